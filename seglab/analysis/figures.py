@@ -1,0 +1,160 @@
+"""The pictures of one run: its learning curves, and test images with their errors in colour.
+
+Everything draws on `matplotlib.figure.Figure` objects and never on pyplot's global state, so that a training process,
+its threads and a test may draw at any time without a display. The suffix of `out` chooses PNG, SVG or PDF.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from seglab.contract import require
+
+INK, FAINT, GRID = "#1c1e21", "#6b7075", "#d5d8dc"
+TRAIN, VAL = "#e69f00", "#0072b2"
+TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "#ffffff", "#e69f00", "#56b4e9"  # told apart by every kind of eye
+
+STYLE = {
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "grid.color": GRID,
+    "grid.linewidth": 0.5,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "seglab",  # the same figure gives the same file
+}
+
+PANELS = {
+    "loss": "Loss",
+    "iou": "IoU",
+    "accuracy": "Pixel accuracy",
+    "white_confidence": "White confidence",
+    "black_confidence": "Black confidence",
+}
+
+
+class Example(NamedTuple):
+    """One test image as a row of `examples`; `truth` and `probability` are (h, w) in [0, 1]."""
+
+    caption: str
+    image: np.ndarray
+    truth: np.ndarray
+    probability: np.ndarray
+
+
+def save(figure: Figure, out: Path) -> Path:
+    """Write a figure whole or not at all: under a temporary name first, then renamed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
+    stamp = {"Date": None} if out.suffix == ".svg" else None
+    with mpl.rc_context(STYLE):
+        figure.savefig(partial, dpi=144, metadata=stamp)
+    return partial.replace(out)
+
+
+def curves(metrics_csv: Path, out: Path) -> Path:
+    """Draw a run's loss, IoU, accuracy, white and black confidence over its epochs, for training and validation.
+
+    `metrics_csv` has one row per epoch and columns such as `epoch`, `train/iou` and `val/iou`; a column that is absent
+    or empty leaves its line out.
+    """
+    history = pd.read_csv(metrics_csv)
+    require("epoch" in history, f"curves: {metrics_csv}", "a column named epoch", list(history.columns))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(12.4, 2.6), layout="constrained")
+        axes = figure.subplots(1, len(PANELS))
+        for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
+            _lines(axis, history, key)
+            axis.set(title=title, xlabel="epoch")
+            if key != "loss":
+                axis.set_ylim(-0.02, 1.02)
+        axes[0].legend(*axes[0].get_legend_handles_labels(), loc="best", handlelength=1.4)
+        return save(figure, out)
+
+
+def _lines(axis: Axes, history: pd.DataFrame, key: str) -> None:
+    for stage, colour, style in (("train", TRAIN, "--"), ("val", VAL, "-")):
+        column = f"{stage}/{key}"
+        if column in history and history[column].notna().any():
+            line = history[["epoch", column]].dropna()
+            alone = "o" if len(line) == 1 else ""  # one epoch has no line to draw
+            axis.plot(line["epoch"], line[column], style, marker=alone, color=colour, label=stage)
+
+
+def errors(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """Paint hits white, false alarms orange and misses blue over the darkened image: uint8 (h, w, 3).
+
+    `image` is uint8 (h, w), (h, w, 1) or (h, w, 3); a pixel counts as foreground from `threshold` upwards.
+    """
+    grey = image if image.ndim == 2 else image.mean(axis=2)
+    canvas = np.repeat((0.45 * grey)[..., None], 3, axis=2)
+    found, real = probability >= threshold, truth > 0.5
+    for where, colour in (
+        (found & real, TRUE_POSITIVE),
+        (found & ~real, FALSE_POSITIVE),
+        (~found & real, FALSE_NEGATIVE),
+    ):
+        canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(mpl.colors.to_rgb(colour))
+    return canvas.astype(np.uint8)
+
+
+def examples(rows: Iterable[Example], out: Path, threshold: float = 0.5) -> Path:
+    """Draw test images one a row: the image, the truth, the probability, and the errors in colour.
+
+    A row is an `Example` (or a tuple of the same four): a caption of one or more lines such as "best\\nIoU 0.93", the
+    image uint8 (h, w, c), the truth and the probability (h, w).
+    """
+    rows = [Example(*row) for row in rows]
+    require(bool(rows), "examples", "at least one image to draw", 0)
+    height, width = rows[0].truth.shape
+    tall = 1.75 * height / width
+    with mpl.rc_context({**STYLE, "axes.grid": False, "image.interpolation": "nearest"}):
+        figure = Figure(figsize=(1.1 + 4 * 1.8, 0.6 + len(rows) * (tall + 0.06)), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+        grid = figure.subplots(len(rows), 4, squeeze=False)
+        for axes, row in zip(grid, rows, strict=True):
+            _row(axes, row, threshold)
+        for axis, title in zip(grid[0], ("image", "truth", "probability", "errors"), strict=True):
+            axis.set_title(title, color=FAINT)
+        figure.legend(handles=_legend(), loc="outside lower right", ncols=3, handlelength=1, fontsize=8)
+        return save(figure, out)
+
+
+def _row(axes: Iterable[Axes], row: Example, threshold: float) -> None:
+    image = row.image.squeeze()
+    painted = errors(row.image, row.truth, row.probability, threshold)
+    for axis, picture, span in zip(axes, (image, row.truth, row.probability, painted), (255, 1, 1, 255), strict=True):
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=span)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        if picture is image:
+            axis.set_ylabel(row.caption, rotation=0, ha="right", va="center", labelpad=6, multialignment="right")
+
+
+def _legend() -> list[Patch]:
+    names = (("true positive", TRUE_POSITIVE), ("false positive", FALSE_POSITIVE), ("false negative", FALSE_NEGATIVE))
+    return [Patch(facecolor=colour, edgecolor=FAINT, linewidth=0.5, label=name) for name, colour in names]
