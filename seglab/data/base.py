@@ -1,0 +1,78 @@
+"""A data set: where its images lie, and how each one is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from seglab.contract import require
+from seglab.data.fit import FITS, fit, to_channels, to_mask, to_uint8
+from seglab.data.items import Item
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """What all data sets have in common: the knobs of reading and splitting. A data set adds its own and `items()`.
+
+    size: side in pixels of the square that the model sees.
+    fit: `resize` stretches the image to the square, `pad` keeps its proportions on black.
+    channels: 3 (RGB; a grey image is repeated) or 1 (grey).
+    coverage: share of a resized pixel that must be foreground for it to count as foreground; low values keep thin objects.
+    soft: keep that share itself as the target (float32) instead of cutting it at `coverage`.
+    mean, std: normalisation per channel (or one for all) in units of the full range 0..1, done on the device.
+    val_fraction, test_fraction: share of the training images (of all images) set aside where the data set has no such part.
+    split_seed: fixes that choice, apart from the seed of the training. split_file: a frozen split to use instead (JSON).
+    on_bad_item: `raise` stops at an image that cannot be read; `skip` leaves it out and counts it.
+    cache_dir: folder for decoded images, null for none. cache_gb: bound for all that lies in that folder.
+    """
+
+    size: int = 256
+    fit: str = "resize"
+    channels: int = 3
+    coverage: float = 0.5
+    soft: bool = False
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
+    val_fraction: float = 0.15
+    test_fraction: float = 0.15
+    split_seed: int = 0
+    split_file: str | None = None
+    on_bad_item: str = "raise"
+    cache_dir: str | None = "outputs/cache"
+    cache_gb: float = 20.0
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, "dataset", "size of at least one pixel", self.size)
+        require(self.fit in FITS, "dataset", f"fit to be one of {', '.join(FITS)}", self.fit)
+        require(self.channels in (1, 3), "dataset", "channels to be 1 or 3", self.channels)
+        require(0 < self.coverage <= 1, "dataset", "coverage in (0, 1]", self.coverage)
+        for name in ("mean", "std"):
+            length = len(getattr(self, name))
+            require(length in (1, self.channels), "dataset", f"{name} with 1 or {self.channels} numbers", length)
+        require(min(self.std) > 0, "dataset", "std above 0", self.std)
+        for name in ("val_fraction", "test_fraction"):
+            require(0 <= getattr(self, name) < 1, "dataset", f"{name} in [0, 1)", getattr(self, name))
+        require(self.on_bad_item in ("raise", "skip"), "dataset", "on_bad_item to be raise or skip", self.on_bad_item)
+        require(self.cache_gb >= 0, "dataset", "cache_gb of at least 0", self.cache_gb)
+
+    def items(self) -> list[Item]:
+        """List every labelled image without decoding any."""
+        raise NotImplementedError
+
+
+def read(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Decode one item as the model is to see it: image (size, size, channels) uint8, mask (size, size).
+
+    The mask is uint8 of 0 and 1, or float32 shares where `dataset.soft`. Raises a ContractError that names the item.
+    """
+    image, mask = item.image(), item.mask()
+    require(
+        image.shape[:2] == mask.shape,
+        f"image {item.id}",
+        f"a mask of its own size {image.shape[1]}x{image.shape[0]} (width x height)",
+        "x".join(str(n) for n in mask.shape[::-1]),
+    )
+    image = fit(to_channels(to_uint8(image), dataset.channels), dataset.size, dataset.fit)
+    share = fit(mask.astype(np.float32), dataset.size, dataset.fit)
+    return image.reshape(*share.shape, dataset.channels), share if dataset.soft else to_mask(share, dataset.coverage)

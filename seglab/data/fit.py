@@ -1,0 +1,51 @@
+"""How an image and its mask come to the size that the model sees."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+FITS = ("resize", "pad")
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Bring a 16-bit image (full range 65535) to 8 bits; an 8-bit one passes."""
+    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+
+
+def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Make (h, w, channels) of a grey (h, w) or an RGB (h, w, 3) image."""
+    if channels == 1 and image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    elif channels == 3 and image.ndim == 2:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    return image[..., None] if image.ndim == 2 else image
+
+
+def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize by area where it shrinks and linearly where it grows; a mask must come as float32 shares."""
+    if array.shape[:2] == (height, width):
+        return array
+    shrinks = height * width < array.shape[0] * array.shape[1]
+    return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def pad(array: np.ndarray, size: int) -> np.ndarray:
+    """Centre an array in a square of zeros."""
+    below, right = size - array.shape[0], size - array.shape[1]
+    sides = (below // 2, below - below // 2, right // 2, right - right // 2)
+    return array if below == right == 0 else cv2.copyMakeBorder(array, *sides, cv2.BORDER_CONSTANT, value=0)
+
+
+def fit(array: np.ndarray, size: int, how: str) -> np.ndarray:
+    """Bring an image or a map of shares to size x size: stretched (`resize`) or with its proportions kept (`pad`)."""
+    if how == "resize":
+        return resize(array, size, size)
+    height, width = array.shape[:2]
+    scale = size / max(height, width)
+    return pad(resize(array, max(1, round(height * scale)), max(1, round(width * scale))), size)
+
+
+def to_mask(share: np.ndarray, coverage: float) -> np.ndarray:
+    """Call a pixel foreground, uint8 1, where at least `coverage` of its area is."""
+    return (share >= coverage - 1e-6).astype(np.uint8)

@@ -1,0 +1,82 @@
+"""From numbers of samples to a batch: the part that runs in the data workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from seglab.data.augment import Augment
+from seglab.data.maps import MAPS
+from seglab.data.sampler import EpochSampler
+from seglab.data.store import Store
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Samples(Dataset):
+    """One part of a split. `rows` are the numbers of its images in the store, `ids` their names."""
+
+    store: Store
+    rows: list[int]
+    ids: list[str]
+    augment: Augment | None
+    needs: tuple[str, ...]
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, pair: tuple[int, int]) -> Batch:
+        return self.__getitems__([pair])
+
+    def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> Batch:
+        """Make a whole batch at once: image uint8 (b,c,h,w), target (b,1,h,w), id, index int64 (b,), and what is needed."""
+        images, masks = self.store.batch([self.rows[index] for _, index in pairs])
+        if self.augment is not None:
+            for k, (epoch, index) in enumerate(pairs):
+                images[k], masks[k] = self.augment(images[k], masks[k], (self.seed, epoch, index))
+        batch: Batch = {
+            "image": torch.from_numpy(images).permute(0, 3, 1, 2),
+            "target": torch.from_numpy(masks)[:, None],
+            "id": [self.ids[index] for _, index in pairs],
+            "index": torch.tensor([index for _, index in pairs], dtype=torch.int64),
+        }
+        for name in self.needs:
+            batch[name] = torch.from_numpy(np.stack([MAPS[name](mask) for mask in masks]))[:, None]
+        return batch
+
+
+def as_is(batch: Batch) -> Batch:
+    """Pass on a batch that was made whole."""
+    return batch
+
+
+def one_thread(worker: int) -> None:
+    """Keep a data worker to one thread: the cores are shared out among the workers already."""
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def loader(
+    samples: Samples, batch_size: int, workers: int, shuffle: bool, start_method: str | None
+) -> DataLoader[Batch]:
+    """Build the DataLoader of one part; nothing in a batch depends on `workers` or `start_method`."""
+    return DataLoader(
+        samples,
+        batch_size=batch_size,
+        sampler=EpochSampler(len(samples), samples.seed, shuffle),
+        num_workers=workers,
+        collate_fn=as_is,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=one_thread,
+        persistent_workers=workers > 0,
+        multiprocessing_context=start_method if workers else None,
+    )

@@ -1,0 +1,41 @@
+"""The order of the samples, as a function of seed and epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch import distributed
+from torch.utils.data import Sampler
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yield (epoch, index) pairs, so that a sample knows its epoch in whatever process it is made.
+
+    Shuffled anew each epoch for training, in order for evaluation. With several processes each takes every k-th; while
+    training the short ones begin again so that all take the same number of steps, in evaluation no image comes twice.
+    """
+
+    def __init__(self, length: int, seed: int, shuffle: bool) -> None:
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass; Lightning calls this."""
+        self.epoch = epoch if self.shuffle else 0
+
+    def order(self) -> list[int]:
+        """Give this process's indices of the present epoch."""
+        rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+        if not self.shuffle:
+            return list(range(self.length))[rank::world]
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        return np.resize(order, -(-self.length // world) * world)[rank::world].tolist()
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(self.epoch, index) for index in self.order()])
+
+    def __len__(self) -> int:
+        return len(self.order())

@@ -1,0 +1,101 @@
+"""Which images train, which choose the checkpoint, and which are never seen before the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+from seglab.contract import require
+from seglab.data.items import Item
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three parts of a data set."""
+
+    train: list[Item] = field(default_factory=list)
+    val: list[Item] = field(default_factory=list)
+    test: list[Item] = field(default_factory=list)
+
+    def ids(self) -> dict[str, list[str]]:
+        """Give the split as plain data: part to the ids of its images; what a `split_file` holds."""
+        return {part: [item.id for item in getattr(self, part)] for part in PARTS}
+
+
+def split(items: Sequence[Item], val_fraction: float, test_fraction: float, split_seed: int) -> Splits:
+    """Divide items by group, keeping the parts that the data set itself names.
+
+    A part without images of its own is drawn: test from all, validation from the training images. Groups are ranked
+    by a hash of seed and name, so that an image added later moves none of the others across by chance alone.
+    """
+    test = [item for item in items if item.split == "test"]
+    val = [item for item in items if item.split == "val"]
+    train = [item for item in items if item.split in ("", "train")]
+    if not test:
+        test, train = draw(train, test_fraction, f"test {split_seed}")
+    if not val:
+        val, train = draw(train, val_fraction, f"val {split_seed}")
+    parts = Splits(train, val, test)
+    check(parts)
+    return parts
+
+
+def draw(items: list[Item], fraction: float, salt: str) -> tuple[list[Item], list[Item]]:
+    """Take whole groups until at least `fraction` of the items is taken, but never the last group; (taken, left)."""
+    sizes: dict[str, int] = {}
+    for item in items:
+        sizes[item.group] = sizes.get(item.group, 0) + 1
+    ranked = sorted(sizes, key=lambda group: blake2b(f"{salt} {group}".encode(), digest_size=8).digest())
+    taken: set[str] = set()
+    count, wanted = 0, round(fraction * len(items))
+    for group in ranked[:-1]:
+        if count >= wanted:
+            break
+        taken.add(group)
+        count += sizes[group]
+    return [item for item in items if item.group in taken], [item for item in items if item.group not in taken]
+
+
+def from_file(items: Sequence[Item], path: str) -> Splits:
+    """Divide items as a frozen split says; items that it does not name are left out."""
+    require(Path(path).is_file(), "dataset.split_file", "a file that exists", path)
+    known = {item.id: item for item in items}
+    named = json.loads(Path(path).read_text())
+    require(
+        isinstance(named, dict) and set(named) == set(PARTS),
+        f"split file {path}",
+        "a JSON object of train, val and test",
+    )
+    absent = [name for part in PARTS for name in named[part] if name not in known]
+    require(not absent, f"split file {path}", "ids of this data set", f"{len(absent)} unknown ones, first {absent[:3]}")
+    parts = Splits(**{part: [known[name] for name in named[part]] for part in PARTS})
+    check(parts)
+    return parts
+
+
+def check(parts: Splits) -> None:
+    """Raise where an id occurs twice, a group lies in two parts, or nothing is left to train on."""
+    everything = [item.id for part in PARTS for item in getattr(parts, part)]
+    twice = (
+        {name for name in everything if everything.count(name) > 1} if len(set(everything)) < len(everything) else set()
+    )
+    require(not twice, "dataset", "every id once", f"{len(twice)} repeated ones, first {sorted(twice)[:3]}")
+    torn = leaks(parts)
+    require(not torn, "dataset", "each group in one part of the split", f"{len(torn)} torn ones, first {torn[:3]}")
+    require(bool(parts.train), "dataset", "at least one training image", 0)
+
+
+def leaks(parts: Splits) -> list[str]:
+    """List the groups that lie in more than one part."""
+    groups = [groups_of(getattr(parts, part)) for part in PARTS]
+    return sorted((groups[0] & groups[1]) | (groups[0] & groups[2]) | (groups[1] & groups[2]))
+
+
+def groups_of(items: Iterable[Item]) -> set[str]:
+    """Give the set of groups among the items."""
+    return {item.group for item in items}
