@@ -1,0 +1,63 @@
+"""What the networks share: the sizes they take, their norms, how they double a map, and their first guess."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from seglab.contract import require
+
+
+def check_input(image: Tensor, channels: int, divisor: int, smallest: int) -> None:
+    """Refuse images (b,c,h,w) with other channels or a size that is no multiple of `divisor` or below `smallest`."""
+    fits = image.dim() == 4 and image.shape[1] == channels
+    if not fits:
+        shape = "x".join(map(str, image.shape))
+        require(False, "model", f"images (b,{channels},h,w)", shape, "set model.in_channels or dataset.channels")
+    height, width = image.shape[2:]
+    if height % divisor or width % divisor or min(height, width) < smallest:
+        near = [max(round(side / divisor) * divisor, smallest) for side in (height, width)]
+        size = near[0] if near[0] == near[1] else f"[{near[0]},{near[1]}]"
+        expected = f"a height and width of at least {smallest}, divisible by {divisor}"
+        require(False, "model", expected, f"{height}x{width}", f"set dataset.size={size}")
+
+
+def norm_layer(norm: str, width: int) -> nn.Module:
+    """Make a normalisation of `width` channels: batch, instance (affine), group (groups of width / 8) or none."""
+    require(norm in ("batch", "instance", "group", "none"), "model: norm", "batch, instance, group or none", norm)
+    if norm == "batch":
+        return nn.BatchNorm2d(width)
+    if norm == "instance":
+        return nn.InstanceNorm2d(width, affine=True)
+    return nn.GroupNorm(math.gcd(8, width), width) if norm == "group" else nn.Identity()
+
+
+def conv_norm_relu(inputs: int, outputs: int, norm: str, padding: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Make a 3x3 convolution, its norm and a ReLU, with the initial weights of He et al. (2015)."""
+    conv = nn.Conv2d(inputs, outputs, 3, padding=padding, dilation=dilation, bias=norm == "none")
+    initialise(conv, gain=math.sqrt(2))
+    return nn.Sequential(conv, norm_layer(norm, outputs), nn.ReLU(inplace=True))
+
+
+def initialise(conv: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> None:
+    """Draw normal weights that keep a signal's variance times gain^2, counting the taps that reach one output pixel."""
+    taps = math.prod(conv.kernel_size)
+    if isinstance(conv, nn.ConvTranspose2d):
+        taps /= math.prod(conv.stride)
+    nn.init.normal_(conv.weight, std=gain / math.sqrt(conv.in_channels * taps))
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
+def set_prior(last: nn.Conv2d | nn.ConvTranspose2d, prior: float | None) -> None:
+    """Start a last layer at the foreground probability `prior` everywhere (RetinaNet, Lin et al. 2017); None: as drawn.
+
+    Where foreground is rare a start at 0.5 spends the first epochs on unlearning it, with large gradients.
+    """
+    if prior is None:
+        return
+    require(0 < prior < 1, "model: prior", "a probability between 0 and 1, both excluded, or null", prior)
+    nn.init.normal_(last.weight, std=0.01)
+    if last.bias is not None:
+        nn.init.constant_(last.bias, math.log(prior / (1 - prior)))

@@ -1,0 +1,116 @@
+"""The U-Net, with the paper's unpadded form beside the padded one that most of the field uses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seglab.contract import Image, Logits, require
+from seglab.models.parts import check_input, conv_norm_relu, initialise, set_prior
+
+
+class UNet(nn.Module):
+    """A contracting path, an expanding path, and the fine features of the first handed to the second.
+
+    Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015; the
+    paper's own net is `base=64 norm=none padding=valid`. Takes (b, in_channels, h, w), gives logits (b, 1, h, w).
+
+    base: channels of the first level, doubled at each of the `depth` levels below it. norm: batch, instance, group or
+    none after each 3x3 convolution. padding: "same" pads each convolution with zeros, for sizes divisible by 2^depth;
+    "valid" pads none, so that every output pixel sees real pixels only: the image is mirrored at its border once
+    (572 in, 388 out in the paper), and any size larger than the mirrored context will do. upsample: "transpose" (the
+    paper's 2x2 up-convolution), "resize" (nearest) or "bilinear", the latter two around a 1x1 convolution. prior: the
+    foreground probability of the untrained net; None leaves it to chance, near 0.5.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        base: int = 32,
+        depth: int = 4,
+        norm: str = "batch",
+        padding: str = "same",
+        upsample: str = "transpose",
+        prior: float | None = None,
+    ) -> None:
+        super().__init__()
+        require(in_channels > 0 and base > 0, "model", "in_channels and base of at least 1", (in_channels, base))
+        require(depth > 0, "model: depth", "at least 1", depth)
+        require(padding in ("same", "valid"), "model: padding", "same or valid", padding)
+        self.in_channels, self.depth, self.padding = in_channels, depth, padding
+        pad = 1 if padding == "same" else 0
+        widths = [base * 2**level for level in range(depth + 1)]
+        self.down = nn.ModuleList(block(i, o, norm, pad) for i, o in zip([in_channels, *widths], widths, strict=False))
+        self.grow = nn.ModuleList(doubling(2 * width, width, upsample) for width in reversed(widths[:-1]))
+        self.up = nn.ModuleList(block(2 * width, width, norm, pad) for width in reversed(widths[:-1]))
+        self.last = nn.Conv2d(base, 1, 1)
+        initialise(self.last)
+        set_prior(self.last, prior)
+
+    def forward(self, image: Image) -> Logits:
+        """Give each pixel of (b, in_channels, h, w) its logit (b, 1, h, w)."""
+        if self.padding == "same":
+            check_input(image, self.in_channels, 2**self.depth, smallest=2 ** (self.depth + 1))
+            return self.inner(image)
+        check_input(image, self.in_channels, 1, 1)
+        height, width = image.shape[2:]
+        top, bottom = self.context(height)
+        left, right = self.context(width)
+        if bottom >= height or right >= width:
+            self._refuse(height, width)
+        logits = self.inner(F.pad(image, (left, right, top, bottom), mode="reflect"))
+        return crop(logits, height, width)
+
+    def inner(self, image: Image) -> Logits:
+        """Run the bare net, which with padding="valid" gives 12 * 2^depth - 8 pixels less than it takes."""
+        levels: list[Tensor] = []
+        features = image
+        for down in self.down[:-1]:
+            features = down(features)
+            levels.append(features)
+            features = F.max_pool2d(features, 2)
+        features = self.down[-1](features)
+        for grow, up, level in zip(self.grow, self.up, reversed(levels), strict=True):
+            features = grow(features)
+            features = up(torch.cat([crop(level, *features.shape[2:]), features], dim=1))
+        return self.last(features)
+
+    def context(self, size: int) -> tuple[int, int]:
+        """Count the mirrored pixels before and after `size` ones in the smallest input whose output covers them."""
+        step = 2**self.depth
+        spare = -(size - 4) % step
+        margin = 6 * step - 4
+        return margin + spare // 2, margin + spare - spare // 2
+
+    def _refuse(self, height: int, width: int) -> None:
+        least = next(n for n in range(1, 20 * 2**self.depth) if self.context(n)[1] < n)
+        expected = f"a height and width of at least {least} around which to mirror context"
+        remedy = f"set dataset.size={least} or model.depth={self.depth - 1} or model.padding=same"
+        require(False, "model", expected, f"{height}x{width}", remedy)
+
+
+def block(inputs: int, outputs: int, norm: str, padding: int) -> nn.Sequential:
+    """Make one level of the U-Net: two 3x3 convolutions, each with its norm and ReLU."""
+    return nn.Sequential(
+        conv_norm_relu(inputs, outputs, norm, padding),
+        conv_norm_relu(outputs, outputs, norm, padding),
+    )
+
+
+def doubling(inputs: int, outputs: int, upsample: str) -> nn.Module:
+    """Make the step that doubles a map's size and halves its channels.
+
+    Resizing comes after its 1x1 convolution: the two commute, and this order costs a quarter.
+    """
+    known = {"transpose": "", "resize": "nearest", "bilinear": "bilinear"}
+    require(upsample in known, "model: upsample", "transpose, resize or bilinear", upsample)
+    conv = nn.ConvTranspose2d(inputs, outputs, 2, 2) if upsample == "transpose" else nn.Conv2d(inputs, outputs, 1)
+    initialise(conv)
+    return conv if upsample == "transpose" else nn.Sequential(conv, nn.Upsample(scale_factor=2, mode=known[upsample]))
+
+
+def crop(features: Tensor, height: int, width: int) -> Tensor:
+    """Cut the centre (b, c, height, width) out of larger maps."""
+    top, left = (features.shape[2] - height) // 2, (features.shape[3] - width) // 2
+    return features[:, :, top : top + height, left : left + width]

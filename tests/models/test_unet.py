@@ -1,0 +1,109 @@
+"""The U-Net has the paper's numbers, keeps sizes, and says what it cannot take."""
+
+import pytest
+import torch
+
+from seglab.contract import ContractError
+from seglab.models.unet import UNet
+
+
+def paper_parameters(base: int, depth: int) -> int:
+    """Count by hand what figure 1 of the paper draws, with one input channel and one output channel."""
+    conv = lambda i, o, k: i * o * k * k + o  # noqa: E731
+    widths = [base * 2**level for level in range(depth + 1)]
+    down = sum(conv(i, o, 3) + conv(o, o, 3) for i, o in zip([1, *widths], widths, strict=False))
+    up = sum(conv(2 * w, w, 2) + conv(2 * w, w, 3) + conv(w, w, 3) for w in widths[:-1])
+    return down + up + conv(base, 1, 1)
+
+
+def test_the_papers_net_has_the_papers_thirty_one_million_weights():
+    net = UNet(1, base=64, norm="none", padding="valid")
+    weights = sum(p.numel() for p in net.parameters())
+    assert weights == paper_parameters(64, 4) == 31_030_593
+
+
+def test_valid_padding_turns_572_pixels_into_388_as_in_figure_1():
+    net = UNet(1, base=1, norm="none", padding="valid")
+    with torch.inference_mode():
+        assert net.inner(torch.zeros(1, 1, 572, 572)).shape == (1, 1, 388, 388)
+    assert net.context(388) == (92, 92)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("upsample", ["transpose", "resize", "bilinear"])
+@pytest.mark.parametrize("norm", ["batch", "instance", "group", "none"])
+def test_every_choice_gives_one_logit_per_pixel_and_a_gradient_for_every_weight(norm, upsample, padding):
+    net = UNet(3, base=4, depth=2, norm=norm, upsample=upsample, padding=padding)
+    logits = net(torch.randn(2, 3, 32, 44))
+    assert logits.shape == (2, 1, 32, 44)
+    logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("size", [(24, 24), (25, 31), (40, 23), (61, 33)])
+def test_valid_padding_serves_every_size_beyond_its_context(size):
+    net = UNet(1, base=2, depth=2, padding="valid").eval()
+    assert net(torch.randn(1, 1, *size)).shape == (1, 1, *size)
+
+
+def test_valid_logits_are_those_of_the_bare_net_on_the_mirrored_image():
+    net = UNet(1, base=2, depth=2, padding="valid").eval()
+    image = torch.randn(1, 1, 36, 36)  # 36 = 4 + 4 * 8: no pixel to spare, 20 mirrored on each side
+    rows = [abs(i) if i < 36 else 70 - i for i in range(-20, 56)]
+    assert torch.equal(net(image), net.inner(image[:, :, rows][..., rows]))
+
+
+def test_valid_logits_follow_the_image_when_it_shifts_by_the_stride():
+    net = UNet(1, base=2, depth=2, padding="valid").eval()
+    image = torch.randn(1, 1, 140, 140)
+    one, other = net(image[..., :136, :136]), net(image[..., 4:, 4:])
+    torch.testing.assert_close(one[..., 60:100, 60:100], other[..., 56:96, 56:96])
+
+
+def test_an_image_smaller_than_its_context_is_refused_with_the_size_that_works():
+    net = UNet(1, base=2, depth=4, padding="valid")
+    with pytest.raises(ContractError, match=r"at least (\d+) .*, got 64x64; set dataset.size=\1 ") as caught:
+        net(torch.zeros(1, 1, 64, 64))
+    least = int(str(caught.value).split("dataset.size=")[1].split()[0])
+    assert net.eval()(torch.zeros(1, 1, least, least)).shape == (1, 1, least, least)
+
+
+@pytest.mark.parametrize(("size", "remedy"), [((500, 500), "496"), ((500, 530), r"\[496,528\]"), ((8, 8), "32")])
+def test_a_size_that_does_not_halve_is_refused_with_the_nearest_that_does(size, remedy):
+    with pytest.raises(ContractError, match=f"divisible by 16.*set dataset.size={remedy}"):
+        UNet(1, base=2)(torch.zeros(1, 1, *size))
+
+
+def test_channels_that_do_not_fit_are_refused():
+    with pytest.raises(ContractError, match=r"model: expected images \(b,1,h,w\), got 1x3x32x32"):
+        UNet(1, base=2)(torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"), [("norm", "layer"), ("padding", "reflect"), ("upsample", "cubic"), ("depth", 0), ("prior", 1.0)]
+)
+def test_unknown_choices_are_one_sentence(knob, value):
+    with pytest.raises(ContractError, match=f"model.*{knob}.*expected|model: .*{value}"):
+        UNet(1, **{knob: value})
+
+
+def test_the_untrained_net_starts_at_the_prior():
+    net = UNet(3, base=8, depth=2, prior=0.01)
+    probability = net(torch.randn(4, 3, 64, 64)).sigmoid()
+    assert probability.mean().item() == pytest.approx(0.01, rel=0.1)
+
+
+def test_one_seed_gives_one_net():
+    torch.manual_seed(7)
+    one = UNet(3, base=4)
+    torch.manual_seed(7)
+    other = UNet(3, base=4)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_the_first_weights_keep_a_signals_variance_through_the_paper_net():
+    torch.manual_seed(0)
+    net = UNet(1, base=32, depth=3, norm="none")
+    with torch.inference_mode():
+        logits = net(torch.randn(2, 1, 64, 64))
+    assert 0.2 < logits.std() < 5
