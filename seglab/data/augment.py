@@ -14,17 +14,16 @@ import numpy as np
 from seglab.contract import require
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or the import asks the network for a newer version
-warnings.filterwarnings(
-    "error", message=r"Argument\(s\) .* not valid for transform"
-)  # a misspelled argument only warns
+# A misspelled argument only warns there, and the transform runs with its default.
+warnings.filterwarnings("error", message=r"Argument\(s\) .* not valid for transform")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
     """No change at all, and the ground on which chains of albumentations transforms stand.
 
-    `transforms()` lists them; all draw from one generator per sample. A call takes image (h, w, c) uint8, mask (h, w) and the three numbers that decide the
-    outcome, and gives back changed copies of the same shapes.
+    `transforms()` lists them; all draw from one generator per sample. A call takes image (h, w, c) uint8, mask (h, w)
+    and the three numbers that decide the outcome, and gives back changed copies of the same shapes.
     """
 
     def transforms(self) -> list[Any]:

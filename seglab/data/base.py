@@ -18,11 +18,11 @@ class Dataset:
     size: side in pixels of the square that the model sees.
     fit: `resize` stretches the image to the square, `pad` keeps its proportions on black.
     channels: 3 (RGB; a grey image is repeated) or 1 (grey).
-    coverage: share of a resized pixel that must be foreground for it to count as foreground; low values keep thin objects.
+    coverage: share of a resized pixel that must be foreground for it to count as such; low values keep thin objects.
     soft: keep that share itself as the target (float32) instead of cutting it at `coverage`.
     mean, std: normalisation per channel (or one for all) in units of the full range 0..1, done on the device.
-    val_fraction, test_fraction: share of the training images (of all images) set aside where the data set has no such part.
-    split_seed: fixes that choice, apart from the seed of the training. split_file: a frozen split to use instead (JSON).
+    val_fraction, test_fraction: share of the training images (of all images) set aside where there is no such part.
+    split_seed: fixes that choice, apart from the training's seed. split_file: a frozen split to use instead (JSON).
     on_bad_item: `raise` stops at an image that cannot be read; `skip` leaves it out and counts it.
     cache_dir: folder for decoded images, null for none. cache_gb: bound for all that lies in that folder.
     """

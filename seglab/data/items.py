@@ -15,9 +15,9 @@ Reader = Callable[[], np.ndarray]
 class Item:
     """One image and its mask, as two functions that decode them when somebody needs the pixels.
 
-    `image()` gives (h, w) or (h, w, 3) in RGB order, uint8 or uint16; `mask()` gives (h, w), uint8 of 0 and 1 or float32
-    shares. `group` is whatever must not be torn apart by a split (patient, scene). `split` is the data set's own part of
-    this image, or "". `files` are the source files, of which fingerprints are made.
+    `image()` gives (h, w) or (h, w, 3) in RGB order, uint8 or uint16; `mask()` gives (h, w), uint8 of 0 and 1 or
+    float32 shares. `group` is whatever must not be torn apart by a split (patient, scene). `split` is the data set's
+    own part of this image, or "". `files` are the source files, of which fingerprints are made.
     """
 
     id: str

@@ -36,7 +36,7 @@ class Samples(Dataset):
         return self.__getitems__([pair])
 
     def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> Batch:
-        """Make a whole batch at once: image uint8 (b,c,h,w), target (b,1,h,w), id, index int64 (b,), and what is needed."""
+        """Make a batch at once: image uint8 (b,c,h,w), target (b,1,h,w), id, index int64 (b,), and what is needed."""
         images, masks = self.store.batch([self.rows[index] for _, index in pairs])
         if self.augment is not None:
             for k, (epoch, index) in enumerate(pairs):

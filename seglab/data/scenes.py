@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-Painter = Callable[[np.random.Generator, int, float, float, float], tuple[np.ndarray, np.ndarray]]
+Rng = np.random.Generator
+Painted = tuple[np.ndarray, np.ndarray]
+Painter = Callable[[Rng, int, float, float, float], Painted]
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Scene:
     empty: float
 
 
-def clouds(rng: np.random.Generator, size: int, *cells: int) -> np.ndarray:
+def clouds(rng: Rng, size: int, *cells: int) -> np.ndarray:
     """Paint a smooth random field of mean 0 and deviation 1: a sum of one octave per number of cells across."""
     field = np.zeros((size, size), np.float32)
     for k, n in enumerate(cells):
@@ -50,10 +52,10 @@ def edge(signed: np.ndarray, softness: float = 1.0) -> np.ndarray:
 def ellipse(size: int, centre: tuple[float, float], radius: float, ratio: float, angle: float) -> np.ndarray:
     """Give the signed distance (about, in pixels, positive inside) to an ellipse of the same area as a circle."""
     u, v = grid(size, centre, angle)
-    return radius * (1 - np.hypot(u / ratio, v * ratio) / radius)
+    return radius - np.hypot(u / ratio, v * ratio)
 
 
-def vessels(rng: np.random.Generator, size: int, centre: tuple[float, float], count: int) -> np.ndarray:
+def vessels(rng: Rng, size: int, centre: tuple[float, float], count: int) -> np.ndarray:
     """Draw branching dark lines that leave a centre, as a mask of 0..1."""
     canvas = np.zeros((size, size), np.uint8)
     steps = 24
@@ -61,15 +63,13 @@ def vessels(rng: np.random.Generator, size: int, centre: tuple[float, float], co
         bend = np.cumsum(rng.normal(0, 0.18, steps)) + rng.uniform(0, 2 * np.pi)
         path = np.cumsum(np.stack([np.cos(bend), np.sin(bend)], 1) * size / 28, 0) + np.array(centre[::-1])
         points = (path * 16).astype(np.int32).reshape(-1, 1, 2)
-        width = max(1, round(size / rng.uniform(50, 130)))
+        width = max(1, round(size / rng.uniform(64, 160)))
         cv2.polylines(canvas, [points], False, int(rng.uniform(120, 255)), width, cv2.LINE_AA, 4)
     return canvas.astype(np.float32) / 255
 
 
-def disc(
-    rng: np.random.Generator, size: int, share: float, contrast: float, noise: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """An eye: one bright disc with a brighter cup, vessels across it, uneven light, and bright spots that are not it."""
+def disc(rng: Rng, size: int, share: float, contrast: float, noise: float) -> Painted:
+    """An eye: a bright disc with a brighter cup, vessels across it, uneven light, and bright spots that are not it."""
     radius = size * np.sqrt(share / np.pi)
     low, high = radius + 2, max(radius + 3, size - radius - 2)
     centre = (float(rng.uniform(low, high)), float(rng.uniform(low, high)))
@@ -80,21 +80,18 @@ def disc(
     light = 0.42 + 0.10 * clouds(rng, size, 2, 4) + 0.02 * clouds(rng, size, 16, 32)
     for _ in range(rng.integers(2, 7)):
         spot = (float(rng.uniform(0, size)), float(rng.uniform(0, size)))
-        blob = ellipse(
-            size, spot, radius * float(rng.uniform(0.2, 0.7)), float(rng.uniform(0.6, 1.6)), float(rng.uniform(0, 3))
-        )
+        ratio, angle = float(rng.uniform(0.6, 1.6)), float(rng.uniform(0, np.pi))
+        blob = ellipse(size, spot, radius * float(rng.uniform(0.2, 0.7)), ratio, angle)
         light += float(rng.uniform(0.05, 0.2)) * edge(blob, size / 12) * (1 - inside)
-    light += contrast * float(rng.uniform(0.12, 0.26)) * (glow + 0.4 * cup)
-    light *= 1 - 0.45 * vessels(rng, size, centre, int(rng.integers(8, 14)))
+    light += contrast * float(rng.uniform(0.12, 0.28)) * (0.5 * inside + 0.6 * glow + 0.4 * cup)
+    light *= 1 - 0.4 * vessels(rng, size, centre, int(rng.integers(8, 14)))
     colour = np.array([1.25, 0.75, 0.4], np.float32) * (1 + 0.1 * rng.standard_normal(3, dtype=np.float32))
     image = light[..., None] * colour + 0.04 * noise * rng.standard_normal((size, size, 3), dtype=np.float32)
     away = np.hypot(*grid(size, (size / 2, size / 2), 0))
     return image * edge(0.66 * size - away, 4)[..., None], inside
 
 
-def lesion(
-    rng: np.random.Generator, size: int, share: float, contrast: float, noise: float
-) -> tuple[np.ndarray, np.ndarray]:
+def lesion(rng: Rng, size: int, share: float, contrast: float, noise: float) -> Painted:
     """A mammogram: faint irregular lumps in streaky tissue, beside round bright spots and lines that are none."""
     tissue = 0.35 + 0.07 * clouds(rng, size, 3, 6, 12) + 0.035 * clouds(rng, size, 24, 48)
     lump = np.zeros((size, size), np.float32)
@@ -107,9 +104,8 @@ def lesion(
     soft = cv2.GaussianBlur(lump, (0, 0), size / 100)
     for _ in range(rng.integers(2, 6)):  # round, smooth and fainter: what is not a lesion
         spot = tuple(float(n) for n in rng.uniform(0, size, 2))
-        blob = ellipse(
-            size, spot, size * float(rng.uniform(0.03, 0.09)), float(rng.uniform(0.5, 2)), float(rng.uniform(0, 3))
-        )
+        ratio, angle = float(rng.uniform(0.5, 2)), float(rng.uniform(0, np.pi))
+        blob = ellipse(size, spot, size * float(rng.uniform(0.03, 0.09)), ratio, angle)
         tissue += float(rng.uniform(0.03, 0.09)) * edge(blob, size / 8) * (1 - lump)
     tissue += 0.06 * vessels(rng, size, (size * float(rng.uniform(0, 1)), 0.0), 6)
     image = tissue + contrast * float(rng.uniform(0.10, 0.22)) * soft
@@ -117,9 +113,7 @@ def lesion(
     return np.repeat(image[..., None], 3, 2), lump
 
 
-def ships(
-    rng: np.random.Generator, size: int, share: float, contrast: float, noise: float
-) -> tuple[np.ndarray, np.ndarray]:
+def ships(rng: Rng, size: int, share: float, contrast: float, noise: float) -> Painted:
     """The sea: a few thin turned boxes among waves, wakes, foam and clouds."""
     u, v = grid(size, (0, 0), float(rng.uniform(0, np.pi)))
     swell = np.sin(u / size * float(rng.uniform(30, 90)) + 2 * clouds(rng, size, 3, 6)) * edge(clouds(rng, size, 3), 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -47,9 +48,7 @@ def split(items: Sequence[Item], val_fraction: float, test_fraction: float, spli
 
 def draw(items: list[Item], fraction: float, salt: str) -> tuple[list[Item], list[Item]]:
     """Take whole groups until at least `fraction` of the items is taken, but never the last group; (taken, left)."""
-    sizes: dict[str, int] = {}
-    for item in items:
-        sizes[item.group] = sizes.get(item.group, 0) + 1
+    sizes = Counter(item.group for item in items)
     ranked = sorted(sizes, key=lambda group: blake2b(f"{salt} {group}".encode(), digest_size=8).digest())
     taken: set[str] = set()
     count, wanted = 0, round(fraction * len(items))
@@ -66,11 +65,8 @@ def from_file(items: Sequence[Item], path: str) -> Splits:
     require(Path(path).is_file(), "dataset.split_file", "a file that exists", path)
     known = {item.id: item for item in items}
     named = json.loads(Path(path).read_text())
-    require(
-        isinstance(named, dict) and set(named) == set(PARTS),
-        f"split file {path}",
-        "a JSON object of train, val and test",
-    )
+    whole = isinstance(named, dict) and set(named) == set(PARTS)
+    require(whole, f"split file {path}", "a JSON object of train, val and test")
     absent = [name for part in PARTS for name in named[part] if name not in known]
     require(not absent, f"split file {path}", "ids of this data set", f"{len(absent)} unknown ones, first {absent[:3]}")
     parts = Splits(**{part: [known[name] for name in named[part]] for part in PARTS})
@@ -80,11 +76,9 @@ def from_file(items: Sequence[Item], path: str) -> Splits:
 
 def check(parts: Splits) -> None:
     """Raise where an id occurs twice, a group lies in two parts, or nothing is left to train on."""
-    everything = [item.id for part in PARTS for item in getattr(parts, part)]
-    twice = (
-        {name for name in everything if everything.count(name) > 1} if len(set(everything)) < len(everything) else set()
-    )
-    require(not twice, "dataset", "every id once", f"{len(twice)} repeated ones, first {sorted(twice)[:3]}")
+    counts = Counter(item.id for part in PARTS for item in getattr(parts, part))
+    twice = [name for name, count in counts.items() if count > 1]
+    require(not twice, "dataset", "every id once", f"{len(twice)} repeated ones, first {twice[:3]}")
     torn = leaks(parts)
     require(not torn, "dataset", "each group in one part of the split", f"{len(torn)} torn ones, first {torn[:3]}")
     require(bool(parts.train), "dataset", "at least one training image", 0)
