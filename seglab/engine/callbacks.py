@@ -1,0 +1,54 @@
+"""What a person sees while a model trains."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar
+
+from seglab.engine.module import SegModule
+
+log = logging.getLogger(__name__)
+
+
+def quieten() -> None:
+    """Keep from the user what Lightning says to others: advertisements, and advice that does not hold here."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for advice in (
+        "does not have many workers",  # small cached data are faster without
+        "LeafSpec.* is deprecated",  # Lightning 2.6 calling torch 2.15
+        "The number of training batches",  # the interval of a step logger that we do not use
+        "Checkpoint directory .* exists and is not empty",  # a run that goes on
+    ):
+        warnings.filterwarnings("ignore", message=f".*{advice}.*")
+
+
+class Progress(TQDMProgressBar):
+    """A bar with the loss and the validation IoU; the loss is read from the device only when the bar is drawn."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        shown: dict[str, Any] = {}
+        if isinstance(pl_module, SegModule) and pl_module.latest is not None:
+            shown["loss"] = f"{pl_module.latest.mean().item():.4f}"
+        if "val/iou" in trainer.callback_metrics:
+            shown["val/iou"] = f"{trainer.callback_metrics['val/iou'].item():.4f}"
+        return shown
+
+
+class EpochLines(Checkpoint):  # Lightning calls checkpoints last, when the metrics of the epoch are all there
+    """A line per epoch where nobody looks at a bar (a pipe, a batch job); at most one every few seconds."""
+
+    def __init__(self, every: float = 5.0) -> None:
+        self.every, self._last = every, 0.0
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.is_global_zero and (last or time.monotonic() - self._last > self.every):
+            self._last = time.monotonic()
+            known = trainer.callback_metrics
+            words = [f"{key} {float(known[key]):.4f}" for key in ("train/loss", "val/loss", "val/iou") if key in known]
+            log.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, "  ".join(words))

@@ -1,0 +1,206 @@
+"""Where a configuration comes from, what it must look like, and how a command hands it to its function.
+
+Hydra and omegaconf are known here and in the commands, nowhere else. Importing this file costs no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import hashlib
+import inspect
+import json
+import logging
+import traceback
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from seglab.contract import ContractError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if (folder / "train.yaml").exists())
+"""The configuration: inside the package when installed from a wheel, beside it in a checkout."""
+
+NOT_THE_EXPERIMENT = {"hydra", "study", "folder", "rerun", "workers", "examples", "logger"} | {
+    "callbacks.best",
+    "callbacks.last",
+    "trainer.accelerator",
+    "trainer.devices",
+    "dataset.root",
+    "dataset.cache_dir",
+    "dataset.cache_gb",
+}
+"""What may change without making another experiment of it: paths, devices, workers, logging."""
+
+log = logging.getLogger(__name__)
+
+
+class ConfigError(CompactHydraException):
+    """One sentence for the user: Hydra prints it without a traceback, exits with 1, and goes on with a sweep."""
+
+
+def verb(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[], None]]:
+    """Make a command of `function(cfg, folder)`: `conf/<name>.yaml` composes cfg, Hydra names the folder."""
+
+    def command(function: Callable[[DictConfig, Path], Any]) -> Callable[[], None]:
+        @functools.wraps(function)
+        def job(cfg: DictConfig) -> Any:
+            try:
+                return function(cfg, Path(HydraConfig.get().runtime.output_dir))
+            except ContractError as error:
+                raise ConfigError(str(error)) from None
+            except Exception as error:
+                traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it must not keep the model
+                raise
+            finally:
+                gc.collect()
+
+        return hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
+
+    return command
+
+
+def plain(cfg: Any) -> Any:
+    """The configuration as resolved plain dicts, lists and scalars; a missing or dangling value is one sentence."""
+    missing = sorted(OmegaConf.missing_keys(cfg)) if OmegaConf.is_config(cfg) else []
+    if missing:
+        raise ConfigError("; ".join(f"{key}: expected a value, got none; set {key}=..." for key in missing))
+    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+
+
+def build(node: Any, **more: Any) -> Any:
+    """Make the object that a `_target_` node describes; a node without a target gives its children, None gives None."""
+    if not node:
+        return None
+    try:
+        return hydra.utils.instantiate(node, _convert_="all", **more)
+    except InstantiationException as error:
+        cause = error.__cause__
+        raise ConfigError(str(cause)) from None if isinstance(cause, ContractError) else cause
+
+
+def choices() -> dict[str, str]:
+    """What was chosen in each group of the configuration (loss, dataset, model, ...), by name."""
+    if not HydraConfig.initialized():
+        return {}
+    return {group: str(name) for group, name in HydraConfig.get().runtime.choices.items() if "/" not in group}
+
+
+def check(cfg: DictConfig) -> None:
+    """Hold every `_target_` node against the signature it will call, and say all faults in one sentence each."""
+    faults = [fault for path, node in _nodes(plain(cfg), "") for fault in _faults(path, node)]
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict]]:
+    """Every dict with a `_target_`, outermost first, with its dotted path."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield path, value
+        for key, child in value.items():
+            yield from _nodes(child, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from _nodes(child, f"{path}[{index}]")
+
+
+def _faults(path: str, node: dict) -> Iterator[str]:
+    try:
+        target = hydra.utils.get_object(node["_target_"])
+    except Exception as error:
+        yield f"{path}._target_: expected something that can be imported, got {node['_target_']} ({error})"
+        return
+    parameters = inspect.signature(target).parameters
+    given = {key: value for key, value in node.items() if not (key.startswith("_") and key.endswith("_"))}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in sorted(given.keys() - parameters.keys()):
+            yield f"{path}.{key}: expected one of {', '.join(parameters)}, got a name that {target.__name__} lacks"
+    if not node.get("_partial_"):
+        required = {key for key, p in parameters.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY}
+        for key in sorted(required - given.keys()):
+            yield f"{path}.{key}: expected a value, since {target.__name__} needs one, got none"
+    for key, hint in _hints(target).items():
+        if key in given and not _fits(given[key], hint):
+            yield f"{path}.{key}: expected {_spell(hint)}, got {given[key]!r}"
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """The parameter types of a class or function; those that cannot be resolved are left out."""
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except Exception:
+        return {}
+    return {key: hint for key, hint in hints.items() if key != "return"}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a yaml value has the type: through JSON, so that a list fits a tuple but "3" does not fit an int."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic.errors import PydanticUserError
+
+    if any("_target_" in node for _, node in _nodes(value, "")):
+        return True  # Hydra builds an object of it; that object's own node is checked
+    try:
+        adapter: TypeAdapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:
+        adapter = TypeAdapter(hint)
+    try:
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        return all(fault["type"] == "is_instance_of" for fault in error.errors())
+    except Exception:
+        return True  # a type that JSON cannot speak of
+    return True
+
+
+def _spell(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def experiment(cfg: DictConfig) -> dict[str, Any]:
+    """The part of a configuration that makes the experiment, resolved: without paths, device, workers and logging."""
+
+    def keep(value: Any, path: str) -> Any:
+        if not isinstance(value, dict):
+            return value
+        inner = {key: (f"{path}.{key}" if path else key) for key in value}
+        return {key: keep(value[key], at) for key, at in inner.items() if at not in NOT_THE_EXPERIMENT}
+
+    kept = keep(OmegaConf.to_container(cfg), "") | {"folder": ""}  # what points into the folder does not count either
+    resolved: Any = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
+    return resolved
+
+
+def identity(cfg: DictConfig) -> str:
+    """Six hex digits that two runs share exactly when they are the same experiment."""
+    return hashlib.sha256(json.dumps(experiment(cfg), sort_keys=True).encode()).hexdigest()[:6]
+
+
+def run_name(root: DictConfig) -> str:
+    """A folder name to read, `focal_gamma-3_unet_fundus_s1-3fa9c2`: choices, changed loss values, seed, identity."""
+    choices = root.hydra.runtime.choices
+    changed = [f"{key}-{value}" for key, value in _changed(root, "loss", experiment(root)["loss"]).items()]
+    words = [choices.loss, *changed, choices.model, choices.dataset, f"s{root.seed}"]
+    safe = "".join(c if c.isalnum() or c in "._-+" else "-" for c in "_".join(map(str, words)))
+    return f"{safe[:80]}-{identity(root)}"
+
+
+def _changed(root: DictConfig, group: str, values: dict) -> dict:
+    """The scalar values of a group that differ from its yaml file."""
+    name = f"{group}/{root.hydra.runtime.choices[group]}.yaml"
+    folders = [Path(source.path) for source in root.hydra.runtime.config_sources if source.schema == "file"]
+    file = next((folder / name for folder in folders if (folder / name).exists()), None)
+    default: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
+    scalars = {key: value for key, value in values.items() if not isinstance(value, dict | list)}
+    return {key: value for key, value in scalars.items() if default.get(key) != value}
+
+
+OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)

@@ -1,0 +1,184 @@
+"""The one LightningModule: a model, a loss, and metrics that are counted on the device and read once an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from seglab.contract import ContractError, Image, Logits, PerImage
+from seglab.losses.base import Loss
+from seglab.metrics.segmentation import SegmentationMetrics
+
+Batch = dict[str, Any]
+
+
+class Normalize(nn.Module):
+    """Bring decoded images to the model's range on the device: uint8 to float32, minus mean, over std.
+
+    Args:
+        mean, std: one number per channel, in units of the full range (0 is black, 1 is white).
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Iterable[float], std: Iterable[float]) -> None:
+        super().__init__()
+        mean, std = torch.tensor(list(mean)), torch.tensor(list(std))
+        self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, image: Image) -> Tensor:
+        return torch.addcmul(self.shift, image.to(self.scale.dtype), self.scale)
+
+
+class Meter(nn.Module):
+    """The mean loss and the metrics of one pass over the train, validation or test images."""
+
+    def __init__(self, threshold: float, empty: str) -> None:
+        super().__init__()
+        self.loss = MeanMetric(nan_strategy="disable")
+        self.metrics = SegmentationMetrics(threshold, empty)
+
+    def update(self, losses: PerImage, logits: Logits, target: Tensor) -> None:
+        self.loss.update(losses.detach())
+        self.metrics.update(logits.detach(), target)
+
+    def flush(self) -> dict[str, Tensor]:
+        """The values since the last flush, over all processes; starts again from nothing."""
+        values = {"loss": self.loss.compute(), **self.metrics.compute()}
+        self.loss.reset()
+        self.metrics.reset()
+        return values
+
+
+class SegModule(LightningModule):
+    """Trains `model` with `loss`; train, validation and test are measured alike.
+
+    Args:
+        model: (b, c, h, w) float to (b, 1, h, w) logits.
+        loss: one value per image from logits and target; always computed in float32.
+        optimizer: makes the optimizer from the parameters.
+        scheduler: makes the schedule from the optimizer; None keeps the learning rate.
+        mean, std: the data set's normalisation, see Normalize.
+        monitor: the metric that a plateau schedule watches.
+        threshold: the probability from which a pixel counts as foreground.
+        empty: what an image without foreground counts in the metrics, see SegmentationMetrics.
+        channels_last: the memory format of the convolutions.
+        compile: compile model and loss together with torch.compile.
+
+    Attributes:
+        latest: the losses (b,) of the latest training step, for the progress bar.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
+        *,
+        mean: Iterable[float],
+        std: Iterable[float],
+        monitor: str = "val/iou",
+        threshold: float = 0.5,
+        empty: str = "correct",
+        channels_last: bool = True,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self.memory_format)
+        self.normalize = Normalize(mean, std)
+        self.loss, self.monitor = loss, monitor
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.train_meter, self.val_meter, self.test_meter = (Meter(threshold, empty) for _ in range(3))
+        self.objective = torch.compile(self._objective) if compile else self._objective
+        self.latest: PerImage | None = None
+        self._pending: tuple[PerImage, list[str]] | None = None
+
+    def forward(self, image: Image) -> Logits:
+        """Logits (b, 1, h, w) of decoded images (b, c, h, w)."""
+        return self.model(self.normalize(image).contiguous(memory_format=self.memory_format))
+
+    def _objective(self, image: Image, target: Tensor, maps: dict[str, Tensor]) -> tuple[PerImage, Logits]:
+        logits = self(image)
+        return self.loss(logits, target, **maps), logits
+
+    def step(self, batch: Batch) -> tuple[PerImage, Logits]:
+        """The loss of each image (b,) and the logits of a batch."""
+        return self.objective(batch["image"], batch["target"], {name: batch[name] for name in self.loss.needs})
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.raise_if_not_finite()
+        losses, logits = self.step(batch)
+        self.latest = losses.detach()
+        self._pending = (self.latest, batch["id"])
+        if losses.device.type == "cpu":
+            self.raise_if_not_finite()
+        self.train_meter.update(losses, logits, batch["target"])
+        return losses.mean()
+
+    def raise_if_not_finite(self) -> None:
+        """Stop at a loss that is not a number and name its images.
+
+        On a GPU this looks at the step before, whose result is there by now, so that it never waits.
+        """
+        if self._pending is None:
+            return
+        (losses, ids), self._pending = self._pending, None
+        finite = torch.isfinite(losses)
+        if not finite.all():
+            bad = [name for name, fine in zip(ids, finite.tolist(), strict=True) if not fine]
+            raise ContractError(
+                f"loss: expected a finite number in epoch {self.current_epoch}, got {losses[~finite][0].item()} for "
+                f"{', '.join(bad)} (the best checkpoint is kept); lower optimizer.lr or use trainer.precision=32-true"
+            )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self._measure(self.val_meter, batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self._measure(self.test_meter, batch)
+
+    def _measure(self, meter: Meter, batch: Batch) -> dict[str, Tensor]:
+        losses, logits = self.step(batch)
+        meter.update(losses, logits, batch["target"])
+        return {"losses": losses, "logits": logits}
+
+    def on_train_epoch_end(self) -> None:
+        self.raise_if_not_finite()
+        self._log("train", self.train_meter)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log("val", self.val_meter)
+
+    def on_test_epoch_end(self) -> None:
+        self._log("test", self.test_meter)
+
+    def _log(self, stage: str, meter: Meter) -> None:
+        self.log_dict({f"{stage}/{name}": value for name, value in meter.flush().items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state, so that a run that goes on draws the numbers it would have drawn (dropout)."""
+        gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        checkpoint["random_state"] = {"cpu": torch.get_rng_state(), "gpu": gpu}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        torch.set_rng_state(checkpoint["random_state"]["cpu"].cpu())
+        if torch.cuda.is_available() and checkpoint["random_state"]["gpu"]:
+            torch.cuda.set_rng_state_all([state.cpu() for state in checkpoint["random_state"]["gpu"]])
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.model.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "monitor": self.monitor},
+        }

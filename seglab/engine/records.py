@@ -1,0 +1,133 @@
+"""The tables that a run leaves: a row per epoch, a row and a histogram per test image, a few images to look at."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
+
+from seglab.contract import Logits, PerImage
+from seglab.data.loading import Samples
+from seglab.engine.module import SegModule
+from seglab.engine.run import write_whole
+from seglab.metrics.calibration import histogram
+from seglab.metrics.counts import counts, logit, scores
+from seglab.metrics.surface import surface_distances
+
+
+def write_table(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as a whole CSV file; an undefined value is an empty cell, a float keeps all its digits."""
+    write_whole(file, pd.DataFrame(rows).to_csv(index=False))
+
+
+def write_arrays(file: Path, **arrays: np.ndarray) -> None:
+    """Write a compressed npz file whole."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    beside.write_bytes(buffer.getvalue())
+    beside.replace(file)
+
+
+class EpochTable(Checkpoint):  # called after the metrics are logged, and before the checkpoints that follow it
+    """Writes `metrics.csv`, a row per epoch: step, learning rate, seconds, every metric of train and validation."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.rows = file, list[dict[str, Any]]()
+        self._since = 0.0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """A run that goes on keeps the rows of the epochs that it does not train again."""
+        if self.file.exists():
+            table = pd.read_csv(self.file)
+            kept = table[table["epoch"] < trainer.current_epoch]
+            self.rows = [{str(key): value for key, value in row.items()} for row in kept.to_dict("records")]
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._since = time.perf_counter()
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": self._lr}
+            row["seconds"] = round(time.perf_counter() - self._since, 3)
+            known = sorted(trainer.callback_metrics.items(), key=lambda entry: entry[0].split("/")[0])
+            self.rows.append(row | {key: float(value) for key, value in known})
+            write_table(self.file, self.rows)
+
+
+class ImageTable(Callback):
+    """Collects a row and a histogram per image while a trainer validates or tests.
+
+    The histogram (2 x 256 counts of truth and probability) gives every threshold, calibration curve and
+    precision-recall curve afterwards, without a second look at a pixel.
+
+    Args:
+        groups: the group (patient, scene) of each image's id.
+        threshold: the probability from which a pixel counts as foreground.
+        empty: what an image without foreground counts, see SegmentationMetrics.
+        distances: measure hd95 and asd too, which costs some milliseconds per image.
+    """
+
+    def __init__(self, groups: dict[str, str], threshold: float, empty: str, distances: bool = True) -> None:
+        self.groups, self.threshold, self.empty, self.distances = groups, threshold, empty, distances
+        self.rows, self.histograms = list[dict[str, Any]](), list[np.ndarray]()
+
+    def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        outputs, batch, *_ = args
+        self.take(outputs["losses"], outputs["logits"], batch["target"], batch["id"])
+
+    def on_test_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        self.on_validation_batch_end(trainer, module, *args)
+
+    def take(self, losses: PerImage, logits: Logits, target: Tensor, ids: Sequence[str]) -> None:
+        """Add a batch: losses (b,), logits and target (b, 1, h, w), and the images' ids."""
+        self.histograms.extend(histogram(logits, target).cpu().numpy())
+        counted = counts(logits, target, self.threshold)
+        columns = counted._asdict() | {"loss": losses.float()} | scores(counted, self.empty)
+        values = {name: column.tolist() for name, column in columns.items()}
+        found, true = (logits[:, 0] >= logit(self.threshold)).cpu().numpy(), (target[:, 0] >= 0.5).cpu().numpy()
+        for i, (name, predicted, truth) in enumerate(zip(ids, found, true, strict=True)):
+            row: dict[str, Any] = {"id": name, "group": self.groups[name], "pixels": truth.size}
+            row |= {"foreground": int(truth.sum())} | {key: column[i] for key, column in values.items()}
+            if self.distances:
+                row["hd95"], row["asd"] = surface_distances(predicted, truth)
+            self.rows.append(row)
+
+    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        """What histograms.npz holds of this pass: `<prefix>` (n, 2, 256) and `<prefix>_ids` (n,)."""
+        return {prefix: np.stack(self.histograms), f"{prefix}_ids": np.array([row["id"] for row in self.rows])}
+
+
+@torch.no_grad()
+def predict(module: SegModule, samples: Samples, indices: Iterable[int]) -> dict[str, np.ndarray]:
+    """Look at some images of a part as they are, without augmentation.
+
+    Gives `ids` (n,), `images` (n, h, w, c) uint8, `truths` (n, h, w) and `probabilities` (n, h, w) float16.
+    """
+    module.eval()
+    batches = [samples[(0, index)] for index in indices]
+    logits = [module(batch["image"].to(module.device)).float().sigmoid()[:, 0].half().cpu() for batch in batches]
+    return {
+        "ids": np.array([name for batch in batches for name in batch["id"]]),
+        "images": torch.cat([batch["image"] for batch in batches]).permute(0, 2, 3, 1).numpy(),
+        "truths": torch.cat([batch["target"] for batch in batches])[:, 0].numpy(),
+        "probabilities": torch.cat(logits).numpy(),
+    }
+
+
+def spread(values: Iterable[float], count: int) -> list[int]:
+    """Choose `count` indices evenly over the ranks of the values: the smallest, the largest, and those between."""
+    order = np.argsort(np.asarray(list(values)), kind="stable")
+    picks = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
+    return [int(order[pick]) for pick in picks]

@@ -1,0 +1,106 @@
+"""The folder of one run and its `run.json`, the single place where the facts of the run are written."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from seglab.contract import ContractError
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "segmentation-models-pytorch", "albumentations")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that nobody ever sees half of it: a neighbour first, then a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+class Run:
+    """A run folder from its start to its end; `with` it, and run.json says how the run ended whatever happens.
+
+    Args:
+        folder: the run's folder; made if absent.
+        facts: what is known at the start: config, choices, seed and so on, of plain JSON types.
+    """
+
+    def __init__(self, folder: Path, **facts: Any) -> None:
+        self.folder, self.file = Path(folder), Path(folder) / "run.json"
+        self.facts: dict[str, Any] = {"name": self.folder.name, **facts}
+
+    @staticmethod
+    def before(folder: Path) -> dict[str, Any]:
+        """What is known of an earlier run in this folder, empty where there was none."""
+        try:
+            return json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+
+    @property
+    def last(self) -> Path | None:
+        """The checkpoint from which an interrupted run goes on, None if there is none."""
+        file = self.folder / "checkpoints" / "last.ckpt"
+        return file if file.exists() else None
+
+    def forget(self) -> None:
+        """Remove what an earlier run left, so that this one starts over."""
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        for file in ("run.json", "metrics.csv", "per_image.csv", "histograms.npz", "examples.npz"):
+            (self.folder / file).unlink(missing_ok=True)
+
+    def note(self, **facts: Any) -> None:
+        """Add facts and write them."""
+        self.facts.update(facts)
+        write_whole(self.file, json.dumps(self.facts, indent=2, default=str) + "\n")
+
+    def __enter__(self) -> Run:
+        self._clock = time.perf_counter()
+        self.note(status="running", started=_now(), versions=versions(), git=commit(), pid=os.getpid(), error=None)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        seconds = round(time.perf_counter() - self._clock, 2)
+        if error is None:
+            self.note(status="finished", finished=_now(), seconds=seconds)
+            return
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        expected = isinstance(error, ContractError)
+        trace = None if expected else "".join(traceback.format_exception(error))
+        said = {"kind": type(error).__name__, "message": str(error), "traceback": trace}
+        self.note(status="interrupted" if stopped else "failed", finished=_now(), seconds=seconds, error=said)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def commit() -> dict[str, Any] | None:
+    """The git commit of the working directory and whether it holds uncommitted changes; None outside of git."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,178 @@
+"""`python -m seglab.train`: train a model with a loss on a data set, measure it, and leave a folder to look at."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from seglab.contract import require
+from seglab.engine.config import build, check, choices, identity, plain, verb
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+    from seglab.data.module import DataModule
+    from seglab.engine.module import SegModule
+    from seglab.engine.run import Run
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig, folder: Path) -> float:
+    """Run the experiment that `cfg` describes in `folder`; returns the best value of `cfg.monitor`."""
+    from seglab.engine.device import precision
+    from seglab.engine.run import Run
+
+    who = identity(cfg)
+    cfg.trainer.precision = precision(cfg.trainer.accelerator, cfg.trainer.precision)
+    check(cfg)
+    run = Run(folder, identity=who, config=plain(cfg), choices=choices(), seed=cfg.seed)
+    if cfg.rerun:
+        run.forget()
+    before = Run.before(folder)
+    remedy = "choose another hydra.run.dir, or rerun=true to replace it"
+    require(
+        not before or before.get("identity") == who, f"run: {folder}", "a folder of this experiment", "another", remedy
+    )
+    if before.get("status") == "finished":
+        log.info("%s is finished already; rerun=true trains it again", folder)
+        return before["monitor"]["value"]
+    with run:
+        data = load_data(cfg, run)
+        module = make_module(cfg, data, run)
+        trainer = make_trainer(cfg, run)
+        fit(trainer, module, data, run)
+        measure(cfg, trainer, module, data, run)
+        draw(cfg, module, data, run)
+    scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
+    log.info("test: %s\n%s: run.json per_image.csv curves.png examples.png", "  ".join(scores), folder)
+    return run.facts["monitor"]["value"]
+
+
+def load_data(cfg: DictConfig, run: Run) -> DataModule:
+    """Read the data set, and print what a person should know before spending hours on it."""
+    from seglab.data.module import DataModule
+
+    loss = build(cfg.loss)
+    data = DataModule(build(cfg.dataset), build(cfg.augment), cfg.batch_size, cfg.workers, cfg.seed, loss.needs)
+    data.setup()
+    facts = data.facts()
+    run.note(data=facts)
+    counts = [f"{count} {part} ({facts['empty_masks'][part]} empty)" for part, count in facts["images"].items()]
+    share = 100 * facts["foreground"]
+    log.info("data: %s images; %.3g %% of the training pixels are foreground", ", ".join(counts), share)
+    for sentence in data.warnings():
+        log.warning("data: %s", sentence)
+    return data
+
+
+def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
+    """Build model and loss from the seed alone, and let two images rehearse the whole step."""
+    from dataclasses import asdict
+
+    from pytorch_lightning import seed_everything
+
+    from seglab.engine.module import SegModule
+    from seglab.engine.rehearse import rehearse
+
+    loss = build(cfg.loss).fitted(data.facts()["foreground"])
+    seed_everything(cfg.seed, verbose=False)  # after everything that may draw numbers: twins start from one state
+    module = SegModule(
+        build(cfg.model, in_channels=data.dataset.channels),
+        loss,
+        build(cfg.optimizer),
+        build(cfg.scheduler),
+        mean=data.dataset.mean,
+        std=data.dataset.std,
+        monitor=cfg.monitor,
+        threshold=cfg.threshold,
+        empty=cfg.empty,
+        channels_last=cfg.channels_last,
+        compile=cfg.compile,
+    )
+    run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
+    rehearse(module, data.train_dataloader())
+    return module
+
+
+def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
+    """Lightning's trainer with the checkpoints, tables and progress of a run."""
+    import sys
+
+    from seglab.engine.callbacks import EpochLines, Progress, quieten
+    from seglab.engine.device import describe
+    from seglab.engine.records import EpochTable
+
+    quieten()
+    run.note(host=describe(cfg.trainer.precision))
+    progress = Progress(refresh_rate=5) if sys.stderr.isatty() else EpochLines()
+    return build(
+        cfg.trainer,
+        callbacks=[EpochTable(run.folder / "metrics.csv"), progress, *build(cfg.callbacks).values()],
+        logger=build(cfg.logger) or False,
+        default_root_dir=run.folder,
+        enable_progress_bar=isinstance(progress, Progress),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,  # the rehearsal has done it
+        use_distributed_sampler=False,  # ours shards by itself
+    )
+
+
+def fit(trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
+    """Train to the end, from the last checkpoint where there is one, and go back to the best weights."""
+    import torch
+    from pytorch_lightning.callbacks import ModelCheckpoint
+
+    if run.last:
+        log.info("going on from %s", run.last)
+    trainer.fit(module, data.loader("train"), data.loader("val"), ckpt_path=run.last)
+    best = next(kept for kept in trainer.callbacks if isinstance(kept, ModelCheckpoint) and kept.monitor)
+    saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    module.load_state_dict(saved["state_dict"])
+    run.note(monitor={"name": best.monitor, "value": float(best.best_model_score), "epoch": saved["epoch"]})
+
+
+def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
+    """Measure validation and test images: a row and a histogram for each, and the threshold tuned on validation."""
+    from seglab.analysis.thresholds import best_threshold
+    from seglab.engine.records import ImageTable, write_arrays, write_table
+
+    groups = {item.id: item.group for part in (data.splits.val, data.splits.test) for item in part}
+    metrics, arrays = {}, {}
+    for part, look in (("val", trainer.validate), ("test", trainer.test)):
+        table = ImageTable(groups, cfg.threshold, cfg.empty, distances=part == "test")
+        trainer.callbacks.append(table)
+        look(module, data.loader(part), verbose=False)
+        trainer.callbacks.remove(table)
+        metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(part)}
+        arrays |= table.arrays(part)
+    write_table(run.folder / "per_image.csv", table.rows)
+    write_arrays(run.folder / "histograms.npz", **arrays)
+    run.note(metrics=metrics, threshold={"tuned": best_threshold(arrays["val"])})
+
+
+def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None:
+    """Draw the learning curves and test images: some chosen by the data alone, and the best, median and worst."""
+    import pandas as pd
+
+    from seglab.analysis.figures import Example, curves, examples
+    from seglab.engine.records import predict, spread, write_arrays
+
+    rows, samples = pd.read_csv(run.folder / "per_image.csv"), data.samples("test")
+    write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))
+    scored = rows[rows["foreground"] > 0].reset_index()
+    worst_to_best = [int(scored["index"][k]) for k in spread(scored["iou"], 9)][::-1]
+    seen = predict(module, samples, worst_to_best)
+    captions = [f"{name}\nIoU {rows['iou'][k]:.3f}" for name, k in zip(seen["ids"], worst_to_best, strict=True)]
+    arrays = (seen["images"], seen["truths"], seen["probabilities"].astype("float32"))
+    examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold)
+    curves(run.folder / "metrics.csv", run.folder / "curves.png")
+
+
+main = verb("train")(train)
+
+if __name__ == "__main__":
+    main()
