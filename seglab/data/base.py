@@ -48,6 +48,7 @@ class Dataset:
         require(self.channels in (1, 3), "dataset", "channels to be 1 or 3", self.channels)
         require(0 < self.coverage <= 1, "dataset", "coverage in (0, 1]", self.coverage)
         for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a yaml list cannot be hashed
             length = len(getattr(self, name))
             require(length in (1, self.channels), "dataset", f"{name} with 1 or {self.channels} numbers", length)
         require(min(self.std) > 0, "dataset", "std above 0", self.std)
@@ -62,9 +63,10 @@ class Dataset:
 
 
 def read(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Decode one item as the model is to see it: image (size, size, channels) uint8, mask (size, size).
+    """Decode one item as the model is to see it: image (size, size, channels), mask (size, size), both uint8.
 
-    The mask is uint8 of 0 and 1, or float32 shares where `dataset.soft`. Raises a ContractError that names the item.
+    The mask holds 0 and 1, or where `dataset.soft` the share of foreground times 255. Raises a ContractError that names
+    the item.
     """
     image, mask = item.image(), item.mask()
     require(
@@ -75,4 +77,5 @@ def read(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     )
     image = fit(to_channels(to_uint8(image), dataset.channels), dataset.size, dataset.fit)
     share = fit(mask.astype(np.float32), dataset.size, dataset.fit)
-    return image.reshape(*share.shape, dataset.channels), share if dataset.soft else to_mask(share, dataset.coverage)
+    mask = np.rint(share * 255).astype(np.uint8) if dataset.soft else to_mask(share, dataset.coverage)
+    return image.reshape(*mask.shape, dataset.channels), mask

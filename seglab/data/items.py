@@ -17,7 +17,8 @@ class Item:
 
     `image()` gives (h, w) or (h, w, 3) in RGB order, uint8 or uint16; `mask()` gives (h, w), uint8 of 0 and 1 or
     float32 shares. `group` is whatever must not be torn apart by a split (patient, scene). `split` is the data set's
-    own part of this image, or "". `files` are the source files, of which fingerprints are made.
+    own part of this image, or "". `files` are the source files, of which fingerprints are made. `fault` says why an
+    image that should be there cannot be used, `left_out` why one is left out on purpose; "" for a good one.
     """
 
     id: str
@@ -26,3 +27,10 @@ class Item:
     mask: Reader
     split: str = ""
     files: tuple[str, ...] = ()
+    fault: str = ""
+    left_out: str = ""
+
+
+def nothing() -> np.ndarray:
+    """Stand for the pixels of an item that has a fault."""
+    return np.zeros((1, 1), np.uint8)

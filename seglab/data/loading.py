@@ -28,6 +28,7 @@ class Samples(Dataset):
     augment: Augment | None
     needs: tuple[str, ...]
     seed: int
+    soft: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -41,9 +42,10 @@ class Samples(Dataset):
         if self.augment is not None:
             for k, (epoch, index) in enumerate(pairs):
                 images[k], masks[k] = self.augment(images[k], masks[k], (self.seed, epoch, index))
+        targets = masks.astype(np.float32) / 255 if self.soft else masks
         batch: Batch = {
             "image": torch.from_numpy(images).permute(0, 3, 1, 2),
-            "target": torch.from_numpy(masks)[:, None],
+            "target": torch.from_numpy(targets)[:, None],
             "id": [self.ids[index] for _, index in pairs],
             "index": torch.tensor([index for _, index in pairs], dtype=torch.int64),
         }

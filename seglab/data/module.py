@@ -10,11 +10,10 @@ from torch.utils.data import DataLoader
 from seglab.contract import require
 from seglab.data.augment import Augment
 from seglab.data.base import Dataset
-from seglab.data.facts import Foreground, doubts, foreground
 from seglab.data.loading import Batch, Samples, loader
 from seglab.data.maps import MAPS
-from seglab.data.split import PARTS, Splits, from_file, split
-from seglab.data.store import Store, in_memory
+from seglab.data.opening import Opened, open_data
+from seglab.data.split import Splits
 
 
 class DataModule(pl.LightningDataModule):
@@ -23,9 +22,6 @@ class DataModule(pl.LightningDataModule):
     `needs` names the maps that the loss wants (see maps.py). `start_method` chooses how workers start (fork, spawn,
     forkserver; None is the platform's own); no batch depends on it, nor on `workers`.
     """
-
-    splits: Splits
-    store: Store
 
     def __init__(
         self,
@@ -49,45 +45,39 @@ class DataModule(pl.LightningDataModule):
         self.seed = seed
         self.needs = tuple(needs)
         self.start_method = start_method
-        self.measured: dict[str, Foreground] = {}
+        self.opened: Opened | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """List, split and decode; a second call does nothing."""
-        if self.measured:
-            return
-        data = self.dataset
-        items = data.items()
-        self.splits = (
-            from_file(items, data.split_file)
-            if data.split_file
-            else split(items, data.val_fraction, data.test_fraction, data.split_seed)
-        )
-        self.store = in_memory([item for part in PARTS for item in getattr(self.splits, part)], data)
-        self.measured = {part: foreground(self.store, self.rows(part)) for part in PARTS}
+        if self.opened is None:
+            self.opened = open_data(self.dataset)
 
-    def rows(self, part: str) -> list[int]:
-        """Give the numbers of one part's images in the store: train comes first, then val, then test."""
-        lengths = [len(getattr(self.splits, name)) for name in PARTS]
-        start = sum(lengths[: PARTS.index(part)])
-        return list(range(start, start + lengths[PARTS.index(part)]))
+    @property
+    def data(self) -> Opened:
+        """The data set, made ready at the first use."""
+        self.setup()
+        assert self.opened is not None
+        return self.opened
+
+    @property
+    def splits(self) -> Splits:
+        """The items of each part."""
+        return self.data.splits
 
     def facts(self) -> dict[str, Any]:
-        """Give the counts of images and of empty masks per part, and the foreground share of the training pixels."""
-        return {
-            "images": {part: measured.count for part, measured in self.measured.items()},
-            "empty_masks": {part: measured.empty for part, measured in self.measured.items()},
-            "foreground": self.measured["train"].mean,
-        }
+        """Give what is known of the data before the first epoch, as plain data; see Opened.facts."""
+        return self.data.facts()
 
     def warnings(self) -> list[str]:
-        """Say in sentences what looks wrong about the masks."""
-        return [sentence for part, measured in self.measured.items() for sentence in doubts(part, measured)]
+        """Say in sentences what looks wrong about the data."""
+        return self.data.warnings()
 
     def samples(self, part: str) -> Samples:
         """Make one part's samples; only training images are changed at random."""
         augment = self.augment if part == "train" else None
         ids = [item.id for item in getattr(self.splits, part)]
-        return Samples(self.store, self.rows(part), ids, augment, self.needs, self.seed)
+        rows = self.data.rows_of(part)
+        return Samples(self.data.store, rows, ids, augment, self.needs, self.seed, self.dataset.soft)
 
     def loader(self, part: str) -> DataLoader[Batch]:
         """Make one part's loader, in random order for training."""

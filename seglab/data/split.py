@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -22,6 +22,16 @@ class Splits:
     train: list[Item] = field(default_factory=list)
     val: list[Item] = field(default_factory=list)
     test: list[Item] = field(default_factory=list)
+    torn: list[Item] = field(default_factory=list)
+    """Images that the data set itself puts outside the test set although their group is in it: left out."""
+
+    def all(self) -> list[Item]:
+        """Give the items of all three parts."""
+        return [*self.train, *self.val, *self.test]
+
+    def without(self, ids: Container[str]) -> Splits:
+        """Give the same parts less some items."""
+        return Splits(*([item for item in getattr(self, part) if item.id not in ids] for part in PARTS), self.torn)
 
     def ids(self) -> dict[str, list[str]]:
         """Give the split as plain data: part to the ids of its images; what a `split_file` holds."""
@@ -32,16 +42,20 @@ def split(items: Sequence[Item], val_fraction: float, test_fraction: float, spli
     """Divide items by group, keeping the parts that the data set itself names.
 
     A part without images of its own is drawn: test from all, validation from the training images. Groups are ranked
-    by a hash of seed and name, so that an image added later moves none of the others across by chance alone.
+    by a hash of seed and name, so that an image added later moves none of the others across by chance alone. Where a
+    data set's own test part holds a group that it trains on as well, the test part is kept and the rest is `torn`.
     """
     test = [item for item in items if item.split == "test"]
     val = [item for item in items if item.split == "val"]
     train = [item for item in items if item.split in ("", "train")]
     if not test:
         test, train = draw(train, test_fraction, f"test {split_seed}")
+    kept_apart = groups_of(test)
+    torn = [item for item in [*train, *val] if item.group in kept_apart]
+    train, val = ([item for item in part if item.group not in kept_apart] for part in (train, val))
     if not val:
         val, train = draw(train, val_fraction, f"val {split_seed}")
-    parts = Splits(train, val, test)
+    parts = Splits(train, val, test, torn)
     check(parts)
     return parts
 

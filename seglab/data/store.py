@@ -1,13 +1,18 @@
-"""Where the decoded images of a data set come from: memory, or their files each time."""
+"""Where decoded images come from: one array, in memory or mapped into it, or their files each time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+from tqdm import tqdm
 
+from seglab.contract import ContractError
 from seglab.data.base import Dataset, read
 from seglab.data.items import Item
 
@@ -15,11 +20,8 @@ from seglab.data.items import Item
 class Store(Protocol):
     """Decoded images by number, all of one size."""
 
-    def batch(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Give images (b, h, w, c) uint8 and masks (b, h, w) uint8 or float32; copies, free to be changed."""
-
-    def mask(self, index: int) -> np.ndarray:
-        """Give one mask (h, w), for counting."""
+    def batch(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Give images (b, h, w, c) and masks (b, h, w), both uint8; copies, free to be changed."""
 
 
 @dataclass(frozen=True)
@@ -28,33 +30,82 @@ class Arrays:
 
     images: np.ndarray
     masks: np.ndarray
+    folder: str = ""
 
-    def batch(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        return self.images[list(indices)], self.masks[list(indices)]
+    @staticmethod
+    def mapped(folder: str) -> Arrays:
+        """Map images.npy and masks.npy of a folder into memory."""
+        images, masks = (np.load(Path(folder) / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
+        return Arrays(images, masks, folder)
 
-    def mask(self, index: int) -> np.ndarray:
-        return self.masks[index]
+    def batch(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        return np.asarray(self.images[list(rows)]), np.asarray(self.masks[list(rows)])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A memory map would be pickled as all its bytes: a spawned worker maps the files again instead.
+        return (Arrays.mapped, (self.folder,)) if self.folder else (Arrays, (self.images, self.masks))
 
 
 @dataclass(frozen=True)
 class Files:
     """Decode at every use: for data that nobody wants to keep."""
 
-    items: list[Item]
+    items: Sequence[Item]
     dataset: Dataset
 
-    def batch(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        pairs = [read(self.items[index], self.dataset) for index in indices]
+    def batch(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        pairs = [read(self.items[row], self.dataset) for row in rows]
         return np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
 
-    def mask(self, index: int) -> np.ndarray:
-        return read(self.items[index], self.dataset)[1]
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over all pixels found: the foreground share of each item (n,), and the faults by id."""
+
+    shares: np.ndarray
+    faults: dict[str, str]
 
 
-def in_memory(items: list[Item], dataset: Dataset) -> Arrays:
+Keep = Callable[[int, np.ndarray, np.ndarray], None]
+
+
+def decode(items: Sequence[Item], dataset: Dataset, keep: Keep) -> Survey:
+    """Read every item with a thread per core and hand it to `keep(row, image, mask)`.
+
+    The first item that cannot be read raises its ContractError unless `dataset.on_bad_item` is `skip`.
+    """
+    shares = np.zeros(len(items))
+
+    def one(row: int) -> str:
+        try:
+            image, mask = read(items[row], dataset)
+        except ContractError as error:
+            if dataset.on_bad_item == "raise":
+                raise
+            return str(error)
+        keep(row, image, mask)
+        shares[row] = mask.mean(dtype=np.float64) / (255 if dataset.soft else 1)
+        return ""
+
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        found = list(tqdm(pool.map(one, range(len(items))), "decode", len(items), delay=3, leave=False))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return Survey(shares, {item.id: fault for item, fault in zip(items, found, strict=True) if fault})
+
+
+def in_memory(items: Sequence[Item], dataset: Dataset) -> tuple[Arrays, Survey]:
     """Decode everything now and keep it."""
-    images = np.empty((len(items), dataset.size, dataset.size, dataset.channels), np.uint8)
-    masks = np.empty(images.shape[:3], np.float32 if dataset.soft else np.uint8)
-    for index, item in enumerate(items):
-        images[index], masks[index] = read(item, dataset)
-    return Arrays(images, masks)
+    images = np.zeros((len(items), dataset.size, dataset.size, dataset.channels), np.uint8)
+    masks = np.zeros(images.shape[:3], np.uint8)
+    return Arrays(images, masks), fill(images, masks, items, dataset)
+
+
+def fill(images: np.ndarray, masks: np.ndarray, items: Sequence[Item], dataset: Dataset) -> Survey:
+    """Decode all items into two arrays."""
+
+    def keep(row: int, image: np.ndarray, mask: np.ndarray) -> None:
+        images[row], masks[row] = image, mask
+
+    return decode(items, dataset, keep)

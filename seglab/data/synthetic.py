@@ -76,7 +76,7 @@ def mask_of(knobs: Synthetic, part: str, k: int) -> np.ndarray:
     return share if knobs.soft else to_mask(share, 0.5)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=64)
 def painted(knobs: Synthetic, part: str, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Paint one image from its own generator; kept for the mask, which is asked for next."""
     rng = np.random.default_rng((knobs.image_seed, PARTS.index(part), k))

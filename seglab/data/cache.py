@@ -1,0 +1,98 @@
+"""Decoded images on disk, mapped into memory by every process that trains on them.
+
+A folder per fingerprint holds images.npy (n, s, s, c), masks.npy (n, s, s) and cache.json. It is built under another
+name and renamed when whole, so that a killed or a second build does no harm; the oldest used go when space is short.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from seglab.data.base import Dataset
+from seglab.data.items import Item
+from seglab.data.store import Arrays, Survey, fill
+
+VERSION = 1
+"""Of the code that decodes: a change that moves pixels must raise it."""
+
+NOT_READING = {"root", "mean", "std", "val_fraction", "test_fraction", "split_seed", "split_file", "on_bad_item"}
+NOT_READING |= {"cache_dir", "cache_gb"}
+"""Fields of a data set that change no pixel."""
+
+
+def fingerprint(items: Sequence[Item], dataset: Dataset) -> str:
+    """Name the decoded pixels: by the reading options and each item's source files, their sizes and times."""
+    options = {f.name: getattr(dataset, f.name) for f in fields(dataset) if f.name not in NOT_READING}
+    digest = blake2b(f"{VERSION} {type(dataset).__name__} {sorted(options.items())}".encode(), digest_size=10)
+    for item in items:
+        digest.update(f"{item.id} {[stamp(path) for path in item.files]}".encode())
+    return digest.hexdigest()
+
+
+def stamp(path: str) -> tuple[str, int, int]:
+    """Tell a file by its name, its size and the time of its last change; a missing one by zeros."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return os.path.basename(path), 0, 0
+    return os.path.basename(path), found.st_size, found.st_mtime_ns
+
+
+def needed(count: int, dataset: Dataset) -> int:
+    """Say how many bytes the cache of so many images takes."""
+    return count * dataset.size**2 * (dataset.channels + 1)
+
+
+def cached(items: Sequence[Item], dataset: Dataset, folder: Path) -> tuple[Arrays, Survey]:
+    """Map the decoded items into memory, building the folder where it is missing."""
+    if not (folder / "cache.json").exists():
+        build(items, dataset, folder)
+    os.utime(folder / "cache.json")
+    known = json.loads((folder / "cache.json").read_text())
+    return Arrays.mapped(str(folder)), Survey(np.array(known["shares"]), known["faults"])
+
+
+def build(items: Sequence[Item], dataset: Dataset, folder: Path) -> None:
+    """Decode everything into a new folder, then give it its name."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_room(folder.parent, int(dataset.cache_gb * 1e9) - needed(len(items), dataset))
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+    try:
+        shape = (len(items), dataset.size, dataset.size)
+        images = np.lib.format.open_memmap(new / "images.npy", "w+", np.uint8, (*shape, dataset.channels))
+        masks = np.lib.format.open_memmap(new / "masks.npy", "w+", np.uint8, shape)
+        survey = fill(images, masks, items, dataset)
+        images.flush()
+        masks.flush()
+        known = {"ids": [item.id for item in items], "shares": survey.shares.tolist(), "faults": survey.faults}
+        (new / "cache.json").write_text(json.dumps(known))
+        if not folder.exists():
+            new.rename(folder)
+    except OSError:
+        if not folder.exists():  # else another process was first: its folder is as good
+            raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def make_room(root: Path, limit: int) -> None:
+    """Remove the caches that nobody has used for longest until the rest take at most `limit` bytes."""
+    for stale in root.glob(".new-*"):
+        if time.time() - stale.stat().st_mtime > 86400:  # a build that was killed
+            shutil.rmtree(stale, ignore_errors=True)
+    marks = sorted(root.glob("*/cache.json"), key=lambda mark: mark.stat().st_mtime, reverse=True)
+    total = 0
+    for mark in marks:
+        total += sum(path.stat().st_size for path in mark.parent.iterdir())
+        if total > limit:
+            shutil.rmtree(mark.parent, ignore_errors=True)

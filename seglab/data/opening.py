@@ -1,0 +1,109 @@
+"""A data set made ready: listed, split, decoded into a store, and what was left out on the way. Needs no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seglab.contract import require
+from seglab.data.base import Dataset
+from seglab.data.cache import cached, fingerprint, needed
+from seglab.data.items import Item
+from seglab.data.split import PARTS, Splits, from_file, split
+from seglab.data.store import Files, Store, Survey, decode, in_memory
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The parts of a data set, the store of their pixels, and the row of each id in it.
+
+    `shares` are the foreground shares by row; `skipped` says of each id that is left out why.
+    """
+
+    splits: Splits
+    store: Store
+    rows: dict[str, int]
+    shares: np.ndarray
+    skipped: dict[str, str]
+    fingerprint: str
+
+    def rows_of(self, part: str) -> list[int]:
+        """Give the rows in the store of one part's items."""
+        return [self.rows[item.id] for item in getattr(self.splits, part)]
+
+    def shares_of(self, part: str) -> np.ndarray:
+        """Give the foreground share of each of one part's items."""
+        return self.shares[self.rows_of(part)]
+
+    def facts(self) -> dict[str, Any]:
+        """Give counts per part, the foreground share of the training pixels, what was skipped, and the fingerprint."""
+        shares = {part: self.shares_of(part) for part in PARTS}
+        return {
+            "images": {part: len(shares[part]) for part in PARTS},
+            "empty_masks": {part: int((shares[part] == 0).sum()) for part in PARTS},
+            "foreground": float(shares["train"].mean()),
+            "skipped": len(self.skipped),
+            "skipped_why": dict(Counter(self.skipped.values()).most_common(20)),
+            "fingerprint": self.fingerprint,
+        }
+
+    def warnings(self) -> list[str]:
+        """Say in sentences what looks wrong about the masks and the parts."""
+        return [sentence for part in PARTS for sentence in doubts(part, self.shares_of(part))]
+
+
+def open_data(dataset: Dataset) -> Opened:
+    """List, split and decode a data set; raises one sentence for the first thing that is not as it should be."""
+    items = dataset.items()
+    faulty = [item.fault for item in items if item.fault]
+    complain(faulty, len(items), dataset)
+    whole = (
+        from_file(items, dataset.split_file)
+        if dataset.split_file
+        else split(items, dataset.val_fraction, dataset.test_fraction, dataset.split_seed)
+    )
+    skipped = {item.id: item.fault or item.left_out for item in items if item.fault or item.left_out}
+    skipped |= dict.fromkeys((item.id for item in whole.torn), "its group is in the test set")
+    wanted = sorted((item for item in whole.all() if item.id not in skipped), key=lambda item: item.id)
+    mark = fingerprint(wanted, dataset)
+    store, survey = open_store(wanted, dataset, mark)
+    complain(list(survey.faults.values()), len(items), dataset)
+    skipped |= survey.faults
+    splits = whole.without(skipped)
+    require(bool(splits.train), "dataset", "at least one training image", 0)
+    return Opened(splits, store, {item.id: row for row, item in enumerate(wanted)}, survey.shares, skipped, mark)
+
+
+def open_store(items: list[Item], dataset: Dataset, mark: str) -> tuple[Store, Survey]:
+    """Choose memory for what has no files, the cache where there is one with room, and the files otherwise."""
+    if not any(item.files for item in items):
+        return in_memory(items, dataset)
+    if dataset.cache_dir is not None and needed(len(items), dataset) <= dataset.cache_gb * 1e9:
+        return cached(items, dataset, Path(dataset.cache_dir) / mark)
+    return Files(items, dataset), decode(items, dataset, lambda row, image, mask: None)
+
+
+def complain(faults: list[str], count: int, dataset: Dataset) -> None:
+    """Raise for faults unless they are to be skipped: how many, and the first few."""
+    require(
+        not faults or dataset.on_bad_item == "skip",
+        "dataset",
+        "every image and mask to be usable",
+        f"{len(faults)} of {count} that are not: " + " | ".join(faults[:3]),
+        "dataset.on_bad_item=skip leaves them out",
+    )
+
+
+def doubts(part: str, shares: np.ndarray) -> list[str]:
+    """Say in sentences what looks wrong about the masks of one part, from their foreground shares."""
+    if not len(shares):
+        return [f"{part}: no images"]
+    remedy = "look at what the data set calls foreground (dataset.threshold, mask_value, target, coverage)"
+    full = int((shares == 1).sum())
+    if not shares.any():
+        return [f"{part}: no mask has any foreground; {remedy}"]
+    return [f"{part}: {full} of {len(shares)} masks are foreground everywhere; {remedy}"] if full else []
