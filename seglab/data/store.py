@@ -81,7 +81,7 @@ def decode(items: Sequence[Item], dataset: Dataset, keep: Keep) -> Survey:
             image, mask = read(items[row], dataset)
         except ContractError as error:
             if dataset.on_bad_item == "raise":
-                raise
+                raise ContractError(f"{error}; dataset.on_bad_item=skip leaves such images out") from None
             return str(error)
         keep(row, image, mask)
         shares[row] = mask.mean(dtype=np.float64) / (255 if dataset.soft else 1)

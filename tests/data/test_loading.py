@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+import torch
+
+from seglab.contract import ContractError
+from seglab.data.augment import Strong
+from seglab.data.maps import distance
+from seglab.data.module import DataModule
+from seglab.data.sampler import EpochSampler
+from seglab.data.synthetic import Synthetic
+
+SMALL = {"size": 32, "train": 11, "val": 4, "test": 5}
+
+
+def epoch(number, **options):
+    module = DataModule(Synthetic(**SMALL), Strong(), batch_size=4, **options)
+    loader = module.train_dataloader()
+    loader.sampler.set_epoch(number)
+    batches = list(loader)
+    return [name for batch in batches for name in batch["id"]], torch.cat([batch["image"] for batch in batches])
+
+
+def test_a_batch_is_what_the_engine_expects():
+    module = DataModule(Synthetic(**SMALL), batch_size=4, needs=("distance", "gap"))
+    batch = next(iter(module.train_dataloader()))
+    assert batch["image"].dtype == batch["target"].dtype == torch.uint8
+    assert batch["image"].shape == (4, 3, 32, 32)
+    assert batch["image"].is_contiguous(memory_format=torch.channels_last)
+    assert batch["target"].shape == batch["distance"].shape == batch["gap"].shape == (4, 1, 32, 32)
+    assert batch["distance"].dtype == torch.float32
+    assert batch["index"].dtype == torch.int64
+    assert [module.splits.train[k].id for k in batch["index"]] == batch["id"]
+    np.testing.assert_array_equal(batch["distance"][2, 0], distance(batch["target"][2, 0].numpy()))
+
+
+def test_an_epoch_holds_each_image_once_and_the_last_batch_is_short():
+    batches = list(DataModule(Synthetic(**SMALL), batch_size=4).train_dataloader())
+    assert [len(batch["id"]) for batch in batches] == [4, 4, 3]
+    assert len({name for batch in batches for name in batch["id"]}) == 11
+
+
+def test_epochs_differ_in_order_and_in_augmentation():
+    names, images = epoch(0)
+    names1, images1 = epoch(1)
+    assert names != names1
+    assert sorted(names) == sorted(names1)
+    same = [torch.equal(images[names.index(name)], images1[names1.index(name)]) for name in names]
+    assert sum(same) <= 2
+
+
+def test_workers_change_nothing():
+    names, images = epoch(3)
+    names2, images2 = epoch(3, workers=2, start_method="fork")
+    assert names == names2
+    assert torch.equal(images, images2)
+
+
+@pytest.mark.slow
+def test_spawned_workers_change_nothing():
+    names, images = epoch(3)
+    names2, images2 = epoch(3, workers=2, start_method="spawn")
+    assert names == names2
+    assert torch.equal(images, images2)
+
+
+def test_the_seed_changes_order_and_augmentation():
+    assert epoch(0, seed=1)[0] != epoch(0, seed=2)[0]
+
+
+def test_evaluation_is_in_order_and_never_augmented():
+    module = DataModule(Synthetic(**SMALL), Strong(), batch_size=4)
+    loader = module.test_dataloader()
+    first = torch.cat([batch["image"] for batch in loader])
+    loader.sampler.set_epoch(5)
+    assert torch.equal(first, torch.cat([batch["image"] for batch in loader]))
+    assert [name for batch in loader for name in batch["id"]] == [item.id for item in module.splits.test]
+
+
+def test_soft_targets_are_float_shares():
+    batch = next(iter(DataModule(Synthetic(soft=True, **SMALL)).train_dataloader()))
+    assert batch["target"].dtype == torch.float32
+    assert ((batch["target"] > 0) & (batch["target"] < 1)).any()
+    assert batch["target"].max() <= 1
+
+
+def test_processes_share_an_epoch(monkeypatch):
+    from torch import distributed
+
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 3)
+
+    def shard(rank, shuffle):
+        monkeypatch.setattr(distributed, "get_rank", lambda: rank)
+        return [index for _, index in EpochSampler(11, 0, shuffle)]
+
+    train = [shard(rank, True) for rank in range(3)]
+    assert {len(part) for part in train} == {4}
+    assert set().union(*train) == set(range(11))
+    assert sorted(index for rank in range(3) for index in shard(rank, False)) == list(range(11))
+
+
+def test_facts_are_counted_from_the_masks():
+    module = DataModule(Synthetic(scene="ships", **SMALL))
+    facts = module.facts()
+    targets = torch.cat([batch["target"] for batch in module.train_dataloader()]).float()
+    assert facts["images"] == {"train": 11, "val": 4, "test": 5}
+    assert facts["foreground"] == pytest.approx(targets.mean().item())
+    assert facts["empty_masks"]["train"] == int((targets.sum((1, 2, 3)) == 0).sum())
+
+
+def test_masks_without_any_foreground_are_a_warning():
+    warnings = DataModule(Synthetic(empty=1.0, **SMALL)).warnings()
+    assert len(warnings) == 3
+    assert "train: no mask has any foreground" in warnings[0]
+
+
+def test_an_unknown_need_is_one_sentence():
+    with pytest.raises(ContractError, match="needs among distance, gap, got"):
+        DataModule(Synthetic(**SMALL), needs=("colour",))
