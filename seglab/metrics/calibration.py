@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from seglab.contract import Logits, Target, require
-from seglab.metrics.counts import pixels
+from seglab.metrics.counts import pixels, share
 
 FIXED = 2**22
 """Sums of fractions are kept as integers in this unit, so that neither the order of the batches nor the number of
@@ -22,10 +22,10 @@ def histogram(logits: Logits, target: Target, bins: int = 256) -> Tensor:
     """
     require(bins > 0 and bins % 2 == 0, "metrics: bins", "an even number, so that 0.5 is an edge", bins)
     values, truth = pixels(logits, target)
-    level = (values.sigmoid() * bins).int()
-    # A float32 sigmoid rounds to exactly 0.5 for logits down to -1e-7, and to exactly 1 above 17.
-    level = torch.where(values < 0, level.clamp(max=bins // 2 - 1), level.clamp(max=bins - 1))
-    row = torch.arange(0, 2 * len(values), 2, device=values.device, dtype=torch.int32)[:, None] + truth
+    # A float32 sigmoid rounds up to 0.5 for logits above -1e-7; negative ones belong below the edge.
+    signed = values.abs().clamp_(min=1e-6).copysign_(values + 0.0)
+    level = signed.sigmoid_().mul_(bins).clamp_(max=bins - 1).int()
+    row = torch.arange(0, 2 * len(values), 2, device=values.device, dtype=torch.int32)[:, None, None] + truth
     return (row * bins + level).flatten().bincount(minlength=2 * len(values) * bins).view(-1, 2, bins)
 
 
@@ -35,7 +35,7 @@ def residuals(probability: Tensor, truth: Tensor, bins: int) -> Tensor:
     The absolute values of these sums, added and divided by the number of pixels, are the expected calibration error.
     """
     level = (probability * bins).long().clamp_(max=bins - 1)
-    gap = to_fixed(probability - truth.to(probability.dtype))
+    gap = to_fixed(probability - share(truth, probability))
     return torch.zeros(bins, dtype=torch.int64, device=gap.device).scatter_add_(0, level.flatten(), gap.flatten())
 
 

@@ -8,19 +8,7 @@ from torchmetrics import Metric
 
 from seglab.contract import Logits, Target, require
 from seglab.metrics.calibration import FIXED, residuals, to_fixed
-from seglab.metrics.counts import EMPTY, Counts, logit, pixels, scores, tally
-
-SCORES = (
-    "iou",
-    "dice",
-    "accuracy",
-    "precision",
-    "recall",
-    "specificity",
-    "f2",
-    "white_confidence",
-    "black_confidence",
-)
+from seglab.metrics.counts import EMPTY, SCORES, Counts, logit, pixels, scores, tally
 
 
 class SegmentationMetrics(Metric):

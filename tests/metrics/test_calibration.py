@@ -1,0 +1,65 @@
+"""The histogram holds every threshold, exactly the one that `counts` uses, and the calibration."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.functional.classification import binary_calibration_error
+
+from seglab.contract import ContractError
+from seglab.metrics.calibration import FIXED, histogram, residuals
+from seglab.metrics.counts import counts
+
+
+def batch(seed: int = 0, scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, 1, 17, 23, generator=generator) * scale
+    return logits, torch.rand(3, 1, 17, 23, generator=generator) < 0.3
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1e-9, 1e-3, 1.0, 100.0]), st.sampled_from([2, 10, 256]))
+def test_the_upper_half_of_the_bins_is_what_counts_predicts(seed, scale, bins):
+    logits, target = batch(seed, scale)
+    table, result = histogram(logits, target, bins), counts(logits, target)
+    assert torch.equal(table[:, 1, bins // 2 :].sum(-1), result.tp)
+    assert torch.equal(table[:, 0, bins // 2 :].sum(-1), result.fp)
+    assert torch.equal(table[:, 1, : bins // 2].sum(-1), result.fn)
+    assert torch.equal(table[:, 0, : bins // 2].sum(-1), result.tn)
+
+
+def test_the_table_is_that_of_numpy_for_each_image_and_class():
+    logits, target = batch(1)
+    table = histogram(logits, target, bins=64)
+    for image in range(3):
+        for row, wanted in enumerate((~target, target)):
+            values = logits[image][wanted[image]].double().sigmoid()
+            assert torch.equal(table[image, row], torch.histogram(values, 64, range=(0.0, 1.0)).hist.long())
+
+
+def test_certain_logits_fall_in_the_outer_bins():
+    table = histogram(torch.tensor([-200.0, 200.0, -0.0]).view(1, 1, 1, 3), torch.ones(1, 1, 1, 3))
+    assert table[0, 1].nonzero().flatten().tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_logits_of_any_precision_are_counted_whole(dtype):
+    logits, target = batch(2)
+    table = histogram(logits.to(dtype), target)
+    assert table.dtype == torch.int64
+    assert table.sum((1, 2)).tolist() == [17 * 23] * 3
+
+
+@pytest.mark.parametrize("bins", [0, 15, -2])
+def test_bins_without_an_edge_at_one_half_are_refused(bins):
+    with pytest.raises(ContractError, match="an even number"):
+        histogram(*batch(), bins=bins)
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_residuals_add_up_to_torchmetrics_calibration_error(bins):
+    logits, target = batch(3)
+    probability = logits.sigmoid()
+    ours = residuals(probability, target, bins).abs().sum() / target.numel() / FIXED
+    theirs = binary_calibration_error(probability, target.long(), n_bins=bins, norm="l1")
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)

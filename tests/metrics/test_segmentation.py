@@ -1,0 +1,136 @@
+"""The metric of a data set is the mean of its images and the score of its pixels, however it was cut up."""
+
+import socket
+
+import pytest
+import torch
+from torch import multiprocessing
+from torchmetrics.functional import classification as reference
+
+from seglab.contract import ContractError
+from seglab.metrics.counts import counts, scores
+from seglab.metrics.segmentation import SegmentationMetrics
+
+
+def images(number: int = 7, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw images of growing foreground, the first of them empty."""
+    generator = torch.Generator().manual_seed(seed)
+    share = torch.linspace(0, 0.6, number).view(-1, 1, 1, 1)
+    target = (torch.rand(number, 1, 12, 16, generator=generator) < share).to(torch.uint8)
+    return torch.randn(target.shape, generator=generator) + 2 * target - 1, target
+
+
+def measured(*batches: tuple[torch.Tensor, torch.Tensor], **knobs: object) -> dict[str, float]:
+    metric = SegmentationMetrics(**knobs)
+    for logits, target in batches:
+        metric.update(logits, target)
+    return {name: value.item() for name, value in metric.compute().items()}
+
+
+@pytest.mark.parametrize("empty", ["correct", "skip"])
+def test_a_score_is_the_mean_over_the_images_where_it_is_defined(empty):
+    logits, target = images()
+    logits[3] = -5  # nothing predicted: no precision
+    result = measured((logits, target), empty=empty)
+    for name, values in scores(counts(logits, target), empty).items():
+        assert result[name] == pytest.approx(values.nanmean().item(), abs=1e-6), name
+
+
+def test_pooled_scores_are_torchmetrics_over_all_pixels():
+    logits, target = images(seed=1)
+    result = measured((logits, target))
+    one = (logits.sigmoid().flatten(), target.long().flatten())
+    assert result["iou_pooled"] == pytest.approx(reference.binary_jaccard_index(*one).item())
+    assert result["dice_pooled"] == pytest.approx(reference.binary_f1_score(*one).item())
+    assert result["f2_pooled"] == pytest.approx(reference.binary_fbeta_score(*one, 2.0).item())
+    assert result["accuracy_pooled"] == pytest.approx(reference.binary_accuracy(*one).item())
+    assert result["precision_pooled"] == pytest.approx(reference.binary_precision(*one).item())
+    assert result["recall_pooled"] == pytest.approx(reference.binary_recall(*one).item())
+    assert result["specificity_pooled"] == pytest.approx(reference.binary_specificity(*one).item())
+    assert result["white_confidence_pooled"] == pytest.approx(one[0][one[1] == 1].mean().item(), abs=1e-6)
+    assert result["black_confidence_pooled"] == pytest.approx(1 - one[0][one[1] == 0].mean().item(), abs=1e-6)
+    assert result["ece"] == pytest.approx(reference.binary_calibration_error(*one, n_bins=15).item(), abs=1e-6)
+
+
+def test_images_are_judged_by_whether_they_hold_any_foreground():
+    target = torch.zeros(5, 1, 4, 4)
+    target[:3, :, 0, 0] = 1
+    logits = torch.full((5, 1, 4, 4), -1.0)
+    logits[[0, 1, 4], :, 3, 3] = 1.0  # two found (though elsewhere), one missed, one false alarm, one rightly empty
+    result = measured((logits, target))
+    assert result["image_accuracy"] == pytest.approx(3 / 5)
+    assert result["image_recall"] == pytest.approx(2 / 3)
+
+
+def test_cutting_into_batches_and_their_order_change_no_digit():
+    logits, target = images(9)
+    whole = measured((logits, target))
+    parts = [(logits[i : i + 2], target[i : i + 2]) for i in (4, 0, 8, 2, 6)]
+    assert measured(*parts) == pytest.approx(whole, abs=0, nan_ok=True)
+
+
+def test_merged_processes_give_the_digits_of_one():
+    logits, target = images(8)
+    one, other = SegmentationMetrics(), SegmentationMetrics()
+    one.update(logits[1::2], target[1::2])
+    other.update(logits[::2], target[::2])
+    one.merge_state(other)
+    assert {k: v.item() for k, v in one.compute().items()} == measured((logits, target))
+
+
+def test_every_state_is_a_sum_of_integers_and_starts_again_at_zero():
+    metric = SegmentationMetrics()
+    metric.update(*images())
+    assert all(state.dtype == torch.int64 for state in metric.metric_state.values())
+    assert all(
+        reduction is not None and reduction.__name__ == "dim_zero_sum" for reduction in metric._reductions.values()
+    )
+    metric.reset()
+    assert not any(state.any() for state in metric.metric_state.values())
+
+
+def test_nothing_but_empty_images_is_undefined_under_skip_and_perfect_under_correct():
+    batch = torch.full((2, 1, 4, 4), -3.0), torch.zeros(2, 1, 4, 4)
+    skip, correct = measured(batch, empty="skip"), measured(batch)
+    assert str(skip["iou"]) == str(skip["iou_pooled"]) == str(correct["recall"]) == "nan"
+    assert correct["iou"] == correct["dice_pooled"] == correct["image_accuracy"] == 1.0
+
+
+def test_calibration_can_be_left_out():
+    names = set(measured(images())) - set(measured(images(), calibration_bins=None))
+    assert names == {"ece"}
+
+
+def test_states_made_in_inference_mode_go_on_outside_it():
+    metric = SegmentationMetrics()
+    with torch.inference_mode():
+        metric.reset()
+        metric.update(*images())
+    metric.update(*images(seed=3))
+    assert metric.compute()["iou"].isfinite()
+
+
+@pytest.mark.parametrize("knobs", [{"threshold": 0.0}, {"empty": "zero"}, {"calibration_bins": 0}])
+def test_impossible_knobs_are_refused(knobs):
+    with pytest.raises(ContractError, match="metrics: "):
+        SegmentationMetrics(**knobs)
+
+
+def one_rank(rank: int, port: int, results: dict[int, dict[str, float]]) -> None:
+    store = torch.distributed.TCPStore("127.0.0.1", port, 2, is_master=rank == 0)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    logits, target = images(8)
+    results[rank] = measured((logits[rank::2], target[rank::2]))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_real_processes_give_the_digits_of_one():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        results = manager.dict()
+        multiprocessing.spawn(one_rank, (port, results), nprocs=2)
+        assert results[0] == results[1] == measured(images(8))

@@ -1,0 +1,106 @@
+"""Distances between outlines agree with MONAI, with brute force and with what a ruler says."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+
+from seglab.contract import ContractError
+from seglab.metrics.surface import SurfaceDistance, surface_distances
+
+
+def box(size: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+    mask = np.zeros((size, size), bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def blob(seed: int, size: int = 40) -> np.ndarray:
+    noise = gaussian_filter(np.random.default_rng(seed).standard_normal((size, size)), 4)
+    return noise > np.quantile(noise, 0.8)
+
+
+def by_brute_force(pred: np.ndarray, true: np.ndarray) -> tuple[float, float]:
+    def edge(mask: np.ndarray) -> np.ndarray:
+        wide = np.pad(mask, 1)
+        points = [
+            p for p in np.argwhere(wide) if not all(wide[tuple(p + s)] for s in ((0, 1), (1, 0), (0, -1), (-1, 0)))
+        ]
+        return np.array(points, float)
+
+    away = np.linalg.norm(edge(pred)[:, None] - edge(true)[None], axis=-1)
+    there, back = away.min(1), away.min(0)
+    return max(np.percentile(there, 95), np.percentile(back, 95)), float(np.concatenate([there, back]).mean())
+
+
+def test_a_box_moved_by_three_pixels_lies_at_most_three_pixels_away():
+    hd95, asd = surface_distances(box(32, 8, 8, 10, 10), box(32, 8, 11, 10, 10))
+    assert hd95 == 3.0
+    assert 0 < asd < 3
+
+
+def test_two_lone_pixels_lie_five_pixels_apart():
+    assert surface_distances(box(16, 2, 2, 1, 1), box(16, 5, 6, 1, 1)) == (5.0, 5.0)
+
+
+def test_a_mask_has_no_distance_from_itself():
+    assert surface_distances(blob(0), blob(0)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (1, 0), (0, 0)])
+def test_an_empty_mask_has_no_distance(pair):
+    masks = [box(8, 2, 2, 3 * full, 3 * full) for full in pair]
+    assert all(math.isnan(d) for d in surface_distances(*masks))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 10_000))
+def test_distances_are_those_of_brute_force_in_either_order(one, other):
+    pred, true = blob(one, 24), blob(other, 24)
+    assert surface_distances(pred, true) == pytest.approx(by_brute_force(pred, true), abs=1e-9)
+    assert surface_distances(true, pred) == pytest.approx(surface_distances(pred, true), abs=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:monai")  # MONAI calls its own deprecated argument
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # ... and other packages' on import
+@pytest.mark.parametrize("seed", range(5))
+def test_hd95_and_asd_are_monais(seed):
+    monai = pytest.importorskip("monai.metrics")
+    pred, true = blob(seed), blob(seed + 100)
+    tensors = [torch.from_numpy(mask)[None, None].float() for mask in (pred, true)]
+    hd95 = monai.compute_hausdorff_distance(*tensors, percentile=95).item()
+    asd = monai.compute_average_surface_distance(*tensors, symmetric=True).item()
+    assert surface_distances(pred, true) == pytest.approx((hd95, asd), abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32, np.int64])
+def test_masks_of_any_type_and_layout_give_the_same(dtype):
+    pred, true = blob(1), blob(2)
+    assert surface_distances(pred.T.astype(dtype), true.T.astype(dtype)) == surface_distances(pred.T, true.T)
+
+
+def test_masks_of_two_sizes_are_refused():
+    with pytest.raises(ContractError, match=r"two masks of one \(h,w\)"):
+        surface_distances(np.ones((4, 4)), np.ones((4, 5)))
+
+
+def test_the_metric_averages_the_images_that_have_a_distance():
+    masks = np.stack([blob(3), blob(4), np.zeros((40, 40), bool)])
+    target = torch.from_numpy(np.stack([blob(5), blob(6), blob(7)]))[:, None]
+    logits = torch.from_numpy(np.where(masks, 2.0, -2.0))[:, None]
+    metric = SurfaceDistance()
+    metric.update(logits[:1], target[:1])
+    metric.update(logits[1:], target[1:])
+    rows = np.array([surface_distances(p, t[0].numpy()) for p, t in zip(masks[:2], target[:2], strict=True)])
+    result = metric.compute()
+    assert [result["hd95"].item(), result["asd"].item()] == pytest.approx(rows.mean(0), abs=1e-5)
+
+
+def test_the_metric_of_nothing_but_empty_images_is_undefined():
+    metric = SurfaceDistance()
+    metric.update(torch.full((2, 1, 8, 8), -1.0), torch.zeros(2, 1, 8, 8))
+    assert metric.compute()["hd95"].isnan()
