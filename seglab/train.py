@@ -61,6 +61,8 @@ def load_data(cfg: DictConfig, run: Run) -> DataModule:
     data.setup()
     facts = data.facts()
     run.note(data=facts)
+    for part, count in facts["images"].items():
+        require(count > 0, "dataset", f"images in {part}", "none", "see dataset.val_fraction and dataset.test_fraction")
     counts = [f"{count} {part} ({facts['empty_masks'][part]} empty)" for part, count in facts["images"].items()]
     share = 100 * facts["foreground"]
     log.info("data: %s images; %.3g %% of the training pixels are foreground", ", ".join(counts), share)
@@ -159,14 +161,13 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
     import pandas as pd
 
     from seglab.analysis.figures import Example, curves, examples
-    from seglab.engine.records import predict, spread, write_arrays
+    from seglab.engine.records import extremes, predict, spread, write_arrays
 
     rows, samples = pd.read_csv(run.folder / "per_image.csv"), data.samples("test")
     write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))
-    scored = rows[rows["foreground"] > 0].reset_index()
-    worst_to_best = [int(scored["index"][k]) for k in spread(scored["iou"], 9)][::-1]
-    seen = predict(module, samples, worst_to_best)
-    captions = [f"{name}\nIoU {rows['iou'][k]:.3f}" for name, k in zip(seen["ids"], worst_to_best, strict=True)]
+    labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}
+    seen = predict(module, samples, labels)
+    captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
     arrays = (seen["images"], seen["truths"], seen["probabilities"].astype("float32"))
     examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold)
     curves(run.folder / "metrics.csv", run.folder / "curves.png")

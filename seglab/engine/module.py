@@ -148,6 +148,8 @@ class SegModule(LightningModule):
 
     def _measure(self, meter: Meter, batch: Batch) -> dict[str, Tensor]:
         losses, logits = self.step(batch)
+        self._pending = (losses, batch["id"])
+        self.raise_if_not_finite()
         meter.update(losses, logits, batch["target"])
         return {"losses": losses, "logits": logits}
 

@@ -131,3 +131,11 @@ def spread(values: Iterable[float], count: int) -> list[int]:
     order = np.argsort(np.asarray(list(values)), kind="stable")
     picks = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
     return [int(order[pick]) for pick in picks]
+
+
+def extremes(scores: pd.Series, count: int = 3) -> dict[int, str]:
+    """Name the images to look at: the indices of the best, median and worst scores; an undefined score is left out."""
+    order = [int(index) for index in scores.dropna().sort_values(ascending=False, kind="stable").index]
+    middle = max(0, (len(order) - count) // 2)
+    worst = dict.fromkeys(order[-count:], "worst")
+    return dict.fromkeys(order[:count], "best") | dict.fromkeys(order[middle:][:count], "median") | worst

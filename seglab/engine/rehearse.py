@@ -32,4 +32,8 @@ def rehearse(module: SegModule, loader: DataLoader) -> None:
             tuple(logits.shape),
         )
         trial.loss.check(logits.detach(), batch["target"])
-        trial.step(batch)[0].mean().backward()
+        losses, logits = trial.step(batch)
+        losses.mean().backward()
+        trial.val_meter.update(losses, logits, batch["target"])
+    known = [f"{stage}/{name}" for stage in ("val", "train") for name in trial.val_meter.flush()]
+    require(module.monitor in known, "monitor", f"one of {', '.join(known)}", module.monitor)

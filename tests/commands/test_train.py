@@ -1,0 +1,194 @@
+"""The main job from its configuration to its folder, on a model so small that each run takes about a second."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from seglab.contract import ContractError
+from seglab.engine.config import ConfigError
+from seglab.train import train
+
+Configure = Callable[..., DictConfig]
+
+SMALL = (
+    "dataset.size=32",
+    "dataset.train=8",
+    "dataset.val=4",
+    "dataset.test=6",
+    "model.base=4",
+    "model.depth=2",
+    "batch_size=4",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+)
+
+
+@pytest.fixture
+def run(configure: Configure) -> Callable[..., float]:
+    """Train in a folder with overrides of the small configuration."""
+
+    def trained(folder: Path, *overrides: str) -> float:
+        return train(configure("train", *SMALL, *overrides, folder=folder), folder)
+
+    return trained
+
+
+def epochs(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "metrics.csv").drop(columns="seconds")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_run_leaves_a_folder_to_look_at_and_to_read(run: Callable[..., float], tmp_path: Path) -> None:
+    value = run(tmp_path)
+    facts = json.loads((tmp_path / "run.json").read_text())
+    table, images = pd.read_csv(tmp_path / "metrics.csv"), pd.read_csv(tmp_path / "per_image.csv")
+    assert facts["status"] == "finished"
+    assert value == facts["monitor"]["value"] == pytest.approx(table["val/iou"].max())
+    assert list(table["epoch"]) == [0, 1]
+    assert list(table["step"]) == [2, 4]
+    assert len(images) == 6
+    assert facts["metrics"]["test/iou"] == pytest.approx(images["iou"].mean(), abs=1e-6)
+    assert facts["metrics"]["test/loss"] == pytest.approx(images["loss"].mean(), abs=1e-6)
+    tp, union = images["tp"].sum(), (images["tp"] + images["fp"] + images["fn"]).sum()
+    assert facts["metrics"]["test/iou_pooled"] == pytest.approx(tp / union, abs=1e-6)
+    tables = np.load(tmp_path / "histograms.npz")
+    np.testing.assert_array_equal(tables["test"][:, 1, 128:].sum(-1), images["tp"])
+    np.testing.assert_array_equal(tables["test"][:, 0, 128:].sum(-1), images["fp"])
+    assert tables["val"].sum() == 4 * 32 * 32
+    for picture in ("curves.png", "examples.png"):
+        assert cv2.imread(str(tmp_path / picture)) is not None
+    assert np.load(tmp_path / "examples.npz")["images"].shape == (6, 32, 32, 3)
+
+
+def test_two_runs_of_one_configuration_are_equal_to_the_last_bit(run: Callable[..., float], tmp_path: Path) -> None:
+    run(tmp_path / "a")
+    run(tmp_path / "b", "workers=1")
+    pd.testing.assert_frame_equal(epochs(tmp_path / "a"), epochs(tmp_path / "b"), check_exact=True)
+    assert (tmp_path / "a/per_image.csv").read_text() == (tmp_path / "b/per_image.csv").read_text()
+
+
+def test_runs_that_differ_in_the_loss_start_from_the_same_weights_and_see_the_same_images(
+    configure: Configure, tmp_path: Path
+) -> None:
+    from seglab.engine.run import Run
+    from seglab.train import load_data, make_module
+
+    seen = []
+    for loss in ("bce", "tversky"):
+        cfg = configure("train", *SMALL, f"loss={loss}", folder=tmp_path)
+        made = Run(tmp_path / loss)
+        data = load_data(cfg, made)
+        module = make_module(cfg, data, made)
+        seen.append((module.state_dict(), next(iter(data.train_dataloader())), torch.rand(2)))
+    (first, images, numbers), (second, others, more) = seen
+    assert all(torch.equal(weight, second[name]) for name, weight in first.items())
+    assert images["id"] == others["id"]
+    assert torch.equal(images["image"], others["image"])
+    assert torch.equal(numbers, more)
+
+
+def test_an_interrupted_run_goes_on_and_ends_like_the_undisturbed_one(
+    run: Callable[..., float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seglab.engine.module import SegModule
+
+    longer = ("trainer.max_epochs=4", "scheduler=plateau", "scheduler.patience=0")
+    run(tmp_path / "undisturbed", *longer)
+    step = SegModule.training_step
+
+    def killed(self: SegModule, batch: dict, batch_idx: int) -> torch.Tensor:
+        if self.current_epoch == 2 and batch_idx == 1:
+            raise RuntimeError("killed")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(SegModule, "training_step", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path / "disturbed", *longer)
+    assert json.loads((tmp_path / "disturbed/run.json").read_text())["status"] == "failed"
+    monkeypatch.undo()
+    run(tmp_path / "disturbed", *longer)
+    undisturbed = weights(tmp_path / "undisturbed")
+    assert all(torch.equal(w, undisturbed[name]) for name, w in weights(tmp_path / "disturbed").items())
+    images = [(tmp_path / name / "per_image.csv").read_text() for name in ("disturbed", "undisturbed")]
+    assert images[0] == images[1]
+    pd.testing.assert_frame_equal(*(epochs(tmp_path / name) for name in ("disturbed", "undisturbed")), check_exact=True)
+
+
+def test_a_finished_run_is_skipped_and_another_experiment_may_not_take_its_folder(
+    run: Callable[..., float], tmp_path: Path
+) -> None:
+    value = run(tmp_path)
+    stamp = (tmp_path / "per_image.csv").stat().st_mtime_ns
+    assert run(tmp_path) == value
+    assert (tmp_path / "per_image.csv").stat().st_mtime_ns == stamp
+    with pytest.raises(ContractError, match=r"a folder of this experiment.*rerun=true"):
+        run(tmp_path, "seed=2")
+    run(tmp_path, "rerun=true")
+    assert (tmp_path / "per_image.csv").stat().st_mtime_ns > stamp
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["loss=focal", "loss.gamma=-1"], "gamma"),
+        (["loss=focal", "loss.gamma=two"], r"loss\.gamma: expected float"),
+        (["trainer.accelerator=gpu"], r"trainer\.accelerator: expected a GPU, got none here; use trainer=cpu"),
+        (["dataset=folder", "dataset.root=/nowhere"], "/nowhere"),
+        (["dataset.size=30", "model.depth=4"], r"30"),
+        (["dataset.channels=1", "model.in_channels=3"], r"channel"),
+        (["monitor=val/nothing"], r"monitor: expected one of .*val/iou.*, got val/nothing"),
+        (["optimizer.lr=fast"], r"optimizer\.lr: expected"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_the_first_epoch(
+    configure: Configure, tmp_path: Path, overrides: list[str], sentence: str
+) -> None:
+    if "trainer.accelerator=gpu" in overrides and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    ours = [word for word in SMALL if "dataset=folder" not in overrides or not word.startswith("dataset.")]
+    cfg = configure("train", *ours, *overrides, folder=tmp_path)
+    with pytest.raises((ConfigError, ContractError), match=sentence) as fault:
+        train(cfg, tmp_path)
+    assert "\n" not in str(fault.value).strip()
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_a_loss_that_explodes_names_its_images_and_keeps_the_best_checkpoint(
+    run: Callable[..., float], tmp_path: Path
+) -> None:
+    with pytest.raises(ContractError, match=r"loss: expected a finite number in epoch 1, got nan for disc"):
+        run(tmp_path, "optimizer=sgd", "optimizer.lr=1e30", "loss=bce", "dataset.train=4", "model.norm=none")
+    assert (tmp_path / "checkpoints/best.ckpt").exists()
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "failed"
+
+
+def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "seglab.train", *words], cwd=cwd, capture_output=True, text=True)
+
+
+def test_the_command_line_says_one_sentence_and_exits_with_1(tmp_path: Path) -> None:
+    said = command(*SMALL, "trainer.max_epochs=many", cwd=tmp_path)
+    assert said.returncode == 1
+    assert "trainer.max_epochs: expected" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_a_sweep_makes_one_folder_per_run_named_by_what_it_is(tmp_path: Path) -> None:
+    said = command("-m", *SMALL, "trainer.max_epochs=1", "loss=bce,dice", "study=two", cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    names = sorted(path.parent.name for path in tmp_path.glob("outputs/two/*/run.json"))
+    assert [name.rsplit("-", 1)[0] for name in names] == ["bce_unet_synthetic_s1", "dice_unet_synthetic_s1"]

@@ -1,0 +1,85 @@
+"""The configuration is checked against the code that it calls, and names the run by what makes the experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from seglab.engine.config import ConfigError, build, check, experiment, identity, plain
+
+Configure = Callable[..., DictConfig]
+
+
+def test_the_shipped_configuration_has_no_fault(configure: Configure) -> None:
+    check(configure("train", "folder=x", "trainer.precision=32-true"))
+
+
+def test_all_faults_are_said_at_once_with_place_expectation_and_value(configure: Configure) -> None:
+    cfg = configure("train", "folder=x", "loss=focal", "loss.gamma=two", "model.base=wide", "trainer.precision=32-true")
+    with pytest.raises(ConfigError) as fault:
+        check(cfg)
+    assert "loss.gamma: expected float, got 'two'" in str(fault.value)
+    assert "model.base: expected int, got 'wide'" in str(fault.value)
+
+
+def test_a_number_in_quotes_is_not_a_number_but_a_whole_number_is_a_float(configure: Configure) -> None:
+    check(configure("train", "folder=x", "loss=focal", "loss.gamma=3", "trainer.precision=32-true"))
+    with pytest.raises(ConfigError, match=r"loss\.gamma"):
+        check(configure("train", "folder=x", "loss=focal", "loss.gamma='3'", "trainer.precision=32-true"))
+
+
+def test_a_target_that_cannot_be_imported_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"loss\._target_: .*seglab\.losses\.nowhere"):
+        check(OmegaConf.create({"loss": {"_target_": "seglab.losses.nowhere.Loss"}}))
+
+
+def test_a_parameter_that_the_code_lacks_is_named() -> None:
+    node = {"_target_": "torch.optim.SGD", "_partial_": True, "learning_rate": 1}
+    with pytest.raises(ConfigError, match=r"optimizer\.learning_rate: .*lr"):
+        check(OmegaConf.create({"optimizer": node}))
+
+
+def test_a_missing_value_says_what_to_set(configure: Configure) -> None:
+    with pytest.raises(ConfigError, match=r"dataset\.root: expected a value, got none; set dataset\.root="):
+        plain(configure("train", "folder=x", "dataset=folder"))
+
+
+def test_a_value_out_of_range_is_one_sentence_of_the_part_itself() -> None:
+    with pytest.raises(ConfigError, match="gamma"):
+        build({"_target_": "seglab.losses.pixel.Focal", "gamma": -1.0})
+
+
+def test_the_identity_ignores_paths_device_workers_and_logging_only(configure: Configure) -> None:
+    same = identity(configure("train", "folder=a"))
+    quiet = (
+        "folder=b",
+        "study=other",
+        "workers=2",
+        "trainer.accelerator=cpu",
+        "logger=tensorboard",
+        "dataset.cache_gb=1",
+    )
+    for override in quiet:
+        assert (
+            identity(configure("train", *({"folder=c", override} if "folder" not in override else {override}))) == same
+        )
+    for override in (
+        "seed=2",
+        "loss=dice",
+        "optimizer.lr=1",
+        "dataset.size=64",
+        "trainer.max_epochs=1",
+        "augment=none",
+    ):
+        assert identity(configure("train", "folder=a", override)) != same, override
+
+
+def test_a_default_written_out_is_the_same_experiment(configure: Configure) -> None:
+    written = configure("train", "folder=a", "loss=focal", "loss.gamma=2.0")
+    assert identity(written) == identity(configure("train", "folder=a", "loss=focal"))
+
+
+def test_the_experiment_holds_what_interpolations_point_to(configure: Configure) -> None:
+    assert experiment(configure("train", "folder=a", "trainer.max_epochs=7"))["scheduler"]["T_max"] == 7

@@ -1,0 +1,105 @@
+"""The module trains with the loss in float32, stops at a loss that is no number, and rehearses without a trace."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seglab.contract import ContractError
+from seglab.data.loading import Samples, loader
+from seglab.data.store import Arrays
+from seglab.engine.module import Normalize, SegModule
+from seglab.engine.rehearse import rehearse
+from seglab.losses.base import Card, Loss
+from seglab.losses.pixel import BCE
+
+
+class Tiny(nn.Module):
+    """One convolution, BatchNorm and dropout: everything that a rehearsal could leave a trace in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 1, 1)
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layers(image)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poisoned(Loss):
+    """Not a number for the second image."""
+
+    card = Card(title="", family="", formula="", paper="", empty="", differs="")
+
+    def per_image(self, z: Tensor, target: Tensor, **maps: Tensor) -> Tensor:
+        return z.mean((1, 2, 3)) * torch.tensor([1.0, float("nan")])
+
+
+def module(loss: Loss | None = None) -> SegModule:
+    optimizer: Any = partial(torch.optim.SGD, lr=0.1)
+    return SegModule(Tiny(), loss or BCE(), optimizer, mean=[0.5], std=[0.25])
+
+
+def batch() -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    target = torch.randint(0, 2, (2, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    return {"image": image, "target": target, "id": ["one", "two"], "index": torch.arange(2)}
+
+
+def test_normalising_is_the_textbook_formula() -> None:
+    image = batch()["image"]
+    mean, std = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(1, 3, 1, 1)
+    normalised = Normalize([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])(image)
+    torch.testing.assert_close(normalised, (image / 255 - mean) / std, rtol=1e-5, atol=1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_and_names_its_images() -> None:
+    with pytest.raises(ContractError, match=r"loss: expected a finite number in epoch 0, got nan for two\b"):
+        module(Poisoned()).training_step(batch(), 0)
+
+
+def test_the_loss_is_float32_under_autocast() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, logits = module().step(batch())
+    assert logits.dtype == torch.bfloat16
+    assert losses.dtype == torch.float32
+
+
+def test_the_module_counts_what_it_sees() -> None:
+    seen = module().eval()
+    out = seen.validation_step(batch(), 0)
+    values = seen.val_meter.flush()
+    assert values["loss"].item() == pytest.approx(out["losses"].mean().item())
+    found, true = out["logits"] >= 0, batch()["target"] == 1
+    iou = ((found & true).sum((1, 2, 3)) / (found | true).sum((1, 2, 3))).mean()
+    assert values["iou"].item() == pytest.approx(iou.item(), abs=1e-6)
+
+
+def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were() -> None:
+    images = (torch.rand(3, 8, 8, 3).numpy() * 255).astype("uint8")
+    masks = (images[..., 0] > 128).astype("uint8")
+    samples = Samples(Arrays(images, masks), [0, 1, 2], ["a", "b", "c"], None, (), 1)
+    trained = module()
+    before, state = copy.deepcopy(trained.state_dict()), torch.get_rng_state()
+    rehearse(trained, loader(samples, 2, 0, False, None))
+    assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(weight.grad is None for weight in trained.parameters())
+    assert trained.train_meter.metrics.update_count == 0
+
+
+def test_the_random_state_travels_with_the_checkpoint() -> None:
+    saved: dict[str, Any] = {}
+    module().on_save_checkpoint(saved)
+    first = torch.rand(3)
+    module().on_load_checkpoint(saved)
+    assert torch.equal(torch.rand(3), first)
