@@ -17,9 +17,9 @@ from seglab.data.pixels import files_in, read_image, read_mask
 class Folder(Dataset):
     """Any two folders of images and masks (PNG, JPEG, TIFF, PGM), matched by the name without its ending.
 
-    images, masks, and for a test set of its own test_images, test_masks: folders in `root`. mask_suffix: what a mask's
-    name adds to its image's. mask_value: foreground is this value; null: foreground is above `threshold`.
-    group_pattern: a regular expression whose first group, found in an image's name, is its patient or scene.
+    images, masks, and for a test set of its own test_images, test_masks: folders in `root`. image_suffix, mask_suffix:
+    what the names add to what the two have in common. mask_value: foreground is this value; null: it is above
+    `threshold`. group_pattern: a regular expression whose first group, found in an image's name, is its patient.
     """
 
     root: str
@@ -27,6 +27,7 @@ class Folder(Dataset):
     masks: str = "masks"
     test_images: str | None = None
     test_masks: str | None = None
+    image_suffix: str = ""
     mask_suffix: str = ""
     mask_value: int | None = None
     threshold: int = 0
@@ -49,17 +50,13 @@ class Folder(Dataset):
 
     def pairs(self, images: Path, masks: Path, part: str) -> list[Item]:
         """Match the two folders of one part; a file without its partner becomes an item with a fault."""
-        left = {path.stem: path for path in files_in(images) if images != masks or not self.is_mask(path)}
-        right = {path.stem.removesuffix(self.mask_suffix): path for path in files_in(masks) if self.is_mask(path)}
+        left = stems(images, self.image_suffix, "" if images != masks else self.mask_suffix)
+        right = stems(masks, self.mask_suffix, "" if images != masks else self.image_suffix)
         prefix = f"{part}/" if part else ""
         return [
             self.pair(prefix + stem, left.get(stem), right.get(stem), part)
             for stem in sorted(left.keys() | right.keys())
         ]
-
-    def is_mask(self, path: Path) -> bool:
-        """Tell by the suffix whether a file among the masks is one."""
-        return path.stem.endswith(self.mask_suffix)
 
     def pair(self, name: str, image: Path | None, mask: Path | None, part: str) -> Item:
         """Make one item of an image and a mask, either of which may be missing."""
@@ -84,3 +81,11 @@ class Folder(Dataset):
         found = re.search(self.group_pattern, stem)
         require(found is not None, "dataset folder", f"group_pattern {self.group_pattern} to match", stem)
         return found[1] if found and found.re.groups else stem
+
+
+def stems(folder: Path, suffix: str, other: str) -> dict[str, Path]:
+    """Give the files of a folder whose names end in `suffix`, and not in `other` if that says more, by what is left."""
+    mine = [path for path in files_in(folder) if path.stem.endswith(suffix)]
+    if len(other) > len(suffix):
+        mine = [path for path in mine if not path.stem.endswith(other)]
+    return {path.stem.removesuffix(suffix): path for path in mine}

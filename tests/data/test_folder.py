@@ -59,6 +59,16 @@ def test_images_and_masks_may_share_a_folder(root):
     assert len(folder(root, masks="images").items()) == 12
 
 
+def test_both_names_may_end_in_their_own_suffix(root):
+    for path in (root / "images").iterdir():
+        path.rename(root / "images" / f"{path.stem}_FULL.png")
+    for path in (root / "masks").iterdir():
+        path.rename(root / "images" / path.name)
+    items = folder(root, masks="images", image_suffix="_FULL").items()
+    assert [item.id for item in items][:2] == ["P0_0", "P0_1"]
+    assert not any(item.fault for item in items)
+
+
 @pytest.mark.parametrize(
     ("broken", "sentence"),
     [

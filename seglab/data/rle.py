@@ -1,0 +1,108 @@
+"""Run-length encoded masks, as in the Airbus Ship Detection challenge: pairs of start and length.
+
+Starts count from 1 down the columns of the mask (column-major order). Nothing here loops over runs or pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from seglab.contract import ContractError, require
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of many objects: `starts` (from 0), `lengths` in pixels, and `owners`, the numbers of their objects."""
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    owners: np.ndarray
+
+    def part(self, first: int, last: int) -> Runs:
+        """Give the runs number `first` to `last`, without the latter."""
+        return Runs(self.starts[first:last], self.lengths[first:last], self.owners[first:last])
+
+    def positions(self) -> np.ndarray:
+        """List every pixel of every run, as its place in column-major order."""
+        before = np.cumsum(self.lengths) - self.lengths
+        return np.repeat(self.starts - before, self.lengths) + np.arange(self.lengths.sum())
+
+
+def parse(texts: Sequence[str], names: Sequence[str]) -> Runs:
+    """Read the runs of many objects at once; `names` are for the sentence about one that is malformed.
+
+    >>> parse(["3 2 7 1"], ["a"])
+    Runs(starts=array([2, 6]), lengths=array([2, 1]), owners=array([0, 0]))
+    """
+    words = [text.split() for text in texts]
+    counts = np.array([len(each) for each in words], np.int64)
+    for odd in np.flatnonzero(counts % 2)[:1]:
+        require(False, f"runs of {names[odd]}", "pairs of start and length", f"{counts[odd]} numbers")
+    try:
+        numbers = np.array([word for each in words for word in each], np.int64).reshape(-1, 2)
+    except (ValueError, OverflowError):
+        wrong = next(name for name, text in zip(names, texts, strict=True) if not is_numbers(text))
+        raise ContractError(f"runs of {wrong}: expected whole numbers, got other text") from None
+    return Runs(numbers[:, 0] - 1, numbers[:, 1], np.repeat(np.arange(len(texts)), counts // 2))
+
+
+def is_numbers(text: str) -> bool:
+    """Tell whether a text is digits and blanks."""
+    return text.replace(" ", "").isdigit()
+
+
+def check(runs: Runs, shape: Shape, name: str) -> None:
+    """Raise one sentence where a run is empty, leaves the image, or overlaps another."""
+    who, order = f"runs of {name}", np.argsort(runs.starts, kind="stable")
+    starts, ends = runs.starts[order], (runs.starts + runs.lengths)[order]
+    require(bool((runs.lengths > 0).all()), who, "lengths above 0", runs.lengths.min(initial=0))
+    inside = bool((starts >= 0).all() and (ends <= shape[0] * shape[1]).all())
+    if not inside:
+        outermost = (int(starts.min()) + 1, int(ends.max()))
+        require(False, who, f"runs within 1 to {shape[0] * shape[1]}", f"{outermost[0]} to {outermost[1]}")
+    overlaps = np.flatnonzero(starts[1:] < ends[:-1])
+    require(not len(overlaps), who, "runs that do not overlap", f"{len(overlaps)} overlaps")
+
+
+def paint(runs: Runs, shape: Shape) -> np.ndarray:
+    """Draw the mask (h, w) uint8 of all runs together."""
+    mask = np.zeros(shape[0] * shape[1], np.uint8)
+    mask[runs.positions()] = 1
+    return mask.reshape(shape[::-1]).T
+
+
+def instances(runs: Runs, shape: Shape) -> np.ndarray:
+    """Draw each object in its own number, from 1 in order of appearance: (h, w) int32, 0 elsewhere."""
+    labels = np.zeros(shape[0] * shape[1], np.int32)
+    numbers = np.unique(runs.owners, return_inverse=True)[1] + 1
+    labels[runs.positions()] = np.repeat(numbers, runs.lengths)
+    return labels.reshape(shape[::-1]).T
+
+
+def decode(text: str, shape: Shape) -> np.ndarray:
+    """Read one mask (h, w) uint8; the inverse of `encode`. Raises a ContractError for malformed runs.
+
+    >>> decode("1 2 6 1", (3, 2)).tolist()
+    [[1, 0], [1, 0], [0, 1]]
+    """
+    runs = parse([text], ["mask"])
+    check(runs, shape, "mask")
+    return paint(runs, shape)
+
+
+def encode(mask: np.ndarray) -> str:
+    """Write the runs of a mask (h, w); an empty mask is an empty text.
+
+    >>> encode(np.array([[1, 0], [1, 0], [0, 1]]))
+    '1 2 6 1'
+    """
+    flat = np.concatenate([[False], mask.T.reshape(-1) > 0, [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1]).reshape(-1, 2)
+    edges[:, 1] -= edges[:, 0]
+    edges[:, 0] += 1
+    return " ".join(map(str, edges.reshape(-1).tolist()))
