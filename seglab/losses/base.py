@@ -12,6 +12,11 @@ from torch import Tensor
 from seglab.contract import Logits, PerImage, Target, require
 
 
+def real(x: Tensor) -> Tensor:
+    """The tensor in the dtype losses compute in: float64 stays, everything else becomes float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """What a reader of the report should know about a loss.
@@ -19,7 +24,7 @@ class Card:
     `formula` is LaTeX in p = sigmoid(z), q = sigmoid(-z), t the target and N the number of pixels. `empty` says what
     the loss does on a mask without foreground, `differs` how smp, MONAI and kornia differ under the same name.
     `soft` says whether targets strictly between 0 and 1 are defined, `proper` whether the minimum is then at p = t,
-    `signed` whether the loss may fall below 0.
+    `zero` whether a perfect prediction costs 0, `signed` whether the loss may fall below 0.
     """
 
     title: str
@@ -30,6 +35,7 @@ class Card:
     differs: str
     soft: bool = True
     proper: bool = False
+    zero: bool = True
     signed: bool = False
 
 
@@ -47,16 +53,18 @@ class Loss(ABC):
 
     def __call__(self, logits: Logits, target: Target, **maps: Tensor) -> PerImage:
         self._check_shapes(logits, target, maps)
-        z = logits if logits.dtype == torch.float64 else logits.float()
         device = logits.device.type
-        if not torch.is_autocast_enabled(device):
-            return self.per_image(z, target, **maps)
-        with torch.autocast(device, enabled=False):
-            return self.per_image(z, target, **maps)
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                loss = self.per_image(logits, target, **maps)
+        else:
+            loss = self.per_image(logits, target, **maps)
+        self._suspect(loss, logits, target)
+        return loss
 
     @abstractmethod
-    def per_image(self, z: Tensor, target: Target, **maps: Tensor) -> PerImage:
-        """The loss of each image (b,), from float logits; the target comes in its own dtype."""
+    def per_image(self, logits: Logits, target: Target, **maps: Tensor) -> PerImage:
+        """The loss of each image (b,); logits and target come in their own dtypes, of one shape, outside autocast."""
 
     def fitted(self, foreground: float) -> Self:
         """This loss with each `auto` parameter worked out from the foreground share of the training masks."""
@@ -77,7 +85,7 @@ class Loss(ABC):
         )
         wrong = int(logits.isnan().sum())
         require(not wrong, self.name, "logits that are numbers", f"{wrong} NaN of {logits.numel()}")
-        if not self.card.soft:
+        if not self.soft:
             soft = int(((target > 0) & (target < 1)).sum())
             require(
                 not soft,
@@ -98,6 +106,19 @@ class Loss(ABC):
         for need in self.needs:
             got = tuple(maps[need].shape) if need in maps else "none"
             require(got == tuple(target.shape), self.name, f"a map {need!r} shaped like the target", got)
+
+    def _suspect(self, loss: Tensor, logits: Tensor, target: Tensor) -> None:
+        """Look into the values if the result is impossible; on a GPU that would wait, so there it is the caller's."""
+        if loss.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return
+        possible = loss.isfinite() if self.card.signed else (loss >= 0) & (loss < torch.inf)
+        if not possible.all() or (target.is_floating_point() and not self.soft):
+            self.check(logits, target)
+
+    @property
+    def soft(self) -> bool:
+        """Whether targets strictly between 0 and 1 are defined."""
+        return self.card.soft
 
     @property
     def name(self) -> str:

@@ -3,33 +3,51 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
-from seglab.contract import ContractError, PerImage, require
+from seglab.contract import PerImage, require
 from seglab.losses.base import Card
-from seglab.losses.sums import Pixels, SumLoss, Sums
+from seglab.losses.sums import Part, Pixels, SumLoss, Sums
 
 ANY_MASK = "Nothing special: every pixel counts as it does anywhere else."
 
+Weight: TypeAlias = float | Literal["auto"]
+"""A number, or `auto`: background over foreground of the training masks, so that both weigh the same in total."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class PixelLoss(SumLoss):
+class PixelLoss(SumLoss, Part):
     """The mean over the pixels of t f1(z) + (1 - t) f0(z)."""
+
+    keeps: ClassVar[bool] = True
 
     @abstractmethod
     def pixel(self, x: Pixels) -> Tensor:
         """The loss of each pixel."""
 
-    def terms(self, x: Pixels) -> dict[Hashable, Tensor]:
-        return {self: self.pixel(x)}
+    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
+        """The derivative of `pixel` by z, written to `out`; automatic unless a loss knows a faster closed form."""
+        with torch.enable_grad():
+            z = x.z.detach().requires_grad_()
+            slope = torch.autograd.grad(self.pixel(Pixels(z, x.t, x.maps)).sum(), z)[0]
+        return slope if out is None else out.copy_(slope)
+
+    def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
+        assert kept is not None
+        return kept.mul_(weights[0])
+
+    def terms(self, x: Pixels) -> tuple[Tensor, ...]:
+        return (self.pixel(x),)
+
+    def parts(self) -> tuple[Part, ...]:
+        return (self,)
 
     def value(self, sums: Sums, n: int) -> PerImage:
-        return sums[self].mean(1) / n
+        return sums[self][0].mean(1) / n
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +60,15 @@ class BCE(PixelLoss):
         formula=r"\frac1N\sum\;-t\log p-(1-t)\log q",
         paper="Good 1952, Rational decisions (the logarithmic score)",
         empty=ANY_MASK,
-        differs="Same as torch and smp; torch's BCELoss of a sigmoid loses the gradient from |z| = 17 on.",
+        differs="Same as torch and smp. torch's BCELoss of a sigmoid has no gradient left at |z| = 100.",
         proper=True,
     )
 
     def pixel(self, x: Pixels) -> Tensor:
-        return x.t * x.l1 + x.u * x.l0
+        return x.mix(x.l1, x.l0)
+
+    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
+        return x.mix(-x.q, x.p, out=out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,66 +78,159 @@ class WeightedBCE(PixelLoss):
     `pos_weight="auto"` takes background over foreground of the training masks, so that both weigh the same in total.
     """
 
-    pos_weight: float | Literal["auto"] = "auto"
+    pos_weight: Weight = "auto"
 
     card: ClassVar[Card] = Card(
         title="Weighted cross-entropy",
         family="pixel",
         formula=r"\frac1N\sum\;-w\,t\log p-(1-t)\log q",
-        paper="Sudre et al. 2017, Generalised Dice overlap as a deep learning loss function (eq. WCE)",
+        paper="Sudre et al. 2017, Generalised Dice overlap as a deep learning loss function",
         empty=ANY_MASK,
         differs=(
-            "torch and kornia call it pos_weight; torch's cross_entropy(weight) and MONAI's DiceCE with two "
-            "channels divide by the sum of weights."
+            "pos_weight of torch, smp and kornia. MONAI's DiceCE(weight) is this for one channel, but divides by "
+            "the sum of weights for two."
         ),
     )
 
     def __post_init__(self) -> None:
-        ok = self.pos_weight == "auto" or (not isinstance(self.pos_weight, str) and self.pos_weight > 0)
-        self.limit(ok, "pos_weight", "above 0 or 'auto'")
+        self.limit(self.pos_weight == "auto" or is_positive(self.pos_weight), "pos_weight", "above 0 or auto")
 
     def fitted(self, foreground: float) -> Self:
-        if self.pos_weight != "auto":
-            return self
-        require(
-            0 < foreground < 1, self.name, "training masks with foreground and background", f"a share of {foreground:g}"
-        )
-        return replace(self, pos_weight=(1 - foreground) / foreground)
+        return replace(self, pos_weight=fit(self.pos_weight, foreground, self.name))
 
     def pixel(self, x: Pixels) -> Tensor:
-        if isinstance(self.pos_weight, str):
-            raise ContractError(f"{self.name}: pos_weight is still {self.pos_weight!r}; set a number or call fitted()")
-        return self.pos_weight * (x.t * x.l1) + x.u * x.l0
+        return x.mix(number(self.pos_weight, self.name) * x.l1, x.l0)
+
+    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
+        return x.mix(-number(self.pos_weight, self.name) * x.q, x.p, out=out)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Focal(PixelLoss):
-    """Cross-entropy in which a pixel counts the less the better it is classified already.
+class ClassWeightedCE(PixelLoss):
+    """Cross-entropy as a weighted mean: each class has a weight, and each image is divided by its sum of weights."""
 
-    `gamma` is the exponent of that factor; `alpha` weights the foreground and 1 - alpha the background (null: neither).
-    """
+    foreground_weight: float = 2.0
+    background_weight: float = 1.0
 
-    gamma: float = 2.0
-    alpha: float | None = None
-
+    count: ClassVar[int] = 2
     card: ClassVar[Card] = Card(
-        title="Focal loss",
+        title="Class-weighted cross-entropy",
         family="pixel",
-        formula=r"\frac1N\sum\;-\alpha\,t\,q^\gamma\log p-(1-\alpha)(1-t)\,p^\gamma\log q",
-        paper="Lin et al. 2017, Focal Loss for Dense Object Detection",
+        formula=r"\frac{\sum-w_1t\log p-w_0(1-t)\log q}{\sum w_1t+w_0(1-t)}",
+        paper="Ronneberger, Fischer, Brox 2015, U-Net; weights 1:1, 1:2 and 1:3 as in studies of the optic fundus",
         empty=ANY_MASK,
         differs=(
-            "smp, MONAI and kornia agree on hard labels; each reads soft labels its own way, ours is the mixture "
-            "of the two classes."
+            "torch's cross_entropy(weight) divides by the sum over the batch, ours over the image; smp and kornia"
+            " have none."
         ),
+        proper=False,
     )
 
     def __post_init__(self) -> None:
-        self.limit(self.gamma >= 0, "gamma", "of at least 0")
-        self.limit(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or null")
+        self.limit(self.foreground_weight > 0, "foreground_weight", "above 0")
+        self.limit(self.background_weight > 0, "background_weight", "above 0")
 
     def pixel(self, x: Pixels) -> Tensor:
-        foreground, background = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
-        missed = torch.exp(-self.gamma * x.l0) * x.l1
-        alarmed = torch.exp(-self.gamma * x.l1) * x.l0
-        return foreground * (x.t * missed) + background * (x.u * alarmed)
+        return x.mix(self.foreground_weight * x.l1, self.background_weight * x.l0)
+
+    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
+        return x.mix(-self.foreground_weight * x.q, self.background_weight * x.p, out=out)
+
+    def terms(self, x: Pixels) -> tuple[Tensor, ...]:
+        return self.pixel(x), x.t
+
+    def value(self, sums: Sums, n: int) -> PerImage:
+        loss, foreground = sums[self]
+        weight = self.foreground_weight * foreground + self.background_weight * (n - foreground)
+        return (loss / weight).mean(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalancedCE(PixelLoss):
+    """Cross-entropy in which foreground and background weigh the same in every image, whatever their sizes."""
+
+    count: ClassVar[int] = 3
+    card: ClassVar[Card] = Card(
+        title="Balanced cross-entropy",
+        family="pixel",
+        formula=r"\tfrac12\Big(\frac{\sum-t\log p}{\sum t}+\frac{\sum-(1-t)\log q}{\sum 1-t}\Big)",
+        paper="Xie and Tu 2015, Holistically-Nested Edge Detection",
+        empty="The class that is there is scored alone.",
+        differs=(
+            "Divided by N, as published, it is 2f(1-f) times ours (f the foreground share): it fades with "
+            "imbalance and is 0 on one class."
+        ),
+    )
+
+    def pixel(self, x: Pixels) -> Tensor:
+        return x.mix(x.l1, x.l0)
+
+    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
+        return torch.mul(x.p, x.u, out=out)
+
+    def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
+        assert kept is not None
+        return kept.mul_(weights[1]).sub_(weights[0] * x.q * x.t)
+
+    def terms(self, x: Pixels) -> tuple[Tensor, ...]:
+        return x.t * x.l1, x.u * x.l0, x.t
+
+    def value(self, sums: Sums, n: int) -> PerImage:
+        missed, alarmed, foreground = sums[self]
+        background = n - foreground
+        share = torch.where((foreground > 0) & (background > 0), 0.5, 1.0)
+        each = missed / foreground.clamp(min=1) + alarmed / background.clamp(min=1)
+        return (share * each).mean(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSmoothing(PixelLoss):
+    """Cross-entropy against labels moved from 0 and 1 to `smoothing` and 1 - `smoothing`, against overconfidence."""
+
+    smoothing: float = 0.1
+
+    card: ClassVar[Card] = Card(
+        title="Label smoothing",
+        family="pixel",
+        formula=r"\frac1N\sum\;-t'\log p-(1-t')\log q,\quad t'=t(1-s)+(1-t)s",
+        paper="Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision",
+        empty=ANY_MASK,
+        differs=(
+            "smp's SoftBCE(smooth_factor) means the same; torch's cross_entropy(label_smoothing) moves labels "
+            "half as far."
+        ),
+        zero=False,
+    )
+
+    def __post_init__(self) -> None:
+        self.limit(0 <= self.smoothing < 0.5, "smoothing", "in [0, 0.5)")
+
+    def pixel(self, x: Pixels) -> Tensor:
+        s = self.smoothing
+        return x.mix(torch.lerp(x.l1, x.l0, s), torch.lerp(x.l0, x.l1, s))
+
+    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
+        return torch.lerp(x.p, -x.q, torch.lerp(x.t, x.u, self.smoothing), out=out)
+
+
+def is_positive(weight: Weight) -> bool:
+    return not isinstance(weight, str) and weight > 0
+
+
+def fit(weight: Weight, foreground: float, who: str) -> float:
+    """The weight itself, or for `auto` background over foreground."""
+    if not isinstance(weight, str):
+        return weight
+    require(
+        0 < foreground < 1,
+        who,
+        "training masks with foreground and background",
+        f"a foreground share of {foreground:g}",
+    )
+    return (1 - foreground) / foreground
+
+
+def number(weight: Weight, who: str) -> float:
+    """The weight once it is known."""
+    require(weight != "auto", who, "a weight that is a number", "auto", "call fitted(foreground) first")
+    return float(weight)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
@@ -12,14 +11,13 @@ from torch import Tensor
 
 from seglab.contract import PerImage
 from seglab.losses.base import Card
-from seglab.losses.sums import Pixels, SumLoss, Sums
+from seglab.losses.sums import Part, Pixels, SumLoss, Sums
 
 Empty: TypeAlias = Literal["complement", "formula", "skip"]
 """On a mask without foreground: score the background, take the smoothing literally, or leave the image out."""
 
 BY_POLICY = (
-    "By policy: the background is scored (complement), the smoothing taken literally (formula), or the image left"
-    " out (skip)."
+    "By policy: the background is scored (complement), the smoothing taken literally (formula), or the image skipped."
 )
 TINY = 1e-30
 
@@ -32,29 +30,57 @@ class Confusion(NamedTuple):
     fn: Tensor
     tn: Tensor
 
-    @classmethod
-    def of(cls, sums: Sums) -> Confusion:
-        return cls(sums["tp"], sums["fp"], sums["fn"], sums["tn"])
-
     @property
     def empty(self) -> Tensor:
         """Where the mask has no foreground."""
         return self.tp + self.fn == 0
 
+    def swapped(self) -> Confusion:
+        """The same with the background as the class of interest."""
+        return Confusion(self.tn, self.fn, self.fp, self.tp)
+
     def complemented(self) -> Confusion:
-        """The same with the roles of foreground and background exchanged where the mask has no foreground."""
-        swapped = zip(self, reversed(self), strict=True)
-        return Confusion(*(torch.where(self.empty, theirs, ours) for ours, theirs in swapped))
+        """The same, swapped where the mask has no foreground."""
+        return Confusion(*(torch.where(self.empty, b, a) for a, b in zip(self, self.swapped(), strict=True)))
 
 
-def confusion(x: Pixels) -> dict[Hashable, Tensor]:
-    """The terms that add up to a `Confusion`."""
-    return {"tp": x.p * x.t, "fp": x.p * x.u, "fn": x.q * x.t, "tn": x.q * x.u}
+@dataclass(frozen=True)
+class Overlap(Part):
+    """The sums of a `Confusion`; true negatives on their own only for losses that need them to the last pixel."""
+
+    with_tn: bool = False
+
+    keeps: ClassVar[bool] = True
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        return 4 if self.with_tn else 3
+
+    def terms(self, x: Pixels) -> tuple[Tensor, ...]:
+        sums = x.p * x.t, x.p * x.u, x.q * x.t
+        return (*sums, x.q * x.u) if self.with_tn else sums
+
+    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
+        return torch.mul(x.p, x.q, out=out)
+
+    def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
+        assert kept is not None
+        tp, fp, fn, *tn = weights
+        return kept.mul_(x.mix(tp - fn, fp - tn[0] if tn else fp))
+
+    def confusion(self, sums: Sums, n: int) -> Confusion:
+        tp, fp, fn, *tn = sums[self]
+        return Confusion(tp, fp, fn, tn[0] if tn else n - tp - fp - fn)
 
 
 def ratio(part: Tensor, whole: Tensor) -> Tensor:
     """part / whole with 0/0 = 0, finite in value and gradient however small the whole is."""
     return part / whole.clamp(min=TINY)
+
+
+def power(x: Tensor, exponent: float) -> Tensor:
+    """x ** exponent for x of at least 0, with a finite slope at 0 for exponents under 1."""
+    return x if exponent == 1 else torch.where(x > TINY, x.clamp(min=TINY) ** exponent, 0)
 
 
 def tversky(m: Confusion, fp_weight: float, fn_weight: float, smooth: float = 0.0) -> Tensor:
@@ -65,11 +91,11 @@ def tversky(m: Confusion, fp_weight: float, fn_weight: float, smooth: float = 0.
 
 @dataclass(frozen=True, kw_only=True)
 class RegionLoss(SumLoss):
-    """A function of the soft confusion of each image.
+    """A function of a few sums of each image, with a policy for masks without foreground.
 
-    `empty` names what happens on a mask without foreground: "complement" scores the background instead, "formula" takes
-    the smoothing literally, "skip" takes the image out of the batch mean (it reads 0, and the rest weighs more).
-    `smooth` (pixels) is added to numerator and denominator of the score.
+    `empty` names it: "complement" scores the background instead, "formula" takes the smoothing literally, "skip" takes
+    the image out of the batch mean (it reads 0, and the rest weighs more). `smooth` (pixels) is added to numerator and
+    denominator of the score.
     """
 
     empty: Empty = "complement"
@@ -79,16 +105,25 @@ class RegionLoss(SumLoss):
         self.limit(self.empty in ("complement", "formula", "skip"), "empty", "one of complement, formula, skip")
         self.limit(self.smooth >= 0, "smooth", "of at least 0")
 
-    def terms(self, x: Pixels) -> dict[Hashable, Tensor]:
-        return confusion(x)
+    def mean(self, loss: Tensor, empty: Tensor) -> PerImage:
+        """The mean over the channels; under "skip" what is empty counts 0 and the rest of the batch more."""
+        if self.empty == "skip":
+            loss = torch.where(empty, 0, loss) * (empty.numel() / (~empty).sum().clamp(min=1))
+        return loss.mean(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapLoss(RegionLoss):
+    """A region loss that is a function of the soft confusion."""
+
+    part: ClassVar[Overlap] = Overlap()
+
+    def parts(self) -> tuple[Part, ...]:
+        return (self.part,)
 
     def value(self, sums: Sums, n: int) -> PerImage:
-        m = Confusion.of(sums)
-        loss = self.overlap(m.complemented() if self.empty == "complement" else m)
-        if self.empty == "skip":
-            kept = ~m.empty
-            loss = torch.where(kept, loss, 0) * (kept.numel() / kept.sum().clamp(min=1))
-        return loss.mean(1)
+        m = self.part.confusion(sums, n)
+        return self.mean(self.overlap(m.complemented() if self.empty == "complement" else m), m.empty)
 
     @abstractmethod
     def overlap(self, m: Confusion) -> Tensor:
@@ -96,7 +131,7 @@ class RegionLoss(SumLoss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dice(RegionLoss):
+class Dice(OverlapLoss):
     """One minus the Dice coefficient (F1) of each image, with probabilities in place of decisions."""
 
     card: ClassVar[Card] = Card(
@@ -106,8 +141,8 @@ class Dice(RegionLoss):
         paper="Milletari, Navab, Ahmadi 2016, V-Net; in this linear form Drozdzal et al. 2016 and Sudre et al. 2017",
         empty=BY_POLICY,
         differs=(
-            "smp pools the batch, counts s twice and gives an empty batch loss 0; MONAI and kornia score an empty"
-            " mask 1 with a vanishing gradient."
+            "smp pools the batch, counts s twice and scores an empty batch 0; in MONAI the gradient of an empty "
+            "mask vanishes (1e-9)."
         ),
     )
 
@@ -116,7 +151,7 @@ class Dice(RegionLoss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IoU(RegionLoss):
+class IoU(OverlapLoss):
     """One minus the intersection over union (Jaccard index) of each image, with probabilities in place of decisions."""
 
     card: ClassVar[Card] = Card(
@@ -126,8 +161,8 @@ class IoU(RegionLoss):
         paper="Rahman and Wang 2016, Optimizing Intersection-over-Union in Deep Neural Networks for Image Segmentation",
         empty=BY_POLICY,
         differs=(
-            "smp pools the batch; MONAI's jaccard halves the smoothing; the Keras original decides about the "
-            "complement for the whole batch."
+            "smp pools the batch, MONAI halves the smoothing, kornia has none; the Keras original takes the "
+            "complement for whole batches."
         ),
     )
 
@@ -136,7 +171,7 @@ class IoU(RegionLoss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tversky(RegionLoss):
+class Tversky(OverlapLoss):
     """Overlap in which false alarms and misses weigh differently (Dice at .5 and .5, IoU at 1 and 1)."""
 
     fp_weight: float = 0.3
@@ -152,8 +187,8 @@ class Tversky(RegionLoss):
         ),
         empty=BY_POLICY,
         differs=(
-            "alpha weights fp in smp, MONAI and kornia (default .5, .5, none), fn in Abraham and Khan; smp pools "
-            "the batch."
+            "alpha weights fp in smp, MONAI (both .5, .5) and kornia (no default), fn in Abraham and Khan; smp "
+            "pools the batch."
         ),
     )
 
@@ -164,3 +199,50 @@ class Tversky(RegionLoss):
 
     def overlap(self, m: Confusion) -> Tensor:
         return tversky(m, self.fp_weight, self.fn_weight, self.smooth)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalTversky(Tversky):
+    """Tversky loss to a power: under 1, images that are nearly right still pull; above 1, the bad ones dominate."""
+
+    exponent: float = 0.75
+
+    card: ClassVar[Card] = Card(
+        title="Focal Tversky loss",
+        family="region",
+        formula=r"\Big(\frac{a\,fp+b\,fn}{tp+a\,fp+b\,fn+s}\Big)^{\gamma}",
+        paper=(
+            "Abraham and Khan 2019, A novel focal Tversky loss function with improved attention U-Net for lesion "
+            "segmentation"
+        ),
+        empty=BY_POLICY,
+        differs=(
+            "The paper writes 1/gamma with 4/3. smp pools the batch, takes the power after the mean and gives NaN"
+            " gradients on an empty batch."
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.limit(self.exponent > 0, "exponent", "above 0")
+
+    def overlap(self, m: Confusion) -> Tensor:
+        return power(super().overlap(m), self.exponent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogCoshDice(OverlapLoss):
+    """Log-cosh of the Dice loss: quadratic when it is small, nearly linear when it is large."""
+
+    card: ClassVar[Card] = Card(
+        title="Log-cosh Dice loss",
+        family="region",
+        formula=r"\log\cosh\Big(\frac{fp+fn}{2\,tp+fp+fn+s}\Big)",
+        paper="Jadon 2020, A survey of loss functions for semantic segmentation",
+        empty=BY_POLICY,
+        differs="smp, MONAI and kornia have none; the paper smooths by 1, ours by 0 unless told.",
+    )
+
+    def overlap(self, m: Confusion) -> Tensor:
+        half = torch.sinh(tversky(m, 0.5, 0.5, self.smooth / 2) / 2)
+        return torch.log1p(2 * half * half)
