@@ -1,0 +1,83 @@
+"""The fully convolutional net of the mammography work, with every way of growing a map back to full size."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seglab.contract import Image, Logits, require
+from seglab.models.parts import check_input, conv_norm_relu, initialise, norm_layer, set_prior
+
+UPSAMPLE = ("mixed", "resize", "transpose", "bilinear")
+
+
+class FCN(nn.Module):
+    """A plain contracting path to 1/32 of the size, and a plain expanding path back, without skip connections.
+
+    Made for lesions in mammograms of 640x640 pixels, which it reduces to 20x20x512 (five poolings; a dilated
+    convolution stands where a sixth would) and grows back to 320x320x32 and 640x640. It descends from the fully
+    convolutional networks of Long, Shelhamer and Darrell, CVPR 2015. Takes (b, in_channels, h, w) with sides divisible
+    by 32, gives logits (b, 1, h, w).
+
+    base: channels at full size, doubled by each pooling (32 gives the 512). norm: batch, instance, group or none.
+    upsample: "mixed" is the published net: four times nearest-neighbour resizing and a 3x3 convolution, then a
+    transposed convolution of stride 2 and a last one of stride 1; "resize", "bilinear" and "transpose" take one kind
+    for every step. Transposed convolutions can leave checkerboards (Odena et al., Distill 2016). skips: add the
+    contracting path's features, bottlenecked by 1x1 convolutions, to those of the same size. prior: the foreground
+    probability of the untrained net; None leaves it to chance, near 0.5.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        base: int = 32,
+        norm: str = "batch",
+        upsample: str = "mixed",
+        skips: bool = False,
+        prior: float | None = None,
+    ) -> None:
+        super().__init__()
+        require(in_channels > 0 and base > 0, "model", "in_channels and base of at least 1", (in_channels, base))
+        require(upsample in UPSAMPLE, "model: upsample", " or ".join(UPSAMPLE), upsample)
+        self.in_channels = in_channels
+        widths = [base * 2**level for level in range(5)]
+        self.down = nn.ModuleList(
+            nn.Sequential(conv_norm_relu(i, o, norm), conv_norm_relu(o, o, norm))
+            for i, o in zip([in_channels, *widths], widths, strict=False)
+        )
+        self.dilated = conv_norm_relu(widths[-1], widths[-1], norm, padding=2, dilation=2)
+        middle, end = ("resize", "transpose") if upsample == "mixed" else (upsample, upsample)
+        self.up = nn.ModuleList(grow(2 * width, width, norm, middle) for width in reversed(widths[:-1]))
+        self.bottlenecks = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in reversed(widths[:-1])) if skips else None
+        self.full = grow(base, base, norm, end)
+        self.last = (nn.ConvTranspose2d if end == "transpose" else nn.Conv2d)(base, 1, 3, padding=1)
+        initialise(self.last)
+        set_prior(self.last, prior)
+
+    def forward(self, image: Image) -> Logits:
+        """Give each pixel of (b, in_channels, h, w) its logit (b, 1, h, w)."""
+        check_input(image, self.in_channels, 32, smallest=64)
+        levels: list[Tensor] = []
+        features = image
+        for down in self.down:
+            features = down(features)
+            levels.append(features)
+            features = F.max_pool2d(features, 2)
+        features = self.dilated(features)
+        for step, up in enumerate(self.up):
+            features = up(features)
+            if self.bottlenecks is not None:
+                features = features + self.bottlenecks[step](levels[-1 - step])
+        return self.last(self.full(features))
+
+
+def grow(inputs: int, outputs: int, norm: str, how: str) -> nn.Sequential:
+    """Make the step that doubles a map's size: a 4x4 transposed convolution, or a resize and a 3x3 convolution."""
+    if how != "transpose":
+        resize = nn.Upsample(scale_factor=2, mode="nearest" if how == "resize" else how)
+        return nn.Sequential(resize, conv_norm_relu(inputs, outputs, norm))
+    conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=norm == "none")
+    initialise(conv, gain=math.sqrt(2))
+    return nn.Sequential(conv, norm_layer(norm, outputs), nn.ReLU(inplace=True))

@@ -1,0 +1,135 @@
+"""Any architecture and encoder of segmentation-models-pytorch, with pretrained weights from a hub or a file."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seglab.contract import Image, Logits, require
+from seglab.models.parts import check_input, set_prior
+
+FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+
+
+class Smp(nn.Module):
+    """A network of segmentation-models-pytorch (Iakubovskii 2019) by the names of its architecture and encoder.
+
+    Takes (b, in_channels, h, w), gives logits (b, 1, h, w). `encoder_weights` is None, the name of weights that the
+    library downloads ("imagenet"), or a local file (.pt, .pth, .bin, .ckpt, .safetensors) that holds the encoder, alone
+    or inside a whole model; weights for colour images serve any number of channels. `options` goes to the library as it
+    is, e.g. {decoder_attention_type: scse}. prior: the foreground probability of the untrained net; None: as it is.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        arch: str = "unet",
+        encoder_name: str = "resnet34",
+        encoder_weights: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        prior: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        more = dict(options or {})
+        if encoder_weights is None or not encoder_weights.endswith(FILES):
+            self.net = create(arch, encoder_name, encoder_weights, in_channels, more)
+        else:
+            state = read(Path(encoder_weights))
+            self.net = create(arch, encoder_name, None, 3, more)
+            fill(self.net.encoder, state, in_channels, encoder_weights)
+        convolutions = [m for m in self.net.segmentation_head.modules() if isinstance(m, nn.Conv2d)]
+        set_prior(convolutions[-1], prior)
+
+    def forward(self, image: Image) -> Logits:
+        """Give each pixel of (b, in_channels, h, w) its logit (b, 1, h, w)."""
+        step = self.net.encoder.output_stride if self.net.requires_divisible_input_shape else 1
+        check_input(image, self.in_channels, step, smallest=step)
+        return self.net(image)
+
+
+def create(arch: str, encoder: str, weights: str | None, in_channels: int, options: dict[str, Any]) -> nn.Module:
+    """Build the library's model; names it does not know and a hub that does not answer are one sentence each."""
+    import segmentation_models_pytorch as smp
+
+    known("arch", arch.lower(), list(smp.MODEL_ARCHITECTURES_MAPPING))
+    if not encoder.startswith("tu-"):  # those are timm's: too many to list, and they take options of their own
+        known("encoder_name", encoder, smp.encoders.get_encoder_names())
+        for option in options:  # the library would ignore it silently
+            known("options", option, list(signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()]).parameters))
+    try:
+        with quiet("huggingface_hub"):  # writes six lines on its retries
+            return smp.create_model(arch, encoder, weights, in_channels, **options)
+    except OSError as error:
+        expected = f"the hub's weights {weights} of {encoder}, in its cache or over the network"
+        remedy = "connect, or set model.encoder_weights to a local file or null"
+        require(False, "model", expected, f"none ({type(error).__name__})", remedy)
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        expected = "an arch, encoder, weights and options that go together"
+        require(False, "model", expected, f"{arch} with {encoder}", str(error))
+        raise
+
+
+@contextmanager
+def quiet(logger: str) -> Iterator[None]:
+    """Let a logger pass nothing below an error for a while."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def known(knob: str, name: str, names: list[str]) -> None:
+    """Refuse a name that the library does not have, with the nearest ones that it has."""
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.3)
+    require(name in names, f"model: {knob}", f"one of {', '.join(near or names)}", name)
+
+
+def read(file: Path) -> dict[str, Tensor]:
+    """Read the tensors of a file by name, whether they lie bare or under `state_dict`, as trainers write them."""
+    remedy = "give the path of a .safetensors file or of a torch.save'd state_dict"
+    require(file.is_file(), "model: encoder_weights", "a file", file, "check the path")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    except Exception as error:  # pickle, zip and safetensors each fail in their own way
+        require(False, "model: encoder_weights", "a file of weights", file, f"{remedy} ({type(error).__name__})")
+        raise
+
+
+def fill(encoder: nn.Module, state: dict[str, Tensor], in_channels: int, source: str) -> None:
+    """Load the encoder's weights out of `state`, wherever they lie in it, and fit the first layer to `in_channels`."""
+    wanted = [name for name in encoder.state_dict() if not name.endswith("num_batches_tracked")]
+    starts = {name.removesuffix(wanted[0]) for name in state if name.endswith(wanted[0])}
+    start = max(starts, key=lambda s: sum(s + name in state for name in wanted), default="")
+    missing = [name for name in wanted if start + name not in state]
+    expected = f"the {len(wanted)} weights of this encoder"
+    absent = f"{len(missing)} missing, the first being {missing[0]}" if missing else None
+    require(not missing, f"model: {source}", expected, absent, "set model.encoder_name to the one that it was made for")
+    chosen = {name: state[start + name] for name in wanted}
+    first = next(value.shape[1] for value in chosen.values() if value.dim() == 4)
+    if first == in_channels:
+        encoder.set_in_channels(in_channels, pretrained=False)
+    try:
+        encoder.load_state_dict(chosen, strict=False)
+    except RuntimeError as error:
+        require(False, f"model: {source}", expected, "other shapes", str(error).splitlines()[-1].strip())
+    if first != in_channels:
+        encoder.set_in_channels(in_channels, pretrained=True)

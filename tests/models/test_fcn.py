@@ -1,0 +1,73 @@
+"""The fully convolutional net has the shapes of the mammography work and one kind of step where asked."""
+
+import pytest
+import torch
+from torch import nn
+
+from seglab.contract import ContractError
+from seglab.models.fcn import FCN
+
+
+def shapes(net: FCN, size: int) -> list[tuple[int, ...]]:
+    """Run one grey image and write down what leaves each named stage, as (channels, h, w)."""
+    seen: list[tuple[int, ...]] = []
+    for stage in (net.dilated, *net.up, net.full, net.last):
+        stage.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[1:])))
+    with torch.inference_mode():
+        net(torch.zeros(1, 1, size, size))
+    return seen
+
+
+def test_an_image_of_640_goes_through_20x20x512_and_320x320x32():
+    channels = [shape[0] for shape in shapes(FCN(1).eval(), 64)]
+    sides = [shape[1:] for shape in shapes(FCN(1, base=1).eval(), 640)]
+    assert channels == [512, 256, 128, 64, 32, 32, 1]
+    assert sides == [(20, 20), (40, 40), (80, 80), (160, 160), (320, 320), (640, 640), (640, 640)]
+
+
+@pytest.mark.parametrize("upsample", ["mixed", "resize", "transpose", "bilinear"])
+@pytest.mark.parametrize("skips", [False, True])
+def test_every_choice_doubles_step_by_step_and_trains_every_weight(upsample, skips):
+    net = FCN(1, base=2, upsample=upsample, skips=skips)
+    assert shapes(net, 96) == [(32, 3, 3), (16, 6, 6), (8, 12, 12), (4, 24, 24), (2, 48, 48), (2, 96, 96), (1, 96, 96)]
+    logits = net(torch.randn(2, 1, 64, 96))
+    assert logits.shape == (2, 1, 64, 96)
+    logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize(("upsample", "number"), [("mixed", 2), ("resize", 0), ("bilinear", 0), ("transpose", 6)])
+def test_upsample_swaps_every_step_and_the_published_net_has_two_transposed_convolutions(upsample, number):
+    net = FCN(1, base=2, upsample=upsample)
+    assert sum(isinstance(module, nn.ConvTranspose2d) for module in net.modules()) == number
+
+
+def test_the_dilated_convolution_looks_two_pixels_far():
+    conv = FCN(1, base=2).dilated[0]
+    assert (conv.dilation, conv.stride, conv.kernel_size) == ((2, 2), (1, 1), (3, 3))
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_only_skips_carry_the_image_past_the_bottom(skips):
+    net = FCN(1, base=2, skips=skips).eval()
+    net.dilated.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+    one, other = net(torch.randn(2, 1, 64, 64))
+    assert torch.equal(one, other) != skips
+
+
+@pytest.mark.parametrize(("size", "remedy"), [((500, 500), "512"), ((640, 690), r"\[640,704\]"), ((32, 32), "64")])
+def test_a_size_that_is_no_multiple_of_32_is_refused_with_the_nearest(size, remedy):
+    with pytest.raises(ContractError, match=f"divisible by 32, got .*; set dataset.size={remedy}"):
+        FCN(1, base=1)(torch.zeros(1, 1, *size))
+
+
+def test_unknown_choices_and_channels_are_one_sentence():
+    with pytest.raises(ContractError, match="mixed or resize or transpose or bilinear, got cubic"):
+        FCN(1, upsample="cubic")
+    with pytest.raises(ContractError, match=r"images \(b,1,h,w\), got 1x3x64x64"):
+        FCN(1, base=1)(torch.zeros(1, 3, 64, 64))
+
+
+def test_the_untrained_net_starts_at_the_prior():
+    net = FCN(1, base=8, prior=0.05)
+    assert net(torch.randn(2, 1, 64, 64)).sigmoid().mean().item() == pytest.approx(0.05, rel=0.1)

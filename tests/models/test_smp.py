@@ -1,0 +1,122 @@
+"""Networks of segmentation-models-pytorch are built by name, filled from files, and complain in one sentence."""
+
+import pytest
+import torch
+
+from seglab.contract import ContractError
+from seglab.models.smp import Smp
+
+
+@pytest.mark.parametrize("arch", ["unet", "FPN", "linknet", "deeplabv3plus"])
+def test_an_architecture_gives_one_logit_per_pixel(arch):
+    net = Smp(1, arch=arch, encoder_name="resnet18")
+    assert net(torch.randn(2, 1, 64, 96)).shape == (2, 1, 64, 96)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["unetplusplus", "manet", "pspnet", "pan", "deeplabv3", "upernet", "segformer"])
+def test_the_other_architectures_do_too(arch):
+    net = Smp(4, arch=arch, encoder_name="resnet18", prior=0.1)
+    assert net(torch.randn(2, 4, 128, 128)).shape == (2, 1, 128, 128)
+
+
+def test_a_transformer_of_timm_gives_one_logit_per_pixel():
+    net = Smp(3, arch="dpt", encoder_name="tu-vit_tiny_patch16_224", options={"dynamic_img_size": True}, prior=0.01)
+    assert net(torch.randn(1, 3, 64, 64)).shape == (1, 1, 64, 64)
+
+
+def test_options_reach_the_library():
+    plain, scse = (Smp(1, encoder_name="resnet18", options=o) for o in (None, {"decoder_attention_type": "scse"}))
+    assert sum(p.numel() for p in scse.parameters()) > sum(p.numel() for p in plain.parameters())
+
+
+def test_one_seed_gives_one_net_and_the_prior_its_first_guess():
+    nets = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        nets.append(Smp(1, encoder_name="resnet18", prior=0.02).eval())
+    one, other = (net(torch.ones(1, 1, 32, 32)) for net in nets)
+    assert torch.equal(one, other)
+    assert one.sigmoid().mean().item() == pytest.approx(0.02, rel=0.2)
+
+
+@pytest.mark.parametrize("form", ["bare.pth", "lightning.ckpt", "model.safetensors"])
+def test_a_local_file_fills_the_encoder_whatever_holds_it(form, tmp_path):
+    source = Smp(3, encoder_name="resnet18")
+    file = str(tmp_path / form)
+    if form == "bare.pth":
+        torch.save(source.net.encoder.state_dict(), file)
+    elif form == "lightning.ckpt":
+        torch.save({"epoch": 3, "state_dict": {f"model.{k}": v for k, v in source.state_dict().items()}}, file)
+    else:
+        from safetensors.torch import save_file
+
+        save_file(source.net.state_dict(), file)
+    filled = Smp(3, arch="fpn", encoder_name="resnet18", encoder_weights=file)
+    image = torch.randn(1, 3, 64, 64)
+    ours, theirs = (net.net.encoder.eval()(image)[-1] for net in (filled, source))
+    assert torch.equal(ours, theirs)
+
+
+def test_weights_for_colour_serve_grey_images_as_if_each_channel_held_them(tmp_path):
+    source = Smp(3, encoder_name="resnet18")
+    file = str(tmp_path / "colour.pth")
+    torch.save(source.net.encoder.state_dict(), file)
+    grey = Smp(1, encoder_name="resnet18", encoder_weights=file)
+    image = torch.randn(1, 1, 32, 32)
+    ours, theirs = grey.net.encoder.eval()(image)[-1], source.net.encoder.eval()(image.expand(1, 3, 32, 32))[-1]
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_weights_for_grey_serve_grey_images(tmp_path):
+    source = Smp(1, encoder_name="resnet18")
+    file = str(tmp_path / "grey.pth")
+    torch.save(source.state_dict(), file)
+    filled = Smp(1, encoder_name="resnet18", encoder_weights=file)
+    assert torch.equal(filled.net.encoder.conv1.weight, source.net.encoder.conv1.weight)
+
+
+def test_a_file_that_is_absent_broken_or_of_another_encoder_is_one_sentence(tmp_path):
+    with pytest.raises(ContractError, match=r"encoder_weights: expected a file, got nowhere\.pth"):
+        Smp(3, encoder_weights="nowhere.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(ContractError, match="expected a file of weights"):
+        Smp(3, encoder_weights=str(tmp_path / "text.pth"))
+    torch.save(Smp(3, encoder_name="resnet18").state_dict(), tmp_path / "resnet18.pth")
+    for other, fault in {
+        "resnet34": "missing, the first being layer1.2.conv1.weight",
+        "mobilenet_v2": "missing",
+    }.items():
+        with pytest.raises(ContractError, match=fault):
+            Smp(3, encoder_name=other, encoder_weights=str(tmp_path / "resnet18.pth"))
+
+
+def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ContractError, match=r"hub's weights imagenet of resnet18.*local file or null"):
+        Smp(3, encoder_name="resnet18", encoder_weights="imagenet")
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        ({"arch": "unett"}, "arch: expected one of unet, .*, got unett"),
+        ({"encoder_name": "resnet35"}, "encoder_name: expected one of resnet.*resnet34.*, got resnet35"),
+        ({"encoder_name": "resnet18", "encoder_weights": "imagenets"}, "go together.*imagenets"),
+        ({"encoder_name": "tu-nonsense"}, "go together.*nonsense"),
+        ({"options": {"decoder_attention": 1}}, "options: expected one of decoder_attention_type"),
+    ],
+)
+def test_names_that_the_library_lacks_are_one_sentence(knobs, sentence):
+    with pytest.raises(ContractError, match=sentence):
+        Smp(3, **knobs)
+
+
+def test_sizes_and_channels_that_do_not_fit_are_one_sentence():
+    net = Smp(3, arch="linknet", encoder_name="resnet18")
+    with pytest.raises(ContractError, match=r"divisible by 32, got 100x100; set dataset.size=96"):
+        net(torch.zeros(1, 3, 100, 100))
+    with pytest.raises(ContractError, match=r"images \(b,3,h,w\), got 1x1x64x64"):
+        net(torch.zeros(1, 1, 64, 64))
