@@ -1,0 +1,285 @@
+"""Which differences between losses are real: paired comparisons whose error rate holds with few seeds.
+
+The unit that training replicates is the SEED. What a seed does to one loss and not to another is shared by every image
+of that run, so images are no substitute for seeds: a signed-rank test over the images of two runs finds "differences"
+in about half of all comparisons of a loss with itself. Here a pair of losses is compared on twin runs (same seed, same
+images), and the interval of its mean difference carries both sources of chance:
+
+    seeds    too few to be drawn again (three seeds give ten distinct draws), so their part is Student's t, scaled by
+             the spread of the per-seed differences; that spread is moderated by the spread of the other pairs, as far
+             as the sweep shows that the pairs are alike (empirical Bayes: Smyth 2004, made for three replicates);
+    images   drawn again as whole groups (patient, scene) with replacement: n - 1 draws of n, whose spread is unbiased
+             (Rao and Wu 1988); the noise of single predictions that the seeds already carry is taken out of it
+             (Owen 2007, two-way crossed effects).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, special, stats
+
+from seglab.contract import require
+
+
+class Cube(NamedTuple):
+    """One metric of a sweep: `values` (losses, seeds, images), NaN where there is no run or the metric is undefined."""
+
+    labels: list[str]
+    seeds: list[int]
+    ids: list[str]
+    groups: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The paired difference first - second of one metric, with its interval and what chance could do to it.
+
+    `low, high` hold for this pair alone, `low_all, high_all` for all pairs of the sweep at once. `p` is two-sided, and
+    `p_holm` the same after Holm's correction over all pairs. `p_images` is the seed-averaged signed-rank test (also
+    corrected): it speaks about these trained networks on new images, not about training again.
+    `seed_variance` and `image_variance` are the two parts of the difference's variance; `prior` is how many degrees of
+    freedom the other pairs lend to the seeds - 1 of this one.
+    """
+
+    first: str
+    second: str
+    mean_first: float
+    mean_second: float
+    difference: float
+    seeds: int
+    images: int
+    groups: int
+    low: float = np.nan
+    high: float = np.nan
+    low_all: float = np.nan
+    high_all: float = np.nan
+    p: float = np.nan
+    p_holm: float = np.nan
+    p_images: float = np.nan
+    seed_variance: float = np.nan
+    image_variance: float = np.nan
+    prior: float = 0.0
+
+
+def cube(images: pd.DataFrame, metric: str) -> Cube:
+    """Arrange the per-image rows of a sweep (label, seed, id, group, metric) as losses x seeds x images."""
+    require(metric in images, "report", "a metric of per_image.csv", metric, f"one of {sorted(set(images) - META)}")
+    rows = images.drop_duplicates(["label", "seed", "id"], keep="last")
+    wide = rows.pivot(index=["label", "seed"], columns="id", values=metric)
+    labels, seeds = (list(wide.index.unique(level)) for level in ("label", "seed"))
+    full = wide.reindex(pd.MultiIndex.from_product([labels, sorted(seeds)]))
+    group = rows.drop_duplicates("id").set_index("id")["group"].reindex(wide.columns)
+    group = group.fillna(pd.Series(wide.columns, index=wide.columns)).astype(str)
+    values = full.to_numpy(float).reshape(len(labels), len(seeds), -1)
+    return Cube(labels, sorted(seeds), [str(i) for i in wide.columns], group.to_numpy(), values)
+
+
+META = {"label", "seed", "id", "group", "run", "board"}
+
+
+def compare(
+    data: Cube, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0, lower_is_better: bool = False
+) -> list[Comparison]:
+    """Compare every pair of losses that share at least two seeds; the one that looks better comes first.
+
+    Returns the pairs in the order of the losses' means. With one seed in common no interval exists, and the pair's
+    `low`, `high` and `p` are NaN.
+    """
+    require(0.5 < confidence < 1, "report", "a confidence between 0.5 and 1", confidence)
+    means = np.array([_mean(run) for run in data.values])
+    order = np.argsort(means if lower_is_better else -means, kind="stable")
+    drawn = _draw(data.groups, resamples, np.random.default_rng(seed))
+    effects = [effect for pair in combinations(order, 2) if (effect := _effect(data, pair, drawn)).paired.size]
+    tested = [effect for effect in effects if min(effect.row.seeds, effect.row.groups) > 1]
+    rows = [effect.row for effect in effects if effect not in tested]
+    if tested:
+        rows += _test(tested, drawn, 1 - confidence)
+    rank = {data.labels[loss]: place for place, loss in enumerate(order)}
+    return sorted(rows, key=lambda row: (rank[row.first], rank[row.second]))
+
+
+def _mean(runs: np.ndarray) -> float:
+    seen = np.isfinite(runs)
+    return float(runs[seen].mean()) if seen.any() else np.nan
+
+
+def _common(values: np.ndarray, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Seeds that both losses ran with, and the images on which every one of those runs has a value."""
+    there = np.isfinite(values[list(pair)])
+    seeds = there.any(axis=2).all(axis=0)
+    return seeds, there[:, seeds].all(axis=(0, 1)) if seeds.any() else np.zeros(values.shape[2], bool)
+
+
+class _Draws(NamedTuple):
+    weights: np.ndarray  # (resamples, groups): how often each group was drawn
+    tails: np.ndarray  # (resamples,): widens the draws as Student's t widens the normal, where groups are few
+    uniform: np.ndarray  # (resamples,): evenly spaced in (0, 1), in random order, for the seeds' t
+    codes: np.ndarray  # (images,): the group of each image
+
+
+def _draw(groups: np.ndarray, resamples: int, rng: np.random.Generator) -> _Draws:
+    codes = np.unique(groups, return_inverse=True)[1]
+    count = codes.max() + 1
+    if count == 1:  # a single patient or scene: its images are all the replication there is
+        codes, count = np.arange(len(groups)), len(groups)
+    free = max(count - 1, 1)
+    weights = rng.multinomial(free, np.full(count, 1 / count), size=resamples).astype(np.float32)
+    uniform = (rng.permutation(resamples) + 0.5) / resamples
+    return _Draws(weights, np.sqrt(free / rng.chisquare(free, resamples)), uniform, codes)
+
+
+class _Effect(NamedTuple):
+    row: Comparison
+    paired: np.ndarray  # (seeds, images): first - second
+    images: np.ndarray  # (all images,): which of them take part
+    codes: np.ndarray  # (images,): their groups, counted from 0
+
+
+def _effect(data: Cube, pair: tuple[int, int], drawn: _Draws) -> _Effect:
+    seeds, images = _common(data.values, pair)
+    first, second = (data.values[loss][np.ix_(seeds, images)] for loss in pair)
+    codes = np.unique(drawn.codes[images], return_inverse=True)[1]
+    row = Comparison(
+        first=data.labels[pair[0]],
+        second=data.labels[pair[1]],
+        mean_first=_mean(first),
+        mean_second=_mean(second),
+        difference=_mean(first - second),
+        seeds=int(seeds.sum()),
+        images=int(images.sum()),
+        groups=len(np.unique(codes)),
+    )
+    return _Effect(row, first - second, images, codes)
+
+
+def _test(effects: list[_Effect], drawn: _Draws, alpha: float) -> list[Comparison]:
+    """Fill in the intervals and p-values of pairs that have at least two seeds and two groups."""
+    parts = [variances(effect.paired, effect.codes) for effect in effects]
+    counts = np.array([effect.row.seeds for effect in effects])
+    losses = len({name for effect in effects for name in (effect.row.first, effect.row.second)})
+    moderated, prior = moderate(np.array([part.seeds for part in parts]) * counts, counts - 1, losses)
+    rows = []
+    for effect, part, variance in zip(effects, parts, moderated / counts, strict=True):
+        by_image = effect.paired.mean(axis=0)
+        shift = _image_shift(by_image, effect.images, drawn, part.images)
+        free = effect.row.seeds - 1 + prior
+        found = _interval(effect.row.difference, shift, np.sqrt(variance), free, drawn.uniform, alpha, len(effects))
+        found |= {"seed_variance": float(variance), "image_variance": part.images, "prior": prior}
+        rows.append(replace(effect.row, p_images=_signed_rank(by_image, effect.codes), **found))
+    corrected = zip(rows, holm([row.p for row in rows]), holm([row.p_images for row in rows]), strict=True)
+    return [replace(row, p_holm=p, p_images=p_images) for row, p, p_images in corrected]
+
+
+def moderate(variance: np.ndarray, free: np.ndarray, losses: int) -> tuple[np.ndarray, float]:
+    """Steady the pairs' variances of one seed by their common level, as far as they are alike (Smyth 2004).
+
+    `variance` and its degrees of freedom `free` have one entry a pair. Returns variances that are never below the
+    pair's own, and the degrees of freedom that the other pairs lend: none where the pairs' spreads differ widely, so
+    that one erratic loss neither hides nor invents a difference, and at most half of what `losses` - 2 further
+    losses bring (in full, simulated sweeps with one loss five times as erratic went wrong too often).
+    """
+    known = variance > 0
+    if losses < 3 or known.sum() < 2:
+        return variance, 0.0
+    half = free[known] / 2
+    logs = np.log(variance[known]) - special.digamma(half) + np.log(half)
+    unlike = np.var(logs, ddof=1) - special.polygamma(1, half).mean()
+    most = (losses - 2) * float(free.min()) / 2
+    prior = most if unlike <= 0 else min(most, 2 * _inverse_trigamma(unlike))
+    level = np.exp(logs.mean() + special.digamma(prior / 2) - np.log(prior / 2))
+    return np.maximum(variance, (prior * level + free * variance) / (prior + free)), prior
+
+
+def _inverse_trigamma(value: float) -> float:
+    return float(optimize.brentq(lambda x: special.polygamma(1, x) - value, 1e-6, 1e9))
+
+
+class Variances(NamedTuple):
+    """Variance of the mean difference that comes from the seeds, and from the images beyond what the seeds carry."""
+
+    seeds: float
+    images: float
+
+
+def variances(effect: np.ndarray, groups: np.ndarray) -> Variances:
+    """Split the variance of the grand mean of `effect` (seeds, images) as in a two-way crossed random-effects model.
+
+    `groups` (images,) holds a code from 0 for each image; images of one group count as one draw. The part of single
+    predictions (seed x image) is in both margins and is taken out of the images' part.
+    """
+    seeds, images = effect.shape
+    count = groups.max() + 1
+    grand, by_seed, by_image = effect.mean(), effect.mean(axis=1), effect.mean(axis=0)
+    sums = np.zeros((seeds, count))
+    np.add.at(sums.T, groups, (effect - by_seed[:, None] - by_image + grand).T / images)
+    margin = np.bincount(groups, by_image - grand, count) / images
+    spread = count / (count - 1) * np.sum(margin**2)
+    single = np.sum(sums**2) * count / (count - 1) / (seeds * (seeds - 1))
+    return Variances(float(np.var(by_seed, ddof=1) / seeds), float(max(spread - single, 0)))
+
+
+def _image_shift(by_image: np.ndarray, images: np.ndarray, drawn: _Draws, variance: float) -> np.ndarray:
+    """How far the mean moves when groups are drawn again: (resamples,), scaled to the images' own variance."""
+    count = drawn.weights.shape[1]
+    codes = drawn.codes[images]
+    total, size = np.bincount(codes, by_image - by_image.mean(), count), np.bincount(codes, minlength=count)
+    weight = drawn.weights @ size.astype(np.float32)
+    shift = drawn.weights @ total.astype(np.float32) / np.maximum(weight, 1)
+    spread = shift.std()
+    return shift * drawn.tails * (np.sqrt(variance) / spread if spread > 0 else 0.0)
+
+
+def _interval(
+    mean: float, shift: np.ndarray, error: float, free: float, uniform: np.ndarray, alpha: float, pairs: int
+) -> dict[str, float]:
+    """Both intervals and the p-value of a mean whose error is `shift` (draws) plus `error` times Student's t."""
+    if error == 0 and not shift.any():
+        return {"low": mean, "high": mean, "low_all": mean, "high_all": mean, "p": float(mean == 0)}
+    draws = mean - (shift + error * special.stdtrit(free, uniform))
+    levels = [alpha / 2, 1 - alpha / 2, alpha / 2 / pairs, 1 - alpha / 2 / pairs]
+    low, high, low_all, high_all = np.quantile(draws, levels)
+    beyond = special.stdtr(free, (shift - mean) / error).mean() if error else (draws <= 0).mean()
+    p = min(1.0, 2 * min(beyond, 1 - beyond) + 1e-9)
+    return {"low": low, "high": high, "low_all": low_all, "high_all": high_all, "p": float(p)}
+
+
+def _signed_rank(by_image: np.ndarray, groups: np.ndarray) -> float:
+    by_group = np.bincount(groups, by_image) / np.bincount(groups)
+    return float(stats.wilcoxon(by_group, method="asymptotic").pvalue) if np.any(by_group) else 1.0
+
+
+def holm(p: list[float]) -> list[float]:
+    """Holm's step-down correction (Holm 1979): adjusted p-values in the given order; NaN is not counted."""
+    values = np.asarray(p, float)
+    order = np.argsort(values)[: np.isfinite(values).sum()]
+    adjusted = values.copy()
+    adjusted[order] = np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1)).clip(max=1)
+    return adjusted.tolist()
+
+
+def rank_shares(data: Cube, *, resamples: int = 2_000, seed: int = 0, lower_is_better: bool = False) -> pd.DataFrame:
+    """How often each loss takes each place when seeds and groups of images are drawn again together.
+
+    Rows are losses in the order of their mean place, columns the places from 1, cells shares in [0, 1]. Only seeds and
+    images that every loss has are used; with none in common the table is empty.
+    """
+    seeds = np.isfinite(data.values).any(axis=2).all(axis=0)
+    images = np.isfinite(data.values[:, seeds]).all(axis=(0, 1))
+    if not seeds.any() or not images.any():
+        return pd.DataFrame()
+    values = data.values[:, seeds][:, :, images]
+    rng = np.random.default_rng(seed)
+    drawn = _draw(data.groups[images], resamples, rng)
+    weight = drawn.weights[:, drawn.codes]
+    chosen = rng.multinomial(seeds.sum(), np.full(seeds.sum(), 1 / seeds.sum()), size=resamples)
+    means = np.einsum("lsi,bi,bs->bl", values, weight, chosen, optimize=True)
+    places = stats.rankdata(means if lower_is_better else -means, axis=1, method="ordinal").astype(int)
+    shares = np.stack([(places == place).mean(axis=0) for place in range(1, len(data.labels) + 1)], axis=1)
+    table = pd.DataFrame(shares, index=data.labels, columns=range(1, len(data.labels) + 1))
+    return table.iloc[np.argsort(places.mean(axis=0), kind="stable")]
