@@ -1,0 +1,115 @@
+"""What to call a run when it is compared: its loss, and whatever else sets it apart from the other runs.
+
+A label holds the loss and those of its parameters that vary in the sweep. Anything else (model, learning rate, size)
+joins it only where two runs of one seed would otherwise bear the same label; what differs together with the loss, such
+as a learning rate tuned for each loss, is not part of the label but is told by `differences`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+IGNORED = ("seed", "study", "folder", "rerun", "workers", "examples", "logger", "callbacks", "hydra", "name")
+IGNORED_LEAVES = ("trainer.accelerator", "trainer.devices", "dataset.root", "dataset.cache_dir", "dataset.cache_gb")
+NO_CHOICE = ("loss", "dataset", "experiment", "trainer", "callbacks", "logger", "hydra")
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as dotted keys with scalar values; a list is one value."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = tuple(map(str, value)) if isinstance(value, list) else value
+    return leaves
+
+
+def loss_name(config: Mapping[str, Any], choices: Mapping[str, str]) -> str:
+    """The chosen loss, or the class where no choice was recorded."""
+    target = str((config.get("loss") or {}).get("_target_", "unknown"))
+    return str(choices.get("loss") or target.rsplit(".", 1)[-1].lower())
+
+
+def label(runs: pd.DataFrame) -> list[str]:
+    """One label a run, from columns `config`, `choices`, `seed` and `board` (runs of two boards never meet)."""
+    leaves = [_experiment(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
+    names = [loss_name(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
+    labels = [
+        _with(name, _varying_parameters(name, names, leaves), leaf) for name, leaf in zip(names, leaves, strict=True)
+    ]
+    for board in runs["board"].unique():
+        rows = [row for row, where in enumerate(runs["board"]) if where == board]
+        keys = _separating([(labels[row], runs["seed"].iloc[row]) for row in rows], [leaves[row] for row in rows])
+        for row in rows:
+            labels[row] = " · ".join([labels[row], *(_part(key, leaves[row].get(key)) for key in keys)])
+    return labels
+
+
+def _experiment(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, Any]:
+    """The leaves that may set runs apart, choices of whole groups (`model`) before single values (`model.width`)."""
+    chosen = {group: name for group, name in choices.items() if group.split("/")[0] not in NO_CHOICE}
+    values = {
+        key: value
+        for key, value in flat(config).items()
+        if key.split(".")[0] not in IGNORED and key not in IGNORED_LEAVES and not key.endswith("._target_")
+    }
+    return chosen | values
+
+
+def _varying_parameters(name: str, names: list[str], leaves: list[dict[str, Any]]) -> list[str]:
+    same = [leaf for other, leaf in zip(names, leaves, strict=True) if other == name]
+    keys = dict.fromkeys(key for leaf in same for key in leaf if key.startswith("loss."))
+    return [key for key in keys if len({leaf.get(key) for leaf in same}) > 1]
+
+
+def _with(name: str, keys: Iterable[str], leaf: dict[str, Any]) -> str:
+    return " ".join([name, *(_part(key, leaf.get(key)) for key in keys)])
+
+
+def _part(key: str, value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{key.rsplit('.', 1)[-1]}={text}" if "." in key or not isinstance(value, str) else text
+
+
+def _separating(who: list[tuple[str, int]], leaves: list[dict[str, Any]]) -> list[str]:
+    """The fewest keys, choices first, that tell apart runs which share a label and a seed."""
+    chosen: list[str] = []
+    while True:
+        groups: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
+        for key, leaf in zip(who, leaves, strict=True):
+            groups[(*key, *(leaf.get(name) for name in chosen))].append(leaf)
+        clash = next((group for group in groups.values() if len(group) > 1 and _differing(group)), None)
+        if clash is None:
+            return chosen
+        chosen.append(_differing(clash)[0])
+
+
+def _differing(leaves: list[dict[str, Any]]) -> list[str]:
+    keys = dict.fromkeys(key for leaf in leaves for key in leaf)
+    return [key for key in keys if len({leaf.get(key) for leaf in leaves}) > 1]
+
+
+def differences(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
+    """What differs between runs although it is not in their labels: {key: {value: labels that have it}}.
+
+    The loss and its parameters are left out; a learning rate tuned for each loss shows up here, and so does a run that
+    was made with another batch size by mistake.
+    """
+    leaves = [_experiment(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
+    found: dict[str, dict[str, list[str]]] = {}
+    for key in _differing(leaves):
+        spelled = [_part(key, leaf.get(key)) for leaf in leaves]
+        if key.startswith("loss.") or all(text in label for text, label in zip(spelled, runs["label"], strict=True)):
+            continue
+        holders: dict[str, list[str]] = {}
+        for leaf, name in zip(leaves, runs["label"], strict=True):
+            holders.setdefault(str(leaf.get(key)), [])
+            if name not in holders[str(leaf.get(key))]:
+                holders[str(leaf.get(key))].append(name)
+        found[key] = holders
+    return found
