@@ -79,7 +79,7 @@ class UNet(nn.Module):
     def context(self, size: int) -> tuple[int, int]:
         """Count the mirrored pixels before and after `size` ones in the smallest input whose output covers them."""
         step = 2**self.depth
-        spare = -(size - 4) % step
+        spare = (size + step - 5) // step * step + 4 - size
         margin = 6 * step - 4
         return margin + spare // 2, margin + spare - spare // 2
 
