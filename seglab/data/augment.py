@@ -22,7 +22,7 @@ warnings.filterwarnings("error", message=r"Argument\(s\) .* not valid for transf
 class Augment:
     """No change at all, and the ground on which chains of albumentations transforms stand.
 
-    `transforms()` lists them; all draw from one generator per sample. A call takes image (h, w, c) uint8, mask (h, w)
+    `transforms()` lists them; all draw from one generator per sample. A call takes image (h, w, c), mask (h, w)
     and the three numbers that decide the outcome, and gives back changed copies of the same shapes.
     """
 
@@ -41,8 +41,10 @@ class Augment:
         # always came with a vertical one.
         generator = np.random.default_rng(key)
         self.chain.set_random_state(generator, random.Random(int(generator.integers(2**63))))
-        out = self.chain(image=image, mask=mask)
-        return out["image"].reshape(image.shape), out["mask"]
+        deep = image.dtype == np.uint16  # which few transforms take: float32 in 0..1 all do
+        out = self.chain(image=image.astype(np.float32) / 65535 if deep else image, mask=mask)
+        changed = (np.clip(out["image"], 0, 1) * 65535).round().astype(np.uint16) if deep else out["image"]
+        return changed.reshape(image.shape), out["mask"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seglab.contract import require
-from seglab.data.fit import FITS, fit, to_channels, to_mask, to_uint8
+from seglab.data.fit import FITS, fit, resize, to_bits, to_channels, to_mask
 from seglab.data.items import Item
 
 
@@ -16,8 +16,12 @@ class Dataset:
     """What all data sets have in common: the knobs of reading and splitting. A data set adds its own and `items()`.
 
     size: side in pixels of the square that the model sees.
-    fit: `resize` stretches the image to the square, `pad` keeps its proportions on black.
-    channels: 3 (RGB; a grey image is repeated) or 1 (grey).
+    fit: `resize` stretches the image to the square, `pad` keeps its proportions on black, `patch` keeps its pixels:
+    training draws squares of `size` from it, validation and test tile it with them (black beyond the edges).
+    reduce: shrink the image by this whole factor before all that.
+    positive_fraction: share of the patches of an image with foreground that are drawn around a pixel of it; the others
+    are drawn anywhere. patches_per_image: patches drawn from each image in an epoch.
+    channels: 3 (RGB; a grey image is repeated) or 1 (grey). bits: 8 or 16 of each, for what was decoded.
     coverage: share of a resized pixel that must be foreground for it to count as such; low values keep thin objects.
     soft: keep that share itself as the target (float32) instead of cutting it at `coverage`.
     mean, std: normalisation per channel (or one for all) in units of the full range 0..1, done on the device.
@@ -29,7 +33,11 @@ class Dataset:
 
     size: int = 256
     fit: str = "resize"
+    reduce: int = 1
+    positive_fraction: float = 0.5
+    patches_per_image: int = 1
     channels: int = 3
+    bits: int = 8
     coverage: float = 0.5
     soft: bool = False
     mean: tuple[float, ...] = (0.5,)
@@ -45,7 +53,12 @@ class Dataset:
     def __post_init__(self) -> None:
         require(self.size >= 1, "dataset", "size of at least one pixel", self.size)
         require(self.fit in FITS, "dataset", f"fit to be one of {', '.join(FITS)}", self.fit)
+        require(self.reduce >= 1, "dataset", "reduce of at least 1", self.reduce)
+        require(self.patches_per_image >= 1, "dataset", "patches_per_image of at least 1", self.patches_per_image)
+        positive = self.positive_fraction
+        require(0 <= positive <= 1, "dataset", "positive_fraction in [0, 1]", positive)
         require(self.channels in (1, 3), "dataset", "channels to be 1 or 3", self.channels)
+        require(self.bits in (8, 16), "dataset", "bits to be 8 or 16", self.bits)
         require(0 < self.coverage <= 1, "dataset", "coverage in (0, 1]", self.coverage)
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # a yaml list cannot be hashed
@@ -62,11 +75,11 @@ class Dataset:
         raise NotImplementedError
 
 
-def read(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Decode one item as the model is to see it: image (size, size, channels), mask (size, size), both uint8.
+def native(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Decode one item in its own size, less `dataset.reduce`: image as its file has it, mask (h, w).
 
-    The mask holds 0 and 1, or where `dataset.soft` the share of foreground times 255. Raises a ContractError that names
-    the item.
+    The mask is uint8 of 0 and 1, or float32 shares where the file or `dataset.soft` says so. Raises a ContractError
+    that names the item.
     """
     image, mask = item.image(), item.mask()
     require(
@@ -75,7 +88,26 @@ def read(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
         f"a mask of its own size {image.shape[1]}x{image.shape[0]} (width x height)",
         "x".join(str(n) for n in mask.shape[::-1]),
     )
-    image = fit(to_channels(to_uint8(image), dataset.channels), dataset.size, dataset.fit)
+    if dataset.reduce == 1:
+        return image, mask
+    height, width = (max(1, n // dataset.reduce) for n in mask.shape)
+    share = resize(mask.astype(np.float32), height, width)
+    return resize(image, height, width), share if dataset.soft else to_mask(share, dataset.coverage)
+
+
+def dress(image: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Give an image the channels and bits of the data set: (h, w, channels)."""
+    return to_channels(to_bits(image, dataset.bits), dataset.channels)
+
+
+def encode(share: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Write a mask of shares as it is kept: uint8 of 0 and 1, or 0 to 255 where `dataset.soft`."""
+    return np.rint(share * 255.0).astype(np.uint8) if dataset.soft else to_mask(share, dataset.coverage)
+
+
+def read(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Decode one item as the model is to see it: image (size, size, channels), mask (size, size) as `encode` has it."""
+    image, mask = native(item, dataset)
+    image = fit(dress(image, dataset), dataset.size, dataset.fit)
     share = fit(mask.astype(np.float32), dataset.size, dataset.fit)
-    mask = np.rint(share * 255).astype(np.uint8) if dataset.soft else to_mask(share, dataset.coverage)
-    return image.reshape(*mask.shape, dataset.channels), mask
+    return image.reshape(*share.shape, dataset.channels), encode(share, dataset)

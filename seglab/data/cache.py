@@ -20,20 +20,30 @@ import numpy as np
 
 from seglab.data.base import Dataset
 from seglab.data.items import Item
+from seglab.data.prepared import Record, prepare, records_of
 from seglab.data.store import Arrays, Survey, fill
 
 VERSION = 1
 """Of the code that decodes: a change that moves pixels must raise it."""
 
 NOT_READING = {"root", "mean", "std", "val_fraction", "test_fraction", "split_seed", "split_file", "on_bad_item"}
-NOT_READING |= {"cache_dir", "cache_gb"}
+NOT_READING |= {"cache_dir", "cache_gb", "positive_fraction", "patches_per_image"}
 """Fields of a data set that change no pixel."""
+
+AFTER_CUTTING = {"size", "fit", "channels", "bits"}
+"""Fields that change no pixel of what patches are cut from."""
+
+
+def reading(dataset: Dataset) -> str:
+    """Write down all that decides the pixels: the version, the kind of data set, and its reading options."""
+    ignored = NOT_READING | (AFTER_CUTTING if dataset.fit == "patch" else set())
+    options = {f.name: getattr(dataset, f.name) for f in fields(dataset) if f.name not in ignored}
+    return f"{VERSION} {type(dataset).__name__} {sorted(options.items())}"
 
 
 def fingerprint(items: Sequence[Item], dataset: Dataset) -> str:
     """Name the decoded pixels: by the reading options and each item's source files, their sizes and times."""
-    options = {f.name: getattr(dataset, f.name) for f in fields(dataset) if f.name not in NOT_READING}
-    digest = blake2b(f"{VERSION} {type(dataset).__name__} {sorted(options.items())}".encode(), digest_size=10)
+    digest = blake2b(reading(dataset).encode(), digest_size=10)
     for item in items:
         digest.update(f"{item.id} {[stamp(path) for path in item.files]}".encode())
     return digest.hexdigest()
@@ -50,7 +60,7 @@ def stamp(path: str) -> tuple[str, int, int]:
 
 def needed(count: int, dataset: Dataset) -> int:
     """Say how many bytes the cache of so many images takes."""
-    return count * dataset.size**2 * (dataset.channels + 1)
+    return count * dataset.size**2 * (dataset.channels * dataset.bits // 8 + 1)
 
 
 def cached(items: Sequence[Item], dataset: Dataset, folder: Path) -> tuple[Arrays, Survey]:
@@ -69,7 +79,7 @@ def build(items: Sequence[Item], dataset: Dataset, folder: Path) -> None:
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
     try:
         shape = (len(items), dataset.size, dataset.size)
-        images = np.lib.format.open_memmap(new / "images.npy", "w+", np.uint8, (*shape, dataset.channels))
+        images = np.lib.format.open_memmap(new / "images.npy", "w+", f"uint{dataset.bits}", (*shape, dataset.channels))
         masks = np.lib.format.open_memmap(new / "masks.npy", "w+", np.uint8, shape)
         survey = fill(images, masks, items, dataset)
         images.flush()
@@ -85,6 +95,16 @@ def build(items: Sequence[Item], dataset: Dataset, folder: Path) -> None:
         shutil.rmtree(new, ignore_errors=True)
 
 
+def cached_scans(items: Sequence[Item], dataset: Dataset, folder: Path) -> list[Record]:
+    """Make the folder, in which patches find whole images as memory maps, where it is missing; gives its records."""
+    if not (folder / "manifest.json").exists():
+        prepare(items, dataset, folder, reading(dataset), hashes=False)
+        (folder / "cache.json").touch()
+        make_room(folder.parent, int(dataset.cache_gb * 1e9))
+    os.utime(folder / "cache.json")
+    return records_of(folder)
+
+
 def make_room(root: Path, limit: int) -> None:
     """Remove the caches that nobody has used for longest until the rest take at most `limit` bytes."""
     for stale in root.glob(".new-*"):
@@ -93,6 +113,6 @@ def make_room(root: Path, limit: int) -> None:
     marks = sorted(root.glob("*/cache.json"), key=lambda mark: mark.stat().st_mtime, reverse=True)
     total = 0
     for mark in marks:
-        total += sum(path.stat().st_size for path in mark.parent.iterdir())
+        total += sum(path.stat().st_size for path in mark.parent.rglob("*"))
         if total > limit:
             shutil.rmtree(mark.parent, ignore_errors=True)

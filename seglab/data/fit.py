@@ -5,12 +5,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-FITS = ("resize", "pad")
+FITS = ("resize", "pad", "patch")
 
 
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Bring a 16-bit image (full range 65535) to 8 bits; an 8-bit one passes."""
-    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+def to_bits(image: np.ndarray, bits: int) -> np.ndarray:
+    """Bring an image to uint8 or uint16, full range to full range."""
+    if image.dtype == np.uint8:
+        return image if bits == 8 else image.astype(np.uint16) * 257
+    return image if bits == 16 else (image >> 8).astype(np.uint8)
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -44,6 +46,13 @@ def fit(array: np.ndarray, size: int, how: str) -> np.ndarray:
     height, width = array.shape[:2]
     scale = size / max(height, width)
     return pad(resize(array, max(1, round(height * scale)), max(1, round(width * scale))), size)
+
+
+def crop(array: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
+    """Cut size x size from an image or mask at a corner; what lies outside is 0."""
+    part = np.ascontiguousarray(array[top : top + size, left : left + size])
+    below, right = size - part.shape[0], size - part.shape[1]
+    return part if below == right == 0 else cv2.copyMakeBorder(part, 0, below, 0, right, cv2.BORDER_CONSTANT, value=0)
 
 
 def to_mask(share: np.ndarray, coverage: float) -> np.ndarray:

@@ -12,18 +12,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from seglab.data.augment import Augment
 from seglab.data.maps import MAPS
+from seglab.data.patches import Drawn, Tiled
 from seglab.data.sampler import EpochSampler
-from seglab.data.store import Store
+from seglab.data.store import Whole
 
 Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Samples(Dataset):
-    """One part of a split. `rows` are the numbers of its images in the store, `ids` their names."""
+    """One part of a split: how its samples are cut from its images, and the images' ids."""
 
-    store: Store
-    rows: list[int]
+    source: Whole | Drawn | Tiled
     ids: list[str]
     augment: Augment | None
     needs: tuple[str, ...]
@@ -31,23 +31,29 @@ class Samples(Dataset):
     soft: bool = False
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.source)
 
     def __getitem__(self, pair: tuple[int, int]) -> Batch:
         return self.__getitems__([pair])
 
     def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> Batch:
-        """Make a batch at once: image uint8 (b,c,h,w), target (b,1,h,w), id, index int64 (b,), and what is needed."""
-        images, masks = self.store.batch([self.rows[index] for _, index in pairs])
+        """Make a batch at once: image (b,c,h,w), target (b,1,h,w), id, index int64 (b,), and what is needed.
+
+        The image is uint8, or float32 in the same units (0 to 255) where the data set keeps 16 bits; the target uint8,
+        or float32 where it is soft. `index` is the image's number in the part: patches of one image share it and `id`.
+        """
+        images, masks = self.source.cut(pairs, self.seed)
         if self.augment is not None:
             for k, (epoch, index) in enumerate(pairs):
                 images[k], masks[k] = self.augment(images[k], masks[k], (self.seed, epoch, index))
+        numbers = [self.source.number(index) for _, index in pairs]
+        pixels = images if images.dtype == np.uint8 else images.astype(np.float32) / 257
         targets = masks.astype(np.float32) / 255 if self.soft else masks
         batch: Batch = {
-            "image": torch.from_numpy(images).permute(0, 3, 1, 2),
+            "image": torch.from_numpy(pixels).permute(0, 3, 1, 2),
             "target": torch.from_numpy(targets)[:, None],
-            "id": [self.ids[index] for _, index in pairs],
-            "index": torch.tensor([index for _, index in pairs], dtype=torch.int64),
+            "id": [self.ids[number] for number in numbers],
+            "index": torch.tensor(numbers, dtype=torch.int64),
         }
         for name in self.needs:
             batch[name] = torch.from_numpy(np.stack([MAPS[name](mask) for mask in masks]))[:, None]

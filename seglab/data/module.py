@@ -76,8 +76,7 @@ class DataModule(pl.LightningDataModule):
         """Make one part's samples; only training images are changed at random."""
         augment = self.augment if part == "train" else None
         ids = [item.id for item in getattr(self.splits, part)]
-        rows = self.data.rows_of(part)
-        return Samples(self.data.store, rows, ids, augment, self.needs, self.seed, self.dataset.soft)
+        return Samples(self.data.source(part), ids, augment, self.needs, self.seed, self.dataset.soft)
 
     def loader(self, part: str) -> DataLoader[Batch]:
         """Make one part's loader, in random order for training."""

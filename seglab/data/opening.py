@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 
 from seglab.contract import require
 from seglab.data.base import Dataset
-from seglab.data.cache import cached, fingerprint, needed
+from seglab.data.cache import cached, cached_scans, fingerprint, needed
 from seglab.data.items import Item
+from seglab.data.patches import Drawn, Scans, Tiled
+from seglab.data.prepared import Prepared, items_of, records_of, survey_scans
 from seglab.data.split import PARTS, Splits, from_file, split
-from seglab.data.store import Files, Store, Survey, decode, in_memory
+from seglab.data.store import Files, Store, Survey, Whole, decode, in_memory
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Opened:
     """
 
     splits: Splits
-    store: Store
+    store: Store | Scans
     rows: dict[str, int]
     shares: np.ndarray
     skipped: dict[str, str]
@@ -34,6 +36,12 @@ class Opened:
     def rows_of(self, part: str) -> list[int]:
         """Give the rows in the store of one part's items."""
         return [self.rows[item.id] for item in getattr(self.splits, part)]
+
+    def source(self, part: str) -> Whole | Drawn | Tiled:
+        """Cut one part's images into samples: whole, or at random for training and side by side for the rest."""
+        if not isinstance(self.store, Scans):
+            return Whole(self.store, self.rows_of(part))
+        return (Drawn if part == "train" else Tiled)(self.store, self.rows_of(part))
 
     def shares_of(self, part: str) -> np.ndarray:
         """Give the foreground share of each of one part's items."""
@@ -45,7 +53,7 @@ class Opened:
         return {
             "images": {part: len(shares[part]) for part in PARTS},
             "empty_masks": {part: int((shares[part] == 0).sum()) for part in PARTS},
-            "foreground": float(shares["train"].mean()),
+            "foreground": float(shares["train"].mean()) if len(shares["train"]) else 0.0,
             "skipped": len(self.skipped),
             "skipped_why": dict(Counter(self.skipped.values()).most_common(20)),
             "fingerprint": self.fingerprint,
@@ -74,17 +82,38 @@ def open_data(dataset: Dataset) -> Opened:
     complain(list(survey.faults.values()), len(items), dataset)
     skipped |= survey.faults
     splits = whole.without(skipped)
-    require(bool(splits.train), "dataset", "at least one training image", 0)
     return Opened(splits, store, {item.id: row for row, item in enumerate(wanted)}, survey.shares, skipped, mark)
 
 
-def open_store(items: list[Item], dataset: Dataset, mark: str) -> tuple[Store, Survey]:
+def open_store(items: list[Item], dataset: Dataset, mark: str) -> tuple[Store | Scans, Survey]:
     """Choose memory for what has no files, the cache where there is one with room, and the files otherwise."""
+    if dataset.fit == "patch":
+        return open_scans(items, dataset, mark)
     if not any(item.files for item in items):
         return in_memory(items, dataset)
     if dataset.cache_dir is not None and needed(len(items), dataset) <= dataset.cache_gb * 1e9:
         return cached(items, dataset, Path(dataset.cache_dir) / mark)
     return Files(items, dataset), decode(items, dataset, lambda row, image, mask: None)
+
+
+def open_scans(items: list[Item], dataset: Dataset, mark: str) -> tuple[Scans, Survey]:
+    """Choose a folder of memory maps, made in the cache unless the data set is one, or the files where neither is."""
+    if isinstance(dataset, Prepared) and dataset.reduce == 1:
+        records = records_of(Path(dataset.root))
+    elif dataset.cache_dir is not None:
+        records = cached_scans(items, dataset, Path(dataset.cache_dir) / mark)
+        readers = {item.id: item for item in items_of(Path(dataset.cache_dir) / mark)}
+        items, dataset = [readers[item.id] for item in items], replace(dataset, reduce=1)
+    else:
+        records = survey_scans(items, dataset)
+    known = {record["id"]: record for record in records}
+    rows = [known[item.id] for item in items]
+    shapes = np.array([row.get("shape", (1, 1)) for row in rows], np.int64).reshape(-1, 2)
+    points = [np.array(row.get("points", ()), np.int64).reshape(-1, 2) for row in rows]
+    shares = np.array([row.get("share", 0.0) for row in rows])
+    return Scans(items, dataset, shapes, points), Survey(
+        shares, {r["id"]: r["left_out"] for r in rows if r["left_out"]}
+    )
 
 
 def complain(faults: list[str], count: int, dataset: Dataset) -> None:

@@ -89,13 +89,12 @@ def from_file(items: Sequence[Item], path: str) -> Splits:
 
 
 def check(parts: Splits) -> None:
-    """Raise where an id occurs twice, a group lies in two parts, or nothing is left to train on."""
+    """Raise where an id occurs twice or a group lies in two parts."""
     counts = Counter(item.id for part in PARTS for item in getattr(parts, part))
     twice = [name for name, count in counts.items() if count > 1]
     require(not twice, "dataset", "every id once", f"{len(twice)} repeated ones, first {twice[:3]}")
     torn = leaks(parts)
     require(not torn, "dataset", "each group in one part of the split", f"{len(torn)} torn ones, first {torn[:3]}")
-    require(bool(parts.train), "dataset", "at least one training image", 0)
 
 
 def leaks(parts: Splits) -> list[str]:

@@ -21,7 +21,26 @@ class Store(Protocol):
     """Decoded images by number, all of one size."""
 
     def batch(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Give images (b, h, w, c) and masks (b, h, w), both uint8; copies, free to be changed."""
+        """Give images (b, h, w, c) uint8 or uint16 and masks (b, h, w) uint8; copies, free to be changed."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Samples that are whole images: the rows of one part in a store."""
+
+    store: Store
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def cut(self, pairs: Sequence[tuple[int, int]], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give the images and masks of (epoch, index) pairs."""
+        return self.store.batch([self.rows[index] for _, index in pairs])
+
+    def number(self, index: int) -> int:
+        """Say which image of the part a sample is of."""
+        return index
 
 
 @dataclass(frozen=True)
@@ -97,7 +116,7 @@ def decode(items: Sequence[Item], dataset: Dataset, keep: Keep) -> Survey:
 
 def in_memory(items: Sequence[Item], dataset: Dataset) -> tuple[Arrays, Survey]:
     """Decode everything now and keep it."""
-    images = np.zeros((len(items), dataset.size, dataset.size, dataset.channels), np.uint8)
+    images = np.zeros((len(items), dataset.size, dataset.size, dataset.channels), f"uint{dataset.bits}")
     masks = np.zeros(images.shape[:3], np.uint8)
     return Arrays(images, masks), fill(images, masks, items, dataset)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from seglab.data.fit import fit, to_channels, to_mask, to_uint8
+from seglab.data.fit import crop, fit, to_bits, to_channels, to_mask
 
 
 def test_an_area_resize_keeps_the_mean_of_a_mask():
@@ -40,8 +40,17 @@ def test_every_shape_comes_to_the_size(shape, how):
     assert fit(np.zeros((*shape, 3), np.uint8), 64, how).shape == (64, 64, 3)
 
 
-def test_16_bits_come_to_8_over_the_full_range():
-    assert to_uint8(np.array([0, 255, 256, 65535], np.uint16)).tolist() == [0, 0, 1, 255]
+def test_bits_go_from_full_range_to_full_range():
+    assert to_bits(np.array([0, 255, 256, 65535], np.uint16), 8).tolist() == [0, 0, 1, 255]
+    assert to_bits(np.array([0, 1, 255], np.uint8), 16).tolist() == [0, 257, 65535]
+    every = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(to_bits(to_bits(every, 16), 8), every)
+
+
+def test_a_crop_beyond_the_edge_is_black():
+    image = np.arange(1, 13, dtype=np.uint8).reshape(3, 4)
+    assert crop(image, 1, 2, 2).tolist() == [[7, 8], [11, 12]]
+    assert crop(image, 2, 3, 3).tolist() == [[12, 0, 0], [0, 0, 0], [0, 0, 0]]
 
 
 def test_grey_is_repeated_and_colour_is_weighed():

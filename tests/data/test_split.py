@@ -63,7 +63,6 @@ def test_a_frozen_split_comes_back_as_it_was(tmp_path):
         ({"train": ["i000"], "val": ["i000"], "test": []}, "every id once"),
         ({"train": ["i000"], "val": ["i002"], "test": []}, "each group in one part"),
         ({"train": []}, "a JSON object of train, val and test"),
-        ({"train": [], "val": ["i000"], "test": []}, "at least one training image"),
     ],
 )
 def test_a_wrong_split_file_is_one_sentence(tmp_path, named, sentence):

@@ -1,0 +1,111 @@
+"""Mammograms as DICOM stores them, or as PNG and JPEG conversions of it: grey, dark background, full 16-bit range."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from seglab.contract import ContractError, require
+from seglab.data.fit import resize
+from seglab.data.pixels import read_image
+
+WINDOWS = ("full", "percentile", "header")
+
+
+def read_dicom(path: str, window: str = "full") -> np.ndarray:
+    """Decode a grey DICOM (MONOCHROME1 or 2) to (h, w) uint16 with dark background.
+
+    window: `full` spreads the stored bits over 16, `header` the file's own window. Raises a ContractError that names
+    the file if it is no DICOM, is cut short, has no pixels, or is in colour.
+    """
+    import pydicom
+
+    try:
+        data = pydicom.dcmread(path)
+        pixels = data.pixel_array.astype(np.float32)
+        low, high = (0.0, 2.0 ** int(data.BitsStored) - 1) if window != "header" else limits_of(data, path)
+        kind = str(data.PhotometricInterpretation)
+    except ContractError:
+        raise
+    except Exception as error:  # pydicom raises a dozen kinds for files that are not what they should be
+        raise ContractError(f"{path}: expected a DICOM with pixels, got {first_line(error)}") from None
+    require(pixels.ndim == 2, path, "a grey image (h, w)", "x".join(map(str, pixels.shape)))
+    grey = spread(pixels, low, high)
+    return ~grey if kind == "MONOCHROME1" else grey
+
+
+def limits_of(data: object, path: str) -> tuple[float, float]:
+    """Give the darkest and brightest value of a DICOM's own window (its first, where it has several)."""
+    centre, width = (getattr(data, name, None) for name in ("WindowCenter", "WindowWidth"))
+    require(centre is not None and width is not None, path, "a window in its header", "none", "set dataset.window=full")
+    centre, width = (float(np.atleast_1d(np.asarray(value, float))[0]) for value in (centre, width))
+    return centre - width / 2, centre + width / 2
+
+
+def first_line(error: Exception) -> str:
+    """Give an error's own words, shortened to one line."""
+    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+
+
+def spread(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Bring the range from `low` to `high` to 0 .. 65535, cut off outside: uint16."""
+    scale = 65535 / max(high - low, 1e-6)
+    return np.rint(np.clip((pixels.astype(np.float32) - low) * scale, 0, 65535)).astype(np.uint16)
+
+
+def read_mammogram(path: str, window: str = "full") -> np.ndarray:
+    """Decode DICOM, PNG or JPEG to a grey image (h, w), uint16, or uint8 where the file has no more.
+
+    window: `full`, `header` (DICOM alone), or `percentile`: from the 1st to the 99.5th of what is not black.
+    """
+    if Path(path).suffix.lower() == ".dcm":
+        image = read_dicom(path, window)
+    else:
+        require(window != "header", path, "a DICOM, where window=header", "another format", "set dataset.window=full")
+        image = read_image(path)
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+    if window != "percentile":
+        return image
+    seen = image[::4, ::4]
+    seen = seen[seen > seen.min()]
+    return spread(image, *np.percentile(seen, (1, 99.5))) if seen.size else image
+
+
+def breast_box(image: np.ndarray) -> tuple[slice, slice]:
+    """Find the rows and columns of the breast: the largest connected part that is brighter than a dark background."""
+    step = max(1, max(image.shape) // 512)
+    small = cv2.GaussianBlur(image[::step, ::step].astype(np.float32), (0, 0), 2)
+    bright = (small > small.min() + 0.08 * (small.max() - small.min())).astype(np.uint8)
+    bright = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))
+    count, _, stats, _ = cv2.connectedComponentsWithStats(bright)
+    if count < 2:
+        return slice(0, image.shape[0]), slice(0, image.shape[1])
+    left, top, width, height, _ = stats[1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))]
+    return slice(top * step, (top + height) * step), slice(left * step, (left + width) * step)
+
+
+def is_mask(pixels: np.ndarray) -> bool:
+    """Tell a mask from a picture: nearly all pixels lie at one of two values (JPEG blurs the edge between them)."""
+    low, high = float(pixels.min()), float(pixels.max())
+    near = np.minimum(pixels - low, high - pixels) <= 0.05 * (high - low)
+    return bool(near.mean() > 0.98)
+
+
+def read_lesion(candidates: tuple[str, ...], shape: tuple[int, int]) -> np.ndarray:
+    """Find the mask among the files of one abnormality, by its content, and bring it to the image's shape: uint8.
+
+    In CBIS-DDSM neither folder nor file name tells the mask from the crop: the mask has two values and the image's
+    size, up to a few pixels. Foreground is the upper of the two, be it 1, 2 or 255.
+    """
+    seen = []
+    for path in candidates:
+        pixels = read_mammogram(path)
+        off = max(abs(a - b) / b for a, b in zip(pixels.shape, shape, strict=True))
+        if off < 0.1 and is_mask(pixels):
+            share = (pixels > pixels.max() / 2).astype(np.float32)
+            return (resize(share, *shape) >= 0.5).astype(np.uint8)
+        seen.append("x".join(map(str, pixels.shape)))
+    wanted = f"a mask of two values and about {shape[0]}x{shape[1]}"
+    raise ContractError(f"{candidates[0]}: expected {wanted}, got {', '.join(seen)}")

@@ -1,0 +1,103 @@
+"""Squares cut from images that are too large to be seen whole: drawn at random for training, as tiles for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from seglab.data.base import Dataset, dress, encode, native
+from seglab.data.fit import crop
+from seglab.data.items import Item
+
+Place = tuple[int, int, int]
+"""Row of an image, and the top and left corner of a square in it."""
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Images of any size: the items, their shapes (n, 2), and some foreground pixels (k, 2) of each."""
+
+    items: Sequence[Item]
+    dataset: Dataset
+    shapes: np.ndarray
+    points: Sequence[np.ndarray]
+
+    def cut(self, places: Sequence[Place]) -> tuple[np.ndarray, np.ndarray]:
+        """Give the squares at these places: images (b, size, size, c) and masks (b, size, size)."""
+        images, masks = zip(*(self.square(*place) for place in places), strict=True)
+        return np.stack(images), np.stack(masks)
+
+    def square(self, row: int, top: int, left: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give one square; of a memory-mapped image only that is read."""
+        size = self.dataset.size
+        image, mask = native(self.items[row], self.dataset)
+        image, mask = crop(image, top, left, size), crop(mask, top, left, size)
+        return dress(image, self.dataset).reshape(size, size, -1), encode(mask.astype(np.float32), self.dataset)
+
+    def tiles(self, row: int) -> list[Place]:
+        """Cover one image with squares side by side from its top left corner."""
+        height, width = (int(n) for n in self.shapes[row])
+        size = self.dataset.size
+        return [(row, top, left) for top in range(0, height, size) for left in range(0, width, size)]
+
+    def drawn(self, row: int, key: Sequence[int]) -> Place:
+        """Draw a square of one image from a generator of its own: around some foreground, or anywhere."""
+        rng = np.random.default_rng(key)
+        free = np.maximum(self.shapes[row] - self.dataset.size, 0)
+        points = self.points[row]
+        if len(points) and rng.random() < self.dataset.positive_fraction:
+            # Not nearer to the square's edge than an eighth, or half of an object would be the rule.
+            into = rng.uniform(0.125, 0.875, 2) * self.dataset.size
+            corner = points[rng.integers(len(points))] - into.astype(np.int64)
+        else:
+            corner = rng.integers(0, free + 1)
+        top, left = (int(n) for n in np.clip(corner, 0, free))
+        return row, top, left
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples that are squares drawn at random, so many from each image in each epoch."""
+
+    scans: Scans
+    rows: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.rows) * self.scans.dataset.patches_per_image
+
+    def cut(self, pairs: Sequence[tuple[int, int]], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give the images and masks of (epoch, index) pairs; both and the seed alone decide the places."""
+        # The last number keeps this draw apart from the augmentation's, whose key has three.
+        places = [self.scans.drawn(self.rows[self.number(index)], (seed, epoch, index, 1)) for epoch, index in pairs]
+        return self.scans.cut(places)
+
+    def number(self, index: int) -> int:
+        """Say which image of the part a sample is of."""
+        return index // self.scans.dataset.patches_per_image
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """Samples that cover each image with squares side by side."""
+
+    scans: Scans
+    rows: Sequence[int]
+
+    @cached_property
+    def places(self) -> list[tuple[int, Place]]:
+        """List every square with the number of its image in the part."""
+        return [(number, place) for number, row in enumerate(self.rows) for place in self.scans.tiles(row)]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def cut(self, pairs: Sequence[tuple[int, int]], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give the images and masks of (epoch, index) pairs."""
+        return self.scans.cut([self.places[index][1] for _, index in pairs])
+
+    def number(self, index: int) -> int:
+        """Say which image of the part a sample is of."""
+        return self.places[index][0]

@@ -1,0 +1,171 @@
+"""A folder of decoded images that training maps into memory: made once from a raw tree, whatever its formats.
+
+`images/ID.npy` and `masks/ID.npy` in their own size (less `dataset.reduce`), `records/ID.json` about each, and in the
+end `manifest.json` with all records. Every file appears whole or not at all: work that was cut short goes on where it
+stopped, and several processes may work at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from tqdm import tqdm
+
+from seglab.contract import ContractError, require
+from seglab.data.base import Dataset, native
+from seglab.data.items import Item, nothing
+
+POINTS = 64
+"""Foreground pixels remembered of each image, for patches to be drawn around."""
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Dataset):
+    """A folder made by `python -m seglab.prepare`; splits and numbers are those of the raw tree it was made from."""
+
+    root: str
+
+    def items(self) -> list[Item]:
+        return items_of(Path(self.root))
+
+
+def items_of(folder: Path) -> list[Item]:
+    """List the items of a prepared folder, whose pixels are memory maps."""
+    return [item_of(folder, record) for record in records_of(folder)]
+
+
+def records_of(folder: Path) -> list[Record]:
+    """Read the records of a prepared folder, in the order of the raw tree."""
+    manifest = folder / "manifest.json"
+    require(manifest.is_file(), "dataset prepared", "a finished prepared folder", folder, "run seglab.prepare (again)")
+    return json.loads(manifest.read_text())["items"]
+
+
+def item_of(folder: Path, record: Record) -> Item:
+    """Make the item of one record."""
+    name, group, split, why = (record[key] for key in ("id", "group", "split", "left_out"))
+    if why:
+        return Item(name, group, nothing, nothing, split, left_out=why)
+    image, mask = (str(folder / kind / f"{quote(name, safe='')}.npy") for kind in ("images", "masks"))
+    return Item(name, group, partial(mapped, image), partial(mapped, mask), split, (image, mask))
+
+
+def mapped(path: str) -> np.ndarray:
+    """Map an array on disk into memory, to be read only where it is looked at."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise ContractError(f"{path}: expected an array of a prepared folder, got {error}") from None
+
+
+def prepare(items: Sequence[Item], dataset: Dataset, folder: Path, options: str, hashes: bool = True) -> list[Record]:
+    """Decode all items into a folder with a thread per core, and write its manifest; gives the records.
+
+    `options` stands for all that decides the pixels: a folder begun with others is refused. With `hashes` each record
+    holds the SHA-256 of its source files. An item that cannot be read raises, unless `dataset.on_bad_item` is `skip`.
+    """
+    begun = folder / "options.json"
+    if begun.exists():
+        require(json.loads(begun.read_text()) == options, f"folder {folder}", "one of these options", "one of others")
+    for kind in ("images", "masks", "records"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    write(begun, json.dumps(options).encode())
+    work = partial(one, dataset=dataset, folder=folder, hashes=hashes)
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        records = list(tqdm(pool.map(work, items), "prepare", len(items), delay=3))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    write(folder / "manifest.json", json.dumps({"options": options, "items": records}, indent=1).encode())
+    return records
+
+
+def one(item: Item, dataset: Dataset, folder: Path, hashes: bool) -> Record:
+    """Decode one item, unless its record says that this was done from files of the same size and time."""
+    name = quote(item.id, safe="")
+    place = folder / "records" / f"{name}.json"
+    sources = [source(path, hashes=False) for path in item.files]
+    if place.exists():
+        record: Record = json.loads(place.read_text())
+        if not record["left_out"] and [{**each, "sha256": ""} for each in record["files"]] == sources:
+            return record
+    record = {"id": item.id, "group": item.group, "split": item.split, "left_out": item.fault or item.left_out}
+    if not record["left_out"]:
+        try:
+            image, mask = native(item, dataset)
+        except ContractError as error:
+            require(dataset.on_bad_item == "skip", "prepare", "every image to be readable", error)
+            record["left_out"] = str(error)
+        else:
+            save(folder / "images" / f"{name}.npy", image)
+            save(folder / "masks" / f"{name}.npy", mask)
+            record |= measure(item.id, image, mask)
+    record["files"] = [source(path, hashes) for path in item.files]
+    write(place, json.dumps(record).encode())
+    return record
+
+
+def survey_scans(items: Sequence[Item], dataset: Dataset) -> list[Record]:
+    """Decode all items and keep nothing but the records, for data that is neither prepared nor cached."""
+
+    def one(item: Item) -> Record:
+        try:
+            return {"id": item.id, "left_out": "", **measure(item.id, *native(item, dataset))}
+        except ContractError as error:
+            require(dataset.on_bad_item == "skip", "dataset", "every image to be readable", error)
+            return {"id": item.id, "left_out": str(error)}
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(tqdm(pool.map(one, items), "look through", len(items), delay=3, leave=False))
+
+
+def measure(name: str, image: np.ndarray, mask: np.ndarray) -> Record:
+    """Note an image's shape, its foreground share, and some pixels of its foreground as (row, column)."""
+    places = np.flatnonzero(mask >= 0.5)
+    rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()[:8]))
+    chosen = rng.choice(places, min(POINTS, len(places)), replace=False) if len(places) else places
+    points = np.stack(np.unravel_index(chosen, mask.shape), 1)
+    return {"shape": list(image.shape[:2]), "share": float(mask.mean(dtype=np.float64)), "points": points.tolist()}
+
+
+def source(path: str, hashes: bool) -> Record:
+    """Describe a source file by path, size, time of change in ns, and hash if asked."""
+    try:
+        found = os.stat(path)
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest() if hashes else ""
+        return {"path": path, "size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": digest}
+    except OSError:
+        return {"path": path, "size": 0, "mtime_ns": 0, "sha256": ""}
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    """Write an array file whole."""
+    beside = beside_of(path)
+    with beside.open("wb") as file:
+        np.save(file, array)
+    beside.replace(path)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole."""
+    beside = beside_of(path)
+    beside.write_bytes(data)
+    beside.replace(path)
+
+
+def beside_of(path: Path) -> Path:
+    """Name the file that becomes another once it is whole, for this thread alone."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")

@@ -1,0 +1,93 @@
+import cv2
+import numpy as np
+import pydicom
+import pytest
+
+from seglab.contract import ContractError
+from seglab.data.dicom import breast_box, is_mask, read_dicom, read_lesion, read_mammogram
+
+
+@pytest.fixture
+def ramp():
+    return np.linspace(0, 65535, 20 * 30).astype(np.uint16).reshape(20, 30)
+
+
+def test_16_bits_come_as_they_are_and_monochrome1_is_turned_over(tmp_path, ramp, write_dicom):
+    np.testing.assert_array_equal(read_dicom(write_dicom(tmp_path / "a.dcm", ramp)), ramp)
+    np.testing.assert_array_equal(read_dicom(write_dicom(tmp_path / "b.dcm", 65535 - ramp, "MONOCHROME1")), ramp)
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(12, np.uint16), (8, np.uint8)])
+def test_fewer_bits_are_spread_over_the_full_range(tmp_path, bits, kind, write_dicom):
+    pixels = np.array([[0, 2**bits - 1], [2 ** (bits - 1), 1]], kind)
+    image = read_dicom(write_dicom(tmp_path / "a.dcm", pixels, bits=bits))
+    assert image[0].tolist() == [0, 65535]
+    assert int(image[1, 0]) == pytest.approx(32768, abs=130)
+
+
+def test_the_windows_of_the_header_and_of_percentiles(tmp_path, ramp, write_dicom):
+    path = write_dicom(tmp_path / "a.dcm", ramp, WindowCenter=30000, WindowWidth=20000)
+    image = read_mammogram(path, "header")
+    assert (image[ramp <= 20000] == 0).all()
+    assert (image[ramp >= 40000] == 65535).all()
+    assert int(image[ramp <= 30000].max()) == pytest.approx(32768, abs=400)
+    narrow = write_dicom(tmp_path / "b.dcm", (20000 + ramp // 10).astype(np.uint16))
+    assert read_mammogram(narrow, "percentile").min() == 0
+    assert read_mammogram(narrow, "percentile").max() == 65535
+    with pytest.raises(ContractError, match=r"b.dcm: expected a window in its header"):
+        read_mammogram(narrow, "header")
+
+
+def test_what_is_no_dicom_is_one_sentence_with_its_name(tmp_path, ramp, write_dicom):
+    whole = write_dicom(tmp_path / "a.dcm", ramp)
+    (tmp_path / "short.dcm").write_bytes((tmp_path / "a.dcm").read_bytes()[:-300])
+    (tmp_path / "text.dcm").write_text("hello")
+    empty = pydicom.dcmread(whole)
+    del empty.PixelData
+    empty.save_as(tmp_path / "empty.dcm")
+    for name in ("short", "text", "empty", "missing"):
+        with pytest.raises(ContractError, match=f"{name}.dcm: expected a DICOM with pixels, got "):
+            read_mammogram(str(tmp_path / f"{name}.dcm"))
+
+
+def test_the_mask_is_told_from_the_crop_by_content(tmp_path, write_dicom):
+    mask = np.zeros((98, 61), np.uint8)
+    mask[40:60, 20:40] = 255
+    crop = np.random.default_rng(0).integers(0, 65535, (98, 61)).astype(np.uint16)
+    paths = (write_dicom(tmp_path / "1-1.dcm", crop), write_dicom(tmp_path / "1-2.dcm", mask, bits=8))
+    for order in (paths, paths[::-1]):
+        found = read_lesion(order, (100, 60))  # two rows and a column off: brought to the image
+        assert found.shape == (100, 60)
+        assert found.sum() == pytest.approx(400, rel=0.1)
+    with pytest.raises(ContractError, match=r"1-1.dcm: expected a mask of two values and about 100x60, got 98x61"):
+        read_lesion(paths[:1], (100, 60))
+    with pytest.raises(ContractError, match="about 200x60, got 98x61, 98x61"):
+        read_lesion(paths, (200, 60))
+
+
+@pytest.mark.parametrize("top", [1, 2, 255])
+def test_any_two_values_are_a_mask(tmp_path, top):
+    mask = np.zeros((50, 50), np.uint8)
+    mask[10:20, 10:20] = top
+    cv2.imwrite(str(tmp_path / "m.png"), mask)
+    assert read_lesion((str(tmp_path / "m.png"),), (50, 50)).sum() == 100
+
+
+def test_a_mask_blurred_by_jpeg_is_still_a_mask(tmp_path):
+    mask = np.zeros((200, 200), np.uint8)
+    cv2.circle(mask, (90, 110), 30, 255, -1)
+    cv2.imwrite(str(tmp_path / "m.jpg"), mask)
+    assert is_mask(cv2.imread(str(tmp_path / "m.jpg"), 0))
+    found = read_lesion((str(tmp_path / "m.jpg"),), (200, 200))
+    assert (found != (mask > 0)).mean() < 0.002
+
+
+def test_the_breast_is_found_beside_a_label(tmp_path):
+    film = np.zeros((1200, 800), np.uint16)
+    cv2.ellipse(film, (0, 600), (400, 500), 0, -90, 90, 30000, -1)
+    film[50:150, 650:750] = 65535
+    rows, columns = breast_box(film)
+    assert (rows.start, rows.stop) == pytest.approx((100, 1100), abs=20)
+    assert (columns.start, columns.stop) == pytest.approx((0, 400), abs=20)
+    nothing = breast_box(np.zeros((30, 20), np.uint8))
+    assert nothing == (slice(0, 30), slice(0, 20))

@@ -1,0 +1,149 @@
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from seglab.contract import ContractError
+from seglab.data.augment import Strong
+from seglab.data.base import native
+from seglab.data.folder import Folder
+from seglab.data.module import DataModule
+from seglab.data.opening import open_data
+from seglab.data.prepared import Prepared, prepare
+
+SHAPES = [(150, 90), (64, 64), (40, 200), (130, 131), (100, 100), (97, 65), (80, 150), (70, 70)]
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Eight grey 16-bit images of several sizes; a small square of foreground in all but the last."""
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / "raw" / folder).mkdir(parents=True)
+    for k, (height, width) in enumerate(SHAPES):
+        mask = np.zeros((height, width), np.uint8)
+        top, left = rng.integers(0, (height - 6, width - 6))
+        mask[top : top + 6, left : left + 6] = 255 * (k < 7)
+        image = rng.integers(0, 30000, (height, width)).astype(np.uint16) + 30000 * (mask > 0).astype(np.uint16)
+        cv2.imwrite(str(tmp_path / f"raw/images/{k}.png"), image)
+        cv2.imwrite(str(tmp_path / f"raw/masks/{k}.png"), mask)
+    return Folder(
+        root=str(tmp_path / "raw"),
+        size=32,
+        fit="patch",
+        channels=1,
+        cache_dir=str(tmp_path / "cache"),
+        test_fraction=0.25,
+        val_fraction=0.2,
+    )
+
+
+def epoch(dataset, number=0, part="train", **options):
+    module = DataModule(dataset, batch_size=4, **options)
+    loader = module.loader(part)
+    loader.sampler.set_epoch(number)
+    batches = list(loader)
+    names = [name for batch in batches for name in batch["id"]]
+    return names, torch.cat([b["image"] for b in batches]), torch.cat([b["target"] for b in batches])
+
+
+@pytest.mark.parametrize(("fraction", "low", "high"), [(0.0, 0.0, 0.35), (0.5, 0.5, 0.75), (1.0, 1.0, 1.0)])
+def test_the_chosen_share_of_patches_holds_foreground(raw, fraction, low, high):
+    data = replace(raw, positive_fraction=fraction, patches_per_image=200)
+    names, _, targets = epoch(data)
+    positive = targets.flatten(1).any(1).float()
+    with_foreground = torch.tensor([name != "7" for name in names])
+    assert low <= positive[with_foreground].mean() <= high
+    assert not positive[~with_foreground].any()
+
+
+def test_patches_are_cut_from_the_image_and_its_mask_at_one_place(raw):
+    names, images, targets = epoch(replace(raw, bits=16, patches_per_image=5, positive_fraction=1.0))
+    assert images.dtype == torch.float32
+    assert images.max() <= 255
+    for image, target in zip(images, targets, strict=True):
+        inside = image[target > 0]
+        assert not len(inside) or inside.min() >= 30000 / 257 > image[target == 0].max() - 1
+    assert len(names) == 5 * len(set(names))
+
+
+def test_epochs_draw_other_patches_and_workers_draw_the_same(raw):
+    _, first, _ = epoch(raw, 0, augment=Strong())
+    _, other, _ = epoch(raw, 1, augment=Strong())
+    _, again, _ = epoch(raw, 0, augment=Strong(), workers=2)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_tiles_cover_every_pixel_once(raw):
+    opened = open_data(raw)
+    names, images, targets = epoch(raw, part="test")
+    for item in opened.splits.test:
+        image, mask = native(item, raw)
+        mine = [k for k, name in enumerate(names) if name == item.id]
+        assert len(mine) == np.prod([-(-n // 32) for n in mask.shape])
+        assert targets[mine].sum() == mask.sum()
+        assert images[mine].long().sum() == (image >> 8).astype(np.int64).sum()
+
+
+def test_index_and_id_say_which_image_a_patch_is_of(raw):
+    module = DataModule(replace(raw, patches_per_image=3), batch_size=100)
+    batch = next(iter(module.train_dataloader()))
+    assert [module.splits.train[k].id for k in batch["index"]] == batch["id"]
+
+
+def test_cache_no_cache_and_prepared_folder_give_the_same_numbers(raw, tmp_path):
+    folder = tmp_path / "ready"
+    prepare(raw.items(), raw, folder, "options")
+    shared = {
+        key: getattr(raw, key) for key in ("size", "fit", "channels", "test_fraction", "val_fraction", "cache_dir")
+    }
+    ready = Prepared(root=str(folder), **shared)
+    for part in ("train", "val", "test"):
+        names, images, targets = epoch(raw, part=part)
+        for other in (replace(raw, cache_dir=None), ready):
+            names2, images2, targets2 = epoch(other, part=part)
+            assert names == names2
+            assert torch.equal(images, images2)
+            assert torch.equal(targets, targets2)
+
+
+@pytest.mark.parametrize("knobs", [{"fit": "resize"}, {"fit": "pad", "coverage": 0.3}])
+def test_a_prepared_folder_can_be_resized_too(raw, tmp_path, knobs):
+    folder = tmp_path / "ready"
+    prepare(raw.items(), raw, folder, "options")
+    whole = replace(raw, **knobs)
+    shared = {
+        key: getattr(whole, key) for key in ("size", "fit", "channels", "coverage", "test_fraction", "val_fraction")
+    }
+    ready = Prepared(root=str(folder), cache_dir=str(tmp_path / "cache"), **shared)
+    for a, b in zip(epoch(whole), epoch(ready), strict=True):
+        assert a == b if isinstance(a, list) else torch.equal(a, b)
+    assert open_data(whole).facts()["foreground"] == open_data(ready).facts()["foreground"]
+
+
+def test_reducing_shrinks_before_cutting(raw):
+    smaller = replace(raw, reduce=2, cache_dir=None)
+    assert native(raw.items()[0], smaller)[0].shape == (75, 45)
+    cached = epoch(replace(raw, reduce=2))
+    for a, b in zip(epoch(smaller), cached, strict=True):
+        assert a == b if isinstance(a, list) else torch.equal(a, b)
+
+
+def test_larger_patches_share_the_cache(raw):
+    assert open_data(raw).fingerprint == open_data(replace(raw, size=64, channels=3)).fingerprint
+    assert open_data(raw).fingerprint != open_data(replace(raw, reduce=2)).fingerprint
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_an_unreadable_image_is_named_or_skipped(raw, cached):
+    Path(raw.root, "images/3.png").write_bytes(b"no")
+    data = raw if cached else replace(raw, cache_dir=None)
+    with pytest.raises(ContractError, match=r"3\.png"):
+        open_data(data)
+    skipping = replace(data, on_bad_item="skip")
+    assert set(open_data(skipping).skipped) == {"3"}
+    assert set(open_data(skipping).skipped) == {"3"}
