@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seglab.contract import Logits, PerImage, Target, require
@@ -15,6 +16,11 @@ from seglab.contract import Logits, PerImage, Target, require
 def real(x: Tensor) -> Tensor:
     """The tensor in the dtype losses compute in: float64 stays, everything else becomes float32."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def probability(z: Tensor) -> Tensor:
+    """The sigmoid, with a slope that is exact where the probability is close to 1 (torch's is p (1 - p))."""
+    return F.logsigmoid(z).exp()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seglab.contract import Logits, PerImage, Target, require
-from seglab.losses.base import Card, Loss
+from seglab.losses.base import Card, Loss, real
 from seglab.losses.sums import SumLoss, sums_of
 
 
@@ -71,7 +71,7 @@ class Sum(Loss):
                 losses.append(term.weight * term.loss.per_image(logits, target, **maps))
         if shared:
             sums, n = sums_of(tuple(part for _, loss in shared for part in loss.parts()), logits, target, maps)
-            losses += [weight * loss.value(sums, n) for weight, loss in shared]
+            losses += [weight * loss.value(sums, n).to(real(logits[:0]).dtype) for weight, loss in shared]
         return torch.stack(losses).sum(0)
 
 

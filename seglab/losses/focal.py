@@ -59,16 +59,21 @@ class Focal(PixelLoss):
         self.limit(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or null")
 
     @property
-    def classes(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Weight and exponent of the foreground and of the background."""
-        return ((1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)), (self.gamma, self.gamma)
+    def weights(self) -> tuple[float, float]:
+        """Of the foreground and of the background."""
+        return (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
+
+    @property
+    def exponents(self) -> tuple[float, float]:
+        """Of the foreground and of the background."""
+        return self.gamma, self.gamma
 
     def pixel(self, x: Pixels) -> Tensor:
-        (w1, w0), (g1, g0) = self.classes
+        (w1, w0), (g1, g0) = self.weights, self.exponents
         return x.mix(w1 * focused(x.p, x.q, x.l1, x.l0, g1), w0 * focused(x.q, x.p, x.l0, x.l1, g0))
 
     def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        (w1, w0), (g1, g0) = self.classes
+        (w1, w0), (g1, g0) = self.weights, self.exponents
         missed, alarmed = focused_slope(x.p, x.q, x.l1, x.l0, g1), focused_slope(x.q, x.p, x.l0, x.l1, g0)
         return x.mix(missed * -w1, alarmed * w0, out=out)
 
@@ -92,9 +97,8 @@ class AsymmetricFocal(Focal):
     )
 
     @property
-    def classes(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        weights, (_, gamma) = super().classes
-        return weights, (0.0, gamma)
+    def exponents(self) -> tuple[float, float]:
+        return 0.0, self.gamma
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seglab.contract import Logits, PerImage, Target
-from seglab.losses.base import Card, Loss, real
+from seglab.losses.base import Card, Loss, probability, real
 from seglab.losses.region import BY_POLICY, Empty
 
 
@@ -121,4 +121,4 @@ class LovaszSigmoid(Lovasz):
     )
 
     def errors(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.sigmoid(-z), torch.sigmoid(z)
+        return probability(-z), probability(z)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seglab.contract import Logits, PerImage, Target, require
-from seglab.losses.base import Card, Loss, real
+from seglab.losses.base import Card, Loss, probability, real
 from seglab.losses.region import BY_POLICY, Dice, Empty
 
 
@@ -51,17 +51,17 @@ class CLDice(Loss):
     def per_image(self, logits: Logits, target: Target, **maps: Tensor) -> PerImage:
         require(logits.ndim == 4, self.name, "logits (b, c, h, w)", tuple(logits.shape))
         z = real(logits)
-        p, t = torch.sigmoid(z), target.to(z.dtype)
-        precision = self.covered(soft_skeleton(p, self.iterations), t)
-        sensitivity = self.covered(soft_skeleton(t, self.iterations), p)
-        lines = 1 - 2 * precision * sensitivity / (precision + sensitivity)
+        p, q, t = probability(z), probability(-z), target.to(z.dtype)
+        stray = self.outside(soft_skeleton(p, self.iterations), 1 - t)
+        missed = self.outside(soft_skeleton(t, self.iterations), q)
+        lines = (stray + missed - 2 * stray * missed) / (2 - stray - missed)
         return self.dice_weight * Dice(empty=self.empty).per_image(logits, target) + (
             1 - self.dice_weight
         ) * lines.mean(1)
 
-    def covered(self, skeleton: Tensor, by: Tensor) -> Tensor:
-        """The share (b, c) of a skeleton that lies in `by`."""
-        return ((skeleton * by).sum((2, 3)) + self.smooth) / (skeleton.sum((2, 3)) + self.smooth)
+    def outside(self, skeleton: Tensor, other: Tensor) -> Tensor:
+        """The share (b, c) of a skeleton that lies in `other`: 1 - T, without the rounding of that difference."""
+        return (skeleton * other).sum((2, 3)) / (skeleton.sum((2, 3)) + self.smooth)
 
 
 def soft_skeleton(x: Tensor, iterations: int) -> Tensor:

@@ -16,24 +16,30 @@ from seglab.losses.sums import Part, Pixels, SumLoss, Sums
 
 @dataclass(frozen=True)
 class Errors(Part):
-    """The sums of |p - t|^exponent, p^2, t^2, p and t."""
+    """The sums of (p - t)^2, pt, p and t, and of |p - t|^exponent unless that is the first."""
 
     exponent: float
 
-    count: ClassVar[int] = 5
     keeps: ClassVar[bool] = True
 
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        return 4 if self.exponent == 2 else 5
+
     def terms(self, x: Pixels) -> tuple[Tensor, ...]:
-        error = x.d * x.d if self.exponent == 2 else x.d.abs() ** self.exponent
-        return error, x.p * x.p, x.t * x.t, x.p, x.t
+        sums = x.d * x.d, x.p * x.t, x.p, x.t
+        return sums if self.exponent == 2 else (*sums, x.d.abs() ** self.exponent)
 
     def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
         return torch.mul(x.p, x.q, out=out)
 
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
         assert kept is not None
-        steep = x.d if self.exponent == 2 else x.d.sign() * x.d.abs() ** (self.exponent - 1)
-        return kept.mul_(self.exponent * weights[0] * steep + 2 * weights[1] * x.p + weights[3])
+        squared, tp, p, _, *powered = weights
+        steep = 2 * squared * x.d + tp * x.t + p
+        for weight in powered:
+            steep += self.exponent * weight * x.d.sign() * x.d.abs() ** (self.exponent - 1)
+        return kept.mul_(steep)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +68,10 @@ class NoiseRobustDice(RegionLoss):
         return (Errors(self.exponent),)
 
     def value(self, sums: Sums, n: int) -> PerImage:
-        error, pp, tt, p, t = sums[Errors(self.exponent)]
-        whole = pp + tt
-        if self.empty == "complement":
-            whole = torch.where(t == 0, whole + 2 * (n - p - t), whole)
-        return self.mean(ratio(error, whole + self.smooth), t == 0)
+        squared, tp, p, t, *powered = sums[Errors(self.exponent)]
+        both = torch.where(t == 0, n - p, tp) if self.empty == "complement" else tp
+        error = powered[0] if powered else squared
+        return self.mean(ratio(error, squared + 2 * both + self.smooth), t == 0)
 
 
 @dataclass(frozen=True, kw_only=True)
