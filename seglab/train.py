@@ -23,32 +23,41 @@ log = logging.getLogger(__name__)
 
 def train(cfg: DictConfig, folder: Path) -> float:
     """Run the experiment that `cfg` describes in `folder`; returns the best value of `cfg.monitor`."""
-    from seglab.engine.device import precision
     from seglab.engine.run import Run
+    from seglab.engine.sweep import failed_in, journal, sign
 
-    who = identity(cfg)
+    sign(folder, cfg.on_fail)
+    with Run(folder) as run:
+        if cfg.rerun:
+            run.forget()
+        known, who = run.known(), identity(cfg)
+        remedy = "choose another hydra.run.dir, or rerun=true to replace it"
+        require(known.get("identity", who) == who, f"run {run}", "a folder of this experiment", "another", remedy)
+        if known.get("status") == "finished":
+            log.info("%s is finished already; rerun=true trains it again", run)
+            return known["monitor"]["value"]
+        require(not failed_in(known, journal()), f"run {run}", "a run that has not failed in this sweep", "one")
+        if cfg.plan:
+            log.info("%s %s", known.get("status", "waiting"), run)
+            return float("nan")
+        run.start(identity=who, sweep=journal(), choices=choices(), seed=cfg.seed, config=plain(cfg))
+        return perform(cfg, run)
+
+
+def perform(cfg: DictConfig, run: Run) -> float:
+    """Train, measure and draw; the folder is ours and the experiment is new or goes on."""
+    from seglab.engine.device import precision
+
     cfg.trainer.precision = precision(cfg.trainer.accelerator, cfg.trainer.precision)
     check(cfg)
-    run = Run(folder, identity=who, config=plain(cfg), choices=choices(), seed=cfg.seed)
-    if cfg.rerun:
-        run.forget()
-    before = Run.before(folder)
-    remedy = "choose another hydra.run.dir, or rerun=true to replace it"
-    require(
-        not before or before.get("identity") == who, f"run: {folder}", "a folder of this experiment", "another", remedy
-    )
-    if before.get("status") == "finished":
-        log.info("%s is finished already; rerun=true trains it again", folder)
-        return before["monitor"]["value"]
-    with run:
-        data = load_data(cfg, run)
-        module = make_module(cfg, data, run)
-        trainer = make_trainer(cfg, run)
-        fit(trainer, module, data, run)
-        measure(cfg, trainer, module, data, run)
-        draw(cfg, module, data, run)
+    data = load_data(cfg, run)
+    module = make_module(cfg, data, run)
+    trainer = make_trainer(cfg, run)
+    fit(trainer, module, data, run)
+    measure(cfg, trainer, module, data, run)
+    draw(cfg, module, data, run)
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
-    log.info("test: %s\n%s: run.json per_image.csv curves.png examples.png", "  ".join(scores), folder)
+    log.info("test: %s\n%s: run.json per_image.csv curves.png examples.png", "  ".join(scores), run)
     return run.facts["monitor"]["value"]
 
 
@@ -83,7 +92,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     loss = build(cfg.loss).fitted(data.facts()["foreground"])
     seed_everything(cfg.seed, verbose=False)  # after everything that may draw numbers: twins start from one state
     module = SegModule(
-        build(cfg.model, in_channels=data.dataset.channels),
+        build(cfg.model),
         loss,
         build(cfg.optimizer),
         build(cfg.scheduler),

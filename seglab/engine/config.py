@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import logging
+import sys
 import traceback
 import typing
 from collections.abc import Callable, Iterator
@@ -23,12 +24,14 @@ from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from seglab.contract import ContractError
+from seglab.engine.run import stopped
+from seglab.engine.sweep import journal, supervise
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if (folder / "train.yaml").exists())
 """The configuration: inside the package when installed from a wheel, beside it in a checkout."""
 
-NOT_THE_EXPERIMENT = {"hydra", "study", "folder", "rerun", "workers", "examples", "logger"} | {
+NOT_THE_EXPERIMENT = {"hydra", "study", "folder", "rerun", "workers", "examples", "logger", "on_fail", "plan"} | {
     "callbacks.best",
     "callbacks.last",
     "trainer.accelerator",
@@ -47,7 +50,10 @@ class ConfigError(CompactHydraException):
 
 
 def verb(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[], None]]:
-    """Make a command of `function(cfg, folder)`: `conf/<name>.yaml` composes cfg, Hydra names the folder."""
+    """Make a command of `function(cfg, folder)`: `conf/<name>.yaml` composes cfg, Hydra names the folder.
+
+    A sweep (`-m`) runs under the supervision of sweep.py, so that no job takes another down.
+    """
 
     def command(function: Callable[[DictConfig, Path], Any]) -> Callable[[], None]:
         @functools.wraps(function)
@@ -56,13 +62,25 @@ def verb(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[]
                 return function(cfg, Path(HydraConfig.get().runtime.output_dir))
             except ContractError as error:
                 raise ConfigError(str(error)) from None
+            except (KeyboardInterrupt, SystemExit) as error:
+                if stopped(error):
+                    raise SystemExit(130) from None  # on purpose: ends a sweep too
+                raise RuntimeError(f"the job called sys.exit({error})") from error
             except Exception as error:
                 traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it must not keep the model
                 raise
             finally:
                 gc.collect()
 
-        return hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
+        hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
+
+        def main() -> None:
+            sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
+            if sweeps and not journal():
+                raise SystemExit(supervise(f"seglab.{name}"))
+            hydra_main()
+
+        return main
 
     return command
 

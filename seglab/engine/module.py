@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from seglab.contract import ContractError, Image, Logits, PerImage
@@ -100,6 +101,8 @@ class SegModule(LightningModule):
         self.train_meter, self.val_meter, self.test_meter = (Meter(threshold, empty) for _ in range(3))
         self.objective = torch.compile(self._objective) if compile else self._objective
         self.latest: PerImage | None = None
+        self.scheduler: Any = None
+        self._schedule: dict[str, Any] = {}
         self._pending: tuple[PerImage, list[str]] | None = None
 
     def forward(self, image: Image) -> Logits:
@@ -112,7 +115,10 @@ class SegModule(LightningModule):
 
     def step(self, batch: Batch) -> tuple[PerImage, Logits]:
         """The loss of each image (b,) and the logits of a batch."""
-        return self.objective(batch["image"], batch["target"], {name: batch[name] for name in self.loss.needs})
+        try:
+            return self.objective(batch["image"], batch["target"], {name: batch[name] for name in self.loss.needs})
+        except ContractError as fault:
+            raise self._diverged(str(fault), batch["id"]) from None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.raise_if_not_finite()
@@ -135,10 +141,13 @@ class SegModule(LightningModule):
         finite = torch.isfinite(losses)
         if not finite.all():
             bad = [name for name, fine in zip(ids, finite.tolist(), strict=True) if not fine]
-            raise ContractError(
-                f"loss: expected a finite number in epoch {self.current_epoch}, got {losses[~finite][0].item()} for "
-                f"{', '.join(bad)} (the best checkpoint is kept); lower optimizer.lr or use trainer.precision=32-true"
-            )
+            raise self._diverged(f"loss: expected a finite number, got {losses[~finite][0].item()}", bad)
+
+    def _diverged(self, fault: str, ids: list[str]) -> ContractError:
+        return ContractError(
+            f"{fault}; in epoch {self.current_epoch} for {', '.join(ids)} (the best checkpoint is kept); "
+            "lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true"
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         return self._measure(self.val_meter, batch)
@@ -154,8 +163,13 @@ class SegModule(LightningModule):
         return {"losses": losses, "logits": logits}
 
     def on_train_epoch_end(self) -> None:
+        """Log the epoch, then step the schedule here: Lightning steps a plateau schedule after the checkpoint."""
         self.raise_if_not_finite()
         self._log("train", self.train_meter)
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(float(self.trainer.callback_metrics[self.monitor]))
+        elif self.scheduler is not None:
+            self.scheduler.step()
 
     def on_validation_epoch_end(self) -> None:
         self._log("val", self.val_meter)
@@ -167,20 +181,20 @@ class SegModule(LightningModule):
         self.log_dict({f"{stage}/{name}": value for name, value in meter.flush().items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state, so that a run that goes on draws the numbers it would have drawn (dropout)."""
+        """Keep the schedule, and the random state so that a run that goes on draws what it would have drawn."""
         gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         checkpoint["random_state"] = {"cpu": torch.get_rng_state(), "gpu": gpu}
+        checkpoint["schedule"] = self.scheduler.state_dict() if self.scheduler else {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["random_state"]["cpu"].cpu())
         if torch.cuda.is_available() and checkpoint["random_state"]["gpu"]:
             torch.cuda.set_rng_state_all([state.cpu() for state in checkpoint["random_state"]["gpu"]])
+        self._schedule = checkpoint["schedule"]
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.make_optimizer(self.model.parameters())
-        if self.make_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "monitor": self.monitor},
-        }
+        self.scheduler = self.make_scheduler(optimizer) if self.make_scheduler else None
+        if self.scheduler and self._schedule:
+            self.scheduler.load_state_dict(self._schedule)
+        return optimizer

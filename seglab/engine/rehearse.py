@@ -35,5 +35,6 @@ def rehearse(module: SegModule, loader: DataLoader) -> None:
         losses, logits = trial.step(batch)
         losses.mean().backward()
         trial.val_meter.update(losses, logits, batch["target"])
-    known = [f"{stage}/{name}" for stage in ("val", "train") for name in trial.val_meter.flush()]
+    measured = trial.val_meter.flush()
+    known = [f"{stage}/{name}" for stage in ("val", "train") for name in measured]
     require(module.monitor in known, "monitor", f"one of {', '.join(known)}", module.monitor)

@@ -16,7 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from seglab.contract import ContractError
+from filelock import FileLock, Timeout
+
+from seglab.contract import ContractError, require
 
 log = logging.getLogger(__name__)
 
@@ -32,22 +34,26 @@ def write_whole(path: Path, text: str) -> None:
 
 
 class Run:
-    """A run folder from its start to its end; `with` it, and run.json says how the run ended whatever happens.
+    """A run folder that one process at a time may hold; `with` it, and run.json says how the run ended.
+
+    The claim is a lock of the operating system, which ends with the process that holds it, however that process ends.
 
     Args:
         folder: the run's folder; made if absent.
-        facts: what is known at the start: config, choices, seed and so on, of plain JSON types.
     """
 
-    def __init__(self, folder: Path, **facts: Any) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.file = Path(folder), Path(folder) / "run.json"
-        self.facts: dict[str, Any] = {"name": self.folder.name, **facts}
+        self.facts: dict[str, Any] = {}
+        self._lock = FileLock(self.folder / ".lock", timeout=0)
 
-    @staticmethod
-    def before(folder: Path) -> dict[str, Any]:
-        """What is known of an earlier run in this folder, empty where there was none."""
+    def __str__(self) -> str:
+        return os.path.relpath(self.folder)
+
+    def known(self) -> dict[str, Any]:
+        """What an earlier run has written in this folder, empty where there was none."""
         try:
-            return json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
+            return json.loads(self.file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
 
@@ -63,26 +69,55 @@ class Run:
         for file in ("run.json", "metrics.csv", "per_image.csv", "histograms.npz", "examples.npz"):
             (self.folder / file).unlink(missing_ok=True)
 
+    def start(self, **facts: Any) -> None:
+        """Say that the run begins, with what is known of it: config, choices, seed and so on, of plain JSON types."""
+        self._clock = time.perf_counter()
+        self.facts = {"name": self.folder.name, **facts}
+        self.note(status="running", started=_now(), versions=versions(), git=commit(), error=None)
+
     def note(self, **facts: Any) -> None:
         """Add facts and write them."""
         self.facts.update(facts)
         write_whole(self.file, json.dumps(self.facts, indent=2, default=str) + "\n")
 
+    def held(self) -> bool:
+        """Whether a living process is working in this folder."""
+        try:
+            with self._lock:
+                return False
+        except Timeout:
+            return True
+
     def __enter__(self) -> Run:
-        self._clock = time.perf_counter()
-        self.note(status="running", started=_now(), versions=versions(), git=commit(), pid=os.getpid(), error=None)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            remedy = "wait for it, and run the same command again"
+            require(False, f"run {self}", "a free folder", "one that another process is training in", remedy)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        seconds = round(time.perf_counter() - self._clock, 2)
+        try:
+            if self.facts:
+                self._end(error)
+        finally:
+            self._lock.release()
+
+    def _end(self, error: BaseException | None) -> None:
+        ended = {"finished": _now(), "seconds": round(time.perf_counter() - self._clock, 2)}
         if error is None:
-            self.note(status="finished", finished=_now(), seconds=seconds)
+            self.note(status="finished", **ended)
             return
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        expected = isinstance(error, ContractError)
-        trace = None if expected else "".join(traceback.format_exception(error))
+        trace = None if isinstance(error, ContractError) else "".join(traceback.format_exception(error))
         said = {"kind": type(error).__name__, "message": str(error), "traceback": trace}
-        self.note(status="interrupted" if stopped else "failed", finished=_now(), seconds=seconds, error=said)
+        self.note(status="interrupted" if stopped(error) else "failed", error=said, **ended)
+
+
+def stopped(error: BaseException) -> bool:
+    """Whether somebody stopped the run on purpose: by Ctrl-C (Lightning makes a SystemExit of it) or by SIGTERM."""
+    pressed = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
+    return pressed or type(error).__name__ == "SIGTERMException"
 
 
 def versions() -> dict[str, str]:

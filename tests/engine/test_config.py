@@ -46,9 +46,10 @@ def test_a_missing_value_says_what_to_set(configure: Configure) -> None:
         plain(configure("train", "folder=x", "dataset=folder"))
 
 
-def test_a_value_out_of_range_is_one_sentence_of_the_part_itself() -> None:
-    with pytest.raises(ConfigError, match="gamma"):
-        build({"_target_": "seglab.losses.pixel.Focal", "gamma": -1.0})
+def test_a_value_out_of_range_is_one_sentence_of_the_part_itself(configure: Configure) -> None:
+    cfg = configure("train", "folder=x", "loss=focal", "loss.gamma=-1")
+    with pytest.raises(ConfigError, match=r"^Focal: expected gamma .*, got -1"):
+        build(cfg.loss)
 
 
 def test_the_identity_ignores_paths_device_workers_and_logging_only(configure: Configure) -> None:

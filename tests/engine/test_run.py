@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ def status(folder: Path) -> dict:
 
 
 def test_a_run_that_ends_well_is_finished_and_knows_its_facts(tmp_path: Path) -> None:
-    with Run(tmp_path / "a", seed=3) as run:
+    with Run(tmp_path / "a") as run:
+        run.start(seed=3)
         assert status(run.folder)["status"] == "running"
         run.note(metrics={"test/iou": 0.5})
     facts = status(tmp_path / "a")
@@ -34,8 +37,13 @@ def test_a_run_that_ends_well_is_finished_and_knows_its_facts(tmp_path: Path) ->
     ],
 )
 def test_a_run_that_breaks_keeps_the_reason(tmp_path: Path, error: BaseException, ended: str, traced: bool) -> None:
-    with pytest.raises(type(error)), Run(tmp_path):
-        raise error
+    def broken() -> None:
+        with Run(tmp_path) as run:
+            run.start()
+            raise error
+
+    with pytest.raises(type(error)):
+        broken()
     facts = status(tmp_path)
     assert facts["status"] == ended
     assert facts["error"]["message"] == str(error)
@@ -57,10 +65,32 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 def test_forgetting_removes_what_a_run_left_and_nothing_else(tmp_path: Path) -> None:
     with Run(tmp_path) as run:
+        run.start()
         (tmp_path / "mine.txt").write_text("keep")
         (tmp_path / "checkpoints").mkdir()
         (tmp_path / "checkpoints" / "last.ckpt").write_text("x")
         assert run.last == tmp_path / "checkpoints" / "last.ckpt"
     run.forget()
-    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
-    assert Run.before(tmp_path) == {}
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "mine.txt"]
+    assert run.known() == {}
+
+
+def test_a_run_that_only_looks_writes_nothing(tmp_path: Path) -> None:
+    with Run(tmp_path) as run:
+        assert run.known() == {}
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_a_folder_is_held_by_one_process_and_free_when_that_process_is_gone(tmp_path: Path) -> None:
+    code = "import sys, time; from seglab.engine.run import Run\nwith Run(sys.argv[1]): print(1); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-u", "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()
+    assert Run(tmp_path).held()
+    with pytest.raises(ContractError, match=r"another process is training in; wait for it"), Run(tmp_path):
+        pass
+    other.kill()
+    other.communicate()
+    assert not Run(tmp_path).held()
+    with Run(tmp_path) as run:
+        assert run.folder == tmp_path

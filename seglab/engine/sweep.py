@@ -1,0 +1,116 @@
+"""A sweep that survives its jobs: it runs in a child process, and what dies there is written down and passed over.
+
+The parent loads neither torch nor Lightning. It and the jobs share a journal, a text file with the folder of every job
+that came by; its path travels in the environment, so that jobs on other processes and machines find it too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from seglab.contract import require
+from seglab.engine.run import Run, write_whole
+
+JOURNAL = "SEGLAB_SWEEP"
+
+
+def journal() -> str | None:
+    """The journal of the sweep that this process works for; None outside of a sweep."""
+    return os.environ.get(JOURNAL)
+
+
+def sign(folder: Path, on_fail: str = "continue") -> None:
+    """Enter a job's folder in the journal, unless the sweep is to stop at the failure of another."""
+    require(on_fail in ("continue", "stop"), "on_fail", "continue or stop", on_fail)
+    if book := journal():
+        broken = [facts["name"] for facts in visited(Path(book)) if on_fail == "stop" and failed_in(facts, book)]
+        require(not broken, "sweep", "no failed run before this one", ", ".join(broken), "on_fail=continue goes on")
+        with Path(book).open("a", encoding="utf-8") as lines:
+            lines.write(f"{folder.resolve()}\n")
+
+
+def failed_in(facts: dict[str, Any], book: str | None) -> bool:
+    """Whether a run failed in this very sweep, which then does not try it a second time."""
+    return book is not None and facts.get("status") == "failed" and facts.get("sweep") == book
+
+
+def visited(book: Path) -> list[dict[str, Any]]:
+    """The facts of all runs in the journal, each once, in the order of their coming."""
+    folders = dict.fromkeys(book.read_text(encoding="utf-8").splitlines() if book.exists() else [])
+    return [Run(Path(folder)).known() | {"folder": folder, "name": Path(folder).name} for folder in folders]
+
+
+def supervise(module: str) -> int:
+    """Run this command's sweep in a child until every job has had its turn; returns the exit code.
+
+    A child that dies in the middle of a job (a crash, the kernel's out-of-memory killer) is started again: the dead
+    job is written down as failed, finished jobs are skipped. Ctrl-C and SIGTERM reach the child and end the sweep.
+    """
+    book = (Path("outputs") / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}").resolve()
+    book.parent.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    again = True
+    while again:
+        code, told = _child([sys.executable, "-m", module, *sys.argv[1:]], {**os.environ, JOURNAL: str(book)})
+        again = bool(_bury(book, code)) and not told
+    print(summary(visited(book), str(book), time.time() - started, "plan=true" in sys.argv), file=sys.stderr)
+    return code
+
+
+def _child(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
+    """Run a command to its end; gives its exit code, and whether somebody told it to stop.
+
+    Ctrl-C reaches the child by itself, since the terminal sends it to both; SIGTERM is passed on.
+    """
+    told = []
+
+    def stop(number: int, frame: object) -> None:
+        told.append(number)
+        if number == signal.SIGTERM:
+            process.terminate()
+
+    process = subprocess.Popen(command, env=environment)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return process.wait(), bool(told)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _bury(book: Path, code: int) -> list[str]:
+    """Write down as failed every run of this sweep whose process died in the middle of it; gives their names."""
+    names = []
+    for facts in visited(book):
+        folder = Path(facts.pop("folder"))
+        if facts.get("status") == "running" and facts.get("sweep") == str(book) and not Run(folder).held():
+            cause = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+            said = {"kind": "Died", "message": f"the process died with {cause}", "traceback": None}
+            write_whole(folder / "run.json", json.dumps(facts | {"status": "failed", "error": said}, indent=2) + "\n")
+            names.append(folder.name)
+    return names
+
+
+def summary(runs: list[dict[str, Any]], book: str, seconds: float, plan: bool) -> str:
+    """Say in a few lines what a sweep did: how many runs are finished, which failed and why, what is left."""
+    states = [facts.get("status", "waiting") for facts in runs]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    lines = [f"sweep: {len(runs)} runs: {counts or 'none'}; {seconds:.0f} s"]
+    lines += [
+        f"  failed: {facts['name']}: {facts['error']['message']}" for facts in runs if facts.get("status") == "failed"
+    ]
+    known = [facts["seconds"] for facts in runs if facts.get("status") == "finished"]
+    left = len(runs) - len(known)
+    if plan or left:
+        time_left = f", about {left * sum(known) / len(known) / 60:.0f} min" if known else ""
+        lines.append(f"  left: {left}{time_left}; the same command goes on with them")
+    folders = sorted({str(Path(facts["folder"]).parent) for facts in runs})
+    lines += [f"  report: python -m seglab.report {os.path.relpath(folder)}" for folder in folders]
+    return "\n".join(lines)

@@ -1,0 +1,166 @@
+"""A sweep is finished by running it again, and no job takes another down; run in real processes, as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+SMALL = (
+    "dataset.size=32",
+    "dataset.train=8",
+    "dataset.val=4",
+    "dataset.test=4",
+    "model.base=4",
+    "model.depth=2",
+    "batch_size=4",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "examples=1",
+)
+
+BOMBS = """
+import os, signal, sys
+from dataclasses import dataclass
+from seglab.losses.pixel import BCE
+
+@dataclass(frozen=True, kw_only=True)
+class Bomb(BCE):
+    how: str = "kill"
+
+    def __call__(self, logits, target, **maps):
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "exit":
+            sys.exit(3)
+        if self.how == "raise":
+            raise MemoryError("no room")
+        return super().__call__(logits, target, **maps)
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A user's folder with a loss of his own: one Python file and one yaml."""
+    (tmp_path / "bombs.py").write_text(BOMBS)
+    (tmp_path / "myconf/loss").mkdir(parents=True)
+    (tmp_path / "myconf/loss/bomb.yaml").write_text("_target_: bombs.Bomb\nhow: kill\n")
+    return tmp_path
+
+
+def start(place: Path, *words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{place}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "seglab.train", "--config-dir", "myconf", "-m", *SMALL, *words]
+    return subprocess.Popen(
+        command,
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def sweep(place: Path, *words: str) -> tuple[int, str]:
+    process = start(place, *words)
+    said, heard = process.communicate(timeout=400)
+    return process.returncode, said + heard
+
+
+def runs(place: Path) -> dict[str, dict]:
+    found = place.glob("outputs/*/*/run.json")
+    return {path.parent.name.rsplit("-", 1)[0]: json.loads(path.read_text()) for path in found}
+
+
+@pytest.mark.slow
+def test_jobs_that_raise_exit_or_die_are_written_down_and_the_sweep_goes_on(place: Path) -> None:
+    code, said = sweep(place, "loss=bomb", "loss.how=raise,exit,kill,no")
+    ended = {name: (facts["status"], (facts["error"] or {}).get("message")) for name, facts in runs(place).items()}
+    assert ended == {
+        "bomb_how-raise_unet_synthetic_s1": ("failed", "no room"),
+        "bomb_how-exit_unet_synthetic_s1": ("failed", "3"),
+        "bomb_unet_synthetic_s1": ("failed", "the process died with signal 9 (SIGKILL)"),
+        "bomb_how-no_unet_synthetic_s1": ("finished", None),
+    }
+    assert "MemoryError" in runs(place)["bomb_how-raise_unet_synthetic_s1"]["error"]["traceback"]
+    assert "4 runs: 3 failed, 1 finished" in said
+    assert code == 1
+
+
+@pytest.mark.slow
+def test_the_second_time_finished_runs_are_skipped_and_failed_ones_tried_again(place: Path) -> None:
+    sweep(place, "loss=bomb", "loss.how=raise,no")
+    before = runs(place)
+    (place / "bombs.py").write_text(BOMBS.replace('raise MemoryError("no room")', "pass"))
+    code, said = sweep(place, "loss=bomb", "loss.how=raise,no")
+    after = runs(place)
+    assert code == 0, said
+    assert {facts["status"] for facts in after.values()} == {"finished"}
+    assert "bomb_how-no_unet_synthetic_s1" in said
+    assert "is finished already" in said
+    name = "bomb_how-no_unet_synthetic_s1"
+    assert after[name]["started"] == before[name]["started"]
+
+
+@pytest.mark.slow
+def test_a_sweep_may_stop_at_the_first_failure(place: Path) -> None:
+    code, said = sweep(place, "loss=bomb", "loss.how=raise,no", "on_fail=stop")
+    assert code == 1
+    assert list(runs(place)) == ["bomb_how-raise_unet_synthetic_s1"]
+    assert "left: 1" in said
+
+
+@pytest.mark.slow
+def test_a_plan_starts_nothing(place: Path) -> None:
+    _, said = sweep(place, "loss=bce,dice", "plan=true")
+    assert runs(place) == {}
+    assert said.count("waiting outputs/default") == 2
+    assert "left: 2" in said
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_sweep_and_the_same_command_goes_on(place: Path) -> None:
+    process = start(place, "loss=bce,dice", "trainer.max_epochs=200")
+    deadline = time.monotonic() + 200
+    while not list(place.glob("outputs/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    said = "".join(process.communicate(timeout=100))
+    facts = runs(place)
+    assert [run["status"] for run in facts.values()] == ["interrupted"], said
+    assert "the same command goes on" in said
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_many_moments_ends_like_an_undisturbed_one(
+    place: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    words = ("loss=bce,dice", "seed=1,2", "trainer.max_epochs=3")
+    other = tmp_path_factory.mktemp("undisturbed")
+    (other / "myconf").mkdir()
+    assert sweep(other, *words)[0] == 0
+    for moment in range(20):
+        process = start(place, *words)
+        deadline = time.monotonic() + 6 + 0.45 * moment
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    code, said = sweep(place, *words)
+    assert code == 0, said
+    theirs, ours = (sorted(path.glob("outputs/default/*/per_image.csv")) for path in (other, place))
+    assert [path.parent.name for path in ours] == [path.parent.name for path in theirs]
+    assert len(ours) == 4
+    for mine, true in zip(ours, theirs, strict=True):
+        assert mine.read_text() == true.read_text()
+        tables = [pd.read_csv(path.parent / "metrics.csv").drop(columns="seconds") for path in (mine, true)]
+        pd.testing.assert_frame_equal(*tables, check_exact=True)
