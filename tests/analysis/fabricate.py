@@ -64,6 +64,7 @@ def write_run(
     history(shift, epochs).to_csv(folder / "metrics.csv", index=False)
     scores = rows.drop(columns=["id", "group", "pixels", "foreground"]).mean()
     metrics = {f"test/{key}": value for key, value in scores.items()} | {"test/ece": 0.05, "val/iou": scores["iou"]}
+    metrics |= {f"test/{key}_pooled": value for key, value in pooled(rows[["tp", "fp", "fn", "tn"]].sum()).items()}
     write_examples(folder / "examples.npz", own, shift)
     (folder / "run.json").write_text(json.dumps(facts(folder.name, loss, seed, metrics, extra or {}), indent=1))
     return folder
@@ -107,6 +108,18 @@ def scored(table: np.ndarray, pixels: int) -> pd.DataFrame:
     names = {"id": [f"image_{i:03d}" for i in range(size)], "group": [f"patient_{i // 2}" for i in range(size)]}
     counts = {"pixels": pixels, "foreground": true, "tp": tp, "fp": fp, "fn": fn, "tn": tn}
     return pd.DataFrame({**names, **counts, "loss": 1 - scores["dice"], **scores})
+
+
+def pooled(counts: pd.Series) -> dict[str, float]:
+    """The scores over all pixels as one."""
+    true, found = counts["tp"] + counts["fn"], counts["tp"] + counts["fp"]
+    return {
+        "iou": counts["tp"] / (true + counts["fp"]),
+        "dice": 2 * counts["tp"] / (true + found),
+        "precision": counts["tp"] / found,
+        "recall": counts["tp"] / true,
+        "accuracy": (counts["tp"] + counts["tn"]) / counts.sum(),
+    }
 
 
 def history(shift: float, epochs: int) -> pd.DataFrame:

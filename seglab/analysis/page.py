@@ -1,0 +1,79 @@
+"""The report as one HTML file: no network, opens in any browser, light and dark, on a phone and on paper."""
+
+from __future__ import annotations
+
+import datetime
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from seglab.analysis import sections
+from seglab.analysis.markup import table, text
+from seglab.analysis.study import Study
+
+
+def page(name: str, studies: list[Study], figures: list[dict[str, Figure]], runs: pd.DataFrame, again: str) -> str:
+    """The whole report: one part for each data set, then what failed or is missing and how to run it again."""
+    several = len(studies) > 1
+    boards = [
+        _board(study, drawn, f"b{place}-", several)
+        for place, (study, drawn) in enumerate(zip(studies, figures, strict=True))
+    ]
+    used = runs["used"].sum()
+    seeds = runs.loc[runs["used"], "seed"].nunique()
+    facts = f"{used} of {len(runs)} runs, {seeds} seed{'s' * (seeds != 1)}, {datetime.date.today().isoformat()}"
+    body = (
+        f'<header><h1>{escape(name)}</h1><p class="facts">{facts}</p></header>'
+        + ("".join(boards) or "<p class='headline'>No run has finished: there is nothing to compare yet.</p>")
+        + _section("failed", "What failed or is missing", _failed(runs, studies))
+        + _section("again", "How to run it again", f"<pre>{escape(again)}</pre>")
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(name)}: which loss?</title><style>{_file('page.css')}</style></head>"
+        f"<body><main>{body}</main><script>{_file('page.js')}</script></body></html>\n"
+    )
+
+
+def _file(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def _board(study: Study, drawn: dict[str, Figure], prefix: str, several: bool) -> str:
+    parts = {
+        "verdict": ("Verdict", sections.verdict(study)),
+        "metrics": ("Every metric", sections.metrics(study)),
+        "figures": ("Figures", sections.figures(study, drawn, prefix)),
+        "images": ("The same images under every loss", sections.pictures(study)),
+        "losses": ("The losses", sections.cards(study)),
+        "compared": ("What was compared", sections.compared(study)),
+        "method": ("How it was judged", sections.method(study)),
+    }
+    links = "".join(f'<a href="#{prefix}{key}">{heading}</a>' for key, (heading, _) in parts.items())
+    links += '<a href="#failed">What failed</a><a href="#again">Run it again</a>'
+    head = f'<h2 class="board">{escape(study.title)}</h2>' if several else ""
+    return f"{head}<nav>{links}</nav>" + "".join(
+        _section(prefix + key, heading, html) for key, (heading, html) in parts.items()
+    )
+
+
+def _section(key: str, heading: str, html: str) -> str:
+    return f'<section id="{key}"><h2>{heading}</h2>{html}</section>\n'
+
+
+def _failed(runs: pd.DataFrame, studies: list[Study]) -> str:
+    bad = runs[~runs["used"]]
+    parts = []
+    if len(bad):
+        rows = [
+            [text(row["name"]), text(row["status"]), text(row["problem"])]
+            for row in bad[["name", "status", "problem"]].to_dict("records")
+        ]
+        parts.append(table(["run", "status", "what happened"], rows))
+    missing = [f"{label} with seed {seed}" for study in studies for label, seed in study.missing]
+    if missing:
+        parts.append(f"<p>Not there, though other losses have them: {escape('; '.join(missing))}.</p>")
+    return "".join(parts) or "<p>Nothing: every run finished, and every loss has every seed.</p>"

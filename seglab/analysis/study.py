@@ -1,0 +1,156 @@
+"""Everything the report says about the runs on one data set, worked out once: numbers here, words and ink elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from seglab.analysis import charts
+from seglab.analysis.stats import Cube, compare, cube, rank_shares
+from seglab.analysis.summary import over_seeds, per_run, reread, worse_if_higher
+from seglab.analysis.table import Sweep
+from seglab.analysis.verdict import Verdict, judge
+from seglab.contract import require
+
+IMAGES = {"all": "all test images", "foreground": "the test images with foreground", "empty": "the empty test images"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What the verdict is about.
+
+    `metric` is a column of per_image.csv, `images` which images count (all, foreground, empty), `delta` the largest
+    difference that does not matter, `confidence` that of the intervals, `resamples` and `seed` those of the bootstrap.
+    """
+
+    metric: str = "iou"
+    images: str = "all"
+    delta: float = 0.01
+    confidence: float = 0.95
+    resamples: int = 10_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.images in IMAGES, "report: images", f"one of {', '.join(IMAGES)}", self.images)
+        require(self.delta > 0, "report: delta", "a number above 0", self.delta)
+        require(0.5 < self.confidence < 1, "report: confidence", "a number between 0.5 and 1", self.confidence)
+        require(self.resamples >= 100, "report: resamples", "at least 100", self.resamples)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs on one data set and the question put to them; every answer is worked out when it is first asked for."""
+
+    title: str
+    board: Sweep
+    question: Question
+
+    @cached_property
+    def lower_is_better(self) -> bool:
+        return worse_if_higher(self.question.metric)
+
+    @cached_property
+    def data(self) -> Cube:
+        """The metric as losses x seeds x images, the losses from the best mean to the worst."""
+        images = self.board.images
+        if self.question.images != "all":
+            images = images[(images["foreground"] > 0) == (self.question.images == "foreground")]
+        found = cube(images, self.question.metric)
+        means = np.array([run[np.isfinite(run)].mean() if np.isfinite(run).any() else np.nan for run in found.values])
+        order = np.argsort(means if self.lower_is_better else -means, kind="stable")
+        return found._replace(labels=[found.labels[k] for k in order], values=found.values[order])
+
+    @property
+    def labels(self) -> list[str]:
+        return self.data.labels
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        ask = self.question
+        pairs = compare(
+            self.data,
+            confidence=ask.confidence,
+            resamples=ask.resamples,
+            seed=ask.seed,
+            lower_is_better=self.lower_is_better,
+        )
+        return judge(pairs, delta=ask.delta, confidence=ask.confidence)
+
+    @cached_property
+    def named(self) -> list[Verdict]:
+        """The pairs worth naming: all of up to ten, otherwise those of the best loss."""
+        if len(self.verdicts) <= 10:
+            return self.verdicts
+        return [verdict for verdict in self.verdicts if verdict.pair.first == self.labels[0]]
+
+    @cached_property
+    def places(self) -> pd.DataFrame:
+        """How often each loss takes each place when seeds and images are drawn again."""
+        return rank_shares(self.data, seed=self.question.seed, lower_is_better=self.lower_is_better)
+
+    @cached_property
+    def _pooled(self) -> dict:
+        return reread(self.board.used)
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """All metrics, one row a run."""
+        return per_run(self.board, self._pooled)
+
+    @cached_property
+    def spread(self) -> pd.DataFrame:
+        """All metrics, mean and standard deviation over seeds, one row a label."""
+        table = over_seeds(self.metrics)
+        return table.reindex([*self.labels, *(label for label in table.index if label not in self.labels)])
+
+    @cached_property
+    def tables(self) -> dict[str, np.ndarray]:
+        """The histogram over all test pixels and seeds of each loss, (2, 256)."""
+        used = self.board.used
+        rows = {
+            label: [row for row in used.index[used["label"] == label] if row in self._pooled] for label in self.labels
+        }
+        return {label: sum(self._pooled[row].table for row in those) for label, those in rows.items() if those}
+
+    @cached_property
+    def missing(self) -> list[tuple[str, int]]:
+        """Labels and seeds that other labels have and these lack."""
+        runs = self.board.used
+        have = set(zip(runs["label"], runs["seed"], strict=True))
+        return [
+            (label, seed) for label in self.labels for seed in sorted(set(runs["seed"])) if (label, seed) not in have
+        ]
+
+    def figures(self) -> dict[str, Figure]:
+        """The figures that these runs allow, by the name of their files."""
+        drawn = {"seeds": charts.seeds(self.data, self.question.metric)}
+        histories = self._histories()
+        if histories:
+            drawn["learning"] = charts.learning(histories)
+        if self.verdicts:
+            drawn["forest"] = charts.forest(self.named, self.question.metric)
+        mean_ranks = charts.mean_ranks(self.data, self.lower_is_better)
+        if self.verdicts and len(mean_ranks) > 2:
+            drawn["ranks"] = charts.ranks(mean_ranks, self.verdicts)
+        if self.tables:
+            drawn["precision_recall"] = charts.precision_recall(self.metrics, self.tables)
+            drawn["reliability"] = charts.reliability(self.tables)
+        shares = charts.win_shares(self.board.images, self.labels, self.question.metric, self.lower_is_better)
+        if shares and len(self.labels) > 1:
+            drawn["wins"] = charts.wins(shares, self.labels)
+        return drawn
+
+    def _histories(self) -> dict[str, list[pd.DataFrame]]:
+        found: dict[str, list[pd.DataFrame]] = {label: [] for label in self.labels}
+        for label, folder in self.board.used[["label", "folder"]].itertuples(index=False):
+            try:
+                history = pd.read_csv(folder / "metrics.csv")
+            except (OSError, ValueError):
+                continue
+            if "epoch" in history and label in found:
+                found[label].append(history)
+        return {label: runs for label, runs in found.items() if runs}

@@ -1,0 +1,74 @@
+"""The files of a report: the page, the table for programs and for people, the figures for papers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from seglab.analysis.figures import save
+from seglab.analysis.page import page
+from seglab.analysis.study import Study
+from seglab.analysis.summary import BLOCKS, title
+from seglab.analysis.verdict import headline
+
+
+def write(out: Path, name: str, studies: list[Study], runs: pd.DataFrame, again: str) -> Path:
+    """Write report.html, table.csv, table.md and figures/*.png, *.svg into `out`; returns report.html."""
+    out.mkdir(parents=True, exist_ok=True)
+    figures = [study.figures() for study in studies]
+    for study, drawn in zip(studies, figures, strict=True):
+        slug = f"{re.sub(r'[^0-9A-Za-z]+', '-', study.title)}_" if len(studies) > 1 else ""
+        for key, figure in drawn.items():
+            save(figure, out / "figures" / f"{slug}{key}.png")
+            save(figure, out / "figures" / f"{slug}{key}.svg")
+    _whole(out / "table.csv", csv(studies))
+    _whole(out / "table.md", markdown(studies))
+    return _whole(out / "report.html", page(name, studies, figures, runs, again))
+
+
+def _whole(file: Path, content: str) -> Path:
+    beside = file.with_name(f".{file.name}.partial")
+    beside.write_text(content, encoding="utf-8")
+    return beside.replace(file)
+
+
+def csv(studies: list[Study]) -> str:
+    """Every metric in full digits: a row per loss, columns `iou`, `iou sd`, ... and the number of seeds."""
+    parts = []
+    for study in studies:
+        flat = study.spread.copy()
+        flat.columns = [key if part == "mean" else f"{key} sd" for key, part in flat.columns]
+        flat.insert(0, "seeds", study.metrics.groupby("label")["seed"].nunique())
+        flat.insert(0, "data", study.title)
+        parts.append(flat.rename_axis("loss").reset_index())
+    return pd.concat(parts, ignore_index=True).to_csv(index=False) if parts else "loss,data,seeds\n"
+
+
+def markdown(studies: list[Study]) -> str:
+    """The verdict and the first blocks of the metrics as Markdown, to paste where people talk."""
+    lines: list[str] = []
+    for study in studies:
+        lines += [f"## {study.title}", "", headline(study.verdicts), ""]
+        lines += [f"- {found.words}" for found in study.named]
+        for name, keys in BLOCKS.items():
+            have = [key for key in keys if (key, "mean") in study.spread]
+            if have:
+                lines += ["", f"**{name}**", "", *_markdown_table(study.spread, have)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _markdown_table(spread: pd.DataFrame, keys: list[str]) -> list[str]:
+    lines = [f"| loss | {' | '.join(title(key) for key in keys)} |", f"|---|{'---:|' * len(keys)}"]
+    for label, row in spread.iterrows():
+        cells = [_mean_sd(row[key, "mean"], row[key, "sd"]) for key in keys]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
+
+
+def _mean_sd(mean: float, sd: float) -> str:
+    if pd.isna(mean):
+        return "–"
+    return f"{mean:.3f}" if pd.isna(sd) else f"{mean:.3f} ±{sd:.3f}"

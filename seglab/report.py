@@ -1,0 +1,55 @@
+"""`python -m seglab.report outputs/SWEEP`: read every run of a sweep and say what it shows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from seglab.contract import require
+from seglab.engine.config import verb
+
+log = logging.getLogger(__name__)
+
+
+def report(cfg: DictConfig, folder: Path) -> Path:
+    """Write report.html, table.csv, table.md and the figures about the runs below `cfg.roots`; returns report.html."""
+    from seglab.analysis.study import Question, Study
+    from seglab.analysis.table import collect
+    from seglab.analysis.verdict import headline
+    from seglab.analysis.write import write
+
+    roots = [Path(root) for root in cfg.roots]
+    require(bool(roots), "report", "a folder that holds runs", "none", "python -m seglab.report outputs/SWEEP")
+    keys = ("metric", "images", "delta", "confidence", "resamples", "seed")
+    question = Question(**{key: cfg[key] for key in keys})
+    sweep = collect(roots)
+    studies = [Study(title, board, question) for title, board in sweep.boards()]
+    changed = [f"{key}={cfg[key]}" for key in keys if cfg[key] != getattr(Question(), key)]
+    again = " ".join(["python -m seglab.report", *map(str, cfg.roots), *changed])
+    written = write(Path(cfg.out or roots[0]), roots[0].resolve().name, studies, sweep.runs, again)
+    for study in studies:
+        log.info("%s: %s", study.title, headline(study.verdicts))
+    log.info("%d of %d runs compared: %s", len(sweep.used), len(sweep.runs), written)
+    return written
+
+
+def with_roots(arguments: Sequence[str]) -> list[str]:
+    """Turn folders given without a name into one override `roots=[...]`; everything else is left to Hydra."""
+    bare = [word for word in arguments if word[0] not in "-+~" and ("=" not in word or Path(word).is_dir())]
+    rest = [word for word in arguments if word not in bare]
+    return [*rest, f"roots={json.dumps(bare, ensure_ascii=False)}"] if bare else rest
+
+
+def main() -> None:
+    """The command: folders may stand on it bare."""
+    sys.argv[1:] = with_roots(sys.argv[1:])
+    verb("report")(report)()
+
+
+if __name__ == "__main__":
+    main()
