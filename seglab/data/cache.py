@@ -34,16 +34,19 @@ AFTER_CUTTING = {"size", "fit", "channels", "bits"}
 """Fields that change no pixel of what patches are cut from."""
 
 
-def reading(dataset: Dataset) -> str:
-    """Write down all that decides the pixels: the version, the kind of data set, and its reading options."""
-    ignored = NOT_READING | (AFTER_CUTTING if dataset.fit == "patch" else set())
+def reading(dataset: Dataset, cut: bool) -> str:
+    """Write down all that decides the pixels: the version, the kind of data set, and its reading options.
+
+    With `cut`, of the images that patches are cut from; else of those that the model sees.
+    """
+    ignored = NOT_READING | (AFTER_CUTTING if cut else set())
     options = {f.name: getattr(dataset, f.name) for f in fields(dataset) if f.name not in ignored}
     return f"{VERSION} {type(dataset).__name__} {sorted(options.items())}"
 
 
 def fingerprint(items: Sequence[Item], dataset: Dataset) -> str:
     """Name the decoded pixels: by the reading options and each item's source files, their sizes and times."""
-    digest = blake2b(reading(dataset).encode(), digest_size=10)
+    digest = blake2b(reading(dataset, dataset.fit == "patch").encode(), digest_size=10)
     for item in items:
         digest.update(f"{item.id} {[stamp(path) for path in item.files]}".encode())
     return digest.hexdigest()
@@ -98,7 +101,7 @@ def build(items: Sequence[Item], dataset: Dataset, folder: Path) -> None:
 def cached_scans(items: Sequence[Item], dataset: Dataset, folder: Path) -> list[Record]:
     """Make the folder, in which patches find whole images as memory maps, where it is missing; gives its records."""
     if not (folder / "manifest.json").exists():
-        prepare(items, dataset, folder, reading(dataset), hashes=False)
+        prepare(items, dataset, folder, reading(dataset, cut=True), hashes=False)
         (folder / "cache.json").touch()
         make_room(folder.parent, int(dataset.cache_gb * 1e9))
     os.utime(folder / "cache.json")

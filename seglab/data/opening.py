@@ -69,11 +69,7 @@ def open_data(dataset: Dataset) -> Opened:
     items = dataset.items()
     faulty = [item.fault for item in items if item.fault]
     complain(faulty, len(items), dataset)
-    whole = (
-        from_file(items, dataset.split_file)
-        if dataset.split_file
-        else split(items, dataset.val_fraction, dataset.test_fraction, dataset.split_seed)
-    )
+    whole = divide(items, dataset)
     skipped = {item.id: item.fault or item.left_out for item in items if item.fault or item.left_out}
     skipped |= dict.fromkeys((item.id for item in whole.torn), "its group is in the test set")
     wanted = sorted((item for item in whole.all() if item.id not in skipped), key=lambda item: item.id)
@@ -83,6 +79,13 @@ def open_data(dataset: Dataset) -> Opened:
     skipped |= survey.faults
     splits = whole.without(skipped)
     return Opened(splits, store, {item.id: row for row, item in enumerate(wanted)}, survey.shares, skipped, mark)
+
+
+def divide(items: list[Item], dataset: Dataset) -> Splits:
+    """Split a data set as its frozen file says, or by group where it has none."""
+    if dataset.split_file:
+        return from_file(items, dataset.split_file)
+    return split(items, dataset.val_fraction, dataset.test_fraction, dataset.split_seed)
 
 
 def open_store(items: list[Item], dataset: Dataset, mark: str) -> tuple[Store | Scans, Survey]:

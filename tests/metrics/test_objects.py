@@ -127,4 +127,5 @@ def test_the_real_ships_against_themselves_score_1(shared_data):
                 true[start - 1 : start - 1 + length] = number
         true = true.reshape(768, 768).T
         assert f2(match(true, true)) == 1
-        assert match(components(true > 0), true).true == len(rows)
+        assert true.max() == len(rows)
+        assert 1 <= components(true > 0).max() <= len(rows)  # ships side by side are one component

@@ -1,0 +1,73 @@
+"""`python -m seglab.prepare`: decode a data set once for training to map into memory, or look it through."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from seglab.contract import require
+from seglab.engine.config import build, check, verb
+
+if TYPE_CHECKING:
+    from seglab.data.base import Dataset
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, folder: Path) -> int:
+    """Do what `cfg.mode` says with the data set of `cfg`; gives the number of images that can be used."""
+    check(cfg)
+    modes = {"prepare": make, "audit": look}
+    require(cfg.mode in modes, "mode", f"one of {', '.join(modes)}", cfg.mode)
+    return modes[cfg.mode](build(cfg.dataset), folder)
+
+
+def make(dataset: Dataset, folder: Path) -> int:
+    """Decode every image in its own size; what is already there is not done again."""
+    from seglab.data.cache import reading
+    from seglab.data.prepared import prepare
+
+    records = prepare(dataset.items(), dataset, folder, reading(dataset, cut=True))
+    left = [record for record in records if record["left_out"]]
+    size = sum(path.stat().st_size for path in folder.rglob("*.npy"))
+    log.info("%s: %d images, %d left out, %.2f GB", folder, len(records) - len(left), len(left), size / 1e9)
+    for record in left[:5]:
+        log.info("  left out: %s: %s", record["id"], record["left_out"])
+    log.info("python -m seglab.train dataset=prepared dataset.root=%s dataset.channels=%d", folder, dataset.channels)
+    return len(records) - len(left)
+
+
+def look(dataset: Dataset, folder: Path) -> int:
+    """Print and write what a person must know before spending hours; raises where training and test share images."""
+    from seglab.analysis.audit import overview
+    from seglab.data.audit import audit
+
+    found = audit(dataset)
+    (folder / "audit.json").write_text(json.dumps(found.facts, indent=1))
+    overview(found.samples, found.shares, found.areas, type(dataset).__name__, folder / "audit.png")
+    width = max(len(name) for name in found.facts)
+    for name, fact in found.facts.items():
+        log.info("%-*s  %s", width, name.replace("_", " "), spell(fact))
+    log.info("%s: audit.json audit.png", folder)
+    none = f"{len(found.leaks)} pairs: {'; '.join(found.leaks[:3])}"
+    require(not found.leaks, "dataset", "no image on two sides of the split", none, "see audit.json")
+    return sum(found.facts["images"].values())
+
+
+def spell(fact: object) -> str:
+    """Write a fact on one line, numbers with three digits."""
+    if isinstance(fact, dict):
+        return ", ".join(f"{key} {spell(value)}" for key, value in fact.items()) or "-"
+    if isinstance(fact, list):
+        return "; ".join(map(str, fact[:5])) or "-"
+    return f"{fact:.3g}" if isinstance(fact, float) else str(fact)
+
+
+main = verb("prepare")(run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from seglab.data.audit import audit, erased
+from seglab.data.duplicates import fingerprint, near_duplicates
+from seglab.data.folder import Folder
+from seglab.data.scenes import clouds
+from seglab.data.synthetic import Synthetic
+
+
+def texture(k, size=96):
+    field = clouds(np.random.default_rng(k), size, 4, 8, 16)
+    return np.clip(128 + 40 * field, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Ten train and four test images; test image 2 is a recompressed copy of train image 5."""
+    for part, count in (("a", 10), ("b", 4)):
+        for kind in ("images", "masks"):
+            (tmp_path / part / kind).mkdir(parents=True)
+        for k in range(count):
+            image = texture(5 if (part, k) == ("b", 2) else k + 100 * (part == "b"))
+            mask = np.zeros((96, 96), np.uint8)
+            mask[10:30, 10:30], mask[50:51, 60 : 62 + k] = 255, 255
+            cv2.imwrite(
+                str(tmp_path / part / f"images/{k}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 70 if part == "b" else 95]
+            )
+            cv2.imwrite(str(tmp_path / part / f"masks/{k}.png"), mask * (k > 0))
+    return Folder(
+        root=str(tmp_path),
+        images="a/images",
+        masks="a/masks",
+        test_images="b/images",
+        test_masks="b/masks",
+        size=24,
+        cache_dir=None,
+    )
+
+
+def test_a_copy_on_the_other_side_is_a_leak_and_nothing_else_is(dataset):
+    found = audit(dataset)
+    assert found.leaks in (
+        ["train/5 (train) and test/2 (test) look the same"],
+        ["train/5 (val) and test/2 (test) look the same"],
+    )
+
+
+def test_facts_are_those_of_the_files(dataset, tmp_path):
+    (tmp_path / "a/images/9.jpg").write_bytes(b"no")
+    (tmp_path / "b/masks/3.png").unlink()
+    found = audit(dataset)
+    facts = json.loads(json.dumps(found.facts))
+    assert sum(facts["images"].values()) == 12
+    assert facts["unreadable"] == 2
+    assert any("9.jpg" in line for line in facts["unreadable_first"])
+    assert sum(facts["empty_masks"].values()) == 2
+    assert facts["mask_values"] == {"[0, 255]": 10, "[0]": 2}
+    assert facts["objects"] == 20
+    assert facts["objects_per_image"] == {"0": 2, "2": 10}
+    assert facts["object_pixels"]["max"] == 400
+    assert facts["height"]["max"] == 96
+    assert len(found.samples) == 12
+
+
+def test_thin_objects_that_resizing_erases_are_counted(dataset):
+    assert audit(dataset).facts["objects_erased_at_size"] == 12  # lines one pixel high cover a quarter of one
+    assert audit(replace(dataset, coverage=0.1)).facts["objects_erased_at_size"] == 0
+    assert audit(replace(dataset, fit="patch")).facts["objects_erased_at_size"] == 0
+
+
+def test_an_object_that_keeps_one_pixel_is_not_erased():
+    mask = np.zeros((40, 40), np.uint8)
+    mask[0:4, 0:4], mask[20, 20] = 1, 1
+    count, labels = cv2.connectedComponents(mask)
+    assert erased(mask, labels, count, Synthetic(size=40)).tolist() == [False, False]
+    at = Folder(root="", size=10)
+    assert erased(mask, labels, count, at).tolist() == [False, True]
+    assert erased(mask, labels, count, replace(at, fit="pad")).tolist() == [False, True]
+
+
+def test_near_duplicates_are_found_across_parts_alone():
+    prints = [fingerprint(texture(k)) for k in (1, 2, 1, 1)]
+    assert near_duplicates(prints, ["train", "train", "test", "train"]) == [(0, 2), (2, 3)]
+    assert near_duplicates([], []) == []
+
+
+def test_flat_images_are_nobody_s_duplicate():
+    flat = fingerprint(np.full((50, 50), 70, np.uint8))
+    assert near_duplicates([flat, flat], ["train", "test"]) == []
+
+
+def test_a_resized_and_brighter_copy_is_a_duplicate():
+    image = texture(3, 200)
+    copy = cv2.resize((image * 0.8 + 20).astype(np.uint8), (150, 150), interpolation=cv2.INTER_AREA)
+    assert near_duplicates([fingerprint(image), fingerprint(copy)], ["train", "val"]) == [(0, 1)]
+
+
+@pytest.mark.parametrize("scene", ["disc", "lesion", "ships"])
+def test_painted_scenes_do_not_look_the_same(scene):
+    assert audit(Synthetic(scene=scene, size=64, train=30, val=10, test=20)).leaks == []
+
+
+@pytest.mark.parametrize("name", ["fundus", "ship"])
+def test_the_real_sets_have_no_false_alarm(name, shared_data):
+    from seglab.data.fundus import Fundus
+    from seglab.data.ship import Ship
+
+    root = {"fundus": "fundus/drishti-gs", "ship": "ship"}[name]
+    kind = {"fundus": Fundus, "ship": Ship}[name]
+    found = audit(kind(root=str(shared_data / root), size=64))
+    assert found.leaks == []
+    assert found.facts["unreadable"] == 0
