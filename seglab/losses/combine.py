@@ -19,7 +19,7 @@ class Term:
     """One loss of a sum and what it weighs."""
 
     loss: Loss
-    weight: float = 1.0
+    weight: float
 
 
 @dataclass(frozen=True, kw_only=True)
