@@ -43,10 +43,11 @@ def counts(logits: Logits, target: Target, threshold: float = 0.5) -> Counts:
 
     A pixel is predicted as foreground where sigmoid(logit) >= threshold, and is true foreground where target >= 0.5.
     The counts are exact int64; `white_sum` adds the probability over true foreground, `black_sum` one minus it over
-    true background (float32, or float64 for such logits). Raises ContractError for shapes that do not fit.
+    true background (float32, or float64 for such logits). A logit that is NaN counts as background. Raises
+    ContractError for shapes that do not fit.
     """
-    scores, truth = pixels(logits, target)
-    return tally(scores >= logit(threshold), truth, scores.sigmoid())
+    values, truth = pixels(logits, target)
+    return tally(values >= logit(threshold), truth, values.sigmoid())
 
 
 def scores(counts: Counts, empty: str = "correct") -> dict[str, PerImage]:

@@ -47,7 +47,7 @@ class SegmentationMetrics(Metric):
         batch = tally(values >= self.edge, truth, probability)
         self.pixels = self.pixels + pooled(batch)
         per_image = torch.stack(list(scores(batch, self.empty).values()))
-        self.total = self.total + to_fixed(per_image.nan_to_num(0)).sum(1)
+        self.total = self.total + to_fixed(per_image).sum(1)
         self.defined = self.defined + per_image.isfinite().sum(1)
         self.images = self.images + presence(batch)
         if self.calibration_bins:

@@ -74,7 +74,7 @@ class SurfaceDistance(Metric):
         values, truth = pixels(logits, target)
         masks = zip((values >= self.edge).cpu().numpy(), truth.cpu().numpy(), strict=True)
         pair = torch.tensor([surface_distances(pred, true) for pred, true in masks], device=self.total.device)
-        self.total = self.total + to_fixed(pair.nan_to_num(0)).sum(0)
+        self.total = self.total + to_fixed(pair).sum(0)
         self.defined = self.defined + pair[:, 0].isfinite().sum()
 
     def compute(self) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from torch import multiprocessing
 from torchmetrics.functional import classification as reference
 
 from seglab.contract import ContractError
+from seglab.metrics.calibration import histogram
 from seglab.metrics.counts import counts, scores
 from seglab.metrics.segmentation import SegmentationMetrics
 
@@ -108,6 +109,15 @@ def test_states_made_in_inference_mode_go_on_outside_it():
         metric.update(*images())
     metric.update(*images(seed=3))
     assert metric.compute()["iou"].isfinite()
+
+
+def test_logits_that_are_no_numbers_count_as_background_and_break_nothing():
+    logits, target = images()
+    logits[2:4] = torch.nan
+    result = measured((logits, target), (logits[:2], target[:2]))
+    assert all(0 <= value <= 1 for value in result.values())
+    assert result["recall"] < measured(images())["recall"]
+    assert histogram(logits, target)[2, :, 1:].sum() == 0
 
 
 @pytest.mark.parametrize("knobs", [{"threshold": 0.0}, {"empty": "zero"}, {"calibration_bins": 0}])
