@@ -23,11 +23,18 @@ log = logging.getLogger(__name__)
 
 def train(cfg: DictConfig, folder: Path) -> float:
     """Run the experiment that `cfg` describes in `folder`; returns the best value of `cfg.monitor`."""
-    from seglab.engine.run import Run
-    from seglab.engine.sweep import failed_in, journal, sign
+    from seglab.engine.sweep import sign
 
     sign(folder, cfg.on_fail)
-    with Run(folder) as run:
+    return once(cfg, folder)
+
+
+def once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
+    """Finish the run in `folder` unless it is finished: from its last checkpoint if it was interrupted."""
+    from seglab.engine.run import Run
+    from seglab.engine.sweep import failed_in, journal
+
+    with Run(folder, wait) as run:
         if cfg.rerun:
             run.forget()
         known, who = run.known(), identity(cfg)
@@ -41,11 +48,30 @@ def train(cfg: DictConfig, folder: Path) -> float:
             log.info("%s %s", known.get("status", "waiting"), run)
             return float("nan")
         run.start(identity=who, sweep=journal(), choices=choices(), seed=cfg.seed, config=plain(cfg))
+        tune(cfg, run)
         return perform(cfg, run)
 
 
+def tune(cfg: DictConfig, run: Run) -> None:
+    """Choose the learning rate of this loss by the validation of short runs, which all seeds share."""
+    if not cfg.tune.lr:
+        return
+    values = {}
+    for lr in cfg.tune.lr:
+        short = cfg.copy()
+        short.merge_with({"optimizer": {"lr": lr}, "trainer": {"max_epochs": cfg.tune.epochs}, "seed": cfg.tune.seed})
+        short.tune.lr, short.examples = None, 1
+        folder = run.folder.parent / ".tune" / f"{choices().get('loss', 'loss')}_lr-{lr:g}-{identity(short)}"
+        short.folder = str(folder)
+        values[lr] = once(short, folder, wait=True)
+    best = (max if cfg.monitor_mode == "max" else min)(values, key=values.__getitem__)
+    cfg.optimizer.lr = best
+    run.note(tuned={"lr": best, "tried": {f"{lr:g}": value for lr, value in values.items()}})
+    log.info("tune: optimizer.lr=%g of %s", best, ", ".join(f"{lr:g}: {value:.4f}" for lr, value in values.items()))
+
+
 def perform(cfg: DictConfig, run: Run) -> float:
-    """Train, measure and draw; the folder is ours and the experiment is new or goes on."""
+    """Train, measure and draw; the folder is ours, and the experiment is new or goes on."""
     from seglab.engine.device import precision
 
     cfg.trainer.precision = precision(cfg.trainer.accelerator, cfg.trainer.precision)

@@ -40,12 +40,13 @@ class Run:
 
     Args:
         folder: the run's folder; made if absent.
+        wait: wait while another process holds the folder, instead of refusing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wait: bool = False) -> None:
         self.folder, self.file = Path(folder), Path(folder) / "run.json"
         self.facts: dict[str, Any] = {}
-        self._lock = FileLock(self.folder / ".lock", timeout=0)
+        self._lock = FileLock(self.folder / ".lock", timeout=-1 if wait else 0)
 
     def __str__(self) -> str:
         return os.path.relpath(self.folder)

@@ -200,3 +200,17 @@ def test_a_sweep_makes_one_folder_per_run_named_by_what_it_is(tmp_path: Path) ->
     assert said.returncode == 0, said.stderr
     names = sorted(path.parent.name for path in tmp_path.glob("outputs/two/*/run.json"))
     assert [name.rsplit("-", 1)[0] for name in names] == ["bce_unet_synthetic_s1", "dice_unet_synthetic_s1"]
+
+
+def test_the_learning_rate_is_tuned_once_for_all_seeds_of_a_loss(run: Callable[..., float], tmp_path: Path) -> None:
+    words = ("tune.lr=[1e-6,1e-2]", "tune.epochs=3", "model.norm=batch")
+    run(tmp_path / "a", *words)
+    first = json.loads((tmp_path / "a/run.json").read_text())
+    assert set(first["tuned"]["tried"]) == {"1e-06", "0.01"}
+    assert first["tuned"]["lr"] == float(max(first["tuned"]["tried"], key=first["tuned"]["tried"].get))
+    assert pd.read_csv(tmp_path / "a/metrics.csv")["lr"][0] == first["tuned"]["lr"]
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".tune/*/run.json")}
+    assert len(stamps) == 2
+    run(tmp_path / "b", *words, "seed=2")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob(".tune/*/run.json")} == stamps
+    assert json.loads((tmp_path / "b/run.json").read_text())["tuned"] == first["tuned"]
