@@ -48,11 +48,12 @@ class Smp(nn.Module):
             fill(self.net.encoder, state, in_channels, encoder_weights)
         convolutions = [m for m in self.net.segmentation_head.modules() if isinstance(m, nn.Conv2d)]
         set_prior(convolutions[-1], prior)
+        self.step = self.net.encoder.output_stride if self.net.requires_divisible_input_shape else 1
+        self.smallest = 128 if arch.lower() == "pan" else 32  # PAN halves its smallest map three times more
 
     def forward(self, image: Image) -> Logits:
         """Give each pixel of (b, in_channels, h, w) its logit (b, 1, h, w)."""
-        step = self.net.encoder.output_stride if self.net.requires_divisible_input_shape else 1
-        check_input(image, self.in_channels, step, smallest=step)
+        check_input(image, self.in_channels, self.step, self.smallest)
         return self.net(image)
 
 

@@ -118,5 +118,7 @@ def test_sizes_and_channels_that_do_not_fit_are_one_sentence():
     net = Smp(3, arch="linknet", encoder_name="resnet18")
     with pytest.raises(ContractError, match=r"divisible by 32, got 100x100; set dataset.size=96"):
         net(torch.zeros(1, 3, 100, 100))
+    with pytest.raises(ContractError, match=r"at least 128, divisible by 16, got 64x64; set dataset.size=128"):
+        Smp(3, arch="pan", encoder_name="resnet18")(torch.zeros(1, 3, 64, 64))
     with pytest.raises(ContractError, match=r"images \(b,3,h,w\), got 1x1x64x64"):
         net(torch.zeros(1, 1, 64, 64))
