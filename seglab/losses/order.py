@@ -48,9 +48,9 @@ class Lovasz(Loss):
 
 
 def each(foreground: Tensor, background: Tensor, mask: Tensor, total: Tensor) -> Tensor:
-    """The extension (b, c), ranking in each image only what costs something."""
+    """The extension (b, c), ranking in each image only what costs something (or is NaN)."""
     rows = zip(*(x.flatten(0, 1) for x in (foreground, background, mask, total)), strict=True)
-    losses = [extension(f[m & (f > 0)], g[~m & (g > 0)], t) for f, g, m, t in rows]
+    losses = [extension(f[m & ~(f <= 0)], g[~m & ~(g <= 0)], t) for f, g, m, t in rows]
     return torch.stack(losses).view_as(total)
 
 

@@ -224,7 +224,7 @@ def fit(weight: Weight, foreground: float, who: str) -> float:
     require(
         0 < foreground < 1,
         who,
-        "training masks with foreground and background",
+        "training masks with both classes",
         f"a foreground share of {foreground:g}",
     )
     return (1 - foreground) / foreground

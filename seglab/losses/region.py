@@ -80,7 +80,7 @@ def ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 def power(x: Tensor, exponent: float) -> Tensor:
     """x ** exponent for x of at least 0, with a finite slope at 0 for exponents under 1."""
-    return x if exponent == 1 else torch.where(x > TINY, x.clamp(min=TINY) ** exponent, 0)
+    return x if exponent == 1 else torch.where(x <= TINY, 0, x.clamp(min=TINY) ** exponent)
 
 
 def tversky(m: Confusion, fp_weight: float, fn_weight: float, smooth: float = 0.0) -> Tensor:
