@@ -24,7 +24,7 @@ def check_input(image: Tensor, channels: int, divisor: int, smallest: int) -> No
 
 
 def norm_layer(norm: str, width: int) -> nn.Module:
-    """Make a normalisation of `width` channels: batch, instance (affine), group (groups of width / 8) or none."""
+    """Make a normalisation of `width` channels: batch, instance (affine), group (of 8 groups) or none."""
     require(norm in ("batch", "instance", "group", "none"), "model: norm", "batch, instance, group or none", norm)
     if norm == "batch":
         return nn.BatchNorm2d(width)

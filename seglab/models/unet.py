@@ -14,7 +14,7 @@ class UNet(nn.Module):
     """A contracting path, an expanding path, and the fine features of the first handed to the second.
 
     Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015; the
-    paper's own net is `base=64 norm=none padding=valid`. Takes (b, in_channels, h, w), gives logits (b, 1, h, w).
+    paper's own net, dropout apart, is `base=64 norm=none padding=valid`. Takes (b, in_channels, h, w), gives logits (b, 1, h, w).
 
     base: channels of the first level, doubled at each of the `depth` levels below it. norm: batch, instance, group or
     none after each 3x3 convolution. padding: "same" pads each convolution with zeros, for sizes divisible by 2^depth;
@@ -86,8 +86,7 @@ class UNet(nn.Module):
     def _refuse(self, height: int, width: int) -> None:
         least = next(n for n in range(1, 20 * 2**self.depth) if self.context(n)[1] < n)
         expected = f"a height and width of at least {least} around which to mirror context"
-        remedy = f"set dataset.size={least} or model.depth={self.depth - 1} or model.padding=same"
-        require(False, "model", expected, f"{height}x{width}", remedy)
+        require(False, "model", expected, f"{height}x{width}", f"set dataset.size={least} or model.padding=same")
 
 
 def block(inputs: int, outputs: int, norm: str, padding: int) -> nn.Sequential:
