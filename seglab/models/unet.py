@@ -14,7 +14,8 @@ class UNet(nn.Module):
     """A contracting path, an expanding path, and the fine features of the first handed to the second.
 
     Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015; the
-    paper's own net, dropout apart, is `base=64 norm=none padding=valid`. Takes (b, in_channels, h, w), gives logits (b, 1, h, w).
+    paper's own net, dropout apart, is `base=64 norm=none padding=valid`. Takes (b, in_channels, h, w), gives
+    logits (b, 1, h, w).
 
     base: channels of the first level, doubled at each of the `depth` levels below it. norm: batch, instance, group or
     none after each 3x3 convolution. padding: "same" pads each convolution with zeros, for sizes divisible by 2^depth;
