@@ -1,0 +1,131 @@
+"""What a sample costs: decoding it, mapping it, changing it at random; and what the runs of a large table cost."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from seglab.data import rle
+from seglab.data.augment import Light, Strong
+from seglab.data.folder import Folder
+from seglab.data.opening import open_data
+from seglab.data.scenes import SCENES
+
+
+class Row(NamedTuple):
+    """One line of the table: milliseconds of processor time, as a share of the line it is measured beside."""
+
+    what: str
+    milliseconds: float
+    ratio: float
+    beside: str
+
+
+def measure(images: int = 32, repeats: int = 7, ships: int = 80_000) -> list[Row]:
+    """Measure all of it side by side in this process, on one thread, on files made for the occasion."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return [*epochs(Path(folder), images, repeats), *augmentation(repeats), *tables(ships)]
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def epochs(root: Path, count: int, repeats: int) -> list[Row]:
+    """Read an epoch of JPEGs of 569x428 pixels at 256x256: from the files each time, and from the memory map."""
+    for kind in ("images", "masks"):
+        (root / kind).mkdir()
+    for k in range(count):
+        image, share = SCENES["disc"].paint(np.random.default_rng(k), 569, 0.05, 1.0, 1.0)
+        picture = (np.clip(image[:428, :, ::-1], 0, 1) * 255).astype(np.uint8)
+        cv2.imwrite(str(root / f"images/{k}.jpg"), picture)
+        cv2.imwrite(str(root / f"masks/{k}.png"), (share[:428] >= 0.5).astype(np.uint8) * 255)
+    options = {"root": str(root), "val_fraction": 0.0, "test_fraction": 0.0}
+    files = open_data(Folder(cache_dir=None, **options)).store
+    cached = open_data(Folder(cache_dir=str(root / "cache"), **options)).store
+    order = np.random.default_rng(0).permutation(count)
+    batches = [order[start : start + 8].tolist() for start in range(0, count, 8)]
+    copy = np.zeros((8, 256, 256, 4), np.uint8)
+    tasks = {
+        "decode the files": lambda: [files.batch(batch) for batch in batches],
+        "memory map, a batch at once": lambda: [cached.batch(batch) for batch in batches],
+        "copy as many bytes": lambda: [copy.copy() for _ in batches],
+    }
+    return rows(tasks, count * repeats, repeats, "an image at 256x256: ")
+
+
+def augmentation(repeats: int) -> list[Row]:
+    """Change images of 256x256x3 at random, beside a copy of them."""
+    image, share = SCENES["disc"].paint(np.random.default_rng(0), 256, 0.05, 1.0, 1.0)
+    picture, mask = (np.clip(image, 0, 1) * 255).astype(np.uint8), (share >= 0.5).astype(np.uint8)
+    light, strong = Light(), Strong()
+    tasks = {
+        "copy": lambda: [(picture.copy(), mask.copy()) for _ in range(50)],
+        "augment=light": lambda: [light(picture, mask, (0, 0, k)) for k in range(50)],
+        "augment=strong": lambda: [strong(picture, mask, (0, 0, k)) for k in range(50)],
+    }
+    return rows(tasks, 50 * repeats, repeats, "an image at 256x256: ")
+
+
+def tables(count: int) -> list[Row]:
+    """Decode the runs of a ship table, beside a loop over runs as it is commonly written."""
+    rng = np.random.default_rng(0)
+    kinds = [rle.encode(ship(rng)) for _ in range(500)]
+    texts = [kinds[k % len(kinds)] for k in range(count)] + [""] * (3 * count // 2)
+    names = [str(k) for k in range(len(texts))]
+    share = max(1, count // 2000)
+    tasks = {
+        "a loop per run": lambda: [looped(text) for text in texts[::share]],
+        "all runs at once": lambda: rle.parse(texts, names),
+        "all runs, and every pixel of them": lambda: pixels(texts, names),
+    }
+    first, *others = rows(tasks, 1, 1, f"a table of {len(texts)} rows: ")
+    whole = first.milliseconds * share
+    return [first._replace(milliseconds=whole), *(r._replace(ratio=r.milliseconds / whole) for r in others)]
+
+
+def pixels(texts: list[str], names: list[str]) -> int:
+    """Decode a table to the places of all its pixels, 500 objects at a time; gives their number."""
+    runs = rle.parse(texts, names)
+    bounds = np.searchsorted(runs.owners, range(0, len(texts) + 500, 500)).tolist()
+    return sum(len(runs.part(*pair).positions()) for pair in pairwise(bounds))
+
+
+def ship(rng: np.random.Generator) -> np.ndarray:
+    """Draw one box as large as ships of the challenge are, in 768x768 pixels."""
+    mask = np.zeros((768, 768), np.uint8)
+    length = float(rng.gamma(2, 25)) + 8
+    box = cv2.boxPoints((tuple(rng.uniform(60, 700, 2)), (length, length / 4 + 2), float(rng.uniform(0, 180))))
+    return cv2.fillPoly(mask, [box.astype(np.int32)], 1)
+
+
+def looped(text: str) -> np.ndarray:
+    """Decode one mask with a loop over its runs."""
+    mask = np.zeros(768 * 768, np.uint8)
+    numbers = [int(word) for word in text.split()]
+    for start, length in zip(numbers[::2], numbers[1::2], strict=True):
+        mask[start - 1 : start - 1 + length] = 1
+    return mask.reshape(768, 768).T
+
+
+def rows(tasks: dict[str, Callable[[], object]], per: int, repeats: int, prefix: str) -> list[Row]:
+    """Time tasks in turn, so that what else the machine does falls on all alike; the first is the measure."""
+    spent = dict.fromkeys(tasks, 0.0)
+    if repeats > 1:
+        for task in tasks.values():
+            task()
+    for _ in range(repeats):
+        for name, task in tasks.items():
+            start = time.process_time()
+            task()
+            spent[name] += 1000 * (time.process_time() - start) / per
+    first = next(iter(tasks))
+    return [Row(prefix + name, value, value / spent[first], first) for name, value in spent.items()]
