@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from seglab.contract import require
-from seglab.engine.config import build, check, choices, identity, plain, verb
+from seglab.engine.config import build, check, choices, identity, plain, sweeps_in_process, verb
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -35,6 +35,8 @@ def once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
     from seglab.engine.sweep import failed_in, journal
 
     with Run(folder, wait) as run:
+        if not run.leads:
+            logging.getLogger().setLevel(logging.WARNING)
         if cfg.rerun:
             run.forget()
         known, who = run.known(), identity(cfg)
@@ -76,12 +78,16 @@ def perform(cfg: DictConfig, run: Run) -> float:
 
     cfg.trainer.precision = precision(cfg.trainer.accelerator, cfg.trainer.precision)
     check(cfg)
+    alone = cfg.trainer.devices in (1, "1") and cfg.trainer.num_nodes == 1
+    remedy = "start each run by itself, or sweep with hydra/launcher=slurm"
+    require(alone or not sweeps_in_process(), "trainer", "devices=1 in a sweep in one process", "more", remedy)
     data = load_data(cfg, run)
     module = make_module(cfg, data, run)
     trainer = make_trainer(cfg, run)
     fit(trainer, module, data, run)
     measure(cfg, trainer, module, data, run)
-    draw(cfg, module, data, run)
+    if run.leads:
+        draw(cfg, module, data, run)
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
     log.info("test: %s\n%s: run.json per_image.csv curves.png examples.png", "  ".join(scores), run)
     return run.facts["monitor"]["value"]
@@ -167,6 +173,7 @@ def fit(trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None
         log.info("going on from %s", run.last)
     trainer.fit(module, data.loader("train"), data.loader("val"), ckpt_path=run.last)
     best = next(kept for kept in trainer.callbacks if isinstance(kept, ModelCheckpoint) and kept.monitor)
+    trainer.strategy.barrier()
     saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
     run.note(monitor={"name": best.monitor, "value": float(best.best_model_score), "epoch": saved["epoch"]})
@@ -186,8 +193,9 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
         trainer.callbacks.remove(table)
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(part)}
         arrays |= table.arrays(part)
-    write_table(run.folder / "per_image.csv", table.rows)
-    write_arrays(run.folder / "histograms.npz", **arrays)
+    if run.leads:
+        write_table(run.folder / "per_image.csv", table.rows)
+        write_arrays(run.folder / "histograms.npz", **arrays)
     run.note(metrics=metrics, threshold={"tuned": best_threshold(arrays["val"])})
 
 

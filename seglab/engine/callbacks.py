@@ -22,6 +22,8 @@ def quieten() -> None:
         "does not have many workers",  # small cached data are faster without
         "LeafSpec.* is deprecated",  # Lightning 2.6 calling torch 2.15
         "The number of training batches",  # the interval of a step logger that we do not use
+        "It is recommended to use .*sync_dist",  # torchmetrics has brought the processes together already
+        "Using `DistributedSampler` with the dataloaders",  # ours gives every test image once
         "Checkpoint directory .* exists and is not empty",  # a run that goes on
     ):
         warnings.filterwarnings("ignore", message=f".*{advice}.*")

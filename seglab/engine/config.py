@@ -21,6 +21,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from seglab.contract import ContractError
@@ -36,6 +37,8 @@ NOT_THE_EXPERIMENT = {"hydra", "study", "folder", "rerun", "workers", "examples"
     "callbacks.last",
     "trainer.accelerator",
     "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
     "dataset.root",
     "dataset.cache_dir",
     "dataset.cache_gb",
@@ -109,6 +112,13 @@ def choices() -> dict[str, str]:
     if not HydraConfig.initialized():
         return {}
     return {group: str(name) for group, name in HydraConfig.get().runtime.choices.items() if "/" not in group}
+
+
+def sweeps_in_process() -> bool:
+    """Whether this job is one of several that share a process, where Lightning cannot start helpers for it."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return False
+    return "submitit" not in HydraConfig.get().launcher._target_
 
 
 def check(cfg: DictConfig) -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import time
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,18 @@ class ImageTable(Callback):
             if self.distances:
                 row["hd95"], row["asd"] = surface_distances(predicted, truth)
             self.rows.append(row)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Bring together what several processes have measured, in the order of the images."""
+        if trainer.world_size > 1:
+            parts: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, (self.rows, self.histograms))
+            turns = [list(zip(rows, histograms, strict=True)) for rows, histograms in parts]
+            merged = [pair for turn in zip_longest(*turns) for pair in turn if pair]  # each process took every k-th
+            self.rows, self.histograms = [row for row, _ in merged], [histogram for _, histogram in merged]
+
+    def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.on_validation_end(trainer, module)
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """What histograms.npz holds of this pass: `<prefix>` (n, 2, 256) and `<prefix>_ids` (n,)."""

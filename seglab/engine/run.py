@@ -33,10 +33,16 @@ def write_whole(path: Path, text: str) -> None:
     beside.replace(path)
 
 
+def rank() -> int:
+    """The number of this process among those of a run that spans several devices or nodes; 0 leads and writes."""
+    return next((int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0)
+
+
 class Run:
     """A run folder that one process at a time may hold; `with` it, and run.json says how the run ended.
 
     The claim is a lock of the operating system, which ends with the process that holds it, however that process ends.
+    Where a run spans several processes the first holds it for all, and the others write nothing.
 
     Args:
         folder: the run's folder; made if absent.
@@ -46,6 +52,7 @@ class Run:
     def __init__(self, folder: Path, wait: bool = False) -> None:
         self.folder, self.file = Path(folder), Path(folder) / "run.json"
         self.facts: dict[str, Any] = {}
+        self.leads = rank() == 0
         self._lock = FileLock(self.folder / ".lock", timeout=-1 if wait else 0)
 
     def __str__(self) -> str:
@@ -79,7 +86,8 @@ class Run:
     def note(self, **facts: Any) -> None:
         """Add facts and write them."""
         self.facts.update(facts)
-        write_whole(self.file, json.dumps(self.facts, indent=2, default=str) + "\n")
+        if self.leads:
+            write_whole(self.file, json.dumps(self.facts, indent=2, default=str) + "\n")
 
     def held(self) -> bool:
         """Whether a living process is working in this folder."""
@@ -91,6 +99,8 @@ class Run:
 
     def __enter__(self) -> Run:
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.leads:
+            return self
         try:
             self._lock.acquire()
         except Timeout:
