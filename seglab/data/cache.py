@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from seglab.data.base import Dataset
+from seglab.contract import ContractError
+from seglab.data.base import Dataset, native
 from seglab.data.items import Item
-from seglab.data.prepared import Record, prepare, records_of
+from seglab.data.prepared import Prepared, Record, prepare, records_of
 from seglab.data.store import Arrays, Survey, fill
 
 VERSION = 1
@@ -61,9 +62,18 @@ def stamp(path: str) -> tuple[str, int, int]:
     return os.path.basename(path), found.st_size, found.st_mtime_ns
 
 
-def needed(count: int, dataset: Dataset) -> int:
-    """Say how many bytes the cache of so many images takes."""
-    return count * dataset.size**2 * (dataset.channels * dataset.bits // 8 + 1)
+def needed(items: Sequence[Item], dataset: Dataset) -> int:
+    """Say how many bytes the cache of these items takes; for patches a guess from the first that can be read."""
+    if dataset.fit != "patch":
+        return len(items) * dataset.size**2 * (dataset.channels * dataset.bits // 8 + 1)
+    if isinstance(dataset, Prepared) and dataset.reduce == 1:
+        return 0
+    for item in items:
+        try:
+            return len(items) * sum(array.nbytes for array in native(item, dataset))
+        except ContractError:
+            continue
+    return 0
 
 
 def cached(items: Sequence[Item], dataset: Dataset, folder: Path) -> tuple[Arrays, Survey]:
@@ -78,7 +88,7 @@ def cached(items: Sequence[Item], dataset: Dataset, folder: Path) -> tuple[Array
 def build(items: Sequence[Item], dataset: Dataset, folder: Path) -> None:
     """Decode everything into a new folder, then give it its name."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    make_room(folder.parent, int(dataset.cache_gb * 1e9) - needed(len(items), dataset))
+    make_room(folder.parent, int(dataset.cache_gb * 1e9) - needed(items, dataset))
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
     try:
         shape = (len(items), dataset.size, dataset.size)
@@ -101,9 +111,10 @@ def build(items: Sequence[Item], dataset: Dataset, folder: Path) -> None:
 def cached_scans(items: Sequence[Item], dataset: Dataset, folder: Path) -> list[Record]:
     """Make the folder, in which patches find whole images as memory maps, where it is missing; gives its records."""
     if not (folder / "manifest.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        make_room(folder.parent, int(dataset.cache_gb * 1e9) - needed(items, dataset))
+        (folder / "cache.json").touch()  # from now on it counts, finished or not
         prepare(items, dataset, folder, reading(dataset, cut=True), hashes=False)
-        (folder / "cache.json").touch()
-        make_room(folder.parent, int(dataset.cache_gb * 1e9))
     os.utime(folder / "cache.json")
     return records_of(folder)
 
@@ -111,11 +122,26 @@ def cached_scans(items: Sequence[Item], dataset: Dataset, folder: Path) -> list[
 def make_room(root: Path, limit: int) -> None:
     """Remove the caches that nobody has used for longest until the rest take at most `limit` bytes."""
     for stale in root.glob(".new-*"):
-        if time.time() - stale.stat().st_mtime > 86400:  # a build that was killed
+        if time.time() - changed(stale) > 86400:  # a build that was killed
             shutil.rmtree(stale, ignore_errors=True)
-    marks = sorted(root.glob("*/cache.json"), key=lambda mark: mark.stat().st_mtime, reverse=True)
     total = 0
-    for mark in marks:
-        total += sum(path.stat().st_size for path in mark.parent.rglob("*"))
+    for mark in sorted(root.glob("*/cache.json"), key=changed, reverse=True):
+        total += sum(size(path) for path in mark.parent.rglob("*"))
         if total > limit:
             shutil.rmtree(mark.parent, ignore_errors=True)
+
+
+def changed(path: Path) -> float:
+    """Say when a file was last changed; of one that another process has just removed, now."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
+
+
+def size(path: Path) -> int:
+    """Say how many bytes a file takes; none if another process has just removed it."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

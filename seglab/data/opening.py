@@ -32,6 +32,7 @@ class Opened:
     shares: np.ndarray
     skipped: dict[str, str]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     def rows_of(self, part: str) -> list[int]:
         """Give the rows in the store of one part's items."""
@@ -60,8 +61,8 @@ class Opened:
         }
 
     def warnings(self) -> list[str]:
-        """Say in sentences what looks wrong about the masks and the parts."""
-        return [sentence for part in PARTS for sentence in doubts(part, self.shares_of(part))]
+        """Say in sentences what looks wrong about the masks and the parts, or will be slow."""
+        return [*self.notes, *(sentence for part in PARTS for sentence in doubts(part, self.shares_of(part)))]
 
 
 def open_data(dataset: Dataset) -> Opened:
@@ -73,12 +74,16 @@ def open_data(dataset: Dataset) -> Opened:
     skipped = {item.id: item.fault or item.left_out for item in items if item.fault or item.left_out}
     skipped |= dict.fromkeys((item.id for item in whole.torn), "its group is in the test set")
     wanted = sorted((item for item in whole.all() if item.id not in skipped), key=lambda item: item.id)
-    mark = fingerprint(wanted, dataset)
+    mark, notes = fingerprint(wanted, dataset), ()
+    if dataset.cache_dir is not None and (gigabytes := needed(wanted, dataset) / 1e9) > dataset.cache_gb:
+        cause = f"the cache would take {gigabytes:.1f} GB, and dataset.cache_gb is {dataset.cache_gb:g}"
+        notes = (f"every image is decoded at every use: {cause}",)
+        dataset = replace(dataset, cache_dir=None)
     store, survey = open_store(wanted, dataset, mark)
     complain(list(survey.faults.values()), len(items), dataset)
     skipped |= survey.faults
     splits = whole.without(skipped)
-    return Opened(splits, store, {item.id: row for row, item in enumerate(wanted)}, survey.shares, skipped, mark)
+    return Opened(splits, store, {item.id: row for row, item in enumerate(wanted)}, survey.shares, skipped, mark, notes)
 
 
 def divide(items: list[Item], dataset: Dataset) -> Splits:
@@ -89,12 +94,12 @@ def divide(items: list[Item], dataset: Dataset) -> Splits:
 
 
 def open_store(items: list[Item], dataset: Dataset, mark: str) -> tuple[Store | Scans, Survey]:
-    """Choose memory for what has no files, the cache where there is one with room, and the files otherwise."""
+    """Choose memory for what has no files, the cache where there is one, and the files otherwise."""
     if dataset.fit == "patch":
         return open_scans(items, dataset, mark)
     if not any(item.files for item in items):
         return in_memory(items, dataset)
-    if dataset.cache_dir is not None and needed(len(items), dataset) <= dataset.cache_gb * 1e9:
+    if dataset.cache_dir is not None:
         return cached(items, dataset, Path(dataset.cache_dir) / mark)
     return Files(items, dataset), decode(items, dataset, lambda row, image, mask: None)
 

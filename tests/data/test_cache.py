@@ -84,10 +84,11 @@ def test_what_needs_more_than_the_bound_is_read_from_its_files(dataset):
     opened = open_data(replace(dataset, cache_gb=1e-9))
     assert isinstance(opened.store, Files)
     assert not Path(dataset.cache_dir).exists()
+    assert "every image is decoded at every use: the cache would take 0.0 GB" in opened.warnings()[0]
 
 
 def test_the_longest_unused_cache_goes_when_space_is_short(dataset):
-    need = cache.needed(9, dataset)
+    need = cache.needed(range(9), dataset)
     small = replace(dataset, cache_gb=2.9 * need / 1e9)
     marks = [open_data(replace(small, threshold=k)).fingerprint for k in range(2)]
     for age, mark in zip((100, 200), marks, strict=True):

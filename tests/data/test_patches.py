@@ -138,6 +138,19 @@ def test_larger_patches_share_the_cache(raw):
     assert open_data(raw).fingerprint != open_data(replace(raw, reduce=2)).fingerprint
 
 
+def test_scans_that_need_more_than_the_bound_are_cut_from_their_files(raw):
+    small = replace(raw, cache_gb=1e-6)
+    for a, b in zip(epoch(raw), epoch(small), strict=True):
+        assert a == b if isinstance(a, list) else torch.equal(a, b)
+    assert "every image is decoded at every use" in open_data(small).warnings()[0]
+
+
+def test_an_older_cache_makes_room_for_scans(raw):
+    bound = replace(raw, cache_gb=4.5e-4)  # one of these takes 0.24 MB, as guessed from the first image 0.32
+    marks = [open_data(replace(bound, threshold=k)).fingerprint for k in range(2)]
+    assert [path.name for path in Path(raw.cache_dir).iterdir()] == marks[1:]
+
+
 @pytest.mark.parametrize("cached", [True, False])
 def test_an_unreadable_image_is_named_or_skipped(raw, cached):
     Path(raw.root, "images/3.png").write_bytes(b"no")
