@@ -18,13 +18,16 @@ log = logging.getLogger(__name__)
 
 def report(cfg: DictConfig, folder: Path) -> Path:
     """Write report.html, table.csv, table.md and the figures about the runs below `cfg.roots`; returns report.html."""
+    roots = [Path(root) for root in cfg.roots]
+    require(bool(roots), "report", "a folder that holds runs", "none", "python -m seglab.report outputs/SWEEP")
+    for root in roots:
+        require(root.is_dir(), "report", "a folder", root)
+
     from seglab.analysis.study import Question, Study
     from seglab.analysis.table import collect
     from seglab.analysis.verdict import headline
     from seglab.analysis.write import write
 
-    roots = [Path(root) for root in cfg.roots]
-    require(bool(roots), "report", "a folder that holds runs", "none", "python -m seglab.report outputs/SWEEP")
     keys = ("metric", "images", "delta", "confidence", "resamples", "seed")
     question = Question(**{key: cfg[key] for key in keys})
     sweep = collect(roots)
@@ -40,8 +43,10 @@ def report(cfg: DictConfig, folder: Path) -> Path:
 
 def with_roots(arguments: Sequence[str]) -> list[str]:
     """Turn folders given without a name into one override `roots=[...]`; everything else is left to Hydra."""
-    bare = [word for word in arguments if word[0] not in "-+~" and ("=" not in word or Path(word).is_dir())]
-    rest = [word for word in arguments if word not in bare]
+    bare, rest = [], []
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        named = word[0] in "-+~" or ("=" in word and not Path(word).is_dir())
+        (rest if named or before.startswith("-") else bare).append(word)  # the word after a flag is the flag's
     return [*rest, f"roots={json.dumps(bare, ensure_ascii=False)}"] if bare else rest
 
 

@@ -27,7 +27,7 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)))
 KINDS = {"better": "#0072b2", "equivalent": "#009e73", "unknown": "#7f7f7f", "none": "#7f7f7f"}
 SAID = {"better": "better", "equivalent": "equivalent", "unknown": "cannot tell", "none": "one seed"}
-WIDTH = 8.6
+WIDTH = 9.5
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -63,17 +63,17 @@ def learning(histories: Mapping[str, list[pd.DataFrame]]) -> Figure:
     figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
     axes = figure.subplots(2, 2).ravel()
     style = looks(histories)
-    for axis, key in zip(axes, ("iou", "accuracy", "white_confidence", "black_confidence"), strict=True):
-        for label, runs in histories.items():
-            column = f"val/{key}"
-            seeds = [run.set_index("epoch")[column].dropna() for run in runs if column in run]
-            table = pd.concat(seeds, axis=1) if seeds else pd.DataFrame()
-            if len(table):
-                marker = "o" if len(table) == 1 else ""
-                axis.plot(table.index, table.mean(axis=1), label=label, marker=marker, **style[label])
-                axis.fill_between(
-                    table.index, table.min(axis=1), table.max(axis=1), color=style[label]["color"], alpha=0.15, lw=0
-                )
+    keys = ("iou", "accuracy", "white_confidence", "black_confidence")
+    for label, runs in histories.items():
+        by_epoch = pd.concat(runs).groupby("epoch")
+        middle, low, high = by_epoch.mean(), by_epoch.min(), by_epoch.max()
+        for axis, column in zip(axes, (f"val/{key}" for key in keys), strict=True):
+            if column in middle:
+                marker = "o" if len(middle) == 1 else ""
+                axis.plot(middle.index, middle[column], label=label, marker=marker, **style[label])
+                colour = style[label]["color"]
+                axis.fill_between(middle.index, low[column], high[column], color=colour, alpha=0.15, lw=0)
+    for axis, key in zip(axes, keys, strict=True):
         axis.set(title=title(key)[:1].upper() + title(key)[1:], xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
     _legend(figure, axes[0], len(histories))
@@ -190,7 +190,7 @@ def ranks(mean_rank: pd.Series, verdicts: list[Verdict]) -> Figure:
 @styled
 def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray]) -> Figure:
     """Precision against recall: curves over all thresholds (all pixels pooled), dots the runs at threshold 0.5."""
-    figure = Figure(figsize=(WIDTH * 0.6, WIDTH * 0.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH * 0.55, WIDTH * 0.55), layout="constrained")
     axis = figure.subplots()
     style = looks(tables)
     keys = ["recall_pooled", "precision_pooled"] if "recall_pooled" in metrics else ["recall", "precision"]
@@ -216,7 +216,7 @@ def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray]) ->
 @styled
 def reliability(tables: Mapping[str, np.ndarray]) -> Figure:
     """Reliability diagram: how often pixels of a predicted probability are foreground; on the diagonal it is honest."""
-    figure = Figure(figsize=(WIDTH * 0.6, WIDTH * 0.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH * 0.55, WIDTH * 0.55), layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color=FAINT, lw=0.8)
     style = looks(tables)
@@ -274,4 +274,4 @@ def _two_sided() -> ListedColormap:
     """Orange where less than half are won, nothing at a half, blue above: on white and on black paper alike."""
     level = np.linspace(-1, 1, 64)
     colour = np.where(level[:, None] < 0, to_rgb(COLOURS[1]), to_rgb(COLOURS[0]))
-    return ListedColormap(np.column_stack([colour, 0.85 * np.abs(level)]))
+    return ListedColormap(np.column_stack([colour, 0.7 * np.abs(level)]))

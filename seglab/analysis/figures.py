@@ -6,6 +6,7 @@ its threads and a test may draw at any time without a display. The suffix of `ou
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -72,8 +73,29 @@ def save(figure: Figure, out: Path) -> Path:
     partial = out.with_name(f".{out.stem}.partial{out.suffix}")
     stamp = {"Date": None} if out.suffix == ".svg" else None
     with mpl.rc_context(STYLE):
+        settle(figure)
         figure.savefig(partial, dpi=144, metadata=stamp)
     return partial.replace(out)
+
+
+def svg(figure: Figure, name: str, letters: str = "none") -> str:
+    """A figure as the text of an SVG file without a background; `name` keeps its ids apart from those of others.
+
+    `letters` none keeps text as text, path draws it.
+    """
+    buffer = io.StringIO()
+    style = STYLE | {"svg.hashsalt": name, "svg.fonttype": letters, "savefig.transparent": True}
+    with mpl.rc_context(style):
+        settle(figure)
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def settle(figure: Figure) -> None:
+    """Lay a figure out once: finding room for its labels takes longer than drawing it, and every save does it again."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
 
 
 def curves(metrics_csv: Path, out: Path) -> Path:

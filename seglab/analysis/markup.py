@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -14,10 +13,20 @@ from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 
 from seglab.analysis.charts import COLOURS
-from seglab.analysis.figures import FAINT, GRID, INK, STYLE
+from seglab.analysis.figures import FAINT, GRID, INK, svg
 
 INKS = {INK: "--ink", FAINT: "--faint", GRID: "--grid", "#ffffff": "--paper"}
-SPELLINGS = {r"\tfrac": r"\frac", r"\dfrac": r"\frac", r"\lVert": r"\Vert", r"\rVert": r"\Vert", r"\text{": r"\mathrm{"}
+SPELLINGS = {
+    r"\\[td]?frac\s*(\w)\s*(\w)": r"\\dfrac{\1}{\2}",
+    r"\\[td]?frac\b": r"\\dfrac",
+    r"\\[bB]igg?l?(?=[(\[])": r"\\left",
+    r"\\[bB]igg?r?(?=[)\]])": r"\\right",
+    r"\\[lr]Vert": r"\\Vert",
+    r"\\[lr]vert": "|",
+    r"(?<=[\w)}'])\s*(?=\\(log|ln)\b)": r"\\,",
+    r"(\\sum(_\{[^{}]*\}|_\w)?)": r"\1\\,",
+}
+"""LaTeX that mathtext lacks or sets too tightly, and what it takes instead."""
 INKS |= {colour: f"--c{k}" for k, colour in enumerate(COLOURS)}
 
 
@@ -61,36 +70,28 @@ def _cell(cell: Cell, first: bool) -> str:
     return f'<{tag}{scope} class="{cell.kind}" data-key="{key}">{cell.html}</{tag}>'
 
 
-def figure(drawn: Figure, name: str, caption: str, kind: str = "") -> str:
-    """A figure of the report with its caption; its title for readers of screens is the caption's first sentence."""
-    first = re.split(r"(?<=[.:;]) ", re.sub(r"<[^>]+>", "", caption))[0]
-    svg = vector(drawn, name).replace("<svg ", f'<svg role="img" aria-label="{escape(first, quote=True)}" ', 1)
-    return f'<figure class="{kind}"><div class="scroll">{svg}</div><figcaption>{caption}</figcaption></figure>'
+def figure(drawn: str, caption: str) -> str:
+    """A figure of the report, from the text of its SVG file, with its caption."""
+    first = re.split(r"(?<=[.:;]) ", re.sub(r"<[^>]+>", "", caption.replace("\n", " ")))[0]
+    named = inline(drawn).replace("<svg ", f'<svg role="img" aria-label="{escape(first, quote=True)}" ', 1)
+    return f'<figure><div class="scroll">{named}</div><figcaption>{caption}</figcaption></figure>'
 
 
-def vector(drawn: Figure, name: str, letters: str = "none") -> str:
-    """A matplotlib figure as SVG to stand inside a page: its inks become the page's colours, its ids its own.
-
-    `letters` none keeps text as text in the page's font, path draws it.
-    """
-    buffer = io.StringIO()
-    style = STYLE | {"svg.hashsalt": name, "svg.fonttype": letters, "savefig.transparent": True}
-    with mpl.rc_context(style):
-        drawn.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    found = re.search(r'width="([\d.]+)pt" height="[\d.]+pt"', svg)
-    width = float(found[1]) * 4 / 3
+def inline(drawn: str) -> str:
+    """An SVG file as an element of a page: its inks become the page's colours, its width that of the column."""
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
+    size = re.search(r'width="([\d.]+)pt" height="[\d.]+pt"', drawn)
+    width = float(size[1]) * 4 / 3
     wide = ' data-wide=""' if width > 660 else ""
-    svg = svg.replace(found[0], f'width="100%" style="max-width:{width:.0f}px"{wide}', 1)
-    return re.sub(r"#[0-9a-f]{6}\b", lambda ink: f"var({INKS[ink[0]]})" if ink[0] in INKS else ink[0], svg)
+    drawn = drawn.replace(size[0], f'width="100%" style="max-width:{width:.0f}px"{wide}', 1)
+    return re.sub(r"#[0-9a-f]{6}\b", lambda ink: f"var({INKS[ink[0]]})" if ink[0] in INKS else ink[0], drawn)
 
 
 def formula(latex: str, name: str) -> str:
     """A LaTeX formula as SVG by matplotlib's mathtext; what mathtext cannot set is shown as it is written."""
     latex = latex.strip().strip("$")
     for theirs, ours in SPELLINGS.items():
-        latex = latex.replace(theirs, ours)
+        latex = re.sub(theirs, ours, latex)
     with mpl.rc_context({"mathtext.fontset": "stix"}):
         try:
             width, height, depth, *_ = MathTextParser("path").parse(f"${latex}$", dpi=72)
@@ -99,5 +100,5 @@ def formula(latex: str, name: str) -> str:
         wide, high = 1.15 * width + 4, 1.15 * height + 4
         drawn = Figure(figsize=(wide / 72, high / 72))
         drawn.text(2 / wide, (1.15 * depth + 2) / high, f"${latex}$", color=INK, fontsize=11.5)
-        svg = vector(drawn, name, "path").replace('width="100%"', f'width="{wide * 4 / 3:.0f}"', 1)
-    return f'<span class="formula" role="img" aria-label="{escape(latex, quote=True)}">{svg}</span>'
+        shown = inline(svg(drawn, name, "path")).replace('width="100%"', f'width="{wide * 4 / 3:.0f}"', 1)
+    return f'<span class="formula" role="img" aria-label="{escape(latex, quote=True)}">{shown}</span>'

@@ -7,14 +7,13 @@ from html import escape
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from seglab.analysis import sections
 from seglab.analysis.markup import table, text
 from seglab.analysis.study import Study
 
 
-def page(name: str, studies: list[Study], figures: list[dict[str, Figure]], runs: pd.DataFrame, again: str) -> str:
+def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: pd.DataFrame, again: str) -> str:
     """The whole report: one part for each data set, then what failed or is missing and how to run it again."""
     several = len(studies) > 1
     boards = [
@@ -42,11 +41,11 @@ def _file(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
-def _board(study: Study, drawn: dict[str, Figure], prefix: str, several: bool) -> str:
+def _board(study: Study, drawn: dict[str, str], prefix: str, several: bool) -> str:
     parts = {
         "verdict": ("Verdict", sections.verdict(study)),
         "metrics": ("Every metric", sections.metrics(study)),
-        "figures": ("Figures", sections.figures(study, drawn, prefix)),
+        "figures": ("Figures", sections.figures(drawn)),
         "images": ("The same images under every loss", sections.pictures(study)),
         "losses": ("The losses", sections.cards(study)),
         "compared": ("What was compared", sections.compared(study)),

@@ -26,7 +26,7 @@ PLACES_NOTE = """How often each loss takes each place when seeds and groups of t
 bootstrap). With few seeds this looks steadier than it is; the verdict above allows for that."""
 
 BLOCK_NOTE = """Mean over seeds ± standard deviation over seeds. The best mean of each column is bold, which is no
-verdict. A click on a head sorts. HD95 and ASD leave out images in which nothing was found or nothing is there."""
+verdict. A click on a head sorts."""
 
 METHOD = """The question: {metric} per image, averaged over {images}. Runs with the same seed are twins: same initial
 weights, order and augmentation. Each pair of losses is compared on the seeds and images that both have. What a seed

@@ -6,7 +6,6 @@ from html import escape
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from seglab.analysis.charts import SAID
 from seglab.analysis.gallery import gallery, one_seed
@@ -135,14 +134,14 @@ def _block(spread: pd.DataFrame, keys: list[str]) -> str:
 def _mean_sd(mean: float, sd: float, best: bool) -> Cell:
     if not np.isfinite(mean):
         return Cell("–")
-    digits = 3 if abs(mean) < 10 else 1
+    digits = 3 if abs(mean) < 2 else 2
     spread = f' <span class="sd">±{sd:.{digits}f}</span>' if np.isfinite(sd) else ""
     return Cell(decimal(mean, digits) + spread, mean, "best" if best else "")
 
 
-def figures(study: Study, drawn: dict[str, Figure], prefix: str) -> str:
-    """The figures in reading order, the two square ones side by side."""
-    shown = {name: figure(drawn[name], f"{prefix}{name}", CAPTIONS[name]) for name in CAPTIONS if name in drawn}
+def figures(drawn: dict[str, str]) -> str:
+    """The figures (texts of SVG files by name) in reading order, the two square ones side by side."""
+    shown = {name: figure(drawn[name], CAPTIONS[name]) for name in CAPTIONS if name in drawn}
     square = [shown.pop(name) for name in ("precision_recall", "reliability") if name in shown]
     side_by_side = [f'<div class="pair">{"".join(square)}</div>'] if square else []
     last = [shown.pop("wins")] if "wins" in shown else []

@@ -164,12 +164,13 @@ def _test(effects: list[_Effect], drawn: _Draws, alpha: float) -> list[Compariso
     counts = np.array([effect.row.seeds for effect in effects])
     losses = len({name for effect in effects for name in (effect.row.first, effect.row.second)})
     moderated, prior = moderate(np.array([part.seeds for part in parts]) * counts, counts - 1, losses)
+    student = {count: special.stdtrit(count - 1 + prior, drawn.uniform) for count in set(counts.tolist())}
     rows = []
     for effect, part, variance in zip(effects, parts, moderated / counts, strict=True):
-        by_image = effect.paired.mean(axis=0)
+        by_image, seeds = effect.paired.mean(axis=0), effect.row.seeds
         shift = _image_shift(by_image, effect.images, drawn, part.images)
-        free = effect.row.seeds - 1 + prior
-        found = _interval(effect.row.difference, shift, np.sqrt(variance), free, drawn.uniform, alpha, len(effects))
+        error = _Error(shift, float(np.sqrt(variance)), seeds - 1 + prior, student[seeds])
+        found = _interval(effect.row.difference, error, alpha, len(effects))
         found |= {"seed_variance": float(variance), "image_variance": part.images, "prior": prior}
         rows.append(replace(effect.row, p_images=_signed_rank(by_image, effect.codes), **found))
     corrected = zip(rows, holm([row.p for row in rows]), holm([row.p_images for row in rows]), strict=True)
@@ -235,18 +236,28 @@ def _image_shift(by_image: np.ndarray, images: np.ndarray, drawn: _Draws, varian
     return shift * drawn.tails * (np.sqrt(variance) / spread if spread > 0 else 0.0)
 
 
-def _interval(
-    mean: float, shift: np.ndarray, error: float, free: float, uniform: np.ndarray, alpha: float, pairs: int
-) -> dict[str, float]:
-    """Both intervals and the p-value of a mean whose error is `shift` (draws) plus `error` times Student's t."""
-    if error == 0 and not shift.any():
+class _Error(NamedTuple):
+    """The error of a mean: `images` (draws) plus `seeds` times Student's t with `free` degrees of freedom (draws)."""
+
+    images: np.ndarray
+    seeds: float
+    free: float
+    student: np.ndarray
+
+
+def _interval(mean: float, error: _Error, alpha: float, pairs: int) -> dict[str, float]:
+    """Both intervals and the p-value of a mean with that error."""
+    if error.seeds == 0 and not error.images.any():
         return {"low": mean, "high": mean, "low_all": mean, "high_all": mean, "p": float(mean == 0)}
-    draws = mean - (shift + error * special.stdtrit(free, uniform))
+    draws = mean - (error.images + error.seeds * error.student)
     levels = [alpha / 2, 1 - alpha / 2, alpha / 2 / pairs, 1 - alpha / 2 / pairs]
-    low, high, low_all, high_all = np.quantile(draws, levels)
-    beyond = special.stdtr(free, (shift - mean) / error).mean() if error else (draws <= 0).mean()
-    p = min(1.0, 2 * min(beyond, 1 - beyond) + 1e-9)
-    return {"low": low, "high": high, "low_all": low_all, "high_all": high_all, "p": float(p)}
+    low, high, low_all, high_all = np.quantile(draws, levels).tolist()
+    if error.seeds:  # the seeds' part exactly, not by its draws: p may be far below 1 / draws
+        beyond = special.stdtr(error.free, (error.images - mean) / error.seeds).mean()
+    else:
+        beyond = np.mean(draws <= 0)
+    p = float(min(1.0, 2 * min(beyond, 1 - beyond) + 1e-9))
+    return {"low": low, "high": high, "low_all": low_all, "high_all": high_all, "p": p}
 
 
 def _signed_rank(by_image: np.ndarray, groups: np.ndarray) -> float:

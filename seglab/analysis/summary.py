@@ -22,8 +22,7 @@ BLOCKS = {
         "accuracy",
         "white_confidence",
         "black_confidence",
-        "hd95",
-        "asd",
+        "specificity",
     ],
     "Mean over the test images, threshold tuned on validation": [
         "tuned/threshold",
@@ -40,6 +39,10 @@ BLOCKS = {
         "accuracy_pooled",
         "average_precision",
         "ece",
+    ],
+    "Distance between the outlines, mean over the test images in which there is something and something was found": [
+        "hd95",
+        "asd",
     ],
     "IoU in strata of the object's size, and empty images by themselves": [
         "iou/with foreground",
@@ -154,4 +157,5 @@ def over_seeds(metrics: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation over the seeds of each label: columns are (key, mean | sd); one seed has no sd."""
     keys = [key for block in BLOCKS.values() for key in block if key in metrics and metrics[key].notna().any()]
     grouped = metrics.groupby("label", sort=False)[keys]
-    return pd.concat({"mean": grouped.mean(), "sd": grouped.std(ddof=1)}, axis=1).swaplevel(axis=1)
+    both = pd.concat({"mean": grouped.mean(), "sd": grouped.std(ddof=1)}, axis=1).swaplevel(axis=1)
+    return both[[(key, part) for key in keys for part in ("mean", "sd")]]

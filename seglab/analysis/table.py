@@ -61,6 +61,7 @@ def collect(roots: Iterable[Path | str]) -> Sweep:
 def _run_folders(root: Path) -> Iterator[Path]:
     require(root.is_dir(), "report", "a folder", root)
     for folder, inside, files in os.walk(root):
+        inside[:] = [name for name in inside if not name.startswith(".")]  # the short runs that tuned a learning rate
         if "run.json" in files:
             inside.clear()
             yield Path(folder).resolve()

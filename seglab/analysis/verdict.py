@@ -111,7 +111,7 @@ def power(difference: float, noise: Noise, *, seeds: int, alpha: float) -> float
     part, free = noise.one_seed / seeds, noise.freedom(seeds)
     seen = difference + np.sqrt(part + noise.images) * special.ndtri(node.permutation(even))
     error = np.sqrt(part * special.chdtri(free, node.permutation(even)) / free)
-    image = np.sqrt(noise.images) * special.stdtrit(max(noise.groups - 1, 1), even[::4])
+    image = np.sqrt(noise.images) * special.stdtrit(max(noise.groups - 1, 1), even[::8])
     reach = (image - np.abs(seen)[:, None]) / np.maximum(error, 1e-12)[:, None]
     beyond = special.stdtr(free, reach).mean(axis=1)
     return float(np.mean((2 * beyond <= alpha) & (seen * difference > 0)))

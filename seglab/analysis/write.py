@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from seglab.analysis.figures import save
+from seglab.analysis.figures import save, svg
 from seglab.analysis.page import page
 from seglab.analysis.study import Study
 from seglab.analysis.summary import BLOCKS, title
@@ -16,16 +16,22 @@ from seglab.analysis.verdict import headline
 
 def write(out: Path, name: str, studies: list[Study], runs: pd.DataFrame, again: str) -> Path:
     """Write report.html, table.csv, table.md and figures/*.png, *.svg into `out`; returns report.html."""
-    out.mkdir(parents=True, exist_ok=True)
-    figures = [study.figures() for study in studies]
-    for study, drawn in zip(studies, figures, strict=True):
-        slug = f"{re.sub(r'[^0-9A-Za-z]+', '-', study.title)}_" if len(studies) > 1 else ""
-        for key, figure in drawn.items():
-            save(figure, out / "figures" / f"{slug}{key}.png")
-            save(figure, out / "figures" / f"{slug}{key}.svg")
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    drawn = [_figures(study, out / "figures", len(studies) > 1) for study in studies]
     _whole(out / "table.csv", csv(studies))
     _whole(out / "table.md", markdown(studies))
-    return _whole(out / "report.html", page(name, studies, figures, runs, again))
+    return _whole(out / "report.html", page(name, studies, drawn, runs, again))
+
+
+def _figures(study: Study, folder: Path, several: bool) -> dict[str, str]:
+    """Save the figures of a study as PNG and SVG; the texts of the SVG files by name."""
+    before = f"{re.sub(r'[^0-9A-Za-z]+', '-', study.title)}_" if several else ""
+    drawn = {}
+    for key, figure in study.figures().items():
+        drawn[key] = svg(figure, before + key)
+        _whole(folder / f"{before}{key}.svg", drawn[key])
+        save(figure, folder / f"{before}{key}.png")
+    return drawn
 
 
 def _whole(file: Path, content: str) -> Path:

@@ -145,7 +145,7 @@ def write_examples(file: Path, own: np.random.Generator, shift: float, count: in
     probabilities = 1 / (1 + np.exp((np.hypot(y - size / 2, x - size / 2 - 1.5)[None] - edge) / 1.5))
     np.savez_compressed(
         file,
-        ids=np.array([f"image_{i:03d}" for i in range(count)]),
+        ids=np.array([f"image_{i:03d}" for i in range(1, count + 1)]),
         images=images,
         truths=(distance < radius).astype(np.uint8),
         probabilities=probabilities.astype(np.float16),

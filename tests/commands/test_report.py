@@ -1,0 +1,160 @@
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from seglab.report import with_roots
+from tests.analysis.fabricate import FakeLoss, write_run, write_sweep
+
+HERE = Path(__file__).parents[2]
+
+
+MAIN = "import sys; from seglab.report import main; main(); print('modules:', *sys.modules)"
+
+
+def run(*arguments, folder=HERE):
+    return subprocess.run(
+        [sys.executable, "-c", MAIN, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+def test_folders_may_stand_first_without_a_name(tmp_path):
+    assert with_roots(["outputs/a b", "delta=0.02", "o'c", "--cfg", "job"]) == [
+        "delta=0.02",
+        "--cfg",
+        "job",
+        'roots=["outputs/a b", "o\'c"]',
+    ]
+    odd = tmp_path / "a=b"
+    odd.mkdir()
+    assert with_roots([str(odd)]) == [f'roots=["{odd}"]']
+    assert with_roots(["--help"]) == ["--help"]
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    root = tmp_path_factory.mktemp("my sweep")
+    write_sweep(root, [FakeLoss("bce", 0.5), FakeLoss("dice", 1.6), FakeLoss("iou", 1.55)], [1, 2, 3], images=60)
+    write_run(root, FakeLoss("focal"), 9)
+    file = root / "focal_s9" / "run.json"
+    error = {"kind": "RuntimeError", "message": "lost its way", "traceback": ""}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "failed", "error": error}))
+    done = run(root, "delta=0.02", f"out={root / 'report'}", folder=root)
+    assert done.returncode == 0, done.stderr
+    return root, done.stdout
+
+
+def test_the_command_writes_the_page_the_tables_and_the_figures_and_nothing_else(reported):
+    root, said = reported
+    made = {str(path.relative_to(root / "report")) for path in (root / "report").rglob("*") if path.is_file()}
+    figures = ("seeds", "learning", "forest", "ranks", "precision_recall", "reliability", "wins")
+    pictures = {f"figures/{name}.{kind}" for name in figures for kind in ("png", "svg")}
+    assert made == {"report.html", "table.csv", "table.md"} | pictures
+    assert not (root / "outputs").exists()
+    assert not list(root.glob("*.log"))
+    assert "is better than" in said
+    assert "9 of 10 runs" in said
+
+
+def test_the_page_tells_of_the_run_that_failed_and_how_to_run_it_again(reported):
+    html = (reported[0] / "report" / "report.html").read_text()
+    assert "RuntimeError: lost its way" in html
+    assert "delta=0.02</pre>" in html
+
+
+def test_the_numbers_of_the_page_are_those_that_an_independent_count_gives(reported):
+    """Recomputes means, spreads, differences and the seeds' part of the interval from per_image.csv alone."""
+    root, _ = reported
+    iou = {}
+    for folder in sorted(root.glob("*_s[123]")):
+        name, seed = folder.name.split("_s")
+        with (folder / "per_image.csv").open(newline="") as rows:
+            iou[name, int(seed)] = [float(row["iou"]) for row in csv.DictReader(rows)]
+    means = {key: sum(values) / len(values) for key, values in iou.items()}
+    table = pd.read_csv(root / "report" / "table.csv").set_index("loss")
+    for name in ("bce", "dice", "iou"):
+        seeds = [means[name, seed] for seed in (1, 2, 3)]
+        middle = sum(seeds) / 3
+        spread = (sum((x - middle) ** 2 for x in seeds) / 2) ** 0.5
+        assert table.loc[name, "iou"] == pytest.approx(middle)
+        assert table.loc[name, "iou sd"] == pytest.approx(spread)
+    html = (root / "report" / "report.html").read_text()
+    for name in ("dice", "iou"):
+        gap = sum(means[name, seed] - means["bce", seed] for seed in (1, 2, 3)) / 3
+        assert f"{name} is better than bce by {gap:.3f} (" in html
+
+
+def test_the_report_needs_no_torch(reported):
+    loaded = set(reported[1].split("modules:")[1].split())
+    assert "pandas" in loaded
+    assert not loaded & {"torch", "pytorch_lightning", "torchvision", "cv2"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere"], "report: expected a folder, got nowhere"),
+        ([], "a folder that holds runs"),
+        (["tests", "delta=0"], "report: delta: expected a number above 0, got 0"),
+        (["tests", "metrics=iou"], "metrics"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence_and_exit_code_one(arguments, sentence):
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+SORT = """<script>addEventListener("error", (e) => { document.title = "error " + e.message; });</script>"""
+CLICK = """<script>
+const table = document.querySelector("#b0-metrics table");
+table.tHead.rows[0].cells[1].click();
+const down = [...table.tBodies[0].rows].map((row) => row.cells[0].textContent).join();
+table.tHead.rows[0].cells[1].click();
+const up = [...table.tBodies[0].rows].map((row) => row.cells[0].textContent).join();
+const box = document.querySelector(".filter input");
+box.value = "DIC"; box.dispatchEvent(new Event("input"));
+const shown = [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => row.cells[0].textContent).join();
+document.querySelector(".toggle input[value=p]").click();
+const toggled = document.querySelector(".gallery").className;
+document.title = [document.title.split(":")[0], down, up, shown, toggled].join("|");
+</script>"""
+
+
+@pytest.mark.slow
+def test_sorting_filtering_and_switching_work_in_a_browser_without_an_error(reported, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    if not browser:
+        pytest.skip("no Chromium on this machine to open the report with")
+    root, _ = reported
+    html = (root / "report" / "report.html").read_text()
+    html = html.replace("<style>", SORT + "<style>", 1).replace("</body>", CLICK + "</body>")
+    (tmp_path / "page.html").write_text(html)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += [
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-quic",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    page = (tmp_path / "page.html").as_uri()
+    done = subprocess.run(
+        [browser, *flags, "--dump-dom", page], capture_output=True, text=True, timeout=120, check=True
+    )
+    title = done.stdout.split("<title>")[1].split("</title>")[0]
+    best = pd.read_csv(root / "report" / "table.csv").sort_values("iou", ascending=False)["loss"].tolist()
+    expected = ["report", ",".join(best), ",".join(best[::-1]), "dice", "gallery showp"]
+    assert title.split("|")[1:] == expected[1:]
+    assert not title.startswith("error")
