@@ -14,7 +14,7 @@ import numpy as np
 
 from seglab.contract import require
 from seglab.data.base import Dataset
-from seglab.data.dicom import WINDOWS, breast_box, read_lesion, read_mammogram
+from seglab.data.dicom import WINDOWS, breast_box, read_lesion, read_mammogram, shape_of
 from seglab.data.items import Item, nothing
 from seglab.data.pixels import SUFFIXES
 
@@ -111,11 +111,10 @@ def film_of(path: str, window: str, crop: bool) -> np.ndarray:
 
 def lesions_of(path: str, lesions: tuple[tuple[str, ...], ...], crop: bool) -> np.ndarray:
     """Read the union of all lesion masks of a film, cut like the film."""
-    image = read_mammogram(path)
-    mask = np.zeros(image.shape, np.uint8)
+    mask = np.zeros(shape_of(path), np.uint8)
     for candidates in lesions:
-        mask |= read_lesion(candidates, image.shape)
-    return mask[breast_box(image)] if crop else mask
+        mask |= read_lesion(candidates, mask.shape)
+    return mask[breast_box(read_mammogram(path))] if crop else mask
 
 
 def read_tables(root: Path, abnormality: str) -> pd.DataFrame:

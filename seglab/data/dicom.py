@@ -73,6 +73,19 @@ def read_mammogram(path: str, window: str = "full") -> np.ndarray:
     return spread(image, *np.percentile(seen, (1, 99.5))) if seen.size else image
 
 
+def shape_of(path: str) -> tuple[int, ...]:
+    """Give the height and width of a mammogram, of a DICOM without decoding it."""
+    if Path(path).suffix.lower() != ".dcm":
+        return read_mammogram(path).shape
+    import pydicom
+
+    try:
+        head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        return int(head.Rows), int(head.Columns)
+    except Exception as error:
+        raise ContractError(f"{path}: expected a DICOM with pixels, got {first_line(error)}") from None
+
+
 def breast_box(image: np.ndarray) -> tuple[slice, slice]:
     """Find the rows and columns of the breast: the largest connected part that is brighter than a dark background."""
     step = max(1, max(image.shape) // 512)
@@ -93,7 +106,7 @@ def is_mask(pixels: np.ndarray) -> bool:
     return bool(near.mean() > 0.98)
 
 
-def read_lesion(candidates: tuple[str, ...], shape: tuple[int, int]) -> np.ndarray:
+def read_lesion(candidates: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
     """Find the mask among the files of one abnormality, by its content, and bring it to the image's shape: uint8.
 
     In CBIS-DDSM neither folder nor file name tells the mask from the crop: the mask has two values and the image's

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from seglab.data.augment import Augment
 from seglab.data.maps import MAPS
 from seglab.data.patches import Drawn, Tiled
-from seglab.data.sampler import EpochSampler
+from seglab.data.sampler import EpochSampler, EvenBatches
 from seglab.data.store import Whole
 
 Batch = dict[str, Any]
@@ -79,8 +79,7 @@ def loader(
     """Build the DataLoader of one part; nothing in a batch depends on `workers` or `start_method`."""
     return DataLoader(
         samples,
-        batch_size=batch_size,
-        sampler=EpochSampler(len(samples), samples.seed, shuffle),
+        batch_sampler=EvenBatches(EpochSampler(len(samples), samples.seed, shuffle), batch_size),
         num_workers=workers,
         collate_fn=as_is,
         pin_memory=torch.cuda.is_available(),

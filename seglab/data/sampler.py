@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from torch import distributed
@@ -28,7 +29,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def order(self) -> list[int]:
         """Give this process's indices of the present epoch."""
-        rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+        rank, world = place()
         if not self.shuffle:
             return list(range(self.length))[rank::world]
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
@@ -39,3 +40,30 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __len__(self) -> int:
         return len(self.order())
+
+
+class EvenBatches(Sampler[list[tuple[int, int]]]):
+    """Cut a sampler's pairs into batches, as many in each process although one may have a pair more than another.
+
+    A process that ran out of batches first would leave the others waiting in the next collective operation.
+    """
+
+    def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
+        self.sampler = sampler
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        pairs = list(self.sampler)
+        cuts = [round(k * len(pairs) / len(self)) for k in range(len(self) + 1)]
+        if place()[1] == 1:
+            cuts = [min(k * self.batch_size, len(pairs)) for k in range(len(self) + 1)]
+        return iter([pairs[start:stop] for start, stop in pairwise(cuts)])
+
+    def __len__(self) -> int:
+        longest = -(-self.sampler.length // place()[1])
+        return -(-longest // self.batch_size)
+
+
+def place() -> tuple[int, int]:
+    """Give this process's rank and the number of processes."""
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)

@@ -6,7 +6,7 @@ from seglab.contract import ContractError
 from seglab.data.augment import Strong
 from seglab.data.maps import distance
 from seglab.data.module import DataModule
-from seglab.data.sampler import EpochSampler
+from seglab.data.sampler import EpochSampler, EvenBatches
 from seglab.data.synthetic import Synthetic
 
 SMALL = {"size": 32, "train": 11, "val": 4, "test": 5}
@@ -15,7 +15,7 @@ SMALL = {"size": 32, "train": 11, "val": 4, "test": 5}
 def epoch(number, **options):
     module = DataModule(Synthetic(**SMALL), Strong(), batch_size=4, **options)
     loader = module.train_dataloader()
-    loader.sampler.set_epoch(number)
+    loader.batch_sampler.sampler.set_epoch(number)
     batches = list(loader)
     return [name for batch in batches for name in batch["id"]], torch.cat([batch["image"] for batch in batches])
 
@@ -71,7 +71,7 @@ def test_evaluation_is_in_order_and_never_augmented():
     module = DataModule(Synthetic(**SMALL), Strong(), batch_size=4)
     loader = module.test_dataloader()
     first = torch.cat([batch["image"] for batch in loader])
-    loader.sampler.set_epoch(5)
+    loader.batch_sampler.sampler.set_epoch(5)
     assert torch.equal(first, torch.cat([batch["image"] for batch in loader]))
     assert [name for batch in loader for name in batch["id"]] == [item.id for item in module.splits.test]
 
@@ -97,6 +97,16 @@ def test_processes_share_an_epoch(monkeypatch):
     assert {len(part) for part in train} == {4}
     assert set().union(*train) == set(range(11))
     assert sorted(index for rank in range(3) for index in shard(rank, False)) == list(range(11))
+
+    def batches(rank, size):
+        monkeypatch.setattr(distributed, "get_rank", lambda: rank)
+        return list(EvenBatches(EpochSampler(11, 0, False), size))
+
+    for size in (1, 2, 3, 4):
+        each = [batches(rank, size) for rank in range(3)]
+        assert len({len(part) for part in each}) == 1  # else one process waits for ever
+        assert max(len(batch) for part in each for batch in part) <= size
+        assert sorted(index for part in each for batch in part for _, index in batch) == list(range(11))
 
 
 def test_facts_are_counted_from_the_masks():

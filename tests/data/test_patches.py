@@ -44,7 +44,7 @@ def raw(tmp_path):
 def epoch(dataset, number=0, part="train", **options):
     module = DataModule(dataset, batch_size=4, **options)
     loader = module.loader(part)
-    loader.sampler.set_epoch(number)
+    loader.batch_sampler.sampler.set_epoch(number)
     batches = list(loader)
     names = [name for batch in batches for name in batch["id"]]
     return names, torch.cat([b["image"] for b in batches]), torch.cat([b["target"] for b in batches])
