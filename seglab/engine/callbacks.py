@@ -24,6 +24,7 @@ def quieten() -> None:
         "The number of training batches",  # the interval of a step logger that we do not use
         "It is recommended to use .*sync_dist",  # torchmetrics has brought the processes together already
         "Using `DistributedSampler` with the dataloaders",  # ours gives every test image once
+        "The `srun` command is available",  # being on a cluster's login node is no fault
         "Checkpoint directory .* exists and is not empty",  # a run that goes on
     ):
         warnings.filterwarnings("ignore", message=f".*{advice}.*")
