@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -17,19 +17,33 @@ from seglab.losses.sums import Pixels
 
 def power(p: Tensor, cost: Tensor, exponent: float) -> Tensor:
     """p ** exponent where cost = -log p, finite in value and slope for any p and any exponent of at least 0."""
-    return p**exponent if exponent in (1, 2, 3) else torch.exp(-exponent * cost)
+    simple = exponent in (1, 2, 3) or (exponent == 0.5 and not torch.is_grad_enabled())
+    return p**exponent if simple else torch.exp(-exponent * cost)
 
 
-def focused(right: Tensor, wrong: Tensor, cost: Tensor, other: Tensor, exponent: float) -> Tensor:
-    """wrong ** exponent * cost with cost = -log right and other = -log wrong."""
-    return cost if exponent == 0 else power(wrong, other, exponent) * cost
+def times(weight: float, x: Tensor) -> Tensor:
+    return x if weight == 1 else weight * x
 
 
-def focused_slope(right: Tensor, wrong: Tensor, cost: Tensor, other: Tensor, exponent: float) -> Tensor:
-    """The derivative of `focused` by the logit of the wrong class."""
+class Focused(NamedTuple):
+    """One class's loss w ** exponent * cost, with cost = -log(1 - w), and the factor alone (none for exponent 0)."""
+
+    loss: Tensor
+    factor: Tensor | None
+
+    def slope(self, right: Tensor, wrong: Tensor, exponent: float) -> Tensor:
+        """The derivative of the loss by the logit of the wrong class."""
+        if self.factor is None:
+            return wrong
+        return torch.addcmul(self.factor * wrong, right, self.loss, value=exponent)
+
+
+def focused(cost: Tensor, wrong: Tensor, other: Tensor, exponent: float) -> Focused:
+    """The focal loss of one class; `other` is -log(wrong)."""
     if exponent == 0:
-        return wrong
-    return power(wrong, other, exponent) * torch.addcmul(wrong, right, cost, value=exponent)
+        return Focused(cost, None)
+    factor = power(wrong, other, exponent)
+    return Focused(factor * cost, factor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +82,20 @@ class Focal(PixelLoss):
         """Of the foreground and of the background."""
         return self.gamma, self.gamma
 
+    def both(self, x: Pixels) -> tuple[Focused, Focused]:
+        """What a pixel costs as foreground and as background, before the weights."""
+        if self not in x.made:
+            g1, g0 = self.exponents
+            x.made[self] = focused(x.l1, x.q, x.l0, g1), focused(x.l0, x.p, x.l1, g0)
+        return x.made[self]
+
     def pixel(self, x: Pixels) -> Tensor:
-        (w1, w0), (g1, g0) = self.weights, self.exponents
-        return x.mix(w1 * focused(x.p, x.q, x.l1, x.l0, g1), w0 * focused(x.q, x.p, x.l0, x.l1, g0))
+        (w1, w0), (missed, alarmed) = self.weights, self.both(x)
+        return x.mix(times(w1, missed.loss), times(w0, alarmed.loss))
 
     def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        (w1, w0), (g1, g0) = self.weights, self.exponents
-        missed, alarmed = focused_slope(x.p, x.q, x.l1, x.l0, g1), focused_slope(x.q, x.p, x.l0, x.l1, g0)
-        return x.mix(missed * -w1, alarmed * w0, out=out)
+        (w1, w0), (g1, g0), (missed, alarmed) = self.weights, self.exponents, self.both(x)
+        return x.mix(-w1 * missed.slope(x.p, x.q, g1), times(w0, alarmed.slope(x.q, x.p, g0)), out=out)
 
 
 @dataclass(frozen=True, kw_only=True)

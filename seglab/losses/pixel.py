@@ -65,7 +65,7 @@ class BCE(PixelLoss):
     )
 
     def pixel(self, x: Pixels) -> Tensor:
-        return x.mix(x.l1, x.l0)
+        return x.cost
 
     def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
         return x.mix(-x.q, x.p, out=out)
@@ -163,7 +163,7 @@ class BalancedCE(PixelLoss):
     )
 
     def pixel(self, x: Pixels) -> Tensor:
-        return x.mix(x.l1, x.l0)
+        return x.cost
 
     def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
         return torch.mul(x.p, x.u, out=out)

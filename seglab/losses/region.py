@@ -57,8 +57,8 @@ class Overlap(Part):
         return 4 if self.with_tn else 3
 
     def terms(self, x: Pixels) -> tuple[Tensor, ...]:
-        sums = x.p * x.t, x.p * x.u, x.q * x.t
-        return (*sums, x.q * x.u) if self.with_tn else sums
+        tp, fn = x.p * x.t, x.q * x.t
+        return (tp, x.p - tp, fn, x.q - fn) if self.with_tn else (tp, x.p - tp, fn)
 
     def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
         return torch.mul(x.p, x.q, out=out)
