@@ -1,0 +1,74 @@
+"""`python -m seglab.benchmark`: time a part of the program beside its alternatives, as ratios in one process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from seglab.contract import require
+from seglab.engine.config import CONF, build, verb
+
+log = logging.getLogger(__name__)
+
+
+def benchmark(cfg: DictConfig, folder: Path) -> str:
+    """Measure `cfg.what`, and write its table to `folder` as CSV and as Markdown, which is returned."""
+    import pandas as pd
+
+    parts = {"losses": losses, "step": step, "data": data}
+    require(cfg.what in parts, "benchmark", f"what as one of {', '.join(parts)}", cfg.what)
+    table = pd.DataFrame(parts[cfg.what](cfg))
+    text = markdown(table.columns, table.to_numpy())
+    table.to_csv(folder / f"{cfg.what}.csv", index=False)
+    (folder / f"{cfg.what}.md").write_text(text)
+    log.info("%s\n%s/%s.csv", text, folder, cfg.what)
+    return text
+
+
+def losses(cfg: DictConfig) -> Sequence[Any]:
+    """Forward and backward of each loss beside torch, smp, MONAI and kornia."""
+    import torch
+    from omegaconf import OmegaConf
+
+    from seglab.benchmarks.losses import measure
+
+    torch.set_num_threads(cfg.losses.threads)
+    options: dict[str, Any] = {str(key): value for key, value in cfg.losses.items() if key not in {"only", "threads"}}
+    names = cfg.losses.only or sorted(file.stem for file in (CONF / "loss").glob("*.yaml"))
+    made = {name: build(OmegaConf.load(CONF / "loss" / f"{name}.yaml")) for name in names}
+    options["shape"] = list(options["shape"])
+    return measure({name: loss.fitted(cfg.losses.foreground) for name, loss in made.items()}, **options)
+
+
+def step(cfg: DictConfig) -> Sequence[Any]:
+    """A training step in the whole house beside a bare loop."""
+    from seglab.benchmarks.step import measure
+
+    return measure()
+
+
+def data(cfg: DictConfig) -> Sequence[Any]:
+    """Decoding, caching and augmenting images."""
+    from seglab.benchmarks.data import measure
+
+    return measure()
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table for a page; numbers that are not there are left empty."""
+    cells = [
+        ["" if value != value else f"{value:.3g}" if isinstance(value, float) else str(value) for value in row]
+        for row in rows
+    ]
+    lines = [list(columns), ["---"] * len(columns), *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+main = verb("benchmark")(benchmark)
+
+if __name__ == "__main__":
+    main()
