@@ -48,11 +48,12 @@ def look(dataset: Dataset, folder: Path) -> int:
 
     found = audit(dataset)
     (folder / "audit.json").write_text(json.dumps(found.facts, indent=1))
+    (folder / "split.json").write_text(json.dumps(found.splits.ids(), indent=1))
     overview(found.samples, found.shares, found.areas, type(dataset).__name__, folder / "audit.png")
     width = max(len(name) for name in found.facts)
     for name, fact in found.facts.items():
         log.info("%-*s  %s", width, name.replace("_", " "), spell(fact))
-    log.info("%s: audit.json audit.png", folder)
+    log.info("%s: audit.json audit.png split.json (dataset.split_file=... freezes it)", folder)
     none = f"{len(found.leaks)} pairs: {'; '.join(found.leaks[:3])}"
     require(not found.leaks, "dataset", "no image on two sides of the split", none, "see audit.json")
     return sum(found.facts["images"].values())

@@ -20,7 +20,7 @@ from seglab.data.fit import resize, to_bits, to_channels, to_mask
 from seglab.data.items import Item
 from seglab.data.opening import divide, doubts
 from seglab.data.pixels import SUFFIXES, read_image
-from seglab.data.split import PARTS
+from seglab.data.split import PARTS, Splits
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,10 @@ class Look:
 
 @dataclass(frozen=True)
 class Audit:
-    """The facts as plain data, the leaks as sentences, and what pictures are drawn from."""
+    """The facts as plain data, the split, the leaks as sentences, and what pictures are drawn from."""
 
     facts: dict[str, Any]
+    splits: Splits
     leaks: list[str]
     shares: np.ndarray
     areas: np.ndarray
@@ -75,7 +76,7 @@ def audit(dataset: Dataset, samples: int = 24) -> Audit:
     chosen = spread([each.share for _, each in seen], samples)
     pictures = [(seen[k][0].id, *picture(seen[k][0], dataset)) for k in chosen]
     shares = np.array([each.share for _, each in seen])
-    return Audit(facts, leaks, shares, joined([each.areas for _, each in seen]), pictures)
+    return Audit(facts, splits, leaks, shares, joined([each.areas for _, each in seen]), pictures)
 
 
 def look(item: Item, dataset: Dataset) -> Look:

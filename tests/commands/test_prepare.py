@@ -60,6 +60,11 @@ def test_an_audit_leaves_its_facts_and_a_picture(configure, root, tmp_path):
     assert sum(facts["images"].values()) == 8
     assert facts["objects"] == 8
     assert cv2.imread(str(tmp_path / "audit.png")).shape[1] > 1000
+    frozen = configure(
+        "prepare", *choose(root), f"dataset.split_file={tmp_path / 'split.json'}", "dataset.split_seed=9"
+    )
+    free = configure("prepare", *choose(root))
+    assert open_data(build(frozen.dataset)).splits.ids() == open_data(build(free.dataset)).splits.ids()
 
 
 def test_a_leak_is_an_error_after_all_is_written(configure, root, tmp_path):

@@ -1,0 +1,44 @@
+"""Every data set and every augmentation is what its yaml says, also by way of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seglab.data.augment import Augment
+from seglab.data.base import Dataset
+from seglab.data.module import DataModule
+from seglab.engine.config import CONF, build, check
+
+DATASETS = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
+AUGMENTS = sorted(path.stem for path in (CONF / "augment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_dataset_yaml_builds_with_its_defaults(configure, name, tmp_path: Path):
+    root = [] if name == "synthetic" else [f"dataset.root={tmp_path}"]
+    cfg = configure("prepare", f"dataset={name}", *root)
+    check(cfg)
+    dataset = build(cfg.dataset)
+    assert isinstance(dataset, Dataset)
+    assert type(dataset).__name__.lower() == name
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_an_augment_yaml_builds_and_changes_an_image(configure, name):
+    cfg = configure("train", f"augment={name}")
+    check(cfg.augment)
+    augment = build(cfg.augment)
+    assert isinstance(augment, Augment)
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    mask = (image[..., 0] > 99).astype(np.uint8)
+    outcomes = {augment(image, mask, (0, 0, k))[0].tobytes() for k in range(8)} if augment.transforms() else set()
+    assert len(outcomes) == 0 if name == "none" else len(outcomes) > 2
+
+
+def test_a_configured_dataset_makes_batches(configure):
+    cfg = configure("train", "dataset.size=32", "dataset.train=4", "dataset.val=2", "dataset.test=2", "augment=light")
+    batch = next(iter(DataModule(build(cfg.dataset), build(cfg.augment), batch_size=4).train_dataloader()))
+    assert batch["image"].shape == (4, 3, 32, 32)
