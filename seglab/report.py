@@ -23,6 +23,7 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     for root in roots:
         require(root.is_dir(), "report", "a folder", root)
 
+    from seglab.analysis.again import commands
     from seglab.analysis.study import Question, Study
     from seglab.analysis.table import collect
     from seglab.analysis.verdict import headline
@@ -33,8 +34,8 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     sweep = collect(roots)
     studies = [Study(title, board, question) for title, board in sweep.boards()]
     changed = [f"{key}={cfg[key]}" for key in keys if cfg[key] != getattr(Question(), key)]
-    again = " ".join(["python -m seglab.report", *map(str, cfg.roots), *changed])
-    written = write(Path(cfg.out or roots[0]), roots[0].resolve().name, studies, sweep.runs, again)
+    again = [*commands(sweep.runs["folder"]), " ".join(["python -m seglab.report", *map(str, cfg.roots), *changed])]
+    written = write(Path(cfg.out or roots[0]), roots[0].resolve().name, studies, sweep.runs, "\n".join(again))
     for study in studies:
         log.info("%s: %s", study.title, headline(study.verdicts))
     log.info("%d of %d runs compared: %s", len(sweep.used), len(sweep.runs), written)

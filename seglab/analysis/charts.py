@@ -118,9 +118,7 @@ def forest(verdicts: list[Verdict], metric: str) -> Figure:
         pair, colour = verdict.pair, KINDS[verdict.kind]
         for low, high, width in ((pair.low_all, pair.high_all, 1.0), (pair.low, pair.high, 3.2)):
             axis.plot(np.clip([low, high], left, right), [place] * 2, color=colour, lw=width, solid_capstyle="butt")
-        axis.plot(
-            pair.difference, place, "o", color=colour, markersize=5, markeredgecolor="#ffffff", markeredgewidth=0.7
-        )
+        axis.plot(pair.difference, place, "o", color=colour, markersize=7.5, markeredgecolor="#ffffff")
         axis.text(1.01, place, SAID[verdict.kind], transform=axis.get_yaxis_transform(), va="center", color=colour)
     names = [f"{pair.first} − {pair.second}" for pair in pairs]
     axis.set(

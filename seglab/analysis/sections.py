@@ -219,13 +219,17 @@ def compared(study: Study) -> str:
         "foreground": f"{100 * data['foreground']:.3g} % of the training pixels" if data.get("foreground") else "",
         "model": ", ".join(sorted(set(runs["model"]))),
         "seeds": ", ".join(map(str, sorted(set(runs["seed"])))),
-        "runs": f"{len(runs)}, {runs['seconds'].sum() / 3600:.2g} h in all" if "seconds" in runs else str(len(runs)),
+        "runs": f"{len(runs)}, {_duration(runs['seconds'].sum())} in all" if "seconds" in runs else str(len(runs)),
         "code": "; ".join(sorted({_commit(git) for git in runs["git"]})),
         "versions": "; ".join(sorted({_words(versions) for versions in runs.get("versions", [])})),
         "machine": "; ".join(sorted({_words(host) for host in runs.get("host", [])})),
     }
     shown = "".join(f"<dt>{key}</dt><dd>{escape(value)}</dd>" for key, value in entries.items() if value)
     return f"<dl>{shown}</dl>{_unlike(runs)}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
 def _commit(git: object) -> str:
@@ -245,6 +249,9 @@ def _words(facts: object) -> str:
 def _unlike(runs: pd.DataFrame) -> str:
     """A warning where runs differ in more than the loss."""
     found = differences(runs)
+    commits = {_commit(git) for git in runs["git"]}
+    if len(commits) > 1:
+        found["code"] = {commit: sorted(set(runs["label"][runs["git"].map(_commit) == commit])) for commit in commits}
     if not found:
         return "<p>The runs differ in nothing but what their names say.</p>"
     rows = [

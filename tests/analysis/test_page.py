@@ -156,3 +156,28 @@ def test_csv_and_markdown_agree_with_the_study(tmp_path):
     words = markdown([study])
     assert study.verdicts[0].words in words
     assert f"| dice | {study.spread['iou', 'mean']['dice']:.3f} ±" in words
+
+
+def test_runs_on_two_data_sets_get_a_part_each_and_are_not_compared(tmp_path):
+    write_sweep(tmp_path / "a", [FakeLoss("bce"), FakeLoss("dice")], [1, 2])
+    write_sweep(tmp_path / "b", [FakeLoss("bce"), FakeLoss("iou")], [1, 2])
+    for file in (tmp_path / "b").rglob("run.json"):
+        file.write_text(file.read_text().replace("0ad80aae", "ffffffff"))
+    sweep = collect([tmp_path])
+    studies = [Study(title, board, Question(resamples=300)) for title, board in sweep.boards()]
+    html = write(tmp_path / "out", "both", studies, sweep.runs, "").read_text()
+    assert re.findall(r'<h2 class="board">([^<]+)<', html) == ["synthetic 0ad80a", "synthetic ffffff"]
+    assert [len(study.verdicts) for study in studies] == [1, 1]
+    assert {path.name.split("_")[0] for path in (tmp_path / "out" / "figures").iterdir()} == {
+        "synthetic-0ad80a",
+        "synthetic-ffffff",
+    }
+
+
+def test_a_sweep_in_which_nothing_finished_still_gives_a_page(tmp_path):
+    write_sweep(tmp_path, [FakeLoss("bce")], [1])
+    (tmp_path / "bce_s1" / "run.json").write_text('{"status": "running", "config": {}, "seed": 1}')
+    sweep = collect([tmp_path])
+    html = write(tmp_path, "x", [], sweep.runs, "").read_text()
+    assert "nothing to compare yet" in html
+    assert "ended without a word" in html

@@ -1,0 +1,35 @@
+"""The commands that made the runs, put together from what Hydra wrote down beside each of them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from itertools import product
+from pathlib import Path
+
+VERB = "python -m seglab.train"
+
+
+def commands(folders: Iterable[Path]) -> list[str]:
+    """One sweep command if the runs are a full grid of their overrides, otherwise a command for each run.
+
+    Runs whose overrides are not on record are left out.
+    """
+    runs = [overrides for folder in folders if (overrides := _overrides(folder)) is not None]
+    keys = list(dict.fromkeys(key for run in runs for key in run))
+    values = {key: list(dict.fromkeys(run.get(key) for run in runs)) for key in keys}
+    grid = {tuple(run.get(key) for key in keys) for run in runs}
+    whole = all(None not in options for options in values.values())
+    if len(runs) > 1 and whole and grid == set(product(*values.values())):
+        return [" ".join([f"{VERB} -m", *(shlex.quote(f"{key}={','.join(values[key])}") for key in keys)])]
+    return [" ".join([VERB, *(shlex.quote(f"{key}={value}") for key, value in run.items())]) for run in runs]
+
+
+def _overrides(folder: Path) -> dict[str, str] | None:
+    """The overrides of one run by key, from the list in .hydra/overrides.yaml."""
+    try:
+        lines = (folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    words = [line[2:].strip().strip("'\"") for line in lines if line.startswith("- ")]
+    return dict(word.split("=", 1) for word in words if "=" in word)
