@@ -169,9 +169,12 @@ def fit(trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None
     import torch
     from pytorch_lightning.callbacks import ModelCheckpoint
 
+    loader = data.loader("train")
     if run.last:
-        log.info("going on from %s", run.last)
-    trainer.fit(module, data.loader("train"), data.loader("val"), ckpt_path=run.last)
+        done = torch.load(run.last, map_location="cpu", weights_only=True, mmap=True)["epoch"] + 1
+        loader.batch_sampler.sampler.set_epoch(done)  # Lightning 2.6 opens the loader before it sets the epoch
+        log.info("going on after epoch %d of %s", done, run)
+    trainer.fit(module, loader, data.loader("val"), ckpt_path=run.last)
     best = next(kept for kept in trainer.callbacks if isinstance(kept, ModelCheckpoint) and kept.monitor)
     trainer.strategy.barrier()
     saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
@@ -187,14 +190,18 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
     groups = {item.id: item.group for part in (data.splits.val, data.splits.test) for item in part}
     metrics, arrays = {}, {}
     for part, look in (("val", trainer.validate), ("test", trainer.test)):
-        table = ImageTable(groups, cfg.threshold, cfg.empty, distances=part == "test")
-        trainer.callbacks.append(table)
+        seen = ImageTable(groups, cfg.threshold, cfg.empty, distances=part == "test")
+        trainer.callbacks.append(seen)
         look(module, data.loader(part), verbose=False)
-        trainer.callbacks.remove(table)
+        trainer.callbacks.remove(seen)
+        table = seen.table()
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(part)}
-        arrays |= table.arrays(part)
+        metrics |= {
+            f"{part}/{name}": float(table[name].mean()) for name in table.columns[table.columns.get_loc("loss") :]
+        }
+        arrays |= seen.arrays(part)
     if run.leads:
-        write_table(run.folder / "per_image.csv", table.rows)
+        write_table(run.folder / "per_image.csv", table)
         write_arrays(run.folder / "histograms.npz", **arrays)
     run.note(metrics=metrics, threshold={"tuned": best_threshold(arrays["val"])})
 

@@ -21,7 +21,7 @@ from seglab.models.unet import UNet
 
 
 def measure(steps: int = 8, rounds: int = 4) -> list[Row]:
-    """Measure the step of a U-Net, where the convolutions weigh, and of one convolution, where only the frame is seen."""
+    """Measure the step of a U-Net, where convolutions weigh, and of one convolution, where only the frame shows."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

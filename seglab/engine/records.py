@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import time
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,13 +23,13 @@ from seglab.data.loading import Samples
 from seglab.engine.module import SegModule
 from seglab.engine.run import write_whole
 from seglab.metrics.calibration import histogram
-from seglab.metrics.counts import counts, logit, scores
+from seglab.metrics.counts import Counts, counts, logit, scores
 from seglab.metrics.surface import surface_distances
 
 
-def write_table(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as a whole CSV file; an undefined value is an empty cell, a float keeps all its digits."""
-    write_whole(file, pd.DataFrame(rows).to_csv(index=False))
+def write_table(file: Path, table: pd.DataFrame) -> None:
+    """Write a whole CSV file; an undefined value is an empty cell, a float keeps all its digits."""
+    write_whole(file, table.to_csv(index=False))
 
 
 def write_arrays(file: Path, **arrays: np.ndarray) -> None:
@@ -64,14 +65,25 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
             row["seconds"] = round(time.perf_counter() - self._since, 3)
             known = sorted(trainer.callback_metrics.items(), key=lambda entry: entry[0].split("/")[0])
             self.rows.append(row | {key: float(value) for key, value in known})
-            write_table(self.file, self.rows)
+            write_table(self.file, pd.DataFrame(self.rows))
+
+
+class Seen(NamedTuple):
+    """What is kept of one image, or of one tile of it; sums can be added over the tiles."""
+
+    id: str
+    counts: np.ndarray
+    histogram: np.ndarray
+    loss: float
+    distances: tuple[float, float]
 
 
 class ImageTable(Callback):
     """Collects a row and a histogram per image while a trainer validates or tests.
 
-    The histogram (2 x 256 counts of truth and probability) gives every threshold, calibration curve and
-    precision-recall curve afterwards, without a second look at a pixel.
+    The tiles of one image become one row: their counts are added, their losses averaged; distances, which cross the
+    borders of tiles, are then undefined. The histogram (2 x 256 counts of truth and probability) gives every
+    threshold, calibration curve and precision-recall curve afterwards, without a second look at a pixel.
 
     Args:
         groups: the group (patient, scene) of each image's id.
@@ -82,7 +94,7 @@ class ImageTable(Callback):
 
     def __init__(self, groups: dict[str, str], threshold: float, empty: str, distances: bool = True) -> None:
         self.groups, self.threshold, self.empty, self.distances = groups, threshold, empty, distances
-        self.rows, self.histograms = list[dict[str, Any]](), list[np.ndarray]()
+        self.seen: list[Seen] = []
 
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         outputs, batch, *_ = args
@@ -93,50 +105,76 @@ class ImageTable(Callback):
 
     def take(self, losses: PerImage, logits: Logits, target: Tensor, ids: Sequence[str]) -> None:
         """Add a batch: losses (b,), logits and target (b, 1, h, w), and the images' ids."""
-        self.histograms.extend(histogram(logits, target).cpu().numpy())
-        counted = counts(logits, target, self.threshold)
-        columns = counted._asdict() | {"loss": losses.float()} | scores(counted, self.empty)
-        values = {name: column.tolist() for name, column in columns.items()}
+        counted = torch.stack([column.double() for column in counts(logits, target, self.threshold)], 1).cpu().numpy()
+        tables = histogram(logits, target).cpu().numpy()
         found, true = (logits[:, 0] >= logit(self.threshold)).cpu().numpy(), (target[:, 0] >= 0.5).cpu().numpy()
-        for i, (name, predicted, truth) in enumerate(zip(ids, found, true, strict=True)):
-            row: dict[str, Any] = {"id": name, "group": self.groups[name], "pixels": truth.size}
-            row |= {"foreground": int(truth.sum())} | {key: column[i] for key, column in values.items()}
-            if self.distances:
-                row["hd95"], row["asd"] = surface_distances(predicted, truth)
-            self.rows.append(row)
+        for i, (name, loss) in enumerate(zip(ids, losses.tolist(), strict=True)):
+            far = surface_distances(found[i], true[i]) if self.distances else (math.nan, math.nan)
+            self.seen.append(Seen(name, counted[i], tables[i], loss, far))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Bring together what several processes have measured, in the order of the images."""
         if trainer.world_size > 1:
             parts: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, (self.rows, self.histograms))
-            turns = [list(zip(rows, histograms, strict=True)) for rows, histograms in parts]
-            merged = [pair for turn in zip_longest(*turns) for pair in turn if pair]  # each process took every k-th
-            self.rows, self.histograms = [row for row, _ in merged], [histogram for _, histogram in merged]
+            torch.distributed.all_gather_object(parts, self.seen)
+            self.seen = [one for turn in zip_longest(*parts) for one in turn if one]  # each process took every k-th
 
     def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.on_validation_end(trainer, module)
 
+    def images(self) -> dict[str, list[Seen]]:
+        """The tiles of each image, in the order of the images; one where images are seen whole."""
+        tiles: dict[str, list[Seen]] = {}
+        for one in self.seen:
+            tiles.setdefault(one.id, []).append(one)
+        return tiles
+
+    def table(self) -> pd.DataFrame:
+        """One row per image: id, group, pixels, foreground, counts, loss, scores, and hd95 and asd if measured."""
+        images = self.images()
+        summed = torch.tensor(np.array([sum(tile.counts for tile in tiles) for tiles in images.values()]))
+        whole = [column.long() for column in summed.T[:4]]
+        counted = Counts(*whole, *summed.T[4:])
+        columns = {"id": list(images), "group": [self.groups[name] for name in images]}
+        table = pd.DataFrame(
+            columns | {"pixels": sum(whole), "foreground": counted.tp + counted.fn} | counted._asdict()
+        )
+        table["loss"] = [float(np.mean([tile.loss for tile in tiles])) for tiles in images.values()]
+        for name, values in scores(counted, self.empty).items():
+            table[name] = values.numpy()
+        if self.distances:
+            far = [tiles[0].distances if len(tiles) == 1 else (math.nan, math.nan) for tiles in images.values()]
+            table[["hd95", "asd"]] = np.array(far)
+        return table
+
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """What histograms.npz holds of this pass: `<prefix>` (n, 2, 256) and `<prefix>_ids` (n,)."""
-        return {prefix: np.stack(self.histograms), f"{prefix}_ids": np.array([row["id"] for row in self.rows])}
+        images = self.images()
+        tables = [sum(tile.histogram for tile in tiles) for tiles in images.values()]
+        return {prefix: np.stack(tables), f"{prefix}_ids": np.array(list(images))}
 
 
 @torch.no_grad()
-def predict(module: SegModule, samples: Samples, indices: Iterable[int]) -> dict[str, np.ndarray]:
-    """Look at some images of a part as they are, without augmentation.
+def predict(module: SegModule, samples: Samples, numbers: Iterable[int]) -> dict[str, np.ndarray]:
+    """Look at some images of a part as they are, without augmentation; at the most telling tile of a tiled one.
 
     Gives `ids` (n,), `images` (n, h, w, c) uint8, `truths` (n, h, w) and `probabilities` (n, h, w) float16.
     """
     module.eval()
-    batches = [samples[(0, index)] for index in indices]
+    batches = [samples[(0, telling(samples, number))] for number in numbers]
     logits = [module(batch["image"].to(module.device)).float().sigmoid()[:, 0].half().cpu() for batch in batches]
     return {
         "ids": np.array([name for batch in batches for name in batch["id"]]),
-        "images": torch.cat([batch["image"] for batch in batches]).permute(0, 2, 3, 1).numpy(),
+        "images": torch.cat([batch["image"] for batch in batches]).to(torch.uint8).permute(0, 2, 3, 1).numpy(),
         "truths": torch.cat([batch["target"] for batch in batches])[:, 0].numpy(),
         "probabilities": torch.cat(logits).numpy(),
     }
+
+
+def telling(samples: Samples, number: int) -> int:
+    """The sample that shows the most foreground of an image of the part."""
+    tiles = [index for index in range(len(samples)) if samples.source.number(index) == number]
+    return tiles[0] if len(tiles) == 1 else max(tiles, key=lambda index: float(samples[(0, index)]["target"].sum()))
 
 
 def spread(values: Iterable[float], count: int) -> list[int]:

@@ -101,12 +101,13 @@ def test_runs_that_differ_in_the_loss_start_from_the_same_weights_and_see_the_sa
     assert torch.equal(numbers, more)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 def test_an_interrupted_run_goes_on_and_ends_like_the_undisturbed_one(
-    run: Callable[..., float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     from seglab.engine.module import SegModule
 
-    longer = ("trainer.max_epochs=4", "scheduler=plateau", "scheduler.patience=0")
+    longer = ("trainer.max_epochs=4", "scheduler=plateau", "scheduler.patience=0", f"workers={workers}")
     run(tmp_path / "undisturbed", *longer)
     step = SegModule.training_step
 

@@ -1,0 +1,73 @@
+"""The rows of a run add up: tiles to images, images to the metrics, and the images to look at are the right ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from seglab.engine.records import ImageTable, extremes, spread, write_arrays, write_table
+
+
+def scene(seed: int, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, 1, side, side, generator=generator)
+    return logits, (torch.rand(1, 1, side, side, generator=generator) > 0.7).to(torch.uint8)
+
+
+def test_the_tiles_of_an_image_make_the_row_of_the_whole_image() -> None:
+    logits, target = scene(0)
+    whole, tiled = (ImageTable({"a": "p", "b": "q"}, 0.5, "correct", distances=False) for _ in range(2))
+    whole.take(torch.tensor([0.5]), logits, target, ["a"])
+    halves = [(logits[..., :4], target[..., :4], 0.2), (logits[..., 4:], target[..., 4:], 0.8)]
+    for left, right, loss in halves:
+        tiled.take(torch.tensor([loss]), left, right, ["a"])
+    pd.testing.assert_frame_equal(tiled.table(), whole.table(), rtol=1e-6)
+    np.testing.assert_array_equal(tiled.arrays("val")["val"], whole.arrays("val")["val"])
+
+
+def test_a_row_holds_the_textbook_scores_in_the_order_of_the_images() -> None:
+    table = ImageTable({"a": "p", "b": "q"}, 0.5, "correct")
+    for name, seed in (("b", 1), ("a", 2)):
+        table.take(torch.tensor([0.1]), *scene(seed), [name])
+    rows = table.table()
+    assert list(rows["id"]) == ["b", "a"]
+    assert list(rows["group"]) == ["q", "p"]
+    logits, target = (part.numpy().squeeze() for part in scene(2))
+    found, true = logits >= 0, target == 1
+    row = rows.iloc[1]
+    assert row["tp"] == (found & true).sum()
+    assert row["foreground"] == true.sum()
+    assert row["iou"] == pytest.approx((found & true).sum() / (found | true).sum())
+    assert row["white_confidence"] == pytest.approx((1 / (1 + np.exp(-logits)))[true].mean(), rel=1e-6)
+    assert row["hd95"] > 0
+
+
+def test_distances_of_a_tiled_image_are_left_undefined() -> None:
+    table = ImageTable({"a": "p"}, 0.5, "correct")
+    for seed in (1, 2):
+        table.take(torch.tensor([0.1]), *scene(seed), ["a"])
+    assert table.table()[["hd95", "asd"]].isna().all(axis=None)
+
+
+def test_the_best_median_and_worst_are_found_and_undefined_scores_left_out() -> None:
+    scores = pd.Series([0.5, np.nan, 0.9, 0.1, 0.7, 0.3])
+    assert extremes(scores, 1) == {2: "best", 0: "median", 3: "worst"}
+    assert extremes(pd.Series([np.nan])) == {}
+
+
+def test_examples_are_spread_over_the_ranks() -> None:
+    assert spread([5, 1, 4, 2, 3], 3) == [1, 4, 0]
+    assert spread([5, 1], 9) == [1, 0]
+
+
+def test_tables_and_arrays_keep_every_digit(tmp_path: Path) -> None:
+    table = pd.DataFrame([{"id": "a,b", "x": 0.1 + 0.2, "y": np.nan}])
+    write_table(tmp_path / "t.csv", table)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "t.csv"), table, check_exact=True)
+    write_arrays(tmp_path / "a.npz", x=np.arange(3))
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["x"], [0, 1, 2])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "t.csv"]
