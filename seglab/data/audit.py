@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from seglab.contract import ContractError
 from seglab.data.base import Dataset, native, read
@@ -21,6 +19,7 @@ from seglab.data.items import Item
 from seglab.data.opening import divide, doubts
 from seglab.data.pixels import SUFFIXES, read_image
 from seglab.data.split import PARTS, Splits
+from seglab.data.threads import each
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,14 @@ def audit(dataset: Dataset, samples: int = 24) -> Audit:
     items = dataset.items()
     splits = divide(items, dataset)
     good = [item for item in splits.all() if not item.fault and not item.left_out]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = list(tqdm(pool.map(lambda item: look(item, dataset), good), "audit", len(good), delay=3, leave=False))
-    seen = [(item, each) for item, each in zip(good, looks, strict=True) if not each.fault]
+    looks = each(partial(look, dataset=dataset), good, "audit")
+    seen = [(item, one) for item, one in zip(good, looks, strict=True) if not one.fault]
     part_of = {item.id: part for part in PARTS for item in getattr(splits, part)}
     parts = [part_of[item.id] for item, _ in seen]
-    pairs = near_duplicates([each.print for _, each in seen if each.print is not None], parts)
+    pairs = near_duplicates([one.print for _, one in seen if one.print is not None], parts)
     names = [(seen[a][0].id, parts[a], seen[b][0].id, parts[b]) for a, b in pairs]
     leaks = [f"{a} ({x}) and {b} ({y}) look the same" for a, x, b, y in names]
-    faults = [item.fault for item in items if item.fault] + [each.fault for each in looks if each.fault]
+    faults = [item.fault for item in items if item.fault] + [one.fault for one in looks if one.fault]
     facts: dict[str, Any] = {
         "items": len(items),
         "leaks": leaks,
@@ -72,11 +70,11 @@ def audit(dataset: Dataset, samples: int = 24) -> Audit:
     }
     facts["left_out"] = dict(Counter(item.left_out for item in items if item.left_out))
     facts["group_also_in_test"] = len(splits.torn)
-    facts |= counted([each for _, each in seen], parts, dataset)
-    chosen = spread([each.share for _, each in seen], samples)
+    facts |= counted([one for _, one in seen], parts, dataset)
+    chosen = spread([one.share for _, one in seen], samples)
     pictures = [(seen[k][0].id, *picture(seen[k][0], dataset)) for k in chosen]
-    shares = np.array([each.share for _, each in seen])
-    return Audit(facts, splits, leaks, shares, joined([each.areas for _, each in seen]), pictures)
+    shares = np.array([one.share for _, one in seen])
+    return Audit(facts, splits, leaks, shares, joined([one.areas for _, one in seen]), pictures)
 
 
 def look(item: Item, dataset: Dataset) -> Look:
@@ -122,22 +120,22 @@ def erased(mask: np.ndarray, labels: np.ndarray, count: int, dataset: Dataset) -
 
 def counted(looks: Sequence[Look], parts: Sequence[str], dataset: Dataset) -> dict[str, Any]:
     """Sum up all looks as plain data."""
-    shares = np.array([each.share for each in looks])
+    shares = np.array([one.share for one in looks])
     part = np.array(parts)
-    areas, gone = joined([each.areas for each in looks]), joined([each.erased for each in looks])
+    areas, gone = joined([one.areas for one in looks]), joined([one.erased for one in looks])
     return {
         "images": {name: int((part == name).sum()) for name in PARTS},
         "empty_masks": {name: int((shares[part == name] == 0).sum()) for name in PARTS},
         "foreground": {name: float(shares[part == name].mean()) for name in PARTS if name in part},
         "foreground_of_images_with_any": quantiles(shares[shares > 0]),
         "warnings": [sentence for name in PARTS for sentence in doubts(name, shares[part == name])],
-        "depths": dict(Counter(each.depth for each in looks)),
-        "sizes": len({each.shape for each in looks}),
-        "height": quantiles([each.shape[0] for each in looks]),
-        "width": quantiles([each.shape[1] for each in looks]),
-        "mask_values": dict(Counter(str(list(each.values[:12])) for each in looks if each.values).most_common(5)),
+        "depths": dict(Counter(one.depth for one in looks)),
+        "sizes": len({one.shape for one in looks}),
+        "height": quantiles([one.shape[0] for one in looks]),
+        "width": quantiles([one.shape[1] for one in looks]),
+        "mask_values": dict(Counter(str(list(one.values[:12])) for one in looks if one.values).most_common(5)),
         "objects": len(areas),
-        "objects_per_image": dict(sorted(Counter(len(each.areas) for each in looks).items())),
+        "objects_per_image": dict(sorted(Counter(len(one.areas) for one in looks).items())),
         "object_pixels": quantiles(areas),
         "objects_erased_at_size": int(gone.sum()),
         "seen_as": f"size {dataset.size}, fit {dataset.fit}, coverage {dataset.coverage}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seglab.contract import require
+from seglab.contract import ContractError, require
 from seglab.data.fit import FITS, fit, resize, to_bits, to_channels, to_mask
 from seglab.data.items import Item
 
@@ -111,3 +111,9 @@ def read(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     image = fit(dress(image, dataset), dataset.size, dataset.fit)
     share = fit(mask.astype(np.float32), dataset.size, dataset.fit)
     return image.reshape(*share.shape, dataset.channels), encode(share, dataset)
+
+
+def raise_unless_skipped(error: ContractError, dataset: Dataset) -> None:
+    """Raise an item's error with the remedy, unless such items are to be left out."""
+    if dataset.on_bad_item == "raise":
+        raise ContractError(f"{error}; dataset.on_bad_item=skip leaves such images out") from None

@@ -46,10 +46,10 @@ def reading(dataset: Dataset, cut: bool) -> str:
 
 
 def fingerprint(items: Sequence[Item], dataset: Dataset) -> str:
-    """Name the decoded pixels: by the reading options and each item's source files, their sizes and times."""
+    """Name the decoded pixels: by the reading options, and each item's labels and source files with size and time."""
     digest = blake2b(reading(dataset, dataset.fit == "patch").encode(), digest_size=10)
     for item in items:
-        digest.update(f"{item.id} {[stamp(path) for path in item.files]}".encode())
+        digest.update(f"{item.id} {item.labels} {[stamp(path) for path in item.files]}".encode())
     return digest.hexdigest()
 
 
@@ -62,12 +62,21 @@ def stamp(path: str) -> tuple[str, int, int]:
     return os.path.basename(path), found.st_size, found.st_mtime_ns
 
 
+def affordable(items: Sequence[Item], dataset: Dataset, mark: str) -> str:
+    """Say why these items cannot be cached, where the data set wants that; "" if they can or already are."""
+    if dataset.cache_dir is None or (Path(dataset.cache_dir) / mark / "cache.json").exists():
+        return ""
+    if dataset.fit == "patch" and isinstance(dataset, Prepared) and dataset.reduce == 1:
+        return ""
+    gigabytes = needed(items, dataset) / 1e9
+    cause = f"the cache would take {gigabytes:.1f} GB, and dataset.cache_gb is {dataset.cache_gb:g}"
+    return "" if gigabytes <= dataset.cache_gb else f"every image is decoded at every use: {cause}"
+
+
 def needed(items: Sequence[Item], dataset: Dataset) -> int:
     """Say how many bytes the cache of these items takes; for patches a guess from the first that can be read."""
     if dataset.fit != "patch":
         return len(items) * dataset.size**2 * (dataset.channels * dataset.bits // 8 + 1)
-    if isinstance(dataset, Prepared) and dataset.reduce == 1:
-        return 0
     for item in items:
         try:
             return len(items) * sum(array.nbytes for array in native(item, dataset))

@@ -47,7 +47,7 @@ class Mias(Dataset):
         known = tuple(circle for circle in circles if circle is not None)
         unknown = "" if len(known) == len(circles) else "lesion of unknown place"
         image, mask = partial(read_image, str(path)), partial(draw, str(path), known)
-        return Item(name, patient, image, mask, part, (str(path),), left_out=unknown)
+        return Item(name, patient, image, mask, part, (str(path),), str(known), left_out=unknown)
 
 
 def read_info(path: Path) -> dict[str, list[Circle | None]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from seglab.contract import require
 from seglab.data.base import Dataset
-from seglab.data.cache import cached, cached_scans, fingerprint, needed
+from seglab.data.cache import affordable, cached, cached_scans, fingerprint
 from seglab.data.items import Item
 from seglab.data.patches import Drawn, Scans, Tiled
 from seglab.data.prepared import Prepared, items_of, records_of, survey_scans
@@ -32,7 +32,7 @@ class Opened:
     shares: np.ndarray
     skipped: dict[str, str]
     fingerprint: str
-    notes: tuple[str, ...] = ()
+    note: str = ""
 
     def rows_of(self, part: str) -> list[int]:
         """Give the rows in the store of one part's items."""
@@ -62,7 +62,8 @@ class Opened:
 
     def warnings(self) -> list[str]:
         """Say in sentences what looks wrong about the masks and the parts, or will be slow."""
-        return [*self.notes, *(sentence for part in PARTS for sentence in doubts(part, self.shares_of(part)))]
+        found = [sentence for part in PARTS for sentence in doubts(part, self.shares_of(part))]
+        return [self.note, *found] if self.note else found
 
 
 def open_data(dataset: Dataset) -> Opened:
@@ -74,16 +75,13 @@ def open_data(dataset: Dataset) -> Opened:
     skipped = {item.id: item.fault or item.left_out for item in items if item.fault or item.left_out}
     skipped |= dict.fromkeys((item.id for item in whole.torn), "its group is in the test set")
     wanted = sorted((item for item in whole.all() if item.id not in skipped), key=lambda item: item.id)
-    mark, notes = fingerprint(wanted, dataset), ()
-    if dataset.cache_dir is not None and (gigabytes := needed(wanted, dataset) / 1e9) > dataset.cache_gb:
-        cause = f"the cache would take {gigabytes:.1f} GB, and dataset.cache_gb is {dataset.cache_gb:g}"
-        notes = (f"every image is decoded at every use: {cause}",)
-        dataset = replace(dataset, cache_dir=None)
-    store, survey = open_store(wanted, dataset, mark)
+    mark = fingerprint(wanted, dataset)
+    note = affordable(wanted, dataset, mark)
+    store, survey = open_store(wanted, replace(dataset, cache_dir=None) if note else dataset, mark)
     complain(list(survey.faults.values()), len(items), dataset)
     skipped |= survey.faults
     splits = whole.without(skipped)
-    return Opened(splits, store, {item.id: row for row, item in enumerate(wanted)}, survey.shares, skipped, mark, notes)
+    return Opened(splits, store, {item.id: row for row, item in enumerate(wanted)}, survey.shares, skipped, mark, note)
 
 
 def divide(items: list[Item], dataset: Dataset) -> Splits:

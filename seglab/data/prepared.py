@@ -12,7 +12,6 @@ import json
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,11 +19,11 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from tqdm import tqdm
 
 from seglab.contract import ContractError, require
-from seglab.data.base import Dataset, native
+from seglab.data.base import Dataset, native, raise_unless_skipped
 from seglab.data.items import Item, nothing
+from seglab.data.threads import each
 
 POINTS = 64
 """Foreground pixels remembered of each image, for patches to be drawn around."""
@@ -83,31 +82,28 @@ def prepare(items: Sequence[Item], dataset: Dataset, folder: Path, options: str,
     for kind in ("images", "masks", "records"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     write(begun, json.dumps(options).encode())
-    work = partial(one, dataset=dataset, folder=folder, hashes=hashes)
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        records = list(tqdm(pool.map(work, items), "prepare", len(items), delay=3))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    records = each(partial(one, dataset=dataset, folder=folder, hashes=hashes), items, "prepare")
     write(folder / "manifest.json", json.dumps({"options": options, "items": records}, indent=1).encode())
     return records
 
 
 def one(item: Item, dataset: Dataset, folder: Path, hashes: bool) -> Record:
-    """Decode one item, unless its record says that this was done from files of the same size and time."""
+    """Decode one item, unless its record says that this was done from the same labels and files as they are now."""
     name = quote(item.id, safe="")
     place = folder / "records" / f"{name}.json"
     sources = [source(path, hashes=False) for path in item.files]
     if place.exists():
         record: Record = json.loads(place.read_text())
-        if not record["left_out"] and [{**each, "sha256": ""} for each in record["files"]] == sources:
+        same = [{**known, "sha256": ""} for known in record["files"]] == sources and record["labels"] == item.labels
+        if same and not record["left_out"]:
             return record
-    record = {"id": item.id, "group": item.group, "split": item.split, "left_out": item.fault or item.left_out}
+    record = {"id": item.id, "group": item.group, "split": item.split, "labels": item.labels}
+    record["left_out"] = item.fault or item.left_out
     if not record["left_out"]:
         try:
             image, mask = native(item, dataset)
         except ContractError as error:
-            require(dataset.on_bad_item == "skip", "prepare", "every image to be readable", error)
+            raise_unless_skipped(error, dataset)
             record["left_out"] = str(error)
         else:
             save(folder / "images" / f"{name}.npy", image)
@@ -125,11 +121,10 @@ def survey_scans(items: Sequence[Item], dataset: Dataset) -> list[Record]:
         try:
             return {"id": item.id, "left_out": "", **measure(item.id, *native(item, dataset))}
         except ContractError as error:
-            require(dataset.on_bad_item == "skip", "dataset", "every image to be readable", error)
+            raise_unless_skipped(error, dataset)
             return {"id": item.id, "left_out": str(error)}
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(tqdm(pool.map(one, items), "look through", len(items), delay=3, leave=False))
+    return each(one, items, "look through")
 
 
 def measure(name: str, image: np.ndarray, mask: np.ndarray) -> Record:

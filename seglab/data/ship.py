@@ -80,9 +80,9 @@ class Ship(Dataset):
         return [names[k] for k in (*ships, *empty)]
 
 
-def rank(name: str) -> bytes:
-    """Give a place in an order that is random but always the same."""
-    return blake2b(name.encode(), digest_size=8).digest()
+def rank(text: str) -> bytes:
+    """Give eight bytes that stand for a text: a place in an order of chance that is always the same."""
+    return blake2b(text.encode(), digest_size=8).digest()
 
 
 def first_of_each(order: Sequence[int], counts: np.ndarray, most: int) -> list[int]:
@@ -120,7 +120,8 @@ def item_of(name: str, file: Path | None, runs: rle.Runs) -> Item:
         return Item(name, name, nothing, nothing, fault=f"{name}: expected the image of the table on disk")
     reason = "known to be broken" if file.stem in CORRUPT else ""
     image = partial(read_image, str(file))
-    return Item(name, name, image, partial(mask_of, runs, str(file)), files=(str(file),), left_out=reason)
+    mask, labels = partial(mask_of, runs, str(file)), rank(f"{runs.starts.tolist()} {runs.lengths.tolist()}").hex()
+    return Item(name, name, image, mask, files=(str(file),), labels=labels, left_out=reason)
 
 
 def mask_of(runs: rle.Runs, file: str) -> np.ndarray:
@@ -142,7 +143,8 @@ def pack(name: str, parts: list[Item], k: int) -> Item:
     """Make one item of k x k others."""
     image = partial(tiled, tuple(part.image for part in parts), k, np.uint8)
     mask = partial(tiled, tuple(part.mask for part in parts), k, np.float32)
-    return Item(name, name, image, mask, files=tuple(file for part in parts for file in part.files))
+    files = tuple(file for part in parts for file in part.files)
+    return Item(name, name, image, mask, files=files, labels=" ".join(part.labels for part in parts))
 
 
 def tiled(readers: Sequence[Reader], k: int, kind: type) -> np.ndarray:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from seglab.contract import ContractError
-from seglab.data.base import Dataset, read
+from seglab.data.base import Dataset, raise_unless_skipped, read
 from seglab.data.items import Item
+from seglab.data.threads import each
 
 
 class Store(Protocol):
@@ -99,18 +97,13 @@ def decode(items: Sequence[Item], dataset: Dataset, keep: Keep) -> Survey:
         try:
             image, mask = read(items[row], dataset)
         except ContractError as error:
-            if dataset.on_bad_item == "raise":
-                raise ContractError(f"{error}; dataset.on_bad_item=skip leaves such images out") from None
+            raise_unless_skipped(error, dataset)
             return str(error)
         keep(row, image, mask)
         shares[row] = mask.mean(dtype=np.float64) / (255 if dataset.soft else 1)
         return ""
 
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        found = list(tqdm(pool.map(one, range(len(items))), "decode", len(items), delay=3, leave=False))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    found = each(one, range(len(items)), "decode")
     return Survey(shares, {item.id: fault for item, fault in zip(items, found, strict=True) if fault})
 
 

@@ -71,6 +71,16 @@ def test_a_montage_holds_every_image_once_and_drops_the_rest(root):
     assert pixels == pytest.approx((everything - left_out) / 4, rel=0.05)
 
 
+def test_other_runs_make_another_cache(root, tmp_path):
+    before = open_data(ship(root, cache_dir=str(tmp_path / "cache")))
+    table = root / "train_ship_segmentations_v2.csv"
+    table.write_text(table.read_text().replace("00000000a.jpg,", "00000000a.jpg,1 3072"))
+    after = open_data(ship(root, cache_dir=str(tmp_path / "cache")))
+    assert before.fingerprint != after.fingerprint
+    row = after.rows["00000000a.jpg"]
+    assert before.shares[row] == 0 < after.shares[row]
+
+
 def test_known_corrupt_images_are_left_out_and_counted(root):
     old = root / "train_v2" / f"{0:09x}.jpg"
     old.rename(root / "train_v2/6384c3e78.jpg")
