@@ -35,4 +35,4 @@ part of the uncertainty is Student's t over the per-seed differences, with varia
 sweep (Smyth 2004) as far as they are alike; the images' part comes from {draws} bootstrap draws of whole groups
 (patients, scenes). “Better” needs Holm's corrected p of at most {alpha} over all {pairs} pairs; “equivalent” needs the
 {confidence} interval of the pair inside ±{delta}. In simulated sweeps without any difference “better” is said in at
-most 6 % of them, also with two or three seeds."""
+most 6 % of them, also with two or three seeds (8 % if one loss is five times as erratic as the others)."""

@@ -100,8 +100,7 @@ def _places(study: Study) -> str:
 
 
 def _share(value: float) -> Cell:
-    shade = f'style="--s:{100 * value:.0f}%"'
-    return Cell(f"<span {shade}>{100 * value:.0f} %</span>" if value >= 0.005 else "·", value)
+    return Cell(f"{100 * value:.0f} %" if value >= 0.005 else "·", value)
 
 
 def metrics(study: Study) -> str:
@@ -212,8 +211,10 @@ def compared(study: Study) -> str:
     """What was compared: data, model, seeds, versions; and what differs besides the loss."""
     runs = study.board.used
     first, data = runs.iloc[0], runs.iloc[0]["data"]
+    settings = {key: value for key, value in (first["config"].get("dataset") or {}).items() if key[0] != "_"}
     entries = {
         "data": f"{first['dataset']}, fingerprint {data.get('fingerprint', 'unknown')}",
+        "settings": _words({key: value for key, value in settings.items() if not isinstance(value, list | dict)}),
         "images": ", ".join(f"{count} {part}" for part, count in (data.get("images") or {}).items()),
         "without foreground": ", ".join(f"{count} {part}" for part, count in (data.get("empty_masks") or {}).items()),
         "foreground": f"{100 * data['foreground']:.3g} % of the training pixels" if data.get("foreground") else "",

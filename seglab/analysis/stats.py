@@ -96,12 +96,9 @@ def compare(
     order = np.argsort(means if lower_is_better else -means, kind="stable")
     drawn = _draw(data.groups, resamples, np.random.default_rng(seed))
     effects = [effect for pair in combinations(order, 2) if (effect := _effect(data, pair, drawn)).paired.size]
-    tested = [effect for effect in effects if min(effect.row.seeds, effect.row.groups) > 1]
-    rows = [effect.row for effect in effects if effect not in tested]
-    if tested:
-        rows += _test(tested, drawn, 1 - confidence)
-    rank = {data.labels[loss]: place for place, loss in enumerate(order)}
-    return sorted(rows, key=lambda row: (rank[row.first], rank[row.second]))
+    enough = [min(effect.row.seeds, effect.row.groups) > 1 for effect in effects]
+    tested = iter(_test([effect for effect, fit in zip(effects, enough, strict=True) if fit], drawn, 1 - confidence))
+    return [next(tested) if fit else effect.row for effect, fit in zip(effects, enough, strict=True)]
 
 
 def _mean(runs: np.ndarray) -> float:
@@ -116,8 +113,13 @@ def _common(values: np.ndarray, pair: tuple[int, int]) -> tuple[np.ndarray, np.n
     return seeds, there[:, seeds].all(axis=(0, 1)) if seeds.any() else np.zeros(values.shape[2], bool)
 
 
+MANY = 2000
+"""With more groups than this their mean is normal to any digit that matters, and the draws would fill the memory."""
+
+
 class _Draws(NamedTuple):
-    weights: np.ndarray  # (resamples, groups): how often each group was drawn
+    weights: np.ndarray | None  # (resamples, groups): how often each group was drawn; None for many groups
+    normal: np.ndarray  # (resamples,): stands in for the weights then
     tails: np.ndarray  # (resamples,): widens the draws as Student's t widens the normal, where groups are few
     uniform: np.ndarray  # (resamples,): evenly spaced in (0, 1), in random order, for the seeds' t
     codes: np.ndarray  # (images,): the group of each image
@@ -129,9 +131,10 @@ def _draw(groups: np.ndarray, resamples: int, rng: np.random.Generator) -> _Draw
     if count == 1:  # a single patient or scene: its images are all the replication there is
         codes, count = np.arange(len(groups)), len(groups)
     free = max(count - 1, 1)
-    weights = rng.multinomial(free, np.full(count, 1 / count), size=resamples).astype(np.float32)
-    uniform = (rng.permutation(resamples) + 0.5) / resamples
-    return _Draws(weights, np.sqrt(free / rng.chisquare(free, resamples)), uniform, codes)
+    uniform, tails = (rng.permutation(resamples) + 0.5) / resamples, np.sqrt(free / rng.chisquare(free, resamples))
+    normal = rng.standard_normal(resamples)
+    weights = None if count > MANY else rng.multinomial(free, np.full(count, 1 / count), resamples).astype(np.float32)
+    return _Draws(weights, normal, tails, uniform, codes)
 
 
 class _Effect(NamedTuple):
@@ -160,6 +163,8 @@ def _effect(data: Cube, pair: tuple[int, int], drawn: _Draws) -> _Effect:
 
 def _test(effects: list[_Effect], drawn: _Draws, alpha: float) -> list[Comparison]:
     """Fill in the intervals and p-values of pairs that have at least two seeds and two groups."""
+    if not effects:
+        return []
     parts = [variances(effect.paired, effect.codes) for effect in effects]
     counts = np.array([effect.row.seeds for effect in effects])
     losses = len({name for effect in effects for name in (effect.row.first, effect.row.second)})
@@ -191,14 +196,11 @@ def moderate(variance: np.ndarray, free: np.ndarray, losses: int) -> tuple[np.nd
     half = free[known] / 2
     logs = np.log(variance[known]) - special.digamma(half) + np.log(half)
     unlike = np.var(logs, ddof=1) - special.polygamma(1, half).mean()
-    most = (losses - 2) * float(free.min()) / 2
-    prior = most if unlike <= 0 else min(most, 2 * _inverse_trigamma(unlike))
+    prior = most = (losses - 2) * float(free.min()) / 2
+    if unlike > special.polygamma(1, most / 2):
+        prior = 2 * optimize.brentq(lambda half_prior: special.polygamma(1, half_prior) - unlike, 1e-6, most / 2)
     level = np.exp(logs.mean() + special.digamma(prior / 2) - np.log(prior / 2))
     return np.maximum(variance, (prior * level + free * variance) / (prior + free)), prior
-
-
-def _inverse_trigamma(value: float) -> float:
-    return float(optimize.brentq(lambda x: special.polygamma(1, x) - value, 1e-6, 1e9))
 
 
 class Variances(NamedTuple):
@@ -227,8 +229,9 @@ def variances(effect: np.ndarray, groups: np.ndarray) -> Variances:
 
 def _image_shift(by_image: np.ndarray, images: np.ndarray, drawn: _Draws, variance: float) -> np.ndarray:
     """How far the mean moves when groups are drawn again: (resamples,), scaled to the images' own variance."""
-    count = drawn.weights.shape[1]
-    codes = drawn.codes[images]
+    if drawn.weights is None:
+        return drawn.normal * np.sqrt(variance)
+    count, codes = drawn.weights.shape[1], drawn.codes[images]
     total, size = np.bincount(codes, by_image - by_image.mean(), count), np.bincount(codes, minlength=count)
     weight = drawn.weights @ size.astype(np.float32)
     shift = drawn.weights @ total.astype(np.float32) / np.maximum(weight, 1)
@@ -256,13 +259,13 @@ def _interval(mean: float, error: _Error, alpha: float, pairs: int) -> dict[str,
         beyond = special.stdtr(error.free, (error.images - mean) / error.seeds).mean()
     else:
         beyond = np.mean(draws <= 0)
-    p = float(min(1.0, 2 * min(beyond, 1 - beyond) + 1e-9))
+    p = float(min(1.0, 2 * min(beyond, 1 - beyond)))
     return {"low": low, "high": high, "low_all": low_all, "high_all": high_all, "p": p}
 
 
 def _signed_rank(by_image: np.ndarray, groups: np.ndarray) -> float:
     by_group = np.bincount(groups, by_image) / np.bincount(groups)
-    return float(stats.wilcoxon(by_group, method="asymptotic").pvalue) if np.any(by_group) else 1.0
+    return float(stats.wilcoxon(by_group).pvalue) if np.any(by_group) else 1.0
 
 
 def holm(p: list[float]) -> list[float]:
@@ -286,8 +289,10 @@ def rank_shares(data: Cube, *, resamples: int = 2_000, seed: int = 0, lower_is_b
         return pd.DataFrame()
     values = data.values[:, seeds][:, :, images]
     rng = np.random.default_rng(seed)
-    drawn = _draw(data.groups[images], resamples, rng)
-    weight = drawn.weights[:, drawn.codes]
+    codes = np.unique(data.groups[images], return_inverse=True)[1]
+    count = codes.max() + 1
+    resamples = max(100, min(resamples, 20_000_000 // count))  # a bound on the memory; shares need no more draws
+    weight = rng.multinomial(count, np.full(count, 1 / count), resamples)[:, codes].astype(np.float32)
     chosen = rng.multinomial(seeds.sum(), np.full(seeds.sum(), 1 / seeds.sum()), size=resamples)
     means = np.einsum("lsi,bi,bs->bl", values, weight, chosen, optimize=True)
     places = stats.rankdata(means if lower_is_better else -means, axis=1, method="ordinal").astype(int)

@@ -59,6 +59,7 @@ class Study:
         images = self.board.images
         if self.question.images != "all":
             images = images[(images["foreground"] > 0) == (self.question.images == "foreground")]
+            require(len(images) > 0, f"report: images={self.question.images}", IMAGES[self.question.images], "none")
         found = cube(images, self.question.metric)
         means = np.array([run[np.isfinite(run)].mean() if np.isfinite(run).any() else np.nan for run in found.values])
         order = np.argsort(means if self.lower_is_better else -means, kind="stable")

@@ -36,7 +36,8 @@ class Verdict:
         first, second = self.pair.first, self.pair.second
         gap = abs(self.pair.difference)
         if self.kind == "none":
-            return f"{first} against {second}: no verdict from one seed (difference {gap:.3f}); add a second seed."
+            lacking = "seed" if self.pair.seeds < 2 else "group of test images"
+            return f"{first} against {second}: no verdict from one {lacking} (difference {gap:.3f}); add a second."
         sign = 1 if self.pair.difference >= 0 else -1  # where less is better the gap is told, not the direction
         low, high = sorted((sign * self.pair.low, sign * self.pair.high))
         interval = f"{self.confidence:.0%} interval {_signed(low)} to {_signed(high)}"
@@ -179,7 +180,7 @@ def headline(verdicts: list[Verdict]) -> str:
         if kind in rivals
     ]
     if not parts:
-        return f"{leader} has the highest mean, but one seed per loss gives no verdict."
+        return f"{leader} has the best mean, but one seed per loss gives no verdict."
     return f"{leader} {'; it '.join(parts)}."
 
 

@@ -89,3 +89,10 @@ def test_the_question_may_be_about_images_with_foreground_or_without(tmp_path):
     some = study(tmp_path / "b", losses, [1, 2], images="foreground")
     empty = study(tmp_path / "c", losses, [1, 2], images="empty")
     assert (len(whole.data.ids), len(some.data.ids), len(empty.data.ids)) == (30, 24, 6)
+
+
+def test_a_question_about_images_that_are_not_there_is_one_sentence(tmp_path):
+    asked = study(tmp_path, [FakeLoss("bce"), FakeLoss("dice")], [1, 2], images="empty")
+    asked.board.images["foreground"] = 5
+    with pytest.raises(ContractError, match="the empty test images"):
+        _ = asked.data

@@ -131,6 +131,24 @@ def test_the_same_seed_of_the_bootstrap_gives_the_same_intervals():
     assert compare(data, resamples=500, seed=7) != compare(data, resamples=500, seed=8)
 
 
+def test_very_many_images_are_compared_without_filling_the_memory():
+    rng = np.random.default_rng(0)
+    values = np.stack([np.zeros((3, 30_000)), rng.normal(0.01, 0.5, 30_000) + np.array([[0.001], [0.0], [-0.001]])])
+    pair = compare(a_cube(values))[0]
+    effect = values[1].mean(axis=0)
+    error = np.hypot(effect.std(ddof=1) / 30_000**0.5, 0.001 / 3**0.5)
+    assert (
+        error < (pair.high - pair.low) / 4 < 1.4 * error
+    )  # a little more than 1.96 errors each way: the seeds are few
+    assert rank_shares(a_cube(values)).loc["l1", 1] > 0.9
+
+
+def test_one_group_of_images_is_replicated_by_its_images_and_one_image_by_nothing():
+    values = noise(np.random.default_rng(0), losses=2)
+    assert np.isfinite(compare(a_cube(values, np.full(50, "one patient")))[0].p)
+    assert np.isnan(compare(a_cube(values[:, :, :1]))[0].p)
+
+
 def test_rank_shares_are_certain_where_every_seed_and_image_agrees():
     values = np.stack([np.full((3, 6), mean) for mean in (0.1, 0.9, 0.5)])
     shares = rank_shares(a_cube(values), resamples=50)

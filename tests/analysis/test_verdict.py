@@ -75,6 +75,11 @@ def test_one_seed_gives_no_verdict_and_says_so():
     assert usual_noise([single]) is None
 
 
+def test_one_test_image_gives_no_verdict_either():
+    verdict = judge([like(images=1, groups=1, low=np.nan, high=np.nan, p=np.nan, p_holm=np.nan)])[0]
+    assert "one group of test images" in verdict.words
+
+
 def test_the_headline_sorts_the_rivals_of_the_leader():
     pairs = [
         PAIR,
