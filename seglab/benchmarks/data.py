@@ -7,25 +7,16 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from seglab.benchmarks.table import Row
 from seglab.data import rle
 from seglab.data.augment import Light, Strong
 from seglab.data.folder import Folder
 from seglab.data.opening import open_data
 from seglab.data.scenes import SCENES
-
-
-class Row(NamedTuple):
-    """One line of the table: milliseconds of processor time, as a share of the line it is measured beside."""
-
-    what: str
-    milliseconds: float
-    ratio: float
-    beside: str
 
 
 def measure(images: int = 32, repeats: int = 7, ships: int = 80_000) -> list[Row]:

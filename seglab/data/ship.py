@@ -80,9 +80,14 @@ class Ship(Dataset):
         return [names[k] for k in (*ships, *empty)]
 
 
-def rank(text: str) -> bytes:
-    """Give eight bytes that stand for a text: a place in an order of chance that is always the same."""
-    return blake2b(text.encode(), digest_size=8).digest()
+def rank(name: str) -> bytes:
+    """Give a place in an order of chance that is always the same."""
+    return digest(name.encode())
+
+
+def digest(data: bytes) -> bytes:
+    """Give eight bytes that stand for many."""
+    return blake2b(data, digest_size=8).digest()
 
 
 def first_of_each(order: Sequence[int], counts: np.ndarray, most: int) -> list[int]:
@@ -120,7 +125,7 @@ def item_of(name: str, file: Path | None, runs: rle.Runs) -> Item:
         return Item(name, name, nothing, nothing, fault=f"{name}: expected the image of the table on disk")
     reason = "known to be broken" if file.stem in CORRUPT else ""
     image = partial(read_image, str(file))
-    mask, labels = partial(mask_of, runs, str(file)), rank(f"{runs.starts.tolist()} {runs.lengths.tolist()}").hex()
+    mask, labels = partial(mask_of, runs, str(file)), digest(runs.starts.tobytes() + runs.lengths.tobytes()).hex()
     return Item(name, name, image, mask, files=(str(file),), labels=labels, left_out=reason)
 
 
