@@ -1,0 +1,143 @@
+"""`python -m seglab.cards`: list every loss; `python -m seglab.cards docs`: write docs/losses.md and its curves."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seglab.engine.config import CONF, build
+
+if TYPE_CHECKING:
+    from seglab.losses.base import Loss
+
+FAMILIES = ["pixel", "region", "boundary and order", "compound", "external"]
+MARGINS = [-6 + 0.25 * k for k in range(49)]
+HEAD = """# The losses
+
+Made from the cards in the code by `python -m seglab.cards docs`; a test holds it up to date.
+
+Notation: z logit, p = sigmoid(z), q = sigmoid(-z), t target, N pixels; tp = Σpt, fp = Σp(1-t), fn = Σqt, tn = Σq(1-t).
+Every loss gives one number per image. The curves are for an image of 144 pixels, 12 of them foreground, all predicted
+with the same margin, from wrong (left) to right: the value, and what the gradient sums up to over the foreground (red,
+solid) and over the background (blue, dashed).
+"""
+
+
+def losses() -> dict[str, Loss]:
+    """Every loss of conf/loss with its defaults, by family and name."""
+    from omegaconf import OmegaConf
+
+    made = {file.stem: build(OmegaConf.load(file)).fitted(12 / 144) for file in sorted((CONF / "loss").glob("*.yaml"))}
+    return dict(sorted(made.items(), key=lambda item: FAMILIES.index(item[1].card.family)))
+
+
+def table() -> str:
+    """One line per loss for a terminal: how to choose it, what it is, where it is from."""
+    rows = [
+        (name, loss.card.title, loss.card.family, "soft" if loss.soft else "hard", loss.card.paper)
+        for name, loss in losses().items()
+    ]
+    head = ("loss=", "title", "family", "labels", "paper")
+    widths = [max(len(row[k]) for row in [head, *rows]) for k in range(4)]
+    lines = [
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4][:60]])
+        for row in [head, *rows]
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def page() -> str:
+    """The text of docs/losses.md."""
+    parts, family = [HEAD], ""
+    for name, loss in losses().items():
+        if loss.card.family != family:
+            family = loss.card.family
+            parts.append(f"\n## {family.capitalize()}\n")
+        parts.append(section(name, loss))
+    return "\n".join(parts)
+
+
+def section(name: str, loss: Loss) -> str:
+    card = loss.card
+    soft = "refused" if not loss.soft else "defined; the minimum is at p = t" if card.proper else "defined"
+    first = (type(loss).__doc__ or "").split("\n\n")[0].replace("\n    ", " ")
+    lines = [
+        f"### {card.title}: `loss={name}`",
+        "",
+        first,
+        "",
+        f"$${card.formula}$$",
+        "",
+        f"![curves](losses/{name}.svg)",
+        "",
+    ]
+    lines += [f"- Paper: {card.paper}", f"- Empty mask: {card.empty}", f"- Soft labels: {soft}"]
+    lines += [] if card.zero else ["- A perfect prediction does not cost exactly 0."]
+    lines += ["- May fall below 0."] if card.signed else []
+    lines += [f"- Elsewhere: {card.differs}", ""]
+    return "\n".join(lines)
+
+
+def curves(loss: Loss) -> dict[str, list[float]]:
+    """Value and summed gradients over the margin with which all pixels of one image are predicted."""
+    import numpy as np
+    import torch
+
+    from seglab.data.maps import MAPS
+
+    mask = np.zeros((12, 12), np.uint8)
+    mask[4:7, 4:8] = 1
+    maps = {name: torch.from_numpy(MAPS[name](mask))[None, None].double() for name in loss.needs}
+    target = torch.from_numpy(mask)[None, None]
+    drawn: dict[str, list[float]] = {"value": [], "foreground": [], "background": []}
+    for margin in MARGINS:
+        z = ((2.0 * target.double() - 1) * margin).requires_grad_()
+        value = loss(z, target, **maps).sum()
+        (gradient,) = torch.autograd.grad(value, z)
+        drawn["value"].append(value.item())
+        drawn["foreground"].append(float(-gradient[target == 1].sum()))
+        drawn["background"].append(float(gradient[target == 0].sum()))
+    return drawn
+
+
+def picture(drawn: dict[str, list[float]]) -> str:
+    """Two small graphs as SVG text: the value, and the two gradients."""
+    left = graph(20, "value", [(drawn["value"], "#222222", "")])
+    both = [(drawn["foreground"], "#c8321e", ""), (drawn["background"], "#1e5ac8", ' stroke-dasharray="4 3"')]
+    style = 'font-family="sans-serif" font-size="9" fill="#555555"'
+    size = 'width="460" height="140" viewBox="0 0 460 140"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n{left}{graph(250, "gradient", both)}</svg>\n'
+
+
+def graph(x0: int, title: str, series: list[tuple[list[float], str, str]]) -> str:
+    low = min(0.0, *(min(ys) for ys, _, _ in series))
+    high = max(1e-9, *(max(ys) for ys, _, _ in series))
+    parts = [f'<text x="{x0}" y="12">{title}, {low:.3g} to {high:.3g}; margin -6 to 6</text>\n']
+    parts += [f'<path d="M{x0} 20V130H{x0 + 190}M{x0 + 95} 130v-4" fill="none" stroke="#aaaaaa"/>\n']
+    for ys, colour, dash in series:
+        points = [
+            f"{x0 + 190 * (m + 6) / 12:.0f},{130 - 108 * (y - low) / (high - low):.1f}"
+            for m, y in zip(MARGINS, ys, strict=True)
+        ]
+        parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}"{dash}/>\n')
+    return "".join(parts)
+
+
+def write(docs: Path) -> None:
+    """Write losses.md and losses/NAME.svg into the folder."""
+    (docs / "losses").mkdir(parents=True, exist_ok=True)
+    (docs / "losses.md").write_text(page())
+    for name, loss in losses().items():
+        (docs / "losses" / f"{name}.svg").write_text(picture(curves(loss)))
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        write(Path(sys.argv[1]))
+    else:
+        print(table())
+
+
+if __name__ == "__main__":
+    main()
