@@ -170,10 +170,10 @@ def _test(effects: list[_Effect], drawn: _Draws, alpha: float) -> list[Compariso
     losses = len({name for effect in effects for name in (effect.row.first, effect.row.second)})
     moderated, prior = moderate(np.array([part.seeds for part in parts]) * counts, counts - 1, losses)
     student = {count: special.stdtrit(count - 1 + prior, drawn.uniform) for count in set(counts.tolist())}
+    shifts = _image_shifts(effects, drawn, np.array([part.images for part in parts]))
     rows = []
-    for effect, part, variance in zip(effects, parts, moderated / counts, strict=True):
+    for effect, part, variance, shift in zip(effects, parts, moderated / counts, shifts, strict=True):
         by_image, seeds = effect.paired.mean(axis=0), effect.row.seeds
-        shift = _image_shift(by_image, effect.images, drawn, part.images)
         error = _Error(shift, float(np.sqrt(variance)), seeds - 1 + prior, student[seeds])
         found = _interval(effect.row.difference, error, alpha, len(effects))
         found |= {"seed_variance": float(variance), "image_variance": part.images, "prior": prior}
@@ -227,16 +227,20 @@ def variances(effect: np.ndarray, groups: np.ndarray) -> Variances:
     return Variances(float(np.var(by_seed, ddof=1) / seeds), float(max(spread - single, 0)))
 
 
-def _image_shift(by_image: np.ndarray, images: np.ndarray, drawn: _Draws, variance: float) -> np.ndarray:
-    """How far the mean moves when groups are drawn again: (resamples,), scaled to the images' own variance."""
+def _image_shifts(effects: list[_Effect], drawn: _Draws, variance: np.ndarray) -> np.ndarray:
+    """How far each mean moves when groups are drawn again: (effects, resamples), scaled to the images' own variance."""
     if drawn.weights is None:
-        return drawn.normal * np.sqrt(variance)
-    count, codes = drawn.weights.shape[1], drawn.codes[images]
-    total, size = np.bincount(codes, by_image - by_image.mean(), count), np.bincount(codes, minlength=count)
-    weight = drawn.weights @ size.astype(np.float32)
-    shift = drawn.weights @ total.astype(np.float32) / np.maximum(weight, 1)
-    spread = shift.std()
-    return shift * drawn.tails * (np.sqrt(variance) / spread if spread > 0 else 0.0)
+        return np.outer(np.sqrt(variance), drawn.normal)
+    count = drawn.weights.shape[1]
+    sums, sizes = np.zeros((2, len(effects), count), np.float32)
+    for row, effect in enumerate(effects):
+        by_image, codes = effect.paired.mean(axis=0), drawn.codes[effect.images]
+        sums[row] = np.bincount(codes, by_image - by_image.mean(), count)
+        sizes[row] = np.bincount(codes, minlength=count)
+    shift = sums @ drawn.weights.T / np.maximum(sizes @ drawn.weights.T, 1)
+    spread = shift.std(axis=1)
+    scale = np.divide(np.sqrt(variance), spread, out=np.zeros(len(effects)), where=spread > 0)
+    return shift * scale[:, None] * drawn.tails
 
 
 class _Error(NamedTuple):
