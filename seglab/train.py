@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from seglab.contract import require
-from seglab.engine.config import build, check, choices, identity, plain, sweeps_in_process, verb
+from seglab.engine.config import build, check, choices, identity, parallel, plain, sweeps_in_process, verb
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -78,9 +78,8 @@ def perform(cfg: DictConfig, run: Run) -> float:
 
     cfg.trainer.precision = precision(cfg.trainer.accelerator, cfg.trainer.precision)
     check(cfg)
-    alone = cfg.trainer.devices in (1, "1") and cfg.trainer.num_nodes == 1
     remedy = "start each run by itself, or sweep with hydra/launcher=slurm"
-    require(alone or not sweeps_in_process(), "trainer", "devices=1 in a sweep in one process", "more", remedy)
+    require(alone(cfg) or not sweeps_in_process(), "trainer", "devices=1 in a sweep in one process", "more", remedy)
     data = load_data(cfg, run)
     module = make_module(cfg, data, run)
     trainer = make_trainer(cfg, run)
@@ -91,6 +90,11 @@ def perform(cfg: DictConfig, run: Run) -> float:
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
     log.info("test: %s\n%s: run.json per_image.csv curves.png examples.png", "  ".join(scores), run)
     return run.facts["monitor"]["value"]
+
+
+def alone(cfg: DictConfig) -> bool:
+    """Whether one process makes the run."""
+    return cfg.trainer.devices in (1, "1") and cfg.trainer.num_nodes == 1
 
 
 def load_data(cfg: DictConfig, run: Run) -> DataModule:
@@ -145,18 +149,21 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     """Lightning's trainer with the checkpoints, tables and progress of a run."""
     import sys
 
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
     from seglab.engine.callbacks import EpochLines, Progress, quieten
     from seglab.engine.device import describe
     from seglab.engine.records import EpochTable
 
     quieten()
     run.note(host=describe(cfg.trainer.precision))
-    progress = Progress(refresh_rate=5) if sys.stderr.isatty() else EpochLines()
+    progress = Progress(refresh_rate=5) if sys.stderr.isatty() and not parallel() else EpochLines()
     return build(
         cfg.trainer,
         callbacks=[EpochTable(run.folder / "metrics.csv"), progress, *build(cfg.callbacks).values()],
         logger=build(cfg.logger) or False,
         default_root_dir=run.folder,
+        plugins=LightningEnvironment() if alone(cfg) else None,  # or it looks for the other tasks of a SLURM job
         enable_progress_bar=isinstance(progress, Progress),
         enable_model_summary=False,
         num_sanity_val_steps=0,  # the rehearsal has done it

@@ -8,12 +8,14 @@ from __future__ import annotations
 import functools
 import gc
 import hashlib
+import importlib.metadata
 import inspect
 import json
 import logging
 import sys
 import traceback
 import typing
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seglab.contract import ContractError
 from seglab.engine.run import stopped
-from seglab.engine.sweep import journal, supervise
+from seglab.engine.sweep import journal, supervise, turn
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if (folder / "train.yaml").exists())
@@ -45,6 +47,9 @@ NOT_THE_EXPERIMENT = {"hydra", "study", "folder", "rerun", "workers", "examples"
 }
 """What may change without making another experiment of it: paths, devices, workers, logging."""
 
+PLUGINS = {"joblib": "hydra-joblib-launcher", "ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
+"""What our launchers need beyond Hydra: optional packages, one extra each."""
+
 log = logging.getLogger(__name__)
 
 
@@ -62,7 +67,8 @@ def verb(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[]
         @functools.wraps(function)
         def job(cfg: DictConfig) -> Any:
             try:
-                return function(cfg, Path(HydraConfig.get().runtime.output_dir))
+                with turn():
+                    return function(cfg, Path(HydraConfig.get().runtime.output_dir))
             except ContractError as error:
                 raise ConfigError(str(error)) from None
             except (KeyboardInterrupt, SystemExit) as error:
@@ -78,6 +84,9 @@ def verb(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[]
         hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
 
         def main() -> None:
+            missing = next(filter(None, map(_missing_plugin, sys.argv)), None)
+            if missing:
+                raise SystemExit(missing)
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and not journal():
                 raise SystemExit(supervise(f"seglab.{name}"))
@@ -86,6 +95,18 @@ def verb(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[]
         return main
 
     return command
+
+
+def _missing_plugin(word: str) -> str | None:
+    """What to install for `hydra/launcher=joblib` and the like; None for other words, and where it is installed."""
+    name = word.removeprefix("hydra/launcher=")
+    if name == word or name not in PLUGINS:
+        return None
+    try:
+        importlib.metadata.version(PLUGINS[name])
+    except importlib.metadata.PackageNotFoundError:
+        return f'{word}: expected the package {PLUGINS[name]}, got none; pip install "seglab[{name}]"'
+    return None
 
 
 def plain(cfg: Any) -> Any:
@@ -112,6 +133,16 @@ def choices() -> dict[str, str]:
     if not HydraConfig.initialized():
         return {}
     return {group: str(name) for group, name in HydraConfig.get().runtime.choices.items() if "/" not in group}
+
+
+def _parallel(hydra_node: Any) -> bool:
+    basic = hydra_node.launcher._target_.endswith(".BasicLauncher")
+    return hydra_node.mode == RunMode.MULTIRUN and not basic
+
+
+def parallel() -> bool:
+    """Whether other jobs of a sweep print and compute beside this one."""
+    return HydraConfig.initialized() and _parallel(HydraConfig.get())
 
 
 def sweeps_in_process() -> bool:
@@ -231,4 +262,13 @@ def _changed(root: DictConfig, group: str, values: dict) -> dict:
     return {key: value for key, value in scalars.items() if default.get(key) != value}
 
 
+def job_mark(root: DictConfig) -> str:
+    """What stands before each line of a job's log: its number in the sweep where several jobs print at once."""
+    numbered = _parallel(root.hydra) and not OmegaConf.is_missing(root.hydra.job, "num")
+    return f"#{root.hydra.job.num} " if numbered else ""
+
+
 OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
+OmegaConf.register_new_resolver("job_mark", lambda *, _root_: job_mark(_root_), replace=True)
+# the plug-ins register schemas under the names of our presets, and Hydra says so in every process
+warnings.filterwarnings("ignore", message="(?s).*hydra/launcher.* is validated against ConfigStore schema")

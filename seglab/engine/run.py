@@ -126,9 +126,13 @@ class Run:
 
 
 def stopped(error: BaseException) -> bool:
-    """Whether somebody stopped the run on purpose: by Ctrl-C (Lightning makes a SystemExit of it) or by SIGTERM."""
+    """Whether somebody stopped the run on purpose: by Ctrl-C (Lightning makes a SystemExit of it) or by SIGTERM.
+
+    On a SLURM cluster also whether its time was up: submitit queues the job again and leaves with exit code -1.
+    """
     pressed = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
-    return pressed or type(error).__name__ == "SIGTERMException"
+    queued = isinstance(error, SystemExit) and error.code == -1 and "SUBMITIT_FOLDER" in os.environ
+    return pressed or queued or type(error).__name__ == "SIGTERMException"
 
 
 def versions() -> dict[str, str]:

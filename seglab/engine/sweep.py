@@ -1,7 +1,8 @@
 """A sweep that survives its jobs: it runs in a child process, and what dies there is written down and passed over.
 
 The parent loads neither torch nor Lightning. It and the jobs share a journal, a text file with the folder of every job
-that came by; its path travels in the environment, so that jobs on other processes and machines find it too.
+that came by; its path travels in the environment, so that jobs in other processes and on other machines find it too.
+Where several jobs work at once and die together, none is blamed: each of them is tried again while no other works.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from seglab.contract import require
 from seglab.engine.run import Run, write_whole
@@ -32,8 +37,27 @@ def sign(folder: Path, on_fail: str = "continue") -> None:
     if book := journal():
         broken = [facts["name"] for facts in visited(Path(book)) if on_fail == "stop" and failed_in(facts, book)]
         require(not broken, "sweep", "no failed run before this one", ", ".join(broken), "on_fail=continue goes on")
-        with Path(book).open("a", encoding="utf-8") as lines:
+        with FileLock(f"{book}.lock"), Path(book).open("a", encoding="utf-8") as lines:  # NFS appends do not queue up
             lines.write(f"{folder.resolve()}\n")
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """Work while other jobs do; but one at a time as long as there are suspects of a death, which then die alone."""
+    book = journal()
+    with FileLock(f"{book}.turn") if book and suspects(Path(book)) else nullcontext():
+        yield
+
+
+def suspects(book: Path) -> list[Path]:
+    """The folders of the jobs that died together and have not ended since; one of them brought the others down."""
+    file = _beside(book)
+    folders = map(Path, file.read_text(encoding="utf-8").splitlines()) if file.exists() else []
+    return [folder for folder in folders if Run(folder).known().get("status") not in ("finished", "failed")]
+
+
+def _beside(book: Path) -> Path:
+    return book.with_name(f"{book.name}.suspects")
 
 
 def failed_in(facts: dict[str, Any], book: str | None) -> bool:
@@ -52,6 +76,7 @@ def supervise(module: str) -> int:
 
     A child that dies in the middle of a job (a crash, the kernel's out-of-memory killer) is started again: the dead
     job is written down as failed, finished jobs are skipped. Ctrl-C and SIGTERM reach the child and end the sweep.
+    Jobs that outlive the child, as those of a cluster do, are waited for.
     """
     book = (Path("outputs") / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}").resolve()
     book.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +84,8 @@ def supervise(module: str) -> int:
     again = True
     while again:
         code, told = _child([sys.executable, "-m", module, *sys.argv[1:]], {**os.environ, JOURNAL: str(book)})
+        while not told and any(Run(Path(facts["folder"])).held() for facts in _running(book)):
+            time.sleep(1)
         again = bool(_bury(book, code)) and not told
     print(summary(visited(book), str(book), time.time() - started, "plan=true" in sys.argv), file=sys.stderr)
     return code
@@ -85,17 +112,27 @@ def _child(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
             signal.signal(number, handler)
 
 
+def _running(book: Path) -> list[dict[str, Any]]:
+    """The facts of this sweep's runs that have not said how they ended: they are at work, or died."""
+    return [facts for facts in visited(book) if facts.get("status") == "running" and facts.get("sweep") == str(book)]
+
+
 def _bury(book: Path, code: int) -> list[str]:
-    """Write down as failed every run of this sweep whose process died in the middle of it; gives their names."""
-    names = []
-    for facts in visited(book):
-        folder = Path(facts.pop("folder"))
-        if facts.get("status") == "running" and facts.get("sweep") == str(book) and not Run(folder).held():
-            cause = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
-            said = {"kind": "Died", "message": f"the process died with {cause}", "traceback": None}
-            write_whole(folder / "run.json", json.dumps(facts | {"status": "failed", "error": said}, indent=2) + "\n")
-            names.append(folder.name)
-    return names
+    """Write down every run of this sweep whose process died in the middle of it; gives their names.
+
+    One is failed. Several are interrupted: a pool ends all its processes when one dies, and does not say which it was.
+    """
+    dead = [facts for facts in _running(book) if not Run(Path(facts["folder"])).held()]
+    cause = f" with signal {-code} ({signal.Signals(-code).name})" if code < 0 else ""
+    said = {"kind": "Died", "message": f"the process died{cause}", "traceback": None}
+    status = "failed" if len(dead) == 1 else "interrupted"
+    for facts in dead:
+        kept = {key: value for key, value in facts.items() if key != "folder"} | {"status": status, "error": said}
+        write_whole(Path(facts["folder"]) / "run.json", json.dumps(kept, indent=2) + "\n")
+    if len(dead) > 1:
+        with _beside(book).open("a", encoding="utf-8") as lines:
+            lines.writelines(f"{facts['folder']}\n" for facts in dead)
+    return [facts["name"] for facts in dead]
 
 
 def summary(runs: list[dict[str, Any]], book: str, seconds: float, plan: bool) -> str:
