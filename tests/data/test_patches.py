@@ -78,6 +78,21 @@ def test_epochs_draw_other_patches_and_workers_draw_the_same(raw):
     assert not torch.equal(first, other)
 
 
+def test_seed_epoch_and_index_each_decide_the_place_of_a_patch(raw):
+    source = open_data(raw).source("train")
+
+    def patches(seed, epoch, first):
+        return source.cut([(epoch, (first + k) % len(source)) for k in range(len(source))], seed)[0]
+
+    first = patches(1, 0, 0)
+    np.testing.assert_array_equal(first, patches(1, 0, 0))
+    for other in (patches(1, 1, 0), patches(2, 0, 0)):
+        assert not (first == other).all((1, 2, 3)).any()
+    twice = open_data(replace(raw, patches_per_image=2)).source("train")
+    both = twice.cut([(0, 0), (0, 1)], 1)[0]
+    assert not (both[0] == both[1]).all()
+
+
 def test_tiles_cover_every_pixel_once(raw):
     opened = open_data(raw)
     names, images, targets = epoch(raw, part="test")
