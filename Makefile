@@ -20,8 +20,9 @@ $(READY): requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-demo: $(READY)   ## Train on embedded data and say where the pictures are
-	$(BIN)/python -m seglab.train study=demo experiment=demo $(ARGS)
+demo: $(READY)   ## Compare four losses on embedded data, and say where the report and the pictures are
+	$(BIN)/python -m seglab.train -m experiment=demo study=demo $(ARGS)
+	$(BIN)/python -m seglab.report outputs/demo
 
 train: $(READY)  ## Train with ARGS="loss=focal loss.gamma=2"
 	$(BIN)/python -m seglab.train $(ARGS)

@@ -105,7 +105,11 @@ def load_data(cfg: DictConfig, run: Run) -> DataModule:
     data = DataModule(build(cfg.dataset), build(cfg.augment), cfg.batch_size, cfg.workers, cfg.seed, loss.needs)
     data.setup()
     facts = data.facts()
+    seen = (run.earlier.get("data") or facts)["fingerprint"]
     run.note(data=facts)
+    if run.last:
+        same = seen == facts["fingerprint"]
+        require(same, f"run {run}", "the data that it began with", "others", "rerun=true starts over")
     for part, count in facts["images"].items():
         require(count > 0, "dataset", f"images in {part}", "none", "see dataset.val_fraction and dataset.test_fraction")
     counts = [f"{count} {part} ({facts['empty_masks'][part]} empty)" for part, count in facts["images"].items()]

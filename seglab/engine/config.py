@@ -269,6 +269,7 @@ def job_mark(root: DictConfig) -> str:
 
 
 OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
+OmegaConf.register_new_resolver("one_minus", lambda share: round(1 - share, 10), replace=True)
 OmegaConf.register_new_resolver("job_mark", lambda *, _root_: job_mark(_root_), replace=True)
 # the plug-ins register schemas under the names of our presets, and Hydra says so in every process
 warnings.filterwarnings("ignore", message="(?s).*hydra/launcher.* is validated against ConfigStore schema")

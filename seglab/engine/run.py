@@ -80,6 +80,7 @@ class Run:
     def start(self, **facts: Any) -> None:
         """Say that the run begins, with what is known of it: config, choices, seed and so on, of plain JSON types."""
         self._clock = time.perf_counter()
+        self.earlier = self.known()
         self.facts = {"name": self.folder.name, **facts}
         self.note(status="running", started=_now(), versions=versions(), git=commit(), error=None)
 
