@@ -66,7 +66,7 @@ class Overlap(Part):
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
         assert kept is not None
         tp, fp, fn, *tn = weights
-        return kept.mul_(x.mix(tp - fn, fp - tn[0] if tn else fp))
+        return kept.mul_(x.weigh(tp - fn, fp - tn[0] if tn else fp))
 
     def confusion(self, sums: Sums, n: int) -> Confusion:
         tp, fp, fn, *tn = sums[self]

@@ -113,7 +113,7 @@ class Brier(Part):
 
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
         assert kept is not None
-        return kept.mul_(x.mix(2 * weights[0], 2 * weights[1]))
+        return kept.mul_(x.weigh(2 * weights[0], 2 * weights[1]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ class Powered(Overlap):
         assert kept is not None
         tp, fp, fn, tn = weights
         alarmed = fp * x.u * (x.p * x.u) ** (self.exponent - 1) - fn * x.t * (x.q * x.t) ** (self.exponent - 1)
-        return kept.mul_(self.exponent * alarmed + x.mix(tp, -tn))
+        return kept.mul_(self.exponent * alarmed + x.weigh(tp, -tn))
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,10 @@ class Pixels:
         """t foreground + (1 - t) background."""
         return torch.lerp(background, foreground, self.t, out=out)
 
+    def weigh(self, foreground: Tensor, background: Tensor) -> Tensor:
+        """The same `mix` of two numbers (b, c, 1) per image, for which `lerp` is slow."""
+        return torch.addcmul(self.u * background, self.t, foreground)
+
 
 class Part(ABC):
     """Some sums over the pixels and their gradient; equal parts of a compound are made once, so a part is hashable."""

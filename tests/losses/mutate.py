@@ -1,0 +1,238 @@
+"""Plant faults in the losses, one at a time, and see that the tests find each: `python tests/losses/mutate.py`.
+
+Works on a copy of the package in a temporary folder, so that the checkout stays as it is. Prints one line per fault and
+ends with 1 if any survives. A few minutes; `python tests/losses/mutate.py 3 17` plants only those.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2  # noqa: F401  (imported once here, for all the forks; hydra is a plugin of pytest and must not be)
+import pytest
+import scipy.ndimage  # noqa: F401
+import torch._dynamo
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Fault(NamedTuple):
+    """What is replaced by what, in which file, and what it means."""
+
+    file: str
+    right: str
+    wrong: str
+    meaning: str
+
+
+FAULTS = [
+    Fault("region.py", "fp_weight * m.fp + fn_weight * m.fn", "fn_weight * m.fp + fp_weight * m.fn", "swapped weights"),
+    Fault(
+        "region.py", "ratio(error, m.tp + error + smooth)", "1 - (m.tp + smooth) / (m.tp + error + smooth)", "1 - score"
+    ),
+    Fault(
+        "region.py",
+        "ratio(error, m.tp + error + smooth)",
+        "ratio(error + smooth, m.tp + error + smooth)",
+        "smooth above",
+    ),
+    Fault(
+        "region.py",
+        "tversky(m, 0.5, 0.5, self.smooth / 2)\n\n\n@",
+        "tversky(m, 0.5, 0.5, self.smooth)\n\n\n@",
+        "smoothed twice",
+    ),
+    Fault(
+        "region.py",
+        "return power(super().overlap(m), self.exponent)",
+        "return power(super().overlap(m).mean(0, True), self.exponent).expand_as(m.tp)",
+        "power after the batch mean",
+    ),
+    Fault("region.py", 'm.complemented() if self.empty == "complement" else m', "m", "no policy for empty masks"),
+    Fault(
+        "region.py",
+        "return self.tp + self.fn == 0",
+        "return (self.tp + self.fn).sum() + 0 * self.tp == 0",
+        "empty decided for the batch",
+    ),
+    Fault("region.py", "(empty.numel() / (~empty).sum().clamp(min=1))", "1", "a skipped image counted as 0"),
+    Fault("region.py", "torch.where(x <= TINY, 0, x.clamp(min=TINY) ** exponent)", "x**exponent", "unguarded power"),
+    Fault("region.py", "torch.where(x <= TINY, 0,", "torch.where(~(x > TINY), 0,", "NaN swallowed"),
+    Fault("region.py", "part / whole.clamp(min=TINY)", "part / (whole + 1e-5)", "epsilon in the total"),
+    Fault(
+        "region.py",
+        "x.weigh(tp - fn, fp - tn[0] if tn else fp)",
+        "x.weigh(tp, fp - tn[0] if tn else fp)",
+        "false negatives detached",
+    ),
+    Fault("region.py", "x.weigh(tp - fn, fp - tn[0] if tn else fp)", "x.weigh(tp - fn, fp)", "true negatives detached"),
+    Fault("region.py", "2 * half * half", "half * half", "log-cosh halved"),
+    Fault("sums.py", '(sums if sums.device.type == "mps" else sums.double())', "sums", "overlap algebra in float32"),
+    Fault("sums.py", "return torch.sigmoid(-self.z)", "return 1 - torch.sigmoid(self.z)", "q as 1 - p"),
+    Fault("sums.py", "self.z = real(z)", "self.z = z", "no upcast"),
+    Fault(
+        "sums.py",
+        "self.z.abs().neg_().exp_().log1p_()",
+        "torch.log(1 + torch.exp(-self.z.abs()))",
+        "log instead of log1p",
+    ),
+    Fault("sums.py", "self._log - self.z.clamp(max=0)", "-torch.log(self.p + 1e-7)", "log(p + eps)"),
+    Fault("sums.py", "images = slice(i, i + rows)", "images = slice(0, rows)", "the first images for all"),
+    Fault("sums.py", "done.append(torch.stack(sums).sum(0))", "done.append(sums[0])", "only the first tile"),
+    Fault("sums.py", "kept, ctx.kept = ctx.kept, None", "kept = ctx.kept", "a kept tensor used twice"),
+    Fault("sums.py", "weights = weights[part.count :]", "pass", "every part gets the first weights"),
+    Fault("sums.py", "total.add_(slope)", "total", "only the first part's gradient"),
+    Fault("pixel.py", "sums[self][0].mean(1) / n", "sums[self][0].mean(1)", "sum instead of mean"),
+    Fault(
+        "pixel.py",
+        "number(self.pos_weight, self.name) * x.l1, x.l0)",
+        "x.l1, number(self.pos_weight, self.name) * x.l0)",
+        "weight on the background",
+    ),
+    Fault(
+        "pixel.py",
+        "x.mix(-number(self.pos_weight, self.name) * x.q, x.p, out=out)",
+        "x.mix(-x.q, x.p, out=out)",
+        "weight lost in the gradient",
+    ),
+    Fault("pixel.py", "return (loss / weight).mean(1)", "return (loss / n).mean(1)", "divided by N"),
+    Fault("pixel.py", "torch.where((foreground > 0) & (background > 0), 0.5, 1.0)", "0.5", "half on one class"),
+    Fault(
+        "pixel.py",
+        "return (1 - foreground) / foreground",
+        "return foreground / (1 - foreground)",
+        "auto weight upside down",
+    ),
+    Fault("focal.py", "torch.exp(-exponent * cost)", "p.clamp(1e-7, 1 - 1e-7) ** exponent", "clamped p"),
+    Fault("focal.py", "(self.alpha, 1 - self.alpha)", "(1 - self.alpha, self.alpha)", "alpha on the background"),
+    Fault("focal.py", "right, self.loss, value=exponent)", "right, self.loss, value=0)", "focal factor detached"),
+    Fault("focal.py", "return 0.0, self.gamma", "return self.gamma, 0.0", "focused on the wrong class"),
+    Fault("focal.py", "ceil(self.fraction", "int(self.fraction", "k rounded down"),
+    Fault("focal.py", "left / equal.sum(-1, keepdim=True)", "1", "ties counted in full"),
+    Fault("focal.py", "-0.5 * (x.maps", "-1.0 * (x.maps", "sigma without its half"),
+    Fault(
+        "classes.py",
+        'part: ClassVar[Overlap] = Overlap(with_tn=True)\n    card: ClassVar[Card] = Card(\n        title="Generalised',
+        'part: ClassVar[Overlap] = Overlap()\n    card: ClassVar[Card] = Card(\n        title="Generalised',
+        "true negatives by subtraction",
+    ),
+    Fault(
+        "classes.py",
+        "error = (fg + bg) * (m.fp + m.fn)\n        return ratio(error, 2 * (fg * m.tp + bg * m.tn)",
+        "error = fg * (m.fp + m.fn)\n        return ratio(error, 2 * (fg * m.tp)",
+        "one-class generalised Dice",
+    ),
+    Fault(
+        "classes.py",
+        "(smaller / foreground.clamp(min=TINY)) ** 2",
+        "(smaller / foreground.clamp(min=TINY))",
+        "weights not squared",
+    ),
+    Fault("classes.py", "+ geometric(m.fp, m.tp, m.tn) * geometric(m.fn, m.tp, m.tn)", "", "MCC without fp fn"),
+    Fault("classes.py", "self.smooth), 1 - self.gamma)", "self.smooth), self.gamma)", "gamma for 1 - gamma"),
+    Fault("squares.py", "2 * squared * x.d + tp", "squared * x.d + tp", "slope of the square halved"),
+    Fault(
+        "squares.py",
+        "torch.where(t == 0, n - p, tp)",
+        "torch.where(t == 0, n, tp)",
+        "complement without the prediction",
+    ),
+    Fault(
+        "squares.py",
+        "x.weigh(2 * weights[0], 2 * weights[1])",
+        "x.weigh(2 * weights[1], 2 * weights[0])",
+        "sensitivity for specificity",
+    ),
+    Fault("squares.py", "torch.minimum(x.p, x.t), x.d", "x.p * x.t, x.d", "product for minimum"),
+    Fault("order.py", "fall = (t - 0.5 * (i0 + i1))", "fall = (t - i0)", "intersection before the ties"),
+    Fault("order.py", "self.error(z * (2 *", "self.error(z * (1 *", "margin without the sign"),
+    Fault("order.py", "mask | empty.unsqueeze(-1)", "mask", "Lovász without complement"),
+    Fault("order.py", "order = descending(error)", "order = descending(error).flip(-1)", "ascending order"),
+    Fault("order.py", "~(e <= 0)", "e > 1", "ranks too little"),
+    Fault("boundary.py", "torch.where(t == 0, p, -p)", "p", "a full mask pushed down"),
+    Fault(
+        "boundary.py",
+        "torch.where(signed > 0, signed, 1 - signed)",
+        "signed.abs()",
+        "no weight on the boundary's inside",
+    ),
+    Fault("skeleton.py", "- 2 * stray * missed", "- stray * missed", "clDice without its 2"),
+    Fault(
+        "compound.py", "return a * pixel.value(sums, n) + b", "return b * pixel.value(sums, n) + a", "exchanged weights"
+    ),
+    Fault(
+        "compound.py",
+        'fit("auto", foreground, self.name) ** 0.5',
+        'fit("auto", foreground, self.name)',
+        "no root of the frequencies",
+    ),
+    Fault("combine.py", "(weight * loss.value(sums, n)", "(loss.value(sums, n)", "weights of a sum lost"),
+    Fault(
+        "combine.py",
+        "x.transpose(0, 1).flatten(1, 2)",
+        "x.flatten(0, 1).flatten(0, 1).unsqueeze(0)",
+        "channels pooled with images",
+    ),
+    Fault("external.py", "z = real(logits)", "z = logits", "foreign code in half precision"),
+]
+ORDER = ["values", "sums", "identities", "empty", "large", "extremes", "contract", "errors"]
+"""The files of tests, those that find most first."""
+
+
+def passes(copy: Path) -> bool:
+    """Whether the fast tests of the losses pass in the copy; in a fork, which has imported torch already."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    files = [f"tests/losses/test_{name}.py" for name in ORDER]
+    os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files])))
+
+
+def found(fault: Fault, copy: Path) -> bool:
+    """Whether the tests fail with this fault in the copy."""
+    file = copy / "seglab" / "losses" / fault.file
+    source = file.read_text()
+    if fault.right not in source:
+        raise SystemExit(f"{fault.file} no longer says {fault.right!r}: bring the fault up to date")
+    file.write_text(source.replace(fault.right, fault.wrong, 1))
+    try:
+        return not passes(copy)
+    finally:
+        file.write_text(source)
+
+
+def main() -> None:
+    chosen = [int(number) for number in sys.argv[1:]] or list(range(len(FAULTS)))
+    sys.dont_write_bytecode = True
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("seglab", "conf", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        if not passes(copy):
+            raise SystemExit("the tests fail without any fault")
+        survived = 0
+        for number in chosen:
+            dead = found(FAULTS[number], copy)
+            survived += not dead
+            print(
+                f"{number:3} {'found' if dead else 'SURVIVED':8} {FAULTS[number].file:12} {FAULTS[number].meaning}",
+                flush=True,
+            )
+    print(f"{len(chosen) - survived} found, {survived} survived")
+    sys.exit(survived > 0)
+
+
+if __name__ == "__main__":
+    main()
