@@ -104,6 +104,12 @@ def test_tiles_cover_every_pixel_once(raw):
         assert images[mine].long().sum() == (image >> 8).astype(np.int64).sum()
 
 
+def test_16_bits_reach_the_batch_in_units_of_255(raw):
+    _, images, _ = epoch(replace(raw, bits=16), part="test")
+    total = sum(native(item, raw)[0].astype(np.int64).sum() for item in open_data(raw).splits.test)
+    assert images.double().sum().item() * 65535 / 255 == pytest.approx(total, rel=1e-6)
+
+
 def test_index_and_id_say_which_image_a_patch_is_of(raw):
     module = DataModule(replace(raw, patches_per_image=3), batch_size=100)
     batch = next(iter(module.train_dataloader()))
