@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +45,9 @@ def once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
         remedy = "choose another hydra.run.dir, or rerun=true to replace it"
         require(known.get("identity", who) == who, f"run {run}", "a folder of this experiment", "another", remedy)
         if known.get("status") == "finished":
+            same = known["data"]["fingerprint"] == mark_now(json.dumps(plain(cfg.dataset), sort_keys=True))
+            remedy = "rerun=true trains it again, study=NAME keeps both"
+            require(same, f"run {run}", "the data that it was trained on", "files that have changed since", remedy)
             log.info("%s is finished already; rerun=true trains it again", run)
             return known["monitor"]["value"]
         require(not failed_in(known, journal()), f"run {run}", "a run that has not failed in this sweep", "one")
@@ -50,8 +55,17 @@ def once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
             log.info("%s %s", known.get("status", "waiting"), run)
             return float("nan")
         run.start(identity=who, sweep=journal(), choices=choices(), seed=cfg.seed, config=plain(cfg))
-        tune(cfg, run)
-        return perform(cfg, run)
+        settled = cfg.copy()  # the caller's stays as it was composed
+        tune(settled, run)
+        return perform(settled, run)
+
+
+@functools.cache
+def mark_now(dataset: str) -> str:
+    """The fingerprint of a data set, written as JSON, as it lies on disk now; looked at once in a sweep's process."""
+    from seglab.data.opening import mark_of
+
+    return mark_of(build(json.loads(dataset)))
 
 
 def tune(cfg: DictConfig, run: Run) -> None:
@@ -107,6 +121,7 @@ def load_data(cfg: DictConfig, run: Run) -> DataModule:
     facts = data.facts()
     seen = (run.earlier.get("data") or facts)["fingerprint"]
     run.note(data=facts)
+    run.write("split.json", data.splits.ids())
     if run.last:
         same = seen == facts["fingerprint"]
         require(same, f"run {run}", "the data that it began with", "others", "rerun=true starts over")
@@ -201,7 +216,7 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
     groups = {item.id: item.group for part in (data.splits.val, data.splits.test) for item in part}
     metrics, arrays = {}, {}
     for part, look in (("val", trainer.validate), ("test", trainer.test)):
-        seen = ImageTable(groups, cfg.threshold, cfg.empty, distances=part == "test")
+        seen = ImageTable(groups, cfg.threshold, cfg.empty, outlines=part == "test")
         trainer.callbacks.append(seen)
         look(module, data.loader(part), verbose=False)
         trainer.callbacks.remove(seen)
@@ -211,6 +226,8 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
             f"{part}/{name}": float(table[name].mean()) for name in table.columns[table.columns.get_loc("loss") :]
         }
         arrays |= seen.arrays(part)
+    found = table["objects_found"].sum()
+    metrics |= {"test/object_recall": found / table["objects"].sum()} if table["objects"].any() else {}
     if run.leads:
         write_table(run.folder / "per_image.csv", table)
         write_arrays(run.folder / "histograms.npz", **arrays)

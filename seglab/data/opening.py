@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,19 +66,38 @@ class Opened:
         return [self.note, *found] if self.note else found
 
 
-def open_data(dataset: Dataset) -> Opened:
-    """List, split and decode a data set; raises one sentence for the first thing that is not as it should be."""
+class Chosen(NamedTuple):
+    """The items to decode, in the order of their ids, the split they belong to, and why others are left out."""
+
+    items: list[Item]
+    splits: Splits
+    skipped: dict[str, str]
+    listed: int
+
+
+def choose(dataset: Dataset) -> Chosen:
+    """List and split a data set without decoding any of it."""
     items = dataset.items()
-    faulty = [item.fault for item in items if item.fault]
-    complain(faulty, len(items), dataset)
+    complain([item.fault for item in items if item.fault], len(items), dataset)
     whole = divide(items, dataset)
     skipped = {item.id: item.fault or item.left_out for item in items if item.fault or item.left_out}
     skipped |= dict.fromkeys((item.id for item in whole.torn), "its group is in the test set")
     wanted = sorted((item for item in whole.all() if item.id not in skipped), key=lambda item: item.id)
+    return Chosen(wanted, whole, skipped, len(items))
+
+
+def mark_of(dataset: Dataset) -> str:
+    """The fingerprint of the data as it lies on disk now."""
+    return fingerprint(choose(dataset).items, dataset)
+
+
+def open_data(dataset: Dataset) -> Opened:
+    """List, split and decode a data set; raises one sentence for the first thing that is not as it should be."""
+    wanted, whole, skipped, listed = choose(dataset)
     mark = fingerprint(wanted, dataset)
     note = affordable(wanted, dataset, mark)
     store, survey = open_store(wanted, replace(dataset, cache_dir=None) if note else dataset, mark)
-    complain(list(survey.faults.values()), len(items), dataset)
+    complain(list(survey.faults.values()), listed, dataset)
     skipped |= survey.faults
     splits = whole.without(skipped)
     return Opened(splits, store, {item.id: row for row, item in enumerate(wanted)}, survey.shares, skipped, mark, note)

@@ -24,6 +24,7 @@ from seglab.engine.module import SegModule
 from seglab.engine.run import write_whole
 from seglab.metrics.calibration import histogram
 from seglab.metrics.counts import Counts, counts, logit, scores
+from seglab.metrics.objects import components, f2, match
 from seglab.metrics.surface import surface_distances
 
 
@@ -75,25 +76,33 @@ class Seen(NamedTuple):
     counts: np.ndarray
     histogram: np.ndarray
     loss: float
-    distances: tuple[float, float]
+    shapes: dict[str, float]
+
+
+def shapes(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """What the masks (h, w) of an image say beyond their pixels: distances of the outlines, and objects found."""
+    hd95, asd = surface_distances(found, true)
+    objects = match(components(found), components(true))
+    counted = {"objects": objects.true, "objects_predicted": objects.predicted, "objects_found": objects.hits[0]}
+    return {"hd95": hd95, "asd": asd, "object_f2": f2(objects)} | {key: float(value) for key, value in counted.items()}
 
 
 class ImageTable(Callback):
     """Collects a row and a histogram per image while a trainer validates or tests.
 
-    The tiles of one image become one row: their counts are added, their losses averaged; distances, which cross the
-    borders of tiles, are then undefined. The histogram (2 x 256 counts of truth and probability) gives every
+    The tiles of one image become one row: their counts are added, their losses averaged; distances and objects, which
+    cross the borders of tiles, are then undefined. The histogram (2 x 256 counts of truth and probability) gives every
     threshold, calibration curve and precision-recall curve afterwards, without a second look at a pixel.
 
     Args:
         groups: the group (patient, scene) of each image's id.
         threshold: the probability from which a pixel counts as foreground.
         empty: what an image without foreground counts, see SegmentationMetrics.
-        distances: measure hd95 and asd too, which costs some milliseconds per image.
+        outlines: measure distances and objects too, which costs some milliseconds per image.
     """
 
-    def __init__(self, groups: dict[str, str], threshold: float, empty: str, distances: bool = True) -> None:
-        self.groups, self.threshold, self.empty, self.distances = groups, threshold, empty, distances
+    def __init__(self, groups: dict[str, str], threshold: float, empty: str, outlines: bool = True) -> None:
+        self.groups, self.threshold, self.empty, self.outlines = groups, threshold, empty, outlines
         self.seen: list[Seen] = []
 
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
@@ -109,8 +118,8 @@ class ImageTable(Callback):
         tables = histogram(logits, target).cpu().numpy()
         found, true = (logits[:, 0] >= logit(self.threshold)).cpu().numpy(), (target[:, 0] >= 0.5).cpu().numpy()
         for i, (name, loss) in enumerate(zip(ids, losses.tolist(), strict=True)):
-            far = surface_distances(found[i], true[i]) if self.distances else (math.nan, math.nan)
-            self.seen.append(Seen(name, counted[i], tables[i], loss, far))
+            seen = shapes(found[i], true[i]) if self.outlines else {}
+            self.seen.append(Seen(name, counted[i], tables[i], loss, seen))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Bring together what several processes have measured, in the order of the images."""
@@ -130,7 +139,7 @@ class ImageTable(Callback):
         return tiles
 
     def table(self) -> pd.DataFrame:
-        """One row per image: id, group, pixels, foreground, counts, loss, scores, and hd95 and asd if measured."""
+        """One row per image: id, group, pixels, foreground, counts, loss, scores, then distances and objects."""
         images = self.images()
         summed = torch.tensor(np.array([sum(tile.counts for tile in tiles) for tiles in images.values()]))
         whole = [column.long() for column in summed.T[:4]]
@@ -142,10 +151,11 @@ class ImageTable(Callback):
         table["loss"] = [float(np.mean([tile.loss for tile in tiles])) for tiles in images.values()]
         for name, values in scores(counted, self.empty).items():
             table[name] = values.numpy()
-        if self.distances:
-            far = [tiles[0].distances if len(tiles) == 1 else (math.nan, math.nan) for tiles in images.values()]
-            table[["hd95", "asd"]] = np.array(far)
-        return table
+        seen = [
+            tiles[0].shapes if len(tiles) == 1 else dict.fromkeys(tiles[0].shapes, math.nan)
+            for tiles in images.values()
+        ]
+        return pd.concat([table, pd.DataFrame(seen)], axis=1)
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """What histograms.npz holds of this pass: `<prefix>` (n, 2, 256) and `<prefix>_ids` (n,)."""

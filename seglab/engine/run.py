@@ -52,6 +52,7 @@ class Run:
     def __init__(self, folder: Path, wait: bool = False) -> None:
         self.folder, self.file = Path(folder), Path(folder) / "run.json"
         self.facts: dict[str, Any] = {}
+        self.earlier: dict[str, Any] = {}
         self.leads = rank() == 0
         self._lock = FileLock(self.folder / ".lock", timeout=-1 if wait else 0)
 
@@ -87,8 +88,12 @@ class Run:
     def note(self, **facts: Any) -> None:
         """Add facts and write them."""
         self.facts.update(facts)
+        self.write(self.file.name, self.facts)
+
+    def write(self, name: str, data: Any) -> None:
+        """Write plain data as a JSON file of the folder, whole."""
         if self.leads:
-            write_whole(self.file, json.dumps(self.facts, indent=2, default=str) + "\n")
+            write_whole(self.folder / name, json.dumps(data, indent=2, default=str) + "\n")
 
     def held(self) -> bool:
         """Whether a living process is working in this folder."""

@@ -203,6 +203,28 @@ def test_a_sweep_makes_one_folder_per_run_named_by_what_it_is(tmp_path: Path) ->
     assert [name.rsplit("-", 1)[0] for name in names] == ["bce_unet_synthetic_s1", "dice_unet_synthetic_s1"]
 
 
+def test_a_finished_run_is_not_taken_for_one_on_data_that_have_changed(configure: Configure, tmp_path: Path) -> None:
+    from seglab.train import mark_now
+
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    for k in range(12):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[k : k + 9, 5:15] = 255
+        cv2.imwrite(str(tmp_path / f"data/masks/{k}.png"), mask)
+        cv2.imwrite(str(tmp_path / f"data/images/{k}.png"), mask // 2 + rng.integers(0, 99, (32, 32), np.uint8))
+    words = [word for word in SMALL if word.split("=")[0] not in ("dataset.train", "dataset.val", "dataset.test")]
+    place = ("dataset=folder", f"dataset.root={tmp_path / 'data'}", "dataset.cache_dir=null")
+    cfg = configure("train", *place, *words, folder=tmp_path / "run")
+    value = train(cfg, tmp_path / "run")
+    assert train(cfg, tmp_path / "run") == value
+    cv2.imwrite(str(tmp_path / "data/images/3.png"), np.zeros((32, 32), np.uint8))
+    mark_now.cache_clear()
+    with pytest.raises(ContractError, match=r"expected the data that it was trained on.*rerun=true"):
+        train(cfg, tmp_path / "run")
+
+
 def test_the_learning_rate_is_tuned_once_for_all_seeds_of_a_loss(run: Callable[..., float], tmp_path: Path) -> None:
     words = ("tune.lr=[1e-6,1e-2]", "tune.epochs=3", "model.norm=batch")
     run(tmp_path / "a", *words)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.ndimage
 import torch
 
 from seglab.engine.records import ImageTable, extremes, spread, write_arrays, write_table
@@ -20,7 +21,7 @@ def scene(seed: int, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_tiles_of_an_image_make_the_row_of_the_whole_image() -> None:
     logits, target = scene(0)
-    whole, tiled = (ImageTable({"a": "p", "b": "q"}, 0.5, "correct", distances=False) for _ in range(2))
+    whole, tiled = (ImageTable({"a": "p", "b": "q"}, 0.5, "correct", outlines=False) for _ in range(2))
     whole.take(torch.tensor([0.5]), logits, target, ["a"])
     halves = [(logits[..., :4], target[..., :4], 0.2), (logits[..., 4:], target[..., 4:], 0.8)]
     for left, right, loss in halves:
@@ -44,13 +45,14 @@ def test_a_row_holds_the_textbook_scores_in_the_order_of_the_images() -> None:
     assert row["iou"] == pytest.approx((found & true).sum() / (found | true).sum())
     assert row["white_confidence"] == pytest.approx((1 / (1 + np.exp(-logits)))[true].mean(), rel=1e-6)
     assert row["hd95"] > 0
+    assert row["objects"] == scipy.ndimage.label(true, np.ones((3, 3)))[1]
 
 
-def test_distances_of_a_tiled_image_are_left_undefined() -> None:
+def test_distances_and_objects_of_a_tiled_image_are_left_undefined() -> None:
     table = ImageTable({"a": "p"}, 0.5, "correct")
     for seed in (1, 2):
         table.take(torch.tensor([0.1]), *scene(seed), ["a"])
-    assert table.table()[["hd95", "asd"]].isna().all(axis=None)
+    assert table.table()[["hd95", "asd", "objects", "object_f2"]].isna().all(axis=None)
 
 
 def test_the_best_median_and_worst_are_found_and_undefined_scores_left_out() -> None:
