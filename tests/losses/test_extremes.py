@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -95,3 +96,23 @@ def test_equal_pixels_have_equal_gradients(case: Case) -> None:
     for label in (0, 1):
         values = gradient[target == label]
         torch.testing.assert_close(values, values[:1].expand_as(values), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("gamma", [0.3, 0.5, 1.5, 2.0, 4.0])
+@pytest.mark.parametrize("margin", [-20.0, -1.0, 20.0])
+def test_a_focal_factor_is_exact_however_small_it_is(make, gamma: float, margin: float) -> None:
+    target = masks()[4:]
+    logits = ((2.0 * target - 1) * margin).requires_grad_()
+    loss = make("focal", gamma=gamma)(logits, target)
+    cost, other = math.log1p(math.exp(-margin)), math.log1p(math.exp(margin))
+    assert float(loss.detach()) == pytest.approx(math.exp(-gamma * other) * cost, rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    right, wrong = math.exp(-cost), math.exp(-other)
+    slope = wrong**gamma * (wrong + gamma * right * cost) / target.numel()
+    assert gradient.abs().flatten().tolist() == pytest.approx([slope] * target.numel(), rel=1e-5)
+
+
+def test_balanced_ce_of_one_class_is_the_mean_over_that_class(make) -> None:
+    target = masks()[:2]
+    logits = torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(make("balanced_ce")(logits, target), make("bce")(logits, target))
