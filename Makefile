@@ -5,7 +5,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-fast lint format losses benchmark lock wheel clean
+.PHONY: help setup demo train test test-fast test-slurm lint format losses benchmark lock wheel clean
 
 help:            ## Say what can be made
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -15,8 +15,8 @@ setup: $(READY)  ## Install everything into .venv, once, and again only when the
 $(READY): requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@echo "installing requirements.lock into .venv (about 6 GB with torch; half a minute on a fast line)"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@echo "installing requirements.lock into .venv (about 6 GB with torch; a minute or two)"
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
@@ -33,6 +33,18 @@ test: $(READY)   ## Run all tests, the fast ones first
 
 test-fast: $(READY) ## Run the fast tests only
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slurm: $(READY) ## Test sweeps on a real SLURM with two nodes on this machine; as root on Debian
+	@test "$$(id -u)" = 0 || { echo "make test-slurm: expected root, which starts SLURM's daemons, got $$(id -un)"; exit 1; }
+	@{ command -v slurmctld && command -v munged; } >/dev/null || { apt-get update -qq && apt-get install -y -qq slurm-wlm munge; } \
+	|| { echo "make test-slurm: expected slurmctld and munged, got none; install Debian's slurm-wlm and munge"; exit 1; }
+	$(BIN)/python -m pytest tests/slurm/check_requeue.py $(ARGS)
+
+losses: $(READY) ## List the losses: family, formula, paper, and what each does on an empty mask
+	$(BIN)/python -m seglab.cards
+
+benchmark: $(READY) ## Measure with ARGS="what=losses", what=step or what=data
+	$(BIN)/python -m seglab.benchmark $(ARGS)
 
 lint: $(READY)   ## Check style and types
 	$(BIN)/ruff check .

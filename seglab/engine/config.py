@@ -12,6 +12,7 @@ import importlib.metadata
 import inspect
 import json
 import logging
+import signal
 import sys
 import traceback
 import typing
@@ -90,6 +91,8 @@ def verb(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[]
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and not journal():
                 raise SystemExit(supervise(f"seglab.{name}"))
+            if sweeps:
+                signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the processes of a pool would outlive it
             hydra_main()
 
         return main

@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from seglab.contract import require
-from seglab.engine.run import Run, write_whole
+from seglab.engine.run import Run, rank, write_whole
 
 JOURNAL = "SEGLAB_SWEEP"
 
@@ -45,7 +45,8 @@ def sign(folder: Path, on_fail: str = "continue") -> None:
 def turn() -> Iterator[None]:
     """Work while other jobs do; but one at a time as long as there are suspects of a death, which then die alone."""
     book = journal()
-    with FileLock(f"{book}.turn") if book and suspects(Path(book)) else nullcontext():
+    waits = book and rank() == 0 and suspects(Path(book))
+    with FileLock(f"{book}.turn") if waits else nullcontext():
         yield
 
 
@@ -86,7 +87,7 @@ def supervise(module: str) -> int:
         code, told = _child([sys.executable, "-m", module, *sys.argv[1:]], {**os.environ, JOURNAL: str(book)})
         while not told and any(Run(Path(facts["folder"])).held() for facts in _running(book)):
             time.sleep(1)
-        again = bool(_bury(book, code)) and not told
+        again = bool(_bury(book, code, told)) and not told
     print(summary(visited(book), str(book), time.time() - started, "plan=true" in sys.argv), file=sys.stderr)
     return code
 
@@ -117,19 +118,20 @@ def _running(book: Path) -> list[dict[str, Any]]:
     return [facts for facts in visited(book) if facts.get("status") == "running" and facts.get("sweep") == str(book)]
 
 
-def _bury(book: Path, code: int) -> list[str]:
+def _bury(book: Path, code: int, told: bool) -> list[str]:
     """Write down every run of this sweep whose process died in the middle of it; gives their names.
 
-    One is failed. Several are interrupted: a pool ends all its processes when one dies, and does not say which it was.
+    One is failed, unless the sweep was told to stop. Several are interrupted, and each is suspected: a pool ends all
+    its processes when one dies, and does not say which it was.
     """
     dead = [facts for facts in _running(book) if not Run(Path(facts["folder"])).held()]
     cause = f" with signal {-code} ({signal.Signals(-code).name})" if code < 0 else ""
     said = {"kind": "Died", "message": f"the process died{cause}", "traceback": None}
-    status = "failed" if len(dead) == 1 else "interrupted"
+    status = "failed" if len(dead) == 1 and not told else "interrupted"
     for facts in dead:
         kept = {key: value for key, value in facts.items() if key != "folder"} | {"status": status, "error": said}
         write_whole(Path(facts["folder"]) / "run.json", json.dumps(kept, indent=2) + "\n")
-    if len(dead) > 1:
+    if len(dead) > 1 and not told:
         with _beside(book).open("a", encoding="utf-8") as lines:
             lines.writelines(f"{facts['folder']}\n" for facts in dead)
     return [facts["name"] for facts in dead]

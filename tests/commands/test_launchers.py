@@ -1,0 +1,193 @@
+"""Sweeps of several jobs at once, by joblib and Ray; SLURM has a test of its own, `make test-slurm`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from seglab.engine import config
+from seglab.engine.run import Run
+from seglab.engine.sweep import JOURNAL, suspects, turn
+
+SMALL = (
+    "dataset.size=32",
+    "dataset.train=8",
+    "dataset.val=4",
+    "dataset.test=4",
+    "model.base=4",
+    "model.depth=2",
+    "batch_size=4",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "examples=1",
+)
+
+BOMB = """
+import os, signal, time
+from dataclasses import dataclass
+from pathlib import Path
+from seglab.losses.pixel import BCE
+
+@dataclass(frozen=True, kw_only=True)
+class Bomb(BCE):
+    how: str = "kill"
+
+    def __call__(self, logits, target, **maps):
+        if self.how == "kill":
+            while not list(Path("outputs/default").glob("bomb_how-no_*/checkpoints/last.ckpt")):
+                time.sleep(0.1)  # until the neighbour is in the middle of its work
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.3)
+        return super().__call__(logits, target, **maps)
+"""
+
+
+def sweep(place: Path, *words: str, **environment: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "seglab.train", "-m", *words, *SMALL]
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        command, cwd=place, env=inherited | environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def runs(place: Path) -> dict[str, dict]:
+    found = place.glob("outputs/*/*/run.json")
+    return {path.parent.name.rsplit("-", 1)[0]: json.loads(path.read_text()) for path in found}
+
+
+def composed(*words: str) -> DictConfig:
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return compose("train", ["hydra.mode=MULTIRUN", *words], return_hydra_config=True)
+
+
+@pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema")  # as config.py asks of Python
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "ray", "slurm"])
+def test_each_launcher_says_whether_its_jobs_share_a_process_and_a_screen(
+    launcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = config.PLUGINS.get(launcher, "hydra-core").replace("-", "_")
+    pytest.importorskip(f"hydra_plugins.{plugin}" if "launcher" in plugin else "hydra", reason="an optional launcher")
+    cfg = composed(f"hydra/launcher={launcher}")
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
+    assert config.sweeps_in_process() == (launcher != "slurm")
+    assert config.parallel() == (launcher != "basic")
+    assert config.job_mark(cfg) == ""  # no number yet
+    cfg.hydra.job.num = 3
+    assert config.job_mark(cfg) == ("" if launcher == "basic" else "#3 ")
+
+
+def test_a_launcher_that_is_not_installed_is_one_sentence_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    monkeypatch.setattr(sys, "argv", ["train", "-m", "hydra/launcher=ray", "seed=1,2"])
+    with pytest.raises(SystemExit) as said:
+        config.verb("train")(lambda cfg, folder: None)()
+    assert said.value.code == (
+        'hydra/launcher=ray: expected the package hydra-ray-launcher, got none; pip install "seglab[ray]"'
+    )
+
+
+def test_the_joblib_preset_lists_what_the_plugin_knows() -> None:
+    plugin = pytest.importorskip("hydra_plugins.hydra_joblib_launcher.config", reason="an optional launcher")
+    ours = yaml.safe_load((config.CONF / "hydra/launcher/joblib.yaml").read_text())
+    assert list(ours) == [field.name for field in fields(plugin.JobLibLauncherConf)]
+
+
+def test_jobs_that_died_together_take_turns_until_each_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from filelock import FileLock, Timeout
+
+    book = tmp_path / "book"
+    monkeypatch.setenv(JOURNAL, str(book))
+    free = FileLock(f"{book}.turn", timeout=0)
+    with turn(), free:
+        pass
+    (tmp_path / "book.suspects").write_text(f"{tmp_path / 'a'}\n")
+    (tmp_path / "a").mkdir()
+    assert suspects(book) == [tmp_path / "a"]
+    with turn(), pytest.raises(Timeout), free:
+        pass
+    (tmp_path / "a/run.json").write_text('{"status": "finished"}')
+    with turn(), free:
+        pass
+
+
+@pytest.mark.slow
+def test_joblib_gives_the_rows_of_the_basic_launcher_with_the_threads_divided(tmp_path: Path) -> None:
+    joblib = pytest.importorskip("joblib", reason="an optional launcher")
+    places = [tmp_path / name for name in ("one", "many")]
+    for place, words in zip(places, ([], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]), strict=True):
+        place.mkdir()
+        code, said = sweep(place, "loss=bce,dice", *words, **({} if words else {"OMP_NUM_THREADS": "1"}))
+        assert code == 0, said
+        assert "2 runs: 2 finished" in said
+    assert all(f"#{number} epoch 2/2" in said for number in (0, 1))
+    assert [run["host"]["threads"] for run in runs(places[1]).values()] == [max(1, joblib.cpu_count() // 2)] * 2
+    true, mine = (sorted(place.glob("outputs/default/*/per_image.csv")) for place in places)
+    assert [path.parent.name for path in mine] == [path.parent.name for path in true]
+    if joblib.cpu_count() < 4:  # more threads add in another order
+        assert [path.read_text() for path in mine] == [path.read_text() for path in true]
+    _, said = sweep(places[1], "loss=bce,dice", "hydra/launcher=joblib")
+    assert said.count("is finished already") == 2
+
+
+@pytest.mark.slow
+def test_a_run_that_kills_its_pool_is_found_out_and_its_neighbours_finish(tmp_path: Path) -> None:
+    pytest.importorskip("joblib", reason="an optional launcher")
+    (tmp_path / "bombs.py").write_text(BOMB)
+    (tmp_path / "myconf/loss").mkdir(parents=True)
+    (tmp_path / "myconf/loss/bomb.yaml").write_text("_target_: bombs.Bomb\nhow: kill\n")
+    words = ("--config-dir", "myconf", "hydra/launcher=joblib", "loss=bomb", "loss.how=no,kill")
+    code, said = sweep(tmp_path, *words, PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    ended = {name: (facts["status"], (facts["error"] or {}).get("message")) for name, facts in runs(tmp_path).items()}
+    assert ended == {
+        "bomb_how-no_unet_synthetic_s1": ("finished", None),
+        "bomb_unet_synthetic_s1": ("failed", "the process died"),
+    }
+    assert "2 runs: 1 finished, 1 failed" in said
+    assert "going on after epoch" in said, "the neighbour lost what it had done"
+    assert code == 1
+
+
+@pytest.mark.slow
+def test_a_pool_that_is_told_to_stop_leaves_no_process_and_no_failure_behind(tmp_path: Path) -> None:
+    pytest.importorskip("joblib", reason="an optional launcher")
+    words = ("hydra/launcher=joblib", "loss=bce,dice", *SMALL, "trainer.max_epochs=5000")
+    with (tmp_path / "said.txt").open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "seglab.train", "-m", *words], cwd=tmp_path, stdout=said, stderr=said
+        )
+    deadline = time.monotonic() + 200
+    while len(list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    process.wait(timeout=60)
+    assert "2 runs: 2 interrupted" in (tmp_path / "said.txt").read_text()
+    assert not any(Run(path.parent).held() for path in tmp_path.glob("outputs/*/*/run.json"))
+    assert {facts["status"] for facts in runs(tmp_path).values()} == {"interrupted"}
+
+
+@pytest.mark.slow
+def test_ray_finishes_a_sweep_with_the_threads_it_was_given(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="an optional launcher")
+    words = ("hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0", "hydra.launcher.ray.remote.num_cpus=1")
+    code, said = sweep(tmp_path, "loss=bce,dice", *words)
+    assert code == 0, said
+    assert "2 runs: 2 finished" in said
+    assert [run["host"]["threads"] for run in runs(tmp_path).values()] == [1, 1]
