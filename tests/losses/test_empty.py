@@ -86,3 +86,9 @@ def test_an_unknown_policy_is_refused(make, name: str) -> None:
     with pytest.raises(Exception, match="empty one of complement, formula, skip, got zero") as caught:
         make(name, empty="zero")
     assert isinstance(caught.value.__cause__ or caught.value, ContractError)
+
+
+def test_lovasz_on_an_empty_mask_is_the_mean_error_of_the_background(make, logits: Tensor) -> None:
+    empty = torch.zeros(3, 1, 12, 12)
+    torch.testing.assert_close(make("lovasz_hinge")(logits, empty), (1 + logits).clamp(min=0).mean((1, 2, 3)))
+    torch.testing.assert_close(make("lovasz_sigmoid")(logits, empty), logits.sigmoid().mean((1, 2, 3)))

@@ -90,3 +90,14 @@ def test_volumes_and_rows_cost_what_their_pixels_cost(make, logits: Tensor, targ
         flat = loss(logits, target)
         torch.testing.assert_close(loss(logits.view(3, 1, 4, 3, 12), target.view(3, 1, 4, 3, 12)), flat)
         torch.testing.assert_close(loss(logits.view(3, 1, 144), target.view(3, 1, 144)), flat)
+
+
+def test_lovasz_of_equal_errors_is_the_error(make, target: Tensor) -> None:
+    torch.testing.assert_close(make("lovasz_hinge")(torch.zeros(target.shape), target), torch.ones(3))
+    torch.testing.assert_close(make("lovasz_sigmoid")(torch.zeros(target.shape), target), torch.full((3,), 0.5))
+
+
+def test_the_exponent_of_the_foreground_is_one_minus_gamma(make, logits: Tensor, target: Tensor) -> None:
+    flat, steep = (make("asymmetric_focal_tversky", gamma=g)(logits[:1], target[:1]) for g in (0.0, 0.8))
+    foreground = make("tversky", fp_weight=0.4, fn_weight=0.6)(logits[:1], target[:1])
+    torch.testing.assert_close(steep - flat, (foreground**0.2 - foreground) / 2)
