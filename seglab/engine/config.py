@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import gc
 import hashlib
+import importlib
 import importlib.metadata
 import inspect
 import json
@@ -85,6 +86,8 @@ def verb(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[]
         hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
 
         def main() -> None:
+            if function.__module__ == "__main__":  # by `python -m`; the processes of a pool look it up by its real name
+                return importlib.import_module(f"seglab.{name}").main()
             missing = next(filter(None, map(_missing_plugin, sys.argv)), None)
             if missing:
                 raise SystemExit(missing)
@@ -93,7 +96,7 @@ def verb(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[]
                 raise SystemExit(supervise(f"seglab.{name}"))
             if sweeps:
                 signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the processes of a pool would outlive it
-            hydra_main()
+            return hydra_main()
 
         return main
 
