@@ -28,11 +28,11 @@ train: $(READY)  ## Train with ARGS="loss=focal loss.gamma=2"
 	$(BIN)/python -m seglab.train $(ARGS)
 
 test: $(READY)   ## Run all tests, the fast ones first
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 test-fast: $(READY) ## Run the fast tests only
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 test-slurm: $(READY) ## Test sweeps on a real SLURM with two nodes on this machine; as root on Debian
 	@test "$$(id -u)" = 0 || { echo "make test-slurm: expected root, which starts SLURM's daemons, got $$(id -un)"; exit 1; }

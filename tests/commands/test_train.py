@@ -196,6 +196,7 @@ def test_the_command_line_says_one_sentence_and_exits_with_1(tmp_path: Path) -> 
     assert "Traceback" not in said.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_makes_one_folder_per_run_named_by_what_it_is(tmp_path: Path) -> None:
     said = command("-m", *SMALL, "trainer.max_epochs=1", "loss=bce,dice", "study=two", cwd=tmp_path)
     assert said.returncode == 0, said.stderr
