@@ -171,7 +171,7 @@ FAULTS = [
         'fit("auto", foreground, self.name)',
         "no root of the frequencies",
     ),
-    Fault("combine.py", "(weight * loss.value(sums, n)", "(loss.value(sums, n)", "weights of a sum lost"),
+    Fault("combine.py", "weight * loss.value(sums, n)", "loss.value(sums, n)", "weights of a sum lost"),
     Fault(
         "combine.py",
         "x.transpose(0, 1).flatten(1, 2)",

@@ -116,3 +116,8 @@ def test_balanced_ce_of_one_class_is_the_mean_over_that_class(make) -> None:
     target = masks()[:2]
     logits = torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(make("balanced_ce")(logits, target), make("bce")(logits, target))
+
+
+def test_a_full_mask_pulls_every_pixel_up(case: Case) -> None:
+    target = torch.ones(1, 1, 6, 6, dtype=torch.uint8)
+    assert (case.gradient(torch.full(target.shape, -2.0), target) < 0).all()
