@@ -101,3 +101,10 @@ def test_the_exponent_of_the_foreground_is_one_minus_gamma(make, logits: Tensor,
     flat, steep = (make("asymmetric_focal_tversky", gamma=g)(logits[:1], target[:1]) for g in (0.0, 0.8))
     foreground = make("tversky", fp_weight=0.4, fn_weight=0.6)(logits[:1], target[:1])
     torch.testing.assert_close(steep - flat, (foreground**0.2 - foreground) / 2)
+
+
+def test_pooling_keeps_channels_apart(make, logits: Tensor, target: Tensor) -> None:
+    pooled = make("batchwise")
+    both = pooled(torch.cat([logits, logits.flip(1, 2)], 1), torch.cat([target, 1 - target], 1))
+    apart = pooled(logits, target), pooled(logits.flip(1, 2), 1 - target)
+    torch.testing.assert_close(both, (apart[0] + apart[1]) / 2)
