@@ -161,6 +161,7 @@ def test_a_proper_loss_ends_at_soft_labels(case: Case) -> None:
     assert (z.sigmoid() - soft).abs().mean() < 0.01
 
 
+@pytest.mark.slow
 def test_the_graph_is_whole_and_gives_the_same(case: Case, logits: Tensor, target: Tensor) -> None:
     if case.name == "external":
         pytest.skip("foreign code")
