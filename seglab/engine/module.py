@@ -99,6 +99,8 @@ class SegModule(LightningModule):
         self.loss, self.monitor = loss, monitor
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.train_meter, self.val_meter, self.test_meter = (Meter(threshold, empty) for _ in range(3))
+        if compile:
+            torch.compiler.reset()  # or a sweep in one process runs out of versions of the code that all losses share
         self.objective = torch.compile(self._objective) if compile else self._objective
         self.latest: PerImage | None = None
         self.scheduler: Any = None
