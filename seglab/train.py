@@ -141,24 +141,12 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
 
     from pytorch_lightning import seed_everything
 
-    from seglab.engine.module import SegModule
     from seglab.engine.rehearse import rehearse
+    from seglab.engine.saved import assemble
 
     loss = build(cfg.loss).fitted(data.facts()["foreground"])
     seed_everything(cfg.seed, verbose=False)  # after everything that may draw numbers: twins start from one state
-    module = SegModule(
-        build(cfg.model),
-        loss,
-        build(cfg.optimizer),
-        build(cfg.scheduler),
-        mean=data.dataset.mean,
-        std=data.dataset.std,
-        monitor=cfg.monitor,
-        threshold=cfg.threshold,
-        empty=cfg.empty,
-        channels_last=cfg.channels_last,
-        compile=cfg.compile,
-    )
+    module = assemble(plain(cfg), data.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
     rehearse(module, data.train_dataloader())
     return module

@@ -26,13 +26,18 @@ def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: p
     body = (
         f'<header><h1>{escape(name)}</h1><p class="facts">{facts}</p></header>'
         + ("".join(boards) or "<p class='headline'>No run has finished: there is nothing to compare yet.</p>")
-        + _section("failed", "What failed or is missing", _failed(runs, studies))
-        + _section("again", "How to run it again", f"<pre>{escape(again)}</pre>")
+        + section("failed", "What failed or is missing", _failed(runs, studies))
+        + section("again", "How to run it again", f"<pre>{escape(again)}</pre>")
     )
+    return document(f"{name}: which loss?", body)
+
+
+def document(title: str, body: str, head: str = "") -> str:
+    """A whole page in the project's looks: `body` is HTML, `head` what goes before it, such as a script."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(name)}: which loss?</title><style>{_file('page.css')}</style></head>"
+        f"<title>{escape(title)}</title><style>{_file('page.css')}</style>{head}</head>"
         f"<body><main>{body}</main><script>{_file('page.js')}</script></body></html>\n"
     )
 
@@ -55,11 +60,12 @@ def _board(study: Study, drawn: dict[str, str], prefix: str, several: bool) -> s
     links += '<a href="#failed">What failed</a><a href="#again">Run it again</a>'
     head = f'<h2 class="board">{escape(study.title)}</h2>' if several else ""
     return f"{head}<nav>{links}</nav>" + "".join(
-        _section(prefix + key, heading, html) for key, (heading, html) in parts.items()
+        section(prefix + key, heading, html) for key, (heading, html) in parts.items()
     )
 
 
-def _section(key: str, heading: str, html: str) -> str:
+def section(key: str, heading: str, html: str) -> str:
+    """One part of a page, which a link can name by its key."""
     return f'<section id="{key}"><h2>{heading}</h2>{html}</section>\n'
 
 

@@ -18,9 +18,9 @@ def write(out: Path, name: str, studies: list[Study], runs: pd.DataFrame, again:
     """Write report.html, table.csv, table.md and figures/*.png, *.svg into `out`; returns report.html."""
     (out / "figures").mkdir(parents=True, exist_ok=True)
     drawn = [_figures(study, out / "figures", len(studies) > 1) for study in studies]
-    _whole(out / "table.csv", csv(studies))
-    _whole(out / "table.md", markdown(studies))
-    return _whole(out / "report.html", page(name, studies, drawn, runs, again))
+    write_whole(out / "table.csv", csv(studies))
+    write_whole(out / "table.md", markdown(studies))
+    return write_whole(out / "report.html", page(name, studies, drawn, runs, again))
 
 
 def _figures(study: Study, folder: Path, several: bool) -> dict[str, str]:
@@ -29,12 +29,13 @@ def _figures(study: Study, folder: Path, several: bool) -> dict[str, str]:
     drawn = {}
     for key, figure in study.figures().items():
         drawn[key] = svg(figure, before + key)
-        _whole(folder / f"{before}{key}.svg", drawn[key])
+        write_whole(folder / f"{before}{key}.svg", drawn[key])
         save(figure, folder / f"{before}{key}.png")
     return drawn
 
 
-def _whole(file: Path, content: str) -> Path:
+def write_whole(file: Path, content: str) -> Path:
+    """Write a file so that nobody ever sees half of it; returns it."""
     beside = file.with_name(f".{file.name}.partial")
     beside.write_text(content, encoding="utf-8")
     return beside.replace(file)

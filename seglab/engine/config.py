@@ -27,8 +27,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from seglab.contract import ContractError
+from seglab.contract import ContractError, require
 from seglab.engine.run import stopped
 from seglab.engine.sweep import journal, supervise, turn
 
@@ -260,12 +261,41 @@ def run_name(root: DictConfig) -> str:
 
 def _changed(root: DictConfig, group: str, values: dict) -> dict:
     """The scalar values of a group that differ from its yaml file."""
-    name = f"{group}/{root.hydra.runtime.choices[group]}.yaml"
-    folders = [Path(source.path) for source in root.hydra.runtime.config_sources if source.schema == "file"]
-    file = next((folder / name for folder in folders if (folder / name).exists()), None)
+    file = _file(group, root.hydra.runtime.choices[group], root.hydra.runtime.config_sources)
     default: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
     scalars = {key: value for key, value in values.items() if not isinstance(value, dict | list)}
     return {key: value for key, value in scalars.items() if default.get(key) != value}
+
+
+def _file(group: str, name: str, sources: Any) -> Path | None:
+    """The yaml file of a choice, in our configuration or in a folder of the user's (`--config-dir`)."""
+    folders = [Path(source.path) for source in sources if source.schema == "file"]
+    return next(
+        (folder / f"{group}/{name}.yaml" for folder in folders if (folder / f"{group}/{name}.yaml").exists()), None
+    )
+
+
+def chosen(group: str, words: Any) -> dict[str, Any]:
+    """Build a list of choices such as `[bce, {focal: {gamma: 3}}]`, each by the label that tells it from the others."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    made = {}
+    listed: Any = OmegaConf.to_container(OmegaConf.create(list(words)))
+    for word in listed:
+        name, values = next(iter(word.items())) if isinstance(word, dict) else (word, {})
+        file = _file(group, name, sources) or CONF / group / f"{name}.yaml"
+        known = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml")))
+        require(file.exists(), group, f"one of {known}", name)
+        node = OmegaConf.load(file)
+        OmegaConf.set_struct(node, True)
+        try:
+            node.merge_with(values)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{group}.{name}: {str(error).splitlines()[0]}") from None
+        check(OmegaConf.create({name: node}))
+        label = " ".join([name, *(f"{key}={value}" for key, value in values.items())])
+        made[label] = build(node)
+    require(bool(made), group, "at least one name", "none")
+    return made
 
 
 def job_mark(root: DictConfig) -> str:

@@ -1,0 +1,39 @@
+"""`python -m seglab.surface`: see what losses do, as curves, pixels, landscapes and gradients."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from seglab.contract import require
+from seglab.engine.config import chosen, plain, verb
+
+if TYPE_CHECKING:
+    from seglab.analysis.sheet import Sheet
+
+log = logging.getLogger(__name__)
+
+
+def surface(cfg: DictConfig, folder: Path) -> Path:
+    """Make the view that `cfg.view` names in `folder`; returns surface.html."""
+    views = {"curve": curve}
+    require(cfg.view in views, "surface", f"view as one of {', '.join(views)}", cfg.view)
+    written = views[cfg.view](cfg, folder).write(folder)
+    log.info("%s", written)
+    return written
+
+
+def curve(cfg: DictConfig, folder: Path) -> Sheet:
+    """Value and gradient of each loss against probability and logit."""
+    from seglab.views.curve import view
+
+    return view(chosen("loss", cfg.losses), **plain(cfg.curve))
+
+
+main = verb("surface")(surface)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""A list of choices on the command line, such as the losses of a view."""
+
+from __future__ import annotations
+
+import pytest
+
+from seglab.contract import ContractError
+from seglab.engine.config import ConfigError, chosen
+from seglab.losses.focal import Focal
+
+
+def test_names_and_names_with_values_are_built_by_label() -> None:
+    made = chosen("loss", ["bce", {"focal": {"gamma": 3.0}}, "focal"])
+    assert list(made) == ["bce", "focal gamma=3.0", "focal"]
+    assert made["focal gamma=3.0"] == Focal(gamma=3.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dcie"], "loss: expected one of .*dice"),
+        ([{"focal": {"gama": 3}}], "loss.focal: .*gama"),
+        ([{"focal": {"gamma": "high"}}], "focal.gamma: expected float, got 'high'"),
+        ([], "at least one name"),
+    ],
+)
+def test_a_wrong_choice_is_one_sentence(words: list, said: str) -> None:
+    with pytest.raises((ContractError, ConfigError), match=said):
+        chosen("loss", words)
