@@ -14,20 +14,32 @@ from seglab.analysis.markup import Cell, decimal, figure, formula, number, table
 from seglab.analysis.prose import BLOCK_NOTE, CAPTIONS, METHOD, PAIRS_NOTE, PLACES_NOTE
 from seglab.analysis.study import IMAGES, Study
 from seglab.analysis.summary import BLOCKS, title, worse_if_higher
-from seglab.analysis.verdict import Verdict, headline, smallest_difference, usual_noise
+from seglab.analysis.verdict import Verdict, depends_on_threshold, headline, smallest_difference, usual_noise
 
 
 def verdict(study: Study) -> str:
-    """The verdict in words, pair by pair, and what the sweep could and could not have seen."""
+    """The verdict in words, pair by pair, at the fixed and the tuned threshold, and what the sweep could have seen."""
     items = "".join(_item(found) for found in study.named)
-    every = ""
-    if study.verdicts:
-        every = (
-            f"<details><summary>All {len(study.verdicts)} pairs in numbers</summary>{pairs(study.verdicts)}</details>"
-        )
     return (
-        f'<p class="headline">{escape(headline(study.verdicts))}</p>'
-        f'<ul class="verdicts">{items}</ul>{_reach(study)}{every}{_places(study)}'
+        f'<p class="headline">{escape(headline(study.verdicts))}</p><ul class="verdicts">{items}</ul>'
+        f"{_reach(study)}{_every(study)}{_at_tuned(study)}{_places(study)}"
+    )
+
+
+def _every(study: Study) -> str:
+    if not study.verdicts:
+        return ""
+    return f"<details><summary>All {len(study.verdicts)} pairs in numbers</summary>{pairs(study.verdicts)}</details>"
+
+
+def _at_tuned(study: Study) -> str:
+    """The verdict once more, with each run at its own threshold: what a loss is worth apart from its calibration."""
+    if study.tuned is None or not study.verdicts:
+        return ""
+    warning = depends_on_threshold(study.verdicts, study.tuned.verdicts)
+    return (
+        f"<h3>At the threshold tuned on validation</h3><p><strong>{escape(warning)}</strong> "
+        f"{escape(headline(study.tuned.verdicts))}</p>{_every(study.tuned)}"
     )
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from seglab.analysis import charts
 from seglab.analysis.stats import Cube, compare, cube, rank_shares
-from seglab.analysis.summary import over_seeds, per_run, reread, worse_if_higher
+from seglab.analysis.summary import THRESHOLDED, Pooled, at_tuned, over_seeds, per_run, reread, worse_if_higher
 from seglab.analysis.table import Sweep
 from seglab.analysis.verdict import Verdict, judge
 from seglab.contract import require
@@ -89,12 +89,22 @@ class Study:
         return [verdict for verdict in self.verdicts if verdict.pair.first == self.labels[0]]
 
     @cached_property
+    def tuned(self) -> Study | None:
+        """The same study with each run at the threshold tuned on its validation images; None where that is no question.
+
+        A loss whose probabilities lie too high or too low reads badly at 0.5 although a threshold would mend it.
+        """
+        if self.question.metric not in THRESHOLDED or not any(len(found.images) for found in self._pooled.values()):
+            return None
+        return Study(self.title, Sweep(self.board.runs, at_tuned(self.board.images, self._pooled)), self.question)
+
+    @cached_property
     def places(self) -> pd.DataFrame:
         """How often each loss takes each place when seeds and images are drawn again."""
         return rank_shares(self.data, seed=self.question.seed, lower_is_better=self.lower_is_better)
 
     @cached_property
-    def _pooled(self) -> dict:
+    def _pooled(self) -> dict[int, Pooled]:
         return reread(self.board.used)
 
     @cached_property

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from seglab.analysis.table import Sweep
-from seglab.analysis.thresholds import average_precision, calibration_error, mean, scores_at
+from seglab.analysis.thresholds import average_precision, calibration_error, scores_at
 
 LOWER_IS_BETTER = {"hd95", "asd", "loss", "ece"}
 
@@ -83,11 +83,19 @@ def worse_if_higher(key: str) -> bool:
     return key.removesuffix("_pooled").removeprefix("tuned/") in LOWER_IS_BETTER
 
 
+THRESHOLDED = ("iou", "dice", "precision", "recall")
+"""What a histogram knows of an image at any threshold."""
+
+
 class Pooled(NamedTuple):
-    """One run's histograms over all test pixels, (2, 256), and what the tuned threshold makes of its images."""
+    """One run's histograms over all test pixels, (2, 256), their scores, and the scores of each image when tuned.
+
+    `images` has a row for each test image, by id, and the columns THRESHOLDED; it is empty without a tuned threshold.
+    """
 
     table: np.ndarray
     scores: dict[str, float]
+    images: pd.DataFrame
 
 
 def reread(runs: pd.DataFrame) -> dict[int, Pooled]:
@@ -96,23 +104,36 @@ def reread(runs: pd.DataFrame) -> dict[int, Pooled]:
     for row, run in runs.iterrows():
         try:
             with np.load(run["folder"] / "histograms.npz") as arrays:
-                table = arrays["test"]
+                table, ids = arrays["test"], arrays["test_ids"]
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             continue
-        found[row] = Pooled(table.sum(0), _tuned(table, run["threshold"], run["config"].get("empty", "correct")))
+        images = pd.DataFrame(_tuned(table, run["threshold"], run["config"].get("empty", "correct")))
+        found[row] = Pooled(
+            table.sum(0), _scores(table.sum(0), images, run["threshold"]), images.set_axis(ids[: len(images)])
+        )
     return found
 
 
-def _tuned(table: np.ndarray, threshold: float, empty: str) -> dict[str, float]:
-    pooled = table.sum(0)
+def _tuned(table: np.ndarray, threshold: float, empty: str) -> dict[str, np.ndarray]:
+    """The scores of each image (n, 2, 256) at a threshold; none where it is not known."""
+    if not np.isfinite(threshold):
+        return {}
+    edge = round(threshold * table.shape[-1])
+    halves = np.stack([table[..., :edge].sum(-1), table[..., edge:].sum(-1)], axis=-1)
+    return {name: value[:, 1] for name, value in scores_at(halves, empty).items()}
+
+
+def _scores(pooled: np.ndarray, images: pd.DataFrame, threshold: float) -> dict[str, float]:
     scores = {"average_precision": float(average_precision(pooled)), "ece": float(calibration_error(pooled))}
-    if np.isfinite(threshold):
-        edge = round(threshold * table.shape[-1])
-        halves = np.stack([table[..., :edge].sum(-1), table[..., edge:].sum(-1)], axis=-1)
-        at = scores_at(halves, empty)
-        scores |= {f"tuned/{name}": float(mean(value)[1]) for name, value in at.items()}
-        scores["tuned/threshold"] = float(threshold)
-    return scores
+    scores |= {f"tuned/{name}": float(value) for name, value in images.mean().items()}
+    return scores | ({"tuned/threshold": float(threshold)} if np.isfinite(threshold) else {})
+
+
+def at_tuned(images: pd.DataFrame, pooled: dict[int, Pooled]) -> pd.DataFrame:
+    """The rows of per_image.csv with the scores that each run has at its tuned threshold; NaN where it has none."""
+    again = pd.concat({run: found.images for run, found in pooled.items()}) if pooled else pd.DataFrame()
+    rows = again.reindex(index=pd.MultiIndex.from_frame(images[["run", "id"]]), columns=list(THRESHOLDED))
+    return images.assign(**{name: rows[name].to_numpy() for name in THRESHOLDED if name in images})
 
 
 def size_strata(images: pd.DataFrame) -> pd.Series:

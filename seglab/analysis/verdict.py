@@ -186,3 +186,19 @@ def headline(verdicts: list[Verdict]) -> str:
 
 def _list(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def depends_on_threshold(plain: list[Verdict], tuned: list[Verdict]) -> str:
+    """A sentence that warns where two losses trade places, both times for certain or not, once thresholds are tuned."""
+    said = {frozenset((found.pair.first, found.pair.second)): found for found in tuned if found.kind != "none"}
+    turned = [
+        f"{found.pair.first} against {found.pair.second}"
+        for found in plain
+        if found.kind == "better"
+        and (other := said.get(frozenset((found.pair.first, found.pair.second))))
+        and (other.kind != "better" or other.pair.first != found.pair.first)
+    ]
+    if not turned:
+        return ""
+    pairs = f"{len(turned)} of {len(plain)} pairs" if len(turned) > 3 else _list(turned)
+    return f"The threshold decides here: what is better at the fixed threshold is not at the tuned one for {pairs}."

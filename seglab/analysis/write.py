@@ -11,7 +11,7 @@ from seglab.analysis.figures import save, svg
 from seglab.analysis.page import page
 from seglab.analysis.study import Study
 from seglab.analysis.summary import BLOCKS, title
-from seglab.analysis.verdict import headline
+from seglab.analysis.verdict import depends_on_threshold, headline
 
 
 def write(out: Path, name: str, studies: list[Study], runs: pd.DataFrame, again: str) -> Path:
@@ -59,6 +59,9 @@ def markdown(studies: list[Study]) -> str:
     for study in studies:
         lines += [f"## {study.title}", "", headline(study.verdicts), ""]
         lines += [f"- {found.words}" for found in study.named]
+        if study.tuned is not None and study.verdicts:
+            warning = depends_on_threshold(study.verdicts, study.tuned.verdicts)
+            lines += ["", f"At the threshold tuned on validation: {headline(study.tuned.verdicts)} {warning}".rstrip()]
         for name, keys in BLOCKS.items():
             have = [key for key in keys if (key, "mean") in study.spread]
             if have:

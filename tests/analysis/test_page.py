@@ -67,6 +67,12 @@ def test_the_verdict_comes_first_and_the_rest_in_order(html):
     assert html.index('class="headline"') < places[1]
 
 
+def test_the_verdict_is_said_again_at_the_tuned_threshold(html):
+    section = html[html.index('id="b0-verdict"') : html.index('id="b0-metrics"')]
+    assert "At the threshold tuned on validation" in section
+    assert section.count("pairs in numbers") == 2
+
+
 def test_failed_and_missing_runs_are_told(html):
     assert "per_image.csv cannot be read" in html
     assert "bce with seed 3" in html

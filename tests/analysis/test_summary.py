@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seglab.analysis.summary import BLOCKS, over_seeds, per_run, reread, size_strata, title, worse_if_higher
+from seglab.analysis.summary import BLOCKS, at_tuned, over_seeds, per_run, reread, size_strata, title, worse_if_higher
 from seglab.analysis.table import collect
 from tests.analysis.fabricate import FakeLoss, write_sweep
 
@@ -32,6 +32,15 @@ def test_the_tuned_threshold_gives_what_counting_by_hand_gives(board):
     for row, run in board.used.iterrows():
         keys = ["tuned/iou", "tuned/dice", "tuned/precision", "tuned/recall"]
         assert metrics.loc[row, keys].to_numpy(float) == pytest.approx(by_hand(run["folder"], 0.375))
+
+
+def test_the_rows_at_the_tuned_threshold_are_those_of_counting_by_hand_and_keep_the_rest(board):
+    rows = at_tuned(board.images, reread(board.used))
+    for run, folder in board.used["folder"].items():
+        mine = rows[rows["run"] == run]
+        expected = by_hand(folder, 0.375)
+        assert mine[["iou", "dice", "precision", "recall"]].mean().to_numpy() == pytest.approx(expected)
+    pd.testing.assert_frame_equal(rows[["id", "run", "hd95"]], board.images[["id", "run", "hd95"]])
 
 
 def test_at_one_half_the_histograms_agree_with_the_rows_of_the_images(board):

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from seglab.analysis.stats import Comparison, Cube, compare
-from seglab.analysis.verdict import Noise, headline, judge, power, smallest_difference, usual_noise
+from seglab.analysis.verdict import (
+    Noise,
+    depends_on_threshold,
+    headline,
+    judge,
+    power,
+    smallest_difference,
+    usual_noise,
+)
 from seglab.contract import ContractError
 
 PAIR = Comparison(
@@ -135,3 +143,14 @@ def test_a_difference_of_the_stated_size_is_found_at_the_stated_power(losses, se
             for pair in compare(data, resamples=600, seed=sweep)
         )
     assert 0.72 <= found / 300 <= 0.92
+
+
+def test_a_difference_that_a_tuned_threshold_takes_away_or_turns_is_told():
+    fixed = judge([PAIR])
+    assert depends_on_threshold(fixed, fixed) == ""
+    lost = judge([like(p=0.6, p_holm=0.6, low=-0.02, high=0.03)])
+    turned = judge([like(first="bce", second="dice")])
+    for tuned in (lost, turned):
+        assert depends_on_threshold(fixed, tuned).endswith("for dice against bce.")
+    assert depends_on_threshold(lost, fixed) == ""
+    assert depends_on_threshold(fixed, []) == ""
