@@ -22,7 +22,7 @@ def verdict(study: Study) -> str:
     items = "".join(_item(found) for found in study.named)
     return (
         f'<p class="headline">{escape(headline(study.verdicts))}</p><ul class="verdicts">{items}</ul>'
-        f"{_reach(study)}{_every(study)}{_at_tuned(study)}{_places(study)}"
+        f"{_reach(study)}{_every(study)}{_places(study)}{_at_tuned(study)}"
     )
 
 
