@@ -48,6 +48,8 @@ def once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
             same = known["data"]["fingerprint"] == mark_now(json.dumps(plain(cfg.dataset), sort_keys=True))
             remedy = "rerun=true trains it again, study=NAME keeps both"
             require(same, f"run {run}", "the data that it was trained on", "files that have changed since", remedy)
+            same = not cfg.init_from or began_alike(known)
+            require(same, f"run {run}", "the weights that it began with", "a file that has changed since", remedy)
             log.info("%s is finished already; rerun=true trains it again", run)
             return known["monitor"]["value"]
         require(not failed_in(known, journal()), f"run {run}", "a run that has not failed in this sweep", "one")
@@ -66,6 +68,13 @@ def mark_now(dataset: str) -> str:
     from seglab.data.opening import mark_of
 
     return mark_of(build(json.loads(dataset)))
+
+
+def began_alike(known: dict) -> bool:
+    """Whether the weights that a run began with are what they were; a file that is gone does not count against it."""
+    from seglab.engine.initial import unchanged
+
+    return unchanged(known.get("initial"))
 
 
 def tune(cfg: DictConfig, run: Run) -> None:
@@ -148,8 +157,21 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     seed_everything(cfg.seed, verbose=False)  # after everything that may draw numbers: twins start from one state
     module = assemble(plain(cfg), data.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
+    begin(cfg, module, run)
     rehearse(module, data.train_dataloader())
     return module
+
+
+def begin(cfg: DictConfig, module: SegModule, run: Run) -> None:
+    """Take the first weights from where `cfg.init_from` says; a run that goes on has its own."""
+    from seglab.engine.initial import start_from, told
+
+    require(cfg.init_from or not cfg.init_include, "init_include", "init_from=RUN beside it", "none")
+    if cfg.init_from and run.last:
+        run.note(initial=run.earlier.get("initial"))
+    elif cfg.init_from:
+        run.note(initial=start_from(module.model, cfg.init_from, plain(cfg.init_include)))
+        log.info("init_from: %s", told(run.facts["initial"]))
 
 
 def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
