@@ -46,9 +46,10 @@ class Meter(nn.Module):
         self.loss = MeanMetric(nan_strategy="disable")
         self.metrics = SegmentationMetrics(threshold, empty)
 
-    def update(self, losses: PerImage, logits: Logits, target: Tensor) -> None:
+    def update(self, losses: PerImage, logits: Logits, target: Tensor, image: Tensor | None = None) -> None:
+        """Add a batch; `image` (b,) tells of which image each is a tile, so that whole images are scored."""
         self.loss.update(losses.detach())
-        self.metrics.update(logits.detach(), target)
+        self.metrics.update(logits.detach(), target, image)
 
     def flush(self) -> dict[str, Tensor]:
         """The values since the last flush, over all processes; starts again from nothing."""
@@ -161,7 +162,7 @@ class SegModule(LightningModule):
         losses, logits = self.step(batch)
         self._pending = (losses, batch["id"])
         self.raise_if_not_finite()
-        meter.update(losses, logits, batch["target"])
+        meter.update(losses, logits, batch["target"], batch["index"])
         return {"losses": losses, "logits": logits}
 
     def on_train_epoch_end(self) -> None:

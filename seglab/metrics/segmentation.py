@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
 
 from seglab.contract import Logits, Target, require
 from seglab.metrics.calibration import FIXED, residuals, to_fixed
@@ -19,14 +20,12 @@ class SegmentationMetrics(Metric):
     any foreground; `ece` is the expected calibration error (Guo et al. 2017) of the foreground probability in
     `calibration_bins` equal bins (None leaves it out). A mean over no image at all is NaN.
 
-    All states are integers that are summed, so that several processes give the very digits that one would.
+    All states are integers, so that several processes give the very digits that one would.
     """
 
     full_state_update = False
-    pixels: Tensor
-    total: Tensor
-    defined: Tensor
-    images: Tensor
+    counted: list[Tensor]
+    images: list[Tensor]
     residual: Tensor
 
     def __init__(self, threshold: float = 0.5, empty: str = "correct", calibration_bins: int | None = 15) -> None:
@@ -36,41 +35,50 @@ class SegmentationMetrics(Metric):
         self.edge = logit(threshold)
         self.empty = empty
         self.calibration_bins = calibration_bins
-        sizes = {"pixels": 6, "total": len(SCORES), "defined": len(SCORES), "images": 4, "residual": calibration_bins}
-        for name, size in sizes.items():
-            self.add_state(name, torch.zeros(size or 0, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("counted", [], dist_reduce_fx="cat")
+        self.add_state("images", [], dist_reduce_fx="cat")
+        self.add_state("residual", torch.zeros(calibration_bins or 0, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, logits: Logits, target: Target) -> None:
-        """Add a batch: logits and target (b,1,*spatial) of any float type and device; nothing waits for the device."""
+    def update(self, logits: Logits, target: Target, image: Tensor | None = None) -> None:
+        """Add a batch: logits and target (b,1,*spatial) of any float type and device; nothing waits for the device.
+
+        `image` (b,) int64 tells of which image each is a tile: the counts of one image's tiles are added before they
+        are scored, whatever batch or process they came in. Without it each is an image by itself.
+        """
         values, truth = pixels(logits, target)
         probability = values.sigmoid()
         batch = tally(values >= self.edge, truth, probability)
-        self.pixels = self.pixels + pooled(batch)
-        per_image = torch.stack(list(scores(batch, self.empty).values()))
-        self.total = self.total + to_fixed(per_image).sum(1)
-        self.defined = self.defined + per_image.isfinite().sum(1)
-        self.images = self.images + presence(batch)
+        self.counted.append(torch.cat([torch.stack(batch[:4]), to_fixed(torch.stack(batch[4:]))]).T)
+        if image is not None:
+            self.images.append(image)
         if self.calibration_bins:
             self.residual = self.residual + residuals(probability, truth, self.calibration_bins)
 
     def compute(self) -> dict[str, Tensor]:
         """Give every score of the data set as a scalar tensor."""
-        means = dict(zip(SCORES, self.total / self.defined / FIXED, strict=True))
-        fractions = self.pixels[4:] / FIXED
-        pools = scores(Counts(*self.pixels[:4], *fractions), self.empty)
-        tp, fp, fn, tn = self.images
-        result = means | {f"{name}_pooled": value for name, value in pools.items()}
+        rows = dim_zero_cat(self.counted) if len(self.counted) else self.residual.new_zeros(0, 6)
+        if len(self.images):
+            rows = added(rows, dim_zero_cat(self.images))
+        images, total = unpacked(rows.T), unpacked(rows.sum(0))
+        table = torch.stack(list(scores(images, self.empty).values()))
+        means = dict(zip(SCORES, to_fixed(table).sum(1) / table.isfinite().sum(1) / FIXED, strict=True))
+        result = means | {f"{name}_pooled": value for name, value in scores(total, self.empty).items()}
+        tp, fp, fn, tn = presence(images)
         result |= {"image_accuracy": (tp + tn) / (tp + fp + fn + tn), "image_recall": tp / (tp + fn)}
         if self.calibration_bins:
-            result["ece"] = self.residual.abs().sum() / self.pixels[:4].sum() / FIXED
+            result["ece"] = self.residual.abs().sum() / sum(total[:4]) / FIXED
         return result
 
 
-def pooled(batch: Counts) -> Tensor:
-    """Add the counts of a batch over its images: (6,) int64, the two sums of probabilities in units of 1 / FIXED."""
-    whole = torch.stack(batch[:4])
-    fractions = to_fixed(torch.stack(batch[4:]))
-    return torch.cat([whole, fractions]).sum(1)
+def unpacked(columns: Tensor) -> Counts:
+    """Read what is kept of images (6,...): four counts, and two sums of probabilities in units of 1 / FIXED."""
+    return Counts(*columns[:4], *(columns[4:] / FIXED))
+
+
+def added(rows: Tensor, image: Tensor) -> Tensor:
+    """Add the rows (k,6) of each image, told by its number (k,): (images,6)."""
+    numbers, place = image.unique(return_inverse=True)
+    return rows.new_zeros(len(numbers), 6).index_add_(0, place, rows)
 
 
 def presence(batch: Counts) -> Tensor:

@@ -204,20 +204,37 @@ def test_a_sweep_makes_one_folder_per_run_named_by_what_it_is(tmp_path: Path) ->
     assert [name.rsplit("-", 1)[0] for name in names] == ["bce_unet_synthetic_s1", "dice_unet_synthetic_s1"]
 
 
+def photographs(root: Path, size: int) -> list[str]:
+    """Paint twelve images with their masks, and give the overrides that train a small model on them."""
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for k in range(12):
+        mask = np.zeros((size, size), np.uint8)
+        mask[k : k + size // 3, 5 : size // 2] = 255
+        cv2.imwrite(str(root / f"masks/{k}.png"), mask)
+        cv2.imwrite(str(root / f"images/{k}.png"), mask // 2 + rng.integers(0, 99, (size, size), np.uint8))
+    words = [word for word in SMALL if word.split("=")[0] not in ("dataset.train", "dataset.val", "dataset.test")]
+    return ["dataset=folder", f"dataset.root={root}", "dataset.cache_dir=null", *words]
+
+
+def test_what_chooses_the_checkpoint_on_patches_is_the_score_of_whole_images(
+    configure: Configure, tmp_path: Path
+) -> None:
+    words = [*photographs(tmp_path / "data", 80), "dataset.fit=patch", "optimizer.lr=0.01"]
+    value = train(configure("train", *words, folder=tmp_path / "run"), tmp_path / "run")
+    metrics = json.loads((tmp_path / "run/run.json").read_text())["metrics"]
+    assert value == pytest.approx(metrics["val/iou"], abs=1e-6)
+    assert pd.read_csv(tmp_path / "run/metrics.csv")["val/iou"].max() == pytest.approx(value)
+    rows = pd.read_csv(tmp_path / "run/per_image.csv")
+    assert set(rows["pixels"]) == {96 * 96}  # nine tiles
+    assert 0 < value < 1
+
+
 def test_a_finished_run_is_not_taken_for_one_on_data_that_have_changed(configure: Configure, tmp_path: Path) -> None:
     from seglab.train import mark_now
 
-    rng = np.random.default_rng(0)
-    for kind in ("images", "masks"):
-        (tmp_path / "data" / kind).mkdir(parents=True)
-    for k in range(12):
-        mask = np.zeros((32, 32), np.uint8)
-        mask[k : k + 9, 5:15] = 255
-        cv2.imwrite(str(tmp_path / f"data/masks/{k}.png"), mask)
-        cv2.imwrite(str(tmp_path / f"data/images/{k}.png"), mask // 2 + rng.integers(0, 99, (32, 32), np.uint8))
-    words = [word for word in SMALL if word.split("=")[0] not in ("dataset.train", "dataset.val", "dataset.test")]
-    place = ("dataset=folder", f"dataset.root={tmp_path / 'data'}", "dataset.cache_dir=null")
-    cfg = configure("train", *place, *words, folder=tmp_path / "run")
+    cfg = configure("train", *photographs(tmp_path / "data", 32), folder=tmp_path / "run")
     value = train(cfg, tmp_path / "run")
     assert train(cfg, tmp_path / "run") == value
     cv2.imwrite(str(tmp_path / "data/images/3.png"), np.zeros((32, 32), np.uint8))

@@ -21,10 +21,10 @@ def images(number: int = 7, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(target.shape, generator=generator) + 2 * target - 1, target
 
 
-def measured(*batches: tuple[torch.Tensor, torch.Tensor], **knobs: object) -> dict[str, float]:
+def measured(*batches: tuple[torch.Tensor, ...], **knobs: object) -> dict[str, float]:
     metric = SegmentationMetrics(**knobs)
-    for logits, target in batches:
-        metric.update(logits, target)
+    for batch in batches:
+        metric.update(*batch)
     return {name: value.item() for name, value in metric.compute().items()}
 
 
@@ -79,15 +79,30 @@ def test_merged_processes_give_the_digits_of_one():
     assert {k: v.item() for k, v in one.compute().items()} == measured((logits, target))
 
 
-def test_every_state_is_a_sum_of_integers_and_starts_again_at_zero():
+def test_every_state_is_of_integers_and_starts_again_from_nothing():
     metric = SegmentationMetrics()
-    metric.update(*images())
-    assert all(state.dtype == torch.int64 for state in metric.metric_state.values())
-    assert all(
-        reduction is not None and reduction.__name__ == "dim_zero_sum" for reduction in metric._reductions.values()
-    )
+    metric.update(*images(), torch.arange(7))
+    for state in metric.metric_state.values():
+        assert all(part.dtype == torch.int64 for part in (state if isinstance(state, list) else [state]))
     metric.reset()
-    assert not any(state.any() for state in metric.metric_state.values())
+    assert not any(len(state) if isinstance(state, list) else state.any() for state in metric.metric_state.values())
+
+
+def tiles(logits: torch.Tensor, target: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Cut images of 12x16 into four tiles each, in batches of five that hold tiles of several images."""
+    number = torch.arange(len(logits)).repeat_interleave(4)
+    z, t = (x.unfold(2, 6, 6).unfold(3, 8, 8).reshape(-1, 1, 6, 8) for x in (logits, target))
+    return [(z[k : k + 5], t[k : k + 5], number[k : k + 5]) for k in range(0, len(z), 5)]
+
+
+@pytest.mark.parametrize("empty", ["correct", "skip"])
+def test_the_tiles_of_an_image_are_scored_as_the_image(empty):
+    logits, target = images(9)
+    whole = measured((logits, target), empty=empty)
+    parts = tiles(logits, target)
+    assert measured(*parts, empty=empty) == pytest.approx(whole, abs=1e-6, nan_ok=True)
+    assert measured(*parts[::-1], empty=empty) == pytest.approx(measured(*parts, empty=empty), abs=0, nan_ok=True)
+    assert measured(*(part[:2] for part in parts), empty=empty)["iou"] != pytest.approx(whole["iou"], abs=1e-3)
 
 
 def test_nothing_but_empty_images_is_undefined_under_skip_and_perfect_under_correct():
@@ -126,11 +141,16 @@ def test_impossible_knobs_are_refused(knobs):
         SegmentationMetrics(**knobs)
 
 
+def share(rank: int) -> list[tuple[torch.Tensor, ...]]:
+    """Every second tile of eight images, and not as many batches on one rank as on the other."""
+    z, t, number = (torch.cat(kind)[rank::2] for kind in zip(*tiles(*images(8)), strict=True))
+    return [(z, t, number)] if rank else [(z[:9], t[:9], number[:9]), (z[9:], t[9:], number[9:])]
+
+
 def one_rank(rank: int, port: int, results: dict[int, dict[str, float]]) -> None:
     store = torch.distributed.TCPStore("127.0.0.1", port, 2, is_master=rank == 0)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    logits, target = images(8)
-    results[rank] = measured((logits[rank::2], target[rank::2]))
+    results[rank] = measured(*share(rank))
     torch.distributed.destroy_process_group()
 
 
@@ -143,4 +163,4 @@ def test_two_real_processes_give_the_digits_of_one():
     with context.Manager() as manager:
         results = manager.dict()
         multiprocessing.spawn(one_rank, (port, results), nprocs=2)
-        assert results[0] == results[1] == measured(images(8))
+        assert results[0] == results[1] == measured(*tiles(*images(8)))
