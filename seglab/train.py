@@ -226,7 +226,7 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
     groups = {item.id: item.group for part in (data.splits.val, data.splits.test) for item in part}
     metrics, arrays = {}, {}
     for part, look in (("val", trainer.validate), ("test", trainer.test)):
-        seen = ImageTable(groups, cfg.threshold, cfg.empty, outlines=part == "test")
+        seen = ImageTable(groups, cfg.threshold, cfg.empty, part == "test", data.objects(part))
         trainer.callbacks.append(seen)
         look(module, data.loader(part), verbose=False)
         trainer.callbacks.remove(seen)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from seglab.contract import ContractError
-from seglab.data.base import Dataset, native, read
+from seglab.data.base import Dataset, native, native_objects, read
 from seglab.data.duplicates import fingerprint, near_duplicates
 from seglab.data.fit import resize, to_bits, to_channels, to_mask
 from seglab.data.items import Item
@@ -84,14 +84,15 @@ def look(item: Item, dataset: Dataset) -> Look:
     except ContractError as error:
         return Look(fault=str(error))
     binary = to_mask(mask.astype(np.float32), 0.5)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
+    labels = native_objects(item, dataset) if item.objects else cv2.connectedComponents(binary, connectivity=8)[1]
+    areas = np.bincount(labels[binary > 0], minlength=int(labels.max(initial=0)) + 1)[1:].astype(float)
     values = tuple(np.unique(read_image(item.files[-1])).tolist()) if has_mask_file(item) else ()
     return Look(
         shape=mask.shape,
         depth=str(image.dtype),
         share=float(mask.mean(dtype=np.float64)),
-        areas=stats[1:, cv2.CC_STAT_AREA].astype(float),
-        erased=erased(binary, labels, count, dataset),
+        areas=areas,
+        erased=erased(binary, labels, 1 + len(areas), dataset),
         values=values,
         print=fingerprint(image),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.data.fit import FITS, fit, resize, to_bits, to_channels, to_mask
+from seglab.data.fit import FITS, crop, fit, resize, to_bits, to_channels, to_mask
 from seglab.data.items import Item
 
 
@@ -111,6 +112,35 @@ def read(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     image = fit(dress(image, dataset), dataset.size, dataset.fit)
     share = fit(mask.astype(np.float32), dataset.size, dataset.fit)
     return image.reshape(*share.shape, dataset.channels), encode(share, dataset)
+
+
+def native_objects(item: Item, dataset: Dataset) -> np.ndarray:
+    """Number an item's objects (h, w) in its own size, less `dataset.reduce`; only where the data set tells them."""
+    require(item.objects is not None, f"image {item.id}", "objects that the data set tells apart", "none")
+    labels = item.objects()  # type: ignore[misc]
+    height, width = (max(1, n // dataset.reduce) for n in labels.shape)
+    return moved(labels, lambda share: resize(share, height, width)) if dataset.reduce > 1 else labels
+
+
+def objects_of(item: Item, dataset: Dataset) -> np.ndarray:
+    """Number an item's objects as `read` shows its mask: (size, size), of an image cut into patches the first one.
+
+    A pixel that the mask leaves to the background may bear a number: that is for the caller to leave out.
+    """
+    size, how = dataset.size, dataset.fit
+    cut = how == "patch"
+    return moved(native_objects(item, dataset), lambda share: crop(share, 0, 0, size) if cut else fit(share, size, how))
+
+
+def moved(labels: np.ndarray, move: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Move each object of a map of numbers as a map of shares; a pixel is of the object of which it shows most."""
+    most = move(np.zeros(labels.shape, np.float32))
+    numbers = np.zeros(most.shape, labels.dtype)
+    for number in range(1, int(labels.max(initial=0)) + 1):
+        share = move((labels == number).astype(np.float32))
+        numbers[share > most] = number
+        most = np.maximum(most, share)
+    return numbers
 
 
 def raise_unless_skipped(error: ContractError, dataset: Dataset) -> None:

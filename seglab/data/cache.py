@@ -123,7 +123,7 @@ def cached_scans(items: Sequence[Item], dataset: Dataset, folder: Path) -> list[
         folder.mkdir(parents=True, exist_ok=True)
         make_room(folder.parent, int(dataset.cache_gb * 1e9) - needed(items, dataset))
         (folder / "cache.json").touch()  # from now on it counts, finished or not
-        prepare(items, dataset, folder, reading(dataset, cut=True), hashes=False)
+        prepare(items, dataset, folder, reading(dataset, cut=True), alone=False)
     os.utime(folder / "cache.json")
     return records_of(folder)
 

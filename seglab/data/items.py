@@ -19,7 +19,8 @@ class Item:
     float32 shares. `group` is whatever must not be torn apart by a split (patient, scene). `split` is the data set's
     own part of this image, or "". `files` are the source files, of which fingerprints are made; `labels` is what else
     decides the mask (rows of a table). `fault` says why an image that should be there cannot be used, `left_out` why
-    one is left out on purpose; "" for a good one.
+    one is left out on purpose; "" for a good one. `objects()` gives the mask's objects by their numbers (h, w) from 1,
+    0 elsewhere, where the data set tells them apart; None where they are whatever is connected.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Item:
     labels: str = ""
     fault: str = ""
     left_out: str = ""
+    objects: Reader | None = None
 
 
 def nothing() -> np.ndarray:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from seglab.contract import require
 from seglab.data.augment import Augment
-from seglab.data.base import Dataset
+from seglab.data.base import Dataset, objects_of
 from seglab.data.loading import Batch, Samples, loader
 from seglab.data.maps import MAPS
 from seglab.data.opening import Opened, open_data
@@ -71,6 +74,11 @@ class DataModule(pl.LightningDataModule):
     def warnings(self) -> list[str]:
         """Say in sentences what looks wrong about the data."""
         return self.data.warnings()
+
+    def objects(self, part: str) -> dict[str, Callable[[], np.ndarray]]:
+        """Give what numbers the objects of each image, as the model sees it, that the data set tells apart, by id."""
+        items = [item for item in getattr(self.splits, part) if item.objects]
+        return {item.id: partial(objects_of, item, self.dataset) for item in items}
 
     def samples(self, part: str) -> Samples:
         """Make one part's samples; only training images are changed at random."""

@@ -1,8 +1,8 @@
 """A folder of decoded images that training maps into memory: made once from a raw tree, whatever its formats.
 
-`images/ID.npy` and `masks/ID.npy` in their own size (less `dataset.reduce`), `records/ID.json` about each, and in the
-end `manifest.json` with all records. Every file appears whole or not at all: work that was cut short goes on where it
-stopped, and several processes may work at once.
+`images/ID.npy` and `masks/ID.npy` in their own size (less `dataset.reduce`), `objects/ID.npy` where the data set tells
+them apart, `records/ID.json` about each, and in the end `manifest.json` with all records. Every file appears whole or
+not at all: work that was cut short goes on where it stopped, and several processes may work at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import quote
 import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.data.base import Dataset, native, raise_unless_skipped
+from seglab.data.base import Dataset, native, native_objects, raise_unless_skipped
 from seglab.data.items import Item, nothing
 from seglab.data.threads import each
 
@@ -59,7 +59,9 @@ def item_of(folder: Path, record: Record) -> Item:
     if why:
         return Item(name, group, nothing, nothing, split, left_out=why)
     image, mask = (str(folder / kind / f"{quote(name, safe='')}.npy") for kind in ("images", "masks"))
-    return Item(name, group, partial(mapped, image), partial(mapped, mask), split, (image, mask))
+    labels = folder / "objects" / f"{quote(name, safe='')}.npy"
+    objects = partial(mapped, str(labels)) if record.get("objects") else None
+    return Item(name, group, partial(mapped, image), partial(mapped, mask), split, (image, mask), objects=objects)
 
 
 def mapped(path: str) -> np.ndarray:
@@ -70,24 +72,25 @@ def mapped(path: str) -> np.ndarray:
         raise ContractError(f"{path}: expected an array of a prepared folder, got {error}") from None
 
 
-def prepare(items: Sequence[Item], dataset: Dataset, folder: Path, options: str, hashes: bool = True) -> list[Record]:
+def prepare(items: Sequence[Item], dataset: Dataset, folder: Path, options: str, alone: bool = True) -> list[Record]:
     """Decode all items into a folder with a thread per core, and write its manifest; gives the records.
 
-    `options` stands for all that decides the pixels: a folder begun with others is refused. With `hashes` each record
-    holds the SHA-256 of its source files. An item that cannot be read raises, unless `dataset.on_bad_item` is `skip`.
+    `options` stands for all that decides the pixels: a folder begun with others is refused. One that is to stand
+    `alone` also holds the SHA-256 of the source files, and maps of the objects where the data set tells them apart. An
+    item that cannot be read raises, unless `dataset.on_bad_item` is `skip`.
     """
     begun = folder / "options.json"
     if begun.exists():
         require(json.loads(begun.read_text()) == options, f"folder {folder}", "one of these options", "one of others")
-    for kind in ("images", "masks", "records"):
+    for kind in ("images", "masks", "objects", "records"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     write(begun, json.dumps(options).encode())
-    records = each(partial(one, dataset=dataset, folder=folder, hashes=hashes), items, "prepare")
+    records = each(partial(one, dataset=dataset, folder=folder, alone=alone), items, "prepare")
     write(folder / "manifest.json", json.dumps({"options": options, "items": records}, indent=1).encode())
     return records
 
 
-def one(item: Item, dataset: Dataset, folder: Path, hashes: bool) -> Record:
+def one(item: Item, dataset: Dataset, folder: Path, alone: bool) -> Record:
     """Decode one item, unless its record says that this was done from the same labels and files as they are now."""
     name = quote(item.id, safe="")
     place = folder / "records" / f"{name}.json"
@@ -109,7 +112,10 @@ def one(item: Item, dataset: Dataset, folder: Path, hashes: bool) -> Record:
             save(folder / "images" / f"{name}.npy", image)
             save(folder / "masks" / f"{name}.npy", mask)
             record |= measure(item.id, image, mask)
-    record["files"] = [source(path, hashes) for path in item.files]
+            if item.objects and alone:
+                record["objects"] = True
+                save(folder / "objects" / f"{name}.npy", native_objects(item, dataset).astype(np.uint16))
+    record["files"] = [source(path, alone) for path in item.files]
     write(place, json.dumps(record).encode())
     return record
 

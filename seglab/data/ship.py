@@ -34,6 +34,8 @@ CORRUPT = frozenset([
 class Ship(Dataset):
     """Images and the table of runs, a row per ship; most images of the challenge hold none.
 
+    At test each ship is an object, even where it touches another; in a montage what is connected is one.
+
     images: folder of JPEGs in `root`. table: the CSV of ImageId and EncodedPixels. empty_fraction: share of images
     without ships that is kept (all are, if there are fewer, or for null). balance: at most so many images for each
     number of ships per image, null for all. montage: pack k x k images, each reduced by k, into one.
@@ -126,7 +128,8 @@ def item_of(name: str, file: Path | None, runs: rle.Runs) -> Item:
     reason = "known to be broken" if file.stem in CORRUPT else ""
     image = partial(read_image, str(file))
     mask, labels = partial(mask_of, runs, str(file)), digest(runs.starts.tobytes() + runs.lengths.tobytes()).hex()
-    return Item(name, name, image, mask, files=(str(file),), labels=labels, left_out=reason)
+    objects = partial(rle.instances, runs, (SIDE, SIDE))
+    return Item(name, name, image, mask, files=(str(file),), labels=labels, left_out=reason, objects=objects)
 
 
 def mask_of(runs: rle.Runs, file: str) -> np.ndarray:

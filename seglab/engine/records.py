@@ -6,7 +6,7 @@ import io
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,12 +79,21 @@ class Seen(NamedTuple):
     shapes: dict[str, float]
 
 
-def shapes(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """What the masks (h, w) of an image say beyond their pixels: distances of the outlines, and objects found."""
+def shapes(found: np.ndarray, true: np.ndarray, numbers: np.ndarray | None = None) -> dict[str, float]:
+    """What the masks (h, w) of an image say beyond their pixels: distances of the outlines, and objects found.
+
+    The true objects are those of the map `numbers` (h, w) that have a pixel in `true`, or whatever is connected.
+    """
     hd95, asd = surface_distances(found, true)
-    objects = match(components(found), components(true))
+    objects = match(components(found), components(true) if numbers is None else apart(numbers, true))
     counted = {"objects": objects.true, "objects_predicted": objects.predicted, "objects_found": objects.hits[0]}
     return {"hd95": hd95, "asd": asd, "object_f2": f2(objects)} | {key: float(value) for key, value in counted.items()}
+
+
+def apart(numbers: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Number anew from 1 those objects (h, w) of which the mask shows a pixel; 0 elsewhere."""
+    left = np.where(true, numbers, 0)
+    return np.searchsorted(np.unique(np.append(left, 0)), left)
 
 
 class ImageTable(Callback):
@@ -99,10 +108,19 @@ class ImageTable(Callback):
         threshold: the probability from which a pixel counts as foreground.
         empty: what an image without foreground counts, see SegmentationMetrics.
         outlines: measure distances and objects too, which costs some milliseconds per image.
+        objects: what numbers the true objects (h, w) of an image's id; those of other images are what is connected.
     """
 
-    def __init__(self, groups: dict[str, str], threshold: float, empty: str, outlines: bool = True) -> None:
+    def __init__(
+        self,
+        groups: dict[str, str],
+        threshold: float,
+        empty: str,
+        outlines: bool = True,
+        objects: dict[str, Callable[[], np.ndarray]] | None = None,
+    ) -> None:
         self.groups, self.threshold, self.empty, self.outlines = groups, threshold, empty, outlines
+        self.objects = objects or {}
         self.seen: list[Seen] = []
 
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
@@ -118,7 +136,8 @@ class ImageTable(Callback):
         tables = histogram(logits, target).cpu().numpy()
         found, true = (logits[:, 0] >= logit(self.threshold)).cpu().numpy(), (target[:, 0] >= 0.5).cpu().numpy()
         for i, (name, loss) in enumerate(zip(ids, losses.tolist(), strict=True)):
-            seen = shapes(found[i], true[i]) if self.outlines else {}
+            numbers = self.objects[name]() if self.outlines and name in self.objects else None
+            seen = shapes(found[i], true[i], numbers) if self.outlines else {}
             self.seen.append(Seen(name, counted[i], tables[i], loss, seen))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:

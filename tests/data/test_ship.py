@@ -1,12 +1,17 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from seglab.contract import ContractError
 from seglab.data import rle
-from seglab.data.base import read
+from seglab.data.base import objects_of, read
+from seglab.data.module import DataModule
 from seglab.data.opening import open_data
+from seglab.data.prepared import Prepared, prepare
 from seglab.data.ship import SIDE, Ship, read_table
+from seglab.metrics.objects import f2, match
 
 
 def box(top, left, height, width):
@@ -69,6 +74,29 @@ def test_a_montage_holds_every_image_once_and_drops_the_rest(root):
     everything = sum(int(mask.sum()) for masks in SHIPS.values() for mask in masks)
     pixels = sum(read(item, ship(root, size=768))[1].sum() for item in opened.splits.train)
     assert pixels == pytest.approx((everything - left_out) / 4, rel=0.05)
+
+
+def test_each_ship_is_an_object_through_resizing_patches_and_preparing(root, tmp_path):
+    table = root / "train_ship_segmentations_v2.csv"
+    beside = box(0, 60, 12, 60)  # touches the first ship of image 0
+    with table.open("a") as file:
+        file.write(f"{0:09x}.jpg,{rle.encode(beside)}\n")
+    raw = ship(root)
+    prepare(raw.items(), raw, tmp_path / "ready", "o")
+    ready = Prepared(root=str(tmp_path / "ready"), cache_dir=None)
+    expected = box(0, 0, 12, 60) + 2 * beside
+    for data in (raw, ready):
+        item = next(item for item in data.items() if item.id == f"{0:09x}.jpg")
+        np.testing.assert_array_equal(objects_of(item, replace(data, size=768)), expected)
+        np.testing.assert_array_equal(objects_of(item, replace(data, size=800, fit="patch"))[:768, :768], expected)
+        assert cv2.connectedComponents(item.mask())[0] == 2  # in the mask they are one
+        small = objects_of(item, replace(data, size=256, fit="resize"))
+        np.testing.assert_array_equal(small[:5, :41], np.pad([[1] * 20 + [2] * 20] * 4, (0, 1)))
+        np.testing.assert_array_equal(
+            objects_of(item, replace(data, size=128, reduce=3, fit="patch")), small[:128, :128]
+        )
+    assert DataModule(raw).objects("test").keys() == {item.id for item in DataModule(raw).splits.test}
+    assert not DataModule(ship(root, montage=2)).objects("test")
 
 
 def test_other_runs_make_another_cache(root, tmp_path):
@@ -137,3 +165,13 @@ def test_the_real_table_has_31_ships_that_are_unlike_the_sea(shared_data):
         assert away[labels > 0].mean() > 1.5 * away[ring > 0].mean()  # a ship is unlike the sea around it
     with pytest.raises(ContractError, match="root that exists"):
         ship(shared_data / "nowhere").items()
+
+
+def test_the_real_ships_against_themselves_score_1_and_so_they_do_seen_smaller(shared_data):
+    for size in (SIDE, 256):
+        data = ship(shared_data / "ship", size=size)
+        truth = [(objects_of(item, data), read(item, data)[1]) for item in data.items()]
+        ships = [np.where(mask, labels, 0) for labels, mask in truth]
+        assert [f2(match(one, one)) for one in ships] == [1.0] * 19
+        assert sum(len(np.unique(one[one > 0])) for one in ships) == 31
+        assert sum(cv2.connectedComponents(mask)[0] - 1 for _, mask in truth) < 31  # some lie side by side

@@ -55,6 +55,24 @@ def test_distances_and_objects_of_a_tiled_image_are_left_undefined() -> None:
     assert table.table()[["hd95", "asd", "objects", "object_f2"]].isna().all(axis=None)
 
 
+def test_objects_that_the_data_set_tells_apart_are_found_one_by_one() -> None:
+    target = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    target[..., 1:3, 1:7] = 1  # two ships of 2 x 3 side by side, one of 2 x 2 apart from them
+    target[..., 5:7, 5:7] = 1
+    numbers = np.zeros((8, 8), np.int32)
+    numbers[:3, 1:4], numbers[1:3, 4:7], numbers[5:7, 5:7], numbers[0, 7] = 4, 2, 9, 7  # rows 0 are no foreground
+    logits = target.float() * 20 - 10
+    logits[..., 1:3, 4:7] = -10  # one of the two is not predicted
+    rows = []
+    for objects in ({}, {"a": lambda: numbers}):
+        table = ImageTable({"a": "p"}, 0.5, "correct", objects=objects)
+        table.take(torch.tensor([0.1]), logits, target, ["a"])
+        rows.append(table.table().iloc[0])
+    assert [row["objects"] for row in rows] == [2, 3]
+    assert [row["objects_found"] for row in rows] == [1, 2]  # half of a pair is not more than half of it
+    assert rows[1]["object_f2"] == pytest.approx(5 * 2 / (4 * 3 + 2))
+
+
 def test_the_best_median_and_worst_are_found_and_undefined_scores_left_out() -> None:
     scores = pd.Series([0.5, np.nan, 0.9, 0.1, 0.7, 0.3])
     assert extremes(scores, 1) == {2: "best", 0: "median", 3: "worst"}
