@@ -182,6 +182,7 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
 
     from seglab.engine.callbacks import EpochLines, Progress, quieten
     from seglab.engine.device import describe
+    from seglab.engine.gradients import GradientShares
     from seglab.engine.records import EpochTable
 
     quieten()
@@ -189,7 +190,7 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     progress = Progress(refresh_rate=5) if sys.stderr.isatty() and not parallel() else EpochLines()
     return build(
         cfg.trainer,
-        callbacks=[EpochTable(run.folder / "metrics.csv"), progress, *build(cfg.callbacks).values()],
+        callbacks=[EpochTable(run.folder / "metrics.csv"), GradientShares(), progress, *build(cfg.callbacks).values()],
         logger=build(cfg.logger) or False,
         default_root_dir=run.folder,
         plugins=LightningEnvironment() if alone(cfg) else None,  # or it looks for the other tasks of a SLURM job

@@ -7,7 +7,7 @@ its threads and a test may draw at any time without a display. The suffix of `ou
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +56,13 @@ PANELS = {
     "white_confidence": "White confidence",
     "black_confidence": "Black confidence",
 }
+STAGES = {"train": ("train", TRAIN, "--"), "val": ("val", VAL, "-")}
+GRADIENT = {
+    "train/gradient_foreground": ("foreground", "#d55e00", "-"),
+    "train/gradient_edge": ("edge", "#009e73", "--"),
+    "train/gradient_hard": ("hard", "#0072b2", ":"),
+}
+"""Which share of the training gradient falls where, and its looks: see engine/gradients.py."""
 
 
 class Example(NamedTuple):
@@ -99,7 +106,7 @@ def settle(figure: Figure) -> None:
 
 
 def curves(metrics_csv: Path, out: Path) -> Path:
-    """Draw a run's loss, IoU, accuracy, white and black confidence over its epochs, for training and validation.
+    """Draw a run's loss, IoU, accuracy and confidences over its epochs, and where the gradient of its loss falls.
 
     `metrics_csv` has one row per epoch and columns such as `epoch`, `train/iou` and `val/iou`; a column that is absent
     or empty leaves its line out.
@@ -107,24 +114,27 @@ def curves(metrics_csv: Path, out: Path) -> Path:
     history = pd.read_csv(metrics_csv)
     require("epoch" in history, f"curves: {metrics_csv}", "a column named epoch", list(history.columns))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(12.4, 2.6), layout="constrained")
-        axes = figure.subplots(1, len(PANELS))
+        figure = Figure(figsize=(14.6, 2.7), layout="constrained")
+        *axes, last = figure.subplots(1, len(PANELS) + 1)
         for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
-            _lines(axis, history, key)
+            _lines(axis, history, {f"{stage}/{key}": look for stage, look in STAGES.items()})
             axis.set(title=title, xlabel="epoch")
-            if key != "loss":
-                axis.set_ylim(-0.02, 1.02)
+        _lines(last, history, GRADIENT)
+        last.set(title="Share of the gradient", xlabel="epoch")
+        for axis in (*axes[1:], last):
+            axis.set_ylim(-0.02, 1.02)
         axes[0].legend(*axes[0].get_legend_handles_labels(), loc="best", handlelength=1.4)
+        if last.lines:
+            last.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.4)
         return save(figure, out)
 
 
-def _lines(axis: Axes, history: pd.DataFrame, key: str) -> None:
-    for stage, colour, style in (("train", TRAIN, "--"), ("val", VAL, "-")):
-        column = f"{stage}/{key}"
+def _lines(axis: Axes, history: pd.DataFrame, columns: Mapping[str, tuple[str, str, str]]) -> None:
+    for column, (name, colour, style) in columns.items():
         if column in history and history[column].notna().any():
             line = history[["epoch", column]].dropna()
             alone = "o" if len(line) == 1 else ""  # one epoch has no line to draw
-            axis.plot(line["epoch"], line[column], style, marker=alone, color=colour, label=stage)
+            axis.plot(line["epoch"], line[column], style, marker=alone, color=colour, label=name)
 
 
 def errors(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, threshold: float = 0.5) -> np.ndarray:

@@ -123,7 +123,7 @@ class SegModule(LightningModule):
         except ContractError as fault:
             raise self._diverged(str(fault), batch["id"]) from None
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         self.raise_if_not_finite()
         losses, logits = self.step(batch)
         self.latest = losses.detach()
@@ -131,7 +131,7 @@ class SegModule(LightningModule):
         if losses.device.type == "cpu":
             self.raise_if_not_finite()
         self.train_meter.update(losses, logits, batch["target"])
-        return losses.mean()
+        return {"loss": losses.mean(), "logits": logits.detach()}
 
     def raise_if_not_finite(self) -> None:
         """Stop at a loss that is not a number and name its images.

@@ -60,6 +60,7 @@ def test_a_run_leaves_a_folder_to_look_at_and_to_read(run: Callable[..., float],
     assert value == facts["monitor"]["value"] == pytest.approx(table["val/iou"].max())
     assert list(table["epoch"]) == [0, 1]
     assert list(table["step"]) == [2, 4]
+    assert table[[f"train/gradient_{name}" for name in ("foreground", "edge", "hard")]].stack().between(0, 1).all()
     assert len(images) == 6
     assert facts["metrics"]["test/iou"] == pytest.approx(images["iou"].mean(), abs=1e-6)
     assert facts["metrics"]["test/loss"] == pytest.approx(images["loss"].mean(), abs=1e-6)
@@ -111,7 +112,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_the_undisturbed_one(
     run(tmp_path / "undisturbed", *longer)
     step = SegModule.training_step
 
-    def killed(self: SegModule, batch: dict, batch_idx: int) -> torch.Tensor:
+    def killed(self: SegModule, batch: dict, batch_idx: int) -> dict[str, torch.Tensor]:
         if self.current_epoch == 2 and batch_idx == 1:
             raise RuntimeError("killed")
         return step(self, batch, batch_idx)
