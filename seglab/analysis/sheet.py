@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +13,7 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
+from seglab.analysis.charts import COLOURS
 from seglab.analysis.figures import save, svg
 from seglab.analysis.page import document, section
 from seglab.analysis.write import write_whole
@@ -36,12 +39,38 @@ class Sheet:
         body = f"<header><h1>{self.title}</h1></header>" + "".join(
             section(f"s{place}", heading, html) for place, (heading, html) in enumerate(self.sections)
         )
-        head = f"<script>{get_plotlyjs()}</script>" if "plotly-graph-div" in body else ""
-        return write_whole(out / "surface.html", document(self.title, body, head))
+        if "plotly-graph-div" not in body:
+            return write_whole(out / "surface.html", document(self.title, body))
+        script = f"const COLOURS = {json.dumps(COLOURS)};\n" + Path(__file__).with_name("interactive.js").read_text()
+        page = document(self.title, f"{body}<script>{script}</script>", f"<script>{get_plotlyjs()}</script>")
+        return write_whole(out / "surface.html", page)
 
 
-def interactive(figure: go.Figure, caption: str) -> str:
-    """A Plotly figure as an element of the page, whose script the page holds once, with its caption."""
-    figure.update_layout(template="plotly_white", paper_bgcolor="rgba(0,0,0,0)", font={"size": 13})
-    drawn = figure.to_html(include_plotlyjs=False, full_html=False, config={"displaylogo": False, "responsive": True})
-    return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
+def interactive(
+    figure: go.Figure,
+    caption: str,
+    sliders: Mapping[str, tuple[Sequence[str], str]] | None = None,
+    wide: bool = False,
+) -> str:
+    """A Plotly figure as an element of the page, whose script the page holds once, with its caption.
+
+    It takes on the page's colours, light or dark. `sliders` gives for each its stops and the one it stands at; the
+    figure's frames are named by the stops of all sliders joined by "|". A `wide` figure scrolls on a phone.
+    """
+    figure.update_layout(
+        template="plotly_white", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"size": 13}
+    )
+    figure.update_layout(font_family="system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', Arial, sans-serif")
+    options = {"displaylogo": False, "responsive": True}
+    drawn = figure.to_html(include_plotlyjs=False, full_html=False, config=options, auto_play=False)
+    held = f'<div class="scroll"><div class="wide">{drawn}</div></div>' if wide else drawn
+    controls = "".join(_slider(name, stops, at) for name, (stops, at) in (sliders or {}).items())
+    shown = f'<div class="sliders">{controls}</div>' if controls else ""
+    return f"<figure>{shown}{held}<figcaption>{caption}</figcaption></figure>"
+
+
+def _slider(name: str, stops: Sequence[str], at: str) -> str:
+    values = f'max="{len(stops) - 1}" value="{list(stops).index(at)}"'
+    known = escape(json.dumps(list(stops)), quote=True)
+    held = f'<input type="range" min="0" {values} data-stops="{known}"><output>{escape(at)}</output>'
+    return f"<label><span>{escape(name)}</span>{held}</label>"

@@ -1,0 +1,130 @@
+"""The curves are the loss itself: hand values on single pixels, closed forms on the plane, finite differences."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from seglab.contract import ContractError
+from seglab.losses.combine import Batchwise
+from seglab.losses.pixel import BCE
+from seglab.losses.region import Dice, IoU, Tversky
+from seglab.views.curve import OBJECT, Context, additive, exchangeable, in_context, margins, moved, plane, single, view
+from tests.losses.conftest import build as make
+
+
+@pytest.mark.parametrize(
+    ("name", "alone", "anywhere"),
+    [
+        ("bce", True, True),
+        ("focal", True, True),
+        ("poly1", True, True),
+        ("class_weighted_ce", False, True),  # an image is divided by its own sum of weights
+        ("balanced_ce", False, True),
+        ("topk", False, True),
+        ("dice", False, True),
+        ("bce_dice", False, True),
+        ("lovasz_hinge", False, True),
+        ("cldice", False, False),
+        ("boundary", False, False),
+        ("hausdorff", False, False),
+    ],
+)
+def test_what_a_loss_is_a_function_of_is_found_by_calling_it(name, alone, anywhere) -> None:
+    assert additive(make(name)) is alone
+    assert exchangeable(make(name)) is anywhere
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 3.0, 5.0])
+def test_a_pixel_under_focal_loss_costs_what_the_paper_says(gamma: float) -> None:
+    table = single({"focal": make("focal", gamma=gamma)}, 21)
+    p = table["p"]
+    assert np.allclose(table["value"], -((1 - p) ** gamma) * np.log(p), atol=1e-12)
+    by_hand = gamma * (1 - p) ** (gamma - 1) * np.log(p) - (1 - p) ** gamma / p
+    assert np.allclose(table["by_p"], by_hand, rtol=1e-6)
+    sign = np.where(table["pixel"] == "foreground", 1, -1)
+    assert np.allclose(table["by_logit"], sign * by_hand * p * (1 - p), atol=1e-9)
+    assert np.allclose(1 / (1 + np.exp(-sign * table["logit"])), p)
+
+
+def test_the_classes_part_where_a_loss_weighs_them() -> None:
+    table = single({"weighted": make("weighted_bce", pos_weight=4.0)}, 9)
+    foreground, background = (table.loc[table["pixel"] == side, "value"] for side in ("foreground", "background"))
+    assert np.allclose(foreground, 4 * background.to_numpy())
+
+
+def test_an_image_moves_as_its_closed_form_says() -> None:
+    """Dice with n1 foreground pixels at p and n0 background pixels at 0.8: fp and fn are 0.2 n0 and (1 - p) n1."""
+    context = Context(0.1, 20)
+    curve = moved(Dice(), context, 0.8, margins(11, 5.0))["foreground"]
+    n1, n0 = 40, 360
+    assert int(context.target().sum()) == n1
+    fn, fp = (1 - curve["p"]) * n1, 0.2 * n0
+    assert np.allclose(curve["value"], (fn + fp) / (2 * (n1 - fn) + fn + fp))
+    assert np.allclose(moved(BCE(), context, 0.8, margins(11, 5.0))["background"]["by_logit"], 1 - curve["p"])
+
+
+@pytest.mark.parametrize("name", ["dice", "lovasz_hinge", "boundary", "hausdorff", "weight_map", "cldice", "topk"])
+def test_the_gradient_of_an_image_is_the_slope_of_its_curve(name: str) -> None:
+    """Moving n pixels together by dz changes the loss by the sum of their gradients."""
+    context = Context(0.1, 16)
+    for side, margin in (("foreground", -2.0), ("background", -2.0), ("foreground", 1.3), ("background", 3.1)):
+        curve = moved(make(name), context, 0.9, torch.tensor([margin - 1e-3, margin, margin + 1e-3]).double())[side]
+        moving = int((context.target() == (side == "foreground")).sum())
+        slope = (curve["value"][2] - curve["value"][0]) / (curve["logit"][2] - curve["logit"][0])
+        assert curve["by_logit"][1] == pytest.approx(slope * 256 / moving, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize(("loss", "a", "b"), [(Dice(), 0.5, 0.5), (IoU(), 1, 1), (Tversky(), 0.3, 0.7)])
+def test_the_plane_is_the_closed_form_of_the_overlap(loss, a: float, b: float) -> None:
+    table = plane({"": loss}, 0.05, 1 - 1e-13)
+    error = a * table["fp"] + b * table["fn"]
+    assert np.allclose(table["value"], error / (OBJECT - table["fn"] + error), atol=1e-9)
+    corners = table[table["fn"].isin([0, OBJECT]) & table["fp"].isin([0, 2 * OBJECT])]
+    assert len(corners) == 4
+
+
+def test_pooling_over_a_batch_does_not_mix_the_points_of_a_curve() -> None:
+    context = Context(0.1, 10)
+    pooled, each = (moved(loss, context, 0.9, margins(5, 5.0)) for loss in (Batchwise(loss=Dice()), Dice()))
+    assert np.allclose(pooled["background"]["value"], each["background"]["value"])
+
+
+def test_frames_hold_the_chosen_context_and_the_weights_of_their_own_share() -> None:
+    frames = in_context({"w": make("weighted_bce", pos_weight=2.0), "auto": BCE()}, 0.2, 0.6, 10, 3)
+    assert (0.2, 0.6) in frames
+    assert (0.01, 0.99) in frames
+    assert all(isinstance(table, pd.DataFrame) and len(table) == 12 for table in frames.values())
+
+
+def test_a_context_has_as_many_pixels_as_its_share_says_and_two_objects() -> None:
+    target = Context(0.03, 40).target()
+    assert int(target.sum()) == 48
+    assert target.flatten().unique().tolist() == [0, 1]
+    halves = target[..., :20].sum(), target[..., 20:].sum()
+    assert halves == (24, 24)
+    assert math.isclose(float(torch.as_tensor(Context(0.0001, 8).target().sum())), 1)
+
+
+@pytest.mark.slow
+def test_a_view_has_a_figure_and_a_table_for_each_thing_it_shows() -> None:
+    sheet = view({"bce": make("bce"), "dice": make("dice"), "boundary": make("boundary")}, 0.05, 0.8, 8, 3, 0.99)
+    assert set(sheet.figures) == set(sheet.tables) == {"pixel", "image", "plane"}
+    assert set(sheet.tables["pixel"]["loss"]) == {"bce"}
+    assert set(sheet.tables["plane"]["loss"]) == {"dice"}
+    said = dict(sheet.sections)["Not in the plane"]
+    assert "bce: each false pixel costs the same" in said
+    assert "boundary: it matters where" in said
+
+
+@pytest.mark.parametrize(
+    ("knob", "said"), [({"share": 0.0}, "share between 0 and 1"), ({"size": 4}, "size of at least")]
+)
+def test_a_wrong_knob_is_one_sentence(knob: dict, said: str) -> None:
+    knobs = {"share": 0.1, "quality": 0.9, "size": 16, "points": 5, "confidence": 0.99}
+    with pytest.raises(ContractError, match=said):
+        view({"bce": BCE()}, **knobs | knob)
