@@ -40,6 +40,7 @@ CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if 
 NOT_THE_EXPERIMENT = {"hydra", "study", "folder", "rerun", "workers", "examples", "logger", "on_fail", "plan"} | {
     "callbacks.best",
     "callbacks.last",
+    "callbacks.moments",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",

@@ -74,7 +74,8 @@ class Run:
 
     def forget(self) -> None:
         """Remove what an earlier run left, so that this one starts over."""
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        for folder in ("checkpoints", "moments"):
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
         for file in ("run.json", "metrics.csv", "per_image.csv", "histograms.npz", "examples.npz"):
             (self.folder / file).unlink(missing_ok=True)
 

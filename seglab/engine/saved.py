@@ -55,6 +55,13 @@ class Saved:
         require(file.is_file(), f"run {self.folder}", "checkpoints/best.ckpt", "none", "train it again with rerun=true")
         return file
 
+    @property
+    def moments(self) -> dict[int, Path]:
+        """The checkpoints kept on the way, by the number of epochs before them."""
+        files = sorted((self.folder / "moments").glob("epoch-*.ckpt"))
+        require(bool(files), f"run {self.folder}", "moments/epoch-*.ckpt", "none", "train it with callbacks=moments")
+        return {int(file.stem.removeprefix("epoch-")): file for file in files}
+
     def dataset(self, **changes: Any) -> Dataset:
         """The run's own data set, with other values for some of its knobs."""
         return build({**self.config["dataset"], **changes})
