@@ -13,13 +13,14 @@ from seglab.engine.config import chosen, plain, verb
 
 if TYPE_CHECKING:
     from seglab.analysis.sheet import Sheet
+    from seglab.engine.saved import Saved
 
 log = logging.getLogger(__name__)
 
 
 def surface(cfg: DictConfig, folder: Path) -> Path:
     """Make the view that `cfg.view` names in `folder`; returns surface.html."""
-    views = {"curve": curve}
+    views = {"curve": curve, "pixels": pixels}
     require(cfg.view in views, "surface", f"view as one of {', '.join(views)}", cfg.view)
     written = views[cfg.view](cfg, folder).write(folder)
     log.info("%s", written)
@@ -31,6 +32,21 @@ def curve(cfg: DictConfig, folder: Path) -> Sheet:
     from seglab.views.curve import view
 
     return view(chosen("loss", cfg.losses), **plain(cfg.curve))
+
+
+def pixels(cfg: DictConfig, folder: Path) -> Sheet:
+    """Predictions and the loss of each pixel at the saved moments of runs."""
+    from seglab.views.pixels import view
+
+    return view(opened(cfg), chosen("loss", cfg.losses), **plain(cfg.pixels))
+
+
+def opened(cfg: DictConfig) -> list[Saved]:
+    """The runs that a view looks at."""
+    from seglab.engine.saved import open_runs
+
+    require(bool(cfg.runs), "surface", f"run=outputs/STUDY/RUN for view={cfg.view}", "none")
+    return open_runs(plain(cfg.runs))
 
 
 main = verb("surface")(surface)

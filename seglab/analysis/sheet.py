@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from seglab.analysis.charts import COLOURS
 from seglab.analysis.figures import save, svg
+from seglab.analysis.film import Film
 from seglab.analysis.page import document, section
 from seglab.analysis.write import write_whole
 
@@ -27,15 +28,18 @@ class Sheet:
     sections: Sequence[tuple[str, str]]
     figures: Mapping[str, Figure] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    films: Mapping[str, Film] = field(default_factory=dict)
 
     def write(self, out: Path) -> Path:
-        """Write surface.html, NAME.png and NAME.svg per figure, NAME.csv per table; returns surface.html."""
+        """Write surface.html, NAME.png and .svg per figure, .csv per table, .gif per film; returns surface.html."""
         out.mkdir(parents=True, exist_ok=True)
         for name, figure in self.figures.items():
             save(figure, out / f"{name}.png")
             write_whole(out / f"{name}.svg", svg(figure, name))
         for name, table in self.tables.items():
             write_whole(out / f"{name}.csv", table.to_csv(index=False))
+        for name, film in self.films.items():
+            film.write(out / f"{name}.gif")
         body = f"<header><h1>{self.title}</h1></header>" + "".join(
             section(f"s{place}", heading, html) for place, (heading, html) in enumerate(self.sections)
         )
