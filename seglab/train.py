@@ -181,6 +181,7 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
     from seglab.engine.callbacks import EpochLines, Progress, quieten
+    from seglab.engine.course import Course
     from seglab.engine.device import describe
     from seglab.engine.gradients import GradientShares
     from seglab.engine.records import EpochTable
@@ -188,9 +189,16 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     quieten()
     run.note(host=describe(cfg.trainer.precision))
     progress = Progress(refresh_rate=5) if sys.stderr.isatty() and not parallel() else EpochLines()
+    course = Course(plain(cfg.schedule) or {}, cfg.monitor_mode)
     return build(
         cfg.trainer,
-        callbacks=[EpochTable(run.folder / "metrics.csv"), GradientShares(), progress, *build(cfg.callbacks).values()],
+        callbacks=[
+            EpochTable(run.folder / "metrics.csv"),
+            course,
+            GradientShares(),
+            progress,
+            *build(cfg.callbacks).values(),
+        ],
         logger=build(cfg.logger) or False,
         default_root_dir=run.folder,
         plugins=LightningEnvironment() if alone(cfg) else None,  # or it looks for the other tasks of a SLURM job
@@ -206,12 +214,17 @@ def fit(trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None
     import torch
     from pytorch_lightning.callbacks import ModelCheckpoint
 
+    from seglab.engine.course import Course
+
     loader = data.loader("train")
     if run.last:
         done = torch.load(run.last, map_location="cpu", weights_only=True, mmap=True)["epoch"] + 1
         loader.batch_sampler.sampler.set_epoch(done)  # Lightning 2.6 opens the loader before it sets the epoch
         log.info("going on after epoch %d of %s", done, run)
     trainer.fit(module, loader, data.loader("val"), ckpt_path=run.last)
+    course = next(kept for kept in trainer.callbacks if isinstance(kept, Course))
+    if course.switches:
+        run.note(switched=course.turns)
     best = next(kept for kept in trainer.callbacks if isinstance(kept, ModelCheckpoint) and kept.monitor)
     trainer.strategy.barrier()
     saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)

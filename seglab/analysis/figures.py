@@ -109,20 +109,30 @@ def curves(metrics_csv: Path, out: Path) -> Path:
     """Draw a run's loss, IoU, accuracy and confidences over its epochs, and where the gradient of its loss falls.
 
     `metrics_csv` has one row per epoch and columns such as `epoch`, `train/iou` and `val/iou`; a column that is absent
-    or empty leaves its line out.
+    or empty leaves its line out. Parameters of the loss that follow a schedule (`loss/NAME`) have a panel of their own,
+    and where one loss took over from another (`loss/stage` rises) a dotted line runs through all panels.
     """
     history = pd.read_csv(metrics_csv)
     require("epoch" in history, f"curves: {metrics_csv}", "a column named epoch", list(history.columns))
+    moving = [column for column in history if column.startswith("loss/") and column != "loss/stage"]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(14.6, 2.7), layout="constrained")
-        *axes, last = figure.subplots(1, len(PANELS) + 1)
-        for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
+        panels = len(PANELS) + 1 + bool(moving)
+        figure = Figure(figsize=(2.43 * panels, 2.7), layout="constrained")
+        axes = figure.subplots(1, panels)
+        for axis, (key, title) in zip(axes, PANELS.items(), strict=False):
             _lines(axis, history, {f"{stage}/{key}": look for stage, look in STAGES.items()})
             axis.set(title=title, xlabel="epoch")
+        last = axes[len(PANELS)]
         _lines(last, history, GRADIENT)
         last.set(title="Share of the gradient", xlabel="epoch")
-        for axis in (*axes[1:], last):
+        for axis in axes[1 : len(PANELS) + 1]:
             axis.set_ylim(-0.02, 1.02)
+        for column in moving:
+            axes[-1].plot(history["epoch"], history[column], label=column.removeprefix("loss/"))
+            axes[-1].set(title="Parameters of the loss", xlabel="epoch")
+            axes[-1].legend(loc="best", handlelength=1.4)
+        for axis in axes:
+            _switches(axis, history)
         axes[0].legend(*axes[0].get_legend_handles_labels(), loc="best", handlelength=1.4)
         if last.lines:
             last.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.4)
@@ -135,6 +145,12 @@ def _lines(axis: Axes, history: pd.DataFrame, columns: Mapping[str, tuple[str, s
             line = history[["epoch", column]].dropna()
             alone = "o" if len(line) == 1 else ""  # one epoch has no line to draw
             axis.plot(line["epoch"], line[column], style, marker=alone, color=colour, label=name)
+
+
+def _switches(axis: Axes, history: pd.DataFrame) -> None:
+    stages = history.get("loss/stage", pd.Series(1.0, history.index))
+    for k, epoch in enumerate(history["epoch"][stages.diff() > 0]):
+        axis.axvline(epoch, color=INK, linewidth=1, linestyle=":", label="" if k else "next loss")
 
 
 def errors(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, threshold: float = 0.5) -> np.ndarray:

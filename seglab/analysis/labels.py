@@ -63,16 +63,23 @@ def _experiment(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[s
 
 def _varying_parameters(name: str, names: list[str], leaves: list[dict[str, Any]]) -> list[str]:
     same = [leaf for other, leaf in zip(names, leaves, strict=True) if other == name]
-    keys = dict.fromkeys(key for leaf in same for key in leaf if key.startswith("loss."))
+    keys = dict.fromkeys(key for leaf in same for key in leaf if key.startswith("loss.") or _is_goal(key))
     return [key for key in keys if len({leaf.get(key) for leaf in same}) > 1]
 
 
 def _with(name: str, keys: Iterable[str], leaf: dict[str, Any]) -> str:
-    return " ".join([name, *(_part(key, leaf.get(key)) for key in keys)])
+    return " ".join([name, *(_part(key, leaf.get(key)) for key in keys if key in leaf or not _is_goal(key))])
+
+
+def _is_goal(key: str) -> bool:
+    """Whether the key is the value to which a schedule brings a parameter of the loss."""
+    return key.startswith("schedule.") and key.endswith(".to")
 
 
 def _part(key: str, value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
+    if _is_goal(key):
+        return f"{key.split('.')[-2]} to {text}"
     return f"{key.rsplit('.', 1)[-1]}={text}" if "." in key or not isinstance(value, str) else text
 
 
@@ -104,7 +111,9 @@ def differences(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     found: dict[str, dict[str, list[str]]] = {}
     for key in _differing(leaves):
         spelled = [_part(key, leaf.get(key)) for leaf in leaves]
-        if key.startswith("loss.") or all(text in label for text, label in zip(spelled, runs["label"], strict=True)):
+        if key.startswith(("loss.", "schedule.")) or all(
+            text in label for text, label in zip(spelled, runs["label"], strict=True)
+        ):
             continue
         holders: dict[str, list[str]] = {}
         for leaf, name in zip(leaves, runs["label"], strict=True):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
@@ -75,6 +76,8 @@ def verb(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[]
                     return function(cfg, Path(HydraConfig.get().runtime.output_dir))
             except ContractError as error:
                 raise ConfigError(str(error)) from None
+            except OmegaConfBaseException as error:
+                raise ConfigError(str(error).splitlines()[0]) from None
             except (KeyboardInterrupt, SystemExit) as error:
                 if stopped(error):
                     raise SystemExit(130) from None  # on purpose: ends a sweep too
@@ -254,10 +257,18 @@ def identity(cfg: DictConfig) -> str:
 def run_name(root: DictConfig) -> str:
     """A folder name to read, `focal_gamma-3_unet_fundus_s1-3fa9c2`: choices, changed loss values, seed, identity."""
     choices = root.hydra.runtime.choices
-    changed = [f"{key}-{value}" for key, value in _changed(root, "loss", experiment(root)["loss"]).items()]
+    made = experiment(root)
+    changed = [f"{key}-{value}" for key, value in _changed(root, "loss", made["loss"]).items()]
+    changed += [f"to-{goal}" for goal in _goals(made["schedule"])]
     words = [choices.loss, *changed, choices.model, choices.dataset, f"s{root.seed}"]
     safe = "".join(c if c.isalnum() or c in "._-+" else "-" for c in "_".join(map(str, words)))
     return f"{safe[:80]}-{identity(root)}"
+
+
+def _goals(schedule: Any) -> Iterator[Any]:
+    """The values that parameters of the loss go to."""
+    for key, value in schedule.items() if isinstance(schedule, dict) else ():
+        yield from _goals(value) if isinstance(value, dict) else [value] if key == "to" else []
 
 
 def _changed(root: DictConfig, group: str, values: dict) -> dict:
@@ -278,15 +289,11 @@ def _file(group: str, name: str, sources: Any) -> Path | None:
 
 def chosen(group: str, words: Any) -> dict[str, Any]:
     """Build a list of choices such as `[bce, {focal: {gamma: 3}}]`, each by the label that tells it from the others."""
-    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
     made = {}
     listed: Any = OmegaConf.to_container(OmegaConf.create(list(words)))
     for word in listed:
         name, values = next(iter(word.items())) if isinstance(word, dict) else (word, {})
-        file = _file(group, name, sources) or CONF / group / f"{name}.yaml"
-        known = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml")))
-        require(file.exists(), group, f"one of {known}", name)
-        node = OmegaConf.load(file)
+        node = inner(group, name)
         OmegaConf.set_struct(node, True)
         try:
             node.merge_with(values)
@@ -299,12 +306,32 @@ def chosen(group: str, words: Any) -> dict[str, Any]:
     return made
 
 
+def inner(group: str, name: str) -> DictConfig:
+    """The yaml of a choice, for a place inside of another: `'loss.second=${inner:loss,dice}'`."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    file = _file(group, name, sources) or CONF / group / f"{name}.yaml"
+    known = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml")))
+    require(file.exists(), group, f"one of {known}", name)
+    node = OmegaConf.load(file)
+    assert isinstance(node, DictConfig)
+    return node
+
+
+def scale(small: Any, full: Any, *, _root_: DictConfig) -> Any:
+    """Choose between the sizes of an experiment: `${scale:128,572}` is 128 unless it runs with scale=full."""
+    require(_root_.scale in ("small", "full"), "scale", "small or full", _root_.scale)
+    return full if _root_.scale == "full" else small
+
+
 def job_mark(root: DictConfig) -> str:
     """What stands before each line of a job's log: its number in the sweep where several jobs print at once."""
     numbered = _parallel(root.hydra) and not OmegaConf.is_missing(root.hydra.job, "num")
     return f"#{root.hydra.job.num} " if numbered else ""
 
 
+ConfigStore.instance().store("open", OmegaConf.create({}, flags={"struct": False}))  # takes names that no yaml lists
+OmegaConf.register_new_resolver("inner", inner, replace=True)
+OmegaConf.register_new_resolver("scale", scale, replace=True)
 OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
 OmegaConf.register_new_resolver("one_minus", lambda share: round(1 - share, 10), replace=True)
 OmegaConf.register_new_resolver("job_mark", lambda *, _root_: job_mark(_root_), replace=True)

@@ -102,6 +102,7 @@ class SegModule(LightningModule):
         self.train_meter, self.val_meter, self.test_meter = (Meter(threshold, empty) for _ in range(3))
         if compile:
             torch.compiler.reset()  # or a sweep in one process runs out of versions of the code that all losses share
+        self.compiled = compile
         self.objective = torch.compile(self._objective) if compile else self._objective
         self.latest: PerImage | None = None
         self.scheduler: Any = None
@@ -115,6 +116,12 @@ class SegModule(LightningModule):
     def _objective(self, image: Image, target: Tensor, maps: dict[str, Tensor]) -> tuple[PerImage, Logits]:
         logits = self(image)
         return self.loss(logits, target, **maps), logits
+
+    def free_the_loss(self) -> None:
+        """Compile the model alone from now on: a loss whose numbers change would be compiled anew with each of them."""
+        if self.compiled:
+            self.model.compile()
+            self.objective = self._objective
 
     def step(self, batch: Batch) -> tuple[PerImage, Logits]:
         """The loss of each image (b,) and the logits of a batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -75,6 +76,14 @@ class Loss(ABC):
     def fitted(self, foreground: float) -> Self:
         """This loss with each `auto` parameter worked out from the foreground share of the training masks."""
         return self
+
+    def course(self, values: Sequence[float]) -> tuple[Loss, list[int]]:
+        """The loss of the epoch that follows `values`, and the epochs at which one loss took over from another.
+
+        `values` is the monitored value of each epoch so far, the larger the better. A function of these alone, so that
+        a run that goes on takes the turns that it would have taken.
+        """
+        return self, []
 
     def check(self, logits: Logits, target: Target) -> None:
         """Raise one sentence for NaN logits, a target outside [0, 1], and soft labels where they are undefined.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -57,6 +57,11 @@ class Sum(Loss):
         fitted = {name: replace(term, loss=term.loss.fitted(foreground)) for name, term in self.given.items()}
         return replace(self, terms=fitted)
 
+    def course(self, values: Sequence[float]) -> tuple[Loss, list[int]]:
+        courses = {name: term.loss.course(values) for name, term in self.given.items()}
+        terms = {name: replace(term, loss=courses[name][0]) for name, term in self.given.items()}
+        return replace(self, terms=terms), sorted({turn for _, turns in courses.values() for turn in turns})
+
     def check(self, logits: Logits, target: Target) -> None:
         for term in self.given.values():
             term.loss.check(logits, target)
@@ -100,6 +105,10 @@ class Batchwise(Loss):
 
     def fitted(self, foreground: float) -> Self:
         return replace(self, loss=self.loss.fitted(foreground))
+
+    def course(self, values: Sequence[float]) -> tuple[Loss, list[int]]:
+        loss, turns = self.loss.course(values)
+        return replace(self, loss=loss), turns
 
     def check(self, logits: Logits, target: Target) -> None:
         self.loss.check(logits, target)
