@@ -15,6 +15,11 @@ def to_bits(image: np.ndarray, bits: int) -> np.ndarray:
     return image if bits == 16 else (image >> 8).astype(np.uint8)
 
 
+def to_units(images: np.ndarray) -> np.ndarray:
+    """Bring decoded images to the units that models take, 0 to 255: uint8 as it is, uint16 as float32."""
+    return images if images.dtype == np.uint8 else images.astype(np.float32) / 257
+
+
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
     """Make (h, w, channels) of a grey (h, w) or an RGB (h, w, 3) image."""
     if channels == 1 and image.ndim == 3:
@@ -48,10 +53,20 @@ def fit(array: np.ndarray, size: int, how: str) -> np.ndarray:
     return pad(resize(array, max(1, round(height * scale)), max(1, round(width * scale))), size)
 
 
-def crop(array: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
-    """Cut size x size from an image or mask at a corner; what lies outside is 0."""
-    part = np.ascontiguousarray(array[top : top + size, left : left + size])
-    below, right = size - part.shape[0], size - part.shape[1]
+def unfit(array: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
+    """Bring a square map back to the size of the image that `fit` made it from: its inverse, up to the resizing."""
+    if how == "pad":
+        size = len(array)
+        tall, wide = (max(1, round(n * size / max(height, width))) for n in (height, width))
+        top, left = (size - tall) // 2, (size - wide) // 2
+        array = np.ascontiguousarray(array[top : top + tall, left : left + wide])
+    return resize(array, height, width)
+
+
+def crop(array: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
+    """Cut height x width from an image or mask at a corner; what lies outside is 0."""
+    part = np.ascontiguousarray(array[top : top + height, left : left + width])
+    below, right = height - part.shape[0], width - part.shape[1]
     return part if below == right == 0 else cv2.copyMakeBorder(part, 0, below, 0, right, cv2.BORDER_CONSTANT, value=0)
 
 

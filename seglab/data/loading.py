@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from seglab.data.augment import Augment
+from seglab.data.fit import to_units
 from seglab.data.maps import MAPS
 from seglab.data.patches import Drawn, Tiled
 from seglab.data.sampler import EpochSampler, EvenBatches
@@ -47,10 +48,9 @@ class Samples(Dataset):
             for k, (epoch, index) in enumerate(pairs):
                 images[k], masks[k] = self.augment(images[k], masks[k], (self.seed, epoch, index))
         numbers = [self.source.number(index) for _, index in pairs]
-        pixels = images if images.dtype == np.uint8 else images.astype(np.float32) / 257
         targets = masks.astype(np.float32) / 255 if self.soft else masks
         batch: Batch = {
-            "image": torch.from_numpy(pixels).permute(0, 3, 1, 2),
+            "image": torch.from_numpy(to_units(images)).permute(0, 3, 1, 2),
             "target": torch.from_numpy(targets)[:, None],
             "id": [self.ids[number] for number in numbers],
             "index": torch.tensor(numbers, dtype=torch.int64),

@@ -34,7 +34,7 @@ class Scans:
         """Give one square; of a memory-mapped image only that is read."""
         size = self.dataset.size
         image, mask = native(self.items[row], self.dataset)
-        image, mask = crop(image, top, left, size), crop(mask, top, left, size)
+        image, mask = (crop(array, top, left, size, size) for array in (image, mask))
         return dress(image, self.dataset).reshape(size, size, -1), encode(mask.astype(np.float32), self.dataset)
 
     def tiles(self, row: int) -> list[Place]:

@@ -114,8 +114,10 @@ def decode(text: str, shape: Shape) -> np.ndarray:
     return paint(runs, shape)
 
 
-def encode(mask: np.ndarray) -> str:
+def encode(mask: np.ndarray, before: int = 0) -> str:
     """Write the runs of a mask (h, w); an empty mask is an empty text.
+
+    before: pixels that come before it, where the mask is some columns of a larger one.
 
     >>> encode(np.array([[1, 0], [1, 0], [0, 1]]))
     '1 2 6 1'
@@ -123,5 +125,5 @@ def encode(mask: np.ndarray) -> str:
     flat = np.concatenate([[False], mask.T.reshape(-1) > 0, [False]])
     edges = np.flatnonzero(flat[1:] != flat[:-1]).reshape(-1, 2)
     edges[:, 1] -= edges[:, 0]
-    edges[:, 0] += 1
+    edges[:, 0] += 1 + before
     return " ".join(map(str, edges.reshape(-1).tolist()))

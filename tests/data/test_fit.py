@@ -49,8 +49,8 @@ def test_bits_go_from_full_range_to_full_range():
 
 def test_a_crop_beyond_the_edge_is_black():
     image = np.arange(1, 13, dtype=np.uint8).reshape(3, 4)
-    assert crop(image, 1, 2, 2).tolist() == [[7, 8], [11, 12]]
-    assert crop(image, 2, 3, 3).tolist() == [[12, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert crop(image, 1, 2, 2, 2).tolist() == [[7, 8], [11, 12]]
+    assert crop(image, 2, 3, 3, 3).tolist() == [[12, 0, 0], [0, 0, 0], [0, 0, 0]]
 
 
 def test_grey_is_repeated_and_colour_is_weighed():

@@ -1,0 +1,227 @@
+"""Predict as its user would: files of every kind in, files and tables out, whatever is wrong with one of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import DictConfig
+
+from seglab.contract import ContractError
+from seglab.data import rle
+from seglab.data.ship import read_table
+from seglab.engine.predictions import inputs, objects, overlay
+from seglab.predict import predict
+from tests.engine.untrained import write_run
+
+Configure = Callable[..., DictConfig]
+KINDS = "[mask,probability,overlay,objects,rle]"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    for seed in (1, 2):
+        write_run(root / f"s{seed}", "dataset.fit=patch", "dataset.size=64", seed=seed, tuned=0.25 * seed)
+    return root
+
+
+def photo(seed: int, height: int = 70, width: int = 90) -> np.ndarray:
+    noise = np.random.default_rng(seed).random((height // 6, width // 6, 3)).astype(np.float32)
+    return (cv2.resize(noise, (width, height)) * 255).astype(np.uint8)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with PNG, JPEG, TIFF, PGM, 16 bits, DICOM and a folder inside."""
+    folder = tmp_path / "photos"
+    (folder / "deeper").mkdir(parents=True)
+    for k, name in enumerate(("a.png", "b.jpg", "c.tif", "deeper/a.png")):
+        cv2.imwrite(str(folder / name), photo(k))
+    cv2.imwrite(str(folder / "d.pgm"), photo(4)[..., 0])
+    cv2.imwrite(str(folder / "e.png"), photo(5).astype(np.uint16) * 257)
+    write_dicom(folder / "f.dcm", photo(6)[..., 0])
+    return folder
+
+
+def write_dicom(file: Path, pixels: np.ndarray) -> None:
+    import pydicom
+
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data = pydicom.dataset.FileDataset(str(file), {}, file_meta=meta, preamble=b"\0" * 128)
+    data.Rows, data.Columns = pixels.shape
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
+    data.PixelData = (pixels.astype(np.uint16) * 16).tobytes()
+    data.save_as(file)
+
+
+def call(configure: Configure, out: Path, run: object, source: object, *more: str) -> Path:
+    return predict(configure("predict", f"run={run}", f"input={source}", f"output={out}", *more), out)
+
+
+def test_every_kind_of_file_becomes_a_mask_a_probability_an_overlay_and_rows(
+    configure: Configure, runs: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = call(configure, tmp_path / "out", runs / "s1", photos, f"format={KINDS}", "threshold=0.45", "min_area=6")
+    images, found = pd.read_csv(out / "images.csv"), pd.read_csv(out / "objects.csv")
+    assert sorted(images["image"]) == ["a", "b", "c", "d", "deeper/a", "e", "f"]
+    assert (images["width"] == 90).all()
+    for row in images.itertuples():
+        mask = cv2.imread(str(out / "masks" / f"{row.image}.png"), cv2.IMREAD_UNCHANGED)
+        levels = cv2.imread(str(out / "probabilities" / f"{row.image}.png"), cv2.IMREAD_UNCHANGED)
+        assert mask.shape == levels.shape == (70, 90)
+        assert levels.dtype == np.uint16
+        assert set(np.unique(mask)) <= {0, 255}
+        assert ((levels >= 0.45 * 65535) >= (mask > 0)).all()
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+        mine = found[found["image"] == row.image]
+        assert len(mine) == row.objects == count - 1
+        assert sorted(mine["area"]) == sorted(stats[1:, cv2.CC_STAT_AREA])
+        assert mine["area"].min() >= 6
+        for one in mine.itertuples():
+            box = (slice(one.top, one.top + one.height), slice(one.left, one.left + one.width))
+            number = np.bincount(labels[box][labels[box] > 0]).argmax()
+            assert one.confidence == pytest.approx(levels[labels == number].mean() / 65535, abs=1e-4)
+        assert cv2.imread(str(out / "overlays" / f"{row.image}.png")).shape == (70, 90, 3)
+    assert images["objects"].sum() > 5
+
+
+def test_16_bits_and_a_dicom_give_what_8_bits_give(configure: Configure, runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    grey = photo(3)[..., 0]
+    cv2.imwrite(str(tmp_path / "in/eight.png"), grey)
+    cv2.imwrite(str(tmp_path / "in/sixteen.png"), grey.astype(np.uint16) * 257)
+    write_dicom(tmp_path / "in/twelve.dcm", grey)
+    out = call(configure, tmp_path / "out", runs / "s1", tmp_path / "in", "format=probability")
+    eight, sixteen, twelve = (
+        cv2.imread(str(out / f"probabilities/{name}.png"), cv2.IMREAD_UNCHANGED).astype(int)
+        for name in ("eight", "sixteen", "twelve")
+    )
+    np.testing.assert_array_equal(eight, sixteen)
+    assert np.abs(eight - twelve).mean() < 300  # 12 bits rounded down to 8: half a percent of brightness
+
+
+def test_the_submission_read_back_gives_the_masks(
+    configure: Configure, runs: Path, photos: Path, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(photos / "blank.png"), np.zeros((70, 90, 3), np.uint8))
+    out = call(configure, tmp_path / "out", runs / "s1", photos, "format=[mask,rle]", "threshold=0.6", "min_area=4")
+    table = pd.read_csv(out / "submission.csv", keep_default_na=False)
+    assert list(table.columns) == ["ImageId", "EncodedPixels"]
+    for row in pd.read_csv(out / "images.csv").itertuples():
+        if row.image not in ("a", "deeper/a"):  # those share a file name
+            texts = list(table["EncodedPixels"][table["ImageId"] == Path(row.file).name])
+            assert len(texts) == max(row.objects, 1)
+            drawn = sum(rle.decode(text, (70, 90)) for text in texts)
+            mask = cv2.imread(str(out / "masks" / f"{row.image}.png"), cv2.IMREAD_UNCHANGED)
+            np.testing.assert_array_equal(drawn * 255, mask)
+    assert (table["EncodedPixels"] == "").any()
+    assert read_table(out / "submission.csv")[1].sum() == (table["EncodedPixels"] != "").sum()
+
+
+def test_a_bad_file_is_told_and_the_rest_goes_on(
+    configure: Configure, runs: Path, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (photos / "broken.png").write_bytes(b"not a picture")
+    (photos / "broken.dcm").write_bytes(b"nor a film")
+    with pytest.raises(ContractError, match="2 of 9 that cannot"):
+        call(configure, tmp_path / "out", runs / "s1", photos, "format=mask")
+    assert "broken.png: expected a readable image" in caplog.text
+    assert len(list((tmp_path / "out/masks").rglob("*.png"))) == 7
+
+
+def test_a_second_call_makes_what_is_missing_and_nothing_else(
+    configure: Configure, runs: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = call(configure, tmp_path / "out", runs / "s1", photos)
+    tables = {name: (out / name).read_text() for name in ("images.csv", "objects.csv")}
+    mask = out / "masks" / "b.png"
+    mask.write_bytes(b"left alone")
+    call(configure, out, runs / "s1", photos)
+    assert {name: (out / name).read_text() for name in tables} == tables
+    assert mask.read_bytes() == b"left alone"
+    # killed after the objects and before the image's own row, and a file that has changed
+    lines = tables["images.csv"].splitlines()
+    (out / "images.csv").write_text("\n".join(lines[:-1]) + "\n")
+    cv2.imwrite(str(photos / "b.jpg"), photo(9))
+    call(configure, out, runs / "s1", photos)
+    assert mask.read_bytes() != b"left alone"
+    images, found = pd.read_csv(out / "images.csv"), pd.read_csv(out / "objects.csv")
+    assert images["image"].is_unique
+    assert not found.duplicated(["image", "object"]).any()
+    assert found.groupby("image").size().to_dict() == {
+        row.image: row.objects for row in images.itertuples() if row.objects
+    }
+
+
+def test_other_settings_in_the_same_folder_are_refused(
+    configure: Configure, runs: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = call(configure, tmp_path / "out", runs / "s1", photos, "format=mask")
+    with pytest.raises(ContractError, match="rerun=true replaces it"):
+        call(configure, out, runs / "s1", photos, "format=mask", "tta=flips")
+    call(configure, out, runs / "s1", photos, "format=mask", "tta=flips", "rerun=true")
+
+
+def test_several_runs_agree_and_the_tuned_threshold_is_theirs(
+    configure: Configure, runs: Path, photos: Path, tmp_path: Path
+) -> None:
+    source = photos / "a.png"
+    for name, run in (("one", runs / "s1"), ("two", runs / "s2"), ("both", runs)):
+        call(configure, tmp_path / name, run, source, "format=[mask,probability]", "threshold=tuned")
+    one, two, both = (
+        cv2.imread(str(tmp_path / name / "probabilities/a.png"), cv2.IMREAD_UNCHANGED).astype(float)
+        for name in ("one", "two", "both")
+    )
+    np.testing.assert_allclose(both, (one + two) / 2, atol=0.51)
+    mask = cv2.imread(str(tmp_path / "both/masks/a.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(mask > 0, both >= 0.375 * 65535)
+
+
+def test_names_stay_apart(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "deeper/a.png", ".hidden.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(inputs(str(tmp_path))) == ["a.jpg", "a.png", "deeper/a"]
+    assert list(inputs([str(tmp_path / "*.jpg"), str(tmp_path / "deeper")])) == ["a.jpg", "a.png"]
+    with pytest.raises(ContractError, match="an image or a folder"):
+        inputs("nowhere")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(ContractError, match=r"images .* none"):
+        inputs(str(tmp_path / "bare"))
+
+
+def test_objects_touch_at_corners_and_know_their_confidence() -> None:
+    mask = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], np.uint8)
+    levels = np.zeros(mask.shape, np.uint16)
+    levels[0, 0], levels[1, 1], levels[2, 3] = 65535, 0, 13107
+    boxes = [(down, across, alone.tolist(), sure) for down, across, alone, sure in objects(mask, levels)]
+    assert boxes[0] == (slice(0, 2), slice(0, 2), [[True, False], [False, True]], 0.5)
+    assert boxes[1] == (slice(2, 3), slice(3, 4), [[True]], pytest.approx(0.2))
+
+
+def test_an_overlay_draws_the_outline_and_leaves_the_inside() -> None:
+    mask = np.zeros((100, 100), np.uint8)
+    mask[30:60, 30:60] = 1
+    drawn = overlay(np.full((100, 100), 120, np.uint8), mask)
+    assert (drawn[30, 40] == (0, 229, 255)).all()
+    assert (drawn[45, 45] == 120).all()
+    assert overlay(np.zeros((3200, 1000), np.uint16), np.zeros((3200, 1000), np.uint8)).shape == (1600, 500, 3)
+
+
+@pytest.mark.slow
+def test_the_command_line_says_one_sentence_and_exits_with_one(runs: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.png").write_bytes(b"not a picture")
+    words = [f"run={runs / 's1'}", f"input={photos}", f"output={tmp_path / 'out'}"]
+    done = subprocess.run([sys.executable, "-m", "seglab.predict", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "broken.png: expected a readable image" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,100 @@
+"""Tiles blended over an image give what the model says of the whole, wherever it does not look beyond them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from seglab.contract import ContractError
+from seglab.engine.tiling import origins, slide, weights
+
+
+def whole(look, image, window, overlap=0.5, batch=4):
+    return np.concatenate(list(slide(look, image, window, overlap, batch)))
+
+
+def red(tiles):
+    return tiles[..., 0].astype(np.float32)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 200), st.integers(1, 200), st.sampled_from([16, 20, 32, 33, 64]), st.floats(0, 0.75))
+def test_a_model_that_looks_at_one_pixel_gives_the_image_itself(height, width, window, overlap):
+    image = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+    np.testing.assert_allclose(whole(red, image, window, overlap), image[..., 0], rtol=1e-5)
+
+
+@given(st.integers(1, 5000), st.sampled_from([16, 48, 100, 128, 512]), st.floats(0, 0.75))
+def test_tiles_cover_a_side_and_share_what_was_asked(length, window, overlap):
+    starts = origins(length, window, overlap)
+    grid = np.gcd(window, 32)
+    assert starts[0] == 0
+    assert length <= starts[-1] + window < max(length, window) + grid
+    assert all(start % grid == 0 for start in starts)
+    steps = np.diff(starts)
+    assert (steps > 0).all()
+    assert (window - steps >= min(int(window * overlap), window - grid)).all()
+
+
+def test_weights_add_up_to_one_and_leave_the_inner_edges_out():
+    starts = origins(1000, 128, 0.5)
+    table = weights(starts, 128, 0.5)
+    total = np.zeros(starts[-1] + 128)
+    for start, row in zip(starts, table, strict=True):
+        total[start : start + 128] += row
+    np.testing.assert_allclose(total, 1, rtol=1e-6)
+    assert (table[1:, :16] == 0).all()
+    assert (table[:-1, -16:] == 0).all()
+    assert (table[0, :16] > 0).all()
+
+
+def blur(reach):
+    """A convolution that looks `reach` pixels around it, padded with zeros as networks do."""
+    conv = nn.Conv2d(1, 1, 2 * reach + 1, padding=reach, bias=False)
+    nn.init.uniform_(conv.weight, 0, 0.01)
+
+    def look(tiles):
+        with torch.no_grad():
+            return conv(torch.from_numpy(tiles).float().permute(0, 3, 1, 2))[:, 0].numpy()
+
+    return look
+
+
+@pytest.mark.parametrize("shape", [(150, 230), (64, 64), (65, 300)])
+def test_a_model_that_looks_no_further_than_a_quarter_of_the_overlap_does_not_notice_the_tiles(shape):
+    image = np.random.default_rng(1).integers(0, 255, (*shape, 1), np.uint8)
+    look = blur(8)  # window 64, overlap 32
+    padded = np.zeros((1, -(-shape[0] // 32) * 32, -(-shape[1] // 32) * 32, 1), np.uint8)
+    padded[0, : shape[0], : shape[1]] = image
+    expected = look(padded)[0, : shape[0], : shape[1]]
+    np.testing.assert_allclose(whole(look, image, 64), expected, rtol=1e-4)
+    far = np.abs(whole(blur(20), image, 64) - whole(blur(20), image, 64, 0.0)).max()
+    assert far > 1e-3  # a model that looks further does
+
+
+def test_bands_follow_each_other_and_none_is_taller_than_a_window():
+    image = np.zeros((1000, 40, 1), np.uint8)
+    bands = list(slide(red, image, 64))
+    assert sum(len(band) for band in bands) == 1000
+    assert max(len(band) for band in bands) <= 64
+
+
+@pytest.mark.parametrize(("least", "expected"), [(1, (64, 96)), (80, (80, 96)), (128, (128, 128))])
+def test_an_image_smaller_than_the_window_gets_as_little_black_as_can_be(least, expected):
+    sizes = []
+
+    def look(tiles):
+        sizes.append(tiles.shape[1:3])
+        return tiles[..., 0].astype(np.float32)
+
+    assert np.concatenate(list(slide(look, np.ones((50, 70, 1), np.uint8), 128, least=least))).all()
+    assert sizes == [expected]
+
+
+def test_a_senseless_overlap_is_one_sentence():
+    with pytest.raises(ContractError, match="overlap from 0 to"):
+        whole(red, np.zeros((9, 9, 1), np.uint8), 8, 0.9)
