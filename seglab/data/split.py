@@ -61,11 +61,11 @@ def split(items: Sequence[Item], val_fraction: float, test_fraction: float, spli
 
 
 def draw(items: list[Item], fraction: float, salt: str) -> tuple[list[Item], list[Item]]:
-    """Take whole groups until at least `fraction` of the items is taken, but never the last group; (taken, left)."""
+    """Take whole groups until `fraction` of the items is taken, at least one, but never the last; (taken, left)."""
     sizes = Counter(item.group for item in items)
     ranked = sorted(sizes, key=lambda group: blake2b(f"{salt} {group}".encode(), digest_size=8).digest())
     taken: set[str] = set()
-    count, wanted = 0, round(fraction * len(items))
+    count, wanted = 0, max(round(fraction * len(items)), fraction > 0)
     for group in ranked[:-1]:
         if count >= wanted:
             break

@@ -41,6 +41,12 @@ def test_a_few_new_images_move_few_of_the_old_ones():
     assert len(before & after) >= 36
 
 
+def test_of_a_few_images_each_part_gets_one_if_it_is_to_get_any():
+    assert [len(part) for part in split(items(3), 0.15, 0.15, 0).ids().values()] == [1, 1, 1]
+    assert [len(part) for part in split(items(3), 0.0, 0.15, 0).ids().values()] == [2, 0, 1]
+    assert [len(part) for part in split(items(1), 0.15, 0.15, 0).ids().values()] == [1, 0, 0]
+
+
 def test_an_own_test_part_is_kept_and_its_patients_leave_the_training():
     test = [Item("t0", "g3", nothing, nothing, "test"), Item("t1", "x", nothing, nothing, "test")]
     parts = split([*items(10, part="train"), *test], 0.3, 0.5, 0)
