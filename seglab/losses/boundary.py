@@ -137,5 +137,6 @@ def _(mask: Tensor) -> Tensor:
 def plane_distance(plane: np.ndarray) -> np.ndarray:
     if plane.min() == plane.max():
         return np.ones(plane.shape, np.float32)
-    inside, outside = (cv2.distanceTransform(side, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for side in (plane, 1 - plane))
-    return np.asarray(inside + outside, np.float32)
+    away = sum(cv2.distanceTransform(side, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for side in (plane, 1 - plane))
+    # a pixel is at 0 from one side, and the square is whole: OpenCV's last digits change with the memory's alignment
+    return np.sqrt(np.rint(np.square(away, dtype=np.float64))).astype(np.float32)
