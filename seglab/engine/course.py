@@ -148,6 +148,7 @@ class Course(Checkpoint):  # called when the metrics of an epoch are there, and 
         self.values: list[float] = []
         self.ramps: dict[Route, Ramp] = {}
         self.switches = False
+        self.module: SegModule
         self.loss: Loss
 
     @property
@@ -157,7 +158,7 @@ class Course(Checkpoint):  # called when the metrics of an epoch are there, and 
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, SegModule)
-        self.loss = module.loss
+        self.module, self.loss = module, module.loss
         self.ramps = ramps(self.schedule, self.loss)
         self.switches = bool(self.loss.course([0.0] * (trainer.max_epochs or 0))[1])  # where nothing improves
         fixed = not (self.ramps or self.switches) or not module.monitor.endswith("/loss")
@@ -167,10 +168,10 @@ class Course(Checkpoint):  # called when the metrics of an epoch are there, and 
             module.free_the_loss()
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        turns = self._set(trainer, module)
+        turns = self._set(trainer)
         if trainer.current_epoch in turns:
             trainer.optimizers[0].state.clear()
-            log.info("epoch %d: the loss is now %s", trainer.current_epoch + 1, module.loss.name)
+            log.info("epoch %d: the loss is now %s", trainer.current_epoch + 1, self.module.loss.name)
         now = (trainer.current_epoch, trainer.global_step)
         known = {f"loss/{'.'.join(path)}": ramp.at(*now) for path, ramp in self.ramps.items()}
         known |= {"loss/stage": 1.0 + len(turns)} if self.switches else {}
@@ -178,19 +179,18 @@ class Course(Checkpoint):  # called when the metrics of an epoch are there, and 
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         if any(ramp.steps for ramp in self.ramps.values()):
-            self._set(trainer, module)
+            self._set(trainer)
 
-    def _set(self, trainer: Trainer, module: LightningModule) -> list[int]:
+    def _set(self, trainer: Trainer) -> list[int]:
         loss = scheduled(self.loss, self.ramps, trainer.current_epoch, trainer.global_step)
-        module.loss, turns = loss.course(self.values)
+        self.module.loss, turns = loss.course(self.values)
         return turns
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, SegModule)
-        self.values.append(self.sign * float(trainer.callback_metrics.get(module.monitor, math.nan)))
+        self.values.append(self.sign * float(trainer.callback_metrics.get(self.module.monitor, math.nan)))
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        module.loss = self.loss
+        self.module.loss = self.loss
 
     def state_dict(self) -> dict[str, Any]:
         return {"values": self.values}

@@ -170,7 +170,7 @@ def facts(name: str, loss: FakeLoss, seed: int, metrics: dict, extra: dict) -> d
         "trainer": {"max_epochs": 6, "accelerator": "auto"},
     }
     for key, value in extra.items():
-        config[key] = config[key] | value if isinstance(value, dict) else value
+        config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
     return {
         "name": name,
         "identity": "0a1b2c",

@@ -30,6 +30,18 @@ def test_curves_show_train_and_validation_lines_under_their_names(tmp_path):
         assert f">{word}<" in svg
 
 
+def test_curves_show_the_parameters_that_move_and_where_the_next_loss_began(tmp_path):
+    plain = history(tmp_path, **{"val/iou": [0.1, 0.2, 0.3]})
+    still = curves(plain, tmp_path / "still.svg").read_text()
+    moving = {"loss/pos_weight": [20, 10, 1], "loss/stage": [1, 1, 2]}
+    moved = curves(history(tmp_path, **{"val/iou": [0.1, 0.2, 0.3], **moving}), tmp_path / "moved.svg").read_text()
+    for word in ("Parameters of the loss", "pos_weight", "next loss"):
+        assert f">{word}<" in moved
+        assert f">{word}<" not in still
+    assert moved.count("stroke-dasharray: 1,1.65") == 6 + 1  # a dotted line in each panel, and in the legend
+    assert ">stage<" not in moved
+
+
 def test_curves_survive_missing_columns_empty_cells_and_a_single_epoch(tmp_path):
     table = history(tmp_path, **{"val/iou": [np.nan, 0.4, np.nan], "train/iou": [np.nan] * 3})
     picture = matplotlib.image.imread(curves(table, tmp_path / "curves.png"))

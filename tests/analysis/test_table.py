@@ -92,6 +92,16 @@ def test_a_label_names_the_parameters_that_vary_and_no_others(tmp_path):
     assert sweep.runs["label"].unique().tolist() == ["bce", "focal gamma=0", "focal gamma=2"]
 
 
+def test_a_label_tells_where_a_parameter_of_the_loss_goes(tmp_path):
+    weighted = FakeLoss("weighted_bce", params={"pos_weight": 20})
+    spec = {"pos_weight": {"to": 1, "shape": "cosine", "epochs": 30}}
+    write_sweep(tmp_path / "moves", [weighted], [1], extra={"schedule": spec})
+    write_sweep(tmp_path / "stays", [weighted], [1], extra={"schedule": {}})
+    sweep = collect([tmp_path])
+    assert set(sweep.runs["label"]) == {"weighted_bce", "weighted_bce pos_weight to 1"}
+    assert differences(sweep.used) == {}
+
+
 def test_what_else_sets_twins_apart_joins_the_label(tmp_path):
     for rate in (0.001, 0.01):
         write_sweep(tmp_path / str(rate), [BCE, DICE], [1], extra={"optimizer": {"lr": rate}})

@@ -182,6 +182,7 @@ FORMULAS: dict[str, Formula] = {
     "exp_log": exp_log,
     "unified_focal": lambda p, t: 0.5 * asymmetric_focal(p, t, 0.6, 0.5) + 0.5 * unified_tversky(p, t),
     "sum": lambda p, t: ce(p, t).mean() + dice(p, t) + 0.01 * (p * signed_distance(t)).mean(),
+    "switch": lambda p, t: ce(p, t).mean(),
 }
 
 
