@@ -27,6 +27,8 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     from seglab.engine.saved import open_runs
 
     names, runs = inputs(plain(cfg.input)), open_runs(plain(cfg.run))
+    single = all(run.config["dataset"].get("montage", 1) == 1 for run in runs)
+    require(single, "predict", "runs that were trained on single images", "one on montages")
     looks = {key: cfg[key] for key in ("window", "overlap", "tta")}
     threshold, kinds = threshold_of(cfg.threshold, runs), kinds_of(cfg.format)
     settings = {"runs": [[str(run.folder), run.facts["finished"]] for run in runs], **looks}

@@ -235,7 +235,7 @@ def fit(trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None
 def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
     """Measure validation and test images: a row and a histogram for each, and the threshold tuned on validation."""
     from seglab.analysis.thresholds import best_threshold
-    from seglab.engine.records import ImageTable, write_arrays, write_table
+    from seglab.engine.records import ImageTable, means, write_arrays, write_table
 
     groups = {item.id: item.group for part in (data.splits.val, data.splits.test) for item in part}
     metrics, arrays = {}, {}
@@ -246,12 +246,8 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
         trainer.callbacks.remove(seen)
         table = seen.table()
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(part)}
-        metrics |= {
-            f"{part}/{name}": float(table[name].mean()) for name in table.columns[table.columns.get_loc("loss") :]
-        }
+        metrics |= {f"{part}/{name}": value for name, value in means(table).items()}
         arrays |= seen.arrays(part)
-    found = table["objects_found"].sum()
-    metrics |= {"test/object_recall": found / table["objects"].sum()} if table["objects"].any() else {}
     if run.leads:
         write_table(run.folder / "per_image.csv", table)
         write_arrays(run.folder / "histograms.npz", **arrays)

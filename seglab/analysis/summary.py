@@ -107,20 +107,24 @@ def reread(runs: pd.DataFrame) -> dict[int, Pooled]:
                 table, ids = arrays["test"], arrays["test_ids"]
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             continue
-        images = pd.DataFrame(_tuned(table, run["threshold"], run["config"].get("empty", "correct")))
-        found[row] = Pooled(
-            table.sum(0), _scores(table.sum(0), images, run["threshold"]), images.set_axis(ids[: len(images)])
-        )
+        images = _at(table, run["threshold"], run["config"].get("empty", "correct"))
+        scores = _scores(table.sum(0), images, run["threshold"])
+        found[row] = Pooled(table.sum(0), scores, images.set_axis(ids[: len(images)]))
     return found
 
 
-def _tuned(table: np.ndarray, threshold: float, empty: str) -> dict[str, np.ndarray]:
-    """The scores of each image (n, 2, 256) at a threshold; none where it is not known."""
+def at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, float]:
+    """What histograms (n, 2, 256) still say: average precision, calibration, and the scores at the tuned threshold."""
+    return _scores(table.sum(0), _at(table, threshold, empty), threshold)
+
+
+def _at(table: np.ndarray, threshold: float, empty: str) -> pd.DataFrame:
+    """The scores of each image (n, 2, 256) at a threshold, a row each; no rows where it is not known."""
     if not np.isfinite(threshold):
-        return {}
+        return pd.DataFrame()
     edge = round(threshold * table.shape[-1])
     halves = np.stack([table[..., :edge].sum(-1), table[..., edge:].sum(-1)], axis=-1)
-    return {name: value[:, 1] for name, value in scores_at(halves, empty).items()}
+    return pd.DataFrame({name: value[:, 1] for name, value in scores_at(halves, empty).items()})
 
 
 def _scores(pooled: np.ndarray, images: pd.DataFrame, threshold: float) -> dict[str, float]:

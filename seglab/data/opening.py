@@ -75,11 +75,11 @@ class Chosen(NamedTuple):
     listed: int
 
 
-def choose(dataset: Dataset) -> Chosen:
-    """List and split a data set without decoding any of it."""
+def choose(dataset: Dataset, as_test: bool = False) -> Chosen:
+    """List and split a data set without decoding any of it; `as_test` makes one test set of all that is labelled."""
     items = dataset.items()
     complain([item.fault for item in items if item.fault], len(items), dataset)
-    whole = divide(items, dataset)
+    whole = Splits(test=items) if as_test else divide(items, dataset)
     skipped = {item.id: item.fault or item.left_out for item in items if item.fault or item.left_out}
     skipped |= dict.fromkeys((item.id for item in whole.torn), "its group is in the test set")
     wanted = sorted((item for item in whole.all() if item.id not in skipped), key=lambda item: item.id)
@@ -91,9 +91,9 @@ def mark_of(dataset: Dataset) -> str:
     return fingerprint(choose(dataset).items, dataset)
 
 
-def open_data(dataset: Dataset) -> Opened:
+def open_data(dataset: Dataset, as_test: bool = False) -> Opened:
     """List, split and decode a data set; raises one sentence for the first thing that is not as it should be."""
-    wanted, whole, skipped, listed = choose(dataset)
+    wanted, whole, skipped, listed = choose(dataset, as_test)
     mark = fingerprint(wanted, dataset)
     note = affordable(wanted, dataset, mark)
     store, survey = open_store(wanted, replace(dataset, cache_dir=None) if note else dataset, mark)

@@ -146,6 +146,13 @@ def choices() -> dict[str, str]:
     return {group: str(name) for group, name in HydraConfig.get().runtime.choices.items() if "/" not in group}
 
 
+def named(group: str) -> set[str]:
+    """The values of a group that were given on the command line by name, as `dataset.size=512` gives size."""
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    keys = [word.lstrip("+~").split("=")[0].split(".") for word in words]
+    return {key[1] for key in keys if key[0] == group and len(key) > 1}
+
+
 def _parallel(hydra_node: Any) -> bool:
     basic = hydra_node.launcher._target_.endswith(".BasicLauncher")
     return hydra_node.mode == RunMode.MULTIRUN and not basic

@@ -20,8 +20,7 @@ from seglab.data.ddsm import Ddsm
 from seglab.data.dicom import breast_box, read_dicom, read_mammogram
 from seglab.data.fit import fit, resize, to_units, unfit
 from seglab.data.pixels import read_image
-from seglab.data.ship import Ship
-from seglab.engine.module import SegModule
+from seglab.engine.module import Normalize, SegModule
 from seglab.engine.saved import Saved
 from seglab.engine.tiling import slide
 
@@ -120,13 +119,18 @@ def cut(levels: np.ndarray, threshold: float) -> np.ndarray:
     return (levels >= math.ceil(threshold * FULL)).astype(np.uint8)
 
 
-def predictor(run: Saved, window: int | None, overlap: float, tta: str, batch: int, device: str) -> Predictor:
-    """Open a run for prediction with its best weights; without a window it slides only if it was trained on patches."""
-    dataset = run.dataset()
-    remedy = "such a run knows no single images"
-    require(not isinstance(dataset, Ship) or dataset.montage == 1, f"run {run.folder}", "montage=1", "more", remedy)
+def predictor(
+    run: Saved, window: int | None, overlap: float, tta: str, batch: int, device: str, dataset: Dataset | None = None
+) -> Predictor:
+    """Open a run for prediction with its best weights; without a window it slides only if it was trained on patches.
+
+    dataset: how images are read, where that is not as in training.
+    """
+    dataset = dataset or run.dataset()
     side = window or (dataset.size if dataset.fit == "patch" else None)
-    return Predictor(run.module().to(chosen_device(device)), dataset, side, overlap, tta, batch)
+    module = run.module()
+    module.normalize = Normalize(dataset.mean, dataset.std)
+    return Predictor(module.to(chosen_device(device)), dataset, side, overlap, tta, batch)
 
 
 def chosen_device(name: str) -> str:

@@ -183,6 +183,14 @@ class ImageTable(Callback):
         return {prefix: np.stack(tables), f"{prefix}_ids": np.array(list(images))}
 
 
+def means(table: pd.DataFrame) -> dict[str, float]:
+    """The mean over the images of all that a table of them measures, and the share of the true objects found."""
+    found = {name: float(table[name].mean()) for name in table.columns[table.columns.get_loc("loss") :]}
+    if "objects" in table and table["objects"].any():
+        found["object_recall"] = float(table["objects_found"].sum() / table["objects"].sum())
+    return found
+
+
 @torch.no_grad()
 def predict(module: SegModule, samples: Samples, numbers: Iterable[int]) -> dict[str, np.ndarray]:
     """Look at some images of a part as they are, without augmentation; at the most telling tile of a tiled one.

@@ -1,0 +1,214 @@
+"""A run measured again is the run as it was; on other images it goes by the run's own way of looking."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from seglab.analysis.table import collect
+from seglab.contract import ContractError
+from seglab.data.folder import Folder
+from seglab.engine.config import named
+from seglab.engine.evaluation import dataset_node, to_logits
+from seglab.engine.inference import predictor
+from seglab.engine.saved import open_run
+from seglab.evaluate import evaluate
+from seglab.metrics.surface import surface_distances
+from seglab.train import train
+from tests.engine.untrained import write_run
+
+Configure = Callable[..., DictConfig]
+SMALL = ("dataset.size=32", "dataset.train=8", "dataset.val=4", "dataset.test=6", "model.base=4", "model.depth=2")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run; its loss wants a map beside the target."""
+    from hydra import compose, initialize_config_dir
+
+    from seglab.engine.config import CONF
+
+    folder = tmp_path_factory.mktemp("study") / "run"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        more = ["loss=weight_map", "trainer.max_epochs=2", "trainer.accelerator=cpu", f"folder={folder}"]
+        cfg: DictConfig = compose("train", [*SMALL, "batch_size=4", *more])
+    train(cfg, folder)
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "study" / "run"))
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Six grey images of 16 bits and odd sizes with a bright disc each, and their masks."""
+    for k in range(6):
+        height, width = 70 + 9 * k, 101 - 5 * k
+        mask = cv2.circle(np.zeros((height, width), np.uint8), (40, 35), 8 + k, 255, cv2.FILLED)
+        image = np.random.default_rng(k).integers(0, 20000, mask.shape).astype(np.uint16) + mask.astype(np.uint16) * 150
+        for name, pixels in (("images", image), ("masks", mask)):
+            (tmp_path / "pairs" / name).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / "pairs" / name / f"{k}.png"), pixels)
+    return tmp_path / "pairs"
+
+
+def call(configure: Configure, run: object, *words: str) -> list[Path]:
+    """Without pictures, which take longer than all the rest."""
+    return evaluate(configure("evaluate", f"run={run}", "device=cpu", "pictures=false", *words), Path("."))
+
+
+def facts_of(out: Path) -> dict:
+    return json.loads((out / "evaluation.json").read_text())
+
+
+def other(pairs: Path, *more: str) -> list[str]:
+    return ["dataset=folder", f"dataset.root={pairs}", "dataset.cache_dir=null", *more]
+
+
+def test_the_runs_own_test_images_give_its_own_tables_to_the_last_bit(configure: Configure, run: Path) -> None:
+    (out,) = call(configure, run, "pictures=true")
+    assert (out / "per_image.csv").read_bytes() == (run / "per_image.csv").read_bytes()
+    then, now = (np.load(folder / "histograms.npz") for folder in (run, out))
+    np.testing.assert_array_equal(then["test"], now["test"])
+    known, facts = json.loads((run / "run.json").read_text()), facts_of(out)
+    before = {key[5:]: value for key, value in known["metrics"].items() if key.startswith("test/")}
+    assert {key: facts["metrics"][key] for key in before} == pytest.approx(before, nan_ok=True)
+    assert facts["threshold"]["tuned"] == known["threshold"]["tuned"]
+    assert cv2.imread(str(out / "examples.png")) is not None
+    assert facts["part"] == "test"
+    assert (facts["scale"], facts["seen_in_training"], facts["data"]["images"]) == ("run", 0, 6)
+
+
+def test_the_report_still_finds_the_run_and_nothing_of_its_evaluations(configure: Configure, run: Path) -> None:
+    call(configure, run)
+    assert [Path(folder).name for folder in collect([run.parent]).runs["folder"]] == ["run"]
+
+
+def test_a_second_call_measures_nothing_unless_the_run_was_trained_again(configure: Configure, run: Path) -> None:
+    (out,) = call(configure, run)
+    (out / "per_image.csv").write_text("left alone")
+    assert call(configure, run) == [out]
+    assert (out / "per_image.csv").read_text() == "left alone"
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(facts | {"finished": "later"}))
+    assert call(configure, run) == [out]
+    assert (out / "per_image.csv").read_bytes() == (run / "per_image.csv").read_bytes()
+    assert len(call(configure, run, "part=val")) == 1
+    assert len(list((run / "evaluations").iterdir())) == 2
+
+
+def test_other_images_come_to_the_model_as_the_run_would_have_them(
+    configure: Configure, run: Path, pairs: Path
+) -> None:
+    (out,) = call(configure, run, *other(pairs))
+    facts, rows = facts_of(out), pd.read_csv(out / "per_image.csv")
+    assert (facts["part"], facts["data"]["images"], facts["dataset"]["size"]) == ("all", 6, 32)
+    assert (rows["pixels"] == 32 * 32).all()
+    assert list(rows) == list(pd.read_csv(run / "per_image.csv"))
+    own = {"dataset": {"_target_": "a", "size": 32, "channels": 3, "mean": [0.1], "root": "here"}}
+    own["dataset"] |= {"fit": "pad", "reduce": 2, "bits": 16, "std": [1.0]}
+    saved = type("S", (), {"config": own})
+    theirs = {"_target_": "b", "size": 256, "channels": 1, "mean": [0.5], "root": "there", "coverage": 0.3}
+    node = dataset_node(saved, theirs, {"size"})
+    assert node == theirs | {"channels": 3, "mean": [0.1], "fit": "pad", "reduce": 2, "bits": 16, "std": [1.0]}
+    assert dataset_node(saved, {"root": "moved"}, set()) == own["dataset"] | {"root": "moved"}
+
+
+@pytest.fixture
+def command_line(configure: Configure) -> Iterator[None]:
+    """Hydra as it is when `dataset.size=64` stands on a command line."""
+    from hydra import compose, initialize_config_dir
+
+    from seglab.engine.config import CONF
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("evaluate", ["run=x", "dataset=mias", "dataset.size=64"], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    yield
+    HydraConfig.instance().cfg = None
+
+
+@pytest.mark.usefixtures("command_line")
+def test_what_the_user_names_stays(configure: Configure) -> None:
+    assert named("dataset") == {"size"}
+
+
+def test_whole_images_of_a_run_on_patches_have_outlines_and_objects(
+    configure: Configure, pairs: Path, tmp_path: Path
+) -> None:
+    knobs = ["dataset.fit=patch", "dataset.size=64", "dataset.cache_dir=null", "loss=boundary"]
+    run = write_run(tmp_path / "patches", "dataset=folder", f"dataset.root={pairs}", *knobs)
+    (out,) = call(configure, run, *other(pairs))
+    rows, facts = pd.read_csv(out / "per_image.csv", dtype={"id": str}), facts_of(out)
+    assert facts["scale"] == "native"
+    assert list(rows["pixels"]) == [(70 + 9 * k) * (101 - 5 * k) for k in range(6)]
+    one = predictor(open_run(run), None, 0.5, "none", 4, "cpu")
+    for item, row in zip(Folder(root=str(pairs)).items(), rows.itertuples(), strict=True):
+        found, true = one.of_image(item.image()) >= 32768, item.mask() > 0
+        assert row.tp == (found & true).sum()
+        assert row.fp == (found & ~true).sum()
+        assert (row.hd95, row.asd) == pytest.approx(surface_distances(found, true), nan_ok=True)
+        assert row.objects == 1
+    tables = np.load(out / "histograms.npz")["test"]
+    np.testing.assert_array_equal(tables[:, 1, 128:].sum(-1), rows["tp"])
+    (tiled,) = call(configure, run, *other(pairs), "scale=run")
+    tiles = pd.read_csv(tiled / "per_image.csv")
+    assert tiles["hd95"].isna().all()
+    assert (tiles["foreground"] == rows["foreground"]).all()
+
+
+def test_native_scale_and_the_runs_scale_are_measured_side_by_side(
+    configure: Configure, run: Path, pairs: Path
+) -> None:
+    (by_run,) = call(configure, run, *other(pairs), "scale=run")
+    (native,) = call(configure, run, *other(pairs), "scale=native", "pictures=true")
+    assert by_run != native
+    assert cv2.imread(str(native / "examples.png")) is not None
+    assert (pd.read_csv(native / "per_image.csv")["pixels"] > 32 * 32).all()
+
+
+def test_images_that_the_run_trained_on_are_pointed_out(
+    configure: Configure, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (out,) = call(configure, run, "part=all")
+    assert "12 of 18 images have ids that the run has trained on" in caplog.text
+    assert facts_of(out)["seen_in_training"] == 12
+
+
+def test_of_many_runs_those_that_do_not_fit_are_told_and_the_rest_goes_on(
+    configure: Configure, run: Path, pairs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write_run(run.parent / "grey", "dataset.channels=1", "model.in_channels=1", "dataset.size=48")
+    outs = call(configure, run.parent, *other(pairs))
+    assert [out.parents[1].name for out in outs] == ["grey", "run"]
+    assert "object_recall" in caplog.text
+    facts = json.loads((run.parent / "grey" / "run.json").read_text())
+    facts["config"]["dataset"]["channels"] = 3
+    (run.parent / "grey" / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(ContractError, match="1 of 2 that do not"):
+        call(configure, run.parent, *other(pairs), "rerun=true")
+    assert "grey: model: expected images (b,1,h,w)" in caplog.text
+
+
+def test_a_part_without_images_is_one_sentence(configure: Configure, run: Path) -> None:
+    with pytest.raises(ContractError, match="part as one of all, train, val, test"):
+        call(configure, run, "part=everything")
+
+
+def test_certainty_stays_a_number() -> None:
+    logits = to_logits(np.array([[0, 32767, 32768, 65535]], np.uint16))
+    assert logits.isfinite().all()
+    assert (logits[0, 0, 0] >= 0).tolist() == [False, False, True, True]
+    assert float(logits.max()) == pytest.approx(11.78, abs=0.01)
