@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from seglab.contract import require
-from seglab.engine.config import chosen, plain, verb
+from seglab.engine.config import build, check, chosen, plain, verb
 
 if TYPE_CHECKING:
     from seglab.analysis.sheet import Sheet
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def surface(cfg: DictConfig, folder: Path) -> Path:
     """Make the view that `cfg.view` names in `folder`; returns surface.html."""
-    views = {"curve": curve, "pixels": pixels}
+    views = {"curve": curve, "pixels": pixels, "xray": xray}
     require(cfg.view in views, "surface", f"view as one of {', '.join(views)}", cfg.view)
     written = views[cfg.view](cfg, folder).write(folder)
     log.info("%s", written)
@@ -47,6 +47,21 @@ def opened(cfg: DictConfig) -> list[Saved]:
 
     require(bool(cfg.runs), "surface", f"run=outputs/STUDY/RUN for view={cfg.view}", "none")
     return open_runs(plain(cfg.runs))
+
+
+def xray(cfg: DictConfig, folder: Path) -> Sheet:
+    """Where the gradient of each loss would fall on a data set, before training."""
+    from pytorch_lightning import seed_everything
+
+    from seglab.engine.module import SegModule
+    from seglab.losses.pixel import BCE
+    from seglab.views.xray import view
+
+    check(cfg)
+    seed_everything(cfg.xray.seed, verbose=False)
+    dataset = build(cfg.dataset)
+    module = SegModule(build(cfg.model), BCE(), build(cfg.optimizer), mean=dataset.mean, std=dataset.std)
+    return view(chosen("loss", cfg.losses), dataset, module, plain(cfg.optimizer), **plain(cfg.xray))
 
 
 main = verb("surface")(surface)

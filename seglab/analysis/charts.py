@@ -256,7 +256,7 @@ def wins(shares: Mapping[str, np.ndarray], labels: list[str]) -> Figure:
     figure = Figure(figsize=(WIDTH, 0.5 + side + 0.075 * letters), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(shares), sharey=True))
     for axis, (quarter, share) in zip(axes, shares.items(), strict=True):
-        axis.imshow(share, cmap=_two_sided(), vmin=0, vmax=1)
+        axis.imshow(share, cmap=two_sided(), vmin=0, vmax=1)
         for row, column in np.argwhere(np.isfinite(share)) if len(labels) <= 7 else ():
             text = f"{100 * share[row, column]:.0f}"
             axis.text(column, row, text, ha="center", va="center", fontsize=7.5)
@@ -268,7 +268,7 @@ def wins(shares: Mapping[str, np.ndarray], labels: list[str]) -> Figure:
     return figure
 
 
-def _two_sided() -> ListedColormap:
+def two_sided() -> ListedColormap:
     """Orange where less than half are won, nothing at a half, blue above: on white and on black paper alike."""
     level = np.linspace(-1, 1, 64)
     colour = np.where(level[:, None] < 0, to_rgb(COLOURS[1]), to_rgb(COLOURS[0]))
