@@ -1,0 +1,188 @@
+"""Losses over a plane of weights, as contours for papers and as surfaces to turn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from plotly.subplots import make_subplots
+
+from seglab.analysis.charts import COLOURS, styled
+from seglab.analysis.markup import number, table, text
+from seglab.analysis.sheet import Sheet, interactive
+
+SCORE = "IoU"
+"""The one surface that is to be high; the others are losses."""
+
+
+class Surface(NamedTuple):
+    """Values (second, first) by loss over the places `first` and `second` of a plane, and what is marked on it.
+
+    `here` holds the values at the centre.
+    """
+
+    title: str
+    note: str
+    first: np.ndarray
+    second: np.ndarray
+    values: Mapping[str, np.ndarray]
+    marks: Mapping[str, tuple[float, float]]
+    paths: Mapping[str, Sequence[tuple[float, float]]]
+    here: Mapping[str, float]
+
+
+def sheet(surfaces: Sequence[Surface], words: str, curvature: pd.DataFrame) -> Sheet:
+    """Make the sheet of some planes: contours, surfaces, where each loss is lowest, and how sharply it curves."""
+    sections, figures = [], {}
+    for surface in surfaces:
+        key = re.sub(r"[^0-9A-Za-z]+", "-", surface.title)
+        figures[f"landscape_{key}"] = contours(surface)
+        caption = (
+            f"Turn each surface with the mouse. Plane: {surface.note}. {words} Heights are logarithmic where a loss "
+            "spans more than a factor of 20."
+        )
+        sections.append((escape(surface.title), interactive(relief(surface), caption)))
+    lowest = pd.concat([lowest_places(surface) for surface in surfaces], ignore_index=True)
+    if len(curvature):
+        lowest = lowest.merge(curvature, how="left", on=["plane", "loss"])
+    sections.append(("Where each loss is lowest", told(lowest)))
+    rows = pd.concat([flat(surface) for surface in surfaces], ignore_index=True)
+    return Sheet("Landscapes", sections, figures, {"landscape": rows, "lowest": lowest})
+
+
+def lowest_places(surface: Surface) -> pd.DataFrame:
+    """For each loss its value at the centre, its lowest place on the plane, and the IoU there, beside the best IoU."""
+    rows = []
+    best = float(surface.values[SCORE].max())
+    for name, values in surface.values.items():
+        if name == SCORE:
+            continue
+        row, column = np.unravel_index(values.argmin(), values.shape)
+        place = {"first": surface.first[column], "second": surface.second[row]}
+        there = {
+            "IoU there": surface.values[SCORE][row, column],
+            "IoU at centre": surface.here[SCORE],
+            "best IoU": best,
+        }
+        rows.append(
+            {"plane": surface.title, "loss": name, "at centre": surface.here[name], "lowest": values.min()}
+            | place
+            | there
+        )
+    return pd.DataFrame(rows)
+
+
+def told(lowest: pd.DataFrame) -> str:
+    """The table of lowest places as HTML."""
+    names = [name for name in lowest if name not in ("plane", "loss")]
+    rows = [
+        [text(f"{row['plane']}: {row['loss']}"), *(number(row[name], 4) for name in names)]
+        for _, row in lowest.iterrows()
+    ]
+    note = (
+        "first and second are places on the plane's axes. The largest eigenvalue is that of the loss's Hessian at the "
+        "centre, by power iteration; losses of other units curve in other units."
+    )
+    return table(["plane: loss", *map(str, names)], rows) + f'<p class="note">{note}</p>'
+
+
+def flat(surface: Surface) -> pd.DataFrame:
+    """A row per place."""
+    first, second = np.meshgrid(surface.first, surface.second)
+    places = {"plane": surface.title, "first": first.ravel(), "second": second.ravel()}
+    return pd.DataFrame(places | {name: values.ravel() for name, values in surface.values.items()})
+
+
+def steep(values: np.ndarray) -> bool:
+    """Whether a logarithm is needed to see the valley."""
+    return bool(values.min() > 0 and values.max() > 20 * values.min())
+
+
+@styled
+def contours(surface: Surface) -> Figure:
+    """Draw each loss and the IoU as contours of one plane, with the lowest place, what is marked, and the paths."""
+    across = min(3, len(surface.values))
+    down = -(-len(surface.values) // across)
+    figure = Figure(figsize=(3.5 * across, 0.5 + 3.0 * down), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for axis in axes[len(surface.values) :]:
+        axis.set_visible(False)
+    for axis, (name, values) in zip(axes, surface.values.items(), strict=False):
+        levels = (
+            np.geomspace(values.min(), values.max(), 16)
+            if steep(values)
+            else np.linspace(values.min(), values.max(), 16)
+        )
+        if np.ptp(values) == 0:
+            levels = values.min() + np.linspace(0, 1e-6, 16)
+        norm = "log" if steep(values) else "linear"
+        drawn = axis.contourf(surface.first, surface.second, values, levels, cmap="viridis", norm=norm)
+        axis.contour(surface.first, surface.second, values, levels, colors="#ffffff", linewidths=0.3, norm=norm)
+        bar = figure.colorbar(drawn, ax=axis, shrink=0.9, format="%.3g")
+        bar.ax.tick_params(labelsize=6.5)
+        bar.ax.minorticks_off()
+        bar.set_ticks(levels[::3])
+        mark(axis, surface, values if name != SCORE else -values)
+        axis.set(title=name + (", logarithmic" if steep(values) else ""))
+        axis.grid(False)
+    axes[0].legend(fontsize=6.5, loc="best", frameon=True, framealpha=0.75)
+    figure.suptitle(f"{surface.title}: {surface.note}", fontsize=8.5, x=0.01, ha="left", wrap=True)
+    return figure
+
+
+def mark(axis: Axes, surface: Surface, values: np.ndarray) -> None:
+    """Mark the centre, the lowest measured place, the solutions and the paths."""
+    for place, (name, path) in enumerate(surface.paths.items()):
+        colour = COLOURS[(place + 1) % len(COLOURS)]
+        axis.plot(*zip(*path, strict=True), "-o", color=colour, ms=3, lw=1.2, label=f"{name}, start to end")
+        axis.plot(*path[0], "s", color=colour, ms=5)
+    for place, (name, at) in enumerate(surface.marks.items()):
+        axis.plot(*at, "o", color=COLOURS[(place + 1) % len(COLOURS)], ms=6, markeredgecolor="#ffffff", label=name)
+    if not surface.marks and not surface.paths:
+        axis.plot(0, 0, "o", color=COLOURS[1], ms=5, markeredgecolor="#ffffff", label="the run")
+    row, column = np.unravel_index(values.argmin(), values.shape)
+    axis.plot(
+        surface.first[column], surface.second[row], "x", color="#d6006c", ms=7, mew=1.8, label="best on the plane"
+    )
+
+
+def relief(surface: Surface) -> go.Figure:
+    """The losses and the IoU as surfaces to turn, with marks and paths on them."""
+    across = min(3, len(surface.values))
+    down = -(-len(surface.values) // across)
+    kinds = [[{"type": "surface"}] * across] * down
+    figure = make_subplots(down, across, specs=kinds, subplot_titles=list(surface.values), horizontal_spacing=0.01)
+    for place, values in enumerate(surface.values.values()):
+        at = {"row": 1 + place // across, "col": 1 + place % across}
+        tint = np.log(values) if steep(values) else values
+        drawn = {"z": values, "surfacecolor": tint, "showscale": False, "colorscale": "Viridis"}
+        figure.add_trace(go.Surface(x=surface.first, y=surface.second, **drawn), **at)
+        marks = surface.marks or ({} if surface.paths else {"the run": (0.0, 0.0)})
+        for spot, (name, path) in enumerate([*surface.paths.items(), *((k, [p]) for k, p in marks.items())]):
+            x, y = zip(*path, strict=True)
+            z = [height(surface, values, *p) for p in path]
+            colour = COLOURS[(spot + 1) % len(COLOURS)]
+            looks = {"line": {"color": colour, "width": 6}, "marker": {"color": colour, "size": 4}}
+            line = go.Scatter3d(x=x, y=y, z=z, mode="lines+markers", name=name, showlegend=place == 0, **looks)
+            figure.add_trace(line, **at)
+        axis = {"type": "log"} if steep(values) else {}
+        scene = "scene" if place == 0 else f"scene{place + 1}"
+        eye = {"x": 1.4, "y": -1.4, "z": 1.1}
+        titles = {"xaxis": {"title": "first"}, "yaxis": {"title": "second"}, "zaxis": {"title": "", **axis}}
+        figure.update_layout({scene: {**titles, "camera": {"eye": eye}, "aspectmode": "cube"}})
+    return figure.update_layout(
+        height=60 + 380 * down, margin={"l": 0, "r": 0, "t": 30, "b": 0}, legend={"orientation": "h"}
+    )
+
+
+def height(surface: Surface, values: np.ndarray, a: float, b: float) -> float:
+    """The value at any place of the plane, linear between the places measured."""
+    rows = [np.interp(a, surface.first, row) for row in values]
+    return float(np.interp(b, surface.second, rows))
