@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def surface(cfg: DictConfig, folder: Path) -> Path:
     """Make the view that `cfg.view` names in `folder`; returns surface.html."""
-    views = {"curve": curve, "pixels": pixels, "xray": xray, "landscape": landscape}
+    views = {"curve": curve, "pixels": pixels, "xray": xray, "landscape": landscape, "fork": fork}
     require(cfg.view in views, "surface", f"view as one of {', '.join(views)}", cfg.view)
     written = views[cfg.view](cfg, folder).write(folder)
     log.info("%s", written)
@@ -39,6 +39,13 @@ def pixels(cfg: DictConfig, folder: Path) -> Sheet:
     from seglab.views.pixels import view
 
     return view(opened(cfg), chosen("loss", cfg.losses), **plain(cfg.pixels))
+
+
+def fork(cfg: DictConfig, folder: Path) -> Sheet:
+    """How one image's prediction parts when several losses train on from one checkpoint."""
+    from seglab.views.fork import view
+
+    return view(opened(cfg), chosen("loss", cfg.losses), **plain(cfg.fork))
 
 
 def landscape(cfg: DictConfig, folder: Path) -> Sheet:
