@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def surface(cfg: DictConfig, folder: Path) -> Path:
     """Make the view that `cfg.view` names in `folder`; returns surface.html."""
-    views = {"curve": curve, "pixels": pixels, "xray": xray, "landscape": landscape, "fork": fork}
+    views = {"curve": curve, "pixels": pixels, "xray": xray, "landscape": landscape, "fork": fork, "checkerboard": checkerboard}
     require(cfg.view in views, "surface", f"view as one of {', '.join(views)}", cfg.view)
     written = views[cfg.view](cfg, folder).write(folder)
     log.info("%s", written)
@@ -53,6 +53,13 @@ def landscape(cfg: DictConfig, folder: Path) -> Sheet:
     from seglab.views.landscape import view
 
     return view(opened(cfg), chosen("loss", cfg.losses), folder, **plain(cfg.landscape))
+
+
+def checkerboard(cfg: DictConfig, folder: Path) -> Sheet:
+    """The grid that each way to upsample leaves in the output and in the gradient to the image."""
+    from seglab.views.checkerboard import view
+
+    return view(opened(cfg), **plain(cfg.checkerboard))
 
 
 def opened(cfg: DictConfig) -> list[Saved]:

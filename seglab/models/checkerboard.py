@@ -19,14 +19,22 @@ def grid_energy(maps: Tensor, stride: int = 2, width: float = 1 / 16) -> PerImag
     """
     require(maps.dim() == 4, "grid_energy", "maps (b,c,h,w)", "x".join(map(str, maps.shape)))
     require(stride > 1 and 0 < width < 0.5 / stride, "grid_energy", f"stride > 1 and width < {0.5 / stride}", width)
-    maps = maps.float() - maps.float().mean((2, 3), keepdim=True)
-    rows, columns = (torch.hann_window(n, periodic=False, device=maps.device) for n in maps.shape[2:])
-    energy = torch.fft.fft2(maps * rows[:, None] * columns).abs().square().sum(1)
-    share = (energy * _on_grid(energy, stride, width)).sum((1, 2)) / energy.sum((1, 2))
+    energy = spectrum(maps)
+    share = (energy * on_grid(energy, stride, width)).sum((1, 2)) / energy.sum((1, 2))
     return share.nan_to_num(0)
 
 
-def _on_grid(energy: Tensor, stride: int, width: float) -> Tensor:
+def spectrum(maps: Tensor) -> Tensor:
+    """Give the energy of maps (b,c,h,w) at each frequency, summed over the channels: (b,h,w), as torch.fft orders it.
+
+    The mean is taken off first, and the border faded out.
+    """
+    maps = maps.float() - maps.float().mean((2, 3), keepdim=True)
+    rows, columns = (torch.hann_window(n, periodic=False, device=maps.device) for n in maps.shape[2:])
+    return torch.fft.fft2(maps * rows[:, None] * columns).abs().square().sum(1)
+
+
+def on_grid(energy: Tensor, stride: int = 2, width: float = 1 / 16) -> Tensor:
     """Mark the frequencies (h,w) near a multiple of 1 / stride on both axes, but not near zero on both."""
     axes = [torch.fft.fftfreq(n, device=energy.device).abs() for n in energy.shape[1:]]
     rows, columns = (((f * stride - (f * stride).round()).abs() <= width * stride) for f in axes)
