@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 def surface(cfg: DictConfig, folder: Path) -> Path:
     """Make the view that `cfg.view` names in `folder`; returns surface.html."""
-    views = {"curve": curve, "pixels": pixels, "xray": xray, "landscape": landscape, "fork": fork, "checkerboard": checkerboard}
+    views = {"curve": curve, "xray": xray, "pixels": pixels, "fork": fork}
+    views |= {"landscape": landscape, "checkerboard": checkerboard}
     require(cfg.view in views, "surface", f"view as one of {', '.join(views)}", cfg.view)
     written = views[cfg.view](cfg, folder).write(folder)
     log.info("%s", written)
@@ -32,6 +33,22 @@ def curve(cfg: DictConfig, folder: Path) -> Sheet:
     from seglab.views.curve import view
 
     return view(chosen("loss", cfg.losses), **plain(cfg.curve))
+
+
+def xray(cfg: DictConfig, folder: Path) -> Sheet:
+    """Where the gradient of each loss would fall on a data set, before training."""
+    from pytorch_lightning import seed_everything
+
+    from seglab.engine.module import SegModule
+    from seglab.losses.pixel import BCE
+    from seglab.views.xray import view
+
+    check(cfg)
+    require(cfg.run is None or isinstance(cfg.run, str), "xray", "one run or none", cfg.run)
+    seed_everything(cfg.xray.seed, verbose=False)
+    dataset = build(cfg.dataset)
+    module = SegModule(build(cfg.model), BCE(), build(cfg.optimizer), mean=dataset.mean, std=dataset.std)
+    return view(chosen("loss", cfg.losses), dataset, module, plain(cfg.optimizer), run=cfg.run, **plain(cfg.xray))
 
 
 def pixels(cfg: DictConfig, folder: Path) -> Sheet:
@@ -68,21 +85,6 @@ def opened(cfg: DictConfig) -> list[Saved]:
 
     require(bool(cfg.runs), "surface", f"run=outputs/STUDY/RUN for view={cfg.view}", "none")
     return open_runs(plain(cfg.runs))
-
-
-def xray(cfg: DictConfig, folder: Path) -> Sheet:
-    """Where the gradient of each loss would fall on a data set, before training."""
-    from pytorch_lightning import seed_everything
-
-    from seglab.engine.module import SegModule
-    from seglab.losses.pixel import BCE
-    from seglab.views.xray import view
-
-    check(cfg)
-    seed_everything(cfg.xray.seed, verbose=False)
-    dataset = build(cfg.dataset)
-    module = SegModule(build(cfg.model), BCE(), build(cfg.optimizer), mean=dataset.mean, std=dataset.std)
-    return view(chosen("loss", cfg.losses), dataset, module, plain(cfg.optimizer), **plain(cfg.xray))
 
 
 main = verb("surface")(surface)
