@@ -14,7 +14,7 @@ import numpy as np
 from seglab.contract import ContractError
 from seglab.data.base import Dataset, native, native_objects, read
 from seglab.data.duplicates import fingerprint, near_duplicates
-from seglab.data.fit import resize, to_bits, to_channels, to_mask
+from seglab.data.fit import inside, resize, to_bits, to_channels, to_mask
 from seglab.data.items import Item
 from seglab.data.opening import divide, doubts
 from seglab.data.pixels import SUFFIXES, read_image
@@ -74,7 +74,7 @@ def audit(dataset: Dataset, samples: int = 24) -> Audit:
     chosen = spread([one.share for _, one in seen], samples)
     pictures = [(seen[k][0].id, *picture(seen[k][0], dataset)) for k in chosen]
     shares = np.array([one.share for _, one in seen])
-    return Audit(facts, splits, leaks, shares, joined([one.areas for _, one in seen]), pictures)
+    return Audit(facts, splits, leaks, shares, np.concatenate([[], *(one.areas for _, one in seen)]), pictures)
 
 
 def look(item: Item, dataset: Dataset) -> Look:
@@ -108,12 +108,7 @@ def erased(mask: np.ndarray, labels: np.ndarray, count: int, dataset: Dataset) -
     height, width = mask.shape
     if dataset.fit == "patch" or count == 1:
         return np.zeros(count - 1, bool)
-    size = dataset.size
-    target = (size, size)
-    if dataset.fit == "pad":
-        scale = size / max(height, width)
-        target = (max(1, round(height * scale)), max(1, round(width * scale)))
-    small = to_mask(resize(mask.astype(np.float32), *target), dataset.coverage)
+    small = to_mask(resize(mask.astype(np.float32), *inside(mask.shape, dataset.size, dataset.fit)), dataset.coverage)
     back = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
     left = np.bincount(labels[(back > 0) & (mask > 0)], minlength=count)
     return left[1:] == 0
@@ -123,7 +118,7 @@ def counted(looks: Sequence[Look], parts: Sequence[str], dataset: Dataset) -> di
     """Sum up all looks as plain data."""
     shares = np.array([one.share for one in looks])
     part = np.array(parts)
-    areas, gone = joined([one.areas for one in looks]), joined([one.erased for one in looks])
+    areas, gone = (np.concatenate([[], *(getattr(one, name) for one in looks)]) for name in ("areas", "erased"))
     return {
         "images": {name: int((part == name).sum()) for name in PARTS},
         "empty_masks": {name: int((shares[part == name] == 0).sum()) for name in PARTS},
@@ -147,11 +142,6 @@ def quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Give the least, the quartiles and the greatest of some numbers; nothing of none."""
     names = ("min", "25%", "median", "75%", "max")
     return dict(zip(names, np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist(), strict=True)) if len(values) else {}
-
-
-def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Put arrays behind each other."""
-    return np.concatenate(arrays) if arrays else np.zeros(0)
 
 
 def spread(values: Sequence[float], count: int) -> list[int]:

@@ -129,7 +129,10 @@ def objects_of(item: Item, dataset: Dataset) -> np.ndarray:
     """
     size, how = dataset.size, dataset.fit
     cut = how == "patch"
-    return moved(native_objects(item, dataset), lambda share: crop(share, 0, 0, size) if cut else fit(share, size, how))
+    return moved(
+        native_objects(item, dataset),
+        lambda share: crop(share, 0, 0, size, size) if cut else fit(share, size, how),
+    )
 
 
 def moved(labels: np.ndarray, move: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -21,7 +21,7 @@ import numpy as np
 from seglab.contract import ContractError
 from seglab.data.base import Dataset, native
 from seglab.data.items import Item
-from seglab.data.prepared import Prepared, Record, prepare, records_of
+from seglab.data.prepared import Prepared, Record, on_disk, prepare, records_of
 from seglab.data.store import Arrays, Survey, fill
 
 VERSION = 1
@@ -49,17 +49,9 @@ def fingerprint(items: Sequence[Item], dataset: Dataset) -> str:
     """Name the decoded pixels: by the reading options, and each item's labels and source files with size and time."""
     digest = blake2b(reading(dataset, dataset.fit == "patch").encode(), digest_size=10)
     for item in items:
-        digest.update(f"{item.id} {item.labels} {[stamp(path) for path in item.files]}".encode())
+        files = [(os.path.basename(path), *on_disk(path)) for path in item.files]
+        digest.update(f"{item.id} {item.labels} {files}".encode())
     return digest.hexdigest()
-
-
-def stamp(path: str) -> tuple[str, int, int]:
-    """Tell a file by its name, its size and the time of its last change; a missing one by zeros."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return os.path.basename(path), 0, 0
-    return os.path.basename(path), found.st_size, found.st_mtime_ns
 
 
 def affordable(items: Sequence[Item], dataset: Dataset, mark: str) -> str:
@@ -131,26 +123,10 @@ def cached_scans(items: Sequence[Item], dataset: Dataset, folder: Path) -> list[
 def make_room(root: Path, limit: int) -> None:
     """Remove the caches that nobody has used for longest until the rest take at most `limit` bytes."""
     for stale in root.glob(".new-*"):
-        if time.time() - changed(stale) > 86400:  # a build that was killed
+        if time.time() - on_disk(stale)[1] / 1e9 > 86400:  # a build that was killed
             shutil.rmtree(stale, ignore_errors=True)
     total = 0
-    for mark in sorted(root.glob("*/cache.json"), key=changed, reverse=True):
-        total += sum(size(path) for path in mark.parent.rglob("*"))
+    for mark in sorted(root.glob("*/cache.json"), key=lambda path: on_disk(path)[1], reverse=True):
+        total += sum(on_disk(path)[0] for path in mark.parent.rglob("*"))
         if total > limit:
             shutil.rmtree(mark.parent, ignore_errors=True)
-
-
-def changed(path: Path) -> float:
-    """Say when a file was last changed; of one that another process has just removed, now."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return time.time()
-
-
-def size(path: Path) -> int:
-    """Say how many bytes a file takes; none if another process has just removed it."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

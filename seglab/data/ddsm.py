@@ -15,7 +15,7 @@ import numpy as np
 from seglab.contract import require
 from seglab.data.base import Dataset
 from seglab.data.dicom import WINDOWS, breast_box, read_lesion, read_mammogram, shape_of
-from seglab.data.items import Item, nothing
+from seglab.data.items import Item
 from seglab.data.pixels import SUFFIXES
 
 if TYPE_CHECKING:
@@ -88,11 +88,11 @@ class Ddsm(Dataset):
         patient, part = lesions["patient_id"].iloc[0], "test" if (lesions["part"] == "test").any() else "train"
         image = next((found[0] for path in lesions[IMAGE] if (found := files.of_image(path))), None)
         if image is None:
-            return Item(name, patient, nothing, nothing, part, fault=f"{lesions[IMAGE].iloc[0]}: expected on disk")
+            return Item(name, patient, split=part, fault=f"{lesions[IMAGE].iloc[0]}: expected on disk")
         masks = [files.of_lesion(row) for _, row in lesions.iterrows()]
         if not all(masks):
             missing = lesions[MASK].iloc[masks.index(())]
-            return Item(name, patient, nothing, nothing, part, fault=f"{missing}: expected on disk")
+            return Item(name, patient, split=part, fault=f"{missing}: expected on disk")
         return Item(
             name,
             patient,

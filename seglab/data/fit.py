@@ -44,23 +44,25 @@ def pad(array: np.ndarray, size: int) -> np.ndarray:
     return array if below == right == 0 else cv2.copyMakeBorder(array, *sides, cv2.BORDER_CONSTANT, value=0)
 
 
+def inside(shape: tuple[int, ...], size: int, how: str) -> tuple[int, int]:
+    """Say what height and width an image gets within size x size: all of it (`resize`), or in proportion (`pad`)."""
+    if how == "resize":
+        return size, size
+    scale = size / max(shape[:2])
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
 def fit(array: np.ndarray, size: int, how: str) -> np.ndarray:
     """Bring an image or a map of shares to size x size: stretched (`resize`) or with its proportions kept (`pad`)."""
-    if how == "resize":
-        return resize(array, size, size)
-    height, width = array.shape[:2]
-    scale = size / max(height, width)
-    return pad(resize(array, max(1, round(height * scale)), max(1, round(width * scale))), size)
+    return pad(resize(array, *inside(array.shape, size, how)), size)
 
 
 def unfit(array: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
     """Bring a square map back to the size of the image that `fit` made it from: its inverse, up to the resizing."""
-    if how == "pad":
-        size = len(array)
-        tall, wide = (max(1, round(n * size / max(height, width))) for n in (height, width))
-        top, left = (size - tall) // 2, (size - wide) // 2
-        array = np.ascontiguousarray(array[top : top + tall, left : left + wide])
-    return resize(array, height, width)
+    size = len(array)
+    tall, wide = inside((height, width), size, how)
+    top, left = (size - tall) // 2, (size - wide) // 2
+    return resize(np.ascontiguousarray(array[top : top + tall, left : left + wide]), height, width)
 
 
 def crop(array: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:

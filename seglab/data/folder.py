@@ -9,7 +9,7 @@ from pathlib import Path
 
 from seglab.contract import require
 from seglab.data.base import Dataset
-from seglab.data.items import Item, nothing
+from seglab.data.items import Item
 from seglab.data.pixels import files_in, read_image, read_mask
 
 
@@ -64,7 +64,7 @@ class Folder(Dataset):
             fault = (
                 f"{mask}: expected an image of its name" if image is None else f"{image}: expected a mask of its name"
             )
-            return Item(name, name, nothing, nothing, part, fault=fault)
+            return Item(name, name, split=part, fault=fault)
         return Item(
             id=name,
             group=self.group_of(image.stem, name),

@@ -15,7 +15,7 @@ import numpy as np
 
 from seglab.contract import require
 from seglab.data.base import Dataset
-from seglab.data.items import Item, nothing
+from seglab.data.items import Item
 from seglab.data.pixels import files_in, read_image, read_mask
 
 LAYOUTS = "Training and Test (Drishti-GS), partitioned_* (RIM-ONE DL), or tr_images, ts_images and clean_masks"
@@ -100,7 +100,7 @@ def find(root: Path, name: str) -> Path | None:
 def pair(name: str, group: str, image: Path, mask: Path | None, part: str, read: partial | type(read_mask)) -> Item:
     """Make one item; an image without mask becomes one with a fault."""
     if mask is None:
-        return Item(name, group, nothing, nothing, part, fault=f"{image}: expected a mask of its name")
+        return Item(name, group, split=part, fault=f"{image}: expected a mask of its name")
     files = (str(image), str(mask))
     return Item(name, group, partial(read_image, files[0]), partial(read, files[1]), part, files)
 

@@ -11,6 +11,11 @@ Reader = Callable[[], np.ndarray]
 """A picklable function of no arguments: a `functools.partial` of a function of some module."""
 
 
+def nothing() -> np.ndarray:
+    """Stand for the pixels of an item that has a fault."""
+    return np.zeros((1, 1), np.uint8)
+
+
 @dataclass(frozen=True)
 class Item:
     """One image and its mask, as two functions that decode them when somebody needs the pixels.
@@ -25,16 +30,11 @@ class Item:
 
     id: str
     group: str
-    image: Reader
-    mask: Reader
+    image: Reader = nothing
+    mask: Reader = nothing
     split: str = ""
     files: tuple[str, ...] = ()
     labels: str = ""
     fault: str = ""
     left_out: str = ""
     objects: Reader | None = None
-
-
-def nothing() -> np.ndarray:
-    """Stand for the pixels of an item that has a fault."""
-    return np.zeros((1, 1), np.uint8)

@@ -12,7 +12,7 @@ import numpy as np
 
 from seglab.contract import require
 from seglab.data.base import Dataset
-from seglab.data.items import Item, nothing
+from seglab.data.items import Item
 from seglab.data.pixels import read_image
 
 ROW = re.compile(r"(?P<film>mdb\d{3}) +[FGD] +(?P<kind>[A-Z]{4})(?: +[BM])?(?P<place>(?: +\d+){3})?(?: +[*].*)?")
@@ -43,7 +43,7 @@ class Mias(Dataset):
         """Make the item of one film; None stands for a lesion of unknown place."""
         patient, part = f"patient{(int(name[3:]) + 1) // 2:03d}", "test" if self.external else ""
         if not path.is_file():
-            return Item(name, patient, nothing, nothing, part, fault=f"{path}: expected the film of {self.table}")
+            return Item(name, patient, split=part, fault=f"{path}: expected the film of {self.table}")
         known = tuple(circle for circle in circles if circle is not None)
         unknown = "" if len(known) == len(circles) else "lesion of unknown place"
         image, mask = partial(read_image, str(path)), partial(draw, str(path), known)

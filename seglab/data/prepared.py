@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 
 from seglab.contract import ContractError, require
 from seglab.data.base import Dataset, native, native_objects, raise_unless_skipped
-from seglab.data.items import Item, nothing
+from seglab.data.items import Item
 from seglab.data.threads import each
 
 POINTS = 64
@@ -57,7 +57,7 @@ def item_of(folder: Path, record: Record) -> Item:
     """Make the item of one record."""
     name, group, split, why = (record[key] for key in ("id", "group", "split", "left_out"))
     if why:
-        return Item(name, group, nothing, nothing, split, left_out=why)
+        return Item(name, group, split=split, left_out=why)
     image, mask = (str(folder / kind / f"{quote(name, safe='')}.npy") for kind in ("images", "masks"))
     labels = folder / "objects" / f"{quote(name, safe='')}.npy"
     objects = partial(mapped, str(labels)) if record.get("objects") else None
@@ -100,21 +100,15 @@ def one(item: Item, dataset: Dataset, folder: Path, alone: bool) -> Record:
         same = [{**known, "sha256": ""} for known in record["files"]] == sources and record["labels"] == item.labels
         if same and not record["left_out"]:
             return record
-    record = {"id": item.id, "group": item.group, "split": item.split, "labels": item.labels}
-    record["left_out"] = item.fault or item.left_out
-    if not record["left_out"]:
-        try:
-            image, mask = native(item, dataset)
-        except ContractError as error:
-            raise_unless_skipped(error, dataset)
-            record["left_out"] = str(error)
-        else:
-            save(folder / "images" / f"{name}.npy", image)
-            save(folder / "masks" / f"{name}.npy", mask)
-            record |= measure(item.id, image, mask)
-            if item.objects and alone:
-                record["objects"] = True
-                save(folder / "objects" / f"{name}.npy", native_objects(item, dataset).astype(np.uint16))
+
+    def keep(image: np.ndarray, mask: np.ndarray) -> None:
+        save(folder / "images" / f"{name}.npy", image)
+        save(folder / "masks" / f"{name}.npy", mask)
+
+    record = decoded(item, dataset, keep)
+    if alone and item.objects and not record["left_out"]:
+        save(folder / "objects" / f"{name}.npy", native_objects(item, dataset).astype(np.uint16))
+        record["objects"] = True
     record["files"] = [source(path, alone) for path in item.files]
     write(place, json.dumps(record).encode())
     return record
@@ -122,15 +116,22 @@ def one(item: Item, dataset: Dataset, folder: Path, alone: bool) -> Record:
 
 def survey_scans(items: Sequence[Item], dataset: Dataset) -> list[Record]:
     """Decode all items and keep nothing but the records, for data that is neither prepared nor cached."""
+    return each(partial(decoded, dataset=dataset, keep=lambda image, mask: None), items, "look through")
 
-    def one(item: Item) -> Record:
-        try:
-            return {"id": item.id, "left_out": "", **measure(item.id, *native(item, dataset))}
-        except ContractError as error:
-            raise_unless_skipped(error, dataset)
-            return {"id": item.id, "left_out": str(error)}
 
-    return each(one, items, "look through")
+def decoded(item: Item, dataset: Dataset, keep: Callable[[np.ndarray, np.ndarray], None]) -> Record:
+    """Decode one item, hand it to `keep(image, mask)`, and note what it is, or why it is left out."""
+    record = {"id": item.id, "group": item.group, "split": item.split, "labels": item.labels}
+    record["left_out"] = item.fault or item.left_out
+    if record["left_out"]:
+        return record
+    try:
+        image, mask = native(item, dataset)
+    except ContractError as error:
+        raise_unless_skipped(error, dataset)
+        return record | {"left_out": str(error)}
+    keep(image, mask)
+    return record | measure(item.id, image, mask)
 
 
 def measure(name: str, image: np.ndarray, mask: np.ndarray) -> Record:
@@ -144,12 +145,18 @@ def measure(name: str, image: np.ndarray, mask: np.ndarray) -> Record:
 
 def source(path: str, hashes: bool) -> Record:
     """Describe a source file by path, size, time of change in ns, and hash if asked."""
+    size, changed = on_disk(path)
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest() if hashes and changed else ""
+    return {"path": path, "size": size, "mtime_ns": changed, "sha256": digest}
+
+
+def on_disk(path: str | Path) -> tuple[int, int]:
+    """Give a file's size in bytes and the time of its last change in ns; zeros if it is missing."""
     try:
         found = os.stat(path)
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest() if hashes else ""
-        return {"path": path, "size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": digest}
     except OSError:
-        return {"path": path, "size": 0, "mtime_ns": 0, "sha256": ""}
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 def save(path: Path, array: np.ndarray) -> None:

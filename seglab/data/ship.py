@@ -14,7 +14,7 @@ from seglab.contract import require
 from seglab.data import rle
 from seglab.data.base import Dataset
 from seglab.data.fit import resize
-from seglab.data.items import Item, Reader, nothing
+from seglab.data.items import Item, Reader
 from seglab.data.pixels import files_in, read_image
 
 SIDE = 768
@@ -67,7 +67,7 @@ class Ship(Dataset):
             if name in kept
         ]
         unlabelled = sorted(files.keys() - set(names))
-        items += [Item(n, n, nothing, nothing, fault=f"{files[n]}: expected rows in {self.table}") for n in unlabelled]
+        items += [Item(n, n, fault=f"{files[n]}: expected rows in {self.table}") for n in unlabelled]
         return items if self.montage == 1 else montages(items, self.montage)
 
     def choose(self, names: list[str], counts: np.ndarray) -> list[str]:
@@ -124,7 +124,7 @@ def read_table(path: Path) -> tuple[list[str], np.ndarray, rle.Runs, np.ndarray]
 def item_of(name: str, file: Path | None, runs: rle.Runs) -> Item:
     """Make the item of one image."""
     if file is None:
-        return Item(name, name, nothing, nothing, fault=f"{name}: expected the image of the table on disk")
+        return Item(name, name, fault=f"{name}: expected the image of the table on disk")
     reason = "known to be broken" if file.stem in CORRUPT else ""
     image = partial(read_image, str(file))
     mask, labels = partial(mask_of, runs, str(file)), digest(runs.starts.tobytes() + runs.lengths.tobytes()).hex()

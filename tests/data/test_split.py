@@ -3,12 +3,12 @@ import json
 import pytest
 
 from seglab.contract import ContractError
-from seglab.data.items import Item, nothing
+from seglab.data.items import Item
 from seglab.data.split import from_file, split
 
 
 def items(count, groups=None, part=""):
-    return [Item(f"i{k:03d}", f"g{k % (groups or count)}", nothing, nothing, part) for k in range(count)]
+    return [Item(f"i{k:03d}", f"g{k % (groups or count)}", split=part) for k in range(count)]
 
 
 def groups(part):
@@ -48,7 +48,7 @@ def test_of_a_few_images_each_part_gets_one_if_it_is_to_get_any():
 
 
 def test_an_own_test_part_is_kept_and_its_patients_leave_the_training():
-    test = [Item("t0", "g3", nothing, nothing, "test"), Item("t1", "x", nothing, nothing, "test")]
+    test = [Item("t0", "g3", split="test"), Item("t1", "x", split="test")]
     parts = split([*items(10, part="train"), *test], 0.3, 0.5, 0)
     assert [i.id for i in parts.test] == ["t0", "t1"]
     assert [i.id for i in parts.torn] == ["i003"]
