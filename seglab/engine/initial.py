@@ -33,7 +33,7 @@ def start_from(model: nn.Module, source: str, include: Sequence[str] | None = No
     file = file_of(source)
     own, theirs = model.state_dict(), read(file)
     prefix = max(PREFIXES, key=lambda start: sum(start + name in theirs for name in own))
-    theirs = {name.removeprefix(prefix): value for name, value in theirs.items()}
+    theirs = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
     patterns = ["*"] if include is None else [include] if isinstance(include, str) else list(include)
     for pattern in patterns:
         some = f"a pattern of names such as {', '.join(list(own)[:3])}"
