@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seglab.contract import ContractError, Logits, PerImage, require
-from seglab.data.base import Dataset, encode, native, raise_unless_skipped
+from seglab.data.base import Dataset, encode, native, native_objects, raise_unless_skipped
 from seglab.data.cache import fingerprint
 from seglab.data.fit import resize, to_bits, to_channels
 from seglab.data.items import Item
@@ -110,6 +111,7 @@ class AsTrained:
         opened = open_data(subject.dataset, subject.as_test)
         self.data.opened = replace(opened, splits=Splits(test=subject.mine(opened.splits)))
         self.items, self.skipped = self.data.splits.test, opened.skipped
+        self.objects = self.data.objects("test")
 
     def __iter__(self) -> Iterator[Measured]:
         device = self.module.device
@@ -143,6 +145,9 @@ class Natively:
         self.dataset, chosen = subject.dataset, choose(subject.dataset, subject.as_test)
         self.skipped = chosen.skipped
         self.items = [item for item in subject.mine(chosen.splits) if item.id not in chosen.skipped]
+        self.objects: dict[str, Callable[[], np.ndarray]] = {
+            item.id: partial(native_objects, item, self.dataset) for item in self.items if item.objects
+        }
 
     def __iter__(self) -> Iterator[Measured]:
         for item in tqdm(self.items, "evaluate", delay=3, leave=False, disable=None):
@@ -185,10 +190,11 @@ def to_logits(levels: np.ndarray) -> Logits:
 def measure(looked: AsTrained | Natively, threshold: float, empty: str) -> Result:
     """Score every image, and all of them together, as seglab.train scores its test images."""
     require(len(looked.items) > 0, "evaluate", "labelled images in this part", "none", "set part=all, or dataset.root")
-    seen = ImageTable({item.id: item.group for item in looked.items}, threshold, empty)
-    meter = looked.module.test_meter
+    groups = {item.id: item.group for item in looked.items}
+    seen = ImageTable(groups, threshold, empty, objects=looked.objects)
+    meter, places = looked.module.test_meter, {name: place for place, name in enumerate(groups)}
     for losses, logits, target, ids in looked:
-        meter.update(losses, logits, target)
+        meter.update(losses, logits, target, torch.tensor([places[name] for name in ids], device=target.device))
         seen.take(losses, logits, target, ids)
     require(bool(seen.seen), "evaluate", "images that can be read", "none")
     table = seen.table()

@@ -90,6 +90,38 @@ def test_the_runs_own_test_images_give_its_own_tables_to_the_last_bit(configure:
     assert (facts["scale"], facts["seen_in_training"], facts["data"]["images"]) == ("run", 0, 6)
 
 
+@pytest.mark.slow
+def test_ships_side_by_side_are_counted_one_by_one_in_training_and_evaluation(
+    configure: Configure, tmp_path: Path
+) -> None:
+    (tmp_path / "sea/train_v2").mkdir(parents=True)
+    table = ["ImageId,EncodedPixels"]
+    for k in range(6):
+        cv2.imwrite(str(tmp_path / f"sea/train_v2/{k}.jpg"), np.full((768, 768), 40 * k, np.uint8))
+        for left in (96, 192):  # two ships of 48 rows and 96 columns that touch
+            table.append(f"{k}.jpg," + " ".join(f"{768 * column + 97} 48" for column in range(left, left + 96)))
+    (tmp_path / "sea/train_ship_segmentations_v2.csv").write_text("\n".join(table))
+    sea = ("dataset=ship", f"dataset.root={tmp_path / 'sea'}", "dataset.cache_dir=null", "dataset.size=64")
+    for fit, words in (("resize", ()), ("patch", ("dataset.reduce=4",))):
+        more = (
+            f"dataset.fit={fit}",
+            "model.base=4",
+            "model.depth=2",
+            "trainer.max_epochs=1",
+            "trainer.accelerator=cpu",
+        )
+        folder = tmp_path / fit
+        train(configure("train", *sea, *words, *more, folder=folder), folder)
+        (out,) = call(configure, folder, "scale=run")
+        rows = [pd.read_csv(place / "per_image.csv") for place in (folder, out)]
+        pd.testing.assert_frame_equal(*rows)
+        assert rows[0]["objects"].tolist() == pytest.approx([2 if fit == "resize" else np.nan], nan_ok=True)
+        before = json.loads((folder / "run.json").read_text())["metrics"]
+        assert facts_of(out)["metrics"]["image_recall"] == before["test/image_recall"]
+        (out,) = call(configure, folder, "scale=native")
+        assert pd.read_csv(out / "per_image.csv")["objects"].tolist() == [2]
+
+
 def test_the_report_still_finds_the_run_and_nothing_of_its_evaluations(configure: Configure, run: Path) -> None:
     call(configure, run)
     assert [Path(folder).name for folder in collect([run.parent]).runs["folder"]] == ["run"]
