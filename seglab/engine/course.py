@@ -183,7 +183,9 @@ class Course(Checkpoint):  # called when the metrics of an epoch are there, and 
 
     def _set(self, trainer: Trainer) -> list[int]:
         loss = scheduled(self.loss, self.ramps, trainer.current_epoch, trainer.global_step)
-        self.module.loss, turns = loss.course(self.values)
+        now, turns = loss.course(self.values)
+        if now != self.module.loss:  # an equal one in its place might be compiled anew
+            self.module.loss = now
         return turns
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
-from seglab.engine.config import ConfigError, build, check, experiment, identity, plain
+from seglab.engine.config import CONF, ConfigError, build, check, experiment, identity, plain, run_name
 
 Configure = Callable[..., DictConfig]
 
@@ -84,3 +86,23 @@ def test_a_default_written_out_is_the_same_experiment(configure: Configure) -> N
 
 def test_the_experiment_holds_what_interpolations_point_to(configure: Configure) -> None:
     assert experiment(configure("train", "folder=a", "trainer.max_epochs=7"))["scheduler"]["T_max"] == 7
+
+
+def test_the_folder_of_a_run_says_where_a_parameter_of_the_loss_goes() -> None:
+    words = ["loss=weighted_bce", "loss.pos_weight=20", "schedule.pos_weight={to: 1, epochs: 30}", "folder=x"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        root = compose("train", words, return_hydra_config=True)
+    assert run_name(root).startswith("weighted_bce_pos_weight-20_to-1_unet_synthetic_s1-")
+
+
+def test_an_experiment_has_two_sizes_and_no_third(configure: Configure) -> None:
+    words = ("folder=x", "experiment=upsampling")
+    assert configure("train", *words).dataset.size == 128
+    assert configure("train", *words, "scale=full").dataset.size == 640
+    with pytest.raises(InterpolationResolutionError, match="scale: expected small or full, got huge"):
+        plain(configure("train", *words, "scale=huge"))
+
+
+def test_an_unknown_loss_inside_another_is_named(configure: Configure) -> None:
+    with pytest.raises(InterpolationResolutionError, match=r"loss: expected one of .*focal.*, got nonsense"):
+        plain(configure("train", "folder=x", "loss=batchwise", "loss.loss=${inner:loss,nonsense}"))
