@@ -1,0 +1,122 @@
+"""`python -m seglab.export`: a trained model as one file, for ONNX Runtime, torch.export or TorchScript."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from seglab.contract import ContractError
+from seglab.engine.config import verb
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from seglab.data.base import Dataset
+    from seglab.engine.exporting import Exported
+    from seglab.engine.saved import Saved
+
+log = logging.getLogger(__name__)
+
+USE = {
+    "onnx": """import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("{name}")
+image = np.zeros((1, {channels}, {size}, {size}), np.float32)  # yours, from 0 to 255
+probability = session.run(None, {{"image": image}})[0]
+mask = probability >= {tuned:.4g}""",
+    "pt2": """import torch
+model = torch.export.load("{name}").module()
+image = torch.zeros(2, {channels}, {size}, {size})  # yours, from 0 to 255
+probability = model(image)
+mask = probability >= {tuned:.4g}""",
+    "torchscript": """import torch
+model = torch.jit.load("{name}")
+image = torch.zeros(1, {channels}, {size}, {size})  # yours, from 0 to 255
+probability = model(image)
+mask = probability >= {tuned:.4g}""",
+}
+
+README = """# {name}
+
+The model of the run `{run}`, with its normalisation and the sigmoid inside.
+
+```python
+{use}
+```
+
+- In: `image`, float32 (b, {channels}, h, w), {colours}, from 0 (black) to 255 (white); 16-bit images over 257.
+- Scale: {scale}.
+- Sizes: {sizes}.
+- Out: `probability`, float32 (b, 1, h, w). Foreground is from {fixed} upwards, or from {tuned:.4g},
+  which validation found best.
+- Checked: {checked} {source} and resized copies of them through this file and through PyTorch; the probabilities differ
+  by {difference:.1e} at most (bar {tolerance:g}).
+"""
+
+
+def export(cfg: DictConfig, folder: Path) -> Path:
+    """Write the model of the run `cfg.run` as `cfg.output`, with a README beside it; returns the file."""
+    from seglab.engine.exporting import SUFFIXES, Deployed, ready, write
+    from seglab.engine.run import write_whole
+    from seglab.engine.saved import open_run
+
+    ready(cfg.format)
+    run = open_run(cfg.run)
+    file = Path(cfg.output or run.folder / "export" / f"model{SUFFIXES[cfg.format]}")
+    images, source = images_of(run.dataset(), cfg.images)
+    made = write(Deployed(run.module()), images, cfg.format, file)
+    write_whole(file.with_name(f"{file.name}.md"), readme(run, cfg.format, made, source))
+    log.info("%s: %s; %d %s differ by %.1e at most", file, made.sizes, made.checked, source, made.difference)
+    if cfg.format == "torchscript":
+        log.info("torch calls TorchScript deprecated: take format=pt2 or onnx where you can")
+    return file
+
+
+def images_of(dataset: Dataset, count: int) -> tuple[np.ndarray, str]:
+    """Give images to check with, and what they are: noise where the run's test images cannot be had."""
+    import numpy as np
+
+    from seglab.engine.exporting import real_images
+
+    try:
+        seen, source = real_images(dataset, count), "test images of the run"
+    except ContractError as error:
+        log.warning("%s; checked on noise instead", error)
+        shape = (count, dataset.channels, dataset.size, dataset.size)
+        seen = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+        source = "images of noise, since the run's own were not there,"
+    return (np.concatenate([seen, seen]) if len(seen) < 2 else seen), source
+
+
+def readme(run: Saved, kind: str, made: Exported, source: str) -> str:
+    """Say how the file is used, in five lines of Python, and what was checked."""
+    from seglab.engine.exporting import TOLERANCE
+
+    dataset, tuned = run.dataset(), run.facts["threshold"]["tuned"]
+    reduced = f", reduced by {dataset.reduce}" if dataset.reduce > 1 else ""
+    whole = f"whole images brought to {dataset.size}x{dataset.size} by `{dataset.fit}`, as in training{reduced}"
+    patches = f"the images' own pixels{reduced}, as in training on squares of {dataset.size}"
+    size, channels = dataset.size, dataset.channels
+    return README.format(
+        name=made.file.name,
+        run=run.name,
+        use=USE[kind].format(name=made.file.name, channels=channels, size=size, tuned=tuned),
+        channels=channels,
+        colours="red, green and blue" if channels == 3 else "grey",
+        scale=patches if dataset.fit == "patch" else whole,
+        sizes=made.sizes,
+        fixed=run.config["threshold"],
+        tuned=tuned,
+        checked=made.checked,
+        source=source,
+        difference=made.difference,
+        tolerance=TOLERANCE,
+    )
+
+
+main = verb("export")(export)
+
+if __name__ == "__main__":
+    main()

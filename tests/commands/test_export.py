@@ -1,0 +1,120 @@
+"""A file that was exported says what the run says, of any size that it promises, without seglab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from seglab.contract import ContractError
+from seglab.engine import exporting
+from seglab.engine.exporting import Deployed, freedoms, write
+from seglab.engine.saved import open_run
+from seglab.export import export
+from tests.engine.untrained import write_run
+
+Configure = Callable[..., DictConfig]
+
+
+def call(configure: Configure, run: Path, kind: str) -> Path:
+    return export(configure("export", f"run={run}", f"format={kind}"), run)
+
+
+def opened(file: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Open a file by its own library, as its README says."""
+    if file.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+    if file.suffix == ".pt2":
+        return torch.export.load(file).module()
+    return torch.jit.load(file)
+
+
+def says(run: Path, image: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return open_run(run).module()(image).sigmoid()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["onnx", "pt2", "torchscript"])
+def test_a_file_agrees_with_the_run_on_sizes_it_has_never_seen(configure: Configure, tmp_path: Path, kind: str) -> None:
+    run = write_run(tmp_path / "run", "dataset.size=64", "dataset.mean=[0.4,0.5,0.6]", "dataset.std=[0.2]")
+    file = call(configure, run, kind)
+    readme = file.with_name(f"{file.name}.md").read_text()
+    assert "any number of images, sides of 64 and more divisible by 32" in readme
+    assert "test images of the run and resized" in readme
+    for shape in ((1, 3, 64, 64), (5, 3, 128, 96)):
+        image = torch.rand(shape) * 255
+        np.testing.assert_allclose(opened(file)(image).detach(), says(run, image), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        (["model.padding=valid", "dataset.size=72"], "sides from about that of training"),
+        (["model=fcn", "model.base=4", "dataset.size=64"], "divisible by 32"),
+        (["model=smp", "model.encoder_name=resnet18", "dataset.size=64"], "divisible by 32"),
+    ],
+)
+def test_every_kind_of_model_becomes_an_onnx_file(
+    configure: Configure, tmp_path: Path, model: list[str], sizes: str
+) -> None:
+    run = write_run(tmp_path / "run", *model)
+    file = call(configure, run, "onnx")
+    assert sizes in file.with_name(f"{file.name}.md").read_text()
+    size = 96 if "32" in sizes else 112
+    image = torch.rand(3, 3, size, size + 32) * 255
+    np.testing.assert_allclose(opened(file)(image), says(run, image), atol=1e-4)
+
+
+class Stubborn(nn.Module):
+    """A model that has numbers of its own for one size, and another answer for any other."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image[:, :1] * (int(image.shape[2]) / 64) - 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_size_is_promised_only_where_the_file_was_seen_to_agree(tmp_path: Path) -> None:
+    """TorchScript writes the size of its example into the file: what differs elsewhere is not said to be free."""
+    module = open_run(write_run(tmp_path / "run")).module()
+    module.model = Stubborn()
+    images = np.random.default_rng(0).uniform(0, 255, (2, 3, 64, 64)).astype(np.float32)
+    made = write(Deployed(module), images, "torchscript", tmp_path / "m.pt")
+    assert made.sizes == "any number of images of 64x64 pixels"
+    assert next(words for words, _, _ in freedoms(72)) == "any number of images, sides from about that of training"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = open_run(write_run(tmp_path / "run")).module()
+    images = np.zeros((2, 3, 32, 32), np.float32)
+    monkeypatch.setattr(exporting, "save", lambda net, some, *_: lambda given: given[:, :1])
+    with pytest.raises(ContractError, match=r"within 0\.0001 of PyTorch, got a difference of 0"):
+        write(Deployed(module), images, "onnx", tmp_path / "m.onnx")
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_what_is_missing_is_one_sentence(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ContractError, match="format as one of onnx, torchscript, pt2"):
+        call(configure, tmp_path, "tflite")
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ContractError, match=r'onnx and onnxscript and onnxruntime, got none; pip install "seglab'):
+        call(configure, tmp_path, "onnx")
+
+
+def test_images_are_those_that_the_model_is_to_see(tmp_path: Path) -> None:
+    run = open_run(write_run(tmp_path / "run"))
+    seen = exporting.real_images(run.dataset(), 3)
+    batch = run.data().samples("test").__getitems__([(0, k) for k in range(3)])
+    np.testing.assert_array_equal(seen, batch["image"].numpy())
