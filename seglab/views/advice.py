@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-FEW, MANY = 0.01, 0.9
+FEW, MANY = 0.02, 0.9
 WEAK = 1e-3
 SPAN = (1 / 3, 1.0, 3.0)
 ADAPTIVE = ("Adam", "RMSprop", "Adagrad", "Adadelta")

@@ -31,3 +31,18 @@ def test_the_curves_of_the_study_are_a_preset_that_leaves_pictures_numbers_and_a
     html = page.read_text()
     assert "focal gamma=5" in html
     assert html.count('type="range"') == 2
+
+
+@pytest.mark.slow
+def test_an_xray_says_in_words_what_to_beware_of(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ("view=xray", "dataset.size=32", "dataset.train=4", "dataset.val=2", "dataset.test=2", "model.base=4")
+    losses = "losses=[bce,{dice: {empty: skip}}]"
+    with caplog.at_level("INFO"):
+        page = surface(configure("surface", *words, "model.depth=2", "xray.images=4", losses, folder=tmp_path), tmp_path)
+    warning = "dice empty=skip: no gradient against false positives on empty images"
+    assert f"! {warning}" in caplog.text
+    assert warning in page.read_text()
+    tables = ("shares", "norms", "concentration", "empty", "learning_rates")
+    assert all((tmp_path / f"{name}.csv").is_file() for name in tables)
