@@ -40,7 +40,9 @@ def test_an_xray_says_in_words_what_to_beware_of(
     words = ("view=xray", "dataset.size=32", "dataset.train=4", "dataset.val=2", "dataset.test=2", "model.base=4")
     losses = "losses=[bce,{dice: {empty: skip}}]"
     with caplog.at_level("INFO"):
-        page = surface(configure("surface", *words, "model.depth=2", "xray.images=4", losses, folder=tmp_path), tmp_path)
+        page = surface(
+            configure("surface", *words, "model.depth=2", "xray.images=4", losses, folder=tmp_path), tmp_path
+        )
     warning = "dice empty=skip: no gradient against false positives on empty images"
     assert f"! {warning}" in caplog.text
     assert warning in page.read_text()
