@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from html import escape
+from textwrap import fill
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -13,13 +14,14 @@ import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from seglab.analysis.figures import FAINT, STYLE, errors
 from seglab.analysis.film import Film
 from seglab.analysis.sheet import Sheet, interactive
+from seglab.contract import require
 
 COLOURS = {"loss": "inferno", "confidence": "viridis"}
 BARE = {
@@ -36,6 +38,7 @@ KINDS = {
     "confidence": "confidence: the probability of the true class",
     "loss": "loss of each pixel",
 }
+DECADES = 4
 SIDE = 64
 """A surface to turn in the page has no more points than this along each side."""
 
@@ -61,15 +64,17 @@ class Scene(NamedTuple):
     rows: dict[str, list[Look]]
 
 
-def sheet(title: str, scenes: Sequence[Scene], words: str, moments: pd.Series) -> Sheet:
+def sheet(title: str, scenes: Sequence[Scene], words: str, moments: pd.Series, colours: str) -> Sheet:
     """Make the sheet of some scenes: grids, films and numbers; `words` say what the loss maps show.
 
-    `moments` gives the number behind each column's name, and by its own name the unit: epoch, step.
+    `moments` gives the number behind each column's name, and by its own name the unit: epoch, step. `colours` is log
+    or linear.
     """
-    norm = scale(scenes)
+    norm = scale(scenes, colours)
+    kind = "logarithmic" if isinstance(norm, LogNorm) else "linear"
     top = (
-        f"One linear colour scale from {norm.vmin:.3g} to {norm.vmax:.3g} serves every loss, moment and image here; "
-        f"{over(scenes, norm):.2g} % of the pixels lie above it."
+        f"One {kind} scale of colours and heights, from {norm.vmin:.2g} to {norm.vmax:.3g}, serves every loss, moment "
+        f"and image here; {over(scenes, norm):.2g} % of the pixels lie above it."
     )
     sections, figures, films = [], {}, {}
     for scene in scenes:
@@ -86,18 +91,25 @@ def sheet(title: str, scenes: Sequence[Scene], words: str, moments: pd.Series) -
     return Sheet(title, sections, figures, {"pixels": table(scenes, moments)}, films)
 
 
-def scale(scenes: Sequence[Scene]) -> Normalize:
-    """One colour scale for every map: from 0 (or below, where shares are) to what one pixel in 1000 exceeds."""
+def scale(scenes: Sequence[Scene], colours: str) -> Normalize:
+    """One colour scale for every map, up to what one pixel in 1000 exceeds.
+
+    A linear one begins at 0 (or below, where shares are), a logarithmic one DECADES below its top, and what lies below
+    is drawn like its lower end.
+    """
+    require(colours in ("log", "linear"), "surface", "colours as log or linear", colours)
     values = np.concatenate([look.loss.ravel() for scene in scenes for row in scene.rows.values() for look in row])
-    low, high = np.quantile(values, [0.001, 0.999])
-    return Normalize(min(0.0, float(low)), max(float(high), 1e-12))
+    low, high = (float(x) for x in np.quantile(values, [0.001, 0.999]))
+    high = max(high, 1e-12)
+    if colours == "log":
+        return LogNorm(high * 10**-DECADES, high)
+    return Normalize(low if low < -1e-6 * high else 0.0, high)
 
 
 def over(scenes: Sequence[Scene], norm: Normalize) -> float:
     """How many percent of all pixels lie above the scale."""
-    return 100 * float(
-        np.mean([look.loss > norm.vmax for scene in scenes for row in scene.rows.values() for look in row])
-    )
+    maps = [look.loss for scene in scenes for row in scene.rows.values() for look in row]
+    return 100 * float(np.mean([values > norm.vmax for values in maps]))
 
 
 def grids(scene: Scene, norm: Normalize, words: str) -> Iterator[tuple[str, Figure]]:
@@ -138,7 +150,7 @@ def grid(scene: Scene, rows: dict[str, tuple[str, list[Look]]], norm: Normalize,
         for kind in dict.fromkeys(kind for kind, _ in rows.values() if kind in COLOURS):
             lines = [line for line, (other, _) in zip(axes, rows.values(), strict=True) if other == kind]
             bar(figure, np.array(lines)[:, 1:].ravel(), kind, norm)
-        figure.suptitle(f"{scene.id}: {told}", fontsize=9, x=0.01, ha="left")
+        figure.suptitle(fill(f"{scene.id}: {told}", int(15 * size[0])), fontsize=9, x=0.01, ha="left")
     return figure
 
 
@@ -158,7 +170,7 @@ def paint(axis: Axes, scene: Scene, look: Look, kind: str, norm: Normalize) -> N
         axis.imshow(errors(scene.image, scene.truth, look.probability, look.threshold))
         axis.set_xlabel(f"IoU {look.scores['iou']:.3f}", fontsize=7, labelpad=1)
     elif kind == "loss":
-        axis.imshow(look.loss, cmap=COLOURS[kind], norm=norm)
+        axis.imshow(look.loss.clip(norm.vmin), cmap=COLOURS[kind], norm=norm)
         axis.set_xlabel(f"loss {look.value:.4g}", fontsize=7, labelpad=1)
     elif kind == "confidence":
         axis.imshow(look.confidence, cmap=COLOURS[kind], vmin=0, vmax=1)
@@ -190,8 +202,8 @@ def frame(scene: Scene, place: int, norm: Normalize, words: str) -> Figure:
             axis.set(xticks=[], yticks=[])
         for axis, name in zip(axes[0], ("image", "truth", *kinds), strict=True):
             axis.set_title(name, color=FAINT, fontsize=8)
-        for kind, column in (("confidence", 4), ("loss", 5)):
-            bar(figure, axes[:, column], kind, norm)
+        for kind in COLOURS:
+            bar(figure, axes, kind, norm)
         figure.suptitle(f"{scene.id}, {scene.moments[place]}", fontsize=9, x=0.01, ha="left")
     return figure
 
@@ -203,23 +215,32 @@ def relief(scene: Scene, norm: Normalize) -> go.Figure:
     figure = make_subplots(down, across, subplot_titles=titles, specs=[[{"type": "surface"}] * across] * down)
     frames = []
     for place, moment in enumerate(scene.moments):
-        data = [go.Surface(z=thin(looks[place].loss), coloraxis="coloraxis") for looks in scene.rows.values()]
+        data = [go.Surface(z=raised(looks[place].loss, norm), coloraxis="coloraxis") for looks in scene.rows.values()]
         frames.append(go.Frame(name=moment, data=data, traces=list(range(len(data)))))
     for k, surface in enumerate(frames[-1].data):
         figure.add_trace(surface, row=1 + k // across, col=1 + k % across)
     figure.frames = frames
-    reach = float(max(norm.vmax, *(thin(look.loss).max() for looks in scene.rows.values() for look in looks)))
+    reach = max(raised(look.loss, norm).max() for looks in scene.rows.values() for look in looks)
+    low, high = (float(raised(np.full((1, 1), end), norm)[0, 0]) for end in (norm.vmin, norm.vmax))
+    ticks = list(range(int(np.ceil(low)), int(reach) + 1)) if isinstance(norm, LogNorm) else None
+    marks = {} if ticks is None else {"tickvals": ticks, "ticktext": [f"1e{tick}" for tick in ticks]}
     hidden = {"showticklabels": False, "title": ""}
     figure.update_scenes(
         xaxis=hidden,
         yaxis={**hidden, "autorange": "reversed"},
-        zaxis={"range": [norm.vmin, reach], "title": ""},
+        zaxis={"range": [low, max(float(reach), high)], "title": "", **marks},
         aspectratio={"x": 1, "y": 1, "z": 0.6},
         camera={"eye": {"x": 1.1, "y": 1.1, "z": 0.9}},
     )
-    scale = {"cmin": norm.vmin, "cmax": norm.vmax, "colorscale": COLOURS["loss"].capitalize()}
-    figure.update_layout(coloraxis=scale, height=120 + 360 * down, margin={"l": 40, "r": 0, "t": 30, "b": 60})
+    scale = {"cmin": low, "cmax": high, "colorscale": COLOURS["loss"].capitalize(), "colorbar": marks}
+    figure.update_layout(coloraxis=scale, height=150 + 360 * down, margin={"l": 40, "r": 0, "t": 30, "b": 90})
     return slid(figure, list(scene.moments))
+
+
+def raised(values: np.ndarray, norm: Normalize) -> np.ndarray:
+    """A map as heights: thinned out, and logarithmic where the scale is."""
+    heights = thin(values)
+    return np.log10(heights.clip(norm.vmin)) if isinstance(norm, LogNorm) else heights
 
 
 def slid(figure: go.Figure, names: list[str]) -> go.Figure:

@@ -21,11 +21,17 @@ from seglab.losses.base import Loss
 from seglab.views.pixels import SHOW, Look, look, picture
 from seglab.views.predictions import fitted, scenes
 
-HELD = "Each loss trained on from the same weights, on this image alone, with the run's optimizer; BatchNorm was held."
+HELD = "Each loss trained on from the same weights, on this image alone, with the run's optimizer; BatchNorm was held"
 
 
 def view(
-    runs: list[Saved], losses: dict[str, Loss], epoch: int | None, image: str | None, steps: int, show: str
+    runs: list[Saved],
+    losses: dict[str, Loss],
+    epoch: int | None,
+    image: str | None,
+    steps: int,
+    show: str,
+    colours: str,
 ) -> Sheet:
     """Train on from one checkpoint on one test image with each loss, and show how the maps part; see `branches`."""
     require(show in SHOW, "fork", f"show as one of {', '.join(SHOW)}", show)
@@ -34,12 +40,8 @@ def view(
     losses = fitted(losses, run)
     (batch,) = scenes(run, list(losses.values()), 1 if image is None else [image])
     made, moments = branches(run, losses, batch, epoch, steps, show)
-    return sheet(
-        f"A fork after {'the best epoch' if epoch is None else f'epoch {epoch}'}",
-        [made],
-        f"{SHOW[show][1]}. {HELD}",
-        moments,
-    )
+    title = f"A fork after {'the best epoch' if epoch is None else f'epoch {epoch}'}"
+    return sheet(title, [made], f"{SHOW[show][1]}. {HELD}", moments, colours)
 
 
 def branches(

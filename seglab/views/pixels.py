@@ -26,10 +26,15 @@ SHOW: dict[str, tuple[Callable, str]] = {
 """What a map may show, and its words."""
 
 
-def view(runs: list[Saved], losses: dict[str, Loss], loss: str, show: str, images: int | list[str]) -> Sheet:
-    """Show how predictions and pixel losses of runs came about at their saved moments; arguments as of `looks`."""
+def view(
+    runs: list[Saved], losses: dict[str, Loss], loss: str, show: str, images: int | list[str], colours: str
+) -> Sheet:
+    """Show how predictions and pixel losses of runs came about at their saved moments.
+
+    Arguments as of `looks`; `colours` of the losses are log (four decades) or linear.
+    """
     made, moments = looks(runs, losses, loss, show, images)
-    return sheet("Pixels through training", made, SHOW[show][1], moments)
+    return sheet("Pixels through training", made, SHOW[show][1], moments, colours)
 
 
 def looks(

@@ -36,11 +36,11 @@ def test_a_fork_starts_at_the_best_checkpoint_unless_told(runs: list[Saved]) -> 
 
 def test_what_cannot_be_forked_is_one_sentence(runs: list[Saved], stranger: Saved) -> None:
     for given, said in (
-        ((runs, LOSSES, None, None, 2, "share"), "fork: expected one run"),
-        ((runs[:1], LOSSES, 9, None, 2, "share"), "epoch as one of 0, 1, 2, got 9"),
-        ((runs[:1], LOSSES, None, "nobody", 2, "share"), "ids of test images"),
-        ((runs[:1], LOSSES, None, None, 0, "share"), "at least one step"),
-        ((runs[:1], LOSSES, None, None, 2, "colour"), "show as one of"),
+        ((runs, LOSSES, None, None, 2, "share", "log"), "fork: expected one run"),
+        ((runs[:1], LOSSES, 9, None, 2, "share", "log"), "epoch as one of 0, 1, 2, got 9"),
+        ((runs[:1], LOSSES, None, "nobody", 2, "share", "log"), "ids of test images"),
+        ((runs[:1], LOSSES, None, None, 0, "share", "log"), "at least one step"),
+        ((runs[:1], LOSSES, None, None, 2, "colour", "log"), "show as one of"),
     ):
         with pytest.raises(ContractError, match=said):
             view(*given)

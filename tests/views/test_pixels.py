@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from seglab.analysis.pictures import COLOURS, Look, Scene, scale, thin
+from seglab.analysis.pictures import COLOURS, Look, Scene, raised, scale, thin
 from seglab.analysis.pictures import table as numbers
 from seglab.contract import ContractError
 from seglab.engine.config import chosen
@@ -38,7 +38,7 @@ def test_a_look_at_the_best_weights_says_what_the_run_has_measured(runs: list[Sa
 
 @pytest.mark.slow
 def test_the_sheet_holds_every_run_at_every_moment_on_one_colour_scale(runs: list[Saved], tmp_path: Path) -> None:
-    sheet = view(runs, {}, loss="own", show="share", images=2)
+    sheet = view(runs, {}, loss="own", show="share", images=2, colours="linear")
     table = sheet.tables["pixels"]
     assert list(table["row"].unique()) == ["bce", "dice"]
     assert sorted(table["epoch"].unique()) == [0, 1, 2]
@@ -75,13 +75,13 @@ def test_any_loss_can_be_asked_for_its_gradient(runs: list[Saved]) -> None:
 def test_the_scale_holds_all_but_the_highest_pixels_of_all_maps() -> None:
     maps = [np.full((10, 10), 0.1), np.full((10, 10), 2.0), np.full((10, 10), -0.5)]
     looks = [Look(m, m, m, 0.0, 0.5, {}) for m in maps]
-    norm = scale(
-        [
-            Scene("a", maps[0], maps[0], ["x"], {"one": looks[:2]}),
-            Scene("b", maps[0], maps[0], ["x"], {"two": looks[2:]}),
-        ]
-    )
+    first, second = ({name: row} for name, row in (("one", looks[:2]), ("two", looks[2:])))
+    made = [Scene("a", maps[0], maps[0], ["x"], first), Scene("b", maps[0], maps[0], ["x"], second)]
+    norm = scale(made, "linear")
     assert (norm.vmin, norm.vmax) == (-0.5, 2.0)
+    assert scale(made, "log")(2.0) == 1
+    assert scale(made, "log")(2e-2) == pytest.approx(0.5)
+    assert raised(maps[2], scale(made, "log")).max() == pytest.approx(np.log10(2e-4))
 
 
 def test_a_thinned_surface_keeps_the_mean() -> None:
