@@ -41,7 +41,8 @@ class Survey:
     """Measures a module on some batches at places of planes, and writes a row for each place to a file as it comes.
 
     The first line of the file is `mark`, which says what is measured; rows below another mark are thrown away, rows
-    below the same one are kept and not measured again.
+    below the same one are kept and not measured again. Places follow one another: all of a row at once, by
+    torch.func.vmap, took twice as long on a CPU.
 
     Attributes:
         forward, rest: seconds spent in forward passes and in losses and IoU.

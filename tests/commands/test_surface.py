@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,3 +50,19 @@ def test_an_xray_says_in_words_what_to_beware_of(
     assert warning in page.read_text()
     tables = ("shares", "norms", "concentration", "empty", "learning_rates")
     assert all((tmp_path / f"{name}.csv").is_file() for name in tables)
+
+
+@pytest.mark.parametrize("name", ["pixels", "fork", "landscape", "checkerboard"])
+def test_the_yaml_lists_the_knobs_of_each_view(configure: Configure, name: str) -> None:
+    view = importlib.import_module(f"seglab.views.{name}").view
+    assert set(configure("surface")[name]) == set(inspect.signature(view).parameters) - {"runs", "losses", "folder"}
+
+
+@pytest.mark.parametrize("name", ["pixels", "fork", "landscape", "checkerboard"])
+def test_a_view_of_runs_without_a_run_is_one_sentence(configure: Configure, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ContractError, match=f"expected run=outputs/STUDY/RUN for view={name}, got none"):
+        surface(configure("surface", f"view={name}"), tmp_path)
+    (tmp_path / "empty").mkdir()
+    for where, said in ((tmp_path / "gone", "the folder of a run"), (tmp_path / "empty", "a run at")):
+        with pytest.raises(ContractError, match=said):
+            surface(configure("surface", f"view={name}", f"run={where}"), tmp_path)
