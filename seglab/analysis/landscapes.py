@@ -22,6 +22,10 @@ SCORE = "IoU"
 """The one surface that is to be high; the others are losses."""
 
 
+CUT = 1000
+"""Nothing is told apart above this many times the lowest value of a loss."""
+
+
 class Surface(NamedTuple):
     """Values (second, first) by loss over the places `first` and `second` of a plane, and what is marked on it.
 
@@ -46,7 +50,7 @@ def sheet(surfaces: Sequence[Surface], words: str, curvature: pd.DataFrame) -> S
         figures[f"landscape_{key}"] = contours(surface)
         caption = (
             f"Turn each surface with the mouse. Plane: {surface.note}. {words} Heights are logarithmic where a loss "
-            "spans more than a factor of 20."
+            f"spans more than a factor of 20, and cut at {CUT} times the lowest."
         )
         sections.append((escape(surface.title), interactive(relief(surface), caption)))
     lowest = pd.concat([lowest_places(surface) for surface in surfaces], ignore_index=True)
@@ -100,9 +104,17 @@ def flat(surface: Surface) -> pd.DataFrame:
     return pd.DataFrame(places | {name: values.ravel() for name, values in surface.values.items()})
 
 
-def steep(values: np.ndarray) -> bool:
-    """Whether a logarithm is needed to see the valley."""
-    return bool(values.min() > 0 and values.max() > 20 * values.min())
+def steep(name: str, values: np.ndarray) -> bool:
+    """Whether a logarithm is needed to see the valley of a loss."""
+    return bool(name != SCORE and values.min() > 0 and values.max() > 20 * values.min())
+
+
+def levels_of(name: str, values: np.ndarray) -> np.ndarray:
+    """Where contours are drawn: over the whole range, or from the lowest value to CUT times it."""
+    low, high = float(values.min()), float(values.max())
+    if steep(name, values):
+        return np.geomspace(low, min(high, CUT * low), 16)
+    return np.linspace(low, high if high > low else low + 1e-6, 16)
 
 
 @styled
@@ -115,22 +127,16 @@ def contours(surface: Surface) -> Figure:
     for axis in axes[len(surface.values) :]:
         axis.set_visible(False)
     for axis, (name, values) in zip(axes, surface.values.items(), strict=False):
-        levels = (
-            np.geomspace(values.min(), values.max(), 16)
-            if steep(values)
-            else np.linspace(values.min(), values.max(), 16)
-        )
-        if np.ptp(values) == 0:
-            levels = values.min() + np.linspace(0, 1e-6, 16)
-        norm = "log" if steep(values) else "linear"
-        drawn = axis.contourf(surface.first, surface.second, values, levels, cmap="viridis", norm=norm)
-        axis.contour(surface.first, surface.second, values, levels, colors="#ffffff", linewidths=0.3, norm=norm)
+        levels = levels_of(name, values)
+        looks = {"levels": levels, "norm": "log" if steep(name, values) else "linear", "extend": "max"}
+        drawn = axis.contourf(surface.first, surface.second, values, cmap="viridis", **looks)
+        axis.contour(surface.first, surface.second, values, colors="#ffffff", linewidths=0.3, **looks)
         bar = figure.colorbar(drawn, ax=axis, shrink=0.9, format="%.3g")
         bar.ax.tick_params(labelsize=6.5)
         bar.ax.minorticks_off()
         bar.set_ticks(levels[::3])
         mark(axis, surface, values if name != SCORE else -values)
-        axis.set(title=name + (", logarithmic" if steep(values) else ""))
+        axis.set(xlabel="first", ylabel="second", title=name + (", logarithmic" if steep(name, values) else ""))
         axis.grid(False)
     axes[0].legend(fontsize=6.5, loc="best", frameon=True, framealpha=0.75)
     figure.suptitle(f"{surface.title}: {surface.note}", fontsize=8.5, x=0.01, ha="left", wrap=True)
@@ -159,9 +165,10 @@ def relief(surface: Surface) -> go.Figure:
     down = -(-len(surface.values) // across)
     kinds = [[{"type": "surface"}] * across] * down
     figure = make_subplots(down, across, specs=kinds, subplot_titles=list(surface.values), horizontal_spacing=0.01)
-    for place, values in enumerate(surface.values.values()):
+    for place, (loss, whole) in enumerate(surface.values.items()):
+        values, log = whole.clip(max=levels_of(loss, whole)[-1]), steep(loss, whole)
         at = {"row": 1 + place // across, "col": 1 + place % across}
-        tint = np.log(values) if steep(values) else values
+        tint = np.log(values) if log else values
         drawn = {"z": values, "surfacecolor": tint, "showscale": False, "colorscale": "Viridis"}
         figure.add_trace(go.Surface(x=surface.first, y=surface.second, **drawn), **at)
         marks = surface.marks or ({} if surface.paths else {"the run": (0.0, 0.0)})
@@ -172,7 +179,7 @@ def relief(surface: Surface) -> go.Figure:
             looks = {"line": {"color": colour, "width": 6}, "marker": {"color": colour, "size": 4}}
             line = go.Scatter3d(x=x, y=y, z=z, mode="lines+markers", name=name, showlegend=place == 0, **looks)
             figure.add_trace(line, **at)
-        axis = {"type": "log"} if steep(values) else {}
+        axis = {"type": "log"} if log else {}
         scene = "scene" if place == 0 else f"scene{place + 1}"
         eye = {"x": 1.4, "y": -1.4, "z": 1.1}
         titles = {"xaxis": {"title": "first"}, "yaxis": {"title": "second"}, "zaxis": {"title": "", **axis}}

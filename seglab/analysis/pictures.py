@@ -157,9 +157,9 @@ def grid(scene: Scene, rows: dict[str, tuple[str, list[Look]]], norm: Normalize,
 def bar(figure: Figure, axes: Sequence[Axes], kind: str, norm: Normalize) -> None:
     """Draw the colour scale of a kind of map beside its pictures."""
     span, extend = (norm, "max") if kind == "loss" else (Normalize(0, 1), "neither")
-    drawn = figure.colorbar(
-        ScalarMappable(span, COLOURS[kind]), ax=axes, shrink=0.9, aspect=25, pad=0.01, extend=extend
-    )
+    looks = {"shrink": 0.9, "aspect": 25, "pad": 0.01, "extend": extend}
+    drawn = figure.colorbar(ScalarMappable(span, COLOURS[kind]), ax=axes, **looks)
+    drawn.set_label(kind, size=8)
     drawn.outline.set_visible(False)
     drawn.ax.tick_params(labelsize=7)
 
@@ -233,7 +233,7 @@ def relief(scene: Scene, norm: Normalize) -> go.Figure:
         camera={"eye": {"x": 1.1, "y": 1.1, "z": 0.9}},
     )
     scale = {"cmin": low, "cmax": high, "colorscale": COLOURS["loss"].capitalize(), "colorbar": marks}
-    figure.update_layout(coloraxis=scale, height=150 + 360 * down, margin={"l": 40, "r": 0, "t": 30, "b": 90})
+    figure.update_layout(coloraxis=scale, height=180 + 360 * down, margin={"l": 40, "r": 0, "t": 30, "b": 120})
     return slid(figure, list(scene.moments))
 
 

@@ -17,10 +17,15 @@ Weights: TypeAlias = Mapping[str, Tensor]
 
 Point: TypeAlias = tuple[float, float]
 
+TINY = 1e-12
+"""The least running variance that has a logarithm."""
+
 
 @dataclass(frozen=True)
 class Plane:
     """The points centre + a first + b second, with whatever is to be marked on it.
+
+    Running variances move in their logarithm: beyond two solutions they would fall below 0 otherwise.
 
     marks: single places by name. paths: rows of places by name. note: how the plane was laid, for the caption.
     """
@@ -34,12 +39,17 @@ class Plane:
     paths: Mapping[str, Sequence[Point]] = field(default_factory=dict)
 
     def at(self, a: float, b: float) -> dict[str, Tensor]:
-        """The weights at a place; variances stay at 0 or above, and (0, 0) is the centre to the last bit."""
+        """The weights at a place; (0, 0) is the centre to the last bit."""
         placed = {}
         for name, weight in self.centre.items():
-            moved = weight + a * self.first[name] + b * self.second[name]
-            placed[name] = moved.clamp(min=0) if name.endswith("running_var") else moved
+            way = a * self.first[name] + b * self.second[name]
+            placed[name] = weight * way.exp() if variance(name) else weight + way
         return placed
+
+
+def variance(name: str) -> bool:
+    """Whether a buffer is a running variance."""
+    return name.endswith("running_var")
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -128,7 +138,12 @@ def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plan
 
 def minus(these: Weights, those: Weights) -> dict[str, Tensor]:
     """The way from those weights to these."""
-    return {name: these[name] - those[name] for name in those}
+    logs = {
+        name: (these[name].clamp(min=TINY).log(), x.clamp(min=TINY).log())
+        for name, x in those.items()
+        if variance(name)
+    }
+    return {name: logs[name][0] - logs[name][1] if name in logs else these[name] - x for name, x in those.items()}
 
 
 def dot(a: Weights, b: Weights, names: set[str]) -> float:
@@ -138,12 +153,8 @@ def dot(a: Weights, b: Weights, names: set[str]) -> float:
 
 def lattice(plane: Plane, span: float, points: int) -> tuple[np.ndarray, np.ndarray]:
     """The places to measure along both axes: `span` around the centre, or around whatever is marked."""
-    seen = [*plane.marks.values(), *(place for path in plane.paths.values() for place in path)]
-    if not seen:
-        ends = [(-span, span)] * 2
-    else:
-        low, high = np.min(seen, 0), np.max(seen, 0)
-        margin = span / 2 * np.maximum(high - low, 0.5)
-        ends = list(zip(low - margin, high + margin, strict=True))
-    first, second = (np.linspace(*end, points).round(10) + 0.0 for end in ends)
+    seen = [*plane.marks.values(), *(place for path in plane.paths.values() for place in path)] or [(0.0, 0.0)]
+    low, high = np.min(seen, 0), np.max(seen, 0)
+    margin = span / 2 * float((high - low).max()) or span
+    first, second = (np.linspace(*end, points).round(10) + 0.0 for end in zip(low - margin, high + margin, strict=True))
     return first, second

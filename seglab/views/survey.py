@@ -20,7 +20,7 @@ from seglab.metrics.counts import counts, scores
 from seglab.views.plane import Plane, Point
 
 BATCHNORM = {
-    "moved": "the running statistics of BatchNorm lie on the plane like the weights",
+    "moved": "the running statistics of BatchNorm move over the plane with the weights (variances in their logarithm)",
     "kept": "the running statistics of BatchNorm are those of the centre",
     "recomputed": "the statistics of BatchNorm were computed anew at each place from these images",
 }
