@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +39,19 @@ def make(dataset: Dataset, folder: Path) -> int:
     log.info("%s: %d images, %d left out, %.2f GB", folder, len(records) - len(left), len(left), size / 1e9)
     for record in left[:5]:
         log.info("  left out: %s: %s", record["id"], record["left_out"])
-    log.info("python -m seglab.train dataset=prepared dataset.root=%s dataset.channels=%d", folder, dataset.channels)
+    log.info("python -m seglab.train dataset=prepared dataset.root=%s %s", folder, " ".join(knobs(dataset)))
     return len(records) - len(left)
+
+
+def knobs(dataset: Dataset) -> Iterator[str]:
+    """Say what a training on the prepared folder must be told to see what one on the raw tree sees."""
+    from seglab.data.prepared import Prepared
+
+    for field in fields(Prepared):
+        value = getattr(dataset, field.name, None)
+        if field.name not in ("root", "reduce") and value != field.default:  # it is reduced already
+            value = list(value) if isinstance(value, tuple) else value
+            yield f"dataset.{field.name}={json.dumps(value, separators=(',', ':'))}".replace('"', "")
 
 
 def look(dataset: Dataset, folder: Path) -> int:

@@ -13,7 +13,7 @@ import pytest
 from seglab.contract import ContractError
 from seglab.data.opening import open_data
 from seglab.engine.config import build
-from seglab.prepare import run
+from seglab.prepare import knobs, run
 
 
 @pytest.fixture
@@ -42,6 +42,16 @@ def test_a_prepared_folder_trains_as_the_raw_tree_does(configure, root, tmp_path
     assert before.splits.ids() == after.splits.ids()
     for a, b in zip(before.store.batch(range(8)), after.store.batch(range(8)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_what_training_on_the_folder_must_be_told_is_said(configure, root):
+    plain = build(configure("prepare", *choose(root)).dataset)
+    assert list(knobs(plain)) == ["dataset.size=32", "dataset.cache_dir=null"]
+    words = ["dataset.coverage=0.3", "dataset.mean=[0.1,0.2,0.3]", "dataset.reduce=2", "dataset.fit=patch"]
+    told = list(knobs(build(configure("prepare", *choose(root), *words).dataset)))
+    assert {*told} == {*words[:2], *words[3:], "dataset.size=32", "dataset.cache_dir=null"}
+    again = build(configure("prepare", "dataset=prepared", f"dataset.root={root}", *told).dataset)
+    assert (again.coverage, again.mean, again.fit) == (0.3, (0.1, 0.2, 0.3), "patch")
 
 
 def test_a_second_run_goes_on_and_other_options_are_refused(configure, root, tmp_path):
