@@ -42,6 +42,7 @@ class Samples(Dataset):
 
         The image is uint8, or float32 in the same units (0 to 255) where the data set keeps 16 bits; the target uint8,
         or float32 where it is soft. `index` is the image's number in the part: patches of one image share it and `id`.
+        Tiles also have `own` (b,4): the rows and columns (from, to, from, to) that no other tile of the image has.
         """
         images, masks = self.source.cut(pairs, self.seed)
         if self.augment is not None:
@@ -55,6 +56,8 @@ class Samples(Dataset):
             "id": [self.ids[number] for number in numbers],
             "index": torch.tensor(numbers, dtype=torch.int64),
         }
+        if isinstance(self.source, Tiled):
+            batch["own"] = torch.from_numpy(self.source.own([index for _, index in pairs]))
         for name in self.needs:
             batch[name] = torch.from_numpy(np.stack([MAPS[name](mask) for mask in masks]))[:, None]
         return batch

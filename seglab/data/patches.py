@@ -15,6 +15,9 @@ from seglab.data.items import Item
 Place = tuple[int, int, int]
 """Row of an image, and the top and left corner of a square in it."""
 
+Own = tuple[int, int, int, int]
+"""The pixels of a square that count as its own: from and to which row and column, without the latter."""
+
 
 @dataclass(frozen=True)
 class Scans:
@@ -37,11 +40,10 @@ class Scans:
         image, mask = (crop(array, top, left, size, size) for array in (image, mask))
         return dress(image, self.dataset).reshape(size, size, -1), encode(mask.astype(np.float32), self.dataset)
 
-    def tiles(self, row: int) -> list[Place]:
-        """Cover one image with squares side by side from its top left corner."""
-        height, width = (int(n) for n in self.shapes[row])
-        size = self.dataset.size
-        return [(row, top, left) for top in range(0, height, size) for left in range(0, width, size)]
+    def tiles(self, row: int) -> list[tuple[Place, Own]]:
+        """Cover one image with squares, none of them over its edge where the image is large enough."""
+        height, width = (steps(int(length), self.dataset.size) for length in self.shapes[row])
+        return [((row, top, left), (*rows, *columns)) for top, *rows in height for left, *columns in width]
 
     def drawn(self, row: int, key: Sequence[int]) -> Place:
         """Draw a square of one image from a generator of its own: around some foreground, or anywhere."""
@@ -81,15 +83,15 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Tiled:
-    """Samples that cover each image with squares side by side."""
+    """Samples that cover each image with squares; of those that overlap each has pixels of its own."""
 
     scans: Scans
     rows: Sequence[int]
 
     @cached_property
-    def places(self) -> list[tuple[int, Place]]:
+    def places(self) -> list[tuple[int, Place, Own]]:
         """List every square with the number of its image in the part."""
-        return [(number, place) for number, row in enumerate(self.rows) for place in self.scans.tiles(row)]
+        return [(number, *tile) for number, row in enumerate(self.rows) for tile in self.scans.tiles(row)]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -101,3 +103,13 @@ class Tiled:
     def number(self, index: int) -> int:
         """Say which image of the part a sample is of."""
         return self.places[index][0]
+
+    def own(self, indices: Sequence[int]) -> np.ndarray:
+        """Say which pixels of each square are its own: (b, 4), so that every pixel of an image is one's."""
+        return np.array([self.places[index][2] for index in indices], np.int64).reshape(-1, 4)
+
+
+def steps(length: int, size: int) -> list[tuple[int, int, int]]:
+    """Cover a side of an image: where each square begins, and from and to which of its pixels it is the first there."""
+    places = [(max(0, min(start, length - size)), start) for start in range(0, length, size)]
+    return [(begin, start - begin, min(begin + size, length) - begin) for begin, start in places]

@@ -36,8 +36,8 @@ SCALES = ("run", "native")
 LONGEST = 384
 """Pixels of the longer side of a picture of a whole image."""
 
-Measured = tuple[PerImage, Logits, Tensor, Sequence[str]]
-"""Losses (b,), logits and target (b, 1, h, w), and ids of a batch."""
+Measured = tuple[PerImage, Logits, Tensor, Sequence[str], Tensor | None]
+"""Losses (b,), logits and target (b, 1, h, w), ids, and of tiles their own pixels (b, 4) of a batch."""
 
 
 def dataset_node(run: Saved, given: dict[str, Any], named: set[str]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class AsTrained:
             moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
             with self.as_then(device.type):
                 losses, logits = self.module.step(moved)
-            yield losses, logits, moved["target"], batch["id"]
+            yield losses, logits, moved["target"], batch["id"], moved.get("own")
 
     def as_then(self, device: str) -> AbstractContextManager[Any]:
         """The precision of the run's own test, where this device is of the same kind."""
@@ -162,7 +162,7 @@ class Natively:
             maps = {name: tensor(MAPS[name](truth)).to(device) for name in self.module.loss.needs}
             target = tensor(truth / np.float32(255) if self.dataset.soft else truth).to(device)
             logits = to_logits(self.predictor.at_scale(image)).to(device)
-            yield self.module.loss(logits, target, **maps), logits, target, [item.id]
+            yield self.module.loss(logits, target, **maps), logits, target, [item.id], None
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Image uint8 (h, w, 3), truth and probability (h, w) of some images, reduced to be looked at."""
@@ -193,9 +193,10 @@ def measure(looked: AsTrained | Natively, threshold: float, empty: str) -> Resul
     groups = {item.id: item.group for item in looked.items}
     seen = ImageTable(groups, threshold, empty, objects=looked.objects)
     meter, places = looked.module.test_meter, {name: place for place, name in enumerate(groups)}
-    for losses, logits, target, ids in looked:
-        meter.update(losses, logits, target, torch.tensor([places[name] for name in ids], device=target.device))
-        seen.take(losses, logits, target, ids)
+    for losses, logits, target, ids, own in looked:
+        image = torch.tensor([places[name] for name in ids], device=target.device)
+        meter.update(losses, logits, target, image=image, own=own)
+        seen.take(losses, logits, target, ids, own)
     require(bool(seen.seen), "evaluate", "images that can be read", "none")
     table = seen.table()
     metrics = {name: float(value) for name, value in meter.flush().items()} | means(table)

@@ -46,10 +46,10 @@ class Meter(nn.Module):
         self.loss = MeanMetric(nan_strategy="disable")
         self.metrics = SegmentationMetrics(threshold, empty)
 
-    def update(self, losses: PerImage, logits: Logits, target: Tensor, image: Tensor | None = None) -> None:
-        """Add a batch; `image` (b,) tells of which image each is a tile, so that whole images are scored."""
+    def update(self, losses: PerImage, logits: Logits, target: Tensor, **tiles: Tensor | None) -> None:
+        """Add a batch; of tiles `image` (b,) says whose each is, `own` (b,4) its pixels: see SegmentationMetrics."""
         self.loss.update(losses.detach())
-        self.metrics.update(logits.detach(), target, image)
+        self.metrics.update(logits.detach(), target, **tiles)
 
     def flush(self) -> dict[str, Tensor]:
         """The values since the last flush, over all processes; starts again from nothing."""
@@ -169,7 +169,7 @@ class SegModule(LightningModule):
         losses, logits = self.step(batch)
         self._pending = (losses, batch["id"])
         self.raise_if_not_finite()
-        meter.update(losses, logits, batch["target"], batch["index"])
+        meter.update(losses, logits, batch["target"], image=batch["index"], own=batch.get("own"))
         return {"losses": losses, "logits": logits}
 
     def on_train_epoch_end(self) -> None:

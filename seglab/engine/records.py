@@ -23,7 +23,7 @@ from seglab.data.loading import Samples
 from seglab.engine.module import SegModule
 from seglab.engine.run import write_whole
 from seglab.metrics.calibration import histogram
-from seglab.metrics.counts import Counts, counts, logit, scores
+from seglab.metrics.counts import Counts, cleared, counts, less, logit, scores
 from seglab.metrics.objects import components, f2, match
 from seglab.metrics.surface import surface_distances
 
@@ -125,15 +125,22 @@ class ImageTable(Callback):
 
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         outputs, batch, *_ = args
-        self.take(outputs["losses"], outputs["logits"], batch["target"], batch["id"])
+        self.take(outputs["losses"], outputs["logits"], batch["target"], batch["id"], batch.get("own"))
 
     def on_test_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         self.on_validation_batch_end(trainer, module, *args)
 
-    def take(self, losses: PerImage, logits: Logits, target: Tensor, ids: Sequence[str]) -> None:
-        """Add a batch: losses (b,), logits and target (b, 1, h, w), and the images' ids."""
-        counted = torch.stack([column.double() for column in counts(logits, target, self.threshold)], 1).cpu().numpy()
+    def take(
+        self, losses: PerImage, logits: Logits, target: Tensor, ids: Sequence[str], own: Tensor | None = None
+    ) -> None:
+        """Add a batch: losses (b,), logits and target (b, 1, h, w), the images' ids, and the own pixels of tiles."""
+        spare = torch.zeros(len(losses), dtype=torch.int64, device=logits.device)
+        if own is not None:
+            logits, target, spare = cleared(logits, target, own)
+        columns = less(counts(logits, target, self.threshold), spare)
+        counted = torch.stack([column.double() for column in columns], 1).cpu().numpy()
         tables = histogram(logits, target).cpu().numpy()
+        tables[:, 0, 0] -= spare.cpu().numpy()
         found, true = (logits[:, 0] >= logit(self.threshold)).cpu().numpy(), (target[:, 0] >= 0.5).cpu().numpy()
         for i, (name, loss) in enumerate(zip(ids, losses.tolist(), strict=True)):
             numbers = self.objects[name]() if self.outlines and name in self.objects else None

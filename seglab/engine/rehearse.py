@@ -34,7 +34,7 @@ def rehearse(module: SegModule, loader: DataLoader) -> None:
         trial.loss.check(logits.detach(), batch["target"])
         losses, logits = trial.step(batch)
         losses.mean().backward()
-        trial.val_meter.update(losses, logits, batch["target"], batch["index"])
+        trial.val_meter.update(losses, logits, batch["target"], image=batch["index"])
     measured = trial.val_meter.flush()
     known = [f"{stage}/{name}" for stage in ("val", "train") for name in measured]
     require(module.monitor in known, "monitor", f"one of {', '.join(known)}", module.monitor)

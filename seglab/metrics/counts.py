@@ -37,6 +37,24 @@ class Counts(NamedTuple):
     black_sum: Tensor
 
 
+def cleared(logits: Logits, target: Target, own: Tensor) -> tuple[Logits, Target, Tensor]:
+    """Make sure background of all that is not a tile's own, and say how many pixels (b,) that is; see `less`.
+
+    `own` (b,4) int64 holds the rows and columns that are: from, to, from, to. Pixels beyond an image's edge, or that
+    another tile of it has, would else count as if they were more of the image.
+    """
+    top, bottom, left, right = own.T[..., None]
+    row, column = (torch.arange(n, device=logits.device) for n in logits.shape[-2:])
+    rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
+    other = ~(rows[:, None, :, None] & columns[:, None, None, :])
+    return logits.masked_fill(other, -math.inf), target.masked_fill(other, 0), other.flatten(1).sum(1)
+
+
+def less(counts: Counts, spare: Tensor) -> Counts:
+    """Take (b,) pixels of sure background off the counts."""
+    return counts._replace(tn=counts.tn - spare, black_sum=counts.black_sum - spare)
+
+
 @torch.no_grad()
 def counts(logits: Logits, target: Target, threshold: float = 0.5) -> Counts:
     """Count the pixels of each image at one threshold of the probability.

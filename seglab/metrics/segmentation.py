@@ -9,7 +9,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from seglab.contract import Logits, Target, require
 from seglab.metrics.calibration import FIXED, residuals, to_fixed
-from seglab.metrics.counts import EMPTY, SCORES, Counts, logit, pixels, scores, tally
+from seglab.metrics.counts import EMPTY, SCORES, Counts, cleared, less, logit, pixels, scores, tally
 
 
 class SegmentationMetrics(Metric):
@@ -39,15 +39,19 @@ class SegmentationMetrics(Metric):
         self.add_state("images", [], dist_reduce_fx="cat")
         self.add_state("residual", torch.zeros(calibration_bins or 0, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, logits: Logits, target: Target, image: Tensor | None = None) -> None:
+    def update(self, logits: Logits, target: Target, image: Tensor | None = None, own: Tensor | None = None) -> None:
         """Add a batch: logits and target (b,1,*spatial) of any float type and device; nothing waits for the device.
 
         `image` (b,) int64 tells of which image each is a tile: the counts of one image's tiles are added before they
-        are scored, whatever batch or process they came in. Without it each is an image by itself.
+        are scored, whatever batch or process they came in. Without it each is an image by itself. `own` (b,4) int64
+        bounds the pixels that count: from and to which row, from and to which column; without it all do.
         """
+        if own is not None:
+            logits, target, spare = cleared(logits, target, own)
         values, truth = pixels(logits, target)
         probability = values.sigmoid()
         batch = tally(values >= self.edge, truth, probability)
+        batch = batch if own is None else less(batch, spare)
         self.counted.append(torch.cat([torch.stack(batch[:4]), to_fixed(torch.stack(batch[4:]))]).T)
         if image is not None:
             self.images.append(image)

@@ -12,6 +12,7 @@ from seglab.data.base import native
 from seglab.data.folder import Folder
 from seglab.data.module import DataModule
 from seglab.data.opening import open_data
+from seglab.data.patches import steps
 from seglab.data.prepared import Prepared, prepare
 
 SHAPES = [(150, 90), (64, 64), (40, 200), (130, 131), (100, 100), (97, 65), (80, 150), (70, 70)]
@@ -93,21 +94,41 @@ def test_seed_epoch_and_index_each_decide_the_place_of_a_patch(raw):
     assert not (both[0] == both[1]).all()
 
 
-def test_tiles_cover_every_pixel_once(raw):
+def test_the_tiles_own_pixels_are_each_pixel_of_the_image_once(raw):
     opened = open_data(raw)
-    names, images, targets = epoch(raw, part="test")
-    for item in opened.splits.test:
-        image, mask = native(item, raw)
-        mine = [k for k, name in enumerate(names) if name == item.id]
-        assert len(mine) == np.prod([-(-n // 32) for n in mask.shape])
-        assert targets[mine].sum() == mask.sum()
-        assert images[mine].long().sum() == (image >> 8).astype(np.int64).sum()
+    items = {item.id: item for item in opened.splits.test}
+    left = {name: native(item, raw)[1].astype(int) * 0 + 1 for name, item in items.items()}
+    for batch in DataModule(raw, batch_size=4).loader("test"):
+        for name, image, target, own in zip(batch["id"], batch["image"], batch["target"], batch["own"], strict=True):
+            top, bottom, first, last = own.tolist()
+            assert 0 <= top < bottom <= raw.size
+            assert 0 <= first < last <= raw.size
+            row, column = (int(n) for n in np.argwhere(left[name])[0])  # the next that is nobody's yet
+            mine = np.s_[row : row + bottom - top, column : column + last - first]
+            truth = native(items[name], raw)
+            np.testing.assert_array_equal(image[0, top:bottom, first:last], truth[0][mine] >> 8)
+            np.testing.assert_array_equal(target[0, top:bottom, first:last], truth[1][mine])
+            left[name][mine] -= 1
+    assert not any(rest.any() for rest in left.values())
+
+
+@pytest.mark.parametrize(
+    ("length", "places"),
+    [
+        (64, [(0, 0, 32), (32, 0, 32)]),
+        (70, [(0, 0, 32), (32, 0, 32), (38, 26, 32)]),
+        (20, [(0, 0, 20)]),
+        (33, [(0, 0, 32), (1, 31, 32)]),
+    ],
+)
+def test_squares_stay_inside_a_side_that_is_long_enough(length, places):
+    assert steps(length, 32) == places
 
 
 def test_16_bits_reach_the_batch_in_units_of_255(raw):
     _, images, _ = epoch(replace(raw, bits=16), part="test")
-    total = sum(native(item, raw)[0].astype(np.int64).sum() for item in open_data(raw).splits.test)
-    assert images.double().sum().item() * 65535 / 255 == pytest.approx(total, rel=1e-6)
+    _, eight, _ = epoch(raw, part="test")
+    assert torch.equal((images * 257).round().long() >> 8, eight.long())
 
 
 def test_index_and_id_say_which_image_a_patch_is_of(raw):

@@ -30,6 +30,16 @@ def test_the_tiles_of_an_image_make_the_row_of_the_whole_image() -> None:
     np.testing.assert_array_equal(tiled.arrays("val")["val"], whole.arrays("val")["val"])
 
 
+def test_the_overlap_of_two_tiles_counts_once_and_what_lies_beyond_the_image_never() -> None:
+    logits, target = scene(0)
+    whole, tiled = (ImageTable({"a": "p"}, 0.5, "correct", outlines=False) for _ in range(2))
+    whole.take(torch.tensor([0.5]), logits[..., :7], target[..., :7], ["a"])
+    for part, own, loss in ((slice(0, 4), [0, 8, 0, 4], 0.2), (slice(2, 8), [0, 8, 2, 5], 0.8)):
+        tiled.take(torch.tensor([loss]), logits[..., part], target[..., part], ["a"], torch.tensor([own]))
+    pd.testing.assert_frame_equal(tiled.table(), whole.table(), rtol=1e-6)
+    np.testing.assert_array_equal(tiled.arrays("val")["val"], whole.arrays("val")["val"])
+
+
 def test_a_row_holds_the_textbook_scores_in_the_order_of_the_images() -> None:
     table = ImageTable({"a": "p", "b": "q"}, 0.5, "correct")
     for name, seed in (("b", 1), ("a", 2)):
