@@ -52,7 +52,7 @@ def label(runs: pd.DataFrame) -> list[str]:
 
 def _experiment(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, Any]:
     """The leaves that may set runs apart, choices of whole groups (`model`) before single values (`model.width`)."""
-    chosen = {group: name for group, name in choices.items() if group.split("/")[0] not in NO_CHOICE}
+    chosen = {group: name for group, name in choices.items() if group not in NO_CHOICE}
     values = {
         key: value
         for key, value in flat(config).items()

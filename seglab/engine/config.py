@@ -143,7 +143,8 @@ def choices() -> dict[str, str]:
     """What was chosen in each group of the configuration (loss, dataset, model, ...), by name."""
     if not HydraConfig.initialized():
         return {}
-    return {group: str(name) for group, name in HydraConfig.get().runtime.choices.items() if "/" not in group}
+    made = HydraConfig.get().runtime.choices
+    return {group: str(name) for group, name in made.items() if not group.startswith("hydra/")}
 
 
 def named(group: str) -> set[str]:

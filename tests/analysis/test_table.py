@@ -109,6 +109,15 @@ def test_what_else_sets_twins_apart_joins_the_label(tmp_path):
     assert labels == {"bce · lr=0.001", "bce · lr=0.01", "dice · lr=0.001", "dice · lr=0.01"}
 
 
+def test_the_arms_of_an_experiment_bear_one_label_each_whatever_differs_from_seed_to_seed(tmp_path):
+    for seed in (1, 2):
+        for arm, begun in (("grown", f"outputs/begun_s{seed}"), ("whole", None)):
+            folder = write_run(tmp_path / arm, BCE, seed, extra={"init_from": begun})
+            change(folder, choices={"loss": "bce", "experiment/grow_images": arm})
+    sweep = collect([tmp_path])
+    assert set(sweep.runs["label"]) == {"bce · grown", "bce · whole"}
+
+
 def test_what_differs_together_with_the_loss_is_told_and_not_in_the_label(tmp_path):
     write_sweep(tmp_path, [BCE], [1, 2], extra={"optimizer": {"lr": 0.01}})
     write_sweep(tmp_path, [DICE], [1, 2])
