@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from seglab.analysis import sections
+from seglab.analysis import elsewhere, sections
 from seglab.analysis.markup import table, text
 from seglab.analysis.study import Study
 
@@ -16,8 +16,9 @@ from seglab.analysis.study import Study
 def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: pd.DataFrame, again: str) -> str:
     """The whole report: one part for each data set, then what failed or is missing and how to run it again."""
     several = len(studies) > 1
+    others = elsewhere.evaluated(runs)
     boards = [
-        _board(study, drawn, f"b{place}-", several)
+        _board(study, drawn, f"b{place}-", several, len(others) > 0)
         for place, (study, drawn) in enumerate(zip(studies, figures, strict=True))
     ]
     used = runs["used"].sum()
@@ -26,6 +27,7 @@ def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: p
     body = (
         f'<header><h1>{escape(name)}</h1><p class="facts">{facts}</p></header>'
         + ("".join(boards) or "<p class='headline'>No run has finished: there is nothing to compare yet.</p>")
+        + (section("elsewhere", "On other data", elsewhere.section(others)) if len(others) else "")
         + section("failed", "What failed or is missing", _failed(runs, studies))
         + section("again", "How to run it again", f"<pre>{escape(again)}</pre>")
     )
@@ -46,7 +48,7 @@ def _file(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
-def _board(study: Study, drawn: dict[str, str], prefix: str, several: bool) -> str:
+def _board(study: Study, drawn: dict[str, str], prefix: str, several: bool, others: bool) -> str:
     parts = {
         "verdict": ("Verdict", sections.verdict(study)),
         "metrics": ("Every metric", sections.metrics(study)),
@@ -57,6 +59,7 @@ def _board(study: Study, drawn: dict[str, str], prefix: str, several: bool) -> s
         "method": ("How it was judged", sections.method(study)),
     }
     links = "".join(f'<a href="#{prefix}{key}">{heading}</a>' for key, (heading, _) in parts.items())
+    links += '<a href="#elsewhere">On other data</a>' if others else ""
     links += '<a href="#failed">What failed</a><a href="#again">Run it again</a>'
     head = f'<h2 class="board">{escape(study.title)}</h2>' if several else ""
     return f"{head}<nav>{links}</nav>" + "".join(

@@ -137,12 +137,13 @@ def _block(spread: pd.DataFrame, keys: list[str]) -> str:
             best[key] = means.min() if worse_if_higher(key) else means.max()
     rows = []
     for label, row in spread.iterrows():
-        cells = [_mean_sd(row[key, "mean"], row[key, "sd"], row[key, "mean"] == best.get(key)) for key in keys]
+        cells = [mean_sd(row[key, "mean"], row[key, "sd"], row[key, "mean"] == best.get(key)) for key in keys]
         rows.append([text(label), *cells])
     return table(["loss", *(title(key) for key in keys)], rows)
 
 
-def _mean_sd(mean: float, sd: float, best: bool) -> Cell:
+def mean_sd(mean: float, sd: float, best: bool = False) -> Cell:
+    """A cell with a mean and its standard deviation over seeds."""
     if not np.isfinite(mean):
         return Cell("–")
     digits = 3 if abs(mean) < 2 else 2

@@ -67,6 +67,7 @@ TITLES = {
     "average_precision": "average precision",
     "image_accuracy": "image accuracy",
     "image_recall": "image recall",
+    "object_recall": "object recall",
     "empty/left empty": "empty images left empty",
 }
 QUARTERS = ("smallest quarter", "second quarter", "third quarter", "largest quarter")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
+from seglab.analysis import elsewhere
 from seglab.analysis.figures import save, svg
 from seglab.analysis.page import page
 from seglab.analysis.study import Study
@@ -18,8 +20,8 @@ def write(out: Path, name: str, studies: list[Study], runs: pd.DataFrame, again:
     """Write report.html, table.csv, table.md and figures/*.png, *.svg into `out`; returns report.html."""
     (out / "figures").mkdir(parents=True, exist_ok=True)
     drawn = [_figures(study, out / "figures", len(studies) > 1) for study in studies]
-    write_whole(out / "table.csv", csv(studies))
-    write_whole(out / "table.md", markdown(studies))
+    write_whole(out / "table.csv", csv(studies, runs))
+    write_whole(out / "table.md", markdown(studies, runs))
     return write_whole(out / "report.html", page(name, studies, drawn, runs, again))
 
 
@@ -41,19 +43,34 @@ def write_whole(file: Path, content: str) -> Path:
     return beside.replace(file)
 
 
-def csv(studies: list[Study]) -> str:
-    """Every metric in full digits: a row per loss, columns `iou`, `iou sd`, ... and the number of seeds."""
+def csv(studies: list[Study], runs: pd.DataFrame) -> str:
+    """Every metric in full digits: a row per loss, columns `iou`, `iou sd`, ... and the number of seeds.
+
+    Below these a row per loss and set of other data that it was evaluated on, which `data` names with the training's.
+    """
     parts = []
     for study in studies:
-        flat = study.spread.copy()
-        flat.columns = [key if part == "mean" else f"{key} sd" for key, part in flat.columns]
+        flat = _flat(study.spread)
         flat.insert(0, "seeds", study.metrics.groupby("label")["seed"].nunique())
         flat.insert(0, "data", study.title)
         parts.append(flat.rename_axis("loss").reset_index())
+    others = elsewhere.evaluated(runs)
+    if len(others):
+        spread = elsewhere.over_seeds(others)
+        flat = _flat(spread.drop(columns=["what", "seeds", "home"], level=0))
+        flat.insert(0, "seeds", spread["seeds", ""])
+        flat = flat.rename_axis(["data", "trained", "loss"]).reset_index()
+        flat["data"] += ", trained on " + flat.pop("trained")
+        parts.append(flat)
     return pd.concat(parts, ignore_index=True).to_csv(index=False) if parts else "loss,data,seeds\n"
 
 
-def markdown(studies: list[Study]) -> str:
+def _flat(spread: pd.DataFrame) -> pd.DataFrame:
+    """The columns (key, mean | sd) under one name each."""
+    return spread.set_axis([key if part == "mean" else f"{key} sd" for key, part in spread.columns], axis=1)
+
+
+def markdown(studies: list[Study], runs: pd.DataFrame) -> str:
     """The verdict and the first blocks of the metrics as Markdown, to paste where people talk."""
     lines: list[str] = []
     for study in studies:
@@ -67,11 +84,16 @@ def markdown(studies: list[Study]) -> str:
             if have:
                 lines += ["", f"**{name}**", "", *_markdown_table(study.spread, have)]
         lines.append("")
+    others = elsewhere.evaluated(runs)
+    for (data, trained), block in elsewhere.over_seeds(others).groupby(level=["data", "trained"], sort=False):
+        keys = [key for key, part in block.columns if part == "mean"]
+        lines += [f"## On {data}, trained on {trained}", "", f"{block['what', ''].iloc[0]}", ""]
+        lines += [*_markdown_table(block.droplevel(["data", "trained"]), keys, elsewhere.heading), ""]
     return "\n".join(lines)
 
 
-def _markdown_table(spread: pd.DataFrame, keys: list[str]) -> list[str]:
-    lines = [f"| loss | {' | '.join(title(key) for key in keys)} |", f"|---|{'---:|' * len(keys)}"]
+def _markdown_table(spread: pd.DataFrame, keys: list[str], head: Callable[[str], str] = title) -> list[str]:
+    lines = [f"| loss | {' | '.join(head(key) for key in keys)} |", f"|---|{'---:|' * len(keys)}"]
     for label, row in spread.iterrows():
         cells = [_mean_sd(row[key, "mean"], row[key, "sd"]) for key in keys]
         lines.append(f"| {label} | {' | '.join(cells)} |")

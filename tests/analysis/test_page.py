@@ -156,10 +156,10 @@ def test_a_formula_that_cannot_be_set_is_shown_as_written():
 def test_csv_and_markdown_agree_with_the_study(tmp_path):
     sweep = collect([write_sweep(tmp_path, [FakeLoss("bce"), FakeLoss("dice", 2.0)], [1, 2])])
     study = next(Study(title, board, Question(resamples=300)) for title, board in sweep.boards())
-    lines = csv([study]).splitlines()
+    lines = csv([study], sweep.runs).splitlines()
     assert lines[0].startswith("loss,data,seeds,iou,iou sd,")
     assert float(lines[1].split(",")[3]) == study.spread["iou", "mean"].iloc[0]
-    words = markdown([study])
+    words = markdown([study], sweep.runs)
     assert study.verdicts[0].words in words
     assert f"| dice | {study.spread['iou', 'mean']['dice']:.3f} ±" in words
 
