@@ -14,7 +14,7 @@ from seglab.analysis.markup import number, table, text
 from seglab.analysis.sections import mean_sd
 from seglab.analysis.summary import title
 
-KEYS = ("iou", "tuned/iou", "dice", "precision", "recall", "hd95", "object_recall")
+KEYS = ("iou", "tuned/iou", "precision", "recall", "hd95", "object_recall")
 NOTE = (
     "Each row is one loss on one set of images: the mean over the images, then mean and standard deviation over the "
     "seeds that were evaluated there. “IoU at home” is that of the same runs on their own test images; the tuned "

@@ -42,7 +42,7 @@ def test_means_and_deviations_are_over_the_seeds_of_each_loss(sweep):
     assert spread.loc["bce", ("iou", "sd")] == pytest.approx(0.02 * 2**0.5)
     assert spread.loc["dice", ("tuned/iou", "mean")] == pytest.approx(0.72)
     assert spread.loc["dice", ("seeds", "")] == 2
-    assert ("dice", "mean") not in spread.columns
+    assert ("precision", "mean") not in spread.columns
 
 
 def test_the_page_and_the_tables_hold_them_beside_the_comparison_which_stays_as_it_is(sweep):
