@@ -130,18 +130,3 @@ def test_what_the_model_cannot_take_is_one_sentence(runs: Path) -> None:
         opened(runs / "whole", tta="all")
     with pytest.raises(ContractError, match="auto, cpu or cuda"):
         opened(runs / "whole", device="tpu")
-
-
-@pytest.mark.slow
-def test_an_image_of_8192_pixels_takes_a_few_times_its_own_bytes(runs: Path) -> None:
-    """Measured from within: what the tiles, the map and the tables take beside the image is bounded."""
-    import tracemalloc
-
-    one = opened(runs / "patches", window=512)
-    image = np.random.default_rng(0).integers(0, 255, (8192, 8192, 3), np.uint8)
-    tracemalloc.start()
-    levels = one.of_image(image)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert levels.shape == (8192, 8192)
-    assert peak < 2.2 * levels.nbytes  # numpy's part; torch holds a batch of tiles

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -81,6 +83,20 @@ def test_bands_follow_each_other_and_none_is_taller_than_a_window():
     bands = list(slide(red, image, 64))
     assert sum(len(band) for band in bands) == 1000
     assert max(len(band) for band in bands) <= 64
+
+
+def test_memory_grows_with_the_width_and_not_with_the_height():
+    def peak(height):
+        image = np.zeros((height, 600, 1), np.uint8)
+        tracemalloc.start()
+        for _ in slide(red, image, 128):
+            pass
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(6000) < 1.1 * peak(600)
+    assert peak(600) < 128 * 640 * 4 * 4 + 128 * 128 * 4 * 12  # a few bands and a few tiles
 
 
 @pytest.mark.parametrize(("least", "expected"), [(1, (64, 96)), (80, (80, 96)), (128, (128, 128))])
