@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from seglab.analysis import markup
-from seglab.analysis.charts import DASHES, WIDTH, looks, styled
-from seglab.analysis.figures import FAINT, svg
+from seglab.analysis.charts import DASHES, WIDTH, looks, styled, two_sided
+from seglab.analysis.figures import FAINT, INK, svg
 
 PLOTLY_DASHES = dict(zip(DASHES, ("solid", "dash", "dot", "dashdot"), strict=True))
 
@@ -97,17 +97,18 @@ def image(table: pd.DataFrame, share: float, quality: float) -> Figure:
 
 @styled
 def planes(table: pd.DataFrame, size: int) -> Figure:
-    """Heat maps of the losses over false positives and false negatives, on one colour scale."""
+    """Heat maps of the losses over false positives and false negatives, each coloured up to its own largest value."""
     labels = list(table["loss"].unique())
     columns = 2 if len(labels) in (2, 4) else min(len(labels), 3)
     rows = -(-len(labels) // columns)
     figure = Figure(figsize=(min(WIDTH, 3.3 * columns + 0.9), 3.1 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    span = {"vmin": min(table["value"].min(), 0.0), "vmax": table["value"].max()}
     for axis, label in zip(axes, labels, strict=False):
         fp, fn, value = grid(table, label, size)
-        drawn = axis.pcolormesh(fp, fn, value, cmap="cividis", shading="gouraud", rasterized=True, **span)
-        lines = axis.contour(fp, fn, value, levels=6, colors="#ffffff", linewidths=0.7, alpha=0.9)
+        relative = value / max(float(np.abs(value).max()), 1e-12)
+        where = {"extent": (fp[0], fp[-1], fn[0], fn[-1]), "origin": "lower", "aspect": "auto"}
+        drawn = axis.imshow(relative, cmap=two_sided(), vmin=-1, vmax=1, interpolation="bilinear", **where)
+        lines = axis.contour(fp, fn, value, levels=6, colors=INK, linewidths=0.7)
         axis.clabel(lines, fontsize=6.5, fmt="%.2g")
         axis.set_title(label)
         axis.grid(visible=False)
@@ -118,7 +119,10 @@ def planes(table: pd.DataFrame, size: int) -> Figure:
         axis.tick_params(labelbottom=lowest)
         axis.set_xlabel("false positives / object" if lowest else "")
         axis.set_ylabel("share of the object missed" if place % columns == 0 else "")
-    figure.colorbar(drawn, ax=list(axes[: len(labels)]), label="loss", aspect=30, pad=0.02)
+    bar = figure.colorbar(
+        drawn, ax=list(axes[: len(labels)]), label="loss / its largest value here", aspect=30, pad=0.02
+    )
+    bar.ax.set_ylim(0, 1)
     return figure
 
 
@@ -144,11 +148,7 @@ def _traces(table: pd.DataFrame) -> list[tuple[int, int, go.Scatter]]:
 
 def slide(frames: Mapping[str, pd.DataFrame], first: str) -> go.Figure:
     """The figure of `image` for each stop of the sliders, as frames named by them; buttons choose the axis."""
-    titles = [
-        f"{what} as all {side} moves"
-        for side in ("foreground", "background")
-        for what in ("Loss", "Pull on one, N dL/dz,")
-    ]
+    titles = [f"{what}, all {side} moves" for side in ("foreground", "background") for what in ("Loss", "Pull N dL/dz")]
     figure = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.17, horizontal_spacing=0.09)
     for row, column, line in _traces(frames[first]):
         figure.add_trace(line, row, column)
@@ -181,6 +181,7 @@ def slide(frames: Mapping[str, pd.DataFrame], first: str) -> go.Figure:
         hovermode="x unified",
     )
     figure.update_xaxes(title_text="p of the true class", title_standoff=4)
+    figure.update_annotations(font_size=13)
     return figure
 
 
@@ -188,13 +189,14 @@ def surfaces(table: pd.DataFrame, size: int) -> go.Figure:
     """The loss over false positives and false negatives as a surface; a button for each loss."""
     labels = list(table["loss"].unique())
     figure = go.Figure()
-    span = {"cmin": float(min(table["value"].min(), 0)), "cmax": float(table["value"].max()), "colorscale": "Cividis"}
     contours = {"z": {"show": True, "usecolormap": False, "color": "rgba(255,255,255,0.6)", "width": 1}}
     for place, label in enumerate(labels):
         fp, fn, value = grid(table, label, size)
         bar = {"colorbar": {"title": {"text": "loss"}, "thickness": 12, "len": 0.7}}
         figure.add_trace(
-            go.Surface(x=fp, y=fn, z=value, name=label, visible=place == 0, contours=contours, **span, **bar)
+            go.Surface(
+                x=fp, y=fn, z=value, name=label, visible=place == 0, contours=contours, colorscale="Cividis", **bar
+            )
         )
     buttons = [
         {"label": label, "method": "restyle", "args": [{"visible": [other == label for other in labels]}]}
@@ -203,7 +205,6 @@ def surfaces(table: pd.DataFrame, size: int) -> go.Figure:
     menu = {"type": "dropdown", "x": 0, "y": 1.0, "xanchor": "left", "yanchor": "top", "buttons": buttons}
     axes = {"xaxis": "false positives / object", "yaxis": "object missed", "zaxis": "loss"}
     scene = {axis: {"title": {"text": words}} for axis, words in axes.items()}
-    scene["zaxis"]["range"] = [span["cmin"], 1.02 * span["cmax"]]
     figure.update_layout(
         scene=scene | {"camera": {"eye": {"x": -1.5, "y": -1.6, "z": 0.9}}, "aspectmode": "cube"},
         updatemenus=[menu],

@@ -228,7 +228,8 @@ def plane_page(table: pd.DataFrame, share: float, confidence: float, figures: Ma
     caption = (
         f"An object of {OBJECT} pixels in an image of which it is {percent(share)}; every pixel is called "
         f"foreground or background with probability {confidence:g}. Bottom left nothing is wrong; to the right pixels "
-        "are found beside the object, upwards pixels of it are missed; lines join equal losses."
+        "are found beside the object, upwards pixels of it are missed. Numbers on the lines are the loss; colours go "
+        "up to its largest value."
     )
     heat = draw.still(figures["plane"], "plane", caption)
     return heat + interactive(draw.surfaces(table, OBJECT), "The same as a surface to turn; choose the loss above it.")

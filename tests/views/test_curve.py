@@ -14,6 +14,7 @@ from seglab.losses.combine import Batchwise
 from seglab.losses.pixel import BCE
 from seglab.losses.region import Dice, IoU, Tversky
 from seglab.views.curve import OBJECT, Context, additive, exchangeable, in_context, margins, moved, plane, single, view
+from tests.losses.conftest import NAMES
 from tests.losses.conftest import build as make
 
 
@@ -77,6 +78,15 @@ def test_the_gradient_of_an_image_is_the_slope_of_its_curve(name: str) -> None:
         moving = int((context.target() == (side == "foreground")).sum())
         slope = (curve["value"][2] - curve["value"][0]) / (curve["logit"][2] - curve["logit"][0])
         assert curve["by_logit"][1] == pytest.approx(slope * 256 / moving, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_loss_has_a_finite_curve_that_pulls_wrong_pixels_towards_the_truth(name: str) -> None:
+    for side, sign in (("foreground", -1), ("background", 1)):
+        curve = moved(make(name), Context(0.1, 12), 0.9, torch.tensor([-3.0, -1.0, 3.0]).double())[side]
+        assert np.isfinite(curve["value"]).all()
+        assert np.isfinite(curve["by_logit"]).all()
+        assert sign * curve["by_logit"][1] > 0, "dL/dz is below 0 on foreground and above 0 on background"
 
 
 @pytest.mark.parametrize(("loss", "a", "b"), [(Dice(), 0.5, 0.5), (IoU(), 1, 1), (Tversky(), 0.3, 0.7)])
