@@ -41,8 +41,7 @@ class Film:
     def write(self, out: Path, seconds: float = 0.9) -> Path:
         """Write a GIF that shows each frame for a while, and the last one for twice as long."""
         images = [Image.open(io.BytesIO(drawn)).convert("RGB") for drawn in self.pictures().values()]
-        palette = images[-1].quantize(256)
-        first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+        first, *rest = [image.quantize(256) for image in images]  # each with its own colours, or greys would be tinted
         times = [int(1000 * seconds)] * len(rest) + [int(2000 * seconds)]
         beside = out.with_name(f".{out.name}.partial")
         first.save(beside, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
