@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from seglab.analysis.charts import COLOURS, styled
+from seglab.analysis.film import Film
 from seglab.analysis.markup import number, table, text
 from seglab.analysis.sheet import Sheet, interactive
 
@@ -42,12 +44,19 @@ class Surface(NamedTuple):
     here: Mapping[str, float]
 
 
-def sheet(surfaces: Sequence[Surface], words: str, curvature: pd.DataFrame) -> Sheet:
-    """Make the sheet of some planes: contours, surfaces, where each loss is lowest, and how sharply it curves."""
-    sections, figures = [], {}
-    for surface in surfaces:
-        key = re.sub(r"[^0-9A-Za-z]+", "-", surface.title)
-        figures[f"landscape_{key}"] = contours(surface)
+def sheet(surfaces: Sequence[Surface], words: str, curvature: pd.DataFrame, moving: bool = False) -> Sheet:
+    """Make the sheet of some planes: contours, surfaces, where each loss is lowest, and how sharply it curves.
+
+    `moving` makes a film of the planes, on one scale for each loss, and turns only the last of them.
+    """
+    sections, figures, films = [], {}, {}
+    if moving:
+        reach = {name: np.stack([one.values[name] for one in surfaces]) for name in surfaces[0].values}
+        films["landscape"] = Film({one.title: contours(one, reach) for one in surfaces})
+        caption = f"Drag the slider through the moments. Plane: {surfaces[0].note}. {words}"
+        sections.append(("Through training", films["landscape"].html(caption)))
+    for surface in surfaces[-1:] if moving else surfaces:
+        figures[f"landscape_{re.sub(r'[^0-9A-Za-z]+', '-', surface.title)}"] = contours(surface, surface.values)
         caption = (
             f"Turn each surface with the mouse. Plane: {surface.note}. {words} Heights are logarithmic where a loss "
             f"spans more than a factor of 20, and cut at {CUT} times the lowest."
@@ -58,7 +67,7 @@ def sheet(surfaces: Sequence[Surface], words: str, curvature: pd.DataFrame) -> S
         lowest = lowest.merge(curvature, how="left", on=["plane", "loss"])
     sections.append(("Where each loss is lowest", told(lowest)))
     rows = pd.concat([flat(surface) for surface in surfaces], ignore_index=True)
-    return Sheet("Landscapes", sections, figures, {"landscape": rows, "lowest": lowest})
+    return Sheet("Landscapes", sections, figures, {"landscape": rows, "lowest": lowest}, films)
 
 
 def lowest_places(surface: Surface) -> pd.DataFrame:
@@ -118,8 +127,11 @@ def levels_of(name: str, values: np.ndarray) -> np.ndarray:
 
 
 @styled
-def contours(surface: Surface) -> Figure:
-    """Draw each loss and the IoU as contours of one plane, with the lowest place, what is marked, and the paths."""
+def contours(surface: Surface, reach: Mapping[str, np.ndarray]) -> Figure:
+    """Draw each loss and the IoU as contours of one plane, with the lowest place, what is marked, and the paths.
+
+    `reach` holds for each of them all values that the scale is to cover.
+    """
     across = min(3, len(surface.values))
     down = -(-len(surface.values) // across)
     figure = Figure(figsize=(3.5 * across, 0.5 + 3.0 * down), layout="constrained")
@@ -127,8 +139,8 @@ def contours(surface: Surface) -> Figure:
     for axis in axes[len(surface.values) :]:
         axis.set_visible(False)
     for axis, (name, values) in zip(axes, surface.values.items(), strict=False):
-        levels = levels_of(name, values)
-        looks = {"levels": levels, "norm": "log" if steep(name, values) else "linear", "extend": "max"}
+        levels, log = levels_of(name, reach[name]), steep(name, reach[name])
+        looks = {"levels": levels, "norm": "log" if log else "linear", "extend": "max"}
         drawn = axis.contourf(surface.first, surface.second, values, cmap="viridis", **looks)
         axis.contour(surface.first, surface.second, values, colors="#ffffff", linewidths=0.3, **looks)
         bar = figure.colorbar(drawn, ax=axis, shrink=0.9, format="%.3g")
@@ -136,10 +148,11 @@ def contours(surface: Surface) -> Figure:
         bar.ax.minorticks_off()
         bar.set_ticks(levels[::3])
         mark(axis, surface, values if name != SCORE else -values)
-        axis.set(xlabel="first", ylabel="second", title=name + (", logarithmic" if steep(name, values) else ""))
+        axis.set(xlabel="first", ylabel="second", title=name + (", logarithmic" if log else ""))
         axis.grid(False)
     axes[0].legend(fontsize=6.5, loc="best", frameon=True, framealpha=0.75)
-    figure.suptitle(f"{surface.title}: {surface.note}", fontsize=8.5, x=0.01, ha="left", wrap=True)
+    words = fill(f"{surface.title}: {surface.note}", 50 * across)
+    figure.suptitle(words, fontsize=8.5, x=0.01, ha="left")
     return figure
 
 

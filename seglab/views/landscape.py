@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ def view(
     batchnorm: str,
     seed: int,
     curvature: int,
+    moments: bool,
 ) -> Sheet:
     """Show the losses and the IoU of some images over planes around or through the weights of runs.
 
@@ -49,7 +51,8 @@ def view(
     one along the moments of the runs. points: places along each axis. span: how far a random plane reaches, in lengths
     of the weights; how much others reach beyond what is marked on them. part, images: which images, spread evenly over
     the part; null takes all. batchnorm: see `BATCHNORM`. seed: of random directions. curvature: at most so many steps
-    for the largest eigenvalue of each loss's Hessian; 0 leaves it out.
+    for the largest eigenvalue of each loss's Hessian; 0 leaves it out. moments: lay the random directions of one run
+    through each of its moments, as a film.
     """
     require(plane in PLANES, "landscape", f"plane as one of {', '.join(PLANES)}", plane)
     require(points >= 2, "landscape", "at least 2 points a side", points)
@@ -69,7 +72,7 @@ def view(
     mark = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
     survey = Survey(batches, losses, batchnorm, runs[0].config["threshold"], folder / "points.csv", mark)
     surfaces, bends = [], []
-    for made, module in lay(runs, plane, seed):
+    for made, module in lay(runs, plane, seed, moments):
         first, second = lattice(made, span, points)
         grid = [(float(a), float(b)) for b in second for a in first]
         table = survey.measure(module, made, [(0.0, 0.0), *made.marks.values(), *grid]).set_index(["a", "b"])
@@ -81,7 +84,7 @@ def view(
                 bends.append([made.title, name, sharpness(module, loss, batches, curvature)])
     log.info("%s", survey.cost())
     words = f"Means over {len(ids)} {part} images; {BATCHNORM[batchnorm]}. {survey.cost()}"
-    return sheet(surfaces, words, pd.DataFrame(bends, columns=["plane", "loss", "largest eigenvalue"]))
+    return sheet(surfaces, words, pd.DataFrame(bends, columns=["plane", "loss", "largest eigenvalue"]), moments)
 
 
 def pick(run: Saved, losses: Mapping[str, Loss], part: str, images: int | None) -> list[Batch]:
@@ -95,10 +98,17 @@ def pick(run: Saved, losses: Mapping[str, Loss], part: str, images: int | None) 
     return [found.__getitems__([(0, n) for n in numbers[k : k + size]]) for k in range(0, count, size)]
 
 
-def lay(runs: list[Saved], plane: str, seed: int) -> list[tuple[Plane, SegModule]]:
+def lay(runs: list[Saved], plane: str, seed: int, moments: bool) -> list[tuple[Plane, SegModule]]:
     """The planes that are asked for, each with a module that its weights fit."""
     names = titles(runs)
     modules = [run.module() for run in runs]
+    if moments:
+        fits = plane == "random" and len(runs) == 1
+        require(fits, "landscape", "plane=random of one run for moments", f"plane={plane} of {len(runs)}")
+        (run,), (module,) = runs, modules
+        still = random_plane(names[0], module.model, seed)
+        states = {epoch: weights_of(run.module(file).model) for epoch, file in run.moments.items()}
+        return [(replace(still, title=f"epoch {epoch}", centre=state), module) for epoch, state in states.items()]
     if plane == "random":
         return [(random_plane(name, m.model, seed), m) for name, m in zip(names, modules, strict=True)]
     for run in runs:

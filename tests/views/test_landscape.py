@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seglab.analysis.landscapes import Surface, height, lowest_places
+from seglab.analysis.landscapes import Surface, height, lowest_places, sheet
 from seglab.contract import ContractError
 from seglab.engine.config import chosen
 from seglab.engine.module import SegModule
@@ -21,12 +21,21 @@ from seglab.engine.saved import Saved
 from seglab.losses.base import Card, Loss
 from seglab.losses.pixel import BCE
 from seglab.losses.region import Dice
-from seglab.views.landscape import view
+from seglab.views.landscape import lay, view
 from seglab.views.plane import random_plane
 from seglab.views.sharpness import sharpness
 from seglab.views.survey import Survey, recompute, unharmed
 
-KNOBS = {"points": 3, "span": 1.0, "part": "test", "images": None, "batchnorm": "moved", "seed": 1, "curvature": 0}
+KNOBS = {
+    "points": 3,
+    "span": 1.0,
+    "part": "test",
+    "images": None,
+    "batchnorm": "moved",
+    "seed": 1,
+    "curvature": 0,
+    "moments": False,
+}
 LOSSES = chosen("loss", ["bce", "dice"])
 
 
@@ -76,13 +85,13 @@ def test_the_landscape_of_a_linear_model_with_a_quadratic_loss_is_the_paraboloid
 
 
 def test_the_centre_has_the_loss_and_iou_that_the_run_was_measured_with(runs: list[Saved], tmp_path: Path) -> None:
-    sheet = view(runs, LOSSES, tmp_path, plane="random", **KNOBS)
-    rows = sheet.tables["lowest"].set_index(["plane", "loss"])
+    tables = view(runs, LOSSES, tmp_path, plane="random", **KNOBS).tables
+    rows = tables["lowest"].set_index(["plane", "loss"])
     for name, run in zip(("bce", "dice"), runs, strict=True):
         metrics = run.facts["metrics"]
         assert rows.loc[(name, name), "at centre"] == pytest.approx(metrics["test/loss"], rel=1e-6)
         assert rows.loc[(name, name), "IoU at centre"] == pytest.approx(metrics["test/iou"], rel=1e-6)
-        grid = sheet.tables["landscape"].set_index(["plane", "first", "second"])
+        grid = tables["landscape"].set_index(["plane", "first", "second"])
         assert grid.loc[(name, 0.0, 0.0), name] == rows.loc[(name, name), "at centre"]
 
 
@@ -196,11 +205,32 @@ def test_every_kind_of_plane_is_drawn(runs: list[Saved], tmp_path: Path, plane: 
     assert pd.read_csv(tmp_path / "lowest.csv")["largest eigenvalue"].notna().all()
 
 
+def test_the_planes_of_the_moments_share_their_directions_and_lie_at_the_moments(runs: list[Saved]) -> None:
+    planes = [plane for plane, _ in lay(runs[:1], "random", 1, True)]
+    assert [plane.title for plane in planes] == ["epoch 0", "epoch 1", "epoch 2"]
+    for plane, file in zip(planes, runs[0].moments.values(), strict=True):
+        assert plane.first is planes[0].first
+        state = runs[0].module(file).model.state_dict()
+        assert all(torch.equal(x, state[name]) for name, x in plane.at(0, 0).items())
+
+
+def test_a_film_of_planes_has_one_scale_for_each_loss() -> None:
+    axis = np.array([-1.0, 0.0, 1.0])
+    first, second = np.meshgrid(axis, axis)
+    values = [{"a": k + first**2, "IoU": 1 - second**2} for k in (1, 9)]
+    planes = [Surface(f"epoch {k}", "", axis, axis, v, {}, {}, {"a": 1.0, "IoU": 1.0}) for k, v in enumerate(values)]
+    film = sheet(planes, "", pd.DataFrame(), moving=True).films["landscape"]
+    spans = {drawn.get_clim() for figure in film.frames.values() for drawn in figure.axes[0].collections[:1]}
+    assert list(film.frames) == ["epoch 0", "epoch 1"]
+    assert spans == {(1.0, 10.0)}
+
+
 @pytest.mark.parametrize(
     ("looked", "said"),
     [
         (lambda runs, other, at: view([runs[0], other], LOSSES, at, "random", **KNOBS), "expected the data of"),
         (lambda runs, other, at: view(runs, LOSSES, at, "flat", **KNOBS), "plane as one of random"),
+        (lambda runs, other, at: view(runs, LOSSES, at, "random", **KNOBS | {"moments": True}), "random of one run"),
         (lambda runs, other, at: view(runs[:1], LOSSES, at, "solutions", **KNOBS), "two or three runs"),
         (lambda runs, other, at: view(runs, LOSSES, at, "random", **KNOBS | {"part": "all"}), "part as one of train"),
         (lambda runs, other, at: view(runs, LOSSES, at, "random", **KNOBS | {"images": 0}), "at least one image"),
