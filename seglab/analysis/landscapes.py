@@ -95,15 +95,17 @@ def lowest_places(surface: Surface) -> pd.DataFrame:
 def told(lowest: pd.DataFrame) -> str:
     """The table of lowest places as HTML."""
     names = [name for name in lowest if name not in ("plane", "loss")]
-    rows = [
-        [text(f"{row['plane']}: {row['loss']}"), *(number(row[name], 4) for name in names)]
-        for _, row in lowest.iterrows()
-    ]
-    note = (
-        "first and second are places on the plane's axes. The largest eigenvalue is that of the loss's Hessian at the "
-        "centre, by power iteration; losses of other units curve in other units."
-    )
-    return table(["plane: loss", *map(str, names)], rows) + f'<p class="note">{note}</p>'
+    several = lowest["plane"].nunique() > 1
+    who = [f"{row['plane']}: {row['loss']}" if several else row["loss"] for _, row in lowest.iterrows()]
+    values = lowest[names].to_numpy(float)
+    rows = [[text(name), *(number(x, 4) for x in row)] for name, row in zip(who, values, strict=True)]
+    note = "first and second are places on the plane's axes."
+    if "largest eigenvalue" in names:
+        note += (
+            " The largest eigenvalue is that of the loss's Hessian at the centre, by power iteration; losses of other "
+            "units curve in other units."
+        )
+    return table(["plane: loss" if several else "loss", *map(str, names)], rows) + f'<p class="note">{note}</p>'
 
 
 def flat(surface: Surface) -> pd.DataFrame:
@@ -140,7 +142,8 @@ def contours(surface: Surface, reach: Mapping[str, np.ndarray]) -> Figure:
         axis.set_visible(False)
     for axis, (name, values) in zip(axes, surface.values.items(), strict=False):
         levels, log = levels_of(name, reach[name]), steep(name, reach[name])
-        looks = {"levels": levels, "norm": "log" if log else "linear", "extend": "max"}
+        looks = {"levels": levels, "norm": "log" if log else "linear"}
+        looks["extend"] = "max" if values.max() > levels[-1] else "neither"
         drawn = axis.contourf(surface.first, surface.second, values, cmap="viridis", **looks)
         axis.contour(surface.first, surface.second, values, colors="#ffffff", linewidths=0.3, **looks)
         bar = figure.colorbar(drawn, ax=axis, shrink=0.9, format="%.3g")
@@ -192,7 +195,7 @@ def relief(surface: Surface) -> go.Figure:
             looks = {"line": {"color": colour, "width": 6}, "marker": {"color": colour, "size": 4}}
             line = go.Scatter3d(x=x, y=y, z=z, mode="lines+markers", name=name, showlegend=place == 0, **looks)
             figure.add_trace(line, **at)
-        axis = {"type": "log"} if log else {}
+        axis = {"type": "log", "dtick": 1} if log else {}
         scene = "scene" if place == 0 else f"scene{place + 1}"
         eye = {"x": 1.4, "y": -1.4, "z": 1.1}
         titles = {"xaxis": {"title": "first"}, "yaxis": {"title": "second"}, "zaxis": {"title": "", **axis}}

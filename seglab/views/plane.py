@@ -132,7 +132,10 @@ def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plan
     drawn = iter((places / reach).tolist())
     rows = {title: [(a, b) for a, b in (next(drawn) for _ in path)] for title, path in paths.items()}
     share = 100 * float(strength.sum() / values.clamp(min=0).sum())
-    note = f"the principal plane of the moments, which holds {share:.0f} % of their squared distance from the end"
+    note = (
+        f"the principal plane of the moments, which holds {share:.0f} % of their squared distance from the end; each "
+        "is drawn where it falls on it"
+    )
     return Plane(" / ".join(paths), centre, first, second, note, paths=rows)  # type: ignore[arg-type]
 
 
