@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from seglab.contract import ContractError, require
-from seglab.engine.config import build, check, named, plain, verb
+from seglab.engine.config import ConfigError, build, check, named, plain, verb
 
 if TYPE_CHECKING:
     from seglab.engine.evaluation import Result, Subject
@@ -32,7 +32,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
     for run in runs:
         try:
             done[run.name] = one(cfg, run)
-        except ContractError as error:
+        except (ContractError, ConfigError) as error:
             if len(runs) == 1:
                 raise
             bad.append(run.name)
@@ -56,9 +56,9 @@ def one(cfg: DictConfig, run: Saved) -> Path:
     settings |= {key: cfg[key] for key in ("window", "overlap", "tta")} if scale == "native" else {}
     name = node["_target_"].rsplit(".", 1)[-1].lower()
     out = run.folder / "evaluations" / f"{name}-{identity(settings, subject_.mark)}"
-    facts = {"run": run.name, "run_finished": run.facts["finished"], "name": name, **settings}
+    facts = {"run": run.name, "run_finished": run.outcome["finished"], "name": name, **settings}
     facts["fingerprint"] = subject_.mark
-    if not cfg.rerun and known(out).get("run_finished") == run.facts["finished"]:
+    if not cfg.rerun and known(out).get("run_finished") == run.outcome["finished"]:
         log.info("%s is there already; rerun=true measures it again", out)
         return out
     perform(cfg, run, subject_, facts, out)
@@ -87,7 +87,7 @@ def perform(cfg: DictConfig, run: Saved, subject: Subject, facts: dict[str, Any]
     seen = seen_in_training(run, looked.items)
     if seen:
         log.warning("%s: %d of %d images have ids that the run has trained on", run.name, seen, len(looked.items))
-    threshold, tuned, empty = run.config["threshold"], run.facts["threshold"]["tuned"], run.config["empty"]
+    threshold, tuned, empty = run.config["threshold"], run.outcome["threshold"]["tuned"], run.config["empty"]
     result = measure(looked, threshold, empty)
     out.mkdir(parents=True, exist_ok=True)
     write_table(out / "per_image.csv", result.table)

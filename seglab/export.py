@@ -64,10 +64,11 @@ def export(cfg: DictConfig, folder: Path) -> Path:
 
     ready(cfg.format)
     run = open_run(cfg.run)
+    tuned = run.outcome["threshold"]["tuned"]
     file = Path(cfg.output or run.folder / "export" / f"model{SUFFIXES[cfg.format]}")
     images, source = images_of(run.dataset(), cfg.images)
     made = write(Deployed(run.module()), images, cfg.format, file)
-    write_whole(file.with_name(f"{file.name}.md"), readme(run, cfg.format, made, source))
+    write_whole(file.with_name(f"{file.name}.md"), readme(run, cfg.format, made, source, tuned))
     log.info("%s: %s; %d %s differ by %.1e at most", file, made.sizes, made.checked, source, made.difference)
     if cfg.format == "torchscript":
         log.info("torch calls TorchScript deprecated: take format=pt2 or onnx where you can")
@@ -90,11 +91,11 @@ def images_of(dataset: Dataset, count: int) -> tuple[np.ndarray, str]:
     return (np.concatenate([seen, seen]) if len(seen) < 2 else seen), source
 
 
-def readme(run: Saved, kind: str, made: Exported, source: str) -> str:
+def readme(run: Saved, kind: str, made: Exported, source: str, tuned: float) -> str:
     """Say how the file is used, in five lines of Python, and what was checked."""
     from seglab.engine.exporting import TOLERANCE
 
-    dataset, tuned = run.dataset(), run.facts["threshold"]["tuned"]
+    dataset = run.dataset()
     reduced = f", reduced by {dataset.reduce}" if dataset.reduce > 1 else ""
     whole = f"whole images brought to {dataset.size}x{dataset.size} by `{dataset.fit}`, as in training{reduced}"
     patches = f"the images' own pixels{reduced}, as in training on squares of {dataset.size}"

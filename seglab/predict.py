@@ -31,7 +31,7 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     require(single, "predict", "runs that were trained on single images", "one on montages")
     looks = {key: cfg[key] for key in ("window", "overlap", "tta")}
     threshold, kinds = threshold_of(cfg.threshold, runs), kinds_of(cfg.format)
-    settings = {"runs": [[str(run.folder), run.facts["finished"]] for run in runs], **looks}
+    settings = {"runs": [[str(run.folder), run.outcome["finished"]] for run in runs], **looks}
     settings |= {"threshold": threshold, "min_area": cfg.min_area, "format": kinds}
     out = Path(cfg.output)
     made = Predictions(out, names, kinds, settings, threshold, cfg.min_area, cfg.rerun)
@@ -58,7 +58,7 @@ def threshold_of(choice: Any, runs: list[Saved]) -> float:
     """Give the threshold of a number or of `tuned`: what validation found best, the mean over the runs."""
     number = isinstance(choice, int | float) and not isinstance(choice, bool)
     require(number or choice == "tuned", "predict", "threshold as a number or tuned", choice)
-    return float(choice) if number else sum(run.facts["threshold"]["tuned"] for run in runs) / len(runs)
+    return float(choice) if number else sum(run.outcome["threshold"]["tuned"] for run in runs) / len(runs)
 
 
 def kinds_of(choice: Any) -> list[str]:

@@ -49,6 +49,13 @@ class Saved:
         return self.facts["config"]
 
     @property
+    def outcome(self) -> dict[str, Any]:
+        """The facts of a run that has finished, its threshold among them; one sentence if it has not."""
+        status = self.facts.get("status")
+        require(status == "finished", f"run {self.folder}", "a finished run", status, "train it again to go on")
+        return self.facts
+
+    @property
     def best(self) -> Path:
         """The checkpoint that the run was measured with."""
         file = self.folder / "checkpoints" / "best.ckpt"

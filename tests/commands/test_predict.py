@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -184,6 +186,16 @@ def test_several_runs_agree_and_the_tuned_threshold_is_theirs(
     np.testing.assert_allclose(both, (one + two) / 2, atol=0.51)
     mask = cv2.imread(str(tmp_path / "both/masks/a.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(mask > 0, both >= 0.375 * 65535)
+
+
+def test_a_run_that_has_not_finished_is_one_sentence(
+    configure: Configure, runs: Path, photos: Path, tmp_path: Path
+) -> None:
+    begun = Path(shutil.copytree(runs / "s1", tmp_path / "begun"))
+    facts = json.loads((begun / "run.json").read_text())
+    (begun / "run.json").write_text(json.dumps(facts | {"status": "running"}))
+    with pytest.raises(ContractError, match="a finished run, got running"):
+        call(configure, tmp_path / "out", begun, photos)
 
 
 def test_names_stay_apart(tmp_path: Path) -> None:
