@@ -131,11 +131,11 @@ def curves(metrics_csv: Path, out: Path) -> Path:
             axes[-1].plot(history["epoch"], history[column], label=column.removeprefix("loss/"))
             axes[-1].set(title="Parameters of the loss", xlabel="epoch")
             axes[-1].legend(loc="best", handlelength=1.4)
+        if last.lines:
+            last.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.4)
         for axis in axes:
             _switches(axis, history)
         axes[0].legend(*axes[0].get_legend_handles_labels(), loc="best", handlelength=1.4)
-        if last.lines:
-            last.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.4)
         return save(figure, out)
 
 

@@ -38,8 +38,15 @@ def test_curves_show_the_parameters_that_move_and_where_the_next_loss_began(tmp_
     for word in ("Parameters of the loss", "pos_weight", "next loss"):
         assert f">{word}<" in moved
         assert f">{word}<" not in still
-    assert moved.count("stroke-dasharray: 1,1.65") == 6 + 1  # a dotted line in each panel, and in the legend
+    assert moved.count("stroke-dasharray: 1,1.65") == 7 + 1  # a dotted line in each panel, and in the legend
     assert ">stage<" not in moved
+
+
+def test_curves_show_where_the_gradient_falls(tmp_path):
+    shares = {f"train/gradient_{name}": [0.5, 0.4, 0.3] for name in ("foreground", "edge", "hard")}
+    svg = curves(history(tmp_path, **shares), tmp_path / "curves.svg").read_text()
+    for word in ("Share of the gradient", "foreground", "edge", "hard"):
+        assert f">{word}<" in svg
 
 
 def test_curves_survive_missing_columns_empty_cells_and_a_single_epoch(tmp_path):
