@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from seglab.analysis.charts import COLOURS, styled
+from seglab.analysis.figures import svg
 from seglab.analysis.film import Film
-from seglab.analysis.markup import number, table, text
+from seglab.analysis.markup import figure, number, table, text
 from seglab.analysis.sheet import Sheet, interactive
 
 SCORE = "IoU"
@@ -26,6 +27,10 @@ SCORE = "IoU"
 
 CUT = 1000
 """Nothing is told apart above this many times the lowest value of a loss."""
+
+
+SCENES = 12
+"""Surfaces to turn in one page, of which browsers allow 16; further planes are shown as contours."""
 
 
 class Surface(NamedTuple):
@@ -55,13 +60,18 @@ def sheet(surfaces: Sequence[Surface], words: str, curvature: pd.DataFrame, movi
         films["landscape"] = Film({one.title: contours(one, reach) for one in surfaces})
         caption = f"Drag the slider through the moments. Plane: {surfaces[0].note}. {words}"
         sections.append(("Through training", films["landscape"].html(caption)))
-    for surface in surfaces[-1:] if moving else surfaces:
-        figures[f"landscape_{re.sub(r'[^0-9A-Za-z]+', '-', surface.title)}"] = contours(surface, surface.values)
+    for place, surface in enumerate(surfaces[-1:] if moving else surfaces):
+        key = f"landscape_{re.sub(r'[^0-9A-Za-z]+', '-', surface.title)}"
+        figures[key] = contours(surface, surface.values)
         caption = (
-            f"Turn each surface with the mouse. Plane: {surface.note}. {words} Heights are logarithmic where a loss "
-            f"spans more than a factor of 20, and cut at {CUT} times the lowest."
+            f"Plane: {surface.note}. {words} A loss that spans more than a factor of 20 is logarithmic, and cut at "
+            f"{CUT} times its lowest."
         )
-        sections.append((escape(surface.title), interactive(relief(surface), caption)))
+        if (place + 1) * len(surface.values) <= SCENES:
+            shown = interactive(relief(surface), f"Turn each surface with the mouse. {caption}")
+        else:
+            shown = figure(svg(figures[key], key), caption)
+        sections.append((escape(surface.title), shown))
     lowest = pd.concat([lowest_places(surface) for surface in surfaces], ignore_index=True)
     if len(curvature):
         lowest = lowest.merge(curvature, how="left", on=["plane", "loss"])
