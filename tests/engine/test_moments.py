@@ -55,6 +55,7 @@ def test_moments_make_no_other_experiment_and_no_other_weights(configure: Config
         _ = open_run(tmp_path / "alone").moments
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_moments(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +79,7 @@ def test_an_interrupted_run_ends_with_the_same_moments(
         assert all(torch.equal(weight, other[name]) for name, weight in state.items())
 
 
+@pytest.mark.slow
 def test_a_rerun_forgets_the_moments_of_the_run_before(configure: Configure, tmp_path: Path) -> None:
     train(configure("train", *WITH, folder=tmp_path), tmp_path)
     shorter = configure("train", *WITH, "trainer.max_epochs=1", "rerun=true", folder=tmp_path)
