@@ -57,18 +57,13 @@ def view(
     require(plane in PLANES, "landscape", f"plane as one of {', '.join(PLANES)}", plane)
     require(points >= 2, "landscape", "at least 2 points a side", points)
     require(span > 0, "landscape", "a span above 0", span)
+    require(batchnorm in BATCHNORM, "landscape", f"batchnorm as one of {', '.join(BATCHNORM)}", batchnorm)
     same_data(runs)
     losses = fitted(losses, runs[0])
     batches = pick(runs[0], losses, part, images)
     ids = [name for batch in batches for name in batch["id"]]
-    asked = [
-        [run.facts["identity"] for run in runs],
-        {k: repr(x) for k, x in losses.items()},
-        plane,
-        seed,
-        batchnorm,
-        ids,
-    ]
+    trained = [[run.facts["identity"], run.facts.get("finished")] for run in runs]
+    asked = [trained, {name: repr(loss) for name, loss in losses.items()}, plane, seed, BATCHNORM[batchnorm], ids]
     mark = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
     survey = Survey(batches, losses, batchnorm, runs[0].config["threshold"], folder / "points.csv", mark)
     surfaces, bends = [], []

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from seglab.contract import require
 from seglab.data.loading import Batch
 from seglab.engine.module import SegModule
 from seglab.losses.base import Loss
@@ -57,7 +56,6 @@ class Survey:
         file: Path,
         mark: str,
     ) -> None:
-        require(batchnorm in BATCHNORM, "landscape", f"batchnorm as one of {', '.join(BATCHNORM)}", batchnorm)
         self.batches, self.losses, self.batchnorm, self.threshold = batches, losses, batchnorm, threshold
         self.file, self.mark = file, f"# {mark}"
         self.forward = self.rest = 0.0
