@@ -12,8 +12,9 @@ from torch import Tensor
 
 from seglab.contract import Logits, PerImage, Target, require
 from seglab.losses.base import Card, Loss
-from seglab.losses.pixel import PixelLoss
-from seglab.losses.sums import Part, Pixels, SumLoss, Sums
+from seglab.losses.pixel import MarginLoss
+from seglab.losses.sums import Part, SumLoss, Sums
+from seglab.losses.tile import Pixels, Side
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,12 @@ class Moment(Part):
     """The sums of p times the signed distance, of p and of t."""
 
     count: ClassVar[int] = 3
-    keeps: ClassVar[bool] = True
 
     def terms(self, x: Pixels) -> tuple[Tensor, ...]:
         return x.p * x.maps["distance"], x.p, x.t
 
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        return torch.mul(x.p, x.q, out=out)
-
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
-        assert kept is not None
-        return kept.mul_(weights[0] * x.maps["distance"] + weights[1])
+        return x.through_p(weights[0] * x.maps["distance"] + weights[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +64,17 @@ class Boundary(SumLoss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedSquare(PixelLoss):
+class WeightedSquare(MarginLoss):
     """The mean squared error weighted by the map `weight`."""
 
-    def pixel(self, x: Pixels) -> Tensor:
-        return x.d * x.d * x.maps["weight"]
+    def weights(self, x: Pixels) -> tuple[Tensor, Tensor]:
+        return x.maps["weight"], x.maps["weight"]
 
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        return torch.mul(2 * x.p * x.q, x.d * x.maps["weight"], out=out)
+    def of(self, side: Side) -> Tensor:
+        return side.wrong**2
+
+    def pull(self, side: Side, weight: Tensor, out: Tensor) -> Tensor:
+        return torch.mul((2 * side.right).mul_(side.wrong).mul_(side.wrong), weight, out=out)
 
 
 @dataclass(frozen=True, kw_only=True)

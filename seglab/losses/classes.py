@@ -55,7 +55,7 @@ class MCC(OverlapLoss):
 
     smooth: float = field(default=0.0, init=False)
 
-    part: ClassVar[Overlap] = Overlap(with_tn=True)
+    part: ClassVar[Overlap] = Overlap(with_tn=True, exact=True)
     card: ClassVar[Card] = Card(
         title="Matthews correlation (MCC) loss",
         family="region",

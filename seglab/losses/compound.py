@@ -13,9 +13,10 @@ from seglab.contract import PerImage
 from seglab.losses.base import Card
 from seglab.losses.classes import AsymmetricFocalTversky
 from seglab.losses.focal import AsymmetricFocal, Focal
-from seglab.losses.pixel import BCE, PixelLoss, Weight, fit, is_positive, number
+from seglab.losses.pixel import BCE, MarginLoss, Weight, fit, is_positive, number
 from seglab.losses.region import BY_POLICY, TINY, Confusion, Dice, Empty, OverlapLoss, power, ratio
-from seglab.losses.sums import Part, Pixels, SumLoss, Sums
+from seglab.losses.sums import Part, SumLoss, Sums
+from seglab.losses.tile import Pixels, Side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,20 +153,21 @@ class UnifiedFocal(Pair):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PowerCE(PixelLoss):
+class PowerCE(MarginLoss):
     """Cross-entropy of each pixel to a power."""
 
     exponent: float
     pos_weight: Weight
 
-    def pixel(self, x: Pixels) -> Tensor:
-        weight = number(self.pos_weight, "ExpLog")
-        return x.mix(weight * power(x.l1, self.exponent), power(x.l0, self.exponent))
+    def weights(self, x: Pixels) -> tuple[float, float]:
+        return number(self.pos_weight, "ExpLog"), 1.0
 
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        weight, e = self.exponent * number(self.pos_weight, "ExpLog"), self.exponent - 1
-        missed = x.q * x.l1.clamp(min=TINY) ** e * -weight
-        return x.mix(missed, x.p * x.l0.clamp(min=TINY) ** e * self.exponent, out=out)
+    def of(self, side: Side) -> Tensor:
+        return power(side.cost, self.exponent)
+
+    def pull(self, side: Side, weight: Tensor, out: Tensor) -> Tensor:
+        steep = self.exponent * side.cost.clamp(min=TINY) ** (self.exponent - 1)
+        return torch.mul(steep.mul_(side.wrong), weight, out=out)
 
 
 @dataclass(frozen=True, kw_only=True)

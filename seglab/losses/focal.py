@@ -4,50 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from seglab.contract import Logits, PerImage, Target
 from seglab.losses.base import Card, Loss
-from seglab.losses.pixel import ANY_MASK, BCE, PixelLoss, Weight, fit, is_positive, number
-from seglab.losses.sums import Pixels
-
-
-def power(p: Tensor, cost: Tensor, exponent: float) -> Tensor:
-    """p ** exponent where cost = -log p, finite in value and slope for any p and any exponent of at least 0."""
-    simple = exponent in (1, 2, 3) or (exponent == 0.5 and not torch.is_grad_enabled())
-    return p**exponent if simple else torch.exp(-exponent * cost)
-
-
-def times(weight: float, x: Tensor) -> Tensor:
-    return x if weight == 1 else weight * x
-
-
-class Focused(NamedTuple):
-    """One class's loss w ** exponent * cost, with cost = -log(1 - w), and the factor alone (none for exponent 0)."""
-
-    loss: Tensor
-    factor: Tensor | None
-
-    def slope(self, right: Tensor, wrong: Tensor, exponent: float) -> Tensor:
-        """The derivative of the loss by the logit of the wrong class."""
-        if self.factor is None:
-            return wrong
-        return torch.addcmul(self.factor * wrong, right, self.loss, value=exponent)
-
-
-def focused(cost: Tensor, wrong: Tensor, other: Tensor, exponent: float) -> Focused:
-    """The focal loss of one class; `other` is -log(wrong)."""
-    if exponent == 0:
-        return Focused(cost, None)
-    factor = power(wrong, other, exponent)
-    return Focused(factor * cost, factor)
+from seglab.losses.pixel import ANY_MASK, BCE, MarginLoss, Weight, fit, is_positive, number
+from seglab.losses.tile import Pixels, Side
 
 
 @dataclass(frozen=True, kw_only=True)
-class Focal(PixelLoss):
+class Focal(MarginLoss):
     """Cross-entropy in which a pixel counts the less the better it is classified already.
 
     `gamma` is the exponent of that factor; `alpha` weights the foreground and 1 - alpha the background (null: neither).
@@ -72,30 +41,32 @@ class Focal(PixelLoss):
         self.limit(self.gamma >= 0, "gamma", "of at least 0")
         self.limit(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or null")
 
-    @property
-    def weights(self) -> tuple[float, float]:
-        """Of the foreground and of the background."""
+    def weights(self, x: Pixels) -> tuple[float, float]:
         return (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
 
-    @property
-    def exponents(self) -> tuple[float, float]:
-        """Of the foreground and of the background."""
-        return self.gamma, self.gamma
+    def factor(self, side: Side) -> Tensor:
+        """(1 - p) ** gamma with p the probability of the right class, finite in value and slope for any gamma."""
+        if self not in side.made:
+            side.made[self] = self.faded(side)
+        return side.made[self]
 
-    def both(self, x: Pixels) -> tuple[Focused, Focused]:
-        """What a pixel costs as foreground and as background, before the weights."""
-        if self not in x.made:
-            g1, g0 = self.exponents
-            x.made[self] = focused(x.l1, x.q, x.l0, g1), focused(x.l0, x.p, x.l1, g0)
-        return x.made[self]
+    def faded(self, side: Side) -> Tensor:
+        if self.gamma in (1, 2, 3) or (self.gamma == 0.5 and side.pixels.closed):
+            return side.wrong**self.gamma
+        return torch.exp(-self.gamma * (side.cost + side.v))
 
-    def pixel(self, x: Pixels) -> Tensor:
-        (w1, w0), (missed, alarmed) = self.weights, self.both(x)
-        return x.mix(times(w1, missed.loss), times(w0, alarmed.loss))
+    def fading(self, x: Tensor, side: Side) -> Tensor:
+        """x where the factor applies, else 0."""
+        return x
 
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        (w1, w0), (g1, g0), (missed, alarmed) = self.weights, self.exponents, self.both(x)
-        return x.mix(-w1 * missed.slope(x.p, x.q, g1), times(w0, alarmed.slope(x.q, x.p, g0)), out=out)
+    def of(self, side: Side) -> Tensor:
+        return side.cost if self.gamma == 0 else side.cost * self.factor(side)
+
+    def pull(self, side: Side, weight: Tensor, out: Tensor) -> Tensor:
+        if self.gamma == 0:
+            return side.pull(weight, out)
+        steep = self.fading(torch.addcmul(side.cost, side.cost, side.wrong, value=-1), side)
+        return torch.mul(steep.mul_(self.gamma).add_(side.wrong).mul_(self.factor(side)), weight, out=out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +87,15 @@ class AsymmetricFocal(Focal):
         ),
     )
 
-    @property
-    def exponents(self) -> tuple[float, float]:
-        return 0.0, self.gamma
+    def faded(self, side: Side) -> Tensor:
+        return super().faded(side).clamp(min=side.foreground)
+
+    def fading(self, x: Tensor, side: Side) -> Tensor:
+        return x - x * side.foreground
 
 
 @dataclass(frozen=True, kw_only=True)
-class Poly1(PixelLoss):
+class Poly1(MarginLoss):
     """Cross-entropy plus `epsilon` times the error: the first term of its polynomial series, weighted anew."""
 
     epsilon: float = 1.0
@@ -139,19 +112,19 @@ class Poly1(PixelLoss):
     def __post_init__(self) -> None:
         self.limit(self.epsilon >= -1, "epsilon", "of at least -1")
 
-    def pixel(self, x: Pixels) -> Tensor:
-        return x.mix(x.l1 + self.epsilon * x.q, x.l0 + self.epsilon * x.p)
+    def of(self, side: Side) -> Tensor:
+        return torch.add(side.cost, side.wrong, alpha=self.epsilon)
+
+    def pull(self, side: Side, weight: Tensor, out: Tensor) -> Tensor:
+        return torch.mul((1 + self.epsilon - self.epsilon * side.wrong).mul_(side.wrong), weight, out=out)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapWeighted(BCE):
     """Cross-entropy with one weight per pixel, from the map called `weight`."""
 
-    def pixel(self, x: Pixels) -> Tensor:
-        return x.maps["weight"] * super().pixel(x)
-
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        return torch.mul(super().keep(x), x.maps["weight"], out=out)
+    def weights(self, x: Pixels) -> tuple[Tensor, Tensor]:
+        return x.maps["weight"], x.maps["weight"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +168,7 @@ def share_of_top(cost: Tensor, k: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightMap(PixelLoss):
+class WeightMap(BCE):
     """Cross-entropy that insists on the narrow gaps between neighbouring objects, so that they are not grown together.
 
     Needs the map `gap` (d1 + d2, pixels): the distances to the nearest and the second nearest object added up.
@@ -223,14 +196,8 @@ class WeightMap(PixelLoss):
     def fitted(self, foreground: float) -> Self:
         return replace(self, pos_weight=fit(self.pos_weight, foreground, self.name))
 
-    def border(self, x: Pixels) -> Tensor:
-        """What the map adds to the weight of each pixel."""
-        return self.border_weight * torch.exp(-0.5 * (x.maps["gap"].to(x.z.dtype) / self.sigma) ** 2)
-
-    def pixel(self, x: Pixels) -> Tensor:
-        border = self.border(x)
-        return x.mix((number(self.pos_weight, self.name) + border) * x.l1, (1 + border) * x.l0)
-
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        border = self.border(x)
-        return x.mix(-(number(self.pos_weight, self.name) + border) * x.q, (1 + border) * x.p, out=out)
+    def weights(self, x: Pixels) -> tuple[Tensor, Tensor]:
+        if self not in x.made:
+            border = self.border_weight * torch.exp(-0.5 * (x.maps["gap"].to(x.z.dtype) / self.sigma) ** 2)
+            x.made[self] = number(self.pos_weight, self.name) + border, 1 + border
+        return x.made[self]

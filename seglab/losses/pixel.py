@@ -11,7 +11,8 @@ from torch import Tensor
 
 from seglab.contract import PerImage, require
 from seglab.losses.base import Card
-from seglab.losses.sums import Part, Pixels, SumLoss, Sums
+from seglab.losses.sums import Part, SumLoss, Sums
+from seglab.losses.tile import Pixels, Side
 
 ANY_MASK = "Nothing special: every pixel counts as it does anywhere else."
 
@@ -29,16 +30,16 @@ class PixelLoss(SumLoss, Part):
     def pixel(self, x: Pixels) -> Tensor:
         """The loss of each pixel."""
 
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        """The derivative of `pixel` by z, written to `out`; automatic unless a loss knows a faster closed form."""
+    def keep(self, x: Pixels, out: Tensor) -> Tensor:
+        """Minus the derivative of `pixel` by z: automatic here."""
         with torch.enable_grad():
             z = x.z.detach().requires_grad_()
             slope = torch.autograd.grad(self.pixel(Pixels(z, x.t, x.maps)).sum(), z)[0]
-        return slope if out is None else out.copy_(slope)
+        return torch.neg(slope, out=out)
 
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
-        assert kept is not None
-        return kept.mul_(weights[0])
+        kept = self.keep(x, torch.empty_like(x.z)) if kept is None else kept
+        return kept.mul_(-weights[0])
 
     def terms(self, x: Pixels) -> tuple[Tensor, ...]:
         return (self.pixel(x),)
@@ -51,7 +52,44 @@ class PixelLoss(SumLoss, Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BCE(PixelLoss):
+class MarginLoss(PixelLoss):
+    """A pixel loss that is one function f of the margin, with a weight for each class: w1 t f(z) + w0 (1 - t) f(-z)."""
+
+    def weights(self, x: Pixels) -> tuple[float | Tensor, float | Tensor]:
+        """Of the foreground and of the background: numbers, or one value per pixel."""
+        return 1.0, 1.0
+
+    @abstractmethod
+    def of(self, side: Side) -> Tensor:
+        """The loss of each pixel by its margin."""
+
+    @abstractmethod
+    def pull(self, side: Side, weight: Tensor, out: Tensor) -> Tensor:
+        """`weight` times how fast the loss falls as the margin grows, written to `out`."""
+
+    def pixel(self, x: Pixels) -> Tensor:
+        w1, w0 = self.weights(x)
+        if not x.hard:
+            foreground, background = x.split(self.of)
+            return times(w1, foreground) + times(w0, background)
+        return times(w1 if w1 is w0 else x.choose(w1, w0), self.of(x.sides[0]))
+
+    def keep(self, x: Pixels, out: Tensor) -> Tensor:
+        w1, w0 = self.weights(x)
+        if x.hard:
+            weight = times(w1, x.sign) if w1 is w0 else x.choose(w1, -w0)
+            return self.pull(x.sides[0], weight, out)
+        foreground, background = x.sides
+        down = self.pull(background, times(w0, x.u), torch.empty_like(out))
+        return self.pull(foreground, times(w1, x.t), out).sub_(down)
+
+
+def times(weight: float | Tensor, x: Tensor) -> Tensor:
+    return x if isinstance(weight, float) and weight == 1 else weight * x
+
+
+@dataclass(frozen=True, kw_only=True)
+class BCE(MarginLoss):
     """Binary cross-entropy (log loss): the negative log-likelihood of each pixel's label."""
 
     card: ClassVar[Card] = Card(
@@ -64,15 +102,15 @@ class BCE(PixelLoss):
         proper=True,
     )
 
-    def pixel(self, x: Pixels) -> Tensor:
-        return x.cost
+    def of(self, side: Side) -> Tensor:
+        return side.cost
 
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        return x.mix(-x.q, x.p, out=out)
+    def pull(self, side: Side, weight: Tensor, out: Tensor) -> Tensor:
+        return side.pull(weight, out)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedBCE(PixelLoss):
+class WeightedBCE(BCE):
     """Cross-entropy with the foreground weighted: a missed foreground pixel costs `pos_weight` times a false alarm.
 
     `pos_weight="auto"` takes background over foreground of the training masks, so that both weigh the same in total.
@@ -98,15 +136,12 @@ class WeightedBCE(PixelLoss):
     def fitted(self, foreground: float) -> Self:
         return replace(self, pos_weight=fit(self.pos_weight, foreground, self.name))
 
-    def pixel(self, x: Pixels) -> Tensor:
-        return x.mix(number(self.pos_weight, self.name) * x.l1, x.l0)
-
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        return x.mix(-number(self.pos_weight, self.name) * x.q, x.p, out=out)
+    def weights(self, x: Pixels) -> tuple[float, float]:
+        return number(self.pos_weight, self.name), 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassWeightedCE(PixelLoss):
+class ClassWeightedCE(BCE):
     """Cross-entropy as a weighted mean: each class has a weight, and each image is divided by its sum of weights."""
 
     foreground_weight: float = 2.0
@@ -130,11 +165,8 @@ class ClassWeightedCE(PixelLoss):
         self.limit(self.foreground_weight > 0, "foreground_weight", "above 0")
         self.limit(self.background_weight > 0, "background_weight", "above 0")
 
-    def pixel(self, x: Pixels) -> Tensor:
-        return x.mix(self.foreground_weight * x.l1, self.background_weight * x.l0)
-
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        return x.mix(-self.foreground_weight * x.q, self.background_weight * x.p, out=out)
+    def weights(self, x: Pixels) -> tuple[float, float]:
+        return self.foreground_weight, self.background_weight
 
     def terms(self, x: Pixels) -> tuple[Tensor, ...]:
         return self.pixel(x), x.t
@@ -146,7 +178,7 @@ class ClassWeightedCE(PixelLoss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BalancedCE(PixelLoss):
+class BalancedCE(SumLoss, Part):
     """Cross-entropy in which foreground and background weigh the same in every image, whatever their sizes."""
 
     count: ClassVar[int] = 3
@@ -162,18 +194,15 @@ class BalancedCE(PixelLoss):
         ),
     )
 
-    def pixel(self, x: Pixels) -> Tensor:
-        return x.cost
-
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        return torch.mul(x.p, x.u, out=out)
+    def terms(self, x: Pixels) -> tuple[Tensor, ...]:
+        return *x.split(lambda side: side.cost), x.t
 
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
-        assert kept is not None
-        return kept.mul_(weights[1]).sub_(weights[0] * x.q * x.t)
+        missed, alarmed = x.split(lambda side: side.wrong)
+        return alarmed.mul_(weights[1]).sub_(missed.mul_(weights[0]))
 
-    def terms(self, x: Pixels) -> tuple[Tensor, ...]:
-        return x.t * x.l1, x.u * x.l0, x.t
+    def parts(self) -> tuple[Part, ...]:
+        return (self,)
 
     def value(self, sums: Sums, n: int) -> PerImage:
         missed, alarmed, foreground = sums[self]
@@ -184,7 +213,7 @@ class BalancedCE(PixelLoss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelSmoothing(PixelLoss):
+class LabelSmoothing(MarginLoss):
     """Cross-entropy against labels moved from 0 and 1 to `smoothing` and 1 - `smoothing`, against overconfidence."""
 
     smoothing: float = 0.1
@@ -205,12 +234,11 @@ class LabelSmoothing(PixelLoss):
     def __post_init__(self) -> None:
         self.limit(0 <= self.smoothing < 0.5, "smoothing", "in [0, 0.5)")
 
-    def pixel(self, x: Pixels) -> Tensor:
-        s = self.smoothing
-        return x.mix(torch.lerp(x.l1, x.l0, s), torch.lerp(x.l0, x.l1, s))
+    def of(self, side: Side) -> Tensor:
+        return torch.add(side.cost, side.v, alpha=self.smoothing)
 
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        return torch.lerp(x.p, -x.q, torch.lerp(x.t, x.u, self.smoothing), out=out)
+    def pull(self, side: Side, weight: Tensor, out: Tensor) -> Tensor:
+        return torch.mul(side.wrong - self.smoothing, weight, out=out)
 
 
 def is_positive(weight: Weight) -> bool:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from seglab.contract import PerImage
 from seglab.losses.base import Card
-from seglab.losses.sums import Part, Pixels, SumLoss, Sums
+from seglab.losses.sums import Part, SumLoss, Sums
+from seglab.losses.tile import Pixels
 
 Empty: TypeAlias = Literal["complement", "formula", "skip"]
 """On a mask without foreground: score the background, take the smoothing literally, or leave the image out."""
@@ -49,6 +50,7 @@ class Overlap(Part):
     """The sums of a `Confusion`; true negatives on their own only for losses that need them to the last pixel."""
 
     with_tn: bool = False
+    exact: bool = False
 
     keeps: ClassVar[bool] = True
 
@@ -60,13 +62,21 @@ class Overlap(Part):
         tp, fn = x.p * x.t, x.q * x.t
         return (tp, x.p - tp, fn, x.q - fn) if self.with_tn else (tp, x.p - tp, fn)
 
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
+    def sums(self, x: Pixels) -> tuple[Tensor, ...]:
+        if self.exact or "e" not in x.made or not x.hard:
+            return super().sums(x)
+        fn, fp = (term.sum(-1) for term in x.split(lambda side: side.wrong))
+        foreground = x.t.sum(-1)
+        confusion = foreground - fn, fp, fn, x.t.shape[-1] - foreground - fp
+        return confusion if self.with_tn else confusion[:3]
+
+    def keep(self, x: Pixels, out: Tensor) -> Tensor:
         return torch.mul(x.p, x.q, out=out)
 
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
-        assert kept is not None
         tp, fp, fn, *tn = weights
-        return kept.mul_(x.weigh(tp - fn, fp - tn[0] if tn else fp))
+        weight = x.weigh(tp - fn, fp - tn[0] if tn else fp)
+        return x.through_p(weight) if kept is None else kept.mul_(weight)
 
     def confusion(self, sums: Sums, n: int) -> Confusion:
         tp, fp, fn, *tn = sums[self]

@@ -11,7 +11,8 @@ from torch import Tensor
 from seglab.contract import PerImage
 from seglab.losses.base import Card
 from seglab.losses.region import BY_POLICY, Confusion, Overlap, OverlapLoss, RegionLoss, ratio, tversky
-from seglab.losses.sums import Part, Pixels, SumLoss, Sums
+from seglab.losses.sums import Part, SumLoss, Sums
+from seglab.losses.tile import Pixels
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,6 @@ class Errors(Part):
     """The sums of (p - t)^2, pt, p and t, and of |p - t|^exponent unless that is the first."""
 
     exponent: float
-
-    keeps: ClassVar[bool] = True
 
     @property
     def count(self) -> int:  # type: ignore[override]
@@ -30,16 +29,12 @@ class Errors(Part):
         sums = x.d * x.d, x.p * x.t, x.p, x.t
         return sums if self.exponent == 2 else (*sums, x.d.abs() ** self.exponent)
 
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        return torch.mul(x.p, x.q, out=out)
-
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
-        assert kept is not None
         squared, tp, p, _, *powered = weights
         steep = 2 * squared * x.d + tp * x.t + p
         for weight in powered:
             steep += self.exponent * weight * x.d.sign() * x.d.abs() ** (self.exponent - 1)
-        return kept.mul_(steep)
+        return x.through_p(steep)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +97,13 @@ class Brier(Part):
     """The sums of t (p - t)^2, (1 - t)(p - t)^2 and t."""
 
     count: ClassVar[int] = 3
-    keeps: ClassVar[bool] = True
 
     def terms(self, x: Pixels) -> tuple[Tensor, ...]:
         squared = x.d * x.d
         return x.t * squared, x.u * squared, x.t
 
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        return torch.mul(x.p * x.q, x.d, out=out)
-
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
-        assert kept is not None
-        return kept.mul_(x.weigh(2 * weights[0], 2 * weights[1]))
+        return x.through_p(x.weigh(2 * weights[0], 2 * weights[1]).mul_(x.d))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,17 +145,17 @@ class Powered(Overlap):
 
     exponent: float = 2.0
     with_tn: bool = True
+    exact: bool = True
 
-    keeps: ClassVar[bool] = True
+    keeps: ClassVar[bool] = False
 
     def terms(self, x: Pixels) -> tuple[Tensor, ...]:
         return x.p * x.t, (x.p * x.u) ** self.exponent, (x.q * x.t) ** self.exponent, x.q * x.u
 
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
-        assert kept is not None
         tp, fp, fn, tn = weights
         alarmed = fp * x.u * (x.p * x.u) ** (self.exponent - 1) - fn * x.t * (x.q * x.t) ** (self.exponent - 1)
-        return kept.mul_(self.exponent * alarmed + x.weigh(tp, -tn))
+        return x.through_p(self.exponent * alarmed + x.weigh(tp, -tn))
 
 
 @dataclass(frozen=True)
@@ -173,14 +163,16 @@ class Semimetric(Overlap):
     """A confusion made of minima and excesses, right for soft labels: nothing is wrong where p = t."""
 
     with_tn: bool = True
+    exact: bool = True
+
+    keeps: ClassVar[bool] = False
 
     def terms(self, x: Pixels) -> tuple[Tensor, ...]:
         return torch.minimum(x.p, x.t), x.d.clamp(min=0), (-x.d).clamp(min=0), torch.minimum(x.q, x.u)
 
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
-        assert kept is not None
         tp, fp, fn, tn = weights
-        return kept.mul_(torch.where(x.d > 0, fp - tn, torch.where(x.d < 0, tp - fn, 0)))
+        return x.through_p(torch.where(x.d > 0, fp - tn, torch.where(x.d < 0, tp - fn, 0)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,19 +8,19 @@ the backward pass then turns into the gradient where it lies.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from seglab.contract import Logits, PerImage, Target
 from seglab.losses.base import Loss, real
+from seglab.losses.tile import Pixels
 
-TILE = 131072
+TILE = 262144
 """Pixels per tile and thread: small enough for a dozen tiles to stay in the last cache, large enough that the few
 microseconds each operation costs to start do not matter (measured from 16384 to 262144)."""
 
@@ -28,78 +28,6 @@ Sums: TypeAlias = Mapping["Part", tuple[Tensor, ...]]
 """What each part has added up: tensors (b, c)."""
 
 Tile: TypeAlias = tuple[slice, slice, slice]
-
-
-def once(make: Callable[[Pixels], Tensor]) -> property:
-    """A property that is computed at most once (functools.cached_property takes a lock, which no compiler traces)."""
-    name = make.__name__
-
-    def get(pixels: Pixels) -> Tensor:
-        if name not in pixels.made:
-            pixels.made[name] = make(pixels)
-        return pixels.made[name]
-
-    return property(get, doc=make.__doc__)
-
-
-class Pixels:
-    """Logits and target of some pixels (b, c, n), and whatever several terms want of them, made at most once."""
-
-    def __init__(self, z: Tensor, t: Tensor, maps: Mapping[str, Tensor]) -> None:
-        self.z = real(z)
-        self.t = t.to(self.z.dtype)
-        self.maps = maps
-        self.made: dict[object, Any] = {}
-
-    @once
-    def u(self) -> Tensor:
-        """The share of background, 1 - t."""
-        return 1 - self.t
-
-    @once
-    def p(self) -> Tensor:
-        """The probability of foreground."""
-        return torch.sigmoid(self.z)
-
-    @once
-    def q(self) -> Tensor:
-        """The probability of background, exact where 1 - p is not."""
-        return torch.sigmoid(-self.z)
-
-    @once
-    def l0(self) -> Tensor:
-        """What a background pixel costs: -log q."""
-        return F.softplus(self.z, threshold=40) if torch.is_grad_enabled() else self._log + self.z.clamp(min=0)
-
-    @once
-    def l1(self) -> Tensor:
-        """What a foreground pixel costs: -log p."""
-        return F.softplus(-self.z, threshold=40) if torch.is_grad_enabled() else self._log - self.z.clamp(max=0)
-
-    @once
-    def cost(self) -> Tensor:
-        """The cross-entropy t l1 + (1 - t) l0."""
-        if torch.is_grad_enabled():
-            return self.mix(self.l1, self.l0)
-        return torch.addcmul(self.z.clamp(min=0), self.t, self.z, value=-1).add_(self._log)
-
-    @once
-    def _log(self) -> Tensor:
-        """What both costs share; its own derivative is wrong at z = 0, so it serves only where none is taken."""
-        return self.z.abs().neg_().exp_().log1p_()
-
-    @once
-    def d(self) -> Tensor:
-        """The error p - t, exact where p is close to 1."""
-        return self.p * self.u - self.q * self.t
-
-    def mix(self, foreground: Tensor, background: Tensor, out: Tensor | None = None) -> Tensor:
-        """t foreground + (1 - t) background."""
-        return torch.lerp(background, foreground, self.t, out=out)
-
-    def weigh(self, foreground: Tensor, background: Tensor) -> Tensor:
-        """The same `mix` of two numbers (b, c, 1) per image, for which `lerp` is slow."""
-        return torch.addcmul(self.u * background, self.t, foreground)
 
 
 class Part(ABC):
@@ -112,10 +40,14 @@ class Part(ABC):
 
     @abstractmethod
     def terms(self, x: Pixels) -> tuple[Tensor, ...]:
-        """What is to be added up over the pixels (b, c, n)."""
+        """What is to be added up over the pixels: (b, c, n) each."""
 
-    def keep(self, x: Pixels, out: Tensor | None = None) -> Tensor:
-        """One value per pixel of which `slope` is made, computed in the forward pass while all it needs is at hand."""
+    def sums(self, x: Pixels) -> tuple[Tensor, ...]:
+        """The terms added up: (b, c) each."""
+        return tuple(term.sum(-1) for term in self.terms(x))
+
+    def keep(self, x: Pixels, out: Tensor) -> Tensor:
+        """One value per pixel of which `slope` is made, written to `out` in the forward pass while all is at hand."""
         raise NotImplementedError
 
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
@@ -131,9 +63,13 @@ class Part(ABC):
 
 
 def tiles(shape: torch.Size, device: torch.device) -> Iterator[tuple[slice, list[Tile]]]:
-    """Groups of images and their tiles: small images several in one, large ones cut up, all in one on a GPU."""
+    """Groups of images and their tiles: small images several in one, large ones cut up.
+
+    On a GPU and for a compiler, which finds its own, all in one.
+    """
     b, c, n = shape
-    size = TILE * torch.get_num_threads() if device.type == "cpu" else b * c * n
+    whole = device.type != "cpu" or torch.compiler.is_compiling()
+    size = b * c * n if whole else TILE * torch.get_num_threads()
     rows, columns = max(1, size // (c * n)), max(1, min(n, size // c))
     for i in range(0, b, rows):
         images = slice(i, i + rows)
@@ -153,10 +89,10 @@ class Pass(torch.autograd.Function):
         for _, group in tiles(z.shape, z.device):
             sums = []
             for tile in group:
-                x = Pixels(z[tile], t[tile], {name: m[tile] for name, m in maps.items()})
-                sums.append(torch.stack([term.sum(-1) for part in parts for term in part.terms(x)]))
+                x = Pixels(z[tile], t[tile], {name: m[tile] for name, m in maps.items()}, closed=True)
+                sums.append(torch.stack([total for part in parts for total in part.sums(x)]))
                 if ctx.kept is not None:
-                    parts[0].keep(x, out=ctx.kept[tile])
+                    parts[0].keep(x, ctx.kept[tile])
             done.append(torch.stack(sums).sum(0))
         return torch.cat(done, 1)
 
@@ -172,10 +108,13 @@ class Pass(torch.autograd.Function):
         for images, group in tiles(z.shape, z.device):
             each = weights[:, images].unsqueeze(-1).unbind()
             for tile in group:
-                x = Pixels(z[tile], t[tile], {name: m[tile] for name, m in maps.items()})
+                x = Pixels(z[tile], t[tile], {name: m[tile] for name, m in maps.items()}, closed=True)
                 first = None if kept is None else kept[tile]
+                if first is None and ctx.parts[0].keeps:
+                    ctx.parts[0].terms(x)  # as in the forward pass, so that it is kept the same to the last bit
+                    first = ctx.parts[0].keep(x, torch.empty_like(x.z))
                 slope = total_slope(ctx.parts, x, first, each)
-                if slope is not first or grad is not kept:
+                if kept is None or slope is not first or grad is not kept:
                     grad[tile] = slope
         return grad, None, None, None
 
@@ -184,10 +123,7 @@ def total_slope(parts: tuple[Part, ...], x: Pixels, first: Tensor | None, weight
     """The gradient of one tile: what the parts make of their share of the weights, added up."""
     total: Tensor | None = None
     for part in parts:
-        kept = first if total is None else None
-        if kept is None and part.keeps:
-            kept = part.keep(x)
-        slope = part.slope(x, kept, weights[: part.count])
+        slope = part.slope(x, first if total is None else None, weights[: part.count])
         weights = weights[part.count :]
         total = slope if total is None else total.add_(slope)
     assert total is not None
@@ -195,9 +131,9 @@ def total_slope(parts: tuple[Part, ...], x: Pixels, first: Tensor | None, weight
 
 
 def plain(z: Tensor, t: Tensor, maps: dict[str, Tensor], parts: tuple[Part, ...]) -> Tensor:
-    """The same sums by ordinary differentiable operations: for compilers, second derivatives and torch.func."""
+    """The same sums by ordinary differentiable operations: for second derivatives and torch.func."""
     x = Pixels(z, t, maps)
-    return torch.stack([term.sum(-1) for part in parts for term in part.terms(x)])
+    return torch.stack([total for part in parts for total in part.sums(x)])
 
 
 def sums_of(parts: tuple[Part, ...], logits: Logits, target: Target, maps: Mapping[str, Tensor]) -> tuple[Sums, int]:
@@ -209,8 +145,7 @@ def sums_of(parts: tuple[Part, ...], logits: Logits, target: Target, maps: Mappi
     z, t = logits.flatten(2), target.flatten(2)
     flat = {name: m.flatten(2) for name, m in maps.items()}
     parts = tuple(dict.fromkeys(parts))
-    eager = not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
-    sums = (Pass.apply if eager else plain)(z, t, flat, parts)
+    sums = (plain if torch._C._are_functorch_transforms_active() else Pass.apply)(z, t, flat, parts)
     exact = iter((sums if sums.device.type == "mps" else sums.double()).unbind())
     return {part: tuple(islice(exact, part.count)) for part in parts}, z.shape[-1]
 
