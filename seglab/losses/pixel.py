@@ -102,6 +102,14 @@ class BCE(MarginLoss):
         proper=True,
     )
 
+    def pixel(self, x: Pixels) -> Tensor:
+        if x.hard or not x.closed:
+            return super().pixel(x)
+        w1, w0 = self.weights(x)
+        foreground, background = times(w1, x.t), times(w0, x.u)
+        beyond = background * x.z.clamp(min=0) - foreground * x.z.clamp(max=0)
+        return torch.addcmul(beyond, foreground + background, x.rest)
+
     def of(self, side: Side) -> Tensor:
         return side.cost
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seglab.contract import ContractError
@@ -160,3 +163,35 @@ def test_a_foreign_function_sees_one_image_or_the_batch_in_float32(logits: Tenso
     once = External(function=function, image_by_image=False)(logits.half(), target)
     assert seen[3:] == [(3, torch.float32, torch.float32)]
     torch.testing.assert_close(once, each.mean().expand(3))
+
+
+def test_a_foreign_function_may_give_one_number_per_image_or_per_pixel(logits: Tensor, target: Tensor) -> None:
+    def each(z: Tensor, t: Tensor) -> Tensor:
+        return (z - t).square()
+
+    def per_image(z: Tensor, t: Tensor) -> Tensor:
+        return each(z, t).flatten(1).mean(1)
+
+    expected = per_image(logits, target.float())
+    assert expected.std() > 0
+    for function in (each, per_image, lambda z, t: per_image(z, t).view(-1, 1, 1, 1)):
+        for image_by_image in (True, False):
+            loss = External(function=function, image_by_image=image_by_image)(logits, target)
+            torch.testing.assert_close(loss, expected)
+    with pytest.raises(ContractError, match=r"one number, or one per image \(3,\) from its function, got \(2,\)"):
+        External(function=lambda z, t: per_image(z, t)[:2], image_by_image=False)(logits, target)
+
+
+def test_a_foreign_function_of_probabilities_gets_them(make, logits: Tensor, target: Tensor) -> None:
+    loss = External(function=torch.nn.BCELoss(), takes="probabilities")
+    torch.testing.assert_close(loss(logits, target), make("bce")(logits, target))
+    with pytest.raises(ContractError, match="External: expected takes either logits or probabilities, got scores"):
+        External(function=torch.nn.BCELoss(), takes="scores")  # type: ignore[arg-type]
+
+
+def test_a_foreign_function_has_the_card_its_user_writes() -> None:
+    plain = External(function=torch.nn.BCELoss(), takes="probabilities").card
+    assert (plain.title, plain.formula, plain.family) == ("BCELoss (torch)", "f(p,t)", "external")
+    assert External(function=partial(F.mse_loss, reduction="mean")).card.title == "mse_loss (torch)"
+    own = External(function=torch.nn.BCELoss(), title="Mine", paper="Me 2026", formula="x^2").card
+    assert (own.title, own.paper, own.formula) == ("Mine", "Me 2026", "x^2")

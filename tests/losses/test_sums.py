@@ -78,7 +78,9 @@ def test_at_most_four_bytes_a_pixel_are_kept_for_the_gradient(make, name: str) -
     while more := {parent for node in nodes for parent, _ in node.next_functions if parent is not None} - nodes:
         nodes |= more
     (kept,) = (node.kept for node in nodes if hasattr(node, "kept"))
-    extra = (0 if kept is None else kept.untyped_storage().nbytes()) + sum(size for place, size in saved.items() if place not in given)
+    extra = (0 if kept is None else kept.untyped_storage().nbytes()) + sum(
+        size for place, size in saved.items() if place not in given
+    )
     assert extra <= 4 * logits.numel() + 4096
 
 
