@@ -1,7 +1,7 @@
 """Plant faults in the losses, one at a time, and see that the tests find each: `python tests/losses/mutate.py`.
 
 Works on a copy of the package in a temporary folder, so that the checkout stays as it is. Prints one line per fault and
-ends with 1 if any survives. A few minutes; `python tests/losses/mutate.py 3 17` plants only those.
+ends with 1 if any survives. Half an hour on two quiet cores; `python tests/losses/mutate.py 3 17` plants only those.
 """
 
 from __future__ import annotations
@@ -73,15 +73,63 @@ FAULTS = [
     Fault("region.py", "x.weigh(tp - fn, fp - tn[0] if tn else fp)", "x.weigh(tp - fn, fp)", "true negatives detached"),
     Fault("region.py", "2 * half * half", "half * half", "log-cosh halved"),
     Fault("sums.py", '(sums if sums.device.type == "mps" else sums.double())', "sums", "overlap algebra in float32"),
-    Fault("sums.py", "return torch.sigmoid(-self.z)", "return 1 - torch.sigmoid(self.z)", "q as 1 - p"),
-    Fault("sums.py", "self.z = real(z)", "self.z = z", "no upcast"),
+    Fault("tile.py", "return self.sigmoid(-self.z)", "return 1 - self.sigmoid(self.z)", "q as 1 - p"),
+    Fault("tile.py", "self.z = real(z)", "self.z = z", "no upcast"),
+    Fault("tile.py", "return self.e.log1p()", "return torch.log(1 + self.e)", "log instead of log1p"),
     Fault(
-        "sums.py",
-        "self.z.abs().neg_().exp_().log1p_()",
-        "torch.log(1 + torch.exp(-self.z.abs()))",
-        "log instead of log1p",
+        "tile.py",
+        "self.pixels.rest - self.v.clamp(max=0)",
+        "-torch.log(torch.sigmoid(self.v) + 1e-7)",
+        "log(p + eps)",
     ),
-    Fault("sums.py", "self._log - self.z.clamp(max=0)", "-torch.log(self.p + 1e-7)", "log(p + eps)"),
+    Fault("tile.py", "return self.sign.abs().aminmax() == (1, 1)", "return True", "soft labels taken for hard ones"),
+    Fault(
+        "tile.py",
+        "return self.sign.abs().aminmax() == (1, 1)",
+        "return bool((self.sign.abs() == 1).any())",
+        "one hard label makes all hard",
+    ),
+    Fault("tile.py", "return bool(low >= 0) and bool(high <= 1)", "return True", "masks of 255 taken for hard labels"),
+    Fault(
+        "tile.py", "values[0] - foreground if self.hard", "values[0] if self.hard", "foreground counted as background"
+    ),
+    Fault(
+        "tile.py", "return torch.add(base, self.t, alpha=foreground - background)", "return base + self.t", "no choice"
+    ),
+    Fault("tile.py", "dtype=self.t.dtype)", "dtype=torch.float32)", "weights in float32 for float64 logits"),
+    Fault("tile.py", "share, small, large = self.u, large, small", "pass", "the smaller weight lost in rounding"),
+    Fault("tile.py", "torch.sigmoid(self.z.abs().neg_())", "torch.sigmoid(self.z)", "p (1 - p) where p is close to 1"),
+    Fault(
+        "tile.py", "return self.pixels.sigmoid(-self.v)", "return 1 - self.pixels.sigmoid(self.v)", "error as 1 - right"
+    ),
+    Fault(
+        "region.py",
+        'if self.exact or "e" not in x.made or not x.hard:',
+        'if self.exact or "e" not in x.made:',
+        "soft labels counted as hard in a compound",
+    ),
+    Fault(
+        "region.py",
+        "x.t.shape[-1] - foreground - fp",
+        "x.t.shape[-1] - foreground",
+        "true negatives with the false alarms",
+    ),
+    Fault(
+        "region.py",
+        "return x.through_p(weight) if kept is None else kept.mul_(weight)",
+        "return weight if kept is None else kept.mul_(weight)",
+        "slope of the second part without p (1 - p)",
+    ),
+    Fault("pixel.py", "x.choose(w1, -w0)", "x.choose(w1, -w1)", "the foreground's weight in every slope"),
+    Fault(
+        "pixel.py", "times(w0, x.u), torch.empty_like(out))", "times(w1, x.u), torch.empty_like(out))", "the same, soft"
+    ),
+    Fault(
+        "pixel.py",
+        "foreground * x.z.clamp(max=0)",
+        "foreground * x.z.clamp(min=0)",
+        "soft cross-entropy of the wrong side",
+    ),
     Fault("sums.py", "images = slice(i, i + rows)", "images = slice(0, rows)", "the first images for all"),
     Fault("sums.py", "done.append(torch.stack(sums).sum(0))", "done.append(sums[0])", "only the first tile"),
     Fault("sums.py", "kept, ctx.kept = ctx.kept, None", "kept = ctx.kept", "a kept tensor used twice"),
@@ -90,14 +138,14 @@ FAULTS = [
     Fault("pixel.py", "sums[self][0].mean(1) / n", "sums[self][0].mean(1)", "sum instead of mean"),
     Fault(
         "pixel.py",
-        "number(self.pos_weight, self.name) * x.l1, x.l0)",
-        "x.l1, number(self.pos_weight, self.name) * x.l0)",
+        "return number(self.pos_weight, self.name), 1.0",
+        "return 1.0, number(self.pos_weight, self.name)",
         "weight on the background",
     ),
     Fault(
         "pixel.py",
-        "x.mix(-number(self.pos_weight, self.name) * x.q, x.p, out=out)",
-        "x.mix(-x.q, x.p, out=out)",
+        "return self.pull(x.sides[0], weight, out)",
+        "return self.pull(x.sides[0], x.sign, out)",
         "weight lost in the gradient",
     ),
     Fault("pixel.py", "return (loss / weight).mean(1)", "return (loss / n).mean(1)", "divided by N"),
@@ -108,10 +156,16 @@ FAULTS = [
         "return foreground / (1 - foreground)",
         "auto weight upside down",
     ),
-    Fault("focal.py", "torch.exp(-exponent * cost)", "p.clamp(1e-7, 1 - 1e-7) ** exponent", "clamped p"),
+    Fault(
+        "focal.py",
+        "torch.exp(-self.gamma * (side.cost + side.v))",
+        "side.wrong.clamp(1e-7, 1 - 1e-7) ** self.gamma",
+        "clamped p",
+    ),
     Fault("focal.py", "(self.alpha, 1 - self.alpha)", "(1 - self.alpha, self.alpha)", "alpha on the background"),
-    Fault("focal.py", "right, self.loss, value=exponent)", "right, self.loss, value=0)", "focal factor detached"),
-    Fault("focal.py", "return 0.0, self.gamma", "return self.gamma, 0.0", "focused on the wrong class"),
+    Fault("focal.py", "steep.mul_(self.gamma)", "steep.mul_(0)", "focal factor detached"),
+    Fault("focal.py", "clamp(min=side.foreground)", "clamp(min=1 - side.foreground)", "focused on the wrong class"),
+    Fault("focal.py", "return x - x * side.foreground", "return x", "a factor without effect steepens the foreground"),
     Fault("focal.py", "ceil(self.fraction", "int(self.fraction", "k rounded down"),
     Fault("focal.py", "left / equal.sum(-1, keepdim=True)", "1", "ties counted in full"),
     Fault("focal.py", "-0.5 * (x.maps", "-1.0 * (x.maps", "sigma without its half"),
@@ -179,8 +233,10 @@ FAULTS = [
         "channels pooled with images",
     ),
     Fault("external.py", "z = real(logits)", "z = logits", "foreign code in half precision"),
+    Fault("external.py", 'torch.sigmoid(z) if self.takes == "probabilities" else z', "z", "logits for probabilities"),
+    Fault("external.py", "if loss.ndim and len(loss) == len(t):", "if False:", "foreign numbers per image refused"),
 ]
-ORDER = ["values", "sums", "identities", "empty", "large", "extremes", "contract", "errors"]
+ORDER = ["values", "tile", "sums", "identities", "empty", "large", "extremes", "contract", "errors"]
 """The files of tests, those that find most first."""
 
 

@@ -1,0 +1,59 @@
+"""Hard labels by their margin, soft ones from both sides: what is looked at and that both ways agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from seglab.contract import ContractError
+from seglab.losses.sums import Pass, SumLoss, plain
+from seglab.losses.tile import Pixels
+
+
+def seen(z: Tensor, t: Tensor) -> Pixels:
+    return Pixels(z.flatten(2), t.flatten(2), {}, closed=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float32, torch.float64])
+def test_labels_of_0_and_1_are_seen_to_be_hard_in_any_dtype(logits: Tensor, target: Tensor, dtype: torch.dtype) -> None:
+    assert seen(logits, target.to(dtype)).hard
+    assert not Pixels(logits, target.to(dtype), {}).hard, "a compiler or a second derivative must not look"
+
+
+@pytest.mark.parametrize("label", [1e-6, 0.5, 0.999999, 2.0, 255.0, float("nan")])
+def test_a_single_other_label_is_seen(logits: Tensor, target: Tensor, label: float) -> None:
+    t = target.float()
+    t[1, 0, 3, 3] = label
+    assert not seen(logits, t).hard
+    if label >= 2:
+        assert not seen(logits, t.to(torch.uint8)).hard
+
+
+def test_a_few_soft_labels_among_hard_ones_cost_what_the_mixture_costs(case, logits: Tensor, target: Tensor) -> None:
+    if not isinstance(case.loss, SumLoss) or not case.loss.soft:
+        pytest.skip("refuses soft labels, or is not a function of sums")
+    t = target.double()
+    t[:, :, 3:5] = torch.rand(3, 1, 2, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    maps = {name: m.flatten(2) for name, m in case.maps(target).items()}
+    z = logits.double().flatten(2).requires_grad_()
+    parts = tuple(dict.fromkeys(case.loss.parts()))
+    for labels in (t, target.double()):
+        eager, ordinary = (f(z, labels.flatten(2), maps, parts) for f in (Pass.apply, plain))
+        torch.testing.assert_close(eager, ordinary, rtol=1e-11, atol=1e-11)
+        weights = torch.rand(eager.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+        slopes = [torch.autograd.grad(x, z, weights)[0] for x in (eager, ordinary)]
+        torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-11)
+
+
+def test_a_mask_of_255_is_named_at_the_call_itself(make, logits: Tensor, target: Tensor) -> None:
+    for dtype in (torch.uint8, torch.float32):
+        with pytest.raises(ContractError, match="got 0 to 255; divide masks of 255 by 255"):
+            make("bce")(logits, (target * 255).to(dtype))
+
+
+def test_the_smaller_of_two_weights_is_not_lost_in_the_sum() -> None:
+    x = seen(torch.zeros(1, 1, 1, 2), torch.tensor([0.0, 1.0]).view(1, 1, 1, 2))
+    for pair in ((1e-9, 1.0), (1.0, 1e-9), (-1e-9, 3.0)):
+        foreground, background = (torch.tensor(w).view(1, 1, 1) for w in pair)
+        assert x.weigh(foreground, background).flatten().tolist() == [background.item(), foreground.item()]
