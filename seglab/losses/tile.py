@@ -143,7 +143,12 @@ class Side:
     @once
     def cost(self) -> Tensor:
         """The cross-entropy -log sigmoid(v)."""
-        return self.pixels.rest - self.v.clamp(max=0) if self.pixels.closed else -F.logsigmoid(self.v)
+        x = self.pixels
+        if x.hard and "e" not in x.made and self.v.device.type == "cpu" and not torch.compiler.is_compiling():
+            # one operation for both, as |v| = |z|; other devices leave the exponential out
+            likelihood, x.made["e"] = torch.ops.aten.log_sigmoid_forward(self.v)
+            return likelihood.neg_()
+        return x.rest - self.v.clamp(max=0) if x.closed else -F.logsigmoid(self.v)
 
     @once
     def wrong(self) -> Tensor:
