@@ -78,7 +78,7 @@ FAULTS = [
     Fault("tile.py", "return self.e.log1p()", "return torch.log(1 + self.e)", "log instead of log1p"),
     Fault(
         "tile.py",
-        "self.pixels.rest - self.v.clamp(max=0)",
+        "x.rest - self.v.clamp(max=0)",
         "-torch.log(torch.sigmoid(self.v) + 1e-7)",
         "log(p + eps)",
     ),
