@@ -80,7 +80,7 @@ def sheet(title: str, scenes: Sequence[Scene], words: str, moments: pd.Series, c
     for scene in scenes:
         key = re.sub(r"[^0-9A-Za-z]+", "-", scene.id)
         films[key] = film(scene, norm, words)
-        caption = f"Drag the slider through the moments. Loss: {words}. {top} In {HUES}."
+        caption = f"Drag the slider through the moments. The last column shows the {words}. {top} In {HUES}."
         sections.append((f"{escape(scene.id)} through training", films[key].html(caption)))
         for kind, figure in grids(scene, norm, words):
             figures[f"{key}_{kind}"] = figure
@@ -116,10 +116,8 @@ def grids(scene: Scene, norm: Normalize, words: str) -> Iterator[tuple[str, Figu
     """The grids of pictures of a scene: every kind in one if it has one row, else one grid of rows for each kind."""
     if len(scene.rows) == 1:
         ((title, looks),) = scene.rows.items()
-        yield (
-            "pixels",
-            grid(scene, {kind: (kind, looks) for kind in KINDS}, norm, f"{title}: loss is the {words}; {HUES}"),
-        )
+        told = f"{title}: the last row shows the {words}; {HUES}"
+        yield "pixels", grid(scene, {heading(kind, words): (kind, looks) for kind in KINDS}, norm, told)
         return
     for kind, told in KINDS.items():
         rows = {title: (kind, looks) for title, looks in scene.rows.items()}
@@ -149,17 +147,22 @@ def grid(scene: Scene, rows: dict[str, tuple[str, list[Look]]], norm: Normalize,
             line[1].set_ylabel(title.replace(" ", "\n"), rotation=0, ha="right", va="center", multialignment="right")
         for kind in dict.fromkeys(kind for kind, _ in rows.values() if kind in COLOURS):
             lines = [line for line, (other, _) in zip(axes, rows.values(), strict=True) if other == kind]
-            bar(figure, np.array(lines)[:, 1:].ravel(), kind, norm)
+            bar(figure, np.array(lines)[:, 1:].ravel(), kind, norm, told)
         figure.suptitle(fill(f"{scene.id}: {told}", int(15 * size[0])), fontsize=9, x=0.01, ha="left")
     return figure
 
 
-def bar(figure: Figure, axes: Sequence[Axes], kind: str, norm: Normalize) -> None:
+def heading(kind: str, words: str) -> str:
+    """What stands over a kind of map; the maps of losses may be their gradients."""
+    return "gradient" if kind == "loss" and "gradient" in words else kind
+
+
+def bar(figure: Figure, axes: Sequence[Axes], kind: str, norm: Normalize, words: str) -> None:
     """Draw the colour scale of a kind of map beside its pictures."""
     span, extend = (norm, "max") if kind == "loss" else (Normalize(0, 1), "neither")
     looks = {"shrink": 0.9, "aspect": 25, "pad": 0.01, "extend": extend}
     drawn = figure.colorbar(ScalarMappable(span, COLOURS[kind]), ax=axes, **looks)
-    drawn.set_label(kind, size=8)
+    drawn.set_label(heading(kind, words), size=8)
     drawn.outline.set_visible(False)
     drawn.ax.tick_params(labelsize=7)
 
@@ -200,10 +203,10 @@ def frame(scene: Scene, place: int, norm: Normalize, words: str) -> Figure:
                 paint(axis, scene, looks[place], kind, norm)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[])
-        for axis, name in zip(axes[0], ("image", "truth", *kinds), strict=True):
+        for axis, name in zip(axes[0], ("image", "truth", *(heading(kind, words) for kind in kinds)), strict=True):
             axis.set_title(name, color=FAINT, fontsize=8)
         for kind in COLOURS:
-            bar(figure, axes, kind, norm)
+            bar(figure, axes, kind, norm, words)
         figure.suptitle(f"{scene.id}, {scene.moments[place]}", fontsize=9, x=0.01, ha="left")
     return figure
 
