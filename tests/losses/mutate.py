@@ -1,7 +1,7 @@
 """Plant faults in the losses, one at a time, and see that the tests find each: `python tests/losses/mutate.py`.
 
 Works on a copy of the package in a temporary folder, so that the checkout stays as it is. Prints one line per fault and
-ends with 1 if any survives. Half an hour on two quiet cores; `python tests/losses/mutate.py 3 17` plants only those.
+ends with 1 if any survives. About an hour of processor time; `python tests/losses/mutate.py 3 17` plants only those.
 """
 
 from __future__ import annotations
