@@ -104,12 +104,6 @@ FAULTS = [
     ),
     Fault(
         "region.py",
-        'if self.exact or "e" not in x.made or not x.hard:',
-        'if self.exact or "e" not in x.made:',
-        "soft labels counted as hard in a compound",
-    ),
-    Fault(
-        "region.py",
         "x.t.shape[-1] - foreground - fp",
         "x.t.shape[-1] - foreground",
         "true negatives with the false alarms",
