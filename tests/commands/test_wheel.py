@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,8 +13,25 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+LOSS = """
+from dataclasses import dataclass
+from typing import ClassVar
+from seglab.losses.base import Card, Loss
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Loss):
+    weight: float = 2.0
+    card: ClassVar[Card] = Card(
+        title="Mine", family="pixel", formula="w(p-t)^2", paper="My thesis", empty="As ever.", differs="Not at all."
+    )
+
+    def per_image(self, logits, target, **maps):
+        return self.weight * (logits.float().sigmoid() - target.float()).square().flatten(1).mean(1)
+"""
+
+
 @pytest.mark.slow
-def test_a_wheel_installed_elsewhere_trains_from_another_folder(tmp_path: Path) -> None:
+def test_a_wheel_installed_elsewhere_trains_from_another_folder_also_with_a_loss_of_the_users(tmp_path: Path) -> None:
     uv, site, place = Path(sys.executable).with_name("uv"), tmp_path / "site", tmp_path / "elsewhere"
     place.mkdir()
     subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", tmp_path, ROOT], check=True)
@@ -23,7 +41,13 @@ def test_a_wheel_installed_elsewhere_trains_from_another_folder(tmp_path: Path) 
     where = [sys.executable, "-c", "import seglab.engine.config as c; print(c.CONF)"]
     conf = subprocess.run(where, cwd=place, env=environment, capture_output=True, text=True, check=True).stdout.strip()
     assert conf == str(site / "seglab/conf")
-    command = [sys.executable, "-m", "seglab.train", "trainer=debug", "dataset.size=32", "model.base=4"]
-    said = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
-    assert said.returncode == 0, said.stderr
-    assert len(list(place.glob("outputs/default/*/per_image.csv"))) == 1
+    train, small = [sys.executable, "-m", "seglab.train"], ["trainer=debug", "dataset.size=32", "model.base=4"]
+    (place / "mine.py").write_text(LOSS)
+    (place / "myconf/loss").mkdir(parents=True)
+    (place / "myconf/loss/mine.yaml").write_text("_target_: mine.Mine\nweight: 2.0\n")
+    for words in ([], ["--config-dir", "myconf", "loss=mine", "loss.weight=3"]):
+        said = subprocess.run([*train, *words, *small], cwd=place, env=environment, capture_output=True, text=True)
+        assert said.returncode == 0, said.stderr
+    assert len(list(place.glob("outputs/default/*/per_image.csv"))) == 2
+    facts = json.loads(next(place.glob("outputs/default/mine_weight-3*/run.json")).read_text())
+    assert facts["card"]["paper"] == "My thesis"
