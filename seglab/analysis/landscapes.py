@@ -24,13 +24,14 @@ from seglab.analysis.sheet import Sheet, interactive
 SCORE = "IoU"
 """The one surface that is to be high; the others are losses."""
 
-
 CUT = 1000
 """Nothing is told apart above this many times the lowest value of a loss."""
 
-
 SCENES = 12
 """Surfaces to turn in one page, of which browsers allow 16; further planes are shown as contours."""
+
+
+SPACING = {"horizontal_spacing": 0.01, "vertical_spacing": 0.06}
 
 
 class Surface(NamedTuple):
@@ -163,7 +164,7 @@ def contours(surface: Surface, reach: Mapping[str, np.ndarray]) -> Figure:
         mark(axis, surface, values if name != SCORE else -values)
         axis.set(xlabel="first", ylabel="second", title=name + (", logarithmic" if log else ""))
         axis.grid(False)
-    axes[0].legend(fontsize=6.5, loc="best", frameon=True, framealpha=0.75)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=6.5, loc="outside lower center", ncols=3 * across)
     words = fill(f"{surface.title}: {surface.note}", 50 * across)
     figure.suptitle(words, fontsize=8.5, x=0.01, ha="left")
     return figure
@@ -190,7 +191,7 @@ def relief(surface: Surface) -> go.Figure:
     across = min(3, len(surface.values))
     down = -(-len(surface.values) // across)
     kinds = [[{"type": "surface"}] * across] * down
-    figure = make_subplots(down, across, specs=kinds, subplot_titles=list(surface.values), horizontal_spacing=0.01)
+    figure = make_subplots(down, across, specs=kinds, subplot_titles=list(surface.values), **SPACING)
     for place, (loss, whole) in enumerate(surface.values.items()):
         values, log = whole.clip(max=levels_of(loss, whole)[-1]), steep(loss, whole)
         at = {"row": 1 + place // across, "col": 1 + place % across}
@@ -205,14 +206,21 @@ def relief(surface: Surface) -> go.Figure:
             looks = {"line": {"color": colour, "width": 6}, "marker": {"color": colour, "size": 4}}
             line = go.Scatter3d(x=x, y=y, z=z, mode="lines+markers", name=name, showlegend=place == 0, **looks)
             figure.add_trace(line, **at)
-        axis = {"type": "log", "dtick": 1} if log else {}
+        axis = {"type": "log", "tickvals": list(decades(values))} if log else {"nticks": 5}
         scene = "scene" if place == 0 else f"scene{place + 1}"
-        eye = {"x": 1.4, "y": -1.4, "z": 1.1}
+        eye = {"eye": {"x": 1.6, "y": -1.6, "z": 1.2}, "center": {"x": 0, "y": 0, "z": -0.15}}
         titles = {"xaxis": {"title": "first"}, "yaxis": {"title": "second"}, "zaxis": {"title": "", **axis}}
-        figure.update_layout({scene: {**titles, "camera": {"eye": eye}, "aspectmode": "cube"}})
+        figure.update_layout({scene: {**titles, "camera": eye, "aspectmode": "cube"}})
     return figure.update_layout(
-        height=60 + 380 * down, margin={"l": 0, "r": 0, "t": 30, "b": 0}, legend={"orientation": "h"}
+        height=60 + 330 * down, margin={"l": 0, "r": 0, "t": 30, "b": 0}, legend={"orientation": "h"}
     )
+
+
+def decades(values: np.ndarray) -> np.ndarray:
+    """Marks of a logarithmic axis: the powers of ten, with halves and fifths between where there are few."""
+    powers = 10.0 ** np.arange(np.floor(np.log10(values.min())), np.ceil(np.log10(values.max())) + 1)
+    between = powers if len(powers) > 3 else np.outer([1, 2, 5], powers).ravel()
+    return between[(between >= values.min()) & (between <= values.max())]
 
 
 def height(surface: Surface, values: np.ndarray, a: float, b: float) -> float:
