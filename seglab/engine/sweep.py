@@ -140,7 +140,8 @@ def _bury(book: Path, code: int, told: bool) -> list[str]:
 def summary(runs: list[dict[str, Any]], book: str, seconds: float, plan: bool) -> str:
     """Say in a few lines what a sweep did: how many runs are finished, which failed and why, what is left."""
     states = [facts.get("status", "waiting") for facts in runs]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    order = ("finished", "failed", "interrupted", "running", "waiting")
+    counts = ", ".join(f"{states.count(state)} {state}" for state in order if state in states)
     lines = [f"sweep: {len(runs)} runs: {counts or 'none'}; {seconds:.0f} s"]
     lines += [
         f"  failed: {facts['name']}: {facts['error']['message']}" for facts in runs if facts.get("status") == "failed"

@@ -116,6 +116,18 @@ class BCE(MarginLoss):
     def pull(self, side: Side, weight: Tensor, out: Tensor) -> Tensor:
         return side.pull(weight, out)
 
+    def total(self, x: Pixels) -> Tensor:
+        """The loss of all pixels (b, c), without that of each where nobody asks for it."""
+        w1, w0 = self.weights(x)
+        if isinstance(w1, Tensor) or isinstance(w0, Tensor) or not x.quick:
+            return self.pixel(x).sum(-1)
+        if w1 == w0:
+            return w1 * x.cost_sum()
+        return min(w1, w0) * x.cost_sum() + abs(w1 - w0) * x.cost_sum(x.t if w1 > w0 else x.u)
+
+    def sums(self, x: Pixels) -> tuple[Tensor, ...]:
+        return (self.total(x),)
+
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedBCE(BCE):
@@ -179,6 +191,9 @@ class ClassWeightedCE(BCE):
     def terms(self, x: Pixels) -> tuple[Tensor, ...]:
         return self.pixel(x), x.t
 
+    def sums(self, x: Pixels) -> tuple[Tensor, ...]:
+        return self.total(x), x.t.sum(-1)
+
     def value(self, sums: Sums, n: int) -> PerImage:
         loss, foreground = sums[self]
         weight = self.foreground_weight * foreground + self.background_weight * (n - foreground)
@@ -204,6 +219,9 @@ class BalancedCE(SumLoss, Part):
 
     def terms(self, x: Pixels) -> tuple[Tensor, ...]:
         return *x.split(lambda side: side.cost), x.t
+
+    def sums(self, x: Pixels) -> tuple[Tensor, ...]:
+        return (x.cost_sum(x.t), x.cost_sum(x.u), x.t.sum(-1)) if x.quick else super().sums(x)
 
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
         missed, alarmed = x.split(lambda side: side.wrong)

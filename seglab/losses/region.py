@@ -63,12 +63,22 @@ class Overlap(Part):
         return (tp, x.p - tp, fn, x.q - fn) if self.with_tn else (tp, x.p - tp, fn)
 
     def sums(self, x: Pixels) -> tuple[Tensor, ...]:
-        if self.exact or "e" not in x.made or not x.hard:
+        if not x.closed:
             return super().sums(x)
+        if self.exact or "e" not in x.made or not x.hard:
+            return self.one_by_one(x)
         fn, fp = (term.sum(-1) for term in x.split(lambda side: side.wrong))
         foreground = x.t.sum(-1)
         confusion = foreground - fn, fp, fn, x.t.shape[-1] - foreground - fp
         return confusion if self.with_tn else confusion[:3]
+
+    def one_by_one(self, x: Pixels) -> tuple[Tensor, ...]:
+        """The sums of `terms`, each in the room of the one before, so that all stays in the cache."""
+        room = torch.mul(x.p, x.t, out=x.new())
+        tp = room.sum(-1)
+        fp = torch.sub(x.p, room, out=room).sum(-1)
+        fn = torch.mul(x.q, x.t, out=room).sum(-1)
+        return (tp, fp, fn, torch.sub(x.q, room, out=room).sum(-1)) if self.with_tn else (tp, fp, fn)
 
     def keep(self, x: Pixels, out: Tensor) -> Tensor:
         return torch.mul(x.p, x.q, out=out)

@@ -145,9 +145,9 @@ class Powered(Overlap):
 
     exponent: float = 2.0
     with_tn: bool = True
-    exact: bool = True
 
     keeps: ClassVar[bool] = False
+    sums = Part.sums
 
     def terms(self, x: Pixels) -> tuple[Tensor, ...]:
         return x.p * x.t, (x.p * x.u) ** self.exponent, (x.q * x.t) ** self.exponent, x.q * x.u
@@ -163,9 +163,9 @@ class Semimetric(Overlap):
     """A confusion made of minima and excesses, right for soft labels: nothing is wrong where p = t."""
 
     with_tn: bool = True
-    exact: bool = True
 
     keeps: ClassVar[bool] = False
+    sums = Part.sums
 
     def terms(self, x: Pixels) -> tuple[Tensor, ...]:
         return torch.minimum(x.p, x.t), x.d.clamp(min=0), (-x.d).clamp(min=0), torch.minimum(x.q, x.u)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seglab.contract import Logits, PerImage, Target
 from seglab.losses.base import Loss, real
-from seglab.losses.tile import Pixels
+from seglab.losses.tile import Pixels, Room
 
 TILE = 262144
 """Pixels per tile and thread: small enough for a dozen tiles to stay in the last cache, large enough that the few
@@ -76,6 +76,11 @@ def tiles(shape: torch.Size, device: torch.device) -> Iterator[tuple[slice, list
         yield images, [(images, slice(None), slice(j, j + columns)) for j in range(0, n, columns)]
 
 
+def room_on(z: Tensor) -> Room | None:
+    """Memory for the tiles of z; other devices and compilers manage their own."""
+    return Room() if z.device.type == "cpu" and not torch.compiler.is_compiling() else None
+
+
 class Pass(torch.autograd.Function):
     """The terms of all parts, each added up over the pixels: (k, b, c)."""
 
@@ -85,11 +90,11 @@ class Pass(torch.autograd.Function):
         ctx.maps, ctx.parts = tuple(maps), parts
         keeping = ctx.needs_input_grad[0] and parts[0].keeps
         ctx.kept = torch.empty_like(z, dtype=real(z[:0]).dtype) if keeping else None
-        done = []
+        done, room = [], room_on(z)
         for _, group in tiles(z.shape, z.device):
             sums = []
             for tile in group:
-                x = Pixels(z[tile], t[tile], {name: m[tile] for name, m in maps.items()}, closed=True)
+                x = Pixels(z[tile], t[tile], {name: m[tile] for name, m in maps.items()}, True, room and room.clear())
                 sums.append(torch.stack([total for part in parts for total in part.sums(x)]))
                 if ctx.kept is not None:
                     parts[0].keep(x, ctx.kept[tile])
@@ -105,13 +110,14 @@ class Pass(torch.autograd.Function):
             return *torch.autograd.grad(again, z, weights, create_graph=True), None, None, None
         kept, ctx.kept = ctx.kept, None
         grad = kept if kept is not None and kept.dtype == z.dtype else torch.empty_like(z)
+        room = room_on(z)
         for images, group in tiles(z.shape, z.device):
             each = weights[:, images].unsqueeze(-1).unbind()
             for tile in group:
-                x = Pixels(z[tile], t[tile], {name: m[tile] for name, m in maps.items()}, closed=True)
+                x = Pixels(z[tile], t[tile], {name: m[tile] for name, m in maps.items()}, True, room and room.clear())
                 first = None if kept is None else kept[tile]
                 if first is None and ctx.parts[0].keeps:
-                    ctx.parts[0].terms(x)  # as in the forward pass, so that it is kept the same to the last bit
+                    ctx.parts[0].sums(x)  # as in the forward pass, so that it is kept the same to the last bit
                     first = ctx.parts[0].keep(x, torch.empty_like(x.z))
                 slope = total_slope(ctx.parts, x, first, each)
                 if kept is None or slope is not first or grad is not kept:

@@ -82,23 +82,36 @@ FAULTS = [
         "-torch.log(torch.sigmoid(self.v) + 1e-7)",
         "log(p + eps)",
     ),
-    Fault("tile.py", "return self.sign.abs().aminmax() == (1, 1)", "return True", "soft labels taken for hard ones"),
     Fault(
         "tile.py",
-        "return self.sign.abs().aminmax() == (1, 1)",
+        "return torch.abs(self.sign, out=self.new()).aminmax() == (1, 1)",
+        "return True",
+        "soft labels taken for hard ones",
+    ),
+    Fault(
+        "tile.py",
+        "return torch.abs(self.sign, out=self.new()).aminmax() == (1, 1)",
         "return bool((self.sign.abs() == 1).any())",
         "one hard label makes all hard",
     ),
     Fault("tile.py", "return bool(low >= 0) and bool(high <= 1)", "return True", "masks of 255 taken for hard labels"),
     Fault(
-        "tile.py", "values[0] - foreground if self.hard", "values[0] if self.hard", "foreground counted as background"
+        "tile.py", "torch.sub(values[0], foreground, out=background)", "values[0]", "foreground counted as background"
     ),
     Fault(
-        "tile.py", "return torch.add(base, self.t, alpha=foreground - background)", "return base + self.t", "no choice"
+        "tile.py",
+        "return torch.add(base, self.t, alpha=foreground - background, out=self.new())",
+        "return base + self.t",
+        "no choice",
     ),
     Fault("tile.py", "dtype=self.t.dtype)", "dtype=torch.float32)", "weights in float32 for float64 logits"),
     Fault("tile.py", "share, small, large = self.u, large, small", "pass", "the smaller weight lost in rounding"),
-    Fault("tile.py", "torch.sigmoid(self.z.abs().neg_())", "torch.sigmoid(self.z)", "p (1 - p) where p is close to 1"),
+    Fault(
+        "tile.py",
+        "torch.abs(self.z, out=self.new()).neg_().sigmoid_()",
+        "torch.sigmoid(self.z)",
+        "p (1 - p) where p is close to 1",
+    ),
     Fault(
         "tile.py", "return self.pixels.sigmoid(-self.v)", "return 1 - self.pixels.sigmoid(self.v)", "error as 1 - right"
     ),
@@ -229,6 +242,12 @@ FAULTS = [
     Fault("external.py", "z = real(logits)", "z = logits", "foreign code in half precision"),
     Fault("external.py", 'torch.sigmoid(z) if self.takes == "probabilities" else z', "z", "logits for probabilities"),
     Fault("external.py", "if loss.ndim and len(loss) == len(t):", "if False:", "foreign numbers per image refused"),
+    Fault("tile.py", "torch.addcmul(torch.add(a, b, out=e), a, b, out=e)", "torch.add(a, b, out=e)", "ab left out"),
+    Fault("tile.py", "odd.append(e[..., 2 * half :])", "odd.append(e[..., :0])", "the odd pixel left out"),
+    Fault("tile.py", "self.taken += 1", "pass", "memory lent twice"),
+    Fault("tile.py", "beyond.mul_(share).sum(-1)", "beyond.sum(-1)", "every pixel counted in a class"),
+    Fault("pixel.py", "x.cost_sum(x.t if w1 > w0 else x.u)", "x.cost_sum(x.t)", "the lighter class weighed"),
+    Fault("region.py", "torch.sub(x.p, room, out=room).sum(-1)", "x.p.sum(-1)", "tp counted as fp too"),
 ]
 ORDER = ["values", "tile", "sums", "identities", "empty", "large", "extremes", "contract", "errors"]
 """The files of tests, those that find most first."""

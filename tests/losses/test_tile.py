@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from seglab.contract import ContractError
 from seglab.losses.sums import Pass, SumLoss, plain
-from seglab.losses.tile import Pixels
+from seglab.losses.tile import Pixels, Room
 
 
 def seen(z: Tensor, t: Tensor) -> Pixels:
@@ -57,3 +58,25 @@ def test_the_smaller_of_two_weights_is_not_lost_in_the_sum() -> None:
     for pair in ((1e-9, 1.0), (1.0, 1e-9), (-1e-9, 3.0)):
         foreground, background = (torch.tensor(w).view(1, 1, 1) for w in pair)
         assert x.weigh(foreground, background).flatten().tolist() == [background.item(), foreground.item()]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 1000])
+@pytest.mark.parametrize("centre", [-20.0, 0.0, 20.0])
+def test_the_costs_of_many_pixels_add_up_without_losing_a_digit(n: int, centre: float) -> None:
+    generator = torch.Generator().manual_seed(n)
+    margin = centre + 3 * torch.randn(2, 1, n, generator=generator)
+    t = (torch.rand(2, 1, n, generator=generator) < 0.3).float()
+    x = Pixels(margin * (2 * t - 1), t, {}, closed=True)
+    each = np.logaddexp(0, -margin.double().numpy())
+    np.testing.assert_allclose(x.cost_sum(), each.sum(-1), rtol=1e-6)
+    for share in (x.t, x.u):
+        np.testing.assert_allclose(x.cost_sum(share), (each * share.numpy()).sum(-1), rtol=1e-6)
+
+
+def test_lent_memory_is_lent_once_at_a_time_and_fits_the_tile() -> None:
+    room, small, large = Room(), torch.zeros(2, 3), torch.zeros(2, 4)
+    first, second = room.like(small), room.like(small)
+    assert first.data_ptr() != second.data_ptr()
+    assert room.clear().like(small).data_ptr() == first.data_ptr()
+    assert room.clear().like(large).shape == large.shape
+    assert room.clear().like(large.double()).dtype == torch.float64
