@@ -80,3 +80,11 @@ def test_lent_memory_is_lent_once_at_a_time_and_fits_the_tile() -> None:
     assert room.clear().like(small).data_ptr() == first.data_ptr()
     assert room.clear().like(large).shape == large.shape
     assert room.clear().like(large.double()).dtype == torch.float64
+
+
+def test_what_a_sure_pixel_costs_beyond_its_margin_keeps_its_digits() -> None:
+    z = torch.tensor([-25.0, -16.0, -1.0, 0.0, 1.0, 16.0, 25.0]).view(1, 1, -1)
+    x = Pixels(z, torch.full_like(z, 0.5), {}, closed=True)
+    np.testing.assert_allclose(x.rest, np.log1p(np.exp(-z.abs().double().numpy())), rtol=1e-6)
+    for side, sign in zip(x.sides, (1, -1), strict=True):
+        np.testing.assert_allclose(side.cost, np.logaddexp(0, -sign * z.double().numpy()), rtol=1e-6)
