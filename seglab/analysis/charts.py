@@ -49,12 +49,13 @@ def looks(labels: Iterable[str]) -> dict[str, dict[str, object]]:
     }
 
 
-def _legend(figure: Figure, axis: Axes, count: int) -> None:
+def _legend(figure: Figure, axis: Axes) -> None:
+    """A legend below the axes, in as many columns as the figure is wide enough for."""
     handles, labels = axis.get_legend_handles_labels()
     if handles:
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=min(count, 5), handlelength=2, columnspacing=1.4
-        )
+        inches = 0.5 + 0.075 * max(map(len, labels))  # of a line, its label and the gap
+        columns = max(1, min(5, int(figure.get_figwidth() / inches)))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2, columnspacing=1.4)
 
 
 @styled
@@ -76,7 +77,7 @@ def learning(histories: Mapping[str, list[pd.DataFrame]]) -> Figure:
     for axis, key in zip(axes, keys, strict=True):
         axis.set(title=title(key)[:1].upper() + title(key)[1:], xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    _legend(figure, axes[0], len(histories))
+    _legend(figure, axes[0])
     return figure
 
 
@@ -207,7 +208,7 @@ def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray]) ->
         axis.plot(*runs[keys].to_numpy().T, "o", color=style[label]["color"], markersize=4.5, markeredgewidth=0)
     axis.grid(visible=False)
     axis.set(xlabel="recall", ylabel="precision", xlim=(low, 1.005), ylim=(low, 1.005))
-    _legend(figure, axis, len(style))
+    _legend(figure, axis)
     return figure
 
 
@@ -223,7 +224,7 @@ def reliability(tables: Mapping[str, np.ndarray]) -> Figure:
         known = number > 0
         axis.plot(predicted[known], observed[known], label=label, marker="o", markersize=2.8, **style[label])
     axis.set(xlabel="predicted probability", ylabel="share that is foreground", xlim=(0, 1), ylim=(0, 1))
-    _legend(figure, axis, len(tables))
+    _legend(figure, axis)
     return figure
 
 
