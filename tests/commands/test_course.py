@@ -116,6 +116,7 @@ def test_a_switch_comes_once_and_where_the_curve_says_so(
     assert forgot == [0, turn]
 
 
+@pytest.mark.slow
 def test_up_to_its_turn_a_switch_is_the_run_of_its_first_loss_bit_for_bit(
     run: Callable[..., float], tmp_path: Path
 ) -> None:
@@ -127,6 +128,7 @@ def test_up_to_its_turn_a_switch_is_the_run_of_its_first_loss_bit_for_bit(
     assert "switched" not in facts(tmp_path / "bce")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_changes_its_loss_as_the_undisturbed_one_does(
     run: Callable[..., float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def weights(folder: Path, name: str = "best") -> dict[str, torch.Tensor]:
     return torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_another_with_larger_images_and_another_loss(
     configure: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

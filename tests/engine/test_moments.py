@@ -45,6 +45,7 @@ def test_a_run_keeps_its_start_its_way_and_its_end(configure: Configure, tmp_pat
     assert half < 0.65 * (tmp_path / "checkpoints/best.ckpt").stat().st_size
 
 
+@pytest.mark.slow
 def test_moments_make_no_other_experiment_and_no_other_weights(configure: Configure, tmp_path: Path) -> None:
     alone = configure("train", *(word for word in WITH if "moments" not in word), folder=tmp_path / "alone")
     watched = configure("train", *WITH, folder=tmp_path / "watched")

@@ -17,7 +17,7 @@ def batch(seed: int = 0, scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor
     return logits, torch.rand(3, 1, 17, 23, generator=generator) < 0.3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from([1e-9, 1e-3, 1.0, 100.0]), st.sampled_from([2, 10, 256]))
 def test_the_upper_half_of_the_bins_is_what_counts_predicts(seed, scale, bins):
     logits, target = batch(seed, scale)

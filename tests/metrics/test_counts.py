@@ -102,7 +102,7 @@ def test_skip_leaves_out_empty_truth_and_nothing_else():
     assert all(torch.equal(skip[name], correct[name]) for name in ("accuracy", "precision", "specificity"))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.floats(0.001, 0.999), st.floats(0.0, 1.0))
 def test_counts_do_not_care_for_flips_order_company_or_their_sum(seed, threshold, share):
     logits, target = batch(seed, share=share)

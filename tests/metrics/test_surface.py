@@ -57,7 +57,7 @@ def test_an_empty_mask_has_no_distance(pair):
     assert all(math.isnan(d) for d in surface_distances(*masks))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
 def test_distances_are_those_of_brute_force_in_either_order(one, other):
     pred, true = blob(one, 24), blob(other, 24)
