@@ -115,7 +115,9 @@ def open_runs(where: str | Sequence[str]) -> list[Saved]:
     names = [where] if isinstance(where, str) else list(where)
     found: dict[Path, None] = {}
     for name in names:
-        places = sorted(map(Path, glob.glob(name))) or [Path(name)]
+        places = [Path(name)]
+        if glob.has_magic(name):  # of which files are no runs: a study also holds a report and a table
+            places = sorted(place for place in map(Path, glob.glob(name)) if place.is_dir())
         for place in places:
             if (place / "run.json").is_file() or not place.is_dir():
                 found[place] = None

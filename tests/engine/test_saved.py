@@ -42,6 +42,9 @@ def test_an_opened_run_gives_the_losses_it_was_measured_with(study: Path) -> Non
 
 
 def test_a_study_and_a_pattern_open_their_finished_runs(study: Path) -> None:
+    (study / "table.csv").write_text("")
+    (study / "figures").mkdir()
+    assert [run.name for run in open_runs(f"{study}/*")] == ["dice", "weighted_bce"]
     assert [run.name for run in open_runs(str(study))] == ["dice", "weighted_bce"]
     assert [run.name for run in open_runs(f"{study}/d*")] == ["dice"]
     assert [run.name for run in open_runs([str(study / "dice"), str(study)])] == ["dice", "weighted_bce"]
