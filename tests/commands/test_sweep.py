@@ -91,7 +91,7 @@ def test_jobs_that_raise_exit_or_die_are_written_down_and_the_sweep_goes_on(plac
         "bomb_how-no_unet_synthetic_s1": ("finished", None),
     }
     assert "MemoryError" in runs(place)["bomb_how-raise_unet_synthetic_s1"]["error"]["traceback"]
-    assert "4 runs: 3 failed, 1 finished" in said
+    assert "4 runs: 1 finished, 3 failed" in said
     assert code == 1
 
 
