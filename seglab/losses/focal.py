@@ -87,6 +87,12 @@ class AsymmetricFocal(Focal):
         ),
     )
 
+    def of(self, side: Side) -> Tensor:
+        return side.cost if side.whole else super().of(side)
+
+    def pull(self, side: Side, weight: Tensor, out: Tensor) -> Tensor:
+        return side.pull(weight, out) if side.whole else super().pull(side, weight, out)
+
     def faded(self, side: Side) -> Tensor:
         return super().faded(side).clamp(min=side.foreground)
 

@@ -120,7 +120,7 @@ class Pixels:
     @once
     def q(self) -> Tensor:
         """The probability of background, exact where 1 - p is not."""
-        return self.sigmoid(-self.z)
+        return self.sigmoid(torch.neg(self.z, out=self.new()) if self.closed else -self.z)
 
     @once
     def quick(self) -> bool:
@@ -151,9 +151,11 @@ class Pixels:
 
     def sigmoid(self, v: Tensor) -> Tensor:
         """The sigmoid of z or -z; a compiler makes both of the one exponential."""
-        if self.closed and torch.compiler.is_compiling():
+        if not self.closed:
+            return torch.sigmoid(v)
+        if torch.compiler.is_compiling():
             return torch.where(v < 0, self.e, 1) / (1 + self.e)
-        return torch.sigmoid(v)
+        return torch.sigmoid(v, out=self.new())
 
     @once
     def d(self) -> Tensor:
@@ -205,6 +207,11 @@ class Side:
     def __init__(self, pixels: Pixels, v: Tensor, foreground: Tensor | float) -> None:
         self.pixels, self.v, self.foreground = pixels, v, foreground
         self.made: dict[object, Any] = {}
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of these pixels are looked at as foreground."""
+        return not isinstance(self.foreground, Tensor) and self.foreground == 1
 
     @once
     def cost(self) -> Tensor:
