@@ -1,0 +1,81 @@
+"""Whether a configuration fits what it will call: every `_target_` node held against that signature."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from collections.abc import Iterator
+from pkgutil import resolve_name
+from typing import Any
+
+
+def faults(config: Any) -> Iterator[str]:
+    """One sentence for each value of a plain configuration that its target would not take."""
+    for path, node in _nodes(config, ""):
+        yield from _faults_of(path, node)
+
+
+def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict]]:
+    """Every dict with a `_target_`, outermost first, with its dotted path."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield path, value
+        for key, child in value.items():
+            yield from _nodes(child, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from _nodes(child, f"{path}[{index}]")
+
+
+def _faults_of(path: str, node: dict) -> Iterator[str]:
+    try:
+        target = resolve_name(node["_target_"])
+    except Exception as error:
+        yield f"{path}._target_: expected something that can be imported, got {node['_target_']} ({error})"
+        return
+    parameters = inspect.signature(target).parameters
+    given = {key: value for key, value in node.items() if not (key.startswith("_") and key.endswith("_"))}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in sorted(given.keys() - parameters.keys()):
+            yield f"{path}.{key}: expected one of {', '.join(parameters)}, got a name that {target.__name__} lacks"
+    if not node.get("_partial_"):
+        required = {key for key, p in parameters.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY}
+        for key in sorted(required - given.keys()):
+            yield f"{path}.{key}: expected a value, since {target.__name__} needs one, got none"
+    for key, hint in _hints(target).items():
+        if key in given and not _fits(given[key], hint):
+            yield f"{path}.{key}: expected {_spell(hint)}, got {given[key]!r}"
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """The parameter types of a class or function; those that cannot be resolved are left out."""
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except Exception:
+        return {}
+    return {key: hint for key, hint in hints.items() if key != "return"}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a yaml value has the type: through JSON, so that a list fits a tuple but "3" does not fit an int."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic.errors import PydanticUserError
+
+    if any("_target_" in node for _, node in _nodes(value, "")):
+        return True  # Hydra builds an object of it; that object's own node is checked
+    try:
+        adapter: TypeAdapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:
+        adapter = TypeAdapter(hint)
+    try:
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        return all(fault["type"] == "is_instance_of" for fault in error.errors())
+    except Exception:
+        return True  # a type that JSON cannot speak of
+    return True
+
+
+def _spell(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
