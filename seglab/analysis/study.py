@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from seglab.analysis import charts
+from seglab.analysis import charts, courses
 from seglab.analysis.stats import Cube, compare, cube, rank_shares
 from seglab.analysis.summary import THRESHOLDED, Pooled, at_tuned, over_seeds, per_run, reread, worse_if_higher
 from seglab.analysis.table import Sweep
@@ -108,9 +108,13 @@ class Study:
         return reread(self.board.used)
 
     @cached_property
+    def _histories(self) -> dict[int, pd.DataFrame]:
+        return courses.read(self.board.used)
+
+    @cached_property
     def metrics(self) -> pd.DataFrame:
         """All metrics, one row a run."""
-        return per_run(self.board, self._pooled)
+        return per_run(self.board, self._pooled, self._histories)
 
     @cached_property
     def spread(self) -> pd.DataFrame:
@@ -139,9 +143,8 @@ class Study:
     def figures(self) -> dict[str, Figure]:
         """The figures that these runs allow, by the name of their files."""
         drawn = {"seeds": charts.seeds(self.data, self.question.metric)}
-        histories = self._histories()
-        if histories:
-            drawn["learning"] = charts.learning(histories)
+        if self._histories:
+            drawn["learning"] = charts.learning(self._by_label(self._histories))
         if self.verdicts:
             drawn["forest"] = charts.forest(self.named, self.question.metric)
         mean_ranks = charts.mean_ranks(self.data, self.lower_is_better)
@@ -155,13 +158,7 @@ class Study:
             drawn["wins"] = charts.wins(shares, self.labels)
         return drawn
 
-    def _histories(self) -> dict[str, list[pd.DataFrame]]:
-        found: dict[str, list[pd.DataFrame]] = {label: [] for label in self.labels}
-        for label, folder in self.board.used[["label", "folder"]].itertuples(index=False):
-            try:
-                history = pd.read_csv(folder / "metrics.csv")
-            except (OSError, ValueError):
-                continue
-            if "epoch" in history and label in found:
-                found[label].append(history)
+    def _by_label(self, histories: dict[int, pd.DataFrame]) -> dict[str, list[pd.DataFrame]]:
+        labels = self.board.used["label"]
+        found = {label: [epochs for row, epochs in histories.items() if labels[row] == label] for label in self.labels}
         return {label: runs for label, runs in found.items() if runs}

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from seglab.analysis import courses
 from seglab.analysis.table import Sweep
 from seglab.analysis.thresholds import average_precision, calibration_error, scores_at
 
-LOWER_IS_BETTER = {"hd95", "asd", "loss", "ece"}
+LOWER_IS_BETTER = {"hd95", "asd", "loss", "ece", "epochs/train roughness", "epochs/val roughness", "epochs/seconds"}
 
 BLOCKS = {
     "Mean over the test images, threshold 0.5": [
@@ -54,6 +55,11 @@ BLOCKS = {
         "image_accuracy",
         "image_recall",
     ],
+    "Over the epochs: how much the IoU jumps (mean second difference), and seconds an epoch": [
+        "epochs/train roughness",
+        "epochs/val roughness",
+        "epochs/seconds",
+    ],
 }
 
 TITLES = {
@@ -75,7 +81,7 @@ QUARTERS = ("smallest quarter", "second quarter", "third quarter", "largest quar
 
 def title(key: str) -> str:
     """A metric's name for readers."""
-    name = key.removesuffix("_pooled").removeprefix("tuned/").removeprefix("iou/")
+    name = key.removesuffix("_pooled").removeprefix("tuned/").removeprefix("iou/").removeprefix("epochs/")
     return TITLES.get(name, name)
 
 
@@ -153,7 +159,7 @@ def size_strata(images: pd.DataFrame) -> pd.Series:
     return pd.Series(np.where(share.isna(), "empty", np.array([*QUARTERS, "empty"])[quarter]), images.index)
 
 
-def per_run(board: Sweep, pooled: dict[int, Pooled]) -> pd.DataFrame:
+def per_run(board: Sweep, pooled: dict[int, Pooled], histories: dict[int, pd.DataFrame]) -> pd.DataFrame:
     """All metrics of each used run, one row a run: label, seed, then the keys of BLOCKS that can be had."""
     runs = board.used
     known = runs[[column for column in runs if column.startswith("test/")]].rename(columns=lambda c: c[5:])
@@ -169,6 +175,7 @@ def per_run(board: Sweep, pooled: dict[int, Pooled]) -> pd.DataFrame:
         whole.rename("iou/with foreground"),
         strata.drop(columns="empty", errors="ignore").add_prefix("iou/"),
         _left_empty(images),
+        courses.summary(histories),
     ]
     return pd.concat([runs[["label", "seed"]], *parts], axis=1)
 

@@ -28,7 +28,7 @@ def by_hand(folder, threshold):
 
 
 def test_the_tuned_threshold_gives_what_counting_by_hand_gives(board):
-    metrics = per_run(board, reread(board.used))
+    metrics = per_run(board, reread(board.used), {})
     for row, run in board.used.iterrows():
         keys = ["tuned/iou", "tuned/dice", "tuned/precision", "tuned/recall"]
         assert metrics.loc[row, keys].to_numpy(float) == pytest.approx(by_hand(run["folder"], 0.375))
@@ -51,14 +51,14 @@ def test_at_one_half_the_histograms_agree_with_the_rows_of_the_images(board):
 
 
 def test_mean_and_spread_are_over_seeds(board):
-    table = over_seeds(per_run(board, reread(board.used)))
+    table = over_seeds(per_run(board, reread(board.used), {}))
     seeds = [pd.read_csv(board.used["folder"].iloc[k] / "per_image.csv")["iou"].mean() for k in (2, 3)]
     assert table.loc["dice", ("iou", "mean")] == pytest.approx(np.mean(seeds))
     assert table.loc["dice", ("iou", "sd")] == pytest.approx(abs(seeds[0] - seeds[1]) / 2**0.5)
 
 
 def test_empty_images_are_a_stratum_of_their_own(board):
-    metrics = per_run(board, reread(board.used))
+    metrics = per_run(board, reread(board.used), {})
     rows = pd.read_csv(board.used["folder"].iloc[0] / "per_image.csv")
     empty = rows["foreground"] == 0
     assert metrics["empty/left empty"].iloc[0] == pytest.approx((rows[empty]["fp"] == 0).mean())
@@ -91,12 +91,13 @@ def test_a_run_without_histograms_loses_only_what_needs_them(tmp_path):
     (root / "bce_s2" / "histograms.npz").unlink()
     sweep = collect([root])
     assert reread(sweep.used) == {}
-    table = over_seeds(per_run(sweep, {}))
+    table = over_seeds(per_run(sweep, {}, {}))
     assert ("iou", "mean") in table
     assert ("tuned/iou", "mean") not in table
 
 
 def test_less_is_better_only_for_distances_errors_and_losses():
     better_if_lower = {key for block in BLOCKS.values() for key in block if worse_if_higher(key)}
-    assert better_if_lower == {"hd95", "asd", "ece"}
+    rough = {"epochs/train roughness", "epochs/val roughness", "epochs/seconds"}
+    assert better_if_lower == {"hd95", "asd", "ece"} | rough
     assert title("iou_pooled") == title("tuned/iou") == "IoU"
