@@ -111,8 +111,16 @@ def perform(cfg: DictConfig, run: Run) -> float:
     if run.leads:
         draw(cfg, module, data, run)
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
+    tell_if_nothing_is_found(run)
     log.info("test: %s\n%s: run.json per_image.csv curves.png examples.png", "  ".join(scores), run)
     return run.facts["monitor"]["value"]
+
+
+def tell_if_nothing_is_found(run: Run) -> None:
+    """Warn of a model that calls everything background, whose scores are those of the empty images."""
+    if run.facts["metrics"].get("test/image_recall") == 0:
+        iou, remedy = run.facts["metrics"]["test/iou"], "train longer, or with another learning rate or loss"
+        log.warning("%s finds nothing in any test image that has foreground (IoU %.3f); %s", run, iou, remedy)
 
 
 def alone(cfg: DictConfig) -> bool:

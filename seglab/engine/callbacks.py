@@ -53,5 +53,6 @@ class EpochLines(Checkpoint):  # Lightning calls checkpoints last, when the metr
         if trainer.is_global_zero and (last or time.monotonic() - self._last > self.every):
             self._last = time.monotonic()
             known = trainer.callback_metrics
-            words = [f"{key} {float(known[key]):.4f}" for key in ("train/loss", "val/loss", "val/iou") if key in known]
+            keys = dict.fromkeys(("train/loss", "val/loss", "val/iou", str(module.monitor)))
+            words = [f"{key} {float(known[key]):.4f}" for key in keys if key in known]
             log.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, "  ".join(words))

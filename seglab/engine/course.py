@@ -162,7 +162,7 @@ class Course(Checkpoint):  # called when the metrics of an epoch are there, and 
         self.ramps = ramps(self.schedule, self.loss)
         self.switches = bool(self.loss.course([0.0] * (trainer.max_epochs or 0))[1])  # where nothing improves
         fixed = not (self.ramps or self.switches) or not module.monitor.endswith("/loss")
-        remedy = "set monitor=val/iou"
+        remedy = "set monitor=val/iou_pooled"
         require(fixed, "monitor", "a value that does not change its meaning with the loss", module.monitor, remedy)
         if self.ramps:
             module.free_the_loss()

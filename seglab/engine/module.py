@@ -87,7 +87,7 @@ class SegModule(LightningModule):
         *,
         mean: Iterable[float],
         std: Iterable[float],
-        monitor: str = "val/iou",
+        monitor: str = "val/iou_pooled",
         threshold: float = 0.5,
         empty: str = "correct",
         channels_last: bool = True,

@@ -108,7 +108,7 @@ def test_a_switch_comes_once_and_where_the_curve_says_so(
     monkeypatch.setattr(SegModule, "training_step", watched)
     run(tmp_path, *SWITCH)
     table, (turn,) = epochs(tmp_path), facts(tmp_path)["switched"]
-    best = table["val/iou"].cummax()
+    best = table["val/iou_pooled"].cummax()
     assert turn == next(epoch for epoch in range(2, 5) if best[epoch - 1] == best[epoch - 2])
     assert table["loss/stage"].tolist() == [1.0 + (epoch >= turn) for epoch in range(5)]
     assert [name for _, name, _ in seen] == ["BCE" if epoch < turn else "IoU" for epoch, _, _ in seen]

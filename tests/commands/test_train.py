@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from seglab.contract import ContractError
 from seglab.engine.config import ConfigError
+from seglab.engine.module import Meter
 from seglab.train import train
 
 Configure = Callable[..., DictConfig]
@@ -52,12 +53,37 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
+def test_a_run_that_finds_nothing_says_so(
+    run: Callable[..., float], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path / "blind", "model.prior=1e-6", "optimizer.lr=1e-6", "trainer.max_epochs=1")
+    assert "blind finds nothing in any test image that has foreground" in caplog.text
+    caplog.clear()
+    run(tmp_path / "seeing", "threshold=0.01", "optimizer.lr=1e-6", "trainer.max_epochs=1")
+    assert "finds nothing" not in caplog.text
+
+
+def test_what_chooses_the_checkpoint_does_not_prefer_to_find_nothing(configure: Configure) -> None:
+    target = torch.zeros(2, 1, 8, 8)
+    target[0, 0, :4, :4] = 1
+    blind, rough = torch.full_like(target, -9), torch.full_like(target, -9)
+    rough[:, :, :4, :6] = 9  # finds the object, and something in the empty image too
+    scores = []
+    for logits in (blind, rough):
+        meter = Meter(0.5, "correct")
+        meter.update(torch.zeros(2), logits, target)
+        scores.append({f"val/{name}": float(value) for name, value in meter.flush().items()})
+    assert [score["val/iou"] for score in scores] == pytest.approx([1 / 2, 1 / 3])
+    monitor = configure("train").monitor
+    assert [score[monitor] for score in scores] == pytest.approx([0, 16 / 48])
+
+
 def test_a_run_leaves_a_folder_to_look_at_and_to_read(run: Callable[..., float], tmp_path: Path) -> None:
     value = run(tmp_path)
     facts = json.loads((tmp_path / "run.json").read_text())
     table, images = pd.read_csv(tmp_path / "metrics.csv"), pd.read_csv(tmp_path / "per_image.csv")
     assert facts["status"] == "finished"
-    assert value == facts["monitor"]["value"] == pytest.approx(table["val/iou"].max())
+    assert value == facts["monitor"]["value"] == pytest.approx(table["val/iou_pooled"].max())
     assert list(table["epoch"]) == [0, 1]
     assert list(table["step"]) == [2, 4]
     assert table[[f"train/gradient_{name}" for name in ("foreground", "edge", "hard")]].stack().between(0, 1).all()
@@ -225,8 +251,8 @@ def test_what_chooses_the_checkpoint_on_patches_is_the_score_of_whole_images(
     words = [*photographs(tmp_path / "data", 80), "dataset.fit=patch", "optimizer.lr=0.01"]
     value = train(configure("train", *words, folder=tmp_path / "run"), tmp_path / "run")
     metrics = json.loads((tmp_path / "run/run.json").read_text())["metrics"]
-    assert value == pytest.approx(metrics["val/iou"], abs=1e-6)
-    assert pd.read_csv(tmp_path / "run/metrics.csv")["val/iou"].max() == pytest.approx(value)
+    assert value == pytest.approx(metrics["val/iou_pooled"], abs=1e-6)
+    assert pd.read_csv(tmp_path / "run/metrics.csv")["val/iou_pooled"].max() == pytest.approx(value)
     rows = pd.read_csv(tmp_path / "run/per_image.csv")
     assert set(rows["pixels"]) == {80 * 80}  # of nine tiles that overlap
     assert 0 < value < 1
