@@ -38,6 +38,8 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     written = write(Path(cfg.out or roots[0]), roots[0].resolve().name, studies, sweep.runs, "\n".join(again))
     for study in studies:
         log.info("%s: %s", study.title, headline(study.verdicts))
+        if study.blind:
+            log.info("%s", study.blind)
         if study.tuned is not None and (warning := depends_on_threshold(study.verdicts, study.tuned.verdicts)):
             log.info("%s At the tuned one: %s", warning, headline(study.tuned.verdicts))
     log.info("%d of %d runs compared: %s", len(sweep.used), len(sweep.runs), written)

@@ -20,8 +20,9 @@ from seglab.analysis.verdict import Verdict, depends_on_threshold, headline, sma
 def verdict(study: Study) -> str:
     """The verdict in words, pair by pair, at the fixed and the tuned threshold, and what the sweep could have seen."""
     items = "".join(_item(found) for found in study.named)
+    blind = f"<p><strong>{escape(study.blind)}</strong></p>" if study.blind else ""
     return (
-        f'<p class="headline">{escape(headline(study.verdicts))}</p><ul class="verdicts">{items}</ul>'
+        f'<p class="headline">{escape(headline(study.verdicts))}</p>{blind}<ul class="verdicts">{items}</ul>'
         f"{_reach(study)}{_every(study)}{_places(study)}{_at_tuned(study)}"
     )
 

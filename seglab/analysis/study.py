@@ -89,6 +89,15 @@ class Study:
         return [verdict for verdict in self.verdicts if verdict.pair.first == self.labels[0]]
 
     @cached_property
+    def blind(self) -> str:
+        """A sentence about runs that find nothing in any test image that has foreground; empty where there are none."""
+        images = self.board.images[self.board.images["foreground"] > 0]
+        sees = (images["tp"] + images["fp"] > 0).groupby([images["label"], images["run"]]).any().groupby("label")
+        found = sees.agg(["sum", "size"])
+        some = [f"{n - k} of {n} runs of {label}" for label, (k, n) in found.iterrows() if k < n]
+        return f"Nothing is found by {', '.join(some)}: they have the score of the empty images." if some else ""
+
+    @cached_property
     def tuned(self) -> Study | None:
         """The same study with each run at the threshold tuned on its validation images; None where that is no question.
 

@@ -75,7 +75,7 @@ def markdown(studies: list[Study], runs: pd.DataFrame) -> str:
     lines: list[str] = []
     for study in studies:
         lines += [f"## {study.title}", "", headline(study.verdicts), ""]
-        lines += [f"- {found.words}" for found in study.named]
+        lines += [f"- {found.words}" for found in study.named] + (["", study.blind] if study.blind else [])
         if study.tuned is not None and study.verdicts:
             warning = depends_on_threshold(study.verdicts, study.tuned.verdicts)
             lines += ["", f"At the threshold tuned on validation: {headline(study.tuned.verdicts)} {warning}".rstrip()]
