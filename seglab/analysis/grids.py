@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from seglab.analysis import markup
 from seglab.analysis.figures import FAINT, svg
-from seglab.analysis.pictures import BARE
+from seglab.analysis.pictures import BARE, narrow
 from seglab.analysis.sheet import Sheet
 
 NEAR = 32
@@ -69,7 +69,7 @@ def rows(image: str, grids: Sequence[Grid]) -> Figure:
         for line, grid in zip(axes, grids, strict=True):
             for place, kind in enumerate(("output", "gradient")):
                 draw(line[3 * place : 3 * place + 3], grid, kind, norm)
-            line[0].set_ylabel(grid.name.replace(" ", "\n"), rotation=0, ha="right", va="center")
+            line[0].set_ylabel(narrow(grid.name), rotation=0, ha="right", va="center")
         for axis, head in zip(axes[0], heads, strict=True):
             axis.set_title(head, color=FAINT, fontsize=8)
         figure.colorbar(

@@ -43,6 +43,11 @@ SIDE = 64
 """A surface to turn in the page has no more points than this along each side."""
 
 
+def narrow(label: str) -> str:
+    """A label beside a picture, a line for each of its parts: `focal gamma=3`, `bce · size=96`."""
+    return "\n".join(label.replace(" · ", " ").split())
+
+
 class Look(NamedTuple):
     """One prediction: arrays (h, w) of its probability, confidence and pixel losses; its loss, threshold and scores."""
 
@@ -144,7 +149,7 @@ def grid(scene: Scene, rows: dict[str, tuple[str, list[Look]]], norm: Normalize,
         for line, (title, (kind, looks)) in zip(axes, rows.items(), strict=True):
             for axis, look in zip(line[1:], looks, strict=True):
                 paint(axis, scene, look, kind, norm)
-            line[1].set_ylabel(title.replace(" ", "\n"), rotation=0, ha="right", va="center", multialignment="right")
+            line[1].set_ylabel(narrow(title), rotation=0, ha="right", va="center", multialignment="right")
         for kind in dict.fromkeys(kind for kind, _ in rows.values() if kind in COLOURS):
             lines = [line for line, (other, _) in zip(axes, rows.values(), strict=True) if other == kind]
             bar(figure, np.array(lines)[:, 1:].ravel(), kind, norm, told)
@@ -198,7 +203,7 @@ def frame(scene: Scene, place: int, norm: Normalize, words: str) -> Figure:
         for line, (title, looks) in zip(axes, scene.rows.items(), strict=True):
             line[0].imshow(scene.image.squeeze(), cmap="gray", vmin=0, vmax=255)
             line[1].imshow(scene.truth, cmap="gray", vmin=0, vmax=1)
-            line[0].set_ylabel(title.replace(" ", "\n"), rotation=0, ha="right", va="center", multialignment="right")
+            line[0].set_ylabel(narrow(title), rotation=0, ha="right", va="center", multialignment="right")
             for axis, kind in zip(line[2:], kinds, strict=True):
                 paint(axis, scene, looks[place], kind, norm)
         for axis in axes.flat:
