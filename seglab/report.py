@@ -35,7 +35,7 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     studies = [Study(title, board, question) for title, board in sweep.boards()]
     changed = [f"{key}={cfg[key]}" for key in keys if cfg[key] != getattr(Question(), key)]
     again = [*commands(sweep.runs["folder"]), " ".join(["python -m seglab.report", *map(str, cfg.roots), *changed])]
-    written = write(Path(cfg.out or roots[0]), roots[0].resolve().name, studies, sweep.runs, "\n".join(again))
+    written = write(Path(cfg.output or roots[0]), roots[0].resolve().name, studies, sweep.runs, "\n".join(again))
     for study in studies:
         log.info("%s: %s", study.title, headline(study.verdicts))
         if study.blind:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LITTLE = 0.05
+"""An IoU below this says nothing about a learning rate."""
+
 
 def train(cfg: DictConfig, folder: Path) -> float:
     """Run the experiment that `cfg` describes in `folder`; returns the best value of `cfg.monitor`."""
@@ -93,6 +96,8 @@ def tune(cfg: DictConfig, run: Run) -> None:
     cfg.optimizer.lr = best
     run.note(tuned={"lr": best, "tried": {f"{lr:g}": value for lr, value in values.items()}})
     log.info("tune: optimizer.lr=%g of %s", best, ", ".join(f"{lr:g}: {value:.4f}" for lr, value in values.items()))
+    if "iou" in cfg.monitor and values[best] < LITTLE:
+        log.warning("tune: no rate has found anything to speak of in %d epochs; raise tune.epochs", cfg.tune.epochs)
 
 
 def perform(cfg: DictConfig, run: Run) -> float:

@@ -50,7 +50,7 @@ def reported(tmp_path_factory):
     file = root / "focal_s9" / "run.json"
     error = {"kind": "RuntimeError", "message": "lost its way", "traceback": ""}
     file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "failed", "error": error}))
-    done = run(root, "delta=0.02", f"out={root / 'report'}", folder=root)
+    done = run(root, "delta=0.02", f"output={root / 'report'}", folder=root)
     assert done.returncode == 0, done.stderr
     return root, done.stdout
 

@@ -270,6 +270,13 @@ def test_a_finished_run_is_not_taken_for_one_on_data_that_have_changed(configure
         train(cfg, tmp_path / "run")
 
 
+def test_short_runs_that_find_nothing_are_no_ground_to_choose_a_rate(
+    run: Callable[..., float], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path / "a", "tune.lr=[1e-6]", "tune.epochs=1", "model.prior=1e-6", "trainer.max_epochs=1")
+    assert "tune: no rate has found anything to speak of in 1 epochs; raise tune.epochs" in caplog.text
+
+
 def test_the_learning_rate_is_tuned_once_for_all_seeds_of_a_loss(run: Callable[..., float], tmp_path: Path) -> None:
     words = ("tune.lr=[1e-6,1e-2]", "tune.epochs=3", "model.norm=batch")
     run(tmp_path / "a", *words)
