@@ -60,11 +60,19 @@ def _legend(figure: Figure, axis: Axes) -> None:
 
 @styled
 def learning(histories: Mapping[str, list[pd.DataFrame]]) -> Figure:
-    """Learning curves on validation: the mean over seeds, and a band from the lowest to the highest seed."""
+    """Learning curves on validation: the mean over seeds, and a band from the lowest to the highest seed.
+
+    The IoU is that over all pixels: the mean over the images is high for a net that finds nothing if many are empty.
+    """
     figure = Figure(figsize=(WIDTH, 5.0), layout="constrained")
     axes = figure.subplots(2, 2).ravel()
     style = looks(histories)
-    keys = ("iou", "accuracy", "white_confidence", "black_confidence")
+    keys = {
+        "iou_pooled": "IoU over all pixels",
+        "accuracy": "Accuracy",
+        "white_confidence": "White confidence",
+        "black_confidence": "Black confidence",
+    }
     for label, runs in histories.items():
         by_epoch = pd.concat(runs).groupby("epoch")
         middle, low, high = by_epoch.mean(), by_epoch.min(), by_epoch.max()
@@ -74,8 +82,8 @@ def learning(histories: Mapping[str, list[pd.DataFrame]]) -> Figure:
                 axis.plot(middle.index, middle[column], label=label, marker=marker, **style[label])
                 colour = style[label]["color"]
                 axis.fill_between(middle.index, low[column], high[column], color=colour, alpha=0.15, lw=0)
-    for axis, key in zip(axes, keys, strict=True):
-        axis.set(title=title(key)[:1].upper() + title(key)[1:], xlabel="epoch")
+    for axis, name in zip(axes, keys.values(), strict=True):
+        axis.set(title=name, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
     _legend(figure, axes[0])
     return figure
