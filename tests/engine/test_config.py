@@ -97,7 +97,7 @@ def test_the_folder_of_a_run_says_where_a_parameter_of_the_loss_goes() -> None:
 
 def test_an_experiment_has_two_sizes_and_no_third(configure: Configure) -> None:
     words = ("folder=x", "experiment=upsampling")
-    assert configure("train", *words).dataset.size == 128
+    assert configure("train", *words).dataset.size == 96
     assert configure("train", *words, "scale=full").dataset.size == 640
     with pytest.raises(InterpolationResolutionError, match="scale: expected small or full, got huge"):
         plain(configure("train", *words, "scale=huge"))
