@@ -62,6 +62,7 @@ def facts(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
 
 
+@pytest.mark.slow
 def test_each_epoch_is_measured_with_its_own_loss_and_the_test_with_the_configured_one(
     run: Callable[..., float], tmp_path: Path
 ) -> None:

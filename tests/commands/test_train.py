@@ -128,7 +128,7 @@ def test_runs_that_differ_in_the_loss_start_from_the_same_weights_and_see_the_sa
     assert torch.equal(numbers, more)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_and_ends_like_the_undisturbed_one(
     run: Callable[..., float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
@@ -277,6 +277,7 @@ def test_short_runs_that_find_nothing_are_no_ground_to_choose_a_rate(
     assert "tune: no rate has found anything to speak of in 1 epochs; raise tune.epochs" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_learning_rate_is_tuned_once_for_all_seeds_of_a_loss(run: Callable[..., float], tmp_path: Path) -> None:
     words = ("tune.lr=[1e-6,1e-2]", "tune.epochs=3", "model.norm=batch")
     run(tmp_path / "a", *words)
