@@ -120,7 +120,7 @@ class Pixels:
     @once
     def q(self) -> Tensor:
         """The probability of background, exact where 1 - p is not."""
-        return self.sigmoid(torch.neg(self.z, out=self.new()) if self.closed else -self.z)
+        return self.sigmoid(-self.z)
 
     @once
     def quick(self) -> bool:

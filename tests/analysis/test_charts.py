@@ -5,6 +5,7 @@ import pytest
 
 from seglab.analysis import charts
 from seglab.analysis.figures import save, svg
+from seglab.analysis.pictures import narrow
 from seglab.analysis.stats import Cube
 from seglab.analysis.study import Question, Study
 from seglab.analysis.table import collect
@@ -57,6 +58,19 @@ def test_every_figure_is_drawn_as_png_and_as_svg_with_its_labels_as_text(tmp_pat
         text = svg(figure, name)
         assert ">dice<" in text or ">dice " in text, name
         assert matplotlib.image.imread(save(figure, tmp_path / f"{name}.png")).min() < 0.5
+
+
+def test_the_learning_curve_is_that_over_all_pixels_the_mean_over_seeds():
+    runs = [
+        pd.DataFrame({"epoch": [0, 1], "val/iou": 0.9, "val/iou_pooled": pooled}) for pooled in ([0, 0.2], [0.2, 0.6])
+    ]
+    axis = charts.learning({"bce": runs}).axes[0]
+    assert axis.get_title(loc="left") == "IoU over all pixels"
+    assert axis.lines[0].get_ydata().tolist() == pytest.approx([0.1, 0.4])
+
+
+def test_a_label_beside_a_picture_has_a_line_for_each_of_its_parts():
+    assert narrow("bce_dice · upsample=resize · size=96") == "bce_dice\nupsample=resize\nsize=96"
 
 
 def test_one_run_draws_what_one_run_can_show(tmp_path):

@@ -173,6 +173,7 @@ FAULTS = [
     Fault("focal.py", "steep.mul_(self.gamma)", "steep.mul_(0)", "focal factor detached"),
     Fault("focal.py", "clamp(min=side.foreground)", "clamp(min=1 - side.foreground)", "focused on the wrong class"),
     Fault("focal.py", "return x - x * side.foreground", "return x", "a factor without effect steepens the foreground"),
+    Fault("tile.py", "and self.foreground == 1", "and self.foreground == 0", "background kept whole"),
     Fault("focal.py", "ceil(self.fraction", "int(self.fraction", "k rounded down"),
     Fault("focal.py", "left / equal.sum(-1, keepdim=True)", "1", "ties counted in full"),
     Fault("focal.py", "-0.5 * (x.maps", "-1.0 * (x.maps", "sigma without its half"),
