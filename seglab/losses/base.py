@@ -126,8 +126,9 @@ class Loss(ABC):
         """Look into the values if the result is impossible; on a GPU that would wait, so there it is the caller's."""
         if loss.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return
-        possible = loss.isfinite() if self.card.signed else (loss >= 0) & (loss < torch.inf)
-        if not possible.all() or (target.is_floating_point() and not self.soft):
+        low, high = (x.item() for x in loss.detach().aminmax())
+        possible = low > -torch.inf if self.card.signed else low >= 0
+        if not (possible and high < torch.inf) or (target.is_floating_point() and not self.soft):
             self.check(logits, target)
 
     @property

@@ -72,12 +72,14 @@ class MCC(OverlapLoss):
     )
 
     def overlap(self, m: Confusion) -> Tensor:
-        foreground = either(ratio(m.fp, m.tp + m.fp), ratio(m.fn, m.tp + m.fn))
-        background = either(ratio(m.fp, m.tn + m.fp), ratio(m.fn, m.tn + m.fn))
+        wrong = torch.stack([m.fp, m.fn])
+        whole = torch.stack([m.tp, m.tn]).unsqueeze(1) + wrong  # the factors under the root
+        foreground, background = either(*ratio(wrong, whole).unbind(1)).unbind()
         if self.empty == "complement":
             background = torch.where(m.tn + m.fp == 0, 0, background)
         missing = either(foreground, background)
-        return missing / (1 + root(1 - missing)) + geometric(m.fp, m.tp, m.tn) * geometric(m.fn, m.tp, m.tn)
+        crossed = ratio(wrong, root(whole[0] * whole[1]))
+        return missing / (1 + root(1 - missing)) + crossed[0] * crossed[1]
 
 
 def either(a: Tensor, b: Tensor) -> Tensor:
@@ -88,11 +90,6 @@ def either(a: Tensor, b: Tensor) -> Tensor:
 def root(x: Tensor) -> Tensor:
     """The square root, with a finite slope at 0."""
     return power(x, 0.5)
-
-
-def geometric(wrong: Tensor, tp: Tensor, tn: Tensor) -> Tensor:
-    """The geometric mean of the shares of `wrong` beside tp and beside tn."""
-    return ratio(wrong, root(tp + wrong) * root(tn + wrong))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +123,8 @@ class AsymmetricFocalTversky(OverlapLoss):
         self.limit(0 <= self.gamma < 1, "gamma", "in [0, 1)")
 
     def overlap(self, m: Confusion) -> Tensor:
-        back = m.swapped().complemented() if self.empty == "complement" else m.swapped()
+        back = m.swapped()
+        if self.empty == "complement":
+            back = back.complemented(back.empty)
         foreground = power(tversky(m, self.fp_weight, self.fn_weight, self.smooth), 1 - self.gamma)
         return (foreground + tversky(back, self.fp_weight, self.fn_weight, self.smooth)) / 2

@@ -47,26 +47,29 @@ class Focal(MarginLoss):
     def factor(self, side: Side) -> Tensor:
         """(1 - p) ** gamma with p the probability of the right class, finite in value and slope for any gamma."""
         if self not in side.made:
-            side.made[self] = self.faded(side)
+            side.made[self] = self.faded(side, side.pixels.new())
         return side.made[self]
 
-    def faded(self, side: Side) -> Tensor:
+    def faded(self, side: Side, out: Tensor | None) -> Tensor:
         if self.gamma in (1, 2, 3) or (self.gamma == 0.5 and side.pixels.closed):
-            return side.wrong**self.gamma
-        return torch.exp(-self.gamma * (side.cost + side.v))
+            return torch.pow(side.wrong, self.gamma, out=out)
+        return torch.add(side.cost, side.v, out=out).mul_(-self.gamma).exp_()
 
     def fading(self, x: Tensor, side: Side) -> Tensor:
         """x where the factor applies, else 0."""
         return x
 
     def of(self, side: Side) -> Tensor:
-        return side.cost if self.gamma == 0 else side.cost * self.factor(side)
+        if self.gamma == 0:
+            return side.cost
+        return torch.mul(side.cost, self.factor(side), out=side.pixels.new())
 
     def pull(self, side: Side, weight: Tensor, out: Tensor) -> Tensor:
         if self.gamma == 0:
             return side.pull(weight, out)
-        steep = self.fading(torch.addcmul(side.cost, side.cost, side.wrong, value=-1), side)
-        return torch.mul(steep.mul_(self.gamma).add_(side.wrong).mul_(self.factor(side)), weight, out=out)
+        steep = self.fading(torch.addcmul(side.cost, side.cost, side.wrong, value=-1, out=side.pixels.spare), side)
+        steep = torch.add(side.wrong, steep, alpha=self.gamma, out=side.pixels.spare)
+        return torch.mul(steep.mul_(self.factor(side)), weight, out=out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +96,13 @@ class AsymmetricFocal(Focal):
     def pull(self, side: Side, weight: Tensor, out: Tensor) -> Tensor:
         return side.pull(weight, out) if side.whole else super().pull(side, weight, out)
 
-    def faded(self, side: Side) -> Tensor:
-        return super().faded(side).clamp(min=side.foreground)
+    def faded(self, side: Side, out: Tensor | None) -> Tensor:
+        return torch.clamp(super().faded(side, side.pixels.spare), min=side.foreground, out=out)
 
     def fading(self, x: Tensor, side: Side) -> Tensor:
-        return x - x * side.foreground
+        if not isinstance(side.foreground, Tensor):
+            return x
+        return torch.addcmul(x, x, side.foreground, value=-1, out=side.pixels.spare)
 
 
 @dataclass(frozen=True, kw_only=True)

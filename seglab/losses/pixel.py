@@ -74,6 +74,26 @@ class MarginLoss(PixelLoss):
             return times(w1, foreground) + times(w0, background)
         return times(w1 if w1 is w0 else x.choose(w1, w0), self.of(x.sides[0]))
 
+    def total(self, x: Pixels) -> Tensor:
+        """The loss of all pixels (b, c); where there are but two weights, hard ones are weighed after adding up."""
+        w1, w0 = self.weights(x)
+        if not x.hard or isinstance(w1, Tensor) or isinstance(w0, Tensor):
+            return self.pixel(x).sum(-1)
+        every = self.add_up(x, None)
+        if w1 == w0:
+            return w1 * every
+        return min(w1, w0) * every + abs(w1 - w0) * self.add_up(x, x.t if w1 > w0 else x.u)
+
+    def add_up(self, x: Pixels, share: Tensor | None) -> Tensor:
+        """The sum of f over all pixels (b, c), or over those of the class with this `share`, for hard labels."""
+        if self not in x.made:
+            x.made[self] = self.of(x.sides[0])
+        each = x.made[self]
+        return (each if share is None else torch.mul(each, share, out=x.spare)).sum(-1)
+
+    def sums(self, x: Pixels) -> tuple[Tensor, ...]:
+        return (self.total(x),)
+
     def keep(self, x: Pixels, out: Tensor) -> Tensor:
         w1, w0 = self.weights(x)
         if x.hard:
@@ -116,17 +136,8 @@ class BCE(MarginLoss):
     def pull(self, side: Side, weight: Tensor, out: Tensor) -> Tensor:
         return side.pull(weight, out)
 
-    def total(self, x: Pixels) -> Tensor:
-        """The loss of all pixels (b, c), without that of each where nobody asks for it."""
-        w1, w0 = self.weights(x)
-        if isinstance(w1, Tensor) or isinstance(w0, Tensor) or not x.quick:
-            return self.pixel(x).sum(-1)
-        if w1 == w0:
-            return w1 * x.cost_sum()
-        return min(w1, w0) * x.cost_sum() + abs(w1 - w0) * x.cost_sum(x.t if w1 > w0 else x.u)
-
-    def sums(self, x: Pixels) -> tuple[Tensor, ...]:
-        return (self.total(x),)
+    def add_up(self, x: Pixels, share: Tensor | None) -> Tensor:
+        return x.cost_sum(share) if x.eager else super().add_up(x, share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +232,7 @@ class BalancedCE(SumLoss, Part):
         return *x.split(lambda side: side.cost), x.t
 
     def sums(self, x: Pixels) -> tuple[Tensor, ...]:
-        return (x.cost_sum(x.t), x.cost_sum(x.u), x.t.sum(-1)) if x.quick else super().sums(x)
+        return (x.cost_sum(x.t), x.cost_sum(x.u), x.t.sum(-1)) if x.eager and x.hard else super().sums(x)
 
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
         missed, alarmed = x.split(lambda side: side.wrong)

@@ -40,9 +40,10 @@ class Confusion(NamedTuple):
         """The same with the background as the class of interest."""
         return Confusion(self.tn, self.fn, self.fp, self.tp)
 
-    def complemented(self) -> Confusion:
+    def complemented(self, empty: Tensor) -> Confusion:
         """The same, swapped where the mask has no foreground."""
-        return Confusion(*(torch.where(self.empty, b, a) for a, b in zip(self, self.swapped(), strict=True)))
+        cells = torch.stack(self)
+        return Confusion(*torch.where(empty, cells.flip(0), cells).unbind())
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,20 @@ class Overlap(Part):
             return super().sums(x)
         if self.exact or "e" not in x.made or not x.hard:
             return self.one_by_one(x)
-        fn, fp = (term.sum(-1) for term in x.split(lambda side: side.wrong))
+        wrong = x.sides[0].wrong
+        fn = torch.mul(wrong, x.t, out=x.spare).sum(-1)
+        fp = wrong.sum(-1) - fn
         foreground = x.t.sum(-1)
         confusion = foreground - fn, fp, fn, x.t.shape[-1] - foreground - fp
         return confusion if self.with_tn else confusion[:3]
 
     def one_by_one(self, x: Pixels) -> tuple[Tensor, ...]:
         """The sums of `terms`, each in the room of the one before, so that all stays in the cache."""
-        room = torch.mul(x.p, x.t, out=x.new())
+        room = torch.mul(x.p, x.t, out=x.spare)
         tp = room.sum(-1)
         fp = torch.sub(x.p, room, out=room).sum(-1)
-        fn = torch.mul(x.q, x.t, out=room).sum(-1)
+        room = torch.mul(x.q, x.t, out=room)
+        fn = room.sum(-1)
         return (tp, fp, fn, torch.sub(x.q, room, out=room).sum(-1)) if self.with_tn else (tp, fp, fn)
 
     def keep(self, x: Pixels, out: Tensor) -> Tensor:
@@ -106,7 +110,8 @@ def power(x: Tensor, exponent: float) -> Tensor:
 def tversky(m: Confusion, fp_weight: float, fn_weight: float, smooth: float = 0.0) -> Tensor:
     """1 - Tversky index as error over total: exact for one pixel in 4096x4096, where 1 - index is rounding noise."""
     error = fp_weight * m.fp + fn_weight * m.fn
-    return ratio(error, m.tp + error + smooth)
+    total = m.tp + error
+    return ratio(error, total + smooth if smooth else total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +148,8 @@ class OverlapLoss(RegionLoss):
 
     def value(self, sums: Sums, n: int) -> PerImage:
         m = self.part.confusion(sums, n)
-        return self.mean(self.overlap(m.complemented() if self.empty == "complement" else m), m.empty)
+        empty = m.empty
+        return self.mean(self.overlap(m.complemented(empty) if self.empty == "complement" else m), empty)
 
     @abstractmethod
     def overlap(self, m: Confusion) -> Tensor:

@@ -8,9 +8,10 @@ the backward pass then turns into the gradient where it lies.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from math import ceil
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -26,8 +27,6 @@ microseconds each operation costs to start do not matter (measured from 16384 to
 
 Sums: TypeAlias = Mapping["Part", tuple[Tensor, ...]]
 """What each part has added up: tensors (b, c)."""
-
-Tile: TypeAlias = tuple[slice, slice, slice]
 
 
 class Part(ABC):
@@ -62,23 +61,32 @@ class Part(ABC):
             return torch.autograd.grad(total, z)[0]
 
 
-def tiles(shape: torch.Size, device: torch.device) -> Iterator[tuple[slice, list[Tile]]]:
-    """Groups of images and their tiles: small images several in one, large ones cut up.
+class Tiles:
+    """How a batch (b, c, n) is cut: several small images to a tile, or several tiles to a large image.
 
-    On a GPU and for a compiler, which finds its own, all in one.
+    On a GPU and for a compiler, which finds its own tiles, all is one.
     """
-    b, c, n = shape
-    whole = device.type != "cpu" or torch.compiler.is_compiling()
-    size = b * c * n if whole else TILE * torch.get_num_threads()
-    rows, columns = max(1, size // (c * n)), max(1, min(n, size // c))
-    for i in range(0, b, rows):
-        images = slice(i, i + rows)
-        yield images, [(images, slice(None), slice(j, j + columns)) for j in range(0, n, columns)]
 
+    def __init__(self, z: Tensor) -> None:
+        _, c, n = z.shape
+        self.eager = z.device.type == "cpu" and not torch.compiler.is_compiling()
+        size = TILE * torch.get_num_threads() if self.eager else z.numel()
+        self.images, self.columns = max(1, size // (c * n)), max(1, min(n, size // c))
+        self.per_image = ceil(n / self.columns)
 
-def room_on(z: Tensor) -> Room | None:
-    """Memory for the tiles of z; other devices and compilers manage their own."""
-    return Room() if z.device.type == "cpu" and not torch.compiler.is_compiling() else None
+    def cut(self, x: Tensor) -> Sequence[Tensor]:
+        """The tiles of x (b, c, any), views in the order of the images."""
+        groups = x.split(self.images)
+        return groups if self.per_image == 1 else [tile for some in groups for tile in some.split(self.columns, -1)]
+
+    def walk(self, z: Tensor, t: Tensor, maps: Mapping[str, Tensor]) -> Iterator[Pixels]:
+        """The pixels of each tile, in memory that is taken back for the next."""
+        room = Room.enter() if self.eager else None
+        cut = [self.cut(x) for x in (z, t, *maps.values())]
+        for tile_z, tile_t, *rest in zip(*cut, strict=True):
+            yield Pixels(tile_z, tile_t, dict(zip(maps, rest, strict=True)), True, room and room.clear())
+        if room is not None:
+            room.leave()
 
 
 class Pass(torch.autograd.Function):
@@ -90,16 +98,16 @@ class Pass(torch.autograd.Function):
         ctx.maps, ctx.parts = tuple(maps), parts
         keeping = ctx.needs_input_grad[0] and parts[0].keeps
         ctx.kept = torch.empty_like(z, dtype=real(z[:0]).dtype) if keeping else None
-        done, room = [], room_on(z)
-        for _, group in tiles(z.shape, z.device):
-            sums = []
-            for tile in group:
-                x = Pixels(z[tile], t[tile], {name: m[tile] for name, m in maps.items()}, True, room and room.clear())
-                sums.append(torch.stack([total for part in parts for total in part.sums(x)]))
-                if ctx.kept is not None:
-                    parts[0].keep(x, ctx.kept[tile])
-            done.append(torch.stack(sums).sum(0))
-        return torch.cat(done, 1)
+        tiles = Tiles(z)
+        kept = tiles.cut(ctx.kept) if keeping else []
+        sums = []
+        for i, x in enumerate(tiles.walk(z, t, maps)):
+            sums.append(torch.stack([total for part in parts for total in part.sums(x)]))
+            if keeping:
+                parts[0].keep(x, kept[i])
+        if tiles.per_image > 1:
+            sums = [torch.stack(sums[i : i + tiles.per_image]).sum(0) for i in range(0, len(sums), tiles.per_image)]
+        return sums[0] if len(sums) == 1 else torch.cat(sums, 1)
 
     @staticmethod
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
@@ -110,18 +118,17 @@ class Pass(torch.autograd.Function):
             return *torch.autograd.grad(again, z, weights, create_graph=True), None, None, None
         kept, ctx.kept = ctx.kept, None
         grad = kept if kept is not None and kept.dtype == z.dtype else torch.empty_like(z)
-        room = room_on(z)
-        for images, group in tiles(z.shape, z.device):
-            each = weights[:, images].unsqueeze(-1).unbind()
-            for tile in group:
-                x = Pixels(z[tile], t[tile], {name: m[tile] for name, m in maps.items()}, True, room and room.clear())
-                first = None if kept is None else kept[tile]
-                if first is None and ctx.parts[0].keeps:
-                    ctx.parts[0].sums(x)  # as in the forward pass, so that it is kept the same to the last bit
-                    first = ctx.parts[0].keep(x, torch.empty_like(x.z))
-                slope = total_slope(ctx.parts, x, first, each)
-                if kept is None or slope is not first or grad is not kept:
-                    grad[tile] = slope
+        tiles = Tiles(z)
+        pieces, into = None if kept is None else tiles.cut(kept), tiles.cut(grad)
+        each = [w.unbind() for w in weights.unsqueeze(-1).split(tiles.images, 1) for _ in range(tiles.per_image)]
+        for i, x in enumerate(tiles.walk(z, t, maps)):
+            first = None if pieces is None else pieces[i]
+            if first is None and ctx.parts[0].keeps:
+                ctx.parts[0].sums(x)  # as in the forward pass, so that it is kept the same to the last bit
+                first = ctx.parts[0].keep(x, torch.empty_like(x.z))
+            slope = total_slope(ctx.parts, x, first, each[i])
+            if slope is not first or grad is not kept:
+                into[i].copy_(slope)
         return grad, None, None, None
 
 

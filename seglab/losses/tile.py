@@ -8,7 +8,7 @@ pixel is then looked at from both sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -31,16 +31,35 @@ def once(make: Callable[[Holder], Any]) -> property:
     return property(get, doc=make.__doc__)
 
 
-LEVELS = 4
-"""How often `log1p_sum` multiplies halves: products of 16. More save nothing, since every operation costs its start."""
+LOG2E = 1.4426950408889634
+"""The logarithm of e to base 2: a power of 2 takes half the time of one of e, for an error of |z| / 2 roundings."""
+LEVELS = 3
+"""How often `log1p_sum` multiplies halves: products of 8. More save nothing, since every operation costs its start."""
+FEW = 4
+"""Up to how many images of a tile are weighed one by one, which saves an operation on each pixel."""
 
 
 class Room:
     """Memory for what is made of one tile, used again for the next: fresh pages cost more than the arithmetic."""
 
+    free: ClassVar[list[Room]] = []
+    """Rooms that nobody is in; there are as many as losses were ever at work at the same time."""
+
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
         self.taken = 0
+
+    @classmethod
+    def enter(cls) -> Room:
+        """A room of one's own, whatever other threads do."""
+        try:
+            return cls.free.pop()
+        except IndexError:
+            return cls()
+
+    def leave(self) -> None:
+        """Let others have it."""
+        self.free.append(self)
 
     def clear(self) -> Room:
         """Take everything back."""
@@ -49,11 +68,11 @@ class Room:
 
     def like(self, z: Tensor) -> Tensor:
         """A tensor of this shape and dtype, of whatever content."""
-        if self.taken == len(self.tensors):
-            self.tensors.append(torch.empty_like(z))
-        found = self.tensors[self.taken]
-        if found.shape != z.shape or found.dtype != z.dtype:
-            found = self.tensors[self.taken] = torch.empty_like(z)
+        found = self.tensors[self.taken] if self.taken < len(self.tensors) else None
+        if found is None or found.shape != z.shape or found.dtype != z.dtype:
+            with torch.inference_mode(False):  # or nobody could write to it outside
+                found = torch.empty_like(z)
+            self.tensors[self.taken : self.taken + 1] = [found]
         self.taken += 1
         return found
 
@@ -62,13 +81,13 @@ class Pixels:
     """Logits and target of some pixels (b, c, n), and whatever several terms want of them.
 
     `closed` promises that nobody will differentiate what is made here: then faster formulas serve whose own derivative
-    would be wrong, and the labels may be looked at. `room` lends the memory for it.
+    would be wrong. A `room` lends the memory for it, on a CPU and uncompiled, where values may also be looked at.
     """
 
     def __init__(
         self, z: Tensor, t: Tensor, maps: Mapping[str, Tensor], closed: bool = False, room: Room | None = None
     ) -> None:
-        self.room = room
+        self.room, self.eager = room, room is not None
         self.z = real(z)
         self.t = t.to(self.z.dtype)
         self.maps = maps
@@ -76,19 +95,24 @@ class Pixels:
         self.label = t
         self.made: dict[object, Any] = {}
 
-    def new(self) -> Tensor:
-        """A tensor of the shape of z to write into."""
-        return torch.empty_like(self.z) if self.room is None else self.room.like(self.z)
+    def new(self) -> Tensor | None:
+        """A tensor like z to write into, if memory is lent."""
+        return None if self.room is None else self.room.like(self.z)
+
+    @once
+    def spare(self) -> Tensor | None:
+        """One of them for what is summed up at once: the fewer there are, the more of them stay in the cache."""
+        return self.new()
 
     @once
     def hard(self) -> bool:
         """Whether every label is known to be 0 or 1; to look would make a GPU wait and a compiler give up."""
         if not self.closed or self.label.dtype == torch.bool:
             return self.closed
-        if torch.compiler.is_compiling() or self.z.device.type != "cpu":
+        if not self.eager:
             return not self.label.is_floating_point()
         if self.label.is_floating_point():
-            return torch.abs(self.sign, out=self.new()).aminmax() == (1, 1)
+            return torch.abs(self.sign, out=self.spare).aminmax() == (1, 1)
         low, high = self.label.aminmax()
         return bool(low >= 0) and bool(high <= 1)
 
@@ -100,17 +124,17 @@ class Pixels:
     @once
     def u(self) -> Tensor:
         """The share of background, 1 - t."""
-        return torch.rsub(self.t, 1)
+        return torch.sub(self.t.new_ones(()), self.t, out=self.new())
 
     @once
     def e(self) -> Tensor:
         """exp(-|z|), of which all else can be made without loss."""
-        return torch.abs(self.z, out=self.new()).neg_().exp_()
+        return torch.abs(self.z, out=self.new()).mul_(-LOG2E).exp2_()
 
     @once
     def rest(self) -> Tensor:
         """What a pixel costs from either side beyond its negative margin: log(1 + exp(-|z|))."""
-        return self.e.log1p()
+        return torch.log1p(self.e, out=self.new())
 
     @once
     def p(self) -> Tensor:
@@ -120,27 +144,26 @@ class Pixels:
     @once
     def q(self) -> Tensor:
         """The probability of background, exact where 1 - p is not."""
-        return self.sigmoid(-self.z)
-
-    @once
-    def quick(self) -> bool:
-        """Whether `cost_sum` may be asked for."""
-        return self.hard and self.z.device.type == "cpu" and not torch.compiler.is_compiling()
+        return self.wrong(self.z)
 
     def cost_sum(self, share: Tensor | None = None) -> Tensor:
-        """What the cross-entropy adds up to (b, c): over all pixels, or over those of a class with this `share`."""
-        beyond = torch.clamp(self.sides[0].v, max=0, out=self.new())  # minus what a wrong pixel costs beyond log(1 + e)
+        """The cross-entropy of all hard pixels added up (b, c), or of those of the class with this `share`.
+
+        A pixel costs log(1 + e), and its negative margin beyond that.
+        """
+        beyond = torch.clamp(self.sides[0].v, max=0, out=self.spare)
         if share is None:
-            return self.log1p_sum(self.e) - beyond.sum(-1)
-        beyond = beyond.mul_(share).sum(-1)
-        return self.log1p_sum(torch.mul(self.e, share, out=self.new())) - beyond
+            wrong = beyond.sum(-1)
+            return self.log1p_sum(self.e) - wrong
+        wrong = beyond.mul_(share).sum(-1)
+        return self.log1p_sum(torch.mul(self.e, share, out=self.new())) - wrong
 
     def log1p_sum(self, e: Tensor) -> Tensor:
-        """The sum over the pixels of log(1 + e), for e in [0, 1], by one logarithm for 16 of them.
+        """The sum over the pixels of log(1 + e), for e in [0, 1], by one logarithm for 8 of them.
 
         The logarithms of factors add up to that of their product, and (1 + a)(1 + b) = 1 + (a + b + ab) loses no digit.
         """
-        odd, free = [], self.new()
+        odd, free = [], torch.empty_like(e) if self.spare is None else self.spare
         for _ in range(LEVELS):
             half = e.shape[-1] // 2
             a, b = e[..., :half], e[..., half : 2 * half]
@@ -150,12 +173,23 @@ class Pixels:
         return torch.cat([e, *odd], -1).log1p_().sum(-1)
 
     def sigmoid(self, v: Tensor) -> Tensor:
-        """The sigmoid of z or -z; a compiler makes both of the one exponential."""
-        if not self.closed:
-            return torch.sigmoid(v)
-        if torch.compiler.is_compiling():
+        """The sigmoid of v, which is z or -z; a compiler makes both of the one exponential."""
+        if self.eager:
+            out = torch.neg(v, out=self.new())
+            return self.pull(v.new_ones(()), out, out)
+        if self.closed and torch.compiler.is_compiling():
             return torch.where(v < 0, self.e, 1) / (1 + self.e)
-        return torch.sigmoid(v, out=self.new())
+        return torch.sigmoid(v)
+
+    def wrong(self, v: Tensor) -> Tensor:
+        """The sigmoid of -v, the probability that a pixel of margin v is taken for the other class."""
+        return self.pull(v.new_ones(()), v, self.new()) if self.eager else self.sigmoid(-v)
+
+    def pull(self, weight: Tensor, v: Tensor, out: Tensor | None) -> Tensor:
+        """weight times `wrong`, the slope of the cross-entropy, in one operation (the one torch has for itself)."""
+        if torch.compiler.is_compiling():
+            return torch.mul(weight, self.wrong(v), out=out)
+        return torch.ops.aten.log_sigmoid_backward.grad_input(weight, v, self.e, grad_input=out)
 
     @once
     def d(self) -> Tensor:
@@ -166,19 +200,16 @@ class Pixels:
     def sides(self) -> tuple[Side, ...]:
         """The pixels as their class sees them; as the foreground and as the background where labels may be soft."""
         if self.hard:
-            v = torch.mul(self.z, self.sign, out=self.new()) if self.closed else self.z * self.sign
-            return (Side(self, v, self.t),)
+            return (Side(self, torch.mul(self.z, self.sign, out=self.new()), self.t),)
         return Side(self, self.z, 1.0), Side(self, -self.z, 0.0)
 
     def split(self, of: Callable[[Side], Tensor]) -> tuple[Tensor, Tensor]:
         """t f(z) and (1 - t) f(-z), for a function of the margin."""
         values = [of(side) for side in self.sides]
-        if not self.closed:
-            return values[0] * self.t, values[1] * self.u
-        foreground, background = torch.mul(values[0], self.t, out=self.new()), self.new()
+        foreground = torch.mul(values[0], self.t, out=self.new())
         if self.hard:
-            return foreground, torch.sub(values[0], foreground, out=background)
-        return foreground, torch.mul(values[1], self.u, out=background)
+            return foreground, torch.sub(values[0], foreground, out=self.new())
+        return foreground, torch.mul(values[1], self.u, out=self.new())
 
     def choose(self, foreground: float | Tensor, background: float | Tensor) -> Tensor:
         """The one where the label is 1 and the other where it is 0, numbers or (b, c, n), for hard labels."""
@@ -189,16 +220,24 @@ class Pixels:
 
     def weigh(self, foreground: Tensor, background: Tensor) -> Tensor:
         """t foreground + (1 - t) background of two numbers (b, c, 1) per image, exact where one is tiny."""
-        if foreground.numel() == 1 and not torch.compiler.is_compiling() and self.z.device.type == "cpu":
-            share, small, large = self.t, background, foreground
-            if small.abs() > large.abs():
+        out = self.new()
+        if out is None or foreground.numel() > FEW:
+            return torch.mul(self.u, background, out=out).addcmul_(self.t, foreground)
+        pairs = zip(foreground.flatten().tolist(), background.flatten().tolist(), strict=True)
+        for i, (one, other) in enumerate(pairs):
+            share, small, large = self.t, other, one
+            if abs(small) > abs(large):
                 share, small, large = self.u, large, small
-            return torch.mul(share, large - small, out=self.new()).add_(small)
-        return torch.mul(self.u, background, out=self.new()).addcmul_(self.t, foreground)
+            start = torch.full((), small, dtype=out.dtype)
+            torch.add(start, share.flatten(0, 1)[i], alpha=large - small, out=out.flatten(0, 1)[i])
+        return out
 
     def through_p(self, slope: Tensor) -> Tensor:
         """The derivative by z of what has this derivative by p: times p (1 - p), exact at both ends."""
-        return torch.ops.aten.sigmoid_backward(slope, torch.abs(self.z, out=self.new()).neg_().sigmoid_())
+        away = torch.abs(self.z, out=self.new()).neg_().sigmoid_()
+        if torch.compiler.is_compiling():
+            return torch.ops.aten.sigmoid_backward(slope, away)
+        return torch.ops.aten.sigmoid_backward.grad_input(slope, away, grad_input=away)
 
 
 class Side:
@@ -217,20 +256,16 @@ class Side:
     def cost(self) -> Tensor:
         """The cross-entropy -log sigmoid(v)."""
         x = self.pixels
-        if x.hard and "e" not in x.made and self.v.device.type == "cpu" and not torch.compiler.is_compiling():
-            # one operation for both, as |v| = |z|; other devices leave the exponential out
-            likelihood, x.made["e"] = torch.ops.aten.log_sigmoid_forward(self.v)
-            return likelihood.neg_()
-        return x.rest - self.v.clamp(max=0) if x.closed else -F.logsigmoid(self.v)
+        if not x.closed:
+            return -F.logsigmoid(self.v)
+        beyond = torch.clamp(self.v, max=0, out=x.new())
+        rest = torch.log1p(x.e, out=x.spare) if x.hard else x.rest
+        return torch.sub(rest, beyond, out=beyond)
 
     @once
     def wrong(self) -> Tensor:
         """The probability of the other class, sigmoid(-v)."""
-        if not self.pixels.closed:
-            return F.logsigmoid(-self.v).exp()
-        if "e" in self.pixels.made and not torch.compiler.is_compiling():
-            return self.pull(self.pixels.new().fill_(1), self.pixels.new())
-        return self.pixels.sigmoid(-self.v)
+        return self.pixels.wrong(self.v) if self.pixels.closed else F.logsigmoid(-self.v).exp()
 
     @once
     def right(self) -> Tensor:
@@ -238,7 +273,5 @@ class Side:
         return self.pixels.sigmoid(self.v) if self.pixels.closed else F.logsigmoid(self.v).exp()
 
     def pull(self, weight: Tensor, out: Tensor) -> Tensor:
-        """weight times `wrong`, the slope of the cross-entropy, in one operation (the one torch has for itself)."""
-        if torch.compiler.is_compiling():
-            return torch.mul(weight, self.wrong, out=out)
-        return torch.ops.aten.log_sigmoid_backward.grad_input(weight, self.v, self.pixels.e, grad_input=out)
+        """weight times `wrong`, the slope of the cross-entropy."""
+        return self.pixels.pull(weight, self.v, out)

@@ -33,12 +33,15 @@ class Fault(NamedTuple):
 FAULTS = [
     Fault("region.py", "fp_weight * m.fp + fn_weight * m.fn", "fn_weight * m.fp + fp_weight * m.fn", "swapped weights"),
     Fault(
-        "region.py", "ratio(error, m.tp + error + smooth)", "1 - (m.tp + smooth) / (m.tp + error + smooth)", "1 - score"
+        "region.py",
+        "ratio(error, total + smooth if smooth else total)",
+        "1 - (m.tp + smooth) / (total + smooth)",
+        "1 - score",
     ),
     Fault(
         "region.py",
-        "ratio(error, m.tp + error + smooth)",
-        "ratio(error + smooth, m.tp + error + smooth)",
+        "ratio(error, total + smooth if smooth else total)",
+        "ratio(error + smooth, total + smooth)",
         "smooth above",
     ),
     Fault(
@@ -53,7 +56,7 @@ FAULTS = [
         "return power(super().overlap(m).mean(0, True), self.exponent).expand_as(m.tp)",
         "power after the batch mean",
     ),
-    Fault("region.py", 'm.complemented() if self.empty == "complement" else m', "m", "no policy for empty masks"),
+    Fault("region.py", 'm.complemented(empty) if self.empty == "complement" else m', "m", "no policy for empty masks"),
     Fault(
         "region.py",
         "return self.tp + self.fn == 0",
@@ -73,30 +76,30 @@ FAULTS = [
     Fault("region.py", "x.weigh(tp - fn, fp - tn[0] if tn else fp)", "x.weigh(tp - fn, fp)", "true negatives detached"),
     Fault("region.py", "2 * half * half", "half * half", "log-cosh halved"),
     Fault("sums.py", '(sums if sums.device.type == "mps" else sums.double())', "sums", "overlap algebra in float32"),
-    Fault("tile.py", "return self.sigmoid(-self.z)", "return 1 - self.sigmoid(self.z)", "q as 1 - p"),
+    Fault("tile.py", "return self.wrong(self.z)", "return 1 - self.sigmoid(self.z)", "q as 1 - p"),
     Fault("tile.py", "self.z = real(z)", "self.z = z", "no upcast"),
-    Fault("tile.py", "return self.e.log1p()", "return torch.log(1 + self.e)", "log instead of log1p"),
+    Fault("tile.py", "torch.log1p(self.e, out=self.new())", "torch.log(1 + self.e)", "log instead of log1p"),
     Fault(
         "tile.py",
-        "x.rest - self.v.clamp(max=0)",
+        "torch.sub(rest, beyond, out=beyond)",
         "-torch.log(torch.sigmoid(self.v) + 1e-7)",
         "log(p + eps)",
     ),
     Fault(
         "tile.py",
-        "return torch.abs(self.sign, out=self.new()).aminmax() == (1, 1)",
+        "return torch.abs(self.sign, out=self.spare).aminmax() == (1, 1)",
         "return True",
         "soft labels taken for hard ones",
     ),
     Fault(
         "tile.py",
-        "return torch.abs(self.sign, out=self.new()).aminmax() == (1, 1)",
+        "return torch.abs(self.sign, out=self.spare).aminmax() == (1, 1)",
         "return bool((self.sign.abs() == 1).any())",
         "one hard label makes all hard",
     ),
     Fault("tile.py", "return bool(low >= 0) and bool(high <= 1)", "return True", "masks of 255 taken for hard labels"),
     Fault(
-        "tile.py", "torch.sub(values[0], foreground, out=background)", "values[0]", "foreground counted as background"
+        "tile.py", "torch.sub(values[0], foreground, out=self.new())", "values[0]", "foreground counted as background"
     ),
     Fault(
         "tile.py",
@@ -113,7 +116,7 @@ FAULTS = [
         "p (1 - p) where p is close to 1",
     ),
     Fault(
-        "tile.py", "return self.pixels.sigmoid(-self.v)", "return 1 - self.pixels.sigmoid(self.v)", "error as 1 - right"
+        "tile.py", "return self.pixels.wrong(self.v)", "return 1 - self.pixels.sigmoid(self.v)", "error as 1 - right"
     ),
     Fault(
         "region.py",
@@ -137,8 +140,8 @@ FAULTS = [
         "foreground * x.z.clamp(min=0)",
         "soft cross-entropy of the wrong side",
     ),
-    Fault("sums.py", "images = slice(i, i + rows)", "images = slice(0, rows)", "the first images for all"),
-    Fault("sums.py", "done.append(torch.stack(sums).sum(0))", "done.append(sums[0])", "only the first tile"),
+    Fault("sums.py", "zip(*cut, strict=True)", "[next(zip(*cut))] * len(cut[0])", "the first images for all"),
+    Fault("sums.py", "torch.stack(sums[i : i + tiles.per_image]).sum(0)", "sums[i]", "only the first tile"),
     Fault("sums.py", "kept, ctx.kept = ctx.kept, None", "kept = ctx.kept", "a kept tensor used twice"),
     Fault("sums.py", "weights = weights[part.count :]", "pass", "every part gets the first weights"),
     Fault("sums.py", "total.add_(slope)", "total", "only the first part's gradient"),
@@ -165,14 +168,19 @@ FAULTS = [
     ),
     Fault(
         "focal.py",
-        "torch.exp(-self.gamma * (side.cost + side.v))",
+        "torch.add(side.cost, side.v, out=out).mul_(-self.gamma).exp_()",
         "side.wrong.clamp(1e-7, 1 - 1e-7) ** self.gamma",
         "clamped p",
     ),
     Fault("focal.py", "(self.alpha, 1 - self.alpha)", "(1 - self.alpha, self.alpha)", "alpha on the background"),
-    Fault("focal.py", "steep.mul_(self.gamma)", "steep.mul_(0)", "focal factor detached"),
-    Fault("focal.py", "clamp(min=side.foreground)", "clamp(min=1 - side.foreground)", "focused on the wrong class"),
-    Fault("focal.py", "return x - x * side.foreground", "return x", "a factor without effect steepens the foreground"),
+    Fault("focal.py", "steep, alpha=self.gamma", "steep, alpha=0", "focal factor detached"),
+    Fault("focal.py", "min=side.foreground", "min=1 - side.foreground", "focused on the wrong class"),
+    Fault(
+        "focal.py",
+        "return torch.addcmul(x, x, side.foreground, value=-1, out=side.pixels.spare)",
+        "return x",
+        "a factor without effect steepens the foreground",
+    ),
     Fault("tile.py", "and self.foreground == 1", "and self.foreground == 0", "background kept whole"),
     Fault("focal.py", "ceil(self.fraction", "int(self.fraction", "k rounded down"),
     Fault("focal.py", "left / equal.sum(-1, keepdim=True)", "1", "ties counted in full"),
@@ -195,7 +203,7 @@ FAULTS = [
         "(smaller / foreground.clamp(min=TINY))",
         "weights not squared",
     ),
-    Fault("classes.py", "+ geometric(m.fp, m.tp, m.tn) * geometric(m.fn, m.tp, m.tn)", "", "MCC without fp fn"),
+    Fault("classes.py", "+ crossed[0] * crossed[1]", "", "MCC without fp fn"),
     Fault("classes.py", "self.smooth), 1 - self.gamma)", "self.smooth), self.gamma)", "gamma for 1 - gamma"),
     Fault("squares.py", "2 * squared * x.d + tp", "squared * x.d + tp", "slope of the square halved"),
     Fault(
@@ -247,8 +255,19 @@ FAULTS = [
     Fault("tile.py", "odd.append(e[..., 2 * half :])", "odd.append(e[..., :0])", "the odd pixel left out"),
     Fault("tile.py", "self.taken += 1", "pass", "memory lent twice"),
     Fault("tile.py", "beyond.mul_(share).sum(-1)", "beyond.sum(-1)", "every pixel counted in a class"),
-    Fault("pixel.py", "x.cost_sum(x.t if w1 > w0 else x.u)", "x.cost_sum(x.t)", "the lighter class weighed"),
+    Fault("pixel.py", "self.add_up(x, x.t if w1 > w0 else x.u)", "self.add_up(x, x.t)", "the lighter class weighed"),
     Fault("region.py", "torch.sub(x.p, room, out=room).sum(-1)", "x.p.sum(-1)", "tp counted as fp too"),
+    Fault("region.py", "wrong.sum(-1) - fn", "wrong.sum(-1)", "misses counted as false alarms"),
+    Fault("region.py", "torch.where(empty, cells.flip(0), cells)", "cells", "the complement forgotten"),
+    Fault("tile.py", "mul_(-LOG2E).exp2_()", "neg_().exp2_()", "a power of 2 for one of e"),
+    Fault(
+        "tile.py",
+        "return self.log1p_sum(self.e) - wrong\n        wrong",
+        "return self.log1p_sum(self.e) - beyond.sum(-1)\n        wrong",
+        "the spare tensor read when it is something else",
+    ),
+    Fault("tile.py", "share.flatten(0, 1)[i], alpha", "share.flatten(0, 1)[0], alpha", "another image's mask"),
+    Fault("tile.py", "out = torch.neg(v, out=self.new())", "out = v.clone()", "q for p"),
 ]
 ORDER = ["values", "tile", "sums", "identities", "empty", "large", "extremes", "contract", "errors"]
 """The files of tests, those that find most first."""

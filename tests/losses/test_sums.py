@@ -35,9 +35,8 @@ def test_tiles_cover_every_pixel_once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sums, "TILE", size)
         for shape in ((3, 1, 144), (5, 2, 10), (1, 3, 7)):
             seen = torch.zeros(shape)
-            for _, group in sums.tiles(seen.shape, seen.device):
-                for tile in group:
-                    seen[tile] += 1
+            for tile in sums.Tiles(seen).cut(seen):
+                tile += 1
             assert (seen == 1).all()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from seglab.losses.tile import Pixels, Room
 
 
 def seen(z: Tensor, t: Tensor) -> Pixels:
-    return Pixels(z.flatten(2), t.flatten(2), {}, closed=True)
+    return Pixels(z.flatten(2), t.flatten(2), {}, closed=True, room=Room())
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float32, torch.float64])
@@ -66,7 +68,7 @@ def test_the_costs_of_many_pixels_add_up_without_losing_a_digit(n: int, centre: 
     generator = torch.Generator().manual_seed(n)
     margin = centre + 3 * torch.randn(2, 1, n, generator=generator)
     t = (torch.rand(2, 1, n, generator=generator) < 0.3).float()
-    x = Pixels(margin * (2 * t - 1), t, {}, closed=True)
+    x = Pixels(margin * (2 * t - 1), t, {}, closed=True, room=Room())
     each = np.logaddexp(0, -margin.double().numpy())
     np.testing.assert_allclose(x.cost_sum(), each.sum(-1), rtol=1e-6)
     for share in (x.t, x.u):
@@ -82,9 +84,29 @@ def test_lent_memory_is_lent_once_at_a_time_and_fits_the_tile() -> None:
     assert room.clear().like(large.double()).dtype == torch.float64
 
 
+def test_memory_lent_in_inference_mode_serves_outside(make, logits: Tensor, target: Tensor, monkeypatch) -> None:
+    monkeypatch.setattr(Room, "free", [])
+    loss, z = make("bce_dice"), logits.clone().requires_grad_()
+    with torch.inference_mode():
+        inside = loss(logits.clone(), target).clone()
+    assert Room.free, "the room is back"
+    outside = loss(z, target)
+    outside.sum().backward()
+    assert inside.tolist() == outside.tolist()
+    assert z.grad is not None
+
+
+def test_two_threads_never_share_a_room(make, logits: Tensor, target: Tensor) -> None:
+    loss, batches = make("bce_dice"), [logits + i for i in range(50)]
+    alone = [loss(z, target).tolist() for z in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda z: loss(z, target).tolist(), batches))
+    assert together == alone
+
+
 def test_what_a_sure_pixel_costs_beyond_its_margin_keeps_its_digits() -> None:
     z = torch.tensor([-25.0, -16.0, -1.0, 0.0, 1.0, 16.0, 25.0]).view(1, 1, -1)
-    x = Pixels(z, torch.full_like(z, 0.5), {}, closed=True)
+    x = Pixels(z, torch.full_like(z, 0.5), {}, closed=True, room=Room())
     np.testing.assert_allclose(x.rest, np.log1p(np.exp(-z.abs().double().numpy())), rtol=1e-6)
     for side, sign in zip(x.sides, (1, -1), strict=True):
         np.testing.assert_allclose(side.cost, np.logaddexp(0, -sign * z.double().numpy()), rtol=1e-6)
