@@ -79,17 +79,11 @@ class MarginLoss(PixelLoss):
         w1, w0 = self.weights(x)
         if not x.hard or isinstance(w1, Tensor) or isinstance(w0, Tensor):
             return self.pixel(x).sum(-1)
-        every = self.add_up(x, None)
+        each = self.of(x.sides[0])
         if w1 == w0:
-            return w1 * every
-        return min(w1, w0) * every + abs(w1 - w0) * self.add_up(x, x.t if w1 > w0 else x.u)
-
-    def add_up(self, x: Pixels, share: Tensor | None) -> Tensor:
-        """The sum of f over all pixels (b, c), or over those of the class with this `share`, for hard labels."""
-        if self not in x.made:
-            x.made[self] = self.of(x.sides[0])
-        each = x.made[self]
-        return (each if share is None else torch.mul(each, share, out=x.spare)).sum(-1)
+            return w1 * each.sum(-1)
+        heavy = torch.mul(each, x.t if w1 > w0 else x.u, out=x.spare)
+        return min(w1, w0) * each.sum(-1) + abs(w1 - w0) * heavy.sum(-1)
 
     def sums(self, x: Pixels) -> tuple[Tensor, ...]:
         return (self.total(x),)
@@ -136,8 +130,20 @@ class BCE(MarginLoss):
     def pull(self, side: Side, weight: Tensor, out: Tensor) -> Tensor:
         return side.pull(weight, out)
 
-    def add_up(self, x: Pixels, share: Tensor | None) -> Tensor:
-        return x.cost_sum(share) if x.eager else super().add_up(x, share)
+    def class_weights(self, x: Pixels) -> tuple[float, float] | None:
+        """The weights, where the loss of each pixel need not be made to add up: two numbers, and hard labels seen."""
+        w1, w0 = self.weights(x)
+        if isinstance(w1, Tensor) or isinstance(w0, Tensor) or not (x.eager and x.hard):
+            return None
+        return w1, w0
+
+    def total(self, x: Pixels) -> Tensor:
+        weights = self.class_weights(x)
+        return x.cost_sum(*weights) if weights else super().total(x)
+
+    def keep(self, x: Pixels, out: Tensor) -> Tensor:
+        weights = self.class_weights(x)
+        return x.pull(*x.margins(*weights), out) if weights else super().keep(x, out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +238,7 @@ class BalancedCE(SumLoss, Part):
         return *x.split(lambda side: side.cost), x.t
 
     def sums(self, x: Pixels) -> tuple[Tensor, ...]:
-        return (x.cost_sum(x.t), x.cost_sum(x.u), x.t.sum(-1)) if x.eager and x.hard else super().sums(x)
+        return (x.cost_sum(1, 0), x.cost_sum(0, 1), x.t.sum(-1)) if x.eager and x.hard else super().sums(x)
 
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
         missed, alarmed = x.split(lambda side: side.wrong)

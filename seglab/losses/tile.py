@@ -134,6 +134,8 @@ class Pixels:
     @once
     def rest(self) -> Tensor:
         """What a pixel costs from either side beyond its negative margin: log(1 + exp(-|z|))."""
+        if torch.compiler.is_compiling():
+            self.made["e"] = self.z.abs().neg().exp()  # which a compiler shares through memory; exp2 it makes again
         return torch.log1p(self.e, out=self.new())
 
     @once
@@ -146,17 +148,28 @@ class Pixels:
         """The probability of background, exact where 1 - p is not."""
         return self.wrong(self.z)
 
-    def cost_sum(self, share: Tensor | None = None) -> Tensor:
-        """The cross-entropy of all hard pixels added up (b, c), or of those of the class with this `share`.
+    def margins(self, foreground: float, background: float) -> tuple[Tensor, Tensor]:
+        """The weight of each hard pixel's class, below 0 for the background, and the margin times that weight."""
+        if foreground == background == 1:
+            return self.sign, self.sides[0].v
+        if (foreground, background) not in self.made:
+            weight = self.choose(foreground, -background)
+            self.made[foreground, background] = weight, torch.mul(self.z, weight, out=self.new())
+        return self.made[foreground, background]
+
+    def cost_sum(self, foreground: float, background: float) -> Tensor:
+        """The cross-entropy of hard pixels added up (b, c), with a weight for each class.
 
         A pixel costs log(1 + e), and its negative margin beyond that.
         """
-        beyond = torch.clamp(self.sides[0].v, max=0, out=self.spare)
-        if share is None:
-            wrong = beyond.sum(-1)
-            return self.log1p_sum(self.e) - wrong
-        wrong = beyond.mul_(share).sum(-1)
-        return self.log1p_sum(torch.mul(self.e, share, out=self.new())) - wrong
+        _, margin = self.margins(foreground, background)
+        total = -torch.clamp(margin, max=0, out=self.spare).sum(-1)
+        if foreground and background:
+            total += min(foreground, background) * self.log1p_sum(self.e)
+        if foreground != background:
+            heavy = torch.mul(self.e, self.t if foreground > background else self.u, out=self.new())
+            total += abs(foreground - background) * self.log1p_sum(heavy)
+        return total
 
     def log1p_sum(self, e: Tensor) -> Tensor:
         """The sum over the pixels of log(1 + e), for e in [0, 1], by one logarithm for 8 of them.
@@ -259,7 +272,7 @@ class Side:
         if not x.closed:
             return -F.logsigmoid(self.v)
         beyond = torch.clamp(self.v, max=0, out=x.new())
-        rest = torch.log1p(x.e, out=x.spare) if x.hard else x.rest
+        rest = torch.log1p(x.e, out=x.spare) if x.hard and x.eager else x.rest
         return torch.sub(rest, beyond, out=beyond)
 
     @once

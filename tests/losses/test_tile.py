@@ -70,9 +70,9 @@ def test_the_costs_of_many_pixels_add_up_without_losing_a_digit(n: int, centre: 
     t = (torch.rand(2, 1, n, generator=generator) < 0.3).float()
     x = Pixels(margin * (2 * t - 1), t, {}, closed=True, room=Room())
     each = np.logaddexp(0, -margin.double().numpy())
-    np.testing.assert_allclose(x.cost_sum(), each.sum(-1), rtol=1e-6)
-    for share in (x.t, x.u):
-        np.testing.assert_allclose(x.cost_sum(share), (each * share.numpy()).sum(-1), rtol=1e-6)
+    for foreground, background in ((1, 1), (1, 0), (0, 1), (20, 1), (0.3, 0.7), (2, 2)):
+        weight = (foreground * x.t + background * x.u).numpy()
+        np.testing.assert_allclose(x.cost_sum(foreground, background), (each * weight).sum(-1), rtol=1e-6)
 
 
 def test_lent_memory_is_lent_once_at_a_time_and_fits_the_tile() -> None:
