@@ -40,6 +40,25 @@ def test_one_is_the_other(make, name, parameters, other, others, logits: Tensor,
     torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "one", "other", "scale"),
+    [
+        ("focal", {"alpha": 0.3}, {"alpha": 0.7}, 1),
+        ("focal", {"alpha": 0.3, "gamma": 0.0}, {"alpha": 0.7, "gamma": 0.0}, 1),
+        ("weighted_bce", {"pos_weight": 0.25}, {"pos_weight": 4.0}, 0.25),
+        ("class_weighted_ce", {"foreground_weight": 1.0, "background_weight": 3.0}, {"foreground_weight": 3.0}, 1),
+    ],
+)
+def test_classes_may_change_places_with_their_weights(
+    make, name, one, other, scale, logits: Tensor, target: Tensor
+) -> None:
+    z = logits.requires_grad_()
+    values = make(name, **one)(z, target), scale * make(name, **other)(-z, 1 - target)
+    torch.testing.assert_close(*values)
+    gradients = [torch.autograd.grad(value.sum(), z)[0] for value in values]
+    torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-5)
+
+
 def test_balanced_ce_of_equal_classes_is_bce(make, logits: Tensor) -> None:
     half = torch.zeros(3, 1, 12, 12, dtype=torch.uint8)
     half[:, :, :6] = 1
