@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seglab.contract import Logits, PerImage, Target
 from seglab.losses.base import Card, Loss
+from seglab.losses.native import Moments
 from seglab.losses.pixel import ANY_MASK, BCE, MarginLoss, Weight, fit, is_positive, number
 from seglab.losses.tile import Pixels, Side
 
@@ -43,6 +44,12 @@ class Focal(MarginLoss):
 
     def weights(self, x: Pixels) -> tuple[float, float]:
         return (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
+
+    def of_moments(self) -> bool:
+        return self.gamma == 0 and super().of_moments()
+
+    def from_moments(self, m: Moments) -> tuple[Tensor, ...]:
+        return (m.missed + m.alarmed if self.alpha is None else self.alpha * m.missed + (1 - self.alpha) * m.alarmed,)
 
     def factor(self, side: Side) -> Tensor:
         """(1 - p) ** gamma with p the probability of the right class, finite in value and slope for any gamma."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seglab.contract import PerImage, require
 from seglab.losses.base import Card
+from seglab.losses.native import Moments
 from seglab.losses.sums import Part, SumLoss, Sums
 from seglab.losses.tile import Pixels, Side
 
@@ -145,6 +146,9 @@ class BCE(MarginLoss):
         weights = self.class_weights(x)
         return x.pull(*x.margins(*weights), out) if weights else super().keep(x, out)
 
+    def from_moments(self, m: Moments) -> tuple[Tensor, ...]:
+        return (m.missed + m.alarmed,)
+
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedBCE(BCE):
@@ -175,6 +179,9 @@ class WeightedBCE(BCE):
 
     def weights(self, x: Pixels) -> tuple[float, float]:
         return number(self.pos_weight, self.name), 1.0
+
+    def from_moments(self, m: Moments) -> tuple[Tensor, ...]:
+        return (number(self.pos_weight, self.name) * m.missed + m.alarmed,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +218,9 @@ class ClassWeightedCE(BCE):
     def sums(self, x: Pixels) -> tuple[Tensor, ...]:
         return self.total(x), x.t.sum(-1)
 
+    def from_moments(self, m: Moments) -> tuple[Tensor, ...]:
+        return self.foreground_weight * m.missed + self.background_weight * m.alarmed, m.foreground
+
     def value(self, sums: Sums, n: int) -> PerImage:
         loss, foreground = sums[self]
         weight = self.foreground_weight * foreground + self.background_weight * (n - foreground)
@@ -239,6 +249,9 @@ class BalancedCE(SumLoss, Part):
 
     def sums(self, x: Pixels) -> tuple[Tensor, ...]:
         return (x.cost_sum(1, 0), x.cost_sum(0, 1), x.t.sum(-1)) if x.eager and x.hard else super().sums(x)
+
+    def from_moments(self, m: Moments) -> tuple[Tensor, ...]:
+        return m.missed, m.alarmed, m.foreground
 
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
         missed, alarmed = x.split(lambda side: side.wrong)

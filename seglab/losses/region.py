@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seglab.contract import PerImage
 from seglab.losses.base import Card
+from seglab.losses.native import Moments
 from seglab.losses.sums import Part, SumLoss, Sums
 from seglab.losses.tile import Pixels
 
@@ -91,6 +92,9 @@ class Overlap(Part):
         tp, fp, fn, *tn = weights
         weight = x.weigh(tp - fn, fp - tn[0] if tn else fp)
         return x.through_p(weight) if kept is None else kept.mul_(weight)
+
+    def from_moments(self, m: Moments) -> tuple[Tensor, ...]:
+        return (m.tp, m.fp, m.fn, m.tn) if self.with_tn else (m.tp, m.fp, m.fn)
 
     def confusion(self, sums: Sums, n: int) -> Confusion:
         tp, fp, fn, *tn = sums[self]

@@ -13,10 +13,13 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from seglab.data.maps import MAPS
+from seglab.losses import native
 from seglab.losses.base import Loss
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "loss"
 NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
+IN_C = ("bce", "weighted_bce", "class_weighted_ce", "balanced_ce", "dice", "mcc", "bce_dice")
+"""Of those that the kernel serves, the ones that are tested with it on small images too."""
 
 
 def build(name: str, **parameters: object) -> Loss:
@@ -46,9 +49,14 @@ class Case:
         return torch.autograd.grad(self(z, target).sum(), z)[0]
 
 
-@pytest.fixture(params=NAMES)
-def case(request: pytest.FixtureRequest) -> Case:
-    return Case(request.param, build(request.param))
+@pytest.fixture(params=[*NAMES, *(f"{name} in C" for name in IN_C)])
+def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Case:
+    name = request.param.removesuffix(" in C")
+    if name != request.param:
+        if native.kernel() is None:
+            pytest.skip("no C compiler")
+        monkeypatch.setattr(native, "SMALLEST", 0)
+    return Case(name, build(name))
 
 
 @pytest.fixture
