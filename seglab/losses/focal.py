@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seglab.contract import Logits, PerImage, Target
 from seglab.losses.base import Card, Loss
-from seglab.losses.native import Moments
+from seglab.losses.native import Focus, Moments
 from seglab.losses.pixel import ANY_MASK, BCE, MarginLoss, Weight, fit, is_positive, number
 from seglab.losses.tile import Pixels, Side
 
@@ -45,11 +45,12 @@ class Focal(MarginLoss):
     def weights(self, x: Pixels) -> tuple[float, float]:
         return (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
 
-    def of_moments(self) -> bool:
-        return self.gamma == 0 and super().of_moments()
+    def focus(self) -> Focus:
+        foreground, background = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
+        return Focus(foreground, self.gamma, background, self.gamma)
 
     def from_moments(self, m: Moments) -> tuple[Tensor, ...]:
-        return (m.missed + m.alarmed if self.alpha is None else self.alpha * m.missed + (1 - self.alpha) * m.alarmed,)
+        return (m.focal,)
 
     def factor(self, side: Side) -> Tensor:
         """(1 - p) ** gamma with p the probability of the right class, finite in value and slope for any gamma."""
@@ -96,6 +97,12 @@ class AsymmetricFocal(Focal):
             "gradient at |z| = 16."
         ),
     )
+
+    def focus(self) -> Focus:
+        return super().focus()._replace(foreground_gamma=0.0)
+
+    def from_moments(self, m: Moments) -> tuple[Tensor, ...]:
+        return super().from_moments(m)
 
     def of(self, side: Side) -> Tensor:
         return side.cost if side.whole else super().of(side)

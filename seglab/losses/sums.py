@@ -20,7 +20,7 @@ from torch import Tensor
 from seglab.contract import Logits, PerImage, Target
 from seglab.losses import native
 from seglab.losses.base import Loss, real
-from seglab.losses.native import Moments
+from seglab.losses.native import Focus, Moments
 from seglab.losses.tile import Pixels, Room
 
 TILE = 262144
@@ -44,6 +44,10 @@ class Part(ABC):
     def of_moments(self) -> bool:
         """Whether the sums can be made `from_moments`: if the class itself says how, as its heirs may add up more."""
         return "from_moments" in vars(type(self))
+
+    def focus(self) -> Focus | None:
+        """What the moment `focal` should be for this part."""
+        return None
 
     def from_moments(self, m: Moments) -> tuple[Tensor, ...]:
         """The sums (b, c) from the moments of the pixels."""
@@ -171,8 +175,9 @@ def sums_of(parts: tuple[Part, ...], logits: Logits, target: Target, maps: Mappi
     flat = {name: m.flatten(2) for name, m in maps.items()}
     parts = tuple(dict.fromkeys(parts))
     transformed = torch._C._are_functorch_transforms_active()
-    if not transformed and all(part.of_moments() for part in parts) and native.serves(z):
-        m = native.moments(z, t)
+    foci = [focus for part in parts if (focus := part.focus()) is not None]
+    if not transformed and all(part.of_moments() for part in parts) and len(foci) < 2 and native.serves(z):
+        m = native.moments(z, t, *foci)
         return {part: part.from_moments(m) for part in parts}, z.shape[-1]
     sums = (plain if transformed else Pass.apply)(z, t, flat, parts)
     exact = iter((sums if sums.device.type == "mps" else sums.double()).unbind())

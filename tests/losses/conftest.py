@@ -18,7 +18,7 @@ from seglab.losses.base import Loss
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "loss"
 NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
-IN_C = ("bce", "weighted_bce", "class_weighted_ce", "balanced_ce", "dice", "mcc", "bce_dice")
+IN_C = ("bce", "weighted_bce", "class_weighted_ce", "balanced_ce", "dice", "mcc", "bce_dice", "focal", "unified_focal")
 """Of those that the kernel serves, the ones that are tested with it on small images too."""
 
 
