@@ -264,8 +264,20 @@ FAULTS = [
     Fault("tile.py", "self.choose(foreground, -background)", "self.choose(foreground, -foreground)", "one margin"),
     Fault("tile.py", "share.flatten(0, 1)[i], alpha", "share.flatten(0, 1)[0], alpha", "another image's mask"),
     Fault("tile.py", "out = torch.neg(v, out=self.new())", "out = v.clone()", "q for p"),
+    Fault("kernel.c", "missed += y[i] * miss", "missed += y[i] * alarm", "the foreground's margin with the wrong sign"),
+    Fault("kernel.c", "tn += u * q", "tn += y[i] * q", "misses counted as true negatives"),
+    Fault("kernel.c", "a < -105.0f ? -105.0f : a", "a < -80.0f ? -80.0f : a", "no probability below 1e-35"),
+    Fault(
+        "kernel.c", "sign.bits < 0 ? unlikely : likely", "k[i] < 0 ? unlikely : likely", "the sign of a zero not seen"
+    ),
+    Fault("kernel.c", "p = p * w + 1.0f / 3;", "", "the logarithm's series cut"),
+    Fault("kernel.c", "unit / per_row(n) * 5", "0", "the first image's weights for all"),
+    Fault("kernel.c", "g1 * p * miss + q", "q", "focal factor detached in C"),
+    Fault("native.py", "alarmed, fp - tn", "alarmed, fp", "true negatives detached in C"),
+    Fault("native.py", "t.to(z.dtype).contiguous()", "t.to(z.dtype)", "strides of the target ignored"),
+    Fault("sums.py", '"from_moments" in vars(type(self))', 'hasattr(self, "from_moments")', "heirs taken for parents"),
 ]
-ORDER = ["values", "tile", "sums", "identities", "empty", "large", "extremes", "contract", "errors"]
+ORDER = ["values", "tile", "native", "sums", "identities", "empty", "large", "extremes", "contract", "errors"]
 """The files of tests, those that find most first."""
 
 

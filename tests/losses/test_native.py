@@ -10,8 +10,8 @@ from torch import Tensor
 from seglab.losses import native
 from seglab.losses.pixel import BCE
 from seglab.losses.region import Dice
-from seglab.losses.sums import SumLoss
 from seglab.losses.tile import Pixels
+from tests.losses.conftest import IN_C
 
 pytestmark = pytest.mark.skipif(native.kernel() is None, reason="no C compiler")
 
@@ -29,9 +29,8 @@ def batch(*shape: int, soft: bool = False) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("shape", [(1, 1, 7), (2, 1, 1023), (2, 3, 1025), (1, 2, native.UNIT + 1), (3, 1, 300, 301)])
 @pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("case", [f"{name} in C" for name in IN_C], indirect=True)
 def test_sums_and_gradients_are_those_of_float64(case, shape: tuple[int, ...], soft: bool) -> None:
-    if native.SMALLEST or not isinstance(case.loss, SumLoss):
-        pytest.skip("not in C")
     z, t = batch(*shape, soft=soft)
     torch.testing.assert_close(case(z, t).double(), case(z.double(), t.double()), rtol=2e-6, atol=1e-9)
     slopes = case.gradient(z, t).double(), case.gradient(z.double(), t.double())
