@@ -85,6 +85,8 @@ def test_strides_and_label_types_do_not_matter(smallest: None) -> None:
     z, t = batch(2, 1, 40, 30)
     for labels in (t, t.bool(), t.to(torch.uint8), t.transpose(2, 3).contiguous().transpose(2, 3)):
         torch.testing.assert_close(BCE()(z, labels), BCE()(z, t), rtol=0, atol=0)
+    both = z.repeat(1, 2, 1, 1), t.expand(2, 2, 40, 30)
+    torch.testing.assert_close(BCE()(*both), BCE()(z, t))
     sideways = z.transpose(2, 3), t.transpose(2, 3)
     torch.testing.assert_close(Dice()(*sideways), Dice()(z, t))
 
