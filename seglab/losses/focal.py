@@ -42,15 +42,21 @@ class Focal(MarginLoss):
         self.limit(self.gamma >= 0, "gamma", "of at least 0")
         self.limit(self.alpha is None or 0 <= self.alpha <= 1, "alpha", "in [0, 1] or null")
 
-    def weights(self, x: Pixels) -> tuple[float, float]:
+    @property
+    def balance(self) -> tuple[float, float]:
+        """The weights of foreground and background."""
         return (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
 
-    def focus(self) -> Focus:
-        foreground, background = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
-        return Focus(foreground, self.gamma, background, self.gamma)
+    def weights(self, x: Pixels) -> tuple[float, float]:
+        return self.balance
+
+    def focus(self) -> Focus | None:
+        foreground, background = self.balance
+        return Focus(foreground, self.gamma, background, self.gamma) if self.gamma else None
 
     def from_moments(self, m: Moments) -> tuple[Tensor, ...]:
-        return (m.focal,)
+        foreground, background = self.balance
+        return (m.focal if self.gamma else foreground * m.missed + background * m.alarmed,)
 
     def factor(self, side: Side) -> Tensor:
         """(1 - p) ** gamma with p the probability of the right class, finite in value and slope for any gamma."""
@@ -98,11 +104,12 @@ class AsymmetricFocal(Focal):
         ),
     )
 
-    def focus(self) -> Focus:
-        return super().focus()._replace(foreground_gamma=0.0)
+    def focus(self) -> Focus | None:
+        focus = super().focus()
+        return focus and focus._replace(foreground_gamma=0.0)
 
     def from_moments(self, m: Moments) -> tuple[Tensor, ...]:
-        return super().from_moments(m)
+        return super().from_moments(m)  # said by each class for itself, see `of_moments`
 
     def of(self, side: Side) -> Tensor:
         return side.cost if side.whole else super().of(side)

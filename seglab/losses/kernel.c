@@ -1,12 +1,13 @@
 /* What losses of cross-entropy and overlap add up over the pixels, and the gradient of it, each in one pass.
  *
  * z: logits, t: target, both float; rows: images times channels; n: pixels of each. The threads share units of up to
- * UNIT pixels of a row, each with sums of its own, so that these do not depend on how many threads there are.
+ * UNIT pixels of a row, each with SUMS of its own, so that these do not depend on how many threads there are. Whoever
+ * compiles defines both.
  */
 #include <math.h>
 #include <stdint.h>
 
-enum { UNIT = 65536, BLOCK = 1024, SUMS = 8 };
+enum { BLOCK = 1024 };
 
 union bits { int32_t bits; float value; };
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 UNIT = 65536
-"""Pixels that a thread does at a time and adds up apart, as in the kernel."""
+"""Pixels that a thread does at a time and adds up apart."""
 SMALLEST = 1 << 18
 """Pixels from which on the kernel is worth compiling."""
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
@@ -57,8 +57,9 @@ class Focus(NamedTuple):
 
 def serves(z: Tensor) -> bool:
     """Whether the kernel is there for these logits."""
-    cpu = z.dtype == torch.float32 and z.device.type == "cpu" and z.numel() >= SMALLEST
-    return cpu and not torch.compiler.is_compiling() and kernel() is not None
+    if torch.compiler.is_compiling() or z.device.type != "cpu" or z.dtype != torch.float32:
+        return False
+    return z.numel() >= SMALLEST and kernel() is not None
 
 
 def moments(z: Tensor, t: Tensor, focus: Focus | None = None) -> Moments:
@@ -74,15 +75,19 @@ def kernel() -> CDLL | None:
         return None
     source = Path(__file__).with_name("kernel.c")
     with TemporaryDirectory() as folder:
-        target = Path(folder) / "kernel.so"
         for further in FURTHER:
-            command = [compiler, *FLAGS, *further.split(), str(source), "-o", str(target), "-lm"]
-            if subprocess.run(command, capture_output=True).returncode == 0:
+            target = Path(folder) / f"kernel{further}.so"
+            sizes = f"-DUNIT={UNIT}", f"-DSUMS={len(Moments._fields)}"
+            command = [compiler, *FLAGS, *sizes, *further.split(), str(source), "-o", str(target), "-lm"]
+            try:
+                subprocess.run(command, capture_output=True, check=True)
                 library = CDLL(str(target))
-                library.seglab_sums.argtypes = [c_void_p] * 4 + [c_int64] * 3
-                library.seglab_focal_sums.argtypes = [c_void_p] * 5 + [c_int64] * 3
-                library.seglab_slope.argtypes = [c_void_p] * 4 + [c_int64] * 3
-                return library
+            except (OSError, subprocess.CalledProcessError):  # flags unknown, or nothing may be loaded from there
+                continue
+            library.seglab_sums.argtypes = [c_void_p] * 4 + [c_int64] * 3
+            library.seglab_focal_sums.argtypes = [c_void_p] * 5 + [c_int64] * 3
+            library.seglab_slope.argtypes = [c_void_p] * 4 + [c_int64] * 3
+            return library
     return None
 
 

@@ -175,10 +175,11 @@ def sums_of(parts: tuple[Part, ...], logits: Logits, target: Target, maps: Mappi
     flat = {name: m.flatten(2) for name, m in maps.items()}
     parts = tuple(dict.fromkeys(parts))
     transformed = torch._C._are_functorch_transforms_active()
-    foci = [focus for part in parts if (focus := part.focus()) is not None]
-    if not transformed and all(part.of_moments() for part in parts) and len(foci) < 2 and native.serves(z):
-        m = native.moments(z, t, *foci)
-        return {part: part.from_moments(m) for part in parts}, z.shape[-1]
+    if not transformed and native.serves(z) and all(part.of_moments() for part in parts):
+        foci = {part.focus() for part in parts} - {None}
+        if len(foci) < 2:
+            m = native.moments(z, t, *foci)
+            return {part: part.from_moments(m) for part in parts}, z.shape[-1]
     sums = (plain if transformed else Pass.apply)(z, t, flat, parts)
     exact = iter((sums if sums.device.type == "mps" else sums.double()).unbind())
     return {part: tuple(islice(exact, part.count)) for part in parts}, z.shape[-1]

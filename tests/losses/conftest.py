@@ -18,7 +18,18 @@ from seglab.losses.base import Loss
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "loss"
 NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
-IN_C = ("bce", "weighted_bce", "class_weighted_ce", "balanced_ce", "dice", "mcc", "bce_dice", "focal", "unified_focal")
+IN_C = (
+    "bce",
+    "weighted_bce",
+    "class_weighted_ce",
+    "balanced_ce",
+    "dice",
+    "mcc",
+    "bce_dice",
+    "combo",
+    "focal",
+    "unified_focal",
+)
 """Of those that the kernel serves, the ones that are tested with it on small images too."""
 
 
@@ -49,7 +60,15 @@ class Case:
         return torch.autograd.grad(self(z, target).sum(), z)[0]
 
 
-@pytest.fixture(params=[*NAMES, *(f"{name} in C" for name in IN_C)])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every loss for each test of a `case`, those in C once more where the kernel is not gone past on purpose."""
+    module = metafunc.module.__name__.rpartition(".")[2]
+    if "case" in metafunc.fixturenames and module != "test_native":
+        twice = IN_C if module in ("test_contract", "test_errors", "test_extremes", "test_values") else ()
+        metafunc.parametrize("case", [*NAMES, *(f"{name} in C" for name in twice)], indirect=True)
+
+
+@pytest.fixture
 def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Case:
     name = request.param.removesuffix(" in C")
     if name != request.param:

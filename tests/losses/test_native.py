@@ -115,6 +115,27 @@ def test_an_heir_with_other_weights_is_not_taken_for_its_parent(smallest: None) 
     torch.testing.assert_close(Doubled()(z, t), 2 * BCE()(z, t))
 
 
+def test_where_nothing_may_be_loaded_nothing_is_missing(smallest: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise OSError("failed to map segment from shared object")
+
+    z, t = batch(2, 1, 50)
+    expected = Dice()(z, t)
+    monkeypatch.setattr(native, "CDLL", refuse)
+    native.kernel.cache_clear()
+    try:
+        torch.testing.assert_close(Dice()(z, t), expected)
+    finally:
+        native.kernel.cache_clear()
+
+
+def test_inference_mode_sees_the_same(smallest: None) -> None:
+    z, t = batch(2, 1, 50)
+    with torch.inference_mode():
+        inside = Dice()(z.clone(), t.clone()).clone()
+    assert inside.tolist() == Dice()(z, t).tolist()
+
+
 @pytest.mark.parametrize(("variable", "value"), [("CC", "no-such-compiler"), ("CC", "false"), ("SEGLAB_NATIVE", "0")])
 def test_without_a_compiler_nothing_is_missing(
     smallest: None, monkeypatch: pytest.MonkeyPatch, variable: str, value: str

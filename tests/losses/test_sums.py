@@ -40,6 +40,13 @@ def test_tiles_cover_every_pixel_once(monkeypatch: pytest.MonkeyPatch) -> None:
             assert (seen == 1).all()
 
 
+def test_tiles_stay_small_on_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = torch.zeros(()).expand(100, 1, 512 * 512)
+    for threads, pixels in ((1, sums.TILE), (4, 4 * sums.TILE), (64, sums.MOST)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert max(tile.numel() for tile in sums.Tiles(z).cut(z)) == pixels
+
+
 def test_the_slope_is_the_derivative_of_the_terms(case, logits: Tensor, target: Tensor) -> None:
     if not isinstance(case.loss, SumLoss):
         pytest.skip("not a function of sums")
