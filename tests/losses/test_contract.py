@@ -175,6 +175,13 @@ def test_the_graph_is_whole_and_gives_the_same(case: Case, logits: Tensor, targe
     torch.testing.assert_close(gradient, case.gradient(z, target), atol=1e-7, rtol=1e-4)
 
 
+def test_a_compiler_can_trace_a_loss_as_a_whole(make, logits: Tensor, target: Tensor) -> None:
+    torch._dynamo.reset()
+    loss = make("unified_focal")
+    traced = torch.compile(loss, fullgraph=True, dynamic=False, backend="eager")
+    torch.testing.assert_close(traced(logits, target), loss(logits, target))
+
+
 @pytest.mark.slow
 def test_the_fused_kernel_gives_the_same(case: Case, logits: Tensor, target: Tensor) -> None:
     maps = case.maps(target)
