@@ -98,10 +98,10 @@ class Loss(ABC):
             f"{low:g} to {high:g}",
             "divide masks of 255 by 255",
         )
-        wrong = int(logits.isnan().sum())
+        wrong = int(logits.isnan().count_nonzero())
         require(not wrong, self.name, "logits that are numbers", f"{wrong} NaN of {logits.numel()}")
         if not self.soft:
-            soft = int(((target > 0) & (target < 1)).sum())
+            soft = int(((target > 0) & (target < 1)).count_nonzero())
             require(
                 not soft,
                 self.name,

@@ -150,6 +150,9 @@ class Poly1(MarginLoss):
     def pull(self, side: Side, weight: Tensor, out: Tensor) -> Tensor:
         return torch.mul((1 + self.epsilon - self.epsilon * side.wrong).mul_(side.wrong), weight, out=out)
 
+    def from_moments(self, m: Moments) -> tuple[Tensor, ...]:
+        return (m.missed + m.alarmed + self.epsilon * (m.fn + m.fp),)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MapWeighted(BCE):

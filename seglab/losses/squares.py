@@ -10,6 +10,7 @@ from torch import Tensor
 
 from seglab.contract import PerImage
 from seglab.losses.base import Card
+from seglab.losses.native import Moments
 from seglab.losses.region import BY_POLICY, Confusion, Overlap, OverlapLoss, RegionLoss, ratio, tversky
 from seglab.losses.sums import Part, SumLoss, Sums
 from seglab.losses.tile import Pixels
@@ -28,6 +29,12 @@ class Errors(Part):
     def terms(self, x: Pixels) -> tuple[Tensor, ...]:
         sums = x.d * x.d, x.p * x.t, x.p, x.t
         return sums if self.exponent == 2 else (*sums, x.d.abs() ** self.exponent)
+
+    def of_moments(self) -> bool:
+        return self.exponent == 2
+
+    def from_moments(self, m: Moments) -> tuple[Tensor, ...]:
+        return m.missed_square + m.alarmed_square, m.tp, m.tp + m.fp, m.foreground
 
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
         squared, tp, p, _, *powered = weights
@@ -104,6 +111,9 @@ class Brier(Part):
 
     def slope(self, x: Pixels, kept: Tensor | None, weights: tuple[Tensor, ...]) -> Tensor:
         return x.through_p(x.weigh(2 * weights[0], 2 * weights[1]).mul_(x.d))
+
+    def from_moments(self, m: Moments) -> tuple[Tensor, ...]:
+        return m.missed_square, m.alarmed_square, m.foreground
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,14 +175,27 @@ def sums_of(parts: tuple[Part, ...], logits: Logits, target: Target, maps: Mappi
     flat = {name: m.flatten(2) for name, m in maps.items()}
     parts = tuple(dict.fromkeys(parts))
     transformed = torch._C._are_functorch_transforms_active()
-    if not transformed and native.serves(z) and all(part.of_moments() for part in parts):
-        foci = {part.focus() for part in parts} - {None}
-        if len(foci) < 2:
-            m = native.moments(z, t, *foci)
-            return {part: part.from_moments(m) for part in parts}, z.shape[-1]
-    sums = (plain if transformed else Pass.apply)(z, t, flat, parts)
-    exact = iter((sums if sums.device.type == "mps" else sums.double()).unbind())
-    return {part: tuple(islice(exact, part.count)) for part in parts}, z.shape[-1]
+    made = {} if transformed or not native.serves(z) else from_kernel(parts, z, t)
+    rest = tuple(part for part in parts if part not in made)
+    if rest:
+        sums = (plain if transformed else Pass.apply)(z, t, flat, rest)
+        exact = iter((sums if sums.device.type == "mps" else sums.double()).unbind())
+        made.update({part: tuple(islice(exact, part.count)) for part in rest})
+    return made, z.shape[-1]
+
+
+def from_kernel(parts: tuple[Part, ...], z: Tensor, t: Tensor) -> dict[Part, tuple[Tensor, ...]]:
+    """The sums of those parts that can be made of moments; of none if another part keeps a tensor of its own.
+
+    Of several focal ones, the first and its equals count as such.
+    """
+    served = {part: part.focus() for part in parts if part.of_moments()}
+    focus = next((focus for focus in served.values() if focus is not None), None)
+    served = {part: own for part, own in served.items() if own in (None, focus)}
+    if not served or any(part.keeps for part in parts if part not in served):
+        return {}
+    m = native.moments(z, t, focus)
+    return {part: part.from_moments(m) for part in served}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,9 @@ IN_C = (
     "combo",
     "focal",
     "unified_focal",
+    "poly1",
+    "squared_dice",
+    "sensitivity_specificity",
 )
 """Of those that the kernel serves, the ones that are tested with it on small images too."""
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from seglab.losses import native
+from seglab.losses.base import Loss
+from seglab.losses.boundary import Boundary
+from seglab.losses.combine import Sum, Term
+from seglab.losses.compound import UnifiedFocal
+from seglab.losses.focal import Focal
 from seglab.losses.pixel import BCE
 from seglab.losses.region import Dice
 from seglab.losses.tile import Pixels
@@ -25,6 +32,11 @@ def batch(*shape: int, soft: bool = False) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
     z, t = 6 * torch.randn(shape, generator=generator), torch.rand(shape, generator=generator)
     return z, t if soft else (t < 0.1).float()
+
+
+def slope(loss: Callable[[Tensor, Tensor], Tensor], z: Tensor, t: Tensor) -> Tensor:
+    z = z.detach().requires_grad_()
+    return torch.autograd.grad(loss(z, t).sum(), z)[0]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 7), (2, 1, 1023), (2, 3, 1025), (1, 2, native.UNIT + 1), (3, 1, 300, 301)])
@@ -83,12 +95,53 @@ def test_the_sums_do_not_depend_on_the_number_of_threads() -> None:
 
 def test_strides_and_label_types_do_not_matter(smallest: None) -> None:
     z, t = batch(2, 1, 40, 30)
-    for labels in (t, t.bool(), t.to(torch.uint8), t.transpose(2, 3).contiguous().transpose(2, 3)):
+    for labels in (t, t.bool(), t.to(torch.uint8), t.to(torch.int8), t.double(), t.mT.contiguous().mT):
         torch.testing.assert_close(BCE()(z, labels), BCE()(z, t), rtol=0, atol=0)
+        torch.testing.assert_close(slope(Dice(), z, labels), slope(Dice(), z, t), rtol=0, atol=0)
     both = z.repeat(1, 2, 1, 1), t.expand(2, 2, 40, 30)
     torch.testing.assert_close(BCE()(*both), BCE()(z, t))
     sideways = z.transpose(2, 3), t.transpose(2, 3)
     torch.testing.assert_close(Dice()(*sideways), Dice()(z, t))
+
+
+def test_a_mask_of_bytes_is_not_copied(smallest: None) -> None:
+    saved: list[Tensor] = []
+    z, t = batch(2, 1, 40, 30)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        Dice()(z.requires_grad_(), t.byte())
+    assert sum(x.nbytes for x in saved if x.numel() == z.numel() and x.data_ptr() != z.data_ptr()) == t.numel()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+@pytest.mark.parametrize("focus", [None, [0.6, 0.0, 0.4, 2.0]])
+def test_compilers_are_told_the_truth_about_the_kernel(focus: list[float] | None) -> None:
+    z, t = batch(2, 1, 50)
+    torch.library.opcheck(native.opaque_sums, (z, t, focus))
+    torch.library.opcheck(native.opaque_sums, (z.requires_grad_(), t.byte(), focus))
+
+
+@pytest.mark.parametrize("loss", [Dice(), Focal(), UnifiedFocal()])
+def test_a_compiler_uses_the_kernel(smallest: None, loss: Loss) -> None:
+    graphs = []
+
+    def look(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph.print_readable(print_output=False))
+        return graph.forward
+
+    z, t = batch(2, 1, 50)
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, backend=look, fullgraph=True)
+    torch.testing.assert_close(compiled(z, t), loss(z, t), rtol=0, atol=0)
+    torch.testing.assert_close(slope(compiled, z, t), slope(loss, z, t), rtol=0, atol=0)
+    assert all("seglab.moments" in graph for graph in graphs)
+
+
+def test_a_sum_takes_from_the_kernel_what_it_has(smallest: None) -> None:
+    z, t = batch(2, 1, 12, 15)
+    terms = {"dice": Term(loss=Dice(), weight=1.0), "boundary": Term(loss=Boundary(), weight=0.5)}
+    distance = 10 * torch.randn(2, 1, 12, 15)
+    apart = Dice()(z, t) + 0.5 * Boundary()(z, t, distance=distance)
+    torch.testing.assert_close(Sum(terms=terms)(z, t, distance=distance), apart)
 
 
 def test_a_graph_may_be_walked_twice_and_differentiated_twice(smallest: None) -> None:
