@@ -115,6 +115,15 @@ static inline void add_focal(
     out[9] += focal;
 }
 
+/* Whether more than one thread would do the work. */
+int seglab_threaded(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 /* The sums of each unit; `kept` and `focus` may be NULL. */
 void seglab_sums(
     const float *z, const void *t, float *kept, double *sums, const float *focus, int64_t bytes, int64_t rows,

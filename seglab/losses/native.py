@@ -26,8 +26,10 @@ UNIT = 65536
 SMALLEST = 1 << 18
 """Pixels from which on the kernel is worth compiling."""
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
-FURTHER = ("-fopenmp -march=native", "-fopenmp", "-fopenmp-simd")
-"""The best flags first; not all compilers know all."""
+FURTHER = ("-fopenmp -march=native", "-fopenmp", "-fopenmp-simd -march=native")
+"""The best flags first; not all compilers know all, and not all that know OpenMP have its library."""
+ALONE = 2
+"""How many threads of torch's operations the kernel is worth where the compiler gives it only one."""
 
 
 class Moments(NamedTuple):
@@ -83,7 +85,8 @@ def readable(t: Tensor) -> Tensor:
 @torch.compiler.assume_constant_result
 def at_hand() -> bool:
     """Whether there is a kernel; whoever traces this does not look how it is made."""
-    return kernel() is not None
+    library = kernel()
+    return library is not None and (bool(library.seglab_threaded()) or torch.get_num_threads() <= ALONE)
 
 
 @cache

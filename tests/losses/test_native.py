@@ -182,6 +182,21 @@ def test_where_nothing_may_be_loaded_nothing_is_missing(smallest: None, monkeypa
         native.kernel.cache_clear()
 
 
+def test_a_kernel_of_one_thread_leaves_many_to_torch(smallest: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "FURTHER", native.FURTHER[-1:])
+    native.kernel.cache_clear()
+    before, z = torch.get_num_threads(), batch(2, 1, 50)[0]
+    try:
+        found = []
+        for threads in (1, native.ALONE, native.ALONE + 1):
+            torch.set_num_threads(threads)
+            found.append(native.serves(z))
+        assert found == [True, True, False]
+    finally:
+        torch.set_num_threads(before)
+        native.kernel.cache_clear()
+
+
 def test_inference_mode_sees_the_same(smallest: None) -> None:
     z, t = batch(2, 1, 50)
     with torch.inference_mode():
