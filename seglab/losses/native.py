@@ -158,7 +158,7 @@ class Native(torch.autograd.Function):
         return slope(z, t, kept, kept, weights, ctx.focus is not None), None, None
 
 
-@torch.library.custom_op("seglab::moments", mutates_args=())
+@torch.library.custom_op(f"seglab::moments_{len(Moments._fields)}", mutates_args=())  # compiled code outlives a version
 def opaque_sums(z: Tensor, t: Tensor, focus: list[float] | None) -> tuple[Tensor, Tensor]:
     """The moments and what was kept, as one operation that compilers leave alone."""
     kept = torch.empty_like(z)
