@@ -1,4 +1,4 @@
-"""Cross-entropy and overlap added up by a kernel in C, in one pass and without a temporary tensor.
+"""Cross-entropy, overlap and squared errors added up by a kernel in C, in one pass and without a temporary tensor.
 
 It serves float32 on a CPU where a C compiler is at hand, which takes a third of a second once per process. Elsewhere
 nothing depends on it: the same sums come from torch's operations.
