@@ -84,7 +84,7 @@ def curves(loss: Loss) -> dict[str, list[float]]:
     import numpy as np
     import torch
 
-    from seglab.data.maps import MAPS
+    from seglab.data.distance_maps import MAPS
 
     mask = np.zeros((12, 12), np.uint8)
     mask[4:7, 4:8] = 1

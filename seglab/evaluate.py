@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from seglab.contract import ContractError, require
-from seglab.engine.config import ConfigError, build, check, named, plain, verb
+from seglab.engine.config import ConfigError, build, check, named, to_container, verb
 
 if TYPE_CHECKING:
-    from seglab.engine.evaluation import Result, Subject
-    from seglab.engine.saved import Saved
+    from seglab.engine.evaluation import EvalSet, Result
+    from seglab.engine.trained_run import TrainedRun
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +25,9 @@ SHOWN = ("iou", "tuned/iou", "dice", "precision", "recall", "hd95", "object_reca
 
 def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
     """Evaluate every run that `cfg.run` names on `cfg.dataset`; returns the folders of the results."""
-    from seglab.engine.saved import open_runs
+    from seglab.engine.trained_run import open_runs
 
-    runs = open_runs(plain(cfg.run))
+    runs = open_runs(to_container(cfg.run))
     done, bad = {}, []
     for run in runs:
         try:
@@ -42,11 +42,11 @@ def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
     return list(done.values())
 
 
-def one(cfg: DictConfig, run: Saved) -> Path:
+def one(cfg: DictConfig, run: TrainedRun) -> Path:
     """Evaluate one run, unless that was done: RUN/evaluations/DATA-IDENTITY."""
     from seglab.engine.evaluation import SCALES, dataset_node, identity, subject
 
-    node = dataset_node(run, plain(cfg.dataset), named("dataset"))
+    node = dataset_node(run, to_container(cfg.dataset), named("dataset"))
     check(DictConfig({"dataset": node}))
     subject_ = subject(run, build(node), cfg.part)
     scale = cfg.scale or ("native" if subject_.dataset.fit == "patch" else "run")
@@ -71,19 +71,19 @@ def known(out: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def perform(cfg: DictConfig, run: Saved, subject: Subject, facts: dict[str, Any], out: Path) -> None:
+def perform(cfg: DictConfig, run: TrainedRun, subject: EvalSet, facts: dict[str, Any], out: Path) -> None:
     """Measure, draw, and write the folder; evaluation.json last."""
-    from seglab.analysis.summary import at_threshold
-    from seglab.engine.evaluation import AsTrained, Natively, measure, seen_in_training
-    from seglab.engine.inference import predictor
-    from seglab.engine.records import write_arrays, write_table
+    from seglab.engine.evaluation import NativeResolution, TrainingResolution, measure, seen_in_training
+    from seglab.engine.per_image import write_arrays, write_table
+    from seglab.engine.predictor import predictor
     from seglab.engine.run import versions, write_whole
+    from seglab.reporting.metrics_table import at_threshold
 
     since = time.perf_counter()
     native = facts["scale"] == "native"
     looks = (cfg.window, cfg.overlap, cfg.tta) if native else (subject.dataset.size, 0.5, "none")
     one = predictor(run, *looks, cfg.batch_size, cfg.device, subject.dataset)
-    looked = Natively(run, one, subject) if native else AsTrained(run, one, subject, cfg.workers)
+    looked = NativeResolution(run, one, subject) if native else TrainingResolution(run, one, subject, cfg.workers)
     seen = seen_in_training(run, looked.items)
     if seen:
         log.warning("%s: %d of %d images have ids that the run has trained on", run.name, seen, len(looked.items))
@@ -111,8 +111,8 @@ def counted(result: Result) -> dict[str, Any]:
 
 def draw(result: Result, looked: Any, threshold: float, out: Path) -> None:
     """Draw the best, median and worst images."""
-    from seglab.analysis.figures import Example, examples
-    from seglab.engine.records import extremes
+    from seglab.engine.per_image import extremes
+    from seglab.reporting.run_figures import Example, examples
 
     rows = result.table
     labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}

@@ -14,9 +14,9 @@ from seglab.engine.config import verb
 if TYPE_CHECKING:
     import numpy as np
 
-    from seglab.data.base import Dataset
-    from seglab.engine.exporting import Exported
-    from seglab.engine.saved import Saved
+    from seglab.data.dataset import Dataset
+    from seglab.engine.export import Exported
+    from seglab.engine.trained_run import TrainedRun
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +58,9 @@ The model of the run `{run}`, with its normalisation and the sigmoid inside.
 
 def export(cfg: DictConfig, folder: Path) -> Path:
     """Write the model of the run `cfg.run` as `cfg.output`, with a README beside it; returns the file."""
-    from seglab.engine.exporting import SUFFIXES, Deployed, ready, write
+    from seglab.engine.export import SUFFIXES, Deployed, ready, write
     from seglab.engine.run import write_whole
-    from seglab.engine.saved import open_run
+    from seglab.engine.trained_run import open_run
 
     ready(cfg.format)
     run = open_run(cfg.run)
@@ -79,7 +79,7 @@ def images_of(dataset: Dataset, count: int) -> tuple[np.ndarray, str]:
     """Give images to check with, and what they are: noise where the run's test images cannot be had."""
     import numpy as np
 
-    from seglab.engine.exporting import real_images
+    from seglab.engine.export import real_images
 
     try:
         seen, source = real_images(dataset, count), "test images of the run"
@@ -91,9 +91,9 @@ def images_of(dataset: Dataset, count: int) -> tuple[np.ndarray, str]:
     return (np.concatenate([seen, seen]) if len(seen) < 2 else seen), source
 
 
-def readme(run: Saved, kind: str, made: Exported, source: str, tuned: float) -> str:
+def readme(run: TrainedRun, kind: str, made: Exported, source: str, tuned: float) -> str:
     """Say how the file is used, in five lines of Python, and what was checked."""
-    from seglab.engine.exporting import TOLERANCE
+    from seglab.engine.export import TOLERANCE
 
     dataset = run.dataset()
     reduced = f", reduced by {dataset.reduce}" if dataset.reduce > 1 else ""

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from seglab.contract import ContractError, require
-from seglab.engine.config import plain, verb
+from seglab.engine.config import to_container, verb
 
 if TYPE_CHECKING:
-    from seglab.engine.saved import Saved
+    from seglab.engine.trained_run import TrainedRun
 
 log = logging.getLogger(__name__)
 
 
 def predict(cfg: DictConfig, folder: Path) -> Path:
     """Predict the images that `cfg.input` names with the runs that `cfg.run` names; returns the folder of results."""
-    from seglab.engine.inference import agree, decoded, predictor
-    from seglab.engine.predictions import Predictions, inputs
-    from seglab.engine.saved import open_runs
+    from seglab.engine.prediction_writer import Predictions, inputs
+    from seglab.engine.predictor import agree, decoded, predictor
+    from seglab.engine.trained_run import open_runs
 
-    names, runs = inputs(plain(cfg.input)), open_runs(plain(cfg.run))
+    names, runs = inputs(to_container(cfg.input)), open_runs(to_container(cfg.run))
     single = all(run.config["dataset"].get("montage", 1) == 1 for run in runs)
     require(single, "predict", "runs that were trained on single images", "one on montages")
     looks = {key: cfg[key] for key in ("window", "overlap", "tta")}
@@ -54,7 +54,7 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     return out
 
 
-def threshold_of(choice: Any, runs: list[Saved]) -> float:
+def threshold_of(choice: Any, runs: list[TrainedRun]) -> float:
     """Give the threshold of a number or of `tuned`: what validation found best, the mean over the runs."""
     number = isinstance(choice, int | float) and not isinstance(choice, bool)
     require(number or choice == "tuned", "predict", "threshold as a number or tuned", choice)
@@ -66,7 +66,7 @@ def kinds_of(choice: Any) -> list[str]:
     return [choice] if isinstance(choice, str) else list(choice)
 
 
-def told(runs: list[Saved], threshold: float) -> str:
+def told(runs: list[TrainedRun], threshold: float) -> str:
     """Say which model predicts."""
     who = runs[0].name if len(runs) == 1 else f"the mean of {len(runs)} runs"
     return f"{who}, threshold {threshold:.4g}"

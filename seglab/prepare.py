@@ -15,7 +15,7 @@ from seglab.contract import require
 from seglab.engine.config import build, check, verb
 
 if TYPE_CHECKING:
-    from seglab.data.base import Dataset
+    from seglab.data.dataset import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ def knobs(dataset: Dataset) -> Iterator[str]:
 
 def look(dataset: Dataset, folder: Path) -> int:
     """Print and write what a person must know before spending hours; raises where training and test share images."""
-    from seglab.analysis.audit import overview
     from seglab.data.audit import audit
+    from seglab.reporting.audit_figure import overview
 
     found = audit(dataset)
     (folder / "audit.json").write_text(json.dumps(found.facts, indent=1))

@@ -23,11 +23,11 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     for root in roots:
         require(root.is_dir(), "report", "a folder", root)
 
-    from seglab.analysis.again import commands
-    from seglab.analysis.study import Question, Study
-    from seglab.analysis.table import collect
-    from seglab.analysis.verdict import depends_on_threshold, headline
-    from seglab.analysis.write import write
+    from seglab.reporting.load_runs import collect
+    from seglab.reporting.reproduce import commands
+    from seglab.reporting.study import Question, Study
+    from seglab.reporting.verdict import depends_on_threshold, headline
+    from seglab.reporting.write_report import write
 
     keys = ("metric", "images", "delta", "confidence", "resamples", "seed")
     question = Question(**{key: cfg[key] for key in keys})

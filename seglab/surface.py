@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from seglab.contract import require
-from seglab.engine.config import build, check, chosen, plain, verb
+from seglab.engine.config import build, check, chosen, to_container, verb
 
 if TYPE_CHECKING:
-    from seglab.analysis.sheet import Sheet
-    from seglab.engine.saved import Saved
+    from seglab.engine.trained_run import TrainedRun
+    from seglab.views.view_page import Sheet
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def curve(cfg: DictConfig, folder: Path) -> Sheet:
     """Value and gradient of each loss against probability and logit."""
     from seglab.views.curve import view
 
-    return view(chosen("loss", cfg.losses), **plain(cfg.curve))
+    return view(chosen("loss", cfg.losses), **to_container(cfg.curve))
 
 
 def xray(cfg: DictConfig, folder: Path) -> Sheet:
@@ -48,43 +48,45 @@ def xray(cfg: DictConfig, folder: Path) -> Sheet:
     seed_everything(cfg.xray.seed, verbose=False)
     dataset = build(cfg.dataset)
     module = SegModule(build(cfg.model), BCE(), build(cfg.optimizer), mean=dataset.mean, std=dataset.std)
-    return view(chosen("loss", cfg.losses), dataset, module, plain(cfg.optimizer), run=cfg.run, **plain(cfg.xray))
+    return view(
+        chosen("loss", cfg.losses), dataset, module, to_container(cfg.optimizer), run=cfg.run, **to_container(cfg.xray)
+    )
 
 
 def pixels(cfg: DictConfig, folder: Path) -> Sheet:
-    """Predictions and the loss of each pixel at the saved moments of runs."""
+    """Predictions and the loss of each pixel at the saved snapshots of runs."""
     from seglab.views.pixels import view
 
-    return view(opened(cfg), chosen("loss", cfg.losses), **plain(cfg.pixels))
+    return view(opened(cfg), chosen("loss", cfg.losses), **to_container(cfg.pixels))
 
 
 def fork(cfg: DictConfig, folder: Path) -> Sheet:
     """How one image's prediction parts when several losses train on from one checkpoint."""
     from seglab.views.fork import view
 
-    return view(opened(cfg), chosen("loss", cfg.losses), **plain(cfg.fork))
+    return view(opened(cfg), chosen("loss", cfg.losses), **to_container(cfg.fork))
 
 
 def landscape(cfg: DictConfig, folder: Path) -> Sheet:
     """Losses and IoU over a plane of weights, around runs, through them or along their way."""
     from seglab.views.landscape import view
 
-    return view(opened(cfg), chosen("loss", cfg.losses), folder, **plain(cfg.landscape))
+    return view(opened(cfg), chosen("loss", cfg.losses), folder, **to_container(cfg.landscape))
 
 
 def checkerboard(cfg: DictConfig, folder: Path) -> Sheet:
     """The grid that each way to upsample leaves in the output and in the gradient to the image."""
     from seglab.views.checkerboard import view
 
-    return view(opened(cfg), **plain(cfg.checkerboard))
+    return view(opened(cfg), **to_container(cfg.checkerboard))
 
 
-def opened(cfg: DictConfig) -> list[Saved]:
+def opened(cfg: DictConfig) -> list[TrainedRun]:
     """The runs that a view looks at."""
-    from seglab.engine.saved import open_runs
+    from seglab.engine.trained_run import open_runs
 
     require(bool(cfg.runs), "surface", f"run=outputs/STUDY/RUN for view={cfg.view}", "none")
-    return open_runs(plain(cfg.runs))
+    return open_runs(to_container(cfg.runs))
 
 
 main = verb("surface")(surface)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from seglab.contract import require
-from seglab.engine.config import build, check, choices, identity, parallel, plain, sweeps_in_process, verb
+from seglab.engine.config import build, check, choices, identity, parallel, sweeps_in_process, to_container, verb
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LITTLE = 0.05
+MIN_IOU_FOR_LR_CHOICE = 0.05
 """An IoU below this says nothing about a learning rate."""
 
 
@@ -48,7 +48,7 @@ def once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
         remedy = "choose another hydra.run.dir, or rerun=true to replace it"
         require(known.get("identity", who) == who, f"run {run}", "a folder of this experiment", "another", remedy)
         if known.get("status") == "finished":
-            same = known["data"]["fingerprint"] == mark_now(json.dumps(plain(cfg.dataset), sort_keys=True))
+            same = known["data"]["fingerprint"] == mark_now(json.dumps(to_container(cfg.dataset), sort_keys=True))
             remedy = "rerun=true trains it again, study=NAME keeps both"
             require(same, f"run {run}", "the data that it was trained on", "files that have changed since", remedy)
             same = not cfg.init_from or began_alike(known)
@@ -59,7 +59,7 @@ def once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
         if cfg.plan:
             log.info("%s %s", known.get("status", "waiting"), run)
             return float("nan")
-        run.start(identity=who, sweep=journal(), choices=choices(), seed=cfg.seed, config=plain(cfg))
+        run.start(identity=who, sweep=journal(), choices=choices(), seed=cfg.seed, config=to_container(cfg))
         settled = cfg.copy()  # the caller's stays as it was composed
         tune(settled, run)
         return perform(settled, run)
@@ -68,14 +68,14 @@ def once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
 @functools.cache
 def mark_now(dataset: str) -> str:
     """The fingerprint of a data set, written as JSON, as it lies on disk now; looked at once in a sweep's process."""
-    from seglab.data.opening import mark_of
+    from seglab.data.prepare_data import dataset_fingerprint
 
-    return mark_of(build(json.loads(dataset)))
+    return dataset_fingerprint(build(json.loads(dataset)))
 
 
 def began_alike(known: dict) -> bool:
     """Whether the weights that a run began with are what they were; a file that is gone does not count against it."""
-    from seglab.engine.initial import unchanged
+    from seglab.engine.initial_weights import unchanged
 
     return unchanged(known.get("initial"))
 
@@ -96,7 +96,7 @@ def tune(cfg: DictConfig, run: Run) -> None:
     cfg.optimizer.lr = best
     run.note(tuned={"lr": best, "tried": {f"{lr:g}": value for lr, value in values.items()}})
     log.info("tune: optimizer.lr=%g of %s", best, ", ".join(f"{lr:g}: {value:.4f}" for lr, value in values.items()))
-    if "iou" in cfg.monitor and values[best] < LITTLE:
+    if "iou" in cfg.monitor and values[best] < MIN_IOU_FOR_LR_CHOICE:
         log.warning("tune: no rate has found anything to speak of in %d epochs; raise tune.epochs", cfg.tune.epochs)
 
 
@@ -158,32 +158,32 @@ def load_data(cfg: DictConfig, run: Run) -> DataModule:
 
 
 def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
-    """Build model and loss from the seed alone, and let two images rehearse the whole step."""
+    """Build model and loss from the seed alone, and let two images dry_run the whole step."""
     from dataclasses import asdict
 
     from pytorch_lightning import seed_everything
 
-    from seglab.engine.rehearse import rehearse
-    from seglab.engine.saved import assemble
+    from seglab.engine.dry_run import dry_run
+    from seglab.engine.trained_run import assemble
 
     loss = build(cfg.loss).fitted(data.facts()["foreground"])
     seed_everything(cfg.seed, verbose=False)  # after everything that may draw numbers: twins start from one state
-    module = assemble(plain(cfg), data.dataset, loss)
+    module = assemble(to_container(cfg), data.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
     begin(cfg, module, run)
-    rehearse(module, data.train_dataloader())
+    dry_run(module, data.train_dataloader())
     return module
 
 
 def begin(cfg: DictConfig, module: SegModule, run: Run) -> None:
     """Take the first weights from where `cfg.init_from` says; a run that goes on has its own."""
-    from seglab.engine.initial import start_from, told
+    from seglab.engine.initial_weights import start_from, told
 
     require(cfg.init_from or not cfg.init_include, "init_include", "init_from=RUN beside it", "none")
     if cfg.init_from and run.last:
         run.note(initial=run.earlier.get("initial"))
     elif cfg.init_from:
-        run.note(initial=start_from(module.model, cfg.init_from, plain(cfg.init_include)))
+        run.note(initial=start_from(module.model, cfg.init_from, to_container(cfg.init_include)))
         log.info("init_from: %s", told(run.facts["initial"]))
 
 
@@ -193,22 +193,22 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
 
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
-    from seglab.engine.callbacks import EpochLines, Progress, quieten
-    from seglab.engine.course import Course
+    from seglab.engine.callbacks import EpochLines, Progress, silence_lightning_warnings
     from seglab.engine.device import describe
-    from seglab.engine.gradients import GradientShares
-    from seglab.engine.records import EpochTable
+    from seglab.engine.gradient_stats import GradientFractions
+    from seglab.engine.loss_schedule import Course
+    from seglab.engine.per_image import EpochTable
 
-    quieten()
+    silence_lightning_warnings()
     run.note(host=describe(cfg.trainer.precision))
     progress = Progress(refresh_rate=5) if sys.stderr.isatty() and not parallel() else EpochLines()
-    course = Course(plain(cfg.schedule) or {}, cfg.monitor_mode)
+    course = Course(to_container(cfg.schedule) or {}, cfg.monitor_mode)
     return build(
         cfg.trainer,
         callbacks=[
             EpochTable(run.folder / "metrics.csv"),
             course,
-            GradientShares(),
+            GradientFractions(),
             progress,
             *build(cfg.callbacks).values(),
         ],
@@ -227,7 +227,7 @@ def fit(trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None
     import torch
     from pytorch_lightning.callbacks import ModelCheckpoint
 
-    from seglab.engine.course import Course
+    from seglab.engine.loss_schedule import Course
 
     loader = data.loader("train")
     if run.last:
@@ -247,8 +247,8 @@ def fit(trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None
 
 def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
     """Measure validation and test images: a row and a histogram for each, and the threshold tuned on validation."""
-    from seglab.analysis.thresholds import best_threshold
-    from seglab.engine.records import ImageTable, means, write_arrays, write_table
+    from seglab.engine.per_image import ImageTable, means, write_arrays, write_table
+    from seglab.reporting.thresholds import best_threshold
 
     groups = {item.id: item.group for part in (data.splits.val, data.splits.test) for item in part}
     metrics, arrays = {}, {}
@@ -271,8 +271,8 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
     """Draw the learning curves and test images: some chosen by the data alone, and the best, median and worst."""
     import pandas as pd
 
-    from seglab.analysis.figures import Example, curves, examples
-    from seglab.engine.records import extremes, predict, spread, write_arrays
+    from seglab.engine.per_image import extremes, predict, spread, write_arrays
+    from seglab.reporting.run_figures import Example, curves, examples
 
     rows, samples = pd.read_csv(run.folder / "per_image.csv"), data.samples("test")
     write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))

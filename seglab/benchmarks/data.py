@@ -14,9 +14,9 @@ import numpy as np
 from seglab.benchmarks.table import Row
 from seglab.data import rle
 from seglab.data.augment import Light, Strong
-from seglab.data.folder import Folder
-from seglab.data.opening import open_data
-from seglab.data.scenes import SCENES
+from seglab.data.datasets.folder import Folder
+from seglab.data.datasets.synthetic_scenes import SCENES
+from seglab.data.prepare_data import open_data
 
 
 def measure(images: int = 32, repeats: int = 7, ships: int = 80_000) -> list[Row]:

@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from seglab.benchmarks.table import Row
-from seglab.engine.callbacks import quieten
-from seglab.engine.gradients import GradientShares
+from seglab.engine.callbacks import silence_lightning_warnings
+from seglab.engine.gradient_stats import GradientFractions
 from seglab.engine.module import SegModule
 from seglab.losses.compound import BCEDice
 from seglab.models.unet import UNet
@@ -59,7 +59,7 @@ def share_once(module: SegModule, batch: dict[str, Any]) -> float:
     """The seconds that the first batch of an epoch takes longer than the others."""
     logits = torch.randn(batch["target"].shape)
     start = time.process_time()
-    GradientShares().on_train_batch_end(None, module, {"logits": logits}, batch, 0)  # type: ignore[arg-type]
+    GradientFractions().on_train_batch_end(None, module, {"logits": logits}, batch, 0)  # type: ignore[arg-type]
     return time.process_time() - start
 
 
@@ -96,7 +96,7 @@ class Clock(Callback):
 
 def whole_loop(module: SegModule, batches: list[dict], steps: int) -> list[float]:
     """The same steps as users run them: Lightning's Trainer, metrics on every batch, the watch for a loss of NaN."""
-    quieten()
+    silence_lightning_warnings()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     clock = Clock()
     trainer = Trainer(

@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 
 from seglab.contract import ContractError
-from seglab.data.base import Dataset, native, native_objects, read
+from seglab.data.dataset import Dataset, decode_native, native_objects, read
 from seglab.data.duplicates import fingerprint, near_duplicates
-from seglab.data.fit import inside, resize, to_bits, to_channels, to_mask
+from seglab.data.image_io import SUFFIXES, read_image
 from seglab.data.items import Item
-from seglab.data.opening import divide, doubts
-from seglab.data.pixels import SUFFIXES, read_image
-from seglab.data.split import PARTS, Splits
-from seglab.data.threads import each
+from seglab.data.parallel import each
+from seglab.data.prepare_data import divide, mask_warnings
+from seglab.data.resize import inside, resize, to_bits, to_channels, to_mask
+from seglab.data.split import SPLITS, Splits
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def audit(dataset: Dataset, samples: int = 24) -> Audit:
     good = [item for item in splits.all() if not item.fault and not item.left_out]
     looks = each(partial(look, dataset=dataset), good, "audit")
     seen = [(item, one) for item, one in zip(good, looks, strict=True) if not one.fault]
-    part_of = {item.id: part for part in PARTS for item in getattr(splits, part)}
+    part_of = {item.id: part for part in SPLITS for item in getattr(splits, part)}
     parts = [part_of[item.id] for item, _ in seen]
     pairs = near_duplicates([one.print for _, one in seen if one.print is not None], parts)
     names = [(seen[a][0].id, parts[a], seen[b][0].id, parts[b]) for a, b in pairs]
@@ -69,7 +69,7 @@ def audit(dataset: Dataset, samples: int = 24) -> Audit:
         "unreadable_first": faults[:5],
     }
     facts["left_out"] = dict(Counter(item.left_out for item in items if item.left_out))
-    facts["group_also_in_test"] = len(splits.torn)
+    facts["group_also_in_test"] = len(splits.conflicting)
     facts |= counted([one for _, one in seen], parts, dataset)
     chosen = spread([one.share for _, one in seen], samples)
     pictures = [(seen[k][0].id, *picture(seen[k][0], dataset)) for k in chosen]
@@ -80,7 +80,7 @@ def audit(dataset: Dataset, samples: int = 24) -> Audit:
 def look(item: Item, dataset: Dataset) -> Look:
     """Measure one image and its mask."""
     try:
-        image, mask = native(item, dataset)
+        image, mask = decode_native(item, dataset)
     except ContractError as error:
         return Look(fault=str(error))
     binary = to_mask(mask.astype(np.float32), 0.5)
@@ -120,11 +120,11 @@ def counted(looks: Sequence[Look], parts: Sequence[str], dataset: Dataset) -> di
     part = np.array(parts)
     areas, gone = (np.concatenate([[], *(getattr(one, name) for one in looks)]) for name in ("areas", "erased"))
     return {
-        "images": {name: int((part == name).sum()) for name in PARTS},
-        "empty_masks": {name: int((shares[part == name] == 0).sum()) for name in PARTS},
-        "foreground": {name: float(shares[part == name].mean()) for name in PARTS if name in part},
+        "images": {name: int((part == name).sum()) for name in SPLITS},
+        "empty_masks": {name: int((shares[part == name] == 0).sum()) for name in SPLITS},
+        "foreground": {name: float(shares[part == name].mean()) for name in SPLITS if name in part},
         "foreground_of_images_with_any": quantiles(shares[shares > 0]),
-        "warnings": [sentence for name in PARTS for sentence in doubts(name, shares[part == name])],
+        "warnings": [sentence for name in SPLITS for sentence in mask_warnings(name, shares[part == name])],
         "depths": dict(Counter(one.depth for one in looks)),
         "sizes": len({one.shape for one in looks}),
         "height": quantiles([one.shape[0] for one in looks]),

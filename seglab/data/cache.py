@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from seglab.contract import ContractError
-from seglab.data.base import Dataset, native
+from seglab.data.dataset import Dataset, decode_native
 from seglab.data.items import Item
 from seglab.data.prepared import Prepared, Record, on_disk, prepare, records_of
 from seglab.data.store import Arrays, Survey, fill
@@ -71,7 +71,7 @@ def needed(items: Sequence[Item], dataset: Dataset) -> int:
         return len(items) * dataset.size**2 * (dataset.channels * dataset.bits // 8 + 1)
     for item in items:
         try:
-            return len(items) * sum(array.nbytes for array in native(item, dataset))
+            return len(items) * sum(array.nbytes for array in decode_native(item, dataset))
         except ContractError:
             continue
     return 0

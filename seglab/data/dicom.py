@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.data.fit import resize
-from seglab.data.pixels import read_image
+from seglab.data.image_io import read_image
+from seglab.data.resize import resize
 
 WINDOWS = ("full", "percentile", "header")
 

@@ -21,7 +21,7 @@ class Item:
     """One image and its mask, as two functions that decode them when somebody needs the pixels.
 
     `image()` gives (h, w) or (h, w, 3) in RGB order, uint8 or uint16; `mask()` gives (h, w), uint8 of 0 and 1 or
-    float32 shares. `group` is whatever must not be torn apart by a split (patient, scene). `split` is the data set's
+    float32 shares. `group` is whatever must not be divided by a split (patient, scene). `split` is the data set's
     own part of this image, or "". `files` are the source files, of which fingerprints are made; `labels` is what else
     decides the mask (rows of a table). `fault` says why an image that should be there cannot be used, `left_out` why
     one is left out on purpose; "" for a good one. `objects()` gives the mask's objects by their numbers (h, w) from 1,

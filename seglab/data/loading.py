@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from seglab.data.augment import Augment
-from seglab.data.fit import to_units
-from seglab.data.maps import MAPS
+from seglab.data.distance_maps import MAPS
 from seglab.data.patches import Drawn, Tiled
+from seglab.data.resize import to_units
 from seglab.data.sampler import EpochSampler, EvenBatches
 from seglab.data.store import Whole
 

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from seglab.contract import require
 from seglab.data.augment import Augment
-from seglab.data.base import Dataset, objects_of
+from seglab.data.dataset import Dataset, objects_of
+from seglab.data.distance_maps import MAPS
 from seglab.data.loading import Batch, Samples, loader
-from seglab.data.maps import MAPS
-from seglab.data.opening import Opened, open_data
+from seglab.data.prepare_data import Opened, open_data
 from seglab.data.split import Splits
 
 

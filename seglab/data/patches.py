@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from seglab.data.base import Dataset, dress, encode, native
-from seglab.data.fit import crop
+from seglab.data.dataset import Dataset, convert, decode_native, encode
 from seglab.data.items import Item
+from seglab.data.resize import crop
 
 Place = tuple[int, int, int]
 """Row of an image, and the top and left corner of a square in it."""
@@ -36,9 +36,9 @@ class Scans:
     def square(self, row: int, top: int, left: int) -> tuple[np.ndarray, np.ndarray]:
         """Give one square; of a memory-mapped image only that is read."""
         size = self.dataset.size
-        image, mask = native(self.items[row], self.dataset)
+        image, mask = decode_native(self.items[row], self.dataset)
         image, mask = (crop(array, top, left, size, size) for array in (image, mask))
-        return dress(image, self.dataset).reshape(size, size, -1), encode(mask.astype(np.float32), self.dataset)
+        return convert(image, self.dataset).reshape(size, size, -1), encode(mask.astype(np.float32), self.dataset)
 
     def tiles(self, row: int) -> list[tuple[Place, Own]]:
         """Cover one image with squares, none of them over its edge where the image is large enough."""

@@ -21,9 +21,9 @@ from urllib.parse import quote
 import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.data.base import Dataset, native, native_objects, raise_unless_skipped
+from seglab.data.dataset import Dataset, decode_native, native_objects, raise_unless_skipped
 from seglab.data.items import Item
-from seglab.data.threads import each
+from seglab.data.parallel import each
 
 POINTS = 64
 """Foreground pixels remembered of each image, for patches to be drawn around."""
@@ -126,7 +126,7 @@ def decoded(item: Item, dataset: Dataset, keep: Callable[[np.ndarray, np.ndarray
     if record["left_out"]:
         return record
     try:
-        image, mask = native(item, dataset)
+        image, mask = decode_native(item, dataset)
     except ContractError as error:
         raise_unless_skipped(error, dataset)
         return record | {"left_out": str(error)}

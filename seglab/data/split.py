@@ -12,7 +12,7 @@ from pathlib import Path
 from seglab.contract import require
 from seglab.data.items import Item
 
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Splits:
     train: list[Item] = field(default_factory=list)
     val: list[Item] = field(default_factory=list)
     test: list[Item] = field(default_factory=list)
-    torn: list[Item] = field(default_factory=list)
+    conflicting: list[Item] = field(default_factory=list)
     """Images that the data set itself puts outside the test set although their group is in it: left out."""
 
     def all(self) -> list[Item]:
@@ -31,11 +31,13 @@ class Splits:
 
     def without(self, ids: Container[str]) -> Splits:
         """Give the same parts less some items."""
-        return Splits(*([item for item in getattr(self, part) if item.id not in ids] for part in PARTS), self.torn)
+        return Splits(
+            *([item for item in getattr(self, part) if item.id not in ids] for part in SPLITS), self.conflicting
+        )
 
     def ids(self) -> dict[str, list[str]]:
         """Give the split as plain data: part to the ids of its images; what a `split_file` holds."""
-        return {part: [item.id for item in getattr(self, part)] for part in PARTS}
+        return {part: [item.id for item in getattr(self, part)] for part in SPLITS}
 
 
 def split(items: Sequence[Item], val_fraction: float, test_fraction: float, split_seed: int) -> Splits:
@@ -43,7 +45,7 @@ def split(items: Sequence[Item], val_fraction: float, test_fraction: float, spli
 
     A part without images of its own is drawn: test from all, validation from the training images. Groups are ranked
     by a hash of seed and name, so that an image added later moves none of the others across by chance alone. Where a
-    data set's own test part holds a group that it trains on as well, the test part is kept and the rest is `torn`.
+    data set's own test part holds a group that it trains on as well, the test part is kept, the rest is `conflicting`.
     """
     test = [item for item in items if item.split == "test"]
     val = [item for item in items if item.split == "val"]
@@ -51,11 +53,11 @@ def split(items: Sequence[Item], val_fraction: float, test_fraction: float, spli
     if not test:
         test, train = draw(train, test_fraction, f"test {split_seed}")
     kept_apart = groups_of(test)
-    torn = [item for item in [*train, *val] if item.group in kept_apart]
+    conflicting = [item for item in [*train, *val] if item.group in kept_apart]
     train, val = ([item for item in part if item.group not in kept_apart] for part in (train, val))
     if not val:
         val, train = draw(train, val_fraction, f"val {split_seed}")
-    parts = Splits(train, val, test, torn)
+    parts = Splits(train, val, test, conflicting)
     check(parts)
     return parts
 
@@ -79,27 +81,32 @@ def from_file(items: Sequence[Item], path: str) -> Splits:
     require(Path(path).is_file(), "dataset.split_file", "a file that exists", path)
     known = {item.id: item for item in items}
     named = json.loads(Path(path).read_text())
-    whole = isinstance(named, dict) and set(named) == set(PARTS)
+    whole = isinstance(named, dict) and set(named) == set(SPLITS)
     require(whole, f"split file {path}", "a JSON object of train, val and test")
-    absent = [name for part in PARTS for name in named[part] if name not in known]
+    absent = [name for part in SPLITS for name in named[part] if name not in known]
     require(not absent, f"split file {path}", "ids of this data set", f"{len(absent)} unknown ones, first {absent[:3]}")
-    parts = Splits(**{part: [known[name] for name in named[part]] for part in PARTS})
+    parts = Splits(**{part: [known[name] for name in named[part]] for part in SPLITS})
     check(parts)
     return parts
 
 
 def check(parts: Splits) -> None:
     """Raise where an id occurs twice or a group lies in two parts."""
-    counts = Counter(item.id for part in PARTS for item in getattr(parts, part))
+    counts = Counter(item.id for part in SPLITS for item in getattr(parts, part))
     twice = [name for name, count in counts.items() if count > 1]
     require(not twice, "dataset", "every id once", f"{len(twice)} repeated ones, first {twice[:3]}")
-    torn = leaks(parts)
-    require(not torn, "dataset", "each group in one part of the split", f"{len(torn)} torn ones, first {torn[:3]}")
+    conflicting = leaks(parts)
+    require(
+        not conflicting,
+        "dataset",
+        "each group in one part of the split",
+        f"{len(conflicting)} conflicting ones, first {conflicting[:3]}",
+    )
 
 
 def leaks(parts: Splits) -> list[str]:
     """List the groups that lie in more than one part."""
-    groups = [groups_of(getattr(parts, part)) for part in PARTS]
+    groups = [groups_of(getattr(parts, part)) for part in SPLITS]
     return sorted((groups[0] & groups[1]) | (groups[0] & groups[2]) | (groups[1] & groups[2]))
 
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from seglab.contract import ContractError
-from seglab.data.base import Dataset, raise_unless_skipped, read
+from seglab.data.dataset import Dataset, raise_unless_skipped, read
 from seglab.data.items import Item
-from seglab.data.threads import each
+from seglab.data.parallel import each
 
 
 class Store(Protocol):

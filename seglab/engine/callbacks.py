@@ -15,7 +15,7 @@ from seglab.engine.module import SegModule
 log = logging.getLogger(__name__)
 
 
-def quieten() -> None:
+def silence_lightning_warnings() -> None:
     """Keep from the user what Lightning says to others: advertisements, and advice that does not hold here."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for advice in (

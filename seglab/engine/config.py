@@ -30,8 +30,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError, require
 from seglab.engine.run import stopped
-from seglab.engine.signatures import faults
 from seglab.engine.sweep import journal, supervise, turn
+from seglab.engine.validation import faults
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if (folder / "train.yaml").exists())
@@ -40,7 +40,7 @@ CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if 
 NOT_THE_EXPERIMENT = {"hydra", "study", "folder", "rerun", "workers", "examples", "logger", "on_fail", "plan"} | {
     "callbacks.best",
     "callbacks.last",
-    "callbacks.moments",
+    "callbacks.snapshots",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
@@ -119,7 +119,7 @@ def _missing_plugin(word: str) -> str | None:
     return None
 
 
-def plain(cfg: Any) -> Any:
+def to_container(cfg: Any) -> Any:
     """The configuration as resolved plain dicts, lists and scalars; a missing or dangling value is one sentence."""
     missing = sorted(OmegaConf.missing_keys(cfg)) if OmegaConf.is_config(cfg) else []
     if missing:
@@ -172,7 +172,7 @@ def sweeps_in_process() -> bool:
 
 def check(cfg: DictConfig) -> None:
     """Hold every `_target_` node against the signature it will call, and say all faults in one sentence each."""
-    found = list(faults(plain(cfg)))
+    found = list(faults(to_container(cfg)))
     if found:
         raise ConfigError("\n".join(found))
 

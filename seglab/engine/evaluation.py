@@ -17,17 +17,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seglab.contract import ContractError, Logits, PerImage, require
-from seglab.data.base import Dataset, encode, native, native_objects, raise_unless_skipped
 from seglab.data.cache import fingerprint
-from seglab.data.fit import resize, to_bits, to_channels
+from seglab.data.dataset import Dataset, decode_native, encode, native_objects, raise_unless_skipped
+from seglab.data.distance_maps import MAPS
 from seglab.data.items import Item
-from seglab.data.maps import MAPS
 from seglab.data.module import DataModule
-from seglab.data.opening import choose, open_data
-from seglab.data.split import PARTS, Splits
-from seglab.engine.inference import FULL, Predictor
-from seglab.engine.records import ImageTable, means, predict
-from seglab.engine.saved import Saved
+from seglab.data.prepare_data import open_data, select_items
+from seglab.data.resize import resize, to_bits, to_channels
+from seglab.data.split import SPLITS, Splits
+from seglab.engine.per_image import ImageTable, means, predict
+from seglab.engine.predictor import FULL, Predictor
+from seglab.engine.trained_run import TrainedRun
 
 FOLLOWS = ("size", "fit", "reduce", "channels", "bits", "mean", "std")
 """What a data set takes over from the run: how an image comes to the model."""
@@ -40,7 +40,7 @@ Measured = tuple[PerImage, Logits, Tensor, Sequence[str], Tensor | None]
 """Losses (b,), logits and target (b, 1, h, w), ids, and of tiles their own pixels (b, 4) of a batch."""
 
 
-def dataset_node(run: Saved, given: dict[str, Any], named: set[str]) -> dict[str, Any]:
+def dataset_node(run: TrainedRun, given: dict[str, Any], named: set[str]) -> dict[str, Any]:
     """The configuration of the data to evaluate on: the run's own with changes, or another that follows the run.
 
     given: a data set's configuration, or changes to the run's own where it has no `_target_`. named: values that the
@@ -53,7 +53,7 @@ def dataset_node(run: Saved, given: dict[str, Any], named: set[str]) -> dict[str
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvalSet:
     """The images to evaluate on: a data set, one part of it, and the fingerprint of its files.
 
     part: train, val or test of its split, or `all` that is labelled.
@@ -72,15 +72,15 @@ class Subject:
         return getattr(splits, "test" if self.as_test else self.part)
 
 
-def subject(run: Saved, dataset: Dataset, part: str | None) -> Subject:
+def subject(run: TrainedRun, dataset: Dataset, part: str | None) -> EvalSet:
     """Settle the part: without one the test images of the run's own data, and all labelled images of others'."""
-    require(part in (None, "all", *PARTS), "evaluate", f"part as one of all, {', '.join(PARTS)}", part)
-    mark = fingerprint(choose(dataset, as_test=True).items, dataset)
-    own = fingerprint(choose(dataset).items, dataset) if part is None else ""
-    return Subject(dataset, part or ("test" if own == run.facts["data"]["fingerprint"] else "all"), mark)
+    require(part in (None, "all", *SPLITS), "evaluate", f"part as one of all, {', '.join(SPLITS)}", part)
+    mark = fingerprint(select_items(dataset, as_test=True).items, dataset)
+    own = fingerprint(select_items(dataset).items, dataset) if part is None else ""
+    return EvalSet(dataset, part or ("test" if own == run.facts["data"]["fingerprint"] else "all"), mark)
 
 
-def seen_in_training(run: Saved, items: Sequence[Item]) -> int:
+def seen_in_training(run: TrainedRun, items: Sequence[Item]) -> int:
     """Count the items whose ids the run trained on or was tuned on."""
     file = run.folder / "split.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -102,10 +102,10 @@ class Result:
     skipped: dict[str, str]
 
 
-class AsTrained:
+class TrainingResolution:
     """Images as the run's own test saw them, square by square: in the batches and the precision of that test."""
 
-    def __init__(self, run: Saved, predictor: Predictor, subject: Subject, workers: int = 0) -> None:
+    def __init__(self, run: TrainedRun, predictor: Predictor, subject: EvalSet, workers: int = 0) -> None:
         self.module, self.precision = predictor.module, run.facts["host"]
         self.data: DataModule = run.data(subject.dataset, workers)
         opened = open_data(subject.dataset, subject.as_test)
@@ -134,15 +134,15 @@ class AsTrained:
         return zip(seen["images"], seen["truths"], seen["probabilities"].astype(np.float32), strict=True)
 
 
-class Natively:
+class NativeResolution:
     """Whole images in their own size, less `dataset.reduce`, through the map that seglab.predict makes of them.
 
     The map holds probabilities in steps of 1/65535; the loss is that of the logits which give them, 11.8 at most.
     """
 
-    def __init__(self, run: Saved, predictor: Predictor, subject: Subject) -> None:
+    def __init__(self, run: TrainedRun, predictor: Predictor, subject: EvalSet) -> None:
         self.predictor, self.module = predictor, predictor.module
-        self.dataset, chosen = subject.dataset, choose(subject.dataset, subject.as_test)
+        self.dataset, chosen = subject.dataset, select_items(subject.dataset, subject.as_test)
         self.skipped = chosen.skipped
         self.items = [item for item in subject.mine(chosen.splits) if item.id not in chosen.skipped]
         self.objects: dict[str, Callable[[], np.ndarray]] = {
@@ -152,7 +152,7 @@ class Natively:
     def __iter__(self) -> Iterator[Measured]:
         for item in tqdm(self.items, "evaluate", delay=3, leave=False, disable=None):
             try:
-                image, mask = native(item, self.dataset)
+                image, mask = decode_native(item, self.dataset)
             except ContractError as error:
                 raise_unless_skipped(error, self.dataset)
                 self.skipped[item.id] = str(error)
@@ -168,7 +168,7 @@ class Natively:
         """Image uint8 (h, w, 3), truth and probability (h, w) of some images, reduced to be looked at."""
         known = [item for item in self.items if item.id not in self.skipped]
         for number in numbers:
-            image, mask = native(known[number], self.dataset)
+            image, mask = decode_native(known[number], self.dataset)
             levels = self.predictor.at_scale(image)
             scale = min(1.0, LONGEST / max(mask.shape))
             small = [max(1, round(side * scale)) for side in mask.shape]
@@ -187,7 +187,7 @@ def to_logits(levels: np.ndarray) -> Logits:
 
 
 @torch.no_grad()
-def measure(looked: AsTrained | Natively, threshold: float, empty: str) -> Result:
+def measure(looked: TrainingResolution | NativeResolution, threshold: float, empty: str) -> Result:
     """Score every image, and all of them together, as seglab.train scores its test images."""
     require(len(looked.items) > 0, "evaluate", "labelled images in this part", "none", "set part=all, or dataset.root")
     groups = {item.id: item.group for item in looked.items}

@@ -74,7 +74,7 @@ class Run:
 
     def forget(self) -> None:
         """Remove what an earlier run left, so that this one starts over."""
-        for folder in ("checkpoints", "moments"):
+        for folder in ("checkpoints", "snapshots"):
             shutil.rmtree(self.folder / folder, ignore_errors=True)
         for file in ("run.json", "metrics.csv", "per_image.csv", "histograms.npz", "examples.npz"):
             (self.folder / file).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from seglab.contract import require
-from seglab.data.fit import crop
+from seglab.data.resize import crop
 
 Look = Callable[[np.ndarray], np.ndarray]
 """What a model says of tiles: (b, h, w, c) to float32 (b, h, w)."""

@@ -21,8 +21,8 @@ SCORES = (
     "precision",
     "recall",
     "specificity",
-    "white_confidence",
-    "black_confidence",
+    "foreground_confidence",
+    "background_confidence",
 )
 
 
@@ -33,8 +33,8 @@ class Counts(NamedTuple):
     fp: Tensor
     fn: Tensor
     tn: Tensor
-    white_sum: Tensor
-    black_sum: Tensor
+    foreground_sum: Tensor
+    background_sum: Tensor
 
 
 def cleared(logits: Logits, target: Target, own: Tensor) -> tuple[Logits, Target, Tensor]:
@@ -52,7 +52,7 @@ def cleared(logits: Logits, target: Target, own: Tensor) -> tuple[Logits, Target
 
 def less(counts: Counts, spare: Tensor) -> Counts:
     """Take (b,) pixels of sure background off the counts."""
-    return counts._replace(tn=counts.tn - spare, black_sum=counts.black_sum - spare)
+    return counts._replace(tn=counts.tn - spare, background_sum=counts.background_sum - spare)
 
 
 @torch.no_grad()
@@ -60,8 +60,8 @@ def counts(logits: Logits, target: Target, threshold: float = 0.5) -> Counts:
     """Count the pixels of each image at one threshold of the probability.
 
     A pixel is predicted as foreground where sigmoid(logit) >= threshold, and is true foreground where target >= 0.5.
-    The counts are exact int64; `white_sum` adds the probability over true foreground, `black_sum` one minus it over
-    true background (float32, or float64 for such logits). A logit that is NaN counts as background. Raises
+    The counts are exact int64; `foreground_sum` adds the probability over true foreground, `background_sum` one minus
+    it over true background (float32, or float64 for such logits). A logit that is NaN counts as background. Raises
     ContractError for shapes that do not fit.
     """
     values, truth = pixels(logits, target)
@@ -71,9 +71,10 @@ def counts(logits: Logits, target: Target, threshold: float = 0.5) -> Counts:
 def scores(counts: Counts, empty: str = "correct") -> dict[str, PerImage]:
     """Turn counts into the scores of each image: IoU, Dice, F2, the rates and the confidences, each (b,) in [0, 1].
 
-    A rate without a denominator (precision where nothing is predicted, recall and white confidence where nothing is
-    true, specificity and black confidence where everything is) is NaN. IoU, Dice and F2 of an image without true
-    foreground follow the policy `empty`: "correct" gives 1 to an empty prediction and 0 to any other, "skip" gives NaN.
+    A rate without a denominator (precision where nothing is predicted, recall and foreground confidence where nothing
+    is true, specificity and background confidence where everything is) is NaN. IoU, Dice and F2 of an image without
+    true foreground follow the policy `empty`: "correct" gives 1 to an empty prediction and 0 to any other, "skip" gives
+    NaN.
     """
     require(empty in EMPTY, "metrics: empty", " or ".join(EMPTY), empty)
     tp, fp, fn, tn, white, black = counts

@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seglab.analysis.grids import Grid, sheet
-from seglab.analysis.sheet import Sheet
 from seglab.contract import require
 from seglab.data.loading import Batch
 from seglab.engine.module import SegModule
-from seglab.engine.saved import Saved, assemble
+from seglab.engine.trained_run import TrainedRun, assemble
 from seglab.models.checkerboard import checkerboards, on_grid, spectrum
-from seglab.views.predictions import scenes, titles
+from seglab.views.checkerboard_figures import Grid, sheet
+from seglab.views.run_inputs import scenes, titles
+from seglab.views.view_page import Sheet
 
 
-def view(runs: list[Saved], upsample: list[str], images: int | list[str], stride: int, seed: int) -> Sheet:
+def view(runs: list[TrainedRun], upsample: list[str], images: int | list[str], stride: int, seed: int) -> Sheet:
     """Show the grid in runs as they were trained, and in the first run's model untrained with each way to upsample.
 
     upsample: values of `model.upsample` to compare untrained, from the same `seed`; none where the model has no such
@@ -57,7 +57,7 @@ def centred(energy: Tensor) -> np.ndarray:
     return torch.fft.fftshift(energy).numpy()
 
 
-def untrained(run: Saved, way: str, seed: int) -> SegModule:
+def untrained(run: TrainedRun, way: str, seed: int) -> SegModule:
     """The run's model before training, with another way to upsample."""
     model = run.config["model"]
     fits = "upsample" in model

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seglab.analysis import loss_curves as draw
-from seglab.analysis.sheet import Sheet, interactive
 from seglab.contract import Logits, PerImage, Target, require
-from seglab.data.maps import MAPS
-from seglab.engine.gradients import at_logits
+from seglab.data.distance_maps import MAPS
+from seglab.engine.gradient_stats import at_logits
 from seglab.losses.base import Loss
+from seglab.views import curve_figures as draw
+from seglab.views.view_page import Sheet, interactive
 
 SIDES = ("foreground", "background")
 SHARES = (0.01, 0.03, 0.1, 0.3)

@@ -9,23 +9,23 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from seglab.analysis.pictures import Scene, sheet
-from seglab.analysis.sheet import Sheet
 from seglab.contract import require
 from seglab.data.loading import Batch
 from seglab.engine.config import build
 from seglab.engine.module import SegModule
-from seglab.engine.moments import due
-from seglab.engine.saved import Saved
+from seglab.engine.snapshots import due
+from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
+from seglab.views.pixel_figures import Scene, sheet
 from seglab.views.pixels import SHOW, Look, look, picture
-from seglab.views.predictions import fitted, scenes
+from seglab.views.run_inputs import fitted, scenes
+from seglab.views.view_page import Sheet
 
 HELD = "Each loss trained on from the same weights, on this image alone, with the run's optimizer; BatchNorm was held"
 
 
 def view(
-    runs: list[Saved],
+    runs: list[TrainedRun],
     losses: dict[str, Loss],
     epoch: int | None,
     image: str | None,
@@ -39,21 +39,21 @@ def view(
     (run,) = runs
     losses = fitted(losses, run)
     (batch,) = scenes(run, list(losses.values()), 1 if image is None else [image])
-    made, moments = branches(run, losses, batch, epoch, steps, show)
+    made, snapshots = branches(run, losses, batch, epoch, steps, show)
     title = f"A fork after {'the best epoch' if epoch is None else f'epoch {epoch}'}"
-    return sheet(title, [made], f"{SHOW[show][1]}. {HELD}", moments, colours)
+    return sheet(title, [made], f"{SHOW[show][1]}. {HELD}", snapshots, colours)
 
 
 def branches(
-    run: Saved, losses: Mapping[str, Loss], batch: Batch, epoch: int | None, steps: int, show: str
+    run: TrainedRun, losses: Mapping[str, Loss], batch: Batch, epoch: int | None, steps: int, show: str
 ) -> tuple[Scene, pd.Series]:
     """A row per loss and a column after 0, 1, 2, 4, ... steps: the scene, and the steps by their names.
 
-    epoch: the moment to start from; None takes the best checkpoint. BatchNorm uses the statistics of the checkpoint
+    epoch: the snapshot to start from; None takes the best checkpoint. BatchNorm uses the statistics of the checkpoint
     throughout, so that all rows begin alike and only what the loss moves is seen.
     """
     require(steps >= 1, "fork", "at least one step", steps)
-    known = run.moments if epoch is not None else {}
+    known = run.snapshots if epoch is not None else {}
     require(epoch is None or epoch in known, "fork", f"epoch as one of {', '.join(map(str, known))}", epoch)
     module = run.module(known[epoch] if epoch is not None else None)
     columns = [step for step in range(steps + 1) if due(step, 2) or step == steps]
@@ -66,7 +66,7 @@ def branches(
     return scene, pd.Series(columns, names, name="step")
 
 
-def branch(module: SegModule, loss: Loss, batch: Batch, columns: list[int], run: Saved, show: str) -> list[Look]:
+def branch(module: SegModule, loss: Loss, batch: Batch, columns: list[int], run: TrainedRun, show: str) -> list[Look]:
     """Looks at the image after so many steps of one loss on it; the module is used up."""
     optimizer = build(run.config["optimizer"])(module.model.parameters())
     maps = {need: batch[need] for need in loss.needs}

@@ -14,17 +14,17 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from seglab.analysis.landscapes import Surface, sheet
-from seglab.analysis.sheet import Sheet
 from seglab.contract import require
 from seglab.data.loading import Batch
 from seglab.engine.module import SegModule
-from seglab.engine.saved import Saved
+from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
-from seglab.views.plane import Plane, lattice, path_plane, random_plane, solution_plane, weights_of
-from seglab.views.predictions import fitted, same_data, samples, titles
+from seglab.views.landscape_figures import Surface, sheet
+from seglab.views.landscape_grid import BATCHNORM, LandscapeGrid, preserve_state
+from seglab.views.run_inputs import fitted, same_data, samples, titles
 from seglab.views.sharpness import sharpness
-from seglab.views.survey import BATCHNORM, Survey, unharmed
+from seglab.views.view_page import Sheet
+from seglab.views.weight_planes import Plane, lattice, path_plane, random_plane, solution_plane, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ PLANES = ("random", "solutions", "path")
 
 
 def view(
-    runs: list[Saved],
+    runs: list[TrainedRun],
     losses: dict[str, Loss],
     folder: Path,
     plane: str,
@@ -43,16 +43,16 @@ def view(
     batchnorm: str,
     seed: int,
     curvature: int,
-    moments: bool,
+    snapshots: bool,
 ) -> Sheet:
     """Show the losses and the IoU of some images over planes around or through the weights of runs.
 
     plane: `random` lays one around each run's best weights, `solutions` one through those of two or three runs, `path`
-    one along the moments of the runs. points: places along each axis. span: how far a random plane reaches, in lengths
-    of the weights; how much others reach beyond what is marked on them. part, images: which images, spread evenly over
-    the part; null takes all. batchnorm: see `BATCHNORM`. seed: of random directions. curvature: at most so many steps
-    for the largest eigenvalue of each loss's Hessian; 0 leaves it out. moments: lay the random directions of one run
-    through each of its moments, as a film.
+    one along the snapshots of the runs. points: places along each axis. span: how far a random plane reaches, in
+    lengths of the weights; how much others reach beyond what is marked on them. part, images: which images, spread
+    evenly over the part; null takes all. batchnorm: see `BATCHNORM`. seed: of random directions. curvature: at most so
+    many steps for the largest eigenvalue of each loss's Hessian; 0 leaves it out. snapshots: lay the random directions
+    of one run through each of its snapshots, as a film.
     """
     require(plane in PLANES, "landscape", f"plane as one of {', '.join(PLANES)}", plane)
     require(points >= 2, "landscape", "at least 2 points a side", points)
@@ -65,9 +65,9 @@ def view(
     trained = [[run.facts["identity"], run.facts.get("finished")] for run in runs]
     asked = [trained, {name: repr(loss) for name, loss in losses.items()}, plane, seed, BATCHNORM[batchnorm], ids]
     mark = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
-    survey = Survey(batches, losses, batchnorm, runs[0].config["threshold"], folder / "points.csv", mark)
+    survey = LandscapeGrid(batches, losses, batchnorm, runs[0].config["threshold"], folder / "points.csv", mark)
     surfaces, bends = [], []
-    for made, module in lay(runs, plane, seed, moments):
+    for made, module in lay(runs, plane, seed, snapshots):
         first, second = lattice(made, span, points)
         grid = [(float(a), float(b)) for b in second for a in first]
         table = survey.measure(module, made, [(0.0, 0.0), *made.marks.values(), *grid]).set_index(["a", "b"])
@@ -79,10 +79,10 @@ def view(
                 bends.append([made.title, name, sharpness(module, loss, batches, curvature)])
     log.info("%s", survey.cost())
     words = f"Means over {len(ids)} {part} images; {BATCHNORM[batchnorm]}. {survey.cost()}"
-    return sheet(surfaces, words, pd.DataFrame(bends, columns=["plane", "loss", "largest eigenvalue"]), moments)
+    return sheet(surfaces, words, pd.DataFrame(bends, columns=["plane", "loss", "largest eigenvalue"]), snapshots)
 
 
-def pick(run: Saved, losses: Mapping[str, Loss], part: str, images: int | None) -> list[Batch]:
+def pick(run: TrainedRun, losses: Mapping[str, Loss], part: str, images: int | None) -> list[Batch]:
     """Batches of images spread evenly over a part of the run's data, without augmentation."""
     require(part in ("train", "val", "test"), "landscape", "part as one of train, val, test", part)
     found = samples(run, list(losses.values()), part)
@@ -93,16 +93,16 @@ def pick(run: Saved, losses: Mapping[str, Loss], part: str, images: int | None) 
     return [found.__getitems__([(0, n) for n in numbers[k : k + size]]) for k in range(0, count, size)]
 
 
-def lay(runs: list[Saved], plane: str, seed: int, moments: bool) -> list[tuple[Plane, SegModule]]:
+def lay(runs: list[TrainedRun], plane: str, seed: int, snapshots: bool) -> list[tuple[Plane, SegModule]]:
     """The planes that are asked for, each with a module that its weights fit."""
     names = titles(runs)
     modules = [run.module() for run in runs]
-    if moments:
+    if snapshots:
         fits = plane == "random" and len(runs) == 1
-        require(fits, "landscape", "plane=random of one run for moments", f"plane={plane} of {len(runs)}")
+        require(fits, "landscape", "plane=random of one run for snapshots", f"plane={plane} of {len(runs)}")
         (run,), (module,) = runs, modules
         still = random_plane(names[0], module.model, seed)
-        states = {epoch: weights_of(run.module(file).model) for epoch, file in run.moments.items()}
+        states = {epoch: weights_of(run.module(file).model) for epoch, file in run.snapshots.items()}
         return [(replace(still, title=f"epoch {epoch}", centre=state), module) for epoch, state in states.items()]
     if plane == "random":
         return [(random_plane(name, m.model, seed), m) for name, m in zip(names, modules, strict=True)]
@@ -112,7 +112,7 @@ def lay(runs: list[Saved], plane: str, seed: int, moments: bool) -> list[tuple[P
     if plane == "solutions":
         return [(solution_plane(names, [weights_of(m.model) for m in modules], modules[0].model, seed), modules[0])]
     paths = {
-        name: [weights_of(run.module(file).model) for file in run.moments.values()]
+        name: [weights_of(run.module(file).model) for file in run.snapshots.values()]
         for name, run in zip(names, runs, strict=True)
     }
     return [(path_plane(paths, modules[0].model), modules[0])]
@@ -121,6 +121,6 @@ def lay(runs: list[Saved], plane: str, seed: int, moments: bool) -> list[tuple[P
 @contextmanager
 def at_centre(module: SegModule, plane: Plane) -> Iterator[None]:
     """The module with the weights of a plane's centre, for a while."""
-    with unharmed(module):
+    with preserve_state(module):
         module.model.load_state_dict(plane.at(0, 0), strict=False)
         yield

@@ -1,4 +1,4 @@
-"""The loss of each pixel through a training: what every run saw in the same images at the same moments."""
+"""The loss of each pixel through a training: what every run saw in the same images at the same snapshots."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from seglab.analysis.pictures import Look, Scene, sheet
-from seglab.analysis.sheet import Sheet
 from seglab.contract import Logits, require
 from seglab.data.loading import Batch
-from seglab.engine.saved import Saved
+from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
 from seglab.losses.shares import gradients, shares
 from seglab.metrics.counts import counts, scores
-from seglab.views.predictions import common_moments, fitted, logits_at, same_data, scenes, titles
+from seglab.views.pixel_figures import Look, Scene, sheet
+from seglab.views.run_inputs import common_snapshots, fitted, logits_at, same_data, scenes, titles
+from seglab.views.view_page import Sheet
 
 SHOW: dict[str, tuple[Callable, str]] = {
     "share": (shares, "share of each pixel in the loss (the mean over the picture is the loss of the image)"),
@@ -27,20 +27,20 @@ SHOW: dict[str, tuple[Callable, str]] = {
 
 
 def view(
-    runs: list[Saved], losses: dict[str, Loss], loss: str, show: str, images: int | list[str], colours: str
+    runs: list[TrainedRun], losses: dict[str, Loss], loss: str, show: str, images: int | list[str], colours: str
 ) -> Sheet:
-    """Show how predictions and pixel losses of runs came about at their saved moments.
+    """Show how predictions and pixel losses of runs came about at their saved snapshots.
 
     Arguments as of `looks`; `colours` of the losses are log (four decades) or linear.
     """
-    made, moments = looks(runs, losses, loss, show, images)
-    return sheet("Pixels through training", made, SHOW[show][1], moments, colours)
+    made, snapshots = looks(runs, losses, loss, show, images)
+    return sheet("Pixels through training", made, SHOW[show][1], snapshots, colours)
 
 
 def looks(
-    runs: list[Saved], losses: dict[str, Loss], loss: str, show: str, images: int | list[str]
+    runs: list[TrainedRun], losses: dict[str, Loss], loss: str, show: str, images: int | list[str]
 ) -> tuple[list[Scene], pd.Series]:
-    """Look at test images with the weights of every common moment: a scene per image, and the epochs by their names.
+    """Look at test images with the weights of every common snapshot: a scene per image, and the epochs by their names.
 
     loss: `own` takes each run's own loss, `listed` the `losses` on the predictions of the one run. show: see `SHOW`.
     images: how many test images, or their ids.
@@ -54,11 +54,11 @@ def looks(
         rows = [(run, title, run.loss()) for run, title in zip(runs, titles(runs), strict=True)]
     else:
         rows = [(runs[0], title, judge) for title, judge in fitted(losses, runs[0]).items()]
-    epochs = common_moments(runs)
+    epochs = common_snapshots(runs)
     batches = scenes(runs[0], [judge for _, _, judge in rows], images)
     seen = {}
     for run in tqdm(runs, "pixels", unit="run", disable=None):
-        seen[run.folder] = [logits_at(run, run.moments[epoch], batches) for epoch in epochs]
+        seen[run.folder] = [logits_at(run, run.snapshots[epoch], batches) for epoch in epochs]
     names = [f"epoch {epoch}" for epoch in epochs]
     made = []
     for place, batch in enumerate(batches):
@@ -70,7 +70,7 @@ def looks(
     return made, pd.Series(epochs, names, name="epoch")
 
 
-def threshold(run: Saved) -> float:
+def threshold(run: TrainedRun) -> float:
     """The probability from which the run calls a pixel foreground."""
     return run.config["threshold"]
 
@@ -87,7 +87,7 @@ def look(logits: Logits, batch: Batch, loss: Loss, show: str, threshold: float) 
     p = logits.sigmoid()
     confidence = torch.where(target >= 0.5, p, 1 - p)
     counted = scores(counts(logits, target, threshold))
-    means = {name: float(counted[name]) for name in ("iou", "white_confidence", "black_confidence")}
+    means = {name: float(counted[name]) for name in ("iou", "foreground_confidence", "background_confidence")}
     split = SHOW[show][0](loss, logits, target, **maps)
     value = loss(logits, target, **maps).item()
     arrays = (x[0, 0].detach().float().numpy() for x in (p, confidence, split))

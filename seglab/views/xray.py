@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seglab.analysis import xray as draw
-from seglab.analysis.sheet import Sheet
 from seglab.contract import Logits, Target, require
-from seglab.data.base import Dataset
+from seglab.data.dataset import Dataset
+from seglab.data.distance_maps import MAPS
 from seglab.data.loading import Samples
-from seglab.data.maps import MAPS
 from seglab.data.module import DataModule
-from seglab.engine.gradients import at_logits, hard, near_edge
+from seglab.engine.gradient_stats import at_logits, hard, near_edge
 from seglab.engine.module import SegModule
-from seglab.engine.records import spread
-from seglab.engine.saved import open_run
+from seglab.engine.per_image import spread
+from seglab.engine.trained_run import open_run
 from seglab.losses.base import Loss
-from seglab.views.advice import learning_rates, warnings
-from seglab.views.stages import object_sizes, soft_iou, stages
+from seglab.views import xray_figures as draw
+from seglab.views.simulated_predictions import object_sizes, soft_iou, stages
+from seglab.views.view_page import Sheet
+from seglab.views.xray_warnings import learning_rates, warnings
 
 log = logging.getLogger(__name__)
 ALARM, CALM = math.log(0.9 / 0.1), -4.0

@@ -14,15 +14,15 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from seglab.analysis.table import collect
 from seglab.contract import ContractError
-from seglab.data.folder import Folder
+from seglab.data.datasets.folder import Folder
 from seglab.engine.config import named
 from seglab.engine.evaluation import dataset_node, to_logits
-from seglab.engine.inference import predictor
-from seglab.engine.saved import open_run
+from seglab.engine.predictor import predictor
+from seglab.engine.trained_run import open_run
 from seglab.evaluate import evaluate
 from seglab.metrics.surface import surface_distances
+from seglab.reporting.load_runs import collect
 from seglab.train import train
 from tests.engine.untrained import write_run
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig
 
-from seglab.engine.config import CONF, build, check, identity, plain
+from seglab.engine.config import CONF, build, check, identity, to_container
 
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 CLAIMS = {  # of the sources: how many runs each needs
@@ -88,7 +88,7 @@ def test_a_claim_says_its_question_source_cost_and_outcome(name: str) -> None:
 def test_full_scale_is_the_protocol_of_the_source(configure: Configure) -> None:
     fundus = composed(configure, "fundus_ce_focal", "scale=full", "+experiment/fundus_ce_focal=focal")
     assert (fundus.dataset.size, fundus.model.padding, fundus.batch_size) == (572, "valid", 4)
-    assert (fundus.trainer.max_epochs, plain(fundus.tune.lr)) == (1000, [1e-4])
+    assert (fundus.trainer.max_epochs, to_container(fundus.tune.lr)) == (1000, [1e-4])
     assert fundus.optimizer._target_.endswith("Adam")
     words = ("scale=full", "dataset=ddsm", "~dataset.scene", "dataset.root=/data")
     scans = composed(configure, "iou_vs_weighted_ce", *words, "+experiment/iou_vs_weighted_ce=weight_20_to_1")

@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from seglab.contract import ContractError
-from seglab.engine import exporting
-from seglab.engine.exporting import Deployed, freedoms, write
-from seglab.engine.saved import open_run
+from seglab.engine import export as exporting
+from seglab.engine.export import Deployed, freedoms, write
+from seglab.engine.trained_run import open_run
 from seglab.export import export
 from tests.engine.untrained import write_run
 

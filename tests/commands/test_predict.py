@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 
 from seglab.contract import ContractError
 from seglab.data import rle
-from seglab.data.ship import read_table
-from seglab.engine.predictions import inputs, objects, overlay
+from seglab.data.datasets.airbus_ships import read_table
+from seglab.engine.prediction_writer import inputs, objects, overlay
 from seglab.predict import predict
 from tests.engine.untrained import write_run
 

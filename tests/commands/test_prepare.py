@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from seglab.contract import ContractError
-from seglab.data.opening import open_data
+from seglab.data.prepare_data import open_data
 from seglab.engine.config import build
 from seglab.prepare import knobs, run
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from seglab.report import with_roots
-from tests.analysis.fabricate import FakeLoss, write_run, write_sweep
+from tests.reporting.fabricate import FakeLoss, write_run, write_sweep
 
 HERE = Path(__file__).parents[2]
 

@@ -147,9 +147,9 @@ def test_a_sweep_killed_at_many_moments_ends_like_an_undisturbed_one(
     other = tmp_path_factory.mktemp("undisturbed")
     (other / "myconf").mkdir()
     assert sweep(other, *words)[0] == 0
-    for moment in range(20):
+    for snapshot in range(20):
         process = start(place, *words)
-        deadline = time.monotonic() + 6 + 0.45 * moment
+        deadline = time.monotonic() + 6 + 0.45 * snapshot
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         if process.poll() is None:

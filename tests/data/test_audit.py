@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from seglab.data.audit import audit, erased
+from seglab.data.datasets.folder import Folder
+from seglab.data.datasets.synthetic import Synthetic
+from seglab.data.datasets.synthetic_scenes import clouds
 from seglab.data.duplicates import fingerprint, near_duplicates
-from seglab.data.folder import Folder
-from seglab.data.scenes import clouds
-from seglab.data.synthetic import Synthetic
 
 
 def texture(k, size=96):
@@ -107,8 +107,8 @@ def test_painted_scenes_do_not_look_the_same(scene):
 
 @pytest.mark.parametrize("name", ["fundus", "ship"])
 def test_the_real_sets_have_no_false_alarm(name, shared_data):
-    from seglab.data.fundus import Fundus
-    from seglab.data.ship import Ship
+    from seglab.data.datasets.airbus_ships import Ship
+    from seglab.data.datasets.fundus import Fundus
 
     root = {"fundus": "fundus/drishti-gs", "ship": "ship"}[name]
     kind = {"fundus": Fundus, "ship": Ship}[name]

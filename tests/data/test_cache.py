@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from seglab.data import cache
-from seglab.data.folder import Folder
-from seglab.data.opening import open_data
+from seglab.data.datasets.folder import Folder
+from seglab.data.prepare_data import open_data
 from seglab.data.store import Arrays, Files
 
 
@@ -116,7 +116,7 @@ def test_a_killed_build_is_cleared_away_after_a_day(dataset):
 
 def test_two_processes_may_build_at_once(dataset):
     with ProcessPoolExecutor(2, get_context("fork")) as pool:
-        marks = [job.result() for job in [pool.submit(mark_of, dataset) for _ in range(4)]]
+        marks = [job.result() for job in [pool.submit(dataset_fingerprint, dataset) for _ in range(4)]]
     assert folders(dataset) == [marks[0]]
 
 
@@ -127,5 +127,5 @@ def test_losing_the_race_uses_the_winners_folder(dataset):
     assert folders(dataset) == [winner.fingerprint]
 
 
-def mark_of(dataset):
+def dataset_fingerprint(dataset):
     return open_data(dataset).fingerprint

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seglab.data.augment import Augment
-from seglab.data.base import Dataset
+from seglab.data.dataset import Dataset
 from seglab.data.module import DataModule
 from seglab.engine.config import CONF, build, check
 

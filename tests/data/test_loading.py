@@ -4,10 +4,10 @@ import torch
 
 from seglab.contract import ContractError
 from seglab.data.augment import Strong
-from seglab.data.maps import distance
+from seglab.data.datasets.synthetic import Synthetic
+from seglab.data.distance_maps import distance
 from seglab.data.module import DataModule
 from seglab.data.sampler import EpochSampler, EvenBatches
-from seglab.data.synthetic import Synthetic
 
 SMALL = {"size": 32, "train": 11, "val": 4, "test": 5}
 

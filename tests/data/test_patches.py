@@ -8,11 +8,11 @@ import torch
 
 from seglab.contract import ContractError
 from seglab.data.augment import Strong
-from seglab.data.base import native
-from seglab.data.folder import Folder
+from seglab.data.dataset import decode_native
+from seglab.data.datasets.folder import Folder
 from seglab.data.module import DataModule
-from seglab.data.opening import open_data
 from seglab.data.patches import steps
+from seglab.data.prepare_data import open_data
 from seglab.data.prepared import Prepared, prepare
 
 SHAPES = [(150, 90), (64, 64), (40, 200), (130, 131), (100, 100), (97, 65), (80, 150), (70, 70)]
@@ -97,7 +97,7 @@ def test_seed_epoch_and_index_each_decide_the_place_of_a_patch(raw):
 def test_the_tiles_own_pixels_are_each_pixel_of_the_image_once(raw):
     opened = open_data(raw)
     items = {item.id: item for item in opened.splits.test}
-    left = {name: native(item, raw)[1].astype(int) * 0 + 1 for name, item in items.items()}
+    left = {name: decode_native(item, raw)[1].astype(int) * 0 + 1 for name, item in items.items()}
     for batch in DataModule(raw, batch_size=4).loader("test"):
         for name, image, target, own in zip(batch["id"], batch["image"], batch["target"], batch["own"], strict=True):
             top, bottom, first, last = own.tolist()
@@ -105,7 +105,7 @@ def test_the_tiles_own_pixels_are_each_pixel_of_the_image_once(raw):
             assert 0 <= first < last <= raw.size
             row, column = (int(n) for n in np.argwhere(left[name])[0])  # the next that is nobody's yet
             mine = np.s_[row : row + bottom - top, column : column + last - first]
-            truth = native(items[name], raw)
+            truth = decode_native(items[name], raw)
             np.testing.assert_array_equal(image[0, top:bottom, first:last], truth[0][mine] >> 8)
             np.testing.assert_array_equal(target[0, top:bottom, first:last], truth[1][mine])
             left[name][mine] -= 1
@@ -169,7 +169,7 @@ def test_a_prepared_folder_can_be_resized_too(raw, tmp_path, knobs):
 
 def test_reducing_shrinks_before_cutting(raw):
     smaller = replace(raw, reduce=2, cache_dir=None)
-    assert native(raw.items()[0], smaller)[0].shape == (75, 45)
+    assert decode_native(raw.items()[0], smaller)[0].shape == (75, 45)
     cached = epoch(replace(raw, reduce=2))
     for a, b in zip(epoch(smaller), cached, strict=True):
         assert a == b if isinstance(a, list) else torch.equal(a, b)

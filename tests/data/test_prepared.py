@@ -9,7 +9,7 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.data import prepared
-from seglab.data.folder import Folder
+from seglab.data.datasets.folder import Folder
 from seglab.data.prepared import Prepared, mapped, prepare
 
 
@@ -56,8 +56,8 @@ def test_what_was_cut_short_goes_on_where_it_stopped(raw, folder, monkeypatch):
     done = {path.stem for path in (folder / "records").glob("[0-9]*.json")}
     cv2.imwrite(str(Path(raw.root) / "images/4.png"), np.zeros((12, 9), np.uint8))
     decoded = []
-    true = prepared.native
-    monkeypatch.setattr(prepared, "native", lambda item, dataset: decoded.append(item.id) or true(item, dataset))
+    true = prepared.decode_native
+    monkeypatch.setattr(prepared, "decode_native", lambda item, dataset: decoded.append(item.id) or true(item, dataset))
     prepare(raw.items(), raw, folder, "o")
     assert set(decoded) == {str(k) for k in range(6)} - done
     assert "4" in decoded

@@ -51,7 +51,7 @@ def test_an_own_test_part_is_kept_and_its_patients_leave_the_training():
     test = [Item("t0", "g3", split="test"), Item("t1", "x", split="test")]
     parts = split([*items(10, part="train"), *test], 0.3, 0.5, 0)
     assert [i.id for i in parts.test] == ["t0", "t1"]
-    assert [i.id for i in parts.torn] == ["i003"]
+    assert [i.id for i in parts.conflicting] == ["i003"]
     assert len(parts.train) + len(parts.val) == 9
 
 

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from seglab.engine.config import CONF, ConfigError, build, check, experiment, identity, plain, run_name
+from seglab.engine.config import CONF, ConfigError, build, check, experiment, identity, run_name, to_container
 
 Configure = Callable[..., DictConfig]
 
@@ -45,7 +45,7 @@ def test_a_parameter_that_the_code_lacks_is_named() -> None:
 
 def test_a_missing_value_says_what_to_set(configure: Configure) -> None:
     with pytest.raises(ConfigError, match=r"dataset\.root: expected a value, got none; set dataset\.root="):
-        plain(configure("train", "folder=x", "dataset=folder"))
+        to_container(configure("train", "folder=x", "dataset=folder"))
 
 
 def test_a_value_out_of_range_is_one_sentence_of_the_part_itself(configure: Configure) -> None:
@@ -100,9 +100,9 @@ def test_an_experiment_has_two_sizes_and_no_third(configure: Configure) -> None:
     assert configure("train", *words).dataset.size == 96
     assert configure("train", *words, "scale=full").dataset.size == 640
     with pytest.raises(InterpolationResolutionError, match="scale: expected small or full, got huge"):
-        plain(configure("train", *words, "scale=huge"))
+        to_container(configure("train", *words, "scale=huge"))
 
 
 def test_an_unknown_loss_inside_another_is_named(configure: Configure) -> None:
     with pytest.raises(InterpolationResolutionError, match=r"loss: expected one of .*focal.*, got nonsense"):
-        plain(configure("train", "folder=x", "loss=batchwise", "loss.loss=${inner:loss,nonsense}"))
+        to_container(configure("train", "folder=x", "loss=batchwise", "loss.loss=${inner:loss,nonsense}"))

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from seglab.contract import ContractError
 from seglab.data.loading import Samples, loader
 from seglab.data.store import Arrays, Whole
+from seglab.engine.dry_run import dry_run
 from seglab.engine.module import Normalize, SegModule
-from seglab.engine.rehearse import rehearse
 from seglab.losses.base import Card, Loss
 from seglab.losses.pixel import BCE
 
@@ -90,7 +90,7 @@ def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were() -
     samples = Samples(Whole(Arrays(images, masks), [0, 1, 2]), ["a", "b", "c"], None, (), 1)
     trained = module()
     before, state = copy.deepcopy(trained.state_dict()), torch.get_rng_state()
-    rehearse(trained, loader(samples, 2, 0, False, None))
+    dry_run(trained, loader(samples, 2, 0, False, None))
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(weight.grad is None for weight in trained.parameters())

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from seglab.engine.config import CONF, build, plain
-from seglab.engine.saved import assemble
+from seglab.engine.config import CONF, build, to_container
+from seglab.engine.trained_run import assemble
 
 SMALL = ("dataset.size=32", "trainer.accelerator=cpu")
 UNET = ("model.base=4", "model.depth=2")
@@ -20,7 +20,7 @@ def write_run(folder: Path, *overrides: str, seed: int = 1, tuned: float = 0.5) 
     (folder / "checkpoints").mkdir(parents=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         model = () if any(word.startswith("model=") for word in overrides) else UNET
-        cfg = plain(compose("train", [*SMALL, *model, f"seed={seed}", f"folder={folder}", *overrides]))
+        cfg = to_container(compose("train", [*SMALL, *model, f"seed={seed}", f"folder={folder}", *overrides]))
     torch.manual_seed(seed)
     module = assemble(cfg, build(cfg["dataset"]), build(cfg["loss"]).fitted(0.1)).train()
     for _ in range(3):  # norms learn what pixels are like

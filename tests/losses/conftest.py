@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from seglab.data.maps import MAPS
+from seglab.data.distance_maps import MAPS
 from seglab.losses import native
 from seglab.losses.base import Loss
 

@@ -46,8 +46,8 @@ def test_eight_pixels_give_the_scores_worked_out_by_hand():
             "precision": 1 / 3,
             "recall": 1 / 3,
             "specificity": 3 / 5,
-            "white_confidence": 1 / 3,
-            "black_confidence": 3 / 5,
+            "foreground_confidence": 1 / 3,
+            "background_confidence": 3 / 5,
         }
     )
 
@@ -71,8 +71,8 @@ def test_confidences_are_the_mean_probability_of_the_true_class():
     logits, target = batch(1)
     result = scores(counts(logits, target))
     for i, (z, t) in enumerate(zip(logits, target.bool(), strict=True)):
-        assert result["white_confidence"][i].item() == pytest.approx(z[t].sigmoid().mean().item(), abs=1e-6)
-        assert result["black_confidence"][i].item() == pytest.approx((-z[~t]).sigmoid().mean().item(), abs=1e-6)
+        assert result["foreground_confidence"][i].item() == pytest.approx(z[t].sigmoid().mean().item(), abs=1e-6)
+        assert result["background_confidence"][i].item() == pytest.approx((-z[~t]).sigmoid().mean().item(), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_empty_and_full_masks_follow_the_policy(predicted, truth, overlap, preci
     result = case(predicted, truth)
     found = [result[name] for name in ("iou", "dice", "f2", "precision", "recall", "specificity")]
     assert found == pytest.approx([overlap] * 3 + [precision, recall, specificity], nan_ok=True)
-    assert math.isnan(result["white_confidence"]) == ("1" not in truth)
-    assert math.isnan(result["black_confidence"]) == ("0" not in truth)
+    assert math.isnan(result["foreground_confidence"]) == ("1" not in truth)
+    assert math.isnan(result["background_confidence"]) == ("0" not in truth)
 
 
 def test_skip_leaves_out_empty_truth_and_nothing_else():
@@ -146,7 +146,7 @@ def test_half_precision_logits_are_summed_in_float32(dtype):
     logits = torch.full((1, 1, 512, 512), 3.0, dtype=dtype)
     result = counts(logits, torch.ones_like(logits))
     assert result.tp.item() == 512 * 512
-    assert result.white_sum.item() == pytest.approx(512 * 512 * 0.9525741, rel=1e-5)
+    assert result.foreground_sum.item() == pytest.approx(512 * 512 * 0.9525741, rel=1e-5)
 
 
 def test_sixteen_million_pixels_are_counted_to_the_last_one():
@@ -156,7 +156,7 @@ def test_sixteen_million_pixels_are_counted_to_the_last_one():
     target[0, 0, 0, 0] = False
     result = counts(logits, target)
     assert [int(n) for n in result[:4]] == [4096 * 4099 - 1, 1, 4096, 0]
-    assert result.white_sum.item() / (4096 * 4100) == pytest.approx(0.731, abs=1e-3)
+    assert result.foreground_sum.item() / (4096 * 4100) == pytest.approx(0.731, abs=1e-3)
 
 
 @pytest.mark.parametrize("size", [(2, 1, 50), (2, 1, 6, 5, 4)])
@@ -185,4 +185,4 @@ def test_unknown_policies_and_impossible_thresholds_are_refused():
 
 def test_counting_needs_no_gradient_and_keeps_none():
     logits, target = batch()
-    assert not counts(logits.requires_grad_(), target).white_sum.requires_grad
+    assert not counts(logits.requires_grad_(), target).foreground_sum.requires_grad

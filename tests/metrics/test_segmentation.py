@@ -48,8 +48,8 @@ def test_pooled_scores_are_torchmetrics_over_all_pixels():
     assert result["precision_pooled"] == pytest.approx(reference.binary_precision(*one).item())
     assert result["recall_pooled"] == pytest.approx(reference.binary_recall(*one).item())
     assert result["specificity_pooled"] == pytest.approx(reference.binary_specificity(*one).item())
-    assert result["white_confidence_pooled"] == pytest.approx(one[0][one[1] == 1].mean().item(), abs=1e-6)
-    assert result["black_confidence_pooled"] == pytest.approx(1 - one[0][one[1] == 0].mean().item(), abs=1e-6)
+    assert result["foreground_confidence_pooled"] == pytest.approx(one[0][one[1] == 1].mean().item(), abs=1e-6)
+    assert result["background_confidence_pooled"] == pytest.approx(1 - one[0][one[1] == 0].mean().item(), abs=1e-6)
     assert result["ece"] == pytest.approx(reference.binary_calibration_error(*one, n_bins=15).item(), abs=1e-6)
 
 

@@ -13,18 +13,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seglab.analysis.landscapes import Surface, height, lowest_places, sheet
 from seglab.contract import ContractError
 from seglab.engine.config import chosen
 from seglab.engine.module import SegModule
-from seglab.engine.saved import Saved
+from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Card, Loss
 from seglab.losses.pixel import BCE
 from seglab.losses.region import Dice
 from seglab.views.landscape import lay, view
-from seglab.views.plane import random_plane
+from seglab.views.landscape_figures import Surface, height, lowest_places, sheet
+from seglab.views.landscape_grid import LandscapeGrid, preserve_state, recompute
 from seglab.views.sharpness import sharpness
-from seglab.views.survey import Survey, recompute, unharmed
+from seglab.views.weight_planes import random_plane
 
 KNOBS = {
     "points": 3,
@@ -34,7 +34,7 @@ KNOBS = {
     "batchnorm": "moved",
     "seed": 1,
     "curvature": 0,
-    "moments": False,
+    "snapshots": False,
 }
 LOSSES = chosen("loss", ["bce", "dice"])
 
@@ -66,8 +66,10 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 1, 1))
 
 
-def survey(file: Path, batchnorm: str = "moved", losses: dict[str, Loss] | None = None, mark: str = "m") -> Survey:
-    return Survey(batches(), losses or {"bce": BCE(), "dice": Dice()}, batchnorm, 0.5, file, mark)
+def survey(
+    file: Path, batchnorm: str = "moved", losses: dict[str, Loss] | None = None, mark: str = "m"
+) -> LandscapeGrid:
+    return LandscapeGrid(batches(), losses or {"bce": BCE(), "dice": Dice()}, batchnorm, 0.5, file, mark)
 
 
 def test_the_landscape_of_a_linear_model_with_a_quadratic_loss_is_the_paraboloid(tmp_path: Path) -> None:
@@ -84,7 +86,7 @@ def test_the_landscape_of_a_linear_model_with_a_quadratic_loss_is_the_paraboloid
         assert row.square == pytest.approx(float(at @ gram @ at - 2 * cross @ at + (t @ t) / len(t)), rel=1e-5)
 
 
-def test_the_centre_has_the_loss_and_iou_that_the_run_was_measured_with(runs: list[Saved], tmp_path: Path) -> None:
+def test_the_centre_has_the_loss_and_iou_that_the_run_was_measured_with(runs: list[TrainedRun], tmp_path: Path) -> None:
     tables = view(runs, LOSSES, tmp_path, plane="random", **KNOBS).tables
     rows = tables["lowest"].set_index(["plane", "loss"])
     for name, run in zip(("bce", "dice"), runs, strict=True):
@@ -120,7 +122,7 @@ def test_weights_come_back_even_from_a_failure() -> None:
     before = {name: x.clone() for name, x in ours.state_dict().items()}
 
     def spoil() -> None:
-        with unharmed(ours):
+        with preserve_state(ours):
             ours.model[0].weight.data.fill_(3)
             raise KeyError
 
@@ -141,15 +143,15 @@ def test_a_survey_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     ours = module(net())
     plane, places = random_plane("x, y", ours.model, 1), [(a / 4, 0.0) for a in range(6)]
     whole = survey(tmp_path / "whole.csv").measure(ours, plane, places)
-    one, seen = Survey.one, []
+    one, seen = LandscapeGrid.one, []
 
-    def watched(self: Survey, module: SegModule, plane: object, a: float, b: float) -> list[float]:
+    def watched(self: LandscapeGrid, module: SegModule, plane: object, a: float, b: float) -> list[float]:
         if len(seen) == 3:
             raise KeyboardInterrupt
         seen.append((a, b))
         return one(self, module, plane, a, b)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Survey, "one", watched)
+    monkeypatch.setattr(LandscapeGrid, "one", watched)
     with pytest.raises(KeyboardInterrupt):
         survey(tmp_path / "p.csv").measure(ours, plane, places)
     with (tmp_path / "p.csv").open("a") as file:
@@ -198,7 +200,7 @@ def test_the_lowest_place_is_told_with_the_iou_there() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plane", ["random", "solutions", "path"])
-def test_every_kind_of_plane_is_drawn(runs: list[Saved], tmp_path: Path, plane: str) -> None:
+def test_every_kind_of_plane_is_drawn(runs: list[TrainedRun], tmp_path: Path, plane: str) -> None:
     knobs = KNOBS | {"curvature": 2, "images": 2}
     page = view(runs, LOSSES, tmp_path, plane=plane, **knobs).write(tmp_path).read_text()
     assert "plotly-graph-div" in page
@@ -207,10 +209,10 @@ def test_every_kind_of_plane_is_drawn(runs: list[Saved], tmp_path: Path, plane: 
     assert pd.read_csv(tmp_path / "lowest.csv")["largest eigenvalue"].notna().all()
 
 
-def test_the_planes_of_the_moments_share_their_directions_and_lie_at_the_moments(runs: list[Saved]) -> None:
+def test_the_planes_of_the_moments_share_their_directions_and_lie_at_the_moments(runs: list[TrainedRun]) -> None:
     planes = [plane for plane, _ in lay(runs[:1], "random", 1, True)]
     assert [plane.title for plane in planes] == ["epoch 0", "epoch 1", "epoch 2"]
-    for plane, file in zip(planes, runs[0].moments.values(), strict=True):
+    for plane, file in zip(planes, runs[0].snapshots.values(), strict=True):
         assert plane.first is planes[0].first
         state = runs[0].module(file).model.state_dict()
         assert all(torch.equal(x, state[name]) for name, x in plane.at(0, 0).items())
@@ -232,7 +234,7 @@ def test_a_film_of_planes_has_one_scale_for_each_loss() -> None:
     [
         (lambda runs, other, at: view([runs[0], other], LOSSES, at, "random", **KNOBS), "expected the data of"),
         (lambda runs, other, at: view(runs, LOSSES, at, "flat", **KNOBS), "plane as one of random"),
-        (lambda runs, other, at: view(runs, LOSSES, at, "random", **KNOBS | {"moments": True}), "random of one run"),
+        (lambda runs, other, at: view(runs, LOSSES, at, "random", **KNOBS | {"snapshots": True}), "random of one run"),
         (lambda runs, other, at: view(runs[:1], LOSSES, at, "solutions", **KNOBS), "two or three runs"),
         (lambda runs, other, at: view(runs, LOSSES, at, "random", **KNOBS | {"part": "all"}), "part as one of train"),
         (lambda runs, other, at: view(runs, LOSSES, at, "random", **KNOBS | {"images": 0}), "at least one image"),
@@ -241,7 +243,11 @@ def test_a_film_of_planes_has_one_scale_for_each_loss() -> None:
     ],
 )
 def test_what_has_no_landscape_is_one_sentence(
-    runs: list[Saved], stranger: Saved, tmp_path: Path, looked: Callable[[list[Saved], Saved, Path], object], said: str
+    runs: list[TrainedRun],
+    stranger: TrainedRun,
+    tmp_path: Path,
+    looked: Callable[[list[TrainedRun], TrainedRun, Path], object],
+    said: str,
 ) -> None:
     with pytest.raises(ContractError, match=said):
         looked(runs, stranger, tmp_path)

@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from seglab.analysis.pictures import COLOURS, Look, Scene, raised, scale, thin
-from seglab.analysis.pictures import table as numbers
 from seglab.contract import ContractError
 from seglab.engine.config import chosen
-from seglab.engine.saved import Saved
+from seglab.engine.trained_run import TrainedRun
+from seglab.views.pixel_figures import COLORS, Look, Scene, raised, scale, thin
+from seglab.views.pixel_figures import table as numbers
 from seglab.views.pixels import look, looks, view
-from seglab.views.predictions import logits_at, scenes, titles
+from seglab.views.run_inputs import logits_at, scenes, titles
 
 LISTED = chosen("loss", ["bce", "lovasz_hinge"])
 
 
-def test_a_look_at_the_best_weights_says_what_the_run_has_measured(runs: list[Saved]) -> None:
+def test_a_look_at_the_best_weights_says_what_the_run_has_measured(runs: list[TrainedRun]) -> None:
     run = runs[1]
     rows = pd.read_csv(run.folder / "per_image.csv").set_index("id")
     batches = scenes(run, [run.loss()], list(rows.index))
@@ -33,11 +33,11 @@ def test_a_look_at_the_best_weights_says_what_the_run_has_measured(runs: list[Sa
         for name, value in seen.scores.items():
             assert value == pytest.approx(row[name], abs=1e-5), name
         truth = batch["target"][0, 0].numpy() >= 0.5
-        assert seen.confidence[truth].mean() == pytest.approx(row["white_confidence"], abs=1e-5)
+        assert seen.confidence[truth].mean() == pytest.approx(row["foreground_confidence"], abs=1e-5)
 
 
 @pytest.mark.slow
-def test_the_sheet_holds_every_run_at_every_moment_on_one_colour_scale(runs: list[Saved], tmp_path: Path) -> None:
+def test_the_sheet_holds_every_run_at_every_moment_on_one_colour_scale(runs: list[TrainedRun], tmp_path: Path) -> None:
     sheet = view(runs, {}, loss="own", show="share", images=2, colours="linear")
     table = sheet.tables["pixels"]
     assert list(table["row"].unique()) == ["bce", "dice"]
@@ -48,7 +48,7 @@ def test_the_sheet_holds_every_run_at_every_moment_on_one_colour_scale(runs: lis
         for name, figure in sheet.figures.items()
         for axis in figure.axes
         for image in axis.get_images()
-        if name.endswith("_loss") and image.cmap.name == COLOURS["loss"] and axis.get_xlabel()
+        if name.endswith("_loss") and image.cmap.name == COLORS["loss"] and axis.get_xlabel()
     }
     assert len(spans) == 1
     page = sheet.write(tmp_path).read_text()
@@ -59,13 +59,13 @@ def test_the_sheet_holds_every_run_at_every_moment_on_one_colour_scale(runs: lis
     assert len(list(tmp_path.glob("*_loss.png"))) == len(list(tmp_path.glob("*_loss.svg"))) == 2
 
 
-def test_before_training_twins_see_the_same(runs: list[Saved]) -> None:
+def test_before_training_twins_see_the_same(runs: list[TrainedRun]) -> None:
     table = numbers(*looks(runs, {}, loss="own", show="share", images=1))
-    start = table[table["epoch"] == 0].set_index("row")["white_confidence"]
+    start = table[table["epoch"] == 0].set_index("row")["foreground_confidence"]
     assert start["bce"] == start["dice"]
 
 
-def test_any_loss_can_be_asked_for_its_gradient(runs: list[Saved]) -> None:
+def test_any_loss_can_be_asked_for_its_gradient(runs: list[TrainedRun]) -> None:
     ((_, _, _, _, rows),) = looks(runs[:1], LISTED, loss="listed", show="gradient", images=1)[0]
     assert list(rows) == ["bce", "lovasz_hinge"]
     error = 1 - rows["bce"][0].confidence  # the gradient of cross-entropy
@@ -91,7 +91,7 @@ def test_a_thinned_surface_keeps_the_mean() -> None:
     assert thin(values)[0, 0] == pytest.approx(values[:2, :2].mean())
 
 
-def test_runs_of_one_loss_are_told_apart(runs: list[Saved]) -> None:
+def test_runs_of_one_loss_are_told_apart(runs: list[TrainedRun]) -> None:
     assert titles(runs) == ["bce", "dice"]
     assert titles([runs[0], runs[0]])[0].startswith("bce")
 
@@ -99,7 +99,7 @@ def test_runs_of_one_loss_are_told_apart(runs: list[Saved]) -> None:
 @pytest.mark.parametrize(
     ("looked", "said"),
     [
-        (lambda runs, other: looks([other], {}, "own", "share", 1), r"moments/epoch-.*callbacks=moments"),
+        (lambda runs, other: looks([other], {}, "own", "share", 1), r"snapshots/epoch-.*callbacks=snapshots"),
         (lambda runs, other: looks([runs[0], other], {}, "own", "share", 1), "expected the data of"),
         (lambda runs, other: looks(runs, LISTED, "listed", "share", 1), "one run to be judged"),
         (lambda runs, other: looks(runs[:1], LISTED, "listed", "share", 1), "LovaszHinge: .*its gradient instead"),
@@ -110,7 +110,7 @@ def test_runs_of_one_loss_are_told_apart(runs: list[Saved]) -> None:
     ],
 )
 def test_what_cannot_be_looked_at_is_one_sentence(
-    runs: list[Saved], stranger: Saved, looked: Callable[[list[Saved], Saved], object], said: str
+    runs: list[TrainedRun], stranger: TrainedRun, looked: Callable[[list[TrainedRun], TrainedRun], object], said: str
 ) -> None:
     with pytest.raises(ContractError, match=said) as fault:
         looked(runs, stranger)

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from seglab.contract import ContractError
-from seglab.data.synthetic import Synthetic
+from seglab.data.datasets.synthetic import Synthetic
 from seglab.engine.module import SegModule
 from seglab.losses.focal import Focal
 from seglab.losses.pixel import BCE
 from seglab.losses.region import Dice
 from seglab.models.unet import UNet
-from seglab.views.advice import learning_rates, warnings
-from seglab.views.stages import QUALITIES, object_sizes, radius, simulated, soft_iou
+from seglab.views.simulated_predictions import QUALITIES, object_sizes, radius, simulated, soft_iou
 from seglab.views.xray import at_weights, measured, on_empty, regions, view
+from seglab.views.xray_warnings import learning_rates, warnings
 
 ADAM = {"_target_": "torch.optim.AdamW", "lr": 1e-3, "eps": 1e-8}
 SGD = {"_target_": "torch.optim.SGD", "lr": 1e-2}

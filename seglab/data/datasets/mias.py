@@ -1,0 +1,73 @@
+"""Mammograms with circles around lesions: mini-MIAS (Suckling et al., 1994)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from seglab.contract import require
+from seglab.data.dataset import Dataset
+from seglab.data.image_io import read_image
+from seglab.data.items import Item
+
+ROW = re.compile(r"(?P<film>mdb\d{3}) +[FGD] +(?P<kind>[A-Z]{4})(?: +[BM])?(?P<place>(?: +\d+){3})?(?: +[*].*)?")
+Circle = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mias(Dataset):
+    """Films of 1024x1024 pixels whose lesions are filled circles; those with a lesion of unknown place are left out.
+
+    images: folder of the PGM films in `root`. table: the list of lesions. external: all films are the test set of a
+    model that was trained elsewhere. The two films of a patient (mdb001 and mdb002, and so on) are one group.
+    """
+
+    root: str
+    images: str = "all-mias"
+    table: str = "Info.txt"
+    external: bool = False
+    channels: int = 1
+
+    def items(self) -> list[Item]:
+        root = Path(self.root)
+        require(root.is_dir(), "dataset mias", "a root that exists", root, "set dataset.root")
+        found = read_info(root / self.table)
+        return [self.film(name, root / self.images / f"{name}.pgm", circles) for name, circles in found.items()]
+
+    def film(self, name: str, path: Path, circles: list[Circle | None]) -> Item:
+        """Make the item of one film; None stands for a lesion of unknown place."""
+        patient, part = f"patient{(int(name[3:]) + 1) // 2:03d}", "test" if self.external else ""
+        if not path.is_file():
+            return Item(name, patient, split=part, fault=f"{path}: expected the film of {self.table}")
+        known = tuple(circle for circle in circles if circle is not None)
+        unknown = "" if len(known) == len(circles) else "lesion of unknown place"
+        image, mask = partial(read_image, str(path)), partial(draw, str(path), known)
+        return Item(name, patient, image, mask, part, (str(path),), str(known), left_out=unknown)
+
+
+def read_info(path: Path) -> dict[str, list[Circle | None]]:
+    """Read the list of lesions: film to circles (x, y, radius) in pixels from the bottom left; none if healthy."""
+    require(path.is_file(), "dataset mias", "a table that exists", path, "set dataset.table")
+    films: dict[str, list[Circle | None]] = {}
+    for line in path.read_text(errors="replace").splitlines():
+        row = ROW.fullmatch(line.strip())
+        if row:
+            lesions = films.setdefault(row["film"], [])
+            if row["kind"] != "NORM":
+                place = row["place"]
+                lesions.append(tuple(int(n) for n in place.split()) if place else None)  # type: ignore[arg-type]
+    require(bool(films), str(path), "rows such as `mdb001 G CIRC B 535 425 197`", "none")
+    return films
+
+
+def draw(path: str, circles: tuple[Circle, ...]) -> np.ndarray:
+    """Fill the circles of a film: (h, w) uint8. The table counts y from the bottom."""
+    mask = np.zeros(read_image(path).shape[:2], np.uint8)
+    for x, y, radius in circles:
+        cv2.circle(mask, (x, mask.shape[0] - 1 - y), radius, 1, cv2.FILLED)
+    return mask

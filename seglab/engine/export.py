@@ -1,0 +1,177 @@
+"""A trained model as one file that runs without seglab: normalisation and sigmoid inside, checked against PyTorch."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from seglab.contract import ContractError, Image, require
+from seglab.data.dataset import Dataset, convert, decode_native
+from seglab.data.prepare_data import select_items
+from seglab.data.resize import crop, fit, resize, to_units
+from seglab.engine.module import SegModule
+
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
+TOLERANCE = 1e-4
+"""How far a probability of the file may be from PyTorch's."""
+
+STEP = 32
+"""Sides of this and its multiples fit every model that is made of poolings."""
+
+
+class Deployed(nn.Module):
+    """What is exported: images (b, c, h, w) float32 from 0 to 255 to probabilities (b, 1, h, w)."""
+
+    def __init__(self, module: SegModule) -> None:
+        super().__init__()
+        self.normalize, self.model = module.normalize, module.model.to(memory_format=torch.contiguous_format)
+
+    def forward(self, image: Image) -> Tensor:
+        return self.model(self.normalize(image)).sigmoid()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file, what sizes it takes in words, how many images it was checked on, and the largest difference seen."""
+
+    file: Path
+    sizes: str
+    checked: int
+    difference: float
+
+
+Run = Callable[[np.ndarray], np.ndarray]
+"""A file that was loaded again: images (b, c, h, w) float32 to probabilities (b, 1, h, w)."""
+
+
+def write(net: Deployed, images: np.ndarray, kind: str, file: Path) -> Exported:
+    """Write a model that was checked on `images` (b, c, s, s) float32, of the freest sizes that it can be given.
+
+    The sizes are tried from any multiple of 32 to the very size of the images; those hold that agree with PyTorch
+    within TOLERANCE, also on the images resized and in another number. Raises a ContractError where none does.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{os.getpid()}{SUFFIXES[kind]}")
+    worst = "none"
+    try:
+        for words, shapes, others in freedoms(images.shape[-1]):
+            try:
+                run = save(net, images, kind, beside, shapes)
+                seen = max(apart(net, run, some) for some in tried(images, others))
+            except ContractError:
+                raise
+            except Exception as error:  # torch.export raises a dozen kinds for what it cannot follow
+                worst = str(error).strip().splitlines()[0][:200]
+                continue
+            if seen <= TOLERANCE:
+                beside.replace(file)
+                return Exported(file, words, len(images), seen)
+            worst = f"a difference of {seen:.2g}"
+    finally:
+        beside.unlink(missing_ok=True)
+    raise ContractError(f"export: expected a {kind} file within {TOLERANCE:g} of PyTorch, got {worst}")
+
+
+def freedoms(size: int) -> Iterator[tuple[str, dict[int, Any], list[tuple[int, int]]]]:
+    """The sizes to try, from the freest: in words, as dynamic dimensions, and others to check."""
+    batch, near = Dim("batch", min=1, max=4096), size // STEP * STEP + STEP
+    sides = {2: STEP * Dim("rows", min=2, max=512), 3: STEP * Dim("columns", min=2, max=512)}
+    if size % STEP == 0:
+        yield (
+            f"any number of images, sides of 64 and more divisible by {STEP}",
+            {0: batch, **sides},
+            [(near, near + STEP)],
+        )
+    free = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
+    yield "any number of images, sides from about that of training", free, [(size + 40, size + 72)]
+    yield f"any number of images of {size}x{size} pixels", {0: batch}, [(size, size)]
+    yield f"two images of {size}x{size} pixels", {}, []
+
+
+def tried(images: np.ndarray, others: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
+    """The images two at a time, and, where the sizes are free, one and three of them in other sizes."""
+    for first in range(0, len(images) - 1, 2):
+        yield images[first : first + 2]
+    for height, width in others:
+        resized = [resize(np.ascontiguousarray(image.transpose(1, 2, 0)), height, width) for image in images[:3]]
+        several = np.stack([image.reshape(height, width, -1).transpose(2, 0, 1) for image in resized])
+        yield from (several[:1], np.concatenate([several, several])[:3])
+
+
+def apart(net: Deployed, run: Run, images: np.ndarray) -> float:
+    """The largest difference between the probabilities of the file and those of PyTorch."""
+    with torch.no_grad():
+        expected = net(torch.from_numpy(images)).numpy()
+    seen = run(images)
+    return float(np.abs(seen - expected).max()) if seen.shape == expected.shape else float("inf")
+
+
+def save(net: Deployed, images: np.ndarray, kind: str, file: Path, shapes: dict[int, Any]) -> Run:
+    """Write a file of one of SUFFIXES, and load it again."""
+    example = torch.from_numpy(images[:2])
+    for chatty in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of torch's own ways: that TorchScript is deprecated we say ourselves
+        if kind == "torchscript":
+            require(hasattr(torch, "jit"), "export", "a torch with TorchScript", torch.__version__, "use format=pt2")
+            torch.jit.save(torch.jit.trace(net, example), file)
+            loaded = torch.jit.load(file)
+            return lambda some: loaded(torch.from_numpy(some)).detach().numpy()
+        program = torch.export.export(net, (example,), dynamic_shapes={"image": shapes or None})
+        if kind == "pt2":
+            torch.export.save(program, file)
+            again = torch.export.load(file).module()
+            return lambda some: again(torch.from_numpy(some)).detach().numpy()
+        return save_onnx(program, file)
+
+
+def save_onnx(program: torch.export.ExportedProgram, file: Path) -> Run:
+    """Write an ONNX file, and open it in onnxruntime."""
+    import onnxruntime
+
+    made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=["probability"])
+    assert made is not None
+    made.save(file)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda some: session.run(None, {"image": some})[0]
+
+
+def ready(kind: str) -> None:
+    """Raise one sentence for a format that is unknown, or lacks its packages."""
+    require(kind in SUFFIXES, "export", f"format as one of {', '.join(SUFFIXES)}", kind)
+    needed = ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ()
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    require(not missing, "export", f"the package {' and '.join(missing)}", "none", 'pip install "seglab[export]"')
+
+
+def real_images(dataset: Dataset, count: int) -> np.ndarray:
+    """Decode some test images as the model is to see them: (b, c, size, size) float32, from 0 to 255.
+
+    Of images that patches are cut from, the middle. Raises a ContractError where the data are not there.
+    """
+    items = [item for item in select_items(dataset).splits.test if not item.fault and not item.left_out][:count]
+    require(bool(items), "dataset", "test images", "none")
+    size, seen = dataset.size, []
+    for item in items:
+        image = convert(np.asarray(decode_native(item, dataset)[0]), dataset)
+        if dataset.fit == "patch":
+            top, left = (max(n - size, 0) // 2 for n in image.shape[:2])
+            image = crop(image, top, left, size, size)
+        else:
+            image = fit(image, size, dataset.fit)
+        seen.append(to_units(image).astype(np.float32).reshape(size, size, -1).transpose(2, 0, 1))
+    return np.stack(seen)

@@ -1,0 +1,64 @@
+"""Where the gradient of a loss falls: on foreground or background, at the edge of the mask, on what is still wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from seglab.contract import Logits, PerImage, Target
+from seglab.engine.module import SegModule
+from seglab.losses.base import Loss
+
+EDGE = 2
+"""How many pixels a pixel at the edge of the mask is away from the other class, at most."""
+
+
+def at_logits(loss: Loss, logits: Logits, target: Target, maps: Mapping[str, Tensor]) -> tuple[PerImage, Tensor]:
+    """The loss of each image (b,), and the gradient of their sum by the logits, in their shape and at least float32."""
+    z = (logits if logits.dtype == torch.float64 else logits.float()).detach().requires_grad_()
+    with torch.enable_grad():
+        losses = loss(z, target, **maps)
+        (gradient,) = torch.autograd.grad(losses.sum(), z)
+    return losses.detach(), gradient
+
+
+def near_edge(target: Target, width: int = EDGE) -> Tensor:
+    """Which pixels (b, 1, h, w) have one of the other class within `width` rows and columns."""
+    t = target.float()
+    side = 2 * width + 1
+    near_foreground, near_background = (F.max_pool2d(x, side, 1, width) for x in (t, 1 - t))
+    return near_foreground * near_background > 0
+
+
+def hard(logits: Logits, target: Target) -> Tensor:
+    """Which pixels have a probability of the true class under one half."""
+    return (2.0 * target - 1) * logits < 0
+
+
+class GradientFractions(Callback):
+    """Logs which shares of |dL/dlogit| fall on foreground, on the mask's edge and on hard pixels, for each epoch.
+
+    Looks at the first batch of the epoch alone: the loss is called once more on its logits, which costs the network
+    nothing and holds for compiled modules and mixed precision too. Nothing leaves the device before the epoch ends. An
+    epoch without any gradient has no shares: NaN.
+    """
+
+    names = ("foreground", "edge", "hard")
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        outputs, batch, number = args
+        if number == 0 and isinstance(module, SegModule):
+            logits, target = outputs["logits"], batch["target"]
+            maps = {name: batch[name] for name in module.loss.needs}
+            size = at_logits(module.loss, logits, target, maps)[1].abs()
+            shares = (target, near_edge(target), hard(logits, target))
+            self.sums = torch.stack([size.sum(), *((size * share).sum() for share in shares)])
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        whole, *parts = trainer.strategy.reduce(self.sums, reduce_op="sum")  # over the processes
+        module.log_dict({f"train/gradient_{name}": part / whole for name, part in zip(self.names, parts, strict=True)})

@@ -1,0 +1,182 @@
+"""What a prediction leaves of each image: mask, probability, overlay, and rows in the tables of objects and images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from scipy.ndimage import find_objects
+
+from seglab.contract import require
+from seglab.data import rle
+from seglab.data.image_io import SUFFIXES
+from seglab.data.resize import resize, to_bits, to_channels
+from seglab.engine.predictor import FULL, cut
+from seglab.engine.run import write_whole
+from seglab.metrics.objects import components
+
+KINDS = ("mask", "probability", "overlay", "objects", "rle")
+LONGEST = 1600
+"""Pixels of the longer side of an overlay, which is there to be looked at."""
+
+COLUMNS = {
+    "images": ["image", "file", "changed", "width", "height", "objects", "foreground"],
+    "objects": ["image", "object", "left", "top", "width", "height", "area", "confidence"],
+    "rle": ["ImageId", "EncodedPixels"],
+}
+
+
+def inputs(where: str | Sequence[str]) -> dict[str, Path]:
+    """Find the images that folders (at any depth), files and patterns name: a name for each, unique, and its file."""
+    found: dict[Path, Path] = {}
+    for word in [where] if isinstance(where, str) else where:
+        places = sorted(map(Path, glob(word))) or [Path(word)]
+        for place in places:
+            require(place.exists(), "predict", "an image or a folder of images", place, "set input=...")
+            files = sorted(filter(is_image, place.rglob("*"))) if place.is_dir() else [place]
+            found |= {file: file.relative_to(place if place.is_dir() else place.parent) for file in files}
+    require(bool(found), "predict", f"images ({', '.join(SUFFIXES)}, .dcm) in {where}", "none", "set input=...")
+    bare = [str(name.with_suffix("")) for name in found.values()]
+    pairs = zip(bare, found.items(), strict=True)
+    names = {str(name) if bare.count(short) > 1 else short: file for short, (file, name) in pairs}
+    require(len(names) == len(found), "predict", "images of different names", "some of one name", "predict them apart")
+    return names
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name is that of an image; hidden files do not count."""
+    return path.suffix.lower() in (*SUFFIXES, ".dcm") and path.name[0] != "."
+
+
+def objects(mask: np.ndarray, levels: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray, float]]:
+    """Give the 8-connected objects of a mask: rows, columns, the object alone in that box, and its mean probability."""
+    labels = components(mask)
+    for number, box in enumerate(find_objects(labels), 1):
+        alone = labels[box] == number
+        yield *box, alone, float(levels[box][alone].mean() / FULL)
+
+
+def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Draw the outline of a mask (h, w) on its image, (h, w) or (h, w, 3): uint8 (h, w, 3), `LONGEST` at most."""
+    scale = min(1.0, LONGEST / max(mask.shape))
+    canvas = resize(to_channels(to_bits(image, 8), 3), *(max(1, round(n * scale)) for n in mask.shape)).copy()
+    outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    small = [((line + 0.5) * scale - 0.5).round().astype(np.int32) for line in outlines]
+    width = max(1, max(canvas.shape) // 400)
+    cv2.drawContours(canvas, small, -1, (0, 0, 0), width + 2)  # dark beneath bright shows on any ground
+    cv2.drawContours(canvas, small, -1, (0, 229, 255), width)
+    return canvas
+
+
+class Predictions:
+    """A folder of predictions, which knows the images that it has.
+
+    An image's row in images.csv is written last: what another call finds without one is done again, and a folder that
+    was made with other settings is refused. Files are `masks/NAME.png`, `probabilities/NAME.png`, `overlays/NAME.png`.
+
+    Args:
+        names: the file of each image's name, as `inputs` gives them.
+        kinds: what to write of each image, some of KINDS.
+        settings: all that decides the pixels, as plain data.
+        threshold: the probability from which a pixel is foreground.
+        min_area: objects of fewer pixels are dropped, from the mask too.
+        rerun: forget what is there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: dict[str, Path],
+        kinds: Sequence[str],
+        settings: dict[str, Any],
+        threshold: float,
+        min_area: int = 1,
+        rerun: bool = False,
+    ) -> None:
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        require(bool(kinds) and not unknown, "predict", f"format of {', '.join(KINDS)}", unknown or "none")
+        require(0 < threshold < 1, "predict", "a threshold between 0 and 1, both excluded", threshold)
+        require(min_area >= 1, "predict", "min_area of at least 1 pixel", min_area)
+        self.folder, self.kinds, self.threshold, self.min_area = folder, kinds, threshold, min_area
+        known, text = folder / "predictions.json", json.dumps(settings, indent=2) + "\n"
+        if known.exists() and not rerun:
+            remedy = "rerun=true replaces it, output=DIR keeps both"
+            require(known.read_text() == text, f"output {folder}", "these settings", "others", remedy)
+        write_whole(known, text)
+        self.tables = {"images": folder / "images.csv"}
+        self.tables |= {"objects": folder / "objects.csv"} if "objects" in kinds else {}
+        self.tables |= {"rle": folder / "submission.csv"} if "rle" in kinds else {}
+        before = {} if rerun else {key: read_rows(file) for key, file in self.tables.items()}
+        kept = [row for row in before.get("images", []) if lasts(row, names)]
+        self.done = {row["image"] for row in kept}
+        listed = {"images": self.done, "objects": self.done, "rle": {os.path.basename(row["file"]) for row in kept}}
+        for key, file in self.tables.items():
+            rows = [list(row.values()) for row in before.get(key, []) if row[COLUMNS[key][0]] in listed[key]]
+            write_whole(file, "")
+            self.append(key, [COLUMNS[key], *rows])
+
+    def write(self, name: str, file: Path, image: np.ndarray, levels: np.ndarray) -> None:
+        """Write all that is asked for of an image (h, w) or (h, w, 3) and its map (h, w) uint16."""
+        mask = cut(levels, self.threshold)
+        if self.min_area > 1:
+            mask = (components(mask, self.min_area) > 0).astype(np.uint8)
+        if "mask" in self.kinds:
+            write_png(self.folder / "masks" / f"{name}.png", mask * 255)
+        if "probability" in self.kinds:
+            write_png(self.folder / "probabilities" / f"{name}.png", levels)
+        if "overlay" in self.kinds:
+            write_png(self.folder / "overlays" / f"{name}.png", overlay(image, mask)[..., ::-1])
+        rows: list[list[Any]] = []
+        runs: list[list[Any]] = []
+        height, width = mask.shape
+        for number, (down, across, alone, confidence) in enumerate(objects(mask, levels), 1):
+            box = [across.start, down.start, across.stop - across.start, down.stop - down.start]
+            rows.append([name, number, *box, int(alone.sum()), round(confidence, 4)])
+            if "rle" in self.kinds:
+                column = np.zeros((height, box[2]), np.uint8)
+                column[down] = alone
+                runs.append([file.name, rle.encode(column, across.start * height)])
+        for key, lines in (("objects", rows), ("rle", runs or [[file.name, ""]])):
+            if key in self.tables:
+                self.append(key, lines)
+        facts = [str(file), changed(file), width, height, len(rows), float(f"{mask.mean():.6g}")]
+        self.append("images", [[name, *facts]])
+
+    def append(self, key: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Add rows to a table."""
+        with self.tables[key].open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """Read a table, without a last row that was cut short; none where there is no file."""
+    if not file.exists():
+        return []
+    with file.open(newline="", encoding="utf-8") as lines:
+        return [row for row in csv.DictReader(lines) if None not in row.values()]
+
+
+def lasts(row: dict[str, str], names: dict[str, Path]) -> bool:
+    """Whether an image's row in images.csv still holds: another file of its name, or a newer one, replaces it."""
+    file = names.get(row["image"])
+    return file is None or (row["file"], row["changed"]) == (str(file), str(changed(file)))
+
+
+def changed(file: Path) -> int:
+    """When a file was last changed, in ns."""
+    return file.stat().st_mtime_ns
+
+
+def write_png(file: Path, pixels: np.ndarray) -> None:
+    """Write a PNG whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{os.getpid()}.{file.name}")
+    require(cv2.imwrite(str(beside), pixels), "predict", "a place to write", file)
+    beside.replace(file)

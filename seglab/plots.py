@@ -1,0 +1,125 @@
+"""One style for all figures: colors, line styles, saving, and errors painted over an image.
+
+Everything draws on `matplotlib.figure.Figure` objects and never on pyplot's global state, so that a training process,
+its threads and a test may draw at any time without a display.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.figure import Figure
+
+INK, FAINT, GRID = "#1c1e21", "#6b7075", "#d5d8dc"
+TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "#ffffff", "#e69f00", "#56b4e9"  # told apart by every kind of eye
+
+STYLE = {
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "grid.color": GRID,
+    "grid.linewidth": 0.5,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "seglab",  # the same figure gives the same file
+}
+
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d46", "#7f7f7f")
+WIDTH = 9.5
+"""Inches of a figure that fills the column of a page."""
+
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)))
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the project's style, and leave the style of everybody else alone."""
+
+    @wraps(draw)
+    def inside(*args: object, **kwargs: object) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return inside
+
+
+def line_styles(labels: Iterable[str]) -> dict[str, dict[str, object]]:
+    """A colour and a line style for each label, the same in every figure; colours repeat after eight, styles go on."""
+    return {
+        label: {"color": COLORS[k % len(COLORS)], "linestyle": DASHES[k // len(COLORS) % len(DASHES)]}
+        for k, label in enumerate(labels)
+    }
+
+
+def save(figure: Figure, out: Path) -> Path:
+    """Write a figure whole or not at all: under a temporary name first, then renamed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
+    stamp = {"Date": None} if out.suffix == ".svg" else None
+    with mpl.rc_context(STYLE):
+        settle(figure)
+        figure.savefig(partial, dpi=144, metadata=stamp)
+    return partial.replace(out)
+
+
+def svg(figure: Figure, name: str, letters: str = "none") -> str:
+    """A figure as the text of an SVG file without a background; `name` keeps its ids apart from those of others.
+
+    `letters` none keeps text as text, path draws it.
+    """
+    buffer = io.StringIO()
+    style = STYLE | {"svg.hashsalt": name, "svg.fonttype": letters, "savefig.transparent": True}
+    with mpl.rc_context(style):
+        settle(figure)
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def settle(figure: Figure) -> None:
+    """Lay a figure out once: finding room for its labels takes longer than drawing it, and every save does it again."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
+def paint_errors(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """Paint hits white, false alarms orange and misses blue over the darkened image: uint8 (h, w, 3).
+
+    `image` is uint8 (h, w), (h, w, 1) or (h, w, 3); a pixel counts as foreground from `threshold` upwards.
+    """
+    grey = image if image.ndim == 2 else image.mean(axis=2)
+    canvas = np.repeat((0.45 * grey)[..., None], 3, axis=2)
+    found, real = probability >= threshold, truth > 0.5
+    for where, colour in (
+        (found & real, TRUE_POSITIVE),
+        (found & ~real, FALSE_POSITIVE),
+        (~found & real, FALSE_NEGATIVE),
+    ):
+        canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(mpl.colors.to_rgb(colour))
+    return canvas.astype(np.uint8)
+
+
+def two_sided() -> ListedColormap:
+    """Orange where less than half are won, nothing at a half, blue above: on white and on black paper alike."""
+    level = np.linspace(-1, 1, 64)
+    colour = np.where(level[:, None] < 0, to_rgb(COLORS[1]), to_rgb(COLORS[0]))
+    return ListedColormap(np.column_stack([colour, 0.7 * np.abs(level)]))

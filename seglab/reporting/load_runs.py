@@ -1,0 +1,120 @@
+"""All runs below some folders as two tables: a row per run, and a row per test image of each run.
+
+Whatever a sweep may leave behind is told and does not stop anything: runs that failed, still run or were killed, torn
+or missing files, folders that are no runs, the same experiment twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from seglab.contract import require
+from seglab.reporting.run_labels import label
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs of one or more sweeps; runs of different data stand on different boards and are never compared.
+
+    `runs` has a row per run folder: folder, name, status, used, problem, board, label, loss, dataset, model, seed,
+    metrics as `test/iou`, ... and the facts of run.json (config, choices, data, card, git, versions, host, ...).
+    `images` has the rows of per_image.csv of each used run with its run (a row number), board, label and seed.
+    """
+
+    runs: pd.DataFrame
+    images: pd.DataFrame
+
+    @property
+    def used(self) -> pd.DataFrame:
+        """The runs that finished and could be read: those that are compared."""
+        return self.runs[self.runs["used"]]
+
+    def boards(self) -> Iterator[tuple[str, Sweep]]:
+        """The parts that may be compared within themselves, each with its title."""
+        for board in self.used["board"].unique():
+            yield board, Sweep(self.runs[self.runs["board"] == board], self.images[self.images["board"] == board])
+
+
+def collect(roots: Iterable[Path | str]) -> Sweep:
+    """Read every run below the folders `roots`; raises one sentence if a folder is absent or none holds a run."""
+    folders = sorted({folder for root in roots for folder in _run_folders(Path(root))})
+    shown = ", ".join(map(str, roots))
+    require(bool(folders), "report", f"folders with a run.json below {shown}", "none", "give the folder of a sweep")
+    facts, tables = zip(*(_read(folder) for folder in folders), strict=True)
+    runs = pd.DataFrame(list(facts))
+    runs["label"] = label(runs)
+    _supersede(runs)
+    kept = [
+        tables[row].assign(run=row, board=run["board"], label=run["label"], seed=run["seed"])
+        for row, run in runs[runs["used"]].iterrows()
+    ]
+    return Sweep(runs, pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=["board"]))
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    require(root.is_dir(), "report", "a folder", root)
+    for folder, inside, files in os.walk(root):
+        inside[:] = [name for name in inside if not name.startswith(".")]  # the short runs that tuned a learning rate
+        if "run.json" in files:
+            inside.clear()
+            yield Path(folder).resolve()
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The facts of one run, and its rows per image if it finished."""
+    facts, problem = _facts(folder)
+    images = pd.DataFrame()
+    if not problem:
+        images, problem = _images(folder)
+    config, choices, data = (facts.get(key) or {} for key in ("config", "choices", "data"))
+    row = {key: value for key, value in facts.items() if key not in ("metrics", "threshold")}
+    row |= {"folder": folder, "name": folder.name, "used": not problem, "problem": problem}
+    row |= {"config": config, "choices": choices, "data": data, "status": facts.get("status", "unreadable")}
+    row |= {"dataset": choices.get("dataset", ""), "model": choices.get("model", ""), "seed": facts.get("seed", 0)}
+    row |= {"card": facts.get("card"), "error": facts.get("error"), "git": facts.get("git")}
+    row["board"] = " ".join(part for part in (row["dataset"], str(data.get("fingerprint", ""))[:6]) if part)
+    row["threshold"] = (facts.get("threshold") or {}).get("tuned", float("nan"))
+    return row | (facts.get("metrics") or {}), images
+
+
+def _facts(folder: Path) -> tuple[dict[str, Any], str]:
+    try:
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return {}, f"run.json cannot be read: {error}"
+    if not isinstance(facts, dict) or "config" not in facts:
+        return {"status": "foreign"}, "run.json is not that of a training run"
+    told = {"running": "still running, or ended without a word", "interrupted": "interrupted; run it again to go on"}
+    error = facts.get("error") or {}
+    told["failed"] = f"{error.get('kind', 'error')}: {error.get('message', '')}".strip().split("\n")[0]
+    status = facts.get("status")
+    return facts, "" if status == "finished" else told.get(status, f"status {status}")
+
+
+def _images(folder: Path) -> tuple[pd.DataFrame, str]:
+    try:
+        rows = pd.read_csv(
+            folder / "per_image.csv", dtype={"id": str, "group": str}, na_values=[""], keep_default_na=True
+        )
+    except (OSError, ValueError) as error:
+        return pd.DataFrame(), f"per_image.csv cannot be read: {error}"
+    missing = {"id", "group", "foreground", "iou"} - set(rows)
+    if missing or rows.empty:
+        return pd.DataFrame(), f"per_image.csv lacks {', '.join(sorted(missing)) or 'rows'}"
+    return rows, ""
+
+
+def _supersede(runs: pd.DataFrame) -> None:
+    """Of several finished runs with one label and seed keep the one that finished last."""
+    used = runs[runs["used"]].sort_values("finished", kind="stable") if runs["used"].any() else runs[:0]
+    for _, same in used.groupby(["board", "label", "seed"]):
+        for row in same.index[:-1]:
+            runs.loc[row, "used"] = False
+            runs.loc[row, "problem"] = f"superseded by {runs.loc[same.index[-1], 'name']}"

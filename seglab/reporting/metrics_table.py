@@ -1,0 +1,194 @@
+"""Every metric of every loss, mean and spread over seeds: at threshold 0.5, at the tuned one, and in strata."""
+
+from __future__ import annotations
+
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from seglab.reporting import learning_curves
+from seglab.reporting.load_runs import Sweep
+from seglab.reporting.thresholds import average_precision, calibration_error, scores_at
+
+LOWER_IS_BETTER = {"hd95", "asd", "loss", "ece", "epochs/train roughness", "epochs/val roughness", "epochs/seconds"}
+
+BLOCKS = {
+    "Mean over the test images, threshold 0.5": [
+        "iou",
+        "dice",
+        "precision",
+        "recall",
+        "accuracy",
+        "foreground_confidence",
+        "background_confidence",
+        "specificity",
+    ],
+    "Mean over the test images, threshold tuned on validation": [
+        "tuned/threshold",
+        "tuned/iou",
+        "tuned/dice",
+        "tuned/precision",
+        "tuned/recall",
+    ],
+    "Pooled over all pixels of the test set": [
+        "iou_pooled",
+        "dice_pooled",
+        "precision_pooled",
+        "recall_pooled",
+        "accuracy_pooled",
+        "average_precision",
+        "ece",
+    ],
+    "Distance between the outlines, mean over the test images in which there is something and something was found": [
+        "hd95",
+        "asd",
+    ],
+    "IoU in strata of the object's size, and empty images by themselves": [
+        "iou/with foreground",
+        "iou/smallest quarter",
+        "iou/second quarter",
+        "iou/third quarter",
+        "iou/largest quarter",
+        "empty/left empty",
+        "image_accuracy",
+        "image_recall",
+    ],
+    "Over the epochs: how much the IoU jumps (mean second difference), and seconds an epoch": [
+        "epochs/train roughness",
+        "epochs/val roughness",
+        "epochs/seconds",
+    ],
+}
+
+TITLES = {
+    "iou": "IoU",
+    "dice": "Dice",
+    "hd95": "HD95 (px)",
+    "asd": "ASD (px)",
+    "ece": "calibration error",
+    "foreground_confidence": "foreground confidence",
+    "background_confidence": "background confidence",
+    "average_precision": "average precision",
+    "image_accuracy": "image accuracy",
+    "image_recall": "image recall",
+    "object_recall": "object recall",
+    "empty/left empty": "empty images left empty",
+}
+QUARTERS = ("smallest quarter", "second quarter", "third quarter", "largest quarter")
+
+
+def title(key: str) -> str:
+    """A metric's name for readers."""
+    name = key.removesuffix("_pooled").removeprefix("tuned/").removeprefix("iou/").removeprefix("epochs/")
+    return TITLES.get(name, name)
+
+
+def worse_if_higher(key: str) -> bool:
+    """Whether less of the metric is better."""
+    return key.removesuffix("_pooled").removeprefix("tuned/") in LOWER_IS_BETTER
+
+
+THRESHOLDED = ("iou", "dice", "precision", "recall")
+"""What a histogram knows of an image at any threshold."""
+
+
+class Pooled(NamedTuple):
+    """One run's histograms over all test pixels, (2, 256), their scores, and the scores of each image when tuned.
+
+    `images` has a row for each test image, by id, and the columns THRESHOLDED; it is empty without a tuned threshold.
+    """
+
+    table: np.ndarray
+    scores: dict[str, float]
+    images: pd.DataFrame
+
+
+def reread(runs: pd.DataFrame) -> dict[int, Pooled]:
+    """Read the histograms of the used runs, one at a time; a run without them is left out."""
+    found = {}
+    for row, run in runs.iterrows():
+        try:
+            with np.load(run["folder"] / "histograms.npz") as arrays:
+                table, ids = arrays["test"], arrays["test_ids"]
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            continue
+        images = _at(table, run["threshold"], run["config"].get("empty", "correct"))
+        scores = _scores(table.sum(0), images, run["threshold"])
+        found[row] = Pooled(table.sum(0), scores, images.set_axis(ids[: len(images)]))
+    return found
+
+
+def at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, float]:
+    """What histograms (n, 2, 256) still say: average precision, calibration, and the scores at the tuned threshold."""
+    return _scores(table.sum(0), _at(table, threshold, empty), threshold)
+
+
+def _at(table: np.ndarray, threshold: float, empty: str) -> pd.DataFrame:
+    """The scores of each image (n, 2, 256) at a threshold, a row each; no rows where it is not known."""
+    if not np.isfinite(threshold):
+        return pd.DataFrame()
+    edge = round(threshold * table.shape[-1])
+    halves = np.stack([table[..., :edge].sum(-1), table[..., edge:].sum(-1)], axis=-1)
+    return pd.DataFrame({name: value[:, 1] for name, value in scores_at(halves, empty).items()})
+
+
+def _scores(pooled: np.ndarray, images: pd.DataFrame, threshold: float) -> dict[str, float]:
+    scores = {"average_precision": float(average_precision(pooled)), "ece": float(calibration_error(pooled))}
+    scores |= {f"tuned/{name}": float(value) for name, value in images.mean().items()}
+    return scores | ({"tuned/threshold": float(threshold)} if np.isfinite(threshold) else {})
+
+
+def at_tuned(images: pd.DataFrame, pooled: dict[int, Pooled]) -> pd.DataFrame:
+    """The rows of per_image.csv with the scores that each run has at its tuned threshold; NaN where it has none."""
+    again = pd.concat({run: found.images for run, found in pooled.items()}) if pooled else pd.DataFrame()
+    rows = again.reindex(index=pd.MultiIndex.from_frame(images[["run", "id"]]), columns=list(THRESHOLDED))
+    return images.assign(**{name: rows[name].to_numpy() for name in THRESHOLDED if name in images})
+
+
+def size_strata(images: pd.DataFrame) -> pd.Series:
+    """The stratum of each row: empty, or the quarter of the non-empty images by foreground share it belongs to.
+
+    The quarters are those of the images, not of the rows, so that every run has the same ones.
+    """
+    share = (images["foreground"] / images["pixels"]).where(images["foreground"] > 0)
+    one_each = share.groupby(images["id"]).first().dropna()
+    edges = np.quantile(one_each, [0.25, 0.5, 0.75]) if len(one_each) else np.zeros(3)
+    quarter = np.searchsorted(edges, share.to_numpy(), side="left")
+    return pd.Series(np.where(share.isna(), "empty", np.array([*QUARTERS, "empty"])[quarter]), images.index)
+
+
+def per_run(board: Sweep, pooled: dict[int, Pooled], histories: dict[int, pd.DataFrame]) -> pd.DataFrame:
+    """All metrics of each used run, one row a run: label, seed, then the keys of BLOCKS that can be had."""
+    runs = board.used
+    known = runs[[column for column in runs if column.startswith("test/")]].rename(columns=lambda c: c[5:])
+    images = board.images.assign(stratum=size_strata(board.images))
+    numeric = images.drop(columns=["id", "group", "board", "label", "seed", "stratum"]).groupby("run").mean()
+    again = pd.DataFrame({row: found.scores for row, found in pooled.items() if row in runs.index}).T
+    strata = images.pivot_table(index="run", columns="stratum", values="iou", aggfunc="mean")
+    whole = images[images["stratum"] != "empty"].groupby("run")["iou"].mean()
+    parts = [
+        known,
+        numeric[[column for column in numeric if column not in known]],
+        again[[column for column in again if column not in known]],
+        whole.rename("iou/with foreground"),
+        strata.drop(columns="empty", errors="ignore").add_prefix("iou/"),
+        _left_empty(images),
+        learning_curves.summary(histories),
+    ]
+    return pd.concat([runs[["label", "seed"]], *parts], axis=1)
+
+
+def _left_empty(images: pd.DataFrame) -> pd.Series:
+    """The share of the empty images in which nothing was found, by run."""
+    empty = images[images["stratum"] == "empty"]
+    return (empty["tp"] + empty["fp"] == 0).groupby(empty["run"]).mean().rename("empty/left empty")
+
+
+def over_seeds(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over the seeds of each label: columns are (key, mean | sd); one seed has no sd."""
+    keys = [key for block in BLOCKS.values() for key in block if key in metrics and metrics[key].notna().any()]
+    grouped = metrics.groupby("label", sort=False)[keys]
+    both = pd.concat({"mean": grouped.mean(), "sd": grouped.std(ddof=1)}, axis=1).swaplevel(axis=1)
+    return both[[(key, part) for key in keys for part in ("mean", "sd")]]

@@ -1,0 +1,133 @@
+"""The pictures of one run: its learning curves, and test images with their errors in colour.
+
+Everything draws on `matplotlib.figure.Figure` objects and never on pyplot's global state, so that a training process,
+its threads and a test may draw at any time without a display. The suffix of `out` chooses PNG, SVG or PDF.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from seglab.contract import require
+from seglab.plots import FAINT, FALSE_NEGATIVE, FALSE_POSITIVE, INK, STYLE, TRUE_POSITIVE, paint_errors, save
+
+TRAIN, VAL = "#e69f00", "#0072b2"
+
+PANELS = {
+    "loss": "Loss",
+    "iou": "IoU",
+    "accuracy": "Pixel accuracy",
+    "foreground_confidence": "Foreground confidence",
+    "background_confidence": "Background confidence",
+}
+STAGES = {"train": ("train", TRAIN, "--"), "val": ("val", VAL, "-")}
+GRADIENT = {
+    "train/gradient_foreground": ("foreground", "#d55e00", "-"),
+    "train/gradient_edge": ("edge", "#009e73", "--"),
+    "train/gradient_hard": ("hard", "#0072b2", ":"),
+}
+"""Which share of the training gradient falls where, and its looks: see engine/gradients.py."""
+
+
+class Example(NamedTuple):
+    """One test image as a row of `examples`; `truth` and `probability` are (h, w) in [0, 1]."""
+
+    caption: str
+    image: np.ndarray
+    truth: np.ndarray
+    probability: np.ndarray
+
+
+def curves(metrics_csv: Path, out: Path) -> Path:
+    """Draw a run's loss, IoU, accuracy and confidences over its epochs, and where the gradient of its loss falls.
+
+    `metrics_csv` has one row per epoch and columns such as `epoch`, `train/iou` and `val/iou`; a column that is absent
+    or empty leaves its line out. Parameters of the loss that follow a schedule (`loss/NAME`) have a panel of their own,
+    and where one loss took over from another (`loss/stage` rises) a dotted line runs through all panels.
+    """
+    history = pd.read_csv(metrics_csv)
+    require("epoch" in history, f"curves: {metrics_csv}", "a column named epoch", list(history.columns))
+    moving = [column for column in history if column.startswith("loss/") and column != "loss/stage"]
+    with mpl.rc_context(STYLE):
+        panels = len(PANELS) + 1 + bool(moving)
+        figure = Figure(figsize=(2.43 * panels, 2.7), layout="constrained")
+        axes = figure.subplots(1, panels)
+        for axis, (key, title) in zip(axes, PANELS.items(), strict=False):
+            _lines(axis, history, {f"{stage}/{key}": look for stage, look in STAGES.items()})
+            axis.set(title=title, xlabel="epoch")
+        last = axes[len(PANELS)]
+        _lines(last, history, GRADIENT)
+        last.set(title="Share of the gradient", xlabel="epoch")
+        for axis in axes[1 : len(PANELS) + 1]:
+            axis.set_ylim(-0.02, 1.02)
+        for column in moving:
+            axes[-1].plot(history["epoch"], history[column], label=column.removeprefix("loss/"))
+            axes[-1].set(title="Parameters of the loss", xlabel="epoch")
+            axes[-1].legend(loc="best", handlelength=1.4)
+        if last.lines:
+            last.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.4)
+        for axis in axes:
+            _switches(axis, history)
+        axes[0].legend(*axes[0].get_legend_handles_labels(), loc="best", handlelength=1.4)
+        return save(figure, out)
+
+
+def _lines(axis: Axes, history: pd.DataFrame, columns: Mapping[str, tuple[str, str, str]]) -> None:
+    for column, (name, colour, style) in columns.items():
+        if column in history and history[column].notna().any():
+            line = history[["epoch", column]].dropna()
+            alone = "o" if len(line) == 1 else ""  # one epoch has no line to draw
+            axis.plot(line["epoch"], line[column], style, marker=alone, color=colour, label=name)
+
+
+def _switches(axis: Axes, history: pd.DataFrame) -> None:
+    stages = history.get("loss/stage", pd.Series(1.0, history.index))
+    for k, epoch in enumerate(history["epoch"][stages.diff() > 0]):
+        axis.axvline(epoch, color=INK, linewidth=1, linestyle=":", label="" if k else "next loss")
+
+
+def examples(rows: Iterable[Example], out: Path, threshold: float = 0.5) -> Path:
+    """Draw test images one a row: the image, the truth, the probability, and the errors in colour.
+
+    A row is an `Example` (or a tuple of the same four): a caption of one or more lines such as "best\\nIoU 0.93", the
+    image uint8 (h, w, c), the truth and the probability (h, w).
+    """
+    rows = [Example(*row) for row in rows]
+    require(bool(rows), "examples", "at least one image to draw", 0)
+    height, width = rows[0].truth.shape
+    tall = 1.75 * height / width
+    with mpl.rc_context({**STYLE, "axes.grid": False, "image.interpolation": "nearest"}):
+        figure = Figure(figsize=(1.1 + 4 * 1.8, 0.6 + len(rows) * (tall + 0.06)), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+        grid = figure.subplots(len(rows), 4, squeeze=False)
+        for axes, row in zip(grid, rows, strict=True):
+            _row(axes, row, threshold)
+        for axis, title in zip(grid[0], ("image", "truth", "probability", "errors"), strict=True):
+            axis.set_title(title, color=FAINT)
+        figure.legend(handles=_legend(), loc="outside lower right", ncols=3, handlelength=1, fontsize=8)
+        return save(figure, out)
+
+
+def _row(axes: Iterable[Axes], row: Example, threshold: float) -> None:
+    image = row.image.squeeze()
+    painted = paint_errors(row.image, row.truth, row.probability, threshold)
+    for axis, picture, span in zip(axes, (image, row.truth, row.probability, painted), (255, 1, 1, 255), strict=True):
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=span)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        if picture is image:
+            axis.set_ylabel(row.caption, rotation=0, ha="right", va="center", labelpad=6, multialignment="right")
+
+
+def _legend() -> list[Patch]:
+    names = (("true positive", TRUE_POSITIVE), ("false positive", FALSE_POSITIVE), ("false negative", FALSE_NEGATIVE))
+    return [Patch(facecolor=colour, edgecolor=FAINT, linewidth=0.5, label=name) for name, colour in names]

@@ -1,0 +1,106 @@
+"""The files of a report: the page, the table for programs and for people, the figures for papers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from seglab.plots import save, svg
+from seglab.reporting import external_data
+from seglab.reporting.metrics_table import BLOCKS, title
+from seglab.reporting.page import page
+from seglab.reporting.study import Study
+from seglab.reporting.verdict import depends_on_threshold, headline
+
+
+def write(out: Path, name: str, studies: list[Study], runs: pd.DataFrame, again: str) -> Path:
+    """Write report.html, table.csv, table.md and figures/*.png, *.svg into `out`; returns report.html."""
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    drawn = [_figures(study, out / "figures", len(studies) > 1) for study in studies]
+    write_whole(out / "table.csv", csv(studies, runs))
+    write_whole(out / "table.md", markdown(studies, runs))
+    return write_whole(out / "report.html", page(name, studies, drawn, runs, again))
+
+
+def _figures(study: Study, folder: Path, several: bool) -> dict[str, str]:
+    """Save the figures of a study as PNG and SVG; the texts of the SVG files by name."""
+    before = f"{re.sub(r'[^0-9A-Za-z]+', '-', study.title)}_" if several else ""
+    drawn = {}
+    for key, figure in study.figures().items():
+        drawn[key] = svg(figure, before + key)
+        write_whole(folder / f"{before}{key}.svg", drawn[key])
+        save(figure, folder / f"{before}{key}.png")
+    return drawn
+
+
+def write_whole(file: Path, content: str) -> Path:
+    """Write a file so that nobody ever sees half of it; returns it."""
+    beside = file.with_name(f".{file.name}.partial")
+    beside.write_text(content, encoding="utf-8")
+    return beside.replace(file)
+
+
+def csv(studies: list[Study], runs: pd.DataFrame) -> str:
+    """Every metric in full digits: a row per loss, columns `iou`, `iou sd`, ... and the number of seeds.
+
+    Below these a row per loss and set of other data that it was evaluated on, which `data` names with the training's.
+    """
+    parts = []
+    for study in studies:
+        flat = _flat(study.spread)
+        flat.insert(0, "seeds", study.metrics.groupby("label")["seed"].nunique())
+        flat.insert(0, "data", study.title)
+        parts.append(flat.rename_axis("loss").reset_index())
+    others = external_data.evaluated(runs)
+    if len(others):
+        spread = external_data.over_seeds(others)
+        flat = _flat(spread.drop(columns=["what", "seeds", "home"], level=0))
+        flat.insert(0, "seeds", spread["seeds", ""])
+        flat = flat.rename_axis(["data", "trained", "loss"]).reset_index()
+        flat["data"] += ", trained on " + flat.pop("trained")
+        parts.append(flat)
+    return pd.concat(parts, ignore_index=True).to_csv(index=False) if parts else "loss,data,seeds\n"
+
+
+def _flat(spread: pd.DataFrame) -> pd.DataFrame:
+    """The columns (key, mean | sd) under one name each."""
+    return spread.set_axis([key if part == "mean" else f"{key} sd" for key, part in spread.columns], axis=1)
+
+
+def markdown(studies: list[Study], runs: pd.DataFrame) -> str:
+    """The verdict and the first blocks of the metrics as Markdown, to paste where people talk."""
+    lines: list[str] = []
+    for study in studies:
+        lines += [f"## {study.title}", "", headline(study.verdicts), ""]
+        lines += [f"- {found.words}" for found in study.named] + (["", study.blind] if study.blind else [])
+        if study.tuned is not None and study.verdicts:
+            warning = depends_on_threshold(study.verdicts, study.tuned.verdicts)
+            lines += ["", f"At the threshold tuned on validation: {headline(study.tuned.verdicts)} {warning}".rstrip()]
+        for name, keys in BLOCKS.items():
+            have = [key for key in keys if (key, "mean") in study.spread]
+            if have:
+                lines += ["", f"**{name}**", "", *_markdown_table(study.spread, have)]
+        lines.append("")
+    others = external_data.evaluated(runs)
+    for (data, trained), block in external_data.over_seeds(others).groupby(level=["data", "trained"], sort=False):
+        keys = [key for key, part in block.columns if part == "mean"]
+        lines += [f"## On {data}, trained on {trained}", "", f"{block['what', ''].iloc[0]}", ""]
+        lines += [*_markdown_table(block.droplevel(["data", "trained"]), keys, external_data.heading), ""]
+    return "\n".join(lines)
+
+
+def _markdown_table(spread: pd.DataFrame, keys: list[str], head: Callable[[str], str] = title) -> list[str]:
+    lines = [f"| loss | {' | '.join(head(key) for key in keys)} |", f"|---|{'---:|' * len(keys)}"]
+    for label, row in spread.iterrows():
+        cells = [_mean_sd(row[key, "mean"], row[key, "sd"]) for key in keys]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
+
+
+def _mean_sd(mean: float, sd: float) -> str:
+    if pd.isna(mean):
+        return "–"
+    return f"{mean:.3f}" if pd.isna(sd) else f"{mean:.3f} ±{sd:.3f}"

@@ -1,0 +1,80 @@
+"""What a view leaves: its figures as PNG and SVG, its numbers as CSV, and one page to turn and slide in a browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+from plotly.offline import get_plotlyjs
+
+from seglab.plots import save, svg
+from seglab.reporting.page import document, section
+from seglab.reporting.report_figures import COLORS
+from seglab.reporting.write_report import write_whole
+from seglab.views.animation import Film
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One view: its title, the page's sections (heading and HTML), and what is saved beside the page by file name."""
+
+    title: str
+    sections: Sequence[tuple[str, str]]
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    films: Mapping[str, Film] = field(default_factory=dict)
+
+    def write(self, out: Path) -> Path:
+        """Write surface.html, NAME.png and .svg per figure, .csv per table, .gif per film; returns surface.html."""
+        out.mkdir(parents=True, exist_ok=True)
+        for name, figure in self.figures.items():
+            save(figure, out / f"{name}.png")
+            write_whole(out / f"{name}.svg", svg(figure, name))
+        for name, table in self.tables.items():
+            write_whole(out / f"{name}.csv", table.to_csv(index=False))
+        for name, film in self.films.items():
+            film.write(out / f"{name}.gif")
+        body = f"<header><h1>{self.title}</h1></header>" + "".join(
+            section(f"s{place}", heading, html) for place, (heading, html) in enumerate(self.sections)
+        )
+        if "plotly-graph-div" not in body:
+            return write_whole(out / "surface.html", document(self.title, body))
+        script = f"const COLORS = {json.dumps(COLORS)};\n" + Path(__file__).with_name("interactive.js").read_text()
+        page = document(self.title, f"{body}<script>{script}</script>", f"<script>{get_plotlyjs()}</script>")
+        return write_whole(out / "surface.html", page)
+
+
+def interactive(
+    figure: go.Figure,
+    caption: str,
+    sliders: Mapping[str, tuple[Sequence[str], str]] | None = None,
+    wide: bool = False,
+) -> str:
+    """A Plotly figure as an element of the page, whose script the page holds once, with its caption.
+
+    It takes on the page's colours, light or dark. `sliders` gives for each its stops and the one it stands at; the
+    figure's frames are named by the stops of all sliders joined by "|". A `wide` figure scrolls on a phone.
+    """
+    figure.update_layout(
+        template="plotly_white", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"size": 13}
+    )
+    figure.update_layout(font_family="system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', Arial, sans-serif")
+    options = {"displaylogo": False, "responsive": True}
+    drawn = figure.to_html(include_plotlyjs=False, full_html=False, config=options, auto_play=False)
+    held = f'<div class="scroll"><div class="wide">{drawn}</div></div>' if wide else drawn
+    controls = "".join(_slider(name, stops, at) for name, (stops, at) in (sliders or {}).items())
+    shown = f'<div class="sliders">{controls}</div>' if controls else ""
+    return f"<figure>{shown}{held}<figcaption>{caption}</figcaption></figure>"
+
+
+def _slider(name: str, stops: Sequence[str], at: str) -> str:
+    values = f'max="{len(stops) - 1}" value="{list(stops).index(at)}"'
+    known = escape(json.dumps(list(stops)), quote=True)
+    held = f'<input type="range" min="0" {values} data-stops="{known}"><output>{escape(at)}</output>'
+    return f"<label><span>{escape(name)}</span>{held}</label>"

@@ -1,0 +1,177 @@
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from seglab.contract import ContractError
+from seglab.data import rle
+from seglab.data.dataset import objects_of, read
+from seglab.data.datasets.airbus_ships import SIDE, Ship, read_table
+from seglab.data.module import DataModule
+from seglab.data.prepare_data import open_data
+from seglab.data.prepared import Prepared, prepare
+from seglab.metrics.objects import f2, match
+
+
+def box(top, left, height, width):
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[top : top + height, left : left + width] = 1
+    return mask
+
+
+SHIPS = {k: [box(40 * n, 90 * n + k, 12, 60) for n in range(1 + k % 3)] for k in range(9)}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Nine images with one to three ships each, bright on dark, and nine without."""
+    (tmp_path / "train_v2").mkdir()
+    rows = ["ImageId,EncodedPixels"]
+    for k in range(18):
+        name = f"{k:09x}.jpg"
+        ships = SHIPS.get(k, [])
+        image = 30 + 200 * sum(ships, np.zeros((SIDE, SIDE), np.uint8))
+        cv2.imwrite(str(tmp_path / "train_v2" / name), image)
+        rows += [f"{name},{rle.encode(mask)}" for mask in ships] or [f"{name},"]
+    (tmp_path / "train_ship_segmentations_v2.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def ship(root, **knobs):
+    return Ship(root=str(root), **{"empty_fraction": None, "cache_dir": None, "size": 192, **knobs})
+
+
+def test_masks_lie_on_the_ships_and_empty_images_are_empty(root):
+    items = ship(root).items()
+    assert len(items) == 18
+    for item in items:
+        np.testing.assert_array_equal(
+            item.mask(), item.image()[..., 0] > 128 if item.image().ndim == 3 else item.image() > 128
+        )
+
+
+def test_a_part_of_the_sea_is_kept_and_always_the_same(root):
+    items = ship(root, empty_fraction=0.25).items()
+    assert len(items) == 12  # nine with ships, three of twelve without
+    assert [item.id for item in items] == [item.id for item in ship(root, empty_fraction=0.25).items()]
+    fewer = {item.id for item in ship(root, empty_fraction=0.1).items()}
+    assert fewer < {item.id for item in items}
+
+
+def test_balance_bounds_the_images_of_each_number_of_ships(root):
+    names, counts, _, _ = read_table(root / "train_ship_segmentations_v2.csv")
+    kept = [item.id for item in ship(root, balance=2, empty_fraction=0.0).items()]
+    assert sorted(counts[names.index(name)] for name in kept) == [1, 1, 2, 2, 3, 3]
+
+
+def test_a_montage_holds_every_image_once_and_drops_the_rest(root):
+    opened = open_data(ship(root, montage=2, size=768, test_fraction=0, val_fraction=0, coverage=0.5))
+    assert len(opened.splits.train) == 4
+    assert len(opened.skipped) == 2
+    whole = {item.id: item for item in ship(root).items()}
+    left_out = sum(int(whole[name].mask().sum()) for name in opened.skipped)
+    everything = sum(int(mask.sum()) for masks in SHIPS.values() for mask in masks)
+    pixels = sum(read(item, ship(root, size=768))[1].sum() for item in opened.splits.train)
+    assert pixels == pytest.approx((everything - left_out) / 4, rel=0.05)
+
+
+def test_each_ship_is_an_object_through_resizing_patches_and_preparing(root, tmp_path):
+    table = root / "train_ship_segmentations_v2.csv"
+    beside = box(0, 60, 12, 60)  # touches the first ship of image 0
+    with table.open("a") as file:
+        file.write(f"{0:09x}.jpg,{rle.encode(beside)}\n")
+    raw = ship(root)
+    prepare(raw.items(), raw, tmp_path / "ready", "o")
+    ready = Prepared(root=str(tmp_path / "ready"), cache_dir=None)
+    expected = box(0, 0, 12, 60) + 2 * beside
+    for data in (raw, ready):
+        item = next(item for item in data.items() if item.id == f"{0:09x}.jpg")
+        np.testing.assert_array_equal(objects_of(item, replace(data, size=768)), expected)
+        np.testing.assert_array_equal(objects_of(item, replace(data, size=800, fit="patch"))[:768, :768], expected)
+        assert cv2.connectedComponents(item.mask())[0] == 2  # in the mask they are one
+        small = objects_of(item, replace(data, size=256, fit="resize"))
+        np.testing.assert_array_equal(small[:5, :41], np.pad([[1] * 20 + [2] * 20] * 4, (0, 1)))
+        np.testing.assert_array_equal(
+            objects_of(item, replace(data, size=128, reduce=3, fit="patch")), small[:128, :128]
+        )
+    assert DataModule(raw).objects("test").keys() == {item.id for item in DataModule(raw).splits.test}
+    assert not DataModule(ship(root, montage=2)).objects("test")
+
+
+def test_other_runs_make_another_cache(root, tmp_path):
+    before = open_data(ship(root, cache_dir=str(tmp_path / "cache")))
+    table = root / "train_ship_segmentations_v2.csv"
+    table.write_text(table.read_text().replace("00000000a.jpg,", "00000000a.jpg,1 3072"))
+    after = open_data(ship(root, cache_dir=str(tmp_path / "cache")))
+    assert before.fingerprint != after.fingerprint
+    row = after.rows["00000000a.jpg"]
+    assert before.shares[row] == 0 < after.shares[row]
+
+
+def test_known_corrupt_images_are_left_out_and_counted(root):
+    old = root / "train_v2" / f"{0:09x}.jpg"
+    old.rename(root / "train_v2/6384c3e78.jpg")
+    table = root / "train_ship_segmentations_v2.csv"
+    table.write_text(table.read_text().replace(old.name, "6384c3e78.jpg"))
+    assert open_data(ship(root)).skipped == {"6384c3e78.jpg": "known to be broken"}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda text: text.replace("ImageId", "Image"), "columns ImageId and EncodedPixels, got no ImageId"),
+        (lambda text: text + "fffffffff.jpg,1 5\n", "fffffffff.jpg: expected the image of the table on disk"),
+        (lambda text: text.replace("000000011.jpg,\n", ""), r"000000011.jpg: expected rows in train_ship"),
+        (lambda text: text.replace("000000011.jpg,", "000000011.jpg,5 2 7"), "runs of 000000011.jpg: expected pairs"),
+        (
+            lambda text: text.replace("000000011.jpg,", "000000011.jpg,5 4 7 3"),
+            r"000000011.jpg: expected runs that do not overlap",
+        ),
+        (
+            lambda text: text.replace("000000011.jpg,", "000000011.jpg,589824 2"),
+            r"runs within 1 to 589824, got 589824 to 589825",
+        ),
+    ],
+)
+def test_a_faulty_table_is_one_sentence(root, change, sentence):
+    table = root / "train_ship_segmentations_v2.csv"
+    table.write_text(change(table.read_text()))
+    with pytest.raises(ContractError, match=sentence):
+        open_data(ship(root))
+
+
+def test_a_truncated_jpeg_is_named_or_skipped(root):
+    file = root / "train_v2" / f"{3:09x}.jpg"
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(ContractError, match=r"000000003\.jpg: expected a"):
+        open_data(ship(root))
+    assert set(open_data(ship(root, on_bad_item="skip")).skipped) == {file.name}
+
+
+def test_the_real_table_has_31_ships_that_are_unlike_the_sea(shared_data):
+    data = ship(shared_data / "ship")
+    items = data.items()
+    _, counts, runs, bounds = read_table(shared_data / "ship/train_ship_segmentations_v2.csv")
+    assert (len(items), counts.sum(), (counts == 0).sum()) == (19, 31, 3)
+    for k in np.flatnonzero(counts):
+        part = runs.part(bounds[k], bounds[k + 1])
+        labels = rle.instances(part, (SIDE, SIDE))
+        np.testing.assert_array_equal(labels > 0, rle.paint(part, (SIDE, SIDE)))
+        assert labels.max() == counts[k]
+        image = items[k].image().astype(float)
+        ring = cv2.dilate(rle.paint(part, (SIDE, SIDE)), np.ones((41, 41))) - rle.paint(part, (SIDE, SIDE))
+        away = abs(image - np.median(image[ring > 0], axis=0))
+        assert away[labels > 0].mean() > 1.5 * away[ring > 0].mean()  # a ship is unlike the sea around it
+    with pytest.raises(ContractError, match="root that exists"):
+        ship(shared_data / "nowhere").items()
+
+
+def test_the_real_ships_against_themselves_score_1_and_so_they_do_seen_smaller(shared_data):
+    for size in (SIDE, 256):
+        data = ship(shared_data / "ship", size=size)
+        truth = [(objects_of(item, data), read(item, data)[1]) for item in data.items()]
+        ships = [np.where(mask, labels, 0) for labels, mask in truth]
+        assert [f2(match(one, one)) for one in ships] == [1.0] * 19
+        assert sum(len(np.unique(one[one > 0])) for one in ships) == 31
+        assert sum(cv2.connectedComponents(mask)[0] - 1 for _, mask in truth) < 31  # some lie side by side

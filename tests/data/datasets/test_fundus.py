@@ -1,0 +1,111 @@
+import cv2
+import numpy as np
+import pytest
+
+from seglab.contract import ContractError
+from seglab.data.datasets.fundus import Fundus
+from seglab.data.prepare_data import open_data
+
+
+def write(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image.astype(np.uint8))
+
+
+@pytest.fixture
+def drishti(tmp_path):
+    """Images in ALL, and copies of some in GLAUCOMA; one row of the five values of four votes in each map."""
+    votes = np.repeat(np.array([[0, 64, 127, 191, 255]], np.uint8), 6, 0)
+    for part, numbers in (("Training", (2, 4, 8)), ("Test", (1, 3))):
+        for n in numbers:
+            name = f"drishtiGS_{n:03d}"
+            write(tmp_path / part / f"Images/ALL/{name}.png", np.full((6, 5, 3), n, np.uint8))
+            if n > 2:
+                write(tmp_path / part / f"Images/GLAUCOMA/{name}.png", np.full((6, 5, 3), n, np.uint8))
+            write(tmp_path / part / f"GT/{name}/SoftMap/{name}_ODsegSoftmap.png", votes)
+            write(tmp_path / part / f"GT/{name}/SoftMap/{name}_cupsegSoftmap.png", votes // 4)
+    return tmp_path
+
+
+def fundus(root, **knobs):
+    return Fundus(root=str(root), **{"size": 32, "cache_dir": None, **knobs})
+
+
+def test_drishti_has_its_own_test_set_and_each_image_once(drishti):
+    items = fundus(drishti).items()
+    assert [(item.id[-3:], item.split) for item in items] == [
+        ("002", "train"),
+        ("004", "train"),
+        ("008", "train"),
+        ("001", "test"),
+        ("003", "test"),
+    ]
+
+
+@pytest.mark.parametrize(("agreement", "columns"), [(0.25, 4), (0.5, 3), (0.75, 2), (1.0, 1)])
+def test_so_many_of_the_four_experts_must_agree(drishti, agreement, columns):
+    assert fundus(drishti, agreement=agreement).items()[0].mask()[0].sum() == columns
+
+
+def test_soft_targets_are_the_votes(drishti):
+    np.testing.assert_allclose(fundus(drishti, soft=True).items()[0].mask()[0], [0, 0.25, 0.5, 0.75, 1], atol=0.003)
+
+
+def test_the_cup_is_another_map(drishti):
+    assert fundus(drishti, target="cup", agreement=0.25).items()[0].mask()[0].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_an_unpacked_archive_may_sit_one_folder_down(drishti, tmp_path_factory):
+    above = tmp_path_factory.mktemp("above")
+    drishti.rename(above / "Drishti-GS1_files")
+    assert len(fundus(above).items()) == 5
+
+
+def test_an_image_without_map_is_named(drishti):
+    (drishti / "Training/GT/drishtiGS_004/SoftMap/drishtiGS_004_ODsegSoftmap.png").unlink()
+    with pytest.raises(ContractError, match=r"drishtiGS_004.png: expected a mask of its name"):
+        open_data(fundus(drishti))
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_rim_one_keeps_both_eyes_of_a_patient_together(tmp_path, classes):
+    names = {"training_set": ["r1_Im069", "r3_G-18-R_left_half", "r3_N-1-L"], "test_set": ["r2_Im001", "r3_G-18-L"]}
+    for part, ids in names.items():
+        for name in ids:
+            kind = "glaucoma" if "G-" in name else "normal"
+            write(
+                tmp_path / "partitioned_randomly" / part / (kind if classes else "") / f"{name}.png",
+                np.zeros((8, 8, 3)),
+            )
+            write(tmp_path / f"RIM-ONE_DL_reference_segmentations/{kind}/{name}-1-Disc-T.png", np.full((8, 8), 255))
+    opened = open_data(fundus(tmp_path, val_fraction=0))
+    ids = {part: sorted(names) for part, names in opened.splits.ids().items()}
+    assert ids == {"train": ["r1_Im069", "r3_N-1-L"], "val": [], "test": ["r2_Im001", "r3_G-18-L"]}
+    assert opened.skipped == {"r3_G-18-R_left_half": "its group is in the test set"}
+    assert opened.shares.min() == 1
+
+
+@pytest.mark.parametrize("below", ["", "data/"])
+def test_the_study_has_masks_of_the_same_file_name_above_20(tmp_path, below):
+    for folder, count in (("tr_images", 4), ("ts_images", 2)):
+        for k in range(count):
+            write(tmp_path / below / folder / f"{folder[:2]}{k}.png", np.zeros((4, 4, 3)))
+            write(tmp_path / below / "clean_masks" / f"{folder[:2]}{k}.png", np.array([[0, 20, 21, 255]] * 4))
+    items = fundus(tmp_path).items()
+    assert [item.split for item in items] == ["train"] * 4 + ["test"] * 2
+    assert items[0].mask()[0].tolist() == [0, 0, 1, 1]
+    with pytest.raises(ContractError, match="target=disc in this layout"):
+        fundus(tmp_path, target="cup").items()
+
+
+def test_an_unknown_layout_says_what_was_looked_for(tmp_path):
+    with pytest.raises(ContractError, match=r"a root with Training and Test \(Drishti-GS\), partitioned"):
+        fundus(tmp_path).items()
+
+
+def test_the_real_drishti_has_50_and_51_images_and_3_percent_of_disc(shared_data):
+    opened = open_data(Fundus(root=str(shared_data / "fundus/drishti-gs"), size=64, cache_dir=None))
+    facts = opened.facts()
+    assert facts["images"] == {"train": 42, "val": 8, "test": 51}
+    assert facts["foreground"] == pytest.approx(0.03, abs=0.005)
+    assert facts["empty_masks"] == {"train": 0, "val": 0, "test": 0}

@@ -1,0 +1,87 @@
+import cv2
+import numpy as np
+import pytest
+
+from seglab.contract import ContractError
+from seglab.data.datasets.mias import Mias, read_info
+from seglab.data.prepare_data import open_data
+
+INFO = """Some prose about the films, such as mdb001 and its fellows.
+mdb001 G CIRC B 535 425 197
+mdb002 G NORM
+mdb005 F CIRC B 477 133 30
+mdb005 F CIRC M 500 168 26
+mdb006 F NORM 
+mdb059 F CIRC B
+mdb216 D CALC M *NOTE 3*
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "Info.txt").write_text(INFO)
+    (tmp_path / "all-mias").mkdir()
+    for n in (1, 2, 5, 6, 59, 216):
+        cv2.imwrite(str(tmp_path / f"all-mias/mdb{n:03d}.pgm"), np.full((1024, 1024), n, np.uint8))
+    return tmp_path
+
+
+def mias(root, **knobs):
+    return Mias(root=str(root), **{"size": 128, "cache_dir": None, **knobs})
+
+
+def test_circles_are_filled_and_y_is_counted_from_the_bottom(root):
+    items = {item.id: item for item in mias(root).items()}
+    mask = items["mdb001"].mask()
+    rows, columns = np.nonzero(mask)
+    assert rows.mean() == pytest.approx(1023 - 425, abs=0.5)
+    assert columns.mean() == pytest.approx(535, abs=0.5)
+    assert mask.sum() == pytest.approx(np.pi * 197**2, rel=0.01)
+    two = items["mdb005"].mask()
+    assert two[1023 - 133, 477] == two[1023 - 168, 500] == 1
+    assert not items["mdb002"].mask().any()
+
+
+def test_films_with_a_lesion_of_unknown_place_are_left_out_and_counted(root):
+    opened = open_data(mias(root))
+    assert opened.skipped == dict.fromkeys(("mdb059", "mdb216"), "lesion of unknown place")
+    assert opened.facts()["skipped_why"] == {"lesion of unknown place": 2}
+
+
+def test_both_films_of_a_patient_are_one_group(root):
+    groups = {item.id: item.group for item in mias(root).items()}
+    assert groups["mdb001"] == groups["mdb002"]
+    assert groups["mdb005"] == groups["mdb006"] != groups["mdb001"]
+
+
+def test_as_an_external_set_all_films_are_test(root):
+    assert open_data(mias(root, external=True)).facts()["images"] == {"train": 0, "val": 0, "test": 4}
+
+
+def test_a_missing_film_or_table_is_one_sentence(root):
+    (root / "all-mias/mdb002.pgm").unlink()
+    with pytest.raises(ContractError, match=r"1 of 6 that are not: .*mdb002.pgm: expected the film of Info.txt"):
+        open_data(mias(root))
+    with pytest.raises(ContractError, match="a table that exists"):
+        mias(root, table="info.txt").items()
+    (root / "Info.txt").write_text("nothing here")
+    with pytest.raises(ContractError, match="expected rows such as `mdb001"):
+        mias(root).items()
+
+
+def test_the_real_list_holds_322_films(shared_data):
+    films = read_info(shared_data / "mias/Info.txt")
+    assert len(films) == 322
+    assert sum(not lesions for lesions in films.values()) == 207
+    assert sum(circle is not None for lesions in films.values() for circle in lesions) == 119
+    assert [film for film, lesions in films.items() if None in lesions] == ["mdb059", "mdb216", "mdb233", "mdb245"]
+    twice = [film for film, lesions in films.items() if len(lesions) > 1]
+    assert twice == [f"mdb{n}" for n in ("005", 132, 144, 223, 226, 239, 249)]
+
+
+def test_the_real_circles_of_mdb005_lie_on_bright_tissue(shared_data):
+    film = next(item for item in mias(shared_data / "mias").items() if item.id == "mdb005")
+    image, mask = film.image(), film.mask()
+    ring = cv2.dilate(mask, np.ones((81, 81), np.uint8)) - mask
+    assert cv2.connectedComponents(mask)[0] == 2  # the two circles overlap
+    assert image[mask > 0].mean() > image[ring > 0].mean() + 10

@@ -1,0 +1,106 @@
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from seglab.contract import ContractError
+from seglab.data.dataset import read
+from seglab.data.datasets.synthetic import Synthetic
+from seglab.data.datasets.synthetic_scenes import SCENES
+
+scenes = pytest.mark.parametrize("scene", SCENES)
+
+
+def pictures(dataset, part="train"):
+    return [read(item, dataset) for item in dataset.items() if item.split == part]
+
+
+@scenes
+def test_image_k_is_the_same_however_many_there_are(scene):
+    few, many = Synthetic(scene=scene, train=2, val=1, test=2), Synthetic(scene=scene, train=5, val=3, test=4)
+    for part in ("train", "val", "test"):
+        for (image, mask), (image2, mask2) in zip(pictures(few, part), pictures(many, part), strict=False):
+            np.testing.assert_array_equal(image, image2)
+            np.testing.assert_array_equal(mask, mask2)
+
+
+@scenes
+def test_all_images_differ_and_another_seed_makes_others(scene):
+    knobs = Synthetic(scene=scene, train=6, val=2, test=2)
+    seen = {read(item, d)[0].tobytes() for d in (knobs, replace(knobs, image_seed=1)) for item in d.items()}
+    assert len(seen) == 20
+
+
+@pytest.mark.parametrize(
+    ("scene", "low", "high", "empty"),
+    [("disc", 0.03, 0.1, 0), ("lesion", 0.003, 0.03, 0.3), ("ships", 0.0005, 0.012, 0.6)],
+)
+def test_foreground_and_empty_shares_are_those_of_the_scene(scene, low, high, empty):
+    shares = np.array([mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=80))])
+    full = shares[shares > 0]
+    assert low <= full.min() * 1.3
+    assert full.max() <= high * 1.3
+    assert abs((shares == 0).mean() - empty) < 0.17
+
+
+@scenes
+def test_the_foreground_knob_moves_the_mean(scene):
+    shares = [mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=40, foreground=0.05, empty=0))]
+    assert 0.03 < np.mean(shares) < 0.07
+
+
+def test_the_empty_knob_empties_all_or_none():
+    assert not any(mask.any() for _, mask in pictures(Synthetic(scene="disc", train=5, empty=1)))
+    assert all(mask.any() for _, mask in pictures(Synthetic(scene="ships", train=10, empty=0)))
+
+
+@scenes
+def test_foreground_is_brighter_with_more_contrast(scene):
+    def contrast(factor):
+        pairs = pictures(Synthetic(scene=scene, train=8, empty=0, contrast=factor))
+        return np.mean([image[mask > 0].mean() - image[mask == 0].mean() for image, mask in pairs])
+
+    assert contrast(2) > contrast(0) + 10
+
+
+def test_label_noise_moves_training_masks_and_leaves_the_images_and_the_test_masks():
+    clean, noisy = Synthetic(train=6, test=6), Synthetic(train=6, test=6, label_noise=1.0)
+    train = list(zip(pictures(clean), pictures(noisy), strict=True))
+    test = list(zip(pictures(clean, "test"), pictures(noisy, "test"), strict=True))
+    assert all((a[0] == b[0]).all() for a, b in train + test)
+    assert all((a[1] == b[1]).all() for a, b in test)
+    ious = [(a[1] & b[1]).sum() / (a[1] | b[1]).sum() for a, b in train]
+    assert 0.3 < np.mean(ious) < 0.95
+
+
+def test_soft_masks_are_shares():
+    _, mask = pictures(Synthetic(train=1, soft=True))[0]
+    assert ((mask > 0) & (mask < 255)).any()
+
+
+def test_ships_are_thin_boxes():
+    for _, mask in pictures(Synthetic(scene="ships", size=256, train=20, empty=0)):
+        for contour in cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]:
+            _, sides, _ = cv2.minAreaRect(contour)
+            assert max(sides) < 100
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        ({"scene": "moon"}, "scene to be one of disc, lesion, ships, got moon"),
+        ({"size": 8}, "size of at least 32"),
+        ({"train": 0}, "at least one training image"),
+        ({"empty": 1.5}, r"empty in \[0, 1\]"),
+        ({"foreground": 0.9}, "foreground in"),
+        ({"coverage": 0.0}, "coverage in"),
+        ({"mean": (0.1, 0.2)}, "mean with 1 or 3 numbers, got 2"),
+        ({"std": (0.0,)}, "std above 0"),
+        ({"fit": "crop"}, "fit to be one of"),
+        ({"channels": 2}, "channels to be 1 or 3"),
+    ],
+)
+def test_a_value_out_of_range_is_one_sentence(knobs, sentence):
+    with pytest.raises(ContractError, match=sentence):
+        Synthetic(**knobs)

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from seglab.data.resize import crop, fit, to_bits, to_channels, to_mask
+
+
+def test_an_area_resize_keeps_the_mean_of_a_mask():
+    share = (np.random.default_rng(0).random((96, 96)) < 0.1).astype(np.float32)
+    small = fit(share, 24, "resize")
+    np.testing.assert_allclose(small, share.reshape(24, 4, 24, 4).mean((1, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize("top", range(3))
+@pytest.mark.parametrize("left", range(3))
+def test_a_thin_ship_survives_a_low_coverage_wherever_it_lies(top, left):
+    share = np.zeros((768, 768), np.float32)
+    share[300 + top : 302 + top, 300 + left : 306 + left] = 1
+    assert to_mask(fit(share, 256, "resize"), 0.3).any()
+
+
+def test_coverage_is_the_share_at_which_a_pixel_becomes_foreground():
+    share = np.zeros((2, 4), np.float32)
+    share[0, :2] = 1
+    small = np.array([[share[:, :2].mean(), share[:, 2:].mean()]])
+    assert to_mask(small, 0.5).tolist() == [[1, 0]]
+    assert to_mask(small, 0.51).tolist() == [[0, 0]]
+
+
+def test_padding_keeps_proportions_and_centres():
+    out = fit(np.full((40, 20), 7, np.uint8), 40, "pad")
+    assert out.shape == (40, 40)
+    assert (out[:, 10:30] == 7).all()
+    assert not out[:, :10].any()
+    assert not out[:, 30:].any()
+
+
+@pytest.mark.parametrize("shape", [(31, 57), (57, 31), (200, 3), (64, 64), (5, 5)])
+@pytest.mark.parametrize("how", ["resize", "pad"])
+def test_every_shape_comes_to_the_size(shape, how):
+    assert fit(np.zeros((*shape, 3), np.uint8), 64, how).shape == (64, 64, 3)
+
+
+def test_bits_go_from_full_range_to_full_range():
+    assert to_bits(np.array([0, 255, 256, 65535], np.uint16), 8).tolist() == [0, 0, 1, 255]
+    assert to_bits(np.array([0, 1, 255], np.uint8), 16).tolist() == [0, 257, 65535]
+    every = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(to_bits(to_bits(every, 16), 8), every)
+
+
+def test_a_crop_beyond_the_edge_is_black():
+    image = np.arange(1, 13, dtype=np.uint8).reshape(3, 4)
+    assert crop(image, 1, 2, 2, 2).tolist() == [[7, 8], [11, 12]]
+    assert crop(image, 2, 3, 3, 3).tolist() == [[12, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_grey_is_repeated_and_colour_is_weighed():
+    assert to_channels(np.full((2, 2), 9, np.uint8), 3).tolist() == [[[9] * 3] * 2] * 2
+    red = np.zeros((1, 1, 3), np.uint8)
+    red[..., 0] = 255
+    assert to_channels(red, 1).tolist() == [[[76]]]  # 0.299 of 255

@@ -1,0 +1,103 @@
+"""The rows of a run add up: tiles to images, images to the metrics, and the images to look at are the right ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.ndimage
+import torch
+
+from seglab.engine.per_image import ImageTable, extremes, spread, write_arrays, write_table
+
+
+def scene(seed: int, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, 1, side, side, generator=generator)
+    return logits, (torch.rand(1, 1, side, side, generator=generator) > 0.7).to(torch.uint8)
+
+
+def test_the_tiles_of_an_image_make_the_row_of_the_whole_image() -> None:
+    logits, target = scene(0)
+    whole, tiled = (ImageTable({"a": "p", "b": "q"}, 0.5, "correct", outlines=False) for _ in range(2))
+    whole.take(torch.tensor([0.5]), logits, target, ["a"])
+    halves = [(logits[..., :4], target[..., :4], 0.2), (logits[..., 4:], target[..., 4:], 0.8)]
+    for left, right, loss in halves:
+        tiled.take(torch.tensor([loss]), left, right, ["a"])
+    pd.testing.assert_frame_equal(tiled.table(), whole.table(), rtol=1e-6)
+    np.testing.assert_array_equal(tiled.arrays("val")["val"], whole.arrays("val")["val"])
+
+
+def test_the_overlap_of_two_tiles_counts_once_and_what_lies_beyond_the_image_never() -> None:
+    logits, target = scene(0)
+    whole, tiled = (ImageTable({"a": "p"}, 0.5, "correct", outlines=False) for _ in range(2))
+    whole.take(torch.tensor([0.5]), logits[..., :7], target[..., :7], ["a"])
+    for part, own, loss in ((slice(0, 4), [0, 8, 0, 4], 0.2), (slice(2, 8), [0, 8, 2, 5], 0.8)):
+        tiled.take(torch.tensor([loss]), logits[..., part], target[..., part], ["a"], torch.tensor([own]))
+    pd.testing.assert_frame_equal(tiled.table(), whole.table(), rtol=1e-6)
+    np.testing.assert_array_equal(tiled.arrays("val")["val"], whole.arrays("val")["val"])
+
+
+def test_a_row_holds_the_textbook_scores_in_the_order_of_the_images() -> None:
+    table = ImageTable({"a": "p", "b": "q"}, 0.5, "correct")
+    for name, seed in (("b", 1), ("a", 2)):
+        table.take(torch.tensor([0.1]), *scene(seed), [name])
+    rows = table.table()
+    assert list(rows["id"]) == ["b", "a"]
+    assert list(rows["group"]) == ["q", "p"]
+    logits, target = (part.numpy().squeeze() for part in scene(2))
+    found, true = logits >= 0, target == 1
+    row = rows.iloc[1]
+    assert row["tp"] == (found & true).sum()
+    assert row["foreground"] == true.sum()
+    assert row["iou"] == pytest.approx((found & true).sum() / (found | true).sum())
+    assert row["foreground_confidence"] == pytest.approx((1 / (1 + np.exp(-logits)))[true].mean(), rel=1e-6)
+    assert row["hd95"] > 0
+    assert row["objects"] == scipy.ndimage.label(true, np.ones((3, 3)))[1]
+
+
+def test_distances_and_objects_of_a_tiled_image_are_left_undefined() -> None:
+    table = ImageTable({"a": "p"}, 0.5, "correct")
+    for seed in (1, 2):
+        table.take(torch.tensor([0.1]), *scene(seed), ["a"])
+    assert table.table()[["hd95", "asd", "objects", "object_f2"]].isna().all(axis=None)
+
+
+def test_objects_that_the_data_set_tells_apart_are_found_one_by_one() -> None:
+    target = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    target[..., 1:3, 1:7] = 1  # two ships of 2 x 3 side by side, one of 2 x 2 apart from them
+    target[..., 5:7, 5:7] = 1
+    numbers = np.zeros((8, 8), np.int32)
+    numbers[:3, 1:4], numbers[1:3, 4:7], numbers[5:7, 5:7], numbers[0, 7] = 4, 2, 9, 7  # rows 0 are no foreground
+    logits = target.float() * 20 - 10
+    logits[..., 1:3, 4:7] = -10  # one of the two is not predicted
+    rows = []
+    for objects in ({}, {"a": lambda: numbers}):
+        table = ImageTable({"a": "p"}, 0.5, "correct", objects=objects)
+        table.take(torch.tensor([0.1]), logits, target, ["a"])
+        rows.append(table.table().iloc[0])
+    assert [row["objects"] for row in rows] == [2, 3]
+    assert [row["objects_found"] for row in rows] == [1, 2]  # half of a pair is not more than half of it
+    assert rows[1]["object_f2"] == pytest.approx(5 * 2 / (4 * 3 + 2))
+
+
+def test_the_best_median_and_worst_are_found_and_undefined_scores_left_out() -> None:
+    scores = pd.Series([0.5, np.nan, 0.9, 0.1, 0.7, 0.3])
+    assert extremes(scores, 1) == {2: "best", 0: "median", 3: "worst"}
+    assert extremes(pd.Series([np.nan])) == {}
+
+
+def test_examples_are_spread_over_the_ranks() -> None:
+    assert spread([5, 1, 4, 2, 3], 3) == [1, 4, 0]
+    assert spread([5, 1], 9) == [1, 0]
+
+
+def test_tables_and_arrays_keep_every_digit(tmp_path: Path) -> None:
+    table = pd.DataFrame([{"id": "a,b", "x": 0.1 + 0.2, "y": np.nan}])
+    write_table(tmp_path / "t.csv", table)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "t.csv"), table, check_exact=True)
+    write_arrays(tmp_path / "a.npz", x=np.arange(3))
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["x"], [0, 1, 2])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "t.csv"]

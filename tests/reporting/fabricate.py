@@ -1,0 +1,207 @@
+"""Run folders as training leaves them, made up from known effects: no network is trained.
+
+Each pixel's logit is normal around a mean that depends on the loss, the seed and the image; histograms, counts, scores
+and metrics follow from the same draw, so that whatever the report computes can be computed again from the files.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import logit
+from scipy.stats import norm
+
+EDGES = logit(np.linspace(0, 1, 257)[1:-1])
+CARDS = {
+    "bce": ("Binary cross-entropy", r"-\frac{1}{N}\sum_i t_i\log p_i+(1-t_i)\log q_i", "Good 1952"),
+    "dice": ("Soft Dice", r"1-\frac{2\sum_i p_i t_i}{\sum_i p_i+\sum_i t_i}", "Milletari et al. 2016, V-Net"),
+    "focal": ("Focal", r"-\frac{1}{N}\sum_i \alpha_i(1-p_i)^\gamma\log p_i", "Lin et al. 2017"),
+}
+
+
+@dataclass(frozen=True)
+class FakeLoss:
+    """A loss whose foreground logits lie `skill` higher; `seed_noise` is how much that moves from seed to seed."""
+
+    name: str
+    skill: float = 1.0
+    seed_noise: float = 0.1
+    params: dict = field(default_factory=dict)
+
+
+def write_sweep(root: Path, losses: list[FakeLoss], seeds: list[int], images: int = 30, **more: object) -> Path:
+    """Write a run folder for each loss and seed; `more` goes to `write_run`."""
+    for number, loss in enumerate(losses):
+        for seed in seeds:
+            write_run(root, loss, seed, images, number=number, **more)
+    return root
+
+
+def write_run(
+    root: Path,
+    loss: FakeLoss,
+    seed: int,
+    images: int = 30,
+    *,
+    number: int = 0,
+    epochs: int = 6,
+    extra: dict | None = None,
+) -> Path:
+    """Write one finished run; `extra` is merged into the configuration."""
+    words = [loss.name, *(f"{key}-{value}" for key, value in loss.params.items()), f"s{seed}"]
+    folder = root / "_".join(words)
+    folder.mkdir(parents=True)
+    own = np.random.default_rng([number, seed])
+    shift = loss.skill + loss.seed_noise * own.normal()
+    table, rows = draw(np.random.default_rng(0), own, shift, images)
+    rows.to_csv(folder / "per_image.csv", index=False)
+    ids = rows["id"].to_numpy(str)
+    np.savez_compressed(folder / "histograms.npz", test=table, test_ids=ids, val=table[::2], val_ids=ids[::2])
+    history(shift, epochs).to_csv(folder / "metrics.csv", index=False)
+    scores = rows.drop(columns=["id", "group", "pixels", "foreground"]).mean()
+    metrics = {f"test/{key}": value for key, value in scores.items()} | {"test/ece": 0.05, "val/iou": scores["iou"]}
+    metrics |= {f"test/{key}_pooled": value for key, value in pooled(rows[["tp", "fp", "fn", "tn"]].sum()).items()}
+    write_examples(folder / "examples.npz", own, shift)
+    (folder / "run.json").write_text(json.dumps(facts(folder.name, loss, seed, metrics, extra or {}), indent=1))
+    return folder
+
+
+def draw(
+    world: np.random.Generator, own: np.random.Generator, shift: float, images: int
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Histograms (images, 2, 256) and the rows of per_image.csv; `world` is the same for every run, `own` is not."""
+    pixels = 4096
+    foreground = (pixels * np.exp(world.uniform(np.log(0.005), np.log(0.12), images))).astype(int)
+    foreground[::5] = 0
+    ease = world.normal(0, 0.5, images) + own.normal(0, 0.2, images)
+    table = np.zeros((images, 2, 256), int)
+    for row, (mean, count) in enumerate(((-5.5, pixels - foreground), (0.0, foreground))):
+        centre = mean + (shift + ease if row else 0 * ease)
+        cumulated = norm.cdf((EDGES - centre[:, None]) / 1.6)
+        shares = np.diff(cumulated, axis=1, prepend=0, append=1)
+        table[:, row] = own.multinomial(count, shares)
+    return table, scored(table, pixels)
+
+
+def scored(table: np.ndarray, pixels: int) -> pd.DataFrame:
+    """The rows that the engine would have written for these histograms, at threshold 0.5."""
+    (tn, fp), (fn, tp) = ((table[:, row, :128].sum(1), table[:, row, 128:].sum(1)) for row in (0, 1))
+    middle = (np.arange(256) + 0.5) / 256
+    true, found = tp + fn, tp + fp
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scores = {
+            "iou": np.where(true == 0, found == 0, tp / (true + fp)),
+            "dice": np.where(true == 0, found == 0, 2 * tp / (true + found)),
+            "accuracy": (tp + tn) / pixels,
+            "precision": tp / found,
+            "recall": tp / true,
+            "specificity": tn / (tn + fp),
+            "foreground_confidence": (table[:, 1] @ middle) / true,
+            "background_confidence": (table[:, 0] @ (1 - middle)) / (tn + fp),
+            "hd95": np.where(true * found > 0, 40 * (1 - tp / (true + fp)), np.nan),
+        }
+    size = len(table)
+    names = {"id": [f"image_{i:03d}" for i in range(size)], "group": [f"patient_{i // 2}" for i in range(size)]}
+    counts = {"pixels": pixels, "foreground": true, "tp": tp, "fp": fp, "fn": fn, "tn": tn}
+    return pd.DataFrame({**names, **counts, "loss": 1 - scores["dice"], **scores})
+
+
+def pooled(counts: pd.Series) -> dict[str, float]:
+    """The scores over all pixels as one."""
+    true, found = counts["tp"] + counts["fn"], counts["tp"] + counts["fp"]
+    return {
+        "iou": counts["tp"] / (true + counts["fp"]),
+        "dice": 2 * counts["tp"] / (true + found),
+        "precision": counts["tp"] / found,
+        "recall": counts["tp"] / true,
+        "accuracy": (counts["tp"] + counts["tn"]) / counts.sum(),
+    }
+
+
+def history(shift: float, epochs: int) -> pd.DataFrame:
+    """A metrics.csv whose curves rise towards a level that depends on the loss and the seed."""
+    epoch = np.arange(epochs)
+    rise = 1 - np.exp(-(epoch + 1) / 3)
+    columns = {"epoch": epoch, "step": 10 * epoch, "lr": 0.001, "seconds": 1.0}
+    for stage, gap in (("train", 0.0), ("val", 0.04)):
+        columns[f"{stage}/loss"] = 0.7 - 0.5 * rise + gap
+        levels = {
+            "iou": 0.75,
+            "iou_pooled": 0.74,
+            "accuracy": 0.95,
+            "foreground_confidence": 0.8,
+            "background_confidence": 0.97,
+        }
+        for name, level in levels.items():
+            columns[f"{stage}/{name}"] = (level - gap + 0.05 * np.tanh(shift - 1)) * rise
+    return pd.DataFrame(columns)
+
+
+def write_examples(file: Path, own: np.random.Generator, shift: float, count: int = 3, size: int = 48) -> None:
+    """Images of a bright disc, the same for every run, and the run's own blurred idea of it."""
+    y, x = np.mgrid[:size, :size]
+    radius = np.linspace(5, 16, count)[:, None, None]
+    distance = np.hypot(y - size / 2, x - size / 2)[None]
+    texture = np.random.default_rng(1).normal(0, 12, (count, size, size, 3))
+    images = (90 + 70 * (distance < radius)[..., None] * [1, 0.9, 0.5] + texture).clip(0, 255).astype(np.uint8)
+    edge = radius + 2 * (shift - 1) + own.normal(0, 0.5)
+    probabilities = 1 / (1 + np.exp((np.hypot(y - size / 2, x - size / 2 - 1.5)[None] - edge) / 1.5))
+    np.savez_compressed(
+        file,
+        ids=np.array([f"image_{i:03d}" for i in range(1, count + 1)]),
+        images=images,
+        truths=(distance < radius).astype(np.uint8),
+        probabilities=probabilities.astype(np.float16),
+    )
+
+
+def facts(name: str, loss: FakeLoss, seed: int, metrics: dict, extra: dict) -> dict:
+    """What run.json holds of a finished run."""
+    title, formula, paper = CARDS.get(loss.name, (loss.name.title(), "1-p", "nobody"))
+    config = {
+        "study": "made-up",
+        "seed": seed,
+        "batch_size": 8,
+        "workers": 0,
+        "threshold": 0.5,
+        "empty": "correct",
+        "folder": f"/somewhere/{name}",
+        "dataset": {"_target_": "seglab.data.datasets.synthetic.Synthetic", "scene": "disc", "size": 64, "mean": [0.5]},
+        "model": {"_target_": "seglab.models.unet.UNet", "base": 16},
+        "loss": {"_target_": f"seglab.losses.any.{loss.name.title()}", **loss.params},
+        "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.001},
+        "trainer": {"max_epochs": 6, "accelerator": "auto"},
+    }
+    for key, value in extra.items():
+        config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
+    return {
+        "name": name,
+        "identity": "0a1b2c",
+        "status": "finished",
+        "config": config,
+        "choices": {"loss": loss.name, "dataset": "synthetic", "model": "unet", "optimizer": "adamw"},
+        "seed": seed,
+        "versions": {"python": "3.11.7", "torch": "2.15.0"},
+        "git": {"commit": "0123456789abcdef", "dirty": False},
+        "host": {"gpu": None, "cpu": "a processor", "threads": 1, "precision": "32-true"},
+        "data": {
+            "images": {"train": 60, "val": 15, "test": 30},
+            "empty_masks": {"train": 12, "val": 3, "test": 6},
+            "foreground": 0.03,
+            "skipped": 0,
+            "fingerprint": "0ad80aae1441b82f01b8",
+        },
+        "card": {"title": title, "family": "made up", "formula": formula, "paper": paper, "empty": "", "differs": ""},
+        "parameters": 1942577,
+        "monitor": {"name": "val/iou", "value": metrics["val/iou"], "epoch": 5},
+        "threshold": {"tuned": 0.375},
+        "metrics": {key: value for key, value in metrics.items() if value == value},
+        "started": "2026-11-22T11:00:00+00:00",
+        "finished": f"2026-11-22T11:{seed % 60:02d}:30+00:00",
+        "seconds": 30.5,
+        "error": None,
+    }

@@ -1,0 +1,102 @@
+"""A histogram gives at each threshold what counting the pixels again would give."""
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import binary_average_precision, binary_calibration_error
+
+from seglab.contract import ContractError
+from seglab.metrics.calibration import histogram
+from seglab.metrics.counts import counts, scores
+from seglab.reporting.thresholds import (
+    average_precision,
+    best_threshold,
+    calibration,
+    calibration_error,
+    mean,
+    scores_at,
+    thresholds,
+)
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Six images: good and bad guesses, the first without foreground, the second with nothing predicted at all."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(6, 1, 30, 40, generator=generator) < torch.linspace(0, 0.5, 6).view(-1, 1, 1, 1)
+    logits = 2 * torch.randn(target.shape, generator=generator) + target - 1
+    logits[1] = -9
+    return logits, target
+
+
+@pytest.mark.parametrize("empty", ["correct", "skip"])
+@pytest.mark.parametrize("step", [1, 64, 128, 200, 255])
+def test_scores_at_a_threshold_are_those_of_the_pixels(batch, empty, step):
+    ours = scores_at(histogram(*batch).numpy(), empty)
+    theirs = scores(counts(*batch, threshold=step / 256), empty)
+    assert thresholds()[step] == step / 256
+    for name, values in ours.items():
+        np.testing.assert_allclose(values[:, step], theirs[name].numpy(), rtol=1e-6)
+
+
+def test_all_pixels_as_one_image_are_the_pooled_score(batch):
+    table = histogram(*batch).numpy()
+    tp, fp, fn, _, *_ = (float(part.sum()) for part in counts(*batch))
+    assert scores_at(table.sum(0))["iou"][128] == pytest.approx(tp / (tp + fp + fn))
+
+
+def test_the_best_threshold_beats_every_other_one(batch):
+    table = histogram(*batch).numpy()
+    best = best_threshold(table)
+    tried = [scores(counts(*batch, threshold=k / 256))["iou"].mean().item() for k in range(1, 256)]
+    assert scores(counts(*batch, threshold=best))["iou"].mean().item() == pytest.approx(max(tried))
+
+
+def test_equally_good_thresholds_give_the_one_nearest_to_one_half():
+    table = np.zeros((1, 2, 256), int)
+    table[0, 0, 10], table[0, 1, 250] = 5, 5  # every threshold from 11/256 to 250/256 is perfect
+    assert best_threshold(table) == 0.5
+    table[0, 0, 10], table[0, 0, 200] = 0, 5
+    assert best_threshold(table) == 201 / 256
+    assert best_threshold(np.zeros((2, 2, 256), int), empty="skip") == 0.5
+
+
+def test_average_precision_is_torchmetrics_on_the_same_thresholds(batch):
+    logits, target = batch
+    theirs = binary_average_precision(logits.sigmoid(), target.long(), thresholds=torch.arange(256) / 256)
+    assert average_precision(histogram(*batch).numpy().sum(0)) == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def test_average_precision_is_close_to_the_exact_one_and_undefined_without_foreground(batch):
+    logits, target = batch
+    each = average_precision(histogram(*batch).numpy())
+    assert np.isnan(each).tolist() == [True] + [False] * 5
+    for i in range(2, 6):
+        assert each[i] == pytest.approx(
+            binary_average_precision(logits[i].sigmoid(), target[i].long()).item(), abs=5e-3
+        )
+
+
+def test_the_calibration_error_is_torchmetrics_to_half_a_bin(batch):
+    logits, target = batch
+    theirs = binary_calibration_error(logits.sigmoid(), target.long(), n_bins=16, norm="l1")
+    assert calibration_error(histogram(*batch).numpy().sum(0)) == pytest.approx(theirs.item(), abs=1 / 512)
+
+
+def test_the_reliability_diagram_counts_by_hand():
+    table = np.zeros((2, 4), int)
+    table[:, 0], table[:, 3] = (3, 1), (0, 2)
+    predicted, observed, number = calibration(table, bins=2)
+    assert (predicted.tolist(), observed.tolist(), number.tolist()) == ([0.125, 0.875], [0.25, 1.0], [4, 2])
+    assert np.isnan(calibration(0 * table, bins=2)[0]).all()
+    with pytest.raises(ContractError, match="a divisor of 4, got 3"):
+        calibration(table, bins=3)
+
+
+def test_a_mean_over_images_leaves_out_what_is_undefined():
+    np.testing.assert_equal(mean(np.array([[1.0, np.nan], [3.0, np.nan]])), [2.0, np.nan])
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(ContractError, match="correct or skip, got zero"):
+        scores_at(np.zeros((1, 2, 4)), empty="zero")
