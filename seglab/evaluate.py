@@ -74,9 +74,10 @@ def known(out: Path) -> dict[str, Any]:
 def perform(cfg: DictConfig, run: TrainedRun, subject: EvalSet, facts: dict[str, Any], out: Path) -> None:
     """Measure, draw, and write the folder; evaluation.json last."""
     from seglab.engine.evaluation import NativeResolution, TrainingResolution, measure, seen_in_training
-    from seglab.engine.per_image import write_arrays, write_table
+    from seglab.engine.per_image import write_table
     from seglab.engine.predictor import predictor
-    from seglab.engine.run import versions, write_whole
+    from seglab.engine.run import versions
+    from seglab.files import write_arrays, write_json
     from seglab.reporting.metrics_table import at_threshold
 
     since = time.perf_counter()
@@ -98,7 +99,7 @@ def perform(cfg: DictConfig, run: TrainedRun, subject: EvalSet, facts: dict[str,
     facts |= {"data": counted(result), "seen_in_training": seen, "threshold": {"fixed": threshold, "tuned": tuned}}
     facts |= {"metrics": metrics, "seconds": round(time.perf_counter() - since, 2), "versions": versions()}
     facts |= {"finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-    write_whole(out / "evaluation.json", json.dumps(facts, indent=2, default=str) + "\n")
+    write_json(out / "evaluation.json", facts)
 
 
 def counted(result: Result) -> dict[str, Any]:

@@ -59,8 +59,8 @@ The model of the run `{run}`, with its normalisation and the sigmoid inside.
 def export(cfg: DictConfig, folder: Path) -> Path:
     """Write the model of the run `cfg.run` as `cfg.output`, with a README beside it; returns the file."""
     from seglab.engine.export import SUFFIXES, Deployed, ready, write
-    from seglab.engine.run import write_whole
     from seglab.engine.trained_run import open_run
+    from seglab.files import write_text
 
     ready(cfg.format)
     run = open_run(cfg.run)
@@ -68,7 +68,7 @@ def export(cfg: DictConfig, folder: Path) -> Path:
     file = Path(cfg.output or run.folder / "export" / f"model{SUFFIXES[cfg.format]}")
     images, source = images_of(run.dataset(), cfg.images)
     made = write(Deployed(run.module()), images, cfg.format, file)
-    write_whole(file.with_name(f"{file.name}.md"), readme(run, cfg.format, made, source, tuned))
+    write_text(file.with_name(f"{file.name}.md"), readme(run, cfg.format, made, source, tuned))
     log.info("%s: %s; %d %s differ by %.1e at most", file, made.sizes, made.checked, source, made.difference)
     if cfg.format == "torchscript":
         log.info("torch calls TorchScript deprecated: take format=pt2 or onnx where you can")

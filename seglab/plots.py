@@ -16,6 +16,8 @@ import numpy as np
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 
+from seglab.files import atomic
+
 INK, FAINT, GRID = "#1c1e21", "#6b7075", "#d5d8dc"
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "#ffffff", "#e69f00", "#56b4e9"  # told apart by every kind of eye
 
@@ -71,14 +73,12 @@ def line_styles(labels: Iterable[str]) -> dict[str, dict[str, object]]:
 
 
 def save(figure: Figure, out: Path) -> Path:
-    """Write a figure whole or not at all: under a temporary name first, then renamed."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.stem}.partial{out.suffix}")
+    """Write a figure atomically; the suffix of `out` chooses PNG, SVG or PDF."""
     stamp = {"Date": None} if out.suffix == ".svg" else None
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), atomic(out) as partial:
         settle(figure)
         figure.savefig(partial, dpi=144, metadata=stamp)
-    return partial.replace(out)
+    return out
 
 
 def svg(figure: Figure, name: str, letters: str = "none") -> str:

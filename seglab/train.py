@@ -247,7 +247,8 @@ def fit(trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None
 
 def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
     """Measure validation and test images: a row and a histogram for each, and the threshold tuned on validation."""
-    from seglab.engine.per_image import ImageTable, means, write_arrays, write_table
+    from seglab.engine.per_image import ImageTable, means, write_table
+    from seglab.files import write_arrays
     from seglab.reporting.thresholds import best_threshold
 
     groups = {item.id: item.group for part in (data.splits.val, data.splits.test) for item in part}
@@ -271,7 +272,8 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
     """Draw the learning curves and test images: some chosen by the data alone, and the best, median and worst."""
     import pandas as pd
 
-    from seglab.engine.per_image import extremes, predict, spread, write_arrays
+    from seglab.engine.per_image import extremes, predict, spread
+    from seglab.files import write_arrays
     from seglab.reporting.run_figures import Example, curves, examples
 
     rows, samples = pd.read_csv(run.folder / "per_image.csv"), data.samples("test")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from seglab.data.dataset import Dataset, convert, decode_native
 from seglab.data.prepare_data import select_items
 from seglab.data.resize import crop, fit, resize, to_units
 from seglab.engine.module import SegModule
+from seglab.files import atomic
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
 TOLERANCE = 1e-4
@@ -61,13 +61,11 @@ def write(net: Deployed, images: np.ndarray, kind: str, file: Path) -> Exported:
     The sizes are tried from any multiple of 32 to the very size of the images; those hold that agree with PyTorch
     within TOLERANCE, also on the images resized and in another number. Raises a ContractError where none does.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{os.getpid()}{SUFFIXES[kind]}")
     worst = "none"
-    try:
+    with atomic(file) as partial:
         for words, shapes, others in freedoms(images.shape[-1]):
             try:
-                run = save(net, images, kind, beside, shapes)
+                run = save(net, images, kind, partial, shapes)
                 seen = max(apart(net, run, some) for some in tried(images, others))
             except ContractError:
                 raise
@@ -75,12 +73,9 @@ def write(net: Deployed, images: np.ndarray, kind: str, file: Path) -> Exported:
                 worst = str(error).strip().splitlines()[0][:200]
                 continue
             if seen <= TOLERANCE:
-                beside.replace(file)
                 return Exported(file, words, len(images), seen)
             worst = f"a difference of {seen:.2g}"
-    finally:
-        beside.unlink(missing_ok=True)
-    raise ContractError(f"export: expected a {kind} file within {TOLERANCE:g} of PyTorch, got {worst}")
+        raise ContractError(f"export: expected a {kind} file within {TOLERANCE:g} of PyTorch, got {worst}")
 
 
 def freedoms(size: int) -> Iterator[tuple[str, dict[int, Any], list[tuple[int, int]]]]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from seglab.contract import require
 from seglab.engine.trained_run import open_run
+from seglab.files import read_weights, sha256
 
 PREFIXES = ("", "model.", "module.", "net.")
 """What trainers put before a model's own names; that under which most of the weights fit is taken off."""
@@ -31,7 +30,7 @@ def start_from(model: nn.Module, source: str, include: Sequence[str] | None = No
     `unexpected` are the file's that the model lacks. Raises a ContractError where nothing fits.
     """
     file = file_of(source)
-    own, theirs = model.state_dict(), read(file)
+    own, theirs = model.state_dict(), read_weights(file, "init_from")
     prefix = max(PREFIXES, key=lambda start: sum(start + name in theirs for name in own))
     theirs = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
     patterns = ["*"] if include is None else [include] if isinstance(include, str) else list(include)
@@ -47,7 +46,7 @@ def start_from(model: nn.Module, source: str, include: Sequence[str] | None = No
     model.load_state_dict(loaded, strict=False)
     return {
         "file": str(file),
-        "sha256": digest(file),
+        "sha256": sha256(file),
         "weights": len(own),
         "loaded": len(loaded),
         "left_out": len(own) - len(wanted),
@@ -64,35 +63,14 @@ def file_of(source: str) -> Path:
     return open_run(place).best if place.is_dir() else place
 
 
-def read(file: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file by name, whether they lie bare or under `state_dict`, as trainers write them."""
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-        return {name: value for name, value in saved.get("state_dict", saved).items() if isinstance(value, Tensor)}
-    except Exception as error:  # pickle, zip and safetensors each fail in their own way
-        remedy = "give a .safetensors file or a state_dict of torch.save"
-        require(False, "init_from", "a file of weights", f"{file} ({type(error).__name__})", remedy)
-        raise
-
-
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a name, from its start or from one of its dots on, matches one of the patterns."""
     return any(fnmatchcase(f".{name}", f"*.{pattern}") for pattern in patterns)
 
 
-def digest(file: Path) -> str:
-    """The SHA-256 of a file's bytes."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def unchanged(facts: dict[str, Any] | None) -> bool:
     """Whether the file that a run once started from holds the same weights still, or is there no more."""
-    return facts is None or not Path(facts["file"]).exists() or digest(Path(facts["file"])) == facts["sha256"]
+    return facts is None or not Path(facts["file"]).exists() or sha256(Path(facts["file"])) == facts["sha256"]
 
 
 def told(facts: dict[str, Any]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
@@ -21,7 +19,7 @@ from torch import Tensor
 from seglab.contract import Logits, PerImage
 from seglab.data.loading import Samples
 from seglab.engine.module import SegModule
-from seglab.engine.run import write_whole
+from seglab.files import write_text
 from seglab.metrics.calibration import histogram
 from seglab.metrics.counts import Counts, cleared, counts, less, logit, scores
 from seglab.metrics.objects import components, f2, match
@@ -30,16 +28,7 @@ from seglab.metrics.surface import surface_distances
 
 def write_table(file: Path, table: pd.DataFrame) -> None:
     """Write a whole CSV file; an undefined value is an empty cell, a float keeps all its digits."""
-    write_whole(file, table.to_csv(index=False))
-
-
-def write_arrays(file: Path, **arrays: np.ndarray) -> None:
-    """Write a compressed npz file whole."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    beside.write_bytes(buffer.getvalue())
-    beside.replace(file)
+    write_text(file, table.to_csv(index=False))
 
 
 class EpochTable(Checkpoint):  # called after the metrics are logged, and before the checkpoints that follow it

@@ -19,7 +19,7 @@ from seglab.data import rle
 from seglab.data.image_io import SUFFIXES
 from seglab.data.resize import resize, to_bits, to_channels
 from seglab.engine.predictor import FULL, cut
-from seglab.engine.run import write_whole
+from seglab.files import atomic, write_text
 from seglab.metrics.objects import components
 
 KINDS = ("mask", "probability", "overlay", "objects", "rle")
@@ -109,7 +109,7 @@ class Predictions:
         if known.exists() and not rerun:
             remedy = "rerun=true replaces it, output=DIR keeps both"
             require(known.read_text() == text, f"output {folder}", "these settings", "others", remedy)
-        write_whole(known, text)
+        write_text(known, text)
         self.tables = {"images": folder / "images.csv"}
         self.tables |= {"objects": folder / "objects.csv"} if "objects" in kinds else {}
         self.tables |= {"rle": folder / "submission.csv"} if "rle" in kinds else {}
@@ -119,7 +119,7 @@ class Predictions:
         listed = {"images": self.done, "objects": self.done, "rle": {os.path.basename(row["file"]) for row in kept}}
         for key, file in self.tables.items():
             rows = [list(row.values()) for row in before.get(key, []) if row[COLUMNS[key][0]] in listed[key]]
-            write_whole(file, "")
+            write_text(file, "")
             self.append(key, [COLUMNS[key], *rows])
 
     def write(self, name: str, file: Path, image: np.ndarray, levels: np.ndarray) -> None:
@@ -176,7 +176,5 @@ def changed(file: Path) -> int:
 
 def write_png(file: Path, pixels: np.ndarray) -> None:
     """Write a PNG whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{os.getpid()}.{file.name}")
-    require(cv2.imwrite(str(beside), pixels), "predict", "a place to write", file)
-    beside.replace(file)
+    with atomic(file) as partial:
+        require(cv2.imwrite(str(partial), pixels), "predict", "a place to write", file)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -19,18 +18,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from seglab.contract import ContractError, require
+from seglab.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "segmentation-models-pytorch", "albumentations")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that nobody ever sees half of it: a neighbour first, then a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 def rank() -> int:
@@ -61,10 +53,7 @@ class Run:
 
     def known(self) -> dict[str, Any]:
         """What an earlier run has written in this folder, empty where there was none."""
-        try:
-            return json.loads(self.file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
+        return read_json(self.file)
 
     @property
     def last(self) -> Path | None:
@@ -94,7 +83,7 @@ class Run:
     def write(self, name: str, data: Any) -> None:
         """Write plain data as a JSON file of the folder, whole."""
         if self.leads:
-            write_whole(self.folder / name, json.dumps(data, indent=2, default=str) + "\n")
+            write_json(self.folder / name, data)
 
     def held(self) -> bool:
         """Whether a living process is working in this folder."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from seglab.contract import require
+from seglab.files import atomic
 
 
 def due(epoch: int, growth: float) -> bool:
@@ -49,7 +49,5 @@ class Snapshots(Callback):
             return
         halved = {name for name, _ in module.named_parameters()}
         state = {name: x.half() if name in halved else x for name, x in module.state_dict().items()}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        beside = self.folder / f".epoch-{epoch:05d}.{os.getpid()}"
-        torch.save({"state_dict": state, "epoch": epoch}, beside)
-        beside.replace(self.folder / f"epoch-{epoch:05d}.ckpt")
+        with atomic(self.folder / f"epoch-{epoch:05d}.ckpt") as partial:
+            torch.save({"state_dict": state, "epoch": epoch}, partial)

@@ -7,7 +7,6 @@ Where several jobs work at once and die together, none is blamed: each of them i
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -21,7 +20,8 @@ from typing import Any
 from filelock import FileLock
 
 from seglab.contract import require
-from seglab.engine.run import Run, rank, write_whole
+from seglab.engine.run import Run, rank
+from seglab.files import write_json
 
 JOURNAL = "SEGLAB_SWEEP"
 
@@ -130,7 +130,7 @@ def _bury(book: Path, code: int, told: bool) -> list[str]:
     status = "failed" if len(dead) == 1 and not told else "interrupted"
     for facts in dead:
         kept = {key: value for key, value in facts.items() if key != "folder"} | {"status": status, "error": said}
-        write_whole(Path(facts["folder"]) / "run.json", json.dumps(kept, indent=2) + "\n")
+        write_json(Path(facts["folder"]) / "run.json", kept)
     if len(dead) > 1 and not told:
         with _beside(book).open("a", encoding="utf-8") as lines:
             lines.writelines(f"{facts['folder']}\n" for facts in dead)

@@ -10,10 +10,10 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from seglab.contract import Image, Logits, require
+from seglab.files import read_weights
 from seglab.models.parts import check_input, set_prior
 
 FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
@@ -43,7 +43,7 @@ class Smp(nn.Module):
         if encoder_weights is None or not encoder_weights.endswith(FILES):
             self.net = create(arch, encoder_name, encoder_weights, in_channels, more)
         else:
-            state = read(Path(encoder_weights))
+            state = read_weights(Path(encoder_weights), "model.encoder_weights")
             self.net = create(arch, encoder_name, None, 3, more)
             fill(self.net.encoder, state, in_channels, encoder_weights)
         convolutions = [m for m in self.net.segmentation_head.modules() if isinstance(m, nn.Conv2d)]
@@ -96,23 +96,6 @@ def known(knob: str, name: str, names: list[str]) -> None:
     """Refuse a name that the library does not have, with the nearest ones that it has."""
     near = difflib.get_close_matches(name, names, n=5, cutoff=0.3)
     require(name in names, f"model: {knob}", f"one of {', '.join(near or names)}", name)
-
-
-def read(file: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file by name, whether they lie bare or under `state_dict`, as trainers write them."""
-    remedy = "give the path of a .safetensors file or of a torch.save'd state_dict"
-    require(file.is_file(), "model: encoder_weights", "a file", file, "check the path")
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)
-        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    except Exception as error:  # pickle, zip and safetensors each fail in their own way
-        require(False, "model: encoder_weights", "a file of weights", file, f"{remedy} ({type(error).__name__})")
-        raise
 
 
 def fill(encoder: nn.Module, state: dict[str, Tensor], in_channels: int, source: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from seglab.files import write_text
 from seglab.plots import save, svg
 from seglab.reporting import external_data
 from seglab.reporting.metrics_table import BLOCKS, title
@@ -20,9 +21,9 @@ def write(out: Path, name: str, studies: list[Study], runs: pd.DataFrame, again:
     """Write report.html, table.csv, table.md and figures/*.png, *.svg into `out`; returns report.html."""
     (out / "figures").mkdir(parents=True, exist_ok=True)
     drawn = [_figures(study, out / "figures", len(studies) > 1) for study in studies]
-    write_whole(out / "table.csv", csv(studies, runs))
-    write_whole(out / "table.md", markdown(studies, runs))
-    return write_whole(out / "report.html", page(name, studies, drawn, runs, again))
+    write_text(out / "table.csv", csv(studies, runs))
+    write_text(out / "table.md", markdown(studies, runs))
+    return write_text(out / "report.html", page(name, studies, drawn, runs, again))
 
 
 def _figures(study: Study, folder: Path, several: bool) -> dict[str, str]:
@@ -31,16 +32,9 @@ def _figures(study: Study, folder: Path, several: bool) -> dict[str, str]:
     drawn = {}
     for key, figure in study.figures().items():
         drawn[key] = svg(figure, before + key)
-        write_whole(folder / f"{before}{key}.svg", drawn[key])
+        write_text(folder / f"{before}{key}.svg", drawn[key])
         save(figure, folder / f"{before}{key}.png")
     return drawn
-
-
-def write_whole(file: Path, content: str) -> Path:
-    """Write a file so that nobody ever sees half of it; returns it."""
-    beside = file.with_name(f".{file.name}.partial")
-    beside.write_text(content, encoding="utf-8")
-    return beside.replace(file)
 
 
 def csv(studies: list[Study], runs: pd.DataFrame) -> str:

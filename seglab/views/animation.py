@@ -13,6 +13,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from PIL import Image
 
+from seglab.files import atomic
 from seglab.plots import STYLE
 
 SLIDE = (
@@ -43,9 +44,9 @@ class Film:
         images = [Image.open(io.BytesIO(drawn)).convert("RGB") for drawn in self.pictures().values()]
         first, *rest = [image.quantize(256) for image in images]  # each with its own colours, or greys would be tinted
         times = [int(1000 * seconds)] * len(rest) + [int(2000 * seconds)]
-        beside = out.with_name(f".{out.name}.partial")
-        first.save(beside, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
-        return beside.replace(out)
+        with atomic(out) as partial:
+            first.save(partial, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
+        return out
 
     def html(self, caption: str) -> str:
         """The frames with a slider below them, as an element of a page."""

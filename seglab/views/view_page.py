@@ -13,10 +13,10 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
+from seglab.files import write_text
 from seglab.plots import save, svg
 from seglab.reporting.page import document, section
 from seglab.reporting.report_figures import COLORS
-from seglab.reporting.write_report import write_whole
 from seglab.views.animation import Film
 
 
@@ -35,19 +35,19 @@ class Sheet:
         out.mkdir(parents=True, exist_ok=True)
         for name, figure in self.figures.items():
             save(figure, out / f"{name}.png")
-            write_whole(out / f"{name}.svg", svg(figure, name))
+            write_text(out / f"{name}.svg", svg(figure, name))
         for name, table in self.tables.items():
-            write_whole(out / f"{name}.csv", table.to_csv(index=False))
+            write_text(out / f"{name}.csv", table.to_csv(index=False))
         for name, film in self.films.items():
             film.write(out / f"{name}.gif")
         body = f"<header><h1>{self.title}</h1></header>" + "".join(
             section(f"s{place}", heading, html) for place, (heading, html) in enumerate(self.sections)
         )
         if "plotly-graph-div" not in body:
-            return write_whole(out / "surface.html", document(self.title, body))
+            return write_text(out / "surface.html", document(self.title, body))
         script = f"const COLORS = {json.dumps(COLORS)};\n" + Path(__file__).with_name("interactive.js").read_text()
         page = document(self.title, f"{body}<script>{script}</script>", f"<script>{get_plotlyjs()}</script>")
-        return write_whole(out / "surface.html", page)
+        return write_text(out / "surface.html", page)
 
 
 def interactive(

@@ -10,7 +10,8 @@ import pytest
 import scipy.ndimage
 import torch
 
-from seglab.engine.per_image import ImageTable, extremes, spread, write_arrays, write_table
+from seglab.engine.per_image import ImageTable, extremes, spread, write_table
+from seglab.files import write_arrays
 
 
 def scene(seed: int, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from seglab.contract import ContractError
-from seglab.engine.run import Run, write_whole
+from seglab.engine.run import Run
 
 
 def status(folder: Path) -> dict:
@@ -48,19 +48,6 @@ def test_a_run_that_breaks_keeps_the_reason(tmp_path: Path, error: BaseException
     assert facts["status"] == ended
     assert facts["error"]["message"] == str(error)
     assert bool(facts["error"]["traceback"]) == traced
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "facts.json"
-    write_whole(file, "old")
-
-    def full_disk(self: Path, *_: object, **__: object) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full_disk)
-    with pytest.raises(OSError, match="space"):
-        write_whole(file, "new")
-    assert file.read_text() == "old"
 
 
 def test_forgetting_removes_what_a_run_left_and_nothing_else(tmp_path: Path) -> None:

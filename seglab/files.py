@@ -1,0 +1,99 @@
+"""Files that appear whole or not at all, and weights out of checkpoint files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seglab.contract import ContractError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside `path` to write into; it replaces `path` when the block ends without an error.
+
+    It bears the suffix of `path`, by which writers choose a format, and is hidden. Its bytes are on the disk before
+    the rename, so that a crash leaves the old file or the new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
+    try:
+        yield partial
+        with partial.open("rb+") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Write a file atomically; returns it."""
+    with atomic(path) as partial:
+        partial.write_bytes(data)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a UTF-8 file atomically; returns it."""
+    return write_bytes(path, text.encode())
+
+
+def write_json(path: Path, data: Any) -> Path:
+    """Write plain data as an indented JSON file, atomically; what JSON does not know is written as its string."""
+    return write_text(path, json.dumps(data, indent=2, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; an absent one is an empty dict."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> Path:
+    """Write a compressed npz file atomically."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return write_bytes(path, buffer.getvalue())
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def read_weights(path: Path, who: str) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint by name: .safetensors, or torch.save of a state_dict, bare or as `state_dict`.
+
+    Nothing but tensors and plain data is unpickled. Raises a ContractError in the name of `who`.
+    """
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        return {
+            name: value for name, value in saved.get("state_dict", saved).items() if isinstance(value, torch.Tensor)
+        }
+    except Exception as error:  # pickle, zip and safetensors each fail in their own way
+        reason = "no such file" if isinstance(error, FileNotFoundError) else type(error).__name__
+        remedy = "give a .safetensors file or a state_dict of torch.save"
+        raise ContractError(f"{who}: expected a file of weights, got {path} ({reason}); {remedy}") from None

@@ -1,0 +1,73 @@
+"""Files appear whole or not at all, and weights are read from whatever trainers write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from seglab.contract import ContractError
+from seglab.files import atomic, read_json, read_weights, sha256, write_arrays, write_json, write_text
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_text(tmp_path / "a.txt", "old")
+
+    def full_disk(self: Path, *_: object, **__: object) -> None:
+        self.touch()
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="space"):
+        write_text(file, "new")
+    assert file.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_nobody_sees_half_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "below" / "picture.png"
+    with atomic(file) as partial:
+        partial.write_bytes(b"half")
+        assert not file.exists()
+        assert partial.suffix == ".png"  # writers choose the format by it
+        assert partial.name.startswith(".")
+    assert file.read_bytes() == b"half"
+    assert os.listdir(file.parent) == ["picture.png"]
+
+
+def test_data_come_back_as_they_were_written(tmp_path: Path) -> None:
+    assert read_json(write_json(tmp_path / "a.json", {"x": [1, None], "where": Path("b")})) == {
+        "x": [1, None],
+        "where": "b",
+    }
+    assert read_json(tmp_path / "absent.json") == {}
+    with np.load(write_arrays(tmp_path / "a.npz", x=np.arange(3))) as arrays:
+        assert arrays["x"].tolist() == [0, 1, 2]
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+    assert sha256(write_text(tmp_path / "abc", "abc")) == abc
+
+
+def test_weights_are_read_from_every_common_form(tmp_path: Path) -> None:
+    weights = {"conv.weight": torch.randn(2, 3)}
+    torch.save(weights, tmp_path / "bare.pt")
+    torch.save({"state_dict": weights | {"version": 2}, "epoch": 3}, tmp_path / "lightning.ckpt")
+    save_file(weights, tmp_path / "w.safetensors")
+    for name in ("bare.pt", "lightning.ckpt", "w.safetensors"):
+        found = read_weights(tmp_path / name, "init_from")
+        assert list(found) == ["conv.weight"]
+        assert torch.equal(found["conv.weight"], weights["conv.weight"])
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_a_file_without_weights_is_one_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ContractError, match=r"init_from: expected a file of weights, got .* \(no such file\)"):
+        read_weights(tmp_path / name, "init_from")
+    (tmp_path / name).write_text("no weights")
+    with pytest.raises(ContractError, match=r"init_from: expected a file of weights, got .*; give a .safetensors file"):
+        read_weights(tmp_path / name, "init_from")
