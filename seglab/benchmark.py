@@ -10,7 +10,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from seglab.contract import require
-from seglab.engine.config import CONF, build, verb
+from seglab.engine.cli import command
+from seglab.engine.config import CONF, build
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-main = verb("benchmark")(benchmark)
+main = command("benchmark")(benchmark)
 
 if __name__ == "__main__":
     main()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from seglab.contract import ContractError
-from seglab.engine.config import verb
+from seglab.engine.cli import command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,13 +40,13 @@ mask = probability >= {tuned:.4g}""",
 
 README = """# {name}
 
-The model of the run `{run}`, with its normalisation and the sigmoid inside.
+The model of the run `{run}`, with its normalization and the sigmoid inside.
 
 ```python
 {use}
 ```
 
-- In: `image`, float32 (b, {channels}, h, w), {colours}, from 0 (black) to 255 (white); 16-bit images over 257.
+- In: `image`, float32 (b, {channels}, h, w), {colors}, from 0 (black) to 255 (white); 16-bit images over 257.
 - Scale: {scale}.
 - Sizes: {sizes}.
 - Out: `probability`, float32 (b, 1, h, w). Foreground is from {fixed} upwards, or from {tuned:.4g},
@@ -58,11 +58,11 @@ The model of the run `{run}`, with its normalisation and the sigmoid inside.
 
 def export(cfg: DictConfig, folder: Path) -> Path:
     """Write the model of the run `cfg.run` as `cfg.output`, with a README beside it; returns the file."""
-    from seglab.engine.export import SUFFIXES, Deployed, ready, write
+    from seglab.engine.export import SUFFIXES, Deployed, require_format, write
     from seglab.engine.trained_run import open_run
     from seglab.files import write_text
 
-    ready(cfg.format)
+    require_format(cfg.format)
     run = open_run(cfg.run)
     tuned = run.outcome["threshold"]["tuned"]
     file = Path(cfg.output or run.folder / "export" / f"model{SUFFIXES[cfg.format]}")
@@ -105,7 +105,7 @@ def readme(run: TrainedRun, kind: str, made: Exported, source: str, tuned: float
         run=run.name,
         use=USE[kind].format(name=made.file.name, channels=channels, size=size, tuned=tuned),
         channels=channels,
-        colours="red, green and blue" if channels == 3 else "grey",
+        colors="red, green and blue" if channels == 3 else "gray",
         scale=patches if dataset.fit == "patch" else whole,
         sizes=made.sizes,
         fixed=run.config["threshold"],
@@ -117,7 +117,7 @@ def readme(run: TrainedRun, kind: str, made: Exported, source: str, tuned: float
     )
 
 
-main = verb("export")(export)
+main = command("export")(export)
 
 if __name__ == "__main__":
     main()

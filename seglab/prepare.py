@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from seglab.contract import require
-from seglab.engine.config import build, check, verb
+from seglab.engine.cli import command
+from seglab.engine.config import build, check
 
 if TYPE_CHECKING:
     from seglab.data.dataset import Dataset
@@ -81,7 +82,7 @@ def spell(fact: object) -> str:
     return f"{fact:.3g}" if isinstance(fact, float) else str(fact)
 
 
-main = verb("prepare")(run)
+main = command("prepare")(run)
 
 if __name__ == "__main__":
     main()

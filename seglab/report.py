@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from seglab.contract import require
-from seglab.engine.config import verb
+from seglab.engine.cli import command
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def with_roots(arguments: Sequence[str]) -> list[str]:
 def main() -> None:
     """The command: folders may stand on it bare."""
     sys.argv[1:] = with_roots(sys.argv[1:])
-    verb("report")(report)()
+    command("report")(report)()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from seglab.contract import require
-from seglab.engine.config import build, check, chosen, to_container, verb
+from seglab.engine.cli import command
+from seglab.engine.config import build, build_choices, check, to_container
 
 if TYPE_CHECKING:
     from seglab.engine.trained_run import TrainedRun
@@ -32,7 +33,7 @@ def curve(cfg: DictConfig, folder: Path) -> Sheet:
     """Value and gradient of each loss against probability and logit."""
     from seglab.views.curve import view
 
-    return view(chosen("loss", cfg.losses), **to_container(cfg.curve))
+    return view(build_choices("loss", cfg.losses), **to_container(cfg.curve))
 
 
 def xray(cfg: DictConfig, folder: Path) -> Sheet:
@@ -48,30 +49,29 @@ def xray(cfg: DictConfig, folder: Path) -> Sheet:
     seed_everything(cfg.xray.seed, verbose=False)
     dataset = build(cfg.dataset)
     module = SegModule(build(cfg.model), BCE(), build(cfg.optimizer), mean=dataset.mean, std=dataset.std)
-    return view(
-        chosen("loss", cfg.losses), dataset, module, to_container(cfg.optimizer), run=cfg.run, **to_container(cfg.xray)
-    )
+    losses, optimizer = build_choices("loss", cfg.losses), to_container(cfg.optimizer)
+    return view(losses, dataset, module, optimizer, run=cfg.run, **to_container(cfg.xray))
 
 
 def pixels(cfg: DictConfig, folder: Path) -> Sheet:
     """Predictions and the loss of each pixel at the saved snapshots of runs."""
     from seglab.views.pixels import view
 
-    return view(opened(cfg), chosen("loss", cfg.losses), **to_container(cfg.pixels))
+    return view(opened(cfg), build_choices("loss", cfg.losses), **to_container(cfg.pixels))
 
 
 def fork(cfg: DictConfig, folder: Path) -> Sheet:
     """How one image's prediction parts when several losses train on from one checkpoint."""
     from seglab.views.fork import view
 
-    return view(opened(cfg), chosen("loss", cfg.losses), **to_container(cfg.fork))
+    return view(opened(cfg), build_choices("loss", cfg.losses), **to_container(cfg.fork))
 
 
 def landscape(cfg: DictConfig, folder: Path) -> Sheet:
     """Losses and IoU over a plane of weights, around runs, through them or along their way."""
     from seglab.views.landscape import view
 
-    return view(opened(cfg), chosen("loss", cfg.losses), folder, **to_container(cfg.landscape))
+    return view(opened(cfg), build_choices("loss", cfg.losses), folder, **to_container(cfg.landscape))
 
 
 def checkerboard(cfg: DictConfig, folder: Path) -> Sheet:
@@ -89,7 +89,7 @@ def opened(cfg: DictConfig) -> list[TrainedRun]:
     return open_runs(to_container(cfg.runs))
 
 
-main = verb("surface")(surface)
+main = command("surface")(surface)
 
 if __name__ == "__main__":
     main()

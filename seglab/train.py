@@ -1,4 +1,4 @@
-"""`python -m seglab.train`: train a model with a loss on a data set, measure it, and leave a folder to look at."""
+"""`python -m seglab.train`: train a model with a loss on a data set, measure it, and leave a run folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from seglab.contract import require
-from seglab.engine.config import build, check, choices, identity, parallel, sweeps_in_process, to_container, verb
+from seglab.engine.cli import command, runs_in_parallel, shares_process
+from seglab.engine.config import build, check, choices, identity, to_container
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -23,64 +24,50 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MIN_IOU_FOR_LR_CHOICE = 0.05
-"""An IoU below this says nothing about a learning rate."""
+"""Where the best short run has a lower IoU, the choice of a learning rate is noise."""
 
 
 def train(cfg: DictConfig, folder: Path) -> float:
     """Run the experiment that `cfg` describes in `folder`; returns the best value of `cfg.monitor`."""
-    from seglab.engine.sweep import sign
+    from seglab.engine.sweep import register
 
-    sign(folder, cfg.on_fail)
-    return once(cfg, folder)
+    register(folder, cfg.on_fail)
+    return run_once(cfg, folder)
 
 
-def once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
-    """Finish the run in `folder` unless it is finished: from its last checkpoint if it was interrupted."""
+def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
+    """Give the result of the run in `folder`: known if it is finished, resumed if it was interrupted, else trained."""
+    from seglab.engine.initial_weights import unchanged
     from seglab.engine.run import Run
-    from seglab.engine.sweep import failed_in, journal
 
     with Run(folder, wait) as run:
-        if not run.leads:
+        if not run.is_main:
             logging.getLogger().setLevel(logging.WARNING)
         if cfg.rerun:
             run.forget()
-        known, who = run.known(), identity(cfg)
-        remedy = "choose another hydra.run.dir, or rerun=true to replace it"
-        require(known.get("identity", who) == who, f"run {run}", "a folder of this experiment", "another", remedy)
-        if known.get("status") == "finished":
-            same = known["data"]["fingerprint"] == mark_now(json.dumps(to_container(cfg.dataset), sort_keys=True))
-            remedy = "rerun=true trains it again, study=NAME keeps both"
-            require(same, f"run {run}", "the data that it was trained on", "files that have changed since", remedy)
-            same = not cfg.init_from or began_alike(known)
-            require(same, f"run {run}", "the weights that it began with", "a file that has changed since", remedy)
+        data_now = functools.partial(fingerprint_now, json.dumps(to_container(cfg.dataset), sort_keys=True))
+        value = run.outcome(identity(cfg), data_now, lambda initial: not cfg.init_from or unchanged(initial))
+        if value is not None:
             log.info("%s is finished already; rerun=true trains it again", run)
-            return known["monitor"]["value"]
-        require(not failed_in(known, journal()), f"run {run}", "a run that has not failed in this sweep", "one")
+            return value
         if cfg.plan:
-            log.info("%s %s", known.get("status", "waiting"), run)
+            log.info("%s %s", run.known().get("status", "waiting"), run)
             return float("nan")
-        run.start(identity=who, sweep=journal(), choices=choices(), seed=cfg.seed, config=to_container(cfg))
-        settled = cfg.copy()  # the caller's stays as it was composed
-        tune(settled, run)
-        return perform(settled, run)
+        run.start(identity=identity(cfg), choices=choices(), seed=cfg.seed, config=to_container(cfg))
+        cfg = cfg.copy()  # the caller's stays as it was composed
+        tune_learning_rate(cfg, run)
+        return train_and_measure(cfg, run)
 
 
 @functools.cache
-def mark_now(dataset: str) -> str:
-    """The fingerprint of a data set, written as JSON, as it lies on disk now; looked at once in a sweep's process."""
+def fingerprint_now(dataset: str) -> str:
+    """The fingerprint of a data set, written as JSON, as it lies on disk now; computed once in a sweep's process."""
     from seglab.data.prepare_data import dataset_fingerprint
 
     return dataset_fingerprint(build(json.loads(dataset)))
 
 
-def began_alike(known: dict) -> bool:
-    """Whether the weights that a run began with are what they were; a file that is gone does not count against it."""
-    from seglab.engine.initial_weights import unchanged
-
-    return unchanged(known.get("initial"))
-
-
-def tune(cfg: DictConfig, run: Run) -> None:
+def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
     """Choose the learning rate of this loss by the validation of short runs, which all seeds share."""
     if not cfg.tune.lr:
         return
@@ -91,7 +78,7 @@ def tune(cfg: DictConfig, run: Run) -> None:
         short.tune.lr, short.examples = None, 1
         folder = run.folder.parent / ".tune" / f"{choices().get('loss', 'loss')}_lr-{lr:g}-{identity(short)}"
         short.folder = str(folder)
-        values[lr] = once(short, folder, wait=True)
+        values[lr] = run_once(short, folder, wait=True)
     best = (max if cfg.monitor_mode == "max" else min)(values, key=values.__getitem__)
     cfg.optimizer.lr = best
     run.note(tuned={"lr": best, "tried": {f"{lr:g}": value for lr, value in values.items()}})
@@ -100,65 +87,67 @@ def tune(cfg: DictConfig, run: Run) -> None:
         log.warning("tune: no rate has found anything to speak of in %d epochs; raise tune.epochs", cfg.tune.epochs)
 
 
-def perform(cfg: DictConfig, run: Run) -> float:
-    """Train, measure and draw; the folder is ours, and the experiment is new or goes on."""
+def train_and_measure(cfg: DictConfig, run: Run) -> float:
+    """Train, measure and draw in a folder that this process holds; resumes from the last checkpoint if there is one."""
     from seglab.engine.device import precision
 
     cfg.trainer.precision = precision(cfg.trainer.accelerator, cfg.trainer.precision)
     check(cfg)
     remedy = "start each run by itself, or sweep with hydra/launcher=slurm"
-    require(alone(cfg) or not sweeps_in_process(), "trainer", "devices=1 in a sweep in one process", "more", remedy)
+    require(one_process(cfg) or not shares_process(), "trainer", "devices=1 in a sweep in one process", "more", remedy)
     data = load_data(cfg, run)
     module = make_module(cfg, data, run)
     trainer = make_trainer(cfg, run)
     fit(trainer, module, data, run)
     measure(cfg, trainer, module, data, run)
-    if run.leads:
+    if run.is_main:
         draw(cfg, module, data, run)
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
-    tell_if_nothing_is_found(run)
+    warn_if_nothing_is_found(run)
     log.info("test: %s\n%s: run.json per_image.csv curves.png examples.png", "  ".join(scores), run)
     return run.facts["monitor"]["value"]
 
 
-def tell_if_nothing_is_found(run: Run) -> None:
-    """Warn of a model that calls everything background, whose scores are those of the empty images."""
+def warn_if_nothing_is_found(run: Run) -> None:
+    """Warn of a model that predicts background everywhere, whose scores are those of the empty images."""
     if run.facts["metrics"].get("test/image_recall") == 0:
         iou, remedy = run.facts["metrics"]["test/iou"], "train longer, or with another learning rate or loss"
         log.warning("%s finds nothing in any test image that has foreground (IoU %.3f); %s", run, iou, remedy)
 
 
-def alone(cfg: DictConfig) -> bool:
-    """Whether one process makes the run."""
+def one_process(cfg: DictConfig) -> bool:
+    """Whether a single process makes the run."""
     return cfg.trainer.devices in (1, "1") and cfg.trainer.num_nodes == 1
 
 
 def load_data(cfg: DictConfig, run: Run) -> DataModule:
-    """Read the data set, and print what a person should know before spending hours on it."""
+    """Read the data set, and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
 
     loss = build(cfg.loss)
     data = DataModule(build(cfg.dataset), build(cfg.augment), cfg.batch_size, cfg.workers, cfg.seed, loss.needs)
     data.setup()
     facts = data.facts()
-    seen = (run.earlier.get("data") or facts)["fingerprint"]
+    before = (run.earlier.get("data") or facts)["fingerprint"]
     run.note(data=facts)
     run.write("split.json", data.splits.ids())
     if run.last:
-        same = seen == facts["fingerprint"]
+        same = before == facts["fingerprint"]
         require(same, f"run {run}", "the data that it began with", "others", "rerun=true starts over")
-    for part, count in facts["images"].items():
-        require(count > 0, "dataset", f"images in {part}", "none", "see dataset.val_fraction and dataset.test_fraction")
-    counts = [f"{count} {part} ({facts['empty_masks'][part]} empty)" for part, count in facts["images"].items()]
-    share = 100 * facts["foreground"]
-    log.info("data: %s images; %.3g %% of the training pixels are foreground", ", ".join(counts), share)
+    for split, count in facts["images"].items():
+        require(
+            count > 0, "dataset", f"images in {split}", "none", "see dataset.val_fraction and dataset.test_fraction"
+        )
+    counts = [f"{count} {split} ({facts['empty_masks'][split]} empty)" for split, count in facts["images"].items()]
+    percent = 100 * facts["foreground"]
+    log.info("data: %s images; %.3g %% of the training pixels are foreground", ", ".join(counts), percent)
     for sentence in data.warnings():
         log.warning("data: %s", sentence)
     return data
 
 
 def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
-    """Build model and loss from the seed alone, and let two images dry_run the whole step."""
+    """Build model and loss from the seed alone, and try the whole step on two images."""
     from dataclasses import asdict
 
     from pytorch_lightning import seed_everything
@@ -167,24 +156,24 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     from seglab.engine.trained_run import assemble
 
     loss = build(cfg.loss).fitted(data.facts()["foreground"])
-    seed_everything(cfg.seed, verbose=False)  # after everything that may draw numbers: twins start from one state
+    seed_everything(cfg.seed, verbose=False)  # after all that may draw numbers: paired runs start from one state
     module = assemble(to_container(cfg), data.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
-    begin(cfg, module, run)
+    initialize(cfg, module, run)
     dry_run(module, data.train_dataloader())
     return module
 
 
-def begin(cfg: DictConfig, module: SegModule, run: Run) -> None:
-    """Take the first weights from where `cfg.init_from` says; a run that goes on has its own."""
-    from seglab.engine.initial_weights import start_from, told
+def initialize(cfg: DictConfig, module: SegModule, run: Run) -> None:
+    """Load initial weights from `cfg.init_from`; a run that resumes has its own."""
+    from seglab.engine.initial_weights import describe, start_from
 
     require(cfg.init_from or not cfg.init_include, "init_include", "init_from=RUN beside it", "none")
     if cfg.init_from and run.last:
         run.note(initial=run.earlier.get("initial"))
     elif cfg.init_from:
         run.note(initial=start_from(module.model, cfg.init_from, to_container(cfg.init_include)))
-        log.info("init_from: %s", told(run.facts["initial"]))
+        log.info("init_from: %s", describe(run.facts["initial"]))
 
 
 def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
@@ -194,51 +183,51 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
     from seglab.engine.callbacks import EpochLines, Progress, silence_lightning_warnings
-    from seglab.engine.device import describe
+    from seglab.engine.device import device_facts
     from seglab.engine.gradient_stats import GradientFractions
-    from seglab.engine.loss_schedule import Course
+    from seglab.engine.loss_schedule import LossSchedule
     from seglab.engine.per_image import EpochTable
 
     silence_lightning_warnings()
-    run.note(host=describe(cfg.trainer.precision))
-    progress = Progress(refresh_rate=5) if sys.stderr.isatty() and not parallel() else EpochLines()
-    course = Course(to_container(cfg.schedule) or {}, cfg.monitor_mode)
+    run.note(host=device_facts(cfg.trainer.precision))
+    progress = Progress(refresh_rate=5) if sys.stderr.isatty() and not runs_in_parallel() else EpochLines()
     return build(
         cfg.trainer,
         callbacks=[
             EpochTable(run.folder / "metrics.csv"),
-            course,
+            LossSchedule(to_container(cfg.schedule) or {}, cfg.monitor_mode),
             GradientFractions(),
             progress,
             *build(cfg.callbacks).values(),
         ],
         logger=build(cfg.logger) or False,
         default_root_dir=run.folder,
-        plugins=LightningEnvironment() if alone(cfg) else None,  # or it looks for the other tasks of a SLURM job
+        plugins=LightningEnvironment() if one_process(cfg) else None,  # or it looks for the other tasks of a SLURM job
         enable_progress_bar=isinstance(progress, Progress),
         enable_model_summary=False,
-        num_sanity_val_steps=0,  # the rehearsal has done it
+        num_sanity_val_steps=0,  # the dry run has done it
         use_distributed_sampler=False,  # ours shards by itself
     )
 
 
 def fit(trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
-    """Train to the end, from the last checkpoint where there is one, and go back to the best weights."""
+    """Train to the end, from the last checkpoint where there is one, and load the best weights."""
     import torch
     from pytorch_lightning.callbacks import ModelCheckpoint
 
-    from seglab.engine.loss_schedule import Course
+    from seglab.engine.loss_schedule import LossSchedule
 
     loader = data.loader("train")
     if run.last:
         done = torch.load(run.last, map_location="cpu", weights_only=True, mmap=True)["epoch"] + 1
         loader.batch_sampler.sampler.set_epoch(done)  # Lightning 2.6 opens the loader before it sets the epoch
-        log.info("going on after epoch %d of %s", done, run)
+        log.info("resuming after epoch %d of %s", done, run)
     trainer.fit(module, loader, data.loader("val"), ckpt_path=run.last)
-    course = next(kept for kept in trainer.callbacks if isinstance(kept, Course))
-    if course.switches:
-        run.note(switched=course.turns)
-    best = next(kept for kept in trainer.callbacks if isinstance(kept, ModelCheckpoint) and kept.monitor)
+    schedule = next(callback for callback in trainer.callbacks if isinstance(callback, LossSchedule))
+    if schedule.switches:
+        run.note(switched=schedule.switched_at)
+    checkpoints = [callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint)]
+    best = next(callback for callback in checkpoints if callback.monitor)
     trainer.strategy.barrier()
     saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
@@ -251,18 +240,18 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
     from seglab.files import write_arrays
     from seglab.reporting.thresholds import best_threshold
 
-    groups = {item.id: item.group for part in (data.splits.val, data.splits.test) for item in part}
+    groups = {item.id: item.group for items in (data.splits.val, data.splits.test) for item in items}
     metrics, arrays = {}, {}
-    for part, look in (("val", trainer.validate), ("test", trainer.test)):
-        seen = ImageTable(groups, cfg.threshold, cfg.empty, part == "test", data.objects(part))
-        trainer.callbacks.append(seen)
-        look(module, data.loader(part), verbose=False)
-        trainer.callbacks.remove(seen)
-        table = seen.table()
-        metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(part)}
-        metrics |= {f"{part}/{name}": value for name, value in means(table).items()}
-        arrays |= seen.arrays(part)
-    if run.leads:
+    for split, run_loop in (("val", trainer.validate), ("test", trainer.test)):
+        records = ImageTable(groups, cfg.threshold, cfg.empty, split == "test", data.objects(split))
+        trainer.callbacks.append(records)
+        run_loop(module, data.loader(split), verbose=False)
+        trainer.callbacks.remove(records)
+        table = records.table()
+        metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(split)}
+        metrics |= {f"{split}/{name}": value for name, value in means(table).items()}
+        arrays |= records.arrays(split)
+    if run.is_main:
         write_table(run.folder / "per_image.csv", table)
         write_arrays(run.folder / "histograms.npz", **arrays)
     run.note(metrics=metrics, threshold={"tuned": best_threshold(arrays["val"])})
@@ -272,21 +261,23 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
     """Draw the learning curves and test images: some chosen by the data alone, and the best, median and worst."""
     import pandas as pd
 
+    from seglab.engine.device import autocast
     from seglab.engine.per_image import extremes, predict, spread
     from seglab.files import write_arrays
     from seglab.reporting.run_figures import Example, curves, examples
 
     rows, samples = pd.read_csv(run.folder / "per_image.csv"), data.samples("test")
-    write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))
     labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}
-    seen = predict(module, samples, labels)
+    with autocast(cfg.trainer.precision, module.device.type):
+        write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))
+        shown = predict(module, samples, labels)
     captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
-    arrays = (seen["images"], seen["truths"], seen["probabilities"].astype("float32"))
+    arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"))
     examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold)
     curves(run.folder / "metrics.csv", run.folder / "curves.png")
 
 
-main = verb("train")(train)
+main = command("train")(train)
 
 if __name__ == "__main__":
     main()

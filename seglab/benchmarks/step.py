@@ -1,4 +1,4 @@
-"""What a training step costs in the whole house, beside the same step in a bare PyTorch loop."""
+"""The cost of a training step with Trainer and metrics, beside the same step in a bare PyTorch loop."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def compare(name: str, make: Any, size: int, steps: int, rounds: int) -> list[Ro
     for _ in range(rounds):
         bare += bare_loop(other, optimizer, batches, steps)
         whole += whole_loop(module, batches, steps)
-    shares = [share_once(module, batches[k % 4]) for k in range(steps)]
+    shares = [gradient_stats_once(module, batches[k % 4]) for k in range(steps)]
     one, two, three = (1000 * statistics.median(seconds) for seconds in (bare, whole, shares))
     beside = f"bare loop, {name}"
     return [
@@ -55,7 +55,7 @@ def compare(name: str, make: Any, size: int, steps: int, rounds: int) -> list[Ro
     ]
 
 
-def share_once(module: SegModule, batch: dict[str, Any]) -> float:
+def gradient_stats_once(module: SegModule, batch: dict[str, Any]) -> float:
     """The seconds that the first batch of an epoch takes longer than the others."""
     logits = torch.randn(batch["target"].shape)
     start = time.process_time()

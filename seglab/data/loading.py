@@ -42,7 +42,7 @@ class Samples(Dataset):
 
         The image is uint8, or float32 in the same units (0 to 255) where the data set keeps 16 bits; the target uint8,
         or float32 where it is soft. `index` is the image's number in the part: patches of one image share it and `id`.
-        Tiles also have `own` (b,4): the rows and columns (from, to, from, to) that no other tile of the image has.
+        Tiles also have `valid` (b,1,h,w) bool: the pixels of the image that no earlier tile of it has.
         """
         images, masks = self.source.cut(pairs, self.seed)
         if self.augment is not None:
@@ -57,7 +57,7 @@ class Samples(Dataset):
             "index": torch.tensor(numbers, dtype=torch.int64),
         }
         if isinstance(self.source, Tiled):
-            batch["own"] = torch.from_numpy(self.source.own([index for _, index in pairs]))
+            batch["valid"] = torch.from_numpy(self.source.valid([index for _, index in pairs]))[:, None]
         for name in self.needs:
             batch[name] = torch.from_numpy(np.stack([MAPS[name](mask) for mask in masks]))[:, None]
         return batch

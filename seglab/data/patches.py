@@ -104,9 +104,14 @@ class Tiled:
         """Say which image of the part a sample is of."""
         return self.places[index][0]
 
-    def own(self, indices: Sequence[int]) -> np.ndarray:
-        """Say which pixels of each square are its own: (b, 4), so that every pixel of an image is one's."""
-        return np.array([self.places[index][2] for index in indices], np.int64).reshape(-1, 4)
+    def valid(self, indices: Sequence[int]) -> np.ndarray:
+        """Mark the pixels (b, size, size) of each square that count, so that every pixel of an image counts once."""
+        size = self.scans.dataset.size
+        masks = np.zeros((len(indices), size, size), bool)
+        for mask, index in zip(masks, indices, strict=True):
+            top, bottom, left, right = self.places[index][2]
+            mask[top:bottom, left:right] = True
+        return masks
 
 
 def steps(length: int, size: int) -> list[tuple[int, int, int]]:

@@ -1,4 +1,4 @@
-"""What a person sees while a model trains."""
+"""What a user sees while a model trains: a progress bar, or a line per epoch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ log = logging.getLogger(__name__)
 
 
 def silence_lightning_warnings() -> None:
-    """Keep from the user what Lightning says to others: advertisements, and advice that does not hold here."""
+    """Silence advertisements of Lightning, and warnings that do not apply here."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for advice in (
         "does not have many workers",  # small cached data are faster without
         "LeafSpec.* is deprecated",  # Lightning 2.6 calling torch 2.15
         "The number of training batches",  # the interval of a step logger that we do not use
-        "It is recommended to use .*sync_dist",  # torchmetrics has brought the processes together already
+        "It is recommended to use .*sync_dist",  # torchmetrics has synchronized the processes
         "Using `DistributedSampler` with the dataloaders",  # ours gives every test image once
         "The `srun` command is available",  # being on a cluster's login node is no fault
-        "Checkpoint directory .* exists and is not empty",  # a run that goes on
+        "Checkpoint directory .* exists and is not empty",  # a run that resumes
     ):
         warnings.filterwarnings("ignore", message=f".*{advice}.*")
 
@@ -43,7 +43,7 @@ class Progress(TQDMProgressBar):
 
 
 class EpochLines(Checkpoint):  # Lightning calls checkpoints last, when the metrics of the epoch are all there
-    """A line per epoch where nobody looks at a bar (a pipe, a batch job); at most one every few seconds."""
+    """Logs a line per epoch where there is no terminal (a pipe, a batch job); at most one every few seconds."""
 
     def __init__(self, every: float = 5.0) -> None:
         self.every, self._last = every, 0.0

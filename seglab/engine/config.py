@@ -1,22 +1,13 @@
-"""Where a configuration comes from, what it must look like, and how a command hands it to its function.
+"""A configuration: where it lies, what objects it describes, and which of its values make the experiment.
 
-Hydra and omegaconf are known here and in the commands, nowhere else. Importing this file costs no torch.
+Hydra and omegaconf are imported here, in cli.py and in the commands, nowhere else. Importing this file costs no torch.
 """
 
 from __future__ import annotations
 
-import functools
-import gc
 import hashlib
-import importlib
-import importlib.metadata
 import json
-import logging
-import signal
-import sys
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +15,17 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError, require
-from seglab.engine.run import stopped
-from seglab.engine.sweep import journal, supervise, turn
 from seglab.engine.validation import faults
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if (folder / "train.yaml").exists())
 """The configuration: inside the package when installed from a wheel, beside it in a checkout."""
 
-NOT_THE_EXPERIMENT = {"hydra", "study", "folder", "rerun", "workers", "examples", "logger", "on_fail", "plan"} | {
+NOT_IN_IDENTITY = {"hydra", "study", "folder", "rerun", "workers", "examples", "logger", "on_fail", "plan"} | {
     "callbacks.best",
     "callbacks.last",
     "callbacks.snapshots",
@@ -51,72 +39,9 @@ NOT_THE_EXPERIMENT = {"hydra", "study", "folder", "rerun", "workers", "examples"
 }
 """What may change without making another experiment of it: paths, devices, workers, logging."""
 
-PLUGINS = {"joblib": "hydra-joblib-launcher", "ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
-"""What our launchers need beyond Hydra: optional packages, one extra each."""
-
-log = logging.getLogger(__name__)
-
 
 class ConfigError(CompactHydraException):
     """One sentence for the user: Hydra prints it without a traceback, exits with 1, and goes on with a sweep."""
-
-
-def verb(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[], None]]:
-    """Make a command of `function(cfg, folder)`: `conf/<name>.yaml` composes cfg, Hydra names the folder.
-
-    A sweep (`-m`) runs under the supervision of sweep.py, so that no job takes another down.
-    """
-
-    def command(function: Callable[[DictConfig, Path], Any]) -> Callable[[], None]:
-        @functools.wraps(function)
-        def job(cfg: DictConfig) -> Any:
-            try:
-                with turn():
-                    return function(cfg, Path(HydraConfig.get().runtime.output_dir))
-            except ContractError as error:
-                raise ConfigError(str(error)) from None
-            except OmegaConfBaseException as error:
-                raise ConfigError(str(error).splitlines()[0]) from None
-            except (KeyboardInterrupt, SystemExit) as error:
-                if stopped(error):
-                    raise SystemExit(130) from None  # on purpose: ends a sweep too
-                raise RuntimeError(f"the job called sys.exit({error})") from error
-            except Exception as error:
-                traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it must not keep the model
-                raise
-            finally:
-                gc.collect()
-
-        hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
-
-        def main() -> None:
-            if function.__module__ == "__main__":  # by `python -m`; the processes of a pool look it up by its real name
-                return importlib.import_module(f"seglab.{name}").main()
-            missing = next(filter(None, map(_missing_plugin, sys.argv)), None)
-            if missing:
-                raise SystemExit(missing)
-            sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
-            if sweeps and not journal():
-                raise SystemExit(supervise(f"seglab.{name}"))
-            if sweeps:
-                signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the processes of a pool would outlive it
-            return hydra_main()
-
-        return main
-
-    return command
-
-
-def _missing_plugin(word: str) -> str | None:
-    """What to install for `hydra/launcher=joblib` and the like; None for other words, and where it is installed."""
-    name = word.removeprefix("hydra/launcher=")
-    if name == word or name not in PLUGINS:
-        return None
-    try:
-        importlib.metadata.version(PLUGINS[name])
-    except importlib.metadata.PackageNotFoundError:
-        return f'{word}: expected the package {PLUGINS[name]}, got none; pip install "seglab[{name}]"'
-    return None
 
 
 def to_container(cfg: Any) -> Any:
@@ -146,28 +71,11 @@ def choices() -> dict[str, str]:
     return {group: str(name) for group, name in made.items() if not group.startswith("hydra/")}
 
 
-def named(group: str) -> set[str]:
+def overridden(group: str) -> set[str]:
     """The values of a group that were given on the command line by name, as `dataset.size=512` gives size."""
     words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     keys = [word.lstrip("+~").split("=")[0].split(".") for word in words]
     return {key[1] for key in keys if key[0] == group and len(key) > 1}
-
-
-def _parallel(hydra_node: Any) -> bool:
-    basic = hydra_node.launcher._target_.endswith(".BasicLauncher")
-    return hydra_node.mode == RunMode.MULTIRUN and not basic
-
-
-def parallel() -> bool:
-    """Whether other jobs of a sweep print and compute beside this one."""
-    return HydraConfig.initialized() and _parallel(HydraConfig.get())
-
-
-def sweeps_in_process() -> bool:
-    """Whether this job is one of several that share a process, where Lightning cannot start helpers for it."""
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
-        return False
-    return "submitit" not in HydraConfig.get().launcher._target_
 
 
 def check(cfg: DictConfig) -> None:
@@ -184,7 +92,7 @@ def experiment(cfg: DictConfig) -> dict[str, Any]:
         if not isinstance(value, dict):
             return value
         inner = {key: (f"{path}.{key}" if path else key) for key in value}
-        return {key: keep(value[key], at) for key, at in inner.items() if at not in NOT_THE_EXPERIMENT}
+        return {key: keep(value[key], at) for key, at in inner.items() if at not in NOT_IN_IDENTITY}
 
     kept = keep(OmegaConf.to_container(cfg), "") | {"folder": ""}  # what points into the folder does not count either
     resolved: Any = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
@@ -229,7 +137,7 @@ def _file(group: str, name: str, sources: Any) -> Path | None:
     )
 
 
-def chosen(group: str, words: Any) -> dict[str, Any]:
+def build_choices(group: str, words: Any) -> dict[str, Any]:
     """Build a list of choices such as `[bce, {focal: {gamma: 3}}]`, each by the label that tells it from the others."""
     made = {}
     listed: Any = OmegaConf.to_container(OmegaConf.create(list(words)))
@@ -265,17 +173,8 @@ def scale(small: Any, full: Any, *, _root_: DictConfig) -> Any:
     return full if _root_.scale == "full" else small
 
 
-def job_mark(root: DictConfig) -> str:
-    """What stands before each line of a job's log: its number in the sweep where several jobs print at once."""
-    numbered = _parallel(root.hydra) and not OmegaConf.is_missing(root.hydra.job, "num")
-    return f"#{root.hydra.job.num} " if numbered else ""
-
-
 ConfigStore.instance().store("open", OmegaConf.create({}, flags={"struct": False}))  # takes names that no yaml lists
 OmegaConf.register_new_resolver("inner", inner, replace=True)
 OmegaConf.register_new_resolver("scale", scale, replace=True)
 OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
 OmegaConf.register_new_resolver("one_minus", lambda share: round(1 - share, 10), replace=True)
-OmegaConf.register_new_resolver("job_mark", lambda *, _root_: job_mark(_root_), replace=True)
-# the plug-ins register schemas under the names of our presets, and Hydra says so in every process
-warnings.filterwarnings("ignore", message="(?s).*hydra/launcher.* is validated against ConfigStore schema")

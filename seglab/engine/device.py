@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 
 from seglab.contract import require
 
 
 def precision(accelerator: str, wanted: str) -> str:
-    """Give Lightning's precision: bf16-mixed for `auto` where the device has units for it, else 32-true.
+    """Give Lightning's precision: for `auto` bf16-mixed where the device computes in it, else 32-true.
 
     Raises a ContractError if a GPU is asked for and there is none.
     """
@@ -22,8 +25,14 @@ def precision(accelerator: str, wanted: str) -> str:
     return "bf16-mixed" if units.get("avx512_bf16") or units.get("amx_bf16") else "32-true"
 
 
-def describe(used: str) -> dict[str, object]:
-    """What run.json says about the device."""
+def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
+    """The context in which a model computes as Lightning's `precision` does on a device type (`cpu`, `cuda`)."""
+    dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    return torch.autocast(device, dtypes[precision]) if precision in dtypes else nullcontext()
+
+
+def device_facts(precision: str) -> dict[str, object]:
+    """What run.json records of the device."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     cpu = torch.cpu.get_capabilities().get("cpu_name", "CPU")
-    return {"gpu": gpu, "cpu": cpu, "threads": torch.get_num_threads(), "precision": used}
+    return {"gpu": gpu, "cpu": cpu, "threads": torch.get_num_threads(), "precision": precision}

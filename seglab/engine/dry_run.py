@@ -1,4 +1,4 @@
-"""Two real images go through data, model, loss and backward before the first epoch, and leave no trace."""
+"""A dry run: two real images through data, model, loss and backward before the first epoch, without side effects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seglab.engine.module import SegModule
 
 
 def dry_run(module: SegModule, loader: DataLoader) -> None:
-    """Find out on two images whether the parts fit; anything that does not is one sentence, said before epoch 1.
+    """Check on two images that data, model, loss and metrics fit together; raises a ContractError where they do not.
 
     Works on a copy inside a forked random state: BatchNorm statistics, weights and seeds stay as they were.
     """

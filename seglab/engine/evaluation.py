@@ -1,10 +1,9 @@
-"""A trained run measured on any labelled images: as its own test did, or on whole images in their own size."""
+"""A trained run measured on any labeled images: at the resolution of its own test, or at the images' own."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -29,67 +28,67 @@ from seglab.engine.per_image import ImageTable, means, predict
 from seglab.engine.predictor import FULL, Predictor
 from seglab.engine.trained_run import TrainedRun
 
-FOLLOWS = ("size", "fit", "reduce", "channels", "bits", "mean", "std")
-"""What a data set takes over from the run: how an image comes to the model."""
+FOLLOWED_OPTIONS = ("size", "fit", "reduce", "channels", "bits", "mean", "std")
+"""Options that other data take from the run: how an image is brought to the model."""
 
 SCALES = ("run", "native")
 LONGEST = 384
 """Pixels of the longer side of a picture of a whole image."""
 
 Measured = tuple[PerImage, Logits, Tensor, Sequence[str], Tensor | None]
-"""Losses (b,), logits and target (b, 1, h, w), ids, and of tiles their own pixels (b, 4) of a batch."""
+"""Losses (b,), logits and target (b, 1, h, w), ids, and of tiles their valid mask (b, 1, h, w), of a batch."""
 
 
 def dataset_node(run: TrainedRun, given: dict[str, Any], named: set[str]) -> dict[str, Any]:
     """The configuration of the data to evaluate on: the run's own with changes, or another that follows the run.
 
-    given: a data set's configuration, or changes to the run's own where it has no `_target_`. named: values that the
-    user gave by name, which stay as they are.
+    given: a data set's configuration, or changes to the run's own where it has no `_target_`. named: options that the
+    user has overridden, which stay as they are.
     """
     own = run.config["dataset"]
     if "_target_" not in given:
         return {**own, **given}
-    return {**given, **{key: own[key] for key in FOLLOWS if key not in named}}
+    return {**given, **{key: own[key] for key in FOLLOWED_OPTIONS if key not in named}}
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """The images to evaluate on: a data set, one part of it, and the fingerprint of its files.
+    """The images to evaluate on: a data set, one of its splits, and the fingerprint of its files.
 
-    part: train, val or test of its split, or `all` that is labelled.
+    split: train, val, test, or `all` that is labeled.
     """
 
     dataset: Dataset
-    part: str
-    mark: str
+    split: str
+    fingerprint: str
 
     @property
     def as_test(self) -> bool:
-        return self.part == "all"
+        return self.split == "all"
 
-    def mine(self, splits: Splits) -> list[Item]:
-        """The items of the part."""
-        return getattr(splits, "test" if self.as_test else self.part)
+    def items(self, splits: Splits) -> list[Item]:
+        """The items of the split."""
+        return getattr(splits, "test" if self.as_test else self.split)
 
 
-def subject(run: TrainedRun, dataset: Dataset, part: str | None) -> EvalSet:
-    """Settle the part: without one the test images of the run's own data, and all labelled images of others'."""
-    require(part in (None, "all", *SPLITS), "evaluate", f"part as one of all, {', '.join(SPLITS)}", part)
-    mark = fingerprint(select_items(dataset, as_test=True).items, dataset)
-    own = fingerprint(select_items(dataset).items, dataset) if part is None else ""
-    return EvalSet(dataset, part or ("test" if own == run.facts["data"]["fingerprint"] else "all"), mark)
+def eval_set(run: TrainedRun, dataset: Dataset, split: str | None) -> EvalSet:
+    """Choose the split: by default the test images of the run's own data, and all labeled images of other data."""
+    require(split in (None, "all", *SPLITS), "evaluate", f"split as one of all, {', '.join(SPLITS)}", split)
+    own = fingerprint(select_items(dataset).items, dataset) if split is None else ""
+    split = split or ("test" if own == run.facts["data"]["fingerprint"] else "all")
+    return EvalSet(dataset, split, fingerprint(select_items(dataset, as_test=True).items, dataset))
 
 
 def seen_in_training(run: TrainedRun, items: Sequence[Item]) -> int:
-    """Count the items whose ids the run trained on or was tuned on."""
+    """Count the items whose ids are in the run's training or validation split."""
     file = run.folder / "split.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return len({item.id for item in items} & {name for part in ("train", "val") for name in known.get(part, ())})
+    return len({item.id for item in items} & {name for split in ("train", "val") for name in known.get(split, ())})
 
 
-def identity(settings: dict[str, Any], mark: str) -> str:
+def identity(settings: dict[str, Any], data: str) -> str:
     """Six hex digits that two evaluations of a run share exactly when they would measure the same."""
-    return sha256((json.dumps(settings, sort_keys=True) + mark).encode()).hexdigest()[:6]
+    return sha256((json.dumps(settings, sort_keys=True) + data).encode()).hexdigest()[:6]
 
 
 @dataclass(frozen=True)
@@ -103,13 +102,13 @@ class Result:
 
 
 class TrainingResolution:
-    """Images as the run's own test saw them, square by square: in the batches and the precision of that test."""
+    """Images as the run's own test saw them: in the size, the batches and the precision of that test."""
 
-    def __init__(self, run: TrainedRun, predictor: Predictor, subject: EvalSet, workers: int = 0) -> None:
-        self.module, self.precision = predictor.module, run.facts["host"]
-        self.data: DataModule = run.data(subject.dataset, workers)
-        opened = open_data(subject.dataset, subject.as_test)
-        self.data.opened = replace(opened, splits=Splits(test=subject.mine(opened.splits)))
+    def __init__(self, run: TrainedRun, predictor: Predictor, images: EvalSet, workers: int = 0) -> None:
+        self.module, self.run = predictor.module, run
+        self.data: DataModule = run.data(images.dataset, workers)
+        opened = open_data(images.dataset, images.as_test)
+        self.data.opened = replace(opened, splits=Splits(test=images.items(opened.splits)))
         self.items, self.skipped = self.data.splits.test, opened.skipped
         self.objects = self.data.objects("test")
 
@@ -117,34 +116,28 @@ class TrainingResolution:
         device = self.module.device
         for batch in tqdm(self.data.loader("test"), "evaluate", delay=3, leave=False, disable=None):
             moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-            with self.as_then(device.type):
+            with self.run.autocast(device.type):
                 losses, logits = self.module.step(moved)
-            yield losses, logits, moved["target"], batch["id"], moved.get("own")
-
-    def as_then(self, device: str) -> AbstractContextManager[Any]:
-        """The precision of the run's own test, where this device is of the same kind."""
-        same = (self.precision.get("gpu") is not None) == (device == "cuda")
-        kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-        kind = kinds.get(self.precision["precision"]) if same else None
-        return torch.autocast(device, kind) if kind else nullcontext()
+            yield losses, logits, moved["target"], batch["id"], moved.get("valid")
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Image uint8 (h, w, c), truth and probability (h, w) of some images."""
-        seen = predict(self.module, self.data.samples("test"), numbers)
-        return zip(seen["images"], seen["truths"], seen["probabilities"].astype(np.float32), strict=True)
+        with self.run.autocast(self.module.device.type):
+            shown = predict(self.module, self.data.samples("test"), numbers)
+        return zip(shown["images"], shown["truths"], shown["probabilities"].astype(np.float32), strict=True)
 
 
 class NativeResolution:
-    """Whole images in their own size, less `dataset.reduce`, through the map that seglab.predict makes of them.
+    """Whole images in their own size (over `dataset.reduce`), through the map that seglab.predict makes of them.
 
     The map holds probabilities in steps of 1/65535; the loss is that of the logits which give them, 11.8 at most.
     """
 
-    def __init__(self, run: TrainedRun, predictor: Predictor, subject: EvalSet) -> None:
+    def __init__(self, run: TrainedRun, predictor: Predictor, images: EvalSet) -> None:
         self.predictor, self.module = predictor, predictor.module
-        self.dataset, chosen = subject.dataset, select_items(subject.dataset, subject.as_test)
+        self.dataset, chosen = images.dataset, select_items(images.dataset, images.as_test)
         self.skipped = chosen.skipped
-        self.items = [item for item in subject.mine(chosen.splits) if item.id not in chosen.skipped]
+        self.items = [item for item in images.items(chosen.splits) if item.id not in chosen.skipped]
         self.objects: dict[str, Callable[[], np.ndarray]] = {
             item.id: partial(native_objects, item, self.dataset) for item in self.items if item.objects
         }
@@ -165,15 +158,15 @@ class NativeResolution:
             yield self.module.loss(logits, target, **maps), logits, target, [item.id], None
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Image uint8 (h, w, 3), truth and probability (h, w) of some images, reduced to be looked at."""
+        """Image uint8 (h, w, 3), truth and probability (h, w) of some images, reduced for display."""
         known = [item for item in self.items if item.id not in self.skipped]
         for number in numbers:
             image, mask = decode_native(known[number], self.dataset)
             levels = self.predictor.at_scale(image)
             scale = min(1.0, LONGEST / max(mask.shape))
             small = [max(1, round(side * scale)) for side in mask.shape]
-            seen = resize(to_channels(to_bits(np.asarray(image), 8), 3), *small)
-            yield seen, resize(mask.astype(np.float32), *small), resize(levels / np.float32(FULL), *small)
+            shown = resize(to_channels(to_bits(np.asarray(image), 8), 3), *small)
+            yield shown, resize(mask.astype(np.float32), *small), resize(levels / np.float32(FULL), *small)
 
 
 def tensor(array: np.ndarray) -> Tensor:
@@ -187,17 +180,19 @@ def to_logits(levels: np.ndarray) -> Logits:
 
 
 @torch.no_grad()
-def measure(looked: TrainingResolution | NativeResolution, threshold: float, empty: str) -> Result:
+def measure(measured: TrainingResolution | NativeResolution, threshold: float, empty: str) -> Result:
     """Score every image, and all of them together, as seglab.train scores its test images."""
-    require(len(looked.items) > 0, "evaluate", "labelled images in this part", "none", "set part=all, or dataset.root")
-    groups = {item.id: item.group for item in looked.items}
-    seen = ImageTable(groups, threshold, empty, objects=looked.objects)
-    meter, places = looked.module.test_meter, {name: place for place, name in enumerate(groups)}
-    for losses, logits, target, ids, own in looked:
+    require(
+        len(measured.items) > 0, "evaluate", "labeled images in this split", "none", "set split=all, or dataset.root"
+    )
+    groups = {item.id: item.group for item in measured.items}
+    records = ImageTable(groups, threshold, empty, objects=measured.objects)
+    meter, places = measured.module.test_meter, {name: place for place, name in enumerate(groups)}
+    for losses, logits, target, ids, valid in measured:
         image = torch.tensor([places[name] for name in ids], device=target.device)
-        meter.update(losses, logits, target, image=image, own=own)
-        seen.take(losses, logits, target, ids, own)
-    require(bool(seen.seen), "evaluate", "images that can be read", "none")
-    table = seen.table()
+        meter.update(losses, logits, target, image=image, valid=valid)
+        records.add(losses, logits, target, ids, valid)
+    require(bool(records.records), "evaluate", "images that can be read", "none")
+    table = records.table()
     metrics = {name: float(value) for name, value in meter.flush().items()} | means(table)
-    return Result(table, seen.arrays("test"), metrics, looked.skipped)
+    return Result(table, records.arrays("test"), metrics, measured.skipped)

@@ -1,4 +1,4 @@
-"""A trained model as one file that runs without seglab: normalisation and sigmoid inside, checked against PyTorch."""
+"""A trained model as one file that runs without seglab: normalization and sigmoid inside, checked against PyTorch."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def write(net: Deployed, images: np.ndarray, kind: str, file: Path) -> Exported:
         for words, shapes, others in freedoms(images.shape[-1]):
             try:
                 run = save(net, images, kind, partial, shapes)
-                seen = max(apart(net, run, some) for some in tried(images, others))
+                seen = max(max_difference(net, run, some) for some in check_batches(images, others))
             except ContractError:
                 raise
             except Exception as error:  # torch.export raises a dozen kinds for what it cannot follow
@@ -94,7 +94,7 @@ def freedoms(size: int) -> Iterator[tuple[str, dict[int, Any], list[tuple[int, i
     yield f"two images of {size}x{size} pixels", {}, []
 
 
-def tried(images: np.ndarray, others: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
+def check_batches(images: np.ndarray, others: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
     """The images two at a time, and, where the sizes are free, one and three of them in other sizes."""
     for first in range(0, len(images) - 1, 2):
         yield images[first : first + 2]
@@ -104,7 +104,7 @@ def tried(images: np.ndarray, others: Sequence[tuple[int, int]]) -> Iterator[np.
         yield from (several[:1], np.concatenate([several, several])[:3])
 
 
-def apart(net: Deployed, run: Run, images: np.ndarray) -> float:
+def max_difference(net: Deployed, run: Run, images: np.ndarray) -> float:
     """The largest difference between the probabilities of the file and those of PyTorch."""
     with torch.no_grad():
         expected = net(torch.from_numpy(images)).numpy()
@@ -115,10 +115,10 @@ def apart(net: Deployed, run: Run, images: np.ndarray) -> float:
 def save(net: Deployed, images: np.ndarray, kind: str, file: Path, shapes: dict[int, Any]) -> Run:
     """Write a file of one of SUFFIXES, and load it again."""
     example = torch.from_numpy(images[:2])
-    for chatty in ("torch.onnx", "onnxscript", "onnx_ir"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    for logger in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of torch's own ways: that TorchScript is deprecated we say ourselves
+        warnings.simplefilter("ignore")  # of torch about itself; that TorchScript is deprecated the command reports
         if kind == "torchscript":
             require(hasattr(torch, "jit"), "export", "a torch with TorchScript", torch.__version__, "use format=pt2")
             torch.jit.save(torch.jit.trace(net, example), file)
@@ -145,8 +145,8 @@ def save_onnx(program: torch.export.ExportedProgram, file: Path) -> Run:
     return lambda some: session.run(None, {"image": some})[0]
 
 
-def ready(kind: str) -> None:
-    """Raise one sentence for a format that is unknown, or lacks its packages."""
+def require_format(kind: str) -> None:
+    """Raise a ContractError for a format that is unknown, or lacks its packages."""
     require(kind in SUFFIXES, "export", f"format as one of {', '.join(SUFFIXES)}", kind)
     needed = ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ()
     missing = [name for name in needed if importlib.util.find_spec(name) is None]

@@ -1,4 +1,4 @@
-"""Where the gradient of a loss falls: on foreground or background, at the edge of the mask, on what is still wrong."""
+"""Where the gradient of a loss falls: foreground or background, the edge of the mask, misclassified pixels."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ EDGE = 2
 """How many pixels a pixel at the edge of the mask is away from the other class, at most."""
 
 
-def at_logits(loss: Loss, logits: Logits, target: Target, maps: Mapping[str, Tensor]) -> tuple[PerImage, Tensor]:
-    """The loss of each image (b,), and the gradient of their sum by the logits, in their shape and at least float32."""
+def loss_and_gradient(
+    loss: Loss, logits: Logits, target: Target, maps: Mapping[str, Tensor]
+) -> tuple[PerImage, Tensor]:
+    """The loss of each image (b,), and the gradient of their sum by the logits, of their shape, at least float32."""
     z = (logits if logits.dtype == torch.float64 else logits.float()).detach().requires_grad_()
     with torch.enable_grad():
         losses = loss(z, target, **maps)
@@ -41,11 +43,11 @@ def hard(logits: Logits, target: Target) -> Tensor:
 
 
 class GradientFractions(Callback):
-    """Logs which shares of |dL/dlogit| fall on foreground, on the mask's edge and on hard pixels, for each epoch.
+    """Logs the fractions of |dL/dlogit| that fall on foreground, on the mask's edge and on hard pixels, each epoch.
 
-    Looks at the first batch of the epoch alone: the loss is called once more on its logits, which costs the network
-    nothing and holds for compiled modules and mixed precision too. Nothing leaves the device before the epoch ends. An
-    epoch without any gradient has no shares: NaN.
+    Only the first batch of an epoch is used: the loss is called once more on its logits, which costs no pass through
+    the network and holds for compiled modules and mixed precision too. Nothing is copied from the device before the
+    epoch ends. An epoch without any gradient has NaN.
     """
 
     names = ("foreground", "edge", "hard")
@@ -55,10 +57,10 @@ class GradientFractions(Callback):
         if number == 0 and isinstance(module, SegModule):
             logits, target = outputs["logits"], batch["target"]
             maps = {name: batch[name] for name in module.loss.needs}
-            size = at_logits(module.loss, logits, target, maps)[1].abs()
-            shares = (target, near_edge(target), hard(logits, target))
-            self.sums = torch.stack([size.sum(), *((size * share).sum() for share in shares)])
+            size = loss_and_gradient(module.loss, logits, target, maps)[1].abs()
+            masks = (target, near_edge(target), hard(logits, target))
+            self.sums = torch.stack([size.sum(), *((size * mask).sum() for mask in masks)])
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        whole, *parts = trainer.strategy.reduce(self.sums, reduce_op="sum")  # over the processes
-        module.log_dict({f"train/gradient_{name}": part / whole for name, part in zip(self.names, parts, strict=True)})
+        total, *parts = trainer.strategy.reduce(self.sums, reduce_op="sum")  # over the processes
+        module.log_dict({f"train/gradient_{name}": part / total for name, part in zip(self.names, parts, strict=True)})

@@ -1,4 +1,4 @@
-"""The weights that a model starts from instead of chance: those of an earlier run, or of a file."""
+"""Initial weights of a model from an earlier run or a file (`init_from`)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from seglab.engine.trained_run import open_run
 from seglab.files import read_weights, sha256
 
 PREFIXES = ("", "model.", "module.", "net.")
-"""What trainers put before a model's own names; that under which most of the weights fit is taken off."""
+"""What trainers put before a model's own names; the one under which most weights fit is removed."""
 
 
 def start_from(model: nn.Module, source: str, include: Sequence[str] | None = None) -> dict[str, Any]:
-    """Load weights into a model, draw no random number, and give what was and was not loaded as plain data.
+    """Load weights into a model and report as plain data what was and was not loaded; draws no random number.
 
     Args:
         model: the model, freshly built.
@@ -29,7 +29,7 @@ def start_from(model: nn.Module, source: str, include: Sequence[str] | None = No
     Weights keep their first values where the file lacks them (`missing`) or has another shape (`reshaped`);
     `unexpected` are the file's that the model lacks. Raises a ContractError where nothing fits.
     """
-    file = file_of(source)
+    file = weights_file(source)
     own, theirs = model.state_dict(), read_weights(file, "init_from")
     prefix = max(PREFIXES, key=lambda start: sum(start + name in theirs for name in own))
     theirs = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
@@ -56,8 +56,8 @@ def start_from(model: nn.Module, source: str, include: Sequence[str] | None = No
     }
 
 
-def file_of(source: str) -> Path:
-    """Find the file that a source means."""
+def weights_file(source: str) -> Path:
+    """The checkpoint file of a run folder, or the file itself."""
     place = Path(source)
     require(place.exists(), "init_from", "the folder of a run, or a .ckpt or .safetensors file", source)
     return open_run(place).best if place.is_dir() else place
@@ -68,27 +68,30 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(f".{name}", f"*.{pattern}") for pattern in patterns)
 
 
-def unchanged(facts: dict[str, Any] | None) -> bool:
-    """Whether the file that a run once started from holds the same weights still, or is there no more."""
-    return facts is None or not Path(facts["file"]).exists() or sha256(Path(facts["file"])) == facts["sha256"]
+def unchanged(facts: dict[str, Any]) -> bool:
+    """Whether the file that a run started from (empty: none) still holds the same weights, or no longer exists."""
+    return not facts or not Path(facts["file"]).exists() or sha256(Path(facts["file"])) == facts["sha256"]
 
 
-def told(facts: dict[str, Any]) -> str:
-    """Say in one line what was loaded and what was not; the first few names of each kind."""
+def describe(facts: dict[str, Any]) -> str:
+    """Describe in one line what was loaded and what was not, with the first few names of each kind."""
     parts = [f"{facts['loaded']} of {facts['weights']} weights from {facts['file']}"]
     if facts["left_out"]:
         parts.append(f"{facts['left_out']} not in init_include")
-    shapes = [f"{name} ({cross(there)} there, {cross(here)} here)" for name, (there, here) in facts["reshaped"].items()]
+    shapes = [
+        f"{name} ({spell_shape(there)} there, {spell_shape(here)} here)"
+        for name, (there, here) in facts["reshaped"].items()
+    ]
     kinds = {"missing there": facts["missing"], "of another shape": shapes, "not the model's": facts["unexpected"]}
-    parts += [f"{len(names)} {kind}: {shortened(names)}" for kind, names in kinds.items() if names]
+    parts += [f"{len(names)} {kind}: {first_names(names)}" for kind, names in kinds.items() if names]
     return "; ".join(parts)
 
 
-def cross(shape: Sequence[int]) -> str:
+def spell_shape(shape: Sequence[int]) -> str:
     """Write a shape as 16x3x3x3."""
     return "x".join(map(str, shape)) or "a number"
 
 
-def shortened(names: Sequence[str], most: int = 5) -> str:
-    """List the first few names."""
+def first_names(names: Sequence[str], most: int = 5) -> str:
+    """List the first few names, separated by commas."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""How the loss changes while a model trains: parameters that follow a schedule, and losses that follow one another."""
+"""Loss schedules: parameters of the loss that change over epochs or steps, and losses that follow one another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from seglab.losses.base import Loss
 
 log = logging.getLogger(__name__)
 
-Route = tuple[str, ...]
+Path = tuple[str, ...]
+"""Names that lead to a parameter of a loss: ("terms", "boundary", "weight")."""
 
 SHAPES = {
     "linear": lambda start, to, share: start + (to - start) * share,
@@ -31,7 +32,7 @@ SHAPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Ramp:
-    """The way of one parameter to the value `to`, over so many epochs or optimizer steps; then it stays there.
+    """The change of one parameter to the value `to` over a number of epochs or optimizer steps; then it keeps it.
 
     shape: linear, cosine (slow at both ends) or exponential (by the same factor each time). start: None for the
     parameter's own value.
@@ -44,7 +45,7 @@ class Ramp:
     start: float | None = None
 
     def check(self, who: str) -> None:
-        """Raise one sentence for what is missing, misspelt or impossible."""
+        """Raise a ContractError for values that are missing, misspelt or impossible."""
         for name in ("start", "to"):
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -58,15 +59,15 @@ class Ramp:
         require(above, who, "start and to above 0 for shape=exponential", f"{self.start} and {self.to}")
 
     def at(self, epoch: int, step: int) -> float:
-        """The value in an epoch that begins, or before an optimizer step; both count from 0."""
+        """The value at the start of an epoch, or before an optimizer step; both count from 0."""
         share = epoch / self.epochs if self.epochs else step / (self.steps or 1)
         return float(self.to) if share >= 1 else float(SHAPES[self.shape](self.start, self.to, share))
 
 
-def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Route, Ramp]:
-    """The ramps of a schedule such as `{terms: {boundary: {weight: {to: 1, epochs: 99}}}}`, by the way into the loss.
+def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
+    """The ramps of a schedule such as `{terms: {boundary: {weight: {to: 1, epochs: 99}}}}`, by their path in the loss.
 
-    Raises a ContractError for names that the loss lacks, parameters that are no numbers, and values at the start or at
+    Raises a ContractError for names that the loss lacks, parameters that are not numbers, and values at the start or
     the end that the loss refuses.
     """
     require(isinstance(schedule, Mapping), "schedule", "the parameters of the loss that change", schedule)
@@ -81,12 +82,12 @@ def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Route, Ramp]:
         ramp = replace(ramp, start=_value(loss, path, who) if ramp.start is None else ramp.start)
         ramp.check(who)
         found[path] = ramp
-    for snapshot in (0, max((ramp.epochs or ramp.steps or 1 for ramp in found.values()), default=0)):
-        scheduled(loss, found, snapshot, snapshot)  # the loss itself holds its parameters to their limits
+    for time in (0, max((ramp.epochs or ramp.steps or 1 for ramp in found.values()), default=0)):
+        scheduled(loss, found, time, time)  # the loss itself checks its parameters
     return found
 
 
-def _leaves(node: Mapping[str, Any], path: Route) -> Iterator[tuple[Route, Any]]:
+def _leaves(node: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
     for key, value in node.items():
         if isinstance(value, Mapping) and any(isinstance(child, Mapping) for child in value.values()):
             yield from _leaves(value, (*path, key))
@@ -94,7 +95,7 @@ def _leaves(node: Mapping[str, Any], path: Route) -> Iterator[tuple[Route, Any]]
             yield (*path, key), value
 
 
-def _value(loss: Loss, path: Route, who: str) -> Any:
+def _value(loss: Loss, path: Path, who: str) -> Any:
     """The value of a parameter, which must be one that may be any real number."""
     node: Any = loss
     for depth, name in enumerate(path):
@@ -112,14 +113,14 @@ def _parameters(node: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
 
 
-def scheduled(loss: Loss, found: Mapping[Route, Ramp], epoch: int, step: int) -> Loss:
+def scheduled(loss: Loss, found: Mapping[Path, Ramp], epoch: int, step: int) -> Loss:
     """The loss with the parameters that it has in an epoch and before a step."""
     for path, ramp in found.items():
         loss = _replaced(loss, path, ramp.at(epoch, step))
     return loss
 
 
-def _replaced(node: Any, path: Route, value: float) -> Any:
+def _replaced(node: Any, path: Path, value: float) -> Any:
     if not path:
         return value
     name, rest = path[0], path[1:]
@@ -128,33 +129,33 @@ def _replaced(node: Any, path: Route, value: float) -> Any:
     return replace(node, **{name: _replaced(getattr(node, name), rest, value)})
 
 
-class Course(Checkpoint):  # called when the metrics of an epoch are there, and before the checkpoints that follow it
-    """Gives the module the loss of each epoch, or of each step where the schedule goes by steps.
+class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known, before the checkpoints after it
+    """Sets the loss of each epoch, or of each step where a parameter changes by steps.
 
-    Training and validation are measured with the loss of their epoch. When training ends the module gets its loss back
-    as it was configured, and the test images are measured with that: the start of a schedule, the first loss of a
-    switch. So all runs of a loss, and whoever opens them later, measure alike.
+    Training and validation are measured with the loss of their epoch. When training ends the configured loss is
+    restored (the start of a schedule, the first loss of a switch), and the test images are measured with that, so that
+    all runs of a loss, and whoever opens them later, measure alike.
 
     At a switch the optimizer's moment estimates, which belong to another loss's gradients, are cleared; the learning
     rate continues as scheduled.
 
     Args:
         schedule: see `ramps`; empty leaves the loss as it is.
-        mode: whether a larger (max) or a smaller (min) monitored value is better.
+        mode: whether larger (max) or smaller (min) monitored values are better.
     """
 
     def __init__(self, schedule: Mapping[str, Any], mode: str) -> None:
         self.schedule, self.sign = schedule, 1.0 if mode == "max" else -1.0
-        self.values: list[float] = []
-        self.ramps: dict[Route, Ramp] = {}
+        self.history: list[float] = []
+        self.ramps: dict[Path, Ramp] = {}
         self.switches = False
         self.module: SegModule
         self.loss: Loss
 
     @property
-    def turns(self) -> list[int]:
-        """The epochs so far in which one loss took over from another."""
-        return [epoch for epoch in self.loss.course(self.values)[1] if epoch < len(self.values)]
+    def switched_at(self) -> list[int]:
+        """The epochs so far in which one loss replaced another."""
+        return [epoch for epoch in self.loss.course(self.history)[1] if epoch < len(self.history)]
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, SegModule)
@@ -165,37 +166,37 @@ class Course(Checkpoint):  # called when the metrics of an epoch are there, and 
         remedy = "set monitor=val/iou_pooled"
         require(fixed, "monitor", "a value that does not change its meaning with the loss", module.monitor, remedy)
         if self.ramps:
-            module.free_the_loss()
+            module.exclude_loss_from_compilation()
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        turns = self._set(trainer)
-        if trainer.current_epoch in turns:
+        switched = self._set_loss(trainer)
+        if trainer.current_epoch in switched:
             trainer.optimizers[0].state.clear()
             log.info("epoch %d: the loss is now %s", trainer.current_epoch + 1, self.module.loss.name)
         now = (trainer.current_epoch, trainer.global_step)
         known = {f"loss/{'.'.join(path)}": ramp.at(*now) for path, ramp in self.ramps.items()}
-        known |= {"loss/stage": 1.0 + len(turns)} if self.switches else {}
+        known |= {"loss/stage": 1.0 + len(switched)} if self.switches else {}
         module.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in known.items()})
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         if any(ramp.steps for ramp in self.ramps.values()):
-            self._set(trainer)
+            self._set_loss(trainer)
 
-    def _set(self, trainer: Trainer) -> list[int]:
+    def _set_loss(self, trainer: Trainer) -> list[int]:
         loss = scheduled(self.loss, self.ramps, trainer.current_epoch, trainer.global_step)
-        now, turns = loss.course(self.values)
-        if now != self.module.loss:  # an equal one in its place might be compiled anew
+        now, switched = loss.course(self.history)
+        if now != self.module.loss:  # replacing an equal one could compile it again
             self.module.loss = now
-        return turns
+        return switched
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self.values.append(self.sign * float(trainer.callback_metrics.get(self.module.monitor, math.nan)))
+        self.history.append(self.sign * float(trainer.callback_metrics.get(self.module.monitor, math.nan)))
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.module.loss = self.loss
 
     def state_dict(self) -> dict[str, Any]:
-        return {"values": self.values}
+        return {"history": self.history}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.values = list(state["values"])
+        self.history = list(state["history"])

@@ -1,4 +1,4 @@
-"""The one LightningModule: a model, a loss, and metrics that are counted on the device and read once an epoch."""
+"""The LightningModule: a model, a loss, and metrics that accumulate on the device and are read once an epoch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Batch = dict[str, Any]
 
 
 class Normalize(nn.Module):
-    """Bring decoded images to the model's range on the device: uint8 to float32, minus mean, over std.
+    """Normalize decoded images on the device: uint8 to float32, minus mean, over std.
 
     Args:
         mean, std: one number per channel, in units of the full range (0 is black, 1 is white).
@@ -47,12 +47,12 @@ class Meter(nn.Module):
         self.metrics = SegmentationMetrics(threshold, empty)
 
     def update(self, losses: PerImage, logits: Logits, target: Tensor, **tiles: Tensor | None) -> None:
-        """Add a batch; of tiles `image` (b,) says whose each is, `own` (b,4) its pixels: see SegmentationMetrics."""
+        """Add a batch; `image` and `valid` of tiles are as of SegmentationMetrics.update."""
         self.loss.update(losses.detach())
         self.metrics.update(logits.detach(), target, **tiles)
 
     def flush(self) -> dict[str, Tensor]:
-        """The values since the last flush, over all processes; starts again from nothing."""
+        """The values since the last flush, over all processes; resets."""
         values = {"loss": self.loss.compute(), **self.metrics.compute()}
         self.loss.reset()
         self.metrics.reset()
@@ -60,15 +60,15 @@ class Meter(nn.Module):
 
 
 class SegModule(LightningModule):
-    """Trains `model` with `loss`; train, validation and test are measured alike.
+    """Trains `model` with `loss`; training, validation and test are measured in the same way.
 
     Args:
         model: (b, c, h, w) float to (b, 1, h, w) logits.
         loss: one value per image from logits and target; always computed in float32.
         optimizer: makes the optimizer from the parameters.
-        scheduler: makes the schedule from the optimizer; None keeps the learning rate.
+        scheduler: makes the learning rate scheduler from the optimizer; None keeps the rate.
         mean, std: the data set's normalisation, see Normalize.
-        monitor: the metric that a plateau schedule watches.
+        monitor: the metric that a plateau scheduler watches.
         threshold: the probability from which a pixel counts as foreground.
         empty: what an image without foreground counts in the metrics, see SegmentationMetrics.
         channels_last: the memory format of the convolutions.
@@ -101,7 +101,7 @@ class SegModule(LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.train_meter, self.val_meter, self.test_meter = (Meter(threshold, empty) for _ in range(3))
         if compile:
-            torch.compiler.reset()  # or a sweep in one process runs out of versions of the code that all losses share
+            torch.compiler.reset()  # a sweep in one process would reach the recompilation limit of the shared code
         self.compiled = compile
         self.objective = torch.compile(self._objective) if compile else self._objective
         self.latest: PerImage | None = None
@@ -117,8 +117,8 @@ class SegModule(LightningModule):
         logits = self(image)
         return self.loss(logits, target, **maps), logits
 
-    def free_the_loss(self) -> None:
-        """Compile the model alone from now on: a loss whose numbers change would be compiled anew with each of them."""
+    def exclude_loss_from_compilation(self) -> None:
+        """Compile only the model from now on: the loss would be compiled again for each value of a parameter."""
         if self.compiled:
             self.model.compile()
             self.objective = self._objective
@@ -141,9 +141,9 @@ class SegModule(LightningModule):
         return {"loss": losses.mean(), "logits": logits.detach()}
 
     def raise_if_not_finite(self) -> None:
-        """Stop at a loss that is not a number and name its images.
+        """Raise a ContractError that names the images whose loss is not finite.
 
-        On a GPU this looks at the step before, whose result is there by now, so that it never waits.
+        On a GPU this reads the previous step, whose result has arrived by now, so that it never waits.
         """
         if self._pending is None:
             return
@@ -169,11 +169,11 @@ class SegModule(LightningModule):
         losses, logits = self.step(batch)
         self._pending = (losses, batch["id"])
         self.raise_if_not_finite()
-        meter.update(losses, logits, batch["target"], image=batch["index"], own=batch.get("own"))
+        meter.update(losses, logits, batch["target"], image=batch["index"], valid=batch.get("valid"))
         return {"losses": losses, "logits": logits}
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch, then step the schedule here: Lightning steps a plateau schedule after the checkpoint."""
+        """Log the epoch, then step the scheduler here: Lightning steps a plateau scheduler after the checkpoint."""
         self.raise_if_not_finite()
         self._log("train", self.train_meter)
         if isinstance(self.scheduler, ReduceLROnPlateau):
@@ -191,7 +191,7 @@ class SegModule(LightningModule):
         self.log_dict({f"{stage}/{name}": value for name, value in meter.flush().items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the schedule, and the random state so that a run that goes on draws what it would have drawn."""
+        """Save the scheduler, and the random state, so that a resumed run draws what it would have drawn."""
         gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         checkpoint["random_state"] = {"cpu": torch.get_rng_state(), "gpu": gpu}
         checkpoint["schedule"] = self.scheduler.state_dict() if self.scheduler else {}

@@ -1,4 +1,4 @@
-"""The tables that a run leaves: a row per epoch, a row and a histogram per test image, a few images to look at."""
+"""The tables of a run: a row per epoch, a row and a histogram per test image, and a few example images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from seglab.data.loading import Samples
 from seglab.engine.module import SegModule
 from seglab.files import write_text
 from seglab.metrics.calibration import histogram
-from seglab.metrics.counts import Counts, cleared, counts, less, logit, scores
+from seglab.metrics.counts import Counts, counts, logit, scores
 from seglab.metrics.objects import components, f2, match
 from seglab.metrics.surface import surface_distances
 
 
 def write_table(file: Path, table: pd.DataFrame) -> None:
-    """Write a whole CSV file; an undefined value is an empty cell, a float keeps all its digits."""
+    """Write a CSV file atomically; an undefined value is an empty cell, a float keeps all its digits."""
     write_text(file, table.to_csv(index=False))
 
 
@@ -39,7 +39,7 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
         self._since = 0.0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """A run that goes on keeps the rows of the epochs that it does not train again."""
+        """A resumed run keeps the rows of the epochs that it does not train again."""
         if self.file.exists():
             table = pd.read_csv(self.file)
             kept = table[table["epoch"] < trainer.current_epoch]
@@ -58,8 +58,8 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
             write_table(self.file, pd.DataFrame(self.rows))
 
 
-class Seen(NamedTuple):
-    """What is kept of one image, or of one tile of it; sums can be added over the tiles."""
+class Record(NamedTuple):
+    """What is kept of one image, or of one tile of it; counts and histograms can be added over the tiles."""
 
     id: str
     counts: np.ndarray
@@ -68,36 +68,36 @@ class Seen(NamedTuple):
     shapes: dict[str, float]
 
 
-def shapes(found: np.ndarray, true: np.ndarray, numbers: np.ndarray | None = None) -> dict[str, float]:
-    """What the masks (h, w) of an image say beyond their pixels: distances of the outlines, and objects found.
+def shape_scores(found: np.ndarray, true: np.ndarray, numbers: np.ndarray | None = None) -> dict[str, float]:
+    """Surface distances and object counts of a predicted and a true mask (h, w).
 
     The true objects are those of the map `numbers` (h, w) that have a pixel in `true`, or whatever is connected.
     """
     hd95, asd = surface_distances(found, true)
-    objects = match(components(found), components(true) if numbers is None else apart(numbers, true))
-    counted = {"objects": objects.true, "objects_predicted": objects.predicted, "objects_found": objects.hits[0]}
+    objects = match(components(found), components(true) if numbers is None else renumber(numbers, true))
+    counted = {"objects": objects.true, "objects_predicted": objects.predicted, "objects_found": objects.tp[0]}
     return {"hd95": hd95, "asd": asd, "object_f2": f2(objects)} | {key: float(value) for key, value in counted.items()}
 
 
-def apart(numbers: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Number anew from 1 those objects (h, w) of which the mask shows a pixel; 0 elsewhere."""
-    left = np.where(true, numbers, 0)
-    return np.searchsorted(np.unique(np.append(left, 0)), left)
+def renumber(numbers: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Number from 1 the objects (h, w) of which the mask has a pixel; 0 elsewhere."""
+    kept = np.where(true, numbers, 0)
+    return np.searchsorted(np.unique(np.append(kept, 0)), kept)
 
 
 class ImageTable(Callback):
     """Collects a row and a histogram per image while a trainer validates or tests.
 
     The tiles of one image become one row: their counts are added, their losses averaged; distances and objects, which
-    cross the borders of tiles, are then undefined. The histogram (2 x 256 counts of truth and probability) gives every
-    threshold, calibration curve and precision-recall curve afterwards, without a second look at a pixel.
+    cross the borders of tiles, are then undefined. The histogram (2 x 256 counts of truth and probability) holds every
+    threshold, the calibration curve and the precision-recall curve, so that no pixel is needed again.
 
     Args:
         groups: the group (patient, scene) of each image's id.
         threshold: the probability from which a pixel counts as foreground.
         empty: what an image without foreground counts, see SegmentationMetrics.
         outlines: measure distances and objects too, which costs some milliseconds per image.
-        objects: what numbers the true objects (h, w) of an image's id; those of other images are what is connected.
+        objects: by image id, a function that numbers its true objects (h, w); without one they are its components.
     """
 
     def __init__(
@@ -110,47 +110,46 @@ class ImageTable(Callback):
     ) -> None:
         self.groups, self.threshold, self.empty, self.outlines = groups, threshold, empty, outlines
         self.objects = objects or {}
-        self.seen: list[Seen] = []
+        self.records: list[Record] = []
 
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         outputs, batch, *_ = args
-        self.take(outputs["losses"], outputs["logits"], batch["target"], batch["id"], batch.get("own"))
+        self.add(outputs["losses"], outputs["logits"], batch["target"], batch["id"], batch.get("valid"))
 
     def on_test_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         self.on_validation_batch_end(trainer, module, *args)
 
-    def take(
-        self, losses: PerImage, logits: Logits, target: Tensor, ids: Sequence[str], own: Tensor | None = None
+    def add(
+        self, losses: PerImage, logits: Logits, target: Tensor, ids: Sequence[str], valid: Tensor | None = None
     ) -> None:
-        """Add a batch: losses (b,), logits and target (b, 1, h, w), the images' ids, and the own pixels of tiles."""
-        spare = torch.zeros(len(losses), dtype=torch.int64, device=logits.device)
-        if own is not None:
-            logits, target, spare = cleared(logits, target, own)
-        columns = less(counts(logits, target, self.threshold), spare)
+        """Add a batch: losses (b,), logits, target and of tiles `valid` (b, 1, h, w), and the images' ids."""
+        columns = counts(logits, target, self.threshold, valid)
         counted = torch.stack([column.double() for column in columns], 1).cpu().numpy()
-        tables = histogram(logits, target).cpu().numpy()
-        tables[:, 0, 0] -= spare.cpu().numpy()
-        found, true = (logits[:, 0] >= logit(self.threshold)).cpu().numpy(), (target[:, 0] >= 0.5).cpu().numpy()
+        tables = histogram(logits, target, valid=valid).cpu().numpy()
+        masks = logits[:, 0] >= logit(self.threshold), target[:, 0] >= 0.5
+        found, true = ((mask if valid is None else mask & valid[:, 0]).cpu().numpy() for mask in masks)
         for i, (name, loss) in enumerate(zip(ids, losses.tolist(), strict=True)):
             numbers = self.objects[name]() if self.outlines and name in self.objects else None
-            seen = shapes(found[i], true[i], numbers) if self.outlines else {}
-            self.seen.append(Seen(name, counted[i], tables[i], loss, seen))
+            shapes = shape_scores(found[i], true[i], numbers) if self.outlines else {}
+            self.records.append(Record(name, counted[i], tables[i], loss, shapes))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Bring together what several processes have measured, in the order of the images."""
+        """Gather the records of several processes, in the order of the images."""
         if trainer.world_size > 1:
             parts: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, self.seen)
-            self.seen = [one for turn in zip_longest(*parts) for one in turn if one]  # each process took every k-th
+            torch.distributed.all_gather_object(parts, self.records)
+            self.records = [
+                record for group in zip_longest(*parts) for record in group if record
+            ]  # they took every k-th
 
     def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.on_validation_end(trainer, module)
 
-    def images(self) -> dict[str, list[Seen]]:
+    def images(self) -> dict[str, list[Record]]:
         """The tiles of each image, in the order of the images; one where images are seen whole."""
-        tiles: dict[str, list[Seen]] = {}
-        for one in self.seen:
-            tiles.setdefault(one.id, []).append(one)
+        tiles: dict[str, list[Record]] = {}
+        for record in self.records:
+            tiles.setdefault(record.id, []).append(record)
         return tiles
 
     def table(self) -> pd.DataFrame:
@@ -166,21 +165,21 @@ class ImageTable(Callback):
         table["loss"] = [float(np.mean([tile.loss for tile in tiles])) for tiles in images.values()]
         for name, values in scores(counted, self.empty).items():
             table[name] = values.numpy()
-        seen = [
+        shapes = [
             tiles[0].shapes if len(tiles) == 1 else dict.fromkeys(tiles[0].shapes, math.nan)
             for tiles in images.values()
         ]
-        return pd.concat([table, pd.DataFrame(seen)], axis=1)
+        return pd.concat([table, pd.DataFrame(shapes)], axis=1)
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        """What histograms.npz holds of this pass: `<prefix>` (n, 2, 256) and `<prefix>_ids` (n,)."""
+        """The arrays of histograms.npz for this pass: `<prefix>` (n, 2, 256) and `<prefix>_ids` (n,)."""
         images = self.images()
         tables = [sum(tile.histogram for tile in tiles) for tiles in images.values()]
         return {prefix: np.stack(tables), f"{prefix}_ids": np.array(list(images))}
 
 
 def means(table: pd.DataFrame) -> dict[str, float]:
-    """The mean over the images of all that a table of them measures, and the share of the true objects found."""
+    """The mean over the images of every score in their table, and the fraction of true objects found."""
     found = {name: float(table[name].mean()) for name in table.columns[table.columns.get_loc("loss") :]}
     if "objects" in table and table["objects"].any():
         found["object_recall"] = float(table["objects_found"].sum() / table["objects"].sum())
@@ -189,12 +188,12 @@ def means(table: pd.DataFrame) -> dict[str, float]:
 
 @torch.no_grad()
 def predict(module: SegModule, samples: Samples, numbers: Iterable[int]) -> dict[str, np.ndarray]:
-    """Look at some images of a part as they are, without augmentation; at the most telling tile of a tiled one.
+    """Predict some images of a split without augmentation; of a tiled image the tile with the most foreground.
 
     Gives `ids` (n,), `images` (n, h, w, c) uint8, `truths` (n, h, w) and `probabilities` (n, h, w) float16.
     """
     module.eval()
-    batches = [samples[(0, telling(samples, number))] for number in numbers]
+    batches = [samples[(0, tile_with_most_foreground(samples, number))] for number in numbers]
     logits = [module(batch["image"].to(module.device)).float().sigmoid()[:, 0].half().cpu() for batch in batches]
     return {
         "ids": np.array([name for batch in batches for name in batch["id"]]),
@@ -204,8 +203,8 @@ def predict(module: SegModule, samples: Samples, numbers: Iterable[int]) -> dict
     }
 
 
-def telling(samples: Samples, number: int) -> int:
-    """The sample that shows the most foreground of an image of the part."""
+def tile_with_most_foreground(samples: Samples, number: int) -> int:
+    """The sample that shows the most foreground of an image of the split."""
     tiles = [index for index in range(len(samples)) if samples.source.number(index) == number]
     return tiles[0] if len(tiles) == 1 else max(tiles, key=lambda index: float(samples[(0, index)]["target"].sum()))
 
@@ -218,7 +217,7 @@ def spread(values: Iterable[float], count: int) -> list[int]:
 
 
 def extremes(scores: pd.Series, count: int = 3) -> dict[int, str]:
-    """Name the images to look at: the indices of the best, median and worst scores; an undefined score is left out."""
+    """Label the indices of the best, median and worst scores; an undefined score is left out."""
     order = [int(index) for index in scores.dropna().sort_values(ascending=False, kind="stable").index]
     middle = max(0, (len(order) - count) // 2)
     worst = dict.fromkeys(order[-count:], "worst")

@@ -1,4 +1,4 @@
-"""What a prediction leaves of each image: mask, probability, overlay, and rows in the tables of objects and images."""
+"""The files of predictions: masks, probabilities, overlays, and tables of objects and images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from seglab.metrics.objects import components
 
 KINDS = ("mask", "probability", "overlay", "objects", "rle")
 LONGEST = 1600
-"""Pixels of the longer side of an overlay, which is there to be looked at."""
+"""Pixels of the longer side of an overlay."""
 
 COLUMNS = {
     "images": ["image", "file", "changed", "width", "height", "objects", "foreground"],
@@ -33,8 +33,8 @@ COLUMNS = {
 }
 
 
-def inputs(where: str | Sequence[str]) -> dict[str, Path]:
-    """Find the images that folders (at any depth), files and patterns name: a name for each, unique, and its file."""
+def find_images(where: str | Sequence[str]) -> dict[str, Path]:
+    """Find the images that folders (at any depth), files and patterns name: the file by a unique name of each."""
     found: dict[Path, Path] = {}
     for word in [where] if isinstance(where, str) else where:
         places = sorted(map(Path, glob(word))) or [Path(word)]
@@ -70,24 +70,24 @@ def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     small = [((line + 0.5) * scale - 0.5).round().astype(np.int32) for line in outlines]
     width = max(1, max(canvas.shape) // 400)
-    cv2.drawContours(canvas, small, -1, (0, 0, 0), width + 2)  # dark beneath bright shows on any ground
+    cv2.drawContours(canvas, small, -1, (0, 0, 0), width + 2)  # visible on any background
     cv2.drawContours(canvas, small, -1, (0, 229, 255), width)
     return canvas
 
 
-class Predictions:
-    """A folder of predictions, which knows the images that it has.
+class PredictionWriter:
+    """Writes a folder of predictions, and knows which images it has already.
 
-    An image's row in images.csv is written last: what another call finds without one is done again, and a folder that
-    was made with other settings is refused. Files are `masks/NAME.png`, `probabilities/NAME.png`, `overlays/NAME.png`.
+    An image's row in images.csv is written last: an image without one is predicted again, and a folder that was made
+    with other settings is refused. Files are `masks/NAME.png`, `probabilities/NAME.png`, `overlays/NAME.png`.
 
     Args:
-        names: the file of each image's name, as `inputs` gives them.
+        names: the file of each image's name, as `find_images` gives them.
         kinds: what to write of each image, some of KINDS.
         settings: all that decides the pixels, as plain data.
         threshold: the probability from which a pixel is foreground.
         min_area: objects of fewer pixels are dropped, from the mask too.
-        rerun: forget what is there.
+        rerun: replace what is there.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Predictions:
         self.tables |= {"objects": folder / "objects.csv"} if "objects" in kinds else {}
         self.tables |= {"rle": folder / "submission.csv"} if "rle" in kinds else {}
         before = {} if rerun else {key: read_rows(file) for key, file in self.tables.items()}
-        kept = [row for row in before.get("images", []) if lasts(row, names)]
+        kept = [row for row in before.get("images", []) if is_current(row, names)]
         self.done = {row["image"] for row in kept}
         listed = {"images": self.done, "objects": self.done, "rle": {os.path.basename(row["file"]) for row in kept}}
         for key, file in self.tables.items():
@@ -123,7 +123,7 @@ class Predictions:
             self.append(key, [COLUMNS[key], *rows])
 
     def write(self, name: str, file: Path, image: np.ndarray, levels: np.ndarray) -> None:
-        """Write all that is asked for of an image (h, w) or (h, w, 3) and its map (h, w) uint16."""
+        """Write the requested outputs of an image (h, w) or (h, w, 3) and its map (h, w) uint16."""
         mask = cut(levels, self.threshold)
         if self.min_area > 1:
             mask = (components(mask, self.min_area) > 0).astype(np.uint8)
@@ -146,7 +146,7 @@ class Predictions:
         for key, lines in (("objects", rows), ("rle", runs or [[file.name, ""]])):
             if key in self.tables:
                 self.append(key, lines)
-        facts = [str(file), changed(file), width, height, len(rows), float(f"{mask.mean():.6g}")]
+        facts = [str(file), mtime(file), width, height, len(rows), float(f"{mask.mean():.6g}")]
         self.append("images", [[name, *facts]])
 
     def append(self, key: str, rows: Sequence[Sequence[Any]]) -> None:
@@ -156,25 +156,25 @@ class Predictions:
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
-    """Read a table, without a last row that was cut short; none where there is no file."""
+    """Read a table, without a truncated last row; no rows where there is no file."""
     if not file.exists():
         return []
     with file.open(newline="", encoding="utf-8") as lines:
         return [row for row in csv.DictReader(lines) if None not in row.values()]
 
 
-def lasts(row: dict[str, str], names: dict[str, Path]) -> bool:
-    """Whether an image's row in images.csv still holds: another file of its name, or a newer one, replaces it."""
+def is_current(row: dict[str, str], names: dict[str, Path]) -> bool:
+    """Whether an image's row in images.csv is current: another file of its name, or a newer one, replaces it."""
     file = names.get(row["image"])
-    return file is None or (row["file"], row["changed"]) == (str(file), str(changed(file)))
+    return file is None or (row["file"], row["changed"]) == (str(file), str(mtime(file)))
 
 
-def changed(file: Path) -> int:
-    """When a file was last changed, in ns."""
+def mtime(file: Path) -> int:
+    """The time of the last change of a file, in ns."""
     return file.stat().st_mtime_ns
 
 
 def write_png(file: Path, pixels: np.ndarray) -> None:
-    """Write a PNG whole."""
+    """Write a PNG atomically."""
     with atomic(file) as partial:
         require(cv2.imwrite(str(partial), pixels), "predict", "a place to write", file)

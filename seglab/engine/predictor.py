@@ -1,4 +1,4 @@
-"""What trained models say of images of any size: one probability map in the image's own size.
+"""Predictions of trained models for images of any size: one probability map in the image's own size.
 
 Maps are uint16, 65535 standing for a probability of 1: half the memory of floats, what a 16-bit PNG holds, and finer
 than any threshold.
@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,41 +28,44 @@ from seglab.engine.tiling import slide
 from seglab.engine.trained_run import TrainedRun
 
 FULL = 65535
+"""The level that stands for a probability of 1."""
 
-Turn = tuple[bool, tuple[int, ...]]
+Symmetry = tuple[bool, tuple[int, ...]]
 """A symmetry of the square: whether to transpose the image, and then which of its sides to flip."""
 
-FLIPS: tuple[Turn, ...] = ((False, ()), (False, (2,)), (False, (3,)), (False, (2, 3)))
-TURNS = {"none": FLIPS[:1], "flips": FLIPS, "d4": (*FLIPS, *((True, sides) for _, sides in FLIPS))}
-"""Test-time augmentation: as it is, its four reflections, or all eight symmetries of the square."""
+FLIPS: tuple[Symmetry, ...] = ((False, ()), (False, (2,)), (False, (3,)), (False, (2, 3)))
+SYMMETRIES = {"none": FLIPS[:1], "flips": FLIPS, "d4": (*FLIPS, *((True, sides) for _, sides in FLIPS))}
+"""Test-time augmentation: none, the four reflections, or all eight symmetries of the square."""
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model with all that its images must go through, at the scale that it was trained at.
+    """A model with the preprocessing of its images, at the scale that it was trained at.
 
-    Trained on patches, it slides over the image's own pixels, less `dataset.reduce`; trained on whole images, it sees
-    the image as then, brought to `dataset.size`, and its map is brought back. A window makes any model slide.
+    A model trained on patches slides over the image's own pixels (over `dataset.reduce`); one trained on whole images
+    gets the image at `dataset.size`, as in training, and its map is resized back. A window makes any model slide.
 
     Args:
         module: in eval mode.
         dataset: how its training images were read.
-        window: side of the tiles in pixels, None where the model sees the whole image at once.
+        autocast: the context of the run's precision; entered for each batch.
+        window: side of the tiles in pixels, None where the model gets the whole image at once.
         overlap, batch: see slide.
         tta: `none`, `flips` or `d4`: the mean probability over symmetries of the square.
     """
 
     module: SegModule
     dataset: Dataset
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     window: int | None = None
     overlap: float = 0.5
     tta: str = "none"
     batch: int = 4
 
     def __post_init__(self) -> None:
-        require(self.tta in TURNS, "predict", f"tta as one of {', '.join(TURNS)}", self.tta)
+        require(self.tta in SYMMETRIES, "predict", f"tta as one of {', '.join(SYMMETRIES)}", self.tta)
         side = self.window or self.dataset.size
-        self.look(np.zeros((1, side, side, self.dataset.channels), np.uint8))  # what does not fit is said at once
+        self.probability(np.zeros((1, side, side, self.dataset.channels), np.uint8))  # fails here if it does not fit
 
     def of_file(self, path: str) -> np.ndarray:
         """Map an image file (PNG, JPEG, TIFF, PGM, DICOM): (h, w) uint16."""
@@ -82,40 +88,43 @@ class Predictor:
         image = convert(image, self.dataset)
         if self.window is None:
             size, how = self.dataset.size, self.dataset.fit
-            seen = self.look(fit(image, size, how).reshape(1, size, size, -1))
-            return unfit(to_levels(seen[0]), height, width, how)
+            found = self.probability(fit(image, size, how).reshape(1, size, size, -1))
+            return unfit(to_levels(found[0]), height, width, how)
         levels, top = np.empty((height, width), np.uint16), 0
         least = min(self.window, self.dataset.size)
-        for band in slide(self.look, image, self.window, self.overlap, self.batch, least):
+        for band in slide(self.probability, image, self.window, self.overlap, self.batch, least):
             levels[top : top + len(band)] = to_levels(band)
             top += len(band)
         return levels
 
     @torch.inference_mode()
-    def look(self, tiles: np.ndarray) -> np.ndarray:
-        """Say the probability of each pixel of tiles (b, h, w, c): (b, h, w) float32."""
+    def probability(self, tiles: np.ndarray) -> np.ndarray:
+        """The probability of each pixel of tiles (b, h, w, c): (b, h, w) float32."""
         images = torch.from_numpy(to_units(tiles)).permute(0, 3, 1, 2).to(self.module.device)
-        turns = TURNS[self.tta]
-        seen = [turned(self.module(turned(images, turn)).float().sigmoid(), turn, back=True) for turn in turns]
-        return torch.stack(seen).mean(0)[:, 0].cpu().numpy()
+        with self.autocast():
+            maps = [
+                transformed(self.module(transformed(images, symmetry)).float().sigmoid(), symmetry, inverse=True)
+                for symmetry in SYMMETRIES[self.tta]
+            ]
+        return torch.stack(maps).mean(0)[:, 0].cpu().numpy()
 
 
-def turned(images: Image, turn: Turn, back: bool = False) -> Image:
-    """Turn images (b, c, h, w) by a symmetry, or back."""
-    transpose, sides = turn
-    if back:
+def transformed(images: Image, symmetry: Symmetry, inverse: bool = False) -> Image:
+    """Apply a symmetry to images (b, c, h, w), or its inverse."""
+    transpose, sides = symmetry
+    if inverse:
         images = images.flip(sides)
     images = images.transpose(2, 3) if transpose else images
-    return images if back else images.flip(sides)
+    return images if inverse else images.flip(sides)
 
 
 def to_levels(probability: np.ndarray) -> np.ndarray:
-    """Write probabilities as uint16."""
+    """Convert probabilities to uint16."""
     return np.rint(probability * FULL).astype(np.uint16)
 
 
 def cut(levels: np.ndarray, threshold: float) -> np.ndarray:
-    """Mark what reaches a threshold: (h, w) uint8 of 0 and 1."""
+    """Threshold a map: (h, w) uint8 of 0 and 1."""
     return (levels >= math.ceil(threshold * FULL)).astype(np.uint8)
 
 
@@ -130,25 +139,26 @@ def predictor(
 ) -> Predictor:
     """Open a run for prediction with its best weights; without a window it slides only if it was trained on patches.
 
-    dataset: how images are read, where that is not as in training.
+    dataset: how images are read, where that differs from training.
     """
     dataset = dataset or run.dataset()
     side = window or (dataset.size if dataset.fit == "patch" else None)
     module = run.module()
     module.normalize = Normalize(dataset.mean, dataset.std)
-    return Predictor(module.to(chosen_device(device)), dataset, side, overlap, tta, batch)
+    place = resolve_device(device)
+    return Predictor(module.to(place), dataset, partial(run.autocast, place), side, overlap, tta, batch)
 
 
-def chosen_device(name: str) -> str:
-    """Give the device of a name: `auto` is a GPU where there is one."""
+def resolve_device(name: str) -> str:
+    """The device type of a name: `auto` is a GPU where there is one."""
     gpu = torch.cuda.is_available()
     require(name in ("auto", "cpu", "cuda"), "device", "auto, cpu or cuda", name)
     require(gpu or name != "cuda", "device", "a GPU", "none here", "use device=cpu")
     return "cuda" if gpu and name != "cpu" else "cpu"
 
 
-def agree(predictors: Sequence[Predictor], path: str) -> np.ndarray:
-    """Map an image file by the mean probability of several models, each looking in its own way: (h, w) uint16."""
+def ensemble_average(predictors: Sequence[Predictor], path: str) -> np.ndarray:
+    """Map an image file by the mean probability of several models, each with its own preprocessing: (h, w) uint16."""
     first, *others = predictors
     if not others:
         return first.of_file(path)
@@ -163,7 +173,7 @@ def decoded(path: str, dataset: Dataset) -> np.ndarray:
     return _decoded(path, dataset.window if isinstance(dataset, Ddsm) else None)
 
 
-@functools.lru_cache(maxsize=1)  # the models of an ensemble, and the overlay, look at the same image
+@functools.lru_cache(maxsize=1)  # the models of an ensemble and the overlay read the same image
 def _decoded(path: str, window: str | None) -> np.ndarray:
     if window is not None:
         return read_mammogram(path, window)

@@ -1,4 +1,4 @@
-"""The folder of one run and its `run.json`, the single place where the facts of the run are written."""
+"""The folder of one run and its `run.json`: who may work in it, what is known of it, whether it is done."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,13 +26,22 @@ log = logging.getLogger(__name__)
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "segmentation-models-pytorch", "albumentations")
 
 
+JOURNAL = "SEGLAB_SWEEP"
+"""The environment variable with the path of the sweep's journal, see sweep.py."""
+
+
+def current_sweep() -> str | None:
+    """The journal of the sweep that this process works for; None outside of a sweep."""
+    return os.environ.get(JOURNAL)
+
+
 def rank() -> int:
-    """The number of this process among those of a run that spans several devices or nodes; 0 leads and writes."""
+    """The number of this process among those of a run that spans several devices or nodes; only 0 writes."""
     return next((int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0)
 
 
 class Run:
-    """A run folder that one process at a time may hold; `with` it, and run.json says how the run ended.
+    """A run folder that one process at a time may hold; used in a `with` statement, it records how the run ended.
 
     The claim is a lock of the operating system, which ends with the process that holds it, however that process ends.
     Where a run spans several processes the first holds it for all, and the others write nothing.
@@ -45,7 +55,7 @@ class Run:
         self.folder, self.file = Path(folder), Path(folder) / "run.json"
         self.facts: dict[str, Any] = {}
         self.earlier: dict[str, Any] = {}
-        self.leads = rank() == 0
+        self.is_main = rank() == 0
         self._lock = FileLock(self.folder / ".lock", timeout=-1 if wait else 0)
 
     def __str__(self) -> str:
@@ -57,7 +67,7 @@ class Run:
 
     @property
     def last(self) -> Path | None:
-        """The checkpoint from which an interrupted run goes on, None if there is none."""
+        """The checkpoint from which an interrupted run resumes, None if there is none."""
         file = self.folder / "checkpoints" / "last.ckpt"
         return file if file.exists() else None
 
@@ -68,11 +78,31 @@ class Run:
         for file in ("run.json", "metrics.csv", "per_image.csv", "histograms.npz", "examples.npz"):
             (self.folder / file).unlink(missing_ok=True)
 
+    def outcome(self, identity: str, data_now: Callable[[], str], weights_now: Callable[[dict], bool]) -> float | None:
+        """The monitored value if this very experiment is finished here, None if it is still to be trained.
+
+        `data_now()` fingerprints the data as they lie on disk, `weights_now(initial)` tells whether the file that the
+        run started from is unchanged. Raises a ContractError for the folder of another experiment, for data or weights
+        that have changed since, and for a run that failed in this sweep already, which is not tried twice.
+        """
+        known, remedy = self.known(), "rerun=true trains it again, study=NAME keeps both"
+        other = "choose another hydra.run.dir, or rerun=true to replace it"
+        same = known.get("identity", identity) == identity
+        require(same, f"run {self}", "a folder of this experiment", "another", other)
+        if known.get("status") == "finished":
+            same = known["data"]["fingerprint"] == data_now()
+            require(same, f"run {self}", "the data that it was trained on", "files that have changed since", remedy)
+            same = weights_now(known.get("initial") or {})
+            require(same, f"run {self}", "the weights that it began with", "a file that has changed since", remedy)
+            return float(known["monitor"]["value"])
+        require(not failed_in(known, current_sweep()), f"run {self}", "a run that has not failed in this sweep", "one")
+        return None
+
     def start(self, **facts: Any) -> None:
-        """Say that the run begins, with what is known of it: config, choices, seed and so on, of plain JSON types."""
+        """Record that the run begins, with its config, choices, seed and so on, of plain JSON types."""
         self._clock = time.perf_counter()
         self.earlier = self.known()
-        self.facts = {"name": self.folder.name, **facts}
+        self.facts = {"name": self.folder.name, "sweep": current_sweep(), **facts}
         self.note(status="running", started=_now(), versions=versions(), git=commit(), error=None)
 
     def note(self, **facts: Any) -> None:
@@ -82,7 +112,7 @@ class Run:
 
     def write(self, name: str, data: Any) -> None:
         """Write plain data as a JSON file of the folder, whole."""
-        if self.leads:
+        if self.is_main:
             write_json(self.folder / name, data)
 
     def held(self) -> bool:
@@ -95,7 +125,7 @@ class Run:
 
     def __enter__(self) -> Run:
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.leads:
+        if not self.is_main:
             return self
         try:
             self._lock.acquire()
@@ -118,10 +148,10 @@ class Run:
             return
         trace = None if isinstance(error, ContractError) else "".join(traceback.format_exception(error))
         said = {"kind": type(error).__name__, "message": str(error), "traceback": trace}
-        self.note(status="interrupted" if stopped(error) else "failed", error=said, **ended)
+        self.note(status="interrupted" if stopped_on_purpose(error) else "failed", error=said, **ended)
 
 
-def stopped(error: BaseException) -> bool:
+def stopped_on_purpose(error: BaseException) -> bool:
     """Whether somebody stopped the run on purpose: by Ctrl-C (Lightning makes a SystemExit of it) or by SIGTERM.
 
     On a SLURM cluster also whether its time was up: submitit queues the job again and leaves with exit code -1.
@@ -129,6 +159,11 @@ def stopped(error: BaseException) -> bool:
     pressed = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
     queued = isinstance(error, SystemExit) and error.code == -1 and "SUBMITIT_FOLDER" in os.environ
     return pressed or queued or type(error).__name__ == "SIGTERMException"
+
+
+def failed_in(facts: dict[str, Any], sweep: str | None) -> bool:
+    """Whether a run failed in this very sweep, which then does not try it a second time."""
+    return sweep is not None and facts.get("status") == "failed" and facts.get("sweep") == sweep
 
 
 def versions() -> dict[str, str]:

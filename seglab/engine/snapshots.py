@@ -1,4 +1,4 @@
-"""Small checkpoints on the way of a training, for views of how a prediction and its loss came about."""
+"""Small checkpoints during training, for views of how a prediction and its loss developed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from seglab.contract import require
 from seglab.files import atomic
 
 
-def due(epoch: int, growth: float) -> bool:
-    """Whether a log-spaced schedule keeps the weights after this many epochs: 0, 1, 2, 4, 8, ... for a growth of 2."""
+def is_due(epoch: int, growth: float) -> bool:
+    """Whether a snapshot is taken after this many epochs: 0, 1, 2, 4, 8, ... for a growth of 2."""
     at = 1.0
     while round(at) < epoch:
         at = max(at * growth, at + 1)
@@ -20,14 +20,14 @@ def due(epoch: int, growth: float) -> bool:
 
 
 class Snapshots(Callback):
-    """Keeps the weights before training, after 1, 2, 4, 8, ... epochs and at the end, as `epoch-00004.ckpt`.
+    """Saves the weights before training, after 1, 2, 4, 8, ... epochs and at the end, as `epoch-00004.ckpt`.
 
-    The parameters are kept in half precision (three significant digits), the buffers of the norms whole, so a snapshot
-    takes half the room of a checkpoint of the weights. A run that goes on writes the same files again.
+    Parameters are saved in half precision (three significant digits), buffers of norm layers in full, so that a
+    snapshot takes half the space of a checkpoint of the weights. A run that resumes writes the same files.
 
     Args:
-        folder: where the snapshots lie.
-        growth: from one snapshot to the next the epochs grow by this factor, and by one epoch at least.
+        folder: where the snapshots are saved.
+        growth: factor between the epochs of two snapshots; they are at least one epoch apart.
     """
 
     def __init__(self, folder: str, growth: float = 2.0) -> None:
@@ -36,15 +36,15 @@ class Snapshots(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.current_epoch == 0:
-            self.keep(trainer, module, 0)
+            self.save(trainer, module, 0)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         done = trainer.current_epoch + 1
-        if due(done, self.growth) or done == trainer.max_epochs or trainer.should_stop:
-            self.keep(trainer, module, done)
+        if is_due(done, self.growth) or done == trainer.max_epochs or trainer.should_stop:
+            self.save(trainer, module, done)
 
-    def keep(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
-        """Write the weights after `epoch` epochs whole, or not at all."""
+    def save(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
+        """Write the weights after `epoch` epochs, atomically."""
         if not trainer.is_global_zero:
             return
         halved = {name for name, _ in module.named_parameters()}

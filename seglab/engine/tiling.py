@@ -1,12 +1,12 @@
-"""An image of any size through a model that sees squares: overlapping tiles, blended smoothly, band after band.
+"""Sliding-window prediction: overlapping tiles of an image of any size, blended smoothly, one band of rows at a time.
 
-The tiles stand on a regular grid, so that their weights are products of one weight down and one across, which are
-divided by their sums beforehand: nothing as large as the image is kept but the image itself.
+The tiles lie on a regular grid, so that their weights are products of one weight down and one across, which are
+normalized beforehand: nothing as large as the image is kept but the image itself.
 
-What a tile says near its inner edges, where the model misses context, counts nothing: weights begin at a quarter of
-the overlap and reach their full value at three quarters. A pixel therefore depends on the tiling only if the model
-looks further than a quarter of the overlap; with `window` large enough for that, tiled and whole agree to rounding.
-Models that pool over the whole image (instance and group norms, squeeze and excitation, pyramids) always look further.
+Predictions near a tile's inner edges, where the model lacks context, have weight 0: weights rise from a quarter to
+three quarters of the overlap. A pixel therefore depends on the tiling only if the model's receptive field reaches
+beyond a quarter of the overlap; with a `window` large enough for that, tiled and whole agree to rounding. Models that
+pool over the whole image (instance and group norms, squeeze and excitation, pyramids) always depend on it.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ import numpy as np
 from seglab.contract import require
 from seglab.data.resize import crop
 
-Look = Callable[[np.ndarray], np.ndarray]
-"""What a model says of tiles: (b, h, w, c) to float32 (b, h, w)."""
+Model = Callable[[np.ndarray], np.ndarray]
+"""From tiles (b, h, w, c) to float32 (b, h, w)."""
 
 GRID = 32
-"""Tiles begin at multiples of this, or what divides the window of it, so that all pool the same pixels together."""
+"""Tiles begin at multiples of its greatest common divisor with the window, so that all pool the same pixels."""
 
 
 def slide(
-    look: Look, image: np.ndarray, window: int, overlap: float = 0.5, batch: int = 4, least: int = 1
+    model: Model, image: np.ndarray, window: int, overlap: float = 0.5, batch: int = 4, least: int = 1
 ) -> Iterator[np.ndarray]:
-    """Give what `look` says of an image (h, w, c), blended: bands of rows (k, w) float32 from top to bottom.
+    """Give the blended prediction of `model` for an image (h, w, c): bands of rows (k, w) float32 from top to bottom.
 
-    Beyond the image is black, as in training, and as little of it as can be: the tiles of an image smaller than
-    `window` end where it ends, at the next multiple of GRID, unless that is below `least` pixels.
-    overlap: share of a tile's side that its neighbour sees too, in [0, 0.75].
+    Beyond the image is black, as in training, and as little of it as possible: the tiles of an image smaller than
+    `window` end at the next multiple of GRID, unless that is below `least` pixels.
+    overlap: fraction of a tile's side that its neighbor covers too, in [0, 0.75].
     """
     require(window >= 1, "tiling", "a window of at least one pixel", window)
     require(0 <= overlap <= 0.75, "tiling", "an overlap from 0 to 0.75", overlap)
     height, width = image.shape[:2]
-    tall, wide = (min(window, max(up(n, grid_of(window)), least)) for n in (height, width))
+    tall, wide = (min(window, max(round_up(n, grid_of(window)), least)) for n in (height, width))
     tops, lefts = origins(height, tall, overlap), origins(width, wide, overlap)
     down, across = weights(tops, tall, overlap), weights(lefts, wide, overlap)
     band = np.zeros((tall, lefts[-1] + wide), np.float32)
@@ -46,8 +46,8 @@ def slide(
         for first in range(0, len(lefts), batch):
             some = lefts[first : first + batch]
             tiles = [crop(image, top, left, tall, wide).reshape(tall, wide, -1) for left in some]
-            for left, share, seen in zip(some, across[first:], look(np.stack(tiles)), strict=False):
-                band[:, left : left + wide] += seen * (down[row][:, None] * share)
+            for left, weight, found in zip(some, across[first:], model(np.stack(tiles)), strict=False):
+                band[:, left : left + wide] += found * (down[row][:, None] * weight)
         done = (tops[row + 1] if row + 1 < len(tops) else top + tall) - top
         yield band[: min(done, height - top), :width].copy()
         band[:-done] = band[done:]
@@ -55,36 +55,36 @@ def slide(
 
 
 def origins(length: int, window: int, overlap: float) -> list[int]:
-    """Place tiles evenly over a side: the first at 0, the last at its end, none sharing less than `overlap`."""
+    """Place tiles evenly over a side: the first at 0, the last at its end, none overlapping less than `overlap`."""
     grid, step = grid_of(window), step_of(window, overlap)
-    last = up(max(length - window, 0), grid)
+    last = round_up(max(length - window, 0), grid)
     count = -(-last // step) + 1
     return [math.floor(last * k / max(count - 1, 1) / grid + 0.5) * grid for k in range(count)]
 
 
 def step_of(window: int, overlap: float) -> int:
-    """Measure how far neighbouring tiles may be apart: a multiple of the grid."""
+    """The largest distance of neighboring tiles: a multiple of the grid."""
     grid = grid_of(window)
     return max(int(window * (1 - overlap)) // grid, 1) * grid
 
 
 def grid_of(window: int) -> int:
-    """Give the grid that tiles of a window stand on."""
+    """The grid on which tiles of a window begin."""
     return math.gcd(window, GRID)
 
 
-def up(length: int, grid: int) -> int:
-    """Round up to a multiple."""
+def round_up(length: int, grid: int) -> int:
+    """Round up to a multiple of the grid."""
     return -(-length // grid) * grid
 
 
 def weights(starts: Sequence[int], window: int, overlap: float) -> np.ndarray:
-    """Weigh each pixel of each tile along one side: (tiles, window) float32; over the tiles they add up to 1."""
+    """The weight of each pixel of each tile along one side: (tiles, window) float32; over the tiles they sum to 1."""
     shared = window - step_of(window, overlap)
     place = (np.arange(window) + 0.5 - shared / 4) / max(shared / 2, 1e-9)
     rise = np.sin(np.pi / 2 * np.clip(place, 0, 1)) ** 2
     table = np.ones((len(starts), window))
-    table[1:] *= rise  # the image's own border is nobody else's
+    table[1:] *= rise  # no other tile covers the image's own border
     table[:-1] *= rise[::-1]
     total = np.zeros(starts[-1] + window)
     for start, row in zip(starts, table, strict=True):

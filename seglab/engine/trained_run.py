@@ -1,9 +1,10 @@
-"""A run that was trained before, opened from its folder alone: configuration, data, model, loss and weights."""
+"""A run that was trained before, opened from its folder: configuration, data, model, loss and weights."""
 
 from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from seglab.contract import require
 from seglab.data.dataset import Dataset
 from seglab.data.module import DataModule
 from seglab.engine.config import build
+from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
 from seglab.engine.run import Run
 from seglab.losses.base import Loss
@@ -50,9 +52,9 @@ class TrainedRun:
 
     @property
     def outcome(self) -> dict[str, Any]:
-        """The facts of a run that has finished, its threshold among them; one sentence if it has not."""
+        """The facts of a finished run, with metrics and thresholds; a ContractError if it has not finished."""
         status = self.facts.get("status")
-        require(status == "finished", f"run {self.folder}", "a finished run", status, "train it again to go on")
+        require(status == "finished", f"run {self.folder}", "a finished run", status, "run its command again")
         return self.facts
 
     @property
@@ -64,19 +66,25 @@ class TrainedRun:
 
     @property
     def snapshots(self) -> dict[int, Path]:
-        """The checkpoints kept on the way, by the number of epochs before them."""
+        """The checkpoints kept during training, by the number of epochs before them."""
         files = sorted((self.folder / "snapshots").glob("epoch-*.ckpt"))
         require(
             bool(files), f"run {self.folder}", "snapshots/epoch-*.ckpt", "none", "train it with callbacks=snapshots"
         )
         return {int(file.stem.removeprefix("epoch-")): file for file in files}
 
+    def autocast(self, device: str = "cpu") -> AbstractContextManager[Any]:
+        """The precision in which the run was trained and tested, on a device of the same kind; else float32."""
+        host = self.facts["host"]
+        same = (host.get("gpu") is not None) == (device == "cuda")
+        return autocast(host["precision"] if same else "32-true", device)
+
     def dataset(self, **changes: Any) -> Dataset:
-        """The run's own data set, with other values for some of its knobs."""
+        """The run's own data set, with other values for some of its options."""
         return build({**self.config["dataset"], **changes})
 
     def loss(self) -> Loss:
-        """The run's loss, its `auto` parameters worked out as they were for the run."""
+        """The run's loss, its `auto` parameters computed as they were for the run."""
         return build(self.config["loss"]).fitted(self.facts["data"]["foreground"])
 
     def data(self, dataset: Dataset | None = None, workers: int = 0) -> DataModule:
@@ -101,7 +109,7 @@ class TrainedRun:
 
 
 def open_run(folder: Path | str) -> TrainedRun:
-    """Open one run; a folder that is missing, or not that of a training run, is one sentence."""
+    """Open one run; raises a ContractError for a folder that is missing or not that of a training run."""
     folder = Path(folder)
     require(folder.is_dir(), "run", "the folder of a run", folder, "see outputs/STUDY/")
     facts = Run(folder).known()
@@ -112,20 +120,20 @@ def open_run(folder: Path | str) -> TrainedRun:
 def open_runs(where: str | Sequence[str]) -> list[TrainedRun]:
     """Open every run that folders, studies (folders of runs) and patterns such as `outputs/STUDY/*` name.
 
-    Of a study or a pattern those that finished; a single folder must be a run and is opened whatever its state.
+    Of a study or a pattern only those that finished; a single run is opened whatever its state.
     """
     names = [where] if isinstance(where, str) else list(where)
     found: dict[Path, None] = {}
     for name in names:
-        places = [Path(name)]
-        if glob.has_magic(name):  # of which files are no runs: a study also holds a report and a table
-            places = sorted(place for place in map(Path, glob.glob(name)) if place.is_dir())
-        for place in places:
-            if (place / "run.json").is_file() or not place.is_dir():
-                found[place] = None
+        paths = [Path(name)]
+        if glob.has_magic(name):  # a study also holds a report and a table, which are no runs
+            paths = sorted(path for path in map(Path, glob.glob(name)) if path.is_dir())
+        for path in paths:
+            if (path / "run.json").is_file() or not path.is_dir():
+                found[path] = None
             else:
-                inside = sorted(file.parent for file in place.glob("*/run.json"))
+                inside = sorted(file.parent for file in path.glob("*/run.json"))
                 found |= dict.fromkeys(folder for folder in inside if Run(folder).known().get("status") == "finished")
     require(bool(found), "run", f"a run at {', '.join(names) or 'nowhere'}", "none", "give run=outputs/STUDY/RUN")
-    runs = [open_run(place) for place in found]
+    runs = [open_run(path) for path in found]
     return runs if len(runs) == 1 else [run for run in runs if run.facts.get("status") == "finished"]

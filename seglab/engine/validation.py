@@ -1,4 +1,4 @@
-"""Whether a configuration fits what it will call: every `_target_` node held against that signature."""
+"""Validation of a configuration: every `_target_` node is checked against the signature that it will call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def faults(config: Any) -> Iterator[str]:
-    """One sentence for each value of a plain configuration that its target would not take."""
+    """One sentence for each value of a plain configuration that its target would not accept."""
     for path, node in _nodes(config, ""):
         yield from _faults_of(path, node)
 
@@ -38,7 +38,7 @@ def _faults_of(path: str, node: dict) -> Iterator[str]:
     given = {key: value for key, value in node.items() if not (key.startswith("_") and key.endswith("_"))}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in sorted(given.keys() - parameters.keys()):
-            yield f"{path}.{key}: expected one of {', '.join(parameters)}, got a name that {target.__name__} lacks"
+            yield f"{path}.{key}: expected one of {', '.join(parameters)}, got a name unknown to {target.__name__}"
     if not node.get("_partial_"):
         required = {key for key, p in parameters.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY}
         for key in sorted(required - given.keys()):

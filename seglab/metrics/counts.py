@@ -37,35 +37,17 @@ class Counts(NamedTuple):
     background_sum: Tensor
 
 
-def cleared(logits: Logits, target: Target, own: Tensor) -> tuple[Logits, Target, Tensor]:
-    """Make sure background of all that is not a tile's own, and say how many pixels (b,) that is; see `less`.
-
-    `own` (b,4) int64 holds the rows and columns that are: from, to, from, to. Pixels beyond an image's edge, or that
-    another tile of it has, would else count as if they were more of the image.
-    """
-    top, bottom, left, right = own.T[..., None]
-    row, column = (torch.arange(n, device=logits.device) for n in logits.shape[-2:])
-    rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
-    other = ~(rows[:, None, :, None] & columns[:, None, None, :])
-    return logits.masked_fill(other, -math.inf), target.masked_fill(other, 0), other.flatten(1).sum(1)
-
-
-def less(counts: Counts, spare: Tensor) -> Counts:
-    """Take (b,) pixels of sure background off the counts."""
-    return counts._replace(tn=counts.tn - spare, background_sum=counts.background_sum - spare)
-
-
 @torch.no_grad()
-def counts(logits: Logits, target: Target, threshold: float = 0.5) -> Counts:
+def counts(logits: Logits, target: Target, threshold: float = 0.5, valid: Tensor | None = None) -> Counts:
     """Count the pixels of each image at one threshold of the probability.
 
     A pixel is predicted as foreground where sigmoid(logit) >= threshold, and is true foreground where target >= 0.5.
     The counts are exact int64; `foreground_sum` adds the probability over true foreground, `background_sum` one minus
-    it over true background (float32, or float64 for such logits). A logit that is NaN counts as background. Raises
-    ContractError for shapes that do not fit.
+    it over true background (float32, or float64 for such logits). A logit that is NaN counts as background. Pixels
+    that are false in `valid` (b, 1, *spatial) do not count. Raises ContractError for shapes that do not fit.
     """
-    values, truth = pixels(logits, target)
-    return tally(values >= logit(threshold), truth, values.sigmoid())
+    values, truth, invalid = pixels(logits, target, valid)
+    return count_pixels(values >= logit(threshold), truth, values.sigmoid(), invalid)
 
 
 def scores(counts: Counts, empty: str = "correct") -> dict[str, PerImage]:
@@ -77,9 +59,9 @@ def scores(counts: Counts, empty: str = "correct") -> dict[str, PerImage]:
     NaN.
     """
     require(empty in EMPTY, "metrics: empty", " or ".join(EMPTY), empty)
-    tp, fp, fn, tn, white, black = counts
+    tp, fp, fn, tn, foreground, background = counts
     found, true, false = tp + fp, tp + fn, fp + tn
-    above = torch.stack((tp, 2 * tp, 5 * tp, tp + tn, tp, tp, tn, white, black))
+    above = torch.stack((tp, 2 * tp, 5 * tp, tp + tn, tp, tp, tn, foreground, background))
     below = torch.stack((true + fp, true + found, 4 * true + found, true + false, found, true, false, true, false))
     table = above / below
     overlap = table[:3]  # 0 / 0 exactly where nothing is true and nothing predicted
@@ -87,38 +69,49 @@ def scores(counts: Counts, empty: str = "correct") -> dict[str, PerImage]:
     return dict(zip(SCORES, table, strict=True))
 
 
-def pixels(logits: Logits, target: Target) -> tuple[Tensor, Tensor]:
-    """Bring both to (b, rows, n): the logits in at least float32, the truth as booleans (target >= 0.5)."""
+def pixels(logits: Logits, target: Target, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | int]:
+    """Bring both to (b, rows, n): the logits in at least float32, the truth as booleans (target >= 0.5).
+
+    Pixels outside `valid` become certain background; how many they are (b,) is returned too, to be subtracted.
+    """
     fit = logits.shape == target.shape and logits.dim() > 2 and logits.shape[1] == 1
     require(fit, "metrics", "logits and target of one shape (b,1,*spatial)", f"{shape(logits)} and {shape(target)}")
+    invalid: Tensor | int = 0
+    if valid is not None:
+        require(valid.shape == target.shape, "metrics", f"a valid mask {shape(target)}", shape(valid))
+        logits, target = logits.masked_fill(~valid, -math.inf), target.masked_fill(~valid, 0)
+        invalid = (~valid).flatten(1).sum(1)
     values, truth = logits.flatten(1, -2), target.flatten(1, -2)
     values = values if values.dtype == torch.float64 else values.float()
-    return values, truth >= 0.5 if truth.is_floating_point() else truth.bool()
+    return values, truth >= 0.5 if truth.is_floating_point() else truth.bool(), invalid
 
 
-def tally(predicted: Tensor, truth: Tensor, probability: Tensor) -> Counts:
-    """Count booleans and sum probabilities, all (b, rows, n), without a look at the values on the host."""
-    white = share(truth, probability)
-    found = share(predicted, probability)
+def count_pixels(predicted: Tensor, truth: Tensor, probability: Tensor, invalid: Tensor | int = 0) -> Counts:
+    """Count booleans and sum probabilities, all (b, rows, n), without copying a value to the host.
+
+    `invalid` (b,) pixels, which are certain background, are left out.
+    """
+    foreground = as_float(truth, probability)
+    found = as_float(predicted, probability)
     size = truth.shape[1] * truth.shape[2]
-    p, t, tp = count(found), count(white), count(found * white)
-    confident = (probability * white).sum(-1).sum(-1)
+    p, t, tp = exact_sum(found), exact_sum(foreground), exact_sum(found * foreground)
+    confident = (probability * foreground).sum(-1).sum(-1)
     doubtful = probability.sum(-1).sum(-1) - confident
-    return Counts(tp, p - tp, t - tp, size - p - t + tp, confident, size - t - doubtful)
+    return Counts(tp, p - tp, t - tp, size - p - t + tp - invalid, confident, size - t - doubtful - invalid)
 
 
-def count(ones: Tensor) -> Tensor:
-    """Add zeros and ones (b, rows, n) exactly: a row in floats, which no copy to int64 slows down, then the rows."""
+def exact_sum(ones: Tensor) -> Tensor:
+    """Add zeros and ones (b, rows, n) exactly: a row in floats, which needs no copy to int64, then the rows."""
     return ones.sum(-1).long().sum(-1)
 
 
-def share(truth: Tensor, like: Tensor) -> Tensor:
-    """Write booleans as 0.0 and 1.0, by way of bytes: the direct conversion is six times slower on a CPU."""
+def as_float(truth: Tensor, like: Tensor) -> Tensor:
+    """Convert booleans to 0.0 and 1.0 by way of bytes: the direct conversion is six times slower on a CPU."""
     return truth.byte().to(like.dtype)
 
 
 def logit(threshold: float) -> float:
-    """Move a threshold of the probability to the logits, where comparing needs no sigmoid and loses no digit."""
+    """The logit of a probability threshold: comparing logits needs no sigmoid and loses no digit."""
     require(0 < threshold < 1, "metrics: threshold", "a number between 0 and 1, both excluded", threshold)
     return math.log(threshold / (1 - threshold))
 

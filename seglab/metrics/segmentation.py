@@ -1,4 +1,4 @@
-"""The scores of a whole data set, per image and pooled, as one metric that any number of processes may share."""
+"""Scores of a data set, per image and pooled over all pixels, as one torchmetrics Metric."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from seglab.contract import Logits, Target, require
 from seglab.metrics.calibration import FIXED, residuals, to_fixed
-from seglab.metrics.counts import EMPTY, SCORES, Counts, cleared, less, logit, pixels, scores, tally
+from seglab.metrics.counts import EMPTY, SCORES, Counts, count_pixels, logit, pixels, scores
 
 
 class SegmentationMetrics(Metric):
@@ -20,7 +20,7 @@ class SegmentationMetrics(Metric):
     any foreground; `ece` is the expected calibration error (Guo et al. 2017) of the foreground probability in
     `calibration_bins` equal bins (None leaves it out). A mean over no image at all is NaN.
 
-    All states are integers, so that several processes give the very digits that one would.
+    All states are integers, so that several processes give the same digits as one.
     """
 
     full_state_update = False
@@ -39,19 +39,16 @@ class SegmentationMetrics(Metric):
         self.add_state("images", [], dist_reduce_fx="cat")
         self.add_state("residual", torch.zeros(calibration_bins or 0, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, logits: Logits, target: Target, image: Tensor | None = None, own: Tensor | None = None) -> None:
+    def update(self, logits: Logits, target: Target, image: Tensor | None = None, valid: Tensor | None = None) -> None:
         """Add a batch: logits and target (b,1,*spatial) of any float type and device; nothing waits for the device.
 
-        `image` (b,) int64 tells of which image each is a tile: the counts of one image's tiles are added before they
-        are scored, whatever batch or process they came in. Without it each is an image by itself. `own` (b,4) int64
-        bounds the pixels that count: from and to which row, from and to which column; without it all do.
+        `image` (b,) int64 numbers the image of which each is a tile: the counts of one image's tiles are added before
+        they are scored, whatever batch or process they came in. Without it each is an image by itself. `valid`
+        (b,1,*spatial) bool marks the pixels that count; without it all do.
         """
-        if own is not None:
-            logits, target, spare = cleared(logits, target, own)
-        values, truth = pixels(logits, target)
+        values, truth, invalid = pixels(logits, target, valid)
         probability = values.sigmoid()
-        batch = tally(values >= self.edge, truth, probability)
-        batch = batch if own is None else less(batch, spare)
+        batch = count_pixels(values >= self.edge, truth, probability, invalid)
         self.counted.append(torch.cat([torch.stack(batch[:4]), to_fixed(torch.stack(batch[4:]))]).T)
         if image is not None:
             self.images.append(image)
@@ -62,7 +59,7 @@ class SegmentationMetrics(Metric):
         """Give every score of the data set as a scalar tensor."""
         rows = dim_zero_cat(self.counted) if len(self.counted) else self.residual.new_zeros(0, 6)
         if len(self.images):
-            rows = added(rows, dim_zero_cat(self.images))
+            rows = added_by_image(rows, dim_zero_cat(self.images))
         images, total = unpacked(rows.T), unpacked(rows.sum(0))
         table = torch.stack(list(scores(images, self.empty).values()))
         means = dict(zip(SCORES, to_fixed(table).sum(1) / table.isfinite().sum(1) / FIXED, strict=True))
@@ -75,12 +72,12 @@ class SegmentationMetrics(Metric):
 
 
 def unpacked(columns: Tensor) -> Counts:
-    """Read what is kept of images (6,...): four counts, and two sums of probabilities in units of 1 / FIXED."""
+    """Decode the rows (6,...) of images: four counts, and two sums of probabilities in units of 1 / FIXED."""
     return Counts(*columns[:4], *(columns[4:] / FIXED))
 
 
-def added(rows: Tensor, image: Tensor) -> Tensor:
-    """Add the rows (k,6) of each image, told by its number (k,): (images,6)."""
+def added_by_image(rows: Tensor, image: Tensor) -> Tensor:
+    """Add the rows (k,6) of each image, by its number (k,): (images,6)."""
     numbers, place = image.unique(return_inverse=True)
     return rows.new_zeros(len(numbers), 6).index_add_(0, place, rows)
 

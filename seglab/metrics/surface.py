@@ -1,4 +1,4 @@
-"""How far apart two outlines lie: the 95th percentile and the mean of their distances in pixels."""
+"""Surface distances of two masks: the 95th percentile (HD95) and the mean (ASD), in pixels."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import math
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torchmetrics import Metric
 
-from seglab.contract import Logits, Target, require
-from seglab.metrics.calibration import FIXED, to_fixed
-from seglab.metrics.counts import logit, pixels, shape
+from seglab.contract import require
 
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
@@ -49,35 +44,3 @@ def distances(start: NDArray, goal: NDArray) -> NDArray:
     """
     away = cv2.distanceTransform((~goal).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[start]
     return np.sqrt(np.rint(np.square(away, dtype=np.float64)))
-
-
-class SurfaceDistance(Metric):
-    """Mean HD95 and mean average surface distance over the images, in pixels; for the test, as it waits for the CPU.
-
-    An image whose truth or prediction is empty has no distance: it is left out of the mean, which therefore says
-    nothing about missed images; read it beside `image_recall`. NaN if no image is left.
-    """
-
-    full_state_update = False
-    total: Tensor
-    defined: Tensor
-
-    def __init__(self, threshold: float = 0.5) -> None:
-        super().__init__()
-        self.edge = logit(threshold)
-        self.add_state("total", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("defined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, logits: Logits, target: Target) -> None:
-        """Add a batch: logits and target (b,1,h,w)."""
-        require(logits.dim() == 4, "surface distance", "logits (b,1,h,w)", shape(logits))
-        values, truth = pixels(logits, target)
-        masks = zip((values >= self.edge).cpu().numpy(), truth.cpu().numpy(), strict=True)
-        pair = torch.tensor([surface_distances(pred, true) for pred, true in masks], device=self.total.device)
-        self.total = self.total + to_fixed(pair).sum(0)
-        self.defined = self.defined + pair[:, 0].isfinite().sum()
-
-    def compute(self) -> dict[str, Tensor]:
-        """Give the means as scalar tensors: hd95 and asd."""
-        hd95, asd = self.total / FIXED / self.defined
-        return {"hd95": hd95, "asd": asd}

@@ -51,7 +51,7 @@ def _of(run: pd.Series) -> Iterator[dict[str, Any]]:
 
 def words(facts: dict[str, Any], config: dict[str, Any]) -> str:
     """Say what was measured: how many images of which part, seen how, and what is not as in the run's configuration."""
-    count, part, own, now = facts["data"]["images"], facts["part"], config.get("dataset") or {}, facts["dataset"]
+    count, part, own, now = facts["data"]["images"], facts["split"], config.get("dataset") or {}, facts["dataset"]
     scale = "whole images in their own size" if facts["scale"] == "native" else "as the runs' own test sees them"
     more = [f"{key} {facts[key]}" for key in ("window", "tta") if facts.get(key) not in (None, "none")]
     if own.get("_target_") == now.get("_target_"):

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from seglab.contract import Logits, PerImage, Target, require
 from seglab.data.distance_maps import MAPS
-from seglab.engine.gradient_stats import at_logits
+from seglab.engine.gradient_stats import loss_and_gradient
 from seglab.losses.base import Loss
 from seglab.views import curve_figures as draw
 from seglab.views.view_page import Sheet, interactive
@@ -113,7 +113,7 @@ def exchangeable(loss: Loss) -> bool:
 def probe(loss: Loss, logits: Logits, target: Target, maps: Mapping[str, Tensor]) -> tuple[PerImage, Tensor]:
     """The loss of each image (n,) and its gradient (n, 1, h, w), each image alone: a loss may pool its batch."""
     targets = target.expand_as(logits)
-    found = [at_logits(loss, logits[k : k + 1], targets[k : k + 1], maps) for k in range(len(logits))]
+    found = [loss_and_gradient(loss, logits[k : k + 1], targets[k : k + 1], maps) for k in range(len(logits))]
     return torch.cat([value for value, _ in found]), torch.cat([gradient for _, gradient in found])
 
 

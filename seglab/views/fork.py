@@ -13,7 +13,7 @@ from seglab.contract import require
 from seglab.data.loading import Batch
 from seglab.engine.config import build
 from seglab.engine.module import SegModule
-from seglab.engine.snapshots import due
+from seglab.engine.snapshots import is_due
 from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
 from seglab.views.pixel_figures import Scene, sheet
@@ -56,7 +56,7 @@ def branches(
     known = run.snapshots if epoch is not None else {}
     require(epoch is None or epoch in known, "fork", f"epoch as one of {', '.join(map(str, known))}", epoch)
     module = run.module(known[epoch] if epoch is not None else None)
-    columns = [step for step in range(steps + 1) if due(step, 2) or step == steps]
+    columns = [step for step in range(steps + 1) if is_due(step, 2) or step == steps]
     rows = {
         name: branch(copy.deepcopy(module), loss, batch, columns, run, show)
         for name, loss in tqdm(losses.items(), "fork", unit="loss", disable=None)

@@ -11,7 +11,7 @@ import torch
 from seglab.contract import Logits, require
 from seglab.data.loading import Batch, Samples
 from seglab.data.module import DataModule
-from seglab.engine.per_image import spread, telling
+from seglab.engine.per_image import spread, tile_with_most_foreground
 from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
 from seglab.reporting.run_labels import label
@@ -68,7 +68,7 @@ def scenes(run: TrainedRun, losses: Sequence[Loss], images: int | Sequence[str])
         known = ", ".join(test.ids[:5])
         require(not wrong, "images", f"ids of test images, such as {known}", ", ".join(map(str, wrong)))
         numbers = [test.ids.index(name) for name in images]
-    return [test[(0, telling(test, number))] for number in numbers]
+    return [test[(0, tile_with_most_foreground(test, number))] for number in numbers]
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from seglab.data.dataset import Dataset
 from seglab.data.distance_maps import MAPS
 from seglab.data.loading import Samples
 from seglab.data.module import DataModule
-from seglab.engine.gradient_stats import at_logits, hard, near_edge
+from seglab.engine.gradient_stats import hard, loss_and_gradient, near_edge
 from seglab.engine.module import SegModule
 from seglab.engine.per_image import spread
 from seglab.engine.trained_run import open_run
@@ -116,7 +116,7 @@ def gradient_of(loss: Loss, logits: Logits, seen: Mapping[str, Any], batch: int)
     for start in range(0, len(logits), batch):
         part = slice(start, start + batch)
         target, *maps = (seen[key][part] for key in keys)
-        found.append(at_logits(loss, logits[part], target, dict(zip(loss.needs, maps, strict=True))))
+        found.append(loss_and_gradient(loss, logits[part], target, dict(zip(loss.needs, maps, strict=True))))
     return torch.cat([value for value, _ in found]), torch.cat([slope for _, slope in found])
 
 
@@ -177,8 +177,8 @@ def on_empty(losses: Mapping[str, Loss], target: Target) -> pd.DataFrame:
     rows = []
     for label, loss in losses.items():
         maps = {name: torch.from_numpy(MAPS[name](nothing[0, 0].numpy()))[None, None] for name in loss.needs}
-        calm, _ = at_logits(loss, clean, nothing, maps)
-        value, slope = at_logits(loss, torch.where(alarm, ALARM, clean), nothing, maps)
+        calm, _ = loss_and_gradient(loss, clean, nothing, maps)
+        value, slope = loss_and_gradient(loss, torch.where(alarm, ALARM, clean), nothing, maps)
         pull = float(slope[alarm].double().mean()) * alarm.numel()
         rows.append({"loss": label, "clean": calm.item(), "alarm": value.item(), "pull": pull})
     return pd.DataFrame(rows)

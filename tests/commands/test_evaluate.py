@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from seglab.contract import ContractError
 from seglab.data.datasets.folder import Folder
-from seglab.engine.config import named
+from seglab.engine.config import overridden
 from seglab.engine.evaluation import dataset_node, to_logits
 from seglab.engine.predictor import predictor
 from seglab.engine.trained_run import open_run
@@ -86,7 +86,7 @@ def test_the_runs_own_test_images_give_its_own_tables_to_the_last_bit(configure:
     assert {key: facts["metrics"][key] for key in before} == pytest.approx(before, nan_ok=True)
     assert facts["threshold"]["tuned"] == known["threshold"]["tuned"]
     assert cv2.imread(str(out / "examples.png")) is not None
-    assert facts["part"] == "test"
+    assert facts["split"] == "test"
     assert (facts["scale"], facts["seen_in_training"], facts["data"]["images"]) == ("run", 0, 6)
 
 
@@ -136,7 +136,7 @@ def test_a_second_call_measures_nothing_unless_the_run_was_trained_again(configu
     (run / "run.json").write_text(json.dumps(facts | {"finished": "later"}))
     assert call(configure, run) == [out]
     assert (out / "per_image.csv").read_bytes() == (run / "per_image.csv").read_bytes()
-    assert len(call(configure, run, "part=val")) == 1
+    assert len(call(configure, run, "split=val")) == 1
     assert len(list((run / "evaluations").iterdir())) == 2
 
 
@@ -145,7 +145,7 @@ def test_other_images_come_to_the_model_as_the_run_would_have_them(
 ) -> None:
     (out,) = call(configure, run, *other(pairs))
     facts, rows = facts_of(out), pd.read_csv(out / "per_image.csv")
-    assert (facts["part"], facts["data"]["images"], facts["dataset"]["size"]) == ("all", 6, 32)
+    assert (facts["split"], facts["data"]["images"], facts["dataset"]["size"]) == ("all", 6, 32)
     assert (rows["pixels"] == 32 * 32).all()
     assert list(rows) == list(pd.read_csv(run / "per_image.csv"))
     own = {"dataset": {"_target_": "a", "size": 32, "channels": 3, "mean": [0.1], "root": "here"}}
@@ -173,7 +173,7 @@ def command_line(configure: Configure) -> Iterator[None]:
 
 @pytest.mark.usefixtures("command_line")
 def test_what_the_user_names_stays(configure: Configure) -> None:
-    assert named("dataset") == {"size"}
+    assert overridden("dataset") == {"size"}
 
 
 def test_whole_images_of_a_run_on_patches_have_outlines_and_objects(
@@ -213,7 +213,7 @@ def test_native_scale_and_the_runs_scale_are_measured_side_by_side(
 def test_images_that_the_run_trained_on_are_pointed_out(
     configure: Configure, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (out,) = call(configure, run, "part=all")
+    (out,) = call(configure, run, "split=all")
     assert "12 of 18 images have ids that the run has trained on" in caplog.text
     assert facts_of(out)["seen_in_training"] == 12
 
@@ -235,8 +235,8 @@ def test_of_many_runs_those_that_do_not_fit_are_told_and_the_rest_goes_on(
 
 
 def test_a_part_without_images_is_one_sentence(configure: Configure, run: Path) -> None:
-    with pytest.raises(ContractError, match="part as one of all, train, val, test"):
-        call(configure, run, "part=everything")
+    with pytest.raises(ContractError, match="split as one of all, train, val, test"):
+        call(configure, run, "split=everything")
 
 
 def test_certainty_stays_a_number() -> None:

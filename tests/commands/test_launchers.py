@@ -17,9 +17,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from seglab.engine import config
+from seglab.engine import cli, config
 from seglab.engine.run import Run
-from seglab.engine.sweep import JOURNAL, suspects, turn
+from seglab.engine.sweep import JOURNAL, crash_suspects, exclusive_slot
 
 SMALL = (
     "dataset.size=32",
@@ -73,20 +73,20 @@ def composed(*words: str) -> DictConfig:
         return compose("train", ["hydra.mode=MULTIRUN", *words], return_hydra_config=True)
 
 
-@pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema")  # as config.py asks of Python
+@pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema")  # as cli.py asks of Python
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "ray", "slurm"])
 def test_each_launcher_says_whether_its_jobs_share_a_process_and_a_screen(
     launcher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plugin = config.PLUGINS.get(launcher, "hydra-core").replace("-", "_")
+    plugin = cli.PLUGINS.get(launcher, "hydra-core").replace("-", "_")
     pytest.importorskip(f"hydra_plugins.{plugin}" if "launcher" in plugin else "hydra", reason="an optional launcher")
     cfg = composed(f"hydra/launcher={launcher}")
     monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
-    assert config.sweeps_in_process() == (launcher != "slurm")
-    assert config.parallel() == (launcher != "basic")
-    assert config.job_mark(cfg) == ""  # no number yet
+    assert cli.shares_process() == (launcher != "slurm")
+    assert cli.runs_in_parallel() == (launcher != "basic")
+    assert cli.job_prefix(cfg) == ""  # no number yet
     cfg.hydra.job.num = 3
-    assert config.job_mark(cfg) == ("" if launcher == "basic" else "#3 ")
+    assert cli.job_prefix(cfg) == ("" if launcher == "basic" else "#3 ")
 
 
 def test_a_launcher_that_is_not_installed_is_one_sentence_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_a_launcher_that_is_not_installed_is_one_sentence_with_the_remedy(monkey
     monkeypatch.setattr(importlib.metadata, "version", absent)
     monkeypatch.setattr(sys, "argv", ["train", "-m", "hydra/launcher=ray", "seed=1,2"])
     with pytest.raises(SystemExit) as said:
-        config.verb("train")(lambda cfg, folder: None)()
+        cli.command("train")(lambda cfg, folder: None)()
     assert said.value.code == (
         'hydra/launcher=ray: expected the package hydra-ray-launcher, got none; pip install "seglab[ray]"'
     )
@@ -116,15 +116,15 @@ def test_jobs_that_died_together_take_turns_until_each_has_ended(
     book = tmp_path / "book"
     monkeypatch.setenv(JOURNAL, str(book))
     free = FileLock(f"{book}.turn", timeout=0)
-    with turn(), free:
+    with exclusive_slot(), free:
         pass
     (tmp_path / "book.suspects").write_text(f"{tmp_path / 'a'}\n")
     (tmp_path / "a").mkdir()
-    assert suspects(book) == [tmp_path / "a"]
-    with turn(), pytest.raises(Timeout), free:
+    assert crash_suspects(book) == [tmp_path / "a"]
+    with exclusive_slot(), pytest.raises(Timeout), free:
         pass
     (tmp_path / "a/run.json").write_text('{"status": "finished"}')
-    with turn(), free:
+    with exclusive_slot(), free:
         pass
 
 
@@ -161,7 +161,7 @@ def test_a_run_that_kills_its_pool_is_found_out_and_its_neighbours_finish(tmp_pa
         "bomb_unet_synthetic_s1": ("failed", "the process died"),
     }
     assert "2 runs: 1 finished, 1 failed" in said
-    assert "going on after epoch" in said, "the neighbour lost what it had done"
+    assert "resuming after epoch" in said, "the neighbour lost what it had done"
     assert code == 1
 
 

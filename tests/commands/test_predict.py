@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from seglab.contract import ContractError
 from seglab.data import rle
 from seglab.data.datasets.airbus_ships import read_table
-from seglab.engine.prediction_writer import inputs, objects, overlay
+from seglab.engine.prediction_writer import find_images, objects, overlay
 from seglab.predict import predict
 from tests.engine.untrained import write_run
 
@@ -202,13 +202,13 @@ def test_names_stay_apart(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg", "deeper/a.png", ".hidden.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert list(inputs(str(tmp_path))) == ["a.jpg", "a.png", "deeper/a"]
-    assert list(inputs([str(tmp_path / "*.jpg"), str(tmp_path / "deeper")])) == ["a.jpg", "a.png"]
+    assert list(find_images(str(tmp_path))) == ["a.jpg", "a.png", "deeper/a"]
+    assert list(find_images([str(tmp_path / "*.jpg"), str(tmp_path / "deeper")])) == ["a.jpg", "a.png"]
     with pytest.raises(ContractError, match="an image or a folder"):
-        inputs("nowhere")
+        find_images("nowhere")
     (tmp_path / "bare").mkdir()
     with pytest.raises(ContractError, match=r"images .* none"):
-        inputs(str(tmp_path / "bare"))
+        find_images(str(tmp_path / "bare"))
 
 
 def test_objects_touch_at_corners_and_know_their_confidence() -> None:

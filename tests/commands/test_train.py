@@ -261,13 +261,13 @@ def test_what_chooses_the_checkpoint_on_patches_is_the_score_of_whole_images(
 
 
 def test_a_finished_run_is_not_taken_for_one_on_data_that_have_changed(configure: Configure, tmp_path: Path) -> None:
-    from seglab.train import mark_now
+    from seglab.train import fingerprint_now
 
     cfg = configure("train", *photographs(tmp_path / "data", 32), folder=tmp_path / "run")
     value = train(cfg, tmp_path / "run")
     assert train(cfg, tmp_path / "run") == value
     cv2.imwrite(str(tmp_path / "data/images/3.png"), np.zeros((32, 32), np.uint8))
-    mark_now.cache_clear()
+    fingerprint_now.cache_clear()
     with pytest.raises(ContractError, match=r"expected the data that it was trained on.*rerun=true"):
         train(cfg, tmp_path / "run")
 

@@ -99,8 +99,12 @@ def test_the_tiles_own_pixels_are_each_pixel_of_the_image_once(raw):
     items = {item.id: item for item in opened.splits.test}
     left = {name: decode_native(item, raw)[1].astype(int) * 0 + 1 for name, item in items.items()}
     for batch in DataModule(raw, batch_size=4).loader("test"):
-        for name, image, target, own in zip(batch["id"], batch["image"], batch["target"], batch["own"], strict=True):
-            top, bottom, first, last = own.tolist()
+        for name, image, target, valid in zip(
+            batch["id"], batch["image"], batch["target"], batch["valid"], strict=True
+        ):
+            rows, columns = (np.flatnonzero(valid[0].any(axis)) for axis in (1, 0))
+            (top, bottom), (first, last) = ((line[0], line[-1] + 1) for line in (rows, columns))
+            assert valid[0, top:bottom, first:last].all()
             assert 0 <= top < bottom <= raw.size
             assert 0 <= first < last <= raw.size
             row, column = (int(n) for n in np.argwhere(left[name])[0])  # the next that is nobody's yet

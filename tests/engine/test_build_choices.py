@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from seglab.contract import ContractError
-from seglab.engine.config import ConfigError, chosen
+from seglab.engine.config import ConfigError, build_choices
 from seglab.losses.focal import Focal
 
 
 def test_names_and_names_with_values_are_built_by_label() -> None:
-    made = chosen("loss", ["bce", {"focal": {"gamma": 3.0}}, "focal"])
+    made = build_choices("loss", ["bce", {"focal": {"gamma": 3.0}}, "focal"])
     assert list(made) == ["bce", "focal gamma=3.0", "focal"]
     assert made["focal gamma=3.0"] == Focal(gamma=3.0)
 
@@ -26,4 +26,4 @@ def test_names_and_names_with_values_are_built_by_label() -> None:
 )
 def test_a_wrong_choice_is_one_sentence(words: list, said: str) -> None:
     with pytest.raises((ContractError, ConfigError), match=said):
-        chosen("loss", words)
+        build_choices("loss", words)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from seglab.engine.gradient_stats import GradientFractions, at_logits, hard, near_edge
+from seglab.engine.gradient_stats import GradientFractions, hard, loss_and_gradient, near_edge
 from seglab.losses.pixel import BCE
 from seglab.losses.region import Dice
 from tests.engine.test_module import batch, module
@@ -15,7 +15,7 @@ from tests.engine.test_module import batch, module
 
 def test_the_gradient_at_the_logits_is_the_textbook_one_and_float32() -> None:
     z = torch.tensor([[[[2.0, -1.0]]]], dtype=torch.float16)
-    losses, gradient = at_logits(BCE(), z, torch.tensor([[[[1, 0]]]]), {})
+    losses, gradient = loss_and_gradient(BCE(), z, torch.tensor([[[[1, 0]]]]), {})
     p = z.float().sigmoid()
     torch.testing.assert_close(gradient, (p - torch.tensor([[[[1.0, 0.0]]]])) / 2)
     assert losses.shape == (1,)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from seglab.contract import ContractError
-from seglab.engine.initial_weights import start_from, told
+from seglab.engine.initial_weights import describe, start_from
 from seglab.train import train
 
 SMALL = ("dataset.size=32", "dataset.train=8", "dataset.val=4", "dataset.test=4", "model.base=4", "model.depth=2")
@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_named_and_keeps_its_first_values(tmp_path: Path) -
     after = here.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in ("head.bias", "encoder.0.weight"))
     assert torch.equal(after["head.weight"], there.head.weight)
-    said = told(facts)
+    said = describe(facts)
     for words in ("7 of 9 weights", "1 missing there: head.bias", "(4x3x3x3 there, 4x1x3x3 here)", "aux.weight"):
         assert words in said
 
@@ -78,7 +78,7 @@ def test_patterns_choose_by_the_models_names_from_any_dot_on(tmp_path: Path, pat
     assert torch.equal(here["net"].encoder[0].weight, there["net"].encoder[0].weight)
     assert torch.equal(here["net"].head.weight, head)
     assert (facts["loaded"], facts["left_out"], facts["missing"]) == (7, 2, [])
-    assert "2 not in init_include" in told(facts)
+    assert "2 not in init_include" in describe(facts)
 
 
 def test_no_random_number_is_drawn(tmp_path: Path) -> None:

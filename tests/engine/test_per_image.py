@@ -23,10 +23,10 @@ def scene(seed: int, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_tiles_of_an_image_make_the_row_of_the_whole_image() -> None:
     logits, target = scene(0)
     whole, tiled = (ImageTable({"a": "p", "b": "q"}, 0.5, "correct", outlines=False) for _ in range(2))
-    whole.take(torch.tensor([0.5]), logits, target, ["a"])
+    whole.add(torch.tensor([0.5]), logits, target, ["a"])
     halves = [(logits[..., :4], target[..., :4], 0.2), (logits[..., 4:], target[..., 4:], 0.8)]
     for left, right, loss in halves:
-        tiled.take(torch.tensor([loss]), left, right, ["a"])
+        tiled.add(torch.tensor([loss]), left, right, ["a"])
     pd.testing.assert_frame_equal(tiled.table(), whole.table(), rtol=1e-6)
     np.testing.assert_array_equal(tiled.arrays("val")["val"], whole.arrays("val")["val"])
 
@@ -34,9 +34,11 @@ def test_the_tiles_of_an_image_make_the_row_of_the_whole_image() -> None:
 def test_the_overlap_of_two_tiles_counts_once_and_what_lies_beyond_the_image_never() -> None:
     logits, target = scene(0)
     whole, tiled = (ImageTable({"a": "p"}, 0.5, "correct", outlines=False) for _ in range(2))
-    whole.take(torch.tensor([0.5]), logits[..., :7], target[..., :7], ["a"])
-    for part, own, loss in ((slice(0, 4), [0, 8, 0, 4], 0.2), (slice(2, 8), [0, 8, 2, 5], 0.8)):
-        tiled.take(torch.tensor([loss]), logits[..., part], target[..., part], ["a"], torch.tensor([own]))
+    whole.add(torch.tensor([0.5]), logits[..., :7], target[..., :7], ["a"])
+    for columns, own, loss in ((slice(0, 4), slice(0, 4), 0.2), (slice(2, 8), slice(2, 5), 0.8)):
+        valid = torch.zeros_like(target[..., columns], dtype=torch.bool)
+        valid[..., own] = True
+        tiled.add(torch.tensor([loss]), logits[..., columns], target[..., columns], ["a"], valid)
     pd.testing.assert_frame_equal(tiled.table(), whole.table(), rtol=1e-6)
     np.testing.assert_array_equal(tiled.arrays("val")["val"], whole.arrays("val")["val"])
 
@@ -44,7 +46,7 @@ def test_the_overlap_of_two_tiles_counts_once_and_what_lies_beyond_the_image_nev
 def test_a_row_holds_the_textbook_scores_in_the_order_of_the_images() -> None:
     table = ImageTable({"a": "p", "b": "q"}, 0.5, "correct")
     for name, seed in (("b", 1), ("a", 2)):
-        table.take(torch.tensor([0.1]), *scene(seed), [name])
+        table.add(torch.tensor([0.1]), *scene(seed), [name])
     rows = table.table()
     assert list(rows["id"]) == ["b", "a"]
     assert list(rows["group"]) == ["q", "p"]
@@ -62,7 +64,7 @@ def test_a_row_holds_the_textbook_scores_in_the_order_of_the_images() -> None:
 def test_distances_and_objects_of_a_tiled_image_are_left_undefined() -> None:
     table = ImageTable({"a": "p"}, 0.5, "correct")
     for seed in (1, 2):
-        table.take(torch.tensor([0.1]), *scene(seed), ["a"])
+        table.add(torch.tensor([0.1]), *scene(seed), ["a"])
     assert table.table()[["hd95", "asd", "objects", "object_f2"]].isna().all(axis=None)
 
 
@@ -77,7 +79,7 @@ def test_objects_that_the_data_set_tells_apart_are_found_one_by_one() -> None:
     rows = []
     for objects in ({}, {"a": lambda: numbers}):
         table = ImageTable({"a": "p"}, 0.5, "correct", objects=objects)
-        table.take(torch.tensor([0.1]), logits, target, ["a"])
+        table.add(torch.tensor([0.1]), logits, target, ["a"])
         rows.append(table.table().iloc[0])
     assert [row["objects"] for row in rows] == [2, 3]
     assert [row["objects_found"] for row in rows] == [1, 2]  # half of a pair is not more than half of it

@@ -12,7 +12,7 @@ import torch
 
 from seglab.contract import ContractError
 from seglab.data.dicom import breast_box
-from seglab.engine.predictor import TURNS, Predictor, agree, cut, predictor, turned
+from seglab.engine.predictor import SYMMETRIES, Predictor, cut, ensemble_average, predictor, transformed
 from seglab.engine.trained_run import open_run
 from tests.engine.untrained import write_run
 
@@ -58,7 +58,7 @@ def test_the_map_of_a_padded_image_leaves_the_padding_out(runs: Path) -> None:
     assert levels.shape == (100, 50)
     frame = np.zeros((32, 32), np.uint8)
     frame[:, 8:24] = cv2.resize(image, (16, 32), interpolation=cv2.INTER_AREA)
-    expected = cv2.resize(one.look(frame[None, ..., None])[0][:, 8:24].copy(), (50, 100))
+    expected = cv2.resize(one.probability(frame[None, ..., None])[0][:, 8:24].copy(), (50, 100))
     np.testing.assert_allclose(levels / 65535, expected, atol=2e-5)
 
 
@@ -89,13 +89,13 @@ def test_16_bits_see_what_8_bits_see_at_the_same_brightness(runs: Path) -> None:
     np.testing.assert_array_equal(opened(runs / "patches").at_scale(wide), opened(runs / "patches").at_scale(image))
 
 
-@pytest.mark.parametrize("tta", TURNS)
+@pytest.mark.parametrize("tta", SYMMETRIES)
 def test_a_turn_and_its_way_back_are_nothing(tta: str) -> None:
     square = torch.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
-    turns = [turned(square, turn) for turn in TURNS[tta]]
+    turns = [transformed(square, turn) for turn in SYMMETRIES[tta]]
     assert len({tuple(one.flatten().tolist()) for one in turns}) == {"none": 1, "flips": 4, "d4": 8}[tta]
-    for turn, one in zip(TURNS[tta], turns, strict=True):
-        assert torch.equal(turned(one, turn, back=True), square)
+    for turn, one in zip(SYMMETRIES[tta], turns, strict=True):
+        assert torch.equal(transformed(one, turn, inverse=True), square)
 
 
 @pytest.mark.parametrize("name", ["whole", "patches"])
@@ -115,7 +115,7 @@ def test_several_runs_agree_by_their_mean_each_looking_in_its_own_way(runs: Path
     cv2.imwrite(file, photo(70, 90))
     all_three = [opened(runs / name) for name in ("whole", "padded", "patches")]
     mean = np.mean([one.of_file(file) for one in all_three], axis=0)
-    np.testing.assert_allclose(agree(all_three, file), mean, atol=0.51)
+    np.testing.assert_allclose(ensemble_average(all_three, file), mean, atol=0.51)
 
 
 def test_a_film_is_cut_to_the_breast_where_training_was(runs: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from seglab.contract import ContractError
 from seglab.engine.config import identity
-from seglab.engine.snapshots import Snapshots, due
+from seglab.engine.snapshots import Snapshots, is_due
 from seglab.engine.trained_run import open_run
 from seglab.train import load_data, make_module, train
 
@@ -25,7 +25,7 @@ WITH = (*SMALL, "trainer.accelerator=cpu", "callbacks=snapshots", "trainer.max_e
     [(2, [0, 1, 2, 4, 8, 16]), (3, [0, 1, 3, 9, 27]), (1, list(range(30))), (1.5, [0, 1, 2, 3, 4, 7, 10, 15, 23])],
 )
 def test_moments_are_spaced_like_a_logarithm(growth: float, kept: list[int]) -> None:
-    assert [epoch for epoch in range(30) if due(epoch, growth)] == kept
+    assert [epoch for epoch in range(30) if is_due(epoch, growth)] == kept
 
 
 def test_a_run_keeps_its_start_its_way_and_its_end(configure: Configure, tmp_path: Path) -> None:

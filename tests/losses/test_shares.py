@@ -9,7 +9,7 @@ import torch
 from scipy.integrate import quad
 
 from seglab.contract import ContractError
-from seglab.engine.config import CONF, chosen
+from seglab.engine.config import CONF, build_choices
 from seglab.losses.base import Loss
 from seglab.losses.combine import Batchwise, Sum
 from seglab.losses.focal import Focal
@@ -22,7 +22,7 @@ NAMES = sorted(file.stem for file in Path(CONF, "loss").glob("*.yaml") if file.s
 
 
 def made(name: str) -> Loss:
-    (loss,) = chosen("loss", [name]).values()
+    (loss,) = build_choices("loss", [name]).values()
     return loss.fitted(0.1)
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from seglab.metrics.objects import THRESHOLDS, Found, ObjectScore, components, f2, match, overlaps
+from seglab.metrics.objects import THRESHOLDS, Matches, components, f2, match, overlaps
 
 
 def boxes(*corners, size=40):
@@ -52,13 +52,13 @@ def test_the_truth_against_itself_is_1():
 def test_a_shifted_box_is_found_up_to_its_iou():
     # 10 x 10 shifted by 2: overlap 80, union 120, IoU 2/3: found at 0.50, 0.55, 0.60, 0.65
     found = match(components(boxes((5, 5, 15, 15))), components(boxes((5, 7, 15, 17))))
-    assert found.hits.tolist() == [1] * 4 + [0] * 6
+    assert found.tp.tolist() == [1] * 4 + [0] * 6
     assert f2(found) == pytest.approx(0.4)
 
 
 def test_an_iou_of_exactly_one_half_is_not_above_it():
     found = match(components(boxes((0, 0, 5, 10))), components(boxes((0, 0, 10, 10))))
-    assert found.hits[0] == 0
+    assert found.tp[0] == 0
 
 
 def test_empty_truth_scores_1_for_nothing_and_0_for_anything():
@@ -69,8 +69,8 @@ def test_empty_truth_scores_1_for_nothing_and_0_for_anything():
 
 
 def test_a_miss_weighs_four_times_a_false_alarm():
-    assert f2(Found(2, 1, np.ones(10))) == pytest.approx(5 / 9)
-    assert f2(Found(1, 2, np.ones(10))) == pytest.approx(5 / 6)
+    assert f2(Matches(2, 1, np.ones(10))) == pytest.approx(5 / 9)
+    assert f2(Matches(1, 2, np.ones(10))) == pytest.approx(5 / 6)
 
 
 def test_diagonal_neighbours_are_one_object_and_small_ones_go():
@@ -86,33 +86,7 @@ def test_objects_that_touch_can_be_told_apart_by_their_numbers():
     two = np.zeros((10, 10), np.int32)
     two[:5], two[5:] = 1, 2
     np.testing.assert_allclose(overlaps(two, two), np.eye(2))
-    assert match(components(two > 0), two).hits[0] == 0  # as one object it covers each by half only
-
-
-def test_the_metric_averages_images_and_pools_objects():
-    true = [boxes((5, 5, 15, 15)), boxes(), boxes((0, 0, 4, 4), (20, 20, 24, 24))]
-    predicted = [boxes((5, 7, 15, 17)), boxes(), boxes((0, 0, 4, 4), (30, 30, 34, 34))]
-    target = torch.tensor(np.stack(true))[:, None]
-    metric = ObjectScore()
-    metric.update(logits(*predicted[:1]), target[:1])
-    metric.update(logits(*predicted[1:]), target[1:])
-    result = metric.compute()
-    assert result["object_f2"].item() == pytest.approx((0.4 + 1 + 0.5) / 3, abs=1e-6)
-    assert result["object_recall"].item() == pytest.approx(2 / 3)
-    assert result["object_precision"].item() == pytest.approx(2 / 3)
-
-
-def test_two_halves_reduced_equal_the_whole():
-    rng = np.random.default_rng(0)
-    masks = [ndimage.binary_opening(rng.random((32, 32)) < 0.6).astype(np.uint8) for _ in range(4)]
-    target, guess = torch.tensor(np.stack(masks))[:, None], logits(*masks[::-1])
-    whole, left, right = ObjectScore(), ObjectScore(), ObjectScore()
-    whole.update(guess, target)
-    left.update(guess[:1], target[:1])
-    right.update(guess[1:], target[1:])
-    left._reduce_states({"score": right.score, "counts": right.counts})
-    assert left.score == whole.score
-    assert torch.equal(left.counts, whole.counts)
+    assert match(components(two > 0), two).tp[0] == 0  # as one object it covers each by half only
 
 
 def test_the_real_ships_against_themselves_score_1(shared_data):

@@ -105,12 +105,13 @@ def test_the_tiles_of_an_image_are_scored_as_the_image(empty):
     assert measured(*(part[:2] for part in parts), empty=empty)["iou"] != pytest.approx(whole["iou"], abs=1e-3)
 
 
-def test_what_is_not_a_tiles_own_does_not_count():
+def test_pixels_outside_the_valid_mask_do_not_count():
     logits, target = images(5)
     padded, beside = torch.full((5, 1, 20, 24), 9.0), torch.ones(5, 1, 20, 24, dtype=torch.uint8)
     padded[..., 3:15, 5:21], beside[..., 3:15, 5:21] = logits, target
-    own = torch.tensor([[3, 15, 5, 21]]).repeat(5, 1)
-    seen = measured((padded, beside, torch.arange(5), own))
+    valid = torch.zeros(5, 1, 20, 24, dtype=torch.bool)
+    valid[..., 3:15, 5:21] = True
+    seen = measured((padded, beside, torch.arange(5), valid))
     assert seen == pytest.approx(measured((logits, target)), abs=1e-6, nan_ok=True)
     assert seen != pytest.approx(measured((padded, beside)), abs=1e-3, nan_ok=True)
 

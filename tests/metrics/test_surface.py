@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from seglab.contract import ContractError
-from seglab.metrics.surface import SurfaceDistance, surface_distances
+from seglab.metrics.surface import surface_distances
 
 
 def box(size: int, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -86,21 +86,3 @@ def test_masks_of_any_type_and_layout_give_the_same(dtype):
 def test_masks_of_two_sizes_are_refused():
     with pytest.raises(ContractError, match=r"two masks of one \(h,w\)"):
         surface_distances(np.ones((4, 4)), np.ones((4, 5)))
-
-
-def test_the_metric_averages_the_images_that_have_a_distance():
-    masks = np.stack([blob(3), blob(4), np.zeros((40, 40), bool)])
-    target = torch.from_numpy(np.stack([blob(5), blob(6), blob(7)]))[:, None]
-    logits = torch.from_numpy(np.where(masks, 2.0, -2.0))[:, None]
-    metric = SurfaceDistance()
-    metric.update(logits[:1], target[:1])
-    metric.update(logits[1:], target[1:])
-    rows = np.array([surface_distances(p, t[0].numpy()) for p, t in zip(masks[:2], target[:2], strict=True)])
-    result = metric.compute()
-    assert [result["hd95"].item(), result["asd"].item()] == pytest.approx(rows.mean(0), abs=1e-5)
-
-
-def test_the_metric_of_nothing_but_empty_images_is_undefined():
-    metric = SurfaceDistance()
-    metric.update(torch.full((2, 1, 8, 8), -1.0), torch.zeros(2, 1, 8, 8))
-    assert metric.compute()["hd95"].isnan()

@@ -19,7 +19,7 @@ def evaluation(folder, iou, finished, **more):
     """An evaluation.json as seglab.evaluate writes it, of a data set whose name is not that of the run's."""
     out = folder / "evaluations" / "mias-0a1b2c"
     out.mkdir(parents=True)
-    facts = {"run_finished": finished, "part": "all", "scale": "native", "window": 512, "tta": "none"}
+    facts = {"run_finished": finished, "split": "all", "scale": "native", "window": 512, "tta": "none"}
     facts |= {"dataset": {"_target_": "seglab.data.datasets.mias.Mias"}, "data": {"images": 9}, "seen_in_training": 0}
     facts |= {"metrics": {"iou": iou, "tuned/iou": iou + 0.1, "hd95": 12.5}}
     (out / "evaluation.json").write_text(json.dumps(facts | more))
@@ -68,7 +68,7 @@ def test_what_was_measured_before_the_run_was_trained_again_is_left_out(sweep):
 
 def test_the_words_tell_what_is_not_as_in_the_run():
     config = {"dataset": {"_target_": "a", "target": "disc", "size": 64, "root": "here"}}
-    facts = {"part": "test", "scale": "run", "data": {"images": 5}, "seen_in_training": 3}
+    facts = {"split": "test", "scale": "run", "data": {"images": 5}, "seen_in_training": 3}
     facts["dataset"] = {"_target_": "a", "target": "cup", "size": 64}
     expected = "5 images (test), as the runs' own test sees them, target=cup, 3 of them trained on"
     assert external_data.words(facts, config) == expected

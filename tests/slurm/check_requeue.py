@@ -120,7 +120,7 @@ def test_a_sweep_with_preempted_jobs_ends_as_it_ends_on_one_machine(local: Path,
     assert "4 runs: 4 finished" in said
     assert {"n1", "n2"} <= nodes
     logs = "".join(path.read_text() for path in tmp_path.glob("outputs/default/.submitit/*/*_log.*"))
-    assert logs.count("going on after epoch") == 2
+    assert logs.count("resuming after epoch") == 2
     mine, true = (sorted(place.glob("outputs/default/*/per_image.csv")) for place in (tmp_path, local))
     assert [path.parent.name for path in mine] == [path.parent.name for path in true]
     assert len(mine) == 4

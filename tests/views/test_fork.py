@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from seglab.contract import ContractError
-from seglab.engine.config import chosen
+from seglab.engine.config import build_choices
 from seglab.engine.trained_run import TrainedRun
 from seglab.views.fork import branches, view
 from seglab.views.run_inputs import logits_at, scenes
 
-LOSSES = chosen("loss", ["bce", {"focal": {"gamma": 0}}, "dice"])
+LOSSES = build_choices("loss", ["bce", {"focal": {"gamma": 0}}, "dice"])
 
 
 def test_losses_part_from_one_prediction_and_each_falls(runs: list[TrainedRun]) -> None:

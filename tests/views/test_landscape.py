@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from seglab.contract import ContractError
-from seglab.engine.config import chosen
+from seglab.engine.config import build_choices
 from seglab.engine.module import SegModule
 from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Card, Loss
@@ -36,7 +36,7 @@ KNOBS = {
     "curvature": 0,
     "snapshots": False,
 }
-LOSSES = chosen("loss", ["bce", "dice"])
+LOSSES = build_choices("loss", ["bce", "dice"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from seglab.contract import ContractError
-from seglab.engine.config import chosen
+from seglab.engine.config import build_choices
 from seglab.engine.trained_run import TrainedRun
 from seglab.views.pixel_figures import COLORS, Look, Scene, raised, scale, thin
 from seglab.views.pixel_figures import table as numbers
 from seglab.views.pixels import look, looks, view
 from seglab.views.run_inputs import logits_at, scenes, titles
 
-LISTED = chosen("loss", ["bce", "lovasz_hinge"])
+LISTED = build_choices("loss", ["bce", "lovasz_hinge"])
 
 
 def test_a_look_at_the_best_weights_says_what_the_run_has_measured(runs: list[TrainedRun]) -> None:

@@ -1,0 +1,186 @@
+"""The architecture: which layer may import which, and that a yaml lists what its class takes.
+
+A module imports from lower layers and from its own folder; folders of one layer do not import each other.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import importlib.metadata
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / "seglab").rglob("*.py"))
+LAYERS = (
+    {"contract", "files"},
+    {"plots"},
+    {"losses", "metrics", "models", "data", "reporting"},
+    {"engine"},
+    {"views", "benchmarks"},
+)
+"""Files and folders of the package from the lowest layer up; what is not listed is a command, above them all."""
+
+ONLY_IN = {
+    "hydra": ("command", "engine/cli", "engine/config"),
+    "omegaconf": ("command", "engine/cli", "engine/config"),
+    "pytorch_lightning": ("command", "engine/", "benchmarks/", "data/module"),
+    "matplotlib": ("plots", "reporting/", "views/", "loss_catalog"),
+    "plotly": ("views/",),
+}
+"""Packages that only some modules may import."""
+
+WITHOUT_TORCH = {"contract", "files", "plots", "reporting"}
+YAMLS = sorted((ROOT / "conf").rglob("*.yaml"))
+THIRD_PARTY = {"trainer", "optimizer", "scheduler", "callbacks", "logger"}
+"""Groups of other libraries' classes, whose parameters we list as far as we choose them."""
+
+
+def imported(tree: ast.AST, typing_too: bool = True) -> Iterator[str]:
+    """Every module that a piece of code imports, inside of functions too."""
+    skipped = {
+        inner
+        for node in ast.walk(tree)
+        if not typing_too and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "seglab")
+
+
+def path_of(file: Path) -> str:
+    return str(file.relative_to(ROOT / "seglab").with_suffix(""))
+
+
+def layer(name: str) -> int:
+    """The layer of a top-level file or folder of the package; commands are above all."""
+    return next((number for number, names in enumerate(LAYERS) if name in names), len(LAYERS))
+
+
+def top(file: Path) -> ast.Module:
+    """What a file runs when it is imported."""
+    tree = ast.parse(file.read_text())
+    return ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], [])
+
+
+@pytest.mark.parametrize("file", FILES, ids=path_of)
+def test_a_module_imports_only_from_lower_layers_and_its_own_folder(file: Path) -> None:
+    path = path_of(file)
+    here = path.split("/")[0]
+    for module in imported(ast.parse(file.read_text())):
+        package, *rest = module.split(".")
+        if package == "seglab" and rest:
+            allowed = {here} if "/" in path else {"contract"}
+            assert rest[0] in allowed or layer(rest[0]) < layer(here), f"{path} imports {module}"
+        if package in ONLY_IN:
+            place = "command" if layer(here) == len(LAYERS) else path
+            assert place.startswith(ONLY_IN[package]), f"{path} imports {module}"
+    if here in WITHOUT_TORCH:
+        at_import = top(file) if here == "files" else ast.parse(file.read_text())  # one function of files reads weights
+        assert not {"torch", "torchmetrics", "torchvision"} & set(imported(at_import, typing_too=False))
+
+
+@pytest.mark.parametrize("folder", sorted({path_of(file).rpartition("/")[0] for file in FILES} - {""}))
+def test_no_imports_go_in_a_circle(folder: str) -> None:
+    files = [file for file in FILES if path_of(file).rpartition("/")[0] == folder]
+    names = {f"seglab.{path_of(file).replace('/', '.')}": file for file in files}
+    graph = {name: set(imported(ast.parse(file.read_text()))) & names.keys() for name, file in names.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # raises for a circle
+
+
+def test_no_folder_holds_more_than_a_fifth_of_the_package() -> None:
+    lines = {path_of(file): len(file.read_text().splitlines()) for file in FILES}
+    for folder in {path.split("/")[0] for path in lines if "/" in path}:
+        inside = sum(count for path, count in lines.items() if path.startswith(f"{folder}/"))
+        assert inside <= sum(lines.values()) / 5, folder
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if "/" not in path_of(f)], ids=path_of)
+def test_a_command_starts_without_heavy_imports(file: Path) -> None:
+    light = {"engine.cli", "engine.config", "contract", "files"}
+    heavy = {"torch", "pytorch_lightning", "torchmetrics", "albumentations", "matplotlib", "pandas", "scipy", "cv2"}
+    for module in imported(top(file), typing_too=False):
+        assert layer(path_of(file)) < len(LAYERS) or module.split(".")[0] not in heavy
+        assert not module.startswith("seglab.") or module.removeprefix("seglab.") in light, module
+
+
+@pytest.mark.parametrize("file", FILES, ids=path_of)
+def test_a_file_and_its_functions_are_short(file: Path) -> None:
+    source = file.read_text()
+    assert len(source.splitlines()) <= 350
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.body[0].lineno < 60, node.name
+
+
+def targets(node: object) -> Iterator[dict]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for child in node.values():
+            yield from targets(child)
+
+
+@pytest.mark.parametrize("file", YAMLS, ids=lambda file: str(file.relative_to(ROOT / "conf")))
+def test_a_yaml_opens_with_its_command(file: Path) -> None:
+    header = file.read_text().removeprefix("# @package _global_\n")  # Hydra wants that line first
+    assert header.startswith("# python -m seglab.")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [f for f in YAMLS if f.parent.name not in THIRD_PARTY],
+    ids=lambda file: str(file.relative_to(ROOT / "conf")),
+)
+def test_a_yaml_lists_every_parameter_with_the_default_of_the_code(file: Path) -> None:
+    from hydra.utils import get_object
+
+    for node in targets(yaml.safe_load(file.read_text())):
+        target = get_object(node["_target_"])
+        if not target.__module__.startswith("seglab."):
+            continue
+        parameters = inspect.signature(target).parameters
+        given = {key: value for key, value in node.items() if not key.startswith("_")}
+        assert set(given) == set(parameters)
+        for name, parameter in parameters.items():
+            chosen = given[name] == "???" or isinstance(given[name], dict) or str(given[name]).startswith("${")
+            if parameter.default is not parameter.empty and not chosen:
+                default = parameter.default
+                assert given[name] == (list(default) if isinstance(default, tuple) else default), name
+
+
+def test_help_and_a_wrong_name_load_nothing_heavy() -> None:
+    code = (
+        "import sys\nsys.argv = ['train', '--cfg', 'job']\nimport seglab.train\nseglab.train.main()\n"
+        "assert not {'torch', 'pandas', 'pytorch_lightning', 'cv2'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [word for extra in project["optional-dependencies"].values() for word in extra]
+    requirements = [*project["dependencies"], *extras]
+    declared = {re.split(r"[\[<>=~! ]", word)[0].lower().replace("_", "-") for word in requirements}
+    distributions = importlib.metadata.packages_distributions()
+    for file in FILES:
+        for module in imported(ast.parse(file.read_text())):
+            name = module.split(".")[0]
+            if name not in sys.stdlib_module_names and name not in {"seglab", ""} and name in distributions:
+                known = {one.lower().replace("_", "-") for one in distributions[name]}
+                assert known & declared, f"{path_of(file)} imports {name} of {sorted(known)}"
