@@ -1,4 +1,4 @@
-"""What every test shares: one thread, and a way to compose a command's configuration without a command line."""
+"""What tests share: one thread, small configurations, and runs that are trained once for all who only read them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from omegaconf import DictConfig
 settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing on a busy one
 settings.load_profile("any machine")
 
+DATA = ("dataset.size=32", "dataset.train=8", "dataset.val=4", "dataset.test=6")
+UNET = ("model.base=4", "model.depth=2")
+SMALL = (*DATA, *UNET, "batch_size=4", "trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.precision=32-true")
+"""Overrides of a run that takes about a second, to the same digits on every processor."""
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
@@ -24,19 +29,40 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def configure() -> Callable[..., DictConfig]:
-    """Compose `conf/<verb>.yaml` with overrides, as the command line would."""
-    from hydra import compose, initialize_config_dir
+def compose(command: str, *overrides: str, folder: Path | None = None) -> DictConfig:
+    """Compose `conf/<command>.yaml` with overrides, as the command line would."""
+    import hydra
 
     from seglab.engine.config import CONF
 
-    def composed(verb: str, *overrides: str, folder: Path | None = None) -> DictConfig:
-        place = [f"folder={folder}"] if folder else []
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose(verb, [*overrides, *place])
+    place = [f"folder={folder}"] if folder else []
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(command, [*overrides, *place])
 
-    return composed
+
+def train_small(folder: Path, *overrides: str) -> Path:
+    """Train a run of `SMALL` with overrides; returns its folder."""
+    from seglab.train import train
+
+    train(compose("train", *SMALL, *overrides, folder=folder), folder)
+    return folder
+
+
+@pytest.fixture
+def configure() -> Callable[..., DictConfig]:
+    return compose
+
+
+@pytest.fixture(scope="session", params=["32-true", "bf16-mixed"])
+def trained_study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished runs, `bce` and `dice`, with snapshots, in each precision; to be read, not written to.
+
+    Whatever measures a run again must do it in the run's precision, on processors with units for bf16 or without.
+    """
+    study = tmp_path_factory.mktemp(f"study-{request.param}")
+    for loss in ("bce", "dice"):
+        train_small(study / loss, f"loss={loss}", "callbacks=snapshots", f"trainer.precision={request.param}")
+    return study
 
 
 @pytest.fixture(scope="session")

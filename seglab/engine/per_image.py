@@ -194,12 +194,12 @@ def predict(module: SegModule, samples: Samples, numbers: Iterable[int]) -> dict
     """
     module.eval()
     batches = [samples[(0, tile_with_most_foreground(samples, number))] for number in numbers]
-    logits = [module(batch["image"].to(module.device)).float().sigmoid()[:, 0].half().cpu() for batch in batches]
+    maps = [module(batch["image"].to(module.device)).float().sigmoid()[:, 0].cpu() for batch in batches]
     return {
         "ids": np.array([name for batch in batches for name in batch["id"]]),
         "images": torch.cat([batch["image"] for batch in batches]).to(torch.uint8).permute(0, 2, 3, 1).numpy(),
         "truths": torch.cat([batch["target"] for batch in batches])[:, 0].numpy(),
-        "probabilities": torch.cat(logits).numpy(),
+        "probabilities": torch.cat(maps).numpy().astype(np.float16),
     }
 
 

@@ -24,25 +24,17 @@ from seglab.evaluate import evaluate
 from seglab.metrics.surface import surface_distances
 from seglab.reporting.load_runs import collect
 from seglab.train import train
+from tests.conftest import train_small
 from tests.engine.untrained import write_run
 
 Configure = Callable[..., DictConfig]
-SMALL = ("dataset.size=32", "dataset.train=8", "dataset.val=4", "dataset.test=6", "model.base=4", "model.depth=2")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One finished run; its loss wants a map beside the target."""
-    from hydra import compose, initialize_config_dir
-
-    from seglab.engine.config import CONF
-
+@pytest.fixture(scope="module", params=["32-true", "bf16-mixed"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run; its loss needs a map beside the target."""
     folder = tmp_path_factory.mktemp("study") / "run"
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        more = ["loss=weight_map", "trainer.max_epochs=2", "trainer.accelerator=cpu", f"folder={folder}"]
-        cfg: DictConfig = compose("train", [*SMALL, "batch_size=4", *more])
-    train(cfg, folder)
-    return folder
+    return train_small(folder, "loss=weight_map", f"trainer.precision={request.param}")
 
 
 @pytest.fixture

@@ -20,19 +20,9 @@ from omegaconf import DictConfig
 from seglab.engine import cli, config
 from seglab.engine.run import Run
 from seglab.engine.sweep import JOURNAL, crash_suspects, exclusive_slot
+from tests.conftest import SMALL
 
-SMALL = (
-    "dataset.size=32",
-    "dataset.train=8",
-    "dataset.val=4",
-    "dataset.test=4",
-    "model.base=4",
-    "model.depth=2",
-    "batch_size=4",
-    "trainer.max_epochs=2",
-    "trainer.accelerator=cpu",
-    "examples=1",
-)
+BRIEF = (*SMALL, "examples=1")
 
 BOMB = """
 import os, signal, time
@@ -55,7 +45,7 @@ class Bomb(BCE):
 
 
 def sweep(place: Path, *words: str, **environment: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "seglab.train", "-m", *words, *SMALL]
+    command = [sys.executable, "-m", "seglab.train", "-m", *words, *BRIEF]
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
         command, cwd=place, env=inherited | environment, capture_output=True, text=True, timeout=600, check=False
@@ -168,7 +158,7 @@ def test_a_run_that_kills_its_pool_is_found_out_and_its_neighbours_finish(tmp_pa
 @pytest.mark.slow
 def test_a_pool_that_is_told_to_stop_leaves_no_process_and_no_failure_behind(tmp_path: Path) -> None:
     pytest.importorskip("joblib", reason="an optional launcher")
-    words = ("hydra/launcher=joblib", "loss=bce,dice", *SMALL, "trainer.max_epochs=5000")
+    words = ("hydra/launcher=joblib", "loss=bce,dice", *BRIEF, "trainer.max_epochs=5000")
     with (tmp_path / "said.txt").open("w") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", "seglab.train", "-m", *words], cwd=tmp_path, stdout=said, stderr=said

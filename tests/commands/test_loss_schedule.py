@@ -18,18 +18,9 @@ from omegaconf import DictConfig
 
 from seglab.contract import ContractError
 from seglab.train import train
+from tests.conftest import SMALL
 
-SMALL = (
-    "dataset.size=32",
-    "dataset.train=8",
-    "dataset.val=4",
-    "dataset.test=4",
-    "model.base=4",
-    "model.depth=2",
-    "batch_size=4",
-    "examples=1",
-    "trainer.accelerator=cpu",
-)
+BRIEF = (*SMALL, "examples=1")
 SWITCH = (
     "loss=switch",
     "loss.patience=1",
@@ -49,7 +40,7 @@ RAMPS = (
 @pytest.fixture
 def run(configure: Callable[..., DictConfig]) -> Callable[..., float]:
     def trained(folder: Path, *overrides: str) -> float:
-        return train(configure("train", *SMALL, *overrides, folder=folder), folder)
+        return train(configure("train", *BRIEF, *overrides, folder=folder), folder)
 
     return trained
 
@@ -210,7 +201,7 @@ def test_a_compiled_run_with_a_schedule_compiles_once(
 @pytest.mark.parametrize("words", [SWITCH, RAMPS], ids=["switch", "ramps"])
 def test_a_run_killed_with_sigkill_ends_like_the_undisturbed_one(tmp_path: Path, words: tuple[str, ...]) -> None:
     def started(name: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "seglab.train", *SMALL, *words, f"hydra.run.dir={tmp_path / name}"]
+        command = [sys.executable, "-m", "seglab.train", *BRIEF, *words, f"hydra.run.dir={tmp_path / name}"]
         return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     assert started("undisturbed").wait(timeout=300) == 0

@@ -13,18 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-SMALL = (
-    "dataset.size=32",
-    "dataset.train=8",
-    "dataset.val=4",
-    "dataset.test=4",
-    "model.base=4",
-    "model.depth=2",
-    "batch_size=4",
-    "trainer.max_epochs=2",
-    "trainer.accelerator=cpu",
-    "examples=1",
-)
+from tests.conftest import SMALL
+
+BRIEF = (*SMALL, "examples=1")
 
 BOMBS = """
 import os, signal, sys
@@ -57,7 +48,7 @@ def place(tmp_path: Path) -> Path:
 
 def start(place: Path, *words: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": f"{place}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "seglab.train", "--config-dir", "myconf", "-m", *SMALL, *words]
+    command = [sys.executable, "-m", "seglab.train", "--config-dir", "myconf", "-m", *BRIEF, *words]
     return subprocess.Popen(
         command,
         cwd=place,

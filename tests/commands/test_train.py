@@ -19,20 +19,9 @@ from seglab.contract import ContractError
 from seglab.engine.config import ConfigError
 from seglab.engine.module import Meter
 from seglab.train import train
+from tests.conftest import SMALL
 
 Configure = Callable[..., DictConfig]
-
-SMALL = (
-    "dataset.size=32",
-    "dataset.train=8",
-    "dataset.val=4",
-    "dataset.test=6",
-    "model.base=4",
-    "model.depth=2",
-    "batch_size=4",
-    "trainer.max_epochs=2",
-    "trainer.accelerator=cpu",
-)
 
 
 @pytest.fixture

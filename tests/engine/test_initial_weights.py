@@ -15,9 +15,7 @@ from torch import nn
 from seglab.contract import ContractError
 from seglab.engine.initial_weights import describe, start_from
 from seglab.train import train
-
-SMALL = ("dataset.size=32", "dataset.train=8", "dataset.val=4", "dataset.test=4", "model.base=4", "model.depth=2")
-BRIEF = (*SMALL, "batch_size=4", "trainer.max_epochs=2", "trainer.accelerator=cpu")
+from tests.conftest import SMALL
 
 
 class Net(nn.Module):
@@ -121,9 +119,9 @@ def test_a_run_goes_on_from_another_with_larger_images_and_another_loss(
     from seglab.engine.module import SegModule
 
     first, second = tmp_path / "first", tmp_path / "second"
-    train(configure("train", *BRIEF, "trainer.max_epochs=1", folder=first), first)
+    train(configure("train", *SMALL, "trainer.max_epochs=1", folder=first), first)
     still = ("optimizer.lr=0", "optimizer.weight_decay=0", "model.norm=batch")
-    words = (*BRIEF, *still, "dataset.size=64", "loss=iou", f"init_from={first}")
+    words = (*SMALL, *still, "dataset.size=64", "loss=iou", f"init_from={first}")
     step = SegModule.training_step
 
     def killed(self: SegModule, batch: dict, batch_idx: int) -> torch.Tensor:
@@ -165,7 +163,7 @@ def test_twins_of_a_start_see_the_same_images_in_the_same_order(
     torch.save({}, tmp_path / "w.ckpt")
     seen = []
     for start in ("null", str(tmp_path / "w.ckpt")):
-        cfg = configure("train", *BRIEF, f"init_from={start}", folder=tmp_path)
+        cfg = configure("train", *SMALL, f"init_from={start}", folder=tmp_path)
         made = Run(tmp_path / "run")
         data = load_data(cfg, made)
         if start == "null":
