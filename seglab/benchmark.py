@@ -46,7 +46,7 @@ def losses(cfg: DictConfig) -> Sequence[Any]:
 
 
 def step(cfg: DictConfig) -> Sequence[Any]:
-    """A training step in the whole house beside a bare loop."""
+    """A training step with Trainer and metrics beside a bare loop."""
     from seglab.benchmarks.step import measure
 
     return measure()

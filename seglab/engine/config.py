@@ -41,7 +41,7 @@ NOT_IN_IDENTITY = {"hydra", "study", "folder", "rerun", "workers", "examples", "
 
 
 class ConfigError(CompactHydraException):
-    """One sentence for the user: Hydra prints it without a traceback, exits with 1, and goes on with a sweep."""
+    """One sentence for the user: Hydra prints it without a traceback and exits with 1; a sweep continues."""
 
 
 def to_container(cfg: Any) -> Any:
@@ -138,7 +138,7 @@ def _file(group: str, name: str, sources: Any) -> Path | None:
 
 
 def build_choices(group: str, words: Any) -> dict[str, Any]:
-    """Build a list of choices such as `[bce, {focal: {gamma: 3}}]`, each by the label that tells it from the others."""
+    """Build a list of choices such as `[bce, {focal: {gamma: 3}}]`, each by a label: its name and its overrides."""
     made = {}
     listed: Any = OmegaConf.to_container(OmegaConf.create(list(words)))
     for word in listed:

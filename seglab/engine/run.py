@@ -111,7 +111,7 @@ class Run:
         self.write(self.file.name, self.facts)
 
     def write(self, name: str, data: Any) -> None:
-        """Write plain data as a JSON file of the folder, whole."""
+        """Write plain data as a JSON file of the folder, atomically."""
         if self.is_main:
             write_json(self.folder / name, data)
 

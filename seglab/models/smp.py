@@ -61,11 +61,11 @@ def create(arch: str, encoder: str, weights: str | None, in_channels: int, optio
     """Build the library's model; names it does not know and a hub that does not answer are one sentence each."""
     import segmentation_models_pytorch as smp
 
-    known("arch", arch.lower(), list(smp.MODEL_ARCHITECTURES_MAPPING))
+    require_known("arch", arch.lower(), list(smp.MODEL_ARCHITECTURES_MAPPING))
     if not encoder.startswith("tu-"):  # those are timm's: too many to list, and they take options of their own
-        known("encoder_name", encoder, smp.encoders.get_encoder_names())
+        require_known("encoder_name", encoder, smp.encoders.get_encoder_names())
         for option in options:  # the library would ignore it silently
-            known("options", option, list(signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()]).parameters))
+            require_known("options", option, list(signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()]).parameters))
     try:
         with quiet("huggingface_hub"):  # writes six lines on its retries
             return smp.create_model(arch, encoder, weights, in_channels, **options)
@@ -92,10 +92,10 @@ def quiet(logger: str) -> Iterator[None]:
         log.setLevel(level)
 
 
-def known(knob: str, name: str, names: list[str]) -> None:
+def require_known(option: str, name: str, names: list[str]) -> None:
     """Refuse a name that the library does not have, with the nearest ones that it has."""
     near = difflib.get_close_matches(name, names, n=5, cutoff=0.3)
-    require(name in names, f"model: {knob}", f"one of {', '.join(near or names)}", name)
+    require(name in names, f"model: {option}", f"one of {', '.join(near or names)}", name)
 
 
 def fill(encoder: nn.Module, state: dict[str, Tensor], in_channels: int, source: str) -> None:
