@@ -28,7 +28,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
     """Evaluate every run that `cfg.run` names on `cfg.dataset`; returns the folders of the results."""
     from seglab.engine.trained_run import open_runs
 
-    runs = open_runs(to_container(cfg.run))
+    runs = open_runs(to_container(cfg.run), to_container(cfg.trust))
     done, bad = {}, []
     for run in runs:
         try:

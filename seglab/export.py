@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from seglab.contract import ContractError
 from seglab.engine.cli import command
+from seglab.engine.config import to_container
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +64,7 @@ def export(cfg: DictConfig, folder: Path) -> Path:
     from seglab.files import write_text
 
     require_format(cfg.format)
-    run = open_run(cfg.run)
+    run = open_run(cfg.run, to_container(cfg.trust))
     tuned = run.outcome["threshold"]["tuned"]
     file = Path(cfg.output or run.folder / "export" / f"model{SUFFIXES[cfg.format]}")
     images, source = images_of(run.dataset(), cfg.images)

@@ -1,12 +1,15 @@
-"""Files that appear whole or not at all, and weights out of checkpoint files."""
+"""Files: written atomically, checked for damage, and weights read from checkpoints."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import logging
 import os
 import threading
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +20,9 @@ from seglab.contract import ContractError
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -55,10 +61,13 @@ def write_json(path: Path, data: Any) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; an absent one is an empty dict."""
+    """Read a JSON file; an absent or damaged one is an empty dict, the latter with a warning."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        log.warning("%s is damaged (%s)", path, error)
         return {}
 
 
@@ -69,6 +78,33 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> Path:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return write_bytes(path, buffer.getvalue())
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Size in bytes and SHA-256 of a file, to recognize it later by `file_fault`."""
+    return {"size": path.stat().st_size, "sha256": sha256(path)}
+
+
+def file_fault(path: Path, facts: dict[str, Any], hashed: bool = True) -> str:
+    """What is wrong with a file whose `file_facts` are known, or "" if nothing; without `hashed` by its size alone."""
+    if not path.is_file():
+        return "none"
+    size = path.stat().st_size
+    if size != facts["size"]:
+        return f"a file of {size} bytes instead of {facts['size']}"
+    return "a file with other content" if hashed and sha256(path) != facts["sha256"] else ""
+
+
+def archive_is_intact(path: Path) -> bool:
+    """Whether a file of torch.save or numpy.savez is complete: both are zip archives, with a checksum of each record.
+
+    torch.load does not compare the checksums.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, ValueError, EOFError, zlib.error):
+        return False
 
 
 def sha256(path: Path) -> str:

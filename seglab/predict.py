@@ -27,7 +27,7 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     from seglab.engine.predictor import decoded, ensemble_average, predictor
     from seglab.engine.trained_run import open_runs
 
-    names, runs = find_images(to_container(cfg.input)), open_runs(to_container(cfg.run))
+    names, runs = find_images(to_container(cfg.input)), open_runs(to_container(cfg.run), to_container(cfg.trust))
     single = all(run.config["dataset"].get("montage", 1) == 1 for run in runs)
     require(single, "predict", "runs that were trained on single images", "one on montages")
     tiling = {key: cfg[key] for key in ("window", "overlap", "tta")}

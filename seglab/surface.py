@@ -86,7 +86,7 @@ def opened(cfg: DictConfig) -> list[TrainedRun]:
     from seglab.engine.trained_run import open_runs
 
     require(bool(cfg.runs), "surface", f"run=outputs/STUDY/RUN for view={cfg.view}", "none")
-    return open_runs(to_container(cfg.runs))
+    return open_runs(to_container(cfg.runs), to_container(cfg.trust))
 
 
 main = command("surface")(surface)

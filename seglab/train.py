@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from seglab.contract import require
 from seglab.engine.cli import command, runs_in_parallel, shares_process
-from seglab.engine.config import build, check, choices, identity, to_container
+from seglab.engine.config import build, check, check_domains, choices, identity, to_container
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -40,6 +40,7 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
     from seglab.engine.initial_weights import unchanged
     from seglab.engine.run import Run
 
+    check_domains(cfg)
     with Run(folder, wait) as run:
         if not run.is_main:
             logging.getLogger().setLevel(logging.WARNING)
@@ -53,6 +54,7 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
         if cfg.plan:
             log.info("%s %s", run.known().get("status", "waiting"), run)
             return float("nan")
+        run.clean_up()
         run.start(identity=identity(cfg), choices=choices(), seed=cfg.seed, config=to_container(cfg))
         cfg = cfg.copy()  # the caller's stays as it was composed
         tune_learning_rate(cfg, run)
@@ -183,6 +185,7 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
     from seglab.engine.callbacks import EpochLines, Progress, silence_lightning_warnings
+    from seglab.engine.checkpoints import AtomicCheckpointIO
     from seglab.engine.device import device_facts
     from seglab.engine.gradient_stats import GradientFractions
     from seglab.engine.loss_schedule import LossSchedule
@@ -202,7 +205,10 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
         ],
         logger=build(cfg.logger) or False,
         default_root_dir=run.folder,
-        plugins=LightningEnvironment() if one_process(cfg) else None,  # or it looks for the other tasks of a SLURM job
+        plugins=[
+            AtomicCheckpointIO(run.facts["identity"]),
+            *([LightningEnvironment()] if one_process(cfg) else []),  # or it looks for the other tasks of a SLURM job
+        ],
         enable_progress_bar=isinstance(progress, Progress),
         enable_model_summary=False,
         num_sanity_val_steps=0,  # the dry run has done it
@@ -215,11 +221,12 @@ def fit(trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None
     import torch
     from pytorch_lightning.callbacks import ModelCheckpoint
 
+    from seglab.engine.checkpoints import finished_epochs
     from seglab.engine.loss_schedule import LossSchedule
 
     loader = data.loader("train")
     if run.last:
-        done = torch.load(run.last, map_location="cpu", weights_only=True, mmap=True)["epoch"] + 1
+        done = finished_epochs(run.last, run.facts["identity"])
         loader.batch_sampler.sampler.set_epoch(done)  # Lightning 2.6 opens the loader before it sets the epoch
         log.info("resuming after epoch %d of %s", done, run)
     trainer.fit(module, loader, data.loader("val"), ckpt_path=run.last)

@@ -31,8 +31,8 @@ LAYERS = (
 """Files and folders of the package from the lowest layer up; what is not listed is a command, above them all."""
 
 ONLY_IN = {
-    "hydra": ("command", "engine/cli", "engine/config"),
-    "omegaconf": ("command", "engine/cli", "engine/config"),
+    "hydra": ("command", "engine/cli", "engine/config", "engine/override_errors"),
+    "omegaconf": ("command", "engine/cli", "engine/config", "engine/override_errors"),
     "pytorch_lightning": ("command", "engine/", "benchmarks/", "data/module"),
     "matplotlib": ("plots", "reporting/", "views/", "loss_catalog"),
     "plotly": ("views/",),

@@ -6,25 +6,32 @@ import functools
 import gc
 import importlib
 import importlib.metadata
+import logging
+import os
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
 from seglab.engine.config import CONF, ConfigError
-from seglab.engine.run import current_sweep, stopped_on_purpose
+from seglab.engine.override_errors import explain
+from seglab.engine.run import TERMINATED, current_sweep, stopped_on_purpose, was_terminated
 from seglab.engine.sweep import exclusive_slot, supervise
+
+log = logging.getLogger(__name__)
 
 PLUGINS = {"joblib": "hydra-joblib-launcher", "ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
 """What our launchers need beyond Hydra: optional packages, one extra each."""
@@ -33,7 +40,8 @@ PLUGINS = {"joblib": "hydra-joblib-launcher", "ray": "hydra-ray-launcher", "slur
 def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[], None]]:
     """Make a command of `function(cfg, folder)`: `conf/<name>.yaml` composes cfg, Hydra names the folder.
 
-    A sweep (`-m`) runs in a child process under sweep.py, so that no job takes another down.
+    An error that the user can mend is one sentence on stderr and exit code 1, Ctrl-C ends with 130, SIGTERM with 143. A
+    sweep (`-m`) runs in a child process under sweep.py, so that no job takes another down.
     """
 
     def decorate(function: Callable[[DictConfig, Path], Any]) -> Callable[[], None]:
@@ -42,13 +50,15 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             try:
                 with exclusive_slot():
                     return function(cfg, Path(HydraConfig.get().runtime.output_dir))
-            except ContractError as error:
-                raise ConfigError(str(error)) from None
-            except OmegaConfBaseException as error:
-                raise ConfigError(str(error).splitlines()[0]) from None
+            except (ConfigError, ContractError, OmegaConfBaseException, OSError) as error:
+                if HydraConfig.get().mode == RunMode.RUN:
+                    raise SystemExit(_sentence(error)) from None
+                log.error("%s", _sentence(error))  # when it happens; a sweep ends much later
+                failures.append(_sentence(error))
+                return float("nan")
             except (KeyboardInterrupt, SystemExit) as error:
                 if stopped_on_purpose(error):
-                    raise SystemExit(130) from None  # ends a sweep too
+                    raise SystemExit(143 if was_terminated(error) else 130) from None  # ends a sweep too
                 raise RuntimeError(f"the job called sys.exit({error})") from error
             except Exception as error:
                 traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it must not keep the model
@@ -56,24 +66,57 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             finally:
                 gc.collect()
 
+        failures: list[str] = []
         hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
 
         def main() -> None:
             if function.__module__ == "__main__":  # by `python -m`; the processes of a pool look it up by its real name
-                return importlib.import_module(f"seglab.{name}").main()
+                importlib.import_module(f"seglab.{name}").main()
+                return
             missing = next(filter(None, map(_missing_plugin, sys.argv)), None)
             if missing:
                 raise SystemExit(missing)
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and not current_sweep():
                 raise SystemExit(supervise(f"seglab.{name}"))
-            if sweeps:
-                signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the processes of a pool would outlive it
-            return hydra_main()
+            signal.signal(signal.SIGTERM, _interrupt)  # or the processes of a pool would outlive it
+            with _one_sentence_for_errors(name):
+                hydra_main()
+            if failures:
+                raise SystemExit(1)
 
         return main
 
     return decorate
+
+
+@contextmanager
+def _one_sentence_for_errors(name: str) -> Iterator[None]:
+    """Print errors of composition as one sentence, without the lines that Hydra adds (unless HYDRA_FULL_ERROR=1)."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        yield
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors over instead of printing them
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        words = [word for word in sys.argv[1:] if not word.startswith("-")]
+        raise SystemExit(explain(error, name, str(CONF), words)) from None
+    finally:
+        del os.environ["HYDRA_FULL_ERROR"]
+
+
+def _sentence(error: Exception) -> str:
+    """What to tell the user of an error."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}expected to read and write files, got {error.strerror}; the same command resumes"
+    return str(error).splitlines()[0] if isinstance(error, OmegaConfBaseException) else str(error)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Handle SIGTERM like Ctrl-C, so that what is running is recorded as interrupted, but exit with 143."""
+    raise KeyboardInterrupt(TERMINATED)
 
 
 def _missing_plugin(word: str) -> str | None:

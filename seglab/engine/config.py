@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError, require
+from seglab.engine.domains import outside
 from seglab.engine.validation import faults
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -78,11 +79,22 @@ def overridden(group: str) -> set[str]:
     return {key[1] for key in keys if key[0] == group and len(key) > 1}
 
 
+def check_domains(cfg: DictConfig) -> None:
+    """Raise a ConfigError with one sentence for each option that lies outside of its domain."""
+    _raise_if_any(list(outside(to_container(cfg))))
+
+
 def check(cfg: DictConfig) -> None:
-    """Hold every `_target_` node against the signature it will call, and say all faults in one sentence each."""
-    found = list(faults(to_container(cfg)))
-    if found:
-        raise ConfigError("\n".join(found))
+    """Check every option against its domain, and every `_target_` node against the signature that it will call."""
+    config = to_container(cfg)
+    found = list(outside(config))
+    named = {sentence.partition(":")[0] for sentence in found}
+    _raise_if_any([*found, *(sentence for sentence in faults(config) if sentence.partition(":")[0] not in named)])
+
+
+def _raise_if_any(sentences: list[str]) -> None:
+    if sentences:
+        raise ConfigError("\n".join(sentences))
 
 
 def experiment(cfg: DictConfig) -> dict[str, Any]:

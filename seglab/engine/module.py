@@ -177,9 +177,14 @@ class SegModule(LightningModule):
         self.raise_if_not_finite()
         self._log("train", self.train_meter)
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(float(self.trainer.callback_metrics[self.monitor]))
+            if self.monitor in self.trainer.callback_metrics and self._validates_now():
+                self.scheduler.step(float(self.trainer.callback_metrics[self.monitor]))
         elif self.scheduler is not None:
             self.scheduler.step()
+
+    def _validates_now(self) -> bool:
+        """Whether this epoch has a validation; the metrics of the last one stay where they are in the others."""
+        return (self.current_epoch + 1) % (self.trainer.check_val_every_n_epoch or 1) == 0
 
     def on_validation_epoch_end(self) -> None:
         self._log("val", self.val_meter)

@@ -38,12 +38,12 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
         self.file, self.rows = file, list[dict[str, Any]]()
         self._since = 0.0
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """A resumed run keeps the rows of the epochs that it does not train again."""
-        if self.file.exists():
-            table = pd.read_csv(self.file)
-            kept = table[table["epoch"] < trainer.current_epoch]
-            self.rows = [{str(key): value for key, value in row.items()} for row in kept.to_dict("records")]
+    def state_dict(self) -> dict[str, Any]:
+        """The rows lie in the checkpoint too: a resumed run keeps those of the epochs that it does not train again."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = list(state["rows"])
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._since = time.perf_counter()
@@ -54,7 +54,9 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
             row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": self._lr}
             row["seconds"] = round(time.perf_counter() - self._since, 3)
             known = sorted(trainer.callback_metrics.items(), key=lambda entry: entry[0].split("/")[0])
-            self.rows.append(row | {key: float(value) for key, value in known})
+            validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+            fresh = {key: float(value) for key, value in known if validated or not key.startswith("val/")}
+            self.rows.append(row | fresh)
             write_table(self.file, pd.DataFrame(self.rows))
 
 

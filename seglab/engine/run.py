@@ -19,12 +19,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from seglab.contract import ContractError, require
-from seglab.files import read_json, write_json
+from seglab.files import archive_is_intact, file_facts, file_fault, read_json, write_json
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "segmentation-models-pytorch", "albumentations")
 
+
+RESULTS = ("metrics.csv", "per_image.csv", "histograms.npz", "examples.npz", "split.json", "checkpoints/best.ckpt")
+"""Files of a finished run whose sizes and checksums run.json holds."""
+
+TERMINATED = "SIGTERM"
+"""The argument of a KeyboardInterrupt that stands for SIGTERM."""
 
 JOURNAL = "SEGLAB_SWEEP"
 """The environment variable with the path of the sweep's journal, see sweep.py."""
@@ -75,21 +81,36 @@ class Run:
         """Remove what an earlier run left, so that this one starts over."""
         for folder in ("checkpoints", "snapshots"):
             shutil.rmtree(self.folder / folder, ignore_errors=True)
-        for file in ("run.json", "metrics.csv", "per_image.csv", "histograms.npz", "examples.npz"):
+        for file in ("run.json", *RESULTS):
             (self.folder / file).unlink(missing_ok=True)
+
+    def clean_up(self) -> None:
+        """Remove temporary files that a killed process left, and the checkpoints if one of them is damaged."""
+        for partial in self.folder.rglob(".*.partial*"):
+            partial.unlink(missing_ok=True)
+        for file in (self.last, self.last.with_name("best.ckpt")) if self.last else ():
+            if not archive_is_intact(file):
+                log.warning("%s is damaged: the run starts over, and ends with the same numbers", os.path.relpath(file))
+                shutil.rmtree(file.parent)
+                return
 
     def outcome(self, identity: str, data_now: Callable[[], str], weights_now: Callable[[dict], bool]) -> float | None:
         """The monitored value if this very experiment is finished here, None if it is still to be trained.
 
         `data_now()` fingerprints the data as they lie on disk, `weights_now(initial)` tells whether the file that the
-        run started from is unchanged. Raises a ContractError for the folder of another experiment, for data or weights
-        that have changed since, and for a run that failed in this sweep already, which is not tried twice.
+        run started from is unchanged. Raises a ContractError for the folder of another experiment, for results that are
+        damaged, for data or weights that have changed since, and for a run that failed in this sweep already, which is
+        not tried twice. The folder of a run that ended before its first checkpoint is free for any experiment.
         """
         known, remedy = self.known(), "rerun=true trains it again, study=NAME keeps both"
         other = "choose another hydra.run.dir, or rerun=true to replace it"
-        same = known.get("identity", identity) == identity
+        empty = known.get("status") != "finished" and not self.last
+        same = empty or known.get("identity", identity) == identity
         require(same, f"run {self}", "a folder of this experiment", "another", other)
         if known.get("status") == "finished":
+            for name, facts in known.get("files", {}).items():
+                fault = file_fault(self.folder / name, facts, hashed=not name.endswith(".ckpt"))
+                require(not fault, f"run {self}", f"{name} as it was written", fault, "rerun=true trains it again")
             same = known["data"]["fingerprint"] == data_now()
             require(same, f"run {self}", "the data that it was trained on", "files that have changed since", remedy)
             same = weights_now(known.get("initial") or {})
@@ -144,7 +165,8 @@ class Run:
     def _end(self, error: BaseException | None) -> None:
         ended = {"finished": _now(), "seconds": round(time.perf_counter() - self._clock, 2)}
         if error is None:
-            self.note(status="finished", **ended)
+            files = [name for name in RESULTS if (self.folder / name).is_file()] if self.is_main else []
+            self.note(status="finished", files={name: file_facts(self.folder / name) for name in files}, **ended)
             return
         trace = None if isinstance(error, ContractError) else "".join(traceback.format_exception(error))
         said = {"kind": type(error).__name__, "message": str(error), "traceback": trace}
@@ -159,6 +181,12 @@ def stopped_on_purpose(error: BaseException) -> bool:
     pressed = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
     queued = isinstance(error, SystemExit) and error.code == -1 and "SUBMITIT_FOLDER" in os.environ
     return pressed or queued or type(error).__name__ == "SIGTERMException"
+
+
+def was_terminated(error: BaseException) -> bool:
+    """Whether SIGTERM stopped the run, rather than Ctrl-C."""
+    interrupts = [each for each in (error, error.__context__) if isinstance(each, KeyboardInterrupt)]
+    return type(error).__name__ == "SIGTERMException" or any(TERMINATED in each.args for each in interrupts)
 
 
 def failed_in(facts: dict[str, Any], sweep: str | None) -> bool:

@@ -78,9 +78,9 @@ def supervise(module: str) -> int:
         while not stopped and any(Run(Path(run["folder"])).held() for run in _running(journal)):
             time.sleep(1)
         again = bool(_mark_crashed(journal, code, stopped)) and not stopped
-    seconds = time.time() - started
-    print(summary(registered_runs(journal), seconds, "plan=true" in sys.argv), file=sys.stderr)
-    return code
+    runs, plan = registered_runs(journal), "plan=true" in sys.argv
+    print(summary(runs, time.time() - started, plan), file=sys.stderr)
+    return code or int(not plan and any(run.get("status") != "finished" for run in runs))
 
 
 def _run_child(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:

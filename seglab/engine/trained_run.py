@@ -18,6 +18,8 @@ from seglab.engine.config import build
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
 from seglab.engine.run import Run
+from seglab.engine.trust import require_trusted
+from seglab.files import file_fault
 from seglab.losses.base import Loss
 
 
@@ -40,6 +42,7 @@ class TrainedRun:
 
     folder: Path
     facts: dict[str, Any]
+    trust: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -57,12 +60,17 @@ class TrainedRun:
         require(status == "finished", f"run {self.folder}", "a finished run", status, "run its command again")
         return self.facts
 
+    def file(self, name: str) -> Path:
+        """A file of the run, checked against the size and checksum that run.json holds of it."""
+        path, facts = self.folder / name, self.facts.get("files", {}).get(name)
+        fault = file_fault(path, facts) if facts else ("" if path.is_file() else "none")
+        require(not fault, f"run {self.folder}", f"{name} as it was written", fault, "train it again with rerun=true")
+        return path
+
     @property
     def best(self) -> Path:
         """The checkpoint that the run was measured with."""
-        file = self.folder / "checkpoints" / "best.ckpt"
-        require(file.is_file(), f"run {self.folder}", "checkpoints/best.ckpt", "none", "train it again with rerun=true")
-        return file
+        return self.file("checkpoints/best.ckpt")
 
     @property
     def snapshots(self) -> dict[int, Path]:
@@ -108,16 +116,21 @@ class TrainedRun:
         return module.eval()
 
 
-def open_run(folder: Path | str) -> TrainedRun:
-    """Open one run; raises a ContractError for a folder that is missing or not that of a training run."""
+def open_run(folder: Path | str, trust: Sequence[str] = ()) -> TrainedRun:
+    """Open one run; raises a ContractError for a folder that is not that of a training run.
+
+    trust: modules whose classes and functions its configuration may build besides those of trust.py.
+    """
     folder = Path(folder)
     require(folder.is_dir(), "run", "the folder of a run", folder, "see outputs/STUDY/")
     facts = Run(folder).known()
     require("config" in facts and "data" in facts, f"run {folder}", "a run.json written by seglab.train", "none")
-    return TrainedRun(folder, facts)
+    built = {key: facts["config"].get(key) for key in ("dataset", "model", "loss", "optimizer", "scheduler")}
+    require_trusted(built, f"run {folder}", trust)
+    return TrainedRun(folder, facts, trust)
 
 
-def open_runs(where: str | Sequence[str]) -> list[TrainedRun]:
+def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[TrainedRun]:
     """Open every run that folders, studies (folders of runs) and patterns such as `outputs/STUDY/*` name.
 
     Of a study or a pattern only those that finished; a single run is opened whatever its state.
@@ -135,5 +148,5 @@ def open_runs(where: str | Sequence[str]) -> list[TrainedRun]:
                 inside = sorted(file.parent for file in path.glob("*/run.json"))
                 found |= dict.fromkeys(folder for folder in inside if Run(folder).known().get("status") == "finished")
     require(bool(found), "run", f"a run at {', '.join(names) or 'nowhere'}", "none", "give run=outputs/STUDY/RUN")
-    runs = [open_run(path) for path in found]
+    runs = [open_run(path, trust) for path in found]
     return runs if len(runs) == 1 else [run for run in runs if run.facts.get("status") == "finished"]

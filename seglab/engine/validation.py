@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import types
 import typing
 from collections.abc import Iterator
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Union
 
 
 def faults(config: Any) -> Iterator[str]:
@@ -77,5 +78,15 @@ def _fits(value: Any, hint: Any) -> bool:
     return True
 
 
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+
+
 def _spell(hint: Any) -> str:
+    """A type in words: `int | None` is "a whole number or null"."""
+    members = (
+        typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is Union else (hint,)
+    )
+    known = dict.fromkeys(WORDS[member] for member in members if member in WORDS)
+    if known:
+        return " or ".join(known)
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

@@ -164,7 +164,7 @@ def test_a_finished_run_is_skipped_and_another_experiment_may_not_take_its_folde
     ("overrides", "sentence"),
     [
         (["loss=focal", "loss.gamma=-1"], "gamma"),
-        (["loss=focal", "loss.gamma=two"], r"loss\.gamma: expected float"),
+        (["loss=focal", "loss.gamma=two"], r"loss\.gamma: expected a number"),
         (["trainer.accelerator=gpu"], r"trainer\.accelerator: expected a GPU, got none here; use trainer=cpu"),
         (["dataset=folder", "dataset.root=/nowhere"], "/nowhere"),
         (["dataset.size=30", "model.depth=4"], r"30"),

@@ -20,7 +20,7 @@ def test_names_and_names_with_values_are_built_by_label() -> None:
     [
         (["dcie"], "loss: expected one of .*dice"),
         ([{"focal": {"gama": 3}}], "loss.focal: .*gama"),
-        ([{"focal": {"gamma": "high"}}], "focal.gamma: expected float, got 'high'"),
+        ([{"focal": {"gamma": "high"}}], "focal.gamma: expected a number, got 'high'"),
         ([], "at least one name"),
     ],
 )

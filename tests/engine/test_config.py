@@ -22,8 +22,8 @@ def test_all_faults_are_said_at_once_with_place_expectation_and_value(configure:
     cfg = configure("train", "folder=x", "loss=focal", "loss.gamma=two", "model.base=wide", "trainer.precision=32-true")
     with pytest.raises(ConfigError) as fault:
         check(cfg)
-    assert "loss.gamma: expected float, got 'two'" in str(fault.value)
-    assert "model.base: expected int, got 'wide'" in str(fault.value)
+    assert "loss.gamma: expected a number, got 'two'" in str(fault.value)
+    assert "model.base: expected a whole number of at least 1 and at most 1024, got wide" in str(fault.value)
 
 
 def test_a_number_in_quotes_is_not_a_number_but_a_whole_number_is_a_float(configure: Configure) -> None:

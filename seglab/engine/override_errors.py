@@ -1,0 +1,77 @@
+"""Hydra's errors about overrides as one sentence each, with the nearest names that exist."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+def explain(error: BaseException, command: str, conf: str, words: Sequence[str]) -> str:
+    """One sentence for an error of composing `conf/<command>.yaml` with the overrides `words`."""
+    text = str(error)
+    first = text.splitlines()[0] if text else type(error).__name__
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: expected KEY=VALUE, got a word that cannot be read; lists are written 'KEY=[A,B]'"
+    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not (?:find|load) '([^']+)'", first)):
+        group, _, name = found[1].rpartition("/")
+        choices = error.options or [file.stem for file in Path(conf, group).glob("*.yaml")]
+        return f"{group}: expected one of {nearest(name, choices)}, got {name}"
+    if found := re.match(r"Could not override '([^'=]+)|Could not delete from config. '([^']+)'", first):
+        key = found[1] or found[2]
+        return unknown_key(key, known_keys(command, conf, [word for word in words if key not in word]))
+    if found := re.match(r"Ambiguous value for argument '([^']+)'", first):
+        return f"{found[1]}: expected one value, got several; add -m to run all of them"
+    if found := re.match(r"Multiple values for ([\w/@]+)", first):
+        return f"{found[1]}: expected one choice, got two; write {found[1]}=NAME without +"
+    return first
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """The sentence about an option that does not exist: its siblings, or the options whose names are most like it."""
+    parent, _, leaf = key.rpartition(".")
+    siblings = sorted({name[len(parent) + 1 :].split(".")[0] for name in known if name.startswith(f"{parent}.")})
+    if parent and siblings:
+        shown = [name for name in siblings if not name.startswith("_")]
+        return f"{key}: expected one of {nearest(leaf, shown)}, got {leaf}"
+    near = sorted(known, key=lambda name: (-likeness(leaf, name.rpartition(".")[2]), len(name)))[:2]
+    return f"{key}: expected an option of this command, such as {' or '.join(near)}, got {key}"
+
+
+def likeness(word: str, name: str) -> float:
+    """From 0 to 1; at least 0.9 where one is a part of the other, as epochs of max_epochs."""
+    part = word in name.split("_") or name in word.split("_")
+    return max(difflib.SequenceMatcher(None, word, name).ratio(), 0.9 if part else 0.0)
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """The names most like a misspelt one, or all where none is near."""
+    return ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.7) or sorted(names)) or "none"
+
+
+def known_keys(command: str, conf: str, words: Sequence[str]) -> list[str]:
+    """Every dotted option of a command with these overrides, or without any where they fail too."""
+    with initialize_config_dir(conf, version_base="1.3"):
+        try:
+            cfg = compose(command, list(words))
+        except (HydraException, OmegaConfBaseException):
+            cfg = compose(command)
+    groups = [folder.name for folder in Path(conf).iterdir() if folder.is_dir()]
+    return [*leaves(OmegaConf.to_container(cfg)), *groups]
+
+
+def leaves(node: Any, path: str = "") -> Iterator[str]:
+    """Every dotted key of a nested configuration."""
+    for key, value in node.items():
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(value, dict) and value:
+            yield from leaves(value, name)
+        else:
+            yield name

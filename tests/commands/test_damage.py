@@ -1,0 +1,164 @@
+"""Damaged files: an interrupted run recovers and ends with the same numbers, a finished one is never trusted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from seglab.contract import ContractError
+from seglab.engine.config import ConfigError
+from seglab.engine.run import RESULTS, Run
+from seglab.engine.trained_run import open_run
+from seglab.files import archive_is_intact
+from seglab.train import train
+from tests.conftest import SMALL, compose, train_small
+
+LONGER = ("trainer.max_epochs=3", "scheduler=none")
+
+
+def half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def garbage(file: Path) -> None:
+    """Other bytes in the middle, of the same length: no reader of tensors notices."""
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(byte ^ 0x55 for byte in data[middle : middle + 64])
+    file.write_bytes(data)
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def gone(file: Path) -> None:
+    file.unlink()
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {"half": half, "garbage": garbage, "empty": empty, "gone": gone}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_small(tmp_path_factory.mktemp("undisturbed") / "run", *LONGER)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, killed in its third epoch."""
+    from seglab.engine.module import SegModule
+
+    step, folder = SegModule.training_step, tmp_path_factory.mktemp("interrupted") / "run"
+
+    def killed(self: SegModule, batch: dict, batch_idx: int) -> object:
+        if self.current_epoch == 2:
+            raise RuntimeError("killed")
+        return step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SegModule, "training_step", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            train_small(folder, *LONGER)
+    return folder
+
+
+def table(file: Path) -> pd.DataFrame:
+    return pd.read_csv(file).drop(columns="seconds", errors="ignore")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("checkpoints/last.ckpt", "garbage"),
+        ("checkpoints/last.ckpt", "empty"),
+        ("metrics.csv", "half"),
+        ("metrics.csv", "gone"),
+        ("run.json", "half"),
+        ("run.json", "gone"),
+        pytest.param("checkpoints/last.ckpt", "half", marks=pytest.mark.slow),
+        pytest.param("checkpoints/last.ckpt", "gone", marks=pytest.mark.slow),
+        pytest.param("checkpoints/best.ckpt", "garbage", marks=pytest.mark.slow),
+        pytest.param("checkpoints/best.ckpt", "gone", marks=pytest.mark.slow),
+        pytest.param("run.json", "empty", marks=pytest.mark.slow),
+        pytest.param("split.json", "half", marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_run_recovers_and_ends_with_the_same_numbers(
+    undisturbed: Path, interrupted: Path, tmp_path: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(interrupted, tmp_path / "run"))
+    DAMAGES[damage](folder / name)
+    (folder / "checkpoints" / ".last.12-34.partial.ckpt").write_text("left by a killed process")
+    train_small(folder, *LONGER)
+    for csv in ("per_image.csv", "metrics.csv"):
+        pd.testing.assert_frame_equal(table(folder / csv), table(undisturbed / csv), check_exact=True)
+    assert not list(folder.rglob(".*partial*"))
+    if name.endswith("last.ckpt") and damage != "gone":
+        assert "last.ckpt is damaged: the run starts over" in caplog.text
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_finished_run_with_damaged_results_is_never_trusted(
+    undisturbed: Path, tmp_path: Path, name: str, damage: str
+) -> None:
+    folder = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    DAMAGES[damage](folder / name)
+    fault = "none" if damage == "gone" else "a file "
+    with pytest.raises(ContractError, match=f"expected {name} as it was written, got {fault}.*rerun=true"):
+        open_run(folder).file(name)
+    if name.endswith(".ckpt") and damage == "garbage":
+        return  # a sweep that skips finished runs compares the sizes of checkpoints only
+    with pytest.raises(ContractError, match=f"expected {name} as it was written"):
+        train(compose("train", *SMALL, *LONGER, folder=folder), folder)
+
+
+def test_an_intact_archive_is_told_from_a_damaged_one(undisturbed: Path, tmp_path: Path) -> None:
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "histograms.npz"):
+        assert archive_is_intact(undisturbed / name)
+        for damage in (half, garbage, empty, gone):
+            copy = Path(shutil.copy(undisturbed / name, tmp_path / "copy"))
+            damage(copy)
+            assert not archive_is_intact(copy)
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_leaves_the_folder_free(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="size of at least 32 pixels"):
+        train_small(tmp_path, "dataset.size=30")
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "failed"
+    train_small(tmp_path, "trainer.max_epochs=1")
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_checkpoint_of_another_experiment_is_refused_even_without_its_run_json(
+    interrupted: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(interrupted, tmp_path / "run"))
+    (folder / "run.json").unlink()
+    with pytest.raises(ContractError, match=r"last\.ckpt: expected one of this experiment, got another"):
+        train_small(folder, *LONGER, "seed=2")
+
+
+def test_a_full_disk_at_the_end_of_a_run_leaves_it_unfinished(
+    interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Path
+) -> None:
+    folder = Path(shutil.copytree(interrupted, tmp_path / "run"))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "per_image.csv")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seglab.files.write_bytes", full)
+        with pytest.raises(OSError, match="No space"):
+            train_small(folder, *LONGER)
+    assert Run(folder).known().get("status") != "finished"
+    train_small(folder, *LONGER)
+    pd.testing.assert_frame_equal(
+        table(folder / "per_image.csv"), table(undisturbed / "per_image.csv"), check_exact=True
+    )

@@ -1,0 +1,60 @@
+"""Every numeric option has a domain; what lies outside is one sentence, and the defaults lie inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from seglab.engine.config import ConfigError, check_domains, to_container
+from seglab.engine.domains import DOMAINS, Domain, outside
+from tests.conftest import compose
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("optimizer.lr=nan", "optimizer.lr: expected a number above 0, got nan"),
+        ("optimizer.lr=-1", "optimizer.lr: expected a number above 0, got -1"),
+        ("optimizer.betas=[2,0.5]", "optimizer.betas[0]: expected a number of at least 0 and below 1, got 2"),
+        ("seed=-1", "seed: expected a whole number of at least 0, got -1"),
+        ("seed=1.5", "seed: expected a whole number of at least 0, got 1.5"),
+        ("seed=null", "seed: expected a whole number of at least 0, got null"),
+        ("tune.lr=[1e-3,nan]", "tune.lr[1]: expected a number above 0, got nan"),
+        ("tune.lr=[]", "tune.lr: expected a value, got []"),
+        ("examples=1.5", "examples: expected a whole number of at least 1 and at most 1000, got 1.5"),
+        ("dataset.size=1000000", "dataset.size: expected a whole number of at least 1 and at most 16384, got 1000000"),
+        ("dataset.std=[inf]", "dataset.std[0]: expected a number above 0, got inf"),
+        ("loss=focal loss.gamma=1e30", "loss.gamma: expected a finite number, got 1e+30"),
+        ("init_from=''", "init_from: expected a value, got ''"),
+        ("channels_last=3", "channels_last: expected true or false, got 3"),
+        ("compile=1", "compile: expected true or false, got 1"),
+        ("trainer.limit_test_batches=0", "trainer.limit_test_batches: expected a number above 0 or null, got 0"),
+        (
+            "trainer.check_val_every_n_epoch=40",
+            "trainer.check_val_every_n_epoch: expected at most trainer.max_epochs=30",
+        ),
+        ("+trainer.fast_dev_run=true", "trainer.fast_dev_run: expected an option that seglab passes on to Lightning"),
+        ("model.depth=10", "model.depth: expected a whole number of at least 1 and at most 8, got 10"),
+    ],
+)
+def test_a_value_outside_of_its_domain_is_one_sentence(words: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as fault:
+        check_domains(compose("train", *words.split(), folder=Path("x")))
+    assert [line for line in str(fault.value).splitlines() if line.startswith(sentence)]
+
+
+@pytest.mark.parametrize("command", ["train", "report", "surface", "prepare", "benchmark"])
+def test_the_defaults_of_every_command_lie_inside(command: str) -> None:
+    place = Path("x") if command in ("train", "surface", "benchmark") else None
+    assert list(outside(to_container(compose(command, folder=place)))) == []
+
+
+@pytest.mark.parametrize("domain", DOMAINS.values(), ids=DOMAINS.keys())
+def test_a_domain_holds_its_ends_and_nothing_beyond(domain: Domain) -> None:
+    low, high = (int(end) if domain.whole else float(end) for end in (domain.low, domain.high))
+    for end, beyond in ((low, low - 1), (high, high + 1)):
+        assert domain.holds(end) == (end not in domain.without)
+        assert not domain.holds(beyond)
+    assert not any(domain.holds(value) for value in (float("nan"), float("inf"), True, "1", [1]))
+    assert domain.holds(None) == domain.null

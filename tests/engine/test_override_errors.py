@@ -1,0 +1,55 @@
+"""A wrong override is one sentence with the nearest names that exist."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from seglab.engine.config import CONF
+from seglab.engine.override_errors import explain
+
+WRONG = {
+    "epochs=5": r"epochs: expected an option of this command, such as .*trainer\.max_epochs.*, got epochs",
+    "lr=0.1": r"lr: expected an option of this command, such as .*optimizer\.lr.*, got lr",
+    "batchsize=3": r"batchsize: expected an option of this command, such as batch_size or .*, got batchsize",
+    "los=focal": r"los: expected an option of this command, such as loss or .*, got los",
+    "loss=focal loss.gama=2": r"loss\.gama: expected one of gamma, got gama",
+    "loss=bce loss.gamma=2": r"loss\.gamma: expected one of .*, got gamma",
+    "loss=focl": "loss: expected one of .*focal.*, got focl",
+    "dataset=nothing": "dataset: expected one of ddsm, folder, fundus, mias, prepared, ship, synthetic, got nothing",
+    "dataset=[a]": "dataset: expected one of ddsm, folder, .*, got a",
+    "trainer.max_epoch=3": r"trainer\.max_epoch: expected one of max_epochs, got max_epoch",
+    "seed": "seed: expected KEY=VALUE, got a word that cannot be read",
+    "loss=[bce,dice": "expected KEY=VALUE, got a word that cannot be read",
+    "~nothing": "nothing: expected an option of this command",
+    "loss=bce,dice": "loss=bce,dice: expected one value, got several; add -m",
+    "+loss=bce": "loss: expected one choice, got two",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_override_names_what_is_near(words: str) -> None:
+    import re
+
+    with pytest.raises(Exception) as fault, initialize_config_dir(str(CONF), version_base="1.3"):  # noqa: PT011
+        compose("train", words.split())
+    sentence = explain(fault.value, "train", str(CONF), words.split())
+    assert re.search(WRONG[words], sentence), sentence
+    assert "\n" not in sentence
+
+
+def run(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "seglab.train", *words], cwd=folder, capture_output=True, text=True)
+
+
+def test_the_sentence_stands_alone_on_the_terminal(tmp_path: Path) -> None:
+    done = run("epochs=5", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("epochs: expected an option")
+    assert done.stderr.count("\n") == 1
+    done = run("optimizer.lr=-1", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "optimizer.lr: expected a number above 0, got -1\n")
