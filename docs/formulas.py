@@ -1,0 +1,22 @@
+"""Turns the LaTeX of a page into MathML while the site is built, so that no page loads a script from the network."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+from latex2mathml.converter import convert
+
+FORMULA = re.compile(r'<(?P<tag>span|div) class="arithmatex">\s*\\[(\[](?P<latex>.*?)\\[)\]]\s*</(?P=tag)>', re.DOTALL)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """MkDocs calls this with the HTML of each page; `pymdownx.arithmatex` has marked the formulas in it."""
+    return FORMULA.sub(mathml, content)
+
+
+def mathml(found: re.Match[str]) -> str:
+    """The formula as MathML, on a line of its own where it was a block."""
+    display = "block" if found["tag"] == "div" else "inline"
+    return convert(html.unescape(found["latex"]), display=display)
