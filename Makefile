@@ -5,7 +5,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-fast test-slurm lint format losses benchmark lock wheel clean
+.PHONY: help setup demo train test test-fast test-slurm lint format docs losses benchmark lock wheel clean
 
 help:            ## Say what can be made
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ test-slurm: $(READY) ## Test sweeps on a real SLURM with two nodes on this machi
 	@{ command -v slurmctld && command -v munged; } >/dev/null || { apt-get update -qq && apt-get install -y -qq slurm-wlm munge; } \
 	|| { echo "make test-slurm: expected slurmctld and munged, got none; install Debian's slurm-wlm and munge"; exit 1; }
 	$(BIN)/python -m pytest tests/slurm/check_requeue.py $(ARGS)
+
+docs: $(READY)   ## Build the documentation into site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 losses: $(READY) ## List the losses: family, formula, paper, and what each does on an empty mask
 	$(BIN)/python -m seglab.cards
