@@ -65,4 +65,4 @@ wheel: $(READY)  ## Build the wheel into dist/
 	$(BIN)/uv build --quiet --wheel
 
 clean:           ## Remove the environment and what was built; outputs/ stays
-	rm -rf .venv dist build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv dist build site .pytest_cache .ruff_cache .mypy_cache

@@ -56,6 +56,7 @@ def values_of(word: str, override: Override) -> Iterator[str]:
         yield word
 
 
+@pytest.mark.filterwarnings("ignore:(?s).*is validated against ConfigStore schema")  # cli.py does so too
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_printed_command_fits_the_configuration(line: str, configure: Configure) -> None:
     module, *words = shlex.split(line.removeprefix("python -m seglab."), comments=True)
