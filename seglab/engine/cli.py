@@ -77,6 +77,8 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             if missing:
                 raise SystemExit(missing)
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
+            if sweeps and {"--cfg", "-c", "--info", "-i"} & set(sys.argv[1:]):
+                raise SystemExit("--cfg: expected one run, got a sweep; leave -m out")
             if sweeps and not current_sweep():
                 raise SystemExit(supervise(f"seglab.{name}"))
             signal.signal(signal.SIGTERM, _interrupt)  # or the processes of a pool would outlive it
