@@ -10,21 +10,27 @@ import io
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 
-from seglab.files import atomic
+from seglab.files import atomic, write_text
+
+P = ParamSpec("P")
 
 INK, FAINT, GRID = "#1c1e21", "#6b7075", "#d5d8dc"
-TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "#ffffff", "#e69f00", "#56b4e9"  # told apart by every kind of eye
+TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "#ffffff", "#e69f00", "#56b4e9"  # distinct to color-blind readers too
 
 STYLE = {
     "font.size": 8.5,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
+    "axes.facecolor": "none",
     "axes.edgecolor": FAINT,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
@@ -53,19 +59,19 @@ WIDTH = 9.5
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)))
 
 
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Draw in the project's style, and leave the style of everybody else alone."""
 
     @wraps(draw)
-    def inside(*args: object, **kwargs: object) -> Figure:
+    def inside(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with mpl.rc_context(STYLE):
             return draw(*args, **kwargs)
 
     return inside
 
 
-def line_styles(labels: Iterable[str]) -> dict[str, dict[str, object]]:
-    """A colour and a line style for each label, the same in every figure; colours repeat after eight, styles go on."""
+def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A color and a line style for each label, the same in every figure; colors repeat after eight, styles differ."""
     return {
         label: {"color": COLORS[k % len(COLORS)], "linestyle": DASHES[k // len(COLORS) % len(DASHES)]}
         for k, label in enumerate(labels)
@@ -73,53 +79,55 @@ def line_styles(labels: Iterable[str]) -> dict[str, dict[str, object]]:
 
 
 def save(figure: Figure, out: Path) -> Path:
-    """Write a figure atomically; the suffix of `out` chooses PNG, SVG or PDF."""
-    stamp = {"Date": None} if out.suffix == ".svg" else None
+    """Write a figure atomically; the suffix of `out` chooses PNG or SVG."""
+    if out.suffix == ".svg":
+        return write_text(out, svg(figure, out.stem))
     with mpl.rc_context(STYLE), atomic(out) as partial:
-        settle(figure)
-        figure.savefig(partial, dpi=144, metadata=stamp)
+        canvas = _lay_out(figure)
+        figure.set_facecolor("#ffffff")
+        canvas.print_png(partial)
     return out
 
 
-def svg(figure: Figure, name: str, letters: str = "none") -> str:
-    """A figure as the text of an SVG file without a background; `name` keeps its ids apart from those of others.
-
-    `letters` none keeps text as text, path draws it.
-    """
+def svg(figure: Figure, name: str) -> str:
+    """A figure as the text of an SVG file without a background; `name` keeps its ids apart from those of others."""
     buffer = io.StringIO()
-    style = STYLE | {"svg.hashsalt": name, "svg.fonttype": letters, "savefig.transparent": True}
-    with mpl.rc_context(style):
-        settle(figure)
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
+        _lay_out(figure)
+        figure.set_facecolor("none")
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return buffer.getvalue()
 
 
-def settle(figure: Figure) -> None:
-    """Lay a figure out once: finding room for its labels takes longer than drawing it, and every save does it again."""
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
+def _lay_out(figure: Figure) -> FigureCanvasAgg:
+    """Place the axes, once a figure: finding room for their labels takes longer than drawing them.
+
+    `figure.savefig` would do it again for each file, and draw everything twice; the print functions of a canvas do not.
+    """
+    figure.set_dpi(144)
+    canvas = FigureCanvasAgg(figure)
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
         figure.set_layout_engine("none")
+    return canvas
 
 
 def paint_errors(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """Paint hits white, false alarms orange and misses blue over the darkened image: uint8 (h, w, 3).
+    """Paint true positives white, false positives orange, false negatives blue on the darkened image: uint8 (h, w, 3).
 
     `image` is uint8 (h, w), (h, w, 1) or (h, w, 3); a pixel counts as foreground from `threshold` upwards.
     """
     grey = image if image.ndim == 2 else image.mean(axis=2)
     canvas = np.repeat((0.45 * grey)[..., None], 3, axis=2)
     found, real = probability >= threshold, truth > 0.5
-    for where, colour in (
-        (found & real, TRUE_POSITIVE),
-        (found & ~real, FALSE_POSITIVE),
-        (~found & real, FALSE_NEGATIVE),
-    ):
-        canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(mpl.colors.to_rgb(colour))
+    errors = ((found & real, TRUE_POSITIVE), (found & ~real, FALSE_POSITIVE), (~found & real, FALSE_NEGATIVE))
+    for where, color in errors:
+        canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(to_rgb(color))
     return canvas.astype(np.uint8)
 
 
 def two_sided() -> ListedColormap:
-    """Orange where less than half are won, nothing at a half, blue above: on white and on black paper alike."""
+    """Orange below the middle, transparent at it, blue above: on a white and on a black page alike."""
     level = np.linspace(-1, 1, 64)
-    colour = np.where(level[:, None] < 0, to_rgb(COLORS[1]), to_rgb(COLORS[0]))
-    return ListedColormap(np.column_stack([colour, 0.7 * np.abs(level)]))
+    color = np.where(level[:, None] < 0, to_rgb(COLORS[1]), to_rgb(COLORS[0]))
+    return ListedColormap(np.column_stack([color, 0.7 * np.abs(level)]))

@@ -1,7 +1,8 @@
-"""`python -m seglab.report outputs/SWEEP`: read every run of a sweep and say what it shows."""
+"""`python -m seglab.report outputs/SWEEP`: compare all runs of a sweep and write the report."""
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
@@ -26,22 +27,21 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     from seglab.reporting.load_runs import collect
     from seglab.reporting.reproduce import commands
     from seglab.reporting.study import Question, Study
-    from seglab.reporting.verdict import depends_on_threshold, headline
     from seglab.reporting.write_report import write
 
     keys = ("metric", "images", "delta", "confidence", "resamples", "seed")
     question = Question(**{key: cfg[key] for key in keys})
     sweep = collect(roots)
-    studies = [Study(title, board, question) for title, board in sweep.boards()]
+    studies = [Study(title, runs, question) for title, runs in sweep.benchmarks()]
     changed = [f"{key}={cfg[key]}" for key in keys if cfg[key] != getattr(Question(), key)]
-    again = [*commands(sweep.runs["folder"]), " ".join(["python -m seglab.report", *map(str, cfg.roots), *changed])]
-    written = write(Path(cfg.output or roots[0]), roots[0].resolve().name, studies, sweep.runs, "\n".join(again))
+    reproduce = [*commands(sweep.runs["folder"]), " ".join(["python -m seglab.report", *map(str, cfg.roots), *changed])]
+    written = write(Path(cfg.output or roots[0]), roots[0].resolve().name, studies, sweep.runs, "\n".join(reproduce))
     for study in studies:
-        log.info("%s: %s", study.title, headline(study.verdicts))
+        log.info("%s: %s", study.title, study.headline)
         if study.blind:
             log.info("%s", study.blind)
-        if study.tuned is not None and (warning := depends_on_threshold(study.verdicts, study.tuned.verdicts)):
-            log.info("%s At the tuned one: %s", warning, headline(study.tuned.verdicts))
+        if study.tuned and study.threshold_warning:
+            log.info("%s At the tuned one: %s", study.threshold_warning, study.tuned.headline)
     log.info("%d of %d runs compared: %s", len(sweep.used), len(sweep.runs), written)
     return written
 
@@ -56,7 +56,8 @@ def with_roots(arguments: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    """The command: folders may stand on it bare."""
+    """The command, on which folders may be given without a name."""
+    gc.set_threshold(100_000)  # a report makes many small objects and no cycles worth looking for
     sys.argv[1:] = with_roots(sys.argv[1:])
     command("report")(report)()
 

@@ -1,103 +1,111 @@
-"""Pieces of HTML: tables that sort, figures that follow the page's colours, formulas without a network."""
+"""HTML by Jinja2 with autoescape: tables that sort, figures in the page's colors, formulas as MathML.
+
+Text is escaped wherever it enters a page; what is HTML already is of the type `markupsafe.Markup`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from html import escape
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.mathtext import MathTextParser
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from latex2mathml.converter import convert
+from markupsafe import Markup
 
-from seglab.plots import COLORS, FAINT, GRID, INK, svg
+from seglab.plots import COLORS, FAINT, GRID, INK
 
-INKS = {INK: "--ink", FAINT: "--faint", GRID: "--grid", "#ffffff": "--paper"}
-SPELLINGS = {
-    r"\\[td]?frac\s*(\w)\s*(\w)": r"\\dfrac{\1}{\2}",
-    r"\\[td]?frac\b": r"\\dfrac",
-    r"\\[bB]igg?l?(?=[(\[])": r"\\left",
-    r"\\[bB]igg?r?(?=[)\]])": r"\\right",
-    r"\\[lr]Vert": r"\\Vert",
-    r"\\[lr]vert": "|",
-    r"(?<=[\w)}'])\s*(?=\\(log|ln)\b)": r"\\,",
-    r"(\\sum(_\{[^{}]*\}|_\w)?)": r"\1\\,",
-}
-"""LaTeX that mathtext lacks or sets too tightly, and what it takes instead."""
-INKS |= {colour: f"--c{k}" for k, colour in enumerate(COLORS)}
+FOLDER = Path(__file__).parent
+TEMPLATES = Environment(
+    loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+)
+TEMPLATES.globals |= {"source": lambda name: Markup((FOLDER / name).read_text(encoding="utf-8"))}
+TEMPLATES.globals |= {"library": "", "script": ""}  # a page has no scripts of its own unless document() gives them
+MACROS: Any = TEMPLATES.get_template("macros.html.j2").module
+VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--grid", "#ffffff": "--paper"}
+VARIABLES |= {color: f"--c{k}" for k, color in enumerate(COLORS)}
+"""The colors of a figure, and the variables of page.css that replace them."""
 
 
 class Cell(NamedTuple):
-    """One cell of a table: what to show (HTML), what to sort by, and a class for its looks."""
+    """One cell of a table: what to show, what to sort by (None goes last), and its CSS class."""
 
-    html: str
+    shown: str
     sort: float | str | None = None
     kind: str = ""
 
 
 def text(value: object) -> Cell:
     """A cell of plain text."""
-    return Cell(escape(str(value)), str(value), "text")
+    return Cell(str(value), str(value), "text")
 
 
-def number(value: float, digits: int = 3, kind: str = "") -> Cell:
+def number(value: float, digits: int = 3) -> Cell:
     """A cell with a number, a dash where it is undefined."""
-    if value is None or not np.isfinite(value):
-        return Cell("–", None, kind)
-    return Cell(decimal(value, digits), float(value), kind)
+    return Cell(decimal(value, digits), float(value)) if np.isfinite(value) else Cell("–")
+
+
+def mean_sd(mean: float, sd: float, best: bool = False) -> Cell:
+    """A cell with a mean and its standard deviation over seeds; the best one of a column is bold."""
+    if not np.isfinite(mean):
+        return Cell("–")
+    digits = 3 if abs(mean) < 2 else 2
+    spread = Markup(' <span class="sd">±{}</span>').format(f"{sd:.{digits}f}") if np.isfinite(sd) else ""
+    return Cell(Markup("{}{}").format(decimal(mean, digits), spread), mean, "best" if best else "")
 
 
 def decimal(value: float, digits: int = 3) -> str:
-    """A number with a true minus sign, and without one before zero."""
+    """A number with a true minus sign, and without one before zero; a dash where it is undefined."""
+    if not np.isfinite(value):
+        return "–"
     shown = f"{value:.{digits}f}"
     return shown.removeprefix("-") if float(shown) == 0 else shown.replace("-", "−")
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], kind: str = "") -> str:
+def document(title: str, sections: Sequence[tuple[str, Markup]], library: str = "", script: str = "") -> str:
+    """A page of sections (heading, HTML); the scripts run before (`library`) and after (`script`) its body."""
+    page = TEMPLATES.get_template("page.html.j2")
+    return page.render(title=title, sections=sections, library=Markup(library), script=Markup(script))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Markup:
     """A table whose columns sort at a click on their heads; the first column names the row."""
-    heads = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in head)
-    body = "".join(f"<tr>{''.join(_cell(cell, place == 0) for place, cell in enumerate(row))}</tr>\n" for row in rows)
-    inner = f"<thead><tr>{heads}</tr></thead><tbody>\n{body}</tbody>"
-    return f'<div class="scroll"><table class="{kind}">{inner}</table></div>'
+    return MACROS.table(head, rows)
 
 
-def _cell(cell: Cell, first: bool) -> str:
-    key = "" if cell.sort is None else escape(str(cell.sort), quote=True)
-    tag, scope = ("th", ' scope="row"') if first else ("td", "")
-    return f'<{tag}{scope} class="{cell.kind}" data-key="{key}">{cell.html}</{tag}>'
+def note(words: str) -> Markup:
+    """A paragraph in small print."""
+    return MACROS.note(words)
 
 
-def figure(drawn: str, caption: str) -> str:
-    """A figure of the report, from the text of its SVG file, with its caption."""
-    first = re.split(r"(?<=[.:;]) ", re.sub(r"<[^>]+>", "", caption.replace("\n", " ")))[0]
-    named = inline(drawn).replace("<svg ", f'<svg role="img" aria-label="{escape(first, quote=True)}" ', 1)
-    return f'<figure><div class="scroll">{named}</div><figcaption>{caption}</figcaption></figure>'
+def figure(drawn: str, caption: str) -> Markup:
+    """A figure with its caption, from the text of its SVG file: page colors for its inks, at most as wide as the page.
 
-
-def inline(drawn: str) -> str:
-    """An SVG file as an element of a page: its inks become the page's colours, its width that of the column."""
+    The caption's first sentence names it to those who do not see it.
+    """
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
+    drawn = re.sub(r"#[0-9a-f]{6}\b", lambda ink: f"var({VARIABLES[ink[0]]})" if ink[0] in VARIABLES else ink[0], drawn)
+    first = re.split(r"(?<=[.:;])\s", caption, maxsplit=1)[0]
     size = re.search(r'width="([\d.]+)pt" height="[\d.]+pt"', drawn)
-    width = float(size[1]) * 4 / 3
-    wide = ' data-wide=""' if width > 660 else ""
-    drawn = drawn.replace(size[0], f'width="100%" style="max-width:{width:.0f}px"{wide}', 1)
-    return re.sub(r"#[0-9a-f]{6}\b", lambda ink: f"var({INKS[ink[0]]})" if ink[0] in INKS else ink[0], drawn)
+    assert size
+    pixels = float(size[1]) * 4 / 3
+    wide = " data-wide" if pixels > 660 else ""
+    style = Markup('role="img" aria-label="{}" width="100%" style="max-width:{:.0f}px"{}').format(first, pixels, wide)
+    return MACROS.figure(Markup(drawn.replace(size[0], style, 1)), caption)
 
 
-def formula(latex: str, name: str) -> str:
-    """A LaTeX formula as SVG by matplotlib's mathtext; what mathtext cannot set is shown as it is written."""
+def formula(latex: str) -> Markup:
+    """A LaTeX formula as MathML; what cannot be converted is shown as it is written."""
     latex = latex.strip().strip("$")
-    for theirs, ours in SPELLINGS.items():
-        latex = re.sub(theirs, ours, latex)
-    with mpl.rc_context({"mathtext.fontset": "stix"}):
-        try:
-            width, height, depth, *_ = MathTextParser("path").parse(f"${latex}$", dpi=72)
-        except ValueError:
-            return f"<code>{escape(latex)}</code>"
-        wide, high = 1.15 * width + 4, 1.15 * height + 4
-        drawn = Figure(figsize=(wide / 72, high / 72))
-        drawn.text(2 / wide, (1.15 * depth + 2) / high, f"${latex}$", color=INK, fontsize=11.5)
-        shown = inline(svg(drawn, name, "path")).replace('width="100%"', f'width="{wide * 4 / 3:.0f}"', 1)
-    return f'<span class="formula" role="img" aria-label="{escape(latex, quote=True)}">{shown}</span>'
+    spelled = re.sub(r"\\[bB]igg?l?(?=[(\[])", r"\\left", latex)  # browsers do not stretch \Big) below an exponent
+    spelled = re.sub(r"\\[bB]igg?r?(?=[)\]])", r"\\right", spelled)
+    spelled = re.sub(r"\\(log|ln|cosh|min)\b", r"\\,\\\1\\,", spelled)  # nor set names of functions apart
+    try:
+        return Markup(convert(spelled, display="block"))
+    except Exception:  # latex2mathml's errors have no common class
+        return Markup("<code>{}</code>").format(latex)
+
+
+TEMPLATES.globals |= {"figure": figure, "formula": formula, "decimal": decimal}

@@ -1,6 +1,6 @@
 """All runs below some folders as two tables: a row per run, and a row per test image of each run.
 
-Whatever a sweep may leave behind is told and does not stop anything: runs that failed, still run or were killed, torn
+Whatever a sweep may leave behind is reported and stops nothing: runs that failed, still run or were killed, truncated
 or missing files, folders that are no runs, the same experiment twice.
 """
 
@@ -21,11 +21,11 @@ from seglab.reporting.run_labels import label
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs of one or more sweeps; runs of different data stand on different boards and are never compared.
+    """The runs of one or more sweeps; runs on different data belong to different benchmarks and are never compared.
 
-    `runs` has a row per run folder: folder, name, status, used, problem, board, label, loss, dataset, model, seed,
+    `runs` has a row per run folder: folder, name, status, used, problem, benchmark, label, loss, dataset, model, seed,
     metrics as `test/iou`, ... and the facts of run.json (config, choices, data, card, git, versions, host, ...).
-    `images` has the rows of per_image.csv of each used run with its run (a row number), board, label and seed.
+    `images` has the rows of per_image.csv of each used run with its run (a row number), benchmark, label and seed.
     """
 
     runs: pd.DataFrame
@@ -36,10 +36,10 @@ class Sweep:
         """The runs that finished and could be read: those that are compared."""
         return self.runs[self.runs["used"]]
 
-    def boards(self) -> Iterator[tuple[str, Sweep]]:
+    def benchmarks(self) -> Iterator[tuple[str, Sweep]]:
         """The parts that may be compared within themselves, each with its title."""
-        for board in self.used["board"].unique():
-            yield board, Sweep(self.runs[self.runs["board"] == board], self.images[self.images["board"] == board])
+        for name in self.used["benchmark"].unique():
+            yield name, Sweep(*(table[table["benchmark"] == name] for table in (self.runs, self.images)))
 
 
 def collect(roots: Iterable[Path | str]) -> Sweep:
@@ -51,11 +51,9 @@ def collect(roots: Iterable[Path | str]) -> Sweep:
     runs = pd.DataFrame(list(facts))
     runs["label"] = label(runs)
     _supersede(runs)
-    kept = [
-        tables[row].assign(run=row, board=run["board"], label=run["label"], seed=run["seed"])
-        for row, run in runs[runs["used"]].iterrows()
-    ]
-    return Sweep(runs, pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=["board"]))
+    used = runs.loc[runs["used"], ["benchmark", "label", "seed"]].to_dict("index")
+    kept = [tables[row].assign(run=row, **names) for row, names in used.items()]
+    return Sweep(runs, pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=["benchmark"]))
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
@@ -78,8 +76,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     row |= {"folder": folder, "name": folder.name, "used": not problem, "problem": problem}
     row |= {"config": config, "choices": choices, "data": data, "status": facts.get("status", "unreadable")}
     row |= {"dataset": choices.get("dataset", ""), "model": choices.get("model", ""), "seed": facts.get("seed", 0)}
-    row |= {"card": facts.get("card"), "error": facts.get("error"), "git": facts.get("git")}
-    row["board"] = " ".join(part for part in (row["dataset"], str(data.get("fingerprint", ""))[:6]) if part)
+    row |= {key: facts.get(key) for key in ("card", "error", "git")}
+    row["benchmark"] = f"{row['dataset']} {str(data.get('fingerprint', ''))[:6]}".strip()
     row["threshold"] = (facts.get("threshold") or {}).get("tuned", float("nan"))
     return row | (facts.get("metrics") or {}), images
 
@@ -91,18 +89,19 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
         return {}, f"run.json cannot be read: {error}"
     if not isinstance(facts, dict) or "config" not in facts:
         return {"status": "foreign"}, "run.json is not that of a training run"
-    told = {"running": "still running, or ended without a word", "interrupted": "interrupted; run it again to go on"}
-    error = facts.get("error") or {}
-    told["failed"] = f"{error.get('kind', 'error')}: {error.get('message', '')}".strip().split("\n")[0]
-    status = facts.get("status")
-    return facts, "" if status == "finished" else told.get(status, f"status {status}")
+    error, status = facts.get("error") or {}, facts.get("status")
+    problems = {
+        "finished": "",
+        "running": "still running, or ended without a message",
+        "interrupted": "interrupted; run it again to resume",
+        "failed": f"{error.get('kind', 'error')}: {error.get('message', '')}".strip().split("\n")[0],
+    }
+    return facts, problems.get(status, f"status {status}")
 
 
 def _images(folder: Path) -> tuple[pd.DataFrame, str]:
     try:
-        rows = pd.read_csv(
-            folder / "per_image.csv", dtype={"id": str, "group": str}, na_values=[""], keep_default_na=True
-        )
+        rows = pd.read_csv(folder / "per_image.csv", dtype={"id": str, "group": str}, na_values=[""])
     except (OSError, ValueError) as error:
         return pd.DataFrame(), f"per_image.csv cannot be read: {error}"
     missing = {"id", "group", "foreground", "iou"} - set(rows)
@@ -113,8 +112,8 @@ def _images(folder: Path) -> tuple[pd.DataFrame, str]:
 
 def _supersede(runs: pd.DataFrame) -> None:
     """Of several finished runs with one label and seed keep the one that finished last."""
-    used = runs[runs["used"]].sort_values("finished", kind="stable") if runs["used"].any() else runs[:0]
-    for _, same in used.groupby(["board", "label", "seed"]):
-        for row in same.index[:-1]:
-            runs.loc[row, "used"] = False
-            runs.loc[row, "problem"] = f"superseded by {runs.loc[same.index[-1], 'name']}"
+    used = runs[runs["used"]]
+    used = used.sort_values("finished", kind="stable") if len(used) else used
+    for _, same in used.groupby(["benchmark", "label", "seed"]):
+        runs.loc[same.index[:-1], "used"] = False
+        runs.loc[same.index[:-1], "problem"] = f"superseded by {runs.loc[same.index[-1], 'name']}"

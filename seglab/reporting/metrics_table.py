@@ -13,85 +13,57 @@ from seglab.reporting.load_runs import Sweep
 from seglab.reporting.thresholds import average_precision, calibration_error, scores_at
 
 LOWER_IS_BETTER = {"hd95", "asd", "loss", "ece", "epochs/train roughness", "epochs/val roughness", "epochs/seconds"}
+THRESHOLDED = ("iou", "dice", "precision", "recall")
+"""What a histogram gives of an image at any threshold."""
 
-BLOCKS = {
-    "Mean over the test images, threshold 0.5": [
-        "iou",
-        "dice",
-        "precision",
-        "recall",
-        "accuracy",
-        "foreground_confidence",
-        "background_confidence",
-        "specificity",
-    ],
-    "Mean over the test images, threshold tuned on validation": [
+QUARTERS = ("smallest quarter", "second quarter", "third quarter", "largest quarter")
+CONFIDENCES = ("foreground_confidence", "background_confidence")
+BLOCKS: dict[str, tuple[str, ...]] = {
+    "Mean over the test images, threshold 0.5": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
+    "Mean over the test images, threshold tuned on validation": (
         "tuned/threshold",
-        "tuned/iou",
-        "tuned/dice",
-        "tuned/precision",
-        "tuned/recall",
-    ],
-    "Pooled over all pixels of the test set": [
-        "iou_pooled",
-        "dice_pooled",
-        "precision_pooled",
-        "recall_pooled",
-        "accuracy_pooled",
+        *(f"tuned/{name}" for name in THRESHOLDED),
+    ),
+    "Pooled over all pixels of the test set": (
+        *(f"{name}_pooled" for name in (*THRESHOLDED, "accuracy")),
         "average_precision",
         "ece",
-    ],
-    "Distance between the outlines, mean over the test images in which there is something and something was found": [
+    ),
+    "Distance between the outlines, mean over the test images in which there is something and something was found": (
         "hd95",
         "asd",
-    ],
-    "IoU in strata of the object's size, and empty images by themselves": [
-        "iou/with foreground",
-        "iou/smallest quarter",
-        "iou/second quarter",
-        "iou/third quarter",
-        "iou/largest quarter",
+    ),
+    "IoU in strata of the object's size, and empty images by themselves": (
+        *(f"iou/{stratum}" for stratum in ("with foreground", *QUARTERS)),
         "empty/left empty",
         "image_accuracy",
         "image_recall",
-    ],
-    "Over the epochs: how much the IoU jumps (mean second difference), and seconds an epoch": [
+    ),
+    "Over the epochs: how much the IoU jumps (mean second difference), and seconds an epoch": (
         "epochs/train roughness",
         "epochs/val roughness",
         "epochs/seconds",
-    ],
+    ),
 }
-
 TITLES = {
     "iou": "IoU",
     "dice": "Dice",
     "hd95": "HD95 (px)",
     "asd": "ASD (px)",
     "ece": "calibration error",
-    "foreground_confidence": "foreground confidence",
-    "background_confidence": "background confidence",
-    "average_precision": "average precision",
-    "image_accuracy": "image accuracy",
-    "image_recall": "image recall",
-    "object_recall": "object recall",
     "empty/left empty": "empty images left empty",
 }
-QUARTERS = ("smallest quarter", "second quarter", "third quarter", "largest quarter")
 
 
 def title(key: str) -> str:
     """A metric's name for readers."""
     name = key.removesuffix("_pooled").removeprefix("tuned/").removeprefix("iou/").removeprefix("epochs/")
-    return TITLES.get(name, name)
+    return TITLES.get(name, name.replace("_", " "))
 
 
 def worse_if_higher(key: str) -> bool:
     """Whether less of the metric is better."""
     return key.removesuffix("_pooled").removeprefix("tuned/") in LOWER_IS_BETTER
-
-
-THRESHOLDED = ("iou", "dice", "precision", "recall")
-"""What a histogram knows of an image at any threshold."""
 
 
 class Pooled(NamedTuple):
@@ -105,7 +77,7 @@ class Pooled(NamedTuple):
     images: pd.DataFrame
 
 
-def reread(runs: pd.DataFrame) -> dict[int, Pooled]:
+def read_histograms(runs: pd.DataFrame) -> dict[int, Pooled]:
     """Read the histograms of the used runs, one at a time; a run without them is left out."""
     found = {}
     for row, run in runs.iterrows():
@@ -114,18 +86,18 @@ def reread(runs: pd.DataFrame) -> dict[int, Pooled]:
                 table, ids = arrays["test"], arrays["test_ids"]
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             continue
-        images = _at(table, run["threshold"], run["config"].get("empty", "correct"))
+        images = _scores_of_images(table, run["threshold"], run["config"].get("empty", "correct"))
         scores = _scores(table.sum(0), images, run["threshold"])
         found[row] = Pooled(table.sum(0), scores, images.set_axis(ids[: len(images)]))
     return found
 
 
 def at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, float]:
-    """What histograms (n, 2, 256) still say: average precision, calibration, and the scores at the tuned threshold."""
-    return _scores(table.sum(0), _at(table, threshold, empty), threshold)
+    """What histograms (n, 2, 256) give besides: average precision, calibration, and the scores at the tuned threshold."""
+    return _scores(table.sum(0), _scores_of_images(table, threshold, empty), threshold)
 
 
-def _at(table: np.ndarray, threshold: float, empty: str) -> pd.DataFrame:
+def _scores_of_images(table: np.ndarray, threshold: float, empty: str) -> pd.DataFrame:
     """The scores of each image (n, 2, 256) at a threshold, a row each; no rows where it is not known."""
     if not np.isfinite(threshold):
         return pd.DataFrame()
@@ -142,37 +114,37 @@ def _scores(pooled: np.ndarray, images: pd.DataFrame, threshold: float) -> dict[
 
 def at_tuned(images: pd.DataFrame, pooled: dict[int, Pooled]) -> pd.DataFrame:
     """The rows of per_image.csv with the scores that each run has at its tuned threshold; NaN where it has none."""
-    again = pd.concat({run: found.images for run, found in pooled.items()}) if pooled else pd.DataFrame()
-    rows = again.reindex(index=pd.MultiIndex.from_frame(images[["run", "id"]]), columns=list(THRESHOLDED))
+    tuned = pd.concat({run: found.images for run, found in pooled.items()}) if pooled else pd.DataFrame()
+    rows = tuned.reindex(index=pd.MultiIndex.from_frame(images[["run", "id"]]), columns=list(THRESHOLDED))
     return images.assign(**{name: rows[name].to_numpy() for name in THRESHOLDED if name in images})
 
 
 def size_strata(images: pd.DataFrame) -> pd.Series:
-    """The stratum of each row: empty, or the quarter of the non-empty images by foreground share it belongs to.
+    """The stratum of each row: empty, or its quarter of the non-empty images by their fraction of foreground.
 
     The quarters are those of the images, not of the rows, so that every run has the same ones.
     """
-    share = (images["foreground"] / images["pixels"]).where(images["foreground"] > 0)
-    one_each = share.groupby(images["id"]).first().dropna()
+    fraction = (images["foreground"] / images["pixels"]).where(images["foreground"] > 0)
+    one_each = fraction.groupby(images["id"]).first().dropna()
     edges = np.quantile(one_each, [0.25, 0.5, 0.75]) if len(one_each) else np.zeros(3)
-    quarter = np.searchsorted(edges, share.to_numpy(), side="left")
-    return pd.Series(np.where(share.isna(), "empty", np.array([*QUARTERS, "empty"])[quarter]), images.index)
+    quarter = np.searchsorted(edges, fraction.to_numpy(), side="left")
+    return pd.Series(np.where(fraction.isna(), "empty", np.array([*QUARTERS, "empty"])[quarter]), images.index)
 
 
-def per_run(board: Sweep, pooled: dict[int, Pooled], histories: dict[int, pd.DataFrame]) -> pd.DataFrame:
+def per_run(sweep: Sweep, pooled: dict[int, Pooled], histories: dict[int, pd.DataFrame]) -> pd.DataFrame:
     """All metrics of each used run, one row a run: label, seed, then the keys of BLOCKS that can be had."""
-    runs = board.used
+    runs = sweep.used
     known = runs[[column for column in runs if column.startswith("test/")]].rename(columns=lambda c: c[5:])
-    images = board.images.assign(stratum=size_strata(board.images))
-    numeric = images.drop(columns=["id", "group", "board", "label", "seed", "stratum"]).groupby("run").mean()
-    again = pd.DataFrame({row: found.scores for row, found in pooled.items() if row in runs.index}).T
+    images = sweep.images.assign(stratum=size_strata(sweep.images))
+    numeric = images.drop(columns=["id", "group", "benchmark", "label", "seed", "stratum"]).groupby("run").mean()
+    histograms = pd.DataFrame({row: found.scores for row, found in pooled.items() if row in runs.index}).T
     strata = images.pivot_table(index="run", columns="stratum", values="iou", aggfunc="mean")
-    whole = images[images["stratum"] != "empty"].groupby("run")["iou"].mean()
+    nonempty = images[images["stratum"] != "empty"].groupby("run")["iou"].mean()
     parts = [
         known,
         numeric[[column for column in numeric if column not in known]],
-        again[[column for column in again if column not in known]],
-        whole.rename("iou/with foreground"),
+        histograms[[column for column in histograms if column not in known]],
+        nonempty.rename("iou/with foreground"),
         strata.drop(columns="empty", errors="ignore").add_prefix("iou/"),
         _left_empty(images),
         learning_curves.summary(histories),
@@ -181,7 +153,7 @@ def per_run(board: Sweep, pooled: dict[int, Pooled], histories: dict[int, pd.Dat
 
 
 def _left_empty(images: pd.DataFrame) -> pd.Series:
-    """The share of the empty images in which nothing was found, by run."""
+    """The fraction of the empty images in which nothing was found, by run."""
     empty = images[images["stratum"] == "empty"]
     return (empty["tp"] + empty["fp"] == 0).groupby(empty["run"]).mean().rename("empty/left empty")
 

@@ -1,7 +1,4 @@
-"""The figures of a sweep: how the losses learn, differ, rank, err, and how far their probabilities can be believed.
-
-Each function returns a matplotlib Figure; figures.save writes it, page.py puts it into the report.
-"""
+"""The figures of a sweep: learning curves, differences, ranks, errors, and how well probabilities are calibrated."""
 
 from __future__ import annotations
 
@@ -12,16 +9,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
 from seglab.plots import COLORS, FAINT, GRID, INK, WIDTH, line_styles, styled, two_sided
+from seglab.reporting.cube import Cube
 from seglab.reporting.metrics_table import QUARTERS, size_strata, title
-from seglab.reporting.stats import Cube
+from seglab.reporting.ranks import cliques
 from seglab.reporting.thresholds import calibration, scores_at
 from seglab.reporting.verdict import Verdict
 
-KINDS = {"better": "#0072b2", "equivalent": "#009e73", "unknown": "#7f7f7f", "none": "#7f7f7f"}
-SAID = {"better": "better", "equivalent": "equivalent", "unknown": "cannot tell", "none": "one seed"}
+KIND_COLORS = {"better": COLORS[0], "equivalent": COLORS[2], "unknown": COLORS[7], "none": COLORS[7]}
+KIND_NAMES = {"better": "better", "equivalent": "equivalent", "unknown": "cannot tell", "none": "one seed"}
 
 
 def _legend(figure: Figure, axis: Axes) -> None:
@@ -55,8 +52,8 @@ def learning(histories: Mapping[str, list[pd.DataFrame]]) -> Figure:
             if column in middle:
                 marker = "o" if len(middle) == 1 else ""
                 axis.plot(middle.index, middle[column], label=label, marker=marker, **style[label])
-                colour = style[label]["color"]
-                axis.fill_between(middle.index, low[column], high[column], color=colour, alpha=0.15, lw=0)
+                color = style[label]["color"]
+                axis.fill_between(middle.index, low[column], high[column], color=color, alpha=0.15, lw=0)
     for axis, name in zip(axes, keys.values(), strict=True):
         axis.set(title=name, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -66,14 +63,14 @@ def learning(histories: Mapping[str, list[pd.DataFrame]]) -> Figure:
 
 @styled
 def seeds(data: Cube, metric: str) -> Figure:
-    """Every run as a dot: the mean of the metric over the test images by loss, the bar is the mean over seeds."""
+    """Every run as a dot: the mean of the metric over the test images by loss; the bar is the mean over seeds."""
     figure = Figure(figsize=(WIDTH, 0.8 + 0.3 * len(data.labels)), layout="constrained")
     axis = figure.subplots()
     means = np.array([[_defined_mean(run) for run in loss] for loss in data.values])
     for place, (label, row) in enumerate(zip(data.labels, means, strict=True)):
-        colour = line_styles(data.labels)[label]["color"]
-        axis.plot(row, np.full(len(row), place), "o", color=colour, alpha=0.65, markeredgewidth=0, markersize=6)
-        axis.plot([_defined_mean(row)] * 2, [place - 0.3, place + 0.3], color=colour, lw=2.5, solid_capstyle="butt")
+        color = line_styles(data.labels)[label]["color"]
+        axis.plot(row, np.full(len(row), place), "o", color=color, alpha=0.65, markeredgewidth=0, markersize=6)
+        axis.plot([_defined_mean(row)] * 2, [place - 0.3, place + 0.3], color=color, lw=2.5, solid_capstyle="butt")
     axis.set(yticks=range(len(data.labels)), yticklabels=data.labels, xlabel=f"{title(metric)}, one dot per seed")
     axis.invert_yaxis()
     axis.tick_params(axis="y", length=0, labelcolor=INK)
@@ -99,11 +96,11 @@ def forest(verdicts: list[Verdict], metric: str) -> Figure:
     axis.axvspan(-delta, delta, color=COLORS[2], alpha=0.13, lw=0)
     axis.axvline(0, color=FAINT, lw=0.8)
     for place, verdict in enumerate(verdicts):
-        pair, colour = verdict.pair, KINDS[verdict.kind]
+        pair, color = verdict.pair, KIND_COLORS[verdict.kind]
         for low, high, width in ((pair.low_all, pair.high_all, 1.0), (pair.low, pair.high, 3.2)):
-            axis.plot(np.clip([low, high], left, right), [place] * 2, color=colour, lw=width, solid_capstyle="butt")
-        axis.plot(pair.difference, place, "o", color=colour, markersize=7.5, markeredgecolor="#ffffff")
-        axis.text(1.01, place, SAID[verdict.kind], transform=axis.get_yaxis_transform(), va="center", color=colour)
+            axis.plot(np.clip([low, high], left, right), [place] * 2, color=color, lw=width, solid_capstyle="butt")
+        axis.plot(pair.difference, place, "o", color=color, markersize=7.5, markeredgecolor="#ffffff")
+        axis.text(1.01, place, KIND_NAMES[verdict.kind], transform=axis.get_yaxis_transform(), va="center", color=color)
     names = [f"{pair.first} − {pair.second}" for pair in pairs]
     axis.set(
         yticks=range(len(pairs)), yticklabels=names, xlim=(1.04 * left, 1.04 * right), ylim=(len(pairs) - 0.4, -0.6)
@@ -114,34 +111,13 @@ def forest(verdicts: list[Verdict], metric: str) -> Figure:
     return figure
 
 
-def mean_ranks(data: Cube, lower_is_better: bool = False) -> pd.Series:
-    """The mean rank of each loss over the test images (1 is best), each image by its mean over the common seeds."""
-    common = np.isfinite(data.values).any(axis=2).all(axis=0)
-    if not common.any():
-        return pd.Series(dtype=float)
-    by_image = data.values[:, common].mean(axis=1)
-    by_image = by_image[:, np.isfinite(by_image).all(axis=0)]
-    ranks = stats.rankdata(by_image if lower_is_better else -by_image, axis=0)
-    return pd.Series(ranks.mean(axis=1), data.labels).sort_values()
-
-
-def cliques(order: list[str], different: set[frozenset[str]]) -> list[tuple[int, int]]:
-    """The longest stretches of a ranking within which no two losses were found different, as (first, last) places."""
-    stretches: list[tuple[int, int]] = []
-    for first in range(len(order)):
-        last = first
-        while last + 1 < len(order) and not any(
-            frozenset((order[k], order[last + 1])) in different for k in range(first, last + 1)
-        ):
-            last += 1
-        if last > first and (not stretches or last > stretches[-1][1]):
-            stretches.append((first, last))
-    return stretches
-
-
 @styled
 def ranks(mean_rank: pd.Series, verdicts: list[Verdict]) -> Figure:
-    """Critical-difference diagram: mean rank over the test images; a bar joins losses that were not told apart."""
+    """Critical-difference diagram: mean rank over the test images; a bar joins losses not found to be different.
+
+    By hand: scikit-posthocs has one, but its import takes longer than the report, and it needs as many lines to look
+    right.
+    """
     order = list(mean_rank.index)
     different = {frozenset((v.pair.first, v.pair.second)) for v in verdicts if v.kind == "better"}
     bars = cliques(order, different)
@@ -197,7 +173,7 @@ def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray]) ->
 
 @styled
 def reliability(tables: Mapping[str, np.ndarray]) -> Figure:
-    """Reliability diagram: how often pixels of a predicted probability are foreground; on the diagonal it is honest."""
+    """Reliability diagram: how often pixels of a predicted probability are foreground; on the diagonal: calibrated."""
     figure = Figure(figsize=(WIDTH * 0.55, WIDTH * 0.55), layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color=FAINT, lw=0.8)
@@ -206,7 +182,7 @@ def reliability(tables: Mapping[str, np.ndarray]) -> Figure:
         predicted, observed, number = calibration(table, 16)
         known = number > 0
         axis.plot(predicted[known], observed[known], label=label, marker="o", markersize=2.8, **style[label])
-    axis.set(xlabel="predicted probability", ylabel="share that is foreground", xlim=(0, 1), ylim=(0, 1))
+    axis.set(xlabel="predicted probability", ylabel="fraction that is foreground", xlim=(0, 1), ylim=(0, 1))
     _legend(figure, axis)
     return figure
 
@@ -214,7 +190,7 @@ def reliability(tables: Mapping[str, np.ndarray]) -> Figure:
 def win_shares(
     images: pd.DataFrame, labels: list[str], metric: str, lower_is_better: bool = False
 ) -> dict[str, np.ndarray]:
-    """By quarter of object size, the share of images on which the row's loss beats the column's; ties count half."""
+    """By quarter of object size, the fraction of images on which the row's loss beats the column's; ties count half."""
     stratum = size_strata(images)
     shares = {}
     for quarter in QUARTERS:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
-VERB = "python -m seglab.train"
+COMMAND = "python -m seglab.train"
 
 
 def commands(folders: Iterable[Path]) -> list[str]:
@@ -16,13 +16,12 @@ def commands(folders: Iterable[Path]) -> list[str]:
     Runs whose overrides are not on record are left out.
     """
     runs = [overrides for folder in folders if (overrides := _overrides(folder)) is not None]
-    keys = list(dict.fromkeys(key for run in runs for key in run))
-    values = {key: list(dict.fromkeys(run.get(key) for run in runs)) for key in keys}
-    grid = {tuple(run.get(key) for key in keys) for run in runs}
-    whole = all(None not in options for options in values.values())
-    if len(runs) > 1 and whole and grid == set(product(*values.values())):
-        return [" ".join([f"{VERB} -m", *(shlex.quote(f"{key}={','.join(values[key])}") for key in keys)])]
-    return [" ".join([VERB, *(shlex.quote(f"{key}={value}") for key, value in run.items())]) for run in runs]
+    keys = dict.fromkeys(key for run in runs for key in run)
+    values = {key: dict.fromkeys(run.get(key, "") for run in runs) for key in keys}
+    complete = all(run.keys() == keys.keys() for run in runs)
+    if len(runs) > 1 and complete and {tuple(run[key] for key in keys) for run in runs} == set(product(*values.values())):
+        return [" ".join([f"{COMMAND} -m", *(shlex.quote(f"{key}={','.join(values[key])}") for key in keys)])]
+    return [" ".join([COMMAND, *(shlex.quote(f"{key}={value}") for key, value in run.items())]) for run in runs]
 
 
 def _overrides(folder: Path) -> dict[str, str] | None:

@@ -1,8 +1,8 @@
 """What to call a run when it is compared: its loss, and whatever else sets it apart from the other runs.
 
 A label holds the loss and those of its parameters that vary in the sweep. Anything else (model, learning rate, size)
-joins it only where two runs of one seed would otherwise bear the same label; what differs together with the loss, such
-as a learning rate tuned for each loss, is not part of the label but is told by `differences`.
+joins it only where two runs of one seed would otherwise have the same label; what differs together with the loss, such
+as a learning rate tuned for each loss, is not part of the label but is listed by `differences`.
 """
 
 from __future__ import annotations
@@ -36,22 +36,26 @@ def loss_name(config: Mapping[str, Any], choices: Mapping[str, str]) -> str:
 
 
 def label(runs: pd.DataFrame) -> list[str]:
-    """One label a run, from columns `config`, `choices`, `seed` and `board` (runs of two boards never meet)."""
-    leaves = [_experiment(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
+    """One label a run, from the columns `config`, `choices`, `seed` and `benchmark` (two benchmarks are never mixed)."""
+    leaves = _experiments(runs)
     names = [loss_name(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
     labels = [
         _with(name, _varying_parameters(name, names, leaves), leaf) for name, leaf in zip(names, leaves, strict=True)
     ]
-    for board in runs["board"].unique():
-        rows = [row for row, where in enumerate(runs["board"]) if where == board]
+    for benchmark in runs["benchmark"].unique():
+        rows = [row for row, where in enumerate(runs["benchmark"]) if where == benchmark]
         keys = _separating([(labels[row], runs["seed"].iloc[row]) for row in rows], [leaves[row] for row in rows])
         for row in rows:
             labels[row] = " · ".join([labels[row], *(_part(key, leaves[row].get(key)) for key in keys)])
     return labels
 
 
+def _experiments(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    return [_experiment(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
+
+
 def _experiment(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, Any]:
-    """The leaves that may set runs apart, choices of whole groups (`model`) before single values (`model.width`)."""
+    """The values that may distinguish runs, choices of whole groups (`model`) before single values (`model.width`)."""
     chosen = {group: name for group, name in choices.items() if group not in NO_CHOICE}
     values = {
         key: value
@@ -84,7 +88,7 @@ def _part(key: str, value: Any) -> str:
 
 
 def _separating(who: list[tuple[str, int]], leaves: list[dict[str, Any]]) -> list[str]:
-    """The fewest keys, choices first, that tell apart runs which share a label and a seed."""
+    """The fewest keys, choices first, that distinguish runs which share a label and a seed."""
     chosen: list[str] = []
     while True:
         groups: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
@@ -107,18 +111,13 @@ def differences(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     The loss and its parameters are left out; a learning rate tuned for each loss shows up here, and so does a run that
     was made with another batch size by mistake.
     """
-    leaves = [_experiment(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
+    named = list(zip(_experiments(runs), runs["label"], strict=True))
     found: dict[str, dict[str, list[str]]] = {}
-    for key in _differing(leaves):
-        spelled = [_part(key, leaf.get(key)) for leaf in leaves]
-        if key.startswith(("loss.", "schedule.")) or all(
-            text in label for text, label in zip(spelled, runs["label"], strict=True)
-        ):
-            continue
-        holders: dict[str, list[str]] = {}
-        for leaf, name in zip(leaves, runs["label"], strict=True):
-            holders.setdefault(str(leaf.get(key)), [])
-            if name not in holders[str(leaf.get(key))]:
-                holders[str(leaf.get(key))].append(name)
-        found[key] = holders
+    for key in _differing([leaf for leaf, _ in named]):
+        in_labels = all(_part(key, leaf.get(key)) in name for leaf, name in named)
+        if not in_labels and not key.startswith(("loss.", "schedule.")):
+            holders: dict[str, dict[str, None]] = {}
+            for leaf, name in named:
+                holders.setdefault(str(leaf.get(key)), {})[name] = None
+            found[key] = {value: list(names) for value, names in holders.items()}
     return found

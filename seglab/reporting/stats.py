@@ -2,14 +2,14 @@
 
 The unit that training replicates is the SEED. What a seed does to one loss and not to another is shared by every image
 of that run, so images are no substitute for seeds: a signed-rank test over the images of two runs finds "differences"
-in about half of all comparisons of a loss with itself. Here a pair of losses is compared on twin runs (same seed, same
-images), and the interval of its mean difference carries both sources of chance:
+in about half of all comparisons of a loss with itself. Here a pair of losses is compared on paired runs (same seed,
+same images), and the interval of its mean difference covers both sources of variance:
 
-    seeds    too few to be drawn again (three seeds give ten distinct draws), so their part is Student's t, scaled by
+    seeds    too few to be resampled (three seeds give ten distinct draws), so their part is Student's t, scaled by
              the spread of the per-seed differences; that spread is moderated by the spread of the other pairs, as far
              as the sweep shows that the pairs are alike (empirical Bayes: Smyth 2004, made for three replicates);
-    images   drawn again as whole groups (patient, scene) with replacement: n - 1 draws of n, whose spread is unbiased
-             (Rao and Wu 1988); the noise of single predictions that the seeds already carry is taken out of it
+    images   resampled as whole groups (patient, scene) with replacement: n - 1 draws of n, whose spread is unbiased
+             (Rao and Wu 1988); the noise of single predictions that the seeds already include is taken out of it
              (Owen 2007, two-way crossed effects).
 """
 
@@ -20,31 +20,22 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
-from scipy import optimize, special, stats
+from scipy import special
 
 from seglab.contract import require
-
-
-class Cube(NamedTuple):
-    """One metric of a sweep: `values` (losses, seeds, images), NaN where there is no run or the metric is undefined."""
-
-    labels: list[str]
-    seeds: list[int]
-    ids: list[str]
-    groups: np.ndarray
-    values: np.ndarray
+from seglab.reporting.cube import Cube
+from seglab.reporting.ranks import signed_rank
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The paired difference first - second of one metric, with its interval and what chance could do to it.
+    """The paired difference first - second of one metric, with its intervals and p-values.
 
     `low, high` hold for this pair alone, `low_all, high_all` for all pairs of the sweep at once. `p` is two-sided, and
     `p_holm` the same after Holm's correction over all pairs. `p_images` is the seed-averaged signed-rank test (also
     corrected): it speaks about these trained networks on new images, not about training again.
-    `seed_variance` and `image_variance` are the two parts of the difference's variance; `prior` is how many degrees of
-    freedom the other pairs lend to the seeds - 1 of this one.
+    `seed_variance` and `image_variance` are the two parts of the difference's variance; `prior` is the prior degrees of
+    freedom, which come from the other pairs and add to the seeds - 1 of this one.
     """
 
     first: str
@@ -65,22 +56,6 @@ class Comparison:
     seed_variance: float = np.nan
     image_variance: float = np.nan
     prior: float = 0.0
-
-
-def cube(images: pd.DataFrame, metric: str) -> Cube:
-    """Arrange the per-image rows of a sweep (label, seed, id, group, metric) as losses x seeds x images."""
-    require(metric in images, "report", "a metric of per_image.csv", metric, f"one of {sorted(set(images) - META)}")
-    rows = images.drop_duplicates(["label", "seed", "id"], keep="last")
-    wide = rows.pivot(index=["label", "seed"], columns="id", values=metric)
-    labels, seeds = (list(wide.index.unique(level)) for level in ("label", "seed"))
-    full = wide.reindex(pd.MultiIndex.from_product([labels, sorted(seeds)]))
-    group = rows.drop_duplicates("id").set_index("id")["group"].reindex(wide.columns)
-    group = group.fillna(pd.Series(wide.columns, index=wide.columns)).astype(str)
-    values = full.to_numpy(float).reshape(len(labels), len(seeds), -1)
-    return Cube(labels, sorted(seeds), [str(i) for i in wide.columns], group.to_numpy(), values)
-
-
-META = {"label", "seed", "id", "group", "run", "board"}
 
 
 def compare(
@@ -114,13 +89,13 @@ def _common(values: np.ndarray, pair: tuple[int, int]) -> tuple[np.ndarray, np.n
 
 
 MANY = 2000
-"""With more groups than this their mean is normal to any digit that matters, and the draws would fill the memory."""
+"""With more groups than this their mean is practically normal, and the resamples would fill the memory."""
 
 
 class _Draws(NamedTuple):
     weights: np.ndarray | None  # (resamples, groups): how often each group was drawn; None for many groups
-    normal: np.ndarray  # (resamples,): stands in for the weights then
-    tails: np.ndarray  # (resamples,): widens the draws as Student's t widens the normal, where groups are few
+    normal: np.ndarray  # (resamples,): used instead of the weights then
+    tails: np.ndarray  # (resamples,): widens the resamples as Student's t widens the normal, where groups are few
     uniform: np.ndarray  # (resamples,): evenly spaced in (0, 1), in random order, for the seeds' t
     codes: np.ndarray  # (images,): the group of each image
 
@@ -128,7 +103,7 @@ class _Draws(NamedTuple):
 def _draw(groups: np.ndarray, resamples: int, rng: np.random.Generator) -> _Draws:
     codes = np.unique(groups, return_inverse=True)[1]
     count = codes.max() + 1
-    if count == 1:  # a single patient or scene: its images are all the replication there is
+    if count == 1:  # a single patient or scene: only its images are replicates
         codes, count = np.arange(len(groups)), len(groups)
     free = max(count - 1, 1)
     uniform, tails = (rng.permutation(resamples) + 0.5) / resamples, np.sqrt(free / rng.chisquare(free, resamples))
@@ -174,21 +149,22 @@ def _test(effects: list[_Effect], drawn: _Draws, alpha: float) -> list[Compariso
     rows = []
     for effect, part, variance, shift in zip(effects, parts, moderated / counts, shifts, strict=True):
         by_image, seeds = effect.paired.mean(axis=0), effect.row.seeds
+        by_group = np.bincount(effect.codes, by_image) / np.bincount(effect.codes)
         error = _Error(shift, float(np.sqrt(variance)), seeds - 1 + prior, student[seeds])
         found = _interval(effect.row.difference, error, alpha, len(effects))
         found |= {"seed_variance": float(variance), "image_variance": part.images, "prior": prior}
-        rows.append(replace(effect.row, p_images=_signed_rank(by_image, effect.codes), **found))
+        rows.append(replace(effect.row, p_images=signed_rank(by_group), **found))
     corrected = zip(rows, holm([row.p for row in rows]), holm([row.p_images for row in rows]), strict=True)
     return [replace(row, p_holm=p, p_images=p_images) for row, p, p_images in corrected]
 
 
 def moderate(variance: np.ndarray, free: np.ndarray, losses: int) -> tuple[np.ndarray, float]:
-    """Steady the pairs' variances of one seed by their common level, as far as they are alike (Smyth 2004).
+    """Shrink the pairs' variances of one seed towards their common level, as far as they are alike (Smyth 2004).
 
     `variance` and its degrees of freedom `free` have one entry a pair. Returns variances that are never below the
-    pair's own, and the degrees of freedom that the other pairs lend: none where the pairs' spreads differ widely, so
-    that one erratic loss neither hides nor invents a difference, and at most half of what `losses` - 2 further
-    losses bring (in full, simulated sweeps with one loss five times as erratic went wrong too often).
+    pair's own, and the prior degrees of freedom: none where the variances differ widely, so that one loss with much
+    seed noise neither hides nor invents a difference, and at most half of what `losses` - 2 further losses bring (in
+    full, simulated sweeps with one loss of five times the seed noise were wrong too often).
     """
     known = variance > 0
     if losses < 3 or known.sum() < 2:
@@ -198,9 +174,19 @@ def moderate(variance: np.ndarray, free: np.ndarray, losses: int) -> tuple[np.nd
     unlike = np.var(logs, ddof=1) - special.polygamma(1, half).mean()
     prior = most = (losses - 2) * float(free.min()) / 2
     if unlike > special.polygamma(1, most / 2):
-        prior = 2 * optimize.brentq(lambda half_prior: special.polygamma(1, half_prior) - unlike, 1e-6, most / 2)
+        prior = 2 * inverse_trigamma(float(unlike))
     level = np.exp(logs.mean() + special.digamma(prior / 2) - np.log(prior / 2))
     return np.maximum(variance, (prior * level + free * variance) / (prior + free)), prior
+
+
+def inverse_trigamma(value: float) -> float:
+    """Find x with trigamma(x) = `value` by Newton's method on 1 / trigamma, which converges from below (Smyth 2004)."""
+    x, step = 0.5 + 1 / value, 1.0
+    while abs(step) > 1e-14 * x:
+        trigamma = special.polygamma(1, x)
+        step = trigamma * (1 - trigamma / value) / special.polygamma(2, x)
+        x += step
+    return float(x)
 
 
 class Variances(NamedTuple):
@@ -267,11 +253,6 @@ def _interval(mean: float, error: _Error, alpha: float, pairs: int) -> dict[str,
     return {"low": low, "high": high, "low_all": low_all, "high_all": high_all, "p": p}
 
 
-def _signed_rank(by_image: np.ndarray, groups: np.ndarray) -> float:
-    by_group = np.bincount(groups, by_image) / np.bincount(groups)
-    return float(stats.wilcoxon(by_group).pvalue) if np.any(by_group) else 1.0
-
-
 def holm(p: list[float]) -> list[float]:
     """Holm's step-down correction (Holm 1979): adjusted p-values in the given order; NaN is not counted."""
     values = np.asarray(p, float)
@@ -279,27 +260,3 @@ def holm(p: list[float]) -> list[float]:
     adjusted = values.copy()
     adjusted[order] = np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1)).clip(max=1)
     return adjusted.tolist()
-
-
-def rank_shares(data: Cube, *, resamples: int = 2_000, seed: int = 0, lower_is_better: bool = False) -> pd.DataFrame:
-    """How often each loss takes each place when seeds and groups of images are drawn again together.
-
-    Rows are losses in the order of their mean place, columns the places from 1, cells shares in [0, 1]. Only seeds and
-    images that every loss has are used; with none in common the table is empty.
-    """
-    seeds = np.isfinite(data.values).any(axis=2).all(axis=0)
-    images = np.isfinite(data.values[:, seeds]).all(axis=(0, 1))
-    if not seeds.any() or not images.any():
-        return pd.DataFrame()
-    values = data.values[:, seeds][:, :, images]
-    rng = np.random.default_rng(seed)
-    codes = np.unique(data.groups[images], return_inverse=True)[1]
-    count = codes.max() + 1
-    resamples = max(100, min(resamples, 20_000_000 // count))  # a bound on the memory; shares need no more draws
-    weight = rng.multinomial(count, np.full(count, 1 / count), resamples)[:, codes].astype(np.float32)
-    chosen = rng.multinomial(seeds.sum(), np.full(seeds.sum(), 1 / seeds.sum()), size=resamples)
-    means = np.einsum("lsi,bi,bs->bl", values, weight, chosen, optimize=True)
-    places = stats.rankdata(means if lower_is_better else -means, axis=1, method="ordinal").astype(int)
-    shares = np.stack([(places == place).mean(axis=0) for place in range(1, len(data.labels) + 1)], axis=1)
-    table = pd.DataFrame(shares, index=data.labels, columns=range(1, len(data.labels) + 1))
-    return table.iloc[np.argsort(places.mean(axis=0), kind="stable")]

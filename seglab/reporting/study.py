@@ -1,9 +1,11 @@
-"""Everything the report says about the runs on one data set, worked out once: numbers here, words and ink elsewhere."""
+"""Everything the report says about the runs on one benchmark, computed once: numbers here, words and figures elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +13,20 @@ from matplotlib.figure import Figure
 
 from seglab.contract import require
 from seglab.reporting import learning_curves, report_figures
+from seglab.reporting.cube import Cube, cube
 from seglab.reporting.load_runs import Sweep
-from seglab.reporting.metrics_table import THRESHOLDED, Pooled, at_tuned, over_seeds, per_run, reread, worse_if_higher
-from seglab.reporting.stats import Cube, compare, cube, rank_shares
-from seglab.reporting.verdict import Verdict, judge
+from seglab.reporting.metrics_table import (
+    THRESHOLDED,
+    Pooled,
+    at_tuned,
+    over_seeds,
+    per_run,
+    read_histograms,
+    worse_if_higher,
+)
+from seglab.reporting.ranks import mean_ranks, rank_shares
+from seglab.reporting.stats import compare
+from seglab.reporting.verdict import Verdict, depends_on_threshold, headline, judge
 
 IMAGES = {"all": "all test images", "foreground": "the test images with foreground", "empty": "the empty test images"}
 
@@ -43,10 +55,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Study:
-    """The runs on one data set and the question put to them; every answer is worked out when it is first asked for."""
+    """The runs on one benchmark and the question put to them; every answer is computed when it is first asked for."""
 
     title: str
-    board: Sweep
+    sweep: Sweep
     question: Question
 
     @cached_property
@@ -56,7 +68,7 @@ class Study:
     @cached_property
     def data(self) -> Cube:
         """The metric as losses x seeds x images, the losses from the best mean to the worst."""
-        images = self.board.images
+        images = self.sweep.images
         if self.question.images != "all":
             images = images[(images["foreground"] > 0) == (self.question.images == "foreground")]
             require(len(images) > 0, f"report: images={self.question.images}", IMAGES[self.question.images], "none")
@@ -72,14 +84,14 @@ class Study:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         ask = self.question
-        pairs = compare(
-            self.data,
-            confidence=ask.confidence,
-            resamples=ask.resamples,
-            seed=ask.seed,
-            lower_is_better=self.lower_is_better,
-        )
+        asked = {"confidence": ask.confidence, "resamples": ask.resamples, "seed": ask.seed}
+        pairs = compare(self.data, lower_is_better=self.lower_is_better, **asked)
         return judge(pairs, delta=ask.delta, confidence=ask.confidence)
+
+    @cached_property
+    def headline(self) -> str:
+        """The verdicts in one sentence."""
+        return headline(self.verdicts)
 
     @cached_property
     def named(self) -> list[Verdict]:
@@ -91,7 +103,7 @@ class Study:
     @cached_property
     def blind(self) -> str:
         """A sentence about runs that find nothing in any test image that has foreground; empty where there are none."""
-        images = self.board.images[self.board.images["foreground"] > 0]
+        images = self.sweep.images[self.sweep.images["foreground"] > 0]
         sees = (images["tp"] + images["fp"] > 0).groupby([images["label"], images["run"]]).any().groupby("label")
         found = sees.agg(["sum", "size"])
         some = [f"{n - k} of {n} runs of {label}" for label, (k, n) in found.iterrows() if k < n]
@@ -99,31 +111,37 @@ class Study:
 
     @cached_property
     def tuned(self) -> Study | None:
-        """The same study with each run at the threshold tuned on its validation images; None where that is no question.
+        """The same study with each run at the threshold tuned on its validation images; None where there is no verdict.
 
-        A loss whose probabilities lie too high or too low reads badly at 0.5 although a threshold would mend it.
+        A loss whose probabilities lie too high or too low scores badly at 0.5 although a threshold would mend it.
         """
-        if self.question.metric not in THRESHOLDED or not any(len(found.images) for found in self._pooled.values()):
+        histograms = any(len(found.images) for found in self._pooled.values())
+        if self.question.metric not in THRESHOLDED or not histograms or not self.verdicts:
             return None
-        return Study(self.title, Sweep(self.board.runs, at_tuned(self.board.images, self._pooled)), self.question)
+        return Study(self.title, Sweep(self.sweep.runs, at_tuned(self.sweep.images, self._pooled)), self.question)
 
     @cached_property
-    def places(self) -> pd.DataFrame:
-        """How often each loss takes each place when seeds and images are drawn again."""
+    def threshold_warning(self) -> str:
+        """A sentence where the verdicts change once thresholds are tuned; empty where they do not."""
+        return depends_on_threshold(self.verdicts, self.tuned.verdicts) if self.tuned else ""
+
+    @cached_property
+    def rank_shares(self) -> pd.DataFrame:
+        """How often each loss takes each rank when seeds and images are resampled."""
         return rank_shares(self.data, seed=self.question.seed, lower_is_better=self.lower_is_better)
 
     @cached_property
     def _pooled(self) -> dict[int, Pooled]:
-        return reread(self.board.used)
+        return read_histograms(self.sweep.used)
 
     @cached_property
     def _histories(self) -> dict[int, pd.DataFrame]:
-        return learning_curves.read(self.board.used)
+        return learning_curves.read(self.sweep.used)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """All metrics, one row a run."""
-        return per_run(self.board, self._pooled, self._histories)
+        return per_run(self.sweep, self._pooled, self._histories)
 
     @cached_property
     def spread(self) -> pd.DataFrame:
@@ -134,20 +152,21 @@ class Study:
     @cached_property
     def tables(self) -> dict[str, np.ndarray]:
         """The histogram over all test pixels and seeds of each loss, (2, 256)."""
-        used = self.board.used
-        rows = {
-            label: [row for row in used.index[used["label"] == label] if row in self._pooled] for label in self.labels
-        }
-        return {label: sum(self._pooled[row].table for row in those) for label, those in rows.items() if those}
+        runs = self._by_label(self._pooled)
+        return {label: np.sum([found.table for found in pooled], axis=0) for label, pooled in runs.items()}
+
+    def _by_label(self, by_run: Mapping[int, Any]) -> dict[str, list[Any]]:
+        labels = self.sweep.used["label"]
+        found = {label: [value for row, value in by_run.items() if labels[row] == label] for label in self.labels}
+        return {label: values for label, values in found.items() if values}
 
     @cached_property
     def missing(self) -> list[tuple[str, int]]:
         """Labels and seeds that other labels have and these lack."""
-        runs = self.board.used
+        runs = self.sweep.used
         have = set(zip(runs["label"], runs["seed"], strict=True))
-        return [
-            (label, seed) for label in self.labels for seed in sorted(set(runs["seed"])) if (label, seed) not in have
-        ]
+        seeds = sorted(set(runs["seed"]))
+        return [(label, seed) for label in self.labels for seed in seeds if (label, seed) not in have]
 
     def figures(self) -> dict[str, Figure]:
         """The figures that these runs allow, by the name of their files."""
@@ -156,18 +175,13 @@ class Study:
             drawn["learning"] = report_figures.learning(self._by_label(self._histories))
         if self.verdicts:
             drawn["forest"] = report_figures.forest(self.named, self.question.metric)
-        mean_ranks = report_figures.mean_ranks(self.data, self.lower_is_better)
-        if self.verdicts and len(mean_ranks) > 2:
-            drawn["ranks"] = report_figures.ranks(mean_ranks, self.verdicts)
+        ranks = mean_ranks(self.data, self.lower_is_better)
+        if self.verdicts and len(ranks) > 2:
+            drawn["ranks"] = report_figures.ranks(ranks, self.verdicts)
         if self.tables:
             drawn["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables)
             drawn["reliability"] = report_figures.reliability(self.tables)
-        shares = report_figures.win_shares(self.board.images, self.labels, self.question.metric, self.lower_is_better)
+        shares = report_figures.win_shares(self.sweep.images, self.labels, self.question.metric, self.lower_is_better)
         if shares and len(self.labels) > 1:
             drawn["wins"] = report_figures.wins(shares, self.labels)
         return drawn
-
-    def _by_label(self, histories: dict[int, pd.DataFrame]) -> dict[str, list[pd.DataFrame]]:
-        labels = self.board.used["label"]
-        found = {label: [epochs for row, epochs in histories.items() if labels[row] == label] for label in self.labels}
-        return {label: runs for label, runs in found.items() if runs}

@@ -1,7 +1,7 @@
-"""What a sweep shows, in words: better, equivalent, or how many more seeds it would take to tell.
+"""What a sweep shows, in words: better, equivalent, or how many more seeds would decide.
 
-A difference smaller than `delta` does not matter to anybody; `alpha` is the chance, over all pairs of the sweep
-together, that "better" is said of losses that do not differ.
+A difference smaller than `delta` does not matter to anybody; `alpha` is the family-wise error rate: the probability,
+over all pairs of the sweep together, of "better" for losses that do not differ.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Verdict:
         if self.kind == "none":
             lacking = "seed" if self.pair.seeds < 2 else "group of test images"
             return f"{first} against {second}: no verdict from one {lacking} (difference {gap:.3f}); add a second."
-        sign = 1 if self.pair.difference >= 0 else -1  # where less is better the gap is told, not the direction
+        sign = 1 if self.pair.difference >= 0 else -1  # where less is better the size is reported, not the direction
         low, high = sorted((sign * self.pair.low, sign * self.pair.high))
         interval = f"{self.confidence:.0%} interval {_signed(low)} to {_signed(high)}"
         if self.kind == "better":
@@ -83,30 +83,30 @@ def judge(pairs: list[Comparison], *, delta: float = 0.01, confidence: float = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """What blurs a difference: the variance of one seed's mean difference, and that through the test images.
+    """The variance of a difference: of one seed's mean difference, and that through the test images.
 
-    `groups` is the number of independent images, `lent` the degrees of freedom that other pairs lend to each of a
-    pair's own (0 for two losses).
+    `groups` is the number of independent images, `prior` the prior degrees of freedom for each of a pair's own (0 for
+    two losses).
     """
 
     one_seed: float
     images: float
     groups: int
-    lent: float = 0.0
+    prior: float = 0.0
 
     @classmethod
     def of(cls, pair: Comparison) -> Noise:
-        """The noise that a pair of `compare` has shown."""
-        lent = pair.prior / (pair.seeds - 1)
-        return cls(one_seed=pair.seed_variance * pair.seeds, images=pair.image_variance, groups=pair.groups, lent=lent)
+        """The noise that was measured for a pair of `compare`."""
+        prior = pair.prior / (pair.seeds - 1)
+        return cls(one_seed=pair.seed_variance * pair.seeds, images=pair.image_variance, groups=pair.groups, prior=prior)
 
     def freedom(self, seeds: int) -> float:
         """Degrees of freedom of the seeds' part."""
-        return (seeds - 1) * (1 + self.lent)
+        return (seeds - 1) * (1 + self.prior)
 
 
 def power(difference: float, noise: Noise, *, seeds: int, alpha: float) -> float:
-    """The chance that a true mean difference is found at level `alpha` (two-sided) with so many seeds."""
+    """The probability that a true mean difference is found at level `alpha` (two-sided) with so many seeds."""
     node = np.random.default_rng(0)
     even = (np.arange(_NODES) + 0.5) / _NODES
     part, free = noise.one_seed / seeds, noise.freedom(seeds)
@@ -155,14 +155,13 @@ def usual_noise(pairs: list[Comparison]) -> Noise | None:
     noises = [Noise.of(pair) for pair in pairs if np.isfinite(pair.p)]
     if not noises:
         return None
-    middle = {
-        name: float(np.median([getattr(noise, name) for noise in noises])) for name in ("one_seed", "images", "lent")
-    }
-    return Noise(groups=int(np.median([noise.groups for noise in noises])), **middle)
+    columns = zip(*((noise.one_seed, noise.images, noise.groups, noise.prior) for noise in noises), strict=True)
+    one_seed, images, groups, prior = (float(np.median(column)) for column in columns)
+    return Noise(one_seed=one_seed, images=images, groups=int(groups), prior=prior)
 
 
 def headline(verdicts: list[Verdict]) -> str:
-    """The sweep in one sentence: how the loss with the best mean stands against each of the others."""
+    """The sweep in one sentence: how the loss with the best mean compares with each of the others."""
     if not verdicts:
         return "There is nothing to compare: fewer than two losses have finished runs with a seed in common."
     leader = verdicts[0].pair.first
@@ -170,15 +169,12 @@ def headline(verdicts: list[Verdict]) -> str:
     for verdict in verdicts:
         if verdict.pair.first == leader:
             rivals.setdefault(verdict.kind, []).append(verdict.pair.second)
-    parts = [
-        f"{phrase} {_list(rivals[kind])}"
-        for kind, phrase in (
-            ("better", "is better than"),
-            ("equivalent", f"is equivalent within {verdicts[0].delta:g} to"),
-            ("unknown", "cannot be told from"),
-        )
-        if kind in rivals
-    ]
+    phrases = {
+        "better": "is better than",
+        "equivalent": f"is equivalent within {verdicts[0].delta:g} to",
+        "unknown": "cannot be distinguished from",
+    }
+    parts = [f"{phrase} {_list(rivals[kind])}" for kind, phrase in phrases.items() if kind in rivals]
     if not parts:
         return f"{leader} has the best mean, but one seed per loss gives no verdict."
     return f"{leader} {'; it '.join(parts)}."
@@ -189,16 +185,14 @@ def _list(names: list[str]) -> str:
 
 
 def depends_on_threshold(plain: list[Verdict], tuned: list[Verdict]) -> str:
-    """A sentence that warns where two losses trade places, both times for certain or not, once thresholds are tuned."""
-    said = {frozenset((found.pair.first, found.pair.second)): found for found in tuned if found.kind != "none"}
-    turned = [
-        f"{found.pair.first} against {found.pair.second}"
-        for found in plain
-        if found.kind == "better"
-        and (other := said.get(frozenset((found.pair.first, found.pair.second))))
-        and (other.kind != "better" or other.pair.first != found.pair.first)
+    """A sentence that warns where a loss is better at the fixed threshold and not once thresholds are tuned."""
+    better = {(found.pair.first, found.pair.second): found.kind == "better" for found in tuned if found.kind != "none"}
+    gone = [
+        f"{first} against {second}"
+        for first, second in ((found.pair.first, found.pair.second) for found in plain if found.kind == "better")
+        if (second, first) in better or better.get((first, second)) is False
     ]
-    if not turned:
+    if not gone:
         return ""
-    pairs = f"{len(turned)} of {len(plain)} pairs" if len(turned) > 3 else _list(turned)
+    pairs = f"{len(gone)} of {len(plain)} pairs" if len(gone) > 3 else _list(gone)
     return f"The threshold decides here: what is better at the fixed threshold is not at the tuned one for {pairs}."

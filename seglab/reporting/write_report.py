@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,20 +11,19 @@ import pandas as pd
 
 from seglab.files import write_text
 from seglab.plots import save, svg
-from seglab.reporting import external_data
+from seglab.reporting import external_data, report_sections
+from seglab.reporting.html import TEMPLATES
 from seglab.reporting.metrics_table import BLOCKS, title
-from seglab.reporting.page import page
 from seglab.reporting.study import Study
-from seglab.reporting.verdict import depends_on_threshold, headline
 
 
-def write(out: Path, name: str, studies: list[Study], runs: pd.DataFrame, again: str) -> Path:
+def write(out: Path, name: str, studies: list[Study], runs: pd.DataFrame, commands: str) -> Path:
     """Write report.html, table.csv, table.md and figures/*.png, *.svg into `out`; returns report.html."""
     (out / "figures").mkdir(parents=True, exist_ok=True)
     drawn = [_figures(study, out / "figures", len(studies) > 1) for study in studies]
     write_text(out / "table.csv", csv(studies, runs))
     write_text(out / "table.md", markdown(studies, runs))
-    return write_text(out / "report.html", page(name, studies, drawn, runs, again))
+    return write_text(out / "report.html", page(name, studies, drawn, runs, commands))
 
 
 def _figures(study: Study, folder: Path, several: bool) -> dict[str, str]:
@@ -31,16 +31,36 @@ def _figures(study: Study, folder: Path, several: bool) -> dict[str, str]:
     before = f"{re.sub(r'[^0-9A-Za-z]+', '-', study.title)}_" if several else ""
     drawn = {}
     for key, figure in study.figures().items():
+        save(figure, folder / f"{before}{key}.png")
         drawn[key] = svg(figure, before + key)
         write_text(folder / f"{before}{key}.svg", drawn[key])
-        save(figure, folder / f"{before}{key}.png")
     return drawn
+
+
+def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: pd.DataFrame, commands: str) -> str:
+    """The report as one HTML file that needs no network.
+
+    A part for each study with its figures (texts of SVG files by name), then external data, what failed or is missing,
+    and the `commands` that reproduce it.
+    """
+    seeds = runs.loc[runs["used"], "seed"].nunique()
+    facts = f"{runs['used'].sum()} of {len(runs)} runs, {seeds} seed{'s' * (seeds != 1)}, {datetime.date.today()}"
+    return TEMPLATES.get_template("report.html.j2").render(
+        title=name,
+        facts=facts,
+        studies=list(zip(studies, figures, strict=True)),
+        external=list(external_data.tables(external_data.evaluated(runs))),
+        failed=report_sections.failed(runs),
+        missing=[f"{label} with seed {seed}" for study in studies for label, seed in study.missing],
+        commands=commands,
+        content=report_sections,
+    )
 
 
 def csv(studies: list[Study], runs: pd.DataFrame) -> str:
     """Every metric in full digits: a row per loss, columns `iou`, `iou sd`, ... and the number of seeds.
 
-    Below these a row per loss and set of other data that it was evaluated on, which `data` names with the training's.
+    Below these a row per loss and set of external data that it was evaluated on, which `data` names with the training's.
     """
     parts = []
     for study in studies:
@@ -48,10 +68,10 @@ def csv(studies: list[Study], runs: pd.DataFrame) -> str:
         flat.insert(0, "seeds", study.metrics.groupby("label")["seed"].nunique())
         flat.insert(0, "data", study.title)
         parts.append(flat.rename_axis("loss").reset_index())
-    others = external_data.evaluated(runs)
-    if len(others):
-        spread = external_data.over_seeds(others)
-        flat = _flat(spread.drop(columns=["what", "seeds", "home"], level=0))
+    external = external_data.evaluated(runs)
+    if len(external):
+        spread = external_data.over_seeds(external)
+        flat = _flat(spread.drop(columns=["what", "seeds", "in_domain"], level=0))
         flat.insert(0, "seeds", spread["seeds", ""])
         flat = flat.rename_axis(["data", "trained", "loss"]).reset_index()
         flat["data"] += ", trained on " + flat.pop("trained")
@@ -68,18 +88,18 @@ def markdown(studies: list[Study], runs: pd.DataFrame) -> str:
     """The verdict and the first blocks of the metrics as Markdown, to paste where people talk."""
     lines: list[str] = []
     for study in studies:
-        lines += [f"## {study.title}", "", headline(study.verdicts), ""]
-        lines += [f"- {found.words}" for found in study.named] + (["", study.blind] if study.blind else [])
-        if study.tuned is not None and study.verdicts:
-            warning = depends_on_threshold(study.verdicts, study.tuned.verdicts)
-            lines += ["", f"At the threshold tuned on validation: {headline(study.tuned.verdicts)} {warning}".rstrip()]
+        lines += [f"## {study.title}", "", study.headline, "", *(f"- {found.words}" for found in study.named)]
+        lines += ["", study.blind] if study.blind else []
+        if study.tuned:
+            warned = f"{study.tuned.headline} {study.threshold_warning}".rstrip()
+            lines += ["", f"At the threshold tuned on validation: {warned}"]
         for name, keys in BLOCKS.items():
             have = [key for key in keys if (key, "mean") in study.spread]
             if have:
                 lines += ["", f"**{name}**", "", *_markdown_table(study.spread, have)]
         lines.append("")
-    others = external_data.evaluated(runs)
-    for (data, trained), block in external_data.over_seeds(others).groupby(level=["data", "trained"], sort=False):
+    external = external_data.over_seeds(external_data.evaluated(runs))
+    for (data, trained), block in external.groupby(level=["data", "trained"], sort=False):
         keys = [key for key, part in block.columns if part == "mean"]
         lines += [f"## On {data}, trained on {trained}", "", f"{block['what', ''].iloc[0]}", ""]
         lines += [*_markdown_table(block.droplevel(["data", "trained"]), keys, external_data.heading), ""]
@@ -89,8 +109,7 @@ def markdown(studies: list[Study], runs: pd.DataFrame) -> str:
 def _markdown_table(spread: pd.DataFrame, keys: list[str], head: Callable[[str], str] = title) -> list[str]:
     lines = [f"| loss | {' | '.join(head(key) for key in keys)} |", f"|---|{'---:|' * len(keys)}"]
     for label, row in spread.iterrows():
-        cells = [_mean_sd(row[key, "mean"], row[key, "sd"]) for key in keys]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
+        lines.append(f"| {label} | {' | '.join(_mean_sd(row[key, 'mean'], row[key, 'sd']) for key in keys)} |")
     return lines
 
 

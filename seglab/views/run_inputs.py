@@ -19,8 +19,8 @@ from seglab.reporting.run_labels import label
 
 def titles(runs: Sequence[TrainedRun]) -> list[str]:
     """What sets the runs apart: their losses, the parameters that vary, then seeds, then folders."""
-    facts = [{**run.facts, "choices": run.facts.get("choices", {}), "board": ""} for run in runs]
-    names = label(pd.DataFrame(facts)[["config", "choices", "seed", "board"]])
+    facts = [{**run.facts, "choices": run.facts.get("choices", {}), "benchmark": ""} for run in runs]
+    names = label(pd.DataFrame(facts)[["config", "choices", "seed", "benchmark"]])
     for more in ([f" s{run.facts['seed']}" for run in runs], [f" {run.name}" for run in runs]):
         names = [name + word if names.count(name) > 1 else name for name, word in zip(names, more, strict=True)]
     return names

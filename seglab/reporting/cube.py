@@ -1,0 +1,35 @@
+"""One metric of a sweep as an array: losses x seeds x images."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from seglab.contract import require
+
+META = {"label", "seed", "id", "group", "run", "benchmark"}
+
+
+class Cube(NamedTuple):
+    """One metric of a sweep: `values` (losses, seeds, images), NaN where there is no run or the metric is undefined."""
+
+    labels: list[str]
+    seeds: list[int]
+    ids: list[str]
+    groups: np.ndarray
+    values: np.ndarray
+
+
+def cube(images: pd.DataFrame, metric: str) -> Cube:
+    """Arrange the per-image rows of a sweep (label, seed, id, group, metric) as losses x seeds x images."""
+    require(metric in images, "report", "a metric of per_image.csv", metric, f"one of {sorted(set(images) - META)}")
+    rows = images.drop_duplicates(["label", "seed", "id"], keep="last")
+    wide = rows.pivot(index=["label", "seed"], columns="id", values=metric)
+    labels, seeds = (list(wide.index.unique(level)) for level in ("label", "seed"))
+    full = wide.reindex(pd.MultiIndex.from_product([labels, sorted(seeds)]))
+    group = rows.drop_duplicates("id").set_index("id")["group"].reindex(wide.columns)
+    group = group.fillna(pd.Series(wide.columns, index=wide.columns)).astype(str)
+    values = full.to_numpy(float).reshape(len(labels), len(seeds), -1)
+    return Cube(labels, sorted(seeds), [str(i) for i in wide.columns], group.to_numpy(), values)
