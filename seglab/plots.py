@@ -26,7 +26,7 @@ P = ParamSpec("P")
 INK, FAINT, GRID = "#1c1e21", "#6b7075", "#d5d8dc"
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "#ffffff", "#e69f00", "#56b4e9"  # distinct to color-blind readers too
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8.5,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",

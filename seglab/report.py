@@ -48,7 +48,8 @@ def report(cfg: DictConfig, folder: Path) -> Path:
 
 def with_roots(arguments: Sequence[str]) -> list[str]:
     """Turn folders given without a name into one override `roots=[...]`; everything else is left to Hydra."""
-    bare, rest = [], []
+    bare: list[str] = []
+    rest: list[str] = []
     for before, word in zip(["", *arguments], arguments, strict=False):
         named = word[0] in "-+~" or ("=" in word and not Path(word).is_dir())
         (rest if named or before.startswith("-") else bare).append(word)  # the word after a flag is the flag's

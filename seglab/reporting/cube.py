@@ -24,12 +24,13 @@ class Cube(NamedTuple):
 
 def cube(images: pd.DataFrame, metric: str) -> Cube:
     """Arrange the per-image rows of a sweep (label, seed, id, group, metric) as losses x seeds x images."""
-    require(metric in images, "report", "a metric of per_image.csv", metric, f"one of {sorted(set(images) - META)}")
+    known = sorted(set(map(str, images)) - META)
+    require(metric in known, "report", "a metric of per_image.csv", metric, f"one of {known}")
     rows = images.drop_duplicates(["label", "seed", "id"], keep="last")
     wide = rows.pivot(index=["label", "seed"], columns="id", values=metric)
-    labels, seeds = (list(wide.index.unique(level)) for level in ("label", "seed"))
-    full = wide.reindex(pd.MultiIndex.from_product([labels, sorted(seeds)]))
+    labels, seeds = list(wide.index.unique("label")), sorted(map(int, rows["seed"].unique()))
+    full = wide.reindex(pd.MultiIndex.from_product([labels, seeds]))
     group = rows.drop_duplicates("id").set_index("id")["group"].reindex(wide.columns)
     group = group.fillna(pd.Series(wide.columns, index=wide.columns)).astype(str)
     values = full.to_numpy(float).reshape(len(labels), len(seeds), -1)
-    return Cube(labels, sorted(seeds), [str(i) for i in wide.columns], group.to_numpy(), values)
+    return Cube(labels, seeds, list(map(str, wide.columns)), group.to_numpy(), values)

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from seglab.reporting.html import mean_sd, number, table, text
-from seglab.reporting.metrics_table import title
+from seglab.reporting.metrics_table import keys_of, title
 
 KEYS = ("iou", "tuned/iou", "precision", "recall", "hd95", "object_recall")
 
@@ -65,15 +65,15 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 def tables(rows: pd.DataFrame) -> Iterator[tuple[str, str, Markup]]:
     """For each set of images its name, what was measured, and a table of the losses."""
     spread = over_seeds(rows)
-    keys = [key for key, part in spread.columns if part == "mean"]
+    keys = keys_of(spread)
     head = ["loss", "trained on", "seeds", *(heading(key) for key in keys)]
     for data, block in spread.groupby(level="data", sort=False):
         cells = [
             [text(label), text(trained), number(row["seeds", ""], 0)]
             + [mean_sd(row[key, "mean"], row[key, "sd"]) for key in keys]
-            for (_, trained, label), row in block.iterrows()
+            for (_, trained, label), (_, row) in zip(block.index.to_list(), block.iterrows(), strict=True)
         ]
-        yield data, block["what", ""].iloc[0], table(head, cells)
+        yield str(data), block["what", ""].iloc[0], table(head, cells)
 
 
 def heading(key: str) -> str:

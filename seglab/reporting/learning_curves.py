@@ -11,7 +11,7 @@ import pandas as pd
 def read(runs: pd.DataFrame) -> dict[int, pd.DataFrame]:
     """The metrics.csv of each run that has one, by the run's row."""
     found = {}
-    for row, folder in runs["folder"].items():
+    for row, folder in zip(runs.index, runs["folder"], strict=True):
         try:
             history = pd.read_csv(folder / "metrics.csv")
         except (OSError, ValueError):

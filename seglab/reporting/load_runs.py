@@ -51,8 +51,11 @@ def collect(roots: Iterable[Path | str]) -> Sweep:
     runs = pd.DataFrame(list(facts))
     runs["label"] = label(runs)
     _supersede(runs)
-    used = runs.loc[runs["used"], ["benchmark", "label", "seed"]].to_dict("index")
-    kept = [tables[row].assign(run=row, **names) for row, names in used.items()]
+    kept = [
+        table.assign(run=row, benchmark=run["benchmark"], label=run["label"], seed=run["seed"])
+        for (row, run), table in zip(runs.iterrows(), tables, strict=True)
+        if run["used"]
+    ]
     return Sweep(runs, pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=["benchmark"]))
 
 
@@ -89,12 +92,12 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
         return {}, f"run.json cannot be read: {error}"
     if not isinstance(facts, dict) or "config" not in facts:
         return {"status": "foreign"}, "run.json is not that of a training run"
-    error, status = facts.get("error") or {}, facts.get("status")
+    raised, status = facts.get("error") or {}, str(facts.get("status"))
     problems = {
         "finished": "",
         "running": "still running, or ended without a message",
         "interrupted": "interrupted; run it again to resume",
-        "failed": f"{error.get('kind', 'error')}: {error.get('message', '')}".strip().split("\n")[0],
+        "failed": f"{raised.get('kind', 'error')}: {raised.get('message', '')}".strip().split("\n")[0],
     }
     return facts, problems.get(status, f"status {status}")
 

@@ -80,7 +80,7 @@ class Pooled(NamedTuple):
 def read_histograms(runs: pd.DataFrame) -> dict[int, Pooled]:
     """Read the histograms of the used runs, one at a time; a run without them is left out."""
     found = {}
-    for row, run in runs.iterrows():
+    for row, (_, run) in zip(runs.index, runs.iterrows(), strict=True):
         try:
             with np.load(run["folder"] / "histograms.npz") as arrays:
                 table, ids = arrays["test"], arrays["test_ids"]
@@ -93,7 +93,7 @@ def read_histograms(runs: pd.DataFrame) -> dict[int, Pooled]:
 
 
 def at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, float]:
-    """What histograms (n, 2, 256) give besides: average precision, calibration, and the scores at the tuned threshold."""
+    """What histograms (n, 2, 256) give: average precision, calibration error, and the scores at the tuned threshold."""
     return _scores(table.sum(0), _scores_of_images(table, threshold, empty), threshold)
 
 
@@ -134,7 +134,7 @@ def size_strata(images: pd.DataFrame) -> pd.Series:
 def per_run(sweep: Sweep, pooled: dict[int, Pooled], histories: dict[int, pd.DataFrame]) -> pd.DataFrame:
     """All metrics of each used run, one row a run: label, seed, then the keys of BLOCKS that can be had."""
     runs = sweep.used
-    known = runs[[column for column in runs if column.startswith("test/")]].rename(columns=lambda c: c[5:])
+    known = runs.filter(regex="^test/").rename(columns=lambda column: column.removeprefix("test/"))
     images = sweep.images.assign(stratum=size_strata(sweep.images))
     numeric = images.drop(columns=["id", "group", "benchmark", "label", "seed", "stratum"]).groupby("run").mean()
     histograms = pd.DataFrame({row: found.scores for row, found in pooled.items() if row in runs.index}).T
@@ -164,3 +164,8 @@ def over_seeds(metrics: pd.DataFrame) -> pd.DataFrame:
     grouped = metrics.groupby("label", sort=False)[keys]
     both = pd.concat({"mean": grouped.mean(), "sd": grouped.std(ddof=1)}, axis=1).swaplevel(axis=1)
     return both[[(key, part) for key in keys for part in ("mean", "sd")]]
+
+
+def keys_of(spread: pd.DataFrame) -> list[str]:
+    """The metrics of a table with columns (key, mean | sd)."""
+    return list(spread.xs("mean", axis=1, level=1).columns)

@@ -14,7 +14,7 @@ from seglab.reporting.html import Cell, mean_sd, number, table, text
 from seglab.reporting.metrics_table import BLOCKS, title, worse_if_higher
 from seglab.reporting.report_figures import KIND_NAMES
 from seglab.reporting.run_labels import differences
-from seglab.reporting.study import IMAGES, Study
+from seglab.reporting.study import Study
 from seglab.reporting.verdict import Verdict, smallest_difference, usual_noise
 
 
@@ -43,7 +43,7 @@ def _p(value: float) -> Cell:
 
 
 def smallest_differences(study: Study) -> list[tuple[int, str]]:
-    """The smallest difference that the study finds at 80 % power, with its seeds, two and seven more; [] without noise."""
+    """The smallest difference found at 80 % power with the study's seeds, two more, seven more; [] without noise."""
     noise = usual_noise([found.pair for found in study.verdicts])
     if noise is None:
         return []
@@ -90,7 +90,7 @@ def pictures(study: Study) -> dict[str, Any]:
 
 
 def cards(study: Study) -> list[dict[str, Any]]:
-    """What each loss is: title, family, formula, the parameters it ran with, and notes (paper, empty masks, libraries)."""
+    """What each loss is: title, family, formula, parameters of its run, and notes (paper, empty masks, libraries)."""
     used = study.sweep.used.drop_duplicates("label").set_index("label")
     shown = []
     for label in (*study.labels, *(label for label in used.index if label not in study.labels)):
@@ -148,7 +148,7 @@ def unlike(runs: pd.DataFrame) -> Markup | None:
     found = differences(runs)
     commits = runs["label"].groupby(runs["git"].map(_commit)).unique()
     if len(commits) > 1:
-        found["code"] = {commit: sorted(labels) for commit, labels in commits.items()}
+        found["code"] = {str(commit): sorted(labels) for commit, labels in commits.items()}
     rows = [
         [text(key), text("; ".join(f"{value} ({', '.join(labels)})" for value, labels in values.items()))]
         for key, values in found.items()

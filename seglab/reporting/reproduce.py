@@ -17,9 +17,9 @@ def commands(folders: Iterable[Path]) -> list[str]:
     """
     runs = [overrides for folder in folders if (overrides := _overrides(folder)) is not None]
     keys = dict.fromkeys(key for run in runs for key in run)
-    values = {key: dict.fromkeys(run.get(key, "") for run in runs) for key in keys}
-    complete = all(run.keys() == keys.keys() for run in runs)
-    if len(runs) > 1 and complete and {tuple(run[key] for key in keys) for run in runs} == set(product(*values.values())):
+    values = {key: dict.fromkeys(run[key] for run in runs if key in run) for key in keys}
+    made = {tuple(run.get(key) for key in keys) for run in runs}
+    if len(runs) > 1 and made == set(product(*values.values())):
         return [" ".join([f"{COMMAND} -m", *(shlex.quote(f"{key}={','.join(values[key])}") for key in keys)])]
     return [" ".join([COMMAND, *(shlex.quote(f"{key}={value}") for key, value in run.items())]) for run in runs]
 

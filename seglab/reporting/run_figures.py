@@ -56,7 +56,7 @@ def curves(metrics_csv: Path, out: Path) -> Path:
     """
     history = pd.read_csv(metrics_csv)
     require("epoch" in history, f"curves: {metrics_csv}", "a column named epoch", list(history.columns))
-    moving = [column for column in history if column.startswith("loss/") and column != "loss/stage"]
+    moving = [column for column in map(str, history) if column.startswith("loss/") and column != "loss/stage"]
     with mpl.rc_context(STYLE):
         panels = len(PANELS) + 1 + bool(moving)
         figure = Figure(figsize=(2.43 * panels, 2.7), layout="constrained")
@@ -106,8 +106,8 @@ def examples(rows: Iterable[Example], out: Path, threshold: float = 0.5) -> Path
     height, width = rows[0].truth.shape
     tall = 1.75 * height / width
     with mpl.rc_context({**STYLE, "axes.grid": False, "image.interpolation": "nearest"}):
-        figure = Figure(figsize=(1.1 + 4 * 1.8, 0.6 + len(rows) * (tall + 0.06)), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+        figure = Figure(figsize=(1.1 + 4 * 1.8, 0.6 + len(rows) * (tall + 0.06)))
+        figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
         grid = figure.subplots(len(rows), 4, squeeze=False)
         for axes, row in zip(grid, rows, strict=True):
             _row(axes, row, threshold)

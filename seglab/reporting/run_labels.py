@@ -36,7 +36,7 @@ def loss_name(config: Mapping[str, Any], choices: Mapping[str, str]) -> str:
 
 
 def label(runs: pd.DataFrame) -> list[str]:
-    """One label a run, from the columns `config`, `choices`, `seed` and `benchmark` (two benchmarks are never mixed)."""
+    """One label a run, from the columns `config`, `choices`, `seed` and `benchmark` (never mixed)."""
     leaves = _experiments(runs)
     names = [loss_name(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
     labels = [

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -238,7 +238,7 @@ class _Error(NamedTuple):
     student: np.ndarray
 
 
-def _interval(mean: float, error: _Error, alpha: float, pairs: int) -> dict[str, float]:
+def _interval(mean: float, error: _Error, alpha: float, pairs: int) -> dict[str, Any]:
     """Both intervals and the p-value of a mean with that error."""
     if error.seeds == 0 and not error.images.any():
         return {"low": mean, "high": mean, "low_all": mean, "high_all": mean, "p": float(mean == 0)}

@@ -1,4 +1,4 @@
-"""Everything the report says about the runs on one benchmark, computed once: numbers here, words and figures elsewhere."""
+"""Everything the report says about the runs on one benchmark, computed once; words and figures are elsewhere."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Study:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         ask = self.question
-        asked = {"confidence": ask.confidence, "resamples": ask.resamples, "seed": ask.seed}
+        asked: dict[str, Any] = {"confidence": ask.confidence, "resamples": ask.resamples, "seed": ask.seed}
         pairs = compare(self.data, lower_is_better=self.lower_is_better, **asked)
         return judge(pairs, delta=ask.delta, confidence=ask.confidence)
 

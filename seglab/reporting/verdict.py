@@ -18,6 +18,7 @@ from seglab.reporting.stats import Comparison
 MOST_SEEDS = 50
 POWER = 0.8
 _NODES = 256
+Kind = Literal["better", "equivalent", "unknown", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Verdict:
     """One pair's verdict; `more_seeds` is how many further seeds would decide it: 0 if decided, None if none would."""
 
     pair: Comparison
-    kind: Literal["better", "equivalent", "unknown", "none"]
+    kind: Kind
     delta: float
     confidence: float
     more_seeds: int | None = 0
@@ -68,17 +69,18 @@ def judge(pairs: list[Comparison], *, delta: float = 0.01, confidence: float = 0
     alpha = 1 - confidence
     verdicts = []
     for pair in pairs:
-        more: int | None = 0
-        if not np.isfinite(pair.p):
-            kind = "none"
-        elif max(abs(pair.low), abs(pair.high)) < delta:
-            kind = "equivalent"
-        elif pair.p_holm <= alpha:
-            kind = "better"
-        else:
-            kind, more = "unknown", more_seeds(pair, delta, alpha, alpha / len(pairs))
+        kind = _kind(pair, delta, alpha)
+        more = more_seeds(pair, delta, alpha, alpha / len(pairs)) if kind == "unknown" else 0
         verdicts.append(Verdict(pair=pair, kind=kind, delta=delta, confidence=confidence, more_seeds=more))
     return verdicts
+
+
+def _kind(pair: Comparison, delta: float, alpha: float) -> Kind:
+    if not np.isfinite(pair.p):
+        return "none"
+    if max(abs(pair.low), abs(pair.high)) < delta:
+        return "equivalent"
+    return "better" if pair.p_holm <= alpha else "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,8 @@ class Noise:
     def of(cls, pair: Comparison) -> Noise:
         """The noise that was measured for a pair of `compare`."""
         prior = pair.prior / (pair.seeds - 1)
-        return cls(one_seed=pair.seed_variance * pair.seeds, images=pair.image_variance, groups=pair.groups, prior=prior)
+        one_seed = pair.seed_variance * pair.seeds
+        return cls(one_seed=one_seed, images=pair.image_variance, groups=pair.groups, prior=prior)
 
     def freedom(self, seeds: int) -> float:
         """Degrees of freedom of the seeds' part."""

@@ -7,14 +7,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from seglab.files import write_text
 from seglab.plots import save, svg
 from seglab.reporting import external_data, report_sections
 from seglab.reporting.html import TEMPLATES
-from seglab.reporting.metrics_table import BLOCKS, title
-from seglab.reporting.study import Study
+from seglab.reporting.metrics_table import BLOCKS, keys_of, title
+from seglab.reporting.report_figures import KIND_NAMES
+from seglab.reporting.study import IMAGES, Study
 
 
 def write(out: Path, name: str, studies: list[Study], runs: pd.DataFrame, commands: str) -> Path:
@@ -54,13 +56,16 @@ def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: p
         missing=[f"{label} with seed {seed}" for study in studies for label, seed in study.missing],
         commands=commands,
         content=report_sections,
+        metric_title=title,
+        images_asked=IMAGES,
+        kind_names=KIND_NAMES,
     )
 
 
 def csv(studies: list[Study], runs: pd.DataFrame) -> str:
     """Every metric in full digits: a row per loss, columns `iou`, `iou sd`, ... and the number of seeds.
 
-    Below these a row per loss and set of external data that it was evaluated on, which `data` names with the training's.
+    Below these a row per loss and set of external data it was evaluated on, which `data` names with the training's.
     """
     parts = []
     for study in studies:
@@ -81,7 +86,8 @@ def csv(studies: list[Study], runs: pd.DataFrame) -> str:
 
 def _flat(spread: pd.DataFrame) -> pd.DataFrame:
     """The columns (key, mean | sd) under one name each."""
-    return spread.set_axis([key if part == "mean" else f"{key} sd" for key, part in spread.columns], axis=1)
+    keys, parts = (spread.columns.get_level_values(level) for level in (0, 1))
+    return spread.set_axis(keys + np.where(parts == "sd", " sd", ""), axis=1)
 
 
 def markdown(studies: list[Study], runs: pd.DataFrame) -> str:
@@ -100,9 +106,8 @@ def markdown(studies: list[Study], runs: pd.DataFrame) -> str:
         lines.append("")
     external = external_data.over_seeds(external_data.evaluated(runs))
     for (data, trained), block in external.groupby(level=["data", "trained"], sort=False):
-        keys = [key for key, part in block.columns if part == "mean"]
         lines += [f"## On {data}, trained on {trained}", "", f"{block['what', ''].iloc[0]}", ""]
-        lines += [*_markdown_table(block.droplevel(["data", "trained"]), keys, external_data.heading), ""]
+        lines += [*_markdown_table(block.droplevel(["data", "trained"]), keys_of(block), external_data.heading), ""]
     return "\n".join(lines)
 
 

@@ -6,10 +6,10 @@ import base64
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 import matplotlib as mpl
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -48,14 +48,14 @@ class Film:
             first.save(partial, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
         return out
 
-    def html(self, caption: str) -> str:
+    def html(self, caption: str) -> Markup:
         """The frames with a slider below them, as an element of a page."""
         shown = len(self.frames) - 1
-        images = ""
-        for place, (name, drawn) in enumerate(self.pictures().items()):
-            hidden, source = "hidden" if place < shown else "", base64.b64encode(drawn).decode()
-            alt = escape(name, quote=True)
-            images += f'<img alt="{alt}" {hidden} style="width:100%" src="data:image/png;base64,{source}">'
+        image = Markup('<img alt="{}" {} style="width:100%" src="data:image/png;base64,{}">')
+        images = Markup("").join(
+            image.format(name, "hidden" if place < shown else "", base64.b64encode(drawn).decode())
+            for place, (name, drawn) in enumerate(self.pictures().items())
+        )
         slider = f'<input type="range" min="0" max="{shown}" value="{shown}" style="width:70%" oninput="{SLIDE}">'
-        label = f"<label>{slider} <output>{escape(list(self.frames)[shown])}</output></label>"
-        return f"<figure>{images}{label}<figcaption>{caption}</figcaption></figure>"
+        label = Markup(f"<label>{slider} <output>{{}}</output></label>").format(list(self.frames)[shown])
+        return Markup("<figure>{}{}<figcaption>{}</figcaption></figure>").format(images, label, caption)

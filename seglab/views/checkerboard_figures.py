@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -40,7 +39,7 @@ def sheet(image: str, grids: Sequence[Grid], stride: int) -> Sheet:
     """Make the sheet: a row of pictures for each net, and a table of the measure."""
     drawn = rows(image, grids)
     caption = (
-        f"Left the logits of {escape(image)} and their middle enlarged, right the size of the gradient of their sum to "
+        f"Left the logits of {image} and their middle enlarged, right the size of the gradient of their sum to "
         "the image. Spectra show the share of the map's energy at each frequency (zero in the middle) on one "
         f"logarithmic scale; in the marked squares lie the frequencies of a grid of {stride} pixels. The numbers are "
         "their share of the energy, the mean over all images."

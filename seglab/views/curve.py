@@ -16,6 +16,7 @@ from seglab.contract import Logits, PerImage, Target, require
 from seglab.data.distance_maps import MAPS
 from seglab.engine.gradient_stats import loss_and_gradient
 from seglab.losses.base import Loss
+from seglab.reporting.html import note
 from seglab.views import curve_figures as draw
 from seglab.views.view_page import Sheet, interactive
 
@@ -201,7 +202,7 @@ def percent(share: float) -> str:
 def without(losses: Mapping[str, Loss], shown: Mapping[str, Loss]) -> str:
     """Say which losses have no value of a single pixel."""
     names = [label for label in losses if label not in shown]
-    return draw.note(f"{', '.join(names)}: no value of a single pixel; see the next figure.") if names else ""
+    return note(f"{', '.join(names)}: no value of a single pixel; see the next figure.") if names else ""
 
 
 def in_page(frames: Mapping[tuple[float, float], pd.DataFrame], share: float, quality: float, size: int) -> str:
@@ -244,4 +245,4 @@ def not_flat(losses: Mapping[str, Loss], alone: Mapping[str, Loss], flat: Mappin
         else "",
         f"{', '.join(placed)}: it matters where the false pixels lie, not only how many they are." if placed else "",
     ]
-    return draw.note(" ".join(filter(None, words)))
+    return note(" ".join(filter(None, words)))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
@@ -18,13 +18,9 @@ from seglab.reporting import html as markup
 PLOTLY_DASHES = dict(zip(DASHES, ("solid", "dash", "dot", "dashdot"), strict=True))
 
 
-def still(figure: Figure, name: str, caption: str) -> str:
+def still(figure: Figure, name: str, caption: str) -> Markup:
     """A figure of matplotlib as an element of a page."""
-    return markup.figure(svg(figure, name), escape(caption))
-
-
-def note(words: str) -> str:
-    return f'<p class="note">{escape(words)}</p>'
+    return markup.figure(svg(figure, name), caption)
 
 
 def _legend(figure: Figure, axis: Axes, rows: int) -> None:

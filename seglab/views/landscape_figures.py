@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from seglab.plots import COLORS, styled, svg
-from seglab.reporting.html import figure, number, table, text
+from seglab.reporting.html import figure, note, number, table, text
 from seglab.views.animation import Film
 from seglab.views.view_page import Sheet, interactive
 
@@ -71,7 +71,7 @@ def sheet(surfaces: Sequence[Surface], words: str, curvature: pd.DataFrame, movi
             shown = interactive(relief(surface), f"Turn each surface with the mouse. {caption}")
         else:
             shown = figure(svg(figures[key], key), caption)
-        sections.append((escape(surface.title), shown))
+        sections.append((surface.title, shown))
     lowest = pd.concat([lowest_places(surface) for surface in surfaces], ignore_index=True)
     if len(curvature):
         lowest = lowest.merge(curvature, how="left", on=["plane", "loss"])
@@ -102,20 +102,20 @@ def lowest_places(surface: Surface) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def told(lowest: pd.DataFrame) -> str:
+def told(lowest: pd.DataFrame) -> Markup:
     """The table of lowest places as HTML."""
     names = [name for name in lowest if name not in ("plane", "loss")]
     several = lowest["plane"].nunique() > 1
     who = [f"{row['plane']}: {row['loss']}" if several else row["loss"] for _, row in lowest.iterrows()]
     values = lowest[names].to_numpy(float)
     rows = [[text(name), *(number(x, 4) for x in row)] for name, row in zip(who, values, strict=True)]
-    note = "first and second are places on the plane's axes."
+    words = "first and second are places on the plane's axes."
     if "largest eigenvalue" in names:
-        note += (
+        words += (
             " The largest eigenvalue is that of the loss's Hessian at the centre, by power iteration; losses of other "
             "units curve in other units."
         )
-    return table(["plane: loss" if several else "loss", *map(str, names)], rows) + f'<p class="note">{note}</p>'
+    return table(["plane: loss" if several else "loss", *map(str, names)], rows) + note(words)
 
 
 def flat(surface: Surface) -> pd.DataFrame:

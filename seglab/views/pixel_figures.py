@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from html import escape
 from textwrap import fill
 from typing import NamedTuple
 
@@ -86,13 +85,13 @@ def sheet(title: str, scenes: Sequence[Scene], words: str, snapshots: pd.Series,
         key = re.sub(r"[^0-9A-Za-z]+", "-", scene.id)
         films[key] = film(scene, norm, words)
         caption = f"Drag the slider through the snapshots. The last column shows the {words}. {top} In {HUES}."
-        sections.append((f"{escape(scene.id)} through training", films[key].html(caption)))
+        sections.append((f"{scene.id} through training", films[key].html(caption)))
         for kind, figure in grids(scene, norm, words):
             figures[f"{key}_{kind}"] = figure
     turned = interactive(
         relief(scenes[0], norm), f"Turn each surface with the mouse. Height and colour: {words}. {top}"
     )
-    sections.insert(1, (f"{escape(scenes[0].id)} as a surface", turned))
+    sections.insert(1, (f"{scenes[0].id} as a surface", turned))
     return Sheet(title, sections, figures, {"pixels": table(scenes, snapshots)}, films)
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
 from seglab.files import write_text
-from seglab.plots import save, svg
-from seglab.reporting.page import document, section
-from seglab.reporting.report_figures import COLORS
+from seglab.plots import COLORS, save, svg
+from seglab.reporting.html import document
 from seglab.views.animation import Film
 
 
@@ -25,7 +24,7 @@ class Sheet:
     """One view: its title, the page's sections (heading and HTML), and what is saved beside the page by file name."""
 
     title: str
-    sections: Sequence[tuple[str, str]]
+    sections: Sequence[tuple[str, Markup]]
     figures: Mapping[str, Figure] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     films: Mapping[str, Film] = field(default_factory=dict)
@@ -40,14 +39,11 @@ class Sheet:
             write_text(out / f"{name}.csv", table.to_csv(index=False))
         for name, film in self.films.items():
             film.write(out / f"{name}.gif")
-        body = f"<header><h1>{self.title}</h1></header>" + "".join(
-            section(f"s{place}", heading, html) for place, (heading, html) in enumerate(self.sections)
-        )
-        if "plotly-graph-div" not in body:
-            return write_text(out / "surface.html", document(self.title, body))
-        script = f"const COLORS = {json.dumps(COLORS)};\n" + Path(__file__).with_name("interactive.js").read_text()
-        page = document(self.title, f"{body}<script>{script}</script>", f"<script>{get_plotlyjs()}</script>")
-        return write_text(out / "surface.html", page)
+        library = script = ""
+        if any("plotly-graph-div" in html for _, html in self.sections):
+            library = get_plotlyjs()
+            script = f"const COLORS = {json.dumps(COLORS)};\n" + Path(__file__).with_name("interactive.js").read_text()
+        return write_text(out / "surface.html", document(self.title, self.sections, library, script))
 
 
 def interactive(
@@ -55,7 +51,7 @@ def interactive(
     caption: str,
     sliders: Mapping[str, tuple[Sequence[str], str]] | None = None,
     wide: bool = False,
-) -> str:
+) -> Markup:
     """A Plotly figure as an element of the page, whose script the page holds once, with its caption.
 
     It takes on the page's colours, light or dark. `sliders` gives for each its stops and the one it stands at; the
@@ -66,15 +62,14 @@ def interactive(
     )
     figure.update_layout(font_family="system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', Arial, sans-serif")
     options = {"displaylogo": False, "responsive": True}
-    drawn = figure.to_html(include_plotlyjs=False, full_html=False, config=options, auto_play=False)
-    held = f'<div class="scroll"><div class="wide">{drawn}</div></div>' if wide else drawn
-    controls = "".join(_slider(name, stops, at) for name, (stops, at) in (sliders or {}).items())
-    shown = f'<div class="sliders">{controls}</div>' if controls else ""
-    return f"<figure>{shown}{held}<figcaption>{caption}</figcaption></figure>"
+    drawn = Markup(figure.to_html(include_plotlyjs=False, full_html=False, config=options, auto_play=False))
+    held = Markup('<div class="scroll"><div class="wide">{}</div></div>').format(drawn) if wide else drawn
+    controls = Markup("").join(_slider(name, stops, at) for name, (stops, at) in (sliders or {}).items())
+    shown = Markup('<div class="sliders">{}</div>').format(controls) if controls else ""
+    return Markup("<figure>{}{}<figcaption>{}</figcaption></figure>").format(shown, held, caption)
 
 
-def _slider(name: str, stops: Sequence[str], at: str) -> str:
-    values = f'max="{len(stops) - 1}" value="{list(stops).index(at)}"'
-    known = escape(json.dumps(list(stops)), quote=True)
-    held = f'<input type="range" min="0" {values} data-stops="{known}"><output>{escape(at)}</output>'
-    return f"<label><span>{escape(name)}</span>{held}</label>"
+def _slider(name: str, stops: Sequence[str], at: str) -> Markup:
+    held = '<input type="range" min="0" max="{}" value="{}" data-stops="{}"><output>{}</output>'
+    filled = Markup(held).format(len(stops) - 1, list(stops).index(at), json.dumps(list(stops)), at)
+    return Markup("<label><span>{}</span>{}</label>").format(name, filled)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from seglab.plots import FAINT, INK, WIDTH, line_styles, paint_errors, styled, two_sided
-from seglab.reporting.html import number, table, text
-from seglab.views.curve_figures import note, still
+from seglab.reporting.html import note, number, table, text
+from seglab.views.curve_figures import still
 from seglab.views.view_page import Sheet
 
 
@@ -89,9 +89,9 @@ def sheet(
         ),
     }
     drawn = {name: still(figure, name, captions[name]) for name, figure in figures.items()}
-    warned = "".join(f"<li>{escape(sentence)}</li>" for sentence in said)
+    warned = Markup("").join(Markup("<li>{}</li>").format(sentence) for sentence in said)
     sections = [
-        ("Warnings", f"<ul>{warned}</ul>" if said else note("None.")),
+        ("Warnings", Markup("<ul>{}</ul>").format(warned) if said else note("None.")),
         ("Where the gradient falls", drawn["shares"]),
         ("How few pixels it falls on", drawn["concentration"]),
         ("On one image", drawn["pictures"]),
@@ -210,7 +210,7 @@ def _rates(rates: pd.DataFrame, optimizer: str) -> str:
     head = ["loss", "norm of the gradient", "relative", "of a typical weight", "low", "middle", "high"]
     keys = ("norm", "relative", "rms", "low", "middle", "high")
     rows = [
-        [text(r["loss"]), *(number(r[key])._replace(html=f"{r[key]:.2g}") for key in keys)]
+        [text(r["loss"]), *(number(r[key])._replace(shown=f"{r[key]:.2g}") for key in keys)]
         for r in rates.to_dict("records")
     ]
     name = optimizer.rsplit(".", 1)[-1]

@@ -34,6 +34,6 @@ def test_the_page_shows_the_last_frame_first_and_names_each() -> None:
     film = Film({"epoch 0": Figure((1, 1)), 'epoch "1"': Figure((1, 1))})
     html = film.html("what is seen")
     assert html.count('src="data:image/png;base64,') == 2
-    assert html.index('alt="epoch 0" hidden') < html.index('alt="epoch &quot;1&quot;" ')
+    assert html.index('alt="epoch 0" hidden') < html.index('alt="epoch &#34;1&#34;" ')
     assert 'max="1" value="1"' in html
     assert "what is seen" in html
