@@ -22,6 +22,12 @@ class Cube(NamedTuple):
     values: np.ndarray
 
 
+def finite_mean(values: np.ndarray) -> float:
+    """The mean of the finite values; NaN where there are none."""
+    seen = values[np.isfinite(values)]
+    return float(seen.mean()) if seen.size else np.nan
+
+
 def cube(images: pd.DataFrame, metric: str) -> Cube:
     """Arrange the per-image rows of a sweep (label, seed, id, group, metric) as losses x seeds x images."""
     known = sorted(set(map(str, images)) - META)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from seglab.reporting import metrics_table
 from seglab.reporting.html import mean_sd, number, table, text
 from seglab.reporting.metrics_table import keys_of, title
 
@@ -55,11 +56,11 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
     Index (data, trained, label); columns (seeds, ""), (what, ""), and (key, mean | sd) of in_domain and KEYS.
     """
-    grouped = rows.groupby(["data", "trained", "label"], sort=False)
-    columns = {("seeds", ""): grouped["seed"].nunique(), ("what", ""): grouped["what"].first()}
-    for key in ("in_domain", *(key for key in KEYS if rows[key].notna().any())):
-        columns |= {(key, "mean"): grouped[key].mean(), (key, "sd"): grouped[key].std(ddof=1)}
-    return pd.DataFrame(columns).sort_index(level="data", sort_remaining=False, kind="stable")
+    by = ["data", "trained", "label"]
+    grouped = rows.groupby(by, sort=False)
+    facts = pd.DataFrame({("seeds", ""): grouped["seed"].nunique(), ("what", ""): grouped["what"].first()})
+    found = pd.concat([facts, metrics_table.over_seeds(rows, ("in_domain", *KEYS), by)], axis=1)
+    return found.sort_index(level="data", sort_remaining=False, kind="stable")
 
 
 def tables(rows: pd.DataFrame) -> Iterator[tuple[str, str, Markup]]:

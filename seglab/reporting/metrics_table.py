@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -158,10 +159,13 @@ def _left_empty(images: pd.DataFrame) -> pd.Series:
     return (empty["tp"] + empty["fp"] == 0).groupby(empty["run"]).mean().rename("empty/left empty")
 
 
-def over_seeds(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over the seeds of each label: columns are (key, mean | sd); one seed has no sd."""
-    keys = [key for block in BLOCKS.values() for key in block if key in metrics and metrics[key].notna().any()]
-    grouped = metrics.groupby("label", sort=False)[keys]
+def over_seeds(metrics: pd.DataFrame, keys: Iterable[str], by: list[str]) -> pd.DataFrame:
+    """Mean and standard deviation over the seeds, a row for each group `by`: columns are (key, mean | sd).
+
+    Left out are keys without a value; one seed has no standard deviation.
+    """
+    keys = [key for key in keys if key in metrics and metrics[key].notna().any()]
+    grouped = metrics.groupby(by, sort=False)[keys]
     both = pd.concat({"mean": grouped.mean(), "sd": grouped.std(ddof=1)}, axis=1).swaplevel(axis=1)
     return both[[(key, part) for key in keys for part in ("mean", "sd")]]
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from seglab.plots import COLORS, FAINT, GRID, INK, WIDTH, line_styles, styled, two_sided
-from seglab.reporting.cube import Cube
+from seglab.reporting.cube import Cube, finite_mean
 from seglab.reporting.metrics_table import QUARTERS, size_strata, title
 from seglab.reporting.ranks import cliques
 from seglab.reporting.thresholds import calibration, scores_at
@@ -66,21 +66,21 @@ def seeds(data: Cube, metric: str) -> Figure:
     """Every run as a dot: the mean of the metric over the test images by loss; the bar is the mean over seeds."""
     figure = Figure(figsize=(WIDTH, 0.8 + 0.3 * len(data.labels)), layout="constrained")
     axis = figure.subplots()
-    means = np.array([[_defined_mean(run) for run in loss] for loss in data.values])
+    means = np.array([[finite_mean(run) for run in loss] for loss in data.values])
     for place, (label, row) in enumerate(zip(data.labels, means, strict=True)):
         color = line_styles(data.labels)[label]["color"]
         axis.plot(row, np.full(len(row), place), "o", color=color, alpha=0.65, markeredgewidth=0, markersize=6)
-        axis.plot([_defined_mean(row)] * 2, [place - 0.3, place + 0.3], color=color, lw=2.5, solid_capstyle="butt")
-    axis.set(yticks=range(len(data.labels)), yticklabels=data.labels, xlabel=f"{title(metric)}, one dot per seed")
-    axis.invert_yaxis()
-    axis.tick_params(axis="y", length=0, labelcolor=INK)
-    axis.grid(axis="y", visible=False)
+        axis.plot([finite_mean(row)] * 2, [place - 0.3, place + 0.3], color=color, lw=2.5, solid_capstyle="butt")
+    axis.set_xlabel(f"{title(metric)}, one dot per seed")
+    _name_rows(axis, data.labels)
     return figure
 
 
-def _defined_mean(values: np.ndarray) -> float:
-    seen = values[np.isfinite(values)]
-    return float(seen.mean()) if seen.size else np.nan
+def _name_rows(axis: Axes, names: list[str]) -> None:
+    """Rows from the top down, each with its name on the left."""
+    axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+    axis.tick_params(axis="y", length=0, labelcolor=INK)
+    axis.grid(axis="y", visible=False)
 
 
 @styled
@@ -101,13 +101,8 @@ def forest(verdicts: list[Verdict], metric: str) -> Figure:
             axis.plot(np.clip([low, high], left, right), [place] * 2, color=color, lw=width, solid_capstyle="butt")
         axis.plot(pair.difference, place, "o", color=color, markersize=7.5, markeredgecolor="#ffffff")
         axis.text(1.01, place, KIND_NAMES[verdict.kind], transform=axis.get_yaxis_transform(), va="center", color=color)
-    names = [f"{pair.first} − {pair.second}" for pair in pairs]
-    axis.set(
-        yticks=range(len(pairs)), yticklabels=names, xlim=(1.04 * left, 1.04 * right), ylim=(len(pairs) - 0.4, -0.6)
-    )
-    axis.set_xlabel(f"difference in {title(metric)}; shaded: within ±{delta:g}")
-    axis.tick_params(axis="y", length=0, labelcolor=INK)
-    axis.grid(axis="y", visible=False)
+    axis.set(xlim=(1.04 * left, 1.04 * right), xlabel=f"difference in {title(metric)}; shaded: within ±{delta:g}")
+    _name_rows(axis, [f"{pair.first} − {pair.second}" for pair in pairs])
     return figure
 
 

@@ -1,8 +1,4 @@
-"""The pictures of one run: its learning curves, and test images with their errors in colour.
-
-Everything draws on `matplotlib.figure.Figure` objects and never on pyplot's global state, so that a training process,
-its threads and a test may draw at any time without a display. The suffix of `out` chooses PNG, SVG or PDF.
-"""
+"""The pictures of one run: its learning curves, and test images with their errors in color."""
 
 from __future__ import annotations
 
@@ -35,7 +31,7 @@ GRADIENT = {
     "train/gradient_edge": ("edge", "#009e73", "--"),
     "train/gradient_hard": ("hard", "#0072b2", ":"),
 }
-"""Which share of the training gradient falls where, and its looks: see engine/gradients.py."""
+"""Where which fraction of the training gradient falls (engine/gradient_stats.py): name, color and line style."""
 
 
 class Example(NamedTuple):
@@ -66,7 +62,7 @@ def curves(metrics_csv: Path, out: Path) -> Path:
             axis.set(title=title, xlabel="epoch")
         last = axes[len(PANELS)]
         _lines(last, history, GRADIENT)
-        last.set(title="Share of the gradient", xlabel="epoch")
+        last.set(title="Fraction of the gradient", xlabel="epoch")
         for axis in axes[1 : len(PANELS) + 1]:
             axis.set_ylim(-0.02, 1.02)
         for column in moving:
@@ -82,11 +78,11 @@ def curves(metrics_csv: Path, out: Path) -> Path:
 
 
 def _lines(axis: Axes, history: pd.DataFrame, columns: Mapping[str, tuple[str, str, str]]) -> None:
-    for column, (name, colour, style) in columns.items():
+    for column, (name, color, style) in columns.items():
         if column in history and history[column].notna().any():
             line = history[["epoch", column]].dropna()
             alone = "o" if len(line) == 1 else ""  # one epoch has no line to draw
-            axis.plot(line["epoch"], line[column], style, marker=alone, color=colour, label=name)
+            axis.plot(line["epoch"], line[column], style, marker=alone, color=color, label=name)
 
 
 def _switches(axis: Axes, history: pd.DataFrame) -> None:
@@ -96,7 +92,7 @@ def _switches(axis: Axes, history: pd.DataFrame) -> None:
 
 
 def examples(rows: Iterable[Example], out: Path, threshold: float = 0.5) -> Path:
-    """Draw test images one a row: the image, the truth, the probability, and the errors in colour.
+    """Draw test images one a row: the image, the truth, the probability, and the errors in color.
 
     A row is an `Example` (or a tuple of the same four): a caption of one or more lines such as "best\\nIoU 0.93", the
     image uint8 (h, w, c), the truth and the probability (h, w).
@@ -130,4 +126,4 @@ def _row(axes: Iterable[Axes], row: Example, threshold: float) -> None:
 
 def _legend() -> list[Patch]:
     names = (("true positive", TRUE_POSITIVE), ("false positive", FALSE_POSITIVE), ("false negative", FALSE_NEGATIVE))
-    return [Patch(facecolor=colour, edgecolor=FAINT, linewidth=0.5, label=name) for name, colour in names]
+    return [Patch(facecolor=color, edgecolor=FAINT, linewidth=0.5, label=name) for name, color in names]

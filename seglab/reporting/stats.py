@@ -22,8 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from seglab.contract import require
-from seglab.reporting.cube import Cube
+from seglab.reporting.cube import Cube, finite_mean
 from seglab.reporting.ranks import signed_rank
 
 
@@ -66,19 +65,13 @@ def compare(
     Returns the pairs in the order of the losses' means. With one seed in common no interval exists, and the pair's
     `low`, `high` and `p` are NaN.
     """
-    require(0.5 < confidence < 1, "report", "a confidence between 0.5 and 1", confidence)
-    means = np.array([_mean(run) for run in data.values])
+    means = np.array([finite_mean(run) for run in data.values])
     order = np.argsort(means if lower_is_better else -means, kind="stable")
     drawn = _draw(data.groups, resamples, np.random.default_rng(seed))
     effects = [effect for pair in combinations(order, 2) if (effect := _effect(data, pair, drawn)).paired.size]
     enough = [min(effect.row.seeds, effect.row.groups) > 1 for effect in effects]
     tested = iter(_test([effect for effect, fit in zip(effects, enough, strict=True) if fit], drawn, 1 - confidence))
     return [next(tested) if fit else effect.row for effect, fit in zip(effects, enough, strict=True)]
-
-
-def _mean(runs: np.ndarray) -> float:
-    seen = np.isfinite(runs)
-    return float(runs[seen].mean()) if seen.any() else np.nan
 
 
 def _common(values: np.ndarray, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -126,9 +119,9 @@ def _effect(data: Cube, pair: tuple[int, int], drawn: _Draws) -> _Effect:
     row = Comparison(
         first=data.labels[pair[0]],
         second=data.labels[pair[1]],
-        mean_first=_mean(first),
-        mean_second=_mean(second),
-        difference=_mean(first - second),
+        mean_first=finite_mean(first),
+        mean_second=finite_mean(second),
+        difference=finite_mean(first - second),
         seeds=int(seeds.sum()),
         images=int(images.sum()),
         groups=len(np.unique(codes)),
@@ -146,12 +139,13 @@ def _test(effects: list[_Effect], drawn: _Draws, alpha: float) -> list[Compariso
     moderated, prior = moderate(np.array([part.seeds for part in parts]) * counts, counts - 1, losses)
     student = {count: special.stdtrit(count - 1 + prior, drawn.uniform) for count in set(counts.tolist())}
     shifts = _image_shifts(effects, drawn, np.array([part.images for part in parts]))
+    levels = [alpha / 2, 1 - alpha / 2, alpha / 2 / len(effects), 1 - alpha / 2 / len(effects)]
     rows = []
     for effect, part, variance, shift in zip(effects, parts, moderated / counts, shifts, strict=True):
         by_image, seeds = effect.paired.mean(axis=0), effect.row.seeds
         by_group = np.bincount(effect.codes, by_image) / np.bincount(effect.codes)
-        error = _Error(shift, float(np.sqrt(variance)), seeds - 1 + prior, student[seeds])
-        found = _interval(effect.row.difference, error, alpha, len(effects))
+        t = (float(np.sqrt(variance)), student[seeds], seeds - 1 + prior)
+        found = _interval(effect.row.difference, shift, *t, levels)
         found |= {"seed_variance": float(variance), "image_variance": part.images, "prior": prior}
         rows.append(replace(effect.row, p_images=signed_rank(by_group), **found))
     corrected = zip(rows, holm([row.p for row in rows]), holm([row.p_images for row in rows]), strict=True)
@@ -190,7 +184,7 @@ def inverse_trigamma(value: float) -> float:
 
 
 class Variances(NamedTuple):
-    """Variance of the mean difference that comes from the seeds, and from the images beyond what the seeds carry."""
+    """Variance of the mean difference that comes from the seeds, and from the images beyond what the seeds include."""
 
     seeds: float
     images: float
@@ -214,7 +208,7 @@ def variances(effect: np.ndarray, groups: np.ndarray) -> Variances:
 
 
 def _image_shifts(effects: list[_Effect], drawn: _Draws, variance: np.ndarray) -> np.ndarray:
-    """How far each mean moves when groups are drawn again: (effects, resamples), scaled to the images' own variance."""
+    """How far each mean moves when groups are resampled: (effects, resamples), scaled to the images' own variance."""
     if drawn.weights is None:
         return np.outer(np.sqrt(variance), drawn.normal)
     count = drawn.weights.shape[1]
@@ -229,28 +223,17 @@ def _image_shifts(effects: list[_Effect], drawn: _Draws, variance: np.ndarray) -
     return shift * scale[:, None] * drawn.tails
 
 
-class _Error(NamedTuple):
-    """The error of a mean: `images` (draws) plus `seeds` times Student's t with `free` degrees of freedom (draws)."""
-
-    images: np.ndarray
-    seeds: float
-    free: float
-    student: np.ndarray
-
-
-def _interval(mean: float, error: _Error, alpha: float, pairs: int) -> dict[str, Any]:
-    """Both intervals and the p-value of a mean with that error."""
-    if error.seeds == 0 and not error.images.any():
+def _interval(
+    mean: float, images: np.ndarray, seeds: float, student: np.ndarray, free: float, levels: list[float]
+) -> dict[str, Any]:
+    """Both intervals and the p-value of a mean whose error is `images` plus `seeds` times Student's t (resamples)."""
+    if seeds == 0 and not images.any():
         return {"low": mean, "high": mean, "low_all": mean, "high_all": mean, "p": float(mean == 0)}
-    draws = mean - (error.images + error.seeds * error.student)
-    levels = [alpha / 2, 1 - alpha / 2, alpha / 2 / pairs, 1 - alpha / 2 / pairs]
-    low, high, low_all, high_all = np.quantile(draws, levels).tolist()
-    if error.seeds:  # the seeds' part exactly, not by its draws: p may be far below 1 / draws
-        beyond = special.stdtr(error.free, (error.images - mean) / error.seeds).mean()
-    else:
-        beyond = np.mean(draws <= 0)
-    p = float(min(1.0, 2 * min(beyond, 1 - beyond)))
-    return {"low": low, "high": high, "low_all": low_all, "high_all": high_all, "p": p}
+    draws = mean - (images + seeds * student)
+    ends = dict(zip(("low", "high", "low_all", "high_all"), np.quantile(draws, levels).tolist(), strict=True))
+    # the seeds' part exactly, not by its resamples: p may be far below 1 / resamples
+    beyond = special.stdtr(free, (images - mean) / seeds).mean() if seeds else np.mean(draws <= 0)
+    return ends | {"p": float(min(1.0, 2 * min(beyond, 1 - beyond)))}
 
 
 def holm(p: list[float]) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from matplotlib.figure import Figure
 
 from seglab.contract import require
 from seglab.reporting import learning_curves, report_figures
-from seglab.reporting.cube import Cube, cube
+from seglab.reporting.cube import Cube, cube, finite_mean
 from seglab.reporting.load_runs import Sweep
 from seglab.reporting.metrics_table import (
+    BLOCKS,
     THRESHOLDED,
     Pooled,
     at_tuned,
@@ -73,7 +75,7 @@ class Study:
             images = images[(images["foreground"] > 0) == (self.question.images == "foreground")]
             require(len(images) > 0, f"report: images={self.question.images}", IMAGES[self.question.images], "none")
         found = cube(images, self.question.metric)
-        means = np.array([run[np.isfinite(run)].mean() if np.isfinite(run).any() else np.nan for run in found.values])
+        means = np.array([finite_mean(run) for run in found.values])
         order = np.argsort(means if self.lower_is_better else -means, kind="stable")
         return found._replace(labels=[found.labels[k] for k in order], values=found.values[order])
 
@@ -146,7 +148,7 @@ class Study:
     @cached_property
     def spread(self) -> pd.DataFrame:
         """All metrics, mean and standard deviation over seeds, one row a label."""
-        table = over_seeds(self.metrics)
+        table = over_seeds(self.metrics, chain(*BLOCKS.values()), ["label"])
         return table.reindex([*self.labels, *(label for label in table.index if label not in self.labels)])
 
     @cached_property

@@ -6,13 +6,13 @@ over all pairs of the sweep together, of "better" for losses that do not differ.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from scipy import special
 
-from seglab.contract import require
 from seglab.reporting.stats import Comparison
 
 MOST_SEEDS = 50
@@ -65,7 +65,6 @@ def judge(pairs: list[Comparison], *, delta: float = 0.01, confidence: float = 0
     "better" needs Holm's adjusted p below 1 - confidence; "equivalent" needs the pair's interval inside +-delta, and
     goes first: a difference that is certain but smaller than delta is still one that does not matter.
     """
-    require(delta > 0, "report", "a delta above 0", delta, "set delta=0.01")
     alpha = 1 - confidence
     verdicts = []
     for pair in pairs:
@@ -144,13 +143,8 @@ def more_seeds(pair: Comparison, delta: float, alpha: float, alpha_all: float) -
         reach = special.stdtrit(noise.freedom(seeds), 1 - alpha / 2) * error
         return bool(gap + reach < delta) or power(gap, noise, seeds=seeds, alpha=alpha_all) >= POWER
 
-    if not decided(pair.seeds + MOST_SEEDS):
-        return None
-    low, high = 0, MOST_SEEDS
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if decided(pair.seeds + middle) else (middle, high)
-    return high
+    more = 1 + bisect_left(range(1, MOST_SEEDS + 1), True, key=lambda more: decided(pair.seeds + more))
+    return more if more <= MOST_SEEDS else None
 
 
 def usual_noise(pairs: list[Comparison]) -> Noise | None:

@@ -76,7 +76,7 @@ def csv(studies: list[Study], runs: pd.DataFrame) -> str:
     external = external_data.evaluated(runs)
     if len(external):
         spread = external_data.over_seeds(external)
-        flat = _flat(spread.drop(columns=["what", "seeds", "in_domain"], level=0))
+        flat = _flat(spread.drop(columns=["what", "seeds", "in_domain"], level=0, errors="ignore"))
         flat.insert(0, "seeds", spread["seeds", ""])
         flat = flat.rename_axis(["data", "trained", "loss"]).reset_index()
         flat["data"] += ", trained on " + flat.pop("trained")

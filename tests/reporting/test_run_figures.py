@@ -46,7 +46,7 @@ def test_curves_show_the_parameters_that_move_and_where_the_next_loss_began(tmp_
 def test_curves_show_where_the_gradient_falls(tmp_path):
     shares = {f"train/gradient_{name}": [0.5, 0.4, 0.3] for name in ("foreground", "edge", "hard")}
     svg = curves(history(tmp_path, **shares), tmp_path / "curves.svg").read_text()
-    for word in ("Share of the gradient", "foreground", "edge", "hard"):
+    for word in ("Fraction of the gradient", "foreground", "edge", "hard"):
         assert f">{word}<" in svg
 
 
