@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from html import unescape
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree.ElementTree import tostring
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from latex2mathml.converter import convert
+from latex2mathml.converter import convert_to_element
 from markupsafe import Markup
 
 from seglab.plots import COLORS, FAINT, GRID, INK
@@ -103,9 +105,12 @@ def formula(latex: str) -> Markup:
     spelled = re.sub(r"\\[bB]igg?r?(?=[)\]])", r"\\right", spelled)
     spelled = re.sub(r"\\(log|ln|cosh|min)\b", r"\\,\\\1\\,", spelled)  # nor set names of functions apart
     try:
-        return Markup(convert(spelled, display="block"))
+        math = convert_to_element(spelled, display="block")
     except Exception:  # latex2mathml's errors have no common class
         return Markup("<code>{}</code>").format(latex)
+    for node in math.iter():  # its own serializer would leave < and & of the formula's words as they are
+        node.text = unescape(node.text or "")
+    return Markup(tostring(math, encoding="unicode"))
 
 
 TEMPLATES.globals |= {"figure": figure, "formula": formula, "decimal": decimal}

@@ -172,4 +172,5 @@ def over_seeds(metrics: pd.DataFrame, keys: Iterable[str], by: list[str]) -> pd.
 
 def keys_of(spread: pd.DataFrame) -> list[str]:
     """The metrics of a table with columns (key, mean | sd)."""
-    return list(spread.xs("mean", axis=1, level=1).columns)
+    keys, parts = (spread.columns.get_level_values(level) for level in (0, 1))
+    return list(keys[parts == "mean"])

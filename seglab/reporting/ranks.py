@@ -64,13 +64,16 @@ def signed_rank(differences: np.ndarray) -> float:
     It is that of `scipy.stats.wilcoxon`, whose import takes longer than all else that a small report computes.
     """
     moved = differences[differences != 0]
+    if not moved.size:
+        return 1.0
     rank = pd.Series(np.abs(moved)).rank().to_numpy()
     positive = rank[moved > 0].sum()
     if len(differences) > (50 if len(np.unique(rank)) == len(differences) else 13):
         z = (positive - rank.sum() / 2) / np.sqrt(np.sum(rank**2) / 4)
         return float(2 * special.ndtr(-abs(z)))
-    ways = np.ones(1)  # in how many of the 2^n choices of signs the positive ranks have each sum, in steps of one half
+    ways = np.zeros(1 + int(2 * rank.sum()))  # in how many of the 2^n choices of signs the positive ranks add up to k/2
+    ways[0] = 1
     for double in (2 * rank).astype(int):
-        ways = np.pad(ways, (0, double)) + np.pad(ways, (double, 0))
+        ways[double:] += ways[:-double]
     at = int(2 * positive)
     return float(min(1.0, 2 * min(ways[: at + 1].sum(), ways[at:].sum()) / ways.sum()))

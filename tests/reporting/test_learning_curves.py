@@ -7,7 +7,6 @@ import pytest
 from seglab.reporting import learning_curves
 from seglab.reporting.load_runs import collect
 from seglab.reporting.study import Question, Study
-from tests.reporting.fabricate import FakeLoss, write_sweep
 
 
 def test_roughness_by_hand():
@@ -16,13 +15,12 @@ def test_roughness_by_hand():
     assert math.isnan(learning_curves.roughness(np.array([0.1, 0.3])))
 
 
-def test_the_report_has_the_roughness_and_the_seconds_of_each_loss(tmp_path):
-    board = collect([write_sweep(tmp_path, [FakeLoss("bce"), FakeLoss("dice")], [1, 2], images=4)])
-    for k, folder in enumerate(board.used["folder"]):
+def test_the_report_has_the_roughness_and_the_seconds_of_each_loss(own):
+    for k, folder in enumerate(sorted(own.iterdir())):
         epochs = {"epoch": range(4), "val/iou": [0, 0.1 * k, 0, 0.1 * k], "seconds": [9.0, 2, 3, 2 + k]}
         pd.DataFrame(epochs).to_csv(folder / "metrics.csv", index=False)
-    (board.used["folder"].iloc[3] / "metrics.csv").unlink()  # a run may have lost it
-    spread = Study("data", board, Question(resamples=100)).spread
+    (folder / "metrics.csv").unlink()  # a run may have lost it
+    spread = Study("data", collect([own]), Question(resamples=100)).spread
     assert spread.loc["bce", ("epochs/val roughness", "mean")] == pytest.approx((0 + 0.2) / 2)
     assert spread.loc["dice", ("epochs/val roughness", "mean")] == pytest.approx(0.4)
     assert spread.loc["bce", ("epochs/seconds", "mean")] == pytest.approx((2.5 + 3) / 2)

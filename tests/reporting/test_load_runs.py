@@ -7,66 +7,62 @@ import pytest
 from seglab.contract import ContractError
 from seglab.reporting.load_runs import collect
 from seglab.reporting.run_labels import differences, flat
-from tests.reporting.fabricate import FakeLoss, write_run, write_sweep
+from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
 BCE, DICE = FakeLoss("bce"), FakeLoss("dice", 1.5)
 
 
-def change(folder, **facts):
-    file = folder / "run.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | facts))
-
-
-def test_a_sweep_becomes_a_row_a_run_and_a_row_an_image_of_each(tmp_path):
-    sweep = collect([write_sweep(tmp_path, [BCE, DICE], [1, 2], images=20)])
+def test_a_sweep_becomes_a_row_a_run_and_a_row_an_image_of_each(own):
+    sweep = collect([own])
     assert sweep.runs[["label", "seed"]].to_numpy().tolist() == [["bce", 1], ["bce", 2], ["dice", 1], ["dice", 2]]
-    assert len(sweep.images) == 80
-    one = pd.read_csv(tmp_path / "dice_s2" / "per_image.csv")
-    mine = sweep.images.query("label == 'dice' and seed == 2")
-    assert mine["iou"].tolist() == one["iou"].tolist()
+    assert len(sweep.images) == 120
+    one = pd.read_csv(own / "dice_s2" / "per_image.csv")
+    same = sweep.images.query("label == 'dice' and seed == 2")
+    assert same["iou"].tolist() == one["iou"].tolist()
     assert sweep.runs["test/iou"].iloc[3] == pytest.approx(one["iou"].mean())
 
 
 def test_several_roots_and_runs_deep_below_them_are_found_once(tmp_path):
-    write_sweep(tmp_path / "a" / "deep", [BCE], [1])
-    write_sweep(tmp_path / "b", [DICE], [1])
+    write_run(tmp_path / "a" / "deep", BCE, 1)
+    write_run(tmp_path / "b", DICE, 1)
     assert len(collect([tmp_path / "a", tmp_path / "b", tmp_path]).runs) == 2
 
 
-def test_what_failed_or_is_torn_is_told_and_stops_nothing(tmp_path):
-    write_sweep(tmp_path, [BCE, DICE], [1, 2, 3])
-    error = {"kind": "OutOfMemoryError", "message": "CUDA out of memory\nand more", "traceback": "..."}
-    change(tmp_path / "bce_s1", status="failed", error=error)
-    change(tmp_path / "bce_s2", status="running")
-    change(tmp_path / "bce_s3", status="interrupted")
-    (tmp_path / "dice_s1" / "run.json").write_text('{"name": "torn')
-    (tmp_path / "dice_s2" / "per_image.csv").unlink()
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "run.json").write_text("[1, 2]")
-    sweep = collect([tmp_path])
-    problems = sweep.runs.set_index("name")["problem"]
-    assert sweep.used["name"].tolist() == ["dice_s3"]
-    assert problems["bce_s1"] == "OutOfMemoryError: CUDA out of memory"
-    assert "running" in problems["bce_s2"]
-    assert "interrupted" in problems["bce_s3"]
-    assert "run.json cannot be read" in problems["dice_s1"]
-    assert "per_image.csv cannot be read" in problems["dice_s2"]
-    assert "not that of a training run" in problems["foreign"]
+@pytest.mark.parametrize(
+    ("facts", "problem"),
+    [
+        ({"status": "failed", "error": {"kind": "OutOfMemory", "message": "no\nmore"}}, "OutOfMemory: no"),
+        ({"status": "running"}, "still running, or ended without a message"),
+        ({"status": "interrupted"}, "interrupted; run it again to resume"),
+        ('{"name": "truncated', "run.json cannot be read"),
+        ("[1, 2]", "run.json is not that of a training run"),
+        (None, "per_image.csv cannot be read"),
+    ],
+)
+def test_what_failed_or_is_truncated_is_reported_and_stops_nothing(own, facts, problem):
+    if isinstance(facts, dict):
+        change(own / "bce_s1", **facts)
+    elif facts:
+        (own / "bce_s1" / "run.json").write_text(facts)
+    else:
+        (own / "bce_s1" / "per_image.csv").unlink()
+    sweep = collect([own])
+    assert sweep.runs.set_index("name")["problem"]["bce_s1"].startswith(problem)
+    assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
 
 
 @pytest.mark.parametrize("content", ["", "id,group\n", "a,b\n1,2\n", "id,group,foreground,iou\n"])
-def test_an_empty_or_foreign_table_of_images_is_a_problem_of_its_run_only(tmp_path, content):
-    write_sweep(tmp_path, [BCE], [1, 2])
-    (tmp_path / "bce_s1" / "per_image.csv").write_text(content)
-    sweep = collect([tmp_path])
-    assert sweep.used["seed"].tolist() == [2]
+def test_an_empty_or_foreign_table_of_images_is_a_problem_of_its_run_only(own, content):
+    (own / "bce_s1" / "per_image.csv").write_text(content)
+    sweep = collect([own])
+    assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
     assert "per_image.csv" in sweep.runs["problem"].iloc[0]
 
 
 def test_a_sweep_of_failures_only_is_still_a_table(tmp_path):
     change(write_run(tmp_path, BCE, 1), status="failed", error=None)
     sweep = collect([tmp_path])
-    assert list(sweep.boards()) == []
+    assert list(sweep.benchmarks()) == []
     assert len(sweep.runs) == 1
 
 
@@ -88,74 +84,73 @@ def test_names_of_images_stay_text(tmp_path):
 
 def test_a_label_names_the_parameters_that_vary_and_no_others(tmp_path):
     losses = [FakeLoss("focal", params={"gamma": gamma, "alpha": 0.25}) for gamma in (0.0, 2.0)]
-    sweep = collect([write_sweep(tmp_path, [BCE, *losses], [1, 2])])
-    assert sweep.runs["label"].unique().tolist() == ["bce", "focal gamma=0", "focal gamma=2"]
+    sweep = collect([write_sweep(tmp_path, [BCE, *losses], [1])])
+    assert sweep.runs["label"].tolist() == ["bce", "focal gamma=0", "focal gamma=2"]
 
 
-def test_a_label_tells_where_a_parameter_of_the_loss_goes(tmp_path):
+def test_a_label_names_the_end_of_a_schedule_of_the_loss(tmp_path):
     weighted = FakeLoss("weighted_bce", params={"pos_weight": 20})
     spec = {"pos_weight": {"to": 1, "shape": "cosine", "epochs": 30}}
-    write_sweep(tmp_path / "moves", [weighted], [1], extra={"schedule": spec})
-    write_sweep(tmp_path / "stays", [weighted], [1], extra={"schedule": {}})
+    write_run(tmp_path / "moves", weighted, 1, extra={"schedule": spec})
+    write_run(tmp_path / "stays", weighted, 1, extra={"schedule": {}})
     sweep = collect([tmp_path])
     assert set(sweep.runs["label"]) == {"weighted_bce", "weighted_bce pos_weight to 1"}
     assert differences(sweep.used) == {}
 
 
-def test_what_else_sets_twins_apart_joins_the_label(tmp_path):
+def test_what_else_distinguishes_runs_of_one_seed_joins_the_label(tmp_path):
     for rate in (0.001, 0.01):
         write_sweep(tmp_path / str(rate), [BCE, DICE], [1], extra={"optimizer": {"lr": rate}})
     labels = set(collect([tmp_path]).runs["label"])
     assert labels == {"bce · lr=0.001", "bce · lr=0.01", "dice · lr=0.001", "dice · lr=0.01"}
 
 
-def test_the_arms_of_an_experiment_bear_one_label_each_whatever_differs_from_seed_to_seed(tmp_path):
+def test_the_arms_of_an_experiment_have_one_label_each_whatever_differs_from_seed_to_seed(tmp_path):
     for seed in (1, 2):
         for arm, begun in (("grown", f"outputs/begun_s{seed}"), ("whole", None)):
             folder = write_run(tmp_path / arm, BCE, seed, extra={"init_from": begun})
             change(folder, choices={"loss": "bce", "experiment/grow_images": arm})
-    sweep = collect([tmp_path])
-    assert set(sweep.runs["label"]) == {"bce · grown", "bce · whole"}
+    assert set(collect([tmp_path]).runs["label"]) == {"bce · grown", "bce · whole"}
 
 
-def test_what_differs_together_with_the_loss_is_told_and_not_in_the_label(tmp_path):
+def test_what_differs_together_with_the_loss_is_listed_and_not_in_the_label(tmp_path):
     write_sweep(tmp_path, [BCE], [1, 2], extra={"optimizer": {"lr": 0.01}})
-    write_sweep(tmp_path, [DICE], [1, 2])
+    write_run(tmp_path, DICE, 1)
     sweep = collect([tmp_path])
     assert set(sweep.runs["label"]) == {"bce", "dice"}
     assert differences(sweep.used) == {"optimizer.lr": {"0.01": ["bce"], "0.001": ["dice"]}}
 
 
 def test_paths_devices_and_seeds_are_no_differences(tmp_path):
-    write_sweep(tmp_path, [BCE], [1], extra={"trainer": {"accelerator": "gpu"}, "workers": 4})
-    write_sweep(tmp_path, [DICE], [2])
+    write_run(tmp_path, BCE, 1, extra={"trainer": {"accelerator": "gpu"}, "workers": 4})
+    write_run(tmp_path, DICE, 2)
     assert differences(collect([tmp_path]).used) == {}
 
 
 def test_of_the_same_experiment_twice_the_last_counts(tmp_path):
-    write_sweep(tmp_path / "old", [BCE], [1])
+    write_run(tmp_path / "old", BCE, 1)
     change(write_run(tmp_path / "new", BCE, 1), finished="2026-12-01T00:00:00+00:00")
     sweep = collect([tmp_path])
     assert sweep.used["folder"].iloc[0].parent.name == "new"
     assert "superseded" in sweep.runs["problem"].tolist()[1]
 
 
-def test_runs_on_different_data_are_never_on_one_board(tmp_path):
+def test_runs_on_different_data_are_never_in_one_benchmark(tmp_path):
     write_sweep(tmp_path / "a", [BCE, DICE], [1])
     for folder in write_sweep(tmp_path / "b", [BCE, DICE], [1]).iterdir():
         change(folder, data={"fingerprint": "ffff"})
-    boards = dict(collect([tmp_path]).boards())
-    assert list(boards) == ["synthetic 0ad80a", "synthetic ffff"]
-    assert [len(board.used) for board in boards.values()] == [2, 2]
-    assert set(boards["synthetic ffff"].images["label"]) == {"bce", "dice"}
+    parts = dict(collect([tmp_path]).benchmarks())
+    assert list(parts) == ["synthetic 0ad80a", "synthetic ffff"]
+    assert [len(part.used) for part in parts.values()] == [2, 2]
+    assert set(parts["synthetic ffff"].images["label"]) == {"bce", "dice"}
 
 
 def test_flat_gives_dotted_keys():
     assert flat({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {"a.b": 1, "a.c.d": ("1", "2"), "e": None}
 
 
-def test_fabricated_rows_agree_with_their_histograms(tmp_path):
-    folder = write_run(tmp_path, BCE, 1)
-    arrays, rows = np.load(folder / "histograms.npz"), pd.read_csv(folder / "per_image.csv")
+def test_fabricated_rows_agree_with_their_histograms(folder):
+    arrays, rows = np.load(folder / "bce_s1" / "histograms.npz"), pd.read_csv(folder / "bce_s1" / "per_image.csv")
     assert arrays["test"][:, 1, 128:].sum(1).tolist() == rows["tp"].tolist()
     assert arrays["test"].sum((1, 2)).tolist() == rows["pixels"].tolist()
+    assert json.loads((folder / "bce_s1" / "run.json").read_text())["metrics"]["test/iou"] == rows["iou"].mean()

@@ -18,12 +18,12 @@ def test_a_full_grid_is_one_sweep_command(tmp_path):
 
 
 @pytest.mark.parametrize("odd", [["loss=dice", "seed=3"], ["loss=focal", "loss.gamma=3", "seed=1"]])
-def test_what_is_no_grid_is_told_run_by_run(tmp_path, odd):
+def test_what_is_no_grid_is_listed_run_by_run(tmp_path, odd):
     runs = [["loss=bce", "seed=1"], ["loss=bce", "seed=2"], odd]
     assert commands(write(tmp_path, runs))[2] == f"python -m seglab.train {' '.join(odd)}"
 
 
-def test_words_that_a_shell_would_eat_are_quoted(tmp_path):
+def test_words_that_a_shell_would_split_are_quoted(tmp_path):
     folders = write(tmp_path, [["'dataset.root=my data'"]])
     assert commands(folders) == ["python -m seglab.train 'dataset.root=my data'"]
 

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import matplotlib.image
 import numpy as np
 import pandas as pd
@@ -10,49 +8,39 @@ from seglab.plots import paint_errors
 from seglab.reporting.run_figures import Example, curves, examples
 
 
-def history(folder: Path, **columns: list[float]) -> Path:
-    path = folder / "metrics.csv"
-    pd.DataFrame({"epoch": range(3), **columns}).to_csv(path, index=False)
-    return path
+def drawn(folder, name="curves.svg", **columns):
+    """The text of the curves of a metrics.csv of three epochs with these columns."""
+    pd.DataFrame({"epoch": range(3), **columns}).to_csv(folder / "metrics.csv", index=False)
+    return curves(folder / "metrics.csv", folder / name)
 
 
-def example(size: tuple[int, int] = (20, 30), channels: int = 3) -> Example:
-    truth = np.zeros(size, np.uint8)
+def words_of(svg, *words):
+    return {word for word in words if f">{word}<" in svg.read_text()}
+
+
+def example(channels=3):
+    truth = np.zeros((20, 30), np.uint8)
     truth[5:10, 5:10] = 1
-    return Example("best\nIoU 1.00", np.full((*size, channels), 200, np.uint8), truth, truth * 0.9)
+    return Example("best\nIoU 1.00", np.full((20, 30, channels), 200, np.uint8), truth, truth * 0.9)
 
 
-def test_curves_show_train_and_validation_lines_under_their_names(tmp_path):
-    table = history(
-        tmp_path, **{"train/iou": [0.1, 0.2, 0.3], "val/iou": [0.1, 0.15, 0.2], "train/loss": [1, 0.5, 0.2]}
-    )
-    svg = curves(table, tmp_path / "curves.svg").read_text()
-    for word in ("Loss", "IoU", "Pixel accuracy", "Foreground confidence", "Background confidence", "train", "epoch"):
-        assert f">{word}<" in svg
-
-
-def test_curves_show_the_parameters_that_move_and_where_the_next_loss_began(tmp_path):
-    plain = history(tmp_path, **{"val/iou": [0.1, 0.2, 0.3]})
-    still = curves(plain, tmp_path / "still.svg").read_text()
-    moving = {"loss/pos_weight": [20, 10, 1], "loss/stage": [1, 1, 2]}
-    moved = curves(history(tmp_path, **{"val/iou": [0.1, 0.2, 0.3], **moving}), tmp_path / "moved.svg").read_text()
-    for word in ("Parameters of the loss", "pos_weight", "next loss"):
-        assert f">{word}<" in moved
-        assert f">{word}<" not in still
-    assert moved.count("stroke-dasharray: 1,1.65") == 7 + 1  # a dotted line in each panel, and in the legend
-    assert ">stage<" not in moved
-
-
-def test_curves_show_where_the_gradient_falls(tmp_path):
-    shares = {f"train/gradient_{name}": [0.5, 0.4, 0.3] for name in ("foreground", "edge", "hard")}
-    svg = curves(history(tmp_path, **shares), tmp_path / "curves.svg").read_text()
-    for word in ("Fraction of the gradient", "foreground", "edge", "hard"):
-        assert f">{word}<" in svg
+def test_curves_show_every_quantity_that_was_measured_under_its_name(tmp_path):
+    lines = {f"{split}/{key}": [0.3, 0.2, 0.1] for split in ("train", "val") for key in ("loss", "iou", "accuracy")}
+    gradient = {f"train/gradient_{name}": [0.5, 0.4, 0.3] for name in ("foreground", "edge", "hard")}
+    schedule = {"loss/pos_weight": [20, 10, 1], "loss/stage": [1, 1, 2]}
+    panels = ("Loss", "IoU", "Pixel accuracy", "Foreground confidence", "Background confidence")
+    always = (*panels, "Fraction of the gradient", "train", "val", "epoch")
+    moving = ("Parameters of the loss", "pos_weight", "next loss", "foreground", "edge", "hard")
+    still = drawn(tmp_path, "still.svg", **lines)
+    assert words_of(still, *always, *moving) == set(always)
+    moved = drawn(tmp_path, "moved.svg", **lines, **gradient, **schedule)
+    assert words_of(moved, *always, *moving, "stage") == {*always, *moving}
+    assert moved.read_text().count("stroke-dasharray: 1,1.65") == 7 + 1  # a line in each panel, and in the legend
 
 
 def test_curves_survive_missing_columns_empty_cells_and_a_single_epoch(tmp_path):
-    table = history(tmp_path, **{"val/iou": [np.nan, 0.4, np.nan], "train/iou": [np.nan] * 3})
-    picture = matplotlib.image.imread(curves(table, tmp_path / "curves.png"))
+    out = drawn(tmp_path, "curves.png", **{"val/iou": [np.nan, 0.4, np.nan], "train/iou": [np.nan] * 3})
+    picture = matplotlib.image.imread(out)
     assert picture.shape[1] > picture.shape[0] > 100
 
 
@@ -62,13 +50,9 @@ def test_curves_say_what_a_foreign_table_lacks(tmp_path):
         curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
 
 
-def test_errors_paint_hits_false_alarms_and_misses_in_three_colours():
-    image, truth, probability = (
-        np.zeros((1, 4, 3), np.uint8),
-        np.array([[1, 0, 1, 0]]),
-        np.array([[0.5, 0.9, 0.1, 0.2]]),
-    )
-    painted = paint_errors(image, truth, probability)[0].astype(int)
+def test_errors_are_painted_in_three_colors():
+    probability = np.array([[0.5, 0.9, 0.1, 0.2]])
+    painted = paint_errors(np.zeros((1, 4, 3), np.uint8), np.array([[1, 0, 1, 0]]), probability)[0].astype(int)
     white, orange, blue, nothing = painted
     assert min(white) == max(white) > 150
     assert orange[0] > orange[1] > orange[2]
@@ -77,18 +61,14 @@ def test_errors_paint_hits_false_alarms_and_misses_in_three_colours():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_examples_draw_grey_and_colour_images_one_a_row(tmp_path, channels):
-    one = matplotlib.image.imread(examples([example(channels=channels)], tmp_path / "one.png"))
-    three = matplotlib.image.imread(examples([example(channels=channels)] * 3, tmp_path / "three.png"))
+def test_examples_draw_gray_and_color_images_one_a_row(tmp_path, channels):
+    one = matplotlib.image.imread(examples([example(channels)], tmp_path / "new" / "one.png"))
+    three = matplotlib.image.imread(examples([example(channels)] * 3, tmp_path / "new" / "three.png"))
     assert three.shape[0] > 2 * one.shape[0]
     assert three.shape[1] == one.shape[1]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["one.png", "three.png"]  # no partial file
 
 
 def test_examples_refuse_an_empty_list(tmp_path):
     with pytest.raises(ContractError, match="at least one image"):
         examples([], tmp_path / "none.png")
-
-
-def test_a_picture_is_written_whole_and_leaves_no_partial_file(tmp_path):
-    examples([example()], tmp_path / "new" / "examples.png")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["examples.png"]

@@ -1,0 +1,52 @@
+"""One fabricated study, made once: three losses with known skills, each with the seeds 1, 2 and 3."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from seglab.reporting.load_runs import Sweep, collect
+from seglab.reporting.study import Question, Study
+from seglab.reporting.write_report import write
+from tests.reporting.fabricate import FakeLoss, write_sweep
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folders; tests read them and do not change them."""
+    focal = FakeLoss("focal", 0.9, 0.1, {"gamma": 2.0, "tag": "<b>"})
+    return write_sweep(
+        tmp_path_factory.mktemp("study"), [FakeLoss("bce", 0.6), FakeLoss("dice", 1.5), focal], [1, 2, 3]
+    )
+
+
+@pytest.fixture(scope="session")
+def sweep(folder: Path) -> Sweep:
+    return collect([folder])
+
+
+@pytest.fixture(scope="session")
+def study(sweep: Sweep) -> Study:
+    return Study("synthetic", sweep, Question(resamples=300))
+
+
+@pytest.fixture
+def own(folder: Path, tmp_path: Path) -> Path:
+    """The runs of bce and dice with the seeds 1 and 2 once more, for a test that changes them."""
+    for run in ("bce_s1", "bce_s2", "dice_s1", "dice_s2"):
+        shutil.copytree(folder / run, tmp_path / "own" / run)
+    return tmp_path / "own"
+
+
+@pytest.fixture(scope="session")
+def report(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report about the study after one run has lost its per_image.csv."""
+    out = tmp_path_factory.mktemp("report")
+    shutil.copytree(folder, out / "runs")
+    (out / "runs" / "bce_s3" / "per_image.csv").unlink()
+    sweep = collect([out / "runs"])
+    studies = [Study(title, runs, Question(resamples=300)) for title, runs in sweep.benchmarks()]
+    write(out, "my <sweep>", studies, sweep.runs, "python -m seglab.report x")
+    return out
