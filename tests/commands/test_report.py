@@ -1,5 +1,4 @@
 import csv
-import json
 import os
 import shutil
 import subprocess
@@ -10,32 +9,22 @@ import pandas as pd
 import pytest
 
 from seglab.report import with_roots
-from tests.reporting.fabricate import FakeLoss, write_run, write_sweep
+from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
 HERE = Path(__file__).parents[2]
-
-
 MAIN = "import sys; from seglab.report import main; main(); print('modules:', *sys.modules)"
+FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
 
 
 def run(*arguments, folder=HERE):
-    return subprocess.run(
-        [sys.executable, "-c", MAIN, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    command = [sys.executable, "-c", MAIN, *map(str, arguments)]
+    variables = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=variables, check=False)
 
 
-def test_folders_may_stand_first_without_a_name(tmp_path):
-    assert with_roots(["outputs/a b", "delta=0.02", "o'c", "--cfg", "job"]) == [
-        "delta=0.02",
-        "--cfg",
-        "job",
-        'roots=["outputs/a b", "o\'c"]',
-    ]
+def test_folders_may_come_first_without_a_name(tmp_path):
+    given = ["outputs/a b", "delta=0.02", "o'c", "--cfg", "job"]
+    assert with_roots(given) == ["delta=0.02", "--cfg", "job", 'roots=["outputs/a b", "o\'c"]']
     odd = tmp_path / "a=b"
     odd.mkdir()
     assert with_roots([str(odd)]) == [f'roots=["{odd}"]']
@@ -46,10 +35,8 @@ def test_folders_may_stand_first_without_a_name(tmp_path):
 def reported(tmp_path_factory):
     root = tmp_path_factory.mktemp("my sweep")
     write_sweep(root, [FakeLoss("bce", 0.5), FakeLoss("dice", 1.6), FakeLoss("iou", 1.55)], [1, 2, 3], images=60)
-    write_run(root, FakeLoss("focal"), 9)
-    file = root / "focal_s9" / "run.json"
-    error = {"kind": "RuntimeError", "message": "lost its way", "traceback": ""}
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "failed", "error": error}))
+    failed = write_run(root, FakeLoss("focal"), 9)
+    change(failed, status="failed", error={"kind": "RuntimeError", "message": "lost its way", "traceback": ""})
     done = run(root, "delta=0.02", f"output={root / 'report'}", folder=root)
     assert done.returncode == 0, done.stderr
     return root, done.stdout
@@ -67,7 +54,7 @@ def test_the_command_writes_the_page_the_tables_and_the_figures_and_nothing_else
     assert "9 of 10 runs" in said
 
 
-def test_the_page_tells_of_the_run_that_failed_and_how_to_run_it_again(reported):
+def test_the_page_lists_the_run_that_failed_and_how_to_reproduce_the_report(reported):
     html = (reported[0] / "report" / "report.html").read_text()
     assert "RuntimeError: lost its way" in html
     assert "delta=0.02</pre>" in html
@@ -142,19 +129,10 @@ def test_sorting_filtering_and_switching_work_in_a_browser_without_an_error(repo
     html = (root / "report" / "report.html").read_text()
     html = html.replace("<style>", SORT + "<style>", 1).replace("</body>", CLICK + "</body>")
     (tmp_path / "page.html").write_text(html)
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    flags += [
-        "--disable-component-update",
-        "--disable-sync",
-        "--disable-quic",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
+    command = [browser, *FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
     page = (tmp_path / "page.html").as_uri()
-    done = subprocess.run(
-        [browser, *flags, "--dump-dom", page], capture_output=True, text=True, timeout=120, check=True
-    )
+    done = subprocess.run([*command, page], capture_output=True, text=True, timeout=120, check=True)
     title = done.stdout.split("<title>")[1].split("</title>")[0]
     best = pd.read_csv(root / "report" / "table.csv").sort_values("iou", ascending=False)["loss"].tolist()
-    expected = ["report", ",".join(best), ",".join(best[::-1]), "dice", "gallery showp"]
-    assert title.split("|")[1:] == expected[1:]
+    assert title.split("|")[1:] == [",".join(best), ",".join(best[::-1]), "dice", "gallery showp"]
     assert not title.startswith("error")

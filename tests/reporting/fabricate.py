@@ -51,14 +51,15 @@ def write_run(
     folder.mkdir(parents=True)
     own = np.random.default_rng([number, seed])
     shift = loss.skill + loss.seed_noise * own.normal()
-    table, rows = draw(np.random.default_rng(0), own, shift, images)
+    table, rows = draw(own, shift, images)
     rows.to_csv(folder / "per_image.csv", index=False)
     ids = rows["id"].to_numpy(str)
     np.savez(folder / "histograms.npz", test=table, test_ids=ids, val=table[::2], val_ids=ids[::2])
     history(shift).to_csv(folder / "metrics.csv", index=False)
     scores = rows.drop(columns=["id", "group", "pixels", "foreground"]).mean()
     metrics = {f"test/{key}": value for key, value in scores.items()} | {"test/ece": 0.05, "val/iou": scores["iou"]}
-    metrics |= {f"test/{key}_pooled": value for key, value in pooled(rows[["tp", "fp", "fn", "tn"]].sum()).items()}
+    whole = scored(table.sum(0)[None], table.sum()).iloc[0]
+    metrics |= {f"test/{key}_pooled": whole[key] for key in ("iou", "dice", "precision", "recall", "accuracy")}
     write_examples(folder / "examples.npz", own, shift)
     (folder / "run.json").write_text(json.dumps(facts(folder.name, loss, seed, metrics, extra or {}), indent=1))
     return folder
@@ -77,11 +78,9 @@ def a_cube(values: np.ndarray, groups: np.ndarray | None = None) -> Cube:
     return Cube([f"l{i}" for i in range(losses)], list(range(seeds)), [str(i) for i in range(images)], groups, values)
 
 
-def draw(
-    world: np.random.Generator, own: np.random.Generator, shift: float, images: int
-) -> tuple[np.ndarray, pd.DataFrame]:
-    """Histograms (images, 2, 256) and the rows of per_image.csv; `world` is the same for every run, `own` is not."""
-    pixels = 4096
+def draw(own: np.random.Generator, shift: float, images: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """Histograms (images, 2, 256) and the rows of per_image.csv; `own` is the randomness of the run."""
+    world, pixels = np.random.default_rng(0), 4096
     foreground = (pixels * np.exp(world.uniform(np.log(0.005), np.log(0.12), images))).astype(int)
     foreground[::5] = 0
     ease = world.normal(0, 0.5, images) + own.normal(0, 0.2, images)
@@ -117,18 +116,6 @@ def scored(table: np.ndarray, pixels: int) -> pd.DataFrame:
     return pd.DataFrame({**names, **counts, "loss": 1 - scores["dice"], **scores})
 
 
-def pooled(counts: pd.Series) -> dict[str, float]:
-    """The scores over all pixels as one."""
-    true, found = counts["tp"] + counts["fn"], counts["tp"] + counts["fp"]
-    return {
-        "iou": counts["tp"] / (true + counts["fp"]),
-        "dice": 2 * counts["tp"] / (true + found),
-        "precision": counts["tp"] / found,
-        "recall": counts["tp"] / true,
-        "accuracy": (counts["tp"] + counts["tn"]) / counts.sum(),
-    }
-
-
 def history(shift: float) -> pd.DataFrame:
     """A metrics.csv whose curves rise towards a level that depends on the loss and the seed."""
     epoch = np.arange(6)
@@ -159,25 +146,16 @@ def write_examples(file: Path, own: np.random.Generator, shift: float, count: in
 def facts(name: str, loss: FakeLoss, seed: int, metrics: dict, extra: dict) -> dict:
     """What run.json holds of a finished run."""
     title, formula, paper = CARDS.get(loss.name, (loss.name.title(), "1-p", "nobody"))
-    config = {
-        "study": "made-up",
-        "seed": seed,
-        "batch_size": 8,
-        "workers": 0,
-        "threshold": 0.5,
-        "empty": "correct",
-        "folder": f"/somewhere/{name}",
-        "dataset": {"_target_": "seglab.data.datasets.synthetic.Synthetic", "scene": "disc", "size": 64, "mean": [0.5]},
-        "model": {"_target_": "seglab.models.unet.UNet", "base": 16},
-        "loss": {"_target_": f"seglab.losses.any.{loss.name.title()}", **loss.params},
-        "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.001},
-        "trainer": {"max_epochs": 6, "accelerator": "auto"},
-    }
+    config = {"study": "made-up", "seed": seed, "batch_size": 8, "workers": 0, "threshold": 0.5, "empty": "correct"}
+    config |= {"folder": f"/somewhere/{name}", "trainer": {"max_epochs": 6, "accelerator": "auto"}}
+    config["dataset"] = {"_target_": "a.Synthetic", "scene": "disc", "size": 64, "mean": [0.5]}
+    config["model"] = {"_target_": "a.UNet", "base": 16}
+    config["loss"] = {"_target_": f"a.{loss.name.title()}", **loss.params}
+    config["optimizer"] = {"_target_": "a.AdamW", "lr": 0.001}
     for key, value in extra.items():
         config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
     return {
         "name": name,
-        "identity": "0a1b2c",
         "status": "finished",
         "config": config,
         "choices": {"loss": loss.name, "dataset": "synthetic", "model": "unet", "optimizer": "adamw"},

@@ -6,7 +6,6 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.reporting.load_runs import collect
-from seglab.reporting.run_labels import differences, flat
 from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
 BCE, DICE = FakeLoss("bce"), FakeLoss("dice", 1.5)
@@ -82,51 +81,6 @@ def test_names_of_images_stay_text(tmp_path):
     assert images["group"].iloc[0] == "01"
 
 
-def test_a_label_names_the_parameters_that_vary_and_no_others(tmp_path):
-    losses = [FakeLoss("focal", params={"gamma": gamma, "alpha": 0.25}) for gamma in (0.0, 2.0)]
-    sweep = collect([write_sweep(tmp_path, [BCE, *losses], [1])])
-    assert sweep.runs["label"].tolist() == ["bce", "focal gamma=0", "focal gamma=2"]
-
-
-def test_a_label_names_the_end_of_a_schedule_of_the_loss(tmp_path):
-    weighted = FakeLoss("weighted_bce", params={"pos_weight": 20})
-    spec = {"pos_weight": {"to": 1, "shape": "cosine", "epochs": 30}}
-    write_run(tmp_path / "moves", weighted, 1, extra={"schedule": spec})
-    write_run(tmp_path / "stays", weighted, 1, extra={"schedule": {}})
-    sweep = collect([tmp_path])
-    assert set(sweep.runs["label"]) == {"weighted_bce", "weighted_bce pos_weight to 1"}
-    assert differences(sweep.used) == {}
-
-
-def test_what_else_distinguishes_runs_of_one_seed_joins_the_label(tmp_path):
-    for rate in (0.001, 0.01):
-        write_sweep(tmp_path / str(rate), [BCE, DICE], [1], extra={"optimizer": {"lr": rate}})
-    labels = set(collect([tmp_path]).runs["label"])
-    assert labels == {"bce · lr=0.001", "bce · lr=0.01", "dice · lr=0.001", "dice · lr=0.01"}
-
-
-def test_the_arms_of_an_experiment_have_one_label_each_whatever_differs_from_seed_to_seed(tmp_path):
-    for seed in (1, 2):
-        for arm, begun in (("grown", f"outputs/begun_s{seed}"), ("whole", None)):
-            folder = write_run(tmp_path / arm, BCE, seed, extra={"init_from": begun})
-            change(folder, choices={"loss": "bce", "experiment/grow_images": arm})
-    assert set(collect([tmp_path]).runs["label"]) == {"bce · grown", "bce · whole"}
-
-
-def test_what_differs_together_with_the_loss_is_listed_and_not_in_the_label(tmp_path):
-    write_sweep(tmp_path, [BCE], [1, 2], extra={"optimizer": {"lr": 0.01}})
-    write_run(tmp_path, DICE, 1)
-    sweep = collect([tmp_path])
-    assert set(sweep.runs["label"]) == {"bce", "dice"}
-    assert differences(sweep.used) == {"optimizer.lr": {"0.01": ["bce"], "0.001": ["dice"]}}
-
-
-def test_paths_devices_and_seeds_are_no_differences(tmp_path):
-    write_run(tmp_path, BCE, 1, extra={"trainer": {"accelerator": "gpu"}, "workers": 4})
-    write_run(tmp_path, DICE, 2)
-    assert differences(collect([tmp_path]).used) == {}
-
-
 def test_of_the_same_experiment_twice_the_last_counts(tmp_path):
     write_run(tmp_path / "old", BCE, 1)
     change(write_run(tmp_path / "new", BCE, 1), finished="2026-12-01T00:00:00+00:00")
@@ -143,10 +97,6 @@ def test_runs_on_different_data_are_never_in_one_benchmark(tmp_path):
     assert list(parts) == ["synthetic 0ad80a", "synthetic ffff"]
     assert [len(part.used) for part in parts.values()] == [2, 2]
     assert set(parts["synthetic ffff"].images["label"]) == {"bce", "dice"}
-
-
-def test_flat_gives_dotted_keys():
-    assert flat({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {"a.b": 1, "a.c.d": ("1", "2"), "e": None}
 
 
 def test_fabricated_rows_agree_with_their_histograms(folder):
