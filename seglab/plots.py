@@ -117,8 +117,8 @@ def paint_errors(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, 
 
     `image` is uint8 (h, w), (h, w, 1) or (h, w, 3); a pixel counts as foreground from `threshold` upwards.
     """
-    grey = image if image.ndim == 2 else image.mean(axis=2)
-    canvas = np.repeat((0.45 * grey)[..., None], 3, axis=2)
+    gray = image if image.ndim == 2 else image.mean(axis=2)
+    canvas = np.repeat((0.45 * gray)[..., None], 3, axis=2)
     found, real = probability >= threshold, truth > 0.5
     errors = ((found & real, TRUE_POSITIVE), (found & ~real, FALSE_POSITIVE), (~found & real, FALSE_NEGATIVE))
     for where, color in errors:

@@ -20,7 +20,7 @@ KEYS = ("iou", "tuned/iou", "precision", "recall", "hd95", "object_recall")
 def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
     """One row for each evaluation of a used run: data, what, trained, label, seed, in_domain, and KEYS.
 
-    Left out is what cannot be read, or was measured before the run was trained again.
+    Left out is what cannot be read, or was measured before the run was retrained.
     """
     rows = [row for _, run in runs[runs["used"]].iterrows() for row in _evaluations(run)]
     return pd.DataFrame(rows, columns=["data", "what", "trained", "label", "seed", "in_domain", *KEYS])

@@ -1,4 +1,4 @@
-"""The same test images under every loss, side by side: errors in colour, and the probabilities behind them.
+"""The same test images under every loss, side by side: errors in color, and their probabilities.
 
 Each run keeps a few test images in examples.npz: `ids` (n,), `images` uint8 (n, h, w, c), `truths` (n, h, w) and
 `probabilities` (n, h, w) in [0, 1], or uint8 in 0..255. They are chosen by the data alone: all runs keep the same ones.
@@ -37,15 +37,12 @@ def read_examples(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def one_seed(runs: pd.DataFrame, labels: list[str]) -> dict[str, pd.Series]:
-    """One run of each label to look at: the smallest seed that most labels have, or else the label's own smallest."""
+    """One run of each label to show: the smallest seed that most labels have, or else the label's own smallest."""
     common = runs.groupby("seed")["label"].nunique()
     seed = common.index[common == common.max()].min()
-    chosen = {}
-    for label in labels:
-        own = runs[runs["label"] == label].sort_values("seed")
-        if len(own):
-            chosen[label] = own.iloc[int((own["seed"] == seed).to_numpy().argmax())]
-    return chosen
+    first = runs.assign(other=runs["seed"] != seed).sort_values(["other", "seed"]).groupby("label").head(1)
+    found = {run["label"]: run for _, run in first.iterrows()}
+    return {label: found[label] for label in labels if label in found}
 
 
 def gallery(runs: Mapping[str, pd.Series], images: pd.DataFrame, metric: str) -> tuple[list[str], list[dict]]:
@@ -53,8 +50,7 @@ def gallery(runs: Mapping[str, pd.Series], images: pd.DataFrame, metric: str) ->
 
     Pictures are data addresses; a cell holds `errors`, `probability` and the `score` of that image in that run.
     """
-    kept = {label: read_examples(run["folder"]) for label, run in runs.items()}
-    kept = {label: examples for label, examples in kept.items() if examples}
+    kept = {label: examples for label, run in runs.items() if (examples := read_examples(run["folder"]))}
     scores = images.set_index(["run", "id"])[metric]
     rows = []
     for name in dict.fromkeys(name for examples in kept.values() for name in examples):

@@ -83,12 +83,12 @@ def note(words: str) -> Markup:
 
 
 def figure(drawn: str, caption: str) -> Markup:
-    """A figure with its caption, from the text of its SVG file: page colors for its inks, at most as wide as the page.
+    """A figure with its caption, from the text of its SVG file: in the page's colors, at most as wide as it.
 
     The caption's first sentence names it to those who do not see it.
     """
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
-    drawn = re.sub(r"#[0-9a-f]{6}\b", lambda ink: f"var({VARIABLES[ink[0]]})" if ink[0] in VARIABLES else ink[0], drawn)
+    drawn = re.sub(r"#[0-9a-f]{6}\b", lambda hex: f"var({VARIABLES[hex[0]]})" if hex[0] in VARIABLES else hex[0], drawn)
     first = re.split(r"(?<=[.:;])\s", caption, maxsplit=1)[0]
     size = re.search(r'width="([\d.]+)pt" height="[\d.]+pt"', drawn)
     assert size

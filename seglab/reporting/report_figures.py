@@ -67,10 +67,10 @@ def seeds(data: Cube, metric: str) -> Figure:
     figure = Figure(figsize=(WIDTH, 0.8 + 0.3 * len(data.labels)), layout="constrained")
     axis = figure.subplots()
     means = np.array([[finite_mean(run) for run in loss] for loss in data.values])
-    for place, (label, row) in enumerate(zip(data.labels, means, strict=True)):
+    for y, (label, row) in enumerate(zip(data.labels, means, strict=True)):
         color = line_styles(data.labels)[label]["color"]
-        axis.plot(row, np.full(len(row), place), "o", color=color, alpha=0.65, markeredgewidth=0, markersize=6)
-        axis.plot([finite_mean(row)] * 2, [place - 0.3, place + 0.3], color=color, lw=2.5, solid_capstyle="butt")
+        axis.plot(row, np.full(len(row), y), "o", color=color, alpha=0.65, markeredgewidth=0, markersize=6)
+        axis.plot([finite_mean(row)] * 2, [y - 0.3, y + 0.3], color=color, lw=2.5, solid_capstyle="butt")
     axis.set_xlabel(f"{title(metric)}, one dot per seed")
     _name_rows(axis, data.labels)
     return figure
@@ -95,12 +95,12 @@ def forest(verdicts: list[Verdict], metric: str) -> Figure:
     left, right = np.nanmin([*ends[:, 0], -1.5 * delta]), np.nanmax([*ends[:, 1], 1.5 * delta])
     axis.axvspan(-delta, delta, color=COLORS[2], alpha=0.13, lw=0)
     axis.axvline(0, color=FAINT, lw=0.8)
-    for place, verdict in enumerate(verdicts):
+    for y, verdict in enumerate(verdicts):
         pair, color = verdict.pair, KIND_COLORS[verdict.kind]
         for low, high, width in ((pair.low_all, pair.high_all, 1.0), (pair.low, pair.high, 3.2)):
-            axis.plot(np.clip([low, high], left, right), [place] * 2, color=color, lw=width, solid_capstyle="butt")
-        axis.plot(pair.difference, place, "o", color=color, markersize=7.5, markeredgecolor="#ffffff")
-        axis.text(1.01, place, KIND_NAMES[verdict.kind], transform=axis.get_yaxis_transform(), va="center", color=color)
+            axis.plot(np.clip([low, high], left, right), [y] * 2, color=color, lw=width, solid_capstyle="butt")
+        axis.plot(pair.difference, y, "o", color=color, markersize=7.5, markeredgecolor="#ffffff")
+        axis.text(1.01, y, KIND_NAMES[verdict.kind], transform=axis.get_yaxis_transform(), va="center", color=color)
     axis.set(xlim=(1.04 * left, 1.04 * right), xlabel=f"difference in {title(metric)}; shaded: within ±{delta:g}")
     _name_rows(axis, [f"{pair.first} − {pair.second}" for pair in pairs])
     return figure
@@ -110,8 +110,7 @@ def forest(verdicts: list[Verdict], metric: str) -> Figure:
 def ranks(mean_rank: pd.Series, verdicts: list[Verdict]) -> Figure:
     """Critical-difference diagram: mean rank over the test images; a bar joins losses not found to be different.
 
-    By hand: scikit-posthocs has one, but its import takes longer than the report, and it needs as many lines to look
-    right.
+    By hand: scikit-posthocs has one, but its import takes as long as the report, and its picture is more cluttered.
     """
     order = list(mean_rank.index)
     different = {frozenset((v.pair.first, v.pair.second)) for v in verdicts if v.kind == "better"}
@@ -130,9 +129,9 @@ def ranks(mean_rank: pd.Series, verdicts: list[Verdict]) -> Figure:
     for level, (first, last) in enumerate(bars):
         height = -0.45 - 0.5 * level
         axis.plot(mean_rank.iloc[[first, last]] + [-0.03, 0.03], [height] * 2, color=INK, lw=3, solid_capstyle="butt")
-    for place, (label, rank) in enumerate(mean_rank.items()):
-        left = place < half
-        depth = -0.9 - 0.5 * len(bars) - 0.75 * (place if left else len(order) - 1 - place)
+    for position, (label, rank) in enumerate(mean_rank.items()):
+        left = position < half
+        depth = -0.9 - 0.5 * len(bars) - 0.75 * (position if left else len(order) - 1 - position)
         edge = best - 0.15 if left else worst + 0.15
         axis.plot([rank, rank, edge], [0, depth, depth], color=FAINT, lw=0.7)
         words = f"{label}  {rank:.2f}" if left else f"{rank:.2f}  {label}"

@@ -112,8 +112,8 @@ def compared(runs: pd.DataFrame) -> dict[str, str]:
     return {
         "data": f"{first['dataset']}, fingerprint {data.get('fingerprint', 'unknown')}",
         "settings": _words({key: value for key, value in settings.items() if not isinstance(value, list | dict)}),
-        "images": _counts(data.get("images")),
-        "without foreground": _counts(data.get("empty_masks")),
+        "images": _words(data.get("images"), "{1} {0}"),
+        "without foreground": _words(data.get("empty_masks"), "{1} {0}"),
         "foreground": f"{100 * data['foreground']:.3g} % of the training pixels" if data.get("foreground") else "",
         "model": ", ".join(sorted(set(runs["model"]))),
         "seeds": ", ".join(map(str, sorted(set(runs["seed"])))),
@@ -128,19 +128,15 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
-def _counts(splits: dict[str, int] | None) -> str:
-    return ", ".join(f"{count} {split}" for split, count in (splits or {}).items())
-
-
 def _commit(git: object) -> str:
     if not isinstance(git, dict):
         return "not in git"
     return f"commit {git.get('commit', '')[:10]}{' with uncommitted changes' if git.get('dirty') else ''}"
 
 
-def _words(facts: object) -> str:
+def _words(facts: object, form: str = "{} {}") -> str:
     known = facts.items() if isinstance(facts, dict) else ()
-    return ", ".join(f"{key} {value}" for key, value in known if value is not None)
+    return ", ".join(form.format(key, value) for key, value in known if value is not None)
 
 
 def unlike(runs: pd.DataFrame) -> Markup | None:

@@ -25,7 +25,7 @@ PANELS = {
     "foreground_confidence": "Foreground confidence",
     "background_confidence": "Background confidence",
 }
-STAGES = {"train": ("train", TRAIN, "--"), "val": ("val", VAL, "-")}
+SPLITS = {"train": ("train", TRAIN, "--"), "val": ("val", VAL, "-")}
 GRADIENT = {
     "train/gradient_foreground": ("foreground", "#d55e00", "-"),
     "train/gradient_edge": ("edge", "#009e73", "--"),
@@ -58,7 +58,7 @@ def curves(metrics_csv: Path, out: Path) -> Path:
         figure = Figure(figsize=(2.43 * panels, 2.7), layout="constrained")
         axes = figure.subplots(1, panels)
         for axis, (key, title) in zip(axes, PANELS.items(), strict=False):
-            _lines(axis, history, {f"{stage}/{key}": look for stage, look in STAGES.items()})
+            _lines(axis, history, {f"{split}/{key}": style for split, style in SPLITS.items()})
             axis.set(title=title, xlabel="epoch")
         last = axes[len(PANELS)]
         _lines(last, history, GRADIENT)

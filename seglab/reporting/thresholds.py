@@ -1,4 +1,4 @@
-"""What an image's histogram of truth and probability still knows: every threshold, average precision, calibration.
+"""Scores from histograms of truth and probability: at every threshold, average precision, calibration.
 
 A table is (..., 2, bins), as histograms.npz holds it: row 0 counts background pixels, row 1 foreground pixels, by
 probability. Every function works on one image, on all of them, or on all pixels as one: `table.sum(0)`.
@@ -13,7 +13,7 @@ from seglab.contract import require
 
 
 def thresholds(bins: int = 256) -> NDArray:
-    """List the thresholds that a table of that many bins can tell apart: (bins,) from 0, where all is foreground."""
+    """List the thresholds that a table of that many bins can distinguish: (bins,) from 0, where all is foreground."""
     return np.arange(bins) / bins
 
 
@@ -38,7 +38,7 @@ def scores_at(table: NDArray, empty: str = "correct") -> dict[str, NDArray]:
 def best_threshold(table: NDArray, score: str = "iou", empty: str = "correct") -> float:
     """Find the threshold with the highest mean score over the images (n, 2, bins); of equals the nearest to 0.5.
 
-    Tune it on validation images: on the test set it would flatter.
+    Tune it on validation images: on the test set the score would be too good.
     """
     means = mean(scores_at(table, empty)[score])[1:]
     candidates = thresholds(table.shape[-1])[1:]
@@ -54,10 +54,10 @@ def average_precision(table: NDArray) -> NDArray:
 
 
 def calibration(table: NDArray, bins: int = 16) -> tuple[NDArray, NDArray, NDArray]:
-    """Draw up the reliability diagram: predicted probability, observed share of foreground, pixels; each (..., bins).
+    """Compute the reliability diagram: mean probability, fraction of foreground, and pixels; each (..., bins).
 
     The probabilities are taken at the middles of the table's own bins, half a bin (1/512) from the truth at most; where
-    a bin has no pixel both shares are NaN.
+    a bin has no pixel, mean and fraction are NaN.
     """
     require(table.shape[-1] % bins == 0, "calibration: bins", f"a divisor of {table.shape[-1]}", bins)
     pixels, middles = table.sum(-2), thresholds(table.shape[-1]) + 0.5 / table.shape[-1]
@@ -67,7 +67,7 @@ def calibration(table: NDArray, bins: int = 16) -> tuple[NDArray, NDArray, NDArr
 
 
 def calibration_error(table: NDArray, bins: int = 16) -> NDArray:
-    """Weigh the gaps between predicted and observed shares by their pixels: the expected calibration error, (...)."""
+    """Average |probability - fraction of foreground| over the pixels: the expected calibration error, (...)."""
     predicted, observed, number = calibration(table, bins)
     return _ratio(np.nansum(np.abs(predicted - observed) * number, axis=-1), number.sum(-1))
 

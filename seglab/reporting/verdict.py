@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -82,8 +82,7 @@ def _kind(pair: Comparison, delta: float, alpha: float) -> Kind:
     return "better" if pair.p_holm <= alpha else "unknown"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Noise:
+class Noise(NamedTuple):
     """The variance of a difference: of one seed's mean difference, and that through the test images.
 
     `groups` is the number of independent images, `prior` the prior degrees of freedom for each of a pair's own (0 for
@@ -152,8 +151,7 @@ def usual_noise(pairs: list[Comparison]) -> Noise | None:
     noises = [Noise.of(pair) for pair in pairs if np.isfinite(pair.p)]
     if not noises:
         return None
-    columns = zip(*((noise.one_seed, noise.images, noise.groups, noise.prior) for noise in noises), strict=True)
-    one_seed, images, groups, prior = (float(np.median(column)) for column in columns)
+    one_seed, images, groups, prior = np.median(noises, axis=0).tolist()
     return Noise(one_seed=one_seed, images=images, groups=int(groups), prior=prior)
 
 
