@@ -43,7 +43,7 @@ def bars(axes: Axes, values: NDArray, label: str) -> None:
     values = values[values > 0]
     if len(values):
         low, high = float(values.min()), float(values.max())
-        axes.hist(values, np.geomspace(low / 1.05, high * 1.05, 31), color="steelblue")
+        axes.hist(values, list(np.geomspace(low / 1.05, high * 1.05, 31)), color="steelblue")
         axes.set_xscale("log")
     axes.set_xlabel(label)
     axes.set_ylabel("count")
