@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,13 @@ class TrainedRun:
         """The batches of a data set (the run's own unless another is given), without augmentation."""
         config, needs = self.config, self.loss().needs
         return DataModule(dataset or self.dataset(), None, config["batch_size"], workers, config["seed"], needs)
+
+    def autocast(self, device: str = "cpu") -> AbstractContextManager[Any]:
+        """The precision the run trained and tested in, where this device is of the same kind; else float32."""
+        host = self.facts["host"]
+        same = (host["gpu"] is not None) == (device == "cuda")
+        kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(host["precision"]) if same else None
+        return torch.autocast(device, kind, cache_enabled=False) if kind else nullcontext()  # as Lightning's
 
     def module(self, weights: Path | None = None) -> SegModule:
         """The run's model and loss with its best weights, or those of another checkpoint, in eval mode on the CPU."""

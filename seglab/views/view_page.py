@@ -1,4 +1,4 @@
-"""What a view leaves: its figures as PNG and SVG, its numbers as CSV, and one page to turn and slide in a browser."""
+"""What a view writes: its figures as PNG and SVG, its numbers as CSV, and one page to turn and slide in a browser."""
 
 from __future__ import annotations
 
@@ -7,47 +7,79 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
 from seglab.files import write_text
-from seglab.plots import save, svg
+from seglab.plots import COLORS, save, svg
+from seglab.reporting import html
 from seglab.reporting.page import document, section
-from seglab.reporting.report_figures import COLORS
-from seglab.views.animation import Film
+from seglab.views.animation import Animation
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """One view: its title, the page's sections (heading and HTML), and what is saved beside the page by file name."""
+class ViewPage:
+    """The result of one view: its title, the page's sections, and what is saved beside the page by file name.
+
+    sections: each a heading (plain text) and its content (HTML, made by the functions below).
+    """
 
     title: str
     sections: Sequence[tuple[str, str]]
     figures: Mapping[str, Figure] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    films: Mapping[str, Film] = field(default_factory=dict)
+    animations: Mapping[str, Animation] = field(default_factory=dict)
 
     def write(self, out: Path) -> Path:
-        """Write surface.html, NAME.png and .svg per figure, .csv per table, .gif per film; returns surface.html."""
+        """Write surface.html, NAME.png and .svg per figure, .csv per table, .gif per animation; return surface.html."""
         out.mkdir(parents=True, exist_ok=True)
         for name, figure in self.figures.items():
             save(figure, out / f"{name}.png")
             write_text(out / f"{name}.svg", svg(figure, name))
         for name, table in self.tables.items():
             write_text(out / f"{name}.csv", table.to_csv(index=False))
-        for name, film in self.films.items():
-            film.write(out / f"{name}.gif")
-        body = f"<header><h1>{self.title}</h1></header>" + "".join(
-            section(f"s{place}", heading, html) for place, (heading, html) in enumerate(self.sections)
+        for name, animation in self.animations.items():
+            animation.write(out / f"{name}.gif")
+        body = f"<header><h1>{escape(self.title)}</h1></header>" + "".join(
+            section(f"s{place}", escape(heading), content) for place, (heading, content) in enumerate(self.sections)
         )
-        if "plotly-graph-div" not in body:
-            return write_text(out / "surface.html", document(self.title, body))
-        script = f"const COLORS = {json.dumps(COLORS)};\n" + Path(__file__).with_name("interactive.js").read_text()
-        page = document(self.title, f"{body}<script>{script}</script>", f"<script>{get_plotlyjs()}</script>")
-        return write_text(out / "surface.html", page)
+        head = ""
+        if "plotly-graph-div" in body:
+            script = Path(__file__).with_name("interactive.js").read_text(encoding="utf-8")
+            body += f"<script>const COLORS = {json.dumps(COLORS)};\n{script}</script>"
+            head = f"<script>{get_plotlyjs()}</script>"
+        return write_text(out / "surface.html", document(self.title, body, head))
+
+
+def static(figure: Figure, name: str, caption: str) -> str:
+    """A figure of matplotlib as an element of the page; `name` sets its ids apart from those of other figures."""
+    return html.figure(svg(figure, name), escape(caption))
+
+
+def note(words: str) -> str:
+    """A paragraph in small print."""
+    return f'<p class="note">{escape(words)}</p>'
+
+
+def bullets(sentences: Sequence[str]) -> str:
+    """A list of sentences."""
+    return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences)}</ul>"
+
+
+def number_table(table: pd.DataFrame, digits: int = 4) -> str:
+    """A table of text and of numbers with so many significant digits, a dash for NaN; its columns sort at a click."""
+
+    def cell(value: Any) -> html.Cell:
+        if isinstance(value, str):
+            return html.text(value)
+        return html.Cell(f"{value:.{digits}g}" if np.isfinite(value) else "–", float(value))
+
+    return html.table([*map(str, table.columns)], [[*map(cell, row)] for row in table.itertuples(index=False)])
 
 
 def interactive(
@@ -56,10 +88,10 @@ def interactive(
     sliders: Mapping[str, tuple[Sequence[str], str]] | None = None,
     wide: bool = False,
 ) -> str:
-    """A Plotly figure as an element of the page, whose script the page holds once, with its caption.
+    """A Plotly figure with its caption as an element of the page, in the page's colors, light or dark.
 
-    It takes on the page's colours, light or dark. `sliders` gives for each its stops and the one it stands at; the
-    figure's frames are named by the stops of all sliders joined by "|". A `wide` figure scrolls on a phone.
+    sliders: for each its stops and the one where it starts; the figure's frames are named by the stops of all sliders
+    joined by "|". A `wide` figure scrolls on a phone.
     """
     figure.update_layout(
         template="plotly_white", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"size": 13}
@@ -68,13 +100,13 @@ def interactive(
     options = {"displaylogo": False, "responsive": True}
     drawn = figure.to_html(include_plotlyjs=False, full_html=False, config=options, auto_play=False)
     held = f'<div class="scroll"><div class="wide">{drawn}</div></div>' if wide else drawn
-    controls = "".join(_slider(name, stops, at) for name, (stops, at) in (sliders or {}).items())
+    controls = "".join(_slider(name, stops, start) for name, (stops, start) in (sliders or {}).items())
     shown = f'<div class="sliders">{controls}</div>' if controls else ""
-    return f"<figure>{shown}{held}<figcaption>{caption}</figcaption></figure>"
+    return f"<figure>{shown}{held}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _slider(name: str, stops: Sequence[str], at: str) -> str:
-    values = f'max="{len(stops) - 1}" value="{list(stops).index(at)}"'
-    known = escape(json.dumps(list(stops)), quote=True)
-    held = f'<input type="range" min="0" {values} data-stops="{known}"><output>{escape(at)}</output>'
-    return f"<label><span>{escape(name)}</span>{held}</label>"
+def _slider(name: str, stops: Sequence[str], start: str) -> str:
+    values = f'max="{len(stops) - 1}" value="{list(stops).index(start)}"'
+    data = escape(json.dumps(list(stops)), quote=True)
+    control = f'<input type="range" min="0" {values} data-stops="{data}"><output>{escape(start)}</output>'
+    return f"<label><span>{escape(name)}</span>{control}</label>"

@@ -9,7 +9,6 @@ from seglab.reporting import report_figures
 from seglab.reporting.load_runs import collect
 from seglab.reporting.stats import Cube
 from seglab.reporting.study import Question, Study
-from seglab.views.pixel_figures import narrow
 from tests.reporting.fabricate import FakeLoss, write_sweep
 
 
@@ -67,10 +66,6 @@ def test_the_learning_curve_is_that_over_all_pixels_the_mean_over_seeds():
     axis = report_figures.learning({"bce": runs}).axes[0]
     assert axis.get_title(loc="left") == "IoU over all pixels"
     assert axis.lines[0].get_ydata().tolist() == pytest.approx([0.1, 0.4])
-
-
-def test_a_label_beside_a_picture_has_a_line_for_each_of_its_parts():
-    assert narrow("bce_dice · upsample=resize · size=96") == "bce_dice\nupsample=resize\nsize=96"
 
 
 def test_one_run_draws_what_one_run_can_show(tmp_path):

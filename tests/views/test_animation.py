@@ -1,4 +1,4 @@
-"""Films: every frame keeps its own colours, and the page can slide through them without a network."""
+"""Animations: every frame keeps its own colors, and the page can slide through them without a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from seglab.views.animation import Film
+from seglab.views.animation import Animation
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -18,22 +18,21 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_frame_keeps_its_colours_whatever_the_others_have(tmp_path: Path) -> None:
-    grey = np.repeat(np.arange(64, dtype=np.uint8)[:, None, None] * 4, 3, axis=2).repeat(64, axis=1)
-    red = np.zeros_like(grey)
+def test_a_frame_keeps_its_colors_whatever_the_others_have(tmp_path: Path) -> None:
+    gray = np.repeat(np.arange(64, dtype=np.uint8)[:, None, None] * 4, 3, axis=2).repeat(64, axis=1)
+    red = np.zeros_like(gray)
     red[..., 0] = np.arange(64) * 4
-    film = Film({"a": Figure(), "b": Figure()}, {"a": png(grey), "b": png(red)})
-    with Image.open(film.write(tmp_path / "film.gif")) as shown:
+    animation = Animation({"a": Figure(), "b": Figure()}, {"a": png(gray), "b": png(red)})
+    with Image.open(animation.write(tmp_path / "a.gif")) as shown:
         assert shown.n_frames == 2
-        for frame, pixels in enumerate((grey, red)):
+        for frame, pixels in enumerate((gray, red)):
             shown.seek(frame)
             np.testing.assert_allclose(np.asarray(shown.convert("RGB"), int), pixels, atol=8)
 
 
 def test_the_page_shows_the_last_frame_first_and_names_each() -> None:
-    film = Film({"epoch 0": Figure((1, 1)), 'epoch "1"': Figure((1, 1))})
-    html = film.html("what is seen")
+    html = Animation({"epoch 0": Figure((1, 1)), 'epoch "1"': Figure((1, 1))}).html("what <is> seen")
     assert html.count('src="data:image/png;base64,') == 2
     assert html.index('alt="epoch 0" hidden') < html.index('alt="epoch &quot;1&quot;" ')
     assert 'max="1" value="1"' in html
-    assert "what is seen" in html
+    assert "what &lt;is&gt; seen" in html

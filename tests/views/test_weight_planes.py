@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -44,6 +46,10 @@ def others(net: nn.Module, count: int) -> list[dict[str, torch.Tensor]]:
     return [{name: x + torch.rand(x.shape, generator=rng) for name, x in start.items()} for _ in range(count)]
 
 
+def on_a_line(net: nn.Module) -> list[dict[str, torch.Tensor]]:
+    return [{name: x + k for name, x in weights_of(net).items()} for k in range(3)]
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_a_plane_passes_through_its_solutions(net: nn.Module, count: int) -> None:
     solutions = others(net, count)
@@ -58,16 +64,16 @@ def test_a_plane_passes_through_its_solutions(net: nn.Module, count: int) -> Non
     torch.testing.assert_close(first.norm(), second.norm(), rtol=1e-4, atol=0)
 
 
-def test_the_centre_of_a_plane_is_the_model_to_the_last_bit(net: nn.Module) -> None:
+def test_the_center_of_a_plane_is_the_model_to_the_last_bit(net: nn.Module) -> None:
     for plane in (random_plane("x", net, 1), solution_plane(["A", "B"], [weights_of(net), *others(net, 1)], net, 1)):
         assert all(torch.equal(x, plane.at(0, 0)[name]) for name, x in weights_of(net).items())
 
 
 def test_a_path_that_lies_in_a_plane_is_drawn_where_it_is(net: nn.Module) -> None:
     end, (u, v) = weights_of(net), others(net, 2)
-    ways = {name: (lambda x, w: x * w.exp()) if "var" in name else torch.add for name in end}
+    move = {name: (lambda x, w: x * w.exp()) if "var" in name else torch.add for name in end}
     turns = [(2.0, 1.0), (1.0, -0.5), (0.3, 0.4), (0.0, 0.0)]
-    path = [{name: ways[name](end[name], a * u[name] + b * v[name]) for name in end} for a, b in turns]
+    path = [{name: move[name](end[name], a * u[name] + b * v[name]) for name in end} for a, b in turns]
     plane = path_plane({"run": path}, net)
     assert "100 %" in plane.note
     for place, weights in zip(plane.paths["run"], path, strict=True):
@@ -83,7 +89,7 @@ def test_variances_stay_above_0_far_beyond_two_solutions(net: nn.Module) -> None
         assert all(x.min() > 0 for name, x in plane.at(a, 0).items() if "var" in name)
 
 
-def test_the_lattice_holds_what_is_marked_and_the_centre() -> None:
+def test_the_lattice_holds_what_is_marked_and_the_center() -> None:
     bare = Plane("x", {}, {}, {}, "")
     assert 0.0 in lattice(bare, 1.0, 21)[0]
     first, second = lattice(Plane("x", {}, {}, {}, "", marks={"A": (0, 0), "B": (1, 0), "C": (0.2, 0.9)}), 1.0, 21)
@@ -93,20 +99,14 @@ def test_the_lattice_holds_what_is_marked_and_the_centre() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lay", "said"),
+    ("lay", "message"),
     [
         (lambda net: solution_plane(["A"], [weights_of(net)], net, 1), "two or three runs"),
         (lambda net: solution_plane(["A", "B"], [weights_of(net)] * 2, net, 1), "solutions that differ"),
+        (lambda net: solution_plane(["A", "B", "C"], on_a_line(net), net, 1), "do not lie on one line"),
         (lambda net: path_plane({"A": [weights_of(net)] * 3}, net), "at least three snapshots"),
     ],
 )
-def test_a_plane_that_is_none_is_one_sentence(net: nn.Module, lay: object, said: str) -> None:
-    with pytest.raises(ContractError, match=said):
-        lay(net)  # type: ignore[operator]
-
-
-def test_three_solutions_on_a_line_are_one_sentence(net: nn.Module) -> None:
-    start = weights_of(net)
-    line = [{name: x + k for name, x in start.items()} for k in range(3)]
-    with pytest.raises(ContractError, match="do not lie on one line"):
-        solution_plane(["A", "B", "C"], line, net, 1)
+def test_a_plane_that_is_none_is_one_sentence(net: nn.Module, lay: Callable[[nn.Module], object], message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        lay(net)
