@@ -18,7 +18,7 @@ from seglab.views.landscape import evenly_spread
 from seglab.views.panels import narrow
 from seglab.views.pixel_figures import COLORMAPS, raised, scale, table, thin
 from seglab.views.pixels import histories, inspect, view
-from seglab.views.run_inputs import logits_at, pick_images, titles
+from seglab.views.run_inputs import logits_at, titles
 
 LISTED = chosen("loss", ["bce", "lovasz_hinge"])
 OPTIONS: dict[str, Any] = {"loss": "own", "show": "attribution", "images": 1}
@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {"loss": "own", "show": "attribution", "images": 1}
 
 def test_the_best_weights_give_what_the_run_has_measured(run: TrainedRun) -> None:
     rows = pd.read_csv(run.folder / "per_image.csv").set_index("id")
-    batches = evenly_spread(run, {"dice": run.loss()}, "test", None)  # as the run's own test: others may round otherwise
+    batches = evenly_spread(run, {"dice": run.loss()}, "test", None)  # those of its test
     for batch, logits in zip(batches, logits_at(run, run.best, batches), strict=True):
         for k, name in enumerate(batch["id"]):
             one, row = {key: values[k : k + 1] for key, values in batch.items()}, rows.loc[name]
