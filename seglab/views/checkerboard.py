@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -162,22 +161,17 @@ def centered(energy: Tensor) -> np.ndarray:
 def draw(image: str, grids: Sequence[Grid]) -> Figure:
     """Draw map, enlarged center and spectrum of output and gradient, a row per net."""
     heads = [f"{kind}{what}" for kind in KINDS for what in ("", ", its center", ", spectrum")]
-    top = max(1e-30, *(float(spectrum.max()) for grid in grids for spectrum in grid.spectra.values()))
-    norm = LogNorm(top * 1e-7, top, clip=True)
+    most = max(1e-30, *(float(energy.max()) for grid in grids for energy in grid.spectra.values()))
+    norm = LogNorm(most * 1e-7, most, clip=True)
     figure, axes = picture_grid([grid.name for grid in grids], heads, (11.5, 0.6 + 1.85 * len(grids)))
     for line, grid in zip(axes, grids, strict=True):
-        for three, kind in zip((line[:3], line[3:]), KINDS, strict=True):
-            draw_map(three, grid, kind, norm)
+        for (whole, center, energy), kind in zip((line[:3], line[3:]), KINDS, strict=True):
+            values = grid.maps[kind]
+            top, left = (max(0, n - CENTER) // 2 for n in values.shape)
+            show(whole, values, cmap="gray")
+            show(center, values[top : top + CENTER, left : left + CENTER], cmap="gray")
+            show(energy, grid.spectra[kind], f"grid {100 * grid.energy[kind]:.2f} %", cmap="magma", norm=norm)
+            energy.contour(grid.counted, [0.5], colors="#56b4e9", linewidths=0.7)
     color_bar(figure, axes.flat, norm, "magma", "fraction of the energy", shrink=0.6, aspect=30)
     figure.suptitle(image, fontsize=9, x=0.01, ha="left")
     return figure
-
-
-def draw_map(axes: Sequence[Axes], grid: Grid, kind: str, norm: LogNorm) -> None:
-    """Draw the three pictures of one kind of map."""
-    values = grid.maps[kind]
-    top, left = (max(0, n - CENTER) // 2 for n in values.shape)
-    show(axes[0], values, cmap="gray")
-    show(axes[1], values[top : top + CENTER, left : left + CENTER], cmap="gray")
-    show(axes[2], grid.spectra[kind], f"grid {100 * grid.energy[kind]:.2f} %", cmap="magma", norm=norm)
-    axes[2].contour(grid.counted, [0.5], colors="#56b4e9", linewidths=0.7)

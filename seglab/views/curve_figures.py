@@ -19,6 +19,8 @@ from seglab.views.view_page import ViewPage, interactive, note, static
 SIDES = ("foreground", "background")
 OBJECT = 100
 """Pixels of the object in the plane of false positives and false negatives."""
+PANELS = ("", 2, 3, 4)
+"""What Plotly numbers the axes of four panels with."""
 PLOTLY_DASHES: dict[Any, str] = dict(zip(DASHES, ("solid", "dash", "dot", "dashdot"), strict=True))
 
 
@@ -57,14 +59,13 @@ def page(
         turned = interactive(surfaces(plane), "The same as a surface to turn; choose the loss above it.")
         sections.append(("False positives and false negatives", static(figures["plane"], "plane", caption) + turned))
     placed = ", ".join(label for label in losses if label not in [*alone, *counted])
-    reasons = [
-        f"{', '.join(alone)}: each false pixel costs the same whatever the others do, so the surface is a plain slope."
-        if alone
-        else "",
-        f"{placed}: it matters where the false pixels lie, not only how many they are." if placed else "",
-    ]
-    if any(reasons):
-        sections.append(("Not in the plane", note(" ".join(filter(None, reasons)))))
+    reasons = {
+        "each false pixel costs the same whatever the others do, so the surface is a plain slope.": ", ".join(alone),
+        "it matters where the false pixels lie, not only how many they are.": placed,
+    }
+    words = " ".join(f"{names}: {reason}" for reason, names in reasons.items() if names)
+    if words:
+        sections.append(("Not in the plane", note(words)))
     return ViewPage("Loss and gradient: " + ", ".join(losses), sections, figures, tables)
 
 
@@ -176,13 +177,11 @@ def sliding(images: Mapping[tuple[float, float], pd.DataFrame], start: tuple[flo
     )
     frames = {f"{percent(a)}|{b:g}": table for (a, b), table in images.items()}
     first = f"{percent(start[0])}|{start[1]:g}"
-    sliders = {
-        "foreground fraction": ([percent(a) for a in sorted({a for a, _ in images})], percent(start[0])),
-        "probability of the true class of the pixels that stay": (
-            [f"{b:g}" for b in sorted({b for _, b in images})],
-            f"{start[1]:g}",
-        ),
-    }
+    fractions, qualities = (
+        list(dict.fromkeys(stops)) for stops in zip(*(key.split("|") for key in frames), strict=True)
+    )
+    stays = "probability of the true class of the pixels that stay"
+    sliders = {"foreground fraction": (fractions, percent(start[0])), stays: (qualities, f"{start[1]:g}")}
     return interactive(image_frames(frames, first), caption, sliders, wide=True)
 
 
@@ -196,28 +195,21 @@ def image_frames(frames: Mapping[str, pd.DataFrame], first: str) -> go.Figure:
     figure.frames = [
         go.Frame(name=name, data=[{"y": line.y} for _, _, line, _ in _traces(table)]) for name, table in frames.items()
     ]
+    axes = {"p of the true class": [list(line.x) for _, _, line, _ in traces], "logit": [z for *_, z in traces]}
     buttons = [
-        {
-            "label": f"by {name}",
-            "method": "update",
-            "args": [{"x": xs}, {f"xaxis{k}.title.text": name for k in ("", 2, 3, 4)}],
-        }
-        for name, xs in (
-            ("p of the true class", [list(line.x) for _, _, line, _ in traces]),
-            ("logit", [logits for *_, logits in traces]),
-        )
+        {"label": f"by {name}", "method": "update", "args": [{"x": xs}, {f"xaxis{k}.title.text": name for k in PANELS}]}
+        for name, xs in axes.items()
     ]
     menu = {"type": "buttons", "direction": "right", "x": 0, "y": 1.16, "xanchor": "left", "yanchor": "bottom"}
-    figure.update_layout(
+    figure.update_xaxes(title_text="p of the true class", title_standoff=4)
+    figure.update_annotations(font_size=13)
+    return figure.update_layout(
         updatemenus=[menu | {"buttons": buttons}],
         height=680,
         margin={"l": 50, "r": 15, "t": 95, "b": 40},
         legend={"orientation": "h", "y": -0.12, "x": 0},
         hovermode="x unified",
     )
-    figure.update_xaxes(title_text="p of the true class", title_standoff=4)
-    figure.update_annotations(font_size=13)
-    return figure
 
 
 def _traces(table: pd.DataFrame) -> list[tuple[int, int, go.Scatter, list[float]]]:
@@ -240,23 +232,19 @@ def surfaces(table: pd.DataFrame) -> go.Figure:
     """The loss over false positives and false negatives as a surface; a menu chooses the loss."""
     labels = list(table["loss"].unique())
     contours = {"z": {"show": True, "usecolormap": False, "color": "rgba(255,255,255,0.6)", "width": 1}}
-    bar = {"title": {"text": "loss"}, "thickness": 12, "len": 0.7}
-    figure = go.Figure()
-    for place, label in enumerate(labels):
+    options = {"contours": contours, "colorscale": "Cividis", "colorbar": {"thickness": 12, "len": 0.7}}
+    figure, buttons = go.Figure(), []
+    for label in labels:
         fp, fn, value = square(table, label)
-        looks = {"contours": contours, "colorscale": "Cividis", "colorbar": bar}
-        figure.add_trace(go.Surface(x=fp, y=fn, z=value, name=label, visible=place == 0, **looks))
-    buttons = [
-        {"label": label, "method": "restyle", "args": [{"visible": [other == label for other in labels]}]}
-        for label in labels
-    ]
-    menu = {"type": "dropdown", "x": 0, "y": 1.0, "xanchor": "left", "yanchor": "top", "buttons": buttons}
-    axes = {"xaxis": "false positives / object", "yaxis": "false negatives / object", "zaxis": "loss"}
-    scene = {axis: {"title": {"text": words}} for axis, words in axes.items()}
-    figure.update_layout(
-        scene=scene | {"camera": {"eye": {"x": -1.5, "y": -1.6, "z": 0.9}}, "aspectmode": "cube"},
-        updatemenus=[menu],
-        height=520,
-        margin={"l": 0, "r": 0, "t": 10, "b": 0},
+        figure.add_trace(go.Surface(x=fp, y=fn, z=value, name=label, visible=label == labels[0], **options))
+        shown = {"visible": [other == label for other in labels]}
+        buttons.append({"label": label, "method": "restyle", "args": [shown]})
+    figure.update_scenes(
+        xaxis_title_text="false positives / object",
+        yaxis_title_text="false negatives / object",
+        zaxis_title_text="loss",
+        camera_eye={"x": -1.5, "y": -1.6, "z": 0.9},
+        aspectmode="cube",
     )
-    return figure
+    menu = {"type": "dropdown", "x": 0, "y": 1.0, "xanchor": "left", "yanchor": "top", "buttons": buttons}
+    return figure.update_layout(updatemenus=[menu], height=520, margin={"l": 0, "r": 0, "t": 10, "b": 0})

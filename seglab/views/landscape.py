@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,6 @@ from seglab.views.run_inputs import Autocast, fitted, same_data, samples, titles
 from seglab.views.sharpness import sharpness
 from seglab.views.view_page import ViewPage
 from seglab.views.weight_planes import Plane, lattice, path_plane, random_plane, solution_plane, weights_of
-
-log = logging.getLogger(__name__)
 
 PLANES = ("random", "solutions", "path")
 SPLITS = ("train", "val", "test")
@@ -77,17 +74,16 @@ def view(
         places = [(float(a), float(b)) for b in second for a in first]
         table = grid.measure(module, laid, [(0.0, 0.0), *laid.marks.values(), *places], autocast)
         values = {name: table[name].reindex(places).to_numpy().reshape(points, points) for name in grid.measured}
-        center = table.iloc[0].to_dict()
+        center = {name: float(table[name].iloc[0]) for name in grid.measured}
         surfaces.append(Surface(laid.title, laid.note, first, second, values, laid.marks, laid.paths, center))
         with preserve_state(module):
             module.model.load_state_dict(laid.center, strict=False)
             for name, loss in tqdm(losses.items() if curvature else (), f"curvature {laid.title}", disable=None):
                 sharpest = sharpness(module, loss, batches, curvature, autocast=autocast)
                 eigenvalues.append([laid.title, name, sharpest])
-    log.info("%s", grid.cost())
-    caption = f"Means over {len(ids)} {split} images; {BATCHNORM[batchnorm]}. {grid.cost()}"
-    bends = pd.DataFrame(eigenvalues, columns=["plane", "loss", "largest eigenvalue"])
-    return page(surfaces, caption, bends, snapshots)
+    caption = f"Means over {len(ids)} {split} images; {BATCHNORM[batchnorm]}."
+    curvatures = pd.DataFrame(eigenvalues, columns=["plane", "loss", "largest eigenvalue"])
+    return page(surfaces, caption, curvatures, snapshots)
 
 
 def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, images: int | None) -> list[Batch]:

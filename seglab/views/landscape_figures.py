@@ -14,9 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from seglab.plots import COLORS, styled
-from seglab.views.animation import Animation
 from seglab.views.panels import legend_below, panels, surface_panels
-from seglab.views.view_page import ViewPage, interactive, note, number_table, static
+from seglab.views.view_page import Animation, ViewPage, interactive, note, number_table, static
 
 SCORE = "IoU"
 """The one surface that is to be high; the others are losses."""
@@ -75,32 +74,23 @@ def page(surfaces: Sequence[Surface], words: str, curvature: pd.DataFrame, anima
             " The largest eigenvalue is that of the loss's Hessian at the center, by the Lanczos method; losses of "
             "other units curve in other units."
         )
-    sections.append(("Where each loss is lowest", number_table(lowest) + note(words)))
+    named = lowest.assign(loss=lowest["plane"] + ": " + lowest["loss"]).drop(columns="plane")
+    sections.append(("Where each loss is lowest", number_table(named) + note(words)))
     rows = pd.concat([places_table(surface) for surface in surfaces], ignore_index=True)
     return ViewPage("Landscapes", sections, figures, {"landscape": rows, "lowest": lowest}, animations)
 
 
 def lowest_places(surface: Surface) -> pd.DataFrame:
     """For each loss its value at the center, its lowest place on the plane, and the IoU there, beside the best IoU."""
-    iou = surface.values[SCORE]
+    places, iou = (
+        places_table(surface),
+        {"IoU at center": surface.center[SCORE], "best IoU": surface.values[SCORE].max()},
+    )
     rows = []
-    for name, values in surface.values.items():
-        if name == SCORE:
-            continue
-        row, column = np.unravel_index(values.argmin(), values.shape)
-        rows.append(
-            {
-                "plane": surface.title,
-                "loss": name,
-                "at center": surface.center[name],
-                "lowest": values.min(),
-                "first": surface.first[column],
-                "second": surface.second[row],
-                "IoU there": iou[row, column],
-                "IoU at center": surface.center[SCORE],
-                "best IoU": float(iou.max()),
-            }
-        )
+    for name in [name for name in surface.values if name != SCORE]:
+        lowest = places.iloc[surface.values[name].argmin()]
+        row = {"plane": surface.title, "loss": name, "at center": surface.center[name], "lowest": lowest[name]}
+        rows.append(row | {"first": lowest["first"], "second": lowest["second"], "IoU there": lowest[SCORE], **iou})
     return pd.DataFrame(rows)
 
 
@@ -172,8 +162,7 @@ def marked(surface: Surface) -> list[tuple[str, Sequence[tuple[float, float]], s
 
 def relief(surface: Surface) -> go.Figure:
     """The losses and the IoU as surfaces to turn, with marks and paths on them."""
-    spacing = {"horizontal_spacing": 0.01, "vertical_spacing": 0.06}
-    figure, panes = surface_panels(list(surface.values), **spacing)
+    figure, panes = surface_panels(list(surface.values), horizontal_spacing=0.01, vertical_spacing=0.06)
     for pane, (name, whole) in zip(panes, surface.values.items(), strict=True):
         values, log = whole.clip(max=levels_of(name, whole)[-1]), is_steep(name, whole)
         options = {"surfacecolor": np.log(values) if log else values, "showscale": False, "colorscale": "Viridis"}

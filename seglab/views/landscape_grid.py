@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -38,41 +38,37 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
+@dataclass(frozen=True)
 class LandscapeGrid:
     """Measures a module on some batches at places of planes, and writes a row for each place to a file as it comes.
 
     Places follow one another: all of a row at once, by torch.func.vmap, took twice as long on a CPU.
 
-    Args:
+    Attributes:
+        batchnorm: see `BATCHNORM`.
         threshold: of the IoU.
         file: a CSV file; its first line is the fingerprint.
         fingerprint: of all that is measured; rows of the same one are kept and not measured again.
-
-    Attributes:
-        measured: the names of the values: each loss and the IoU.
-        forward, rest: seconds spent in forward passes and in losses and IoU.
     """
 
-    def __init__(
-        self,
-        batches: Sequence[Batch],
-        losses: Mapping[str, Loss],
-        batchnorm: str,
-        threshold: float,
-        file: Path,
-        fingerprint: str,
-    ) -> None:
-        self.batches, self.losses, self.batchnorm, self.threshold = batches, losses, batchnorm, threshold
-        self.file, self.fingerprint = file, f"# {fingerprint}"
-        self.forward = self.rest = 0.0
-        self.measured = [*losses, "IoU"]
-        self.columns = ["plane", "a", "b", *self.measured]
+    batches: Sequence[Batch]
+    losses: Mapping[str, Loss]
+    batchnorm: str
+    threshold: float
+    file: Path
+    fingerprint: str
+
+    @property
+    def measured(self) -> list[str]:
+        """The names of the values: each loss and the IoU."""
+        return [*self.losses, "IoU"]
 
     def known(self) -> pd.DataFrame:
         """The rows that are there already, without a truncated last line."""
         first, *lines = self.file.read_text(encoding="utf-8").split("\n") if self.file.exists() else [""]
-        rows = [line.split(",") for line in lines[1:-1]] if first == self.fingerprint else []
-        return pd.DataFrame(rows, columns=self.columns).astype(dict.fromkeys(self.columns[1:], float))
+        rows = [line.split(",") for line in lines[1:-1]] if first == f"# {self.fingerprint}" else []
+        numbers = ["a", "b", *self.measured]
+        return pd.DataFrame(rows, columns=["plane", *numbers]).astype(dict.fromkeys(numbers, float))
 
     def measure(
         self, module: SegModule, plane: Plane, places: Sequence[Point], autocast: Autocast = nullcontext
@@ -81,7 +77,7 @@ class LandscapeGrid:
         table = self.known()
         self.file.parent.mkdir(parents=True, exist_ok=True)
         kept = table.to_csv(index=False, lineterminator="\n", float_format="%.17g")
-        self.file.write_text(f"{self.fingerprint}\n{kept}", encoding="utf-8")
+        self.file.write_text(f"# {self.fingerprint}\n{kept}", encoding="utf-8")
         title, places = plane.title.replace(",", ";"), list(dict.fromkeys(places))
         done = set(table.loc[table["plane"] == title, ["a", "b"]].itertuples(index=False, name=None))
         missing = [place for place in places if place not in done]
@@ -104,11 +100,7 @@ class LandscapeGrid:
             recompute(module, self.batches, autocast)
         total = torch.zeros(len(self.measured), dtype=torch.float64)
         for batch in self.batches:
-            start = time.perf_counter()
-            logits = forward(module, batch["image"], autocast)
-            middle = time.perf_counter()
-            total += self.sums(logits, batch)
-            self.forward, self.rest = self.forward + middle - start, self.rest + time.perf_counter() - middle
+            total += self.sums(forward(module, batch["image"], autocast), batch)
         return (total / sum(len(batch["id"]) for batch in self.batches)).tolist()
 
     def sums(self, logits: Logits, batch: Batch) -> torch.Tensor:
@@ -117,13 +109,6 @@ class LandscapeGrid:
         values = [loss(logits, target, **{need: batch[need] for need in loss.needs}) for loss in self.losses.values()]
         iou = scores(counts(logits, target, self.threshold))["iou"]
         return torch.stack([value.double().sum() for value in (*values, iou)])
-
-    def cost(self) -> str:
-        """What the losses and the IoU cost beside the forward passes that they share."""
-        if not self.forward:
-            return "All places were measured before."
-        ratio = (self.forward + self.rest) / self.forward
-        return f"{len(self.losses)} losses and the IoU took {ratio:.2f} times the forward passes alone."
 
 
 def recompute(module: SegModule, batches: Sequence[Batch], autocast: Autocast = nullcontext) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from textwrap import fill
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -16,18 +17,11 @@ from matplotlib.figure import Figure
 
 from seglab.contract import require
 from seglab.plots import paint_errors, styled
-from seglab.views.animation import Animation
 from seglab.views.panels import color_bar, picture_grid, show, surface_panels
-from seglab.views.view_page import ViewPage, interactive
+from seglab.views.view_page import Animation, ViewPage, interactive
 
-COLORMAPS = {"loss": "inferno", "confidence": "viridis"}
 ERRORS = "errors: true positive white, false positive orange, false negative blue"
-KINDS = {
-    "probability": "probability",
-    "errors": ERRORS,
-    "confidence": "confidence: the probability of the true class",
-    "loss": "loss of each pixel",
-}
+LOSS_COLORS = "inferno"
 DECADES = 4
 SIDE = 64
 """A surface to turn in the page has no more points than this along each side."""
@@ -55,41 +49,38 @@ class ImageHistory(NamedTuple):
 
 
 def page(
-    title: str, histories: Sequence[ImageHistory], heading: str, measure: str, snapshots: pd.Series, colors: str
+    title: str, histories: Sequence[ImageHistory], measure: str, words: str, snapshots: pd.Series, colors: str
 ) -> ViewPage:
     """The page of some images: pictures, animations and numbers.
 
     Args:
-        heading, measure: what stands over the loss maps, and what they show.
+        measure, words: what the maps of a loss show: a heading, and a caption.
         snapshots: the number behind each column's name, and by its own name the unit: epoch, step.
         colors: log or linear.
     """
     require(colors in ("log", "linear"), "surface", "colors as log or linear", colors)
-    values = loss_maps(histories)
-    low, high = scale(values, colors == "log")
-    norm = LogNorm(low, high, clip=True) if colors == "log" else Normalize(low, high)
+    values = np.concatenate([x.loss_map.ravel() for one in histories for row in one.rows.values() for x in row])
+    log = colors == "log"
+    low, high = scale(values, log)
+    norm = LogNorm(low, high, clip=True) if log else Normalize(low, high)
     one_scale = (
-        f"One {'logarithmic' if colors == 'log' else 'linear'} scale of colors and heights, from {low:.2g} to "
-        f"{high:.3g}, holds for every loss, snapshot and image here; {100 * float((values > high).mean()):.2g} % of "
-        "the pixels lie above it."
+        f"One {'logarithmic' if log else 'linear'} scale of colors and heights, from {low:.2g} to {high:.3g}, holds for"
+        f" every loss, snapshot and image here; {100 * float((values > high).mean()):.2g} % of the pixels lie above it."
     )
-    sections, figures, animations = [], {}, {}
-    for history in histories:
-        key = re.sub(r"[^0-9A-Za-z]+", "-", history.id)
-        frames = {name: frame(history, place, heading, norm) for place, name in enumerate(history.snapshots)}
-        animations[key] = Animation(frames)
-        caption = f"Drag the slider through the snapshots. The last column shows {measure}. {one_scale} In {ERRORS}."
-        sections.append((f"{history.id} through training", animations[key].html(caption)))
-        figures |= {f"{key}_{kind}": figure for kind, figure in grids(history, heading, measure, norm).items()}
-    first = histories[0]
-    turned = f"Turn each surface with the mouse. Height and color: {measure}. {one_scale}"
-    sections.insert(1, (f"{first.id} as a surface", interactive(relief(first, low, high, colors == "log"), turned)))
+    kinds = {"probability": "probability", "errors": ERRORS, "confidence": "confidence: the probability of the truth"}
+    kinds[measure] = words
+    sections, animations = [], {}
+    figures: dict[str, Figure] = {}
+    for one in histories:
+        key = re.sub(r"[^0-9A-Za-z]+", "-", one.id)
+        animations[key] = Animation({name: frame(one, name, list(kinds), norm) for name in one.snapshots})
+        caption = f"Drag the slider through the snapshots. The last column shows {words}. {one_scale} In {ERRORS}."
+        sections.append((f"{one.id} through training", animations[key].html(caption)))
+        figures |= {f"{key}_{name}": figure for name, figure in grids(one, kinds, norm).items()}
+    turned = f"Turn each surface with the mouse. Height and color: {words}. {one_scale}"
+    surface = interactive(relief(histories[0], low, high, log), turned)
+    sections.insert(1, (f"{histories[0].id} as a surface", surface))
     return ViewPage(title, sections, figures, {"pixels": table(histories, snapshots)}, animations)
-
-
-def loss_maps(histories: Sequence[ImageHistory]) -> np.ndarray:
-    """The values of all loss maps, one after the other."""
-    return np.concatenate([x.loss_map.ravel() for history in histories for row in history.rows.values() for x in row])
 
 
 def scale(values: np.ndarray, log: bool) -> tuple[float, float]:
@@ -105,31 +96,25 @@ def scale(values: np.ndarray, log: bool) -> tuple[float, float]:
     return (low if low < -1e-6 * high else 0.0), high
 
 
-def grids(history: ImageHistory, heading: str, measure: str, norm: Normalize) -> dict[str, Figure]:
+def grids(history: ImageHistory, kinds: dict[str, str], norm: Normalize) -> dict[str, Figure]:
     """The pictures of an image with a column per snapshot: all kinds in one figure for one row, else one for each."""
     if len(history.rows) == 1:
         ((title, row),) = history.rows.items()
-        kinds = {heading if kind == "loss" else kind: [(kind, x) for x in row] for kind in KINDS}
-        about = f"{title}: the last row shows {measure}; {ERRORS}"
-        return {"pixels": pictures(history, kinds, history.snapshots, f"{history.id}: {about}", heading, norm)}
-    return {
-        kind: pictures(
-            history,
-            {title: [(kind, x) for x in row] for title, row in history.rows.items()},
-            history.snapshots,
-            f"{history.id}: {measure if kind == 'loss' else about}",
-            heading,
-            norm,
-        )
-        for kind, about in KINDS.items()
-    }
+        about = f"{history.id}: {title}: the last row shows {[*kinds.values()][-1]}; {ERRORS}"
+        rows = {kind: [(kind, x) for x in row] for kind in kinds}
+        return {"pixels": pictures(history, rows, history.snapshots, about, norm)}
+    figures = {}
+    for kind, about in kinds.items():
+        rows = {title: [(kind, x) for x in row] for title, row in history.rows.items()}
+        figures[kind] = pictures(history, rows, history.snapshots, f"{history.id}: {about}", norm)
+    return figures
 
 
-def frame(history: ImageHistory, place: int, heading: str, norm: Normalize) -> Figure:
-    """One snapshot of an image: a row per run or loss with probability, errors, confidence and loss."""
-    heads = [heading if kind == "loss" else kind for kind in KINDS]
-    rows = {title: [(kind, row[place]) for kind in KINDS] for title, row in history.rows.items()}
-    return pictures(history, rows, heads, f"{history.id}, {history.snapshots[place]}", heading, norm)
+def frame(history: ImageHistory, snapshot: str, kinds: Sequence[str], norm: Normalize) -> Figure:
+    """One snapshot of an image: a row per run or loss with every kind of map."""
+    place = list(history.snapshots).index(snapshot)
+    rows = {title: [(kind, row[place]) for kind in kinds] for title, row in history.rows.items()}
+    return pictures(history, rows, kinds, f"{history.id}, {snapshot}", norm)
 
 
 @styled
@@ -138,7 +123,6 @@ def pictures(
     rows: dict[str, list[tuple[str, Inspection]]],
     columns: Sequence[str],
     title: str,
-    heading: str,
     norm: Normalize,
 ) -> Figure:
     """Rows of maps, each of a kind and an inspection; the image and its truth stand before the first row."""
@@ -147,48 +131,47 @@ def pictures(
     figure, axes = picture_grid(list(rows), ["image", "truth", *columns], size, named=2)
     show(axes[0, 0], history.image.squeeze(), cmap="gray", vmin=0, vmax=255)
     show(axes[0, 1], history.truth, cmap="gray", vmin=0, vmax=1)
+    scaled: dict[str, list[Axes]] = {}
     for line, row in zip(axes, rows.values(), strict=True):
         for axis, (kind, inspection) in zip(line[2:], row, strict=True):
             draw(axis, history, inspection, kind, norm)
-    for kind, colors in COLORMAPS.items():
-        lines = [line for line, row in zip(axes, rows.values(), strict=True) if any(k == kind for k, _ in row)]
-        if lines:
-            above = {"extend": "max"} if kind == "loss" else {}
-            span, label = (norm, heading) if kind == "loss" else (Normalize(0, 1), kind)
-            color_bar(figure, np.concatenate(lines), span, colors, label, shrink=0.9, aspect=25, **above)
+            scaled.setdefault(kind, []).extend(line)
+    for kind in [kind for kind in scaled if kind not in ("probability", "errors")]:
+        one, colors, end = (
+            (Normalize(0, 1), "viridis", "neither") if kind == "confidence" else (norm, LOSS_COLORS, "max")
+        )
+        color_bar(figure, dict.fromkeys(scaled[kind]), one, colors, kind, shrink=0.9, aspect=25, extend=end)
     figure.suptitle(fill(title, int(15 * size[0])), fontsize=9, x=0.01, ha="left")
     return figure
 
 
 def draw(axis: Axes, history: ImageHistory, seen: Inspection, kind: str, norm: Normalize) -> None:
     """Draw one map, and below it the number that sums it up."""
-    if kind == "errors":
+    if kind == "probability":
+        show(axis, seen.probability, cmap="gray", vmin=0, vmax=1)
+    elif kind == "errors":
         painted = paint_errors(history.image, history.truth, seen.probability, seen.threshold)
         show(axis, painted, f"IoU {seen.scores['iou']:.3f}")
-    elif kind == "loss":
-        show(axis, seen.loss_map, f"loss {seen.loss:.4g}", cmap=COLORMAPS[kind], norm=norm)
     elif kind == "confidence":
         below = f"foreground {seen.scores['foreground_confidence']:.2f}"
-        show(axis, seen.confidence, below, cmap=COLORMAPS[kind], vmin=0, vmax=1)
+        show(axis, seen.confidence, below, cmap="viridis", vmin=0, vmax=1)
     else:
-        show(axis, seen.probability, cmap="gray", vmin=0, vmax=1)
+        show(axis, seen.loss_map, f"loss {seen.loss:.4g}", cmap=LOSS_COLORS, norm=norm)
 
 
 def relief(history: ImageHistory, low: float, high: float, log: bool) -> go.Figure:
     """The pixel losses of an image as surfaces to turn, one per row, with a slider through the snapshots."""
     figure, places = surface_panels(list(history.rows))
-    heights = {
-        name: [raised(row[place].loss_map, low, log) for row in history.rows.values()]
-        for place, name in enumerate(history.snapshots)
-    }
-    figure.frames = [
-        go.Frame(name=name, data=[go.Surface(z=z, coloraxis="coloraxis") for z in maps], traces=list(range(len(maps))))
-        for name, maps in heights.items()
-    ]
-    for surface, at in zip(figure.frames[-1].data, places, strict=True):
+    frames = []
+    for k, name in enumerate(history.snapshots):
+        heights = [raised(row[k].loss_map, low, log) for row in history.rows.values()]
+        data = [go.Surface(z=z, coloraxis="coloraxis") for z in heights]
+        frames.append(go.Frame(name=name, data=data, traces=list(range(len(data)))))
+    figure.frames = frames
+    for surface, at in zip(frames[-1].data, places, strict=True):
         figure.add_trace(surface, **at)
-    top = max(float(z.max()) for maps in heights.values() for z in maps)
-    bottom, ceiling = (np.log10([low, high]) if log else np.array([low, high])).tolist()
+    top = max(float(surface.z.max()) for frame in frames for surface in frame.data)
+    bottom, ceiling = (float(np.log10(end)) if log else end for end in (low, high))
     ticks = list(range(int(np.ceil(bottom)), int(top) + 1))
     marks = {"tickvals": ticks, "ticktext": [f"1e{tick}" for tick in ticks]} if log else {}
     hidden = {"showticklabels": False, "title": ""}
@@ -200,10 +183,9 @@ def relief(history: ImageHistory, low: float, high: float, log: bool) -> go.Figu
         camera={"eye": {"x": 1.1, "y": 1.1, "z": 0.9}},
     )
     still = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
-    steps = [{"label": name, "method": "animate", "args": [[name], still]} for name in heights]
-    colors = {"cmin": bottom, "cmax": ceiling, "colorscale": COLORMAPS["loss"].capitalize(), "colorbar": marks}
+    steps = [{"label": name, "method": "animate", "args": [[name], still]} for name in history.snapshots]
     return figure.update_layout(
-        coloraxis=colors,
+        coloraxis={"cmin": bottom, "cmax": ceiling, "colorscale": LOSS_COLORS.capitalize(), "colorbar": marks},
         height=180 + 360 * places[-1]["row"],
         margin={"l": 40, "r": 0, "t": 30, "b": 120},
         sliders=[{"active": len(steps) - 1, "steps": steps}],
@@ -211,17 +193,11 @@ def relief(history: ImageHistory, low: float, high: float, log: bool) -> go.Figu
 
 
 def raised(values: np.ndarray, low: float, log: bool) -> np.ndarray:
-    """A map as heights: averaged over squares, and logarithmic from `low` on where the scale is."""
-    heights = thin(values)
-    return np.log10(heights.clip(low)) if log else heights
-
-
-def thin(values: np.ndarray) -> np.ndarray:
-    """A map averaged over squares until it has at most SIDE points a side; what does not fill a square is left out."""
+    """A map as heights: averaged over squares to at most SIDE a side, and logarithmic from `low` on if asked for."""
     step = -(-max(values.shape) // SIDE)
     rows, columns = (n // step for n in values.shape)
-    cut = values[: rows * step, : columns * step].reshape(rows, step, columns, step)
-    return cut.mean((1, 3)).astype(np.float32)
+    heights = cv2.resize(values[: rows * step, : columns * step], (columns, rows), interpolation=cv2.INTER_AREA)
+    return np.log10(heights.clip(low)) if log else heights
 
 
 def table(histories: Sequence[ImageHistory], snapshots: pd.Series) -> pd.DataFrame:

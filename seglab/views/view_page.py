@@ -1,25 +1,72 @@
-"""What a view writes: its figures as PNG and SVG, its numbers as CSV, and one page to turn and slide in a browser."""
+"""What a view writes: figures as PNG, SVG and GIF, numbers as CSV, and one page to turn and slide in a browser."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
+from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from seglab.files import write_text
-from seglab.plots import COLORS, save, svg
+from seglab.files import atomic, write_text
+from seglab.plots import COLORS, STYLE, save, svg
 from seglab.reporting import html
 from seglab.reporting.page import document, section
-from seglab.views.animation import Animation
+
+DPI = 110
+SHOW_FRAME = (
+    "const f=this.closest('figure');f.querySelectorAll('img').forEach((p,i)=>p.hidden=i!=this.value);"
+    "f.querySelector('output').value=f.querySelectorAll('img')[this.value].alt"
+)
+
+
+@dataclass
+class Animation:
+    """A sequence of figures of one size by name: a GIF to send, and a slider in the page."""
+
+    frames: Mapping[str, Figure]
+
+    @cached_property
+    def pictures(self) -> dict[str, bytes]:
+        """Each frame as the bytes of a PNG file."""
+        buffers = {name: io.BytesIO() for name in self.frames}
+        with mpl.rc_context(dict[Any, Any](STYLE)):
+            for name, figure in self.frames.items():
+                figure.savefig(buffers[name], format="png", dpi=DPI)
+        return {name: buffer.getvalue() for name, buffer in buffers.items()}
+
+    def write(self, out: Path, seconds: float = 0.9) -> Path:
+        """Write a GIF that shows each frame for so many seconds, and the last one for twice as long."""
+        images = [Image.open(io.BytesIO(drawn)).convert("RGB") for drawn in self.pictures.values()]
+        first, *rest = [image.quantize(256) for image in images]  # each with its own palette, or grays would be tinted
+        times = [int(1000 * seconds)] * len(rest) + [int(2000 * seconds)]
+        with atomic(out) as partial:
+            first.save(partial, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
+        return out
+
+    def html(self, caption: str) -> str:
+        """The frames with a slider below them, as an element of a page; it opens at the last frame."""
+        last = len(self.frames) - 1
+        images = ""
+        for place, (name, drawn) in enumerate(self.pictures.items()):
+            hidden, source = "hidden" if place < last else "", base64.b64encode(drawn).decode()
+            alt = escape(name, quote=True)
+            images += f'<img alt="{alt}" {hidden} style="width:100%" src="data:image/png;base64,{source}">'
+        slider = f'<input type="range" min="0" max="{last}" value="{last}" style="width:70%" oninput="{SHOW_FRAME}">'
+        label = f"<label>{slider} <output>{escape(list(self.frames)[last])}</output></label>"
+        return f"<figure>{images}{label}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 @dataclass(frozen=True)
@@ -85,7 +132,7 @@ def number_table(table: pd.DataFrame, digits: int = 4) -> str:
 def interactive(
     figure: go.Figure,
     caption: str,
-    sliders: Mapping[str, tuple[Sequence[str], str]] | None = None,
+    sliders: Mapping[str, tuple[list[str], str]] | None = None,
     wide: bool = False,
 ) -> str:
     """A Plotly figure with its caption as an element of the page, in the page's colors, light or dark.
@@ -93,20 +140,16 @@ def interactive(
     sliders: for each its stops and the one where it starts; the figure's frames are named by the stops of all sliders
     joined by "|". A `wide` figure scrolls on a phone.
     """
-    figure.update_layout(
-        template="plotly_white", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"size": 13}
-    )
-    figure.update_layout(font_family="system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', Arial, sans-serif")
+    clear, family = "rgba(0,0,0,0)", "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', Arial, sans-serif"
+    font = {"size": 13, "family": family}
+    figure.update_layout(template="plotly_white", paper_bgcolor=clear, plot_bgcolor=clear, font=font)
     options = {"displaylogo": False, "responsive": True}
     drawn = figure.to_html(include_plotlyjs=False, full_html=False, config=options, auto_play=False)
     held = f'<div class="scroll"><div class="wide">{drawn}</div></div>' if wide else drawn
-    controls = "".join(_slider(name, stops, start) for name, (stops, start) in (sliders or {}).items())
+    controls = ""
+    for name, (stops, start) in (sliders or {}).items():
+        values = f'max="{len(stops) - 1}" value="{stops.index(start)}" data-stops="{escape(json.dumps(stops))}"'
+        control = f'<input type="range" min="0" {values}><output>{escape(start)}</output>'
+        controls += f"<label><span>{escape(name)}</span>{control}</label>"
     shown = f'<div class="sliders">{controls}</div>' if controls else ""
     return f"<figure>{shown}{held}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _slider(name: str, stops: Sequence[str], start: str) -> str:
-    values = f'max="{len(stops) - 1}" value="{list(stops).index(start)}"'
-    data = escape(json.dumps(list(stops)), quote=True)
-    control = f'<input type="range" min="0" {values} data-stops="{data}"><output>{escape(start)}</output>'
-    return f"<label><span>{escape(name)}</span>{control}</label>"

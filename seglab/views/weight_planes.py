@@ -143,12 +143,10 @@ def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plan
 
 def difference(end: Weights, start: Weights) -> dict[str, Tensor]:
     """The step from one set of weights to another, of running variances that of their logarithm."""
-    return {
-        name: (end[name].clamp(min=MIN_VARIANCE) / x.clamp(min=MIN_VARIANCE)).log()
-        if is_variance(name)
-        else end[name] - x
-        for name, x in start.items()
-    }
+    steps = {name: end[name] - x for name, x in start.items()}
+    for name in filter(is_variance, steps):
+        steps[name] = (end[name].clamp(min=MIN_VARIANCE) / start[name].clamp(min=MIN_VARIANCE)).log()
+    return steps
 
 
 def dot(a: Weights, b: Weights, names: set[str]) -> float:

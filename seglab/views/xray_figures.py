@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -121,11 +122,8 @@ def _cells(axis: Axes, pixels: pd.Series, gradient: pd.DataFrame) -> None:
         for column, value in enumerate(values):
             color = FAINT if row == 0 else INK
             axis.text(column, row, percent(value), ha="center", va="center", fontsize=7.5, color=color)
-    hyphens = {" ": "\n", "kg": "k-\ng", "eg": "e-\ng"}
-    names = [str(name) for name in pixels.index]
-    for letters, broken in hyphens.items():
-        names = [name.replace(letters, broken) for name in names]
-    axis.set_xticks(range(len(names)), names)
+    heads = [str(name).replace(" ", "\n").replace("ground", "-\nground") for name in pixels.index]
+    axis.set_xticks(range(len(heads)), heads)
     axis.tick_params(length=0, labelcolor=INK, labeltop=True, labelbottom=False)
     axis.axhline(0.5, color=FAINT, lw=0.8)
     axis.spines[:].set_visible(False)
@@ -138,7 +136,8 @@ def draw_concentration(tops: pd.DataFrame) -> Figure:
     stages = dict(list(tops.groupby("stage", sort=False)))
     figure, axes = panels(len(stages), 2, WIDTH / 2, 2.7, sharex=True, sharey=True)
     for axis, (stage, part) in zip(axes, stages.items(), strict=True):
-        for label, style in line_styles(part["loss"].unique()).items():
+        styles: dict[str, Any] = line_styles(part["loss"].unique())
+        for label, style in styles.items():
             line = part[part["loss"] == label]
             axis.plot(100 * line["pixels"], 100 * line["gradient"], label=label, **style)
         alike = np.logspace(-3, 2, 60)
@@ -160,7 +159,8 @@ def draw_pictures(pictures: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     norm = LogNorm(1e-2, 1e2, clip=True)
     for line, row in zip(axes, pictures.values(), strict=True):
         for axis, (name, picture) in zip(line, row.items(), strict=True):
-            show(axis, picture, **({} if name == "errors" else {"cmap": "inferno", "norm": norm}))
+            options: dict[str, Any] = {} if name == "errors" else {"cmap": "inferno", "norm": norm}
+            show(axis, picture, **options)
     color_bar(figure, axes.flat, norm, "inferno", "|dL/dlogit| over the image's mean", aspect=40, extend="both")
     return figure
 

@@ -16,7 +16,7 @@ from seglab.engine.config import chosen
 from seglab.engine.trained_run import TrainedRun
 from seglab.views.landscape import evenly_spread
 from seglab.views.panels import narrow
-from seglab.views.pixel_figures import COLORMAPS, raised, scale, table, thin
+from seglab.views.pixel_figures import LOSS_COLORS, raised, scale, table
 from seglab.views.pixels import histories, inspect, view
 from seglab.views.run_inputs import logits_at, titles
 
@@ -51,7 +51,7 @@ def test_the_page_holds_every_run_at_every_snapshot_on_one_color_scale(runs: lis
         for name, figure in page.figures.items()
         for axis in figure.axes
         for image in axis.get_images()
-        if name.endswith("_loss") and image.cmap.name == COLORMAPS["loss"] and axis.get_xlabel()
+        if name.endswith("_loss") and image.cmap.name == LOSS_COLORS and axis.get_xlabel()
     }
     assert len(spans) == 1
     html = page.write(tmp_path).read_text()
@@ -85,9 +85,10 @@ def test_the_scale_holds_all_but_the_highest_pixels_of_all_maps() -> None:
 
 def test_a_thinned_surface_keeps_the_mean() -> None:
     values = np.random.default_rng(0).random((128, 128))
-    assert thin(values).shape == (64, 64)
-    assert thin(values).mean() == pytest.approx(values.mean())
-    assert thin(values)[0, 0] == pytest.approx(values[:2, :2].mean())
+    heights = raised(values, 0.0, log=False)
+    assert heights.shape == (64, 64)
+    assert heights.mean() == pytest.approx(values.mean())
+    assert heights[0, 0] == pytest.approx(values[:2, :2].mean())
 
 
 def test_labels_tell_runs_apart_and_have_a_line_for_each_of_their_parts(runs: list[TrainedRun]) -> None:

@@ -1,28 +1,27 @@
-"""Animations: every frame keeps its own colors, and the page can slide through them without a network."""
+"""The page of a view: every frame of an animation keeps its own colors, and a slider moves through them offline."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from seglab.views.animation import Animation
+from seglab.views.view_page import DPI, Animation
 
 
-def png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+def picture(pixels: np.ndarray) -> Figure:
+    figure = Figure((pixels.shape[1] / DPI, pixels.shape[0] / DPI))
+    figure.figimage(pixels)
+    return figure
 
 
 def test_a_frame_keeps_its_colors_whatever_the_others_have(tmp_path: Path) -> None:
     gray = np.repeat(np.arange(64, dtype=np.uint8)[:, None, None] * 4, 3, axis=2).repeat(64, axis=1)
     red = np.zeros_like(gray)
     red[..., 0] = np.arange(64) * 4
-    animation = Animation({"a": Figure(), "b": Figure()}, {"a": png(gray), "b": png(red)})
+    animation = Animation({"a": picture(gray), "b": picture(red)})
     with Image.open(animation.write(tmp_path / "a.gif")) as shown:
         assert shown.n_frames == 2
         for frame, pixels in enumerate((gray, red)):
