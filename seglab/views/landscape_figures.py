@@ -21,7 +21,7 @@ SCORE = "IoU"
 """The one surface that is to be high; the others are losses."""
 
 CUT = 1000
-"""Nothing is told apart above this many times the lowest value of a loss."""
+"""The scale of a loss ends at this many times its lowest value."""
 
 SCENES = 12
 """Surfaces to turn in one page, of which browsers allow 16; further planes are shown as contours."""

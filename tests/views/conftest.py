@@ -48,9 +48,10 @@ def run(
 
 
 @pytest.fixture
-def other_run(runs: list[TrainedRun], tmp_path: Path) -> TrainedRun:
-    """A run of another model on other data, without snapshots; made up, since nobody looks at its weights."""
+def pick(runs: list[TrainedRun], tmp_path: Path) -> Callable[[str], list[TrainedRun]]:
+    """Runs by name: bce, dice, and `other`, of another model on other data without weights or snapshots."""
     facts = json.loads(json.dumps(runs[0].facts))
     facts["config"]["model"]["base"] = 8
     facts["data"]["fingerprint"] = "other"
-    return TrainedRun(tmp_path / "other", facts)
+    known = {"bce": runs[0], "dice": runs[1], "other": TrainedRun(tmp_path / "other", facts)}
+    return lambda names: [known[name] for name in names.split()]

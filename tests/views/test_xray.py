@@ -39,7 +39,7 @@ def batch() -> dict[str, Any]:
     return {"image": torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "target": target, "id": ["a", "b"]}
 
 
-def test_small_and_large_objects_are_told_apart_by_their_pixels() -> None:
+def test_small_and_large_objects_are_separated_by_their_pixels() -> None:
     sizes = object_sizes(batch()["target"])
     assert sizes.unique().tolist() == [0, 4, 16]
     assert typical_radius(sizes) == pytest.approx(math.sqrt(16 / math.pi))
