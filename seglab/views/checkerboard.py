@@ -12,6 +12,7 @@ import torch
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.fft import fftshift
 
 from seglab.contract import Image, PerImage, require
 from seglab.data.loading import Batch
@@ -100,8 +101,8 @@ def measure(
     return Grid(
         name,
         {"output": first["output"][0].numpy(), "gradient": first["gradient"].abs().sum(0).numpy()},
-        {kind: centered(x[0] / x.sum().clamp(min=1e-30)) for kind, x in spectra.items()},
-        centered(on_grid(spectra["output"], stride)),
+        {kind: fftshift(x[0] / x.sum().clamp(min=1e-30)).numpy() for kind, x in spectra.items()},
+        fftshift(on_grid(spectra["output"], stride)).numpy(),
         {kind: float(torch.stack([grid_energy(one[kind], stride) for one in maps]).mean()) for kind in KINDS},
     )
 
@@ -150,11 +151,6 @@ def on_grid(energy: Tensor, stride: int = 2, width: float = 1 / 16) -> Tensor:
     rows, columns = (((f * stride - (f * stride).round()).abs() <= width * stride) for f in axes)
     low_rows, low_columns = (f <= width for f in axes)
     return (rows[:, None] & columns) & ~(low_rows[:, None] & low_columns)
-
-
-def centered(energy: Tensor) -> np.ndarray:
-    """A spectrum (h, w) with frequency zero in the middle."""
-    return torch.fft.fftshift(energy).numpy()
 
 
 @styled

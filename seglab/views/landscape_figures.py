@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.interpolate import interpn
 
 from seglab.plots import COLORS, styled
 from seglab.views.panels import legend_below, panels, surface_panels
@@ -168,8 +169,9 @@ def relief(surface: Surface) -> go.Figure:
         options = {"surfacecolor": np.log(values) if log else values, "showscale": False, "colorscale": "Viridis"}
         figure.add_trace(go.Surface(x=surface.first, y=surface.second, z=values, **options), **pane)
         for title, path, color in marked(surface):
-            x, y = zip(*path, strict=True)
-            z = [height(surface, values, *place) for place in path]
+            x, y = np.transpose(path)
+            axes = (surface.second, surface.first)
+            z = interpn(axes, values, np.stack([y, x], 1), bounds_error=False, fill_value=None)
             options = {"line": {"color": color, "width": 6}, "marker": {"color": color, "size": 4}}
             line = go.Scatter3d(x=x, y=y, z=z, mode="lines+markers", name=title, showlegend=pane is panes[0], **options)
             figure.add_trace(line, **pane)
@@ -191,9 +193,3 @@ def decades(values: np.ndarray) -> np.ndarray:
     powers = 10.0 ** np.arange(np.floor(np.log10(values.min())), np.ceil(np.log10(values.max())) + 1)
     between = powers if len(powers) > 3 else np.outer([1, 2, 5], powers).ravel()
     return between[(between >= values.min()) & (between <= values.max())]
-
-
-def height(surface: Surface, values: np.ndarray, a: float, b: float) -> float:
-    """The value at any place of the plane, linear between the places measured."""
-    rows = [np.interp(a, surface.first, row) for row in values]
-    return float(np.interp(b, surface.second, rows))

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from seglab.contract import Logits
 from seglab.data.loading import Batch
 from seglab.engine.module import SegModule
 from seglab.losses.base import Loss
@@ -100,15 +99,13 @@ class LandscapeGrid:
             recompute(module, self.batches, autocast)
         total = torch.zeros(len(self.measured), dtype=torch.float64)
         for batch in self.batches:
-            total += self.sums(forward(module, batch["image"], autocast), batch)
+            logits, target = forward(module, batch["image"], autocast), batch["target"]
+            values = [
+                loss(logits, target, **{name: batch[name] for name in loss.needs}) for loss in self.losses.values()
+            ]
+            values.append(scores(counts(logits, target, self.threshold))["iou"])
+            total += torch.stack([value.double().sum() for value in values])
         return (total / sum(len(batch["id"]) for batch in self.batches)).tolist()
-
-    def sums(self, logits: Logits, batch: Batch) -> torch.Tensor:
-        """Each loss and the IoU, added up over the images of a batch."""
-        target = batch["target"]
-        values = [loss(logits, target, **{need: batch[need] for need in loss.needs}) for loss in self.losses.values()]
-        iou = scores(counts(logits, target, self.threshold))["iou"]
-        return torch.stack([value.double().sum() for value in (*values, iou)])
 
 
 def recompute(module: SegModule, batches: Sequence[Batch], autocast: Autocast = nullcontext) -> None:

@@ -73,7 +73,7 @@ def page(
     figures: dict[str, Figure] = {}
     for one in histories:
         key = re.sub(r"[^0-9A-Za-z]+", "-", one.id)
-        animations[key] = Animation({name: frame(one, name, list(kinds), norm) for name in one.snapshots})
+        animations[key] = animation(one, list(kinds), norm)
         caption = f"Drag the slider through the snapshots. The last column shows {words}. {one_scale} In {ERRORS}."
         sections.append((f"{one.id} through training", animations[key].html(caption)))
         figures |= {f"{key}_{name}": figure for name, figure in grids(one, kinds, norm).items()}
@@ -110,11 +110,13 @@ def grids(history: ImageHistory, kinds: dict[str, str], norm: Normalize) -> dict
     return figures
 
 
-def frame(history: ImageHistory, snapshot: str, kinds: Sequence[str], norm: Normalize) -> Figure:
-    """One snapshot of an image: a row per run or loss with every kind of map."""
-    place = list(history.snapshots).index(snapshot)
-    rows = {title: [(kind, row[place]) for kind in kinds] for title, row in history.rows.items()}
-    return pictures(history, rows, kinds, f"{history.id}, {snapshot}", norm)
+def animation(history: ImageHistory, kinds: Sequence[str], norm: Normalize) -> Animation:
+    """The snapshots of an image one after the other, each with a row per run or loss and every kind of map."""
+    frames = {}
+    for place, snapshot in enumerate(history.snapshots):
+        rows = {title: [(kind, row[place]) for kind in kinds] for title, row in history.rows.items()}
+        frames[snapshot] = pictures(history, rows, kinds, f"{history.id}, {snapshot}", norm)
+    return Animation(frames)
 
 
 @styled

@@ -33,8 +33,8 @@ def sharpness(
         tolerance: relative accuracy of the eigenvalue.
     """
     weights = [w for w in module.model.parameters() if w.requires_grad]
-    sizes, count = [w.numel() for w in weights], sum(w.numel() for w in weights)
-    images = sum(len(batch["id"]) for batch in batches)
+    sizes = [w.numel() for w in weights]
+    count, images = sum(sizes), sum(len(batch["id"]) for batch in batches)
 
     def product(flat: np.ndarray) -> np.ndarray:
         parts = torch.from_numpy(flat.ravel()).to(weights[0]).split(sizes)

@@ -124,7 +124,7 @@ def number_table(table: pd.DataFrame, digits: int = 4) -> str:
     def cell(value: Any) -> html.Cell:
         if isinstance(value, str):
             return html.text(value)
-        return html.Cell(f"{value:.{digits}g}" if np.isfinite(value) else "–", float(value))
+        return html.Cell(f"{value:.{digits}g}", float(value)) if np.isfinite(value) else html.Cell("–")
 
     return html.table([*map(str, table.columns)], [[*map(cell, row)] for row in table.itertuples(index=False)])
 

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from seglab.contract import Logits, Target, require
 from seglab.data.dataset import Dataset
 from seglab.data.distance_maps import MAPS
-from seglab.data.loading import Samples
 from seglab.data.module import DataModule
 from seglab.engine.gradient_stats import at_logits, hard, near_edge
 from seglab.engine.module import SegModule
@@ -65,7 +64,9 @@ def view(
     facts = data.facts()
     foreground, count = facts["foreground"], facts["images"]["train"]
     losses = {label: loss.fitted(foreground) for label, loss in losses.items()}
-    seen = least_to_most(data.samples("train"), data.data.shares_of("train"), images)
+    samples = data.samples("train")
+    shown = data.data.shares_of("train")[[samples.source.number(index) for index in range(len(samples))]]
+    seen = samples.__getitems__([(0, index) for index in sorted(spread(shown, images))])
     target = seen["target"]
     for loss in losses.values():
         loss.check(torch.zeros(target.shape), target)
@@ -78,12 +79,6 @@ def view(
     log.info("%s", as_text(tables, warned))
     qualities = {name: soft_iou(logits, target) for name, logits in predictions.items()}
     return page(tables, pictures, warned, qualities, edge, str(optimizer["_target_"]))
-
-
-def least_to_most(samples: Samples, foreground: np.ndarray, count: int) -> dict[str, Any]:
-    """One batch of samples, evenly from the images with the least to those with the most foreground."""
-    numbers = [samples.source.number(index) for index in range(len(samples))]
-    return samples.__getitems__([(0, index) for index in sorted(spread(foreground[numbers], count))])
 
 
 def regions(logits: Logits, target: Target, edge: int) -> dict[str, Tensor]:

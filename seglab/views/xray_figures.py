@@ -15,6 +15,7 @@ from seglab.plots import FAINT, INK, WIDTH, line_styles, styled, two_sided
 from seglab.views.panels import color_bar, legend_below, panels, picture_grid, show
 from seglab.views.view_page import ViewPage, bullets, note, number_table, static
 
+RATES = {"norm": "norm of the gradient", "rms": "of a typical weight", "relative": "norm / reference's"}
 EMPTY = (
     "A mask without foreground, on which the model finds nothing (probability 0.02 everywhere), and on which it finds"
     " an object that is not there (probability 0.9). The gradient is the mean of dL/dlogit over the false-positive"
@@ -63,7 +64,7 @@ def page(
         ("How few pixels it falls on", concentration),
         ("On one image", on_image),
         ("Empty images", note(EMPTY) + number_table(empty.set_axis(heads, axis=1))),
-        ("Learning rates to try", note(about_rates(rates, optimizer)) + number_table(named_rates(rates), 2)),
+        ("Learning rates to try", note(about_rates(rates, optimizer)) + number_table(rates.rename(columns=RATES), 2)),
     ]
     return ViewPage("Gradient X-ray", sections, figures, tables)
 
@@ -163,12 +164,6 @@ def draw_pictures(pictures: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
             show(axis, picture, **options)
     color_bar(figure, axes.flat, norm, "inferno", "|dL/dlogit| over the image's mean", aspect=40, extend="both")
     return figure
-
-
-def named_rates(rates: pd.DataFrame) -> pd.DataFrame:
-    """The table of learning rates with heads for a reader."""
-    heads = {"norm": "norm of the gradient", "rms": "of a typical weight"}
-    return rates[["loss", "norm", "relative", "rms", "low", "middle", "high"]].rename(columns=heads)
 
 
 def about_rates(rates: pd.DataFrame, optimizer: str) -> str:

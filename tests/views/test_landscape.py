@@ -21,7 +21,7 @@ from seglab.losses.base import Card, Loss
 from seglab.losses.pixel import BCE
 from seglab.losses.region import Dice
 from seglab.views.landscape import lay, view
-from seglab.views.landscape_figures import Surface, height, lowest_places, page
+from seglab.views.landscape_figures import Surface, lowest_places, page, relief
 from seglab.views.landscape_grid import LandscapeGrid, preserve_state, recompute
 from seglab.views.sharpness import sharpness
 from seglab.views.weight_planes import random_plane
@@ -185,12 +185,13 @@ def test_the_lowest_place_is_listed_with_the_iou_there() -> None:
     axis = np.array([-1.0, 0.0, 1.0])
     first, second = np.meshgrid(axis, axis)
     values = {"a": (first - 1) ** 2 + second**2, "IoU": 1 - 0.1 * (first**2 + (second - 1) ** 2)}
-    surface = Surface("p", "", axis, axis, values, {}, {}, {"a": 1.0, "IoU": 0.9})
+    surface = Surface("p", "", axis, axis, values, {"run": (0.5, 0.0)}, {}, {"a": 1.0, "IoU": 0.9})
     row = lowest_places(surface).iloc[0]
     assert (row["first"], row["second"], row["lowest"]) == (1, 0, 0)
     assert row["IoU there"] == pytest.approx(0.8)
     assert row["best IoU"] == 1
-    assert height(surface, values["a"], 0.5, 0.5) == pytest.approx(1.0)
+    marks = [trace.z.tolist() for trace in relief(surface).data if trace.type == "scatter3d"]
+    assert marks == [[0.5], [pytest.approx(0.85)]]  # on the two surfaces, linear between the places measured
 
 
 @pytest.mark.slow
