@@ -14,7 +14,7 @@ from seglab.engine.config import build, build_choices, check, to_container
 
 if TYPE_CHECKING:
     from seglab.engine.trained_run import TrainedRun
-    from seglab.views.view_page import Sheet
+    from seglab.views.view_page import ViewPage
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,14 @@ def surface(cfg: DictConfig, folder: Path) -> Path:
     return written
 
 
-def curve(cfg: DictConfig, folder: Path) -> Sheet:
+def curve(cfg: DictConfig, folder: Path) -> ViewPage:
     """Value and gradient of each loss against probability and logit."""
     from seglab.views.curve import view
 
     return view(build_choices("loss", cfg.losses), **to_container(cfg.curve))
 
 
-def xray(cfg: DictConfig, folder: Path) -> Sheet:
+def xray(cfg: DictConfig, folder: Path) -> ViewPage:
     """Where the gradient of each loss would fall on a data set, before training."""
     from pytorch_lightning import seed_everything
 
@@ -49,32 +49,38 @@ def xray(cfg: DictConfig, folder: Path) -> Sheet:
     seed_everything(cfg.xray.seed, verbose=False)
     dataset = build(cfg.dataset)
     module = SegModule(build(cfg.model), BCE(), build(cfg.optimizer), mean=dataset.mean, std=dataset.std)
-    losses, optimizer = build_choices("loss", cfg.losses), to_container(cfg.optimizer)
-    return view(losses, dataset, module, optimizer, run=cfg.run, **to_container(cfg.xray))
+    return view(
+        build_choices("loss", cfg.losses),
+        dataset,
+        module,
+        to_container(cfg.optimizer),
+        run=cfg.run,
+        **to_container(cfg.xray),
+    )
 
 
-def pixels(cfg: DictConfig, folder: Path) -> Sheet:
+def pixels(cfg: DictConfig, folder: Path) -> ViewPage:
     """Predictions and the loss of each pixel at the saved snapshots of runs."""
     from seglab.views.pixels import view
 
     return view(opened(cfg), build_choices("loss", cfg.losses), **to_container(cfg.pixels))
 
 
-def fork(cfg: DictConfig, folder: Path) -> Sheet:
-    """How one image's prediction parts when several losses train on from one checkpoint."""
+def fork(cfg: DictConfig, folder: Path) -> ViewPage:
+    """How one image's prediction diverges when several losses train on from one checkpoint."""
     from seglab.views.fork import view
 
     return view(opened(cfg), build_choices("loss", cfg.losses), **to_container(cfg.fork))
 
 
-def landscape(cfg: DictConfig, folder: Path) -> Sheet:
-    """Losses and IoU over a plane of weights, around runs, through them or along their way."""
+def landscape(cfg: DictConfig, folder: Path) -> ViewPage:
+    """Losses and IoU over a plane of weights, around runs, through them or along their path."""
     from seglab.views.landscape import view
 
     return view(opened(cfg), build_choices("loss", cfg.losses), folder, **to_container(cfg.landscape))
 
 
-def checkerboard(cfg: DictConfig, folder: Path) -> Sheet:
+def checkerboard(cfg: DictConfig, folder: Path) -> ViewPage:
     """The grid that each way to upsample leaves in the output and in the gradient to the image."""
     from seglab.views.checkerboard import view
 
@@ -82,7 +88,7 @@ def checkerboard(cfg: DictConfig, folder: Path) -> Sheet:
 
 
 def opened(cfg: DictConfig) -> list[TrainedRun]:
-    """The runs that a view looks at."""
+    """The runs that a view shows."""
     from seglab.engine.trained_run import open_runs
 
     require(bool(cfg.runs), "surface", f"run=outputs/STUDY/RUN for view={cfg.view}", "none")

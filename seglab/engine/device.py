@@ -26,9 +26,12 @@ def precision(accelerator: str, wanted: str) -> str:
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
-    """The context in which a model computes as Lightning's `precision` does on a device type (`cpu`, `cuda`)."""
+    """The context in which a model computes as Lightning's `precision` does on a device type (`cpu`, `cuda`).
+
+    Without the cache of weights, as in Lightning: a gradient may be taken between two passes.
+    """
     dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    return torch.autocast(device, dtypes[precision]) if precision in dtypes else nullcontext()
+    return torch.autocast(device, dtypes[precision], cache_enabled=False) if precision in dtypes else nullcontext()
 
 
 def device_facts(precision: str) -> dict[str, object]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,16 +17,15 @@ from seglab.data.loading import Batch
 from seglab.engine.module import SegModule
 from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
-from seglab.views.landscape_figures import Surface, sheet
+from seglab.views.landscape_figures import Surface, page
 from seglab.views.landscape_grid import BATCHNORM, LandscapeGrid, preserve_state
-from seglab.views.run_inputs import fitted, same_data, samples, titles
+from seglab.views.run_inputs import Autocast, fitted, same_data, samples, titles
 from seglab.views.sharpness import sharpness
-from seglab.views.view_page import Sheet
+from seglab.views.view_page import ViewPage
 from seglab.views.weight_planes import Plane, lattice, path_plane, random_plane, solution_plane, weights_of
 
-log = logging.getLogger(__name__)
-
 PLANES = ("random", "solutions", "path")
+SPLITS = ("train", "val", "test")
 
 
 def view(
@@ -38,21 +35,26 @@ def view(
     plane: str,
     points: int,
     span: float,
-    part: str,
+    split: str,
     images: int | None,
     batchnorm: str,
     seed: int,
     curvature: int,
     snapshots: bool,
-) -> Sheet:
+) -> ViewPage:
     """Show the losses and the IoU of some images over planes around or through the weights of runs.
 
-    plane: `random` lays one around each run's best weights, `solutions` one through those of two or three runs, `path`
-    one along the snapshots of the runs. points: places along each axis. span: how far a random plane reaches, in
-    lengths of the weights; how much others reach beyond what is marked on them. part, images: which images, spread
-    evenly over the part; null takes all. batchnorm: see `BATCHNORM`. seed: of random directions. curvature: at most so
-    many steps for the largest eigenvalue of each loss's Hessian; 0 leaves it out. snapshots: lay the random directions
-    of one run through each of its snapshots, as a film.
+    Args:
+        folder: where points.csv keeps every place that is measured, so that an interrupted view resumes.
+        plane: `random` lays one around each run's best weights, `solutions` one through those of two or three runs,
+            `path` one along the snapshots of the runs.
+        points: places along each axis.
+        span: how far a random plane reaches, in lengths of the weights; how much others reach beyond their marks.
+        split, images: which images, spread evenly over the split; None takes all.
+        batchnorm: see `BATCHNORM`.
+        seed: of random directions.
+        curvature: Lanczos vectors for the largest eigenvalue of each loss's Hessian; 0 leaves it out.
+        snapshots: lay the random directions of one run through each of its snapshots, as an animation.
     """
     require(plane in PLANES, "landscape", f"plane as one of {', '.join(PLANES)}", plane)
     require(points >= 2, "landscape", "at least 2 points a side", points)
@@ -60,32 +62,34 @@ def view(
     require(batchnorm in BATCHNORM, "landscape", f"batchnorm as one of {', '.join(BATCHNORM)}", batchnorm)
     same_data(runs)
     losses = fitted(losses, runs[0])
-    batches = pick(runs[0], losses, part, images)
+    batches = evenly_spread(runs[0], losses, split, images)
     ids = [name for batch in batches for name in batch["id"]]
     trained = [[run.facts["identity"], run.facts.get("finished")] for run in runs]
-    asked = [trained, {name: repr(loss) for name, loss in losses.items()}, plane, seed, BATCHNORM[batchnorm], ids]
-    mark = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
-    survey = LandscapeGrid(batches, losses, batchnorm, runs[0].config["threshold"], folder / "points.csv", mark)
-    surfaces, bends = [], []
-    for made, module in lay(runs, plane, seed, snapshots):
-        first, second = lattice(made, span, points)
-        grid = [(float(a), float(b)) for b in second for a in first]
-        table = survey.measure(module, made, [(0.0, 0.0), *made.marks.values(), *grid]).set_index(["a", "b"])
-        values = {name: table.loc[grid, name].to_numpy().reshape(points, points) for name in survey.measured}
-        here = table.loc[(0.0, 0.0), survey.measured].to_dict()
-        surfaces.append(Surface(made.title, made.note, first, second, values, made.marks, made.paths, here))
-        for name, loss in tqdm(losses.items() if curvature else (), f"curvature {made.title}", disable=None):
-            with at_centre(module, made):
-                bends.append([made.title, name, sharpness(module, loss, batches, curvature)])
-    log.info("%s", survey.cost())
-    words = f"Means over {len(ids)} {part} images; {BATCHNORM[batchnorm]}. {survey.cost()}"
-    return sheet(surfaces, words, pd.DataFrame(bends, columns=["plane", "loss", "largest eigenvalue"]), snapshots)
+    options = [trained, {name: repr(loss) for name, loss in losses.items()}, plane, seed, BATCHNORM[batchnorm], ids]
+    fingerprint = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:12]
+    grid = LandscapeGrid(batches, losses, batchnorm, runs[0].config["threshold"], folder / "points.csv", fingerprint)
+    surfaces, eigenvalues = [], []
+    for laid, module, autocast in lay(runs, plane, seed, snapshots):
+        first, second = lattice(laid, span, points)
+        places = [(float(a), float(b)) for b in second for a in first]
+        table = grid.measure(module, laid, [(0.0, 0.0), *laid.marks.values(), *places], autocast)
+        values = {name: table[name].reindex(places).to_numpy().reshape(points, points) for name in grid.measured}
+        center = {name: float(table[name].iloc[0]) for name in grid.measured}
+        surfaces.append(Surface(laid.title, laid.note, first, second, values, laid.marks, laid.paths, center))
+        with preserve_state(module):
+            module.model.load_state_dict(laid.center, strict=False)
+            for name, loss in tqdm(losses.items() if curvature else (), f"curvature {laid.title}", disable=None):
+                sharpest = sharpness(module, loss, batches, curvature, autocast=autocast)
+                eigenvalues.append([laid.title, name, sharpest])
+    caption = f"Means over {len(ids)} {split} images; {BATCHNORM[batchnorm]}."
+    curvatures = pd.DataFrame(eigenvalues, columns=["plane", "loss", "largest eigenvalue"])
+    return page(surfaces, caption, curvatures, snapshots)
 
 
-def pick(run: TrainedRun, losses: Mapping[str, Loss], part: str, images: int | None) -> list[Batch]:
-    """Batches of images spread evenly over a part of the run's data, without augmentation."""
-    require(part in ("train", "val", "test"), "landscape", "part as one of train, val, test", part)
-    found = samples(run, list(losses.values()), part)
+def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, images: int | None) -> list[Batch]:
+    """Batches of images spread evenly over a split of the run's data, without augmentation."""
+    require(split in SPLITS, "landscape", f"split as one of {', '.join(SPLITS)}", split)
+    found = samples(run, list(losses.values()), split)
     count = len(found) if images is None else min(images, len(found))
     require(count >= 1, "landscape", "at least one image", images)
     numbers = np.linspace(0, len(found) - 1, count).round().astype(int).tolist()
@@ -93,34 +97,31 @@ def pick(run: TrainedRun, losses: Mapping[str, Loss], part: str, images: int | N
     return [found.__getitems__([(0, n) for n in numbers[k : k + size]]) for k in range(0, count, size)]
 
 
-def lay(runs: list[TrainedRun], plane: str, seed: int, snapshots: bool) -> list[tuple[Plane, SegModule]]:
-    """The planes that are asked for, each with a module that its weights fit."""
+def lay(runs: list[TrainedRun], plane: str, seed: int, snapshots: bool) -> list[tuple[Plane, SegModule, Autocast]]:
+    """The planes that are asked for, each with a module that its weights fit and the precision to run it in."""
     names = titles(runs)
     modules = [run.module() for run in runs]
+    run, module = runs[0], modules[0]
     if snapshots:
         fits = plane == "random" and len(runs) == 1
         require(fits, "landscape", "plane=random of one run for snapshots", f"plane={plane} of {len(runs)}")
-        (run,), (module,) = runs, modules
-        still = random_plane(names[0], module.model, seed)
+        fixed = random_plane(names[0], module.model, seed)
         states = {epoch: weights_of(run.module(file).model) for epoch, file in run.snapshots.items()}
-        return [(replace(still, title=f"epoch {epoch}", centre=state), module) for epoch, state in states.items()]
+        planes = [replace(fixed, title=f"epoch {epoch}", center=state) for epoch, state in states.items()]
+        return [(laid, module, run.autocast) for laid in planes]
     if plane == "random":
-        return [(random_plane(name, m.model, seed), m) for name, m in zip(names, modules, strict=True)]
-    for run in runs:
-        same = run.config["model"] == runs[0].config["model"]
-        require(same, f"run {run.folder}", f"the model of {runs[0].folder}", "another", "one model, one plane")
+        return [
+            (random_plane(name, m.model, seed), m, r.autocast) for name, m, r in zip(names, modules, runs, strict=True)
+        ]
+    for other in runs:
+        same = other.config["model"] == run.config["model"]
+        require(same, f"run {other.folder}", f"the model of {run.folder}", "another", "one model, one plane")
     if plane == "solutions":
-        return [(solution_plane(names, [weights_of(m.model) for m in modules], modules[0].model, seed), modules[0])]
-    paths = {
-        name: [weights_of(run.module(file).model) for file in run.snapshots.values()]
-        for name, run in zip(names, runs, strict=True)
-    }
-    return [(path_plane(paths, modules[0].model), modules[0])]
-
-
-@contextmanager
-def at_centre(module: SegModule, plane: Plane) -> Iterator[None]:
-    """The module with the weights of a plane's centre, for a while."""
-    with preserve_state(module):
-        module.model.load_state_dict(plane.at(0, 0), strict=False)
-        yield
+        laid = solution_plane(names, [weights_of(m.model) for m in modules], module.model, seed)
+    else:
+        paths = {
+            name: [weights_of(other.module(file).model) for file in other.snapshots.values()]
+            for name, other in zip(names, runs, strict=True)
+        }
+        laid = path_plane(paths, module.model)
+    return [(laid, module, run.autocast)]

@@ -1,10 +1,10 @@
-"""Losses and IoU at many places of a plane, all from the same forward passes; goes on where it was stopped."""
+"""Losses and IoU at many places of a plane, all from the same forward passes; an interrupted grid resumes."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -16,11 +16,12 @@ from seglab.data.loading import Batch
 from seglab.engine.module import SegModule
 from seglab.losses.base import Loss
 from seglab.metrics.counts import counts, scores
+from seglab.views.run_inputs import Autocast, forward
 from seglab.views.weight_planes import Plane, Point
 
 BATCHNORM = {
     "moved": "the running statistics of BatchNorm move over the plane with the weights (variances in their logarithm)",
-    "kept": "the running statistics of BatchNorm are those of the centre",
+    "kept": "the running statistics of BatchNorm are those of the center",
     "recomputed": "the statistics of BatchNorm were computed anew at each place from these images",
 }
 
@@ -36,94 +37,78 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
+@dataclass(frozen=True)
 class LandscapeGrid:
     """Measures a module on some batches at places of planes, and writes a row for each place to a file as it comes.
 
-    The first line of the file is `mark`, which says what is measured; rows below another mark are thrown away, rows
-    below the same one are kept and not measured again. Places follow one another: all of a row at once, by
-    torch.func.vmap, took twice as long on a CPU.
+    Places follow one another: all of a row at once, by torch.func.vmap, took twice as long on a CPU.
 
     Attributes:
-        forward, rest: seconds spent in forward passes and in losses and IoU.
+        batchnorm: see `BATCHNORM`.
+        threshold: of the IoU.
+        file: a CSV file; its first line is the fingerprint.
+        fingerprint: of all that is measured; rows of the same one are kept and not measured again.
     """
 
-    def __init__(
-        self,
-        batches: Sequence[Batch],
-        losses: Mapping[str, Loss],
-        batchnorm: str,
-        threshold: float,
-        file: Path,
-        mark: str,
-    ) -> None:
-        self.batches, self.losses, self.batchnorm, self.threshold = batches, losses, batchnorm, threshold
-        self.file, self.mark = file, f"# {mark}"
-        self.forward = self.rest = 0.0
-        self.measured = [*losses, "IoU"]
-        self.columns = ["plane", "a", "b", *self.measured]
+    batches: Sequence[Batch]
+    losses: Mapping[str, Loss]
+    batchnorm: str
+    threshold: float
+    file: Path
+    fingerprint: str
+
+    @property
+    def measured(self) -> list[str]:
+        """The names of the values: each loss and the IoU."""
+        return [*self.losses, "IoU"]
 
     def known(self) -> pd.DataFrame:
-        """The rows that are there already; a last line that was torn is not."""
-        if not self.file.exists():
-            return pd.DataFrame(columns=self.columns)
-        mark, *lines = self.file.read_text(encoding="utf-8").split("\n")
-        if mark != self.mark or len(lines) < 2:
-            return pd.DataFrame(columns=self.columns)
-        rows = [line.split(",") for line in lines[1:-1]]  # what follows the last line break is torn, or nothing
-        table = pd.DataFrame(rows, columns=self.columns)
-        return table.astype(dict.fromkeys(self.columns[1:], float))
+        """The rows that are there already, without a truncated last line."""
+        first, *lines = self.file.read_text(encoding="utf-8").split("\n") if self.file.exists() else [""]
+        rows = [line.split(",") for line in lines[1:-1]] if first == f"# {self.fingerprint}" else []
+        numbers = ["a", "b", *self.measured]
+        return pd.DataFrame(rows, columns=["plane", *numbers]).astype(dict.fromkeys(numbers, float))
 
-    def measure(self, module: SegModule, plane: Plane, places: Sequence[Point]) -> pd.DataFrame:
-        """A row for each place: plane, a, b, the mean of each loss over the images, and the mean IoU."""
+    def measure(
+        self, module: SegModule, plane: Plane, places: Sequence[Point], autocast: Autocast = nullcontext
+    ) -> pd.DataFrame:
+        """A row for each place, with index (a, b): the mean of each loss over the images, and the mean IoU."""
         table = self.known()
         self.file.parent.mkdir(parents=True, exist_ok=True)
         kept = table.to_csv(index=False, lineterminator="\n", float_format="%.17g")
-        self.file.write_text(f"{self.mark}\n{kept}", encoding="utf-8")
-        title = plane.title.replace(",", ";")
-        done = {(row.a, row.b) for row in table[table["plane"] == title].itertuples()}
-        todo = [place for place in dict.fromkeys(places) if place not in done]
+        self.file.write_text(f"# {self.fingerprint}\n{kept}", encoding="utf-8")
+        title, places = plane.title.replace(",", ";"), list(dict.fromkeys(places))
+        done = set(table.loc[table["plane"] == title, ["a", "b"]].itertuples(index=False, name=None))
+        missing = [place for place in places if place not in done]
         with preserve_state(module), self.file.open("a", encoding="utf-8") as out:
-            for a, b in tqdm(todo, f"landscape {title}", unit="place", disable=None):
-                values = self.one(module, plane, a, b)
+            for a, b in tqdm(missing, f"landscape {title}", unit="place", disable=None):
+                values = self.at(module, plane, a, b, autocast)
                 out.write(",".join([title, *(f"{value:.17g}" for value in (a, b, *values))]) + "\n")
                 out.flush()
         table = self.known()
-        return table[table["plane"] == title].set_index(["a", "b"]).loc[list(dict.fromkeys(places))].reset_index()
+        return table[table["plane"] == title].set_index(["a", "b"])[self.measured].reindex(places)
 
     @torch.no_grad()
-    def one(self, module: SegModule, plane: Plane, a: float, b: float) -> list[float]:
+    def at(self, module: SegModule, plane: Plane, a: float, b: float, autocast: Autocast) -> list[float]:
         """The means at one place, whose weights stay in the module."""
         place = plane.at(a, b)
         if self.batchnorm == "kept":
-            place |= {name: plane.centre[name] for name, _ in module.model.named_buffers() if name in place}
+            place |= {name: plane.center[name] for name, _ in module.model.named_buffers() if name in place}
         module.model.load_state_dict(place, strict=False)
         if self.batchnorm == "recomputed":
-            recompute(module, self.batches)
-        total = torch.zeros(len(self.losses) + 1, dtype=torch.float64)
+            recompute(module, self.batches, autocast)
+        total = torch.zeros(len(self.measured), dtype=torch.float64)
         for batch in self.batches:
-            start = time.perf_counter()
-            logits = module(batch["image"]).float()
-            middle = time.perf_counter()
-            total += self.sums(logits, batch)
-            self.forward, self.rest = self.forward + middle - start, self.rest + time.perf_counter() - middle
+            logits, target = forward(module, batch["image"], autocast), batch["target"]
+            values = [
+                loss(logits, target, **{name: batch[name] for name in loss.needs}) for loss in self.losses.values()
+            ]
+            values.append(scores(counts(logits, target, self.threshold))["iou"])
+            total += torch.stack([value.double().sum() for value in values])
         return (total / sum(len(batch["id"]) for batch in self.batches)).tolist()
 
-    def sums(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Each loss and the IoU, added up over the images of a batch."""
-        target = batch["target"]
-        values = [loss(logits, target, **{need: batch[need] for need in loss.needs}) for loss in self.losses.values()]
-        iou = scores(counts(logits, target, self.threshold))["iou"]
-        return torch.stack([value.double().sum() for value in (*values, iou)])
 
-    def cost(self) -> str:
-        """What the losses and the IoU cost beside the forward passes that they share."""
-        if not self.forward:
-            return "All places were measured before."
-        share = (self.forward + self.rest) / self.forward
-        return f"{len(self.losses)} losses and the IoU took {share:.2f} times the forward passes alone."
-
-
-def recompute(module: SegModule, batches: Sequence[Batch]) -> None:
+def recompute(module: SegModule, batches: Sequence[Batch], autocast: Autocast = nullcontext) -> None:
     """Compute the statistics of every BatchNorm anew, as the mean over the batches (Izmailov et al. 2018, SWA)."""
     norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -132,7 +117,7 @@ def recompute(module: SegModule, batches: Sequence[Batch]) -> None:
         norm.momentum = None  # a plain mean over the batches
         norm.train()
     for batch in batches:
-        module(batch["image"])
+        forward(module, batch["image"], autocast)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

@@ -1,12 +1,14 @@
-"""The loss of each pixel through a training: what every run saw in the same images at the same snapshots."""
+"""The loss of each pixel through a training: what every run predicts for the same images at the same snapshots."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from seglab.contract import Logits, require
@@ -15,80 +17,100 @@ from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
 from seglab.losses.shares import gradients, shares
 from seglab.metrics.counts import counts, scores
-from seglab.views.pixel_figures import Look, Scene, sheet
-from seglab.views.run_inputs import common_snapshots, fitted, logits_at, same_data, scenes, titles
-from seglab.views.view_page import Sheet
+from seglab.views.pixel_figures import ImageHistory, Inspection, page
+from seglab.views.run_inputs import common_snapshots, fitted, logits_at, pick_images, same_data, titles
+from seglab.views.view_page import ViewPage
 
-SHOW: dict[str, tuple[Callable, str]] = {
-    "share": (shares, "share of each pixel in the loss (the mean over the picture is the loss of the image)"),
-    "gradient": (gradients, "size of the loss's gradient at each pixel's logit, times the number of pixels"),
+
+class Show(NamedTuple):
+    """What the maps of a loss show: how they are computed, a heading, and a caption."""
+
+    compute: Callable[..., Tensor]
+    heading: str
+    caption: str
+
+
+SHOW = {
+    "attribution": Show(
+        shares, "loss", "the attribution of the loss to each pixel (the mean over the picture is the loss of the image)"
+    ),
+    "gradient": Show(
+        gradients, "gradient", "the size of the loss's gradient at each pixel's logit, times the number of pixels"
+    ),
 }
-"""What a map may show, and its words."""
 
 
 def view(
-    runs: list[TrainedRun], losses: dict[str, Loss], loss: str, show: str, images: int | list[str], colours: str
-) -> Sheet:
-    """Show how predictions and pixel losses of runs came about at their saved snapshots.
+    runs: list[TrainedRun], losses: dict[str, Loss], loss: str, show: str, images: int | list[str], colors: str
+) -> ViewPage:
+    """Show how predictions and pixel losses of runs develop over their saved snapshots.
 
-    Arguments as of `looks`; `colours` of the losses are log (four decades) or linear.
+    Arguments as of `histories`; the `colors` of the losses are log (four decades) or linear.
     """
-    made, snapshots = looks(runs, losses, loss, show, images)
-    return sheet("Pixels through training", made, SHOW[show][1], snapshots, colours)
+    found, snapshots = histories(runs, losses, loss, show, images)
+    return page("Pixels through training", found, SHOW[show].heading, SHOW[show].caption, snapshots, colors)
 
 
-def looks(
+def histories(
     runs: list[TrainedRun], losses: dict[str, Loss], loss: str, show: str, images: int | list[str]
-) -> tuple[list[Scene], pd.Series]:
-    """Look at test images with the weights of every common snapshot: a scene per image, and the epochs by their names.
+) -> tuple[list[ImageHistory], pd.Series]:
+    """Inspect test images with the weights of every common snapshot.
 
-    loss: `own` takes each run's own loss, `listed` the `losses` on the predictions of the one run. show: see `SHOW`.
-    images: how many test images, or their ids.
+    Args:
+        loss: `own` takes each run's own loss, `listed` the `losses` on the predictions of the one run.
+        show: what the maps show, see `SHOW`.
+        images: how many test images, or their ids.
+
+    Returns:
+        A history per image, and the epochs of its columns by their names.
     """
     require(show in SHOW, "pixels", f"show as one of {', '.join(SHOW)}", show)
     require(loss in ("own", "listed"), "pixels", "loss as one of own, listed", loss)
-    one = loss == "own" or len(runs) == 1
-    require(one, "pixels", "one run to be judged by the listed losses", len(runs), "take pixels.loss=own")
+    single = loss == "own" or len(runs) == 1
+    require(single, "pixels", "one run to be judged by the listed losses", len(runs), "set pixels.loss=own")
     same_data(runs)
     if loss == "own":
         rows = [(run, title, run.loss()) for run, title in zip(runs, titles(runs), strict=True)]
     else:
         rows = [(runs[0], title, judge) for title, judge in fitted(losses, runs[0]).items()]
     epochs = common_snapshots(runs)
-    batches = scenes(runs[0], [judge for _, _, judge in rows], images)
-    seen = {}
-    for run in tqdm(runs, "pixels", unit="run", disable=None):
-        seen[run.folder] = [logits_at(run, run.snapshots[epoch], batches) for epoch in epochs]
+    batches = pick_images(runs[0], [judge for _, _, judge in rows], images)
+    logits = {
+        run.folder: [logits_at(run, run.snapshots[epoch], batches) for epoch in epochs]
+        for run in tqdm(runs, "pixels", unit="run", disable=None)
+    }
     names = [f"epoch {epoch}" for epoch in epochs]
-    made = []
+    found = []
     for place, batch in enumerate(batches):
-        found = {
-            title: [look(at[place], batch, judge, show, threshold(run)) for at in seen[run.folder]]
+        inspected = {
+            title: [inspect(at[place], batch, judge, show, run.config["threshold"]) for at in logits[run.folder]]
             for run, title, judge in rows
         }
-        made.append(Scene(batch["id"][0], picture(batch), batch["target"][0, 0].numpy(), names, found))
-    return made, pd.Series(epochs, names, name="epoch")
+        found.append(history(batch, names, inspected))
+    return found, pd.Series(epochs, names, name="epoch")
 
 
-def threshold(run: TrainedRun) -> float:
-    """The probability from which the run calls a pixel foreground."""
-    return run.config["threshold"]
+def history(batch: Batch, snapshots: list[str], rows: dict[str, list[Inspection]]) -> ImageHistory:
+    """What is known of the image of a batch of one."""
+    image = batch["image"][0].to(torch.uint8).permute(1, 2, 0).numpy()
+    return ImageHistory(batch["id"][0], image, batch["target"][0, 0].numpy(), snapshots, rows)
 
 
-def picture(batch: Batch) -> np.ndarray:
-    """The image of a batch of one as uint8 (h, w, c)."""
-    return batch["image"][0].to(torch.uint8).permute(1, 2, 0).numpy()
-
-
-def look(logits: Logits, batch: Batch, loss: Loss, show: str, threshold: float) -> Look:
-    """What there is to see of one prediction (1, 1, h, w): probability, confidence, pixel losses, and their means."""
+def inspect(logits: Logits, batch: Batch, loss: Loss, show: str, threshold: float) -> Inspection:
+    """Probability, confidence and pixel losses of one prediction (1, 1, h, w), its loss and its scores."""
     target = batch["target"]
     maps = {name: batch[name] for name in loss.needs}
     p = logits.sigmoid()
-    confidence = torch.where(target >= 0.5, p, 1 - p)
+
+    def array(x: Tensor) -> np.ndarray:
+        return x[0, 0].detach().float().numpy()
+
     counted = scores(counts(logits, target, threshold))
-    means = {name: float(counted[name]) for name in ("iou", "foreground_confidence", "background_confidence")}
-    split = SHOW[show][0](loss, logits, target, **maps)
-    value = loss(logits, target, **maps).item()
-    arrays = (x[0, 0].detach().float().numpy() for x in (p, confidence, split))
-    return Look(*arrays, value, threshold, means)
+    return Inspection(
+        array(p),
+        array(torch.where(target >= 0.5, p, 1 - p)),
+        array(SHOW[show].compute(loss, logits, target, **maps)),
+        loss(logits, target, **maps).item(),
+        threshold,
+        {name: float(counted[name]) for name in ("iou", "foreground_confidence", "background_confidence")},
+    )

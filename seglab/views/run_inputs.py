@@ -1,20 +1,26 @@
-"""What the views of finished runs share: what to call each run, the images to look at, and the logits at a snapshot."""
+"""What the views of finished runs share: what to call each run, which images to see, and the logits at a snapshot."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pandas as pd
 import torch
+from torch import nn
 
-from seglab.contract import Logits, require
+from seglab.contract import Image, Logits, require
 from seglab.data.loading import Batch, Samples
 from seglab.data.module import DataModule
 from seglab.engine.per_image import spread, tile_with_most_foreground
 from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
 from seglab.reporting.run_labels import label
+
+Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]
+"""Enters the precision of a run, see TrainedRun.autocast; nullcontext is float32."""
 
 
 def titles(runs: Sequence[TrainedRun]) -> list[str]:
@@ -27,19 +33,18 @@ def titles(runs: Sequence[TrainedRun]) -> list[str]:
 
 
 def same_data(runs: Sequence[TrainedRun]) -> None:
-    """Hold runs that are looked at side by side to one data set."""
+    """Require one data set of runs that are shown side by side."""
     first, *others = runs
     for run in others:
         same = run.facts["data"]["fingerprint"] == first.facts["data"]["fingerprint"]
-        require(same, f"run {run.folder}", f"the data of {first.folder}", "others", "look at the two one by one")
+        require(same, f"run {run.folder}", f"the data of {first.folder}", "others", "view the two one by one")
 
 
 def common_snapshots(runs: Sequence[TrainedRun]) -> list[int]:
     """The epochs of which every run kept its weights."""
     epochs = sorted(set.intersection(*(set(run.snapshots) for run in runs)))
-    require(
-        bool(epochs), "runs", "snapshots at the same epochs", "none", "train them with the same callbacks.snapshots"
-    )
+    remedy = "train them with the same callbacks.snapshots"
+    require(bool(epochs), "runs", "snapshots at the same epochs", "none", remedy)
     return epochs
 
 
@@ -48,19 +53,19 @@ def fitted(losses: dict[str, Loss], run: TrainedRun) -> dict[str, Loss]:
     return {name: loss.fitted(run.facts["data"]["foreground"]) for name, loss in losses.items()}
 
 
-def samples(run: TrainedRun, losses: Sequence[Loss], part: str) -> Samples:
-    """The images of one part of the run's data, with whatever maps the losses want."""
+def samples(run: TrainedRun, losses: Sequence[Loss], split: str) -> Samples:
+    """The images of one split of the run's data, with the maps that the losses need."""
     needs = tuple(dict.fromkeys(need for loss in losses for need in loss.needs))
-    return DataModule(run.dataset(), None, run.config["batch_size"], 0, run.config["seed"], needs).samples(part)
+    return DataModule(run.dataset(), None, run.config["batch_size"], 0, run.config["seed"], needs).samples(split)
 
 
-def scenes(run: TrainedRun, losses: Sequence[Loss], images: int | Sequence[str]) -> list[Batch]:
+def pick_images(run: TrainedRun, losses: Sequence[Loss], images: int | Sequence[str]) -> list[Batch]:
     """Choose test images by id, or so many from the smallest object to the largest; each as a batch of one."""
     test = samples(run, losses, "test")
     if isinstance(images, int):
         require(images >= 1, "images", "at least one, or a list of ids", images)
         file = run.folder / "per_image.csv"
-        require(file.is_file(), f"run {run.folder}", "per_image.csv, which tells sizes", "none", "name images by id")
+        require(file.is_file(), f"run {run.folder}", "per_image.csv for the sizes", "none", "name images by id")
         sizes = pd.read_csv(file)["foreground"]
         numbers = spread(sizes, 3)[1:2] if images == 1 else spread(sizes, images)
     else:
@@ -71,8 +76,14 @@ def scenes(run: TrainedRun, losses: Sequence[Loss], images: int | Sequence[str])
     return [test[(0, tile_with_most_foreground(test, number))] for number in numbers]
 
 
+def forward(model: nn.Module, image: Image, autocast: Autocast = nullcontext) -> Logits:
+    """The logits of a batch of images in a run's precision, as float32: losses and scores compute in that."""
+    with autocast():
+        return model(image).float()
+
+
 @torch.no_grad()
 def logits_at(run: TrainedRun, weights: Path, batches: Sequence[Batch]) -> list[Logits]:
-    """The run's logits of some batches with the weights of a checkpoint, in float32 on the CPU."""
+    """The run's logits of some batches with the weights of a checkpoint, on the CPU."""
     module = run.module(weights)
-    return [module(batch["image"]).float() for batch in batches]
+    return [forward(module, batch["image"], run.autocast) for batch in batches]

@@ -1,7 +1,8 @@
-"""Predictions on the way from untrained to good, made without training: of a fresh model, and by spoiling the truth."""
+"""Predictions between untrained and good, made without training: of a fresh model, and by degrading the truth."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import cv2
@@ -11,9 +12,24 @@ from torch import Tensor
 
 from seglab.contract import Logits, Target
 from seglab.engine.module import SegModule
+from seglab.engine.trained_run import TrainedRun
 from seglab.metrics.objects import components
+from seglab.views.run_inputs import Autocast, forward
 
 QUALITIES = {"early": 0.3, "half-trained": 0.6, "good": 0.9}
+
+
+def stages(fresh: SegModule, run: TrainedRun | None, batch: dict[str, Any], size: int, seed: int) -> dict[str, Logits]:
+    """The predictions by name: untrained, three simulated ones, and those of a trained run where one is given."""
+
+    def predict(module: SegModule, autocast: Autocast) -> Logits:
+        with torch.no_grad():
+            return torch.cat([forward(module, part, autocast) for part in batch["image"].split(size)])
+
+    blur = typical_radius(object_sizes(batch["target"]))
+    predictions = {"untrained": predict(fresh.train(), nullcontext)}
+    predictions |= {name: simulated(batch["target"], quality, blur, seed) for name, quality in QUALITIES.items()}
+    return predictions | ({"trained": predict(run.module(), run.autocast)} if run else {})
 
 
 def object_sizes(target: Target) -> Tensor:
@@ -23,31 +39,25 @@ def object_sizes(target: Target) -> Tensor:
     return torch.from_numpy(np.stack(sizes))[:, None]
 
 
-def radius(sizes: Tensor) -> float:
+def typical_radius(sizes: Tensor) -> float:
     """The radius in pixels of a disc as large as the object that a foreground pixel typically belongs to."""
     return float((sizes[sizes > 0].double().median() / torch.pi).sqrt()) if (sizes > 0).any() else 1.0
 
 
 def simulated(target: Target, quality: float, blur: float, seed: int) -> Logits:
-    """Logits (n, 1, h, w) like those of a model on its way, from the truth and noise.
+    """Logits (n, 1, h, w) like those of a model in training, from the truth and noise.
 
     The truth is smoothed by a Gaussian of (1 - quality) `blur` pixels, scaled to logits of up to 2 + 6 quality on both
-    sides, and spoilt by noise in patches whose standard deviation is the share 1 - quality of that.
+    sides, and overlaid with noise in patches whose standard deviation is 1 - quality of that.
     """
-    draw = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     margin = 2 + 6 * quality
     logits = []
     for plane in target[:, 0].float().numpy():
         smooth = cv2.GaussianBlur(plane, (0, 0), max((1 - quality) * blur, 0.3))
-        noise = cv2.GaussianBlur(draw.standard_normal(plane.shape, np.float32), (0, 0), max(0.4 * blur, 0.8))
+        noise = cv2.GaussianBlur(rng.standard_normal(plane.shape, np.float32), (0, 0), max(0.4 * blur, 0.8))
         logits.append(margin * (2 * smooth - 1 + (1 - quality) * noise / noise.std()))
     return torch.from_numpy(np.stack(logits))[:, None]
-
-
-@torch.no_grad()
-def predicted(module: SegModule, image: Tensor, size: int) -> Logits:
-    """What a model says to images (n, c, h, w), `size` at a time, in the mode it is in."""
-    return torch.cat([module(part).float() for part in image.split(size)])
 
 
 def soft_iou(logits: Logits, target: Target) -> float:
@@ -55,13 +65,3 @@ def soft_iou(logits: Logits, target: Target) -> float:
     p, t = logits.sigmoid().double(), target.double()
     both = (p * t).sum()
     return float(both / (p.sum() + t.sum() - both).clamp(min=1e-12))
-
-
-def stages(
-    module: SegModule, trained: SegModule | None, batch: dict[str, Any], size: int, seed: int
-) -> dict[str, Logits]:
-    """The predictions by name: untrained, three simulated ones, and those of a trained model where one is given."""
-    blur = radius(object_sizes(batch["target"]))
-    made = {"untrained": predicted(module.train(), batch["image"], size)}
-    made |= {name: simulated(batch["target"], quality, blur, seed) for name, quality in QUALITIES.items()}
-    return made | ({"trained": predicted(trained.eval(), batch["image"], size)} if trained else {})

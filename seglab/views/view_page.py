@@ -1,75 +1,152 @@
-"""What a view leaves: its figures as PNG and SVG, its numbers as CSV, and one page to turn and slide in a browser."""
+"""What a view writes: figures as PNG, SVG and GIF, numbers as CSV, and one page to turn and slide in a browser."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from seglab.files import write_text
-from seglab.plots import COLORS, save, svg
-from seglab.reporting.html import document
-from seglab.views.animation import Film
+from seglab.files import atomic, write_text
+from seglab.plots import COLORS, STYLE, save, svg
+from seglab.reporting import html
+
+DPI = 110
+SHOW_FRAME = (
+    "const f=this.closest('figure');f.querySelectorAll('img').forEach((p,i)=>p.hidden=i!=this.value);"
+    "f.querySelector('output').value=f.querySelectorAll('img')[this.value].alt"
+)
+
+
+@dataclass
+class Animation:
+    """A sequence of figures of one size by name: a GIF to send, and a slider in the page."""
+
+    frames: Mapping[str, Figure]
+
+    @cached_property
+    def pictures(self) -> dict[str, bytes]:
+        """Each frame as the bytes of a PNG file."""
+        buffers = {name: io.BytesIO() for name in self.frames}
+        with mpl.rc_context(dict[Any, Any](STYLE)):
+            for name, figure in self.frames.items():
+                figure.savefig(buffers[name], format="png", dpi=DPI)
+        return {name: buffer.getvalue() for name, buffer in buffers.items()}
+
+    def write(self, out: Path, seconds: float = 0.9) -> Path:
+        """Write a GIF that shows each frame for so many seconds, and the last one for twice as long."""
+        images = [Image.open(io.BytesIO(drawn)).convert("RGB") for drawn in self.pictures.values()]
+        first, *rest = [image.quantize(256) for image in images]  # each with its own palette, or grays would be tinted
+        times = [int(1000 * seconds)] * len(rest) + [int(2000 * seconds)]
+        with atomic(out) as partial:
+            first.save(partial, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
+        return out
+
+    def html(self, caption: str) -> Markup:
+        """The frames with a slider below them, as an element of a page; it opens at the last frame."""
+        last = len(self.frames) - 1
+        image = Markup('<img alt="{}" {} style="width:100%" src="data:image/png;base64,{}">')
+        images = Markup("").join(
+            image.format(name, "hidden" if place < last else "", base64.b64encode(drawn).decode())
+            for place, (name, drawn) in enumerate(self.pictures.items())
+        )
+        slider = f'<input type="range" min="0" max="{last}" value="{last}" style="width:70%" oninput="{SHOW_FRAME}">'
+        label = Markup("<label>{} <output>{}</output></label>").format(Markup(slider), list(self.frames)[last])
+        return Markup("<figure>{}{}<figcaption>{}</figcaption></figure>").format(images, label, caption)
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """One view: its title, the page's sections (heading and HTML), and what is saved beside the page by file name."""
+class ViewPage:
+    """The result of one view: its title, the page's sections, and what is saved beside the page by file name.
+
+    sections: each a heading (plain text) and its content (HTML, made by the functions below).
+    """
 
     title: str
     sections: Sequence[tuple[str, Markup]]
     figures: Mapping[str, Figure] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    films: Mapping[str, Film] = field(default_factory=dict)
+    animations: Mapping[str, Animation] = field(default_factory=dict)
 
     def write(self, out: Path) -> Path:
-        """Write surface.html, NAME.png and .svg per figure, .csv per table, .gif per film; returns surface.html."""
+        """Write surface.html, NAME.png and .svg per figure, .csv per table, .gif per animation; return surface.html."""
         out.mkdir(parents=True, exist_ok=True)
         for name, figure in self.figures.items():
             save(figure, out / f"{name}.png")
             write_text(out / f"{name}.svg", svg(figure, name))
         for name, table in self.tables.items():
             write_text(out / f"{name}.csv", table.to_csv(index=False))
-        for name, film in self.films.items():
-            film.write(out / f"{name}.gif")
+        for name, animation in self.animations.items():
+            animation.write(out / f"{name}.gif")
         library = script = ""
-        if any("plotly-graph-div" in html for _, html in self.sections):
+        if any("plotly-graph-div" in content for _, content in self.sections):
             library = get_plotlyjs()
-            script = f"const COLORS = {json.dumps(COLORS)};\n" + Path(__file__).with_name("interactive.js").read_text()
-        return write_text(out / "surface.html", document(self.title, self.sections, library, script))
+            script = Path(__file__).with_name("interactive.js").read_text(encoding="utf-8")
+            script = f"const COLORS = {json.dumps(COLORS)};\n{script}"
+        return write_text(out / "surface.html", html.document(self.title, self.sections, library, script))
+
+
+def static(figure: Figure, name: str, caption: str) -> Markup:
+    """A figure of matplotlib as an element of the page; `name` sets its ids apart from those of other figures."""
+    return html.figure(svg(figure, name), caption)
+
+
+def note(words: str) -> Markup:
+    """A paragraph in small print."""
+    return html.note(words)
+
+
+def bullets(sentences: Sequence[str]) -> Markup:
+    """A list of sentences."""
+    items = Markup("").join(Markup("<li>{}</li>").format(sentence) for sentence in sentences)
+    return Markup("<ul>{}</ul>").format(items)
+
+
+def number_table(table: pd.DataFrame, digits: int = 4) -> Markup:
+    """A table of text and of numbers with so many significant digits, a dash for NaN; its columns sort at a click."""
+
+    def cell(value: Any) -> html.Cell:
+        if isinstance(value, str):
+            return html.text(value)
+        return html.Cell(f"{value:.{digits}g}", float(value)) if np.isfinite(value) else html.Cell("–")
+
+    return html.table([*map(str, table.columns)], [[*map(cell, row)] for row in table.itertuples(index=False)])
 
 
 def interactive(
     figure: go.Figure,
     caption: str,
-    sliders: Mapping[str, tuple[Sequence[str], str]] | None = None,
+    sliders: Mapping[str, tuple[list[str], str]] | None = None,
     wide: bool = False,
 ) -> Markup:
-    """A Plotly figure as an element of the page, whose script the page holds once, with its caption.
+    """A Plotly figure with its caption as an element of the page, in the page's colors, light or dark.
 
-    It takes on the page's colours, light or dark. `sliders` gives for each its stops and the one it stands at; the
-    figure's frames are named by the stops of all sliders joined by "|". A `wide` figure scrolls on a phone.
+    sliders: for each its stops and the one where it starts; the figure's frames are named by the stops of all sliders
+    joined by "|". A `wide` figure scrolls on a phone.
     """
-    figure.update_layout(
-        template="plotly_white", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"size": 13}
-    )
-    figure.update_layout(font_family="system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', Arial, sans-serif")
+    clear, family = "rgba(0,0,0,0)", "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', Arial, sans-serif"
+    font = {"size": 13, "family": family}
+    figure.update_layout(template="plotly_white", paper_bgcolor=clear, plot_bgcolor=clear, font=font)
     options = {"displaylogo": False, "responsive": True}
     drawn = Markup(figure.to_html(include_plotlyjs=False, full_html=False, config=options, auto_play=False))
     held = Markup('<div class="scroll"><div class="wide">{}</div></div>').format(drawn) if wide else drawn
-    controls = Markup("").join(_slider(name, stops, at) for name, (stops, at) in (sliders or {}).items())
+    slider = Markup('<input type="range" min="0" max="{}" value="{}" data-stops="{}"><output>{}</output>')
+    controls = Markup("")
+    for name, (stops, start) in (sliders or {}).items():
+        control = slider.format(len(stops) - 1, stops.index(start), json.dumps(stops), start)
+        controls += Markup("<label><span>{}</span>{}</label>").format(name, control)
     shown = Markup('<div class="sliders">{}</div>').format(controls) if controls else ""
     return Markup("<figure>{}{}<figcaption>{}</figcaption></figure>").format(shown, held, caption)
-
-
-def _slider(name: str, stops: Sequence[str], at: str) -> Markup:
-    held = '<input type="range" min="0" max="{}" value="{}" data-stops="{}"><output>{}</output>'
-    filled = Markup(held).format(len(stops) - 1, list(stops).index(at), json.dumps(list(stops)), at)
-    return Markup("<label><span>{}</span>{}</label>").format(name, filled)

@@ -17,21 +17,24 @@ Weights: TypeAlias = Mapping[str, Tensor]
 
 Point: TypeAlias = tuple[float, float]
 
-TINY = 1e-12
+MIN_VARIANCE = 1e-12
 """The least running variance that has a logarithm."""
 
 
 @dataclass(frozen=True)
 class Plane:
-    """The points centre + a first + b second, with whatever is to be marked on it.
+    """The points center + a first + b second, with whatever is to be marked on it.
 
     Running variances move in their logarithm: beyond two solutions they would fall below 0 otherwise.
 
-    marks: single places by name. paths: rows of places by name. note: how the plane was laid, for the caption.
+    Attributes:
+        note: how the plane was laid, for the caption.
+        marks: single places by name.
+        paths: rows of places by name.
     """
 
     title: str
-    centre: Weights
+    center: Weights
     first: Weights
     second: Weights
     note: str
@@ -39,15 +42,15 @@ class Plane:
     paths: Mapping[str, Sequence[Point]] = field(default_factory=dict)
 
     def at(self, a: float, b: float) -> dict[str, Tensor]:
-        """The weights at a place; (0, 0) is the centre to the last bit."""
+        """The weights at a place; (0, 0) is the center to the last bit."""
         placed = {}
-        for name, weight in self.centre.items():
-            way = a * self.first[name] + b * self.second[name]
-            placed[name] = weight * way.exp() if variance(name) else weight + way
+        for name, weight in self.center.items():
+            step = a * self.first[name] + b * self.second[name]
+            placed[name] = weight * step.exp() if is_variance(name) else weight + step
         return placed
 
 
-def variance(name: str) -> bool:
+def is_variance(name: str) -> bool:
     """Whether a buffer is a running variance."""
     return name.endswith("running_var")
 
@@ -65,7 +68,7 @@ def random_plane(title: str, model: nn.Module, seed: int) -> Plane:
     """
     rng = torch.Generator().manual_seed(seed)
     first, second = direction(model, rng), direction(model, rng)
-    note = f"random directions normalised filter by filter (seed {seed}); biases and norms do not move"
+    note = f"random directions normalized filter by filter (seed {seed}); biases and norms do not move"
     return Plane(title, weights_of(model), first, second, note)
 
 
@@ -93,9 +96,9 @@ def solution_plane(names: Sequence[str], solutions: Sequence[Weights], model: nn
     count = len(solutions)
     require(count in (2, 3), "landscape", "two or three runs for plane=solutions", count, "take plane=random or path")
     trained = {name for name, _ in model.named_parameters()}
-    centre = solutions[0]
-    first = minus(solutions[1], centre)
-    other = minus(solutions[2], centre) if count == 3 else direction(model, torch.Generator().manual_seed(seed))
+    center = solutions[0]
+    first = difference(solutions[1], center)
+    other = difference(solutions[2], center) if count == 3 else direction(model, torch.Generator().manual_seed(seed))
     length = dot(first, first, trained)
     require(length > 0, "landscape", "solutions that differ", "twice the same")
     along = dot(other, first, trained) / length
@@ -103,20 +106,20 @@ def solution_plane(names: Sequence[str], solutions: Sequence[Weights], model: nn
     size = (dot(across, across, trained) / length) ** 0.5
     require(size > 1e-6, "landscape", "three solutions that do not lie on one line", "three that do")
     second = {name: x / size for name, x in across.items()}
-    places = [(0.0, 0.0), (1.0, 0.0), (along, size)]
+    marks = dict(zip(names, [(0.0, 0.0), (1.0, 0.0), (along, size)][:count], strict=True))
     through = ", ".join(names) + ("" if count == 3 else f" and a random direction (seed {seed})")
-    return Plane(" / ".join(names), centre, first, second, f"the plane through {through}", dict(zip(names, places)))  # noqa: B905
+    return Plane(" / ".join(names), center, first, second, f"the plane through {through}", marks)
 
 
 def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plane:
-    """The plane in which the snapshots of trainings spread most (PCA), centred at the end of the first training.
+    """The plane in which the snapshots of trainings spread most (PCA), centered at the end of the first training.
 
-    Li et al. 2018, section 7. A snapshot is drawn where it falls on the plane; how much of the way lies off it is in
+    Li et al. 2018, section 7. A snapshot is drawn where it falls on the plane; how much of the path lies off it is in
     the note. Both axes are as long as the weights travelled along them at most.
     """
     trained = [name for name, _ in model.named_parameters()]
-    centre = next(iter(paths.values()))[-1]
-    snapshots = [minus(weights, centre) for path in paths.values() for weights in path]
+    center = next(iter(paths.values()))[-1]
+    snapshots = [difference(weights, center) for path in paths.values() for weights in path]
     flat = torch.stack([torch.cat([m[name].flatten() for name in trained]).double() for m in snapshots])
     require(len(flat) > 2 and flat.norm() > 0, "landscape", "at least three snapshots for plane=path", len(flat))
     values, vectors = torch.linalg.eigh(flat @ flat.T)
@@ -124,29 +127,26 @@ def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plan
     require(strength[1] > 1e-9 * strength[0], "landscape", "snapshots that do not lie on one line", "a line")
     places = mix * strength.sqrt()  # of each snapshot, in units of the weights' length
     reach = places.abs().amax(0)
-    coefficients = mix / strength.sqrt() * reach
     first, second = (
-        {name: sum(float(c) * m[name] for c, m in zip(column, snapshots, strict=True)) for name in centre}
-        for column in coefficients.T
+        {name: sum(float(c) * m[name] for c, m in zip(column, snapshots, strict=True)) for name in center}
+        for column in (mix / strength.sqrt() * reach).T
     )
     drawn = iter((places / reach).tolist())
     rows = {title: [(a, b) for a, b in (next(drawn) for _ in path)] for title, path in paths.items()}
-    share = 100 * float(strength.sum() / values.clamp(min=0).sum())
+    percent = 100 * float(strength.sum() / values.clamp(min=0).sum())
     note = (
-        f"the principal plane of the snapshots, which holds {share:.0f} % of their squared distance from the end; each "
-        "is drawn where it falls on it"
+        f"the principal plane of the snapshots, which holds {percent:.0f} % of their squared distance from the end; "
+        "each is drawn where it falls on it"
     )
-    return Plane(" / ".join(paths), centre, first, second, note, paths=rows)  # type: ignore[arg-type]
+    return Plane(" / ".join(paths), center, first, second, note, paths=rows)  # type: ignore[arg-type]
 
 
-def minus(these: Weights, those: Weights) -> dict[str, Tensor]:
-    """The way from those weights to these."""
-    logs = {
-        name: (these[name].clamp(min=TINY).log(), x.clamp(min=TINY).log())
-        for name, x in those.items()
-        if variance(name)
-    }
-    return {name: logs[name][0] - logs[name][1] if name in logs else these[name] - x for name, x in those.items()}
+def difference(end: Weights, start: Weights) -> dict[str, Tensor]:
+    """The step from one set of weights to another, of running variances that of their logarithm."""
+    steps = {name: end[name] - x for name, x in start.items()}
+    for name in filter(is_variance, steps):
+        steps[name] = (end[name].clamp(min=MIN_VARIANCE) / start[name].clamp(min=MIN_VARIANCE)).log()
+    return steps
 
 
 def dot(a: Weights, b: Weights, names: set[str]) -> float:
@@ -155,7 +155,7 @@ def dot(a: Weights, b: Weights, names: set[str]) -> float:
 
 
 def lattice(plane: Plane, span: float, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """The places to measure along both axes: `span` around the centre, or around whatever is marked."""
+    """The places to measure along both axes: `span` around the center, or around whatever is marked."""
     seen = [*plane.marks.values(), *(place for path in plane.paths.values() for place in path)] or [(0.0, 0.0)]
     low, high = np.min(seen, 0), np.max(seen, 0)
     margin = span / 2 * float((high - low).max()) or span

@@ -16,23 +16,23 @@ from tqdm import tqdm
 from seglab.contract import Logits, Target, require
 from seglab.data.dataset import Dataset
 from seglab.data.distance_maps import MAPS
-from seglab.data.loading import Samples
 from seglab.data.module import DataModule
 from seglab.engine.gradient_stats import hard, loss_and_gradient, near_edge
 from seglab.engine.module import SegModule
 from seglab.engine.per_image import spread
 from seglab.engine.trained_run import open_run
 from seglab.losses.base import Loss
-from seglab.views import xray_figures as draw
+from seglab.plots import paint_errors
 from seglab.views.simulated_predictions import object_sizes, soft_iou, stages
-from seglab.views.view_page import Sheet
+from seglab.views.view_page import ViewPage
+from seglab.views.xray_figures import as_text, page
 from seglab.views.xray_warnings import learning_rates, warnings
 
 log = logging.getLogger(__name__)
-ALARM, CALM = math.log(0.9 / 0.1), -4.0
-"""Logits of a false alarm (p = 0.9) and of the background beside it (p = 0.02) on an empty image."""
+FALSE_POSITIVE_LOGIT, TRUE_NEGATIVE_LOGIT = math.log(0.9 / 0.1), -4.0
+"""Logits of a false-positive object (p = 0.9) and of the background beside it (p = 0.02) on an empty image."""
 TOPS = np.logspace(-5, 0, 61)
-"""Shares of the pixels, the hardest pulled first, at which the share of the gradient is read."""
+"""Fractions of the pixels, those with the largest gradient first, at which the fraction of the gradient is read."""
 
 
 def view(
@@ -45,7 +45,7 @@ def view(
     edge: int,
     run: str | None,
     seed: int,
-) -> Sheet:
+) -> ViewPage:
     """The X-ray of some losses on a data set.
 
     Args:
@@ -59,102 +59,91 @@ def view(
     """
     for name, value in (("images", images), ("batch", batch), ("edge", edge)):
         require(value >= 1, "xray", f"{name} of at least 1", value)
-    data = DataModule(
-        dataset, None, batch, needs=tuple(dict.fromkeys(n for loss in losses.values() for n in loss.needs))
-    )
+    needs = tuple(dict.fromkeys(need for loss in losses.values() for need in loss.needs))
+    data = DataModule(dataset, None, batch, needs=needs)
     facts = data.facts()
-    losses = {label: loss.fitted(facts["foreground"]) for label, loss in losses.items()}
-    seen = chosen_images(data.samples("train"), data.data.shares_of("train"), images)
+    foreground, count = facts["foreground"], facts["images"]["train"]
+    losses = {label: loss.fitted(foreground) for label, loss in losses.items()}
+    samples = data.samples("train")
+    shown = data.data.shares_of("train")[[samples.source.number(index) for index in range(len(samples))]]
+    seen = samples.__getitems__([(0, index) for index in sorted(spread(shown, images))])
+    target = seen["target"]
     for loss in losses.values():
-        loss.check(torch.zeros(seen["target"].shape), seen["target"])
-    predictions = stages(module, open_run(run).module() if run else None, seen, batch, seed)
-    log.info(
-        "data: %d of %d training images; %.3g %% foreground",
-        len(seen["target"]),
-        facts["images"]["train"],
-        100 * facts["foreground"],
-    )
-    shares, norms, tops, pictures = measured(losses, predictions, seen, batch, edge)
-    empty = on_empty(losses, seen["target"])
-    weights = at_weights(losses, module, seen, batch)
-    rates = learning_rates(weights, optimizer)
-    said = warnings(shares, norms, empty, weights, optimizer)
-    qualities = {name: soft_iou(logits, seen["target"]) for name, logits in predictions.items()}
-    log.info("%s", draw.terminal(shares, norms, empty, rates, said))
-    return draw.sheet(shares, norms, tops, empty, rates, said, pictures, qualities, edge, str(optimizer["_target_"]))
-
-
-def chosen_images(samples: Samples, shares: np.ndarray, count: int) -> dict[str, Any]:
-    """One batch of samples, evenly from the images with the least to those with the most foreground."""
-    numbers = [samples.source.number(index) for index in range(len(samples))]
-    return samples.__getitems__([(0, index) for index in sorted(spread(shares[numbers], count))])
+        loss.check(torch.zeros(target.shape), target)
+    predictions = stages(module, open_run(run) if run else None, seen, batch, seed)
+    log.info("data: %d of %d training images; %.3g %% foreground", len(target), count, 100 * foreground)
+    tables, pictures = measure(losses, predictions, seen, batch, edge)
+    tables["empty"] = on_empty(losses, target)
+    tables["learning_rates"] = learning_rates(at_weights(losses, module, seen, batch), optimizer)
+    warned = warnings(tables, optimizer)
+    log.info("%s", as_text(tables, warned))
+    qualities = {name: soft_iou(logits, target) for name, logits in predictions.items()}
+    return page(tables, pictures, warned, qualities, edge, str(optimizer["_target_"]))
 
 
 def regions(logits: Logits, target: Target, edge: int) -> dict[str, Tensor]:
-    """The pixels (n, 1, h, w) whose share of the gradient is read; small objects are those of less than median size."""
+    """Masks (n, 1, h, w) of the regions whose part of the gradient is read; small objects are up to the median size."""
     t, sizes = target >= 0.5, object_sizes(target)
-    areas = torch.cat([sizes[k][sizes[k] > 0].unique() for k in range(len(sizes))])
-    middle = areas.double().median() if len(areas) else 0
-    sure = (2.0 * t - 1) * logits >= math.log(9)
-    empty = ~t.flatten(1).any(1).view(-1, 1, 1, 1)
-    areas_of = {
+    areas = torch.cat([one[one > 0].unique() for one in sizes])
+    median = areas.double().median() if len(areas) else 0
+    masks = {
         "foreground": t,
         "background": ~t,
         "edge": near_edge(t, edge),
-        "small objects": t & (sizes <= middle),
-        "large objects": t & (sizes > middle),
+        "small objects": t & (sizes <= median),
+        "large objects": t & (sizes > median),
         "hard": hard(logits, t.float()),
-        "easy": sure,
+        "easy": (2.0 * t - 1) * logits >= math.log(9),
     }
-    return areas_of | ({"empty images": empty.expand_as(t)} if empty.any() else {})
+    empty = ~t.flatten(1).any(1).view(-1, 1, 1, 1)
+    return masks | ({"empty images": empty.expand_as(t)} if empty.any() else {})
 
 
-def gradient_of(loss: Loss, logits: Logits, seen: Mapping[str, Any], batch: int) -> tuple[Tensor, Tensor]:
+def batched_loss_and_gradient(loss: Loss, logits: Logits, seen: Mapping[str, Any], batch: int) -> tuple[Tensor, Tensor]:
     """The loss (n,) and its gradient (n, 1, h, w), in batches as in training."""
-    keys = ["target", *loss.needs]
     found = []
     for start in range(0, len(logits), batch):
         part = slice(start, start + batch)
-        target, *maps = (seen[key][part] for key in keys)
-        found.append(loss_and_gradient(loss, logits[part], target, dict(zip(loss.needs, maps, strict=True))))
-    return torch.cat([value for value, _ in found]), torch.cat([slope for _, slope in found])
+        found.append(
+            loss_and_gradient(loss, logits[part], seen["target"][part], {name: seen[name][part] for name in loss.needs})
+        )
+    return torch.cat([value for value, _ in found]), torch.cat([gradient for _, gradient in found])
 
 
-def measured(
+def measure(
     losses: Mapping[str, Loss], predictions: Mapping[str, Logits], seen: Mapping[str, Any], batch: int, edge: int
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[draw.Picture]]:
+) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, np.ndarray]]]:
     """Every loss on every prediction.
 
-    Gives the share of the pixels and of |dL/dlogit| in each region (stage, loss, region, pixels, gradient), one row per
-    stage and loss (value, norm of the gradient of an image, `carry`: the least share of the pixels that carries 90 % of
-    it), its share on the most pulled pixels (stage, loss, pixels, gradient), and pictures of one image.
+    Returns:
+        Tables, each by stage and loss: `regions` has the fraction of the pixels and of |dL/dlogit| in each region;
+        `norms` the value, the norm of an image's gradient, and the least fraction of the pixels that has 90 % of the
+        gradient; `concentration` the fraction of the gradient on so many of the pixels, those with the largest first.
+        Pictures of one image by stage: its errors, and for each loss |dL/dlogit| over its mean.
     """
-    rows, sums, tops = [], [], []
-    target = seen["target"]
-    middle = typical(target)
-    pictures = []
+    rows, norms, tops, pictures = [], [], [], {}
+    target, shown = seen["target"], typical(seen["target"])
+    image, truth = seen["image"][shown].permute(1, 2, 0).numpy(), target[shown, 0].numpy()
     for stage, logits in tqdm(predictions.items(), desc="predictions", disable=None):
-        areas = regions(logits, target, edge)
-        maps = {}
+        masks = regions(logits, target, edge)
+        pictures[stage] = {"errors": paint_errors(image, truth, logits[shown, 0].sigmoid().numpy())}
         for label, loss in losses.items():
-            value, slope = gradient_of(loss, logits, seen, batch)
-            size = slope.abs().double()
+            key = {"stage": stage, "loss": label}
+            value, gradient = batched_loss_and_gradient(loss, logits, seen, batch)
+            size = gradient.abs().double()
             whole = size.sum().clamp(min=1e-300)
-            for name, area in areas.items():
-                parts = {"pixels": area.double().mean().item(), "gradient": ((size * area).sum() / whole).item()}
-                rows.append({"stage": stage, "loss": label, "region": name} | parts)
+            for name, mask in masks.items():
+                parts = {"pixels": mask.double().mean().item(), "gradient": ((size * mask).sum() / whole).item()}
+                rows.append(key | {"region": name} | parts)
             rising = size.flatten().sort(descending=True).values.cumsum(0) / whole
             at = (TOPS * len(rising)).round().clip(1).astype(int) - 1
-            tops.append(pd.DataFrame({"stage": stage, "loss": label, "pixels": TOPS, "gradient": rising[at].numpy()}))
-            carry = (int((rising < 0.9).sum()) + 1) / len(rising) if size.sum() > 0 else math.nan
-            norm = slope.double().flatten(1).norm(dim=1).mean().item()
-            sums.append({"stage": stage, "loss": label, "value": value.mean().item(), "norm": norm, "carry": carry})
-            maps[label] = (size[middle, 0] / size[middle].mean().clamp(min=1e-300)).numpy()
-        image = seen["image"][middle].permute(1, 2, 0).numpy()
-        pictures.append(
-            draw.Picture(stage, image, target[middle, 0].numpy(), logits[middle, 0].sigmoid().numpy(), maps)
-        )
-    return pd.DataFrame(rows), pd.DataFrame(sums), pd.concat(tops, ignore_index=True), pictures
+            tops.append(pd.DataFrame(key | {"pixels": TOPS, "gradient": rising[at].numpy()}))
+            enough = (int((rising < 0.9).sum()) + 1) / len(rising) if size.any() else math.nan
+            norm = gradient.double().flatten(1).norm(dim=1).mean().item()
+            norms.append(key | {"value": value.mean().item(), "norm": norm, "fraction_for_90_percent": enough})
+            pictures[stage][label] = (size[shown, 0] / size[shown].mean().clamp(min=1e-300)).numpy()
+    tables = {"regions": pd.DataFrame(rows), "norms": pd.DataFrame(norms)}
+    return tables | {"concentration": pd.concat(tops, ignore_index=True)}, pictures
 
 
 def typical(target: Target) -> int:
@@ -166,34 +155,33 @@ def typical(target: Target) -> int:
 
 
 def on_empty(losses: Mapping[str, Loss], target: Target) -> pd.DataFrame:
-    """What the losses say to an image without foreground: `clean`, and with a false alarm as large as a typical object.
+    """What the losses are on an image without foreground, predicted rightly and with a typical false-positive object.
 
-    Columns: loss, clean and alarm (values), pull (gradient of a falsely alarmed pixel times the number of pixels; cross
-    entropy's is 0.9).
+    Columns: loss, `without_fp` and `with_fp` (values), `fp_gradient` (the mean gradient of a false-positive pixel times
+    the number of pixels; cross-entropy's is 0.9).
     """
-    alarm = target[typical(target)][None] >= 0.5
-    nothing = torch.zeros(alarm.shape, dtype=torch.uint8)
-    clean = torch.full(alarm.shape, CALM)
+    wrong = target[typical(target)][None] >= 0.5
+    nothing = torch.zeros(wrong.shape, dtype=torch.uint8)
+    rightly = torch.full(wrong.shape, TRUE_NEGATIVE_LOGIT)
     rows = []
     for label, loss in losses.items():
         maps = {name: torch.from_numpy(MAPS[name](nothing[0, 0].numpy()))[None, None] for name in loss.needs}
-        calm, _ = loss_and_gradient(loss, clean, nothing, maps)
-        value, slope = loss_and_gradient(loss, torch.where(alarm, ALARM, clean), nothing, maps)
-        pull = float(slope[alarm].double().mean()) * alarm.numel()
-        rows.append({"loss": label, "clean": calm.item(), "alarm": value.item(), "pull": pull})
+        without, _ = loss_and_gradient(loss, rightly, nothing, maps)
+        value, gradient = loss_and_gradient(loss, torch.where(wrong, FALSE_POSITIVE_LOGIT, rightly), nothing, maps)
+        mean = float(gradient[wrong].double().mean()) * wrong.numel()
+        rows.append({"loss": label, "without_fp": without.item(), "with_fp": value.item(), "fp_gradient": mean})
     return pd.DataFrame(rows)
 
 
 def at_weights(losses: Mapping[str, Loss], module: SegModule, seen: Mapping[str, Any], batch: int) -> pd.DataFrame:
     """The norm of each loss's gradient by the weights of the fresh model on one batch; `rms`: of a typical weight."""
     picks = torch.linspace(0, len(seen["target"]) - 1, min(batch, len(seen["target"]))).round().long()
-    part = {key: seen[key][picks] for key in seen if key not in ("id", "index")}
     weights = [weight for weight in module.parameters() if weight.requires_grad]
-    logits = module.train()(part["image"])
+    logits = module.train()(seen["image"][picks])
     rows = []
     for label, loss in tqdm(losses.items(), desc="weights", disable=None):
-        total = loss(logits, part["target"], **{name: part[name] for name in loss.needs}).mean()
-        slopes = torch.autograd.grad(total, weights, retain_graph=True, allow_unused=True)
-        norm = math.sqrt(sum(float(slope.double().square().sum()) for slope in slopes if slope is not None))
+        total = loss(logits, seen["target"][picks], **{name: seen[name][picks] for name in loss.needs}).mean()
+        found = torch.autograd.grad(total, weights, retain_graph=True, materialize_grads=True)
+        norm = torch.cat([gradient.flatten().double() for gradient in found]).norm().item()
         rows.append({"loss": label, "norm": norm, "rms": norm / math.sqrt(sum(weight.numel() for weight in weights))})
     return pd.DataFrame(rows)

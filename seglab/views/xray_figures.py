@@ -3,227 +3,184 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from seglab.plots import FAINT, INK, WIDTH, line_styles, paint_errors, styled, two_sided
-from seglab.reporting.html import note, number, table, text
-from seglab.views.curve_figures import still
-from seglab.views.view_page import Sheet
+from seglab.plots import FAINT, INK, WIDTH, line_styles, styled, two_sided
+from seglab.views.panels import color_bar, legend_below, panels, picture_grid, show
+from seglab.views.view_page import ViewPage, bullets, note, number_table, static
+
+RATES = {"norm": "norm of the gradient", "rms": "of a typical weight", "relative": "norm / reference's"}
+EMPTY = (
+    "A mask without foreground, on which the model finds nothing (probability 0.02 everywhere), and on which it finds"
+    " an object that is not there (probability 0.9). The gradient is the mean of dL/dlogit over the false-positive"
+    " pixels times the number of pixels: how strongly the loss works against false positives; cross-entropy's is 0.9."
+)
 
 
-class Picture(NamedTuple):
-    """One image at one stage: uint8 (h, w, c), truth and probability (h, w), and each loss's pull over its mean."""
-
-    stage: str
-    image: np.ndarray
-    truth: np.ndarray
-    probability: np.ndarray
-    maps: Mapping[str, np.ndarray]
-
-
-def percent(share: float) -> str:
-    """A share in percent, short enough for a cell."""
-    if not np.isfinite(share):
-        return "–"
-    if 0 < share < 5e-5:
-        return "<0.01"
-    return f"{100 * share:.2g}" if share < 0.0995 else f"{100 * share:.0f}"
-
-
-def terminal(
-    shares: pd.DataFrame, norms: pd.DataFrame, empty: pd.DataFrame, rates: pd.DataFrame, said: Sequence[str]
-) -> str:
-    """Everything as text: percent of the gradient by region, empty images, gradients of the weights, warnings."""
-    parts = []
-    for stage, part in shares.groupby("stage", sort=False):
-        wide = part.pivot_table(index="loss", columns="region", values="gradient", sort=False, dropna=False)
-        held = part.drop_duplicates("region").set_index("region")["pixels"]
-        lines = pd.concat([held.to_frame("of the pixels").T, wide]).map(percent)
-        carry = norms[norms["stage"] == stage].set_index("loss")["carry"].map(percent)
-        lines["90 % on"] = ["", *carry.reindex(wide.index)]
-        parts.append(f"{stage}: % of |dL/dlogit|\n{lines.to_string()}")
-    parts.append("an empty image: loss without and with a false alarm, and the pull on it (bce 0.9)")
-    parts.append(empty.set_index("loss").map("{:.3g}".format).to_string())
-    parts.append("gradient of the weights, untrained, and learning rates to try")
-    parts.append(rates.set_index("loss").map("{:.2g}".format).to_string())
-    return "\n\n".join(parts) + "\n\n" + "\n".join(f"! {sentence}" for sentence in said)
-
-
-def sheet(
-    shares: pd.DataFrame,
-    norms: pd.DataFrame,
-    tops: pd.DataFrame,
-    empty: pd.DataFrame,
-    rates: pd.DataFrame,
-    said: Sequence[str],
-    pictures: Sequence[Picture],
+def page(
+    tables: Mapping[str, pd.DataFrame],
+    pictures: Mapping[str, Mapping[str, np.ndarray]],
+    warned: Sequence[str],
     qualities: Mapping[str, float],
     edge: int,
     optimizer: str,
-) -> Sheet:
-    """The page of an X-ray with its figures and tables."""
-    figures = {"shares": regions(shares), "concentration": concentration(tops), "pictures": gallery(pictures)}
-    stages = "; ".join(f"{name} {value:.2g}" for name, value in qualities.items())
+) -> ViewPage:
+    """The page of an X-ray, from the tables and pictures that xray.py makes; `qualities` are soft IoUs by stage."""
+    figures = {
+        "regions": draw_regions(tables["regions"]),
+        "concentration": draw_concentration(tables["concentration"]),
+        "pictures": draw_pictures(pictures),
+    }
     captions = {
-        "shares": (
+        "regions": (
             "In each cell the percentage of |dL/dlogit|, summed over all images, that falls on the column's pixels; the"
             " first row says how many percent of the pixels they are. Blue: more than their number, orange: less."
             f" The edge is {edge} pixels wide on both sides of the outline; hard pixels have a probability of their"
             " true class under 0.5, easy ones of at least 0.9; small objects are those up to the median size. Soft IoU"
-            f" of the predictions: {stages}; but for the untrained and the trained they are made from the truth."
+            f" of the predictions: {'; '.join(f'{name} {value:.2g}' for name, value in qualities.items())}; but for the"
+            " untrained and the trained they are made from the truth."
         ),
         "concentration": (
-            "How much of the gradient the most pulled pixels have together. A line far up on the left trains on a few"
-            " pixels; the dotted line would pull all pixels alike."
+            "How much of the gradient falls on the pixels with the largest. A line far up on the left trains on a few"
+            " pixels; the dotted line would be the same gradient on all pixels."
         ),
         "pictures": (
-            "One image, its errors (white found, orange false alarm, blue missed), and the pull |dL/dlogit| of each"
-            " loss on each of its pixels, over the mean of the image: one logarithmic scale for all."
+            "One image, its errors (true positive white, false positive orange, false negative blue), and |dL/dlogit|"
+            " of each loss on each of its pixels, over the mean of the image: one logarithmic scale for all."
         ),
     }
-    drawn = {name: still(figure, name, captions[name]) for name, figure in figures.items()}
-    warned = Markup("").join(Markup("<li>{}</li>").format(sentence) for sentence in said)
+    regions, concentration, on_image = (static(figures[name], name, captions[name]) for name in figures)
+    empty, rates = tables["empty"], tables["learning_rates"]
+    heads = ["loss", "loss, nothing found", "loss, false positive", "gradient on the false positive"]
     sections = [
-        ("Warnings", Markup("<ul>{}</ul>").format(warned) if said else note("None.")),
-        ("Where the gradient falls", drawn["shares"]),
-        ("How few pixels it falls on", drawn["concentration"]),
-        ("On one image", drawn["pictures"]),
-        ("Empty images", _empty(empty)),
-        ("Learning rates to try", _rates(rates, optimizer)),
+        ("Warnings", bullets(warned) if warned else note("None.")),
+        ("Where the gradient falls", regions),
+        ("How few pixels it falls on", concentration),
+        ("On one image", on_image),
+        ("Empty images", note(EMPTY) + number_table(empty.set_axis(heads, axis=1))),
+        ("Learning rates to try", note(about_rates(rates, optimizer)) + number_table(rates.rename(columns=RATES), 2)),
     ]
-    tables = {"shares": shares, "norms": norms, "concentration": tops, "empty": empty, "learning_rates": rates}
-    return Sheet("Gradient X-ray", sections, figures, tables)
+    return ViewPage("Gradient X-ray", sections, figures, tables)
+
+
+def as_text(tables: Mapping[str, pd.DataFrame], warned: Sequence[str]) -> str:
+    """Everything as text: percent of the gradient by region, empty images, gradients of the weights, warnings."""
+    parts = []
+    norms = tables["norms"].set_index(["stage", "loss"])["fraction_for_90_percent"].map(percent)
+    for stage, part in tables["regions"].groupby("stage", sort=False):
+        pixels, gradient = by_region(part)
+        lines = pd.concat([pixels.to_frame("of the pixels").T, gradient]).map(percent)
+        lines["90 % on"] = ["", *norms[stage].reindex(gradient.index)]
+        parts.append(f"{stage}: % of |dL/dlogit|\n{lines.to_string()}")
+    parts.append("an empty image: loss without and with a false positive, and the gradient on it (bce 0.9)")
+    parts.append(tables["empty"].set_index("loss").map("{:.3g}".format).to_string())
+    parts.append("gradient of the weights, untrained, and learning rates to try")
+    parts.append(tables["learning_rates"].set_index("loss").map("{:.2g}".format).to_string())
+    return "\n\n".join(parts) + "\n\n" + "\n".join(f"! {sentence}" for sentence in warned)
+
+
+def percent(fraction: float) -> str:
+    """A fraction in percent, short enough for a cell."""
+    if not np.isfinite(fraction):
+        return "–"
+    if 0 < fraction < 5e-5:
+        return "<0.01"
+    return f"{100 * fraction:.2g}" if fraction < 0.0995 else f"{100 * fraction:.0f}"
+
+
+def by_region(part: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
+    """Of one stage the fraction of the pixels in each region, and that of the gradient: (loss, region)."""
+    names, losses = part["region"].unique(), part["loss"].unique()
+    gradient = part.pivot(index="loss", columns="region", values="gradient").loc[losses, names]
+    return part.drop_duplicates("region").set_index("region")["pixels"], gradient
 
 
 @styled
-def regions(shares: pd.DataFrame) -> Figure:
-    """A table for each stage: the share of the gradient in each region, coloured by its ratio to that of the pixels."""
-    stages, labels = list(shares["stage"].unique()), list(shares["loss"].unique())
-    names = list(shares["region"].unique())
-    letters = max(map(len, labels))
-    columns = 2 if len(stages) > 1 else 1
-    rows = -(-len(stages) // columns)
-    figure = Figure(figsize=(WIDTH, rows * (0.85 + 0.24 * (len(labels) + 1))), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    for axis, stage in zip(axes, stages, strict=False):
-        part = shares[shares["stage"] == stage]
-        gradient = part.pivot_table(index="loss", columns="region", values="gradient", sort=False, dropna=False)
-        held = part.drop_duplicates("region").set_index("region")["pixels"].reindex(names)
-        _cells(axis, held, gradient.reindex(labels)[names])
-        axis.set_title(stage[:1].upper() + stage[1:])
-        axis.set_yticks(range(len(labels) + 1), ["% of the pixels", *labels])
-    for axis in axes[len(stages) :]:
-        axis.set_visible(False)
-    figure.get_layout_engine().set(wspace=0.02 if letters < 20 else 0.0)
+def draw_regions(regions: pd.DataFrame) -> Figure:
+    """A table for each stage: the part of the gradient in each region, colored by its ratio to that of the pixels."""
+    losses = list(regions["loss"].unique())
+    stages = dict(list(regions.groupby("stage", sort=False)))
+    figure, axes = panels(len(stages), 2, WIDTH / 2, 0.85 + 0.24 * (len(losses) + 1), sharey=True)
+    for axis, (stage, part) in zip(axes, stages.items(), strict=True):
+        _cells(axis, *by_region(part))
+        axis.set_title(str(stage).capitalize())
+        axis.set_yticks(range(len(losses) + 1), ["% of the pixels", *losses])
     return figure
 
 
-def _cells(axis: Axes, held: pd.Series, gradient: pd.DataFrame) -> None:
+def _cells(axis: Axes, pixels: pd.Series, gradient: pd.DataFrame) -> None:
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.log10(gradient.to_numpy() / held.to_numpy()).clip(-1.5, 1.5)
-    shown = np.vstack([np.full(len(held), np.nan), ratio])
+        ratio = np.log10(gradient.to_numpy() / pixels.to_numpy()).clip(-1.5, 1.5)
+    shown = np.vstack([np.full(len(pixels), np.nan), ratio])
     axis.imshow(shown, cmap=two_sided(), vmin=-1.5, vmax=1.5, aspect="auto")
-    for row, values in enumerate([held.to_numpy(), *gradient.to_numpy()]):
+    for row, values in enumerate([pixels.to_numpy(), *gradient.to_numpy()]):
         for column, value in enumerate(values):
-            colour = FAINT if row == 0 else INK
-            axis.text(column, row, percent(value), ha="center", va="center", fontsize=7.5, color=colour)
-    axis.set_xticks(
-        range(len(held)), [name.replace(" ", "\n").replace("kg", "k-\ng").replace("eg", "e-\ng") for name in held.index]
-    )
-    axis.xaxis.tick_top()
-    axis.tick_params(length=0, labelcolor=INK)
+            color = FAINT if row == 0 else INK
+            axis.text(column, row, percent(value), ha="center", va="center", fontsize=7.5, color=color)
+    heads = [str(name).replace(" ", "\n").replace("ground", "-\nground") for name in pixels.index]
+    axis.set_xticks(range(len(heads)), heads)
+    axis.tick_params(length=0, labelcolor=INK, labeltop=True, labelbottom=False)
     axis.axhline(0.5, color=FAINT, lw=0.8)
     axis.spines[:].set_visible(False)
     axis.grid(visible=False)
 
 
 @styled
-def concentration(tops: pd.DataFrame) -> Figure:
-    """The share of the gradient on the most pulled pixels, by their share of all pixels."""
-    stages = list(tops["stage"].unique())
-    columns = 2 if len(stages) > 1 else 1
-    rows = -(-len(stages) // columns)
-    figure = Figure(figsize=(WIDTH, 2.7 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for axis, stage in zip(axes, stages, strict=False):
-        part = tops[tops["stage"] == stage]
-        for label, style in line_styles(part["loss"].unique()).items():
+def draw_concentration(tops: pd.DataFrame) -> Figure:
+    """The fraction of the gradient on the pixels with the largest, by their fraction of all pixels."""
+    stages = dict(list(tops.groupby("stage", sort=False)))
+    figure, axes = panels(len(stages), 2, WIDTH / 2, 2.7, sharex=True, sharey=True)
+    for axis, (stage, part) in zip(axes, stages.items(), strict=True):
+        styles: dict[str, Any] = line_styles(part["loss"].unique())
+        for label, style in styles.items():
             line = part[part["loss"] == label]
             axis.plot(100 * line["pixels"], 100 * line["gradient"], label=label, **style)
         alike = np.logspace(-3, 2, 60)
         axis.plot(alike, alike, color=FAINT, lw=0.9, linestyle=(0, (1, 2)))
         axis.set(xscale="log", xlim=(1e-2, 100), ylim=(0, 102), ylabel="% of the gradient")
-        axis.set(title=stage[:1].upper() + stage[1:], xlabel="% of the pixels, the most pulled first")
+        axis.set(title=str(stage).capitalize(), xlabel="% of the pixels, largest gradient first")
         axis.xaxis.set_major_formatter("{x:g}")
-    for axis in axes[len(stages) :]:
-        axis.set_visible(False)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), handlelength=2.4)
+    legend_below(figure, axes[0])
     return figure
 
 
 @styled
-def gallery(pictures: Sequence[Picture]) -> Figure:
-    """A row for each stage: the image with its errors, and the pull of every loss on its pixels."""
-    labels = list(pictures[0].maps)
-    wide = min(1.45, 14.0 / (len(labels) + 1))
-    figure = Figure(figsize=(0.9 + wide * (len(labels) + 1), 0.4 + (wide + 0.1) * len(pictures)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    grid = figure.subplots(len(pictures), len(labels) + 1, squeeze=False)
-    for axes, picture in zip(grid, pictures, strict=True):
-        axes[0].imshow(paint_errors(picture.image, picture.truth, picture.probability), interpolation="nearest")
-        axes[0].set_ylabel(picture.stage, color=INK)
-        for axis, label in zip(axes[1:], labels, strict=True):
-            pull = np.maximum(picture.maps[label], 1e-9)
-            drawn = axis.imshow(pull, cmap="inferno", norm=LogNorm(1e-2, 1e2), interpolation="nearest")
-    for axis in grid.ravel():
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-        axis.grid(visible=False)
-    for axis, words in zip(grid[0], ["errors", *labels], strict=True):
-        axis.set_title(words.replace(" ", "\n", 1), fontsize=8)
-    figure.colorbar(drawn, ax=grid, label="pull over the image's mean", aspect=40, pad=0.01, extend="both")
+def draw_pictures(pictures: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """A row for each stage: the image with its errors, and the gradient of every loss on its pixels."""
+    heads = list(next(iter(pictures.values())))
+    wide = min(1.45, 14.0 / len(heads))
+    size = (1.6 + wide * len(heads), 0.4 + (wide + 0.1) * len(pictures))
+    figure, axes = picture_grid(list(pictures), [head.replace(" ", "\n", 1) for head in heads], size)
+    norm = LogNorm(1e-2, 1e2, clip=True)
+    for line, row in zip(axes, pictures.values(), strict=True):
+        for axis, (name, picture) in zip(line, row.items(), strict=True):
+            options: dict[str, Any] = {} if name == "errors" else {"cmap": "inferno", "norm": norm}
+            show(axis, picture, **options)
+    color_bar(figure, axes.flat, norm, "inferno", "|dL/dlogit| over the image's mean", aspect=40, extend="both")
     return figure
 
 
-def _empty(empty: pd.DataFrame) -> str:
-    head = ["loss", "loss, nothing found", "loss, false alarm", "pull on the false alarm"]
-    rows = [
-        [text(r["loss"]), *(number(r[key], 4) for key in ("clean", "alarm", "pull"))] for r in empty.to_dict("records")
-    ]
-    words = (
-        "A mask without foreground, on which the model finds nothing (probability 0.02 everywhere), and on which it"
-        " finds an object that is not there (probability 0.9). The pull is the gradient of one falsely alarmed pixel"
-        " times the number of pixels: how strongly the loss unlearns false alarms; cross-entropy's is 0.9."
-    )
-    return note(words) + table(head, rows)
-
-
-def _rates(rates: pd.DataFrame, optimizer: str) -> str:
-    head = ["loss", "norm of the gradient", "relative", "of a typical weight", "low", "middle", "high"]
-    keys = ("norm", "relative", "rms", "low", "middle", "high")
-    rows = [
-        [text(r["loss"]), *(number(r[key])._replace(shown=f"{r[key]:.2g}") for key in keys)]
-        for r in rates.to_dict("records")
-    ]
+def about_rates(rates: pd.DataFrame, optimizer: str) -> str:
+    """How the learning rates come about."""
     name = optimizer.rsplit(".", 1)[-1]
-    words = (
-        f"The gradient of the untrained model's weights on one batch. With {name} the steps "
-        + (
+    if rates["middle"].nunique() == 1:
+        steps = (
             "do not depend on the scale of a loss, since it divides each gradient by its own running size: all losses"
             " get the same three rates. That does not make one rate right for all; "
-            if rates["middle"].nunique() == 1
-            else "are as long as the gradient: the three rates are the configured one, and one on either side, divided"
-            " by the norm relative to the reference's (bce, or the first loss). That holds for the first steps, and"
-            " norms part later; "
         )
-        + "let validation decide: python -m seglab.train -m loss=... 'tune.lr=[low,middle,high]'."
+    else:
+        steps = (
+            "are as long as the gradient: the three rates are the configured one, and one on either side, divided by"
+            " the norm relative to the reference's (bce, or the first loss). That holds for the first steps, and norms"
+            " part later; "
+        )
+    return (
+        f"The gradient of the untrained model's weights on one batch. With {name} the steps {steps}let validation"
+        " decide: python -m seglab.train -m loss=... 'tune.lr=[low,middle,high]'."
     )
-    return note(words) + table(head, rows)

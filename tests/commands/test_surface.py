@@ -1,4 +1,4 @@
-"""The command from its words to its page."""
+"""The command from its options to its page."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from seglab.contract import ContractError
 from seglab.surface import surface
 
 Configure = Callable[..., DictConfig]
+OF_RUNS = ("pixels", "fork", "landscape", "checkerboard")
 
 
 def test_an_unknown_view_is_one_sentence(configure: Configure, tmp_path: Path) -> None:
@@ -36,9 +37,7 @@ def test_the_curves_of_the_study_are_a_preset_that_leaves_pictures_numbers_and_a
 
 
 @pytest.mark.slow
-def test_an_xray_says_in_words_what_to_beware_of(
-    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_xray_warns_in_words(configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     words = ("view=xray", "dataset.size=32", "dataset.train=4", "dataset.val=2", "dataset.test=2", "model.base=4")
     losses = "losses=[bce,{dice: {empty: skip}}]"
     with caplog.at_level("INFO"):
@@ -48,21 +47,22 @@ def test_an_xray_says_in_words_what_to_beware_of(
     warning = "dice empty=skip: no gradient against false positives on empty images"
     assert f"! {warning}" in caplog.text
     assert warning in page.read_text()
-    tables = ("shares", "norms", "concentration", "empty", "learning_rates")
+    tables = ("regions", "norms", "concentration", "empty", "learning_rates")
     assert all((tmp_path / f"{name}.csv").is_file() for name in tables)
 
 
-@pytest.mark.parametrize("name", ["pixels", "fork", "landscape", "checkerboard"])
-def test_the_yaml_lists_the_knobs_of_each_view(configure: Configure, name: str) -> None:
+@pytest.mark.parametrize("name", ["curve", "xray", *OF_RUNS])
+def test_the_yaml_lists_the_options_of_each_view(configure: Configure, name: str) -> None:
     view = importlib.import_module(f"seglab.views.{name}").view
-    assert set(configure("surface")[name]) == set(inspect.signature(view).parameters) - {"runs", "losses", "folder"}
+    from_elsewhere = {"runs", "run", "losses", "folder", "dataset", "module", "optimizer"}
+    assert set(configure("surface")[name]) == set(inspect.signature(view).parameters) - from_elsewhere
 
 
-@pytest.mark.parametrize("name", ["pixels", "fork", "landscape", "checkerboard"])
+@pytest.mark.parametrize("name", OF_RUNS)
 def test_a_view_of_runs_without_a_run_is_one_sentence(configure: Configure, tmp_path: Path, name: str) -> None:
     with pytest.raises(ContractError, match=f"expected run=outputs/STUDY/RUN for view={name}, got none"):
         surface(configure("surface", f"view={name}"), tmp_path)
     (tmp_path / "empty").mkdir()
-    for where, said in ((tmp_path / "gone", "the folder of a run"), (tmp_path / "empty", "a run at")):
-        with pytest.raises(ContractError, match=said):
+    for where, message in ((tmp_path / "gone", "the folder of a run"), (tmp_path / "empty", "a run at")):
+        with pytest.raises(ContractError, match=message):
             surface(configure("surface", f"view={name}", f"run={where}"), tmp_path)

@@ -13,7 +13,18 @@ from seglab.contract import ContractError
 from seglab.losses.combine import Batchwise
 from seglab.losses.pixel import BCE
 from seglab.losses.region import Dice, IoU, Tversky
-from seglab.views.curve import OBJECT, Context, additive, exchangeable, in_context, margins, moved, plane, single, view
+from seglab.views.curve import (
+    Context,
+    error_plane,
+    image_curve,
+    image_curves,
+    is_additive,
+    is_exchangeable,
+    margins,
+    pixel_curves,
+    view,
+)
+from seglab.views.curve_figures import OBJECT
 from tests.losses.conftest import NAMES
 from tests.losses.conftest import build as make
 
@@ -36,13 +47,13 @@ from tests.losses.conftest import build as make
     ],
 )
 def test_what_a_loss_is_a_function_of_is_found_by_calling_it(name, alone, anywhere) -> None:
-    assert additive(make(name)) is alone
-    assert exchangeable(make(name)) is anywhere
+    assert is_additive(make(name)) is alone
+    assert is_exchangeable(make(name)) is anywhere
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 3.0, 5.0])
 def test_a_pixel_under_focal_loss_costs_what_the_paper_says(gamma: float) -> None:
-    table = single({"focal": make("focal", gamma=gamma)}, 21)
+    table = pixel_curves({"focal": make("focal", gamma=gamma)}, 21)
     p = table["p"]
     assert np.allclose(table["value"], -((1 - p) ** gamma) * np.log(p), atol=1e-12)
     by_hand = gamma * (1 - p) ** (gamma - 1) * np.log(p) - (1 - p) ** gamma / p
@@ -52,8 +63,8 @@ def test_a_pixel_under_focal_loss_costs_what_the_paper_says(gamma: float) -> Non
     assert np.allclose(1 / (1 + np.exp(-sign * table["logit"])), p)
 
 
-def test_the_classes_part_where_a_loss_weighs_them() -> None:
-    table = single({"weighted": make("weighted_bce", pos_weight=4.0)}, 9)
+def test_the_classes_differ_where_a_loss_weighs_them() -> None:
+    table = pixel_curves({"weighted": make("weighted_bce", pos_weight=4.0)}, 9)
     foreground, background = (table.loc[table["pixel"] == side, "value"] for side in ("foreground", "background"))
     assert np.allclose(foreground, 4 * background.to_numpy())
 
@@ -61,12 +72,12 @@ def test_the_classes_part_where_a_loss_weighs_them() -> None:
 def test_an_image_moves_as_its_closed_form_says() -> None:
     """Dice with n1 foreground pixels at p and n0 background pixels at 0.8: fp and fn are 0.2 n0 and (1 - p) n1."""
     context = Context(0.1, 20)
-    curve = moved(Dice(), context, 0.8, margins(11, 5.0))["foreground"]
+    curve = image_curve(Dice(), context, 0.8, margins(11, 5.0))["foreground"]
     n1, n0 = 40, 360
     assert int(context.target().sum()) == n1
     fn, fp = (1 - curve["p"]) * n1, 0.2 * n0
     assert np.allclose(curve["value"], (fn + fp) / (2 * (n1 - fn) + fn + fp))
-    assert np.allclose(moved(BCE(), context, 0.8, margins(11, 5.0))["background"]["by_logit"], 1 - curve["p"])
+    assert np.allclose(image_curve(BCE(), context, 0.8, margins(11, 5.0))["background"]["by_logit"], 1 - curve["p"])
 
 
 @pytest.mark.parametrize("name", ["dice", "lovasz_hinge", "boundary", "hausdorff", "weight_map", "cldice", "topk"])
@@ -74,16 +85,18 @@ def test_the_gradient_of_an_image_is_the_slope_of_its_curve(name: str) -> None:
     """Moving n pixels together by dz changes the loss by the sum of their gradients."""
     context = Context(0.1, 16)
     for side, margin in (("foreground", -2.0), ("background", -2.0), ("foreground", 1.3), ("background", 3.1)):
-        curve = moved(make(name), context, 0.9, torch.tensor([margin - 1e-3, margin, margin + 1e-3]).double())[side]
+        curve = image_curve(make(name), context, 0.9, torch.tensor([margin - 1e-3, margin, margin + 1e-3]).double())[
+            side
+        ]
         moving = int((context.target() == (side == "foreground")).sum())
         slope = (curve["value"][2] - curve["value"][0]) / (curve["logit"][2] - curve["logit"][0])
         assert curve["by_logit"][1] == pytest.approx(slope * 256 / moving, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_loss_has_a_finite_curve_that_pulls_wrong_pixels_towards_the_truth(name: str) -> None:
+def test_every_loss_has_a_finite_curve_that_moves_wrong_pixels_towards_the_truth(name: str) -> None:
     for side, sign in (("foreground", -1), ("background", 1)):
-        curve = moved(make(name), Context(0.1, 12), 0.9, torch.tensor([-3.0, -1.0, 3.0]).double())[side]
+        curve = image_curve(make(name), Context(0.1, 12), 0.9, torch.tensor([-3.0, -1.0, 3.0]).double())[side]
         assert np.isfinite(curve["value"]).all()
         assert np.isfinite(curve["by_logit"]).all()
         assert sign * curve["by_logit"][1] > 0, "dL/dz is below 0 on foreground and above 0 on background"
@@ -91,7 +104,7 @@ def test_every_loss_has_a_finite_curve_that_pulls_wrong_pixels_towards_the_truth
 
 @pytest.mark.parametrize(("loss", "a", "b"), [(Dice(), 0.5, 0.5), (IoU(), 1, 1), (Tversky(), 0.3, 0.7)])
 def test_the_plane_is_the_closed_form_of_the_overlap(loss, a: float, b: float) -> None:
-    table = plane({"": loss}, 0.05, 1 - 1e-13)
+    table = error_plane({"": loss}, 0.05, 1 - 1e-13)
     error = a * table["fp"] + b * table["fn"]
     assert np.allclose(table["value"], error / (OBJECT - table["fn"] + error), atol=1e-9)
     corners = table[table["fn"].isin([0, OBJECT]) & table["fp"].isin([0, 2 * OBJECT])]
@@ -100,18 +113,18 @@ def test_the_plane_is_the_closed_form_of_the_overlap(loss, a: float, b: float) -
 
 def test_pooling_over_a_batch_does_not_mix_the_points_of_a_curve() -> None:
     context = Context(0.1, 10)
-    pooled, each = (moved(loss, context, 0.9, margins(5, 5.0)) for loss in (Batchwise(loss=Dice()), Dice()))
+    pooled, each = (image_curve(loss, context, 0.9, margins(5, 5.0)) for loss in (Batchwise(loss=Dice()), Dice()))
     assert np.allclose(pooled["background"]["value"], each["background"]["value"])
 
 
-def test_frames_hold_the_chosen_context_and_the_weights_of_their_own_share() -> None:
-    frames = in_context({"w": make("weighted_bce", pos_weight=2.0), "auto": BCE()}, 0.2, 0.6, 10, 3)
+def test_frames_hold_the_chosen_context_and_the_weights_of_their_own_fraction() -> None:
+    frames = image_curves({"w": make("weighted_bce", pos_weight=2.0), "auto": BCE()}, 0.2, 0.6, 10, 3)
     assert (0.2, 0.6) in frames
     assert (0.01, 0.99) in frames
     assert all(isinstance(table, pd.DataFrame) and len(table) == 12 for table in frames.values())
 
 
-def test_a_context_has_as_many_pixels_as_its_share_says_and_two_objects() -> None:
+def test_a_context_has_as_many_pixels_as_its_fraction_says_and_two_objects() -> None:
     target = Context(0.03, 40).target()
     assert int(target.sum()) == 48
     assert target.flatten().unique().tolist() == [0, 1]
@@ -122,19 +135,19 @@ def test_a_context_has_as_many_pixels_as_its_share_says_and_two_objects() -> Non
 
 @pytest.mark.slow
 def test_a_view_has_a_figure_and_a_table_for_each_thing_it_shows() -> None:
-    sheet = view({"bce": make("bce"), "dice": make("dice"), "boundary": make("boundary")}, 0.05, 0.8, 8, 3, 0.99)
-    assert set(sheet.figures) == set(sheet.tables) == {"pixel", "image", "plane"}
-    assert set(sheet.tables["pixel"]["loss"]) == {"bce"}
-    assert set(sheet.tables["plane"]["loss"]) == {"dice"}
-    said = dict(sheet.sections)["Not in the plane"]
-    assert "bce: each false pixel costs the same" in said
-    assert "boundary: it matters where" in said
+    page = view({"bce": make("bce"), "dice": make("dice"), "boundary": make("boundary")}, 0.05, 0.8, 8, 3, 0.99)
+    assert set(page.figures) == set(page.tables) == {"pixel", "image", "plane"}
+    assert set(page.tables["pixel"]["loss"]) == {"bce"}
+    assert set(page.tables["plane"]["loss"]) == {"dice"}
+    reasons = dict(page.sections)["Not in the plane"]
+    assert "bce: each false pixel costs the same" in reasons
+    assert "boundary: it matters where" in reasons
 
 
 @pytest.mark.parametrize(
-    ("knob", "said"), [({"share": 0.0}, "share between 0 and 1"), ({"size": 4}, "size of at least")]
+    ("wrong", "message"), [({"foreground": 0.0}, "foreground between 0 and 1"), ({"size": 4}, "size of at least")]
 )
-def test_a_wrong_knob_is_one_sentence(knob: dict, said: str) -> None:
-    knobs = {"share": 0.1, "quality": 0.9, "size": 16, "points": 5, "confidence": 0.99}
-    with pytest.raises(ContractError, match=said):
-        view({"bce": BCE()}, **knobs | knob)
+def test_a_wrong_option_is_one_sentence(wrong: dict, message: str) -> None:
+    options = {"foreground": 0.1, "quality": 0.9, "size": 16, "points": 5, "confidence": 0.99}
+    with pytest.raises(ContractError, match=message):
+        view({"bce": BCE()}, **options | wrong)

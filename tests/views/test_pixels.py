@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,104 +15,105 @@ from PIL import Image
 from seglab.contract import ContractError
 from seglab.engine.config import build_choices
 from seglab.engine.trained_run import TrainedRun
-from seglab.views.pixel_figures import COLORS, Look, Scene, raised, scale, thin
-from seglab.views.pixel_figures import table as numbers
-from seglab.views.pixels import look, looks, view
-from seglab.views.run_inputs import logits_at, scenes, titles
+from seglab.views.landscape import evenly_spread
+from seglab.views.panels import narrow
+from seglab.views.pixel_figures import LOSS_COLORS, raised, scale, table
+from seglab.views.pixels import histories, inspect, view
+from seglab.views.run_inputs import logits_at, titles
 
 LISTED = build_choices("loss", ["bce", "lovasz_hinge"])
+OPTIONS: dict[str, Any] = {"loss": "own", "show": "attribution", "images": 1}
 
 
-def test_a_look_at_the_best_weights_says_what_the_run_has_measured(runs: list[TrainedRun]) -> None:
-    run = runs[1]
+def test_the_best_weights_give_what_the_run_has_measured(run: TrainedRun) -> None:
     rows = pd.read_csv(run.folder / "per_image.csv").set_index("id")
-    batches = scenes(run, [run.loss()], list(rows.index))
+    batches = evenly_spread(run, {"dice": run.loss()}, "test", None)  # those of its test
     for batch, logits in zip(batches, logits_at(run, run.best, batches), strict=True):
-        seen, row = look(logits, batch, run.loss(), "share", 0.5), rows.loc[batch["id"][0]]
-        assert seen.value == pytest.approx(row["loss"], rel=1e-5)
-        assert seen.loss.mean() == pytest.approx(row["loss"], rel=1e-4)
-        for name, value in seen.scores.items():
-            assert value == pytest.approx(row[name], abs=1e-5), name
-        truth = batch["target"][0, 0].numpy() >= 0.5
-        assert seen.confidence[truth].mean() == pytest.approx(row["foreground_confidence"], abs=1e-5)
+        for k, name in enumerate(batch["id"]):
+            one, row = {key: values[k : k + 1] for key, values in batch.items()}, rows.loc[name]
+            seen = inspect(logits[k : k + 1], one, run.loss(), "attribution", 0.5)
+            assert seen.loss == pytest.approx(row["loss"], rel=1e-5)
+            assert seen.loss_map.mean() == pytest.approx(row["loss"], rel=1e-4)
+            for score, value in seen.scores.items():
+                assert value == pytest.approx(row[score], abs=1e-5), score
+            truth = one["target"][0, 0].numpy() >= 0.5
+            assert seen.confidence[truth].mean() == pytest.approx(row["foreground_confidence"], abs=1e-5)
 
 
 @pytest.mark.slow
-def test_the_sheet_holds_every_run_at_every_moment_on_one_colour_scale(runs: list[TrainedRun], tmp_path: Path) -> None:
-    sheet = view(runs, {}, loss="own", show="share", images=2, colours="linear")
-    table = sheet.tables["pixels"]
-    assert list(table["row"].unique()) == ["bce", "dice"]
-    assert sorted(table["epoch"].unique()) == [0, 1, 2]
-    assert len(table) == 2 * 2 * 3
+def test_the_page_holds_every_run_at_every_snapshot_on_one_color_scale(runs: list[TrainedRun], tmp_path: Path) -> None:
+    page = view(runs, {}, **OPTIONS | {"images": 2}, colors="linear")
+    numbers = page.tables["pixels"]
+    assert list(numbers["row"].unique()) == ["bce", "dice"]
+    assert sorted(numbers["epoch"].unique()) == [0, 1, 2]
+    assert len(numbers) == 2 * 2 * 3
     spans = {
         (image.norm.vmin, image.norm.vmax)
-        for name, figure in sheet.figures.items()
+        for name, figure in page.figures.items()
         for axis in figure.axes
         for image in axis.get_images()
-        if name.endswith("_loss") and image.cmap.name == COLORS["loss"] and axis.get_xlabel()
+        if name.endswith("_loss") and image.cmap.name == LOSS_COLORS and axis.get_xlabel()
     }
     assert len(spans) == 1
-    page = sheet.write(tmp_path).read_text()
-    assert not re.search("<script [^>]*src|<link", page)
-    assert page.count("<img ") == 2 * 3
-    with Image.open(next(tmp_path.glob("*.gif"))) as film:
-        assert film.n_frames == 3
+    html = page.write(tmp_path).read_text()
+    assert not re.search("<script [^>]*src|<link", html)
+    assert html.count("<img ") == 2 * 3
+    with Image.open(next(tmp_path.glob("*.gif"))) as animation:
+        assert animation.n_frames == 3
     assert len(list(tmp_path.glob("*_loss.png"))) == len(list(tmp_path.glob("*_loss.svg"))) == 2
 
 
-def test_before_training_twins_see_the_same(runs: list[TrainedRun]) -> None:
-    table = numbers(*looks(runs, {}, loss="own", show="share", images=1))
-    start = table[table["epoch"] == 0].set_index("row")["foreground_confidence"]
+def test_before_training_paired_runs_see_the_same(runs: list[TrainedRun]) -> None:
+    numbers = table(*histories(runs, {}, **OPTIONS))
+    start = numbers[numbers["epoch"] == 0].set_index("row")["foreground_confidence"]
     assert start["bce"] == start["dice"]
 
 
 def test_any_loss_can_be_asked_for_its_gradient(runs: list[TrainedRun]) -> None:
-    ((_, _, _, _, rows),) = looks(runs[:1], LISTED, loss="listed", show="gradient", images=1)[0]
-    assert list(rows) == ["bce", "lovasz_hinge"]
-    error = 1 - rows["bce"][0].confidence  # the gradient of cross-entropy
-    np.testing.assert_allclose(rows["bce"][0].loss, error, atol=1e-5)
+    (history,), _ = histories(runs[:1], LISTED, **OPTIONS | {"loss": "listed", "show": "gradient"})
+    assert list(history.rows) == ["bce", "lovasz_hinge"]
+    first = history.rows["bce"][0]
+    np.testing.assert_allclose(first.loss_map, 1 - first.confidence, atol=1e-5)  # the gradient of cross-entropy
 
 
 def test_the_scale_holds_all_but_the_highest_pixels_of_all_maps() -> None:
-    maps = [np.full((10, 10), 0.1), np.full((10, 10), 2.0), np.full((10, 10), -0.5)]
-    looks = [Look(m, m, m, 0.0, 0.5, {}) for m in maps]
-    first, second = ({name: row} for name, row in (("one", looks[:2]), ("two", looks[2:])))
-    made = [Scene("a", maps[0], maps[0], ["x"], first), Scene("b", maps[0], maps[0], ["x"], second)]
-    norm = scale(made, "linear")
-    assert (norm.vmin, norm.vmax) == (-0.5, 2.0)
-    assert scale(made, "log")(2.0) == 1
-    assert scale(made, "log")(2e-2) == pytest.approx(0.5)
-    assert raised(maps[2], scale(made, "log")).max() == pytest.approx(np.log10(2e-4))
+    values = np.repeat([0.1, 2.0, -0.5], 100)
+    assert scale(values, log=False) == (-0.5, 2.0)
+    assert scale(values, log=True) == pytest.approx((2e-4, 2.0))
+    assert scale(np.append(np.ones(9999), 50.0), log=False) == (0.0, 1.0)
+    assert raised(np.full((10, 10), -0.5), 2e-4, log=True).max() == pytest.approx(np.log10(2e-4))
 
 
 def test_a_thinned_surface_keeps_the_mean() -> None:
     values = np.random.default_rng(0).random((128, 128))
-    assert thin(values).shape == (64, 64)
-    assert thin(values).mean() == pytest.approx(values.mean())
-    assert thin(values)[0, 0] == pytest.approx(values[:2, :2].mean())
+    heights = raised(values, 0.0, log=False)
+    assert heights.shape == (64, 64)
+    assert heights.mean() == pytest.approx(values.mean())
+    assert heights[0, 0] == pytest.approx(values[:2, :2].mean())
 
 
-def test_runs_of_one_loss_are_told_apart(runs: list[TrainedRun]) -> None:
+def test_labels_tell_runs_apart_and_have_a_line_for_each_of_their_parts(runs: list[TrainedRun]) -> None:
     assert titles(runs) == ["bce", "dice"]
     assert titles([runs[0], runs[0]])[0].startswith("bce")
+    assert narrow("bce_dice · upsample=resize · size=96") == "bce_dice\nupsample=resize\nsize=96"
 
 
 @pytest.mark.parametrize(
-    ("looked", "said"),
+    ("shown", "losses", "changed", "message"),
     [
-        (lambda runs, other: looks([other], {}, "own", "share", 1), r"snapshots/epoch-.*callbacks=snapshots"),
-        (lambda runs, other: looks([runs[0], other], {}, "own", "share", 1), "expected the data of"),
-        (lambda runs, other: looks(runs, LISTED, "listed", "share", 1), "one run to be judged"),
-        (lambda runs, other: looks(runs[:1], LISTED, "listed", "share", 1), "LovaszHinge: .*its gradient instead"),
-        (lambda runs, other: looks(runs, {}, "own", "colour", 1), "show as one of share, gradient"),
-        (lambda runs, other: looks(runs, {}, "mine", "share", 1), "loss as one of own, listed"),
-        (lambda runs, other: looks(runs, {}, "own", "share", ["nobody"]), "ids of test images, such as .*nobody"),
-        (lambda runs, other: looks(runs, {}, "own", "share", 0), "at least one, or a list of ids"),
+        ("other", {}, {}, r"snapshots/epoch-.*callbacks=snapshots"),
+        ("bce other", {}, {}, "expected the data of"),
+        ("bce dice", LISTED, {"loss": "listed"}, "one run to be judged"),
+        ("bce", LISTED, {"loss": "listed"}, "LovaszHinge: .*its gradient instead"),
+        ("bce", {}, {"show": "color"}, "show as one of attribution, gradient"),
+        ("bce", {}, {"loss": "mine"}, "loss as one of own, listed"),
+        ("bce", {}, {"images": ["nobody"]}, "ids of test images, such as .*nobody"),
+        ("bce", {}, {"images": 0}, "at least one, or a list of ids"),
     ],
 )
-def test_what_cannot_be_looked_at_is_one_sentence(
-    runs: list[TrainedRun], stranger: TrainedRun, looked: Callable[[list[TrainedRun], TrainedRun], object], said: str
+def test_what_cannot_be_shown_is_one_sentence(
+    pick: Callable[[str], list[TrainedRun]], shown: str, losses: dict, changed: dict, message: str
 ) -> None:
-    with pytest.raises(ContractError, match=said) as fault:
-        looked(runs, stranger)
+    with pytest.raises(ContractError, match=message) as fault:
+        histories(pick(shown), losses, **OPTIONS | changed)
     assert "\n" not in str(fault.value)

@@ -18,8 +18,8 @@ from seglab.losses.focal import Focal
 from seglab.losses.pixel import BCE
 from seglab.losses.region import Dice
 from seglab.models.unet import UNet
-from seglab.views.simulated_predictions import QUALITIES, object_sizes, radius, simulated, soft_iou
-from seglab.views.xray import at_weights, measured, on_empty, regions, view
+from seglab.views.simulated_predictions import QUALITIES, object_sizes, simulated, soft_iou, typical_radius
+from seglab.views.xray import at_weights, measure, on_empty, regions, view
 from seglab.views.xray_warnings import learning_rates, warnings
 
 ADAM = {"_target_": "torch.optim.AdamW", "lr": 1e-3, "eps": 1e-8}
@@ -39,19 +39,17 @@ def batch() -> dict[str, Any]:
     return {"image": torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "target": target, "id": ["a", "b"]}
 
 
-def test_small_and_large_objects_are_told_apart_by_their_pixels() -> None:
+def test_small_and_large_objects_are_separated_by_their_pixels() -> None:
     sizes = object_sizes(batch()["target"])
     assert sizes.unique().tolist() == [0, 4, 16]
-    assert radius(sizes) == pytest.approx(math.sqrt(16 / math.pi))
+    assert typical_radius(sizes) == pytest.approx(math.sqrt(16 / math.pi))
     areas = regions(torch.zeros(2, 1, 16, 16), batch()["target"], 1)
     counted = {name: int(area.sum()) for name, area in areas.items()}
     assert counted["foreground"] == 20
     assert counted["background"] == 512 - 20
     assert (counted["small objects"], counted["large objects"]) == (4, 16)
     assert counted["empty images"] == 256
-    assert counted["edge"] == 16 + (
-        36 - 4
-    )  # objects and the ring around them, but for the 2 x 2 core of the larger one
+    assert counted["edge"] == 16 + (36 - 4)  # objects and the ring around them, but for the larger one's 2 x 2 core
 
 
 def test_simulated_predictions_get_better_and_are_repeatable() -> None:
@@ -63,33 +61,34 @@ def test_simulated_predictions_get_better_and_are_repeatable() -> None:
     assert torch.equal(made[0], simulated(target, 0.3, 2.0, 1))
 
 
-def test_the_shares_and_the_concentration_of_cross_entropy_are_those_of_its_errors() -> None:
+def test_the_regions_and_the_concentration_of_cross_entropy_are_those_of_its_errors() -> None:
     seen = batch()
     logits = torch.full((2, 1, 16, 16), -2.0)
-    shares, norms, tops, pictures = measured({"bce": BCE()}, {"x": logits}, seen, 2, 1)
+    tables, pictures = measure({"bce": BCE()}, {"x": logits}, seen, 2, 1)
+    by_region, norms = tables["regions"].set_index("region"), tables["norms"]
     p = 1 / (1 + math.exp(2))
     whole = 20 * (1 - p) + 492 * p
-    found = shares.set_index("region")["gradient"]
+    found = by_region["gradient"]
     assert found["foreground"] == pytest.approx(20 * (1 - p) / whole, rel=1e-6)
     assert found["hard"] == found["foreground"]
     assert found["background"] == pytest.approx(492 * p / whole, rel=1e-6)
-    assert shares.set_index("region")["pixels"]["foreground"] == 20 / 512
+    assert by_region["pixels"]["foreground"] == 20 / 512
     needed = 20 + math.ceil((0.9 * whole - 20 * (1 - p)) / p)
-    assert norms["carry"].item() == pytest.approx(needed / 512, abs=1.5 / 512)
+    assert norms["fraction_for_90_percent"].item() == pytest.approx(needed / 512, abs=1.5 / 512)
     first = [20 * (1 - p) ** 2 + 236 * p**2, 256 * p**2]
     assert norms["norm"].item() == pytest.approx(sum(math.sqrt(x) / 256 for x in first) / 2, rel=1e-5)
-    assert tops["gradient"].iloc[-1] == pytest.approx(1)
-    assert pictures[0].maps["bce"].mean() == pytest.approx(1)
+    assert tables["concentration"]["gradient"].iloc[-1] == pytest.approx(1)
+    assert pictures["x"]["bce"].mean() == pytest.approx(1)
 
 
 def test_an_empty_image_costs_what_the_closed_form_says() -> None:
     table = on_empty({"bce": BCE(), "skip": Dice(empty="skip"), "dice": Dice()}, batch()["target"]).set_index("loss")
-    calm, alarm = math.log1p(math.exp(-4)), -math.log(0.1)
-    assert table.loc["bce", "clean"] == pytest.approx(calm, rel=1e-5)
-    assert table.loc["bce", "alarm"] == pytest.approx((236 * calm + 20 * alarm) / 256, rel=1e-5)
-    assert table.loc["bce", "pull"] == pytest.approx(0.9, rel=1e-5)
+    true_negative, false_positive = math.log1p(math.exp(-4)), -math.log(0.1)
+    assert table.loc["bce", "without_fp"] == pytest.approx(true_negative, rel=1e-5)
+    assert table.loc["bce", "with_fp"] == pytest.approx((236 * true_negative + 20 * false_positive) / 256, rel=1e-5)
+    assert table.loc["bce", "fp_gradient"] == pytest.approx(0.9, rel=1e-5)
     assert list(table.loc["skip"]) == [0, 0, 0]
-    assert table.loc["dice", "pull"] > 0
+    assert table.loc["dice", "fp_gradient"] > 0
 
 
 def test_the_gradient_of_the_weights_is_that_of_a_backward_pass() -> None:
@@ -98,10 +97,10 @@ def test_the_gradient_of_the_weights_is_that_of_a_backward_pass() -> None:
     assert table.loc["half", "norm"] == pytest.approx(table.loc["bce", "norm"] / 2, rel=1e-5)
     module.train()
     BCE()(module(seen["image"]), seen["target"]).mean().backward()
-    slopes = torch.cat([weight.grad.flatten() for weight in module.parameters() if weight.grad is not None])
-    assert table.loc["bce", "norm"] == pytest.approx(slopes.norm().item(), rel=1e-4)
+    gradient = torch.cat([weight.grad.flatten() for weight in module.parameters() if weight.grad is not None])
+    assert table.loc["bce", "norm"] == pytest.approx(gradient.norm().item(), rel=1e-4)
     count = sum(weight.numel() for weight in module.parameters())
-    assert table.loc["bce", "rms"] == pytest.approx(slopes.norm().item() / math.sqrt(count), rel=1e-4)
+    assert table.loc["bce", "rms"] == pytest.approx(gradient.norm().item() / math.sqrt(count), rel=1e-4)
 
 
 def test_rates_follow_the_norm_under_sgd_and_stay_under_adam() -> None:
@@ -118,15 +117,15 @@ def test_what_is_planted_is_warned_of() -> None:
     target = batch()["target"]
     weights = pd.DataFrame({"loss": list(losses), "norm": [1.0, 1e-6, 1.0], "rms": [1e-3, 1e-9, 1e-3]})
     sure = (2.0 * target - 1) * 5  # right everywhere,
-    sure[0, 0, 15, 15] = 2.0  # but for one false alarm
+    sure[0, 0, 15, 15] = 2.0  # but for one false positive
     predictions = {"untrained": torch.full((2, 1, 16, 16), 0.0), "half-trained": sure}
-    shares, norms, _, _ = measured(losses, predictions, batch(), 2, 1)
-    said = " | ".join(warnings(shares, norms, on_empty(losses, target), weights, ADAM))
-    assert "skip: no gradient against false positives on empty images (0; bce has 0.9)" in said
-    assert "dice: costs 1 on an empty image that is predicted rightly" in said
-    assert "focal, half-trained: 90 % of the gradient on 0.2 % of the pixels" in said
-    assert "focal: a typical weight's gradient of 1e-09 is not far above the optimizer's eps of 1e-08" in said
-    assert "skip, half-trained: 90 %" not in said
+    tables = measure(losses, predictions, batch(), 2, 1)[0] | {"empty": on_empty(losses, target)}
+    found = " | ".join(warnings(tables | {"learning_rates": learning_rates(weights, ADAM)}, ADAM))
+    assert "skip: no gradient against false positives on empty images (0; bce has 0.9)" in found
+    assert "dice: costs 1 on an empty image that is predicted rightly" in found
+    assert "focal, half-trained: 90 % of the gradient on 0.2 % of the pixels" in found
+    assert "focal: a typical weight's gradient of 1e-09 is not far above the optimizer's eps of 1e-08" in found
+    assert "skip, half-trained: 90 %" not in found
 
 
 @pytest.mark.slow
@@ -134,11 +133,11 @@ def test_the_view_makes_its_tables_and_figures_without_a_trace_of_training() -> 
     losses = {"bce": BCE(), "focal gamma=5": Focal(gamma=5.0)}
     module = fresh()
     before = [weight.clone() for weight in module.parameters()]
-    sheet = view(losses, Synthetic(size=32, train=4, val=2, test=2), module, ADAM, 4, 2, 2, None, 1)
-    assert set(sheet.figures) == {"shares", "concentration", "pictures"}
-    assert set(sheet.tables) == {"shares", "norms", "concentration", "empty", "learning_rates"}
-    assert set(sheet.tables["shares"]["stage"]) == {"untrained", *QUALITIES}
-    both = sheet.tables["shares"].pivot_table(index=["stage", "loss"], columns="region", values="gradient")
+    page = view(losses, Synthetic(size=32, train=4, val=2, test=2), module, ADAM, 4, 2, 2, None, 1)
+    assert set(page.figures) == {"regions", "concentration", "pictures"}
+    assert set(page.tables) == {"regions", "norms", "concentration", "empty", "learning_rates"}
+    assert set(page.tables["regions"]["stage"]) == {"untrained", *QUALITIES}
+    both = page.tables["regions"].pivot_table(index=["stage", "loss"], columns="region", values="gradient")
     assert np.allclose(both["foreground"] + both["background"], 1)
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
 
