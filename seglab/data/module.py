@@ -20,10 +20,10 @@ from seglab.data.split import Splits
 
 
 class DataModule(pl.LightningDataModule):
-    """The three parts of a data set as batches, and the facts about them.
+    """The three splits of a data set as batches, and the facts about them.
 
-    `needs` names the maps that the loss wants (see maps.py). `start_method` chooses how workers start (fork, spawn,
-    forkserver; None is the platform's own); no batch depends on it, nor on `workers`.
+    `needs` names the maps that the loss wants (see distance_maps.py). `start_method` chooses how workers start (fork,
+    spawn, forkserver; None is the platform's own); no batch depends on it, nor on `workers`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def splits(self) -> Splits:
-        """The items of each part."""
+        """The items of each split."""
         return self.data.splits
 
     def facts(self) -> dict[str, Any]:
@@ -75,20 +75,20 @@ class DataModule(pl.LightningDataModule):
         """Say in sentences what looks wrong about the data."""
         return self.data.warnings()
 
-    def objects(self, part: str) -> dict[str, Callable[[], np.ndarray]]:
-        """Give what numbers the objects of each image, as the model sees it, that the data set tells apart, by id."""
-        items = [item for item in getattr(self.splits, part) if item.objects]
+    def objects(self, split: str) -> dict[str, Callable[[], np.ndarray]]:
+        """Give, by id, what numbers an image's objects as the model sees it, where the data set distinguishes any."""
+        items = [item for item in self.splits[split] if item.objects]
         return {item.id: partial(objects_of, item, self.dataset) for item in items}
 
-    def samples(self, part: str) -> Samples:
-        """Make one part's samples; only training images are changed at random."""
-        augment = self.augment if part == "train" else None
-        ids = [item.id for item in getattr(self.splits, part)]
-        return Samples(self.data.source(part), ids, augment, self.needs, self.seed, self.dataset.soft)
+    def samples(self, split: str) -> Samples:
+        """Make one split's samples; only training images are changed at random."""
+        augment = self.augment if split == "train" else None
+        ids = [item.id for item in self.splits[split]]
+        return Samples(self.data.source(split), ids, augment, self.needs, self.seed, self.dataset.soft)
 
-    def loader(self, part: str) -> DataLoader[Batch]:
-        """Make one part's loader, in random order for training."""
-        return loader(self.samples(part), self.batch_size, self.workers, part == "train", self.start_method)
+    def loader(self, split: str) -> DataLoader[Batch]:
+        """Make one split's loader, in random order for training."""
+        return loader(self.samples(split), self.batch_size, self.workers, split == "train", self.start_method)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader("train")

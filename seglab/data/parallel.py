@@ -1,4 +1,4 @@
-"""The same work on many items, with a thread per core: decoding leaves Python's lock alone."""
+"""The same work on many items, with a thread per core: decoding releases Python's lock."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tqdm import tqdm
 T = TypeVar("T")
 R = TypeVar("R")
 
-MOST = 16
-"""Threads at most: beyond, a disk gives no more, and whole scans in work fill the memory."""
+MAX_THREADS = 16
+"""Beyond, a disk gives no more, and whole scans in work fill the memory."""
 
 
 def each(work: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
@@ -21,7 +21,7 @@ def each(work: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
 
     The first error is raised at once, and what has not begun by then is not done.
     """
-    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, MOST))
+    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS))
     try:
         return list(tqdm(pool.map(work, items), what, len(items), delay=3, leave=False))
     finally:

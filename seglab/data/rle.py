@@ -24,7 +24,7 @@ class Runs:
     lengths: np.ndarray
     owners: np.ndarray
 
-    def part(self, first: int, last: int) -> Runs:
+    def slice(self, first: int, last: int) -> Runs:
         """Give the runs number `first` to `last`, without the latter."""
         return Runs(self.starts[first:last], self.lengths[first:last], self.owners[first:last])
 
@@ -47,7 +47,7 @@ def parse(texts: Sequence[str], names: Sequence[str]) -> Runs:
     >>> parse(["3 2 7 1"], ["a"])
     Runs(starts=array([2, 6]), lengths=array([2, 1]), owners=array([0, 0]))
     """
-    # One pass over one long text, in which -1 parts the objects, is ten times faster than a list of words for each.
+    # One pass over one long text, in which -1 separates the objects, is ten times faster than a list of words for each.
     numbers = numbers_in(" -1 ".join([*texts, ""]))
     ends = np.flatnonzero(numbers < 0)
     if len(ends) != len(texts):

@@ -17,12 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seglab.contract import ContractError, Logits, PerImage, require
-from seglab.data.cache import fingerprint
-from seglab.data.dataset import Dataset, decode_native, encode, native_objects, raise_unless_skipped
+from seglab.data.dataset import Dataset, Item, decode_native, encode, native_objects, raise_unless_skipped
 from seglab.data.distance_maps import MAPS
-from seglab.data.items import Item
 from seglab.data.module import DataModule
-from seglab.data.prepare_data import open_data, select_items
+from seglab.data.prepare_data import fingerprint, open_data, select_items
 from seglab.data.resize import resize, to_bits, to_channels
 from seglab.data.split import SPLITS, Splits
 from seglab.engine.per_image import ImageTable, means, predict

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from seglab.contract import ContractError
+from seglab.data.dataset import Dataset, Decoded
 from seglab.data.loading import Samples, loader
-from seglab.data.store import Arrays, Whole
+from seglab.data.sources import Whole
 from seglab.engine.dry_run import dry_run
 from seglab.engine.module import Normalize, SegModule
 from seglab.losses.base import Card, Loss
@@ -87,7 +88,9 @@ def test_the_module_counts_what_it_sees() -> None:
 def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were() -> None:
     images = (torch.rand(3, 8, 8, 3).numpy() * 255).astype("uint8")
     masks = (images[..., 0] > 128).astype("uint8")
-    samples = Samples(Whole(Arrays(images, masks), [0, 1, 2]), ["a", "b", "c"], None, (), 1)
+    pairs = zip(images, masks, strict=True)
+    decoded = [Decoded(partial(copy.copy, image), partial(copy.copy, mask), (8, 8), 0.5, mask) for image, mask in pairs]
+    samples = Samples(Whole(decoded, Dataset(size=8)), ["a", "b", "c"], None, (), 1)
     trained = module()
     before, state = copy.deepcopy(trained.state_dict()), torch.get_rng_state()
     dry_run(trained, loader(samples, 2, 0, False, None))

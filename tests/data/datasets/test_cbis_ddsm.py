@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from seglab.contract import ContractError
-from seglab.data.datasets.cbis_ddsm import Ddsm, read_tables
+from seglab.data.datasets.cbis_ddsm import CbisDdsm, read_tables
 from seglab.data.prepare_data import open_data
+from tests.data.fabricate import write_image
 
 HEADS = {
     "mass": "patient_id,breast_density,left or right breast,image view,abnormality id,abnormality type,mass shape,"
@@ -18,29 +19,12 @@ LESIONS = [
     ("mass", "train", "P_00001", "LEFT", "CC", 2, "BENIGN", 3, 60),
     ("mass", "train", "P_00001", "LEFT", "MLO", 1, "MALIGNANT", 3, 30),
     ("mass", "test", "P_00002", "RIGHT", "MLO", 1, "BENIGN_WITHOUT_CALLBACK", 1, 40),
-    (
-        "mass",
-        "train",
-        "P_00003",
-        "LEFT",
-        "CC",
-        1,
-        "BENIGN",
-        2,
-        10,
-    ),  # the same film is in a test table of the other kind
-    ("calc", "test", "P_00003", "LEFT", "CC", 1, "MALIGNANT", 2, 70),
+    ("mass", "train", "P_00003", "LEFT", "CC", 1, "BENIGN", 2, 10),
+    ("calc", "test", "P_00003", "LEFT", "CC", 1, "MALIGNANT", 2, 70),  # the same film in a test table
     ("mass", "train", "P_00003", "RIGHT", "CC", 1, "BENIGN", 2, 10),  # and its patient therefore a test patient
     ("calc", "train", "P_00004", "RIGHT", "CC", 1, "BENIGN", 4, 50),
 ]
-FILMS = [
-    "P_00001_LEFT_CC",
-    "P_00001_LEFT_MLO",
-    "P_00002_RIGHT_MLO",
-    "P_00003_LEFT_CC",
-    "P_00003_RIGHT_CC",
-    "P_00004_RIGHT_CC",
-]
+FILMS = sorted({"_".join(lesion[2:5]) for lesion in LESIONS})
 HEIGHT, WIDTH = 100, 80
 
 
@@ -95,9 +79,8 @@ def root(request, tmp_path, write_dicom):
             nbia = {}
             for name, words in ((image, "full mammogram images"), (mask, "ROI mask images")):
                 case, study, series, _ = name.split("/")
-                nbia[name] = (
-                    tmp_path / "CBIS-DDSM" / case / f"07-20-2016-DDSM-{study[-5:]}/1.000000-{words}-{series[-5:]}"
-                )
+                below = f"07-20-2016-DDSM-{study[-5:]}/1.000000-{words}-{series[-5:]}"
+                nbia[name] = tmp_path / "CBIS-DDSM" / case / below
             write_dicom(nbia[image] / "1-1.dcm", film(patient))
             if kind == "mass":  # crop and mask lie in one series
                 write_dicom(nbia[mask] / "1-1.dcm", small)
@@ -112,27 +95,20 @@ def root(request, tmp_path, write_dicom):
         elif request.param == "flat":
             case = image.split("/")[0]
             known = cv2.imread(str(tmp_path / f"png/{case}_MASK.png"), 0)
-            write_png(tmp_path / f"png/{case}_FULL.png", film(patient))
-            write_png(tmp_path / f"png/{case}_MASK.png", (roi(top, off) > 0) * 2 | (0 if known is None else known))
+            write_image(tmp_path / f"png/{case}_FULL.png", film(patient))
+            write_image(tmp_path / f"png/{case}_MASK.png", (roi(top, off) > 0) * 2 | (0 if known is None else known))
         else:
-            by = (
-                (lambda name: tmp_path / name)
-                if request.param == "png"
-                else (lambda name: tmp_path / "jpeg" / name.split("/")[2] / "x")
-            )
-            write_png(by(image).with_name("1-1.png"), film(patient))
-            write_png(by(crop).with_name("1-1.png"), small)
-            write_png(by(mask).with_name("1-2.png"), roi(top, off))
+            series = {name: tmp_path / f"jpeg/{name.split('/')[2]}" for name in (image, crop, mask)}
+            if request.param == "png":
+                series = {name: (tmp_path / name).parent for name in series}
+            write_image(series[image] / "1-1.png", film(patient))
+            write_image(series[crop] / "1-1.png", small)
+            write_image(series[mask] / "1-2.png", roi(top, off))
     return tmp_path
 
 
-def write_png(path, image):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image.astype(np.uint16 if image.max() > 255 else np.uint8))
-
-
-def ddsm(root, **knobs):
-    return Ddsm(root=str(root), **{"size": 100, "fit": "pad", "cache_dir": None, **knobs})
+def ddsm(root, **options):
+    return CbisDdsm(root=str(root), **{"size": 100, "fit": "pad", "cache_dir": None, **options})
 
 
 def top_rows(item):
@@ -171,7 +147,7 @@ def classic(tmp_path, write_dicom):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "films"),
+    ("options", "films"),
     [
         ({"abnormality": "mass"}, FILMS[:5]),
         ({"abnormality": "calc"}, [FILMS[3], FILMS[5]]),
@@ -182,8 +158,8 @@ def classic(tmp_path, write_dicom):
         ({"density": [1, 4]}, [FILMS[2], FILMS[5]]),
     ],
 )
-def test_filters_keep_lesions(classic, knobs, films):
-    assert [item.id for item in ddsm(classic, **knobs).items()] == films
+def test_filters_keep_lesions(classic, options, films):
+    assert [item.id for item in ddsm(classic, **options).items()] == films
 
 
 def test_a_filter_of_lesions_leaves_the_other_lesions_out_of_the_mask(classic):
@@ -192,7 +168,11 @@ def test_a_filter_of_lesions_leaves_the_other_lesions_out_of_the_mask(classic):
 
 
 def test_the_breast_can_be_cut_out(classic):
-    item = ddsm(classic, crop=True).items()[0]
+    data = ddsm(classic, crop=True, density=[1, 2, 3])
+    item = data.items()[0]
+    np.testing.assert_array_equal(data.decode(item.files[0])[data.region(item.files[0])], item.image())
+    assert ddsm(classic).region(item.files[0]) is None
+    assert hash(data) != hash(ddsm(classic))
     assert item.image().shape == item.mask().shape
     assert item.image().shape[1] < 65
     assert item.mask().sum() == ddsm(classic).items()[0].mask().sum()
@@ -235,12 +215,12 @@ def test_faulty_tables_and_choices_are_one_sentence(classic):
 def test_the_real_tables_have_the_known_counts(shared_data):
     table = read_tables(shared_data / "ddsm", "both")
     table["kind"] = table["image file path"].str[:4]
-    rows = table.groupby(["kind", "part"]).size().to_dict()
-    patients = table.groupby(["kind", "part"])["patient_id"].nunique().to_dict()
+    rows = table.groupby(["kind", "split"]).size().to_dict()
+    patients = table.groupby(["kind", "split"])["patient_id"].nunique().to_dict()
     assert rows == {("Mass", "train"): 1318, ("Mass", "test"): 378, ("Calc", "train"): 1546, ("Calc", "test"): 326}
     assert patients == {("Mass", "train"): 691, ("Mass", "test"): 201, ("Calc", "train"): 602, ("Calc", "test"): 151}
-    sides = {part: set(group["patient_id"]) for part, group in table.groupby("part")}
-    kinds = {key: set(group["patient_id"]) for key, group in table.groupby(["kind", "part"])}
+    sides = {split: set(group["patient_id"]) for split, group in table.groupby("split")}
+    kinds = {key: set(group["patient_id"]) for key, group in table.groupby(["kind", "split"])}
     assert len(kinds["Calc", "train"] & kinds["Mass", "test"]) == 18
     assert len(kinds["Calc", "test"] & kinds["Mass", "train"]) == 13
     assert len(sides["train"] & sides["test"]) >= 31
@@ -268,4 +248,4 @@ def test_the_real_films_of_a_png_conversion_have_small_lesions(shared_data):
     data = ddsm(shared_data / "ddsm", abnormality="mass", on_bad_item="skip", size=512)
     opened = open_data(data)
     assert opened.facts()["skipped"] > 1000
-    assert sorted(opened.shares) == pytest.approx([0.0019, 0.0061], abs=0.0002)
+    assert sorted(image.foreground for image in opened.decoded.values()) == pytest.approx([0.0019, 0.0061], abs=0.0002)
