@@ -96,7 +96,7 @@ def inspect(item: Item, dataset: Dataset) -> Inspection | str:
 
 
 def erased(mask: np.ndarray, labels: np.ndarray, count: int, dataset: Dataset) -> np.ndarray:
-    """Tell of each object whether no pixel of it is left at `dataset.size`: (objects,) bool."""
+    """Say of each object whether no pixel of it is left at `dataset.size`: (objects,) bool."""
     height, width = mask.shape
     if dataset.fit == "patch" or count == 1:
         return np.zeros(count - 1, bool)

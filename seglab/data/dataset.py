@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from seglab.data.resize import FITS, crop, fit, resize, to_bits, to_channels, to
 Reader = Callable[[], np.ndarray]
 """A picklable function of no arguments: a `functools.partial` of a function of some module."""
 
+NO_PIXELS: Reader = partial(np.zeros, (1, 1), np.uint8)
+"""Stands for the pixels of an item that has a fault."""
+
 VERSION = 1
 """Of the code that decodes: a change that moves pixels must raise it."""
 
@@ -24,11 +28,6 @@ NOT_READING |= {"cache_dir", "cache_gb", "positive_fraction", "patches_per_image
 
 AFTER_CUTTING = {"size", "fit", "channels", "bits"}
 """Fields that change no pixel of what patches are cut from."""
-
-
-def nothing() -> np.ndarray:
-    """Stand for the pixels of an item that has a fault."""
-    return np.zeros((1, 1), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ class Item:
 
     id: str
     group: str
-    image: Reader = nothing
-    mask: Reader = nothing
+    image: Reader = NO_PIXELS
+    mask: Reader = NO_PIXELS
     split: str = ""
     files: tuple[str, ...] = ()
     labels: str = ""

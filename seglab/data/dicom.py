@@ -99,7 +99,7 @@ def breast_box(image: np.ndarray) -> tuple[slice, slice]:
 
 
 def is_mask(pixels: np.ndarray) -> bool:
-    """Tell a mask from a picture: nearly all pixels lie at one of two values (JPEG blurs the edge between them)."""
+    """Recognize a mask: nearly all pixels lie at one of two values (JPEG blurs the edge between them)."""
     low, high = float(pixels.min()), float(pixels.max())
     near = np.minimum(pixels - low, high - pixels) <= 0.05 * (high - low)
     return bool(near.mean() > 0.98)
@@ -108,7 +108,7 @@ def is_mask(pixels: np.ndarray) -> bool:
 def read_lesion(candidates: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
     """Find the mask among the files of one abnormality, by its content, and bring it to the image's shape: uint8.
 
-    In CBIS-DDSM neither folder nor file name tells the mask from the crop: the mask has two values and the image's
+    In CBIS-DDSM neither folder nor file name distinguishes mask and crop: the mask has two values and the image's
     size, up to a few pixels. Foreground is the upper of the two, be it 1, 2 or 255.
     """
     sizes = []

@@ -17,7 +17,10 @@ def read_image(path: str) -> np.ndarray:
 
     Raises a ContractError that names the file if it is missing, truncated, or holds anything else.
     """
-    data = read_bytes(path)
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ContractError(f"{path}: expected a readable file, got {error.strerror}") from None
     require(not is_truncated(data), path, "a whole JPEG", "one without its end", "copy the file again")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if image is None:
@@ -26,16 +29,8 @@ def read_image(path: str) -> np.ndarray:
     return image if image.ndim == 2 else cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB)
 
 
-def read_bytes(path: str) -> bytes:
-    """Read a whole file; one that is missing or forbidden is one sentence."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ContractError(f"{path}: expected a readable file, got {error.strerror}") from None
-
-
 def is_truncated(data: bytes) -> bool:
-    """Tell a JPEG that lacks its end marker: decoders fill up the missing rows with gray without a word."""
+    """Recognize a JPEG that lacks its end marker: decoders fill up the missing rows with gray without a word."""
     return data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-4096:]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_convert
 
 from seglab.data.augment import Augment
 from seglab.data.distance_maps import MAPS
@@ -64,11 +64,6 @@ class Samples(Dataset):
         return batch
 
 
-def unchanged(batch: Any) -> Batch:
-    """Pass on a batch that was made whole."""
-    return batch
-
-
 def one_thread(worker: int) -> None:
     """Keep a data worker to one thread: the cores are shared out among the workers already."""
     import cv2
@@ -85,7 +80,7 @@ def loader(
         samples,
         batch_sampler=EvenBatches(EpochSampler(len(samples), samples.seed, shuffle), batch_size),
         num_workers=workers,
-        collate_fn=unchanged,
+        collate_fn=default_convert,  # a batch comes whole
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=one_thread,
         persistent_workers=workers > 0,

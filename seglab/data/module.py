@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -48,32 +48,24 @@ class DataModule(pl.LightningDataModule):
         self.seed = seed
         self.needs = tuple(needs)
         self.start_method = start_method
-        self.opened: Opened | None = None
 
-    def setup(self, stage: str | None = None) -> None:
-        """List, split and decode; a second call does nothing."""
-        if self.opened is None:
-            self.opened = open_data(self.dataset)
-
-    @property
-    def data(self) -> Opened:
-        """The data set, made ready at the first use."""
-        self.setup()
-        assert self.opened is not None
-        return self.opened
+    @cached_property
+    def opened(self) -> Opened:
+        """The data set, listed, split and decoded at the first use."""
+        return open_data(self.dataset)
 
     @property
     def splits(self) -> Splits:
         """The items of each split."""
-        return self.data.splits
+        return self.opened.splits
 
     def facts(self) -> dict[str, Any]:
         """Give what is known of the data before the first epoch, as plain data; see Opened.facts."""
-        return self.data.facts()
+        return self.opened.facts()
 
     def warnings(self) -> list[str]:
         """Say in sentences what looks wrong about the data."""
-        return self.data.warnings()
+        return self.opened.warnings()
 
     def objects(self, split: str) -> dict[str, Callable[[], np.ndarray]]:
         """Give, by id, what numbers an image's objects as the model sees it, where the data set distinguishes any."""
@@ -84,7 +76,7 @@ class DataModule(pl.LightningDataModule):
         """Make one split's samples; only training images are changed at random."""
         augment = self.augment if split == "train" else None
         ids = [item.id for item in self.splits[split]]
-        return Samples(self.data.source(split), ids, augment, self.needs, self.seed, self.dataset.soft)
+        return Samples(self.opened.source(split), ids, augment, self.needs, self.seed, self.dataset.soft)
 
     def loader(self, split: str) -> DataLoader[Batch]:
         """Make one split's loader, in random order for training."""

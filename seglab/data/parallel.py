@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -19,10 +18,6 @@ MAX_THREADS = 16
 def each(work: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
     """Give `work` of every item, in order, with a progress bar called `what` if it takes more than a few seconds.
 
-    The first error is raised at once, and what has not begun by then is not done.
+    The first error is raised, and what has not begun by then is not done.
     """
-    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS))
-    try:
-        return list(tqdm(pool.map(work, items), what, len(items), delay=3, leave=False))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return thread_map(work, items, max_workers=min(os.cpu_count() or 1, MAX_THREADS), desc=what, delay=3, leave=False)

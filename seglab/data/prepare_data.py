@@ -15,17 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.data.dataset import (
-    Dataset,
-    Decoded,
-    Item,
-    Reader,
-    decode_item,
-    decode_native,
-    raise_unless_skipped,
-    view_image,
-    view_mask,
-)
+from seglab.data.dataset import Dataset, Decoded, Item, Reader, decode_item, raise_unless_skipped, view_image, view_mask
 from seglab.data.parallel import each
 from seglab.data.sources import RandomPatches, Tiles, Whole
 from seglab.data.split import SPLITS, Splits, split_by_group, split_from_file
@@ -77,10 +67,20 @@ class Opened:
 class Selection(NamedTuple):
     """The items to decode, in the order of their ids, the split they belong to, and why others are left out."""
 
+    dataset: Dataset
     items: list[Item]
     splits: Splits
     skipped: dict[str, str]
     listed: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Name the decoded pixels: by the reading options, and each item's labels and source files as they are now."""
+        digest = blake2b(self.dataset.reading_options().encode(), digest_size=10)
+        for item in self.items:
+            files = [(os.path.basename(path), *on_disk(path)) for path in item.files]
+            digest.update(f"{item.id} {item.labels} {files}".encode())
+        return digest.hexdigest()
 
 
 def select_items(dataset: Dataset, as_test: bool = False) -> Selection:
@@ -91,7 +91,7 @@ def select_items(dataset: Dataset, as_test: bool = False) -> Selection:
     skipped = {item.id: item.fault or item.left_out for item in items if item.fault or item.left_out}
     skipped |= dict.fromkeys((item.id for item in splits.conflicting), "its group is in the test set")
     wanted = sorted((item for item in splits.all() if item.id not in skipped), key=lambda item: item.id)
-    return Selection(wanted, splits, skipped, len(items))
+    return Selection(dataset, wanted, splits, skipped, len(items))
 
 
 def split_items(items: list[Item], dataset: Dataset) -> Splits:
@@ -101,33 +101,18 @@ def split_items(items: list[Item], dataset: Dataset) -> Splits:
     return split_by_group(items, dataset.val_fraction, dataset.test_fraction, dataset.split_seed)
 
 
-def fingerprint(items: Sequence[Item], dataset: Dataset) -> str:
-    """Name the decoded pixels: by the reading options, and each item's labels and source files with size and time."""
-    digest = blake2b(dataset.reading_options().encode(), digest_size=10)
-    for item in items:
-        files = [(os.path.basename(path), *on_disk(path)) for path in item.files]
-        digest.update(f"{item.id} {item.labels} {files}".encode())
-    return digest.hexdigest()
-
-
-def dataset_fingerprint(dataset: Dataset) -> str:
-    """Give the fingerprint of the data as they lie on disk now."""
-    return fingerprint(select_items(dataset).items, dataset)
-
-
 def open_data(dataset: Dataset, as_test: bool = False) -> Opened:
     """List, split and decode a data set; raises one sentence for the first thing that is not as it should be."""
-    wanted, splits, skipped, listed = select_items(dataset, as_test)
-    mark = fingerprint(wanted, dataset)
-    ready, note = decode_items(wanted, dataset, mark)
-    faults = {item.id: item.left_out for item in ready if item.left_out}
-    raise_on_faults(list(faults.values()), listed, dataset)
-    skipped |= faults
-    decoded = {item.id: item.decoded for item in ready if item.decoded}
-    return Opened(dataset, splits.without(skipped), decoded, skipped, mark, note)
+    chosen = select_items(dataset, as_test)
+    fingerprint = chosen.fingerprint
+    items, note = decode_items(chosen.items, dataset, fingerprint)
+    faults = {item.id: item.left_out for item in items if item.left_out}
+    raise_on_faults(list(faults.values()), chosen.listed, dataset)
+    decoded, skipped = {item.id: item.decoded for item in items if item.decoded}, chosen.skipped | faults
+    return Opened(dataset, chosen.splits.without(skipped), decoded, skipped, fingerprint, note)
 
 
-def decode_items(items: list[Item], dataset: Dataset, mark: str) -> tuple[list[Item], str]:
+def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple[list[Item], str]:
     """Give each item its decoded pixels, or why it is left out; and a note where that makes every use slow.
 
     Pixels that are decoded already stay where they are, those without files are kept in memory, others in the cache.
@@ -137,7 +122,7 @@ def decode_items(items: list[Item], dataset: Dataset, mark: str) -> tuple[list[I
         return items, ""
     in_memory, note = not any(item.files for item in items), ""
     if dataset.cache_dir is not None and not in_memory:
-        folder = Path(dataset.cache_dir) / mark
+        folder = Path(dataset.cache_dir) / fingerprint
         need = 0 if is_finished(folder) else cache_bytes(items, dataset) / 1e9
         if need <= dataset.cache_gb:
             return cached(items, dataset, folder, int((dataset.cache_gb - need) * 1e9)), ""
@@ -163,7 +148,7 @@ def cache_bytes(items: Sequence[Item], dataset: Dataset) -> int:
         return len(items) * dataset.size**2 * (dataset.channels * dataset.bits // 8 + 1)
     for item in items:
         try:
-            return len(items) * sum(array.nbytes for array in decode_native(item, dataset))
+            return len(items) * sum(array.nbytes for array in decode_item(item, dataset))
         except ContractError:
             continue
     return 0
@@ -171,14 +156,17 @@ def cache_bytes(items: Sequence[Item], dataset: Dataset) -> int:
 
 def make_room(folder: Path, limit: int) -> None:
     """Remove the caches beside a folder that nobody has used for longest, until the rest take at most `limit` bytes."""
-    marks = [
-        mark for name in (RECORDS, "cache.json") for mark in folder.parent.glob(f"*/{name}") if mark.parent != folder
-    ]
+    caches = [cache for cache in folder.parent.glob("[0-9a-f]" * 20) if cache != folder]  # names are fingerprints
     total = 0
-    for mark in sorted(marks, key=lambda path: on_disk(path)[1], reverse=True):
-        total += sum(on_disk(path)[0] for path in mark.parent.rglob("*"))
+    for cache in sorted(caches, key=last_use, reverse=True):
+        total += sum(on_disk(path)[0] for path in cache.rglob("*"))
         if total > limit:
-            shutil.rmtree(mark.parent, ignore_errors=True)
+            shutil.rmtree(cache, ignore_errors=True)
+
+
+def last_use(cache: Path) -> int:
+    """Say when a cache was used last, one of version 1 too, in ns."""
+    return max(on_disk(cache / name)[1] for name in (RECORDS, *FORMER))
 
 
 def decode_once(item: Item, dataset: Dataset, in_memory: bool) -> Item:

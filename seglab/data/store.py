@@ -56,7 +56,7 @@ class Pixels:
 
 
 def is_finished(folder: Path) -> bool:
-    """Tell whether a store has all its items."""
+    """Say whether a store has all its items."""
     return "ids" in read_json(folder / MANIFEST)
 
 
@@ -145,7 +145,7 @@ class Writer:
             self.records |= {record["id"]: record for record in fresh}
 
     def has(self, item: Item, sources: list[Record]) -> bool:
-        """Tell whether an item is recorded, decoded from the same labels and files as they are now."""
+        """Say whether an item is recorded, decoded from the same labels and files as they are now."""
         self.refresh()
         known = self.records.get(item.id)
         if not known or known["left_out"] or known["labels"] != item.labels:

@@ -20,7 +20,7 @@ from seglab.contract import ContractError, Logits, PerImage, require
 from seglab.data.dataset import Dataset, Item, decode_native, encode, native_objects, raise_unless_skipped
 from seglab.data.distance_maps import MAPS
 from seglab.data.module import DataModule
-from seglab.data.prepare_data import fingerprint, open_data, select_items
+from seglab.data.prepare_data import open_data, select_items
 from seglab.data.resize import resize, to_bits, to_channels
 from seglab.data.split import SPLITS, Splits
 from seglab.engine.per_image import ImageTable, means, predict
@@ -73,8 +73,8 @@ class EvalSet:
 def subject(run: TrainedRun, dataset: Dataset, part: str | None) -> EvalSet:
     """Settle the part: without one the test images of the run's own data, and all labelled images of others'."""
     require(part in (None, "all", *SPLITS), "evaluate", f"part as one of all, {', '.join(SPLITS)}", part)
-    mark = fingerprint(select_items(dataset, as_test=True).items, dataset)
-    own = fingerprint(select_items(dataset).items, dataset) if part is None else ""
+    mark = select_items(dataset, as_test=True).fingerprint
+    own = select_items(dataset).fingerprint if part is None else ""
     return EvalSet(dataset, part or ("test" if own == run.facts["data"]["fingerprint"] else "all"), mark)
 
 

@@ -16,7 +16,7 @@ from seglab.contract import ContractError
 from seglab.data import prepare_data
 from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.synthetic import Synthetic
-from seglab.data.prepare_data import cache_bytes, dataset_fingerprint, open_data
+from seglab.data.prepare_data import cache_bytes, open_data, select_items
 from tests.data.fabricate import write_image, write_pairs
 
 ALL = [(0, k) for k in range(9)]
@@ -90,11 +90,12 @@ def test_what_needs_more_than_the_bound_is_read_from_its_files(dataset):
 
 def test_the_longest_unused_cache_goes_when_space_is_short(dataset):
     first = open_data(dataset).fingerprint
+    (Path(dataset.cache_dir) / "notes").mkdir()  # no cache, and never removed
     size = sum(path.stat().st_size for path in (Path(dataset.cache_dir) / first).iterdir())
     items = dataset.items()
     bound = replace(dataset, cache_gb=(1.5 * size + cache_bytes(items, dataset)) / 1e9)  # this one and one more
     second = open_data(replace(bound, threshold=1)).fingerprint
-    former = Path(dataset.cache_dir) / "former"  # of version 1
+    former = Path(dataset.cache_dir) / ("0" * 20)  # of version 1
     former.mkdir()
     (former / "cache.json").write_bytes(bytes(size))
     for age, mark in ((300, first), (200, second)):
@@ -102,11 +103,11 @@ def test_the_longest_unused_cache_goes_when_space_is_short(dataset):
     os.utime(former / "cache.json", (100, 100))
     open_data(bound)  # the first is used again
     third = open_data(replace(bound, threshold=2)).fingerprint
-    assert folders(dataset) == sorted([first, third])
+    assert folders(dataset) == sorted([first, third, "notes"])
 
 
 def test_a_cache_of_version_1_is_built_anew(dataset):
-    mark = dataset_fingerprint(dataset)
+    mark = select_items(dataset).fingerprint
     former = Path(dataset.cache_dir) / mark
     former.mkdir(parents=True)
     for name in ("cache.json", "images.npy"):

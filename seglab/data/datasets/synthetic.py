@@ -41,21 +41,14 @@ class Synthetic(Dataset):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("dataset synthetic", self, scene=tuple(SCENES))
-        for name, least in {
-            "size": 32,
-            "train": 1,
-            "val": 0,
-            "test": 0,
-            "image_seed": 0,
-            "contrast": 0,
-            "noise": 0,
-        }.items():
-            value = getattr(self, name)
-            require(value >= least, "dataset synthetic", f"{name} of at least {least}", value)
+        least = {"size": 32, "train": 1} | dict.fromkeys(("val", "test", "image_seed", "contrast", "noise"), 0)
+        for name, limit in least.items():
+            require(
+                getattr(self, name) >= limit, "dataset synthetic", f"{name} of at least {limit}", getattr(self, name)
+            )
         require(0 < (self.foreground or 0.1) <= 0.3, "dataset synthetic", "foreground in (0, 0.3]", self.foreground)
         for name in ("empty", "label_noise"):
-            value = getattr(self, name)
-            require(0 <= (value or 0) <= 1, "dataset synthetic", f"{name} in [0, 1]", value)
+            require(0 <= (getattr(self, name) or 0) <= 1, "dataset synthetic", f"{name} in [0, 1]", getattr(self, name))
 
     def items(self) -> list[Item]:
         return [

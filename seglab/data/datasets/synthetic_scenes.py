@@ -79,17 +79,17 @@ def disc(rng: Rng, size: int, fraction: float, contrast: float, noise: float) ->
     radius = size * np.sqrt(fraction / np.pi)
     low, high = radius + 2, max(radius + 3, size - radius - 2)
     center = point(rng, low, high)
-    rim = ellipse(size, center, radius, float(rng.uniform(0.9, 1.1)), float(rng.uniform(0, np.pi)))
+    rim = ellipse(size, center, radius, rng.uniform(0.9, 1.1), rng.uniform(0, np.pi))
     inside = edge(rim) if fraction else np.zeros((size, size), np.float32)
-    glow = edge(rim, radius * float(rng.uniform(0.1, 0.5)) + 1) if fraction else inside
+    glow = edge(rim, radius * rng.uniform(0.1, 0.5) + 1) if fraction else inside
     cup = edge(ellipse(size, center, 0.5 * radius, 1, 0), 0.3 * radius + 1) if fraction else inside
     light = 0.42 + 0.10 * clouds(rng, size, 2, 4) + 0.02 * clouds(rng, size, 16, 32)
     for _ in range(rng.integers(2, 7)):
         spot = point(rng, 0, size)
-        ratio, angle = float(rng.uniform(0.6, 1.6)), float(rng.uniform(0, np.pi))
-        blob = ellipse(size, spot, radius * float(rng.uniform(0.2, 0.7)), ratio, angle)
-        light += float(rng.uniform(0.05, 0.2)) * edge(blob, size / 12) * (1 - inside)
-    light += contrast * float(rng.uniform(0.12, 0.28)) * (0.5 * inside + 0.6 * glow + 0.4 * cup)
+        ratio, angle = rng.uniform(0.6, 1.6), rng.uniform(0, np.pi)
+        blob = ellipse(size, spot, radius * rng.uniform(0.2, 0.7), ratio, angle)
+        light += rng.uniform(0.05, 0.2) * edge(blob, size / 12) * (1 - inside)
+    light += contrast * rng.uniform(0.12, 0.28) * (0.5 * inside + 0.6 * glow + 0.4 * cup)
     light *= 1 - 0.4 * vessels(rng, size, center, int(rng.integers(8, 14)))
     color = np.array([1.25, 0.75, 0.4], np.float32) * (1 + 0.1 * rng.standard_normal(3, dtype=np.float32))
     image = light[..., None] * color + 0.04 * noise * rng.standard_normal((size, size, 3), dtype=np.float32)
@@ -104,43 +104,43 @@ def lesion(rng: Rng, size: int, fraction: float, contrast: float, noise: float) 
     for weight in rng.dirichlet(np.full(rng.integers(1, 3), 4.0)) if fraction else ():
         radius = size * np.sqrt(weight * fraction / np.pi)
         center = point(rng, 0.12 * size, 0.88 * size)
-        ratio, angle = float(rng.uniform(0.75, 1.35)), float(rng.uniform(0, np.pi))
+        ratio, angle = rng.uniform(0.75, 1.35), rng.uniform(0, np.pi)
         rough = 0.28 * radius * clouds(rng, size, max(4, round(size / radius)), max(8, round(2 * size / radius)))
         lump = np.maximum(lump, edge(ellipse(size, center, radius, ratio, angle) + rough))
     soft = cv2.GaussianBlur(lump, (0, 0), size / 100)
     for _ in range(rng.integers(2, 6)):  # round, smooth and fainter: what is not a lesion
         spot = point(rng, 0, size)
-        ratio, angle = float(rng.uniform(0.5, 2)), float(rng.uniform(0, np.pi))
-        blob = ellipse(size, spot, size * float(rng.uniform(0.03, 0.09)), ratio, angle)
-        tissue += float(rng.uniform(0.03, 0.09)) * edge(blob, size / 8) * (1 - lump)
-    tissue += 0.06 * vessels(rng, size, (size * float(rng.uniform(0, 1)), 0.0), 6)
-    image = tissue + contrast * float(rng.uniform(0.10, 0.22)) * soft
+        ratio, angle = rng.uniform(0.5, 2), rng.uniform(0, np.pi)
+        blob = ellipse(size, spot, size * rng.uniform(0.03, 0.09), ratio, angle)
+        tissue += rng.uniform(0.03, 0.09) * edge(blob, size / 8) * (1 - lump)
+    tissue += 0.06 * vessels(rng, size, (size * rng.uniform(0, 1), 0.0), 6)
+    image = tissue + contrast * rng.uniform(0.10, 0.22) * soft
     image += 0.03 * noise * rng.standard_normal((size, size), dtype=np.float32)
     return np.repeat(image[..., None], 3, 2), lump
 
 
 def ships(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
     """The sea: a few thin turned boxes among waves, wakes, foam and clouds."""
-    u, v = grid(size, (0, 0), float(rng.uniform(0, np.pi)))
-    swell = np.sin(u / size * float(rng.uniform(30, 90)) + 2 * clouds(rng, size, 3, 6)) * edge(clouds(rng, size, 3), 2)
+    u, v = grid(size, (0, 0), rng.uniform(0, np.pi))
+    swell = np.sin(u / size * rng.uniform(30, 90) + 2 * clouds(rng, size, 3, 6)) * edge(clouds(rng, size, 3), 2)
     sea = 0.28 + 0.03 * swell + 0.05 * clouds(rng, size, 2, 5) + 0.02 * clouds(rng, size, size // 4)
-    sea += 0.25 * np.clip(clouds(rng, size, 3, 6, 12) - float(rng.uniform(1.2, 2.6)), 0, 1)  # haze
+    sea += 0.25 * np.clip(clouds(rng, size, 3, 6, 12) - rng.uniform(1.2, 2.6), 0, 1)  # haze
     specks = np.zeros((size, size), np.float32)
     rows, columns = rng.integers(0, size, (2, rng.integers(5, 40)))
     specks[rows, columns] = rng.uniform(0.2, 1, len(rows))
     sea += 0.6 * cv2.GaussianBlur(specks, (0, 0), 0.7)  # foam
     truth = np.zeros((size, size), np.float32)
     for weight in rng.dirichlet(np.full(rng.integers(1, 5), 3.0)) if fraction else ():
-        area, ratio = weight * fraction * size * size, float(rng.uniform(2.5, 5))
+        area, ratio = weight * fraction * size * size, rng.uniform(2.5, 5)
         length, width = np.sqrt(area * ratio), np.sqrt(area / ratio)
         center = point(rng, 0.06 * size, 0.94 * size)
-        u, v = grid(size, center, float(rng.uniform(0, np.pi)))
+        u, v = grid(size, center, rng.uniform(0, np.pi))
         hull = edge(length / 2 - np.abs(u)) * edge(width / 2 - np.abs(v))
         wake = (
             edge(width * 0.5 - np.abs(v), width) * np.clip(1 - (u - length / 2) / (3 * length), 0, 1) * (u > length / 2)
         )
-        tone = float(rng.uniform(0.15, 0.5)) * (1 if rng.random() < 0.85 else -0.5)
-        sea += 0.1 * float(rng.random()) * wake + contrast * tone * hull * (1 + 0.3 * np.sign(u))
+        tone = rng.uniform(0.15, 0.5) * (1 if rng.random() < 0.85 else -0.5)
+        sea += 0.1 * rng.random() * wake + contrast * tone * hull * (1 + 0.3 * np.sign(u))
         truth = np.maximum(truth, hull)
     color = np.array([0.7, 0.95, 1.1], np.float32) * (1 + 0.08 * rng.standard_normal(3, dtype=np.float32))
     return sea[..., None] * color + 0.025 * noise * rng.standard_normal((size, size, 3), dtype=np.float32), truth
