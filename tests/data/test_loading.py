@@ -120,12 +120,6 @@ def test_facts_are_counted_from_the_masks():
     assert facts["empty_masks"]["train"] == int((targets.sum((1, 2, 3)) == 0).sum())
 
 
-def test_masks_without_any_foreground_are_a_warning():
-    warnings = DataModule(Synthetic(empty=1.0, **SMALL)).warnings()
-    assert len(warnings) == 3
-    assert "train: no mask has any foreground" in warnings[0]
-
-
 def test_an_unknown_need_is_one_sentence():
     with pytest.raises(ContractError, match="needs among distance, gap, got"):
         DataModule(Synthetic(**SMALL), needs=("color",))

@@ -116,16 +116,29 @@ def test_a_cache_of_version_1_is_built_anew(dataset):
     assert not (former / "images.npy").exists()
 
 
-def test_a_failed_build_resumes_when_its_images_can_be_read(dataset):
+@pytest.mark.parametrize("cache", [True, False])
+def test_an_image_that_cannot_be_used_is_named_or_skipped_and_moves_no_other(dataset, cache):
+    dataset = replace(dataset, test_fraction=0.3, cache_dir=dataset.cache_dir if cache else None)
+    before = open_data(dataset).splits.ids()
     whole = Path(dataset.root, "images/3.png").read_bytes()
     Path(dataset.root, "images/3.png").write_bytes(b"")
-    for cache_dir in (dataset.cache_dir, None):
-        with pytest.raises(ContractError, match=r"3\.png.*on_bad_item=skip leaves such images out"):
-            open_data(replace(dataset, cache_dir=cache_dir))
-        for _ in range(2):
-            assert set(open_data(replace(dataset, cache_dir=cache_dir, on_bad_item="skip")).skipped) == {"3"}
+    write_image(Path(dataset.root, "masks/5.png"), np.zeros((7, 9)))
+    for _ in range(2):  # also when the cache knows
+        with pytest.raises(ContractError, match=r"3\.png: expected a readable|5: expected a mask of.*on_bad_item=skip"):
+            open_data(dataset)
+        opened = open_data(replace(dataset, on_bad_item="skip"))
+        assert opened.skipped.keys() == {"3", "5"}
+        assert opened.skipped["5"] == "image 5: expected a mask of its own size 24x20 (width x height), got 9x7"
+        assert opened.splits.ids() == {name: [k for k in ids if k not in ("3", "5")] for name, ids in before.items()}
     Path(dataset.root, "images/3.png").write_bytes(whole)
-    assert len(open_data(dataset).decoded) == 9
+    assert open_data(replace(dataset, on_bad_item="skip")).skipped.keys() == {"5"}
+
+
+def test_masks_that_are_foreground_everywhere_or_nowhere_are_a_warning(dataset):
+    for k in range(9):
+        write_image(Path(dataset.root, f"masks/{k}.png"), np.full((20, 24), 9))
+    assert "train: 9 of 9 masks are foreground everywhere" in open_data(dataset).warnings()[0]
+    assert "train: no mask has any foreground" in open_data(replace(dataset, threshold=9)).warnings()[0]
 
 
 def test_two_processes_may_open_at_once(dataset):

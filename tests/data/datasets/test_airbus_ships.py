@@ -116,35 +116,21 @@ def test_known_corrupt_images_are_left_out_and_counted(root):
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("old", "new", "sentence"),
     [
-        (lambda text: text.replace("ImageId", "Image"), "columns ImageId and EncodedPixels, got no ImageId"),
-        (lambda text: text + "fffffffff.jpg,1 5\n", "fffffffff.jpg: expected the image of the table on disk"),
-        (lambda text: text.replace("000000011.jpg,\n", ""), r"000000011.jpg: expected rows in train_ship"),
-        (lambda text: text.replace("000000011.jpg,", "000000011.jpg,5 2 7"), "runs of 000000011.jpg: expected pairs"),
-        (
-            lambda text: text.replace("000000011.jpg,", "000000011.jpg,5 4 7 3"),
-            r"000000011.jpg: expected runs that do not overlap",
-        ),
-        (
-            lambda text: text.replace("000000011.jpg,", "000000011.jpg,589824 2"),
-            r"runs within 1 to 589824, got 589824 to 589825",
-        ),
+        ("ImageId", "Image", "columns ImageId and EncodedPixels, got no ImageId"),
+        ("000000011.jpg,", "fffffffff.jpg,1 5", "fffffffff.jpg: expected the image of the table on disk"),
+        ("000000011.jpg,\n", "", "000000011.jpg: expected rows in train_ship"),
+        ("000000011.jpg,", "000000011.jpg,5 2 7", "runs of 000000011.jpg: expected pairs"),
+        ("000000011.jpg,", "000000011.jpg,5 4 7 3", "000000011.jpg: expected runs that do not overlap"),
+        ("000000011.jpg,", "000000011.jpg,589824 2", "runs within 1 to 589824, got 589824 to 589825"),
     ],
 )
-def test_a_faulty_table_is_one_sentence(root, change, sentence):
+def test_a_faulty_table_is_one_sentence(root, old, new, sentence):
     table = root / "train_ship_segmentations_v2.csv"
-    table.write_text(change(table.read_text()))
+    table.write_text(table.read_text().replace(old, new))
     with pytest.raises(ContractError, match=sentence):
         open_data(ship(root))
-
-
-def test_a_truncated_jpeg_is_named_or_skipped(root):
-    file = root / "train_v2" / f"{3:09x}.jpg"
-    file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(ContractError, match=r"000000003\.jpg: expected a"):
-        open_data(ship(root))
-    assert set(open_data(ship(root, on_bad_item="skip")).skipped) == {file.name}
 
 
 def test_the_real_table_has_31_ships_that_are_unlike_the_sea(shared_data):
