@@ -39,8 +39,10 @@ class Whole:
 
     def batch(self, pairs: Sequence[Pair], seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Give images (b, h, w, c) uint8 or uint16 and masks (b, h, w) uint8; copies, free to be changed."""
-        images, masks = zip(*(self.sample(pair, seed) for pair in pairs), strict=True)
-        return np.stack(images), np.stack(masks)
+        samples = [self.sample(pair, seed) for pair in pairs]
+        # Joined along the rows, which is faster than np.stack.
+        images, masks = (np.concatenate(arrays) for arrays in zip(*samples, strict=True))
+        return images.reshape(len(pairs), -1, *images.shape[1:]), masks.reshape(len(pairs), -1, *masks.shape[1:])
 
     def own(self, indices: Sequence[int]) -> np.ndarray | None:
         """Give the rows and columns (b, 4) of tiles that no other has; None where samples do not overlap."""

@@ -47,7 +47,7 @@ class Pixels:
         # A plain view, of which slices are made faster than of a memmap. An empty file cannot be mapped.
         self.bytes = np.memmap(path, np.uint8, "r").view(np.ndarray) if on_disk(path)[0] else np.zeros(0, np.uint8)
 
-    def array(self, offset: int, shape: Sequence[int], dtype: str) -> np.ndarray:
+    def array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Give one array, which is read only where it is looked at."""
         return np.ndarray(shape, dtype, self.bytes, offset)
 
@@ -89,7 +89,8 @@ def item_of(record: Record, pixels: Pixels) -> Item:
     name, group, split, left_out = (record[key] for key in ("id", "group", "split", "left_out"))
     if left_out:
         return Item(name, group, split=split, left_out=left_out)
-    arrays = {name: partial(pixels.array, *place) for name, place in record["arrays"].items()}
+    places = record["arrays"].items()
+    arrays = {key: partial(pixels.array, start, tuple(shape), np.dtype(kind)) for key, (start, shape, kind) in places}
     height, width = record["arrays"]["mask"][1]
     decoded = Decoded(arrays["image"], arrays["mask"], (height, width), record["foreground"], arrays["points"]())
     objects = arrays.get("objects")
