@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from seglab.contract import ContractError
-from seglab.data.dataset import Dataset, Item, decode_item, decode_native, native_objects
+from seglab.data.dataset import Dataset, Item
+from seglab.data.decode import decode_item, decode_native, native_objects
 from seglab.data.duplicates import image_hash, near_duplicates
 from seglab.data.image_io import SUFFIXES, read_image
 from seglab.data.parallel import each

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
 
-from seglab.contract import ContractError, require
+from seglab.contract import require
 from seglab.data.dicom import read_dicom
 from seglab.data.image_io import read_image
-from seglab.data.resize import FITS, crop, fit, resize, to_bits, to_channels, to_mask
+from seglab.data.resize import FITS
 
 Reader = Callable[[], np.ndarray]
 """A picklable function of no arguments: a `functools.partial` of a function of some module."""
@@ -153,94 +153,3 @@ def one_of(who: str, chosen: object, **choices: tuple) -> None:
     for name, allowed in choices.items():
         value = getattr(chosen, name)
         require(value in allowed, who, f"{name} to be one of {', '.join(map(str, allowed))}", value)
-
-
-def decode_item(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Decode one item: its image by `view_image` and its mask by `view_mask`.
-
-    Raises a ContractError that names the item.
-    """
-    image, mask = item.image(), item.mask()
-    require(
-        image.shape[:2] == mask.shape,
-        f"image {item.id}",
-        f"a mask of its own size {image.shape[1]}x{image.shape[0]} (width x height)",
-        "x".join(str(n) for n in mask.shape[::-1]),
-    )
-    return view_image(image, dataset), view_mask(mask, dataset)
-
-
-def decode_native(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Decode one item in its own size, less `dataset.reduce`, as patches are cut from it."""
-    return decode_item(item, replace(dataset, fit="patch"))
-
-
-def view_image(image: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Bring an image to what the model sees: (size, size, channels); for patches only shrink it by `reduce`."""
-    image = resize(image, *reduced(image.shape, dataset))
-    if dataset.fit == "patch":
-        return image
-    return fit(convert(image, dataset), dataset.size, dataset.fit).reshape(dataset.size, dataset.size, -1)
-
-
-def view_mask(mask: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Bring a mask to what the model sees: (size, size) uint8 as `encode` has it.
-
-    For patches it is only shrunk by `reduce`: uint8 of 0 and 1, or float32 fractions where the file or `soft` says so.
-    """
-    if dataset.reduce > 1:
-        mask = resize(mask.astype(np.float32), *reduced(mask.shape, dataset))
-        mask = mask if dataset.soft else to_mask(mask, dataset.coverage)
-    return mask if dataset.fit == "patch" else encode(fit(mask.astype(np.float32), dataset.size, dataset.fit), dataset)
-
-
-def reduced(shape: tuple[int, ...], dataset: Dataset) -> tuple[int, int]:
-    """Give the height and width of an image after `dataset.reduce`."""
-    return max(1, shape[0] // dataset.reduce), max(1, shape[1] // dataset.reduce)
-
-
-def convert(image: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Give an image the channels and bits of the data set: (h, w, channels)."""
-    return to_channels(to_bits(image, dataset.bits), dataset.channels)
-
-
-def encode(fraction: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Write a mask of fractions as it is kept: uint8 of 0 and 1, or 0 to 255 where `dataset.soft`."""
-    return np.rint(fraction * 255.0).astype(np.uint8) if dataset.soft else to_mask(fraction, dataset.coverage)
-
-
-def native_objects(item: Item, dataset: Dataset) -> np.ndarray:
-    """Number an item's objects (h, w) in its own size, less `dataset.reduce`; only where it has `objects`."""
-    assert item.objects is not None
-    labels = item.objects()
-    height, width = reduced(labels.shape, dataset)
-    return warp_instances(labels, lambda one: resize(one, height, width)) if dataset.reduce > 1 else labels
-
-
-def objects_of(item: Item, dataset: Dataset) -> np.ndarray:
-    """Number an item's objects as the model sees its mask: (size, size), of an image cut into patches the first one.
-
-    A pixel that the mask leaves to the background may bear a number: that is for the caller to leave out.
-    """
-    size, how = dataset.size, dataset.fit
-    return warp_instances(
-        native_objects(item, dataset),
-        lambda one: crop(one, 0, 0, size, size) if how == "patch" else fit(one, size, how),
-    )
-
-
-def warp_instances(labels: np.ndarray, warp: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Resize or cut a map of numbered objects; a pixel belongs to the object of which it shows most."""
-    most = warp(np.zeros(labels.shape, np.float32))
-    numbers = np.zeros(most.shape, labels.dtype)
-    for number in range(1, int(labels.max(initial=0)) + 1):
-        fraction = warp((labels == number).astype(np.float32))
-        numbers[fraction > most] = number
-        most = np.maximum(most, fraction)
-    return numbers
-
-
-def raise_unless_skipped(error: ContractError, dataset: Dataset) -> None:
-    """Raise an item's error with the remedy, unless such items are to be left out."""
-    if dataset.on_bad_item == "raise":
-        raise ContractError(f"{error}; dataset.on_bad_item=skip leaves such images out") from None

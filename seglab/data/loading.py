@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_convert
+from torch.utils.data import Dataset
 
 from seglab.data.augment import Augment
 from seglab.data.distance_maps import MAPS
 from seglab.data.resize import to_units
-from seglab.data.sampler import EpochSampler, EvenBatches
 from seglab.data.sources import Whole
 
 Batch = dict[str, Any]
@@ -70,19 +69,3 @@ def one_thread(worker: int) -> None:
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-
-def loader(
-    samples: Samples, batch_size: int, workers: int, shuffle: bool, start_method: str | None
-) -> DataLoader[Batch]:
-    """Build the DataLoader of one split; nothing in a batch depends on `workers` or `start_method`."""
-    return DataLoader(
-        samples,
-        batch_sampler=EvenBatches(EpochSampler(len(samples), samples.seed, shuffle), batch_size),
-        num_workers=workers,
-        collate_fn=default_convert,  # a batch comes whole
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=one_thread,
-        persistent_workers=workers > 0,
-        multiprocessing_context=start_method if workers else None,
-    )

@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, default_convert
 
 from seglab.contract import require
 from seglab.data.augment import Augment
-from seglab.data.dataset import Dataset, objects_of
+from seglab.data.dataset import Dataset
+from seglab.data.decode import objects_of
 from seglab.data.distance_maps import MAPS
-from seglab.data.loading import Batch, Samples, loader
+from seglab.data.loading import Batch, Samples, one_thread
 from seglab.data.prepare_data import Opened, open_data
+from seglab.data.sampler import EpochSampler, EvenBatches
 from seglab.data.split import Splits
 
 
@@ -79,8 +82,18 @@ class DataModule(pl.LightningDataModule):
         return Samples(self.opened.source(split), ids, augment, self.needs, self.seed, self.dataset.soft)
 
     def loader(self, split: str) -> DataLoader[Batch]:
-        """Make one split's loader, in random order for training."""
-        return loader(self.samples(split), self.batch_size, self.workers, split == "train", self.start_method)
+        """Make one split's loader, in random order for training; no batch depends on how many workers there are."""
+        samples = self.samples(split)
+        return DataLoader(
+            samples,
+            batch_sampler=EvenBatches(EpochSampler(len(samples), self.seed, split == "train"), self.batch_size),
+            num_workers=self.workers,
+            collate_fn=default_convert,  # a batch comes whole
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=one_thread,
+            persistent_workers=self.workers > 0,
+            multiprocessing_context=self.start_method if self.workers else None,
+        )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader("train")

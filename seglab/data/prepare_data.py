@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.data.dataset import Dataset, Decoded, Item, Reader, decode_item, raise_unless_skipped, view_image, view_mask
+from seglab.data.dataset import Dataset, Decoded, Item
+from seglab.data.decode import decode_item, decode_once
 from seglab.data.parallel import each
 from seglab.data.sources import RandomPatches, Tiles, Whole
 from seglab.data.split import SPLITS, Splits, split_by_group, split_from_file
-from seglab.data.store import FORMER, RECORDS, build, is_finished, measure, on_disk, open_store
+from seglab.data.store import FORMER, RECORDS, build, is_finished, on_disk, open_store
 
 
 @dataclass(frozen=True)
@@ -167,25 +168,6 @@ def make_room(folder: Path, limit: int) -> None:
 def last_use(cache: Path) -> int:
     """Say when a cache was used last, one of version 1 too, in ns."""
     return max(on_disk(cache / name)[1] for name in (RECORDS, *FORMER))
-
-
-def decode_once(item: Item, dataset: Dataset, in_memory: bool) -> Item:
-    """Decode one item for the facts about it; its pixels are kept in memory, or decoded again at every use."""
-    try:
-        image, mask = decode_item(item, dataset)
-    except ContractError as error:
-        raise_unless_skipped(error, dataset)
-        return replace(item, left_out=str(error))
-    readers = partial(np.asarray, image), partial(np.asarray, mask)
-    if not in_memory:
-        readers = partial(read_as, view_image, item.image, dataset), partial(read_as, view_mask, item.mask, dataset)
-    height, width = mask.shape
-    return replace(item, decoded=Decoded(*readers, (height, width), *measure(item.id, mask, dataset)))
-
-
-def read_as(view: Callable[[np.ndarray, Dataset], np.ndarray], reader: Reader, dataset: Dataset) -> np.ndarray:
-    """Decode an array and bring it to what samples are made of."""
-    return view(reader(), dataset)
 
 
 def raise_on_faults(faults: list[str], count: int, dataset: Dataset) -> None:

@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from seglab.data.dataset import Dataset, Decoded, convert, encode
+from seglab.data.dataset import Dataset, Decoded
+from seglab.data.decode import convert, encode
 from seglab.data.resize import crop
 
 Pair = tuple[int, int]

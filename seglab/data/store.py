@@ -8,7 +8,6 @@ no record names and half a line, the next process resumes behind them, and sever
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -20,8 +19,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from seglab.contract import ContractError, require
-from seglab.data.dataset import Dataset, Decoded, Item, decode_item, native_objects, raise_unless_skipped
+from seglab.contract import require
+from seglab.data.dataset import Dataset, Decoded, Item
+from seglab.data.decode import decode_once, native_objects
 from seglab.data.parallel import each
 from seglab.files import read_json, sha256, write_json
 
@@ -32,9 +32,6 @@ FORMER = ("options.json", "cache.json")
 
 ALIGN = 64
 """Bytes to whose multiples arrays begin."""
-
-POINTS = 64
-"""Foreground pixels remembered of each image, for patches to be drawn around."""
 
 Record = dict[str, Any]
 
@@ -128,8 +125,8 @@ class Writer:
         self.threads, self.processes = threading.Lock(), FileLock(folder / LOCK, poll_interval=0.005)
         with self.threads, self.processes:
             begun = read_json(folder / MANIFEST)
-            same = {**begun, **self.manifest} == begun
-            require(not begun or same, f"folder {folder}", "one of these options", "one of others", "choose another")
+            same, remedy = {**begun, **self.manifest} == begun, "remove it, or set another hydra.run.dir"
+            require(not begun or same, f"folder {folder}", "one of these options", "one of others", remedy)
             for name in (PIXELS, RECORDS):
                 (folder / name).open("ab").close()  # unlike touch, this keeps the time of the last change
             if not begun:
@@ -160,27 +157,19 @@ class Writer:
             if self.has(item, sources):
                 return
         record: Record = {"id": item.id, "group": item.group, "split": item.split, "labels": item.labels}
-        record |= {"left_out": item.fault or item.left_out, "files": sources}
-        arrays = {} if record["left_out"] else self.decode(item, record)
-        if self.complete and arrays:
+        ready = item if item.fault or item.left_out else decode_once(item, self.dataset)
+        record |= {"left_out": ready.fault or ready.left_out, "files": sources}
+        arrays = {}
+        if ready.decoded:
+            record["foreground"] = ready.decoded.foreground
+            arrays = {"image": ready.decoded.image(), "mask": ready.decoded.mask(), "points": ready.decoded.points}
+        if ready.decoded and self.complete:
             record["files"] = [source | {"sha256": sha256(Path(source["path"]))} for source in sources]
+            if item.objects:
+                arrays["objects"] = native_objects(item, self.dataset).astype(np.uint16)
         with self.threads, self.processes:
             if not self.has(item, sources):  # else another process was faster
                 self.append(record, arrays)
-
-    def decode(self, item: Item, record: Record) -> dict[str, np.ndarray]:
-        """Decode the arrays of one item, and note in its record what they hold; none if the item is to be left out."""
-        try:
-            image, mask = decode_item(item, self.dataset)
-        except ContractError as error:
-            raise_unless_skipped(error, self.dataset)
-            record["left_out"] = str(error)
-            return {}
-        record["foreground"], points = measure(item.id, mask, self.dataset)
-        arrays = {"image": image, "mask": mask, "points": points}
-        if self.complete and item.objects:
-            arrays["objects"] = native_objects(item, self.dataset).astype(np.uint16)
-        return arrays
 
     def append(self, record: Record, arrays: dict[str, np.ndarray]) -> None:
         """Write arrays, and then the record that names their places; only under the lock."""
@@ -210,16 +199,6 @@ def read_records(file: Path, position: int) -> tuple[list[Record], int]:
         data = lines.read()
     whole = data.rfind(b"\n") + 1
     return [json.loads(line) for line in data[:whole].splitlines()], position + whole
-
-
-def measure(name: str, mask: np.ndarray, dataset: Dataset) -> tuple[float, np.ndarray]:
-    """Give a decoded mask's fraction of foreground, and for patches some pixels of it (k, 2) as row and column."""
-    if dataset.fit != "patch":
-        return float(mask.mean(dtype=np.float64)) / (255 if dataset.soft else 1), np.zeros((0, 2), np.int64)
-    places = np.flatnonzero(mask >= 0.5)
-    rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()[:8]))
-    chosen = rng.choice(places, min(POINTS, len(places)), replace=False) if len(places) else places
-    return float(mask.mean(dtype=np.float64)), np.stack(np.unravel_index(chosen, mask.shape), 1)
 
 
 def describe(path: str) -> Record:

@@ -17,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seglab.contract import ContractError, Logits, PerImage, require
-from seglab.data.dataset import Dataset, Item, decode_native, encode, native_objects, raise_unless_skipped
+from seglab.data.dataset import Dataset, Item
+from seglab.data.decode import decode_native, encode, native_objects, raise_unless_skipped
 from seglab.data.distance_maps import MAPS
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data, select_items

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from seglab.contract import Image, require
-from seglab.data.dataset import Dataset, convert
+from seglab.data.dataset import Dataset
+from seglab.data.decode import convert
 from seglab.data.resize import fit, resize, to_units, unfit
 from seglab.engine.module import Normalize, SegModule
 from seglab.engine.tiling import slide

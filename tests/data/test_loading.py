@@ -53,6 +53,7 @@ def test_epochs_differ_in_order_and_in_augmentation():
     assert sum(same) <= 2
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of a machine with one core
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_change_nothing(method):
     names, images = epoch(3)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from seglab.data.augment import Strong
-from seglab.data.dataset import decode_native
 from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.prepared import Prepared
+from seglab.data.decode import decode_native
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data
 from seglab.data.sources import steps
@@ -67,6 +67,7 @@ def test_patches_are_cut_from_the_image_and_its_mask_at_one_place(raw):
     assert len(names) == 5 * len(set(names))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of a machine with one core
 def test_epochs_draw_other_patches_and_workers_draw_the_same(raw):
     first, other, again = (epoch(raw, k, augment=Strong(), workers=w) for k, w in ((0, 0), (1, 0), (0, 2)))
     assert torch.equal(first[1], again[1])

@@ -96,8 +96,8 @@ def test_what_was_interrupted_resumes_where_it_stopped(raw, folder, monkeypatch)
         Prepared(root=str(folder)).items()
     done = {record["id"] for record in lines(folder)}
     write_image(Path(raw.root, "images/4.png"), np.zeros((12, 9)))
-    decoded, true = [], store.decode_item
-    monkeypatch.setattr(store, "decode_item", lambda item, dataset: decoded.append(item.id) or true(item, dataset))
+    decoded, true = [], store.decode_once
+    monkeypatch.setattr(store, "decode_once", lambda item, dataset: decoded.append(item.id) or true(item, dataset))
     build(raw.items(), raw, folder)
     assert set(decoded) == {str(k) for k in range(6)} - done
     assert_holds(folder, raw)

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from seglab.contract import ContractError
 from seglab.data.dataset import Dataset, Decoded
-from seglab.data.loading import Samples, loader
+from seglab.data.loading import Samples
 from seglab.data.sources import Whole
 from seglab.engine.dry_run import dry_run
 from seglab.engine.module import Normalize, SegModule
@@ -93,7 +94,7 @@ def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were() -
     samples = Samples(Whole(decoded, Dataset(size=8)), ["a", "b", "c"], None, (), 1)
     trained = module()
     before, state = copy.deepcopy(trained.state_dict()), torch.get_rng_state()
-    dry_run(trained, loader(samples, 2, 0, False, None))
+    dry_run(trained, DataLoader(samples))
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(weight.grad is None for weight in trained.parameters())

@@ -6,9 +6,9 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.data import rle
-from seglab.data.dataset import decode_item, objects_of
 from seglab.data.datasets.airbus_ships import SIDE, AirbusShips, read_table
 from seglab.data.datasets.prepared import Prepared
+from seglab.data.decode import decode_item, objects_of
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data
 from seglab.data.store import build

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from seglab.contract import ContractError
-from seglab.data.dataset import decode_item
 from seglab.data.datasets.folder import Folder
+from seglab.data.decode import decode_item
 from seglab.data.prepare_data import open_data
 from tests.data.fabricate import write_image
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from seglab.contract import ContractError
-from seglab.data.dataset import decode_item
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.datasets.synthetic_scenes import SCENES
+from seglab.data.decode import decode_item
 
 scenes = pytest.mark.parametrize("scene", SCENES)
 
