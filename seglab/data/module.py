@@ -57,6 +57,10 @@ class DataModule(pl.LightningDataModule):
         """The data set, listed, split and decoded at the first use."""
         return open_data(self.dataset)
 
+    def setup(self, stage: str | None = None) -> None:
+        """List, split and decode now rather than at the first use."""
+        _ = self.opened
+
     @property
     def splits(self) -> Splits:
         """The items of each split."""
