@@ -64,9 +64,9 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
 @functools.cache
 def fingerprint_now(dataset: str) -> str:
     """The fingerprint of a data set, written as JSON, as it lies on disk now; computed once in a sweep's process."""
-    from seglab.data.prepare_data import dataset_fingerprint
+    from seglab.data.prepare_data import select_items
 
-    return dataset_fingerprint(build(json.loads(dataset)))
+    return select_items(build(json.loads(dataset))).fingerprint
 
 
 def tune_learning_rate(cfg: DictConfig, run: Run) -> None:

@@ -64,7 +64,7 @@ def view(
     )
     facts = data.facts()
     losses = {label: loss.fitted(facts["foreground"]) for label, loss in losses.items()}
-    seen = chosen_images(data.samples("train"), data.data.shares_of("train"), images)
+    seen = chosen_images(data.samples("train"), data.opened.foreground("train"), images)
     for loss in losses.values():
         loss.check(torch.zeros(seen["target"].shape), seen["target"])
     predictions = stages(module, open_run(run).module() if run else None, seen, batch, seed)
