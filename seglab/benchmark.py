@@ -23,7 +23,7 @@ def benchmark(cfg: DictConfig, folder: Path) -> str:
     parts = {"losses": losses, "step": step, "data": data}
     require(cfg.what in parts, "benchmark", f"what as one of {', '.join(parts)}", cfg.what)
     table = pd.DataFrame(parts[cfg.what](cfg))
-    text = markdown(table.columns, table.to_numpy())
+    text = markdown(list(table.columns), table.to_numpy().tolist())
     table.to_csv(folder / f"{cfg.what}.csv", index=False)
     (folder / f"{cfg.what}.md").write_text(text)
     log.info("%s\n%s/%s.csv", text, folder, cfg.what)

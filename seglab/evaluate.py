@@ -77,8 +77,8 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
 
     since = time.perf_counter()
     native = facts["scale"] == "native"
-    tiling = (cfg.window, cfg.overlap, cfg.tta) if native else (images.dataset.size, 0.5, "none")
-    model = predictor(run, *tiling, cfg.batch_size, cfg.device, images.dataset)
+    window, overlap, tta = (cfg.window, cfg.overlap, cfg.tta) if native else (images.dataset.size, 0.5, "none")
+    model = predictor(run, window, overlap, tta, cfg.batch_size, cfg.device, images.dataset)
     measured = NativeResolution(run, model, images) if native else TrainingResolution(run, model, images, cfg.workers)
     seen = seen_in_training(run, measured.items)
     if seen:

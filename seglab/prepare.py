@@ -1,11 +1,11 @@
-"""`python -m seglab.prepare`: decode a data set once for training to map into memory, or look it through."""
+"""`python -m seglab.prepare`: decode a data set once for training to map into memory, or inspect it."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from seglab.contract import require
 from seglab.engine.cli import command
 from seglab.engine.config import build, check
+from seglab.files import write_json
 
 if TYPE_CHECKING:
     from seglab.data.dataset import Dataset
@@ -24,29 +25,28 @@ log = logging.getLogger(__name__)
 def run(cfg: DictConfig, folder: Path) -> int:
     """Do what `cfg.mode` says with the data set of `cfg`; gives the number of images that can be used."""
     check(cfg)
-    modes = {"prepare": make, "audit": look}
+    modes = {"prepare": prepare, "audit": inspect}
     require(cfg.mode in modes, "mode", f"one of {', '.join(modes)}", cfg.mode)
     return modes[cfg.mode](build(cfg.dataset), folder)
 
 
-def make(dataset: Dataset, folder: Path) -> int:
+def prepare(dataset: Dataset, folder: Path) -> int:
     """Decode every image in its own size; what is already there is not done again."""
-    from seglab.data.cache import reading
-    from seglab.data.prepared import prepare
+    from seglab.data import store
 
-    records = prepare(dataset.items(), dataset, folder, reading(dataset, cut=True))
-    left = [record for record in records if record["left_out"]]
-    size = sum(path.stat().st_size for path in folder.rglob("*.npy"))
-    log.info("%s: %d images, %d left out, %.2f GB", folder, len(records) - len(left), len(left), size / 1e9)
-    for record in left[:5]:
-        log.info("  left out: %s: %s", record["id"], record["left_out"])
-    log.info("python -m seglab.train dataset=prepared dataset.root=%s %s", folder, " ".join(knobs(dataset)))
-    return len(records) - len(left)
+    items = store.build(dataset.items(), replace(dataset, fit="patch"), folder, complete=True)
+    left = [item for item in items if item.left_out]
+    size = (folder / store.PIXELS).stat().st_size
+    log.info("%s: %d images, %d left out, %.2f GB", folder, len(items) - len(left), len(left), size / 1e9)
+    for item in left[:5]:
+        log.info("  left out: %s: %s", item.id, item.left_out)
+    log.info("python -m seglab.train dataset=prepared dataset.root=%s %s", folder, " ".join(options(dataset)))
+    return len(items) - len(left)
 
 
-def knobs(dataset: Dataset) -> Iterator[str]:
-    """Say what a training on the prepared folder must be told to see what one on the raw tree sees."""
-    from seglab.data.prepared import Prepared
+def options(dataset: Dataset) -> Iterator[str]:
+    """Give the options with which a training on the prepared folder sees what one on the raw tree sees."""
+    from seglab.data.datasets.prepared import Prepared
 
     for field in fields(Prepared):
         value = getattr(dataset, field.name, None)
@@ -55,21 +55,21 @@ def knobs(dataset: Dataset) -> Iterator[str]:
             yield f"dataset.{field.name}={json.dumps(value, separators=(',', ':'))}".replace('"', "")
 
 
-def look(dataset: Dataset, folder: Path) -> int:
+def inspect(dataset: Dataset, folder: Path) -> int:
     """Print and write what a person must know before spending hours; raises where training and test share images."""
     from seglab.data.audit import audit
     from seglab.reporting.audit_figure import overview
 
     found = audit(dataset)
-    (folder / "audit.json").write_text(json.dumps(found.facts, indent=1))
-    (folder / "split.json").write_text(json.dumps(found.splits.ids(), indent=1))
-    overview(found.samples, found.shares, found.areas, type(dataset).__name__, folder / "audit.png")
+    write_json(folder / "audit.json", found.facts)
+    write_json(folder / "split.json", found.splits.ids())
+    overview(found.samples, found.foreground, found.areas, type(dataset).__name__, folder / "audit.png")
     width = max(len(name) for name in found.facts)
     for name, fact in found.facts.items():
         log.info("%-*s  %s", width, name.replace("_", " "), spell(fact))
     log.info("%s: audit.json audit.png split.json (dataset.split_file=... freezes it)", folder)
     none = f"{len(found.leaks)} pairs: {'; '.join(found.leaks[:3])}"
-    require(not found.leaks, "dataset", "no image on two sides of the split", none, "see audit.json")
+    require(not found.leaks, "dataset", "no image in two splits", none, "see audit.json")
     return sum(found.facts["images"].values())
 
 

@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -64,9 +64,9 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
 @functools.cache
 def fingerprint_now(dataset: str) -> str:
     """The fingerprint of a data set, written as JSON, as it lies on disk now; computed once in a sweep's process."""
-    from seglab.data.prepare_data import dataset_fingerprint
+    from seglab.data.prepare_data import select_items
 
-    return dataset_fingerprint(build(json.loads(dataset)))
+    return select_items(build(json.loads(dataset))).fingerprint
 
 
 def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
@@ -226,18 +226,20 @@ def fit(trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None
 
     loader = data.loader("train")
     if run.last:
+        # Lightning 2.6 opens the loader before it tells the sampler its epoch
         done = finished_epochs(run.last, run.facts["identity"])
-        loader.batch_sampler.sampler.set_epoch(done)  # Lightning 2.6 opens the loader before it sets the epoch
+        loader.batch_sampler.sampler.set_epoch(done)  # type: ignore[union-attr]
         log.info("resuming after epoch %d of %s", done, run)
     trainer.fit(module, loader, data.loader("val"), ckpt_path=run.last)
-    schedule = next(callback for callback in trainer.callbacks if isinstance(callback, LossSchedule))
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    schedule = next(callback for callback in callbacks if isinstance(callback, LossSchedule))
     if schedule.switches:
         run.note(switched=schedule.switched_at)
-    checkpoints = [callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint)]
-    best = next(callback for callback in checkpoints if callback.monitor)
+    best = next(callback for callback in callbacks if isinstance(callback, ModelCheckpoint) and callback.monitor)
     trainer.strategy.barrier()
     saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
+    assert best.best_model_score is not None
     run.note(monitor={"name": best.monitor, "value": float(best.best_model_score), "epoch": saved["epoch"]})
 
 
@@ -248,12 +250,14 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
     from seglab.reporting.thresholds import best_threshold
 
     groups = {item.id: item.group for items in (data.splits.val, data.splits.test) for item in items}
-    metrics, arrays = {}, {}
+    metrics: dict[str, float] = {}
+    arrays: dict[str, Any] = {}
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for split, run_loop in (("val", trainer.validate), ("test", trainer.test)):
         records = ImageTable(groups, cfg.threshold, cfg.empty, split == "test", data.objects(split))
-        trainer.callbacks.append(records)
+        callbacks.append(records)
         run_loop(module, data.loader(split), verbose=False)
-        trainer.callbacks.remove(records)
+        callbacks.remove(records)
         table = records.table()
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(split)}
         metrics |= {f"{split}/{name}": value for name, value in means(table).items()}

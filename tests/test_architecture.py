@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "seglab").rglob("*.py"))
 LAYERS = (
     {"contract", "files"},
-    {"plots"},
+    {"distance_transform", "plots"},
     {"losses", "metrics", "models", "data", "reporting"},
     {"engine"},
     {"views", "benchmarks"},

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,19 +36,19 @@ def epochs(root: Path, count: int, repeats: int) -> list[Row]:
     for kind in ("images", "masks"):
         (root / kind).mkdir()
     for k in range(count):
-        image, share = SCENES["disc"].paint(np.random.default_rng(k), 569, 0.05, 1.0, 1.0)
+        image, fraction = SCENES["disc"].paint(np.random.default_rng(k), 569, 0.05, 1.0, 1.0)
         picture = (np.clip(image[:428, :, ::-1], 0, 1) * 255).astype(np.uint8)
         cv2.imwrite(str(root / f"images/{k}.jpg"), picture)
-        cv2.imwrite(str(root / f"masks/{k}.png"), (share[:428] >= 0.5).astype(np.uint8) * 255)
-    options = {"root": str(root), "val_fraction": 0.0, "test_fraction": 0.0}
-    files = open_data(Folder(cache_dir=None, **options)).store
-    cached = open_data(Folder(cache_dir=str(root / "cache"), **options)).store
-    order = np.random.default_rng(0).permutation(count)
-    batches = [order[start : start + 8].tolist() for start in range(0, count, 8)]
+        cv2.imwrite(str(root / f"masks/{k}.png"), (fraction[:428] >= 0.5).astype(np.uint8) * 255)
+    options: dict[str, Any] = {"root": str(root), "val_fraction": 0.0, "test_fraction": 0.0}
+    files = open_data(Folder(cache_dir=None, **options)).source("train")
+    cached = open_data(Folder(cache_dir=str(root / "cache"), **options)).source("train")
+    order = [(0, index) for index in np.random.default_rng(0).permutation(count).tolist()]
+    batches = [order[start : start + 8] for start in range(0, count, 8)]
     copy = np.zeros((8, 256, 256, 4), np.uint8)
     tasks = {
-        "decode the files": lambda: [files.batch(batch) for batch in batches],
-        "memory map, a batch at once": lambda: [cached.batch(batch) for batch in batches],
+        "decode the files": lambda: [files.batch(batch, 0) for batch in batches],
+        "memory map, a batch at once": lambda: [cached.batch(batch, 0) for batch in batches],
         "copy as many bytes": lambda: [copy.copy() for _ in batches],
     }
     return rows(tasks, count * repeats, repeats, "an image at 256x256: ")
@@ -55,8 +56,8 @@ def epochs(root: Path, count: int, repeats: int) -> list[Row]:
 
 def augmentation(repeats: int) -> list[Row]:
     """Change images of 256x256x3 at random, beside a copy of them."""
-    image, share = SCENES["disc"].paint(np.random.default_rng(0), 256, 0.05, 1.0, 1.0)
-    picture, mask = (np.clip(image, 0, 1) * 255).astype(np.uint8), (share >= 0.5).astype(np.uint8)
+    image, fraction = SCENES["disc"].paint(np.random.default_rng(0), 256, 0.05, 1.0, 1.0)
+    picture, mask = (np.clip(image, 0, 1) * 255).astype(np.uint8), (fraction >= 0.5).astype(np.uint8)
     light, strong = Light(), Strong()
     tasks = {
         "copy": lambda: [(picture.copy(), mask.copy()) for _ in range(50)],
@@ -72,14 +73,14 @@ def tables(count: int) -> list[Row]:
     kinds = [rle.encode(ship(rng)) for _ in range(500)]
     texts = [kinds[k % len(kinds)] for k in range(count)] + [""] * (3 * count // 2)
     names = [str(k) for k in range(len(texts))]
-    share = max(1, count // 2000)
+    part = max(1, count // 2000)
     tasks = {
-        "a loop per run": lambda: [looped(text) for text in texts[::share]],
+        "a loop per run": lambda: [looped(text) for text in texts[::part]],
         "all runs at once": lambda: rle.parse(texts, names),
         "all runs, and every pixel of them": lambda: pixels(texts, names),
     }
     first, *others = rows(tasks, 1, 1, f"a table of {len(texts)} rows: ")
-    whole = first.milliseconds * share
+    whole = first.milliseconds * part
     return [first._replace(milliseconds=whole), *(r._replace(ratio=r.milliseconds / whole) for r in others)]
 
 
@@ -87,7 +88,7 @@ def pixels(texts: list[str], names: list[str]) -> int:
     """Decode a table to the places of all its pixels, 500 objects at a time; gives their number."""
     runs = rle.parse(texts, names)
     bounds = np.searchsorted(runs.owners, range(0, len(texts) + 500, 500)).tolist()
-    return sum(len(runs.part(*pair).positions()) for pair in pairwise(bounds))
+    return sum(len(runs.slice(*pair).positions()) for pair in pairwise(bounds))
 
 
 def ship(rng: np.random.Generator) -> np.ndarray:
@@ -107,7 +108,7 @@ def looped(text: str) -> np.ndarray:
     return mask.reshape(768, 768).T
 
 
-def rows(tasks: dict[str, Callable[[], object]], per: int, repeats: int, prefix: str) -> list[Row]:
+def rows(tasks: Mapping[str, Callable[[], object]], per: int, repeats: int, prefix: str) -> list[Row]:
     """Time tasks in turn, so that what else the machine does falls on all alike; the first is the measure."""
     spent = dict.fromkeys(tasks, 0.0)
     if repeats > 1:

@@ -20,10 +20,10 @@ warnings.filterwarnings("error", message=r"Argument\(s\) .* not valid for transf
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """No change at all, and the ground on which chains of albumentations transforms stand.
+    """No change at all, and the base of all chains of albumentations transforms, which `transforms()` lists.
 
-    `transforms()` lists them; all draw from one generator per sample. A call takes image (h, w, c), mask (h, w)
-    and the three numbers that decide the outcome, and gives back changed copies of the same shapes.
+    All draw from one generator per sample. A call takes image (h, w, c), mask (h, w) and the three numbers that decide
+    the outcome, and gives back changed copies of the same shapes.
     """
 
     def transforms(self) -> list[Any]:
@@ -41,7 +41,7 @@ class Augment:
         # always came with a vertical one.
         generator = np.random.default_rng(key)
         self.chain.set_random_state(generator, random.Random(int(generator.integers(2**63))))
-        deep = image.dtype == np.uint16  # which few transforms take: float32 in 0..1 all do
+        deep = image.dtype == np.uint16  # few transforms take it, all take float32 in 0..1
         out = self.chain(image=image.astype(np.float32) / 65535 if deep else image, mask=mask)
         changed = (np.clip(out["image"], 0, 1) * 65535).round().astype(np.uint16) if deep else out["image"]
         return changed.reshape(image.shape), out["mask"]
@@ -49,10 +49,10 @@ class Augment:
 
 @dataclass(frozen=True, kw_only=True)
 class Light(Augment):
-    """Flips, quarter turns, and mild changes of brightness and contrast: what nearly every image bears.
+    """Flips, quarter turns, and mild changes of brightness and contrast, which suit nearly every image.
 
     flip, rotate90, tone: probabilities of each flip, of a random quarter turn, of a change of tone.
-    brightness, contrast: largest relative changes, as shares of the full range.
+    brightness, contrast: largest changes, as fractions of the full range.
     """
 
     flip: float = 0.5
@@ -63,7 +63,8 @@ class Light(Augment):
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            require(0 <= value <= 1, f"augment {type(self).__name__}", f"{name} in [0, 1]", value)
+            known = name in ("degrees", "shear") or 0 <= value <= 1
+            require(known, f"augment {type(self).__name__}", f"{name} in [0, 1]", value)
 
     def transforms(self) -> list[Any]:
         import albumentations as A
@@ -78,10 +79,10 @@ class Light(Augment):
 
 @dataclass(frozen=True, kw_only=True)
 class Strong(Light):
-    """Light, and turns, zoom, shear, elastic bends, gamma, noise and blur.
+    """Light, and rotation, zoom, shear, elastic deformation, gamma, noise and blur.
 
-    warp, bend, gamma, noise, blur: probabilities. degrees, zoom, shear: largest turn in degrees, relative change of
-    scale, and shear in degrees.
+    warp, bend, gamma, noise, blur: probabilities. degrees, zoom, shear: largest rotation in degrees, relative change
+    of scale, and shear in degrees.
     """
 
     warp: float = 0.5
@@ -93,18 +94,14 @@ class Strong(Light):
     zoom: float = 0.2
     shear: float = 5.0
 
-    def __post_init__(self) -> None:
-        for name in ("flip", "rotate90", "tone", "warp", "bend", "gamma", "noise", "blur", "zoom"):
-            require(0 <= getattr(self, name) <= 1, "augment Strong", f"{name} in [0, 1]", getattr(self, name))
-
     def transforms(self) -> list[Any]:
         import albumentations as A
 
         scale = (1 - self.zoom, 1 + self.zoom)
-        turn, shear = (-self.degrees, self.degrees), (-self.shear, self.shear)
+        rotate, shear = (-self.degrees, self.degrees), (-self.shear, self.shear)
         return [
             *super().transforms(),
-            A.Affine(scale=scale, rotate=turn, shear=shear, p=self.warp),
+            A.Affine(scale=scale, rotate=rotate, shear=shear, p=self.warp),
             A.ElasticTransform(alpha=50, sigma=8, p=self.bend),
             A.RandomGamma(p=self.gamma),
             A.GaussNoise(std_range=(0.01, 0.05), p=self.noise),

@@ -1,52 +1,54 @@
-"""Mammograms as DICOM stores them, or as PNG and JPEG conversions of it: grey, dark background, full 16-bit range."""
+"""Mammograms as DICOM stores them, or as PNG and JPEG conversions of it: gray, dark background, full 16-bit range."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from seglab.contract import ContractError, require
 from seglab.data.image_io import read_image
-from seglab.data.resize import resize
+from seglab.data.resize import resize, to_channels
 
 WINDOWS = ("full", "percentile", "header")
 
 
 def read_dicom(path: str, window: str = "full") -> np.ndarray:
-    """Decode a grey DICOM (MONOCHROME1 or 2) to (h, w) uint16 with dark background.
+    """Decode a gray DICOM (MONOCHROME1 or 2) to (h, w) uint16 with dark background.
 
     window: `full` spreads the stored bits over 16, `header` the file's own window. Raises a ContractError that names
-    the file if it is no DICOM, is cut short, has no pixels, or is in colour.
+    the file if it is no DICOM, is truncated, has no pixels, or is in color.
     """
     import pydicom
 
-    try:
+    with one_sentence(path):
         data = pydicom.dcmread(path)
-        pixels = data.pixel_array.astype(np.float32)
-        low, high = (0.0, 2.0 ** int(data.BitsStored) - 1) if window != "header" else limits_of(data, path)
-        kind = str(data.PhotometricInterpretation)
-    except ContractError:
-        raise
-    except Exception as error:  # pydicom raises a dozen kinds for files that are not what they should be
-        raise ContractError(f"{path}: expected a DICOM with pixels, got {first_line(error)}") from None
-    require(pixels.ndim == 2, path, "a grey image (h, w)", "x".join(map(str, pixels.shape)))
-    grey = spread(pixels, low, high)
-    return ~grey if kind == "MONOCHROME1" else grey
+        pixels, bits, kind = data.pixel_array, int(data.BitsStored), str(data.PhotometricInterpretation)
+    require(pixels.ndim == 2, path, "a gray image (h, w)", "x".join(map(str, pixels.shape)))
+    gray = spread(pixels, *(header_window(data, path) if window == "header" else (0, 2**bits - 1)))
+    return ~gray if kind == "MONOCHROME1" else gray
 
 
-def limits_of(data: object, path: str) -> tuple[float, float]:
+@contextmanager
+def one_sentence(path: str) -> Iterator[None]:
+    """Turn what pydicom raises for a file that is not what it should be, a dozen kinds, into a ContractError."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise ContractError(f"{path}: expected a DICOM with pixels, got {reason}") from None
+
+
+def header_window(data: Any, path: str) -> tuple[float, float]:
     """Give the darkest and brightest value of a DICOM's own window (its first, where it has several)."""
-    centre, width = (getattr(data, name, None) for name in ("WindowCenter", "WindowWidth"))
-    require(centre is not None and width is not None, path, "a window in its header", "none", "set dataset.window=full")
-    centre, width = (float(np.atleast_1d(np.asarray(value, float))[0]) for value in (centre, width))
-    return centre - width / 2, centre + width / 2
-
-
-def first_line(error: Exception) -> str:
-    """Give an error's own words, shortened to one line."""
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    names = ("WindowCenter", "WindowWidth")
+    require(all(name in data for name in names), path, "a window in its header", "none", "set dataset.window=full")
+    center, width = (float(np.atleast_1d(np.asarray(data[name].value, float))[0]) for name in names)
+    return center - width / 2, center + width / 2
 
 
 def spread(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -56,7 +58,7 @@ def spread(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def read_mammogram(path: str, window: str = "full") -> np.ndarray:
-    """Decode DICOM, PNG or JPEG to a grey image (h, w), uint16, or uint8 where the file has no more.
+    """Decode DICOM, PNG or JPEG to a gray image (h, w), uint16, or uint8 where the file has no more.
 
     window: `full`, `header` (DICOM alone), or `percentile`: from the 1st to the 99.5th of what is not black.
     """
@@ -64,8 +66,7 @@ def read_mammogram(path: str, window: str = "full") -> np.ndarray:
         image = read_dicom(path, window)
     else:
         require(window != "header", path, "a DICOM, where window=header", "another format", "set dataset.window=full")
-        image = read_image(path)
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+        image = to_channels(read_image(path), 1)[..., 0]
     if window != "percentile":
         return image
     seen = image[::4, ::4]
@@ -79,11 +80,9 @@ def shape_of(path: str) -> tuple[int, ...]:
         return read_mammogram(path).shape
     import pydicom
 
-    try:
+    with one_sentence(path):
         head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
         return int(head.Rows), int(head.Columns)
-    except Exception as error:
-        raise ContractError(f"{path}: expected a DICOM with pixels, got {first_line(error)}") from None
 
 
 def breast_box(image: np.ndarray) -> tuple[slice, slice]:
@@ -100,7 +99,7 @@ def breast_box(image: np.ndarray) -> tuple[slice, slice]:
 
 
 def is_mask(pixels: np.ndarray) -> bool:
-    """Tell a mask from a picture: nearly all pixels lie at one of two values (JPEG blurs the edge between them)."""
+    """Recognize a mask: nearly all pixels lie at one of two values (JPEG blurs the edge between them)."""
     low, high = float(pixels.min()), float(pixels.max())
     near = np.minimum(pixels - low, high - pixels) <= 0.05 * (high - low)
     return bool(near.mean() > 0.98)
@@ -109,16 +108,15 @@ def is_mask(pixels: np.ndarray) -> bool:
 def read_lesion(candidates: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
     """Find the mask among the files of one abnormality, by its content, and bring it to the image's shape: uint8.
 
-    In CBIS-DDSM neither folder nor file name tells the mask from the crop: the mask has two values and the image's
+    In CBIS-DDSM neither folder nor file name distinguishes mask and crop: the mask has two values and the image's
     size, up to a few pixels. Foreground is the upper of the two, be it 1, 2 or 255.
     """
-    seen = []
+    sizes = []
     for path in candidates:
         pixels = read_mammogram(path)
         off = max(abs(a - b) / b for a, b in zip(pixels.shape, shape, strict=True))
         if off < 0.1 and is_mask(pixels):
-            share = (pixels > pixels.max() / 2).astype(np.float32)
-            return (resize(share, *shape) >= 0.5).astype(np.uint8)
-        seen.append("x".join(map(str, pixels.shape)))
+            return (resize((pixels > pixels.max() / 2).astype(np.float32), *shape) >= 0.5).astype(np.uint8)
+        sizes.append("x".join(map(str, pixels.shape)))
     wanted = f"a mask of two values and about {shape[0]}x{shape[1]}"
-    raise ContractError(f"{candidates[0]}: expected {wanted}, got {', '.join(seen)}")
+    raise ContractError(f"{candidates[0]}: expected {wanted}, got {', '.join(sizes)}")

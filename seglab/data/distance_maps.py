@@ -7,6 +7,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from seglab.distance_transform import distance_to_zero
+
 FAR = 1e4
 """Stands for an infinite distance in `gap`, in pixels: every weight exp(-distance^2) of it is zero."""
 
@@ -20,16 +22,7 @@ def distance(mask: np.ndarray) -> np.ndarray:
     inside = np.ascontiguousarray(mask > 0, dtype=np.uint8)
     if not inside.any() or inside.all():
         return np.zeros(mask.shape, np.float32)
-    return np.where(inside > 0, 1 - to_zero(inside), to_zero(1 - inside)).astype(np.float32)
-
-
-def to_zero(plane: np.ndarray) -> np.ndarray:
-    """Distance of each pixel (h, w) to the nearest 0 of a uint8 plane, the same digits every time.
-
-    OpenCV's float32 changes in its last digits with the alignment of the memory; the square is a whole number.
-    """
-    away = cv2.distanceTransform(plane, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.sqrt(np.rint(np.square(away, dtype=np.float64)))
+    return np.where(inside > 0, 1 - distance_to_zero(inside), distance_to_zero(1 - inside)).astype(np.float32)
 
 
 def gap(mask: np.ndarray) -> np.ndarray:
@@ -41,7 +34,7 @@ def gap(mask: np.ndarray) -> np.ndarray:
     nearest = np.full(mask.shape, np.inf, np.float32)
     second = nearest.copy()
     for label in range(1, count):
-        away = to_zero((labels != label).astype(np.uint8)).astype(np.float32)
+        away = distance_to_zero((labels != label).astype(np.uint8)).astype(np.float32)
         second = np.minimum(second, np.maximum(nearest, away))
         nearest = np.minimum(nearest, away)
     return nearest + second if count > 2 else np.full(mask.shape, FAR, np.float32)

@@ -8,23 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from seglab.data.augment import Augment
 from seglab.data.distance_maps import MAPS
-from seglab.data.patches import Drawn, Tiled
 from seglab.data.resize import to_units
-from seglab.data.sampler import EpochSampler, EvenBatches
-from seglab.data.store import Whole
+from seglab.data.sources import Whole
 
 Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Samples(Dataset):
-    """One part of a split: how its samples are cut from its images, and the images' ids."""
+    """One split: how its samples are made of its images, and the images' ids."""
 
-    source: Whole | Drawn | Tiled
+    source: Whole
     ids: list[str]
     augment: Augment | None
     needs: tuple[str, ...]
@@ -41,14 +39,15 @@ class Samples(Dataset):
         """Make a batch at once: image (b,c,h,w), target (b,1,h,w), id, index int64 (b,), and what is needed.
 
         The image is uint8, or float32 in the same units (0 to 255) where the data set keeps 16 bits; the target uint8,
-        or float32 where it is soft. `index` is the image's number in the part: patches of one image share it and `id`.
+        or float32 where it is soft. `index` is the image's number in the split: patches of one image share it and `id`.
         Tiles also have `valid` (b,1,h,w) bool: the pixels of the image that no earlier tile of it has.
         """
-        images, masks = self.source.cut(pairs, self.seed)
+        images, masks = self.source.batch(pairs, self.seed)
         if self.augment is not None:
             for k, (epoch, index) in enumerate(pairs):
                 images[k], masks[k] = self.augment(images[k], masks[k], (self.seed, epoch, index))
-        numbers = [self.source.number(index) for _, index in pairs]
+        indices = [index for _, index in pairs]
+        numbers = [self.source.number(index) for index in indices]
         targets = masks.astype(np.float32) / 255 if self.soft else masks
         batch: Batch = {
             "image": torch.from_numpy(to_units(images)).permute(0, 3, 1, 2),
@@ -56,16 +55,12 @@ class Samples(Dataset):
             "id": [self.ids[number] for number in numbers],
             "index": torch.tensor(numbers, dtype=torch.int64),
         }
-        if isinstance(self.source, Tiled):
-            batch["valid"] = torch.from_numpy(self.source.valid([index for _, index in pairs]))[:, None]
+        valid = self.source.valid(indices)
+        if valid is not None:
+            batch["valid"] = torch.from_numpy(valid)[:, None]
         for name in self.needs:
             batch[name] = torch.from_numpy(np.stack([MAPS[name](mask) for mask in masks]))[:, None]
         return batch
-
-
-def as_is(batch: Batch) -> Batch:
-    """Pass on a batch that was made whole."""
-    return batch
 
 
 def one_thread(worker: int) -> None:
@@ -74,19 +69,3 @@ def one_thread(worker: int) -> None:
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-
-def loader(
-    samples: Samples, batch_size: int, workers: int, shuffle: bool, start_method: str | None
-) -> DataLoader[Batch]:
-    """Build the DataLoader of one part; nothing in a batch depends on `workers` or `start_method`."""
-    return DataLoader(
-        samples,
-        batch_sampler=EvenBatches(EpochSampler(len(samples), samples.seed, shuffle), batch_size),
-        num_workers=workers,
-        collate_fn=as_is,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=one_thread,
-        persistent_workers=workers > 0,
-        multiprocessing_context=start_method if workers else None,
-    )

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, default_convert
 
 from seglab.contract import require
 from seglab.data.augment import Augment
-from seglab.data.dataset import Dataset, objects_of
+from seglab.data.dataset import Dataset
+from seglab.data.decode import objects_of
 from seglab.data.distance_maps import MAPS
-from seglab.data.loading import Batch, Samples, loader
+from seglab.data.loading import Batch, Samples, one_thread
 from seglab.data.prepare_data import Opened, open_data
+from seglab.data.sampler import EpochSampler, EvenBatches
 from seglab.data.split import Splits
 
 
 class DataModule(pl.LightningDataModule):
-    """The three parts of a data set as batches, and the facts about them.
+    """The three splits of a data set as batches, and the facts about them.
 
-    `needs` names the maps that the loss wants (see maps.py). `start_method` chooses how workers start (fork, spawn,
-    forkserver; None is the platform's own); no batch depends on it, nor on `workers`.
+    `needs` names the maps that the loss wants (see distance_maps.py). `start_method` chooses how workers start (fork,
+    spawn, forkserver; None is the platform's own); no batch depends on it, nor on `workers`.
     """
 
     def __init__(
@@ -48,47 +51,53 @@ class DataModule(pl.LightningDataModule):
         self.seed = seed
         self.needs = tuple(needs)
         self.start_method = start_method
-        self.opened: Opened | None = None
+
+    @cached_property
+    def opened(self) -> Opened:
+        """The data set, listed, split and decoded at the first use."""
+        return open_data(self.dataset)
 
     def setup(self, stage: str | None = None) -> None:
-        """List, split and decode; a second call does nothing."""
-        if self.opened is None:
-            self.opened = open_data(self.dataset)
-
-    @property
-    def data(self) -> Opened:
-        """The data set, made ready at the first use."""
-        self.setup()
-        assert self.opened is not None
-        return self.opened
+        """List, split and decode now rather than at the first use."""
+        _ = self.opened
 
     @property
     def splits(self) -> Splits:
-        """The items of each part."""
-        return self.data.splits
+        """The items of each split."""
+        return self.opened.splits
 
     def facts(self) -> dict[str, Any]:
         """Give what is known of the data before the first epoch, as plain data; see Opened.facts."""
-        return self.data.facts()
+        return self.opened.facts()
 
     def warnings(self) -> list[str]:
         """Say in sentences what looks wrong about the data."""
-        return self.data.warnings()
+        return self.opened.warnings()
 
-    def objects(self, part: str) -> dict[str, Callable[[], np.ndarray]]:
-        """Give what numbers the objects of each image, as the model sees it, that the data set tells apart, by id."""
-        items = [item for item in getattr(self.splits, part) if item.objects]
+    def objects(self, split: str) -> dict[str, Callable[[], np.ndarray]]:
+        """Give, by id, what numbers an image's objects as the model sees it, where the data set distinguishes any."""
+        items = [item for item in self.splits[split] if item.objects]
         return {item.id: partial(objects_of, item, self.dataset) for item in items}
 
-    def samples(self, part: str) -> Samples:
-        """Make one part's samples; only training images are changed at random."""
-        augment = self.augment if part == "train" else None
-        ids = [item.id for item in getattr(self.splits, part)]
-        return Samples(self.data.source(part), ids, augment, self.needs, self.seed, self.dataset.soft)
+    def samples(self, split: str) -> Samples:
+        """Make one split's samples; only training images are changed at random."""
+        augment = self.augment if split == "train" else None
+        ids = [item.id for item in self.splits[split]]
+        return Samples(self.opened.source(split), ids, augment, self.needs, self.seed, self.dataset.soft)
 
-    def loader(self, part: str) -> DataLoader[Batch]:
-        """Make one part's loader, in random order for training."""
-        return loader(self.samples(part), self.batch_size, self.workers, part == "train", self.start_method)
+    def loader(self, split: str) -> DataLoader[Batch]:
+        """Make one split's loader, in random order for training; no batch depends on how many workers there are."""
+        samples = self.samples(split)
+        return DataLoader(
+            samples,
+            batch_sampler=EvenBatches(EpochSampler(len(samples), self.seed, split == "train"), self.batch_size),
+            num_workers=self.workers,
+            collate_fn=default_convert,  # a batch comes whole
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=one_thread,
+            persistent_workers=self.workers > 0,
+            multiprocessing_context=self.start_method if self.workers else None,
+        )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader("train")

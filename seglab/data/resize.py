@@ -21,7 +21,8 @@ def to_units(images: np.ndarray) -> np.ndarray:
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Make (h, w, channels) of a grey (h, w) or an RGB (h, w, 3) image."""
+    """Make (h, w, channels) of a gray (h, w) or (h, w, 1), or an RGB (h, w, 3) image."""
+    image = image[..., 0] if image.shape[2:] == (1,) else image
     if channels == 1 and image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     elif channels == 3 and image.ndim == 2:
@@ -30,7 +31,7 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize by area where it shrinks and linearly where it grows; a mask must come as float32 shares."""
+    """Resize by area where it shrinks and linearly where it grows; a mask must come as float32 fractions."""
     if array.shape[:2] == (height, width):
         return array
     shrinks = height * width < array.shape[0] * array.shape[1]
@@ -38,7 +39,7 @@ def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def pad(array: np.ndarray, size: int) -> np.ndarray:
-    """Centre an array in a square of zeros."""
+    """Center an array in a square of zeros."""
     below, right = size - array.shape[0], size - array.shape[1]
     sides = (below // 2, below - below // 2, right // 2, right - right // 2)
     return array if below == right == 0 else cv2.copyMakeBorder(array, *sides, cv2.BORDER_CONSTANT, value=0)
@@ -53,7 +54,7 @@ def inside(shape: tuple[int, ...], size: int, how: str) -> tuple[int, int]:
 
 
 def fit(array: np.ndarray, size: int, how: str) -> np.ndarray:
-    """Bring an image or a map of shares to size x size: stretched (`resize`) or with its proportions kept (`pad`)."""
+    """Bring an image or a map to size x size: stretched (`resize`) or with its proportions kept (`pad`)."""
     return pad(resize(array, *inside(array.shape, size, how)), size)
 
 
@@ -67,11 +68,11 @@ def unfit(array: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
 
 def crop(array: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
     """Cut height x width from an image or mask at a corner; what lies outside is 0."""
-    part = np.ascontiguousarray(array[top : top + height, left : left + width])
-    below, right = height - part.shape[0], width - part.shape[1]
-    return part if below == right == 0 else cv2.copyMakeBorder(part, 0, below, 0, right, cv2.BORDER_CONSTANT, value=0)
+    cut = np.ascontiguousarray(array[top : top + height, left : left + width])
+    below, right = height - cut.shape[0], width - cut.shape[1]
+    return cut if below == right == 0 else cv2.copyMakeBorder(cut, 0, below, 0, right, cv2.BORDER_CONSTANT, value=0)
 
 
-def to_mask(share: np.ndarray, coverage: float) -> np.ndarray:
-    """Call a pixel foreground, uint8 1, where at least `coverage` of its area is."""
-    return (share >= coverage - 1e-6).astype(np.uint8)
+def to_mask(fraction: np.ndarray, coverage: float) -> np.ndarray:
+    """Call a pixel foreground, uint8 1, where at least the fraction `coverage` of its area is."""
+    return (fraction >= coverage - 1e-6).astype(np.uint8)

@@ -24,7 +24,7 @@ class Runs:
     lengths: np.ndarray
     owners: np.ndarray
 
-    def part(self, first: int, last: int) -> Runs:
+    def slice(self, first: int, last: int) -> Runs:
         """Give the runs number `first` to `last`, without the latter."""
         return Runs(self.starts[first:last], self.lengths[first:last], self.owners[first:last])
 
@@ -47,12 +47,12 @@ def parse(texts: Sequence[str], names: Sequence[str]) -> Runs:
     >>> parse(["3 2 7 1"], ["a"])
     Runs(starts=array([2, 6]), lengths=array([2, 1]), owners=array([0, 0]))
     """
-    # One pass over one long text, in which -1 parts the objects, is ten times faster than a list of words for each.
+    # One pass over one long text, in which -1 separates the objects, is ten times faster than a list of words for each.
     numbers = numbers_in(" -1 ".join([*texts, ""]))
     ends = np.flatnonzero(numbers < 0)
     if len(ends) != len(texts):
-        wrong = next(name for name, text in zip(names, texts, strict=True) if not is_numbers(text))
-        raise ContractError(f"runs of {wrong}: expected whole numbers, got other text")
+        wrong = next(k for k, text in enumerate(texts) if text.strip() and not text.replace(" ", "").isdigit())
+        raise ContractError(f"runs of {names[wrong]}: expected whole numbers, got other text")
     counts = np.diff(ends, prepend=-1) - 1
     for odd in np.flatnonzero(counts % 2)[:1]:
         require(False, f"runs of {names[odd]}", "pairs of start and length", f"{counts[odd]} numbers")
@@ -70,20 +70,14 @@ def numbers_in(text: str) -> np.ndarray:
             return np.zeros(0, np.int64)
 
 
-def is_numbers(text: str) -> bool:
-    """Tell whether a text is digits and blanks."""
-    return not text.strip() or text.replace(" ", "").isdigit()
-
-
 def check(runs: Runs, shape: Shape, name: str) -> None:
     """Raise one sentence where a run is empty, leaves the image, or overlaps another."""
     who, order = f"runs of {name}", np.argsort(runs.starts, kind="stable")
     starts, ends = runs.starts[order], (runs.starts + runs.lengths)[order]
     require(bool((runs.lengths > 0).all()), who, "lengths above 0", runs.lengths.min(initial=0))
-    inside = bool((starts >= 0).all() and (ends <= shape[0] * shape[1]).all())
-    if not inside:
-        outermost = (int(starts.min()) + 1, int(ends.max()))
-        require(False, who, f"runs within 1 to {shape[0] * shape[1]}", f"{outermost[0]} to {outermost[1]}")
+    pixels = shape[0] * shape[1]
+    first, last = starts.min(initial=pixels) + 1, ends.max(initial=0)
+    require(first >= 1 and last <= pixels, who, f"runs within 1 to {pixels}", f"{first} to {last}")
     overlaps = np.flatnonzero(starts[1:] < ends[:-1])
     require(not len(overlaps), who, "runs that do not overlap", f"{len(overlaps)} overlaps")
 

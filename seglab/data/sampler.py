@@ -29,7 +29,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def order(self) -> list[int]:
         """Give this process's indices of the present epoch."""
-        rank, world = place()
+        rank, world = rank_and_world()
         if not self.shuffle:
             return list(range(self.length))[rank::world]
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
@@ -55,15 +55,15 @@ class EvenBatches(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         pairs = list(self.sampler)
         cuts = [round(k * len(pairs) / len(self)) for k in range(len(self) + 1)]
-        if place()[1] == 1:
+        if rank_and_world()[1] == 1:
             cuts = [min(k * self.batch_size, len(pairs)) for k in range(len(self) + 1)]
         return iter([pairs[start:stop] for start, stop in pairwise(cuts)])
 
     def __len__(self) -> int:
-        longest = -(-self.sampler.length // place()[1])
+        longest = -(-self.sampler.length // rank_and_world()[1])
         return -(-longest // self.batch_size)
 
 
-def place() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
     """Give this process's rank and the number of processes."""
     return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)

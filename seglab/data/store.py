@@ -1,123 +1,216 @@
-"""Where decoded images come from: one array, in memory or mapped into it, or their files each time."""
+"""Decoded images in a folder, mapped into memory by every process that trains on them.
+
+`pixels.bin` holds the arrays of all items one after the other. `records.jsonl` has a line per item: what it is, the
+files it was decoded from, and where its arrays begin. `manifest.json` names the options that decided the pixels, and in
+the end the items in their order. The first two only grow, under a lock: a killed process leaves at most some bytes that
+no record names and half a line, the next process resumes behind them, and several share the work.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+import os
+import threading
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
-from seglab.contract import ContractError
-from seglab.data.dataset import Dataset, raise_unless_skipped, read
-from seglab.data.items import Item
+from seglab.contract import require
+from seglab.data.dataset import Dataset, Decoded, Item
+from seglab.data.decode import decode_once, native_objects
 from seglab.data.parallel import each
+from seglab.files import read_json, sha256, write_json
+
+PIXELS, RECORDS, MANIFEST, LOCK = "pixels.bin", "records.jsonl", "manifest.json", ".lock"
+FORMAT = 2
+FORMER = ("options.json", "cache.json")
+"""Files that the folders of format 1 have, which held two files for each image, or two for all."""
+
+ALIGN = 64
+"""Bytes to whose multiples arrays begin."""
+
+Record = dict[str, Any]
 
 
-class Store(Protocol):
-    """Decoded images by number, all of one size."""
+class Pixels:
+    """The bytes of all arrays of a store, mapped into memory; pickled as the path of the file."""
 
-    def batch(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Give images (b, h, w, c) uint8 or uint16 and masks (b, h, w) uint8; copies, free to be changed."""
+    def __init__(self, path: str) -> None:
+        self.path = path
+        # A plain view, of which slices are made faster than of a memmap. An empty file cannot be mapped.
+        self.bytes = np.memmap(path, np.uint8, "r").view(np.ndarray) if on_disk(path)[0] else np.zeros(0, np.uint8)
 
-
-@dataclass(frozen=True)
-class Whole:
-    """Samples that are whole images: the rows of one part in a store."""
-
-    store: Store
-    rows: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def cut(self, pairs: Sequence[tuple[int, int]], seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Give the images and masks of (epoch, index) pairs."""
-        return self.store.batch([self.rows[index] for _, index in pairs])
-
-    def number(self, index: int) -> int:
-        """Say which image of the part a sample is of."""
-        return index
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """Every image in one array (n, h, w, c) and every mask in another (n, h, w): a batch is one index."""
-
-    images: np.ndarray
-    masks: np.ndarray
-    folder: str = ""
-
-    @staticmethod
-    def mapped(folder: str) -> Arrays:
-        """Map images.npy and masks.npy of a folder into memory."""
-        images, masks = (np.load(Path(folder) / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
-        return Arrays(images, masks, folder)
-
-    def batch(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        return np.asarray(self.images[list(rows)]), np.asarray(self.masks[list(rows)])
+    def array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Give one array, which is read only where it is looked at."""
+        return np.ndarray(shape, dtype, self.bytes, offset)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A memory map would be pickled as all its bytes: a spawned worker maps the files again instead.
-        return (Arrays.mapped, (self.folder,)) if self.folder else (Arrays, (self.images, self.masks))
+        return Pixels, (self.path,)
 
 
-@dataclass(frozen=True)
-class Files:
-    """Decode at every use: for data that nobody wants to keep."""
-
-    items: Sequence[Item]
-    dataset: Dataset
-
-    def batch(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        pairs = [read(self.items[row], self.dataset) for row in rows]
-        return np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
+def is_finished(folder: Path) -> bool:
+    """Say whether a store has all its items."""
+    return "ids" in read_json(folder / MANIFEST)
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What one pass over all pixels found: the foreground share of each item (n,), and the faults by id."""
+def open_store(folder: Path) -> list[Item]:
+    """List the items of a finished store in their order; their pixels are memory maps.
 
-    shares: np.ndarray
-    faults: dict[str, str]
-
-
-Keep = Callable[[int, np.ndarray, np.ndarray], None]
-
-
-def decode(items: Sequence[Item], dataset: Dataset, keep: Keep) -> Survey:
-    """Read every item with a thread per core and hand it to `keep(row, image, mask)`.
-
-    The first item that cannot be read raises its ContractError unless `dataset.on_bad_item` is `skip`.
+    Raises a ContractError if the folder is no finished store, or one of another version.
     """
-    shares = np.zeros(len(items))
-
-    def one(row: int) -> str:
-        try:
-            image, mask = read(items[row], dataset)
-        except ContractError as error:
-            raise_unless_skipped(error, dataset)
-            return str(error)
-        keep(row, image, mask)
-        shares[row] = mask.mean(dtype=np.float64) / (255 if dataset.soft else 1)
-        return ""
-
-    found = each(one, range(len(items)), "decode")
-    return Survey(shares, {item.id: fault for item, fault in zip(items, found, strict=True) if fault})
+    check_format(folder)
+    who, remedy = f"folder {folder}", "run seglab.prepare (again)"
+    manifest = read_json(folder / MANIFEST)
+    require("ids" in manifest, who, "a finished folder of seglab.prepare", None, remedy)
+    records = {record["id"]: record for record in read_records(folder / RECORDS, 0)[0]}
+    lost = set(manifest["ids"]) - set(records)
+    require(not lost, who, f"a line in {RECORDS} for every image", f"none for {len(lost)}", remedy)
+    pixels, end = Pixels(str(folder / PIXELS)), max((record["end"] for record in records.values()), default=0)
+    require(end <= len(pixels.bytes), who, f"{end} bytes in {PIXELS}", len(pixels.bytes), "remove it, and " + remedy)
+    return [item_of(records[name], pixels) for name in manifest["ids"]]
 
 
-def in_memory(items: Sequence[Item], dataset: Dataset) -> tuple[Arrays, Survey]:
-    """Decode everything now and keep it."""
-    images = np.zeros((len(items), dataset.size, dataset.size, dataset.channels), f"uint{dataset.bits}")
-    masks = np.zeros(images.shape[:3], np.uint8)
-    return Arrays(images, masks), fill(images, masks, items, dataset)
+def check_format(folder: Path) -> None:
+    """Raise where a folder was made by version 1."""
+    former = any((folder / name).exists() for name in FORMER)
+    remedy = "remove it, and run seglab.prepare again"
+    require(not former, f"folder {folder}", f"images in format {FORMAT}", "the format of seglab 1", remedy)
 
 
-def fill(images: np.ndarray, masks: np.ndarray, items: Sequence[Item], dataset: Dataset) -> Survey:
-    """Decode all items into two arrays."""
+def item_of(record: Record, pixels: Pixels) -> Item:
+    """Make the item of one record."""
+    name, group, split, left_out = (record[key] for key in ("id", "group", "split", "left_out"))
+    if left_out:
+        return Item(name, group, split=split, left_out=left_out)
+    places = record["arrays"].items()
+    arrays = {key: partial(pixels.array, start, tuple(shape), np.dtype(kind)) for key, (start, shape, kind) in places}
+    height, width = record["arrays"]["mask"][1]
+    decoded = Decoded(arrays["image"], arrays["mask"], (height, width), record["foreground"], arrays["points"]())
+    objects = arrays.get("objects")
+    return Item(name, group, decoded.image, decoded.mask, split, (pixels.path,), objects=objects, decoded=decoded)
 
-    def keep(row: int, image: np.ndarray, mask: np.ndarray) -> None:
-        images[row], masks[row] = image, mask
 
-    return decode(items, dataset, keep)
+def build(items: Sequence[Item], dataset: Dataset, folder: Path, complete: bool = False) -> list[Item]:
+    """Decode all items into a folder with a thread per core, but for those that it has; gives them as `open_store` has.
+
+    `complete` adds what a folder needs that is used without the source files: their SHA-256, and maps of the objects.
+    An item that cannot be read raises, unless `dataset.on_bad_item` is `skip`; a folder that was begun with other
+    options is refused.
+    """
+    writer = Writer(folder, dataset, complete)
+    # A process that finds another at work begins elsewhere, so that they meet late.
+    first = os.getpid() % max(len(items), 1) if writer.records else 0
+    each(writer.add, [*items[first:], *items[:first]], "decode")
+    writer.finish([item.id for item in items])
+    return open_store(folder)
+
+
+class Writer:
+    """A store that is being filled, by the threads of several processes.
+
+    `records` are the last ones of each id, `position` is how many bytes of records.jsonl they were read from.
+    """
+
+    def __init__(self, folder: Path, dataset: Dataset, complete: bool) -> None:
+        check_format(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.dataset, self.complete = folder, dataset, complete
+        self.manifest: dict[str, Any] = {"format": FORMAT, "options": dataset.reading_options()}
+        self.records: dict[str, Record] = {}
+        self.position = 0
+        self.threads, self.processes = threading.Lock(), FileLock(folder / LOCK, poll_interval=0.005)
+        with self.threads, self.processes:
+            begun = read_json(folder / MANIFEST)
+            same, remedy = {**begun, **self.manifest} == begun, "remove it, or set another hydra.run.dir"
+            require(not begun or same, f"folder {folder}", "one of these options", "one of others", remedy)
+            for name in (PIXELS, RECORDS):
+                (folder / name).open("ab").close()  # unlike touch, this keeps the time of the last change
+            if not begun:
+                write_json(folder / MANIFEST, self.manifest)
+            self.refresh()
+            # After a loss of power the file may lack bytes that records name.
+            size = os.path.getsize(folder / PIXELS)
+            self.records = {name: record for name, record in self.records.items() if record["end"] <= size}
+
+    def refresh(self) -> None:
+        """Take in what other processes have recorded."""
+        if os.path.getsize(self.folder / RECORDS) > self.position:
+            fresh, self.position = read_records(self.folder / RECORDS, self.position)
+            self.records |= {record["id"]: record for record in fresh}
+
+    def has(self, item: Item, sources: list[Record]) -> bool:
+        """Say whether an item is recorded, decoded from the same labels and files as they are now."""
+        self.refresh()
+        known = self.records.get(item.id)
+        if not known or known["left_out"] or known["labels"] != item.labels:
+            return False
+        return [{**file, "sha256": ""} for file in known["files"]] == sources
+
+    def add(self, item: Item) -> None:
+        """Decode one item and record it, or why it is left out, unless this was done before."""
+        sources = [describe(path) for path in item.files]
+        with self.threads:
+            if self.has(item, sources):
+                return
+        record: Record = {"id": item.id, "group": item.group, "split": item.split, "labels": item.labels}
+        ready = item if item.fault or item.left_out else decode_once(item, self.dataset)
+        record |= {"left_out": ready.fault or ready.left_out, "files": sources}
+        arrays = {}
+        if ready.decoded:
+            record["foreground"] = ready.decoded.foreground
+            arrays = {"image": ready.decoded.image(), "mask": ready.decoded.mask(), "points": ready.decoded.points}
+        if ready.decoded and self.complete:
+            record["files"] = [source | {"sha256": sha256(Path(source["path"]))} for source in sources]
+            if item.objects:
+                arrays["objects"] = native_objects(item, self.dataset).astype(np.uint16)
+        with self.threads, self.processes:
+            if not self.has(item, sources):  # else another process was faster
+                self.append(record, arrays)
+
+    def append(self, record: Record, arrays: dict[str, np.ndarray]) -> None:
+        """Write arrays, and then the record that names their places; only under the lock."""
+        record["arrays"] = {}
+        with (self.folder / PIXELS).open("ab") as file:
+            for name, array in arrays.items():
+                file.write(bytes(-file.tell() % ALIGN))
+                record["arrays"][name] = (file.tell(), array.shape, array.dtype.str)
+                file.write(array.tobytes())
+            record["end"] = file.tell()
+        with (self.folder / RECORDS).open("ab") as file:
+            file.truncate(self.position)  # the half line of a process that was killed
+            file.write(json.dumps(record).encode() + b"\n")
+
+    def finish(self, ids: list[str]) -> None:
+        """Write the manifest, after all else is on the disk."""
+        for name in (PIXELS, RECORDS):
+            with (self.folder / name).open("rb+") as file:
+                os.fsync(file.fileno())
+        write_json(self.folder / MANIFEST, self.manifest | {"ids": ids})
+
+
+def read_records(file: Path, position: int) -> tuple[list[Record], int]:
+    """Read the whole lines of a file from a position on; gives also where they end."""
+    with file.open("rb") as lines:
+        lines.seek(position)
+        data = lines.read()
+    whole = data.rfind(b"\n") + 1
+    return [json.loads(line) for line in data[:whole].splitlines()], position + whole
+
+
+def describe(path: str) -> Record:
+    """Describe a source file by path, size and time of change in ns, with room for its hash."""
+    size, changed = on_disk(path)
+    return {"path": path, "size": size, "mtime_ns": changed, "sha256": ""}
+
+
+def on_disk(path: str | Path) -> tuple[int, int]:
+    """Give a file's size in bytes and the time of its last change in ns; zeros if it is missing."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns

@@ -16,10 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seglab.contract import ContractError, Logits, PerImage, require
-from seglab.data.cache import fingerprint
-from seglab.data.dataset import Dataset, decode_native, encode, native_objects, raise_unless_skipped
+from seglab.data.dataset import Dataset, Item
+from seglab.data.decode import decode_native, encode, native_objects, raise_unless_skipped
 from seglab.data.distance_maps import MAPS
-from seglab.data.items import Item
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data, select_items
 from seglab.data.resize import resize, to_bits, to_channels
@@ -74,9 +73,9 @@ class EvalSet:
 def eval_set(run: TrainedRun, dataset: Dataset, split: str | None) -> EvalSet:
     """Choose the split: by default the test images of the run's own data, and all labeled images of other data."""
     require(split in (None, "all", *SPLITS), "evaluate", f"split as one of all, {', '.join(SPLITS)}", split)
-    own = fingerprint(select_items(dataset).items, dataset) if split is None else ""
+    own = select_items(dataset).fingerprint if split is None else ""
     split = split or ("test" if own == run.facts["data"]["fingerprint"] else "all")
-    return EvalSet(dataset, split, fingerprint(select_items(dataset, as_test=True).items, dataset))
+    return EvalSet(dataset, split, select_items(dataset, as_test=True).fingerprint)
 
 
 def seen_in_training(run: TrainedRun, items: Sequence[Item]) -> int:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from seglab.contract import ContractError, Image, require
-from seglab.data.dataset import Dataset, convert, decode_native
+from seglab.data.dataset import Dataset
+from seglab.data.decode import convert, decode_native
 from seglab.data.prepare_data import select_items
 from seglab.data.resize import crop, fit, resize, to_units
 from seglab.engine.module import SegModule

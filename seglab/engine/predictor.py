@@ -18,10 +18,8 @@ import numpy as np
 import torch
 
 from seglab.contract import Image, require
-from seglab.data.dataset import Dataset, convert
-from seglab.data.datasets.cbis_ddsm import Ddsm
-from seglab.data.dicom import breast_box, read_dicom, read_mammogram
-from seglab.data.image_io import read_image
+from seglab.data.dataset import Dataset
+from seglab.data.decode import convert
 from seglab.data.resize import fit, resize, to_units, unfit
 from seglab.engine.module import Normalize, SegModule
 from seglab.engine.tiling import slide
@@ -70,9 +68,10 @@ class Predictor:
     def of_file(self, path: str) -> np.ndarray:
         """Map an image file (PNG, JPEG, TIFF, PGM, DICOM): (h, w) uint16."""
         image = decoded(path, self.dataset)
-        if not (isinstance(self.dataset, Ddsm) and self.dataset.crop):
+        box = self.dataset.region(path)
+        if box is None:
             return self.of_image(image)
-        levels, box = np.zeros(image.shape[:2], np.uint16), breast_box(read_mammogram(path))
+        levels = np.zeros(image.shape[:2], np.uint16)
         levels[box] = self.of_image(image[box])
         return levels
 
@@ -168,13 +167,7 @@ def ensemble_average(predictors: Sequence[Predictor], path: str) -> np.ndarray:
     return ((total + len(predictors) // 2) // len(predictors)).astype(np.uint16)
 
 
+@functools.lru_cache(maxsize=2)  # the models of an ensemble, and the overlay, look at the same image
 def decoded(path: str, dataset: Dataset) -> np.ndarray:
     """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, uint8 or uint16."""
-    return _decoded(path, dataset.window if isinstance(dataset, Ddsm) else None)
-
-
-@functools.lru_cache(maxsize=1)  # the models of an ensemble and the overlay read the same image
-def _decoded(path: str, window: str | None) -> np.ndarray:
-    if window is not None:
-        return read_mammogram(path, window)
-    return read_dicom(path) if path.lower().endswith(".dcm") else read_image(path)
+    return dataset.decode(path)

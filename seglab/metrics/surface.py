@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.contract import require
+from seglab.distance_transform import distance_to_zero
 
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
@@ -37,10 +38,5 @@ def outline(mask: NDArray) -> NDArray:
 
 
 def distances(start: NDArray, goal: NDArray) -> NDArray:
-    """Measure from each pixel marked in `start` to the nearest one in `goal`: (n,) float64.
-
-    Squares of distances are whole numbers; rounding them undoes the float32 noise of OpenCV, which changes with the
-    alignment of the memory, so that the same masks always give the same digits.
-    """
-    away = cv2.distanceTransform((~goal).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[start]
-    return np.sqrt(np.rint(np.square(away, dtype=np.float64)))
+    """Measure from each pixel marked in `start` to the nearest one in `goal`: (n,) float64."""
+    return distance_to_zero((~goal).view(np.uint8), start)

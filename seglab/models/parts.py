@@ -42,7 +42,7 @@ def conv_norm_relu(inputs: int, outputs: int, norm: str, padding: int = 1, dilat
 
 def initialise(conv: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> None:
     """Draw normal weights that keep a signal's variance times gain^2, counting the taps that reach one output pixel."""
-    taps = math.prod(conv.kernel_size)
+    taps: float = math.prod(conv.kernel_size)
     if isinstance(conv, nn.ConvTranspose2d):
         taps /= math.prod(conv.stride)
     nn.init.normal_(conv.weight, std=gain / math.sqrt(conv.in_channels * taps))

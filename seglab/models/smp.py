@@ -39,6 +39,7 @@ class Smp(nn.Module):
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
+        self.net: Any
         more = dict(options or {})
         if encoder_weights is None or not encoder_weights.endswith(FILES):
             self.net = create(arch, encoder_name, encoder_weights, in_channels, more)
@@ -57,7 +58,7 @@ class Smp(nn.Module):
         return self.net(image)
 
 
-def create(arch: str, encoder: str, weights: str | None, in_channels: int, options: dict[str, Any]) -> nn.Module:
+def create(arch: str, encoder: str, weights: str | None, in_channels: int, options: dict[str, Any]) -> Any:
     """Build the library's model; names it does not know and a hub that does not answer are one sentence each."""
     import segmentation_models_pytorch as smp
 
@@ -98,7 +99,7 @@ def require_known(option: str, name: str, names: list[str]) -> None:
     require(name in names, f"model: {option}", f"one of {', '.join(near or names)}", name)
 
 
-def fill(encoder: nn.Module, state: dict[str, Tensor], in_channels: int, source: str) -> None:
+def fill(encoder: Any, state: dict[str, Tensor], in_channels: int, source: str) -> None:
     """Load the encoder's weights out of `state`, wherever they lie in it, and fit the first layer to `in_channels`."""
     wanted = [name for name in encoder.state_dict() if not name.endswith("num_batches_tracked")]
     starts = {name.removesuffix(wanted[0]) for name in state if name.endswith(wanted[0])}

@@ -14,11 +14,11 @@ COLUMNS = 8
 
 
 def overview(
-    samples: Sequence[tuple[str, NDArray, NDArray]], shares: NDArray, areas: NDArray, title: str, file: Path
+    samples: Sequence[tuple[str, NDArray, NDArray]], foreground: NDArray, areas: NDArray, title: str, file: Path
 ) -> None:
     """Draw samples (name, image (h,w,3) uint8, mask (h,w)) with the mask's outline, and two histograms, as a PNG.
 
-    `shares` are the images' foreground shares in [0, 1], `areas` the objects' sizes in pixels.
+    `foreground` are the images' fractions of foreground in [0, 1], `areas` the objects' sizes in pixels.
     """
     rows = -(-len(samples) // COLUMNS)
     figure = Figure(figsize=(2 * COLUMNS, 2.2 * rows + 3), layout="constrained")
@@ -32,7 +32,8 @@ def overview(
         axes.axis("off")
     half = COLUMNS // 2
     left, right = figure.add_subplot(grid[rows, :half]), figure.add_subplot(grid[rows, half:])
-    bars(left, shares, f"foreground share of an image ({int((shares == 0).sum())} of {len(shares)} have none)")
+    empty = int((foreground == 0).sum())
+    bars(left, foreground, f"fraction of foreground of an image ({empty} of {len(foreground)} have none)")
     bars(right, areas, f"pixels of an object ({len(areas)} objects)")
     figure.suptitle(title)
     figure.savefig(file, dpi=80)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
@@ -34,7 +35,9 @@ def page(
     confidence: float,
 ) -> ViewPage:
     """The page of the tables that curve.py makes; `start` is the key of `images` that is shown first."""
-    sections, figures, tables = [], {}, {}
+    sections: list[tuple[str, Markup]] = []
+    figures: dict[str, Figure] = {}
+    tables: dict[str, pd.DataFrame] = {}
     alone = [] if pixel is None else list(pixel["loss"].unique())
     if pixel is not None:
         tables["pixel"] = pixel

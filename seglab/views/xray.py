@@ -65,7 +65,7 @@ def view(
     foreground, count = facts["foreground"], facts["images"]["train"]
     losses = {label: loss.fitted(foreground) for label, loss in losses.items()}
     samples = data.samples("train")
-    shown = data.data.shares_of("train")[[samples.source.number(index) for index in range(len(samples))]]
+    shown = data.opened.foreground("train")[[samples.source.number(index) for index in range(len(samples))]]
     seen = samples.__getitems__([(0, index) for index in sorted(spread(shown, images))])
     target = seen["target"]
     for loss in losses.values():

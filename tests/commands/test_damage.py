@@ -129,7 +129,7 @@ def test_an_intact_archive_is_told_from_a_damaged_one(undisturbed: Path, tmp_pat
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_leaves_the_folder_free(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="size of at least 32 pixels"):
+    with pytest.raises(ConfigError, match="size of at least 32"):
         train_small(tmp_path, "dataset.size=30")
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "failed"
     train_small(tmp_path, "trainer.max_epochs=1")

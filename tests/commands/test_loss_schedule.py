@@ -58,7 +58,7 @@ def test_each_epoch_is_measured_with_its_own_loss_and_the_test_with_the_configur
     run: Callable[..., float], tmp_path: Path
 ) -> None:
     only_bce = ("loss=sum", "loss.terms.dice=null", "loss.terms.boundary=null", "loss.terms.bce.weight=4")
-    frozen = ("optimizer.lr=0", "optimizer.weight_decay=0", "model.norm=none", "trainer.max_epochs=4")
+    frozen = ("optimizer.lr=1e-30", "optimizer.weight_decay=0", "model.norm=none", "trainer.max_epochs=4")
     run(tmp_path, *only_bce, *frozen, "schedule.terms.bce.weight={to: 1, shape: exponential, epochs: 2}")
     table = epochs(tmp_path)
     assert table["loss/terms.bce.weight"].tolist() == [4, 2, 1, 1]

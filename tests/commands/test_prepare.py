@@ -13,21 +13,19 @@ import pytest
 from seglab.contract import ContractError
 from seglab.data.prepare_data import open_data
 from seglab.engine.config import build
-from seglab.prepare import knobs, run
+from seglab.prepare import options, run
+from tests.data.fabricate import write_pairs
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
-    for kind in ("images", "masks"):
-        (tmp_path / "raw" / kind).mkdir(parents=True)
-    for k in range(8):
-        mask = np.zeros((70, 90), np.uint8)
-        mask[k : k + 20, 30:50] = 255
-        coarse = cv2.resize(rng.integers(0, 256, (9, 9), np.uint8), (90, 70), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(tmp_path / f"raw/images/{k}.png"), coarse)
-        cv2.imwrite(str(tmp_path / f"raw/masks/{k}.png"), mask)
-    return tmp_path / "raw"
+    masks = [np.zeros((70, 90), np.uint8) for _ in range(8)]
+    for k, mask in enumerate(masks):
+        mask[k : k + 20, 30:50] = 1
+    coarse = [rng.integers(0, 256, (9, 9), np.uint8) for _ in range(8)]
+    images = [cv2.resize(one, (90, 70), interpolation=cv2.INTER_CUBIC) for one in coarse]
+    return write_pairs(tmp_path / "raw", images, masks)
 
 
 def choose(root: Path) -> list[str]:
@@ -40,26 +38,28 @@ def test_a_prepared_folder_trains_as_the_raw_tree_does(configure, root, tmp_path
     ready = configure("prepare", "dataset=prepared", *choose(tmp_path / "ready")[1:])
     before, after = open_data(build(raw.dataset)), open_data(build(ready.dataset))
     assert before.splits.ids() == after.splits.ids()
-    for a, b in zip(before.store.batch(range(8)), after.store.batch(range(8)), strict=True):
-        np.testing.assert_array_equal(a, b)
+    for split, ids in before.splits.ids().items():
+        pairs = [(0, k) for k in range(len(ids))]
+        for a, b in zip(before.source(split).batch(pairs, 0), after.source(split).batch(pairs, 0), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
-def test_what_training_on_the_folder_must_be_told_is_said(configure, root):
+def test_the_options_for_a_training_on_the_folder_are_listed(configure, root):
     plain = build(configure("prepare", *choose(root)).dataset)
-    assert list(knobs(plain)) == ["dataset.size=32", "dataset.cache_dir=null"]
+    assert list(options(plain)) == ["dataset.size=32", "dataset.cache_dir=null"]
     words = ["dataset.coverage=0.3", "dataset.mean=[0.1,0.2,0.3]", "dataset.reduce=2", "dataset.fit=patch"]
-    told = list(knobs(build(configure("prepare", *choose(root), *words).dataset)))
-    assert {*told} == {*words[:2], *words[3:], "dataset.size=32", "dataset.cache_dir=null"}
-    again = build(configure("prepare", "dataset=prepared", f"dataset.root={root}", *told).dataset)
+    listed = list(options(build(configure("prepare", *choose(root), *words).dataset)))
+    assert {*listed} == {*words[:2], *words[3:], "dataset.size=32", "dataset.cache_dir=null"}
+    again = build(configure("prepare", "dataset=prepared", f"dataset.root={root}", *listed).dataset)
     assert (again.coverage, again.mean, again.fit) == (0.3, (0.1, 0.2, 0.3), "patch")
 
 
-def test_a_second_run_goes_on_and_other_options_are_refused(configure, root, tmp_path):
+def test_a_second_run_decodes_nothing_and_other_options_are_refused(configure, root, tmp_path):
     folder = tmp_path / "ready"
     run(configure("prepare", *choose(root)), folder)
-    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")}
+    before = (folder / "records.jsonl").read_bytes(), (folder / "pixels.bin").stat().st_mtime_ns
     assert run(configure("prepare", *choose(root), "dataset.size=64"), folder) == 8  # cut later: nothing to do
-    assert times == {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")}
+    assert before == ((folder / "records.jsonl").read_bytes(), (folder / "pixels.bin").stat().st_mtime_ns)
     with pytest.raises(ContractError, match="one of others"):
         run(configure("prepare", *choose(root), "dataset.reduce=2"), folder)
 
@@ -81,7 +81,7 @@ def test_a_leak_is_an_error_after_all_is_written(configure, root, tmp_path):
     for kind in ("images", "masks"):
         shutil.copytree(root / kind, root / f"test_{kind}")
     own = ["dataset.test_images=test_images", "dataset.test_masks=test_masks"]
-    with pytest.raises(ContractError, match=r"no image on two sides of the split, got 8 pairs: "):
+    with pytest.raises(ContractError, match=r"no image in two splits, got 8 pairs: "):
         run(configure("prepare", "mode=audit", *choose(root), *own), tmp_path)
     assert len(json.loads((tmp_path / "audit.json").read_text())["leaks"]) == 8
     assert (tmp_path / "audit.png").exists()

@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def write_dicom() -> Callable[..., str]:
-    """Write a real DICOM file from grey pixels (h, w) uint8 or uint16."""
+    """Write a real DICOM file from gray pixels (h, w) uint8 or uint16."""
     import pydicom
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 

@@ -42,7 +42,7 @@ def test_masks_stay_binary(pair):
         assert set(np.unique(Strong()(*pair, (0, 0, k))[1])) <= {0, 1}
 
 
-def test_grey_images_keep_their_one_channel(pair):
+def test_gray_images_keep_their_one_channel(pair):
     image, mask = pair
     assert Strong()(image[..., :1], mask, (0, 0, 1))[0].shape == (48, 48, 1)
 

@@ -4,7 +4,9 @@ import pydicom
 import pytest
 
 from seglab.contract import ContractError
-from seglab.data.dicom import breast_box, is_mask, read_dicom, read_lesion, read_mammogram
+from seglab.data.dataset import Dataset
+from seglab.data.dicom import breast_box, is_mask, read_dicom, read_lesion, read_mammogram, shape_of
+from tests.data.fabricate import write_image
 
 
 @pytest.fixture
@@ -48,6 +50,17 @@ def test_what_is_no_dicom_is_one_sentence_with_its_name(tmp_path, ramp, write_di
     for name in ("short", "text", "empty", "missing"):
         with pytest.raises(ContractError, match=f"{name}.dcm: expected a DICOM with pixels, got "):
             read_mammogram(str(tmp_path / f"{name}.dcm"))
+    for name in ("text", "missing"):
+        with pytest.raises(ContractError, match=f"{name}.dcm: expected a DICOM with pixels, got "):
+            shape_of(str(tmp_path / f"{name}.dcm"))
+
+
+def test_any_data_set_reads_a_dicom_without_a_label(tmp_path, ramp, write_dicom):
+    plain = Dataset()
+    path = write_dicom(tmp_path / "a.dcm", ramp)
+    np.testing.assert_array_equal(plain.decode(path), ramp)
+    assert plain.decode(write_image(tmp_path / "a.png", np.zeros((4, 5, 3)))).shape == (4, 5, 3)
+    assert plain.region(path) is None
 
 
 def test_the_mask_is_told_from_the_crop_by_content(tmp_path, write_dicom):
@@ -69,16 +82,15 @@ def test_the_mask_is_told_from_the_crop_by_content(tmp_path, write_dicom):
 def test_any_two_values_are_a_mask(tmp_path, top):
     mask = np.zeros((50, 50), np.uint8)
     mask[10:20, 10:20] = top
-    cv2.imwrite(str(tmp_path / "m.png"), mask)
-    assert read_lesion((str(tmp_path / "m.png"),), (50, 50)).sum() == 100
+    assert read_lesion((write_image(tmp_path / "m.png", mask),), (50, 50)).sum() == 100
 
 
 def test_a_mask_blurred_by_jpeg_is_still_a_mask(tmp_path):
     mask = np.zeros((200, 200), np.uint8)
     cv2.circle(mask, (90, 110), 30, 255, -1)
-    cv2.imwrite(str(tmp_path / "m.jpg"), mask)
-    assert is_mask(cv2.imread(str(tmp_path / "m.jpg"), 0))
-    found = read_lesion((str(tmp_path / "m.jpg"),), (200, 200))
+    path = write_image(tmp_path / "m.jpg", mask)
+    assert is_mask(cv2.imread(path, 0))
+    found = read_lesion((path,), (200, 200))
     assert (found != (mask > 0)).mean() < 0.002
 
 

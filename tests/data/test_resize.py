@@ -5,23 +5,23 @@ from seglab.data.resize import crop, fit, to_bits, to_channels, to_mask
 
 
 def test_an_area_resize_keeps_the_mean_of_a_mask():
-    share = (np.random.default_rng(0).random((96, 96)) < 0.1).astype(np.float32)
-    small = fit(share, 24, "resize")
-    np.testing.assert_allclose(small, share.reshape(24, 4, 24, 4).mean((1, 3)), atol=1e-6)
+    fraction = (np.random.default_rng(0).random((96, 96)) < 0.1).astype(np.float32)
+    small = fit(fraction, 24, "resize")
+    np.testing.assert_allclose(small, fraction.reshape(24, 4, 24, 4).mean((1, 3)), atol=1e-6)
 
 
 @pytest.mark.parametrize("top", range(3))
 @pytest.mark.parametrize("left", range(3))
 def test_a_thin_ship_survives_a_low_coverage_wherever_it_lies(top, left):
-    share = np.zeros((768, 768), np.float32)
-    share[300 + top : 302 + top, 300 + left : 306 + left] = 1
-    assert to_mask(fit(share, 256, "resize"), 0.3).any()
+    fraction = np.zeros((768, 768), np.float32)
+    fraction[300 + top : 302 + top, 300 + left : 306 + left] = 1
+    assert to_mask(fit(fraction, 256, "resize"), 0.3).any()
 
 
-def test_coverage_is_the_share_at_which_a_pixel_becomes_foreground():
-    share = np.zeros((2, 4), np.float32)
-    share[0, :2] = 1
-    small = np.array([[share[:, :2].mean(), share[:, 2:].mean()]])
+def test_coverage_is_the_fraction_at_which_a_pixel_becomes_foreground():
+    fraction = np.zeros((2, 4), np.float32)
+    fraction[0, :2] = 1
+    small = np.array([[fraction[:, :2].mean(), fraction[:, 2:].mean()]])
     assert to_mask(small, 0.5).tolist() == [[1, 0]]
     assert to_mask(small, 0.51).tolist() == [[0, 0]]
 
@@ -53,7 +53,7 @@ def test_a_crop_beyond_the_edge_is_black():
     assert crop(image, 2, 3, 3, 3).tolist() == [[12, 0, 0], [0, 0, 0], [0, 0, 0]]
 
 
-def test_grey_is_repeated_and_colour_is_weighed():
+def test_gray_is_repeated_and_color_is_weighed():
     assert to_channels(np.full((2, 2), 9, np.uint8), 3).tolist() == [[[9] * 3] * 2] * 2
     red = np.zeros((1, 1, 3), np.uint8)
     red[..., 0] = 255

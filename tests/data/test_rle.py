@@ -8,8 +8,8 @@ from seglab.data import rle
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.floats(0, 1), st.integers(0, 2**32 - 1))
-def test_decode_undoes_encode(height, width, share, seed):
-    mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
+def test_decode_undoes_encode(height, width, fraction, seed):
+    mask = (np.random.default_rng(seed).random((height, width)) < fraction).astype(np.uint8)
     np.testing.assert_array_equal(rle.decode(rle.encode(mask), (height, width)), mask)
 
 
@@ -29,7 +29,7 @@ def test_nothing_is_an_empty_text():
 def test_each_object_keeps_its_number():
     runs = rle.parse(["1 2", "5 1 8 1", "11 2"], ["a", "b", "c"])
     assert rle.instances(runs, (3, 4)).T.reshape(-1).tolist() == [1, 1, 0, 0, 2, 0, 0, 2, 0, 0, 3, 3]
-    later = runs.part(1, 4)  # without the first object the numbers begin at 1 again
+    later = runs.slice(1, 4)  # without the first object the numbers begin at 1 again
     assert rle.instances(later, (3, 4)).T.reshape(-1).tolist() == [0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 2, 2]
 
 

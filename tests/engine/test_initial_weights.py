@@ -120,7 +120,7 @@ def test_a_run_goes_on_from_another_with_larger_images_and_another_loss(
 
     first, second = tmp_path / "first", tmp_path / "second"
     train(configure("train", *SMALL, "trainer.max_epochs=1", folder=first), first)
-    still = ("optimizer.lr=0", "optimizer.weight_decay=0", "model.norm=batch")
+    still = ("optimizer.lr=1e-30", "optimizer.weight_decay=0", "model.norm=batch")
     words = (*SMALL, *still, "dataset.size=64", "loss=iou", f"init_from={first}")
     step = SegModule.training_step
 

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from seglab.contract import ContractError
-from seglab.data.loading import Samples, loader
-from seglab.data.store import Arrays, Whole
+from seglab.data.dataset import Dataset, Decoded
+from seglab.data.loading import Samples
+from seglab.data.sources import Whole
 from seglab.engine.dry_run import dry_run
 from seglab.engine.module import Normalize, SegModule
 from seglab.losses.base import Card, Loss
@@ -87,10 +89,12 @@ def test_the_module_counts_what_it_sees() -> None:
 def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were() -> None:
     images = (torch.rand(3, 8, 8, 3).numpy() * 255).astype("uint8")
     masks = (images[..., 0] > 128).astype("uint8")
-    samples = Samples(Whole(Arrays(images, masks), [0, 1, 2]), ["a", "b", "c"], None, (), 1)
+    pairs = zip(images, masks, strict=True)
+    decoded = [Decoded(partial(copy.copy, image), partial(copy.copy, mask), (8, 8), 0.5, mask) for image, mask in pairs]
+    samples = Samples(Whole(decoded, Dataset(size=8)), ["a", "b", "c"], None, (), 1)
     trained = module()
     before, state = copy.deepcopy(trained.state_dict()), torch.get_rng_state()
-    dry_run(trained, loader(samples, 2, 0, False, None))
+    dry_run(trained, DataLoader(samples))
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(weight.grad is None for weight in trained.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,9 +13,8 @@ import numpy as np
 
 from seglab.contract import require
 from seglab.data import rle
-from seglab.data.dataset import Dataset
-from seglab.data.image_io import files_in, read_image
-from seglab.data.items import Item, Reader
+from seglab.data.dataset import Dataset, Item, Reader
+from seglab.data.image_io import existing_folder, files_in, read_image
 from seglab.data.resize import resize
 
 SIDE = 768
@@ -22,21 +22,20 @@ SIDE = 768
 
 # fmt: off
 CORRUPT = frozenset([
-    "6384c3e78", "13703f040", "14715c06d", "33e0ff2d5", "4d4e09f2a",
-    "877691df8", "8b909bb20", "a8d99130e", "ad55c3143", "c8260c541",
-    "d6c7f17c7", "dc3e7c901", "e44dffe88", "ef87bad36", "f083256d8",
+    "6384c3e78", "13703f040", "14715c06d", "33e0ff2d5", "4d4e09f2a", "877691df8", "8b909bb20", "a8d99130e",
+    "ad55c3143", "c8260c541", "d6c7f17c7", "dc3e7c901", "e44dffe88", "ef87bad36", "f083256d8",
 ])
 # fmt: on
-"""Training images of the challenge that are known to be broken or wrongly labelled."""
+"""Training images of the challenge that are known to be broken or wrongly labeled."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ship(Dataset):
+class AirbusShips(Dataset):
     """Images and the table of runs, a row per ship; most images of the challenge hold none.
 
     At test each ship is an object, even where it touches another; in a montage what is connected is one.
 
-    images: folder of JPEGs in `root`. table: the CSV of ImageId and EncodedPixels. empty_fraction: share of images
+    images: folder of JPEGs in `root`. table: the CSV of ImageId and EncodedPixels. empty_fraction: fraction of images
     without ships that is kept (all are, if there are fewer, or for null). balance: at most so many images for each
     number of ships per image, null for all. montage: pack k x k images, each reduced by k, into one.
     """
@@ -56,51 +55,37 @@ class Ship(Dataset):
         require(1 <= self.montage <= 16, "dataset ship", "montage of 1 to 16", self.montage)
 
     def items(self) -> list[Item]:
-        root = Path(self.root)
-        require(root.is_dir(), "dataset ship", "a root that exists", root, "set dataset.root")
+        root = existing_folder(self.root)
         files = {path.name: path for path in files_in(root / self.images)}
         names, counts, runs, bounds = read_table(root / self.table)
-        kept = set(self.choose(names, counts))
+        kept = self.select(names, counts)
         items = [
-            item_of(name, files.get(name), runs.part(bounds[k], bounds[k + 1]))
+            item_of(name, files.get(name), runs.slice(bounds[k], bounds[k + 1]))
             for k, name in enumerate(names)
             if name in kept
         ]
-        unlabelled = sorted(files.keys() - set(names))
-        items += [Item(n, n, fault=f"{files[n]}: expected rows in {self.table}") for n in unlabelled]
+        unlabeled = sorted(files.keys() - set(names))
+        items += [Item(n, n, fault=f"{files[n]}: expected rows in {self.table}") for n in unlabeled]
         return items if self.montage == 1 else montages(items, self.montage)
 
-    def choose(self, names: list[str], counts: np.ndarray) -> list[str]:
-        """Choose images by their number of ships; chance is a hash of the name, so that the choice lasts."""
-        order = sorted(range(len(names)), key=lambda k: rank(names[k]))
-        ships = [k for k in order if counts[k]]
-        empty = [k for k in order if not counts[k]]
-        if self.balance is not None:
-            ships = first_of_each(ships, counts, self.balance)
+    def select(self, names: list[str], counts: np.ndarray) -> set[str]:
+        """Choose images by their number of ships; the draw is a hash of the name, so that the choice lasts."""
+        ships, empty = [], []
+        seen: Counter[int] = Counter()
+        for name, count in sorted(zip(names, counts.tolist(), strict=True), key=lambda pair: digest(pair[0].encode())):
+            seen[count] += 1
+            if not count:
+                empty.append(name)
+            elif self.balance is None or seen[count] <= self.balance:
+                ships.append(name)
         if self.empty_fraction is not None:
             empty = empty[: round(len(ships) * self.empty_fraction / (1 - self.empty_fraction))]
-        return [names[k] for k in (*ships, *empty)]
-
-
-def rank(name: str) -> bytes:
-    """Give a place in an order of chance that is always the same."""
-    return digest(name.encode())
+        return {*ships, *empty}
 
 
 def digest(data: bytes) -> bytes:
     """Give eight bytes that stand for many."""
     return blake2b(data, digest_size=8).digest()
-
-
-def first_of_each(order: Sequence[int], counts: np.ndarray, most: int) -> list[int]:
-    """Keep the first so many of each count."""
-    seen: dict[int, int] = {}
-    kept = []
-    for k in order:
-        seen[counts[k]] = seen.get(counts[k], 0) + 1
-        if seen[counts[k]] <= most:
-            kept.append(k)
-    return kept
 
 
 def read_table(path: Path) -> tuple[list[str], np.ndarray, rle.Runs, np.ndarray]:
@@ -126,36 +111,37 @@ def item_of(name: str, file: Path | None, runs: rle.Runs) -> Item:
     if file is None:
         return Item(name, name, fault=f"{name}: expected the image of the table on disk")
     reason = "known to be broken" if file.stem in CORRUPT else ""
-    image = partial(read_image, str(file))
-    mask, labels = partial(mask_of, runs, str(file)), digest(runs.starts.tobytes() + runs.lengths.tobytes()).hex()
+    image, mask = partial(read_image, str(file)), partial(draw, runs, str(file))
+    labels = digest(runs.starts.tobytes() + runs.lengths.tobytes()).hex()
     objects = partial(rle.instances, runs, (SIDE, SIDE))
     return Item(name, name, image, mask, files=(str(file),), labels=labels, left_out=reason, objects=objects)
 
 
-def mask_of(runs: rle.Runs, file: str) -> np.ndarray:
+def draw(runs: rle.Runs, file: str) -> np.ndarray:
     """Draw the mask (h, w) uint8 of all ships of an image."""
     rle.check(runs, (SIDE, SIDE), file)
     return rle.paint(runs, (SIDE, SIDE))
 
 
 def montages(items: list[Item], k: int) -> list[Item]:
-    """Pack the good items, in an order of chance, k x k to an item; those that fill no last one are left out."""
-    good = sorted((item for item in items if not item.fault and not item.left_out), key=lambda item: rank(item.id))
+    """Pack the good items, in the order of their hashes, k x k to an item; those that fill no last one are left out."""
+    good = [item for item in items if not item.fault and not item.left_out]
+    good.sort(key=lambda item: digest(item.id.encode()))
     whole = len(good) // k**2 * k**2
     packed = [pack(f"montage{start // k**2:05d}", good[start : start + k**2], k) for start in range(0, whole, k**2)]
     rest = [replace(item, left_out=f"fills no montage of {k}x{k}") for item in good[whole:]]
     return [*packed, *rest, *(item for item in items if item.fault or item.left_out)]
 
 
-def pack(name: str, parts: list[Item], k: int) -> Item:
+def pack(name: str, items: list[Item], k: int) -> Item:
     """Make one item of k x k others."""
-    image = partial(tiled, tuple(part.image for part in parts), k, np.uint8)
-    mask = partial(tiled, tuple(part.mask for part in parts), k, np.float32)
-    files = tuple(file for part in parts for file in part.files)
-    return Item(name, name, image, mask, files=files, labels=" ".join(part.labels for part in parts))
+    image = partial(side_by_side, tuple(item.image for item in items), k, np.uint8)
+    mask = partial(side_by_side, tuple(item.mask for item in items), k, np.float32)
+    files = tuple(file for item in items for file in item.files)
+    return Item(name, name, image, mask, files=files, labels=" ".join(item.labels for item in items))
 
 
-def tiled(readers: Sequence[Reader], k: int, kind: type) -> np.ndarray:
-    """Decode k x k images (uint8), or masks to shares (float32), reduce each by k and lay them side by side."""
-    small = [resize(reader().astype(kind, copy=False), SIDE // k, SIDE // k) for reader in readers]
+def side_by_side(readers: Sequence[Reader], k: int, dtype: type) -> np.ndarray:
+    """Decode k x k images (uint8), or masks to fractions (float32), reduce each by k and lay them side by side."""
+    small = [resize(reader().astype(dtype, copy=False), SIDE // k, SIDE // k) for reader in readers]
     return np.concatenate([np.concatenate(small[row * k : (row + 1) * k], 1) for row in range(k)], 0)

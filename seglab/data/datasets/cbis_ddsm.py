@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seglab.contract import require
-from seglab.data.dataset import Dataset
+from seglab.data.dataset import Dataset, Item, one_of
 from seglab.data.dicom import WINDOWS, breast_box, read_lesion, read_mammogram, shape_of
-from seglab.data.image_io import SUFFIXES
-from seglab.data.items import Item
+from seglab.data.image_io import SUFFIXES, existing_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +27,7 @@ COLUMNS = ("patient_id", "breast_density", SIDE, VIEW, "abnormality id", "pathol
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ddsm(Dataset):
+class CbisDdsm(Dataset):
     """CBIS-DDSM: the case description tables joined with the images, a film with all its lesions per item.
 
     Films are DICOM in the layout of the NBIA download or the classic one, or PNG and JPEG that keep the folder names.
@@ -43,37 +42,35 @@ class Ddsm(Dataset):
     view: str | None = None
     side: str | None = None
     pathology: str | None = None
-    density: list[int] | None = None
+    density: tuple[int, ...] | None = None
     window: str = "full"
     crop: bool = False
     channels: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choices = {
-            "abnormality": ("mass", "calc", "both"),
-            "view": ("CC", "MLO", None),
-            "side": ("LEFT", "RIGHT", None),
-            "pathology": ("MALIGNANT", "BENIGN", None),
-            "window": WINDOWS,
-        }
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            require(value in allowed, "dataset ddsm", f"{name} to be one of {', '.join(map(str, allowed))}", value)
-        densities = self.density is None or set(self.density) <= {1, 2, 3, 4}
-        require(densities, "dataset ddsm", "density to be a list of 1 to 4", self.density)
+        views, sides, kinds = ("CC", "MLO", None), ("LEFT", "RIGHT", None), ("MALIGNANT", "BENIGN", None)
+        one_of("dataset ddsm", self, abnormality=("mass", "calc", "both"), view=views, side=sides, pathology=kinds)
+        one_of("dataset ddsm", self, window=WINDOWS)
+        known = set(self.density or ()) <= {1, 2, 3, 4}
+        require(known, "dataset ddsm", "density to be a list of 1 to 4", self.density)
 
     def items(self) -> list[Item]:
-        root = Path(self.root)
-        require(root.is_dir(), "dataset ddsm", "a root that exists", root, "set dataset.root")
-        rows = self.chosen(read_tables(root, self.abnormality))
+        root = existing_folder(self.root)
+        rows = self.filter(read_tables(root, self.abnormality))
         require(len(rows) > 0, "dataset ddsm", "lesions that pass view, side, pathology and density", 0)
         files = Files(root)
         films = rows.groupby(["patient_id", SIDE, VIEW], sort=True)
-        return [self.film("_".join(key), lesions, files) for key, lesions in films]
+        return [self.film("_".join(map(str, key)), lesions, files) for key, lesions in films]
 
-    def chosen(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Keep the lesions that the filters name."""
+    def decode(self, path: str) -> np.ndarray:
+        return read_mammogram(path, self.window)
+
+    def region(self, path: str) -> tuple[slice, slice] | None:
+        return breast_box(read_mammogram(path)) if self.crop else None
+
+    def filter(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Keep the lesions that view, side, pathology and density name."""
         keep = np.ones(len(rows), bool)
         for column, value in ((VIEW, self.view), (SIDE, self.side)):
             keep &= True if value is None else rows[column] == value
@@ -85,40 +82,38 @@ class Ddsm(Dataset):
 
     def film(self, name: str, lesions: pd.DataFrame, files: Files) -> Item:
         """Make the item of one film from the rows of its lesions."""
-        patient, part = lesions["patient_id"].iloc[0], "test" if (lesions["part"] == "test").any() else "train"
-        image = next((found[0] for path in lesions[IMAGE] if (found := files.of_image(path))), None)
-        if image is None:
-            return Item(name, patient, split=part, fault=f"{lesions[IMAGE].iloc[0]}: expected on disk")
+        patient, split = lesions["patient_id"].iloc[0], "test" if (lesions["split"] == "test").any() else "train"
+        images = [path for row in lesions[IMAGE] for path in files.of_image(row)[:1]]
         masks = [files.of_lesion(row) for _, row in lesions.iterrows()]
-        if not all(masks):
-            missing = lesions[MASK].iloc[masks.index(())]
-            return Item(name, patient, split=part, fault=f"{missing}: expected on disk")
+        if not images or () in masks:
+            missing = lesions[MASK].iloc[masks.index(())] if images else lesions[IMAGE].iloc[0]
+            return Item(name, patient, split=split, fault=f"{missing}: expected on disk")
         return Item(
             name,
             patient,
-            partial(film_of, image, self.window, self.crop),
-            partial(lesions_of, image, tuple(masks), self.crop),
-            part,
-            tuple(dict.fromkeys((image, *(path for each in masks for path in each)))),
+            partial(read_film, self, images[0]),
+            partial(read_lesions, self, images[0], masks),
+            split,
+            tuple(dict.fromkeys((images[0], *(path for paths in masks for path in paths)))),
         )
 
 
-def film_of(path: str, window: str, crop: bool) -> np.ndarray:
+def read_film(dataset: CbisDdsm, path: str) -> np.ndarray:
     """Read a film (h, w), cut to the breast if asked."""
-    image = read_mammogram(path, window)
-    return image[breast_box(read_mammogram(path))] if crop else image
+    image, box = dataset.decode(path), dataset.region(path)
+    return image[box] if box else image
 
 
-def lesions_of(path: str, lesions: tuple[tuple[str, ...], ...], crop: bool) -> np.ndarray:
+def read_lesions(dataset: CbisDdsm, path: str, lesions: list[tuple[str, ...]]) -> np.ndarray:
     """Read the union of all lesion masks of a film, cut like the film."""
-    mask = np.zeros(shape_of(path), np.uint8)
+    mask, box = np.zeros(shape_of(path), np.uint8), dataset.region(path)
     for candidates in lesions:
         mask |= read_lesion(candidates, mask.shape)
-    return mask[breast_box(read_mammogram(path))] if crop else mask
+    return mask[box] if box else mask
 
 
 def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
-    """Read the case descriptions in the root or one folder below it: a row per lesion, with its part train or test."""
+    """Read the case descriptions in the root or one folder below it: a row per lesion, with its split train or test."""
     import pandas as pd
 
     kinds = ("mass", "calc") if abnormality == "both" else (abnormality,)
@@ -130,7 +125,7 @@ def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
             missing = [column for column in COLUMNS if column not in table]
             require(not missing, str(path), f"columns {', '.join(COLUMNS)}", f"no {' and no '.join(missing)}")
             table = table[list(COLUMNS)].apply(lambda column: column.str.strip())
-            tables.append(table.assign(part="test" if "_test_" in path.name else "train"))
+            tables.append(table.assign(split="test" if "_test_" in path.name else "train"))
     wanted = " and ".join(f"{kind}_case_description_train_set.csv" for kind in kinds)
     require(bool(tables), "dataset ddsm", f"{wanted} (and the like) in {root}", "none", "set dataset.root")
     return pd.concat(tables, ignore_index=True)
@@ -148,13 +143,13 @@ class Files:
                 if name.lower().endswith((*SUFFIXES, ".dcm")):
                     self.add(Path(folder).relative_to(root).parts, os.path.join(folder, name))
 
-    def add(self, parts: tuple[str, ...], path: str) -> None:
+    def add(self, folders: tuple[str, ...], path: str) -> None:
         """File one path under the cases among its folders and its own name, and under its innermost folder."""
-        for part in (*parts, Path(path).stem):
-            if CASE.match(part):
-                self.by_case[part].append(path)
-        if parts:
-            self.by_series[parts[-1]].append(path)
+        for name in (*folders, Path(path).stem):
+            if CASE.match(name):
+                self.by_case[name].append(path)
+        if folders:
+            self.by_series[folders[-1]].append(path)
 
     def of_image(self, path: str) -> tuple[str, ...]:
         """Find the film of a table's path `case/study/series/name`, in any layout."""

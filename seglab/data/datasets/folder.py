@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from seglab.contract import require
-from seglab.data.dataset import Dataset
-from seglab.data.image_io import files_in, read_image, read_mask
-from seglab.data.items import Item
+from seglab.data.dataset import Dataset, Item
+from seglab.data.image_io import existing_folder, files_in, read_image, read_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,42 +42,28 @@ class Folder(Dataset):
         require(both, "dataset folder", "test_images and test_masks together")
 
     def items(self) -> list[Item]:
-        root = Path(self.root)
-        require(root.is_dir(), "dataset folder", "a root that exists", root, "set dataset.root")
+        root = existing_folder(self.root)
         items = self.pairs(root / self.images, root / self.masks, "" if self.test_images is None else "train")
         if self.test_images is not None and self.test_masks is not None:
             items += self.pairs(root / self.test_images, root / self.test_masks, "test")
         require(bool(items), "dataset folder", f"images in {root / self.images}", 0, "set dataset.images")
         return items
 
-    def pairs(self, images: Path, masks: Path, part: str) -> list[Item]:
-        """Match the two folders of one part; a file without its partner becomes an item with a fault."""
+    def pairs(self, images: Path, masks: Path, split: str) -> list[Item]:
+        """Match two folders; a file without its partner becomes an item with a fault."""
         left = stems(images, self.image_suffix, "" if images != masks else self.mask_suffix)
         right = stems(masks, self.mask_suffix, "" if images != masks else self.image_suffix)
-        prefix = f"{part}/" if part else ""
-        return [
-            self.pair(prefix + stem, left.get(stem), right.get(stem), part)
-            for stem in sorted(left.keys() | right.keys())
-        ]
-
-    def pair(self, name: str, image: Path | None, mask: Path | None, part: str) -> Item:
-        """Make one item of an image and a mask, either of which may be missing."""
-        if image is None or mask is None:
-            fault = (
-                f"{mask}: expected an image of its name" if image is None else f"{image}: expected a mask of its name"
-            )
-            return Item(name, name, split=part, fault=fault)
-        return Item(
-            id=name,
-            group=self.group_of(image.stem, name),
-            image=partial(read_image, str(image)),
-            mask=partial(read_mask, str(mask), self.threshold, self.mask_value),
-            split=part,
-            files=(str(image), str(mask)),
-        )
+        prefix = f"{split}/" if split else ""
+        read = partial(read_mask, threshold=self.threshold, value=self.mask_value)
+        items = []
+        for stem in sorted(left.keys() | right.keys()):
+            name, image, mask = prefix + stem, left.get(stem), right.get(stem)
+            group = self.group_of(image.stem, name) if image and mask else name
+            items.append(pair_item(name, group, image, mask, split, read))
+        return items
 
     def group_of(self, stem: str, name: str) -> str:
-        """Find the patient in a name; without a pattern each image is its own group."""
+        """Find the patient in the name of an image; without a pattern each image is its own group."""
         if self.group_pattern is None:
             return name
         found = re.search(self.group_pattern, stem)
@@ -89,3 +77,14 @@ def stems(folder: Path, suffix: str, other: str) -> dict[str, Path]:
     if len(other) > len(suffix):
         mine = [path for path in mine if not path.stem.endswith(other)]
     return {path.stem.removesuffix(suffix): path for path in mine}
+
+
+def pair_item(
+    name: str, group: str, image: Path | None, mask: Path | None, split: str, read: Callable[[str], np.ndarray]
+) -> Item:
+    """Make one item of an image file and a mask file that `read` decodes; without either it has a fault."""
+    if image is None or mask is None:
+        fault = f"{image or mask}: expected {'an image' if image is None else 'a mask'} of its name"
+        return Item(name, group, split=split, fault=fault)
+    files = (str(image), str(mask))
+    return Item(name, group, partial(read_image, files[0]), partial(read, files[1]), split, files)

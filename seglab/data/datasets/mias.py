@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 
 from seglab.contract import require
-from seglab.data.dataset import Dataset
-from seglab.data.image_io import read_image
-from seglab.data.items import Item
+from seglab.data.dataset import Dataset, Item
+from seglab.data.image_io import existing_folder, read_image
 
 ROW = re.compile(r"(?P<film>mdb\d{3}) +[FGD] +(?P<kind>[A-Z]{4})(?: +[BM])?(?P<place>(?: +\d+){3})?(?: +[*].*)?")
-Circle = tuple[int, int, int]
+Circle = tuple[int, ...]
+"""Center x, y and radius in pixels; y is counted from the bottom."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,40 +34,37 @@ class Mias(Dataset):
     channels: int = 1
 
     def items(self) -> list[Item]:
-        root = Path(self.root)
-        require(root.is_dir(), "dataset mias", "a root that exists", root, "set dataset.root")
-        found = read_info(root / self.table)
-        return [self.film(name, root / self.images / f"{name}.pgm", circles) for name, circles in found.items()]
+        root = existing_folder(self.root)
+        films = read_info(root / self.table)
+        return [self.film(name, root / self.images / f"{name}.pgm", circles) for name, circles in films.items()]
 
     def film(self, name: str, path: Path, circles: list[Circle | None]) -> Item:
         """Make the item of one film; None stands for a lesion of unknown place."""
-        patient, part = f"patient{(int(name[3:]) + 1) // 2:03d}", "test" if self.external else ""
+        patient, split = f"patient{(int(name[3:]) + 1) // 2:03d}", "test" if self.external else ""
         if not path.is_file():
-            return Item(name, patient, split=part, fault=f"{path}: expected the film of {self.table}")
+            return Item(name, patient, split=split, fault=f"{path}: expected the film of {self.table}")
         known = tuple(circle for circle in circles if circle is not None)
         unknown = "" if len(known) == len(circles) else "lesion of unknown place"
         image, mask = partial(read_image, str(path)), partial(draw, str(path), known)
-        return Item(name, patient, image, mask, part, (str(path),), str(known), left_out=unknown)
+        return Item(name, patient, image, mask, split, (str(path),), str(known), left_out=unknown)
 
 
 def read_info(path: Path) -> dict[str, list[Circle | None]]:
-    """Read the list of lesions: film to circles (x, y, radius) in pixels from the bottom left; none if healthy."""
+    """Read the list of lesions: film to circles, None for one of unknown place; an empty list if healthy."""
     require(path.is_file(), "dataset mias", "a table that exists", path, "set dataset.table")
     films: dict[str, list[Circle | None]] = {}
-    for line in path.read_text(errors="replace").splitlines():
-        row = ROW.fullmatch(line.strip())
-        if row:
-            lesions = films.setdefault(row["film"], [])
-            if row["kind"] != "NORM":
-                place = row["place"]
-                lesions.append(tuple(int(n) for n in place.split()) if place else None)  # type: ignore[arg-type]
+    for row in filter(None, map(ROW.fullmatch, map(str.strip, path.read_text(errors="replace").splitlines()))):
+        lesions, place = films.setdefault(row["film"], []), row["place"]
+        if row["kind"] != "NORM":
+            lesions.append(tuple(map(int, place.split())) if place else None)
     require(bool(films), str(path), "rows such as `mdb001 G CIRC B 535 425 197`", "none")
     return films
 
 
 def draw(path: str, circles: tuple[Circle, ...]) -> np.ndarray:
-    """Fill the circles of a film: (h, w) uint8. The table counts y from the bottom."""
-    mask = np.zeros(read_image(path).shape[:2], np.uint8)
+    """Fill the circles of a film: (h, w) uint8."""
+    height, width = read_image(path).shape[:2]
+    mask = np.zeros((height, width), np.uint8)
     for x, y, radius in circles:
-        cv2.circle(mask, (x, mask.shape[0] - 1 - y), radius, 1, cv2.FILLED)
+        cv2.circle(mask, (x, height - 1 - y), radius, 1, cv2.FILLED)
     return mask

@@ -1,8 +1,8 @@
 """Three painted scenes that imitate eye, breast and sea: what a loss finds hard in them, without their files.
 
-Each takes a generator and gives an image (size, size, 3) as float in 0..1 and the share of foreground (size, size) of
-each pixel. `share` is the wanted foreground share of the image (0: none); `contrast` and `noise` are factors on the
-scene's own.
+Each takes a generator and gives an image (size, size, 3) as float in 0..1 and the fraction of each pixel that is
+foreground (size, size). `fraction` is the wanted fraction of foreground of the image (0: none); `contrast` and `noise`
+are factors on the scene's own.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Painter = Callable[[Rng, int, float, float, float], Painted]
 
 @dataclass(frozen=True)
 class Scene:
-    """A painter, its range of foreground shares (drawn log-uniformly), and its share of images without any."""
+    """A painter, its range of fractions of foreground (drawn log-uniformly), and its fraction of images without any."""
 
     paint: Painter
-    shares: tuple[float, float]
+    foreground: tuple[float, float]
     empty: float
 
 
@@ -36,108 +36,114 @@ def clouds(rng: Rng, size: int, *cells: int) -> np.ndarray:
     return (field - field.mean()) / (field.std() + 1e-6)
 
 
-def grid(size: int, centre: tuple[float, float], angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Give the coordinates, in pixels, of each pixel along two turned axes through a centre."""
+def grid(size: int, center: tuple[float, float], angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """Give the coordinates, in pixels, of each pixel along two turned axes through a center."""
     y, x = np.mgrid[:size, :size].astype(np.float32)
-    y, x = y - centre[0], x - centre[1]
+    y, x = y - center[0], x - center[1]
     cos, sin = np.cos(angle), np.sin(angle)
     return x * cos + y * sin, y * cos - x * sin
 
 
+def point(rng: Rng, low: float, high: float) -> tuple[float, float]:
+    """Draw a row and a column."""
+    row, column = rng.uniform(low, high, 2).tolist()
+    return row, column
+
+
 def edge(signed: np.ndarray, softness: float = 1.0) -> np.ndarray:
-    """Turn a signed distance in pixels (positive inside) into a share of 0..1 over a rim of `softness` pixels."""
+    """Turn a signed distance in pixels (positive inside) into a fraction of 0..1 over a rim of `softness` pixels."""
     return np.clip(0.5 + signed / softness, 0, 1)
 
 
-def ellipse(size: int, centre: tuple[float, float], radius: float, ratio: float, angle: float) -> np.ndarray:
+def ellipse(size: int, center: tuple[float, float], radius: float, ratio: float, angle: float) -> np.ndarray:
     """Give the signed distance (about, in pixels, positive inside) to an ellipse of the same area as a circle."""
-    u, v = grid(size, centre, angle)
+    u, v = grid(size, center, angle)
     return radius - np.hypot(u / ratio, v * ratio)
 
 
-def vessels(rng: Rng, size: int, centre: tuple[float, float], count: int) -> np.ndarray:
-    """Draw branching dark lines that leave a centre, as a mask of 0..1."""
+def vessels(rng: Rng, size: int, center: tuple[float, float], count: int) -> np.ndarray:
+    """Draw branching dark lines that leave a center, as a mask of 0..1."""
     canvas = np.zeros((size, size), np.uint8)
     steps = 24
     for _ in range(count):
         bend = np.cumsum(rng.normal(0, 0.18, steps)) + rng.uniform(0, 2 * np.pi)
-        path = np.cumsum(np.stack([np.cos(bend), np.sin(bend)], 1) * size / 28, 0) + np.array(centre[::-1])
+        path = np.cumsum(np.stack([np.cos(bend), np.sin(bend)], 1) * size / 28, 0) + np.array(center[::-1])
         points = (path * 16).astype(np.int32).reshape(-1, 1, 2)
         width = max(1, round(size / rng.uniform(64, 160)))
         cv2.polylines(canvas, [points], False, int(rng.uniform(120, 255)), width, cv2.LINE_AA, 4)
     return canvas.astype(np.float32) / 255
 
 
-def disc(rng: Rng, size: int, share: float, contrast: float, noise: float) -> Painted:
+def disc(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
     """An eye: a bright disc with a brighter cup, vessels across it, uneven light, and bright spots that are not it."""
-    radius = size * np.sqrt(share / np.pi)
+    radius = size * np.sqrt(fraction / np.pi)
     low, high = radius + 2, max(radius + 3, size - radius - 2)
-    centre = (float(rng.uniform(low, high)), float(rng.uniform(low, high)))
-    rim = ellipse(size, centre, radius, float(rng.uniform(0.9, 1.1)), float(rng.uniform(0, np.pi)))
-    inside = edge(rim) if share else np.zeros((size, size), np.float32)
-    glow = edge(rim, radius * float(rng.uniform(0.1, 0.5)) + 1) if share else inside
-    cup = edge(ellipse(size, centre, 0.5 * radius, 1, 0), 0.3 * radius + 1) if share else inside
+    center = point(rng, low, high)
+    rim = ellipse(size, center, radius, rng.uniform(0.9, 1.1), rng.uniform(0, np.pi))
+    inside = edge(rim) if fraction else np.zeros((size, size), np.float32)
+    glow = edge(rim, radius * rng.uniform(0.1, 0.5) + 1) if fraction else inside
+    cup = edge(ellipse(size, center, 0.5 * radius, 1, 0), 0.3 * radius + 1) if fraction else inside
     light = 0.42 + 0.10 * clouds(rng, size, 2, 4) + 0.02 * clouds(rng, size, 16, 32)
     for _ in range(rng.integers(2, 7)):
-        spot = (float(rng.uniform(0, size)), float(rng.uniform(0, size)))
-        ratio, angle = float(rng.uniform(0.6, 1.6)), float(rng.uniform(0, np.pi))
-        blob = ellipse(size, spot, radius * float(rng.uniform(0.2, 0.7)), ratio, angle)
-        light += float(rng.uniform(0.05, 0.2)) * edge(blob, size / 12) * (1 - inside)
-    light += contrast * float(rng.uniform(0.12, 0.28)) * (0.5 * inside + 0.6 * glow + 0.4 * cup)
-    light *= 1 - 0.4 * vessels(rng, size, centre, int(rng.integers(8, 14)))
-    colour = np.array([1.25, 0.75, 0.4], np.float32) * (1 + 0.1 * rng.standard_normal(3, dtype=np.float32))
-    image = light[..., None] * colour + 0.04 * noise * rng.standard_normal((size, size, 3), dtype=np.float32)
+        spot = point(rng, 0, size)
+        ratio, angle = rng.uniform(0.6, 1.6), rng.uniform(0, np.pi)
+        blob = ellipse(size, spot, radius * rng.uniform(0.2, 0.7), ratio, angle)
+        light += rng.uniform(0.05, 0.2) * edge(blob, size / 12) * (1 - inside)
+    light += contrast * rng.uniform(0.12, 0.28) * (0.5 * inside + 0.6 * glow + 0.4 * cup)
+    light *= 1 - 0.4 * vessels(rng, size, center, int(rng.integers(8, 14)))
+    color = np.array([1.25, 0.75, 0.4], np.float32) * (1 + 0.1 * rng.standard_normal(3, dtype=np.float32))
+    image = light[..., None] * color + 0.04 * noise * rng.standard_normal((size, size, 3), dtype=np.float32)
     away = np.hypot(*grid(size, (size / 2, size / 2), 0))
     return image * edge(0.66 * size - away, 4)[..., None], inside
 
 
-def lesion(rng: Rng, size: int, share: float, contrast: float, noise: float) -> Painted:
+def lesion(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
     """A mammogram: faint irregular lumps in streaky tissue, beside round bright spots and lines that are none."""
     tissue = 0.35 + 0.07 * clouds(rng, size, 3, 6, 12) + 0.035 * clouds(rng, size, 24, 48)
     lump = np.zeros((size, size), np.float32)
-    for part in rng.dirichlet(np.full(rng.integers(1, 3), 4.0)) if share else ():
-        radius = size * np.sqrt(part * share / np.pi)
-        centre = tuple(float(n) for n in rng.uniform(0.12 * size, 0.88 * size, 2))
-        ratio, angle = float(rng.uniform(0.75, 1.35)), float(rng.uniform(0, np.pi))
+    for weight in rng.dirichlet(np.full(rng.integers(1, 3), 4.0)) if fraction else ():
+        radius = size * np.sqrt(weight * fraction / np.pi)
+        center = point(rng, 0.12 * size, 0.88 * size)
+        ratio, angle = rng.uniform(0.75, 1.35), rng.uniform(0, np.pi)
         rough = 0.28 * radius * clouds(rng, size, max(4, round(size / radius)), max(8, round(2 * size / radius)))
-        lump = np.maximum(lump, edge(ellipse(size, centre, radius, ratio, angle) + rough))
+        lump = np.maximum(lump, edge(ellipse(size, center, radius, ratio, angle) + rough))
     soft = cv2.GaussianBlur(lump, (0, 0), size / 100)
     for _ in range(rng.integers(2, 6)):  # round, smooth and fainter: what is not a lesion
-        spot = tuple(float(n) for n in rng.uniform(0, size, 2))
-        ratio, angle = float(rng.uniform(0.5, 2)), float(rng.uniform(0, np.pi))
-        blob = ellipse(size, spot, size * float(rng.uniform(0.03, 0.09)), ratio, angle)
-        tissue += float(rng.uniform(0.03, 0.09)) * edge(blob, size / 8) * (1 - lump)
-    tissue += 0.06 * vessels(rng, size, (size * float(rng.uniform(0, 1)), 0.0), 6)
-    image = tissue + contrast * float(rng.uniform(0.10, 0.22)) * soft
+        spot = point(rng, 0, size)
+        ratio, angle = rng.uniform(0.5, 2), rng.uniform(0, np.pi)
+        blob = ellipse(size, spot, size * rng.uniform(0.03, 0.09), ratio, angle)
+        tissue += rng.uniform(0.03, 0.09) * edge(blob, size / 8) * (1 - lump)
+    tissue += 0.06 * vessels(rng, size, (size * rng.uniform(0, 1), 0.0), 6)
+    image = tissue + contrast * rng.uniform(0.10, 0.22) * soft
     image += 0.03 * noise * rng.standard_normal((size, size), dtype=np.float32)
     return np.repeat(image[..., None], 3, 2), lump
 
 
-def ships(rng: Rng, size: int, share: float, contrast: float, noise: float) -> Painted:
+def ships(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
     """The sea: a few thin turned boxes among waves, wakes, foam and clouds."""
-    u, v = grid(size, (0, 0), float(rng.uniform(0, np.pi)))
-    swell = np.sin(u / size * float(rng.uniform(30, 90)) + 2 * clouds(rng, size, 3, 6)) * edge(clouds(rng, size, 3), 2)
+    u, v = grid(size, (0, 0), rng.uniform(0, np.pi))
+    swell = np.sin(u / size * rng.uniform(30, 90) + 2 * clouds(rng, size, 3, 6)) * edge(clouds(rng, size, 3), 2)
     sea = 0.28 + 0.03 * swell + 0.05 * clouds(rng, size, 2, 5) + 0.02 * clouds(rng, size, size // 4)
-    sea += 0.25 * np.clip(clouds(rng, size, 3, 6, 12) - float(rng.uniform(1.2, 2.6)), 0, 1)  # haze
+    sea += 0.25 * np.clip(clouds(rng, size, 3, 6, 12) - rng.uniform(1.2, 2.6), 0, 1)  # haze
     specks = np.zeros((size, size), np.float32)
     rows, columns = rng.integers(0, size, (2, rng.integers(5, 40)))
     specks[rows, columns] = rng.uniform(0.2, 1, len(rows))
     sea += 0.6 * cv2.GaussianBlur(specks, (0, 0), 0.7)  # foam
     truth = np.zeros((size, size), np.float32)
-    for part in rng.dirichlet(np.full(rng.integers(1, 5), 3.0)) if share else ():
-        area, ratio = part * share * size * size, float(rng.uniform(2.5, 5))
+    for weight in rng.dirichlet(np.full(rng.integers(1, 5), 3.0)) if fraction else ():
+        area, ratio = weight * fraction * size * size, rng.uniform(2.5, 5)
         length, width = np.sqrt(area * ratio), np.sqrt(area / ratio)
-        centre = tuple(float(n) for n in rng.uniform(0.06 * size, 0.94 * size, 2))
-        u, v = grid(size, centre, float(rng.uniform(0, np.pi)))
+        center = point(rng, 0.06 * size, 0.94 * size)
+        u, v = grid(size, center, rng.uniform(0, np.pi))
         hull = edge(length / 2 - np.abs(u)) * edge(width / 2 - np.abs(v))
         wake = (
             edge(width * 0.5 - np.abs(v), width) * np.clip(1 - (u - length / 2) / (3 * length), 0, 1) * (u > length / 2)
         )
-        tone = float(rng.uniform(0.15, 0.5)) * (1 if rng.random() < 0.85 else -0.5)
-        sea += 0.1 * float(rng.random()) * wake + contrast * tone * hull * (1 + 0.3 * np.sign(u))
+        tone = rng.uniform(0.15, 0.5) * (1 if rng.random() < 0.85 else -0.5)
+        sea += 0.1 * rng.random() * wake + contrast * tone * hull * (1 + 0.3 * np.sign(u))
         truth = np.maximum(truth, hull)
-    colour = np.array([0.7, 0.95, 1.1], np.float32) * (1 + 0.08 * rng.standard_normal(3, dtype=np.float32))
-    return sea[..., None] * colour + 0.025 * noise * rng.standard_normal((size, size, 3), dtype=np.float32), truth
+    color = np.array([0.7, 0.95, 1.1], np.float32) * (1 + 0.08 * rng.standard_normal(3, dtype=np.float32))
+    return sea[..., None] * color + 0.025 * noise * rng.standard_normal((size, size, 3), dtype=np.float32), truth
 
 
 SCENES: dict[str, Scene] = {

@@ -3,53 +3,37 @@ import numpy as np
 import pytest
 
 from seglab.contract import ContractError
-from seglab.data.datasets.cbis_ddsm import Ddsm, read_tables
+from seglab.data.datasets.cbis_ddsm import CbisDdsm, read_tables
 from seglab.data.prepare_data import open_data
+from tests.data.fabricate import write_image
 
+BEFORE, AFTER = "left or right breast,image view,abnormality id,abnormality type", "assessment,pathology,subtlety"
+FILES = "image file path,cropped image file path,ROI mask file path"
 HEADS = {
-    "mass": "patient_id,breast_density,left or right breast,image view,abnormality id,abnormality type,mass shape,"
-    "mass margins,assessment,pathology,subtlety,image file path,cropped image file path,ROI mask file path",
-    "calc": "patient_id,breast density,left or right breast,image view,abnormality id,abnormality type,calc type,"
-    "calc distribution,assessment,pathology,subtlety,image file path,cropped image file path,ROI mask file path",
+    "mass": f"patient_id,breast_density,{BEFORE},mass shape,mass margins,{AFTER},{FILES}",
+    "calc": f"patient_id,breast density,{BEFORE},calc type,calc distribution,{AFTER},{FILES}",
 }
-# kind, part, patient, side, view, abnormality, pathology, density, the lesion's top row
+# kind, split, patient, side, view, abnormality, pathology, density, the lesion's top row
 LESIONS = [
     ("mass", "train", "P_00001", "LEFT", "CC", 1, "MALIGNANT", 3, 20),
     ("mass", "train", "P_00001", "LEFT", "CC", 2, "BENIGN", 3, 60),
     ("mass", "train", "P_00001", "LEFT", "MLO", 1, "MALIGNANT", 3, 30),
     ("mass", "test", "P_00002", "RIGHT", "MLO", 1, "BENIGN_WITHOUT_CALLBACK", 1, 40),
-    (
-        "mass",
-        "train",
-        "P_00003",
-        "LEFT",
-        "CC",
-        1,
-        "BENIGN",
-        2,
-        10,
-    ),  # the same film is in a test table of the other kind
-    ("calc", "test", "P_00003", "LEFT", "CC", 1, "MALIGNANT", 2, 70),
+    ("mass", "train", "P_00003", "LEFT", "CC", 1, "BENIGN", 2, 10),
+    ("calc", "test", "P_00003", "LEFT", "CC", 1, "MALIGNANT", 2, 70),  # the same film in a test table
     ("mass", "train", "P_00003", "RIGHT", "CC", 1, "BENIGN", 2, 10),  # and its patient therefore a test patient
     ("calc", "train", "P_00004", "RIGHT", "CC", 1, "BENIGN", 4, 50),
 ]
-FILMS = [
-    "P_00001_LEFT_CC",
-    "P_00001_LEFT_MLO",
-    "P_00002_RIGHT_MLO",
-    "P_00003_LEFT_CC",
-    "P_00003_RIGHT_CC",
-    "P_00004_RIGHT_CC",
-]
+FILMS = sorted({"_".join(lesion[2:5]) for lesion in LESIONS})
 HEIGHT, WIDTH = 100, 80
 
 
-def uid(*parts):
-    return "1.3.6.1.4." + "".join(str(ord(letter) % 10) for part in parts for letter in str(part)) + "77"
+def uid(*words):
+    return "1.3.6.1.4." + "".join(str(ord(letter) % 10) for word in words for letter in str(word)) + "77"
 
 
-def paths(kind, part, patient, side, view, number):
-    case = f"{kind.capitalize()}-{'Training' if part == 'train' else 'Test'}_{patient}_{side}_{view}"
+def paths(kind, split, patient, side, view, number, *rest):
+    case = f"{kind.capitalize()}-{'Training' if split == 'train' else 'Test'}_{patient}_{side}_{view}"
     image = f"{case}/{uid(case)}/{uid(case, 'full')}/000000.dcm"
     roi = f"{case}_{number}/{uid(case, number)}"
     return image, f"{roi}/{uid(case, number, 'crop')}/000001.dcm", f"{roi}/{uid(case, number, 'mask')}/000000.dcm"
@@ -57,17 +41,14 @@ def paths(kind, part, patient, side, view, number):
 
 def tables(root):
     root.mkdir(parents=True, exist_ok=True)
-    for kind, head in HEADS.items():
-        for part in ("train", "test"):
-            rows = [head]
-            for lesion in LESIONS:
-                if lesion[:2] == (kind, part):
-                    image, crop, mask = paths(*lesion[:6])
-                    kind_of = ",".join(
-                        map(str, (*lesion[2:3], lesion[7], *lesion[3:6], kind, "N/A", "N/A", 4, lesion[6], 4))
-                    )
-                    rows.append(f'{kind_of},{image},"{crop}\n","{mask}\n"')
-            (root / f"{kind}_case_description_{part}_set.csv").write_text("\n".join(rows) + "\n")
+    rows = {(kind, split): [head] for kind, head in HEADS.items() for split in ("train", "test")}
+    for lesion in LESIONS:
+        kind, split, *place, pathology, density, _ = lesion
+        image, crop, mask = paths(*lesion)
+        facts = [place[0], density, *place[1:], kind, "N/A", "N/A", 4, pathology, 4]
+        rows[kind, split].append(",".join(map(str, facts)) + f',{image},"{crop}\n","{mask}\n"')
+    for (kind, split), lines in rows.items():
+        (root / f"{kind}_case_description_{split}_set.csv").write_text("\n".join(lines) + "\n")
 
 
 def film(patient):
@@ -88,16 +69,15 @@ def root(request, tmp_path, write_dicom):
     tables(tmp_path / "csv")
     for lesion in LESIONS:
         kind, patient, top = lesion[0], lesion[2], lesion[-1]
-        image, crop, mask = paths(*lesion[:6])
+        image, crop, mask = paths(*lesion)
         off = 3 if patient == "P_00002" else 0
         small = film(patient)[top : top + 10, 20:40]
         if request.param == "nbia":
             nbia = {}
             for name, words in ((image, "full mammogram images"), (mask, "ROI mask images")):
                 case, study, series, _ = name.split("/")
-                nbia[name] = (
-                    tmp_path / "CBIS-DDSM" / case / f"07-20-2016-DDSM-{study[-5:]}/1.000000-{words}-{series[-5:]}"
-                )
+                below = f"07-20-2016-DDSM-{study[-5:]}/1.000000-{words}-{series[-5:]}"
+                nbia[name] = tmp_path / "CBIS-DDSM" / case / below
             write_dicom(nbia[image] / "1-1.dcm", film(patient))
             if kind == "mass":  # crop and mask lie in one series
                 write_dicom(nbia[mask] / "1-1.dcm", small)
@@ -112,27 +92,20 @@ def root(request, tmp_path, write_dicom):
         elif request.param == "flat":
             case = image.split("/")[0]
             known = cv2.imread(str(tmp_path / f"png/{case}_MASK.png"), 0)
-            write_png(tmp_path / f"png/{case}_FULL.png", film(patient))
-            write_png(tmp_path / f"png/{case}_MASK.png", (roi(top, off) > 0) * 2 | (0 if known is None else known))
+            write_image(tmp_path / f"png/{case}_FULL.png", film(patient))
+            write_image(tmp_path / f"png/{case}_MASK.png", (roi(top, off) > 0) * 2 | (0 if known is None else known))
         else:
-            by = (
-                (lambda name: tmp_path / name)
-                if request.param == "png"
-                else (lambda name: tmp_path / "jpeg" / name.split("/")[2] / "x")
-            )
-            write_png(by(image).with_name("1-1.png"), film(patient))
-            write_png(by(crop).with_name("1-1.png"), small)
-            write_png(by(mask).with_name("1-2.png"), roi(top, off))
+            series = {name: tmp_path / f"jpeg/{name.split('/')[2]}" for name in (image, crop, mask)}
+            if request.param == "png":
+                series = {name: (tmp_path / name).parent for name in series}
+            write_image(series[image] / "1-1.png", film(patient))
+            write_image(series[crop] / "1-1.png", small)
+            write_image(series[mask] / "1-2.png", roi(top, off))
     return tmp_path
 
 
-def write_png(path, image):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image.astype(np.uint16 if image.max() > 255 else np.uint8))
-
-
-def ddsm(root, **knobs):
-    return Ddsm(root=str(root), **{"size": 100, "fit": "pad", "cache_dir": None, **knobs})
+def ddsm(root, **options):
+    return CbisDdsm(root=str(root), **{"size": 100, "fit": "pad", "cache_dir": None, **options})
 
 
 def top_rows(item):
@@ -159,19 +132,12 @@ def test_no_patient_is_on_two_sides(root):
     assert {item.group for item in opened.splits.train} != {item.group for item in opened.splits.val}
 
 
-@pytest.fixture
-def classic(tmp_path, write_dicom):
-    """The classic layout alone."""
-    tables(tmp_path)
-    for lesion in LESIONS:
-        image, _, mask = paths(*lesion[:6])
-        write_dicom(tmp_path / image, film(lesion[2]))
-        write_dicom(tmp_path / mask, roi(lesion[-1], 0), bits=8)
-    return tmp_path
+classic = pytest.mark.parametrize("root", ["classic"], indirect=True)
 
 
+@classic
 @pytest.mark.parametrize(
-    ("knobs", "films"),
+    ("options", "films"),
     [
         ({"abnormality": "mass"}, FILMS[:5]),
         ({"abnormality": "calc"}, [FILMS[3], FILMS[5]]),
@@ -182,65 +148,63 @@ def classic(tmp_path, write_dicom):
         ({"density": [1, 4]}, [FILMS[2], FILMS[5]]),
     ],
 )
-def test_filters_keep_lesions(classic, knobs, films):
-    assert [item.id for item in ddsm(classic, **knobs).items()] == films
+def test_filters_keep_lesions(root, options, films):
+    assert [item.id for item in ddsm(root, **options).items()] == films
 
 
-def test_a_filter_of_lesions_leaves_the_other_lesions_out_of_the_mask(classic):
-    assert top_rows(ddsm(classic, pathology="MALIGNANT").items()[0]) == [20]
-    assert top_rows(ddsm(classic, abnormality="mass").items()[3]) == [10]
+@classic
+def test_a_filter_of_lesions_leaves_the_other_lesions_out_of_the_mask(root):
+    assert top_rows(ddsm(root, pathology="MALIGNANT").items()[0]) == [20]
+    assert top_rows(ddsm(root, abnormality="mass").items()[3]) == [10]
 
 
-def test_the_breast_can_be_cut_out(classic):
-    item = ddsm(classic, crop=True).items()[0]
+@classic
+def test_the_breast_can_be_cut_out(root):
+    data = ddsm(root, crop=True, density=[1, 2, 3])
+    item = data.items()[0]
+    np.testing.assert_array_equal(data.decode(item.files[0])[data.region(item.files[0])], item.image())
+    assert ddsm(root).region(item.files[0]) is None
+    assert hash(data) != hash(ddsm(root))
     assert item.image().shape == item.mask().shape
     assert item.image().shape[1] < 65
-    assert item.mask().sum() == ddsm(classic).items()[0].mask().sum()
+    assert item.mask().sum() == ddsm(root).items()[0].mask().sum()
 
 
-def test_what_is_not_on_disk_is_counted_and_named(classic):
-    gone = [paths(*lesion[:6])[2] for lesion in (LESIONS[1], LESIONS[3])]
-    for path in gone:
-        (classic / path).unlink()
+@classic
+def test_what_is_not_on_disk_is_counted_and_named(root):
+    gone = [paths(*LESIONS[k])[2] for k in (1, 3)]
+    for path in (*gone, *(paths(*LESIONS[k])[1] for k in (1, 3))):
+        (root / path).unlink()
     with pytest.raises(ContractError, match=rf"2 of 6 that are not: {gone[0]}: expected on disk \| {gone[1]}"):
-        open_data(ddsm(classic))
-    assert set(open_data(ddsm(classic, on_bad_item="skip")).skipped) >= {FILMS[0], FILMS[2]}
+        open_data(ddsm(root))
+    assert set(open_data(ddsm(root, on_bad_item="skip")).skipped) >= {FILMS[0], FILMS[2]}
 
 
-def test_a_truncated_film_is_named_or_skipped(classic):
-    path = classic / paths(*LESIONS[7][:6])[0]
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ContractError, match=r"P_00004_RIGHT_CC.*000000.dcm: expected a DICOM with pixels"):
-        open_data(ddsm(classic))
-    assert FILMS[5] in open_data(ddsm(classic, on_bad_item="skip")).skipped
-
-
-def test_faulty_tables_and_choices_are_one_sentence(classic):
-    table = classic / "mass_case_description_train_set.csv"
+@classic
+def test_faulty_tables_and_choices_are_one_sentence(root):
+    table = root / "csv/mass_case_description_train_set.csv"
     table.write_text(table.read_text().replace("pathology", "verdict"))
-    with pytest.raises(
-        ContractError, match=r"mass_case_description_train_set.csv: expected columns .*, got no pathology"
-    ):
-        ddsm(classic).items()
-    empty = classic / "empty"
+    with pytest.raises(ContractError, match=r"description_train_set.csv: expected columns .*, got no pathology"):
+        ddsm(root).items()
+    empty = root / "empty"
     empty.mkdir()
     with pytest.raises(ContractError, match=r"expected mass_case_description_train_set.csv and calc"):
         ddsm(empty).items()
     with pytest.raises(ContractError, match="lesions that pass view"):
-        ddsm(classic, abnormality="calc", view="MLO").items()
+        ddsm(root, abnormality="calc", view="MLO").items()
     with pytest.raises(ContractError, match="view to be one of CC, MLO, None, got AP"):
-        ddsm(classic, view="AP")
+        ddsm(root, view="AP")
 
 
 def test_the_real_tables_have_the_known_counts(shared_data):
     table = read_tables(shared_data / "ddsm", "both")
     table["kind"] = table["image file path"].str[:4]
-    rows = table.groupby(["kind", "part"]).size().to_dict()
-    patients = table.groupby(["kind", "part"])["patient_id"].nunique().to_dict()
+    rows = table.groupby(["kind", "split"]).size().to_dict()
+    patients = table.groupby(["kind", "split"])["patient_id"].nunique().to_dict()
     assert rows == {("Mass", "train"): 1318, ("Mass", "test"): 378, ("Calc", "train"): 1546, ("Calc", "test"): 326}
     assert patients == {("Mass", "train"): 691, ("Mass", "test"): 201, ("Calc", "train"): 602, ("Calc", "test"): 151}
-    sides = {part: set(group["patient_id"]) for part, group in table.groupby("part")}
-    kinds = {key: set(group["patient_id"]) for key, group in table.groupby(["kind", "part"])}
+    sides = {split: set(group["patient_id"]) for split, group in table.groupby("split")}
+    kinds = {key: set(group["patient_id"]) for key, group in table.groupby(["kind", "split"])}
     assert len(kinds["Calc", "train"] & kinds["Mass", "test"]) == 18
     assert len(kinds["Calc", "test"] & kinds["Mass", "train"]) == 13
     assert len(sides["train"] & sides["test"]) >= 31
@@ -268,4 +232,4 @@ def test_the_real_films_of_a_png_conversion_have_small_lesions(shared_data):
     data = ddsm(shared_data / "ddsm", abnormality="mass", on_bad_item="skip", size=512)
     opened = open_data(data)
     assert opened.facts()["skipped"] > 1000
-    assert sorted(opened.shares) == pytest.approx([0.0019, 0.0061], abs=0.0002)
+    assert sorted(image.foreground for image in opened.decoded.values()) == pytest.approx([0.0019, 0.0061], abs=0.0002)

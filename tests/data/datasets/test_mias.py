@@ -5,6 +5,7 @@ import pytest
 from seglab.contract import ContractError
 from seglab.data.datasets.mias import Mias, read_info
 from seglab.data.prepare_data import open_data
+from tests.data.fabricate import write_image
 
 INFO = """Some prose about the films, such as mdb001 and its fellows.
 mdb001 G CIRC B 535 425 197
@@ -20,14 +21,13 @@ mdb216 D CALC M *NOTE 3*
 @pytest.fixture
 def root(tmp_path):
     (tmp_path / "Info.txt").write_text(INFO)
-    (tmp_path / "all-mias").mkdir()
     for n in (1, 2, 5, 6, 59, 216):
-        cv2.imwrite(str(tmp_path / f"all-mias/mdb{n:03d}.pgm"), np.full((1024, 1024), n, np.uint8))
+        write_image(tmp_path / f"all-mias/mdb{n:03d}.pgm", np.full((1024, 1024), n))
     return tmp_path
 
 
-def mias(root, **knobs):
-    return Mias(root=str(root), **{"size": 128, "cache_dir": None, **knobs})
+def mias(root, **options):
+    return Mias(root=str(root), **{"size": 128, "cache_dir": None, **options})
 
 
 def test_circles_are_filled_and_y_is_counted_from_the_bottom(root):

@@ -5,30 +5,30 @@ import numpy as np
 import pytest
 
 from seglab.contract import ContractError
-from seglab.data.dataset import read
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.datasets.synthetic_scenes import SCENES
+from seglab.data.decode import decode_item
 
 scenes = pytest.mark.parametrize("scene", SCENES)
 
 
-def pictures(dataset, part="train"):
-    return [read(item, dataset) for item in dataset.items() if item.split == part]
+def pictures(dataset, split="train"):
+    return [decode_item(item, dataset) for item in dataset.items() if item.split == split]
 
 
 @scenes
 def test_image_k_is_the_same_however_many_there_are(scene):
     few, many = Synthetic(scene=scene, train=2, val=1, test=2), Synthetic(scene=scene, train=5, val=3, test=4)
-    for part in ("train", "val", "test"):
-        for (image, mask), (image2, mask2) in zip(pictures(few, part), pictures(many, part), strict=False):
+    for split in ("train", "val", "test"):
+        for (image, mask), (image2, mask2) in zip(pictures(few, split), pictures(many, split), strict=False):
             np.testing.assert_array_equal(image, image2)
             np.testing.assert_array_equal(mask, mask2)
 
 
 @scenes
 def test_all_images_differ_and_another_seed_makes_others(scene):
-    knobs = Synthetic(scene=scene, train=6, val=2, test=2)
-    seen = {read(item, d)[0].tobytes() for d in (knobs, replace(knobs, image_seed=1)) for item in d.items()}
+    options = Synthetic(scene=scene, train=6, val=2, test=2)
+    seen = {decode_item(item, d)[0].tobytes() for d in (options, replace(options, image_seed=1)) for item in d.items()}
     assert len(seen) == 20
 
 
@@ -36,21 +36,21 @@ def test_all_images_differ_and_another_seed_makes_others(scene):
     ("scene", "low", "high", "empty"),
     [("disc", 0.03, 0.1, 0), ("lesion", 0.003, 0.03, 0.3), ("ships", 0.0005, 0.012, 0.6)],
 )
-def test_foreground_and_empty_shares_are_those_of_the_scene(scene, low, high, empty):
-    shares = np.array([mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=80))])
-    full = shares[shares > 0]
+def test_foreground_and_empty_images_are_those_of_the_scene(scene, low, high, empty):
+    fractions = np.array([mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=80))])
+    full = fractions[fractions > 0]
     assert low <= full.min() * 1.3
     assert full.max() <= high * 1.3
-    assert abs((shares == 0).mean() - empty) < 0.17
+    assert abs((fractions == 0).mean() - empty) < 0.17
 
 
 @scenes
-def test_the_foreground_knob_moves_the_mean(scene):
-    shares = [mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=40, foreground=0.05, empty=0))]
-    assert 0.03 < np.mean(shares) < 0.07
+def test_the_foreground_option_moves_the_mean(scene):
+    fractions = [mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=40, foreground=0.05, empty=0))]
+    assert 0.03 < np.mean(fractions) < 0.07
 
 
-def test_the_empty_knob_empties_all_or_none():
+def test_the_empty_option_empties_all_or_none():
     assert not any(mask.any() for _, mask in pictures(Synthetic(scene="disc", train=5, empty=1)))
     assert all(mask.any() for _, mask in pictures(Synthetic(scene="ships", train=10, empty=0)))
 
@@ -74,7 +74,7 @@ def test_label_noise_moves_training_masks_and_leaves_the_images_and_the_test_mas
     assert 0.3 < np.mean(ious) < 0.95
 
 
-def test_soft_masks_are_shares():
+def test_soft_masks_are_fractions():
     _, mask = pictures(Synthetic(train=1, soft=True))[0]
     assert ((mask > 0) & (mask < 255)).any()
 
@@ -87,20 +87,20 @@ def test_ships_are_thin_boxes():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "sentence"),
+    ("options", "sentence"),
     [
         ({"scene": "moon"}, "scene to be one of disc, lesion, ships, got moon"),
         ({"size": 8}, "size of at least 32"),
-        ({"train": 0}, "at least one training image"),
+        ({"train": 0}, "train of at least 1"),
         ({"empty": 1.5}, r"empty in \[0, 1\]"),
         ({"foreground": 0.9}, "foreground in"),
         ({"coverage": 0.0}, "coverage in"),
         ({"mean": (0.1, 0.2)}, "mean with 1 or 3 numbers, got 2"),
         ({"std": (0.0,)}, "std above 0"),
         ({"fit": "crop"}, "fit to be one of"),
-        ({"channels": 2}, "channels to be 1 or 3"),
+        ({"channels": 2}, "channels to be one of 1, 3"),
     ],
 )
-def test_a_value_out_of_range_is_one_sentence(knobs, sentence):
+def test_a_value_out_of_range_is_one_sentence(options, sentence):
     with pytest.raises(ContractError, match=sentence):
-        Synthetic(**knobs)
+        Synthetic(**options)

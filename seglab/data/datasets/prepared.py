@@ -1,0 +1,22 @@
+"""A folder of decoded images, made once from a raw tree, whatever its formats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from seglab.data.dataset import Dataset, Item
+from seglab.data.store import open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Dataset):
+    """A folder made by `python -m seglab.prepare`; splits and numbers are those of the raw tree it was made from.
+
+    root: the folder.
+    """
+
+    root: str
+
+    def items(self) -> list[Item]:
+        return open_store(Path(self.root))

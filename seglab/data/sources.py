@@ -1,0 +1,125 @@
+"""What the samples of a split are cut from its images: whole images, patches drawn at random, or tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from seglab.data.dataset import Dataset, Decoded
+from seglab.data.decode import convert, encode
+from seglab.data.resize import crop
+
+Pair = tuple[int, int]
+"""An epoch, and the index of a sample."""
+
+Tile = tuple[int, int, int, tuple[int, int, int, int]]
+"""Number of an image, top and left corner of a square in it, and the pixels of the square that no earlier one has."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Samples that are whole images, as they were decoded."""
+
+    images: Sequence[Decoded]
+    dataset: Dataset
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def number(self, index: int) -> int:
+        """Say which image of the split a sample is of."""
+        return index
+
+    def sample(self, pair: Pair, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give the image (h, w, c) and the mask (h, w) uint8 of one sample, not to be changed."""
+        image = self.images[pair[1]]
+        return image.image(), image.mask()
+
+    def batch(self, pairs: Sequence[Pair], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give images (b, h, w, c) uint8 or uint16 and masks (b, h, w) uint8; copies, free to be changed."""
+        samples = [self.sample(pair, seed) for pair in pairs]
+        # Joined along the rows, which is faster than np.stack.
+        images, masks = (np.concatenate(arrays) for arrays in zip(*samples, strict=True))
+        return images.reshape(len(pairs), -1, *images.shape[1:]), masks.reshape(len(pairs), -1, *masks.shape[1:])
+
+    def valid(self, indices: Sequence[int]) -> np.ndarray | None:
+        """Mark the pixels (b, h, w) of each sample that count, so that each of an image counts once; None if all do."""
+        return None
+
+    def square(self, number: int, top: int, left: int) -> tuple[np.ndarray, np.ndarray]:
+        """Cut a square of `dataset.size` from an image; of a memory-mapped one only that is read."""
+        size, image = self.dataset.size, self.images[number]
+        pixels, mask = (crop(array, top, left, size, size) for array in (image.image(), image.mask()))
+        return convert(pixels, self.dataset).reshape(size, size, -1), encode(mask.astype(np.float32), self.dataset)
+
+
+@dataclass(frozen=True)
+class RandomPatches(Whole):
+    """Samples that are squares drawn at random, `patches_per_image` from each image in each epoch."""
+
+    def __len__(self) -> int:
+        return len(self.images) * self.dataset.patches_per_image
+
+    def number(self, index: int) -> int:
+        return index // self.dataset.patches_per_image
+
+    def sample(self, pair: Pair, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give one square; seed, epoch and index alone decide its place."""
+        # The last number keeps this draw apart from the augmentation's, whose key has three.
+        return self.square(self.number(pair[1]), *self.corner(self.number(pair[1]), (seed, *pair, 1)))
+
+    def corner(self, number: int, key: Sequence[int]) -> tuple[int, int]:
+        """Draw the top left corner of a square from a generator of its own: around some foreground, or anywhere."""
+        rng, image, size = np.random.default_rng(key), self.images[number], self.dataset.size
+        free = np.maximum(np.array(image.shape) - size, 0)
+        if len(image.points) and rng.random() < self.dataset.positive_fraction:
+            # Not nearer to the square's edge than an eighth, or half of an object would be the rule.
+            inset = rng.uniform(0.125, 0.875, 2) * size
+            corner = image.points[rng.integers(len(image.points))] - inset.astype(np.int64)
+        else:
+            corner = rng.integers(0, free + 1)
+        top, left = np.clip(corner, 0, free).tolist()
+        return top, left
+
+
+@dataclass(frozen=True)
+class Tiles(Whole):
+    """Samples that cover each image with squares, none of them over its edge where the image is large enough."""
+
+    @cached_property
+    def places(self) -> list[Tile]:
+        """List every square."""
+        grids = [[steps(length, self.dataset.size) for length in image.shape] for image in self.images]
+        return [
+            (number, top, left, (row, last_row, column, last_column))
+            for number, (down, across) in enumerate(grids)
+            for top, row, last_row in down
+            for left, column, last_column in across
+        ]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def number(self, index: int) -> int:
+        return self.places[index][0]
+
+    def sample(self, pair: Pair, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give one square."""
+        return self.square(*self.places[pair[1]][:3])
+
+    def valid(self, indices: Sequence[int]) -> np.ndarray:
+        """Mark the pixels (b, size, size) of each tile that no earlier tile of its image has."""
+        masks = np.zeros((len(indices), self.dataset.size, self.dataset.size), bool)
+        for mask, index in zip(masks, indices, strict=True):
+            top, bottom, left, right = self.places[index][3]
+            mask[top:bottom, left:right] = True
+        return masks
+
+
+def steps(length: int, size: int) -> list[tuple[int, int, int]]:
+    """Cut a side of an image: where each square begins, and from and to which of its pixels it is the first there."""
+    places = [(max(0, min(start, length - size)), start) for start in range(0, length, size)]
+    return [(begin, start - begin, min(begin + size, length) - begin) for begin, start in places]

@@ -1,0 +1,161 @@
+"""Opening a data set: the cache and its bound, the fingerprint, and where pixels are kept without a cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seglab.contract import ContractError
+from seglab.data import prepare_data
+from seglab.data.datasets.folder import Folder
+from seglab.data.datasets.synthetic import Synthetic
+from seglab.data.prepare_data import cache_bytes, open_data, select_items
+from tests.data.fabricate import write_image, write_pairs
+
+ALL = [(0, k) for k in range(9)]
+
+
+@pytest.fixture(params=["resize", "patch"])
+def dataset(request, tmp_path):
+    rng = np.random.default_rng(0)
+    images, masks = rng.integers(0, 256, (9, 20, 24), np.uint8), rng.integers(0, 2, (9, 20, 24), np.uint8)
+    root = str(write_pairs(tmp_path, images, masks))
+    return Folder(
+        root=root, size=16, fit=request.param, cache_dir=str(tmp_path / "cache"), test_fraction=0, val_fraction=0
+    )
+
+
+def folders(dataset):
+    return sorted(path.name for path in Path(dataset.cache_dir).iterdir())
+
+
+def test_cached_pixels_and_facts_equal_the_files(dataset):
+    mapped, direct = open_data(dataset), open_data(replace(dataset, cache_dir=None))
+    for a, b in zip(mapped.source("train").batch(ALL, 0), direct.source("train").batch(ALL, 0), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert mapped.facts() == direct.facts() == open_data(dataset).facts()
+
+
+def test_the_second_use_decodes_nothing(dataset, monkeypatch):
+    open_data(dataset)
+    monkeypatch.setattr(prepare_data, "build", None)
+    assert open_data(dataset).source("train").batch([(0, 0)], 0)[0].shape == (1, 16, 16, 3)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_batch_is_a_copy_that_may_be_changed(dataset, cache):
+    source = open_data(dataset if cache else Synthetic(size=32, train=6, val=1, test=1)).source("train")
+    before = source.batch([(0, 3)], 0)[0].copy()
+    source.batch([(0, 3)], 0)[0][:] = 0
+    np.testing.assert_array_equal(source.batch([(0, 3)], 0)[0], before)
+
+
+def test_a_changed_file_or_reading_option_makes_a_new_cache(dataset):
+    first = open_data(dataset).fingerprint
+    assert open_data(replace(dataset, split_seed=5, mean=(0.4,), on_bad_item="skip")).fingerprint == first
+    changes = [{"coverage": 0.4}, {"threshold": 1}, {"reduce": 2}, {"fit": "pad"}]
+    after_cutting = [{"size": 17}, {"channels": 1}, {"bits": 16}]
+    others = {open_data(replace(dataset, **change)).fingerprint for change in changes}
+    assert len(others) == 4
+    assert first not in others
+    for change in after_cutting:  # patches of any size, channels and bits are cut from one cache
+        assert (open_data(replace(dataset, **change)).fingerprint == first) == (dataset.fit == "patch")
+    os.utime(Path(dataset.root) / "masks/4.png", ns=(1, 1))
+    assert open_data(dataset).fingerprint not in {first, *others}
+
+
+def test_a_moved_data_set_keeps_its_cache(dataset, tmp_path_factory):
+    first = open_data(dataset)
+    moved = tmp_path_factory.mktemp("moved") / "data"
+    shutil.copytree(dataset.root, moved)  # copytree keeps the times
+    assert open_data(replace(dataset, root=str(moved))).fingerprint == first.fingerprint
+
+
+def test_what_needs_more_than_the_bound_is_read_from_its_files(dataset):
+    opened = open_data(replace(dataset, cache_gb=1e-9))
+    assert not Path(dataset.cache_dir).exists()
+    assert "every image is decoded at every use: the cache would take 0.0 GB" in opened.warnings()[0]
+    for a, b in zip(
+        opened.source("train").batch(ALL, 0), open_data(dataset).source("train").batch(ALL, 0), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_longest_unused_cache_goes_when_space_is_short(dataset):
+    first = open_data(dataset).fingerprint
+    (Path(dataset.cache_dir) / "notes").mkdir()  # no cache, and never removed
+    size = sum(path.stat().st_size for path in (Path(dataset.cache_dir) / first).iterdir())
+    items = dataset.items()
+    bound = replace(dataset, cache_gb=(1.5 * size + cache_bytes(items, dataset)) / 1e9)  # this one and one more
+    second = open_data(replace(bound, threshold=1)).fingerprint
+    former = Path(dataset.cache_dir) / ("0" * 20)  # of version 1
+    former.mkdir()
+    (former / "cache.json").write_bytes(bytes(size))
+    for age, mark in ((300, first), (200, second)):
+        os.utime(Path(dataset.cache_dir) / mark / "records.jsonl", (age, age))
+    os.utime(former / "cache.json", (100, 100))
+    open_data(bound)  # the first is used again
+    third = open_data(replace(bound, threshold=2)).fingerprint
+    assert folders(dataset) == sorted([first, third, "notes"])
+
+
+def test_a_cache_of_version_1_is_built_anew(dataset):
+    mark = select_items(dataset).fingerprint
+    former = Path(dataset.cache_dir) / mark
+    former.mkdir(parents=True)
+    for name in ("cache.json", "images.npy"):
+        (former / name).write_text("{}")
+    assert open_data(dataset).fingerprint == mark
+    assert not (former / "images.npy").exists()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_an_image_that_cannot_be_used_is_named_or_skipped_and_moves_no_other(dataset, cache):
+    dataset = replace(dataset, test_fraction=0.3, cache_dir=dataset.cache_dir if cache else None)
+    before = open_data(dataset).splits.ids()
+    whole = Path(dataset.root, "images/3.png").read_bytes()
+    Path(dataset.root, "images/3.png").write_bytes(b"")
+    write_image(Path(dataset.root, "masks/5.png"), np.zeros((7, 9)))
+    for _ in range(2):  # also when the cache knows
+        with pytest.raises(ContractError, match=r"3\.png: expected a readable|5: expected a mask of.*on_bad_item=skip"):
+            open_data(dataset)
+        opened = open_data(replace(dataset, on_bad_item="skip"))
+        assert opened.skipped.keys() == {"3", "5"}
+        assert opened.skipped["5"] == "image 5: expected a mask of its own size 24x20 (width x height), got 9x7"
+        assert opened.splits.ids() == {name: [k for k in ids if k not in ("3", "5")] for name, ids in before.items()}
+    Path(dataset.root, "images/3.png").write_bytes(whole)
+    assert open_data(replace(dataset, on_bad_item="skip")).skipped.keys() == {"5"}
+
+
+def test_masks_that_are_foreground_everywhere_or_nowhere_are_a_warning(dataset):
+    for k in range(9):
+        write_image(Path(dataset.root, f"masks/{k}.png"), np.full((20, 24), 9))
+    assert "train: 9 of 9 masks are foreground everywhere" in open_data(dataset).warnings()[0]
+    assert "train: no mask has any foreground" in open_data(replace(dataset, threshold=9)).warnings()[0]
+
+
+def test_two_processes_may_open_at_once(dataset):
+    with ProcessPoolExecutor(2, get_context("fork")) as pool:
+        facts = [job.result() for job in [pool.submit(facts_of, dataset) for _ in range(4)]]
+    assert facts == [open_data(replace(dataset, cache_dir=None)).facts()] * 4
+    assert folders(dataset) == [facts[0]["fingerprint"]]
+
+
+def facts_of(dataset):
+    return open_data(dataset).facts()
+
+
+def test_an_image_that_is_smaller_than_its_patches_is_filled_up_with_black(dataset):
+    write_image(Path(dataset.root, "images/0.png"), np.full((3, 5), 9))
+    write_image(Path(dataset.root, "masks/0.png"), np.full((3, 5), 9))
+    image, mask = open_data(replace(dataset, fit="patch")).source("train").sample((0, 0), 0)
+    assert (image[:3, :5] == 9).all()
+    assert image.sum() == 9 * 3 * 15
+    assert mask.sum() == 15

@@ -1,0 +1,173 @@
+"""A store of decoded images: what it holds, how interrupted work resumes, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seglab.contract import ContractError
+from seglab.data import store
+from seglab.data.datasets.folder import Folder
+from seglab.data.datasets.prepared import Prepared
+from seglab.data.store import build, open_store
+from tests.data.fabricate import write_image, write_pairs
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Six images of several sizes, 16 bits deep in part, in their own size."""
+    rng = np.random.default_rng(0)
+    masks = [(rng.random((8 + k, 9)) < 0.3).astype(np.uint8) for k in range(6)]
+    images = [rng.integers(0, 256, mask.shape).astype(np.uint16 if k % 2 else np.uint8) for k, mask in enumerate(masks)]
+    return Folder(root=str(write_pairs(tmp_path / "raw", images, masks)), fit="patch")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "ready"
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+
+
+def assert_holds(folder: Path, raw: Folder) -> None:
+    for item, before in zip(open_store(folder), raw.items(), strict=True):
+        assert (item.id, item.group, item.split) == (before.id, before.group, before.split)
+        for name in ("image", "mask"):
+            kept, fresh = getattr(item, name)(), getattr(before, name)()
+            assert kept.dtype == fresh.dtype
+            np.testing.assert_array_equal(kept, fresh)
+
+
+def unfinish(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["ids"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_pixels_are_those_of_the_files_mapped_and_read_only(raw, folder):
+    for item in build(raw.items(), raw, folder):
+        assert not item.image().flags.writeable
+        assert not item.image().flags.owndata
+    assert_holds(folder, raw)
+
+
+def test_a_record_holds_each_source_with_size_and_hash(raw, folder):
+    build(raw.items(), raw, folder, complete=True)
+    records = {record["id"]: record for record in lines(folder)}
+    for item in raw.items():
+        for path, source in zip(item.files, records[item.id]["files"], strict=True):
+            data = Path(path).read_bytes()
+            assert (source["path"], source["size"]) == (path, len(data))
+            assert source["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_the_facts_are_those_of_the_mask(raw, folder):
+    for item, before in zip(build(raw.items(), raw, folder), raw.items(), strict=True):
+        mask = before.mask()
+        assert item.decoded.shape == mask.shape
+        assert item.decoded.foreground == mask.mean()
+        assert len(item.decoded.points) == min(64, mask.sum())
+        assert (mask[tuple(item.decoded.points.T)] == 1).all()
+
+
+def test_a_store_is_pickled_as_a_path(raw, tmp_path, folder):
+    write_image(tmp_path / "raw/images/0.png", np.full((8, 9), 1, np.uint8))
+    items = build(raw.items(), raw, folder)
+    assert len(pickle.dumps([item.image for item in items])) < 1000
+    again = pickle.loads(pickle.dumps(items))
+    np.testing.assert_array_equal(again[3].image(), items[3].image())
+
+
+def test_what_was_interrupted_resumes_where_it_stopped(raw, folder, monkeypatch):
+    Path(raw.root, "images/4.png").write_bytes(b"broken")
+    with pytest.raises(ContractError, match=r"4\.png"):
+        build(raw.items(), raw, folder)
+    with pytest.raises(ContractError, match=r"a finished folder of seglab.prepare; run seglab.prepare"):
+        Prepared(root=str(folder)).items()
+    done = {record["id"] for record in lines(folder)}
+    write_image(Path(raw.root, "images/4.png"), np.zeros((12, 9)))
+    decoded, true = [], store.decode_once
+    monkeypatch.setattr(store, "decode_once", lambda item, dataset: decoded.append(item.id) or true(item, dataset))
+    build(raw.items(), raw, folder)
+    assert set(decoded) == {str(k) for k in range(6)} - done
+    assert_holds(folder, raw)
+
+
+@pytest.mark.parametrize("lost", [1, 40, 700])
+@pytest.mark.parametrize("file", ["records.jsonl", "pixels.bin"])
+def test_a_tail_that_a_killed_process_or_a_loss_of_power_left_is_ignored(raw, folder, file, lost):
+    build(raw.items(), raw, folder)
+    unfinish(folder)
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[:-lost])
+    build(raw.items(), raw, folder)
+    assert_holds(folder, raw)
+    assert {record["id"] for record in lines(folder)} == {str(k) for k in range(6)}  # every line is whole again
+
+
+def test_several_processes_share_the_work(raw, folder):
+    arguments = raw.items(), raw, folder
+    with ProcessPoolExecutor(3, get_context("fork")) as pool:
+        for job in [pool.submit(build, *arguments) for _ in range(6)]:
+            assert len(job.result()) == 6
+    assert sorted(record["id"] for record in lines(folder)) == [str(k) for k in range(6)]
+    assert_holds(folder, raw)
+
+
+def test_a_changed_source_is_decoded_again(raw, folder):
+    build(raw.items(), raw, folder)
+    write_image(Path(raw.root, "images/2.png"), np.full((10, 9), 200))
+    build(raw.items(), raw, folder)
+    assert len(lines(folder)) == 7
+    assert_holds(folder, raw)
+
+
+def test_a_folder_of_other_options_is_refused(raw, folder):
+    build(raw.items(), raw, folder)
+    with pytest.raises(ContractError, match="one of these options, got one of others"):
+        build(raw.items(), replace(raw, reduce=2), folder)
+
+
+@pytest.mark.parametrize("former", ["options.json", "cache.json"])
+def test_a_folder_of_version_1_is_refused(raw, folder, former):
+    folder.mkdir()
+    (folder / former).touch()
+    for use in (lambda: build(raw.items(), raw, folder), Prepared(root=str(folder)).items):
+        with pytest.raises(ContractError, match=r"got the format of seglab 1; remove it, and run seglab.prepare again"):
+            use()
+
+
+def test_a_skipped_image_stays_out_and_is_counted(raw, folder):
+    Path(raw.root, "images/4.png").write_bytes(b"broken")
+    build(raw.items(), replace(raw, on_bad_item="skip"), folder)
+    items = Prepared(root=str(folder)).items()
+    assert [bool(item.left_out) for item in items] == [False] * 4 + [True, False]
+    assert "4.png: expected a readable image" in items[4].left_out
+
+
+def test_the_splits_of_the_raw_tree_are_kept(raw, folder):
+    own = replace(raw, test_images="images", test_masks="masks")
+    build(own.items(), own, folder)
+    assert [item.id for item in open_store(folder)] == [f"{split}/{k}" for split in ("train", "test") for k in range(6)]
+    assert_holds(folder, own)
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [("pixels.bin", r"expected \d+ bytes in pixels.bin, got \d+; remove it"), ("records.jsonl", "got none for 1; run")],
+)
+def test_a_finished_store_that_has_lost_its_end_is_one_sentence(raw, folder, file, sentence):
+    build(raw.items(), raw, folder)
+    (folder / file).write_bytes((folder / file).read_bytes()[:-1])
+    with pytest.raises(ContractError, match=sentence):
+        open_store(folder)
