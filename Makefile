@@ -41,7 +41,7 @@ test-slurm: $(READY) ## Test sweeps on a real SLURM with two nodes on this machi
 	$(BIN)/python -m pytest tests/slurm/check_requeue.py $(ARGS)
 
 losses: $(READY) ## List the losses: family, formula, paper, and what each does on an empty mask
-	$(BIN)/python -m seglab.cards
+	$(BIN)/python -m seglab.loss_catalog
 
 benchmark: $(READY) ## Measure with ARGS="what=losses", what=step or what=data
 	$(BIN)/python -m seglab.benchmark $(ARGS)

@@ -166,7 +166,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     from seglab.engine.rehearse import rehearse
     from seglab.engine.saved import assemble
 
-    loss = build(cfg.loss).fitted(data.facts()["foreground"])
+    loss = build(cfg.loss).with_class_frequency([data.facts()["foreground"]])
     seed_everything(cfg.seed, verbose=False)  # after everything that may draw numbers: twins start from one state
     module = assemble(plain(cfg), data.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))

@@ -82,7 +82,7 @@ def test_a_command_starts_without_heavy_imports(file: Path) -> None:
 def test_a_file_and_its_functions_are_short(file: Path) -> None:
     source = file.read_text()
     assert len(source.splitlines()) <= 350
-    if file.name == "__init__.py":
+    if file.name == "__init__.py" and file.parent.name != "losses":  # whose classes are of use in any script
         assert not source
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef):
@@ -115,7 +115,7 @@ def test_a_yaml_lists_every_parameter_with_the_default_of_the_code(file: Path) -
             continue
         parameters = inspect.signature(target).parameters
         given = {key: value for key, value in node.items() if not key.startswith("_")}
-        assert set(given) == set(parameters)
+        assert set(given) == set(parameters) - {"task"}  # which the engine takes from the data set
         for name, parameter in parameters.items():
             chosen = given[name] == "???" or isinstance(given[name], dict) or str(given[name]).startswith("${")
             if parameter.default is not parameter.empty and not chosen:

@@ -17,7 +17,7 @@ from seglab.benchmarks.table import Row
 from seglab.engine.callbacks import quieten
 from seglab.engine.gradients import GradientShares
 from seglab.engine.module import SegModule
-from seglab.losses.compound import BCEDice
+from seglab.losses import BCEDice
 from seglab.models.unet import UNet
 
 

@@ -154,13 +154,13 @@ class Course(Checkpoint):  # called when the metrics of an epoch are there, and 
     @property
     def turns(self) -> list[int]:
         """The epochs so far in which one loss took over from another."""
-        return [epoch for epoch in self.loss.course(self.values)[1] if epoch < len(self.values)]
+        return [epoch for epoch in self.loss.at_epoch(self.values)[1] if epoch < len(self.values)]
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, SegModule)
         self.module, self.loss = module, module.loss
         self.ramps = ramps(self.schedule, self.loss)
-        self.switches = bool(self.loss.course([0.0] * (trainer.max_epochs or 0))[1])  # where nothing improves
+        self.switches = bool(self.loss.at_epoch([0.0] * (trainer.max_epochs or 0))[1])  # where nothing improves
         fixed = not (self.ramps or self.switches) or not module.monitor.endswith("/loss")
         remedy = "set monitor=val/iou_pooled"
         require(fixed, "monitor", "a value that does not change its meaning with the loss", module.monitor, remedy)
@@ -183,7 +183,7 @@ class Course(Checkpoint):  # called when the metrics of an epoch are there, and 
 
     def _set(self, trainer: Trainer) -> list[int]:
         loss = scheduled(self.loss, self.ramps, trainer.current_epoch, trainer.global_step)
-        now, turns = loss.course(self.values)
+        now, turns = loss.at_epoch(self.values)
         if now != self.module.loss:  # an equal one in its place might be compiled anew
             self.module.loss = now
         return turns

@@ -63,7 +63,7 @@ def view(losses: Mapping[str, Loss], share: float, quality: float, size: int, po
         require(0 < value < 1, "curve", f"{name} between 0 and 1", value)
     require(size >= 8, "curve", "size of at least 8 pixels", size)
     require(points >= 3, "curve", "points of at least 3", points)
-    fitted = {label: loss.fitted(share) for label, loss in losses.items()}
+    fitted = {label: loss.with_class_frequency([share]) for label, loss in losses.items()}
     alone = {label: loss for label, loss in fitted.items() if additive(loss)}
     flat = {label: loss for label, loss in fitted.items() if label not in alone and exchangeable(loss)}
     sections, figures, tables = [], {}, {}
@@ -170,7 +170,9 @@ def in_context(
         rows = [
             pd.DataFrame({"loss": label, "pixel": side} | columns)
             for label, loss in losses.items()
-            for side, columns in moved(loss.fitted(a), Context(a, size), b, margins(points, 5.0)).items()
+            for side, columns in moved(
+                loss.with_class_frequency([a]), Context(a, size), b, margins(points, 5.0)
+            ).items()
         ]
         tables[a, b] = pd.concat(rows, ignore_index=True)
     return tables

@@ -14,13 +14,13 @@ from seglab.analysis.sheet import Sheet
 from seglab.contract import Logits, require
 from seglab.data.loading import Batch
 from seglab.engine.saved import Saved
+from seglab.losses.attribution import attribution, gradients
 from seglab.losses.base import Loss
-from seglab.losses.shares import gradients, shares
 from seglab.metrics.counts import counts, scores
 from seglab.views.predictions import common_moments, fitted, logits_at, same_data, scenes, titles
 
 SHOW: dict[str, tuple[Callable, str]] = {
-    "share": (shares, "share of each pixel in the loss (the mean over the picture is the loss of the image)"),
+    "share": (attribution, "share of each pixel in the loss (the mean over the picture is the loss of the image)"),
     "gradient": (gradients, "size of the loss's gradient at each pixel's logit, times the number of pixels"),
 }
 """What a map may show, and its words."""

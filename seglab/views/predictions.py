@@ -43,7 +43,7 @@ def common_moments(runs: Sequence[Saved]) -> list[int]:
 
 def fitted(losses: dict[str, Loss], run: Saved) -> dict[str, Loss]:
     """The losses with each `auto` parameter as it is for the training masks of the run."""
-    return {name: loss.fitted(run.facts["data"]["foreground"]) for name, loss in losses.items()}
+    return {name: loss.with_class_frequency([run.facts["data"]["foreground"]]) for name, loss in losses.items()}
 
 
 def samples(run: Saved, losses: Sequence[Loss], part: str) -> Samples:

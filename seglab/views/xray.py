@@ -63,7 +63,7 @@ def view(
         dataset, None, batch, needs=tuple(dict.fromkeys(n for loss in losses.values() for n in loss.needs))
     )
     facts = data.facts()
-    losses = {label: loss.fitted(facts["foreground"]) for label, loss in losses.items()}
+    losses = {label: loss.with_class_frequency([facts["foreground"]]) for label, loss in losses.items()}
     seen = chosen_images(data.samples("train"), data.data.shares_of("train"), images)
     for loss in losses.values():
         loss.check(torch.zeros(seen["target"].shape), seen["target"])

@@ -29,7 +29,7 @@ SMALL = (
 BOMBS = """
 import os, signal, sys
 from dataclasses import dataclass
-from seglab.losses.pixel import BCE
+from seglab.losses import BCE
 
 @dataclass(frozen=True, kw_only=True)
 class Bomb(BCE):

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from seglab.engine.gradients import GradientShares, at_logits, hard, near_edge
-from seglab.losses.pixel import BCE
-from seglab.losses.region import Dice
+from seglab.losses import BCE, Dice
 from tests.engine.test_module import batch, module
 
 

@@ -22,7 +22,7 @@ def write_run(folder: Path, *overrides: str, seed: int = 1, tuned: float = 0.5) 
         model = () if any(word.startswith("model=") for word in overrides) else UNET
         cfg = plain(compose("train", [*SMALL, *model, f"seed={seed}", f"folder={folder}", *overrides]))
     torch.manual_seed(seed)
-    module = assemble(cfg, build(cfg["dataset"]), build(cfg["loss"]).fitted(0.1)).train()
+    module = assemble(cfg, build(cfg["dataset"]), build(cfg["loss"]).with_class_frequency([0.1])).train()
     for _ in range(3):  # norms learn what pixels are like
         module(torch.randint(0, 256, (4, cfg["dataset"]["channels"], 96, 96), dtype=torch.uint8))
     torch.save({"state_dict": module.state_dict()}, folder / "checkpoints" / "best.ckpt")

@@ -14,9 +14,7 @@ import torch
 from seglab.contract import ContractError
 from seglab.data.synthetic import Synthetic
 from seglab.engine.module import SegModule
-from seglab.losses.focal import Focal
-from seglab.losses.pixel import BCE
-from seglab.losses.region import Dice
+from seglab.losses import BCE, Dice, Focal
 from seglab.models.unet import UNet
 from seglab.views.advice import learning_rates, warnings
 from seglab.views.stages import QUALITIES, object_sizes, radius, simulated, soft_iou
