@@ -78,14 +78,14 @@ def measure(
     }
     for name, loss in losses.items():
         calls[name, "ours"] = partial(mean, loss, target, {need: maps[need] for need in loss.needs})
-    for peer in peers():
-        if peer.loss in losses and peer.task == task and not peer.parameters:
-            calls[peer.loss, peer.library] = partial(swapped, peer, theirs)
+    beside = [peer for peer in peers() if peer.loss in losses and peer.task == task and not peer.parameters]
+    calls |= {(peer.loss, peer.library): partial(swapped, peer, theirs) for peer in beside}
+    agreeing = {(peer.loss, peer.library) for peer in beside if peer.same and peer.per_image}
     best = rounds(calls, logits, repeats)
     for name in losses if compile else ():
         best[name, "compiled"] = compiled(calls[name, "ours"], logits, repeats)
     whole = training_step(shape, device) if step else float("nan")
-    return [row(name, best, calls, logits, whole) for name in dict.fromkeys(name for name, _ in calls)]
+    return [row(name, best, calls, agreeing, logits, whole) for name in dict.fromkeys(name for name, _ in calls)]
 
 
 def bce(logits: Tensor, target: Tensor) -> Tensor:
@@ -114,9 +114,22 @@ def swapped(peer: Peer, target: Tensor, logits: Tensor) -> Tensor:
     return peer.call(logits, target)
 
 
+def have_memory(like: Tensor, pins: list[Tensor] = []) -> None:  # noqa: B006
+    """Let the process keep the memory of two dozen tensors, as one that has run for a while does.
+
+    Else each tensor is made of fresh pages, which costs several times what the arithmetic does: that would be measured.
+    A small tensor above them, kept for good, hinders the allocator from giving them back.
+    """
+    if like.device.type == "cpu":
+        freed = [torch.ones_like(like) for _ in range(24)]
+        pins.append(torch.empty(20000))
+        del freed
+
+
 def seconds(call: Call, logits: Tensor) -> float:
     """One forward and backward pass."""
     z = logits.detach().requires_grad_()
+    have_memory(z)
     wait(z.device)
     start = clock(z.device)
     call(z).backward()
@@ -182,14 +195,16 @@ def training_step(shape: list[int], device: str, base: int = 32) -> float:
     return min(seconds(forward, z) for _ in range(2 if device == "cpu" else 5)) * shape[0] / len(image)
 
 
-def row(name: str, best: Mapping[Any, float], calls: Mapping[Any, Call], logits: Tensor, step: float) -> Row:
+def row(
+    name: str, best: Mapping[Any, float], calls: Mapping[Any, Call], agreeing: set, logits: Tensor, step: float
+) -> Row:
     """What was measured of one loss, in units of torch's cross-entropy."""
     own, unit = best[name, "ours"], best[FIRST, "ours"]
     places = ("ours", "compiled", *LIBRARIES)
     ratios = [round(best.get((name, place), float("nan")) / unit, 2) for place in places]
     value = float(calls[name, "ours"](logits))
-    same = [peer for peer in peers() if peer.same and peer.per_image and (name, peer.library) in calls]
-    others = [float(calls[name, peer.library](logits)) for peer in same]
-    differ = max((abs(other / value - 1) for other in others), default=float("nan"))
+    differ = max(
+        (abs(float(calls[key](logits)) / value - 1) for key in agreeing if key[0] == name), default=float("nan")
+    )
     left = round(kept(calls[name, "ours"], logits), 2)
     return Row(name, *ratios, differ, left, round(100 * own / step, 2), 1e3 * own)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ class Peer(NamedTuple):
     loss: str
     library: str
     call: Call
-    parameters: dict[str, Any] = {}
+    parameters: Mapping[str, Any] = MappingProxyType({})
     task: Kind = "binary"
     per_image: bool = True
     same: bool = True

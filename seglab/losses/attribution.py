@@ -37,7 +37,12 @@ def attribution(loss: Loss, logits: Logits, target: Target, valid: Valid | None 
         found = [weight * attribution(part, logits, target, valid, **maps) for weight, part in loss.parts()]
         return torch.stack(found).sum(0)
     z = logits.detach().double()
-    split = own(loss, z, target, valid, maps) if isinstance(loss, PixelLoss) else grown(loss, z, target, valid, maps)
+    if isinstance(loss, PixelLoss):
+        x = pixels_of(loss.task, z, target, valid, maps)
+        weights = loss.weights(x) if loss.task == "multilabel" else None
+        split = x.spatial(loss.costs(x) * (1 if weights is None else (weights / weights.mean())[:, None]))
+    else:
+        split = grown(loss, z, target, valid, maps)
     return split.to(logits.dtype if logits.dtype == torch.float64 else torch.float32)
 
 
@@ -47,14 +52,6 @@ def gradients(loss: Loss, logits: Logits, target: Target, valid: Valid | None = 
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(loss(z, target, valid, **maps).sum(), z)
     return slope.abs() * logits[0].numel()
-
-
-def own(loss: PixelLoss, z: Tensor, target: Target, valid: Valid | None, maps: dict[str, Tensor]) -> Tensor:
-    """What each pixel costs."""
-    x = pixels_of(loss.task, z, target, valid, maps)
-    costs = loss.costs(x)
-    weights = loss.weights(x) if loss.task == "multilabel" else None
-    return x.spatial(costs if weights is None else costs * (weights / weights.mean())[:, None])
 
 
 def grown(loss: Loss, z: Tensor, target: Target, valid: Valid | None, maps: dict[str, Tensor]) -> Tensor:

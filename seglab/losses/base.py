@@ -66,7 +66,11 @@ def within(interval: str, default: float | None) -> Any:
     """A parameter that must lie in an interval such as "(0, 1]", or be None."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     closed = {end for end, bracket in ((low, interval[0]), (high, interval[-1])) if bracket in "[]"}
-    return limited(default, f"in {interval}", lambda x: x is None or low < x < high or x in closed)
+
+    def inside(x: Any) -> bool:
+        return x is None or (isinstance(x, int | float) and (low < x < high or x in closed))
+
+    return limited(default, f"in {interval}", inside)
 
 
 def one_of(*choices: str) -> Any:
@@ -108,10 +112,8 @@ class Loss(ABC):
         loss = self._of_pixels(self.value, logits, target, valid, maps)
         if valid is not None:
             loss = torch.where(valid.flatten(1).any(1), loss, 0)
-        if readable(loss):
-            possible = loss.isfinite() if self.card.signed else loss.isfinite() & (loss >= 0)
-            if not possible.all():
-                self.check(logits, target, valid)
+        if readable(loss) and not (loss.isfinite() & (self.card.signed | (loss >= 0))).all():
+            self.check(logits, target, valid)
         return loss
 
     def per_class(self, logits: Logits, target: Target, valid: Valid | None = None, **maps: Tensor) -> Tensor:
@@ -124,9 +126,7 @@ class Loss(ABC):
 
     def by_class(self, x: Pixels) -> Tensor:
         """What `per_class` gives."""
-        raise ContractError(
-            f"{self.name}: expected a loss that is a mean over classes for per_class; call it as a whole"
-        )
+        raise ContractError(f"{self.name}: expected a mean over classes for per_class; call the loss as a whole")
 
     def with_task(self, task: Task) -> Self:
         """This loss for the classes of a data set."""
@@ -241,16 +241,12 @@ class ClassWeighted(Loss):
     class_weights: ClassWeights = limited(None, "of at least 0, auto or null", lambda w: weights_hold(w, 0))
 
     def with_task(self, task: Task) -> Self:
-        weights = self.class_weights
-        if weights is None:
+        given = self.class_weights
+        if not isinstance(given, Mapping):
             return super().with_task(task)
-        several = task.kind != "binary"
-        require(several, self.name, "no class_weights for a binary task", weights, "take loss=weighted_bce")
-        if isinstance(weights, Mapping):
-            known = set(weights) == set(task.classes)
-            require(known, self.name, f"class_weights of {', '.join(task.classes)}", ", ".join(weights))
-            weights = tuple(weights[name] for name in task.classes)
-        return replace(self, task=task.kind, class_weights=weights)
+        known = set(given) == set(task.classes)
+        require(known, self.name, f"class_weights of {', '.join(task.classes)}", ", ".join(given))
+        return replace(self, task=task.kind, class_weights=tuple(given[name] for name in task.classes))
 
     def with_class_frequency(self, frequency: Sequence[float]) -> Self:
         if self.class_weights != "auto":
@@ -265,7 +261,7 @@ class ClassWeighted(Loss):
             return None
         remedy = "call with_task(task) and with_class_frequency(frequency) first"
         require(not isinstance(given, str | Mapping), self.name, "class_weights that are numbers", given, remedy)
-        require(x.task != "binary", self.name, "no class_weights for a binary task", given)
+        require(x.task != "binary", self.name, "no class_weights for a binary task", given, "take loss=weighted_bce")
         return x.z.new_tensor(spread(given, x.z.shape[1]))  # type: ignore[arg-type]
 
 

@@ -123,7 +123,7 @@ class PowerCE(ForegroundWeighted, PixelLoss):
     exponent: float
 
     def cost(self, y: Label) -> Tensor:
-        return power(-y.log_p, self.exponent)
+        return power(y.nll, self.exponent)
 
 
 @dataclass(frozen=True, kw_only=True)

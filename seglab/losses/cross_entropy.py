@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from seglab.contract import PerImage, require
 from seglab.losses.base import SUM_OVER_CLASSES, ClassWeighted, limited, pixel_card, weights_hold, within
 from seglab.losses.labels import Label
-from seglab.losses.numerics import TINY, exact, power, ratio
+from seglab.losses.numerics import TINY, exact, ratio
 from seglab.losses.pixels import Pixels
 
 Weight: TypeAlias = float | tuple[float, ...] | Literal["auto"]
@@ -22,9 +23,7 @@ Weight: TypeAlias = float | tuple[float, ...] | Literal["auto"]
 of the background over those of the class in the training masks, so that both weigh the same."""
 
 
-def foreground_weight(default: float | str) -> Any:
-    """A parameter that is a `Weight`."""
-    return limited(default, "above 0 or auto", lambda w: w is not None and weights_hold(w, TINY))
+weight_of = partial(limited, expected="above 0 or auto", holds=lambda w: w is not None and weights_hold(w, TINY))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +68,9 @@ class PixelLoss(ClassWeighted):
 class ForegroundWeighted(ClassWeighted):
     """A loss with a weight of the foreground, or of each foreground class, see `Weight`."""
 
-    pos_weight: Weight = foreground_weight("auto")
+    pos_weight: Weight = weight_of("auto")
 
-    rarity: ClassVar[float] = 1.0
-    """The power of background over class that `auto` stands for."""
+    rarity: ClassVar[float] = 1.0  # the power of background over class that `auto` stands for
 
     def with_class_frequency(self, frequency: Sequence[float]) -> Self:
         loss = super().with_class_frequency(frequency)
@@ -104,7 +102,7 @@ class BCE(PixelLoss):
     )
 
     def cost(self, y: Label) -> Tensor:
-        return -y.log_p
+        return y.nll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +182,7 @@ class LabelSmoothing(PixelLoss):
     )
 
     def cost(self, y: Label) -> Tensor:
-        return -(1 - self.smoothing) * y.log_p - self.smoothing * y.log_others
+        return (1 - self.smoothing) * y.nll + self.smoothing * y.nll_others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +207,7 @@ class Focal(PixelLoss):
         return (1.0, 1.0) if self.alpha is None else (1 - self.alpha, self.alpha)
 
     def cost(self, y: Label) -> Tensor:
-        return -y.log_p if self.gamma == 0 else -power(y.q, self.gamma) * y.log_p
+        return y.nll if self.gamma == 0 else y.q_to(self.gamma) * y.nll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +225,8 @@ class AsymmetricFocal(Focal):
     )
 
     def cost(self, y: Label) -> Tensor:
-        return -torch.where(y.foreground(), 1, power(y.q, self.gamma)) * y.log_p
+        fade = y.q_to(self.gamma)
+        return torch.lerp(fade, torch.ones_like(fade[:1, :1, :1]), y.foreground()) * y.nll
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +242,7 @@ class Poly1(PixelLoss):
     )
 
     def cost(self, y: Label) -> Tensor:
-        return self.epsilon * y.q - y.log_p
+        return y.nll + self.epsilon * y.q
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +282,7 @@ class WeightMap(ForegroundWeighted, BCE):
 
     border_weight: float = within("[0, inf)", 10.0)
     sigma: float = within("(0, inf)", 5.0)
-    pos_weight: Weight = foreground_weight(1.0)
+    pos_weight: Weight = weight_of(1.0)
 
     needs: ClassVar[tuple[str, ...]] = ("gap",)
     card = pixel_card(

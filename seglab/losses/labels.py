@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seglab.losses.numerics import once, sigmoid
+from seglab.losses.numerics import Sigmoid, once
 
 
 class Label:
-    """One of two classes, whose probability is the sigmoid of a margin. `foreground()`: where it is no background."""
+    """One of two classes, whose probability is the sigmoid of a margin. `foreground()`: 0 for a background, else 1."""
 
     def __init__(self, margin: Tensor, foreground: Callable[[], Tensor]) -> None:
         self.margin, self.foreground = margin, foreground
@@ -19,30 +20,25 @@ class Label:
     @once
     def p(self) -> Tensor:
         """The probability of the class."""
-        return sigmoid(self.margin)
+        return Sigmoid.apply(self.margin, False)
 
     @once
     def q(self) -> Tensor:
         """The probability of all other classes, exact where 1 - p is not."""
-        return sigmoid(-self.margin)
+        return Sigmoid.apply(self.margin, True)
 
     @once
-    def log_p(self) -> Tensor:
-        return F.logsigmoid(self.margin)
+    def nll(self) -> Tensor:
+        """-log p, the negative log-likelihood."""
+        return F.logsigmoid(self.margin).neg_()  # whose backward pass does not need its result
 
     @once
-    def log_others(self) -> Tensor:
-        """The mean of log p of the other classes: log q where there is one other."""
-        return F.logsigmoid(-self.margin)
+    def nll_others(self) -> Tensor:
+        """The mean of -log p of the other classes: -log q where there is one other."""
+        return F.logsigmoid(-self.margin).neg_()
 
-
-class OtherLabel(Label):
-    """The other one of two classes."""
-
-    def __init__(self, label: Label, foreground: Callable[[], Tensor]) -> None:
-        self.label, self.foreground = label, foreground
-
-    p = property(lambda self: self.label.q)
-    q = property(lambda self: self.label.p)
-    log_p = property(lambda self: self.label.log_others)
-    log_others = property(lambda self: self.label.log_p)
+    def q_to(self, exponent: float) -> Tensor:
+        """q ** exponent, with a finite slope for any exponent."""
+        if exponent >= 1:
+            return self.q**exponent
+        return torch.exp(-exponent * (self.nll + self.margin))  # log q is log p - margin, exact enough for a root

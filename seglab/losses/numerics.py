@@ -24,25 +24,24 @@ def once(make: Callable[[Any], Any]) -> property:
 
 
 class Sigmoid(torch.autograd.Function):
-    """The sigmoid with a slope that is exact at both ends; torch's is p (1 - p), which is rounding noise near p = 1."""
+    """The sigmoid of z, or of -z, with a slope that is exact at both ends: torch's p (1 - p) is noise near p = 1."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(z: Tensor) -> Tensor:
-        return torch.sigmoid(z)
+    def forward(z: Tensor, flip: bool) -> Tensor:
+        return z.neg().sigmoid_() if flip else z.sigmoid()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.flip = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (z,) = ctx.saved_tensors
-        return torch.ops.aten.sigmoid_backward(grad, z.abs().neg_().sigmoid_())
-
-
-sigmoid: Callable[[Tensor], Tensor] = Sigmoid.apply
+        slope = torch.ops.aten.sigmoid_backward(grad, z.abs().neg_().sigmoid_())
+        return slope.neg_() if ctx.flip else slope, None
 
 
 def exact(x: Tensor) -> Tensor:

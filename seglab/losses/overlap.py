@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from seglab.losses.base import BY_POLICY, ClassMean, ClassWeights, Loss, PolicyMean, region_card, within
+from seglab.losses.base import BY_POLICY, ClassMean, ClassWeights, PolicyMean, region_card, within
 from seglab.losses.numerics import TINY, exact, power, ratio
 from seglab.losses.pixels import Confusion, Pixels
 
@@ -266,9 +266,6 @@ class GeneralizedDice(RegionLoss):
         error = w * (m.fp + m.fn)
         return ratio(error.sum(-1), (2 * w * m.tp + error).sum(-1) + self.smooth).expand_as(x.size)
 
-    def by_class(self, x: Pixels) -> Tensor:
-        return Loss.by_class(self, x) if x.task == "multiclass" else super().by_class(x)
-
 
 @dataclass(frozen=True, kw_only=True)
 class MCC(RegionLoss):
@@ -285,8 +282,8 @@ class MCC(RegionLoss):
     )
 
     def cells(self, x: Pixels) -> Confusion:
-        # as T - fn the few true positives of a wrong image would be rounding noise, and here they are a factor
-        return x.confusion._replace(tp=exact((x.p * x.t).sum(-1)), tn=exact((x.q * x.u).sum(-1)))
+        # each sum by itself: the few true positives of a wrong image are a factor here, and as T - fn rounding noise
+        return Confusion(*(exact((p * t).sum(-1)) for p, t in ((x.p, x.t), (x.p, x.u), (x.q, x.t), (x.q, x.u))))
 
     def overlap(self, m: Confusion) -> Tensor:
         wrong = torch.stack([m.fp, m.fn])

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seglab.contract import Kind, Logits, Target, Valid, require
-from seglab.losses.labels import Label, OtherLabel
-from seglab.losses.numerics import exact, once
+from seglab.losses.labels import Label
+from seglab.losses.numerics import exact, once, power
 
 Maps: TypeAlias = Mapping[str, Tensor]
 
@@ -49,7 +49,7 @@ class Pixels(ABC):
     """Logits `z` (b, k, n) and target of the n pixels of each image, and what is made of them.
 
     t: the share of each class in each pixel (b, k, n). p: its probability. q: 1 - p, exact where that difference is
-    not. log_p: exact where p is tiny. decided: whether it is the prediction. sizes, all_classes: the number of pixels,
+    not. decided: whether it is the prediction. sizes, all_classes: the number of pixels,
     and the confusion, of all classes of each decision (b, d, classes), see `costs`. maps: further values of each pixel
     and class (b, k, n) by name. valid: (b, 1, n) bool, None where all pixels count. hard: whether labels are 0 or 1,
     which dtype and shape of the target say; to look would make a GPU wait.
@@ -58,7 +58,6 @@ class Pixels(ABC):
     t: Tensor
     p: Tensor
     q: Tensor
-    log_p: Tensor
     decided: Tensor
     sizes: Tensor
     all_classes: Confusion
@@ -166,32 +165,33 @@ class SigmoidPixels(Pixels):
 
     p = property(lambda self: self.as_foreground.p)
     q = property(lambda self: self.as_foreground.q)
-    log_p = property(lambda self: self.as_foreground.log_p)
     decided = property(lambda self: self.z.detach() > 0)
 
     @once
     def margin(self) -> Tensor:
         """The logit for the class of each pixel, where labels are hard; 0 where a pixel does not count."""
-        return self.z * (self.t - self.u)
+        doubled = self.target.to(self.z.dtype, copy=True).mul_(2)  # fresh memory is the largest cost on a CPU: no `t`
+        return self.z * doubled.sub_(1 if self.valid is None else self.weight)
 
     @once
     def labeled(self) -> Label:
         """The pixels as their class sees them: for hard labels one exponential is enough, whichever the class."""
-        return Label(self.margin, lambda: self.mask)
+        return Label(self.margin, lambda: self.t)
 
     @once
     def as_foreground(self) -> Label:
-        return Label(self.z, lambda: self.z.new_ones((), dtype=torch.bool))
+        return Label(self.z, lambda: self.z.new_ones(()))
 
     @once
     def as_background(self) -> Label:
-        return OtherLabel(self.as_foreground, lambda: self.z.new_zeros((), dtype=torch.bool))
+        return Label(-self.z, lambda: self.z.new_zeros(()))
 
     def costs(self, cost: Callable[[Label], Tensor], weights: Tensor | None = None) -> Tensor:
+        if self.hard:
+            costs = self.masked(cost(self.labeled))
+            return costs if weights is None else costs * torch.lerp(weights[..., :1], weights[..., 1:], self.t)
         t, u = (self.t, self.u) if weights is None else (self.t * weights[..., 1:], self.u * weights[..., :1])
-        if not self.hard:
-            return t * cost(self.as_foreground) + u * cost(self.as_background)
-        return self.masked(cost(self.labeled)) if weights is None else (t + u) * cost(self.labeled)
+        return t * cost(self.as_foreground) + u * cost(self.as_background)
 
     def balance(self, background: float, foreground: float | Sequence[float]) -> Tensor:
         return self.z.new_tensor([[[background, w] for w in spread(foreground, self.z.shape[1])]])
@@ -201,17 +201,22 @@ class SigmoidPixels(Pixels):
         return torch.stack([self.n - self.size, self.size], -1)
 
     @once
+    def confusion(self) -> Confusion:
+        if not self.hard:
+            return super().confusion
+        wrong = self.masked(self.labeled.q)  # of which fn and the rest, fp, are made with half of the products
+        fn = exact((wrong * self.t).sum(-1))
+        fp = exact(wrong.sum(-1)) - fn
+        return Confusion(self.size - fn, fp, fn, self.n - self.size - fp)
+
+    @once
     def all_classes(self) -> Confusion:
         pairs = zip(self.confusion.swapped(), self.confusion, strict=True)
         return Confusion(*(torch.stack(pair, -1) for pair in pairs))
 
-    @once
-    def false_positive(self) -> Tensor:
-        return (self.labeled.q if self.hard else self.p) * self.u
-
-    @once
-    def false_negative(self) -> Tensor:
-        return (self.labeled.q if self.hard else self.q) * self.t
+    # not kept: they are made faster than the memory for them is found
+    false_positive = property(lambda self: (self.labeled.q if self.hard else self.p) * self.u)
+    false_negative = property(lambda self: (self.labeled.q if self.hard else self.q) * self.t)
 
 
 class SoftmaxPixels(Pixels):
@@ -225,7 +230,14 @@ class SoftmaxPixels(Pixels):
 
     def _at_label(self, x: Tensor) -> Tensor:
         """x (b, 1, n) in the channel of each pixel's class, 0 in the others."""
-        return torch.zeros_like(self.z).scatter(1, self.ids, x)
+        return self.z.new_zeros(()).expand_as(self.z).scatter(1, self.ids, x)
+
+    @once
+    def size(self) -> Tensor:
+        if not self.hard:
+            return super().size
+        ids = self.ids if self.valid is None else self.ids.masked_fill(~self.valid, -1)
+        return exact(torch.stack([(ids == c).sum((1, 2)) for c in range(self.z.shape[1])], 1))
 
     @once
     def t(self) -> Tensor:
@@ -254,9 +266,9 @@ class SoftmaxPixels(Pixels):
     def labeled(self) -> SoftmaxLabel:
         """The pixels as their class sees them; as each class sees them, for soft labels."""
         if self.hard:
-            return SoftmaxLabel(self, lambda x: x.gather(1, self.ids), lambda: self.ids > 0)
+            return SoftmaxLabel(self, lambda x: x.gather(1, self.ids), lambda: (self.ids > 0).to(self.z.dtype))
         classes = torch.arange(self.z.shape[1], device=self.z.device).view(1, -1, 1)
-        return SoftmaxLabel(self, lambda x: x, lambda: classes > 0)
+        return SoftmaxLabel(self, lambda x: x, lambda: (classes > 0).to(self.z.dtype))
 
     def costs(self, cost: Callable[[Label], Tensor], weights: Tensor | None = None) -> Tensor:
         each = None if weights is None else weights.transpose(1, 2)
@@ -276,9 +288,8 @@ class SoftmaxPixels(Pixels):
     def false_positive(self) -> Tensor:
         return self.masked(self.p.scatter(1, self.ids, 0)) if self.hard else self.p * self.u
 
-    @once
-    def false_negative(self) -> Tensor:
-        return self._at_label(self.q_of_label) if self.hard else self.q * self.t
+    # not kept: it is made faster than the memory for it is found
+    false_negative = property(lambda self: self._at_label(self.q_of_label) if self.hard else self.q * self.t)
 
     @once
     def q_of_label(self) -> Tensor:
@@ -301,12 +312,15 @@ class SoftmaxLabel(Label):
         return self.x.q_of_label if self.x.hard else self.x.q
 
     @once
-    def log_p(self) -> Tensor:
-        return self.pick(self.x.log_p)
+    def nll(self) -> Tensor:
+        return -self.pick(self.x.log_p)
 
     @once
-    def log_others(self) -> Tensor:
-        return (self.x.log_p.sum(1, keepdim=True) - self.log_p) / (self.x.z.shape[1] - 1)
+    def nll_others(self) -> Tensor:
+        return -(self.x.log_p.sum(1, keepdim=True) + self.nll) / (self.x.z.shape[1] - 1)
+
+    def q_to(self, exponent: float) -> Tensor:
+        return power(self.q, exponent)
 
 
 def spread(weight: float | Sequence[float], count: int) -> list[float]:

@@ -36,8 +36,7 @@ class Switch(Nested):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        differ = self.first != self.second
-        require(differ, self.name, "two losses that differ", f"{self.first.name} twice")
+        require(self.first != self.second, self.name, "two losses that differ", f"{self.first.name} twice")
 
     def inner(self) -> tuple[Loss, ...]:
         return self.first, self.second

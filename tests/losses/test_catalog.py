@@ -77,7 +77,7 @@ class GeneralizedCE(PixelLoss):
     card = pixel_card(title="Generalized CE", formula=r"\frac1N\sum(1-p^q)/q", paper="Zhang and Sabuncu 2018")
 
     def cost(self, y: Label) -> Tensor:
-        return -torch.expm1(self.exponent * y.log_p) / self.exponent
+        return -torch.expm1(-self.exponent * y.nll) / self.exponent
 
 
 def test_a_new_loss_is_one_class_and_one_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

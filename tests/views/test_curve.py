@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.losses.conftest import NAMES
-from tests.losses.conftest import build as make
 
 from seglab.contract import ContractError
 from seglab.losses import BCE, Batchwise, Dice, IoU, Tversky
 from seglab.views.curve import OBJECT, Context, additive, exchangeable, in_context, margins, moved, plane, single, view
+from tests.losses.conftest import NAMES
+from tests.losses.conftest import build as make
 
 
 @pytest.mark.parametrize(
