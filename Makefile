@@ -44,7 +44,7 @@ docs: $(READY)   ## Build the documentation into site/; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 losses: $(READY) ## List the losses: family, formula, paper, and what each does on an empty mask
-	$(BIN)/python -m seglab.cards
+	$(BIN)/python -m seglab.loss_catalog
 
 benchmark: $(READY) ## Measure with ARGS="what=losses", what=step or what=data
 	$(BIN)/python -m seglab.benchmark $(ARGS)

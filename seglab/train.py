@@ -157,7 +157,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     from seglab.engine.dry_run import dry_run
     from seglab.engine.trained_run import assemble
 
-    loss = build(cfg.loss).fitted(data.facts()["foreground"])
+    loss = build(cfg.loss).with_class_frequency([data.facts()["foreground"]])
     seed_everything(cfg.seed, verbose=False)  # after all that may draw numbers: paired runs start from one state
     module = assemble(to_container(cfg), data.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import types
@@ -51,8 +52,9 @@ def _faults_of(path: str, node: dict) -> Iterator[str]:
 
 def _hints(target: Any) -> dict[str, Any]:
     """The parameter types of a class or function; those that cannot be resolved are left out."""
+    plain = inspect.isclass(target) and not dataclasses.is_dataclass(target)  # whose fields know their modules
     try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        hints = typing.get_type_hints(target.__init__ if plain else target)
     except Exception:
         return {}
     return {key: hint for key, hint in hints.items() if key != "return"}

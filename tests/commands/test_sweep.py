@@ -20,7 +20,7 @@ BRIEF = (*SMALL, "examples=1")
 BOMBS = """
 import os, signal, sys
 from dataclasses import dataclass
-from seglab.losses.pixel import BCE
+from seglab.losses import BCE
 
 @dataclass(frozen=True, kw_only=True)
 class Bomb(BCE):
