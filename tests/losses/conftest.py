@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from seglab.contract import Task
@@ -33,12 +34,21 @@ CASES = [(name, "binary") for name in NAMES] + [(name, "multilabel") for name in
 CASES += [(name, "multiclass") for name in ALL if name not in ONE_LINE]
 
 
+@cache
+def config(name: str) -> DictConfig:
+    return OmegaConf.load(CONF / f"{name}.yaml")  # type: ignore[return-value]
+
+
 def build(name: str, task: str = "binary", **parameters: Any) -> Loss:
     """A loss of conf/loss as the command line would build it, bound to a task and to class frequencies."""
     if name == "external" and task == "multiclass":
         parameters = {"function": {"_target_": "torch.nn.CrossEntropyLoss"}} | parameters
-    made = instantiate(OmegaConf.load(CONF / f"{name}.yaml"), _convert_="all", **parameters)
+    made = instantiate(config(name), _convert_="all", **parameters)
     return made.with_task(TASKS[task]).with_class_frequency(FREQUENCY[task])
+
+
+built = cache(build)
+"""The same without parameters, built once: losses are frozen."""
 
 
 def one_hot(ids: Tensor, classes: int) -> Tensor:
@@ -58,6 +68,16 @@ class Case:
         """Whether images of a batch share a value by design."""
         return self.name == "batchwise"
 
+    @property
+    def local(self) -> bool:
+        """Whether pixels count wherever they lie."""
+        return not self.loss.needs and self.name != "cldice"
+
+    @property
+    def fitted(self) -> bool:
+        """Whether classes have weights from their frequencies."""
+        return self.name in {"weighted_bce", "weight_map", "exp_log"}
+
     def maps(self, target: Tensor, like: Tensor) -> dict[str, Tensor]:
         planes = one_hot(target, like.shape[1]) if target.shape != like.shape else target
         shape, flat = planes.shape, planes.flatten(0, 1).numpy()
@@ -72,15 +92,27 @@ class Case:
         return torch.autograd.grad(self(z, target, valid).sum(), z)[0]
 
 
+def of(holds: Callable[[Case], bool]) -> Callable:
+    """Run a test of a `case` for those that hold alone."""
+
+    def marked(test: Any) -> Any:
+        test.of = holds
+        return test
+
+    return marked
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every loss for every task it has, for each test of a `case`."""
+    """Every loss for every task it has, for each test of a `case`, or those that the test is `of`."""
     if "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", CASES, indirect=True, ids=["-".join(case) for case in CASES])
+        holds = getattr(metafunc.function, "of", lambda case: True)
+        names = [name for name in CASES if holds(Case(*name, built(*name)))]
+        metafunc.parametrize("case", names, indirect=True, ids=["-".join(name) for name in names])
 
 
 @pytest.fixture
 def case(request: pytest.FixtureRequest) -> Case:
-    return Case(*request.param, build(*request.param))
+    return Case(*request.param, built(*request.param))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.losses.conftest import one_hot
+from tests.losses.conftest import of, one_hot
 
 if TYPE_CHECKING:
     from conftest import Case
@@ -18,6 +18,11 @@ WHOLE = {"bce_dice", "combo", "unified_focal", "exp_log", "sum", "external"}
 """Which are no mean over classes, "WHOLE_OF_A_SOFTMAX" for a multiclass task."""
 WHOLE_OF_A_SOFTMAX = {"bce", "weighted_bce", "class_weighted_ce", "balanced_ce", "label_smoothing", "focal", "poly1"}
 WHOLE_OF_A_SOFTMAX |= {"asymmetric_focal", "topk", "weight_map", "switch"}
+
+
+def plain(case: Case) -> bool:
+    """A multilabel task has nothing of its own here: its channels are those of binary ones."""
+    return case.task != "multilabel"
 
 
 def right(target: Tensor, like: Tensor, size: float) -> Tensor:
@@ -32,9 +37,8 @@ def test_gives_one_number_per_image(case: Case, logits: Tensor, target: Tensor) 
     assert case(logits.double(), target).dtype == torch.float64
 
 
+@of(lambda case: not case.pools)
 def test_an_image_costs_the_same_alone_and_in_any_order(case: Case, logits: Tensor, target: Tensor) -> None:
-    if case.pools:
-        pytest.skip("pools the batch by design")
     together = case(logits, target)
     if case.name != "lovasz_softmax":
         alone = torch.cat([case(logits[i : i + 1], target[i : i + 1]) for i in range(3)])
@@ -43,6 +47,7 @@ def test_an_image_costs_the_same_alone_and_in_any_order(case: Case, logits: Tens
     torch.testing.assert_close(case(logits[order], target[order]), together[order])
 
 
+@of(plain)
 def test_strides_and_the_dtype_of_the_target_do_not_matter(case: Case, logits: Tensor, target: Tensor) -> None:
     loss, maps = case(logits, target), case.maps(target, logits)
     strided = logits.transpose(2, 3).contiguous().transpose(2, 3)
@@ -54,11 +59,13 @@ def test_strides_and_the_dtype_of_the_target_do_not_matter(case: Case, logits: T
         torch.testing.assert_close(case.loss(logits, shares.to(dtype), **maps), loss)
 
 
+@of(plain)
 def test_a_flip_turns_the_gradient_with_the_image(case: Case, logits: Tensor, target: Tensor) -> None:
     turned = case.gradient(logits.flip(2, 3), target.flip(2, 3)).flip(2, 3)
     torch.testing.assert_close(turned, case.gradient(logits, target), atol=1e-6, rtol=1e-4)
 
 
+@of(plain)
 def test_inputs_are_left_as_they_were(case: Case, logits: Tensor, target: Tensor) -> None:
     maps, valid = case.maps(target, logits), torch.rand(3, 1, 12, 12) < 0.8
     given = [logits, target, valid, *maps.values()]
@@ -75,14 +82,14 @@ def test_first_and_second_derivatives_are_those_of_the_value(case: Case, logits:
     assert torch.autograd.gradgradcheck(lambda x: case.loss(x, t, **maps), z, fast_mode=True)
 
 
+@of(lambda case: plain(case) and not case.pools)
 def test_the_upstream_gradient_weighs_each_image(case: Case, logits: Tensor, target: Tensor) -> None:
-    if case.pools:
-        pytest.skip("pools the batch by design")
     z, weights = logits.requires_grad_(), torch.tensor([2.0, -0.5, 0.0])
     (weighted,) = torch.autograd.grad((case(z, target) * weights).sum(), z)
     torch.testing.assert_close(weighted, case.gradient(z, target) * weights.view(3, 1, 1, 1))
 
 
+@of(plain)
 def test_half_precision_costs_what_its_values_cost_in_float32(case: Case, logits: Tensor, target: Tensor) -> None:
     for dtype in (torch.float16, torch.bfloat16):
         rounded = logits.to(dtype)
@@ -92,6 +99,7 @@ def test_half_precision_costs_what_its_values_cost_in_float32(case: Case, logits
         torch.testing.assert_close(gradient, case.gradient(rounded.float(), target).to(dtype))
 
 
+@of(plain)
 def test_autocast_changes_nothing(case: Case, logits: Tensor, target: Tensor) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         loss, gradient = case(logits, target), case.gradient(logits, target)
@@ -99,10 +107,12 @@ def test_autocast_changes_nothing(case: Case, logits: Tensor, target: Tensor) ->
     torch.testing.assert_close(gradient, case.gradient(logits, target), rtol=0, atol=0)
 
 
+@of(plain)
 def test_float64_is_computed_in_float64(case: Case, logits: Tensor, target: Tensor) -> None:
     assert (case(logits.double(), target) - case(logits, target)).abs().max() > 0
 
 
+@of(plain)
 def test_right_is_cheaper_than_unsure_and_unsure_than_wrong(case: Case, logits: Tensor, target: Tensor) -> None:
     good, unsure, wrong = (case(right(target, logits, size), target) for size in (4, 0, -4))
     assert (good < unsure).all()
@@ -136,9 +146,8 @@ def test_the_way_down_leads_to_the_target(case: Case, logits: Tensor, target: Te
     assert (wanted == found)[decided].float().mean() > (0.8 if stuck else 0.995)
 
 
+@of(lambda case: case.loss.card.proper)
 def test_a_proper_loss_is_smallest_where_probabilities_are_the_soft_labels(case: Case, logits: Tensor) -> None:
-    if not case.loss.card.proper:
-        pytest.skip("its card does not promise it")
     best = logits.double()
     soft = best.softmax(1) if case.task == "multiclass" else best.sigmoid()
     if case.name != "jml":  # which has a kink there
@@ -149,12 +158,14 @@ def test_a_proper_loss_is_smallest_where_probabilities_are_the_soft_labels(case:
         assert (case(away, soft) > case(best, soft)).all()
 
 
+@of(plain)
 def test_a_small_step_down_the_gradient_lowers_it(case: Case, logits: Tensor, target: Tensor) -> None:
     z = logits.double()
     gradient = case.gradient(z, target)
     assert case(z - 1e-4 * gradient / gradient.norm(), target).sum() < case(z, target).sum()
 
 
+@of(plain)
 def test_subclassing_a_loss_changes_nothing(case: Case, logits: Tensor, target: Tensor) -> None:
     class Heir(type(case.loss)):  # type: ignore[misc]
         """Says nothing of its own."""
@@ -165,9 +176,8 @@ def test_subclassing_a_loss_changes_nothing(case: Case, logits: Tensor, target: 
     torch.testing.assert_close(heir.gradient(logits, target), case.gradient(logits, target), rtol=0, atol=0)
 
 
+@of(lambda case: case.name not in (WHOLE | WHOLE_OF_A_SOFTMAX if case.task == "multiclass" else WHOLE))
 def test_per_class_is_what_the_loss_is_the_mean_of(case: Case, logits: Tensor, target: Tensor) -> None:
-    if case.name in WHOLE or (case.task == "multiclass" and case.name in WHOLE_OF_A_SOFTMAX):
-        pytest.skip("is no mean over classes")
     each = case.loss.per_class(logits, target, **case.maps(target, logits))
     classes = {"binary": 1, "multilabel": 2, "multiclass": 3}[case.task]
     assert each.shape == (3, classes + (case.name == "lovasz_softmax"))  # whose mean counts the background
@@ -175,9 +185,8 @@ def test_per_class_is_what_the_loss_is_the_mean_of(case: Case, logits: Tensor, t
         torch.testing.assert_close(each.mean(1), case(logits, target))
 
 
+@of(lambda case: case.task == "multiclass")
 def test_the_gradient_of_a_softmax_sums_to_0_over_the_classes(case: Case, logits: Tensor, target: Tensor) -> None:
-    if case.task != "multiclass":
-        pytest.skip("has no softmax")
     gradient = case.gradient(logits, target)
     assert gradient.sum(1).abs().max() < 4e-6 * gradient.abs().max()
     shifted = logits + torch.randn(3, 1, 12, 12, generator=torch.Generator().manual_seed(4))
@@ -185,14 +194,14 @@ def test_the_gradient_of_a_softmax_sums_to_0_over_the_classes(case: Case, logits
     torch.testing.assert_close(case.gradient(shifted, target), gradient, rtol=1e-4, atol=1e-6)
 
 
+@of(lambda case: case.task != "binary" and not case.fitted)
 def test_classes_may_change_places(case: Case, logits: Tensor, target: Tensor) -> None:
-    if case.task == "binary" or case.name in {"weighted_bce", "weight_map", "exp_log"}:
-        pytest.skip("has one class, or weights fitted to each")
     order = torch.tensor([1, 0]) if case.task == "multilabel" else torch.tensor([0, 3, 1, 2])
     moved = target[:, order] if case.task == "multilabel" else order.argsort()[target.long()]
     torch.testing.assert_close(case(logits[:, order], moved), case(logits, target))
 
 
+@of(plain)
 def test_a_module_gives_the_mean(case: Case, logits: Tensor, target: Tensor) -> None:
     maps = case.maps(target, logits)
     torch.testing.assert_close(case.loss.as_module()(logits, target, **maps), case(logits, target).mean())

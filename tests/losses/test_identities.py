@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seglab.contract import Task
-from tests.losses.conftest import scene
+from tests.losses.conftest import of, scene
 
 if TYPE_CHECKING:
     from conftest import Case
@@ -50,9 +50,8 @@ def test_one_is_the_other(make: Any, task: str, name: str, parameters: dict, oth
     torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-5)
 
 
+@of(lambda case: case.task == "multiclass" and case.name != "lovasz_softmax")
 def test_a_softmax_of_two_classes_with_logits_0_and_z_is_a_sigmoid_of_z(case: Case) -> None:
-    if case.task != "multiclass" or case.name == "lovasz_softmax":
-        pytest.skip("is not the sigmoid of this")
     from tests.losses.conftest import Case, build
 
     name = {} if case.name != "external" else {"function": {"_target_": "torch.nn.BCEWithLogitsLoss"}}
@@ -70,9 +69,8 @@ def test_a_softmax_of_two_classes_with_logits_0_and_z_is_a_sigmoid_of_z(case: Ca
         torch.testing.assert_close(two.loss(pair, torch.cat([1 - soft, soft], 1)), binary.loss(z, soft))
 
 
+@of(lambda case: case.task == "multilabel" and not case.fitted)
 def test_channels_are_scored_apart_and_averaged_last(case: Case, logits: Tensor, target: Tensor) -> None:
-    if case.task != "multilabel" or case.name in {"weighted_bce", "weight_map", "exp_log"}:
-        pytest.skip("has no channels, or weights fitted to each")
     alone = type(case)(case.name, "binary", case.loss.with_task(Task()))
     each = [alone(logits[:, c : c + 1], target[:, c : c + 1]) for c in range(2)]
     torch.testing.assert_close(case(logits, target), torch.stack(each).mean(0))
@@ -152,9 +150,8 @@ def test_the_exponent_of_the_foreground_is_one_minus_gamma(make: Any, logits: Te
     torch.testing.assert_close(steep - flat, (foreground**0.2 - foreground) / 2)
 
 
+@of(lambda case: case.local)
 def test_volumes_and_rows_cost_what_their_pixels_cost(case: Case, logits: Tensor, target: Tensor) -> None:
-    if case.loss.needs or case.name == "cldice":
-        pytest.skip("place matters to it by design")
     flat = case(logits, target)
     for space in ((4, 3, 12), (144,)):
         torch.testing.assert_close(case(logits.reshape(3, -1, *space), target.reshape(3, -1, *space)), flat)

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.losses.conftest import TASKS, scene
+from tests.losses.conftest import TASKS, of, scene
 
 if TYPE_CHECKING:
     from conftest import Case
 
-FAST = [("unified_focal", "binary"), ("bce_dice", "multiclass")]
+FAST = [("bce_dice", "multiclass")]
+SORTS = {"lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax", "hausdorff", "external", "batchwise"}
+"""Or is foreign code, or pools the batch."""
 
 
 def traced(case: Case, logits: Tensor, target: Tensor, valid: Tensor | None, **options: Any) -> None:
@@ -41,25 +43,22 @@ def test_a_compiler_traces_a_loss_as_a_whole(make: Any, name: str, task: str) ->
     traced(Case(name, task, make(name, task)), *scene(task), some_valid(), backend="aot_eager")
 
 
+@of(lambda case: case.name != "external")
 @pytest.mark.slow
 def test_every_graph_is_whole_and_gives_the_same(case: Case, logits: Tensor, target: Tensor) -> None:
-    if case.name == "external":
-        pytest.skip("foreign code")
     traced(case, logits, target, None, backend="aot_eager")
     traced(case, logits, target, some_valid(), backend="aot_eager")
 
 
+@of(lambda case: case.name != "external" and case.task != "multilabel")  # whose kernel is that of a binary task
 @pytest.mark.slow
 def test_the_fused_kernel_gives_the_same(case: Case, logits: Tensor, target: Tensor) -> None:
-    if case.name == "external" or case.task == "multilabel":
-        pytest.skip("foreign code, or the same kernel as for a binary task")
     traced(case, logits, target, None)
 
 
+@of(lambda case: case.name not in SORTS and case.task != "multilabel")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # which torch.func itself calls
 def test_torch_func_differentiates_and_maps(case: Case, logits: Tensor, target: Tensor) -> None:
-    if case.name in {"hausdorff", "external", "batchwise"} or "lovasz" in case.name:
-        pytest.skip("sorts, is foreign code, or pools the batch")
     maps = case.maps(target, logits)
     gradient = case.gradient(logits, target)
 
@@ -71,6 +70,7 @@ def test_torch_func_differentiates_and_maps(case: Case, logits: Tensor, target: 
     torch.testing.assert_close(torch.func.vmap(torch.func.grad(alone))(logits, target, maps), gradient)
 
 
+@of(lambda case: case.task != "multilabel")
 def test_nothing_is_kept_without_a_gradient(case: Case, logits: Tensor, target: Tensor) -> None:
     with torch.no_grad():
         torch.testing.assert_close(case(logits, target), case(logits.clone().requires_grad_(), target).detach())

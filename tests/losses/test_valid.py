@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seglab.contract import ContractError
-from tests.losses.conftest import CASES, scene
+from tests.losses.conftest import CASES, of, scene
 
 if TYPE_CHECKING:
     from conftest import Case
@@ -28,15 +28,10 @@ def left(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return logits, target, valid
 
 
-def clean(target: Tensor) -> Tensor:
-    return target.where(target < 255, 0)
-
-
+@of(lambda case: case.name not in SPATIAL)
 def test_value_and_gradient_are_those_of_the_image_cut(case: Case, logits: Tensor, target: Tensor) -> None:
     maps = case.maps(target, logits)
     cut = [x[..., :8] for x in (logits, target)], {name: m[..., :8] for name, m in maps.items()}
-    if case.name in SPATIAL:
-        pytest.skip("has its own test")
     dirty, label, valid = left(logits, target)
     for name in maps:
         maps[name][..., 8:] = torch.nan
@@ -48,9 +43,8 @@ def test_value_and_gradient_are_those_of_the_image_cut(case: Case, logits: Tenso
     assert (gradient[..., 8:] == 0).all()
 
 
+@of(lambda case: case.loss.soft and not case.loss.needs and case.name != "external")
 def test_soft_labels_of_valid_pixels_alone_count(case: Case, logits: Tensor) -> None:
-    if not case.loss.soft or case.loss.needs or case.name == "external":
-        pytest.skip("refuses soft labels, or has its own test")
     soft = torch.rand(logits.shape, generator=torch.Generator().manual_seed(5))
     soft = soft / soft.sum(1, keepdim=True) if case.task == "multiclass" else soft
     dirty, label, valid = left(logits, soft)
