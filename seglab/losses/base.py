@@ -103,8 +103,8 @@ class Loss(ABC):
 
     def __post_init__(self) -> None:
         for parameter in fields(self):
-            if parameter.metadata:
-                value, limit = getattr(self, parameter.name), parameter.metadata
+            value, limit = getattr(self, parameter.name), parameter.metadata
+            if "holds" in limit:  # not `if limit`: a compiler takes an empty one for true
                 require(limit["holds"](value), self.name, f"{parameter.name} {limit['expected']}", value)
         require(self.task in self.tasks, self.name, f"task of {' or '.join(self.tasks)}", self.task)
 
