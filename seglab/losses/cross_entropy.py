@@ -22,7 +22,6 @@ Weight: TypeAlias = float | tuple[float, ...] | Literal["auto"]
 """Of the foreground, where the background weighs 1: one for all its classes, or one for each in order. `auto`: pixels
 of the background over those of the class in the training masks, so that both weigh the same."""
 
-
 weight_of = partial(limited, expected="above 0 or auto", holds=lambda w: w is not None and weights_hold(w, TINY))
 
 
