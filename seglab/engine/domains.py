@@ -90,7 +90,6 @@ DOMAINS: dict[str, Domain] = {
     "delta": POSITIVE,
     "confidence": Domain(0.5, 1, without=(0.5, 1)),
     "resamples": Domain(100, whole=True),
-    "export.images": COUNT,
 }
 """Numeric options by dotted name; a class checks its own parameters besides."""
 
