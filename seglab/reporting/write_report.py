@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from seglab.files import write_text
+from seglab.files import csv_text, write_text
 from seglab.plots import save, svg
 from seglab.reporting import external_data, report_sections
 from seglab.reporting.html import TEMPLATES
@@ -81,7 +81,7 @@ def csv(studies: list[Study], runs: pd.DataFrame) -> str:
         flat = flat.rename_axis(["data", "trained", "loss"]).reset_index()
         flat["data"] += ", trained on " + flat.pop("trained")
         parts.append(flat)
-    return pd.concat(parts, ignore_index=True).to_csv(index=False) if parts else "loss,data,seeds\n"
+    return csv_text(pd.concat(parts, ignore_index=True)) if parts else "loss,data,seeds\n"
 
 
 def _flat(spread: pd.DataFrame) -> pd.DataFrame:
