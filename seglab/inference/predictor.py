@@ -22,8 +22,8 @@ from seglab.data.dataset import Dataset
 from seglab.data.decode import convert
 from seglab.data.resize import fit, resize, to_units, unfit
 from seglab.engine.module import Normalize, SegModule
-from seglab.engine.tiling import slide
 from seglab.engine.trained_run import TrainedRun
+from seglab.inference.tiling import slide
 
 FULL = 65535
 """The level that stands for a probability of 1."""

@@ -24,8 +24,8 @@ from seglab.data.prepare_data import open_data, select_items
 from seglab.data.resize import resize, to_bits, to_channels
 from seglab.data.split import SPLITS, Splits
 from seglab.engine.per_image import ImageTable, means, predict
-from seglab.engine.predictor import FULL, Predictor
 from seglab.engine.trained_run import TrainedRun
+from seglab.inference.predictor import FULL, Predictor
 
 FOLLOWED_OPTIONS = ("size", "fit", "reduce", "channels", "bits", "mean", "std")
 """Options that other data take from the run: how an image is brought to the model."""
