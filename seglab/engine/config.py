@@ -114,7 +114,7 @@ def check(cfg: DictConfig) -> None:
 
 def _raise_if_any(sentences: list[str]) -> None:
     if sentences:
-        raise ConfigError("\n".join(sentences))
+        raise ConfigError("\n".join(sentence.replace("\n", "\\n") for sentence in sentences))
 
 
 def experiment(cfg: DictConfig) -> dict[str, Any]:
