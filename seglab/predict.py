@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 def predict(cfg: DictConfig, folder: Path) -> Path:
     """Predict the images that `cfg.input` names with the runs that `cfg.run` names; returns the folder of results."""
+    from seglab.data.resize import to_full_range
     from seglab.engine.prediction_writer import PredictionWriter, find_images
     from seglab.engine.predictor import decoded, ensemble_average, predictor
     from seglab.engine.trained_run import open_runs
@@ -46,7 +47,8 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
         file = waiting[name]
         try:
             levels = ensemble_average(predictors, str(file))
-            writer.write(name, file, decoded(str(file), predictors[0].dataset), levels)
+            reading = predictors[0].dataset
+            writer.write(name, file, to_full_range(decoded(str(file), reading), reading.range), levels)
         except ContractError as error:
             bad.append(name)
             log.warning("%s", error)

@@ -42,7 +42,7 @@ def find_images(where: str | Sequence[str]) -> dict[str, Path]:
             require(place.exists(), "predict", "an image or a folder of images", place, "set input=...")
             files = sorted(filter(is_image, place.rglob("*"))) if place.is_dir() else [place]
             found |= {file: file.relative_to(place if place.is_dir() else place.parent) for file in files}
-    require(bool(found), "predict", f"images ({', '.join(SUFFIXES)}, .dcm) in {where}", "none", "set input=...")
+    require(bool(found), "predict", f"images ({', '.join(SUFFIXES)}) in {where}", "none", "set input=...")
     bare = [str(name.with_suffix("")) for name in found.values()]
     pairs = zip(bare, found.items(), strict=True)
     names = {str(name) if bare.count(short) > 1 else short: file for short, (file, name) in pairs}
@@ -52,7 +52,7 @@ def find_images(where: str | Sequence[str]) -> dict[str, Path]:
 
 def is_image(path: Path) -> bool:
     """Whether a file's name is that of an image; hidden files do not count."""
-    return path.suffix.lower() in (*SUFFIXES, ".dcm") and path.name[0] != "."
+    return path.suffix.lower() in SUFFIXES and path.name[0] != "."
 
 
 def objects(mask: np.ndarray, levels: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray, float]]:
