@@ -15,6 +15,7 @@ from seglab.data.dataset import Dataset, Facts, Item
 from seglab.data.decode import convert, decode_item, read_item
 from seglab.data.duplicates import image_hash, near_duplicates
 from seglab.data.facts import doubts, item_facts, mask_values, objects_in
+from seglab.data.image_io import decode
 from seglab.data.parallel import each
 from seglab.data.prepare_data import divide, select_items
 from seglab.data.resize import inside, resize
@@ -95,6 +96,11 @@ def inspect(item: Item, dataset: Dataset) -> Inspection | str:
         facts = item_facts(item, image, mask, dataset)
     except ContractError as error:
         return str(error)
+    try:
+        raster = decode(item.files[0], item.page) if item.files else None
+    except ContractError:  # a format of somebody's own
+        raster = None
+    facts |= {"turned": bool(raster and raster.turned), "alpha": raster is not None and raster.alpha is not None}
     return Inspection(facts, objects_in(item, mask)[2].astype(float), image_hash(image))
 
 
@@ -112,7 +118,8 @@ def summary(splits: dict[str, list[Facts]], areas: np.ndarray, dataset: Dataset)
         },
         "foreground_of_images_with_any": quantiles(every[every > 0]),
         "depths": dict(Counter(one["depth"] for one in seen)),
-        "stored_turned": sum(one["image"].get("turned", False) for one in seen),
+        "images_stored_turned": sum(one["turned"] for one in seen),
+        "images_whose_alpha_is_left_out": sum(one["alpha"] for one in seen),
         "sizes": len({tuple(one["shape"]) for one in seen}),
         "height": quantiles([one["shape"][0] for one in seen]),
         "width": quantiles([one["shape"][1] for one in seen]),

@@ -6,15 +6,13 @@ Training says the worst of it before the first epoch, the audit all of it. Needs
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 
-from seglab.contract import ContractError
 from seglab.data.dataset import Dataset, Facts, Item
-from seglab.data.image_io import image_facts
-from seglab.data.masks import MANY, mask_facts, summary
+from seglab.data.masks import mask_facts, summary
 from seglab.data.resize import inside, resize, to_mask
 
 
@@ -22,11 +20,10 @@ def item_facts(item: Item, image: np.ndarray, mask: np.ndarray, dataset: Dataset
     """Give the facts of one item as it is stored, as plain data.
 
     `shape` and `depth` of the image, `extent`: its least and greatest value where it has more than 8 bits; of the mask
-    the `foreground` fraction, how many `objects` it has and how many of them are `lost` at `dataset.size`; and what the
-    files say: `image` as `image_facts`, `masks` as `mask_facts`.
+    the `foreground` fraction, how many `objects` it has and how many of them are `lost` at `dataset.size`; and the
+    `mask_facts` of its `masks`.
     """
     binary, labels, areas = objects_in(item, mask)
-    known = item.decoded.facts if item.decoded else None
     return {
         "shape": list(mask.shape),
         "depth": str(image.dtype),
@@ -34,17 +31,8 @@ def item_facts(item: Item, image: np.ndarray, mask: np.ndarray, dataset: Dataset
         "foreground": float(mask.mean(dtype=np.float64)),
         "objects": len(areas),
         "lost": int(lost(binary, labels, 1 + len(areas), dataset).sum()),
-        "image": known["image"] if known else stored_facts(item),
-        "masks": known["masks"] if known else [mask_facts(path, item.page) for path in item.mask_files],
+        "masks": item.decoded.facts["masks"] if item.decoded else [mask_facts(p, item.page) for p in item.mask_files],
     }
-
-
-def stored_facts(item: Item) -> Facts:
-    """Give what the image's file says, nothing where it is of a format of somebody's own."""
-    try:
-        return dict(image_facts(item.files[0])) if item.files else {}
-    except ContractError:
-        return {}
 
 
 def objects_in(item: Item, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -73,7 +61,7 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     """Say in sentences what looks wrong about the images and masks of the splits, the worst first."""
     every = [one for some in facts.values() for one in some]
     masks = [mask for one in every for mask in one["masks"]]
-    found = [sentence for split, some in facts.items() for sentence in foreground_doubts(split, some, every, dataset)]
+    found = foreground_doubts(facts, dataset)
     over_half = sum(one["foreground"] > 0.5 for one in every)
     if every and over_half >= 0.9 * len(every):
         found.append(
@@ -91,26 +79,28 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
         found.append(
             f"{count} of {len(masks)} masks are {name}, which blurs edges: they are cut at half; save them as PNG"
         )
-    alpha = sum(one["image"].get("alpha", False) for one in every)
-    if alpha:
-        found.append(f"{alpha} images have an alpha channel, which is left out")
     return found + dataset.mask_doubts(masks)
 
 
-def foreground_doubts(split: str, some: Sequence[Facts], every: Sequence[Facts], dataset: Dataset) -> Iterable[str]:
-    """Say what looks wrong about the foreground of one split."""
+def foreground_doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
+    """Say which splits have no images, no foreground, or masks full of it."""
+    every = [one for some in facts.values() for one in some]
+    positive, values = (
+        sum(one["foreground"] > 0 for one in every),
+        mask_values([m for one in every for m in one["masks"]]),
+    )
     remedy = "look at what the data set calls foreground (dataset.threshold, mask_value, target, coverage)"
-    full = sum(one["foreground"] == 1 for one in some)
-    if not some:
-        yield f"{split}: no images"
-    elif not any(one["foreground"] for one in some):
-        others = sum(one["foreground"] > 0 for one in every)
-        values = mask_values([mask for one in some for mask in one["masks"]])
-        remedy = f"they hold {values}; {remedy}" if values else remedy
-        remedy = f"{others} in other splits have; set dataset.stratify=true" if others else remedy
-        yield f"{split}: no mask has any foreground; {remedy}"
-    elif full:
-        yield f"{split}: {full} of {len(some)} masks are foreground everywhere; {remedy}"
+    found = [f"{split}: no images" for split, some in facts.items() if not some]
+    if every and not positive:
+        return [*found, f"no mask has any foreground; {f'they hold {values}; ' * bool(values)}{remedy}"]
+    few = "they are too few for three splits" if dataset.stratify else "dataset.stratify=true draws some for each split"
+    for split, some in facts.items():
+        full = sum(one["foreground"] == 1 for one in some)
+        if some and not any(one["foreground"] for one in some):
+            found.append(f"{split}: no mask has any foreground, but {positive} of the other splits have: {few}")
+        elif full:
+            found.append(f"{split}: {full} of {len(some)} masks are foreground everywhere; {remedy}")
+    return found
 
 
 def mask_values(masks: Sequence[Facts]) -> str:
@@ -118,7 +108,7 @@ def mask_values(masks: Sequence[Facts]) -> str:
     total: Counter[str] = Counter()
     for mask in masks:
         total.update(mask["values"])
-    return summary({value: part / len(masks) for value, part in total.most_common(MANY)})
+    return summary({value: part / len(masks) for value, part in total.most_common(12)})
 
 
 def value_doubts(masks: Sequence[Facts], named: Sequence[int | str]) -> list[str]:
@@ -129,9 +119,10 @@ def value_doubts(masks: Sequence[Facts], named: Sequence[int | str]) -> list[str
     small = sorted(number for number in numbers if number <= 32)
     if 255 in numbers and small:
         counts = "foreground" if 255 in named or not named else "background"
+        remedy = "" if named else f"; dataset.mask_value={small[0]} makes it background at least"
         found.append(
-            f"255 stands beside {', '.join(map(str, small[:5]))} in the masks and counts as {counts}; if it means that"
-            f" a pixel is not to be scored, dataset.mask_value={small[0]} makes it background at least"
+            f"255 stands beside {', '.join(map(str, small[:5]))} in the masks and counts as {counts}: if it means that"
+            f" a pixel is not to be scored, it is scored all the same{remedy}"
         )
     elif len(numbers) > 1 and not named:
         found.append(

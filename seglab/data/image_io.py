@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Container
+import stat
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +18,8 @@ import numpy as np
 from PIL import Image
 
 from seglab.contract import ContractError, require
-from seglab.data.dicom import decode_dicom, shape_of_dicom
-from seglab.data.raster import Raster, choose_page, not_opaque, read_bytes, require_size
-from seglab.data.resize import spread
+from seglab.data.dicom import decode_dicom
+from seglab.data.raster import Raster, choose_page, not_opaque, require_size
 from seglab.data.tiff import MAGIC, decode_tiff
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is below the size of a scan; `require_size` has ours
@@ -33,13 +33,12 @@ def read_image(path: str, page: int | None = None) -> np.ndarray:
     if it is missing, damaged, too large, or holds something else.
     """
     raster = decode(path, page)
-    bands = raster.pixels.shape[2] if raster.pixels.ndim == 3 else 1
+    pixels, bands = raster.colors(), raster.pixels.shape[2] if raster.pixels.ndim == 3 else 1
     found = f"{bands} bands"
     if raster.format == "TIFF" and raster.alpha is not None:  # there it is near infrared as often as not
         bands, found = bands + 1, f"{bands + 1} bands, of which the last is called alpha but is not opaque"
     remedy = "write the bands that the model shall see into files of 1 or 3 bands"
     require(bands in (1, 3), path, "1 band (gray) or 3 (red, green, blue)", found, remedy)
-    pixels = raster.colors() if raster.levels is None else spread(raster.pixels, *raster.levels)
     if pixels.dtype in (np.uint8, np.uint16):
         return pixels
     lost = pixels.size - np.count_nonzero(np.isfinite(pixels))
@@ -47,38 +46,11 @@ def read_image(path: str, page: int | None = None) -> np.ndarray:
     return pixels.astype(np.float32)
 
 
-def image_facts(path: str) -> dict[str, bool]:
-    """Say whether a file stores its picture turned, and whether it has an alpha channel that `read_image` leaves out.
-
-    Decodes it only where its header speaks of alpha.
-    """
-    data = read_bytes(path)
-    if format_of(path, data) in ("TIFF", "DICOM"):
-        return {"turned": False, "alpha": False}
-    head = header(data)
-    alpha = head.mode in ("RGBA", "LA") and decode(path, 0).alpha is not None
-    return {"turned": orientation_of(head) in range(2, 9), "alpha": alpha}
-
-
 def has_8_bits(path: str) -> bool:
     """Say whether a file is known by its header to have no more than 8 bits."""
     data = read_bytes(path)
-    if format_of(path, data) in ("TIFF", "DICOM"):
-        return False
-    return header(data).mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
-
-
-def shape_of(path: str, page: int | None = None) -> tuple[int, int]:
-    """Give the height and width of an image as `read_image` has it, from the header of most files."""
-    data = read_bytes(path)
-    name = format_of(path, data)
-    if name == "DICOM":
-        return shape_of_dicom(path, data)
-    if name == "TIFF":
-        height, width = decode(path, page).pixels.shape[:2]
-        return height, width
-    head = header(data)
-    return (head.height, head.width) if orientation_of(head) < 5 else (head.width, head.height)
+    modes = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
+    return format_of(path, data) in PILLOW and header(data).mode in modes
 
 
 def decode(path: str, page: int | None = None) -> Raster:
@@ -92,6 +64,16 @@ def decode(path: str, page: int | None = None) -> Raster:
     except Exception as error:  # OpenCV, Pillow and tifffile each fail in their own ways
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise ContractError(f"{path}: expected a readable image, got a damaged {name} ({reason})") from None
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a regular file; a pipe would never end."""
+    try:
+        kind = os.stat(path).st_mode
+        require(stat.S_ISREG(kind), path, "a regular file", "a folder" if stat.S_ISDIR(kind) else "a pipe or device")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ContractError(f"{path}: expected a readable file, got {error.strerror}") from None
 
 
 def format_of(path: str, data: bytes) -> str:
@@ -131,7 +113,8 @@ def decode_opencv(path: str, data: bytes, page: int | None) -> Raster:
         return decode_pillow(path, data, page)
     require_size(path, head.height, head.width)
     is_jpeg, again = name in ("JPEG", "MPO"), "copy the file again"
-    require(not (is_jpeg and is_truncated(data)), path, "a whole JPEG", "one without its end", again)
+    # Decoders fill up the missing rows with gray without a word.
+    require(not is_jpeg or b"\xff\xd9" in data[-4096:], path, "a whole JPEG", "one without its end", again)
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise ContractError(f"{path}: expected a readable image, got a damaged {name}; {again}")
@@ -143,24 +126,16 @@ def decode_opencv(path: str, data: bytes, page: int | None) -> Raster:
 
 def decode_pillow(path: str, data: bytes, page: int | None) -> Raster:
     """Decode one page by Pillow, as indices where it has a palette."""
-    head = header(data)
+    head, palette, alpha = header(data), None, None
     require_size(path, head.height, head.width)
     head.seek(choose_page(path, getattr(head, "n_frames", 1), page))
     head.load()
-    palette = alpha = None
     if head.mode == "P":
-        array, palette = np.asarray(head), np.array(head.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    elif head.mode in ("L", "RGB"):
-        array = np.asarray(head)
-    else:
-        array = np.asarray(head.convert("RGBA"))
+        palette = np.array(head.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    array = np.asarray(head if head.mode in ("P", "L", "RGB") else head.convert("RGBA"))
+    if array.shape[2:] == (4,):
         array, alpha = array[..., :3], not_opaque(array[..., 3])
     return Raster(array, str(head.format), palette, alpha).upright(orientation_of(head))
-
-
-def is_truncated(data: bytes) -> bool:
-    """Recognize a JPEG that lacks its end marker: decoders fill up the missing rows with gray without a word."""
-    return b"\xff\xd9" not in data[-4096:]
 
 
 def is_lossy_webp(data: bytes) -> bool:
@@ -193,7 +168,7 @@ FORMATS = {
 """What is read, and by what; `docs/reference/formats.md` says it in words."""
 
 PILLOW = [name for name in FORMATS if name not in ("MPO", "TIFF", "DICOM")]
-"""Formats that Pillow recognizes; it finds out by itself that a JPEG is an MPO."""
+"""Formats that Pillow is to recognize; that a JPEG is an MPO it finds out by itself."""
 
 SUFFIXES = tuple(suffix for one in FORMATS.values() for suffix in one.suffixes)
 
@@ -205,7 +180,7 @@ def existing_folder(path: str | Path) -> Path:
     return folder
 
 
-def files_in(folder: Path, without: Container[Path] = (), suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+def files_in(folder: Path, without: Container[Path] = ()) -> list[Path]:
     """List the image files in and below a folder in the order of their names.
 
     Links are followed. Hidden files and folders do not count, nor do the folders `without`. Raises a ContractError for
@@ -215,13 +190,20 @@ def files_in(folder: Path, without: Container[Path] = (), suffixes: tuple[str, .
     above: dict[str, set[str]] = {}  # the folders around each one: a link to one of them has no end
     for here, below, names in os.walk(existing_folder(folder), followlinks=True):
         place, around = os.path.realpath(here), above.pop(here, set())
-        if place in around:
-            below.clear()
-            continue
-        below[:] = [name for name in below if name[0] != "." and Path(here, name) not in without]
+        loop = place in around
+        below[:] = [name for name in below if name[0] != "." and not loop and Path(here, name) not in without]
         above |= {os.path.join(here, name): around | {place} for name in below}
-        found += [Path(here, name) for name in names if name.lower().endswith(suffixes) and name[0] != "."]
+        found += [Path(here, n) for n in names if n.lower().endswith(SUFFIXES) and n[0] != "." and not loop]
     for path in found:
         printable = os.fsencode(path).decode(errors="backslashreplace")
         require(printable == str(path), printable, "a file name in UTF-8", "another encoding", "rename it")
     return sorted(found)
+
+
+def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    """Give files by their names without ending, in lower case; raises a ContractError where two have the same."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        other = found.setdefault(path.stem.lower(), path)
+        require(other == path, str(other), "one file of its name", f"{path} too", "remove one")
+    return found

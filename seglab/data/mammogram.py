@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.data.dicom import read_dicom
+from seglab.data.dicom import one_sentence, read_dicom
 from seglab.data.image_io import read_image
 from seglab.data.resize import resize, spread, to_channels
 
@@ -28,6 +28,17 @@ def read_mammogram(path: str, window: str = "full") -> np.ndarray:
     seen = image[::4, ::4]
     seen = seen[seen > seen.min()]
     return spread(image, *np.percentile(seen, (1, 99.5))) if seen.size else image
+
+
+def shape_of(path: str) -> tuple[int, ...]:
+    """Give the height and width of a mammogram, of a DICOM without decoding it."""
+    if Path(path).suffix.lower() != ".dcm":
+        return read_mammogram(path).shape
+    import pydicom
+
+    with one_sentence(path):
+        head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        return int(head.Rows), int(head.Columns)
 
 
 def breast_box(image: np.ndarray) -> tuple[slice, slice]:

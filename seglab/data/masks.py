@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from seglab.contract import require
-from seglab.data.image_io import Raster, decode
+from seglab.data.image_io import decode
+from seglab.data.raster import Raster
 
 Value: TypeAlias = int | str
 """A gray level or an index of a palette; or a color, "#rrggbb"."""
@@ -16,10 +17,7 @@ Value: TypeAlias = int | str
 HALF = 127
 """Lossy masks are cut here, half of 255: compression puts levels of up to some dozens beside every edge."""
 
-MANY = 12
-"""Values of a mask that are listed."""
-
-NAME_THEM = "name the foreground by dataset.mask_value, one of these or a list of"
+NAME_THEM = "name the foreground by dataset.mask_value, one of these or a list"
 
 
 def read_mask(
@@ -41,12 +39,14 @@ def read_mask(
     if named:
         return any_of(path, raster, named)
     pixels, blurred = levels(path, raster, threshold)
-    indices = palette_counts(raster)
-    one = sum(not name.startswith("0 ") for name in indices) <= 1
-    require(one, path, "one index beside 0, or named ones", summary(indices), f"{NAME_THEM} indices or colors")
-    if soft and threshold == 0:
-        return to_fraction(pixels)
-    return (pixels > (HALF if blurred and threshold == 0 else threshold)).astype(np.uint8)
+    values = counted(raster) if in_colors(raster) else {}
+    one = sum(not name.startswith("0 ") for name in values) <= 1
+    require(one, path, "one index beside 0, or named ones", summary(values), NAME_THEM)
+    if not soft or threshold:
+        return (pixels > (HALF if blurred and threshold == 0 else threshold)).astype(np.uint8)
+    # A mask of 0 and 1 holds fractions already.
+    full = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" and pixels.max(initial=0) > 1 else 1
+    return np.clip(pixels.astype(np.float32) / full, 0, 1)
 
 
 def any_of(path: str, raster: Raster, named: Sequence[Value]) -> np.ndarray:
@@ -65,88 +65,68 @@ def any_of(path: str, raster: Raster, named: Sequence[Value]) -> np.ndarray:
 
 def to_rgb(color: str) -> list[int]:
     """Read a color such as "#ff8000"."""
-    fits = len(color) == 7 and color[0] == "#" and all(digit in "0123456789abcdefABCDEF" for digit in color[1:])
+    digits = color[1:] if len(color) == 7 and color[0] == "#" else ""
+    fits = bool(digits) and all(digit in "0123456789abcdefABCDEF" for digit in digits)
     require(fits, "dataset.mask_value", 'numbers and colors such as "#ff8000"', repr(color))
-    return [int(color[k : k + 2], 16) for k in (1, 3, 5)]
+    return list(bytes.fromhex(digits))
 
 
 def levels(path: str, raster: Raster, threshold: int = 0) -> tuple[np.ndarray, bool]:
     """Give the gray levels or indices (h, w) of a mask, and whether its edges are blurred: by loss, or as alpha is."""
-    if raster.palette is not None:
-        return (raster.palette[raster.pixels, 0] if is_gray(raster.palette) else raster.pixels), False
     pixels, alpha = raster.pixels, raster.alpha
+    if raster.palette is not None:
+        return (pixels if in_colors(raster) else raster.palette[pixels, 0]), False
+    gray = pixels.max(axis=2) if pixels.ndim == 3 else pixels
     if alpha is not None:
         if (pixels == pixels[:1, :1]).all():
             return alpha, True
-        same = bool(((to_gray(pixels) > threshold) == (alpha > HALF)).all())
+        same = bool(((gray > threshold) == (alpha > HALF)).all())
         require(same, path, "a mask in its colors or in its alpha", "both, which differ", "save one of them alone")
-    if pixels.ndim == 3 and not is_gray(pixels, raster.lossy):
-        remedy = f"{'save it as PNG, and ' * raster.lossy}{NAME_THEM} colors"
-        require(False, path, "a gray mask, or named colors", summary(color_counts(pixels)), remedy)
-    return to_gray(pixels), raster.lossy
+    if in_colors(raster):
+        remedy = f"{'save it as PNG, and ' * raster.lossy}{NAME_THEM}"
+        require(False, path, "a gray mask, or named colors", summary(counted(raster)), remedy)
+    return gray, raster.lossy
 
 
-def to_gray(pixels: np.ndarray) -> np.ndarray:
-    """Give the brightest channel."""
-    return pixels.max(axis=2) if pixels.ndim == 3 else pixels
+def in_colors(raster: Raster) -> bool:
+    """Say whether a mask, or its palette, has colors that are not gray; loss makes gray a little colored."""
+    colors = raster.pixels if raster.palette is None else raster.palette
+    if raster.palette is None and colors.ndim == 2:
+        return False
+    return bool((colors.max(axis=-1) - colors.min(axis=-1)).max(initial=0) > (24 if raster.lossy else 0))
 
 
-def is_gray(colors: np.ndarray, lossy: bool = False) -> bool:
-    """Say whether the channels (..., c) are equal, or nearly so in a file compressed with loss."""
-    return bool((colors.max(axis=-1) - colors.min(axis=-1)).max(initial=0) <= (24 if lossy else 0))
+def counted(raster: Raster) -> dict[str, float]:
+    """Give the levels, indices with their colors, or colors of a mask, and what fraction of the pixels each has.
 
-
-def to_fraction(pixels: np.ndarray) -> np.ndarray:
-    """Read gray levels as fractions of foreground, float32; a mask of 0 and 1 holds them already."""
-    full = np.iinfo(pixels.dtype).max if pixels.dtype in (np.uint8, np.uint16) and pixels.max(initial=0) > 1 else 1
-    return np.clip(pixels.astype(np.float32) / full, 0, 1)
-
-
-def color_counts(pixels: np.ndarray) -> dict[str, float]:
-    """Give the colors (h, w, 3) as "#rrggbb", the most frequent first, and what fraction of the pixels each has."""
-    packed = (pixels[..., :3].astype(np.uint32) * (65536, 256, 1)).sum(2, dtype=np.uint32)
-    found, counts = np.unique(packed, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:MANY]
-    return {f"#{found[k]:06x}": float(counts[k] / packed.size) for k in order}
-
-
-def count_values(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give the values that occur, in order, and how often each does."""
-    if pixels.dtype != np.uint8:
-        return np.unique(pixels, return_counts=True)
-    counts = np.bincount(pixels.reshape(-1), minlength=256)  # without sorting
-    return np.flatnonzero(counts), counts[counts > 0]
-
-
-def palette_counts(raster: Raster) -> dict[str, float]:
-    """Give the indices of a palette in colors that occur, each with its color and fraction; nothing without one."""
-    if raster.palette is None or is_gray(raster.palette):
-        return {}
-    found, counts = count_values(raster.pixels)
-    names = [f"{index} #{bytes(raster.palette[index]).hex()}" for index in found[:MANY]]
-    return dict(zip(names, (counts / raster.pixels.size).tolist(), strict=False))
+    The dozen most frequent ones, in their order.
+    """
+    pixels, colored = raster.pixels, in_colors(raster)
+    if raster.palette is None and colored:
+        pixels = (pixels.astype(np.uint32) * (65536, 256, 1)).sum(2, dtype=np.uint32)
+    elif raster.palette is None or not colored:
+        pixels = levels("", raster)[0]
+    if pixels.dtype == np.uint8:
+        counts = np.bincount(pixels.reshape(-1), minlength=256)  # without sorting
+        found, counts = np.flatnonzero(counts), counts[counts > 0]
+    else:
+        found, counts = np.unique(pixels, return_counts=True)
+    order = np.sort(np.argsort(-counts, kind="stable")[:12])
+    if raster.palette is not None and colored:
+        names = [f"{index} #{bytes(raster.palette[index]).hex()}" for index in found[order]]
+    else:
+        names = [f"#{value:06x}" if colored else f"{value:g}" for value in found[order].tolist()]
+    return dict(zip(names, (counts[order] / pixels.size).tolist(), strict=True))
 
 
 def mask_facts(path: str, page: int | None = None) -> dict[str, Any]:
-    """Say how a mask file holds its mask: `kind` (gray, palette, color, alpha), `lossy` format or "", and `values`.
-
-    `values` are its levels, indices or colors, at most MANY, with the fraction of the pixels that each has; an index
-    of a palette is followed by its color.
-    """
+    """Say of a mask file its `kind` (gray, palette, color), its `lossy` format or "", and its `values` as `counted`."""
     raster = decode(path, page)
-    facts = {"kind": "gray", "lossy": raster.format if raster.lossy else ""}
-    pixels, palette = raster.pixels, palette_counts(raster)
-    if palette:
-        return facts | {"kind": "palette", "values": palette}
-    if pixels.ndim == 3 and not is_gray(pixels, raster.lossy):
-        return facts | {"kind": "color", "values": color_counts(pixels)}
-    if raster.alpha is not None and (pixels == pixels[:1, :1]).all():
-        facts["kind"] = "alpha"
-    found, counts = count_values(levels(path, raster)[0])
-    names = [f"{value:g}" for value in found[:MANY].tolist()]
-    return facts | {"values": dict(zip(names, (counts / counts.sum()).tolist(), strict=False))}
+    kind = "gray" if not in_colors(raster) else "color" if raster.palette is None else "palette"
+    return {"kind": kind, "lossy": raster.format if raster.lossy else "", "values": counted(raster)}
 
 
 def summary(values: dict[str, float]) -> str:
     """Write values with their fractions, as `#000000 (96.6 %), #ff0000 (3.4 %)`."""
-    return ", ".join(f"{value} ({100 * part:.3g} %)" for value, part in values.items())
+    shown = [f"{value} ({100 * part:.3g} %)" for value, part in list(values.items())[:6]]
+    return ", ".join(shown + ["others"] * (len(values) > 6))

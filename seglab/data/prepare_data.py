@@ -23,7 +23,7 @@ from seglab.data.parallel import each
 from seglab.data.ranges import find_range
 from seglab.data.sources import RandomPatches, Tiles, Whole
 from seglab.data.split import SPLITS, Splits, split_by_group, split_from_file
-from seglab.data.store import FORMER, RECORDS, build, is_finished, open_store
+from seglab.data.store import RECORDS, build, is_finished, open_store
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def divide(
     items: list[Item], faults: dict[str, str], hashes: Mapping[str, str], dataset: Dataset, as_test: bool
 ) -> tuple[Splits, dict[str, str]]:
     """Split the items that can be used; gives also why others are left out, by id."""
-    good = with_copies_together([item for item in items if item.id not in faults], hashes)
+    good = [item for item in items if item.id not in faults]
     splits = Splits(test=good) if as_test else split_items(good, dataset, faults)
     copies = {} if as_test else copies_across(splits, hashes)
     raise_on_faults(list(copies.values()), len(items), dataset)
@@ -146,33 +146,9 @@ def foreground_ids(items: Sequence[Item], dataset: Dataset) -> set[str]:
         except ContractError:
             return False
 
-    found = remembered("masks", items, dataset, any_foreground)
+    names = [f"{item.id} {item.labels} {dataset.reading_options()}" for item in items]
+    found = remembered("masks", dataset.cache_dir, [item.files for item in items], any_foreground, names)
     return {item.id for item, some in zip(items, found, strict=True) if some}
-
-
-def image_file(item: Item, hashes: Mapping[str, str]) -> str:
-    """Give the hash of the file that holds an item's image, "" if there is none."""
-    if item.decoded:
-        return item.decoded.facts["source"]
-    return hashes[item.files[0]] if item.files else ""
-
-
-def with_copies_together(items: list[Item], hashes: Mapping[str, str]) -> list[Item]:
-    """Make one group of those in which the very same image file occurs, so that no split is drawn across them."""
-    above: dict[str, str] = {}
-    first: dict[tuple[str, str], str] = {}
-
-    def top(group: str) -> str:
-        while group in above:
-            group = above[group]
-        return group
-
-    for item in items:
-        mark = image_file(item, hashes)
-        here, there = top(item.group), top(first.setdefault((item.split, mark), item.group) if mark else item.group)
-        if here != there:
-            above[here] = there
-    return [replace(item, group=top(item.group)) if item.group in above else item for item in items]
 
 
 def copies_across(splits: Splits, hashes: Mapping[str, str]) -> dict[str, str]:
@@ -181,7 +157,8 @@ def copies_across(splits: Splits, hashes: Mapping[str, str]) -> dict[str, str]:
     copies = {}
     for split in reversed(SPLITS):
         for item in splits[split]:
-            mark = image_file(item, hashes)
+            stored = hashes[item.files[0]] if item.files else ""
+            mark = item.decoded.facts["source"] if item.decoded else stored
             there, name = first.setdefault(mark, (split, item.id)) if mark else (split, "")
             if there != split:
                 copies[item.id] = f"{item.id}: expected in one split, got the file of {name} in {split} and {there}"
@@ -257,15 +234,10 @@ def make_room(folder: Path, limit: int) -> None:
     """Remove the caches beside a folder that nobody has used for longest, until the rest take at most `limit` bytes."""
     caches = [cache for cache in folder.parent.glob("[0-9a-f]" * 20) if cache != folder]  # names are fingerprints
     total = 0
-    for cache in sorted(caches, key=last_use, reverse=True):
+    for cache in sorted(caches, key=lambda cache: on_disk(cache / RECORDS)[1], reverse=True):
         total += sum(on_disk(path)[0] for path in cache.rglob("*"))
         if total > limit:
             shutil.rmtree(cache, ignore_errors=True)
-
-
-def last_use(cache: Path) -> int:
-    """Say when a cache was used last, one of version 1 too, in ns."""
-    return max(on_disk(cache / name)[1] for name in (RECORDS, *FORMER))
 
 
 def raise_on_faults(faults: list[str], count: int, dataset: Dataset) -> None:

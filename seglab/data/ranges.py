@@ -12,10 +12,8 @@ from seglab.data.image_io import has_8_bits
 from seglab.data.memo import remembered
 from seglab.data.split import SPLITS, Splits
 
-Range = str | tuple[float, ...]
 
-
-def find_range(dataset: Dataset, splits: Splits) -> tuple[Range, list[str]]:
+def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...], list[str]]:
     """Find the range of a data set where it is `auto`, from its training images, or all if there are none; and notes.
 
     Decodes the images of more than 8 bits, once. Raises a ContractError where images of 8 bits lie among others.
@@ -26,15 +24,16 @@ def find_range(dataset: Dataset, splits: Splits) -> tuple[Range, list[str]]:
     deep = [one for some in found.values() for one in some if one]
     if not deep:
         return "full", []
-    limits = around([one for one in found["train"] if one] or deep)
+    low, high = around([one for one in found["train"] if one] or deep)
+    if (low, high) == (0, 65535):
+        return "full", []
     shallow = sum(one is None for some in found.values() for one in some)
-    remedy = f"set dataset.range=full, or dataset.range=[{limits[0]:g},{limits[1]:g}]"
-    fits = not shallow or limits == (0, 65535)
-    mixed = f"{shallow} of 8 bits among {len(deep)} of more, whose largest value is {max(one[1] for one in deep):g}"
-    require(fits, "dataset", "images of one depth, to find their range", mixed, remedy)
-    beyond = sum(one[0] < limits[0] or one[1] > limits[1] for one in deep)
-    cut = f"{beyond} images outside training have values beyond {limits[0]:g} to {limits[1]:g}, which are cut off"
-    return "full" if limits == (0, 65535) else limits, [cut] if beyond else []
+    mixed = f"{shallow} of 8 bits and {len(deep)} of more, from {low:g} to {high:g}"
+    remedy = f"set dataset.range=full or dataset.range=[{low:g},{high:g}]"
+    require(not shallow, "dataset", "images of one depth, to find their range", mixed, remedy)
+    beyond = sum(one[0] < low or one[1] > high for one in deep)
+    cut = f"{beyond} images outside training have values beyond {low:g} to {high:g}, which are cut off"
+    return (low, high), [cut] if beyond else []
 
 
 def extents(items: Sequence[Item], dataset: Dataset) -> list[list[float] | None]:
@@ -47,21 +46,21 @@ def extents(items: Sequence[Item], dataset: Dataset) -> list[list[float] | None]
         except ContractError:  # said when it is decoded
             return None
 
-    found = iter(remembered("ranges", raw, dataset, read))
+    names = [f"{item.id} {dataset.reading_options()}" for item in raw]
+    found = iter(remembered("ranges", dataset.cache_dir, [item.files for item in raw], read, names))
     return [item.decoded.facts["extent"] if item.decoded else next(found) for item in items]
 
 
 def around(extents: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Give the range of powers of two around some least and greatest values: 0 to 4095 for 12 bits, 0 to 1 for shares.
+    """Give the range of powers of two around some values: 0 to 4095 for 12 bits, 0 to 1 for fractions.
 
-    Below 0 it begins where some value does.
+    It begins below 0 where some value does.
     """
+
+    def power_of_two(value: float) -> float:
+        return 2.0 ** math.ceil(math.log2(value))
+
     low, high = min(one[0] for one in extents), max(one[1] for one in extents)
     whole = all(float(value).is_integer() for one in extents for value in one)
-    above = power_of_two(high + 1) - 1 if whole else power_of_two(high)
+    above = power_of_two(max(high, 0) + 1) - 1 if whole else power_of_two(high) if high > 0 else 0.0
     return (-power_of_two(-low) if low < 0 else 0.0), above or 1.0
-
-
-def power_of_two(value: float) -> float:
-    """Round up to a power of two; 1 for what is not above 0."""
-    return 2.0 ** math.ceil(math.log2(value)) if value > 0 else 1.0

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from seglab.contract import ContractError, require
+from seglab.contract import require
 
 MAX_PIXELS = 2**30
 """OpenCV's own limit too."""
@@ -20,7 +17,7 @@ class Raster(NamedTuple):
 
     pixels: (h, w), or (h, w, bands) with red first; with a `palette` (k, 3) uint8 they are its indices (h, w).
     alpha: (h, w) where a channel of that name is not opaque everywhere. lossy: compressed with loss. turned: the file
-    stores the picture turned or mirrored. levels: the values that stand for black and white, where the file says so.
+    stores the picture turned or mirrored.
     """
 
     pixels: np.ndarray
@@ -29,7 +26,6 @@ class Raster(NamedTuple):
     alpha: np.ndarray | None = None
     lossy: bool = False
     turned: bool = False
-    levels: tuple[float, float] | None = None
 
     def colors(self) -> np.ndarray:
         """Give the pixels with the palette applied."""
@@ -42,8 +38,7 @@ class Raster(NamedTuple):
         down, right = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(orientation - 1) % 4]
 
         def turn(array: np.ndarray) -> np.ndarray:
-            array = array.swapaxes(0, 1) if orientation >= 5 else array
-            return np.ascontiguousarray(array[::down, ::right])
+            return np.ascontiguousarray((array.swapaxes(0, 1) if orientation >= 5 else array)[::down, ::right])
 
         alpha = None if self.alpha is None else turn(self.alpha)
         return self._replace(pixels=turn(self.pixels), alpha=alpha, turned=True)
@@ -51,19 +46,8 @@ class Raster(NamedTuple):
 
 def not_opaque(alpha: np.ndarray | None) -> np.ndarray | None:
     """Give an alpha channel, None where it says nothing: opaque everywhere."""
-    if alpha is None or (alpha == (np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1)).all():
-        return None
-    return np.ascontiguousarray(alpha)
-
-
-def read_bytes(path: str) -> bytes:
-    """Read a regular file; a pipe would never end."""
-    try:
-        kind = os.stat(path).st_mode
-        require(stat.S_ISREG(kind), path, "a regular file", "a folder" if stat.S_ISDIR(kind) else "a pipe or device")
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ContractError(f"{path}: expected a readable file, got {error.strerror}") from None
+    opaque = alpha is None or (alpha == (np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1)).all()
+    return None if opaque else alpha
 
 
 def require_size(path: str, height: int, width: int) -> None:
@@ -76,7 +60,6 @@ def choose_page(path: str, pages: int, page: int | None) -> int:
     """Give the number of the page to read, from 0; a file of one page alone needs no choice."""
     if pages == 1:
         return 0
-    require(pages > 0, path, "a readable image", "no page", "copy the file again")
     wanted, remedy = "one page" if page is None else f"page {page}", f"set dataset.page to one of 0 to {pages - 1}"
-    require(page is not None and 0 <= page < pages, path, wanted, f"{pages} pages", remedy)
+    require(page is not None and 0 <= page < pages, path, wanted, f"{pages} pages", remedy if pages else "")
     return page or 0

@@ -28,9 +28,6 @@ from seglab.files import read_json, write_json
 
 PIXELS, RECORDS, MANIFEST, LOCK = "pixels.bin", "records.jsonl", "manifest.json", ".lock"
 FORMAT = 3
-FORMER = ("options.json", "cache.json")
-"""Files that the folders of version 1 have."""
-
 ALIGN = 64
 """Bytes to whose multiples arrays begin."""
 
@@ -76,8 +73,7 @@ def open_store(folder: Path) -> list[Item]:
 def check_format(folder: Path) -> dict[str, Any]:
     """Give the manifest of a folder, empty where there is none; raises where it was made by another version."""
     manifest = read_json(folder / MANIFEST)
-    found = 1 if any((folder / name).exists() for name in FORMER) else manifest.get("format", FORMAT)
-    remedy = "remove it, and run seglab.prepare again"
+    found, remedy = manifest.get("format", FORMAT), "remove it, and run seglab.prepare again"
     require(found == FORMAT, f"folder {folder}", f"images in format {FORMAT}", f"format {found}", remedy)
     return manifest
 

@@ -25,40 +25,28 @@ def decode_tiff(path: str, data: bytes, page: int | None) -> Raster:
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is damaged raises as well
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        # Overviews (bit 0 of the subfile type) and transparency masks (bit 2) are no pages of their own.
         every: list[Any] = list(file.pages)
+        # Overviews (bit 0 of the subfile type) and transparency masks (bit 2) are no pages of their own.
         pages = [one for one in every if not int(one.subfiletype) & 5]
-        number = choose_page(path, len(pages), page)
-        chosen = pages[number]
+        chosen = pages[choose_page(path, len(pages), page)]
         require_size(path, chosen.imagelength, chosen.imagewidth)
-        lossy, kind = int(chosen.compression) in (6, 7), int(chosen.photometric)
-        orientation = int(chosen.tags[274].value) if 274 in chosen.tags else 1
+        lossy, kind, bits = int(chosen.compression) in (6, 7), int(chosen.photometric), chosen.bitspersample
         if kind > PALETTE and not (kind == YCBCR and lossy):  # tifffile makes RGB of the YCbCr of a JPEG alone
-            require(number == 0, path, "pages in gray, RGB or with a palette", chosen.photometric.name)
-            array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if len(pages) == 1 else None
             require(array is not None, path, "gray, RGB or a palette", chosen.photometric.name, "convert it")
             return Raster(np.ascontiguousarray(np.asarray(array)[..., 2::-1]), "TIFF", lossy=lossy)
-        array = plain(chosen.asarray(), chosen, path)
-        palette = None if kind != PALETTE else eight_bits(chosen.colormap).T
-        extra = [int(one) for one in chosen.extrasamples]
-    if kind == WHITE_IS_0 and array.dtype.kind == "u":
-        array = np.bitwise_not(array)
-    alpha = None
-    if extra in ([1], [2]):  # what its writer calls alpha
-        array, alpha = array[..., :-1], not_opaque(array[..., -1])
+        require(chosen.axes in ("YX", "YXS", "SYX"), path, "rows, columns and bands", chosen.axes)
+        array = chosen.asarray() if chosen.axes != "SYX" else np.moveaxis(chosen.asarray(), 0, 2)
+        palette = alpha = None
+        if kind == PALETTE:
+            colors = chosen.colormap.T
+            palette = (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)  # some write 8 bits there
+        elif bits < 8:
+            array = array.astype(np.uint8) * (255 // (2**bits - 1))
+        if kind == WHITE_IS_0 and array.dtype.kind == "u":
+            array = np.bitwise_not(array)
+        if [int(one) for one in chosen.extrasamples] in ([1], [2]):  # what its writer calls alpha
+            array, alpha = array[..., :-1], not_opaque(array[..., -1])
+        orientation = int(chosen.tags[274].value) if 274 in chosen.tags else 1
     array = array[..., 0] if array.shape[2:] == (1,) else array
     return Raster(np.ascontiguousarray(array), "TIFF", palette, alpha, lossy).upright(orientation)
-
-
-def plain(array: np.ndarray, page: Any, path: str) -> np.ndarray:
-    """Bring bands behind rows and columns, and less than 8 bits of gray to 0 .. 255."""
-    require(page.axes in ("YX", "YXS", "SYX"), path, "rows, columns and bands", page.axes)
-    array = np.moveaxis(array, 0, 2) if page.axes == "SYX" else array
-    if int(page.photometric) != PALETTE and page.bitspersample < 8:
-        return array.astype(np.uint8) * (255 // (2**page.bitspersample - 1))
-    return array
-
-
-def eight_bits(colors: np.ndarray) -> np.ndarray:
-    """Bring a color map of 16 bits to 8; some writers have put 8 into it."""
-    return (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from seglab.contract import require
+from seglab.contract import ContractError, require
 from seglab.data import rle
 from seglab.data.dataset import Dataset, Item, Reader
 from seglab.data.decode import warp_instances
-from seglab.data.image_io import existing_folder, files_in, read_image, shape_of
-from seglab.data.resize import resize, to_mask
+from seglab.data.image_io import by_stem, existing_folder, files_in, read_image
+from seglab.data.resize import resize
 
 SIDE = 768
 """Height and width in pixels of every image of the challenge, of which the table speaks."""
@@ -61,11 +61,11 @@ class AirbusShips(Dataset):
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
-        files = {path.stem: path for path in files_in(root / self.images)}
+        files = by_stem(files_in(root / self.images))
         names, counts, runs, bounds = read_table(root / self.table)
-        kept = self.select(names, counts)
+        kept, side = self.select(names, counts), side_of(files.values())
         items = [
-            item_of(name, files.get(stem_of(name)), runs.slice(bounds[k], bounds[k + 1]))
+            item_of(name, files.get(stem_of(name)), runs.slice(bounds[k], bounds[k + 1]), side)
             for k, name in enumerate(names)
             if name in kept
         ]
@@ -89,8 +89,8 @@ class AirbusShips(Dataset):
 
 
 def stem_of(name: str) -> str:
-    """Give the name of an image without its ending."""
-    return name.removesuffix(Path(name).suffix)
+    """Give the name of an image without its ending, in lower case."""
+    return Path(name).stem.lower()
 
 
 def digest(data: bytes) -> bytes:
@@ -117,29 +117,37 @@ def read_table(path: Path) -> tuple[list[str], np.ndarray, rle.Runs, np.ndarray]
     return names.tolist(), counts, runs, bounds
 
 
-def item_of(name: str, file: Path | None, runs: rle.Runs) -> Item:
-    """Make the item of one image."""
+def item_of(name: str, file: Path | None, runs: rle.Runs, side: int) -> Item:
+    """Make the item of one image of so many pixels on each side."""
     if file is None:
         return Item(name, name, fault=f"{name}: expected the image of the table on disk")
     reason = "known to be broken" if file.stem in CORRUPT else ""
-    image, mask = partial(read_image, str(file)), partial(draw, runs, str(file))
-    labels = digest(runs.starts.tobytes() + runs.lengths.tobytes()).hex()
-    objects = partial(number_ships, runs, str(file))
+    image, mask = partial(read_image, str(file)), partial(draw, runs, str(file), side)
+    labels = digest(runs.starts.tobytes() + runs.lengths.tobytes()).hex() + (f" {side}" if side != SIDE else "")
+    objects = partial(number_ships, runs, side) if side != SIDE else partial(rle.instances, runs, (SIDE, SIDE))
     return Item(name, name, image, mask, files=(str(file),), labels=labels, left_out=reason, objects=objects)
 
 
-def draw(runs: rle.Runs, file: str) -> np.ndarray:
-    """Draw the mask (h, w) uint8 of all ships of an image."""
+def draw(runs: rle.Runs, file: str, side: int) -> np.ndarray:
+    """Draw the mask (h, w) uint8 of all ships of an image; float32 fractions where the images are shrunk."""
     rle.check(runs, (SIDE, SIDE), file)
-    mask, (height, width) = rle.paint(runs, (SIDE, SIDE)), shape_of(file)
-    require(height == width, file, f"{SIDE}x{SIDE} pixels, or an image shrunk in proportion", f"{width}x{height}")
-    return mask if height == SIDE else to_mask(resize(mask.astype(np.float32), height, width), 0.5)
+    mask = rle.paint(runs, (SIDE, SIDE))
+    return mask if side == SIDE else resize(mask.astype(np.float32), side, side)
 
 
-def number_ships(runs: rle.Runs, file: str) -> np.ndarray:
+def number_ships(runs: rle.Runs, side: int) -> np.ndarray:
     """Draw each ship of an image in its own number: (h, w) int32, 0 elsewhere."""
-    numbers, (height, width) = rle.instances(runs, (SIDE, SIDE)), shape_of(file)
-    return numbers if height == SIDE else warp_instances(numbers, lambda one: resize(one, height, width))
+    return warp_instances(rle.instances(runs, (SIDE, SIDE)), lambda one: resize(one, side, side))
+
+
+def side_of(files: Iterable[Path]) -> int:
+    """Give the side of the images, from the first that can be read: that of the challenge, or what it is shrunk to."""
+    for file in files:
+        try:
+            return read_image(str(file)).shape[0]
+        except ContractError:  # said when it is decoded
+            continue
+    return SIDE
 
 
 def montages(items: list[Item], k: int) -> list[Item]:

@@ -14,8 +14,8 @@ import numpy as np
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Item, one_of
 from seglab.data.dicom import WINDOWS
-from seglab.data.image_io import existing_folder, files_in, shape_of
-from seglab.data.mammogram import breast_box, read_lesion, read_mammogram
+from seglab.data.image_io import existing_folder, files_in
+from seglab.data.mammogram import breast_box, read_lesion, read_mammogram, shape_of
 
 if TYPE_CHECKING:
     import pandas as pd

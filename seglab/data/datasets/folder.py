@@ -15,9 +15,9 @@ import numpy as np
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Facts, Item, one_of
 from seglab.data.facts import value_doubts
-from seglab.data.image_io import SUFFIXES, existing_folder, files_in, read_image, shape_of
+from seglab.data.image_io import SUFFIXES, existing_folder, files_in, read_image
 from seglab.data.masks import Value, read_mask, to_rgb
-from seglab.data.names import Affix, proposal
+from seglab.data.names import Affix, option, proposal
 
 WHO = "dataset folder"
 T = TypeVar("T")
@@ -93,12 +93,11 @@ class Folder(Dataset):
 
         Nobody would see that it is not used.
         """
-        places = [(self.test_images or "").replace("test", name) for name in ("val", "valid", "validation")]
-        unused = [place for place in places if place != self.test_images and (root / place).is_dir()]
-        remedy = f"set dataset.val_images={unused[0] if unused else ''} and dataset.val_masks"
-        beside = f"none, and {root / unused[0]}" if unused else ""
-        draw = "or dataset.val_images= to draw them from the training images"
-        require(self.val_images is not None or not unused, WHO, "val_images", beside, f"{remedy}, {draw}")
+        names = ("val", "valid", "validation") if self.val_images is None else ()
+        for place in ((self.test_images or "").replace("test", name) for name in names):
+            used = place == self.test_images or not (root / place).is_dir()
+            remedy = f"set dataset.val_images={place} and dataset.val_masks, or dataset.val_images= to draw them"
+            require(used, WHO, "val_images beside test_images", f"none, although there is {root / place}", remedy)
 
     def pairs(self, images: Path, masks: Path, named: set[Path], split: str) -> list[Item]:
         """Match two folders; a file without its partner becomes an item with a fault, and so do two of one name.
@@ -106,27 +105,25 @@ class Folder(Dataset):
         Raises one sentence with what to set where no name fits, or where such items are not to be skipped.
         """
         names = [names_in(folder, named - {folder}) for folder in (images, masks)]
-        hint = proposal(list(names[0]), list(names[1]))
-        affixes = [
+        one, other = (
             Affix(self.image_prefix, several(self.image_suffix)),
             Affix(self.mask_prefix, several(self.mask_suffix)),
-        ]
-        if images.resolve() == masks.resolve():
-            require(affixes[0] != affixes[1], WHO, "names that tell masks from images", f"all of {images}", hint)
-            fits = {name: [affix.fits(name) for affix in affixes] for name in names[0]}
-            names = [
-                {name: files for name, files in names[k].items() if fits[name][k] > fits[name][1 - k]} for k in (0, 1)
-            ]
-        left, right = (by_core(some, affix) for some, affix in zip(names, affixes, strict=True))
+        )
+        shared, hint = images.resolve() == masks.resolve(), partial(proposal, list(names[0]), list(names[1]))
+        if shared and one == other:
+            remedy = hint() or "set dataset.mask_suffix to what their names end in"
+            require(False, WHO, "names that tell masks from images", f"all of {images}", remedy)
+        left, right = by_core(names[0], one, other, shared), by_core(names[1], other, one, shared)
         alone = left.keys() - right.keys() if self.missing_mask == "error" else set()
         orphans, none = right.keys() - left.keys(), not left.keys() & right.keys()
         if none or (self.on_bad_item == "raise" and (alone or orphans)):
-            got = (
-                f"{len(alone)} of {len(left)} images without{first(left, alone)}, {len(orphans)} of {len(right)} masks"
-            )
+            got = f"{len(alone)} of {len(left)} images without{first(left, alone)}, "
+            got += f"{len(orphans)} of {len(right)} masks without{first(right, orphans)}"
             empty = "" if orphans else "dataset.missing_mask=empty reads such images as ones without foreground, and "
-            remedy = hint or f"{empty}dataset.on_bad_item=skip leaves them out"
-            require(False, WHO, "a mask for each image, an image for each mask", got + first(right, orphans), remedy)
+            known, remedy = option("mask_suffix", *several(self.mask_suffix)), hint()
+            if not remedy or remedy.endswith(known):
+                remedy = f"{empty}dataset.on_bad_item=skip leaves them out"
+            require(False, WHO, "a mask for each image and an image for each mask", got, remedy)
         cores = sorted(left.keys() | right.keys())
         return [self.pair(core, left.get(core, []), right.get(core, []), split) for core in cores]
 
@@ -136,9 +133,8 @@ class Folder(Dataset):
         endings = [suffix for _, suffix, _ in masks]
         twice = images if len(images) > 1 else [mask for mask in masks if endings.count(mask[1]) > 1]
         if twice:
-            return Item(
-                name, name, split=split, fault=f"{twice[0][2]}: expected one file of its name, got {twice[1][2]} too"
-            )
+            fault = f"{twice[0][2]}: expected one file of its name, got {twice[1][2]} too"
+            return Item(name, name, split=split, fault=fault)
         paths = [path for _, _, path in masks]
         read = partial(read_mask, threshold=self.threshold, value=self.mask_value, soft=self.soft, page=self.page)
         if images and not masks and self.missing_mask == "empty":
@@ -175,24 +171,27 @@ def names_in(folder: Path, without: Container[Path]) -> dict[str, list[Path]]:
     return names
 
 
-def by_core(names: dict[str, list[Path]], affix: Affix) -> dict[str, list[Named]]:
-    """Give the files whose names have the affixes by what their names have in common with others."""
+def by_core(names: dict[str, list[Path]], affix: Affix, other: Affix, shared: bool) -> dict[str, list[Named]]:
+    """Give the files whose names have the affix by what their names have in common with others.
+
+    In a shared folder only those of which it accounts for no less than the other kind's.
+    """
     cores: dict[str, list[Named]] = {}
     for name, files in names.items():
-        core, suffix = affix.split(name)
-        if core:
-            cores.setdefault(core, []).extend((name, suffix, path) for path in files)
+        found, rival = affix.split(name), other.split(name) if shared else None
+        if found and not (rival and len(rival[0]) < len(found[0])):
+            cores.setdefault(found[0], []).extend((name, found[1], path) for path in files)
     return cores
 
 
 def first(cores: dict[str, list[Named]], some: Collection[str]) -> str:
-    """Name the first of some files, behind a comma."""
-    return f" ({cores[min(some)][0][2].name} is the first)" if some else ""
+    """Name the first of some files, in parentheses."""
+    return f" (first {cores[min(some)][0][2].name})" if some else ""
 
 
 def no_foreground(path: str, page: int | None) -> np.ndarray:
     """Give the mask (h, w) of an image that has none."""
-    return np.zeros(shape_of(path, page), np.uint8)
+    return np.zeros(read_image(path, page).shape[:2], np.uint8)
 
 
 def pair_item(

@@ -12,7 +12,7 @@ import numpy as np
 
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Item
-from seglab.data.image_io import existing_folder, files_in, read_image, shape_of
+from seglab.data.image_io import by_stem, existing_folder, files_in, read_image
 
 ROW = re.compile(r"(?P<film>mdb\d{3}) +[FGD] +(?P<kind>[A-Z]{4})(?: +[BM])?(?P<place>(?: +\d+){3})?(?: +[*].*)?")
 SIDE = 1024
@@ -39,7 +39,7 @@ class Mias(Dataset):
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
-        files = {path.stem.lower(): path for path in files_in(root / self.images)}
+        files = by_stem(files_in(root / self.images))
         films = read_info(root / self.table)
         return [self.film(name, files.get(name), circles) for name, circles in films.items()]
 
@@ -47,7 +47,7 @@ class Mias(Dataset):
         """Make the item of one film; None stands for a lesion of unknown place."""
         patient, split = f"patient{(int(name[3:]) + 1) // 2:03d}", "test" if self.external else ""
         if path is None:
-            place = Path(self.root, self.images, name)
+            place = Path(self.root, self.images, f"{name}.pgm")
             return Item(name, patient, split=split, fault=f"{place}: expected the film of {self.table}")
         known = tuple(circle for circle in circles if circle is not None)
         unknown = "" if len(known) == len(circles) else "lesion of unknown place"
@@ -70,7 +70,7 @@ def read_info(path: Path) -> dict[str, list[Circle | None]]:
 
 def draw(path: str, circles: tuple[Circle, ...]) -> np.ndarray:
     """Fill the circles of a film: (h, w) uint8."""
-    height, width = shape_of(path)
+    height, width = read_image(path).shape[:2]
     require(height == width, path, f"a film of {SIDE}x{SIDE} pixels, or shrunk in proportion", f"{width}x{height}")
     mask = np.zeros((height, width), np.uint8)
     for x, y, radius in circles:
