@@ -30,7 +30,8 @@ def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...
     shallow = sum(one is None for some in found.values() for one in some)
     mixed = f"{shallow} of 8 bits and {len(deep)} of more, from {low:g} to {high:g}"
     remedy = f"set dataset.range=full or dataset.range=[{low:g},{high:g}]"
-    require(not shallow, "dataset", "images of one depth, to find their range", mixed, remedy)
+    fits = not shallow or (low, high) == (0, 255)  # 8 bits in deeper files
+    require(fits, "dataset", "images of one depth, to find their range", mixed, remedy)
     beyond = sum(one[0] < low or one[1] > high for one in deep)
     cut = f"{beyond} images outside training have values beyond {low:g} to {high:g}, which are cut off"
     return (low, high), [cut] if beyond else []

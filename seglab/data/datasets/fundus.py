@@ -16,7 +16,7 @@ import numpy as np
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Item, one_of
 from seglab.data.datasets.folder import pair_item
-from seglab.data.image_io import existing_folder, files_in, read_image
+from seglab.data.image_io import existing_folder, files_in
 from seglab.data.masks import read_mask
 
 LAYOUTS = "Training and Test (Drishti-GS), partitioned_* (RIM-ONE DL), or tr_images, ts_images and clean_masks"
@@ -105,5 +105,5 @@ def read_votes(path: str, agreement: float, soft: bool) -> np.ndarray:
 
     With four experts the values are rounded quarters, such as 191 for three of four: half a step is forgiven.
     """
-    fraction = read_image(path).astype(np.float32) / 255
+    fraction = read_mask(path, soft=True)
     return fraction if soft else (fraction >= agreement - 0.01).astype(np.uint8)

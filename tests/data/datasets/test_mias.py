@@ -69,6 +69,37 @@ def test_a_missing_film_or_table_is_one_sentence(root):
         mias(root).items()
 
 
+def test_shrunk_films_have_smaller_circles(root):
+    whole = {item.id: item.mask() for item in mias(root).items() if not item.left_out}
+    for path in (root / "all-mias").iterdir():
+        write_image(path, np.full((256, 256), 9))
+    for item in mias(root).items():
+        if not item.left_out:
+            expected = cv2.resize(whole[item.id].astype(np.float32), (256, 256), interpolation=cv2.INTER_AREA) >= 0.5
+            assert (item.mask() != expected).sum() <= 0.05 * expected.sum()
+    write_image(root / "all-mias/mdb001.pgm", np.full((256, 128), 9))
+    with pytest.raises(
+        ContractError, match=r"mdb001.pgm: expected a film of 1024x1024 pixels, or shrunk in .* 128x256"
+    ):
+        open_data(mias(root))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", ", ", "  "])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_of_other_separators_and_films_of_other_formats_are_read(root, separator, end):
+    whole = {item.id: item.mask() for item in mias(root).items() if not item.left_out}
+    rows = [separator.join(row.split()) for row in INFO.splitlines()[1:]]
+    header = separator.join("REFNUM BG CLASS SEVERITY X Y RADIUS".split())
+    (root / "Info.txt").write_bytes(end.join([header, *rows]).encode())
+    for path in (root / "all-mias").iterdir():
+        write_image(path.with_name(path.stem.upper() + ".png"), np.full((1024, 1024), int(path.stem[3:])))
+        path.unlink()
+    items = [item for item in mias(root).items() if not item.left_out]
+    assert len(items) == 4
+    for item in items:
+        np.testing.assert_array_equal(item.mask(), whole[item.id])
+
+
 def test_the_real_list_holds_322_films(shared_data):
     films = read_info(shared_data / "mias/Info.txt")
     assert len(films) == 322
