@@ -5,7 +5,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-fast test-slurm lint format docs losses benchmark lock wheel clean
+.PHONY: help setup demo train test test-fast test-slurm lint format docs losses mutate benchmark lock wheel clean
 
 help:            ## Say what can be made
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -44,7 +44,10 @@ docs: $(READY)   ## Build the documentation into site/; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 losses: $(READY) ## List the losses: family, formula, paper, and what each does on an empty mask
-	$(BIN)/python -m seglab.cards
+	$(BIN)/python -m seglab.loss_catalog
+
+mutate: $(READY) ## Plant faults in the code and see that the tests find each; ARGS="overlap.py" for some (an hour)
+	$(BIN)/python tests/mutate.py $(ARGS)
 
 benchmark: $(READY) ## Measure with ARGS="what=losses", what=step or what=data
 	$(BIN)/python -m seglab.benchmark $(ARGS)

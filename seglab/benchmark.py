@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from seglab.contract import require
+from seglab.contract import Task, require
 from seglab.engine.cli import command
 from seglab.engine.config import CONF, build
 
@@ -38,11 +38,16 @@ def losses(cfg: DictConfig) -> Sequence[Any]:
     from seglab.benchmarks.losses import measure
 
     torch.set_num_threads(cfg.losses.threads)
-    options: dict[str, Any] = {str(key): value for key, value in cfg.losses.items() if key not in {"only", "threads"}}
-    names = cfg.losses.only or sorted(file.stem for file in (CONF / "loss").glob("*.yaml"))
+    options: dict[str, Any] = {str(key): value for key, value in cfg.losses.items()}
+    only, _, kind, shape = (options.pop(key) for key in ("only", "threads", "task", "shape"))
+    task = Task(kind, tuple(f"class {k}" for k in range(shape[1])))
+    rare = cfg.losses.foreground
+    frequency = [rare] * shape[1] if kind != "multiclass" else [1 - rare, *[rare / (shape[1] - 1)] * (shape[1] - 1)]
+    names = only or sorted(file.stem for file in (CONF / "loss").glob("*.yaml"))
     made = {name: build(OmegaConf.load(CONF / "loss" / f"{name}.yaml")) for name in names}
-    options["shape"] = list(options["shape"])
-    return measure({name: loss.fitted(cfg.losses.foreground) for name, loss in made.items()}, **options)
+    fitting = {name: loss.with_task(task) for name, loss in made.items() if kind in loss.tasks}
+    fitted = {name: loss.with_class_frequency(frequency) for name, loss in fitting.items()}
+    return measure(fitted, shape=list(shape), **options)
 
 
 def step(cfg: DictConfig) -> Sequence[Any]:

@@ -29,6 +29,9 @@ def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
     from seglab.engine.trained_run import open_runs
 
     runs = open_runs(to_container(cfg.run), to_container(cfg.trust))
+    losses = sorted({str(run.facts["choices"].get("loss")) for run in runs})
+    if len(losses) > 1:
+        log.info("%d runs of %d losses (%s), each measured by itself", len(runs), len(losses), ", ".join(losses))
     done, bad = {}, []
     for run in runs:
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from seglab.contract import ContractError
+from seglab.contract import ContractError, require
 from seglab.engine.cli import command
 from seglab.engine.config import to_container
 
@@ -64,6 +64,7 @@ def export(cfg: DictConfig, folder: Path) -> Path:
     from seglab.files import write_text
 
     require_format(cfg.format)
+    require(isinstance(cfg.images, int) and cfg.images > 0, "export", "images of at least 1 to check with", cfg.images)
     run = open_run(cfg.run, to_container(cfg.trust))
     tuned = run.outcome["threshold"]["tuned"]
     file = Path(cfg.output or run.folder / "export" / f"model{SUFFIXES[cfg.format]}")

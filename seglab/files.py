@@ -19,6 +19,7 @@ from seglab.contract import ContractError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from torch import Tensor
 
 
@@ -69,6 +70,17 @@ def read_json(path: Path) -> Any:
     except ValueError as error:
         log.warning("%s is damaged (%s)", path, error)
         return {}
+
+
+def cell(value: Any) -> Any:
+    """A text as a cell that no spreadsheet takes for a formula: '=1+1 for =1+1; all else as it is."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV, its texts as safe cells; an undefined value is an empty cell, a float keeps all its digits."""
+    texts = table.select_dtypes(["object", "string"])
+    return table.assign(**{name: texts[name].map(cell) for name in texts}).to_csv(index=False)
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> Path:

@@ -18,6 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 
 from seglab.files import atomic, write_text
 
@@ -48,6 +50,7 @@ STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.5,
     "legend.frameon": False,
+    "text.parse_math": False,  # a file's name may hold dollars
     "svg.fonttype": "none",
     "svg.hashsalt": "seglab",  # the same figure gives the same file
 }
@@ -106,6 +109,12 @@ def _lay_out(figure: Figure) -> FigureCanvasAgg:
     """
     figure.set_dpi(144)
     canvas = FigureCanvasAgg(figure)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_formatter(), LogFormatterMathtext):  # writes powers of ten as mathtext
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(LogFormatter())
     if engine := figure.get_layout_engine():
         engine.execute(figure)
         figure.set_layout_engine("none")

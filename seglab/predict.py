@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -28,30 +29,36 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     from seglab.engine.predictor import decoded, ensemble_average, predictor
     from seglab.engine.trained_run import open_runs
 
-    names, runs = find_images(to_container(cfg.input)), open_runs(to_container(cfg.run), to_container(cfg.trust))
+    out = Path(cfg.output)
+    found = find_images(to_container(cfg.input), out)
+    names, runs = found.names, open_runs(to_container(cfg.run), to_container(cfg.trust))
     single = all(run.config["dataset"].get("montage", 1) == 1 for run in runs)
     require(single, "predict", "runs that were trained on single images", "one on montages")
     tiling = {key: cfg[key] for key in ("window", "overlap", "tta")}
     threshold, kinds = threshold_of(cfg.threshold, runs), kinds_of(cfg.format)
     settings = {"runs": [[str(run.folder), run.outcome["finished"]] for run in runs], **tiling}
     settings |= {"threshold": threshold, "min_area": cfg.min_area, "format": kinds}
-    out = Path(cfg.output)
     writer = PredictionWriter(out, names, kinds, settings, threshold, cfg.min_area, cfg.rerun)
     waiting = {name: file for name, file in names.items() if name not in writer.done}
     log.info("%d images, %d predicted already; %s", len(names), len(names) - len(waiting), describe(runs, threshold))
+    if left_out := [f"{count} {what}" for what, count in found.left_out.items() if count]:
+        log.info("left out: %s", ", ".join(left_out))
+    if mixed := differences(runs):
+        log.warning("the runs differ in their %s, and are averaged into one prediction; run=A takes one", mixed)
     if not waiting:
         return out
     predictors = [predictor(run, **tiling, batch=cfg.batch_size, device=cfg.device) for run in runs]
-    bad = []
+    reading, bad = predictors[0].dataset, []
     for name in progress(waiting):
         file = waiting[name]
         try:
+            image = to_full_range(decoded(str(file), reading), reading.range)
             levels = ensemble_average(predictors, str(file))
-            reading = predictors[0].dataset
-            writer.write(name, file, to_full_range(decoded(str(file), reading), reading.range), levels)
-        except ContractError as error:
+        except (ContractError, OSError, MemoryError) as error:
             bad.append(name)
-            log.warning("%s", error)
+            log.warning("%s", error if isinstance(error, ContractError) else f"{file}: {type(error).__name__}: {error}")
+            continue
+        writer.write(name, file, image, levels)
     log.info("%s: %s", out, " ".join(sorted(path.name for path in out.iterdir() if path.name[0] != ".")))
     require(not bad, "predict", "images that can be read", f"{len(bad)} of {len(waiting)} that cannot", "see above")
     return out
@@ -62,6 +69,16 @@ def threshold_of(choice: Any, runs: list[TrainedRun]) -> float:
     number = isinstance(choice, int | float) and not isinstance(choice, bool)
     require(number or choice == "tuned", "predict", "threshold as a number or tuned", choice)
     return float(choice) if number else sum(run.outcome["threshold"]["tuned"] for run in runs) / len(runs)
+
+
+def differences(runs: list[TrainedRun]) -> str:
+    """What the runs of an ensemble differ in besides their seeds: `loss (bce, dice)`; "" if in nothing."""
+    found = []
+    for group in ("loss", "model", "dataset"):
+        names = sorted({str(run.facts["choices"].get(group)) for run in runs})
+        texts = {json.dumps(run.config[group], sort_keys=True) for run in runs}
+        found += [f"{group} ({', '.join(names)})"] if len(texts) > 1 else []
+    return " and ".join(found)
 
 
 def kinds_of(choice: Any) -> list[str]:

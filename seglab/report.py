@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -25,23 +26,26 @@ def report(cfg: DictConfig, folder: Path) -> Path:
         require(root.is_dir(), "report", "a folder", root)
 
     from seglab.reporting.load_runs import collect
+    from seglab.reporting.looks import known_looks
     from seglab.reporting.reproduce import commands
     from seglab.reporting.study import Question, Study
     from seglab.reporting.write_report import write
 
-    keys = ("metric", "images", "delta", "confidence", "resamples", "seed")
+    keys = tuple(field.name for field in fields(Question))
     question = Question(**{key: cfg[key] for key in keys})
     sweep = collect(roots)
-    studies = [Study(title, runs, question) for title, runs in sweep.benchmarks()]
+    studies = []
+    for title, runs in sweep.benchmarks():
+        study = Study(title, runs, question, known_looks(roots, runs.benchmark))
+        study.remember(roots)  # before anybody can read what it says
+        studies.append(study)
     changed = [f"{key}={cfg[key]}" for key in keys if cfg[key] != getattr(Question(), key)]
     reproduce = [*commands(sweep.runs["folder"]), " ".join(["python -m seglab.report", *map(str, cfg.roots), *changed])]
     written = write(Path(cfg.output or roots[0]), roots[0].resolve().name, studies, sweep.runs, "\n".join(reproduce))
     for study in studies:
         log.info("%s: %s", study.title, study.headline)
-        if study.blind:
-            log.info("%s", study.blind)
-        if study.tuned and study.threshold_warning:
-            log.info("%s At the tuned one: %s", study.threshold_warning, study.tuned.headline)
+        for sentence in filter(None, (study.look_words, study.blind)):
+            log.info("%s", sentence)
     log.info("%d of %d runs compared: %s", len(sweep.used), len(sweep.runs), written)
     return written
 

@@ -41,7 +41,7 @@ def xray(cfg: DictConfig, folder: Path) -> ViewPage:
     from pytorch_lightning import seed_everything
 
     from seglab.engine.module import SegModule
-    from seglab.losses.pixel import BCE
+    from seglab.losses import BCE
     from seglab.views.xray import view
 
     check(cfg)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from seglab.contract import require
+from seglab.contract import ContractError, require
 from seglab.engine.cli import command, runs_in_parallel, shares_process
-from seglab.engine.config import build, check, check_domains, check_root, choices, identity, to_container
+from seglab.engine.config import build, build_parts, check, check_domains, check_root, choices, identity, to_container
+from seglab.engine.domains import better
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -82,7 +83,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
         folder = run.folder.parent / ".tune" / f"{choices().get('loss', 'loss')}_lr-{lr:g}-{identity(short)}"
         short.folder = str(folder)
         values[lr] = run_once(short, folder, wait=True)
-    best = (max if cfg.monitor_mode == "max" else min)(values, key=values.__getitem__)
+    best = (max if better(cfg.monitor) == "max" else min)(values, key=values.__getitem__)
     cfg.optimizer.lr = best
     run.note(tuned={"lr": best, "tried": {f"{lr:g}": value for lr, value in values.items()}})
     log.info("tune: optimizer.lr=%g of %s", best, ", ".join(f"{lr:g}: {value:.4f}" for lr, value in values.items()))
@@ -98,10 +99,11 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     check(cfg)
     remedy = "start each run by itself, or sweep with hydra/launcher=slurm"
     require(one_process(cfg) or not shares_process(), "trainer", "devices=1 in a sweep in one process", "more", remedy)
+    trainer = make_trainer(cfg, run)
+    check_before_data(cfg)
     data = load_data(cfg, run)
     module = make_module(cfg, data, run)
-    trainer = make_trainer(cfg, run)
-    fit(trainer, module, data, run)
+    fit(cfg, trainer, module, data, run)
     measure(cfg, trainer, module, data, run)
     if run.is_main:
         draw(cfg, module, data, run)
@@ -123,9 +125,20 @@ def one_process(cfg: DictConfig) -> bool:
     return cfg.trainer.devices in (1, "1") and cfg.trainer.num_nodes == 1
 
 
+def check_before_data(cfg: DictConfig) -> None:
+    """Tell what cannot work before any image is read, which may take an hour."""
+    from seglab.engine.dry_run import check_model, check_monitors
+
+    check_model(to_container(cfg.model), build(cfg.dataset))
+    callbacks = to_container(cfg.callbacks) or {}
+    more = {f"callbacks.{name}.monitor": node["monitor"] for name, node in callbacks.items() if node.get("monitor")}
+    check_monitors({"monitor": cfg.monitor} | more, cfg.threshold, cfg.empty)
+
+
 def load_data(cfg: DictConfig, run: Run) -> DataModule:
     """Read the data set, and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
+    from seglab.engine.limited_loader import limited_loader
 
     loss = build(cfg.loss)
     data = DataModule(build(cfg.dataset), build(cfg.augment), cfg.batch_size, cfg.workers, cfg.seed, loss.needs)
@@ -149,6 +162,9 @@ def load_data(cfg: DictConfig, run: Run) -> DataModule:
     log.info("data: %s images; %.3g %% of the training pixels are foreground", ", ".join(counts), percent)
     for sentence in data.warnings():
         log.warning("data: %s", sentence)
+    loaders = [limited_loader(data, split, cfg.trainer[f"limit_{split}_batches"]) for split in ("train", "val", "test")]
+    if loaders[0].batch_sampler.joins:  # type: ignore[union-attr]
+        log.info("data: the last batch of an epoch would be one image, and joins the batch before it")
     return data
 
 
@@ -161,7 +177,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     from seglab.engine.dry_run import dry_run
     from seglab.engine.trained_run import assemble
 
-    loss = build(cfg.loss).fitted(data.facts()["foreground"])
+    loss = build(cfg.loss).with_class_frequency([data.facts()["foreground"]])
     seed_everything(cfg.seed, verbose=False)  # after all that may draw numbers: paired runs start from one state
     module = assemble(to_container(cfg), data.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
@@ -186,10 +202,12 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     """Lightning's trainer with the checkpoints, tables and progress of a run."""
     import sys
 
+    from pytorch_lightning import Callback
+    from pytorch_lightning.loggers import Logger
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
-    from seglab.engine.callbacks import EpochLines, Progress, silence_lightning_warnings
-    from seglab.engine.checkpoints import AtomicCheckpointIO
+    from seglab.engine.callbacks import EpochLines, Progress, StaysStopped, silence_lightning_warnings
+    from seglab.engine.checkpoints import AtomicCheckpointIO, checkpoints
     from seglab.engine.device import device_facts
     from seglab.engine.gradient_stats import GradientFractions
     from seglab.engine.loss_schedule import LossSchedule
@@ -197,18 +215,24 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
 
     silence_lightning_warnings()
     run.note(host=device_facts(cfg.trainer.precision))
+    callbacks = build_parts("callbacks", cfg.callbacks, Callback)
+    loggers = build_parts("logger", cfg.logger, Logger)
     progress = Progress(refresh_rate=5) if sys.stderr.isatty() and not runs_in_parallel() else EpochLines()
     return build(
         cfg.trainer,
         callbacks=[
             EpochTable(run.folder / "metrics.csv"),
-            LossSchedule(to_container(cfg.schedule) or {}, cfg.monitor_mode),
+            LossSchedule(to_container(cfg.schedule) or {}, better(cfg.monitor)),
             GradientFractions(),
             progress,
-            *build(cfg.callbacks).values(),
+            StaysStopped(),
+            *checkpoints(run.folder / "checkpoints", cfg.monitor, better(cfg.monitor)),
+            *callbacks,
         ],
-        logger=build(cfg.logger) or False,
+        logger=loggers,
         default_root_dir=run.folder,
+        limit_val_batches=None,  # limited_loader does it
+        limit_test_batches=None,
         plugins=[
             AtomicCheckpointIO(run.facts["identity"]),
             *([LightningEnvironment()] if one_process(cfg) else []),  # or it looks for the other tasks of a SLURM job
@@ -220,27 +244,35 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     )
 
 
-def fit(trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
+def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
     """Train to the end, from the last checkpoint where there is one, and load the best weights."""
     import torch
     from pytorch_lightning.callbacks import ModelCheckpoint
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from seglab.engine.checkpoints import finished_epochs
+    from seglab.engine.limited_loader import limited_loader
     from seglab.engine.loss_schedule import LossSchedule
 
     loader = data.loader("train")
+    val = limited_loader(data, "val", cfg.trainer.limit_val_batches)
     if run.last:
         # Lightning 2.6 opens the loader before it tells the sampler its epoch
         done = finished_epochs(run.last, run.facts["identity"])
         loader.batch_sampler.sampler.set_epoch(done)  # type: ignore[union-attr]
         log.info("resuming after epoch %d of %s", done, run)
-    trainer.fit(module, loader, data.loader("val"), ckpt_path=run.last)
+    try:
+        trainer.fit(module, loader, val, ckpt_path=run.last)
+    except MisconfigurationException as error:  # what a callback or a logger finds when it starts
+        raise ContractError(f"trainer: {error}") from error
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     schedule = next(callback for callback in callbacks if isinstance(callback, LossSchedule))
     if schedule.switches:
         run.note(switched=schedule.switched_at)
-    best = next(callback for callback in callbacks if isinstance(callback, ModelCheckpoint) and callback.monitor)
+    best = next(each for each in callbacks if isinstance(each, ModelCheckpoint) and each.filename == "best")
     trainer.strategy.barrier()
+    remedy = "raise trainer.max_epochs or trainer.max_time"
+    require(bool(best.best_model_path), "trainer", f"a validation that gives {best.monitor}", "none", remedy)
     saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
     assert best.best_model_score is not None
@@ -249,6 +281,7 @@ def fit(trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None
 
 def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
     """Measure validation and test images: a row and a histogram for each, and the threshold tuned on validation."""
+    from seglab.engine.limited_loader import limited_loader
     from seglab.engine.per_image import ImageTable, means, write_table
     from seglab.files import write_arrays
     from seglab.reporting.thresholds import best_threshold
@@ -260,7 +293,7 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
     for split, run_loop in (("val", trainer.validate), ("test", trainer.test)):
         records = ImageTable(groups, cfg.threshold, cfg.empty, split == "test", data.objects(split))
         callbacks.append(records)
-        run_loop(module, data.loader(split), verbose=False)
+        run_loop(module, limited_loader(data, split, cfg.trainer[f"limit_{split}_batches"]), verbose=False)
         callbacks.remove(records)
         table = records.table()
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(split)}

@@ -63,7 +63,7 @@ def test_a_printed_command_fits_the_configuration(line: str, configure: Configur
     words = [word for word in words if word not in ("-m", "--help", "--cfg", "job")]
     if "--config-dir" in words:
         pytest.skip("needs the folder of test_the_code_to_copy_trains")
-    if module in ("loss_catalog", "cards"):
+    if module == "loss_catalog":
         assert words in ([], ["docs"])
         return
     for job in jobs(with_roots(words) if module == "report" else words):

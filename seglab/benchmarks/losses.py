@@ -1,9 +1,8 @@
-"""How long a loss takes, forward and backward, beside the same loss elsewhere and the memory floor."""
+"""How long a loss takes, forward and backward, and what it keeps, beside the same loss elsewhere and the floor."""
 
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,19 +11,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seglab.benchmarks.peers import Peer, peers
 from seglab.losses.base import Loss
+from seglab.models.unet import UNet
+
+LIBRARIES = ("torch", "smp", "MONAI", "kornia")
+FIRST = "torch cross-entropy"
 
 
 class Row(NamedTuple):
-    """One loss: ratios to torch's cross-entropy, the relative difference of its value elsewhere, and its own time."""
+    """One loss: times over that of torch's cross-entropy, eager, compiled and in other libraries.
+
+    value: largest relative difference to libraries of the same definition. kept: tensors of the logits' size that are
+    kept for the backward pass. step: percent of a training step, see `training_step`. milliseconds: its own time.
+    """
 
     loss: str
     eager: float
     compiled: float
+    torch: float
     smp: float
     monai: float
     kornia: float
     value: float
+    kept: float
+    step: float
     milliseconds: float
 
 
@@ -33,31 +44,52 @@ Call = Callable[[Tensor], Tensor]
 
 
 def measure(
-    losses: Mapping[str, Loss], *, shape: list[int], foreground: float, repeats: int, compile: bool, device: str
+    losses: Mapping[str, Loss],
+    *,
+    shape: list[int],
+    foreground: float,
+    repeats: int,
+    compile: bool,
+    step: bool,
+    device: str,
 ) -> list[Row]:
-    """One row per loss: time over that of torch's binary cross-entropy, eager, compiled and in other libraries.
+    """One row per loss of one task, on logits of `shape` in float32.
 
+    Ours get masks as data workers make them (uint8), others what they expect: floats, or class ids for several classes.
     Rounds go side by side and the best of each counts, so that a busy machine disturbs all alike.
     """
+    (task,) = {loss.task for loss in losses.values()}
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(shape, generator=generator).to(device)
-    target = (torch.rand(shape, generator=generator) < foreground).float().to(device)
+    multiclass, one = task == "multiclass", [shape[0], 1, *shape[2:]]
+    mask = torch.rand(one if multiclass else shape, generator=generator) < foreground
+    classes = torch.randint(1, max(2, shape[1]), mask.shape, generator=generator)
+    target = (mask * classes if multiclass else mask).to(torch.uint8)
     maps = {
         "distance": 20 * torch.randn(shape, generator=generator),
         "gap": 40 * torch.rand(shape, generator=generator),
     }
+    logits, target = torch.randn(shape, generator=generator).to(device), target.to(device)
     maps = {name: m.to(device) for name, m in maps.items()}
+    theirs = target.long() if multiclass else target.float()
+    entropy = partial(F.cross_entropy, target=theirs[:, 0]) if multiclass else partial(bce, target=theirs)
     calls: dict[tuple[str, str], Call] = {
-        ("torch bce", "eager"): partial(F.binary_cross_entropy_with_logits, target=target),
-        ("floor: read two, write one", "eager"): partial(Floor.apply, target),
+        (FIRST, "ours"): entropy,
+        ("floor: read two, write one", "ours"): partial(Floor.apply, torch.ones_like(logits)),
     }
     for name, loss in losses.items():
-        calls[name, "eager"] = partial(mean, loss, target, {need: maps[need] for need in loss.needs})
-        calls.update({(name, library): partial(call, target) for library, call in elsewhere(name).items()})
+        calls[name, "ours"] = partial(mean, loss, target, {need: maps[need] for need in loss.needs})
+    beside = [peer for peer in peers() if peer.loss in losses and peer.task == task and not peer.parameters]
+    calls |= {(peer.loss, peer.library): partial(swapped, peer, theirs) for peer in beside}
+    agreeing = {(peer.loss, peer.library) for peer in beside if peer.same and peer.per_image}
     best = rounds(calls, logits, repeats)
     for name in losses if compile else ():
-        best[name, "compiled"] = compiled(calls[name, "eager"], logits, repeats)
-    return rows(best, agreement(calls, logits))
+        best[name, "compiled"] = compiled(calls[name, "ours"], logits, repeats)
+    whole = training_step(shape, device) if step else float("nan")
+    return [row(name, best, calls, agreeing, logits, whole) for name in dict.fromkeys(name for name, _ in calls)]
+
+
+def bce(logits: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, target)
 
 
 class Floor(torch.autograd.Function):
@@ -78,9 +110,26 @@ def mean(loss: Loss, target: Tensor, maps: dict[str, Tensor], logits: Tensor) ->
     return loss(logits, target, **maps).mean()
 
 
+def swapped(peer: Peer, target: Tensor, logits: Tensor) -> Tensor:
+    return peer.call(logits, target)
+
+
+def have_memory(like: Tensor, pins: list[Tensor] = []) -> None:  # noqa: B006
+    """Let the process keep the memory of two dozen tensors, as one that has run for a while does.
+
+    Else each tensor is made of fresh pages, which costs several times what the arithmetic does: that would be measured.
+    A small tensor above them, kept for good, hinders the allocator from giving them back.
+    """
+    if like.device.type == "cpu":
+        freed = [torch.ones_like(like) for _ in range(24)]
+        pins.append(torch.empty(20000))
+        del freed
+
+
 def seconds(call: Call, logits: Tensor) -> float:
     """One forward and backward pass."""
     z = logits.detach().requires_grad_()
+    have_memory(z)
     wait(z.device)
     start = clock(z.device)
     call(z).backward()
@@ -115,67 +164,47 @@ def compiled(call: Call, logits: Tensor, repeats: int) -> float:
     return min(seconds(fused, logits) for _ in range(repeats + 1))
 
 
-def elsewhere(name: str) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """The same loss in other libraries, called with target and logits; empty where the extra `bench` is missing."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import kornia.losses as kornia
-            import monai.losses as monai
-            import segmentation_models_pytorch.losses as smp
-    except ImportError:
-        return {}
-    found: dict[str, dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
-        "bce": {"smp": smp.SoftBCEWithLogitsLoss()},
-        "focal": {
-            "smp": smp.FocalLoss("binary"),
-            "MONAI": monai.FocalLoss(),
-            "kornia": kornia.BinaryFocalLossWithLogits(alpha=None, gamma=2.0, reduction="mean"),
-        },
-        "dice": {"smp": smp.DiceLoss("binary"), "MONAI": monai.DiceLoss(sigmoid=True, smooth_nr=0, smooth_dr=1e-12)},
-        "iou": {"smp": smp.JaccardLoss("binary"), "MONAI": monai.DiceLoss(sigmoid=True, jaccard=True)},
-        "tversky": {
-            "smp": smp.TverskyLoss("binary", alpha=0.3, beta=0.7),
-            "MONAI": monai.TverskyLoss(sigmoid=True, alpha=0.3, beta=0.7),
-        },
-        "squared_dice": {"MONAI": monai.DiceLoss(sigmoid=True, squared_pred=True)},
-        "generalised_dice": {"MONAI": monai.GeneralizedDiceLoss(sigmoid=True)},
-        "mcc": {"MONAI": monai.MCCLoss(sigmoid=True)},
-        "bce_dice": {"MONAI": monai.DiceCELoss(sigmoid=True)},
-        "unified_focal": {"MONAI": monai.AsymmetricUnifiedFocalLoss()},
-        "lovasz_hinge": {"smp": smp.LovaszLoss("binary", per_image=True)},
-    }
-    return {library: partial(swapped, loss) for library, loss in found.get(name, {}).items()}
+def kept(call: Call, logits: Tensor) -> float:
+    """How many tensors of the logits' size the forward pass keeps for the backward pass, beside the logits."""
+    z, saved = logits.detach().requires_grad_(), {}
+
+    def note(x: Tensor) -> Tensor:
+        saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        call(z)
+    saved.pop(z.untyped_storage().data_ptr(), None)
+    return sum(saved.values()) / z.untyped_storage().nbytes()
 
 
-def swapped(loss: Callable[[Tensor, Tensor], Tensor], target: Tensor, logits: Tensor) -> Tensor:
-    return loss(logits, target)
+def training_step(shape: list[int], device: str, base: int = 32) -> float:
+    """The seconds that forward and backward pass of a U-Net on one image of `shape` take, times the images.
+
+    On a GPU as it is trained there, in bfloat16.
+    """
+    net = UNet(in_channels=3, base=base).to(device)
+    image = torch.randn(1 if device == "cpu" else shape[0], 3, *shape[2:], device=device)
+    half = device != "cpu"
+
+    def forward(z: Tensor) -> Tensor:
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=half):
+            return net(image + 0 * z.sum()).float().square().mean()
+
+    z = torch.zeros((), device=device)
+    return min(seconds(forward, z) for _ in range(2 if device == "cpu" else 5)) * shape[0] / len(image)
 
 
-AGREE = {"bce", "focal", "dice", "squared_dice", "bce_dice", "lovasz_hinge", "tversky", "iou"}
-"""Where MONAI (smp for the first, and kornia) define what we do, but for smoothing of 1e-5 pixels."""
-
-
-def agreement(calls: Mapping[tuple[str, str], Call], logits: Tensor) -> dict[str, float]:
-    """The largest relative difference of our value to those libraries whose definition is ours, per image."""
-    differ: dict[str, float] = {}
-    for (name, library), call in calls.items():
-        per_image = library in {"MONAI", "kornia"} or name in {"bce", "focal", "lovasz_hinge"}
-        if library != "eager" and name in AGREE and per_image:
-            ours, theirs = float(calls[name, "eager"](logits)), float(call(logits))
-            differ[name] = max(differ.get(name, 0.0), abs(theirs / ours - 1))
-    return differ
-
-
-def rows(best: Mapping[tuple[str, str], float], differ: Mapping[str, float]) -> list[Row]:
-    """Losses down, places across, in units of torch's cross-entropy."""
-    unit = best["torch bce", "eager"]
-    made = []
-    for name in dict.fromkeys(name for name, _ in best):
-        ratios = [
-            best.get((name, place), float("nan")) / unit for place in ("eager", "compiled", "smp", "MONAI", "kornia")
-        ]
-        made.append(
-            Row(name, *(round(x, 2) for x in ratios), differ.get(name, float("nan")), 1e3 * best[name, "eager"])
-        )
-    return made
+def row(
+    name: str, best: Mapping[Any, float], calls: Mapping[Any, Call], agreeing: set, logits: Tensor, step: float
+) -> Row:
+    """What was measured of one loss, in units of torch's cross-entropy."""
+    own, unit = best[name, "ours"], best[FIRST, "ours"]
+    places = ("ours", "compiled", *LIBRARIES)
+    ratios = [round(best.get((name, place), float("nan")) / unit, 2) for place in places]
+    value = float(calls[name, "ours"](logits))
+    differ = max(
+        (abs(float(calls[key](logits)) / value - 1) for key in agreeing if key[0] == name), default=float("nan")
+    )
+    left = round(kept(calls[name, "ours"], logits), 2)
+    return Row._make([name, *ratios, differ, left, round(100 * own / step, 2), 1e3 * own])

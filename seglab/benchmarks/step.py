@@ -17,7 +17,7 @@ from seglab.benchmarks.table import Row
 from seglab.engine.callbacks import silence_lightning_warnings
 from seglab.engine.gradient_stats import GradientFractions
 from seglab.engine.module import SegModule
-from seglab.losses.compound import BCEDice
+from seglab.losses import BCEDice
 from seglab.models.unet import UNet
 
 

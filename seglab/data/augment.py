@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import warnings
@@ -16,6 +17,11 @@ from seglab.contract import require
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or the import asks the network for a newer version
 # A misspelled argument only warns there, and the transform runs with its default.
 warnings.filterwarnings("error", message=r"Argument\(s\) .* not valid for transform")
+
+NORMALIZED = "seglab normalizes on the device (dataset.mean, dataset.std); leave it out"
+REFUSED = dict.fromkeys(("Normalize", "ToFloat", "FromFloat"), NORMALIZED)
+REFUSED |= dict.fromkeys(("ToTensorV2", "ToTensor3D"), "seglab makes tensors itself; leave it out")
+"""Transforms that people end a chain with, and why they are not wanted here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +47,54 @@ class Augment:
         # always came with a vertical one.
         generator = np.random.default_rng(key)
         self.chain.set_random_state(generator, random.Random(int(generator.integers(2**63))))
-        deep = image.dtype == np.uint16  # few transforms take it, all take float32 in 0..1
-        out = self.chain(image=image.astype(np.float32) / 65535 if deep else image, mask=mask)
-        changed = (np.clip(out["image"], 0, 1) * 65535).round().astype(np.uint16) if deep else out["image"]
-        return changed.reshape(image.shape), out["mask"]
+        given = to_float(image)
+        out = self.chain(image=given, mask=mask)
+        require_unchanged("augment", given, mask, out)
+        changed = out["image"].reshape(image.shape)
+        if image.dtype != np.uint16:
+            return changed, out["mask"]
+        return (np.clip(changed, 0, 1) * 65535).round().astype(np.uint16), out["mask"]
+
+    def check(self, image: np.ndarray, mask: np.ndarray) -> None:
+        """Try the chain once with every transform in it, however rare; a ContractError names those that do not fit."""
+        from albumentations import Compose
+
+        given = to_float(image)
+        out, changing = {"image": given, "mask": mask}, []
+        for transform in copy.deepcopy(self.transforms()):
+            name, transform.p, before = type(transform).__name__, 1.0, (spell(out["image"]), spell(out["mask"]))
+            try:
+                out = Compose([transform], seed=0)(image=out["image"], mask=out["mask"])
+            except Exception as error:  # a transform that wants boxes or other pixels raises whatever comes first
+                reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+                require(False, f"augment: {name}", "a transform of an image and its mask", reason, "leave it out")
+            changing += [name] if (spell(out["image"]), spell(out["mask"])) != before else []
+        require_unchanged(f"augment: {', '.join(changing)}".removesuffix(": "), given, mask, out)
+
+
+def to_float(image: np.ndarray) -> np.ndarray:
+    """Bring uint16 to float32 from 0 to 1, which all transforms take and few take uint16; bytes stay as they are."""
+    return image.astype(np.float32) / 65535 if image.dtype == np.uint16 else image
+
+
+def require_unchanged(who: str, image: np.ndarray, mask: np.ndarray, out: dict[str, Any]) -> None:
+    """Raise a ContractError unless a transform kept size, channels, type and range of an image and its mask."""
+    found, truth = out["image"], out["mask"]
+    expected, got = f"an image of {spell(image)} and a mask of {spell(mask)}", f"{spell(found)} and {spell(truth)}"
+    shapes = (image.shape, image.shape[:2]) if image.shape[2:] == (1,) else (image.shape,)  # some drop a single channel
+    same = tuple(found.shape) in shapes and truth.shape == mask.shape
+    same = same and (found.dtype, truth.dtype) == (image.dtype, mask.dtype)
+    require(same, who, f"{expected} as before", got, "dataset.size, fit, mean and std make what the model sees")
+    if image.dtype == np.float32:
+        low, high = float(found.min()), float(found.max())
+        require(low >= -0.01 and high <= 1.01, who, "an image from 0 to 1", f"{low:.3g} to {high:.3g}", NORMALIZED)
+    most = max(int(mask.max()), 1)
+    require(truth.max() <= most, who, f"a mask of at most {most}, as before", truth.max(), "set fill_mask=0")
+
+
+def spell(array: Any) -> str:
+    """Write the shape and the type of an array or a tensor: 32x32x3 uint8."""
+    return f"{'x'.join(map(str, array.shape))} {str(array.dtype).removeprefix('torch.')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +164,15 @@ class Chain(Augment):
     """Any albumentations transforms, named in the yaml: `augment=chain augment.steps.flip.p=1`."""
 
     steps: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        from albumentations import BaseCompose, BasicTransform
+
+        for name, step in self.steps.items():
+            who, kind = f"augment.steps.{name}", type(step).__name__
+            require(kind not in REFUSED, who, "a transform of pixels", kind, REFUSED.get(kind, ""))
+            known = isinstance(step, BasicTransform | BaseCompose)
+            require(known, who, "a transform of albumentations", kind, "write {_target_: albumentations.NAME}")
 
     def transforms(self) -> list[Any]:
         return list(self.steps.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -45,7 +45,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
 class EvenBatches(Sampler[list[tuple[int, int]]]):
     """Cut a sampler's pairs into batches, as many in each process although one may have a pair more than another.
 
-    A process that ran out of batches first would leave the others waiting in the next collective operation.
+    A process that ran out of batches first would leave the others waiting in the next collective operation. In training
+    a last batch of one joins the one before it, since a batch norm cannot learn from a single value of a channel.
     """
 
     def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
@@ -56,12 +57,25 @@ class EvenBatches(Sampler[list[tuple[int, int]]]):
         pairs = list(self.sampler)
         cuts = [round(k * len(pairs) / len(self)) for k in range(len(self) + 1)]
         if rank_and_world()[1] == 1:
-            cuts = [min(k * self.batch_size, len(pairs)) for k in range(len(self) + 1)]
+            cuts = [*range(0, len(self) * self.batch_size, self.batch_size), len(pairs)]
         return iter([pairs[start:stop] for start, stop in pairwise(cuts)])
 
     def __len__(self) -> int:
         longest = -(-self.sampler.length // rank_and_world()[1])
-        return -(-longest // self.batch_size)
+        joined = 1 if self.sampler.shuffle and 1 < self.batch_size < longest else 0
+        return -(-(longest - joined) // self.batch_size)
+
+    def limit(self, batches: int, image_of: Callable[[int], int]) -> None:
+        """Keep so many batches, and the rest of the image whose tiles the last of them begins (`image_of` an index)."""
+        kept = min(batches * self.batch_size, self.sampler.length)
+        while kept < self.sampler.length and image_of(kept) == image_of(kept - 1):
+            kept += 1
+        self.sampler.length = kept
+
+    @property
+    def joins(self) -> bool:
+        """Whether the last batch has one pair more than the others."""
+        return len(self) * self.batch_size < -(-self.sampler.length // rank_and_world()[1])
 
 
 def rank_and_world() -> tuple[int, int]:

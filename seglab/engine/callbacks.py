@@ -7,7 +7,7 @@ import time
 import warnings
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar
 
 from seglab.engine.module import SegModule
@@ -28,6 +28,17 @@ def silence_lightning_warnings() -> None:
         "Checkpoint directory .* exists and is not empty",  # a run that resumes
     ):
         warnings.filterwarnings("ignore", message=f".*{advice}.*")
+
+
+class StaysStopped(Callback):
+    """Ends a run that resumes after early stopping had stopped it, and died before it was measured, at once again.
+
+    Lightning restores the patience that is used up, but would train until the next validation, and on if that improves.
+    """
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if any(callback.stopped_epoch > 0 for callback in trainer.early_stopping_callbacks):
+            trainer.should_stop = True
 
 
 class Progress(TQDMProgressBar):

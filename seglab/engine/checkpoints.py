@@ -1,4 +1,4 @@
-"""How checkpoints are written: atomically, with the identity of their run."""
+"""Which checkpoints a run keeps, and how they are written: atomically, with the identity of their run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
 from seglab.contract import require
 from seglab.files import atomic
+
+
+def checkpoints(folder: Path, monitor: str, mode: str) -> list[ModelCheckpoint]:
+    """The callbacks that keep the best weights by a monitor (mode `max` or `min`), and all that resuming needs."""
+    common: dict[str, Any] = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
+    # Lightning looks at a metric of validation after each validation by itself (None)
+    trained = True if monitor.startswith("train/") else None
+    kept: dict[str, Any] = {"monitor": monitor, "mode": mode, "save_weights_only": True}
+    best = ModelCheckpoint(filename="best", save_on_train_epoch_end=trained, **kept, **common)
+    return [best, ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common)]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -27,8 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
-from seglab.engine.config import CONF, ConfigError, mark_swept
-from seglab.engine.override_errors import explain
+from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
+from seglab.engine.override_errors import explain, first_line
 from seglab.engine.run import TERMINATED, current_sweep, stopped_on_purpose, was_terminated
 from seglab.engine.sweep import exclusive_slot, supervise
 
@@ -48,7 +48,9 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
     def decorate(function: Callable[[DictConfig, Path], Any]) -> Callable[[], None]:
         @functools.wraps(function)
         def job(cfg: DictConfig) -> Any:
+            began.append(True)
             try:
+                check_domains(cfg)
                 with exclusive_slot():
                     return function(cfg, Path(HydraConfig.get().runtime.output_dir))
             except (ConfigError, ContractError, OmegaConfBaseException, OSError) as error:
@@ -68,6 +70,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 gc.collect()
 
         failures: list[str] = []
+        began: list[bool] = []
         hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
 
         def main() -> None:
@@ -84,8 +87,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             if sweeps and not current_sweep():
                 mark_swept(sys.argv[1:])
                 raise SystemExit(supervise(f"seglab.{name}"))
-            signal.signal(signal.SIGTERM, _interrupt)  # or the processes of a pool would outlive it
-            with _one_sentence_for_errors(name):
+            with _exit_code_of_signals(), _one_sentence_for_errors(name, began):
                 hydra_main()
             if failures:
                 raise SystemExit(1)
@@ -96,7 +98,29 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
 
 
 @contextmanager
-def _one_sentence_for_errors(name: str) -> Iterator[None]:
+def _exit_code_of_signals() -> Iterator[None]:
+    """End with 130 after Ctrl-C and 143 after SIGTERM, whatever the code that was interrupted made of it.
+
+    Numpy makes a RecursionError of a Ctrl-C during its import; SIGTERM would leave the processes of a pool behind.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt(*[TERMINATED] * (number == signal.SIGTERM))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    try:
+        yield
+    except BaseException:
+        if received:
+            raise SystemExit(128 + received[0]) from None
+        raise
+
+
+@contextmanager
+def _one_sentence_for_errors(name: str, began: list[bool]) -> Iterator[None]:
     """Print errors of composition as one sentence, without the lines that Hydra adds (unless HYDRA_FULL_ERROR=1)."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
@@ -104,7 +128,9 @@ def _one_sentence_for_errors(name: str) -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors over instead of printing them
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
+        if began and not isinstance(error, HydraException | OmegaConfBaseException):
+            raise
         words = [word for word in sys.argv[1:] if not word.startswith("-")]
         raise SystemExit(explain(error, name, str(CONF), words)) from None
     finally:
@@ -116,12 +142,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}expected to read and write files, got {error.strerror}; the same command resumes"
-    return str(error).splitlines()[0] if isinstance(error, OmegaConfBaseException) else str(error)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """Handle SIGTERM like Ctrl-C, so that what is running is recorded as interrupted, but exit with 143."""
-    raise KeyboardInterrupt(TERMINATED)
+    return first_line(error) if isinstance(error, OmegaConfBaseException) else str(error)
 
 
 def _missing_plugin(word: str) -> str | None:

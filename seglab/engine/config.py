@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError, require
-from seglab.engine.domains import outside
+from seglab.engine.domains import better, outside
 from seglab.engine.validation import faults
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -29,8 +29,6 @@ CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if 
 """The configuration: inside the package when installed from a wheel, beside it in a checkout."""
 
 NOT_IN_IDENTITY = {"hydra", "study", "folder", "rerun", "workers", "examples", "logger", "on_fail", "plan"} | {
-    "callbacks.best",
-    "callbacks.last",
     "callbacks.snapshots",
     "trainer.accelerator",
     "trainer.devices",
@@ -66,7 +64,29 @@ def build(node: Any, **more: Any) -> Any:
         return hydra.utils.instantiate(node, _convert_="all", **more)
     except InstantiationException as error:
         cause = error.__cause__
-        raise ConfigError(str(cause)) from None if isinstance(cause, ContractError) else cause
+        if isinstance(cause, ContractError):
+            raise ConfigError(str(cause)) from None
+        place = str(error).rpartition("full_key: ")[2] + ": " if "full_key: " in str(error) else ""
+        raise ConfigError(place + one_line(cause or error)) from cause
+
+
+def build_parts(group: str, node: Any, kind: type) -> list[Any]:
+    """Make what a group lists: one object of a kind, or several by name; anything else is one sentence."""
+    made = build(node)
+    parts = made if isinstance(made, dict) else {"": made}
+    for name, part in parts.items():
+        remedy = "write {_target_: pytorch_lightning....}"
+        fits = part is None or isinstance(part, kind)
+        require(fits, f"{group}.{name}".rstrip("."), f"a {kind.__name__} of Lightning", part, remedy)
+    return [part for part in parts.values() if part is not None]
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line; pydantic, which checks the options of albumentations, writes four."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    if "validation error" in lines[0] and len(lines) > 2:
+        return f"{lines[1]}: {lines[2].partition(' [')[0]}"
+    return lines[0]
 
 
 def choices() -> dict[str, str]:
@@ -126,7 +146,8 @@ def experiment(cfg: DictConfig) -> dict[str, Any]:
         return {key: keep(value[key], at) for key, at in inner.items() if at not in left_out}
 
     left_out = NOT_IN_IDENTITY - ({"dataset.root"} if SWEPT in os.environ else set())
-    kept = keep(OmegaConf.to_container(cfg), "") | {"folder": ""}  # what points into the folder does not count either
+    # what points into the folder does not count either, nor a mode that follows from the monitor
+    kept = keep(OmegaConf.to_container(cfg), "") | {"folder": "", "monitor_mode": "auto"}
     resolved: Any = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
     return resolved
 
@@ -205,7 +226,17 @@ def scale(small: Any, full: Any, *, _root_: DictConfig) -> Any:
     return full if _root_.scale == "full" else small
 
 
+def inside(name: str) -> str:
+    """A study's name: one that stays inside of outputs/, since Hydra makes its folder before anything is checked."""
+    place = Path(name)
+    fits = bool(name) and not place.is_absolute() and ".." not in place.parts
+    require(fits, "study", "a folder inside of outputs/", name, "hydra.run.dir=DIR puts a run elsewhere")
+    return name
+
+
 ConfigStore.instance().store("open", OmegaConf.create({}, flags={"struct": False}))  # takes names that no yaml lists
+OmegaConf.register_new_resolver("inside", inside, replace=True)
+OmegaConf.register_new_resolver("better", better, replace=True)
 OmegaConf.register_new_resolver("inner", inner, replace=True)
 OmegaConf.register_new_resolver("scale", scale, replace=True)
 OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)

@@ -17,6 +17,8 @@ def precision(accelerator: str, wanted: str) -> str:
     """
     gpu = torch.cuda.is_available()
     require(gpu or accelerator not in ("gpu", "cuda"), "trainer.accelerator", "a GPU", "none here", "use trainer=cpu")
+    half = wanted == "16-mixed" and (accelerator == "cpu" or not gpu)  # Lightning would take bf16 instead
+    require(not half, "trainer.precision", "one that a CPU computes in", wanted, "take bf16-mixed or 32-true")
     if wanted != "auto":
         return wanted
     if gpu and accelerator != "cpu":

@@ -1,11 +1,12 @@
-"""The domain of every numeric option of a command: checked before any work begins."""
+"""The domain of every option of a command: checked before any work begins."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeGuard
 
 HUGE = 1e6
 """No option that is not listed below is larger: loss.gamma=1e30 is finite and means nothing."""
@@ -48,6 +49,7 @@ DOMAINS: dict[str, Domain] = {
     "batch_size": COUNT,
     "workers": Domain(0, 256, whole=True),
     "examples": Domain(1, 1000, whole=True),
+    "threshold": Domain(0, 1, without=(0, 1)),
     "tune.lr[*]": POSITIVE,
     "tune.epochs": COUNT,
     "optimizer.lr": POSITIVE,
@@ -88,12 +90,12 @@ DOMAINS: dict[str, Domain] = {
     "delta": POSITIVE,
     "confidence": Domain(0.5, 1, without=(0.5, 1)),
     "resamples": Domain(100, whole=True),
-    "export.images": COUNT,
 }
 """Numeric options by dotted name; a class checks its own parameters besides."""
 
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "monitor_mode": ("max", "min"),
+    "monitor_mode": ("auto", "max", "min"),
+    "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
     "empty": ("correct", "skip"),
     "on_fail": ("continue", "stop"),
     "tta": ("none", "flips", "d4"),
@@ -104,6 +106,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "plan": (True, False),
 }
 """Options of a few values."""
+
+LOWER_IS_BETTER = ("loss", "ece")
+"""The metrics of an epoch that are errors; of all others more is better."""
 
 NOT_EMPTY = ("init_from", "init_include", "tune.lr", "study", "optimizer.betas", "dataset.mean", "dataset.std")
 """Texts and lists that may be null where the yaml says so, but not empty."""
@@ -126,29 +131,102 @@ REFUSED = {
     "trainer.use_distributed_sampler": "leave it out",
     "trainer.enable_progress_bar": "leave it out",
     "trainer.enable_model_summary": "leave it out",
+    "trainer.limit_predict_batches": "leave it out",
+    "trainer.model_registry": "leave it out",
 }
 """Options of Lightning's Trainer that do not go together with runs that resume and compare, and what to do instead."""
+
+REFUSED_CALLBACKS = {
+    "StochasticWeightAveraging": "the best checkpoint is measured, not the average at the end",
+    "LearningRateFinder": "take tune.lr=[...]",
+    "BatchSizeFinder": "take batch_size=N, the same for all that is compared",
+    "ModelPruning": "leave it out",
+    "TQDMProgressBar": "leave it out: a bar is shown on a terminal",
+    "RichProgressBar": "leave it out: a bar is shown on a terminal",
+}
+"""Callbacks of Lightning whose effect would be lost or would make runs incomparable."""
+
+
+def better(metric: str, mode: str = "auto") -> str:
+    """Whether larger (max) or smaller (min) values of a metric are better; another mode than auto is given back."""
+    return mode if mode != "auto" else "min" if str(metric).rpartition("/")[2] in LOWER_IS_BETTER else "max"
 
 
 def outside(config: Any) -> Iterator[str]:
     """One sentence for each value of a plain configuration that lies outside of its domain."""
-    trainer = config.get("trainer") or {}
-    for path, remedy in REFUSED.items():
-        if path.partition(".")[2] in trainer:
-            yield f"{path}: expected an option that seglab passes on to Lightning, got one that it does not; {remedy}"
-    every, epochs = trainer.get("check_val_every_n_epoch"), trainer.get("max_epochs")
-    if isinstance(every, int) and isinstance(epochs, int) and 0 < epochs < every:
-        yield f"trainer.check_val_every_n_epoch: expected at most trainer.max_epochs={epochs}, got {every}"
+    yield from _refused(config)
+    yield from _contradictions(config)
     for path, value in _leaves(config, ""):
         domain = next((domain for pattern, domain in DOMAINS.items() if fnmatchcase(path, _escaped(pattern))), None)
+        if (path, value) == ("threshold", "tuned") and "run" in config:
+            continue  # a command on trained runs knows theirs
         if domain and not domain.holds(value):
             yield f"{path}: expected {domain}, got {_spell(value)}"
-        elif not domain and isinstance(value, float) and not abs(value) <= 1e12:
-            yield f"{path}: expected a finite number, got {value}"
+        elif not domain and isinstance(value, int | float) and not abs(value) <= 1e12:
+            yield f"{path}: expected a finite number, got {_spell(value)}"
+        elif path.endswith("_pattern") and isinstance(value, str) and (fault := _pattern_fault(value)):
+            yield f"{path}: expected a regular expression, got {value} ({fault})"
         elif path in CHOICES and not any(value == choice and type(value) is type(choice) for choice in CHOICES[path]):
             yield f"{path}: expected {' or '.join(map(_spell, CHOICES[path]))}, got {_spell(value)}"
         elif path in NOT_EMPTY and value in ("", [], {}):
             yield f"{path}: expected a value, got {value!r}"
+
+
+def _refused(config: Any) -> Iterator[str]:
+    """Options and callbacks of Lightning that seglab does not pass on."""
+    trainer = config.get("trainer") or {}
+    for path, remedy in REFUSED.items():
+        if path.partition(".")[2] in trainer:
+            yield f"{path}: expected an option that seglab passes on to Lightning, got one that it does not; {remedy}"
+    for path, node in _callbacks(config):
+        name = str(node.get("_target_")).rpartition(".")[2]
+        if name in REFUSED_CALLBACKS:
+            remedy = REFUSED_CALLBACKS[name]
+            yield f"{path}: expected a callback that goes together with seglab, got {name}; {remedy}"
+
+
+def _contradictions(config: Any) -> Iterator[str]:
+    """Options that are fine by themselves and make no sense together."""
+    trainer, monitor = config.get("trainer") or {}, config.get("monitor")
+    every, epochs = trainer.get("check_val_every_n_epoch"), trainer.get("max_epochs")
+    if _is_count(every) and _is_count(epochs) and epochs < every:
+        yield f"trainer.check_val_every_n_epoch: expected at most trainer.max_epochs={epochs}, got {every}"
+    for name in ("train", "val", "test"):
+        limit = trainer.get(f"limit_{name}_batches")
+        if isinstance(limit, float) and 1 < limit < HUGE:
+            yield f"trainer.limit_{name}_batches: expected a fraction of at most 1 or a whole number, got {limit}"
+    least = trainer.get("min_epochs")
+    if _is_count(least) and _is_count(epochs) and epochs < least:
+        yield f"trainer.min_epochs: expected at most trainer.max_epochs={epochs}, got {least}"
+    modes = [("monitor_mode", monitor, config.get("monitor_mode"))]
+    modes += [("scheduler.mode", monitor, (config.get("scheduler") or {}).get("mode"))]
+    modes += [(f"{path}.mode", node.get("monitor"), node.get("mode")) for path, node in _callbacks(config)]
+    for path, metric, mode in modes:
+        if isinstance(metric, str) and mode in ("min", "max") and mode != better(metric):
+            yield f"{path}: expected {better(metric)}, since {metric} is better so, got {mode}; leave it out"
+    monitors = {"monitor": monitor, **{f"{path}.monitor": node.get("monitor") for path, node in _callbacks(config)}}
+    for path, metric in monitors.items():
+        if str(metric).startswith("train/") and _is_count(every) and every > 1:
+            # Lightning looks at a monitor after a validation, when the epoch's metrics of training are not there yet
+            yield f"{path}: expected a metric of validation with check_val_every_n_epoch={every}, got {metric}"
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _callbacks(config: Any) -> list[tuple[str, dict[str, Any]]]:
+    """The configurations of the callbacks by their dotted names."""
+    callbacks = config.get("callbacks") or {}
+    return [(f"callbacks.{name}", node) for name, node in callbacks.items() if isinstance(node, dict)]
+
+
+def _pattern_fault(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return str(error)
+    return ""
 
 
 def _escaped(pattern: str) -> str:
@@ -156,7 +234,8 @@ def _escaped(pattern: str) -> str:
 
 
 def _spell(value: Any) -> str:
-    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+    text = {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:

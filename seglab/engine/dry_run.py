@@ -1,40 +1,143 @@
-"""A dry run: two real images through data, model, loss and backward before the first epoch, without side effects."""
+"""Trials before the first epoch: the model without numbers, then two real images through the whole step."""
 
 from __future__ import annotations
 
 import copy
+import difflib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from seglab.contract import require
-from seglab.data.loading import Samples
-from seglab.engine.module import SegModule
+from seglab.contract import ContractError, require
+from seglab.data.dataset import Dataset
+from seglab.data.loading import Batch, Samples
+from seglab.engine.config import ConfigError, build, one_line
+from seglab.engine.module import Meter, SegModule
+from seglab.losses.external import External
+
+log = logging.getLogger(__name__)
+
+
+def check_model(node: dict[str, Any], dataset: Dataset) -> None:
+    """Check the model's sizes before any image is read; a ContractError where they or its weights do not fit.
+
+    It is built on torch's `meta` device, which knows shapes and no numbers, so that the largest takes no memory.
+    """
+    shape = (2, dataset.channels, dataset.size, dataset.size)
+    try:
+        with torch.device("meta"):
+            model = build({**node, "encoder_weights": None} if "encoder_weights" in node else node)
+            weights = sum(weight.numel() for weight in model.parameters())
+            require_memory(4 * weights)
+            logits = model(torch.empty(shape))
+    except ContractError:
+        raise
+    except ConfigError as error:
+        if error.__cause__ is None:  # the model's own sentence
+            raise
+        return
+    except Exception:  # a model of the user's may need numbers; the dry run tries it on real ones
+        return
+    require_shape(logits, (2, 1, *shape[2:]))
+
+
+def require_memory(weights: int) -> None:
+    """Raise a ContractError unless weights of so many bytes fit into the machine's memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    got = f"{weights / 1e9:.3g} GB of {memory / 1e9:.3g} GB"
+    require(weights < memory, "model", "weights that fit into memory", got, "lower model.base or model.depth")
+
+
+def require_shape(logits: Any, expected: tuple[int, ...]) -> None:
+    """Raise a ContractError unless a model gave logits of the target's shape."""
+    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    require(got == expected, "model", f"logits of the target's shape {expected}", got)
+
+
+def check_monitors(monitors: Mapping[str, str], threshold: float, empty: str) -> None:
+    """Raise a ContractError unless each monitor, by the name of its option, is a metric of an epoch."""
+    meter, logits = Meter(threshold, empty), torch.zeros(1, 1, 2, 2)
+    meter.update(torch.zeros(1), logits, logits)
+    names = list(meter.flush())
+    known = [f"{stage}/{name}" for stage in ("val", "train") for name in names]
+    for option, name in monitors.items():
+        near = difflib.get_close_matches(name, known, n=5, cutoff=0)
+        require(name in known, option, f"a metric of an epoch such as {', '.join(near)}", name)
 
 
 def dry_run(module: SegModule, loader: DataLoader) -> None:
     """Check on two images that data, model, loss and metrics fit together; raises a ContractError where they do not.
 
-    Works on a copy inside a forked random state: BatchNorm statistics, weights and seeds stay as they were.
+    On one where batches of one occur. Works on a copy inside a forked random state: BatchNorm statistics, weights and
+    seeds stay as they were.
     """
     samples: Samples = loader.dataset  # type: ignore[assignment]
-    require(
-        len(samples) > 0, "dataset", "at least one training image", "none", "see dataset.val_fraction, test_fraction"
-    )
+    remedy = "see dataset.val_fraction, test_fraction"
+    require(len(samples) > 0, "dataset", "at least one training image", "none", remedy)
+    if samples.augment is not None:
+        images, masks = samples.source.batch([(0, 0)], samples.seed)
+        samples.augment.check(images[0], masks[0])
+    smallest = min(len(pairs) for pairs in loader.batch_sampler)  # type: ignore[union-attr]
     with torch.random.fork_rng(devices=[]):
-        batch = samples.__getitems__([(0, index) for index in range(min(2, len(samples)))])
+        batch = samples.__getitems__([(0, index) for index in range(min(2, smallest))])
         trial = copy.deepcopy(module).train()
-        logits = trial(batch["image"])
-        require(
-            tuple(logits.shape) == tuple(batch["target"].shape),
-            "model",
-            f"logits of the target's shape {tuple(batch['target'].shape)}",
-            tuple(logits.shape),
-        )
-        trial.loss.check(logits.detach(), batch["target"])
+        logits = logits_of(trial, batch).detach()
+        require_shape(logits, tuple(batch["target"].shape))
+        if isinstance(trial.loss, External):
+            try_external(trial.loss, batch["target"])
+        trial.loss.check(logits, batch["target"])
         losses, logits = trial.step(batch)
-        losses.mean().backward()
+        value = losses.mean()
+        value.backward()
         trial.val_meter.update(losses, logits, batch["target"], image=batch["index"])
-    measured = trial.val_meter.flush()
-    known = [f"{stage}/{name}" for stage in ("val", "train") for name in measured]
-    require(module.monitor in known, "monitor", f"one of {', '.join(known)}", module.monitor)
+        with one_sentence("optimizer", "one that takes a step with these options"):
+            optimizer = trial.make_optimizer(trial.model.parameters())
+            optimizer.step(lambda: float(value.detach()))
+        with one_sentence("scheduler", "options that go together"):
+            _ = trial.make_scheduler(optimizer) if trial.make_scheduler else None
+
+
+@contextmanager
+def one_sentence(who: str, expected: str, remedy: str = "") -> Iterator[None]:
+    """Make a ContractError of whatever error comes of code that is not ours."""
+    try:
+        yield
+    except ContractError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ContractError(f"{who}: expected {expected}, got {reason}" + (f"; {remedy}" if remedy else "")) from error
+
+
+def logits_of(module: SegModule, batch: Batch) -> Tensor:
+    """The model's output; a batch norm that sees one value per channel, as after global pooling, is one sentence."""
+    try:
+        return module(batch["image"])
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        expected = "at least 2 images in each batch, since a batch norm of this model sees one value of each"
+        require(False, "batch_size", expected, len(batch["id"]), "set batch_size=2, or choose another model")
+        raise
+
+
+def try_external(loss: External, target: Tensor) -> None:
+    """Try somebody else's loss on logits from wrong to right; warns where its value does not fall on the way."""
+    truth = torch.zeros(target.shape)
+    truth[..., : -(-target.shape[-1] // 8)] = 1  # whatever the images show, there are both classes, and one is rare
+    other = "probabilities" if loss.takes == "logits" else "logits"
+    with one_sentence("loss", f"a function of {loss.takes} and target", f"loss.takes={other} gives it those"):
+        values = [float(loss(scale * (2 * truth - 1), truth).mean()) for scale in (-4.0, 0.0, 4.0)]
+    if not values[0] > values[1] > values[2]:
+        spelled = ", ".join(f"{value:.4g}" for value in values)
+        log.warning(
+            "loss: its values from wrong to right logits are %s and do not fall; "
+            "does it want loss.takes=probabilities, or a sigmoid of its own?",
+            spelled,
+        )

@@ -98,19 +98,25 @@ def _leaves(node: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
 def _value(loss: Loss, path: Path, who: str) -> Any:
     """The value of a parameter, which must be one that may be any real number."""
     node: Any = loss
-    for depth, name in enumerate(path):
-        known = list(node) if isinstance(node, Mapping) else _parameters(node)
-        require(bool(known), who, "a part of the loss that has parameters", node)
+    for name in path:
+        known = _parts(node)
+        require(bool(known), who, "a loss with a parameter that is a real number", type(node).__name__)
         require(name in known, who, f"one of {', '.join(known)}", name)
-        if depth + 1 == len(path) and not isinstance(node, Mapping):
-            hint = typing.get_type_hints(type(node))[name]
-            require(float in (hint, *typing.get_args(hint)), who, "a parameter that is a real number", hint)
-        node = node[name] if isinstance(node, Mapping) else getattr(node, name)
+        node = known[name]
     return node
 
 
-def _parameters(node: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+def _parts(node: Any) -> dict[str, Any]:
+    """What a schedule may name in a loss: parameters that may be any real number, and other losses or terms."""
+    if isinstance(node, Mapping):
+        return dict(node)
+    if not dataclasses.is_dataclass(node) or isinstance(node, type):
+        return {}
+    hints = typing.get_type_hints(type(node))
+    values = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+    real = {name for name in values if float in (hints[name], *typing.get_args(hints[name]))}
+    inner = {name for name, value in values.items() if dataclasses.is_dataclass(value) or isinstance(value, Mapping)}
+    return {name: value for name, value in values.items() if name in real | inner}
 
 
 def scheduled(loss: Loss, found: Mapping[Path, Ramp], epoch: int, step: int) -> Loss:
@@ -155,13 +161,13 @@ class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known
     @property
     def switched_at(self) -> list[int]:
         """The epochs so far in which one loss replaced another."""
-        return [epoch for epoch in self.loss.course(self.history)[1] if epoch < len(self.history)]
+        return [epoch for epoch in self.loss.at_epoch(self.history)[1] if epoch < len(self.history)]
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, SegModule)
         self.module, self.loss = module, module.loss
         self.ramps = ramps(self.schedule, self.loss)
-        self.switches = bool(self.loss.course([0.0] * (trainer.max_epochs or 0))[1])  # where nothing improves
+        self.switches = bool(self.loss.at_epoch([0.0] * (trainer.max_epochs or 0))[1])  # where nothing improves
         fixed = not (self.ramps or self.switches) or not module.monitor.endswith("/loss")
         remedy = "set monitor=val/iou_pooled"
         require(fixed, "monitor", "a value that does not change its meaning with the loss", module.monitor, remedy)
@@ -184,7 +190,7 @@ class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known
 
     def _set_loss(self, trainer: Trainer) -> list[int]:
         loss = scheduled(self.loss, self.ramps, trainer.current_epoch, trainer.global_step)
-        now, switched = loss.course(self.history)
+        now, switched = loss.at_epoch(self.history)
         if now != self.module.loss:  # replacing an equal one could compile it again
             self.module.loss = now
         return switched

@@ -16,8 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 def explain(error: BaseException, command: str, conf: str, words: Sequence[str]) -> str:
     """One sentence for an error of composing `conf/<command>.yaml` with the overrides `words`."""
-    text = str(error)
-    first = text.splitlines()[0] if text else type(error).__name__
+    first = first_line(error)
     if isinstance(error, OverrideParseException):
         return f"{error.override}: expected KEY=VALUE, got a word that cannot be read; lists are written 'KEY=[A,B]'"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not (?:find|load) '([^']+)'", first)):
@@ -31,7 +30,26 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
         return f"{found[1]}: expected one value, got several; add -m to run all of them"
     if found := re.match(r"Multiple values for ([\w/@]+)", first):
         return f"{found[1]}: expected one choice, got two; write {found[1]}=NAME without +"
-    return first
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return first
+    with initialize_config_dir(conf, version_base="1.3"):
+        wrong = [word for word in words if not composes(command, word)]
+    return f"{' '.join(wrong)}: expected what its option or group can hold, got a value that Hydra cannot use ({first})"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, without what omegaconf puts before the sentence of one of our resolvers."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return re.sub(r"^ContractError raised while resolving interpolation: ", "", line)
+
+
+def composes(command: str, word: str) -> bool:
+    """Whether a command can be composed with one override alone."""
+    try:
+        compose(command, [word])
+    except Exception:
+        return False
+    return True
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:

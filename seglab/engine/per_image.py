@@ -19,7 +19,7 @@ from torch import Tensor
 from seglab.contract import Logits, PerImage
 from seglab.data.loading import Samples
 from seglab.engine.module import SegModule
-from seglab.files import write_text
+from seglab.files import cell, csv_text, write_text
 from seglab.metrics.calibration import histogram
 from seglab.metrics.counts import Counts, counts, logit, scores
 from seglab.metrics.objects import components, f2, match
@@ -27,8 +27,8 @@ from seglab.metrics.surface import surface_distances
 
 
 def write_table(file: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file atomically; an undefined value is an empty cell, a float keeps all its digits."""
-    write_text(file, table.to_csv(index=False))
+    """Write a CSV file atomically; see csv_text."""
+    write_text(file, csv_text(table))
 
 
 class EpochTable(Checkpoint):  # called after the metrics are logged, and before the checkpoints that follow it
@@ -177,7 +177,7 @@ class ImageTable(Callback):
         """The arrays of histograms.npz for this pass: `<prefix>` (n, 2, 256) and `<prefix>_ids` (n,)."""
         images = self.images()
         tables = [sum(tile.histogram for tile in tiles) for tiles in images.values()]
-        return {prefix: np.stack(tables), f"{prefix}_ids": np.array(list(images))}
+        return {prefix: np.stack(tables), f"{prefix}_ids": np.array(list(map(cell, images)))}
 
 
 def means(table: pd.DataFrame) -> dict[str, float]:
@@ -198,7 +198,7 @@ def predict(module: SegModule, samples: Samples, numbers: Iterable[int]) -> dict
     batches = [samples[(0, tile_with_most_foreground(samples, number))] for number in numbers]
     maps = [module(batch["image"].to(module.device)).float().sigmoid()[:, 0].cpu() for batch in batches]
     return {
-        "ids": np.array([name for batch in batches for name in batch["id"]]),
+        "ids": np.array([cell(name) for batch in batches for name in batch["id"]]),
         "images": torch.cat([batch["image"] for batch in batches]).to(torch.uint8).permute(0, 2, 3, 1).numpy(),
         "truths": torch.cat([batch["target"] for batch in batches])[:, 0].numpy(),
         "probabilities": torch.cat(maps).numpy().astype(np.float16),

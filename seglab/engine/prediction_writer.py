@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,13 @@ from seglab.data import rle
 from seglab.data.image_io import SUFFIXES
 from seglab.data.resize import resize, to_bits, to_channels
 from seglab.engine.predictor import FULL, cut
-from seglab.files import atomic, write_text
+from seglab.files import cell, write_bytes, write_text
 from seglab.metrics.objects import components
 
 KINDS = ("mask", "probability", "overlay", "objects", "rle")
+SETTINGS = "predictions.json"
+"""The file of settings that marks a folder of predictions."""
+
 LONGEST = 1600
 """Pixels of the longer side of an overlay."""
 
@@ -33,26 +38,67 @@ COLUMNS = {
 }
 
 
-def find_images(where: str | Sequence[str]) -> dict[str, Path]:
-    """Find the images that folders (at any depth), files and patterns name: the file by a unique name of each."""
+@dataclass
+class Found:
+    """The images to predict, the file of each by a unique name, and how much of what else was left out."""
+
+    names: dict[str, Path]
+    left_out: Counter[str]
+
+
+def find_images(where: str | Sequence[str], output: Path) -> Found:
+    """Find the images that folders (at any depth, through links), files and patterns name.
+
+    Hidden files and folders, files of other kinds, what is no file, and the folders of earlier predictions are left
+    out and counted; `output` is where the new ones go. Raises a ContractError where nothing is left.
+    """
     found: dict[Path, Path] = {}
+    left_out: Counter[str] = Counter()
     for word in [where] if isinstance(where, str) else where:
-        places = sorted(map(Path, glob(word))) or [Path(word)]
-        for place in places:
+        named = Path(word).expanduser()
+        for place in [named] if named.exists() else sorted(map(Path, glob(str(named)))) or [named]:
             require(place.exists(), "predict", "an image or a folder of images", place, "set input=...")
-            files = sorted(filter(is_image, place.rglob("*"))) if place.is_dir() else [place]
+            require(place.is_dir() or place.is_file(), "predict", "a file", f"{place}, a pipe or a device")
+            same = place.resolve() == output.resolve()
+            require(not same, "predict", "an output outside of the images or in a folder of its own", place)
+            files = sorted(walk(place, output, left_out)) if place.is_dir() else [place]
             found |= {file: file.relative_to(place if place.is_dir() else place.parent) for file in files}
     require(bool(found), "predict", f"images ({', '.join(SUFFIXES)}) in {where}", "none", "set input=...")
     bare = [str(name.with_suffix("")) for name in found.values()]
     pairs = zip(bare, found.items(), strict=True)
     names = {str(name) if bare.count(short) > 1 else short: file for short, (file, name) in pairs}
     require(len(names) == len(found), "predict", "images of different names", "some of one name", "predict them apart")
-    return names
+    return Found(names, left_out)
 
 
-def is_image(path: Path) -> bool:
-    """Whether a file's name is that of an image; hidden files do not count."""
-    return path.suffix.lower() in SUFFIXES and path.name[0] != "."
+def walk(folder: Path, output: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """The image files of a folder, at any depth; counts what is left out."""
+    seen = {output.resolve()}
+    for here, folders, files in os.walk(folder, followlinks=True):
+        place = Path(here)
+        if place.resolve() in seen or (place / SETTINGS).exists():  # links may go in a circle
+            left_out["folders of predictions or seen already"] += 1
+            folders.clear()
+            continue
+        seen.add(place.resolve())
+        left_out["hidden folders"] += sum(name.startswith(".") for name in folders)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in map(place.joinpath, files):
+            if file.name.startswith("."):
+                left_out["hidden files"] += 1
+            elif file.suffix.lower() not in SUFFIXES:
+                left_out["files of other kinds"] += 1
+            elif not file.is_file():
+                left_out["pipes, devices or broken links"] += 1
+            elif not is_utf8(file):
+                left_out["names that are not UTF-8"] += 1
+            else:
+                yield file
+
+
+def is_utf8(file: Path) -> bool:
+    """Whether a file's name can be written into a table."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in str(file))
 
 
 def objects(mask: np.ndarray, levels: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray, float]]:
@@ -105,18 +151,21 @@ class PredictionWriter:
         require(0 < threshold < 1, "predict", "a threshold between 0 and 1, both excluded", threshold)
         require(min_area >= 1, "predict", "min_area of at least 1 pixel", min_area)
         self.folder, self.kinds, self.threshold, self.min_area = folder, kinds, threshold, min_area
-        known, text = folder / "predictions.json", json.dumps(settings, indent=2) + "\n"
-        if known.exists() and not rerun:
-            remedy = "rerun=true replaces it, output=DIR keeps both"
-            require(known.read_text() == text, f"output {folder}", "these settings", "others", remedy)
-        write_text(known, text)
+        known, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
         self.tables = {"images": folder / "images.csv"}
         self.tables |= {"objects": folder / "objects.csv"} if "objects" in kinds else {}
         self.tables |= {"rle": folder / "submission.csv"} if "rle" in kinds else {}
         before = {} if rerun else {key: read_rows(file) for key, file in self.tables.items()}
-        kept = [row for row in before.get("images", []) if is_current(row, names)]
-        self.done = {row["image"] for row in kept}
-        listed = {"images": self.done, "objects": self.done, "rle": {os.path.basename(row["file"]) for row in kept}}
+        if before.get("images") and known.exists():  # a call that failed before its first image binds nobody
+            remedy = "rerun=true replaces it, output=DIR keeps both"
+            require(known.read_text() == text, f"output {folder}", "these settings", "others", remedy)
+        write_text(known, text)
+        files = {cell(name): file for name, file in names.items()}
+        kept = [row for row in before.get("images", []) if is_current(row, files)]
+        listed_images = {row["image"] for row in kept}
+        self.done = {name for name in names if cell(name) in listed_images}
+        known_files = {Path(row["file"].removeprefix("'")).name for row in kept}
+        listed = {"images": listed_images, "objects": listed_images, "rle": known_files}
         for key, file in self.tables.items():
             rows = [list(row.values()) for row in before.get(key, []) if row[COLUMNS[key][0]] in listed[key]]
             write_text(file, "")
@@ -152,7 +201,8 @@ class PredictionWriter:
     def append(self, key: str, rows: Sequence[Sequence[Any]]) -> None:
         """Add rows to a table."""
         with self.tables[key].open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+            safe = rows if key == "rle" else [[cell(value) for value in row] for row in rows]  # that table has a format
+            csv.writer(file, lineterminator="\n").writerows(safe)
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
@@ -166,7 +216,7 @@ def read_rows(file: Path) -> list[dict[str, str]]:
 def is_current(row: dict[str, str], names: dict[str, Path]) -> bool:
     """Whether an image's row in images.csv is current: another file of its name, or a newer one, replaces it."""
     file = names.get(row["image"])
-    return file is None or (row["file"], row["changed"]) == (str(file), str(mtime(file)))
+    return file is None or (row["file"], row["changed"]) == (cell(str(file)), str(mtime(file)))
 
 
 def mtime(file: Path) -> int:
@@ -176,5 +226,4 @@ def mtime(file: Path) -> int:
 
 def write_png(file: Path, pixels: np.ndarray) -> None:
     """Write a PNG atomically."""
-    with atomic(file) as partial:
-        require(cv2.imwrite(str(partial), pixels), "predict", "a place to write", file)
+    write_bytes(file, cv2.imencode(".png", pixels)[1].tobytes())  # imwrite tells nothing of a full disk

@@ -20,19 +20,18 @@ def is_due(epoch: int, growth: float) -> bool:
 
 
 class Snapshots(Callback):
-    """Saves the weights before training, after 1, 2, 4, 8, ... epochs and at the end, as `epoch-00004.ckpt`.
+    """Saves the weights before training, after 1, 2, 4, 8, ... epochs and at the end, as `snapshots/epoch-00004.ckpt`.
 
     Parameters are saved in half precision (three significant digits), buffers of norm layers in full, so that a
     snapshot takes half the space of a checkpoint of the weights. A run that resumes writes the same files.
 
     Args:
-        folder: where the snapshots are saved.
         growth: factor between the epochs of two snapshots; they are at least one epoch apart.
     """
 
-    def __init__(self, folder: str, growth: float = 2.0) -> None:
+    def __init__(self, growth: float = 2.0) -> None:
         require(growth >= 1, "callbacks.snapshots", "growth of at least 1", growth)
-        self.folder, self.growth = Path(folder), growth
+        self.growth = growth
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.current_epoch == 0:
@@ -49,5 +48,5 @@ class Snapshots(Callback):
             return
         halved = {name for name, _ in module.named_parameters()}
         state = {name: x.half() if name in halved else x for name, x in module.state_dict().items()}
-        with atomic(self.folder / f"epoch-{epoch:05d}.ckpt") as partial:
+        with atomic(Path(trainer.default_root_dir) / "snapshots" / f"epoch-{epoch:05d}.ckpt") as partial:
             torch.save({"state_dict": state, "epoch": epoch}, partial)

@@ -98,7 +98,8 @@ def _run_child(command: list[str], environment: dict[str, str]) -> tuple[int, bo
     process = subprocess.Popen(command, env=environment)
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return process.wait(), bool(signals)
+        code = process.wait()
+        return (128 - code if code < 0 else code), bool(signals)  # as a shell gives it
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -117,7 +118,8 @@ def _mark_crashed(journal: Path, code: int, stopped: bool) -> list[str]:
     its processes when one dies, and does not say which it was.
     """
     dead = [run for run in _running(journal) if not Run(Path(run["folder"])).held()]
-    cause = f" with signal {-code} ({signal.Signals(-code).name})" if code < 0 else ""
+    by = {128 + number: f" with signal {number.value} ({number.name})" for number in signal.Signals}
+    cause = by.get(code, "")
     error = {"kind": "Died", "message": f"the process died{cause}", "traceback": None}
     status = "failed" if len(dead) == 1 and not stopped else "interrupted"
     for run in dead:

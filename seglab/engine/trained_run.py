@@ -98,7 +98,7 @@ class TrainedRun:
 
     def loss(self) -> Loss:
         """The run's loss, its `auto` parameters computed as they were for the run."""
-        return build(self.config["loss"]).fitted(self.facts["data"]["foreground"])
+        return build(self.config["loss"]).with_class_frequency([self.facts["data"]["foreground"]])
 
     def data(self, dataset: Dataset | None = None, workers: int = 0) -> DataModule:
         """The batches of a data set (the run's own unless another is given), without augmentation."""

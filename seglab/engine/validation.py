@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pkgutil import resolve_name
 from typing import Any, Union
 
@@ -35,24 +36,34 @@ def _faults_of(path: str, node: dict) -> Iterator[str]:
     except Exception as error:
         yield f"{path}._target_: expected something that can be imported, got {node['_target_']} ({error})"
         return
-    parameters = inspect.signature(target).parameters
+    if not callable(target):
+        yield f"{path}._target_: expected a class or a function, got {node['_target_']}"
+        return
+    try:
+        parameters = dict(inspect.signature(target).parameters)
+    except ValueError:  # of some classes written in C
+        return
     given = {key: value for key, value in node.items() if not (key.startswith("_") and key.endswith("_"))}
+    name = node["_target_"].rpartition(".")[2]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in sorted(given.keys() - parameters.keys()):
-            yield f"{path}.{key}: expected one of {', '.join(parameters)}, got a name unknown to {target.__name__}"
-    if not node.get("_partial_"):
-        required = {key for key, p in parameters.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY}
-        for key in sorted(required - given.keys()):
-            yield f"{path}.{key}: expected a value, since {target.__name__} needs one, got none"
+            yield f"{path}.{key}: expected one of {', '.join(parameters)}, got a name unknown to {name}"
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [key for key, p in parameters.items() if p.default is p.empty and p.kind not in several]
+    missing = [key for key in required if key not in given]
+    if missing and not node.get("_partial_") and not node.get("_args_"):
+        itself = "" if inspect.isclass(target) else f"; +{path}._partial_=true hands the function itself over"
+        yield f"{path}: expected a value of {' and '.join(missing)}, which {name} needs, got none{itself}"
     for key, hint in _hints(target).items():
         if key in given and not _fits(given[key], hint):
-            yield f"{path}.{key}: expected {_spell(hint)}, got {given[key]!r}"
+            yield f"{path}.{key}: expected {_spell(hint)}, got {repr(given[key])[:80]}"
 
 
 def _hints(target: Any) -> dict[str, Any]:
     """The parameter types of a class or function; those that cannot be resolved are left out."""
+    plain = inspect.isclass(target) and not dataclasses.is_dataclass(target)  # whose fields know their modules
     try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+        hints = typing.get_type_hints(target.__init__ if plain else target)
     except Exception:
         return {}
     return {key: hint for key, hint in hints.items() if key != "return"}
@@ -89,4 +100,11 @@ def _spell(hint: Any) -> str:
     known = dict.fromkeys(WORDS[member] for member in members if member in WORDS)
     if known:
         return " or ".join(known)
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Callable:
+        return "something to call, written {_target_: NAME}"
+    if origin is typing.Literal:
+        return " or ".join(map(str, inner))
+    if origin is tuple:
+        return "a list" if ... in inner else f"a list of {len(inner)}"
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

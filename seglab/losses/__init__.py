@@ -1,0 +1,19 @@
+"""Loss functions for segmentation: frozen dataclasses in plain torch, for any training script.
+
+    loss = Dice(task="multiclass")
+    loss(logits, target).mean().backward()
+
+Importing this costs torch alone. `docs/losses.md` lists them with formulas and papers.
+"""
+
+from seglab.losses.boundary import Boundary, Hausdorff
+from seglab.losses.cldice import CLDice
+from seglab.losses.composite import Batchwise, Sum, Term
+from seglab.losses.compound import BCEDice, Combo, ExpLog, UnifiedFocal
+from seglab.losses.cross_entropy import BCE, BalancedCE, ClassWeightedCE, LabelSmoothing, WeightedBCE
+from seglab.losses.cross_entropy import AsymmetricFocal, Focal, Poly1, TopK, WeightMap
+from seglab.losses.external import External
+from seglab.losses.lovasz import LovaszHinge, LovaszSigmoid, LovaszSoftmax
+from seglab.losses.overlap import MCC, AsymmetricFocalTversky, Dice, FocalTversky, GeneralizedDice, IoU, Tversky
+from seglab.losses.overlap import JML, DicePlusPlus, LogCoshDice, NoiseRobustDice, SensitivitySpecificity, SquaredDice
+from seglab.losses.schedule import Switch

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from seglab.contract import Logits, PerImage, Target, require
+from seglab.contract import KINDS, ContractError, Kind, Logits, PerImage, Target, Task, Valid, require
+from seglab.losses.numerics import ratio
+from seglab.losses.pixels import Maps, Pixels, pixels_of, spread
 
+ClassWeights: TypeAlias = Mapping[str, float] | tuple[float, ...] | Literal["auto"] | None
+"""Weights of the classes by name or in order; `auto`: 1 / (number of classes x frequency in the training masks)."""
 
-def real(x: Tensor) -> Tensor:
-    """The tensor in the dtype losses compute in: float64 stays, everything else becomes float32."""
-    return x if x.dtype == torch.float64 else x.float()
+Empty: TypeAlias = Literal["complement", "formula", "skip"]
+"""For a class that an image lacks: score the rest of the image, take the formula literally, or skip the class."""
 
-
-def probability(z: Tensor) -> Tensor:
-    """The sigmoid, with a slope that is exact where the probability is close to 1 (torch's is p (1 - p))."""
-    return F.logsigmoid(z).exp()
+ANY_MASK = "Nothing special: every pixel counts as it does anywhere else."
+BY_POLICY = "By policy: the rest of the image is scored (complement), the formula taken literally, or the mask skipped."
+SUM_OVER_CLASSES = "The sum over all classes, the background too, of each pixel's share of the class times its term."
+MEAN_OVER_CLASSES = "Each class against the rest, then the mean over the scored classes (all but a background)."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,118 +32,280 @@ class Card:
     """What a reader of the report should know about a loss.
 
     `formula` is LaTeX in p = sigmoid(z), q = sigmoid(-z), t the target and N the number of pixels. `empty` says what
-    the loss does on a mask without foreground, `differs` how smp, MONAI and kornia differ under the same name.
-    `soft` says whether targets strictly between 0 and 1 are defined, `proper` whether the minimum is then at p = t,
-    `zero` whether a perfect prediction costs 0, `signed` whether the loss may fall below 0.
+    the loss does on a mask without foreground, `differs` how smp, MONAI and kornia differ under the same name, `many`
+    what becomes of several classes. `tasks` are those it has a meaning for. `soft` says whether targets strictly
+    between 0 and 1 are defined, `proper` whether the minimum is then at p = t, `zero` whether a perfect prediction
+    costs 0, `signed` whether the loss may fall below 0.
     """
 
-    title: str
-    family: str
-    formula: str
-    paper: str
-    empty: str
-    differs: str
+    title: str = ""
+    family: str = ""
+    formula: str = ""
+    paper: str = ""
+    empty: str = ""
+    differs: str = "smp, MONAI and kornia have none."
+    many: str = MEAN_OVER_CLASSES
+    tasks: tuple[Kind, ...] = KINDS
     soft: bool = True
     proper: bool = False
     zero: bool = True
     signed: bool = False
 
 
+pixel_card = partial(Card, family="pixel", empty=ANY_MASK, many=SUM_OVER_CLASSES)
+region_card = partial(Card, family="region", empty=BY_POLICY)
+order_card = partial(Card, family="boundary and order", soft=False)
+
+
+def limited(default: Any, expected: str, holds: Callable[[Any], bool]) -> Any:
+    """A parameter of a loss with a limit, which its construction holds it to."""
+    return field(default=default, metadata={"expected": expected, "holds": holds})
+
+
+def within(interval: str, default: float | None) -> Any:
+    """A parameter that must lie in an interval such as "(0, 1]", or be None."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    closed = {end for end, bracket in ((low, interval[0]), (high, interval[-1])) if bracket in "[]"}
+
+    def inside(x: Any) -> bool:
+        return x is None or (isinstance(x, int | float) and (low < x < high or x in closed))
+
+    return limited(default, f"in {interval}", inside)
+
+
+def one_of(*choices: str) -> Any:
+    """A parameter that must be one of these; the first is the default."""
+    return limited(choices[0], f"one of {', '.join(choices)}", choices.__contains__)
+
+
+def weights_hold(given: Any, least: float) -> bool:
+    """Whether a weight, or each of several, is a number of at least so much, or they are "auto" or None."""
+    several = given.values() if isinstance(given, Mapping) else given if isinstance(given, list | tuple) else [given]
+    return given is None or given == "auto" or all(isinstance(w, int | float) and w >= least for w in several)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loss(ABC):
     """One number per image, to be made small.
 
-    Calling it takes logits (b, c, *spatial) and a target of the same shape in [0, 1] (bool, integer or float), computes
-    in float32 (float64 for float64 logits) whatever autocast says, and returns (b,). Shapes are checked at every call;
-    values only by `check`, since reading them would wait for a GPU.
+    Called with logits (b, k, *spatial) and a target: shares (b, k, *spatial) in [0, 1], or class ids (b, 1, *spatial)
+    for task="multiclass". A target of bool or integers is hard, one of floats is soft. `valid` (b, 1, *spatial) bool
+    leaves pixels out, whatever logits and target are there: value and gradient are those of the image without them, and
+    an image without a valid pixel costs 0. `maps` are what `needs` names, (b, k, *spatial). Computes in float32
+    (float64 for float64 logits) whatever autocast says, and returns (b,). Raises ContractError for shapes that do not
+    fit, and on a CPU for labels out of range and NaN logits; on a GPU reading them would wait, so there `check` does.
     """
 
-    card: ClassVar[Card]
+    task: Kind = one_of(*KINDS)
+
+    card: ClassVar[Card] = Card()
     needs: ClassVar[tuple[str, ...]] = ()
 
-    def __call__(self, logits: Logits, target: Target, **maps: Tensor) -> PerImage:
-        self._check_shapes(logits, target, maps)
-        device = logits.device.type
-        if torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                loss = self.per_image(logits, target, **maps)
-        else:
-            loss = self.per_image(logits, target, **maps)
-        self._suspect(loss, logits, target)
+    def __post_init__(self) -> None:
+        for parameter in fields(self):
+            value, limit = getattr(self, parameter.name), parameter.metadata
+            if "holds" in limit:  # not `if limit`: a compiler takes an empty one for true
+                require(limit["holds"](value), self.name, f"{parameter.name} {limit['expected']}", value)
+        require(self.task in self.tasks, self.name, f"task of {' or '.join(self.tasks)}", self.task)
+
+    def __call__(self, logits: Logits, target: Target, valid: Valid | None = None, **maps: Tensor) -> PerImage:
+        loss = self._of_pixels(self.value, logits, target, valid, maps)
+        if valid is not None:
+            loss = torch.where(valid.flatten(1).any(1), loss, 0)
+        if readable(loss) and not (loss.isfinite() & (self.card.signed | (loss >= 0))).all():
+            self.check(logits, target, valid)
         return loss
 
-    @abstractmethod
-    def per_image(self, logits: Logits, target: Target, **maps: Tensor) -> PerImage:
-        """The loss of each image (b,); logits and target come in their own dtypes, of one shape, outside autocast."""
+    def per_class(self, logits: Logits, target: Target, valid: Valid | None = None, **maps: Tensor) -> Tensor:
+        """The values (b, classes) that the loss is the mean of; NaN for a class that is skipped."""
+        return self._of_pixels(self.by_class, logits, target, valid, maps)
 
-    def fitted(self, foreground: float) -> Self:
-        """This loss with each `auto` parameter worked out from the foreground share of the training masks."""
+    @abstractmethod
+    def value(self, x: Pixels) -> PerImage:
+        """The loss of each image (b,)."""
+
+    def by_class(self, x: Pixels) -> Tensor:
+        """What `per_class` gives."""
+        raise ContractError(f"{self.name}: expected a mean over classes for per_class; call the loss as a whole")
+
+    def with_task(self, task: Task) -> Self:
+        """This loss for the classes of a data set."""
+        return replace(self, task=task.kind)
+
+    def with_class_frequency(self, frequency: Sequence[float]) -> Self:
+        """This loss with each `auto` parameter worked out from how much of the training masks each class fills.
+
+        frequency: of the foreground alone for a binary task, else of every class in order, as shares of all pixels.
+        """
         return self
 
-    def course(self, values: Sequence[float]) -> tuple[Loss, list[int]]:
-        """The loss of the epoch that follows `values`, and the epochs at which one loss took over from another.
+    def at_epoch(self, history: Sequence[float]) -> tuple[Loss, list[int]]:
+        """The loss of the epoch that follows `history`, and the epochs at which one loss took over from another.
 
-        `values` is the monitored value of each epoch so far, the larger the better. A function of these alone, so that
-        a run that goes on takes the turns that it would have taken.
+        `history` is the monitored value of each epoch so far, the larger the better. A function of these alone, so that
+        a run that resumes switches where it would have switched.
         """
         return self, []
 
-    def check(self, logits: Logits, target: Target) -> None:
-        """Raise one sentence for NaN logits, a target outside [0, 1], and soft labels where they are undefined.
+    def as_module(self) -> nn.Module:
+        """This loss as a module whose output is the mean over the batch, for the trainers of other libraries."""
+        return LossModule(self)
 
-        Reads every pixel, so it is for rehearsals and for finding out why a loss was not finite.
+    def check(self, logits: Logits, target: Target, valid: Valid | None = None) -> None:
+        """Raise one sentence for NaN logits, targets out of range, and soft labels where they are undefined.
+
+        Reads every pixel, so it is for dry runs and for finding out why a loss was not finite.
         """
-        low, high = (x.item() for x in target.aminmax())
-        require(
-            low >= 0 and high <= 1,
-            self.name,
-            "a target in [0, 1]",
-            f"{low:g} to {high:g}",
-            "divide masks of 255 by 255",
-        )
-        wrong = int(logits.isnan().count_nonzero())
-        require(not wrong, self.name, "logits that are numbers", f"{wrong} NaN of {logits.numel()}")
-        if not self.soft:
-            soft = int(((target > 0) & (target < 1)).count_nonzero())
-            require(
-                not soft,
-                self.name,
-                "a target of 0 and 1",
-                f"{soft} soft labels",
-                "threshold the target or take a loss whose card allows them",
-            )
-
-    def _check_shapes(self, logits: Tensor, target: Tensor, maps: dict[str, Tensor]) -> None:
-        require(
-            logits.shape == target.shape and logits.ndim >= 3 and logits.numel() > 0,
-            self.name,
-            "logits and target of one shape (b, c, *spatial)",
-            f"{tuple(logits.shape)} and {tuple(target.shape)}",
-        )
-        require(logits.is_floating_point(), self.name, "floating-point logits", logits.dtype)
-        for need in self.needs:
-            got = tuple(maps[need].shape) if need in maps else "none"
-            require(got == tuple(target.shape), self.name, f"a map {need!r} shaped like the target", got)
-
-    def _suspect(self, loss: Tensor, logits: Tensor, target: Tensor) -> None:
-        """Look into the values if the result is impossible; on a GPU that would wait, so there it is the caller's."""
-        if loss.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            return
-        low, high = (x.item() for x in loss.detach().aminmax())
-        possible = low > -torch.inf if self.card.signed else low >= 0
-        if not (possible and high < torch.inf) or (target.is_floating_point() and not self.soft):
-            self.check(logits, target)
-
-    @property
-    def soft(self) -> bool:
-        """Whether targets strictly between 0 and 1 are defined."""
-        return self.card.soft
+        self._check_shapes(logits, target, valid)
+        self._check_target(logits, target, valid)
+        z = logits if valid is None else logits.masked_fill(~valid, 0)
+        wrong = int(z.isnan().count_nonzero())
+        require(not wrong, self.name, "logits that are numbers", f"{wrong} NaN of {z.numel()}")
 
     @property
     def name(self) -> str:
         """How error messages call this loss."""
         return type(self).__name__
 
-    def limit(self, ok: bool, parameter: str, expected: str) -> None:
-        """Hold one parameter to its limit, in the sentence that `__post_init__` of every loss speaks."""
-        require(ok, self.name, f"{parameter} {expected}", getattr(self, parameter))
+    @property
+    def tasks(self) -> tuple[Kind, ...]:
+        """The tasks that it has a meaning for."""
+        return self.card.tasks
+
+    @property
+    def soft(self) -> bool:
+        """Whether targets strictly between 0 and 1 are defined."""
+        return self.card.soft
+
+    def _of_pixels(self, make: Callable, logits: Tensor, target: Tensor, valid: Tensor | None, maps: Maps) -> Tensor:
+        self._check_shapes(logits, target, valid)
+        for need in self.needs:
+            got = str(tuple(maps[need].shape)) if need in maps else "none"
+            require(got == str(tuple(logits.shape)), self.name, f"a map {need!r} shaped like the logits", got)
+        # shares in [0, 1] are not read each time: out of range they make most losses impossible, which is noticed
+        if readable(target) and target.dtype != torch.bool and not (self.soft and target.is_floating_point()):
+            self._check_target(logits, target, valid)
+        with torch.autocast(logits.device.type, enabled=False):
+            x = pixels_of(self.task, logits, target, valid, maps)
+            return make(x).to(x.z.dtype)
+
+    def _check_shapes(self, logits: Tensor, target: Tensor, valid: Tensor | None) -> None:
+        require(logits.is_floating_point(), self.name, "floating-point logits", logits.dtype)
+        shape, one = tuple(logits.shape), (logits.shape[0], 1, *logits.shape[2:])
+        multiclass, several = self.task == "multiclass", logits.ndim > 1 and shape[1] > 1
+        ids = multiclass and tuple(target.shape) == one and not target.is_floating_point()
+        fits = logits.ndim >= 3 and logits.numel() > 0 and (ids or target.shape == logits.shape)
+        fits = fits and (self.task == "multilabel" or several == multiclass)
+        channels = {"binary": "1", "multilabel": "k", "multiclass": "k > 1"}[self.task]
+        ids_too = " or class ids (b, 1, *spatial)" if multiclass else ""
+        wanted = f"logits (b, {channels}, *spatial) and a target of one shape{ids_too} for task={self.task}"
+        require(fits, self.name, wanted, f"{shape} and {tuple(target.shape)}")
+        if valid is not None:
+            got = f"{tuple(valid.shape)} of {valid.dtype}"
+            require(tuple(valid.shape) == one and valid.dtype == torch.bool, self.name, f"valid {one} of bool", got)
+
+    def _check_target(self, logits: Tensor, target: Tensor, valid: Tensor | None) -> None:
+        ids = target.shape != logits.shape
+        t = target if valid is None else target.masked_fill(~valid, 0)
+        low, high = (value.item() for value in t.aminmax())
+        top, what = (logits.shape[1] - 1, "class ids") if ids else (1, "a target")
+        remedy = "divide masks of 255 by 255, or leave pixels without a label out by `valid`"
+        require(low >= 0 and high <= top, self.name, f"{what} in [0, {top}]", f"{low:g} to {high:g}", remedy)
+        if not self.soft and target.is_floating_point():
+            soft = int(((t > 0) & (t < 1)).count_nonzero())
+            remedy = "threshold the target or take a loss whose card allows them"
+            require(not soft, self.name, "a target of 0 and 1", f"{soft} soft labels", remedy)
+
+
+class LossModule(nn.Module):
+    """A loss as a module: the mean over the batch."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: Logits, target: Target, valid: Valid | None = None, **maps: Tensor) -> Tensor:
+        return self.loss(logits, target, valid, **maps).mean()
+
+
+def readable(x: Tensor) -> bool:
+    """Whether values may be read for a message: not on a GPU, which waits, nor where torch traces or transforms."""
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return x.device.type == "cpu" and not traced
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassWeighted(Loss):
+    """A loss whose classes may weigh differently: those of a multilabel or multiclass task, see `ClassWeights`."""
+
+    class_weights: ClassWeights = limited(None, "of at least 0, auto or null", lambda w: weights_hold(w, 0))
+
+    def with_task(self, task: Task) -> Self:
+        given = self.class_weights
+        if not isinstance(given, Mapping):
+            return super().with_task(task)
+        known = set(given) == set(task.classes)
+        require(known, self.name, f"class_weights of {', '.join(task.classes)}", ", ".join(given))
+        return replace(self, task=task.kind, class_weights=tuple(given[name] for name in task.classes))
+
+    def with_class_frequency(self, frequency: Sequence[float]) -> Self:
+        if self.class_weights != "auto":
+            return self
+        require(min(frequency) > 0, self.name, "training masks with all classes", tuple(frequency))
+        return replace(self, class_weights=tuple(1 / (len(frequency) * f) for f in frequency))
+
+    def weights(self, x: Pixels) -> Tensor | None:
+        """The weights of the classes (k,), None where all weigh the same."""
+        given = self.class_weights
+        if given is None:
+            return None
+        remedy = "call with_task(task) and with_class_frequency(frequency) first"
+        require(not isinstance(given, str | Mapping), self.name, "class_weights that are numbers", given, remedy)
+        require(x.task != "binary", self.name, "no class_weights for a binary task", given, "take loss=weighted_bce")
+        return x.z.new_tensor(spread(given, x.z.shape[1]))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMean(ClassWeighted):
+    """A loss that is a mean over classes, of those the task scores (all but a multiclass background) or of all."""
+
+    classes: Literal["scored", "all"] = one_of("scored", "all")
+
+    @abstractmethod
+    def each_class(self, x: Pixels) -> Tensor:
+        """The loss of each image and class (b, k), the background among them."""
+
+    def counted(self, x: Pixels) -> Tensor | None:
+        """Which classes count in the mean of each image (b, k); None where all do."""
+        return None
+
+    def value(self, x: Pixels) -> PerImage:
+        chosen = self._chosen(x)
+        loss, counted, weights = self.each_class(x)[:, chosen], self.counted(x), self.weights(x)
+        w = torch.ones_like(loss[:1]) if weights is None else weights[None, chosen].to(loss.dtype)
+        if counted is None:
+            return ratio((w * loss).sum(1), w.sum(1))
+        counted = counted[:, chosen]
+        mean = ratio(torch.where(counted, w * loss, 0).sum(1), (w * counted).sum(1))
+        some = counted.any(1)  # an image with no class that counts is left out of the batch mean: the others weigh more
+        return mean * (some.numel() / some.sum().clamp(min=1))
+
+    def by_class(self, x: Pixels) -> Tensor:
+        loss, counted = self.each_class(x), self.counted(x)
+        return (loss if counted is None else torch.where(counted, loss, torch.nan))[:, self._chosen(x)]
+
+    def _chosen(self, x: Pixels) -> slice:
+        return slice(x.background if self.classes == "scored" else 0, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyMean(ClassMean):
+    """A mean over classes with a policy for a class that an image lacks, see `Empty`.
+
+    "skip" leaves the class out of the mean of this image, and an image without any class out of the mean of the batch.
+    """
+
+    empty: Empty = one_of("complement", "formula", "skip")
+
+    def counted(self, x: Pixels) -> Tensor | None:
+        return x.size > 0 if self.empty == "skip" else None

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
+from types import FunctionType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from seglab.contract import Logits, PerImage, Target, require
-from seglab.losses.base import Card, Loss, real
+from seglab.contract import PerImage, require
+from seglab.losses.base import Card, Loss, limited, one_of
+from seglab.losses.pixels import Pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class External(Loss):
     """Any callable of prediction and target (smp, MONAI, kornia, your own), in float32, with a card of your words.
 
-    `takes` says whether it wants "logits" or "probabilities". It is called image by image; with `image_by_image=false`
-    once for the batch: one number per image (b, ...) is used as it is, a single one counts for every image. `title`,
-    `paper` and `formula` (LaTeX) go into the card; null names the callable and its package.
+    `takes` says whether it wants "logits" or "probabilities", `labels` what the target of a multiclass task is to be:
+    "shares" (b, k, *spatial), as MONAI and torch's cross_entropy take them, or "ids" (b, *spatial), as smp, kornia and
+    torch do. It is called image by image; with `image_by_image=false` once for the batch: one number per image (b, ...)
+    is used as it is, a single one counts for every image. `title`, `paper` and `formula` (LaTeX) go into the card; null
+    names the callable and its package. Of an image with pixels that are not valid it gets the others, in one row.
     """
 
-    function: Callable[[Tensor, Tensor], Tensor]
-    takes: Literal["logits", "probabilities"] = "logits"
+    function: Callable[[Tensor, Tensor], Tensor] = limited(MISSING, "that can be called", callable)
+    takes: Literal["logits", "probabilities"] = one_of("logits", "probabilities")
+    labels: Literal["shares", "ids"] = one_of("shares", "ids")
     image_by_image: bool = True
     title: str | None = None
     paper: str | None = None
@@ -32,35 +37,37 @@ class External(Loss):
     @property
     def card(self) -> Card:  # type: ignore[override]
         function = getattr(self.function, "func", self.function)
-        named = function if hasattr(function, "__name__") else type(function)
+        named = function if isinstance(function, type | FunctionType) else type(function)
         return Card(
             title=self.title or f"{named.__name__} ({named.__module__.partition('.')[0]})",
             family="external",
             formula=self.formula or (r"f(z,t)" if self.takes == "logits" else r"f(p,t)"),
             paper=self.paper or "The author's",
             empty="The author's choice.",
-            differs=f"Not at all: this is their code, given float32 {self.takes} and target of one shape.",
+            differs=f"Not at all: this is their code, given float32 {self.takes} and a target of {self.labels}.",
+            many="The author's choice.",
             zero=False,
             signed=True,
         )
 
-    def __post_init__(self) -> None:
-        self.limit(callable(self.function), "function", "that can be called with prediction and target")
-        self.limit(self.takes in ("logits", "probabilities"), "takes", "either logits or probabilities")
+    def value(self, x: Pixels) -> PerImage:
+        prediction = x.p if self.takes == "probabilities" else x.z
+        target = x.t.argmax(1) if self.labels == "ids" and x.task == "multiclass" else x.t
+        if x.valid is None:
+            size = 1 if self.image_by_image else len(target)
+            parts = zip(*(v.unflatten(-1, x.space).split(size) for v in (prediction, target)), strict=True)
+            return torch.cat([self._numbers(*part) for part in parts])
+        require(self.image_by_image, self.name, "image_by_image=true where pixels are not valid", False)
+        images = zip(prediction.split(1), target.split(1), x.valid[:, 0], strict=True)
+        rows = [(z[..., v, None], t[..., v, None]) for z, t, v in images]
+        return torch.cat([self._numbers(z, t) if t.numel() else 0 * z.sum().view(1) for z, t in rows])
 
-    def per_image(self, logits: Logits, target: Target, **maps: Tensor) -> PerImage:
-        z = real(logits)
-        prediction, t = torch.sigmoid(z) if self.takes == "probabilities" else z, target.to(z.dtype)
-        if self.image_by_image:
-            return torch.cat([self._numbers(prediction[i : i + 1], t[i : i + 1]) for i in range(len(z))])
-        return self._numbers(prediction, t)
-
-    def _numbers(self, prediction: Tensor, t: Tensor) -> PerImage:
+    def _numbers(self, prediction: Tensor, target: Tensor) -> PerImage:
         """(b,), from one number per image or a single one."""
-        loss = self.function(prediction, t)
+        loss = self.function(prediction, target)
         require(isinstance(loss, Tensor), self.name, "a tensor from its function", type(loss).__name__)
-        if loss.ndim and len(loss) == len(t):
+        if loss.ndim and len(loss) == len(target):
             return loss.flatten(1).mean(1) if loss.ndim > 1 else loss
-        expected = f"one number, or one per image ({len(t)},)"
+        expected = f"one number, or one per image ({len(target)},)"
         require(loss.numel() == 1, self.name, f"{expected} from its function", tuple(loss.shape))
-        return loss.reshape(1).expand(len(t))
+        return loss.reshape(1).expand(len(target))

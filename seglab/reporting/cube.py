@@ -9,17 +9,33 @@ import pandas as pd
 
 from seglab.contract import require
 
-META = {"label", "seed", "id", "group", "run", "benchmark"}
+META = {"label", "seed", "fold", "id", "group", "run", "benchmark"}
 
 
 class Cube(NamedTuple):
-    """One metric of a sweep: `values` (losses, seeds, images), NaN where there is no run or the metric is undefined."""
+    """One metric of a sweep: `values` (losses, seeds, images), NaN where there is no run or the metric is undefined.
+
+    `fold` (images,) is the fold in which each image was tested, of `of_folds`; None where there are no folds.
+    """
 
     labels: list[str]
     seeds: list[int]
     ids: list[str]
     groups: np.ndarray
     values: np.ndarray
+    fold: np.ndarray | None = None
+    of_folds: int = 1
+
+    @property
+    def folds(self) -> list[Cube]:
+        """The parts whose images were tested in the same fold; this one alone where there are no folds."""
+        if self.fold is None:
+            return [self]
+        parts = [np.flatnonzero(self.fold == fold) for fold in np.unique(self.fold)]
+        return [
+            Cube(self.labels, self.seeds, [self.ids[k] for k in part], self.groups[part], self.values[:, :, part])
+            for part in parts
+        ]
 
 
 def finite_mean(values: np.ndarray) -> float:
@@ -28,15 +44,16 @@ def finite_mean(values: np.ndarray) -> float:
     return float(seen.mean()) if seen.size else np.nan
 
 
-def cube(images: pd.DataFrame, metric: str) -> Cube:
-    """Arrange the per-image rows of a sweep (label, seed, id, group, metric) as losses x seeds x images."""
+def cube(images: pd.DataFrame, metric: str, of_folds: int = 1) -> Cube:
+    """Arrange the per-image rows of a sweep (label, seed, fold, id, group, metric) as losses x seeds x images."""
     known = sorted(set(map(str, images)) - META)
     require(metric in known, "report", "a metric of per_image.csv", metric, f"one of {known}")
     rows = images.drop_duplicates(["label", "seed", "id"], keep="last")
     wide = rows.pivot(index=["label", "seed"], columns="id", values=metric)
     labels, seeds = list(wide.index.unique("label")), sorted(map(int, rows["seed"].unique()))
     full = wide.reindex(pd.MultiIndex.from_product([labels, seeds]))
-    group = rows.drop_duplicates("id").set_index("id")["group"].reindex(wide.columns)
-    group = group.fillna(pd.Series(wide.columns, index=wide.columns)).astype(str)
+    of_id = rows.drop_duplicates("id").set_index("id").reindex(wide.columns)
+    group = of_id["group"].fillna(pd.Series(wide.columns, index=wide.columns)).astype(str)
     values = full.to_numpy(float).reshape(len(labels), len(seeds), -1)
-    return Cube(labels, seeds, list(map(str, wide.columns)), group.to_numpy(), values)
+    fold = of_id["fold"].to_numpy() if of_folds > 1 else None
+    return Cube(labels, seeds, list(map(str, wide.columns)), group.to_numpy(), values, fold, of_folds)

@@ -10,13 +10,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from seglab.contract import require
-from seglab.reporting.run_labels import label
+from seglab.reporting.run_labels import benchmark_titles, fold, label
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class Sweep:
     """The runs of one or more sweeps; runs on different data belong to different benchmarks and are never compared.
 
     `runs` has a row per run folder: folder, name, status, used, problem, benchmark, label, loss, dataset, model, seed,
-    metrics as `test/iou`, ... and the facts of run.json (config, choices, data, card, git, versions, host, ...).
-    `images` has the rows of per_image.csv of each used run with its run (a row number), benchmark, label and seed.
+    fold (-1 where there are none), digest of per_image.csv, metrics as `test/iou`, ... and the facts of run.json
+    (config, choices, data, card, git, versions, host, ...). `images` has the rows of per_image.csv of each used run
+    with its run (a row number), benchmark, label, seed and fold.
     """
 
     runs: pd.DataFrame
@@ -38,8 +41,22 @@ class Sweep:
 
     def benchmarks(self) -> Iterator[tuple[str, Sweep]]:
         """The parts that may be compared within themselves, each with its title."""
+        titles = benchmark_titles(self.used)
         for name in self.used["benchmark"].unique():
-            yield name, Sweep(*(table[table["benchmark"] == name] for table in (self.runs, self.images)))
+            here = self.runs["benchmark"] == name
+            unknown = self.runs["benchmark"] == self.runs["dataset"]  # a run that has not read its data yet
+            here |= unknown & ~self.runs["used"] & (self.runs["dataset"] == self.runs.loc[here, "dataset"].iloc[0])
+            yield titles[name], Sweep(self.runs[here], self.images[self.images["benchmark"] == name])
+
+    @property
+    def benchmark(self) -> str:
+        """The name of the data that these runs have in common."""
+        return str(self.used["benchmark"].iloc[0])
+
+    @property
+    def waiting(self) -> list[str]:
+        """The runs that have not ended: at work, killed or interrupted."""
+        return list(self.runs.loc[self.runs["status"].isin(["running", "interrupted"]), "name"])
 
 
 def collect(roots: Iterable[Path | str]) -> Sweep:
@@ -52,7 +69,7 @@ def collect(roots: Iterable[Path | str]) -> Sweep:
     runs["label"] = label(runs)
     _supersede(runs)
     kept = [
-        table.assign(run=row, benchmark=run["benchmark"], label=run["label"], seed=run["seed"])
+        table.assign(run=row, **{key: run[key] for key in ("benchmark", "label", "seed", "fold")})
         for (row, run), table in zip(runs.iterrows(), tables, strict=True)
         if run["used"]
     ]
@@ -71,15 +88,16 @@ def _run_folders(root: Path) -> Iterator[Path]:
 def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """The facts of one run, and its rows per image if it finished."""
     facts, problem = _facts(folder)
-    images = pd.DataFrame()
+    images, digest = pd.DataFrame(), ""
     if not problem:
-        images, problem = _images(folder)
+        images, digest, problem = _images(folder)
     config, choices, data = (facts.get(key) or {} for key in ("config", "choices", "data"))
     row = {key: value for key, value in facts.items() if key not in ("metrics", "threshold")}
-    row |= {"folder": folder, "name": folder.name, "used": not problem, "problem": problem}
+    row |= {"folder": folder, "name": folder.name, "used": not problem, "problem": problem, "digest": digest}
     row |= {"config": config, "choices": choices, "data": data, "status": facts.get("status", "unreadable")}
     row |= {"dataset": choices.get("dataset", ""), "model": choices.get("model", ""), "seed": facts.get("seed", 0)}
     row |= {key: facts.get(key) for key in ("card", "error", "git")}
+    row["fold"] = fold(config)
     row["benchmark"] = f"{row['dataset']} {str(data.get('fingerprint', ''))[:6]}".strip()
     row["threshold"] = (facts.get("threshold") or {}).get("tuned", float("nan"))
     return row | (facts.get("metrics") or {}), images
@@ -102,21 +120,23 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
     return facts, problems.get(status, f"status {status}")
 
 
-def _images(folder: Path) -> tuple[pd.DataFrame, str]:
+def _images(folder: Path) -> tuple[pd.DataFrame, str, str]:
+    """The rows of per_image.csv, the digest of the file, and what is wrong with it."""
     try:
-        rows = pd.read_csv(folder / "per_image.csv", dtype={"id": str, "group": str}, na_values=[""])
+        content = (folder / "per_image.csv").read_bytes()
+        rows = pd.read_csv(BytesIO(content), dtype={"id": str, "group": str}, na_values=[""])
     except (OSError, ValueError) as error:
-        return pd.DataFrame(), f"per_image.csv cannot be read: {error}"
+        return pd.DataFrame(), "", f"per_image.csv cannot be read: {error}"
     missing = {"id", "group", "foreground", "iou"} - set(rows)
     if missing or rows.empty:
-        return pd.DataFrame(), f"per_image.csv lacks {', '.join(sorted(missing)) or 'rows'}"
-    return rows, ""
+        return pd.DataFrame(), "", f"per_image.csv lacks {', '.join(sorted(missing)) or 'rows'}"
+    return rows, blake2b(content, digest_size=8).hexdigest(), ""
 
 
 def _supersede(runs: pd.DataFrame) -> None:
     """Of several finished runs with one label and seed keep the one that finished last."""
     used = runs[runs["used"]]
     used = used.sort_values("finished", kind="stable") if len(used) else used
-    for _, same in used.groupby(["benchmark", "label", "seed"]):
+    for _, same in used.groupby(["benchmark", "label", "seed", "fold"]):
         runs.loc[same.index[:-1], "used"] = False
         runs.loc[same.index[:-1], "problem"] = f"superseded by {runs.loc[same.index[-1], 'name']}"

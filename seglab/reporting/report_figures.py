@@ -13,12 +13,10 @@ from matplotlib.figure import Figure
 from seglab.plots import COLORS, FAINT, GRID, INK, WIDTH, line_styles, styled, two_sided
 from seglab.reporting.cube import Cube, finite_mean
 from seglab.reporting.metrics_table import QUARTERS, size_strata, title
-from seglab.reporting.ranks import cliques
 from seglab.reporting.thresholds import calibration, scores_at
 from seglab.reporting.verdict import Verdict
 
-KIND_COLORS = {"better": COLORS[0], "equivalent": COLORS[2], "unknown": COLORS[7], "none": COLORS[7]}
-KIND_NAMES = {"better": "better", "equivalent": "equivalent", "unknown": "cannot tell", "none": "one seed"}
+KIND_COLORS = {"better": COLORS[0], "equivalent": COLORS[2]} | dict.fromkeys(("not best", "unknown", "none"), COLORS[7])
 
 
 def _legend(figure: Figure, axis: Axes) -> None:
@@ -85,57 +83,27 @@ def _name_rows(axis: Axes, names: list[str]) -> None:
 
 @styled
 def forest(verdicts: list[Verdict], metric: str) -> Figure:
-    """Differences between losses with their intervals: thick for the pair alone, thin for all pairs at once."""
-    pairs = [verdict.pair for verdict in verdicts]
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.27 * len(pairs)), layout="constrained")
+    """Differences with the intervals that hold together: how far losses are behind the best, or of pairs."""
+    best = verdicts[0].best
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.27 * (len(verdicts) + best)), layout="constrained")
     axis = figure.subplots()
     delta = verdicts[0].delta
-    reach = max([delta, *(min(max(abs(p.low), abs(p.high)), 4 * abs(p.difference) + 4 * delta) for p in pairs)])
-    ends = np.clip([(p.low_all, p.high_all) for p in pairs], -reach, reach)
-    left, right = np.nanmin([*ends[:, 0], -1.5 * delta]), np.nanmax([*ends[:, 1], 1.5 * delta])
+    reach = 4 * (delta + max(abs(found.gap) for found in verdicts))  # two seeds may give intervals far beyond
+    ends = np.clip([(found.low, found.high) for found in verdicts], -reach, reach)
+    left, right = min(ends[:, 0].min(), -1.5 * delta), max(ends[:, 1].max(), 1.5 * delta)
     axis.axvspan(-delta, delta, color=COLORS[2], alpha=0.13, lw=0)
     axis.axvline(0, color=FAINT, lw=0.8)
-    for y, verdict in enumerate(verdicts):
-        pair, color = verdict.pair, KIND_COLORS[verdict.kind]
-        for low, high, width in ((pair.low_all, pair.high_all, 1.0), (pair.low, pair.high, 3.2)):
-            axis.plot(np.clip([low, high], left, right), [y] * 2, color=color, lw=width, solid_capstyle="butt")
-        axis.plot(pair.difference, y, "o", color=color, markersize=7.5, markeredgecolor="#ffffff")
-        axis.text(1.01, y, KIND_NAMES[verdict.kind], transform=axis.get_yaxis_transform(), va="center", color=color)
-    axis.set(xlim=(1.04 * left, 1.04 * right), xlabel=f"difference in {title(metric)}; shaded: within ±{delta:g}")
-    _name_rows(axis, [f"{pair.first} − {pair.second}" for pair in pairs])
-    return figure
-
-
-@styled
-def ranks(mean_rank: pd.Series, verdicts: list[Verdict]) -> Figure:
-    """Critical-difference diagram: mean rank over the test images; a bar joins losses not found to be different.
-
-    By hand: scikit-posthocs has one, but its import takes as long as the report, and its picture is more cluttered.
-    """
-    order = list(mean_rank.index)
-    different = {frozenset((v.pair.first, v.pair.second)) for v in verdicts if v.kind == "better"}
-    bars = cliques(order, different)
-    half = (len(order) + 1) // 2
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.16 * len(bars) + 0.24 * half), layout="constrained")
-    axis = figure.subplots()
-    best, worst = 1, max(len(order), 2)
-    axis.set(xlim=(best - 0.6, worst + 0.6), ylim=(-1.1 - 0.5 * len(bars) - 0.75 * half, 0.9), xticks=[], yticks=[])
-    axis.spines[:].set_visible(False)
-    axis.grid(visible=False)
-    axis.plot([best, worst], [0, 0], color=FAINT, lw=0.8)
-    for tick in range(best, worst + 1):
-        axis.plot([tick, tick], [0, 0.18], color=FAINT, lw=0.8)
-        axis.text(tick, 0.3, str(tick), ha="center", va="bottom", color=FAINT)
-    for level, (first, last) in enumerate(bars):
-        height = -0.45 - 0.5 * level
-        axis.plot(mean_rank.iloc[[first, last]] + [-0.03, 0.03], [height] * 2, color=INK, lw=3, solid_capstyle="butt")
-    for position, (label, rank) in enumerate(mean_rank.items()):
-        left = position < half
-        depth = -0.9 - 0.5 * len(bars) - 0.75 * (position if left else len(order) - 1 - position)
-        edge = best - 0.15 if left else worst + 0.15
-        axis.plot([rank, rank, edge], [0, depth, depth], color=FAINT, lw=0.7)
-        words = f"{label}  {rank:.2f}" if left else f"{rank:.2f}  {label}"
-        axis.text(edge + (-0.04 if left else 0.04), depth, words, ha="right" if left else "left", va="center")
+    if best:
+        axis.plot(0, 0, "o", color=INK, markersize=7.5, markeredgecolor="#ffffff")
+    for y, (found, (low, high)) in enumerate(zip(verdicts, ends, strict=True), best):
+        color = KIND_COLORS[found.kind]
+        axis.plot([low, high], [y] * 2, color=color, lw=2.2, solid_capstyle="butt")
+        axis.plot(found.gap, y, "o", color=color, markersize=7.5, markeredgecolor="#ffffff")
+        axis.text(1.01, y, found.name, transform=axis.get_yaxis_transform(), va="center", color=color)
+    what = f"behind the best in {title(metric)}" if best else f"difference in {title(metric)}"
+    axis.set(xlim=(1.04 * left, 1.04 * right), xlabel=f"{what}; shaded: within ±{delta:g}")
+    names = [found.pair.second if best else f"{found.pair.first} − {found.pair.second}" for found in verdicts]
+    _name_rows(axis, [verdicts[0].pair.first, *names] if best else names)
     return figure
 
 

@@ -12,55 +12,52 @@ from markupsafe import Markup
 from seglab.reporting.gallery import gallery, one_seed
 from seglab.reporting.html import Cell, mean_sd, number, table, text
 from seglab.reporting.metrics_table import BLOCKS, title, worse_if_higher
-from seglab.reporting.report_figures import KIND_NAMES
+from seglab.reporting.power import smallest_difference, usual_noise
 from seglab.reporting.run_labels import differences
 from seglab.reporting.study import Study
-from seglab.reporting.verdict import Verdict, smallest_difference, usual_noise
+from seglab.reporting.verdict import Verdict
 
 
 def pairs(verdicts: list[Verdict]) -> Markup:
-    """Every pair with its interval and tests."""
-    columns = ("pair", "verdict", "difference", "low", "high", "p", "p (Holm)", "p over images", "more seeds")
+    """Every pair with its interval and the probability of each answer."""
+    columns = ("pair", "verdict", "difference", "low", "high", "first better", "equivalent", "second better", "p")
     rows = []
     for found in verdicts:
         pair = found.pair
-        more = Cell("over 50", 1e9) if found.more_seeds is None else number(found.more_seeds, 0)
         rows.append(
             [
                 text(f"{pair.first} − {pair.second}"),
-                Cell(KIND_NAMES[found.kind], KIND_NAMES[found.kind], f"text {found.kind}"),
-                *(number(value) for value in (pair.difference, pair.low, pair.high)),
-                *(_p(value) for value in (pair.p, pair.p_holm, pair.p_images)),
-                more if found.kind == "unknown" else Cell("–"),
-                *(number(count, 0) for count in (pair.seeds, pair.images)),
+                Cell(found.name, found.name, f"text {found.kind}"),
+                *(number(value) for value in (found.gap, found.low, found.high)),
+                *map(_percent, found.chances),
+                Cell("<0.001", pair.p) if pair.p < 0.001 else number(pair.p),
+                *(number(count, 0) for count in (pair.replicates, pair.images)),
             ]
         )
-    return table([*columns, "seeds", "images"], rows)
+    return table([*columns, verdicts[0].pair.kind, "images"], rows)
 
 
-def _p(value: float) -> Cell:
-    return Cell("<0.001", value) if value < 0.001 else number(value)
+def _percent(share: float) -> Cell:
+    return Cell(f"{100 * share:.0f} %", share) if np.isfinite(share) else Cell("–")
 
 
 def smallest_differences(study: Study) -> list[tuple[int, str]]:
     """The smallest difference found at 80 % power with the study's seeds, two more, seven more; [] without noise."""
-    noise = usual_noise([found.pair for found in study.verdicts])
+    noise = usual_noise(study.pairs)
     if noise is None:
         return []
-    have = int(np.median([found.pair.seeds for found in study.verdicts]))
-    alpha = (1 - study.question.confidence) / len(study.verdicts)
-    return [(n, f"{smallest_difference(noise, seeds=n, alpha=alpha):.3f}") for n in (have, have + 2, have + 7)]
+    have = int(np.median([pair.replicates for pair in study.pairs]))
+    level = study.verdicts[0].level
+    return [(n, f"{smallest_difference(noise, seeds=n, alpha=level):.3f}") for n in (have, have + 2, have + 7)]
 
 
-def rank_shares(study: Study) -> Markup:
-    """How often each loss takes each of the first eight ranks."""
-    shown = study.rank_shares.iloc[:, :8]
-    rows = [[text(label), *map(_percent, row)] for label, row in zip(shown.index, shown.to_numpy(), strict=True)]
-    return table(["rank", *map(str, shown.columns)], rows)
-
-
-def _percent(share: float) -> Cell:
-    return Cell(f"{100 * share:.0f} %" if share >= 0.005 else "·", share)
+def ranks(study: Study) -> Markup:
+    """The ranks that each loss may have."""
+    found = study.ranks
+    rows = [
+        [text(label), Cell(f"{low} to {high}" if low < high else str(low), low)] for label, (low, high) in found.items()
+    ]
+    return table(["loss", "rank"], rows)
 
 
 def metric_blocks(spread: pd.DataFrame) -> Iterator[tuple[str, Markup]]:

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 IGNORED = ("seed", "study", "folder", "rerun", "workers", "examples", "logger", "callbacks", "hydra", "name")
-IGNORED_LEAVES = ("trainer.accelerator", "trainer.devices", "dataset.root", "dataset.cache_dir", "dataset.cache_gb")
+IGNORED_LEAVES = {"trainer.accelerator", "trainer.devices", "dataset.root", "dataset.fold"}
+IGNORED_LEAVES |= {"dataset.cache_dir", "dataset.cache_gb"}
 NO_CHOICE = ("loss", "dataset", "experiment", "trainer", "callbacks", "logger", "hydra")
 
 
@@ -35,6 +36,12 @@ def loss_name(config: Mapping[str, Any], choices: Mapping[str, str]) -> str:
     return str(choices.get("loss") or target.rsplit(".", 1)[-1].lower())
 
 
+def fold(config: Mapping[str, Any]) -> int:
+    """The fold that a run was tested on, -1 where its data are not divided into folds."""
+    dataset = config.get("dataset") or {}
+    return int(dataset.get("fold") or 0) if (dataset.get("folds") or 1) > 1 else -1
+
+
 def label(runs: pd.DataFrame) -> list[str]:
     """One label a run, from the columns `config`, `choices`, `seed` and `benchmark` (never mixed)."""
     leaves = _experiments(runs)
@@ -44,7 +51,8 @@ def label(runs: pd.DataFrame) -> list[str]:
     ]
     for benchmark in runs["benchmark"].unique():
         rows = [row for row, where in enumerate(runs["benchmark"]) if where == benchmark]
-        keys = _separating([(labels[row], runs["seed"].iloc[row]) for row in rows], [leaves[row] for row in rows])
+        who = [(labels[row], runs["seed"].iloc[row], fold(runs["config"].iloc[row])) for row in rows]
+        keys = _separating(who, [leaves[row] for row in rows])
         for row in rows:
             labels[row] = " · ".join([labels[row], *(_part(key, leaves[row].get(key)) for key in keys)])
     return labels
@@ -87,8 +95,8 @@ def _part(key: str, value: Any) -> str:
     return f"{key.rsplit('.', 1)[-1]}={text}" if "." in key or not isinstance(value, str) else text
 
 
-def _separating(who: list[tuple[str, int]], leaves: list[dict[str, Any]]) -> list[str]:
-    """The fewest keys, choices first, that distinguish runs which share a label and a seed."""
+def _separating(who: list[tuple[str, int, int]], leaves: list[dict[str, Any]]) -> list[str]:
+    """The fewest keys, choices first, that distinguish runs which share a label, a seed and a fold."""
     chosen: list[str] = []
     while True:
         groups: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
@@ -103,6 +111,32 @@ def _separating(who: list[tuple[str, int]], leaves: list[dict[str, Any]]) -> lis
 def _differing(leaves: list[dict[str, Any]]) -> list[str]:
     keys = dict.fromkeys(key for leaf in leaves for key in leaf)
     return [key for key in keys if len({leaf.get(key) for leaf in leaves}) > 1]
+
+
+def benchmark_titles(runs: pd.DataFrame) -> dict[str, str]:
+    """A name for each benchmark: the data set and, where it occurs several times, what differs (`target=disc`)."""
+    first = runs.drop_duplicates("benchmark")
+    titles = {}
+    for dataset, same in first.groupby("dataset", sort=False):
+        leaves = [flat(config.get("dataset") or {}) for config in same["config"]]
+        keys = [key for key in _differing(leaves) if key != "fold" and not key.startswith("cache_")]
+        keys = [key for key in keys if key not in ("root", "mean", "std")] or keys[:1]
+        for name, leaf in zip(same["benchmark"], leaves, strict=True):
+            words = [str(dataset), *(f"{key}={leaf[key]}" for key in keys if key in leaf)]
+            titles[name] = " ".join(words) if keys or len(same) == 1 else name
+    return titles
+
+
+def setting(label: str) -> str:
+    """What a label says besides the loss and its parameters."""
+    return label.partition(" · ")[2]
+
+
+def differing(configs: Iterable[Mapping[str, Any]], prefix: str) -> str:
+    """The values below `prefix` that some configurations do not share, as `dataset.split_seed=0,1,2`."""
+    leaves = [flat(config) for config in configs]
+    keys = [key for key in _differing(leaves) if key.startswith(prefix)]
+    return " ".join(f"{key}={','.join(dict.fromkeys(str(leaf.get(key)) for leaf in leaves))}" for key in keys)
 
 
 def differences(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:

@@ -3,38 +3,40 @@
 The unit that training replicates is the SEED. What a seed does to one loss and not to another is shared by every image
 of that run, so images are no substitute for seeds: a signed-rank test over the images of two runs finds "differences"
 in about half of all comparisons of a loss with itself. Here a pair of losses is compared on paired runs (same seed,
-same images), and the interval of its mean difference covers both sources of variance:
+same images), and the error of its mean difference has two parts, each a Student's t of its own scale:
 
-    seeds    too few to be resampled (three seeds give ten distinct draws), so their part is Student's t, scaled by
-             the spread of the per-seed differences; that spread is moderated by the spread of the other pairs, as far
-             as the sweep shows that the pairs are alike (empirical Bayes: Smyth 2004, made for three replicates);
-    images   resampled as whole groups (patient, scene) with replacement: n - 1 draws of n, whose spread is unbiased
-             (Rao and Wu 1988); the noise of single predictions that the seeds already include is taken out of it
-             (Owen 2007, two-way crossed effects).
+    replicates  the spread of the per-seed differences; three seeds estimate it badly, so it is moderated by the spread
+                of the other pairs, as far as they are alike (empirical Bayes: Smyth 2004, made for three replicates);
+    images      the spread over whole groups (patient, scene); the noise of single predictions, which the seeds include
+                already, is taken out of it (Owen 2007, two-way crossed effects).
+
+Folds and data sets have test images of their own: they replicate both at once, and have no second part. The training
+sets of k folds overlap, which adds 1 / (k - 1) to the 1 / n of a mean of n (Nadeau and Bengio 2003).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
 from seglab.reporting.cube import Cube, finite_mean
-from seglab.reporting.ranks import signed_rank
+from seglab.reporting.errors import Errors
+from seglab.reporting.run_labels import setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The paired difference first - second of one metric, with its intervals and p-values.
+    """The paired difference first - second of one metric, and the two parts of its error.
 
-    `low, high` hold for this pair alone, `low_all, high_all` for all pairs of the sweep at once. `p` is two-sided, and
-    `p_holm` the same after Holm's correction over all pairs. `p_images` is the seed-averaged signed-rank test (also
-    corrected): it speaks about these trained networks on new images, not about training again.
-    `seed_variance` and `image_variance` are the two parts of the difference's variance; `prior` is the prior degrees of
-    freedom, which come from the other pairs and add to the seeds - 1 of this one.
+    `replicates` of the `kind` seeds, folds or data sets, `images` and `groups` are what both losses have. `spread` is
+    the variance of one replicate's difference, `overlap` what their mean owes to shared training data,
+    `image_variance` that of the mean through its images; NaN without a second replicate or group. `prior` are the
+    degrees of freedom that other pairs lend. `p` is two-sided, for no difference at all.
     """
 
     first: str
@@ -42,118 +44,146 @@ class Comparison:
     mean_first: float
     mean_second: float
     difference: float
-    seeds: int
+    replicates: int
     images: int
     groups: int
-    low: float = np.nan
-    high: float = np.nan
-    low_all: float = np.nan
-    high_all: float = np.nan
-    p: float = np.nan
-    p_holm: float = np.nan
-    p_images: float = np.nan
-    seed_variance: float = np.nan
+    kind: str = "seeds"
+    spread: float = np.nan
+    overlap: float = 0.0
     image_variance: float = np.nan
     prior: float = 0.0
+    p: float = np.nan
+
+    @property
+    def variance(self) -> float:
+        """The variance of the mean difference through the replicates."""
+        return self.spread * (1 / self.replicates + self.overlap)
 
 
-def compare(
-    data: Cube, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0, lower_is_better: bool = False
-) -> list[Comparison]:
-    """Compare every pair of losses that share at least two seeds; the one that looks better comes first.
+def compare(data: Cube, *, lower_is_better: bool = False) -> list[Comparison]:
+    """Compare every pair of losses that share a seed; the one that looks better comes first.
 
-    Returns the pairs in the order of the losses' means. With one seed in common no interval exists, and the pair's
-    `low`, `high` and `p` are NaN.
+    Returns the pairs in the order of the losses' means. With one replicate in common there is no p-value.
     """
-    means = np.array([finite_mean(run) for run in data.values])
-    order = np.argsort(means if lower_is_better else -means, kind="stable")
-    drawn = _draw(data.groups, resamples, np.random.default_rng(seed))
-    effects = [effect for pair in combinations(order, 2) if (effect := _effect(data, pair, drawn)).paired.size]
-    enough = [min(effect.row.seeds, effect.row.groups) > 1 for effect in effects]
-    tested = iter(_test([effect for effect, fit in zip(effects, enough, strict=True) if fit], drawn, 1 - confidence))
-    return [next(tested) if fit else effect.row for effect, fit in zip(effects, enough, strict=True)]
-
-
-def _common(values: np.ndarray, pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Seeds that both losses ran with, and the images on which every one of those runs has a value."""
-    there = np.isfinite(values[list(pair)])
-    seeds = there.any(axis=2).all(axis=0)
-    return seeds, there[:, seeds].all(axis=(0, 1)) if seeds.any() else np.zeros(values.shape[2], bool)
-
-
-MANY = 2000
-"""With more groups than this their mean is practically normal, and the resamples would fill the memory."""
-
-
-class _Draws(NamedTuple):
-    weights: np.ndarray | None  # (resamples, groups): how often each group was drawn; None for many groups
-    normal: np.ndarray  # (resamples,): used instead of the weights then
-    tails: np.ndarray  # (resamples,): widens the resamples as Student's t widens the normal, where groups are few
-    uniform: np.ndarray  # (resamples,): evenly spaced in (0, 1), in random order, for the seeds' t
-    codes: np.ndarray  # (images,): the group of each image
-
-
-def _draw(groups: np.ndarray, resamples: int, rng: np.random.Generator) -> _Draws:
-    codes = np.unique(groups, return_inverse=True)[1]
-    count = codes.max() + 1
-    if count == 1:  # a single patient or scene: only its images are replicates
-        codes, count = np.arange(len(groups)), len(groups)
-    free = max(count - 1, 1)
-    uniform, tails = (rng.permutation(resamples) + 0.5) / resamples, np.sqrt(free / rng.chisquare(free, resamples))
-    normal = rng.standard_normal(resamples)
-    weights = None if count > MANY else rng.multinomial(free, np.full(count, 1 / count), resamples).astype(np.float32)
-    return _Draws(weights, normal, tails, uniform, codes)
-
-
-class _Effect(NamedTuple):
-    row: Comparison
-    paired: np.ndarray  # (seeds, images): first - second
-    images: np.ndarray  # (all images,): which of them take part
-    codes: np.ndarray  # (images,): their groups, counted from 0
-
-
-def _effect(data: Cube, pair: tuple[int, int], drawn: _Draws) -> _Effect:
-    seeds, images = _common(data.values, pair)
-    first, second = (data.values[loss][np.ix_(seeds, images)] for loss in pair)
-    codes = np.unique(drawn.codes[images], return_inverse=True)[1]
-    row = Comparison(
-        first=data.labels[pair[0]],
-        second=data.labels[pair[1]],
-        mean_first=finite_mean(first),
-        mean_second=finite_mean(second),
-        difference=finite_mean(first - second),
-        seeds=int(seeds.sum()),
-        images=int(images.sum()),
-        groups=len(np.unique(codes)),
-    )
-    return _Effect(row, first - second, images, codes)
-
-
-def _test(effects: list[_Effect], drawn: _Draws, alpha: float) -> list[Comparison]:
-    """Fill in the intervals and p-values of pairs that have at least two seeds and two groups."""
-    if not effects:
-        return []
-    parts = [variances(effect.paired, effect.codes) for effect in effects]
-    counts = np.array([effect.row.seeds for effect in effects])
-    losses = len({name for effect in effects for name in (effect.row.first, effect.row.second)})
-    moderated, prior = moderate(np.array([part.seeds for part in parts]) * counts, counts - 1, losses)
-    student = {count: special.stdtrit(count - 1 + prior, drawn.uniform) for count in set(counts.tolist())}
-    shifts = _image_shifts(effects, drawn, np.array([part.images for part in parts]))
-    levels = [alpha / 2, 1 - alpha / 2, alpha / 2 / len(effects), 1 - alpha / 2 / len(effects)]
+    if len(data.folds) > 1:
+        return replicated(data.folds, "folds", overlap=1 / (data.of_folds - 1), lower_is_better=lower_is_better)
+    codes = np.unique(data.groups, return_inverse=True)[1]
+    if codes.max(initial=0) == 0:  # a single patient or scene: only its images are replicates
+        codes = np.arange(len(codes))
     rows = []
-    for effect, part, variance, shift in zip(effects, parts, moderated / counts, shifts, strict=True):
-        by_image, seeds = effect.paired.mean(axis=0), effect.row.seeds
-        by_group = np.bincount(effect.codes, by_image) / np.bincount(effect.codes)
-        t = (float(np.sqrt(variance)), student[seeds], seeds - 1 + prior)
-        found = _interval(effect.row.difference, shift, *t, levels)
-        found |= {"seed_variance": float(variance), "image_variance": part.images, "prior": prior}
-        rows.append(replace(effect.row, p_images=signed_rank(by_group), **found))
-    corrected = zip(rows, holm([row.p for row in rows]), holm([row.p_images for row in rows]), strict=True)
-    return [replace(row, p_holm=p, p_images=p_images) for row, p, p_images in corrected]
+    for pair in combinations(_order([data], lower_is_better), 2):
+        if (both := _paired(data, pair)) is not None:
+            first, second, images = both
+            groups = np.unique(codes[images], return_inverse=True)[1]
+            row = _row(pair, [first], [second], "seeds", replicates=len(first), groups=int(groups.max()) + 1)
+            if min(row.replicates, row.groups) > 1:
+                found = variances(first - second, groups)
+                row = replace(row, spread=found.seeds * row.replicates, image_variance=found.images)
+            rows.append(row)
+    return _with_p(_moderated(rows))
+
+
+def replicated(
+    parts: Sequence[Cube], kind: str, *, overlap: float = 0.0, lower_is_better: bool = False
+) -> list[Comparison]:
+    """Compare losses over several folds or data sets (`kind`), each of which is one replicate with its own images."""
+    rows = []
+    for pair in combinations(_order(parts, lower_is_better), 2):
+        both = [found for part in parts if (found := _paired(part, pair)) is not None]
+        if both:
+            first, second = ([found[k] for found in both] for k in (0, 1))
+            row = _row(pair, first, second, kind, replicates=len(both), groups=sum(found[2].sum() for found in both))
+            if len(both) > 1:
+                gaps = [float((a - b).mean()) for a, b in zip(first, second, strict=True)]
+                row = replace(row, spread=float(np.var(gaps, ddof=1)), overlap=overlap, image_variance=0.0)
+            rows.append(row)
+    return _with_p(_moderated(rows))
+
+
+def _order(parts: Sequence[Cube], lower_is_better: bool) -> list[str]:
+    """The losses from the best mean over the parts to the worst."""
+    means: dict[str, list[float]] = {}
+    for part in parts:
+        for label, run in zip(part.labels, part.values, strict=True):
+            means.setdefault(label, []).append(finite_mean(run))
+    sign = 1 if lower_is_better else -1
+    return sorted(means, key=lambda label: sign * np.mean(means[label]))
+
+
+def _paired(data: Cube, pair: tuple[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """The values (seeds, images) of both losses where each has one, and which images these are; None without any."""
+    if not set(pair) <= set(data.labels):
+        return None
+    both = data.values[[data.labels.index(label) for label in pair]]
+    there = np.isfinite(both)
+    seeds = there.any(axis=2).all(axis=0)
+    images = there[:, seeds].all(axis=(0, 1)) if seeds.any() else np.zeros(both.shape[2], bool)
+    return (*both[:, seeds][:, :, images], images) if images.any() else None
+
+
+def _row(
+    pair: tuple[str, str], first: list[np.ndarray], second: list[np.ndarray], kind: str, *, replicates: int, groups: int
+) -> Comparison:
+    means = [float(np.mean([part.mean() for part in parts])) for parts in (first, second)]
+    return Comparison(
+        first=pair[0],
+        second=pair[1],
+        mean_first=means[0],
+        mean_second=means[1],
+        difference=means[0] - means[1],
+        kind=kind,
+        replicates=replicates,
+        images=sum(part.shape[1] for part in first),
+        groups=int(groups),
+    )
+
+
+def turned(pair: Comparison) -> Comparison:
+    """The same pair the other way round."""
+    return replace(
+        pair,
+        first=pair.second,
+        second=pair.first,
+        mean_first=pair.mean_second,
+        mean_second=pair.mean_first,
+        difference=-pair.difference,
+    )
+
+
+def errors(pairs: Sequence[Comparison]) -> Errors:
+    """The errors of the differences of some pairs."""
+    columns = zip(
+        *((p.variance**0.5, p.replicates - 1 + p.prior, p.image_variance**0.5, p.groups - 1) for p in pairs),
+        strict=True,
+    )
+    return Errors(*(np.array(column, float) for column in columns))
+
+
+def _with_p(pairs: list[Comparison]) -> list[Comparison]:
+    if not pairs:
+        return pairs
+    p = 2 * errors(pairs).above(np.abs([pair.difference for pair in pairs]))
+    return [replace(pair, p=float(value)) for pair, value in zip(pairs, p, strict=True)]
+
+
+def _moderated(pairs: list[Comparison]) -> list[Comparison]:
+    """Moderate the spreads of the pairs of losses that were trained under the same settings; others lend nothing."""
+    found = list(pairs)
+    by_setting: dict[str, list[int]] = {}
+    for place, pair in enumerate(pairs):
+        if np.isfinite(pair.spread) and setting(pair.first) == setting(pair.second):
+            by_setting.setdefault(setting(pair.first), []).append(place)
+    for places in by_setting.values():
+        free = np.array([pairs[place].replicates - 1 for place in places])
+        losses = len({label for place in places for label in (pairs[place].first, pairs[place].second)})
+        spread, prior = moderate(np.array([pairs[place].spread for place in places]), free, losses)
+        for place, value in zip(places, spread, strict=True):
+            found[place] = replace(pairs[place], spread=float(value), prior=prior)
+    return found
 
 
 def moderate(variance: np.ndarray, free: np.ndarray, losses: int) -> tuple[np.ndarray, float]:
-    """Shrink the pairs' variances of one seed towards their common level, as far as they are alike (Smyth 2004).
+    """Shrink the pairs' variances of one replicate towards their common level, as far as they are alike (Smyth 2004).
 
     `variance` and its degrees of freedom `free` have one entry a pair. Returns variances that are never below the
     pair's own, and the prior degrees of freedom: none where the variances differ widely, so that one loss with much
@@ -199,47 +229,37 @@ def variances(effect: np.ndarray, groups: np.ndarray) -> Variances:
     seeds, images = effect.shape
     count = groups.max() + 1
     grand, by_seed, by_image = effect.mean(), effect.mean(axis=1), effect.mean(axis=0)
-    sums = np.zeros((seeds, count))
-    np.add.at(sums.T, groups, (effect - by_seed[:, None] - by_image + grand).T / images)
+    rest = effect - by_seed[:, None] - by_image + grand
+    sums = np.array([np.bincount(groups, row, count) for row in rest]) / images
     margin = np.bincount(groups, by_image - grand, count) / images
     spread = count / (count - 1) * np.sum(margin**2)
     single = np.sum(sums**2) * count / (count - 1) / (seeds * (seeds - 1))
     return Variances(float(np.var(by_seed, ddof=1) / seeds), float(max(spread - single, 0)))
 
 
-def _image_shifts(effects: list[_Effect], drawn: _Draws, variance: np.ndarray) -> np.ndarray:
-    """How far each mean moves when groups are resampled: (effects, resamples), scaled to the images' own variance."""
-    if drawn.weights is None:
-        return np.outer(np.sqrt(variance), drawn.normal)
-    count = drawn.weights.shape[1]
-    sums, sizes = np.zeros((2, len(effects), count), np.float32)
-    for row, effect in enumerate(effects):
-        by_image, codes = effect.paired.mean(axis=0), drawn.codes[effect.images]
-        sums[row] = np.bincount(codes, by_image - by_image.mean(), count)
-        sizes[row] = np.bincount(codes, minlength=count)
-    shift = sums @ drawn.weights.T / np.maximum(sizes @ drawn.weights.T, 1)
-    spread = shift.std(axis=1)
-    scale = np.divide(np.sqrt(variance), spread, out=np.zeros(len(effects)), where=spread > 0)
-    return shift * scale[:, None] * drawn.tails
+def step_down(p: Sequence[float], remaining: Sequence[int] | None = None) -> list[float]:
+    """Adjust p-values step by step from the smallest (Holm 1979), in the given order; NaN is not counted.
 
-
-def _interval(
-    mean: float, images: np.ndarray, seeds: float, student: np.ndarray, free: float, levels: list[float]
-) -> dict[str, Any]:
-    """Both intervals and the p-value of a mean whose error is `images` plus `seeds` times Student's t (resamples)."""
-    if seeds == 0 and not images.any():
-        return {"low": mean, "high": mean, "low_all": mean, "high_all": mean, "p": float(mean == 0)}
-    draws = mean - (images + seeds * student)
-    ends = dict(zip(("low", "high", "low_all", "high_all"), np.quantile(draws, levels).tolist(), strict=True))
-    # the seeds' part exactly, not by its resamples: p may be far below 1 / resamples
-    beyond = special.stdtr(free, (images - mean) / seeds).mean() if seeds else np.mean(draws <= 0)
-    return ends | {"p": float(min(1.0, 2 * min(beyond, 1 - beyond)))}
-
-
-def holm(p: list[float]) -> list[float]:
-    """Holm's step-down correction (Holm 1979): adjusted p-values in the given order; NaN is not counted."""
+    `remaining` holds how many of them may be true once 0, 1, 2, ... others are rejected: all that are left if absent.
+    """
     values = np.asarray(p, float)
     order = np.argsort(values)[: np.isfinite(values).sum()]
+    factors = np.arange(len(order), 0, -1) if remaining is None else np.asarray(remaining)
     adjusted = values.copy()
-    adjusted[order] = np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1)).clip(max=1)
+    adjusted[order] = np.maximum.accumulate(values[order] * factors).clip(max=1)
     return adjusted.tolist()
+
+
+def possibly_equal(losses: int) -> list[int]:
+    """How many pairs of losses may be equal when 0, 1, 2, ... pairs are known to differ (Shaffer 1986).
+
+    If one of three losses differs from another, it cannot equal the third and the third the other: of 3, 1 is left.
+    """
+    counts = [1, 1]  # a bit for each possible number of equal pairs among so many losses
+    for many in range(2, losses + 1):
+        counts.append(0)
+        for equal in range(1, many + 1):
+            counts[many] |= counts[many - equal] << (equal * (equal - 1) // 2)
+    pairs = losses * (losses - 1) // 2
+    possible = [count for count in range(pairs + 1) if counts[losses] >> count & 1]
+    return [max(count for count in possible if count <= pairs - known) for known in range(pairs)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from seglab.contract import require
 from seglab.reporting import learning_curves, report_figures
 from seglab.reporting.cube import Cube, cube, finite_mean
 from seglab.reporting.load_runs import Sweep
+from seglab.reporting.looks import Look, remember
 from seglab.reporting.metrics_table import (
     BLOCKS,
     THRESHOLDED,
@@ -26,9 +28,9 @@ from seglab.reporting.metrics_table import (
     read_histograms,
     worse_if_higher,
 )
-from seglab.reporting.ranks import mean_ranks, rank_shares
-from seglab.reporting.stats import compare
-from seglab.reporting.verdict import Verdict, depends_on_threshold, headline, judge
+from seglab.reporting.run_labels import differing
+from seglab.reporting.stats import Comparison, compare
+from seglab.reporting.verdict import QUESTIONS, Verdict, headline, judge, ranks
 
 IMAGES = {"all": "all test images", "foreground": "the test images with foreground", "empty": "the empty test images"}
 
@@ -37,35 +39,74 @@ IMAGES = {"all": "all test images", "foreground": "the test images with foregrou
 class Question:
     """What the verdict is about.
 
+    `question` is best or pairs, see verdict.py; `against` names a loss beside which each other is judged instead.
     `metric` is a column of per_image.csv, `images` which images count (all, foreground, empty), `delta` the largest
-    difference that does not matter, `confidence` that of the intervals, `resamples` and `seed` those of the bootstrap.
+    difference that does not matter, and 1 - `confidence` the chance of an error over all looks at the study together.
     """
 
+    question: str = "best"
+    against: str | None = None
     metric: str = "iou"
     images: str = "all"
     delta: float = 0.01
     confidence: float = 0.95
-    resamples: int = 10_000
-    seed: int = 0
 
     def __post_init__(self) -> None:
+        require(self.question in QUESTIONS, "report: question", f"one of {', '.join(QUESTIONS)}", self.question)
         require(self.images in IMAGES, "report: images", f"one of {', '.join(IMAGES)}", self.images)
         require(self.delta > 0, "report: delta", "a number above 0", self.delta)
         require(0.5 < self.confidence < 1, "report: confidence", "a number between 0.5 and 1", self.confidence)
-        require(self.resamples >= 100, "report: resamples", "at least 100", self.resamples)
 
 
 @dataclass(frozen=True)
 class Study:
-    """The runs on one benchmark and the question put to them; every answer is computed when it is first asked for."""
+    """The runs on one benchmark and the question put to them; every answer is computed when it is first asked for.
+
+    `known` are the looks that were taken at this benchmark before, see looks.py.
+    """
 
     title: str
     sweep: Sweep
     question: Question
+    known: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
     def lower_is_better(self) -> bool:
         return worse_if_higher(self.question.metric)
+
+    @cached_property
+    def look(self) -> Look:
+        """Which look at the study this is, and what it may err."""
+        runs: dict[str, str] = dict(self.sweep.used[["name", "digest"]].itertuples(index=False))
+        asked, alpha = asdict(self.question), 1 - self.question.confidence
+        return Look.at(self.known, asked, runs, self.sweep.waiting, alpha)
+
+    @cached_property
+    def look_words(self) -> str:
+        """Which look this is and what that means, in a sentence or two; empty without a verdict."""
+        if not self.has_verdict:
+            return ""
+        if self.look.instead:
+            return (
+                f"Exploratory: the first look at this study asked {self.look.instead}, and errors are counted for that."
+            )
+        total = 100 * (1 - self.question.confidence)
+        return (
+            f"Look {self.look.number} at this study, judged at {100 * self.look.error:.2g} % so that all looks "
+            f"together err in at most {total:.2g} %; the next one will be judged at {100 * self.look.next_error:.2g} %."
+        )
+
+    @property
+    def has_verdict(self) -> bool:
+        """Whether anything is said that could be wrong."""
+        return any(found.kind != "none" for found in self.verdicts)
+
+    def remember(self, roots: Sequence[Path]) -> None:
+        """Enter a new look, with its answer, into looks.json of those folders that hold some of its runs."""
+        if self.look.is_new and self.has_verdict:
+            folders = list(self.sweep.used["folder"])
+            holders = [root for root in roots if any(folder.is_relative_to(root.resolve()) for folder in folders)]
+            remember(holders, self.sweep.benchmark, self.look, self.headline)
 
     @cached_property
     def data(self) -> Cube:
@@ -74,7 +115,7 @@ class Study:
         if self.question.images != "all":
             images = images[(images["foreground"] > 0) == (self.question.images == "foreground")]
             require(len(images) > 0, f"report: images={self.question.images}", IMAGES[self.question.images], "none")
-        found = cube(images, self.question.metric)
+        found = cube(images, self.question.metric, self.of_folds)
         means = np.array([finite_mean(run) for run in found.values])
         order = np.argsort(means if self.lower_is_better else -means, kind="stable")
         return found._replace(labels=[found.labels[k] for k in order], values=found.values[order])
@@ -83,21 +124,56 @@ class Study:
     def labels(self) -> list[str]:
         return self.data.labels
 
+    @property
+    def of_folds(self) -> int:
+        """Into how many folds the images are divided; 1 where they are not."""
+        return max((config.get("dataset") or {}).get("folds") or 1 for config in self.sweep.used["config"])
+
+    @cached_property
+    def no_verdict(self) -> str:
+        """Why no verdict is given, in a sentence; empty where one is."""
+        if waiting := self.sweep.waiting:
+            names = f"{', '.join(waiting[:3])}{' and others' if len(waiting) > 3 else ''}"
+            return f"No verdict yet: {len(waiting)} of {len(self.sweep.runs)} runs are not finished ({names})."
+        tested = self.sweep.images.groupby("run").agg(fold=("fold", "first"), ids=("id", frozenset))
+        if tested.groupby("fold")["ids"].nunique().max() > 1 or (tested["fold"] >= 0).nunique() > 1:
+            how = differing(self.sweep.used["config"], "dataset.") or "their ids differ"
+            return (
+                f"No verdict: the runs were tested on different images ({how}); test each loss on the same ones, or on "
+                "all of them with dataset.folds=5 dataset.fold=0,1,2,3,4."
+            )
+        return ""
+
+    @cached_property
+    def pairs(self) -> list[Comparison]:
+        """Every pair of losses compared."""
+        return [] if self.no_verdict else compare(self.data, lower_is_better=self.lower_is_better)
+
     @cached_property
     def verdicts(self) -> list[Verdict]:
-        ask = self.question
-        asked: dict[str, Any] = {"confidence": ask.confidence, "resamples": ask.resamples, "seed": ask.seed}
-        pairs = compare(self.data, lower_is_better=self.lower_is_better, **asked)
-        return judge(pairs, delta=ask.delta, confidence=ask.confidence)
+        """The answers to the question."""
+        return self.judged("against" if self.question.against else self.question.question)
+
+    def judged(self, question: str) -> list[Verdict]:
+        """The answers of this look to one of the questions."""
+        return judge(
+            self.pairs,
+            question=question,
+            against=self.question.against,
+            delta=self.question.delta,
+            alpha=self.look.error,
+            next_alpha=self.look.next_error,
+            lower_is_better=self.lower_is_better,
+        )
 
     @cached_property
     def headline(self) -> str:
-        """The verdicts in one sentence."""
-        return headline(self.verdicts)
+        """The answer in one sentence."""
+        return self.no_verdict or headline(self.verdicts, self.question.against)
 
     @cached_property
     def named(self) -> list[Verdict]:
-        """The pairs worth naming: all of up to ten, otherwise those of the best loss."""
+        """The verdicts worth naming: all of up to ten, otherwise those of the best loss."""
         if len(self.verdicts) <= 10:
             return self.verdicts
         return [verdict for verdict in self.verdicts if verdict.pair.first == self.labels[0]]
@@ -120,17 +196,12 @@ class Study:
         histograms = any(len(found.images) for found in self._pooled.values())
         if self.question.metric not in THRESHOLDED or not histograms or not self.verdicts:
             return None
-        return Study(self.title, Sweep(self.sweep.runs, at_tuned(self.sweep.images, self._pooled)), self.question)
+        return replace(self, sweep=Sweep(self.sweep.runs, at_tuned(self.sweep.images, self._pooled)))
 
     @cached_property
-    def threshold_warning(self) -> str:
-        """A sentence where the verdicts change once thresholds are tuned; empty where they do not."""
-        return depends_on_threshold(self.verdicts, self.tuned.verdicts) if self.tuned else ""
-
-    @cached_property
-    def rank_shares(self) -> pd.DataFrame:
-        """How often each loss takes each rank when seeds and images are resampled."""
-        return rank_shares(self.data, seed=self.question.seed, lower_is_better=self.lower_is_better)
+    def ranks(self) -> dict[str, tuple[int, int]]:
+        """The ranks that each loss may have, by all pairs."""
+        return ranks(self.pairs, self.judged("pairs"))
 
     @cached_property
     def _pooled(self) -> dict[int, Pooled]:
@@ -177,9 +248,6 @@ class Study:
             drawn["learning"] = report_figures.learning(self._by_label(self._histories))
         if self.verdicts:
             drawn["forest"] = report_figures.forest(self.named, self.question.metric)
-        ranks = mean_ranks(self.data, self.lower_is_better)
-        if self.verdicts and len(ranks) > 2:
-            drawn["ranks"] = report_figures.ranks(ranks, self.verdicts)
         if self.tables:
             drawn["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables)
             drawn["reliability"] = report_figures.reliability(self.tables)

@@ -1,193 +1,281 @@
 """What a sweep shows, in words: better, equivalent, or how many more seeds would decide.
 
-A difference smaller than `delta` does not matter to anybody; `alpha` is the family-wise error rate: the probability,
-over all pairs of the sweep together, of "better" for losses that do not differ.
+A difference smaller than `delta` does not matter to anybody. `alpha` is the error of one look: the probability, over
+all that is said together, of a false "better", and that of a false "equivalent". Three questions are answered:
+
+    best     which losses may be the best, and how far the others are behind (Edwards and Hsu 1983): only comparisons
+             with the true best, whichever it is, can exclude it falsely, and there are losses - 1 of them
+    against  how each loss does beside a baseline: losses - 1 comparisons
+    pairs    every loss beside every other
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
-from scipy import special
+from numpy.typing import NDArray
 
-from seglab.reporting.stats import Comparison
+from seglab.contract import require
+from seglab.reporting.errors import Errors
+from seglab.reporting.power import MORE_SEEDS, more_seeds
+from seglab.reporting.stats import Comparison, errors, possibly_equal, step_down, turned
 
-MOST_SEEDS = 50
-POWER = 0.8
-_NODES = 256
-Kind = Literal["better", "equivalent", "unknown", "none"]
+QUESTIONS = ("best", "pairs")
+Kind = Literal["better", "equivalent", "not best", "unknown", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One pair's verdict; `more_seeds` is how many further seeds would decide it: 0 if decided, None if none would."""
+    """One pair's verdict: by how much `first` is better, by this metric, than `second`.
+
+    `gap` is the difference seen, and `low, high` the interval that holds together with those of all other verdicts. If
+    `best`, the question is for the best, `first` is the loss with the best mean, and the interval is that of how far
+    `second` is behind the best, whichever that is. `chances` are the probabilities, of this pair alone, that first is
+    better by more than `delta`, that they are equivalent, and that second is better by more. `level` is the error of
+    this comparison at the next look.
+    """
 
     pair: Comparison
     kind: Kind
+    gap: float
+    low: float
+    high: float
+    chances: tuple[float, float, float]
     delta: float
-    confidence: float
-    more_seeds: int | None = 0
+    level: float
+    best: bool = False
+
+    @cached_property
+    def more_seeds(self) -> tuple[int | None, int | None]:
+        """The fewest and the most further seeds that would decide at the next look; None for more than 50."""
+        return more_seeds(self.pair, self.delta, self.level)
+
+    @property
+    def name(self) -> str:
+        """The verdict in two words."""
+        if self.best and self.kind in ("better", "unknown"):
+            return "worse" if self.kind == "better" else "may be best"
+        return {"unknown": "cannot tell", "none": f"one {self.pair.kind.removesuffix('s')}"}.get(self.kind, self.kind)
 
     @property
     def words(self) -> str:
         """The verdict as a sentence, with the difference and its interval."""
-        first, second = self.pair.first, self.pair.second
-        gap = abs(self.pair.difference)
+        first, second, gap, interval = self.pair.first, self.pair.second, signed(self.gap), self.interval
         if self.kind == "none":
-            lacking = "seed" if self.pair.seeds < 2 else "group of test images"
-            return f"{first} against {second}: no verdict from one {lacking} (difference {gap:.3f}); add a second."
-        sign = 1 if self.pair.difference >= 0 else -1  # where less is better the size is reported, not the direction
-        low, high = sorted((sign * self.pair.low, sign * self.pair.high))
-        interval = f"{self.confidence:.0%} interval {_signed(low)} to {_signed(high)}"
-        if self.kind == "better":
-            return f"{first} is better than {second} by {gap:.3f} ({interval})."
-        if self.kind == "equivalent":
-            return f"{first} and {second} are equivalent within {self.delta:g} (difference {gap:.3f}, {interval})."
-        return f"{first} against {second}: cannot tell (difference {gap:.3f}, {interval}); {self._remedy}."
+            lacking = self.pair.kind.removesuffix("s") if self.pair.replicates < 2 else "group of test images"
+            return f"{first} against {second}: no verdict from one {lacking} (difference {gap}); add a second."
+        if not self.best:
+            return {
+                "better": f"{first} is better than {second} by {gap} ({interval}).",
+                "equivalent": f"{first} and {second} are equivalent within {self.delta:g} ({gap}, {interval}).",
+                "unknown": f"{first} against {second}: cannot tell (difference {gap}, {interval}){self.remedy}.",
+            }[self.kind]
+        return {
+            "better": f"{second} is worse than the best by at least {signed(self.low)} ({gap} behind {first}).",
+            "equivalent": f"{second} is as good as the best within {self.delta:g} ({interval} behind it).",
+            "not best": f"{second} is not the best: another is at least as good ({gap} behind {first}).",
+            "unknown": f"{second} may be the best ({gap} behind {first}, {interval} behind the best){self.remedy}.",
+        }[self.kind]
 
     @property
-    def _remedy(self) -> str:
-        if self.more_seeds is None:
-            return f"{MOST_SEEDS} more seeds would not decide, more test images might"
-        return f"about {self.more_seeds} more seed{'s' * (self.more_seeds != 1)} would decide"
+    def interval(self) -> str:
+        """The interval in words."""
+        return f"{signed(self.low)} to {signed(self.high)}"
+
+    @property
+    def remedy(self) -> str:
+        """What would decide an open question, after a semicolon; empty where that is not known."""
+        if self.pair.kind != "seeds":
+            return ""
+        fewest, most = self.more_seeds
+        if fewest is None:
+            return f"; {MORE_SEEDS[-1]} more seeds would not decide, more test images might"
+        if fewest == most:
+            return f"; about {fewest} more seed{'s' * (fewest != 1)} would decide"
+        return f"; {fewest} to {most or f'over {MORE_SEEDS[-1]}'} more seeds would decide"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """A difference with a true minus sign."""
     return f"{value:.3f}".replace("-", "−") if abs(value) >= 0.0005 else "0.000"
 
 
-def judge(pairs: list[Comparison], *, delta: float = 0.01, confidence: float = 0.95) -> list[Verdict]:
-    """Give each pair of `compare` its verdict, in the same order.
+def judge(
+    pairs: Sequence[Comparison],
+    *,
+    question: str = "pairs",
+    against: str | None = None,
+    delta: float = 0.01,
+    alpha: float = 0.05,
+    next_alpha: float | None = None,
+    lower_is_better: bool = False,
+) -> list[Verdict]:
+    """Give the pairs of `compare` that the question is about their verdicts, in the same order.
 
-    "better" needs Holm's adjusted p below 1 - confidence; "equivalent" needs the pair's interval inside +-delta, and
-    goes first: a difference that is certain but smaller than delta is still one that does not matter.
+    `alpha` is the error of this look and `next_alpha` that of the next, for which further seeds are counted. A
+    difference that is certain but smaller than `delta` is equivalence.
     """
-    alpha = 1 - confidence
-    verdicts = []
-    for pair in pairs:
-        kind = _kind(pair, delta, alpha)
-        more = more_seeds(pair, delta, alpha, alpha / len(pairs)) if kind == "unknown" else 0
-        verdicts.append(Verdict(pair=pair, kind=kind, delta=delta, confidence=confidence, more_seeds=more))
-    return verdicts
+    losses = dict.fromkeys(label for pair in pairs for label in (pair.first, pair.second))
+    if question == "against":
+        require(against in losses, "report: against", f"one of {', '.join(losses)}", against)
+        pairs = [pair for pair in pairs if against in (pair.first, pair.second)]
+    if not pairs:
+        return []
+    sign = -1.0 if lower_is_better else 1.0
+    if question != "best":  # on the seeds that two losses share, the order may not be that of their means
+        pairs = [turned(pair) if sign * pair.difference < 0 else pair for pair in pairs]
+    spread = errors(pairs)
+    family = len(pairs) if question == "pairs" else len(losses) - 1
+    reach = spread.reach(alpha / family)
+    gaps = sign * np.array([pair.difference for pair in pairs])
+    if question == "best":
+        judged = _beside_the_best(pairs, list(losses), gaps, reach, delta)
+    else:
+        judged = _beside_each_other(pairs, gaps, spread, reach, delta, alpha, len(losses) * (question == "pairs"))
+    first, second = spread.above(delta - gaps), spread.above(delta + gaps)
+    return [
+        Verdict(
+            pair=pairs[k],
+            kind=kind,
+            gap=float(gaps[k]),
+            low=float(low),
+            high=float(high),
+            chances=(float(first[k]), float(1 - first[k] - second[k]), float(second[k])),
+            delta=delta,
+            level=(next_alpha or alpha) / family,
+            best=question == "best",
+        )
+        for k, (kind, low, high) in judged.items()
+    ]
 
 
-def _kind(pair: Comparison, delta: float, alpha: float) -> Kind:
-    if not np.isfinite(pair.p):
-        return "none"
-    if max(abs(pair.low), abs(pair.high)) < delta:
-        return "equivalent"
-    return "better" if pair.p_holm <= alpha else "unknown"
+Judged = dict[int, tuple[Kind, float, float]]
+"""By the place of a pair its verdict and the ends of its interval."""
 
 
-class Noise(NamedTuple):
-    """The variance of a difference: of one seed's mean difference, and that through the test images.
+def _beside_each_other(
+    pairs: Sequence[Comparison],
+    gaps: NDArray,
+    spread: Errors,
+    reach: NDArray,
+    delta: float,
+    alpha: float,
+    losses: int,
+) -> Judged:
+    """Two families of tests: for "better" and, by two one-sided ones each (Schuirmann 1987), for "equivalent"."""
+    complete = losses * (losses - 1) // 2 == np.isfinite([pair.p for pair in pairs]).sum()
+    differ = step_down([pair.p for pair in pairs], possibly_equal(losses) if losses and complete else None)
+    alike = step_down((2 * spread.above(delta - np.abs(gaps))).clip(max=1).tolist())
+    kinds: list[Kind] = [
+        "none" if not np.isfinite(pair.p) else "equivalent" if b <= alpha else "better" if a <= alpha else "unknown"
+        for pair, a, b in zip(pairs, differ, alike, strict=True)
+    ]
+    return {k: (kind, gaps[k] - reach[k], gaps[k] + reach[k]) for k, kind in enumerate(kinds)}
 
-    `groups` is the number of independent images, `prior` the prior degrees of freedom for each of a pair's own (0 for
-    two losses).
+
+def _beside_the_best(
+    pairs: Sequence[Comparison], losses: list[str], gaps: NDArray, reach: NDArray, delta: float
+) -> Judged:
+    """How far each loss is behind the best. All of it holds together if the true best's own intervals do."""
+    place = {label: k for k, label in enumerate(losses)}
+    ahead, half = np.zeros((len(losses),) * 2), np.full((len(losses),) * 2, np.inf)
+    np.fill_diagonal(half, 0)
+    for pair, gap, width in zip(pairs, gaps, reach, strict=True):
+        a, b = place[pair.first], place[pair.second]
+        ahead[a, b], ahead[b, a] = gap, -gap
+        half[a, b] = half[b, a] = width
+    may_be_best = (ahead + half >= 0).all(axis=1)
+    may_be_best[0] = True  # it has the best mean, though perhaps not on the seeds of every pair
+    found: Judged = {}
+    for k, pair in enumerate(pairs):
+        if pair.first != losses[0]:
+            continue
+        loss = place[pair.second]
+        rivals = np.flatnonzero(may_be_best & (np.arange(len(losses)) != loss))
+        low = max(0.0, (ahead - half)[rivals, loss].min())
+        high = max(0.0, (ahead + half)[rivals, loss].max())
+        kind: Kind = "better" if low > 0 else "unknown" if may_be_best[loss] else "not best"
+        kind = "none" if not np.isfinite(pair.p) else "equivalent" if high < delta else kind
+        found[k] = (kind, low, high)
+    return found
+
+
+def ranks(pairs: Sequence[Comparison], verdicts: Sequence[Verdict]) -> dict[str, tuple[int, int]]:
+    """The ranks that each loss may have, the highest and the lowest, by what was found better in all pairs.
+
+    If every "better" is right, the true ranks lie in all of these sets (Mogstad, Romano, Shaikh and Wilhelm 2024).
     """
-
-    one_seed: float
-    images: float
-    groups: int
-    prior: float = 0.0
-
-    @classmethod
-    def of(cls, pair: Comparison) -> Noise:
-        """The noise that was measured for a pair of `compare`."""
-        prior = pair.prior / (pair.seeds - 1)
-        one_seed = pair.seed_variance * pair.seeds
-        return cls(one_seed=one_seed, images=pair.image_variance, groups=pair.groups, prior=prior)
-
-    def freedom(self, seeds: int) -> float:
-        """Degrees of freedom of the seeds' part."""
-        return (seeds - 1) * (1 + self.prior)
+    losses = list(dict.fromkeys(label for pair in pairs for label in (pair.first, pair.second)))
+    above, below = (dict.fromkeys(losses, 0) for _ in range(2))
+    for found in verdicts:
+        if found.kind == "better":
+            above[found.pair.second] += 1
+            below[found.pair.first] += 1
+    return {label: (1 + above[label], len(losses) - below[label]) for label in losses}
 
 
-def power(difference: float, noise: Noise, *, seeds: int, alpha: float) -> float:
-    """The probability that a true mean difference is found at level `alpha` (two-sided) with so many seeds."""
-    node = np.random.default_rng(0)
-    even = (np.arange(_NODES) + 0.5) / _NODES
-    part, free = noise.one_seed / seeds, noise.freedom(seeds)
-    seen = difference + np.sqrt(part + noise.images) * special.ndtri(node.permutation(even))
-    error = np.sqrt(part * special.chdtri(free, node.permutation(even)) / free)
-    image = np.sqrt(noise.images) * special.stdtrit(max(noise.groups - 1, 1), even[::8])
-    reach = (image - np.abs(seen)[:, None]) / np.maximum(error, 1e-12)[:, None]
-    beyond = special.stdtr(free, reach).mean(axis=1)
-    return float(np.mean((2 * beyond <= alpha) & (seen * difference > 0)))
-
-
-def smallest_difference(noise: Noise, *, seeds: int, alpha: float) -> float:
-    """The smallest true difference that would be found four times out of five with so many seeds."""
-    low, high = 0.0, 4 * np.sqrt(noise.one_seed / seeds + noise.images) + 1e-9
-    while power(high, noise, seeds=seeds, alpha=alpha) < POWER:
-        low, high = high, 2 * high
-    for _ in range(10):
-        middle = (low + high) / 2
-        low, high = (low, middle) if power(middle, noise, seeds=seeds, alpha=alpha) >= POWER else (middle, high)
-    return float(high)
-
-
-def more_seeds(pair: Comparison, delta: float, alpha: float, alpha_all: float) -> int | None:
-    """How many further seeds would decide a pair if its true difference is the one seen; None beyond `MOST_SEEDS`.
-
-    Decided means found with a power of 0.8 at `alpha_all`, or an interval at 1 - `alpha` that lies inside +-delta.
-    """
-    noise, gap = Noise.of(pair), abs(pair.difference)
-
-    def decided(seeds: int) -> bool:
-        error = np.sqrt(noise.one_seed / seeds + noise.images)
-        reach = special.stdtrit(noise.freedom(seeds), 1 - alpha / 2) * error
-        return bool(gap + reach < delta) or power(gap, noise, seeds=seeds, alpha=alpha_all) >= POWER
-
-    more = 1 + bisect_left(range(1, MOST_SEEDS + 1), True, key=lambda more: decided(pair.seeds + more))
-    return more if more <= MOST_SEEDS else None
-
-
-def usual_noise(pairs: list[Comparison]) -> Noise | None:
-    """The median noise over the pairs of a sweep, or None where no pair has two seeds."""
-    noises = [Noise.of(pair) for pair in pairs if np.isfinite(pair.p)]
-    if not noises:
-        return None
-    one_seed, images, groups, prior = np.median(noises, axis=0).tolist()
-    return Noise(one_seed=one_seed, images=images, groups=int(groups), prior=prior)
-
-
-def headline(verdicts: list[Verdict]) -> str:
-    """The sweep in one sentence: how the loss with the best mean compares with each of the others."""
+def headline(verdicts: Sequence[Verdict], against: str | None = None) -> str:
+    """The answer in one sentence."""
     if not verdicts:
         return "There is nothing to compare: fewer than two losses have finished runs with a seed in common."
-    leader = verdicts[0].pair.first
+    leader, delta = verdicts[0].pair.first, verdicts[0].delta
+    if all(found.kind == "none" for found in verdicts):
+        return (
+            f"{leader} has the best mean, but one {verdicts[0].pair.kind.removesuffix('s')} per loss gives no verdict."
+        )
+    if verdicts[0].best:
+        return _best_of(leader, verdicts)
     rivals: dict[str, list[str]] = {}
-    for verdict in verdicts:
-        if verdict.pair.first == leader:
-            rivals.setdefault(verdict.kind, []).append(verdict.pair.second)
-    phrases = {
-        "better": "is better than",
-        "equivalent": f"is equivalent within {verdicts[0].delta:g} to",
-        "unknown": "cannot be distinguished from",
-    }
-    parts = [f"{phrase} {_list(rivals[kind])}" for kind, phrase in phrases.items() if kind in rivals]
-    if not parts:
-        return f"{leader} has the best mean, but one seed per loss gives no verdict."
+    for found in verdicts:
+        pair = found.pair
+        if against:
+            other, kind = (pair.second, "worse") if pair.first == against else (pair.first, "better")
+            rivals.setdefault(kind if found.kind == "better" else found.kind, []).append(other)
+        elif pair.first == leader:
+            rivals.setdefault(found.kind, []).append(pair.second)
+    if against:
+        phrases = {"better": "better", "worse": "worse", "equivalent": f"equivalent within {delta:g}"}
+        parts = [
+            f"{_list(rivals[kind])} {_are(rivals[kind])} {words}" for kind, words in phrases.items() if kind in rivals
+        ]
+        parts += [f"cannot tell for {_list(rivals['unknown'])}"] if "unknown" in rivals else []
+        return f"Beside {against}: {'; '.join(parts)}."
+    phrases = {"better": "is better than", "equivalent": f"is equivalent within {delta:g} to"}
+    phrases |= {"unknown": "cannot be distinguished from"}
+    parts = [f"{words} {_list(rivals[kind])}" for kind, words in phrases.items() if kind in rivals]
     return f"{leader} {'; it '.join(parts)}."
 
 
-def _list(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _best_of(leader: str, verdicts: Sequence[Verdict]) -> str:
+    losses = {
+        kind: [found.pair.second for found in verdicts if found.kind == kind] for kind in ("equivalent", "not best")
+    }
+    open_ = [leader, *(found.pair.second for found in verdicts if found.kind in ("unknown", "none"))]
+    if len(open_) == len(verdicts) + 1:
+        return f"Any of the {len(open_)} losses may be the best; {leader} has the best mean."
+    parts = [f"{leader} is the best" if len(open_) == 1 else f"The best may be {_list(open_, 'or')}"]
+    if same := losses["equivalent"]:
+        parts.append(f"{_list(same)} {_are(same)} as good within {verdicts[0].delta:g}")
+    worse = [found for found in verdicts if found.kind == "better"]
+    if worse:
+        least = min(found.low for found in worse)
+        names = [found.pair.second for found in worse]
+        parts.append(f"{_list(names)} {_are(names)} worse by at least {signed(least)}")
+    if out := losses["not best"]:
+        parts.append(f"{_list(out)} {_are(out)} not")
+    return "; ".join(parts) + "."
 
 
-def depends_on_threshold(plain: list[Verdict], tuned: list[Verdict]) -> str:
-    """A sentence that warns where a loss is better at the fixed threshold and not once thresholds are tuned."""
-    better = {(found.pair.first, found.pair.second): found.kind == "better" for found in tuned if found.kind != "none"}
-    gone = [
-        f"{first} against {second}"
-        for first, second in ((found.pair.first, found.pair.second) for found in plain if found.kind == "better")
-        if (second, first) in better or better.get((first, second)) is False
-    ]
-    if not gone:
-        return ""
-    pairs = f"{len(gone)} of {len(plain)} pairs" if len(gone) > 3 else _list(gone)
-    return f"The threshold decides here: what is better at the fixed threshold is not at the tuned one for {pairs}."
+def _are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _list(names: list[str], last: str = "and") -> str:
+    """Some names in words; of more than four only how many."""
+    if len(names) > 4 and last == "and":
+        return f"{len(names)} others"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"

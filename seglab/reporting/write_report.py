@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from seglab.files import write_text
+from seglab.files import csv_text, write_text
 from seglab.plots import save, svg
 from seglab.reporting import external_data, report_sections
 from seglab.reporting.html import TEMPLATES
 from seglab.reporting.metrics_table import BLOCKS, keys_of, title
-from seglab.reporting.report_figures import KIND_NAMES
 from seglab.reporting.study import IMAGES, Study
 
 
@@ -58,7 +57,6 @@ def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: p
         content=report_sections,
         metric_title=title,
         images_asked=IMAGES,
-        kind_names=KIND_NAMES,
     )
 
 
@@ -81,7 +79,7 @@ def csv(studies: list[Study], runs: pd.DataFrame) -> str:
         flat = flat.rename_axis(["data", "trained", "loss"]).reset_index()
         flat["data"] += ", trained on " + flat.pop("trained")
         parts.append(flat)
-    return pd.concat(parts, ignore_index=True).to_csv(index=False) if parts else "loss,data,seeds\n"
+    return csv_text(pd.concat(parts, ignore_index=True)) if parts else "loss,data,seeds\n"
 
 
 def _flat(spread: pd.DataFrame) -> pd.DataFrame:
@@ -96,9 +94,8 @@ def markdown(studies: list[Study], runs: pd.DataFrame) -> str:
     for study in studies:
         lines += [f"## {study.title}", "", study.headline, "", *(f"- {found.words}" for found in study.named)]
         lines += ["", study.blind] if study.blind else []
-        if study.tuned:
-            warned = f"{study.tuned.headline} {study.threshold_warning}".rstrip()
-            lines += ["", f"At the threshold tuned on validation: {warned}"]
+        lines += ["", study.look_words] if study.look_words else []
+        lines += ["", f"At the threshold tuned on validation: {study.tuned.headline}"] if study.tuned else []
         for name, keys in BLOCKS.items():
             have = [key for key in keys if (key, "mean") in study.spread]
             if have:

@@ -62,7 +62,7 @@ def view(
         require(0 < value < 1, "curve", f"{name} between 0 and 1", value)
     require(size >= 8, "curve", "size of at least 8 pixels", size)
     require(points >= 3, "curve", "points of at least 3", points)
-    fitted = {label: loss.fitted(foreground) for label, loss in losses.items()}
+    fitted = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}
     additive = {label: loss for label, loss in fitted.items() if is_additive(loss)}
     counting = {label: loss for label, loss in fitted.items() if label not in additive and is_exchangeable(loss)}
     return page(
@@ -158,7 +158,9 @@ def image_curves(
         rows = [
             pd.DataFrame({"loss": label, "pixel": side} | columns)
             for label, loss in losses.items()
-            for side, columns in image_curve(loss.fitted(a), Context(a, size), b, margins(points, 5.0)).items()
+            for side, columns in image_curve(
+                loss.with_class_frequency([a]), Context(a, size), b, margins(points, 5.0)
+            ).items()
         ]
         tables[a, b] = pd.concat(rows, ignore_index=True)
     return tables

@@ -169,7 +169,7 @@ def square(table: pd.DataFrame, label: str) -> tuple[np.ndarray, np.ndarray, np.
     return values.columns.to_numpy() / OBJECT, values.index.to_numpy() / OBJECT, values.to_numpy()
 
 
-def sliding(images: Mapping[tuple[float, float], pd.DataFrame], start: tuple[float, float], size: int) -> str:
+def sliding(images: Mapping[tuple[float, float], pd.DataFrame], start: tuple[float, float], size: int) -> Markup:
     """The curves of an image with sliders for its foreground fraction and the pixels that stay."""
     caption = (
         f"An image of {size} x {size} pixels with two discs of foreground. Above, all foreground pixels have the "

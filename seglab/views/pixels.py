@@ -14,8 +14,8 @@ from tqdm import tqdm
 from seglab.contract import Logits, require
 from seglab.data.loading import Batch
 from seglab.engine.trained_run import TrainedRun
+from seglab.losses.attribution import attribution, gradients
 from seglab.losses.base import Loss
-from seglab.losses.shares import gradients, shares
 from seglab.metrics.counts import counts, scores
 from seglab.views.pixel_figures import ImageHistory, Inspection, page
 from seglab.views.run_inputs import common_snapshots, fitted, logits_at, pick_images, same_data, titles
@@ -32,7 +32,9 @@ class Show(NamedTuple):
 
 SHOW = {
     "attribution": Show(
-        shares, "loss", "the attribution of the loss to each pixel (the mean over the picture is the loss of the image)"
+        attribution,
+        "loss",
+        "the attribution of the loss to each pixel (the mean over the picture is the loss of the image)",
     ),
     "gradient": Show(
         gradients, "gradient", "the size of the loss's gradient at each pixel's logit, times the number of pixels"

@@ -50,7 +50,7 @@ def common_snapshots(runs: Sequence[TrainedRun]) -> list[int]:
 
 def fitted(losses: dict[str, Loss], run: TrainedRun) -> dict[str, Loss]:
     """The losses with each `auto` parameter as it is for the training masks of the run."""
-    return {name: loss.fitted(run.facts["data"]["foreground"]) for name, loss in losses.items()}
+    return {name: loss.with_class_frequency([run.facts["data"]["foreground"]]) for name, loss in losses.items()}
 
 
 def samples(run: TrainedRun, losses: Sequence[Loss], split: str) -> Samples:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from seglab.files import atomic, write_text
+from seglab.files import atomic, csv_text, write_text
 from seglab.plots import COLORS, STYLE, save, svg
 from seglab.reporting import html
 
@@ -88,7 +88,7 @@ class ViewPage:
             save(figure, out / f"{name}.png")
             write_text(out / f"{name}.svg", svg(figure, name))
         for name, table in self.tables.items():
-            write_text(out / f"{name}.csv", table.to_csv(index=False))
+            write_text(out / f"{name}.csv", csv_text(table))
         for name, animation in self.animations.items():
             animation.write(out / f"{name}.gif")
         library = script = ""

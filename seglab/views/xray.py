@@ -63,7 +63,7 @@ def view(
     data = DataModule(dataset, None, batch, needs=needs)
     facts = data.facts()
     foreground, count = facts["foreground"], facts["images"]["train"]
-    losses = {label: loss.fitted(foreground) for label, loss in losses.items()}
+    losses = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}
     samples = data.samples("train")
     shown = data.opened.foreground("train")[[samples.source.number(index) for index in range(len(samples))]]
     seen = samples.__getitems__([(0, index) for index in sorted(spread(shown, images))])

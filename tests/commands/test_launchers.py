@@ -28,7 +28,7 @@ BOMB = """
 import os, signal, time
 from dataclasses import dataclass
 from pathlib import Path
-from seglab.losses.pixel import BCE
+from seglab.losses import BCE
 
 @dataclass(frozen=True, kw_only=True)
 class Bomb(BCE):

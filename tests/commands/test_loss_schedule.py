@@ -167,8 +167,7 @@ def test_a_wrong_schedule_is_one_sentence_before_the_first_epoch(
 
 def test_any_loss_can_stand_inside_another(configure: Callable[..., DictConfig]) -> None:
     from seglab.engine.config import build
-    from seglab.losses.focal import Focal
-    from seglab.losses.pixel import BCE
+    from seglab.losses import BCE, Focal
 
     cfg = configure("train", "loss=switch", "loss.second=${inner:loss,focal}")
     loss = build(cfg.loss)

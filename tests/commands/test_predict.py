@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from seglab.predict import predict
 from tests.engine.untrained import write_run
 
 Configure = Callable[..., DictConfig]
+NOWHERE = Path("nowhere")
 KINDS = "[mask,probability,overlay,objects,rle]"
 
 
@@ -199,16 +201,55 @@ def test_a_run_that_has_not_finished_is_one_sentence(
 
 
 def test_names_stay_apart(tmp_path: Path) -> None:
-    for name in ("a.png", "a.jpg", "deeper/a.png", ".hidden.png", "notes.txt"):
+    for name in ("a.png", "a.jpg", "deeper/a.png", "a[1].tif", "a1.tif"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert list(find_images(str(tmp_path))) == ["a.jpg", "a.png", "deeper/a"]
-    assert list(find_images([str(tmp_path / "*.jpg"), str(tmp_path / "deeper")])) == ["a.jpg", "a.png"]
+    assert list(find_images(str(tmp_path), NOWHERE).names) == ["a.jpg", "a.png", "a1", "a[1]", "deeper/a"]
+    several = [str(tmp_path / "*.jpg"), str(tmp_path / "deeper"), str(tmp_path / "a[1].tif")]
+    assert list(find_images(several, NOWHERE).names) == ["a.jpg", "a.png", "a[1]"]
     with pytest.raises(ContractError, match="an image or a folder"):
-        find_images("nowhere")
+        find_images("nowhere", NOWHERE)
     (tmp_path / "bare").mkdir()
     with pytest.raises(ContractError, match=r"images .* none"):
-        find_images(str(tmp_path / "bare"))
+        find_images(str(tmp_path / "bare"), NOWHERE)
+
+
+def test_what_is_no_image_of_the_user_is_left_out_and_counted(tmp_path: Path) -> None:
+    inside = (
+        "a.png",
+        "sub/b.png",
+        ".hidden/c.png",
+        "__x/._d.png",
+        "notes.txt",
+        "old/predictions.json",
+        "old/masks/a.png",
+    )
+    elsewhere = tmp_path / "elsewhere"
+    folder = tmp_path / "photos"
+    for file in (*(folder / name for name in inside), elsewhere / "far.png"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (folder / "link").symlink_to(elsewhere)
+    (folder / "circle").symlink_to(folder)
+    (folder / "gone.png").symlink_to(tmp_path / "nothing.png")
+    os.mkfifo(folder / "pipe.png")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.png")).touch()
+    (folder / "out/masks").mkdir(parents=True)
+    (folder / "out/masks/a.png").touch()
+    found = find_images(str(folder), folder / "out")
+    assert list(found.names) == ["a", "link/far", "sub/b"]
+    assert dict(found.left_out) == {
+        "hidden folders": 1,
+        "hidden files": 1,
+        "files of other kinds": 1,
+        "pipes, devices or broken links": 2,
+        "names that are not UTF-8": 1,
+        "folders of predictions or seen already": 3,
+    }
+    with pytest.raises(ContractError, match="an output outside of the images"):
+        find_images(str(folder), folder)
+    with pytest.raises(ContractError, match=r"a file, got .*pipe\.png, a pipe or a device"):
+        find_images(str(folder / "pipe.png"), NOWHERE)
 
 
 def test_objects_touch_at_corners_and_know_their_confidence() -> None:

@@ -20,7 +20,7 @@ BRIEF = (*SMALL, "examples=1")
 BOMBS = """
 import os, signal, sys
 from dataclasses import dataclass
-from seglab.losses.pixel import BCE
+from seglab.losses import BCE
 
 @dataclass(frozen=True, kw_only=True)
 class Bomb(BCE):
@@ -72,7 +72,7 @@ def runs(place: Path) -> dict[str, dict]:
 
 
 @pytest.mark.slow
-def test_jobs_that_raise_exit_or_die_are_written_down_and_the_sweep_goes_on(place: Path) -> None:
+def test_jobs_that_raise_exit_or_die_are_written_down_and_the_sweep_continues(place: Path) -> None:
     code, said = sweep(place, "loss=bomb", "loss.how=raise,exit,kill,no")
     ended = {name: (facts["status"], (facts["error"] or {}).get("message")) for name, facts in runs(place).items()}
     assert ended == {
@@ -118,7 +118,7 @@ def test_a_plan_starts_nothing(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_sweep_and_the_same_command_goes_on(place: Path) -> None:
+def test_ctrl_c_ends_the_sweep_and_the_same_command_resumes_it(place: Path) -> None:
     process = start(place, "loss=bce,dice", "trainer.max_epochs=200")
     deadline = time.monotonic() + 200
     while not list(place.glob("outputs/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
@@ -127,7 +127,7 @@ def test_ctrl_c_ends_the_sweep_and_the_same_command_goes_on(place: Path) -> None
     said = "".join(process.communicate(timeout=100))
     facts = runs(place)
     assert [run["status"] for run in facts.values()] == ["interrupted"], said
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
 
 
 @pytest.mark.slow

@@ -25,8 +25,8 @@ class Mine(Loss):
         title="Mine", family="pixel", formula="w(p-t)^2", paper="My thesis", empty="As ever.", differs="Not at all."
     )
 
-    def per_image(self, logits, target, **maps):
-        return self.weight * (logits.float().sigmoid() - target.float()).square().flatten(1).mean(1)
+    def value(self, x):
+        return self.weight * x.error.square().mean((1, 2))
 """
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.engine.config import ConfigError, build_choices
-from seglab.losses.focal import Focal
+from seglab.losses import Focal
 
 
 def test_names_and_names_with_values_are_built_by_label() -> None:

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from seglab.engine.gradient_stats import GradientFractions, hard, loss_and_gradient, near_edge
-from seglab.losses.pixel import BCE
-from seglab.losses.region import Dice
+from seglab.losses import BCE, Dice
 from tests.engine.test_module import batch, module
 
 

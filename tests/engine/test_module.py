@@ -18,8 +18,9 @@ from seglab.data.loading import Samples
 from seglab.data.sources import Whole
 from seglab.engine.dry_run import dry_run
 from seglab.engine.module import Normalize, SegModule
-from seglab.losses.base import Card, Loss
-from seglab.losses.pixel import BCE
+from seglab.losses import BCE
+from seglab.losses.base import Loss
+from seglab.losses.pixels import Pixels
 
 
 class Tiny(nn.Module):
@@ -39,10 +40,8 @@ class Tiny(nn.Module):
 class Poisoned(Loss):
     """Not a number for the second image."""
 
-    card = Card(title="", family="", formula="", paper="", empty="", differs="")
-
-    def per_image(self, z: Tensor, target: Tensor, **maps: Tensor) -> Tensor:
-        return z.mean((1, 2, 3)) * torch.tensor([1.0, float("nan")])
+    def value(self, x: Pixels) -> Tensor:
+        return x.z.mean((1, 2)) * torch.tensor([1.0, float("nan")])
 
 
 def module(loss: Loss | None = None) -> SegModule:

@@ -19,7 +19,7 @@ def write_run(folder: Path, *overrides: str, seed: int = 1, tuned: float = 0.5) 
     words = ("dataset.size=32", "trainer.accelerator=cpu", *model, f"seed={seed}", *overrides)
     cfg = to_container(compose("train", *words, folder=folder))
     torch.manual_seed(seed)
-    module = assemble(cfg, build(cfg["dataset"]), build(cfg["loss"]).fitted(0.1)).train()
+    module = assemble(cfg, build(cfg["dataset"]), build(cfg["loss"]).with_class_frequency([0.1])).train()
     for _ in range(3):  # running statistics of the norms
         module(torch.randint(0, 256, (4, cfg["dataset"]["channels"], 96, 96), dtype=torch.uint8))
     torch.save({"state_dict": module.state_dict()}, folder / "checkpoints" / "best.ckpt")

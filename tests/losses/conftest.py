@@ -1,84 +1,118 @@
-"""The losses under test are whatever conf/loss holds, with maps made as the data workers make them."""
+"""The losses under test are whatever conf/loss holds, for every task they have, with maps made as for training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from seglab.contract import Task
 from seglab.data.distance_maps import MAPS
-from seglab.losses import native
 from seglab.losses.base import Loss
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "loss"
-NAMES = sorted(file.stem for file in CONF.glob("*.yaml"))
-IN_C = (
-    "bce",
-    "weighted_bce",
-    "class_weighted_ce",
-    "balanced_ce",
-    "dice",
-    "mcc",
-    "bce_dice",
-    "combo",
-    "focal",
-    "unified_focal",
-    "poly1",
-    "squared_dice",
-    "sensitivity_specificity",
-)
-"""Of those that the kernel serves, the ones that are tested with it on small images too."""
+ALL = sorted(file.stem for file in CONF.glob("*.yaml"))
+NAMES = [name for name in ALL if name != "lovasz_softmax"]
+"""Those with a meaning for a binary task."""
+TASKS = {
+    "binary": Task(),
+    "multilabel": Task("multilabel", ("disc", "cup")),
+    "multiclass": Task("multiclass", ("background", "liver", "spleen", "kidney")),
+}
+FREQUENCY = {"binary": (0.1,), "multilabel": (0.1, 0.25), "multiclass": (0.6, 0.2, 0.15, 0.05)}
+ONE_LINE = {"lovasz_hinge", "lovasz_sigmoid"}
+"""Without a meaning for a softmax."""
+CASES = [(name, "binary") for name in NAMES] + [(name, "multilabel") for name in NAMES]
+CASES += [(name, "multiclass") for name in ALL if name not in ONE_LINE]
 
 
-def build(name: str, **parameters: object) -> Loss:
-    """A loss of conf/loss as the command line would build it, fitted to one pixel of foreground in ten."""
-    return instantiate(OmegaConf.load(CONF / f"{name}.yaml"), _convert_="all", **parameters).fitted(0.1)
+@cache
+def config(name: str) -> DictConfig:
+    return OmegaConf.load(CONF / f"{name}.yaml")  # type: ignore[return-value]
+
+
+def build(name: str, task: str = "binary", **parameters: Any) -> Loss:
+    """A loss of conf/loss as the command line would build it, bound to a task and to class frequencies."""
+    if name == "external" and task == "multiclass":
+        parameters = {"function": {"_target_": "torch.nn.CrossEntropyLoss"}} | parameters
+    made = instantiate(config(name), _convert_="all", **parameters)
+    return made.with_task(TASKS[task]).with_class_frequency(FREQUENCY[task])
+
+
+built = cache(build)
+"""The same without parameters, built once: losses are frozen."""
+
+
+def one_hot(ids: Tensor, classes: int) -> Tensor:
+    return torch.nn.functional.one_hot(ids[:, 0].long(), classes).movedim(-1, 1)
 
 
 @dataclass
 class Case:
-    """A loss and how to call it on any logits and target."""
+    """A loss, its task, and how to call it on any logits and target."""
 
     name: str
+    task: str
     loss: Loss
 
-    def maps(self, target: Tensor) -> dict[str, Tensor]:
-        planes = target.flatten(0, 1).numpy()
-        made = {
-            need: torch.stack([torch.from_numpy(MAPS[need](plane)) for plane in planes]) for need in self.loss.needs
-        }
-        return {need: m.view(target.shape) for need, m in made.items()}
+    @property
+    def pools(self) -> bool:
+        """Whether images of a batch share a value by design."""
+        return self.name == "batchwise"
 
-    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
-        return self.loss(logits, target, **self.maps(target))
+    @property
+    def local(self) -> bool:
+        """Whether pixels count wherever they lie."""
+        return not self.loss.needs and self.name != "cldice"
 
-    def gradient(self, logits: Tensor, target: Tensor) -> Tensor:
+    @property
+    def fitted(self) -> bool:
+        """Whether classes have weights from their frequencies."""
+        return self.name in {"weighted_bce", "weight_map", "exp_log"}
+
+    def maps(self, target: Tensor, like: Tensor) -> dict[str, Tensor]:
+        planes = one_hot(target, like.shape[1]) if target.shape != like.shape else target
+        shape, flat = planes.shape, planes.flatten(0, 1).numpy()
+        made = {need: torch.stack([torch.from_numpy(MAPS[need](plane)) for plane in flat]) for need in self.loss.needs}
+        return {need: m.view(shape).to(torch.promote_types(like.dtype, torch.float32)) for need, m in made.items()}
+
+    def __call__(self, logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+        return self.loss(logits, target, valid, **self.maps(target, logits))
+
+    def gradient(self, logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         z = logits.detach().requires_grad_()
-        return torch.autograd.grad(self(z, target).sum(), z)[0]
+        return torch.autograd.grad(self(z, target, valid).sum(), z)[0]
+
+
+def of(holds: Callable[[Case], bool]) -> Callable:
+    """Run a test of a `case` for those that hold alone."""
+
+    def marked(test: Any) -> Any:
+        test.of = holds
+        return test
+
+    return marked
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every loss for each test of a `case`, those in C once more where the kernel is not gone past on purpose."""
-    module = metafunc.module.__name__.rpartition(".")[2]
-    if "case" in metafunc.fixturenames and module != "test_native":
-        twice = IN_C if module in ("test_contract", "test_errors", "test_extremes", "test_values") else ()
-        metafunc.parametrize("case", [*NAMES, *(f"{name} in C" for name in twice)], indirect=True)
+    """Every loss for every task it has, for each test of a `case`, or those that the test is `of`."""
+    if "case" in metafunc.fixturenames:
+        holds = getattr(metafunc.function, "of", lambda case: True)
+        names = [name for name in CASES if holds(Case(*name, built(*name)))]
+        metafunc.parametrize("case", names, indirect=True, ids=["-".join(name) for name in names])
 
 
 @pytest.fixture
-def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Case:
-    name = request.param.removesuffix(" in C")
-    if name != request.param:
-        if native.kernel() is None:
-            pytest.skip("no C compiler")
-        monkeypatch.setattr(native, "SMALLEST", 0)
-    return Case(name, build(name))
+def case(request: pytest.FixtureRequest) -> Case:
+    return Case(*request.param, built(*request.param))
 
 
 @pytest.fixture
@@ -86,14 +120,30 @@ def make() -> Callable[..., Loss]:
     return build
 
 
-@pytest.fixture
-def logits() -> Tensor:
-    return torch.randn(3, 1, 12, 12, generator=torch.Generator().manual_seed(1)) * 2
-
-
-@pytest.fixture
-def target() -> Tensor:
-    """An image with two objects, one without any, one with a third of the pixels."""
+def scene(task: str = "binary") -> tuple[Tensor, Tensor]:
+    """Logits and target of three images: two objects (all classes), empty (background alone), a third filled."""
+    channels = TASKS[task].channels
+    logits = torch.randn(3, channels, 12, 12, generator=torch.Generator().manual_seed(1)) * 2
     mask = torch.zeros(3, 1, 12, 12, dtype=torch.uint8)
     mask[0, :, 2:5, 3:6] = mask[0, :, 8:10, 7:11] = mask[2, :, :4] = 1
-    return mask
+    if task == "multilabel":
+        mask = torch.cat([mask, mask.flip(0, 3)], 1)
+    if task == "multiclass":
+        mask[0, :, 8:10] *= 2
+        mask[0, :, 5:7, 0:6] = 3
+    return logits, mask
+
+
+@pytest.fixture
+def logits(request: pytest.FixtureRequest) -> Tensor:
+    """Of the task of the case, or of a binary one."""
+    return scene(task_of(request))[0]
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Tensor:
+    return scene(task_of(request))[1]
+
+
+def task_of(request: pytest.FixtureRequest) -> str:
+    return request.getfixturevalue("case").task if "case" in request.fixturenames else "binary"

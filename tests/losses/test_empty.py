@@ -1,49 +1,50 @@
-"""Masks without foreground: what each policy does, and that it is decided image by image."""
+"""Masks without foreground and absent classes: what each policy does, decided image by image."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from seglab.contract import ContractError
+from tests.losses.conftest import scene
 
 POLICY = ["dice", "iou", "tversky", "focal_tversky", "squared_dice", "dice_plus_plus", "noise_robust_dice", "jml"]
-POLICY += ["log_cosh_dice", "lovasz_hinge", "lovasz_sigmoid", "mcc", "generalised_dice", "asymmetric_focal_tversky"]
-POLICY += ["bce_dice", "combo", "exp_log", "unified_focal", "cldice"]
+POLICY += ["log_cosh_dice", "lovasz_hinge", "lovasz_sigmoid", "mcc", "generalized_dice", "asymmetric_focal_tversky"]
+POLICY += ["bce_dice", "combo", "exp_log", "unified_focal", "cldice", "lovasz_softmax"]
+BINARY = POLICY[:-1]
 
 
-def test_the_complement_is_the_iou_of_the_background(make, logits: Tensor) -> None:
-    empty = torch.zeros(3, 1, 12, 12)
-    q = 1 - logits.sigmoid()
-    expected = 1 - q.sum((1, 2, 3)) / 144
-    torch.testing.assert_close(make("iou")(logits, empty), expected)
-
-
-def test_the_complement_of_dice_and_tversky_scores_the_background(make, logits: Tensor) -> None:
-    empty, q = torch.zeros(3, 1, 12, 12), 1 - logits.sigmoid()
+def test_the_complement_scores_the_background(make: Any, logits: Tensor) -> None:
+    empty, q = torch.zeros(3, 1, 12, 12, dtype=torch.uint8), 1 - logits.sigmoid()
     inside, beside = q.sum((1, 2, 3)), (1 - q).sum((1, 2, 3))
+    torch.testing.assert_close(make("iou")(logits, empty), 1 - inside / 144)
     torch.testing.assert_close(make("dice")(logits, empty), beside / (2 * inside + beside))
     tversky = make("tversky", fp_weight=0.2, fn_weight=0.8)(logits, empty)
     torch.testing.assert_close(tversky, 0.8 * beside / (inside + 0.8 * beside))
     torch.testing.assert_close(make("mcc")(logits, empty), 1 - (inside / 144).sqrt())
     squared = (1 - q).square().sum((1, 2, 3)) / (q.square().sum((1, 2, 3)) + 144)
     torch.testing.assert_close(make("squared_dice")(logits, empty), squared)
+    torch.testing.assert_close(make("lovasz_hinge")(logits, empty), (1 + logits).clamp(min=0).mean((1, 2, 3)))
+    torch.testing.assert_close(make("lovasz_sigmoid")(logits, empty), logits.sigmoid().mean((1, 2, 3)))
 
 
-def test_the_formula_takes_the_smoothing_literally(make, logits: Tensor) -> None:
-    empty, mass = torch.zeros(3, 1, 12, 12), logits.sigmoid().sum((1, 2, 3))
+def test_the_formula_is_taken_literally(make: Any, logits: Tensor) -> None:
+    empty, mass = torch.zeros(3, 1, 12, 12, dtype=torch.uint8), logits.sigmoid().sum((1, 2, 3))
     torch.testing.assert_close(make("dice", empty="formula", smooth=1.0)(logits, empty), mass / (mass + 1))
     torch.testing.assert_close(make("dice", empty="formula")(logits, empty), torch.ones(3))
     torch.testing.assert_close(make("iou", empty="formula", smooth=2.0)(logits, empty), mass / (mass + 2))
+    torch.testing.assert_close(make("lovasz_hinge", empty="formula")(logits, empty), 1 + logits.amax((1, 2, 3)))
+    torch.testing.assert_close(make("mcc", empty="formula")(logits, empty), torch.ones(3))
 
 
-@pytest.mark.parametrize("name", ["dice", "mcc", "lovasz_hinge", "squared_dice", "jml"])
+@pytest.mark.parametrize("name", ["dice", "mcc", "lovasz_hinge", "squared_dice", "jml", "generalized_dice", "cldice"])
 def test_a_skipped_image_is_left_out_of_the_mean_and_never_counted_as_right(
-    make, name: str, logits: Tensor, target: Tensor
+    make: Any, name: str, logits: Tensor, target: Tensor
 ) -> None:
-    skip, keep = make(name, empty="skip"), make(name)
-    kept = [0, 2]  # the second image of the target is empty
+    skip, keep, kept = make(name, empty="skip"), make(name), [0, 2]  # the second image of the target is empty
     torch.testing.assert_close(skip(logits, target).mean(), keep(logits[kept], target[kept]).mean())
     z = logits.requires_grad_()
     (gradient,) = torch.autograd.grad(skip(z, target).mean(), z)
@@ -52,43 +53,61 @@ def test_a_skipped_image_is_left_out_of_the_mean_and_never_counted_as_right(
     nothing = skip(z, torch.zeros_like(target))
     assert torch.equal(nothing, torch.zeros(3))
     assert (torch.autograd.grad(nothing.sum(), z)[0] == 0).all()
+    assert skip.per_class(logits, target)[1].isnan().all()
 
 
-@pytest.mark.parametrize("name", POLICY)
-def test_one_empty_image_changes_nothing_for_the_others(make, name: str, logits: Tensor, target: Tensor) -> None:
+@pytest.mark.parametrize("name", ["dice", "iou", "jml"])
+def test_of_many_classes_a_policy_is_that_of_each(make: Any, name: str) -> None:
+    logits, target = scene("multiclass")  # the third image has the classes 0 and 1
+    each = make(name, "multiclass").per_class(logits, target)
+    torch.testing.assert_close(make(name, "multiclass")(logits, target), each.mean(1))
+    skipped = make(name, "multiclass", empty="skip")(logits, target)
+    torch.testing.assert_close(skipped, torch.stack([each[0].mean(), torch.tensor(0.0), each[2, 0]]) * 1.5)
+    everything = make(name, "multiclass", empty="skip", classes="all")(logits, target)
+    every = make(name, "multiclass", classes="all").per_class(logits, target)
+    torch.testing.assert_close(everything, torch.stack([every[0].mean(), every[1, 0], every[2, :2].mean()]))
+
+
+def test_an_absent_class_is_scored_by_the_rest_of_the_image(make: Any) -> None:
+    logits, target = scene("multiclass")
+    p = logits.softmax(1)[2, 3].sum()  # the third image lacks class 3
+    each = make("dice", "multiclass").per_class(logits, target)
+    torch.testing.assert_close(each[2, 2], p / (2 * (144 - p) + p))
+    literal = make("dice", "multiclass", empty="formula", smooth=1.0).per_class(logits, target)
+    torch.testing.assert_close(literal[2, 2], p / (p + 1))
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_one_empty_image_changes_nothing_for_the_others(make: Any, name: str, logits: Tensor, target: Tensor) -> None:
     loss = make(name)
     torch.testing.assert_close(loss(logits, target)[[0, 2]], loss(logits[[0, 2]], target[[0, 2]]))
 
 
 @pytest.mark.parametrize("policy", ["complement", "formula", "skip"])
 @pytest.mark.parametrize("name", POLICY)
-def test_every_policy_is_finite_on_every_mask(make, name: str, policy: str) -> None:
-    loss = make(name, empty=policy)
-    target = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
-    target[1] = 1
-    for size in (-1e4, -20.0, 0.0, 20.0, 1e4):
-        z = torch.full(target.shape, size, requires_grad=True)
-        value = loss(z, target)
-        value.sum().backward()
-        assert value.isfinite().all()
-        assert z.grad is not None
-        assert z.grad.isfinite().all()
+def test_every_policy_is_finite_on_every_mask(make: Any, name: str, policy: str) -> None:
+    for task in ("multiclass",) if name == "lovasz_softmax" else ("binary", "multiclass"):
+        if name in {"lovasz_hinge", "lovasz_sigmoid"} and task == "multiclass":
+            continue
+        loss = make(name, task, empty=policy)
+        target = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+        target[1] = 1
+        for size in (-1e4, -20.0, 0.0, 20.0, 1e4):
+            z = torch.full((2, 1, 8, 8), size, requires_grad=True)
+            value = loss(z if task == "binary" else torch.cat([-z, z, 0 * z, 0 * z], 1), target)
+            value.sum().backward()
+            assert value.isfinite().all()
+            assert z.grad is not None
+            assert z.grad.isfinite().all()
 
 
-def test_the_formula_of_lovasz_on_an_empty_mask_is_its_largest_error(make, logits: Tensor) -> None:
-    empty = torch.zeros(3, 1, 12, 12)
-    expected = 1 + logits.amax((1, 2, 3))
-    torch.testing.assert_close(make("lovasz_hinge", empty="formula")(logits, empty), expected)
-
-
-@pytest.mark.parametrize("name", POLICY)
-def test_an_unknown_policy_is_refused(make, name: str) -> None:
+@pytest.mark.parametrize("name", BINARY)
+def test_an_unknown_policy_is_refused(make: Any, name: str) -> None:
     with pytest.raises(Exception, match="empty one of complement, formula, skip, got zero") as caught:
         make(name, empty="zero")
     assert isinstance(caught.value.__cause__ or caught.value, ContractError)
 
 
-def test_lovasz_on_an_empty_mask_is_the_mean_error_of_the_background(make, logits: Tensor) -> None:
-    empty = torch.zeros(3, 1, 12, 12)
-    torch.testing.assert_close(make("lovasz_hinge")(logits, empty), (1 + logits).clamp(min=0).mean((1, 2, 3)))
-    torch.testing.assert_close(make("lovasz_sigmoid")(logits, empty), logits.sigmoid().mean((1, 2, 3)))
+def test_balanced_ce_of_one_class_is_the_mean_over_that_class(make: Any, logits: Tensor) -> None:
+    for target in (torch.zeros(3, 1, 12, 12, dtype=torch.uint8), torch.ones(3, 1, 12, 12, dtype=torch.uint8)):
+        torch.testing.assert_close(make("balanced_ce")(logits, target), make("bce")(logits, target))

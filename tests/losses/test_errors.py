@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from seglab.contract import ContractError
-from seglab.losses.combine import Sum
-from seglab.losses.external import External
+from seglab.contract import ContractError, Task
+from tests.losses.conftest import of, scene
+
+if TYPE_CHECKING:
+    from conftest import Case
 
 LIMITS = [
     ("weighted_bce", "pos_weight", 0.0),
     ("weighted_bce", "pos_weight", "much"),
     ("class_weighted_ce", "foreground_weight", -1.0),
     ("class_weighted_ce", "background_weight", 0.0),
+    ("bce", "class_weights", (1.0, -1.0)),
+    ("bce", "class_weights", "much"),
     ("label_smoothing", "smoothing", 0.5),
     ("focal", "gamma", -0.1),
     ("focal", "alpha", 1.5),
@@ -28,6 +31,7 @@ LIMITS = [
     ("weight_map", "border_weight", -1.0),
     ("weight_map", "pos_weight", -1.0),
     ("dice", "smooth", -1.0),
+    ("dice", "classes", "some"),
     ("tversky", "fp_weight", 0.0),
     ("tversky", "fn_weight", -1.0),
     ("focal_tversky", "exponent", 0.0),
@@ -48,24 +52,46 @@ LIMITS = [
     ("unified_focal", "weight", -0.1),
     ("unified_focal", "delta", 1.0),
     ("unified_focal", "gamma", 1.0),
+    ("dice", "task", "many"),
+    ("lovasz_hinge", "task", "multiclass"),
 ]
 
 
+def some(case: Case) -> bool:
+    """One of each family: all losses check their input in the same place."""
+    names = {"bce", "dice", "boundary", "lovasz_hinge", "lovasz_softmax", "sum", "external", "focal_tversky", "exp_log"}
+    return case.name in names
+
+
 @pytest.mark.parametrize(("name", "parameter", "value"), LIMITS)
-def test_a_parameter_out_of_range_is_named(make, name: str, parameter: str, value: object) -> None:
+def test_a_parameter_out_of_range_is_named(make: Any, name: str, parameter: str, value: object) -> None:
     kind = type(make(name))
-    with pytest.raises(ContractError, match=rf"^{kind.__name__}: expected {parameter} .*, got {value}"):
+    with pytest.raises(ContractError) as fault:
         kind(**{parameter: value})
+    assert str(fault.value).startswith(f"{kind.__name__}: expected {parameter} ")
+    assert str(fault.value).endswith(f", got {value}")
 
 
-def test_shapes_that_differ_are_both_named(case, logits: Tensor, target: Tensor) -> None:
-    for wrong in (target[:, 0], target[:2], target[..., :6], target.expand(3, 2, 12, 12)):
-        with pytest.raises(ContractError, match=r"\(3, 1, 12, 12\) and \(") as caught:
+@of(some)
+def test_shapes_that_differ_are_both_named(case: Case, logits: Tensor, target: Tensor) -> None:
+    for wrong in (target[:, 0], target[:2], target[..., :6], target.expand(3, -1, 12, 12).repeat(1, 3, 1, 1)):
+        with pytest.raises(ContractError, match=r"got \(3, ., 12, 12\) and \(") as caught:
             case.loss(logits, wrong)
         assert str(caught.value).startswith(type(case.loss).__name__)
 
 
-def test_an_image_without_a_batch_or_with_integers_is_refused(case) -> None:
+def test_channels_that_do_not_fit_the_task_are_named(make: Any) -> None:
+    two, ids = torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ContractError, match=r"Dice: expected logits \(b, 1, \*spatial\) .* for task=binary, got"):
+        make("dice")(two, two)
+    with pytest.raises(ContractError, match=r"\(b, k > 1, \*spatial\) .* or class ids .* for task=multiclass, got"):
+        make("dice", "multiclass")(two[:, :1], ids)
+    with pytest.raises(ContractError, match="for task=multiclass"):
+        make("dice", "multiclass")(two, ids.float())  # class ids that are no integers
+
+
+@of(some)
+def test_an_image_without_a_batch_or_with_integers_is_refused(case: Case) -> None:
     with pytest.raises(ContractError, match="one shape"):
         case.loss(torch.zeros(8, 8), torch.zeros(8, 8))
     with pytest.raises(ContractError, match="one shape"):
@@ -74,124 +100,108 @@ def test_an_image_without_a_batch_or_with_integers_is_refused(case) -> None:
         case.loss(torch.zeros(1, 1, 8, 8, dtype=torch.int64), torch.zeros(1, 1, 8, 8))
 
 
-def test_a_missing_map_is_named(case, logits: Tensor, target: Tensor) -> None:
-    if not case.loss.needs:
-        pytest.skip("needs no map")
-    with pytest.raises(ContractError, match=f"a map '{case.loss.needs[0]}' shaped like the target, got none"):
+@of(lambda case: bool(case.loss.needs))
+def test_a_missing_map_is_named(case: Case, logits: Tensor, target: Tensor) -> None:
+    with pytest.raises(ContractError, match=f"a map '{case.loss.needs[0]}' shaped like the logits, got none"):
         case.loss(logits, target)
 
 
-def test_numbers_that_are_none_and_targets_out_of_range_are_named(case, logits: Tensor, target: Tensor) -> None:
-    broken = logits.clone()
+@of(some)
+def test_numbers_that_are_none_and_targets_out_of_range_are_named(case: Case, logits: Tensor, target: Tensor) -> None:
+    broken, maps = logits.clone(), case.maps(target, logits)
     broken[0, 0, 0, :2] = torch.nan
-    with pytest.raises(ContractError, match="expected logits that are numbers, got 2 NaN of 432"):
-        case.loss.check(broken, target)
-    with pytest.raises(ContractError, match=r"expected a target in \[0, 1\], got 0 to 255; divide masks of 255 by 255"):
-        case.loss.check(logits, target * 255)
-    with pytest.raises(ContractError, match="got -1 to 0"):
-        case.loss.check(logits, target.float() - 1)
+    for call in (case.loss.check, lambda *pair: case.loss(*pair, **maps)):
+        with pytest.raises(ContractError, match=f"expected logits that are numbers, got 2 NaN of {logits.numel()}"):
+            call(broken, target)
+        for wrong, low, high in ((target * 85, 0, 255), (target.long() - 1, -1, 0)):
+            with pytest.raises(
+                ContractError, match=rf"in \[0, [13]\], got {low} to .*; divide masks of 255 by 255, or"
+            ):
+                call(logits, wrong * (255 if high == 255 and case.task != "multiclass" else 1))
     case.loss.check(logits, target)
 
 
-def test_a_nan_is_found_at_the_call_itself(case, logits: Tensor, target: Tensor) -> None:
-    broken = logits.clone()
-    broken[1, 0, 3, 3] = torch.nan
-    maps = case.maps(target)
-    with pytest.raises(ContractError, match="1 NaN of 432"):
-        case.loss(broken, target, **maps)
-
-
-def test_soft_labels_are_refused_where_they_are_undefined(case, logits: Tensor, target: Tensor) -> None:
-    soft, maps = target * 0.7 + 0.1, case.maps(target)
+@of(lambda case: case.task != "multilabel")
+def test_soft_labels_are_refused_where_they_are_undefined(case: Case, logits: Tensor, target: Tensor) -> None:
+    maps, soft = case.maps(target, logits), torch.full(logits.shape, 0.3)
     if case.loss.soft:
         case.loss.check(logits, soft)
         assert case.loss(logits, soft, **maps).isfinite().all()
     else:
-        with pytest.raises(ContractError, match="expected a target of 0 and 1, got 432 soft labels; threshold"):
+        with pytest.raises(ContractError, match=f"a target of 0 and 1, got {soft.numel()} soft labels; threshold"):
             case.loss(logits, soft, **maps)
 
 
-def test_only_the_losses_named_in_the_contract_refuse_soft_labels(case) -> None:
-    hard = {"lovasz_hinge", "lovasz_sigmoid", "boundary", "hausdorff", "cldice", "sum"}
+@of(lambda case: case.task != "multilabel")
+def test_only_the_losses_named_in_the_contract_refuse_soft_labels(case: Case) -> None:
+    hard = {"lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax", "boundary", "hausdorff", "cldice", "sum"}
     assert case.loss.soft == (case.name not in hard)
 
 
-def test_a_weight_that_is_still_auto_says_what_to_do(make, logits: Tensor, target: Tensor) -> None:
+def test_a_weight_that_is_still_auto_says_what_to_do(make: Any, logits: Tensor, target: Tensor) -> None:
     loss = type(make("weighted_bce"))()
-    with pytest.raises(ContractError, match=r"got auto; call fitted\(foreground\) first"):
+    with pytest.raises(ContractError, match=r"got auto; call with_class_frequency\(frequency\) first"):
         loss(logits, target)
-    assert loss.fitted(0.2).pos_weight == pytest.approx(4)
-    assert loss.fitted(0.2).fitted(0.5).pos_weight == pytest.approx(4)
-    with pytest.raises(ContractError, match="masks with both classes, got a foreground share of 0"):
-        loss.fitted(0.0)
-    assert type(make("exp_log"))().fitted(0.2).pos_weight == pytest.approx(2)
+    assert loss.with_class_frequency([0.2]).pos_weight == pytest.approx(4)
+    assert loss.with_class_frequency([0.2]).with_class_frequency([0.5]).pos_weight == pytest.approx(4)
+    with pytest.raises(ContractError, match=r"masks with all classes, got frequencies of \(0.0,\); set pos_weight"):
+        loss.with_class_frequency([0.0])
+    assert type(make("exp_log"))().with_class_frequency([0.2]).pos_weight == pytest.approx(2)
 
 
-def test_a_sum_fits_its_terms_and_is_hard_where_one_of_them_is(make) -> None:
-    loss = make(
-        "sum",
-        terms={
-            "w": {
-                "_target_": "seglab.losses.combine.Term",
-                "weight": 2.0,
-                "loss": {"_target_": "seglab.losses.pixel.WeightedBCE"},
-            }
-        },
-    )
-    assert loss.terms["w"].loss.pos_weight == pytest.approx(9)
-    assert not loss.soft
-    with pytest.raises(ContractError, match="at least one term"):
-        Sum(terms={})
+def test_class_weights_that_do_not_fit_the_task_are_named(make: Any) -> None:
+    logits, target = scene("multiclass")
+    kind = type(make("dice"))
+    with pytest.raises(ContractError, match="Dice: expected no class_weights for a binary task"):
+        kind(class_weights=(1.0,)).with_task(Task())(*scene())
+    with pytest.raises(ContractError, match="class_weights of background, liver, spleen, kidney, got liver, lung"):
+        make("dice", "multiclass", class_weights={"liver": 1, "lung": 2})
+    with pytest.raises(ContractError, match="4 weights, one for each class, got 2"):
+        kind(task="multiclass", class_weights=(1.0, 2.0))(logits, target)
+    with pytest.raises(
+        ContractError, match=r"class_weights that are numbers, got auto; call with_task\(task\) and with_c"
+    ):
+        kind(task="multiclass", class_weights="auto")(logits, target)
+    with pytest.raises(ContractError, match="training masks with all classes"):
+        kind(task="multiclass", class_weights="auto").with_class_frequency((0.9, 0.1, 0.0))
 
 
-def test_a_foreign_function_must_give_a_tensor(logits: Tensor, target: Tensor) -> None:
-    with pytest.raises(ContractError, match="External: expected a tensor from its function, got float"):
-        External(function=lambda z, t: 1.0)(logits, target)
-    with pytest.raises(ContractError, match="External: expected function that can be called"):
-        External(function=3)  # type: ignore[arg-type]
+def test_what_is_no_mean_over_classes_has_no_values_by_class(make: Any) -> None:
+    for name in ("bce", "bce_dice", "sum"):
+        loss, (logits, target) = make(name, "multiclass"), scene("multiclass")
+        maps = {need: torch.zeros(logits.shape) for need in loss.needs}
+        with pytest.raises(ContractError, match="expected a mean over classes for per_class; call the loss"):
+            loss.per_class(logits, target, **maps)
 
 
-def test_a_foreign_function_sees_one_image_or_the_batch_in_float32(logits: Tensor, target: Tensor) -> None:
-    seen = []
-
-    def function(z: Tensor, t: Tensor) -> Tensor:
-        seen.append((len(z), z.dtype, t.dtype))
-        return (z - t).square().mean()
-
-    each = External(function=function)(logits.half(), target)
-    assert seen == [(1, torch.float32, torch.float32)] * 3
-    once = External(function=function, image_by_image=False)(logits.half(), target)
-    assert seen[3:] == [(3, torch.float32, torch.float32)]
-    torch.testing.assert_close(once, each.mean().expand(3))
+def test_losses_of_planes_say_so_for_volumes(make: Any) -> None:
+    logits = torch.randn(1, 1, 4, 4, 4)
+    target = (logits > 1).to(torch.uint8)
+    with pytest.raises(ContractError, match=r"CLDice: expected logits \(b, k, h, w\)"):
+        make("cldice")(logits, target)
+    with pytest.raises(ContractError, match=r"Hausdorff: expected logits \(b, k, h, w\), .*; set prediction=false"):
+        make("hausdorff")(logits, target, distance=torch.zeros(logits.shape))
+    make("hausdorff", prediction=False)(logits, target, distance=torch.zeros(logits.shape))
 
 
-def test_a_foreign_function_may_give_one_number_per_image_or_per_pixel(logits: Tensor, target: Tensor) -> None:
-    def each(z: Tensor, t: Tensor) -> Tensor:
-        return (z - t).square()
-
-    def per_image(z: Tensor, t: Tensor) -> Tensor:
-        return each(z, t).flatten(1).mean(1)
-
-    expected = per_image(logits, target.float())
-    assert expected.std() > 0
-    for function in (each, per_image, lambda z, t: per_image(z, t).view(-1, 1, 1, 1)):
-        for image_by_image in (True, False):
-            loss = External(function=function, image_by_image=image_by_image)(logits, target)
-            torch.testing.assert_close(loss, expected)
-    with pytest.raises(ContractError, match=r"one number, or one per image \(3,\) from its function, got \(2,\)"):
-        External(function=lambda z, t: per_image(z, t)[:2], image_by_image=False)(logits, target)
-
-
-def test_a_foreign_function_of_probabilities_gets_them(make, logits: Tensor, target: Tensor) -> None:
-    loss = External(function=torch.nn.BCELoss(), takes="probabilities")
-    torch.testing.assert_close(loss(logits, target), make("bce")(logits, target))
-    with pytest.raises(ContractError, match="External: expected takes either logits or probabilities, got scores"):
-        External(function=torch.nn.BCELoss(), takes="scores")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("kind", "classes", "sentence"),
+    [
+        ("ternary", ("a",), "kind as one of binary, multilabel, multiclass, got ternary"),
+        ("binary", ("a", "b"), r"one class for kind=binary, got \('a', 'b'\)"),
+        ("multiclass", ("a",), "two classes or more for kind=multiclass"),
+        ("multilabel", ("a", "a"), "class names that differ"),
+        ("multilabel", ("a", ""), "class names that differ"),
+        ("multilabel", (), "a class or more"),
+    ],
+)
+def test_a_task_that_makes_no_sense_is_one_sentence(kind: Any, classes: tuple, sentence: str) -> None:
+    with pytest.raises(ContractError, match=f"^Task: expected {sentence}"):
+        Task(kind, classes)
 
 
-def test_a_foreign_function_has_the_card_its_user_writes() -> None:
-    plain = External(function=torch.nn.BCELoss(), takes="probabilities").card
-    assert (plain.title, plain.formula, plain.family) == ("BCELoss (torch)", "f(p,t)", "external")
-    assert External(function=partial(F.mse_loss, reduction="mean")).card.title == "mse_loss (torch)"
-    own = External(function=torch.nn.BCELoss(), title="Mine", paper="Me 2026", formula="x^2").card
-    assert (own.title, own.paper, own.formula) == ("Mine", "Me 2026", "x^2")
+def test_a_task_says_what_is_scored() -> None:
+    assert (Task().channels, Task().scored) == (1, (0,))
+    disc = Task("multilabel", ["disc", "cup"])  # type: ignore[arg-type]
+    assert (disc.channels, disc.scored, disc.classes) == (2, (0, 1), ("disc", "cup"))
+    assert Task("multiclass", ("background", "a", "b")).scored == (1, 2)

@@ -1,10 +1,18 @@
-"""Where one formula is another with certain parameters."""
+"""Where one formula is another with certain parameters, and one task is another with certain logits."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor
+
+from seglab.contract import Task
+from tests.losses.conftest import of, scene
+
+if TYPE_CHECKING:
+    from conftest import Case
 
 SAME = [
     ("tversky", {"fp_weight": 0.5, "fn_weight": 0.5}, "dice", {}),
@@ -31,13 +39,67 @@ SAME = [
 ]
 
 
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
 @pytest.mark.parametrize(("name", "parameters", "other", "others"), SAME)
-def test_one_is_the_other(make, name, parameters, other, others, logits: Tensor, target: Tensor) -> None:
-    one, two = make(name, **parameters), make(other, **others)
-    z = logits.requires_grad_()
+def test_one_is_the_other(make: Any, task: str, name: str, parameters: dict, other: str, others: dict) -> None:
+    one, two = make(name, task, **parameters), make(other, task, **others)
+    z, target = scene(task)
+    z.requires_grad_()
     torch.testing.assert_close(one(z, target), two(z, target))
     gradients = [torch.autograd.grad(loss(z, target).sum(), z)[0] for loss in (one, two)]
     torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-5)
+
+
+@of(lambda case: case.task == "multiclass" and case.name != "lovasz_softmax")
+def test_a_softmax_of_two_classes_with_logits_0_and_z_is_a_sigmoid_of_z(case: Case) -> None:
+    from tests.losses.conftest import Case, build
+
+    name = {} if case.name != "external" else {"function": {"_target_": "torch.nn.BCEWithLogitsLoss"}}
+    logits, target = scene("binary")
+    binary = Case(case.name, "binary", build(case.name, **name))
+    two = Case(case.name, "multiclass", binary.loss.with_task(Task("multiclass", ("background", "foreground"))))
+    if case.name == "external":
+        two = Case(case.name, "multiclass", case.loss)
+    z, pair = logits.double(), torch.cat([torch.zeros_like(logits), logits], 1).double()
+    torch.testing.assert_close(two(pair, target), binary(z, target))
+    if case.name != "weight_map":  # which both classes take from their own maps, in its own test
+        torch.testing.assert_close(two.gradient(pair, target)[:, 1:], binary.gradient(z, target))
+    if case.loss.soft and not case.loss.needs:
+        soft = torch.rand(z.shape, generator=torch.Generator().manual_seed(2)).double()
+        torch.testing.assert_close(two.loss(pair, torch.cat([1 - soft, soft], 1)), binary.loss(z, soft))
+
+
+@of(lambda case: case.task == "multilabel" and not case.fitted)
+def test_channels_are_scored_apart_and_averaged_last(case: Case, logits: Tensor, target: Tensor) -> None:
+    alone = type(case)(case.name, "binary", case.loss.with_task(Task()))
+    each = [alone(logits[:, c : c + 1], target[:, c : c + 1]) for c in range(2)]
+    torch.testing.assert_close(case(logits, target), torch.stack(each).mean(0))
+
+
+def test_class_weights_weigh_the_mean_of_channels_and_of_classes(make: Any) -> None:
+    logits, target = scene("multilabel")
+    for name in ("dice", "bce", "boundary", "lovasz_sigmoid"):
+        loss, maps = make(name, "multilabel"), {"distance": torch.randn(logits.shape)}
+        maps = {need: maps[need] for need in loss.needs}
+        each = loss.per_class(logits, target, **maps)
+        weighted = type(loss)(task="multilabel", class_weights=(3.0, 1.0))(logits, target, **maps)
+        torch.testing.assert_close(weighted, (3 * each[:, 0] + each[:, 1]) / 4)
+    logits, target = scene("multiclass")
+    each = make("dice", "multiclass").per_class(logits, target)
+    weighted = make("dice", "multiclass", class_weights={"background": 9, "kidney": 0, "liver": 1, "spleen": 3})
+    torch.testing.assert_close(weighted(logits, target), (each[:, 0] + 3 * each[:, 1]) / 4)
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    cost = torch.nn.functional.cross_entropy(logits, target[:, 0].long(), reduction="none")
+    expected = (weights[target[:, 0].long()] * cost).mean((1, 2))
+    torch.testing.assert_close(make("bce", "multiclass", class_weights=[1, 2, 3, 4])(logits, target), expected)
+
+
+def test_classes_that_are_auto_weigh_by_their_frequency(make: Any) -> None:
+    loss = make("bce", "multiclass", class_weights="auto")
+    assert loss.class_weights == pytest.approx([1 / (4 * f) for f in (0.6, 0.2, 0.15, 0.05)])
+    assert make("weighted_bce", "multiclass").pos_weight == pytest.approx((3.0, 4.0, 12.0))
+    assert make("weighted_bce", "multilabel").pos_weight == pytest.approx((9.0, 3.0))
+    assert make("exp_log").pos_weight == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +111,8 @@ def test_one_is_the_other(make, name, parameters, other, others, logits: Tensor,
         ("class_weighted_ce", {"foreground_weight": 1.0, "background_weight": 3.0}, {"foreground_weight": 3.0}, 1),
     ],
 )
-def test_classes_may_change_places_with_their_weights(
-    make, name, one, other, scale, logits: Tensor, target: Tensor
+def test_foreground_and_background_may_change_places_with_their_weights(
+    make: Any, name: str, one: dict, other: dict, scale: float, logits: Tensor, target: Tensor
 ) -> None:
     z = logits.requires_grad_()
     values = make(name, **one)(z, target), scale * make(name, **other)(-z, 1 - target)
@@ -59,71 +121,52 @@ def test_classes_may_change_places_with_their_weights(
     torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-5)
 
 
-def test_balanced_ce_of_equal_classes_is_bce(make, logits: Tensor) -> None:
+def test_of_equal_classes_balanced_ce_is_bce_and_generalized_dice_the_mean_of_both_dices(
+    make: Any, logits: Tensor
+) -> None:
     half = torch.zeros(3, 1, 12, 12, dtype=torch.uint8)
     half[:, :, :6] = 1
     torch.testing.assert_close(make("balanced_ce")(logits, half), make("bce")(logits, half))
-
-
-def test_generalised_dice_of_equal_classes_is_the_mean_of_both_dices(make, logits: Tensor) -> None:
-    half = torch.zeros(3, 1, 12, 12, dtype=torch.uint8)
-    half[:, :, :6] = 1
     error = (logits.sigmoid() - half).abs().sum((1, 2, 3))
-    torch.testing.assert_close(make("generalised_dice")(logits, half), error / 144)
+    torch.testing.assert_close(make("generalized_dice")(logits, half), error / 144)
 
 
-def test_half_of_combo_at_equal_weights_is_a_quarter_of_ce_plus_half_of_dice(
-    make, logits: Tensor, target: Tensor
-) -> None:
-    expected = make("bce")(logits, target) / 4 + make("dice")(logits, target) / 2
-    torch.testing.assert_close(make("combo")(logits, target), expected)
-
-
-def test_minus_dice_of_the_ships_keeps_its_offset(make, logits: Tensor, target: Tensor) -> None:
-    loss = make("bce_dice", bce_weight=1e-3, offset=-1.0)
-    score = 1 - make("dice")(logits, target)
+def test_minus_dice_of_the_ships_keeps_its_offset(make: Any, logits: Tensor, target: Tensor) -> None:
+    loss, score = make("bce_dice", bce_weight=1e-3, offset=-1.0), 1 - make("dice")(logits, target)
     torch.testing.assert_close(loss(logits, target), 1e-3 * make("bce")(logits, target) - score)
     assert float(loss((target[:1] * 2.0 - 1) * 50, target[:1])) == pytest.approx(-1)
 
 
-def test_a_batchwise_loss_is_that_of_one_tall_image(make, logits: Tensor, target: Tensor) -> None:
-    tall = make("dice")(logits.reshape(1, 1, 36, 12), target.reshape(1, 1, 36, 12))
-    torch.testing.assert_close(make("batchwise")(logits, target), tall.expand(3))
+def test_the_power_of_focal_tversky_comes_before_the_mean(make: Any) -> None:
+    for task in ("binary", "multiclass"):
+        logits, target = scene(task)
+        powered = make("tversky", task).per_class(logits, target) ** 0.75
+        torch.testing.assert_close(make("focal_tversky", task)(logits, target), powered.mean(1))
 
 
-def test_the_power_of_focal_tversky_comes_before_the_mean(make, logits: Tensor, target: Tensor) -> None:
-    powered = make("tversky")(logits, target) ** 0.75
-    torch.testing.assert_close(make("focal_tversky")(logits, target).mean(), powered.mean())
-
-
-def test_channels_are_scored_apart_and_averaged_last(make, logits: Tensor, target: Tensor) -> None:
-    for name in ("bce", "dice", "mcc", "focal_tversky", "generalised_dice", "lovasz_hinge", "topk", "squared_dice"):
-        loss = make(name)
-        both = loss(torch.cat([logits, logits.flip(0)], 1), torch.cat([target, target.flip(0)], 1))
-        torch.testing.assert_close(both, (loss(logits, target) + loss(logits.flip(0), target.flip(0))) / 2)
-
-
-def test_volumes_and_rows_cost_what_their_pixels_cost(make, logits: Tensor, target: Tensor) -> None:
-    for name in ("bce", "dice", "focal", "unified_focal", "lovasz_sigmoid", "jml"):
-        loss = make(name)
-        flat = loss(logits, target)
-        torch.testing.assert_close(loss(logits.view(3, 1, 4, 3, 12), target.view(3, 1, 4, 3, 12)), flat)
-        torch.testing.assert_close(loss(logits.view(3, 1, 144), target.view(3, 1, 144)), flat)
-
-
-def test_lovasz_of_equal_errors_is_the_error(make, target: Tensor) -> None:
-    torch.testing.assert_close(make("lovasz_hinge")(torch.zeros(target.shape), target), torch.ones(3))
-    torch.testing.assert_close(make("lovasz_sigmoid")(torch.zeros(target.shape), target), torch.full((3,), 0.5))
-
-
-def test_the_exponent_of_the_foreground_is_one_minus_gamma(make, logits: Tensor, target: Tensor) -> None:
+def test_the_exponent_of_the_foreground_is_one_minus_gamma(make: Any, logits: Tensor, target: Tensor) -> None:
     flat, steep = (make("asymmetric_focal_tversky", gamma=g)(logits[:1], target[:1]) for g in (0.0, 0.8))
     foreground = make("tversky", fp_weight=0.4, fn_weight=0.6)(logits[:1], target[:1])
     torch.testing.assert_close(steep - flat, (foreground**0.2 - foreground) / 2)
 
 
-def test_pooling_keeps_channels_apart(make, logits: Tensor, target: Tensor) -> None:
-    pooled = make("batchwise")
-    both = pooled(torch.cat([logits, logits.flip(1, 2)], 1), torch.cat([target, 1 - target], 1))
-    apart = pooled(logits, target), pooled(logits.flip(1, 2), 1 - target)
-    torch.testing.assert_close(both, (apart[0] + apart[1]) / 2)
+@of(lambda case: case.local)
+def test_volumes_and_rows_cost_what_their_pixels_cost(case: Case, logits: Tensor, target: Tensor) -> None:
+    flat = case(logits, target)
+    for space in ((4, 3, 12), (144,)):
+        torch.testing.assert_close(case(logits.reshape(3, -1, *space), target.reshape(3, -1, *space)), flat)
+
+
+def test_lovasz_of_equal_errors_is_the_error(make: Any, target: Tensor) -> None:
+    torch.testing.assert_close(make("lovasz_hinge")(torch.zeros(target.shape), target), torch.ones(3))
+    torch.testing.assert_close(make("lovasz_sigmoid")(torch.zeros(target.shape), target), torch.full((3,), 0.5))
+
+
+def test_of_many_classes_a_pixel_counts_the_narrowest_gap(make: Any) -> None:
+    logits, target = scene("multiclass")
+    gap = torch.rand(3, 4, 12, 12, generator=torch.Generator().manual_seed(1)) * 20
+    cost = torch.nn.functional.cross_entropy(logits, target[:, 0].long(), reduction="none")
+    border = 10 * torch.exp(-(gap[:, 1:].amin(1) ** 2) / 50)
+    torch.testing.assert_close(
+        make("weight_map", "multiclass")(logits, target, gap=gap), ((1 + border) * cost).mean((1, 2))
+    )

@@ -1,79 +1,77 @@
-"""Where smp, MONAI, kornia and torch define what we do, they get the same number."""
+"""Where smp, MONAI, kornia and torch define what we do, they get the same number; and ours where theirs fail."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
+from seglab.benchmarks.peers import Peer, peers
+from tests.losses.conftest import scene
+
+PEERS = [peer for peer in peers() if peer.same]
+pytestmark = pytest.mark.skipif(not PEERS, reason="needs the extra `bench`")
+
+
+@pytest.mark.parametrize(
+    "peer", PEERS, ids=lambda p: f"{p.library}-{p.loss}-{p.task}-{'-'.join(map(str, p.parameters))}"
+)
+def test_the_number_is_theirs_on_images_with_all_classes(make: Any, peer: Peer) -> None:
+    logits, target = scene(peer.task)
+    images = [0] if not peer.per_image or peer.task != "binary" else [0, 2]
+    z, t = logits[images], target[images]
+    theirs = peer.call(z, t.long() if peer.task == "multiclass" else t.float())
+    ours = make(peer.loss, peer.task, **peer.parameters)(z, t).mean()
+    torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-6)
+
+
+def test_pixels_that_are_not_valid_are_what_others_ignore(make: Any) -> None:
     smp = pytest.importorskip("segmentation_models_pytorch.losses")
-    monai = pytest.importorskip("monai.losses", reason="needs the extra `bench`")
-    kornia = pytest.importorskip("kornia.losses", reason="needs the extra `bench`")
-
-Other = Callable[[Tensor, Tensor], Tensor]
-EXACT = {"smooth_nr": 0, "smooth_dr": 1e-12}
-
-PAIRS: dict[str, tuple[str, dict[str, object], Other]] = {
-    "torch bce": ("bce", {}, F.binary_cross_entropy_with_logits),
-    "torch pos_weight": (
-        "weighted_bce",
-        {"pos_weight": 7.0},
-        lambda z, t: F.binary_cross_entropy_with_logits(z, t, pos_weight=torch.tensor(7.0)),
-    ),
-    "torch cross_entropy(weight)": (
-        "class_weighted_ce",
-        {"foreground_weight": 3.0},
-        lambda z, t: F.cross_entropy(torch.cat([0 * z, z], 1), t[:, 0].long(), torch.tensor([1.0, 3.0])),
-    ),
-    "smp SoftBCE": ("label_smoothing", {"smoothing": 0.1}, smp.SoftBCEWithLogitsLoss(smooth_factor=0.1)),
-    "smp Focal": ("focal", {}, smp.FocalLoss("binary")),
-    "smp Focal alpha": ("focal", {"alpha": 0.3, "gamma": 1.5}, smp.FocalLoss("binary", alpha=0.3, gamma=1.5)),
-    "smp Dice": ("dice", {}, smp.DiceLoss("binary")),
-    "smp Jaccard": ("iou", {}, smp.JaccardLoss("binary")),
-    "smp Tversky": ("tversky", {}, smp.TverskyLoss("binary", alpha=0.3, beta=0.7)),
-    "smp focal Tversky": ("focal_tversky", {}, smp.TverskyLoss("binary", alpha=0.3, beta=0.7, gamma=0.75)),
-    "smp Lovasz": ("lovasz_hinge", {}, smp.LovaszLoss("binary", per_image=True)),
-    "MONAI Dice": ("dice", {}, monai.DiceLoss(sigmoid=True, **EXACT)),
-    "MONAI Dice smoothed": ("dice", {"smooth": 5.0}, monai.DiceLoss(sigmoid=True, smooth_nr=5.0, smooth_dr=5.0)),
-    "MONAI squared Dice": ("squared_dice", {}, monai.DiceLoss(sigmoid=True, squared_pred=True, **EXACT)),
-    "MONAI Jaccard": ("iou", {}, monai.DiceLoss(sigmoid=True, jaccard=True, **EXACT)),
-    "MONAI soft labels": ("jml", {}, monai.DiceLoss(sigmoid=True, jaccard=True, soft_label=True, **EXACT)),
-    "MONAI Tversky": ("tversky", {}, monai.TverskyLoss(sigmoid=True, alpha=0.3, beta=0.7, **EXACT)),
-    "MONAI Focal": ("focal", {}, monai.FocalLoss(gamma=2.0)),
-    "MONAI DiceCE": ("bce_dice", {}, monai.DiceCELoss(sigmoid=True, **EXACT)),
-    "MONAI MCC": ("mcc", {}, monai.MCCLoss(sigmoid=True, smooth_nr=0, smooth_dr=0)),
-    "kornia Focal": (
-        "focal",
-        {"alpha": 0.25},
-        kornia.BinaryFocalLossWithLogits(alpha=0.25, gamma=2.0, reduction="mean"),
-    ),
-}
+    logits, target = scene("multiclass")
+    z, ids = logits[:1], target[:1].long()
+    valid = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)) < 0.7
+    marked = ids.where(valid, 255)
+    others = {
+        "bce": (F.cross_entropy(z, marked[:, 0], ignore_index=255), {}),
+        "dice": (smp.DiceLoss("multiclass", ignore_index=255)(z, marked[:, 0]), {"classes": "all"}),
+        "tversky": (
+            smp.TverskyLoss("multiclass", alpha=0.3, beta=0.7, ignore_index=255)(z, marked[:, 0]),
+            {"classes": "all"},
+        ),
+        "lovasz_softmax": (
+            smp.LovaszLoss("multiclass", per_image=True, ignore_index=255)(z, marked[:, 0]),
+            {},
+        ),
+    }
+    for name, (theirs, parameters) in others.items():
+        ours = make(name, "multiclass", **parameters)(z, marked, valid)
+        torch.testing.assert_close(ours[0], theirs, rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_the_number_is_theirs_on_an_image_with_foreground(make, name: str, logits: Tensor, target: Tensor) -> None:
-    ours, parameters, theirs = PAIRS[name]
-    z, t = logits[:1], target[:1].float()
-    torch.testing.assert_close(make(ours, **parameters)(z, t).mean(), theirs(z, t), rtol=2e-5, atol=1e-6)
-
-
-def test_pooled_dice_is_the_dice_of_smp_on_a_batch(make, logits: Tensor, target: Tensor) -> None:
+def test_pooled_dice_is_the_dice_of_smp_on_a_batch(make: Any) -> None:
+    smp = pytest.importorskip("segmentation_models_pytorch.losses")
+    logits, target = scene()
     torch.testing.assert_close(make("batchwise")(logits, target).mean(), smp.DiceLoss("binary")(logits, target))
 
 
-def test_a_foreign_loss_runs_as_ours(make, logits: Tensor, target: Tensor) -> None:
-    foreign = make("external", function={"_target_": "monai.losses.DiceLoss", "sigmoid": True, **EXACT})
+def test_a_foreign_loss_runs_as_ours(make: Any) -> None:
+    logits, target = scene()
+    exact = {"smooth_nr": 0, "smooth_dr": 1e-12}
+    foreign = make("external", function={"_target_": "monai.losses.DiceLoss", "sigmoid": True, **exact})
     torch.testing.assert_close(foreign(logits, target)[[0, 2]], make("dice")(logits, target)[[0, 2]])
+    logits, target = scene("multiclass")
+    function = {"_target_": "segmentation_models_pytorch.losses.DiceLoss", "mode": "multiclass"}
+    foreign = make("external", "multiclass", function=function, labels="ids")
+    every = make("dice", "multiclass", classes="all")
+    torch.testing.assert_close(foreign(logits, target)[0], every(logits, target)[0])
 
 
-def test_ours_has_a_gradient_where_theirs_has_none(make) -> None:
-    z, empty = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 1, 16, 16)
+def test_ours_has_a_gradient_where_theirs_has_none(make: Any) -> None:
+    smp, monai = pytest.importorskip("segmentation_models_pytorch.losses"), pytest.importorskip("monai.losses")
+    z = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    empty = torch.zeros(1, 1, 16, 16)
     for ours, theirs in (("dice", smp.DiceLoss("binary")), ("mcc", monai.MCCLoss(sigmoid=True))):
         sizes = []
         for loss in (make(ours), theirs):

@@ -1,18 +1,25 @@
-"""Every loss against its formula, written out anew in numpy float64 from the publications."""
+"""Every loss against its formula, written out anew in numpy float64 from the publications, for every task."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
+from scipy.special import expit, softmax
+
+from tests.losses.conftest import of
+
+if TYPE_CHECKING:
+    from conftest import Case
 
 Array = NDArray[np.float64]
 Formula = Callable[[Array, Array], float]
-"""Probability and target of one image to its loss."""
+"""Probability and target of one image to its loss: (h, w) each, or (k, h, w) where all classes are looked at."""
 
 
 def ce(p: Array, t: Array) -> Array:
@@ -34,25 +41,24 @@ def tversky_index(p: Array, t: Array, a: float, b: float) -> float:
 
 def focal(p: Array, t: Array, gamma: float = 2, alpha: float | None = None) -> float:
     one, zero = (1, 1) if alpha is None else (alpha, 1 - alpha)
-    return float(np.where(t == 1, -one * (1 - p) ** gamma * np.log(p), -zero * p**gamma * np.log(1 - p)).mean())
+    return float((-one * t * (1 - p) ** gamma * np.log(p) - zero * (1 - t) * p**gamma * np.log(1 - p)).mean())
 
 
 def asymmetric_focal(p: Array, t: Array, delta: float = 0.7, gamma: float = 2) -> float:
-    return float(np.where(t == 1, -delta * np.log(p), -(1 - delta) * p**gamma * np.log(1 - p)).mean())
+    return float((-delta * t * np.log(p) - (1 - delta) * (1 - t) * p**gamma * np.log(1 - p)).mean())
 
 
-def class_weighted(p: Array, t: Array, one: float = 2, zero: float = 1) -> float:
-    weight = np.where(t == 1, one, zero)
-    return float((weight * ce(p, t)).sum() / weight.sum())
+def class_weighted(p: Array, t: Array) -> float:
+    return float((-2 * t * np.log(p) - (1 - t) * np.log(1 - p)).sum() / (2 * t + 1 - t).sum())
 
 
 def balanced(p: Array, t: Array) -> float:
     return float((ce(p, t)[t == 1].mean() + ce(p, t)[t == 0].mean()) / 2)
 
 
-def top(p: Array, t: Array, fraction: float = 0.1) -> float:
-    cost = np.sort(ce(p, t).ravel())[::-1]
-    return float(cost[: int(np.ceil(fraction * cost.size))].mean())
+def top(cost: Array, fraction: float = 0.1) -> float:
+    ranked = np.sort(cost.ravel())[::-1]
+    return float(ranked[: int(np.ceil(fraction * cost.size))].mean())
 
 
 def sensitivity_specificity(p: Array, t: Array, r: float = 0.05) -> float:
@@ -60,12 +66,10 @@ def sensitivity_specificity(p: Array, t: Array, r: float = 0.05) -> float:
     return float(r * (squared * t).sum() / t.sum() + (1 - r) * (squared * (1 - t)).sum() / (1 - t).sum())
 
 
-def generalised_dice(p: Array, t: Array) -> float:
-    part = whole = 0.0
-    for q, c in ((p, t), (1 - p, 1 - t)):
-        weight = 1 / c.sum() ** 2
-        part, whole = part + weight * (q * c).sum(), whole + weight * (q + c).sum()
-    return 1 - 2 * part / whole
+def generalized_dice(p: Array, t: Array) -> float:
+    """Over the classes of the first axis."""
+    weight = 1 / t.sum((1, 2)) ** 2
+    return float(1 - 2 * (weight * (p * t).sum((1, 2))).sum() / (weight * (p + t).sum((1, 2))).sum())
 
 
 def mcc(p: Array, t: Array) -> float:
@@ -79,8 +83,7 @@ def dice_plus_plus(p: Array, t: Array, g: float = 2) -> float:
 
 
 def metric(p: Array, t: Array) -> float:
-    distance = np.abs(p - t).sum()
-    total = p.sum() + t.sum()
+    distance, total = np.abs(p - t).sum(), p.sum() + t.sum()
     return 1 - (total - distance) / (total + distance)
 
 
@@ -89,9 +92,8 @@ def unified_tversky(p: Array, t: Array, delta: float = 0.6, gamma: float = 0.5) 
     return (back + (1 - tversky_index(p, t, 1 - delta, delta)) ** (1 - gamma)) / 2
 
 
-def exp_log(p: Array, t: Array) -> float:
-    weight = np.where(t == 1, np.sqrt(0.9 / 0.1), 1)
-    return float(0.8 * (-np.log(1 - dice(p, t, 1))) ** 0.3 + 0.2 * (weight * ce(p, t) ** 0.3).mean())
+def log_dice(p: Array, t: Array) -> float:
+    return float((-np.log(1 - dice(p, t, 1))) ** 0.3)
 
 
 def lovasz(errors: Array, t: Array) -> float:
@@ -112,6 +114,10 @@ def signed_distance(t: Array) -> Array:
 
 def both_sides(mask: Array) -> Array:
     return np.asarray(distance_transform_edt(mask) + distance_transform_edt(1 - mask))
+
+
+def hausdorff(p: Array, t: Array, decided: Array) -> float:
+    return float(((p - t) ** 2 * (both_sides(decided) ** 2 + both_sides(t) ** 2)).mean())
 
 
 def skeleton(x: Array, iterations: int) -> Array:
@@ -138,26 +144,17 @@ def cldice(p: Array, t: Array) -> float:
     return 0.5 * dice(p, t) + 0.5 * (1 - 2 * precision * recall / (precision + recall))
 
 
-def weight_map(p: Array, t: Array) -> float:
-    first, second = (
-        distance_transform_edt(1 - piece)
-        for piece in (t * (np.arange(12)[:, None] < 7), t * (np.arange(12)[:, None] >= 7))
-    )
-    return float(((1 + 10 * np.exp(-((first + second) ** 2) / (2 * 25))) * ce(p, t)).mean())
+def border(t: Array) -> Array:
+    """10 exp(-(d1 + d2)^2 / 2 5^2) for the two objects of the example, which lie above and below each other."""
+    rows = np.arange(t.shape[0])[:, None]
+    objects = [t * part for part in (rows < 7, rows >= 7)]
+    if not all(piece.any() for piece in objects):
+        return np.zeros(t.shape)
+    first, second = (distance_transform_edt(1 - piece) for piece in objects)
+    return np.asarray(10 * np.exp(-((first + second) ** 2) / (2 * 25)))
 
 
-FORMULAS: dict[str, Formula] = {
-    "bce": lambda p, t: ce(p, t).mean(),
-    "external": lambda p, t: ce(p, t).mean(),
-    "weighted_bce": lambda p, t: (np.where(t == 1, 9, 1) * ce(p, t)).mean(),
-    "class_weighted_ce": class_weighted,
-    "balanced_ce": balanced,
-    "label_smoothing": lambda p, t: ce(p, t * 0.9 + (1 - t) * 0.1).mean(),
-    "focal": focal,
-    "asymmetric_focal": asymmetric_focal,
-    "poly1": lambda p, t: (ce(p, t) + np.abs(p - t)).mean(),
-    "topk": top,
-    "weight_map": weight_map,
+REGION: dict[str, Formula] = {
     "dice": dice,
     "batchwise": dice,
     "squared_dice": lambda p, t: 1 - 2 * (p * t).sum() / ((p**2).sum() + (t**2).sum()),
@@ -165,62 +162,187 @@ FORMULAS: dict[str, Formula] = {
     "tversky": lambda p, t: 1 - tversky_index(p, t, 0.3, 0.7),
     "focal_tversky": lambda p, t: (1 - tversky_index(p, t, 0.3, 0.7)) ** 0.75,
     "sensitivity_specificity": sensitivity_specificity,
-    "generalised_dice": generalised_dice,
     "log_cosh_dice": lambda p, t: np.log(np.cosh(dice(p, t))),
     "mcc": mcc,
     "dice_plus_plus": dice_plus_plus,
     "noise_robust_dice": lambda p, t: (np.abs(p - t) ** 1.5).sum() / (p**2 + t**2).sum(),
     "jml": metric,
     "asymmetric_focal_tversky": unified_tversky,
+    "boundary": lambda p, t: (p * signed_distance(t)).mean(),
+    "cldice": cldice,
+}
+"""Each class against the rest: the same for all tasks."""
+
+TWO: dict[str, Formula] = REGION | {
+    "bce": lambda p, t: ce(p, t).mean(),
+    "external": lambda p, t: ce(p, t).mean(),
+    "switch": lambda p, t: ce(p, t).mean(),
+    "class_weighted_ce": class_weighted,
+    "balanced_ce": balanced,
+    "label_smoothing": lambda p, t: ce(p, t * 0.9 + (1 - t) * 0.1).mean(),
+    "focal": focal,
+    "asymmetric_focal": asymmetric_focal,
+    "poly1": lambda p, t: (ce(p, t) + np.abs(p - t)).mean(),
+    "topk": lambda p, t: top(ce(p, t)),
+    "weight_map": lambda p, t: ((1 + border(t)) * ce(p, t)).mean(),
+    "generalized_dice": lambda p, t: generalized_dice(np.stack([1 - p, p]), np.stack([1 - t, t])),
     "lovasz_hinge": lambda p, t: lovasz(1 - (2 * t - 1) * np.log(p / (1 - p)), t),
     "lovasz_sigmoid": lambda p, t: lovasz(np.abs(t - p), t),
-    "boundary": lambda p, t: (p * signed_distance(t)).mean(),
-    "hausdorff": lambda p, t: ((p - t) ** 2 * (both_sides(p > 0.5) ** 2 + both_sides(t) ** 2)).mean(),
-    "cldice": cldice,
+    "hausdorff": lambda p, t: hausdorff(p, t, p > 0.5),
     "bce_dice": lambda p, t: ce(p, t).mean() + dice(p, t),
     "combo": lambda p, t: 0.5 * (0.5 * ce(p, t)).mean() + 0.5 * dice(p, t),
-    "exp_log": exp_log,
     "unified_focal": lambda p, t: 0.5 * asymmetric_focal(p, t, 0.6, 0.5) + 0.5 * unified_tversky(p, t),
     "sum": lambda p, t: ce(p, t).mean() + dice(p, t) + 0.01 * (p * signed_distance(t)).mean(),
-    "switch": lambda p, t: ce(p, t).mean(),
 }
+"""One class and its background."""
 
 
-def test_the_value_is_that_of_the_published_formula(case, logits: torch.Tensor, target: torch.Tensor) -> None:
+def weighted(p: Array, t: Array, w: float) -> float:
+    return float((-w * t * np.log(p) - (1 - t) * np.log(1 - p)).mean())
+
+
+def exp_log(p: Array, t: Array, w: float) -> float:
+    cost = w * t * (-np.log(p)) ** 0.3 + (1 - t) * (-np.log(1 - p)) ** 0.3
+    return 0.8 * log_dice(p, t) + 0.2 * float(cost.mean())
+
+
+def expected_of_channels(name: str, p: Array, t: Array, odds: list[float]) -> float:
+    """The mean over the channels; odds: background over foreground of each in the training masks."""
+    if name == "weighted_bce":
+        return float(np.mean([weighted(*pair, w) for *pair, w in zip(p, t, odds, strict=True)]))
+    if name == "exp_log":
+        return float(np.mean([exp_log(*pair, w**0.5) for *pair, w in zip(p, t, odds, strict=True)]))
+    return float(np.mean([TWO[name](*pair) for pair in zip(p, t, strict=True)]))
+
+
+def true(p: Array, t: Array) -> Array:
+    """The probability of each pixel's class."""
+    return (p * t).sum(0)
+
+
+def mean(formula: Formula) -> Formula:
+    """Over the classes but the background."""
+    return lambda p, t: float(np.mean([formula(p[c], t[c]) for c in range(1, len(p))]))
+
+
+def smoothed(p: Array, t: Array, s: float = 0.1) -> float:
+    label = t * (1 - s) + (1 - t) * s / (len(p) - 1)
+    return float(-(label * np.log(p)).sum(0).mean())
+
+
+def present(formula: Formula) -> Formula:
+    return lambda p, t: float(np.mean([formula(p[c], t[c]) for c in range(len(p)) if t[c].any()]))
+
+
+def times_class(weights: list[float], cost: Array, t: Array) -> Array:
+    return np.tensordot(weights, t, 1) * cost
+
+
+def many_focal(p: Array, t: Array, delta: float, gamma: float) -> float:
+    fade = np.where(t[0] == 1, (1 - true(p, t)) ** gamma, 1)
+    return float(times_class([1 - delta, *[delta] * 3], -fade * np.log(true(p, t)), t).mean())
+
+
+ODDS = [1, 0.6 / 0.2, 0.6 / 0.15, 0.6 / 0.05]
+MANY: dict[str, Formula] = {name: mean(formula) for name, formula in REGION.items()} | {
+    "bce": lambda p, t: -np.log(true(p, t)).mean(),
+    "external": lambda p, t: -np.log(true(p, t)).mean(),
+    "switch": lambda p, t: -np.log(true(p, t)).mean(),
+    "weighted_bce": lambda p, t: times_class(ODDS, -np.log(true(p, t)), t).mean(),
+    "class_weighted_ce": lambda p, t: (
+        times_class([1, 2, 2, 2], -np.log(true(p, t)), t).sum()
+        / times_class([1, 2, 2, 2], np.ones(t[0].shape), t).sum()
+    ),
+    "balanced_ce": present(lambda p, t: -np.log(p[t == 1]).mean()),
+    "label_smoothing": smoothed,
+    "focal": lambda p, t: -((1 - true(p, t)) ** 2 * np.log(true(p, t))).mean(),
+    "asymmetric_focal": lambda p, t: many_focal(p, t, 0.7, 2),
+    "poly1": lambda p, t: (-np.log(true(p, t)) + 1 - true(p, t)).mean(),
+    "topk": lambda p, t: top(-np.log(true(p, t))),
+    "generalized_dice": generalized_dice,
+    "lovasz_softmax": present(lambda p, t: lovasz(np.abs(t - p), t)),
+    "hausdorff": lambda p, t: np.mean([hausdorff(p[c], t[c], p.argmax(0) == c) for c in range(1, 4)]),
+    "bce_dice": lambda p, t: -np.log(true(p, t)).mean() + mean(dice)(p, t),
+    "combo": lambda p, t: 0.5 * -np.log(true(p, t)).mean() / 2 + 0.5 * mean(dice)(p, t),
+    "unified_focal": lambda p, t: 0.5 * many_focal(p, t, 0.6, 0.5) + 0.5 * mean(unified_tversky)(p, t),
+    "exp_log": lambda p, t: (
+        0.2 * times_class(list(np.sqrt(ODDS)), (-np.log(true(p, t))) ** 0.3, t).mean() + 0.8 * mean(log_dice)(p, t)
+    ),
+    "sum": lambda p, t: -np.log(true(p, t)).mean() + mean(dice)(p, t) + 0.01 * mean(REGION["boundary"])(p, t),
+}
+"""All classes, the first of them the background."""
+
+
+def expected(case: Case, z: Array, t: Array) -> float:
+    if case.task == "multiclass":
+        return float(MANY[case.name](softmax(z, 0), np.stack([t[0] == c for c in range(4)]).astype(np.float64)))
+    return expected_of_channels(
+        case.name, expit(z), t.astype(np.float64), {"binary": [9], "multilabel": [9, 3]}[case.task]
+    )
+
+
+@of(lambda case: case.name != "weight_map" or case.task != "multiclass")  # whose formula is for two objects of a class
+def test_the_value_is_that_of_the_published_formula(case: Case, logits: torch.Tensor, target: torch.Tensor) -> None:
     z, t = logits[:1].double(), target[:1]
-    expected = FORMULAS[case.name](1 / (1 + np.exp(-z[0, 0].numpy())), t[0, 0].numpy().astype(np.float64))
-    assert float(case(z, t)) == pytest.approx(expected, rel=3e-6 if case.loss.needs else 1e-11)
-    assert float(case(z.float(), t)) == pytest.approx(expected, rel=5e-6)
+    value = expected(case, z[0].numpy(), t[0].numpy())
+    assert float(case(z, t)) == pytest.approx(value, rel=3e-6 if case.loss.needs else 1e-11)
+    assert float(case(z.float(), t)) == pytest.approx(value, rel=5e-6)
 
 
+@of(lambda case: case.name != "weight_map")  # whose formula is for the two objects of the example
 def test_the_value_is_right_where_the_foreground_is_the_larger_class(
-    case, logits: torch.Tensor, target: torch.Tensor
+    case: Case, logits: torch.Tensor, target: torch.Tensor
 ) -> None:
-    if case.name == "weight_map":
-        pytest.skip("its formula here is for the two objects of the example")
-    z, t = logits[:1].double(), 1 - target[:1]
-    expected = FORMULAS[case.name](1 / (1 + np.exp(-z[0, 0].numpy())), t[0, 0].numpy().astype(np.float64))
-    assert float(case(z, t)) == pytest.approx(expected, rel=3e-6 if case.loss.needs else 1e-11)
+    z, t = logits[:1].double(), target[:1]
+    t = (3 - t) if case.task == "multiclass" else 1 - t
+    value = expected(case, z[0].numpy(), t[0].numpy())
+    assert float(case(z, t)) == pytest.approx(value, rel=3e-6 if case.loss.needs else 1e-11)
 
 
-SOFT: dict[str, Formula] = {
-    "bce": lambda p, t: ce(p, t).mean(),
-    "focal": lambda p, t: (-t * (1 - p) ** 2 * np.log(p) - (1 - t) * p**2 * np.log(1 - p)).mean(),
-    "class_weighted_ce": lambda p, t: (-2 * t * np.log(p) - (1 - t) * np.log(1 - p)).sum() / (1 + t).sum(),
-    "label_smoothing": lambda p, t: ce(p, t * 0.9 + (1 - t) * 0.1).mean(),
-    "dice": dice,
-    "squared_dice": lambda p, t: ((p - t) ** 2).sum() / (p**2 + t**2).sum(),
-    "jml": metric,
-    "mcc": mcc,
-    "noise_robust_dice": lambda p, t: (np.abs(p - t) ** 1.5).sum() / (p**2 + t**2).sum(),
-    "dice_plus_plus": dice_plus_plus,
-    "sensitivity_specificity": sensitivity_specificity,
-}
+SOFT = [
+    "bce",
+    "focal",
+    "asymmetric_focal",
+    "class_weighted_ce",
+    "label_smoothing",
+    "dice",
+    "squared_dice",
+    "jml",
+    "mcc",
+]
+SOFT += ["noise_robust_dice", "dice_plus_plus", "sensitivity_specificity", "iou", "generalized_dice", "unified_focal"]
 
 
 @pytest.mark.parametrize("name", SOFT)
 def test_soft_labels_are_mixtures(make, name: str, logits: torch.Tensor) -> None:
     t = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     z = logits[:1].double()
-    expected = SOFT[name](1 / (1 + np.exp(-z[0, 0].numpy())), t[0, 0].numpy())
-    assert float(make(name)(z, t)) == pytest.approx(expected, rel=1e-11)
+    value = TWO[name](expit(z[0, 0].numpy()), t[0, 0].numpy())
+    assert float(make(name)(z, t)) == pytest.approx(value, rel=1e-11)
+
+
+@pytest.mark.parametrize("name", ["bce", "focal", "poly1", "label_smoothing"])
+def test_soft_labels_of_many_classes_are_mixtures_of_hard_ones(make, name: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    z, t = (torch.randn(1, 4, 5, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    t, loss = t.softmax(1), make(name, "multiclass")
+    hard = torch.cat(
+        [
+            loss(z[..., i, j, None, None], torch.full((1, 1, 1, 1), c))
+            for c in range(4)
+            for i in range(5)
+            for j in range(5)
+        ]
+    )
+    mixed = (hard.view(4, 5, 5) * t[0]).sum(0).mean()
+    torch.testing.assert_close(loss(z, t)[0], mixed)
+
+
+@pytest.mark.parametrize(
+    "name", ["dice", "iou", "mcc", "squared_dice", "jml", "dice_plus_plus", "sensitivity_specificity"]
+)
+def test_soft_labels_of_many_classes_are_scored_class_by_class(make, name: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    z, t = (torch.randn(1, 4, 7, 7, generator=generator, dtype=torch.float64) for _ in range(2))
+    value = mean(REGION[name])(softmax(z[0].numpy(), 0), t.softmax(1)[0].numpy())
+    assert float(make(name, "multiclass")(z, t.softmax(1))) == pytest.approx(value, rel=1e-11)

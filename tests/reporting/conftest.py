@@ -29,7 +29,7 @@ def sweep(folder: Path) -> Sweep:
 
 @pytest.fixture(scope="session")
 def study(sweep: Sweep) -> Study:
-    return Study("synthetic", sweep, Question(resamples=300))
+    return Study("synthetic", sweep, Question())
 
 
 @pytest.fixture
@@ -47,6 +47,6 @@ def report(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder, out / "runs")
     (out / "runs" / "bce_s3" / "per_image.csv").unlink()
     sweep = collect([out / "runs"])
-    studies = [Study(title, runs, Question(resamples=300)) for title, runs in sweep.benchmarks()]
+    studies = [Study(title, runs, Question()) for title, runs in sweep.benchmarks()]
     write(out, "my <sweep>", studies, sweep.runs, "python -m seglab.report x")
     return out

@@ -40,7 +40,7 @@ def test_means_and_deviations_are_over_the_seeds_of_each_loss(evaluated):
 
 def test_the_page_and_the_tables_hold_them_beside_the_comparison_which_stays_as_it_is(evaluated):
     sweep = collect([evaluated])
-    studies = [Study(title, runs, Question(resamples=200)) for title, runs in sweep.benchmarks()]
+    studies = [Study(title, runs, Question()) for title, runs in sweep.benchmarks()]
     html = page("x", studies, [{}], sweep.runs, "")
     assert "<h3>mias-0a1b2c</h3><p>9 images (all), whole images in their own size, window 512</p>" in html
     assert "IoU in-domain" in html

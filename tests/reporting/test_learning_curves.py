@@ -20,7 +20,7 @@ def test_the_report_has_the_roughness_and_the_seconds_of_each_loss(own):
         epochs = {"epoch": range(4), "val/iou": [0, 0.1 * k, 0, 0.1 * k], "seconds": [9.0, 2, 3, 2 + k]}
         pd.DataFrame(epochs).to_csv(folder / "metrics.csv", index=False)
     (folder / "metrics.csv").unlink()  # a run may have lost it
-    spread = Study("data", collect([own]), Question(resamples=100)).spread
+    spread = Study("data", collect([own]), Question()).spread
     assert spread.loc["bce", ("epochs/val roughness", "mean")] == pytest.approx((0 + 0.2) / 2)
     assert spread.loc["dice", ("epochs/val roughness", "mean")] == pytest.approx(0.4)
     assert spread.loc["bce", ("epochs/seconds", "mean")] == pytest.approx((2.5 + 3) / 2)

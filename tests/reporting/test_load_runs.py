@@ -90,13 +90,43 @@ def test_of_the_same_experiment_twice_the_last_counts(tmp_path):
 
 
 def test_runs_on_different_data_are_never_in_one_benchmark(tmp_path):
-    write_sweep(tmp_path / "a", [BCE, DICE], [1])
-    for folder in write_sweep(tmp_path / "b", [BCE, DICE], [1]).iterdir():
+    write_sweep(tmp_path / "a", [BCE, DICE], [1], extra={"dataset": {"target": "disc", "size": 64}})
+    for folder in write_sweep(tmp_path / "b", [BCE, DICE], [1], extra={"dataset": {"target": "cup"}}).iterdir():
         change(folder, data={"fingerprint": "ffff"})
     parts = dict(collect([tmp_path]).benchmarks())
-    assert list(parts) == ["synthetic 0ad80a", "synthetic ffff"]
+    assert list(parts) == ["synthetic target=disc", "synthetic target=cup"]
     assert [len(part.used) for part in parts.values()] == [2, 2]
-    assert set(parts["synthetic ffff"].images["label"]) == {"bce", "dice"}
+    assert set(parts["synthetic target=cup"].images["label"]) == {"bce", "dice"}
+
+
+def test_a_data_set_that_occurs_once_has_its_own_name_and_changed_files_are_told_by_their_fingerprint(tmp_path):
+    write_run(tmp_path, BCE, 1)
+    assert [title for title, _ in collect([tmp_path]).benchmarks()] == ["synthetic"]
+    change(write_run(tmp_path / "later", BCE, 1), data={"fingerprint": "ffff"})
+    assert [title for title, _ in collect([tmp_path]).benchmarks()] == ["synthetic 0ad80a", "synthetic ffff"]
+
+
+def test_a_run_that_has_not_read_its_data_yet_is_waited_for_with_its_data_set(tmp_path):
+    write_run(tmp_path, BCE, 1)
+    change(write_run(tmp_path, DICE, 1), status="running", data=None)
+    ((_, part),) = collect([tmp_path]).benchmarks()
+    assert part.waiting == ["dice_s1"]
+    assert part.benchmark == "synthetic 0ad80a"
+
+
+def test_the_digest_tells_whether_values_have_changed(own):
+    before = collect([own]).runs["digest"]
+    rows = pd.read_csv(own / "bce_s1" / "per_image.csv")
+    rows.assign(iou=rows["iou"] + 1e-9).to_csv(own / "bce_s1" / "per_image.csv", index=False)
+    assert (collect([own]).runs["digest"] == before).tolist() == [False, True, True, True]
+
+
+def test_folds_of_one_experiment_are_runs_of_one_loss(tmp_path):
+    for fold in (0, 1):
+        write_run(tmp_path / str(fold), BCE, 1, extra={"dataset": {"folds": 5, "fold": fold}})
+    sweep = collect([tmp_path])
+    assert sweep.used[["label", "fold"]].to_numpy().tolist() == [["bce", 0], ["bce", 1]]
+    assert sorted(sweep.images["fold"].unique()) == [0, 1]
 
 
 def test_fabricated_rows_agree_with_their_histograms(folder):

@@ -71,7 +71,7 @@ def test_a_run_without_histograms_loses_only_what_needs_them(own):
     (own / "bce_s1" / "histograms.npz").write_bytes(b"truncated")
     for run in ("bce_s2", "dice_s1", "dice_s2"):
         (own / run / "histograms.npz").unlink()
-    study = Study("data", collect([own]), Question(resamples=100))
+    study = Study("data", collect([own]), Question())
     assert ("iou", "mean") in study.spread
     assert ("tuned/iou", "mean") not in study.spread
     assert study.tuned is None

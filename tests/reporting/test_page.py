@@ -68,7 +68,9 @@ def test_the_verdict_comes_first_and_the_rest_in_order(html):
     ("part", "count"),
     [
         ("At the threshold tuned on validation", 1),
-        ("pairs in numbers", 2),
+        ("All 3 pairs in numbers", 2),
+        ("The ranks that each loss may have", 1),
+        ("Look 1 at this study, judged at 3.5 %", 1),
         (">per_image.csv cannot be read", 1),
         ("bce with seed 3", 1),
         ("8 of 9 runs", 1),
@@ -90,14 +92,14 @@ def test_ids_of_the_page_are_unique_although_it_holds_many_figures(html):
 
 
 def test_figures_take_the_colors_of_the_page_and_are_named_by_their_captions(html):
-    assert html.count("<svg") == 7
+    assert html.count("<svg") == 6
     assert "var(--c0)" in html
     assert "#0072b2" not in html.split("<main>")[1]
     assert 'aria-label="Reliability diagram:"' in html
 
 
 def test_figures_are_saved_as_png_and_svg_with_their_labels_as_text(report):
-    names = {"seeds", "learning", "forest", "ranks", "precision_recall", "reliability", "wins"}
+    names = {"seeds", "learning", "forest", "precision_recall", "reliability", "wins"}
     files = sorted((report / "figures").iterdir())
     assert [file.name for file in files] == sorted(f"{name}.{kind}" for name in names for kind in ("png", "svg"))
     for file in files:
@@ -167,16 +169,19 @@ def test_csv_and_markdown_agree_with_the_study(study):
 
 def test_runs_on_two_data_sets_get_a_part_each_and_are_not_compared(tmp_path, monkeypatch):
     write_sweep(tmp_path / "a", [FakeLoss("bce"), FakeLoss("dice")], [1, 2])
-    for folder in write_sweep(tmp_path / "b", [FakeLoss("bce"), FakeLoss("iou")], [1, 2]).iterdir():
+    cup = {"dataset": {"target": "cup"}}
+    for folder in write_sweep(tmp_path / "b", [FakeLoss("bce"), FakeLoss("iou")], [1, 2], extra=cup).iterdir():
         change(folder, data={"fingerprint": "ffffffff"})
     sweep = collect([tmp_path])
-    studies = [Study(title, runs, Question(resamples=300)) for title, runs in sweep.benchmarks()]
+    studies = [Study(title, runs, Question()) for title, runs in sweep.benchmarks()]
     monkeypatch.setattr(Study, "figures", lambda study: {"seeds": report_figures.seeds(study.data, "iou")})
     html = write(tmp_path / "out", "both", studies, sweep.runs, "").read_text()
-    assert re.findall(r'<h2 class="benchmark">([^<]+)<', html) == ["synthetic 0ad80a", "synthetic ffffff"]
+    assert re.findall(r'<h2 class="benchmark">([^<]+)<', html) == ["synthetic", "synthetic target=cup"]
     assert [len(study.verdicts) for study in studies] == [1, 1]
     drawn = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
-    assert drawn == {f"synthetic-{data}_seeds.{kind}" for data in ("0ad80a", "ffffff") for kind in ("png", "svg")}
+    assert drawn == {
+        f"{title}_seeds.{kind}" for title in ("synthetic", "synthetic-target-cup") for kind in ("png", "svg")
+    }
 
 
 def test_a_sweep_in_which_nothing_finished_still_gives_a_page(own):
@@ -191,7 +196,7 @@ def test_a_sweep_in_which_nothing_finished_still_gives_a_page(own):
 
 def test_runs_that_find_nothing_are_reported_beside_the_verdict(own):
     def asked():
-        return Study("data", collect([own]), Question(resamples=100))
+        return Study("data", collect([own]), Question())
 
     assert asked().blind == ""
     rows = pd.read_csv(own / "dice_s2" / "per_image.csv")

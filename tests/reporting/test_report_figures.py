@@ -36,7 +36,7 @@ def test_the_learning_curve_is_that_over_all_pixels_the_mean_over_seeds():
 
 def test_one_run_draws_what_one_run_can_show(sweep):
     runs, images = (table[(table["label"] == "bce") & (table["seed"] == 1)] for table in (sweep.runs, sweep.images))
-    drawn = Study("one", Sweep(runs, images), Question(resamples=100)).figures()
+    drawn = Study("one", Sweep(runs, images), Question()).figures()
     assert set(drawn) == {"seeds", "learning", "precision_recall", "reliability"}
 
 
@@ -45,7 +45,7 @@ def test_twenty_losses_still_get_a_style_of_their_own():
     assert len({(style["color"], style["linestyle"]) for style in styles}) == 20
 
 
-@pytest.mark.parametrize("wrong", [{"images": "some"}, {"delta": -1.0}, {"confidence": 95.0}, {"resamples": 3}])
+@pytest.mark.parametrize("wrong", [{"images": "some"}, {"delta": -1.0}, {"confidence": 95.0}, {"question": "worst"}])
 def test_a_question_that_makes_no_sense_is_one_sentence(wrong):
     with pytest.raises(ContractError, match=next(iter(wrong))):
         Question(**wrong)

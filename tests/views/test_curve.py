@@ -10,9 +10,7 @@ import pytest
 import torch
 
 from seglab.contract import ContractError
-from seglab.losses.combine import Batchwise
-from seglab.losses.pixel import BCE
-from seglab.losses.region import Dice, IoU, Tversky
+from seglab.losses import BCE, Batchwise, Dice, IoU, Tversky
 from seglab.views.curve import (
     Context,
     error_plane,

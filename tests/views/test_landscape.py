@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,9 @@ from seglab.contract import ContractError
 from seglab.engine.config import build_choices
 from seglab.engine.module import SegModule
 from seglab.engine.trained_run import TrainedRun
-from seglab.losses.base import Card, Loss
-from seglab.losses.pixel import BCE
-from seglab.losses.region import Dice
+from seglab.losses import BCE, Dice
+from seglab.losses.base import Loss
+from seglab.losses.pixels import Pixels
 from seglab.views.landscape import lay, view
 from seglab.views.landscape_figures import Surface, lowest_places, page, relief
 from seglab.views.landscape_grid import LandscapeGrid, preserve_state, recompute
@@ -35,10 +35,8 @@ LOSSES = build_choices("loss", ["bce", "dice"])
 class Square(Loss):
     """The mean square of logit minus target."""
 
-    card: ClassVar[Card] = Card(title="", family="", formula="", paper="", empty="", differs="")
-
-    def per_image(self, logits: Tensor, target: Tensor, **maps: Tensor) -> Tensor:
-        return (logits - target).square().mean((1, 2, 3))
+    def value(self, x: Pixels) -> Tensor:
+        return (x.z - x.t).square().mean((1, 2))
 
 
 def module(model: nn.Module) -> SegModule:

@@ -22,6 +22,7 @@ from seglab.views.pixels import histories, inspect, view
 from seglab.views.run_inputs import logits_at, titles
 
 LISTED = build_choices("loss", ["bce", "lovasz_hinge"])
+JUMPS = build_choices("loss", ["hausdorff"])
 OPTIONS: dict[str, Any] = {"loss": "own", "show": "attribution", "images": 1}
 
 
@@ -104,7 +105,7 @@ def test_labels_tell_runs_apart_and_have_a_line_for_each_of_their_parts(runs: li
         ("other", {}, {}, r"snapshots/epoch-.*callbacks=snapshots"),
         ("bce other", {}, {}, "expected the data of"),
         ("bce dice", LISTED, {"loss": "listed"}, "one run to be judged"),
-        ("bce", LISTED, {"loss": "listed"}, "LovaszHinge: .*its gradient instead"),
+        ("bce", JUMPS, {"loss": "listed"}, "Hausdorff: .*its gradient instead"),
         ("bce", {}, {"show": "color"}, "show as one of attribution, gradient"),
         ("bce", {}, {"loss": "mine"}, "loss as one of own, listed"),
         ("bce", {}, {"images": ["nobody"]}, "ids of test images, such as .*nobody"),

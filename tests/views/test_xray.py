@@ -14,9 +14,7 @@ import torch
 from seglab.contract import ContractError
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.engine.module import SegModule
-from seglab.losses.focal import Focal
-from seglab.losses.pixel import BCE
-from seglab.losses.region import Dice
+from seglab.losses import BCE, Dice, Focal
 from seglab.models.unet import UNet
 from seglab.views.simulated_predictions import QUALITIES, object_sizes, simulated, soft_iou, typical_radius
 from seglab.views.xray import at_weights, measure, on_empty, regions, view

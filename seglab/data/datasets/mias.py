@@ -13,6 +13,7 @@ import numpy as np
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Item
 from seglab.data.image_io import by_stem, existing_folder, files_in, read_image
+from seglab.data.resize import resize
 
 ROW = re.compile(r"(?P<film>mdb\d{3}) +[FGD] +(?P<kind>[A-Z]{4})(?: +[BM])?(?P<place>(?: +\d+){3})?(?: +[*].*)?")
 SIDE = 1024
@@ -72,9 +73,9 @@ def draw(path: str, circles: tuple[Circle, ...]) -> np.ndarray:
     """Fill the circles of a film: (h, w) uint8."""
     height, width = read_image(path).shape[:2]
     require(height == width, path, f"a film of {SIDE}x{SIDE} pixels, or shrunk in proportion", f"{width}x{height}")
-    mask = np.zeros((height, width), np.uint8)
+    mask = np.zeros((height, width), bool)
     for x, y, radius in circles:
-        center, far = np.array([x, SIDE - 1 - y]), max(1, round(radius * height / SIDE))
-        column, row = ((center + 0.5) * height / SIDE - 0.5).round().astype(int).tolist()
-        cv2.circle(mask, (column, row), far, 1, cv2.FILLED)
-    return mask
+        circle = cv2.circle(np.zeros((SIDE, SIDE), np.float32), (x, SIDE - 1 - y), radius, 1.0, cv2.FILLED)
+        fraction = resize(circle, height, width)
+        mask |= fraction >= fraction.max() / 2  # of a circle smaller than a pixel the pixel with most of it
+    return mask.astype(np.uint8)

@@ -159,7 +159,7 @@ def test_several_masks_of_one_image_are_united(tmp_path):
 def test_masks_that_are_not_told_from_images_are_refused(tmp_path):
     write_scenes(tmp_path, named=("data/{}", "other/{}"))
     with pytest.raises(
-        ContractError, match="names that tell masks from images, got all of .*set dataset.mask_suffix to"
+        ContractError, match=r"names that tell masks from images, got all of .*set dataset.mask_suffix to"
     ):
         folder(tmp_path, images="data", masks="data", mask_suffix="").items()
 
@@ -177,9 +177,9 @@ def test_an_image_without_a_mask_may_have_no_foreground(tmp_path):
     (tmp_path / "masks/07.png").write_bytes((tmp_path / "masks/00.png").read_bytes())
     with pytest.raises(ContractError, match=r"0 of 6 images without, 1 of 5 masks without \(first 07.png\)"):
         open_data(folder(tmp_path, mask_suffix="", missing_mask="empty"))
-    with pytest.raises(ContractError, match=r"0 of 6 images without, 4 of 4 masks"):  # a wrong folder of masks
-        shutil.rmtree(tmp_path / "masks")
-        write_scenes(tmp_path, 4, named=("other/{}", "masks/z{}"))
+    shutil.rmtree(tmp_path / "masks")
+    write_scenes(tmp_path, 4, named=("other/{}", "masks/z{}"))  # a wrong folder of masks
+    with pytest.raises(ContractError, match=r"0 of 6 images without, 4 of 4 masks"):
         open_data(folder(tmp_path, mask_suffix="", missing_mask="empty"))
 
 

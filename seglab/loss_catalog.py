@@ -1,4 +1,4 @@
-"""`python -m seglab.cards`: list every loss; `python -m seglab.cards docs`: write docs/losses.md and its curves."""
+"""`python -m seglab.loss_catalog`: list every loss; `python -m seglab.loss_catalog docs`: write docs/losses.md."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ FAMILIES = ["pixel", "region", "boundary and order", "compound", "external"]
 MARGINS = [-6 + 0.25 * k for k in range(49)]
 HEAD = """# The losses
 
-Made from the cards in the code by `python -m seglab.cards docs`; a test holds it up to date.
+Made from the cards in the code by `python -m seglab.loss_catalog docs`; a test holds it up to date.
 
 Notation: z logit, p = sigmoid(z), q = sigmoid(-z), t target, N pixels; tp = Σpt, fp = Σp(1-t), fn = Σqt, tn = Σq(1-t).
-Every loss gives one number per image. The curves are for an image of 144 pixels, 12 of them foreground, all predicted
-with the same margin, from wrong (left) to right: the value, and what the gradient sums up to over the foreground (red,
-solid) and over the background (blue, dashed).
+A formula is that of one class; what becomes of several stands below it. Every loss gives one number per image, and
+works alone too: `from seglab.losses import Dice`. The curves are for an image of 144 pixels, 12 of them foreground, all
+predicted with the same margin, from wrong (left) to right: the value, and what the gradient sums up to over the
+foreground (red, solid) and over the background (blue, dashed).
 """
 
 
@@ -28,28 +29,32 @@ def losses() -> dict[str, Loss]:
     """Every loss of conf/loss with its defaults, by family and name."""
     from omegaconf import OmegaConf
 
-    made = {file.stem: build(OmegaConf.load(file)).fitted(12 / 144) for file in sorted((CONF / "loss").glob("*.yaml"))}
+    made: dict[str, Loss] = {file.stem: build(OmegaConf.load(file)) for file in sorted((CONF / "loss").glob("*.yaml"))}
     return dict(sorted(made.items(), key=lambda item: FAMILIES.index(item[1].card.family)))
 
 
-def table() -> str:
-    """One line per loss for a terminal: how to choose it, what it is, where it is from."""
+def table() -> list[tuple[str, ...]]:
+    """One line per loss: how to choose it, what it is, for which tasks and labels, where it is from."""
+    head = ("loss=", "title", "family", "tasks", "labels", "paper")
     rows = [
-        (name, loss.card.title, loss.card.family, "soft" if loss.soft else "hard", loss.card.paper)
+        (
+            name,
+            loss.card.title,
+            loss.card.family,
+            ", ".join(loss.tasks),
+            "soft" if loss.soft else "hard",
+            loss.card.paper,
+        )
         for name, loss in losses().items()
     ]
-    head = ("loss=", "title", "family", "labels", "paper")
-    widths = [max(len(row[k]) for row in [head, *rows]) for k in range(4)]
-    lines = [
-        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4][:60]])
-        for row in [head, *rows]
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    return [head, *rows]
 
 
 def page() -> str:
     """The text of docs/losses.md."""
-    parts, family = [HEAD], ""
+    head, *rows = (row[:5] for row in table())
+    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+    parts, family = [HEAD, "\n".join(lines)], ""
     for name, loss in losses().items():
         if loss.card.family != family:
             family = loss.card.family
@@ -59,28 +64,23 @@ def page() -> str:
 
 
 def section(name: str, loss: Loss) -> str:
+    """A loss on the page."""
     card = loss.card
     soft = "refused" if not loss.soft else "defined; the minimum is at p = t" if card.proper else "defined"
     first = (type(loss).__doc__ or "").split("\n\n")[0].replace("\n    ", " ")
-    lines = [
-        f"### {card.title}: `loss={name}`",
-        "",
-        first,
-        "",
-        f"$${card.formula}$$",
-        "",
-        f"![curves](losses/{name}.svg)",
-        "",
-    ]
-    lines += [f"- Paper: {card.paper}", f"- Empty mask: {card.empty}", f"- Soft labels: {soft}"]
+    lines = [f"### {card.title}: `loss={name}`", "", first, "", f"$${card.formula}$$", ""]
+    lines += [f"![curves](losses/{name}.svg)", "", f"- Paper: {card.paper}", f"- Empty mask: {card.empty}"]
+    lines += [f"- Tasks: {', '.join(loss.tasks)}. {card.many}", f"- Soft labels: {soft}"]
     lines += [] if card.zero else ["- A perfect prediction does not cost exactly 0."]
     lines += ["- May fall below 0."] if card.signed else []
-    lines += [f"- Elsewhere: {card.differs}", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, f"- Other libraries: {card.differs}", ""])
 
 
 def curves(loss: Loss) -> dict[str, list[float]]:
-    """Value and summed gradients over the margin with which all pixels of one image are predicted."""
+    """Value and summed gradients over the margin with which all pixels of one image are predicted.
+
+    For a multiclass loss the image has two classes, with the logits 0 and z.
+    """
     import numpy as np
     import torch
 
@@ -90,10 +90,12 @@ def curves(loss: Loss) -> dict[str, list[float]]:
     mask[4:7, 4:8] = 1
     maps = {name: torch.from_numpy(MAPS[name](mask))[None, None].double() for name in loss.needs}
     target = torch.from_numpy(mask)[None, None]
+    fitted = loss.with_class_frequency([12 / 144] if loss.task != "multiclass" else [132 / 144, 12 / 144])
     drawn: dict[str, list[float]] = {"value": [], "foreground": [], "background": []}
     for margin in MARGINS:
         z = ((2.0 * target.double() - 1) * margin).requires_grad_()
-        value = loss(z, target, **maps).sum()
+        logits = z if loss.task != "multiclass" else torch.cat([torch.zeros_like(z), z], 1)
+        value = fitted(logits, target, **maps).sum()
         (gradient,) = torch.autograd.grad(value, z)
         drawn["value"].append(value.item())
         drawn["foreground"].append(float(-gradient[target == 1].sum()))
@@ -111,16 +113,17 @@ def picture(drawn: dict[str, list[float]]) -> str:
 
 
 def graph(x0: int, title: str, series: list[tuple[list[float], str, str]]) -> str:
+    """One graph of some series over the margin, from `x0` on."""
     low = min(0.0, *(min(ys) for ys, _, _ in series))
     high = max(1e-9, *(max(ys) for ys, _, _ in series))
     parts = [f'<text x="{x0}" y="12">{title}, {low:.3g} to {high:.3g}; margin -6 to 6</text>\n']
     parts += [f'<path d="M{x0} 20V130H{x0 + 190}M{x0 + 95} 130v-4" fill="none" stroke="#aaaaaa"/>\n']
-    for ys, colour, dash in series:
+    for ys, color, dash in series:
         points = [
             f"{x0 + 190 * (m + 6) / 12:.0f},{130 - 108 * (y - low) / (high - low):.1f}"
             for m, y in zip(MARGINS, ys, strict=True)
         ]
-        parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}"{dash}/>\n')
+        parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}"{dash}/>\n')
     return "".join(parts)
 
 
@@ -133,10 +136,14 @@ def write(docs: Path) -> None:
 
 
 def main() -> None:
+    """Print the table, or write the page into the folder that is named."""
     if len(sys.argv) > 1:
         write(Path(sys.argv[1]))
-    else:
-        print(table())
+        return
+    rows = table()
+    widths = [max(len(row[k]) for row in rows) for k in range(5)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[5][:60]]).rstrip())
 
 
 if __name__ == "__main__":

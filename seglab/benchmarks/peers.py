@@ -1,0 +1,155 @@
+"""The same losses in torch, smp, MONAI and kornia: one table, which tests compare and the benchmark times."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seglab.contract import Kind
+
+Call = Callable[[Tensor, Tensor], Tensor]
+"""Logits and target to a scalar. The target has floats of the logits' shape, or class ids (b, 1, *spatial) int64."""
+
+
+class Peer(NamedTuple):
+    """A loss of conf/loss with some parameters, and the same elsewhere.
+
+    per_image: whether theirs is the mean over images too; else it pools the batch. same: whether the definitions agree
+    where all classes are present (MONAI's smoothing of 1e-5 pixels aside); else it is here for its time alone.
+    """
+
+    loss: str
+    library: str
+    call: Call
+    parameters: Mapping[str, Any] = MappingProxyType({})
+    task: Kind = "binary"
+    per_image: bool = True
+    same: bool = True
+
+
+def peers() -> list[Peer]:
+    """Every peer; none where the extra `bench` is not installed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import kornia.losses
+            import monai.losses
+            import segmentation_models_pytorch.losses
+    except ImportError:
+        return []
+    return [
+        *in_torch(),
+        *in_smp(segmentation_models_pytorch.losses),
+        *in_monai(monai.losses),
+        *in_kornia(kornia.losses),
+    ]
+
+
+def channel(call: Call) -> Call:
+    """A loss that takes class ids without a channel (b, *spatial)."""
+    return lambda z, t: call(z, t[:, 0])
+
+
+def in_torch() -> list[Peer]:
+    bce, ce = F.binary_cross_entropy_with_logits, F.cross_entropy
+    weights = [1.0, 2.0, 3.0, 4.0]
+
+    def many(name: str, parameters: dict[str, Any], **options: Any) -> Peer:
+        return Peer(name, "torch", channel(partial(ce, **options)), parameters, "multiclass", not parameters)
+
+    def of_two(z: Tensor, t: Tensor) -> Tensor:
+        return ce(torch.cat([0 * z, z], 1), t[:, 0].long(), torch.tensor([1.0, 3.0]))
+
+    return [
+        Peer("bce", "torch", bce),
+        Peer("weighted_bce", "torch", partial(bce, pos_weight=torch.tensor(7.0)), {"pos_weight": 7.0}),
+        Peer("class_weighted_ce", "torch", of_two, {"foreground_weight": 3.0}, per_image=False),
+        Peer("bce", "torch", bce, task="multilabel"),
+        many("bce", {}),
+        many("label_smoothing", {"smoothing": 0.075}, label_smoothing=0.1),  # s (k - 1) / k
+        many(
+            "class_weighted_ce",
+            {"foreground_weight": 1.0, "class_weights": weights},
+            weight=torch.tensor(weights),
+        ),
+    ]
+
+
+def in_smp(smp: Any) -> list[Peer]:
+    found = [
+        Peer("bce", "smp", smp.SoftBCEWithLogitsLoss()),
+        Peer("label_smoothing", "smp", smp.SoftBCEWithLogitsLoss(smooth_factor=0.1)),
+        Peer("focal", "smp", smp.FocalLoss("binary", alpha=0.3, gamma=1.5), {"alpha": 0.3, "gamma": 1.5}),
+        Peer("lovasz_hinge", "smp", smp.LovaszLoss("binary", per_image=True)),
+        Peer("lovasz_softmax", "smp", channel(smp.LovaszLoss("multiclass", per_image=True)), task="multiclass"),
+        Peer("focal", "smp", smp.FocalLoss("binary")),
+        Peer("focal", "smp", channel(smp.FocalLoss("multiclass")), task="multiclass", same=False),  # k sigmoids
+    ]
+    tversky = {"alpha": 0.3, "beta": 0.7}
+    for name, kind, options in (
+        ("dice", smp.DiceLoss, {}),
+        ("iou", smp.JaccardLoss, {}),
+        ("tversky", smp.TverskyLoss, tversky),
+        ("focal_tversky", smp.TverskyLoss, tversky | {"gamma": 0.75}),
+    ):
+        found.append(Peer(name, "smp", kind("binary", **options), per_image=False))
+        if name != "focal_tversky":  # whose power smp takes after the mean over classes
+            found.append(Peer(name, "smp", kind("multilabel", **options), task="multilabel", per_image=False))
+            many, every = channel(kind("multiclass", **options)), {"classes": "all"}
+            found.append(Peer(name, "smp", many, every, "multiclass", per_image=False))
+    return found
+
+
+def in_monai(monai: Any) -> list[Peer]:
+    exact = {"smooth_nr": 0, "smooth_dr": 1e-12}
+    overlap: list[tuple[str, Any, dict[str, Any]]] = [
+        ("dice", monai.DiceLoss, exact),
+        ("squared_dice", monai.DiceLoss, exact | {"squared_pred": True}),
+        ("iou", monai.DiceLoss, exact | {"jaccard": True}),
+        ("jml", monai.DiceLoss, exact | {"jaccard": True, "soft_label": True}),
+        ("tversky", monai.TverskyLoss, exact | {"alpha": 0.3, "beta": 0.7}),
+        ("bce_dice", monai.DiceCELoss, exact),
+    ]
+    found = [
+        Peer("focal", "MONAI", monai.FocalLoss()),
+        Peer("focal", "MONAI", monai.FocalLoss(use_softmax=True, to_onehot_y=True), task="multiclass", same=False),
+        Peer("mcc", "MONAI", monai.MCCLoss(sigmoid=True, smooth_nr=0, smooth_dr=0)),
+        Peer("generalized_dice", "MONAI", monai.GeneralizedDiceLoss(sigmoid=True), same=False),  # is Dice
+        Peer("unified_focal", "MONAI", monai.AsymmetricUnifiedFocalLoss(), same=False),  # of raw logits
+        Peer("dice", "MONAI", monai.DiceLoss(sigmoid=True, smooth_nr=5.0, smooth_dr=5.0), {"smooth": 5.0}),
+    ]
+    for name, kind, options in overlap:
+        found.append(Peer(name, "MONAI", kind(sigmoid=True, **options)))
+        softmax_ce = name == "bce_dice"  # which MONAI takes for several channels, sigmoid or not
+        found.append(Peer(name, "MONAI", kind(sigmoid=True, **options), task="multilabel", same=not softmax_ce))
+        for classes, background in (("scored", False), ("all", True)):
+            call = kind(softmax=True, to_onehot_y=True, include_background=background, **options)
+            parameters = {} if classes == "scored" else {"classes": classes}
+            same = name != "jml"  # of a softmax MONAI's soft_label counts whole pixels
+            found.append(Peer(name, "MONAI", call, parameters, "multiclass", same=same))
+    return found
+
+
+def in_kornia(kornia: Any) -> list[Peer]:
+    def focal(z: Tensor, t: Tensor) -> Tensor:
+        return z.shape[1] * kornia.focal_loss(z, t, alpha=None, gamma=2.0, reduction="mean")  # which divides by k too
+
+    return [
+        Peer(
+            "focal",
+            "kornia",
+            kornia.BinaryFocalLossWithLogits(alpha=0.25, gamma=2.0, reduction="mean"),
+            {"alpha": 0.25},
+        ),
+        Peer("focal", "kornia", kornia.BinaryFocalLossWithLogits(alpha=None, gamma=2.0, reduction="mean")),
+        Peer("focal", "kornia", channel(focal), task="multiclass"),
+        Peer("dice", "kornia", channel(kornia.dice_loss), {"classes": "all"}, "multiclass", same=False),
+        Peer("lovasz_softmax", "kornia", channel(kornia.lovasz_softmax_loss), task="multiclass"),
+    ]

@@ -1,0 +1,140 @@
+"""Losses made of losses: weighted sums, whose terms share what they compute, and pooling over the batch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from seglab.contract import Kind, Logits, PerImage, Target, Task, Valid, require
+from seglab.losses.base import Card, Loss
+from seglab.losses.pixels import Pixels
+
+AS_INSIDE = "As the losses inside have it."
+nested_card = partial(Card, family="compound", empty=AS_INSIDE, many=AS_INSIDE, signed=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nested(Loss):
+    """A loss around other losses: it has their task, asks for the maps that they need, and changes where they do."""
+
+    task: Kind = field(init=False)
+
+    def __post_init__(self) -> None:
+        kinds = sorted({loss.task for loss in self.inner()})
+        require(len(kinds) == 1, self.name, "losses of one task inside", " and ".join(kinds) or "none")
+        object.__setattr__(self, "task", kinds[0])
+        super().__post_init__()
+
+    @abstractmethod
+    def inner(self) -> tuple[Loss, ...]:
+        """The losses inside."""
+
+    @abstractmethod
+    def mapped(self, change: Callable[[Loss], Loss]) -> Self:
+        """The same around the losses that `change` makes of those inside."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(dict.fromkeys(need for loss in self.inner() for need in loss.needs))
+
+    @property
+    def tasks(self) -> tuple[Kind, ...]:
+        return tuple(kind for kind in self.card.tasks if all(kind in loss.tasks for loss in self.inner()))
+
+    @property
+    def soft(self) -> bool:
+        return all(loss.soft for loss in self.inner())
+
+    def with_task(self, task: Task) -> Self:
+        return self.mapped(lambda loss: loss.with_task(task))
+
+    def with_class_frequency(self, frequency: Sequence[float]) -> Self:
+        return self.mapped(lambda loss: loss.with_class_frequency(frequency))
+
+    def at_epoch(self, history: Sequence[float]) -> tuple[Loss, list[int]]:
+        switches = {epoch for loss in self.inner() for epoch in loss.at_epoch(history)[1]}
+        return self.mapped(lambda loss: loss.at_epoch(history)[0]), sorted(switches)
+
+    def check(self, logits: Logits, target: Target, valid: Valid | None = None) -> None:
+        for loss in self.inner():
+            loss.check(logits, target, valid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedSum(Loss):
+    """A loss that is a weighted sum of others."""
+
+    @abstractmethod
+    def parts(self) -> tuple[tuple[float, Loss], ...]:
+        """Weights and losses; the losses are given the pixels, so their own task plays no part."""
+
+    def value(self, x: Pixels) -> PerImage:
+        return torch.stack([weight * loss.value(x) for weight, loss in self.parts()]).sum(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One loss of a sum and what it weighs."""
+
+    loss: Loss
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum(WeightedSum, Nested):
+    """A weighted sum of any losses by name, so that `loss.terms.dice.weight=3` works; null leaves a term out."""
+
+    terms: Mapping[str, Term | None]
+
+    card = nested_card(
+        title="Weighted sum",
+        formula=r"\sum_k w_k L_k",
+        paper="Folklore; the terms have their own papers",
+        differs="All terms share probabilities and sums over the pixels; smp, MONAI and kornia add up finished losses.",
+    )
+
+    @property
+    def given(self) -> dict[str, Term]:
+        return {name: term for name, term in self.terms.items() if term is not None}
+
+    def parts(self) -> tuple[tuple[float, Loss], ...]:
+        return tuple((term.weight, term.loss) for term in self.given.values())
+
+    def inner(self) -> tuple[Loss, ...]:
+        return tuple(loss for _, loss in self.parts())
+
+    def mapped(self, change: Callable[[Loss], Loss]) -> Self:
+        return replace(self, terms={n: replace(term, loss=change(term.loss)) for n, term in self.given.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batchwise(Nested):
+    """A loss of the whole batch as if it were one image: every image gets the same number."""
+
+    loss: Loss
+
+    card = nested_card(
+        title="Pooled over the batch",
+        formula=r"L\big(\cup_i z_i,\cup_i t_i\big)",
+        paper="The default of many libraries for Dice, IoU and Tversky; Kodym, Spanel, Herout 2018 (batch Dice)",
+        empty="As its loss has it, for a batch without any foreground.",
+        differs="A wrapper here; the default of smp, batch=True in MONAI, absent from kornia.",
+    )
+
+    def inner(self) -> tuple[Loss, ...]:
+        return (self.loss,)
+
+    def mapped(self, change: Callable[[Loss], Loss]) -> Self:
+        return replace(self, loss=change(self.loss))
+
+    def value(self, x: Pixels) -> PerImage:
+        return self.loss.value(x.pooled()).expand(len(x.z))
+
+    def by_class(self, x: Pixels) -> Tensor:
+        return self.loss.by_class(x.pooled()).expand(len(x.z), -1)

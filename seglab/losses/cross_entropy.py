@@ -1,0 +1,298 @@
+"""Losses that add up over the pixels: sums over the classes of t f(log p), right for hard and for soft labels."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
+from typing import Any, ClassVar, Literal, Self, TypeAlias
+
+import torch
+from torch import Tensor
+
+from seglab.contract import PerImage, require
+from seglab.losses.base import SUM_OVER_CLASSES, ClassWeighted, limited, pixel_card, weights_hold, within
+from seglab.losses.labels import Label
+from seglab.losses.numerics import TINY, exact, ratio
+from seglab.losses.pixels import Pixels
+
+Weight: TypeAlias = float | tuple[float, ...] | Literal["auto"]
+"""Of the foreground, where the background weighs 1: one for all its classes, or one for each in order. `auto`: pixels
+of the background over those of the class in the training masks, so that both weigh the same."""
+
+weight_of = partial(limited, expected="above 0 or auto", holds=lambda w: w is not None and weights_hold(w, TINY))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelLoss(ClassWeighted):
+    """The mean over the pixels of the sum over the classes of t f(log p).
+
+    `class_weights` weigh the classes of each pixel in a multiclass task, the channels in the mean of a multilabel one.
+    """
+
+    @abstractmethod
+    def cost(self, y: Label) -> Tensor:
+        """f, for pixels that are labeled y."""
+
+    def class_balance(self) -> tuple[float, Any]:
+        """The weights of the background and of the foreground."""
+        return 1.0, 1.0
+
+    def balance(self, x: Pixels) -> Tensor | None:
+        """The weights of all classes, see `Pixels.costs`; None where all are 1."""
+        classes = self.weights(x) if x.task == "multiclass" else None
+        if classes is None and self.class_balance() == (1.0, 1.0):
+            return None
+        weights = x.balance(*self.class_balance())
+        return weights if classes is None else weights * classes
+
+    def costs(self, x: Pixels) -> Tensor:
+        """What each pixel costs (b, decisions, n); the mean over the pixels that count is the loss."""
+        return x.costs(self.cost, self.balance(x))
+
+    def each_decision(self, x: Pixels) -> Tensor:
+        return exact(self.costs(x).sum(-1)) / x.n.clamp(min=1)
+
+    def value(self, x: Pixels) -> PerImage:
+        loss, weights = self.each_decision(x), self.weights(x) if x.task == "multilabel" else None
+        return loss.mean(1) if weights is None else ratio((weights * loss).sum(1), weights.sum())
+
+    def by_class(self, x: Pixels) -> Tensor:
+        return super().by_class(x) if x.task == "multiclass" else self.each_decision(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForegroundWeighted(ClassWeighted):
+    """A loss with a weight of the foreground, or of each foreground class, see `Weight`."""
+
+    pos_weight: Weight = weight_of("auto")
+
+    rarity: ClassVar[float] = 1.0  # the power of background over class that `auto` stands for
+
+    def with_class_frequency(self, frequency: Sequence[float]) -> Self:
+        loss = super().with_class_frequency(frequency)
+        if self.pos_weight != "auto":
+            return loss
+        there, got = all(0 < f < 1 for f in frequency), f"frequencies of {tuple(frequency)}"
+        require(there, self.name, "training masks with all classes", got, "set pos_weight")
+        background = [1 - f for f in frequency] if self.task != "multiclass" else [frequency[0]] * (len(frequency) - 1)
+        classes = frequency[-len(background) :]
+        weights = tuple((b / f) ** self.rarity for b, f in zip(background, classes, strict=True))
+        return replace(loss, pos_weight=weights[0] if len(weights) == 1 else weights)
+
+    def class_balance(self) -> tuple[float, Any]:
+        remedy = "call with_class_frequency(frequency) first"
+        require(self.pos_weight != "auto", self.name, "a pos_weight that is a number", "auto", remedy)
+        return 1.0, self.pos_weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class BCE(PixelLoss):
+    """Cross-entropy (log loss): the negative log-likelihood of each pixel's label."""
+
+    card = pixel_card(
+        title="Cross-entropy",
+        formula=r"\frac1N\sum\;-t\log p-(1-t)\log q",
+        paper="Good 1952, Rational decisions (the logarithmic score)",
+        differs="Same as torch and smp. torch's BCELoss of a sigmoid has no gradient left at |z| = 100.",
+        proper=True,
+    )
+
+    def cost(self, y: Label) -> Tensor:
+        return y.nll
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedBCE(ForegroundWeighted, BCE):
+    """Cross-entropy with the foreground weighted: a missed foreground pixel costs `pos_weight` times a false alarm.
+
+    `pos_weight="auto"` takes background over foreground of the training masks, so that both weigh the same in total.
+    """
+
+    card = pixel_card(
+        title="Weighted cross-entropy",
+        formula=r"\frac1N\sum\;-w\,t\log p-(1-t)\log q",
+        paper="Sudre et al. 2017, Generalised Dice overlap as a deep learning loss function",
+        differs="pos_weight of torch, smp and kornia; MONAI's DiceCE(weight) for two channels divides by the weights.",
+        many=SUM_OVER_CLASSES + " `auto` weighs each class by the background's pixels over its own.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassWeightedCE(BCE):
+    """Cross-entropy as a weighted mean: divided by the sum of the weights of the image's pixels, not by their number.
+
+    A multiclass task weighs all foreground classes with `foreground_weight`, times `class_weights`.
+    """
+
+    foreground_weight: float = within("(0, inf)", 2.0)
+    background_weight: float = within("(0, inf)", 1.0)
+
+    card = pixel_card(
+        title="Class-weighted cross-entropy",
+        formula=r"\frac{\sum-w_1t\log p-w_0(1-t)\log q}{\sum w_1t+w_0(1-t)}",
+        paper="Ronneberger, Fischer, Brox 2015, U-Net; weights 1:1, 1:2 and 1:3 as in studies of the optic fundus",
+        differs="torch's cross_entropy(weight) divides by the sum over the batch, ours over the image.",
+    )
+
+    def class_balance(self) -> tuple[float, Any]:
+        return self.background_weight, self.foreground_weight
+
+    def balance(self, x: Pixels) -> Tensor:
+        w = super().balance(x)
+        w = x.balance(1.0, 1.0) if w is None else w
+        return (w * ratio(x.n.unsqueeze(-1), (w * x.sizes).sum(-1, keepdim=True))).to(w.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalancedCE(BCE):
+    """Cross-entropy in which all classes that an image has weigh the same, whatever their sizes."""
+
+    card = pixel_card(
+        title="Balanced cross-entropy",
+        formula=r"\tfrac12\Big(\frac{\sum-t\log p}{\sum t}+\frac{\sum-(1-t)\log q}{\sum 1-t}\Big)",
+        paper="Xie and Tu 2015, Holistically-Nested Edge Detection",
+        empty="The class that is there is scored alone.",
+        differs="As published, over N, it is 2f(1-f) times ours (f the foreground fraction): it fades with imbalance.",
+        many="The mean over the classes of the image, the background too, of each class's mean cross-entropy.",
+    )
+
+    def balance(self, x: Pixels) -> Tensor:
+        w = super().balance(x)
+        present = (x.sizes > 0) * (1.0 if w is None else w)
+        share = ratio(present, present.sum(-1, keepdim=True))
+        return (share * x.n.unsqueeze(-1) / x.sizes.clamp(min=1)).to(x.z.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSmoothing(PixelLoss):
+    """Cross-entropy against labels of 1 - `smoothing`, the rest shared by the other classes, against overconfidence."""
+
+    smoothing: float = within("[0, 0.5)", 0.1)
+
+    card = pixel_card(
+        title="Label smoothing",
+        formula=r"\frac1N\sum\;-t'\log p-(1-t')\log q,\quad t'=t(1-s)+(1-t)s",
+        paper="Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision",
+        differs="As smp's smooth_factor; torch's label_smoothing s moves labels less, by s (k - 1) / k for k classes.",
+        zero=False,
+    )
+
+    def cost(self, y: Label) -> Tensor:
+        return (1 - self.smoothing) * y.nll + self.smoothing * y.nll_others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Focal(PixelLoss):
+    """Cross-entropy in which a pixel counts the less the better it is classified already.
+
+    `gamma` is the exponent of that factor; `alpha` weights the foreground and 1 - alpha the background (null: neither).
+    """
+
+    gamma: float = within("[0, inf)", 2.0)
+    alpha: float | None = within("[0, 1]", None)
+
+    card = pixel_card(
+        title="Focal loss",
+        formula=r"\frac1N\sum\;-\alpha\,t\,q^\gamma\log p-(1-\alpha)(1-t)\,p^\gamma\log q",
+        paper="Lin, Goyal, Girshick, He, Dollár 2017, Focal Loss for Dense Object Detection",
+        differs="smp, MONAI and kornia agree on hard labels and read soft ones each differently (ours: the mixture).",
+        many=SUM_OVER_CLASSES + " alpha weights all classes but the background, as in MONAI and kornia.",
+    )
+
+    def class_balance(self) -> tuple[float, Any]:
+        return (1.0, 1.0) if self.alpha is None else (1 - self.alpha, self.alpha)
+
+    def cost(self, y: Label) -> Tensor:
+        return y.nll if self.gamma == 0 else y.q_to(self.gamma) * y.nll
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsymmetricFocal(Focal):
+    """Focal loss on the background alone: easy background fades, while foreground keeps its full cross-entropy."""
+
+    alpha: float | None = within("[0, 1]", 0.7)
+
+    card = pixel_card(
+        title="Asymmetric focal loss",
+        formula=r"\frac1N\sum\;-\alpha\,t\log p-(1-\alpha)(1-t)\,p^\gamma\log q",
+        paper="Yeung et al. 2022, Unified Focal loss (modified asymmetric focal loss)",
+        differs="alpha is the paper's delta. MONAI halves it, applies no sigmoid, and clips the gradient at |z| = 16.",
+        many=SUM_OVER_CLASSES + " All classes but the background keep their full cross-entropy.",
+    )
+
+    def cost(self, y: Label) -> Tensor:
+        fade = y.q_to(self.gamma)
+        return torch.lerp(fade, torch.ones_like(fade[:1, :1, :1]), y.foreground()) * y.nll
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poly1(PixelLoss):
+    """Cross-entropy plus `epsilon` times the error: the first term of its polynomial series, weighted anew."""
+
+    epsilon: float = within("[-1, inf)", 1.0)
+
+    card = pixel_card(
+        title="Poly-1 cross-entropy",
+        formula=r"\frac1N\sum\;t(-\log p+\varepsilon q)+(1-t)(-\log q+\varepsilon p)",
+        paper="Leng et al. 2022, PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions",
+    )
+
+    def cost(self, y: Label) -> Tensor:
+        return y.nll + self.epsilon * y.q
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopK(BCE):
+    """Cross-entropy of the worst pixels only: the mean over the `fraction` of each image that costs most."""
+
+    fraction: float = within("(0, 1]", 0.1)
+
+    card = pixel_card(
+        title="Top-k cross-entropy (online hard example mining)",
+        formula=r"\frac1k\sum_{\text{k worst}}-t\log p-(1-t)\log q,\quad k=\lceil fN\rceil",
+        paper="Wu, Shen, van den Hengel 2016, Bridging Category-level and Instance-level Semantic Image Segmentation",
+        differs="nnU-Net pools the batch and rounds k down, to 0 on small images; ours shares the last place equally.",
+    )
+
+    def costs(self, x: Pixels) -> Tensor:
+        costs = super().costs(x)
+        return costs * self.share_of_top(costs.detach(), x)
+
+    def share_of_top(self, cost: Tensor, x: Pixels) -> Tensor:
+        """n/k for what is above the k-th largest cost, equal shares of the places left for its equals."""
+        cost = cost if x.valid is None else torch.where(x.valid, cost, -1)  # never among the k worst
+        k = (self.fraction * x.n).ceil().clamp(min=1).unsqueeze(-1)
+        worst = cost.topk(ceil(self.fraction * cost.shape[-1])).values
+        last = worst.gather(-1, (k.long() - 1).expand(-1, cost.shape[1], -1))
+        above, equal = cost > last, cost == last
+        left = (k - above.sum(-1, keepdim=True)) / equal.sum(-1, keepdim=True)
+        return (torch.where(above, 1, torch.where(equal, left, 0)) * x.n.unsqueeze(-1) / k).to(cost.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightMap(ForegroundWeighted, BCE):
+    """Cross-entropy that insists on the narrow gaps between neighboring objects, so that they are not grown together.
+
+    Needs the map `gap` (d1 + d2, pixels): the distances to the nearest and the second nearest object added up.
+    """
+
+    border_weight: float = within("[0, inf)", 10.0)
+    sigma: float = within("(0, inf)", 5.0)
+    pos_weight: Weight = weight_of(1.0)
+
+    needs: ClassVar[tuple[str, ...]] = ("gap",)
+    card = pixel_card(
+        title="U-Net weight map",
+        formula=r"\frac1N\sum\big(w_c+w_0e^{-(d_1+d_2)^2/2\sigma^2}\big)\big(-t\log p-(1-t)\log q\big)",
+        paper="Ronneberger, Fischer, Brox 2015, U-Net: Convolutional Networks for Biomedical Image Segmentation",
+        differs="smp, MONAI and kornia have none. w_c is pos_weight on the foreground and 1 elsewhere.",
+        many=SUM_OVER_CLASSES + " A pixel's gap is the narrowest between two objects of one foreground class.",
+    )
+
+    def costs(self, x: Pixels) -> Tensor:
+        gap = x.maps["gap"][:, 1:].amin(1, keepdim=True) if x.task == "multiclass" else x.maps["gap"]
+        border = self.border_weight * torch.exp(-0.5 * (gap / self.sigma) ** 2)
+        return super().costs(x) + border * x.costs(self.cost)

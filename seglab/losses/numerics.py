@@ -1,0 +1,61 @@
+"""Arithmetic that is exact or finite where the plain one is not, and properties that are computed at most once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TINY = 1e-30
+
+
+def once(make: Callable[[Any], Any]) -> property:
+    """A property that is computed at most once (functools.cached_property takes a lock, which no compiler traces)."""
+    name = f"_{make.__name__}"
+
+    def get(holder: Any) -> Any:
+        if name not in holder.__dict__:
+            holder.__dict__[name] = make(holder)
+        return holder.__dict__[name]
+
+    return property(get, doc=make.__doc__)
+
+
+class Sigmoid(torch.autograd.Function):
+    """The sigmoid of z, or of -z, with a slope that is exact at both ends: torch's p (1 - p) is noise near p = 1."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, flip: bool) -> Tensor:
+        return z.neg().sigmoid_() if flip else z.sigmoid()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.flip = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (z,) = ctx.saved_tensors
+        slope = torch.ops.aten.sigmoid_backward(grad, z.abs().neg_().sigmoid_())
+        return slope.neg_() if ctx.flip else slope, None
+
+
+def exact(x: Tensor) -> Tensor:
+    """A few sums in float64 (MPS has none): the slope of error / total, 1/W - E/W^2, cancels to noise in float32."""
+    return x if x.device.type == "mps" else x.double()
+
+
+def ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole with 0/0 = 0, finite in value and gradient however small the whole is."""
+    return part / whole.clamp(min=TINY)
+
+
+def power(x: Tensor, exponent: float) -> Tensor:
+    """x ** exponent for x of at least 0, with a finite slope at 0 for exponents under 1."""
+    if exponent >= 1:
+        return x if exponent == 1 else x**exponent
+    return torch.where(x <= TINY, 0, x.clamp(min=TINY) ** exponent)

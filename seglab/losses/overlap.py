@@ -1,0 +1,298 @@
+"""Losses of overlap: functions of how much probability falls on a class and how much beside it, per image and class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from seglab.losses.base import BY_POLICY, ClassMean, ClassWeights, PolicyMean, region_card, within
+from seglab.losses.numerics import TINY, exact, power, ratio
+from seglab.losses.pixels import Confusion, Pixels
+
+
+def tversky(m: Confusion, fp_weight: float, fn_weight: float, smooth: float = 0.0) -> Tensor:
+    """1 - Tversky index as error over total: exact for one pixel in 4096x4096, where 1 - index is rounding noise."""
+    error = fp_weight * m.fp + fn_weight * m.fn
+    return ratio(error, m.tp + error + smooth)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionLoss(PolicyMean):
+    """A function of a few sums over the pixels of each image; `smooth` (pixels) is added above and below the score."""
+
+    smooth: float = within("[0, inf)", 0.0)
+
+    def cells(self, x: Pixels) -> Confusion:
+        """What counts as true and false positives and negatives."""
+        return x.confusion
+
+    def confusion(self, x: Pixels) -> Confusion:
+        """The cells that are scored: under "complement" those of the rest of the image where a class is absent."""
+        m = self.cells(x)
+        return m.complemented(m.absent) if self.empty == "complement" else m
+
+    def overlap(self, m: Confusion) -> Tensor:
+        """The loss of each image and class (b, k) from its confusion, in float64."""
+        raise NotImplementedError
+
+    def each_class(self, x: Pixels) -> Tensor:
+        return self.overlap(self.confusion(x))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dice(RegionLoss):
+    """One minus the Dice coefficient (F1) of each image, with probabilities in place of decisions."""
+
+    card = region_card(
+        title="Dice loss",
+        formula=r"\frac{fp+fn}{2\,tp+fp+fn+s}",
+        paper="Milletari, Navab, Ahmadi 2016, V-Net; in this linear form Drozdzal et al. 2016 and Sudre et al. 2017",
+        differs="smp pools, counts s twice, scores empty masks 0; MONAI's gradient of an empty mask vanishes (1e-9).",
+    )
+
+    def overlap(self, m: Confusion) -> Tensor:
+        return tversky(m, 0.5, 0.5, self.smooth / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IoU(RegionLoss):
+    """One minus the intersection over union (Jaccard index) of each image, with probabilities in place of decisions."""
+
+    card = region_card(
+        title="IoU (Jaccard) loss",
+        formula=r"\frac{fp+fn}{tp+fp+fn+s}",
+        paper="Rahman and Wang 2016, Optimizing Intersection-over-Union in Deep Neural Networks for Image Segmentation",
+        differs="smp pools the batch, MONAI halves s, kornia has none; the Keras original complements whole batches.",
+    )
+
+    def overlap(self, m: Confusion) -> Tensor:
+        return tversky(m, 1.0, 1.0, self.smooth)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tversky(RegionLoss):
+    """Overlap in which false positives and false negatives weigh differently (Dice at .5 and .5, IoU at 1 and 1)."""
+
+    fp_weight: float = within("(0, inf)", 0.3)
+    fn_weight: float = within("(0, inf)", 0.7)
+
+    card = region_card(
+        title="Tversky loss",
+        formula=r"\frac{a\,fp+b\,fn}{tp+a\,fp+b\,fn+s}",
+        paper="Salehi, Erdogmus, Gholipour 2017, Tversky loss function for image segmentation using 3D deep networks",
+        differs="alpha weights fp in smp, MONAI (both .5, .5) and kornia, fn in Abraham and Khan; smp pools the batch.",
+    )
+
+    def overlap(self, m: Confusion) -> Tensor:
+        return tversky(m, self.fp_weight, self.fn_weight, self.smooth)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalTversky(Tversky):
+    """Tversky loss to a power: under 1, images that are nearly right still pull; above 1, the bad ones dominate."""
+
+    exponent: float = within("(0, inf)", 0.75)
+
+    card = region_card(
+        title="Focal Tversky loss",
+        formula=r"\Big(\frac{a\,fp+b\,fn}{tp+a\,fp+b\,fn+s}\Big)^{\gamma}",
+        paper="Abraham and Khan 2019, A novel focal Tversky loss function with improved attention U-Net",
+        differs="The paper writes 1/gamma, 4/3. smp pools, takes the power after the mean: NaN on an empty batch.",
+    )
+
+    def overlap(self, m: Confusion) -> Tensor:
+        return power(super().overlap(m), self.exponent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsymmetricFocalTversky(Tversky):
+    """The mean of a Tversky loss of the background and a focal one of the foreground, the rare class.
+
+    The exponent of the foreground's loss is 1 - `gamma`; `fn_weight` weighs what each class misses of itself.
+    """
+
+    fp_weight: float = within("(0, inf)", 0.4)
+    fn_weight: float = within("(0, inf)", 0.6)
+    gamma: float = within("[0, 1)", 0.5)
+
+    card = region_card(
+        title="Asymmetric focal Tversky loss",
+        formula=r"\tfrac12\big(1-TI_{bg}\big)+\tfrac12\big(1-TI_{fg}\big)^{1-\gamma}",
+        paper="Yeung et al. 2022, Unified Focal loss: Generalising Dice and cross entropy-based losses",
+        empty=BY_POLICY + " A class that is absent is scored like the other one.",
+        differs="fn_weight is the paper's delta, .7 in MONAI, which wants probabilities though it says logits.",
+    )
+
+    def overlap(self, m: Confusion) -> Tensor:
+        rest = m.swapped()
+        rest = rest.complemented(rest.absent) if self.empty == "complement" else rest
+        return (super().overlap(rest) + power(super().overlap(m), 1 - self.gamma)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogCoshDice(Dice):
+    """Log-cosh of the Dice loss: quadratic when it is small, nearly linear when it is large."""
+
+    card = region_card(
+        title="Log-cosh Dice loss",
+        formula=r"\log\cosh\Big(\frac{fp+fn}{2\,tp+fp+fn+s}\Big)",
+        paper="Jadon 2020, A survey of loss functions for semantic segmentation",
+        differs="smp, MONAI and kornia have none; the paper smooths by 1, ours by 0 unless set.",
+    )
+
+    def overlap(self, m: Confusion) -> Tensor:
+        return torch.log1p(2 * torch.sinh(super().overlap(m) / 2) ** 2)  # cosh x is 1 + 2 sinh^2(x / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DicePlusPlus(Dice):
+    """Dice loss in which each error is taken to a power, so that unsure pixels cost little and are left unsure."""
+
+    exponent: float = within("[1, inf)", 2.0)
+
+    card = region_card(
+        title="Dice++ loss",
+        formula=r"\frac{\sum((1-t)p)^\gamma+\sum(tq)^\gamma}{2\,tp+\sum((1-t)p)^\gamma+\sum(tq)^\gamma+s}",
+        paper="Yeung et al. 2023, Calibrating the Dice loss to handle neural network overconfidence",
+    )
+
+    def cells(self, x: Pixels) -> Confusion:
+        fp, fn = (exact(power(e, self.exponent).sum(-1)) for e in (x.false_positive, x.false_negative))
+        return x.confusion._replace(fp=fp, fn=fn)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JML(Tversky):
+    """IoU loss made of minima instead of products, so that it is smallest at p = t for soft labels too."""
+
+    fp_weight: float = within("(0, inf)", 1.0)
+    fn_weight: float = within("(0, inf)", 1.0)
+
+    card = region_card(
+        title="Jaccard metric loss",
+        formula=r"\frac{a\sum(p-t)_++b\sum(t-p)_+}{\sum\min(p,t)+a\sum(p-t)_++b\sum(t-p)_++s}",
+        paper="Wang et al. 2023, Jaccard Metric Losses: Optimizing the Jaccard Index with Soft Labels",
+        differs="smp always, MONAI's soft_label=True: from norms, which cancel for small objects in large images.",
+        proper=True,
+    )
+
+    def cells(self, x: Pixels) -> Confusion:
+        fp, fn = (exact(e.clamp(min=0).sum(-1)) for e in (x.error, -x.error))
+        return Confusion(x.size - fn, fp, fn, x.n - x.size - fp)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseRobustDice(RegionLoss):
+    """Dice loss with |p - t|^exponent as the error: from 2 (Dice of squares) down to 1 (robust to wrong labels)."""
+
+    exponent: float = within("[1, 2]", 1.5)
+
+    card = region_card(
+        title="Noise-robust Dice loss",
+        formula=r"\frac{\sum|p-t|^\gamma}{\sum p^2+\sum t^2+s}",
+        paper="Wang et al. 2020, A noise-robust framework for automatic segmentation of COVID-19 pneumonia lesions",
+        differs="smp, MONAI and kornia have none. PyMIC divides by the sums of p and t instead of their squares.",
+    )
+
+    def each_class(self, x: Pixels) -> Tensor:
+        squared = exact(x.error.square().sum(-1))
+        error = squared if self.exponent == 2 else exact(power(x.error.abs(), self.exponent).sum(-1))
+        # sum p^2 + sum t^2 is sum (p - t)^2 + 2 sum pt
+        return ratio(error, squared + 2 * self.confusion(x).tp + self.smooth)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquaredDice(NoiseRobustDice):
+    """Dice loss with squared probabilities, the original V-Net form; its minimum is at p = t for soft labels too."""
+
+    exponent: float = field(default=2.0, init=False)
+
+    card = region_card(
+        title="Squared Dice loss",
+        formula=r"\frac{\sum(p-t)^2}{\sum p^2+\sum t^2+s}",
+        paper="Milletari, Navab, Ahmadi 2016, V-Net: Fully Convolutional Neural Networks for Volumetric Segmentation",
+        differs="MONAI's squared_pred. nnU-Net's square squares tp, fp and fn pixel by pixel, a different loss.",
+        proper=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivitySpecificity(ClassMean):
+    """The mean squared error on the foreground and on the background, weighed against each other."""
+
+    sensitivity_weight: float = within("[0, 1]", 0.05)
+
+    card = region_card(
+        title="Sensitivity-specificity loss",
+        formula=r"\lambda\frac{\sum t(t-p)^2}{\sum t}+(1-\lambda)\frac{\sum(1-t)(t-p)^2}{\sum 1-t}",
+        paper="Brosch et al. 2015, Deep convolutional encoder networks for multiple sclerosis lesions; .05: Sudre 2017",
+        empty="The term of the absent class is 0, the other one is as ever.",
+        differs="NiftyNet calls the foreground's term specificity, with the same arithmetic.",
+    )
+
+    def each_class(self, x: Pixels) -> Tensor:
+        squared, w = x.error.square(), self.sensitivity_weight
+        foreground, background = exact((x.t * squared).sum(-1)), exact((x.u * squared).sum(-1))
+        return w * ratio(foreground, x.size) + (1 - w) * ratio(background, x.n - x.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneralizedDice(RegionLoss):
+    """Dice over all classes together, the background too, each weighted by one over its squared size.
+
+    The weights are divided by the largest one, so that they neither overflow nor vanish beside the smoothing.
+    """
+
+    classes: Literal["scored", "all"] = field(default="scored", init=False)
+    class_weights: ClassWeights = field(default=None, init=False)
+
+    card = region_card(
+        title="Generalized Dice loss",
+        formula=r"\frac{\sum_c w_c(fp_c+fn_c)}{\sum_c w_c(2\,tp_c+fp_c+fn_c)+s},\quad w_c\propto1/T_c^2",
+        paper="Sudre et al. 2017, Generalised Dice overlap as a deep learning loss function",
+        empty="An absent class has no weight, so the others are scored; or the image is skipped.",
+        differs="MONAI's one channel is plain Dice; its smoothing swamps the weights of large images.",
+        many="One ratio over all classes and the background; the mean over the channels of a multilabel task.",
+    )
+
+    def each_class(self, x: Pixels) -> Tensor:
+        m = x.all_classes  # (b, decisions, classes)
+        size = (m.tp + m.fn).detach()
+        smallest = torch.where(size > 0, size, torch.inf).amin(-1, keepdim=True)
+        w = torch.where(size > 0, (smallest / size.clamp(min=TINY)) ** 2, 0)
+        error = w * (m.fp + m.fn)
+        return ratio(error.sum(-1), (2 * w * m.tp + error).sum(-1) + self.smooth).expand_as(x.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MCC(RegionLoss):
+    """One minus Matthews' correlation coefficient between prediction and mask, which counts all four cells alike."""
+
+    smooth: float = field(default=0.0, init=False)
+
+    card = region_card(
+        title="Matthews correlation (MCC) loss",
+        formula=r"1-\frac{tp\cdot tn-fp\cdot fn}{\sqrt{(tp+fp)(tp+fn)(tn+fp)(tn+fn)}}",
+        paper="Abhishek and Hamarneh 2021, Matthews correlation coefficient loss for deep convolutional networks",
+        empty="Undefined on one class: the factors of the other one remain (Fowlkes-Mallows; formula: 1); or skipped.",
+        differs="smp pools the batch and wants probabilities; in smp and MONAI masks of one class have gradient 0.",
+    )
+
+    def cells(self, x: Pixels) -> Confusion:
+        # each sum by itself: the few true positives of a wrong image are a factor here, and as T - fn rounding noise
+        return Confusion(*(exact((p * t).sum(-1)) for p, t in ((x.p, x.t), (x.p, x.u), (x.q, x.t), (x.q, x.u))))
+
+    def overlap(self, m: Confusion) -> Tensor:
+        wrong = torch.stack([m.fp, m.fn])
+        whole = torch.stack([m.tp, m.tn]).unsqueeze(1) + wrong  # the factors under the root
+        a, b = ratio(wrong, whole).unbind(1)
+        foreground, background = a + b - a * b  # 1 - (1 - a)(1 - b), exact where both are small
+        if self.empty == "complement":
+            background = torch.where(m.tn + m.fp == 0, 0, background)
+        missing = foreground + background - foreground * background
+        crossed = ratio(wrong, power(whole[0] * whole[1], 0.5))
+        # 1 - root(1 - missing), without the rounding of that difference
+        return missing / (1 + power(1 - missing, 0.5)) + crossed[0] * crossed[1]

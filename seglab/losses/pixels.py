@@ -1,0 +1,335 @@
+"""What losses want to know of the pixels of a batch: logits, probabilities, labels and sums, each made at most once.
+
+Two classes say what a task means: `SigmoidPixels` (binary and multilabel: each channel is a decision of its own between
+background and foreground) and `SoftmaxPixels` (multiclass: one decision among all classes). Everything is float32, or
+float64 for float64 logits. Pixels that are not valid have no label and logits of 0, so that no sum sees them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seglab.contract import Kind, Logits, Target, Valid, require
+from seglab.losses.labels import Label
+from seglab.losses.numerics import exact, once, power
+
+Maps: TypeAlias = Mapping[str, Tensor]
+
+
+class Confusion(NamedTuple):
+    """The soft confusion of each image and class (b, k): probability on and beside the class, in pixels."""
+
+    tp: Tensor
+    fp: Tensor
+    fn: Tensor
+    tn: Tensor
+
+    @property
+    def absent(self) -> Tensor:
+        """Where no pixel has the class."""
+        return self.tp + self.fn == 0
+
+    def swapped(self) -> Confusion:
+        """The confusion of the complement of each class."""
+        return Confusion(self.tn, self.fn, self.fp, self.tp)
+
+    def complemented(self, where: Tensor) -> Confusion:
+        """The same, swapped in some places."""
+        cells = torch.stack(self)
+        return Confusion(*torch.where(where, cells.flip(0), cells).unbind())
+
+
+class Pixels(ABC):
+    """Logits `z` (b, k, n) and target of the n pixels of each image, and what is made of them.
+
+    t: the share of each class in each pixel (b, k, n). p: its probability. q: 1 - p, exact where that difference is
+    not. decided: whether it is the prediction. sizes, all_classes: the number of pixels,
+    and the confusion, of all classes of each decision (b, d, classes), see `costs`. maps: further values of each pixel
+    and class (b, k, n) by name. valid: (b, 1, n) bool, None where all pixels count. hard: whether labels are 0 or 1,
+    which dtype and shape of the target say; to look would make a GPU wait.
+    """
+
+    t: Tensor
+    p: Tensor
+    q: Tensor
+    decided: Tensor
+    sizes: Tensor
+    all_classes: Confusion
+
+    background: ClassVar[int]
+    """How many channels, the first, are a background, which no mean over scored classes counts."""
+
+    def __init__(self, task: Kind, logits: Logits, target: Target, valid: Valid | None, maps: Maps) -> None:
+        self.task, self.space = task, logits.shape[2:]
+        self.hard = target.shape != logits.shape if task == "multiclass" else not target.is_floating_point()
+        self.valid = None if valid is None else valid.flatten(2)
+        z = logits if logits.dtype == torch.float64 else logits.float()  # the first act, whatever autocast says
+        self.z, self.target = self._cut(z.flatten(2)), self._cut(target.flatten(2))
+        self.maps = {name: self._cut(m.flatten(2).to(self.z.dtype)) for name, m in maps.items()}
+
+    def _cut(self, x: Tensor) -> Tensor:
+        """x with 0 where pixels are not valid; a product would keep NaN."""
+        return x if self.valid is None else x.masked_fill(~self.valid, 0)
+
+    def masked(self, x: Tensor) -> Tensor:
+        """x, which is finite, with 0 where pixels are not valid."""
+        return x if self.valid is None else x * self.weight
+
+    def spatial(self, x: Tensor) -> Tensor:
+        """(b, k, n) as (b, k, *spatial)."""
+        return x.unflatten(2, self.space)
+
+    def pooled(self) -> Pixels:
+        """The whole batch as one image, the images below each other."""
+
+        def one(x: Tensor) -> Tensor:
+            return self.spatial(x).transpose(0, 1).flatten(1, 2).unsqueeze(0)
+
+        valid = None if self.valid is None else one(self.valid)
+        maps = {name: one(m) for name, m in self.maps.items()}
+        return type(self)(self.task, one(self.z), one(self.target), valid, maps)
+
+    @abstractmethod
+    def costs(self, cost: Callable[[Label], Tensor], weights: Tensor | None = None) -> Tensor:
+        """What each pixel costs (b, d, n): the sum over the classes of weight, share of the class, and `cost`.
+
+        d counts decisions: each channel of a binary or multilabel task, between background and foreground, or the one
+        of a multiclass task. weights: (b or 1, d or 1, classes of the decision), as `balance` makes them.
+        """
+
+    @abstractmethod
+    def balance(self, background: float, foreground: float | Sequence[float]) -> Tensor:
+        """Weights (1, d, classes): of the background, and of all foreground classes or of each."""
+
+    @once
+    def n(self) -> Tensor:
+        """How many pixels of each image count (b, 1)."""
+        all_count = exact(torch.zeros_like(self.z[:, :1, 0])) + self.z.shape[-1]
+        return all_count if self.valid is None else exact(self.valid.sum(-1))
+
+    @once
+    def weight(self) -> Tensor:
+        """1 for a pixel that counts, else 0: (b, 1, n)."""
+        return torch.ones_like(self.z[:, :1]) if self.valid is None else self.valid.to(self.z.dtype)
+
+    @once
+    def u(self) -> Tensor:
+        """The share of all other classes, 1 - t."""
+        return (1 if self.valid is None else self.weight) - self.t
+
+    @once
+    def mask(self) -> Tensor:
+        """Where each class is, for hard labels (b, k, n) bool."""
+        return self.t > 0.5
+
+    @once
+    def false_positive(self) -> Tensor:
+        """What each pixel adds to the false positives of each class (b, k, n)."""
+        return self.p * self.u
+
+    @once
+    def false_negative(self) -> Tensor:
+        """What each pixel adds to the false negatives of each class (b, k, n)."""
+        return self.q * self.t
+
+    @once
+    def error(self) -> Tensor:
+        """p - t, exact where p is close to 1."""
+        return self.false_positive - self.false_negative
+
+    @once
+    def size(self) -> Tensor:
+        """How many pixels each class has (b, k)."""
+        return exact(self.t.sum(-1))
+
+    @once
+    def confusion(self) -> Confusion:
+        fp, fn = exact(self.false_positive.sum(-1)), exact(self.false_negative.sum(-1))
+        return Confusion(self.size - fn, fp, fn, self.n - self.size - fp)
+
+
+class SigmoidPixels(Pixels):
+    """Pixels of a binary or a multilabel task."""
+
+    background = 0
+
+    @once
+    def t(self) -> Tensor:
+        return self.target.to(self.z.dtype)
+
+    p = property(lambda self: self.as_foreground.p)
+    q = property(lambda self: self.as_foreground.q)
+    decided = property(lambda self: self.z.detach() > 0)
+
+    @once
+    def margin(self) -> Tensor:
+        """The logit for the class of each pixel, where labels are hard; 0 where a pixel does not count."""
+        doubled = self.target.to(self.z.dtype, copy=True).mul_(2)  # fresh memory is the largest cost on a CPU: no `t`
+        return self.z * doubled.sub_(1 if self.valid is None else self.weight)
+
+    @once
+    def labeled(self) -> Label:
+        """The pixels as their class sees them: for hard labels one exponential is enough, whichever the class."""
+        return Label(self.margin, lambda: self.t)
+
+    @once
+    def as_foreground(self) -> Label:
+        return Label(self.z, lambda: self.z.new_ones(()))
+
+    @once
+    def as_background(self) -> Label:
+        return Label(-self.z, lambda: self.z.new_zeros(()))
+
+    def costs(self, cost: Callable[[Label], Tensor], weights: Tensor | None = None) -> Tensor:
+        if self.hard:
+            costs = self.masked(cost(self.labeled))
+            return costs if weights is None else costs * torch.lerp(weights[..., :1], weights[..., 1:], self.t)
+        t, u = (self.t, self.u) if weights is None else (self.t * weights[..., 1:], self.u * weights[..., :1])
+        return t * cost(self.as_foreground) + u * cost(self.as_background)
+
+    def balance(self, background: float, foreground: float | Sequence[float]) -> Tensor:
+        return self.z.new_tensor([[[background, w] for w in spread(foreground, self.z.shape[1])]])
+
+    @once
+    def sizes(self) -> Tensor:
+        return torch.stack([self.n - self.size, self.size], -1)
+
+    @once
+    def confusion(self) -> Confusion:
+        if not self.hard:
+            return super().confusion
+        wrong = self.masked(self.labeled.q)  # of which fn and the rest, fp, are made with half of the products
+        fn = exact((wrong * self.t).sum(-1))
+        fp = exact(wrong.sum(-1)) - fn
+        return Confusion(self.size - fn, fp, fn, self.n - self.size - fp)
+
+    @once
+    def all_classes(self) -> Confusion:
+        pairs = zip(self.confusion.swapped(), self.confusion, strict=True)
+        return Confusion(*(torch.stack(pair, -1) for pair in pairs))
+
+    # not kept: they are made faster than the memory for them is found
+    false_positive = property(lambda self: (self.labeled.q if self.hard else self.p) * self.u)
+    false_negative = property(lambda self: (self.labeled.q if self.hard else self.q) * self.t)
+
+
+class SoftmaxPixels(Pixels):
+    """Pixels of a multiclass task: ids (b, 1, n) where labels are hard, else shares (b, k, n)."""
+
+    background = 1
+
+    @once
+    def ids(self) -> Tensor:
+        return self.target.long()
+
+    def _at_label(self, x: Tensor) -> Tensor:
+        """x (b, 1, n) in the channel of each pixel's class, 0 in the others."""
+        return self.z.new_zeros(()).expand_as(self.z).scatter(1, self.ids, x)
+
+    @once
+    def size(self) -> Tensor:
+        if not self.hard:
+            return super().size
+        ids = self.ids if self.valid is None else self.ids.masked_fill(~self.valid, -1)
+        return exact(torch.stack([(ids == c).sum((1, 2)) for c in range(self.z.shape[1])], 1))
+
+    @once
+    def t(self) -> Tensor:
+        return self._at_label(self.weight) if self.hard else self.target.to(self.z.dtype)
+
+    @once
+    def p(self) -> Tensor:
+        return F.softmax(self.z, 1)
+
+    @once
+    def log_p(self) -> Tensor:
+        return F.log_softmax(self.z, 1)
+
+    @once
+    def q(self) -> Tensor:
+        top = self.z.argmax(1, keepdim=True)  # only the most probable class can be so close to 1 that 1 - p is noise
+        others = self.p.scatter(1, top, 0).sum(1, keepdim=True)
+        return (1 - self.p).scatter(1, top, others)
+
+    @once
+    def decided(self) -> Tensor:
+        winner = self.z.detach().argmax(1, keepdim=True)
+        return torch.zeros_like(self.z, dtype=torch.bool).scatter(1, winner, True)
+
+    @once
+    def labeled(self) -> SoftmaxLabel:
+        """The pixels as their class sees them; as each class sees them, for soft labels."""
+        if self.hard:
+            return SoftmaxLabel(self, lambda x: x.gather(1, self.ids), lambda: (self.ids > 0).to(self.z.dtype))
+        classes = torch.arange(self.z.shape[1], device=self.z.device).view(1, -1, 1)
+        return SoftmaxLabel(self, lambda x: x, lambda: (classes > 0).to(self.z.dtype))
+
+    def costs(self, cost: Callable[[Label], Tensor], weights: Tensor | None = None) -> Tensor:
+        each = None if weights is None else weights.transpose(1, 2)
+        if not self.hard:
+            t = self.t if each is None else self.t * each
+            return (t * cost(self.labeled)).sum(1, keepdim=True)
+        costs = self.masked(cost(self.labeled))
+        return costs if each is None else costs * each.expand_as(self.z).gather(1, self.ids)
+
+    def balance(self, background: float, foreground: float | Sequence[float]) -> Tensor:
+        return self.z.new_tensor([[[background, *spread(foreground, self.z.shape[1] - 1)]]])
+
+    sizes = property(lambda self: self.size.unsqueeze(1))
+    all_classes = property(lambda self: Confusion(*(cell.unsqueeze(1) for cell in self.confusion)))
+
+    @once
+    def false_positive(self) -> Tensor:
+        return self.masked(self.p.scatter(1, self.ids, 0)) if self.hard else self.p * self.u
+
+    # not kept: it is made faster than the memory for it is found
+    false_negative = property(lambda self: self._at_label(self.q_of_label) if self.hard else self.q * self.t)
+
+    @once
+    def q_of_label(self) -> Tensor:
+        """The probability of all classes but the pixel's own (b, 1, n)."""
+        return self.false_positive.sum(1, keepdim=True)
+
+
+class SoftmaxLabel(Label):
+    """One of many classes; `pick` takes its channel (b, 1, n) from (b, k, n), or leaves all k."""
+
+    def __init__(self, x: SoftmaxPixels, pick: Callable[[Tensor], Tensor], foreground: Callable[[], Tensor]) -> None:
+        self.x, self.pick, self.foreground = x, pick, foreground
+
+    @once
+    def p(self) -> Tensor:
+        return self.pick(self.x.p)
+
+    @once
+    def q(self) -> Tensor:
+        return self.x.q_of_label if self.x.hard else self.x.q
+
+    @once
+    def nll(self) -> Tensor:
+        return -self.pick(self.x.log_p)
+
+    @once
+    def nll_others(self) -> Tensor:
+        return -(self.x.log_p.sum(1, keepdim=True) + self.nll) / (self.x.z.shape[1] - 1)
+
+    def q_to(self, exponent: float) -> Tensor:
+        return power(self.q, exponent)
+
+
+def spread(weight: float | Sequence[float], count: int) -> list[float]:
+    """The weights of so many classes: one for all, or one for each."""
+    weights = [weight] * count if isinstance(weight, int | float) else list(weight)
+    require(len(weights) == count, "losses", f"{count} weights, one for each class", len(weights))
+    return weights
+
+
+def pixels_of(task: Kind, logits: Logits, target: Target, valid: Valid | None, maps: Maps) -> Pixels:
+    """The pixels of a batch as the task reads them."""
+    return (SoftmaxPixels if task == "multiclass" else SigmoidPixels)(task, logits, target, valid, maps)

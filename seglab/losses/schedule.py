@@ -1,0 +1,69 @@
+"""Two losses one after the other: the second takes over at an epoch, or when the first no longer helps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from torch import Tensor
+
+from seglab.contract import PerImage, require
+from seglab.losses.base import Loss, within
+from seglab.losses.composite import Nested, nested_card
+from seglab.losses.pixels import Pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switch(Nested):
+    """One loss first, another once the monitored value stops improving; called by itself it is its first loss.
+
+    The second takes over after `patience` epochs in a row that brought no better value, or, where `at` is given, after
+    the first `at` epochs whatever the values were. It never goes back.
+    """
+
+    first: Loss
+    second: Loss
+    at: int | None = within("[1, inf)", None)
+    patience: int = within("[1, inf)", 10)
+
+    card = nested_card(
+        title="Switch",
+        formula=r"L_1\text{ before the switch},\quad L_2\text{ after it}",
+        paper="A practice: cross-entropy until validation stops improving, then the IoU loss",
+        differs="Not in smp, MONAI or kornia, where a second training takes up the weights of the first.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.first != self.second, self.name, "two losses that differ", f"{self.first.name} twice")
+
+    def inner(self) -> tuple[Loss, ...]:
+        return self.first, self.second
+
+    def mapped(self, change: Callable[[Loss], Loss]) -> Self:
+        return replace(self, first=change(self.first), second=change(self.second))
+
+    def value(self, x: Pixels) -> PerImage:
+        return self.first.value(x)
+
+    def by_class(self, x: Pixels) -> Tensor:
+        return self.first.by_class(x)
+
+    def at_epoch(self, history: Sequence[float]) -> tuple[Loss, list[int]]:
+        switch = self._switch(history)
+        if switch is None:
+            return self.first, []
+        loss, later = self.second.at_epoch(history[switch:])
+        return loss, [switch, *(switch + epoch for epoch in later)]
+
+    def _switch(self, history: Sequence[float]) -> int | None:
+        """The first epoch of the second loss, None if it is still to come."""
+        if self.at is not None:
+            return self.at if len(history) >= self.at else None
+        best, since = float("-inf"), 0
+        for epoch, value in enumerate(history, 1):
+            best, since = (value, 0) if value > best else (best, since + 1)
+            if since == self.patience:
+                return epoch
+        return None

@@ -1,0 +1,110 @@
+"""The looks that were taken at a study: each new look at its runs costs a part of the error that all looks share.
+
+Whoever looks, adds seeds and looks again has more than one chance to be wrong. The error is spent over the looks: seven
+tenths on the first, half of what is left on each further one, so that all of them together err no more often than was
+asked for, whatever is added in between. `looks.json` in the folders of the runs remembers them.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seglab.contract import require
+from seglab.files import read_json, write_json
+
+FILE = "looks.json"
+FIRST = 0.7
+"""The part of the error that the first look spends, chosen by simulated power: docs/findings/verdict.md."""
+
+
+def spent(look: int, alpha: float) -> float:
+    """The error of one look, counted from 1, of the `alpha` that all looks share."""
+    return alpha * (FIRST if look == 1 else (1 - FIRST) / 2 ** (look - 1))
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at a benchmark: its number, its error, that of the next one, and what happened before.
+
+    `earlier` are the looks before it, as looks.json holds them, `changed` a sentence about runs of them that are gone
+    or have other values now. `instead` is what the first look asked where this one asks something else: it is
+    exploratory. `waiting` names the runs that are not finished; while there are any no verdict is given.
+    """
+
+    number: int
+    error: float
+    next_error: float
+    earlier: Sequence[Mapping[str, Any]] = ()
+    changed: str = ""
+    instead: str = ""
+    waiting: Sequence[str] = ()
+    is_new: bool = True
+    entry: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def at(
+        cls,
+        known: Sequence[Mapping[str, Any]],
+        asked: Mapping[str, Any],
+        runs: Mapping[str, str],
+        waiting: Sequence[str],
+        alpha: float,
+    ) -> Look:
+        """The look after those `known` that asks `asked` of some runs, by their names digests of their values.
+
+        The same runs asked again are the same look, and cost nothing.
+        """
+        number = next((k for k, look in enumerate(known, 1) if look["runs"] == runs), len(known) + 1)
+        first = known[0]["asked"] if known else asked
+        other = [f"{key}={value}" for key, value in first.items() if value != asked.get(key)]
+        return cls(
+            number,
+            spent(number, alpha),
+            spent(max(number, len(known)) + 1, alpha),
+            earlier=known[: number - 1],
+            changed=_changed(known, runs),
+            instead=" ".join(other),
+            waiting=waiting,
+            is_new=number > len(known) and not other and not waiting,
+            entry={"asked": dict(asked), "runs": dict(runs)},
+        )
+
+
+def _changed(known: Sequence[Mapping[str, Any]], runs: Mapping[str, str]) -> str:
+    before = {name: (number, value) for number, look in enumerate(known, 1) for name, value in look["runs"].items()}
+    gone = [f"{name} of look {number} is gone" for name, (number, _) in before.items() if name not in runs]
+    moved = [
+        f"{name} has other values than at look {number}"
+        for name, (number, value) in before.items()
+        if runs.get(name, value) != value
+    ]
+    found = [*gone, *moved]
+    return f"{'; '.join(found[:3])}{f'; and {len(found) - 3} more' if len(found) > 3 else ''}." if found else ""
+
+
+def known_looks(roots: Iterable[Path], benchmark: str) -> list[dict[str, Any]]:
+    """The looks at a benchmark that the folders remember, each once, in their order."""
+    found = [look for root in roots for look in _read(root / FILE).get(benchmark, [])]
+    return sorted({look["when"]: look for look in found}.values(), key=lambda look: str(look["when"]))
+
+
+def remember(roots: Iterable[Path], benchmark: str, look: Look, said: str) -> None:
+    """Enter a new look with what it said into the looks.json of every folder."""
+    when = datetime.datetime.now(datetime.UTC).isoformat()
+    entry = {"when": when, "error": look.error, "said": said, **look.entry}
+    for root in roots:
+        known = _read(root / FILE)
+        write_json(root / FILE, known | {benchmark: [*known.get(benchmark, []), entry]})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    known = read_json(file)
+    whole = bool(known) or not file.exists()
+    require(
+        whole, "report", f"looks at this study in {file}", "a damaged file", "restore it: errors are counted over them"
+    )
+    return known

@@ -1,0 +1,197 @@
+"""Losses around losses: sums share what they compute, a batch is one image, a switch comes once, foreign code runs."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seglab.contract import ContractError, Task
+from seglab.losses import BCE, Batchwise, Boundary, Dice, External, Focal, IoU, Sum, Switch, Term, Tversky, WeightedBCE
+from seglab.losses.base import Loss
+from seglab.losses.numerics import Sigmoid
+from seglab.losses.pixels import SigmoidPixels
+from tests.losses.conftest import TASKS, build, scene
+
+
+def total(weights: dict[Any, float]) -> Sum:
+    return Sum(terms={type(loss).__name__: Term(loss=loss, weight=w) for loss, w in weights.items()} | {"off": None})
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_a_sum_of_any_losses_has_the_sum_of_their_values_and_gradients(task: str) -> None:
+    names = {"dice": 0.5, "focal": 1.0, "topk": 0.25, "hausdorff": 0.1, "batchwise": 2.0, "external": 1.0}
+    terms = {build(name, task): weight for name, weight in names.items() if name != "external"}
+    loss, (z, target) = total(terms), scene(task)
+    maps = {"distance": torch.randn(z.shape, generator=torch.Generator().manual_seed(1))}
+    z.requires_grad_()
+    each = [w * part(z, target, **{need: maps[need] for need in part.needs}).sum() for part, w in terms.items()]
+    apart = torch.stack(each).sum()
+    together = loss(z, target, **maps).sum()
+    torch.testing.assert_close(together, apart)
+    assert loss.task == task
+    assert loss.needs == ("distance",)
+    torch.testing.assert_close(torch.autograd.grad(together, z)[0], torch.autograd.grad(apart, z)[0])
+
+
+def test_the_terms_of_a_sum_share_what_they_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    forward = Sigmoid.forward
+    monkeypatch.setattr(Sigmoid, "forward", staticmethod(lambda z, flip: made.append(1) or forward(z, flip)))
+    logits, target = scene()
+    total({Dice(): 1, IoU(): 1, Tversky(): 1, BCE(): 1, Focal(): 1})(logits, target)
+    assert len(made) == 1
+    total({Dice(): 1, IoU(): 1, Tversky(): 1})(logits, target.float())
+    assert len(made) == 3, "p and q, once each"
+
+
+def test_a_sum_binds_its_terms_and_is_hard_where_one_of_them_is() -> None:
+    loss = total({WeightedBCE(): 2.0, Boundary(): 1.0}).with_task(TASKS["multiclass"])
+    assert loss.with_class_frequency((0.5, 0.25, 0.2, 0.05)).terms["WeightedBCE"].loss.pos_weight == (2.0, 2.5, 10.0)
+    assert not loss.soft
+    assert loss.task == "multiclass"
+    with pytest.raises(ContractError, match="Sum: expected losses of one task inside, got none"):
+        Sum(terms={"off": None})
+    with pytest.raises(ContractError, match="losses of one task inside, got binary and multiclass"):
+        total({BCE(): 1.0, Dice(task="multiclass"): 1.0})
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_a_batchwise_loss_is_that_of_one_tall_image(task: str) -> None:
+    logits, target = scene(task)
+    valid = torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(0)) < 0.9
+    for loss in (Dice(task=task), build("cldice", task), build("generalized_dice", task)):  # type: ignore[arg-type]
+        tall = [x.transpose(0, 1).reshape(1, -1, 36, 12) for x in (logits, target, valid)]
+        torch.testing.assert_close(Batchwise(loss=loss)(logits, target), loss(*tall[:2]).expand(3))
+        torch.testing.assert_close(Batchwise(loss=loss)(logits, target, valid), loss(*tall).expand(3))
+
+
+def test_before_its_time_a_switch_is_its_first_loss(make: Any, logits: Tensor, target: Tensor) -> None:
+    torch.testing.assert_close(make("switch")(logits, target), BCE()(logits, target), rtol=0, atol=0)
+
+
+def test_it_switches_after_so_many_epochs_in_a_row_without_a_better_value() -> None:
+    loss = Switch(first=BCE(), second=IoU(), patience=3)
+    values = [0.1, 0.3, 0.2, 0.3, 0.4, 0.4, 0.1, 0.2, 0.9]  # equal is not better; a fourth epoch of waiting never comes
+    schedule = [loss.at_epoch(values[:epoch]) for epoch in range(len(values) + 1)]
+    assert [type(now) for now, _ in schedule] == [BCE] * 8 + [IoU] * 2
+    assert schedule[-1][1] == [8]
+
+
+def test_it_never_switches_back_whatever_comes_after() -> None:
+    loss = Switch(first=BCE(), second=IoU(), patience=1)
+    for later in ([], [0.9], [0.1, 0.1, 0.1], [1.0, 2.0, 3.0]):
+        assert loss.at_epoch([0.5, 0.4, *later]) == (IoU(), [2])
+
+
+def test_a_fixed_epoch_counts_whatever_the_values_are() -> None:
+    loss = Switch(first=BCE(), second=IoU(), at=3, patience=1)
+    switches = [loss.at_epoch([0.5, 0.1, 0.2, 0.9][:k])[1] for k in range(5)]
+    assert switches == [[], [], [], [3], [3]]
+
+
+def test_a_value_that_is_no_number_is_not_better() -> None:
+    loss = Switch(first=BCE(), second=IoU(), patience=2)
+    assert loss.at_epoch([0.3, float("nan"), float("nan")])[1] == [3]
+
+
+def test_three_losses_follow_one_another_each_waiting_anew() -> None:
+    last = Switch(first=IoU(), second=Focal(), patience=2)
+    loss = Switch(first=BCE(), second=last, patience=1)
+    assert loss.at_epoch([0.5, 0.4]) == (IoU(), [2])
+    assert loss.at_epoch([0.5, 0.4, 0.1, 0.1]) == (IoU(), [2])
+    assert loss.at_epoch([0.5, 0.4, 0.1, 0.1, 0.1]) == (Focal(), [2, 5])
+
+
+def test_losses_around_a_switch_switch_with_it_and_keep_its_task() -> None:
+    switch = Switch(first=BCE(), second=IoU(), at=2).with_task(TASKS["multilabel"])
+    assert Batchwise(loss=switch).at_epoch([0, 0]) == (Batchwise(loss=IoU(task="multilabel")), [2])
+    terms = {"a": Term(loss=switch, weight=2.0), "b": Term(loss=Dice(task="multilabel"), weight=1.0), "c": None}
+    now, switches = Sum(terms=terms).at_epoch([0, 0])
+    assert switches == [2]
+    assert isinstance(now, Sum)
+    assert now.terms == {"a": Term(loss=IoU(task="multilabel"), weight=2.0), "b": terms["b"]}
+
+
+def test_a_switch_asks_for_what_either_loss_needs_and_fits_both() -> None:
+    loss = Switch(first=WeightedBCE(), second=Boundary())
+    assert loss.needs == Boundary().needs
+    assert not loss.soft
+    assert loss.with_class_frequency([0.2]).first == WeightedBCE(pos_weight=4.0)
+    with pytest.raises(ContractError, match="Boundary: expected a target of 0 and 1"):
+        loss.check(torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.5))
+
+
+@pytest.mark.parametrize("wrong", [{"at": 0}, {"patience": 0}, {"second": BCE()}])
+def test_a_switch_that_makes_no_sense_is_one_sentence(wrong: dict) -> None:
+    with pytest.raises(ContractError, match=r"^Switch: expected "):
+        Switch(**({"first": BCE(), "second": IoU()} | wrong))
+
+
+def test_a_foreign_function_must_give_a_tensor(logits: Tensor, target: Tensor) -> None:
+    with pytest.raises(ContractError, match="External: expected a tensor from its function, got float"):
+        External(function=lambda z, t: 1.0)(logits, target)  # type: ignore[arg-type, return-value]
+    for wrong in ({"function": 3}, {"takes": "scores"}, {"labels": "names"}):
+        with pytest.raises(ContractError, match=f"External: expected {next(iter(wrong))} "):
+            External(**({"function": torch.nn.BCELoss()} | wrong))
+
+
+def test_a_foreign_function_sees_one_image_or_the_batch_in_float32(logits: Tensor, target: Tensor) -> None:
+    seen = []
+
+    def function(z: Tensor, t: Tensor) -> Tensor:
+        seen.append((len(z), z.dtype, t.dtype))
+        return (z - t).square().mean()
+
+    each = External(function=function)(logits.half(), target)
+    assert seen == [(1, torch.float32, torch.float32)] * 3
+    once = External(function=function, image_by_image=False)(logits.half(), target)
+    assert seen[3:] == [(3, torch.float32, torch.float32)]
+    torch.testing.assert_close(once, each.mean().expand(3))
+
+
+def test_a_foreign_function_may_give_one_number_per_image_or_per_pixel(logits: Tensor, target: Tensor) -> None:
+    def each(z: Tensor, t: Tensor) -> Tensor:
+        return (z - t).square()
+
+    def per_image(z: Tensor, t: Tensor) -> Tensor:
+        return each(z, t).flatten(1).mean(1)
+
+    expected = per_image(logits, target.float())
+    assert expected.std() > 0
+    for function in (each, per_image, lambda z, t: per_image(z, t).view(-1, 1, 1, 1)):
+        for image_by_image in (True, False):
+            loss = External(function=function, image_by_image=image_by_image)(logits, target)
+            torch.testing.assert_close(loss, expected)
+    with pytest.raises(ContractError, match=r"one number, or one per image \(3,\) from its function, got \(2,\)"):
+        External(function=lambda z, t: per_image(z, t)[:2], image_by_image=False)(logits, target)
+
+
+def test_a_foreign_function_gets_probabilities_and_ids_where_it_takes_them(logits: Tensor, target: Tensor) -> None:
+    loss: Loss = External(function=torch.nn.BCELoss(), takes="probabilities")
+    torch.testing.assert_close(loss(logits, target), BCE()(logits, target))
+    z, ids = scene("multiclass")
+    for labels in ("ids", "shares"):
+        loss = External(function=F.cross_entropy, labels=labels, task="multiclass")  # type: ignore[arg-type]
+        torch.testing.assert_close(loss(z, ids), BCE(task="multiclass")(z, ids))
+    seen = External(function=lambda p, t: (p.sum(1) - 1).abs().max(), takes="probabilities", task="multiclass")(z, ids)
+    assert (seen < 1e-6).all()
+
+
+def test_a_foreign_function_has_the_card_its_user_writes() -> None:
+    plain = External(function=torch.nn.BCELoss(), takes="probabilities").card
+    assert (plain.title, plain.formula, plain.family) == ("BCELoss (torch)", "f(p,t)", "external")
+    assert External(function=partial(F.mse_loss, reduction="mean")).card.title == "mse_loss (torch)"
+    own = External(function=torch.nn.BCELoss(), title="Mine", paper="Me 2026", formula="x^2").card
+    assert (own.title, own.paper, own.formula) == ("Mine", "Me 2026", "x^2")
+
+
+def test_the_soft_path_and_the_hard_one_are_chosen_by_dtype() -> None:
+    logits, target = scene()
+    for given, hard in ((target, True), (target.bool(), True), (target.long(), True), (target.float(), False)):
+        assert SigmoidPixels("binary", logits, given, None, {}).hard == hard
+    assert Task() == Task("binary", ("foreground",))

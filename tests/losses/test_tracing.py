@@ -1,0 +1,127 @@
+"""Losses under torch.compile and torch.func, and how much they keep for the backward pass."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.losses.conftest import TASKS, of, scene
+
+if TYPE_CHECKING:
+    from conftest import Case
+
+FAST = [("bce_dice", "multiclass")]
+SORTS = {"lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax", "hausdorff", "external", "batchwise"}
+"""Or is foreign code, or pools the batch."""
+
+
+def traced(case: Case, logits: Tensor, target: Tensor, valid: Tensor | None, **options: Any) -> None:
+    """Hold value and gradient of the compiled loss against those of the eager one."""
+    maps = case.maps(target, logits)
+    torch._dynamo.reset()  # all losses share __call__, and one code object is compiled 8 times at most
+    compiled = torch.compile(case.loss, fullgraph=True, dynamic=False, **options)
+    z = logits.requires_grad_()
+    loss = compiled(z, target, valid, **maps)
+    torch.testing.assert_close(loss, case(z, target, valid))
+    (gradient,) = torch.autograd.grad(loss.sum(), z)
+    torch.testing.assert_close(gradient, case.gradient(z, target, valid), atol=1e-7, rtol=1e-4)
+
+
+def some_valid() -> Tensor:
+    return torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(0)) < 0.9
+
+
+@pytest.mark.parametrize(("name", "task"), FAST)
+def test_a_compiler_traces_a_loss_as_a_whole(make: Any, name: str, task: str) -> None:
+    from tests.losses.conftest import Case
+
+    traced(Case(name, task, make(name, task)), *scene(task), some_valid(), backend="aot_eager")
+
+
+@of(lambda case: case.name != "external")
+@pytest.mark.slow
+def test_every_graph_is_whole_and_gives_the_same(case: Case, logits: Tensor, target: Tensor) -> None:
+    traced(case, logits, target, None, backend="aot_eager")
+    traced(case, logits, target, some_valid(), backend="aot_eager")
+
+
+@of(lambda case: case.name != "external" and case.task != "multilabel")  # whose kernel is that of a binary task
+@pytest.mark.slow
+def test_the_fused_kernel_gives_the_same(case: Case, logits: Tensor, target: Tensor) -> None:
+    traced(case, logits, target, None)
+
+
+@of(lambda case: case.name not in SORTS and case.task != "multilabel")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # which torch.func itself calls
+def test_torch_func_differentiates_and_maps(case: Case, logits: Tensor, target: Tensor) -> None:
+    maps = case.maps(target, logits)
+    gradient = case.gradient(logits, target)
+
+    def alone(z: Tensor, t: Tensor, m: dict[str, Tensor]) -> Tensor:
+        return case.loss(z[None], t[None], **{name: x[None] for name, x in m.items()})[0]
+
+    torch.testing.assert_close(torch.func.grad(lambda z: case.loss(z, target, **maps).sum())(logits), gradient)
+    torch.testing.assert_close(torch.func.vmap(alone)(logits, target, maps), case(logits, target))
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(alone))(logits, target, maps), gradient)
+
+
+@of(lambda case: case.task != "multilabel")
+def test_nothing_is_kept_without_a_gradient(case: Case, logits: Tensor, target: Tensor) -> None:
+    with torch.no_grad():
+        torch.testing.assert_close(case(logits, target), case(logits.clone().requires_grad_(), target).detach())
+
+
+def kept(call: Any, *given: Tensor) -> int:
+    """The bytes that a call keeps for the backward pass, beside what it was given."""
+    saved = {}
+    own = {x.untyped_storage().data_ptr() for x in given}
+
+    def note(x: Tensor) -> Tensor:
+        saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        call(*given)
+    return sum(size for place, size in saved.items() if place not in own)
+
+
+@pytest.mark.parametrize(("name", "most"), [("bce", 1.3), ("dice", 1.3), ("bce_dice", 2.3), ("focal", 2.6)])
+def test_of_20_classes_at_most_three_tensors_of_the_logits_size_are_kept(make: Any, name: str, most: float) -> None:
+    logits = torch.randn(2, 20, 64, 64, requires_grad=True)
+    target = torch.randint(0, 20, (2, 1, 64, 64), dtype=torch.uint8)
+    loss = type(make(name))(task="multiclass")
+    assert kept(lambda z, t: loss(z, t), logits, target) <= most * 4 * logits.numel()
+
+
+@pytest.mark.parametrize(("name", "most"), [("bce", 4), ("dice", 5), ("bce_dice", 7), ("focal", 8)])
+def test_of_one_class_a_few_are(make: Any, name: str, most: float) -> None:
+    logits = torch.randn(2, 1, 64, 64, requires_grad=True)
+    target = (torch.rand(logits.shape) < 0.1).to(torch.uint8)
+    assert kept(lambda z, t: make(name)(z, t), logits, target) <= most * 4 * logits.numel() + 4096
+
+
+def test_importing_the_losses_costs_torch_alone() -> None:
+    heavy = ["pytorch_lightning", "hydra", "omegaconf", "pandas", "scipy", "cv2", "matplotlib", "seglab.data"]
+    code = "import sys, torch; before = set(sys.modules); from seglab.losses import Dice, Focal, Sum\n"
+    code += f"found = set({heavy}) & (set(sys.modules) - before); assert not found, found"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_a_training_script_needs_nothing_else(task: str) -> None:
+    from seglab.losses import Dice, Focal
+
+    logits, target = scene(task)
+    net = torch.nn.Conv2d(logits.shape[1], logits.shape[1], 1)
+    for loss in (Dice(task=task), Focal(task=task)):  # type: ignore[arg-type]
+        net.zero_grad()
+        loss(net(logits), target).mean().backward()
+        first = [w.grad.clone() for w in net.parameters() if w.grad is not None]
+        net.zero_grad()
+        loss.as_module()(net(logits), target).backward()
+        assert all(torch.equal(a, b.grad) for a, b in zip(first, net.parameters(), strict=True))

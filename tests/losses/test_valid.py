@@ -1,0 +1,131 @@
+"""Pixels that are not valid: value and gradient are those of the image from which they are cut out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from seglab.contract import ContractError
+from tests.losses.conftest import CASES, of, scene
+
+if TYPE_CHECKING:
+    from conftest import Case
+
+SPATIAL = {"cldice", "hausdorff"}
+"""Which look at neighbors, so that an image with a hole is not one that is cut."""
+
+
+def left(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The right third is not valid, and holds what must not matter."""
+    valid = torch.ones(len(logits), 1, *logits.shape[2:], dtype=torch.bool)
+    valid[..., 8:] = False
+    logits, target = logits.clone(), target.clone()
+    logits[..., 8:], target[..., 8:] = torch.nan, 255
+    logits[..., 9, 9] = torch.inf
+    return logits, target, valid
+
+
+@of(lambda case: case.name not in SPATIAL)
+def test_value_and_gradient_are_those_of_the_image_cut(case: Case, logits: Tensor, target: Tensor) -> None:
+    maps = case.maps(target, logits)
+    cut = [x[..., :8] for x in (logits, target)], {name: m[..., :8] for name, m in maps.items()}
+    dirty, label, valid = left(logits, target)
+    for name in maps:
+        maps[name][..., 8:] = torch.nan
+    z, small = dirty.requires_grad_(), cut[0][0].clone().requires_grad_()
+    value, alone = case.loss(z, label, valid, **maps), case.loss(small, cut[0][1], **cut[1])
+    torch.testing.assert_close(value, alone)
+    (gradient,) = torch.autograd.grad(value.sum(), z)
+    torch.testing.assert_close(gradient[..., :8], torch.autograd.grad(alone.sum(), small)[0])
+    assert (gradient[..., 8:] == 0).all()
+
+
+@of(lambda case: case.loss.soft and not case.loss.needs and case.name != "external")
+def test_soft_labels_of_valid_pixels_alone_count(case: Case, logits: Tensor) -> None:
+    soft = torch.rand(logits.shape, generator=torch.Generator().manual_seed(5))
+    soft = soft / soft.sum(1, keepdim=True) if case.task == "multiclass" else soft
+    dirty, label, valid = left(logits, soft)
+    label[..., 8:] = torch.nan
+    torch.testing.assert_close(case.loss(dirty, label, valid), case.loss(logits[..., :8], soft[..., :8]))
+
+
+def test_all_pixels_valid_is_as_none_given(case: Case, logits: Tensor, target: Tensor) -> None:
+    valid = torch.ones(3, 1, 12, 12, dtype=torch.bool)
+    torch.testing.assert_close(case(logits, target, valid), case(logits, target))
+    torch.testing.assert_close(case.gradient(logits, target, valid), case.gradient(logits, target))
+
+
+def test_an_image_without_a_valid_pixel_costs_nothing_and_pulls_nothing(case: Case) -> None:
+    logits, target = scene(case.task)
+    valid = torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(6)) < 0.9
+    valid[1] = False
+    whole = case(logits, target, valid)
+    gradient = case.gradient(logits, target, valid)
+    if not case.pools:
+        assert whole[1] == 0
+        others = case(logits[[0, 2]], target[[0, 2]], valid[[0, 2]])
+        more = 1.5 if case.name == "lovasz_softmax" else 1  # by its policy the image is skipped
+        torch.testing.assert_close(whole[[0, 2]], more * others)
+    assert (gradient[1] == 0).all()
+    assert (gradient[[0, 2]] != 0).any()
+    nothing = torch.zeros_like(valid)
+    assert (case(logits, target, nothing) == 0).all()
+    assert (case.gradient(logits * torch.nan, target, nothing) == 0).all()
+
+
+@pytest.mark.parametrize(("name", "task"), [case for case in CASES if case[0] in SPATIAL], ids=str)
+def test_of_losses_that_look_at_neighbors_other_pixels_cost_nothing(make: Any, name: str, task: str) -> None:
+    from tests.losses.conftest import Case
+
+    case, (logits, target) = Case(name, task, make(name, task)), scene(task)
+    _, _, valid = left(logits, target)
+    gradient = case.gradient(logits, target, valid)
+    assert (gradient[..., 8:] == 0).all()
+    assert (gradient[..., :8] != 0).any()
+    other = logits.clone()
+    other[..., 8:] = torch.randn(3, logits.shape[1], 12, 4, generator=torch.Generator().manual_seed(7)) * 5
+    torch.testing.assert_close(case(other, target, valid), case(logits, target, valid))
+
+
+def test_boundaries_are_those_of_the_whole_mask(make: Any) -> None:
+    logits, target = scene()
+    distance = torch.arange(144.0).view(1, 1, 12, 12).expand(3, 1, 12, 12) - 70
+    valid = torch.ones(3, 1, 12, 12, dtype=torch.bool)
+    valid[..., 6:] = False
+    p = logits.sigmoid()
+    expected = (p * distance)[..., :6].mean((1, 2, 3))
+    expected[1] = p[1, ..., :6].mean()  # a mask of one class: every pixel is one away
+    torch.testing.assert_close(make("boundary")(logits, target, valid, distance=distance), expected)
+
+
+def test_the_worst_are_a_fraction_of_the_valid_pixels(make: Any) -> None:
+    logits = torch.arange(20.0).view(1, 1, 4, 5)
+    target, valid = torch.zeros(1, 1, 4, 5, dtype=torch.uint8), torch.zeros(1, 1, 4, 5, dtype=torch.bool)
+    valid[..., :2, :] = True  # costs 0 to 9, of which the fifth part are two
+    expected = torch.nn.functional.softplus(torch.tensor([9.0, 8.0])).mean()
+    torch.testing.assert_close(make("topk", fraction=0.2)(logits, target, valid)[0], expected)
+
+
+def test_a_foreign_function_gets_the_valid_pixels_in_one_row(make: Any) -> None:
+    logits, target = scene()
+    dirty, label, valid = left(logits, target)
+    seen = []
+
+    def function(z: Tensor, t: Tensor) -> Tensor:
+        seen.append((tuple(z.shape), tuple(t.shape)))
+        return (z - t).square().mean()
+
+    loss = type(make("external"))(function=function)
+    torch.testing.assert_close(loss(dirty, label, valid), (logits - target)[..., :8].square().mean((1, 2, 3)))
+    assert seen == [((1, 1, 96, 1), (1, 1, 96, 1))] * 3
+    with pytest.raises(ContractError, match="External: expected image_by_image=true where pixels are not valid"):
+        type(loss)(function=function, image_by_image=False)(dirty, label, valid)
+
+
+def test_a_mask_of_the_wrong_shape_or_dtype_is_named(case: Case, logits: Tensor, target: Tensor) -> None:
+    for wrong in (torch.ones(3, 12, 12, dtype=torch.bool), torch.ones(3, 1, 12, 12), torch.ones(3, 1, 12, 11).bool()):
+        with pytest.raises(ContractError, match=r"expected valid \(3, 1, 12, 12\) of bool, got \(3, .* of torch\."):
+            case(logits, target, wrong)

@@ -1,0 +1,242 @@
+"""Plant faults in the package, one at a time, and see that the quick tests find each: `make mutate`.
+
+`python tests/mutate.py` plants all; `python tests/mutate.py overlap.py 3 17` those whose file, number or reason is
+named. The checkout stays as it is: everything happens in a copy in a temporary folder. Prints a line for each fault and
+ends with 1 if one survives. A fault whose place is gone from the code counts as one that survives.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+LOSSES = "seglab/losses"
+
+
+class Fault(NamedTuple):
+    """What is replaced by what in a file, what is wrong then, and the tests that should see it."""
+
+    file: str
+    before: str
+    after: str
+    reason: str
+    tests: str = "tests/losses/test_version1.py tests/losses/test_values.py tests/losses"
+
+
+def of_losses(file: str, *faults: tuple[str, str, str]) -> list[Fault]:
+    return [Fault(f"{LOSSES}/{file}", *fault) for fault in faults]
+
+
+FAULTS = [
+    *of_losses(
+        "numerics.py",
+        ("z.abs().neg_().sigmoid_()", "z.sigmoid()", "slope p (1 - p) where p is close to 1"),
+        ("slope.neg_() if ctx.flip else slope", "slope", "slope of sigmoid(-z) with the wrong sign"),
+        ('x if x.device.type == "mps" else x.double()', "x", "overlap algebra in float32"),
+        ("part / whole.clamp(min=TINY)", "part / (whole + 1e-5)", "an epsilon in every total"),
+        ("torch.where(x <= TINY, 0, x.clamp(min=TINY) ** exponent)", "x**exponent", "a root with an infinite slope"),
+        ("torch.where(x <= TINY, 0,", "torch.where(~(x > TINY), 0,", "NaN swallowed"),
+    ),
+    *of_losses(
+        "labels.py",
+        ("Sigmoid.apply(self.margin, True)", "1 - Sigmoid.apply(self.margin, False)", "q as 1 - p"),
+        ("F.logsigmoid(self.margin).neg_()", "-(self.margin.sigmoid() + 1e-7).log()", "log(p + eps)"),
+        (
+            "F.logsigmoid(-self.margin).neg_()",
+            "F.logsigmoid(self.margin).neg_()",
+            "the others' log p is the class's own",
+        ),
+        ("if exponent >= 1:", "if exponent > 0:", "q ** 0.5 with an infinite slope"),
+    ),
+    *of_losses(
+        "pixels.py",
+        ("logits if logits.dtype == torch.float64 else logits.float()", "logits", "no upcast"),
+        ("logits if logits.dtype == torch.float64 else logits.float()", "logits.float()", "float64 lost"),
+        ("x.masked_fill(~self.valid, 0)", "x * self.valid", "NaN of pixels that are not valid kept by a product"),
+        ("return x if self.valid is None else x * self.weight", "return x", "pixels that are not valid cost something"),
+        ("exact(self.valid.sum(-1))", "all_count", "means divide by all pixels"),
+        (
+            "(1 if self.valid is None else self.weight) - self.t",
+            "1 - self.t",
+            "pixels that are not valid are background",
+        ),
+        (".sub_(1 if self.valid is None else self.weight)", ".sub_(1)", "margins where pixels are not valid"),
+        ("not target.is_floating_point()", "True", "soft labels taken for hard ones"),
+        ("cells.flip(0)", "cells", "no complement"),
+        ("fp = exact(wrong.sum(-1)) - fn", "fp = exact(wrong.sum(-1))", "false negatives counted as false positives"),
+        ("self.target.to(self.z.dtype, copy=True)", "self.target.to(self.z.dtype)", "a float target changed in place"),
+        ("torch.lerp(weights[..., :1], weights[..., 1:], self.t)", "1", "class weights ignored for hard labels"),
+        ("self.u * weights[..., :1])", "self.u)", "background weight ignored for soft labels"),
+        ("(1 - self.p).scatter(1, top, others)", "1 - self.p", "q of a softmax as 1 - p"),
+        (
+            "self.masked(self.p.scatter(1, self.ids, 0))",
+            "self.masked(self.p)",
+            "a pixel's own class as a false positive",
+        ),
+        ("[[[background, *spread(", "[[[1.0, *spread(", "the background's weight lost in a softmax"),
+        ("self.ids.masked_fill(~self.valid, -1)", "self.ids", "pixels that are not valid counted as background"),
+        ("    background = 1\n", "    background = 0\n", "the background scored"),
+        ("lambda: (self.ids > 0).to", "lambda: (self.ids >= 0).to", "the background taken for foreground"),
+        (
+            ".transpose(0, 1).flatten(1, 2)",
+            ".transpose(0, 1).flip(1).flatten(1, 2)",
+            "images in another order than maps",
+        ),
+    ),
+    *of_losses(
+        "base.py",
+        ("with torch.autocast(logits.device.type, enabled=False):", "if True:", "computed under autocast"),
+        ("torch.where(valid.flatten(1).any(1), loss, 0)", "loss", "an image without a valid pixel costs something"),
+        ("return make(x).to(x.z.dtype)", "return make(x)", "the loss in float64"),
+        ("torch.where(counted, w * loss, 0).sum(1)", "(w * loss).sum(1)", "a skipped class counted"),
+        ("mean * (some.numel() / some.sum().clamp(min=1))", "mean", "a skipped image counted as 0"),
+        ("x.size > 0 if", "x.size >= 0 if", "nothing skipped"),
+        (
+            "tuple(given[name] for name in task.classes)",
+            "tuple(given.values())",
+            "class weights in the order of the yaml",
+        ),
+        ("1 / (len(frequency) * f)", "f", "frequent classes weigh more"),
+        ("not (self.soft and target.is_floating_point())", "not target.is_floating_point()", "soft labels not refused"),
+        ("weights[None, chosen]", "weights[None, : loss.shape[1]]", "class weights shifted by the background"),
+        ("low < x < high or x in closed", "low <= x <= high", "open intervals closed"),
+    ),
+    *of_losses(
+        "cross_entropy.py",
+        ("/ x.n.clamp(min=1)", "/ x.z.shape[-1]", "pixel losses divide by all pixels"),
+        ("weights * classes", "weights", "class weights of a softmax ignored"),
+        ("ratio(x.n.unsqueeze(-1), (w * x.sizes)", "ratio(x.n.unsqueeze(-1), (x.sizes)", "divided by the pixels"),
+        ("present = (x.sizes > 0) *", "present = (x.sizes >= 0) *", "absent classes take their part of the mean"),
+        ("self.smoothing * y.nll_others", "self.smoothing * y.nll", "labels not smoothed"),
+        ("(1 - self.alpha, self.alpha)", "(self.alpha, 1 - self.alpha)", "alpha weights the background"),
+        ("else y.q_to(self.gamma) * y.nll", "else y.p**self.gamma * y.nll", "easy pixels count more"),
+        ("y.nll + self.epsilon * y.q", "y.nll + self.epsilon * y.p", "the error as 1 - error"),
+        (".ceil().clamp(min=1)", ".floor().clamp(min=1)", "k rounded down"),
+        ("torch.where(x.valid, cost, -1)", "cost", "k worst of all pixels"),
+        ("self.rarity for", "1 for", "the root of exp-log's weights lost"),
+        ("border * x.costs(self.cost)", "border", "the border weighs nothing wrong"),
+    ),
+    *of_losses(
+        "overlap.py",
+        ("fp_weight * m.fp + fn_weight * m.fn", "fn_weight * m.fp + fp_weight * m.fn", "swapped weights"),
+        ("ratio(error, m.tp + error + smooth)", "1 - (m.tp + smooth) / (m.tp + error + smooth)", "1 - score"),
+        ("tversky(m, 0.5, 0.5, self.smooth / 2)", "tversky(m, 0.5, 0.5, self.smooth)", "smoothed twice"),
+        ('m.complemented(m.absent) if self.empty == "complement" else m\n\n', "m\n\n", "no policy for empty masks"),
+        ("power(super().overlap(m), self.exponent)", "super().overlap(m)", "no power"),
+        ("1 - self.gamma)) / 2", "self.gamma)) / 2", "the exponent is gamma"),
+        ("squared + 2 * self.confusion(x).tp", "squared + self.confusion(x).tp", "half of the overlap in the total"),
+        ("(smallest / size.clamp(min=TINY)) ** 2", "1 / (size + 1e-10) ** 2", "weights that vanish or explode"),
+        (
+            "e.clamp(min=0).sum(-1)) for e in (x.error, -x.error)",
+            "e.abs().sum(-1)) for e in (x.error, -x.error)",
+            "both",
+        ),
+        ("(1 - w) * ratio(background", "w * ratio(background", "one weight for both"),
+        ("torch.where(m.tn + m.fp == 0, 0, background)", "background", "MCC of a full mask"),
+        ("torch.log1p(2 * torch.sinh", "torch.log1p(torch.sinh", "log-cosh halved"),
+    ),
+    *of_losses(
+        "lovasz.py",
+        (
+            "rise = 0.5 / u0.clamp(min=1) + 0.5 / u1",
+            "rise = 1 / u0.clamp(min=1) + 0 / u1",
+            "ties by the order of a sort",
+        ),
+        ("(x.weight - x.margin)", "(1 - x.margin)", "a hinge where pixels are not valid"),
+        ("bits.argsort(stable=True).flip(0)", "bits.argsort(stable=True)", "the smallest error first"),
+        ('if self.empty == "complement":\n            absent', "if False:\n            absent", "no complement"),
+    ),
+    *of_losses(
+        "boundary.py",
+        ("torch.where(absent, 1, -1)", "torch.where(absent, 0, 0)", "masks of one class without a gradient"),
+        ("torch.where(signed > 0, signed, 1 - signed)", "signed.abs()", "no distance on the inner edge"),
+        ("x.error.square() * weight", "x.error.abs() * weight", "errors not squared"),
+    ),
+    *of_losses(
+        "cldice.py",
+        ("2 * stray * missed", "stray * missed", "the harmonic mean of clDice"),
+        ("self.outside(x, x.t, x.q)", "self.outside(x, x.t, x.p)", "recall for 1 - recall"),
+    ),
+    *of_losses(
+        "composite.py",
+        ("loss.with_task(task))", "loss)", "the task not handed on"),
+        ("weight * loss.value(x)", "loss.value(x)", "terms not weighed"),
+        ("loss.at_epoch(history)[0]), sorted(switches)", "loss), sorted(switches)", "a switch inside a sum"),
+    ),
+    *of_losses(
+        "schedule.py",
+        ("if value > best else", "if value >= best else", "an equal value counts as better"),
+        ("self.second.at_epoch(history[switch:])", "self.second.at_epoch(history)", "no new start of waiting"),
+    ),
+    *of_losses(
+        "external.py",
+        ("z[..., v, None], t[..., v, None]", "z[..., :, None], t[..., :, None]", "foreign code sees what is not valid"),
+        ("x.t.argmax(1)", "x.t.argmin(1)", "wrong class ids for foreign code"),
+    ),
+    *of_losses(
+        "attribution.py",
+        ("weight * attribution(part", "attribution(part", "terms of a sum not weighed"),
+        ("BEND * u4 ** (BEND - 1) * slope", "slope", "the path walked at another speed"),
+    ),
+    Fault("seglab/contract.py", '1 if self.kind == "multiclass" else 0', "0", "a task scores its background"),
+    Fault("seglab/contract.py", "len(names) >= 2}", "len(names) >= 1}", "a softmax of one class"),
+]
+
+
+def found(fault: Fault, folder: Path) -> bool:
+    """Whether the tests fail with the fault planted in a copy of the checkout."""
+    file = folder / fault.file
+    right = file.read_text()
+    if right.count(fault.before) < 1 or fault.before == fault.after:
+        return False
+    file.write_text(right.replace(fault.before, fault.after))
+    try:
+        environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-m",
+            "not slow",
+            "-p",
+            "no:cacheprovider",
+            *fault.tests.split(),
+        ]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True).returncode == 1
+    finally:
+        file.write_text(right)
+
+
+def main(words: list[str]) -> int:
+    """Plant the faults that the words name, or all."""
+    chosen = [
+        (number, fault)
+        for number, fault in enumerate(FAULTS, 1)
+        if not words or any(word == str(number) or word in fault.file or word in fault.reason for word in words)
+    ]
+    survived = 0
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "copy"
+        left_out = shutil.ignore_patterns(".git", ".venv", "outputs", "dist", "__pycache__", ".*_cache", "shared")
+        shutil.copytree(ROOT, folder, ignore=left_out)
+        for number, fault in chosen:
+            start = time.monotonic()
+            seen = found(fault, folder)
+            survived += not seen
+            word = "found" if seen else "SURVIVED"
+            print(f"{number:3d} {word:8s} {time.monotonic() - start:4.0f} s  {fault.file}: {fault.reason}", flush=True)
+    print(f"{len(chosen) - survived} of {len(chosen)} faults found")
+    return int(survived > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

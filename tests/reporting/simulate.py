@@ -1,0 +1,202 @@
+"""How often verdicts are wrong, and how often they find something, in simulated studies whose truth is known.
+
+    python -m tests.reporting.simulate 1000
+
+prints the tables of docs/findings/verdict.md; the tests run the same with fewer studies. A study has losses with true
+means, images that differ for each loss, seeds that shift a loss on all its images, and noise of single predictions.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
+
+import numpy as np
+
+from seglab.reporting.looks import spent
+from seglab.reporting.stats import Comparison, compare
+from seglab.reporting.verdict import Verdict, judge, ranks
+from tests.reporting.fabricate import a_cube
+
+MOST = 12
+"""Seeds after which a user gives up."""
+
+
+def values(
+    rng: np.random.Generator, means: Sequence[float], *, images: int = 50, seeds: float = 0.01, erratic: float = 1.0
+) -> np.ndarray:
+    """One study (losses, MOST seeds, images); the last loss has `erratic` times the seed noise of the others."""
+    losses = len(means)
+    seed = seeds * rng.normal(size=(losses, MOST, 1)) * np.r_[np.ones(losses - 1), erratic][:, None, None]
+    image, single = 0.04 * rng.normal(size=(losses, 1, images)), 0.05 * rng.normal(size=(losses, MOST, images))
+    return np.array(means)[:, None, None] + seed + image + single
+
+
+Judge = Callable[[list[Comparison], float, float], list[Verdict]]
+Asked = Iterator[tuple[list[Comparison], list[Verdict]]]
+
+
+def once(study: np.ndarray, say: Judge, seeds: int = 3) -> Asked:
+    """A user who looks once."""
+    pairs = compare(a_cube(study[:, :seeds]))
+    yield pairs, say(pairs, spent(1, 0.05), spent(2, 0.05))
+
+
+def one_by_one(study: np.ndarray, say: Judge, seeds: int = 3) -> Asked:
+    """A user who adds one seed at a time and looks each time."""
+    for look, have in enumerate(range(seeds, MOST + 1), 1):
+        pairs = compare(a_cube(study[:, :have]))
+        yield pairs, say(pairs, spent(look, 0.05), spent(look + 1, 0.05))
+
+
+def by_advice(study: np.ndarray, say: Judge, seeds: int = 3) -> Asked:
+    """A user who adds as many seeds as the largest open difference asks for, until nothing is open."""
+    for look in count(1):
+        pairs = compare(a_cube(study[:, :seeds]))
+        found = say(pairs, spent(look, 0.05), spent(look + 1, 0.05))
+        yield pairs, found
+        unsure = max((each for each in found if each.kind == "unknown"), key=lambda each: each.gap, default=None)
+        more = unsure.more_seeds[0] if unsure else None
+        if more is None or seeds == MOST:
+            return
+        seeds = min(MOST, seeds + more)
+
+
+USERS = {"once": once, "by advice": by_advice, "one by one": one_by_one}
+
+
+def asking(question: str, delta: float = 0.01, against: str | None = None) -> Judge:
+    """What gives the verdicts of one question."""
+
+    def say(pairs: list[Comparison], alpha: float, next_alpha: float) -> list[Verdict]:
+        return judge(pairs, question=question, against=against, delta=delta, alpha=alpha, next_alpha=next_alpha)
+
+    return say
+
+
+def false_better(
+    means: Sequence[float], question: str, user: str, studies: int, seed: int = 0, **noise: float
+) -> float:
+    """In how many studies a loss is said to be better, or worse than the best, that is not."""
+    rng, wrong = np.random.default_rng(seed), 0
+    say = asking(question, against="l0" if question == "against" else None)
+    level = {f"l{k}": mean for k, mean in enumerate(means)}
+    for _ in range(studies):
+        study = values(rng, means, **noise)
+        for _, found in USERS[user](study, say):
+            better = [each for each in found if each.kind == "better"]
+            best = max(means)
+            if any((best if each.best else level[each.pair.first]) <= level[each.pair.second] for each in better):
+                wrong += 1
+                break
+    return wrong / studies
+
+
+def best_is_covered(means: Sequence[float], user: str, studies: int, seed: int = 0, **noise: float) -> float:
+    """In how many studies the true best (the first of several) is never ruled out."""
+    rng, right, best = np.random.default_rng(seed), 0, f"l{int(np.argmax(means))}"
+    for _ in range(studies):
+        study = values(rng, means, **noise)
+        looks = USERS[user](study, asking("best"))
+        right += not any(
+            each.pair.second == best and each.kind in ("better", "not best") for _, found in looks for each in found
+        )
+    return right / studies
+
+
+def ranks_are_covered(means: Sequence[float], user: str, studies: int, seed: int = 0) -> float:
+    """In how many studies every true rank lies in the loss's set at every look."""
+    rng, right = np.random.default_rng(seed), 0
+    true = {f"l{k}": 1 + int(np.sum(np.array(means) > mean)) for k, mean in enumerate(means)}
+    for _ in range(studies):
+        looks = USERS[user](values(rng, means), asking("pairs"))
+        sets = [ranks(pairs, found) for pairs, found in looks]
+        right += all(low <= true[label] <= high for each in sets for label, (low, high) in each.items())
+    return right / studies
+
+
+def false_equivalent(
+    means: Sequence[float], question: str, user: str, studies: int, delta: float, seed: int = 0
+) -> float:
+    """In how many studies losses are said to be equivalent within `delta` that differ by as much or more."""
+    rng, wrong = np.random.default_rng(seed), 0
+    level = {f"l{k}": mean for k, mean in enumerate(means)}
+    for _ in range(studies):
+        looks = USERS[user](values(rng, means), asking(question, delta))
+        said = [each for _, found in looks for each in found if each.kind == "equivalent"]
+        apart = [(max(means) if each.best else level[each.pair.first]) - level[each.pair.second] for each in said]
+        wrong += any(abs(gap) >= delta * (1 - 1e-9) for gap in apart)
+    return wrong / studies
+
+
+def with_folds(
+    means: Sequence[float], studies: int, seeds: int = 2, folds: int = 5, shared: float = 0.02, seed: int = 0
+) -> float:
+    """In how many studies with folds a loss is falsely better: what a training set does to a loss is shared by overlap.
+
+    The training sets of two of k folds share k - 2 of k - 1 parts, so the effect of a part on a loss is the mean over
+    the parts of a training set.
+    """
+    rng, wrong, images = np.random.default_rng(seed), 0, 60
+    fold = np.repeat(np.arange(folds), images // folds)
+    for _ in range(studies):
+        study = values(rng, means, images=images, seeds=0.0)[:, :seeds]
+        parts = shared * rng.normal(size=(len(means), folds))
+        trained = (parts.sum(axis=1, keepdims=True) - parts) / (folds - 1)
+        for run in range(seeds):  # each fold of a seed is a training of its own
+            study[:, run] += trained[:, fold] + 0.01 * rng.normal(size=(len(means), folds))[:, fold]
+        data = a_cube(study)._replace(fold=fold, of_folds=folds)
+        wrong += any(each.kind == "better" for each in judge(compare(data), question="pairs"))
+    return wrong / studies
+
+
+def found_better(means: Sequence[float], question: str, seeds: int, studies: int, seed: int = 0) -> tuple[float, float]:
+    """How often the losses behind the first are found behind it, and how many losses may be the best on average."""
+    rng, found, size = np.random.default_rng(seed), 0, 0
+    for _ in range(studies):
+        ((_, said),) = once(values(rng, means), asking(question), seeds)
+        behind = {each.pair.second for each in said if each.kind in ("better", "not best") and each.pair.first == "l0"}
+        beaten = {each.pair.second for each in said if each.kind in ("better", "not best")}
+        found, size = found + len(behind), size + len(means) - len(beaten)
+    return found / studies / (len(means) - 1), size / studies
+
+
+GRADES = [0.03, 0.025, 0.02, 0.01, 0.0, -0.01, -0.02, -0.03, -0.05, -0.07, -0.1, -0.15]
+"""The means of twelve losses of which three are close to the best."""
+
+
+def tables(studies: int) -> Iterator[str]:
+    """Every table, line by line, as Markdown."""
+
+    def row(name: str, cells: Iterable[float]) -> str:
+        return f"| {name} | {' | '.join(f'{100 * share:.1f} %' for share in cells)} |"
+
+    def head(name: str, columns: Sequence[str] = tuple(USERS)) -> str:
+        return f"\n| {name} | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}"
+
+    yield head("false “better” among losses that do not differ")
+    for losses in (2, 4, 12):
+        for question in ("best", "against", "pairs"):
+            shares = (false_better([0.0] * losses, question, user, studies) for user in USERS)
+            yield row(f"{losses} losses, {question}", shares)
+    shares = (false_better([0.0] * 4, "pairs", user, studies, erratic=5.0) for user in USERS)
+    yield row("4 losses, one with five times the seed noise, pairs", shares)
+    yield head("the true best is never ruled out")
+    for name, means in {"4 equal": [0.0] * 4, "12 equal": [0.0] * 12, "12 graded": GRADES}.items():
+        yield row(name, (best_is_covered(means, user, studies) for user in USERS))
+    yield head("every true rank is in its set")
+    for name, means in {"4 equal": [0.0] * 4, "12 graded": GRADES}.items():
+        yield row(name, (ranks_are_covered(means, user, studies) for user in USERS))
+    yield head("false “equivalent” within 0.04 of 4 losses of which one is 0.04 better")
+    for question in ("best", "pairs"):
+        shares = (false_equivalent([0.04, 0.0, 0.0, 0.0], question, user, studies, 0.04) for user in USERS)
+        yield row(question, shares)
+    yield head("false “better” among 4 losses with 5 folds; effect of training data on a loss", ["2 seeds", "1 seed"])
+    for shared in (0.0, 0.01, 0.02, 0.03):
+        yield row(f"{shared / 2:g}", (with_folds([0.0] * 4, studies, seeds, shared=shared) for seeds in (2, 1)))
+
+
+if __name__ == "__main__":
+    for line in tables(int(sys.argv[1])):
+        print(line, flush=True)

@@ -1,0 +1,114 @@
+import json
+
+import pytest
+
+from seglab.contract import ContractError
+from seglab.reporting.load_runs import collect
+from seglab.reporting.looks import FILE, Look, known_looks, remember, spent
+from seglab.reporting.study import Question, Study
+from tests.reporting.fabricate import FakeLoss, change, write_run
+
+ASKED = {"metric": "iou", "delta": 0.01}
+RUNS = {"bce_s1": "a", "bce_s2": "b"}
+
+
+def look(known, runs=RUNS, waiting=(), **asked):
+    return Look.at(known, ASKED | asked, runs, waiting, 0.05)
+
+
+def taken(*runs):
+    return [{"when": str(k), "asked": ASKED, "runs": each, "said": f"said {k}"} for k, each in enumerate(runs)]
+
+
+def test_all_looks_together_spend_the_error_and_no_more():
+    levels = [spent(number, 0.05) for number in range(1, 60)]
+    assert levels[:3] == pytest.approx([0.035, 0.0075, 0.00375])
+    assert sum(levels) == pytest.approx(0.05)
+
+
+def test_a_look_at_other_runs_is_a_new_one_and_at_the_same_runs_the_old_one():
+    first = look([])
+    assert (first.number, first.error, first.next_error, first.is_new) == (1, spent(1, 0.05), spent(2, 0.05), True)
+    again = look(taken(RUNS))
+    assert (again.number, again.error, again.next_error, again.is_new) == (1, spent(1, 0.05), spent(2, 0.05), False)
+    more = look(taken(RUNS), RUNS | {"bce_s3": "c"})
+    assert (more.number, more.is_new, [entry["said"] for entry in more.earlier]) == (2, True, ["said 0"])
+    back = look(taken(RUNS, RUNS | {"bce_s3": "c"}))
+    assert (back.number, back.next_error, back.is_new, len(back.earlier)) == (1, spent(3, 0.05), False, 0)
+
+
+def test_runs_that_are_gone_or_changed_since_a_look_are_named():
+    assert look(taken(RUNS), RUNS | {"bce_s3": "c"}).changed == ""
+    assert look(taken(RUNS), {"bce_s1": "a"}).changed == "bce_s2 of look 1 is gone."
+    assert look(taken(RUNS), RUNS | {"bce_s2": "other"}).changed == "bce_s2 has other values than at look 1."
+    many = {f"run{k}": "x" for k in range(9)}
+    assert look(taken(many), {}).changed.endswith("run2 of look 1 is gone; and 6 more.")
+
+
+def test_another_question_than_the_first_is_exploratory_and_costs_nothing():
+    other = look(taken(RUNS), RUNS | {"bce_s3": "c"}, metric="dice")
+    assert (other.instead, other.is_new) == ("metric=iou", False)
+
+
+def test_unfinished_runs_make_no_new_look():
+    assert not look([], waiting=["bce_s3"]).is_new
+
+
+def test_every_folder_remembers_and_what_several_remember_counts_once(tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    remember(folders, "ships", look([]), "dice is the best.")
+    remember(folders[:1], "ships", look(known_looks(folders, "ships"), {}), "nothing.")
+    assert [entry["said"] for entry in known_looks(folders, "ships")] == ["dice is the best.", "nothing."]
+    assert len(known_looks(folders[1:], "ships")) == 1
+    assert known_looks(folders, "eyes") == []
+
+
+def test_a_damaged_memory_stops_the_report_in_one_sentence(tmp_path):
+    (tmp_path / FILE).write_text('{"ships": [')
+    with pytest.raises(ContractError, match=r"looks\.json"):
+        known_looks([tmp_path], "ships")
+
+
+def study(folder, **asked):
+    sweep = collect([folder])
+    title, runs = next(sweep.benchmarks())
+    return Study(title, runs, Question(**asked), known_looks([folder], runs.benchmark))
+
+
+def test_a_study_spends_one_look_for_each_set_of_runs(own):
+    for _ in range(2):
+        first = study(own)
+        first.remember([own])
+        assert first.look.number == 1
+    assert first.look_words.startswith(
+        "Look 1 at this study, judged at 3.5 % so that all looks together err in at most 5 %"
+    )
+    write_run(own, FakeLoss("dice", 1.5), 3)
+    write_run(own, FakeLoss("bce", 0.6), 3)
+    second = study(own)
+    second.remember([own])
+    assert (second.look.number, second.look.earlier[0]["said"]) == (2, first.headline)
+    assert study(own, metric="dice").look_words.startswith("Exploratory: the first look at this study asked metric=iou")
+    saved = json.loads((own / FILE).read_text())
+    assert [len(entry["runs"]) for entry in saved["synthetic 0ad80a"]] == [4, 6]
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted"])
+def test_an_unfinished_sweep_gets_numbers_and_no_verdict_and_costs_nothing(own, status):
+    change(own / "bce_s2", status=status)
+    unfinished = study(own)
+    unfinished.remember([own])
+    assert unfinished.headline == "No verdict yet: 1 of 4 runs are not finished (bce_s2)."
+    assert len(unfinished.spread) == 2
+    assert not (own / FILE).exists()
+
+
+def test_runs_without_a_second_seed_say_nothing_that_could_be_wrong_and_cost_nothing(own):
+    for name in ("bce_s2", "dice_s2"):
+        change(own / name, status="failed")
+    single = study(own)
+    single.remember([own])
+    assert single.look_words == ""
+    assert not (own / FILE).exists()
