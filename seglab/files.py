@@ -80,7 +80,7 @@ def cell(value: Any) -> Any:
 def csv_text(table: pd.DataFrame) -> str:
     """A table as CSV, its texts as safe cells; an undefined value is an empty cell, a float keeps all its digits."""
     texts = table.select_dtypes(["object", "string"])
-    return table.assign(**{name: texts[name].map(cell) for name in texts}).to_csv(index=False)
+    return table.assign(**{str(name): texts[name].map(cell) for name in texts}).to_csv(index=False)
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> Path:

@@ -150,10 +150,6 @@ def load_data(cfg: DictConfig, run: Run) -> DataModule:
     if run.last:
         same = before == facts["fingerprint"]
         require(same, f"run {run}", "the data that it began with", "others", "rerun=true starts over")
-    for split, count in facts["images"].items():
-        require(
-            count > 0, "dataset", f"images in {split}", "none", "see dataset.val_fraction and dataset.test_fraction"
-        )
     if facts["range"] != "full":
         low, high = facts["range"]
         log.info("data: values from %g to %g are the range from black to white (dataset.range)", low, high)
@@ -162,6 +158,9 @@ def load_data(cfg: DictConfig, run: Run) -> DataModule:
     log.info("data: %s images; %.3g %% of the training pixels are foreground", ", ".join(counts), percent)
     for sentence in data.warnings():
         log.warning("data: %s", sentence)
+    for split, count in facts["images"].items():
+        remedy = "see above" if facts["skipped"] else "see dataset.val_fraction and dataset.test_fraction"
+        require(count > 0, "dataset", f"images in {split}", "none", remedy)
     loaders = [limited_loader(data, split, cfg.trainer[f"limit_{split}_batches"]) for split in ("train", "val", "test")]
     if loaders[0].batch_sampler.joins:  # type: ignore[union-attr]
         log.info("data: the last batch of an epoch would be one image, and joins the batch before it")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,9 @@ def _raise_if_any(sentences: list[str]) -> None:
 def mark_swept(words: Sequence[str]) -> None:
     """Make `dataset.root` a part of the experiment where a sweep goes over several: `-m dataset.root=A,B`."""
     given = [word for word in words if word.startswith("dataset.root=")]
-    if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(given)):
-        os.environ[SWEPT] = "1"
+    with suppress(CompactHydraException):  # a wrong word is said by the sweep itself
+        if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(given)):
+            os.environ[SWEPT] = "1"
 
 
 def experiment(cfg: DictConfig) -> dict[str, Any]:
