@@ -75,11 +75,24 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
             f"{gone} of {objects} objects, all those of {images} images, are too small for dataset.size={dataset.size};"
             f" a lower dataset.coverage (now {dataset.coverage:g}), a larger size or dataset.fit=patch keeps them"
         )
+    found += depth_doubts([one["depth"] for one in every], dataset)
     for name, count in Counter(mask["lossy"] for mask in masks if mask["lossy"]).items():
         found.append(
             f"{count} of {len(masks)} masks are {name}, which blurs edges: they are cut at half; save them as PNG"
         )
     return found + dataset.mask_doubts(masks)
+
+
+def depth_doubts(depths: Sequence[str], dataset: Dataset) -> list[str]:
+    """Say what becomes of images of 8 bits where the range is that of deeper ones."""
+    shallow = depths.count("uint8")
+    if not shallow or isinstance(dataset.range, str) or dataset.range[1] <= 255:
+        return []
+    low, high = dataset.range
+    return [
+        f"{shallow} of {len(depths)} images have 8 bits, and are nearly black in the range {low:g} to {high:g} of"
+        " deeper ones; dataset.range=full takes each file's own"
+    ]
 
 
 def foreground_doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:

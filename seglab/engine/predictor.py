@@ -7,6 +7,7 @@ than any threshold.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,10 +21,13 @@ import torch
 from seglab.contract import Image, require
 from seglab.data.dataset import Dataset
 from seglab.data.decode import convert
+from seglab.data.facts import depth_doubts
 from seglab.data.resize import fit, resize, to_units, unfit
 from seglab.engine.module import Normalize, SegModule
 from seglab.engine.tiling import slide
 from seglab.engine.trained_run import TrainedRun
+
+log = logging.getLogger(__name__)
 
 FULL = 65535
 """The level that stands for a probability of 1."""
@@ -170,4 +174,7 @@ def ensemble_average(predictors: Sequence[Predictor], path: str) -> np.ndarray:
 @functools.lru_cache(maxsize=2)  # the models of an ensemble, and the overlay, look at the same image
 def decoded(path: str, dataset: Dataset) -> np.ndarray:
     """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, in the file's own values."""
-    return dataset.decode(path)
+    image = dataset.decode(path)
+    for sentence in depth_doubts([str(image.dtype)], dataset):
+        log.warning("%s: %s", path, sentence)
+    return image
