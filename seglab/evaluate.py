@@ -16,8 +16,8 @@ from seglab.engine.config import ConfigError, build, check, overridden, to_conta
 from seglab.files import read_json
 
 if TYPE_CHECKING:
-    from seglab.engine.evaluation import EvalSet, Result
     from seglab.engine.trained_run import TrainedRun
+    from seglab.inference.evaluation import EvalSet, Result
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
 
 def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
     """Evaluate one run, unless that was done: RUN/evaluations/DATA-IDENTITY."""
-    from seglab.engine.evaluation import SCALES, dataset_node, eval_set, identity
+    from seglab.inference.evaluation import SCALES, dataset_node, eval_set, identity
 
     node = dataset_node(run, to_container(cfg.dataset), overridden("dataset"))
     check(DictConfig({"dataset": node}))
@@ -71,11 +71,11 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
 
 def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[str, Any], out: Path) -> None:
     """Measure, draw, and write the folder; evaluation.json last."""
-    from seglab.engine.evaluation import NativeResolution, TrainingResolution, measure, seen_in_training
     from seglab.engine.per_image import write_table
-    from seglab.engine.predictor import predictor
     from seglab.engine.run import versions
     from seglab.files import write_arrays, write_json
+    from seglab.inference.evaluation import NativeResolution, TrainingResolution, measure, seen_in_training
+    from seglab.inference.predictor import predictor
     from seglab.reporting.metrics_table import at_threshold
 
     since = time.perf_counter()

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from seglab.data.dataset import Dataset
-    from seglab.engine.export import Exported
     from seglab.engine.trained_run import TrainedRun
+    from seglab.inference.export import Exported
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +59,9 @@ The model of the run `{run}`, with its normalization and the sigmoid inside.
 
 def export(cfg: DictConfig, folder: Path) -> Path:
     """Write the model of the run `cfg.run` as `cfg.output`, with a README beside it; returns the file."""
-    from seglab.engine.export import SUFFIXES, Deployed, require_format, write
     from seglab.engine.trained_run import open_run
     from seglab.files import write_text
+    from seglab.inference.export import SUFFIXES, Deployed, require_format, write
 
     require_format(cfg.format)
     require(isinstance(cfg.images, int) and cfg.images > 0, "export", "images of at least 1 to check with", cfg.images)
@@ -81,7 +81,7 @@ def images_of(dataset: Dataset, count: int) -> tuple[np.ndarray, str]:
     """Give images to check with, and what they are: noise where the run's test images cannot be had."""
     import numpy as np
 
-    from seglab.engine.export import real_images
+    from seglab.inference.export import real_images
 
     try:
         seen, source = real_images(dataset, count), "test images of the run"
@@ -95,7 +95,7 @@ def images_of(dataset: Dataset, count: int) -> tuple[np.ndarray, str]:
 
 def readme(run: TrainedRun, kind: str, made: Exported, source: str, tuned: float) -> str:
     """Say how the file is used, in five lines of Python, and what was checked."""
-    from seglab.engine.export import TOLERANCE
+    from seglab.inference.export import TOLERANCE
 
     dataset = run.dataset()
     reduced = f", reduced by {dataset.reduce}" if dataset.reduce > 1 else ""

@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 def predict(cfg: DictConfig, folder: Path) -> Path:
     """Predict the images that `cfg.input` names with the runs that `cfg.run` names; returns the folder of results."""
     from seglab.data.resize import to_full_range
-    from seglab.engine.prediction_writer import PredictionWriter, find_images
-    from seglab.engine.predictor import decoded, ensemble_average, predictor
     from seglab.engine.trained_run import open_runs
+    from seglab.inference.prediction_writer import PredictionWriter, find_images
+    from seglab.inference.predictor import decoded, ensemble_average, predictor
 
     out = Path(cfg.output)
     found = find_images(to_container(cfg.input), out)

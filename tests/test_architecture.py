@@ -26,6 +26,7 @@ LAYERS = (
     {"distance_transform", "plots"},
     {"losses", "metrics", "models", "data", "reporting"},
     {"engine"},
+    {"inference"},
     {"views", "benchmarks"},
 )
 """Files and folders of the package from the lowest layer up; what is not listed is a command, above them all."""
@@ -33,7 +34,7 @@ LAYERS = (
 ONLY_IN = {
     "hydra": ("command", "engine/cli", "engine/config", "engine/override_errors"),
     "omegaconf": ("command", "engine/cli", "engine/config", "engine/override_errors"),
-    "pytorch_lightning": ("command", "engine/", "benchmarks/", "data/module"),
+    "pytorch_lightning": ("command", "engine/", "inference/", "benchmarks/", "data/module"),
     "matplotlib": ("plots", "reporting/", "views/", "loss_catalog"),
     "plotly": ("views/",),
 }
@@ -112,7 +113,7 @@ def test_no_folder_holds_more_than_a_fifth_of_the_package() -> None:
 
 @pytest.mark.parametrize("file", [f for f in FILES if "/" not in path_of(f)], ids=path_of)
 def test_a_command_starts_without_heavy_imports(file: Path) -> None:
-    light = {"engine.cli", "engine.config", "contract", "files"}
+    light = {"engine.cli", "engine.config", "engine.domains", "contract", "files"}
     heavy = {"torch", "pytorch_lightning", "torchmetrics", "albumentations", "matplotlib", "pandas", "scipy", "cv2"}
     for module in imported(top(file), typing_too=False):
         assert layer(path_of(file)) < len(LAYERS) or module.split(".")[0] not in heavy

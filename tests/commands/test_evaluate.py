@@ -17,10 +17,10 @@ from omegaconf import DictConfig
 from seglab.contract import ContractError
 from seglab.data.datasets.folder import Folder
 from seglab.engine.config import overridden
-from seglab.engine.evaluation import dataset_node, to_logits
-from seglab.engine.predictor import predictor
 from seglab.engine.trained_run import open_run
 from seglab.evaluate import evaluate
+from seglab.inference.evaluation import dataset_node, to_logits
+from seglab.inference.predictor import predictor
 from seglab.metrics.surface import surface_distances
 from seglab.reporting.load_runs import collect
 from seglab.train import train

@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from seglab.contract import ContractError
-from seglab.engine import export as exporting
-from seglab.engine.export import Deployed, freedoms, write
 from seglab.engine.trained_run import open_run
 from seglab.export import export
+from seglab.inference import export as exporting
+from seglab.inference.export import Deployed, freedoms, write
 from tests.engine.untrained import write_run
 
 Configure = Callable[..., DictConfig]

@@ -14,8 +14,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from seglab.engine.evaluation import dataset_node
-from seglab.engine.predictor import FULL, predictor
+from seglab.inference.evaluation import dataset_node
+from seglab.inference.predictor import FULL, predictor
 from seglab.engine.trained_run import open_run
 from seglab.reporting.load_runs import collect
 from seglab.reporting.report_sections import compared
@@ -95,7 +95,8 @@ def test_a_photo_that_is_stored_turned_has_a_mask_as_it_is_seen(run: Path, tmp_p
     from seglab.predict import predict
 
     save_turned(tmp_path / "in/a.jpg", scene(1)[0], 6, quality=95)
-    assert Image.open(tmp_path / "in/a.jpg").size == (40, 48)
+    with Image.open(tmp_path / "in/a.jpg") as stored:
+        assert stored.size == (40, 48)
     out = tmp_path / "out"
     predict(compose("predict", f"run={run}", f"input={tmp_path / 'in'}", f"output={out}", "format=[mask]"), out)
     assert list(pd.read_csv(out / "images.csv")[["width", "height"]].iloc[0]) == [48, 40]

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from seglab.contract import ContractError
 from seglab.data import rle
 from seglab.data.datasets.airbus_ships import read_table
-from seglab.engine.prediction_writer import find_images, objects, overlay
+from seglab.inference.prediction_writer import find_images, objects, overlay
 from seglab.predict import predict
 from tests.engine.untrained import write_run
 

@@ -24,8 +24,8 @@ from seglab.data.decode import convert
 from seglab.data.facts import depth_doubts
 from seglab.data.resize import fit, resize, to_units, unfit
 from seglab.engine.module import Normalize, SegModule
-from seglab.engine.tiling import slide
 from seglab.engine.trained_run import TrainedRun
+from seglab.inference.tiling import slide
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from seglab.contract import ContractError
-from seglab.engine.tiling import origins, slide, weights
+from seglab.inference.tiling import origins, slide, weights
 
 
 def whole(look, image, window, overlap=0.5, batch=4):

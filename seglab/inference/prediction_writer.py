@@ -20,8 +20,8 @@ from seglab.contract import require
 from seglab.data import rle
 from seglab.data.image_io import SUFFIXES
 from seglab.data.resize import resize, to_bits, to_channels
-from seglab.engine.predictor import FULL, cut
 from seglab.files import cell, write_bytes, write_text
+from seglab.inference.predictor import FULL, cut
 from seglab.metrics.objects import components
 
 KINDS = ("mask", "probability", "overlay", "objects", "rle")

@@ -26,8 +26,8 @@ from seglab.data.prepare_data import open_data, select_items
 from seglab.data.resize import resize
 from seglab.data.split import SPLITS, Splits
 from seglab.engine.per_image import ImageTable, means, predict
-from seglab.engine.predictor import FULL, Predictor
 from seglab.engine.trained_run import TrainedRun
+from seglab.inference.predictor import FULL, Predictor
 
 log = logging.getLogger(__name__)
 
