@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 def predict(cfg: DictConfig, folder: Path) -> Path:
     """Predict the images that `cfg.input` names with the runs that `cfg.run` names; returns the folder of results."""
-    from seglab.data.resize import to_full_range
     from seglab.engine.trained_run import open_runs
+    from seglab.images.resize import to_full_range
     from seglab.inference.prediction_writer import PredictionWriter, find_images
     from seglab.inference.predictor import decoded, ensemble_average, predictor
 

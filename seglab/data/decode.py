@@ -12,7 +12,7 @@ import numpy as np
 from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Decoded, Item, Reader
 from seglab.data.facts import item_facts
-from seglab.data.resize import crop, fit, resize, to_bits, to_channels, to_full_range, to_mask
+from seglab.images.resize import crop, fit, resize, to_bits, to_channels, to_full_range, to_mask
 
 POINTS = 64
 """Foreground pixels remembered of each image, for patches to be drawn around."""

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from seglab.data.dataset import Dataset, Facts, Item
-from seglab.data.masks import mask_facts, summary
-from seglab.data.resize import inside, resize, to_mask
+from seglab.images.masks import mask_facts, summary
+from seglab.images.resize import inside, resize, to_mask
 
 
 def item_facts(item: Item, image: np.ndarray, mask: np.ndarray, dataset: Dataset) -> Facts:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Item
 from seglab.data.facts import extent
-from seglab.data.image_io import has_8_bits
 from seglab.data.memo import remembered
 from seglab.data.split import SPLITS, Splits
+from seglab.images.image_io import has_8_bits
 
 
 def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...], list[str]]:

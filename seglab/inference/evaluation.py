@@ -23,10 +23,10 @@ from seglab.data.distance_maps import MAPS
 from seglab.data.facts import depth_doubts
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data, select_items
-from seglab.data.resize import resize
 from seglab.data.split import SPLITS, Splits
 from seglab.engine.per_image import ImageTable, means, predict
 from seglab.engine.trained_run import TrainedRun
+from seglab.images.resize import resize
 from seglab.inference.predictor import FULL, Predictor
 
 log = logging.getLogger(__name__)

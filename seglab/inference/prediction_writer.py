@@ -18,9 +18,9 @@ from scipy.ndimage import find_objects
 
 from seglab.contract import require
 from seglab.data import rle
-from seglab.data.image_io import SUFFIXES
-from seglab.data.resize import resize, to_bits, to_channels
 from seglab.files import cell, write_bytes, write_text
+from seglab.images.image_io import SUFFIXES
+from seglab.images.resize import resize, to_bits, to_channels
 from seglab.inference.predictor import FULL, cut
 from seglab.metrics.objects import components
 

@@ -22,9 +22,9 @@ from seglab.contract import Image, require
 from seglab.data.dataset import Dataset
 from seglab.data.decode import convert
 from seglab.data.facts import depth_doubts
-from seglab.data.resize import fit, resize, to_units, unfit
 from seglab.engine.module import Normalize, SegModule
 from seglab.engine.trained_run import TrainedRun
+from seglab.images.resize import fit, resize, to_units, unfit
 from seglab.inference.tiling import slide
 
 log = logging.getLogger(__name__)

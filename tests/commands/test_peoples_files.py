@@ -14,9 +14,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+from seglab.engine.trained_run import open_run
 from seglab.inference.evaluation import dataset_node
 from seglab.inference.predictor import FULL, predictor
-from seglab.engine.trained_run import open_run
 from seglab.reporting.load_runs import collect
 from seglab.reporting.report_sections import compared
 from seglab.train import train

@@ -15,9 +15,9 @@ import numpy as np
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Facts, Item, one_of
 from seglab.data.facts import value_doubts
-from seglab.data.image_io import SUFFIXES, existing_folder, files_in, read_image
-from seglab.data.masks import Value, read_mask, to_rgb
 from seglab.data.names import Affix, option, proposal
+from seglab.images.image_io import SUFFIXES, existing_folder, files_in, read_image
+from seglab.images.masks import Value, read_mask, to_rgb
 
 WHO = "dataset folder"
 T = TypeVar("T")

@@ -11,8 +11,8 @@ import numpy as np
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Item, one_of
 from seglab.data.datasets.synthetic_scenes import SCENES
-from seglab.data.resize import to_mask
 from seglab.data.split import SPLITS
+from seglab.images.resize import to_mask
 
 
 @dataclass(frozen=True, kw_only=True)

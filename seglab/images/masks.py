@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from seglab.contract import require
-from seglab.data.image_io import decode
-from seglab.data.raster import Raster
+from seglab.images.image_io import decode
+from seglab.images.raster import Raster
 
 Value: TypeAlias = int | str
 """A gray level or an index of a palette; or a color, "#rrggbb"."""
