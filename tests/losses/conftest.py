@@ -73,7 +73,7 @@ class Case:
     @property
     def local(self) -> bool:
         """Whether pixels count wherever they lie."""
-        return not self.loss.needs and self.name != "cldice"
+        return not self.loss.needs and self.name not in {"cldice", "nacl"}
 
     @property
     def fitted(self) -> bool:
