@@ -140,7 +140,7 @@ class RegionSize(PenalizedCE):
 
     card = pixel_card(
         title="Cross-entropy and region-size prior",
-        formula=r"\mathrm{CE}+\lambda R,\;R=\tfrac1K\sum_k|\overline p_k-\overline t_k|\text{ or }KL(\overline t\|\overline p)",
+        formula=r"\mathrm{CE}+\lambda R,\;R=\tfrac1K\sum_k|\bar p_k-\bar t_k|\text{ or }KL(\bar t\|\bar p)",
         paper="Liu et al. 2024, Do we really need dice? The hidden region-size biases of segmentation losses",
         empty=ANY_MASK + " The size is then 0.",
         differs="smp, MONAI and kornia have none. KL of one class: the authors leave the background's term out.",
