@@ -9,6 +9,7 @@ Importing this costs torch alone. `docs/losses.md` lists them with formulas and 
 from seglab.losses.boundary import Boundary, Hausdorff
 from seglab.losses.calibration import L1ACE, MarginCE, NeighborCE, RegionSize
 from seglab.losses.cldice import CLDice
+from seglab.losses.components import InverseSizeCE, PerComponent
 from seglab.losses.composite import Batchwise, Sum, Term
 from seglab.losses.compound import BCEDice, Combo, ExpLog, UnifiedFocal
 from seglab.losses.cross_entropy import BCE, BalancedCE, ClassWeightedCE, LabelSmoothing, WeightedBCE
