@@ -320,8 +320,8 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
         shown = predict(module, samples, labels)
     captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
     arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"))
-    examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold)
-    curves(run.folder / "metrics.csv", run.folder / "curves.png")
+    examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold, run.folder.name)
+    curves(run.folder / "metrics.csv", run.folder / "curves.png", run.folder.name)
 
 
 main = command("train")(train)
