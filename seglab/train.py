@@ -16,6 +16,7 @@ from seglab.engine.config import (
     build_parts,
     check,
     check_domains,
+    check_root,
     choices,
     facts_of,
     identity,
@@ -38,6 +39,7 @@ MIN_IOU_FOR_LR_CHOICE = 0.05
 
 def train(cfg: DictConfig, folder: Path) -> float:
     """Run the experiment that `cfg` describes in `folder`; returns the best value of `cfg.monitor`."""
+    check_root(cfg)
     from seglab.engine.outcome import show_plan
     from seglab.engine.sweep import register
 
@@ -146,15 +148,17 @@ def load_data(cfg: DictConfig, run: Run) -> DataModule:
     if run.last:
         same = before == facts["fingerprint"]
         require(same, f"run {run}", "the data that it began with", "others", "rerun=true starts over")
-    for split, count in facts["images"].items():
-        require(
-            count > 0, "dataset", f"images in {split}", "none", "see dataset.val_fraction and dataset.test_fraction"
-        )
+    if facts["range"] != "full":
+        low, high = facts["range"]
+        log.info("data: values from %g to %g are the range from black to white (dataset.range)", low, high)
     counts = [f"{count} {split} ({facts['empty_masks'][split]} empty)" for split, count in facts["images"].items()]
     percent = 100 * facts["foreground"]
     log.info("data: %s images; %.3g %% of the training pixels are foreground", ", ".join(counts), percent)
     for sentence in data.warnings():
         log.warning("data: %s", sentence)
+    for split, count in facts["images"].items():
+        remedy = "see above" if facts["skipped"] else "see dataset.val_fraction and dataset.test_fraction"
+        require(count > 0, "dataset", f"images in {split}", "none", remedy)
     loaders = [limited_loader(data, split, cfg.trainer[f"limit_{split}_batches"]) for split in ("train", "val", "test")]
     if loaders[0].batch_sampler.joins:  # type: ignore[union-attr]
         log.info("data: the last batch of an epoch would be one image, and joins the batch before it")

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "seglab").rglob("*.py"))
 LAYERS = (
     {"contract", "files"},
-    {"distance_transform", "plots"},
+    {"distance_transform", "plots", "images"},
     {"losses", "metrics", "models", "data", "reporting"},
     {"engine"},
     {"inference"},
@@ -40,7 +40,7 @@ ONLY_IN = {
 }
 """Packages that only some modules may import."""
 
-WITHOUT_TORCH = {"contract", "files", "plots", "reporting"}
+WITHOUT_TORCH = {"contract", "files", "images", "plots", "reporting"}
 YAMLS = sorted((ROOT / "conf").rglob("*.yaml"))
 THIRD_PARTY = {"trainer", "optimizer", "scheduler", "callbacks", "logger"}
 """Groups of other libraries' classes, whose parameters we list as far as we choose them."""

@@ -28,6 +28,8 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
     if found := re.match(r"Could not override '([^'=]+)|Could not delete from config. '([^']+)'", first):
         key = found[1] or found[2]
         return unknown_key(key, known_keys(command, conf, [word for word in words if key not in word]))
+    if found := re.match(r"Could not append to config. An item is already at '([^']+)'", first):
+        return f"{found[1]}: expected {found[1]}=VALUE, since the option exists, got +{found[1]}; leave the + out"
     if found := re.match(r"Ambiguous value for argument '([^']+)'", first):
         return f"{found[1]}: expected one value, got several; add -m to run all of them"
     if found := re.match(r"Multiple values for ([\w/@]+)", first):
@@ -91,12 +93,12 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 def known_keys(command: str, conf: str, words: Sequence[str]) -> list[str]:
-    """Every dotted option of a command with these overrides, or without any where they fail too."""
+    """Every dotted option of a command with these overrides; with the choices of groups among them where others fail."""
     with initialize_config_dir(conf, version_base="1.3"):
         try:
             cfg = compose(command, list(words))
         except (HydraException, OmegaConfBaseException):
-            cfg = compose(command)
+            cfg = compose(command, [word for word in words if "." not in word.partition("=")[0]])
     groups = [folder.name for folder in Path(conf).iterdir() if folder.is_dir()]
     return [*leaves(OmegaConf.to_container(cfg)), *groups]
 

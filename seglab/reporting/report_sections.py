@@ -112,6 +112,7 @@ def compared(runs: pd.DataFrame) -> dict[str, str]:
         "images": _words(data.get("images"), "{1} {0}"),
         "without foreground": _words(data.get("empty_masks"), "{1} {0}"),
         "foreground": f"{100 * data['foreground']:.3g} % of the training pixels" if data.get("foreground") else "",
+        "left out": _words(data.get("skipped_why"), "{1}: {0}"),
         "model": ", ".join(sorted(set(runs["model"]))),
         "seeds": ", ".join(map(str, sorted(set(runs["seed"])))),
         "runs": f"{len(runs)}{spent}",

@@ -29,6 +29,8 @@ WRONG = {
     "~nothing": "nothing: expected an option of this command",
     "loss=bce,dice": "loss=bce,dice: expected one value, got several; add -m",
     "+loss=bce": "loss: expected one choice, got two",
+    "+seed=3": r"seed: expected seed=VALUE, since the option exists, got \+seed; leave the \+ out",
+    "dataset=folder dataset.train=8 dataset.val=4": "dataset.train: expected one of .*test_images, .*, got train",
 }
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Item, one_of
 from seglab.data.datasets.synthetic_scenes import SCENES
-from seglab.data.resize import to_mask
 from seglab.data.split import SPLITS
+from seglab.images.resize import to_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class Synthetic(Dataset):
     contrast: float = 1.0
     noise: float = 1.0
     label_noise: float = 0.0
+    range: str | tuple[float, ...] = "full"
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
