@@ -13,8 +13,9 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
 from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
-from seglab.engine.override_errors import explain, first_line
+from seglab.engine.override_errors import explain, first_line, refuse_added
 from seglab.engine.run import TERMINATED, current_sweep, stopped_on_purpose, was_terminated
 from seglab.engine.sweep import exclusive_slot, supervise
 
@@ -50,6 +51,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
         def job(cfg: DictConfig) -> Any:
             began.append(True)
             try:
+                refuse_added(cfg, HydraConfig.get().overrides.task, name, str(CONF))
                 check_domains(cfg)
                 with exclusive_slot():
                     return function(cfg, Path(HydraConfig.get().runtime.output_dir))
@@ -80,6 +82,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             missing = next(filter(None, map(_missing_plugin, sys.argv)), None)
             if missing:
                 raise SystemExit(missing)
+            find_modules_of_the_user(sys.argv[1:])
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and {"--cfg", "-c", "--info", "-i"} & set(sys.argv[1:]):
                 raise SystemExit("--cfg: expected one run, got a sweep; leave -m out")
@@ -155,6 +158,16 @@ def _missing_plugin(word: str) -> str | None:
     except importlib.metadata.PackageNotFoundError:
         return f'{word}: expected the package {PLUGINS[name]}, got none; pip install "seglab[{name}]"'
     return None
+
+
+def find_modules_of_the_user(words: Sequence[str]) -> None:
+    """Let modules in this folder and in that of `--config-dir` be imported, here and in processes started from here."""
+    spelled = [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    spelled += [word for flag, word in pairwise(words) if flag in ("--config-dir", "-cd")]
+    folders = [os.path.abspath(folder) for folder in (*spelled, ".")]
+    sys.path += [folder for folder in folders if folder not in sys.path]
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys([*known, *folders])))
 
 
 def _in_parallel(hydra_node: Any) -> bool:
