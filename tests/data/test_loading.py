@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seglab.contract import ContractError
-from seglab.data.augment import Strong
+from seglab.data.batch_augment import Strong
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.distance_maps import distance
 from seglab.data.module import DataModule
