@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from seglab.data.augment import Augment
 from seglab.data.distance_maps import MAPS
-from seglab.data.resize import to_units
 from seglab.data.sources import Whole
+from seglab.images.resize import to_units
 
 Batch = dict[str, Any]
 

@@ -8,12 +8,14 @@ import importlib
 import importlib.metadata
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
-from seglab.engine.config import CONF, ConfigError, check_domains
-from seglab.engine.override_errors import explain, first_line
+from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
+from seglab.engine.override_errors import explain, first_line, refuse_added
 from seglab.engine.run import TERMINATED, current_sweep, stopped_on_purpose, was_terminated
 from seglab.engine.sweep import exclusive_slot, supervise
 
@@ -49,6 +51,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
         def job(cfg: DictConfig) -> Any:
             began.append(True)
             try:
+                refuse_added(cfg, HydraConfig.get().overrides.task, name, str(CONF))
                 check_domains(cfg)
                 with exclusive_slot():
                     return function(cfg, Path(HydraConfig.get().runtime.output_dir))
@@ -79,10 +82,13 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             missing = next(filter(None, map(_missing_plugin, sys.argv)), None)
             if missing:
                 raise SystemExit(missing)
+            find_modules_of_the_user(sys.argv[1:])
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and {"--cfg", "-c", "--info", "-i"} & set(sys.argv[1:]):
                 raise SystemExit("--cfg: expected one run, got a sweep; leave -m out")
+            sys.argv[1:] = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in sys.argv[1:]]  # Hydra knows no ~
             if sweeps and not current_sweep():
+                mark_swept(sys.argv[1:])
                 raise SystemExit(supervise(f"seglab.{name}"))
             # Threads that spin while they wait starve other processes: 154 s became 36 s beside one that is busy
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -154,6 +160,16 @@ def _missing_plugin(word: str) -> str | None:
     except importlib.metadata.PackageNotFoundError:
         return f'{word}: expected the package {PLUGINS[name]}, got none; pip install "seglab[{name}]"'
     return None
+
+
+def find_modules_of_the_user(words: Sequence[str]) -> None:
+    """Let modules in this folder and in that of `--config-dir` be imported, here and in processes started from here."""
+    spelled = [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    spelled += [word for flag, word in pairwise(words) if flag in ("--config-dir", "-cd")]
+    folders = [os.path.abspath(folder) for folder in (*spelled, ".")]
+    sys.path += [folder for folder in folders if folder not in sys.path]
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys([*known, *folders])))
 
 
 def _in_parallel(hydra_node: Any) -> bool:

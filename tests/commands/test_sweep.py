@@ -110,11 +110,18 @@ def test_a_sweep_may_stop_at_the_first_failure(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_plan_starts_nothing(place: Path) -> None:
-    _, said = sweep(place, "loss=bce,dice", "plan=true")
-    assert runs(place) == {}
-    assert said.count("waiting outputs/default") == 2
-    assert "left: 2" in said
+def test_a_plan_starts_and_changes_nothing(place: Path) -> None:
+    sweep(place, "loss=bce")
+    before = {file: file.read_bytes() for file in place.glob("outputs/default/*/**/*") if file.is_file()}
+    _, said = sweep(place, "loss=bce,dice", "plan=true", "rerun=false")
+    after = {file: file.read_bytes() for file in place.glob("outputs/default/*/**/*") if file.is_file()}
+    assert after == before  # nor is there a new folder
+    assert list(runs(place)) == ["bce_unet_synthetic_s1"]
+    assert "waiting outputs/default/dice_" in said
+    assert "finished outputs/default/bce_" in said
+    assert "left: 1" in said
+    facts = json.loads(next(place.glob("outputs/default/bce*/run.json")).read_text())
+    assert facts["overrides"] == [*BRIEF, "loss=bce"]
 
 
 @pytest.mark.slow
