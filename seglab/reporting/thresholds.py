@@ -89,10 +89,9 @@ def temperature(table: NDArray) -> float:
 
 def at_temperature(table: NDArray, t: float) -> NDArray:
     """Move each pixel of a table (2, bins) to the bin of sigmoid(z / t)."""
-    bins, moved = table.shape[-1], np.zeros_like(table)
+    bins = table.shape[-1]
     place = np.minimum(bins / (1 + np.exp(-_logits(bins) / t)), bins - 1).astype(int)
-    np.add.at(moved, (slice(None), place), table)
-    return moved
+    return np.stack([np.bincount(place, row, bins) for row in table])
 
 
 def _logits(bins: int) -> NDArray:
