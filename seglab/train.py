@@ -91,8 +91,11 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
 
 def train_and_measure(cfg: DictConfig, run: Run) -> float:
     """Train, measure and draw in a folder that this process holds; resumes from the last checkpoint if there is one."""
-    from seglab.engine.device import precision
+    from seglab.engine.device import keep_freed_memory, precision, use_threads
+    from seglab.engine.threads import run_threads
 
+    keep_freed_memory()
+    use_threads(run_threads(cfg))
     cfg.trainer.precision = precision(cfg.trainer.accelerator, cfg.trainer.precision)
     check(cfg)
     remedy = "start each run by itself, or sweep with hydra/launcher=slurm"
@@ -318,8 +321,8 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
         shown = predict(module, samples, labels)
     captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
     arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"))
-    examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold)
-    curves(run.folder / "metrics.csv", run.folder / "curves.png")
+    examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold, run.folder.name)
+    curves(run.folder / "metrics.csv", run.folder / "curves.png", run.folder.name)
 
 
 main = command("train")(train)

@@ -30,7 +30,18 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if (folder / "train.yaml").exists())
 """The configuration: inside the package when installed from a wheel, beside it in a checkout."""
 
-NOT_IN_IDENTITY = {"hydra", "study", "folder", "rerun", "workers", "examples", "logger", "on_fail", "plan"} | {
+NOT_IN_IDENTITY = {
+    "hydra",
+    "study",
+    "folder",
+    "rerun",
+    "workers",
+    "threads",
+    "examples",
+    "logger",
+    "on_fail",
+    "plan",
+} | {
     "callbacks.snapshots",
     "trainer.accelerator",
     "trainer.devices",

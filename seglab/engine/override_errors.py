@@ -93,7 +93,7 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 def known_keys(command: str, conf: str, words: Sequence[str]) -> list[str]:
-    """Every dotted option of a command with these overrides; with the choices of groups among them where others fail."""
+    """Every dotted option of a command with these overrides, or with the choices of groups among them."""
     with initialize_config_dir(conf, version_base="1.3"):
         try:
             cfg = compose(command, list(words))
