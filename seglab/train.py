@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from seglab.contract import ContractError, require
 from seglab.engine.cli import command, runs_in_parallel, shares_process
-from seglab.engine.config import build, build_parts, check, check_domains, choices, identity, to_container
+from seglab.engine.config import build, build_parts, check, check_domains, check_root, choices, identity, to_container
 from seglab.engine.domains import better
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ MIN_IOU_FOR_LR_CHOICE = 0.05
 
 def train(cfg: DictConfig, folder: Path) -> float:
     """Run the experiment that `cfg` describes in `folder`; returns the best value of `cfg.monitor`."""
+    check_root(cfg)
     from seglab.engine.sweep import register
 
     register(folder, cfg.on_fail)
@@ -153,6 +154,9 @@ def load_data(cfg: DictConfig, run: Run) -> DataModule:
         require(
             count > 0, "dataset", f"images in {split}", "none", "see dataset.val_fraction and dataset.test_fraction"
         )
+    if facts["range"] != "full":
+        low, high = facts["range"]
+        log.info("data: values from %g to %g are the range from black to white (dataset.range)", low, high)
     counts = [f"{count} {split} ({facts['empty_masks'][split]} empty)" for split, count in facts["images"].items()]
     percent = 100 * facts["foreground"]
     log.info("data: %s images; %.3g %% of the training pixels are foreground", ", ".join(counts), percent)

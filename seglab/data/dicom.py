@@ -1,36 +1,46 @@
-"""Mammograms as DICOM stores them, or as PNG and JPEG conversions of it: gray, dark background, full 16-bit range."""
+"""Gray DICOM files by pydicom: dark background, whatever the file calls white."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.data.image_io import read_image
-from seglab.data.resize import resize, to_channels
+from seglab.data.raster import Raster, choose_page, require_size
+from seglab.data.resize import spread
 
 WINDOWS = ("full", "percentile", "header")
 
 
-def read_dicom(path: str, window: str = "full") -> np.ndarray:
+def read_dicom(path: str, window: str = "full", page: int | None = None) -> np.ndarray:
     """Decode a gray DICOM (MONOCHROME1 or 2) to (h, w) uint16 with dark background.
 
     window: `full` spreads the stored bits over 16, `header` the file's own window. Raises a ContractError that names
-    the file if it is no DICOM, is truncated, has no pixels, or is in color.
+    the file if it is no DICOM, is truncated, has no pixels, several frames without a choice, or is in color.
     """
     import pydicom
+    from pydicom.pixels import pixel_array
 
     with one_sentence(path):
         data = pydicom.dcmread(path)
-        pixels, bits, kind = data.pixel_array, int(data.BitsStored), str(data.PhotometricInterpretation)
+        frames, bits, kind = int(data.get("NumberOfFrames") or 1), int(data.BitsStored), data.PhotometricInterpretation
+        require_size(path, data.Rows, data.Columns)
+        number = choose_page(path, frames, page)
+        pixels = pixel_array(data, index=number if frames > 1 else None)
     require(pixels.ndim == 2, path, "a gray image (h, w)", "x".join(map(str, pixels.shape)))
-    gray = spread(pixels, *(header_window(data, path) if window == "header" else (0, 2**bits - 1)))
+    low = -(2 ** (bits - 1)) if data.get("PixelRepresentation") == 1 else 0
+    gray = spread(pixels, *(header_window(data, path) if window == "header" else (low, low + 2**bits - 1)))
     return ~gray if kind == "MONOCHROME1" else gray
+
+
+def decode_dicom(path: str, data: bytes, page: int | None) -> Raster:
+    """Decode one frame, its stored bits spread over 8 or 16."""
+    gray = read_dicom(path, "full", page)
+    low = (gray >> 8).astype(np.uint8)
+    return Raster(low if (low * np.uint16(257) == gray).all() else gray, "DICOM")
 
 
 @contextmanager
@@ -38,6 +48,8 @@ def one_sentence(path: str) -> Iterator[None]:
     """Turn what pydicom raises for a file that is not what it should be, a dozen kinds, into a ContractError."""
     try:
         yield
+    except ContractError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ContractError(f"{path}: expected a DICOM with pixels, got {reason}") from None
@@ -49,74 +61,3 @@ def header_window(data: Any, path: str) -> tuple[float, float]:
     require(all(name in data for name in names), path, "a window in its header", "none", "set dataset.window=full")
     center, width = (float(np.atleast_1d(np.asarray(data[name].value, float))[0]) for name in names)
     return center - width / 2, center + width / 2
-
-
-def spread(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Bring the range from `low` to `high` to 0 .. 65535, cut off outside: uint16."""
-    scale = 65535 / max(high - low, 1e-6)
-    return np.rint(np.clip((pixels.astype(np.float32) - low) * scale, 0, 65535)).astype(np.uint16)
-
-
-def read_mammogram(path: str, window: str = "full") -> np.ndarray:
-    """Decode DICOM, PNG or JPEG to a gray image (h, w), uint16, or uint8 where the file has no more.
-
-    window: `full`, `header` (DICOM alone), or `percentile`: from the 1st to the 99.5th of what is not black.
-    """
-    if Path(path).suffix.lower() == ".dcm":
-        image = read_dicom(path, window)
-    else:
-        require(window != "header", path, "a DICOM, where window=header", "another format", "set dataset.window=full")
-        image = to_channels(read_image(path), 1)[..., 0]
-    if window != "percentile":
-        return image
-    seen = image[::4, ::4]
-    seen = seen[seen > seen.min()]
-    return spread(image, *np.percentile(seen, (1, 99.5))) if seen.size else image
-
-
-def shape_of(path: str) -> tuple[int, ...]:
-    """Give the height and width of a mammogram, of a DICOM without decoding it."""
-    if Path(path).suffix.lower() != ".dcm":
-        return read_mammogram(path).shape
-    import pydicom
-
-    with one_sentence(path):
-        head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
-        return int(head.Rows), int(head.Columns)
-
-
-def breast_box(image: np.ndarray) -> tuple[slice, slice]:
-    """Find the rows and columns of the breast: the largest connected part that is brighter than a dark background."""
-    step = max(1, max(image.shape) // 512)
-    small = cv2.GaussianBlur(image[::step, ::step].astype(np.float32), (0, 0), 2)
-    bright = (small > small.min() + 0.08 * (small.max() - small.min())).astype(np.uint8)
-    bright = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))
-    count, _, stats, _ = cv2.connectedComponentsWithStats(bright)
-    if count < 2:
-        return slice(0, image.shape[0]), slice(0, image.shape[1])
-    left, top, width, height, _ = stats[1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))]
-    return slice(top * step, (top + height) * step), slice(left * step, (left + width) * step)
-
-
-def is_mask(pixels: np.ndarray) -> bool:
-    """Recognize a mask: nearly all pixels lie at one of two values (JPEG blurs the edge between them)."""
-    low, high = float(pixels.min()), float(pixels.max())
-    near = np.minimum(pixels - low, high - pixels) <= 0.05 * (high - low)
-    return bool(near.mean() > 0.98)
-
-
-def read_lesion(candidates: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Find the mask among the files of one abnormality, by its content, and bring it to the image's shape: uint8.
-
-    In CBIS-DDSM neither folder nor file name distinguishes mask and crop: the mask has two values and the image's
-    size, up to a few pixels. Foreground is the upper of the two, be it 1, 2 or 255.
-    """
-    sizes = []
-    for path in candidates:
-        pixels = read_mammogram(path)
-        off = max(abs(a - b) / b for a, b in zip(pixels.shape, shape, strict=True))
-        if off < 0.1 and is_mask(pixels):
-            return (resize((pixels > pixels.max() / 2).astype(np.float32), *shape) >= 0.5).astype(np.uint8)
-        sizes.append("x".join(map(str, pixels.shape)))
-    wanted = f"a mask of two values and about {shape[0]}x{shape[1]}"
-    raise ContractError(f"{candidates[0]}: expected {wanted}, got {', '.join(sizes)}")

@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -26,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
-from seglab.engine.config import CONF, ConfigError, check_domains
+from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
 from seglab.engine.override_errors import explain, first_line
 from seglab.engine.run import TERMINATED, current_sweep, stopped_on_purpose, was_terminated
 from seglab.engine.sweep import exclusive_slot, supervise
@@ -82,7 +83,9 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and {"--cfg", "-c", "--info", "-i"} & set(sys.argv[1:]):
                 raise SystemExit("--cfg: expected one run, got a sweep; leave -m out")
+            sys.argv[1:] = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in sys.argv[1:]]  # Hydra knows no ~
             if sweeps and not current_sweep():
+                mark_swept(sys.argv[1:])
                 raise SystemExit(supervise(f"seglab.{name}"))
             with _exit_code_of_signals(), _one_sentence_for_errors(name, began):
                 hydra_main()

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -37,6 +39,9 @@ NOT_IN_IDENTITY = {"hydra", "study", "folder", "rerun", "workers", "examples", "
     "dataset.cache_gb",
 }
 """What may change without making another experiment of it: paths, devices, workers, logging."""
+
+SWEPT = "SEGLAB_SWEPT_ROOT"
+"""The environment variable that says to the jobs of a sweep that it goes over several data sets of one kind."""
 
 
 class ConfigError(CompactHydraException):
@@ -104,6 +109,13 @@ def check_domains(cfg: DictConfig) -> None:
     _raise_if_any(list(outside(to_container(cfg))))
 
 
+def check_root(cfg: DictConfig) -> None:
+    """Raise a ContractError for a data set's folder that does not exist, before anything heavy is loaded."""
+    root = cfg.dataset.get("root")
+    there = not isinstance(root, str) or Path(root).expanduser().is_dir()
+    require(there, "dataset.root", "a folder that exists", root)
+
+
 def check(cfg: DictConfig) -> None:
     """Check every option against its domain, and every `_target_` node against the signature that it will call."""
     config = to_container(cfg)
@@ -117,6 +129,13 @@ def _raise_if_any(sentences: list[str]) -> None:
         raise ConfigError("\n".join(sentences))
 
 
+def mark_swept(words: Sequence[str]) -> None:
+    """Make `dataset.root` a part of the experiment where a sweep goes over several: `-m dataset.root=A,B`."""
+    given = [word for word in words if word.startswith("dataset.root=")]
+    if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(given)):
+        os.environ[SWEPT] = "1"
+
+
 def experiment(cfg: DictConfig) -> dict[str, Any]:
     """The part of a configuration that makes the experiment, resolved: without paths, device, workers and logging."""
 
@@ -124,8 +143,9 @@ def experiment(cfg: DictConfig) -> dict[str, Any]:
         if not isinstance(value, dict):
             return value
         inner = {key: (f"{path}.{key}" if path else key) for key in value}
-        return {key: keep(value[key], at) for key, at in inner.items() if at not in NOT_IN_IDENTITY}
+        return {key: keep(value[key], at) for key, at in inner.items() if at not in left_out}
 
+    left_out = NOT_IN_IDENTITY - ({"dataset.root"} if SWEPT in os.environ else set())
     # what points into the folder does not count either, nor a mode that follows from the monitor
     kept = keep(OmegaConf.to_container(cfg), "") | {"folder": "", "monitor_mode": "auto"}
     resolved: Any = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)

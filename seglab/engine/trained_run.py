@@ -87,9 +87,14 @@ class TrainedRun:
         same = (host.get("gpu") is not None) == (device == "cuda")
         return autocast(host["precision"] if same else "32-true", device)
 
+    @property
+    def dataset_options(self) -> dict[str, Any]:
+        """The configuration of the run's own data set, with the range of values that was found for it."""
+        return {**self.config["dataset"], "range": self.facts["data"].get("range", "full")}
+
     def dataset(self, **changes: Any) -> Dataset:
         """The run's own data set, with other values for some of its options."""
-        return build({**self.config["dataset"], **changes})
+        return build({**self.dataset_options, **changes})
 
     def loss(self) -> Loss:
         """The run's loss, its `auto` parameters computed as they were for the run."""

@@ -66,7 +66,7 @@ class Predictor:
         self.probability(np.zeros((1, side, side, self.dataset.channels), np.uint8))  # fails here if it does not fit
 
     def of_file(self, path: str) -> np.ndarray:
-        """Map an image file (PNG, JPEG, TIFF, PGM, DICOM): (h, w) uint16."""
+        """Map an image file: (h, w) uint16."""
         image = decoded(path, self.dataset)
         box = self.dataset.region(path)
         if box is None:
@@ -169,5 +169,5 @@ def ensemble_average(predictors: Sequence[Predictor], path: str) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)  # the models of an ensemble, and the overlay, look at the same image
 def decoded(path: str, dataset: Dataset) -> np.ndarray:
-    """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, uint8 or uint16."""
+    """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, in the file's own values."""
     return dataset.decode(path)

@@ -36,6 +36,7 @@ class Synthetic(Dataset):
     contrast: float = 1.0
     noise: float = 1.0
     label_noise: float = 0.0
+    range: str | tuple[float, ...] = "full"
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
