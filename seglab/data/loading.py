@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from seglab.contract import Task
 from seglab.data.augment import Augment
 from seglab.data.distance_maps import MAPS
+from seglab.data.labels import map_layers
 from seglab.data.resize import to_units
 from seglab.data.sources import Whole
 
 Batch = dict[str, Any]
+BINARY = Task()
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Samples(Dataset):
     needs: tuple[str, ...]
     seed: int
     soft: bool = False
+    task: Task = BINARY
 
     def __len__(self) -> int:
         return len(self.source)
@@ -36,31 +40,48 @@ class Samples(Dataset):
         return self.__getitems__([pair])
 
     def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> Batch:
-        """Make a batch at once: image (b,c,h,w), target (b,1,h,w), id, index int64 (b,), and what is needed.
+        """Make a batch at once: image (b,c,h,w), target (b,k,h,w), id, index int64 (b,), and what is needed.
 
         The image is uint8, or float32 in the same units (0 to 255) where the data set keeps 16 bits; the target uint8,
-        or float32 where it is soft. `index` is the image's number in the split: patches of one image share it and `id`.
-        Tiles also have `valid` (b,1,h,w) bool: the pixels of the image that no earlier tile of it has.
+        or float32 where it is soft; of classes that exclude each other their numbers (b,1,h,w). `index` is the image's
+        number in the split: patches of one image share it and `id`. `valid` (b,1,h,w) bool, absent where all pixels
+        count, leaves out those without a label or data, padding, and of tiles those that an earlier tile has.
         """
-        images, masks = self.source.batch(pairs, self.seed)
+        images, masks, valid = self.source.batch(pairs, self.seed)
         if self.augment is not None:
+            # What counts goes through the same changes as the mask, as one more channel of it.
+            masks = (
+                masks if valid is None else np.concatenate([as_channels(masks), valid[..., None]], -1, dtype=np.uint8)
+            )
             for k, (epoch, index) in enumerate(pairs):
                 images[k], masks[k] = self.augment(images[k], masks[k], (self.seed, epoch, index))
+            if valid is not None:
+                masks, valid = masks[..., :-1], masks[..., -1] > 0
         indices = [index for _, index in pairs]
         numbers = [self.source.number(index) for index in indices]
-        targets = masks.astype(np.float32) / 255 if self.soft else masks
+        masks = as_channels(masks)
         batch: Batch = {
             "image": torch.from_numpy(to_units(images)).permute(0, 3, 1, 2),
-            "target": torch.from_numpy(targets)[:, None],
+            "target": channels_first(masks.astype(np.float32) / 255 if self.soft else masks),
             "id": [self.ids[number] for number in numbers],
             "index": torch.tensor(numbers, dtype=torch.int64),
         }
-        valid = self.source.valid(indices)
         if valid is not None:
             batch["valid"] = torch.from_numpy(valid)[:, None]
         for name in self.needs:
-            batch[name] = torch.from_numpy(np.stack([MAPS[name](mask) for mask in masks]))[:, None]
+            maps = [map_layers(MAPS[name], mask[..., 0] if mask.shape[2] == 1 else mask, self.task) for mask in masks]
+            batch[name] = torch.from_numpy(np.stack(maps))
         return batch
+
+
+def as_channels(masks: np.ndarray) -> np.ndarray:
+    """Give masks (b, h, w) or (b, h, w, k) their last axis."""
+    return masks[..., None] if masks.ndim == 3 else masks
+
+
+def channels_first(masks: np.ndarray) -> torch.Tensor:
+    """Bring (b, h, w, k) to (b, k, h, w)."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(masks, 3, 1)))
 
 
 def one_thread(worker: int) -> None:
