@@ -118,6 +118,14 @@ def summary(splits: dict[str, list[Facts]], areas: np.ndarray, dataset: Dataset)
         "foreground": {
             split: float(np.mean([one["foreground"] for one in some])) for split, some in splits.items() if some
         },
+        "classes": {
+            name: float(np.mean([one["classes"][k] for one in seen]))
+            for k, name in enumerate(dataset.task.classes if seen else ())
+        },
+        "images_with_class": {
+            name: sum(one["classes"][k] > 0 for one in seen) for k, name in enumerate(dataset.task.classes)
+        },
+        "ignored": float(np.mean([one["ignored"] for one in seen])) if seen else 0.0,
         "foreground_of_images_with_any": quantiles(every[every > 0]),
         "depths": dict(Counter(one["depth"] for one in seen)),
         "images_stored_turned": sum(one["turned"] for one in seen),

@@ -37,8 +37,8 @@ AFTER_CUTTING = {"size", "fit", "channels", "bits", "range"}
 class Decoded:
     """The pixels of an item that samples are made of: as the model sees them, or, for patches, in their own size.
 
-    `image()` gives (h, w) or (h, w, c), `mask()` what labels.py says of its task, with 0 where a pixel has no label, and
-    `valid()` (h, w) bool which pixels count; None where all do. None of them is to be changed. `shape` is (h, w);
+    `image()` gives (h, w) or (h, w, c), `mask()` what labels.py says of its task, with 0 where a pixel has no label,
+    and `valid()` (h, w) bool which pixels count; None where all do. None of them is to be changed. `shape` is (h, w);
     `foreground` and `classes` are fractions of the valid pixels: of all foreground, and of each class. `points` (k, 2)
     are some pixels of the foreground, as row and column, for patches alone. `facts` are of the item in its own size.
     """
@@ -149,6 +149,8 @@ class Dataset:
         require(min(self.std) > 0, "dataset", "std above 0", self.std)
         for name in ("val_fraction", "test_fraction"):
             require(0 <= getattr(self, name) < 1, "dataset", f"{name} in [0, 1)", getattr(self, name))
+        hard = not self.soft or self.task.kind != "multiclass"
+        require(hard, "dataset", "soft=false for classes that exclude each other", self.soft)
         require(self.cache_gb >= 0, "dataset", "cache_gb of at least 0", self.cache_gb)
 
     @property

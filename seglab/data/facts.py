@@ -80,9 +80,9 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     """Say in sentences what looks wrong about the images and masks of the splits, the worst first."""
     every = [one for some in facts.values() for one in some]
     masks = [mask for one in every for mask in one["masks"]]
-    found = foreground_doubts(facts, dataset)
+    found = foreground_doubts(facts, dataset) + class_doubts(facts.get("train", []), dataset.task)
     over_half = sum(one["foreground"] > 0.5 for one in every)
-    if every and over_half >= 0.9 * len(every):
+    if every and over_half >= 0.9 * len(every) and dataset.task.kind == "binary":
         found.append(
             f"foreground is more than half of {over_half} of {len(every)} images; if it is the background, set"
             f" dataset.mask_value (the masks hold {mask_values(masks)})"
@@ -99,6 +99,19 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
             f"{count} of {len(masks)} masks are {name}, which blurs edges: they are cut at half; save them as PNG"
         )
     return found + dataset.mask_doubts(masks)
+
+
+FEW = 3
+"""Training images: a class that fewer show is learned by heart, if at all."""
+
+
+def class_doubts(train: Sequence[Facts], task: Task) -> list[str]:
+    """Say which classes no training image, or only a few of them, show."""
+    if task.channels == 1 or not train:
+        return []
+    shown = {name: sum(one["classes"][k] > 0 for one in train) for k, name in enumerate(task.classes)}
+    rare = [f"{name} ({count} of {len(train)} training images)" for name, count in shown.items() if count < FEW]
+    return [f"classes that hardly occur: {', '.join(rare)}; no model learns them"] if rare else []
 
 
 def foreground_doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
