@@ -27,6 +27,7 @@ P = ParamSpec("P")
 
 INK, FAINT, GRID = "#1c1e21", "#6b7075", "#d5d8dc"
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "#ffffff", "#e69f00", "#56b4e9"  # distinct to color-blind readers too
+OUTLINE = "#f0e442"
 
 STYLE: dict[Any, Any] = {
     "font.size": 8.5,
@@ -56,6 +57,9 @@ STYLE: dict[Any, Any] = {
 }
 
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d46", "#7f7f7f")
+CLASS_COLORS = ("#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#8c6d46", "#7f7f7f")
+"""Of classes in pictures, which also bear the colors of errors."""
+
 WIDTH = 9.5
 """Inches of a figure that fills the column of a page."""
 
@@ -148,7 +152,7 @@ def paint_classes(
     """Paint each class (k, h, w) in its color on the darkened image: uint8 (h, w, 3); later ones cover earlier ones."""
     canvas = 0.45 * gray_of(image)
     for k, where in enumerate(decided(maps, threshold, kind)):
-        canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(to_rgb(COLORS[k % len(COLORS)]))
+        canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(to_rgb(CLASS_COLORS[k % len(CLASS_COLORS)]))
     return hatched(canvas, valid).astype(np.uint8)
 
 
@@ -170,6 +174,16 @@ def hatched(canvas: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
     if valid is not None:
         rows, columns = np.indices(valid.shape)
         canvas[~valid & ((rows + columns) % 6 < 2)] = 128
+    return canvas
+
+
+def outlined(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The image, uint8 as for paint_errors, with the pixels at the border of the true foreground in yellow."""
+    real = np.pad(truth > 0.5, 1)
+    inside = real[:-2, 1:-1] & real[2:, 1:-1] & real[1:-1, :-2] & real[1:-1, 2:]
+    pixels = image.reshape(*image.shape[:2], -1)
+    canvas = pixels[..., [0, 1, 2] if pixels.shape[2] > 2 else [0, 0, 0]]
+    canvas[real[1:-1, 1:-1] & ~inside] = (255 * np.array(to_rgb(OUTLINE))).astype(np.uint8)
     return canvas
 
 

@@ -27,8 +27,8 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     from dataclasses import replace
 
     from seglab.data.decode import view_image
-    from seglab.data.resize import to_full_range
     from seglab.engine.trained_run import open_runs
+    from seglab.images.resize import to_full_range
     from seglab.inference.prediction_writer import PredictionWriter, find_images
     from seglab.inference.predictor import decoded, ensemble_average, predictor
 

@@ -15,12 +15,12 @@ from seglab.data.dataset import Dataset, Facts, Item
 from seglab.data.decode import convert, decode_item, read_item, view_image
 from seglab.data.duplicates import image_hash, near_duplicates
 from seglab.data.facts import doubts, item_facts, mask_values, objects_in
-from seglab.data.image_io import decode
-from seglab.data.labels import foreground_of
 from seglab.data.parallel import each
 from seglab.data.prepare_data import divide, select_items
-from seglab.data.resize import inside, resize
 from seglab.data.split import SPLITS, Splits
+from seglab.images.image_io import decode
+from seglab.images.labels import foreground_of
+from seglab.images.resize import inside, resize
 
 PICTURE = 256
 """Pixels of the longer side of a picture."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from seglab.contract import Task, require
-from seglab.data.image_io import read_image
-from seglab.data.resize import FITS
+from seglab.images.image_io import read_image
+from seglab.images.resize import FITS
 
 Reader = Callable[[], np.ndarray]
 """A picklable function of no arguments: a `functools.partial` of a function of some module."""

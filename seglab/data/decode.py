@@ -12,8 +12,8 @@ import numpy as np
 from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Decoded, Item
 from seglab.data.facts import item_facts
-from seglab.data.labels import Seen, foreground_of, layers, valid_pixels, without_ignored
-from seglab.data.resize import crop, fit, resize, to_bits, to_channels, to_full_range, to_mask
+from seglab.images.labels import Seen, foreground_of, layers, valid_pixels, without_ignored
+from seglab.images.resize import crop, fit, resize, to_bits, to_channels, to_full_range, to_mask
 
 POINTS = 64
 """Foreground pixels remembered of each image, for patches to be drawn around."""

@@ -13,9 +13,9 @@ import numpy as np
 
 from seglab.contract import Task
 from seglab.data.dataset import Dataset, Facts, Item
-from seglab.data.labels import Seen, foreground_of, layers
-from seglab.data.masks import mask_facts, summary
-from seglab.data.resize import inside, resize, to_mask
+from seglab.images.labels import Seen, foreground_of, layers
+from seglab.images.masks import mask_facts, summary
+from seglab.images.resize import inside, resize, to_mask
 
 
 def item_facts(item: Item, stored: Seen, dataset: Dataset) -> Facts:
@@ -94,6 +94,7 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
             f"{gone} of {objects} objects, all those of {images} images, are too small for dataset.size={dataset.size};"
             f" a lower dataset.coverage (now {dataset.coverage:g}), a larger size or dataset.fit=patch keeps them"
         )
+    found += depth_doubts([one["depth"] for one in every], dataset)
     for name, count in Counter(mask["lossy"] for mask in masks if mask["lossy"]).items():
         found.append(
             f"{count} of {len(masks)} masks are {name}, which blurs edges: they are cut at half; save them as PNG"
@@ -112,6 +113,18 @@ def class_doubts(train: Sequence[Facts], task: Task) -> list[str]:
     shown = {name: sum(one["classes"][k] > 0 for one in train) for k, name in enumerate(task.classes)}
     rare = [f"{name} ({count} of {len(train)} training images)" for name, count in shown.items() if count < FEW]
     return [f"classes that hardly occur: {', '.join(rare)}; no model learns them"] if rare else []
+
+
+def depth_doubts(depths: Sequence[str], dataset: Dataset) -> list[str]:
+    """Say what becomes of images of 8 bits where the range is that of deeper ones."""
+    shallow = depths.count("uint8")
+    if not shallow or isinstance(dataset.range, str) or dataset.range[1] <= 255:
+        return []
+    low, high = dataset.range
+    return [
+        f"{shallow} of {len(depths)} images have 8 bits, and are nearly black in the range {low:g} to {high:g} of"
+        " deeper ones; dataset.range=full takes each file's own"
+    ]
 
 
 def foreground_doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:

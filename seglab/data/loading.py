@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 from seglab.contract import Task
 from seglab.data.augment import Augment
 from seglab.data.distance_maps import MAPS
-from seglab.data.labels import map_layers
-from seglab.data.resize import to_units
 from seglab.data.sources import Whole
+from seglab.images.labels import map_layers
+from seglab.images.resize import to_units
 
 Batch = dict[str, Any]
 BINARY = Task()

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.data.dicom import one_sentence, read_dicom
-from seglab.data.image_io import read_image
-from seglab.data.resize import resize, spread, to_channels
+from seglab.images.dicom import one_sentence, read_dicom
+from seglab.images.image_io import read_image
+from seglab.images.resize import resize, spread, to_channels
 
 
 def read_mammogram(path: str, window: str = "full") -> np.ndarray:

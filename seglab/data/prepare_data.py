@@ -18,13 +18,13 @@ from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Decoded, Item
 from seglab.data.decode import decode_item, decode_once
 from seglab.data.facts import doubts
-from seglab.data.labels import has_foreground
 from seglab.data.memo import content, on_disk, remembered
 from seglab.data.parallel import each
 from seglab.data.ranges import find_range
 from seglab.data.sources import RandomPatches, Tiles, Whole
 from seglab.data.split import SPLITS, Splits, split_by_group, split_from_file
 from seglab.data.store import RECORDS, build, is_finished, open_store
+from seglab.images.labels import has_foreground
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Item
 from seglab.data.facts import extent
-from seglab.data.image_io import has_8_bits
 from seglab.data.memo import remembered
 from seglab.data.split import SPLITS, Splits
+from seglab.images.image_io import has_8_bits
 
 
 def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...], list[str]]:
@@ -38,14 +38,14 @@ def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...
 
 
 def extents(items: Sequence[Item], dataset: Dataset) -> list[list[float] | None]:
-    """Give the least and the greatest value of each image of more than 8 bits; None for others, and damaged ones."""
+    """Give the least and the greatest value of each image of more than 8 bits; None for 8, [] for damaged ones."""
     raw = [item for item in items if not item.decoded]
 
     def read(k: int) -> list[float] | None:
         try:
             return None if raw[k].files and has_8_bits(raw[k].files[0]) else extent(raw[k].image())
         except ContractError:  # said when it is decoded
-            return None
+            return []
 
     names = [f"{item.id} {dataset.reading_options()}" for item in raw]
     found = iter(remembered("ranges", dataset.cache_dir, [item.files for item in raw], read, names))

@@ -10,7 +10,7 @@ import numpy as np
 
 from seglab.data.dataset import Dataset, Decoded
 from seglab.data.decode import convert, encode
-from seglab.data.resize import crop
+from seglab.images.resize import crop
 
 Pair = tuple[int, int]
 """An epoch, and the index of a sample."""

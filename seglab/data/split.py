@@ -138,9 +138,11 @@ def is_names(value: object) -> bool:
 
 
 def find(name: str, known: Container[str]) -> str:
-    """Find the id that a name of a list stands for: itself, without its ending, or without its folders; "" if none."""
-    bare = name.removesuffix(PurePath(name).suffix)
-    return next((one for one in (name, bare, PurePath(name).name, PurePath(bare).name) if one in known), "")
+    """Find the id that a name of a list stands for: the name with as many folders as fit, or without its ending."""
+    parts = PurePath(name).parts
+    tails = (PurePath(*parts[k:]) for k in range(len(parts)))
+    names = (one for tail in tails for one in (tail.as_posix(), tail.with_suffix("").as_posix()))
+    return next((one for one in names if one in known), "")
 
 
 def checked(splits: Splits) -> Splits:

@@ -22,10 +22,10 @@ from filelock import FileLock
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Decoded, Item, Reader
 from seglab.data.decode import decode_once, native_objects
-from seglab.data.labels import with_ignored
 from seglab.data.memo import content, on_disk
 from seglab.data.parallel import each
 from seglab.files import read_json, write_json
+from seglab.images.labels import with_ignored
 
 PIXELS, RECORDS, MANIFEST, LOCK = "pixels.bin", "records.jsonl", "manifest.json", ".lock"
 FORMAT = 4

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,25 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError, Task, require
 from seglab.engine.domains import better, outside
+from seglab.engine.own_loss import as_loss
 from seglab.engine.validation import faults
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if (folder / "train.yaml").exists())
 """The configuration: inside the package when installed from a wheel, beside it in a checkout."""
 
-NOT_IN_IDENTITY = {"hydra", "study", "folder", "rerun", "workers", "examples", "logger", "on_fail", "plan"} | {
+NOT_IN_IDENTITY = {
+    "hydra",
+    "study",
+    "folder",
+    "rerun",
+    "workers",
+    "threads",
+    "examples",
+    "logger",
+    "on_fail",
+    "plan",
+} | {
     "callbacks.snapshots",
     "trainer.accelerator",
     "trainer.devices",
@@ -75,6 +88,15 @@ def model_node(node: dict[str, Any], task: Task) -> dict[str, Any]:
     return node if task.channels == 1 else {**node, "out_channels": task.channels}
 
 
+def build_loss(node: Any) -> Any:
+    """Make the loss that a node describes, ours or somebody else's function or module."""
+    from seglab.losses.base import Loss
+
+    made = build(as_loss(to_container(node)))
+    require(isinstance(made, Loss), "loss", "a loss, a function or an nn.Module", type(made).__name__)
+    return made
+
+
 def build_parts(group: str, node: Any, kind: type) -> list[Any]:
     """Make what a group lists: one object of a kind, or several by name; anything else is one sentence."""
     made = build(node)
@@ -102,10 +124,21 @@ def choices() -> dict[str, str]:
     return {group: str(name) for group, name in made.items() if not group.startswith("hydra/")}
 
 
+def overrides() -> list[str]:
+    """The words of the command line that made this run."""
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return [word for word in words if word.split("=")[0] not in ("plan", "rerun")]
+
+
+def facts_of(cfg: DictConfig) -> dict[str, Any]:
+    """What run.json holds of a configuration."""
+    facts = {"identity": identity(cfg), "choices": choices(), "overrides": overrides(), "seed": cfg.seed}
+    return facts | {"config": to_container(cfg)}
+
+
 def overridden(group: str) -> set[str]:
     """The values of a group that were given on the command line by name, as `dataset.size=512` gives size."""
-    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    keys = [word.lstrip("+~").split("=")[0].split(".") for word in words]
+    keys = [word.lstrip("+~").split("=")[0].split(".") for word in overrides()]
     return {key[1] for key in keys if key[0] == group and len(key) > 1}
 
 
@@ -123,7 +156,7 @@ def check_root(cfg: DictConfig) -> None:
 
 def check(cfg: DictConfig) -> None:
     """Check every option against its domain, and every `_target_` node against the signature that it will call."""
-    config = to_container(cfg)
+    config = {key: as_loss(value) if key == "loss" else value for key, value in to_container(cfg).items()}
     found = list(outside(config))
     named = {sentence.partition(":")[0] for sentence in found}
     _raise_if_any([*found, *(sentence for sentence in faults(config) if sentence.partition(":")[0] not in named)])
@@ -131,14 +164,15 @@ def check(cfg: DictConfig) -> None:
 
 def _raise_if_any(sentences: list[str]) -> None:
     if sentences:
-        raise ConfigError("\n".join(sentences))
+        raise ConfigError("\n".join(sentence.replace("\n", "\\n") for sentence in sentences))
 
 
 def mark_swept(words: Sequence[str]) -> None:
     """Make `dataset.root` a part of the experiment where a sweep goes over several: `-m dataset.root=A,B`."""
     given = [word for word in words if word.startswith("dataset.root=")]
-    if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(given)):
-        os.environ[SWEPT] = "1"
+    with suppress(CompactHydraException):  # a wrong word is said by the sweep itself
+        if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(given)):
+            os.environ[SWEPT] = "1"
 
 
 def experiment(cfg: DictConfig) -> dict[str, Any]:
@@ -207,9 +241,9 @@ def build_choices(group: str, words: Any) -> dict[str, Any]:
             node.merge_with(values)
         except OmegaConfBaseException as error:
             raise ConfigError(f"{group}.{name}: {str(error).splitlines()[0]}") from None
-        check(OmegaConf.create({name: node}))
+        check(OmegaConf.create({name: as_loss(to_container(node))}))
         label = " ".join([name, *(f"{key}={value}" for key, value in values.items())])
-        made[label] = build(node)
+        made[label] = build_loss(node)
     require(bool(made), group, "at least one name", "none")
     return made
 

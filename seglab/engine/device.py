@@ -36,6 +36,14 @@ def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, dtypes[precision], cache_enabled=False) if precision in dtypes else nullcontext()
 
 
+def use_threads(count: int) -> None:
+    """Compute with so many threads on the CPU from now on, in torch and in OpenCV."""
+    import cv2
+
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
+
+
 def device_facts(precision: str) -> dict[str, object]:
     """What run.json records of the device."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

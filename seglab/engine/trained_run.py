@@ -14,7 +14,7 @@ import torch
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset
 from seglab.data.module import DataModule
-from seglab.engine.config import build, model_node
+from seglab.engine.config import build, build_loss, model_node
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
 from seglab.engine.run import Run
@@ -40,7 +40,7 @@ def assemble(config: dict[str, Any], dataset: Dataset, loss: Loss) -> SegModule:
 def bound_loss(node: dict[str, Any], task: Task, facts: dict[str, Any]) -> Loss:
     """Build a loss for the classes of a data set, its `auto` parameters computed from the facts of the data."""
     frequency = facts["class_frequency"] if task.channels > 1 else [facts["foreground"]]
-    return build(node).with_task(task).with_class_frequency(frequency)
+    return build_loss(node).with_task(task).with_class_frequency(frequency)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,14 +20,17 @@ from seglab.contract import ContractError, Kind, Logits, PerImage, require
 from seglab.data.dataset import Dataset, Item
 from seglab.data.decode import convert, decode_native, encode, native_objects, raise_unless_skipped
 from seglab.data.distance_maps import MAPS
-from seglab.data.labels import layers, map_layers
+from seglab.data.facts import depth_doubts
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data, select_items
-from seglab.data.resize import resize
 from seglab.data.split import SPLITS, Splits
 from seglab.engine.per_image import ImageTable, means, predict
 from seglab.engine.trained_run import TrainedRun
+from seglab.images.labels import layers, map_layers
+from seglab.images.resize import resize
 from seglab.inference.predictor import FULL, Predictor
+
+log = logging.getLogger(__name__)
 
 FOLLOWED_OPTIONS = ("size", "fit", "reduce", "channels", "bits", "range", "mean", "std")
 """Options that other data take from the run: how an image is brought to the model."""
@@ -118,6 +122,9 @@ class TrainingResolution:
         self.data.opened = replace(opened, splits=Splits(test=images.items(opened.splits)))
         self.items, self.skipped = self.data.splits.test, opened.skipped
         self.objects = self.data.objects("test")
+        depths = [opened.decoded[item.id].facts["depth"] for item in self.items]
+        for sentence in depth_doubts(depths, images.dataset):
+            log.warning("data: %s", sentence)
 
     def __iter__(self) -> Iterator[Measured]:
         device = self.module.device

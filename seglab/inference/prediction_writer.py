@@ -20,12 +20,12 @@ from scipy.ndimage import find_objects
 
 from seglab.contract import Task, require
 from seglab.data import rle
-from seglab.data.image_io import SUFFIXES
-from seglab.data.resize import resize, to_bits, to_channels
 from seglab.files import cell, write_bytes, write_text
+from seglab.images.image_io import SUFFIXES
+from seglab.images.resize import resize, to_bits, to_channels
 from seglab.inference.predictor import FULL, class_masks
 from seglab.metrics.objects import components
-from seglab.plots import COLORS
+from seglab.plots import CLASS_COLORS
 
 KINDS = ("mask", "probability", "overlay", "objects", "rle")
 SETTINGS = "predictions.json"
@@ -128,7 +128,7 @@ def overlay(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
 
 def color_of(k: int) -> tuple[int, int, int]:
     """The color of a class, by its place among those that are scored."""
-    red, green, blue = bytes.fromhex(COLORS[k % len(COLORS)][1:])
+    red, green, blue = bytes.fromhex(CLASS_COLORS[k % len(CLASS_COLORS)][1:])
     return red, green, blue
 
 

@@ -7,6 +7,7 @@ floats, what a 16-bit PNG holds, and finer than any threshold.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,10 +22,13 @@ from torch import Tensor
 from seglab.contract import Image, Task, require
 from seglab.data.dataset import Dataset
 from seglab.data.decode import convert, view_image
-from seglab.data.resize import fit, resize, to_units, unfit
+from seglab.data.facts import depth_doubts
 from seglab.engine.module import Normalize, SegModule
 from seglab.engine.trained_run import TrainedRun
+from seglab.images.resize import fit, resize, to_units, unfit
 from seglab.inference.tiling import slide
+
+log = logging.getLogger(__name__)
 
 FULL = 65535
 """The level that stands for a probability of 1."""
@@ -188,4 +192,7 @@ def ensemble_average(predictors: Sequence[Predictor], path: str) -> np.ndarray:
 @functools.lru_cache(maxsize=2)  # the models of an ensemble, and the overlay, look at the same image
 def decoded(path: str, dataset: Dataset) -> np.ndarray:
     """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, in the file's own values."""
-    return dataset.decode(path)
+    image = dataset.decode(path)
+    for sentence in depth_doubts([str(image.dtype)], dataset):
+        log.warning("%s: %s", path, sentence)
+    return image

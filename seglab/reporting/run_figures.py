@@ -15,13 +15,14 @@ from matplotlib.patches import Patch
 
 from seglab.contract import Task, require
 from seglab.plots import (
-    COLORS,
+    CLASS_COLORS,
     FAINT,
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
     INK,
     STYLE,
     TRUE_POSITIVE,
+    outlined,
     paint_classes,
     paint_errors,
     save,
@@ -58,12 +59,13 @@ class Example(NamedTuple):
     valid: np.ndarray | None = None
 
 
-def curves(metrics_csv: Path, out: Path) -> Path:
+def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
     """Draw a run's loss, IoU, accuracy and confidences over its epochs, and where the gradient of its loss falls.
 
     `metrics_csv` has one row per epoch and columns such as `epoch`, `train/iou` and `val/iou`; a column that is absent
     or empty leaves its line out. Parameters of the loss that follow a schedule (`loss/NAME`) have a panel of their own,
-    and where one loss took over from another (`loss/stage` rises) a dotted line runs through all panels.
+    and where one loss took over from another (`loss/stage` rises) a dotted line runs through all panels. `title` names
+    the run above them.
     """
     history = pd.read_csv(metrics_csv)
     require("epoch" in history, f"curves: {metrics_csv}", "a column named epoch", list(history.columns))
@@ -71,6 +73,7 @@ def curves(metrics_csv: Path, out: Path) -> Path:
     with mpl.rc_context(STYLE):
         panels = len(PANELS) + 1 + bool(moving)
         figure = Figure(figsize=(2.43 * panels, 2.7), layout="constrained")
+        figure.suptitle(title, x=0.005, ha="left", fontsize=9.5)
         axes = figure.subplots(1, panels)
         for axis, (key, title) in zip(axes, PANELS.items(), strict=False):
             _lines(axis, history, {f"{split}/{key}": style for split, style in SPLITS.items()})
@@ -106,11 +109,14 @@ def _switches(axis: Axes, history: pd.DataFrame) -> None:
         axis.axvline(epoch, color=INK, linewidth=1, linestyle=":", label="" if k else "next loss")
 
 
-def examples(rows: Iterable[Example], out: Path, threshold: float = 0.5, task: Task | None = None) -> Path:
+def examples(
+    rows: Iterable[Example], out: Path, threshold: float = 0.5, title: str = "", task: Task | None = None
+) -> Path:
     """Draw test images one a row: the image, the truth, the probability, and the errors in color.
 
     A row is an `Example` (or a tuple of the same): a caption of one or more lines such as "best\\nIoU 0.93", the
-    image uint8 (h, w, c), the truth and the probability (h, w). Of several classes (k, h, w) each has its color.
+    image uint8 (h, w, c), the truth and the probability (h, w). `title` names the run above them. Of several classes
+    (k, h, w) each has its color.
     """
     task = task or Task()
     rows = [Example(*row) for row in rows]
@@ -118,13 +124,14 @@ def examples(rows: Iterable[Example], out: Path, threshold: float = 0.5, task: T
     height, width = rows[0].truth.shape[-2:]
     tall = 1.75 * height / width
     with mpl.rc_context({**STYLE, "axes.grid": False, "image.interpolation": "nearest"}):
-        figure = Figure(figsize=(1.1 + 4 * 1.8, 0.6 + len(rows) * (tall + 0.06)))
+        figure = Figure(figsize=(1.1 + 4 * 1.8, 0.6 + 0.25 * bool(title) + len(rows) * (tall + 0.06)))
         figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+        figure.suptitle(title, x=0.005, ha="left", fontsize=9.5)
         grid = figure.subplots(len(rows), 4, squeeze=False)
         for axes, row in zip(grid, rows, strict=True):
             _row(axes, row, threshold, task)
         third = "probability" if task.channels == 1 else "prediction"
-        for axis, title in zip(grid[0], ("image", "truth", third, "errors"), strict=True):
+        for axis, title in zip(grid[0], ("image and true outline", "truth", third, "errors"), strict=True):
             axis.set_title(title, color=FAINT)
         handles = [*_class_legend(task), *_legend()]
         figure.legend(handles=handles, loc="outside lower right", ncols=8, handlelength=1, fontsize=8)
@@ -132,7 +139,8 @@ def examples(rows: Iterable[Example], out: Path, threshold: float = 0.5, task: T
 
 
 def _row(axes: Iterable[Axes], row: Example, threshold: float, task: Task) -> None:
-    image, truth, probability = row.image.squeeze(), row.truth, row.probability
+    truth, probability = row.truth, row.probability
+    image = outlined(row.image, truth if truth.ndim == 2 else truth[list(task.scored)].max(0))
     painted = paint_errors(row.image, truth, probability, threshold, task.kind, row.valid)
     if truth.ndim == 3:
         maps = ((truth, 0.5 + 1e-6), (probability, threshold))
@@ -148,7 +156,7 @@ def _row(axes: Iterable[Axes], row: Example, threshold: float, task: Task) -> No
 def _class_legend(task: Task) -> list[Patch]:
     """The colors of the classes that are scored, where there are several channels."""
     names = [task.classes[k] for k in task.scored] if task.channels > 1 else []
-    return [Patch(facecolor=COLORS[k % len(COLORS)], label=name) for k, name in enumerate(names)]
+    return [Patch(facecolor=CLASS_COLORS[k % len(CLASS_COLORS)], label=name) for k, name in enumerate(names)]
 
 
 def _legend() -> list[Patch]:

@@ -5,10 +5,10 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.data.dataset import Dataset
-from seglab.data.dicom import read_dicom
-from seglab.data.image_io import read_image
 from seglab.data.mammogram import breast_box, is_mask, read_lesion, read_mammogram, shape_of
-from seglab.data.masks import read_mask
+from seglab.images.dicom import read_dicom
+from seglab.images.image_io import read_image
+from seglab.images.masks import read_mask
 from tests.data.fabricate import write_image
 
 

@@ -15,8 +15,8 @@ import tifffile
 from PIL import Image
 
 from seglab.contract import ContractError
-from seglab.data.image_io import SUFFIXES, files_in, read_image
-from seglab.data.masks import read_mask
+from seglab.images.image_io import SUFFIXES, files_in, read_image
+from seglab.images.masks import read_mask
 from tests.data.fabricate import save, save_palette, save_turned, scene, write_image
 
 

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from seglab.contract import ContractError
-from seglab.data.masks import mask_facts, read_mask
+from seglab.images.masks import mask_facts, read_mask
 from tests.data.fabricate import LOSSY, SAME_MASK, save, save_palette, scene, two_colors, white, with_alpha, write_image
 
 

@@ -15,8 +15,8 @@ from seglab.contract import ContractError, require
 from seglab.data import rle
 from seglab.data.dataset import Dataset, Item, Reader
 from seglab.data.decode import warp_instances
-from seglab.data.image_io import by_stem, existing_folder, files_in, read_image
-from seglab.data.resize import resize
+from seglab.images.image_io import by_stem, existing_folder, files_in, read_image
+from seglab.images.resize import resize
 
 SIDE = 768
 """Height and width in pixels of every image of the challenge, of which the table speaks."""

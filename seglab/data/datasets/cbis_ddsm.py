@@ -13,9 +13,9 @@ import numpy as np
 
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Item, one_of
-from seglab.data.dicom import WINDOWS
-from seglab.data.image_io import existing_folder, files_in
 from seglab.data.mammogram import breast_box, read_lesion, read_mammogram, shape_of
+from seglab.images.dicom import WINDOWS
+from seglab.images.image_io import existing_folder, files_in
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,10 +15,10 @@ import numpy as np
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Facts, Item, Reader, one_of
 from seglab.data.facts import value_doubts
-from seglab.data.image_io import SUFFIXES, existing_folder, files_in, read_image
-from seglab.data.labels import IGNORED
-from seglab.data.masks import Value, read_classes, read_mask, to_rgb
 from seglab.data.names import Affix, option, proposal
+from seglab.images.image_io import SUFFIXES, existing_folder, files_in, read_image
+from seglab.images.labels import IGNORED
+from seglab.images.masks import Value, read_classes, read_mask, to_rgb
 
 WHO = "dataset folder"
 T = TypeVar("T")

@@ -16,8 +16,8 @@ import numpy as np
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Item, Reader, one_of
 from seglab.data.datasets.folder import pair_item, stacked
-from seglab.data.image_io import existing_folder, files_in
-from seglab.data.masks import read_mask
+from seglab.images.image_io import existing_folder, files_in
+from seglab.images.masks import read_mask
 
 LAYOUTS = "Training and Test (Drishti-GS), partitioned_* (RIM-ONE DL), or tr_images, ts_images and clean_masks"
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Item
-from seglab.data.image_io import by_stem, existing_folder, files_in, read_image
-from seglab.data.resize import resize
+from seglab.images.image_io import by_stem, existing_folder, files_in, read_image
+from seglab.images.resize import resize
 
 ROW = re.compile(r"(?P<film>mdb\d{3}) +[FGD] +(?P<kind>[A-Z]{4})(?: +[BM])?(?P<place>(?: +\d+){3})?(?: +[*].*)?")
 SIDE = 1024

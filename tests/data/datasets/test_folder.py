@@ -136,6 +136,13 @@ def test_names_are_matched_and_what_to_set_is_proposed(tmp_path, kind):
     assert all((item.image()[item.mask() > 0] > 130).all() for item in items)
 
 
+def test_dicom_images_beside_masks_of_another_kind_are_read(tmp_path, write_dicom):
+    write_scenes(tmp_path, image=(".dcm", lambda path, image: write_dicom(path, image[..., 0], bits=8)))
+    items = folder(tmp_path, mask_suffix="").items()
+    assert [item.image().dtype for item in items] == [np.uint8] * 6
+    assert all((item.image()[item.mask() > 0] > 130).all() for item in items)
+
+
 def test_several_masks_of_one_image_are_united(tmp_path):
     write_scenes(tmp_path, named=("all/case ({})", "all/case ({})_mask"))
     more = np.zeros((40, 48), bool)

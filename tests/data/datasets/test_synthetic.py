@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from seglab.contract import ContractError
-from seglab.data.datasets.synthetic import Synthetic
+from seglab.data.datasets.synthetic import Synthetic, misdraw
 from seglab.data.datasets.synthetic_scenes import SCENES
 from seglab.data.decode import decode_item
 
 scenes = pytest.mark.parametrize("scene", SCENES)
+one_class = pytest.mark.parametrize("scene", [name for name, scene in SCENES.items() if scene.task.channels == 1])
 
 
 def pictures(dataset, split="train"):
@@ -44,7 +45,7 @@ def test_foreground_and_empty_images_are_those_of_the_scene(scene, low, high, em
     assert abs((fractions == 0).mean() - empty) < 0.17
 
 
-@scenes
+@one_class
 def test_the_foreground_option_moves_the_mean(scene):
     fractions = [mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=40, foreground=0.05, empty=0))]
     assert 0.03 < np.mean(fractions) < 0.07
@@ -55,7 +56,7 @@ def test_the_empty_option_empties_all_or_none():
     assert all(mask.any() for _, mask in pictures(Synthetic(scene="ships", train=10, empty=0)))
 
 
-@scenes
+@one_class
 def test_foreground_is_brighter_with_more_contrast(scene):
     def contrast(factor):
         pairs = pictures(Synthetic(scene=scene, train=8, empty=0, contrast=factor))
@@ -64,14 +65,31 @@ def test_foreground_is_brighter_with_more_contrast(scene):
     assert contrast(2) > contrast(0) + 10
 
 
-def test_label_noise_moves_training_masks_and_leaves_the_images_and_the_test_masks():
-    clean, noisy = Synthetic(train=6, test=6), Synthetic(train=6, test=6, label_noise=1.0)
-    train = list(zip(pictures(clean), pictures(noisy), strict=True))
-    test = list(zip(pictures(clean, "test"), pictures(noisy, "test"), strict=True))
-    assert all((a[0] == b[0]).all() for a, b in train + test)
-    assert all((a[1] == b[1]).all() for a, b in test)
-    ious = [(a[1] & b[1]).sum() / (a[1] | b[1]).sum() for a, b in train]
-    assert 0.3 < np.mean(ious) < 0.95
+def test_label_noise_spoils_training_masks_alone_at_its_rate():
+    clean, noisy, half = (Synthetic(train=24, val=4, test=4, label_noise=rate) for rate in (0, 1, 0.5))
+    for split in ("train", "val", "test"):
+        pairs = list(zip(pictures(clean, split), pictures(noisy, split), strict=True))
+        assert all((a[0] == b[0]).all() for a, b in pairs)
+        assert all((a[1] == b[1]).all() for a, b in pairs) == (split != "train")
+    spoilt = [(a[1] != b[1]).any() for a, b in zip(pictures(clean), pictures(half), strict=True)]
+    assert 6 <= sum(spoilt) <= 18  # of 24 discs, one an image
+
+
+def test_a_wrong_object_is_missing_flipped_grown_or_shrunk():
+    truth = np.zeros((40, 40), np.float32)
+    truth[5:13, 20:28] = 1
+    seen = set()
+    for seed in range(40):
+        drawn = misdraw(truth, 1.0, np.random.default_rng(seed))
+        inside, size = (drawn * truth).sum(), drawn.sum()
+        seen.add("missing" if not size else "flipped" if not inside else "grown" if size > 64 else "shrunk")
+        if not inside:
+            assert size in (0, 64)
+        else:
+            assert size != 64
+            assert inside == min(size, 64)
+    assert seen == {"missing", "flipped", "grown", "shrunk"}
+    assert (misdraw(truth, 0.0, np.random.default_rng(0)) == truth).all()
 
 
 def test_soft_masks_are_fractions():
@@ -89,7 +107,7 @@ def test_ships_are_thin_boxes():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"scene": "moon"}, "scene to be one of disc, lesion, ships, got moon"),
+        ({"scene": "moon"}, "scene to be one of disc, disc_cup, organ, lesion, ships, got moon"),
         ({"size": 8}, "size of at least 32"),
         ({"train": 0}, "train of at least 1"),
         ({"empty": 1.5}, r"empty in \[0, 1\]"),

@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 from seglab.contract import ContractError, require
-from seglab.data.dicom import decode_dicom
-from seglab.data.raster import Raster, choose_page, not_opaque, require_size
-from seglab.data.tiff import MAGIC, decode_tiff
+from seglab.images.dicom import decode_dicom
+from seglab.images.raster import Raster, choose_page, not_opaque, require_size
+from seglab.images.tiff import MAGIC, decode_tiff
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is below the size of a scan; `require_size` has ours
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a damaged file is one sentence, not lines of C++

@@ -60,6 +60,7 @@ def choose_page(path: str, pages: int, page: int | None) -> int:
     """Give the number of the page to read, from 0; a file of one page alone needs no choice."""
     if pages == 1:
         return 0
+    require(pages > 0, path, "an image", "none: the file is cut off", "copy it again")
     wanted, remedy = "one page" if page is None else f"page {page}", f"set dataset.page to one of 0 to {pages - 1}"
-    require(page is not None and 0 <= page < pages, path, wanted, f"{pages} pages", remedy if pages else "")
+    require(page is not None and 0 <= page < pages, path, wanted, f"{pages} pages", remedy)
     return page or 0

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from seglab.contract import require
-from seglab.data.image_io import decode
-from seglab.data.labels import IGNORED, with_ignored
-from seglab.data.raster import Raster
+from seglab.images.image_io import decode
+from seglab.images.labels import IGNORED, with_ignored
+from seglab.images.raster import Raster
 
 Value: TypeAlias = int | str
 """A gray level or an index of a palette; or a color, "#rrggbb"."""

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from seglab.contract import require
-from seglab.data.raster import Raster, choose_page, not_opaque, require_size
+from seglab.images.raster import Raster, choose_page, not_opaque, require_size
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first four bytes."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.data.raster import Raster, choose_page, require_size
-from seglab.data.resize import spread
+from seglab.images.raster import Raster, choose_page, require_size
+from seglab.images.resize import spread
 
 WINDOWS = ("full", "percentile", "header")
 
