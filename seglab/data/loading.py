@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from seglab.contract import Task
 from seglab.data.augment import Augment
 from seglab.data.distance_maps import MAPS
 from seglab.data.sources import Whole
+from seglab.images.labels import map_layers
 from seglab.images.resize import to_units
 
 Batch = dict[str, Any]
+BINARY = Task()
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Samples(Dataset):
     needs: tuple[str, ...]
     seed: int
     soft: bool = False
+    task: Task = BINARY
 
     def __len__(self) -> int:
         return len(self.source)
@@ -37,11 +41,12 @@ class Samples(Dataset):
         return self.__getitems__([pair])
 
     def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> Batch:
-        """Make a batch at once: image (b,c,h,w), target (b,1,h,w), id, index int64 (b,), and what is needed.
+        """Make a batch at once: image (b,c,h,w), target (b,k,h,w), id, index int64 (b,), and what is needed.
 
         The image is uint8, or float32 in the same units (0 to 255) where the data set keeps 16 bits; the target uint8,
-        or float32 where it is soft. `index` is the image's number in the split: patches of one image share it and `id`.
-        Tiles also have `valid` (b,1,h,w) bool: the pixels of the image that no earlier tile of it has.
+        or float32 where it is soft; of classes that exclude each other their numbers (b,1,h,w). `index` is the image's
+        number in the split: patches of one image share it and `id`. `valid` (b,1,h,w) bool, absent where all pixels
+        count, leaves out those without a label or data, padding, and of tiles those that an earlier tile has.
         """
         image, target, valid = self.read(pairs)
         if self.augment is not None:
@@ -57,16 +62,17 @@ class Samples(Dataset):
         if valid is not None:
             batch["valid"] = valid
         for name in self.needs:
-            maps = np.stack([MAPS[name](mask) for mask in target[:, 0].cpu().numpy()])
-            batch[name] = torch.from_numpy(maps)[:, None].to(target.device)
+            masks = target.permute(0, 2, 3, 1).cpu().numpy()
+            maps = [map_layers(MAPS[name], mask[..., 0] if mask.shape[2] == 1 else mask, self.task) for mask in masks]
+            batch[name] = torch.from_numpy(np.stack(maps)).to(target.device)
         return batch
 
     def read(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Give the image, target (uint8) and valid mask of some samples, before anything is changed."""
-        images, masks = self.source.batch(pairs, self.seed)
-        valid = self.source.valid([index for _, index in pairs])
+        images, masks, valid = self.source.batch(pairs, self.seed)
         image = torch.from_numpy(to_units(images)).permute(0, 3, 1, 2)
-        return image, torch.from_numpy(masks)[:, None], None if valid is None else torch.from_numpy(valid)[:, None]
+        target = torch.from_numpy(masks if masks.ndim == 4 else masks[..., None]).permute(0, 3, 1, 2).contiguous()
+        return image, target, None if valid is None else torch.from_numpy(valid)[:, None]
 
 
 def one_thread(worker: int) -> None:

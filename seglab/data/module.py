@@ -83,7 +83,8 @@ class DataModule(pl.LightningDataModule):
         """Make one split's samples; only training images are changed at random."""
         augment = self.augment if split == "train" else None
         ids = [item.id for item in self.splits[split]]
-        return Samples(self.opened.source(split), ids, augment, self.needs, self.seed, self.dataset.soft)
+        soft, task = self.dataset.soft, self.dataset.task
+        return Samples(self.opened.source(split), ids, augment, self.needs, self.seed, soft, task)
 
     def loader(self, split: str) -> DataLoader[Batch]:
         """Make one split's loader, in random order for training; no batch depends on how many workers there are."""

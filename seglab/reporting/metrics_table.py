@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from seglab.contract import Task
 from seglab.reporting import learning_curves
+from seglab.reporting.class_rows import chosen_classes, threshold_of
 from seglab.reporting.load_runs import Sweep
 from seglab.reporting.thresholds import average_precision, calibration_error, scores_at
 
@@ -70,7 +72,8 @@ def worse_if_higher(key: str) -> bool:
 class Pooled(NamedTuple):
     """One run's histograms over all test pixels, (2, 256), their scores, and the scores of each image when tuned.
 
-    `images` has a row for each test image, by id, and the columns THRESHOLDED; it is empty without a tuned threshold.
+    Of several classes the sum of the histograms and the mean of the scores. `images` has a row for each test image, by
+    id, and the columns THRESHOLDED; it is empty without a tuned threshold.
     """
 
     table: np.ndarray
@@ -87,15 +90,27 @@ def read_histograms(runs: pd.DataFrame) -> dict[int, Pooled]:
                 table, ids = arrays["test"], arrays["test_ids"]
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             continue
-        images = _scores_of_images(table, run["threshold"], run["config"].get("empty", "correct"))
-        scores = _scores(table.sum(0), images, run["threshold"])
-        found[row] = Pooled(table.sum(0), scores, images.set_axis(ids[: len(images)]))
+        table = table if table.ndim == 4 else table[:, None]  # written before there were classes
+        tables = [table[:, k] for k in run["classes"]]
+        pooled = pool(tables, run["threshold"], run["config"].get("empty", "correct"))
+        found[row] = pooled._replace(images=pooled.images.set_axis(ids[: len(pooled.images)]))
     return found
 
 
-def at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, float]:
-    """What histograms (n, 2, 256) give: average precision, calibration error, and the scores at the tuned threshold."""
-    return _scores(table.sum(0), _scores_of_images(table, threshold, empty), threshold)
+def pool(tables: Sequence[np.ndarray], thresholds: Sequence[float], empty: str) -> Pooled:
+    """Add up the histograms (n, 2, 256) of one run's classes, and average their scores."""
+    images = [_scores_of_images(*pair, empty) for pair in zip(tables, thresholds, strict=True)]
+    parts = [_scores(t.sum(0), one, at) for t, one, at in zip(tables, images, thresholds, strict=True)]
+    scores = {str(key): float(value) for key, value in pd.DataFrame(parts).mean().items()}
+    together = images[0] if len(images) == 1 else pd.concat(images).groupby(level=0).mean()
+    return Pooled(np.sum([table.sum(0) for table in tables], axis=0), scores, together)
+
+
+def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[str, float]:
+    """What histograms (n, classes, 2, 256) give: average precision, calibration error, scores at tuned thresholds."""
+    chosen = chosen_classes(task)
+    edges = [threshold_of(tuned, task.classes[k]) for k in chosen]
+    return pool([table[:, k] for k in chosen], edges, empty).scores
 
 
 def _scores_of_images(table: np.ndarray, threshold: float, empty: str) -> pd.DataFrame:

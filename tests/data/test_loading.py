@@ -122,5 +122,5 @@ def test_facts_are_counted_from_the_masks():
 
 
 def test_an_unknown_need_is_one_sentence():
-    with pytest.raises(ContractError, match="needs among distance, gap, .*got"):
+    with pytest.raises(ContractError, match="needs among distance, gap, components, cells, inverse_size, got"):
         DataModule(Synthetic(**SMALL), needs=("color",))
