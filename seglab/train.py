@@ -25,6 +25,7 @@ from seglab.engine.config import (
 from seglab.engine.domains import better
 
 if TYPE_CHECKING:
+    import torch
     from pytorch_lightning import Trainer
 
     from seglab.data.module import DataModule
@@ -102,7 +103,7 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     require(one_process(cfg) or not shares_process(), "trainer", "devices=1 in a sweep in one process", "more", remedy)
     trainer = make_trainer(cfg, run)
     check_before_data(cfg)
-    data = load_data(cfg, run)
+    data = load_data(cfg, run, trainer.strategy.root_device)
     module = make_module(cfg, data, run)
     fit(cfg, trainer, module, data, run)
     measure(cfg, trainer, module, data, run)
@@ -138,13 +139,22 @@ def check_before_data(cfg: DictConfig) -> None:
     check_monitors({"monitor": cfg.monitor} | more, cfg.threshold, cfg.empty, dataset.task)
 
 
-def load_data(cfg: DictConfig, run: Run) -> DataModule:
+def load_data(cfg: DictConfig, run: Run, device: torch.device) -> DataModule:
     """Read the data set, and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
     from seglab.engine.limited_loader import limited_loader
 
     loss = build_loss(cfg.loss)
-    data = DataModule(build(cfg.dataset), build(cfg.augment), cfg.batch_size, cfg.workers, cfg.seed, loss.needs)
+    data = DataModule(
+        build(cfg.dataset),
+        build(cfg.augment),
+        cfg.batch_size,
+        cfg.workers,
+        cfg.seed,
+        loss.needs,
+        store=cfg.store,
+        device=device,
+    )
     data.setup()
     facts = data.facts()
     before = (run.earlier.get("data") or facts)["fingerprint"]

@@ -36,6 +36,7 @@ NOT_IN_IDENTITY = {
     "folder",
     "rerun",
     "workers",
+    "store",
     "threads",
     "examples",
     "logger",
