@@ -25,8 +25,8 @@ from seglab.data.split import Splits
 class DataModule(pl.LightningDataModule):
     """The three splits of a data set as batches, and the facts about them.
 
-    `store` is `disk` (a memory map where the data set has a cache), or `memory` or `device`, where all images of a split
-    lie as one tensor and batches are taken and changed; `auto` is `device` on a GPU if they fill at most a quarter of
+    `store` is `disk` (a memory map where the data set has a cache), or `memory` or `device`: all images of a split then
+    lie there as one tensor, and batches are made there; `auto` is `device` on a GPU if they fill at most a quarter of
     what is free there, else `disk`. `device` is that of the training. No batch depends on either, but for rounding.
     `needs` names the maps that the loss wants (see distance_maps.py). `start_method` chooses how workers start (fork,
     spawn, forkserver; None is the platform's own); no batch depends on it, nor on `workers`.
