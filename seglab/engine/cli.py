@@ -39,6 +39,11 @@ PLUGINS = {"ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
 """What our launchers need beyond Hydra: optional packages, one extra each."""
 
 
+EXTRAS = {"jinja2": "report", "markupsafe": "report", "latex2mathml": "report", "plotly": "report"}
+EXTRAS |= {"onnx": "export", "onnxruntime": "export", "onnxscript": "export", "monai": "bench", "kornia": "bench"}
+"""The extra that a package belongs to, for those that a command may lack."""
+
+
 def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[], None]]:
     """Make a command of `function(cfg, folder)`: `conf/<name>.yaml` composes cfg, Hydra names the folder.
 
@@ -65,6 +70,12 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 if stopped_on_purpose(error):
                     raise SystemExit(143 if was_terminated(error) else 130) from None  # ends a sweep too
                 raise RuntimeError(f"the job called sys.exit({error})") from error
+            except ModuleNotFoundError as error:
+                package = (error.name or "").partition(".")[0]
+                if package not in EXTRAS:
+                    raise
+                remedy = f'pip install "seglab[{EXTRAS[package]}]"'
+                raise SystemExit(f"{name}: expected the package {package}, got none; {remedy}") from None
             except Exception as error:
                 traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it must not keep the model
                 raise
