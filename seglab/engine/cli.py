@@ -58,7 +58,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             try:
                 refuse_added(cfg, HydraConfig.get().overrides.task, name, str(CONF))
                 check_domains(cfg)
-                with exclusive_slot():
+                with exclusive_slot(), _extras_named(name):
                     return function(cfg, Path(HydraConfig.get().runtime.output_dir))
             except (ConfigError, ContractError, OmegaConfBaseException, OSError) as error:
                 if HydraConfig.get().mode == RunMode.RUN:
@@ -70,12 +70,6 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 if stopped_on_purpose(error):
                     raise SystemExit(143 if was_terminated(error) else 130) from None  # ends a sweep too
                 raise RuntimeError(f"the job called sys.exit({error})") from error
-            except ModuleNotFoundError as error:
-                package = (error.name or "").partition(".")[0]
-                if package not in EXTRAS:
-                    raise
-                remedy = f'pip install "seglab[{EXTRAS[package]}]"'
-                raise SystemExit(f"{name}: expected the package {package}, got none; {remedy}") from None
             except Exception as error:
                 traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it must not keep the model
                 raise
@@ -171,6 +165,19 @@ def _missing_plugin(word: str) -> str | None:
     except importlib.metadata.PackageNotFoundError:
         return f'{word}: expected the package {PLUGINS[name]}, got none; pip install "seglab[{name}]"'
     return None
+
+
+@contextmanager
+def _extras_named(name: str) -> Iterator[None]:
+    """Say in one sentence which extra a command lacks."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        remedy = f'pip install "seglab[{EXTRAS[package]}]"'
+        raise ConfigError(f"{name}: expected the package {package}, got none; {remedy}") from None
 
 
 def find_modules_of_the_user(words: Sequence[str]) -> None:
