@@ -80,7 +80,7 @@ def supervise(module: str) -> int:
         again = bool(_mark_crashed(journal, code, stopped)) and not stopped
     runs, plan = registered_runs(journal), "plan=true" in sys.argv
     print(summary(runs, time.time() - started, plan), file=sys.stderr)
-    return code or int(not plan and any(run.get("status") != "finished" for run in runs))
+    return code or int(not plan and any(run.get("status") not in ("finished", "paused") for run in runs))
 
 
 def _run_child(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
@@ -134,15 +134,16 @@ def _mark_crashed(journal: Path, code: int, stopped: bool) -> list[str]:
 def summary(runs: list[dict[str, Any]], seconds: float, plan: bool) -> str:
     """Describe a sweep in a few lines: how many runs are finished, which failed and why, what is left."""
     states = [run.get("status", "waiting") for run in runs]
-    order = ("finished", "failed", "interrupted", "running", "waiting")
+    order = ("finished", "paused", "failed", "interrupted", "running", "waiting")
     counts = ", ".join(f"{states.count(state)} {state}" for state in order if state in states)
     lines = [f"sweep: {len(runs)} runs: {counts or 'none'}; {seconds:.0f} s"]
     lines += [f"  failed: {run['name']}: {run['error']['message']}" for run in runs if run.get("status") == "failed"]
     finished = [run["seconds"] for run in runs if run.get("status") == "finished"]
-    left = len(runs) - len(finished)
+    left = len(runs) - len(finished) - states.count("paused")
     if plan or left:
         time_left = f", about {left * sum(finished) / len(finished) / 60:.0f} min" if finished else ""
         lines.append(f"  left: {left}{time_left}; the same command resumes them")
-    studies = sorted({str(Path(run["folder"]).parent) for run in runs})
+    folders = {Path(run["folder"]).parent for run in runs}
+    studies = sorted(str(folder) for folder in folders if not folder.name.startswith("."))
     lines += [f"  report: python -m seglab.report {os.path.relpath(study)}" for study in studies]
     return "\n".join(lines)

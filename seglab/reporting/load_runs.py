@@ -56,7 +56,7 @@ class Sweep:
     @property
     def waiting(self) -> list[str]:
         """The runs that have not ended: at work, killed or interrupted."""
-        return list(self.runs.loc[self.runs["status"].isin(["running", "interrupted"]), "name"])
+        return list(self.runs.loc[self.runs["status"].isin(["running", "interrupted", "paused"]), "name"])
 
 
 def collect(roots: Iterable[Path | str]) -> Sweep:
@@ -115,6 +115,7 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
         "finished": "",
         "running": "still running, or ended without a message",
         "interrupted": "interrupted; run it again to resume",
+        "paused": "paused by stop_after; run it again without to resume",
         "failed": f"{raised.get('kind', 'error')}: {raised.get('message', '')}".strip().split("\n")[0],
     }
     return facts, problems.get(status, f"status {status}")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from seglab.files import csv_text, write_text
 from seglab.plots import save, svg
-from seglab.reporting import external_data, report_sections
+from seglab.reporting import external_data, report_sections, tuning
 from seglab.reporting.html import TEMPLATES
 from seglab.reporting.metrics_table import BLOCKS, keys_of, title
 from seglab.reporting.study import IMAGES, Study
@@ -44,6 +44,7 @@ def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: p
     A part for each study with its figures (texts of SVG files by name), then external data, what failed or is missing,
     and the `commands` that reproduce it.
     """
+    searches = tuning.searches(runs["folder"])
     seeds = runs.loc[runs["used"], "seed"].nunique()
     facts = f"{runs['used'].sum()} of {len(runs)} runs, {seeds} seed{'s' * (seeds != 1)}, {datetime.date.today()}"
     return TEMPLATES.get_template("report.html.j2").render(
@@ -51,6 +52,8 @@ def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: p
         facts=facts,
         studies=list(zip(studies, figures, strict=True)),
         external=list(external_data.tables(external_data.evaluated(runs))),
+        searches=[(found, svg(tuning.figure(found), f"tuning{k}")) for k, found in enumerate(searches)],
+        trials=tuning.trials,
         failed=report_sections.failed(runs),
         missing=[f"{label} with seed {seed}" for study in studies for label, seed in study.missing],
         commands=commands,
