@@ -142,11 +142,12 @@ def test_other_images_come_to_the_model_as_the_run_would_have_them(
     assert list(rows) == list(pd.read_csv(run / "per_image.csv"))
     own = {"dataset": {"_target_": "a", "size": 32, "channels": 3, "mean": [0.1], "root": "here"}}
     own["dataset"] |= {"fit": "pad", "reduce": 2, "bits": 16, "std": [1.0]}
-    saved = type("S", (), {"config": own})
+    saved = type("S", (), {"dataset_options": own["dataset"] | {"range": [0, 1]}})
     theirs = {"_target_": "b", "size": 256, "channels": 1, "mean": [0.5], "root": "there", "coverage": 0.3}
     node = dataset_node(saved, theirs, {"size"})
-    assert node == theirs | {"channels": 3, "mean": [0.1], "fit": "pad", "reduce": 2, "bits": 16, "std": [1.0]}
-    assert dataset_node(saved, {"root": "moved"}, set()) == own["dataset"] | {"root": "moved"}
+    followed = {"channels": 3, "mean": [0.1], "fit": "pad", "reduce": 2, "bits": 16, "std": [1.0], "range": [0, 1]}
+    assert node == theirs | followed
+    assert dataset_node(saved, {"root": "moved"}, set()) == saved.dataset_options | {"root": "moved"}
 
 
 @pytest.fixture

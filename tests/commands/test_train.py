@@ -250,7 +250,7 @@ def test_what_chooses_the_checkpoint_on_patches_is_the_score_of_whole_images(
 
 
 def test_a_finished_run_is_not_taken_for_one_on_data_that_have_changed(configure: Configure, tmp_path: Path) -> None:
-    from seglab.train import fingerprint_now
+    from seglab.engine.outcome import fingerprint_now
 
     cfg = configure("train", *photographs(tmp_path / "data", 32), folder=tmp_path / "run")
     value = train(cfg, tmp_path / "run")

@@ -89,7 +89,8 @@ def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were() -
     images = (torch.rand(3, 8, 8, 3).numpy() * 255).astype("uint8")
     masks = (images[..., 0] > 128).astype("uint8")
     pairs = zip(images, masks, strict=True)
-    decoded = [Decoded(partial(copy.copy, image), partial(copy.copy, mask), (8, 8), 0.5, mask) for image, mask in pairs]
+    readers = [(partial(copy.copy, image), partial(copy.copy, mask)) for image, mask in pairs]
+    decoded = [Decoded(*pair, (8, 8), 0.5, masks[0], {}) for pair in readers]
     samples = Samples(Whole(decoded, Dataset(size=8)), ["a", "b", "c"], None, (), 1)
     trained = module()
     before, state = copy.deepcopy(trained.state_dict()), torch.get_rng_state()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from seglab.contract import ContractError
-from seglab.data.dicom import breast_box
+from seglab.data.mammogram import breast_box
 from seglab.engine.trained_run import open_run
 from seglab.inference.predictor import SYMMETRIES, Predictor, cut, ensemble_average, predictor, transformed
 from tests.engine.untrained import write_run

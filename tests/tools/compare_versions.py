@@ -9,6 +9,7 @@ Renamed columns are listed in RENAMED; anything else that differs is printed, an
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -108,8 +109,8 @@ def make(checkout: Path, data: Path, out: Path, only: Sequence[str] = ()) -> Non
 
 def overrides_of(folder: Path) -> str:
     """The overrides of a run, sorted, without the folders of this machine: what two versions have in common."""
-    file = folder / ".hydra" / "overrides.yaml"
-    words = file.read_text().split() if file.exists() else []
+    file = folder / ".hydra" / "overrides.yaml"  # of version 1
+    words = file.read_text().split() if file.exists() else json.loads((folder / "run.json").read_text())["overrides"]
     return " ".join(sorted(word for word in words if "/" not in word and word != "-"))
 
 
