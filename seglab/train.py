@@ -78,7 +78,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
     for lr in cfg.tune.lr:
         short = cfg.copy()
         short.merge_with({"optimizer": {"lr": lr}, "trainer": {"max_epochs": cfg.tune.epochs}, "seed": cfg.tune.seed})
-        short.tune.lr, short.examples = None, 1
+        short.tune.lr, short.stop_after = None, cfg.tune.epochs
         folder = run.folder.parent / ".tune" / f"{choices().get('loss', 'loss')}_lr-{lr:g}-{identity(short)}"
         short.folder = str(folder)
         values[lr] = run_once(short, folder, wait=True)
@@ -106,6 +106,11 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     data = load_data(cfg, run, trainer.strategy.root_device)
     module = make_module(cfg, data, run)
     fit(cfg, trainer, module, data, run)
+    if cfg.stop_after:
+        run.pauses_after = cfg.stop_after
+        run.note(paused=cfg.stop_after)
+        value = run.paused_value(cfg.stop_after)
+        return float("nan") if value is None else value
     measure(cfg, trainer, module, data, run)
     if run.is_main:
         draw(cfg, module, data, run)
@@ -222,17 +227,21 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     from pytorch_lightning.loggers import Logger
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
-    from seglab.engine.callbacks import EpochLines, Progress, StaysStopped, silence_lightning_warnings
+    from seglab.engine.callbacks import EpochLines, Progress, StaysStopped, StopAfter, silence_lightning_warnings
     from seglab.engine.checkpoints import AtomicCheckpointIO, checkpoints
     from seglab.engine.device import device_facts
     from seglab.engine.gradient_stats import GradientFractions
     from seglab.engine.loss_schedule import LossSchedule
     from seglab.engine.per_image import EpochTable
+    from seglab.engine.trackers import Tracker
 
     silence_lightning_warnings()
     run.note(host=device_facts(cfg.trainer.precision))
     callbacks = build_parts("callbacks", cfg.callbacks, Callback)
     loggers = build_parts("logger", cfg.logger, Logger)
+    for tracker in (each for each in loggers if isinstance(each, Tracker)):
+        tracker.begin(run.folder, run.facts)
+        run.mirrors.append(tracker.end)
     progress = Progress(refresh_rate=5) if sys.stderr.isatty() and not runs_in_parallel() else EpochLines()
     return build(
         cfg.trainer,
@@ -242,6 +251,7 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
             GradientFractions(),
             progress,
             StaysStopped(),
+            *([StopAfter(cfg.stop_after)] if cfg.stop_after else []),
             *checkpoints(run.folder / "checkpoints", cfg.monitor, better(cfg.monitor)),
             *callbacks,
         ],
