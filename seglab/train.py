@@ -78,7 +78,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
     for lr in cfg.tune.lr:
         short = cfg.copy()
         short.merge_with({"optimizer": {"lr": lr}, "trainer": {"max_epochs": cfg.tune.epochs}, "seed": cfg.tune.seed})
-        short.tune.lr, short.examples = None, 1
+        short.tune.lr, short.examples, short.pictures = None, 1, False
         folder = run.folder.parent / ".tune" / f"{choices().get('loss', 'loss')}_lr-{lr:g}-{identity(short)}"
         short.folder = str(folder)
         values[lr] = run_once(short, folder, wait=True)
@@ -108,7 +108,8 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
         draw(cfg, module, data, run)
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
     warn_if_nothing_is_found(run)
-    log.info("test: %s\n%s: run.json per_image.csv curves.png examples.png", "  ".join(scores), run)
+    drawn = " curves.png examples.png" if cfg.pictures else ""
+    log.info("test: %s\n%s: run.json per_image.csv%s", "  ".join(scores), run, drawn)
     return run.facts["monitor"]["value"]
 
 
@@ -302,7 +303,7 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
 
 
 def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None:
-    """Draw the learning curves and test images: some chosen by the data alone, and the best, median and worst."""
+    """Keep test images that the data alone chooses; draw the learning curves and the best, median and worst image."""
     import pandas as pd
 
     from seglab.engine.device import autocast
@@ -314,6 +315,8 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
     labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}
     with autocast(cfg.trainer.precision, module.device.type):
         write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))
+        if not cfg.pictures:
+            return
         shown = predict(module, samples, labels)
     captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
     arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"))

@@ -27,6 +27,7 @@ CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if 
 """The configuration: inside the package when installed from a wheel, beside it in a checkout."""
 
 NOT_IN_IDENTITY = {"hydra", "study", "folder", "rerun", "workers", "examples", "logger", "on_fail", "plan"} | {
+    "pictures",
     "callbacks.snapshots",
     "trainer.accelerator",
     "trainer.devices",

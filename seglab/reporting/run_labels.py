@@ -15,7 +15,7 @@ import pandas as pd
 
 IGNORED = ("seed", "study", "folder", "rerun", "workers", "examples", "logger", "callbacks", "hydra", "name")
 IGNORED_LEAVES = {"trainer.accelerator", "trainer.devices", "dataset.root", "dataset.fold"}
-IGNORED_LEAVES |= {"dataset.cache_dir", "dataset.cache_gb"}
+IGNORED_LEAVES |= {"pictures", "dataset.cache_dir", "dataset.cache_gb"}
 NO_CHOICE = ("loss", "dataset", "experiment", "trainer", "callbacks", "logger", "hydra")
 
 

@@ -20,9 +20,7 @@ from omegaconf import DictConfig
 from seglab.engine import cli, config
 from seglab.engine.run import Run
 from seglab.engine.sweep import JOURNAL, crash_suspects, exclusive_slot
-from tests.conftest import SMALL
-
-BRIEF = (*SMALL, "examples=1")
+from tests.conftest import SMALL, train_small
 
 BOMB = """
 import os, signal, time
@@ -45,7 +43,7 @@ class Bomb(BCE):
 
 
 def sweep(place: Path, *words: str, **environment: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "seglab.train", "-m", *words, *BRIEF]
+    command = [sys.executable, "-m", "seglab.train", "-m", *words, *SMALL]
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
         command, cwd=place, env=inherited | environment, capture_output=True, text=True, timeout=600, check=False
@@ -119,22 +117,17 @@ def test_jobs_that_died_together_take_turns_until_each_has_ended(
 
 
 @pytest.mark.slow
-def test_joblib_gives_the_rows_of_the_basic_launcher_with_the_threads_divided(tmp_path: Path) -> None:
+def test_joblib_gives_the_rows_of_single_runs_with_the_threads_divided(tmp_path: Path) -> None:
     joblib = pytest.importorskip("joblib", reason="an optional launcher")
-    places = [tmp_path / name for name in ("one", "many")]
-    for place, words in zip(places, ([], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]), strict=True):
-        place.mkdir()
-        code, said = sweep(place, "loss=bce,dice", *words, **({} if words else {"OMP_NUM_THREADS": "1"}))
-        assert code == 0, said
-        assert "2 runs: 2 finished" in said
+    code, said = sweep(tmp_path, "loss=bce,dice", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert code == 0, said
+    assert "2 runs: 2 finished" in said
     assert all(f"#{number} epoch 2/2" in said for number in (0, 1))
-    assert [run["host"]["threads"] for run in runs(places[1]).values()] == [max(1, joblib.cpu_count() // 2)] * 2
-    true, mine = (sorted(place.glob("outputs/default/*/per_image.csv")) for place in places)
-    assert [path.parent.name for path in mine] == [path.parent.name for path in true]
+    assert [run["host"]["threads"] for run in runs(tmp_path).values()] == [max(1, joblib.cpu_count() // 2)] * 2
     if joblib.cpu_count() < 4:  # more threads add in another order
-        assert [path.read_text() for path in mine] == [path.read_text() for path in true]
-    _, said = sweep(places[1], "loss=bce,dice", "hydra/launcher=joblib")
-    assert said.count("is finished already") == 2
+        for loss in ("bce", "dice"):
+            (mine,), alone = tmp_path.glob(f"outputs/default/{loss}_*/per_image.csv"), tmp_path / loss
+            assert mine.read_text() == (train_small(alone, f"loss={loss}") / "per_image.csv").read_text()
 
 
 @pytest.mark.slow
@@ -158,7 +151,7 @@ def test_a_run_that_kills_its_pool_is_found_out_and_its_neighbours_finish(tmp_pa
 @pytest.mark.slow
 def test_a_pool_that_is_told_to_stop_leaves_no_process_and_no_failure_behind(tmp_path: Path) -> None:
     pytest.importorskip("joblib", reason="an optional launcher")
-    words = ("hydra/launcher=joblib", "loss=bce,dice", *BRIEF, "trainer.max_epochs=5000")
+    words = ("hydra/launcher=joblib", "loss=bce,dice", *SMALL, "trainer.max_epochs=5000")
     with (tmp_path / "said.txt").open("w") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", "seglab.train", "-m", *words], cwd=tmp_path, stdout=said, stderr=said

@@ -70,7 +70,7 @@ def test_what_chooses_the_checkpoint_does_not_prefer_to_find_nothing(configure: 
 
 
 def test_a_run_leaves_a_folder_to_look_at_and_to_read(run: Callable[..., float], tmp_path: Path) -> None:
-    value = run(tmp_path)
+    value = run(tmp_path, "pictures=true", "examples=9")
     facts = json.loads((tmp_path / "run.json").read_text())
     table, images = pd.read_csv(tmp_path / "metrics.csv"), pd.read_csv(tmp_path / "per_image.csv")
     assert facts["status"] == "finished"
@@ -212,14 +212,6 @@ def test_the_command_line_says_one_sentence_and_exits_with_1(tmp_path: Path) -> 
     assert said.returncode == 1
     assert "trainer.max_epochs: expected" in said.stderr
     assert "Traceback" not in said.stderr
-
-
-@pytest.mark.slow
-def test_a_sweep_makes_one_folder_per_run_named_by_what_it_is(tmp_path: Path) -> None:
-    said = command("-m", *SMALL, "trainer.max_epochs=1", "loss=bce,dice", "study=two", cwd=tmp_path)
-    assert said.returncode == 0, said.stderr
-    names = sorted(path.parent.name for path in tmp_path.glob("outputs/two/*/run.json"))
-    assert [name.rsplit("-", 1)[0] for name in names] == ["bce_unet_synthetic_s1", "dice_unet_synthetic_s1"]
 
 
 def photographs(root: Path, size: int) -> list[str]:

@@ -41,7 +41,10 @@ def test_a_wheel_installed_elsewhere_trains_from_another_folder_also_with_a_loss
     where = [sys.executable, "-c", "import seglab.engine.config as c; print(c.CONF)"]
     conf = subprocess.run(where, cwd=place, env=environment, capture_output=True, text=True, check=True).stdout.strip()
     assert conf == str(site / "seglab/conf")
-    train, small = [sys.executable, "-m", "seglab.train"], ["trainer=debug", "dataset.size=32", "model.base=4"]
+    train, small = (
+        [sys.executable, "-m", "seglab.train"],
+        ["trainer=debug", "dataset.size=32", "model.base=4", "pictures=false"],
+    )
     (place / "mine.py").write_text(LOSS)
     (place / "myconf/loss").mkdir(parents=True)
     (place / "myconf/loss/mine.yaml").write_text("_target_: mine.Mine\nweight: 2.0\n")
