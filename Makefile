@@ -21,7 +21,7 @@ $(READY): requirements.lock
 	@touch $@
 
 demo: $(READY)   ## Compare four losses on embedded data, and say where the report and the pictures are
-	$(BIN)/python -m seglab.train -m experiment=demo study=demo hydra/launcher=joblib hydra.launcher.n_jobs=-1 $(ARGS)
+	$(BIN)/python -m seglab.train -m experiment=demo study=demo $(ARGS)
 	$(BIN)/python -m seglab.report outputs/demo
 
 train: $(READY)  ## Train with ARGS="loss=focal loss.gamma=2"

@@ -117,7 +117,8 @@ def draw(result: Result, measured: Any, threshold: float, out: Path) -> None:
     labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}
     captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
     pictures = zip(captions, measured.pictures(list(labels)), strict=True)
-    examples((Example(caption, *arrays) for caption, arrays in pictures), out / "examples.png", threshold)
+    title = f"{out.parents[1].name} on {out.name}"
+    examples((Example(caption, *arrays) for caption, arrays in pictures), out / "examples.png", threshold, title)
 
 
 def log_table(done: dict[str, Path]) -> None:

@@ -63,11 +63,17 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def yaml_of(name: str) -> list[str]:
+    """The lines of a loss in conf/loss; the second one of a preset says what it stands for."""
+    return (CONF / "loss" / f"{name}.yaml").read_text().splitlines()
+
+
 def section(name: str, loss: Loss) -> str:
     """A loss on the page."""
     card = loss.card
     soft = "refused" if not loss.soft else "defined; the minimum is at p = t" if card.proper else "defined"
     first = (type(loss).__doc__ or "").split("\n\n")[0].replace("\n    ", " ")
+    first = next((line[2:] for line in yaml_of(name) if line.startswith("# Preset: ")), first)
     lines = [f"### {card.title}: `loss={name}`", "", first, "", f"$${card.formula}$$", ""]
     lines += [f"![curves](losses/{name}.svg)", "", f"- Paper: {card.paper}", f"- Empty mask: {card.empty}"]
     lines += [f"- Tasks: {', '.join(loss.tasks)}. {card.many}", f"- Soft labels: {soft}"]

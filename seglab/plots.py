@@ -27,6 +27,7 @@ P = ParamSpec("P")
 
 INK, FAINT, GRID = "#1c1e21", "#6b7075", "#d5d8dc"
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "#ffffff", "#e69f00", "#56b4e9"  # distinct to color-blind readers too
+OUTLINE = "#f0e442"
 
 STYLE: dict[Any, Any] = {
     "font.size": 8.5,
@@ -133,6 +134,16 @@ def paint_errors(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, 
     for where, color in errors:
         canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(to_rgb(color))
     return canvas.astype(np.uint8)
+
+
+def outlined(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The image, uint8 as for paint_errors, with the pixels at the border of the true foreground in yellow."""
+    real = np.pad(truth > 0.5, 1)
+    inside = real[:-2, 1:-1] & real[2:, 1:-1] & real[1:-1, :-2] & real[1:-1, 2:]
+    pixels = image.reshape(*image.shape[:2], -1)
+    canvas = pixels[..., [0, 1, 2] if pixels.shape[2] > 2 else [0, 0, 0]]
+    canvas[real[1:-1, 1:-1] & ~inside] = (255 * np.array(to_rgb(OUTLINE))).astype(np.uint8)
+    return canvas
 
 
 def two_sided() -> ListedColormap:

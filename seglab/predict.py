@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 def predict(cfg: DictConfig, folder: Path) -> Path:
     """Predict the images that `cfg.input` names with the runs that `cfg.run` names; returns the folder of results."""
     from seglab.engine.trained_run import open_runs
+    from seglab.images.resize import to_full_range
     from seglab.inference.prediction_writer import PredictionWriter, find_images
     from seglab.inference.predictor import decoded, ensemble_average, predictor
 
@@ -47,11 +48,11 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     if not waiting:
         return out
     predictors = [predictor(run, **tiling, batch=cfg.batch_size, device=cfg.device) for run in runs]
-    bad = []
+    reading, bad = predictors[0].dataset, []
     for name in progress(waiting):
         file = waiting[name]
         try:
-            image = decoded(str(file), predictors[0].dataset)
+            image = to_full_range(decoded(str(file), reading), reading.range)
             levels = ensemble_average(predictors, str(file))
         except (ContractError, OSError, MemoryError) as error:
             bad.append(name)

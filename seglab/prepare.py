@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from seglab.contract import require
 from seglab.engine.cli import command
-from seglab.engine.config import build, check
+from seglab.engine.config import build, check, check_root
 from seglab.files import write_json
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig, folder: Path) -> int:
     """Do what `cfg.mode` says with the data set of `cfg`; gives the number of images that can be used."""
+    check_root(cfg)
     check(cfg)
     modes = {"prepare": prepare, "audit": inspect}
     require(cfg.mode in modes, "mode", f"one of {', '.join(modes)}", cfg.mode)
@@ -50,7 +51,8 @@ def options(dataset: Dataset) -> Iterator[str]:
 
     for field in fields(Prepared):
         value = getattr(dataset, field.name, None)
-        if field.name not in ("root", "reduce") and value != field.default:  # it is reduced already
+        # It is reduced already, and without what could not be read.
+        if field.name not in ("root", "reduce", "on_bad_item") and value != field.default:
             value = list(value) if isinstance(value, tuple) else value
             yield f"dataset.{field.name}={json.dumps(value, separators=(',', ':'))}".replace('"', "")
 
@@ -68,9 +70,11 @@ def inspect(dataset: Dataset, folder: Path) -> int:
     for name, fact in found.facts.items():
         log.info("%-*s  %s", width, name.replace("_", " "), spell(fact))
     log.info("%s: audit.json audit.png split.json (dataset.split_file=... freezes it)", folder)
+    count, faults = sum(found.facts["images"].values()), found.facts["unreadable_first"]
+    require(count > 0, "dataset", "images that can be read", f"none; the first: {faults[0] if faults else 'no images'}")
     none = f"{len(found.leaks)} pairs: {'; '.join(found.leaks[:3])}"
     require(not found.leaks, "dataset", "no image in two splits", none, "see audit.json")
-    return sum(found.facts["images"].values())
+    return count
 
 
 def spell(fact: object) -> str:

@@ -40,7 +40,10 @@ def report(cfg: DictConfig, folder: Path) -> Path:
         study.remember(roots)  # before anybody can read what it says
         studies.append(study)
     changed = [f"{key}={cfg[key]}" for key in keys if cfg[key] != getattr(Question(), key)]
-    reproduce = [*commands(sweep.runs["folder"]), " ".join(["python -m seglab.report", *map(str, cfg.roots), *changed])]
+    reproduce = [
+        *commands(sweep.runs["overrides"]),
+        " ".join(["python -m seglab.report", *map(str, cfg.roots), *changed]),
+    ]
     written = write(Path(cfg.output or roots[0]), roots[0].resolve().name, studies, sweep.runs, "\n".join(reproduce))
     for study in studies:
         log.info("%s: %s", study.title, study.headline)

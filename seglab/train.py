@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,18 @@ from omegaconf import DictConfig
 
 from seglab.contract import ContractError, require
 from seglab.engine.cli import command, runs_in_parallel, shares_process
-from seglab.engine.config import build, build_parts, check, check_domains, choices, identity, to_container
+from seglab.engine.config import (
+    build,
+    build_loss,
+    build_parts,
+    check,
+    check_domains,
+    check_root,
+    choices,
+    facts_of,
+    identity,
+    to_container,
+)
 from seglab.engine.domains import better
 
 if TYPE_CHECKING:
@@ -30,15 +39,17 @@ MIN_IOU_FOR_LR_CHOICE = 0.05
 
 def train(cfg: DictConfig, folder: Path) -> float:
     """Run the experiment that `cfg` describes in `folder`; returns the best value of `cfg.monitor`."""
+    check_root(cfg)
+    from seglab.engine.outcome import show_plan
     from seglab.engine.sweep import register
 
     register(folder, cfg.on_fail)
-    return run_once(cfg, folder)
+    return show_plan(cfg, folder) if cfg.plan else run_once(cfg, folder)
 
 
 def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
     """Give the result of the run in `folder`: known if it is finished, resumed if it was interrupted, else trained."""
-    from seglab.engine.initial_weights import unchanged
+    from seglab.engine.outcome import known_value
     from seglab.engine.run import Run
 
     check_domains(cfg)
@@ -47,27 +58,15 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
             logging.getLogger().setLevel(logging.WARNING)
         if cfg.rerun:
             run.forget()
-        data_now = functools.partial(fingerprint_now, json.dumps(to_container(cfg.dataset), sort_keys=True))
-        value = run.outcome(identity(cfg), data_now, lambda initial: not cfg.init_from or unchanged(initial))
+        value = known_value(cfg, run)
         if value is not None:
             log.info("%s is finished already; rerun=true trains it again", run)
             return value
-        if cfg.plan:
-            log.info("%s %s", run.known().get("status", "waiting"), run)
-            return float("nan")
         run.clean_up()
-        run.start(identity=identity(cfg), choices=choices(), seed=cfg.seed, config=to_container(cfg))
+        run.start(**facts_of(cfg))
         cfg = cfg.copy()  # the caller's stays as it was composed
         tune_learning_rate(cfg, run)
         return train_and_measure(cfg, run)
-
-
-@functools.cache
-def fingerprint_now(dataset: str) -> str:
-    """The fingerprint of a data set, written as JSON, as it lies on disk now; computed once in a sweep's process."""
-    from seglab.data.prepare_data import select_items
-
-    return select_items(build(json.loads(dataset))).fingerprint
 
 
 def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
@@ -92,8 +91,11 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
 
 def train_and_measure(cfg: DictConfig, run: Run) -> float:
     """Train, measure and draw in a folder that this process holds; resumes from the last checkpoint if there is one."""
-    from seglab.engine.device import precision
+    from seglab.engine.device import keep_freed_memory, precision, use_threads
+    from seglab.engine.threads import run_threads
 
+    keep_freed_memory()
+    use_threads(run_threads(cfg))
     cfg.trainer.precision = precision(cfg.trainer.accelerator, cfg.trainer.precision)
     check(cfg)
     remedy = "start each run by itself, or sweep with hydra/launcher=slurm"
@@ -140,7 +142,7 @@ def load_data(cfg: DictConfig, run: Run) -> DataModule:
     from seglab.data.module import DataModule
     from seglab.engine.limited_loader import limited_loader
 
-    loss = build(cfg.loss)
+    loss = build_loss(cfg.loss)
     data = DataModule(build(cfg.dataset), build(cfg.augment), cfg.batch_size, cfg.workers, cfg.seed, loss.needs)
     data.setup()
     facts = data.facts()
@@ -150,15 +152,17 @@ def load_data(cfg: DictConfig, run: Run) -> DataModule:
     if run.last:
         same = before == facts["fingerprint"]
         require(same, f"run {run}", "the data that it began with", "others", "rerun=true starts over")
-    for split, count in facts["images"].items():
-        require(
-            count > 0, "dataset", f"images in {split}", "none", "see dataset.val_fraction and dataset.test_fraction"
-        )
+    if facts["range"] != "full":
+        low, high = facts["range"]
+        log.info("data: values from %g to %g are the range from black to white (dataset.range)", low, high)
     counts = [f"{count} {split} ({facts['empty_masks'][split]} empty)" for split, count in facts["images"].items()]
     percent = 100 * facts["foreground"]
     log.info("data: %s images; %.3g %% of the training pixels are foreground", ", ".join(counts), percent)
     for sentence in data.warnings():
         log.warning("data: %s", sentence)
+    for split, count in facts["images"].items():
+        remedy = "see above" if facts["skipped"] else "see dataset.val_fraction and dataset.test_fraction"
+        require(count > 0, "dataset", f"images in {split}", "none", remedy)
     loaders = [limited_loader(data, split, cfg.trainer[f"limit_{split}_batches"]) for split in ("train", "val", "test")]
     if loaders[0].batch_sampler.joins:  # type: ignore[union-attr]
         log.info("data: the last batch of an epoch would be one image, and joins the batch before it")
@@ -174,7 +178,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     from seglab.engine.dry_run import dry_run
     from seglab.engine.trained_run import assemble
 
-    loss = build(cfg.loss).with_class_frequency([data.facts()["foreground"]])
+    loss = build_loss(cfg.loss).with_class_frequency([data.facts()["foreground"]])
     seed_everything(cfg.seed, verbose=False)  # after all that may draw numbers: paired runs start from one state
     module = assemble(to_container(cfg), data.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
@@ -254,7 +258,7 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
     loader = data.loader("train")
     val = limited_loader(data, "val", cfg.trainer.limit_val_batches)
     if run.last:
-        # Lightning 2.6 opens the loader before it tells the sampler its epoch
+        # Lightning 2.6 opens the loader before it sets the epoch of the sampler
         done = finished_epochs(run.last, run.facts["identity"])
         loader.batch_sampler.sampler.set_epoch(done)  # type: ignore[union-attr]
         log.info("resuming after epoch %d of %s", done, run)
@@ -320,8 +324,8 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
         shown = predict(module, samples, labels)
     captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
     arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"))
-    examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold)
-    curves(run.folder / "metrics.csv", run.folder / "curves.png")
+    examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold, run.folder.name)
+    curves(run.folder / "metrics.csv", run.folder / "curves.png", run.folder.name)
 
 
 main = command("train")(train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -25,10 +26,11 @@ def _one_thread() -> None:
     """Small tensors gain nothing from threads, and two test processes with two threads each would fight.
 
     From the first fixture of a module on: a run trained on two threads differs in its last bits from one on one.
+    SEGLAB_TEST_THREADS=8 shows that no test depends on it.
     """
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("SEGLAB_TEST_THREADS", "1")))
 
 
 def compose(command: str, *overrides: str, folder: Path | None = None) -> DictConfig:

@@ -93,8 +93,7 @@ def write_example(folder: Path) -> None:
     for name, code in re.findall(r"```(?:python|yaml)\n# ([\w/]+\.(?:py|yaml))[^\n]*\n(.*?)```", EXTEND, re.DOTALL):
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a") as opened:  # mine.py comes in three pieces
-            opened.write(code)
+        file.write_text(code)
 
 
 @pytest.mark.slow
@@ -112,9 +111,11 @@ def test_the_code_to_copy_trains(tmp_path: Path) -> None:
         noisy = np.clip(mask[..., None] * 0.5 + rng.integers(0, 100, (48, 64, 3)), 0, 255)
         cv2.imwrite(str(folder / "one.png"), noisy.astype(np.uint8))
         cv2.imwrite(str(folder / "one_mask.png"), mask)
-    words = ["loss=mine", "dataset=cells", "dataset.root=cells", "dataset.size=32", "model=tiny", "trainer=debug"]
-    command = [sys.executable, "-m", "seglab.train", "--config-dir", "myconf", "hydra.run.dir=run", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    small = ["dataset=cells", "dataset.root=cells", "dataset.size=32", "model=tiny", "trainer=debug"]
+    command = [sys.executable, "-m", "seglab.train", "--config-dir", "mine", "-m", "study=own", "loss=squared,ce"]
+    done = subprocess.run([*command, *small], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "Weighted squared error" in (tmp_path / "run/run.json").read_text()
-    assert (tmp_path / "run/per_image.csv").read_text().count("patient_") > 0
+    squared, ce = (next(tmp_path.glob(f"outputs/own/{name}_*")) for name in ("squared", "ce"))
+    assert "Weighted squared error" in (squared / "run.json").read_text()
+    assert "CrossEntropy (my_losses)" in (ce / "run.json").read_text()
+    assert (squared / "per_image.csv").read_text().count("patient_") > 0

@@ -6,33 +6,41 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from seglab.contract import ContractError
-from seglab.data.dataset import Dataset, Item
-from seglab.data.decode import decode_item, decode_native, native_objects
+from seglab.data.dataset import Dataset, Facts, Item
+from seglab.data.decode import convert, decode_item, read_item
 from seglab.data.duplicates import image_hash, near_duplicates
-from seglab.data.image_io import SUFFIXES, read_image
+from seglab.data.facts import doubts, item_facts, mask_values, objects_in
 from seglab.data.parallel import each
-from seglab.data.prepare_data import mask_warnings, split_items
-from seglab.data.resize import inside, resize, to_bits, to_channels, to_mask
+from seglab.data.prepare_data import divide, select_items
 from seglab.data.split import SPLITS, Splits
+from seglab.images.image_io import decode
+from seglab.images.resize import inside, resize
+
+PICTURE = 256
+"""Pixels of the longer side of a picture."""
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """What one image shows: its size, the areas of its objects, which of them resizing erases, values of its mask."""
+class Inspection(NamedTuple):
+    """What one image shows: its facts, the areas of its objects in pixels, and a hash to find near-duplicates by."""
 
-    shape: tuple[int, ...]
-    depth: str
-    foreground: float
+    facts: Facts
     areas: np.ndarray
-    erased: np.ndarray
-    values: tuple[int, ...]
     hash: tuple[np.ndarray, np.ndarray]
+
+
+class Sample(NamedTuple):
+    """One image as it is stored, reduced for display, and as the model sees it: images uint8 (h, w, 3), masks bool."""
+
+    name: str
+    image: np.ndarray
+    mask: np.ndarray
+    seen: np.ndarray
+    seen_mask: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -44,88 +52,83 @@ class Audit:
     leaks: list[str]
     foreground: np.ndarray
     areas: np.ndarray
-    samples: list[tuple[str, np.ndarray, np.ndarray]]
+    samples: list[Sample]
 
 
-def audit(dataset: Dataset, samples: int = 24) -> Audit:
+def audit(dataset: Dataset, samples: int = 12) -> Audit:
     """Inspect every image and mask of a data set; unreadable ones are listed, not raised."""
-    dataset = replace(dataset, on_bad_item="skip")
-    items = dataset.items()
-    splits = split_items(items, dataset)
-    split_of = {item.id: split for split in SPLITS for item in splits[split]}
-    good = [item for item in splits.all() if not item.fault and not item.left_out]
-    results = each(partial(inspect, dataset=dataset), good, "audit")
-    faults = [item.fault for item in items if item.fault] + [one for one in results if isinstance(one, str)]
-    shown = [item for item, one in zip(good, results, strict=True) if isinstance(one, Inspection)]
-    seen = [one for one in results if isinstance(one, Inspection)]
-    sides = [split_of[item.id] for item in shown]
-    names = [f"{item.id} ({side})" for item, side in zip(shown, sides, strict=True)]
-    leaks = [f"{names[a]} and {names[b]} look the same" for a, b in near_duplicates([one.hash for one in seen], sides)]
+    chosen = select_items(replace(dataset, on_bad_item="skip"))
+    dataset, listed = chosen.dataset, chosen.listed
+    good = [item for item in listed if not item.fault and not item.left_out]
+    inspected = each(partial(inspect, dataset=dataset), good, "audit")
+    results = {item.id: one for item, one in zip(good, inspected, strict=True)}
+    faults = {item.id: item.fault for item in listed if item.fault}
+    faults |= {name: one for name, one in results.items() if isinstance(one, str)}
+    splits, out = divide(listed, faults, chosen.hashes, dataset, False)
+    shown = [(split, item) for split in SPLITS for item in splits[split]]
+    seen = [one for _, item in shown if isinstance(one := results[item.id], Inspection)]
+    sides = [split for split, _ in shown]
+    names = [f"{item.id} ({split})" for split, item in shown]
+    copies = [reason for name, reason in out.items() if "expected in one split" in reason]
+    pairs = near_duplicates([one.hash for one in seen], sides)
+    leaks = copies + [f"{names[a]} and {names[b]} look the same" for a, b in pairs]
     facts: dict[str, Any] = {
-        "items": len(items),
+        "items": len(listed),
         "leaks": leaks,
         "unreadable": len(faults),
-        "unreadable_first": faults[:5],
-        "left_out": dict(Counter(item.left_out for item in items if item.left_out)),
+        "unreadable_first": list(faults.values())[:5],
+        "left_out": dict(Counter(item.left_out for item in listed if item.left_out)),
         "group_also_in_test": len(splits.conflicting),
+        "range": dataset.range,
     }
-    facts |= summary(seen, sides, dataset)
-    foreground = np.array([one.foreground for one in seen])
-    pictures = [(shown[k].id, *picture(shown[k], dataset)) for k in spread(foreground, samples)]
-    return Audit(facts, splits, leaks, foreground, joined(one.areas for one in seen), pictures)
+    by_split = {split: [one.facts for side, one in zip(sides, seen, strict=True) if side == split] for split in SPLITS}
+    areas = joined(one.areas for one in seen)
+    facts |= {"warnings": chosen.notes + doubts(by_split, dataset)} | summary(by_split, areas, dataset)
+    foreground = np.array([one.facts["foreground"] for one in seen])
+    pictures = [picture(shown[k][1], dataset) for k in spread(foreground, samples)]
+    return Audit(facts, splits, leaks, foreground, areas, pictures)
 
 
 def inspect(item: Item, dataset: Dataset) -> Inspection | str:
-    """Measure one image and its mask, or say why that is not possible."""
+    """Measure one image and its mask as they are stored, or say why that is not possible."""
     try:
-        image, mask = decode_native(item, dataset)
+        image, mask = read_item(item)
+        facts = item_facts(item, image, mask, dataset)
     except ContractError as error:
         return str(error)
-    binary = to_mask(mask.astype(np.float32), 0.5)
-    labels = native_objects(item, dataset) if item.objects else cv2.connectedComponents(binary, connectivity=8)[1]
-    areas = np.bincount(labels[binary > 0], minlength=int(labels.max(initial=0)) + 1)[1:].astype(float)
-    mask_file = len(item.files) == 2 and item.files[1].lower().endswith(SUFFIXES)
-    return Inspection(
-        shape=mask.shape,
-        depth=str(image.dtype),
-        foreground=float(mask.mean(dtype=np.float64)),
-        areas=areas,
-        erased=erased(binary, labels, 1 + len(areas), dataset),
-        values=tuple(np.unique(read_image(item.files[1])).tolist()) if mask_file else (),
-        hash=image_hash(image),
-    )
+    try:
+        raster = decode(item.files[0], item.page) if item.files else None
+    except ContractError:  # a format of somebody's own
+        raster = None
+    facts |= {"turned": bool(raster and raster.turned), "alpha": raster is not None and raster.alpha is not None}
+    return Inspection(facts, objects_in(item, mask)[2].astype(float), image_hash(image))
 
 
-def erased(mask: np.ndarray, labels: np.ndarray, count: int, dataset: Dataset) -> np.ndarray:
-    """Say of each object whether no pixel of it is left at `dataset.size`: (objects,) bool."""
-    height, width = mask.shape
-    if dataset.fit == "patch" or count == 1:
-        return np.zeros(count - 1, bool)
-    small = to_mask(resize(mask.astype(np.float32), *inside(mask.shape, dataset.size, dataset.fit)), dataset.coverage)
-    back = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
-    return np.bincount(labels[(back > 0) & (mask > 0)], minlength=count)[1:] == 0
-
-
-def summary(seen: Sequence[Inspection], splits: Sequence[str], dataset: Dataset) -> dict[str, Any]:
-    """Sum up all inspections as plain data; `splits` are those of their images."""
-    every = np.array([one.foreground for one in seen])
-    of = {split: every[np.array(splits, str) == split] for split in SPLITS}
-    areas = joined(one.areas for one in seen)
+def summary(splits: dict[str, list[Facts]], areas: np.ndarray, dataset: Dataset) -> dict[str, Any]:
+    """Sum up the facts of all images as plain data."""
+    seen = [one for some in splits.values() for one in some]
+    every = np.array([one["foreground"] for one in seen])
+    masks = [mask for one in seen for mask in one["masks"]]
+    kinds = Counter(" ".join(filter(None, (mask["lossy"], mask["kind"]))) for mask in masks)
     return {
-        "images": {split: len(some) for split, some in of.items()},
-        "empty_masks": {split: int((some == 0).sum()) for split, some in of.items()},
-        "foreground": {split: float(some.mean()) for split, some in of.items() if len(some)},
+        "images": {split: len(some) for split, some in splits.items()},
+        "empty_masks": {split: sum(not one["foreground"] for one in some) for split, some in splits.items()},
+        "foreground": {
+            split: float(np.mean([one["foreground"] for one in some])) for split, some in splits.items() if some
+        },
         "foreground_of_images_with_any": quantiles(every[every > 0]),
-        "warnings": [sentence for split, some in of.items() for sentence in mask_warnings(split, some)],
-        "depths": dict(Counter(one.depth for one in seen)),
-        "sizes": len({one.shape for one in seen}),
-        "height": quantiles([one.shape[0] for one in seen]),
-        "width": quantiles([one.shape[1] for one in seen]),
-        "mask_values": dict(Counter(str(list(one.values[:12])) for one in seen if one.values).most_common(5)),
+        "depths": dict(Counter(one["depth"] for one in seen)),
+        "images_stored_turned": sum(one["turned"] for one in seen),
+        "images_whose_alpha_is_left_out": sum(one["alpha"] for one in seen),
+        "sizes": len({tuple(one["shape"]) for one in seen}),
+        "height": quantiles([one["shape"][0] for one in seen]),
+        "width": quantiles([one["shape"][1] for one in seen]),
+        "mask_kinds": dict(kinds),
+        "mask_values": mask_values(masks),
         "objects": len(areas),
-        "objects_per_image": dict(sorted(Counter(len(one.areas) for one in seen).items())),
+        "objects_per_image": dict(sorted(Counter(one["objects"] for one in seen).items())),
         "object_pixels": quantiles(areas),
-        "objects_erased_at_size": int(joined(one.erased for one in seen).sum()),
+        "objects_erased_at_size": sum(one["lost"] for one in seen),
         "seen_as": f"size {dataset.size}, fit {dataset.fit}, coverage {dataset.coverage}",
     }
 
@@ -147,8 +150,14 @@ def spread(values: np.ndarray, count: int) -> list[int]:
     return np.argsort(values, kind="stable")[np.unique(ranks)].tolist()
 
 
-def picture(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Give an image (s, s, 3) uint8 and its mask (s, s) as the model sees them, or whole where it sees patches."""
-    shown = replace(dataset, fit="pad", size=256) if dataset.fit == "patch" else dataset
-    image, mask = decode_item(item, shown)
-    return to_channels(to_bits(image, 8), 3), mask > (127 if dataset.soft else 0)
+def picture(item: Item, dataset: Dataset) -> Sample:
+    """Give the picture of one item; where the model sees patches, of all of it."""
+    image, mask = read_item(item)
+    size = inside(mask.shape, PICTURE, "pad")
+    display = replace(dataset, channels=3, bits=8)
+    shown = display if dataset.fit != "patch" else replace(display, fit="pad", size=PICTURE)
+    seen, seen_mask = decode_item(item, replace(shown, channels=dataset.channels))
+    whole, part = resize(convert(image, display), *size), resize(mask.astype(np.float32), *size) >= 0.5
+    return Sample(
+        item.id, whole, part, convert(seen, replace(display, range="full")), seen_mask > (127 if dataset.soft else 0)
+    )

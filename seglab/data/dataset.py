@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from seglab.contract import require
-from seglab.data.dicom import read_dicom
-from seglab.data.image_io import read_image
-from seglab.data.resize import FITS
+from seglab.images.image_io import read_image
+from seglab.images.resize import FITS
 
 Reader = Callable[[], np.ndarray]
 """A picklable function of no arguments: a `functools.partial` of a function of some module."""
@@ -19,14 +19,17 @@ Reader = Callable[[], np.ndarray]
 NO_PIXELS: Reader = partial(np.zeros, (1, 1), np.uint8)
 """Stands for the pixels of an item that has a fault."""
 
-VERSION = 1
+Facts = dict[str, Any]
+"""What a decoded item says about itself, as plain data: see `item_facts`."""
+
+VERSION = 2
 """Of the code that decodes: a change that moves pixels must raise it."""
 
 NOT_READING = {"root", "mean", "std", "val_fraction", "test_fraction", "split_seed", "split_file", "on_bad_item"}
-NOT_READING |= {"cache_dir", "cache_gb", "positive_fraction", "patches_per_image"}
+NOT_READING |= {"cache_dir", "cache_gb", "positive_fraction", "patches_per_image", "stratify"}
 """Fields of a data set that change no pixel."""
 
-AFTER_CUTTING = {"size", "fit", "channels", "bits"}
+AFTER_CUTTING = {"size", "fit", "channels", "bits", "range"}
 """Fields that change no pixel of what patches are cut from."""
 
 
@@ -36,6 +39,7 @@ class Decoded:
 
     `image()` gives (h, w) or (h, w, c), `mask()` gives (h, w), both not to be changed; `shape` is (h, w), `foreground`
     the fraction of foreground, and `points` (k, 2) are some pixels of it, as row and column, for patches alone.
+    `facts` are of the item in its own size.
     """
 
     image: Reader
@@ -43,19 +47,21 @@ class Decoded:
     shape: tuple[int, int]
     foreground: float
     points: np.ndarray
+    facts: Facts
 
 
 @dataclass(frozen=True)
 class Item:
     """One image and its mask, as two functions that decode them when somebody needs the pixels.
 
-    `image()` gives (h, w) or (h, w, 3) in RGB order, uint8 or uint16; `mask()` gives (h, w), uint8 of 0 and 1 or
-    float32 fractions. `group` is whatever must not be divided by a split (patient, scene). `split` is the split that
-    the data set itself puts this image in, or "". `files` are the source files, of which fingerprints are made;
-    `labels` is what else decides the mask (rows of a table). `fault` says why an image that should be there cannot be
-    used, `left_out` why one is left out on purpose; "" for a good one. `objects()` gives the mask's objects by their
-    numbers (h, w) from 1, 0 elsewhere, where the data set distinguishes them; None where they are whatever is
-    connected. `decoded` are the same pixels where somebody has decoded them already.
+    `image()` gives (h, w) or (h, w, 3) in RGB order, uint8, uint16 or float32; `mask()` gives (h, w), uint8 of 0 and 1
+    or float32 fractions. `group` is whatever must not be divided by a split (patient, scene). `split` is the split that
+    the data set itself puts this image in, or "". `files` are the source files, of which fingerprints are made, the
+    image first; `mask_files` are those of them that hold nothing but the mask, on their `page`; `labels` is what else
+    decides the mask (rows of a table). `fault` says why an image that should be there cannot be used, `left_out` why
+    one is left out on purpose; "" for a good one. `objects()` gives the mask's objects by their numbers (h, w) from 1,
+    0 elsewhere, where the data set distinguishes them; None where they are whatever is connected. `decoded` are the
+    same pixels where somebody has decoded them already.
     """
 
     id: str
@@ -64,6 +70,8 @@ class Item:
     mask: Reader = NO_PIXELS
     split: str = ""
     files: tuple[str, ...] = ()
+    mask_files: tuple[str, ...] = ()
+    page: int | None = None
     labels: str = ""
     fault: str = ""
     left_out: str = ""
@@ -82,11 +90,16 @@ class Dataset:
     positive_fraction: fraction of the patches of an image with foreground that are drawn around a pixel of it; the
     others are drawn anywhere. patches_per_image: patches drawn from each image in an epoch.
     channels: 3 (RGB; a gray image is repeated) or 1 (gray). bits: 8 or 16 of each, for what was decoded.
+    range: the values that stand for black and white: `[low, high]`; `full`, those that the file's bits can hold (0 and
+    1 for fractions); `auto`, full for 8 bits, and for more from 0 (or the least) to the largest value of the training
+    images, rounded up to a power of two. One range for all images.
     coverage: fraction of a resized pixel that must be foreground for it to count as such; low values keep thin objects.
     soft: keep that fraction itself as the target (float32) instead of cutting it at `coverage`.
     mean, std: normalization per channel (or one for all) in units of the full range 0..1, done on the device.
     val_fraction, test_fraction: fraction of the training images (of all images) set aside where the data set has no
-    such split. split_seed: fixes that choice, apart from the training's seed. split_file: a frozen split (JSON).
+    such split. split_seed: fixes that choice, apart from the training's seed. stratify: draw images with and without
+    foreground apart, so that each split has some. split_file: a frozen split (JSON, or lists train.txt, val.txt and
+    test.txt).
     on_bad_item: `raise` stops at an image that cannot be read; `skip` leaves it out and counts it.
     cache_dir: folder for decoded images, null for none. cache_gb: bound for all that lies in that folder.
     """
@@ -98,6 +111,7 @@ class Dataset:
     patches_per_image: int = 1
     channels: int = 3
     bits: int = 8
+    range: str | tuple[float, ...] = "auto"
     coverage: float = 0.5
     soft: bool = False
     mean: tuple[float, ...] = (0.5,)
@@ -105,6 +119,7 @@ class Dataset:
     val_fraction: float = 0.15
     test_fraction: float = 0.15
     split_seed: int = 0
+    stratify: bool = False
     split_file: str | None = None
     on_bad_item: str = "raise"
     cache_dir: str | None = "outputs/cache"
@@ -117,6 +132,10 @@ class Dataset:
                 object.__setattr__(self, field.name, tuple(value))
         require(self.size >= 1, "dataset", "size of at least one pixel", self.size)
         one_of("dataset", self, fit=FITS, channels=(1, 3), bits=(8, 16), on_bad_item=("raise", "skip"))
+        if not isinstance(self.range, str):
+            object.__setattr__(self, "range", tuple(float(limit) for limit in self.range))
+        two = not isinstance(self.range, str) and len(self.range) == 2 and self.range[0] < self.range[1]
+        require(two or self.range in ("auto", "full"), "dataset", "range of auto, full or [low, high]", self.range)
         for name in ("reduce", "patches_per_image"):
             require(getattr(self, name) >= 1, "dataset", f"{name} of at least 1", getattr(self, name))
         require(0 <= self.positive_fraction <= 1, "dataset", "positive_fraction in [0, 1]", self.positive_fraction)
@@ -134,12 +153,16 @@ class Dataset:
         raise NotImplementedError
 
     def decode(self, path: str) -> np.ndarray:
-        """Decode an image file without a label as the data set reads its own: (h, w) or (h, w, 3), uint8 or uint16."""
-        return read_dicom(path) if path.lower().endswith(".dcm") else read_image(path)
+        """Decode an image file without a label as the data set reads its own, see `read_image`."""
+        return read_image(path)
 
     def region(self, path: str) -> tuple[slice, slice] | None:
         """Give the rows and columns of an image file that the model sees, None for all of it."""
         return None
+
+    def mask_doubts(self, masks: Sequence[Facts]) -> list[str]:
+        """Say in sentences what looks wrong about mask files, given their `mask_facts`."""
+        return []
 
     def reading_options(self) -> str:
         """Write down all that decides the decoded pixels, and so the name of a cache: kind of data set and options."""

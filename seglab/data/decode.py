@@ -11,17 +11,15 @@ import numpy as np
 
 from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Decoded, Item, Reader
-from seglab.data.resize import crop, fit, resize, to_bits, to_channels, to_mask
+from seglab.data.facts import item_facts
+from seglab.images.resize import crop, fit, resize, to_bits, to_channels, to_full_range, to_mask
 
 POINTS = 64
 """Foreground pixels remembered of each image, for patches to be drawn around."""
 
 
-def decode_item(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Decode one item: its image by `view_image` and its mask by `view_mask`.
-
-    Raises a ContractError that names the item.
-    """
+def read_item(item: Item) -> tuple[np.ndarray, np.ndarray]:
+    """Decode one item as it is stored; raises a ContractError that names it."""
     image, mask = item.image(), item.mask()
     require(
         image.shape[:2] == mask.shape,
@@ -29,6 +27,12 @@ def decode_item(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
         f"a mask of its own size {image.shape[1]}x{image.shape[0]} (width x height)",
         "x".join(str(n) for n in mask.shape[::-1]),
     )
+    return image, mask
+
+
+def decode_item(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Decode one item: its image by `view_image` and its mask by `view_mask`."""
+    image, mask = read_item(item)
     return view_image(image, dataset), view_mask(mask, dataset)
 
 
@@ -50,10 +54,26 @@ def view_mask(mask: np.ndarray, dataset: Dataset) -> np.ndarray:
 
     For patches it is only shrunk by `reduce`: uint8 of 0 and 1, or float32 fractions where the file or `soft` says so.
     """
+    some = mask.max(initial=0) >= 0.5
     if dataset.reduce > 1:
-        mask = resize(mask.astype(np.float32), *reduced(mask.shape, dataset))
+        mask = keep_one(resize(mask.astype(np.float32), *reduced(mask.shape, dataset)), some, dataset)
         mask = mask if dataset.soft else to_mask(mask, dataset.coverage)
-    return mask if dataset.fit == "patch" else encode(fit(mask.astype(np.float32), dataset.size, dataset.fit), dataset)
+    if dataset.fit == "patch":
+        return mask
+    return encode(keep_one(fit(mask.astype(np.float32), dataset.size, dataset.fit), some, dataset), dataset)
+
+
+def keep_one(fraction: np.ndarray, some: bool, dataset: Dataset) -> np.ndarray:
+    """Make the pixel with most foreground count as such where the mask had some and shrinking it would leave none.
+
+    The image would otherwise be scored as an empty one: right if nothing is found in it.
+    """
+    least = 0.5 if dataset.soft else dataset.coverage
+    place = fraction.argmax()
+    if some and fraction.flat[place] < least:
+        fraction = fraction.copy()
+        fraction.flat[place] = least
+    return fraction
 
 
 def reduced(shape: tuple[int, ...], dataset: Dataset) -> tuple[int, int]:
@@ -62,8 +82,8 @@ def reduced(shape: tuple[int, ...], dataset: Dataset) -> tuple[int, int]:
 
 
 def convert(image: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Give an image the channels and bits of the data set: (h, w, channels)."""
-    return to_channels(to_bits(image, dataset.bits), dataset.channels)
+    """Give an image the range, channels and bits of the data set: (h, w, channels)."""
+    return to_channels(to_bits(to_full_range(image, dataset.range), dataset.bits), dataset.channels)
 
 
 def encode(fraction: np.ndarray, dataset: Dataset) -> np.ndarray:
@@ -114,16 +134,18 @@ def decode_once(item: Item, dataset: Dataset, in_memory: bool = True) -> Item:
     Raises the item's ContractError, unless `dataset.on_bad_item` is `skip`.
     """
     try:
-        image, mask = decode_item(item, dataset)
+        stored = read_item(item)
+        facts = item_facts(item, *stored, dataset)
     except ContractError as error:
         raise_unless_skipped(error, dataset)
-        return replace(item, left_out=str(error))
+        return replace(item, fault=str(error))
+    image, mask = view_image(stored[0], dataset), view_mask(stored[1], dataset)
     readers = partial(np.asarray, image), partial(np.asarray, mask)
     if not in_memory:
         readers = partial(read_as, view_image, item.image, dataset), partial(read_as, view_mask, item.mask, dataset)
     height, width = mask.shape
     foreground, points = measure(item.id, mask, dataset)
-    return replace(item, decoded=Decoded(*readers, (height, width), foreground, points))
+    return replace(item, decoded=Decoded(*readers, (height, width), foreground, points, facts))
 
 
 def read_as(view: Callable[[np.ndarray, Dataset], np.ndarray], reader: Reader, dataset: Dataset) -> np.ndarray:

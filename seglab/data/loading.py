@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from seglab.data.augment import Augment
 from seglab.data.distance_maps import MAPS
-from seglab.data.resize import to_units
 from seglab.data.sources import Whole
+from seglab.images.resize import to_units
 
 Batch = dict[str, Any]
 
@@ -42,25 +43,30 @@ class Samples(Dataset):
         or float32 where it is soft. `index` is the image's number in the split: patches of one image share it and `id`.
         Tiles also have `valid` (b,1,h,w) bool: the pixels of the image that no earlier tile of it has.
         """
-        images, masks = self.source.batch(pairs, self.seed)
+        image, target, valid = self.read(pairs)
         if self.augment is not None:
-            for k, (epoch, index) in enumerate(pairs):
-                images[k], masks[k] = self.augment(images[k], masks[k], (self.seed, epoch, index))
+            image, target, valid = self.augment(image, target, valid, self.seed, pairs)
         indices = [index for _, index in pairs]
         numbers = [self.source.number(index) for index in indices]
-        targets = masks.astype(np.float32) / 255 if self.soft else masks
         batch: Batch = {
-            "image": torch.from_numpy(to_units(images)).permute(0, 3, 1, 2),
-            "target": torch.from_numpy(targets)[:, None],
+            "image": image,
+            "target": target.float() / 255 if self.soft else target,
             "id": [self.ids[number] for number in numbers],
             "index": torch.tensor(numbers, dtype=torch.int64),
         }
-        valid = self.source.valid(indices)
         if valid is not None:
-            batch["valid"] = torch.from_numpy(valid)[:, None]
+            batch["valid"] = valid
         for name in self.needs:
-            batch[name] = torch.from_numpy(np.stack([MAPS[name](mask) for mask in masks]))[:, None]
+            maps = np.stack([MAPS[name](mask) for mask in target[:, 0].cpu().numpy()])
+            batch[name] = torch.from_numpy(maps)[:, None].to(target.device)
         return batch
+
+    def read(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Give the image, target (uint8) and valid mask of some samples, before anything is changed."""
+        images, masks = self.source.batch(pairs, self.seed)
+        valid = self.source.valid([index for _, index in pairs])
+        image = torch.from_numpy(to_units(images)).permute(0, 3, 1, 2)
+        return image, torch.from_numpy(masks)[:, None], None if valid is None else torch.from_numpy(valid)[:, None]
 
 
 def one_thread(worker: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -17,22 +17,28 @@ import numpy as np
 from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Decoded, Item
 from seglab.data.decode import decode_item, decode_once
+from seglab.data.facts import doubts
+from seglab.data.memo import content, on_disk, remembered
 from seglab.data.parallel import each
+from seglab.data.ranges import find_range
 from seglab.data.sources import RandomPatches, Tiles, Whole
 from seglab.data.split import SPLITS, Splits, split_by_group, split_from_file
-from seglab.data.store import FORMER, RECORDS, build, is_finished, on_disk, open_store
+from seglab.data.store import RECORDS, build, is_finished, open_store
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The splits of a data set, and the decoded pixels of their items by id; `skipped` says why others are left out."""
+    """The splits of a data set, and the decoded pixels of their items by id; `skipped` says why others are left out.
+
+    `dataset` is the data set with its range found. `notes` are what is worth a line beside `doubts`.
+    """
 
     dataset: Dataset
     splits: Splits
     decoded: dict[str, Decoded]
     skipped: dict[str, str]
     fingerprint: str
-    note: str = ""
+    notes: Sequence[str] = ()
 
     def images(self, split: str) -> list[Decoded]:
         """Give the decoded images of one split."""
@@ -56,61 +62,128 @@ class Opened:
             "foreground": float(foreground["train"].mean()) if len(foreground["train"]) else 0.0,
             "skipped": len(self.skipped),
             "skipped_why": dict(Counter(self.skipped.values()).most_common(20)),
+            "range": self.dataset.range if isinstance(self.dataset.range, str) else list(self.dataset.range),
             "fingerprint": self.fingerprint,
         }
 
     def warnings(self) -> list[str]:
-        """Say in sentences what looks wrong about the masks and the splits, or will be slow."""
-        found = [sentence for split in SPLITS for sentence in mask_warnings(split, self.foreground(split))]
-        return [self.note, *found] if self.note else found
+        """Say in at most five sentences what looks wrong about images, masks and splits, or will be slow."""
+        facts = {split: [image.facts for image in self.images(split)] for split in SPLITS}
+        found = [*self.notes, *doubts(facts, self.dataset)]
+        rest = f"and {len(found) - 4} more: python -m seglab.prepare mode=audit says all"
+        return found if len(found) <= 5 else [*found[:4], rest]
 
 
 class Selection(NamedTuple):
-    """The items to decode, in the order of their ids, the split they belong to, and why others are left out."""
+    """All items of a data set, the splits of those to decode, and why others are left out.
+
+    `dataset` is the data set with its range found, `hashes` are those of the source files.
+    """
 
     dataset: Dataset
-    items: list[Item]
+    listed: list[Item]
     splits: Splits
     skipped: dict[str, str]
-    listed: int
+    hashes: dict[str, str]
+    notes: list[str]
+
+    @property
+    def items(self) -> list[Item]:
+        """The items to decode, in the order of their ids."""
+        return sorted(self.splits.all(), key=lambda item: item.id)
 
     @property
     def fingerprint(self) -> str:
-        """Name the decoded pixels: by the reading options, and each item's labels and source files as they are now."""
+        """Name the decoded pixels: by the reading options, and each item's labels and the content of its files."""
         digest = blake2b(self.dataset.reading_options().encode(), digest_size=10)
         for item in self.items:
-            files = [(os.path.basename(path), *on_disk(path)) for path in item.files]
+            files = [(os.path.basename(path), self.hashes[path]) for path in item.files]
             digest.update(f"{item.id} {item.labels} {files}".encode())
         return digest.hexdigest()
 
 
 def select_items(dataset: Dataset, as_test: bool = False) -> Selection:
-    """List and split a data set without decoding any of it; `as_test` makes one test set of all that is labeled."""
+    """List and split a data set without decoding any of it; `as_test` makes one test set of all that is labeled.
+
+    Only a range that is to be found takes decoding, of images of more than 8 bits, and `stratify`, of masks.
+    """
     items = dataset.items()
-    raise_on_faults([item.fault for item in items if item.fault], len(items), dataset)
-    splits = Splits(test=items) if as_test else split_items(items, dataset)
-    skipped = {item.id: item.fault or item.left_out for item in items if item.fault or item.left_out}
+    faults = {item.id: item.fault for item in items if item.fault}
+    raise_on_faults(list(faults.values()), len(items), dataset)
+    hashes = content([path for item in items for path in item.files], dataset.cache_dir)
+    splits, skipped = divide(items, faults, hashes, dataset, as_test)
+    limits, notes = find_range(dataset, splits)
+    return Selection(replace(dataset, range=limits), items, splits, skipped, hashes, notes)
+
+
+def divide(
+    items: list[Item], faults: dict[str, str], hashes: Mapping[str, str], dataset: Dataset, as_test: bool
+) -> tuple[Splits, dict[str, str]]:
+    """Split the items that can be used; gives also why others are left out, by id."""
+    good = [item for item in items if item.id not in faults]
+    splits = Splits(test=good) if as_test else split_items(good, dataset, faults)
+    copies = {} if as_test else copies_across(splits, hashes)
+    raise_on_faults(list(copies.values()), len(items), dataset)
+    skipped = faults | {item.id: item.left_out for item in items if item.left_out} | copies
     skipped |= dict.fromkeys((item.id for item in splits.conflicting), "its group is in the test set")
-    wanted = sorted((item for item in splits.all() if item.id not in skipped), key=lambda item: item.id)
-    return Selection(dataset, wanted, splits, skipped, len(items))
+    return splits.without(skipped), skipped
 
 
-def split_items(items: list[Item], dataset: Dataset) -> Splits:
-    """Split a data set as its frozen file says, or by group where it has none."""
+def split_items(items: list[Item], dataset: Dataset, faults: Container[str] = ()) -> Splits:
+    """Split a data set as its frozen file says, which may name items with faults, or by group where it has none."""
     if dataset.split_file:
-        return split_from_file(items, dataset.split_file)
-    return split_by_group(items, dataset.val_fraction, dataset.test_fraction, dataset.split_seed)
+        return split_from_file(items, dataset.split_file, faults)
+    some = foreground_ids(items, dataset) if dataset.stratify else None
+    return split_by_group(items, dataset.val_fraction, dataset.test_fraction, dataset.split_seed, some)
+
+
+def foreground_ids(items: Sequence[Item], dataset: Dataset) -> set[str]:
+    """Give the ids of the images whose masks have foreground; a mask that cannot be read has none."""
+
+    def any_foreground(k: int) -> bool:
+        try:
+            return bool(items[k].mask().max(initial=0) >= 0.5)
+        except ContractError:
+            return False
+
+    names = [f"{item.id} {item.labels} {dataset.reading_options()}" for item in items]
+    found = remembered("masks", dataset.cache_dir, [item.files for item in items], any_foreground, names)
+    return {item.id for item, some in zip(items, found, strict=True) if some}
+
+
+def copies_across(splits: Splits, hashes: Mapping[str, str]) -> dict[str, str]:
+    """Say of the training and validation images that are the very file of one in another split which that is."""
+    first: dict[str, tuple[str, str]] = {}
+    copies = {}
+    for split in reversed(SPLITS):
+        for item in splits[split]:
+            stored = hashes[item.files[0]] if item.files else ""
+            mark = item.decoded.facts["source"] if item.decoded else stored
+            there, name = first.setdefault(mark, (split, item.id)) if mark else (split, "")
+            if there != split:
+                copies[item.id] = f"{item.id}: expected in one split, got the file of {name} in {split} and {there}"
+    return copies
 
 
 def open_data(dataset: Dataset, as_test: bool = False) -> Opened:
-    """List, split and decode a data set; raises one sentence for the first thing that is not as it should be."""
+    """List, split and decode a data set; raises one sentence for the first thing that is not as it should be.
+
+    Images that turn out to be damaged, where they are skipped, are out before the split is drawn.
+    """
     chosen = select_items(dataset, as_test)
-    fingerprint = chosen.fingerprint
-    items, note = decode_items(chosen.items, dataset, fingerprint)
-    faults = {item.id: item.left_out for item in items if item.left_out}
-    raise_on_faults(list(faults.values()), chosen.listed, dataset)
-    decoded, skipped = {item.id: item.decoded for item in items if item.decoded}, chosen.skipped | faults
-    return Opened(dataset, chosen.splits.without(skipped), decoded, skipped, fingerprint, note)
+    splits, skipped, count = chosen.splits, chosen.skipped, len(chosen.listed)
+    items, note = decode_items(chosen.items, chosen.dataset, chosen.fingerprint)
+    damaged = {item.id: item.fault for item in items if item.fault}
+    if damaged:
+        raise_on_faults(list(damaged.values()), count, dataset)
+        faults = damaged | {item.id: item.fault for item in chosen.listed if item.fault}
+        splits, others = divide(chosen.listed, faults, chosen.hashes, dataset, as_test)
+        splits, skipped = splits.without(skipped), skipped | others  # what was out before has not been decoded
+    unusable = [skipped[item.id] for item in chosen.listed if item.id in skipped and skipped[item.id] != item.left_out]
+    lost = f"{len(unusable)} of {count} images are left out, the first because of {unusable[0]}" if unusable else ""
+    decoded = {item.id: item.decoded for item in items if item.decoded}
+    notes = [sentence for sentence in (lost, note, *chosen.notes) if sentence]
+    return Opened(chosen.dataset, splits, decoded, skipped, chosen.fingerprint, notes)
 
 
 def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple[list[Item], str]:
@@ -123,7 +196,7 @@ def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple
         return items, ""
     in_memory, note = not any(item.files for item in items), ""
     if dataset.cache_dir is not None and not in_memory:
-        folder = Path(dataset.cache_dir) / fingerprint
+        folder = Path(dataset.cache_dir).expanduser() / fingerprint
         need = 0 if is_finished(folder) else cache_bytes(items, dataset) / 1e9
         if need <= dataset.cache_gb:
             return cached(items, dataset, folder, int((dataset.cache_gb - need) * 1e9)), ""
@@ -134,13 +207,15 @@ def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple
 
 def cached(items: list[Item], dataset: Dataset, folder: Path, limit: int) -> list[Item]:
     """Open a folder of decoded items; one that is not finished is built, beside others of at most `limit` bytes."""
-    if not is_finished(folder):
-        if any((folder / name).exists() for name in FORMER):  # a cache of version 1
+    if is_finished(folder):
+        try:
+            found = open_store(folder)
+            os.utime(folder / RECORDS)
+            return found
+        except (ContractError, OSError):  # somebody has removed a part of it
             shutil.rmtree(folder)
-        make_room(folder, limit)
-        build(items, dataset, folder)
-    os.utime(folder / RECORDS)
-    return open_store(folder)
+    make_room(folder, limit)
+    return build(items, dataset, folder)
 
 
 def cache_bytes(items: Sequence[Item], dataset: Dataset) -> int:
@@ -159,15 +234,10 @@ def make_room(folder: Path, limit: int) -> None:
     """Remove the caches beside a folder that nobody has used for longest, until the rest take at most `limit` bytes."""
     caches = [cache for cache in folder.parent.glob("[0-9a-f]" * 20) if cache != folder]  # names are fingerprints
     total = 0
-    for cache in sorted(caches, key=last_use, reverse=True):
+    for cache in sorted(caches, key=lambda cache: on_disk(cache / RECORDS)[1], reverse=True):
         total += sum(on_disk(path)[0] for path in cache.rglob("*"))
         if total > limit:
             shutil.rmtree(cache, ignore_errors=True)
-
-
-def last_use(cache: Path) -> int:
-    """Say when a cache was used last, one of version 1 too, in ns."""
-    return max(on_disk(cache / name)[1] for name in (RECORDS, *FORMER))
 
 
 def raise_on_faults(faults: list[str], count: int, dataset: Dataset) -> None:
@@ -179,14 +249,3 @@ def raise_on_faults(faults: list[str], count: int, dataset: Dataset) -> None:
         f"{len(faults)} of {count} that are not: " + " | ".join(faults[:3]),
         "dataset.on_bad_item=skip leaves them out",
     )
-
-
-def mask_warnings(split: str, foreground: np.ndarray) -> list[str]:
-    """Say in sentences what looks wrong about the masks of one split, from their fractions of foreground."""
-    if not len(foreground):
-        return [f"{split}: no images"]
-    remedy = "look at what the data set calls foreground (dataset.threshold, mask_value, target, coverage)"
-    full = int((foreground == 1).sum())
-    if not foreground.any():
-        return [f"{split}: no mask has any foreground; {remedy}"]
-    return [f"{split}: {full} of {len(foreground)} masks are foreground everywhere; {remedy}"] if full else []

@@ -52,7 +52,7 @@ def parse(texts: Sequence[str], names: Sequence[str]) -> Runs:
     ends = np.flatnonzero(numbers < 0)
     if len(ends) != len(texts):
         wrong = next(k for k, text in enumerate(texts) if text.strip() and not text.replace(" ", "").isdigit())
-        raise ContractError(f"runs of {names[wrong]}: expected whole numbers, got other text")
+        raise ContractError(f"runs of {names[wrong]}: expected whole numbers, got {texts[wrong][:60]!r}")
     counts = np.diff(ends, prepend=-1) - 1
     for odd in np.flatnonzero(counts % 2)[:1]:
         require(False, f"runs of {names[odd]}", "pairs of start and length", f"{counts[odd]} numbers")

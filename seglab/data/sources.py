@@ -10,7 +10,7 @@ import numpy as np
 
 from seglab.data.dataset import Dataset, Decoded
 from seglab.data.decode import convert, encode
-from seglab.data.resize import crop
+from seglab.images.resize import crop
 
 Pair = tuple[int, int]
 """An epoch, and the index of a sample."""
@@ -52,8 +52,11 @@ class Whole:
     def square(self, number: int, top: int, left: int) -> tuple[np.ndarray, np.ndarray]:
         """Cut a square of `dataset.size` from an image; of a memory-mapped one only that is read."""
         size, image = self.dataset.size, self.images[number]
-        pixels, mask = (crop(array, top, left, size, size) for array in (image.image(), image.mask()))
-        return convert(pixels, self.dataset).reshape(size, size, -1), encode(mask.astype(np.float32), self.dataset)
+        seen = slice(top, top + size), slice(left, left + size)
+        # Converted before it is filled up with 0, which is black then and need not be before.
+        pixels = crop(convert(image.image()[seen], self.dataset), 0, 0, size, size)
+        mask = crop(image.mask(), top, left, size, size)
+        return pixels.reshape(size, size, -1), encode(mask.astype(np.float32), self.dataset)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import combinations
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from seglab.contract import require
 from seglab.data.dataset import Item
@@ -42,50 +42,107 @@ class Splits:
         return {split: [item.id for item in self[split]] for split in SPLITS}
 
 
-def split_by_group(items: Sequence[Item], val_fraction: float, test_fraction: float, split_seed: int) -> Splits:
+def split_by_group(
+    items: Sequence[Item],
+    val_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    foreground: Container[str] | None = None,
+) -> Splits:
     """Divide items by group, keeping the splits that the data set itself names.
 
     A split without images of its own is drawn: test from all, validation from the training images. Groups are ranked
     by a hash of seed and name, so that an image added later moves none of the others across by chance alone. Where a
     data set's own test set holds a group that it trains on as well, the test set is kept, the rest is `conflicting`.
+    foreground: ids of the images that have any; those groups are then drawn apart from the others.
     """
     test = [item for item in items if item.split == "test"]
     val = [item for item in items if item.split == "val"]
     train = [item for item in items if item.split in ("", "train")]
     if not test:
-        test, train = draw(train, test_fraction, f"test {split_seed}")
+        test, train = draw(train, test_fraction, f"test {split_seed}", foreground)
     kept_apart = groups_of(test)
     conflicting = [item for item in [*train, *val] if item.group in kept_apart]
     train, val = ([item for item in some if item.group not in kept_apart] for some in (train, val))
     if not val:
-        val, train = draw(train, val_fraction, f"val {split_seed}")
+        val, train = draw(train, val_fraction, f"val {split_seed}", foreground)
     return checked(Splits(train, val, test, conflicting))
 
 
-def draw(items: list[Item], fraction: float, salt: str) -> tuple[list[Item], list[Item]]:
-    """Take whole groups until `fraction` of the items is taken, at least one, but never the last; (taken, left)."""
+def draw(
+    items: list[Item], fraction: float, salt: str, foreground: Container[str] | None = None
+) -> tuple[list[Item], list[Item]]:
+    """Take whole groups until `fraction` of the items is taken, at least one, but never the last; (taken, left).
+
+    With `foreground` groups with an image of it and groups without are two such draws.
+    """
+    if foreground is not None:
+        some = groups_of(item for item in items if item.id in foreground)
+        apart = ([item for item in items if (item.group in some) == has] for has in (True, False))
+        taken = {item.id for part in apart for item in draw(part, fraction, salt)[0]}
+        return [item for item in items if item.id in taken], [item for item in items if item.id not in taken]
     sizes = Counter(item.group for item in items)
     ranked = sorted(sizes, key=lambda group: blake2b(f"{salt} {group}".encode(), digest_size=8).digest())
-    taken: set[str] = set()
+    chosen: set[str] = set()
     count, wanted = 0, max(round(fraction * len(items)), fraction > 0)
     for group in ranked[:-1]:
         if count >= wanted:
             break
-        taken.add(group)
+        chosen.add(group)
         count += sizes[group]
-    return [item for item in items if item.group in taken], [item for item in items if item.group not in taken]
+    return [item for item in items if item.group in chosen], [item for item in items if item.group not in chosen]
 
 
-def split_from_file(items: Sequence[Item], path: str) -> Splits:
-    """Divide items as a frozen split says; items that it does not name are left out."""
-    require(Path(path).is_file(), "dataset.split_file", "a file that exists", path)
+def split_from_file(items: Sequence[Item], path: str, without: Container[str] = ()) -> Splits:
+    """Divide items as a frozen split says; items that it does not name are left out, and the ids `without`.
+
+    path: a JSON object of train, val and test, or the lists train.txt, val.txt and test.txt, by their folder or one of
+    them; each with ids, or names of image files.
+    """
+    named, who = read_split(Path(path).expanduser()), f"split {path}"
     known = {item.id: item for item in items}
-    named = json.loads(Path(path).read_text())
-    whole = isinstance(named, dict) and set(named) == set(SPLITS)
-    require(whole, f"split file {path}", "a JSON object of train, val and test")
-    absent = [name for split in SPLITS for name in named[split] if name not in known]
-    require(not absent, f"split file {path}", "ids of this data set", f"{len(absent)} unknown ones, first {absent[:3]}")
-    return checked(Splits(*([known[name] for name in named[split]] for split in SPLITS)))
+    places = {name: [find(name, known) for name in names] for name, names in named.items()}
+    absent = [name for split in SPLITS for name, id in zip(named[split], places[split], strict=True) if not id]
+    require(not absent, who, "ids of this data set", f"{len(absent)} unknown ones, first {', '.join(absent[:3])}")
+    return checked(Splits(*([known[id] for id in places[split]] for split in SPLITS)))
+
+
+def read_split(path: Path) -> dict[str, list[str]]:
+    """Read the names of each split."""
+    require(path.exists(), "dataset.split_file", "a file or folder that exists", path)
+    who, folder = f"split {path}", path if path.is_dir() else path.parent
+    if path.is_dir() or path.suffix == ".txt":
+        missing = [f"{split}.txt" for split in SPLITS if not (folder / f"{split}.txt").is_file()]
+        lists = path.is_dir() or path.stem in SPLITS
+        require(
+            lists and not missing, who, "the lists train.txt, val.txt and test.txt", f"no {' and no '.join(missing)}"
+        )
+        texts = {split: (folder / f"{split}.txt").read_text(encoding="utf-8-sig") for split in SPLITS}
+        return {split: [line.strip() for line in text.splitlines() if line.strip()] for split, text in texts.items()}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError:
+        found = None
+    whole = isinstance(found, dict) and set(found) == set(SPLITS) and all(map(is_names, found.values()))
+    shape = f"an object of {', '.join(found)}" if isinstance(found, dict) else "something else"
+    shape = (
+        f"{shape} with something else than names" if isinstance(found, dict) and set(found) == set(SPLITS) else shape
+    )
+    require(whole, who, "a JSON object of train, val and test, each a list of names", shape)
+    return found
+
+
+def is_names(value: object) -> bool:
+    """Say whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def find(name: str, known: Container[str]) -> str:
+    """Find the id that a name of a list stands for: the name with as many folders as fit, or without its ending."""
+    parts = PurePath(name).parts
+    tails = (PurePath(*parts[k:]) for k in range(len(parts)))
+    names = (one for tail in tails for one in (tail.as_posix(), tail.with_suffix("").as_posix()))
+    return next((one for one in names if one in known), "")
 
 
 def checked(splits: Splits) -> Splits:

@@ -22,14 +22,12 @@ from filelock import FileLock
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Decoded, Item
 from seglab.data.decode import decode_once, native_objects
+from seglab.data.memo import content, on_disk
 from seglab.data.parallel import each
-from seglab.files import read_json, sha256, write_json
+from seglab.files import read_json, write_json
 
 PIXELS, RECORDS, MANIFEST, LOCK = "pixels.bin", "records.jsonl", "manifest.json", ".lock"
-FORMAT = 2
-FORMER = ("options.json", "cache.json")
-"""Files that the folders of format 1 have, which held two files for each image, or two for all."""
-
+FORMAT = 3
 ALIGN = 64
 """Bytes to whose multiples arrays begin."""
 
@@ -62,9 +60,7 @@ def open_store(folder: Path) -> list[Item]:
 
     Raises a ContractError if the folder is no finished store, or one of another version.
     """
-    check_format(folder)
-    who, remedy = f"folder {folder}", "run seglab.prepare (again)"
-    manifest = read_json(folder / MANIFEST)
+    who, remedy, manifest = f"folder {folder}", "run seglab.prepare (again)", check_format(folder)
     require("ids" in manifest, who, "a finished folder of seglab.prepare", None, remedy)
     records = {record["id"]: record for record in read_records(folder / RECORDS, 0)[0]}
     lost = set(manifest["ids"]) - set(records)
@@ -74,34 +70,37 @@ def open_store(folder: Path) -> list[Item]:
     return [item_of(records[name], pixels) for name in manifest["ids"]]
 
 
-def check_format(folder: Path) -> None:
-    """Raise where a folder was made by version 1."""
-    former = any((folder / name).exists() for name in FORMER)
-    remedy = "remove it, and run seglab.prepare again"
-    require(not former, f"folder {folder}", f"images in format {FORMAT}", "the format of seglab 1", remedy)
+def check_format(folder: Path) -> dict[str, Any]:
+    """Give the manifest of a folder, empty where there is none; raises where it was made by another version."""
+    manifest = read_json(folder / MANIFEST)
+    found, remedy = manifest.get("format", FORMAT), "remove it, and run seglab.prepare again"
+    require(found == FORMAT, f"folder {folder}", f"images in format {FORMAT}", f"format {found}", remedy)
+    return manifest
 
 
 def item_of(record: Record, pixels: Pixels) -> Item:
     """Make the item of one record."""
-    name, group, split, left_out = (record[key] for key in ("id", "group", "split", "left_out"))
-    if left_out:
-        return Item(name, group, split=split, left_out=left_out)
+    name, group, split = (record[key] for key in ("id", "group", "split"))
+    if record["fault"] or record["left_out"]:
+        return Item(name, group, split=split, fault=record["fault"], left_out=record["left_out"])
     places = record["arrays"].items()
     arrays = {key: partial(pixels.array, start, tuple(shape), np.dtype(kind)) for key, (start, shape, kind) in places}
     height, width = record["arrays"]["mask"][1]
-    decoded = Decoded(arrays["image"], arrays["mask"], (height, width), record["foreground"], arrays["points"]())
-    objects = arrays.get("objects")
-    return Item(name, group, decoded.image, decoded.mask, split, (pixels.path,), objects=objects, decoded=decoded)
+    points, facts = arrays["points"](), record["facts"]
+    decoded = Decoded(arrays["image"], arrays["mask"], (height, width), record["foreground"], points, facts)
+    # The records stand for all arrays: they hold the hash of each source.
+    files, objects = (str(Path(pixels.path).with_name(RECORDS)),), arrays.get("objects")
+    return Item(name, group, decoded.image, decoded.mask, split, files, objects=objects, decoded=decoded)
 
 
 def build(items: Sequence[Item], dataset: Dataset, folder: Path, complete: bool = False) -> list[Item]:
     """Decode all items into a folder with a thread per core, but for those that it has; gives them as `open_store` has.
 
-    `complete` adds what a folder needs that is used without the source files: their SHA-256, and maps of the objects.
-    An item that cannot be read raises, unless `dataset.on_bad_item` is `skip`; a folder that was begun with other
-    options is refused.
+    `complete` adds what a folder needs that is used without the source files: maps of the objects. An item that cannot
+    be read raises, unless `dataset.on_bad_item` is `skip`; a folder that was begun with other options is refused.
     """
-    writer = Writer(folder, dataset, complete)
+    hashes = content([path for item in items for path in item.files], dataset.cache_dir)
+    writer = Writer(folder, dataset, complete, hashes)
     # A process that finds another at work begins elsewhere, so that they meet late.
     first = os.getpid() % max(len(items), 1) if writer.records else 0
     each(writer.add, [*items[first:], *items[:first]], "decode")
@@ -115,10 +114,10 @@ class Writer:
     `records` are the last ones of each id, `position` is how many bytes of records.jsonl they were read from.
     """
 
-    def __init__(self, folder: Path, dataset: Dataset, complete: bool) -> None:
+    def __init__(self, folder: Path, dataset: Dataset, complete: bool, hashes: dict[str, str]) -> None:
         check_format(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.dataset, self.complete = folder, dataset, complete
+        self.folder, self.dataset, self.complete, self.hashes = folder, dataset, complete, hashes
         self.manifest: dict[str, Any] = {"format": FORMAT, "options": dataset.reading_options()}
         self.records: dict[str, Record] = {}
         self.position = 0
@@ -146,27 +145,26 @@ class Writer:
         """Say whether an item is recorded, decoded from the same labels and files as they are now."""
         self.refresh()
         known = self.records.get(item.id)
-        if not known or known["left_out"] or known["labels"] != item.labels:
+        if not known or known["fault"] or known["left_out"] or known["labels"] != item.labels:
             return False
-        return [{**file, "sha256": ""} for file in known["files"]] == sources
+        return [file["sha256"] for file in known["files"]] == [file["sha256"] for file in sources]
 
     def add(self, item: Item) -> None:
         """Decode one item and record it, or why it is left out, unless this was done before."""
-        sources = [describe(path) for path in item.files]
+        sources = [{"path": path, "size": on_disk(path)[0], "sha256": self.hashes[path]} for path in item.files]
         with self.threads:
             if self.has(item, sources):
                 return
         record: Record = {"id": item.id, "group": item.group, "split": item.split, "labels": item.labels}
         ready = item if item.fault or item.left_out else decode_once(item, self.dataset)
-        record |= {"left_out": ready.fault or ready.left_out, "files": sources}
+        record |= {"fault": ready.fault, "left_out": ready.left_out, "files": sources}
         arrays = {}
         if ready.decoded:
-            record["foreground"] = ready.decoded.foreground
+            source = sources[0]["sha256"] if sources else ""
+            record |= {"foreground": ready.decoded.foreground, "facts": ready.decoded.facts | {"source": source}}
             arrays = {"image": ready.decoded.image(), "mask": ready.decoded.mask(), "points": ready.decoded.points}
-        if ready.decoded and self.complete:
-            record["files"] = [source | {"sha256": sha256(Path(source["path"]))} for source in sources]
-            if item.objects:
-                arrays["objects"] = native_objects(item, self.dataset).astype(np.uint16)
+        if ready.decoded and self.complete and item.objects:
+            arrays["objects"] = native_objects(item, self.dataset).astype(np.uint16)
         with self.threads, self.processes:
             if not self.has(item, sources):  # else another process was faster
                 self.append(record, arrays)
@@ -199,18 +197,3 @@ def read_records(file: Path, position: int) -> tuple[list[Record], int]:
         data = lines.read()
     whole = data.rfind(b"\n") + 1
     return [json.loads(line) for line in data[:whole].splitlines()], position + whole
-
-
-def describe(path: str) -> Record:
-    """Describe a source file by path, size and time of change in ns, with room for its hash."""
-    size, changed = on_disk(path)
-    return {"path": path, "size": size, "mtime_ns": changed, "sha256": ""}
-
-
-def on_disk(path: str | Path) -> tuple[int, int]:
-    """Give a file's size in bytes and the time of its last change in ns; zeros if it is missing."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns

@@ -8,12 +8,14 @@ import importlib
 import importlib.metadata
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
-from seglab.engine.config import CONF, ConfigError, check_domains
-from seglab.engine.override_errors import explain, first_line
+from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
+from seglab.engine.override_errors import explain, first_line, refuse_added
 from seglab.engine.run import TERMINATED, current_sweep, stopped_on_purpose, was_terminated
 from seglab.engine.sweep import exclusive_slot, supervise
 
 log = logging.getLogger(__name__)
 
-PLUGINS = {"joblib": "hydra-joblib-launcher", "ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
+PLUGINS = {"ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
 """What our launchers need beyond Hydra: optional packages, one extra each."""
 
 
@@ -49,6 +51,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
         def job(cfg: DictConfig) -> Any:
             began.append(True)
             try:
+                refuse_added(cfg, HydraConfig.get().overrides.task, name, str(CONF))
                 check_domains(cfg)
                 with exclusive_slot():
                     return function(cfg, Path(HydraConfig.get().runtime.output_dir))
@@ -79,11 +82,16 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             missing = next(filter(None, map(_missing_plugin, sys.argv)), None)
             if missing:
                 raise SystemExit(missing)
+            find_modules_of_the_user(sys.argv[1:])
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and {"--cfg", "-c", "--info", "-i"} & set(sys.argv[1:]):
                 raise SystemExit("--cfg: expected one run, got a sweep; leave -m out")
+            sys.argv[1:] = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in sys.argv[1:]]  # Hydra knows no ~
             if sweeps and not current_sweep():
+                mark_swept(sys.argv[1:])
                 raise SystemExit(supervise(f"seglab.{name}"))
+            # Threads that spin while they wait starve other processes: 154 s became 36 s beside one that is busy
+            os.environ.setdefault("OMP_WAIT_POLICY", "passive")
             with _exit_code_of_signals(), _one_sentence_for_errors(name, began):
                 hydra_main()
             if failures:
@@ -135,7 +143,7 @@ def _one_sentence_for_errors(name: str, began: list[bool]) -> Iterator[None]:
 
 
 def _sentence(error: Exception) -> str:
-    """What to tell the user of an error."""
+    """What to report to the user of an error."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}expected to read and write files, got {error.strerror}; the same command resumes"
@@ -143,7 +151,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _missing_plugin(word: str) -> str | None:
-    """What to install for `hydra/launcher=joblib` and the like; None for other words, and where it is installed."""
+    """What to install for `hydra/launcher=ray` and the like; None for other words, and where it is installed."""
     name = word.removeprefix("hydra/launcher=")
     if name == word or name not in PLUGINS:
         return None
@@ -154,9 +162,19 @@ def _missing_plugin(word: str) -> str | None:
     return None
 
 
+def find_modules_of_the_user(words: Sequence[str]) -> None:
+    """Let modules in this folder and in that of `--config-dir` be imported, here and in processes started from here."""
+    spelled = [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    spelled += [word for flag, word in pairwise(words) if flag in ("--config-dir", "-cd")]
+    folders = [os.path.abspath(folder) for folder in (*spelled, ".")]
+    sys.path += [folder for folder in folders if folder not in sys.path]
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys([*known, *folders])))
+
+
 def _in_parallel(hydra_node: Any) -> bool:
-    basic = hydra_node.launcher._target_.endswith(".BasicLauncher")
-    return hydra_node.mode == RunMode.MULTIRUN and not basic
+    alone = hydra_node.launcher._target_.endswith(".BasicLauncher") or hydra_node.launcher.get("n_jobs") == 1
+    return hydra_node.mode == RunMode.MULTIRUN and not alone
 
 
 def runs_in_parallel() -> bool:
@@ -177,6 +195,12 @@ def job_prefix(root: DictConfig) -> str:
     return f"#{root.hydra.job.num} " if numbered else ""
 
 
+def console_level(root: DictConfig) -> str:
+    """What a job says on the terminal: warnings where the launcher reports how each of several runs ends, else all."""
+    return "WARNING" if _in_parallel(root.hydra) and "n_jobs" in root.hydra.launcher else "INFO"
+
+
+OmegaConf.register_new_resolver("console_level", lambda *, _root_: console_level(_root_), replace=True)
 OmegaConf.register_new_resolver("job_prefix", lambda *, _root_: job_prefix(_root_), replace=True)
 # Hydra deep-copies its store of schemas for every group that --help lists, a second and a half with all plug-ins
 # installed. It reads the store alone, and copies each node that it takes out, so one store can serve all.

@@ -114,6 +114,9 @@ NOT_EMPTY = ("init_from", "init_include", "tune.lr", "study", "optimizer.betas",
 """Texts and lists that may be null where the yaml says so, but not empty."""
 
 
+GROUPS = ("dataset", "augment", "model", "loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "schedule")
+"""Options that hold others."""
+
 REFUSED = {
     "trainer.fast_dev_run": "take trainer=debug",
     "trainer.overfit_batches": "take trainer.limit_train_batches",
@@ -154,6 +157,10 @@ def better(metric: str, mode: str = "auto") -> str:
 
 def outside(config: Any) -> Iterator[str]:
     """One sentence for each value of a plain configuration that lies outside of its domain."""
+    wrong = [name for name in GROUPS if not isinstance(config.get(name), dict | None)]
+    if wrong:
+        yield from (f"{name}: expected {name}.OPTION=VALUE, got {name}={_spell(config[name])}" for name in wrong)
+        return
     yield from _refused(config)
     yield from _contradictions(config)
     for path, value in _leaves(config, ""):
@@ -202,7 +209,7 @@ def _contradictions(config: Any) -> Iterator[str]:
     modes += [("scheduler.mode", monitor, (config.get("scheduler") or {}).get("mode"))]
     modes += [(f"{path}.mode", node.get("monitor"), node.get("mode")) for path, node in _callbacks(config)]
     for path, metric, mode in modes:
-        if isinstance(metric, str) and mode in ("min", "max") and mode != better(metric):
+        if isinstance(metric, str) and mode not in (None, "auto", better(metric)):
             yield f"{path}: expected {better(metric)}, since {metric} is better so, got {mode}; leave it out"
     monitors = {"monitor": monitor, **{f"{path}.monitor": node.get("monitor") for path, node in _callbacks(config)}}
     for path, metric in monitors.items():

@@ -10,8 +10,10 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from seglab.contract import ContractError
 
 
 def explain(error: BaseException, command: str, conf: str, words: Sequence[str]) -> str:
@@ -26,6 +28,8 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
     if found := re.match(r"Could not override '([^'=]+)|Could not delete from config. '([^']+)'", first):
         key = found[1] or found[2]
         return unknown_key(key, known_keys(command, conf, [word for word in words if key not in word]))
+    if found := re.match(r"Could not append to config. An item is already at '([^']+)'", first):
+        return f"{found[1]}: expected {found[1]}=VALUE, since the option exists, got +{found[1]}; leave the + out"
     if found := re.match(r"Ambiguous value for argument '([^']+)'", first):
         return f"{found[1]}: expected one value, got several; add -m to run all of them"
     if found := re.match(r"Multiple values for ([\w/@]+)", first):
@@ -58,9 +62,23 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
     siblings = sorted({name[len(parent) + 1 :].split(".")[0] for name in known if name.startswith(f"{parent}.")})
     if parent and siblings:
         shown = [name for name in siblings if not name.startswith("_")]
+        if not shown:
+            return f"{key}: expected the _target_ of {parent}, got {leaf}; +{key}=... hands a value to its target"
         return f"{key}: expected one of {nearest(leaf, shown)}, got {leaf}"
     near = sorted(known, key=lambda name: (-likeness(leaf, name.rpartition(".")[2]), len(name)))[:2]
     return f"{key}: expected an option of this command, such as {' or '.join(near)}, got {key}"
+
+
+def refuse_added(cfg: DictConfig, words: Sequence[str], command: str, conf: str) -> None:
+    """Raise a ContractError for an option added with `+` that nothing would read: `+epochs=5` trains as without it.
+
+    One inside of a node with a `_target_` is checked against that.
+    """
+    read = {*OmegaConf.load(Path(conf, f"{command}.yaml")), *(folder.name for folder in Path(conf).iterdir())}
+    added = {word.lstrip("+").partition("=")[0] for word in words if word.startswith("+")}
+    for key in sorted(key for key in added - read if re.fullmatch(r"\w+", key)):
+        known = {*leaves(OmegaConf.to_container(cfg)), *read} - added
+        raise ContractError(unknown_key(key, sorted(known)))
 
 
 def likeness(word: str, name: str) -> float:
@@ -75,12 +93,12 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 def known_keys(command: str, conf: str, words: Sequence[str]) -> list[str]:
-    """Every dotted option of a command with these overrides, or without any where they fail too."""
+    """Every dotted option of a command with these overrides, or with the choices of groups among them."""
     with initialize_config_dir(conf, version_base="1.3"):
         try:
             cfg = compose(command, list(words))
         except (HydraException, OmegaConfBaseException):
-            cfg = compose(command)
+            cfg = compose(command, [word for word in words if "." not in word.partition("=")[0]])
     groups = [folder.name for folder in Path(conf).iterdir() if folder.is_dir()]
     return [*leaves(OmegaConf.to_container(cfg)), *groups]
 

@@ -31,12 +31,16 @@ def write_table(file: Path, table: pd.DataFrame) -> None:
     write_text(file, csv_text(table))
 
 
+EPOCH_TABLE_SECONDS = 2.0
+"""Between two writes of metrics.csv: an epoch of a small model takes less than writing a thousand rows."""
+
+
 class EpochTable(Checkpoint):  # called after the metrics are logged, and before the checkpoints that follow it
     """Writes `metrics.csv`, a row per epoch: step, learning rate, seconds, every metric of train and validation."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.rows = file, list[dict[str, Any]]()
-        self._since = 0.0
+        self._since = self._written = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The rows lie in the checkpoint too: a resumed run keeps those of the epochs that it does not train again."""
@@ -57,7 +61,20 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
             validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
             fresh = {key: float(value) for key, value in known if validated or not key.startswith("val/")}
             self.rows.append(row | fresh)
+            if time.perf_counter() - self._written > EPOCH_TABLE_SECONDS:
+                self.write(trainer)
+
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.write(trainer)
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self.write(trainer)
+
+    def write(self, trainer: Trainer) -> None:
+        """Write all rows so far."""
+        if self.rows and trainer.is_global_zero:
             write_table(self.file, pd.DataFrame(self.rows))
+            self._written = time.perf_counter()
 
 
 class Record(NamedTuple):

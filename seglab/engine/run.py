@@ -97,7 +97,7 @@ class Run:
     def outcome(self, identity: str, data_now: Callable[[], str], weights_now: Callable[[dict], bool]) -> float | None:
         """The monitored value if this very experiment is finished here, None if it is still to be trained.
 
-        `data_now()` fingerprints the data as they lie on disk, `weights_now(initial)` tells whether the file that the
+        `data_now()` fingerprints the data as they lie on disk, `weights_now(initial)` says whether the file that the
         run started from is unchanged. Raises a ContractError for the folder of another experiment, for results that are
         damaged, for data or weights that have changed since, and for a run that failed in this sweep already, which is
         not tried twice. The folder of a run that ended before its first checkpoint is free for any experiment.

@@ -32,8 +32,17 @@ def register(folder: Path, on_fail: str = "continue") -> None:
         remedy = "on_fail=continue passes over it"
         ok = on_fail == "continue" or not failed
         require(ok, "sweep", "no failed run before this one", ", ".join(failed), remedy)
-        with FileLock(f"{journal}.lock"), Path(journal).open("a", encoding="utf-8") as lines:  # appends race on NFS
-            lines.write(f"{folder.resolve()}\n")
+        announce([folder])
+
+
+def announce(folders: list[Path], at_once: int = 1) -> None:
+    """Enter folders in the journal, those of jobs that have not begun too, and how many of them work at once."""
+    if not (journal := current_sweep()):
+        return
+    with FileLock(f"{journal}.lock"), Path(journal).open("a", encoding="utf-8") as lines:  # appends race on NFS
+        lines.writelines(f"{folder.resolve()}\n" for folder in folders)
+    if at_once > 1:
+        _at_once_file(Path(journal)).write_text(str(at_once))
 
 
 @contextmanager
@@ -50,6 +59,10 @@ def crash_suspects(journal: Path) -> list[Path]:
     file = _suspects_file(journal)
     folders = map(Path, file.read_text(encoding="utf-8").splitlines()) if file.exists() else []
     return [folder for folder in folders if Run(folder).known().get("status") not in ("finished", "failed")]
+
+
+def _at_once_file(journal: Path) -> Path:
+    return journal.with_name(f"{journal.name}.at_once")
 
 
 def _suspects_file(journal: Path) -> Path:
@@ -79,7 +92,9 @@ def supervise(module: str) -> int:
             time.sleep(1)
         again = bool(_mark_crashed(journal, code, stopped)) and not stopped
     runs, plan = registered_runs(journal), "plan=true" in sys.argv
-    print(summary(runs, time.time() - started, plan), file=sys.stderr)
+    file = _at_once_file(journal)
+    at_once = int(file.read_text()) if file.exists() else 1
+    print(summary(runs, time.time() - started, plan, at_once), file=sys.stderr)
     return code or int(not plan and any(run.get("status") != "finished" for run in runs))
 
 
@@ -118,20 +133,23 @@ def _mark_crashed(journal: Path, code: int, stopped: bool) -> list[str]:
     its processes when one dies, and does not say which it was.
     """
     dead = [run for run in _running(journal) if not Run(Path(run["folder"])).held()]
-    by = {128 + number: f" with signal {number.value} ({number.name})" for number in signal.Signals}
-    cause = by.get(code, "")
-    error = {"kind": "Died", "message": f"the process died{cause}", "traceback": None}
-    status = "failed" if len(dead) == 1 and not stopped else "interrupted"
     for run in dead:
-        facts = {key: value for key, value in run.items() if key != "folder"}
-        write_json(Path(run["folder"]) / "run.json", facts | {"status": status, "error": error})
+        record_death(Run(Path(run["folder"])), code, failed=len(dead) == 1 and not stopped)
     if len(dead) > 1 and not stopped:
         with _suspects_file(journal).open("a", encoding="utf-8") as lines:
             lines.writelines(f"{run['folder']}\n" for run in dead)
     return [run["name"] for run in dead]
 
 
-def summary(runs: list[dict[str, Any]], seconds: float, plan: bool) -> str:
+def record_death(run: Run, code: int, failed: bool = True) -> None:
+    """Record in run.json that the process of a run died, by its exit code: -9, or 137 as a shell gives it."""
+    by = {number.value: f" with signal {number.value} ({number.name})" for number in signal.Signals}
+    cause = by.get(-code if code < 0 else code - 128, "")
+    error = {"kind": "Died", "message": f"the process died{cause}", "traceback": None}
+    write_json(run.file, run.known() | {"status": "failed" if failed else "interrupted", "error": error})
+
+
+def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int = 1) -> str:
     """Describe a sweep in a few lines: how many runs are finished, which failed and why, what is left."""
     states = [run.get("status", "waiting") for run in runs]
     order = ("finished", "failed", "interrupted", "running", "waiting")
@@ -141,8 +159,9 @@ def summary(runs: list[dict[str, Any]], seconds: float, plan: bool) -> str:
     finished = [run["seconds"] for run in runs if run.get("status") == "finished"]
     left = len(runs) - len(finished)
     if plan or left:
-        time_left = f", about {left * sum(finished) / len(finished) / 60:.0f} min" if finished else ""
-        lines.append(f"  left: {left}{time_left}; the same command resumes them")
+        time_left = f", about {left * sum(finished) / len(finished) / at_once / 60:.0f} min" if finished else ""
+        several = f", {at_once} at once" if at_once > 1 else ""
+        lines.append(f"  left: {left}{time_left}{several}; the same command resumes them")
     studies = sorted({str(Path(run["folder"]).parent) for run in runs})
     lines += [f"  report: python -m seglab.report {os.path.relpath(study)}" for study in studies]
     return "\n".join(lines)

@@ -14,7 +14,7 @@ import torch
 from seglab.contract import require
 from seglab.data.dataset import Dataset
 from seglab.data.module import DataModule
-from seglab.engine.config import build
+from seglab.engine.config import build, build_loss
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
 from seglab.engine.run import Run
@@ -24,7 +24,7 @@ from seglab.losses.base import Loss
 
 
 def assemble(config: dict[str, Any], dataset: Dataset, loss: Loss) -> SegModule:
-    """Build the module that a configuration describes, for images normalised as `dataset` says."""
+    """Build the module that a configuration describes, for images normalized as `dataset` says."""
     return SegModule(
         build(config["model"]),
         loss,
@@ -87,13 +87,18 @@ class TrainedRun:
         same = (host.get("gpu") is not None) == (device == "cuda")
         return autocast(host["precision"] if same else "32-true", device)
 
+    @property
+    def dataset_options(self) -> dict[str, Any]:
+        """The configuration of the run's own data set, with the range of values that was found for it."""
+        return {**self.config["dataset"], "range": self.facts["data"].get("range", "full")}
+
     def dataset(self, **changes: Any) -> Dataset:
         """The run's own data set, with other values for some of its options."""
-        return build({**self.config["dataset"], **changes})
+        return build({**self.dataset_options, **changes})
 
     def loss(self) -> Loss:
         """The run's loss, its `auto` parameters computed as they were for the run."""
-        return build(self.config["loss"]).with_class_frequency([self.facts["data"]["foreground"]])
+        return build_loss(self.config["loss"]).with_class_frequency([self.facts["data"]["foreground"]])
 
     def data(self, dataset: Dataset | None = None, workers: int = 0) -> DataModule:
         """The batches of a data set (the run's own unless another is given), without augmentation."""

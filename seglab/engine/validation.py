@@ -31,6 +31,9 @@ def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict]]:
 
 
 def _faults_of(path: str, node: dict) -> Iterator[str]:
+    partial = node.get("_partial_", False)
+    if not isinstance(partial, bool):
+        yield f"{path}._partial_: expected true or false, got {partial}"
     try:
         target = resolve_name(node["_target_"])
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,17 +18,20 @@ from tqdm import tqdm
 
 from seglab.contract import ContractError, Logits, PerImage, require
 from seglab.data.dataset import Dataset, Item
-from seglab.data.decode import decode_native, encode, native_objects, raise_unless_skipped
+from seglab.data.decode import convert, decode_native, encode, native_objects, raise_unless_skipped
 from seglab.data.distance_maps import MAPS
+from seglab.data.facts import depth_doubts
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data, select_items
-from seglab.data.resize import resize, to_bits, to_channels
 from seglab.data.split import SPLITS, Splits
 from seglab.engine.per_image import ImageTable, means, predict
 from seglab.engine.trained_run import TrainedRun
+from seglab.images.resize import resize
 from seglab.inference.predictor import FULL, Predictor
 
-FOLLOWED_OPTIONS = ("size", "fit", "reduce", "channels", "bits", "mean", "std")
+log = logging.getLogger(__name__)
+
+FOLLOWED_OPTIONS = ("size", "fit", "reduce", "channels", "bits", "range", "mean", "std")
 """Options that other data take from the run: how an image is brought to the model."""
 
 SCALES = ("run", "native")
@@ -44,7 +48,7 @@ def dataset_node(run: TrainedRun, given: dict[str, Any], named: set[str]) -> dic
     given: a data set's configuration, or changes to the run's own where it has no `_target_`. named: options that the
     user has overridden, which stay as they are.
     """
-    own = run.config["dataset"]
+    own = run.dataset_options
     if "_target_" not in given:
         return {**own, **given}
     return {**given, **{key: own[key] for key in FOLLOWED_OPTIONS if key not in named}}
@@ -73,9 +77,13 @@ class EvalSet:
 def eval_set(run: TrainedRun, dataset: Dataset, split: str | None) -> EvalSet:
     """Choose the split: by default the test images of the run's own data, and all labeled images of other data."""
     require(split in (None, "all", *SPLITS), "evaluate", f"split as one of all, {', '.join(SPLITS)}", split)
-    own = select_items(dataset).fingerprint if split is None else ""
-    split = split or ("test" if own == run.facts["data"]["fingerprint"] else "all")
-    return EvalSet(dataset, split, select_items(dataset, as_test=True).fingerprint)
+    chosen, file = select_items(dataset, as_test=True), run.folder / "split.json"
+    if split != "all" and select_items(dataset).fingerprint == run.facts["data"]["fingerprint"]:
+        split = split or "test"
+        # As it was drawn: without the images that turned out to be damaged.
+        frozen = replace(chosen.dataset, split_file=str(file)) if file.exists() else chosen.dataset
+        return EvalSet(frozen, split, chosen.fingerprint)
+    return EvalSet(chosen.dataset, split or "all", chosen.fingerprint)
 
 
 def seen_in_training(run: TrainedRun, items: Sequence[Item]) -> int:
@@ -110,6 +118,9 @@ class TrainingResolution:
         self.data.opened = replace(opened, splits=Splits(test=images.items(opened.splits)))
         self.items, self.skipped = self.data.splits.test, opened.skipped
         self.objects = self.data.objects("test")
+        depths = [opened.decoded[item.id].facts["depth"] for item in self.items]
+        for sentence in depth_doubts(depths, images.dataset):
+            log.warning("data: %s", sentence)
 
     def __iter__(self) -> Iterator[Measured]:
         device = self.module.device
@@ -164,7 +175,7 @@ class NativeResolution:
             levels = self.predictor.at_scale(image)
             scale = min(1.0, LONGEST / max(mask.shape))
             small = [max(1, round(side * scale)) for side in mask.shape]
-            shown = resize(to_channels(to_bits(np.asarray(image), 8), 3), *small)
+            shown = resize(convert(np.asarray(image), replace(self.dataset, bits=8, channels=3)), *small)
             yield shown, resize(mask.astype(np.float32), *small), resize(levels / np.float32(FULL), *small)
 
 

@@ -19,9 +19,9 @@ from seglab.contract import ContractError, Image, require
 from seglab.data.dataset import Dataset
 from seglab.data.decode import convert, decode_native
 from seglab.data.prepare_data import select_items
-from seglab.data.resize import crop, fit, resize, to_units
 from seglab.engine.module import SegModule
 from seglab.files import atomic
+from seglab.images.resize import crop, fit, resize, to_units
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
 TOLERANCE = 1e-4

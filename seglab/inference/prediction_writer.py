@@ -18,9 +18,9 @@ from scipy.ndimage import find_objects
 
 from seglab.contract import require
 from seglab.data import rle
-from seglab.data.image_io import SUFFIXES
-from seglab.data.resize import resize, to_bits, to_channels
 from seglab.files import cell, write_bytes, write_text
+from seglab.images.image_io import SUFFIXES
+from seglab.images.resize import resize, to_bits, to_channels
 from seglab.inference.predictor import FULL, cut
 from seglab.metrics.objects import components
 
@@ -63,7 +63,7 @@ def find_images(where: str | Sequence[str], output: Path) -> Found:
             require(not same, "predict", "an output outside of the images or in a folder of its own", place)
             files = sorted(walk(place, output, left_out)) if place.is_dir() else [place]
             found |= {file: file.relative_to(place if place.is_dir() else place.parent) for file in files}
-    require(bool(found), "predict", f"images ({', '.join(SUFFIXES)}, .dcm) in {where}", "none", "set input=...")
+    require(bool(found), "predict", f"images ({', '.join(SUFFIXES)}) in {where}", "none", "set input=...")
     bare = [str(name.with_suffix("")) for name in found.values()]
     pairs = zip(bare, found.items(), strict=True)
     names = {str(name) if bare.count(short) > 1 else short: file for short, (file, name) in pairs}
@@ -86,7 +86,7 @@ def walk(folder: Path, output: Path, left_out: Counter[str]) -> Iterator[Path]:
         for file in map(place.joinpath, files):
             if file.name.startswith("."):
                 left_out["hidden files"] += 1
-            elif file.suffix.lower() not in (*SUFFIXES, ".dcm"):
+            elif file.suffix.lower() not in SUFFIXES:
                 left_out["files of other kinds"] += 1
             elif not file.is_file():
                 left_out["pipes, devices or broken links"] += 1
@@ -226,4 +226,4 @@ def mtime(file: Path) -> int:
 
 def write_png(file: Path, pixels: np.ndarray) -> None:
     """Write a PNG atomically."""
-    write_bytes(file, cv2.imencode(".png", pixels)[1].tobytes())  # imwrite tells nothing of a full disk
+    write_bytes(file, cv2.imencode(".png", pixels)[1].tobytes())  # imwrite does not report a full disk

@@ -7,6 +7,7 @@ than any threshold.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,10 +21,13 @@ import torch
 from seglab.contract import Image, require
 from seglab.data.dataset import Dataset
 from seglab.data.decode import convert
-from seglab.data.resize import fit, resize, to_units, unfit
+from seglab.data.facts import depth_doubts
 from seglab.engine.module import Normalize, SegModule
 from seglab.engine.trained_run import TrainedRun
+from seglab.images.resize import fit, resize, to_units, unfit
 from seglab.inference.tiling import slide
+
+log = logging.getLogger(__name__)
 
 FULL = 65535
 """The level that stands for a probability of 1."""
@@ -66,7 +70,7 @@ class Predictor:
         self.probability(np.zeros((1, side, side, self.dataset.channels), np.uint8))  # fails here if it does not fit
 
     def of_file(self, path: str) -> np.ndarray:
-        """Map an image file (PNG, JPEG, TIFF, PGM, DICOM): (h, w) uint16."""
+        """Map an image file: (h, w) uint16."""
         image = decoded(path, self.dataset)
         box = self.dataset.region(path)
         if box is None:
@@ -169,5 +173,8 @@ def ensemble_average(predictors: Sequence[Predictor], path: str) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)  # the models of an ensemble, and the overlay, look at the same image
 def decoded(path: str, dataset: Dataset) -> np.ndarray:
-    """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, uint8 or uint16."""
-    return dataset.decode(path)
+    """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, in the file's own values."""
+    image = dataset.decode(path)
+    for sentence in depth_doubts([str(image.dtype)], dataset):
+        log.warning("%s: %s", path, sentence)
+    return image

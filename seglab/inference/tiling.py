@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from seglab.contract import require
-from seglab.data.resize import crop
+from seglab.images.resize import crop
 
 Model = Callable[[np.ndarray], np.ndarray]
 """From tiles (b, h, w, c) to float32 (b, h, w)."""

@@ -50,7 +50,8 @@ class Pixels(ABC):
 
     t: the share of each class in each pixel (b, k, n). p: its probability. q: 1 - p, exact where that difference is
     not. decided: whether it is the prediction. sizes, all_classes: the number of pixels,
-    and the confusion, of all classes of each decision (b, d, classes), see `costs`. maps: further values of each pixel
+    and the confusion, of all classes of each decision (b, d, classes), see `costs`; all_logits: of each pixel
+    (b, d, n, classes), a background without a logit having 0. maps: further values of each pixel
     and class (b, k, n) by name. valid: (b, 1, n) bool, None where all pixels count. hard: whether labels are 0 or 1,
     which dtype and shape of the target say; to look would make a GPU wait.
     """
@@ -61,6 +62,7 @@ class Pixels(ABC):
     decided: Tensor
     sizes: Tensor
     all_classes: Confusion
+    all_logits: Tensor
 
     background: ClassVar[int]
     """How many channels, the first, are a background, which no mean over scored classes counts."""
@@ -85,15 +87,16 @@ class Pixels(ABC):
         """(b, k, n) as (b, k, *spatial)."""
         return x.unflatten(2, self.space)
 
+    def rebuilt(self, change: Callable[[Tensor], Tensor], valid: Tensor | None = None) -> Pixels:
+        """The pixels of what `change` makes of logits, target, `valid` and maps (b, c, *spatial)."""
+        z, target, *maps = (change(self.spatial(v)) for v in (self.z, self.target, *self.maps.values()))
+        valid = self.valid if valid is None else valid
+        valid = None if valid is None else change(self.spatial(valid))
+        return type(self)(self.task, z, target, valid, dict(zip(self.maps, maps, strict=True)))
+
     def pooled(self) -> Pixels:
         """The whole batch as one image, the images below each other."""
-
-        def one(x: Tensor) -> Tensor:
-            return self.spatial(x).transpose(0, 1).flatten(1, 2).unsqueeze(0)
-
-        valid = None if self.valid is None else one(self.valid)
-        maps = {name: one(m) for name, m in self.maps.items()}
-        return type(self)(self.task, one(self.z), one(self.target), valid, maps)
+        return self.rebuilt(lambda v: v.transpose(0, 1).flatten(1, 2).unsqueeze(0))
 
     @abstractmethod
     def costs(self, cost: Callable[[Label], Tensor], weights: Tensor | None = None) -> Tensor:
@@ -214,6 +217,8 @@ class SigmoidPixels(Pixels):
         pairs = zip(self.confusion.swapped(), self.confusion, strict=True)
         return Confusion(*(torch.stack(pair, -1) for pair in pairs))
 
+    all_logits = property(lambda self: torch.stack([torch.zeros_like(self.z), self.z], -1))
+
     # not kept: they are made faster than the memory for them is found
     false_positive = property(lambda self: (self.labeled.q if self.hard else self.p) * self.u)
     false_negative = property(lambda self: (self.labeled.q if self.hard else self.q) * self.t)
@@ -283,6 +288,7 @@ class SoftmaxPixels(Pixels):
 
     sizes = property(lambda self: self.size.unsqueeze(1))
     all_classes = property(lambda self: Confusion(*(cell.unsqueeze(1) for cell in self.confusion)))
+    all_logits = property(lambda self: self.z.transpose(1, 2).unsqueeze(1))
 
     @once
     def false_positive(self) -> Tensor:

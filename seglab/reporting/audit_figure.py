@@ -1,4 +1,4 @@
-"""The picture of an audit: some images with their outlines, and how much foreground there is."""
+"""The picture of an audit: some images, their masks, what the model sees of them, and how much foreground there is."""
 
 from __future__ import annotations
 
@@ -10,27 +10,36 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-COLUMNS = 8
+COLUMNS = 4
+"""Samples in a row, three pictures each."""
 
 
 def overview(
-    samples: Sequence[tuple[str, NDArray, NDArray]], foreground: NDArray, areas: NDArray, title: str, file: Path
+    samples: Sequence[tuple[str, NDArray, NDArray, NDArray, NDArray]],
+    foreground: NDArray,
+    areas: NDArray,
+    title: str,
+    file: Path,
 ) -> None:
-    """Draw samples (name, image (h,w,3) uint8, mask (h,w)) with the mask's outline, and two histograms, as a PNG.
+    """Draw samples beside two histograms, as a PNG.
 
-    `foreground` are the images' fractions of foreground in [0, 1], `areas` the objects' sizes in pixels.
+    A sample is its name, image (h, w, 3) uint8 and mask (h, w) as they are stored, and both as the model sees them,
+    drawn as an outline. `foreground` are the images' fractions of foreground in [0, 1], `areas` the objects' pixels.
     """
     rows = -(-len(samples) // COLUMNS)
-    figure = Figure(figsize=(2 * COLUMNS, 2.2 * rows + 3), layout="constrained")
-    grid = figure.add_gridspec(rows + 1, COLUMNS, height_ratios=[2.2] * rows + [3])
-    for k, (name, image, mask) in enumerate(samples):
-        axes = figure.add_subplot(grid[k // COLUMNS, k % COLUMNS])
-        axes.imshow(image)
-        if mask.any() and not mask.all():
-            axes.contour(mask, [0.5], colors="lime", linewidths=0.8)
-        axes.set_title(f"{name[-24:]}\n{100 * mask.mean():.2g} %", fontsize=7)
-        axes.axis("off")
-    half = COLUMNS // 2
+    figure = Figure(figsize=(16, 1.6 * rows + 3), layout="constrained")
+    grid = figure.add_gridspec(rows + 1, 3 * COLUMNS, height_ratios=[1.6] * rows + [3])
+    for k, (name, image, mask, seen, seen_mask) in enumerate(samples):
+        row, column = divmod(k, COLUMNS)
+        shown = (("image", image), ("mask", mask), (f"seen, {100 * seen_mask.mean():.2g} %", seen))
+        for place, (words, array) in enumerate(shown):
+            axes = figure.add_subplot(grid[row, 3 * column + place])
+            axes.imshow(array, cmap="gray")
+            axes.set_title(name[-24:] if place == 0 else words, fontsize=7, parse_math=False)
+            axes.axis("off")
+        if seen_mask.any() and not seen_mask.all():
+            axes.contour(seen_mask, [0.5], colors="lime", linewidths=0.8)
+    half = 3 * COLUMNS // 2
     left, right = figure.add_subplot(grid[rows, :half]), figure.add_subplot(grid[rows, half:])
     empty = int((foreground == 0).sum())
     bars(left, foreground, f"fraction of foreground of an image ({empty} of {len(foreground)} have none)")

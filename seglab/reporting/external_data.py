@@ -13,6 +13,7 @@ from markupsafe import Markup
 from seglab.reporting import metrics_table
 from seglab.reporting.html import mean_sd, number, table, text
 from seglab.reporting.metrics_table import keys_of, title
+from seglab.reporting.run_labels import benchmark_titles
 
 KEYS = ("iou", "tuned/iou", "precision", "recall", "hd95", "object_recall")
 
@@ -22,7 +23,9 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
 
     Left out is what cannot be read, or was measured before the run was retrained.
     """
-    rows = [row for _, run in runs[runs["used"]].iterrows() for row in _evaluations(run)]
+    used = runs[runs["used"]]
+    titles = benchmark_titles(used) if len(used) else {}
+    rows = [row | {"trained": titles[run["benchmark"]]} for _, run in used.iterrows() for row in _evaluations(run)]
     return pd.DataFrame(rows, columns=["data", "what", "trained", "label", "seed", "in_domain", *KEYS])
 
 
@@ -32,7 +35,7 @@ def _evaluations(run: pd.Series) -> Iterator[dict[str, Any]]:
             facts = json.loads(file.read_text(encoding="utf-8"))
             if facts["run_finished"] != run["finished"]:
                 continue
-            row = {"data": file.parent.name, "what": words(facts, run["config"]), "trained": run["benchmark"]}
+            row = {"data": file.parent.name, "what": words(facts, run["config"])}
             row |= {"label": run["label"], "seed": run["seed"], "in_domain": run.get("test/iou", np.nan)}
             yield row | {key: facts["metrics"].get(key, np.nan) for key in KEYS}
         except (OSError, ValueError, KeyError):

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from seglab.plots import paint_errors
+from seglab.plots import outlined, paint_errors
 
 SIDE = 176
 """Pictures are shrunk to this many pixels, so that a report stays small enough to be mailed."""
@@ -66,7 +66,14 @@ def gallery(runs: Mapping[str, pd.Series], images: pd.DataFrame, metric: str) ->
                     "score": scores.get((runs[label].name, name), np.nan),
                 }
         truth = (255 * first["truth"].astype(np.float32)).astype(np.uint8)
-        rows.append({"id": name, "image": picture(first["image"]), "truth": picture(truth), "cells": cells})
+        rows.append(
+            {
+                "id": name,
+                "image": picture(outlined(first["image"], first["truth"])),
+                "truth": picture(truth),
+                "cells": cells,
+            }
+        )
     return list(kept), rows
 
 

@@ -96,7 +96,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     row |= {"folder": folder, "name": folder.name, "used": not problem, "problem": problem, "digest": digest}
     row |= {"config": config, "choices": choices, "data": data, "status": facts.get("status", "unreadable")}
     row |= {"dataset": choices.get("dataset", ""), "model": choices.get("model", ""), "seed": facts.get("seed", 0)}
-    row |= {key: facts.get(key) for key in ("card", "error", "git")}
+    row |= {key: facts.get(key) for key in ("card", "error", "git", "overrides")}
     row["fold"] = fold(config)
     row["benchmark"] = f"{row['dataset']} {str(data.get('fingerprint', ''))[:6]}".strip()
     row["threshold"] = (facts.get("threshold") or {}).get("tuned", float("nan"))

@@ -11,9 +11,18 @@ import pandas as pd
 
 from seglab.reporting import learning_curves
 from seglab.reporting.load_runs import Sweep
-from seglab.reporting.thresholds import average_precision, calibration_error, scores_at
+from seglab.reporting.thresholds import at_temperature, average_precision, calibration_error, scores_at, temperature
 
-LOWER_IS_BETTER = {"hd95", "asd", "loss", "ece", "epochs/train roughness", "epochs/val roughness", "epochs/seconds"}
+LOWER_IS_BETTER = {
+    "hd95",
+    "asd",
+    "loss",
+    "ece",
+    "ece_scaled",
+    "epochs/train roughness",
+    "epochs/val roughness",
+    "epochs/seconds",
+}
 THRESHOLDED = ("iou", "dice", "precision", "recall")
 """What a histogram gives of an image at any threshold."""
 
@@ -29,6 +38,7 @@ BLOCKS: dict[str, tuple[str, ...]] = {
         *(f"{name}_pooled" for name in (*THRESHOLDED, "accuracy")),
         "average_precision",
         "ece",
+        "ece_scaled",
     ),
     "Distance between the outlines, mean over the test images in which there is something and something was found": (
         "hd95",
@@ -52,6 +62,7 @@ TITLES = {
     "hd95": "HD95 (px)",
     "asd": "ASD (px)",
     "ece": "calibration error",
+    "ece_scaled": "calibration error, temperature tuned on validation",
     "empty/left empty": "empty images left empty",
 }
 
@@ -84,11 +95,13 @@ def read_histograms(runs: pd.DataFrame) -> dict[int, Pooled]:
     for row, (_, run) in zip(runs.index, runs.iterrows(), strict=True):
         try:
             with np.load(run["folder"] / "histograms.npz") as arrays:
-                table, ids = arrays["test"], arrays["test_ids"]
+                table, ids, val = arrays["test"], arrays["test_ids"], arrays.get("val")
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             continue
         images = _scores_of_images(table, run["threshold"], run["config"].get("empty", "correct"))
         scores = _scores(table.sum(0), images, run["threshold"])
+        if val is not None and val.any():
+            scores["ece_scaled"] = float(calibration_error(at_temperature(table.sum(0), temperature(val.sum(0)))))
         found[row] = Pooled(table.sum(0), scores, images.set_axis(ids[: len(images)]))
     return found
 

@@ -16,6 +16,9 @@ from seglab.reporting.metrics_table import QUARTERS, size_strata, title
 from seglab.reporting.thresholds import calibration, scores_at
 from seglab.reporting.verdict import Verdict
 
+PHONE = 0.6 * WIDTH
+"""Inches of a figure that stays legible when it is shrunk to the width of a phone."""
+
 KIND_COLORS = {"better": COLORS[0], "equivalent": COLORS[2]} | dict.fromkeys(("not best", "unknown", "none"), COLORS[7])
 
 
@@ -62,7 +65,7 @@ def learning(histories: Mapping[str, list[pd.DataFrame]]) -> Figure:
 @styled
 def seeds(data: Cube, metric: str) -> Figure:
     """Every run as a dot: the mean of the metric over the test images by loss; the bar is the mean over seeds."""
-    figure = Figure(figsize=(WIDTH, 0.8 + 0.3 * len(data.labels)), layout="constrained")
+    figure = Figure(figsize=(PHONE, 0.8 + 0.3 * len(data.labels)), layout="constrained")
     axis = figure.subplots()
     means = np.array([[finite_mean(run) for run in loss] for loss in data.values])
     for y, (label, row) in enumerate(zip(data.labels, means, strict=True)):
@@ -85,7 +88,7 @@ def _name_rows(axis: Axes, names: list[str]) -> None:
 def forest(verdicts: list[Verdict], metric: str) -> Figure:
     """Differences with the intervals that hold together: how far losses are behind the best, or of pairs."""
     best = verdicts[0].best
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.27 * (len(verdicts) + best)), layout="constrained")
+    figure = Figure(figsize=(PHONE, 0.9 + 0.27 * (len(verdicts) + best)), layout="constrained")
     axis = figure.subplots()
     delta = verdicts[0].delta
     reach = 4 * (delta + max(abs(found.gap) for found in verdicts))  # two seeds may give intervals far beyond

@@ -51,6 +51,15 @@ def smallest_differences(study: Study) -> list[tuple[int, str]]:
     return [(n, f"{smallest_difference(noise, seeds=n, alpha=level):.3f}") for n in (have, have + 2, have + 7)]
 
 
+def cost(study: Study) -> str:
+    """What the runs took and how many of them are not compared, in a sentence."""
+    runs = study.sweep.runs
+    left_out = len(runs) - len(study.sweep.used)
+    spent = f" took {_duration(runs['seconds'].sum())} in all" if "seconds" in runs else ""
+    rest = f"{left_out} of them not compared, see below" if left_out else "every one is compared"
+    return f"{len(runs)} run{'s' * (len(runs) != 1)}{spent}; {rest}."
+
+
 def ranks(study: Study) -> Markup:
     """The ranks that each loss may have."""
     found = study.ranks
@@ -86,6 +95,16 @@ def pictures(study: Study) -> dict[str, Any]:
     return {"labels": labels, "rows": rows, "seeds": sorted({int(run["seed"]) for run in chosen.values()})}
 
 
+def best_run(study: Study) -> tuple[str, str] | None:
+    """A sentence about the run to use, and the file of its weights; None where no run recorded its validation score."""
+    run = study.best_run
+    if run is None:
+        return None
+    seed = f"seed {run['seed']}" if run["fold"] < 0 else f"seed {run['seed']}, fold {run['fold']}"
+    words = f"The best run of {study.labels[0]} by {run['monitor']['name']} ({run['monitor']['value']:.3f}, {seed}):"
+    return words, str(run["folder"] / "checkpoints" / "best.ckpt")
+
+
 def cards(study: Study) -> list[dict[str, Any]]:
     """What each loss is: title, family, formula, parameters of its run, and notes (paper, empty masks, libraries)."""
     used = study.sweep.used.drop_duplicates("label").set_index("label")
@@ -112,6 +131,7 @@ def compared(runs: pd.DataFrame) -> dict[str, str]:
         "images": _words(data.get("images"), "{1} {0}"),
         "without foreground": _words(data.get("empty_masks"), "{1} {0}"),
         "foreground": f"{100 * data['foreground']:.3g} % of the training pixels" if data.get("foreground") else "",
+        "left out": _words(data.get("skipped_why"), "{1}: {0}"),
         "model": ", ".join(sorted(set(runs["model"]))),
         "seeds": ", ".join(map(str, sorted(set(runs["seed"])))),
         "runs": f"{len(runs)}{spent}",

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from seglab.contract import require
-from seglab.plots import FAINT, FALSE_NEGATIVE, FALSE_POSITIVE, INK, STYLE, TRUE_POSITIVE, paint_errors, save
+from seglab.plots import FAINT, FALSE_NEGATIVE, FALSE_POSITIVE, INK, STYLE, TRUE_POSITIVE, outlined, paint_errors, save
 
 TRAIN, VAL = "#e69f00", "#0072b2"
 
@@ -43,12 +43,13 @@ class Example(NamedTuple):
     probability: np.ndarray
 
 
-def curves(metrics_csv: Path, out: Path) -> Path:
+def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
     """Draw a run's loss, IoU, accuracy and confidences over its epochs, and where the gradient of its loss falls.
 
     `metrics_csv` has one row per epoch and columns such as `epoch`, `train/iou` and `val/iou`; a column that is absent
     or empty leaves its line out. Parameters of the loss that follow a schedule (`loss/NAME`) have a panel of their own,
-    and where one loss took over from another (`loss/stage` rises) a dotted line runs through all panels.
+    and where one loss took over from another (`loss/stage` rises) a dotted line runs through all panels. `title` names
+    the run above them.
     """
     history = pd.read_csv(metrics_csv)
     require("epoch" in history, f"curves: {metrics_csv}", "a column named epoch", list(history.columns))
@@ -56,6 +57,7 @@ def curves(metrics_csv: Path, out: Path) -> Path:
     with mpl.rc_context(STYLE):
         panels = len(PANELS) + 1 + bool(moving)
         figure = Figure(figsize=(2.43 * panels, 2.7), layout="constrained")
+        figure.suptitle(title, x=0.005, ha="left", fontsize=9.5)
         axes = figure.subplots(1, panels)
         for axis, (key, title) in zip(axes, PANELS.items(), strict=False):
             _lines(axis, history, {f"{split}/{key}": style for split, style in SPLITS.items()})
@@ -91,30 +93,31 @@ def _switches(axis: Axes, history: pd.DataFrame) -> None:
         axis.axvline(epoch, color=INK, linewidth=1, linestyle=":", label="" if k else "next loss")
 
 
-def examples(rows: Iterable[Example], out: Path, threshold: float = 0.5) -> Path:
+def examples(rows: Iterable[Example], out: Path, threshold: float = 0.5, title: str = "") -> Path:
     """Draw test images one a row: the image, the truth, the probability, and the errors in color.
 
     A row is an `Example` (or a tuple of the same four): a caption of one or more lines such as "best\\nIoU 0.93", the
-    image uint8 (h, w, c), the truth and the probability (h, w).
+    image uint8 (h, w, c), the truth and the probability (h, w). `title` names the run above them.
     """
     rows = [Example(*row) for row in rows]
     require(bool(rows), "examples", "at least one image to draw", 0)
     height, width = rows[0].truth.shape
     tall = 1.75 * height / width
     with mpl.rc_context({**STYLE, "axes.grid": False, "image.interpolation": "nearest"}):
-        figure = Figure(figsize=(1.1 + 4 * 1.8, 0.6 + len(rows) * (tall + 0.06)))
+        figure = Figure(figsize=(1.1 + 4 * 1.8, 0.6 + 0.25 * bool(title) + len(rows) * (tall + 0.06)))
         figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+        figure.suptitle(title, x=0.005, ha="left", fontsize=9.5)
         grid = figure.subplots(len(rows), 4, squeeze=False)
         for axes, row in zip(grid, rows, strict=True):
             _row(axes, row, threshold)
-        for axis, title in zip(grid[0], ("image", "truth", "probability", "errors"), strict=True):
+        for axis, title in zip(grid[0], ("image and true outline", "truth", "probability", "errors"), strict=True):
             axis.set_title(title, color=FAINT)
         figure.legend(handles=_legend(), loc="outside lower right", ncols=3, handlelength=1, fontsize=8)
         return save(figure, out)
 
 
 def _row(axes: Iterable[Axes], row: Example, threshold: float) -> None:
-    image = row.image.squeeze()
+    image = outlined(row.image, row.truth)
     painted = paint_errors(row.image, row.truth, row.probability, threshold)
     for axis, picture, span in zip(axes, (image, row.truth, row.probability, painted), (255, 1, 1, 255), strict=True):
         axis.imshow(picture, cmap="gray", vmin=0, vmax=span)

@@ -114,16 +114,19 @@ def _differing(leaves: list[dict[str, Any]]) -> list[str]:
 
 
 def benchmark_titles(runs: pd.DataFrame) -> dict[str, str]:
-    """A name for each benchmark: the data set and, where it occurs several times, what differs (`target=disc`)."""
+    """A name for each benchmark: the data set and, where it occurs several times, what differs (`target=disc`).
+
+    Data that changed under the same options are numbered.
+    """
     first = runs.drop_duplicates("benchmark")
     titles = {}
     for dataset, same in first.groupby("dataset", sort=False):
         leaves = [flat(config.get("dataset") or {}) for config in same["config"]]
         keys = [key for key in _differing(leaves) if key != "fold" and not key.startswith("cache_")]
         keys = [key for key in keys if key not in ("root", "mean", "std")] or keys[:1]
-        for name, leaf in zip(same["benchmark"], leaves, strict=True):
+        for number, (name, leaf) in enumerate(zip(same["benchmark"], leaves, strict=True), 1):
             words = [str(dataset), *(f"{key}={leaf[key]}" for key in keys if key in leaf)]
-            titles[name] = " ".join(words) if keys or len(same) == 1 else name
+            titles[name] = " ".join(words) if keys or len(same) == 1 else f"{dataset}, data {number}"
     return titles
 
 

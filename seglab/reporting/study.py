@@ -30,7 +30,7 @@ from seglab.reporting.metrics_table import (
 )
 from seglab.reporting.run_labels import differing
 from seglab.reporting.stats import Comparison, compare
-from seglab.reporting.verdict import QUESTIONS, Verdict, headline, judge, ranks
+from seglab.reporting.verdict import QUESTIONS, Verdict, headline, judge, listed, ranks, signed
 
 IMAGES = {"all": "all test images", "foreground": "the test images with foreground", "empty": "the empty test images"}
 
@@ -56,6 +56,13 @@ class Question:
         require(self.images in IMAGES, "report: images", f"one of {', '.join(IMAGES)}", self.images)
         require(self.delta > 0, "report: delta", "a number above 0", self.delta)
         require(0.5 < self.confidence < 1, "report: confidence", "a number between 0.5 and 1", self.confidence)
+
+
+def _monitored(monitor: object) -> float:
+    """The validation score that chose a run's checkpoint, so that more is better; NaN where it is not known."""
+    if not isinstance(monitor, dict) or monitor.get("value") is None:
+        return np.nan
+    return float(monitor["value"]) * (-1 if worse_if_higher(monitor["name"].removeprefix("val/")) else 1)
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,19 @@ class Study:
         return self.data.labels
 
     @property
+    def means(self) -> dict[str, float]:
+        """The mean of the metric over seeds and images, by loss."""
+        return {label: finite_mean(run) for label, run in zip(self.labels, self.data.values, strict=True)}
+
+    @cached_property
+    def best_run(self) -> pd.Series | None:
+        """The run of the loss with the best mean that did best on its validation images; None if none recorded that."""
+        runs = self.sweep.used[self.sweep.used["label"] == self.labels[0]]
+        scores = {row: _monitored(run.get("monitor")) for row, (_, run) in enumerate(runs.iterrows())}
+        best = max(scores, key=lambda row: np.nan_to_num(scores[row], nan=-np.inf))
+        return runs.iloc[best] if np.isfinite(scores[best]) else None
+
+    @property
     def of_folds(self) -> int:
         """Into how many folds the images are divided; 1 where they are not."""
         return max((config.get("dataset") or {}).get("folds") or 1 for config in self.sweep.used["config"])
@@ -167,9 +187,32 @@ class Study:
         )
 
     @cached_property
-    def headline(self) -> str:
+    def answer(self) -> str:
         """The answer in one sentence."""
         return self.no_verdict or headline(self.verdicts, self.question.against)
+
+    @property
+    def headline(self) -> str:
+        """The answer, and how much of it is calibration."""
+        return f"{self.answer} {self.calibration}".strip()
+
+    @cached_property
+    def calibration(self) -> str:
+        """A sentence where most of what separates losses from the best is gone at tuned thresholds; empty elsewhere."""
+        if self.tuned is None:
+            return ""
+        sign, best = (-1 if self.lower_is_better else 1), self.labels[0]
+        fixed, tuned = ({label: sign * mean for label, mean in each.means.items()} for each in (self, self.tuned))
+        gaps = {label: (fixed[best] - fixed[label], tuned[best] - tuned[label]) for label in self.labels[1:]}
+        gone = {label: gap for label, gap in gaps.items() if gap[0] > self.question.delta and gap[1] < gap[0] / 2}
+        if not gone:
+            return ""
+        most = max(gone, key=lambda label: gone[label][0])
+        others = f", and likewise for {listed(rest)}" if (rest := [label for label in gone if label != most]) else ""
+        return (
+            f"Mostly calibration: of {gone[most][0]:.3f} between {best} and {most} at the fixed threshold, "
+            f"{signed(gone[most][1])} is left at thresholds tuned on validation{others}."
+        )
 
     @cached_property
     def named(self) -> list[Verdict]:

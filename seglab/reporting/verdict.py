@@ -240,13 +240,13 @@ def headline(verdicts: Sequence[Verdict], against: str | None = None) -> str:
     if against:
         phrases = {"better": "better", "worse": "worse", "equivalent": f"equivalent within {delta:g}"}
         parts = [
-            f"{_list(rivals[kind])} {_are(rivals[kind])} {words}" for kind, words in phrases.items() if kind in rivals
+            f"{listed(rivals[kind])} {_are(rivals[kind])} {words}" for kind, words in phrases.items() if kind in rivals
         ]
-        parts += [f"cannot tell for {_list(rivals['unknown'])}"] if "unknown" in rivals else []
+        parts += [f"cannot tell for {listed(rivals['unknown'])}"] if "unknown" in rivals else []
         return f"Beside {against}: {'; '.join(parts)}."
     phrases = {"better": "is better than", "equivalent": f"is equivalent within {delta:g} to"}
     phrases |= {"unknown": "cannot be distinguished from"}
-    parts = [f"{words} {_list(rivals[kind])}" for kind, words in phrases.items() if kind in rivals]
+    parts = [f"{words} {listed(rivals[kind])}" for kind, words in phrases.items() if kind in rivals]
     return f"{leader} {'; it '.join(parts)}."
 
 
@@ -257,16 +257,16 @@ def _best_of(leader: str, verdicts: Sequence[Verdict]) -> str:
     open_ = [leader, *(found.pair.second for found in verdicts if found.kind in ("unknown", "none"))]
     if len(open_) == len(verdicts) + 1:
         return f"Any of the {len(open_)} losses may be the best; {leader} has the best mean."
-    parts = [f"{leader} is the best" if len(open_) == 1 else f"The best may be {_list(open_, 'or')}"]
+    parts = [f"{leader} is the best" if len(open_) == 1 else f"The best may be {listed(open_, 'or')}"]
     if same := losses["equivalent"]:
-        parts.append(f"{_list(same)} {_are(same)} as good within {verdicts[0].delta:g}")
+        parts.append(f"{listed(same)} {_are(same)} as good within {verdicts[0].delta:g}")
     worse = [found for found in verdicts if found.kind == "better"]
     if worse:
         least = min(found.low for found in worse)
         names = [found.pair.second for found in worse]
-        parts.append(f"{_list(names)} {_are(names)} worse by at least {signed(least)}")
+        parts.append(f"{listed(names)} {_are(names)} worse by at least {signed(least)}")
     if out := losses["not best"]:
-        parts.append(f"{_list(out)} {_are(out)} not")
+        parts.append(f"{listed(out)} {_are(out)} not")
     return "; ".join(parts) + "."
 
 
@@ -274,7 +274,7 @@ def _are(names: list[str]) -> str:
     return "is" if len(names) == 1 else "are"
 
 
-def _list(names: list[str], last: str = "and") -> str:
+def listed(names: list[str], last: str = "and") -> str:
     """Some names in words; of more than four only how many."""
     if len(names) > 4 and last == "and":
         return f"{len(names)} others"

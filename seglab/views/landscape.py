@@ -15,7 +15,7 @@ from seglab.engine.module import SegModule
 from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
 from seglab.views.landscape_figures import Surface, page
-from seglab.views.landscape_grid import BATCHNORM, LandscapeGrid
+from seglab.views.landscape_grid import LandscapeGrid
 from seglab.views.run_inputs import Autocast, fitted, same_data, samples, titles
 from seglab.views.view_page import ViewPage
 from seglab.views.weight_planes import Plane, lattice, path_plane, random_plane, solution_plane, weights_of
@@ -33,7 +33,6 @@ def view(
     span: float,
     split: str,
     images: int | None,
-    batchnorm: str,
     seed: int,
 ) -> ViewPage:
     """Show the losses and the IoU of some images over planes around or through the weights of runs.
@@ -45,21 +44,19 @@ def view(
         points: places along each axis.
         span: how far a random plane reaches, in lengths of the weights; how much others reach beyond their marks.
         split, images: which images, spread evenly over the split; None takes all.
-        batchnorm: see `BATCHNORM`.
         seed: of random directions.
     """
     require(plane in PLANES, "landscape", f"plane as one of {', '.join(PLANES)}", plane)
     require(points >= 2, "landscape", "at least 2 points a side", points)
     require(span > 0, "landscape", "a span above 0", span)
-    require(batchnorm in BATCHNORM, "landscape", f"batchnorm as one of {', '.join(BATCHNORM)}", batchnorm)
     same_data(runs)
     losses = fitted(losses, runs[0])
     batches = evenly_spread(runs[0], losses, split, images)
     ids = [name for batch in batches for name in batch["id"]]
     trained = [[run.facts["identity"], run.facts.get("finished")] for run in runs]
-    options = [trained, {name: repr(loss) for name, loss in losses.items()}, plane, seed, BATCHNORM[batchnorm], ids]
+    options = [trained, {name: repr(loss) for name, loss in losses.items()}, plane, seed, ids]
     fingerprint = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:12]
-    grid = LandscapeGrid(batches, losses, batchnorm, runs[0].config["threshold"], folder / "points.csv", fingerprint)
+    grid = LandscapeGrid(batches, losses, runs[0].config["threshold"], folder / "points.csv", fingerprint)
     surfaces = []
     for laid, module, autocast in lay(runs, plane, seed):
         first, second = lattice(laid, span, points)
@@ -68,7 +65,7 @@ def view(
         values = {name: table[name].reindex(places).to_numpy().reshape(points, points) for name in grid.measured}
         center = {name: float(table[name].iloc[0]) for name in grid.measured}
         surfaces.append(Surface(laid.title, laid.note, first, second, values, laid.marks, laid.paths, center))
-    return page(surfaces, f"Means over {len(ids)} {split} images; {BATCHNORM[batchnorm]}.")
+    return page(surfaces, f"Means over {len(ids)} {split} images; BatchNorm statistics move with the weights.")
 
 
 def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, images: int | None) -> list[Batch]:

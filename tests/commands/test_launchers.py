@@ -1,18 +1,17 @@
-"""Sweeps of several jobs at once, by joblib and Ray; SLURM has a test of its own, `make test-slurm`."""
+"""Sweeps of several runs at once, on this machine and by Ray; SLURM has a test of its own, `make test-slurm`."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -35,7 +34,7 @@ class Bomb(BCE):
     def __call__(self, logits, target, **maps):
         if self.how == "kill":
             while not list(Path("outputs/default").glob("bomb_how-no_*/checkpoints/last.ckpt")):
-                time.sleep(0.1)  # until the neighbour is in the middle of its work
+                time.sleep(0.1)  # until the neighbor is in the middle of its work
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.3)
         return super().__call__(logits, target, **maps)
@@ -62,12 +61,13 @@ def composed(*words: str) -> DictConfig:
 
 
 @pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema")  # as cli.py asks of Python
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "ray", "slurm"])
+@pytest.mark.parametrize("launcher", ["basic", "local", "ray", "slurm"])
 def test_each_launcher_says_whether_its_jobs_share_a_process_and_a_screen(
     launcher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plugin = cli.PLUGINS.get(launcher, "hydra-core").replace("-", "_")
-    pytest.importorskip(f"hydra_plugins.{plugin}" if "launcher" in plugin else "hydra", reason="an optional launcher")
+    plugin = cli.PLUGINS.get(launcher, "").replace("-", "_")
+    if plugin:
+        pytest.importorskip(f"hydra_plugins.{plugin}", reason="an optional launcher")
     cfg = composed(f"hydra/launcher={launcher}")
     monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
     assert cli.shares_process() == (launcher != "slurm")
@@ -90,10 +90,13 @@ def test_a_launcher_that_is_not_installed_is_one_sentence_with_the_remedy(monkey
     )
 
 
-def test_the_joblib_preset_lists_what_the_plugin_knows() -> None:
-    plugin = pytest.importorskip("hydra_plugins.hydra_joblib_launcher.config", reason="an optional launcher")
-    ours = yaml.safe_load((config.CONF / "hydra/launcher/joblib.yaml").read_text())
-    assert list(ours) == [field.name for field in fields(plugin.JobLibLauncherConf)]
+@pytest.mark.parametrize(("n_jobs", "parallel"), [("1", False), ("2", True), ("auto", True)])
+def test_the_local_launcher_is_the_default_and_prints_all_lines_of_one_run_at_a_time(
+    n_jobs: str, parallel: bool
+) -> None:
+    cfg = composed(f"hydra.launcher.n_jobs={n_jobs}")
+    assert cfg.hydra.launcher._target_ == "hydra_plugins.seglab_launcher.LocalLauncher"
+    assert cli.console_level(cfg) == ("WARNING" if parallel else "INFO")
 
 
 def test_jobs_that_died_together_take_turns_until_each_has_ended(
@@ -117,51 +120,58 @@ def test_jobs_that_died_together_take_turns_until_each_has_ended(
 
 
 @pytest.mark.slow
-def test_joblib_gives_the_rows_of_single_runs_with_the_threads_divided(tmp_path: Path) -> None:
-    joblib = pytest.importorskip("joblib", reason="an optional launcher")
-    code, said = sweep(tmp_path, "loss=bce,dice", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+def test_runs_at_once_have_the_rows_of_runs_one_after_the_other(tmp_path: Path) -> None:
+    code, said = sweep(tmp_path, "loss=bce,dice", "hydra.launcher.n_jobs=2")
     assert code == 0, said
     assert "2 runs: 2 finished" in said
-    assert all(f"#{number} epoch 2/2" in said for number in (0, 1))
-    assert [run["host"]["threads"] for run in runs(tmp_path).values()] == [max(1, joblib.cpu_count() // 2)] * 2
-    if joblib.cpu_count() < 4:  # more threads add in another order
-        for loss in ("bce", "dice"):
-            (mine,), alone = tmp_path.glob(f"outputs/default/{loss}_*/per_image.csv"), tmp_path / loss
-            assert mine.read_text() == (train_small(alone, f"loss={loss}") / "per_image.csv").read_text()
+    assert "run 2 of 2" in said
+    assert ("epoch 2/2" in said, "about" in said) == (False, True), "the lines of several runs are mixed"
+    assert [run["host"]["threads"] for run in runs(tmp_path).values()] == [1, 1]
+    for loss in ("bce", "dice"):
+        (mine,), alone = tmp_path.glob(f"outputs/default/{loss}_*"), train_small(tmp_path / loss, f"loss={loss}")
+        assert "epoch 2/2" in (mine / "train.log").read_text()
+        assert (mine / "per_image.csv").read_text() == (alone / "per_image.csv").read_text()
 
 
 @pytest.mark.slow
-def test_a_run_that_kills_its_pool_is_found_out_and_its_neighbours_finish(tmp_path: Path) -> None:
-    pytest.importorskip("joblib", reason="an optional launcher")
+def test_a_run_that_dies_leaves_its_neighbors_alone(tmp_path: Path) -> None:
     (tmp_path / "bombs.py").write_text(BOMB)
     (tmp_path / "myconf/loss").mkdir(parents=True)
     (tmp_path / "myconf/loss/bomb.yaml").write_text("_target_: bombs.Bomb\nhow: kill\n")
-    words = ("--config-dir", "myconf", "hydra/launcher=joblib", "loss=bomb", "loss.how=no,kill")
+    words = ("--config-dir", "myconf", "hydra.launcher.n_jobs=2", "loss=bomb", "loss.how=no,kill")
     code, said = sweep(tmp_path, *words, PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     ended = {name: (facts["status"], (facts["error"] or {}).get("message")) for name, facts in runs(tmp_path).items()}
     assert ended == {
         "bomb_how-no_unet_synthetic_s1": ("finished", None),
-        "bomb_unet_synthetic_s1": ("failed", "the process died"),
+        "bomb_unet_synthetic_s1": ("failed", "the process died with signal 9 (SIGKILL)"),
     }
     assert "2 runs: 1 finished, 1 failed" in said
-    assert "resuming after epoch" in said, "the neighbour lost what it had done"
+    assert "resuming after epoch" not in said
     assert code == 1
 
 
 @pytest.mark.slow
-def test_a_pool_that_is_told_to_stop_leaves_no_process_and_no_failure_behind(tmp_path: Path) -> None:
-    pytest.importorskip("joblib", reason="an optional launcher")
-    words = ("hydra/launcher=joblib", "loss=bce,dice", *SMALL, "trainer.max_epochs=5000")
+@pytest.mark.parametrize(("number", "whole_group", "code"), [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)])
+def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_has_not_begun(
+    tmp_path: Path, number: int, whole_group: bool, code: int
+) -> None:
+    words = ("hydra.launcher.n_jobs=2", "loss=bce,dice,iou", *SMALL, "trainer.max_epochs=5000")
     with (tmp_path / "said.txt").open("w") as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "seglab.train", "-m", *words], cwd=tmp_path, stdout=said, stderr=said
+            [sys.executable, "-m", "seglab.train", "-m", *words],
+            cwd=tmp_path,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
         )
     deadline = time.monotonic() + 200
-    while len(list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt"))) < 2 and time.monotonic() < deadline:
+    while len(list(tmp_path.glob("outputs/*/*/metrics.csv"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.terminate()
-    process.wait(timeout=60)
-    assert "2 runs: 2 interrupted" in (tmp_path / "said.txt").read_text()
+    os.killpg(process.pid, number) if whole_group else process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    summary = (tmp_path / "said.txt").read_text()
+    assert "3 runs: 2 interrupted, 1 waiting" in summary
+    assert "left: 3, 2 at once; the same command resumes them" in summary
     assert not any(Run(path.parent).held() for path in tmp_path.glob("outputs/*/*/run.json"))
     assert {facts["status"] for facts in runs(tmp_path).values()} == {"interrupted"}
 

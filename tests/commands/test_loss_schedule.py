@@ -1,4 +1,4 @@
-"""Runs whose loss changes on the way: what they train with, what they write down, and how they go on."""
+"""Runs whose loss changes on the way: what they train with, what they write down, and how they resume."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from seglab.contract import ContractError
 from seglab.data.prepare_data import open_data
 from seglab.engine.config import build
 from seglab.prepare import options, run
-from tests.data.fabricate import write_pairs
+from tests.data.fabricate import save_palette, save_turned, write_pairs, write_scenes
 
 
 @pytest.fixture
@@ -90,3 +90,32 @@ def test_a_leak_is_an_error_after_all_is_written(configure, root, tmp_path):
 def test_an_unknown_mode_is_one_sentence(configure, root, tmp_path):
     with pytest.raises(ContractError, match="mode: expected one of prepare, audit, got look"):
         run(configure("prepare", "mode=look", *choose(root)), tmp_path)
+
+
+def test_an_audit_that_reads_nothing_is_an_error_after_all_is_written(configure, root, tmp_path):
+    for path in (root / "masks").iterdir():
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ContractError, match=r"images that can be read, got none; the first: .*masks/0.png: expected"):
+        run(configure("prepare", "mode=audit", *choose(root)), tmp_path)
+    facts = json.loads((tmp_path / "audit.json").read_text())
+    assert (facts["unreadable"], sum(facts["images"].values())) == (8, 0)
+
+
+def test_an_audit_says_how_files_are_stored(configure, tmp_path):
+    def image(path, pixels):
+        save_turned(path, pixels, 6 if int(path.stem) < 2 else 1, quality=95)
+
+    write_scenes(tmp_path / "raw", image=(".jpg", image), mask=(".png", save_palette))
+    run(configure("prepare", "mode=audit", *choose(tmp_path / "raw")), tmp_path)
+    facts = json.loads((tmp_path / "audit.json").read_text())
+    assert facts["images_stored_turned"] == 2
+    assert facts["mask_kinds"] == {"palette": 6}
+    assert facts["mask_values"].startswith("0 #000000 (9")
+    assert "1 #800000 (" in facts["mask_values"]
+
+
+def test_a_mistyped_root_is_one_sentence_at_once(configure):
+    for mode in ("audit", "prepare"):
+        with pytest.raises(ContractError, match=r"dataset.root: expected a folder that exists, got .*nowhere"):
+            run(configure("prepare", f"mode={mode}", *choose(Path("nowhere"))), Path("out"))
+    assert not Path("out").exists()

@@ -120,7 +120,7 @@ def test_runs_that_differ_in_the_loss_start_from_the_same_weights_and_see_the_sa
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_an_interrupted_run_goes_on_and_ends_like_the_undisturbed_one(
+def test_an_interrupted_run_resumes_and_ends_like_the_undisturbed_one(
     run: Callable[..., float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     from seglab.engine.module import SegModule
@@ -242,7 +242,7 @@ def test_what_chooses_the_checkpoint_on_patches_is_the_score_of_whole_images(
 
 
 def test_a_finished_run_is_not_taken_for_one_on_data_that_have_changed(configure: Configure, tmp_path: Path) -> None:
-    from seglab.train import fingerprint_now
+    from seglab.engine.outcome import fingerprint_now
 
     cfg = configure("train", *photographs(tmp_path / "data", 32), folder=tmp_path / "run")
     value = train(cfg, tmp_path / "run")

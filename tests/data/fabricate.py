@@ -1,12 +1,22 @@
-"""Small image files, written as the tests need them."""
+"""Small image files and folders of them, written as the tests need them, by the libraries that people use."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import tifffile
+from PIL import Image
+
+VOC = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]
+"""The first colors of the palette of PASCAL VOC: black, dark red, dark green, olive."""
+
+Writer = Callable[[Path, np.ndarray], Any]
+"""Writes a mask (h, w) bool, or an image (h, w, 3) uint8, as a file."""
 
 
 def write_image(path: Path, pixels: np.ndarray, *options: int) -> str:
@@ -22,4 +32,115 @@ def write_pairs(root: Path, images: Sequence[np.ndarray], masks: Sequence[np.nda
     for k, (image, mask) in enumerate(zip(images, masks, strict=True)):
         write_image(root / f"images/{k}.png", image)
         write_image(root / f"masks/{k}.png", mask * 255)
+    return root
+
+
+def scene(k: int, height: int = 40, width: int = 48, radius: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Paint an image (h, w, 3) uint8 of one bright disc on noise, and its mask (h, w) bool; never symmetric."""
+    rng = np.random.default_rng(k)
+    y, x = rng.integers(radius + 1, height // 2), rng.integers(radius + 1, width // 2)
+    mask = np.hypot(*np.ogrid[-y : height - y, -x : width - x]) <= radius
+    image = rng.normal(90, 10, (height, width, 3)) + 100 * mask[..., None]
+    return np.clip(image, 0, 255).astype(np.uint8), mask
+
+
+def save(path: Path, array: np.ndarray, mode: str | None = None, **options: Any) -> None:
+    """Write an array by Pillow."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array, mode).save(path, **options)
+
+
+def save_palette(path: Path, indices: np.ndarray, palette: Sequence[int] = VOC, **options: Any) -> None:
+    """Write indices (h, w) with a palette by Pillow."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(indices.astype(np.uint8), "P")
+    image.putpalette(list(palette))
+    image.save(path, **options)
+
+
+def save_turned(path: Path, array: np.ndarray, orientation: int, **options: Any) -> None:
+    """Write an array so that only a reader who heeds its orientation, 1 to 8, sees it upright."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ways = Image.Transpose
+    stored = (None, ways.FLIP_LEFT_RIGHT, ways.ROTATE_180, ways.FLIP_TOP_BOTTOM, ways.TRANSPOSE)
+    stored = (*stored, ways.ROTATE_90, ways.TRANSVERSE, ways.ROTATE_270)
+    way, image = stored[orientation - 1], Image.fromarray(array)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = image if way is None else image.transpose(way)
+    image.save(path, **({"tiffinfo": {274: orientation}} if path.suffix == ".tif" else {"exif": exif}), **options)
+
+
+def white(mask: np.ndarray) -> np.ndarray:
+    """Give 255 where a mask is true."""
+    return mask.astype(np.uint8) * 255
+
+
+def with_alpha(mask: np.ndarray, level: int) -> np.ndarray:
+    """Give an image (h, w, 4) of one gray level whose alpha is the mask."""
+    return np.dstack([np.full((*mask.shape, 3), level, np.uint8), white(mask)])
+
+
+def two_colors(mask: np.ndarray, background: Sequence[int], foreground: Sequence[int]) -> np.ndarray:
+    """Paint a mask in two colors."""
+    return np.where(mask[..., None], np.uint8(foreground), np.uint8(background))
+
+
+SAME_MASK: dict[str, tuple[str, Writer]] = {
+    "white": (".png", lambda path, mask: save(path, white(mask))),
+    "ones": (".png", lambda path, mask: save(path, mask.astype(np.uint8))),
+    "1 bit": (".png", lambda path, mask: save(path, mask)),
+    "16 bits": (".png", lambda path, mask: save(path, mask.astype(np.uint16) * 300)),
+    "gray with alpha": (".png", lambda path, mask: save(path, np.dstack([white(mask), white(mask | True)]), "LA")),
+    "RGB": (".png", lambda path, mask: save(path, np.repeat(white(mask)[..., None], 3, 2))),
+    "BMP": (".bmp", lambda path, mask: save(path, white(mask))),
+    "PGM": (".pgm", lambda path, mask: save(path, white(mask))),
+    "GIF": (".gif", lambda path, mask: save(path, white(mask))),
+    "lossless WebP": (".webp", lambda path, mask: save(path, white(mask), lossless=True)),
+    "fax TIFF": (".tif", lambda path, mask: save(path, mask, compression="group4")),
+    "white is 0": (".tif", lambda path, mask: tifffile.imwrite(path, white(~mask), photometric="miniswhite")),
+    "int32 TIFF": (".tif", lambda path, mask: tifffile.imwrite(path, mask.astype(np.int32))),
+    "int64 TIFF": (".tif", lambda path, mask: tifffile.imwrite(path, mask.astype(np.int64), compression="lzw")),
+    "float TIFF": (".tif", lambda path, mask: save(path, mask.astype(np.float32))),
+    "palette": (".png", save_palette),
+    "palette of 2 bits": (".png", partial(save_palette, bits=2)),
+    "palette GIF": (".gif", save_palette),
+    "palette BMP": (".bmp", save_palette),
+    "palette TIFF": (".tif", save_palette),
+    "gray palette": (".png", lambda path, mask: save_palette(path, ~mask, [255, 255, 255, 0, 0, 0])),
+    "alpha on white": (".png", lambda path, mask: save(path, with_alpha(mask, 255))),
+    "alpha on black": (".png", lambda path, mask: save(path, with_alpha(mask, 0))),
+    "alpha on gray": (".png", lambda path, mask: save(path, np.dstack([white(mask | True), white(mask)]), "LA")),
+    "alpha WebP": (".webp", lambda path, mask: save(path, with_alpha(mask, 255), lossless=True, exact=True)),
+    "alpha TIFF": (".tif", lambda path, mask: save(path, with_alpha(mask, 0))),
+    "alpha and colors": (".png", lambda path, mask: save(path, np.dstack([white(mask)] * 4))),
+}
+"""Files of the same mask, which need no option to be read; the suffix of each, and what writes it."""
+
+LOSSY: dict[str, tuple[str, Writer]] = {
+    "JPEG": (".jpg", lambda path, mask: save(path, white(mask), quality=75)),
+    "coarse JPEG": (".jpeg", lambda path, mask: save(path, white(mask), quality=20)),
+    "RGB JPEG": (".jpg", lambda path, mask: save(path, np.repeat(white(mask)[..., None], 3, 2), quality=75)),
+    "lossy WebP": (".webp", lambda path, mask: save(path, white(mask), quality=50)),
+    "WebP with EXIF": (".webp", lambda path, mask: save_turned(path, white(mask), 1, quality=80)),
+    "JPEG in TIFF": (".tif", lambda path, mask: save(path, white(mask), compression="jpeg")),
+}
+"""The same, compressed with loss."""
+
+
+def write_scenes(
+    root: Path,
+    count: int = 6,
+    image: tuple[str, Writer] = (".png", save),
+    mask: tuple[str, Writer] = (".png", lambda path, mask: save(path, white(mask))),
+    named: tuple[str, str] = ("images/{}", "masks/{}"),
+    **options: int,
+) -> Path:
+    """Write scenes and their masks, with a number each in their names."""
+    for k in range(count):
+        pixels, truth = scene(k, **options)
+        for place, (suffix, write), array in ((named[0], image, pixels), (named[1], mask, truth)):
+            path = root / f"{place.format(f'{k:02d}')}{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, array)
     return root

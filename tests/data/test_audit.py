@@ -5,13 +5,14 @@ import cv2
 import numpy as np
 import pytest
 
-from seglab.data.audit import audit, erased
+from seglab.data.audit import audit
 from seglab.data.datasets.airbus_ships import AirbusShips
 from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.fundus import Fundus
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.datasets.synthetic_scenes import clouds
 from seglab.data.duplicates import image_hash, near_duplicates
+from seglab.data.facts import lost
 from tests.data.fabricate import write_image
 
 
@@ -50,7 +51,8 @@ def test_facts_are_those_of_the_files(dataset, tmp_path):
     assert facts["unreadable"] == 2
     assert any("9.jpg" in line for line in facts["unreadable_first"])
     assert sum(facts["empty_masks"].values()) == 2
-    assert facts["mask_values"] == {"[0, 255]": 10, "[0]": 2}
+    percent = 100 * (10 * 400 + sum(range(3, 11)) + 3 + 4) / (12 * 96**2)
+    assert facts["mask_values"] == f"0 ({100 - percent:.3g} %), 255 ({percent:.3g} %)"
     assert facts["objects"] == 20
     assert facts["objects_per_image"] == {"0": 2, "2": 10}
     assert facts["object_pixels"]["max"] == 400
@@ -68,10 +70,10 @@ def test_an_object_that_keeps_one_pixel_is_not_erased():
     mask = np.zeros((40, 40), np.uint8)
     mask[0:4, 0:4], mask[20, 20] = 1, 1
     count, labels = cv2.connectedComponents(mask)
-    assert erased(mask, labels, count, Synthetic(size=40)).tolist() == [False, False]
+    assert lost(mask, labels, count, Synthetic(size=40)).tolist() == [False, False]
     at = Folder(root="", size=10)
-    assert erased(mask, labels, count, at).tolist() == [False, True]
-    assert erased(mask, labels, count, replace(at, fit="pad")).tolist() == [False, True]
+    assert lost(mask, labels, count, at).tolist() == [False, True]
+    assert lost(mask, labels, count, replace(at, fit="pad")).tolist() == [False, True]
 
 
 def test_near_duplicates_are_found_across_splits_alone():
@@ -97,7 +99,7 @@ def test_painted_scenes_do_not_look_the_same(scene):
 
 
 @pytest.mark.parametrize(("kind", "root"), [(Fundus, "fundus/drishti-gs"), (AirbusShips, "ship")])
-def test_the_real_sets_have_no_false_alarm(kind, root, shared_data):
+def test_the_real_sets_have_no_false_warning(kind, root, shared_data):
     found = audit(kind(root=str(shared_data / root), size=64))
     assert found.leaks == []
     assert found.facts["unreadable"] == 0

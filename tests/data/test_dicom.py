@@ -5,7 +5,10 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.data.dataset import Dataset
-from seglab.data.dicom import breast_box, is_mask, read_dicom, read_lesion, read_mammogram, shape_of
+from seglab.data.mammogram import breast_box, is_mask, read_lesion, read_mammogram, shape_of
+from seglab.images.dicom import read_dicom
+from seglab.images.image_io import read_image
+from seglab.images.masks import read_mask
 from tests.data.fabricate import write_image
 
 
@@ -25,6 +28,28 @@ def test_fewer_bits_are_spread_over_the_full_range(tmp_path, bits, kind, write_d
     image = read_dicom(write_dicom(tmp_path / "a.dcm", pixels, bits=bits))
     assert image[0].tolist() == [0, 65535]
     assert int(image[1, 0]) == pytest.approx(32768, abs=130)
+
+
+def test_8_bits_stay_8_and_signed_values_begin_below_0(tmp_path, write_dicom):
+    pixels = np.array([[0, 1, 255]], np.uint8)
+    path = write_dicom(tmp_path / "a.dcm", pixels, bits=8)
+    np.testing.assert_array_equal(read_image(path), pixels)
+    assert read_mask(path, value=1).tolist() == [[0, 1, 0]]
+    signed = np.array([[-2048, 0, 2047]], np.int16)
+    path = write_dicom(tmp_path / "b.dcm", signed.view(np.uint16), bits=12, PixelRepresentation=1)
+    assert read_image(path).tolist() == [[0, 32776, 65535]]
+
+
+def test_frames_are_pages_and_colors_are_refused(tmp_path, write_dicom):
+    frames = np.stack([np.full((4, 5), level, np.uint8) for level in (10, 20, 30)])
+    path = write_dicom(tmp_path / "a.dcm", frames, bits=8, Rows=4, Columns=5, NumberOfFrames=3)
+    with pytest.raises(ContractError, match=r"a.dcm: expected one page, got 3 pages; set dataset.page"):
+        read_image(path)
+    assert (read_image(path, page=2) == 30).all()
+    color = np.zeros((4, 5, 3), np.uint8)
+    path = write_dicom(tmp_path / "b.dcm", color, "RGB", bits=8, SamplesPerPixel=3, PlanarConfiguration=0)
+    with pytest.raises(ContractError, match=r"b.dcm: expected a gray image \(h, w\), got 4x5x3"):
+        read_image(path)
 
 
 def test_the_windows_of_the_header_and_of_percentiles(tmp_path, ramp, write_dicom):
@@ -63,7 +88,7 @@ def test_any_data_set_reads_a_dicom_without_a_label(tmp_path, ramp, write_dicom)
     assert plain.region(path) is None
 
 
-def test_the_mask_is_told_from_the_crop_by_content(tmp_path, write_dicom):
+def test_the_mask_is_distinguished_from_the_crop_by_content(tmp_path, write_dicom):
     mask = np.zeros((98, 61), np.uint8)
     mask[40:60, 20:40] = 255
     crop = np.random.default_rng(0).integers(0, 65535, (98, 61)).astype(np.uint16)

@@ -1,10 +1,23 @@
+"""One reader of image files: formats, orientation, pages, bands and bits, and what is refused in one sentence."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from functools import partial
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from seglab.contract import ContractError
-from seglab.data.image_io import files_in, read_image, read_mask
-from tests.data.fabricate import write_image
+from seglab.images.image_io import SUFFIXES, files_in, read_image
+from seglab.images.masks import read_mask
+from tests.data.fabricate import save, save_palette, save_turned, scene, write_image
 
 
 @pytest.fixture
@@ -12,52 +25,233 @@ def colors():
     return np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 
-@pytest.mark.parametrize("ending", ["png", "tif", "bmp", "ppm"])
-def test_color_comes_in_rgb_order(tmp_path, colors, ending):
-    np.testing.assert_array_equal(read_image(write_image(tmp_path / f"a.{ending}", colors)), colors)
+def save_cmyk(path, image):
+    Image.fromarray(image).convert("CMYK").save(path)
+
+
+SAME = {
+    "PNG": (".png", save),
+    "BMP": (".bmp", save),
+    "PPM": (".ppm", save),
+    "lossless WebP": (".webp", partial(save, lossless=True)),
+    "plain TIFF": (".tif", save),
+    "LZW TIFF": (".tif", partial(save, compression="tiff_lzw")),
+    "zstd TIFF": (".tiff", lambda path, image: tifffile.imwrite(path, image, compression="zstd")),
+    "tiled TIFF": (".tif", lambda path, image: tifffile.imwrite(path, image, tile=(16, 16), photometric="rgb")),
+    "bands apart": (
+        ".tif",
+        lambda path, image: tifffile.imwrite(
+            path, image.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"
+        ),
+    ),
+    "opaque alpha": (".png", lambda path, image: save(path, np.dstack([image, np.full((20, 30), 255, np.uint8)]))),
+    "opaque alpha TIFF": (".tif", lambda path, image: save(path, np.dstack([image, np.full((20, 30), 255, np.uint8)]))),
+    "another name": (".jpg", partial(save, format="PNG")),
+    "CMYK TIFF": (".tif", save_cmyk),
+}
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_color_comes_in_rgb_order(tmp_path, colors, kind):
+    suffix, write = SAME[kind]
+    write(tmp_path / f"a{suffix}", colors)
+    np.testing.assert_array_equal(read_image(str(tmp_path / f"a{suffix}")), colors)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_lossy_formats_are_near_what_was_written(tmp_path, suffix):
+    image, _ = scene(0)
+    save(tmp_path / f"a{suffix}", image, quality=95)
+    assert abs(read_image(str(tmp_path / f"a{suffix}")).astype(int) - image).mean() < 8
+
+
+def test_a_palette_is_applied_to_images(tmp_path):
+    for suffix in (".png", ".gif", ".tif"):
+        save_palette(tmp_path / f"a{suffix}", np.array([[0, 1, 2]]))
+        assert read_image(str(tmp_path / f"a{suffix}")).tolist() == [[[0, 0, 0], [128, 0, 0], [0, 128, 0]]]
 
 
 def test_alpha_is_dropped_and_16_bits_are_kept(tmp_path, colors):
     cv2.imwrite(str(tmp_path / "a.png"), np.dstack([colors[..., ::-1], colors[..., 0]]))
     np.testing.assert_array_equal(read_image(str(tmp_path / "a.png")), colors)
     deep = np.arange(600, dtype=np.uint16).reshape(20, 30) * 100
-    np.testing.assert_array_equal(read_image(write_image(tmp_path / "b.pgm", deep)), deep)
+    for suffix in (".pgm", ".tif", ".png"):
+        np.testing.assert_array_equal(read_image(write_image(tmp_path / f"b{suffix}", deep)), deep)
 
 
-@pytest.mark.parametrize("ending", ["jpg", "png", "pgm", "tif"])
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16, np.int16, np.int32, np.uint32, np.int8])
+def test_other_kinds_of_numbers_come_as_float32(tmp_path, kind):
+    values = np.array([[0, 1, 100], [-5 if kind != np.uint32 else 5, 7, 9]]).astype(kind)
+    tifffile.imwrite(tmp_path / "a.tif", values, compression="deflate")
+    image = read_image(str(tmp_path / "a.tif"))
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(image, values)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".jpg"])
+def test_pictures_come_upright_and_masks_too(tmp_path, suffix, orientation):
+    image, mask = scene(3)
+    image[:] = np.where(mask[..., None], 200, 60)
+    options = {"lossless": True} if suffix == ".webp" else {}
+    save_turned(tmp_path / f"a{suffix}", image, orientation, **options)
+    found = read_image(str(tmp_path / f"a{suffix}"))
+    assert found.shape == image.shape
+    assert found[mask].min() > 130 > found[~mask].max()
+    assert suffix == ".jpg" or (found == image).all()
+    save_turned(tmp_path / f"m{suffix}", mask.astype(np.uint8) * 255, orientation, **options)
+    assert (read_mask(str(tmp_path / f"m{suffix}")) != mask).mean() < 0.01
+
+
+def test_an_unknown_orientation_and_damaged_metadata_are_ignored(tmp_path):
+    image, _ = scene(1)
+    for exif in (b"Exif\0\0broken", b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0"):
+        save(tmp_path / "a.png", image, exif=exif)
+        np.testing.assert_array_equal(read_image(str(tmp_path / "a.png")), image)
+
+
+def pages(path, images, **options):
+    first, *others = map(Image.fromarray, images)
+    first.save(path, save_all=True, append_images=others, **options)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"), [(".tif", {}), (".gif", {}), (".webp", {"lossless": True}), (".png", {})]
+)
+def test_several_pages_are_refused_with_their_number_or_one_is_chosen(tmp_path, suffix, options):
+    images = [np.full((8, 9), level, np.uint8) for level in (0, 255, 128)]
+    pages(tmp_path / f"a{suffix}", images, **options)
+    path = str(tmp_path / f"a{suffix}")
+    with pytest.raises(
+        ContractError, match=rf"a{suffix}: expected one page, got 3 pages; set dataset.page to one of 0 to 2"
+    ):
+        read_image(path)
+    assert abs(read_image(path, page=1).astype(int) - 255).max() < 2
+    with pytest.raises(ContractError, match="expected page 3, got 3 pages"):
+        read_image(path, page=3)
+    single = write_image(tmp_path / f"b{suffix}", images[1]) if suffix != ".gif" else path
+    assert read_image(single, page=1).max() == 255  # a file of one page needs no choice
+
+
+def test_overviews_and_the_thumbnail_of_a_phone_are_no_pages(tmp_path, colors):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(colors, photometric="rgb", subifds=0)
+        file.write(colors[::2, ::2], photometric="rgb", subfiletype=1)
+        file.write(np.ones((20, 30), bool), photometric="mask", subfiletype=4)
+    np.testing.assert_array_equal(read_image(str(tmp_path / "a.tif")), colors)
+    pages(tmp_path / "b.jpg", [colors, colors[::2, ::2]], format="MPO")
+    assert read_image(str(tmp_path / "b.jpg")).shape == colors.shape
+
+
+@pytest.mark.parametrize(
+    ("bands", "options", "words"),
+    [
+        (2, {"photometric": "minisblack", "extrasamples": [0]}, "got 2 bands; write the bands"),
+        (4, {"photometric": "rgb", "extrasamples": [0]}, "got 4 bands; write"),
+        (4, {"photometric": "rgb", "extrasamples": [2]}, "got 4 bands, of which the last is called alpha but is not"),
+        (4, {"photometric": "rgb", "extrasamples": [1]}, "got 4 bands, of which the last is called alpha but is not"),
+        (5, {"photometric": "minisblack", "planarconfig": "contig"}, "got 5 bands"),
+        (13, {"photometric": "minisblack", "planarconfig": "separate"}, "got 13 bands"),
+    ],
+)
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_more_bands_than_an_image_has_colors_are_refused_with_their_number(tmp_path, bands, options, words, kind):
+    image = np.random.default_rng(0).integers(1, 200, (8, 9, bands)).astype(kind)
+    image = image.transpose(2, 0, 1) if options.get("planarconfig") == "separate" else image
+    tifffile.imwrite(tmp_path / "a.tif", image, **options)
+    with pytest.raises(ContractError, match=rf"a.tif: expected 1 band \(gray\) or 3 \(red, green, blue\), {words}"):
+        read_image(str(tmp_path / "a.tif"))
+
+
+def test_values_that_are_no_numbers_are_refused_with_their_count(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.array([[1, np.nan, np.inf]], np.float32))
+    with pytest.raises(ContractError, match=r"a.tif: expected finite values, got 2 of 3 that are not"):
+        read_image(str(tmp_path / "a.tif"))
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "pgm", "tif", "bmp", "webp", "gif"])
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.9])
 @pytest.mark.filterwarnings("ignore")
 def test_a_truncated_file_is_one_sentence_with_its_name(tmp_path, colors, ending, fraction):
-    whole = cv2.imencode(f".{ending}", np.tile(colors[..., :1], (8, 8, 1)))[1].tobytes()
+    save(tmp_path / f"broken.{ending}", np.tile(colors, (8, 8, 1))[..., 0])
     path = tmp_path / f"broken.{ending}"
+    whole = path.read_bytes()
     path.write_bytes(whole[: int(fraction * len(whole))])
-    with pytest.raises(ContractError, match=f"broken.{ending}: expected a"):
+    with pytest.raises(ContractError, match=f"broken.{ending}: expected "):
         read_image(str(path))
 
 
-def test_a_missing_file_and_a_text_are_one_sentence(tmp_path):
+def png(width, height):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+def bmp(width, height):
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + 100, 0, 0, 54) + head + bytes(100)
+
+
+def tiff(width, height):
+    tags = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, height), (279, 100)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 108) + bytes(100) + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.png", png(100000, 100000)),
+        ("a.png", png(40000, 40000)),
+        ("a.bmp", bmp(50000, 50000)),
+        ("a.pgm", b"P5 100000 100000 255\n" + bytes(50)),
+        ("a.tif", tiff(65535, 65535)),
+    ],
+)
+def test_more_pixels_than_can_be_decoded_are_one_sentence(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ContractError, match=rf"{name}: expected 1 to 2\^30 pixels, got \d+x\d+ .*; cut it into parts"):
+        read_image(str(tmp_path / name))
+
+
+def test_what_is_no_image_is_one_sentence(tmp_path):
     with pytest.raises(ContractError, match=r"gone.png: expected a readable file, got No such file"):
         read_image(str(tmp_path / "gone.png"))
     (tmp_path / "a.png").write_text("hello")
-    with pytest.raises(ContractError, match="5 bytes that no decoder takes"):
+    with pytest.raises(ContractError, match=r"readable image \(PNG, JPEG, .*got 5 bytes that no decoder takes"):
         read_image(str(tmp_path / "a.png"))
+    (tmp_path / "b.png").mkdir()
+    os.mkfifo(tmp_path / "c.png")
+    os.symlink(tmp_path / "gone.png", tmp_path / "d.png")
+    for name, words in (("b", "got a folder"), ("c", "got a pipe or device"), ("d", "got No such file")):
+        with pytest.raises(ContractError, match=rf"{name}.png: expected a .* file, {words}"):
+            read_image(str(tmp_path / f"{name}.png"))
 
 
-def test_a_mask_is_a_threshold_or_a_value(tmp_path):
-    labels = np.array([[0, 2, 64], [128, 255, 2]], np.uint8)
-    path = write_image(tmp_path / "m.png", labels)
-    assert read_mask(path).tolist() == [[0, 1, 1], [1, 1, 1]]
-    assert read_mask(path, threshold=20).tolist() == [[0, 0, 1], [1, 1, 0]]
-    assert read_mask(path, value=2).tolist() == [[0, 1, 0], [0, 0, 1]]
+def test_files_are_found_at_any_depth_through_links_but_for_hidden_ones(tmp_path):
+    for name in ("b.png", "a.JPG", "._a.jpg", "notes.txt", ".DS_Store", "p/c.webp", ".hidden/d.png", "q/masks/e.png"):
+        (tmp_path / "all" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "all" / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/f.tif").touch()
+    os.symlink(tmp_path / "elsewhere", tmp_path / "all/link")
+    os.symlink(tmp_path / "all", tmp_path / "all/p/above")  # without an end
+    os.symlink(tmp_path / "nowhere.png", tmp_path / "all/gone.png")
+    found = files_in(tmp_path / "all", without={tmp_path / "all/q/masks"})
+    names = [path.relative_to(tmp_path / "all").as_posix() for path in found]
+    assert names == ["a.JPG", "b.png", "gone.png", "link/f.tif", "p/c.webp"]
 
 
-def test_a_mask_in_color_counts_by_its_brightest_channel(tmp_path):
-    red = np.zeros((1, 2, 3), np.uint8)
-    red[0, 1, 0] = 255
-    assert read_mask(write_image(tmp_path / "m.png", red)).tolist() == [[0, 1]]
+def test_a_name_that_is_not_utf_8_is_one_sentence(tmp_path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")).touch()
+    with pytest.raises(
+        ContractError, match=r"caf\\xe9.png: expected a file name in UTF-8, got another encoding; rename it"
+    ):
+        files_in(tmp_path)
 
 
-def test_hidden_files_and_texts_are_no_images(tmp_path):
-    for name in ("b.png", "a.JPG", "._a.jpg", "notes.txt", ".DS_Store"):
-        (tmp_path / name).touch()
-    assert [path.name for path in files_in(tmp_path)] == ["a.JPG", "b.png"]
+def test_the_documentation_lists_every_ending():
+    page = (Path(__file__).parents[2] / "docs/reference/formats.md").read_text()
+    assert [suffix for suffix in SUFFIXES if f"`{suffix}`" not in page] == []

@@ -17,6 +17,7 @@ from seglab.data import prepare_data
 from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.prepare_data import cache_bytes, open_data, select_items
+from seglab.data.split import split_by_group
 from tests.data.fabricate import write_image, write_pairs
 
 ALL = [(0, k) for k in range(9)]
@@ -33,7 +34,7 @@ def dataset(request, tmp_path):
 
 
 def folders(dataset):
-    return sorted(path.name for path in Path(dataset.cache_dir).iterdir())
+    return sorted(path.name for path in Path(dataset.cache_dir).glob("*") if path.is_dir())
 
 
 def test_cached_pixels_and_facts_equal_the_files(dataset):
@@ -68,19 +69,23 @@ def test_a_changed_file_or_reading_option_makes_a_new_cache(dataset):
     for change in after_cutting:  # patches of any size, channels and bits are cut from one cache
         assert (open_data(replace(dataset, **change)).fingerprint == first) == (dataset.fit == "patch")
     os.utime(Path(dataset.root) / "masks/4.png", ns=(1, 1))
+    assert open_data(dataset).fingerprint == first  # the content counts
+    write_image(Path(dataset.root) / "masks/4.png", np.full((20, 24), 255))
     assert open_data(dataset).fingerprint not in {first, *others}
 
 
-def test_a_moved_data_set_keeps_its_cache(dataset, tmp_path_factory):
+@pytest.mark.parametrize("copy", [shutil.copy2, shutil.copyfile])
+def test_a_copy_of_the_data_keeps_its_cache_with_old_times_and_with_new(dataset, tmp_path_factory, copy):
     first = open_data(dataset)
     moved = tmp_path_factory.mktemp("moved") / "data"
-    shutil.copytree(dataset.root, moved)  # copytree keeps the times
+    shutil.copytree(dataset.root, moved, copy_function=copy)
     assert open_data(replace(dataset, root=str(moved))).fingerprint == first.fingerprint
+    assert folders(dataset) == [first.fingerprint]
 
 
 def test_what_needs_more_than_the_bound_is_read_from_its_files(dataset):
     opened = open_data(replace(dataset, cache_gb=1e-9))
-    assert not Path(dataset.cache_dir).exists()
+    assert not folders(dataset)
     assert "every image is decoded at every use: the cache would take 0.0 GB" in opened.warnings()[0]
     for a, b in zip(
         opened.source("train").batch(ALL, 0), open_data(dataset).source("train").batch(ALL, 0), strict=True
@@ -95,31 +100,27 @@ def test_the_longest_unused_cache_goes_when_space_is_short(dataset):
     items = dataset.items()
     bound = replace(dataset, cache_gb=(1.5 * size + cache_bytes(items, dataset)) / 1e9)  # this one and one more
     second = open_data(replace(bound, threshold=1)).fingerprint
-    former = Path(dataset.cache_dir) / ("0" * 20)  # of version 1
+    former = Path(dataset.cache_dir) / ("0" * 20)  # of version 1, which has no records
     former.mkdir()
     (former / "cache.json").write_bytes(bytes(size))
     for age, mark in ((300, first), (200, second)):
         os.utime(Path(dataset.cache_dir) / mark / "records.jsonl", (age, age))
-    os.utime(former / "cache.json", (100, 100))
     open_data(bound)  # the first is used again
     third = open_data(replace(bound, threshold=2)).fingerprint
     assert folders(dataset) == sorted([first, third, "notes"])
 
 
-def test_a_cache_of_version_1_is_built_anew(dataset):
-    mark = select_items(dataset).fingerprint
-    former = Path(dataset.cache_dir) / mark
-    former.mkdir(parents=True)
-    for name in ("cache.json", "images.npy"):
-        (former / name).write_text("{}")
-    assert open_data(dataset).fingerprint == mark
-    assert not (former / "images.npy").exists()
+@pytest.mark.parametrize("lost", ["pixels.bin", "records.jsonl"])
+def test_a_cache_that_somebody_has_removed_a_part_of_is_built_anew(dataset, lost):
+    before = open_data(dataset).source("train").batch(ALL, 0)
+    (Path(dataset.cache_dir) / select_items(dataset).fingerprint / lost).unlink()
+    for a, b in zip(open_data(dataset).source("train").batch(ALL, 0), before, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_an_image_that_cannot_be_used_is_named_or_skipped_and_moves_no_other(dataset, cache):
+def test_an_image_that_cannot_be_used_is_named_or_skipped_before_the_split_is_drawn(dataset, cache):
     dataset = replace(dataset, test_fraction=0.3, cache_dir=dataset.cache_dir if cache else None)
-    before = open_data(dataset).splits.ids()
     whole = Path(dataset.root, "images/3.png").read_bytes()
     Path(dataset.root, "images/3.png").write_bytes(b"")
     write_image(Path(dataset.root, "masks/5.png"), np.zeros((7, 9)))
@@ -129,7 +130,9 @@ def test_an_image_that_cannot_be_used_is_named_or_skipped_and_moves_no_other(dat
         opened = open_data(replace(dataset, on_bad_item="skip"))
         assert opened.skipped.keys() == {"3", "5"}
         assert opened.skipped["5"] == "image 5: expected a mask of its own size 24x20 (width x height), got 9x7"
-        assert opened.splits.ids() == {name: [k for k in ids if k not in ("3", "5")] for name, ids in before.items()}
+        good = [item for item in dataset.items() if item.id not in ("3", "5")]
+        assert opened.splits.ids() == split_by_group(good, 0, 0.3, 0).ids()  # as if the others had never been there
+        assert "2 of 9 images are left out, the first because of " in opened.warnings()[0]
     Path(dataset.root, "images/3.png").write_bytes(whole)
     assert open_data(replace(dataset, on_bad_item="skip")).skipped.keys() == {"5"}
 
@@ -137,8 +140,9 @@ def test_an_image_that_cannot_be_used_is_named_or_skipped_and_moves_no_other(dat
 def test_masks_that_are_foreground_everywhere_or_nowhere_are_a_warning(dataset):
     for k in range(9):
         write_image(Path(dataset.root, f"masks/{k}.png"), np.full((20, 24), 9))
-    assert "train: 9 of 9 masks are foreground everywhere" in open_data(dataset).warnings()[0]
-    assert "train: no mask has any foreground" in open_data(replace(dataset, threshold=9)).warnings()[0]
+    assert any("train: 9 of 9 masks are foreground everywhere" in line for line in open_data(dataset).warnings())
+    words = r"no mask has any foreground; they hold 9 (100 %); look at what the data set calls foreground"
+    assert any(words in line for line in open_data(replace(dataset, threshold=9)).warnings())
 
 
 def test_two_processes_may_open_at_once(dataset):

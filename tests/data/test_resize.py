@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from seglab.data.resize import crop, fit, to_bits, to_channels, to_mask
+from seglab.images.resize import crop, fit, to_bits, to_channels, to_mask
 
 
 def test_an_area_resize_keeps_the_mean_of_a_mask():

@@ -76,3 +76,64 @@ def test_a_wrong_split_file_is_one_sentence(tmp_path, named, sentence):
     file.write_text(json.dumps(named))
     with pytest.raises(ContractError, match=sentence):
         split_from_file(items(4, groups=2), str(file))
+
+
+NAMED = {"train": ["i000", "i001"], "val": ["i002"], "test": ["i003"]}
+
+
+def write_lists(folder, ending="", before=""):
+    folder.mkdir()
+    for split, names in NAMED.items():
+        (folder / f"{split}.txt").write_bytes("".join(f"{before}{name}{ending}\r\n" for name in names).encode())
+
+
+@pytest.mark.parametrize("ending", ["", ".png", ".JPG"])
+@pytest.mark.parametrize("before", ["", "images/", "./data/images/"])
+def test_lists_hold_ids_or_names_of_files(tmp_path, ending, before):
+    write_lists(tmp_path / "lists", ending, before)
+    for path in (tmp_path / "lists", tmp_path / "lists/val.txt"):
+        assert split_from_file(items(6), str(path)).ids() == NAMED
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps({split: [f"{before}{n}{ending}" for n in names] for split, names in NAMED.items()}))
+    assert split_from_file(items(6), str(file)).ids() == NAMED
+
+
+def test_a_name_with_a_dot_is_its_own(tmp_path):
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps({"train": ["a.1"], "val": ["a.2"], "test": ["p/a"]}))
+    known = [Item(name, name) for name in ("a", "a.1", "a.2", "p/a")]
+    ids = {"train": ["a.1"], "val": ["a.2"], "test": ["p/a"]}
+    assert split_from_file(known, str(file)).ids() == ids
+    file.write_text(json.dumps({"train": ["x/a.1.png"], "val": ["a.2"], "test": ["images/p/a.png"]}))
+    assert split_from_file(known, str(file)).ids() == ids
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("two.json", json.dumps({"train": ["i000"], "val": []}), "got an object of train, val$"),
+        ("ids.json", json.dumps({"train": [0], "val": [1], "test": [2]}), "with something else than names"),
+        ("list.json", json.dumps(["i000"]), "each a list of names, got something else"),
+        ("train.txt", "i000", r"lists train.txt, val.txt and test.txt, got no val.txt and no test.txt"),
+        ("all.txt", "i000", r"lists train.txt, val.txt and test.txt"),
+        ("table.csv", "name,split\ni000,train", r"a JSON object of train, val and test.*got something else"),
+    ],
+)
+def test_other_shapes_of_a_split_are_refused(tmp_path, name, text, sentence):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ContractError, match=sentence):
+        split_from_file(items(4), str(tmp_path / name))
+
+
+def test_a_missing_split_file_is_one_sentence(tmp_path):
+    with pytest.raises(ContractError, match=r"split_file: expected a file or folder that exists, got .*nowhere"):
+        split_from_file(items(4), str(tmp_path / "nowhere"))
+
+
+def test_a_stratified_draw_gives_each_split_of_both_kinds():
+    known, some = items(60), {f"i{k:03d}" for k in range(0, 60, 10)}
+    for seed in range(20):
+        splits = split_by_group(known, 0.2, 0.2, seed, some)
+        ids = splits.ids()
+        assert all(some & set(ids[split]) and set(ids[split]) - some for split in ids)
+        assert sorted(name for names in ids.values() for name in names) == [item.id for item in known]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -17,6 +19,7 @@ from seglab.contract import ContractError
 from seglab.data import store
 from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.prepared import Prepared
+from seglab.data.prepare_data import open_data
 from seglab.data.store import build, open_store
 from tests.data.fabricate import write_image, write_pairs
 
@@ -132,18 +135,29 @@ def test_a_changed_source_is_decoded_again(raw, folder):
     assert_holds(folder, raw)
 
 
+def test_a_copy_with_new_times_is_not_decoded_again(raw, folder, tmp_path):
+    build(raw.items(), raw, folder)
+    before = (folder / "records.jsonl").read_bytes()
+    shutil.copytree(raw.root, tmp_path / "copy", copy_function=shutil.copyfile)
+    for path in (tmp_path / "copy").rglob("*.png"):
+        os.utime(path, ns=(1, 1))
+    copy = replace(raw, root=str(tmp_path / "copy"))
+    build(copy.items(), copy, folder)
+    assert (folder / "records.jsonl").read_bytes() == before
+
+
 def test_a_folder_of_other_options_is_refused(raw, folder):
     build(raw.items(), raw, folder)
     with pytest.raises(ContractError, match="one of these options, got one of others"):
         build(raw.items(), replace(raw, reduce=2), folder)
 
 
-@pytest.mark.parametrize("former", ["options.json", "cache.json"])
-def test_a_folder_of_version_1_is_refused(raw, folder, former):
-    folder.mkdir()
-    (folder / former).touch()
+def test_a_folder_of_another_version_is_refused(raw, folder):
+    build(raw.items(), raw, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
     for use in (lambda: build(raw.items(), raw, folder), Prepared(root=str(folder)).items):
-        with pytest.raises(ContractError, match=r"got the format of seglab 1; remove it, and run seglab.prepare again"):
+        with pytest.raises(ContractError, match=r"in format 3, got format 2; remove it, and run seglab.prepare again"):
             use()
 
 
@@ -151,12 +165,15 @@ def test_a_skipped_image_stays_out_and_is_counted(raw, folder):
     Path(raw.root, "images/4.png").write_bytes(b"broken")
     build(raw.items(), replace(raw, on_bad_item="skip"), folder)
     items = Prepared(root=str(folder)).items()
-    assert [bool(item.left_out) for item in items] == [False] * 4 + [True, False]
-    assert "4.png: expected a readable image" in items[4].left_out
+    assert [bool(item.fault) for item in items] == [False] * 4 + [True, False]
+    assert "4.png: expected a readable image" in items[4].fault
+    assert open_data(Prepared(root=str(folder), cache_dir=None)).skipped.keys() == {"4"}
 
 
 def test_the_splits_of_the_raw_tree_are_kept(raw, folder):
-    own = replace(raw, test_images="images", test_masks="masks")
+    for kind in ("images", "masks"):
+        shutil.copytree(Path(raw.root, kind), Path(raw.root, f"test_{kind}"))
+    own = replace(raw, test_images="test_images", test_masks="test_masks")
     build(own.items(), own, folder)
     assert [item.id for item in open_store(folder)] == [f"{split}/{k}" for split in ("train", "test") for k in range(6)]
     assert_holds(folder, own)

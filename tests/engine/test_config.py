@@ -9,7 +9,18 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from seglab.engine.config import CONF, ConfigError, build, check, experiment, identity, run_name, to_container
+from seglab.engine.config import (
+    CONF,
+    SWEPT,
+    ConfigError,
+    build,
+    check,
+    experiment,
+    identity,
+    mark_swept,
+    run_name,
+    to_container,
+)
 
 Configure = Callable[..., DictConfig]
 
@@ -106,3 +117,17 @@ def test_an_experiment_has_two_sizes_and_no_third(configure: Configure) -> None:
 def test_an_unknown_loss_inside_another_is_named(configure: Configure) -> None:
     with pytest.raises(InterpolationResolutionError, match=r"loss: expected one of .*focal.*, got nonsense"):
         to_container(configure("train", "folder=x", "loss=batchwise", "loss.loss=${inner:loss,nonsense}"))
+
+
+@pytest.mark.parametrize(
+    ("word", "swept"),
+    [("A,B", True), ("choice(A,B)", True), ("A", False), ("'A,B'", False), ("[A,B", False)],
+)
+def test_the_root_is_a_part_of_the_experiment_where_a_sweep_goes_over_several(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, word: str, swept: bool
+) -> None:
+    monkeypatch.setenv(SWEPT, "")  # so that it is removed in the end
+    monkeypatch.delenv(SWEPT)
+    mark_swept(["dataset=folder", f"dataset.root={word}"])
+    roots = [identity(configure("train", "folder=a", "dataset=folder", f"dataset.root={root}")) for root in "AB"]
+    assert (roots[0] != roots[1]) == swept

@@ -35,6 +35,7 @@ from tests.conftest import compose
             "trainer.check_val_every_n_epoch: expected at most trainer.max_epochs=30",
         ),
         ("+trainer.fast_dev_run=true", "trainer.fast_dev_run: expected an option that seglab passes on to Lightning"),
+        ("callbacks=early_stopping callbacks.early_stopping.mode=x", "callbacks.early_stopping.mode: expected max"),
         ("model.depth=10", "model.depth: expected a whole number of at least 1 and at most 8, got 10"),
     ],
 )
@@ -42,6 +43,10 @@ def test_a_value_outside_of_its_domain_is_one_sentence(words: str, sentence: str
     with pytest.raises(ConfigError) as fault:
         check_domains(compose("train", *words.split(), folder=Path("x")))
     assert [line for line in str(fault.value).splitlines() if line.startswith(sentence)]
+
+
+def test_a_group_holds_options() -> None:
+    assert list(outside({"logger": "x", "loss": None})) == ["logger: expected logger.OPTION=VALUE, got logger=x"]
 
 
 @pytest.mark.parametrize("command", ["train", "report", "surface", "prepare", "benchmark"])

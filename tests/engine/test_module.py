@@ -59,8 +59,8 @@ def batch() -> dict[str, Any]:
 def test_normalising_is_the_textbook_formula() -> None:
     image = batch()["image"]
     mean, std = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(1, 3, 1, 1)
-    normalised = Normalize([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])(image)
-    torch.testing.assert_close(normalised, (image / 255 - mean) / std, rtol=1e-5, atol=1e-5)
+    normalized = Normalize([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])(image)
+    torch.testing.assert_close(normalized, (image / 255 - mean) / std, rtol=1e-5, atol=1e-5)
 
 
 def test_a_loss_that_is_no_number_stops_and_names_its_images() -> None:
@@ -89,7 +89,8 @@ def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were() -
     images = (torch.rand(3, 8, 8, 3).numpy() * 255).astype("uint8")
     masks = (images[..., 0] > 128).astype("uint8")
     pairs = zip(images, masks, strict=True)
-    decoded = [Decoded(partial(copy.copy, image), partial(copy.copy, mask), (8, 8), 0.5, mask) for image, mask in pairs]
+    readers = [(partial(copy.copy, image), partial(copy.copy, mask)) for image, mask in pairs]
+    decoded = [Decoded(*pair, (8, 8), 0.5, masks[0], {}) for pair in readers]
     samples = Samples(Whole(decoded, Dataset(size=8)), ["a", "b", "c"], None, (), 1)
     trained = module()
     before, state = copy.deepcopy(trained.state_dict()), torch.get_rng_state()

@@ -25,9 +25,12 @@ WRONG = {
     "trainer.max_epoch=3": r"trainer\.max_epoch: expected one of max_epochs, got max_epoch",
     "seed": "seed: expected KEY=VALUE, got a word that cannot be read",
     "loss=[bce,dice": "expected KEY=VALUE, got a word that cannot be read",
+    "loss=external loss.function.p=1": r"got p; \+loss\.function\.p=\.\.\. hands a value to its target",
     "~nothing": "nothing: expected an option of this command",
     "loss=bce,dice": "loss=bce,dice: expected one value, got several; add -m",
     "+loss=bce": "loss: expected one choice, got two",
+    "+seed=3": r"seed: expected seed=VALUE, since the option exists, got \+seed; leave the \+ out",
+    "dataset=folder dataset.train=8 dataset.val=4": "dataset.train: expected one of .*test_images, .*, got train",
 }
 
 
@@ -51,5 +54,8 @@ def test_the_sentence_stands_alone_on_the_terminal(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("epochs: expected an option")
     assert done.stderr.count("\n") == 1
+    done = run("+epochs=5", folder=tmp_path)  # Hydra would add it, and nobody would read it
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "epochs: expected an option of this command, such as tune.epochs or trainer.max_epochs" in done.stderr
     done = run("optimizer.lr=-1", folder=tmp_path)
     assert (done.returncode, done.stderr) == (1, "optimizer.lr: expected a number above 0, got -1\n")

@@ -25,7 +25,7 @@ from tests.engine.untrained import write_run
         "builtins.eval",
         "subprocess.Popen",
         "seglab.files.write_text",  # not of a folder whose classes a run needs
-        "seglab.data.image_io.read_image",  # a function
+        "seglab.images.image_io.read_image",  # a function
         "torch.nn.modules.module.warnings.warn",  # what a trusted module has imported
         "seglab.losses.base.F.mse_loss",
         "torch.nn.nothing",

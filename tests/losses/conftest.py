@@ -21,7 +21,9 @@ from seglab.losses.base import Loss
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "loss"
 ALL = sorted(file.stem for file in CONF.glob("*.yaml"))
-NAMES = [name for name in ALL if name != "lovasz_softmax"]
+PRESETS = [name for name in ALL if "\n# Preset: " in (CONF / f"{name}.yaml").read_text()]
+"""Other losses with other parameters: `test_presets.py` has their tests."""
+NAMES = [name for name in ALL if name not in {"lovasz_softmax", *PRESETS}]
 """Those with a meaning for a binary task."""
 TASKS = {
     "binary": Task(),
@@ -32,7 +34,7 @@ FREQUENCY = {"binary": (0.1,), "multilabel": (0.1, 0.25), "multiclass": (0.6, 0.
 ONE_LINE = {"lovasz_hinge", "lovasz_sigmoid"}
 """Without a meaning for a softmax."""
 CASES = [(name, "binary") for name in NAMES] + [(name, "multilabel") for name in NAMES]
-CASES += [(name, "multiclass") for name in ALL if name not in ONE_LINE]
+CASES += [(name, "multiclass") for name in ALL if name not in {*ONE_LINE, *PRESETS}]
 
 
 @cache
@@ -72,12 +74,12 @@ class Case:
     @property
     def local(self) -> bool:
         """Whether pixels count wherever they lie."""
-        return not self.loss.needs and self.name != "cldice"
+        return not self.loss.needs and self.name not in {"cldice", "nacl", "boundary_dou"}
 
     @property
     def fitted(self) -> bool:
         """Whether classes have weights from their frequencies."""
-        return self.name in {"weighted_bce", "weight_map", "exp_log"}
+        return self.name in {"weighted_bce", "weight_map", "exp_log", "logit_adjusted"}
 
     def maps(self, target: Tensor, like: Tensor) -> dict[str, Tensor]:
         planes = one_hot(target, like.shape[1]) if target.shape != like.shape else target

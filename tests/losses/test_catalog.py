@@ -17,7 +17,7 @@ from seglab import loss_catalog
 from seglab.losses.base import Card, pixel_card, within
 from seglab.losses.cross_entropy import PixelLoss
 from seglab.losses.labels import Label
-from tests.losses.conftest import ALL, CONF, TASKS, of
+from tests.losses.conftest import ALL, TASKS, of
 
 if TYPE_CHECKING:
     from conftest import Case
@@ -71,30 +71,27 @@ def test_the_curves_are_up_to_date(name: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneralizedCE(PixelLoss):
-    """Cross-entropy that wrong labels pull less: (1 - p^q) / q."""
+class PowerError(PixelLoss):
+    """The probability of all other classes, to a power: a loss that the package does not have."""
 
-    exponent: float = within("(0, 1]", 0.7)
+    exponent: float = within("[1, inf)", 2.0)
 
-    card = pixel_card(title="Generalized CE", formula=r"\frac1N\sum(1-p^q)/q", paper="Zhang and Sabuncu 2018")
+    card = pixel_card(title="Power of the error", formula=r"\frac1N\sum(1-p)^a", paper="Brier 1950")
 
     def cost(self, y: Label) -> Tensor:
-        return -torch.expm1(-self.exponent * y.nll) / self.exponent
+        return y.q**self.exponent
 
 
 def test_a_new_loss_is_one_class_and_one_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for file in CONF.glob("*.yaml"):
-        (tmp_path / "loss").mkdir(exist_ok=True)
-        (tmp_path / "loss" / file.name).write_text(file.read_text())
-    text = (
-        f"# python -m seglab.train loss=gce\n_target_: {__name__}.GeneralizedCE\nexponent: 0.7\nclass_weights: null\n"
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / "power.yaml").write_text(
+        f"# python -m seglab.train loss=power\n_target_: {__name__}.PowerError\nexponent: 2.0\nclass_weights: null\n"
     )
-    (tmp_path / "loss" / "gce.yaml").write_text(text)
     monkeypatch.setattr(loss_catalog, "CONF", tmp_path)
-    loss, page = loss_catalog.losses()["gce"], loss_catalog.page()
-    assert isinstance(loss, GeneralizedCE)
-    assert "### Generalized CE: `loss=gce`" in page
-    assert "| gce | Generalized CE | pixel | binary, multilabel, multiclass | soft |" in page
+    loss, page = loss_catalog.losses()["power"], loss_catalog.page()
+    assert isinstance(loss, PowerError)
+    assert "### Power of the error: `loss=power`" in page
+    assert "| power | Power of the error | pixel | binary, multilabel, multiclass | soft |" in page
     assert len(loss_catalog.curves(loss)["value"]) == 49
     for task, bound in TASKS.items():
         logits = torch.randn(2, bound.channels, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -105,6 +102,6 @@ def test_a_new_loss_is_one_class_and_one_yaml(tmp_path: Path, monkeypatch: pytes
             if task == "multiclass"
             else (logits * (2.0 * target - 1)).sigmoid()
         )
-        torch.testing.assert_close(now(logits, target), ((1 - p**0.7) / 0.7).mean((1, 2, 3)))
-    with pytest.raises(ValueError, match=r"GeneralizedCE: expected exponent in \(0, 1\], got 2"):
-        GeneralizedCE(exponent=2)
+        torch.testing.assert_close(now(logits, target), ((1 - p) ** 2).mean((1, 2, 3)))
+    with pytest.raises(ValueError, match=r"PowerError: expected exponent in \[1, inf\), got 0"):
+        PowerError(exponent=0)

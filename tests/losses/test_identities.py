@@ -35,6 +35,12 @@ SAME = [
     ("unified_focal", {"weight": 1.0}, "asymmetric_focal", {"alpha": 0.6, "gamma": 0.5}),
     ("combo", {"alpha": 0.0}, "dice", {}),
     ("bce_dice", {"bce_weight": 0.0}, "dice", {}),
+    ("sce", {"ce_weight": 1.0, "log_zero": -2.0}, "poly1", {"epsilon": 2.0}),
+    ("mbls", {"weight": 0.0}, "bce", {}),
+    ("nacl", {"weight": 0.0}, "bce", {}),
+    ("l1_ace", {"weight": 0.0}, "bce", {}),
+    ("region_size", {"weight": 0.0}, "bce", {}),
+    ("logit_adjusted", {"strength": 0.0}, "bce", {}),
     ("bce_dice", {"dice_weight": 0.0}, "bce", {}),
 ]
 
@@ -60,9 +66,10 @@ def test_a_softmax_of_two_classes_with_logits_0_and_z_is_a_sigmoid_of_z(case: Ca
     two = Case(case.name, "multiclass", binary.loss.with_task(Task("multiclass", ("background", "foreground"))))
     if case.name == "external":
         two = Case(case.name, "multiclass", case.loss)
-    z, pair = logits.double(), torch.cat([torch.zeros_like(logits), logits], 1).double()
+    z = logits.double()
+    pair = torch.cat([0 * z, z], 1) if case.name != "nacl" else torch.cat([1 - z, 1 + z], 1) / 2
     torch.testing.assert_close(two(pair, target), binary(z, target))
-    if case.name != "weight_map":  # which both classes take from their own maps, in its own test
+    if case.name not in {"weight_map", "nacl"}:  # which have other slopes: by both maps, by half of the logit
         torch.testing.assert_close(two.gradient(pair, target)[:, 1:], binary.gradient(z, target))
     if case.loss.soft and not case.loss.needs:
         soft = torch.rand(z.shape, generator=torch.Generator().manual_seed(2)).double()

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 FUSED = [("bce_dice", "multiclass"), ("unified_focal", "binary"), ("lovasz_hinge", "binary"), ("cldice", "binary")]
 """Of each kind of arithmetic one: pixels and sums, powers, sorts, neighborhoods."""
-SORTS = {"lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax", "hausdorff", "external", "batchwise"}
-"""Or is foreign code, or pools the batch."""
+SORTS = {"lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax", "hausdorff", "external", "batchwise", "per_component"}
+"""Or is foreign code, pools the batch, or looks at how many objects there are."""
 
 
 def traced(case: Case, logits: Tensor, target: Tensor, valid: Tensor | None, **options: Any) -> None:
@@ -37,7 +37,7 @@ def some_valid() -> Tensor:
     return torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(0)) < 0.9
 
 
-@of(lambda case: case.name != "external" and case.task != "multilabel")  # whose graph is that of a binary task
+@of(lambda case: case.name not in {"external", "per_component"} and case.task != "multilabel")  # traced as binary
 @pytest.mark.slow
 def test_every_graph_is_whole_and_gives_the_same(case: Case, logits: Tensor, target: Tensor) -> None:
     traced(case, logits, target, some_valid() if case.task == "binary" else None, backend="aot_eager")

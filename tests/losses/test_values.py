@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_erosion, distance_transform_edt, label, uniform_filter
 from scipy.special import expit, softmax
+from scipy.stats import multivariate_t
 
-from tests.losses.conftest import of
+from tests.losses.conftest import of, scene
 
 if TYPE_CHECKING:
     from conftest import Case
@@ -154,7 +155,70 @@ def border(t: Array) -> Array:
     return np.asarray(10 * np.exp(-((first + second) ** 2) / (2 * 25)))
 
 
+def t_loss(p: Array, t: Array) -> float:
+    """The negative log-density over that of a perfect prediction, per pixel."""
+    student = multivariate_t(loc=t.ravel(), shape=np.eye(t.size), df=1)
+    return float(student.logpdf(t.ravel()) - student.logpdf(p.ravel())) / t.size
+
+
+def calibration_error(p: Array, t: Array, soft: bool = False, bins: int = 20) -> float:
+    gaps = []
+    for k in range(bins):
+        if soft:  # the middle of a bin counts whole, the middles of its neighbors not at all
+            share = np.clip(1 - np.abs(np.clip(bins * p - 0.5, 0, bins - 1) - k), 0, 1)
+        else:
+            share = ((p >= k / bins) & (p < (k + 1) / bins)).astype(float)
+        if share.sum() >= 0.01:
+            gaps.append(abs((share * p).sum() - (share * t).sum()) / share.sum())
+    return float(np.mean(gaps))
+
+
+def around(t: Array) -> Array:
+    """The mean of the 3x3 pixels around each, of those that there are."""
+    return np.asarray(
+        uniform_filter(t, 3, mode="constant") / uniform_filter(np.ones_like(t), 3, mode="constant"), dtype=float
+    )
+
+
+def cells(t: Array) -> list[Array]:
+    """The pixels that are nearest to each object of a mask; all where there is none."""
+    objects, count = label(t, np.ones((3, 3)))
+    away = np.stack([distance_transform_edt(objects != c) for c in range(1, count + 1)] or [0 * t])
+    return [away.argmin(0) == c for c in range(max(1, count))]
+
+
+def size_weights(t: Array) -> Array:
+    """The mean size of objects and background over the size of the object, at least 1, and 1 elsewhere."""
+    objects, count = label(t, np.ones((3, 3)))
+    weights = [max(1, t.size / (count + 1) / (objects == c).sum()) for c in range(1, count + 1)]
+    return np.array([1, *weights])[objects]
+
+
+def near_boundary(side: Array) -> Array:
+    """1 on the outermost pixels of a mask, down to 0 on its innermost; 0 outside."""
+    away = distance_transform_edt(side) * side
+    return np.asarray(side * (away.max() - away) / max(away.max() - 1, 1e-9))
+
+
+def boundary_dou(p: Array, t: Array) -> float:
+    cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
+    edge = t.sum() - binary_erosion(t, cross).sum()
+    alpha, intersection = min(2 * (1 - edge / t.sum()) - 1, 0.8), (p * t).sum()
+    squares = (p**2).sum() + (t**2).sum()
+    return (squares - 2 * intersection) / (squares - (1 + alpha) * intersection)
+
+
+def present_dice(p: Array, t: Array) -> float:
+    return dice(p, t) if t.any() else dice(1 - p, 1 - t)
+
+
+def logit(p: Array) -> Array:
+    return np.asarray(np.log(p / (1 - p)))
+
+
 REGION: dict[str, Formula] = {
+    "t_loss": t_loss,
+    "boundary_dou": boundary_dou,
     "dice": dice,
     "batchwise": dice,
     "squared_dice": lambda p, t: 1 - 2 * (p * t).sum() / ((p**2).sum() + (t**2).sum()),
@@ -189,6 +253,15 @@ TWO: dict[str, Formula] = REGION | {
     "lovasz_hinge": lambda p, t: lovasz(1 - (2 * t - 1) * np.log(p / (1 - p)), t),
     "lovasz_sigmoid": lambda p, t: lovasz(np.abs(t - p), t),
     "hausdorff": lambda p, t: hausdorff(p, t, p > 0.5),
+    "per_component": lambda p, t: np.mean([ce(p[c], t[c]).mean() + dice(p[c], t[c]) for c in cells(t)]),
+    "inverse_size": lambda p, t: (size_weights(t) * ce(p, t)).mean(),
+    "distance_ce": lambda p, t: ((1 + near_boundary(t) + near_boundary(1 - t)) * ce(p, t)).mean(),
+    "gce": lambda p, t: (t * (1 - p**0.7) / 0.7 + (1 - t) * (1 - (1 - p) ** 0.7) / 0.7).mean(),
+    "sce": lambda p, t: 0.1 * ce(p, t).mean() + 4 * (t * (1 - p) + (1 - t) * p).mean(),
+    "mbls": lambda p, t: ce(p, t).mean() + 0.1 * np.maximum(np.abs(logit(p)) - 10, 0).mean() / 2,
+    "nacl": lambda p, t: ce(p, t).mean() + 0.1 * np.abs(around(t) - (1 + logit(p)) / 2).mean(),
+    "l1_ace": lambda p, t: ce(p, t).mean() + calibration_error(p, t),
+    "region_size": lambda p, t: ce(p, t).mean() + 0.1 * abs(p.mean() - t.mean()),
     "bce_dice": lambda p, t: ce(p, t).mean() + dice(p, t),
     "combo": lambda p, t: 0.5 * (0.5 * ce(p, t)).mean() + 0.5 * dice(p, t),
     "unified_focal": lambda p, t: 0.5 * asymmetric_focal(p, t, 0.6, 0.5) + 0.5 * unified_tversky(p, t),
@@ -212,6 +285,10 @@ def expected_of_channels(name: str, p: Array, t: Array, odds: list[float]) -> fl
         return float(np.mean([weighted(*pair, w) for *pair, w in zip(p, t, odds, strict=True)]))
     if name == "exp_log":
         return float(np.mean([exp_log(*pair, w**0.5) for *pair, w in zip(p, t, odds, strict=True)]))
+    if name == "logit_adjusted":
+        return float(
+            np.mean([ce(expit(logit(pair[0]) - np.log(w)), pair[1]) for *pair, w in zip(p, t, odds, strict=True)])
+        )
     return float(np.mean([TWO[name](*pair) for pair in zip(p, t, strict=True)]))
 
 
@@ -223,6 +300,10 @@ def true(p: Array, t: Array) -> Array:
 def mean(formula: Formula) -> Formula:
     """Over the classes but the background."""
     return lambda p, t: float(np.mean([formula(p[c], t[c]) for c in range(1, len(p))]))
+
+
+def many_ce(p: Array, t: Array) -> float:
+    return float(-np.log(true(p, t)).mean())
 
 
 def smoothed(p: Array, t: Array, s: float = 0.1) -> float:
@@ -243,6 +324,7 @@ def many_focal(p: Array, t: Array, delta: float, gamma: float) -> float:
     return float(times_class([1 - delta, *[delta] * 3], -fade * np.log(true(p, t)), t).mean())
 
 
+FREQUENCIES = [0.6, 0.2, 0.15, 0.05]
 ODDS = [1, 0.6 / 0.2, 0.6 / 0.15, 0.6 / 0.05]
 MANY: dict[str, Formula] = {name: mean(formula) for name, formula in REGION.items()} | {
     "bce": lambda p, t: -np.log(true(p, t)).mean(),
@@ -262,6 +344,26 @@ MANY: dict[str, Formula] = {name: mean(formula) for name, formula in REGION.item
     "generalized_dice": generalized_dice,
     "lovasz_softmax": present(lambda p, t: lovasz(np.abs(t - p), t)),
     "hausdorff": lambda p, t: np.mean([hausdorff(p[c], t[c], p.argmax(0) == c) for c in range(1, 4)]),
+    "per_component": lambda p, t: np.mean(
+        [
+            many_ce(p[:, part], t[:, part]) + mean(present_dice)(p[:, part], t[:, part])
+            for c in range(1, 4)
+            for part in cells(t[c])
+        ]
+    ),
+    "distance_ce": lambda p, t: (-(1 + sum(near_boundary(t[c]) for c in range(4))) * np.log(true(p, t))).mean(),
+    "logit_adjusted": lambda p, t: many_ce(softmax(np.log(p) + np.log(FREQUENCIES)[:, None, None], 0), t),
+    "inverse_size": lambda p, t: (
+        -np.max([size_weights(t[c]) for c in range(1, 4)], axis=0) * np.log(true(p, t))
+    ).mean(),
+    "gce": lambda p, t: ((1 - true(p, t) ** 0.7) / 0.7).mean(),
+    "sce": lambda p, t: -0.1 * np.log(true(p, t)).mean() + 4 * (1 - true(p, t)).mean(),
+    "mbls": lambda p, t: many_ce(p, t) + 0.1 * np.maximum(np.log(p.max(0)) - np.log(p) - 10, 0).mean(),
+    "nacl": lambda z, t: (
+        many_ce(softmax(z, 0), t) + 0.1 * np.mean([np.abs(around(t[c]) - z[c]).mean() for c in range(4)])
+    ),
+    "l1_ace": lambda p, t: many_ce(p, t) + mean(calibration_error)(p, t),
+    "region_size": lambda p, t: many_ce(p, t) + 0.1 * np.abs(p.mean((1, 2)) - t.mean((1, 2))).mean(),
     "bce_dice": lambda p, t: -np.log(true(p, t)).mean() + mean(dice)(p, t),
     "combo": lambda p, t: 0.5 * -np.log(true(p, t)).mean() / 2 + 0.5 * mean(dice)(p, t),
     "unified_focal": lambda p, t: 0.5 * many_focal(p, t, 0.6, 0.5) + 0.5 * mean(unified_tversky)(p, t),
@@ -275,7 +377,8 @@ MANY: dict[str, Formula] = {name: mean(formula) for name, formula in REGION.item
 
 def expected(case: Case, z: Array, t: Array) -> float:
     if case.task == "multiclass":
-        return float(MANY[case.name](softmax(z, 0), np.stack([t[0] == c for c in range(4)]).astype(np.float64)))
+        given = z if case.name == "nacl" else softmax(z, 0)  # which has to do with logits themselves
+        return float(MANY[case.name](given, np.stack([t[0] == c for c in range(4)]).astype(np.float64)))
     return expected_of_channels(
         case.name, expit(z), t.astype(np.float64), {"binary": [9], "multilabel": [9, 3]}[case.task]
     )
@@ -299,7 +402,38 @@ def test_the_value_is_right_where_the_foreground_is_the_larger_class(
     assert float(case(z, t)) == pytest.approx(value, rel=3e-6 if case.loss.needs else 1e-11)
 
 
+def kl(p: Array, t: Array) -> float:
+    return float(sum(t[c].mean() * np.log(t[c].mean() / p[c].mean()) for c in range(len(t))))
+
+
+OTHERWISE: list[tuple[str, dict, Formula]] = [
+    ("mbls", {"margin": 0.5}, lambda p, t: 0.1 * np.maximum(np.log(p.max(0)) - np.log(p) - 0.5, 0).mean()),
+    ("l1_ace", {"binning": "soft"}, mean(lambda p, t: calibration_error(p, t, soft=True))),
+    ("l1_ace", {"bins": 3}, mean(lambda p, t: calibration_error(p, t, bins=3))),
+    ("region_size", {"distance": "kl"}, lambda p, t: 0.1 * kl(p, t)),
+]
+"""What is added to cross-entropy with other parameters, the background in the first axis."""
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+@pytest.mark.parametrize(("name", "parameters", "penalty"), OTHERWISE)
+def test_penalties_are_those_of_their_papers(make, name: str, parameters: dict, penalty: Formula, task: str) -> None:
+    z, target = scene(task)
+    z, t = z[:1].double(), target[0, 0].numpy()
+    p = (
+        softmax(z[0].numpy(), 0)
+        if task == "multiclass"
+        else np.stack([expit(-z[0, 0].numpy()), expit(z[0, 0].numpy())])
+    )
+    classes = np.stack([t == c for c in range(len(p))]).astype(np.float64)
+    added = make(name, task, **parameters)(z, target[:1]) - make("bce", task)(z, target[:1])
+    assert float(added) == pytest.approx(penalty(p, classes), rel=1e-9)
+
+
 SOFT = [
+    "gce",
+    "sce",
+    "t_loss",
     "bce",
     "focal",
     "asymmetric_focal",
@@ -321,7 +455,7 @@ def test_soft_labels_are_mixtures(make, name: str, logits: torch.Tensor) -> None
     assert float(make(name)(z, t)) == pytest.approx(value, rel=1e-11)
 
 
-@pytest.mark.parametrize("name", ["bce", "focal", "poly1", "label_smoothing"])
+@pytest.mark.parametrize("name", ["bce", "focal", "poly1", "label_smoothing", "gce", "sce"])
 def test_soft_labels_of_many_classes_are_mixtures_of_hard_ones(make, name: str) -> None:
     generator = torch.Generator().manual_seed(2)
     z, t = (torch.randn(1, 4, 5, 5, generator=generator, dtype=torch.float64) for _ in range(2))

@@ -166,6 +166,7 @@ def facts(name: str, loss: FakeLoss, seed: int, metrics: dict, extra: dict) -> d
         "data": {"images": {"train": 60, "val": 15, "test": 30}, "foreground": 0.03, "fingerprint": "0ad80aae1441b82f"},
         "card": {"title": title, "family": "made up", "formula": formula, "paper": paper, "empty": "", "differs": ""},
         "threshold": {"tuned": 0.375},
+        "monitor": {"name": "val/iou_pooled", "value": metrics["val/iou"], "epoch": 5},
         "metrics": {key: value for key, value in metrics.items() if value == value},
         "finished": f"2026-11-22T11:{seed % 60:02d}:30+00:00",
         "seconds": 30.5,

@@ -99,11 +99,11 @@ def test_runs_on_different_data_are_never_in_one_benchmark(tmp_path):
     assert set(parts["synthetic target=cup"].images["label"]) == {"bce", "dice"}
 
 
-def test_a_data_set_that_occurs_once_has_its_own_name_and_changed_files_are_told_by_their_fingerprint(tmp_path):
+def test_a_data_set_that_occurs_once_has_its_own_name_and_changed_files_are_numbered(tmp_path):
     write_run(tmp_path, BCE, 1)
     assert [title for title, _ in collect([tmp_path]).benchmarks()] == ["synthetic"]
     change(write_run(tmp_path / "later", BCE, 1), data={"fingerprint": "ffff"})
-    assert [title for title, _ in collect([tmp_path]).benchmarks()] == ["synthetic 0ad80a", "synthetic ffff"]
+    assert [title for title, _ in collect([tmp_path]).benchmarks()] == ["synthetic, data 1", "synthetic, data 2"]
 
 
 def test_a_run_that_has_not_read_its_data_yet_is_waited_for_with_its_data_set(tmp_path):

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from seglab.reporting import report_figures
+from seglab.reporting import report_figures, report_sections
 from seglab.reporting.html import Cell, decimal, document, figure, formula, mean_sd, number, table, text
 from seglab.reporting.load_runs import collect
 from seglab.reporting.study import Question, Study
+from seglab.reporting.verdict import signed
 from seglab.reporting.write_report import csv, markdown, page, write
 from tests.reporting.fabricate import FakeLoss, change, write_sweep
 
@@ -74,8 +75,10 @@ def test_the_verdict_comes_first_and_the_rest_in_order(html):
         (">per_image.csv cannot be read", 1),
         ("bce with seed 3", 1),
         ("8 of 9 runs", 1),
-        ('alt="errors of dice on image_00', 3),
-        ('alt="probability of bce on image_00', 3),
+        ('alt="errors of dice on image_00', 4),
+        ('alt="probability of bce on image_00', 4),
+        ("9 runs took 5 min in all; 1 of them not compared, see below.", 1),
+        ("/checkpoints/best.ckpt</code>", 1),
         ("<math", 3),
     ],
 )
@@ -177,6 +180,10 @@ def test_runs_on_two_data_sets_get_a_part_each_and_are_not_compared(tmp_path, mo
     monkeypatch.setattr(Study, "figures", lambda study: {"seeds": report_figures.seeds(study.data, "iou")})
     html = write(tmp_path / "out", "both", studies, sweep.runs, "").read_text()
     assert re.findall(r'<h2 class="benchmark">([^<]+)<', html) == ["synthetic", "synthetic target=cup"]
+    assert re.findall(r'<li><a href="#b(\d)-verdict">([^<]+)<', html) == [
+        ("0", "synthetic"),
+        ("1", "synthetic target=cup"),
+    ]
     assert [len(study.verdicts) for study in studies] == [1, 1]
     drawn = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     assert drawn == {
@@ -192,6 +199,31 @@ def test_a_sweep_in_which_nothing_finished_still_gives_a_page(own):
     assert "nothing to compare yet" in html
     assert "ended without a message" in html
     assert csv([], sweep.runs) == "loss,data,seeds\n"
+
+
+def test_the_best_run_is_chosen_by_validation_among_those_of_the_best_loss(own):
+    change(own / "dice_s1", monitor={"name": "val/loss", "value": 0.3})
+    change(own / "dice_s2", monitor={"name": "val/loss", "value": 0.4})
+    change(own / "bce_s1", monitor={"name": "val/loss", "value": 0.1})
+    study = Study("data", collect([own]), Question())
+    words, file = report_sections.best_run(study)
+    assert words == "The best run of dice by val/loss (0.300, seed 1):"
+    assert file.endswith("dice_s1/checkpoints/best.ckpt")
+
+
+def test_the_headline_says_where_a_difference_is_one_of_calibration(own):
+    study = Study("data", collect([own]), Question())
+    assert study.calibration == ""
+    for seed in (1, 2):  # two thresholds at which the losses do nearly alike
+        change(own / f"bce_s{seed}", threshold={"tuned": 0.25})
+        change(own / f"dice_s{seed}", threshold={"tuned": 0.9})
+    found = Study("data", collect([own]), Question())
+    gap, left = (each.means["dice"] - each.means["bce"] for each in (found, found.tuned))
+    assert left < gap / 2
+    assert found.headline == (
+        f"{study.answer} Mostly calibration: of {gap:.3f} between dice and bce at the fixed threshold, "
+        f"{signed(left)} is left at thresholds tuned on validation."
+    )
 
 
 def test_runs_that_find_nothing_are_reported_beside_the_verdict(own):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from seglab.contract import ContractError
-from seglab.plots import paint_errors
+from seglab.plots import outlined, paint_errors
 from seglab.reporting.run_figures import Example, curves, examples
 
 
@@ -48,6 +48,17 @@ def test_curves_say_what_a_foreign_table_lacks(tmp_path):
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ContractError, match="a column named epoch"):
         curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize("channels", [0, 1, 3, 4])
+def test_the_border_of_the_true_foreground_is_drawn_on_the_image(channels):
+    image = np.full((7, 7, channels) if channels else (7, 7), 50, np.uint8)
+    truth = np.zeros((7, 7))
+    truth[2:, 2:] = 1  # it touches the image's border
+    drawn = (outlined(image, truth) != 50).any(axis=2)
+    expected = truth.astype(bool)
+    expected[3:6, 3:6] = False
+    assert (drawn == expected).all()
 
 
 def test_errors_are_painted_in_three_colors():

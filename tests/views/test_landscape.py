@@ -22,11 +22,11 @@ from seglab.losses.base import Loss
 from seglab.losses.pixels import Pixels
 from seglab.views.landscape import view
 from seglab.views.landscape_figures import Surface, lowest_places, relief
-from seglab.views.landscape_grid import LandscapeGrid, preserve_state, recompute
+from seglab.views.landscape_grid import LandscapeGrid, preserve_state
 from seglab.views.weight_planes import random_plane
 
 OPTIONS: dict[str, Any] = {"plane": "random", "points": 3, "span": 1.0, "split": "test", "images": None}
-OPTIONS |= {"batchnorm": "moved", "seed": 1}
+OPTIONS["seed"] = 1
 LOSSES = build_choices("loss", ["bce", "dice"])
 
 
@@ -56,8 +56,8 @@ def net(width: int = 4, kernel: int = 3) -> nn.Module:
     return nn.Sequential(first, nn.BatchNorm2d(width), nn.Tanh(), nn.Conv2d(width, 1, 1))
 
 
-def grid(file: Path, batchnorm: str = "moved", fingerprint: str = "f", **losses: Loss) -> LandscapeGrid:
-    return LandscapeGrid(batches(), losses or {"bce": BCE(), "dice": Dice()}, batchnorm, 0.5, file, fingerprint)
+def grid(file: Path, fingerprint: str = "f", **losses: Loss) -> LandscapeGrid:
+    return LandscapeGrid(batches(), losses or {"bce": BCE(), "dice": Dice()}, 0.5, file, fingerprint)
 
 
 def test_the_landscape_of_a_linear_model_with_a_quadratic_loss_is_the_paraboloid(tmp_path: Path) -> None:
@@ -91,11 +91,10 @@ def test_the_center_is_exactly_what_the_module_gives(tmp_path: Path) -> None:
     assert table["bce"][0.0, 0.0] == float(total) / 3
 
 
-@pytest.mark.parametrize("batchnorm", ["moved", "kept", "recomputed"])
-def test_weights_and_buffers_come_back_to_the_last_bit(tmp_path: Path, batchnorm: str) -> None:
+def test_weights_and_buffers_come_back_to_the_last_bit(tmp_path: Path) -> None:
     ours = module(net())
     before = {name: x.clone() for name, x in ours.state_dict().items()}
-    grid(tmp_path / "p.csv", batchnorm).measure(ours, random_plane("x", ours.model, 1), [(1.0, 0.5), (-1.0, 0.2)])
+    grid(tmp_path / "p.csv").measure(ours, random_plane("x", ours.model, 1), [(1.0, 0.5), (-1.0, 0.2)])
     assert all(torch.equal(x, ours.state_dict()[name]) for name, x in before.items())
     assert not any(layer.training for layer in ours.modules() if isinstance(layer, nn.BatchNorm2d))
     assert all(layer.momentum == 0.1 for layer in ours.modules() if isinstance(layer, nn.BatchNorm2d))
@@ -114,14 +113,6 @@ def test_weights_come_back_even_from_a_failure() -> None:
     with pytest.raises(KeyError):
         fail()
     assert torch.equal(before, ours.model[0].weight)
-
-
-def test_recomputed_statistics_are_the_mean_over_the_batches() -> None:
-    ours = module(net())
-    with torch.no_grad():
-        recompute(ours, batches())
-        seen = [ours.model[0](b["image"]).mean((0, 2, 3)) for b in batches()]
-    torch.testing.assert_close(ours.model[1].running_mean, torch.stack(seen).mean(0))
 
 
 def test_a_grid_that_was_killed_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +171,6 @@ def test_every_kind_of_plane_is_drawn(runs: list[TrainedRun], tmp_path: Path, pl
         ("bce", {"plane": "solutions"}, "two or three runs"),
         ("bce dice", {"split": "all"}, "split as one of train"),
         ("bce dice", {"images": 0}, "at least one image"),
-        ("bce dice", {"batchnorm": "x"}, "batchnorm as one of"),
         ("bce dice", {"points": 1}, "at least 2 points"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
@@ -11,14 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from seglab.contract import require
+from seglab.contract import ContractError, require
 from seglab.data import rle
 from seglab.data.dataset import Dataset, Item, Reader
-from seglab.data.image_io import existing_folder, files_in, read_image
-from seglab.data.resize import resize
+from seglab.data.decode import warp_instances
+from seglab.images.image_io import by_stem, existing_folder, files_in, read_image
+from seglab.images.resize import resize
 
 SIDE = 768
-"""Height and width in pixels of every image of the challenge."""
+"""Height and width in pixels of every image of the challenge, of which the table speaks."""
+
+NO_SHIP = ("", "-1", "nan", "none", "null", "na", "n/a", "0", "0 0", "1 0")
+"""What people have written for no ship."""
 
 # fmt: off
 CORRUPT = frozenset([
@@ -33,9 +37,10 @@ CORRUPT = frozenset([
 class AirbusShips(Dataset):
     """Images and the table of runs, a row per ship; most images of the challenge hold none.
 
-    At test each ship is an object, even where it touches another; in a montage what is connected is one.
+    Images that somebody has shrunk have smaller ships; names may have any ending. At test each ship is an object, even
+    where it touches another; in a montage what is connected is one.
 
-    images: folder of JPEGs in `root`. table: the CSV of ImageId and EncodedPixels. empty_fraction: fraction of images
+    images: folder of images in `root`. table: the CSV of ImageId and EncodedPixels. empty_fraction: fraction of images
     without ships that is kept (all are, if there are fewer, or for null). balance: at most so many images for each
     number of ships per image, null for all. montage: pack k x k images, each reduced by k, into one.
     """
@@ -56,16 +61,16 @@ class AirbusShips(Dataset):
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
-        files = {path.name: path for path in files_in(root / self.images)}
+        files = by_stem(files_in(root / self.images))
         names, counts, runs, bounds = read_table(root / self.table)
-        kept = self.select(names, counts)
+        kept, side = self.select(names, counts), side_of(files.values())
         items = [
-            item_of(name, files.get(name), runs.slice(bounds[k], bounds[k + 1]))
+            item_of(name, files.get(stem_of(name)), runs.slice(bounds[k], bounds[k + 1]), side)
             for k, name in enumerate(names)
             if name in kept
         ]
-        unlabeled = sorted(files.keys() - set(names))
-        items += [Item(n, n, fault=f"{files[n]}: expected rows in {self.table}") for n in unlabeled]
+        unlabeled = sorted(files.keys() - {stem_of(name) for name in names})
+        items += [Item(files[n].name, n, fault=f"{files[n]}: expected rows in {self.table}") for n in unlabeled]
         return items if self.montage == 1 else montages(items, self.montage)
 
     def select(self, names: list[str], counts: np.ndarray) -> set[str]:
@@ -83,6 +88,11 @@ class AirbusShips(Dataset):
         return {*ships, *empty}
 
 
+def stem_of(name: str) -> str:
+    """Give the name of an image without its ending, in lower case."""
+    return Path(name).stem.lower()
+
+
 def digest(data: bytes) -> bytes:
     """Give eight bytes that stand for many."""
     return blake2b(data, digest_size=8).digest()
@@ -97,7 +107,8 @@ def read_table(path: Path) -> tuple[list[str], np.ndarray, rle.Runs, np.ndarray]
     missing = [column for column in ("ImageId", "EncodedPixels") if column not in table]
     require(not missing, str(path), "columns ImageId and EncodedPixels", f"no {' and no '.join(missing)}")
     table = table.sort_values("ImageId", kind="stable")
-    images, texts = table["ImageId"].tolist(), table["EncodedPixels"].tolist()
+    images = table["ImageId"].tolist()
+    texts = ["" if text.strip().lower() in NO_SHIP else text for text in table["EncodedPixels"]]
     runs = rle.parse(texts, images)
     names, first = np.unique(images, return_index=True)
     ships = np.array([bool(text.strip()) for text in texts])
@@ -106,21 +117,37 @@ def read_table(path: Path) -> tuple[list[str], np.ndarray, rle.Runs, np.ndarray]
     return names.tolist(), counts, runs, bounds
 
 
-def item_of(name: str, file: Path | None, runs: rle.Runs) -> Item:
-    """Make the item of one image."""
+def item_of(name: str, file: Path | None, runs: rle.Runs, side: int) -> Item:
+    """Make the item of one image of so many pixels on each side."""
     if file is None:
         return Item(name, name, fault=f"{name}: expected the image of the table on disk")
     reason = "known to be broken" if file.stem in CORRUPT else ""
-    image, mask = partial(read_image, str(file)), partial(draw, runs, str(file))
-    labels = digest(runs.starts.tobytes() + runs.lengths.tobytes()).hex()
-    objects = partial(rle.instances, runs, (SIDE, SIDE))
+    image, mask = partial(read_image, str(file)), partial(draw, runs, str(file), side)
+    labels = digest(runs.starts.tobytes() + runs.lengths.tobytes()).hex() + (f" {side}" if side != SIDE else "")
+    objects = partial(number_ships, runs, side) if side != SIDE else partial(rle.instances, runs, (SIDE, SIDE))
     return Item(name, name, image, mask, files=(str(file),), labels=labels, left_out=reason, objects=objects)
 
 
-def draw(runs: rle.Runs, file: str) -> np.ndarray:
-    """Draw the mask (h, w) uint8 of all ships of an image."""
+def draw(runs: rle.Runs, file: str, side: int) -> np.ndarray:
+    """Draw the mask (h, w) uint8 of all ships of an image; float32 fractions where the images are shrunk."""
     rle.check(runs, (SIDE, SIDE), file)
-    return rle.paint(runs, (SIDE, SIDE))
+    mask = rle.paint(runs, (SIDE, SIDE))
+    return mask if side == SIDE else resize(mask.astype(np.float32), side, side)
+
+
+def number_ships(runs: rle.Runs, side: int) -> np.ndarray:
+    """Draw each ship of an image in its own number: (h, w) int32, 0 elsewhere."""
+    return warp_instances(rle.instances(runs, (SIDE, SIDE)), lambda one: resize(one, side, side))
+
+
+def side_of(files: Iterable[Path]) -> int:
+    """Give the side of the images, from the first that can be read: that of the challenge, or what it is shrunk to."""
+    for file in files:
+        try:
+            return read_image(str(file)).shape[0]
+        except ContractError:  # said when it is decoded
+            continue
+    return SIDE
 
 
 def montages(items: list[Item], k: int) -> list[Item]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ import numpy as np
 
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Item, one_of
-from seglab.data.dicom import WINDOWS, breast_box, read_lesion, read_mammogram, shape_of
-from seglab.data.image_io import SUFFIXES, existing_folder
+from seglab.data.mammogram import breast_box, read_lesion, read_mammogram, shape_of
+from seglab.images.dicom import WINDOWS
+from seglab.images.image_io import existing_folder, files_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ class CbisDdsm(Dataset):
     A film that is in the tables of masses and of calcifications is one item, in the test set if either says so.
     abnormality: `mass`, `calc` or `both`. view (CC, MLO), side (LEFT, RIGHT), pathology (MALIGNANT, BENIGN, which takes
     in BENIGN_WITHOUT_CALLBACK), density (a list of 1 to 4): lesions to keep, null for all. window: `full`, `percentile`
-    or `header`. crop: cut out the breast.
+    or `header`, which is instead of a range. crop: cut out the breast.
     """
 
     root: str
@@ -46,6 +46,7 @@ class CbisDdsm(Dataset):
     window: str = "full"
     crop: bool = False
     channels: int = 1
+    range: str | tuple[float, ...] = "full"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,11 +138,8 @@ class Files:
     def __init__(self, root: Path) -> None:
         self.by_case: dict[str, list[str]] = defaultdict(list)
         self.by_series: dict[str, list[str]] = defaultdict(list)
-        for folder, below, names in os.walk(root):
-            below.sort()
-            for name in sorted(names):
-                if name.lower().endswith((*SUFFIXES, ".dcm")):
-                    self.add(Path(folder).relative_to(root).parts, os.path.join(folder, name))
+        for path in files_in(root):
+            self.add(path.relative_to(root).parent.parts, str(path))
 
     def add(self, folders: tuple[str, ...], path: str) -> None:
         """File one path under the cases among its folders and its own name, and under its innermost folder."""

@@ -1,90 +1,221 @@
-"""Two folders, images and masks, matched by name."""
+"""Folders of images and of masks, matched by name."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from seglab.contract import require
-from seglab.data.dataset import Dataset, Item
-from seglab.data.image_io import existing_folder, files_in, read_image, read_mask
+from seglab.data.dataset import Dataset, Facts, Item, one_of
+from seglab.data.facts import value_doubts
+from seglab.data.names import Affix, option, proposal
+from seglab.images.image_io import SUFFIXES, existing_folder, files_in, read_image
+from seglab.images.masks import Value, read_mask, to_rgb
+
+WHO = "dataset folder"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Dataset):
-    """Any two folders of images and masks (PNG, JPEG, TIFF, PGM), matched by the name without its ending.
+    """Any folders of images and masks, matched by their names without ending; folders inside are part of the name.
 
-    images, masks, and for a test set of its own test_images, test_masks: folders in `root`. image_suffix, mask_suffix:
-    what the names add to what the two have in common. mask_value: foreground is this value; null: it is above
-    `threshold`. group_pattern: a regular expression whose first group, found in an image's name, is its patient.
+    images, masks, and for splits of their own val_images, val_masks, test_images, test_masks: folders in `root`; an
+    empty val_images has validation images drawn although there is a folder of them. image_prefix, image_suffix,
+    mask_prefix, mask_suffix: what the names add to what they have in common, suffixes also as a list: the masks of an
+    image are united. mask_value: foreground are the pixels of this value or color ("#rrggbb"), or of a list; null:
+    those above `threshold`. missing_mask: `error`, or `empty`: an image without a mask has no foreground. page: which
+    page of files with several, from 0. group_pattern: a regular expression whose first group, found in an image's
+    name, is its patient.
     """
 
     root: str
     images: str = "images"
     masks: str = "masks"
+    val_images: str | None = None
+    val_masks: str | None = None
     test_images: str | None = None
     test_masks: str | None = None
-    image_suffix: str = ""
-    mask_suffix: str = ""
-    mask_value: int | None = None
+    image_prefix: str = ""
+    image_suffix: str | tuple[str, ...] = ""
+    mask_prefix: str = ""
+    mask_suffix: str | tuple[str, ...] = ""
+    mask_value: Value | tuple[Value, ...] | None = None
     threshold: int = 0
+    missing_mask: str = "error"
+    page: int | None = None
     group_pattern: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.threshold >= 0, "dataset folder", "threshold of at least 0", self.threshold)
-        both = (self.test_images is None) == (self.test_masks is None)
-        require(both, "dataset folder", "test_images and test_masks together")
+        require(self.threshold >= 0, WHO, "threshold of at least 0", self.threshold)
+        one_of(WHO, self, missing_mask=("error", "empty"))
+        for split in ("val", "test"):
+            images, masks = getattr(self, f"{split}_images"), getattr(self, f"{split}_masks")
+            require(bool(images) == bool(masks), WHO, f"{split}_images and {split}_masks together")
+        for color in (value for value in several(self.mask_value) if isinstance(value, str)):
+            to_rgb(color)
+        try:
+            re.compile(self.group_pattern or "")
+        except re.error as error:
+            require(False, WHO, "group_pattern as a regular expression", f"{self.group_pattern!r} ({error})")
+
+    def decode(self, path: str) -> np.ndarray:
+        return read_image(path, self.page)
+
+    def mask_doubts(self, masks: Sequence[Facts]) -> list[str]:
+        named = () if self.mask_value is None else self.mask_value
+        return [] if self.threshold or self.soft else value_doubts(masks, several(named))
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
-        items = self.pairs(root / self.images, root / self.masks, "" if self.test_images is None else "train")
-        if self.test_images is not None and self.test_masks is not None:
-            items += self.pairs(root / self.test_images, root / self.test_masks, "test")
-        require(bool(items), "dataset folder", f"images in {root / self.images}", 0, "set dataset.images")
+        folders = {"train": (root / self.images, root / self.masks)}
+        if self.val_images and self.val_masks:
+            folders["val"] = (root / self.val_images, root / self.val_masks)
+        if self.test_images and self.test_masks:
+            folders["test"] = (root / self.test_images, root / self.test_masks)
+            self.require_no_other_val(root)
+        named = {path for pair in folders.values() for path in pair}
+        items = []
+        for split, (images, masks) in folders.items():
+            items += self.pairs(images, masks, named, split if len(folders) > 1 else "")
         return items
 
-    def pairs(self, images: Path, masks: Path, split: str) -> list[Item]:
-        """Match two folders; a file without its partner becomes an item with a fault."""
-        left = stems(images, self.image_suffix, "" if images != masks else self.mask_suffix)
-        right = stems(masks, self.mask_suffix, "" if images != masks else self.image_suffix)
-        prefix = f"{split}/" if split else ""
-        read = partial(read_mask, threshold=self.threshold, value=self.mask_value)
-        items = []
-        for stem in sorted(left.keys() | right.keys()):
-            name, image, mask = prefix + stem, left.get(stem), right.get(stem)
-            group = self.group_of(image.stem, name) if image and mask else name
-            items.append(pair_item(name, group, image, mask, split, read))
-        return items
+    def require_no_other_val(self, root: Path) -> None:
+        """Refuse to draw validation images from the training ones where a folder of them lies beside the test images.
+
+        Nobody would see that it is not used.
+        """
+        names = ("val", "valid", "validation") if self.val_images is None else ()
+        for place in ((self.test_images or "").replace("test", name) for name in names):
+            used = place == self.test_images or not (root / place).is_dir()
+            remedy = f"set dataset.val_images={place} and dataset.val_masks, or dataset.val_images= to draw them"
+            require(used, WHO, "val_images beside test_images", f"none, although there is {root / place}", remedy)
+
+    def pairs(self, images: Path, masks: Path, named: set[Path], split: str) -> list[Item]:
+        """Match two folders; a file without its partner becomes an item with a fault, and so do two of one name.
+
+        Raises one sentence with what to set where no name fits, or where such items are not to be skipped.
+        """
+        names = [names_in(folder, named - {folder}) for folder in (images, masks)]
+        one, other = (
+            Affix(self.image_prefix, several(self.image_suffix)),
+            Affix(self.mask_prefix, several(self.mask_suffix)),
+        )
+        shared, hint = images.resolve() == masks.resolve(), partial(proposal, list(names[0]), list(names[1]))
+        if shared and one == other:
+            remedy = hint() or "set dataset.mask_suffix to what their names end in"
+            require(False, WHO, "names that tell masks from images", f"all of {images}", remedy)
+        left, right = by_core(names[0], one, other, shared), by_core(names[1], other, one, shared)
+        alone = left.keys() - right.keys() if self.missing_mask == "error" else set()
+        orphans, none = right.keys() - left.keys(), not left.keys() & right.keys()
+        if none or (self.on_bad_item == "raise" and (alone or orphans)):
+            got = f"{len(alone)} of {len(left)} images without{first(left, alone)}, "
+            got += f"{len(orphans)} of {len(right)} masks without{first(right, orphans)}"
+            empty = "" if orphans else "dataset.missing_mask=empty reads such images as ones without foreground, and "
+            known, remedy = option("mask_suffix", *several(self.mask_suffix)), hint()
+            if not remedy or remedy.endswith(known):
+                remedy = f"{empty}dataset.on_bad_item=skip leaves them out"
+            require(False, WHO, "a mask for each image and an image for each mask", got, remedy)
+        cores = sorted(left.keys() | right.keys())
+        return [self.pair(core, left.get(core, []), right.get(core, []), split) for core in cores]
+
+    def pair(self, core: str, images: Sequence[Named], masks: Sequence[Named], split: str) -> Item:
+        """Make the item of one name, several masks of which are united."""
+        name = f"{split}/{core}" if split else core
+        endings = [suffix for _, suffix, _ in masks]
+        twice = images if len(images) > 1 else [mask for mask in masks if endings.count(mask[1]) > 1]
+        if twice:
+            fault = f"{twice[0][2]}: expected one file of its name, got {twice[1][2]} too"
+            return Item(name, name, split=split, fault=fault)
+        paths = [path for _, _, path in masks]
+        read = partial(read_mask, threshold=self.threshold, value=self.mask_value, soft=self.soft, page=self.page)
+        if images and not masks and self.missing_mask == "empty":
+            read, paths = partial(no_foreground, page=self.page), [images[0][2]]
+        image, group = (images[0][2], self.group_of(images[0][0], name)) if images else (None, name)
+        return pair_item(name, group, image, paths, split, read, self.page)
 
     def group_of(self, stem: str, name: str) -> str:
         """Find the patient in the name of an image; without a pattern each image is its own group."""
         if self.group_pattern is None:
             return name
         found = re.search(self.group_pattern, stem)
-        require(found is not None, "dataset folder", f"group_pattern {self.group_pattern} to match", stem)
-        return found[1] if found and found.re.groups else stem
+        require(found is not None, WHO, f"group_pattern {self.group_pattern} to match", stem)
+        return (found[1] if found and found.re.groups else None) or stem
 
 
-def stems(folder: Path, suffix: str, other: str) -> dict[str, Path]:
-    """Give the files of a folder whose names end in `suffix`, and not in `other` if that says more, by what is left."""
-    mine = [path for path in files_in(folder) if path.stem.endswith(suffix)]
-    if len(other) > len(suffix):
-        mine = [path for path in mine if not path.stem.endswith(other)]
-    return {path.stem.removesuffix(suffix): path for path in mine}
+Named = tuple[str, str, Path]
+"""The name of a file without its ending, which suffix it has, and the file."""
+
+
+def several(value: T | tuple[T, ...]) -> tuple[T, ...]:
+    """Give a value or a list of values as a list."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def names_in(folder: Path, without: Container[Path]) -> dict[str, list[Path]]:
+    """Give the image files in and below a folder by their names, folders in it included, without their endings."""
+    names: dict[str, list[Path]] = {}
+    for path in files_in(folder, without):
+        names.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    others = Counter(path.suffix for path in folder.iterdir() if path.is_file()) if not names else {}
+    found = ", ".join(f"{count} of {suffix or 'no ending'}" for suffix, count in others.items()) or "none"
+    require(bool(names), WHO, f"images ({', '.join(SUFFIXES)}) in {folder}", found)
+    return names
+
+
+def by_core(names: dict[str, list[Path]], affix: Affix, other: Affix, shared: bool) -> dict[str, list[Named]]:
+    """Give the files whose names have the affix by what their names have in common with others.
+
+    In a shared folder only those of which it accounts for no less than the other kind's.
+    """
+    cores: dict[str, list[Named]] = {}
+    for name, files in names.items():
+        found, rival = affix.split(name), other.split(name) if shared else None
+        if found and not (rival and len(rival[0]) < len(found[0])):
+            cores.setdefault(found[0], []).extend((name, found[1], path) for path in files)
+    return cores
+
+
+def first(cores: dict[str, list[Named]], some: Collection[str]) -> str:
+    """Name the first of some files, in parentheses."""
+    return f" (first {cores[min(some)][0][2].name})" if some else ""
+
+
+def no_foreground(path: str, page: int | None) -> np.ndarray:
+    """Give the mask (h, w) of an image that has none."""
+    return np.zeros(read_image(path, page).shape[:2], np.uint8)
 
 
 def pair_item(
-    name: str, group: str, image: Path | None, mask: Path | None, split: str, read: Callable[[str], np.ndarray]
+    name: str,
+    group: str,
+    image: Path | None,
+    masks: Sequence[Path],
+    split: str,
+    read: Callable[[str], np.ndarray],
+    page: int | None = None,
 ) -> Item:
-    """Make one item of an image file and a mask file that `read` decodes; without either it has a fault."""
-    if image is None or mask is None:
-        fault = f"{image or mask}: expected {'an image' if image is None else 'a mask'} of its name"
+    """Make one item of an image file and mask files that `read` decodes; without either it has a fault."""
+    if image is None or not masks:
+        present = image or masks[0]
+        fault = f"{present}: expected {'an image' if image is None else 'a mask'} of its name"
         return Item(name, group, split=split, fault=fault)
-    files = (str(image), str(mask))
-    return Item(name, group, partial(read_image, files[0]), partial(read, files[1]), split, files)
+    paths, own = tuple(map(str, masks)), tuple(str(mask) for mask in masks if mask != image)
+    reader = partial(united, paths, read)
+    return Item(name, group, partial(read_image, str(image), page), reader, split, (str(image), *own), own, page)
+
+
+def united(paths: Sequence[str], read: Callable[[str], np.ndarray]) -> np.ndarray:
+    """Decode several masks of one image, and give what is foreground in any of them."""
+    masks = [read(path) for path in paths]
+    shapes = sorted({mask.shape for mask in masks})
+    require(len(shapes) == 1, paths[0], "masks of one size", ", ".join(f"{w}x{h}" for h, w in shapes))
+    return np.maximum.reduce(masks)

@@ -16,7 +16,8 @@ import numpy as np
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Item, one_of
 from seglab.data.datasets.folder import pair_item
-from seglab.data.image_io import existing_folder, files_in, read_image, read_mask
+from seglab.images.image_io import existing_folder, files_in
+from seglab.images.masks import read_mask
 
 LAYOUTS = "Training and Test (Drishti-GS), partitioned_* (RIM-ONE DL), or tr_images, ts_images and clean_masks"
 
@@ -60,7 +61,9 @@ class Fundus(Dataset):
             below = find(root, folder) or root
             maps = {path.stem.removesuffix(ending): path for path in sorted(below.rglob(f"*{ending}.png"))}
             images = {path.stem: path for path in sorted(below.glob("**/Images/*/drishtiGS_*.png"))}
-            items += [pair_item(name, name, path, maps.get(name), split, read) for name, path in images.items()]
+            items += [
+                pair_item(name, name, path, present(maps.get(name)), split, read) for name, path in images.items()
+            ]
         return items
 
     def rim_one(self, root: Path, partitioned: Path) -> list[Item]:
@@ -72,7 +75,7 @@ class Fundus(Dataset):
             for path in sorted((partitioned / folder).rglob("*.png")):
                 patient = re.match(r"r3_[A-Z]-\d+", path.stem)
                 group = patient[0] if patient else path.stem
-                items.append(pair_item(path.stem, group, path, masks.get(path.stem), split, read_mask))
+                items.append(pair_item(path.stem, group, path, present(masks.get(path.stem)), split, read_mask))
         return items
 
     def study(self, root: Path) -> list[Item]:
@@ -81,10 +84,15 @@ class Fundus(Dataset):
         masks = {path.name: path for path in files_in(root / "clean_masks")}
         read = partial(read_mask, threshold=self.threshold)
         return [
-            pair_item(path.stem, path.stem, path, masks.get(path.name), split, read)
+            pair_item(path.stem, path.stem, path, present(masks.get(path.name)), split, read)
             for folder, split in (("tr_images", "train"), ("ts_images", "test"))
             for path in files_in(root / folder)
         ]
+
+
+def present(path: Path | None) -> list[Path]:
+    """Give a file as a list, which is empty where there is none."""
+    return [path] if path else []
 
 
 def find(root: Path, name: str) -> Path | None:
@@ -97,5 +105,5 @@ def read_votes(path: str, agreement: float, soft: bool) -> np.ndarray:
 
     With four experts the values are rounded quarters, such as 191 for three of four: half a step is forgiven.
     """
-    fraction = read_image(path).astype(np.float32) / 255
+    fraction = read_mask(path, soft=True)
     return fraction if soft else (fraction >= agreement - 0.01).astype(np.uint8)

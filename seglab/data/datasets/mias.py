@@ -12,9 +12,13 @@ import numpy as np
 
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Item
-from seglab.data.image_io import existing_folder, read_image
+from seglab.images.image_io import by_stem, existing_folder, files_in, read_image
+from seglab.images.resize import resize
 
 ROW = re.compile(r"(?P<film>mdb\d{3}) +[FGD] +(?P<kind>[A-Z]{4})(?: +[BM])?(?P<place>(?: +\d+){3})?(?: +[*].*)?")
+SIDE = 1024
+"""Height and width in pixels of the published films, in which the table counts."""
+
 Circle = tuple[int, ...]
 """Center x, y and radius in pixels; y is counted from the bottom."""
 
@@ -23,8 +27,9 @@ Circle = tuple[int, ...]
 class Mias(Dataset):
     """Films of 1024x1024 pixels whose lesions are filled circles; those with a lesion of unknown place are left out.
 
-    images: folder of the PGM films in `root`. table: the list of lesions. external: all films are the test set of a
-    model that was trained elsewhere. The two films of a patient (mdb001 and mdb002, and so on) are one group.
+    Films that somebody has shrunk have smaller circles. images: folder of the films in `root`, PGM or others. table:
+    the list of lesions. external: all films are the test set of a model that was trained elsewhere. The two films of a
+    patient (mdb001 and mdb002, and so on) are one group.
     """
 
     root: str
@@ -35,25 +40,28 @@ class Mias(Dataset):
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
+        files = by_stem(files_in(root / self.images))
         films = read_info(root / self.table)
-        return [self.film(name, root / self.images / f"{name}.pgm", circles) for name, circles in films.items()]
+        return [self.film(name, files.get(name), circles) for name, circles in films.items()]
 
-    def film(self, name: str, path: Path, circles: list[Circle | None]) -> Item:
+    def film(self, name: str, path: Path | None, circles: list[Circle | None]) -> Item:
         """Make the item of one film; None stands for a lesion of unknown place."""
         patient, split = f"patient{(int(name[3:]) + 1) // 2:03d}", "test" if self.external else ""
-        if not path.is_file():
-            return Item(name, patient, split=split, fault=f"{path}: expected the film of {self.table}")
+        if path is None:
+            place = Path(self.root, self.images, f"{name}.pgm")
+            return Item(name, patient, split=split, fault=f"{place}: expected the film of {self.table}")
         known = tuple(circle for circle in circles if circle is not None)
         unknown = "" if len(known) == len(circles) else "lesion of unknown place"
         image, mask = partial(read_image, str(path)), partial(draw, str(path), known)
-        return Item(name, patient, image, mask, split, (str(path),), str(known), left_out=unknown)
+        return Item(name, patient, image, mask, split, (str(path),), labels=str(known), left_out=unknown)
 
 
 def read_info(path: Path) -> dict[str, list[Circle | None]]:
     """Read the list of lesions: film to circles, None for one of unknown place; an empty list if healthy."""
     require(path.is_file(), "dataset mias", "a table that exists", path, "set dataset.table")
     films: dict[str, list[Circle | None]] = {}
-    for row in filter(None, map(ROW.fullmatch, map(str.strip, path.read_text(errors="replace").splitlines()))):
+    lines = (re.sub(r"[\s,;]+", " ", line).strip() for line in path.read_text(errors="replace").splitlines())
+    for row in filter(None, map(ROW.fullmatch, lines)):
         lesions, place = films.setdefault(row["film"], []), row["place"]
         if row["kind"] != "NORM":
             lesions.append(tuple(map(int, place.split())) if place else None)
@@ -64,7 +72,10 @@ def read_info(path: Path) -> dict[str, list[Circle | None]]:
 def draw(path: str, circles: tuple[Circle, ...]) -> np.ndarray:
     """Fill the circles of a film: (h, w) uint8."""
     height, width = read_image(path).shape[:2]
-    mask = np.zeros((height, width), np.uint8)
+    require(height == width, path, f"a film of {SIDE}x{SIDE} pixels, or shrunk in proportion", f"{width}x{height}")
+    mask = np.zeros((height, width), bool)
     for x, y, radius in circles:
-        cv2.circle(mask, (x, height - 1 - y), radius, 1, cv2.FILLED)
-    return mask
+        circle = cv2.circle(np.zeros((SIDE, SIDE), np.float32), (x, SIDE - 1 - y), radius, 1.0, cv2.FILLED)
+        fraction = resize(circle, height, width)
+        mask |= fraction >= fraction.max() / 2  # of a circle smaller than a pixel the pixel with most of it
+    return mask.astype(np.uint8)

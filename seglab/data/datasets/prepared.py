@@ -13,10 +13,11 @@ from seglab.data.store import open_store
 class Prepared(Dataset):
     """A folder made by `python -m seglab.prepare`; splits and numbers are those of the raw tree it was made from.
 
-    root: the folder.
+    root: the folder. What could not be read when it was made is left out without another word.
     """
 
     root: str
+    on_bad_item: str = "skip"
 
     def items(self) -> list[Item]:
-        return open_store(Path(self.root))
+        return open_store(Path(self.root).expanduser())

@@ -11,8 +11,8 @@ import numpy as np
 from seglab.contract import require
 from seglab.data.dataset import Dataset, Item, one_of
 from seglab.data.datasets.synthetic_scenes import SCENES
-from seglab.data.resize import to_mask
 from seglab.data.split import SPLITS
+from seglab.images.resize import to_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Synthetic(Dataset):
     train, val, test: number of images. image_seed: fixes all of them. foreground: mean fraction of foreground of the
     images that have any, null for the scene's own range; empty: fraction of images without any, null for the scene's
     own. contrast, noise: factors on the scene's own. label_noise: fraction of a mask's objects that annotators get
-    wrong, by shifting, growing or shrinking it; in training and validation alone, the test masks stay exact.
+    wrong: missing, flipped to the other side of the image, grown, or shrunk; in training alone.
     """
 
     scene: str = "disc"
@@ -36,6 +36,7 @@ class Synthetic(Dataset):
     contrast: float = 1.0
     noise: float = 1.0
     label_noise: float = 0.0
+    range: str | tuple[float, ...] = "full"
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
@@ -85,24 +86,27 @@ def paint(options: Synthetic, split: str, k: int) -> tuple[np.ndarray, np.ndarra
     if rng.random() < (scene.empty if options.empty is None else options.empty):
         fraction = 0.0
     image, truth = scene.paint(rng, options.size, fraction, options.contrast, options.noise)
-    if split != "test":
+    if split == "train":
         truth = misdraw(truth, options.label_noise, rng)
     return (np.clip(image, 0, 1) * 255).astype(np.uint8), truth.astype(np.float32)
 
 
 def misdraw(truth: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
-    """Shift and grow or shrink, by up to a quarter of its radius, each object that is drawn at this rate."""
+    """Leave out, flip, grow or shrink, by a quarter to half of its radius, each object that is drawn at this rate."""
     if not rate:
         return truth
     count, labels = cv2.connectedComponents((truth >= 0.5).astype(np.uint8))
     drawn = np.zeros_like(truth)
     for label in range(1, count):
         one: np.ndarray = np.where(labels == label, truth, 0).astype(np.float32)
-        reach = 0.25 * np.sqrt((labels == label).sum() / np.pi) + 1
-        if rng.random() < rate:
-            (down, right), by = rng.uniform(-reach, reach, 2), rng.uniform(-reach, reach)
-            one = cv2.warpAffine(one, np.array([[1, 0, right], [0, 1, down]]), one.shape[::-1])
-            brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(abs(by)) + 1,) * 2)
-            one = (cv2.dilate if by > 0 else cv2.erode)(one, brush)
+        wrong, fault, share = rng.random() < rate, rng.integers(4), rng.uniform(0.25, 0.5)
+        if wrong and fault == 0:
+            continue
+        if wrong and fault == 1:
+            one = one[::-1, ::-1]
+        elif wrong:
+            by = max(1, round(share * np.sqrt((labels == label).sum() / np.pi)))
+            brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * by + 1,) * 2)
+            one = (cv2.dilate if fault == 2 else cv2.erode)(one, brush)
         drawn = np.maximum(drawn, one)
     return drawn

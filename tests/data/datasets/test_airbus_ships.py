@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import cv2
@@ -33,6 +34,7 @@ def root(tmp_path):
         name = f"{k:09x}.jpg"
         ships = SHIPS.get(k, [])
         image = 30 + 200 * sum(ships, np.zeros((SIDE, SIDE), np.uint8))
+        image[k, 0] += 9  # no two files are the same
         write_image(tmp_path / "train_v2" / name, image)
         rows += [f"{name},{rle.encode(mask)}" for mask in ships] or [f"{name},"]
     (tmp_path / "train_ship_segmentations_v2.csv").write_text("\n".join(rows) + "\n")
@@ -131,6 +133,46 @@ def test_a_faulty_table_is_one_sentence(root, old, new, sentence):
     table.write_text(table.read_text().replace(old, new))
     with pytest.raises(ContractError, match=sentence):
         open_data(ship(root))
+
+
+@pytest.mark.parametrize("word", ["-1", "nan", "NaN", "None", "null", "N/A", " ", "0", "1 0", "0 0"])
+def test_usual_ways_to_say_no_ship_are_read(root, word):
+    table = root / "train_ship_segmentations_v2.csv"
+    table.write_text(table.read_text().replace("000000011.jpg,", f"000000011.jpg,{word}"))
+    items = {item.id: item for item in ship(root).items()}
+    assert not items["000000011.jpg"].mask().any()
+    assert len(items) == 18
+
+
+@pytest.mark.parametrize("cell", ["no ship", "1,5", "[1 5]", "-5 3", "1.5 2"])
+def test_another_cell_is_shown(root, cell):
+    table = root / "train_ship_segmentations_v2.csv"
+    table.write_text(table.read_text().replace("000000011.jpg,", f'000000011.jpg,"{cell}"'))
+    with pytest.raises(ContractError, match=re.escape(f"runs of 000000011.jpg: expected whole numbers, got {cell!r}")):
+        ship(root).items()
+
+
+def test_shrunk_images_and_other_endings_are_read(root):
+    whole = {item.id: item.mask() for item in ship(root).items()}
+    for path in (root / "train_v2").iterdir():
+        image = cv2.imread(str(path), 0)
+        write_image(path.with_suffix(".png"), cv2.resize(image, (384, 384), interpolation=cv2.INTER_AREA))
+        path.unlink()
+    data = ship(root)
+    for item in data.items():
+        expected = cv2.resize(whole[item.id].astype(np.float32), (384, 384), interpolation=cv2.INTER_AREA)
+        np.testing.assert_array_equal(item.mask(), expected)
+        assert item.objects().shape == (384, 384)
+        assert len(np.unique(item.objects())) == 1 + len(SHIPS.get(int(item.id[:9], 16), []))
+    table = root / "train_ship_segmentations_v2.csv"
+    table.write_text(table.read_text().replace(".jpg", ""))
+    assert [item.fault for item in data.items()] == [""] * 18
+    write_image(root / "train_v2/000000003.png", np.zeros((500, 400)))
+    with pytest.raises(ContractError, match="image 000000003: expected a mask of its own size 400x500"):
+        open_data(data)
+    write_image(root / "train_v2/000000003.jpg", np.zeros((384, 384)))
+    with pytest.raises(ContractError, match=r"000000003.jpg: expected one file of its name, got .*000000003.png too"):
+        data.items()
 
 
 def test_the_real_table_has_31_ships_that_are_unlike_the_sea(shared_data):

@@ -125,6 +125,15 @@ def test_every_layout_gives_films_with_the_union_of_their_lesions(root):
     assert top_rows(items["P_00002_RIGHT_MLO"])[0] == pytest.approx(40, abs=2)
 
 
+def test_films_behind_a_link_are_found(root, tmp_path_factory):
+    here = tmp_path_factory.mktemp("linked")
+    for path in root.iterdir():
+        (here / path.name).symlink_to(path)
+    direct, linked = ({item.id: item.mask() for item in ddsm(place).items()} for place in (root, here))
+    assert direct.keys() == linked.keys()
+    assert all((direct[name] == linked[name]).all() for name in direct)
+
+
 def test_no_patient_is_on_two_sides(root):
     opened = open_data(ddsm(root, val_fraction=0.4))
     assert {item.id for item in opened.splits.test} == {"P_00002_RIGHT_MLO", "P_00003_LEFT_CC"}

@@ -1,11 +1,16 @@
+import os
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from seglab.contract import ContractError
 from seglab.data.datasets.folder import Folder
 from seglab.data.decode import decode_item
 from seglab.data.prepare_data import open_data
-from tests.data.fabricate import write_image
+from tests.data.fabricate import save, white, write_image, write_scenes
 
 
 @pytest.fixture
@@ -43,10 +48,31 @@ def test_patients_stay_together(root):
         folder(root, group_pattern="^Q").items()
 
 
-def test_a_test_folder_is_the_test_set(root):
-    splits = open_data(folder(root, test_images="images", test_masks="masks")).splits
-    assert len(splits.test) == 12
-    assert splits.test[0].id == "test/P0_0"
+@pytest.mark.parametrize("copied", [True, False])
+def test_the_same_images_for_training_and_test_are_refused(root, copied):
+    if copied:
+        shutil.copytree(root / "images", root / "more")
+    own = folder(root, test_images="more" if copied else "images", test_masks="masks")
+    words = r"12 of 24 that are not: train/P\d_\d+: expected in one split, got the file of test/P\d_\d+ in \w+ and test"
+    with pytest.raises(ContractError, match=words):
+        open_data(own)
+
+
+def test_folders_of_their_own_are_the_splits(tmp_path):
+    for split, count in (("train", 5), ("val", 3), ("test", 4)):
+        named = (f"{split}/images/{split}{{}}", f"{split}/masks/{split}{{}}")
+        write_scenes(tmp_path, count, named=named, width=50 + count)
+    options = {"images": "train/images", "masks": "train/masks", "mask_suffix": ""}
+    options |= {"test_images": "test/images", "test_masks": "test/masks"}
+    with pytest.raises(ContractError, match=r"although there is .*val/images; set dataset.val_images=val/images and"):
+        folder(tmp_path, **options).items()
+    drawn = open_data(folder(tmp_path, **options, val_images="")).splits
+    assert [len(ids) for ids in drawn.ids().values()] == [4, 1, 4]
+    own = open_data(folder(tmp_path, **options, val_images="val/images", val_masks="val/masks")).splits
+    assert [len(ids) for ids in own.ids().values()] == [5, 3, 4]
+    assert own.val[0].id == "val/val00"
+    with pytest.raises(ContractError, match="val_images and val_masks together"):
+        folder(tmp_path, **options, val_images="val/images")
 
 
 @pytest.mark.parametrize("suffix", ["", "_FULL"])
@@ -63,8 +89,8 @@ def test_images_and_masks_may_share_a_folder_and_end_in_their_own_suffixes(root,
 @pytest.mark.parametrize(
     ("broken", "sentence"),
     [
-        ("masks/P0_1_mask.png", r"1 of 12 that are not: .*P0_1.png: expected a mask of its name; .*on_bad_item=skip"),
-        ("images/P0_1.png", "P0_1_mask.png: expected an image of its name"),
+        ("masks/P0_1_mask.png", r"got 1 of 12 images without \(first P0_1.png\), 0 of 11 .*on_bad_item=skip leaves"),
+        ("images/P0_1.png", r"0 of 11 images without, 1 of 12 masks without \(first P0_1_mask.png\)"),
     ],
 )
 def test_a_file_without_its_partner_is_one_sentence_or_skipped_and_counted(root, broken, sentence):
@@ -81,6 +107,142 @@ def test_a_missing_root_or_folder_is_one_sentence(root):
         folder(root / "nowhere").items()
     with pytest.raises(ContractError, match=r"a folder that exists, got .*pictures"):
         folder(root, images="pictures").items()
+
+
+NAMES = {
+    "nested": ("images/p/{}", "masks/p/{}", {}),
+    "suffix": ("images/{}", "masks/{}_mask", {"mask_suffix": "_mask"}),
+    "suffix without a mark": ("images/{}", "masks/{}gt", {"mask_suffix": "gt"}),
+    "two suffixes": ("images/{}_img", "masks/{}_lab", {"image_suffix": "_img", "mask_suffix": "_lab"}),
+    "prefix": ("images/img_{}", "masks/mask_{}", {"image_prefix": "img_", "mask_prefix": "mask_"}),
+    "prefix of masks": ("images/{}", "masks/gt-{}", {"mask_prefix": "gt-"}),
+    "nested prefix": ("images/p/a_{}", "masks/p/b_{}", {"image_prefix": "a_", "mask_prefix": "b_"}),
+    "a blank": ("images/eye ({})", "masks/eye ({}) mask", {"mask_suffix": " mask"}),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_names_are_matched_and_what_to_set_is_proposed(tmp_path, kind):
+    image, mask, options = NAMES[kind]
+    write_scenes(tmp_path, named=(image, mask))
+    if options:
+        words = r"6 of 6 images without \(first .*\), 6 of 6 masks without \(first .*\); .*: set "
+        with pytest.raises(ContractError, match=words) as raised:
+            folder(tmp_path, mask_suffix="").items()
+        for name, value in options.items():
+            assert f"dataset.{name}={value}" in str(raised.value)
+    items = folder(tmp_path, **{"mask_suffix": "", **options}).items()
+    assert [item.fault for item in items] == [""] * 6
+    assert all((item.image()[item.mask() > 0] > 130).all() for item in items)
+
+
+def test_dicom_images_beside_masks_of_another_kind_are_read(tmp_path, write_dicom):
+    write_scenes(tmp_path, image=(".dcm", lambda path, image: write_dicom(path, image[..., 0], bits=8)))
+    items = folder(tmp_path, mask_suffix="").items()
+    assert [item.image().dtype for item in items] == [np.uint8] * 6
+    assert all((item.image()[item.mask() > 0] > 130).all() for item in items)
+
+
+def test_several_masks_of_one_image_are_united(tmp_path):
+    write_scenes(tmp_path, named=("all/case ({})", "all/case ({})_mask"))
+    more = np.zeros((40, 48), bool)
+    more[30:35, 30:40] = True
+    save(tmp_path / "all/case (03)_mask_1.png", white(more))
+    with pytest.raises(
+        ContractError, match=r"tell masks from images, got all of .*: set 'dataset.mask_suffix=\[_mask,_mask_1\]'"
+    ):
+        folder(tmp_path, images="all", masks="all", mask_suffix="").items()
+    with pytest.raises(
+        ContractError, match=r"1 of 7 images without \(first case \(03\)_mask_1.png\).*\[_mask,_mask_1\]"
+    ):
+        folder(tmp_path, images="all", masks="all").items()
+    items = folder(tmp_path, images="all", masks="all", mask_suffix=["_mask", "_mask_1"]).items()
+    assert len(items) == 6
+    single = folder(tmp_path, images="all", masks="all", on_bad_item="skip").items()
+    assert items[3].mask().sum() == single[3].mask().sum() + 50
+    assert len(items[3].files) == 3
+
+
+def test_masks_that_cannot_be_distinguished_from_images_are_refused(tmp_path):
+    write_scenes(tmp_path, named=("data/{}", "other/{}"))
+    with pytest.raises(
+        ContractError, match=r"names that tell masks from images, got all of .*set dataset.mask_suffix to"
+    ):
+        folder(tmp_path, images="data", masks="data", mask_suffix="").items()
+
+
+def test_an_image_without_a_mask_may_have_no_foreground(tmp_path):
+    write_scenes(tmp_path)
+    for k in (1, 4):
+        (tmp_path / f"masks/{k:02d}.png").unlink()
+    with pytest.raises(
+        ContractError, match=r"2 of 6 images without \(first 01.png\).*dataset.missing_mask=empty reads such"
+    ):
+        open_data(folder(tmp_path, mask_suffix=""))
+    opened = open_data(folder(tmp_path, mask_suffix="", missing_mask="empty"))
+    assert sum(opened.facts()["empty_masks"].values()) == 2
+    (tmp_path / "masks/07.png").write_bytes((tmp_path / "masks/00.png").read_bytes())
+    with pytest.raises(ContractError, match=r"0 of 6 images without, 1 of 5 masks without \(first 07.png\)"):
+        open_data(folder(tmp_path, mask_suffix="", missing_mask="empty"))
+    shutil.rmtree(tmp_path / "masks")
+    write_scenes(tmp_path, 4, named=("other/{}", "masks/z{}"))  # a wrong folder of masks
+    with pytest.raises(ContractError, match=r"0 of 6 images without, 4 of 4 masks"):
+        open_data(folder(tmp_path, mask_suffix="", missing_mask="empty"))
+
+
+@pytest.mark.parametrize("place", ["images", "masks"])
+def test_two_files_of_one_name_are_refused_or_left_out(tmp_path, place):
+    write_scenes(tmp_path)
+    write_image(tmp_path / place / "02.jpg", np.zeros((40, 48)))
+    words = rf"1 of 6 that are not: .*{place}/02.jpg: expected one file of its name, got .*{place}/02.png too"
+    with pytest.raises(ContractError, match=words):
+        open_data(folder(tmp_path, mask_suffix=""))
+    assert open_data(folder(tmp_path, mask_suffix="", on_bad_item="skip")).skipped.keys() == {"02"}
+
+
+def test_folders_inside_of_others_are_apart_and_links_are_followed(tmp_path):
+    write_scenes(tmp_path / "disk", named=("{}", "masks/{}"))
+    os.symlink(tmp_path / "disk", tmp_path / "data")
+    items = folder(tmp_path, images="data", masks="data/masks", mask_suffix="").items()
+    assert [item.id for item in items] == [f"{k:02d}" for k in range(6)]
+
+
+def test_a_folder_of_other_files_says_of_which(tmp_path):
+    write_scenes(tmp_path)
+    for path in (tmp_path / "masks").iterdir():
+        path.rename(path.with_suffix(".json"))
+    with pytest.raises(ContractError, match=r"expected images \(.png, .*\) in .*masks, got 6 of .json"):
+        folder(tmp_path, mask_suffix="").items()
+
+
+def test_home_is_expanded_and_a_pattern_is_checked(tmp_path, monkeypatch):
+    write_scenes(tmp_path / "data (1), new=2", 3)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(folder(Path("~/data (1), new=2"), mask_suffix="").items()) == 3
+    with pytest.raises(ContractError, match=r"group_pattern as a regular expression, got '\^\(P' \(missing \)"):
+        folder(tmp_path, group_pattern="^(P")
+    with pytest.raises(ContractError, match="numbers and colors such as \"#ff8000\", got 'red'"):
+        folder(tmp_path, mask_value=["red"])
+
+
+def test_a_group_may_be_a_folder(tmp_path):
+    write_scenes(tmp_path, named=("images/p/{}", "masks/p/{}"))
+    assert {item.group for item in folder(tmp_path, mask_suffix="", group_pattern="^(p)/").items()} == {"p"}
+
+
+def test_one_page_of_each_file_is_read_by_training_and_prediction(tmp_path):
+    write_scenes(tmp_path)
+    for path in (tmp_path / "masks").iterdir():
+        mask = Image.open(path)
+        Image.new("L", mask.size, 255).save(path.with_suffix(".tif"), save_all=True, append_images=[mask])
+        path.unlink()
+    with pytest.raises(
+        ContractError, match=r"00.tif: expected one page, got 2 pages; set dataset.page to one of 0 to 1"
+    ):
+        open_data(folder(tmp_path, mask_suffix=""))
+    paged = folder(tmp_path, mask_suffix="", page=1)
+    assert 0.02 < open_data(paged).facts()["foreground"] < 0.1
+    assert paged.decode(str(tmp_path / "masks/00.tif")).min() == 0
 
 
 def test_the_real_tissue_maps_are_read(shared_data):

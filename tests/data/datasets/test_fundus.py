@@ -63,10 +63,10 @@ def test_an_image_without_map_is_named(drishti):
 def test_rim_one_keeps_both_eyes_of_a_patient_together(tmp_path, classes):
     names = {"training_set": ["r1_Im069", "r3_G-18-R_left_half", "r3_N-1-L"], "test_set": ["r2_Im001", "r3_G-18-L"]}
     for folder, ids in names.items():
-        for name in ids:
+        for k, name in enumerate(ids):
             kind = "glaucoma" if "G-" in name else "normal"
             image = tmp_path / "partitioned_randomly" / folder / (kind if classes else "") / f"{name}.png"
-            write_image(image, np.zeros((8, 8, 3)))
+            write_image(image, np.full((8, 8, 3), 10 * k + len(folder)))
             write_image(
                 tmp_path / f"RIM-ONE_DL_reference_segmentations/{kind}/{name}-1-Disc-T.png", np.full((8, 8), 255)
             )

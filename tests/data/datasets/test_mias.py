@@ -69,6 +69,53 @@ def test_a_missing_film_or_table_is_one_sentence(root):
         mias(root).items()
 
 
+@pytest.mark.parametrize("side", [512, 300, 256])
+def test_shrunk_films_have_smaller_circles(root, side):
+    for path in (root / "all-mias").iterdir():
+        write_image(path, np.full((side, side), 9))
+    # The centers of the pixels, in pixels of the published film.
+    rows, columns = (np.mgrid[:side, :side] + 0.5) * 1024 / side - 0.5
+    for item in mias(root).items():
+        if not item.left_out:
+            circles = read_info(root / "Info.txt")[item.id]
+            outside = [np.hypot(columns - x, rows - (1023 - y)) - radius for x, y, radius in circles]
+            distance, mask = np.min([np.full((side, side), np.inf), *outside], 0), item.mask()
+            half = 512 / side  # of a pixel, and half of one that the drawn circle is off by
+            assert mask[distance < -half - 0.5].all()
+            assert not mask[distance > half + 0.5].any()
+
+
+def test_a_circle_smaller_than_a_pixel_of_a_shrunk_film_leaves_a_pixel(root):
+    (root / "Info.txt").write_text("mdb001 G CIRC B 535 425 3")
+    write_image(root / "all-mias/mdb001.pgm", np.full((64, 64), 9))
+    mask = mias(root).items()[0].mask()
+    assert list(zip(*np.nonzero(mask), strict=True)) == [((1023 - 425) // 16, 535 // 16)]
+
+
+def test_films_shrunk_out_of_proportion_are_refused(root):
+    write_image(root / "all-mias/mdb001.pgm", np.full((256, 128), 9))
+    with pytest.raises(
+        ContractError, match=r"mdb001.pgm: expected a film of 1024x1024 pixels, or shrunk in .* 128x256"
+    ):
+        open_data(mias(root))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", ", ", "  "])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_of_other_separators_and_films_of_other_formats_are_read(root, separator, end):
+    whole = {item.id: item.mask() for item in mias(root).items() if not item.left_out}
+    rows = [separator.join(row.split()) for row in INFO.splitlines()[1:]]
+    header = separator.join(["REFNUM", "BG", "CLASS", "SEVERITY", "X", "Y", "RADIUS"])
+    (root / "Info.txt").write_bytes(end.join([header, *rows]).encode())
+    for path in (root / "all-mias").iterdir():
+        write_image(path.with_name(path.stem.upper() + ".png"), np.full((1024, 1024), int(path.stem[3:])))
+        path.unlink()
+    items = [item for item in mias(root).items() if not item.left_out]
+    assert len(items) == 4
+    for item in items:
+        np.testing.assert_array_equal(item.mask(), whole[item.id])
+
+
 def test_the_real_list_holds_322_films(shared_data):
     films = read_info(shared_data / "mias/Info.txt")
     assert len(films) == 322

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from seglab.contract import ContractError
-from seglab.data.datasets.synthetic import Synthetic
+from seglab.data.datasets.synthetic import Synthetic, misdraw
 from seglab.data.datasets.synthetic_scenes import SCENES
 from seglab.data.decode import decode_item
 
@@ -64,14 +64,31 @@ def test_foreground_is_brighter_with_more_contrast(scene):
     assert contrast(2) > contrast(0) + 10
 
 
-def test_label_noise_moves_training_masks_and_leaves_the_images_and_the_test_masks():
-    clean, noisy = Synthetic(train=6, test=6), Synthetic(train=6, test=6, label_noise=1.0)
-    train = list(zip(pictures(clean), pictures(noisy), strict=True))
-    test = list(zip(pictures(clean, "test"), pictures(noisy, "test"), strict=True))
-    assert all((a[0] == b[0]).all() for a, b in train + test)
-    assert all((a[1] == b[1]).all() for a, b in test)
-    ious = [(a[1] & b[1]).sum() / (a[1] | b[1]).sum() for a, b in train]
-    assert 0.3 < np.mean(ious) < 0.95
+def test_label_noise_spoils_training_masks_alone_at_its_rate():
+    clean, noisy, half = (Synthetic(train=24, val=4, test=4, label_noise=rate) for rate in (0, 1, 0.5))
+    for split in ("train", "val", "test"):
+        pairs = list(zip(pictures(clean, split), pictures(noisy, split), strict=True))
+        assert all((a[0] == b[0]).all() for a, b in pairs)
+        assert all((a[1] == b[1]).all() for a, b in pairs) == (split != "train")
+    spoilt = [(a[1] != b[1]).any() for a, b in zip(pictures(clean), pictures(half), strict=True)]
+    assert 6 <= sum(spoilt) <= 18  # of 24 discs, one an image
+
+
+def test_a_wrong_object_is_missing_flipped_grown_or_shrunk():
+    truth = np.zeros((40, 40), np.float32)
+    truth[5:13, 20:28] = 1
+    seen = set()
+    for seed in range(40):
+        drawn = misdraw(truth, 1.0, np.random.default_rng(seed))
+        inside, size = (drawn * truth).sum(), drawn.sum()
+        seen.add("missing" if not size else "flipped" if not inside else "grown" if size > 64 else "shrunk")
+        if not inside:
+            assert size in (0, 64)
+        else:
+            assert size != 64
+            assert inside == min(size, 64)
+    assert seen == {"missing", "flipped", "grown", "shrunk"}
+    assert (misdraw(truth, 0.0, np.random.default_rng(0)) == truth).all()
 
 
 def test_soft_masks_are_fractions():

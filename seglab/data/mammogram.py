@@ -1,60 +1,16 @@
-"""Mammograms as DICOM stores them, or as PNG and JPEG conversions of it: gray, dark background, full 16-bit range."""
+"""Mammograms: windows of brightness, where the breast is, and which file is a lesion's mask."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.data.image_io import read_image
-from seglab.data.resize import resize, to_channels
-
-WINDOWS = ("full", "percentile", "header")
-
-
-def read_dicom(path: str, window: str = "full") -> np.ndarray:
-    """Decode a gray DICOM (MONOCHROME1 or 2) to (h, w) uint16 with dark background.
-
-    window: `full` spreads the stored bits over 16, `header` the file's own window. Raises a ContractError that names
-    the file if it is no DICOM, is truncated, has no pixels, or is in color.
-    """
-    import pydicom
-
-    with one_sentence(path):
-        data = pydicom.dcmread(path)
-        pixels, bits, kind = data.pixel_array, int(data.BitsStored), str(data.PhotometricInterpretation)
-    require(pixels.ndim == 2, path, "a gray image (h, w)", "x".join(map(str, pixels.shape)))
-    gray = spread(pixels, *(header_window(data, path) if window == "header" else (0, 2**bits - 1)))
-    return ~gray if kind == "MONOCHROME1" else gray
-
-
-@contextmanager
-def one_sentence(path: str) -> Iterator[None]:
-    """Turn what pydicom raises for a file that is not what it should be, a dozen kinds, into a ContractError."""
-    try:
-        yield
-    except Exception as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise ContractError(f"{path}: expected a DICOM with pixels, got {reason}") from None
-
-
-def header_window(data: Any, path: str) -> tuple[float, float]:
-    """Give the darkest and brightest value of a DICOM's own window (its first, where it has several)."""
-    names = ("WindowCenter", "WindowWidth")
-    require(all(name in data for name in names), path, "a window in its header", "none", "set dataset.window=full")
-    center, width = (float(np.atleast_1d(np.asarray(data[name].value, float))[0]) for name in names)
-    return center - width / 2, center + width / 2
-
-
-def spread(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Bring the range from `low` to `high` to 0 .. 65535, cut off outside: uint16."""
-    scale = 65535 / max(high - low, 1e-6)
-    return np.rint(np.clip((pixels.astype(np.float32) - low) * scale, 0, 65535)).astype(np.uint16)
+from seglab.images.dicom import one_sentence, read_dicom
+from seglab.images.image_io import read_image
+from seglab.images.resize import resize, spread, to_channels
 
 
 def read_mammogram(path: str, window: str = "full") -> np.ndarray:

@@ -1,0 +1,116 @@
+"""Hydra's launcher for sweeps on one machine; Hydra finds launchers in the `hydra_plugins` namespace only.
+
+On CPUs several small runs work at once, each in a process of its own; no result depends on how many.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+if TYPE_CHECKING:
+    from seglab.engine.local_jobs import Progress
+
+log = logging.getLogger(__name__)
+
+PRELOADED = (
+    "albumentations",
+    "pandas",
+    "seglab.data.module",
+    "seglab.engine.checkpoints",
+    "seglab.engine.dry_run",
+    "seglab.engine.per_image",
+    "seglab.engine.trained_run",
+    "seglab.reporting.run_figures",
+)
+"""Imported once, before a process is forked for each run, which then starts in milliseconds instead of seconds."""
+
+
+class LocalLauncher(Launcher):
+    """Makes the runs of a sweep on this machine.
+
+    Args:
+        n_jobs: runs at once. `auto` is one on a GPU, and on CPUs as many as there are cores for, see
+            seglab.engine.threads. One at a time they share the process, and with it the data in memory.
+    """
+
+    def __init__(self, n_jobs: int | str = "auto") -> None:
+        self.n_jobs = n_jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        from seglab.engine.local_jobs import Progress, run_in_processes
+        from seglab.engine.sweep import announce
+        from seglab.engine.threads import runs_at_once
+
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        jobs = [self.compose(list(words), initial_job_idx + k) for k, words in enumerate(job_overrides)]
+        folders = [folder_of(job) for job in jobs]
+        at_once = runs_at_once(self.n_jobs, jobs)
+        announce(folders, at_once)
+        progress, plan = Progress(folders, at_once), any(job.plan for job in jobs)
+        log.info("sweep: %d runs, %d at once", len(jobs), at_once)
+        for job in jobs:
+            with read_write(job.hydra):  # HydraConfig has locked it
+                job.hydra.launcher.n_jobs = 1 if plan else at_once
+        if at_once == 1 or plan:
+            return [self.run_here(job, folder, progress, plan) for job, folder in zip(jobs, folders, strict=True)]
+        for name in PRELOADED:
+            import_module(name)
+        values = run_in_processes(lambda k: self.run_in_child(jobs[k]), len(jobs), at_once, progress.ended)
+        return [
+            JobReturn(words, status=JobStatus.COMPLETED, _return_value=value)
+            for words, value in zip(job_overrides, values, strict=True)
+        ]
+
+    def compose(self, words: list[str], number: int) -> DictConfig:
+        """Compose the configuration of one job."""
+        job = self.context.config_loader.load_sweep_config(self.config, words)
+        with open_dict(job):
+            job.hydra.job.id = job.hydra.job.num = number
+        return job
+
+    def run(self, job: DictConfig) -> JobReturn:
+        """Run one job in this process."""
+        keys = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
+        try:
+            return run_job(self.task, job, hydra_context=self.context, **keys)
+        finally:
+            configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+
+    def run_here(self, job: DictConfig, folder: Path, progress: Progress, plan: bool) -> JobReturn:
+        """Run one job in this process, and tell how far the sweep is."""
+        result = self.run(job)
+        if not plan:
+            progress.ended(progress.folders.index(folder))
+        return result
+
+    def run_in_child(self, job: DictConfig) -> float:
+        """Run one job in a process of its own; gives its value, which is not a number if it failed."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its children
+        result = self.run(job)
+        if result.status == JobStatus.COMPLETED:
+            return result.return_value
+        error = result._return_value
+        log.error("%s", "".join(traceback.format_exception_only(error)).strip())
+        return float("nan")
+
+
+def folder_of(job: DictConfig) -> Path:
+    """The folder of a job; its name may refer to the choices of this very job."""
+    HydraConfig.instance().set_config(job)
+    return Path(str(OmegaConf.select(job, "hydra.sweep.dir")), str(OmegaConf.select(job, "hydra.sweep.subdir")))

@@ -1,0 +1,151 @@
+"""What each image says about itself while it is decoded, and what looks wrong about all of them together.
+
+Training says the worst of it before the first epoch, the audit all of it. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from seglab.data.dataset import Dataset, Facts, Item
+from seglab.images.masks import mask_facts, summary
+from seglab.images.resize import inside, resize, to_mask
+
+
+def item_facts(item: Item, image: np.ndarray, mask: np.ndarray, dataset: Dataset) -> Facts:
+    """Give the facts of one item as it is stored, as plain data.
+
+    `shape` and `depth` of the image, `extent`: its least and greatest value where it has more than 8 bits; of the mask
+    the `foreground` fraction, how many `objects` it has and how many of them are `lost` at `dataset.size`; and the
+    `mask_facts` of its `masks`.
+    """
+    binary, labels, areas = objects_in(item, mask)
+    return {
+        "shape": list(mask.shape),
+        "depth": str(image.dtype),
+        "extent": extent(image),
+        "foreground": float(mask.mean(dtype=np.float64)),
+        "objects": len(areas),
+        "lost": int(lost(binary, labels, 1 + len(areas), dataset).sum()),
+        "masks": item.decoded.facts["masks"] if item.decoded else [mask_facts(p, item.page) for p in item.mask_files],
+    }
+
+
+def objects_in(item: Item, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give the foreground of a mask (h, w) uint8, the numbers of its objects (h, w), and their areas in pixels."""
+    binary = to_mask(mask.astype(np.float32), 0.5)
+    labels = item.objects() if item.objects else cv2.connectedComponents(binary, connectivity=8)[1]
+    return binary, labels, np.bincount(labels[binary > 0], minlength=int(labels.max(initial=0)) + 1)[1:]
+
+
+def extent(image: np.ndarray) -> list[float] | None:
+    """Give the least and the greatest value of an image of more than 8 bits."""
+    return None if image.dtype == np.uint8 else [float(image.min(initial=0)), float(image.max(initial=0))]
+
+
+def lost(mask: np.ndarray, labels: np.ndarray, count: int, dataset: Dataset) -> np.ndarray:
+    """Say of each object whether no pixel of it is left at `dataset.size`: (count - 1,) bool."""
+    if dataset.fit == "patch" or count == 1:
+        return np.zeros(count - 1, bool)
+    height, width = mask.shape
+    small = to_mask(resize(mask.astype(np.float32), *inside(mask.shape, dataset.size, dataset.fit)), dataset.coverage)
+    back = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
+    return np.bincount(labels[(back > 0) & (mask > 0)], minlength=count)[1:] == 0
+
+
+def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
+    """Say in sentences what looks wrong about the images and masks of the splits, the worst first."""
+    every = [one for some in facts.values() for one in some]
+    masks = [mask for one in every for mask in one["masks"]]
+    found = foreground_doubts(facts, dataset)
+    over_half = sum(one["foreground"] > 0.5 for one in every)
+    if every and over_half >= 0.9 * len(every):
+        found.append(
+            f"foreground is more than half of {over_half} of {len(every)} images; if it is the background, set"
+            f" dataset.mask_value (the masks hold {mask_values(masks)})"
+        )
+    gone, objects = sum(one["lost"] for one in every), sum(one["objects"] for one in every)
+    if gone:
+        images = sum(0 < one["objects"] == one["lost"] for one in every)
+        found.append(
+            f"{gone} of {objects} objects, all those of {images} images, are too small for dataset.size={dataset.size};"
+            f" a lower dataset.coverage (now {dataset.coverage:g}), a larger size or dataset.fit=patch keeps them"
+        )
+    found += depth_doubts([one["depth"] for one in every], dataset)
+    for name, count in Counter(mask["lossy"] for mask in masks if mask["lossy"]).items():
+        found.append(
+            f"{count} of {len(masks)} masks are {name}, which blurs edges: they are cut at half; save them as PNG"
+        )
+    return found + dataset.mask_doubts(masks)
+
+
+def depth_doubts(depths: Sequence[str], dataset: Dataset) -> list[str]:
+    """Say what becomes of images of 8 bits where the range is that of deeper ones."""
+    shallow = depths.count("uint8")
+    if not shallow or isinstance(dataset.range, str) or dataset.range[1] <= 255:
+        return []
+    low, high = dataset.range
+    return [
+        f"{shallow} of {len(depths)} images have 8 bits, and are nearly black in the range {low:g} to {high:g} of"
+        " deeper ones; dataset.range=full takes each file's own"
+    ]
+
+
+def foreground_doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
+    """Say which splits have no images, no foreground, or masks full of it."""
+    every = [one for some in facts.values() for one in some]
+    positive, values = (
+        sum(one["foreground"] > 0 for one in every),
+        mask_values([m for one in every for m in one["masks"]]),
+    )
+    remedy = "look at what the data set calls foreground (dataset.threshold, mask_value, target, coverage)"
+    found = [f"{split}: no images" for split, some in facts.items() if not some]
+    if every and not positive:
+        return [*found, f"no mask has any foreground; {f'they hold {values}; ' * bool(values)}{remedy}"]
+    few = "they are too few for three splits" if dataset.stratify else "dataset.stratify=true draws some for each split"
+    for split, some in facts.items():
+        full = sum(one["foreground"] == 1 for one in some)
+        if some and not any(one["foreground"] for one in some):
+            found.append(f"{split}: no mask has any foreground, but {positive} of the other splits have: {few}")
+        elif full:
+            found.append(f"{split}: {full} of {len(some)} masks are foreground everywhere; {remedy}")
+    return found
+
+
+def mask_values(masks: Sequence[Facts]) -> str:
+    """Write the values that mask files hold, with the mean fraction of the pixels that each has."""
+    total: Counter[str] = Counter()
+    for mask in masks:
+        total.update(mask["values"])
+    return summary({value: part / len(masks) for value, part in total.most_common(12)})
+
+
+def value_doubts(masks: Sequence[Facts], named: Sequence[int | str]) -> list[str]:
+    """Say what looks wrong about the values of masks, of which the `named` are foreground; without, all above 0."""
+    found, exact = [], [mask for mask in masks if not mask["lossy"] and mask["kind"] in ("gray", "palette")]
+    values = {value.split()[0] for mask in exact for value in mask["values"]}
+    numbers = {int(value) for value in values if value.isdigit()} - {0}
+    small = sorted(number for number in numbers if number <= 32)
+    if 255 in numbers and small:
+        counts = "foreground" if 255 in named or not named else "background"
+        remedy = "" if named else f"; dataset.mask_value={small[0]} makes it background at least"
+        found.append(
+            f"255 stands beside {', '.join(map(str, small[:5]))} in the masks and counts as {counts}: if it means that"
+            f" a pixel is not to be scored, it is scored all the same{remedy}"
+        )
+    elif len(numbers) > 1 and not named:
+        found.append(
+            f"the masks hold several values, of which all above 0 are foreground: {mask_values(exact)};"
+            " dataset.mask_value takes some of them"
+        )
+    colors: dict[str, set[str]] = {}
+    for value in (value for mask in exact if mask["kind"] == "palette" for value in mask["values"]):
+        colors.setdefault(value.split()[0], set()).add(value.split()[-1])
+    mixed = [f"{index} is {' or '.join(sorted(some))}" for index, some in colors.items() if len(some) > 1]
+    if mixed and not any(isinstance(value, str) for value in named):
+        found.append(f"the palettes of the masks differ: {mixed[0]}; name colors by dataset.mask_value instead")
+    return found

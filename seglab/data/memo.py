@@ -1,0 +1,75 @@
+"""What is known of source files from earlier starts: their hashes, and what takes decoding to find out.
+
+Path, size and time of change are a shortcut alone, by which a file is recognized: what names data is their content.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from seglab.data.parallel import each
+from seglab.files import sha256
+
+FRESH = 2 * 10**9
+"""Nanoseconds after a change in which a file may change again without a later time: not remembered before."""
+
+_known: dict[str, dict[str, Any]] = {}
+"""By file of the memo, so that a process reads each once."""
+
+
+def remembered(
+    what: str, folder: str | None, paths: Sequence[Sequence[str]], work: Callable[[int], Any], names: Sequence[str]
+) -> list[Any]:
+    """Give `work(k)` for every k, as plain data; done once for each name and the files `paths[k]` as they are now.
+
+    folder: where `<what>.jsonl` is kept; None keeps it in memory.
+    """
+    file = Path(folder, f"{what}.jsonl").expanduser().absolute() if folder else None
+    known = _known.setdefault(str(file or what), {})
+    if file and file.exists() and not known:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if line.endswith("]"):  # not the half line of a process that was killed
+                known.update([json.loads(line)])
+    facts = [[(path, *on_disk(path)) for path in some] for some in paths]
+    keys = [json.dumps([name, *some]) for name, some in zip(names, facts, strict=True)]
+    new = [k for k, key in enumerate(keys) if key not in known]
+    found = dict(zip(new, each(work, new, what), strict=True)) if new else {}
+    settled = time.time_ns() - FRESH
+    lasting = [k for k in new if facts[k] and all(changed < settled for _, _, changed in facts[k])]
+    known |= {keys[k]: found[k] for k in lasting}
+    if file and lasting:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"), file.open("a", encoding="utf-8") as opened:
+            opened.write("".join(json.dumps([keys[k], found[k]]) + "\n" for k in lasting))
+    return [found[k] if k in found else known[key] for k, key in enumerate(keys)]
+
+
+def content(paths: Sequence[str], folder: str | None) -> dict[str, str]:
+    """Give the SHA-256 of each file by its path, "" for what is no regular file."""
+    paths = list(dict.fromkeys(paths))
+
+    def read(k: int) -> str:
+        try:
+            return sha256(Path(paths[k])) if stat.S_ISREG(os.stat(paths[k]).st_mode) else ""
+        except OSError:
+            return ""
+
+    hashes = remembered("hashes", folder, [[path] for path in paths], read, [""] * len(paths))
+    return dict(zip(paths, hashes, strict=True))
+
+
+def on_disk(path: str | Path) -> tuple[int, int]:
+    """Give a file's size in bytes and the time of its last change in ns; zeros if it is missing."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns

@@ -1,0 +1,59 @@
+"""Names of image and mask files: what they have in common, and what to set where they do not fit."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os.path import basename, commonprefix
+
+
+@dataclass(frozen=True)
+class Affix:
+    """What file names of one kind add, before and behind what the images' and the masks' have in common."""
+
+    prefix: str
+    suffixes: tuple[str, ...]
+
+    def split(self, name: str) -> tuple[str, str] | None:
+        """Give a name, of which folders are a part, without prefix and suffix, and the longest suffix that fits."""
+        last = basename(name)
+        found = [suffix for suffix in self.suffixes if last.endswith(suffix)] if last.startswith(self.prefix) else []
+        suffix = max(found, key=len, default="")
+        core = last[len(self.prefix) : len(last) - len(suffix)]
+        return (name[: len(name) - len(last)] + core, suffix) if found and core else None
+
+
+def proposal(images: Sequence[str], masks: Sequence[str]) -> str:
+    """Say what to set so that masks find their images, from names without their endings; "" if nothing is seen.
+
+    Both are the same names where images and masks share a folder.
+    """
+    some, apart = sorted(masks)[:200], set(images) != set(masks)  # enough to see it
+    longer = [(image, mask) for mask in some for image in images if mask.startswith(image) and mask != image]
+    # What is behind a number is its end, not a suffix.
+    rests = {mask: mask[len(image) :] for image, mask in sorted(longer, reverse=True) if not mask[len(image)].isdigit()}
+    kinds = sorted(Counter(rests.values()))
+    if kinds and len(kinds) <= 5 and len(rests) >= len(some) / (2 if apart else 3):
+        words = "every mask ends" if len(rests) == len(some) and len(kinds) == 1 else "masks end"
+        return f"{words} in {' or '.join(kinds)}: set {option('mask_suffix', *kinds)}"
+    for kind, step in (("suffix", 1), ("prefix", -1)) if apart else ():
+        firsts = {"image": basename(min(images))[::step], "mask": basename(min(masks))[::step]}
+        core = re.sub(r"[\W_]+$", "", commonprefix(list(firsts.values())))  # noqa: RUF071, characters are meant
+        ends = {word: name[len(core) :][::step] for word, name in firsts.items()}
+        named = {"image": images, "mask": masks}
+        fits = [
+            basename(n)[::step][-len(end) :] == end[::step] for word, end in ends.items() for n in named[word] if end
+        ]
+        if core and fits and all(fits):
+            way = "ends in" if step == 1 else "begins with"
+            seen = " and ".join(f"every {word} {way} {end}" for word, end in ends.items() if end)
+            return f"{seen}: set {' '.join(option(f'{word}_{kind}', end) for word, end in ends.items() if end)}"
+    return ""
+
+
+def option(name: str, *values: str) -> str:
+    """Write an option of one value, or of a list, as a shell takes it."""
+    word = f"dataset.{name}={values[0] if len(values) == 1 else '[' + ','.join(values) + ']'}"
+    return word if re.fullmatch(r"[\w.+=-]*", word) else f"'{word}'"

@@ -1,0 +1,67 @@
+"""Which values stand for black and white, where images have more than 8 bits: one range for a whole data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from seglab.contract import ContractError, require
+from seglab.data.dataset import Dataset, Item
+from seglab.data.facts import extent
+from seglab.data.memo import remembered
+from seglab.data.split import SPLITS, Splits
+from seglab.images.image_io import has_8_bits
+
+
+def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...], list[str]]:
+    """Find the range of a data set where it is `auto`, from its training images, or all if there are none; and notes.
+
+    Decodes the images of more than 8 bits, once. Raises a ContractError where images of 8 bits lie among others.
+    """
+    if dataset.range != "auto":
+        return dataset.range, []
+    found = {split: extents(splits[split], dataset) for split in SPLITS}
+    deep = [one for some in found.values() for one in some if one]
+    if not deep:
+        return "full", []
+    low, high = around([one for one in found["train"] if one] or deep)
+    if (low, high) == (0, 65535):
+        return "full", []
+    shallow = sum(one is None for some in found.values() for one in some)
+    mixed = f"{shallow} of 8 bits and {len(deep)} of more, from {low:g} to {high:g}"
+    remedy = f"set dataset.range=full or dataset.range=[{low:g},{high:g}]"
+    fits = not shallow or (low, high) == (0, 255)  # 8 bits in deeper files
+    require(fits, "dataset", "images of one depth, to find their range", mixed, remedy)
+    beyond = sum(one[0] < low or one[1] > high for one in deep)
+    cut = f"{beyond} images outside training have values beyond {low:g} to {high:g}, which are cut off"
+    return (low, high), [cut] if beyond else []
+
+
+def extents(items: Sequence[Item], dataset: Dataset) -> list[list[float] | None]:
+    """Give the least and the greatest value of each image of more than 8 bits; None for 8, [] for damaged ones."""
+    raw = [item for item in items if not item.decoded]
+
+    def read(k: int) -> list[float] | None:
+        try:
+            return None if raw[k].files and has_8_bits(raw[k].files[0]) else extent(raw[k].image())
+        except ContractError:  # said when it is decoded
+            return []
+
+    names = [f"{item.id} {dataset.reading_options()}" for item in raw]
+    found = iter(remembered("ranges", dataset.cache_dir, [item.files for item in raw], read, names))
+    return [item.decoded.facts["extent"] if item.decoded else next(found) for item in items]
+
+
+def around(extents: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Give the range of powers of two around some values: 0 to 4095 for 12 bits, 0 to 1 for fractions.
+
+    It begins below 0 where some value does.
+    """
+
+    def power_of_two(value: float) -> float:
+        return 2.0 ** math.ceil(math.log2(value))
+
+    low, high = min(one[0] for one in extents), max(one[1] for one in extents)
+    whole = all(float(value).is_integer() for one in extents for value in one)
+    above = power_of_two(max(high, 0) + 1) - 1 if whole else power_of_two(high) if high > 0 else 0.0
+    return (-power_of_two(-low) if low < 0 else 0.0), above or 1.0

@@ -1,0 +1,92 @@
+"""Several runs of a sweep at once on one machine: a forked process for each, and a line when one has ended."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from seglab.engine.run import Run
+
+log = logging.getLogger(__name__)
+
+
+def run_in_processes(
+    work: Callable[[int], float], count: int, at_once: int, ended: Callable[[int, int], None]
+) -> list[float]:
+    """Call `work(k)` for each k below `count`, each in a process of its own; gives the values in order.
+
+    A process that dies leaves not-a-number and the others at work. `ended(k, exit code)` is called when one has ended;
+    a negative code is the number of the signal that it died of. Whatever raises here, Ctrl-C too, ends all processes.
+    """
+    context = multiprocessing.get_context("fork")  # inherits what is imported and composed: nothing is pickled
+    values, waiting = [float("nan")] * count, iter(range(count))
+    running: dict[Any, tuple[int, BaseProcess, Connection]] = {}
+    try:
+        while True:
+            while len(running) < at_once and (k := next(waiting, None)) is not None:
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_send, args=(sender, work, k))
+                process.start()
+                sender.close()
+                running[process.sentinel] = (k, process, receiver)
+            if not running:
+                return values
+            for sentinel in wait(list(running)):
+                k, ended_process, receiver = running.pop(sentinel)
+                ended_process.join()
+                if ended_process.exitcode == 0:
+                    values[k] = receiver.recv()
+                receiver.close()
+                ended(k, ended_process.exitcode or 0)
+    finally:
+        for _, left, _ in running.values():
+            left.terminate()
+        for _, left, _ in running.values():
+            left.join()
+
+
+def _send(pipe: Connection, work: Callable[[int], float], k: int) -> None:
+    pipe.send(work(k))
+
+
+class Progress:
+    """Tells after each run of a sweep which one it was, how it ended, and about how long the others will take."""
+
+    def __init__(self, folders: list[Path], at_once: int) -> None:
+        self.folders, self.at_once = folders, at_once
+        self.done, self.seconds, self.began = 0, list[float](), time.time()
+
+    def ended(self, k: int, exit_code: int = 0) -> None:
+        """Log a line for the run in the k-th folder; one whose process died is recorded as failed."""
+        from seglab.engine.sweep import record_death
+
+        run = Run(self.folders[k])
+        if run.known().get("status") == "running":
+            record_death(run, exit_code)
+        facts = run.known()
+        self.done += 1
+        words = [f"run {self.done} of {len(self.folders)}: {run} {facts.get('status', 'did not begin')}"]
+        if facts.get("status") == "finished":
+            words.append(f"{facts['monitor']['name']} {facts['monitor']['value']:.4f} in {facts['seconds']:.0f} s")
+        elif facts.get("error"):
+            words.append(str(facts["error"]["message"]))
+        if os.path.getmtime(run.file) >= self.began if run.file.exists() else False:
+            self.seconds.append(facts.get("seconds", 0.0))
+        left = len(self.folders) - self.done
+        if left and self.seconds:
+            words.append(f"about {duration(left * sum(self.seconds) / len(self.seconds) / self.at_once)} left")
+        log.info("%s", "; ".join(words))
+
+
+def duration(seconds: float) -> str:
+    """A length of time to read: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

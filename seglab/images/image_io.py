@@ -1,0 +1,209 @@
+"""Image files as arrays: one table says what reads which format, and whatever reads a file does so through it.
+
+A file is recognized by its content. It comes upright (EXIF orientation applied), one page of it, palettes as indices,
+alpha apart from the colors. What a mask's pixels mean is in `masks.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Callable, Container, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from seglab.contract import ContractError, require
+from seglab.images.dicom import decode_dicom
+from seglab.images.raster import Raster, choose_page, not_opaque, require_size
+from seglab.images.tiff import MAGIC, decode_tiff
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is below the size of a scan; `require_size` has ours
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a damaged file is one sentence, not lines of C++
+
+
+def read_image(path: str, page: int | None = None) -> np.ndarray:
+    """Decode an image file to (h, w), or (h, w, 3) in RGB order: uint8 or uint16, anything else as float32.
+
+    Alpha is left out. Of a file with several pages `page` (from 0) is read. Raises a ContractError that names the file
+    if it is missing, damaged, too large, or holds something else.
+    """
+    raster = decode(path, page)
+    pixels, bands = raster.colors(), raster.pixels.shape[2] if raster.pixels.ndim == 3 else 1
+    found = f"{bands} bands"
+    if raster.format == "TIFF" and raster.alpha is not None:  # there it is near infrared as often as not
+        bands, found = bands + 1, f"{bands + 1} bands, of which the last is called alpha but is not opaque"
+    remedy = "write the bands that the model shall see into files of 1 or 3 bands"
+    require(bands in (1, 3), path, "1 band (gray) or 3 (red, green, blue)", found, remedy)
+    if pixels.dtype in (np.uint8, np.uint16):
+        return pixels
+    lost = pixels.size - np.count_nonzero(np.isfinite(pixels))
+    require(not lost, path, "finite values", f"{lost} of {pixels.size} that are not", "fill them before")
+    return pixels.astype(np.float32)
+
+
+def has_8_bits(path: str) -> bool:
+    """Say whether a file is known by its header to have no more than 8 bits."""
+    data = read_bytes(path)
+    modes = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
+    return format_of(path, data) in PILLOW and header(data).mode in modes
+
+
+def decode(path: str, page: int | None = None) -> Raster:
+    """Decode one page of an image file, whatever its pixels hold."""
+    data = read_bytes(path)
+    name = format_of(path, data)
+    try:
+        return FORMATS[name].decode(path, data, page)
+    except (ContractError, MemoryError):
+        raise
+    except Exception as error:  # OpenCV, Pillow and tifffile each fail in their own ways
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ContractError(f"{path}: expected a readable image, got a damaged {name} ({reason})") from None
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a regular file; a pipe would never end."""
+    try:
+        kind = os.stat(path).st_mode
+        require(stat.S_ISREG(kind), path, "a regular file", "a folder" if stat.S_ISDIR(kind) else "a pipe or device")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ContractError(f"{path}: expected a readable file, got {error.strerror}") from None
+
+
+def format_of(path: str, data: bytes) -> str:
+    """Recognize the format of a file by its content, a name in FORMATS."""
+    if data[:4] in MAGIC:
+        return "TIFF"
+    if data[128:132] == b"DICM" or path.lower().endswith(".dcm"):
+        return "DICOM"
+    try:
+        return str(header(data).format)
+    except Exception:
+        found = f"{len(data)} bytes that no decoder takes"
+        raise ContractError(f"{path}: expected a readable image ({', '.join(FORMATS)}), got {found}") from None
+
+
+def header(data: bytes) -> Image.Image:
+    """Open a file with Pillow, which reads its header alone."""
+    return Image.open(io.BytesIO(data), formats=PILLOW)
+
+
+def orientation_of(head: Image.Image) -> int:
+    """Give the EXIF orientation of a file, 1 to 8; 1 is upright."""
+    exif = Image.Exif()
+    try:
+        exif.load(head.info.get("exif", b""))
+        return int(exif.get(0x0112, 1))
+    except Exception:  # damaged metadata
+        return 1
+
+
+def decode_opencv(path: str, data: bytes, page: int | None) -> Raster:
+    """Decode by OpenCV; palettes and animations by Pillow."""
+    head = header(data)
+    # A photo of a phone (MPO) is followed by a thumbnail or a map of depth, which are no pages.
+    name, pages = str(head.format), 1 if head.format == "MPO" else getattr(head, "n_frames", 1)
+    if head.mode == "P" or pages > 1:
+        return decode_pillow(path, data, page)
+    require_size(path, head.height, head.width)
+    is_jpeg, again = name in ("JPEG", "MPO"), "copy the file again"
+    # Decoders fill up the missing rows with gray without a word.
+    require(not is_jpeg or b"\xff\xd9" in data[-4096:], path, "a whole JPEG", "one without its end", again)
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None:
+        raise ContractError(f"{path}: expected a readable image, got a damaged {name}; {again}")
+    alpha = not_opaque(array[..., 3]) if array.shape[2:] == (4,) else None
+    array = array if array.ndim == 2 else cv2.cvtColor(array[..., :3], cv2.COLOR_BGR2RGB)
+    lossy = is_jpeg or (name == "WEBP" and is_lossy_webp(data))
+    return Raster(array, name, alpha=alpha, lossy=lossy).upright(orientation_of(head))
+
+
+def decode_pillow(path: str, data: bytes, page: int | None) -> Raster:
+    """Decode one page by Pillow, as indices where it has a palette."""
+    head, palette, alpha = header(data), None, None
+    require_size(path, head.height, head.width)
+    head.seek(choose_page(path, getattr(head, "n_frames", 1), page))
+    head.load()
+    if head.mode == "P":
+        palette = np.array(head.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    array = np.asarray(head if head.mode in ("P", "L", "RGB") else head.convert("RGBA"))
+    if array.shape[2:] == (4,):
+        array, alpha = array[..., :3], not_opaque(array[..., 3])
+    return Raster(array, str(head.format), palette, alpha).upright(orientation_of(head))
+
+
+def is_lossy_webp(data: bytes) -> bool:
+    """Say whether a WebP has a chunk of the lossy kind."""
+    position = 12
+    while position + 8 <= len(data) and data[position : position + 4] != b"VP8 ":
+        size = int.from_bytes(data[position + 4 : position + 8], "little")
+        position += 8 + size + size % 2
+    return position + 8 <= len(data)
+
+
+class Format(NamedTuple):
+    """How the names of a format's files end, and what decodes them: `decode(path, data, page)`."""
+
+    suffixes: tuple[str, ...]
+    decode: Callable[[str, bytes, int | None], Raster]
+
+
+FORMATS = {
+    "PNG": Format((".png",), decode_opencv),
+    "JPEG": Format((".jpg", ".jpeg"), decode_opencv),
+    "MPO": Format((), decode_opencv),
+    "BMP": Format((".bmp",), decode_opencv),
+    "PPM": Format((".pgm", ".ppm"), decode_opencv),
+    "WEBP": Format((".webp",), decode_opencv),
+    "GIF": Format((".gif",), decode_pillow),
+    "TIFF": Format((".tif", ".tiff"), decode_tiff),
+    "DICOM": Format((".dcm",), decode_dicom),
+}
+"""What is read, and by what; `docs/reference/formats.md` says it in words."""
+
+PILLOW = [name for name in FORMATS if name not in ("MPO", "TIFF", "DICOM")]
+"""Formats that Pillow is to recognize; that a JPEG is an MPO it finds out by itself."""
+
+SUFFIXES = tuple(suffix for one in FORMATS.values() for suffix in one.suffixes)
+
+
+def existing_folder(path: str | Path) -> Path:
+    """Give a folder of a data set, `~` expanded, or raise one sentence if it is missing."""
+    folder = Path(path).expanduser()
+    require(folder.is_dir(), "dataset", "a folder that exists", folder, "set dataset.root")
+    return folder
+
+
+def files_in(folder: Path, without: Container[Path] = ()) -> list[Path]:
+    """List the image files in and below a folder in the order of their names.
+
+    Links are followed. Hidden files and folders do not count, nor do the folders `without`. Raises a ContractError for
+    a name that is not UTF-8, which no table could hold.
+    """
+    found: list[Path] = []
+    above: dict[str, set[str]] = {}  # the folders around each one: a link to one of them has no end
+    for here, below, names in os.walk(existing_folder(folder), followlinks=True):
+        place, around = os.path.realpath(here), above.pop(here, set())
+        loop = place in around
+        below[:] = [name for name in below if name[0] != "." and not loop and Path(here, name) not in without]
+        above |= {os.path.join(here, name): around | {place} for name in below}
+        found += [Path(here, n) for n in names if n.lower().endswith(SUFFIXES) and n[0] != "." and not loop]
+    for path in found:
+        printable = os.fsencode(path).decode(errors="backslashreplace")
+        require(printable == str(path), printable, "a file name in UTF-8", "another encoding", "rename it")
+    return sorted(found)
+
+
+def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    """Give files by their names without ending, in lower case; raises a ContractError where two have the same."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        other = found.setdefault(path.stem.lower(), path)
+        require(other == path, str(other), "one file of its name", f"{path} too", "remove one")
+    return found

@@ -1,0 +1,132 @@
+"""What the pixels of a mask file mean: gray levels, indices of a palette, colors, or alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from seglab.contract import require
+from seglab.images.image_io import decode
+from seglab.images.raster import Raster
+
+Value: TypeAlias = int | str
+"""A gray level or an index of a palette; or a color, "#rrggbb"."""
+
+HALF = 127
+"""Lossy masks are cut here, half of 255: compression puts levels of up to some dozens beside every edge."""
+
+NAME_THEM = "name the foreground by dataset.mask_value, one of these or a list"
+
+
+def read_mask(
+    path: str,
+    threshold: int = 0,
+    value: Value | Sequence[Value] | None = None,
+    soft: bool = False,
+    page: int | None = None,
+) -> np.ndarray:
+    """Decode a mask to (h, w) uint8: 1 where a pixel is one of `value`, or, without any, lies above `threshold`.
+
+    A palette is read by its indices, unless all its colors are gray; an alpha channel where the colors say nothing. A
+    mask in color needs `value`, such as "#ff0000", and so does a palette of which several indices occur beside 0. What
+    was compressed with loss is cut at half. With `soft` and neither threshold nor value the gray levels are kept as
+    fractions, float32. Raises a ContractError otherwise.
+    """
+    raster = decode(path, page)
+    named = [value] if isinstance(value, int | str) else list(value or ())
+    if named:
+        return any_of(path, raster, named)
+    pixels, blurred = levels(path, raster, threshold)
+    values = counted(raster) if in_colors(raster) else {}
+    one = sum(not name.startswith("0 ") for name in values) <= 1
+    require(one, path, "one index beside 0, or named ones", summary(values), NAME_THEM)
+    if not soft or threshold:
+        return (pixels > (HALF if blurred and threshold == 0 else threshold)).astype(np.uint8)
+    # A mask of 0 and 1 holds fractions already.
+    full = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" and pixels.max(initial=0) > 1 else 1
+    return np.clip(pixels.astype(np.float32) / full, 0, 1)
+
+
+def any_of(path: str, raster: Raster, named: Sequence[Value]) -> np.ndarray:
+    """Mark the pixels (h, w) uint8 that have one of several values or colors."""
+    exact = not raster.lossy or named == [255]
+    require(exact, path, "a lossless mask, where values are named", raster.format, "save it as PNG")
+    mask = np.zeros(raster.pixels.shape[:2], bool)
+    for value in named:
+        if isinstance(value, str):
+            mask |= (np.atleast_3d(raster.colors()) == to_rgb(value)).all(axis=2)
+        else:
+            pixels, _ = levels(path, raster)
+            mask |= pixels > HALF if raster.lossy else pixels == value
+    return mask.astype(np.uint8)
+
+
+def to_rgb(color: str) -> list[int]:
+    """Read a color such as "#ff8000"."""
+    digits = color[1:] if len(color) == 7 and color[0] == "#" else ""
+    fits = bool(digits) and all(digit in "0123456789abcdefABCDEF" for digit in digits)
+    require(fits, "dataset.mask_value", 'numbers and colors such as "#ff8000"', repr(color))
+    return list(bytes.fromhex(digits))
+
+
+def levels(path: str, raster: Raster, threshold: int = 0) -> tuple[np.ndarray, bool]:
+    """Give the gray levels or indices (h, w) of a mask, and whether its edges are blurred: by loss, or as alpha is."""
+    pixels, alpha = raster.pixels, raster.alpha
+    if raster.palette is not None:
+        return (pixels if in_colors(raster) else raster.palette[pixels, 0]), False
+    gray = pixels.max(axis=2) if pixels.ndim == 3 else pixels
+    if alpha is not None:
+        if (pixels == pixels[:1, :1]).all():
+            return alpha, True
+        same = bool(((gray > threshold) == (alpha > HALF)).all())
+        require(same, path, "a mask in its colors or in its alpha", "both, which differ", "save one of them alone")
+    if in_colors(raster):
+        remedy = f"{'save it as PNG, and ' * raster.lossy}{NAME_THEM}"
+        require(False, path, "a gray mask, or named colors", summary(counted(raster)), remedy)
+    return gray, raster.lossy
+
+
+def in_colors(raster: Raster) -> bool:
+    """Say whether a mask, or its palette, has colors that are not gray; loss makes gray a little colored."""
+    colors = raster.pixels if raster.palette is None else raster.palette
+    if raster.palette is None and colors.ndim == 2:
+        return False
+    return bool((colors.max(axis=-1) - colors.min(axis=-1)).max(initial=0) > (24 if raster.lossy else 0))
+
+
+def counted(raster: Raster) -> dict[str, float]:
+    """Give the levels, indices with their colors, or colors of a mask, and what fraction of the pixels each has.
+
+    The dozen most frequent ones, in their order.
+    """
+    pixels, colored = raster.pixels, in_colors(raster)
+    if raster.palette is None and colored:
+        pixels = (pixels.astype(np.uint32) * (65536, 256, 1)).sum(2, dtype=np.uint32)
+    elif raster.palette is None or not colored:
+        pixels = levels("", raster)[0]
+    if pixels.dtype == np.uint8:
+        counts = np.bincount(pixels.reshape(-1), minlength=256)  # without sorting
+        found, counts = np.flatnonzero(counts), counts[counts > 0]
+    else:
+        found, counts = np.unique(pixels, return_counts=True)
+    order = np.sort(np.argsort(-counts, kind="stable")[:12])
+    if raster.palette is not None and colored:
+        names = [f"{index} #{bytes(raster.palette[index]).hex()}" for index in found[order]]
+    else:
+        names = [f"#{value:06x}" if colored else f"{value:g}" for value in found[order].tolist()]
+    return dict(zip(names, (counts[order] / pixels.size).tolist(), strict=True))
+
+
+def mask_facts(path: str, page: int | None = None) -> dict[str, Any]:
+    """Say of a mask file its `kind` (gray, palette, color), its `lossy` format or "", and its `values` as `counted`."""
+    raster = decode(path, page)
+    kind = "gray" if not in_colors(raster) else "color" if raster.palette is None else "palette"
+    return {"kind": kind, "lossy": raster.format if raster.lossy else "", "values": counted(raster)}
+
+
+def summary(values: dict[str, float]) -> str:
+    """Write values with their fractions, as `#000000 (96.6 %), #ff0000 (3.4 %)`."""
+    shown = [f"{value} ({100 * part:.3g} %)" for value, part in list(values.items())[:6]]
+    return ", ".join(shown + ["others"] * (len(values) > 6))

@@ -1,0 +1,66 @@
+"""What decoders give: one page of an image file, upright, and the checks that they share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from seglab.contract import require
+
+MAX_PIXELS = 2**30
+"""OpenCV's own limit too."""
+
+
+class Raster(NamedTuple):
+    """One page of a file as it is stored, upright.
+
+    pixels: (h, w), or (h, w, bands) with red first; with a `palette` (k, 3) uint8 they are its indices (h, w).
+    alpha: (h, w) where a channel of that name is not opaque everywhere. lossy: compressed with loss. turned: the file
+    stores the picture turned or mirrored.
+    """
+
+    pixels: np.ndarray
+    format: str
+    palette: np.ndarray | None = None
+    alpha: np.ndarray | None = None
+    lossy: bool = False
+    turned: bool = False
+
+    def colors(self) -> np.ndarray:
+        """Give the pixels with the palette applied."""
+        return self.pixels if self.palette is None else self.palette[self.pixels]
+
+    def upright(self, orientation: int) -> Raster:
+        """Turn and mirror the picture by its EXIF orientation, 1 to 8; 1 is upright, others are ignored."""
+        if orientation not in range(2, 9):
+            return self
+        down, right = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(orientation - 1) % 4]
+
+        def turn(array: np.ndarray) -> np.ndarray:
+            return np.ascontiguousarray((array.swapaxes(0, 1) if orientation >= 5 else array)[::down, ::right])
+
+        alpha = None if self.alpha is None else turn(self.alpha)
+        return self._replace(pixels=turn(self.pixels), alpha=alpha, turned=True)
+
+
+def not_opaque(alpha: np.ndarray | None) -> np.ndarray | None:
+    """Give an alpha channel, None where it says nothing: opaque everywhere."""
+    opaque = alpha is None or (alpha == (np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1)).all()
+    return None if opaque else alpha
+
+
+def require_size(path: str, height: int, width: int) -> None:
+    """Refuse an image of more pixels than can be decoded, before memory is asked for."""
+    fits = 0 < height * width <= MAX_PIXELS
+    require(fits, path, "1 to 2^30 pixels", f"{width}x{height} (width x height)", "cut it into parts")
+
+
+def choose_page(path: str, pages: int, page: int | None) -> int:
+    """Give the number of the page to read, from 0; a file of one page alone needs no choice."""
+    if pages == 1:
+        return 0
+    require(pages > 0, path, "an image", "none: the file is cut off", "copy it again")
+    wanted, remedy = "one page" if page is None else f"page {page}", f"set dataset.page to one of 0 to {pages - 1}"
+    require(page is not None and 0 <= page < pages, path, wanted, f"{pages} pages", remedy)
+    return page or 0

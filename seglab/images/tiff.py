@@ -1,0 +1,52 @@
+"""TIFF by tifffile: any number of bits and bands, and what its tags say about them."""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import Any
+
+import cv2
+import numpy as np
+
+from seglab.contract import require
+from seglab.images.raster import Raster, choose_page, not_opaque, require_size
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""The first four bytes."""
+
+WHITE_IS_0, PALETTE, YCBCR = 0, 3, 6
+"""Values of the tag PhotometricInterpretation; 1 is gray, 2 is RGB."""
+
+
+def decode_tiff(path: str, data: bytes, page: int | None) -> Raster:
+    """Decode one page; unusual colors (CMYK, YCbCr, Lab) by OpenCV."""
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is damaged raises as well
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        every: list[Any] = list(file.pages)
+        # Overviews (bit 0 of the subfile type) and transparency masks (bit 2) are no pages of their own.
+        pages = [one for one in every if not int(one.subfiletype) & 5]
+        chosen = pages[choose_page(path, len(pages), page)]
+        require_size(path, chosen.imagelength, chosen.imagewidth)
+        lossy, kind, bits = int(chosen.compression) in (6, 7), int(chosen.photometric), chosen.bitspersample
+        if kind > PALETTE and not (kind == YCBCR and lossy):  # tifffile makes RGB of the YCbCr of a JPEG alone
+            array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if len(pages) == 1 else None
+            require(array is not None, path, "gray, RGB or a palette", chosen.photometric.name, "convert it")
+            return Raster(np.ascontiguousarray(np.asarray(array)[..., 2::-1]), "TIFF", lossy=lossy)
+        require(chosen.axes in ("YX", "YXS", "SYX"), path, "rows, columns and bands", chosen.axes)
+        array = chosen.asarray() if chosen.axes != "SYX" else np.moveaxis(chosen.asarray(), 0, 2)
+        palette = alpha = None
+        if kind == PALETTE:
+            colors = chosen.colormap.T
+            palette = (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)  # some write 8 bits there
+        elif bits < 8:
+            array = array.astype(np.uint8) * (255 // (2**bits - 1))
+        if kind == WHITE_IS_0 and array.dtype.kind == "u":
+            array = np.bitwise_not(array)
+        if [int(one) for one in chosen.extrasamples] in ([1], [2]):  # what its writer calls alpha
+            array, alpha = array[..., :-1], not_opaque(array[..., -1])
+        orientation = int(chosen.tags[274].value) if 274 in chosen.tags else 1
+    array = array[..., 0] if array.shape[2:] == (1,) else array
+    return Raster(np.ascontiguousarray(array), "TIFF", palette, alpha, lossy).upright(orientation)

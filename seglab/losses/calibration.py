@@ -1,0 +1,150 @@
+"""Cross-entropy with a penalty that keeps probabilities from being too sure, or sizes from being wrong."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seglab.contract import PerImage
+from seglab.losses.base import ANY_MASK, MEAN_OVER_CLASSES, ClassMean, ClassWeighted, Loss, one_of, pixel_card, within
+from seglab.losses.composite import WeightedSum
+from seglab.losses.cross_entropy import BCE
+from seglab.losses.numerics import TINY, exact, ratio
+from seglab.losses.pixels import Pixels
+
+LEAST = 0.01  # pixels of a bin, below which it is empty: as the authors have it
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginCE(BCE):
+    """Cross-entropy plus `weight` times what the distances of the logits from the largest one exceed `margin` by."""
+
+    weight: float = within("[0, inf)", 0.1)
+    margin: float = within("[0, inf)", 10.0)
+
+    card = pixel_card(
+        title="Margin-based label smoothing (MbLS)",
+        formula=r"\mathrm{CE}+\lambda\frac1{NK}\sum\sum_k\big(\max_jz_j-z_k-m\big)_+",
+        paper="Liu et al. 2022, The Devil is in the Margin: Margin-based Label Smoothing for Network Calibration",
+        differs="smp, MONAI and kornia have none. A single logit z stands for the two 0 and z.",
+        zero=False,
+    )
+
+    def costs(self, x: Pixels) -> Tensor:
+        z = x.all_logits
+        beyond = (z.amax(-1, keepdim=True) - z - self.margin).clamp(min=0)
+        return super().costs(x) + self.weight * beyond.mean(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighborCE(BCE):
+    """Cross-entropy plus `weight` times the distance of the logits from the mean label of the pixels around."""
+
+    weight: float = within("[0, inf)", 0.1)
+
+    card = pixel_card(
+        title="Neighbor-aware calibration (NACL)",
+        formula=r"\mathrm{CE}+\lambda\frac1{NK}\sum\sum_k|\tau_k-z_k|,\quad\tau\text{ the mean label of }3\times3",
+        paper="Murugesan et al. 2023, Trust your neighbours: Penalty-based constraints for model calibration",
+        differs="MONAI takes two channels or more and pads with zeros. Of one z we make (1 - z) / 2 and (1 + z) / 2.",
+        zero=False,
+    )
+
+    def costs(self, x: Pixels) -> Tensor:
+        pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(x.space) - 1]
+        shares, there = (pool(x.spatial(v), 3, 1, 1).flatten(2) for v in (x.t, x.weight))
+        several = x.task == "multiclass"
+        apart = x.masked((ratio(shares, there) - (x.z if several else (1 + x.z) / 2)).abs())
+        return super().costs(x) + self.weight * (apart.mean(1, keepdim=True) if several else apart)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenalizedCE(WeightedSum, ClassWeighted):
+    """Cross-entropy plus `weight` times a penalty of the whole image."""
+
+    @abstractmethod
+    def penalty(self) -> tuple[float, Loss]:
+        """What it weighs, and the penalty."""
+
+    def parts(self) -> tuple[tuple[float, Loss], ...]:
+        return (1.0, BCE(task=self.task, class_weights=self.class_weights)), self.penalty()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationError(ClassMean):
+    """The mean over the bins of probability that have pixels of |mean probability - share of the class|."""
+
+    bins: int = within("[2, inf)", 20)
+    binning: Literal["hard", "soft"] = one_of("hard", "soft")
+
+    def each_class(self, x: Pixels) -> Tensor:
+        soft = self.binning == "soft"  # then a pixel is shared by the two bins whose middles it lies between
+        place = (self.bins * x.p - 0.5 * soft).clamp(0, self.bins - 1)
+        left = place.detach().floor()
+        right = place - left if soft else torch.zeros_like(place)
+        error = count = exact(x.p.new_zeros(*x.p.shape[:2], self.bins + 1))
+        for bin_, share in ((left.long(), 1 - right), (left.long() + 1, right)):
+            share = exact(x.masked(share))
+            count, error = count.scatter_add(2, bin_, share), error.scatter_add(2, bin_, share * x.error)
+        filled = count >= LEAST
+        return ratio((ratio(error, count).abs() * filled).sum(-1), filled.sum(-1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class L1ACE(PenalizedCE):
+    """Cross-entropy plus `weight` times the calibration error of each image, in hard or in soft bins."""
+
+    weight: float = within("[0, inf)", 1.0)
+    bins: int = within("[2, inf)", 20)
+    binning: Literal["hard", "soft"] = one_of("hard", "soft")
+    classes: Literal["scored", "all"] = one_of("scored", "all")
+
+    card = pixel_card(
+        title="Cross-entropy and marginal L1 calibration error (mL1-ACE)",
+        formula=r"\mathrm{CE}+\lambda\frac1M\sum_{m=1}^M\big|\overline{p}_m-\overline{t}_m\big|,\;m\text{ a bin of }p",
+        paper="Barfoot et al. 2024, Average Calibration Error: A Differentiable Loss for Improved Reliability",
+        differs="The authors add it to Dice too (loss=sum); their mean has the background in it (classes=all).",
+        many="Of the error: " + MEAN_OVER_CLASSES[0].lower() + MEAN_OVER_CLASSES[1:],
+    )
+
+    def penalty(self) -> tuple[float, Loss]:
+        names = ("task", "class_weights", "classes", "bins", "binning")
+        return self.weight, CalibrationError(**{name: getattr(self, name) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeError(Loss):
+    """How far the sum of the probabilities of each class is from its size, as a share of the image."""
+
+    distance: Literal["l1", "kl"] = one_of("l1", "kl")
+
+    def value(self, x: Pixels) -> PerImage:
+        m, n = x.all_classes, x.n.unsqueeze(-1).clamp(min=1)
+        found, true = (m.tp + m.fp) / n, (m.tp + m.fn) / n
+        if self.distance == "l1":
+            return (found - true).abs().mean((1, 2))
+        return (true * (true.clamp(min=TINY).log() - found.clamp(min=TINY).log())).sum(2).mean(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionSize(PenalizedCE):
+    """Cross-entropy plus `weight` times the error of the sizes, the prior that Dice has without saying so."""
+
+    weight: float = within("[0, inf)", 0.1)
+    distance: Literal["l1", "kl"] = one_of("l1", "kl")
+
+    card = pixel_card(
+        title="Cross-entropy and region-size prior",
+        formula=r"\mathrm{CE}+\lambda R,\;R=\tfrac1K\sum_k|\bar p_k-\bar t_k|\text{ or }KL(\bar t\|\bar p)",
+        paper="Liu et al. 2024, Do we really need dice? The hidden region-size biases of segmentation losses",
+        empty=ANY_MASK + " The size is then 0.",
+        differs="smp, MONAI and kornia have none. KL of one class: the authors leave the background's term out.",
+    )
+
+    def penalty(self) -> tuple[float, Loss]:
+        return self.weight, SizeError(task=self.task, distance=self.distance)

@@ -1,0 +1,102 @@
+"""Files as people have them, from training to prediction: what is found once is used by every command."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+
+from seglab.engine.trained_run import open_run
+from seglab.inference.evaluation import dataset_node
+from seglab.inference.predictor import FULL, predictor
+from seglab.reporting.load_runs import collect
+from seglab.reporting.report_sections import compared
+from seglab.train import train
+from tests.conftest import SMALL, compose
+from tests.data.fabricate import LOSSY, save_turned, scene, write_scenes
+
+SAID = "values from 0 to 4095 are the range from black to white (dataset.range)"
+
+
+def write_12_bits(path: Path, image: np.ndarray) -> None:
+    tifffile.imwrite(path, image[..., 0].astype(np.uint16) * 16)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on ten 12-bit images, one of them cut off, with JPEG masks; `log.txt` is what it said."""
+    root, folder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("study") / "run"
+    write_scenes(root, 10, image=(".tif", write_12_bits), mask=LOSSY["JPEG"])
+    cut = root / "images/04.tif"
+    cut.write_bytes(cut.read_bytes()[:1000])
+    words = [word for word in SMALL if word.split("=")[0] not in ("dataset.train", "dataset.val", "dataset.test")]
+    words += ["dataset=folder", f"dataset.root={root}", "dataset.cache_dir=null", "dataset.channels=1"]
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("seglab")
+    level, logger.level = logger.level, logging.INFO
+    logger.addHandler(handler)
+    train(compose("train", *words, "dataset.on_bad_item=skip", folder=folder), folder)
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+    (folder / "log.txt").write_text("\n".join(said))
+    return folder
+
+
+def test_what_was_found_about_the_files_is_said_before_the_first_epoch(run: Path) -> None:
+    said = (run / "log.txt").read_text().splitlines()
+    before = said[: next(k for k, line in enumerate(said) if line.startswith("epoch 1"))]
+    lines = [line.removeprefix("data: ") for line in before if line.startswith("data: ")]
+    assert SAID in lines
+    assert any(line.startswith("1 of 10 images are left out, the first because of ") for line in lines)
+    assert any(line.startswith("9 of 9 masks are JPEG") for line in lines)
+
+
+def test_the_range_and_what_was_left_out_are_in_run_json_and_the_report(run: Path) -> None:
+    facts = json.loads((run / "run.json").read_text())["data"]
+    assert facts["range"] == [0, 4095]
+    assert facts["skipped"] == 1
+    (reason,) = facts["skipped_why"]
+    assert "04.tif: expected a readable image, got a damaged TIFF" in reason
+    assert compared(collect([run]).used)["left out"] == f"1: {reason}"
+
+
+def test_the_range_of_the_training_images_is_that_of_every_other_image(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = open_run(run)
+    assert opened.dataset().range == (0, 4095)
+    theirs = {"_target_": "seglab.data.datasets.folder.Folder", "root": "there", "range": "auto"}
+    assert dataset_node(opened, theirs, set())["range"] == [0, 4095]
+    assert dataset_node(opened, theirs, {"range"})["range"] == "auto"
+    # The same image in 12 bits of 16 and in 8, nothing of it as bright as in training.
+    dark = scene(77)[0] // 2
+    cv2.imwrite(str(tmp_path / "8.png"), dark[..., 0])
+    write_12_bits(tmp_path / "12.tif", dark)
+    deep = predictor(opened, window=None, overlap=0.5, tta="none", batch=1, device="cpu")
+    shallow = replace(deep, dataset=replace(deep.dataset, range="full"))
+    levels = deep.of_file(str(tmp_path / "12.tif")), shallow.of_file(str(tmp_path / "8.png"))
+    assert np.abs(levels[0].astype(float) - levels[1]).max() <= 0.01 * FULL
+    with caplog.at_level(logging.WARNING):
+        deep.of_file(str(tmp_path / "8.png"))
+    assert "8.png: 1 of 1 images have 8 bits, and are nearly black in the range 0 to 4095" in caplog.text
+
+
+def test_a_photo_that_is_stored_turned_has_a_mask_as_it_is_seen(run: Path, tmp_path: Path) -> None:
+    from seglab.predict import predict
+
+    save_turned(tmp_path / "in/a.jpg", scene(1)[0], 6, quality=95)
+    with Image.open(tmp_path / "in/a.jpg") as stored:
+        assert stored.size == (40, 48)
+    out = tmp_path / "out"
+    predict(compose("predict", f"run={run}", f"input={tmp_path / 'in'}", f"output={out}", "format=[mask]"), out)
+    assert list(pd.read_csv(out / "images.csv")[["width", "height"]].iloc[0]) == [48, 40]

@@ -1,0 +1,102 @@
+"""What training says about images and masks before the first epoch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from seglab.data.datasets.folder import Folder
+from seglab.data.prepare_data import open_data
+from tests.data.fabricate import LOSSY, save, save_palette, white, write_scenes
+
+
+def folder(root, **options):
+    return Folder(root=str(root), **{"size": 48, "cache_dir": None, **options})
+
+
+def with_ring(path, mask):
+    """Class 1 with a border of 255, as PASCAL VOC has it."""
+    near = np.pad(mask, 1)[1:-1, :-2] | np.pad(mask, 1)[1:-1, 2:]
+    save(path, np.where(mask, 1, np.where(near, 255, 0)).astype(np.uint8))
+
+
+def two_ids(path, mask):
+    save(path, np.where(mask, 2, np.arange(40)[:, None] > 30).astype(np.uint8))
+
+
+def changing_palette(path, mask):
+    save_palette(path, mask, [0, 0, 0, 0, 128, 0] if int(path.stem) % 2 else [0, 0, 0, 128, 0, 0])
+
+
+DOUBTS = {
+    "inverted": (lambda path, mask: save(path, white(~mask)), "foreground is more than half of 6 of 6 images"),
+    "JPEG": (LOSSY["JPEG"][1], "6 of 6 masks are JPEG, which blurs edges: they are cut at half"),
+    "void": (with_ring, "255 stands beside 1 in the masks and counts as foreground"),
+    "ids": (two_ids, "the masks hold several values, of which all above 0 are foreground: 0 ("),
+    "palettes": (changing_palette, "the palettes of the masks differ: 1 is #008000 or #800000"),
+    "full": (lambda path, mask: save(path, white(mask | True)), "masks are foreground everywhere"),
+    "empty": (lambda path, mask: save(path, white(mask & False)), "no mask has any foreground; they hold 0 (100 %)"),
+}
+
+
+@pytest.mark.parametrize("kind", DOUBTS)
+def test_masks_that_may_be_misread_are_a_warning(tmp_path, kind):
+    write, words = DOUBTS[kind]
+    write_scenes(tmp_path, mask=(".jpg" if kind == "JPEG" else ".png", write))
+    assert any(words in line for line in open_data(folder(tmp_path)).warnings())
+
+
+def test_ordinary_masks_are_no_warning(tmp_path):
+    write_scenes(tmp_path)
+    assert open_data(folder(tmp_path)).warnings() == []
+
+
+def test_what_the_user_has_named_is_no_warning(tmp_path):
+    write_scenes(tmp_path, mask=(".png", two_ids))
+    assert open_data(folder(tmp_path, mask_value=2)).warnings() == []
+    assert open_data(folder(tmp_path, threshold=1)).warnings() == []
+
+
+def test_objects_that_vanish_at_size_are_counted_with_their_images(tmp_path):
+    write_scenes(tmp_path, height=200, width=240, radius=2)
+    dataset = folder(tmp_path, size=16)
+    words = "6 of 6 objects, all those of 6 images, are too small for dataset.size=16"
+    assert any(words in line for line in open_data(dataset).warnings())
+    for enough in (replace(dataset, size=240), replace(dataset, fit="patch"), replace(dataset, coverage=0.01)):
+        assert open_data(enough).warnings() == []
+
+
+def test_an_image_whose_objects_all_vanish_is_not_an_empty_one(tmp_path):
+    write_scenes(tmp_path, height=200, width=240, radius=2)
+    save(tmp_path / "masks/03.png", np.zeros((200, 240), np.uint8))
+    for options in ({"size": 16}, {"size": 16, "soft": True}, {"size": 16, "fit": "pad"}, {"reduce": 12}):
+        opened = open_data(folder(tmp_path, **options))
+        assert sum(opened.facts()["empty_masks"].values()) == 1, options
+        empty = opened.decoded["03"].mask()
+        assert not empty.any()
+
+
+def test_at_most_five_lines_are_said(tmp_path):
+    write_scenes(tmp_path, 8, mask=(".jpg", LOSSY["JPEG"][1]), height=200, width=240, radius=2)
+    for k in (0, 1):
+        (tmp_path / f"images/{k:02d}.png").write_bytes(b"")
+    said = open_data(folder(tmp_path, size=16, on_bad_item="skip")).warnings()
+    assert 3 <= len(said) <= 5
+    assert said[0].startswith("2 of 8 images are left out, the first because of ")
+
+
+def test_foreground_in_few_images_names_the_split(tmp_path):
+    write_scenes(tmp_path, 30)
+    for k in range(4, 30):
+        save(tmp_path / f"masks/{k:02d}.png", np.zeros((40, 48), np.uint8))
+    dataset = next(
+        one
+        for one in (folder(tmp_path, split_seed=seed) for seed in range(100))
+        if open_data(one).facts()["empty_masks"]["test"] == open_data(one).facts()["images"]["test"]
+    )
+    words = "test: no mask has any foreground, but 4 of the other splits have: dataset.stratify=true draws some"
+    assert any(words in line for line in open_data(dataset).warnings())
+    facts = open_data(replace(dataset, stratify=True)).facts()
+    assert all(facts["images"][split] > facts["empty_masks"][split] for split in ("train", "val", "test"))

@@ -1,0 +1,144 @@
+"""What the pixels of a mask mean, however it was written."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from seglab.contract import ContractError
+from seglab.images.masks import mask_facts, read_mask
+from tests.data.fabricate import LOSSY, SAME_MASK, save, save_palette, scene, two_colors, white, with_alpha, write_image
+
+
+def iou(found, truth):
+    return (found.astype(bool) & truth).sum() / (found.astype(bool) | truth).sum()
+
+
+@pytest.mark.parametrize("kind", SAME_MASK)
+def test_a_mask_is_the_same_in_every_format(tmp_path, kind):
+    suffix, write = SAME_MASK[kind]
+    mask = scene(2)[1]
+    write(tmp_path / f"m{suffix}", mask)
+    found = read_mask(str(tmp_path / f"m{suffix}"))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, mask)
+
+
+@pytest.mark.parametrize("kind", LOSSY)
+def test_what_loss_has_blurred_is_cut_at_half_and_said(tmp_path, kind):
+    suffix, write = LOSSY[kind]
+    mask = scene(2, 96, 96, 20)[1]
+    write(tmp_path / f"m{suffix}", mask)
+    path = str(tmp_path / f"m{suffix}")
+    assert iou(read_mask(path), mask) > (0.95 if kind == "coarse JPEG" else 0.985)
+    np.testing.assert_array_equal(read_mask(path, value=255), read_mask(path))
+    assert mask_facts(path)["lossy"] == {".webp": "WEBP", ".tif": "TIFF"}.get(suffix, "JPEG")
+    with pytest.raises(
+        ContractError, match=r"expected a lossless mask, where values are named, got .*; save it as PNG"
+    ):
+        read_mask(path, value=1)
+
+
+def test_a_mask_is_a_threshold_or_some_values(tmp_path):
+    labels = np.array([[0, 2, 64], [128, 255, 2]], np.uint8)
+    path = write_image(tmp_path / "m.png", labels)
+    assert read_mask(path).tolist() == [[0, 1, 1], [1, 1, 1]]
+    assert read_mask(path, threshold=20).tolist() == [[0, 0, 1], [1, 1, 0]]
+    assert read_mask(path, value=2).tolist() == [[0, 1, 0], [0, 0, 1]]
+    assert read_mask(path, value=(0, 128)).tolist() == [[1, 0, 0], [1, 0, 0]]
+    assert read_mask(path, value="#404040").tolist() == [[0, 0, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".bmp", ".tif"])
+def test_one_index_of_a_palette_is_one_class(tmp_path, suffix):
+    indices = np.array([[0, 1, 2, 2]])
+    save_palette(tmp_path / f"m{suffix}", indices)
+    path = str(tmp_path / f"m{suffix}")
+    assert read_mask(path, value=2).tolist() == [[0, 0, 1, 1]]
+    assert read_mask(path, value="#008000").tolist() == [[0, 0, 1, 1]]
+    assert read_mask(path, value=[1, "#008000"]).tolist() == [[0, 1, 1, 1]]
+    words = (
+        r"expected one index beside 0, or named ones, got 0 #000000 \(25 %\), 1 #800000 \(25 %\), 2 #008000 \(50 %\)"
+    )
+    with pytest.raises(ContractError, match=words):
+        read_mask(path)
+    assert mask_facts(path)["values"] == {"0 #000000": 0.25, "1 #800000": 0.25, "2 #008000": 0.5}
+
+
+def three_colors(mask):
+    painted = two_colors(mask, (0, 0, 0), (0, 255, 0))
+    painted[-10:] = (255, 0, 0)
+    return painted
+
+
+@pytest.mark.parametrize(
+    ("paint", "color"),
+    [
+        (partial(two_colors, background=(68, 1, 84), foreground=(253, 231, 36)), "#fde724"),
+        (partial(two_colors, background=(0, 0, 0), foreground=(255, 0, 0)), "#FF0000"),
+        (partial(two_colors, background=(255, 255, 255), foreground=(0, 0, 1)), "#000001"),
+        (three_colors, "#00ff00"),
+        (lambda mask: np.dstack([three_colors(mask), white(mask | True)]), "#00ff00"),
+    ],
+)
+def test_a_mask_in_color_needs_the_color_of_the_foreground(tmp_path, paint, color):
+    mask = scene(4)[1]
+    save(tmp_path / "m.png", paint(mask))
+    path = str(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_mask(path, value=color), mask)
+    for value in (None, 255, 1):
+        with pytest.raises(
+            ContractError, match=rf"(?i)a gray mask, or named colors, got .*{color} \(\d.*dataset.mask_value"
+        ):
+            read_mask(path, value=value)
+
+
+def test_lossy_color_and_two_masks_in_one_file_are_refused(tmp_path):
+    mask = scene(4)[1]
+    save(tmp_path / "m.jpg", three_colors(mask))
+    with pytest.raises(ContractError, match="save it as PNG, and name the foreground"):
+        read_mask(str(tmp_path / "m.jpg"))
+    with pytest.raises(ContractError, match="a lossless mask, where values are named, got JPEG"):
+        read_mask(str(tmp_path / "m.jpg"), value="#00ff00")
+    rgba = with_alpha(mask, 0)
+    rgba[:3, :, :3] = 255
+    save(tmp_path / "m.png", rgba)
+    with pytest.raises(ContractError, match="a mask in its colors or in its alpha, got both, which differ"):
+        read_mask(str(tmp_path / "m.png"))
+
+
+@pytest.mark.parametrize("color", ["#ff00", "red", "#gg0000", "ff0000", "#ff00000"])
+def test_a_word_that_is_no_color_is_refused(tmp_path, color):
+    path = write_image(tmp_path / "m.png", np.zeros((3, 3)))
+    with pytest.raises(ContractError, match=r'dataset.mask_value: expected numbers and colors such as "#ff8000", got'):
+        read_mask(path, value=color)
+
+
+def test_soft_masks_keep_their_levels_as_fractions(tmp_path):
+    quarters = np.array([[0, 63, 127, 191, 255]])
+    expected = quarters / 255
+    save(tmp_path / "a.png", quarters.astype(np.uint8))
+    save(tmp_path / "b.png", (quarters * 257).astype(np.uint16))
+    tifffile.imwrite(tmp_path / "c.tif", expected.astype(np.float32))
+    Image.fromarray(quarters.astype(np.uint8), "L").save(tmp_path / "d.gif")
+    for name in ("a.png", "b.png", "c.tif", "d.gif"):
+        np.testing.assert_allclose(read_mask(str(tmp_path / name), soft=True), expected, atol=1e-6)
+    ones = write_image(tmp_path / "e.png", np.array([[0, 1]]))
+    assert read_mask(ones, soft=True).tolist() == [[0, 1]]
+    assert read_mask(str(tmp_path / "a.png"), threshold=100, soft=True).tolist() == [[0, 0, 1, 1, 1]]
+
+
+def test_the_facts_of_a_mask_are_its_kind_and_its_most_frequent_values(tmp_path):
+    path = write_image(tmp_path / "m.png", np.arange(64, dtype=np.uint16).reshape(8, 8) * 300)
+    facts = mask_facts(path)
+    assert (facts["kind"], facts["lossy"], len(facts["values"])) == ("gray", "", 12)
+    save(tmp_path / "c.png", two_colors(np.eye(4, dtype=bool), (0, 0, 0), (255, 0, 0)))
+    assert mask_facts(str(tmp_path / "c.png")) == {
+        "kind": "color",
+        "lossy": "",
+        "values": {"#000000": 0.75, "#ff0000": 0.25},
+    }

@@ -1,0 +1,63 @@
+"""Several processes at once, each for one number, and what is reported when they end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from seglab.engine.local_jobs import Progress, duration, run_in_processes
+
+
+def test_values_come_in_order_and_a_process_that_dies_leaves_the_others_at_work() -> None:
+    def work(k: int) -> float:
+        if k == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 10.0 * k
+
+    codes: dict[int, int] = {}
+    values = run_in_processes(work, 4, 2, codes.__setitem__)
+    assert math.isnan(values[1])
+    assert values[:1] + values[2:] == [0.0, 20.0, 30.0]
+    assert codes == {0: 0, 1: -9, 2: 0, 3: 0}
+
+
+def test_an_error_in_the_parent_ends_every_process(tmp_path: Path) -> None:
+    def work(k: int) -> float:
+        if k == 1:
+            signal.pause()
+        (tmp_path / f"{k}-{os.getpid()}").touch()
+        return 0.0
+
+    def ended(k: int, code: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_in_processes(work, 3, 2, ended)
+    assert {path.name[0] for path in tmp_path.iterdir()} <= {"0"}
+
+
+def test_progress_tells_what_ended_and_records_a_death(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    finished = {"status": "finished", "seconds": 60.0, "monitor": {"name": "val/iou", "value": 0.5}}
+    progress = Progress(folders, at_once=2)
+    for folder, facts in zip(folders, (finished, {"status": "running"}), strict=False):
+        folder.mkdir()
+        (folder / "run.json").write_text(json.dumps(facts))
+    with caplog.at_level(logging.INFO):
+        progress.ended(0)
+        progress.ended(1, -9)
+    first, second = caplog.messages
+    assert first.startswith("run 1 of 3: ")
+    assert first.endswith("a finished; val/iou 0.5000 in 60 s; about 60 s left")
+    assert "b failed; the process died with signal 9 (SIGKILL)" in second
+    assert json.loads((folders[1] / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_duration_is_read_in_its_own_unit() -> None:
+    assert [duration(seconds) for seconds in (40, 720, 12600)] == ["40 s", "12 min", "3.5 h"]

@@ -1,0 +1,82 @@
+"""Functions, modules and classes of the user's as losses, by the node that names them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from seglab.engine.config import ConfigError, build_loss, check
+from seglab.losses import BCE, Sum
+
+HERE = __name__
+Z, T = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(0)), torch.ones(3, 1, 4, 5)
+
+
+def weighted(probability: Tensor, target: Tensor, weight: float) -> Tensor:
+    return weight * (probability - target).square().mean()
+
+
+def make(power: int = 1) -> nn.Module:
+    return Power(power)
+
+
+def nothing() -> str:
+    return "no loss"
+
+
+class Power(nn.Module):
+    def __init__(self, power: int) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return (logits - target).abs().pow(self.power).mean()
+
+
+class Mine(BCE):
+    pass
+
+
+def per_image(values: Tensor) -> Tensor:
+    return values.flatten(1).mean(1)
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        ({"_target_": "weighted", "weight": 3.0, "takes": "probabilities"}, per_image(3 * (Z.sigmoid() - T).square())),
+        ({"_target_": "Power", "power": 2}, per_image((Z - T).square())),
+        ({"_target_": "make"}, per_image((Z - T).abs())),
+        ({"_target_": "make", "power": 2, "image_by_image": False}, (Z - T).square().mean().expand(3)),
+        ({"_target_": "Mine"}, BCE()(Z, T)),
+    ],
+    ids=["function", "module", "factory", "whole batch", "class of ours"],
+)
+def test_whatever_a_target_is_it_becomes_a_loss(node: dict[str, Any], expected: Tensor) -> None:
+    cfg = OmegaConf.create({"loss": {**node, "_target_": f"{HERE}.{node['_target_']}"}})
+    check(cfg)
+    torch.testing.assert_close(build_loss(cfg.loss)(Z, T), expected)
+
+
+def test_a_function_may_stand_inside_of_a_sum_and_of_external() -> None:
+    function = {"_target_": "torch.nn.functional.binary_cross_entropy_with_logits"}
+    external = {"_target_": "seglab.losses.external.External", "function": function}
+    term = {"_target_": "seglab.losses.composite.Term", "weight": 2.0}
+    node = {"_target_": "seglab.losses.composite.Sum", "terms": {"a": {**term, "loss": function}}}
+    made = build_loss(node)
+    assert isinstance(made, Sum)
+    torch.testing.assert_close(made(Z, T), 2 * BCE()(Z, T))
+    torch.testing.assert_close(build_loss(external)(Z, T), BCE()(Z, T))
+
+
+def test_what_is_no_loss_or_misspelt_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="expected function that can be called, got no loss"):
+        build_loss({"_target_": f"{HERE}.nothing"})
+    with pytest.raises(ConfigError, match=r"loss\.function\.wait: expected .*weight, got a name unknown"):
+        check(OmegaConf.create({"loss": {"_target_": f"{HERE}.weighted", "wait": 3}}))
+    with pytest.raises(ConfigError, match=r"loss\._target_: expected .* imported, got mine\.Missing"):
+        check(OmegaConf.create({"loss": {"_target_": "mine.Missing"}}))
