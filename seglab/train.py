@@ -78,7 +78,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
     for lr in cfg.tune.lr:
         short = cfg.copy()
         short.merge_with({"optimizer": {"lr": lr}, "trainer": {"max_epochs": cfg.tune.epochs}, "seed": cfg.tune.seed})
-        short.tune.lr, short.stop_after = None, cfg.tune.epochs
+        short.tune.lr, short.stop_after, short.pictures = None, cfg.tune.epochs, False
         folder = run.folder.parent / ".tune" / f"{choices().get('loss', 'loss')}_lr-{lr:g}-{identity(short)}"
         short.folder = str(folder)
         values[lr] = run_once(short, folder, wait=True)
@@ -116,7 +116,8 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
         draw(cfg, module, data, run)
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
     warn_if_nothing_is_found(run)
-    log.info("test: %s\n%s: run.json per_image.csv curves.png examples.png", "  ".join(scores), run)
+    drawn = " curves.png examples.png" if cfg.pictures else ""
+    log.info("test: %s\n%s: run.json per_image.csv%s", "  ".join(scores), run, drawn)
     return run.facts["monitor"]["value"]
 
 
@@ -283,7 +284,7 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
     loader = data.loader("train")
     val = limited_loader(data, "val", cfg.trainer.limit_val_batches)
     if run.last:
-        # Lightning 2.6 opens the loader before it tells the sampler its epoch
+        # Lightning 2.6 opens the loader before it sets the epoch of the sampler
         done = finished_epochs(run.last, run.facts["identity"])
         loader.batch_sampler.sampler.set_epoch(done)  # type: ignore[union-attr]
         log.info("resuming after epoch %d of %s", done, run)
@@ -332,7 +333,7 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
 
 
 def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None:
-    """Draw the learning curves and test images: some chosen by the data alone, and the best, median and worst."""
+    """Keep test images that the data alone chooses; draw the learning curves and the best, median and worst image."""
     import pandas as pd
 
     from seglab.engine.device import autocast
@@ -346,6 +347,8 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
     labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}
     with autocast(cfg.trainer.precision, module.device.type):
         write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))
+        if not cfg.pictures:
+            return
         shown = predict(module, samples, labels)
     captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
     valid = shown["valid"] if "valid" in shown else [None] * len(captions)

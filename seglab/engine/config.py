@@ -48,6 +48,7 @@ NOT_IN_IDENTITY = {
     "stop_after",
     "tuned",
     *SEARCH,
+    "pictures",
 } | {
     "callbacks.snapshots",
     "trainer.accelerator",

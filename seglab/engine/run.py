@@ -124,7 +124,7 @@ class Run:
 
         With `stop_after` that many of its epochs are enough, and the value is the best of these.
 
-        `data_now()` fingerprints the data as they lie on disk, `weights_now(initial)` tells whether the file that the
+        `data_now()` fingerprints the data as they lie on disk, `weights_now(initial)` says whether the file that the
         run started from is unchanged. Raises a ContractError for the folder of another experiment, for results that are
         damaged, for data or weights that have changed since, and for a run that failed in this sweep already, which is
         not tried twice. The folder of a run that ended before its first checkpoint is free for any experiment.

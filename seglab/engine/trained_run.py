@@ -24,7 +24,7 @@ from seglab.losses.base import Loss
 
 
 def assemble(config: dict[str, Any], dataset: Dataset, loss: Loss) -> SegModule:
-    """Build the module that a configuration describes, for images normalised as `dataset` says."""
+    """Build the module that a configuration describes, for images normalized as `dataset` says."""
     return SegModule(
         build(model_node(config["model"], dataset.task)),
         loss,

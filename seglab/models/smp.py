@@ -24,7 +24,7 @@ class Smp(nn.Module):
 
     Takes (b, in_channels, h, w), gives logits (b, out_channels, h, w). `encoder_weights` is None, the name of weights
     that the library downloads ("imagenet"), or a local file (.pt, .pth, .bin, .ckpt, .safetensors) that holds the
-    encoder, alone or inside a whole model; weights for colour images serve any number of channels. `options` goes to
+    encoder, alone or inside a whole model; weights for color images serve any number of channels. `options` goes to
     the library as it is, e.g. {decoder_attention_type: scse}. prior: the foreground probability of the untrained net;
     None: as it is.
     """

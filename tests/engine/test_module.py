@@ -59,8 +59,8 @@ def batch() -> dict[str, Any]:
 def test_normalising_is_the_textbook_formula() -> None:
     image = batch()["image"]
     mean, std = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(1, 3, 1, 1)
-    normalised = Normalize([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])(image)
-    torch.testing.assert_close(normalised, (image / 255 - mean) / std, rtol=1e-5, atol=1e-5)
+    normalized = Normalize([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])(image)
+    torch.testing.assert_close(normalized, (image / 255 - mean) / std, rtol=1e-5, atol=1e-5)
 
 
 def test_a_loss_that_is_no_number_stops_and_names_its_images() -> None:
