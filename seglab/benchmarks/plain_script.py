@@ -77,8 +77,8 @@ class Plain(pl.LightningModule):
 
 def main(folder: str, loss: str, seed: str, size: str, base: str, batch: str, epochs: str, precision: str) -> None:
     pl.seed_everything(int(seed))
-    data = [Images(Path(folder) / split, split == "train") for split in ("train", "val")]
-    loaders = [DataLoader(part, int(batch), shuffle=k == 0) for k, part in enumerate(data)]
+    train = DataLoader(Images(Path(folder) / "train", augment=True), int(batch), shuffle=True)
+    val = DataLoader(Images(Path(folder) / "val", augment=False), int(batch))
     here = Path(folder) / f"{loss}-{seed}"
     keep = ModelCheckpoint(here, monitor="val/BinaryJaccardIndex", mode="max", save_last=True)
     trainer = pl.Trainer(
@@ -89,7 +89,7 @@ def main(folder: str, loss: str, seed: str, size: str, base: str, batch: str, ep
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Plain(loss, int(base)), *loaders)
+    trainer.fit(Plain(loss, int(base)), train, val)
 
 
 if __name__ == "__main__":
