@@ -145,7 +145,7 @@ def check_before_data(cfg: DictConfig) -> None:
     check_monitors({"monitor": cfg.monitor} | more, cfg.threshold, cfg.empty, dataset.task)
 
 
-def load_data(cfg: DictConfig, run: Run, device: torch.device) -> DataModule:
+def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> DataModule:
     """Read the data set, and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
     from seglab.engine.limited_loader import limited_loader
