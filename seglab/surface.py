@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from seglab.contract import require
+from seglab.contract import Task, require
 from seglab.engine.cli import command
 from seglab.engine.config import build, build_choices, check, to_container
 
@@ -47,6 +47,7 @@ def xray(cfg: DictConfig, folder: Path) -> ViewPage:
     require(cfg.run is None or isinstance(cfg.run, str), "xray", "one run or none", cfg.run)
     seed_everything(cfg.xray.seed, verbose=False)
     dataset = build(cfg.dataset)
+    require_one_class(dataset.task)
     module = SegModule(build(cfg.model), BCE(), build(cfg.optimizer), mean=dataset.mean, std=dataset.std)
     return view(
         build_choices("loss", cfg.losses),
@@ -84,7 +85,16 @@ def opened(cfg: DictConfig) -> list[TrainedRun]:
     from seglab.engine.trained_run import open_runs
 
     require(bool(cfg.runs), "surface", f"run=outputs/STUDY/RUN for view={cfg.view}", "none")
-    return open_runs(to_container(cfg.runs), to_container(cfg.trust))
+    runs = open_runs(to_container(cfg.runs), to_container(cfg.trust))
+    for run in runs:
+        require_one_class(run.dataset().task)
+    return runs
+
+
+def require_one_class(task: Task) -> None:
+    """Views show what one class against the rest does to a loss."""
+    remedy = "look at a run on one of them (dataset.target, dataset.mask_value)"
+    require(task.kind == "binary", "surface", "data of one class", ", ".join(task.classes), remedy)
 
 
 main = command("surface")(surface)

@@ -68,6 +68,16 @@ def test_a_loss_that_is_no_number_stops_and_names_its_images() -> None:
         module(Poisoned()).training_step(batch(), 0)
 
 
+def test_losses_that_are_looked_at_later_name_the_images_of_the_first_bad_step() -> None:
+    """On a GPU the losses of many steps are read together; after the first bad step all are bad."""
+    later, nan = module(), float("nan")
+    later._unchecked = [(torch.tensor([1.0, 2.0]), ["a", "b"]), (torch.tensor([1.0, nan]), ["c", "d"])]
+    later._unchecked += [(torch.tensor([nan, nan]), ["e", "f"])]
+    with pytest.raises(ContractError, match=r"got nan; in epoch 0 for d \("):
+        later.raise_if_not_finite()
+    later.raise_if_not_finite()
+
+
 def test_the_loss_is_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         losses, logits = module().step(batch())

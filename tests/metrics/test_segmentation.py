@@ -9,7 +9,7 @@ from torchmetrics.functional import classification as reference
 
 from seglab.contract import ContractError
 from seglab.metrics.calibration import histogram
-from seglab.metrics.counts import counts, scores
+from seglab.metrics.counts import counts, decide, scores
 from seglab.metrics.segmentation import SegmentationMetrics
 
 
@@ -143,7 +143,7 @@ def test_logits_that_are_no_numbers_count_as_background_and_break_nothing():
     result = measured((logits, target), (logits[:2], target[:2]))
     assert all(0 <= value <= 1 for value in result.values())
     assert result["recall"] < measured(images())["recall"]
-    assert histogram(logits, target)[2, :, 1:].sum() == 0
+    assert histogram(decide(logits, target))[2, :, 1:].sum() == 0
 
 
 @pytest.mark.parametrize("options", [{"threshold": 0.0}, {"empty": "zero"}, {"calibration_bins": 0}])

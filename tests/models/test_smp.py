@@ -25,6 +25,11 @@ def test_a_transformer_of_timm_gives_one_logit_per_pixel():
     assert net(torch.randn(1, 3, 64, 64)).shape == (1, 1, 64, 64)
 
 
+def test_an_encoder_of_patch_14_is_refused_in_one_sentence():
+    with pytest.raises(ContractError, match=r"encoder_name: expected a stride of 8, 16 or 32, got .* with 14; take"):
+        Smp(3, arch="dpt", encoder_name="tu-vit_small_patch14_dinov2", options={"dynamic_img_size": True})
+
+
 def test_options_reach_the_library():
     plain, scse = (Smp(1, encoder_name="resnet18", options=o) for o in (None, {"decoder_attention_type": "scse"}))
     assert sum(p.numel() for p in scse.parameters()) > sum(p.numel() for p in plain.parameters())
