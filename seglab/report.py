@@ -6,11 +6,11 @@ import gc
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from seglab.contract import require
 from seglab.engine.cli import command
@@ -35,8 +35,23 @@ def report(cfg: DictConfig, folder: Path) -> Path:
         log.info("%s: %s", study.title, study.headline)
         for sentence in filter(None, (study.look_words, study.blind)):
             log.info("%s", sentence)
+    if cfg.push:
+        mirror(sweep.runs["folder"], cfg.push)
     log.info("%d of %d runs compared: %s", len(sweep.used), len(sweep.runs), written)
     return written
+
+
+def mirror(folders: Iterable[Path], tracker: str) -> None:
+    """Send runs to a tracker, by its name among the choices of `logger`."""
+    from seglab.engine.config import build, inner
+    from seglab.engine.trackers import Tracker, push
+
+    for folder in folders:
+        node = {"study": folder.parent.name, "folder": str(folder), "logger": inner("logger", tracker)}
+        made = build(OmegaConf.create(node).logger)
+        require(isinstance(made, Tracker), "push", "wandb, mlflow, trackio or tensorboard", tracker)
+        push(made, folder)
+        log.info("%s: %s of %s", tracker, folder.name, folder.parent.name)
 
 
 def with_roots(arguments: Sequence[str]) -> list[str]:

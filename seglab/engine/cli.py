@@ -148,7 +148,7 @@ def _one_sentence_for_errors(name: str, began: list[bool]) -> Iterator[None]:
 
 
 def _sentence(error: Exception) -> str:
-    """What to tell the user of an error."""
+    """What to report to the user of an error."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}expected to read and write files, got {error.strerror}; the same command resumes"
@@ -214,7 +214,7 @@ def job_prefix(root: DictConfig) -> str:
 
 
 def console_level(root: DictConfig) -> str:
-    """What a job says on the terminal: warnings where the launcher tells how each of several runs ends, else all."""
+    """What a job says on the terminal: warnings where the launcher reports how each of several runs ends, else all."""
     return "WARNING" if _in_parallel(root.hydra) and "n_jobs" in root.hydra.launcher else "INFO"
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from seglab.files import csv_text, write_text
 from seglab.plots import save, svg
-from seglab.reporting import external_data, report_sections, reproduce
+from seglab.reporting import external_data, report_sections, reproduce, tuning
 from seglab.reporting.html import TEMPLATES
 from seglab.reporting.load_runs import Sweep, collect
 from seglab.reporting.looks import known_looks
@@ -67,6 +67,7 @@ def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: p
     A part for each study with its figures (texts of SVG files by name), then external data, what failed or is missing,
     and the `commands` that reproduce it.
     """
+    searches = tuning.searches(runs["folder"])
     seeds = runs.loc[runs["used"], "seed"].nunique()
     facts = f"{runs['used'].sum()} of {len(runs)} runs, {seeds} seed{'s' * (seeds != 1)}, {datetime.date.today()}"
     return TEMPLATES.get_template("report.html.j2").render(
@@ -74,6 +75,8 @@ def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: p
         facts=facts,
         studies=list(zip(studies, figures, strict=True)),
         external=list(external_data.tables(external_data.evaluated(runs))),
+        searches=[(found, svg(tuning.figure(found), f"tuning{k}")) for k, found in enumerate(searches)],
+        trials=tuning.trials,
         failed=report_sections.failed(runs),
         missing=[f"{label} with seed {seed}" for study in studies for label, seed in study.missing],
         commands=commands,

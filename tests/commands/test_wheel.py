@@ -51,7 +51,10 @@ def test_a_wheel_installed_elsewhere_trains_from_another_folder_also_with_a_loss
     conf = subprocess.run(where, cwd=place, env=environment, capture_output=True, text=True, check=True).stdout.strip()
     assert conf == str(site / "seglab/conf")
     (site / "sitecustomize.py").write_text(WITHOUT_EXTRAS)
-    train, small = [sys.executable, site / "bin/seglab", "train"], ["trainer=debug", "dataset.size=32", "model.base=4"]
+    train, small = (
+        [sys.executable, site / "bin/seglab", "train"],
+        ["trainer=debug", "dataset.size=32", "model.base=4", "pictures=false"],
+    )
     version = subprocess.run([*train[:2], "--version"], cwd=place, env=environment, capture_output=True, text=True)
     assert version.stdout == f"seglab {tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}\n"
     assert (site / "seglab/py.typed").exists()
