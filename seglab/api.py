@@ -116,6 +116,9 @@ class Run:
     folder: Path
     trust: Sequence[str] = field(default=(), repr=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What run.json holds: configuration, data, status, versions, times, metrics."""

@@ -153,7 +153,7 @@ def save_onnx(program: torch.export.ExportedProgram, file: Path) -> Run:
 
 def require_format(kind: str) -> None:
     """Raise a ContractError for a format that is unknown, or lacks its packages."""
-    require(kind in SUFFIXES, "export", f"format as one of {', '.join(SUFFIXES)}", kind)
+    require(kind in SUFFIXES, "export", f"format as one of {', '.join(SUFFIXES)}, hub", kind)
     needed = ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ()
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     require(not missing, "export", f"the package {' and '.join(missing)}", "none", 'pip install "seglab[export]"')
