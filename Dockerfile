@@ -7,6 +7,7 @@ RUN pip install --no-cache-dir --require-hashes -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY conf conf
 COPY seglab seglab
+COPY hydra_plugins hydra_plugins
 RUN pip install --no-cache-dir --no-deps .
 WORKDIR /work
 ENTRYPOINT ["seglab"]

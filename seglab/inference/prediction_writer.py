@@ -116,13 +116,14 @@ def overlay(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
     """Draw the outline of each class (h, w) on an image (h, w) or (h, w, c): uint8 (h, w, 3), `LONGEST` at most."""
     scale = min(1.0, LONGEST / max(masks[0].shape))
     image = image if image.ndim == 2 or image.shape[2] in (1, 3) else image[..., :3]
-    canvas = resize(to_channels(to_bits(image, 8), 3), *(max(1, round(n * scale)) for n in masks[0].shape)).copy()
-    width = max(1, max(canvas.shape) // 400)
+    height, width = (max(1, round(n * scale)) for n in masks[0].shape)
+    canvas = resize(to_channels(to_bits(image, 8), 3), height, width).copy()
+    line_width = max(1, max(canvas.shape) // 400)
     for k, mask in enumerate(masks):
         outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         small = [((line + 0.5) * scale - 0.5).round().astype(np.int32) for line in outlines]
-        cv2.drawContours(canvas, small, -1, (0, 0, 0), width + 2)  # visible on any background
-        cv2.drawContours(canvas, small, -1, (0, 229, 255) if len(masks) == 1 else color_of(k), width)
+        cv2.drawContours(canvas, small, -1, (0, 0, 0), line_width + 2)  # visible on any background
+        cv2.drawContours(canvas, small, -1, (0, 229, 255) if len(masks) == 1 else color_of(k), line_width)
     return canvas
 
 
