@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from seglab.reporting import learning_curves
+from seglab.reporting.cube import finite_mean
 from seglab.reporting.decisions import (
+    below_each_bin,
     best_expected,
     bin_means,
     calibration_scores,
@@ -126,12 +128,13 @@ RULES = {
 class Pooled(NamedTuple):
     """One run's histograms over all test pixels, (2, 256), its scores, and those of each image under each rule.
 
-    `images` has, by rule, a row for each test image, by id, with the columns THRESHOLDED; "fixed" is per_image.csv.
+    `images` has, by rule, an array for each of THRESHOLDED over the images `ids`; "fixed" is per_image.csv.
     """
 
     table: np.ndarray
     scores: dict[str, float]
-    images: dict[str, pd.DataFrame]
+    ids: np.ndarray
+    images: dict[str, dict[str, np.ndarray]]
 
 
 def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
@@ -153,9 +156,10 @@ def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
         if np.isfinite(run["threshold"]):
             edges["tuned"] = np.array(round(run["threshold"] * table.shape[-1]))
             scores["tuned/threshold"] = float(run["threshold"])
-        images = {rule: pd.DataFrame(scores_from(table, edge, empty), index=ids) for rule, edge in edges.items()}
-        scores |= {f"{rule}/{key}": float(mean) for rule, each in images.items() for key, mean in each.mean().items()}
-        found[row] = Pooled(table.sum(0), scores, images)
+        below = below_each_bin(table)
+        images = {rule: scores_from(below, edge, empty) for rule, edge in edges.items()}
+        scores |= {f"{rule}/{key}": finite_mean(each[key]) for rule, each in images.items() for key in THRESHOLDED}
+        found[row] = Pooled(table.sum(0), scores, ids, images)
     return found
 
 
@@ -187,14 +191,16 @@ def at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, f
     scores = {"average_precision": float(average_precision(pooled)), "ece": float(calibration_error(pooled))}
     if not np.isfinite(threshold):
         return scores
-    tuned = scores_from(table, np.array(round(threshold * table.shape[-1])), empty)
-    means = {f"tuned/{key}": float(pd.Series(values).mean()) for key, values in tuned.items()}
+    tuned = scores_from(below_each_bin(table), np.array(round(threshold * table.shape[-1])), empty)
+    means = {f"tuned/{key}": finite_mean(values) for key, values in tuned.items()}
     return scores | means | {"tuned/threshold": float(threshold)}
 
 
 def under(rule: str, images: pd.DataFrame, pooled: dict[int, Pooled]) -> pd.DataFrame:
     """The rows of per_image.csv with the scores that each run has under a rule; NaN where it has none."""
-    tables = {run: found.images[rule] for run, found in pooled.items() if rule in found.images}
+    tables = {
+        run: pd.DataFrame(found.images[rule], index=found.ids) for run, found in pooled.items() if rule in found.images
+    }
     scores = pd.concat(tables) if tables else pd.DataFrame()
     rows = scores.reindex(index=pd.MultiIndex.from_frame(images[["run", "id"]]), columns=list(THRESHOLDED))
     return images.assign(**{name: rows[name].to_numpy() for name in THRESHOLDED if name in images})
