@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from seglab.contract import require
+from seglab.contract import Task, require
 from seglab.images.image_io import read_image
 from seglab.images.resize import FITS
 
@@ -22,7 +22,7 @@ NO_PIXELS: Reader = partial(np.zeros, (1, 1), np.uint8)
 Facts = dict[str, Any]
 """What a decoded item says about itself, as plain data: see `item_facts`."""
 
-VERSION = 2
+VERSION = 3
 """Of the code that decodes: a change that moves pixels must raise it."""
 
 NOT_READING = {"root", "mean", "std", "val_fraction", "test_fraction", "split_seed", "split_file", "on_bad_item"}
@@ -37,9 +37,10 @@ AFTER_CUTTING = {"size", "fit", "channels", "bits", "range"}
 class Decoded:
     """The pixels of an item that samples are made of: as the model sees them, or, for patches, in their own size.
 
-    `image()` gives (h, w) or (h, w, c), `mask()` gives (h, w), both not to be changed; `shape` is (h, w), `foreground`
-    the fraction of foreground, and `points` (k, 2) are some pixels of it, as row and column, for patches alone.
-    `facts` are of the item in its own size.
+    `image()` gives (h, w) or (h, w, c), `mask()` what labels.py says of its task, with 0 where a pixel has no label,
+    and `valid()` (h, w) bool which pixels count; None where all do. None of them is to be changed. `shape` is (h, w);
+    `foreground` and `classes` are fractions of the valid pixels: of all foreground, and of each class. `points` (k, 2)
+    are some pixels of the foreground, as row and column, for patches alone. `facts` are of the item in its own size.
     """
 
     image: Reader
@@ -48,20 +49,22 @@ class Decoded:
     foreground: float
     points: np.ndarray
     facts: Facts
+    valid: Reader | None = None
+    classes: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Item:
     """One image and its mask, as two functions that decode them when somebody needs the pixels.
 
-    `image()` gives (h, w) or (h, w, 3) in RGB order, uint8, uint16 or float32; `mask()` gives (h, w), uint8 of 0 and 1
-    or float32 fractions. `group` is whatever must not be divided by a split (patient, scene). `split` is the split that
-    the data set itself puts this image in, or "". `files` are the source files, of which fingerprints are made, the
-    image first; `mask_files` are those of them that hold nothing but the mask, on their `page`; `labels` is what else
-    decides the mask (rows of a table). `fault` says why an image that should be there cannot be used, `left_out` why
-    one is left out on purpose; "" for a good one. `objects()` gives the mask's objects by their numbers (h, w) from 1,
-    0 elsewhere, where the data set distinguishes them; None where they are whatever is connected. `decoded` are the
-    same pixels where somebody has decoded them already.
+    `image()` gives (h, w) or (h, w, bands), red first, uint8, uint16 or float32 with NaN where there are no data;
+    `mask()` gives what labels.py says of the data set's task. `group` is whatever must not be divided by a split
+    (patient, scene). `split` is the split that the data set itself puts this image in, or "". `files` are the source
+    files, of which fingerprints are made, the image first; `mask_files` are those of them that hold nothing but the
+    mask, on their `page`; `labels` is what else decides the mask (rows of a table). `fault` says why an image that
+    should be there cannot be used, `left_out` why one is left out on purpose; "" for a good one. `objects()` gives the
+    mask's objects by their numbers (h, w) from 1, 0 elsewhere, where the data set distinguishes them; None where they
+    are whatever is connected. `decoded` are the same pixels where somebody has decoded them already.
     """
 
     id: str
@@ -150,7 +153,14 @@ class Dataset:
         require(min(self.std) > 0, "dataset", "std above 0", self.std)
         for name in ("val_fraction", "test_fraction"):
             require(0 <= getattr(self, name) < 1, "dataset", f"{name} in [0, 1)", getattr(self, name))
+        hard = not self.soft or self.task.kind != "multiclass"
+        require(hard, "dataset", "soft=false for classes that exclude each other", self.soft)
         require(self.cache_gb >= 0, "dataset", "cache_gb of at least 0", self.cache_gb)
+
+    @property
+    def task(self) -> Task:
+        """What the masks mean: binary, unless a data set says otherwise."""
+        return Task()
 
     def items(self) -> list[Item]:
         """List every labeled image without decoding any."""

@@ -21,7 +21,7 @@ from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seglab.contract import ContractError, require
+from seglab.contract import ContractError, Task, require
 from seglab.engine.domains import better, outside
 from seglab.engine.own_loss import as_loss
 from seglab.engine.validation import faults
@@ -30,17 +30,25 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if (folder / "train.yaml").exists())
 """The configuration: inside the package when installed from a wheel, beside it in a checkout."""
 
+SEARCH = ("trials", "space", "sampler", "halving", "tuning_repeats", "fresh_seeds")
+"""The options of a search, which are none of the runs that it makes."""
+
 NOT_IN_IDENTITY = {
     "hydra",
     "study",
     "folder",
     "rerun",
     "workers",
+    "store",
     "threads",
     "examples",
     "logger",
     "on_fail",
     "plan",
+    "stop_after",
+    "tuned",
+    *SEARCH,
+    "pictures",
 } | {
     "callbacks.snapshots",
     "trainer.accelerator",
@@ -81,6 +89,11 @@ def build(node: Any, **more: Any) -> Any:
             raise ConfigError(str(cause)) from None
         place = str(error).rpartition("full_key: ")[2] + ": " if "full_key: " in str(error) else ""
         raise ConfigError(place + one_line(cause or error)) from cause
+
+
+def model_node(node: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Give a model a channel for each class of a task, where it has more than one."""
+    return node if task.channels == 1 else {**node, "out_channels": task.channels}
 
 
 def build_loss(node: Any) -> Any:
@@ -269,6 +282,8 @@ def inside(name: str) -> str:
 
 
 ConfigStore.instance().store("open", OmegaConf.create({}, flags={"struct": False}))  # takes names that no yaml lists
+OmegaConf.register_new_resolver("folder_name", lambda folder: Path(folder).name, replace=True)
+OmegaConf.register_new_resolver("trial_folder", lambda stop_after: ".search" if stop_after else ".", replace=True)
 OmegaConf.register_new_resolver("inside", inside, replace=True)
 OmegaConf.register_new_resolver("better", better, replace=True)
 OmegaConf.register_new_resolver("inner", inner, replace=True)

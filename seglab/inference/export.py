@@ -1,8 +1,9 @@
-"""A trained model as one file that runs without seglab: normalization and sigmoid inside, checked against PyTorch."""
+"""A trained model as one file that runs without seglab: its normalization inside, checked against PyTorch."""
 
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -32,14 +33,16 @@ STEP = 32
 
 
 class Deployed(nn.Module):
-    """What is exported: images (b, c, h, w) float32 from 0 to 255 to probabilities (b, 1, h, w)."""
+    """What is exported: images (b, c, h, w) float32 from 0 to 255 to probabilities (b, k, h, w)."""
 
     def __init__(self, module: SegModule) -> None:
         super().__init__()
+        self.softmax = module.task.kind == "multiclass"
         self.normalize, self.model = module.normalize, module.model.to(memory_format=torch.contiguous_format)
 
     def forward(self, image: Image) -> Tensor:
-        return self.model(self.normalize(image)).sigmoid()
+        logits = self.model(self.normalize(image))
+        return logits.softmax(1) if self.softmax else logits.sigmoid()
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Exported:
 
 
 Run = Callable[[np.ndarray], np.ndarray]
-"""A file that was loaded again: images (b, c, h, w) float32 to probabilities (b, 1, h, w)."""
+"""A file that was loaded again: images (b, c, h, w) float32 to probabilities (b, k, h, w)."""
 
 
 def write(net: Deployed, images: np.ndarray, kind: str, file: Path) -> Exported:
@@ -68,7 +71,7 @@ def write(net: Deployed, images: np.ndarray, kind: str, file: Path) -> Exported:
             try:
                 run = save(net, images, kind, partial, shapes)
                 seen = max(max_difference(net, run, some) for some in check_batches(images, others))
-            except ContractError:
+            except (ContractError, OSError):
                 raise
             except Exception as error:  # torch.export raises a dozen kinds for what it cannot follow
                 worst = str(error).strip().splitlines()[0][:200]
@@ -122,7 +125,9 @@ def save(net: Deployed, images: np.ndarray, kind: str, file: Path, shapes: dict[
         warnings.simplefilter("ignore")  # of torch about itself; that TorchScript is deprecated the command reports
         if kind == "torchscript":
             require(hasattr(torch, "jit"), "export", "a torch with TorchScript", torch.__version__, "use format=pt2")
-            torch.jit.save(torch.jit.trace(net, example), file)
+            buffer = io.BytesIO()  # on a full disk the writer of torch ends the process
+            torch.jit.save(torch.jit.trace(net, example), buffer)
+            file.write_bytes(buffer.getvalue())
             loaded = torch.jit.load(file)
             return lambda some: loaded(torch.from_numpy(some)).detach().numpy()
         program = torch.export.export(net, (example,), dynamic_shapes={"image": shapes or None})
