@@ -102,10 +102,17 @@ def best_expected(pixels: NDArray, probability: NDArray, score: str = "iou", emp
     return np.where(nothing > expected.max(1), 256, EDGES[expected.argmax(1)])
 
 
-def scores_from(table: NDArray, edge: NDArray, empty: str) -> dict[str, NDArray]:
-    """The scores (n,) of masks that begin at bin `edge` (n,) of each image: iou, dice, precision, recall."""
-    below = np.concatenate([np.zeros_like(table[..., :1]), table.cumsum(-1)], axis=-1)
-    out = np.take_along_axis(below, np.broadcast_to(edge, len(table))[:, None, None], axis=-1)[..., 0]
+def below_each_bin(table: NDArray) -> NDArray:
+    """How many pixels lie below each bin, and in all: (n, 2, bins + 1)."""
+    return np.concatenate([np.zeros_like(table[..., :1]), table.cumsum(-1)], axis=-1)
+
+
+def scores_from(below: NDArray, edge: NDArray, empty: str) -> dict[str, NDArray]:
+    """The scores (n,) of masks that begin at bin `edge` (n,) or (): iou, dice, precision, recall.
+
+    `below` is that of `below_each_bin`.
+    """
+    out = np.take_along_axis(below, np.broadcast_to(edge, len(below))[:, None, None], axis=-1)[..., 0]
     halves = np.stack([out, below[..., -1] - out], axis=-1)
     return {name: value[:, 1] for name, value in scores_at(halves, empty).items()}
 

@@ -11,8 +11,10 @@ import pandas as pd
 
 from seglab.contract import Task
 from seglab.reporting import learning_curves
+from seglab.reporting.cube import finite_mean
 from seglab.reporting.class_rows import chosen_classes, threshold_of
 from seglab.reporting.decisions import (
+    below_each_bin,
     best_expected,
     bin_means,
     calibration_scores,
@@ -26,6 +28,8 @@ from seglab.reporting.load_runs import Sweep
 from seglab.reporting.thresholds import average_precision, calibration_error, ratio
 
 LOWER_IS_BETTER = {
+    "found/nothing",
+    "found/false_objects",
     "hd95",
     "asd",
     "loss",
@@ -60,9 +64,16 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "Distance between the outlines, mean over the test images in which there is something and something was found": (
         "hd95",
         "asd",
+        "found/nothing",
+    ),
+    "Objects (connected components, found at IoU above 0.5) and the area of the foreground": (
+        "object_recall",
+        "found/object_f1",
+        "found/false_objects",
+        "found/area_error",
     ),
     "IoU in strata of the object's size, and empty images by themselves": (
-        *(f"iou/{stratum}" for stratum in ("with foreground", *QUARTERS)),
+        *(f"iou/{stratum}" for stratum in ("with foreground", "worst tenth", *QUARTERS)),
         "empty/left empty",
         "image_accuracy",
         "image_recall",
@@ -83,6 +94,10 @@ TITLES = {
     **{f"calibrated/{key}": f"{name}, isotonic" for key, name in CALIBRATION.items()},
     "scaled/temperature": "temperature",
     "empty/left empty": "empty images left empty",
+    "found/nothing": "images with foreground where nothing was found",
+    "found/object_f1": "object F1",
+    "found/false_objects": "false objects per image",
+    "found/area_error": "relative area error",
 }
 
 
@@ -150,7 +165,8 @@ def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
                 edges["tuned"] = np.array(round(threshold * own.shape[-1]))
                 scores["tuned/threshold"] = float(threshold)
             edges = edges if cut else {}
-            images = {rule: pd.DataFrame(scores_from(own, edge, empty), index=ids) for rule, edge in edges.items()}
+            below = below_each_bin(own)
+            images = {rule: pd.DataFrame(scores_from(below, edge, empty), index=ids) for rule, edge in edges.items()}
             means = {f"{rule}/{key}": float(mean) for rule, each in images.items() for key, mean in each.mean().items()}
             parts.append(Pooled(own.sum(0), scores | means, images))
         found[row] = _together(parts)
@@ -202,8 +218,8 @@ def _at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, 
     scores = {"average_precision": float(average_precision(pooled)), "ece": float(calibration_error(pooled))}
     if not np.isfinite(threshold):
         return scores
-    tuned = scores_from(table, np.array(round(threshold * table.shape[-1])), empty)
-    means = {f"tuned/{key}": float(pd.Series(values).mean()) for key, values in tuned.items()}
+    tuned = scores_from(below_each_bin(table), np.array(round(threshold * table.shape[-1])), empty)
+    means = {f"tuned/{key}": finite_mean(values) for key, values in tuned.items()}
     return scores | means | {"tuned/threshold": float(threshold)}
 
 
@@ -243,9 +259,24 @@ def per_run(sweep: Sweep, pooled: dict[int, Pooled], histories: dict[int, pd.Dat
         nonempty.rename("iou/with foreground"),
         strata.drop(columns="empty", errors="ignore").add_prefix("iou/"),
         _left_empty(images),
+        _found(images),
         learning_curves.summary(histories),
     ]
     return pd.concat([runs[["label", "seed"]], *parts], axis=1)
+
+
+def _found(images: pd.DataFrame) -> pd.DataFrame:
+    """By run: the worst tenth of the IoU, objects, the area's bias, and images of which there is no distance."""
+    images = images.assign(found=images["tp"] + images["fp"], worst=images.groupby("run")["iou"].rank(method="first"))
+    runs, seen = images.groupby("run"), images[images["foreground"] > 0]
+    worst = images[images["worst"] <= np.ceil(runs["iou"].transform("count") / 10)].groupby("run")["iou"].mean()
+    table = pd.DataFrame({"iou/worst tenth": worst, "found/nothing": (seen["found"] == 0).groupby(seen["run"]).mean()})
+    table["found/area_error"] = (seen["found"] / seen["foreground"] - 1).groupby(seen["run"]).mean()
+    if "objects_found" in images:
+        true, predicted, hit = (runs[key].sum(min_count=1) for key in ("objects", "objects_predicted", "objects_found"))
+        table["found/object_f1"] = 2 * hit / (true + predicted)
+        table["found/false_objects"] = (predicted - hit) / runs["objects"].count()
+    return table
 
 
 def _left_empty(images: pd.DataFrame) -> pd.Series:

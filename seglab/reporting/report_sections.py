@@ -84,8 +84,13 @@ def metric_blocks(spread: pd.DataFrame) -> Iterator[tuple[str, Markup]]:
     for name, keys in BLOCKS.items():
         have = [key for key in keys if (key, "mean") in spread]
         best = {key: _best(key, spread[key, "mean"]) for key in have}
+        if "found/nothing" in have and spread["found/nothing", "mean"].max() > 0:
+            best = {}  # a loss that finds the easy objects alone has the best distances
         rows = [
-            [text(label), *(mean_sd(row[key, "mean"], row[key, "sd"], row[key, "mean"] == best[key]) for key in have)]
+            [
+                text(label),
+                *(mean_sd(row[key, "mean"], row[key, "sd"], row[key, "mean"] == best.get(key)) for key in have),
+            ]
             for label, row in spread.iterrows()
         ]
         if have:
@@ -93,7 +98,7 @@ def metric_blocks(spread: pd.DataFrame) -> Iterator[tuple[str, Markup]]:
 
 
 def _best(key: str, means: pd.Series) -> float | None:
-    if key in ("tuned/threshold", "scaled/temperature") or means.nunique() < 2:
+    if key in ("tuned/threshold", "scaled/temperature", "found/area_error") or means.nunique() < 2:
         return None
     return means.min() if worse_if_higher(key) else means.max()
 

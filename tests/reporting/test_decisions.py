@@ -9,6 +9,7 @@ import torch
 from seglab.metrics.calibration import histogram
 from seglab.metrics.counts import decide
 from seglab.reporting.decisions import (
+    below_each_bin,
     best_expected,
     bin_means,
     calibration_scores,
@@ -112,7 +113,7 @@ def test_isotonic_calibration_rises_and_keeps_the_number_of_true_pixels():
 def test_scores_of_masks_are_those_at_their_threshold():
     table = np.random.default_rng(0).poisson(3, (4, 2, 256))
     edges = np.array([0, 17, 200, 255])
-    found = scores_from(table, edges, "correct")
+    found = scores_from(below_each_bin(table), edges, "correct")
     for name, values in scores_at(table).items():
         assert found[name] == pytest.approx(values[np.arange(4), edges])
 

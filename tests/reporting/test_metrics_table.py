@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 
 from seglab.reporting.load_runs import collect
-from seglab.reporting.metrics_table import BLOCKS, read_histograms, size_strata, title, under, worse_if_higher
+from seglab.reporting.metrics_table import BLOCKS, _found, read_histograms, size_strata, title, under, worse_if_higher
+from seglab.reporting.report_sections import metric_blocks
 from seglab.reporting.study import Question, Study
 
 SCORES = ["iou", "dice", "precision", "recall"]
@@ -81,6 +82,36 @@ def test_less_is_better_only_for_distances_errors_and_losses():
     better_if_lower = {key for block in BLOCKS.values() for key in block if worse_if_higher(key)}
     rough = {"epochs/train roughness", "epochs/val roughness", "epochs/seconds"}
     calibration = {f"{rule}{key}" for rule in ("", "scaled/", "calibrated/") for key in ("nll", "brier", "ece")}
-    assert better_if_lower == {"hd95", "asd"} | calibration | rough
+    assert better_if_lower == {"hd95", "asd", "found/nothing", "found/false_objects"} | calibration | rough
     assert title("iou_pooled") == title("tuned/iou") == "IoU"
     assert title("foreground_confidence") == "foreground confidence"
+
+
+def test_what_was_found_is_counted_by_hand():
+    rows = {
+        "run": [0] * 12,
+        "id": [str(k) for k in range(12)],
+        "iou": [0.1, 0.3, *[0.9] * 10],
+        "tp": [0, 4, *[5] * 10],
+        "fp": [0, 2, *[5] * 10],
+        "foreground": [3, 8, *[5] * 9, 0],
+        "objects": [1.0] * 11 + [0.0],
+        "objects_predicted": [0.0] + [2.0] * 11,
+        "objects_found": [0.0] * 2 + [1.0] * 9 + [0.0],
+    }
+    found = _found(pd.DataFrame(rows)).loc[0]
+    assert found["iou/worst tenth"] == pytest.approx(0.2)  # two of twelve
+    assert found["found/nothing"] == pytest.approx(1 / 11)
+    assert found["found/area_error"] == pytest.approx((-1 + (6 / 8 - 1) + 9 * 1) / 11)
+    assert found["found/object_f1"] == pytest.approx(2 * 9 / (11 + 22))
+    assert found["found/false_objects"] == pytest.approx(13 / 12)
+
+
+def test_no_distance_is_bold_where_a_loss_found_nothing_in_some_image():
+    def bold(nothing):
+        spread = pd.DataFrame({("hd95", "mean"): [3.0, 9.0], ("hd95", "sd"): 0.1}, index=["timid", "bold"])
+        spread["found/nothing", "mean"], spread["found/nothing", "sd"] = nothing, 0.0
+        return dict(metric_blocks(spread))[next(name for name in BLOCKS if name.startswith("Distance"))].count("best")
+
+    assert bold([0.0, 0.0]) == 1
+    assert bold([0.5, 0.0]) == 0
