@@ -25,26 +25,12 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     for root in roots:
         require(root.is_dir(), "report", "a folder", root)
 
-    from seglab.reporting.load_runs import collect
-    from seglab.reporting.looks import known_looks
-    from seglab.reporting.reproduce import commands
-    from seglab.reporting.study import Question, Study
-    from seglab.reporting.write_report import write
+    from seglab.reporting.study import Question
+    from seglab.reporting.write_report import answer, write_all
 
-    keys = tuple(field.name for field in fields(Question))
-    question = Question(**{key: cfg[key] for key in keys})
-    sweep = collect(roots)
-    studies = []
-    for title, runs in sweep.benchmarks():
-        study = Study(title, runs, question, known_looks(roots, runs.benchmark))
-        study.remember(roots)  # before anybody can read what it says
-        studies.append(study)
-    changed = [f"{key}={cfg[key]}" for key in keys if cfg[key] != getattr(Question(), key)]
-    reproduce = [
-        *commands(sweep.runs["overrides"]),
-        " ".join(["python -m seglab.report", *map(str, cfg.roots), *changed]),
-    ]
-    written = write(Path(cfg.output or roots[0]), roots[0].resolve().name, studies, sweep.runs, "\n".join(reproduce))
+    question = Question(**{field.name: cfg[field.name] for field in fields(Question)})
+    sweep, studies = answer(roots, question)
+    written = write_all(roots, question, sweep, studies, Path(cfg.output or roots[0]))
     for study in studies:
         log.info("%s: %s", study.title, study.headline)
         for sentence in filter(None, (study.look_words, study.blind)):

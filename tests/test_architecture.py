@@ -40,8 +40,8 @@ ONLY_IN = {
 }
 """Packages that only some modules may import."""
 
-BUILT_ON = {"search": ("train",)}
-"""Commands that run another one many times."""
+BUILT_ON = {"search": ("train",), "__init__": ("api",)}
+"""A command that runs another one many times, and the public names."""
 
 WITHOUT_TORCH = {"contract", "files", "images", "plots", "reporting"}
 YAMLS = sorted((ROOT / "conf").rglob("*.yaml"))

@@ -204,6 +204,8 @@ class TensorBoard(Tracker):
 def push(tracker: Tracker, folder: Path) -> None:
     """Send a run from its folder, as if it had been mirrored while it was made."""
     facts = read_json(folder / "run.json")
+    if "config" not in facts:  # damaged, or no run
+        return
     tracker.begin(folder, facts)
     if (folder / "metrics.csv").is_file():
         with (folder / "metrics.csv").open(encoding="utf-8", newline="") as opened:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -68,7 +69,7 @@ def write(net: Deployed, images: np.ndarray, kind: str, file: Path) -> Exported:
             try:
                 run = save(net, images, kind, partial, shapes)
                 seen = max(max_difference(net, run, some) for some in check_batches(images, others))
-            except ContractError:
+            except (ContractError, OSError):
                 raise
             except Exception as error:  # torch.export raises a dozen kinds for what it cannot follow
                 worst = str(error).strip().splitlines()[0][:200]
@@ -122,7 +123,9 @@ def save(net: Deployed, images: np.ndarray, kind: str, file: Path, shapes: dict[
         warnings.simplefilter("ignore")  # of torch about itself; that TorchScript is deprecated the command reports
         if kind == "torchscript":
             require(hasattr(torch, "jit"), "export", "a torch with TorchScript", torch.__version__, "use format=pt2")
-            torch.jit.save(torch.jit.trace(net, example), file)
+            buffer = io.BytesIO()  # on a full disk the writer of torch ends the process
+            torch.jit.save(torch.jit.trace(net, example), buffer)
+            file.write_bytes(buffer.getvalue())
             loaded = torch.jit.load(file)
             return lambda some: loaded(torch.from_numpy(some)).detach().numpy()
         program = torch.export.export(net, (example,), dynamic_shapes={"image": shapes or None})

@@ -10,15 +10,26 @@ import numpy as np
 import pandas as pd
 
 from seglab.reporting import learning_curves
+from seglab.reporting.decisions import (
+    best_expected,
+    bin_means,
+    calibration_scores,
+    fitted_temperature,
+    isotonic,
+    outer_means,
+    scaled,
+    scores_from,
+)
 from seglab.reporting.load_runs import Sweep
-from seglab.reporting.thresholds import at_temperature, average_precision, calibration_error, scores_at, temperature
+from seglab.reporting.thresholds import average_precision, calibration_error
 
 LOWER_IS_BETTER = {
     "hd95",
     "asd",
     "loss",
+    "nll",
+    "brier",
     "ece",
-    "ece_scaled",
     "epochs/train roughness",
     "epochs/val roughness",
     "epochs/seconds",
@@ -27,6 +38,7 @@ THRESHOLDED = ("iou", "dice", "precision", "recall")
 """What a histogram gives of an image at any threshold."""
 
 QUARTERS = ("smallest quarter", "second quarter", "third quarter", "largest quarter")
+CALIBRATION = {"nll": "NLL", "brier": "Brier score", "ece": "calibration error"}
 CONFIDENCES = ("foreground_confidence", "background_confidence")
 BLOCKS: dict[str, tuple[str, ...]] = {
     "Mean over the test images, threshold 0.5": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
@@ -37,8 +49,11 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "Pooled over all pixels of the test set": (
         *(f"{name}_pooled" for name in (*THRESHOLDED, "accuracy")),
         "average_precision",
-        "ece",
-        "ece_scaled",
+    ),
+    "Probabilities of all test pixels: as they are, after temperature scaling, after isotonic calibration": (
+        *CALIBRATION,
+        "scaled/temperature",
+        *(f"{rule}/{key}" for rule in ("scaled", "calibrated") for key in CALIBRATION),
     ),
     "Distance between the outlines, mean over the test images in which there is something and something was found": (
         "hd95",
@@ -61,8 +76,10 @@ TITLES = {
     "dice": "Dice",
     "hd95": "HD95 (px)",
     "asd": "ASD (px)",
-    "ece": "calibration error",
-    "ece_scaled": "calibration error, temperature tuned on validation",
+    **CALIBRATION,
+    **{f"scaled/{key}": f"{name}, scaled" for key, name in CALIBRATION.items()},
+    **{f"calibrated/{key}": f"{name}, isotonic" for key, name in CALIBRATION.items()},
+    "scaled/temperature": "temperature",
     "empty/left empty": "empty images left empty",
 }
 
@@ -73,63 +90,100 @@ def title(key: str) -> str:
     return TITLES.get(name, name.replace("_", " "))
 
 
+def _plain(key: str) -> str:
+    """A metric without the decision or calibration that it belongs to."""
+    return key.removesuffix("_pooled").removeprefix("tuned/").removeprefix("scaled/").removeprefix("calibrated/")
+
+
 def worse_if_higher(key: str) -> bool:
     """Whether less of the metric is better."""
-    return key.removesuffix("_pooled").removeprefix("tuned/") in LOWER_IS_BETTER
+    return _plain(key) in LOWER_IS_BETTER
+
+
+RULES = {
+    "fixed": "at the fixed threshold",
+    "tuned": "at the tuned threshold",
+    "optimal": "best expected score",
+    "scaled": "the same, temperature-scaled",
+    "calibrated": "the same, isotonic",
+}
+"""How a mask is made of the probabilities, see decisions.py."""
 
 
 class Pooled(NamedTuple):
-    """One run's histograms over all test pixels, (2, 256), their scores, and the scores of each image when tuned.
+    """One run's histograms over all test pixels, (2, 256), its scores, and those of each image under each rule.
 
-    `images` has a row for each test image, by id, and the columns THRESHOLDED; it is empty without a tuned threshold.
+    `images` has, by rule, a row for each test image, by id, with the columns THRESHOLDED; "fixed" is per_image.csv.
     """
 
     table: np.ndarray
     scores: dict[str, float]
-    images: pd.DataFrame
+    images: dict[str, pd.DataFrame]
 
 
-def read_histograms(runs: pd.DataFrame) -> dict[int, Pooled]:
-    """Read the histograms of the used runs, one at a time; a run without them is left out."""
-    found = {}
+def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
+    """Read the histograms of the used runs, one at a time; a run without them is left out.
+
+    `score`, iou or dice, is what a mask of best expected score is best for.
+    """
+    runs, found = sweep.used, {}
+    confidences = sweep.images.reindex(columns=["run", "id", *CONFIDENCES]).groupby("run")
     for row, (_, run) in zip(runs.index, runs.iterrows(), strict=True):
         try:
             with np.load(run["folder"] / "histograms.npz") as arrays:
-                table, ids, val = arrays["test"], arrays["test_ids"], arrays.get("val")
+                table, ids, val = arrays["test"], arrays["test_ids"], arrays["val"].sum(0)
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             continue
-        images = _scores_of_images(table, run["threshold"], run["config"].get("empty", "correct"))
-        scores = _scores(table.sum(0), images, run["threshold"])
-        if val is not None and val.any():
-            scores["ece_scaled"] = float(calibration_error(at_temperature(table.sum(0), temperature(val.sum(0)))))
-        found[row] = Pooled(table.sum(0), scores, images.set_axis(ids[: len(images)]))
+        known = confidences.get_group(row).set_index("id")[list(CONFIDENCES)].reindex(ids).to_numpy(float)
+        empty = run["config"].get("empty", "correct")
+        edges, scores = _decided(table, val, known, score, empty)
+        if np.isfinite(run["threshold"]):
+            edges["tuned"] = np.array(round(run["threshold"] * table.shape[-1]))
+            scores["tuned/threshold"] = float(run["threshold"])
+        images = {rule: pd.DataFrame(scores_from(table, edge, empty), index=ids) for rule, edge in edges.items()}
+        scores |= {f"{rule}/{key}": float(mean) for rule, each in images.items() for key, mean in each.mean().items()}
+        found[row] = Pooled(table.sum(0), scores, images)
     return found
+
+
+def _decided(
+    table: np.ndarray, val: np.ndarray, confidences: np.ndarray, score: str, empty: str
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Where each image's mask (n, 2, 256) begins by each rule of probabilities, and how good these are."""
+    pooled, outer, weights = table.sum(0), outer_means(table, *confidences.T), table.sum(2)[:, ::-1]
+    over_all = np.nansum(confidences * weights, axis=0) / weights.sum(0).clip(min=1)
+    pooled_outer = outer_means(pooled[None], *over_all[:, None])
+    means = bin_means(pooled_outer)[0]
+    temperature, observed = fitted_temperature(val, means), isotonic(val)
+    probabilities = {
+        "optimal": (bin_means(outer), means),
+        "scaled": (bin_means(outer, temperature=temperature), scaled(means, temperature)),
+        "calibrated": (observed[None], observed),
+    }
+    scores = {"average_precision": float(average_precision(pooled)), "scaled/temperature": temperature}
+    for rule, (_, probability) in probabilities.items():
+        prefix = "" if rule == "optimal" else f"{rule}/"
+        scores |= {f"{prefix}{key}": value for key, value in calibration_scores(pooled, probability).items()}
+    pixels = table.sum(1)
+    return {rule: best_expected(pixels, each, score, empty) for rule, (each, _) in probabilities.items()}, scores
 
 
 def at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, float]:
     """What histograms (n, 2, 256) give: average precision, calibration error, and the scores at the tuned threshold."""
-    return _scores(table.sum(0), _scores_of_images(table, threshold, empty), threshold)
-
-
-def _scores_of_images(table: np.ndarray, threshold: float, empty: str) -> pd.DataFrame:
-    """The scores of each image (n, 2, 256) at a threshold, a row each; no rows where it is not known."""
-    if not np.isfinite(threshold):
-        return pd.DataFrame()
-    edge = round(threshold * table.shape[-1])
-    halves = np.stack([table[..., :edge].sum(-1), table[..., edge:].sum(-1)], axis=-1)
-    return pd.DataFrame({name: value[:, 1] for name, value in scores_at(halves, empty).items()})
-
-
-def _scores(pooled: np.ndarray, images: pd.DataFrame, threshold: float) -> dict[str, float]:
+    pooled = table.sum(0)
     scores = {"average_precision": float(average_precision(pooled)), "ece": float(calibration_error(pooled))}
-    scores |= {f"tuned/{name}": float(value) for name, value in images.mean().items()}
-    return scores | ({"tuned/threshold": float(threshold)} if np.isfinite(threshold) else {})
+    if not np.isfinite(threshold):
+        return scores
+    tuned = scores_from(table, np.array(round(threshold * table.shape[-1])), empty)
+    means = {f"tuned/{key}": float(pd.Series(values).mean()) for key, values in tuned.items()}
+    return scores | means | {"tuned/threshold": float(threshold)}
 
 
-def at_tuned(images: pd.DataFrame, pooled: dict[int, Pooled]) -> pd.DataFrame:
-    """The rows of per_image.csv with the scores that each run has at its tuned threshold; NaN where it has none."""
-    tuned = pd.concat({run: found.images for run, found in pooled.items()}) if pooled else pd.DataFrame()
-    rows = tuned.reindex(index=pd.MultiIndex.from_frame(images[["run", "id"]]), columns=list(THRESHOLDED))
+def under(rule: str, images: pd.DataFrame, pooled: dict[int, Pooled]) -> pd.DataFrame:
+    """The rows of per_image.csv with the scores that each run has under a rule; NaN where it has none."""
+    tables = {run: found.images[rule] for run, found in pooled.items() if rule in found.images}
+    scores = pd.concat(tables) if tables else pd.DataFrame()
+    rows = scores.reindex(index=pd.MultiIndex.from_frame(images[["run", "id"]]), columns=list(THRESHOLDED))
     return images.assign(**{name: rows[name].to_numpy() for name in THRESHOLDED if name in images})
 
 
