@@ -179,7 +179,7 @@ def test_a_study_is_pushed_to_an_mlflow_server(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     server = subprocess.Popen([sys.executable, "-m", "mlflow", *words], start_new_session=True)
     try:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and socket.socket().connect_ex(("127.0.0.1", port)):
             time.sleep(0.2)
         for _ in range(2):  # the second time nothing is doubled
