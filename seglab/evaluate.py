@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from seglab.engine.config import ConfigError, build, check, overridden, to_conta
 from seglab.files import read_json
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from seglab.engine.trained_run import TrainedRun
     from seglab.inference.evaluation import EvalSet, Result
 
@@ -52,7 +55,11 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
 
     node = dataset_node(run, to_container(cfg.dataset), overridden("dataset"))
     check(DictConfig({"dataset": node}))
-    images = eval_set(run, build(node), cfg.split)
+    dataset, own = build(node), run.dataset().task
+    same = dataset.task.kind == own.kind and (own.kind == "binary" or dataset.task.classes == own.classes)
+    expected = f"data of the run's task ({own.kind}: {', '.join(own.classes)})"
+    require(same, f"run {run.name}", expected, f"{dataset.task.kind}: {', '.join(dataset.task.classes)}")
+    images = eval_set(run, dataset, cfg.split)
     scale = cfg.scale or ("native" if images.dataset.fit == "patch" else "run")
     require(scale in SCALES, "evaluate", f"scale as one of {', '.join(SCALES)}", scale)
     fixed = {key: value for key, value in node.items() if key not in ("root", "cache_dir", "cache_gb")}
@@ -76,6 +83,7 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     from seglab.files import write_arrays, write_json
     from seglab.inference.evaluation import NativeResolution, TrainingResolution, measure, seen_in_training
     from seglab.inference.predictor import predictor
+    from seglab.reporting.class_rows import rows_per_image
     from seglab.reporting.metrics_table import at_threshold
 
     since = time.perf_counter()
@@ -93,32 +101,37 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     write_arrays(out / "histograms.npz", **result.arrays)
     if cfg.pictures:
         draw(result, measured, threshold, out)
-    metrics = at_threshold(result.arrays["test"], tuned, empty) | result.metrics
-    facts |= {"data": data_facts(result), "seen_in_training": seen, "threshold": {"fixed": threshold, "tuned": tuned}}
+    metrics = at_threshold(result.arrays["test"], model.module.task, tuned, empty) | result.metrics
+    facts |= {
+        "data": data_facts(rows_per_image(result.table, model.module.task), result.skipped),
+        "seen_in_training": seen,
+        "threshold": {"fixed": threshold, "tuned": tuned},
+    }
     facts |= {"metrics": metrics, "seconds": round(time.perf_counter() - since, 2), "versions": versions()}
     facts |= {"finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     write_json(out / "evaluation.json", facts)
 
 
-def data_facts(result: Result) -> dict[str, Any]:
+def data_facts(table: pd.DataFrame, skipped: Collection[str]) -> dict[str, Any]:
     """What was measured: images, those without foreground, the foreground fraction, and how many were skipped."""
-    table = result.table
     fraction = float((table["foreground"] / table["pixels"]).mean())
     counts = {"images": len(table), "empty_masks": int((table["foreground"] == 0).sum()), "foreground": fraction}
-    return counts | {"skipped": len(result.skipped)}
+    return counts | {"skipped": len(skipped)}
 
 
 def draw(result: Result, measured: Any, threshold: float, out: Path) -> None:
     """Draw the best, median and worst images."""
     from seglab.engine.per_image import extremes
+    from seglab.reporting.class_rows import rows_per_image
     from seglab.reporting.run_figures import Example, examples
 
-    rows = result.table
+    task = measured.module.task
+    rows = rows_per_image(result.table, task)
     labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}
     captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
     pictures = zip(captions, measured.pictures(list(labels)), strict=True)
     title = f"{out.parents[1].name} on {out.name}"
-    examples((Example(caption, *arrays) for caption, arrays in pictures), out / "examples.png", threshold, title)
+    examples((Example(caption, *arrays) for caption, arrays in pictures), out / "examples.png", threshold, title, task)
 
 
 def log_table(done: dict[str, Path]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from seglab.contract import ContractError, require
+from seglab.contract import ContractError, Task, require
 from seglab.engine.cli import command
 from seglab.engine.config import to_container
 
@@ -26,22 +26,22 @@ USE = {
 session = onnxruntime.InferenceSession("{name}")
 image = np.zeros((1, {channels}, {size}, {size}), np.float32)  # yours, from 0 to 255
 probability = session.run(None, {{"image": image}})[0]
-mask = probability >= {tuned:.4g}""",
+{decide}""",
     "pt2": """import torch
 model = torch.export.load("{name}").module()
 image = torch.zeros(2, {channels}, {size}, {size})  # yours, from 0 to 255
 probability = model(image)
-mask = probability >= {tuned:.4g}""",
+{decide}""",
     "torchscript": """import torch
 model = torch.jit.load("{name}")
 image = torch.zeros(1, {channels}, {size}, {size})  # yours, from 0 to 255
 probability = model(image)
-mask = probability >= {tuned:.4g}""",
+{decide}""",
 }
 
 README = """# {name}
 
-The model of the run `{run}`, with its normalization and the sigmoid inside.
+The model of the run `{run}`, with its normalization and the {squash} inside.
 
 ```python
 {use}
@@ -50,8 +50,7 @@ The model of the run `{run}`, with its normalization and the sigmoid inside.
 - In: `image`, float32 (b, {channels}, h, w), {colors}, from 0 (black) to 255 (white); 16-bit images over 257.
 - Scale: {scale}.
 - Sizes: {sizes}.
-- Out: `probability`, float32 (b, 1, h, w). Foreground is from {fixed} upwards, or from {tuned:.4g},
-  which validation found best.
+- Out: `probability`, float32 (b, {classes}, h, w). {out}
 - Checked: {checked} {source} and resized copies of them through this file and through PyTorch; the probabilities differ
   by {difference:.1e} at most (bar {tolerance:g}).
 """
@@ -93,7 +92,7 @@ def images_of(dataset: Dataset, count: int) -> tuple[np.ndarray, str]:
     return (np.concatenate([seen, seen]) if len(seen) < 2 else seen), source
 
 
-def readme(run: TrainedRun, kind: str, made: Exported, source: str, tuned: float) -> str:
+def readme(run: TrainedRun, kind: str, made: Exported, source: str, tuned: Any) -> str:
     """Say how the file is used, in five lines of Python, and what was checked."""
     from seglab.inference.export import TOLERANCE
 
@@ -102,21 +101,37 @@ def readme(run: TrainedRun, kind: str, made: Exported, source: str, tuned: float
     whole = f"whole images brought to {dataset.size}x{dataset.size} by `{dataset.fit}`, as in training{reduced}"
     patches = f"the images' own pixels{reduced}, as in training on squares of {dataset.size}"
     size, channels = dataset.size, dataset.channels
+    task, fixed = dataset.task, run.config["threshold"]
+    decide, out = decision(task, fixed, tuned)
     return README.format(
         name=made.file.name,
         run=run.name,
-        use=USE[kind].format(name=made.file.name, channels=channels, size=size, tuned=tuned),
+        use=USE[kind].format(name=made.file.name, channels=channels, size=size, decide=decide),
         channels=channels,
-        colors="red, green and blue" if channels == 3 else "gray",
+        colors={1: "gray", 3: "red, green and blue"}.get(channels, f"{channels} bands"),
         scale=patches if dataset.fit == "patch" else whole,
         sizes=made.sizes,
-        fixed=run.config["threshold"],
-        tuned=tuned,
+        classes=task.channels,
+        squash="softmax" if task.kind == "multiclass" else "sigmoid",
+        out=out,
         checked=made.checked,
         source=source,
         difference=made.difference,
         tolerance=TOLERANCE,
     )
+
+
+def decision(task: Task, fixed: float, tuned: Any) -> tuple[str, str]:
+    """Say in a line of Python how probabilities become a mask, and in a sentence what they mean."""
+    names = ", ".join(task.classes)
+    if task.kind == "multiclass":
+        return "label = probability.argmax(1)", f"Classes in this order: {names}; a pixel is of the likeliest."
+    if task.kind == "multilabel":
+        best = ", ".join(f"{name} {value:.4g}" for name, value in tuned.items())
+        words = f"Classes in this order: {names}, each from {fixed} upwards, or as validation found best: {best}."
+        return f"mask = probability >= {fixed}", words
+    words = f"Foreground is from {fixed} upwards, or from {tuned:.4g},\n  which validation found best."
+    return f"mask = probability >= {tuned:.4g}", words
 
 
 main = command("export")(export)

@@ -57,6 +57,9 @@ STYLE: dict[Any, Any] = {
 }
 
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d46", "#7f7f7f")
+CLASS_COLORS = ("#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#8c6d46", "#7f7f7f")
+"""Of classes in pictures, which also bear the colors of errors."""
+
 WIDTH = 9.5
 """Inches of a figure that fills the column of a page."""
 
@@ -122,18 +125,56 @@ def _lay_out(figure: Figure) -> FigureCanvasAgg:
     return canvas
 
 
-def paint_errors(image: np.ndarray, truth: np.ndarray, probability: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+def paint_errors(
+    image: np.ndarray,
+    truth: np.ndarray,
+    probability: np.ndarray,
+    threshold: float = 0.5,
+    kind: str = "binary",
+    valid: np.ndarray | None = None,
+) -> np.ndarray:
     """Paint true positives white, false positives orange, false negatives blue on the darkened image: uint8 (h, w, 3).
 
-    `image` is uint8 (h, w), (h, w, 1) or (h, w, 3); a pixel counts as foreground from `threshold` upwards.
+    `image` is uint8 (h, w), (h, w, 1) or (h, w, 3); truth and probability are (h, w), or (k, h, w) of several classes.
+    Pixels outside `valid` (h, w) are hatched.
     """
-    gray = image if image.ndim == 2 else image.mean(axis=2)
-    canvas = np.repeat((0.45 * gray)[..., None], 3, axis=2)
-    found, real = probability >= threshold, truth > 0.5
+    canvas = 0.45 * gray_of(image)
+    found, real = decided(probability, threshold, kind), decided(truth, 0.5 + 1e-6, kind)
     errors = ((found & real, TRUE_POSITIVE), (found & ~real, FALSE_POSITIVE), (~found & real, FALSE_NEGATIVE))
     for where, color in errors:
-        canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(to_rgb(color))
-    return canvas.astype(np.uint8)
+        canvas[where.any(0)] = 0.25 * canvas[where.any(0)] + 0.75 * 255 * np.array(to_rgb(color))
+    return hatched(canvas, valid).astype(np.uint8)
+
+
+def paint_classes(
+    image: np.ndarray, maps: np.ndarray, threshold: float, kind: str, valid: np.ndarray | None = None
+) -> np.ndarray:
+    """Paint each class (k, h, w) in its color on the darkened image: uint8 (h, w, 3); later ones cover earlier ones."""
+    canvas = 0.45 * gray_of(image)
+    for k, where in enumerate(decided(maps, threshold, kind)):
+        canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(to_rgb(CLASS_COLORS[k % len(CLASS_COLORS)]))
+    return hatched(canvas, valid).astype(np.uint8)
+
+
+def decided(maps: np.ndarray, threshold: float, kind: str) -> np.ndarray:
+    """Give the pixels of each class that is scored, (k, h, w) bool, of probabilities (h, w) or (k, h, w)."""
+    if kind == "multiclass":
+        return maps.argmax(0) == np.arange(1, len(maps))[:, None, None]
+    return (maps if maps.ndim == 3 else maps[None]) >= threshold
+
+
+def gray_of(image: np.ndarray) -> np.ndarray:
+    """Give an image (h, w) or (h, w, c) in gray, as (h, w, 3) of floats."""
+    gray = image if image.ndim == 2 else image.mean(axis=2)
+    return np.repeat(gray[..., None].astype(float), 3, axis=2)
+
+
+def hatched(canvas: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """Draw diagonal lines over the pixels that do not count."""
+    if valid is not None:
+        rows, columns = np.indices(valid.shape)
+        canvas[~valid & ((rows + columns) % 6 < 2)] = 128
+    return canvas
 
 
 def outlined(image: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from seglab.contract import ContractError, require
+from seglab.contract import ContractError, Task, require
 from seglab.engine.cli import command
 from seglab.engine.config import to_container
 
@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 def predict(cfg: DictConfig, folder: Path) -> Path:
     """Predict the images that `cfg.input` names with the runs that `cfg.run` names; returns the folder of results."""
+    from dataclasses import replace
+
+    from seglab.data.decode import view_image
     from seglab.engine.trained_run import open_runs
     from seglab.images.resize import to_full_range
     from seglab.inference.prediction_writer import PredictionWriter, find_images
@@ -35,12 +38,21 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     single = all(run.config["dataset"].get("montage", 1) == 1 for run in runs)
     require(single, "predict", "runs that were trained on single images", "one on montages")
     tiling = {key: cfg[key] for key in ("window", "overlap", "tta")}
-    threshold, kinds = threshold_of(cfg.threshold, runs), kinds_of(cfg.format)
+    task, kinds = runs[0].dataset().task, kinds_of(cfg.format)
+    same = all(run.dataset().task == task for run in runs)
+    require(same, "predict", "runs of one task", "runs of several", "predict with each of them")
+    threshold = thresholds_of(cfg.threshold, runs, task)
     settings = {"runs": [[str(run.folder), run.outcome["finished"]] for run in runs], **tiling}
-    settings |= {"threshold": threshold, "min_area": cfg.min_area, "format": kinds}
-    writer = PredictionWriter(out, names, kinds, settings, threshold, cfg.min_area, cfg.rerun)
+    settings |= {
+        "threshold": threshold[0] if task.channels == 1 else threshold,
+        "min_area": cfg.min_area,
+        "format": kinds,
+    }
+    writer = PredictionWriter(out, names, kinds, settings, threshold, cfg.min_area, cfg.rerun, task)
     waiting = {name: file for name, file in names.items() if name not in writer.done}
-    log.info("%d images, %d predicted already; %s", len(names), len(names) - len(waiting), describe(runs, threshold))
+    log.info(
+        "%d images, %d predicted already; %s", len(names), len(names) - len(waiting), describe(runs, threshold, task)
+    )
     if left_out := [f"{count} {what}" for what, count in found.left_out.items() if count]:
         log.info("left out: %s", ", ".join(left_out))
     if mixed := differences(runs):
@@ -52,23 +64,28 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     for name in progress(waiting):
         file = waiting[name]
         try:
-            image = to_full_range(decoded(str(file), reading), reading.range)
+            image = view_image(decoded(str(file), reading), replace(reading, fit="patch", reduce=1))
             levels = ensemble_average(predictors, str(file))
         except (ContractError, OSError, MemoryError) as error:
             bad.append(name)
             log.warning("%s", error if isinstance(error, ContractError) else f"{file}: {type(error).__name__}: {error}")
             continue
-        writer.write(name, file, image, levels)
+        writer.write(name, file, to_full_range(image, reading.range), levels)
     log.info("%s: %s", out, " ".join(sorted(path.name for path in out.iterdir() if path.name[0] != ".")))
     require(not bad, "predict", "images that can be read", f"{len(bad)} of {len(waiting)} that cannot", "see above")
     return out
 
 
-def threshold_of(choice: Any, runs: list[TrainedRun]) -> float:
-    """The threshold: a number, or for `tuned` the one tuned on validation, the mean over the runs."""
+def thresholds_of(choice: Any, runs: list[TrainedRun], task: Task) -> list[float]:
+    """The threshold of each class: a number, or for `tuned` the one tuned on validation, the mean over the runs."""
     number = isinstance(choice, int | float) and not isinstance(choice, bool)
     require(number or choice == "tuned", "predict", "threshold as a number or tuned", choice)
-    return float(choice) if number else sum(run.outcome["threshold"]["tuned"] for run in runs) / len(runs)
+    if number or task.kind == "multiclass":  # where classes exclude each other the likeliest is taken
+        return [float(choice) if number else 0.5] * task.channels
+    from seglab.reporting.class_rows import threshold_of
+
+    tuned = [run.outcome["threshold"]["tuned"] for run in runs]
+    return [sum(threshold_of(one, name) for one in tuned) / len(runs) for name in task.classes]
 
 
 def differences(runs: list[TrainedRun]) -> str:
@@ -86,10 +103,12 @@ def kinds_of(choice: Any) -> list[str]:
     return [choice] if isinstance(choice, str) else list(choice)
 
 
-def describe(runs: list[TrainedRun], threshold: float) -> str:
-    """Name the model that predicts, and its threshold."""
+def describe(runs: list[TrainedRun], thresholds: list[float], task: Task) -> str:
+    """Name the model that predicts, and its thresholds."""
     who = runs[0].name if len(runs) == 1 else f"the mean of {len(runs)} runs"
-    return f"{who}, threshold {threshold:.4g}"
+    if task.kind == "multiclass":
+        return f"{who}, the likeliest of {', '.join(task.classes)}"
+    return f"{who}, threshold {', '.join(f'{one:.4g}' for one in thresholds)}"
 
 
 def progress(names: Iterable[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from seglab.contract import require
+from seglab.contract import Task, require
 from seglab.engine.cli import command
 from seglab.engine.config import build, build_choices, check, to_container
 
@@ -21,8 +21,7 @@ log = logging.getLogger(__name__)
 
 def surface(cfg: DictConfig, folder: Path) -> Path:
     """Make the view that `cfg.view` names in `folder`; returns surface.html."""
-    views = {"curve": curve, "xray": xray, "pixels": pixels, "fork": fork}
-    views |= {"landscape": landscape, "checkerboard": checkerboard}
+    views = {"curve": curve, "xray": xray, "pixels": pixels, "landscape": landscape, "checkerboard": checkerboard}
     require(cfg.view in views, "surface", f"view as one of {', '.join(views)}", cfg.view)
     written = views[cfg.view](cfg, folder).write(folder)
     log.info("%s", written)
@@ -48,6 +47,7 @@ def xray(cfg: DictConfig, folder: Path) -> ViewPage:
     require(cfg.run is None or isinstance(cfg.run, str), "xray", "one run or none", cfg.run)
     seed_everything(cfg.xray.seed, verbose=False)
     dataset = build(cfg.dataset)
+    require_one_class(dataset.task)
     module = SegModule(build(cfg.model), BCE(), build(cfg.optimizer), mean=dataset.mean, std=dataset.std)
     return view(
         build_choices("loss", cfg.losses),
@@ -64,13 +64,6 @@ def pixels(cfg: DictConfig, folder: Path) -> ViewPage:
     from seglab.views.pixels import view
 
     return view(opened(cfg), build_choices("loss", cfg.losses), **to_container(cfg.pixels))
-
-
-def fork(cfg: DictConfig, folder: Path) -> ViewPage:
-    """How one image's prediction diverges when several losses train on from one checkpoint."""
-    from seglab.views.fork import view
-
-    return view(opened(cfg), build_choices("loss", cfg.losses), **to_container(cfg.fork))
 
 
 def landscape(cfg: DictConfig, folder: Path) -> ViewPage:
@@ -92,7 +85,16 @@ def opened(cfg: DictConfig) -> list[TrainedRun]:
     from seglab.engine.trained_run import open_runs
 
     require(bool(cfg.runs), "surface", f"run=outputs/STUDY/RUN for view={cfg.view}", "none")
-    return open_runs(to_container(cfg.runs), to_container(cfg.trust))
+    runs = open_runs(to_container(cfg.runs), to_container(cfg.trust))
+    for run in runs:
+        require_one_class(run.dataset().task)
+    return runs
+
+
+def require_one_class(task: Task) -> None:
+    """Views show what one class against the rest does to a loss."""
+    remedy = "look at a run on one of them (dataset.target, dataset.mask_value)"
+    require(task.kind == "binary", "surface", "data of one class", ", ".join(task.classes), remedy)
 
 
 main = command("surface")(surface)

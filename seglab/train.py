@@ -25,6 +25,7 @@ from seglab.engine.config import (
 from seglab.engine.domains import better
 
 if TYPE_CHECKING:
+    import torch
     from pytorch_lightning import Trainer
 
     from seglab.data.module import DataModule
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from seglab.engine.run import Run
 
 log = logging.getLogger(__name__)
-
-MIN_IOU_FOR_LR_CHOICE = 0.05
-"""Where the best short run has a lower IoU, the choice of a learning rate is noise."""
 
 
 def train(cfg: DictConfig, folder: Path) -> float:
@@ -77,7 +75,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
     for lr in cfg.tune.lr:
         short = cfg.copy()
         short.merge_with({"optimizer": {"lr": lr}, "trainer": {"max_epochs": cfg.tune.epochs}, "seed": cfg.tune.seed})
-        short.tune.lr, short.stop_after = None, cfg.tune.epochs
+        short.tune.lr, short.stop_after, short.pictures = None, cfg.tune.epochs, False
         folder = run.folder.parent / ".tune" / f"{choices().get('loss', 'loss')}_lr-{lr:g}-{identity(short)}"
         short.folder = str(folder)
         values[lr] = run_once(short, folder, wait=True)
@@ -85,7 +83,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
     cfg.optimizer.lr = best
     run.note(tuned={"lr": best, "tried": {f"{lr:g}": value for lr, value in values.items()}})
     log.info("tune: optimizer.lr=%g of %s", best, ", ".join(f"{lr:g}: {value:.4f}" for lr, value in values.items()))
-    if "iou" in cfg.monitor and values[best] < MIN_IOU_FOR_LR_CHOICE:
+    if "iou" in cfg.monitor and values[best] < 0.05:  # then the choice is noise
         log.warning("tune: no rate has found anything to speak of in %d epochs; raise tune.epochs", cfg.tune.epochs)
 
 
@@ -102,28 +100,21 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     require(one_process(cfg) or not shares_process(), "trainer", "devices=1 in a sweep in one process", "more", remedy)
     trainer = make_trainer(cfg, run)
     check_before_data(cfg)
-    data = load_data(cfg, run)
+    data = load_data(cfg, run, trainer.strategy.root_device)
     module = make_module(cfg, data, run)
     fit(cfg, trainer, module, data, run)
     if cfg.stop_after:
-        run.pauses_after = cfg.stop_after
-        run.note(paused=cfg.stop_after)
-        value = run.paused_value(cfg.stop_after)
-        return float("nan") if value is None else value
+        return run.pause(cfg.stop_after)
     measure(cfg, trainer, module, data, run)
     if run.is_main:
         draw(cfg, module, data, run)
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
-    warn_if_nothing_is_found(run)
-    log.info("test: %s\n%s: run.json per_image.csv curves.png examples.png", "  ".join(scores), run)
-    return run.facts["monitor"]["value"]
-
-
-def warn_if_nothing_is_found(run: Run) -> None:
-    """Warn of a model that predicts background everywhere, whose scores are those of the empty images."""
-    if run.facts["metrics"].get("test/image_recall") == 0:
+    if run.facts["metrics"].get("test/image_recall") == 0:  # it predicts background everywhere
         iou, remedy = run.facts["metrics"]["test/iou"], "train longer, or with another learning rate or loss"
         log.warning("%s finds nothing in any test image that has foreground (IoU %.3f); %s", run, iou, remedy)
+    drawn = " curves.png examples.png" if cfg.pictures else ""
+    log.info("test: %s\n%s: run.json per_image.csv%s", "  ".join(scores), run, drawn)
+    return run.facts["monitor"]["value"]
 
 
 def one_process(cfg: DictConfig) -> bool:
@@ -135,19 +126,30 @@ def check_before_data(cfg: DictConfig) -> None:
     """Tell what cannot work before any image is read, which may take an hour."""
     from seglab.engine.dry_run import check_model, check_monitors
 
-    check_model(to_container(cfg.model), build(cfg.dataset))
+    dataset = build(cfg.dataset)
+    build_loss(cfg.loss).with_task(dataset.task)  # a loss without a meaning for the task says so
+    check_model(to_container(cfg.model), dataset)
     callbacks = to_container(cfg.callbacks) or {}
     more = {f"callbacks.{name}.monitor": node["monitor"] for name, node in callbacks.items() if node.get("monitor")}
-    check_monitors({"monitor": cfg.monitor} | more, cfg.threshold, cfg.empty)
+    check_monitors({"monitor": cfg.monitor} | more, cfg.threshold, cfg.empty, dataset.task)
 
 
-def load_data(cfg: DictConfig, run: Run) -> DataModule:
+def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> DataModule:
     """Read the data set, and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
     from seglab.engine.limited_loader import limited_loader
 
     loss = build_loss(cfg.loss)
-    data = DataModule(build(cfg.dataset), build(cfg.augment), cfg.batch_size, cfg.workers, cfg.seed, loss.needs)
+    data = DataModule(
+        build(cfg.dataset),
+        build(cfg.augment),
+        cfg.batch_size,
+        cfg.workers,
+        cfg.seed,
+        loss.needs,
+        store=cfg.store,
+        device=device,
+    )
     data.setup()
     facts = data.facts()
     before = (run.earlier.get("data") or facts)["fingerprint"]
@@ -162,6 +164,10 @@ def load_data(cfg: DictConfig, run: Run) -> DataModule:
     counts = [f"{count} {split} ({facts['empty_masks'][split]} empty)" for split, count in facts["images"].items()]
     percent = 100 * facts["foreground"]
     log.info("data: %s images; %.3g %% of the training pixels are foreground", ", ".join(counts), percent)
+    task = data.dataset.task
+    if task.channels > 1:
+        shares = zip(task.classes, facts["class_frequency"], strict=True)
+        log.info("data: %s: %s", task.kind, ", ".join(f"{name} {100 * share:.3g} %" for name, share in shares))
     for sentence in data.warnings():
         log.warning("data: %s", sentence)
     for split, count in facts["images"].items():
@@ -180,9 +186,9 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     from pytorch_lightning import seed_everything
 
     from seglab.engine.dry_run import dry_run
-    from seglab.engine.trained_run import assemble
+    from seglab.engine.trained_run import assemble, bound_loss
 
-    loss = build_loss(cfg.loss).with_class_frequency([data.facts()["foreground"]])
+    loss = bound_loss(to_container(cfg.loss), data.dataset.task, data.facts())
     seed_everything(cfg.seed, verbose=False)  # after all that may draw numbers: paired runs start from one state
     module = assemble(to_container(cfg), data.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
@@ -217,15 +223,13 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     from seglab.engine.gradient_stats import GradientFractions
     from seglab.engine.loss_schedule import LossSchedule
     from seglab.engine.per_image import EpochTable
-    from seglab.engine.trackers import Tracker
+    from seglab.engine.trackers import begin
 
     silence_lightning_warnings()
     run.note(host=device_facts(cfg.trainer.precision))
     callbacks = build_parts("callbacks", cfg.callbacks, Callback)
     loggers = build_parts("logger", cfg.logger, Logger)
-    for tracker in (each for each in loggers if isinstance(each, Tracker)):
-        tracker.begin(run.folder, run.facts)
-        run.mirrors.append(tracker.end)
+    begin(loggers, run)
     progress = Progress(refresh_rate=5) if sys.stderr.isatty() and not runs_in_parallel() else EpochLines()
     return build(
         cfg.trainer,
@@ -267,7 +271,7 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
     loader = data.loader("train")
     val = limited_loader(data, "val", cfg.trainer.limit_val_batches)
     if run.last:
-        # Lightning 2.6 opens the loader before it tells the sampler its epoch
+        # Lightning 2.6 opens the loader before it sets the epoch of the sampler
         done = finished_epochs(run.last, run.facts["identity"])
         loader.batch_sampler.sampler.set_epoch(done)  # type: ignore[union-attr]
         log.info("resuming after epoch %d of %s", done, run)
@@ -294,44 +298,49 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
     from seglab.engine.limited_loader import limited_loader
     from seglab.engine.per_image import ImageTable, means, write_table
     from seglab.files import write_arrays
-    from seglab.reporting.thresholds import best_threshold
+    from seglab.reporting.class_rows import tuned_threshold
 
     groups = {item.id: item.group for items in (data.splits.val, data.splits.test) for item in items}
     metrics: dict[str, float] = {}
     arrays: dict[str, Any] = {}
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for split, run_loop in (("val", trainer.validate), ("test", trainer.test)):
-        records = ImageTable(groups, cfg.threshold, cfg.empty, split == "test", data.objects(split))
+        records = ImageTable(groups, cfg.threshold, cfg.empty, split == "test", data.objects(split), data.dataset.task)
         callbacks.append(records)
         run_loop(module, limited_loader(data, split, cfg.trainer[f"limit_{split}_batches"]), verbose=False)
         callbacks.remove(records)
         table = records.table()
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(split)}
-        metrics |= {f"{split}/{name}": value for name, value in means(table).items()}
+        metrics |= {f"{split}/{name}": value for name, value in means(table, data.dataset.task).items()}
         arrays |= records.arrays(split)
     if run.is_main:
         write_table(run.folder / "per_image.csv", table)
         write_arrays(run.folder / "histograms.npz", **arrays)
-    run.note(metrics=metrics, threshold={"tuned": best_threshold(arrays["val"])})
+    run.note(metrics=metrics, threshold={"tuned": tuned_threshold(arrays["val"], data.dataset.task)})
 
 
 def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None:
-    """Draw the learning curves and test images: some chosen by the data alone, and the best, median and worst."""
+    """Keep test images that the data alone chooses; draw the learning curves and the best, median and worst image."""
     import pandas as pd
 
     from seglab.engine.device import autocast
     from seglab.engine.per_image import extremes, predict, spread
     from seglab.files import write_arrays
+    from seglab.reporting.class_rows import rows_per_image
     from seglab.reporting.run_figures import Example, curves, examples
 
-    rows, samples = pd.read_csv(run.folder / "per_image.csv"), data.samples("test")
+    task, samples = data.dataset.task, data.samples("test")
+    rows = rows_per_image(pd.read_csv(run.folder / "per_image.csv"), task)
     labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}
     with autocast(cfg.trainer.precision, module.device.type):
         write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))
+        if not cfg.pictures:
+            return
         shown = predict(module, samples, labels)
     captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
-    arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"))
-    examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold, run.folder.name)
+    valid = shown["valid"] if "valid" in shown else [None] * len(captions)
+    arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"), valid)
+    examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold, run.folder.name, task)
     curves(run.folder / "metrics.csv", run.folder / "curves.png", run.folder.name)
 
 

@@ -41,7 +41,7 @@ ONLY_IN = {
 """Packages that only some modules may import."""
 
 BUILT_ON = {"search": ("train",), "__init__": ("api",)}
-"""A command that runs another one many times, and the public names."""
+"""What is made of a command or module of the same layer."""
 
 WITHOUT_TORCH = {"contract", "files", "images", "plots", "reporting"}
 YAMLS = sorted((ROOT / "conf").rglob("*.yaml"))

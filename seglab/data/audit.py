@@ -12,13 +12,14 @@ import numpy as np
 
 from seglab.contract import ContractError
 from seglab.data.dataset import Dataset, Facts, Item
-from seglab.data.decode import convert, decode_item, read_item
+from seglab.data.decode import convert, decode_item, read_item, view_image
 from seglab.data.duplicates import image_hash, near_duplicates
 from seglab.data.facts import doubts, item_facts, mask_values, objects_in
 from seglab.data.parallel import each
 from seglab.data.prepare_data import divide, select_items
 from seglab.data.split import SPLITS, Splits
 from seglab.images.image_io import decode
+from seglab.images.labels import foreground_of
 from seglab.images.resize import inside, resize
 
 PICTURE = 256
@@ -92,8 +93,8 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
 def inspect(item: Item, dataset: Dataset) -> Inspection | str:
     """Measure one image and its mask as they are stored, or say why that is not possible."""
     try:
-        image, mask = read_item(item)
-        facts = item_facts(item, image, mask, dataset)
+        stored = read_item(item)
+        facts = item_facts(item, stored, dataset)
     except ContractError as error:
         return str(error)
     try:
@@ -101,7 +102,8 @@ def inspect(item: Item, dataset: Dataset) -> Inspection | str:
     except ContractError:  # a format of somebody's own
         raster = None
     facts |= {"turned": bool(raster and raster.turned), "alpha": raster is not None and raster.alpha is not None}
-    return Inspection(facts, objects_in(item, mask)[2].astype(float), image_hash(image))
+    areas = joined(areas for *_, areas in objects_in(item, stored.mask, dataset.task))
+    return Inspection(facts, areas, image_hash(view_image(stored.image, replace(dataset, fit="patch", reduce=1))))
 
 
 def summary(splits: dict[str, list[Facts]], areas: np.ndarray, dataset: Dataset) -> dict[str, Any]:
@@ -116,6 +118,14 @@ def summary(splits: dict[str, list[Facts]], areas: np.ndarray, dataset: Dataset)
         "foreground": {
             split: float(np.mean([one["foreground"] for one in some])) for split, some in splits.items() if some
         },
+        "classes": {
+            name: float(np.mean([one["classes"][k] for one in seen]))
+            for k, name in enumerate(dataset.task.classes if seen else ())
+        },
+        "images_with_class": {
+            name: sum(one["classes"][k] > 0 for one in seen) for k, name in enumerate(dataset.task.classes)
+        },
+        "ignored": float(np.mean([one["ignored"] for one in seen])) if seen else 0.0,
         "foreground_of_images_with_any": quantiles(every[every > 0]),
         "depths": dict(Counter(one["depth"] for one in seen)),
         "images_stored_turned": sum(one["turned"] for one in seen),
@@ -152,11 +162,14 @@ def spread(values: np.ndarray, count: int) -> list[int]:
 
 def picture(item: Item, dataset: Dataset) -> Sample:
     """Give the picture of one item; where the model sees patches, of all of it."""
-    image, mask = read_item(item)
+    image, mask, _ = read_item(item)
+    image = view_image(image, replace(dataset, fit="patch", reduce=1))
+    mask = foreground_of(mask, dataset.task)
     size = inside(mask.shape, PICTURE, "pad")
     display = replace(dataset, channels=3, bits=8)
     shown = display if dataset.fit != "patch" else replace(display, fit="pad", size=PICTURE)
-    seen, seen_mask = decode_item(item, replace(shown, channels=dataset.channels))
+    seen, seen_mask, _ = decode_item(item, replace(shown, channels=dataset.channels))
+    seen_mask = foreground_of(seen_mask, dataset.task)
     whole, part = resize(convert(image, display), *size), resize(mask.astype(np.float32), *size) >= 0.5
     return Sample(
         item.id, whole, part, convert(seen, replace(display, range="full")), seen_mask > (127 if dataset.soft else 0)

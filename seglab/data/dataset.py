@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from seglab.contract import require
+from seglab.contract import Task, require
 from seglab.images.image_io import read_image
 from seglab.images.resize import FITS
 
@@ -22,11 +22,11 @@ NO_PIXELS: Reader = partial(np.zeros, (1, 1), np.uint8)
 Facts = dict[str, Any]
 """What a decoded item says about itself, as plain data: see `item_facts`."""
 
-VERSION = 2
+VERSION = 3
 """Of the code that decodes: a change that moves pixels must raise it."""
 
 NOT_READING = {"root", "mean", "std", "val_fraction", "test_fraction", "split_seed", "split_file", "on_bad_item"}
-NOT_READING |= {"cache_dir", "cache_gb", "positive_fraction", "patches_per_image", "stratify"}
+NOT_READING |= {"cache_dir", "cache_gb", "positive_fraction", "patches_per_image", "stratify", "folds", "fold"}
 """Fields of a data set that change no pixel."""
 
 AFTER_CUTTING = {"size", "fit", "channels", "bits", "range"}
@@ -37,9 +37,10 @@ AFTER_CUTTING = {"size", "fit", "channels", "bits", "range"}
 class Decoded:
     """The pixels of an item that samples are made of: as the model sees them, or, for patches, in their own size.
 
-    `image()` gives (h, w) or (h, w, c), `mask()` gives (h, w), both not to be changed; `shape` is (h, w), `foreground`
-    the fraction of foreground, and `points` (k, 2) are some pixels of it, as row and column, for patches alone.
-    `facts` are of the item in its own size.
+    `image()` gives (h, w) or (h, w, c), `mask()` what labels.py says of its task, with 0 where a pixel has no label,
+    and `valid()` (h, w) bool which pixels count; None where all do. None of them is to be changed. `shape` is (h, w);
+    `foreground` and `classes` are fractions of the valid pixels: of all foreground, and of each class. `points` (k, 2)
+    are some pixels of the foreground, as row and column, for patches alone. `facts` are of the item in its own size.
     """
 
     image: Reader
@@ -48,20 +49,22 @@ class Decoded:
     foreground: float
     points: np.ndarray
     facts: Facts
+    valid: Reader | None = None
+    classes: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Item:
     """One image and its mask, as two functions that decode them when somebody needs the pixels.
 
-    `image()` gives (h, w) or (h, w, 3) in RGB order, uint8, uint16 or float32; `mask()` gives (h, w), uint8 of 0 and 1
-    or float32 fractions. `group` is whatever must not be divided by a split (patient, scene). `split` is the split that
-    the data set itself puts this image in, or "". `files` are the source files, of which fingerprints are made, the
-    image first; `mask_files` are those of them that hold nothing but the mask, on their `page`; `labels` is what else
-    decides the mask (rows of a table). `fault` says why an image that should be there cannot be used, `left_out` why
-    one is left out on purpose; "" for a good one. `objects()` gives the mask's objects by their numbers (h, w) from 1,
-    0 elsewhere, where the data set distinguishes them; None where they are whatever is connected. `decoded` are the
-    same pixels where somebody has decoded them already.
+    `image()` gives (h, w) or (h, w, bands), red first, uint8, uint16 or float32 with NaN where there are no data;
+    `mask()` gives what labels.py says of the data set's task. `group` is whatever must not be divided by a split
+    (patient, scene). `split` is the split that the data set itself puts this image in, or "". `files` are the source
+    files, of which fingerprints are made, the image first; `mask_files` are those of them that hold nothing but the
+    mask, on their `page`; `labels` is what else decides the mask (rows of a table). `fault` says why an image that
+    should be there cannot be used, `left_out` why one is left out on purpose; "" for a good one. `objects()` gives the
+    mask's objects by their numbers (h, w) from 1, 0 elsewhere, where the data set distinguishes them; None where they
+    are whatever is connected. `decoded` are the same pixels where somebody has decoded them already.
     """
 
     id: str
@@ -98,8 +101,9 @@ class Dataset:
     mean, std: normalization per channel (or one for all) in units of the full range 0..1, done on the device.
     val_fraction, test_fraction: fraction of the training images (of all images) set aside where the data set has no
     such split. split_seed: fixes that choice, apart from the training's seed. stratify: draw images with and without
-    foreground apart, so that each split has some. split_file: a frozen split (JSON, or lists train.txt, val.txt and
-    test.txt).
+    foreground apart, so that each split has some. folds, fold: test on one (from 0) of so many parts of all images,
+    divided by group, with equal numbers of images with foreground; 1 keeps the data set's splits. split_file: a frozen
+    split (JSON, or lists train.txt, val.txt and test.txt), which goes before all this.
     on_bad_item: `raise` stops at an image that cannot be read; `skip` leaves it out and counts it.
     cache_dir: folder for decoded images, null for none. cache_gb: bound for all that lies in that folder.
     """
@@ -120,6 +124,8 @@ class Dataset:
     test_fraction: float = 0.15
     split_seed: int = 0
     stratify: bool = False
+    folds: int = 1
+    fold: int = 0
     split_file: str | None = None
     on_bad_item: str = "raise"
     cache_dir: str | None = "outputs/cache"
@@ -136,8 +142,9 @@ class Dataset:
             object.__setattr__(self, "range", tuple(float(limit) for limit in self.range))
         two = not isinstance(self.range, str) and len(self.range) == 2 and self.range[0] < self.range[1]
         require(two or self.range in ("auto", "full"), "dataset", "range of auto, full or [low, high]", self.range)
-        for name in ("reduce", "patches_per_image"):
+        for name in ("reduce", "patches_per_image", "folds"):
             require(getattr(self, name) >= 1, "dataset", f"{name} of at least 1", getattr(self, name))
+        require(0 <= self.fold < max(self.folds, 1), "dataset", f"fold from 0 to {self.folds - 1}", self.fold)
         require(0 <= self.positive_fraction <= 1, "dataset", "positive_fraction in [0, 1]", self.positive_fraction)
         require(0 < self.coverage <= 1, "dataset", "coverage in (0, 1]", self.coverage)
         for name in ("mean", "std"):
@@ -146,7 +153,14 @@ class Dataset:
         require(min(self.std) > 0, "dataset", "std above 0", self.std)
         for name in ("val_fraction", "test_fraction"):
             require(0 <= getattr(self, name) < 1, "dataset", f"{name} in [0, 1)", getattr(self, name))
+        hard = not self.soft or self.task.kind != "multiclass"
+        require(hard, "dataset", "soft=false for classes that exclude each other", self.soft)
         require(self.cache_gb >= 0, "dataset", "cache_gb of at least 0", self.cache_gb)
+
+    @property
+    def task(self) -> Task:
+        """What the masks mean: binary, unless a data set says otherwise."""
+        return Task()
 
     def items(self) -> list[Item]:
         """List every labeled image without decoding any."""

@@ -10,57 +10,103 @@ from functools import partial
 import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.data.dataset import Dataset, Decoded, Item, Reader
+from seglab.data.dataset import Dataset, Decoded, Item
 from seglab.data.facts import item_facts
+from seglab.images.labels import Seen, foreground_of, layers, valid_pixels, without_ignored
 from seglab.images.resize import crop, fit, resize, to_bits, to_channels, to_full_range, to_mask
 
 POINTS = 64
 """Foreground pixels remembered of each image, for patches to be drawn around."""
 
 
-def read_item(item: Item) -> tuple[np.ndarray, np.ndarray]:
+def read_item(item: Item) -> Seen:
     """Decode one item as it is stored; raises a ContractError that names it."""
     image, mask = item.image(), item.mask()
-    require(
-        image.shape[:2] == mask.shape,
-        f"image {item.id}",
-        f"a mask of its own size {image.shape[1]}x{image.shape[0]} (width x height)",
-        "x".join(str(n) for n in mask.shape[::-1]),
-    )
-    return image, mask
+    who, expected = f"image {item.id}", f"a mask of its own size {image.shape[1]}x{image.shape[0]} (width x height)"
+    require(image.shape[:2] == mask.shape[:2], who, expected, "x".join(str(n) for n in mask.shape[1::-1]))
+    valid = valid_pixels(image, mask)
+    require(valid is None or bool(valid.any()), who, "a pixel with data and a label", "none")
+    return Seen(image, without_ignored(mask, valid), valid)
 
 
-def decode_item(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Decode one item: its image by `view_image` and its mask by `view_mask`."""
-    image, mask = read_item(item)
-    return view_image(image, dataset), view_mask(mask, dataset)
+def decode_item(item: Item, dataset: Dataset) -> Seen:
+    """Decode one item: its image by `view_image`, its mask by `view_mask`, what counts by `view_valid`."""
+    return view(read_item(item), dataset)
 
 
-def decode_native(item: Item, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def decode_native(item: Item, dataset: Dataset) -> Seen:
     """Decode one item in its own size, less `dataset.reduce`, as patches are cut from it."""
     return decode_item(item, replace(dataset, fit="patch"))
 
 
+def view(stored: Seen, dataset: Dataset) -> Seen:
+    """Bring an item to what the model sees, or what patches are cut from."""
+    image, mask, valid = stored
+    seen = view_valid(valid, mask.shape, dataset)
+    return Seen(view_image(image, dataset), without_ignored(view_mask(mask, valid, dataset), seen), seen)
+
+
 def view_image(image: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Bring an image to what the model sees: (size, size, channels); for patches only shrink it by `reduce`."""
+    if image.dtype.kind == "f":
+        image = np.nan_to_num(image, nan=0.0 if isinstance(dataset.range, str) else dataset.range[0])
     image = resize(image, *reduced(image.shape, dataset))
     if dataset.fit == "patch":
         return image
     return fit(convert(image, dataset), dataset.size, dataset.fit).reshape(dataset.size, dataset.size, -1)
 
 
-def view_mask(mask: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Bring a mask to what the model sees: (size, size) uint8 as `encode` has it.
+def view_valid(valid: np.ndarray | None, shape: tuple[int, ...], dataset: Dataset) -> np.ndarray | None:
+    """Bring the marks of what counts to what the model sees: half of a pixel's area, and no padding; None for all."""
+    height, width = reduced(shape, dataset)
+    if valid is None and (dataset.fit != "pad" or height == width):
+        return None
+    part = np.ones(shape[:2], np.float32) if valid is None else valid.astype(np.float32)
+    part = resize(part, height, width)
+    seen = (part if dataset.fit == "patch" else fit(part, dataset.size, dataset.fit)) >= 0.5
+    return None if seen.all() else seen
 
-    For patches it is only shrunk by `reduce`: uint8 of 0 and 1, or float32 fractions where the file or `soft` says so.
+
+def view_mask(mask: np.ndarray, valid: np.ndarray | None, dataset: Dataset) -> np.ndarray:
+    """Bring a mask without ignored pixels to what the model sees, as `encode` has it; (size, size) or (size, size, k).
+
+    For patches it is only shrunk by `reduce`: whole numbers, or float32 fractions where the file or `soft` says so.
     """
-    some = mask.max(initial=0) >= 0.5
     if dataset.reduce > 1:
-        mask = keep_one(resize(mask.astype(np.float32), *reduced(mask.shape, dataset)), some, dataset)
-        mask = mask if dataset.soft else to_mask(mask, dataset.coverage)
+        height, width = reduced(mask.shape, dataset)
+        mask = warp_mask(mask, valid, lambda layer: resize(layer, height, width), dataset)
+        valid = view_valid(valid, valid.shape, replace(dataset, fit="patch")) if valid is not None else None
     if dataset.fit == "patch":
         return mask
-    return encode(keep_one(fit(mask.astype(np.float32), dataset.size, dataset.fit), some, dataset), dataset)
+    return encode(warp_mask(mask, valid, lambda layer: fit(layer, dataset.size, dataset.fit), dataset), dataset)
+
+
+def warp_mask(
+    mask: np.ndarray, valid: np.ndarray | None, warp: Callable[[np.ndarray], np.ndarray], dataset: Dataset
+) -> np.ndarray:
+    """Resize a mask by the share that each class has of the valid part of a pixel.
+
+    A class has a pixel from `coverage` on; of classes that exclude each other, it is the largest of those that together
+    have so much.
+    """
+    whole = None if valid is None else np.maximum(warp(valid.astype(np.float32)), 1e-6)
+
+    def share(layer: np.ndarray) -> np.ndarray:
+        part = warp(layer.astype(np.float32))
+        return keep_one(part if whole is None else part / whole, layer.max(initial=0) >= 0.5, dataset)
+
+    every = layers(mask, dataset.task)
+    if dataset.task.kind == "multiclass":
+        shares = np.stack([warp(layer.astype(np.float32)) for layer in every[1:]])
+        total = shares.sum(0) if whole is None else shares.sum(0) / whole
+        found = to_mask(total, dataset.coverage) * (1 + shares.argmax(0)).astype(np.uint8)
+        for k, layer in enumerate(every[1:], 1):  # a class that would vanish keeps a pixel, see keep_one
+            if layer.any() and not (found == k).any():
+                found.flat[shares[k - 1].argmax()] = k
+        return found
+    shares = np.stack([share(layer) for layer in every], axis=-1)
+    made = shares if dataset.soft else to_mask(shares, dataset.coverage)
+    return made[..., 0] if mask.ndim == 2 else made
 
 
 def keep_one(fraction: np.ndarray, some: bool, dataset: Dataset) -> np.ndarray:
@@ -87,7 +133,9 @@ def convert(image: np.ndarray, dataset: Dataset) -> np.ndarray:
 
 
 def encode(fraction: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Write a mask of fractions as it is kept: uint8 of 0 and 1, or 0 to 255 where `dataset.soft`."""
+    """Write a mask as it is kept: uint8 of 0 and 1, of class numbers, or of 0 to 255 where `dataset.soft`."""
+    if dataset.task.kind == "multiclass":
+        return fraction.astype(np.uint8)
     return np.rint(fraction * 255.0).astype(np.uint8) if dataset.soft else to_mask(fraction, dataset.coverage)
 
 
@@ -135,29 +183,55 @@ def decode_once(item: Item, dataset: Dataset, in_memory: bool = True) -> Item:
     """
     try:
         stored = read_item(item)
-        facts = item_facts(item, *stored, dataset)
+        facts = item_facts(item, stored, dataset)
     except ContractError as error:
         raise_unless_skipped(error, dataset)
         return replace(item, fault=str(error))
-    image, mask = view_image(stored[0], dataset), view_mask(stored[1], dataset)
-    readers = partial(np.asarray, image), partial(np.asarray, mask)
+    seen = view(stored, dataset)
+    readers = [None if array is None else partial(np.asarray, array) for array in seen]
     if not in_memory:
-        readers = partial(read_as, view_image, item.image, dataset), partial(read_as, view_mask, item.mask, dataset)
-    height, width = mask.shape
-    foreground, points = measure(item.id, mask, dataset)
-    return replace(item, decoded=Decoded(*readers, (height, width), foreground, points, facts))
+        plain = stored.valid is None
+        readers = [None if array is None else partial(read_as, item, dataset, k, plain) for k, array in enumerate(seen)]
+    shape, (foreground, classes, points) = seen.mask.shape[:2], measure(item.id, seen, dataset)
+    decoded = Decoded(readers[0], readers[1], shape, foreground, points, facts, readers[2], classes)  # type: ignore[arg-type]
+    return replace(item, decoded=decoded)
 
 
-def read_as(view: Callable[[np.ndarray, Dataset], np.ndarray], reader: Reader, dataset: Dataset) -> np.ndarray:
-    """Decode an array and bring it to what samples are made of."""
-    return view(reader(), dataset)
+def read_as(item: Item, dataset: Dataset, part: int, plain: bool) -> np.ndarray:
+    """Decode an item and bring it to what samples are made of: its image (0), its mask (1) or what counts (2).
+
+    plain: all pixels of the file count, so that image and mask can be read without each other.
+    """
+    if part == 0 or (part == 1 and plain):
+        return view_image(item.image(), dataset) if part == 0 else view_mask(item.mask(), None, dataset)
+    array = decode_item(item, dataset)[part]
+    assert array is not None
+    return array
 
 
-def measure(name: str, mask: np.ndarray, dataset: Dataset) -> tuple[float, np.ndarray]:
-    """Give a decoded mask's fraction of foreground, and for patches some pixels of it (k, 2) as row and column."""
+def measure(name: str, seen: Seen, dataset: Dataset) -> tuple[float, tuple[float, ...], np.ndarray]:
+    """Give what fraction of the pixels that count is foreground, and each class; for patches also some of its pixels.
+
+    Those are (k, 2), as row and column, as many of each class as there are.
+    """
+    unit = 255 if dataset.soft and dataset.fit != "patch" else 1
+    counted = seen.mask[..., 0].size if seen.valid is None else int(seen.valid.sum())
+    union = foreground_of(seen.mask, dataset.task)
+    every = layers(seen.mask, dataset.task)
+    foreground, *classes = (float(layer.mean(dtype=np.float64)) / unit for layer in (union, *every))
+    if seen.valid is not None:
+        scale = seen.valid.size / counted
+        foreground, classes = foreground * scale, [share * scale for share in classes]
+        if dataset.task.kind == "multiclass":  # what does not count has the label 0 too
+            classes[0] = 1 - sum(classes[1:])
     if dataset.fit != "patch":
-        return float(mask.mean(dtype=np.float64)) / (255 if dataset.soft else 1), np.zeros((0, 2), np.int64)
-    places = np.flatnonzero(mask >= 0.5)
+        return foreground, tuple(classes), np.zeros((0, 2), np.int64)
     rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()[:8]))
-    chosen = rng.choice(places, min(POINTS, len(places)), replace=False) if len(places) else places
-    return float(mask.mean(dtype=np.float64)), np.stack(np.unravel_index(chosen, mask.shape), 1)
+    scored, chosen = [every[k] for k in dataset.task.scored], []
+    for layer in scored:
+        places = np.flatnonzero(layer >= 0.5)
+        chosen.append(
+            rng.choice(places, min(POINTS // len(scored), len(places)), replace=False) if len(places) else places
+        )
+    points = np.stack(np.unravel_index(np.concatenate(chosen), union.shape), 1)
+    return foreground, tuple(classes), points

@@ -11,40 +11,59 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
+from seglab.contract import Task
 from seglab.data.dataset import Dataset, Facts, Item
+from seglab.images.labels import Seen, foreground_of, layers
 from seglab.images.masks import mask_facts, summary
 from seglab.images.resize import inside, resize, to_mask
 
 
-def item_facts(item: Item, image: np.ndarray, mask: np.ndarray, dataset: Dataset) -> Facts:
+def item_facts(item: Item, stored: Seen, dataset: Dataset) -> Facts:
     """Give the facts of one item as it is stored, as plain data.
 
     `shape` and `depth` of the image, `extent`: its least and greatest value where it has more than 8 bits; of the mask
-    the `foreground` fraction, how many `objects` it has and how many of them are `lost` at `dataset.size`; and the
-    `mask_facts` of its `masks`.
+    the fraction of `foreground` and of each of the `classes` among the pixels that count, the fraction of `ignored`
+    ones, how many `objects` it has and how many of them are `lost` at `dataset.size`; and the `mask_facts` of its
+    `masks`.
     """
-    binary, labels, areas = objects_in(item, mask)
+    image, mask, valid = stored
+    union, every = foreground_of(mask, dataset.task), layers(mask, dataset.task)
+    counted = 1.0 if valid is None else float(valid.mean())
+    foreground, *classes = (float(layer.mean(dtype=np.float64)) / counted for layer in (union, *every))
+    if dataset.task.kind == "multiclass":  # what does not count has the label 0 too
+        classes[0] = 1 - sum(classes[1:])
+    found = objects_in(item, mask, dataset.task)
     return {
-        "shape": list(mask.shape),
+        "shape": list(mask.shape[:2]),
         "depth": str(image.dtype),
         "extent": extent(image),
-        "foreground": float(mask.mean(dtype=np.float64)),
-        "objects": len(areas),
-        "lost": int(lost(binary, labels, 1 + len(areas), dataset).sum()),
+        "foreground": foreground,
+        "classes": classes,
+        "ignored": 1 - counted,
+        "objects": sum(len(areas) for *_, areas in found),
+        "lost": int(sum(lost(binary, numbers, 1 + len(areas), dataset).sum() for binary, numbers, areas in found)),
         "masks": item.decoded.facts["masks"] if item.decoded else [mask_facts(p, item.page) for p in item.mask_files],
     }
 
 
-def objects_in(item: Item, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give the foreground of a mask (h, w) uint8, the numbers of its objects (h, w), and their areas in pixels."""
-    binary = to_mask(mask.astype(np.float32), 0.5)
-    labels = item.objects() if item.objects else cv2.connectedComponents(binary, connectivity=8)[1]
-    return binary, labels, np.bincount(labels[binary > 0], minlength=int(labels.max(initial=0)) + 1)[1:]
+def objects_in(item: Item, mask: np.ndarray, task: Task) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Give of each scored class its pixels (h, w) uint8, the numbers of its objects (h, w), and their areas."""
+    every, found = layers(mask, task), []
+    for layer in (every[k] for k in task.scored):
+        binary = to_mask(layer.astype(np.float32), 0.5)
+        labels = item.objects() if item.objects else cv2.connectedComponents(binary, connectivity=8)[1]
+        areas = np.bincount(labels[binary > 0], minlength=int(labels.max(initial=0)) + 1)[1:]
+        found.append((binary, labels, areas))
+    return found
 
 
 def extent(image: np.ndarray) -> list[float] | None:
     """Give the least and the greatest value of an image of more than 8 bits."""
-    return None if image.dtype == np.uint8 else [float(image.min(initial=0)), float(image.max(initial=0))]
+    if image.dtype == np.uint8:
+        return None
+    if image.dtype.kind == "f":  # NaN is no data
+        return [float(np.fmin.reduce(image, None)), float(np.fmax.reduce(image, None))]
+    return [float(image.min(initial=0)), float(image.max(initial=0))]
 
 
 def lost(mask: np.ndarray, labels: np.ndarray, count: int, dataset: Dataset) -> np.ndarray:
@@ -61,9 +80,9 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     """Say in sentences what looks wrong about the images and masks of the splits, the worst first."""
     every = [one for some in facts.values() for one in some]
     masks = [mask for one in every for mask in one["masks"]]
-    found = foreground_doubts(facts, dataset)
+    found = foreground_doubts(facts, dataset) + class_doubts(facts.get("train", []), dataset.task)
     over_half = sum(one["foreground"] > 0.5 for one in every)
-    if every and over_half >= 0.9 * len(every):
+    if every and over_half >= 0.9 * len(every) and dataset.task.kind == "binary":
         found.append(
             f"foreground is more than half of {over_half} of {len(every)} images; if it is the background, set"
             f" dataset.mask_value (the masks hold {mask_values(masks)})"
@@ -81,6 +100,19 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
             f"{count} of {len(masks)} masks are {name}, which blurs edges: they are cut at half; save them as PNG"
         )
     return found + dataset.mask_doubts(masks)
+
+
+FEW = 3
+"""Training images: a class that fewer show is learned by heart, if at all."""
+
+
+def class_doubts(train: Sequence[Facts], task: Task) -> list[str]:
+    """Say which classes no training image, or only a few of them, show."""
+    if task.channels == 1 or not train:
+        return []
+    shown = {name: sum(one["classes"][k] > 0 for one in train) for k, name in enumerate(task.classes)}
+    rare = [f"{name} ({count} of {len(train)} training images)" for name, count in shown.items() if count < FEW]
+    return [f"classes that hardly occur: {', '.join(rare)}; no model learns them"] if rare else []
 
 
 def depth_doubts(depths: Sequence[str], dataset: Dataset) -> list[str]:

@@ -22,8 +22,9 @@ from seglab.data.memo import content, on_disk, remembered
 from seglab.data.parallel import each
 from seglab.data.ranges import find_range
 from seglab.data.sources import RandomPatches, Tiles, Whole
-from seglab.data.split import SPLITS, Splits, split_by_group, split_from_file
+from seglab.data.split import SPLITS, Splits, split_by_fold, split_by_group, split_from_file
 from seglab.data.store import RECORDS, build, is_finished, open_store
+from seglab.images.labels import has_foreground
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Opened:
             "images": {split: len(foreground[split]) for split in SPLITS},
             "empty_masks": {split: int((foreground[split] == 0).sum()) for split in SPLITS},
             "foreground": float(foreground["train"].mean()) if len(foreground["train"]) else 0.0,
+            "task": {"kind": self.dataset.task.kind, "classes": list(self.dataset.task.classes)},
+            "class_frequency": np.mean([image.classes for image in self.images("train")] or [(0.0,)], axis=0).tolist(),
             "skipped": len(self.skipped),
             "skipped_why": dict(Counter(self.skipped.values()).most_common(20)),
             "range": self.dataset.range if isinstance(self.dataset.range, str) else list(self.dataset.range),
@@ -133,6 +136,9 @@ def split_items(items: list[Item], dataset: Dataset, faults: Container[str] = ()
     """Split a data set as its frozen file says, which may name items with faults, or by group where it has none."""
     if dataset.split_file:
         return split_from_file(items, dataset.split_file, faults)
+    if dataset.folds > 1:
+        known = foreground_ids(items, dataset)
+        return split_by_fold(items, dataset.folds, dataset.fold, dataset.val_fraction, dataset.split_seed, known)
     some = foreground_ids(items, dataset) if dataset.stratify else None
     return split_by_group(items, dataset.val_fraction, dataset.test_fraction, dataset.split_seed, some)
 
@@ -142,7 +148,7 @@ def foreground_ids(items: Sequence[Item], dataset: Dataset) -> set[str]:
 
     def any_foreground(k: int) -> bool:
         try:
-            return bool(items[k].mask().max(initial=0) >= 0.5)
+            return has_foreground(items[k].mask())
         except ContractError:
             return False
 
@@ -221,10 +227,11 @@ def cached(items: list[Item], dataset: Dataset, folder: Path, limit: int) -> lis
 def cache_bytes(items: Sequence[Item], dataset: Dataset) -> int:
     """Say how many bytes the cache of these items takes; for patches a guess from the first that can be read."""
     if dataset.fit != "patch":
-        return len(items) * dataset.size**2 * (dataset.channels * dataset.bits // 8 + 1)
+        masks = dataset.task.channels if dataset.task.kind == "multilabel" else 1
+        return len(items) * dataset.size**2 * (dataset.channels * dataset.bits // 8 + masks + 1)
     for item in items:
         try:
-            return len(items) * sum(array.nbytes for array in decode_item(item, dataset))
+            return len(items) * sum(array.nbytes for array in decode_item(item, dataset) if array is not None)
         except ContractError:
             continue
     return 0

@@ -15,6 +15,9 @@ from seglab.images.resize import crop
 Pair = tuple[int, int]
 """An epoch, and the index of a sample."""
 
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""Images, masks, and which pixels count (bool), None where all do."""
+
 Tile = tuple[int, int, int, tuple[int, int, int, int]]
 """Number of an image, top and left corner of a square in it, and the pixels of the square that no earlier one has."""
 
@@ -33,30 +36,37 @@ class Whole:
         """Say which image of the split a sample is of."""
         return index
 
-    def sample(self, pair: Pair, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Give the image (h, w, c) and the mask (h, w) uint8 of one sample, not to be changed."""
+    def sample(self, pair: Pair, seed: int) -> Sample:
+        """Give the image (h, w, c), the mask (h, w) or (h, w, k) uint8 and what counts of one sample, not to change."""
         image = self.images[pair[1]]
-        return image.image(), image.mask()
+        return image.image(), image.mask(), image.valid() if image.valid else None
 
-    def batch(self, pairs: Sequence[Pair], seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Give images (b, h, w, c) uint8 or uint16 and masks (b, h, w) uint8; copies, free to be changed."""
-        samples = [self.sample(pair, seed) for pair in pairs]
-        # Joined along the rows, which is faster than np.stack.
-        images, masks = (np.concatenate(arrays) for arrays in zip(*samples, strict=True))
-        return images.reshape(len(pairs), -1, *images.shape[1:]), masks.reshape(len(pairs), -1, *masks.shape[1:])
+    def batch(self, pairs: Sequence[Pair], seed: int) -> Sample:
+        """Give images (b, h, w, c) uint8 or uint16, masks (b, h, w) or (b, h, w, k) uint8, and what counts (b, h, w).
 
-    def valid(self, indices: Sequence[int]) -> np.ndarray | None:
-        """Mark the pixels (b, h, w) of each sample that count, so that each of an image counts once; None if all do."""
-        return None
+        Copies, free to be changed.
+        """
+        images, masks, marks = zip(*(self.sample(pair, seed) for pair in pairs), strict=True)
+        valid = None
+        if any(mark is not None for mark in marks):
+            shape = masks[0].shape[:2]
+            valid = np.stack([np.ones(shape, bool) if mark is None else mark for mark in marks])
+        return joined(images), joined(masks), valid
 
-    def square(self, number: int, top: int, left: int) -> tuple[np.ndarray, np.ndarray]:
+    def square(self, number: int, top: int, left: int) -> Sample:
         """Cut a square of `dataset.size` from an image; of a memory-mapped one only that is read."""
         size, image = self.dataset.size, self.images[number]
         seen = slice(top, top + size), slice(left, left + size)
         # Converted before it is filled up with 0, which is black then and need not be before.
         pixels = crop(convert(image.image()[seen], self.dataset), 0, 0, size, size)
         mask = crop(image.mask(), top, left, size, size)
-        return pixels.reshape(size, size, -1), encode(mask.astype(np.float32), self.dataset)
+        whole = top + size <= image.shape[0] and left + size <= image.shape[1]
+        if image.valid or not whole:
+            marks = image.valid()[seen] if image.valid else np.ones(image.shape, np.uint8)[seen]
+            valid = crop(marks.astype(np.uint8), 0, 0, size, size).astype(bool)
+        else:
+            valid = None
+        return pixels.reshape(size, size, -1), encode(mask.astype(np.float32), self.dataset), valid
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ class RandomPatches(Whole):
     def number(self, index: int) -> int:
         return index // self.dataset.patches_per_image
 
-    def sample(self, pair: Pair, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, pair: Pair, seed: int) -> Sample:
         """Give one square; seed, epoch and index alone decide its place."""
         # The last number keeps this draw apart from the augmentation's, whose key has three.
         return self.square(self.number(pair[1]), *self.corner(self.number(pair[1]), (seed, *pair, 1)))
@@ -109,17 +119,18 @@ class Tiles(Whole):
     def number(self, index: int) -> int:
         return self.places[index][0]
 
-    def sample(self, pair: Pair, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Give one square."""
-        return self.square(*self.places[pair[1]][:3])
+    def sample(self, pair: Pair, seed: int) -> Sample:
+        """Give one square, of which the pixels count that no earlier square of its image has."""
+        number, top, left, (row, last_row, column, last_column) = self.places[pair[1]]
+        image, mask, marks = self.square(number, top, left)
+        fresh = np.zeros(mask.shape[:2], bool)
+        fresh[row:last_row, column:last_column] = True
+        return image, mask, fresh if marks is None else fresh & marks
 
-    def valid(self, indices: Sequence[int]) -> np.ndarray:
-        """Mark the pixels (b, size, size) of each tile that no earlier tile of its image has."""
-        masks = np.zeros((len(indices), self.dataset.size, self.dataset.size), bool)
-        for mask, index in zip(masks, indices, strict=True):
-            top, bottom, left, right = self.places[index][3]
-            mask[top:bottom, left:right] = True
-        return masks
+
+def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Join arrays of one shape (h, ...) to (b, h, ...), along the rows, which is faster than np.stack."""
+    return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
 
 
 def steps(length: int, size: int) -> list[tuple[int, int, int]]:

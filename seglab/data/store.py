@@ -12,22 +12,23 @@ import json
 import os
 import threading
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
-from seglab.contract import require
-from seglab.data.dataset import Dataset, Decoded, Item
+from seglab.contract import Task, require
+from seglab.data.dataset import Dataset, Decoded, Item, Reader
 from seglab.data.decode import decode_once, native_objects
 from seglab.data.memo import content, on_disk
 from seglab.data.parallel import each
 from seglab.files import read_json, write_json
+from seglab.images.labels import with_ignored
 
 PIXELS, RECORDS, MANIFEST, LOCK = "pixels.bin", "records.jsonl", "manifest.json", ".lock"
-FORMAT = 3
+FORMAT = 4
 ALIGN = 64
 """Bytes to whose multiples arrays begin."""
 
@@ -70,6 +71,12 @@ def open_store(folder: Path) -> list[Item]:
     return [item_of(records[name], pixels) for name in manifest["ids"]]
 
 
+@lru_cache
+def task_of(folder: Path) -> Task:
+    """Give the task of the data set that a folder was made from."""
+    return Task(**check_format(folder).get("task", {}))
+
+
 def check_format(folder: Path) -> dict[str, Any]:
     """Give the manifest of a folder, empty where there is none; raises where it was made by another version."""
     manifest = read_json(folder / MANIFEST)
@@ -85,12 +92,20 @@ def item_of(record: Record, pixels: Pixels) -> Item:
         return Item(name, group, split=split, fault=record["fault"], left_out=record["left_out"])
     places = record["arrays"].items()
     arrays = {key: partial(pixels.array, start, tuple(shape), np.dtype(kind)) for key, (start, shape, kind) in places}
-    height, width = record["arrays"]["mask"][1]
+    height, width = record["arrays"]["mask"][1][:2]
     points, facts = arrays["points"](), record["facts"]
-    decoded = Decoded(arrays["image"], arrays["mask"], (height, width), record["foreground"], points, facts)
+    valid, classes, mask = arrays.get("valid"), tuple(record["classes"]), arrays["mask"]
+    decoded = Decoded(arrays["image"], mask, (height, width), record["foreground"], points, facts, valid, classes)
+    if valid:
+        mask = partial(marked, mask, valid)
     # The records stand for all arrays: they hold the hash of each source.
     files, objects = (str(Path(pixels.path).with_name(RECORDS)),), arrays.get("objects")
-    return Item(name, group, decoded.image, decoded.mask, split, files, objects=objects, decoded=decoded)
+    return Item(name, group, decoded.image, mask, split, files, objects=objects, decoded=decoded)
+
+
+def marked(mask: Reader, valid: Reader) -> np.ndarray:
+    """Give a mask as a file would have it: with its pixels marked that have no label."""
+    return with_ignored(mask(), valid())
 
 
 def build(items: Sequence[Item], dataset: Dataset, folder: Path, complete: bool = False) -> list[Item]:
@@ -119,6 +134,7 @@ class Writer:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.dataset, self.complete, self.hashes = folder, dataset, complete, hashes
         self.manifest: dict[str, Any] = {"format": FORMAT, "options": dataset.reading_options()}
+        self.manifest["task"] = {"kind": dataset.task.kind, "classes": list(dataset.task.classes)}
         self.records: dict[str, Record] = {}
         self.position = 0
         self.threads, self.processes = threading.Lock(), FileLock(folder / LOCK, poll_interval=0.005)
@@ -161,8 +177,10 @@ class Writer:
         arrays = {}
         if ready.decoded:
             source = sources[0]["sha256"] if sources else ""
-            record |= {"foreground": ready.decoded.foreground, "facts": ready.decoded.facts | {"source": source}}
+            record |= {"foreground": ready.decoded.foreground, "classes": ready.decoded.classes}
+            record["facts"] = ready.decoded.facts | {"source": source}
             arrays = {"image": ready.decoded.image(), "mask": ready.decoded.mask(), "points": ready.decoded.points}
+            arrays |= {"valid": ready.decoded.valid()} if ready.decoded.valid else {}
         if ready.decoded and self.complete and item.objects:
             arrays["objects"] = native_objects(item, self.dataset).astype(np.uint16)
         with self.threads, self.processes:

@@ -21,7 +21,7 @@ from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seglab.contract import ContractError, require
+from seglab.contract import ContractError, Task, require
 from seglab.engine.domains import better, outside
 from seglab.engine.own_loss import as_loss
 from seglab.engine.validation import faults
@@ -39,6 +39,7 @@ NOT_IN_IDENTITY = {
     "folder",
     "rerun",
     "workers",
+    "store",
     "threads",
     "examples",
     "logger",
@@ -47,6 +48,7 @@ NOT_IN_IDENTITY = {
     "stop_after",
     "tuned",
     *SEARCH,
+    "pictures",
 } | {
     "callbacks.snapshots",
     "trainer.accelerator",
@@ -87,6 +89,11 @@ def build(node: Any, **more: Any) -> Any:
             raise ConfigError(str(cause)) from None
         place = str(error).rpartition("full_key: ")[2] + ": " if "full_key: " in str(error) else ""
         raise ConfigError(place + one_line(cause or error)) from cause
+
+
+def model_node(node: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Give a model a channel for each class of a task, where it has more than one."""
+    return node if task.channels == 1 else {**node, "out_channels": task.channels}
 
 
 def build_loss(node: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import logging
 import os
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from seglab.contract import ContractError, require
+from seglab.contract import ContractError, Task, require
 from seglab.data.dataset import Dataset
 from seglab.data.loading import Batch, Samples
-from seglab.engine.config import ConfigError, build, one_line
+from seglab.engine.config import ConfigError, build, model_node, one_line
 from seglab.engine.module import Meter, SegModule
 from seglab.losses.external import External
 
@@ -32,6 +33,7 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
     shape = (2, dataset.channels, dataset.size, dataset.size)
     try:
         with torch.device("meta"):
+            node = model_node(node, dataset.task)
             model = build({**node, "encoder_weights": None} if "encoder_weights" in node else node)
             weights = sum(weight.numel() for weight in model.parameters())
             require_memory(4 * weights)
@@ -44,7 +46,7 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
         return
     except Exception:  # a model of the user's may need numbers; the dry run tries it on real ones
         return
-    require_shape(logits, (2, 1, *shape[2:]))
+    require_shape(logits, (2, dataset.task.channels, *shape[2:]))
 
 
 def require_memory(weights: int) -> None:
@@ -60,10 +62,10 @@ def require_shape(logits: Any, expected: tuple[int, ...]) -> None:
     require(got == expected, "model", f"logits of the target's shape {expected}", got)
 
 
-def check_monitors(monitors: Mapping[str, str], threshold: float, empty: str) -> None:
+def check_monitors(monitors: Mapping[str, str], threshold: float, empty: str, task: Task) -> None:
     """Raise a ContractError unless each monitor, by the name of its option, is a metric of an epoch."""
-    meter, logits = Meter(threshold, empty), torch.zeros(1, 1, 2, 2)
-    meter.update(torch.zeros(1), logits, logits)
+    meter, logits = Meter(threshold, empty, task), torch.zeros(1, task.channels, 2, 2)
+    meter.update(torch.zeros(1), logits, logits[:, :1] if task.kind == "multiclass" else logits)
     names = list(meter.flush())
     known = [f"{stage}/{name}" for stage in ("val", "train") for name in names]
     for option, name in monitors.items():
@@ -77,7 +79,7 @@ def dry_run(module: SegModule, loader: DataLoader) -> None:
     On one where batches of one occur. Works on a copy inside a forked random state: BatchNorm statistics, weights and
     seeds stay as they were.
     """
-    samples: Samples = loader.dataset  # type: ignore[assignment]
+    samples: Samples = dataclasses.replace(loader.dataset, held=None)  # type: ignore[type-var, assignment]
     remedy = "see dataset.val_fraction, test_fraction"
     require(len(samples) > 0, "dataset", "at least one training image", "none", remedy)
     if samples.augment is not None:
@@ -88,14 +90,14 @@ def dry_run(module: SegModule, loader: DataLoader) -> None:
         batch = samples.__getitems__([(0, index) for index in range(min(2, smallest))])
         trial = copy.deepcopy(module).train()
         logits = logits_of(trial, batch).detach()
-        require_shape(logits, tuple(batch["target"].shape))
-        if isinstance(trial.loss, External):
+        require_shape(logits, (len(logits), module.task.channels, *batch["target"].shape[2:]))
+        if isinstance(trial.loss, External) and module.task.kind != "multiclass":
             try_external(trial.loss, batch["target"])
-        trial.loss.check(logits, batch["target"])
+        trial.loss.check(logits, batch["target"], batch.get("valid"))
         losses, logits = trial.step(batch)
         value = losses.mean()
         value.backward()
-        trial.val_meter.update(losses, logits, batch["target"], image=batch["index"])
+        trial.val_meter.update(losses, logits, batch["target"], image=batch["index"], valid=batch.get("valid"))
         with one_sentence("optimizer", "one that takes a step with these options"):
             optimizer = trial.make_optimizer(trial.model.parameters())
             optimizer.step(lambda: float(value.detach()))

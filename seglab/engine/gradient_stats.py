@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from seglab.contract import Logits, PerImage, Target
+from seglab.contract import Logits, PerImage, Target, Valid
 from seglab.engine.module import SegModule
 from seglab.losses.base import Loss
 
@@ -19,12 +19,12 @@ EDGE = 2
 
 
 def loss_and_gradient(
-    loss: Loss, logits: Logits, target: Target, maps: Mapping[str, Tensor]
+    loss: Loss, logits: Logits, target: Target, maps: Mapping[str, Tensor], valid: Valid | None = None
 ) -> tuple[PerImage, Tensor]:
     """The loss of each image (b,), and the gradient of their sum by the logits, of their shape, at least float32."""
     z = (logits if logits.dtype == torch.float64 else logits.float()).detach().requires_grad_()
     with torch.enable_grad():
-        losses = loss(z, target, **maps)
+        losses = loss(z, target, valid, **maps)
         (gradient,) = torch.autograd.grad(losses.sum(), z)
     return losses.detach(), gradient
 
@@ -57,8 +57,13 @@ class GradientFractions(Callback):
         if number == 0 and isinstance(module, SegModule):
             logits, target = outputs["logits"], batch["target"]
             maps = {name: batch[name] for name in module.loss.needs}
-            size = loss_and_gradient(module.loss, logits, target, maps)[1].abs()
-            masks = (target, near_edge(target), hard(logits, target))
+            size = loss_and_gradient(module.loss, logits, target, maps, batch.get("valid"))[1].abs()
+            if module.task.kind == "multiclass":  # of a pixel the sum over the classes
+                each = target == torch.arange(module.task.channels, device=target.device).view(1, -1, 1, 1)
+                wrong = logits.argmax(1, keepdim=True) != target
+                size, masks = size.sum(1, keepdim=True), (target > 0, near_edge(each).any(1, keepdim=True), wrong)
+            else:
+                masks = (target, near_edge(target), hard(logits, target))
             self.sums = torch.stack([size.sum(), *((size * mask).sum() for mask in masks)])
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
-from seglab.contract import ContractError, Image, Logits, PerImage
+from seglab.contract import ContractError, Image, Logits, PerImage, Task
 from seglab.losses.base import Loss
 from seglab.metrics.segmentation import SegmentationMetrics
 
 Batch = dict[str, Any]
+
+STEPS_UNCHECKED = 256
+"""On a GPU, after how many steps at most the losses are looked at; they are looked at when an epoch ends, too."""
 
 
 class Normalize(nn.Module):
@@ -41,10 +44,10 @@ class Normalize(nn.Module):
 class Meter(nn.Module):
     """The mean loss and the metrics of one pass over the train, validation or test images."""
 
-    def __init__(self, threshold: float, empty: str) -> None:
+    def __init__(self, threshold: float, empty: str, task: Task | None = None) -> None:
         super().__init__()
         self.loss = MeanMetric(nan_strategy="disable")
-        self.metrics = SegmentationMetrics(threshold, empty)
+        self.metrics = SegmentationMetrics(threshold, empty, task=task)
 
     def update(self, losses: PerImage, logits: Logits, target: Tensor, **tiles: Tensor | None) -> None:
         """Add a batch; `image` and `valid` of tiles are as of SegmentationMetrics.update."""
@@ -63,8 +66,8 @@ class SegModule(LightningModule):
     """Trains `model` with `loss`; training, validation and test are measured in the same way.
 
     Args:
-        model: (b, c, h, w) float to (b, 1, h, w) logits.
-        loss: one value per image from logits and target; always computed in float32.
+        model: (b, c, h, w) float to (b, k, h, w) logits.
+        loss: one value per image from logits, target and `valid`; always computed in float32.
         optimizer: makes the optimizer from the parameters.
         scheduler: makes the learning rate scheduler from the optimizer; None keeps the rate.
         mean, std: the data set's normalisation, see Normalize.
@@ -73,6 +76,7 @@ class SegModule(LightningModule):
         empty: what an image without foreground counts in the metrics, see SegmentationMetrics.
         channels_last: the memory format of the convolutions.
         compile: compile model and loss together with torch.compile.
+        task: what the channels mean.
 
     Attributes:
         latest: the losses (b,) of the latest training step, for the progress bar.
@@ -92,14 +96,16 @@ class SegModule(LightningModule):
         empty: str = "correct",
         channels_last: bool = True,
         compile: bool = False,
+        task: Task | None = None,
     ) -> None:
         super().__init__()
+        self.task = task or Task()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)
         self.normalize = Normalize(mean, std)
         self.loss, self.monitor = loss, monitor
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.train_meter, self.val_meter, self.test_meter = (Meter(threshold, empty) for _ in range(3))
+        self.train_meter, self.val_meter, self.test_meter = (Meter(threshold, empty, task) for _ in range(3))
         if compile:
             torch.compiler.reset()  # a sweep in one process would reach the recompilation limit of the shared code
         self.compiled = compile
@@ -107,15 +113,21 @@ class SegModule(LightningModule):
         self.latest: PerImage | None = None
         self.scheduler: Any = None
         self._schedule: dict[str, Any] = {}
-        self._pending: tuple[PerImage, list[str]] | None = None
+        self._unchecked: list[tuple[PerImage, list[str]]] = []
 
     def forward(self, image: Image) -> Logits:
-        """Logits (b, 1, h, w) of decoded images (b, c, h, w)."""
+        """Logits (b, k, h, w) of decoded images (b, c, h, w)."""
         return self.model(self.normalize(image).contiguous(memory_format=self.memory_format))
 
-    def _objective(self, image: Image, target: Tensor, maps: dict[str, Tensor]) -> tuple[PerImage, Logits]:
+    def probability(self, logits: Logits) -> Tensor:
+        """The probability of each class: a softmax where classes exclude each other, else a sigmoid of each."""
+        return logits.softmax(1) if self.task.kind == "multiclass" else logits.sigmoid()
+
+    def _objective(
+        self, image: Image, target: Tensor, valid: Tensor | None, maps: dict[str, Tensor]
+    ) -> tuple[PerImage, Logits]:
         logits = self(image)
-        return self.loss(logits, target, **maps), logits
+        return self.loss(logits, target, valid, **maps), logits
 
     def exclude_loss_from_compilation(self) -> None:
         """Compile only the model from now on: the loss would be compiled again for each value of a parameter."""
@@ -126,32 +138,34 @@ class SegModule(LightningModule):
     def step(self, batch: Batch) -> tuple[PerImage, Logits]:
         """The loss of each image (b,) and the logits of a batch."""
         try:
-            return self.objective(batch["image"], batch["target"], {name: batch[name] for name in self.loss.needs})
+            maps = {name: batch[name] for name in self.loss.needs}
+            return self.objective(batch["image"], batch["target"], batch.get("valid"), maps)
         except ContractError as fault:
             raise self._diverged(str(fault), batch["id"]) from None
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        self.raise_if_not_finite()
         losses, logits = self.step(batch)
         self.latest = losses.detach()
-        self._pending = (self.latest, batch["id"])
-        if losses.device.type == "cpu":
-            self.raise_if_not_finite()
-        self.train_meter.update(losses, logits, batch["target"])
+        self._watch(self.latest, batch["id"])
+        self.train_meter.update(losses, logits, batch["target"], valid=batch.get("valid"))
         return {"loss": losses.mean(), "logits": logits.detach()}
 
-    def raise_if_not_finite(self) -> None:
-        """Raise a ContractError that names the images whose loss is not finite.
+    def _watch(self, losses: PerImage, ids: list[str]) -> None:
+        """Check losses at once on a CPU; on a GPU, where reading a number waits for all work, seldom and together."""
+        self._unchecked.append((losses, ids))
+        if losses.device.type == "cpu" or len(self._unchecked) >= STEPS_UNCHECKED:
+            self.raise_if_not_finite()
 
-        On a GPU this reads the previous step, whose result has arrived by now, so that it never waits.
-        """
-        if self._pending is None:
+    def raise_if_not_finite(self) -> None:
+        """Raise a ContractError that names the images of the first step whose loss is not finite."""
+        unchecked, self._unchecked = self._unchecked, []
+        if not unchecked or torch.cat([losses for losses, _ in unchecked]).isfinite().all():
             return
-        (losses, ids), self._pending = self._pending, None
-        finite = torch.isfinite(losses)
-        if not finite.all():
-            bad = [name for name, fine in zip(ids, finite.tolist(), strict=True) if not fine]
-            raise self._diverged(f"loss: expected a finite number, got {losses[~finite][0].item()}", bad)
+        for losses, ids in unchecked:
+            finite = torch.isfinite(losses).tolist()
+            if not all(finite):
+                bad = [name for name, fine in zip(ids, finite, strict=True) if not fine]
+                raise self._diverged(f"loss: expected a finite number, got {losses[finite.index(False)].item()}", bad)
 
     def _diverged(self, fault: str, ids: list[str]) -> ContractError:
         return ContractError(
@@ -167,8 +181,7 @@ class SegModule(LightningModule):
 
     def _measure(self, meter: Meter, batch: Batch) -> dict[str, Tensor]:
         losses, logits = self.step(batch)
-        self._pending = (losses, batch["id"])
-        self.raise_if_not_finite()
+        self._watch(losses.detach(), batch["id"])
         meter.update(losses, logits, batch["target"], image=batch["index"], valid=batch.get("valid"))
         return {"losses": losses, "logits": logits}
 
@@ -187,9 +200,11 @@ class SegModule(LightningModule):
         return (self.current_epoch + 1) % (self.trainer.check_val_every_n_epoch or 1) == 0
 
     def on_validation_epoch_end(self) -> None:
+        self.raise_if_not_finite()
         self._log("val", self.val_meter)
 
     def on_test_epoch_end(self) -> None:
+        self.raise_if_not_finite()
         self._log("test", self.test_meter)
 
     def _log(self, stage: str, meter: Meter) -> None:

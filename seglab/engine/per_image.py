@@ -1,4 +1,4 @@
-"""The tables of a run: a row per epoch, a row and a histogram per test image, and a few example images."""
+"""The tables of a run: a row per epoch, a row and a histogram per test image and class, and a few example images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
-from seglab.contract import Logits, PerImage
+from seglab.contract import Logits, PerImage, Task
 from seglab.data.loading import Samples
 from seglab.engine.module import SegModule
 from seglab.files import cell, csv_text, write_text
 from seglab.metrics.calibration import histogram
-from seglab.metrics.counts import Counts, counts, logit, scores
+from seglab.metrics.counts import Counts, confusion, count, decide, scores
 from seglab.metrics.objects import components, f2, match
 from seglab.metrics.surface import surface_distances
 
@@ -78,13 +78,17 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
 
 
 class Record(NamedTuple):
-    """What is kept of one image, or of one tile of it; counts and histograms can be added over the tiles."""
+    """What is kept of one image, or of one tile of it; counts (k, 6) and histograms can be added over the tiles.
+
+    `shapes` has a dictionary for each class, `confusion` (k, k) is there for classes that exclude each other.
+    """
 
     id: str
     counts: np.ndarray
     histogram: np.ndarray
     loss: float
-    shapes: dict[str, float]
+    shapes: list[dict[str, float]]
+    confusion: np.ndarray | None
 
 
 def shape_scores(found: np.ndarray, true: np.ndarray, numbers: np.ndarray | None = None) -> dict[str, float]:
@@ -105,11 +109,12 @@ def renumber(numbers: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 class ImageTable(Callback):
-    """Collects a row and a histogram per image while a trainer validates or tests.
+    """Collects a row and a histogram per image and class while a trainer validates or tests.
 
-    The tiles of one image become one row: their counts are added, their losses averaged; distances and objects, which
-    cross the borders of tiles, are then undefined. The histogram (2 x 256 counts of truth and probability) holds every
-    threshold, the calibration curve and the precision-recall curve, so that no pixel is needed again.
+    The tiles of one image become one row: their counts are added, their losses averaged by how many pixels count;
+    distances and objects, which cross the borders of tiles, are then undefined. The histogram (2 x 256 counts of truth
+    and probability) holds every threshold, the calibration curve and the precision-recall curve, so that no pixel is
+    needed again.
 
     Args:
         groups: the group (patient, scene) of each image's id.
@@ -117,6 +122,7 @@ class ImageTable(Callback):
         empty: what an image without foreground counts, see SegmentationMetrics.
         outlines: measure distances and objects too, which costs some milliseconds per image.
         objects: by image id, a function that numbers its true objects (h, w); without one they are its components.
+        task: the classes.
     """
 
     def __init__(
@@ -126,9 +132,10 @@ class ImageTable(Callback):
         empty: str,
         outlines: bool = True,
         objects: dict[str, Callable[[], np.ndarray]] | None = None,
+        task: Task | None = None,
     ) -> None:
         self.groups, self.threshold, self.empty, self.outlines = groups, threshold, empty, outlines
-        self.objects = objects or {}
+        self.objects, self.task = objects or {}, task or Task()
         self.records: list[Record] = []
 
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
@@ -141,16 +148,18 @@ class ImageTable(Callback):
     def add(
         self, losses: PerImage, logits: Logits, target: Tensor, ids: Sequence[str], valid: Tensor | None = None
     ) -> None:
-        """Add a batch: losses (b,), logits, target and of tiles `valid` (b, 1, h, w), and the images' ids."""
-        columns = counts(logits, target, self.threshold, valid)
-        counted = torch.stack([column.double() for column in columns], 1).cpu().numpy()
-        tables = histogram(logits, target, valid=valid).cpu().numpy()
-        masks = logits[:, 0] >= logit(self.threshold), target[:, 0] >= 0.5
-        found, true = ((mask if valid is None else mask & valid[:, 0]).cpu().numpy() for mask in masks)
+        """Add a batch: losses (b,), logits, target and `valid` (b, 1, h, w) as `decide` takes them, and the ids."""
+        found, several = decide(logits, target, self.threshold, valid, self.task.kind), (-1, self.task.channels)
+        columns = torch.stack([column.double() for column in count(found)], 1)
+        counted, tables = (x.unflatten(0, several).cpu().numpy() for x in (columns, histogram(found)))
+        predicted, true = (x.unflatten(0, several).cpu().numpy() for x in (found.predicted, found.truth))
+        exclusive = self.task.kind == "multiclass"
+        cells = confusion(logits, target, valid).cpu().numpy() if exclusive else [None] * len(ids)
         for i, (name, loss) in enumerate(zip(ids, losses.tolist(), strict=True)):
             numbers = self.objects[name]() if self.outlines and name in self.objects else None
-            shapes = shape_scores(found[i], true[i], numbers) if self.outlines else {}
-            self.records.append(Record(name, counted[i], tables[i], loss, shapes))
+            pairs = zip(predicted[i], true[i], strict=True) if self.outlines else ()
+            shapes = [shape_scores(*pair, numbers) for pair in pairs]
+            self.records.append(Record(name, counted[i], tables[i], loss, shapes, cells[i]))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Gather the records of several processes, in the order of the images."""
@@ -172,54 +181,87 @@ class ImageTable(Callback):
         return tiles
 
     def table(self) -> pd.DataFrame:
-        """One row per image: id, group, pixels, foreground, counts, loss, scores, then distances and objects."""
-        images = self.images()
-        summed = torch.tensor(np.array([sum(tile.counts for tile in tiles) for tiles in images.values()]))
+        """One row per image and class: id, group, class, pixels, foreground, counts, loss, scores, then distances."""
+        images, classes = self.images(), self.task.classes
+        summed = torch.tensor(np.concatenate([sum(tile.counts for tile in tiles) for tiles in images.values()]))
         whole = [column.long() for column in summed.T[:4]]
         counted = Counts(*whole, *summed.T[4:])
-        columns = {"id": list(images), "group": [self.groups[name] for name in images]}
+        columns = {
+            "id": [name for name in images for _ in classes],
+            "group": [self.groups[name] for name in images for _ in classes],
+            "class": [name for _ in images for name in classes],
+        }
         table = pd.DataFrame(
             columns | {"pixels": sum(whole), "foreground": counted.tp + counted.fn} | counted._asdict()
         )
-        table["loss"] = [float(np.mean([tile.loss for tile in tiles])) for tiles in images.values()]
+        table["loss"] = [mean_loss(tiles) for tiles in images.values() for _ in classes]
         for name, values in scores(counted, self.empty).items():
             table[name] = values.numpy()
         shapes = [
-            tiles[0].shapes if len(tiles) == 1 else dict.fromkeys(tiles[0].shapes, math.nan)
+            one if len(tiles) == 1 else dict.fromkeys(one, math.nan)
             for tiles in images.values()
+            for one in tiles[0].shapes
         ]
         return pd.concat([table, pd.DataFrame(shapes)], axis=1)
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        """The arrays of histograms.npz for this pass: `<prefix>` (n, 2, 256) and `<prefix>_ids` (n,)."""
+        """The arrays of histograms.npz for this pass: `<prefix>` (n, classes, 2, 256) and `<prefix>_ids` (n,).
+
+        Also `<prefix>_confusion` (k, k), true classes in rows, where classes exclude each other.
+        """
         images = self.images()
         tables = [sum(tile.histogram for tile in tiles) for tiles in images.values()]
-        return {prefix: np.stack(tables), f"{prefix}_ids": np.array(list(map(cell, images)))}
+        found = {prefix: np.stack(tables), f"{prefix}_ids": np.array(list(map(cell, images)))}
+        cells = [record.confusion for record in self.records if record.confusion is not None]
+        return found | ({f"{prefix}_confusion": np.sum(cells, axis=0)} if cells else {})
 
 
-def means(table: pd.DataFrame) -> dict[str, float]:
-    """The mean over the images of every score in their table, and the fraction of true objects found."""
-    found = {name: float(table[name].mean()) for name in table.columns[table.columns.get_loc("loss") :]}
-    if "objects" in table and table["objects"].any():
-        found["object_recall"] = float(table["objects_found"].sum() / table["objects"].sum())
-    return found
+def mean_loss(tiles: Sequence[Record]) -> float:
+    """The mean loss of an image's tiles, by how many pixels of each count."""
+    pixels = [tile.counts[0, :4].sum() for tile in tiles]
+    return float(np.average([tile.loss for tile in tiles], weights=pixels if sum(pixels) else None))
+
+
+def means(table: pd.DataFrame, task: Task) -> dict[str, float]:
+    """The mean over the images of every score in their table, and the fraction of true objects found.
+
+    Of several classes the mean over the scored ones, and `iou/cup` for each.
+    """
+    found = {}
+    for name, rows in table.groupby("class", sort=False):
+        one = {score: float(rows[score].mean()) for score in table.columns[table.columns.get_loc("loss") :]}
+        if "objects" in rows and rows["objects"].any():
+            one["object_recall"] = float(rows["objects_found"].sum() / rows["objects"].sum())
+        found[name] = one
+    scored = pd.DataFrame([found[task.classes[k]] for k in task.scored]).mean()
+    each = {f"{score}/{name}": value for name, one in found.items() for score, value in one.items() if score != "loss"}
+    return {str(score): float(value) for score, value in scored.items()} | (each if task.channels > 1 else {})
 
 
 @torch.no_grad()
 def predict(module: SegModule, samples: Samples, numbers: Iterable[int]) -> dict[str, np.ndarray]:
     """Predict some images of a split without augmentation; of a tiled image the tile with the most foreground.
 
-    Gives `ids` (n,), `images` (n, h, w, c) uint8, `truths` (n, h, w) and `probabilities` (n, h, w) float16.
+    Gives `ids` (n,), `images` (n, h, w, c) uint8, `truths` and `probabilities` float16 (n, h, w), of several classes
+    (n, k, h, w), and `valid` (n, h, w) where not all pixels count.
     """
     module.eval()
     batches = [samples[(0, tile_with_most_foreground(samples, number))] for number in numbers]
-    maps = [module(batch["image"].to(module.device)).float().sigmoid()[:, 0].cpu() for batch in batches]
-    return {
+    maps = torch.cat([module.probability(module(batch["image"].to(module.device)).float()).cpu() for batch in batches])
+    truths = torch.cat([batch["target"] for batch in batches])
+    if module.task.kind == "multiclass":
+        truths = (truths == torch.arange(module.task.channels).view(-1, 1, 1)).byte()
+    one = 0 if module.task.channels == 1 else slice(None)
+    found = {
         "ids": np.array([cell(name) for batch in batches for name in batch["id"]]),
         "images": torch.cat([batch["image"] for batch in batches]).to(torch.uint8).permute(0, 2, 3, 1).numpy(),
-        "truths": torch.cat([batch["target"] for batch in batches])[:, 0].numpy(),
-        "probabilities": torch.cat(maps).numpy().astype(np.float16),
+        "truths": truths[:, one].numpy(),
+        "probabilities": maps[:, one].numpy().astype(np.float16),
     }
+    if any("valid" in batch for batch in batches):
+        marks = [batch.get("valid", torch.ones_like(batch["target"][:, :1], dtype=torch.bool)) for batch in batches]
+        found["valid"] = torch.cat(marks)[:, 0].numpy()
+    return found
 
 
 def tile_with_most_foreground(samples: Samples, number: int) -> int:

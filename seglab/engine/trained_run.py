@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from seglab.contract import require
+from seglab.contract import Task, require
 from seglab.data.dataset import Dataset
 from seglab.data.module import DataModule
-from seglab.engine.config import build, build_loss
+from seglab.engine.config import build, build_loss, model_node
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
 from seglab.engine.run import Run
@@ -24,16 +24,23 @@ from seglab.losses.base import Loss
 
 
 def assemble(config: dict[str, Any], dataset: Dataset, loss: Loss) -> SegModule:
-    """Build the module that a configuration describes, for images normalised as `dataset` says."""
+    """Build the module that a configuration describes, for images normalized as `dataset` says."""
     return SegModule(
-        build(config["model"]),
+        build(model_node(config["model"], dataset.task)),
         loss,
         build(config["optimizer"]),
         build(config["scheduler"]),
         mean=dataset.mean,
         std=dataset.std,
+        task=dataset.task,
         **{key: config[key] for key in ("monitor", "threshold", "empty", "channels_last", "compile")},
     )
+
+
+def bound_loss(node: dict[str, Any], task: Task, facts: dict[str, Any]) -> Loss:
+    """Build a loss for the classes of a data set, its `auto` parameters computed from the facts of the data."""
+    frequency = facts["class_frequency"] if task.channels > 1 else [facts["foreground"]]
+    return build_loss(node).with_task(task).with_class_frequency(frequency)
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class TrainedRun:
 
     def loss(self) -> Loss:
         """The run's loss, its `auto` parameters computed as they were for the run."""
-        return build_loss(self.config["loss"]).with_class_frequency([self.facts["data"]["foreground"]])
+        return bound_loss(self.config["loss"], Task(**self.facts["data"].get("task", {})), self.facts["data"])
 
     def data(self, dataset: Dataset | None = None, workers: int = 0) -> DataModule:
         """The batches of a data set (the run's own unless another is given), without augmentation."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from seglab.contract import require
 from seglab.images.image_io import decode
+from seglab.images.labels import IGNORED, with_ignored
 from seglab.images.raster import Raster
 
 Value: TypeAlias = int | str
@@ -26,16 +27,28 @@ def read_mask(
     value: Value | Sequence[Value] | None = None,
     soft: bool = False,
     page: int | None = None,
+    ignore: Value | Sequence[Value] | None = None,
 ) -> np.ndarray:
     """Decode a mask to (h, w) uint8: 1 where a pixel is one of `value`, or, without any, lies above `threshold`.
 
     A palette is read by its indices, unless all its colors are gray; an alpha channel where the colors say nothing. A
     mask in color needs `value`, such as "#ff0000", and so does a palette of which several indices occur beside 0. What
     was compressed with loss is cut at half. With `soft` and neither threshold nor value the gray levels are kept as
-    fractions, float32. Raises a ContractError otherwise.
+    fractions, float32. Pixels of a value of `ignore` have no label, see labels.py. Raises a ContractError otherwise.
     """
     raster = decode(path, page)
-    named = [value] if isinstance(value, int | str) else list(value or ())
+    if ignore is not None:
+        left_out = any_of(path, raster, listed(ignore)) > 0
+        kept = raster._replace(pixels=np.where(left_out[(..., *[None] * (raster.pixels.ndim - 2))], 0, raster.pixels))
+        return with_ignored(foreground(path, kept, threshold, value, soft), ~left_out)
+    return foreground(path, raster, threshold, value, soft)
+
+
+def foreground(
+    path: str, raster: Raster, threshold: int, value: Value | Sequence[Value] | None, soft: bool
+) -> np.ndarray:
+    """Give what of a mask is foreground, see `read_mask`."""
+    named = [] if value is None else listed(value)
     if named:
         return any_of(path, raster, named)
     pixels, blurred = levels(path, raster, threshold)
@@ -47,6 +60,36 @@ def read_mask(
     # A mask of 0 and 1 holds fractions already.
     full = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" and pixels.max(initial=0) > 1 else 1
     return np.clip(pixels.astype(np.float32) / full, 0, 1)
+
+
+def read_classes(
+    path: str,
+    classes: Sequence[tuple[str, Sequence[Value]]],
+    ignore: Value | Sequence[Value] | None = None,
+    page: int | None = None,
+) -> np.ndarray:
+    """Decode a mask to class numbers (h, w) uint8, in the order of `classes`: names with their values or colors.
+
+    Pixels of a value of `ignore` have no label, see labels.py. Raises a ContractError for values that are not listed.
+    """
+    raster, unlisted = decode(path, page), 254
+    numbers = np.full(raster.pixels.shape[:2], unlisted, np.uint8)
+    for number, (_, values) in enumerate(classes):
+        numbers[any_of(path, raster, values) > 0] = number
+    if ignore is not None:
+        numbers[any_of(path, raster, listed(ignore)) > 0] = IGNORED
+    left = numbers == unlisted
+    if left.any():
+        kept = raster.pixels[left]
+        shares = counted(raster._replace(pixels=kept[:, None], alpha=None))
+        counts = ", ".join(f"{value} ({round(part * len(kept))} pixels)" for value, part in shares.items())
+        require(False, path, "values listed in dataset.classes", counts, "list them there, or in dataset.ignore")
+    return numbers
+
+
+def listed(value: Value | Sequence[Value]) -> list[Value]:
+    """Give a value or several as a list."""
+    return [value] if isinstance(value, int | str) else list(value)
 
 
 def any_of(path: str, raster: Raster, named: Sequence[Value]) -> np.ndarray:

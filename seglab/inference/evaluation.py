@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seglab.contract import ContractError, Logits, PerImage, require
+from seglab.contract import ContractError, Kind, Logits, PerImage, require
 from seglab.data.dataset import Dataset, Item
 from seglab.data.decode import convert, decode_native, encode, native_objects, raise_unless_skipped
 from seglab.data.distance_maps import MAPS
@@ -26,6 +26,7 @@ from seglab.data.prepare_data import open_data, select_items
 from seglab.data.split import SPLITS, Splits
 from seglab.engine.per_image import ImageTable, means, predict
 from seglab.engine.trained_run import TrainedRun
+from seglab.images.labels import layers, map_layers
 from seglab.images.resize import resize
 from seglab.inference.predictor import FULL, Predictor
 
@@ -39,7 +40,10 @@ LONGEST = 384
 """Pixels of the longer side of a picture of a whole image."""
 
 Measured = tuple[PerImage, Logits, Tensor, Sequence[str], Tensor | None]
-"""Losses (b,), logits and target (b, 1, h, w), ids, and of tiles their valid mask (b, 1, h, w), of a batch."""
+"""Losses (b,), logits and target (b, k, h, w), ids, and the valid mask (b, 1, h, w) or None, of a batch."""
+
+Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
+"""Image uint8 (h, w, c), truth and probability (h, w) or (k, h, w), and the pixels that count (h, w) or None."""
 
 
 def dataset_node(run: TrainedRun, given: dict[str, Any], named: set[str]) -> dict[str, Any]:
@@ -130,11 +134,12 @@ class TrainingResolution:
                 losses, logits = self.module.step(moved)
             yield losses, logits, moved["target"], batch["id"], moved.get("valid")
 
-    def pictures(self, numbers: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Image uint8 (h, w, c), truth and probability (h, w) of some images."""
+    def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
+        """Image, truth, probability and what counts of some images."""
         with self.run.autocast(self.module.device.type):
             shown = predict(self.module, self.data.samples("test"), numbers)
-        return zip(shown["images"], shown["truths"], shown["probabilities"].astype(np.float32), strict=True)
+        valid = shown["valid"] if "valid" in shown else [None] * len(shown["ids"])
+        return zip(shown["images"], shown["truths"], shown["probabilities"].astype(np.float32), valid, strict=True)
 
 
 class NativeResolution:
@@ -155,38 +160,48 @@ class NativeResolution:
     def __iter__(self) -> Iterator[Measured]:
         for item in tqdm(self.items, "evaluate", delay=3, leave=False, disable=None):
             try:
-                image, mask = decode_native(item, self.dataset)
+                image, mask, valid = decode_native(item, self.dataset)
             except ContractError as error:
                 raise_unless_skipped(error, self.dataset)
                 self.skipped[item.id] = str(error)
                 continue
-            truth = encode(mask.astype(np.float32), self.dataset)
-            device = self.module.device
-            maps = {name: tensor(MAPS[name](truth)).to(device) for name in self.module.loss.needs}
-            target = tensor(truth / np.float32(255) if self.dataset.soft else truth).to(device)
-            logits = to_logits(self.predictor.at_scale(image)).to(device)
-            yield self.module.loss(logits, target, **maps), logits, target, [item.id], None
+            truth, device, task = encode(mask.astype(np.float32), self.dataset), self.module.device, self.dataset.task
+            maps = {name: tensor(map_layers(MAPS[name], truth, task)).to(device) for name in self.module.loss.needs}
+            shares = truth / np.float32(255) if self.dataset.soft else truth
+            target = tensor(shares if shares.ndim == 2 else np.moveaxis(shares, 2, 0)).to(device)
+            marks = None if valid is None else tensor(valid).to(device)
+            logits = to_logits(self.predictor.at_scale(image), task.kind).to(device)
+            yield self.module.loss(logits, target, marks, **maps), logits, target, [item.id], marks
 
-    def pictures(self, numbers: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Image uint8 (h, w, 3), truth and probability (h, w) of some images, reduced for display."""
-        known = [item for item in self.items if item.id not in self.skipped]
+    def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
+        """Image, truth, probability and what counts of some images, reduced for display."""
+        known, task = [item for item in self.items if item.id not in self.skipped], self.dataset.task
         for number in numbers:
-            image, mask = decode_native(known[number], self.dataset)
+            image, mask, valid = decode_native(known[number], self.dataset)
             levels = self.predictor.at_scale(image)
-            scale = min(1.0, LONGEST / max(mask.shape))
-            small = [max(1, round(side * scale)) for side in mask.shape]
-            shown = resize(convert(np.asarray(image), replace(self.dataset, bits=8, channels=3)), *small)
-            yield shown, resize(mask.astype(np.float32), *small), resize(levels / np.float32(FULL), *small)
+            scale = min(1.0, LONGEST / max(mask.shape[:2]))
+            small = [max(1, round(side * scale)) for side in mask.shape[:2]]
+            seen = convert(np.asarray(image), replace(self.dataset, bits=8))
+            shown = resize(seen if seen.shape[2] in (1, 3) else seen[..., :3], *small)
+            truth = np.stack([resize(layer.astype(np.float32), *small) for layer in layers(mask, task)])
+            maps = levels.reshape(-1, *levels.shape[-2:])
+            found = np.stack([resize(one / np.float32(FULL), *small) for one in maps])
+            marks = None if valid is None else resize(valid.astype(np.float32), *small) >= 0.5
+            one: int | slice = 0 if task.channels == 1 else slice(None)
+            yield shown.reshape(*small, -1), truth[one], found[one], marks
 
 
 def tensor(array: np.ndarray) -> Tensor:
-    """Make (1, 1, h, w) of (h, w)."""
-    return torch.from_numpy(np.ascontiguousarray(array))[None, None]
+    """Make (1, 1, h, w) of (h, w), and (1, k, h, w) of (k, h, w)."""
+    return torch.from_numpy(np.ascontiguousarray(array if array.ndim == 3 else array[None]))[None]
 
 
-def to_logits(levels: np.ndarray) -> Logits:
-    """Give the logits (1, 1, h, w) float32 of a map (h, w) uint16; certainty is half a step short of 0 and 1."""
-    return torch.logit(tensor(levels.astype(np.float32) / FULL), eps=0.5 / FULL)
+def to_logits(levels: np.ndarray, kind: Kind = "binary") -> Logits:
+    """Give the logits (1, k, h, w) float32 of a map uint16 (h, w) or (k, h, w); certainty is half a step short."""
+    probability = tensor(levels.astype(np.float32) / FULL)
+    if kind == "multiclass":  # a softmax of logarithms gives the shares back
+        return probability.clamp(min=0.5 / FULL).log()
+    return torch.logit(probability, eps=0.5 / FULL)
 
 
 @torch.no_grad()
@@ -196,7 +211,8 @@ def measure(measured: TrainingResolution | NativeResolution, threshold: float, e
         len(measured.items) > 0, "evaluate", "labeled images in this split", "none", "set split=all, or dataset.root"
     )
     groups = {item.id: item.group for item in measured.items}
-    records = ImageTable(groups, threshold, empty, objects=measured.objects)
+    task = measured.module.task
+    records = ImageTable(groups, threshold, empty, objects=measured.objects, task=task)
     meter, places = measured.module.test_meter, {name: place for place, name in enumerate(groups)}
     for losses, logits, target, ids, valid in measured:
         image = torch.tensor([places[name] for name in ids], device=target.device)
@@ -204,5 +220,5 @@ def measure(measured: TrainingResolution | NativeResolution, threshold: float, e
         records.add(losses, logits, target, ids, valid)
     require(bool(records.records), "evaluate", "images that can be read", "none")
     table = records.table()
-    metrics = {name: float(value) for name, value in meter.flush().items()} | means(table)
+    metrics = {name: float(value) for name, value in meter.flush().items()} | means(table, task)
     return Result(table, records.arrays("test"), metrics, measured.skipped)

@@ -1,4 +1,4 @@
-"""A trained model as one file that runs without seglab: normalization and sigmoid inside, checked against PyTorch."""
+"""A trained model as one file that runs without seglab: its normalization inside, checked against PyTorch."""
 
 from __future__ import annotations
 
@@ -33,14 +33,16 @@ STEP = 32
 
 
 class Deployed(nn.Module):
-    """What is exported: images (b, c, h, w) float32 from 0 to 255 to probabilities (b, 1, h, w)."""
+    """What is exported: images (b, c, h, w) float32 from 0 to 255 to probabilities (b, k, h, w)."""
 
     def __init__(self, module: SegModule) -> None:
         super().__init__()
+        self.softmax = module.task.kind == "multiclass"
         self.normalize, self.model = module.normalize, module.model.to(memory_format=torch.contiguous_format)
 
     def forward(self, image: Image) -> Tensor:
-        return self.model(self.normalize(image)).sigmoid()
+        logits = self.model(self.normalize(image))
+        return logits.softmax(1) if self.softmax else logits.sigmoid()
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Exported:
 
 
 Run = Callable[[np.ndarray], np.ndarray]
-"""A file that was loaded again: images (b, c, h, w) float32 to probabilities (b, 1, h, w)."""
+"""A file that was loaded again: images (b, c, h, w) float32 to probabilities (b, k, h, w)."""
 
 
 def write(net: Deployed, images: np.ndarray, kind: str, file: Path) -> Exported:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections import Counter
@@ -14,15 +15,17 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 from scipy.ndimage import find_objects
 
-from seglab.contract import require
+from seglab.contract import Task, require
 from seglab.data import rle
 from seglab.files import cell, write_bytes, write_text
 from seglab.images.image_io import SUFFIXES
 from seglab.images.resize import resize, to_bits, to_channels
-from seglab.inference.predictor import FULL, cut
+from seglab.inference.predictor import FULL, class_masks
 from seglab.metrics.objects import components
+from seglab.plots import CLASS_COLORS
 
 KINDS = ("mask", "probability", "overlay", "objects", "rle")
 SETTINGS = "predictions.json"
@@ -33,7 +36,7 @@ LONGEST = 1600
 
 COLUMNS = {
     "images": ["image", "file", "changed", "width", "height", "objects", "foreground"],
-    "objects": ["image", "object", "left", "top", "width", "height", "area", "confidence"],
+    "objects": ["image", "class", "object", "left", "top", "width", "height", "area", "confidence"],
     "rle": ["ImageId", "EncodedPixels"],
 }
 
@@ -109,31 +112,42 @@ def objects(mask: np.ndarray, levels: np.ndarray) -> Iterator[tuple[slice, slice
         yield *box, alone, float(levels[box][alone].mean() / FULL)
 
 
-def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Draw the outline of a mask (h, w) on its image, (h, w) or (h, w, 3): uint8 (h, w, 3), `LONGEST` at most."""
-    scale = min(1.0, LONGEST / max(mask.shape))
-    canvas = resize(to_channels(to_bits(image, 8), 3), *(max(1, round(n * scale)) for n in mask.shape)).copy()
-    outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    small = [((line + 0.5) * scale - 0.5).round().astype(np.int32) for line in outlines]
+def overlay(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Draw the outline of each class (h, w) on an image (h, w) or (h, w, c): uint8 (h, w, 3), `LONGEST` at most."""
+    scale = min(1.0, LONGEST / max(masks[0].shape))
+    image = image if image.ndim == 2 or image.shape[2] in (1, 3) else image[..., :3]
+    canvas = resize(to_channels(to_bits(image, 8), 3), *(max(1, round(n * scale)) for n in masks[0].shape)).copy()
     width = max(1, max(canvas.shape) // 400)
-    cv2.drawContours(canvas, small, -1, (0, 0, 0), width + 2)  # visible on any background
-    cv2.drawContours(canvas, small, -1, (0, 229, 255), width)
+    for k, mask in enumerate(masks):
+        outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        small = [((line + 0.5) * scale - 0.5).round().astype(np.int32) for line in outlines]
+        cv2.drawContours(canvas, small, -1, (0, 0, 0), width + 2)  # visible on any background
+        cv2.drawContours(canvas, small, -1, (0, 229, 255) if len(masks) == 1 else color_of(k), width)
     return canvas
+
+
+def color_of(k: int) -> tuple[int, int, int]:
+    """The color of a class, by its place among those that are scored."""
+    red, green, blue = bytes.fromhex(CLASS_COLORS[k % len(CLASS_COLORS)][1:])
+    return red, green, blue
 
 
 class PredictionWriter:
     """Writes a folder of predictions, and knows which images it has already.
 
     An image's row in images.csv is written last: an image without one is predicted again, and a folder that was made
-    with other settings is refused. Files are `masks/NAME.png`, `probabilities/NAME.png`, `overlays/NAME.png`.
+    with other settings is refused. Files are `masks/NAME.png`, `probabilities/NAME.png`, `overlays/NAME.png`; of
+    several classes `probabilities/CLASS/NAME.png`, and the mask holds class numbers with a palette where they exclude
+    each other, or is `masks/CLASS/NAME.png`.
 
     Args:
         names: the file of each image's name, as `find_images` gives them.
         kinds: what to write of each image, some of KINDS.
         settings: all that decides the pixels, as plain data.
-        threshold: the probability from which a pixel is foreground.
+        thresholds: the probability from which a pixel is of each class; not used where classes exclude each other.
         min_area: objects of fewer pixels are dropped, from the mask too.
         rerun: replace what is there.
+        task: the classes.
     """
 
     def __init__(
@@ -142,15 +156,20 @@ class PredictionWriter:
         names: dict[str, Path],
         kinds: Sequence[str],
         settings: dict[str, Any],
-        threshold: float,
+        thresholds: Sequence[float],
         min_area: int = 1,
         rerun: bool = False,
+        task: Task | None = None,
     ) -> None:
         unknown = [kind for kind in kinds if kind not in KINDS]
         require(bool(kinds) and not unknown, "predict", f"format of {', '.join(KINDS)}", unknown or "none")
-        require(0 < threshold < 1, "predict", "a threshold between 0 and 1, both excluded", threshold)
+        for one in thresholds:
+            require(0 < one < 1, "predict", "a threshold between 0 and 1, both excluded", one)
+        self.task, self.thresholds = task or Task(), thresholds
+        few = "rle" not in kinds or self.task.channels == 1
+        require(few, "predict", "format without rle, which has one class", ", ".join(self.task.classes))
         require(min_area >= 1, "predict", "min_area of at least 1 pixel", min_area)
-        self.folder, self.kinds, self.threshold, self.min_area = folder, kinds, threshold, min_area
+        self.folder, self.kinds, self.min_area = folder, kinds, min_area
         known, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
         self.tables = {"images": folder / "images.csv"}
         self.tables |= {"objects": folder / "objects.csv"} if "objects" in kinds else {}
@@ -172,31 +191,51 @@ class PredictionWriter:
             self.append(key, [COLUMNS[key], *rows])
 
     def write(self, name: str, file: Path, image: np.ndarray, levels: np.ndarray) -> None:
-        """Write the requested outputs of an image (h, w) or (h, w, 3) and its map (h, w) uint16."""
-        mask = cut(levels, self.threshold)
+        """Write the requested outputs of an image (h, w) or (h, w, c) and its maps (h, w) or (k, h, w) uint16."""
+        masks = class_masks(levels, self.thresholds, self.task)
         if self.min_area > 1:
-            mask = (components(mask, self.min_area) > 0).astype(np.uint8)
+            masks = [(components(mask, self.min_area) > 0).astype(np.uint8) for mask in masks]
+        maps = levels.reshape(-1, *levels.shape[-2:])
         if "mask" in self.kinds:
-            write_png(self.folder / "masks" / f"{name}.png", mask * 255)
+            self.write_masks(name, masks)
         if "probability" in self.kinds:
-            write_png(self.folder / "probabilities" / f"{name}.png", levels)
+            for one, map_ in zip(self.task.classes, maps, strict=True):
+                place = self.folder / "probabilities" / (one if self.task.channels > 1 else "")
+                write_png(place / f"{name}.png", map_)
         if "overlay" in self.kinds:
-            write_png(self.folder / "overlays" / f"{name}.png", overlay(image, mask)[..., ::-1])
+            write_png(self.folder / "overlays" / f"{name}.png", overlay(image, masks)[..., ::-1])
         rows: list[list[Any]] = []
         runs: list[list[Any]] = []
-        height, width = mask.shape
-        for number, (down, across, alone, confidence) in enumerate(objects(mask, levels), 1):
-            box = [across.start, down.start, across.stop - across.start, down.stop - down.start]
-            rows.append([name, number, *box, int(alone.sum()), round(confidence, 4)])
-            if "rle" in self.kinds:
-                column = np.zeros((height, box[2]), np.uint8)
-                column[down] = alone
-                runs.append([file.name, rle.encode(column, across.start * height)])
+        height, width = masks[0].shape
+        for k, mask in zip(self.task.scored, masks, strict=True):
+            for down, across, alone, confidence in objects(mask, maps[k]):
+                box = [across.start, down.start, across.stop - across.start, down.stop - down.start]
+                facts = [*box, int(alone.sum()), round(confidence, 4)]
+                rows.append([name, self.task.classes[k], len(rows) + 1, *facts])
+                if "rle" in self.kinds:
+                    column = np.zeros((height, box[2]), np.uint8)
+                    column[down] = alone
+                    runs.append([file.name, rle.encode(column, across.start * height)])
         for key, lines in (("objects", rows), ("rle", runs or [[file.name, ""]])):
             if key in self.tables:
                 self.append(key, lines)
-        facts = [str(file), mtime(file), width, height, len(rows), float(f"{mask.mean():.6g}")]
-        self.append("images", [[name, *facts]])
+        share = np.maximum.reduce(masks).mean()
+        self.append("images", [[name, str(file), mtime(file), width, height, len(rows), float(f"{share:.6g}")]])
+
+    def write_masks(self, name: str, masks: Sequence[np.ndarray]) -> None:
+        """Write one mask of 0 and 255, one of class numbers with a palette, or one of each class that may overlap."""
+        place, several = self.folder / "masks", zip(self.task.classes, masks, strict=False)
+        if self.task.kind != "multiclass":
+            for one, mask in several:
+                write_png(place / (one if self.task.channels > 1 else "") / f"{name}.png", mask * 255)
+            return
+        numbers = np.zeros(masks[0].shape, np.uint8)
+        for k, mask in zip(self.task.scored, masks, strict=True):
+            numbers[mask > 0] = k
+        picture, buffer = Image.fromarray(numbers, "P"), io.BytesIO()
+        picture.putpalette([0, 0, 0, *(level for k in range(len(masks)) for level in color_of(k))])
+        picture.save(buffer, "PNG")
+        write_bytes(place / f"{name}.png", buffer.getvalue())
 
     def append(self, key: str, rows: Sequence[Sequence[Any]]) -> None:
         """Add rows to a table."""
@@ -226,4 +265,4 @@ def mtime(file: Path) -> int:
 
 def write_png(file: Path, pixels: np.ndarray) -> None:
     """Write a PNG atomically."""
-    write_bytes(file, cv2.imencode(".png", pixels)[1].tobytes())  # imwrite tells nothing of a full disk
+    write_bytes(file, cv2.imencode(".png", pixels)[1].tobytes())  # imwrite does not report a full disk

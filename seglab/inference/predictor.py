@@ -1,7 +1,7 @@
-"""Predictions of trained models for images of any size: one probability map in the image's own size.
+"""Predictions of trained models for images of any size: a probability map of each class in the image's own size.
 
-Maps are uint16, 65535 standing for a probability of 1: half the memory of floats, what a 16-bit PNG holds, and finer
-than any threshold.
+Maps are (h, w), or (k, h, w) of several classes, uint16, 65535 standing for a probability of 1: half the memory of
+floats, what a 16-bit PNG holds, and finer than any threshold.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from seglab.contract import Image, require
+from seglab.contract import Image, Task, require
 from seglab.data.dataset import Dataset
-from seglab.data.decode import convert
+from seglab.data.decode import convert, view_image
 from seglab.data.facts import depth_doubts
 from seglab.engine.module import Normalize, SegModule
 from seglab.engine.trained_run import TrainedRun
@@ -70,46 +71,54 @@ class Predictor:
         self.probability(np.zeros((1, side, side, self.dataset.channels), np.uint8))  # fails here if it does not fit
 
     def of_file(self, path: str) -> np.ndarray:
-        """Map an image file: (h, w) uint16."""
+        """Map an image file: (h, w) or (k, h, w) uint16."""
         image = decoded(path, self.dataset)
         box = self.dataset.region(path)
         if box is None:
             return self.of_image(image)
-        levels = np.zeros(image.shape[:2], np.uint16)
-        levels[box] = self.of_image(image[box])
+        found = self.of_image(image[box])
+        levels = np.zeros((*found.shape[:-2], *image.shape[:2]), np.uint16)
+        levels[(..., *box)] = found
         return levels
 
     def of_image(self, image: np.ndarray) -> np.ndarray:
-        """Map an image as its file has it, (h, w) or (h, w, 3): (h, w) uint16."""
+        """Map an image as its file has it, (h, w) or (h, w, bands); no data where it is NaN."""
         height, width = image.shape[:2]
-        small = (max(1, n // self.dataset.reduce) for n in (height, width))
-        return resize(self.at_scale(resize(image, *small)), height, width)
+        small = view_image(image, replace(self.dataset, fit="patch"))
+        return each_map(lambda one: resize(one, height, width), self.at_scale(small))
 
     def at_scale(self, image: np.ndarray) -> np.ndarray:
-        """Map an image that is reduced already: (h, w) uint16."""
+        """Map an image that is reduced already."""
         height, width = image.shape[:2]
         image = convert(image, self.dataset)
         if self.window is None:
             size, how = self.dataset.size, self.dataset.fit
             found = self.probability(fit(image, size, how).reshape(1, size, size, -1))
-            return unfit(to_levels(found[0]), height, width, how)
-        levels, top = np.empty((height, width), np.uint16), 0
+            return each_map(lambda one: unfit(one, height, width, how), to_levels(found[0]))
         least = min(self.window, self.dataset.size)
-        for band in slide(self.probability, image, self.window, self.overlap, self.batch, least):
-            levels[top : top + len(band)] = to_levels(band)
-            top += len(band)
-        return levels
+        bands = slide(self.probability, image, self.window, self.overlap, self.batch, least)
+        return np.concatenate([to_levels(band) for band in bands], axis=-2)
 
     @torch.inference_mode()
     def probability(self, tiles: np.ndarray) -> np.ndarray:
-        """The probability of each pixel of tiles (b, h, w, c): (b, h, w) float32."""
+        """The probability of each pixel of tiles (b, h, w, c): (b, h, w) float32, (b, k, h, w) of several classes."""
         images = torch.from_numpy(to_units(tiles)).permute(0, 3, 1, 2).to(self.module.device)
         with self.autocast():
             maps = [
-                transformed(self.module(transformed(images, symmetry)).float().sigmoid(), symmetry, inverse=True)
+                transformed(self.of_batch(transformed(images, symmetry)), symmetry, inverse=True)
                 for symmetry in SYMMETRIES[self.tta]
             ]
-        return torch.stack(maps).mean(0)[:, 0].cpu().numpy()
+        found = torch.stack(maps).mean(0).cpu().numpy()
+        return found[:, 0] if self.module.task.channels == 1 else found
+
+    def of_batch(self, images: Image) -> Tensor:
+        """The probabilities of images on the device: (b, k, h, w)."""
+        return self.module.probability(self.module(images).float())
+
+
+def each_map(make: Callable[[np.ndarray], np.ndarray], maps: np.ndarray) -> np.ndarray:
+    """Apply a function of a map (h, w) to one map, or to each of (k, h, w)."""
+    return make(maps) if maps.ndim == 2 else np.stack([make(np.ascontiguousarray(one)) for one in maps])
 
 
 def transformed(images: Image, symmetry: Symmetry, inverse: bool = False) -> Image:
@@ -129,6 +138,15 @@ def to_levels(probability: np.ndarray) -> np.ndarray:
 def cut(levels: np.ndarray, threshold: float) -> np.ndarray:
     """Threshold a map: (h, w) uint8 of 0 and 1."""
     return (levels >= math.ceil(threshold * FULL)).astype(np.uint8)
+
+
+def class_masks(levels: np.ndarray, thresholds: Sequence[float], task: Task) -> list[np.ndarray]:
+    """Give the mask (h, w) uint8 of each scored class: where it is likeliest, or from its threshold on."""
+    if task.kind == "multiclass":
+        likeliest = levels.argmax(0)
+        return [(likeliest == k).astype(np.uint8) for k in task.scored]
+    maps = levels.reshape(-1, *levels.shape[-2:])
+    return [cut(one, at) for one, at in zip(maps, thresholds, strict=True)]
 
 
 def predictor(

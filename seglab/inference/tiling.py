@@ -20,7 +20,7 @@ from seglab.contract import require
 from seglab.images.resize import crop
 
 Model = Callable[[np.ndarray], np.ndarray]
-"""From tiles (b, h, w, c) to float32 (b, h, w)."""
+"""From tiles (b, h, w, c) to float32 (b, h, w), or (b, k, h, w) of several classes."""
 
 GRID = 32
 """Tiles begin at multiples of its greatest common divisor with the window, so that all pool the same pixels."""
@@ -29,7 +29,9 @@ GRID = 32
 def slide(
     model: Model, image: np.ndarray, window: int, overlap: float = 0.5, batch: int = 4, least: int = 1
 ) -> Iterator[np.ndarray]:
-    """Give the blended prediction of `model` for an image (h, w, c): bands of rows (k, w) float32 from top to bottom.
+    """Give the blended prediction of `model` for an image (h, w, c): bands of rows float32 from top to bottom.
+
+    A band is (rows, w), or (k, rows, w) where the model gives several classes.
 
     Beyond the image is black, as in training, and as little of it as possible: the tiles of an image smaller than
     `window` end at the next multiple of GRID, unless that is below `least` pixels.
@@ -41,17 +43,19 @@ def slide(
     tall, wide = (min(window, max(round_up(n, grid_of(window)), least)) for n in (height, width))
     tops, lefts = origins(height, tall, overlap), origins(width, wide, overlap)
     down, across = weights(tops, tall, overlap), weights(lefts, wide, overlap)
-    band = np.zeros((tall, lefts[-1] + wide), np.float32)
+    band = np.zeros(0, np.float32)
     for row, top in enumerate(tops):
         for first in range(0, len(lefts), batch):
             some = lefts[first : first + batch]
             tiles = [crop(image, top, left, tall, wide).reshape(tall, wide, -1) for left in some]
-            for left, weight, found in zip(some, across[first:], model(np.stack(tiles)), strict=False):
-                band[:, left : left + wide] += found * (down[row][:, None] * weight)
+            maps = model(np.stack(tiles))
+            band = band if band.size else np.zeros((*maps.shape[1:-1], lefts[-1] + wide), np.float32)
+            for left, weight, found in zip(some, across[first:], maps, strict=False):
+                band[..., left : left + wide] += found * (down[row][:, None] * weight)
         done = (tops[row + 1] if row + 1 < len(tops) else top + tall) - top
-        yield band[: min(done, height - top), :width].copy()
-        band[:-done] = band[done:]
-        band[-done:] = 0
+        yield band[..., : min(done, height - top), :width].copy()
+        band[..., :-done, :] = band[..., done:, :]
+        band[..., -done:, :] = 0
 
 
 def origins(length: int, window: int, overlap: float) -> list[int]:

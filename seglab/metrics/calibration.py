@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seglab.contract import Logits, Target, require
-from seglab.metrics.counts import as_float, pixels
+from seglab.contract import require
+from seglab.metrics.counts import Decisions, as_float
 
 FIXED = 2**22
 """Sums of fractions are kept as integers in this unit, so that neither the order of the batches nor the number of
@@ -14,21 +14,24 @@ processes changes a digit of them, and no process needs float64. A float32 in [0
 
 
 @torch.no_grad()
-def histogram(logits: Logits, target: Target, bins: int = 256, valid: Tensor | None = None) -> Tensor:
-    """Count each image's pixels by truth and probability: (b, 2, bins) int64, row 0 background, row 1 foreground.
+def histogram(found: Decisions, bins: int = 256) -> Tensor:
+    """Count pixels by truth and probability, of each image and class: (b*k, 2, bins) int64, row 1 what is true.
 
     Bin k holds the probabilities in [k / bins, (k + 1) / bins). 0.5 is exactly a bin's edge: the upper half of the
-    bins holds the pixels with logit >= 0, just as `counts` predicts them; a NaN lies in the lowest bin. Pixels outside
-    `valid` (b, 1, *spatial) are left out. Waits once for the device.
+    bins holds the pixels with logit >= 0, just as `decide` predicts them; a NaN lies in the lowest bin. Pixels that do
+    not count are left out. Waits once for the device.
     """
     require(bins > 0 and bins % 2 == 0, "metrics: bins", "an even number, so that 0.5 is an edge", bins)
-    values, truth, invalid = pixels(logits, target, valid)
-    # A float32 sigmoid rounds up to 0.5 for logits above -1e-7; negative ones belong below the edge.
-    signed = values.abs().clamp_(min=1e-6).copysign_(values + 0.0)
-    level = signed.sigmoid_().mul_(bins).clamp_(max=bins - 1).nan_to_num_(0).int()
-    row = torch.arange(0, 2 * len(values), 2, device=values.device, dtype=torch.int32)[:, None, None] + truth
-    table = (row * bins + level).flatten().bincount(minlength=2 * len(values) * bins).view(-1, 2, bins)
-    table[:, 0, 0] -= invalid
+    if found.values is None:
+        level = found.probability * bins
+    else:
+        # A float32 sigmoid rounds up to 0.5 for logits above -1e-7; negative ones belong below the edge.
+        level = found.values.abs().clamp_(min=1e-6).copysign_(found.values + 0.0).sigmoid_().mul_(bins)
+    level = level.clamp_(max=bins - 1).nan_to_num_(0).int()
+    rows = len(found.truth)
+    row = torch.arange(0, 2 * rows, 2, device=level.device, dtype=torch.int32)[:, None, None] + found.truth
+    table = (row * bins + level).flatten().bincount(minlength=2 * rows * bins).view(-1, 2, bins)
+    table[:, 0, 0] -= found.invalid
     return table
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from seglab.contract import Logits, PerImage, Target, require
+from seglab.contract import Kind, Logits, PerImage, Target, require
 
 EMPTY = ("correct", "skip")
 """What an image without true foreground scores: 1 if nothing is predicted in it and 0 otherwise, or nothing at all."""
@@ -27,7 +28,7 @@ SCORES = (
 
 
 class Counts(NamedTuple):
-    """The pixels of each image by truth and prediction, and the summed probability of the true class; all (b,)."""
+    """The pixels of each image and class by truth and prediction, and the summed probability of what is true."""
 
     tp: Tensor
     fp: Tensor
@@ -37,21 +38,73 @@ class Counts(NamedTuple):
     background_sum: Tensor
 
 
-@torch.no_grad()
-def counts(logits: Logits, target: Target, threshold: float = 0.5, valid: Tensor | None = None) -> Counts:
-    """Count the pixels of each image at one threshold of the probability.
+class Decisions(NamedTuple):
+    """What is predicted and what is true of each image and class, the classes of an image together: (b*k, rows, n).
 
-    A pixel is predicted as foreground where sigmoid(logit) >= threshold, and is true foreground where target >= 0.5.
-    The counts are exact int64; `foreground_sum` adds the probability over true foreground, `background_sum` one minus
-    it over true background (float32, or float64 for such logits). A logit that is NaN counts as background. Pixels
-    that are false in `valid` (b, 1, *spatial) do not count. Raises ContractError for shapes that do not fit.
+    A pixel that does not count is neither predicted nor true and has probability 0; `invalid` (b*k,) says how many
+    there are, to be subtracted. `values` are the logits, None where classes exclude each other.
     """
-    values, truth, invalid = pixels(logits, target, valid)
-    return count_pixels(values >= logit(threshold), truth, values.sigmoid(), invalid)
+
+    predicted: Tensor
+    truth: Tensor
+    probability: Tensor
+    values: Tensor | None
+    invalid: Tensor | int
+
+
+@torch.no_grad()
+def decide(
+    logits: Logits,
+    target: Target,
+    threshold: float | Sequence[float] = 0.5,
+    valid: Tensor | None = None,
+    kind: Kind = "binary",
+) -> Decisions:
+    """Decide for each pixel: by the threshold(s) of the probability, or for the likeliest class of a multiclass task.
+
+    Binary and multilabel: a class is predicted where sigmoid(logit) >= threshold, and true where target >= 0.5.
+    Multiclass: target holds class numbers (b, 1, *spatial). A logit that is NaN counts as background. Pixels that are
+    false in `valid` (b, 1, *spatial) do not count. Raises ContractError for shapes that do not fit.
+    """
+    one = (len(logits), 1, *logits.shape[2:])
+    fit = logits.dim() > 2 and target.shape == (one if kind == "multiclass" else logits.shape)
+    fit = fit and (kind != "binary" or logits.shape[1] == 1)
+    axes = {"binary": "(b,1,*spatial)", "multilabel": "(b,k,*spatial)"}
+    expected = f"logits and target of one shape {axes[kind]}" if kind in axes else "class numbers (b,1,*spatial)"
+    require(fit, "metrics", expected, f"{shape(logits)} and {shape(target)}")
+    invalid: Tensor | int = 0
+    if valid is not None:
+        require(tuple(valid.shape) == one, "metrics", f"a valid mask {'x'.join(map(str, one))}", shape(valid))
+        invalid = (~valid).flatten(1).sum(1).repeat_interleave(logits.shape[1])
+    values = logits if logits.dtype == torch.float64 else logits.float()
+    if kind == "multiclass":
+        numbers = torch.arange(logits.shape[1], device=logits.device).view(1, -1, *[1] * (logits.dim() - 2))
+        predicted, truth = values.argmax(1, keepdim=True) == numbers, target == numbers
+        counted = True if valid is None else valid
+        probability = values.softmax(1).nan_to_num(0) * counted
+        return Decisions(by_class(predicted & counted), by_class(truth & counted), by_class(probability), None, invalid)
+    if valid is not None:  # such pixels become certain background
+        values, target = values.masked_fill(~valid, -math.inf), target.masked_fill(~valid, 0)
+    truth = by_class(target >= 0.5 if target.is_floating_point() else target.bool())
+    values = by_class(values)
+    if isinstance(threshold, float | int):
+        return Decisions(values >= logit(threshold), truth, values.sigmoid(), values, invalid)
+    edges = values.new_tensor([logit(one) for one in threshold]).repeat(len(logits))
+    return Decisions(values >= edges[:, None, None], truth, values.sigmoid(), values, invalid)
+
+
+def by_class(x: Tensor) -> Tensor:
+    """Bring (b, k, *spatial) to (b*k, rows, n)."""
+    return x.reshape(x.shape[0] * x.shape[1], -1, x.shape[-1])
+
+
+def counts(logits: Logits, target: Target, threshold: float = 0.5, valid: Tensor | None = None) -> Counts:
+    """Count the pixels of each image of a binary task (b,), see `decide` and `count`."""
+    return count(decide(logits, target, threshold, valid))
 
 
 def scores(counts: Counts, empty: str = "correct") -> dict[str, PerImage]:
-    """Turn counts into the scores of each image: IoU, Dice, F2, the rates and the confidences, each (b,) in [0, 1].
+    """Turn counts into the scores of each image and class: IoU, Dice, F2, rates and confidences, each in [0, 1].
 
     A rate without a denominator (precision where nothing is predicted, recall and foreground confidence where nothing
     is true, specificity and background confidence where everything is) is NaN. IoU, Dice and F2 of an image without
@@ -69,35 +122,28 @@ def scores(counts: Counts, empty: str = "correct") -> dict[str, PerImage]:
     return dict(zip(SCORES, table, strict=True))
 
 
-def pixels(logits: Logits, target: Target, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | int]:
-    """Bring both to (b, rows, n): the logits in at least float32, the truth as booleans (target >= 0.5).
+def count(found: Decisions) -> Counts:
+    """Count decisions and sum probabilities, each (b*k,), without copying a value to the host.
 
-    Pixels outside `valid` become certain background; how many they are (b,) is returned too, to be subtracted.
+    The counts are exact int64; `foreground_sum` adds the probability over what is true, `background_sum` one minus it
+    over the rest (float32, or float64 for such logits).
     """
-    fit = logits.shape == target.shape and logits.dim() > 2 and logits.shape[1] == 1
-    require(fit, "metrics", "logits and target of one shape (b,1,*spatial)", f"{shape(logits)} and {shape(target)}")
-    invalid: Tensor | int = 0
-    if valid is not None:
-        require(valid.shape == target.shape, "metrics", f"a valid mask {shape(target)}", shape(valid))
-        logits, target = logits.masked_fill(~valid, -math.inf), target.masked_fill(~valid, 0)
-        invalid = (~valid).flatten(1).sum(1)
-    values, truth = logits.flatten(1, -2), target.flatten(1, -2)
-    values = values if values.dtype == torch.float64 else values.float()
-    return values, truth >= 0.5 if truth.is_floating_point() else truth.bool(), invalid
-
-
-def count_pixels(predicted: Tensor, truth: Tensor, probability: Tensor, invalid: Tensor | int = 0) -> Counts:
-    """Count booleans and sum probabilities, all (b, rows, n), without copying a value to the host.
-
-    `invalid` (b,) pixels, which are certain background, are left out.
-    """
-    foreground = as_float(truth, probability)
-    found = as_float(predicted, probability)
+    truth, probability, invalid = found.truth, found.probability, found.invalid
+    foreground, predicted = as_float(truth, probability), as_float(found.predicted, probability)
     size = truth.shape[1] * truth.shape[2]
-    p, t, tp = exact_sum(found), exact_sum(foreground), exact_sum(found * foreground)
+    p, t, tp = exact_sum(predicted), exact_sum(foreground), exact_sum(predicted * foreground)
     confident = (probability * foreground).sum(-1).sum(-1)
     doubtful = probability.sum(-1).sum(-1) - confident
     return Counts(tp, p - tp, t - tp, size - p - t + tp - invalid, confident, size - t - doubtful - invalid)
+
+
+@torch.no_grad()
+def confusion(logits: Logits, target: Target, valid: Tensor | None = None) -> Tensor:
+    """Count each image's pixels by true (rows) and predicted class, of classes that exclude each other: (b, k, k)."""
+    b, k = logits.shape[:2]
+    cell = target[:, 0].long() * k + logits.argmax(1)
+    cell = cell + torch.arange(b, device=cell.device).view(-1, *[1] * (cell.dim() - 1)) * k * k
+    return (cell if valid is None else cell[valid[:, 0]]).flatten().bincount(minlength=b * k * k).view(b, k, k)
 
 
 def exact_sum(ones: Tensor) -> Tensor:

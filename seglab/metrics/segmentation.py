@@ -7,9 +7,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from seglab.contract import Logits, Target, require
+from seglab.contract import Logits, Target, Task, require
 from seglab.metrics.calibration import FIXED, residuals, to_fixed
-from seglab.metrics.counts import EMPTY, SCORES, Counts, count_pixels, logit, pixels, scores
+from seglab.metrics.counts import EMPTY, SCORES, Counts, count, decide, logit, scores
 
 
 class SegmentationMetrics(Metric):
@@ -18,7 +18,9 @@ class SegmentationMetrics(Metric):
     `compute()` gives each score of `scores` as the mean over the images where it is defined and, with the suffix
     `_pooled`, from the counts summed over all pixels; `image_accuracy` and `image_recall` judge whether an image holds
     any foreground; `ece` is the expected calibration error (Guo et al. 2017) of the foreground probability in
-    `calibration_bins` equal bins (None leaves it out). A mean over no image at all is NaN.
+    `calibration_bins` equal bins (None leaves it out), of classes that exclude each other that of the likeliest class.
+    Of several classes each score is the mean over the scored ones, and `iou/cup` is that of one. A mean over no image
+    at all is NaN.
 
     All states are integers, so that several processes give the same digits as one.
     """
@@ -28,11 +30,18 @@ class SegmentationMetrics(Metric):
     images: list[Tensor]
     residual: Tensor
 
-    def __init__(self, threshold: float = 0.5, empty: str = "correct", calibration_bins: int | None = 15) -> None:
+    def __init__(
+        self,
+        threshold: float = 0.5,
+        empty: str = "correct",
+        calibration_bins: int | None = 15,
+        task: Task | None = None,
+    ) -> None:
         super().__init__()
         require(empty in EMPTY, "metrics: empty", " or ".join(EMPTY), empty)
         require(calibration_bins is None or calibration_bins > 0, "metrics: calibration_bins", "at least 1 or null")
-        self.edge = logit(threshold)
+        logit(threshold)  # says what a threshold is
+        self.threshold, self.task = threshold, task or Task()
         self.empty = empty
         self.calibration_bins = calibration_bins
         self.add_state("counted", [], dist_reduce_fx="cat")
@@ -40,49 +49,59 @@ class SegmentationMetrics(Metric):
         self.add_state("residual", torch.zeros(calibration_bins or 0, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: Logits, target: Target, image: Tensor | None = None, valid: Tensor | None = None) -> None:
-        """Add a batch: logits and target (b,1,*spatial) of any float type and device; nothing waits for the device.
+        """Add a batch: logits and target as `decide` takes them, on any device; nothing waits for it.
 
         `image` (b,) int64 numbers the image of which each is a tile: the counts of one image's tiles are added before
         they are scored, whatever batch or process they came in. Without it each is an image by itself. `valid`
         (b,1,*spatial) bool marks the pixels that count; without it all do.
         """
-        values, truth, invalid = pixels(logits, target, valid)
-        probability = values.sigmoid()
-        batch = count_pixels(values >= self.edge, truth, probability, invalid)
-        self.counted.append(torch.cat([torch.stack(batch[:4]), to_fixed(torch.stack(batch[4:]))]).T)
+        found = decide(logits, target, self.threshold, valid, self.task.kind)
+        batch = count(found)
+        rows = torch.cat([torch.stack(batch[:4]), to_fixed(torch.stack(batch[4:]))]).T
+        self.counted.append(rows.unflatten(0, (-1, self.task.channels)))
         if image is not None:
             self.images.append(image)
         if self.calibration_bins:
+            probability, truth = found.probability, found.truth
+            if self.task.kind == "multiclass":
+                several = (-1, self.task.channels)
+                probability = probability.unflatten(0, several).amax(1)
+                truth = (truth & found.predicted).unflatten(0, several).any(1)
             self.residual = self.residual + residuals(probability, truth, self.calibration_bins)
 
     def compute(self) -> dict[str, Tensor]:
         """Give every score of the data set as a scalar tensor."""
-        rows = dim_zero_cat(self.counted) if len(self.counted) else self.residual.new_zeros(0, 6)
+        none = self.residual.new_zeros(0, self.task.channels, 6)
+        rows = dim_zero_cat(self.counted) if len(self.counted) else none
         if len(self.images):
             rows = added_by_image(rows, dim_zero_cat(self.images))
-        images, total = unpacked(rows.T), unpacked(rows.sum(0))
+        images, total = unpacked(rows.permute(2, 0, 1)), unpacked(rows.sum(0).T)
         table = torch.stack(list(scores(images, self.empty).values()))
         means = dict(zip(SCORES, to_fixed(table).sum(1) / table.isfinite().sum(1) / FIXED, strict=True))
-        result = means | {f"{name}_pooled": value for name, value in scores(total, self.empty).items()}
+        each = means | {f"{name}_pooled": value for name, value in scores(total, self.empty).items()}
         tp, fp, fn, tn = presence(images)
-        result |= {"image_accuracy": (tp + tn) / (tp + fp + fn + tn), "image_recall": tp / (tp + fn)}
+        each |= {"image_accuracy": (tp + tn) / (tp + fp + fn + tn), "image_recall": tp / (tp + fn)}
+        result = {name: values[list(self.task.scored)].nanmean() for name, values in each.items()}
+        if self.task.channels > 1:
+            result |= {f"{name}/{one}": v[k] for name, v in each.items() for k, one in enumerate(self.task.classes)}
         if self.calibration_bins:
-            result["ece"] = self.residual.abs().sum() / sum(total[:4]) / FIXED
+            pixels = sum(total[:4])[:1] if self.task.kind == "multiclass" else sum(total[:4])  # type: ignore[index]
+            result["ece"] = self.residual.abs().sum() / pixels.sum() / FIXED  # type: ignore[union-attr]
         return result
 
 
 def unpacked(columns: Tensor) -> Counts:
-    """Decode the rows (6,...) of images: four counts, and two sums of probabilities in units of 1 / FIXED."""
+    """Decode rows (6,...): four counts, and two sums of probabilities in units of 1 / FIXED."""
     return Counts(*columns[:4], *(columns[4:] / FIXED))
 
 
 def added_by_image(rows: Tensor, image: Tensor) -> Tensor:
-    """Add the rows (k,6) of each image, by its number (k,): (images,6)."""
+    """Add the rows (n,k,6) of each image, by its number (n,): (images,k,6)."""
     numbers, place = image.unique(return_inverse=True)
-    return rows.new_zeros(len(numbers), 6).index_add_(0, place, rows)
+    return rows.new_zeros(len(numbers), *rows.shape[1:]).index_add_(0, place, rows)
 
 
 def presence(batch: Counts) -> Tensor:
-    """Count images by whether they hold foreground and whether any is predicted: (4,) int64 as tp, fp, fn, tn."""
+    """Count images by whether they hold a class and whether it is predicted: (4,k) int64 as tp, fp, fn, tn."""
     true, found = batch.tp + batch.fn > 0, batch.tp + batch.fp > 0
     return torch.stack([true & found, ~true & found, true & ~found, ~true & ~found]).sum(1)

@@ -19,10 +19,10 @@ class FCN(nn.Module):
     Made for lesions in mammograms of 640x640 pixels, which it reduces to 20x20x512 (five poolings; a dilated
     convolution stands where a sixth would) and grows back to 320x320x32 and 640x640. It descends from the fully
     convolutional networks of Long, Shelhamer and Darrell, CVPR 2015. Takes (b, in_channels, h, w) with sides divisible
-    by 32, gives logits (b, 1, h, w).
+    by 32, gives logits (b, out_channels, h, w).
 
     base: channels at full size, doubled by each pooling (32 gives the 512). norm: batch, instance, group or none.
-    upsample: "mixed" is the published net: four times nearest-neighbour resizing and a 3x3 convolution, then a
+    upsample: "mixed" is the published net: four times nearest-neighbor resizing and a 3x3 convolution, then a
     transposed convolution of stride 2 and a last one of stride 1; "resize", "bilinear" and "transpose" take one kind
     for every step. Transposed convolutions can leave checkerboards (Odena et al., Distill 2016). skips: add the
     contracting path's features, bottlenecked by 1x1 convolutions, to those of the same size. prior: the foreground
@@ -37,6 +37,7 @@ class FCN(nn.Module):
         upsample: str = "mixed",
         skips: bool = False,
         prior: float | None = None,
+        out_channels: int = 1,
     ) -> None:
         super().__init__()
         require(in_channels > 0 and base > 0, "model", "in_channels and base of at least 1", (in_channels, base))
@@ -52,12 +53,12 @@ class FCN(nn.Module):
         self.up = nn.ModuleList(grow(2 * width, width, norm, middle) for width in reversed(widths[:-1]))
         self.bottlenecks = nn.ModuleList(nn.Conv2d(2 * w, w, 1) for w in reversed(widths[:-1])) if skips else None
         self.full = grow(base, base, norm, end)
-        self.last = (nn.ConvTranspose2d if end == "transpose" else nn.Conv2d)(base, 1, 3, padding=1)
+        self.last = (nn.ConvTranspose2d if end == "transpose" else nn.Conv2d)(base, out_channels, 3, padding=1)
         initialise(self.last)
         set_prior(self.last, prior)
 
     def forward(self, image: Image) -> Logits:
-        """Give each pixel of (b, in_channels, h, w) its logit (b, 1, h, w)."""
+        """Give each pixel of (b, in_channels, h, w) its logits (b, out_channels, h, w)."""
         check_input(image, self.in_channels, 32, smallest=64)
         levels: list[Tensor] = []
         features = image

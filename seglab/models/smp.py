@@ -22,10 +22,11 @@ FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 class Smp(nn.Module):
     """A network of segmentation-models-pytorch (Iakubovskii 2019) by the names of its architecture and encoder.
 
-    Takes (b, in_channels, h, w), gives logits (b, 1, h, w). `encoder_weights` is None, the name of weights that the
-    library downloads ("imagenet"), or a local file (.pt, .pth, .bin, .ckpt, .safetensors) that holds the encoder, alone
-    or inside a whole model; weights for colour images serve any number of channels. `options` goes to the library as it
-    is, e.g. {decoder_attention_type: scse}. prior: the foreground probability of the untrained net; None: as it is.
+    Takes (b, in_channels, h, w), gives logits (b, out_channels, h, w). `encoder_weights` is None, the name of weights
+    that the library downloads ("imagenet"), or a local file (.pt, .pth, .bin, .ckpt, .safetensors) that holds the
+    encoder, alone or inside a whole model; weights for color images serve any number of channels. `options` goes to
+    the library as it is, e.g. {decoder_attention_type: scse}. prior: the foreground probability of the untrained net;
+    None: as it is.
     """
 
     def __init__(
@@ -36,16 +37,17 @@ class Smp(nn.Module):
         encoder_weights: str | None = None,
         options: Mapping[str, Any] | None = None,
         prior: float | None = None,
+        out_channels: int = 1,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.net: Any
         more = dict(options or {})
         if encoder_weights is None or not encoder_weights.endswith(FILES):
-            self.net = create(arch, encoder_name, encoder_weights, in_channels, more)
+            self.net = create(arch, encoder_name, encoder_weights, in_channels, more, out_channels)
         else:
             state = read_weights(Path(encoder_weights), "model.encoder_weights")
-            self.net = create(arch, encoder_name, None, 3, more)
+            self.net = create(arch, encoder_name, None, 3, more, out_channels)
             fill(self.net.encoder, state, in_channels, encoder_weights)
         convolutions = [m for m in self.net.segmentation_head.modules() if isinstance(m, nn.Conv2d)]
         set_prior(convolutions[-1], prior)
@@ -56,12 +58,14 @@ class Smp(nn.Module):
         self.smallest = 128 if arch.lower() == "pan" else 32  # PAN halves its smallest map three times more
 
     def forward(self, image: Image) -> Logits:
-        """Give each pixel of (b, in_channels, h, w) its logit (b, 1, h, w)."""
+        """Give each pixel of (b, in_channels, h, w) its logits (b, out_channels, h, w)."""
         check_input(image, self.in_channels, self.step, self.smallest)
         return self.net(image)
 
 
-def create(arch: str, encoder: str, weights: str | None, in_channels: int, options: dict[str, Any]) -> Any:
+def create(
+    arch: str, encoder: str, weights: str | None, in_channels: int, options: dict[str, Any], classes: int = 1
+) -> Any:
     """Build the library's model; names it does not know and a hub that does not answer are one sentence each."""
     import segmentation_models_pytorch as smp
 
@@ -72,7 +76,7 @@ def create(arch: str, encoder: str, weights: str | None, in_channels: int, optio
             require_known("options", option, list(signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()]).parameters))
     try:
         with quiet("huggingface_hub"):  # writes six lines on its retries
-            return smp.create_model(arch, encoder, weights, in_channels, **options)
+            return smp.create_model(arch, encoder, weights, in_channels, classes, **options)
     except OSError as error:
         expected = f"the hub's weights {weights} of {encoder}, in its cache or over the network"
         remedy = "connect, or set model.encoder_weights to a local file or null"

@@ -15,7 +15,7 @@ class UNet(nn.Module):
 
     Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015; the
     paper's own net, dropout apart, is `base=64 norm=none padding=valid`. Takes (b, in_channels, h, w), gives
-    logits (b, 1, h, w).
+    logits (b, out_channels, h, w).
 
     base: channels of the first level, doubled at each of the `depth` levels below it. norm: batch, instance, group or
     none after each 3x3 convolution. padding: "same" pads each convolution with zeros, for sizes divisible by 2^depth;
@@ -34,6 +34,7 @@ class UNet(nn.Module):
         padding: str = "same",
         upsample: str = "transpose",
         prior: float | None = None,
+        out_channels: int = 1,
     ) -> None:
         super().__init__()
         require(in_channels > 0 and base > 0, "model", "in_channels and base of at least 1", (in_channels, base))
@@ -45,12 +46,12 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(block(i, o, norm, pad) for i, o in zip([in_channels, *widths], widths, strict=False))
         self.grow = nn.ModuleList(doubling(2 * width, width, upsample) for width in reversed(widths[:-1]))
         self.up = nn.ModuleList(block(2 * width, width, norm, pad) for width in reversed(widths[:-1]))
-        self.last = nn.Conv2d(base, 1, 1)
+        self.last = nn.Conv2d(base, out_channels, 1)
         initialise(self.last)
         set_prior(self.last, prior)
 
     def forward(self, image: Image) -> Logits:
-        """Give each pixel of (b, in_channels, h, w) its logit (b, 1, h, w)."""
+        """Give each pixel of (b, in_channels, h, w) its logits (b, out_channels, h, w)."""
         if self.padding == "same":
             check_input(image, self.in_channels, 2**self.depth, smallest=2 ** (self.depth + 1))
             return self.inner(image)

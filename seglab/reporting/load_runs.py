@@ -17,7 +17,8 @@ from typing import Any
 
 import pandas as pd
 
-from seglab.contract import require
+from seglab.contract import Task, require
+from seglab.reporting.class_rows import chosen_classes, metrics_of, rows_per_image, threshold_of
 from seglab.reporting.run_labels import benchmark_titles, fold, label
 
 
@@ -59,12 +60,15 @@ class Sweep:
         return list(self.runs.loc[self.runs["status"].isin(["running", "interrupted", "paused"]), "name"])
 
 
-def collect(roots: Iterable[Path | str]) -> Sweep:
-    """Read every run below the folders `roots`; raises one sentence if a folder is absent or none holds a run."""
+def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep:
+    """Read every run below the folders `roots`; raises one sentence if a folder is absent or none holds a run.
+
+    class_name: of several classes the one that all metrics are of; None takes the mean over those that are scored.
+    """
     folders = sorted({folder for root in roots for folder in _run_folders(Path(root))})
     shown = ", ".join(map(str, roots))
     require(bool(folders), "report", f"folders with a run.json below {shown}", "none", "give the folder of a sweep")
-    facts, tables = zip(*(_read(folder) for folder in folders), strict=True)
+    facts, tables = zip(*(_read(folder, class_name) for folder in folders), strict=True)
     runs = pd.DataFrame(list(facts))
     runs["label"] = label(runs)
     _supersede(runs)
@@ -85,7 +89,7 @@ def _run_folders(root: Path) -> Iterator[Path]:
             yield Path(folder).resolve()
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+def _read(folder: Path, class_name: str | None = None) -> tuple[dict[str, Any], pd.DataFrame]:
     """The facts of one run, and its rows per image if it finished."""
     facts, problem = _facts(folder)
     images, digest = pd.DataFrame(), ""
@@ -99,8 +103,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     row |= {key: facts.get(key) for key in ("card", "error", "git", "overrides")}
     row["fold"] = fold(config)
     row["benchmark"] = f"{row['dataset']} {str(data.get('fingerprint', ''))[:6]}".strip()
-    row["threshold"] = (facts.get("threshold") or {}).get("tuned", float("nan"))
-    return row | (facts.get("metrics") or {}), images
+    task = Task(**(data.get("task") or {}))
+    tuned, chosen = (facts.get("threshold") or {}).get("tuned"), chosen_classes(task, class_name)
+    row |= {"task": task, "classes": chosen, "threshold": [threshold_of(tuned, task.classes[k]) for k in chosen]}
+    images = rows_per_image(images, task, class_name) if len(images) else images
+    return row | metrics_of(facts.get("metrics") or {}, class_name), images
 
 
 def _facts(folder: Path) -> tuple[dict[str, Any], str]:

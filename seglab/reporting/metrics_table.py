@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from seglab.contract import Task
 from seglab.reporting import learning_curves
+from seglab.reporting.class_rows import chosen_classes, threshold_of
 from seglab.reporting.decisions import (
     best_expected,
     bin_means,
@@ -21,7 +23,7 @@ from seglab.reporting.decisions import (
     scores_from,
 )
 from seglab.reporting.load_runs import Sweep
-from seglab.reporting.thresholds import average_precision, calibration_error
+from seglab.reporting.thresholds import average_precision, calibration_error, ratio
 
 LOWER_IS_BETTER = {
     "hd95",
@@ -113,7 +115,9 @@ RULES = {
 class Pooled(NamedTuple):
     """One run's histograms over all test pixels, (2, 256), its scores, and those of each image under each rule.
 
-    `images` has, by rule, a row for each test image, by id, with the columns THRESHOLDED; "fixed" is per_image.csv.
+    Of several classes the sum of the histograms and the mean of the scores. `images` has, by rule, a row for each test
+    image, by id, with the columns THRESHOLDED; "fixed" is per_image.csv. A multiclass mask takes the likeliest class
+    and has no other rule.
     """
 
     table: np.ndarray
@@ -134,16 +138,35 @@ def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
                 table, ids, val = arrays["test"], arrays["test_ids"], arrays["val"].sum(0)
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             continue
+        several = len(run["classes"]) > 1
         known = confidences.get_group(row).set_index("id")[list(CONFIDENCES)].reindex(ids).to_numpy(float)
-        empty = run["config"].get("empty", "correct")
-        edges, scores = _decided(table, val, known, score, empty)
-        if np.isfinite(run["threshold"]):
-            edges["tuned"] = np.array(round(run["threshold"] * table.shape[-1]))
-            scores["tuned/threshold"] = float(run["threshold"])
-        images = {rule: pd.DataFrame(scores_from(table, edge, empty), index=ids) for rule, edge in edges.items()}
-        scores |= {f"{rule}/{key}": float(mean) for rule, each in images.items() for key, mean in each.mean().items()}
-        found[row] = Pooled(table.sum(0), scores, images)
+        known = np.full_like(known, np.nan) if several else known  # what is known is the mean over the classes
+        empty, cut = run["config"].get("empty", "correct"), run["task"].kind != "multiclass"
+        parts = []
+        for k, threshold in zip(run["classes"], run["threshold"], strict=True):
+            own, its_val = (table[:, k], val[k]) if table.ndim == 4 else (table, val)  # else: before there were classes
+            edges, scores = _decided(own, its_val, known, score, empty)
+            if np.isfinite(threshold):
+                edges["tuned"] = np.array(round(threshold * own.shape[-1]))
+                scores["tuned/threshold"] = float(threshold)
+            edges = edges if cut else {}
+            images = {rule: pd.DataFrame(scores_from(own, edge, empty), index=ids) for rule, edge in edges.items()}
+            means = {f"{rule}/{key}": float(mean) for rule, each in images.items() for key, mean in each.mean().items()}
+            parts.append(Pooled(own.sum(0), scores | means, images))
+        found[row] = _together(parts)
     return found
+
+
+def _together(parts: Sequence[Pooled]) -> Pooled:
+    """Add up the histograms of one run's classes, and average their scores."""
+    if len(parts) == 1:
+        return parts[0]
+    images = {rule: pd.concat([p.images[rule] for p in parts]).groupby(level=0).mean() for rule in parts[0].images}
+    return Pooled(np.sum([p.table for p in parts], axis=0), _mean_scores([p.scores for p in parts]), images)
+
+
+def _mean_scores(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {str(key): float(value) for key, value in pd.DataFrame(parts).mean().items()}
 
 
 def _decided(
@@ -151,7 +174,7 @@ def _decided(
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Where each image's mask (n, 2, 256) begins by each rule of probabilities, and how good these are."""
     pooled, outer, weights = table.sum(0), outer_means(table, *confidences.T), table.sum(2)[:, ::-1]
-    over_all = np.nansum(confidences * weights, axis=0) / weights.sum(0).clip(min=1)
+    over_all = ratio(np.nansum(confidences * weights, axis=0), (np.isfinite(confidences) * weights).sum(0))
     pooled_outer = outer_means(pooled[None], *over_all[:, None])
     means = bin_means(pooled_outer)[0]
     temperature, observed = fitted_temperature(val, means), isotonic(val)
@@ -168,8 +191,13 @@ def _decided(
     return {rule: best_expected(pixels, each, score, empty) for rule, (each, _) in probabilities.items()}, scores
 
 
-def at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, float]:
-    """What histograms (n, 2, 256) give: average precision, calibration error, and the scores at the tuned threshold."""
+def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[str, float]:
+    """What histograms (n, classes, 2, 256) give: average precision, calibration error, scores at tuned thresholds."""
+    edges = {k: threshold_of(tuned, task.classes[k]) for k in chosen_classes(task)}
+    return _mean_scores([_at_threshold(table[:, k], threshold, empty) for k, threshold in edges.items()])
+
+
+def _at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, float]:
     pooled = table.sum(0)
     scores = {"average_precision": float(average_precision(pooled)), "ece": float(calibration_error(pooled))}
     if not np.isfinite(threshold):

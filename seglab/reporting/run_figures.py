@@ -13,8 +13,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from seglab.contract import require
-from seglab.plots import FAINT, FALSE_NEGATIVE, FALSE_POSITIVE, INK, STYLE, TRUE_POSITIVE, outlined, paint_errors, save
+from seglab.contract import Task, require
+from seglab.plots import (
+    CLASS_COLORS,
+    FAINT,
+    FALSE_NEGATIVE,
+    FALSE_POSITIVE,
+    INK,
+    STYLE,
+    TRUE_POSITIVE,
+    outlined,
+    paint_classes,
+    paint_errors,
+    save,
+)
 
 TRAIN, VAL = "#e69f00", "#0072b2"
 
@@ -35,12 +47,16 @@ GRADIENT = {
 
 
 class Example(NamedTuple):
-    """One test image as a row of `examples`; `truth` and `probability` are (h, w) in [0, 1]."""
+    """One test image as a row of `examples`; `truth` and `probability` are (h, w) in [0, 1], or (k, h, w).
+
+    `valid` (h, w) are the pixels that count, None where all do.
+    """
 
     caption: str
     image: np.ndarray
     truth: np.ndarray
     probability: np.ndarray
+    valid: np.ndarray | None = None
 
 
 def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
@@ -93,15 +109,19 @@ def _switches(axis: Axes, history: pd.DataFrame) -> None:
         axis.axvline(epoch, color=INK, linewidth=1, linestyle=":", label="" if k else "next loss")
 
 
-def examples(rows: Iterable[Example], out: Path, threshold: float = 0.5, title: str = "") -> Path:
+def examples(
+    rows: Iterable[Example], out: Path, threshold: float = 0.5, title: str = "", task: Task | None = None
+) -> Path:
     """Draw test images one a row: the image, the truth, the probability, and the errors in color.
 
-    A row is an `Example` (or a tuple of the same four): a caption of one or more lines such as "best\\nIoU 0.93", the
-    image uint8 (h, w, c), the truth and the probability (h, w). `title` names the run above them.
+    A row is an `Example` (or a tuple of the same): a caption of one or more lines such as "best\\nIoU 0.93", the
+    image uint8 (h, w, c), the truth and the probability (h, w). `title` names the run above them. Of several classes
+    (k, h, w) each has its color.
     """
+    task = task or Task()
     rows = [Example(*row) for row in rows]
     require(bool(rows), "examples", "at least one image to draw", 0)
-    height, width = rows[0].truth.shape
+    height, width = rows[0].truth.shape[-2:]
     tall = 1.75 * height / width
     with mpl.rc_context({**STYLE, "axes.grid": False, "image.interpolation": "nearest"}):
         figure = Figure(figsize=(1.1 + 4 * 1.8, 0.6 + 0.25 * bool(title) + len(rows) * (tall + 0.06)))
@@ -109,22 +129,34 @@ def examples(rows: Iterable[Example], out: Path, threshold: float = 0.5, title: 
         figure.suptitle(title, x=0.005, ha="left", fontsize=9.5)
         grid = figure.subplots(len(rows), 4, squeeze=False)
         for axes, row in zip(grid, rows, strict=True):
-            _row(axes, row, threshold)
-        for axis, title in zip(grid[0], ("image and true outline", "truth", "probability", "errors"), strict=True):
+            _row(axes, row, threshold, task)
+        third = "probability" if task.channels == 1 else "prediction"
+        for axis, title in zip(grid[0], ("image and true outline", "truth", third, "errors"), strict=True):
             axis.set_title(title, color=FAINT)
-        figure.legend(handles=_legend(), loc="outside lower right", ncols=3, handlelength=1, fontsize=8)
+        handles = [*_class_legend(task), *_legend()]
+        figure.legend(handles=handles, loc="outside lower right", ncols=8, handlelength=1, fontsize=8)
         return save(figure, out)
 
 
-def _row(axes: Iterable[Axes], row: Example, threshold: float) -> None:
-    image = outlined(row.image, row.truth)
-    painted = paint_errors(row.image, row.truth, row.probability, threshold)
-    for axis, picture, span in zip(axes, (image, row.truth, row.probability, painted), (255, 1, 1, 255), strict=True):
+def _row(axes: Iterable[Axes], row: Example, threshold: float, task: Task) -> None:
+    truth, probability = row.truth, row.probability
+    image = outlined(row.image, truth if truth.ndim == 2 else truth[list(task.scored)].max(0))
+    painted = paint_errors(row.image, truth, probability, threshold, task.kind, row.valid)
+    if truth.ndim == 3:
+        maps = ((truth, 0.5 + 1e-6), (probability, threshold))
+        truth, probability = (paint_classes(row.image, m, at, task.kind, row.valid) for m, at in maps)
+    for axis, picture, span in zip(axes, (image, truth, probability, painted), (255, 1, 1, 255), strict=True):
         axis.imshow(picture, cmap="gray", vmin=0, vmax=span)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
         if picture is image:
             axis.set_ylabel(row.caption, rotation=0, ha="right", va="center", labelpad=6, multialignment="right")
+
+
+def _class_legend(task: Task) -> list[Patch]:
+    """The colors of the classes that are scored, where there are several channels."""
+    names = [task.classes[k] for k in task.scored] if task.channels > 1 else []
+    return [Patch(facecolor=CLASS_COLORS[k % len(CLASS_COLORS)], label=name) for k, name in enumerate(names)]
 
 
 def _legend() -> list[Patch]:

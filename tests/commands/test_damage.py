@@ -124,7 +124,7 @@ def test_a_finished_run_with_damaged_results_is_never_trusted(
         train(compose("train", *SMALL, *LONGER, folder=folder), folder)
 
 
-def test_an_intact_archive_is_told_from_a_damaged_one(undisturbed: Path, tmp_path: Path) -> None:
+def test_an_intact_archive_is_distinguished_from_a_damaged_one(undisturbed: Path, tmp_path: Path) -> None:
     for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "histograms.npz"):
         assert archive_is_intact(undisturbed / name)
         for damage in (half, garbage, empty, gone):

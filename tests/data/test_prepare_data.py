@@ -159,7 +159,7 @@ def facts_of(dataset):
 def test_an_image_that_is_smaller_than_its_patches_is_filled_up_with_black(dataset):
     write_image(Path(dataset.root, "images/0.png"), np.full((3, 5), 9))
     write_image(Path(dataset.root, "masks/0.png"), np.full((3, 5), 9))
-    image, mask = open_data(replace(dataset, fit="patch")).source("train").sample((0, 0), 0)
+    image, mask, _ = open_data(replace(dataset, fit="patch")).source("train").sample((0, 0), 0)
     assert (image[:3, :5] == 9).all()
     assert image.sum() == 9 * 3 * 15
     assert mask.sum() == 15

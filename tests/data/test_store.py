@@ -157,7 +157,7 @@ def test_a_folder_of_another_version_is_refused(raw, folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
     for use in (lambda: build(raw.items(), raw, folder), Prepared(root=str(folder)).items):
-        with pytest.raises(ContractError, match=r"in format 3, got format 2; remove it, and run seglab.prepare again"):
+        with pytest.raises(ContractError, match=r"in format 4, got format 2; remove it, and run seglab.prepare again"):
             use()
 
 

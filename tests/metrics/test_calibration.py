@@ -8,7 +8,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from seglab.contract import ContractError
 from seglab.metrics.calibration import FIXED, histogram, residuals
-from seglab.metrics.counts import counts
+from seglab.metrics.counts import counts, decide
 
 
 def batch(seed: int = 0, scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,7 +21,7 @@ def batch(seed: int = 0, scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor
 @given(st.integers(0, 10_000), st.sampled_from([1e-9, 1e-3, 1.0, 100.0]), st.sampled_from([2, 10, 256]))
 def test_the_upper_half_of_the_bins_is_what_counts_predicts(seed, scale, bins):
     logits, target = batch(seed, scale)
-    table, result = histogram(logits, target, bins), counts(logits, target)
+    table, result = histogram(decide(logits, target), bins), counts(logits, target)
     assert torch.equal(table[:, 1, bins // 2 :].sum(-1), result.tp)
     assert torch.equal(table[:, 0, bins // 2 :].sum(-1), result.fp)
     assert torch.equal(table[:, 1, : bins // 2].sum(-1), result.fn)
@@ -30,7 +30,7 @@ def test_the_upper_half_of_the_bins_is_what_counts_predicts(seed, scale, bins):
 
 def test_the_table_is_that_of_numpy_for_each_image_and_class():
     logits, target = batch(1)
-    table = histogram(logits, target, bins=64)
+    table = histogram(decide(logits, target), bins=64)
     for image in range(3):
         for row, wanted in enumerate((~target, target)):
             values = logits[image][wanted[image]].double().sigmoid()
@@ -38,14 +38,14 @@ def test_the_table_is_that_of_numpy_for_each_image_and_class():
 
 
 def test_certain_logits_fall_in_the_outer_bins():
-    table = histogram(torch.tensor([-200.0, 200.0, -0.0]).view(1, 1, 1, 3), torch.ones(1, 1, 1, 3))
+    table = histogram(decide(torch.tensor([-200.0, 200.0, -0.0]).view(1, 1, 1, 3), torch.ones(1, 1, 1, 3)))
     assert table[0, 1].nonzero().flatten().tolist() == [0, 128, 255]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_logits_of_any_precision_are_counted_whole(dtype):
     logits, target = batch(2)
-    table = histogram(logits.to(dtype), target)
+    table = histogram(decide(logits.to(dtype), target))
     assert table.dtype == torch.int64
     assert table.sum((1, 2)).tolist() == [17 * 23] * 3
 
@@ -53,7 +53,7 @@ def test_logits_of_any_precision_are_counted_whole(dtype):
 @pytest.mark.parametrize("bins", [0, 15, -2])
 def test_bins_without_an_edge_at_one_half_are_refused(bins):
     with pytest.raises(ContractError, match="an even number"):
-        histogram(*batch(), bins=bins)
+        histogram(decide(*batch()), bins=bins)
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from seglab.metrics.calibration import histogram
+from seglab.metrics.counts import decide
 from seglab.reporting.decisions import (
     best_expected,
     bin_means,
@@ -68,7 +69,7 @@ def test_the_means_of_the_outer_bins_come_from_the_confidences():
         [part[i][mask[i]].mean() if mask[i].any() else np.nan for i in range(3)]
         for part, mask in ((p, truth), (1 - p, ~truth))
     ]
-    found = outer_means(histogram(logits, target).numpy(), *np.array(confidences))
+    found = outer_means(histogram(decide(logits, target)).numpy(), *np.array(confidences))
     first = [each[each < 1 / 256].mean() for each in p]
     assert found[:, 0] == pytest.approx(first, rel=0.02)
     assert 1 - found[:2, 1] == pytest.approx([1 - each[each >= 255 / 256].mean() for each in p[:2]], rel=0.02)
@@ -93,7 +94,7 @@ def test_calibration_scores_are_those_of_the_pixels():
     generator = torch.Generator().manual_seed(1)
     target = torch.rand(1, 1, 60, 60, generator=generator) < 0.4
     logits = torch.randn(target.shape, generator=generator) + target
-    found = calibration_scores(histogram(logits, target).numpy()[0], middles())
+    found = calibration_scores(histogram(decide(logits, target)).numpy()[0], middles())
     nll = torch.nn.functional.binary_cross_entropy_with_logits(logits, target.float()).item()
     assert found["nll"] == pytest.approx(nll, abs=2e-3)
     assert found["brier"] == pytest.approx(((logits.sigmoid() - target.float()) ** 2).mean().item(), abs=2e-3)

@@ -7,7 +7,7 @@ from torchmetrics.functional.classification import binary_average_precision, bin
 
 from seglab.contract import ContractError
 from seglab.metrics.calibration import histogram
-from seglab.metrics.counts import counts, scores
+from seglab.metrics.counts import counts, decide, scores
 from seglab.reporting.thresholds import (
     average_precision,
     best_threshold,
@@ -32,7 +32,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("empty", ["correct", "skip"])
 @pytest.mark.parametrize("step", [1, 64, 128, 200, 255])
 def test_scores_at_a_threshold_are_those_of_the_pixels(batch, empty, step):
-    ours = scores_at(histogram(*batch).numpy(), empty)
+    ours = scores_at(histogram(decide(*batch)).numpy(), empty)
     theirs = scores(counts(*batch, threshold=step / 256), empty)
     assert thresholds()[step] == step / 256
     for name, values in ours.items():
@@ -40,13 +40,13 @@ def test_scores_at_a_threshold_are_those_of_the_pixels(batch, empty, step):
 
 
 def test_all_pixels_as_one_image_are_the_pooled_score(batch):
-    table = histogram(*batch).numpy()
+    table = histogram(decide(*batch)).numpy()
     tp, fp, fn, _, *_ = (float(part.sum()) for part in counts(*batch))
     assert scores_at(table.sum(0))["iou"][128] == pytest.approx(tp / (tp + fp + fn))
 
 
 def test_the_best_threshold_beats_every_other_one(batch):
-    table = histogram(*batch).numpy()
+    table = histogram(decide(*batch)).numpy()
     best = best_threshold(table)
     tried = [scores(counts(*batch, threshold=k / 256))["iou"].mean().item() for k in range(1, 256)]
     assert scores(counts(*batch, threshold=best))["iou"].mean().item() == pytest.approx(max(tried))
@@ -64,12 +64,12 @@ def test_equally_good_thresholds_give_the_one_nearest_to_one_half():
 def test_average_precision_is_torchmetrics_on_the_same_thresholds(batch):
     logits, target = batch
     theirs = binary_average_precision(logits.sigmoid(), target.long(), thresholds=torch.arange(256) / 256)
-    assert average_precision(histogram(*batch).numpy().sum(0)) == pytest.approx(theirs.item(), abs=1e-6)
+    assert average_precision(histogram(decide(*batch)).numpy().sum(0)) == pytest.approx(theirs.item(), abs=1e-6)
 
 
 def test_average_precision_is_close_to_the_exact_one_and_undefined_without_foreground(batch):
     logits, target = batch
-    each = average_precision(histogram(*batch).numpy())
+    each = average_precision(histogram(decide(*batch)).numpy())
     assert np.isnan(each).tolist() == [True] + [False] * 5
     for i in range(2, 6):
         assert each[i] == pytest.approx(
@@ -80,7 +80,7 @@ def test_average_precision_is_close_to_the_exact_one_and_undefined_without_foreg
 def test_the_calibration_error_is_torchmetrics_to_half_a_bin(batch):
     logits, target = batch
     theirs = binary_calibration_error(logits.sigmoid(), target.long(), n_bins=16, norm="l1")
-    assert calibration_error(histogram(*batch).numpy().sum(0)) == pytest.approx(theirs.item(), abs=1 / 512)
+    assert calibration_error(histogram(decide(*batch)).numpy().sum(0)) == pytest.approx(theirs.item(), abs=1 / 512)
 
 
 def test_the_reliability_diagram_counts_by_hand():

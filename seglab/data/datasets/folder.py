@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from seglab.contract import require
-from seglab.data.dataset import Dataset, Facts, Item, one_of
+from seglab.contract import Task, require
+from seglab.data.dataset import Dataset, Facts, Item, Reader, one_of
 from seglab.data.facts import value_doubts
 from seglab.data.names import Affix, option, proposal
 from seglab.images.image_io import SUFFIXES, existing_folder, files_in, read_image
-from seglab.images.masks import Value, read_mask, to_rgb
+from seglab.images.labels import IGNORED
+from seglab.images.masks import Value, read_classes, read_mask, to_rgb
 
 WHO = "dataset folder"
 T = TypeVar("T")
@@ -30,62 +31,102 @@ class Folder(Dataset):
     images, masks, and for splits of their own val_images, val_masks, test_images, test_masks: folders in `root`; an
     empty val_images has validation images drawn although there is a folder of them. image_prefix, image_suffix,
     mask_prefix, mask_suffix: what the names add to what they have in common, suffixes also as a list: the masks of an
-    image are united. mask_value: foreground are the pixels of this value or color ("#rrggbb"), or of a list; null:
-    those above `threshold`. missing_mask: `error`, or `empty`: an image without a mask has no foreground. page: which
-    page of files with several, from 0. group_pattern: a regular expression whose first group, found in an image's
-    name, is its patient.
+    image are united. classes: what the values of a mask mean, by name, the background first: `{background: 0, gland:
+    [192, 200]}`, values or colors; every pixel has one. Or `masks` gives a folder for each of several classes that may
+    overlap, by name. ignore: values or colors of pixels that do not count. mask_value: foreground are the pixels of
+    this value or color ("#rrggbb"), or of a list; null: those above `threshold`. missing_mask: `error`, or `empty`: an
+    image without a mask has no foreground. page: which page of files with several, from 0. group_pattern: a regular
+    expression whose first group, found in an image's name, is its patient.
     """
 
     root: str
     images: str = "images"
-    masks: str = "masks"
+    masks: str | Folders = "masks"
     val_images: str | None = None
-    val_masks: str | None = None
+    val_masks: str | Folders | None = None
     test_images: str | None = None
-    test_masks: str | None = None
+    test_masks: str | Folders | None = None
     image_prefix: str = ""
     image_suffix: str | tuple[str, ...] = ""
     mask_prefix: str = ""
     mask_suffix: str | tuple[str, ...] = ""
     mask_value: Value | tuple[Value, ...] | None = None
+    classes: Mapping[str, Value | Sequence[Value]] | tuple[tuple[str, tuple[Value, ...]], ...] | None = None
+    ignore: Value | tuple[Value, ...] | None = None
     threshold: int = 0
     missing_mask: str = "error"
     page: int | None = None
     group_pattern: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("masks", "val_masks", "test_masks"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                object.__setattr__(self, name, tuple(dict(value).items()))  # what can be hashed
+        if self.classes is not None:
+            self.check_classes(dict(self.classes))
         super().__post_init__()
         require(self.threshold >= 0, WHO, "threshold of at least 0", self.threshold)
         one_of(WHO, self, missing_mask=("error", "empty"))
         for split in ("val", "test"):
             images, masks = getattr(self, f"{split}_images"), getattr(self, f"{split}_masks")
             require(bool(images) == bool(masks), WHO, f"{split}_images and {split}_masks together")
-        for color in (value for value in several(self.mask_value) if isinstance(value, str)):
+        for color in (v for v in (*several(self.mask_value), *several(self.ignore)) if isinstance(v, str)):
             to_rgb(color)
+        names = [
+            named(getattr(self, name)).keys() for name in ("masks", "val_masks", "test_masks") if getattr(self, name)
+        ]
+        require(all(some == names[0] for some in names), WHO, "one set of classes in masks, val_masks and test_masks")
         try:
             re.compile(self.group_pattern or "")
         except re.error as error:
             require(False, WHO, "group_pattern as a regular expression", f"{self.group_pattern!r} ({error})")
 
+    def check_classes(self, classes: dict[str, Any]) -> None:
+        """Require names and values that tell the classes apart; keeps them as tuples."""
+        expected = "classes as names with a value, a color or a list: {background: 0, gland: 192}"
+        fits = all(isinstance(name, str) and name for name in classes) and len(classes) >= 2
+        require(fits, WHO, expected, classes)
+        pairs = tuple((name, several(tuple(v) if isinstance(v, list) else v)) for name, v in classes.items())
+        values = [value for _, some in pairs for value in some]
+        require(all(isinstance(v, int | str) for v in values), WHO, expected, classes)
+        twice = sorted({str(value) for value in values if values.count(value) > 1})
+        require(not twice, WHO, "each value in one class", ", ".join(twice))
+        for color in (value for value in values if isinstance(value, str)):
+            to_rgb(color)
+        plain = isinstance(self.masks, str) and self.mask_value is None and not self.soft and not self.threshold
+        require(plain, WHO, "classes without mask_value, threshold, soft and several folders of masks")
+        object.__setattr__(self, "classes", pairs)
+
+    @property
+    def task(self) -> Task:
+        if self.classes is not None:
+            return Task("multiclass", tuple(dict(self.classes)))
+        return Task() if isinstance(self.masks, str) else Task("multilabel", tuple(dict(self.masks)))
+
     def decode(self, path: str) -> np.ndarray:
         return read_image(path, self.page)
 
     def mask_doubts(self, masks: Sequence[Facts]) -> list[str]:
-        named = () if self.mask_value is None else self.mask_value
-        return [] if self.threshold or self.soft else value_doubts(masks, several(named))
+        values = () if self.mask_value is None else self.mask_value
+        told = self.threshold or self.soft or self.classes is not None or self.ignore is not None
+        return [] if told else value_doubts(masks, several(values))
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
-        folders = {"train": (root / self.images, root / self.masks)}
+        folders = {"train": (root / self.images, named(self.masks))}
         if self.val_images and self.val_masks:
-            folders["val"] = (root / self.val_images, root / self.val_masks)
+            folders["val"] = (root / self.val_images, named(self.val_masks))
         if self.test_images and self.test_masks:
-            folders["test"] = (root / self.test_images, root / self.test_masks)
+            folders["test"] = (root / self.test_images, named(self.test_masks))
             self.require_no_other_val(root)
-        named = {path for pair in folders.values() for path in pair}
+        every = {
+            path for images, masks in folders.values() for path in (images, *(root / one for one in masks.values()))
+        }
         items = []
         for split, (images, masks) in folders.items():
-            items += self.pairs(images, masks, named, split if len(folders) > 1 else "")
+            part = split if len(folders) > 1 else ""
+            items += stacked([self.pairs(images, root / one, every, part) for one in masks.values()])
         return items
 
     def require_no_other_val(self, root: Path) -> None:
@@ -136,7 +177,17 @@ class Folder(Dataset):
             fault = f"{twice[0][2]}: expected one file of its name, got {twice[1][2]} too"
             return Item(name, name, split=split, fault=fault)
         paths = [path for _, _, path in masks]
-        read = partial(read_mask, threshold=self.threshold, value=self.mask_value, soft=self.soft, page=self.page)
+        read: Callable[[str], np.ndarray] = partial(
+            read_mask,
+            threshold=self.threshold,
+            value=self.mask_value,
+            soft=self.soft,
+            page=self.page,
+            ignore=self.ignore,
+        )
+        if self.classes is not None:
+            pairs: Any = self.classes
+            read = partial(read_classes, classes=pairs, ignore=self.ignore, page=self.page)
         if images and not masks and self.missing_mask == "empty":
             read, paths = partial(no_foreground, page=self.page), [images[0][2]]
         image, group = (images[0][2], self.group_of(images[0][0], name)) if images else (None, name)
@@ -153,6 +204,42 @@ class Folder(Dataset):
 
 Named = tuple[str, str, Path]
 """The name of a file without its ending, which suffix it has, and the file."""
+
+
+Folders = Mapping[str, str] | tuple[tuple[str, str], ...]
+"""A folder of masks for each class, by name."""
+
+
+def named(masks: str | Folders) -> dict[str, str]:
+    """Give the folders of masks by the names of their classes; one folder has the name ""."""
+    return {"": masks} if isinstance(masks, str) else dict(masks)
+
+
+def stacked(classes: list[list[Item]]) -> list[Item]:
+    """Make one list of items with (h, w, k) masks of the lists that the classes have; one list stays as it is."""
+    if len(classes) == 1:
+        return classes[0]
+    found: dict[str, list[Item]] = {}
+    for items in classes:
+        for item in items:
+            found.setdefault(item.id, []).append(item)
+    made = []
+    for several_masks in found.values():
+        first = several_masks[0]
+        fault = next((item.fault for item in several_masks if item.fault), "")
+        files = tuple(dict.fromkeys(path for item in several_masks for path in item.files))
+        own = tuple(dict.fromkeys(path for item in several_masks for path in item.mask_files))
+        read = partial(read_stack, tuple(item.mask for item in several_masks))
+        made.append(replace(first, mask=read, files=files, mask_files=own, fault=fault))
+    return made
+
+
+def read_stack(readers: Sequence[Reader]) -> np.ndarray:
+    """Decode the masks of several classes: (h, w, k)."""
+    masks = [read() for read in readers]
+    shapes = sorted({mask.shape for mask in masks})
+    require(len(shapes) == 1, "masks of one image", "one size", ", ".join(f"{w}x{h}" for h, w in shapes))
+    return np.stack(masks, axis=-1)
 
 
 def several(value: T | tuple[T, ...]) -> tuple[T, ...]:
@@ -214,8 +301,11 @@ def pair_item(
 
 
 def united(paths: Sequence[str], read: Callable[[str], np.ndarray]) -> np.ndarray:
-    """Decode several masks of one image, and give what is foreground in any of them."""
+    """Decode several masks of one image, and give what is foreground in any of them; classes must not overlap."""
     masks = [read(path) for path in paths]
+    classes = len(masks) > 1 and any(int(mask[mask != IGNORED].max(initial=0)) > 1 for mask in masks)
+    overlap = int((np.sum([mask > 0 for mask in masks], axis=0) > 1).sum()) if classes else 0
+    require(not overlap, paths[0], "masks that do not overlap, of classes", f"{overlap} pixels of several")
     shapes = sorted({mask.shape for mask in masks})
     require(len(shapes) == 1, paths[0], "masks of one size", ", ".join(f"{w}x{h}" for h, w in shapes))
     return np.maximum.reduce(masks)

@@ -7,15 +7,15 @@ Drishti-GS1 (Sivaswamy et al., ISBI 2014), RIM-ONE DL (Fumero et al., Image Anal
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from seglab.contract import require
-from seglab.data.dataset import Dataset, Item, one_of
-from seglab.data.datasets.folder import pair_item
+from seglab.contract import Task, require
+from seglab.data.dataset import Dataset, Item, Reader, one_of
+from seglab.data.datasets.folder import pair_item, stacked
 from seglab.images.image_io import existing_folder, files_in
 from seglab.images.masks import read_mask
 
@@ -26,9 +26,10 @@ LAYOUTS = "Training and Test (Drishti-GS), partitioned_* (RIM-ONE DL), or tr_ima
 class Fundus(Dataset):
     """Drishti-GS, RIM-ONE DL or the 159-image study, each with its own test images.
 
-    target: `disc` or `cup`. agreement: fraction of the experts who must call a pixel foreground (Drishti-GS has four;
-    with `soft` that fraction is the target itself). partition: which of RIM-ONE DL's divisions, `randomly` or
-    `by_hospital`. threshold: above it a mask of the study is foreground (its masks are not binary).
+    target: `disc`, `cup`, `disc_cup` (both, which overlap) or `rim_cup` (which exclude each other). agreement: fraction
+    of the experts who must call a pixel foreground (Drishti-GS has four; with `soft` that fraction is the target
+    itself). partition: which of RIM-ONE DL's divisions, `randomly` or `by_hospital`. threshold: above it a mask of the
+    study is foreground (its masks are not binary).
     """
 
     root: str
@@ -39,22 +40,42 @@ class Fundus(Dataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("dataset fundus", self, target=("disc", "cup"), partition=("randomly", "by_hospital"))
+        one_of(
+            "dataset fundus", self, target=("disc", "cup", "disc_cup", "rim_cup"), partition=("randomly", "by_hospital")
+        )
         require(0 < self.agreement <= 1, "dataset fundus", "agreement in (0, 1]", self.agreement)
+        hard = self.target != "rim_cup" or not self.soft
+        require(hard, "dataset fundus", "soft=false for target=rim_cup, whose classes exclude each other")
+
+    @property
+    def task(self) -> Task:
+        if self.target == "rim_cup":
+            return Task("multiclass", ("background", "rim", "cup"))
+        return Task("multilabel", ("disc", "cup")) if self.target == "disc_cup" else Task("binary", (self.target,))
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """The structures whose masks are read: one, or disc and cup."""
+        return (self.target,) if self.target in ("disc", "cup") else ("disc", "cup")
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
         partitioned, study = find(root, f"partitioned_{self.partition}"), find(root, "tr_images")
-        if find(root, "Training") and find(root, "Test"):
-            return self.drishti(root)
-        if partitioned:
-            return self.rim_one(root, partitioned)
+        is_drishti = bool(find(root, "Training") and find(root, "Test"))
+        if is_drishti or partitioned:
+            lists = [
+                self.drishti(root, one) if is_drishti or not partitioned else self.rim_one(root, partitioned, one)
+                for one in self.structures
+            ]
+            items = stacked(lists)
+            rim = self.target == "rim_cup"
+            return [replace(item, mask=partial(rim_and_cup, item.mask)) for item in items] if rim else items
         require(study is not None, "dataset fundus", f"a root with {LAYOUTS}", root)
         return self.study(study.parent) if study else []
 
-    def drishti(self, root: Path) -> list[Item]:
+    def drishti(self, root: Path, structure: str) -> list[Item]:
         """List Training and Test; the map of an image is found by its name, wherever below it lies."""
-        ending = {"disc": "_ODsegSoftmap", "cup": "_cupsegSoftmap"}[self.target]
+        ending = {"disc": "_ODsegSoftmap", "cup": "_cupsegSoftmap"}[structure]
         read = partial(read_votes, agreement=self.agreement, soft=self.soft)
         items = []
         for folder, split in (("Training", "train"), ("Test", "test")):
@@ -66,9 +87,9 @@ class Fundus(Dataset):
             ]
         return items
 
-    def rim_one(self, root: Path, partitioned: Path) -> list[Item]:
+    def rim_one(self, root: Path, partitioned: Path, structure: str) -> list[Item]:
         """List training_set and test_set; both eyes of a patient of the third release are one group."""
-        ending = f"-1-{self.target.capitalize()}-T"
+        ending = f"-1-{structure.capitalize()}-T"
         masks = {path.stem.removesuffix(ending): path for path in sorted(root.rglob(f"*{ending}.png"))}
         items = []
         for folder, split in (("training_set", "train"), ("test_set", "test")):
@@ -88,6 +109,12 @@ class Fundus(Dataset):
             for folder, split in (("tr_images", "train"), ("ts_images", "test"))
             for path in files_in(root / folder)
         ]
+
+
+def rim_and_cup(read: Reader) -> np.ndarray:
+    """Make class numbers of the masks (h, w, 2) of disc and cup: 1 the rim, 2 the cup."""
+    disc, cup = np.moveaxis(read(), 2, 0)
+    return np.where(cup > 0, 2, disc).astype(np.uint8)
 
 
 def present(path: Path | None) -> list[Path]:

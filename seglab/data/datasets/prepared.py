@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from seglab.contract import Task
 from seglab.data.dataset import Dataset, Item
-from seglab.data.store import open_store
+from seglab.data.store import open_store, task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,10 @@ class Prepared(Dataset):
 
     root: str
     on_bad_item: str = "skip"
+
+    @property
+    def task(self) -> Task:
+        return task_of(Path(self.root).expanduser())
 
     def items(self) -> list[Item]:
         return open_store(Path(self.root).expanduser())

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 import cv2
 import numpy as np
 
-from seglab.contract import require
+from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Item, one_of
 from seglab.data.datasets.synthetic_scenes import SCENES
 from seglab.data.split import SPLITS
@@ -17,7 +17,7 @@ from seglab.images.resize import to_mask
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic(Dataset):
-    """Painted scenes (disc, lesion, ships) of known truth; image k of a split is the same however many there are.
+    """Painted scenes of known truth; image k of a split is the same however many there are.
 
     train, val, test: number of images. image_seed: fixes all of them. foreground: mean fraction of foreground of the
     images that have any, null for the scene's own range; empty: fraction of images without any, null for the scene's
@@ -51,6 +51,10 @@ class Synthetic(Dataset):
         for name in ("empty", "label_noise"):
             require(0 <= (getattr(self, name) or 0) <= 1, "dataset synthetic", f"{name} in [0, 1]", getattr(self, name))
 
+    @property
+    def task(self) -> Task:
+        return SCENES[self.scene].task
+
     def items(self) -> list[Item]:
         return [
             Item(
@@ -71,8 +75,10 @@ def image_of(options: Synthetic, split: str, k: int) -> np.ndarray:
 
 
 def mask_of(options: Synthetic, split: str, k: int) -> np.ndarray:
-    """Give its mask (size, size): uint8 of 0 and 1, or float32 fractions where `soft`."""
+    """Give its mask (size, size) or (size, size, k): uint8, or float32 fractions where `soft`."""
     fraction = paint(options, split, k)[1]
+    if options.task.kind == "multiclass":
+        return to_mask(fraction.sum(2), 0.5) * (1 + fraction.argmax(2)).astype(np.uint8)
     return fraction if options.soft else to_mask(fraction, 0.5)
 
 
@@ -87,7 +93,9 @@ def paint(options: Synthetic, split: str, k: int) -> tuple[np.ndarray, np.ndarra
         fraction = 0.0
     image, truth = scene.paint(rng, options.size, fraction, options.contrast, options.noise)
     if split == "train":
-        truth = misdraw(truth, options.label_noise, rng)
+        maps = truth[..., None] if truth.ndim == 2 else truth
+        maps = np.stack([misdraw(maps[..., k], options.label_noise, rng) for k in range(maps.shape[2])], axis=-1)
+        truth = maps.reshape(truth.shape)
     return (np.clip(image, 0, 1) * 255).astype(np.uint8), truth.astype(np.float32)
 
 

@@ -1,8 +1,8 @@
-"""Three painted scenes that imitate eye, breast and sea: what a loss finds hard in them, without their files.
+"""Painted scenes that imitate eye, breast and sea: what a loss finds hard in them, without their files.
 
 Each takes a generator and gives an image (size, size, 3) as float in 0..1 and the fraction of each pixel that is
-foreground (size, size). `fraction` is the wanted fraction of foreground of the image (0: none); `contrast` and `noise`
-are factors on the scene's own.
+foreground (size, size), of several classes (size, size, foreground classes). `fraction` is the wanted fraction of
+foreground of the image (0: none); `contrast` and `noise` are factors on the scene's own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from seglab.contract import Task
+
+BINARY = Task()
 Rng = np.random.Generator
 Painted = tuple[np.ndarray, np.ndarray]
 Painter = Callable[[Rng, int, float, float, float], Painted]
@@ -20,11 +23,14 @@ Painter = Callable[[Rng, int, float, float, float], Painted]
 
 @dataclass(frozen=True)
 class Scene:
-    """A painter, its range of fractions of foreground (drawn log-uniformly), and its fraction of images without any."""
+    """A painter, its range of fractions of foreground (drawn log-uniformly), its fraction of images without any, and
+    what its masks mean.
+    """
 
     paint: Painter
     foreground: tuple[float, float]
     empty: float
+    task: Task = BINARY
 
 
 def clouds(rng: Rng, size: int, *cells: int) -> np.ndarray:
@@ -75,6 +81,12 @@ def vessels(rng: Rng, size: int, center: tuple[float, float], count: int) -> np.
 
 
 def disc(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
+    """An eye whose disc is the foreground, see `disc_cup`."""
+    image, truth = disc_cup(rng, size, fraction, contrast, noise)
+    return image, truth[..., 0]
+
+
+def disc_cup(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
     """An eye: a bright disc with a brighter cup, vessels across it, uneven light, and bright spots that are not it."""
     radius = size * np.sqrt(fraction / np.pi)
     low, high = radius + 2, max(radius + 3, size - radius - 2)
@@ -82,7 +94,8 @@ def disc(rng: Rng, size: int, fraction: float, contrast: float, noise: float) ->
     rim = ellipse(size, center, radius, rng.uniform(0.9, 1.1), rng.uniform(0, np.pi))
     inside = edge(rim) if fraction else np.zeros((size, size), np.float32)
     glow = edge(rim, radius * rng.uniform(0.1, 0.5) + 1) if fraction else inside
-    cup = edge(ellipse(size, center, 0.5 * radius, 1, 0), 0.3 * radius + 1) if fraction else inside
+    inner = ellipse(size, center, 0.5 * radius, 1, 0)
+    cup, cup_truth = (edge(inner, 0.3 * radius + 1), edge(inner)) if fraction else (inside, inside)
     light = 0.42 + 0.10 * clouds(rng, size, 2, 4) + 0.02 * clouds(rng, size, 16, 32)
     for _ in range(rng.integers(2, 7)):
         spot = point(rng, 0, size)
@@ -94,7 +107,25 @@ def disc(rng: Rng, size: int, fraction: float, contrast: float, noise: float) ->
     color = np.array([1.25, 0.75, 0.4], np.float32) * (1 + 0.1 * rng.standard_normal(3, dtype=np.float32))
     image = light[..., None] * color + 0.04 * noise * rng.standard_normal((size, size, 3), dtype=np.float32)
     away = np.hypot(*grid(size, (size / 2, size / 2), 0))
-    return image * edge(0.66 * size - away, 4)[..., None], inside
+    return image * edge(0.66 * size - away, 4)[..., None], np.stack([inside, cup_truth], axis=-1)
+
+
+def organ(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
+    """An organ of a sixth of the image in streaky tissue, and in it a small, slightly brighter lesion: classes 1, 2.
+
+    `fraction` is that of the lesion: a class as rare as this that a model may never predict, and lose nothing in CE.
+    """
+    radius = size * np.sqrt(rng.uniform(0.12, 0.2) / np.pi)
+    center = point(rng, 0.35 * size, 0.65 * size)
+    rough = 0.12 * radius * clouds(rng, size, 5, 10)
+    body = edge(ellipse(size, center, radius, rng.uniform(0.8, 1.25), rng.uniform(0, np.pi)) + rough)
+    angle, away = rng.uniform(0, 2 * np.pi), 0.6 * radius * np.sqrt(rng.uniform())
+    spot = (center[0] + away * np.sin(angle), center[1] + away * np.cos(angle))
+    inside = ellipse(size, spot, size * np.sqrt(fraction / np.pi), rng.uniform(0.8, 1.25), rng.uniform(0, np.pi))
+    lesion_truth = edge(inside) * body if fraction else np.zeros_like(body)
+    image = 0.3 + 0.05 * clouds(rng, size, 3, 6, 12) + 0.2 * body + contrast * 0.15 * lesion_truth
+    image += 0.04 * noise * rng.standard_normal((size, size), dtype=np.float32)
+    return np.repeat(image[..., None], 3, 2), np.stack([body - lesion_truth, lesion_truth], axis=-1)
 
 
 def lesion(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
@@ -148,6 +179,8 @@ def ships(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -
 
 SCENES: dict[str, Scene] = {
     "disc": Scene(disc, (0.03, 0.10), 0.0),
+    "disc_cup": Scene(disc_cup, (0.03, 0.10), 0.0, Task("multilabel", ("disc", "cup"))),
+    "organ": Scene(organ, (0.002, 0.004), 0.2, Task("multiclass", ("background", "organ", "lesion"))),
     "lesion": Scene(lesion, (0.004, 0.025), 0.3),
     "ships": Scene(ships, (0.001, 0.01), 0.6),
 }

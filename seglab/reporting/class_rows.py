@@ -1,0 +1,55 @@
+"""The rows of per_image.csv, one per image and class, as one row per image: of one class, or the mean over classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from seglab.contract import Task, require
+from seglab.reporting.thresholds import best_threshold
+
+
+def rows_per_image(table: pd.DataFrame, task: Task, name: str | None = None) -> pd.DataFrame:
+    """Give a row per image: those of the class `name`, or the mean of each column over the scored classes.
+
+    A score that is undefined for a class is left out of the mean; an image is empty where all scored classes are.
+    """
+    if "class" not in table:  # written before there were classes
+        return table
+    chosen = [task.classes[k] for k in chosen_classes(task, name)]
+    rows = table[table["class"].isin(chosen)].drop(columns="class").reset_index(drop=True)
+    return rows if len(chosen) == 1 else rows.groupby(["id", "group"], sort=False, as_index=False).mean()
+
+
+def tuned_threshold(table: np.ndarray, task: Task) -> Any:
+    """Find the threshold that is best on validation histograms (n, classes, 2, 256).
+
+    A number for a binary task, a number for each class of a multilabel one, None where the likeliest class is taken.
+    """
+    if task.kind == "multiclass":
+        return None
+    found = {name: best_threshold(table[:, k]) for k, name in enumerate(task.classes)}
+    return found if task.channels > 1 else found[task.classes[0]]
+
+
+def threshold_of(tuned: Any, name: str) -> float:
+    """Give the tuned threshold of one class; NaN where there is none."""
+    one = tuned.get(name) if isinstance(tuned, Mapping) else tuned
+    return float("nan") if one is None else float(one)
+
+
+def chosen_classes(task: Task, name: str | None = None) -> list[int]:
+    """Give the numbers of the classes that a report is about: one by its name, or all that are scored."""
+    require(name is None or name in task.classes, "report", f"class as one of {', '.join(task.classes)}", name)
+    return list(task.scored) if name is None else [task.classes.index(name)]
+
+
+def metrics_of(metrics: Mapping[str, float], name: str | None) -> dict[str, float]:
+    """Give the metrics of one class under the names without it, such as `test/iou` of `test/iou/cup`."""
+    if name is None:
+        return dict(metrics)
+    own = {key.removesuffix(f"/{name}"): value for key, value in metrics.items() if key.endswith(f"/{name}")}
+    return own or dict(metrics)
