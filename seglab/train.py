@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MIN_IOU_FOR_LR_CHOICE = 0.05
-"""Where the best short run has a lower IoU, the choice of a learning rate is noise."""
-
 
 def train(cfg: DictConfig, folder: Path) -> float:
     """Run the experiment that `cfg` describes in `folder`; returns the best value of `cfg.monitor`."""
@@ -86,7 +83,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
     cfg.optimizer.lr = best
     run.note(tuned={"lr": best, "tried": {f"{lr:g}": value for lr, value in values.items()}})
     log.info("tune: optimizer.lr=%g of %s", best, ", ".join(f"{lr:g}: {value:.4f}" for lr, value in values.items()))
-    if "iou" in cfg.monitor and values[best] < MIN_IOU_FOR_LR_CHOICE:
+    if "iou" in cfg.monitor and values[best] < 0.05:  # then the choice is noise
         log.warning("tune: no rate has found anything to speak of in %d epochs; raise tune.epochs", cfg.tune.epochs)
 
 
@@ -108,15 +105,14 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     module = make_module(cfg, data, run)
     fit(cfg, trainer, module, data, run)
     if cfg.stop_after:
-        run.pauses_after = cfg.stop_after
-        run.note(paused=cfg.stop_after)
-        value = run.paused_value(cfg.stop_after)
-        return float("nan") if value is None else value
+        return run.pause(cfg.stop_after)
     measure(cfg, trainer, module, data, run)
     if run.is_main:
         draw(cfg, module, data, run)
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
-    warn_if_nothing_is_found(run)
+    if run.facts["metrics"].get("test/image_recall") == 0:  # it predicts background everywhere
+        iou, remedy = run.facts["metrics"]["test/iou"], "train longer, or with another learning rate or loss"
+        log.warning("%s finds nothing in any test image that has foreground (IoU %.3f); %s", run, iou, remedy)
     drawn = " curves.png examples.png" if cfg.pictures else ""
     log.info("test: %s\n%s: run.json per_image.csv%s", "  ".join(scores), run, drawn)
     return run.facts["monitor"]["value"]
@@ -228,15 +224,13 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     from seglab.engine.gradient_stats import GradientFractions
     from seglab.engine.loss_schedule import LossSchedule
     from seglab.engine.per_image import EpochTable
-    from seglab.engine.trackers import Tracker
+    from seglab.engine.trackers import begin
 
     silence_lightning_warnings()
     run.note(host=device_facts(cfg.trainer.precision))
     callbacks = build_parts("callbacks", cfg.callbacks, Callback)
     loggers = build_parts("logger", cfg.logger, Logger)
-    for tracker in (each for each in loggers if isinstance(each, Tracker)):
-        tracker.begin(run.folder, run.facts)
-        run.mirrors.append(tracker.end)
+    begin(loggers, run)
     progress = Progress(refresh_rate=5) if sys.stderr.isatty() and not runs_in_parallel() else EpochLines()
     return build(
         cfg.trainer,

@@ -67,7 +67,7 @@ class Run:
         self.facts: dict[str, Any] = {}
         self.earlier: dict[str, Any] = {}
         self.is_main = rank() == 0
-        self.pauses_after: int | None = None
+        self.pauses = False
         self.mirrors: list[Callable[[Path, dict[str, Any]], None]] = []
         self._lock = FileLock(self.folder / ".lock", timeout=-1 if wait else 0)
 
@@ -102,6 +102,13 @@ class Run:
         values = [float(row[monitor]) for row in rows[:epochs] if row.get(monitor)]
         done = len(rows) >= epochs or known.get("paused", 0) >= epochs  # early stopping ends with fewer rows
         return (max if better(monitor) == "max" else min)(values) if done and values else None
+
+    def pause(self, epochs: int) -> float:
+        """End as a run of which `epochs` epochs are trained and nothing is measured; gives the best of these."""
+        self.pauses = True
+        self.note(paused=epochs)
+        value = self.paused_value(epochs)
+        return float("nan") if value is None else value
 
     def clean_up(self) -> None:
         """Remove temporary files that a killed process left, and the checkpoints if one of them is damaged."""
@@ -197,7 +204,7 @@ class Run:
         ended = {"finished": _now(), "seconds": round(time.perf_counter() - self._clock, 2)}
         if error is None:
             files = [name for name in RESULTS if (self.folder / name).is_file()] if self.is_main else []
-            status = "paused" if self.pauses_after else "finished"
+            status = "paused" if self.pauses else "finished"
             self.note(status=status, files={name: file_facts(self.folder / name) for name in files}, **ended)
             return
         trace = None if isinstance(error, ContractError) else "".join(traceback.format_exception(error))

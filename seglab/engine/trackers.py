@@ -12,14 +12,14 @@ import importlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 
 from seglab.contract import require
-from seglab.engine.run import rank
+from seglab.engine.run import Run, rank
 from seglab.files import read_json
 
 log = logging.getLogger(__name__)
@@ -156,6 +156,8 @@ class MLflow(Tracker):
         known = client.get_experiment_by_name(self.project)
         group = known.experiment_id if known else client.create_experiment(self.project)
         same = client.search_runs([group], f"attributes.run_name = '{self.run}'")
+        if same and same[0].info.status == "FINISHED":  # sent again, or trained again
+            client.delete_run(same.pop(0).info.run_id)
         there = same[0] if same else client.create_run(group, run_name=self.run)
         self.client, self.id = client, there.info.run_id
         client.update_run(self.id, status="RUNNING")
@@ -201,9 +203,18 @@ class TensorBoard(Tracker):
         self.writer.close()
 
 
+def begin(loggers: Iterable[Logger], run: Run) -> None:
+    """Start the run in each tracker among some loggers, and end it there when it ends."""
+    for tracker in (each for each in loggers if isinstance(each, Tracker)):
+        tracker.begin(run.folder, run.facts)
+        run.mirrors.append(tracker.end)
+
+
 def push(tracker: Tracker, folder: Path) -> None:
     """Send a run from its folder, as if it had been mirrored while it was made."""
     facts = read_json(folder / "run.json")
+    if "config" not in facts:  # damaged, or no run
+        return
     tracker.begin(folder, facts)
     if (folder / "metrics.csv").is_file():
         with (folder / "metrics.csv").open(encoding="utf-8", newline="") as opened:
