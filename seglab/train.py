@@ -90,7 +90,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
 def train_and_measure(cfg: DictConfig, run: Run) -> float:
     """Train, measure and draw in a folder that this process holds; resumes from the last checkpoint if there is one."""
     from seglab.engine.device import keep_freed_memory, precision, use_threads
-    from seglab.engine.results import draw, measure, warn_if_nothing_is_found
+    from seglab.engine.results import draw, measure
     from seglab.engine.threads import run_threads
 
     keep_freed_memory()
