@@ -11,8 +11,8 @@ import pandas as pd
 
 from seglab.contract import Task
 from seglab.reporting import learning_curves
-from seglab.reporting.cube import finite_mean
 from seglab.reporting.class_rows import chosen_classes, threshold_of
+from seglab.reporting.cube import finite_mean
 from seglab.reporting.decisions import (
     below_each_bin,
     best_expected,
