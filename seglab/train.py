@@ -93,6 +93,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
 def train_and_measure(cfg: DictConfig, run: Run) -> float:
     """Train, measure and draw in a folder that this process holds; resumes from the last checkpoint if there is one."""
     from seglab.engine.device import keep_freed_memory, precision, use_threads
+    from seglab.engine.results import draw, measure, warn_if_nothing_is_found
     from seglab.engine.threads import run_threads
 
     keep_freed_memory()
@@ -119,13 +120,6 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     drawn = " curves.png examples.png" if cfg.pictures else ""
     log.info("test: %s\n%s: run.json per_image.csv%s", "  ".join(scores), run, drawn)
     return run.facts["monitor"]["value"]
-
-
-def warn_if_nothing_is_found(run: Run) -> None:
-    """Warn of a model that predicts background everywhere, whose scores are those of the empty images."""
-    if run.facts["metrics"].get("test/image_recall") == 0:
-        iou, remedy = run.facts["metrics"]["test/iou"], "train longer, or with another learning rate or loss"
-        log.warning("%s finds nothing in any test image that has foreground (IoU %.3f); %s", run, iou, remedy)
 
 
 def one_process(cfg: DictConfig) -> bool:
@@ -304,57 +298,6 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
     module.load_state_dict(saved["state_dict"])
     assert best.best_model_score is not None
     run.note(monitor={"name": best.monitor, "value": float(best.best_model_score), "epoch": saved["epoch"]})
-
-
-def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
-    """Measure validation and test images: a row and a histogram for each, and the threshold tuned on validation."""
-    from seglab.engine.limited_loader import limited_loader
-    from seglab.engine.per_image import ImageTable, means, write_table
-    from seglab.files import write_arrays
-    from seglab.reporting.class_rows import tuned_threshold
-
-    groups = {item.id: item.group for items in (data.splits.val, data.splits.test) for item in items}
-    metrics: dict[str, float] = {}
-    arrays: dict[str, Any] = {}
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    for split, run_loop in (("val", trainer.validate), ("test", trainer.test)):
-        records = ImageTable(groups, cfg.threshold, cfg.empty, split == "test", data.objects(split), data.dataset.task)
-        callbacks.append(records)
-        run_loop(module, limited_loader(data, split, cfg.trainer[f"limit_{split}_batches"]), verbose=False)
-        callbacks.remove(records)
-        table = records.table()
-        metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(split)}
-        metrics |= {f"{split}/{name}": value for name, value in means(table, data.dataset.task).items()}
-        arrays |= records.arrays(split)
-    if run.is_main:
-        write_table(run.folder / "per_image.csv", table)
-        write_arrays(run.folder / "histograms.npz", **arrays)
-    run.note(metrics=metrics, threshold={"tuned": tuned_threshold(arrays["val"], data.dataset.task)})
-
-
-def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None:
-    """Keep test images that the data alone chooses; draw the learning curves and the best, median and worst image."""
-    import pandas as pd
-
-    from seglab.engine.device import autocast
-    from seglab.engine.per_image import extremes, predict, spread
-    from seglab.files import write_arrays
-    from seglab.reporting.class_rows import rows_per_image
-    from seglab.reporting.run_figures import Example, curves, examples
-
-    task, samples = data.dataset.task, data.samples("test")
-    rows = rows_per_image(pd.read_csv(run.folder / "per_image.csv"), task)
-    labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}
-    with autocast(cfg.trainer.precision, module.device.type):
-        write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))
-        if not cfg.pictures:
-            return
-        shown = predict(module, samples, labels)
-    captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
-    valid = shown["valid"] if "valid" in shown else [None] * len(captions)
-    arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"), valid)
-    examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold, run.folder.name, task)
-    curves(run.folder / "metrics.csv", run.folder / "curves.png", run.folder.name)
 
 
 main = command("train")(train)

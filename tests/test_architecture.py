@@ -33,7 +33,7 @@ LAYERS = (
 
 ONLY_IN = {
     "hydra": ("command", "engine/cli", "engine/config", "engine/override_errors"),
-    "omegaconf": ("command", "engine/cli", "engine/config", "engine/override_errors", "engine/outcome"),
+    "omegaconf": ("command", "engine/cli", "engine/config", "engine/override_errors", "engine/outcome", "engine/results"),
     "pytorch_lightning": ("command", "engine/", "inference/", "benchmarks/", "data/module"),
     "matplotlib": ("plots", "reporting/", "views/", "loss_catalog"),
     "plotly": ("views/",),

@@ -84,8 +84,8 @@ def test_a_run_leaves_a_folder_to_look_at_and_to_read(run: Callable[..., float],
     tp, union = images["tp"].sum(), (images["tp"] + images["fp"] + images["fn"]).sum()
     assert facts["metrics"]["test/iou_pooled"] == pytest.approx(tp / union, abs=1e-6)
     tables = np.load(tmp_path / "histograms.npz")
-    np.testing.assert_array_equal(tables["test"][:, 1, 128:].sum(-1), images["tp"])
-    np.testing.assert_array_equal(tables["test"][:, 0, 128:].sum(-1), images["fp"])
+    np.testing.assert_array_equal(tables["test"][:, 0, 1, 128:].sum(-1), images["tp"])
+    np.testing.assert_array_equal(tables["test"][:, 0, 0, 128:].sum(-1), images["fp"])
     assert tables["val"].sum() == 4 * 32 * 32
     for picture in ("curves.png", "examples.png"):
         assert cv2.imread(str(tmp_path / picture)) is not None

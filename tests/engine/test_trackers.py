@@ -59,7 +59,7 @@ def mirrored(tmp_path: Path) -> Callable[..., list[tuple[str, Any]]]:
 
     def run(*words: str) -> list[tuple[str, Any]]:
         target = f"++logger._target_={__name__}.Fake"
-        train_small(tmp_path / "run", "loss=bce", "examples=1", target, *words)
+        train_small(tmp_path / "run", "loss=bce", "examples=1", "pictures=true", target, *words)
         return Fake.said
 
     return run
@@ -147,7 +147,7 @@ def test_wandb_offline_holds_config_history_summary_pictures_and_status(tmp_path
     folder = tmp_path / "run"
     with pytest.raises(ContractError, match="divisible"):
         train_small(folder, "logger=wandb", "logger.offline=true", "dataset.size=33")
-    train_small(folder, "logger=wandb", "logger.offline=true")
+    train_small(folder, "logger=wandb", "logger.offline=true", "pictures=true")
     failed, finished = map(until_its_end, sorted(folder.glob("wandb/offline-run-*/*.wandb")))
     assert [each.exit.exit_code for each in failed if each.HasField("exit")] == [1]
     assert [each.exit.exit_code for each in finished if each.HasField("exit")] == [0]
@@ -200,7 +200,7 @@ def test_a_study_is_pushed_to_an_mlflow_server(tmp_path: Path, monkeypatch: pyte
 def test_tensorboard_holds_a_pushed_run(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = train_small(tmp_path / "study/bce", "loss=bce", "examples=1")
+    folder = train_small(tmp_path / "study/bce", "loss=bce", "examples=1", "pictures=true")
     mirror([folder], "tensorboard")
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0}).Reload()
     facts = json.loads((folder / "run.json").read_text())
