@@ -31,16 +31,10 @@ LAYERS = (
 )
 """Files and folders of the package from the lowest layer up; what is not listed is a command, above them all."""
 
+CONFIGURE = ("command", "engine/cli", "engine/config", "engine/override_errors")
 ONLY_IN = {
-    "hydra": ("command", "engine/cli", "engine/config", "engine/override_errors"),
-    "omegaconf": (
-        "command",
-        "engine/cli",
-        "engine/config",
-        "engine/override_errors",
-        "engine/outcome",
-        "engine/results",
-    ),
+    "hydra": CONFIGURE,
+    "omegaconf": (*CONFIGURE, "engine/outcome", "engine/results"),
     "pytorch_lightning": ("command", "engine/", "inference/", "benchmarks/", "data/module"),
     "matplotlib": ("plots", "reporting/", "views/", "loss_catalog"),
     "plotly": ("views/",),

@@ -92,8 +92,9 @@ def build(node: Any, **more: Any) -> Any:
 
 
 def model_node(node: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Give a model a channel for each class of a task, where it has more than one."""
-    return node if task.channels == 1 else {**node, "out_channels": task.channels}
+    """Give a model a channel for each class of a task, where it has more than one; the user's own has its channels."""
+    own = node["_target_"] == "seglab.models.external.External"
+    return node if own or task.channels == 1 else {**node, "out_channels": task.channels}
 
 
 def build_loss(node: Any) -> Any:

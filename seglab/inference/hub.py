@@ -26,7 +26,7 @@ tags: [image-segmentation, seglab, {loss}]
 import seglab
 
 [probability] = seglab.Run("FOLDER").predict(["photo.png"])
-mask = probability >= {tuned:.4g}
+mask = probability >= {tuned}
 ```
 
 or `python -m seglab.predict run=FOLDER input=photos output=masks`.
@@ -37,7 +37,7 @@ or `python -m seglab.predict run=FOLDER input=photos output=masks`.
 
 ## Test metrics
 
-At the threshold {threshold}; the one that validation found best is {tuned:.4g}.
+At the threshold {threshold}; the one that validation found best is {tuned}.
 
 | metric | value |
 |---|---:|
@@ -72,6 +72,7 @@ def write_hub(run: TrainedRun, folder: Path) -> Path:
 def card(run: TrainedRun) -> str:
     """The model card: what it was trained on, what it scored, what its loss does, and what its study found."""
     facts = run.outcome
+    tuned = facts["threshold"]["tuned"]
     shown = {name.removeprefix("test/"): value for name, value in facts["metrics"].items() if name.startswith("test/")}
     looks = read_json(run.folder.parent / "looks.json").values()
     said = [each["said"] for each in (known[-1] for known in looks if known)]
@@ -85,7 +86,7 @@ def card(run: TrainedRun) -> str:
         percent=100 * facts["data"]["foreground"],
         fingerprint=facts["data"]["fingerprint"],
         threshold=run.config["threshold"],
-        tuned=facts["threshold"]["tuned"],
+        tuned=f"{tuned:.4g}" if isinstance(tuned, float) else tuned,
         metrics="\n".join(f"| {name} | {value:.4g} |" for name, value in shown.items()),
         verdict=" ".join(said) or "This run was not compared with others.",
         **{key: facts["card"][key] for key in ("title", "formula", "paper", "empty")},
