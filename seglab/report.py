@@ -32,14 +32,15 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     from seglab.reporting.write_report import write
 
     keys = tuple(field.name for field in fields(Question))
-    question = Question(**{key: cfg[key] for key in keys})
-    sweep = collect(roots)
+    names = {key: "class" if key == "of_class" else key for key in keys}
+    question = Question(**{key: cfg[name] for key, name in names.items()})
+    sweep = collect(roots, question.of_class)
     studies = []
     for title, runs in sweep.benchmarks():
         study = Study(title, runs, question, known_looks(roots, runs.benchmark))
         study.remember(roots)  # before anybody can read what it says
         studies.append(study)
-    changed = [f"{key}={cfg[key]}" for key in keys if cfg[key] != getattr(Question(), key)]
+    changed = [f"{name}={cfg[name]}" for key, name in names.items() if cfg[name] != getattr(Question(), key)]
     reproduce = [
         *commands(sweep.runs["overrides"]),
         " ".join(["python -m seglab.report", *map(str, cfg.roots), *changed]),

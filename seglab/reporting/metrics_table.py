@@ -58,6 +58,13 @@ TITLES = {
 }
 
 
+def blocks(columns: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The blocks of a table with these columns: BLOCKS, and where there are several classes the IoU of each."""
+    known = set().union(*BLOCKS.values())
+    classes = tuple(dict.fromkeys(key for key in columns if key.startswith("iou/") and key not in known))
+    return BLOCKS | ({"IoU of each class, mean over the test images": classes} if classes else {})
+
+
 def title(key: str) -> str:
     """A metric's name for readers."""
     name = key.removesuffix("_pooled").removeprefix("tuned/").removeprefix("iou/").removeprefix("epochs/")
@@ -73,12 +80,13 @@ class Pooled(NamedTuple):
     """One run's histograms over all test pixels, (2, 256), their scores, and the scores of each image when tuned.
 
     Of several classes the sum of the histograms and the mean of the scores. `images` has a row for each test image, by
-    id, and the columns THRESHOLDED; it is empty without a tuned threshold.
+    id, and the columns THRESHOLDED; it is empty without a tuned threshold. `confusion` (k, k) has true classes in rows.
     """
 
     table: np.ndarray
     scores: dict[str, float]
     images: pd.DataFrame
+    confusion: np.ndarray | None = None
 
 
 def read_histograms(runs: pd.DataFrame) -> dict[int, Pooled]:
@@ -88,12 +96,13 @@ def read_histograms(runs: pd.DataFrame) -> dict[int, Pooled]:
         try:
             with np.load(run["folder"] / "histograms.npz") as arrays:
                 table, ids = arrays["test"], arrays["test_ids"]
+                confusion = arrays.get("test_confusion")
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             continue
         table = table if table.ndim == 4 else table[:, None]  # written before there were classes
         tables = [table[:, k] for k in run["classes"]]
         pooled = pool(tables, run["threshold"], run["config"].get("empty", "correct"))
-        found[row] = pooled._replace(images=pooled.images.set_axis(ids[: len(pooled.images)]))
+        found[row] = pooled._replace(images=pooled.images.set_axis(ids[: len(pooled.images)]), confusion=confusion)
     return found
 
 

@@ -19,10 +19,10 @@ from seglab.reporting.cube import Cube, cube, finite_mean
 from seglab.reporting.load_runs import Sweep
 from seglab.reporting.looks import Look, remember
 from seglab.reporting.metrics_table import (
-    BLOCKS,
     THRESHOLDED,
     Pooled,
     at_tuned,
+    blocks,
     over_seeds,
     per_run,
     read_histograms,
@@ -40,13 +40,15 @@ class Question:
     """What the verdict is about.
 
     `question` is best or pairs, see verdict.py; `against` names a loss beside which each other is judged instead.
-    `metric` is a column of per_image.csv, `images` which images count (all, foreground, empty), `delta` the largest
-    difference that does not matter, and 1 - `confidence` the chance of an error over all looks at the study together.
+    `metric` is a column of per_image.csv, of the class `of_class` or the mean over classes, `images` which images count
+    (all, foreground, empty), `delta` the largest difference that does not matter, and 1 - `confidence` the chance of an
+    error over all looks at the study together.
     """
 
     question: str = "best"
     against: str | None = None
     metric: str = "iou"
+    of_class: str | None = None
     images: str = "all"
     delta: float = 0.01
     confidence: float = 0.95
@@ -262,7 +264,7 @@ class Study:
     @cached_property
     def spread(self) -> pd.DataFrame:
         """All metrics, mean and standard deviation over seeds, one row a label."""
-        table = over_seeds(self.metrics, chain(*BLOCKS.values()), ["label"])
+        table = over_seeds(self.metrics, chain(*blocks(map(str, self.metrics)).values()), ["label"])
         return table.reindex([*self.labels, *(label for label in table.index if label not in self.labels)])
 
     @cached_property
@@ -270,6 +272,12 @@ class Study:
         """The histogram over all test pixels and seeds of each loss, (2, 256)."""
         runs = self._by_label(self._pooled)
         return {label: np.sum([found.table for found in pooled], axis=0) for label, pooled in runs.items()}
+
+    @cached_property
+    def confusions(self) -> dict[str, np.ndarray]:
+        """The confusion matrix (k, k) of each loss over all its test pixels, of classes that exclude each other."""
+        found = {row: one.confusion for row, one in self._pooled.items() if one.confusion is not None}
+        return {label: np.sum(some, axis=0) for label, some in self._by_label(found).items()}
 
     def _by_label(self, by_run: Mapping[int, Any]) -> dict[str, list[Any]]:
         labels = self.sweep.used["label"]

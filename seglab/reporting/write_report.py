@@ -14,7 +14,7 @@ from seglab.files import csv_text, write_text
 from seglab.plots import save, svg
 from seglab.reporting import external_data, report_sections
 from seglab.reporting.html import TEMPLATES
-from seglab.reporting.metrics_table import BLOCKS, keys_of, title
+from seglab.reporting.metrics_table import blocks, keys_of, title
 from seglab.reporting.study import IMAGES, Study
 
 
@@ -96,7 +96,7 @@ def markdown(studies: list[Study], runs: pd.DataFrame) -> str:
         lines += ["", study.blind] if study.blind else []
         lines += ["", study.look_words] if study.look_words else []
         lines += ["", f"At the threshold tuned on validation: {study.tuned.headline}"] if study.tuned else []
-        for name, keys in BLOCKS.items():
+        for name, keys in blocks(study.spread.columns.get_level_values(0)).items():
             have = [key for key in keys if (key, "mean") in study.spread]
             if have:
                 lines += ["", f"**{name}**", "", *_markdown_table(study.spread, have)]
