@@ -91,9 +91,10 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
 
 def train_and_measure(cfg: DictConfig, run: Run) -> float:
     """Train, measure and draw in a folder that this process holds; resumes from the last checkpoint if there is one."""
-    from seglab.engine.device import precision, use_threads
+    from seglab.engine.device import keep_freed_memory, precision, use_threads
     from seglab.engine.threads import run_threads
 
+    keep_freed_memory()
     use_threads(run_threads(cfg))
     cfg.trainer.precision = precision(cfg.trainer.accelerator, cfg.trainer.precision)
     check(cfg)

@@ -11,10 +11,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from seglab.benchmarks.table import Row
 from seglab.data import rle
-from seglab.data.augment import Light, Strong
+from seglab.data.augment import Augment, Chain
+from seglab.data.batch_augment import Light, Strong
 from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.synthetic_scenes import SCENES
 from seglab.data.prepare_data import open_data
@@ -55,16 +57,43 @@ def epochs(root: Path, count: int, repeats: int) -> list[Row]:
 
 
 def augmentation(repeats: int) -> list[Row]:
-    """Change images of 256x256x3 at random, beside a copy of them."""
+    """Change batches of eight images of 256x256x3 at random, beside a copy of them and beside albumentations."""
     image, fraction = SCENES["disc"].paint(np.random.default_rng(0), 256, 0.05, 1.0, 1.0)
     picture, mask = (np.clip(image, 0, 1) * 255).astype(np.uint8), (fraction >= 0.5).astype(np.uint8)
-    light, strong = Light(), Strong()
-    tasks = {
-        "copy": lambda: [(picture.copy(), mask.copy()) for _ in range(50)],
-        "augment=light": lambda: [light(picture, mask, (0, 0, k)) for k in range(50)],
-        "augment=strong": lambda: [strong(picture, mask, (0, 0, k)) for k in range(50)],
-    }
-    return rows(tasks, 50 * repeats, repeats, "an image at 256x256: ")
+    images, masks = np.stack([picture] * 8), np.stack([mask] * 8)
+
+    def batches(augment: Augment) -> Callable[[], object]:
+        image, target = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)[:, None]
+        pairs = [[(k, index) for index in range(8)] for k in range(6)]
+        return lambda: [augment(image.clone(), target, None, 0, chosen) for chosen in pairs]
+
+    tasks: dict[str, Callable[[], object]] = {"copy": lambda: [(images.copy(), masks.copy()) for _ in range(6)]}
+    for name, ours, theirs in (("light", Light(), light_chain()), ("strong", Strong(), strong_chain())):
+        tasks |= {f"augment={name}": batches(ours), f"augment={name} by albumentations": batches(theirs)}
+    return rows(tasks, 48 * repeats, repeats, "an image at 256x256: ")
+
+
+def light_chain() -> Chain:
+    """The changes of Light as albumentations makes them."""
+    import albumentations as A
+
+    tone = A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5)
+    steps = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5), A.RandomRotate90(p=0.5), tone]
+    return Chain(steps={type(step).__name__: step for step in steps})
+
+
+def strong_chain() -> Chain:
+    """The changes of Strong as albumentations makes them."""
+    import albumentations as A
+
+    steps = [
+        A.Affine(scale=(0.8, 1.2), rotate=(-30, 30), shear=(-5, 5), p=0.5),
+        A.ElasticTransform(alpha=50, sigma=8, p=0.2),
+        A.RandomGamma(p=0.2),
+        A.GaussNoise(std_range=(0.01, 0.05), p=0.2),
+        A.GaussianBlur(p=0.1),
+    ]
+    return Chain(steps=light_chain().steps | {type(step).__name__: step for step in steps})
 
 
 def tables(count: int) -> list[Row]:

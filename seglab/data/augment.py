@@ -1,4 +1,4 @@
-"""Random changes to training images: all of them functions of (seed, epoch, index), whoever computes them."""
+"""Random changes to training images, functions of seed, epoch and index alone; here those of albumentations."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import copy
 import os
 import random
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from seglab.contract import require
 
@@ -24,57 +27,33 @@ REFUSED |= dict.fromkeys(("ToTensorV2", "ToTensor3D"), "seglab makes tensors its
 """Transforms that people end a chain with, and why they are not wanted here."""
 
 
+Changed = tuple[Tensor, Tensor, Tensor | None]
+"""Image, target and valid mask of a batch after a change."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """No change at all, and the base of all chains of albumentations transforms, which `transforms()` lists.
+    """No change at all, and the base of all changes."""
 
-    All draw from one generator per sample. A call takes image (h, w, c), mask (h, w) and the three numbers that decide
-    the outcome, and gives back changed copies of the same shapes.
-    """
+    def __call__(
+        self, image: Tensor, target: Tensor, valid: Tensor | None, seed: int, pairs: Sequence[tuple[int, int]]
+    ) -> Changed:
+        """Change a batch at random.
 
-    def transforms(self) -> list[Any]:
-        """List the albumentations transforms, in order."""
-        return []
-
-    @cached_property
-    def chain(self) -> Any:
-        from albumentations import Compose
-
-        return Compose(self.transforms())
-
-    def __call__(self, image: np.ndarray, mask: np.ndarray, key: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-        # One shared state: Compose.set_random_seed would give each transform the same seed, so that a horizontal flip
-        # always came with a vertical one.
-        generator = np.random.default_rng(key)
-        self.chain.set_random_state(generator, random.Random(int(generator.integers(2**63))))
-        given = to_float(image)
-        out = self.chain(image=given, mask=mask)
-        require_unchanged("augment", given, mask, out)
-        changed = out["image"].reshape(image.shape)
-        if image.dtype != np.uint16:
-            return changed, out["mask"]
-        return (np.clip(changed, 0, 1) * 65535).round().astype(np.uint16), out["mask"]
+        Args:
+            image: (b, c, h, w) uint8, or float32 from 0 to 255; may be changed in place.
+            target: (b, k, h, w) uint8; `valid` is bool (b, 1, h, w), or None.
+            seed: together with its epoch and index (`pairs`) it decides what happens to a sample.
+        """
+        return image, target, valid
 
     def check(self, image: np.ndarray, mask: np.ndarray) -> None:
-        """Try the chain once with every transform in it, however rare; a ContractError names those that do not fit."""
-        from albumentations import Compose
-
-        given = to_float(image)
-        out, changing = {"image": given, "mask": mask}, []
-        for transform in copy.deepcopy(self.transforms()):
-            name, transform.p, before = type(transform).__name__, 1.0, (spell(out["image"]), spell(out["mask"]))
-            try:
-                out = Compose([transform], seed=0)(image=out["image"], mask=out["mask"])
-            except Exception as error:  # a transform that wants boxes or other pixels raises whatever comes first
-                reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-                require(False, f"augment: {name}", "a transform of an image and its mask", reason, "leave it out")
-            changing += [name] if (spell(out["image"]), spell(out["mask"])) != before else []
-        require_unchanged(f"augment: {', '.join(changing)}".removesuffix(": "), given, mask, out)
+        """Try what may not fit the images, however rarely it happens; a ContractError names it."""
 
 
-def to_float(image: np.ndarray) -> np.ndarray:
-    """Bring uint16 to float32 from 0 to 1, which all transforms take and few take uint16; bytes stay as they are."""
-    return image.astype(np.float32) / 65535 if image.dtype == np.uint16 else image
+def to_unit_range(image: np.ndarray) -> np.ndarray:
+    """Bring float32 from 0 to 255 to the range from 0 to 1, which all transforms take; bytes stay as they are."""
+    return image if image.dtype == np.uint8 else image.astype(np.float32) / 255
 
 
 def require_unchanged(who: str, image: np.ndarray, mask: np.ndarray, out: dict[str, Any]) -> None:
@@ -98,70 +77,11 @@ def spell(array: Any) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Light(Augment):
-    """Flips, quarter turns, and mild changes of brightness and contrast, which suit nearly every image.
-
-    flip, rotate90, tone: probabilities of each flip, of a random quarter turn, of a change of tone.
-    brightness, contrast: largest changes, as fractions of the full range.
-    """
-
-    flip: float = 0.5
-    rotate90: float = 0.5
-    tone: float = 0.5
-    brightness: float = 0.2
-    contrast: float = 0.2
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            known = name in ("degrees", "shear") or 0 <= value <= 1
-            require(known, f"augment {type(self).__name__}", f"{name} in [0, 1]", value)
-
-    def transforms(self) -> list[Any]:
-        import albumentations as A
-
-        return [
-            A.HorizontalFlip(p=self.flip),
-            A.VerticalFlip(p=self.flip),
-            A.RandomRotate90(p=self.rotate90),
-            A.RandomBrightnessContrast(brightness_limit=self.brightness, contrast_limit=self.contrast, p=self.tone),
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Strong(Light):
-    """Light, and rotation, zoom, shear, elastic deformation, gamma, noise and blur.
-
-    warp, bend, gamma, noise, blur: probabilities. degrees, zoom, shear: largest rotation in degrees, relative change
-    of scale, and shear in degrees.
-    """
-
-    warp: float = 0.5
-    bend: float = 0.2
-    gamma: float = 0.2
-    noise: float = 0.2
-    blur: float = 0.1
-    degrees: float = 30.0
-    zoom: float = 0.2
-    shear: float = 5.0
-
-    def transforms(self) -> list[Any]:
-        import albumentations as A
-
-        scale = (1 - self.zoom, 1 + self.zoom)
-        rotate, shear = (-self.degrees, self.degrees), (-self.shear, self.shear)
-        return [
-            *super().transforms(),
-            A.Affine(scale=scale, rotate=rotate, shear=shear, p=self.warp),
-            A.ElasticTransform(alpha=50, sigma=8, p=self.bend),
-            A.RandomGamma(p=self.gamma),
-            A.GaussNoise(std_range=(0.01, 0.05), p=self.noise),
-            A.GaussianBlur(p=self.blur),
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Chain(Augment):
-    """Any albumentations transforms, named in the yaml: `augment=chain augment.steps.flip.p=1`."""
+    """Any albumentations transforms, named in the yaml: `augment=chain augment.steps.flip.p=1`; on the CPU.
+
+    All draw from one generator per sample.
+    """
 
     steps: dict[str, Any] = field(default_factory=dict)
 
@@ -174,5 +94,49 @@ class Chain(Augment):
             known = isinstance(step, BasicTransform | BaseCompose)
             require(known, who, "a transform of albumentations", kind, "write {_target_: albumentations.NAME}")
 
-    def transforms(self) -> list[Any]:
-        return list(self.steps.values())
+    @cached_property
+    def chain(self) -> Any:
+        from albumentations import Compose
+
+        return Compose(list(self.steps.values()))
+
+    def __call__(
+        self, image: Tensor, target: Tensor, valid: Tensor | None, seed: int, pairs: Sequence[tuple[int, int]]
+    ) -> Changed:
+        device, labels = image.device, target if valid is None else torch.cat((target, valid.to(target.dtype)), 1)
+        images, masks = (x.permute(0, 2, 3, 1).cpu().numpy() for x in (image, labels))
+        made = [
+            self.one(*arrays, (seed, *key)) for arrays, key in zip(zip(images, masks, strict=True), pairs, strict=True)
+        ]
+        changed, moved = (torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2).to(device) for x in zip(*made, strict=True))
+        if valid is None:
+            return changed, moved, None
+        return changed, moved[:, :-1], moved[:, -1:].bool()
+
+    def one(self, image: np.ndarray, mask: np.ndarray, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Change one image (h, w, c) and its labels (h, w, k)."""
+        # One shared state: Compose.set_random_seed would give each transform the same seed, so that a horizontal flip
+        # always came with a vertical one.
+        generator = np.random.default_rng(key)
+        self.chain.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+        given, labels = to_unit_range(image), mask[..., 0] if mask.shape[2] == 1 else mask
+        out = self.chain(image=given, mask=labels)
+        require_unchanged("augment", given, labels, out)
+        changed = out["image"].reshape(image.shape)
+        return changed if image.dtype == np.uint8 else 255 * np.clip(changed, 0, 1), out["mask"].reshape(mask.shape)
+
+    def check(self, image: np.ndarray, mask: np.ndarray) -> None:
+        """Try the chain once with every transform in it, however rare; a ContractError names those that do not fit."""
+        from albumentations import Compose
+
+        given = to_unit_range(image)
+        out, changing = {"image": given, "mask": mask}, []
+        for transform in copy.deepcopy(list(self.steps.values())):
+            name, transform.p, before = type(transform).__name__, 1.0, (spell(out["image"]), spell(out["mask"]))
+            try:
+                out = Compose([transform], seed=0)(image=out["image"], mask=out["mask"])
+            except Exception as error:  # a transform that wants boxes or other pixels raises whatever comes first
+                reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+                require(False, f"augment: {name}", "a transform of an image and its mask", reason, "leave it out")
+            changing += [name] if (spell(out["image"]), spell(out["mask"])) != before else []
+        require_unchanged(f"augment: {', '.join(changing)}".removesuffix(": "), given, mask, out)

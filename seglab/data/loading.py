@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from seglab.contract import Task
@@ -47,41 +48,35 @@ class Samples(Dataset):
         number in the split: patches of one image share it and `id`. `valid` (b,1,h,w) bool, absent where all pixels
         count, leaves out those without a label or data, padding, and of tiles those that an earlier tile has.
         """
-        images, masks, valid = self.source.batch(pairs, self.seed)
+        image, target, valid = self.read(pairs)
         if self.augment is not None:
-            # What counts goes through the same changes as the mask, as one more channel of it.
-            masks = (
-                masks if valid is None else np.concatenate([as_channels(masks), valid[..., None]], -1, dtype=np.uint8)
-            )
-            for k, (epoch, index) in enumerate(pairs):
-                images[k], masks[k] = self.augment(images[k], masks[k], (self.seed, epoch, index))
-            if valid is not None:
-                masks, valid = masks[..., :-1], masks[..., -1] > 0
+            image, target, valid = self.augment(image, target, valid, self.seed, pairs)
         indices = [index for _, index in pairs]
         numbers = [self.source.number(index) for index in indices]
-        masks = as_channels(masks)
         batch: Batch = {
-            "image": torch.from_numpy(to_units(images)).permute(0, 3, 1, 2),
-            "target": channels_first(masks.astype(np.float32) / 255 if self.soft else masks),
+            "image": image,
+            "target": target.float() / 255 if self.soft else target,
             "id": [self.ids[number] for number in numbers],
             "index": torch.tensor(numbers, dtype=torch.int64),
         }
         if valid is not None:
-            batch["valid"] = torch.from_numpy(valid)[:, None]
+            batch["valid"] = valid
+        masks = target.cpu().numpy() if self.needs else ()
         for name in self.needs:
-            maps = [map_layers(MAPS[name], mask[..., 0] if mask.shape[2] == 1 else mask, self.task) for mask in masks]
-            batch[name] = torch.from_numpy(np.stack(maps))
+            maps = [
+                map_layers(MAPS[name], mask[0] if len(mask) == 1 else mask.transpose(1, 2, 0), self.task)
+                for mask in masks
+            ]
+            batch[name] = torch.from_numpy(np.stack(maps)).to(target.device)
         return batch
 
-
-def as_channels(masks: np.ndarray) -> np.ndarray:
-    """Give masks (b, h, w) or (b, h, w, k) their last axis."""
-    return masks[..., None] if masks.ndim == 3 else masks
-
-
-def channels_first(masks: np.ndarray) -> torch.Tensor:
-    """Bring (b, h, w, k) to (b, k, h, w)."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(masks, 3, 1)))
+    def read(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Give the image, target (uint8) and valid mask of some samples, before anything is changed."""
+        images, masks, valid = self.source.batch(pairs, self.seed)
+        image = torch.from_numpy(to_units(images)).permute(0, 3, 1, 2)
+        target = torch.from_numpy(masks)
+        target = target[:, None] if target.dim() == 3 else target.permute(0, 3, 1, 2).contiguous()
+        return image, target, None if valid is None else torch.from_numpy(valid)[:, None]
 
 
 def one_thread(worker: int) -> None:

@@ -45,7 +45,7 @@ class DataModule(pl.LightningDataModule):
         unknown = [name for name in needs if name not in MAPS]
         require(not unknown, "data", f"needs among {', '.join(MAPS)}", unknown)
         self.dataset = dataset
-        self.augment = augment if augment and augment.transforms() else None
+        self.augment = None if type(augment) is Augment else augment
         self.batch_size = batch_size
         self.workers = workers
         self.seed = seed

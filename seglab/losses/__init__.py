@@ -6,14 +6,14 @@
 Importing this costs torch alone. `docs/losses.md` lists them with formulas and papers.
 """
 
-from seglab.losses.boundary import Boundary, Hausdorff
+from seglab.losses.boundary import Boundary, BoundaryDoU, DistancePenalizedCE, Hausdorff
 from seglab.losses.calibration import L1ACE, MarginCE, NeighborCE, RegionSize
 from seglab.losses.cldice import CLDice
 from seglab.losses.components import InverseSizeCE, PerComponent
 from seglab.losses.composite import Batchwise, Sum, Term
 from seglab.losses.compound import BCEDice, Combo, ExpLog, UnifiedFocal
 from seglab.losses.cross_entropy import BCE, BalancedCE, ClassWeightedCE, LabelSmoothing, WeightedBCE
-from seglab.losses.cross_entropy import AsymmetricFocal, Focal, Poly1, TopK, WeightMap
+from seglab.losses.cross_entropy import AsymmetricFocal, Focal, LogitAdjusted, Poly1, TopK, WeightMap
 from seglab.losses.external import External
 from seglab.losses.lovasz import LovaszHinge, LovaszSigmoid, LovaszSoftmax
 from seglab.losses.overlap import MCC, AsymmetricFocalTversky, Dice, FocalTversky, GeneralizedDice, IoU, Tversky

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seglab.contract import require
-from seglab.losses.base import MEAN_OVER_CLASSES, ClassMean, order_card, within
-from seglab.losses.numerics import exact
+from seglab.losses.base import MEAN_OVER_CLASSES, ClassMean, order_card, pixel_card, region_card, within
+from seglab.losses.cldice import eroded
+from seglab.losses.cross_entropy import BCE
+from seglab.losses.numerics import exact, ratio
+from seglab.losses.overlap import RegionLoss
 from seglab.losses.pixels import Pixels
 
 ONE_CLASS = "A mask of one class has no boundary: every pixel then counts as one pixel away from it."
@@ -72,6 +76,55 @@ class Hausdorff(ClassMean):
             away = boundary_distance(x.spatial(x.decided)).to(x.z.device, x.z.dtype)
             weight = weight + away.flatten(2) ** self.exponent
         return exact((x.error.square() * weight).sum(-1)) / x.n.clamp(min=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistancePenalizedCE(BCE):
+    """Cross-entropy that counts up to twice at the boundaries, and once at the pixel of a class farthest from them.
+
+    Needs the map `distance`.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("distance",)
+    card = pixel_card(
+        title="Distance-penalized cross-entropy",
+        formula=r"\frac1N\sum(1+\phi)\big(-t\log p-(1-t)\log q\big),\;\phi=\frac{\max d-d}{\max d-1}",
+        paper="Caliva et al. 2019, Distance Map Loss Penalty Term for Semantic Segmentation",
+        empty=ONE_CLASS + " phi is 0.",
+        differs="smp, MONAI and kornia have none. SegLossOdyssey computes the weights and returns plain cross-entropy.",
+        soft=False,
+    )
+
+    def costs(self, x: Pixels) -> Tensor:
+        signed = x.maps["distance"]
+        sides = [(x.t, 1 - signed)] if x.task == "multiclass" else [(x.t, 1 - signed), (x.u, signed)]
+        farthest = [(share * d).amax(-1, keepdim=True) for share, d in sides]
+        phi = sum(share * ratio(most - d, most - 1) for (share, d), most in zip(sides, farthest, strict=True))
+        return super().costs(x) * (1 + phi.sum(1, keepdim=True) if x.task == "multiclass" else 1 + phi)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundaryDoU(RegionLoss):
+    """Difference over union, of which the more of the intersection is left out the less of a mask is boundary."""
+
+    smooth: float = field(default=0.0, init=False)
+
+    card = region_card(
+        title="Boundary difference over union",
+        formula=r"\frac{\sum(p-t)^2}{\sum(p-t)^2+(1-\alpha)\,tp},\;1-\alpha=\max\big(0.2,2|\partial T|/|T|\big)",
+        paper="Sun, Luo, Li 2023, Boundary Difference Over Union Loss for Medical Image Segmentation",
+        differs="smp, MONAI and kornia have none. The authors pool the batch and smooth by 1e-5.",
+        proper=True,
+    )
+
+    def each_class(self, x: Pixels) -> Tensor:
+        require(len(x.space) == 2, self.name, "logits (b, k, h, w)", f"{len(x.space)} dimensions in space")
+        absent = (x.size == 0).unsqueeze(-1)
+        t = torch.where(absent, x.u, x.t) if self.empty == "complement" else x.t
+        inner = eroded(F.pad(x.spatial(t), (1, 1, 1, 1)))[..., 1:-1, 1:-1].flatten(2)  # outside there is nothing
+        edge = exact((t - inner).sum(-1)) / exact(t.sum(-1)).clamp(min=1)
+        squared = exact(x.error.square().sum(-1))
+        return ratio(squared, squared + (2 * edge).clamp(min=0.2) * self.confusion(x).tp)
 
 
 def unsigned_distance(mask: Tensor) -> Tensor:

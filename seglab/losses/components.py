@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -60,7 +61,7 @@ class PerComponent(Nested):
                 rows = (objects == number).any(-1).squeeze(1).nonzero().squeeze(1)
                 part = (objects == number) | (objects == 0 if self.partition == "components" else False)
                 part = part if x.valid is None else part & x.valid
-                value = self.loss.value(x.rebuilt(lambda v, rows=rows: v[rows], part))
+                value = self.loss.value(x.rebuilt(partial(torch.index_select, dim=0, index=rows), part))
                 total, count = total.index_add(0, rows, value), count.index_add(0, rows, torch.ones_like(value))
         mean = torch.where(count > 0, total / count.clamp(min=1), whole)
         return (mean + self.whole_weight * whole).view(-1, channels).mean(1)

@@ -16,11 +16,17 @@ from seglab.contract import PerImage, require
 from seglab.losses.base import SUM_OVER_CLASSES, ClassWeighted, limited, pixel_card, weights_hold, within
 from seglab.losses.labels import Label
 from seglab.losses.numerics import TINY, exact, ratio
-from seglab.losses.pixels import Pixels
+from seglab.losses.pixels import Pixels, spread
 
 Weight: TypeAlias = float | tuple[float, ...] | Literal["auto"]
 """Of the foreground, where the background weighs 1: one for all its classes, or one for each in order. `auto`: pixels
 of the background over those of the class in the training masks, so that both weigh the same."""
+
+
+def listed(weight: Any) -> list[float]:
+    """One number or several as a list."""
+    return list(weight) if isinstance(weight, list | tuple) else [weight]
+
 
 weight_of = partial(limited, expected="above 0 or auto", holds=lambda w: w is not None and weights_hold(w, TINY))
 
@@ -296,3 +302,39 @@ class WeightMap(ForegroundWeighted, BCE):
         gap = x.maps["gap"][:, 1:].amin(1, keepdim=True) if x.task == "multiclass" else x.maps["gap"]
         border = self.border_weight * torch.exp(-0.5 * (gap / self.sigma) ** 2)
         return super().costs(x) + border * x.costs(self.cost)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitAdjusted(BCE):
+    """Cross-entropy of logits to which `strength` times the logarithm of each class's frequency is added.
+
+    `prior`: the frequency of the foreground, or of each foreground class; `auto`: in the training masks. So the net
+    itself learns to leave the frequency out, and finds more of rare classes at the same threshold.
+    """
+
+    strength: float = within("[0, inf)", 1.0)
+    prior: Weight = limited("auto", "in (0, 1) or auto", lambda p: p == "auto" or all(0 < f < 1 for f in listed(p)))
+
+    card = pixel_card(
+        title="Logit-adjusted cross-entropy",
+        formula=r"\mathrm{CE}(z+\tau\log\pi)",
+        paper="Menon et al. 2021, Long-tail learning via logit adjustment",
+        differs="smp, MONAI and kornia have none. With one class it is a constant: BCE with another threshold.",
+        many=SUM_OVER_CLASSES + " The background has the rest of the frequency.",
+    )
+
+    def with_class_frequency(self, frequency: Sequence[float]) -> Self:
+        loss = super().with_class_frequency(frequency)
+        classes = tuple(frequency[1:] if self.task == "multiclass" else frequency)
+        return replace(loss, prior=classes) if self.prior == "auto" else loss
+
+    def costs(self, x: Pixels) -> Tensor:
+        remedy = "call with_class_frequency(frequency) first"
+        require(self.prior != "auto", self.name, "a prior that is a number", "auto", remedy)
+        prior, z = x.z.new_tensor(spread(self.prior, x.z.shape[1] - x.background)), x.z  # type: ignore[arg-type]
+        shift = prior.log() - (-prior).log1p()
+        if x.task == "multiclass":
+            shift = torch.cat([1 - prior.sum(0, keepdim=True), prior]).log()
+            z = z - z.detach().amax(1, keepdim=True)  # beside a logit of 1e4 a shift would be rounded away
+        z = z + self.strength * shift[:, None]
+        return super().costs(type(x)(x.task, z, x.target, x.valid, {}))

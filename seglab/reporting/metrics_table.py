@@ -13,9 +13,18 @@ from seglab.contract import Task
 from seglab.reporting import learning_curves
 from seglab.reporting.class_rows import chosen_classes, threshold_of
 from seglab.reporting.load_runs import Sweep
-from seglab.reporting.thresholds import average_precision, calibration_error, scores_at
+from seglab.reporting.thresholds import at_temperature, average_precision, calibration_error, scores_at, temperature
 
-LOWER_IS_BETTER = {"hd95", "asd", "loss", "ece", "epochs/train roughness", "epochs/val roughness", "epochs/seconds"}
+LOWER_IS_BETTER = {
+    "hd95",
+    "asd",
+    "loss",
+    "ece",
+    "ece_scaled",
+    "epochs/train roughness",
+    "epochs/val roughness",
+    "epochs/seconds",
+}
 THRESHOLDED = ("iou", "dice", "precision", "recall")
 """What a histogram gives of an image at any threshold."""
 
@@ -31,6 +40,7 @@ BLOCKS: dict[str, tuple[str, ...]] = {
         *(f"{name}_pooled" for name in (*THRESHOLDED, "accuracy")),
         "average_precision",
         "ece",
+        "ece_scaled",
     ),
     "Distance between the outlines, mean over the test images in which there is something and something was found": (
         "hd95",
@@ -54,6 +64,7 @@ TITLES = {
     "hd95": "HD95 (px)",
     "asd": "ASD (px)",
     "ece": "calibration error",
+    "ece_scaled": "calibration error, temperature tuned on validation",
     "empty/left empty": "empty images left empty",
 }
 
@@ -95,15 +106,23 @@ def read_histograms(runs: pd.DataFrame) -> dict[int, Pooled]:
     for row, (_, run) in zip(runs.index, runs.iterrows(), strict=True):
         try:
             with np.load(run["folder"] / "histograms.npz") as arrays:
-                table, ids = arrays["test"], arrays["test_ids"]
+                table, ids, val = arrays["test"], arrays["test_ids"], arrays.get("val")
                 confusion = arrays.get("test_confusion")
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             continue
-        table = table if table.ndim == 4 else table[:, None]  # written before there were classes
-        tables = [table[:, k] for k in run["classes"]]
-        pooled = pool(tables, run["threshold"], run["config"].get("empty", "correct"))
+        pooled = pool(_of_classes(table, run), run["threshold"], run["config"].get("empty", "correct"))
+        if val is not None and val.any():
+            pairs = zip(_of_classes(table, run), _of_classes(val, run), strict=True)
+            errors = [calibration_error(at_temperature(one.sum(0), temperature(v.sum(0)))) for one, v in pairs]
+            pooled.scores["ece_scaled"] = float(np.mean(errors))
         found[row] = pooled._replace(images=pooled.images.set_axis(ids[: len(pooled.images)]), confusion=confusion)
     return found
+
+
+def _of_classes(table: np.ndarray, run: pd.Series) -> list[np.ndarray]:
+    """The histograms (n, 2, 256) of each class that a report is about."""
+    table = table if table.ndim == 4 else table[:, None]  # written before there were classes
+    return [table[:, k] for k in run["classes"]]
 
 
 def pool(tables: Sequence[np.ndarray], thresholds: Sequence[float], empty: str) -> Pooled:

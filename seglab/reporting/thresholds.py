@@ -72,6 +72,35 @@ def calibration_error(table: NDArray, bins: int = 16) -> NDArray:
     return _ratio(np.nansum(np.abs(predicted - observed) * number, axis=-1), number.sum(-1))
 
 
+def temperature(table: NDArray) -> float:
+    """Find the T at which the probabilities sigmoid(z / T) of a table (2, bins) have the least cross-entropy.
+
+    Temperature scaling (Guo et al. 2017); tune it on validation images.
+    """
+    from scipy.optimize import minimize_scalar
+
+    z = _logits(table.shape[-1])
+
+    def cost(log_t: float) -> float:
+        return float((table * np.logaddexp(0, np.stack([z, -z]) / np.exp(log_t))).sum())
+
+    return float(np.exp(minimize_scalar(cost, bounds=(-4, 4), method="bounded").x))
+
+
+def at_temperature(table: NDArray, t: float) -> NDArray:
+    """Move each pixel of a table (2, bins) to the bin of sigmoid(z / t)."""
+    bins, moved = table.shape[-1], np.zeros_like(table)
+    place = np.minimum(bins / (1 + np.exp(-_logits(bins) / t)), bins - 1).astype(int)
+    np.add.at(moved, (slice(None), place), table)
+    return moved
+
+
+def _logits(bins: int) -> NDArray:
+    """The logits of the middles of the bins."""
+    middles = thresholds(bins) + 0.5 / bins
+    return np.log(middles / (1 - middles))
+
+
 def mean(values: NDArray) -> NDArray:
     """Average over the images (n, ...) where the value is defined; NaN where it is for none."""
     defined = ~np.isnan(values)

@@ -186,7 +186,7 @@ def test_whole_images_of_a_run_on_patches_have_outlines_and_objects(
         assert (row.hd95, row.asd) == pytest.approx(surface_distances(found, true), nan_ok=True)
         assert row.objects == 1
     tables = np.load(out / "histograms.npz")["test"]
-    np.testing.assert_array_equal(tables[:, 1, 128:].sum(-1), rows["tp"])
+    np.testing.assert_array_equal(tables[:, 0, 1, 128:].sum(-1), rows["tp"])
     (tiled,) = call(configure, run, *other(pairs), "scale=run")
     tiles = pd.read_csv(tiled / "per_image.csv")
     assert tiles["hd95"].isna().all()

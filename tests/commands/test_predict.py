@@ -264,10 +264,10 @@ def test_objects_touch_at_corners_and_know_their_confidence() -> None:
 def test_an_overlay_draws_the_outline_and_leaves_the_inside() -> None:
     mask = np.zeros((100, 100), np.uint8)
     mask[30:60, 30:60] = 1
-    drawn = overlay(np.full((100, 100), 120, np.uint8), mask)
+    drawn = overlay(np.full((100, 100), 120, np.uint8), [mask])
     assert (drawn[30, 40] == (0, 229, 255)).all()
     assert (drawn[45, 45] == 120).all()
-    assert overlay(np.zeros((3200, 1000), np.uint16), np.zeros((3200, 1000), np.uint8)).shape == (1600, 500, 3)
+    assert overlay(np.zeros((3200, 1000), np.uint16), [np.zeros((3200, 1000), np.uint8)]).shape == (1600, 500, 3)
 
 
 @pytest.mark.slow

@@ -1,70 +1,194 @@
+"""Augmentation in batches and by albumentations: decided by the key alone, geometry shared by image and labels."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
+import torch
+from scipy.stats import ks_2samp, kstest
+from torch import Tensor
 
+from seglab.benchmarks.data import light_chain, strong_chain
 from seglab.contract import ContractError
-from seglab.data.augment import Augment, Chain, Light, Strong
+from seglab.data.augment import Augment, Chain
+from seglab.data.batch_augment import (
+    Light,
+    Strong,
+    combine,
+    displacements,
+    normal,
+    sample_states,
+    scramble,
+    smooth,
+    uniform,
+)
+
+ALL = dict.fromkeys(("flip", "rotate90", "tone", "warp", "bend", "gamma", "noise", "blur"), 1.0)
+STILL = dict.fromkeys(ALL, 0.0)
 
 
 @pytest.fixture
-def pair():
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (48, 48, 3), np.uint8)
-    return image, (image[..., 0] > 200).astype(np.uint8)
+def batch() -> tuple[Tensor, Tensor]:
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), np.uint8))
+    return image, (image[:, :1] > 200).to(torch.uint8)
 
 
-@pytest.mark.parametrize("augment", [Light(), Strong()], ids=["light", "strong"])
-def test_the_key_alone_decides(augment, pair):
-    keys = [(1, epoch, index) for epoch in range(2) for index in range(4)]
-    once = [augment(*pair, key) for key in keys]
-    again = [type(augment)()(*pair, key) for key in reversed(keys)][::-1]
-    for (image, mask), (image2, mask2) in zip(once, again, strict=True):
-        np.testing.assert_array_equal(image, image2)
-        np.testing.assert_array_equal(mask, mask2)
-    assert len({image.tobytes() for image, _ in once}) >= 7
+def apply(augment: Augment, image: Tensor, target: Tensor, pairs: list, valid: Tensor | None = None) -> tuple:
+    return augment(image.clone(), target.clone(), valid, 1, pairs)
 
 
-def test_image_and_mask_move_together(pair):
-    image, mask = pair
-    for k in range(20):
-        moved, truth = Light(tone=0)(image, mask, (0, 0, k))
-        np.testing.assert_array_equal(truth, moved[..., 0] > 200)
+def test_the_hash_is_the_published_one() -> None:
+    """Values of the 32-bit finalizer of MurmurHash3, worked out with Python's integers."""
+
+    def published(h: int) -> int:
+        h = ((h ^ (h >> 16)) * 0x85EBCA6B) % 2**32
+        h = ((h ^ (h >> 13)) * 0xC2B2AE35) % 2**32
+        return h ^ (h >> 16)
+
+    numbers = [0, 1, 2**16, 123456789, 2**32 - 1]
+    hashed = scramble(torch.tensor(numbers).to(torch.int32)).to(torch.int64) % 2**32
+    assert hashed.tolist() == [published(number) for number in numbers]
+    assert published(1) == 0x514E28B7
 
 
-def test_the_two_flips_are_drawn_apart(pair):
-    flips = Light(rotate90=0, tone=0)
-    image, mask = pair
-    outcomes = {flips(image, mask, (0, 0, k))[0].tobytes() for k in range(40)}
-    assert outcomes == {f.tobytes() for f in (image, image[::-1], image[:, ::-1], image[::-1, ::-1])}
+def test_random_numbers_are_uniform_and_those_of_neighbors_are_unrelated() -> None:
+    numbers = uniform(sample_states(3, [(epoch, index) for epoch in range(40) for index in range(50)]))
+    assert kstest(numbers.flatten(), "uniform").pvalue > 1e-3
+    correlation = torch.corrcoef(numbers.T) - torch.eye(numbers.shape[1])
+    assert correlation.abs().max() < 0.1
+    assert abs(torch.corrcoef(torch.stack((numbers[:-1, 0], numbers[1:, 0])))[0, 1]) < 0.1
+    field = normal(combine(torch.arange(2, dtype=torch.int32), 1), (64, 64))
+    assert kstest(field.flatten(), "norm").pvalue > 1e-3
+    field = displacements(combine(torch.arange(300, dtype=torch.int32), 1), 32, 40)
+    assert field.shape == (300, 2, 32, 40)
+    assert field.std((0, 1)).numpy() == pytest.approx(1.76, rel=0.25)
 
 
-def test_masks_stay_binary(pair):
-    for k in range(10):
-        assert set(np.unique(Strong()(*pair, (0, 0, k))[1])) <= {0, 1}
+@pytest.mark.parametrize("augment", [Light(), Strong(), light_chain()], ids=["light", "strong", "chain"])
+def test_a_sample_changes_in_the_same_way_in_any_batch(augment: Augment, batch: tuple[Tensor, Tensor]) -> None:
+    image, target = batch
+    pairs = [(3, index) for index in range(6)]
+    together = apply(augment, image, target, pairs)
+    order = [4, 0, 5, 2]
+    others = apply(augment, image[order], target[order], [pairs[k] for k in order])
+    for a, b in zip(together[:2], others[:2], strict=True):
+        torch.testing.assert_close(a[order], b, rtol=1e-5, atol=1e-3)
+    assert not torch.equal(apply(augment, image, target, [(4, index) for index in range(6)])[0], together[0])
 
 
-def test_gray_images_keep_their_one_channel(pair):
-    image, mask = pair
-    assert Strong()(image[..., :1], mask, (0, 0, 1))[0].shape == (48, 48, 1)
+@pytest.mark.parametrize("augment", [Light(tone=0), light_chain()], ids=["light", "chain"])
+def test_image_labels_and_valid_move_together(augment: Augment, batch: tuple[Tensor, Tensor]) -> None:
+    image, _ = batch
+    image[:, 1] = (image[:, 0] > 200).to(torch.uint8)  # labels in the image itself; tones may not change them
+    steps = {name: step for name, step in getattr(augment, "steps", {}).items() if "Contrast" not in name}
+    augment = Chain(steps=steps) if steps else augment
+    for epoch in range(4):
+        pairs = [(epoch, index) for index in range(6)]
+        moved, target, valid = apply(augment, image, image[:, 1:2], pairs, valid=image[:, 2:] > 100)
+        assert torch.equal(moved[:, 1:2], target)
+        assert torch.equal(moved[:, 2:] > 100, valid)
 
 
-def test_no_augmentation_has_no_transforms():
-    assert Augment().transforms() == []
+def test_turns_and_flips_are_the_eight_symmetries_as_often_as_they_should_be() -> None:
+    image = torch.arange(9, dtype=torch.uint8).reshape(1, 1, 3, 3).expand(4000, 1, 3, 3)
+    moved, _, _ = Light(tone=0)(image.clone(), image, None, 1, [(0, index) for index in range(4000)])
+    symmetries = [torch.rot90(x, k, (0, 1)) for k in range(4) for x in (image[0, 0], image[0, 0].flip(1))]
+    counts = [int((moved[:, 0] == symmetry).all(2).all(1).sum()) for symmetry in symmetries]
+    assert sum(counts) == 4000
+    # A quarter turn is tried half the time, and then as often none, one, two or three: 250 or 750 are expected
+    assert all(abs(count - (750 if k in (0, 1, 4, 5) else 250)) < 100 for k, count in enumerate(counts)), counts
 
 
-def test_a_misspelled_argument_of_albumentations_is_an_error():
+def test_labels_keep_their_values_and_what_comes_from_outside_is_background_and_not_valid() -> None:
+    image = torch.full((8, 1, 32, 32), 255, dtype=torch.uint8)
+    target, valid = torch.full((8, 2, 32, 32), 3, dtype=torch.uint8), torch.ones(8, 1, 32, 32, dtype=torch.bool)
+    moved, labels, counted = Strong(**STILL | {"warp": 1.0})(image, target, valid, 1, [(0, k) for k in range(8)])
+    assert labels.dtype == torch.uint8
+    assert set(labels.unique().tolist()) == {0, 3}
+    assert counted.dtype == torch.bool
+    assert torch.equal(labels[:, :1] == 3, counted)
+    assert (moved[counted] > 127).all()
+    assert (moved[~counted] < 128).all()
+
+
+def test_a_warp_is_the_affine_map_that_it_says() -> None:
+    """A bright pixel lands where the matrix takes it, by hand."""
+    strong, pairs = Strong(**STILL | {"warp": 1.0}), [(0, index) for index in range(20)]
+    image = torch.zeros(20, 1, 65, 65, dtype=torch.uint8)
+    image[:, :, 30:35, 44:49] = 255  # its middle is 14 to the right of the image's
+    moved, _, _ = strong(image, image, None, 1, pairs)
+    from seglab.data.batch_augment import Draws
+
+    expected = strong.matrices(Draws(1, pairs)) @ torch.tensor([14.0, 0.0])
+    places = torch.arange(65.0) - 32
+    weight = moved[:, 0].sum((1, 2))
+    found = (
+        torch.stack(((moved[:, 0].sum(1) * places).sum(1), (moved[:, 0].sum(2) * places).sum(1)), 1) / weight[:, None]
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.1)
+
+
+def test_smoothing_keeps_a_constant_and_has_the_width_it_says() -> None:
+    x = torch.ones(2, 1, 40, 40)
+    torch.testing.assert_close(smooth(x, torch.tensor([0.5, 8.0])), x)
+    x = torch.zeros(1, 1, 41, 41)
+    x[..., 20, 20] = 1
+    row = smooth(x, torch.tensor([2.0]))[0, 0].sum(0)
+    assert float((row * (torch.arange(41) - 20.0) ** 2).sum().sqrt()) == pytest.approx(2, abs=0.01)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_any_number_of_channels_and_float_images(channels: int) -> None:
+    image = torch.rand(4, channels, 24, 24) * 255
+    moved, _, _ = Strong(**ALL)(image, image[:, :1].byte(), None, 1, [(0, k) for k in range(4)])
+    assert moved.shape == image.shape
+    assert moved.dtype == torch.float32
+    assert 0 <= moved.min() <= moved.max() <= 255
+
+
+def features(augment: Augment, count: int) -> np.ndarray:
+    """What changed of a picture with one bar off its center: tones, noise, and the place, angle and area of the bar."""
+    image = torch.full((1, 1, 64, 64), 90, dtype=torch.uint8)
+    image[..., 20:26, 24:48] = 200
+    found = []
+    for start in range(0, count, 20):
+        pairs = [(start, index) for index in range(20)]
+        batch = image.expand(20, -1, -1, -1).clone()
+        moved, labels, _ = augment(batch, (batch > 150).to(torch.uint8), None, 7, pairs)
+        for picture, label in zip(moved[:, 0].float().numpy(), labels[:, 0].numpy(), strict=True):
+            ys, xs = label.nonzero()
+            angle = 0.5 * np.arctan2(2 * np.cov(xs, ys)[0, 1], np.var(xs) - np.var(ys))
+            inside, rough = picture[label == 1], np.diff(picture[28:36, 28:36]).std()
+            found.append([picture[30:34, 30:34].mean(), inside.mean(), rough, xs.mean(), ys.mean(), angle, len(xs)])
+    return np.array(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(Light(), light_chain), (Strong(), strong_chain)], ids=["light", "strong"]
+)
+def test_the_changes_have_the_distributions_of_albumentations(ours: Augment, theirs: object) -> None:
+    names = ("background", "object", "noise", "x", "y", "angle", "area")
+    for name, mine, others in zip(names, features(ours, 600).T, features(theirs(), 600).T, strict=True):
+        assert ks_2samp(np.round(mine), np.round(others)).statistic < 0.1, name
+
+
+def test_a_misspelled_argument_of_albumentations_is_an_error() -> None:
     import albumentations as A
 
     with pytest.raises(UserWarning, match="not valid for transform"):
         Chain(steps={"flip": A.HorizontalFlip(probability=1)})
 
 
-def test_a_chain_runs_what_it_is_given(pair):
+def test_a_chain_runs_what_it_is_given(batch: tuple[Tensor, Tensor]) -> None:
     import albumentations as A
 
-    moved, _ = Chain(steps={"flip": A.HorizontalFlip(p=1)})(*pair, (0, 0, 0))
-    np.testing.assert_array_equal(moved, pair[0][:, ::-1])
+    augment = Chain(steps={"flip": A.HorizontalFlip(p=1)})
+    for image in (batch[0], batch[0].float()):
+        moved = apply(augment, image, batch[1], [(0, k) for k in range(6)])[0]
+        torch.testing.assert_close(moved, image.flip(3), rtol=0, atol=1e-4)
 
 
-def test_a_probability_out_of_range_is_one_sentence():
+def test_a_probability_out_of_range_is_one_sentence() -> None:
     with pytest.raises(ContractError, match=r"flip in \[0, 1\], got 2"):
         Light(flip=2)

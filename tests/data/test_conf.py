@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 
 from seglab.data.augment import Augment
 from seglab.data.dataset import Dataset
@@ -30,10 +30,10 @@ def test_an_augment_yaml_builds_and_changes_an_image(configure, name):
     check(cfg.augment)
     augment = build(cfg.augment)
     assert isinstance(augment, Augment)
-    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    mask = (image[..., 0] > 99).astype(np.uint8)
-    outcomes = {augment(image, mask, (0, 0, k))[0].tobytes() for k in range(8)} if augment.transforms() else set()
-    assert len(outcomes) == 0 if name == "none" else len(outcomes) > 2
+    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8).expand(8, -1, -1, -1)
+    changed, _, _ = augment(image.clone(), (image[:, :1] > 99).byte(), None, 1, [(0, index) for index in range(8)])
+    outcomes = {sample.numpy().tobytes() for sample in changed}
+    assert len(outcomes) == 1 if name == "none" else len(outcomes) > 2
 
 
 def test_a_configured_dataset_makes_batches(configure):

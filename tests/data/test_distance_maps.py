@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt, label
 
-from seglab.data.distance_maps import FAR, distance, gap
+from seglab.data.distance_maps import FAR, cells, components, distance, gap, inverse_size
 
 
 @pytest.fixture
@@ -41,3 +41,30 @@ def test_gap_is_far_with_fewer_than_two_objects():
     one[2:4, 2:4] = 1
     assert (gap(one) == FAR).all()
     assert (gap(0 * one) == FAR).all()
+
+
+def test_a_cell_has_the_pixels_that_no_other_object_is_nearer_to(blobs):
+    labels, count = label(blobs, np.ones((3, 3)))
+    away = np.stack([distance_transform_edt(labels != k) for k in range(1, count + 1)])
+    found, numbers = cells(blobs), components(blobs)
+    assert set(np.unique(found)) == set(range(1, count + 1))
+    for k in range(1, count + 1):
+        mine = int(labels[numbers == k][0])
+        assert ((found == k) <= (away[mine - 1] == away.min(0))).all()
+        assert (found[labels == mine] == k).all()
+
+
+def test_an_empty_mask_has_no_cells_and_a_weight_of_1():
+    empty = np.zeros((6, 6), np.uint8)
+    assert not cells(empty).any()
+    assert not components(empty).any()
+    assert (inverse_size(empty) == 1).all()
+
+
+def test_a_smaller_object_weighs_more_and_the_background_1():
+    mask = np.zeros((10, 10), np.uint8)
+    mask[0, 0], mask[4:6, 4:6] = 1, 1  # 1 and 4 pixels beside 95: their mean is 100 / 3
+    weights = inverse_size(mask)
+    assert weights[0, 0] == pytest.approx(100 / 3)
+    assert weights[5, 5] == pytest.approx(100 / 12)
+    assert weights[9, 9] == 1

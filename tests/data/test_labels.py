@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from seglab.contract import ContractError, Task
+from seglab.data.batch_augment import Light
 from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.decode import decode_item
@@ -142,8 +143,6 @@ def test_an_image_without_a_pixel_that_counts_is_a_fault(tmp_path):
 
 
 def test_what_counts_is_turned_with_the_image(tmp_path):
-    from seglab.data.augment import Light
-
     root = write_tree(tmp_path)
     data = folder(root, classes={"background": 0, "gland": [64, 128]}, ignore=255, size=40, fit="pad")
     samples = DataModule(data, Light(flip=1, rotate90=0, tone=0)).samples("train")

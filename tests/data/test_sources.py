@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from seglab.data.augment import Strong
+from seglab.data.batch_augment import Strong
 from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.prepared import Prepared
 from seglab.data.decode import decode_native

@@ -73,12 +73,12 @@ class Case:
     @property
     def local(self) -> bool:
         """Whether pixels count wherever they lie."""
-        return not self.loss.needs and self.name not in {"cldice", "nacl"}
+        return not self.loss.needs and self.name not in {"cldice", "nacl", "boundary_dou"}
 
     @property
     def fitted(self) -> bool:
         """Whether classes have weights from their frequencies."""
-        return self.name in {"weighted_bce", "weight_map", "exp_log"}
+        return self.name in {"weighted_bce", "weight_map", "exp_log", "logit_adjusted"}
 
     def maps(self, target: Tensor, like: Tensor) -> dict[str, Tensor]:
         planes = one_hot(target, like.shape[1]) if target.shape != like.shape else target

@@ -11,11 +11,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seglab.contract import ContractError, Task
-from seglab.losses import BCE, Batchwise, Boundary, Dice, External, Focal, IoU, Sum, Switch, Term, Tversky, WeightedBCE
+from seglab.losses import (
+    BCE,
+    Batchwise,
+    BCEDice,
+    Boundary,
+    Dice,
+    External,
+    Focal,
+    IoU,
+    Sum,
+    Switch,
+    Term,
+    Tversky,
+    WeightedBCE,
+)
 from seglab.losses.base import Loss
 from seglab.losses.numerics import Sigmoid
 from seglab.losses.pixels import SigmoidPixels
-from tests.losses.conftest import TASKS, build, scene
+from tests.losses.conftest import TASKS, Case, build, scene
 
 
 def total(weights: dict[Any, float]) -> Sum:
@@ -130,6 +144,17 @@ def test_a_switch_asks_for_what_either_loss_needs_and_fits_both() -> None:
 def test_a_switch_that_makes_no_sense_is_one_sentence(wrong: dict) -> None:
     with pytest.raises(ContractError, match=r"^Switch: expected "):
         Switch(**({"first": BCE(), "second": IoU()} | wrong))
+
+
+@pytest.mark.parametrize("partition", ["cells", "components"])
+def test_of_one_object_or_none_a_loss_per_component_is_the_plain_one(partition: str) -> None:
+    logits, target = scene()  # the second image is empty, the third has one object
+    case = Case("per_component", "binary", build("per_component", partition=partition))
+    plain = BCEDice()(logits, target)
+    torch.testing.assert_close(case(logits, target)[1:], plain[1:])
+    assert abs(case(logits, target)[0] - plain[0]) > 1e-3
+    more = Case("per_component", "binary", build("per_component", partition=partition, whole_weight=2.0))
+    torch.testing.assert_close(more(logits, target), case(logits, target) + 2 * plain)
 
 
 def test_a_foreign_function_must_give_a_tensor(logits: Tensor, target: Tensor) -> None:

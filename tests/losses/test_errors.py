@@ -52,6 +52,15 @@ LIMITS = [
     ("unified_focal", "weight", -0.1),
     ("unified_focal", "delta", 1.0),
     ("unified_focal", "gamma", 1.0),
+    ("gce", "exponent", 0.0),
+    ("sce", "log_zero", 1.0),
+    ("t_loss", "nu", 0.0),
+    ("mbls", "margin", -1.0),
+    ("nacl", "weight", -0.1),
+    ("l1_ace", "bins", 1),
+    ("l1_ace", "binning", "none"),
+    ("region_size", "distance", "l2"),
+    ("logit_adjusted", "prior", 0.0),
     ("dice", "task", "many"),
     ("lovasz_hinge", "task", "multiclass"),
 ]
@@ -135,6 +144,7 @@ def test_soft_labels_are_refused_where_they_are_undefined(case: Case, logits: Te
 @of(lambda case: case.task != "multilabel")
 def test_only_the_losses_named_in_the_contract_refuse_soft_labels(case: Case) -> None:
     hard = {"lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax", "boundary", "hausdorff", "cldice", "sum"}
+    hard |= {"distance_ce"}
     assert case.loss.soft == (case.name not in hard)
 
 
@@ -179,6 +189,8 @@ def test_losses_of_planes_say_so_for_volumes(make: Any) -> None:
     target = (logits > 1).to(torch.uint8)
     with pytest.raises(ContractError, match=r"CLDice: expected logits \(b, k, h, w\)"):
         make("cldice")(logits, target)
+    with pytest.raises(ContractError, match=r"BoundaryDoU: expected logits \(b, k, h, w\)"):
+        make("boundary_dou")(logits, target)
     with pytest.raises(ContractError, match=r"Hausdorff: expected logits \(b, k, h, w\), .*; set prediction=false"):
         make("hausdorff")(logits, target, distance=torch.zeros(logits.shape))
     make("hausdorff", prediction=False)(logits, target, distance=torch.zeros(logits.shape))

@@ -40,6 +40,7 @@ SAME = [
     ("nacl", {"weight": 0.0}, "bce", {}),
     ("l1_ace", {"weight": 0.0}, "bce", {}),
     ("region_size", {"weight": 0.0}, "bce", {}),
+    ("logit_adjusted", {"strength": 0.0}, "bce", {}),
     ("bce_dice", {"dice_weight": 0.0}, "bce", {}),
 ]
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from conftest import Case
 
 FAST = [("bce_dice", "multiclass")]
-SORTS = {"lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax", "hausdorff", "external", "batchwise"}
-"""Or is foreign code, or pools the batch."""
+SORTS = {"lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax", "hausdorff", "external", "batchwise", "per_component"}
+"""Or is foreign code, pools the batch, or looks at how many objects there are."""
 
 
 def traced(case: Case, logits: Tensor, target: Tensor, valid: Tensor | None, **options: Any) -> None:
@@ -43,14 +43,16 @@ def test_a_compiler_traces_a_loss_as_a_whole(make: Any, name: str, task: str) ->
     traced(Case(name, task, make(name, task)), *scene(task), some_valid(), backend="aot_eager")
 
 
-@of(lambda case: case.name != "external")
+@of(lambda case: case.name not in {"external", "per_component"})
 @pytest.mark.slow
 def test_every_graph_is_whole_and_gives_the_same(case: Case, logits: Tensor, target: Tensor) -> None:
     traced(case, logits, target, None, backend="aot_eager")
     traced(case, logits, target, some_valid(), backend="aot_eager")
 
 
-@of(lambda case: case.name != "external" and case.task != "multilabel")  # whose kernel is that of a binary task
+@of(
+    lambda case: case.name not in {"external", "per_component"} and case.task != "multilabel"
+)  # whose kernel is that of a binary task
 @pytest.mark.slow
 def test_the_fused_kernel_gives_the_same(case: Case, logits: Tensor, target: Tensor) -> None:
     traced(case, logits, target, None)

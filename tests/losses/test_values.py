@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, uniform_filter
+from scipy.ndimage import binary_erosion, distance_transform_edt, label, uniform_filter
 from scipy.special import expit, softmax
 from scipy.stats import multivariate_t
 
@@ -180,12 +180,45 @@ def around(t: Array) -> Array:
     )
 
 
+def cells(t: Array) -> list[Array]:
+    """The pixels that are nearest to each object of a mask; all where there is none."""
+    objects, count = label(t, np.ones((3, 3)))
+    away = np.stack([distance_transform_edt(objects != c) for c in range(1, count + 1)] or [0 * t])
+    return [away.argmin(0) == c for c in range(max(1, count))]
+
+
+def size_weights(t: Array) -> Array:
+    """The mean size of objects and background over the size of the object, at least 1, and 1 elsewhere."""
+    objects, count = label(t, np.ones((3, 3)))
+    weights = [max(1, t.size / (count + 1) / (objects == c).sum()) for c in range(1, count + 1)]
+    return np.array([1, *weights])[objects]
+
+
+def near_boundary(side: Array) -> Array:
+    """1 on the outermost pixels of a mask, down to 0 on its innermost; 0 outside."""
+    away = distance_transform_edt(side) * side
+    return np.asarray(side * (away.max() - away) / max(away.max() - 1, 1e-9))
+
+
+def boundary_dou(p: Array, t: Array) -> float:
+    cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
+    edge = t.sum() - binary_erosion(t, cross).sum()
+    alpha, intersection = min(2 * (1 - edge / t.sum()) - 1, 0.8), (p * t).sum()
+    squares = (p**2).sum() + (t**2).sum()
+    return (squares - 2 * intersection) / (squares - (1 + alpha) * intersection)
+
+
+def present_dice(p: Array, t: Array) -> float:
+    return dice(p, t) if t.any() else dice(1 - p, 1 - t)
+
+
 def logit(p: Array) -> Array:
     return np.asarray(np.log(p / (1 - p)))
 
 
 REGION: dict[str, Formula] = {
     "t_loss": t_loss,
+    "boundary_dou": boundary_dou,
     "dice": dice,
     "batchwise": dice,
     "squared_dice": lambda p, t: 1 - 2 * (p * t).sum() / ((p**2).sum() + (t**2).sum()),
@@ -220,6 +253,9 @@ TWO: dict[str, Formula] = REGION | {
     "lovasz_hinge": lambda p, t: lovasz(1 - (2 * t - 1) * np.log(p / (1 - p)), t),
     "lovasz_sigmoid": lambda p, t: lovasz(np.abs(t - p), t),
     "hausdorff": lambda p, t: hausdorff(p, t, p > 0.5),
+    "per_component": lambda p, t: np.mean([ce(p[c], t[c]).mean() + dice(p[c], t[c]) for c in cells(t)]),
+    "inverse_size": lambda p, t: (size_weights(t) * ce(p, t)).mean(),
+    "distance_ce": lambda p, t: ((1 + near_boundary(t) + near_boundary(1 - t)) * ce(p, t)).mean(),
     "gce": lambda p, t: (t * (1 - p**0.7) / 0.7 + (1 - t) * (1 - (1 - p) ** 0.7) / 0.7).mean(),
     "sce": lambda p, t: 0.1 * ce(p, t).mean() + 4 * (t * (1 - p) + (1 - t) * p).mean(),
     "mbls": lambda p, t: ce(p, t).mean() + 0.1 * np.maximum(np.abs(logit(p)) - 10, 0).mean() / 2,
@@ -249,6 +285,10 @@ def expected_of_channels(name: str, p: Array, t: Array, odds: list[float]) -> fl
         return float(np.mean([weighted(*pair, w) for *pair, w in zip(p, t, odds, strict=True)]))
     if name == "exp_log":
         return float(np.mean([exp_log(*pair, w**0.5) for *pair, w in zip(p, t, odds, strict=True)]))
+    if name == "logit_adjusted":
+        return float(
+            np.mean([ce(expit(logit(pair[0]) - np.log(w)), pair[1]) for *pair, w in zip(p, t, odds, strict=True)])
+        )
     return float(np.mean([TWO[name](*pair) for pair in zip(p, t, strict=True)]))
 
 
@@ -284,6 +324,7 @@ def many_focal(p: Array, t: Array, delta: float, gamma: float) -> float:
     return float(times_class([1 - delta, *[delta] * 3], -fade * np.log(true(p, t)), t).mean())
 
 
+FREQUENCIES = [0.6, 0.2, 0.15, 0.05]
 ODDS = [1, 0.6 / 0.2, 0.6 / 0.15, 0.6 / 0.05]
 MANY: dict[str, Formula] = {name: mean(formula) for name, formula in REGION.items()} | {
     "bce": lambda p, t: -np.log(true(p, t)).mean(),
@@ -303,6 +344,18 @@ MANY: dict[str, Formula] = {name: mean(formula) for name, formula in REGION.item
     "generalized_dice": generalized_dice,
     "lovasz_softmax": present(lambda p, t: lovasz(np.abs(t - p), t)),
     "hausdorff": lambda p, t: np.mean([hausdorff(p[c], t[c], p.argmax(0) == c) for c in range(1, 4)]),
+    "per_component": lambda p, t: np.mean(
+        [
+            many_ce(p[:, part], t[:, part]) + mean(present_dice)(p[:, part], t[:, part])
+            for c in range(1, 4)
+            for part in cells(t[c])
+        ]
+    ),
+    "distance_ce": lambda p, t: (-(1 + sum(near_boundary(t[c]) for c in range(4))) * np.log(true(p, t))).mean(),
+    "logit_adjusted": lambda p, t: many_ce(softmax(np.log(p) + np.log(FREQUENCIES)[:, None, None], 0), t),
+    "inverse_size": lambda p, t: (
+        -np.max([size_weights(t[c]) for c in range(1, 4)], axis=0) * np.log(true(p, t))
+    ).mean(),
     "gce": lambda p, t: ((1 - true(p, t) ** 0.7) / 0.7).mean(),
     "sce": lambda p, t: -0.1 * np.log(true(p, t)).mean() + 4 * (1 - true(p, t)).mean(),
     "mbls": lambda p, t: many_ce(p, t) + 0.1 * np.maximum(np.log(p.max(0)) - np.log(p) - 10, 0).mean(),

@@ -80,6 +80,6 @@ def test_a_run_without_histograms_loses_only_what_needs_them(own):
 def test_less_is_better_only_for_distances_errors_and_losses():
     better_if_lower = {key for block in BLOCKS.values() for key in block if worse_if_higher(key)}
     rough = {"epochs/train roughness", "epochs/val roughness", "epochs/seconds"}
-    assert better_if_lower == {"hd95", "asd", "ece"} | rough
+    assert better_if_lower == {"hd95", "asd", "ece", "ece_scaled"} | rough
     assert title("iou_pooled") == title("tuned/iou") == "IoU"
     assert title("foreground_confidence") == "foreground confidence"

@@ -1,0 +1,251 @@
+"""Random changes of a batch of images in torch, on the device where it lies.
+
+Each random number is a hash of the seed, the epoch, the sample's index and the name of the number, so that a sample
+changes in the same way in any batch, with any loss, and, up to rounding, on any device. The numbers of a sample are few
+and are drawn on the CPU, which then knows which samples change without asking the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seglab.contract import require
+from seglab.data.augment import Augment, Changed
+
+GOLDEN = -1640531527
+"""2 to the 32 over the golden ratio, as int32: multiples of it are far apart, so that neighbors get other hashes."""
+
+NAMES = (
+    *("flip_x", "flip_y", "turn", "quarter", "tone", "brightness", "contrast", "warp", "degrees", "zoom_x", "zoom_y"),
+    *("shear_x", "shear_y", "bend", "bend_field", "gamma", "exponent", "noise", "noise_std", "noise_field"),
+    *("blur", "sigma"),
+)
+"""The random numbers of a sample; each keeps its place, whatever the options."""
+
+BEND_SIGMA, BEND_STEP = 8.0, 4
+"""Elastic deformation: over how many pixels displacements are smoothed, and the distance of the numbers behind them."""
+
+BEND = 50 / (2 * math.pi**0.5 * BEND_SIGMA)
+"""Standard deviation of a displacement, 1.76 pixels: what a Gaussian of 8 pixels leaves of normal numbers, times 50."""
+
+
+def scramble(x: Tensor) -> Tensor:
+    """Hash int32 numbers in place (the last step of MurmurHash3); exact on every device."""
+    # A shift of a negative number brings in ones, which the mask clears; products wrap around.
+    x ^= (x >> 16) & 0xFFFF
+    x *= -2048144789
+    x ^= (x >> 13) & 0x7FFFF
+    x *= -1028477387
+    x ^= (x >> 16) & 0xFFFF
+    return x
+
+
+def combine(state: Tensor, key: Tensor | int) -> Tensor:
+    """Hash a state together with a further key."""
+    return scramble(state + key * GOLDEN + 1)
+
+
+def uniform(state: Tensor) -> Tensor:
+    """Turn hashes into float32 numbers in [0, 1), multiples of 2 to the -24, which float32 holds exactly."""
+    return ((state >> 8) & 0xFFFFFF).float() * 2.0**-24
+
+
+def sample_states(seed: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Hash the seed, epoch and index of each sample, for each of NAMES: (b, names)."""
+    epochs, indices = torch.tensor(list(pairs), dtype=torch.int64).reshape(-1, 2).to(torch.int32).T
+    first = scramble(torch.tensor([seed], dtype=torch.int64).to(torch.int32))
+    names = torch.arange(1, len(NAMES) + 1, dtype=torch.int32)
+    return combine(combine(combine(first, epochs), indices)[:, None], names)
+
+
+def normal(states: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal numbers (b, *shape) from a hash for each sample (b,), two from 32 bits by Box and Muller."""
+    count = math.prod(shape)
+    bits = combine(states[:, None], torch.arange(-(-count // 2), dtype=torch.int32, device=states.device))
+    radius = ((bits & 0xFFFF).float() + 0.5).div_(65536).log_().mul_(-2).sqrt_()
+    angle = ((bits >> 16) & 0xFFFF).float().mul_(2 * torch.pi / 65536)
+    return torch.cat((radius * angle.cos(), radius * angle.sin()), 1)[:, :count].reshape(-1, *shape)
+
+
+def smooth(x: Tensor, sigma: Tensor) -> Tensor:
+    """Smooth x (b, c, h, w) with a Gaussian of each sigma (b,), renormalized at the border, as products of matrices."""
+    for length in x.shape[2:]:
+        places = torch.arange(length, device=x.device)
+        weights = torch.exp(-0.5 * ((places - places[:, None]) / sigma[:, None, None]) ** 2)
+        x = (x @ (weights / weights.sum(2, keepdim=True))[:, None].mT).mT  # along one axis, which then comes first
+    return x
+
+
+def displacements(states: Tensor, height: int, width: int) -> Tensor:
+    """Smooth random displacements (b, 2, h, w) in pixels, of the same variance everywhere."""
+    grid = [-(-length // BEND_STEP) + 1 for length in (height, width)]
+    field = normal(states, (2, *grid))
+    for length, points in ((width, grid[1]), (height, grid[0])):
+        places, nodes = (torch.arange(n, device=states.device) for n in (length, points))
+        weights = torch.exp(-0.5 * ((places[:, None] - BEND_STEP * nodes) / BEND_SIGMA) ** 2)
+        field = (field @ F.normalize(weights).mT).mT
+    return BEND * field
+
+
+class Draws:
+    """The random numbers of a batch by name, each (b,) on the CPU."""
+
+    def __init__(self, seed: int, pairs: Sequence[tuple[int, int]]) -> None:
+        self.states = sample_states(seed, pairs)
+        self.numbers = uniform(self.states)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.numbers[:, NAMES.index(name)]
+
+    def state(self, name: str) -> Tensor:
+        """The hashes themselves, from which a field of numbers is drawn."""
+        return self.states[:, NAMES.index(name)]
+
+    def between(self, name: str, low: float, high: float) -> Tensor:
+        """Numbers from low to high."""
+        return low + (high - low) * self[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Light(Augment):
+    """Flips, quarter turns, and mild changes of brightness and contrast, which suit nearly every image.
+
+    flip, rotate90, tone: probabilities of each flip, of a random quarter turn, of a change of tone.
+    brightness, contrast: largest changes, as fractions of the full range.
+    """
+
+    flip: float = 0.5
+    rotate90: float = 0.5
+    tone: float = 0.5
+    brightness: float = 0.2
+    contrast: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            known = name in ("degrees", "shear") or 0 <= value <= 1
+            require(known, f"augment {type(self).__name__}", f"{name} in [0, 1]", value)
+
+    def __call__(
+        self, image: Tensor, target: Tensor, valid: Tensor | None, seed: int, pairs: Sequence[tuple[int, int]]
+    ) -> Changed:
+        draws = Draws(seed, pairs)
+        valid = None if valid is None else self.turn(valid, draws)
+        return self.change(self.turn(image, draws), self.turn(target, draws), valid, draws)
+
+    def turn(self, x: Tensor, draws: Draws) -> Tensor:
+        """Flip and turn each of a batch (b, c, h, w), exactly; a quarter turn is a transposition and a flip."""
+        quarter = torch.where(draws["turn"] < self.rotate90, (4 * draws["quarter"]).long(), 0)
+        across, along = draws["flip_x"] < self.flip, draws["flip_y"] < self.flip
+        odd = quarter % 2 == 1
+        across, along = torch.where(odd, along, across), torch.where(odd, across, along)
+        across, along = across ^ (quarter >= 2), along ^ ((quarter == 1) | (quarter == 2))
+        out = torch.empty_like(x)
+        for row, (turned, *flipped) in enumerate(zip(odd.tolist(), along.tolist(), across.tolist(), strict=True)):
+            step = x[row].mT if turned else x[row]
+            axes = [axis for axis, yes in zip((1, 2), flipped, strict=True) if yes]
+            out[row] = step.flip(axes) if axes else step
+        return out
+
+    def change(self, image: Tensor, target: Tensor, valid: Tensor | None, draws: Draws) -> Changed:
+        """Change what is left after turning; the image becomes float32 from 0 to 255 if any tone may change."""
+        return (self.curve(image, draws) if self.tone > 0 else image), target, valid
+
+    def curve(self, image: Tensor, draws: Draws) -> Tensor:
+        """Give each image its contrast and brightness."""
+        active = draws["tone"] < self.tone
+        alpha = torch.where(active, draws.between("contrast", 1 - self.contrast, 1 + self.contrast), 1.0)
+        beta = torch.where(active, draws.between("brightness", -self.brightness, self.brightness), 0.0)
+        alpha, beta = (x.to(image.device).view(-1, 1, 1, 1) for x in (alpha, 255 * beta))
+        return image.float().mul_(alpha).add_(beta).clamp_(0, 255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strong(Light):
+    """Light, and rotation, zoom, shear, elastic deformation, gamma, noise and blur.
+
+    warp, bend, gamma, noise, blur: probabilities. degrees, zoom, shear: largest rotation in degrees, relative change
+    of scale, and shear in degrees. What comes from outside of an image is black, background, and not valid.
+    """
+
+    warp: float = 0.5
+    bend: float = 0.2
+    gamma: float = 0.2
+    noise: float = 0.2
+    blur: float = 0.1
+    degrees: float = 30.0
+    zoom: float = 0.2
+    shear: float = 5.0
+
+    def change(self, image: Tensor, target: Tensor, valid: Tensor | None, draws: Draws) -> Changed:
+        image = self.curve(image, draws)
+        self.on_some(image, draws, "gamma", self.bend_tone)
+        moved = ((draws["warp"] < self.warp) | (draws["bend"] < self.bend)).nonzero()[:, 0]
+        if len(moved):
+            grid, rows = self.grid(draws, moved, image), moved.to(image.device)
+            image[rows] = F.grid_sample(image[rows], grid, align_corners=False)
+            target = replaced(target, rows, grid)
+            valid = None if valid is None else replaced(valid, rows, grid)
+        self.on_some(image, draws, "noise", self.add_noise)
+        self.on_some(image, draws, "blur", self.soften)
+        return image, target, valid
+
+    def on_some(self, image: Tensor, draws: Draws, name: str, work: Callable[[Tensor, Draws, Tensor], Tensor]) -> None:
+        """Let `work` change the images that the draw of a name chooses, in place."""
+        chosen = (draws[name] < getattr(self, name)).nonzero()[:, 0]
+        if len(chosen):
+            rows = chosen.to(image.device)
+            image[rows] = work(image[rows], draws, chosen)
+
+    def grid(self, draws: Draws, rows: Tensor, image: Tensor) -> Tensor:
+        """Where each pixel of some samples comes from, for grid_sample: the affine and the elastic map composed."""
+        warped, bent = (draws["warp"] < self.warp)[rows], (draws["bend"] < self.bend)[rows]
+        height, width = image.shape[2:]
+        device = image.device
+        back = torch.linalg.inv(self.matrices(draws)[rows])
+        back = torch.where(warped[:, None, None], back, torch.eye(2)).to(device)[..., None, None]
+        x, y = torch.arange(width, device=device) - (width - 1) / 2, torch.arange(height, device=device)[:, None]
+        y = y - (height - 1) / 2
+        source = back[:, :, 0] * x + back[:, :, 1] * y
+        if bent.any():
+            dx, dy = displacements(draws.state("bend_field")[rows][bent].to(device), height, width).unbind(1)
+            back = back[bent.to(device)]
+            source[bent.to(device)] += back[:, :, 0] * dx[:, None] + back[:, :, 1] * dy[:, None]
+        return torch.stack((source[:, 0] * (2 / width), source[:, 1] * (2 / height)), -1)  # -1 and 1 are the edges
+
+    def matrices(self, draws: Draws) -> Tensor:
+        """The affine maps (b, 2, 2): scaled along each axis, sheared, rotated."""
+        limit = math.radians(self.degrees)
+        angle = draws.between("degrees", -limit, limit)
+        x, y = (torch.tan(draws.between(f"shear_{axis}", -1, 1) * math.radians(self.shear)) for axis in "xy")
+        wide, tall = (draws.between(f"zoom_{axis}", 1 - self.zoom, 1 + self.zoom) for axis in "xy")
+        one = torch.ones_like(angle)
+        turn = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), -1).view(-1, 2, 2)
+        shear = torch.stack((one, x, y, one), -1).view(-1, 2, 2)
+        return turn @ shear @ torch.diag_embed(torch.stack((wide, tall), -1))
+
+    def bend_tone(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
+        """Raise the tones to a power of 0.8 to 1.2."""
+        exponent = draws.between("exponent", 0.8, 1.2)[rows].to(image.device).view(-1, 1, 1, 1)
+        return (image / 255).pow_(exponent).mul_(255)
+
+    def add_noise(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
+        """Add normal noise of 1 to 5 % of the full range."""
+        std = 255 * draws.between("noise_std", 0.01, 0.05)[rows].to(image.device).view(-1, 1, 1, 1)
+        field = normal(draws.state("noise_field")[rows].to(image.device), tuple(image.shape[1:]))
+        return image.add_(field.mul_(std)).clamp_(0, 255)
+
+    def soften(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
+        """Smooth with a Gaussian of 0.5 to 3 pixels."""
+        return smooth(image, draws.between("sigma", 0.5, 3.0)[rows].to(image.device))
+
+
+def replaced(labels: Tensor, rows: Tensor, grid: Tensor) -> Tensor:
+    """Warp the labels of some samples, each pixel to the nearest; what comes from outside is 0."""
+    moved = F.grid_sample(labels[rows].float(), grid, mode="nearest", align_corners=False)
+    return labels.index_copy(0, rows, moved.to(labels.dtype))
