@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from seglab.contract import ContractError, Task
@@ -169,3 +170,30 @@ def test_a_class_that_hardly_occurs_is_said(tmp_path):
         write_image(root / f"masks/{k}.png", np.where(labels() == 255, 0, labels()).astype(np.uint8))
     words = " ".join(open_data(folder(root, split_seed=1)).warnings())
     assert "classes that hardly occur: pectoral (" in words
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_bands_and_pixels_without_data_come_from_a_geotiff(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(1, 4000, (12, 30, 40, 4)).astype(kind)
+    pixels[:, :6] = 0
+    for k, image in enumerate(pixels):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        tags = [(42113, "s", 0, "0", True)]  # what GDAL writes for no data
+        tifffile.imwrite(tmp_path / f"images/{k}.tif", image, photometric="rgb", planarconfig="contig", extratags=tags)
+        write_image(tmp_path / f"masks/{k}.png", labels())
+    options = {"classes": None, "mask_value": 255, "size": 40, "fit": "resize"}
+    data = folder(tmp_path, channels=4, mean=[0.1, 0.2, 0.3, 0.4], **options)
+    module = DataModule(data)
+    batch = module.samples("test")[(0, 0)]
+    assert batch["image"].shape == (1, 4, 40, 40)
+    assert not batch["valid"][..., :7, :].any()
+    assert batch["valid"][..., 9:, :].all()
+    assert module.opened.dataset.range == (0, 4095)
+    chosen = folder(tmp_path, channels=2, bands=[4, 1], mean=[0.1], **options)
+    np.testing.assert_array_equal(chosen.items()[0].image()[10:], pixels[0, 10:][..., [3, 0]].astype(np.float32))
+    for wrong, words in (({"channels": 3}, r"dataset.bands=\[3,2,1\]"), ({"bands": [5]}, "bands from 1 to 4, got")):
+        with pytest.raises(ContractError, match=words):
+            open_data(folder(tmp_path, **options, **wrong))
+    with pytest.raises(ContractError, match=r"expected 2 bands .*got 4; choose them by dataset.bands"):
+        DataModule(folder(tmp_path, channels=2, range=[0, 4095], **options)).samples("test")[(0, 0)]
