@@ -1,0 +1,35 @@
+"""Find out which loss function to train a segmentation model with.
+
+>>> import seglab
+>>> study = seglab.sweep("study=first", "loss=bce,dice", "seed=1,2")  # doctest: +SKIP
+>>> print(study.verdict())  # doctest: +SKIP
+
+Everything is imported when it is first used, so that `import seglab` costs nothing. `seglab.train` and the like are the
+modules of the commands.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # the import of typing would be half of the time
+if TYPE_CHECKING:
+    from seglab.api import Run, Study, Verdict, compare, load, run, sweep
+
+    __version__: str
+
+__all__ = ["Run", "Study", "Verdict", "compare", "load", "run", "sweep"]
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        from seglab import api
+
+        return getattr(api, name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("seglab")
+    raise AttributeError(f"module 'seglab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -20,7 +20,7 @@ def benchmark(cfg: DictConfig, folder: Path) -> str:
     """Measure `cfg.what`, and write its table to `folder` as CSV and as Markdown, which is returned."""
     import pandas as pd
 
-    parts = {"losses": losses, "step": step, "data": data}
+    parts = {"losses": losses, "step": step, "data": data, "sweep": sweep}
     require(cfg.what in parts, "benchmark", f"what as one of {', '.join(parts)}", cfg.what)
     table = pd.DataFrame(parts[cfg.what](cfg))
     text = markdown(list(table.columns), table.to_numpy().tolist())
@@ -62,6 +62,14 @@ def data(cfg: DictConfig) -> Sequence[Any]:
     from seglab.benchmarks.data import measure
 
     return measure()
+
+
+def sweep(cfg: DictConfig) -> Sequence[Any]:
+    """A sweep beside a plain Lightning script that is run once per run."""
+    from seglab.benchmarks.sweep import measure
+    from seglab.engine.config import to_container
+
+    return measure(**to_container(cfg.sweep))
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -1,4 +1,4 @@
-"""`python -m seglab.export`: a trained model as one file, for ONNX Runtime, torch.export or TorchScript."""
+"""`python -m seglab.export`: a trained model as one file (ONNX, torch.export, TorchScript), or a folder for a hub."""
 
 from __future__ import annotations
 
@@ -62,6 +62,13 @@ def export(cfg: DictConfig, folder: Path) -> Path:
     from seglab.files import write_text
     from seglab.inference.export import SUFFIXES, Deployed, require_format, write
 
+    if cfg.format == "hub":
+        from seglab.inference.hub import write_hub
+
+        run = open_run(cfg.run, to_container(cfg.trust))
+        written = write_hub(run, Path(cfg.output or run.folder / "export" / "hub"))
+        log.info("%s: README.md model.safetensors run.json", written)
+        return written
     require_format(cfg.format)
     require(isinstance(cfg.images, int) and cfg.images > 0, "export", "images of at least 1 to check with", cfg.images)
     run = open_run(cfg.run, to_container(cfg.trust))

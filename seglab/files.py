@@ -40,6 +40,12 @@ def atomic(path: Path) -> Iterator[Path]:
         with partial.open("rb+") as written:
             os.fsync(written.fileno())
         partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        fault = error if isinstance(error, OSError) else error.__context__  # torch.save raises another after it
+        if not isinstance(fault, OSError):
+            raise
+        fault.filename = str(path)  # a full disk comes without a name, others with that of the temporary file
+        raise fault from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -6,11 +6,11 @@ import gc
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from seglab.contract import require
 from seglab.engine.cli import command
@@ -25,33 +25,34 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     for root in roots:
         require(root.is_dir(), "report", "a folder", root)
 
-    from seglab.reporting.load_runs import collect
-    from seglab.reporting.looks import known_looks
-    from seglab.reporting.reproduce import commands
-    from seglab.reporting.study import Question, Study
-    from seglab.reporting.write_report import write
+    from seglab.reporting.study import Question
+    from seglab.reporting.write_report import answer, write_all
 
-    keys = tuple(field.name for field in fields(Question))
-    names = {key: "class" if key == "of_class" else key for key in keys}
+    names = {field.name: "class" if field.name == "of_class" else field.name for field in fields(Question)}
     question = Question(**{key: cfg[name] for key, name in names.items()})
-    sweep = collect(roots, question.of_class)
-    studies = []
-    for title, runs in sweep.benchmarks():
-        study = Study(title, runs, question, known_looks(roots, runs.benchmark))
-        study.remember(roots)  # before anybody can read what it says
-        studies.append(study)
-    changed = [f"{name}={cfg[name]}" for key, name in names.items() if cfg[name] != getattr(Question(), key)]
-    reproduce = [
-        *commands(sweep.runs["overrides"]),
-        " ".join(["python -m seglab.report", *map(str, cfg.roots), *changed]),
-    ]
-    written = write(Path(cfg.output or roots[0]), roots[0].resolve().name, studies, sweep.runs, "\n".join(reproduce))
+    sweep, studies = answer(roots, question)
+    written = write_all(roots, question, sweep, studies, Path(cfg.output or roots[0]))
     for study in studies:
         log.info("%s: %s", study.title, study.headline)
         for sentence in filter(None, (study.look_words, study.blind)):
             log.info("%s", sentence)
+    if cfg.push:
+        mirror(sweep.runs["folder"], cfg.push)
     log.info("%d of %d runs compared: %s", len(sweep.used), len(sweep.runs), written)
     return written
+
+
+def mirror(folders: Iterable[Path], tracker: str) -> None:
+    """Send runs to a tracker, by its name among the choices of `logger`."""
+    from seglab.engine.config import build, inner
+    from seglab.engine.trackers import Tracker, push
+
+    for folder in folders:
+        node = {"study": folder.parent.name, "folder": str(folder), "logger": inner("logger", tracker)}
+        made = build(OmegaConf.create(node).logger)
+        require(isinstance(made, Tracker), "push", "wandb, mlflow, trackio or tensorboard", tracker)
+        push(made, folder)
+        log.info("%s: %s of %s", tracker, folder.name, folder.parent.name)
 
 
 def with_roots(arguments: Sequence[str]) -> list[str]:

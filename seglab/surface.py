@@ -21,8 +21,7 @@ log = logging.getLogger(__name__)
 
 def surface(cfg: DictConfig, folder: Path) -> Path:
     """Make the view that `cfg.view` names in `folder`; returns surface.html."""
-    views = {"curve": curve, "xray": xray, "pixels": pixels, "fork": fork}
-    views |= {"landscape": landscape, "checkerboard": checkerboard}
+    views = {"curve": curve, "xray": xray, "pixels": pixels, "landscape": landscape, "checkerboard": checkerboard}
     require(cfg.view in views, "surface", f"view as one of {', '.join(views)}", cfg.view)
     written = views[cfg.view](cfg, folder).write(folder)
     log.info("%s", written)
@@ -65,13 +64,6 @@ def pixels(cfg: DictConfig, folder: Path) -> ViewPage:
     from seglab.views.pixels import view
 
     return view(opened(cfg), build_choices("loss", cfg.losses), **to_container(cfg.pixels))
-
-
-def fork(cfg: DictConfig, folder: Path) -> ViewPage:
-    """How one image's prediction diverges when several losses train on from one checkpoint."""
-    from seglab.views.fork import view
-
-    return view(opened(cfg), build_choices("loss", cfg.losses), **to_container(cfg.fork))
 
 
 def landscape(cfg: DictConfig, folder: Path) -> ViewPage:

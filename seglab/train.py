@@ -25,6 +25,7 @@ from seglab.engine.config import (
 from seglab.engine.domains import better
 
 if TYPE_CHECKING:
+    import torch
     from pytorch_lightning import Trainer
 
     from seglab.data.module import DataModule
@@ -77,7 +78,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
     for lr in cfg.tune.lr:
         short = cfg.copy()
         short.merge_with({"optimizer": {"lr": lr}, "trainer": {"max_epochs": cfg.tune.epochs}, "seed": cfg.tune.seed})
-        short.tune.lr, short.examples = None, 1
+        short.tune.lr, short.stop_after, short.pictures = None, cfg.tune.epochs, False
         folder = run.folder.parent / ".tune" / f"{choices().get('loss', 'loss')}_lr-{lr:g}-{identity(short)}"
         short.folder = str(folder)
         values[lr] = run_once(short, folder, wait=True)
@@ -92,6 +93,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
 def train_and_measure(cfg: DictConfig, run: Run) -> float:
     """Train, measure and draw in a folder that this process holds; resumes from the last checkpoint if there is one."""
     from seglab.engine.device import keep_freed_memory, precision, use_threads
+    from seglab.engine.results import draw, measure, warn_if_nothing_is_found
     from seglab.engine.threads import run_threads
 
     keep_freed_memory()
@@ -102,23 +104,22 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     require(one_process(cfg) or not shares_process(), "trainer", "devices=1 in a sweep in one process", "more", remedy)
     trainer = make_trainer(cfg, run)
     check_before_data(cfg)
-    data = load_data(cfg, run)
+    data = load_data(cfg, run, trainer.strategy.root_device)
     module = make_module(cfg, data, run)
     fit(cfg, trainer, module, data, run)
+    if cfg.stop_after:
+        run.pauses_after = cfg.stop_after
+        run.note(paused=cfg.stop_after)
+        value = run.paused_value(cfg.stop_after)
+        return float("nan") if value is None else value
     measure(cfg, trainer, module, data, run)
     if run.is_main:
         draw(cfg, module, data, run)
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
     warn_if_nothing_is_found(run)
-    log.info("test: %s\n%s: run.json per_image.csv curves.png examples.png", "  ".join(scores), run)
+    drawn = " curves.png examples.png" if cfg.pictures else ""
+    log.info("test: %s\n%s: run.json per_image.csv%s", "  ".join(scores), run, drawn)
     return run.facts["monitor"]["value"]
-
-
-def warn_if_nothing_is_found(run: Run) -> None:
-    """Warn of a model that predicts background everywhere, whose scores are those of the empty images."""
-    if run.facts["metrics"].get("test/image_recall") == 0:
-        iou, remedy = run.facts["metrics"]["test/iou"], "train longer, or with another learning rate or loss"
-        log.warning("%s finds nothing in any test image that has foreground (IoU %.3f); %s", run, iou, remedy)
 
 
 def one_process(cfg: DictConfig) -> bool:
@@ -138,13 +139,22 @@ def check_before_data(cfg: DictConfig) -> None:
     check_monitors({"monitor": cfg.monitor} | more, cfg.threshold, cfg.empty, dataset.task)
 
 
-def load_data(cfg: DictConfig, run: Run) -> DataModule:
+def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> DataModule:
     """Read the data set, and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
     from seglab.engine.limited_loader import limited_loader
 
     loss = build_loss(cfg.loss)
-    data = DataModule(build(cfg.dataset), build(cfg.augment), cfg.batch_size, cfg.workers, cfg.seed, loss.needs)
+    data = DataModule(
+        build(cfg.dataset),
+        build(cfg.augment),
+        cfg.batch_size,
+        cfg.workers,
+        cfg.seed,
+        loss.needs,
+        store=cfg.store,
+        device=device,
+    )
     data.setup()
     facts = data.facts()
     before = (run.earlier.get("data") or facts)["fingerprint"]
@@ -212,17 +222,21 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     from pytorch_lightning.loggers import Logger
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
-    from seglab.engine.callbacks import EpochLines, Progress, StaysStopped, silence_lightning_warnings
+    from seglab.engine.callbacks import EpochLines, Progress, StaysStopped, StopAfter, silence_lightning_warnings
     from seglab.engine.checkpoints import AtomicCheckpointIO, checkpoints
     from seglab.engine.device import device_facts
     from seglab.engine.gradient_stats import GradientFractions
     from seglab.engine.loss_schedule import LossSchedule
     from seglab.engine.per_image import EpochTable
+    from seglab.engine.trackers import Tracker
 
     silence_lightning_warnings()
     run.note(host=device_facts(cfg.trainer.precision))
     callbacks = build_parts("callbacks", cfg.callbacks, Callback)
     loggers = build_parts("logger", cfg.logger, Logger)
+    for tracker in (each for each in loggers if isinstance(each, Tracker)):
+        tracker.begin(run.folder, run.facts)
+        run.mirrors.append(tracker.end)
     progress = Progress(refresh_rate=5) if sys.stderr.isatty() and not runs_in_parallel() else EpochLines()
     return build(
         cfg.trainer,
@@ -232,6 +246,7 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
             GradientFractions(),
             progress,
             StaysStopped(),
+            *([StopAfter(cfg.stop_after)] if cfg.stop_after else []),
             *checkpoints(run.folder / "checkpoints", cfg.monitor, better(cfg.monitor)),
             *callbacks,
         ],
@@ -263,7 +278,7 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
     loader = data.loader("train")
     val = limited_loader(data, "val", cfg.trainer.limit_val_batches)
     if run.last:
-        # Lightning 2.6 opens the loader before it tells the sampler its epoch
+        # Lightning 2.6 opens the loader before it sets the epoch of the sampler
         done = finished_epochs(run.last, run.facts["identity"])
         loader.batch_sampler.sampler.set_epoch(done)  # type: ignore[union-attr]
         log.info("resuming after epoch %d of %s", done, run)
@@ -283,55 +298,6 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
     module.load_state_dict(saved["state_dict"])
     assert best.best_model_score is not None
     run.note(monitor={"name": best.monitor, "value": float(best.best_model_score), "epoch": saved["epoch"]})
-
-
-def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
-    """Measure validation and test images: a row and a histogram for each, and the threshold tuned on validation."""
-    from seglab.engine.limited_loader import limited_loader
-    from seglab.engine.per_image import ImageTable, means, write_table
-    from seglab.files import write_arrays
-    from seglab.reporting.class_rows import tuned_threshold
-
-    groups = {item.id: item.group for items in (data.splits.val, data.splits.test) for item in items}
-    metrics: dict[str, float] = {}
-    arrays: dict[str, Any] = {}
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    for split, run_loop in (("val", trainer.validate), ("test", trainer.test)):
-        records = ImageTable(groups, cfg.threshold, cfg.empty, split == "test", data.objects(split), data.dataset.task)
-        callbacks.append(records)
-        run_loop(module, limited_loader(data, split, cfg.trainer[f"limit_{split}_batches"]), verbose=False)
-        callbacks.remove(records)
-        table = records.table()
-        metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(split)}
-        metrics |= {f"{split}/{name}": value for name, value in means(table, data.dataset.task).items()}
-        arrays |= records.arrays(split)
-    if run.is_main:
-        write_table(run.folder / "per_image.csv", table)
-        write_arrays(run.folder / "histograms.npz", **arrays)
-    run.note(metrics=metrics, threshold={"tuned": tuned_threshold(arrays["val"], data.dataset.task)})
-
-
-def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None:
-    """Draw the learning curves and test images: some chosen by the data alone, and the best, median and worst."""
-    import pandas as pd
-
-    from seglab.engine.device import autocast
-    from seglab.engine.per_image import extremes, predict, spread
-    from seglab.files import write_arrays
-    from seglab.reporting.class_rows import rows_per_image
-    from seglab.reporting.run_figures import Example, curves, examples
-
-    task, samples = data.dataset.task, data.samples("test")
-    rows = rows_per_image(pd.read_csv(run.folder / "per_image.csv"), task)
-    labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}
-    with autocast(cfg.trainer.precision, module.device.type):
-        write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))
-        shown = predict(module, samples, labels)
-    captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
-    valid = shown["valid"] if "valid" in shown else [None] * len(captions)
-    arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"), valid)
-    examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold, run.folder.name, task)
-    curves(run.folder / "metrics.csv", run.folder / "curves.png", run.folder.name)
 
 
 main = command("train")(train)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ settings.load_profile("any machine")
 DATA = ("dataset.size=32", "dataset.train=8", "dataset.val=4", "dataset.test=6")
 UNET = ("model.base=4", "model.depth=2")
 SMALL = (*DATA, *UNET, "batch_size=4", "trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.precision=32-true")
-"""Overrides of a run that takes about a second, to the same digits on every processor."""
+SMALL += ("examples=1", "pictures=false")
+"""Overrides of a run that takes about half a second, to the same digits on every processor."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,16 +57,27 @@ def configure() -> Callable[..., DictConfig]:
     return compose
 
 
+@pytest.fixture(scope="session")
+def study_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Two finished runs, `bce` and `dice`, with snapshots, in a precision; to be read, not written to."""
+
+    @cache
+    def trained(precision: str) -> Path:
+        study = tmp_path_factory.mktemp(f"study-{precision}")
+        for loss in ("bce", "dice"):
+            train_small(study / loss, f"loss={loss}", "callbacks=snapshots", f"trainer.precision={precision}")
+        return study
+
+    return trained
+
+
 @pytest.fixture(scope="session", params=["32-true", "bf16-mixed"])
-def trained_study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two finished runs, `bce` and `dice`, with snapshots, in each precision; to be read, not written to.
+def trained_study(request: pytest.FixtureRequest, study_of: Callable[[str], Path]) -> Path:
+    """The two runs in each precision.
 
     Whatever measures a run again must do it in the run's precision, on processors with units for bf16 or without.
     """
-    study = tmp_path_factory.mktemp(f"study-{request.param}")
-    for loss in ("bce", "dice"):
-        train_small(study / loss, f"loss={loss}", "callbacks=snapshots", f"trainer.precision={request.param}")
-    return study
+    return study_of(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 LOSSES = "seglab/losses"
+MAPS = "seglab/data/distance_maps.py"
 
 
 class Fault(NamedTuple):
@@ -122,6 +123,8 @@ FAULTS = [
         ("torch.where(x.valid, cost, -1)", "cost", "k worst of all pixels"),
         ("self.rarity for", "1 for", "the root of exp-log's weights lost"),
         ("border * x.costs(self.cost)", "border", "the border weighs nothing wrong"),
+        ("prior.log() - (-prior).log1p()", "prior.log()", "the background without a prior"),
+        ("z = z - z.detach().amax(1, keepdim=True)", "z = z + 0", "a shift rounded away"),
     ),
     *of_losses(
         "overlap.py",
@@ -158,6 +161,46 @@ FAULTS = [
         ("torch.where(absent, 1, -1)", "torch.where(absent, 0, 0)", "masks of one class without a gradient"),
         ("torch.where(signed > 0, signed, 1 - signed)", "signed.abs()", "no distance on the inner edge"),
         ("x.error.square() * weight", "x.error.abs() * weight", "errors not squared"),
+        ("ratio(most - d, most - 1)", "ratio(d, most)", "the distance not inverted"),
+        ("(2 * edge).clamp(min=0.2)", "(2 * edge)", "alpha without its limit"),
+        (
+            "eroded(F.pad(x.spatial(t), (1, 1, 1, 1)))[..., 1:-1, 1:-1]",
+            "eroded(x.spatial(t))",
+            "no boundary at the edge",
+        ),
+    ),
+    *of_losses(
+        "robust.py",
+        (
+            "torch.where(a < 1, -torch.expm1(-a), 1 - torch.exp(-a))",
+            "-torch.expm1(-a)",
+            "a slope of noise at wrong pixels",
+        ),
+        ("- self.reverse_weight * self.log_zero * y.q", "- self.reverse_weight * self.log_zero * y.p", "p for 1 - p"),
+        ("(self.nu + n) / (2 * n)", "(self.nu + n) / 2", "T-loss over one pixel"),
+    ),
+    *of_losses(
+        "calibration.py",
+        ("(z.amax(-1, keepdim=True) - z - self.margin)", "(z - self.margin)", "a margin from 0"),
+        ("(ratio(shares, there) - (x.z", "(shares - (x.z", "zeros around the image in the mean of neighbors"),
+        ("- 0.5 * soft).clamp", ").clamp", "soft bins without their middles"),
+        ("ratio((ratio(error, count).abs() * filled)", "ratio((error.abs() * filled)", "sums of bins for their means"),
+        ("count.scatter_add(2, bin_, share)", "count.scatter_add(2, bin_, 0 * share + 1)", "pixels counted twice"),
+        ("(found - true).abs().mean((1, 2))", "(found - true).abs().sum((1, 2))", "the sum over the classes"),
+        ("(true.clamp(min=TINY).log() - found", "(found.clamp(min=TINY).log() - found", "no divergence"),
+    ),
+    *of_losses(
+        "components.py",
+        ("valid = None if x.valid is None else x.valid.expand", "valid = None and x.valid.expand", "holes seen"),
+        ("part if x.valid is None else part & x.valid", "part", "parts that are not valid"),
+        (
+            '(objects == 0 if self.partition == "components"',
+            '(objects == 0 if self.partition == "cells"',
+            "partitions swapped",
+        ),
+        ("total / count.clamp(min=1), whole", "total, whole", "the sum over the objects"),
+        ("[:, x.background :].split", "[:, :].split", "the background's objects counted"),
+        ("w[:, 1:].amax(1, keepdim=True)", "w.amax(1, keepdim=True)", "the background's objects weigh"),
     ),
     *of_losses(
         "cldice.py",
@@ -185,6 +228,8 @@ FAULTS = [
         ("weight * attribution(part", "attribution(part", "terms of a sum not weighed"),
         ("BEND * u4 ** (BEND - 1) * slope", "slope", "the path walked at another speed"),
     ),
+    Fault(MAPS, "weights[0] = 1", "pass", "the background weighs by its size", "tests/data/test_distance_maps.py"),
+    Fault(MAPS, "distance_transform_edt(objects == 0", "distance_transform_edt(objects > 0", "cells", "tests/data"),
     Fault("seglab/contract.py", '1 if self.kind == "multiclass" else 0', "0", "a task scores its background"),
     Fault("seglab/contract.py", "len(names) >= 2}", "len(names) >= 1}", "a softmax of one class"),
 ]

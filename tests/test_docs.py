@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -119,3 +120,12 @@ def test_the_code_to_copy_trains(tmp_path: Path) -> None:
     assert "Weighted squared error" in (squared / "run.json").read_text()
     assert "CrossEntropy (my_losses)" in (ce / "run.json").read_text()
     assert (squared / "per_image.csv").read_text().count("patient_") > 0
+
+
+NOTEBOOK = ROOT / "docs/notebooks/quickstart.md"
+
+
+def test_the_notebook_is_the_page() -> None:
+    cells = json.loads(NOTEBOOK.with_suffix(".ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code == [block.rstrip("\n") for block in re.findall(r"```python\n(.*?)```", NOTEBOOK.read_text(), re.DOTALL)]

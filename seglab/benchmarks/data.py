@@ -1,11 +1,10 @@
-"""What a sample costs: decoding it, mapping it, changing it at random; and what the runs of a large table cost."""
+"""What a sample costs: decoding it, mapping it, and changing it at random."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 
 from seglab.benchmarks.table import Row
-from seglab.data import rle
 from seglab.data.augment import Augment, Chain
 from seglab.data.batch_augment import Light, Strong
 from seglab.data.datasets.folder import Folder
@@ -22,13 +20,13 @@ from seglab.data.datasets.synthetic_scenes import SCENES
 from seglab.data.prepare_data import open_data
 
 
-def measure(images: int = 32, repeats: int = 7, ships: int = 80_000) -> list[Row]:
+def measure(images: int = 32, repeats: int = 7) -> list[Row]:
     """Measure all of it side by side in this process, on one thread, on files made for the occasion."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return [*epochs(Path(folder), images, repeats), *augmentation(repeats), *tables(ships)]
+            return [*epochs(Path(folder), images, repeats), *augmentation(repeats)]
     finally:
         cv2.setNumThreads(threads)
 
@@ -94,47 +92,6 @@ def strong_chain() -> Chain:
         A.GaussianBlur(p=0.1),
     ]
     return Chain(steps=light_chain().steps | {type(step).__name__: step for step in steps})
-
-
-def tables(count: int) -> list[Row]:
-    """Decode the runs of a ship table, beside a loop over runs as it is commonly written."""
-    rng = np.random.default_rng(0)
-    kinds = [rle.encode(ship(rng)) for _ in range(500)]
-    texts = [kinds[k % len(kinds)] for k in range(count)] + [""] * (3 * count // 2)
-    names = [str(k) for k in range(len(texts))]
-    part = max(1, count // 2000)
-    tasks = {
-        "a loop per run": lambda: [looped(text) for text in texts[::part]],
-        "all runs at once": lambda: rle.parse(texts, names),
-        "all runs, and every pixel of them": lambda: pixels(texts, names),
-    }
-    first, *others = rows(tasks, 1, 1, f"a table of {len(texts)} rows: ")
-    whole = first.milliseconds * part
-    return [first._replace(milliseconds=whole), *(r._replace(ratio=r.milliseconds / whole) for r in others)]
-
-
-def pixels(texts: list[str], names: list[str]) -> int:
-    """Decode a table to the places of all its pixels, 500 objects at a time; gives their number."""
-    runs = rle.parse(texts, names)
-    bounds = np.searchsorted(runs.owners, range(0, len(texts) + 500, 500)).tolist()
-    return sum(len(runs.slice(*pair).positions()) for pair in pairwise(bounds))
-
-
-def ship(rng: np.random.Generator) -> np.ndarray:
-    """Draw one box as large as ships of the challenge are, in 768x768 pixels."""
-    mask = np.zeros((768, 768), np.uint8)
-    length = float(rng.gamma(2, 25)) + 8
-    box = cv2.boxPoints((tuple(rng.uniform(60, 700, 2)), (length, length / 4 + 2), float(rng.uniform(0, 180))))
-    return cv2.fillPoly(mask, [box.astype(np.int32)], 1)
-
-
-def looped(text: str) -> np.ndarray:
-    """Decode one mask with a loop over its runs."""
-    mask = np.zeros(768 * 768, np.uint8)
-    numbers = [int(word) for word in text.split()]
-    for start, length in zip(numbers[::2], numbers[1::2], strict=True):
-        mask[start - 1 : start - 1 + length] = 1
-    return mask.reshape(768, 768).T
 
 
 def rows(tasks: Mapping[str, Callable[[], object]], per: int, repeats: int, prefix: str) -> list[Row]:

@@ -67,7 +67,10 @@ def measure(
     maps = {
         "distance": 20 * torch.randn(shape, generator=generator),
         "gap": 40 * torch.rand(shape, generator=generator),
+        "inverse_size": 1 + torch.rand(shape, generator=generator),
     }
+    maps["cells"] = (torch.arange(shape[-1]) * 3 // shape[-1] + 1.0).expand(shape)  # three objects an image
+    maps["components"] = maps["cells"] * (maps["distance"] < 0)
     logits, target = torch.randn(shape, generator=generator).to(device), target.to(device)
     maps = {name: m.to(device) for name, m in maps.items()}
     theirs = target.long() if multiclass else target.float()

@@ -71,7 +71,7 @@ def batch(size: int) -> dict[str, Any]:
 
 
 def bare_loop(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[dict], steps: int) -> list[float]:
-    """The least that training takes: normalise, forward, the same loss, backward, step; no metric, no log."""
+    """The least that training takes: normalize, forward, the same loss, backward, step; no metric, no log."""
     loss, seconds = BCEDice(), []
     for k in range(steps):
         start = time.process_time()

@@ -26,7 +26,7 @@ VERSION = 3
 """Of the code that decodes: a change that moves pixels must raise it."""
 
 NOT_READING = {"root", "mean", "std", "val_fraction", "test_fraction", "split_seed", "split_file", "on_bad_item"}
-NOT_READING |= {"cache_dir", "cache_gb", "positive_fraction", "patches_per_image", "stratify"}
+NOT_READING |= {"cache_dir", "cache_gb", "positive_fraction", "patches_per_image", "stratify", "folds", "fold"}
 """Fields of a data set that change no pixel."""
 
 AFTER_CUTTING = {"size", "fit", "channels", "bits", "range"}
@@ -102,8 +102,9 @@ class Dataset:
     mean, std: normalization per channel (or one for all) in units of the full range 0..1, done on the device.
     val_fraction, test_fraction: fraction of the training images (of all images) set aside where the data set has no
     such split. split_seed: fixes that choice, apart from the training's seed. stratify: draw images with and without
-    foreground apart, so that each split has some. split_file: a frozen split (JSON, or lists train.txt, val.txt and
-    test.txt).
+    foreground apart, so that each split has some. folds, fold: test on one (from 0) of so many parts of all images,
+    divided by group, with equal numbers of images with foreground; 1 keeps the data set's splits. split_file: a frozen
+    split (JSON, or lists train.txt, val.txt and test.txt), which goes before all this.
     on_bad_item: `raise` stops at an image that cannot be read; `skip` leaves it out and counts it.
     cache_dir: folder for decoded images, null for none. cache_gb: bound for all that lies in that folder.
     """
@@ -124,6 +125,8 @@ class Dataset:
     test_fraction: float = 0.15
     split_seed: int = 0
     stratify: bool = False
+    folds: int = 1
+    fold: int = 0
     split_file: str | None = None
     on_bad_item: str = "raise"
     cache_dir: str | None = "outputs/cache"
@@ -141,8 +144,9 @@ class Dataset:
             object.__setattr__(self, "range", tuple(float(limit) for limit in self.range))
         two = not isinstance(self.range, str) and len(self.range) == 2 and self.range[0] < self.range[1]
         require(two or self.range in ("auto", "full"), "dataset", "range of auto, full or [low, high]", self.range)
-        for name in ("reduce", "patches_per_image"):
+        for name in ("reduce", "patches_per_image", "folds"):
             require(getattr(self, name) >= 1, "dataset", f"{name} of at least 1", getattr(self, name))
+        require(0 <= self.fold < max(self.folds, 1), "dataset", f"fold from 0 to {self.folds - 1}", self.fold)
         require(0 <= self.positive_fraction <= 1, "dataset", "positive_fraction in [0, 1]", self.positive_fraction)
         require(0 < self.coverage <= 1, "dataset", "coverage in (0, 1]", self.coverage)
         for name in ("mean", "std"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,11 @@ from seglab.images.resize import to_units
 
 Batch = dict[str, Any]
 BINARY = Task()
+Held = tuple[Tensor, Tensor, Tensor | None]
+"""All images (n, h, w, c), targets (n, k, h, w) and valid masks (n, 1, h, w) of a split, as tensors on one device."""
+
+_held: dict[tuple[str, str, str], Held] = {}
+"""The latest data set that this process holds, by fingerprint, split and device: runs of a sweep share it."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Samples(Dataset):
     seed: int
     soft: bool = False
     task: Task = BINARY
+    held: Held | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -61,22 +67,38 @@ class Samples(Dataset):
         }
         if valid is not None:
             batch["valid"] = valid
-        masks = target.cpu().numpy() if self.needs else ()
         for name in self.needs:
-            maps = [
-                map_layers(MAPS[name], mask[0] if len(mask) == 1 else mask.transpose(1, 2, 0), self.task)
-                for mask in masks
-            ]
+            masks = target.permute(0, 2, 3, 1).cpu().numpy()
+            maps = [map_layers(MAPS[name], mask[..., 0] if mask.shape[2] == 1 else mask, self.task) for mask in masks]
             batch[name] = torch.from_numpy(np.stack(maps)).to(target.device)
         return batch
 
     def read(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Give the image, target (uint8) and valid mask of some samples, before anything is changed."""
+        if self.held is not None:
+            image, target, counts = self.held
+            rows = torch.tensor([index for _, index in pairs]).to(image.device)
+            return image[rows].permute(0, 3, 1, 2), target[rows], None if counts is None else counts[rows]
         images, masks, valid = self.source.batch(pairs, self.seed)
         image = torch.from_numpy(to_units(images)).permute(0, 3, 1, 2)
-        target = torch.from_numpy(masks)
-        target = target[:, None] if target.dim() == 3 else target.permute(0, 3, 1, 2).contiguous()
+        target = torch.from_numpy(masks if masks.ndim == 4 else masks[..., None]).permute(0, 3, 1, 2).contiguous()
         return image, target, None if valid is None else torch.from_numpy(valid)[:, None]
+
+
+def hold(samples: Samples, fingerprint: str, split: str, device: torch.device) -> Samples:
+    """Give samples of whole images that lie on a device, copied there once per process."""
+    key = (fingerprint, split, str(device))
+    if key not in _held:
+        for other in [other for other in _held if other[::2] != key[::2]]:
+            del _held[other]
+        parts = [samples.read([(0, index)]) for index in range(len(samples))]
+        valid = None
+        if any(mark is not None for *_, mark in parts):
+            whole = torch.ones_like(parts[0][1][:, :1], dtype=torch.bool)
+            valid = torch.cat([whole if mark is None else mark for *_, mark in parts]).to(device)
+        image = torch.cat([image.permute(0, 2, 3, 1) for image, *_ in parts]).to(device)
+        _held[key] = image, torch.cat([target for _, target, _ in parts]).to(device), valid
+    return replace(samples, held=_held[key])
 
 
 def one_thread(worker: int) -> None:

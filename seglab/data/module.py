@@ -16,7 +16,7 @@ from seglab.data.augment import Augment
 from seglab.data.dataset import Dataset
 from seglab.data.decode import objects_of
 from seglab.data.distance_maps import MAPS
-from seglab.data.loading import Batch, Samples, one_thread
+from seglab.data.loading import Batch, Samples, hold, one_thread
 from seglab.data.prepare_data import Opened, open_data
 from seglab.data.sampler import EpochSampler, EvenBatches
 from seglab.data.split import Splits
@@ -25,6 +25,9 @@ from seglab.data.split import Splits
 class DataModule(pl.LightningDataModule):
     """The three splits of a data set as batches, and the facts about them.
 
+    `store` is `disk` (a memory map where the data set has a cache), or `memory` or `device`: all images of a split then
+    lie there as one tensor, and batches are made there; `auto` is `device` on a GPU if they fill at most a quarter of
+    what is free there, else `disk`. `device` is that of the training. No batch depends on either, but for rounding.
     `needs` names the maps that the loss wants (see distance_maps.py). `start_method` chooses how workers start (fork,
     spawn, forkserver; None is the platform's own); no batch depends on it, nor on `workers`.
     """
@@ -38,6 +41,8 @@ class DataModule(pl.LightningDataModule):
         seed: int = 1,
         needs: tuple[str, ...] = (),
         start_method: str | None = None,
+        store: str = "disk",
+        device: torch.device | None = None,
     ) -> None:
         super().__init__()
         require(batch_size >= 1, "data", "batch_size of at least 1", batch_size)
@@ -51,6 +56,10 @@ class DataModule(pl.LightningDataModule):
         self.seed = seed
         self.needs = tuple(needs)
         self.start_method = start_method
+        require(store in ("auto", "device", "memory", "disk"), "store", "auto, device, memory or disk", store)
+        patches = dataset.fit == "patch" and store in ("device", "memory")
+        require(not patches, "store", "disk with dataset.fit=patch, which cuts from images of any size", store)
+        self.store, self.device = store, device or torch.device("cpu")
 
     @cached_property
     def opened(self) -> Opened:
@@ -88,17 +97,32 @@ class DataModule(pl.LightningDataModule):
 
     def loader(self, split: str) -> DataLoader[Batch]:
         """Make one split's loader, in random order for training; no batch depends on how many workers there are."""
-        samples = self.samples(split)
+        samples, place = self.samples(split), self.held_on(split)
+        if place is not None:
+            samples = hold(samples, self.opened.fingerprint, split, place)
+        workers = 0 if place is not None else self.workers
         return DataLoader(
             samples,
             batch_sampler=EvenBatches(EpochSampler(len(samples), self.seed, split == "train"), self.batch_size),
-            num_workers=self.workers,
+            num_workers=workers,
             collate_fn=default_convert,  # a batch comes whole
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_available() and (place is None or place.type == "cpu"),
             worker_init_fn=one_thread,
-            persistent_workers=self.workers > 0,
-            multiprocessing_context=self.start_method if self.workers else None,
+            persistent_workers=workers > 0,
+            multiprocessing_context=self.start_method if workers else None,
         )
+
+    def held_on(self, split: str) -> torch.device | None:
+        """The device whose memory holds all images of a split while training; None where they are read each time."""
+        if self.store == "memory":
+            return torch.device("cpu")
+        if self.store != "auto":
+            return self.device if self.store == "device" else None
+        if self.device.type != "cuda" or self.dataset.fit == "patch":
+            return None
+        item = self.samples(split).read([(0, 0)]) if self.splits[split] else ()
+        need = len(self.splits[split]) * sum(x.nbytes for x in item if x is not None)
+        return self.device if need < torch.cuda.mem_get_info(self.device)[0] / 4 else None
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader("train")

@@ -22,7 +22,7 @@ from seglab.data.memo import content, on_disk, remembered
 from seglab.data.parallel import each
 from seglab.data.ranges import find_range
 from seglab.data.sources import RandomPatches, Tiles, Whole
-from seglab.data.split import SPLITS, Splits, split_by_group, split_from_file
+from seglab.data.split import SPLITS, Splits, split_by_fold, split_by_group, split_from_file
 from seglab.data.store import RECORDS, build, is_finished, open_store
 from seglab.images.labels import has_foreground
 
@@ -136,6 +136,9 @@ def split_items(items: list[Item], dataset: Dataset, faults: Container[str] = ()
     """Split a data set as its frozen file says, which may name items with faults, or by group where it has none."""
     if dataset.split_file:
         return split_from_file(items, dataset.split_file, faults)
+    if dataset.folds > 1:
+        known = foreground_ids(items, dataset)
+        return split_by_fold(items, dataset.folds, dataset.fold, dataset.val_fraction, dataset.split_seed, known)
     some = foreground_ids(items, dataset) if dataset.stratify else None
     return split_by_group(items, dataset.val_fraction, dataset.test_fraction, dataset.split_seed, some)
 

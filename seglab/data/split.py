@@ -93,6 +93,35 @@ def draw(
     return [item for item in items if item.group in chosen], [item for item in items if item.group not in chosen]
 
 
+def split_by_fold(
+    items: Sequence[Item],
+    folds: int,
+    fold: int,
+    val_fraction: float,
+    split_seed: int,
+    foreground: Container[str] = (),
+) -> Splits:
+    """Divide items into `folds` test sets, whatever splits the data set names, so that each is tested in one fold.
+
+    Groups with an image of `foreground` (ids) and then those without are dealt, in the order of a hash of seed and
+    name, each to the fold that has the fewest such items; validation is drawn from the other folds.
+    """
+    sizes, some = Counter(item.group for item in items), groups_of(item for item in items if item.id in foreground)
+    require(len(sizes) >= folds, "dataset.folds", f"at most as many folds as groups ({len(sizes)})", folds)
+    ranked = sorted(sizes, key=lambda group: blake2b(f"fold {split_seed} {group}".encode(), digest_size=8).digest())
+    dealt: list[dict[str, None]] = [{} for _ in range(folds)]
+    for kind in (some, sizes.keys() - some):
+        full = [sum(sizes[group] for group in one) for one in dealt]
+        counts = [0] * folds
+        for group in (group for group in ranked if group in kind):
+            place = min(range(folds), key=lambda k: (counts[k], full[k]))
+            dealt[place][group] = None
+            counts[place] += sizes[group]
+    rest = [item for item in items if item.group not in dealt[fold]]
+    val, train = draw(rest, val_fraction, f"val {split_seed} {fold}", foreground)
+    return checked(Splits(train, val, [item for item in items if item.group in dealt[fold]]))
+
+
 def split_from_file(items: Sequence[Item], path: str, without: Container[str] = ()) -> Splits:
     """Divide items as a frozen split says; items that it does not name are left out, and the ids `without`.
 

@@ -41,6 +41,21 @@ class StaysStopped(Callback):
             trainer.should_stop = True
 
 
+class StopAfter(Callback):
+    """Ends training after `epochs` epochs in all, on a schedule made for more, so that it may resume from there."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.current_epoch >= self.epochs:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.current_epoch + 1 >= self.epochs:
+            trainer.should_stop = True
+
+
 class Progress(TQDMProgressBar):
     """A bar with the loss and the validation IoU; the loss is read from the device only when the bar is drawn."""
 

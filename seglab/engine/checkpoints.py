@@ -43,7 +43,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._written = time.monotonic()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Keep a copy, on its device; training goes on and changes the weights that Lightning hands over."""
+        """Keep a copy, on its device; training continues and changes the weights that Lightning hands over."""
         self._kept[Path(path)] = copy.deepcopy(checkpoint)
         if Path(path).stem == "last" and time.monotonic() - self._written >= self.every:
             self.write()

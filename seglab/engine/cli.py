@@ -39,6 +39,11 @@ PLUGINS = {"ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
 """What our launchers need beyond Hydra: optional packages, one extra each."""
 
 
+EXTRAS = {"jinja2": "report", "markupsafe": "report", "latex2mathml": "report", "plotly": "report"}
+EXTRAS |= {"onnx": "export", "onnxruntime": "export", "onnxscript": "export", "monai": "bench", "kornia": "bench"}
+"""The extra that a package belongs to, for those that a command may lack."""
+
+
 def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[], None]]:
     """Make a command of `function(cfg, folder)`: `conf/<name>.yaml` composes cfg, Hydra names the folder.
 
@@ -53,7 +58,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             try:
                 refuse_added(cfg, HydraConfig.get().overrides.task, name, str(CONF))
                 check_domains(cfg)
-                with exclusive_slot():
+                with exclusive_slot(), _extras_named(name):
                     return function(cfg, Path(HydraConfig.get().runtime.output_dir))
             except (ConfigError, ContractError, OmegaConfBaseException, OSError) as error:
                 if HydraConfig.get().mode == RunMode.RUN:
@@ -143,7 +148,7 @@ def _one_sentence_for_errors(name: str, began: list[bool]) -> Iterator[None]:
 
 
 def _sentence(error: Exception) -> str:
-    """What to tell the user of an error."""
+    """What to report to the user of an error."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}expected to read and write files, got {error.strerror}; the same command resumes"
@@ -160,6 +165,19 @@ def _missing_plugin(word: str) -> str | None:
     except importlib.metadata.PackageNotFoundError:
         return f'{word}: expected the package {PLUGINS[name]}, got none; pip install "seglab[{name}]"'
     return None
+
+
+@contextmanager
+def _extras_named(name: str) -> Iterator[None]:
+    """Say in one sentence which extra a command lacks."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        remedy = f'pip install "seglab[{EXTRAS[package]}]"'
+        raise ConfigError(f"{name}: expected the package {package}, got none; {remedy}") from None
 
 
 def find_modules_of_the_user(words: Sequence[str]) -> None:
@@ -196,7 +214,7 @@ def job_prefix(root: DictConfig) -> str:
 
 
 def console_level(root: DictConfig) -> str:
-    """What a job says on the terminal: warnings where the launcher tells how each of several runs ends, else all."""
+    """What a job says on the terminal: warnings where the launcher reports how each of several runs ends, else all."""
     return "WARNING" if _in_parallel(root.hydra) and "n_jobs" in root.hydra.launcher else "INFO"
 
 

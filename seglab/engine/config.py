@@ -30,17 +30,25 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if (folder / "train.yaml").exists())
 """The configuration: inside the package when installed from a wheel, beside it in a checkout."""
 
+SEARCH = ("trials", "space", "sampler", "halving", "tuning_repeats", "fresh_seeds")
+"""The options of a search, which are none of the runs that it makes."""
+
 NOT_IN_IDENTITY = {
     "hydra",
     "study",
     "folder",
     "rerun",
     "workers",
+    "store",
     "threads",
     "examples",
     "logger",
     "on_fail",
     "plan",
+    "stop_after",
+    "tuned",
+    *SEARCH,
+    "pictures",
 } | {
     "callbacks.snapshots",
     "trainer.accelerator",
@@ -274,6 +282,8 @@ def inside(name: str) -> str:
 
 
 ConfigStore.instance().store("open", OmegaConf.create({}, flags={"struct": False}))  # takes names that no yaml lists
+OmegaConf.register_new_resolver("folder_name", lambda folder: Path(folder).name, replace=True)
+OmegaConf.register_new_resolver("trial_folder", lambda stop_after: ".search" if stop_after else ".", replace=True)
 OmegaConf.register_new_resolver("inside", inside, replace=True)
 OmegaConf.register_new_resolver("better", better, replace=True)
 OmegaConf.register_new_resolver("inner", inner, replace=True)

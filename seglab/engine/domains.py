@@ -52,6 +52,11 @@ DOMAINS: dict[str, Domain] = {
     "threshold": Domain(0, 1, without=(0, 1)),
     "tune.lr[*]": POSITIVE,
     "tune.epochs": COUNT,
+    "stop_after": Domain(1, whole=True, null=True),
+    "trials": Domain(1, 10_000, whole=True),
+    "halving": Domain(2, 100, whole=True, null=True),
+    "tuning_repeats": Domain(1, 1000, whole=True),
+    "fresh_seeds": Domain(1, 1000, whole=True, null=True),
     "optimizer.lr": POSITIVE,
     "optimizer.eps": POSITIVE,
     "optimizer.weight_decay": Domain(0),
@@ -98,6 +103,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
     "empty": ("correct", "skip"),
     "on_fail": ("continue", "stop"),
+    "sampler": ("quasirandom", "tpe"),
     "tta": ("none", "flips", "d4"),
     "device": ("auto", "cpu", "cuda"),
     "channels_last": (True, False),
@@ -141,6 +147,7 @@ REFUSED = {
 
 REFUSED_CALLBACKS = {
     "StochasticWeightAveraging": "the best checkpoint is measured, not the average at the end",
+    "EMAWeightAveraging": "take callbacks=ema",
     "LearningRateFinder": "take tune.lr=[...]",
     "BatchSizeFinder": "take batch_size=N, the same for all that is compared",
     "ModelPruning": "leave it out",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import logging
 import os
@@ -78,7 +79,7 @@ def dry_run(module: SegModule, loader: DataLoader) -> None:
     On one where batches of one occur. Works on a copy inside a forked random state: BatchNorm statistics, weights and
     seeds stay as they were.
     """
-    samples: Samples = loader.dataset  # type: ignore[assignment]
+    samples: Samples = dataclasses.replace(loader.dataset, held=None)  # type: ignore[type-var, assignment]
     remedy = "see dataset.val_fraction, test_fraction"
     require(len(samples) > 0, "dataset", "at least one training image", "none", remedy)
     if samples.augment is not None:

@@ -13,7 +13,7 @@ from seglab.data.module import DataModule
 def limited_loader(data: DataModule, split: str, limit: float | None) -> DataLoader[Any]:
     """The batches of a split up to a number (int) or a fraction (float) of them; None gives all.
 
-    Lightning would stop in the middle of a scan whose tiles fill several batches, and its row would tell of a part of
+    Lightning would stop in the middle of a scan whose tiles fill several batches, and its row would describe a part of
     it. Of training all are given: Lightning takes so many of them, in each epoch others. A ContractError where the
     fraction leaves none.
     """

@@ -17,6 +17,9 @@ from seglab.metrics.segmentation import SegmentationMetrics
 
 Batch = dict[str, Any]
 
+STEPS_UNCHECKED = 256
+"""On a GPU, after how many steps at most the losses are looked at; they are looked at when an epoch ends, too."""
+
 
 class Normalize(nn.Module):
     """Normalize decoded images on the device: uint8 to float32, minus mean, over std.
@@ -110,7 +113,7 @@ class SegModule(LightningModule):
         self.latest: PerImage | None = None
         self.scheduler: Any = None
         self._schedule: dict[str, Any] = {}
-        self._pending: tuple[PerImage, list[str]] | None = None
+        self._unchecked: list[tuple[PerImage, list[str]]] = []
 
     def forward(self, image: Image) -> Logits:
         """Logits (b, k, h, w) of decoded images (b, c, h, w)."""
@@ -141,27 +144,28 @@ class SegModule(LightningModule):
             raise self._diverged(str(fault), batch["id"]) from None
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        self.raise_if_not_finite()
         losses, logits = self.step(batch)
         self.latest = losses.detach()
-        self._pending = (self.latest, batch["id"])
-        if losses.device.type == "cpu":
-            self.raise_if_not_finite()
+        self._watch(self.latest, batch["id"])
         self.train_meter.update(losses, logits, batch["target"], valid=batch.get("valid"))
         return {"loss": losses.mean(), "logits": logits.detach()}
 
-    def raise_if_not_finite(self) -> None:
-        """Raise a ContractError that names the images whose loss is not finite.
+    def _watch(self, losses: PerImage, ids: list[str]) -> None:
+        """Check losses at once on a CPU; on a GPU, where reading a number waits for all work, seldom and together."""
+        self._unchecked.append((losses, ids))
+        if losses.device.type == "cpu" or len(self._unchecked) >= STEPS_UNCHECKED:
+            self.raise_if_not_finite()
 
-        On a GPU this reads the previous step, whose result has arrived by now, so that it never waits.
-        """
-        if self._pending is None:
+    def raise_if_not_finite(self) -> None:
+        """Raise a ContractError that names the images of the first step whose loss is not finite."""
+        unchecked, self._unchecked = self._unchecked, []
+        if not unchecked or torch.cat([losses for losses, _ in unchecked]).isfinite().all():
             return
-        (losses, ids), self._pending = self._pending, None
-        finite = torch.isfinite(losses)
-        if not finite.all():
-            bad = [name for name, fine in zip(ids, finite.tolist(), strict=True) if not fine]
-            raise self._diverged(f"loss: expected a finite number, got {losses[~finite][0].item()}", bad)
+        for losses, ids in unchecked:
+            finite = torch.isfinite(losses).tolist()
+            if not all(finite):
+                bad = [name for name, fine in zip(ids, finite, strict=True) if not fine]
+                raise self._diverged(f"loss: expected a finite number, got {losses[finite.index(False)].item()}", bad)
 
     def _diverged(self, fault: str, ids: list[str]) -> ContractError:
         return ContractError(
@@ -177,8 +181,7 @@ class SegModule(LightningModule):
 
     def _measure(self, meter: Meter, batch: Batch) -> dict[str, Tensor]:
         losses, logits = self.step(batch)
-        self._pending = (losses, batch["id"])
-        self.raise_if_not_finite()
+        self._watch(losses.detach(), batch["id"])
         meter.update(losses, logits, batch["target"], image=batch["index"], valid=batch.get("valid"))
         return {"losses": losses, "logits": logits}
 
@@ -197,9 +200,11 @@ class SegModule(LightningModule):
         return (self.current_epoch + 1) % (self.trainer.check_val_every_n_epoch or 1) == 0
 
     def on_validation_epoch_end(self) -> None:
+        self.raise_if_not_finite()
         self._log("val", self.val_meter)
 
     def on_test_epoch_end(self) -> None:
+        self.raise_if_not_finite()
         self._log("test", self.test_meter)
 
     def _log(self, stage: str, meter: Meter) -> None:

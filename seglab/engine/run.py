@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import importlib.metadata
 import logging
@@ -19,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from seglab.contract import ContractError, require
+from seglab.engine.domains import better
 from seglab.files import archive_is_intact, file_facts, file_fault, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,9 @@ class Run:
     Args:
         folder: the run's folder; made if absent.
         wait: wait while another process holds the folder, instead of refusing.
+
+    Attributes:
+        mirrors: are called with the folder and its facts when the run has ended, however it did.
     """
 
     def __init__(self, folder: Path, wait: bool = False) -> None:
@@ -62,6 +67,8 @@ class Run:
         self.facts: dict[str, Any] = {}
         self.earlier: dict[str, Any] = {}
         self.is_main = rank() == 0
+        self.pauses_after: int | None = None
+        self.mirrors: list[Callable[[Path, dict[str, Any]], None]] = []
         self._lock = FileLock(self.folder / ".lock", timeout=-1 if wait else 0)
 
     def __str__(self) -> str:
@@ -84,6 +91,18 @@ class Run:
         for file in ("run.json", *RESULTS):
             (self.folder / file).unlink(missing_ok=True)
 
+    def paused_value(self, epochs: int | None) -> float | None:
+        """The best monitored value of the first `epochs` epochs, None if they are still to be trained."""
+        known, file = self.known(), self.folder / "metrics.csv"
+        if not epochs or not file.exists():
+            return None
+        with file.open(encoding="utf-8", newline="") as opened:
+            rows = list(csv.DictReader(opened))
+        monitor = known["config"]["monitor"]
+        values = [float(row[monitor]) for row in rows[:epochs] if row.get(monitor)]
+        done = len(rows) >= epochs or known.get("paused", 0) >= epochs  # early stopping ends with fewer rows
+        return (max if better(monitor) == "max" else min)(values) if done and values else None
+
     def clean_up(self) -> None:
         """Remove temporary files that a killed process left, and the checkpoints if one of them is damaged."""
         for partial in self.folder.rglob(".*.partial*"):
@@ -94,10 +113,18 @@ class Run:
                 shutil.rmtree(file.parent)
                 return
 
-    def outcome(self, identity: str, data_now: Callable[[], str], weights_now: Callable[[dict], bool]) -> float | None:
+    def outcome(
+        self,
+        identity: str,
+        data_now: Callable[[], str],
+        weights_now: Callable[[dict], bool],
+        stop_after: int | None = None,
+    ) -> float | None:
         """The monitored value if this very experiment is finished here, None if it is still to be trained.
 
-        `data_now()` fingerprints the data as they lie on disk, `weights_now(initial)` tells whether the file that the
+        With `stop_after` that many of its epochs are enough, and the value is the best of these.
+
+        `data_now()` fingerprints the data as they lie on disk, `weights_now(initial)` says whether the file that the
         run started from is unchanged. Raises a ContractError for the folder of another experiment, for results that are
         damaged, for data or weights that have changed since, and for a run that failed in this sweep already, which is
         not tried twice. The folder of a run that ended before its first checkpoint is free for any experiment.
@@ -107,7 +134,9 @@ class Run:
         empty = known.get("status") != "finished" and not self.last
         same = empty or known.get("identity", identity) == identity
         require(same, f"run {self}", "a folder of this experiment", "another", other)
-        if known.get("status") == "finished":
+        own = known.get("identity") == identity and known.get("data") and known["status"] != "finished"
+        paused = self.paused_value(stop_after) if own else None
+        if known.get("status") == "finished" or paused is not None:
             for name, facts in known.get("files", {}).items():
                 fault = file_fault(self.folder / name, facts, hashed=not name.endswith(".ckpt"))
                 require(not fault, f"run {self}", f"{name} as it was written", fault, "rerun=true trains it again")
@@ -115,7 +144,7 @@ class Run:
             require(same, f"run {self}", "the data that it was trained on", "files that have changed since", remedy)
             same = weights_now(known.get("initial") or {})
             require(same, f"run {self}", "the weights that it began with", "a file that has changed since", remedy)
-            return float(known["monitor"]["value"])
+            return float(known["monitor"]["value"]) if paused is None else paused
         require(not failed_in(known, current_sweep()), f"run {self}", "a run that has not failed in this sweep", "one")
         return None
 
@@ -159,6 +188,8 @@ class Run:
         try:
             if self.facts:
                 self._end(error)
+                for end in self.mirrors:
+                    end(self.folder, self.facts)
         finally:
             self._lock.release()
 
@@ -166,7 +197,8 @@ class Run:
         ended = {"finished": _now(), "seconds": round(time.perf_counter() - self._clock, 2)}
         if error is None:
             files = [name for name in RESULTS if (self.folder / name).is_file()] if self.is_main else []
-            self.note(status="finished", files={name: file_facts(self.folder / name) for name in files}, **ended)
+            status = "paused" if self.pauses_after else "finished"
+            self.note(status=status, files={name: file_facts(self.folder / name) for name in files}, **ended)
             return
         trace = None if isinstance(error, ContractError) else "".join(traceback.format_exception(error))
         said = {"kind": type(error).__name__, "message": str(error), "traceback": trace}

@@ -58,7 +58,7 @@ def crash_suspects(journal: Path) -> list[Path]:
     """The folders of the jobs that died together and have not ended since; one of them brought the others down."""
     file = _suspects_file(journal)
     folders = map(Path, file.read_text(encoding="utf-8").splitlines()) if file.exists() else []
-    return [folder for folder in folders if Run(folder).known().get("status") not in ("finished", "failed")]
+    return [folder for folder in folders if Run(folder).known().get("status") not in ("finished", "paused", "failed")]
 
 
 def _at_once_file(journal: Path) -> Path:
@@ -95,7 +95,7 @@ def supervise(module: str) -> int:
     file = _at_once_file(journal)
     at_once = int(file.read_text()) if file.exists() else 1
     print(summary(runs, time.time() - started, plan, at_once), file=sys.stderr)
-    return code or int(not plan and any(run.get("status") != "finished" for run in runs))
+    return code or int(not plan and any(run.get("status") not in ("finished", "paused") for run in runs))
 
 
 def _run_child(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
@@ -152,16 +152,17 @@ def record_death(run: Run, code: int, failed: bool = True) -> None:
 def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int = 1) -> str:
     """Describe a sweep in a few lines: how many runs are finished, which failed and why, what is left."""
     states = [run.get("status", "waiting") for run in runs]
-    order = ("finished", "failed", "interrupted", "running", "waiting")
+    order = ("finished", "paused", "failed", "interrupted", "running", "waiting")
     counts = ", ".join(f"{states.count(state)} {state}" for state in order if state in states)
     lines = [f"sweep: {len(runs)} runs: {counts or 'none'}; {seconds:.0f} s"]
     lines += [f"  failed: {run['name']}: {run['error']['message']}" for run in runs if run.get("status") == "failed"]
     finished = [run["seconds"] for run in runs if run.get("status") == "finished"]
-    left = len(runs) - len(finished)
+    left = len(runs) - len(finished) - states.count("paused")
     if plan or left:
         time_left = f", about {left * sum(finished) / len(finished) / at_once / 60:.0f} min" if finished else ""
         several = f", {at_once} at once" if at_once > 1 else ""
         lines.append(f"  left: {left}{time_left}{several}; the same command resumes them")
-    studies = sorted({str(Path(run["folder"]).parent) for run in runs})
+    folders = {Path(run["folder"]).parent for run in runs}
+    studies = sorted(str(folder) for folder in folders if not folder.name.startswith("."))
     lines += [f"  report: python -m seglab.report {os.path.relpath(study)}" for study in studies]
     return "\n".join(lines)

@@ -74,6 +74,6 @@ def step_flop(model: str, dataset: str, batch_size: int) -> float:
         with torch.device("meta"), counter, torch.no_grad():
             net = build({**node, "encoder_weights": None} if "encoder_weights" in node else node)
             net.eval()(torch.empty(1, data.channels, data.size, data.size))
-    except Exception:  # what is wrong is told by the checks of the run itself; a model of the user's may need numbers
+    except Exception:  # the checks of the run itself report what is wrong; a model of the user's may need numbers
         return float("inf")
     return 3.0 * batch_size * counter.get_total_flops()  # the backward pass takes twice the forward

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset
 from seglab.data.module import DataModule
@@ -19,12 +17,12 @@ from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
 from seglab.engine.run import Run
 from seglab.engine.trust import require_trusted
-from seglab.files import file_fault
+from seglab.files import file_fault, read_weights
 from seglab.losses.base import Loss
 
 
 def assemble(config: dict[str, Any], dataset: Dataset, loss: Loss) -> SegModule:
-    """Build the module that a configuration describes, for images normalised as `dataset` says."""
+    """Build the module that a configuration describes, for images normalized as `dataset` says."""
     return SegModule(
         build(model_node(config["model"], dataset.task)),
         loss,
@@ -76,8 +74,9 @@ class TrainedRun:
 
     @property
     def best(self) -> Path:
-        """The checkpoint that the run was measured with."""
-        return self.file("checkpoints/best.ckpt")
+        """The weights that the run was measured with: its best checkpoint, or those of an exported hub folder."""
+        shared = self.folder / "model.safetensors"
+        return shared if shared.is_file() else self.file("checkpoints/best.ckpt")
 
     @property
     def snapshots(self) -> dict[int, Path]:
@@ -119,9 +118,8 @@ class TrainedRun:
             model["encoder_weights"] = None
         module = assemble({**self.config, "model": model, "compile": False}, self.dataset(), self.loss())
         file = weights or self.best
-        state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
         try:
-            module.load_state_dict(state)
+            module.load_state_dict(read_weights(file, f"checkpoint {file}"))
         except RuntimeError as error:
             first = str(error).splitlines()[1].strip()
             require(False, f"checkpoint {file}", f"the weights of {model['_target_'].rsplit('.', 1)[-1]}", first)

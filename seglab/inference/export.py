@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -70,7 +71,7 @@ def write(net: Deployed, images: np.ndarray, kind: str, file: Path) -> Exported:
             try:
                 run = save(net, images, kind, partial, shapes)
                 seen = max(max_difference(net, run, some) for some in check_batches(images, others))
-            except ContractError:
+            except (ContractError, OSError):
                 raise
             except Exception as error:  # torch.export raises a dozen kinds for what it cannot follow
                 worst = str(error).strip().splitlines()[0][:200]
@@ -124,7 +125,9 @@ def save(net: Deployed, images: np.ndarray, kind: str, file: Path, shapes: dict[
         warnings.simplefilter("ignore")  # of torch about itself; that TorchScript is deprecated the command reports
         if kind == "torchscript":
             require(hasattr(torch, "jit"), "export", "a torch with TorchScript", torch.__version__, "use format=pt2")
-            torch.jit.save(torch.jit.trace(net, example), file)
+            buffer = io.BytesIO()  # on a full disk the writer of torch ends the process
+            torch.jit.save(torch.jit.trace(net, example), buffer)
+            file.write_bytes(buffer.getvalue())
             loaded = torch.jit.load(file)
             return lambda some: loaded(torch.from_numpy(some)).detach().numpy()
         program = torch.export.export(net, (example,), dynamic_shapes={"image": shapes or None})
@@ -150,7 +153,7 @@ def save_onnx(program: torch.export.ExportedProgram, file: Path) -> Run:
 
 def require_format(kind: str) -> None:
     """Raise a ContractError for a format that is unknown, or lacks its packages."""
-    require(kind in SUFFIXES, "export", f"format as one of {', '.join(SUFFIXES)}", kind)
+    require(kind in SUFFIXES, "export", f"format as one of {', '.join(SUFFIXES)}, hub", kind)
     needed = ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ()
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     require(not missing, "export", f"the package {' and '.join(missing)}", "none", 'pip install "seglab[export]"')

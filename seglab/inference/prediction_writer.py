@@ -265,4 +265,4 @@ def mtime(file: Path) -> int:
 
 def write_png(file: Path, pixels: np.ndarray) -> None:
     """Write a PNG atomically."""
-    write_bytes(file, cv2.imencode(".png", pixels)[1].tobytes())  # imwrite tells nothing of a full disk
+    write_bytes(file, cv2.imencode(".png", pixels)[1].tobytes())  # imwrite does not report a full disk

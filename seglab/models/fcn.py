@@ -22,7 +22,7 @@ class FCN(nn.Module):
     by 32, gives logits (b, out_channels, h, w).
 
     base: channels at full size, doubled by each pooling (32 gives the 512). norm: batch, instance, group or none.
-    upsample: "mixed" is the published net: four times nearest-neighbour resizing and a 3x3 convolution, then a
+    upsample: "mixed" is the published net: four times nearest-neighbor resizing and a 3x3 convolution, then a
     transposed convolution of stride 2 and a last one of stride 1; "resize", "bilinear" and "transpose" take one kind
     for every step. Transposed convolutions can leave checkerboards (Odena et al., Distill 2016). skips: add the
     contracting path's features, bottlenecked by 1x1 convolutions, to those of the same size. prior: the foreground

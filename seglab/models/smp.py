@@ -24,7 +24,7 @@ class Smp(nn.Module):
 
     Takes (b, in_channels, h, w), gives logits (b, out_channels, h, w). `encoder_weights` is None, the name of weights
     that the library downloads ("imagenet"), or a local file (.pt, .pth, .bin, .ckpt, .safetensors) that holds the
-    encoder, alone or inside a whole model; weights for colour images serve any number of channels. `options` goes to
+    encoder, alone or inside a whole model; weights for color images serve any number of channels. `options` goes to
     the library as it is, e.g. {decoder_attention_type: scse}. prior: the foreground probability of the untrained net;
     None: as it is.
     """
@@ -52,6 +52,9 @@ class Smp(nn.Module):
         convolutions = [m for m in self.net.segmentation_head.modules() if isinstance(m, nn.Conv2d)]
         set_prior(convolutions[-1], prior)
         self.step = self.net.encoder.output_stride if self.net.requires_divisible_input_shape else 1
+        remedy = "take an encoder of patch 16, such as tu-vit_small_patch16_dinov3 with model.arch=dpt"
+        power = self.step & (self.step - 1) == 0  # the decoders double their maps
+        require(power, "model: encoder_name", "a stride of 8, 16 or 32", f"{encoder_name} with {self.step}", remedy)
         self.smallest = 128 if arch.lower() == "pan" else 32  # PAN halves its smallest map three times more
 
     def forward(self, image: Image) -> Logits:

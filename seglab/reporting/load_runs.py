@@ -57,7 +57,7 @@ class Sweep:
     @property
     def waiting(self) -> list[str]:
         """The runs that have not ended: at work, killed or interrupted."""
-        return list(self.runs.loc[self.runs["status"].isin(["running", "interrupted"]), "name"])
+        return list(self.runs.loc[self.runs["status"].isin(["running", "interrupted", "paused"]), "name"])
 
 
 def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep:
@@ -122,6 +122,7 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
         "finished": "",
         "running": "still running, or ended without a message",
         "interrupted": "interrupted; run it again to resume",
+        "paused": "paused by stop_after; run it again without to resume",
         "failed": f"{raised.get('kind', 'error')}: {raised.get('message', '')}".strip().split("\n")[0],
     }
     return facts, problems.get(status, f"status {status}")

@@ -12,15 +12,26 @@ import pandas as pd
 from seglab.contract import Task
 from seglab.reporting import learning_curves
 from seglab.reporting.class_rows import chosen_classes, threshold_of
+from seglab.reporting.decisions import (
+    best_expected,
+    bin_means,
+    calibration_scores,
+    fitted_temperature,
+    isotonic,
+    outer_means,
+    scaled,
+    scores_from,
+)
 from seglab.reporting.load_runs import Sweep
-from seglab.reporting.thresholds import at_temperature, average_precision, calibration_error, scores_at, temperature
+from seglab.reporting.thresholds import average_precision, calibration_error, ratio
 
 LOWER_IS_BETTER = {
     "hd95",
     "asd",
     "loss",
+    "nll",
+    "brier",
     "ece",
-    "ece_scaled",
     "epochs/train roughness",
     "epochs/val roughness",
     "epochs/seconds",
@@ -29,6 +40,7 @@ THRESHOLDED = ("iou", "dice", "precision", "recall")
 """What a histogram gives of an image at any threshold."""
 
 QUARTERS = ("smallest quarter", "second quarter", "third quarter", "largest quarter")
+CALIBRATION = {"nll": "NLL", "brier": "Brier score", "ece": "calibration error"}
 CONFIDENCES = ("foreground_confidence", "background_confidence")
 BLOCKS: dict[str, tuple[str, ...]] = {
     "Mean over the test images, threshold 0.5": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
@@ -39,8 +51,11 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "Pooled over all pixels of the test set": (
         *(f"{name}_pooled" for name in (*THRESHOLDED, "accuracy")),
         "average_precision",
-        "ece",
-        "ece_scaled",
+    ),
+    "Probabilities of all test pixels: as they are, after temperature scaling, after isotonic calibration": (
+        *CALIBRATION,
+        "scaled/temperature",
+        *(f"{rule}/{key}" for rule in ("scaled", "calibrated") for key in CALIBRATION),
     ),
     "Distance between the outlines, mean over the test images in which there is something and something was found": (
         "hd95",
@@ -63,8 +78,10 @@ TITLES = {
     "dice": "Dice",
     "hd95": "HD95 (px)",
     "asd": "ASD (px)",
-    "ece": "calibration error",
-    "ece_scaled": "calibration error, temperature tuned on validation",
+    **CALIBRATION,
+    **{f"scaled/{key}": f"{name}, scaled" for key, name in CALIBRATION.items()},
+    **{f"calibrated/{key}": f"{name}, isotonic" for key, name in CALIBRATION.items()},
+    "scaled/temperature": "temperature",
     "empty/left empty": "empty images left empty",
 }
 
@@ -82,84 +99,128 @@ def title(key: str) -> str:
     return TITLES.get(name, name.replace("_", " "))
 
 
+def _plain(key: str) -> str:
+    """A metric without the decision or calibration that it belongs to."""
+    return key.removesuffix("_pooled").removeprefix("tuned/").removeprefix("scaled/").removeprefix("calibrated/")
+
+
 def worse_if_higher(key: str) -> bool:
     """Whether less of the metric is better."""
-    return key.removesuffix("_pooled").removeprefix("tuned/") in LOWER_IS_BETTER
+    return _plain(key) in LOWER_IS_BETTER
+
+
+RULES = {
+    "fixed": "at the fixed threshold",
+    "tuned": "at the tuned threshold",
+    "optimal": "best expected score",
+    "scaled": "the same, temperature-scaled",
+    "calibrated": "the same, isotonic",
+}
+"""How a mask is made of the probabilities, see decisions.py."""
 
 
 class Pooled(NamedTuple):
-    """One run's histograms over all test pixels, (2, 256), their scores, and the scores of each image when tuned.
+    """One run's histograms over all test pixels, (2, 256), its scores, and those of each image under each rule.
 
-    Of several classes the sum of the histograms and the mean of the scores. `images` has a row for each test image, by
-    id, and the columns THRESHOLDED; it is empty without a tuned threshold. `confusion` (k, k) has true classes in rows.
+    Of several classes the sum of the histograms and the mean of the scores. `images` has, by rule, a row for each test
+    image, by id, with the columns THRESHOLDED; "fixed" is per_image.csv. A multiclass mask takes the likeliest class
+    and has no other rule. `confusion` (k, k) has true classes in rows.
     """
 
     table: np.ndarray
     scores: dict[str, float]
-    images: pd.DataFrame
+    images: dict[str, pd.DataFrame]
     confusion: np.ndarray | None = None
 
 
-def read_histograms(runs: pd.DataFrame) -> dict[int, Pooled]:
-    """Read the histograms of the used runs, one at a time; a run without them is left out."""
-    found = {}
+def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
+    """Read the histograms of the used runs, one at a time; a run without them is left out.
+
+    `score`, iou or dice, is what a mask of best expected score is best for.
+    """
+    runs, found = sweep.used, {}
+    confidences = sweep.images.reindex(columns=["run", "id", *CONFIDENCES]).groupby("run")
     for row, (_, run) in zip(runs.index, runs.iterrows(), strict=True):
         try:
             with np.load(run["folder"] / "histograms.npz") as arrays:
-                table, ids, val = arrays["test"], arrays["test_ids"], arrays.get("val")
+                table, ids, val = arrays["test"], arrays["test_ids"], arrays["val"].sum(0)
                 confusion = arrays.get("test_confusion")
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             continue
-        pooled = pool(_of_classes(table, run), run["threshold"], run["config"].get("empty", "correct"))
-        if val is not None and val.any():
-            pairs = zip(_of_classes(table, run), _of_classes(val, run), strict=True)
-            errors = [calibration_error(at_temperature(one.sum(0), temperature(v.sum(0)))) for one, v in pairs]
-            pooled.scores["ece_scaled"] = float(np.mean(errors))
-        found[row] = pooled._replace(images=pooled.images.set_axis(ids[: len(pooled.images)]), confusion=confusion)
+        several = len(run["classes"]) > 1
+        known = confidences.get_group(row).set_index("id")[list(CONFIDENCES)].reindex(ids).to_numpy(float)
+        known = np.full_like(known, np.nan) if several else known  # what is known is the mean over the classes
+        empty, cut = run["config"].get("empty", "correct"), run["task"].kind != "multiclass"
+        parts = []
+        for k, threshold in zip(run["classes"], run["threshold"], strict=True):
+            own, its_val = (table[:, k], val[k]) if table.ndim == 4 else (table, val)  # else: before there were classes
+            edges, scores = _decided(own, its_val, known, score, empty)
+            if np.isfinite(threshold):
+                edges["tuned"] = np.array(round(threshold * own.shape[-1]))
+                scores["tuned/threshold"] = float(threshold)
+            edges = edges if cut else {}
+            images = {rule: pd.DataFrame(scores_from(own, edge, empty), index=ids) for rule, edge in edges.items()}
+            means = {f"{rule}/{key}": float(mean) for rule, each in images.items() for key, mean in each.mean().items()}
+            parts.append(Pooled(own.sum(0), scores | means, images))
+        found[row] = _together(parts)._replace(confusion=confusion)
     return found
 
 
-def _of_classes(table: np.ndarray, run: pd.Series) -> list[np.ndarray]:
-    """The histograms (n, 2, 256) of each class that a report is about."""
-    table = table if table.ndim == 4 else table[:, None]  # written before there were classes
-    return [table[:, k] for k in run["classes"]]
+def _together(parts: Sequence[Pooled]) -> Pooled:
+    """Add up the histograms of one run's classes, and average their scores."""
+    if len(parts) == 1:
+        return parts[0]
+    images = {rule: pd.concat([p.images[rule] for p in parts]).groupby(level=0).mean() for rule in parts[0].images}
+    return Pooled(np.sum([p.table for p in parts], axis=0), _mean_scores([p.scores for p in parts]), images)
 
 
-def pool(tables: Sequence[np.ndarray], thresholds: Sequence[float], empty: str) -> Pooled:
-    """Add up the histograms (n, 2, 256) of one run's classes, and average their scores."""
-    images = [_scores_of_images(*pair, empty) for pair in zip(tables, thresholds, strict=True)]
-    parts = [_scores(t.sum(0), one, at) for t, one, at in zip(tables, images, thresholds, strict=True)]
-    scores = {str(key): float(value) for key, value in pd.DataFrame(parts).mean().items()}
-    together = images[0] if len(images) == 1 else pd.concat(images).groupby(level=0).mean()
-    return Pooled(np.sum([table.sum(0) for table in tables], axis=0), scores, together)
+def _mean_scores(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {str(key): float(value) for key, value in pd.DataFrame(parts).mean().items()}
+
+
+def _decided(
+    table: np.ndarray, val: np.ndarray, confidences: np.ndarray, score: str, empty: str
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Where each image's mask (n, 2, 256) begins by each rule of probabilities, and how good these are."""
+    pooled, outer, weights = table.sum(0), outer_means(table, *confidences.T), table.sum(2)[:, ::-1]
+    over_all = ratio(np.nansum(confidences * weights, axis=0), (np.isfinite(confidences) * weights).sum(0))
+    pooled_outer = outer_means(pooled[None], *over_all[:, None])
+    means = bin_means(pooled_outer)[0]
+    temperature, observed = fitted_temperature(val, means), isotonic(val)
+    probabilities = {
+        "optimal": (bin_means(outer), means),
+        "scaled": (bin_means(outer, temperature=temperature), scaled(means, temperature)),
+        "calibrated": (observed[None], observed),
+    }
+    scores = {"average_precision": float(average_precision(pooled)), "scaled/temperature": temperature}
+    for rule, (_, probability) in probabilities.items():
+        prefix = "" if rule == "optimal" else f"{rule}/"
+        scores |= {f"{prefix}{key}": value for key, value in calibration_scores(pooled, probability).items()}
+    pixels = table.sum(1)
+    return {rule: best_expected(pixels, each, score, empty) for rule, (each, _) in probabilities.items()}, scores
 
 
 def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[str, float]:
     """What histograms (n, classes, 2, 256) give: average precision, calibration error, scores at tuned thresholds."""
-    chosen = chosen_classes(task)
-    edges = [threshold_of(tuned, task.classes[k]) for k in chosen]
-    return pool([table[:, k] for k in chosen], edges, empty).scores
+    edges = {k: threshold_of(tuned, task.classes[k]) for k in chosen_classes(task)}
+    return _mean_scores([_at_threshold(table[:, k], threshold, empty) for k, threshold in edges.items()])
 
 
-def _scores_of_images(table: np.ndarray, threshold: float, empty: str) -> pd.DataFrame:
-    """The scores of each image (n, 2, 256) at a threshold, a row each; no rows where it is not known."""
-    if not np.isfinite(threshold):
-        return pd.DataFrame()
-    edge = round(threshold * table.shape[-1])
-    halves = np.stack([table[..., :edge].sum(-1), table[..., edge:].sum(-1)], axis=-1)
-    return pd.DataFrame({name: value[:, 1] for name, value in scores_at(halves, empty).items()})
-
-
-def _scores(pooled: np.ndarray, images: pd.DataFrame, threshold: float) -> dict[str, float]:
+def _at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, float]:
+    pooled = table.sum(0)
     scores = {"average_precision": float(average_precision(pooled)), "ece": float(calibration_error(pooled))}
-    scores |= {f"tuned/{name}": float(value) for name, value in images.mean().items()}
-    return scores | ({"tuned/threshold": float(threshold)} if np.isfinite(threshold) else {})
+    if not np.isfinite(threshold):
+        return scores
+    tuned = scores_from(table, np.array(round(threshold * table.shape[-1])), empty)
+    means = {f"tuned/{key}": float(pd.Series(values).mean()) for key, values in tuned.items()}
+    return scores | means | {"tuned/threshold": float(threshold)}
 
 
-def at_tuned(images: pd.DataFrame, pooled: dict[int, Pooled]) -> pd.DataFrame:
-    """The rows of per_image.csv with the scores that each run has at its tuned threshold; NaN where it has none."""
-    tuned = pd.concat({run: found.images for run, found in pooled.items()}) if pooled else pd.DataFrame()
-    rows = tuned.reindex(index=pd.MultiIndex.from_frame(images[["run", "id"]]), columns=list(THRESHOLDED))
+def under(rule: str, images: pd.DataFrame, pooled: dict[int, Pooled]) -> pd.DataFrame:
+    """The rows of per_image.csv with the scores that each run has under a rule; NaN where it has none."""
+    tables = {run: found.images[rule] for run, found in pooled.items() if rule in found.images}
+    scores = pd.concat(tables) if tables else pd.DataFrame()
+    rows = scores.reindex(index=pd.MultiIndex.from_frame(images[["run", "id"]]), columns=list(THRESHOLDED))
     return images.assign(**{name: rows[name].to_numpy() for name in THRESHOLDED if name in images})
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from seglab.reporting.gallery import gallery, one_seed
 from seglab.reporting.html import Cell, mean_sd, number, table, text
-from seglab.reporting.metrics_table import blocks, title, worse_if_higher
+from seglab.reporting.metrics_table import RULES, blocks, title, worse_if_higher
 from seglab.reporting.power import smallest_difference, usual_noise
 from seglab.reporting.run_labels import differences
 from seglab.reporting.study import Study
@@ -60,6 +60,16 @@ def cost(study: Study) -> str:
     return f"{len(runs)} run{'s' * (len(runs) != 1)}{spent}; {rest}."
 
 
+def decisions(study: Study) -> Markup | None:
+    """Each loss under each way to make a mask of its probabilities, and what is left between them; None without any."""
+    found = study.decisions
+    if found.shape[1] < 2:
+        return None
+    found.loc["best − worst"] = found.max() - found.min()
+    rows = [[text(label), *map(number, row)] for label, row in zip(found.index, found.to_numpy(), strict=True)]
+    return table(["loss", *(RULES[str(rule)] for rule in found)], rows)
+
+
 def ranks(study: Study) -> Markup:
     """The ranks that each loss may have."""
     found = study.ranks
@@ -92,7 +102,7 @@ def confusions(study: Study) -> Iterator[tuple[str, Markup]]:
 
 
 def _best(key: str, means: pd.Series) -> float | None:
-    if key == "tuned/threshold" or means.nunique() < 2:
+    if key in ("tuned/threshold", "scaled/temperature") or means.nunique() < 2:
         return None
     return means.min() if worse_if_higher(key) else means.max()
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 IGNORED = ("seed", "study", "folder", "rerun", "workers", "examples", "logger", "callbacks", "hydra", "name")
 IGNORED_LEAVES = {"trainer.accelerator", "trainer.devices", "dataset.root", "dataset.fold"}
-IGNORED_LEAVES |= {"dataset.cache_dir", "dataset.cache_gb"}
+IGNORED_LEAVES |= {"dataset.cache_dir", "dataset.cache_gb", "pictures", "stop_after", "tuned"}
 NO_CHOICE = ("loss", "dataset", "experiment", "trainer", "callbacks", "logger", "hydra")
 
 
@@ -65,10 +65,11 @@ def _experiments(runs: pd.DataFrame) -> list[dict[str, Any]]:
 def _experiment(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, Any]:
     """The values that may distinguish runs, choices of whole groups (`model`) before single values (`model.width`)."""
     chosen = {group: name for group, name in choices.items() if group not in NO_CHOICE}
+    ignored = IGNORED_LEAVES | set(config.get("tuned") or ())
     values = {
         key: value
         for key, value in flat(config).items()
-        if key.split(".")[0] not in IGNORED and key not in IGNORED_LEAVES and not key.endswith("._target_")
+        if key.split(".")[0] not in IGNORED and key not in ignored and not key.endswith("._target_")
     }
     return chosen | values
 

@@ -19,13 +19,14 @@ from seglab.reporting.cube import Cube, cube, finite_mean
 from seglab.reporting.load_runs import Sweep
 from seglab.reporting.looks import Look, remember
 from seglab.reporting.metrics_table import (
+    RULES,
     THRESHOLDED,
     Pooled,
-    at_tuned,
     blocks,
     over_seeds,
     per_run,
     read_histograms,
+    under,
     worse_if_higher,
 )
 from seglab.reporting.run_labels import differing
@@ -40,21 +41,25 @@ class Question:
     """What the verdict is about.
 
     `question` is best or pairs, see verdict.py; `against` names a loss beside which each other is judged instead.
-    `metric` is a column of per_image.csv, of the class `of_class` or the mean over classes, `images` which images count
-    (all, foreground, empty), `delta` the largest difference that does not matter, and 1 - `confidence` the chance of an
-    error over all looks at the study together.
+    `metric` is a column of per_image.csv, of class `of_class` or the mean over classes, `rule` how a mask is made of
+    probabilities (a key of RULES), `images` which images count (all, foreground, empty), `delta` the largest difference
+    that does not matter, and 1 - `confidence` the chance of an error over all looks at the study together.
     """
 
     question: str = "best"
     against: str | None = None
     metric: str = "iou"
     of_class: str | None = None
+    rule: str = "fixed"
     images: str = "all"
     delta: float = 0.01
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
         require(self.question in QUESTIONS, "report: question", f"one of {', '.join(QUESTIONS)}", self.question)
+        require(self.rule in RULES, "report: rule", f"one of {', '.join(RULES)}", self.rule)
+        able = self.rule == "fixed" or self.metric in THRESHOLDED
+        require(able, f"report: rule={self.rule}", f"metric one of {', '.join(THRESHOLDED)}", self.metric)
         require(self.images in IMAGES, "report: images", f"one of {', '.join(IMAGES)}", self.images)
         require(self.delta > 0, "report: delta", "a number above 0", self.delta)
         require(0.5 < self.confidence < 1, "report: confidence", "a number between 0.5 and 1", self.confidence)
@@ -121,6 +126,8 @@ class Study:
     def data(self) -> Cube:
         """The metric as losses x seeds x images, the losses from the best mean to the worst."""
         images = self.sweep.images
+        if self.question.rule != "fixed":
+            images = under(self.question.rule, images, self._pooled)
         if self.question.images != "all":
             images = images[(images["foreground"] > 0) == (self.question.images == "foreground")]
             require(len(images) > 0, f"report: images={self.question.images}", IMAGES[self.question.images], "none")
@@ -201,7 +208,7 @@ class Study:
     @cached_property
     def calibration(self) -> str:
         """A sentence where most of what separates losses from the best is gone at tuned thresholds; empty elsewhere."""
-        if self.tuned is None:
+        if self.tuned is None or self.question.rule != "fixed":
             return ""
         sign, best = (-1 if self.lower_is_better else 1), self.labels[0]
         fixed, tuned = ({label: sign * mean for label, mean in each.means.items()} for each in (self, self.tuned))
@@ -238,10 +245,22 @@ class Study:
 
         A loss whose probabilities lie too high or too low scores badly at 0.5 although a threshold would mend it.
         """
-        histograms = any(len(found.images) for found in self._pooled.values())
-        if self.question.metric not in THRESHOLDED or not histograms or not self.verdicts:
+        known = any("tuned" in found.images for found in self._pooled.values())
+        if self.question.metric not in THRESHOLDED or not known or not self.verdicts:
             return None
-        return replace(self, sweep=Sweep(self.sweep.runs, at_tuned(self.sweep.images, self._pooled)))
+        tuned = replace(self, question=replace(self.question, rule="tuned"))
+        tuned.__dict__["_pooled"] = self._pooled  # cached_property's own place: they are read once
+        return tuned
+
+    @cached_property
+    def decisions(self) -> pd.DataFrame:
+        """The mean of the metric of each loss (rows) under each rule (columns); empty where no histogram tells."""
+        if self.question.metric not in THRESHOLDED or not self._pooled:
+            return pd.DataFrame()
+        metric = self.question.metric
+        keys = {rule: metric if rule == "fixed" else f"{rule}/{metric}" for rule in RULES}
+        table = self.metrics.reindex(columns=list(keys.values())).set_axis(list(keys), axis=1)
+        return table.groupby(self.metrics["label"]).mean().reindex(self.labels).dropna(axis=1, how="all")
 
     @cached_property
     def ranks(self) -> dict[str, tuple[int, int]]:
@@ -250,7 +269,7 @@ class Study:
 
     @cached_property
     def _pooled(self) -> dict[int, Pooled]:
-        return read_histograms(self.sweep.used)
+        return read_histograms(self.sweep, "dice" if self.question.metric == "dice" else "iou")
 
     @cached_property
     def _histories(self) -> dict[int, pd.DataFrame]:

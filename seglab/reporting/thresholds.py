@@ -28,10 +28,10 @@ def scores_at(table: NDArray, empty: str = "correct") -> dict[str, NDArray]:
     true, found = tp[..., :1], tp + fp
     blank = np.where(found == 0, 1.0, 0.0) if empty == "correct" else np.full(found.shape, np.nan)
     return {
-        "iou": np.where(true == 0, blank, _ratio(tp, true + fp)),
-        "dice": np.where(true == 0, blank, _ratio(2 * tp, true + found)),
-        "precision": _ratio(tp, found),
-        "recall": _ratio(tp, true + 0 * tp),
+        "iou": np.where(true == 0, blank, ratio(tp, true + fp)),
+        "dice": np.where(true == 0, blank, ratio(2 * tp, true + found)),
+        "precision": ratio(tp, found),
+        "recall": ratio(tp, true + 0 * tp),
     }
 
 
@@ -63,48 +63,19 @@ def calibration(table: NDArray, bins: int = 16) -> tuple[NDArray, NDArray, NDArr
     pixels, middles = table.sum(-2), thresholds(table.shape[-1]) + 0.5 / table.shape[-1]
     coarse = (*table.shape[:-2], bins, -1)
     number, true, sums = (part.reshape(coarse).sum(-1) for part in (pixels, table[..., 1, :], pixels * middles))
-    return _ratio(sums, number), _ratio(true, number), number
+    return ratio(sums, number), ratio(true, number), number
 
 
 def calibration_error(table: NDArray, bins: int = 16) -> NDArray:
     """Average |probability - fraction of foreground| over the pixels: the expected calibration error, (...)."""
     predicted, observed, number = calibration(table, bins)
-    return _ratio(np.nansum(np.abs(predicted - observed) * number, axis=-1), number.sum(-1))
-
-
-def temperature(table: NDArray) -> float:
-    """Find the T at which the probabilities sigmoid(z / T) of a table (2, bins) have the least cross-entropy.
-
-    Temperature scaling (Guo et al. 2017); tune it on validation images.
-    """
-    from scipy.optimize import minimize_scalar
-
-    z = _logits(table.shape[-1])
-
-    def cost(log_t: float) -> float:
-        return float((table * np.logaddexp(0, np.stack([z, -z]) / np.exp(log_t))).sum())
-
-    return float(np.exp(minimize_scalar(cost, bounds=(-4, 4), method="bounded").x))
-
-
-def at_temperature(table: NDArray, t: float) -> NDArray:
-    """Move each pixel of a table (2, bins) to the bin of sigmoid(z / t)."""
-    bins, moved = table.shape[-1], np.zeros_like(table)
-    place = np.minimum(bins / (1 + np.exp(-_logits(bins) / t)), bins - 1).astype(int)
-    np.add.at(moved, (slice(None), place), table)
-    return moved
-
-
-def _logits(bins: int) -> NDArray:
-    """The logits of the middles of the bins."""
-    middles = thresholds(bins) + 0.5 / bins
-    return np.log(middles / (1 - middles))
+    return ratio(np.nansum(np.abs(predicted - observed) * number, axis=-1), number.sum(-1))
 
 
 def mean(values: NDArray) -> NDArray:
     """Average over the images (n, ...) where the value is defined; NaN where it is for none."""
     defined = ~np.isnan(values)
-    return _ratio(np.where(defined, values, 0).sum(0), defined.sum(0))
+    return ratio(np.where(defined, values, 0).sum(0), defined.sum(0))
 
 
 def _from_above(counts: NDArray) -> NDArray:
@@ -112,5 +83,5 @@ def _from_above(counts: NDArray) -> NDArray:
     return counts[..., ::-1].cumsum(-1)[..., ::-1]
 
 
-def _ratio(above: NDArray, below: NDArray) -> NDArray:
+def ratio(above: NDArray, below: NDArray) -> NDArray:
     return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below != 0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,33 @@ import pandas as pd
 
 from seglab.files import csv_text, write_text
 from seglab.plots import save, svg
-from seglab.reporting import external_data, report_sections
+from seglab.reporting import external_data, report_sections, reproduce, tuning
 from seglab.reporting.html import TEMPLATES
+from seglab.reporting.load_runs import Sweep, collect
+from seglab.reporting.looks import known_looks
 from seglab.reporting.metrics_table import blocks, keys_of, title
-from seglab.reporting.study import IMAGES, Study
+from seglab.reporting.study import IMAGES, Question, Study
+
+
+def answer(roots: Sequence[Path], question: Question) -> tuple[Sweep, list[Study]]:
+    """All runs below some folders, and a study of each benchmark among them with the question put to it."""
+    sweep = collect(roots, question.of_class)
+    studies = []
+    for name, runs in sweep.benchmarks():
+        study = Study(name, runs, question, known_looks(roots, runs.benchmark))
+        study.remember(roots)  # before anybody can read what it says
+        studies.append(study)
+    return sweep, studies
+
+
+def write_all(roots: Sequence[Path], question: Question, sweep: Sweep, studies: list[Study], out: Path) -> Path:
+    """Write the report about `answer(roots, question)` into `out`; returns report.html."""
+    usual = asdict(Question())
+    asked = {key: value for key, value in asdict(question).items() if value != usual[key]}
+    changed = [f"{'class' if key == 'of_class' else key}={value}" for key, value in asked.items()]
+    this = " ".join(["python -m seglab.report", *map(str, roots), *changed])
+    commands = "\n".join([*reproduce.commands(sweep.runs["overrides"]), this])
+    return write(out, roots[0].resolve().name, studies, sweep.runs, commands)
 
 
 def write(out: Path, name: str, studies: list[Study], runs: pd.DataFrame, commands: str) -> Path:
@@ -44,6 +68,7 @@ def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: p
     A part for each study with its figures (texts of SVG files by name), then external data, what failed or is missing,
     and the `commands` that reproduce it.
     """
+    searches = tuning.searches(runs["folder"])
     seeds = runs.loc[runs["used"], "seed"].nunique()
     facts = f"{runs['used'].sum()} of {len(runs)} runs, {seeds} seed{'s' * (seeds != 1)}, {datetime.date.today()}"
     return TEMPLATES.get_template("report.html.j2").render(
@@ -51,6 +76,8 @@ def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: p
         facts=facts,
         studies=list(zip(studies, figures, strict=True)),
         external=list(external_data.tables(external_data.evaluated(runs))),
+        searches=[(found, svg(tuning.figure(found), f"tuning{k}")) for k, found in enumerate(searches)],
+        trials=tuning.trials,
         failed=report_sections.failed(runs),
         missing=[f"{label} with seed {seed}" for study in studies for label, seed in study.missing],
         commands=commands,

@@ -59,8 +59,7 @@ def page(
             "there are false positives beside the object, upwards false negatives in it. Numbers on the lines are the "
             "loss; colors go up to its largest value."
         )
-        turned = interactive(surfaces(plane), "The same as a surface to turn; choose the loss above it.")
-        sections.append(("False positives and false negatives", static(figures["plane"], "plane", caption) + turned))
+        sections.append(("False positives and false negatives", static(figures["plane"], "plane", caption)))
     placed = ", ".join(label for label in losses if label not in [*alone, *counted])
     reasons = {
         "each false pixel costs the same whatever the others do, so the surface is a plain slope.": ", ".join(alone),
@@ -229,25 +228,3 @@ def _traces(table: pd.DataFrame) -> list[tuple[int, int, go.Scatter, list[float]
                 line = go.Scatter(x=part["p"].round(4), y=part[y].round(6), **shown)
                 lines.append((row, column, line, part["logit"].tolist()))
     return lines
-
-
-def surfaces(table: pd.DataFrame) -> go.Figure:
-    """The loss over false positives and false negatives as a surface; a menu chooses the loss."""
-    labels = list(table["loss"].unique())
-    contours = {"z": {"show": True, "usecolormap": False, "color": "rgba(255,255,255,0.6)", "width": 1}}
-    options = {"contours": contours, "colorscale": "Cividis", "colorbar": {"thickness": 12, "len": 0.7}}
-    figure, buttons = go.Figure(), []
-    for label in labels:
-        fp, fn, value = square(table, label)
-        figure.add_trace(go.Surface(x=fp, y=fn, z=value, name=label, visible=label == labels[0], **options))
-        shown = {"visible": [other == label for other in labels]}
-        buttons.append({"label": label, "method": "restyle", "args": [shown]})
-    figure.update_scenes(
-        xaxis_title_text="false positives / object",
-        yaxis_title_text="false negatives / object",
-        zaxis_title_text="loss",
-        camera_eye={"x": -1.5, "y": -1.6, "z": 0.9},
-        aspectmode="cube",
-    )
-    menu = {"type": "dropdown", "x": 0, "y": 1.0, "xanchor": "left", "yanchor": "top", "buttons": buttons}
-    return figure.update_layout(updatemenus=[menu], height=520, margin={"l": 0, "r": 0, "t": 10, "b": 0})

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from tqdm import tqdm
 
 from seglab.contract import require
 from seglab.data.loading import Batch
@@ -18,9 +15,8 @@ from seglab.engine.module import SegModule
 from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
 from seglab.views.landscape_figures import Surface, page
-from seglab.views.landscape_grid import BATCHNORM, LandscapeGrid, preserve_state
+from seglab.views.landscape_grid import LandscapeGrid
 from seglab.views.run_inputs import Autocast, fitted, same_data, samples, titles
-from seglab.views.sharpness import sharpness
 from seglab.views.view_page import ViewPage
 from seglab.views.weight_planes import Plane, lattice, path_plane, random_plane, solution_plane, weights_of
 
@@ -37,10 +33,7 @@ def view(
     span: float,
     split: str,
     images: int | None,
-    batchnorm: str,
     seed: int,
-    curvature: int,
-    snapshots: bool,
 ) -> ViewPage:
     """Show the losses and the IoU of some images over planes around or through the weights of runs.
 
@@ -51,39 +44,28 @@ def view(
         points: places along each axis.
         span: how far a random plane reaches, in lengths of the weights; how much others reach beyond their marks.
         split, images: which images, spread evenly over the split; None takes all.
-        batchnorm: see `BATCHNORM`.
         seed: of random directions.
-        curvature: Lanczos vectors for the largest eigenvalue of each loss's Hessian; 0 leaves it out.
-        snapshots: lay the random directions of one run through each of its snapshots, as an animation.
     """
     require(plane in PLANES, "landscape", f"plane as one of {', '.join(PLANES)}", plane)
     require(points >= 2, "landscape", "at least 2 points a side", points)
     require(span > 0, "landscape", "a span above 0", span)
-    require(batchnorm in BATCHNORM, "landscape", f"batchnorm as one of {', '.join(BATCHNORM)}", batchnorm)
     same_data(runs)
     losses = fitted(losses, runs[0])
     batches = evenly_spread(runs[0], losses, split, images)
     ids = [name for batch in batches for name in batch["id"]]
     trained = [[run.facts["identity"], run.facts.get("finished")] for run in runs]
-    options = [trained, {name: repr(loss) for name, loss in losses.items()}, plane, seed, BATCHNORM[batchnorm], ids]
+    options = [trained, {name: repr(loss) for name, loss in losses.items()}, plane, seed, ids]
     fingerprint = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:12]
-    grid = LandscapeGrid(batches, losses, batchnorm, runs[0].config["threshold"], folder / "points.csv", fingerprint)
-    surfaces, eigenvalues = [], []
-    for laid, module, autocast in lay(runs, plane, seed, snapshots):
+    grid = LandscapeGrid(batches, losses, runs[0].config["threshold"], folder / "points.csv", fingerprint)
+    surfaces = []
+    for laid, module, autocast in lay(runs, plane, seed):
         first, second = lattice(laid, span, points)
         places = [(float(a), float(b)) for b in second for a in first]
         table = grid.measure(module, laid, [(0.0, 0.0), *laid.marks.values(), *places], autocast)
         values = {name: table[name].reindex(places).to_numpy().reshape(points, points) for name in grid.measured}
         center = {name: float(table[name].iloc[0]) for name in grid.measured}
         surfaces.append(Surface(laid.title, laid.note, first, second, values, laid.marks, laid.paths, center))
-        with preserve_state(module):
-            module.model.load_state_dict(laid.center, strict=False)
-            for name, loss in tqdm(losses.items() if curvature else (), f"curvature {laid.title}", disable=None):
-                sharpest = sharpness(module, loss, batches, curvature, autocast=autocast)
-                eigenvalues.append([laid.title, name, sharpest])
-    caption = f"Means over {len(ids)} {split} images; {BATCHNORM[batchnorm]}."
-    curvatures = pd.DataFrame(eigenvalues, columns=["plane", "loss", "largest eigenvalue"])
-    return page(surfaces, caption, curvatures, snapshots)
+    return page(surfaces, f"Means over {len(ids)} {split} images; BatchNorm statistics move with the weights.")
 
 
 def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, images: int | None) -> list[Batch]:
@@ -97,18 +79,11 @@ def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, image
     return [found.__getitems__([(0, n) for n in numbers[k : k + size]]) for k in range(0, count, size)]
 
 
-def lay(runs: list[TrainedRun], plane: str, seed: int, snapshots: bool) -> list[tuple[Plane, SegModule, Autocast]]:
+def lay(runs: list[TrainedRun], plane: str, seed: int) -> list[tuple[Plane, SegModule, Autocast]]:
     """The planes that are asked for, each with a module that its weights fit and the precision to run it in."""
     names = titles(runs)
     modules = [run.module() for run in runs]
     run, module = runs[0], modules[0]
-    if snapshots:
-        fits = plane == "random" and len(runs) == 1
-        require(fits, "landscape", "plane=random of one run for snapshots", f"plane={plane} of {len(runs)}")
-        fixed = random_plane(names[0], module.model, seed)
-        states = {epoch: weights_of(run.module(file).model) for epoch, file in run.snapshots.items()}
-        planes = [replace(fixed, title=f"epoch {epoch}", center=state) for epoch, state in states.items()]
-        return [(laid, module, run.autocast) for laid in planes]
     if plane == "random":
         return [
             (random_plane(name, m.model, seed), m, r.autocast) for name, m, r in zip(names, modules, runs, strict=True)

@@ -12,11 +12,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from plotly.subplots import make_subplots
 from scipy.interpolate import interpn
 
 from seglab.plots import COLORS, styled
-from seglab.views.panels import legend_below, panels, surface_panels
-from seglab.views.view_page import Animation, ViewPage, interactive, note, number_table, static
+from seglab.views.panels import legend_below, panels
+from seglab.views.view_page import ViewPage, interactive, note, number_table, static
 
 SCORE = "IoU"
 """The one surface that is to be high; the others are losses."""
@@ -44,20 +45,12 @@ class Surface(NamedTuple):
     center: Mapping[str, float]
 
 
-def page(surfaces: Sequence[Surface], words: str, curvature: pd.DataFrame, animated: bool = False) -> ViewPage:
-    """The page of some planes: contours, surfaces, where each loss is lowest, and how sharply it curves.
-
-    `animated` shows the planes one after the other, on one scale for each loss, and turns only the last of them.
-    """
-    sections, figures, animations = [], {}, {}
-    if animated:
-        reach = {name: np.stack([one.values[name] for one in surfaces]) for name in surfaces[0].values}
-        animations["landscape"] = Animation({one.title: contours(one, reach) for one in surfaces})
-        caption = f"Drag the slider through the snapshots. Plane: {surfaces[0].note}. {words}"
-        sections.append(("Through training", animations["landscape"].html(caption)))
-    for place, surface in enumerate(surfaces[-1:] if animated else surfaces):
+def page(surfaces: Sequence[Surface], words: str) -> ViewPage:
+    """The page of some planes: contours, surfaces, and where each loss is lowest."""
+    sections, figures = [], {}
+    for place, surface in enumerate(surfaces):
         key = f"landscape_{re.sub(r'[^0-9A-Za-z]+', '-', surface.title)}"
-        figures[key] = contours(surface, surface.values)
+        figures[key] = contours(surface)
         caption = (
             f"Plane: {surface.note}. {words} A loss that spans more than a factor of 20 is logarithmic, and cut at "
             f"{CUT} times its lowest."
@@ -68,17 +61,12 @@ def page(surfaces: Sequence[Surface], words: str, curvature: pd.DataFrame, anima
             shown = static(figures[key], key, caption)
         sections.append((surface.title, shown))
     lowest = pd.concat([lowest_places(surface) for surface in surfaces], ignore_index=True)
-    words = "first and second are places on the plane's axes."
-    if len(curvature):
-        lowest = lowest.merge(curvature, how="left", on=["plane", "loss"])
-        words += (
-            " The largest eigenvalue is that of the loss's Hessian at the center, by the Lanczos method; losses of "
-            "other units curve in other units."
-        )
     named = lowest.assign(loss=lowest["plane"] + ": " + lowest["loss"]).drop(columns="plane")
-    sections.append(("Where each loss is lowest", number_table(named) + note(words)))
+    sections.append(
+        ("Where each loss is lowest", number_table(named) + note("first and second are places on the plane's axes."))
+    )
     rows = pd.concat([places_table(surface) for surface in surfaces], ignore_index=True)
-    return ViewPage("Landscapes", sections, figures, {"landscape": rows, "lowest": lowest}, animations)
+    return ViewPage("Landscapes", sections, figures, {"landscape": rows, "lowest": lowest})
 
 
 def lowest_places(surface: Surface) -> pd.DataFrame:
@@ -116,14 +104,11 @@ def levels_of(name: str, values: np.ndarray) -> np.ndarray:
 
 
 @styled
-def contours(surface: Surface, reach: Mapping[str, np.ndarray]) -> Figure:
-    """Draw each loss and the IoU as contours of one plane, with the lowest place, what is marked, and the paths.
-
-    `reach` holds for each of them all values that the scale is to cover.
-    """
+def contours(surface: Surface) -> Figure:
+    """Draw each loss and the IoU as contours of one plane, with the lowest place, what is marked, and the paths."""
     figure, axes = panels(len(surface.values), 3, 3.5, 3.3)
     for axis, (name, values) in zip(axes, surface.values.items(), strict=True):
-        levels, log = levels_of(name, reach[name]), is_steep(name, reach[name])
+        levels, log = levels_of(name, values), is_steep(name, values)
         options: dict[str, Any] = {"levels": levels, "norm": "log" if log else "linear"}
         options["extend"] = "max" if values.max() > levels[-1] else "neither"
         drawn = axis.contourf(surface.first, surface.second, values, cmap="viridis", **options)
@@ -163,7 +148,11 @@ def marked(surface: Surface) -> list[tuple[str, Sequence[tuple[float, float]], s
 
 def relief(surface: Surface) -> go.Figure:
     """The losses and the IoU as surfaces to turn, with marks and paths on them."""
-    figure, panes = surface_panels(list(surface.values), horizontal_spacing=0.01, vertical_spacing=0.06)
+    across, titles = min(3, len(surface.values)), list(surface.values)
+    down = -(-len(titles) // across)
+    kinds = [[{"type": "surface"}] * across] * down
+    figure = make_subplots(down, across, specs=kinds, subplot_titles=titles, horizontal_spacing=0.01)
+    panes = [{"row": 1 + k // across, "col": 1 + k % across} for k in range(len(titles))]
     for pane, (name, whole) in zip(panes, surface.values.items(), strict=True):
         values, log = whole.clip(max=levels_of(name, whole)[-1]), is_steep(name, whole)
         options = {"surfacecolor": np.log(values) if log else values, "showscale": False, "colorscale": "Viridis"}

@@ -19,12 +19,6 @@ from seglab.metrics.counts import counts, scores
 from seglab.views.run_inputs import Autocast, forward
 from seglab.views.weight_planes import Plane, Point
 
-BATCHNORM = {
-    "moved": "the running statistics of BatchNorm move over the plane with the weights (variances in their logarithm)",
-    "kept": "the running statistics of BatchNorm are those of the center",
-    "recomputed": "the statistics of BatchNorm were computed anew at each place from these images",
-}
-
 
 @contextmanager
 def preserve_state(model: nn.Module) -> Iterator[None]:
@@ -44,7 +38,6 @@ class LandscapeGrid:
     Places follow one another: all of a row at once, by torch.func.vmap, took twice as long on a CPU.
 
     Attributes:
-        batchnorm: see `BATCHNORM`.
         threshold: of the IoU.
         file: a CSV file; its first line is the fingerprint.
         fingerprint: of all that is measured; rows of the same one are kept and not measured again.
@@ -52,7 +45,6 @@ class LandscapeGrid:
 
     batches: Sequence[Batch]
     losses: Mapping[str, Loss]
-    batchnorm: str
     threshold: float
     file: Path
     fingerprint: str
@@ -91,12 +83,7 @@ class LandscapeGrid:
     @torch.no_grad()
     def at(self, module: SegModule, plane: Plane, a: float, b: float, autocast: Autocast) -> list[float]:
         """The means at one place, whose weights stay in the module."""
-        place = plane.at(a, b)
-        if self.batchnorm == "kept":
-            place |= {name: plane.center[name] for name, _ in module.model.named_buffers() if name in place}
-        module.model.load_state_dict(place, strict=False)
-        if self.batchnorm == "recomputed":
-            recompute(module, self.batches, autocast)
+        module.model.load_state_dict(plane.at(a, b), strict=False)
         total = torch.zeros(len(self.measured), dtype=torch.float64)
         for batch in self.batches:
             logits, target = forward(module, batch["image"], autocast), batch["target"]
@@ -106,18 +93,3 @@ class LandscapeGrid:
             values.append(scores(counts(logits, target, self.threshold))["iou"])
             total += torch.stack([value.double().sum() for value in values])
         return (total / sum(len(batch["id"]) for batch in self.batches)).tolist()
-
-
-def recompute(module: SegModule, batches: Sequence[Batch], autocast: Autocast = nullcontext) -> None:
-    """Compute the statistics of every BatchNorm anew, as the mean over the batches (Izmailov et al. 2018, SWA)."""
-    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over the batches
-        norm.train()
-    for batch in batches:
-        forward(module, batch["image"], autocast)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()

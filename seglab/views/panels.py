@@ -1,4 +1,4 @@
-"""How the figures of the views are laid out: panels of curves, rows of pictures, surfaces to turn."""
+"""How the figures of the views are laid out: panels of curves and rows of pictures."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from plotly.subplots import make_subplots
 
 from seglab.plots import FAINT
 
@@ -77,12 +75,3 @@ def color_bar(figure: Figure, axes: Iterable[Axes], norm: Normalize, colors: str
     bar.set_label(label, size=8)
     bar.ax.tick_params(labelsize=7)
     return bar
-
-
-def surface_panels(titles: Sequence[str], **spacing: float) -> tuple[go.Figure, list[dict[str, int]]]:
-    """A Plotly figure with a scene for each title, at most three in a row, and the `row` and `col` of each."""
-    across = min(3, len(titles))
-    down = -(-len(titles) // across)
-    kinds = [[{"type": "surface"}] * across] * down
-    figure = make_subplots(down, across, specs=kinds, subplot_titles=titles, **spacing)
-    return figure, [{"row": 1 + k // across, "col": 1 + k % across} for k in range(len(titles))]

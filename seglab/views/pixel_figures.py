@@ -7,24 +7,20 @@ from collections.abc import Sequence
 from textwrap import fill
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from seglab.contract import require
 from seglab.plots import paint_errors, styled
-from seglab.views.panels import color_bar, picture_grid, show, surface_panels
-from seglab.views.view_page import Animation, ViewPage, interactive
+from seglab.views.panels import color_bar, picture_grid, show
+from seglab.views.view_page import Animation, ViewPage
 
 ERRORS = "errors: true positive white, false positive orange, false negative blue"
 LOSS_COLORS = "inferno"
 DECADES = 4
-SIDE = 64
-"""A surface to turn in the page has no more points than this along each side."""
 
 
 class Inspection(NamedTuple):
@@ -64,7 +60,7 @@ def page(
     low, high = scale(values, log)
     norm = LogNorm(low, high, clip=True) if log else Normalize(low, high)
     one_scale = (
-        f"One {'logarithmic' if log else 'linear'} scale of colors and heights, from {low:.2g} to {high:.3g}, holds for"
+        f"One {'logarithmic' if log else 'linear'} scale of colors, from {low:.2g} to {high:.3g}, holds for"
         f" every loss, snapshot and image here; {100 * float((values > high).mean()):.2g} % of the pixels lie above it."
     )
     kinds = {"probability": "probability", "errors": ERRORS, "confidence": "confidence: the probability of the truth"}
@@ -77,9 +73,6 @@ def page(
         caption = f"Drag the slider through the snapshots. The last column shows {words}. {one_scale} In {ERRORS}."
         sections.append((f"{one.id} through training", animations[key].html(caption)))
         figures |= {f"{key}_{name}": figure for name, figure in grids(one, kinds, norm).items()}
-    turned = f"Turn each surface with the mouse. Height and color: {words}. {one_scale}"
-    surface = interactive(relief(histories[0], low, high, log), turned)
-    sections.insert(1, (f"{histories[0].id} as a surface", surface))
     return ViewPage(title, sections, figures, {"pixels": table(histories, snapshots)}, animations)
 
 
@@ -159,47 +152,6 @@ def draw(axis: Axes, history: ImageHistory, seen: Inspection, kind: str, norm: N
         show(axis, seen.confidence, below, cmap="viridis", vmin=0, vmax=1)
     else:
         show(axis, seen.loss_map, f"loss {seen.loss:.4g}", cmap=LOSS_COLORS, norm=norm)
-
-
-def relief(history: ImageHistory, low: float, high: float, log: bool) -> go.Figure:
-    """The pixel losses of an image as surfaces to turn, one per row, with a slider through the snapshots."""
-    figure, places = surface_panels(list(history.rows))
-    frames = []
-    for k, name in enumerate(history.snapshots):
-        heights = [raised(row[k].loss_map, low, log) for row in history.rows.values()]
-        data = [go.Surface(z=z, coloraxis="coloraxis") for z in heights]
-        frames.append(go.Frame(name=name, data=data, traces=list(range(len(data)))))
-    figure.frames = frames
-    for surface, at in zip(frames[-1].data, places, strict=True):
-        figure.add_trace(surface, **at)
-    top = max(float(surface.z.max()) for frame in frames for surface in frame.data)
-    bottom, ceiling = (float(np.log10(end)) if log else end for end in (low, high))
-    ticks = list(range(int(np.ceil(bottom)), int(top) + 1))
-    marks = {"tickvals": ticks, "ticktext": [f"1e{tick}" for tick in ticks]} if log else {}
-    hidden = {"showticklabels": False, "title": ""}
-    figure.update_scenes(
-        xaxis=hidden,
-        yaxis={**hidden, "autorange": "reversed"},
-        zaxis={"range": [bottom, max(top, ceiling)], "title": "", **marks},
-        aspectratio={"x": 1, "y": 1, "z": 0.6},
-        camera={"eye": {"x": 1.1, "y": 1.1, "z": 0.9}},
-    )
-    still = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
-    steps = [{"label": name, "method": "animate", "args": [[name], still]} for name in history.snapshots]
-    return figure.update_layout(
-        coloraxis={"cmin": bottom, "cmax": ceiling, "colorscale": LOSS_COLORS.capitalize(), "colorbar": marks},
-        height=180 + 360 * places[-1]["row"],
-        margin={"l": 40, "r": 0, "t": 30, "b": 120},
-        sliders=[{"active": len(steps) - 1, "steps": steps}],
-    )
-
-
-def raised(values: np.ndarray, low: float, log: bool) -> np.ndarray:
-    """A map as heights: averaged over squares to at most SIDE a side, and logarithmic from `low` on if asked for."""
-    step = -(-max(values.shape) // SIDE)
-    rows, columns = (n // step for n in values.shape)
-    heights = cv2.resize(values[: rows * step, : columns * step], (columns, rows), interpolation=cv2.INTER_AREA)
-    return np.log10(heights.clip(low)) if log else heights
 
 
 def table(histories: Sequence[ImageHistory], snapshots: pd.Series) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from seglab.losses.base import Loss
 from seglab.plots import paint_errors
 from seglab.views.simulated_predictions import object_sizes, soft_iou, stages
 from seglab.views.view_page import ViewPage
-from seglab.views.xray_figures import as_text, page
+from seglab.views.xray_figures import page
 from seglab.views.xray_warnings import learning_rates, warnings
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def view(
     tables["empty"] = on_empty(losses, target)
     tables["learning_rates"] = learning_rates(at_weights(losses, module, seen, batch), optimizer)
     warned = warnings(tables, optimizer)
-    log.info("%s", as_text(tables, warned))
+    log.info("%s", "\n".join(f"! {sentence}" for sentence in warned))
     qualities = {name: soft_iou(logits, target) for name, logits in predictions.items()}
     return page(tables, pictures, warned, qualities, edge, str(optimizer["_target_"]))
 

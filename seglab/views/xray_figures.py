@@ -69,22 +69,6 @@ def page(
     return ViewPage("Gradient X-ray", sections, figures, tables)
 
 
-def as_text(tables: Mapping[str, pd.DataFrame], warned: Sequence[str]) -> str:
-    """Everything as text: percent of the gradient by region, empty images, gradients of the weights, warnings."""
-    parts = []
-    norms = tables["norms"].set_index(["stage", "loss"])["fraction_for_90_percent"].map(percent)
-    for stage, part in tables["regions"].groupby("stage", sort=False):
-        pixels, gradient = by_region(part)
-        lines = pd.concat([pixels.to_frame("of the pixels").T, gradient]).map(percent)
-        lines["90 % on"] = ["", *norms[stage].reindex(gradient.index)]
-        parts.append(f"{stage}: % of |dL/dlogit|\n{lines.to_string()}")
-    parts.append("an empty image: loss without and with a false positive, and the gradient on it (bce 0.9)")
-    parts.append(tables["empty"].set_index("loss").map("{:.3g}".format).to_string())
-    parts.append("gradient of the weights, untrained, and learning rates to try")
-    parts.append(tables["learning_rates"].set_index("loss").map("{:.2g}".format).to_string())
-    return "\n\n".join(parts) + "\n\n" + "\n".join(f"! {sentence}" for sentence in warned)
-
-
 def percent(fraction: float) -> str:
     """A fraction in percent, short enough for a cell."""
     if not np.isfinite(fraction):

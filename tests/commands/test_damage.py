@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from seglab.contract import ContractError
 from seglab.engine.config import ConfigError
@@ -119,7 +124,7 @@ def test_a_finished_run_with_damaged_results_is_never_trusted(
         train(compose("train", *SMALL, *LONGER, folder=folder), folder)
 
 
-def test_an_intact_archive_is_told_from_a_damaged_one(undisturbed: Path, tmp_path: Path) -> None:
+def test_an_intact_archive_is_distinguished_from_a_damaged_one(undisturbed: Path, tmp_path: Path) -> None:
     for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "histograms.npz"):
         assert archive_is_intact(undisturbed / name)
         for damage in (half, garbage, empty, gone):
@@ -162,3 +167,59 @@ def test_a_full_disk_at_the_end_of_a_run_leaves_it_unfinished(
     pd.testing.assert_frame_equal(
         table(folder / "per_image.csv"), table(undisturbed / "per_image.csv"), check_exact=True
     )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A file system of its own whose size can be set, apart from the folder for temporary files."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+
+    def sized(size: str) -> Path:
+        subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+        return disk
+
+    yield sized
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["40k", "100k", "300k"])
+def test_a_full_disk_is_one_sentence_and_the_same_command_resumes(
+    small_disk: Callable[[str], Path], size: str, undisturbed: Path
+) -> None:
+    folder = small_disk(size) / "run"
+    with pytest.raises(OSError, match="No space left on device") as fault:
+        train_small(folder, *LONGER)
+    assert str(fault.value.filename).startswith(str(folder))
+    assert Run(folder).known().get("status") != "finished"
+    small_disk("20m")
+    train_small(folder, *LONGER)
+    for csv in ("per_image.csv", "metrics.csv"):
+        pd.testing.assert_frame_equal(table(folder / csv), table(undisturbed / csv), check_exact=True)
+    assert not list(folder.rglob(".*partial*"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_in_other_commands(
+    small_disk: Callable[[str], Path], undisturbed: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "image.png")
+    disk = small_disk("4k")
+    study = shutil.copytree(undisturbed, tmp_path / "study/run").parent
+    commands = {
+        "predict": (f"run={undisturbed}", f"input={tmp_path / 'image.png'}", f"output={disk / 'predictions'}"),
+        "report": (str(study), f"output={disk / 'report'}"),
+        "export": (f"run={undisturbed}", "format=torchscript", f"output={disk / 'model.pt'}"),
+        "prepare": (*(word for word in SMALL if word.startswith("dataset.")), f"hydra.run.dir={disk / 'prepared'}"),
+    }
+    for command, words in commands.items():
+        done = subprocess.run(
+            [sys.executable, "-m", f"seglab.{command}", *words], cwd=tmp_path, capture_output=True, text=True
+        )
+        last = done.stderr.strip().splitlines()[-1]
+        assert done.returncode == 1, command
+        assert "Traceback" not in done.stderr
+        assert "No space left on device" in last

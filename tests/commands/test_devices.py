@@ -50,7 +50,7 @@ def test_two_processes_give_the_rows_and_metrics_of_one(tmp_path: Path) -> None:
     epochs = [pd.read_csv(folder / "metrics.csv").filter(like="gradient") for folder in (one, two)]
     assert epochs[0].shape == (3, 3)
     pd.testing.assert_frame_equal(epochs[0], epochs[1], rtol=1e-3, atol=1e-4)
-    assert rows[0]["iou"].nunique() > 1, "a model that has learnt nothing would prove nothing"
+    assert rows[0]["iou"].nunique() > 1, "a model that has learned nothing would prove nothing"
 
 
 @pytest.mark.slow

@@ -30,11 +30,10 @@ from tests.engine.untrained import write_run
 Configure = Callable[..., DictConfig]
 
 
-@pytest.fixture(scope="module", params=["32-true", "bf16-mixed"])
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One finished run; its loss needs a map beside the target."""
-    folder = tmp_path_factory.mktemp("study") / "run"
-    return train_small(folder, "loss=weight_map", f"trainer.precision={request.param}")
+    return train_small(tmp_path_factory.mktemp("study") / "run", "loss=weight_map")
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Six grey images of 16 bits and odd sizes with a bright disc each, and their masks."""
+    """Six gray images of 16 bits and odd sizes with a bright disc each, and their masks."""
     for k in range(6):
         height, width = 70 + 9 * k, 101 - 5 * k
         mask = cv2.circle(np.zeros((height, width), np.uint8), (40, 35), 8 + k, 255, cv2.FILLED)
@@ -68,7 +67,12 @@ def other(pairs: Path, *more: str) -> list[str]:
     return ["dataset=folder", f"dataset.root={pairs}", "dataset.cache_dir=null", *more]
 
 
-def test_the_runs_own_test_images_give_its_own_tables_to_the_last_bit(configure: Configure, run: Path) -> None:
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_runs_own_test_images_give_its_own_tables_to_the_last_bit(
+    configure: Configure, run: Path, tmp_path: Path, precision: str
+) -> None:
+    if precision == "bf16-mixed":
+        run = train_small(tmp_path / "run", "loss=weight_map", f"trainer.precision={precision}")
     (out,) = call(configure, run, "pictures=true")
     assert (out / "per_image.csv").read_bytes() == (run / "per_image.csv").read_bytes()
     then, now = (np.load(folder / "histograms.npz") for folder in (run, out))
@@ -172,8 +176,8 @@ def test_what_the_user_names_stays(configure: Configure) -> None:
 def test_whole_images_of_a_run_on_patches_have_outlines_and_objects(
     configure: Configure, pairs: Path, tmp_path: Path
 ) -> None:
-    knobs = ["dataset.fit=patch", "dataset.size=64", "dataset.cache_dir=null", "loss=boundary"]
-    run = write_run(tmp_path / "patches", "dataset=folder", f"dataset.root={pairs}", *knobs)
+    options = ["dataset.fit=patch", "dataset.size=64", "dataset.cache_dir=null", "loss=boundary"]
+    run = write_run(tmp_path / "patches", "dataset=folder", f"dataset.root={pairs}", *options)
     (out,) = call(configure, run, *other(pairs))
     rows, facts = pd.read_csv(out / "per_image.csv", dtype={"id": str}), facts_of(out)
     assert facts["scale"] == "native"
@@ -211,20 +215,20 @@ def test_images_that_the_run_trained_on_are_pointed_out(
     assert facts_of(out)["seen_in_training"] == 12
 
 
-def test_of_many_runs_those_that_do_not_fit_are_told_and_the_rest_goes_on(
+def test_of_many_runs_those_that_do_not_fit_are_named_and_the_rest_continues(
     configure: Configure, run: Path, pairs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    write_run(run.parent / "grey", "dataset.channels=1", "model.in_channels=1", "dataset.size=48")
+    write_run(run.parent / "gray", "dataset.channels=1", "model.in_channels=1", "dataset.size=48")
     outs = call(configure, run.parent, *other(pairs))
-    assert [out.parents[1].name for out in outs] == ["grey", "run"]
+    assert [out.parents[1].name for out in outs] == ["gray", "run"]
     assert "object_recall" in caplog.text
-    facts = json.loads((run.parent / "grey" / "run.json").read_text())
+    facts = json.loads((run.parent / "gray" / "run.json").read_text())
     facts["config"]["dataset"]["channels"] = 3
-    (run.parent / "grey" / "run.json").write_text(json.dumps(facts))
+    (run.parent / "gray" / "run.json").write_text(json.dumps(facts))
     with pytest.raises(ContractError, match="1 of 2 that do not"):
         call(configure, run.parent, *other(pairs), "rerun=true")
-    assert "grey: model: expected images (b,1,h,w)" in caplog.text
+    assert "gray: model: expected images (b,1,h,w)" in caplog.text
 
 
 def test_a_part_without_images_is_one_sentence(configure: Configure, run: Path) -> None:

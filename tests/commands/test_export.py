@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from seglab.api import Run
 from seglab.contract import ContractError
 from seglab.engine.trained_run import open_run
 from seglab.export import export
@@ -118,3 +119,18 @@ def test_images_are_those_that_the_model_is_to_see(tmp_path: Path) -> None:
     seen = exporting.real_images(run.dataset(), 3)
     batch = run.data().samples("test").__getitems__([(0, k) for k in range(3)])
     np.testing.assert_array_equal(seen, batch["image"].numpy())
+
+
+def test_a_hub_folder_opens_like_the_run_and_tells_nothing_of_the_machine(
+    configure: Configure, trained_study: Path, tmp_path: Path
+) -> None:
+    run, hub = trained_study / "dice", tmp_path / "my-model"
+    export(configure("export", f"run={run}", "format=hub", f"output={hub}"), tmp_path)
+    assert sorted(file.name for file in hub.iterdir()) == ["README.md", "model.safetensors", "run.json"]
+    assert str(trained_study) not in (hub / "run.json").read_text()
+    image = np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)
+    [there], [here] = Run(hub).predict([image]), Run(run).predict([image])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(there, here)
+    card = (hub / "README.md").read_text()
+    assert f"| iou | {open_run(run).outcome['metrics']['test/iou']:.4g} |" in card
+    assert "This run was not compared with others." in card

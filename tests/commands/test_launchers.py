@@ -19,9 +19,7 @@ from omegaconf import DictConfig
 from seglab.engine import cli, config
 from seglab.engine.run import Run
 from seglab.engine.sweep import JOURNAL, crash_suspects, exclusive_slot
-from tests.conftest import SMALL
-
-BRIEF = (*SMALL, "examples=1")
+from tests.conftest import SMALL, train_small
 
 BOMB = """
 import os, signal, time
@@ -36,7 +34,7 @@ class Bomb(BCE):
     def __call__(self, logits, target, **maps):
         if self.how == "kill":
             while not list(Path("outputs/default").glob("bomb_how-no_*/checkpoints/last.ckpt")):
-                time.sleep(0.1)  # until the neighbour is in the middle of its work
+                time.sleep(0.1)  # until the neighbor is in the middle of its work
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.3)
         return super().__call__(logits, target, **maps)
@@ -44,7 +42,7 @@ class Bomb(BCE):
 
 
 def sweep(place: Path, *words: str, **environment: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "seglab.train", "-m", *words, *BRIEF]
+    command = [sys.executable, "-m", "seglab.train", "-m", *words, *SMALL]
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
         command, cwd=place, env=inherited | environment, capture_output=True, text=True, timeout=600, check=False
@@ -123,24 +121,20 @@ def test_jobs_that_died_together_take_turns_until_each_has_ended(
 
 @pytest.mark.slow
 def test_runs_at_once_have_the_rows_of_runs_one_after_the_other(tmp_path: Path) -> None:
-    places = [tmp_path / name for name in ("one", "many")]
-    for place, n_jobs in zip(places, (1, 2), strict=True):
-        place.mkdir()
-        code, said = sweep(place, "loss=bce,dice", f"hydra.launcher.n_jobs={n_jobs}")
-        assert code == 0, said
-        assert "2 runs: 2 finished" in said
-        assert "run 2 of 2" in said
+    code, said = sweep(tmp_path, "loss=bce,dice", "hydra.launcher.n_jobs=2")
+    assert code == 0, said
+    assert "2 runs: 2 finished" in said
+    assert "run 2 of 2" in said
     assert ("epoch 2/2" in said, "about" in said) == (False, True), "the lines of several runs are mixed"
-    for run in places[1].glob("outputs/default/*/train.log"):
-        assert "epoch 2/2" in run.read_text()
-    assert [run["host"]["threads"] for run in [*runs(places[0]).values(), *runs(places[1]).values()]] == [1] * 4
-    true, mine = (sorted(place.glob("outputs/default/*/per_image.csv")) for place in places)
-    assert [path.parent.name for path in mine] == [path.parent.name for path in true]
-    assert [path.read_text() for path in mine] == [path.read_text() for path in true]
+    assert [run["host"]["threads"] for run in runs(tmp_path).values()] == [1, 1]
+    for loss in ("bce", "dice"):
+        (mine,), alone = tmp_path.glob(f"outputs/default/{loss}_*"), train_small(tmp_path / loss, f"loss={loss}")
+        assert "epoch 2/2" in (mine / "train.log").read_text()
+        assert (mine / "per_image.csv").read_text() == (alone / "per_image.csv").read_text()
 
 
 @pytest.mark.slow
-def test_a_run_that_dies_leaves_its_neighbours_alone(tmp_path: Path) -> None:
+def test_a_run_that_dies_leaves_its_neighbors_alone(tmp_path: Path) -> None:
     (tmp_path / "bombs.py").write_text(BOMB)
     (tmp_path / "myconf/loss").mkdir(parents=True)
     (tmp_path / "myconf/loss/bomb.yaml").write_text("_target_: bombs.Bomb\nhow: kill\n")
@@ -158,10 +152,10 @@ def test_a_run_that_dies_leaves_its_neighbours_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "whole_group", "code"), [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)])
-def test_a_sweep_that_is_told_to_stop_leaves_no_process_behind_and_counts_what_has_not_begun(
+def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_has_not_begun(
     tmp_path: Path, number: int, whole_group: bool, code: int
 ) -> None:
-    words = ("hydra.launcher.n_jobs=2", "loss=bce,dice,iou", *BRIEF, "trainer.max_epochs=5000")
+    words = ("hydra.launcher.n_jobs=2", "loss=bce,dice,iou", *SMALL, "trainer.max_epochs=5000")
     with (tmp_path / "said.txt").open("w") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", "seglab.train", "-m", *words],

@@ -100,10 +100,10 @@ def test_every_kind_of_file_becomes_a_mask_a_probability_an_overlay_and_rows(
 
 def test_16_bits_and_a_dicom_give_what_8_bits_give(configure: Configure, runs: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    grey = photo(3)[..., 0]
-    cv2.imwrite(str(tmp_path / "in/eight.png"), grey)
-    cv2.imwrite(str(tmp_path / "in/sixteen.png"), grey.astype(np.uint16) * 257)
-    write_dicom(tmp_path / "in/twelve.dcm", grey)
+    gray = photo(3)[..., 0]
+    cv2.imwrite(str(tmp_path / "in/eight.png"), gray)
+    cv2.imwrite(str(tmp_path / "in/sixteen.png"), gray.astype(np.uint16) * 257)
+    write_dicom(tmp_path / "in/twelve.dcm", gray)
     out = call(configure, tmp_path / "out", runs / "s1", tmp_path / "in", "format=probability")
     eight, sixteen, twelve = (
         cv2.imread(str(out / f"probabilities/{name}.png"), cv2.IMREAD_UNCHANGED).astype(int)
@@ -131,7 +131,7 @@ def test_the_submission_read_back_gives_the_masks(
     assert read_table(out / "submission.csv")[1].sum() == (table["EncodedPixels"] != "").sum()
 
 
-def test_a_bad_file_is_told_and_the_rest_goes_on(
+def test_a_bad_file_is_named_and_the_rest_is_predicted(
     configure: Configure, runs: Path, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (photos / "broken.png").write_bytes(b"not a picture")

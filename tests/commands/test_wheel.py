@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,13 @@ class Mine(Loss):
 """
 
 
+WITHOUT_EXTRAS = """
+import sys
+for name in ("jinja2", "markupsafe", "latex2mathml", "plotly", "onnxruntime", "onnxscript", "monai", "kornia"):
+    sys.modules[name] = None  # as if it were not installed
+"""
+
+
 @pytest.mark.slow
 def test_a_wheel_installed_elsewhere_trains_from_another_folder_also_with_a_loss_of_the_users(tmp_path: Path) -> None:
     uv, site, place = Path(sys.executable).with_name("uv"), tmp_path / "site", tmp_path / "elsewhere"
@@ -41,7 +50,14 @@ def test_a_wheel_installed_elsewhere_trains_from_another_folder_also_with_a_loss
     where = [sys.executable, "-c", "import seglab.engine.config as c; print(c.CONF)"]
     conf = subprocess.run(where, cwd=place, env=environment, capture_output=True, text=True, check=True).stdout.strip()
     assert conf == str(site / "seglab/conf")
-    train, small = [sys.executable, "-m", "seglab.train"], ["trainer=debug", "dataset.size=32", "model.base=4"]
+    (site / "sitecustomize.py").write_text(WITHOUT_EXTRAS)
+    train, small = (
+        [sys.executable, site / "bin/seglab", "train"],
+        ["trainer=debug", "dataset.size=32", "model.base=4", "pictures=false"],
+    )
+    version = subprocess.run([*train[:2], "--version"], cwd=place, env=environment, capture_output=True, text=True)
+    assert version.stdout == f"seglab {tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}\n"
+    assert (site / "seglab/py.typed").exists()
     (place / "mine.py").write_text(LOSS)
     (place / "myconf/loss").mkdir(parents=True)
     (place / "myconf/loss/mine.yaml").write_text("_target_: mine.Mine\nweight: 2.0\n")
@@ -51,3 +67,10 @@ def test_a_wheel_installed_elsewhere_trains_from_another_folder_also_with_a_loss
     assert len(list(place.glob("outputs/default/*/per_image.csv"))) == 2
     facts = json.loads(next(place.glob("outputs/default/mine_weight-3*/run.json")).read_text())
     assert facts["card"]["paper"] == "My thesis"
+    report = [sys.executable, site / "bin/seglab", "report", "outputs/default"]
+    said = subprocess.run(report, cwd=place, env=environment, capture_output=True, text=True)
+    assert said.returncode == 1
+    assert re.fullmatch(r'report: expected the package \w+, got none; pip install "seglab\[report\]"\n', said.stderr)
+    (site / "sitecustomize.py").unlink()
+    said = subprocess.run(report, cwd=place, env=environment, capture_output=True, text=True)
+    assert (said.returncode, (place / "outputs/default/report.html").exists()) == (0, True), said.stderr

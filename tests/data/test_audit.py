@@ -99,7 +99,7 @@ def test_painted_scenes_do_not_look_the_same(scene):
 
 
 @pytest.mark.parametrize(("kind", "root"), [(Fundus, "fundus/drishti-gs"), (AirbusShips, "ship")])
-def test_the_real_sets_have_no_false_alarm(kind, root, shared_data):
+def test_the_real_sets_have_no_false_warning(kind, root, shared_data):
     found = audit(kind(root=str(shared_data / root), size=64))
     assert found.leaks == []
     assert found.facts["unreadable"] == 0

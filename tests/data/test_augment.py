@@ -38,7 +38,7 @@ def apply(augment: Augment, image: Tensor, target: Tensor, pairs: list, valid: T
 
 
 def test_the_hash_is_the_published_one() -> None:
-    """Values of the 32-bit finalizer of MurmurHash3, worked out with Python's integers."""
+    """Values of the 32-bit finalizer of MurmurHash3, computed with Python's integers."""
 
     def published(h: int) -> int:
         h = ((h ^ (h >> 16)) * 0x85EBCA6B) % 2**32

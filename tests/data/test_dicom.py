@@ -88,7 +88,7 @@ def test_any_data_set_reads_a_dicom_without_a_label(tmp_path, ramp, write_dicom)
     assert plain.region(path) is None
 
 
-def test_the_mask_is_told_from_the_crop_by_content(tmp_path, write_dicom):
+def test_the_mask_is_distinguished_from_the_crop_by_content(tmp_path, write_dicom):
     mask = np.zeros((98, 61), np.uint8)
     mask[40:60, 20:40] = 255
     crop = np.random.default_rng(0).integers(0, 65535, (98, 61)).astype(np.uint16)

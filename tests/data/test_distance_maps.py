@@ -68,3 +68,4 @@ def test_a_smaller_object_weighs_more_and_the_background_1():
     assert weights[0, 0] == pytest.approx(100 / 3)
     assert weights[5, 5] == pytest.approx(100 / 12)
     assert weights[9, 9] == 1
+    assert (inverse_size(1 - mask) == 1).all()  # a background smaller than the mean, too

@@ -62,6 +62,37 @@ def test_workers_change_nothing(method):
     assert torch.equal(images, images2)
 
 
+@pytest.mark.parametrize("scene", [{}, {"soft": True}])
+def test_data_in_memory_and_on_a_device_give_the_batches_of_the_disk(scene):
+    made = []
+    for options in ({"store": "disk"}, {"store": "memory", "workers": 2}, {"store": "device"}, {"store": "auto"}):
+        module = DataModule(Synthetic(**SMALL, **scene), Strong(), batch_size=4, needs=("distance",), **options)
+        assert (module.held_on("train") is not None) == (options["store"] in ("memory", "device"))
+        loader = module.train_dataloader()
+        loader.batch_sampler.sampler.set_epoch(2)
+        made.append(list(loader))
+    for batches in made[1:]:
+        for batch, true in zip(batches, made[0], strict=True):
+            assert batch["id"] == true["id"]
+            assert batch["image"].is_contiguous(memory_format=torch.channels_last)
+            for key in ("image", "target", "index", "distance"):
+                assert torch.equal(batch[key], true[key]), key
+
+
+def test_two_runs_of_a_process_share_the_images_that_it_holds_and_another_data_set_replaces_them():
+    from seglab.data import loading
+
+    first, again = (DataModule(Synthetic(**SMALL), store="memory").train_dataloader().dataset for _ in range(2))
+    assert first.held[0].data_ptr() == again.held[0].data_ptr()
+    DataModule(Synthetic(**SMALL, image_seed=9), store="memory").val_dataloader()
+    assert [split for _, split, _ in loading._held] == ["val"]
+
+
+def test_patches_are_not_held_in_memory():
+    with pytest.raises(ContractError, match=r"store: expected disk with dataset\.fit=patch"):
+        DataModule(Synthetic(**SMALL, fit="patch"), store="memory")
+
+
 def test_pickled_samples_give_the_same_batches():
     samples = DataModule(Synthetic(**SMALL), Strong()).samples("train")
     again = pickle.loads(pickle.dumps(samples))
@@ -122,5 +153,5 @@ def test_facts_are_counted_from_the_masks():
 
 
 def test_an_unknown_need_is_one_sentence():
-    with pytest.raises(ContractError, match=r"needs among distance, gap, .*got"):
+    with pytest.raises(ContractError, match="needs among distance, gap, components, cells, inverse_size, got"):
         DataModule(Synthetic(**SMALL), needs=("color",))

@@ -4,7 +4,7 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.data.dataset import Item
-from seglab.data.split import split_by_group, split_from_file
+from seglab.data.split import split_by_fold, split_by_group, split_from_file
 
 
 def items(count, groups=None, split=""):
@@ -137,3 +137,23 @@ def test_a_stratified_draw_gives_each_split_of_both_kinds():
         ids = splits.ids()
         assert all(some & set(ids[split]) and set(ids[split]) - some for split in ids)
         assert sorted(name for names in ids.values() for name in names) == [item.id for item in known]
+
+
+def test_every_image_is_tested_in_one_fold_whatever_split_it_was_in_and_no_group_is_divided():
+    some = [*items(60, groups=24), *[Item(f"t{k}", f"t{k // 2}", split="test") for k in range(10)]]
+    with_foreground = {item.id for item in some if int(item.group[1:]) % 3 == 0}
+    splits = [split_by_fold(some, 5, fold, 0.2, 0, with_foreground) for fold in range(5)]
+    assert sorted(item.id for each in splits for item in each.test) == sorted(item.id for item in some)
+    for each in splits:
+        assert not groups(each.test) & groups([*each.train, *each.val])
+        assert sorted(item.id for item in each.all()) == sorted(item.id for item in some)
+        assert 11 <= len(each.test) <= 17
+        assert 3 <= len([item for item in each.test if item.id in with_foreground]) <= 8
+        assert each.val
+
+
+def test_another_seed_makes_other_folds_and_too_many_folds_are_refused():
+    first, second = (split_by_fold(items(40), 4, 0, 0.2, seed).ids() for seed in (0, 1))
+    assert first["test"] != second["test"]
+    with pytest.raises(ContractError, match=r"at most as many folds as groups \(3\), got 5"):
+        split_by_fold(items(9, groups=3), 5, 0, 0.2, 0)

@@ -112,10 +112,10 @@ def weights(folder: Path, name: str = "best") -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_another_with_larger_images_and_another_loss(
+def test_a_run_starts_from_another_with_larger_images_and_another_loss(
     configure: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It starts with the other's weights and, interrupted, goes on from its own."""
+    """It starts with the other's weights and, interrupted, resumes from its own."""
     from seglab.engine.module import SegModule
 
     first, second = tmp_path / "first", tmp_path / "second"
@@ -133,8 +133,8 @@ def test_a_run_goes_on_from_another_with_larger_images_and_another_loss(
     with pytest.raises(RuntimeError, match="killed"):
         train(configure("train", *words, folder=second), second)
     monkeypatch.undo()
-    learnt = {name: value for name, value in weights(first).items() if "running" not in name and "batches" not in name}
-    assert all(torch.equal(weights(second, "last")[name], value) for name, value in learnt.items())
+    learned = {name: value for name, value in weights(first).items() if "running" not in name and "batches" not in name}
+    assert all(torch.equal(weights(second, "last")[name], value) for name, value in learned.items())
     began = facts_of(second)["initial"]
     assert began["loaded"] == began["weights"] == len(weights(first))
     (first / "checkpoints/best.ckpt").rename(first / "checkpoints/kept.ckpt")
@@ -154,7 +154,7 @@ def test_where_a_run_starts_is_part_of_the_experiment(configure: Callable[..., D
     assert len(marks) == 4
 
 
-def test_twins_of_a_start_see_the_same_images_in_the_same_order(
+def test_paired_runs_of_a_start_see_the_same_images_in_the_same_order(
     configure: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     from seglab.engine.run import Run

@@ -1,4 +1,4 @@
-"""Several processes at once, each for one number, and what is told when they end."""
+"""Several processes at once, each for one number, and what is reported when they end."""
 
 from __future__ import annotations
 

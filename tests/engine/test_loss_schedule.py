@@ -1,4 +1,4 @@
-"""The value of a scheduled parameter is worked out here by hand; a wrong schedule is one sentence."""
+"""The value of a scheduled parameter is computed here by hand; a wrong schedule is one sentence."""
 
 from __future__ import annotations
 

@@ -59,13 +59,23 @@ def batch() -> dict[str, Any]:
 def test_normalising_is_the_textbook_formula() -> None:
     image = batch()["image"]
     mean, std = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(1, 3, 1, 1)
-    normalised = Normalize([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])(image)
-    torch.testing.assert_close(normalised, (image / 255 - mean) / std, rtol=1e-5, atol=1e-5)
+    normalized = Normalize([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])(image)
+    torch.testing.assert_close(normalized, (image / 255 - mean) / std, rtol=1e-5, atol=1e-5)
 
 
 def test_a_loss_that_is_no_number_stops_and_names_its_images() -> None:
     with pytest.raises(ContractError, match=r"loss: expected a finite number, got nan; in epoch 0 for two \("):
         module(Poisoned()).training_step(batch(), 0)
+
+
+def test_losses_that_are_looked_at_later_name_the_images_of_the_first_bad_step() -> None:
+    """On a GPU the losses of many steps are read together; after the first bad step all are bad."""
+    later, nan = module(), float("nan")
+    later._unchecked = [(torch.tensor([1.0, 2.0]), ["a", "b"]), (torch.tensor([1.0, nan]), ["c", "d"])]
+    later._unchecked += [(torch.tensor([nan, nan]), ["e", "f"])]
+    with pytest.raises(ContractError, match=r"got nan; in epoch 0 for d \("):
+        later.raise_if_not_finite()
+    later.raise_if_not_finite()
 
 
 def test_the_loss_is_float32_under_autocast() -> None:

@@ -55,7 +55,7 @@ def test_snapshots_make_no_other_experiment_and_no_other_weights(configure: Conf
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_with_the_same_moments(
+def test_an_interrupted_run_ends_with_the_same_snapshots(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = Snapshots.save

@@ -36,7 +36,7 @@ def opened(folder: Path, **more) -> Predictor:
 
 
 def photo(height: int, width: int, dtype: type = np.uint8) -> np.ndarray:
-    """Smooth blobs in colour, so that neighbouring pixels are alike as in photographs."""
+    """Smooth blobs in color, so that neighboring pixels are alike as in photographs."""
     noise = np.random.default_rng(0).random((height // 4 + 1, width // 4 + 1, 3)).astype(np.float32)
     return (cv2.resize(noise, (width, height)) * np.iinfo(dtype).max).astype(dtype)
 
@@ -119,8 +119,8 @@ def test_several_runs_agree_by_their_mean_each_looking_in_its_own_way(runs: Path
 
 
 def test_a_film_is_cut_to_the_breast_where_training_was(runs: Path, tmp_path: Path) -> None:
-    grey = ("dataset=ddsm", "dataset.root=gone", "model.in_channels=1")
-    one, whole = (opened(write_run(tmp_path / f"{crop}", *grey, f"dataset.crop={crop}")) for crop in ("true", "false"))
+    gray = ("dataset=ddsm", "dataset.root=gone", "model.in_channels=1")
+    one, whole = (opened(write_run(tmp_path / f"{crop}", *gray, f"dataset.crop={crop}")) for crop in ("true", "false"))
     film = np.zeros((200, 150), np.uint8)
     film[40:160, 20:100] = photo(120, 80)[..., 0] // 2 + 100
     cv2.imwrite(str(tmp_path / "film.png"), film)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -105,16 +106,29 @@ def of(holds: Callable[[Case], bool]) -> Callable:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every loss for every task it has, for each test of a `case`, or those that the test is `of`."""
+    """Every loss for each test of a `case`, with the tasks it has, or those that the test is `of`."""
     if "case" in metafunc.fixturenames:
         holds = getattr(metafunc.function, "of", lambda case: True)
-        names = [name for name in CASES if holds(Case(*name, built(*name)))]
-        metafunc.parametrize("case", names, indirect=True, ids=["-".join(name) for name in names])
+        cases: dict[str, list[Case]] = {}
+        for name, task in CASES:
+            if holds(case := Case(name, task, built(name, task))):
+                cases.setdefault(name, []).append(case)
+        metafunc.parametrize("case", cases.values(), ids=cases.keys())
 
 
-@pytest.fixture
-def case(request: pytest.FixtureRequest) -> Case:
-    return Case(*request.param, built(*request.param))
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Call a test of a `case` for one task after the other: a test for each of them would take longer to start."""
+    if "case" not in pyfuncitem.funcargs:
+        return None
+    for case in pyfuncitem.funcargs["case"]:
+        given = {"case": case, **dict(zip(("logits", "target"), scene(case.task), strict=True))}
+        given = {word: given.get(word, x) for word, x in pyfuncitem.funcargs.items()}
+        try:
+            pyfuncitem.obj(**{word: given[word] for word in inspect.signature(pyfuncitem.obj).parameters})
+        except BaseException as error:
+            error.add_note(f"of {case.name} for a {case.task} task")
+            raise
+    return True
 
 
 @pytest.fixture
@@ -137,15 +151,11 @@ def scene(task: str = "binary") -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture
-def logits(request: pytest.FixtureRequest) -> Tensor:
-    """Of the task of the case, or of a binary one."""
-    return scene(task_of(request))[0]
+def logits() -> Tensor:
+    """Of a binary task, in a test without a case."""
+    return scene()[0]
 
 
 @pytest.fixture
-def target(request: pytest.FixtureRequest) -> Tensor:
-    return scene(task_of(request))[1]
-
-
-def task_of(request: pytest.FixtureRequest) -> str:
-    return request.getfixturevalue("case").task if "case" in request.fixturenames else "binary"
+def target() -> Tensor:
+    return scene()[1]

@@ -79,7 +79,7 @@ def test_errors_of_one_kind_share_a_tversky_loss_in_proportion(wrong: int) -> No
     )
 
 
-def test_misses_and_false_alarms_share_dice_as_the_path_integral_says() -> None:
+def test_false_negatives_and_false_positives_share_dice_as_the_path_integral_says() -> None:
     z, t = scene()
     fp, fn, total = (x.sum().item() for x in (z.sigmoid() * (1 - t), (1 - z.sigmoid()) * t, t))
     # Dice is E / W with E = fp + fn and W = 2 total + fp - fn; its derivative by fn is 1 / W + E / W^2

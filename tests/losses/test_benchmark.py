@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from seglab.benchmarks.losses import measure
+from tests.losses.conftest import ALL
 
 SMALL: dict[str, Any] = {"foreground": 0.2, "repeats": 1, "compile": False, "device": "cpu"}
 
@@ -14,7 +15,10 @@ SMALL: dict[str, Any] = {"foreground": 0.2, "repeats": 1, "compile": False, "dev
 def test_every_loss_gets_a_row_and_agreeing_libraries_agree(make: Any) -> None:
     pytest.importorskip("monai")
     pytest.importorskip("kornia")
-    names = ["bce", "focal", "dice", "boundary", "weight_map", "lovasz_hinge", "external"]
+    mapped = [
+        name for name in ALL if name != "lovasz_softmax" and make(name).needs and name not in {"boundary", "weight_map"}
+    ]
+    names = ["bce", "focal", "dice", "boundary", "weight_map", "lovasz_hinge", "external", *mapped]
     rows = measure({name: make(name) for name in names}, shape=[2, 1, 32, 32], step=True, **SMALL)
     assert [row.loss for row in rows[2:]] == names
     for row in rows:

@@ -157,6 +157,16 @@ def test_of_one_object_or_none_a_loss_per_component_is_the_plain_one(partition: 
     torch.testing.assert_close(more(logits, target), case(logits, target) + 2 * plain)
 
 
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+def test_components_leave_out_what_is_not_valid(task: str) -> None:
+    logits, target = scene(task)
+    case = Case("per_component", task, build("per_component", task, partition="components"))
+    maps, valid = case.maps(target, logits), torch.ones(3, 1, 12, 12, dtype=torch.bool)
+    valid[..., 8:] = False
+    cut = case.loss(logits[..., :8], target[..., :8], components=maps["components"][..., :8])
+    torch.testing.assert_close(case.loss(logits, target, valid, **maps), cut)
+
+
 def test_a_foreign_function_must_give_a_tensor(logits: Tensor, target: Tensor) -> None:
     with pytest.raises(ContractError, match="External: expected a tensor from its function, got float"):
         External(function=lambda z, t: 1.0)(logits, target)  # type: ignore[arg-type, return-value]

@@ -15,7 +15,8 @@ from tests.losses.conftest import TASKS, of, scene
 if TYPE_CHECKING:
     from conftest import Case
 
-FAST = [("bce_dice", "multiclass")]
+FUSED = [("bce_dice", "multiclass"), ("unified_focal", "binary"), ("lovasz_hinge", "binary"), ("cldice", "binary")]
+"""Of each kind of arithmetic one: pixels and sums, powers, sorts, neighborhoods."""
 SORTS = {"lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax", "hausdorff", "external", "batchwise", "per_component"}
 """Or is foreign code, pools the batch, or looks at how many objects there are."""
 
@@ -36,26 +37,18 @@ def some_valid() -> Tensor:
     return torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(0)) < 0.9
 
 
-@pytest.mark.parametrize(("name", "task"), FAST)
-def test_a_compiler_traces_a_loss_as_a_whole(make: Any, name: str, task: str) -> None:
-    from tests.losses.conftest import Case
-
-    traced(Case(name, task, make(name, task)), *scene(task), some_valid(), backend="aot_eager")
-
-
-@of(lambda case: case.name not in {"external", "per_component"})
+@of(lambda case: case.name not in {"external", "per_component"} and case.task != "multilabel")  # traced as binary
 @pytest.mark.slow
 def test_every_graph_is_whole_and_gives_the_same(case: Case, logits: Tensor, target: Tensor) -> None:
-    traced(case, logits, target, None, backend="aot_eager")
-    traced(case, logits, target, some_valid(), backend="aot_eager")
+    traced(case, logits, target, some_valid() if case.task == "binary" else None, backend="aot_eager")
 
 
-@of(
-    lambda case: case.name not in {"external", "per_component"} and case.task != "multilabel"
-)  # whose kernel is that of a binary task
+@pytest.mark.parametrize(("name", "task"), FUSED)
 @pytest.mark.slow
-def test_the_fused_kernel_gives_the_same(case: Case, logits: Tensor, target: Tensor) -> None:
-    traced(case, logits, target, None)
+def test_the_fused_kernel_gives_the_same(make: Any, name: str, task: str) -> None:
+    from tests.losses.conftest import Case
+
+    traced(Case(name, task, make(name, task)), *scene(task), some_valid() if task == "multiclass" else None)
 
 
 @of(lambda case: case.name not in SORTS and case.task != "multilabel")

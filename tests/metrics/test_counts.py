@@ -1,4 +1,4 @@
-"""Counts and scores agree with torchmetrics, with numbers worked out by hand, and with themselves in any order."""
+"""Counts and scores agree with torchmetrics, with numbers computed by hand, and with themselves in any order."""
 
 import math
 
@@ -35,7 +35,7 @@ def case(predicted: str, truth: str) -> dict[str, float]:
     return {name: value.item() for name, value in scores(counts(logits, target)).items()}
 
 
-def test_eight_pixels_give_the_scores_worked_out_by_hand():
+def test_eight_pixels_give_the_scores_computed_by_hand():
     result = case("11100000", "10011000")  # tp 1, fp 2, fn 2, tn 3
     assert result == pytest.approx(
         {

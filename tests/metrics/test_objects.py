@@ -68,7 +68,7 @@ def test_empty_truth_scores_1_for_nothing_and_0_for_anything():
     assert f2(match(nothing, one)) == 0
 
 
-def test_a_miss_weighs_four_times_a_false_alarm():
+def test_a_false_negative_weighs_four_times_a_false_positive():
     assert f2(Matches(2, 1, np.ones(10))) == pytest.approx(5 / 9)
     assert f2(Matches(1, 2, np.ones(10))) == pytest.approx(5 / 6)
 
@@ -82,7 +82,7 @@ def test_diagonal_neighbours_are_one_object_and_small_ones_go():
     assert set(np.unique(kept)) == {0, 1, 2}
 
 
-def test_objects_that_touch_can_be_told_apart_by_their_numbers():
+def test_objects_that_touch_can_be_distinguished_by_their_numbers():
     two = np.zeros((10, 10), np.int32)
     two[:5], two[5:] = 1, 2
     np.testing.assert_allclose(overlaps(two, two), np.eye(2))

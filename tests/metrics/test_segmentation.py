@@ -21,8 +21,8 @@ def images(number: int = 7, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(target.shape, generator=generator) + 2 * target - 1, target
 
 
-def measured(*batches: tuple[torch.Tensor, ...], **knobs: object) -> dict[str, float]:
-    metric = SegmentationMetrics(**knobs)
+def measured(*batches: tuple[torch.Tensor, ...], **options: object) -> dict[str, float]:
+    metric = SegmentationMetrics(**options)
     for batch in batches:
         metric.update(*batch)
     return {name: value.item() for name, value in metric.compute().items()}
@@ -57,7 +57,7 @@ def test_images_are_judged_by_whether_they_hold_any_foreground():
     target = torch.zeros(5, 1, 4, 4)
     target[:3, :, 0, 0] = 1
     logits = torch.full((5, 1, 4, 4), -1.0)
-    logits[[0, 1, 4], :, 3, 3] = 1.0  # two found (though elsewhere), one missed, one false alarm, one rightly empty
+    logits[[0, 1, 4], :, 3, 3] = 1.0  # two found (elsewhere), one false negative, one false positive, one empty
     result = measured((logits, target))
     assert result["image_accuracy"] == pytest.approx(3 / 5)
     assert result["image_recall"] == pytest.approx(2 / 3)
@@ -128,7 +128,7 @@ def test_calibration_can_be_left_out():
     assert names == {"ece"}
 
 
-def test_states_made_in_inference_mode_go_on_outside_it():
+def test_states_made_in_inference_mode_continue_outside_it():
     metric = SegmentationMetrics()
     with torch.inference_mode():
         metric.reset()
@@ -146,10 +146,10 @@ def test_logits_that_are_no_numbers_count_as_background_and_break_nothing():
     assert histogram(decide(logits, target))[2, :, 1:].sum() == 0
 
 
-@pytest.mark.parametrize("knobs", [{"threshold": 0.0}, {"empty": "zero"}, {"calibration_bins": 0}])
-def test_impossible_knobs_are_refused(knobs):
+@pytest.mark.parametrize("options", [{"threshold": 0.0}, {"empty": "zero"}, {"calibration_bins": 0}])
+def test_impossible_options_are_refused(options):
     with pytest.raises(ContractError, match="metrics: "):
-        SegmentationMetrics(**knobs)
+        SegmentationMetrics(**options)
 
 
 def share(rank: int) -> list[tuple[torch.Tensor, ...]]:

@@ -13,7 +13,7 @@ LIGHT = {"unet": {"base": 4, "depth": 3}, "fcn": {"base": 4}, "smp": {"encoder_n
 
 
 def build(name: str, channels: int = 3) -> nn.Module:
-    """Make the model of a yaml, thinner where it has a knob for that, from one seed."""
+    """Make the model of a yaml, thinner where it has an option for that, from one seed."""
     torch.manual_seed(5)
     cfg = OmegaConf.load(CONF / f"{name}.yaml")
     return instantiate(cfg, in_channels=channels, **LIGHT.get(name, {}))

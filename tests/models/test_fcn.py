@@ -9,7 +9,7 @@ from seglab.models.fcn import FCN
 
 
 def shapes(net: FCN, size: int) -> list[tuple[int, ...]]:
-    """Run one grey image and write down what leaves each named stage, as (channels, h, w)."""
+    """Run one gray image and write down what leaves each named stage, as (channels, h, w)."""
     seen: list[tuple[int, ...]] = []
     for stage in (net.dilated, *net.up, net.full, net.last):
         stage.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[1:])))

@@ -25,6 +25,11 @@ def test_a_transformer_of_timm_gives_one_logit_per_pixel():
     assert net(torch.randn(1, 3, 64, 64)).shape == (1, 1, 64, 64)
 
 
+def test_an_encoder_of_patch_14_is_refused_in_one_sentence():
+    with pytest.raises(ContractError, match=r"encoder_name: expected a stride of 8, 16 or 32, got .* with 14; take"):
+        Smp(3, arch="dpt", encoder_name="tu-vit_small_patch14_dinov2", options={"dynamic_img_size": True})
+
+
 def test_options_reach_the_library():
     plain, scse = (Smp(1, encoder_name="resnet18", options=o) for o in (None, {"decoder_attention_type": "scse"}))
     assert sum(p.numel() for p in scse.parameters()) > sum(p.numel() for p in plain.parameters())
@@ -58,19 +63,19 @@ def test_a_local_file_fills_the_encoder_whatever_holds_it(form, tmp_path):
     assert torch.equal(ours, theirs)
 
 
-def test_weights_for_colour_serve_grey_images_as_if_each_channel_held_them(tmp_path):
+def test_weights_for_color_serve_gray_images_as_if_each_channel_held_them(tmp_path):
     source = Smp(3, encoder_name="resnet18")
-    file = str(tmp_path / "colour.pth")
+    file = str(tmp_path / "color.pth")
     torch.save(source.net.encoder.state_dict(), file)
-    grey = Smp(1, encoder_name="resnet18", encoder_weights=file)
+    gray = Smp(1, encoder_name="resnet18", encoder_weights=file)
     image = torch.randn(1, 1, 32, 32)
-    ours, theirs = grey.net.encoder.eval()(image)[-1], source.net.encoder.eval()(image.expand(1, 3, 32, 32))[-1]
+    ours, theirs = gray.net.encoder.eval()(image)[-1], source.net.encoder.eval()(image.expand(1, 3, 32, 32))[-1]
     torch.testing.assert_close(ours, theirs)
 
 
-def test_weights_for_grey_serve_grey_images(tmp_path):
+def test_weights_for_gray_serve_gray_images(tmp_path):
     source = Smp(1, encoder_name="resnet18")
-    file = str(tmp_path / "grey.pth")
+    file = str(tmp_path / "gray.pth")
     torch.save(source.state_dict(), file)
     filled = Smp(1, encoder_name="resnet18", encoder_weights=file)
     assert torch.equal(filled.net.encoder.conv1.weight, source.net.encoder.conv1.weight)
@@ -100,7 +105,7 @@ def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "sentence"),
+    ("options", "sentence"),
     [
         ({"arch": "unett"}, "arch: expected one of unet, .*, got unett"),
         ({"encoder_name": "resnet35"}, "encoder_name: expected one of resnet.*resnet34.*, got resnet35"),
@@ -109,9 +114,9 @@ def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path):
         ({"options": {"decoder_attention": 1}}, "options: expected one of decoder_attention_type"),
     ],
 )
-def test_names_that_the_library_lacks_are_one_sentence(knobs, sentence):
+def test_names_that_the_library_lacks_are_one_sentence(options, sentence):
     with pytest.raises(ContractError, match=sentence):
-        Smp(3, **knobs)
+        Smp(3, **options)
 
 
 def test_sizes_and_channels_that_do_not_fit_are_one_sentence():

@@ -80,11 +80,11 @@ def test_channels_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("knob", "value"), [("norm", "layer"), ("padding", "reflect"), ("upsample", "cubic"), ("depth", 0), ("prior", 1.0)]
+    ("name", "value"), [("norm", "layer"), ("padding", "reflect"), ("upsample", "cubic"), ("depth", 0), ("prior", 1.0)]
 )
-def test_unknown_choices_are_one_sentence(knob, value):
-    with pytest.raises(ContractError, match=f"model.*{knob}.*expected|model: .*{value}"):
-        UNet(1, **{knob: value})
+def test_unknown_choices_are_one_sentence(name, value):
+    with pytest.raises(ContractError, match=f"model.*{name}.*expected|model: .*{value}"):
+        UNet(1, **{name: value})
 
 
 def test_the_untrained_net_starts_at_the_prior():

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from seglab.reporting.load_runs import collect
-from seglab.reporting.metrics_table import BLOCKS, at_tuned, read_histograms, size_strata, title, worse_if_higher
+from seglab.reporting.metrics_table import BLOCKS, read_histograms, size_strata, title, under, worse_if_higher
 from seglab.reporting.study import Question, Study
 
 SCORES = ["iou", "dice", "precision", "recall"]
@@ -24,7 +24,7 @@ def by_hand(folder, threshold):
 
 
 def test_the_tuned_threshold_gives_what_counting_by_hand_gives(study):
-    rows = at_tuned(study.sweep.images, read_histograms(study.sweep.used))
+    rows = under("tuned", study.sweep.images, read_histograms(study.sweep))
     for run, folder in study.sweep.used["folder"].items():
         expected = pytest.approx(by_hand(folder, 0.375))
         assert study.metrics.loc[run, [f"tuned/{key}" for key in SCORES]].to_numpy(float) == expected
@@ -80,6 +80,7 @@ def test_a_run_without_histograms_loses_only_what_needs_them(own):
 def test_less_is_better_only_for_distances_errors_and_losses():
     better_if_lower = {key for block in BLOCKS.values() for key in block if worse_if_higher(key)}
     rough = {"epochs/train roughness", "epochs/val roughness", "epochs/seconds"}
-    assert better_if_lower == {"hd95", "asd", "ece", "ece_scaled"} | rough
+    calibration = {f"{rule}{key}" for rule in ("", "scaled/", "calibrated/") for key in ("nll", "brier", "ece")}
+    assert better_if_lower == {"hd95", "asd"} | calibration | rough
     assert title("iou_pooled") == title("tuned/iou") == "IoU"
     assert title("foreground_confidence") == "foreground confidence"

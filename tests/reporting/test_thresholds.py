@@ -9,14 +9,12 @@ from seglab.contract import ContractError
 from seglab.metrics.calibration import histogram
 from seglab.metrics.counts import counts, decide, scores
 from seglab.reporting.thresholds import (
-    at_temperature,
     average_precision,
     best_threshold,
     calibration,
     calibration_error,
     mean,
     scores_at,
-    temperature,
     thresholds,
 )
 
@@ -102,17 +100,3 @@ def test_a_mean_over_images_leaves_out_what_is_undefined():
 def test_an_unknown_policy_is_refused():
     with pytest.raises(ContractError, match="correct or skip, got zero"):
         scores_at(np.zeros((1, 2, 4)), empty="zero")
-
-
-def test_a_temperature_undoes_logits_that_are_too_large():
-    generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(1, 1, 300, 300, generator=generator)
-    target = torch.rand(logits.shape, generator=generator) < logits.sigmoid()
-    sure, right = (histogram(scale * logits, target).numpy()[0] for scale in (3, 1))
-    assert temperature(sure) == pytest.approx(3, rel=0.05)
-    assert temperature(right) == pytest.approx(1, rel=0.05)
-    scaled = at_temperature(sure, 3.0)
-    assert scaled.sum() == sure.sum()
-    assert calibration_error(sure) > 0.1
-    assert calibration_error(scaled) < 0.02
-    np.testing.assert_array_equal(at_temperature(right, 1.0), right)

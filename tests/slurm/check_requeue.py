@@ -35,7 +35,7 @@ PREEMPTED = {"0": "scontrol requeue", "1": "scancel --signal=USR2"}
 
 @contextmanager
 def sweep(place: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A sweep at work, which is told to stop when the test is over."""
+    """A sweep at work, which is asked to stop when the test is over."""
     command = [sys.executable, "-m", "seglab.train", "-m", *SMALL, *words]
     with (place / "said.txt").open("w") as said:  # a pipe that nobody reads would fill up
         process = subprocess.Popen(

@@ -9,7 +9,6 @@ Renamed columns are listed in RENAMED; anything else that differs is printed, an
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -22,8 +21,10 @@ import numpy as np
 import pandas as pd
 
 RENAMED = {
-    "white_": "foreground_",
-    "black_": "background_",
+    "foreground_confidence": "foreground_confidence",
+    "background_confidence": "background_confidence",
+    "foreground_sum": "foreground_sum",
+    "background_sum": "background_sum",
 }
 """Columns of CSV tables, before and after; the part of a name after a slash or before `_pooled` counts too."""
 
@@ -91,11 +92,11 @@ def make(checkout: Path, data: Path, out: Path, only: Sequence[str] = ()) -> Non
         for word, pattern in {
             "'sweep_s1'": "outputs/sweep/dice_*_s1-*",
             "'patches'": "outputs/fundus/dice_*",
-            "'scene'": "outputs/scenes/bce_dice_*",
+            "'scene'": "outputs/scenes/*",
             "'fundus_run'": "outputs/fundus/bce_dice_*",
         }.items():
             if word in command:
-                found = sorted(out.glob(pattern), key=overrides_of)
+                found = sorted(out.glob(pattern), key=lambda folder: folder.name.rsplit("-", 1)[0])
                 command = command.replace(word, str(found[0].relative_to(out)))
         with (out / f"{name}.log").open("w") as log:
             words = [sys.executable, "-m", *shlex.split(command)]
@@ -107,18 +108,9 @@ def make(checkout: Path, data: Path, out: Path, only: Sequence[str] = ()) -> Non
         print(f"{name}: exit {process.wait()}", flush=True)
 
 
-def overrides_of(folder: Path) -> str:
-    """The overrides of a run, sorted, without the folders of this machine: what two versions have in common."""
-    file = folder / ".hydra" / "overrides.yaml"  # of version 1
-    words = file.read_text().split() if file.exists() else json.loads((folder / "run.json").read_text())["overrides"]
-    return " ".join(sorted(word for word in words if "/" not in word and word != "-"))
-
-
 def key_of(file: Path, out: Path) -> str:
-    """The name of a file with the overrides of its run in place of the identity."""
-    parts = [part.rsplit("-", 1)[0] for part in file.relative_to(out).parts[:-1]]
-    run = next((folder for folder in file.parents if (folder / "run.json").exists()), file.parent)
-    return f"{'/'.join(parts)}/{file.name} {overrides_of(run)}"
+    """The name of a file without the identities that two versions give to a run."""
+    return "/".join(part.rsplit("-", 1)[0] for part in file.relative_to(out).parent.parts) + "/" + file.name
 
 
 def renamed(column: str) -> str:
@@ -162,7 +154,7 @@ def compare(before: Path, after: Path) -> int:
     arrays = [{key_of(f, out): f for f in sorted(out.rglob("histograms.npz"))} for out in (before, after)]
     for key in sorted(arrays[0].keys() & arrays[1].keys()):
         with np.load(arrays[0][key]) as old, np.load(arrays[1][key]) as new:
-            if any(not np.array_equal(old[name], new[name]) for name in ("val", "test") if name in old):
+            if any(not np.array_equal(old[name], new[name]) for name in ("val", "test")):
                 print(f"{key}: differs")
                 wrong += 1
     print(f"{len(tables[0])} tables and {len(arrays[0])} histograms before, {wrong} differ or are missing")

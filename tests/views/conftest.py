@@ -7,44 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from seglab.engine.config import CONF
-from seglab.engine.trained_run import TrainedRun, open_runs
-from seglab.train import train
-
-SMALL = ("dataset.size=32", "dataset.train=8", "dataset.val=4", "dataset.test=5", "model.base=4", "model.depth=2")
-SHORT = (*SMALL, "trainer.max_epochs=2", "trainer.accelerator=cpu", "batch_size=4", "callbacks=snapshots")
+from seglab.engine.trained_run import TrainedRun, open_run
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], TrainedRun]:
-    """Train a small run with a loss, in a precision."""
-
-    def made(loss: str, precision: str) -> TrainedRun:
-        folder = tmp_path_factory.mktemp("run") / loss
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            words = (f"folder={folder}", f"loss={loss}", f"trainer.precision={precision}")
-            cfg = compose("train", [*SHORT, *words])
-        train(cfg, folder)
-        (run,) = open_runs([str(folder)])
-        return run
-
-    return made
-
-
-@pytest.fixture(scope="session")
-def runs(trained: Callable[[str, str], TrainedRun]) -> list[TrainedRun]:
+def runs(study_of: Callable[[str], Path]) -> list[TrainedRun]:
     """A run of bce and one of dice that share everything but the loss."""
-    return [trained(loss, "32-true") for loss in ("bce", "dice")]
+    return [open_run(study_of("32-true") / loss) for loss in ("bce", "dice")]
 
 
-@pytest.fixture(scope="session", params=["32-true", "bf16-mixed"])
-def run(
-    request: pytest.FixtureRequest, runs: list[TrainedRun], trained: Callable[[str, str], TrainedRun]
-) -> TrainedRun:
+@pytest.fixture(scope="session")
+def run(trained_study: Path) -> TrainedRun:
     """A run of dice, in both precisions whatever the machine: what it measured can be measured again."""
-    return runs[1] if request.param == "32-true" else trained("dice", request.param)
+    return open_run(trained_study / "dice")
 
 
 @pytest.fixture

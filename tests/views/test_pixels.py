@@ -17,7 +17,7 @@ from seglab.engine.config import build_choices
 from seglab.engine.trained_run import TrainedRun
 from seglab.views.landscape import evenly_spread
 from seglab.views.panels import narrow
-from seglab.views.pixel_figures import LOSS_COLORS, raised, scale, table
+from seglab.views.pixel_figures import LOSS_COLORS, scale, table
 from seglab.views.pixels import histories, inspect, view
 from seglab.views.run_inputs import logits_at, titles
 
@@ -82,15 +82,6 @@ def test_the_scale_holds_all_but_the_highest_pixels_of_all_maps() -> None:
     assert scale(values, log=False) == (-0.5, 2.0)
     assert scale(values, log=True) == pytest.approx((2e-4, 2.0))
     assert scale(np.append(np.ones(9999), 50.0), log=False) == (0.0, 1.0)
-    assert raised(np.full((10, 10), -0.5), 2e-4, log=True).max() == pytest.approx(np.log10(2e-4))
-
-
-def test_a_thinned_surface_keeps_the_mean() -> None:
-    values = np.random.default_rng(0).random((128, 128))
-    heights = raised(values, 0.0, log=False)
-    assert heights.shape == (64, 64)
-    assert heights.mean() == pytest.approx(values.mean())
-    assert heights[0, 0] == pytest.approx(values[:2, :2].mean())
 
 
 def test_labels_tell_runs_apart_and_have_a_line_for_each_of_their_parts(runs: list[TrainedRun]) -> None:

@@ -163,7 +163,7 @@ def test_several_masks_of_one_image_are_united(tmp_path):
     assert len(items[3].files) == 3
 
 
-def test_masks_that_are_not_told_from_images_are_refused(tmp_path):
+def test_masks_that_cannot_be_distinguished_from_images_are_refused(tmp_path):
     write_scenes(tmp_path, named=("data/{}", "other/{}"))
     with pytest.raises(
         ContractError, match=r"names that tell masks from images, got all of .*set dataset.mask_suffix to"

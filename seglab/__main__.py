@@ -1,0 +1,31 @@
+"""`seglab COMMAND ...`: the same as `python -m seglab.COMMAND ...`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import seglab
+from seglab.engine.config import CONF
+
+
+def main() -> None:
+    """Run the command that the first word names; its options follow."""
+    names = sorted(file.stem for file in CONF.glob("*.yaml"))
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name == "--version":
+        print(f"seglab {seglab.__version__}")
+    elif name in ("--help", "-h"):
+        print("seglab COMMAND OPTION=VALUE ...; seglab COMMAND --help lists the options\n")
+        for each in names:
+            said = (importlib.import_module(f"seglab.{each}").__doc__ or "").splitlines()[0]
+            print(f"  {each:<10} {said.partition(': ')[2]}")
+    elif name not in names:
+        raise SystemExit(f"seglab: expected one of {', '.join(names)}, got {name}")
+    else:
+        sys.argv[:2] = [f"seglab {name}"]
+        importlib.import_module(f"seglab.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

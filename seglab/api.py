@@ -1,0 +1,289 @@
+"""seglab from a script or a notebook: run, sweep, load, compare; the same commands and folders as on the command line.
+
+Every training is a process of its own, so that it neither changes the state of a notebook (random numbers, logging)
+nor depends on it, and what is interrupted here may be resumed there.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seglab.contract import ContractError, require
+from seglab.files import read_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from seglab.data.pairs import Source
+    from seglab.inference.predictor import Predictor
+    from seglab.reporting import study as reporting
+    from seglab.reporting.load_runs import Sweep
+
+
+def run(*overrides: str, trust: Sequence[str] = ()) -> Run:
+    """Train one model with one loss, as `python -m seglab.train` with these words; returns the run.
+
+    A finished run is not trained again, an interrupted one resumes. trust: modules of yours that a loss or a model
+    comes from, for `Run.predict`. Raises a ContractError with the sentence of the command where it fails.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        journal = Path(place, "journal")
+        _train(overrides, SEGLAB_SWEEP=str(journal))
+        return Run(Path(journal.read_text(encoding="utf-8").splitlines()[-1]), trust)
+
+
+def sweep(*overrides: str, study: str, trust: Sequence[str] = ()) -> Study:
+    """Train all combinations, `sweep("loss=bce,dice", "seed=1,2,3", study="first")`; returns the study `outputs/first`.
+
+    The same call again resumes what was interrupted. Raises a ContractError where a run fails; `load` reads the others.
+    """
+    _train(["-m", f"study={study}", *overrides])
+    return load(Path("outputs", study), trust=trust)
+
+
+def load(*folders: str | Path, trust: Sequence[str] = ()) -> Study:
+    """Open the runs below some folders, at any depth, as one study."""
+    require(bool(folders), "load", "the folder of a study", "none")
+    found = Study(tuple(Path(folder) for folder in folders), trust)
+    _ = found.runs  # what is wrong is said here
+    return found
+
+
+def compare(
+    images: Sequence[Source],
+    masks: Sequence[Source],
+    *overrides: str,
+    losses: Sequence[str] = ("bce", "dice", "focal"),
+    seeds: int = 3,
+    groups: Sequence[Hashable] | None = None,
+    study: str = "compare",
+) -> Study:
+    """Compare losses on images and masks; `compare(...).verdict()` says which of them may be the best.
+
+    Args:
+        images: (h, w) or (h, w, 3) in RGB order, uint8 or uint16, or paths.
+        masks: (h, w), foreground above 0, or paths.
+        overrides: anything else of the command, such as "dataset.size=128", "trainer.max_epochs=50".
+        losses: names of losses, as in `python -m seglab.train loss=`.
+        seeds: how many runs of each loss, with the seeds 1, 2, ...
+        groups: the patient or scene of each image: those of one group are never divided between training and test.
+        study: the folder `outputs/<study>`.
+    """
+    from seglab.data.pairs import GROUP, write_pairs
+
+    require(len(losses) > 0 and seeds > 0, "compare", "a loss and a seed or more", f"{len(losses)} and {seeds}")
+    root = write_pairs(images, masks, groups, Path("outputs", ".pairs"))
+    words = ["dataset=folder", f"dataset.root={root}", f"dataset.group_pattern='{GROUP}'", f"loss={','.join(losses)}"]
+    return sweep(*words, f"seed={','.join(map(str, range(1, seeds + 1)))}", *overrides, study=study)
+
+
+def _train(overrides: Sequence[str], **environment: str) -> None:
+    """Run the command in a process of its own and print its lines; a ContractError says how it failed."""
+    command = [sys.executable, "-u", "-m", "seglab.train", *overrides]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
+    )
+    assert process.stdout
+    last: deque[str] = deque(maxlen=30)
+    try:
+        with process.stdout as lines:
+            for line in lines:
+                last.append(line.rstrip())
+                print(line, end="", flush=True)
+    except KeyboardInterrupt:  # which the terminal, and a notebook, send to the command too: it saves and ends
+        process.wait()
+        raise
+    if process.wait():
+        said = [line for line in last if line]
+        summary = next((k for k, line in enumerate(said) if line.startswith("sweep: ")), len(said) - 1)
+        raise ContractError("\n".join(said[summary:]) or f"seglab.train ended with code {process.returncode}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: its folder and what lies in it."""
+
+    folder: Path
+    trust: Sequence[str] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What run.json holds: configuration, data, status, versions, times, metrics."""
+        facts = read_json(self.folder / "run.json")
+        require(bool(facts), "run", f"a run.json in {self.folder}", "none")
+        return facts
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final metrics of validation and test images, such as `test/iou`."""
+        return self.facts.get("metrics", {})
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each test image."""
+        import pandas as pd
+
+        return pd.read_csv(self.folder / "per_image.csv", dtype={"id": str, "group": str})
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """A row for each epoch."""
+        import pandas as pd
+
+        return pd.read_csv(self.folder / "metrics.csv")
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint that the run was measured with."""
+        return self.folder / "checkpoints" / "best.ckpt"
+
+    def predict(self, images: Sequence[Source]) -> list[np.ndarray]:
+        """Predict the probability of foreground in images of any size, arrays or paths: each (h, w) float32."""
+        from seglab.inference.predictor import FULL
+
+        several = not isinstance(images, str | Path) and getattr(images, "ndim", 4) == 4
+        require(several, "predict", "a list of images", type(images).__name__, "write predict([image])[0]")
+        levels = [
+            self._predictor.of_file(str(image)) if isinstance(image, str | Path) else self._predictor.of_image(image)
+            for image in images
+        ]
+        return [level.astype("float32") / FULL for level in levels]
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        from seglab.engine.trained_run import open_run
+        from seglab.inference.predictor import predictor
+
+        return predictor(open_run(self.folder, self.trust), None, 0.5, "none", 4, "auto")
+
+    def _repr_html_(self) -> str:
+        from seglab.reporting.notebook import notebook_page, picture_url
+
+        names = ("iou", "dice", "precision", "recall", "hd95")
+        metrics = [f"{name} {self.metrics[f'test/{name}']:.3f}" for name in names if f"test/{name}" in self.metrics]
+        pictures = [self.folder / name for name in ("examples.png", "curves.png")]
+        lines = [f"{self.facts.get('status')} in {self.folder}", "test: " + ", ".join(metrics)]
+        return notebook_page(self.folder.name, lines, pictures=map(picture_url, filter(Path.is_file, pictures)))
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs below some folders, in any state."""
+
+    folders: tuple[Path, ...]
+    trust: Sequence[str] = field(default=(), repr=False)
+
+    @cached_property
+    def _sweep(self) -> Sweep:
+        from seglab.reporting.load_runs import collect
+
+        return collect(self.folders)
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """A row for each run: folder, status, label of the loss, seed, metrics, and what run.json holds besides."""
+        return self._sweep.runs
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """A row for each test image of each finished run, with the run's row, label and seed."""
+        return self._sweep.images
+
+    def run(self, loss: str, seed: int = 1) -> Run:
+        """The finished run of a loss, by its label in `runs`, with a seed."""
+        used = self._sweep.used
+        found = used[(used["label"] == loss) & (used["seed"] == seed)]
+        known = ", ".join(f"{row.label} with seed {row.seed}" for row in used.itertuples())
+        require(len(found) == 1, "study", f"one of {known or 'no finished runs'}", f"{loss} with seed {seed}")
+        return Run(found["folder"].iloc[0], self.trust)
+
+    def verdict(self, data: str | None = None, **question: Any) -> Verdict:
+        """What the runs show: which losses may be the best, better, equivalent, or cannot be told apart.
+
+        question: as in `python -m seglab.report`: question="pairs", against="bce", metric="dice", images="foreground",
+        delta=0.01, confidence=0.95. A look at new runs spends a part of the error and is remembered in the study's
+        folder. data: which data set, where the runs are of several.
+        """
+        from seglab.reporting.write_report import answer
+
+        _, studies = answer(self.folders, _question(question))
+        found = [study for study in studies if data in (None, study.title)]
+        titles = ", ".join(study.title for study in studies) or "finished runs"
+        require(len(found) == 1, "verdict", f"one data set of {titles}", data or len(found), "give data=NAME")
+        return Verdict(found[0])
+
+    def report(self, output: str | Path | None = None, **question: Any) -> Path:
+        """Write report.html, tables and figures as `python -m seglab.report` does; returns report.html."""
+        from seglab.reporting.write_report import answer, write_all
+
+        asked = _question(question)
+        return write_all(self.folders, asked, *answer(self.folders, asked), Path(output or self.folders[0]))
+
+    def _repr_html_(self) -> str:
+        from seglab.reporting.notebook import notebook_page
+
+        used = self._sweep.used
+        names = [name for name in ("test/iou", "test/dice", "test/precision", "test/recall") if name in used]
+        states = ", ".join(f"{count} {state}" for state, count in self.runs["status"].value_counts().items())
+        tables = (
+            [used.groupby(["benchmark", "label"])[names].mean().to_html(float_format="{:.3f}".format)] if names else []
+        )
+        lines = [f"{len(self.runs)} runs: {states}; .verdict() compares the losses, .report() writes the page"]
+        return notebook_page(", ".join(map(str, self.folders)), lines, tables)
+
+
+def _question(values: dict[str, Any]) -> reporting.Question:
+    from seglab.reporting.study import Question
+
+    known = Question.__dataclass_fields__
+    unknown = sorted(set(values) - set(known))
+    require(not unknown, "verdict", f"options of {', '.join(known)}", ", ".join(unknown))
+    return Question(**values)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to a question put to a study; `print(verdict)` says it in sentences."""
+
+    study: reporting.Study = field(repr=False)
+
+    @property
+    def headline(self) -> str:
+        """The answer in one sentence."""
+        return self.study.headline
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each comparison: first, second, verdict, difference (first minus second), low, high."""
+        import pandas as pd
+
+        rows = [(v.pair.first, v.pair.second, v.name, v.gap, v.low, v.high) for v in self.study.verdicts]
+        return pd.DataFrame(rows, columns=["first", "second", "verdict", "difference", "low", "high"])
+
+    def _lines(self) -> list[str]:
+        study = self.study
+        tuned = f"At the threshold tuned on validation: {study.tuned.headline}" if study.tuned else ""
+        return list(filter(None, [*(found.words for found in study.named), tuned, study.look_words, study.blind]))
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.study.title}: {self.headline}", *self._lines()])
+
+    def _repr_html_(self) -> str:
+        from seglab.reporting.notebook import notebook_page, picture_url
+
+        figures = self.study.figures()
+        shown = [figures[name] for name in ("forest", "seeds") if name in figures]
+        return notebook_page(self.headline, self._lines(), pictures=map(picture_url, shown))

@@ -1,0 +1,69 @@
+"""A small sweep beside a plain Lightning script that is run once per run, in processor time of all their processes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from seglab.benchmarks import plain_script
+from seglab.benchmarks.table import Row
+from seglab.data.datasets.synthetic import Synthetic
+from seglab.data.module import DataModule
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+
+
+def measure(
+    losses: list[str], seeds: int, images: int, size: int, base: int, batch_size: int, epochs: int
+) -> list[Row]:
+    """Time the same data, model, losses, seeds and epochs both ways, on one thread, in both precisions.
+
+    The plain script saves and logs, but tests nothing, draws nothing and keeps no rows per image.
+    """
+    precisions = ["32-true", "bf16-mixed"]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        count = {"train": images, "val": images // 3, "test": images // 3}
+        write_arrays(DataModule(Synthetic(size=size, train=images, val=images // 3, test=images // 3)), place)
+        runs = [(loss, seed) for loss in losses for seed in range(1, seeds + 1)]
+        for precision in precisions:
+            numbers = [str(number) for number in (size, base, batch_size, epochs)]
+            script = [sys.executable, plain_script.__file__, folder]
+            plain = sum(seconds([*script, loss, str(seed), *numbers, precision], place) for loss, seed in runs)
+            words = [f"loss={','.join(losses)}", f"seed={','.join(map(str, range(1, seeds + 1)))}", "threads=1"]
+            words += [f"dataset.{split}={number}" for split, number in count.items()]
+            words += [f"dataset.size={size}", f"model.base={base}", f"batch_size={batch_size}", "augment=light"]
+            words += [f"trainer.max_epochs={epochs}", f"trainer.precision={precision}", f"study={precision}"]
+            ours = seconds([sys.executable, "-m", "seglab.train", "-m", *words], place)
+            beside = f"plain Lightning script, {len(runs)} runs of {epochs} epochs, {precision}"
+            rows += [Row(beside, 1000 * plain, 1.0, beside)]
+            rows += [Row(f"seglab.train -m, the same, {precision}", 1000 * ours, ours / plain, beside)]
+    return rows
+
+
+def write_arrays(data: DataModule, folder: Path) -> None:
+    """Write the images and masks of training and validation as arrays for the plain script."""
+    for split in ("train", "val"):
+        batches = list(data.loader(split))
+        (folder / split).mkdir()
+        for name, key in (("images", "image"), ("masks", "target")):
+            array = torch.cat([batch[key] for batch in batches]).permute(0, 2, 3, 1).numpy()
+            np.save(folder / split / f"{name}.npy", array if key == "image" else np.ascontiguousarray(array[..., 0]))
+
+
+def seconds(command: list[str], folder: Path) -> float:
+    """The processor time of a command and of all its processes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | ONE_THREAD | {"PYTHONPATH": path}
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

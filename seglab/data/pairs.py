@@ -1,0 +1,73 @@
+"""Images and masks in memory, or in files anywhere, as a folder that `dataset=folder` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+
+from seglab.contract import require
+
+Source: TypeAlias = "np.ndarray | str | Path"
+GROUP = r"^g(\d+)_"
+"""Finds the number of an image's group in the names that `write_pairs` gives."""
+
+
+def write_pairs(
+    images: Sequence[Source], masks: Sequence[Source], groups: Sequence[Hashable] | None, place: Path
+) -> Path:
+    """Write images and masks below `place` into a folder named after their content; returns it.
+
+    images: (h, w) or (h, w, 3) in RGB order, uint8 or uint16, or paths of image files, which are linked. masks: (h, w),
+    foreground above 0, or paths. groups: what an image belongs to (a patient), for each; None: all are independent.
+    Raises a ContractError for counts, shapes and types that do not fit.
+    """
+    groups = range(len(images)) if groups is None else groups
+    counts = {len(images), len(masks), len(groups)}
+    require(len(counts) == 1 and len(images) > 0, "compare", "a mask and a group for each image", sorted(counts))
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    found = blake2b(digest_size=8)
+    place.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".partial", dir=place) as made:
+        for k, (image, mask) in enumerate(zip(images, masks, strict=True)):
+            name = f"g{numbers[groups[k]]:05d}_{k:05d}"
+            if isinstance(image, np.ndarray):
+                check_image(image, k)
+            if isinstance(image, np.ndarray) and isinstance(mask, np.ndarray):
+                fits = mask.shape == image.shape[:2]
+                require(fits, "compare", f"a mask {image.shape[:2]} for image {k}", f"one of {mask.shape}")
+            if isinstance(mask, np.ndarray):
+                mask = np.where(mask > 0, 255, 0).astype(np.uint8)
+            for source, kind in ((image, "images"), (mask, "masks")):
+                found.update(f"{name} {kind} {write(source, Path(made, 'pairs', kind, name))}".encode())
+        folder = place / found.hexdigest()
+        if not folder.exists():
+            Path(made, "pairs").rename(folder)
+    return folder
+
+
+def check_image(image: np.ndarray, number: int) -> None:
+    """Raise a ContractError unless an array is an image."""
+    shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
+    got, remedy = f"{image.shape} of {image.dtype}", "convert with (255 * image).astype('uint8')"
+    fits = shaped and image.dtype in (np.uint8, np.uint16)
+    require(fits, "compare", f"image {number} as (h, w) or (h, w, 3) of uint8 or uint16", got, remedy)
+
+
+def write(source: Source, place: Path) -> str:
+    """Write an array as PNG, or link a file; returns what tells it from others."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, np.ndarray):
+        order = cv2.cvtColor(source, cv2.COLOR_RGB2BGR) if source.ndim == 3 and source.shape[2] == 3 else source
+        data = cv2.imencode(".png", order)[1].tobytes()
+        place.with_suffix(".png").write_bytes(data)
+        return blake2b(data, digest_size=8).hexdigest()
+    file = Path(source).resolve()
+    require(file.is_file(), "compare", "an array or a file", source)
+    place.with_suffix(file.suffix).symlink_to(file)
+    return str(file)

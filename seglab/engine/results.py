@@ -1,0 +1,67 @@
+"""What a trained model leaves in its run folder: a row for each test image, histograms, and pictures."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig
+from pytorch_lightning import Trainer
+
+from seglab.data.module import DataModule
+from seglab.engine.device import autocast
+from seglab.engine.limited_loader import limited_loader
+from seglab.engine.module import SegModule
+from seglab.engine.per_image import ImageTable, extremes, means, predict, spread, write_table
+from seglab.engine.run import Run
+from seglab.files import write_arrays
+from seglab.reporting.class_rows import rows_per_image, tuned_threshold
+from seglab.reporting.run_figures import Example, curves, examples
+
+log = logging.getLogger(__name__)
+
+
+def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
+    """Measure validation and test images: a row and a histogram for each, and the threshold tuned on validation."""
+    groups = {item.id: item.group for items in (data.splits.val, data.splits.test) for item in items}
+    metrics: dict[str, float] = {}
+    arrays: dict[str, Any] = {}
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for split, run_loop in (("val", trainer.validate), ("test", trainer.test)):
+        records = ImageTable(groups, cfg.threshold, cfg.empty, split == "test", data.objects(split), data.dataset.task)
+        callbacks.append(records)
+        run_loop(module, limited_loader(data, split, cfg.trainer[f"limit_{split}_batches"]), verbose=False)
+        callbacks.remove(records)
+        table = records.table()
+        metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(split)}
+        metrics |= {f"{split}/{name}": value for name, value in means(table, data.dataset.task).items()}
+        arrays |= records.arrays(split)
+    if run.is_main:
+        write_table(run.folder / "per_image.csv", table)
+        write_arrays(run.folder / "histograms.npz", **arrays)
+    run.note(metrics=metrics, threshold={"tuned": tuned_threshold(arrays["val"], data.dataset.task)})
+
+
+def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None:
+    """Keep test images that the data alone chooses; draw the learning curves and the best, median and worst image."""
+    task, samples = data.dataset.task, data.samples("test")
+    rows = rows_per_image(pd.read_csv(run.folder / "per_image.csv"), task)
+    labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}
+    with autocast(cfg.trainer.precision, module.device.type):
+        write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))
+        if not cfg.pictures:
+            return
+        shown = predict(module, samples, labels)
+    captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
+    valid = shown["valid"] if "valid" in shown else [None] * len(captions)
+    arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"), valid)
+    examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold, run.folder.name, task)
+    curves(run.folder / "metrics.csv", run.folder / "curves.png", run.folder.name)
+
+
+def warn_if_nothing_is_found(run: Run) -> None:
+    """Warn of a model that predicts background everywhere, whose scores are those of the empty images."""
+    if run.facts["metrics"].get("test/image_recall") == 0:
+        iou, remedy = run.facts["metrics"]["test/iou"], "train longer, or with another learning rate or loss"
+        log.warning("%s finds nothing in any test image that has foreground (IoU %.3f); %s", run, iou, remedy)

@@ -1,0 +1,185 @@
+"""The space that a search tries: options with their ranges, the settings of its trials, and how many train how long."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seglab.contract import require
+
+Setting = dict[str, Any]
+"""A value for each option of a trial, by its dotted name."""
+
+EDGE = 0.05
+"""A best value in this part of its range, at either end, says that the range may have been too narrow."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option to tune: a number from `low` to `high`, on a logarithmic scale with `log`, or one of `choices`."""
+
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
+    choices: tuple[Any, ...] = ()
+
+    def at(self, share: float) -> Any:
+        """The value at a share in [0, 1) of the range; numbers have three digits, so that a name can hold them."""
+        if self.choices:
+            return self.choices[int(share * len(self.choices))]
+        if self.log:
+            return float(f"{self.low * (self.high / self.low) ** share:.3g}")
+        return float(f"{self.low + (self.high - self.low) * share:.3g}")
+
+    def edge(self, value: Any) -> str:
+        """`lower` or `upper` where a value lies at that end of its range, or of three numbers or more, else ""."""
+        low, high, margin = self.low, self.high, EDGE
+        if self.choices:
+            if len(self.choices) < 3 or not all(isinstance(choice, int | float) for choice in self.choices):
+                return ""
+            low, high, margin = min(self.choices), max(self.choices), 0
+        scale = math.log if self.log else float
+        share = (scale(value) - scale(low)) / (scale(high) - scale(low))
+        return "lower" if share <= margin else "upper" if share >= 1 - margin else ""
+
+
+def read_space(space: Mapping[str, Any], path: str = "") -> dict[str, Option]:
+    """The options of a nested configuration by their dotted names; a ContractError for what is no range or list."""
+    options: dict[str, Option] = {}
+    for key, node in space.items():
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(node, list):
+            require(bool(node), f"space.{name}", "at least one value", "none")
+            options[name] = Option(choices=tuple(node))
+        elif isinstance(node, dict) and not node.keys() & {"low", "high", "log"}:
+            options |= read_space(node, name)
+        else:
+            options[name] = _range(name, node)
+    return options
+
+
+def _range(name: str, node: Any) -> Option:
+    expected = "{low: NUMBER, high: NUMBER, log: true or false} or a list of values"
+    known = isinstance(node, dict) and node.keys() <= {"low", "high", "log"} and {"low", "high"} <= node.keys()
+    numbers = known and all(isinstance(node[end], int | float) for end in ("low", "high"))
+    require(numbers and isinstance(node.get("log", False), bool), f"space.{name}", expected, node)
+    option = Option(float(node["low"]), float(node["high"]), node.get("log", False))
+    require(math.isfinite(option.low) and option.low < option.high < math.inf, f"space.{name}", "low < high", node)
+    require(option.low > 0 or not option.log, f"space.{name}", "low above 0 on a logarithmic scale", node)
+    return option
+
+
+def settings(options: Mapping[str, Option], trials: int, seed: int) -> list[Setting]:
+    """The first `trials` different settings of a scrambled Halton sequence; fewer where lists hold no more.
+
+    The sequence of fewer trials is the beginning of that of more, so that a search can be extended (Halton 1960;
+    Bousquet et al., Critical hyper-parameters: no random, no cry, 2017).
+    """
+    from scipy.stats import qmc
+
+    finite = all(option.choices for option in options.values())
+    count = min(trials, math.prod(len(option.choices) for option in options.values())) if finite else trials
+    if not options:
+        return [{}]
+    if finite and count < trials:  # every combination, rather than waiting for the sequence to meet the last one
+        grid = itertools.product(*(option.choices for option in options.values()))
+        return [dict(zip(options, values, strict=True)) for values in grid]
+    sequence = qmc.Halton(len(options), scramble=True, rng=seed)
+    found: dict[tuple[Any, ...], None] = {}
+    while len(found) < count:
+        for point in sequence.random(count):
+            found[tuple(map(Option.at, options.values(), point))] = None
+    return [dict(zip(options, values, strict=True)) for values in itertools.islice(found, count)]
+
+
+def rungs(trials: int, epochs: int, halving: int | None, every: int = 1) -> list[tuple[int, int]]:
+    """How many trials go on to how many epochs: successive halving (Jamieson and Talwalkar 2016), the last to the end.
+
+    Of each rung the best 1/`halving` go on; `every` is the number of epochs between validations.
+
+    >>> rungs(12, 27, 3)
+    [(12, 3), (4, 9), (1, 27)]
+    """
+    if not halving:
+        return [(trials, epochs)]
+    steps = next(k for k in itertools.count() if trials < halving ** (k + 1))
+    shares = [(trials // halving**k, epochs / halving ** (steps - k)) for k in range(steps + 1)]
+    return [(count, min(epochs, math.ceil(share / every) * every)) for count, share in shares]
+
+
+class TreeParzen:
+    """Settings proposed by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), kept in a journal file.
+
+    Each proposal draws from its own seed, so that a search that was killed goes on as it would have gone.
+    """
+
+    def __init__(self, file: Path, name: str, options: Mapping[str, Option], mode: str, seed: int) -> None:
+        try:
+            import optuna
+            from optuna.storages.journal import JournalFileBackend
+        except ImportError:
+            require(False, "sampler=tpe", "the package optuna", "none", 'pip install "seglab[search]"')
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.options, self.seed = options, seed
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(file)))
+        direction = optuna.study.StudyDirection.MAXIMIZE if mode == "max" else optuna.study.StudyDirection.MINIMIZE
+        self.study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+        self.sampler, self.trial = optuna.samplers.TPESampler, optuna.trial.Trial
+
+    def propose(self, number: int) -> Setting:
+        """The setting of a trial, counted from 0: a new one, or the one that it was given before."""
+        known = self.study.trials
+        self.study.sampler = self.sampler(n_startup_trials=min(10, 5 + len(self.options)), seed=self.seed + number)
+        trial = self.trial(self.study, known[number]._trial_id) if number < len(known) else self.study.ask()
+        shares = {name: trial.suggest_float(name, 0, 1 - 1e-9) for name in self.options}
+        return {name: self.options[name].at(share) for name, share in shares.items()}
+
+    def tell(self, number: int, value: float) -> None:
+        """Report what a trial reached; nan is a failure."""
+        state = {"state": self.study.trials[number].state.FAIL} if math.isnan(value) else {"values": value}
+        self.study.tell(number, skip_if_finished=True, **state)
+
+
+@dataclass
+class Trial:
+    """A setting, for how many epochs it was trained, and the best that the monitor was in these; nan before."""
+
+    setting: Setting
+    epochs: int = 0
+    value: float = math.nan
+
+
+@dataclass
+class Tuning:
+    """The search for one loss, or one combination of whatever is compared: `words` are its overrides."""
+
+    title: str
+    words: list[str]
+    options: dict[str, Option]
+    seed: int
+    rungs: list[tuple[int, int]]
+    trials: list[Trial]
+
+    def ahead(self, count: int, mode: str) -> list[Trial]:
+        """The best `count` of the trials that were trained for longest, the best first; without those that failed."""
+        longest = max(trial.epochs for trial in self.trials)
+        known = [trial for trial in self.trials if trial.epochs == longest and not math.isnan(trial.value)]
+        return sorted(known, key=lambda trial: trial.value, reverse=mode == "max")[:count]
+
+    def overrides(self, trial: Trial) -> list[str]:
+        """The overrides of a trial for the command line."""
+        return [*self.words, *(f"{name}={json.dumps(value)}" for name, value in trial.setting.items())]
+
+    def edges(self, trial: Trial) -> list[str]:
+        """A sentence for each option whose value in a trial, the best one, lies at an end of its range."""
+        ends = {name: option.edge(trial.setting[name]) for name, option in self.options.items()}
+        return [
+            f"the best {name}={trial.setting[name]} lies at the {end} end of its range: widen space.{name}"
+            for name, end in ends.items()
+            if end
+        ]

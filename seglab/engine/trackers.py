@@ -1,0 +1,219 @@
+"""Trackers of experiments as mirrors of a run: Weights & Biases, Trackio, MLflow, TensorBoard.
+
+The run folder is the record; a tracker gets a copy of the configuration, the metrics of each epoch, the final metrics,
+the pictures, the identity and the status. What it cannot take is lost to it alone: `seglab.report push=NAME` sends a
+study afterwards. Each tracker imports its own package, one extra each.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+
+from seglab.contract import require
+from seglab.engine.run import rank
+from seglab.files import read_json
+
+log = logging.getLogger(__name__)
+
+PICTURES = ("curves.png", "examples.png")
+STATUS = {"finished": "FINISHED", "paused": "FINISHED", "interrupted": "KILLED"}
+"""What MLflow calls a status; all others are FAILED."""
+
+
+class Tracker(Logger):
+    """One run in a tracker. A subclass says how to start and how to send numbers, pictures and the end.
+
+    Args:
+        project: what groups the runs there: the study.
+        run: the run's name there, which ends with its identity; a run that resumes goes on under it.
+    """
+
+    package = ""
+
+    def __init__(self, project: str, run: str) -> None:
+        super().__init__()
+        self.project, self.run, self.works, self.step = project, run, rank() == 0, 0
+
+    @property
+    def name(self) -> str:
+        return self.project
+
+    @property
+    def version(self) -> str:
+        return self.run
+
+    def begin(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Start the run with its configuration; a ContractError where the package or the tracker is not there."""
+        if not self.works:
+            return
+        try:
+            self.start(folder, {key: facts[key] for key in ("identity", "seed", "choices", "config")})
+        except ImportError:
+            install = f'pip install "seglab[{self.package}]"'
+            require(False, "logger", f"the package {self.package}", "none", install)
+        except Exception as error:  # each tracker has its own
+            got = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            require(False, "logger", f"{self.package} to answer", got, "logger=none and later push=NAME sends the runs")
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Send numbers; Lightning calls this after each epoch."""
+        self.step = max(self.step, step or 0)
+        self._attempt(lambda: self.send({key: float(value) for key, value in metrics.items()}, self.step))
+
+    def log_hyperparams(self, *given: Any, **more: Any) -> None:
+        """Nothing: `begin` has sent the whole configuration."""
+
+    def end(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Send the final metrics, the pictures that there are, and how the run ended."""
+        final = {key: value for key, value in (facts.get("metrics") or {}).items() if isinstance(value, int | float)}
+        pictures = [folder / name for name in PICTURES if (folder / name).is_file()]
+        self._attempt(lambda: self.finish(final, pictures, facts["status"]))
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        if self.works:
+            try:
+                act()
+            except Exception as error:  # a mirror must not end the run
+                self.works = False
+                log.warning("logger: %s is lost (%s); push=NAME of seglab.report sends it later", self.package, error)
+
+    def start(self, folder: Path, facts: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def send(self, metrics: dict[str, float], step: int) -> None:
+        raise NotImplementedError
+
+    def finish(self, metrics: dict[str, float], pictures: list[Path], status: str) -> None:
+        raise NotImplementedError
+
+
+class Wandb(Tracker):
+    """Weights & Biases. offline: write to the run's folder, for `wandb sync`; as WANDB_MODE=offline."""
+
+    package = "wandb"
+
+    def __init__(self, project: str, run: str, offline: bool = False) -> None:
+        super().__init__(project, run)
+        self.offline = offline
+
+    def start(self, folder: Path, facts: dict[str, Any]) -> None:
+        import wandb
+
+        self.tool = wandb
+        options: dict[str, Any] = {"project": self.project, "name": self.run, "id": self.run, "resume": "allow"}
+        options |= {"dir": str(folder), "mode": "offline" if self.offline else None}
+        quiet = wandb.Settings(silent=True, console="off")
+        self.there = wandb.init(config=facts, settings=quiet, **options)
+
+    def send(self, metrics: dict[str, float], step: int) -> None:
+        self.there.log(metrics | {"step": step})
+
+    def finish(self, metrics: dict[str, float], pictures: list[Path], status: str) -> None:
+        self.there.log({file.stem: self.tool.Image(str(file)) for file in pictures})
+        self.there.summary.update({**metrics, "status": status})
+        self.there.finish(exit_code=0 if status in STATUS else 1)
+
+
+class Trackio(Tracker):
+    """Trackio, which keeps its data on this machine; `trackio show` shows them."""
+
+    package = "trackio"
+
+    def start(self, folder: Path, facts: dict[str, Any]) -> None:
+        self.tool: Any = importlib.import_module("trackio")
+        self.there = self.tool.init(project=self.project, name=self.run, config=facts, resume="allow", embed=False)
+
+    def send(self, metrics: dict[str, float], step: int) -> None:
+        self.there.log(metrics | {"step": step})
+
+    def finish(self, metrics: dict[str, float], pictures: list[Path], status: str) -> None:
+        shown = {file.stem: self.tool.Image(str(file)) for file in pictures}
+        self.there.log({**metrics, **shown, "status": status})
+        self.there.finish()
+
+
+class MLflow(Tracker):
+    """MLflow. uri: of the tracking server or store; null: MLFLOW_TRACKING_URI, else MLflow's own default."""
+
+    package = "mlflow"
+
+    def __init__(self, project: str, run: str, uri: str | None = None) -> None:
+        super().__init__(project, run)
+        self.uri = uri
+
+    def start(self, folder: Path, facts: dict[str, Any]) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # its seven take minutes where no server answers
+        client: Any = importlib.import_module("mlflow").MlflowClient(self.uri)
+        known = client.get_experiment_by_name(self.project)
+        group = known.experiment_id if known else client.create_experiment(self.project)
+        same = client.search_runs([group], f"attributes.run_name = '{self.run}'")
+        there = same[0] if same else client.create_run(group, run_name=self.run)
+        self.client, self.id = client, there.info.run_id
+        client.update_run(self.id, status="RUNNING")
+        client.log_dict(self.id, facts, "config.json")
+        for key, value in (_flat(facts) if not same else {}).items():  # MLflow does not overwrite a parameter
+            client.log_param(self.id, key, str(value)[:500])
+
+    def send(self, metrics: dict[str, float], step: int) -> None:
+        for key, value in metrics.items():
+            self.client.log_metric(self.id, key, value, step=step)
+
+    def finish(self, metrics: dict[str, float], pictures: list[Path], status: str) -> None:
+        self.send(metrics, self.step)
+        for file in pictures:
+            self.client.log_artifact(self.id, str(file))
+        self.client.set_tag(self.id, "status", status)
+        self.client.set_terminated(self.id, STATUS.get(status, "FAILED"))
+
+
+class TensorBoard(Tracker):
+    """TensorBoard's files in the folder `tensorboard` of the run."""
+
+    package = "tensorboard"
+
+    def start(self, folder: Path, facts: dict[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer.add_text("config", f"```\n{json.dumps(facts, indent=2)}\n```")
+
+    def send(self, metrics: dict[str, float], step: int) -> None:
+        for key, value in metrics.items():
+            self.writer.add_scalar(key, value, step)
+
+    def finish(self, metrics: dict[str, float], pictures: list[Path], status: str) -> None:
+        import numpy as np
+        from PIL import Image
+
+        self.send(metrics, self.step)
+        for file in pictures:
+            self.writer.add_image(file.stem, np.array(Image.open(file).convert("RGB")), dataformats="HWC")
+        self.writer.add_text("status", status)
+        self.writer.close()
+
+
+def push(tracker: Tracker, folder: Path) -> None:
+    """Send a run from its folder, as if it had been mirrored while it was made."""
+    facts = read_json(folder / "run.json")
+    tracker.begin(folder, facts)
+    if (folder / "metrics.csv").is_file():
+        with (folder / "metrics.csv").open(encoding="utf-8", newline="") as opened:
+            for row in csv.DictReader(opened):
+                tracker.log_metrics({key: float(value) for key, value in row.items() if value}, int(row["step"]))
+    tracker.end(folder, facts)
+
+
+def _flat(node: Any, path: str = "") -> dict[str, Any]:
+    """A nested configuration as dotted keys."""
+    if not isinstance(node, dict) or not node:
+        return {path: node}
+    return {k: v for key, value in node.items() for k, v in _flat(value, f"{path}.{key}" if path else key).items()}

@@ -1,0 +1,92 @@
+"""A trained model as a folder for a model hub: weights, a model card, and run.json, which opens it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import save
+
+from seglab.engine.trained_run import TrainedRun
+from seglab.files import read_json, write_bytes, write_json, write_text
+
+PRIVATE = {"root": ".", "cache_dir": None, "split_file": None}
+"""Options of a data set that tell of the machine that it lay on, and what stands for them."""
+
+CARD = """---
+library_name: seglab
+pipeline_tag: image-segmentation
+tags: [image-segmentation, seglab, {loss}]
+---
+
+# {name}
+
+{model} with {parameters:,} parameters, trained with the loss `{loss}` ({title}) on `{dataset}`.
+
+```python
+import seglab
+
+[probability] = seglab.Run("FOLDER").predict(["photo.png"])
+mask = probability >= {tuned:.4g}
+```
+
+or `python -m seglab.predict run=FOLDER input=photos output=masks`.
+
+## Data
+
+{images}. Foreground is {percent:.3g} % of the training pixels. Fingerprint of the data set: `{fingerprint}`.
+
+## Test metrics
+
+At the threshold {threshold}; the one that validation found best is {tuned:.4g}.
+
+| metric | value |
+|---|---:|
+{metrics}
+
+## Loss
+
+{title}: $${formula}$$
+
+{paper}. On an image without foreground: {empty}
+
+## Verdict
+
+{verdict}
+"""
+
+
+def write_hub(run: TrainedRun, folder: Path) -> Path:
+    """Write README.md, model.safetensors and run.json into `folder`, which opens as a run: `run=folder`."""
+    facts = {key: value for key, value in run.outcome.items() if key not in ("files", "overrides", "sweep", "initial")}
+    dataset = run.config["dataset"]
+    hidden = {key: value for key, value in PRIVATE.items() if key in dataset}
+    config = {**run.config, "folder": "", "init_from": None, "dataset": {**dataset, **hidden}}
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.contiguous() for name, value in run.module().state_dict().items()}
+    write_bytes(folder / "model.safetensors", save(state))
+    write_json(folder / "run.json", facts | {"config": config})
+    write_text(folder / "README.md", card(run))
+    return folder
+
+
+def card(run: TrainedRun) -> str:
+    """The model card: what it was trained on, what it scored, what its loss does, and what its study found."""
+    facts = run.outcome
+    shown = {name.removeprefix("test/"): value for name, value in facts["metrics"].items() if name.startswith("test/")}
+    looks = read_json(run.folder.parent / "looks.json").values()
+    said = [each["said"] for each in (known[-1] for known in looks if known)]
+    return CARD.format(
+        name=run.name,
+        loss=facts["choices"].get("loss", "loss"),
+        model=facts["choices"].get("model", "model"),
+        dataset=facts["choices"].get("dataset", "images"),
+        parameters=facts["parameters"],
+        images=", ".join(f"{count} {split}" for split, count in facts["data"]["images"].items()) + " images",
+        percent=100 * facts["data"]["foreground"],
+        fingerprint=facts["data"]["fingerprint"],
+        threshold=run.config["threshold"],
+        tuned=facts["threshold"]["tuned"],
+        metrics="\n".join(f"| {name} | {value:.4g} |" for name, value in shown.items()),
+        verdict=" ".join(said) or "This run was not compared with others.",
+        **{key: facts["card"][key] for key in ("title", "formula", "paper", "empty")},
+    )

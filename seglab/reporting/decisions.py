@@ -1,0 +1,117 @@
+"""How masks are made of probabilities, and how good these are as probabilities: all of it from histograms.
+
+What a loss is worth at 0.5 is its ranking of the pixels, its calibration and the decision in one. Here the decision is
+another: each image's mask is the one whose expected score is best if its probabilities are right (Dai and Li 2023,
+RankSEG): as they are, after temperature scaling (Guo et al. 2017), or after isotonic calibration (Zadrozny and Elkan
+2002), both fitted on the validation images.
+
+A table is (n, 2, bins) as histograms.npz holds it of one class. The outermost bins hold nearly all pixels, at
+probabilities far closer to 0 and 1 than the middle of a bin: a thousand pixels of 1e-6 are no object of two pixels. So
+the means of these two bins are found from the confidences of per_image.csv, which are sums over every pixel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression, minimize_scalar
+from scipy.special import expit, logit
+
+from seglab.reporting.thresholds import ratio, scores_at, thresholds
+
+
+def middles(bins: int = 256) -> NDArray:
+    """The middle of each bin: (bins,)."""
+    return thresholds(bins) + 0.5 / bins
+
+
+def outer_means(table: NDArray, foreground_confidence: NDArray, background_confidence: NDArray) -> NDArray:
+    """The mean probability of the pixels in the first and in the last bin of each image: (n, 2).
+
+    The confidences (n,) are the mean probabilities of the true class over the image's true foreground and background,
+    NaN where it has none; a bin without a pixel, or of which nothing is known, has the mean of its edges.
+    """
+    background, foreground = table[:, 0], table[:, 1]
+    middle, width = middles(table.shape[-1]), 1 / table.shape[-1]
+    low = (1 - background_confidence) * background.sum(1) - background[:, 1:] @ middle[1:]
+    high = (1 - foreground_confidence) * foreground.sum(1) - foreground[:, :-1] @ (1 - middle[:-1])
+    known = ratio(np.stack([low, high], 1), np.stack([background[:, 0], foreground[:, -1]], 1))
+    off = np.where(np.isfinite(known), known.clip(1e-7, width), width / 2)
+    return np.stack([off[:, 0], 1 - off[:, 1]], 1)
+
+
+def scaled(probability: NDArray, temperature: float) -> NDArray:
+    """The probabilities whose logits are divided by the temperature."""
+    return expit(logit(probability) / temperature)
+
+
+def bin_means(outer: NDArray, bins: int = 256, temperature: float = 1.0) -> NDArray:
+    """The probability of each bin of each image, scaled: (n, bins), from the means of the outer ones (n, 2)."""
+    means = np.tile(scaled(middles(bins), temperature), (len(outer), 1))
+    means[:, [0, -1]] = scaled(outer, temperature)
+    return means
+
+
+def fitted_temperature(table: NDArray, probability: NDArray) -> float:
+    """The temperature with the highest likelihood of the pixels (2, bins) of the validation images, from 1/20 to 20."""
+
+    def loss(log_temperature: float) -> float:
+        return calibration_scores(table, scaled(probability, np.exp(log_temperature)))["nll"]
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x)) if table.any() else 1.0
+
+
+def calibration_scores(table: NDArray, probability: NDArray, bins: int = 16) -> dict[str, float]:
+    """Mean negative log-likelihood, Brier score and expected calibration error over pixels (2, bins) of probabilities.
+
+    The calibration error is taken over `bins` equal bins of the probability.
+    """
+    (background, foreground), count = table, table.sum()
+    p = probability.clip(1e-12, 1 - 1e-12)
+    gaps = np.bincount((p * bins).astype(int), (background + foreground) * p - foreground, bins)
+    return {
+        "nll": float(-(foreground @ np.log(p) + background @ np.log1p(-p)) / count),
+        "brier": float((foreground @ (1 - p) ** 2 + background @ p**2) / count),
+        "ece": float(np.abs(gaps).sum() / count),
+    }
+
+
+EDGES = np.unique(np.round(256 * expit(np.linspace(-5.6, 5.6, 80)))).astype(int)
+"""The bins at which a mask may begin: close to one another where thresholds are very low or high."""
+
+
+def best_expected(pixels: NDArray, probability: NDArray, score: str = "iou", empty: str = "correct") -> NDArray:
+    """The bin (n,) from which on pixels are foreground where the expected score is best; 256 for no foreground.
+
+    `pixels` and `probability` are (n, 256), `score` iou or dice. The pixels are independent, given the probabilities;
+    the mean of 1 / (c + number of foreground pixels) is taken to second order, which is exact to 0.01 from a handful of
+    pixels on. An empty mask is right where the image is: it scores 1 then, or is not counted (`empty`).
+    """
+    p, count = probability.astype(np.float32), pixels.astype(np.float32)
+    above = (np.arange(256)[:, None] >= EDGES).astype(np.float32)
+    size, hits, squares = count @ above, (count * p) @ above, (count * p * p) @ above
+    total = (count * p).sum(1, keepdims=True)
+    variance = total - (count * p * p).sum(1, keepdims=True)
+    if score == "iou":  # hits and misses are independent: E[hits] E[1 / (size + misses)]
+        middle, variance = size + total - hits, variance - (hits - squares)
+    else:  # 2 p E[1 / (size + 1 + the others)] for each pixel of the mask
+        hits, middle = 2 * hits, size + 1 + total - np.nan_to_num(ratio(squares, hits))
+    middle = np.maximum(middle, 1)
+    expected = hits / middle * (1 + variance / middle**2)
+    nothing = np.exp((count * np.log1p(-p.clip(max=0.999))).sum(1)) if empty == "correct" else -1.0
+    return np.where(nothing > expected.max(1), 256, EDGES[expected.argmax(1)])
+
+
+def scores_from(table: NDArray, edge: NDArray, empty: str) -> dict[str, NDArray]:
+    """The scores (n,) of masks that begin at bin `edge` (n,) of each image: iou, dice, precision, recall."""
+    below = np.concatenate([np.zeros_like(table[..., :1]), table.cumsum(-1)], axis=-1)
+    out = np.take_along_axis(below, np.broadcast_to(edge, len(table))[:, None, None], axis=-1)[..., 0]
+    halves = np.stack([out, below[..., -1] - out], axis=-1)
+    return {name: value[:, 1] for name, value in scores_at(halves, empty).items()}
+
+
+def isotonic(table: NDArray) -> NDArray:
+    """The fraction of foreground in each bin (2, bins) of the validation images, made to rise with the probability."""
+    pixels = table.sum(0)
+    observed = ratio(table[1], pixels)
+    return isotonic_regression(np.nan_to_num(observed), weights=pixels.clip(min=1e-6)).x

@@ -1,0 +1,81 @@
+"""How each loss was tuned, from the search.json that seglab.search leaves in the folder of a study."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from seglab.files import read_json
+from seglab.plots import WIDTH, line_styles, styled
+from seglab.reporting.html import number, table, text
+
+
+def searches(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """The searches that made some runs, by the folders of these."""
+    found = [read_json(study / "search.json") for study in sorted({folder.parent for folder in folders})]
+    return [facts for facts in found if facts]
+
+
+def expected_best(values: Sequence[float], mode: str = "max") -> np.ndarray:
+    """The expected best of k = 1 ... n values drawn with replacement from the n that trials have reached.
+
+    Dodge et al., Show Your Work: Improved Reporting of Experimental Results, EMNLP 2019. `mode` says whether the best
+    is the largest (max) or the smallest (min).
+    """
+    n = len(values)
+    rising = np.sort(np.asarray(values, float) * (1 if mode == "max" else -1))
+    at_most = np.arange(n + 1) / n
+    chances = np.diff(at_most[:, None] ** np.arange(1, n + 1), axis=0)  # that the best of k has the rank of the row
+    return (1 if mode == "max" else -1) * (rising @ chances)
+
+
+def curves(search: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The best after k trials of each loss: expected, or as it happened where each trial learns from those before it.
+
+    The mean over repetitions; trials that failed are left out.
+    """
+    by_title = defaultdict(list)
+    for tuning in search["tunings"]:
+        values = [trial["value"] for trial in tuning["trials"] if trial["value"] is not None]
+        running = np.maximum.accumulate if search["mode"] == "max" else np.minimum.accumulate
+        if values:
+            best = running(values) if search["sampler"] == "tpe" else expected_best(values, search["mode"])
+            by_title[tuning["title"]].append(best)
+    shortest = {title: min(map(len, found)) for title, found in by_title.items()}
+    return {title: np.mean([best[: shortest[title]] for best in found], axis=0) for title, found in by_title.items()}
+
+
+@styled
+def figure(search: dict[str, Any]) -> Figure:
+    """The best after k trials of each loss."""
+    drawn = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axis, known = drawn.subplots(), curves(search)
+    for title, style in line_styles(known).items():
+        axis.plot(1 + np.arange(len(known[title])), known[title], marker=".", label=title, **style)
+    axis.set(xlabel="trials", ylabel=f"best {search['monitor']}")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if known:
+        axis.legend()
+    return drawn
+
+
+def trials(search: dict[str, Any]) -> Markup:
+    """What each search was given, what it found, and whether its range was too narrow."""
+    rows = []
+    for tuning in search["tunings"]:
+        best, done = tuning["best"] or {"setting": {}, "value": np.nan}, tuning["trials"]
+        failed = sum(trial["value"] is None for trial in done)
+        epochs = sum(trial["epochs"] for trial in done)
+        values = ", ".join(f"{name}={value}" for name, value in best["setting"].items())
+        numbers = [number(count, 0) for count in (tuning["seed"], len(done), failed, epochs)]
+        said = text("; ".join(tuning["edges"]))
+        rows.append([text(tuning["title"]), *numbers, number(best["value"]), text(values or "none"), said])
+    head = ["loss", "seed", "trials", "failed", "epochs", f"best {search['monitor']}", "chosen", "to mind"]
+    return table(head, rows)

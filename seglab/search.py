@@ -1,0 +1,222 @@
+"""`python -m seglab.search`: tune options of each loss by as many trials for one as for another, then compare them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from seglab.contract import ContractError, require
+from seglab.engine.cli import command
+from seglab.engine.config import SEARCH, ConfigError, check_domains, to_container
+from seglab.engine.domains import better
+from seglab.files import write_json
+
+if TYPE_CHECKING:
+    from seglab.engine.search_space import Option, Trial, Tuning
+
+log = logging.getLogger(__name__)
+
+
+def search(cfg: DictConfig, folder: Path) -> float:
+    """Train one run of the search, which is a plain run of seglab.train; returns the best value of `cfg.monitor`."""
+    from seglab.train import train
+
+    with open_dict(cfg):
+        for key in SEARCH:
+            cfg.pop(key)
+    return train(cfg, folder)
+
+
+class FairSearch(Sweeper):
+    """A sweep that tunes by itself each combination of the values that the command line lists, such as each loss.
+
+    All have the same number of trials of the same number of epochs, which see only training and validation images; then
+    the best setting of each is trained on seeds that no trial has seen, and tested.
+    """
+
+    def __init__(self, **basic: Any) -> None:
+        """Options of Hydra's basic sweeper, which this one replaces, are of no use here."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra calls this with the configuration before it sweeps."""
+        self.cfg, self.loader = config, hydra_context.config_loader
+        self.launch_jobs = (
+            Plugins.instance()
+            .instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
+            .launch
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Tune all combinations side by side, and train their best; Hydra calls this with the command line."""
+        try:
+            self.jobs, self.mode = 0, better(self.cfg.monitor)
+            self.tunings = self.plan(arguments)
+            (self.tree_parzen if self.cfg.sampler == "tpe" else self.quasirandom)()
+            if not self.cfg.plan:
+                self.train_the_best()
+        except ContractError as error:
+            raise ConfigError(str(error)) from None
+
+    def plan(self, arguments: list[str]) -> list[Tuning]:
+        """What is tuned: every combination, in every repetition."""
+        from seglab.engine.search_space import read_space
+
+        check_domains(OmegaConf.masked_copy(self.cfg, list(SEARCH)))
+        together = self.cfg.halving is None or self.cfg.sampler == "quasirandom"
+        require(together, "halving", "sampler=quasirandom beside it", self.cfg.sampler)
+        space = read_space(to_container(self.cfg.space))
+        example = "write 'space.optimizer.lr={low: 1e-4, high: 1e-2, log: true}'"
+        require(bool(space), "space", "options to tune", "none", example)
+        given = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
+        given = [each for each in given if each.key_or_group.split(".")[0] not in SEARCH]
+        swept = [each.key_or_group for each in given if each.is_sweep_override()]
+        require("seed" not in swept, "seed", "one value", "several", "fresh_seeds=N trains the best on N seeds")
+        kept = [each for each in given if each.key_or_group != "seed"]
+        combinations = [self.tunings_of(words, swept, space) for words in BasicSweeper.split_arguments(kept, None)[0]]
+        for name in space:
+            known = any(name in tunings[0].options for tunings in combinations)
+            require(known, f"space.{name}", "an option of what is trained, or of one of the losses", name)
+        return [tuning for repetition in zip(*combinations, strict=True) for tuning in repetition]
+
+    def tunings_of(self, words: list[str], swept: list[str], space: dict[str, Option]) -> list[Tuning]:
+        """The searches for one combination, one a repetition, over those options of the space that it has."""
+        from seglab.engine.search_space import Trial, Tuning, rungs, settings
+
+        cfg = self.loader.load_sweep_config(self.cfg, list(words))
+        with open_dict(cfg):
+            cfg.pop("hydra")
+        cfg.folder = ""  # which Hydra names when it runs
+        options = {name: option for name, option in space.items() if _has(cfg, name)}
+        for share in (0.0, 1 - 1e-9):
+            ends = cfg.copy()
+            for name, option in options.items():
+                if not isinstance(OmegaConf.select(cfg, name), DictConfig):  # a whole group, such as model
+                    OmegaConf.update(ends, name, option.at(share))
+            check_domains(ends)
+        title = " ".join(word.removeprefix("loss=") for word in words if word.split("=")[0] in swept)
+        every = cfg.trainer.check_val_every_n_epoch
+        steps = rungs(self.cfg.trials, cfg.trainer.max_epochs, self.cfg.halving, every)
+        tunings = []
+        for seed in range(self.cfg.seed, self.cfg.seed + self.cfg.tuning_repeats):
+            given = settings(options, self.cfg.trials, seed) if self.cfg.sampler == "quasirandom" else []
+            tunings.append(Tuning(title or "all", list(words), options, seed, steps, list(map(Trial, given))))
+        return tunings
+
+    def quasirandom(self) -> None:
+        """Train all trials, or the best part of them for longer and longer."""
+        for rung in range(1 if self.cfg.plan else len(self.tunings[0].rungs)):
+            jobs = []
+            for tuning in self.tunings:
+                count, epochs = tuning.rungs[rung]
+                chosen = tuning.ahead(count, self.mode) if rung else tuning.trials
+                jobs += [(tuning, trial, epochs) for trial in chosen]
+            self.train_trials(jobs)
+
+    def tree_parzen(self) -> None:
+        """Train one trial of every combination at a time, each proposed by what the ones before it have reached."""
+        from seglab.engine.search_space import TreeParzen, Trial
+
+        journal = Path(self.cfg.hydra.sweep.dir) / "optuna.log"
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        studies = []
+        for tuning in self.tunings:
+            made_of = json.dumps([tuning.words, list(map(repr, tuning.options.items())), tuning.seed])
+            name = f"{tuning.title} {tuning.seed} {hashlib.sha256(made_of.encode()).hexdigest()[:6]}"
+            studies.append(TreeParzen(journal, name, tuning.options, self.mode, tuning.seed))
+        for number in range(1 if self.cfg.plan else self.cfg.trials):
+            going = [(t, study) for t, study in zip(self.tunings, studies, strict=True) if t.options or not number]
+            for tuning, study in going:
+                tuning.trials.append(Trial(study.propose(number)))
+            self.train_trials([(tuning, tuning.trials[-1], tuning.rungs[-1][1]) for tuning, _ in going])
+            for tuning, study in going if not self.cfg.plan else ():
+                study.tell(number, tuning.trials[-1].value)
+
+    def train_trials(self, jobs: list[tuple[Tuning, Trial, int]]) -> None:
+        """Train each trial for so many epochs in all, from where it was paused."""
+        words = [[*t.overrides(trial), f"seed={t.seed}", f"stop_after={epochs}"] for t, trial, epochs in jobs]
+        for (_, trial, epochs), value in zip(jobs, self.launch(words), strict=True):
+            trial.epochs, trial.value = epochs, value
+        self.write()
+
+    def train_the_best(self) -> None:
+        """Train the best setting of each combination on fresh seeds, and say what it is."""
+        repeats, jobs = self.cfg.tuning_repeats, []
+        fresh = self.cfg.fresh_seeds or (3 if repeats == 1 else 1)
+        first = self.cfg.seed + repeats
+        for tuning in self.tunings:
+            found = tuning.ahead(1, self.mode)
+            if not found:
+                log.error("search: %s: all %d trials failed", tuning.title, len(tuning.trials))
+                continue
+            values = " ".join(tuning.overrides(found[0])[len(tuning.words) :])
+            shown = (tuning.title, values, self.cfg.monitor, found[0].value, len(tuning.trials))
+            log.info("search: %s: %s reached %s %.4f, the best of %d trials", *shown)
+            for sentence in tuning.edges(found[0]):
+                log.warning("search: %s: %s", tuning.title, sentence)
+            if len({trial.value for trial in tuning.trials}) == 1 < len(tuning.trials):
+                log.warning("search: %s: every trial reached the same: raise trainer.max_epochs", tuning.title)
+            start = first + fresh * (tuning.seed - self.cfg.seed)
+            names = f"tuned=[{','.join(tuning.options)}]"
+            jobs += [[*tuning.overrides(found[0]), names, f"seed={seed}"] for seed in range(start, start + fresh)]
+        self.launch(jobs)
+
+    def launch(self, jobs: list[list[str]]) -> list[float]:
+        """The results of runs with these overrides, by the launcher of the sweep; nan of those that failed."""
+        different = list(dict.fromkeys(map(tuple, jobs)))
+        returned = self.launch_jobs([list(words) for words in different], initial_job_idx=self.jobs)
+        self.jobs += len(different)
+        done = [float(each.return_value) if each.status == JobStatus.COMPLETED else math.nan for each in returned]
+        values = dict(zip(different, done, strict=True))
+        return [values[tuple(words)] for words in jobs]
+
+    def write(self) -> None:
+        """Write search.json, which the report reads."""
+        shown = []
+        for tuning in self.tunings:
+            best = next(iter(tuning.ahead(1, self.mode)), None)
+            facts = {"title": tuning.title, "seed": tuning.seed, "trials": list(map(_facts, tuning.trials))}
+            shown.append(facts | {"best": best and _facts(best), "edges": tuning.edges(best) if best else []})
+        asked = to_container(OmegaConf.masked_copy(self.cfg, list(SEARCH)))
+        said = f"python -m seglab.search {shlex.join(word for word in sys.argv[1:] if word != '-m')}"
+        facts = {"command": said, "monitor": self.cfg.monitor, "mode": self.mode, **asked, "tunings": shown}
+        write_json(Path(self.cfg.hydra.sweep.dir) / "search.json", facts)
+
+
+def _facts(trial: Trial) -> dict[str, Any]:
+    """A trial as JSON, which has no nan."""
+    return vars(trial) | {"value": None if math.isnan(trial.value) else trial.value}
+
+
+def _has(cfg: DictConfig, name: str) -> bool:
+    """Whether a configuration has an option of this dotted name."""
+    parent, _, leaf = name.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    return isinstance(node, DictConfig) and leaf in node
+
+
+def main() -> None:
+    """The command, which is a sweep without `-m`."""
+    # Hydra makes sweepers of its own name space only: ours takes the place of its basic one
+    Plugins.instance().class_name_to_class[f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"] = FairSearch
+    alone = {"-m", "--multirun", "--help", "-h", "--cfg", "-c", "--info", "-i"}
+    if not alone & set(sys.argv[1:]):
+        sys.argv.insert(1, "-m")
+    command("search")(search)()
+
+
+if __name__ == "__main__":
+    main()

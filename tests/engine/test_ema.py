@@ -1,0 +1,83 @@
+"""callbacks=ema: the average over steps is what is validated, saved and tested, and a resumed run has the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from seglab.contract import ContractError
+from seglab.engine.ema import Ema
+from seglab.engine.trained_run import open_run
+from seglab.train import train
+from tests.conftest import SMALL
+
+Configure = Callable[..., DictConfig]
+WITH = (*SMALL, "callbacks=ema", "callbacks.ema.decay=0.15", "optimizer.lr=0.01", "trainer.max_epochs=3")
+
+
+class Watch(Callback):
+    """Notes the weights of the last layer after each step, and those that are validated and tested."""
+
+    trained: list[Tensor]
+    measured: list[tuple[str, Tensor]]
+
+    def note(self, module: LightningModule) -> Tensor:
+        return module.model.last.weight.detach().clone()  # type: ignore[union-attr, return-value]
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.trained.append(self.note(module))
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *batch: Any) -> None:
+        self.trained.append(self.note(module))
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.measured.append((trainer.state.fn.value, self.note(module)))  # type: ignore[union-attr]
+
+    on_test_start = on_validation_start
+
+
+def saved(folder: Path, name: str) -> Tensor:
+    return torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]["model.last.weight"]
+
+
+def test_the_average_is_validated_saved_and_tested(configure: Configure, tmp_path: Path) -> None:
+    Watch.trained, Watch.measured = [], []
+    train(configure("train", *WITH, f"+callbacks.watch._target_={__name__}.Watch", folder=tmp_path), tmp_path)
+    average, averages = Watch.trained[0], []
+    for n, weight in enumerate(Watch.trained[1:], 1):
+        keep = min(0.15, (1 + n) / (10 + n))
+        average = keep * average + (1 - keep) * weight
+        averages.append(average)
+    per_epoch = averages[len(averages) // 3 - 1 :: len(averages) // 3]
+    validated = [weight for stage, weight in Watch.measured if stage == "fit"]
+    torch.testing.assert_close(validated, per_epoch)
+    facts = open_run(tmp_path).facts
+    best = per_epoch[facts["monitor"]["epoch"]]
+    torch.testing.assert_close(saved(tmp_path, "best"), best)
+    torch.testing.assert_close(saved(tmp_path, "last"), per_epoch[-1])
+    assert [stage for stage, _ in Watch.measured[3:]] == ["validate", "test"]
+    for _, weight in Watch.measured[3:]:
+        torch.testing.assert_close(weight, best)
+    assert facts["metrics"]["val/iou_pooled"] == pytest.approx(facts["monitor"]["value"])
+    assert not torch.equal(Watch.trained[-1], per_epoch[-1])
+
+
+def test_a_run_that_was_paused_ends_like_one_that_was_not(configure: Configure, tmp_path: Path) -> None:
+    whole, paused = tmp_path / "whole", tmp_path / "paused"
+    train(configure("train", *WITH, folder=whole), whole)
+    for stop in ("stop_after=1", "stop_after=null"):
+        train(configure("train", *WITH, stop, folder=paused), paused)
+    assert torch.equal(saved(whole, "last"), saved(paused, "last"))
+    assert (whole / "per_image.csv").read_text() == (paused / "per_image.csv").read_text()
+
+
+def test_a_decay_of_one_would_never_learn() -> None:
+    with pytest.raises(ContractError, match="decay: expected a number between 0 and 1, got 1"):
+        Ema(decay=1.0)

@@ -1,0 +1,116 @@
+"""The space of a search: what its trials try, how far they are trained, and what is said of a bad one."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seglab.contract import ContractError
+from seglab.engine.search_space import Option, TreeParzen, Trial, Tuning, read_space, rungs, settings
+
+RATE = Option(1e-4, 1e-2, log=True)
+GAMMA = Option(0, 4)
+
+
+def test_trials_lie_in_their_ranges_and_fill_them_evenly() -> None:
+    tried = settings({"optimizer.lr": RATE, "loss.gamma": GAMMA}, 27, seed=3)
+    shares = sorted(math.log(one["optimizer.lr"] / 1e-4) / math.log(100) for one in tried)
+    assert len(tried) == 27
+    assert all(0 <= one["loss.gamma"] <= 4 for one in tried)
+    gaps = [b - a for a, b in zip([0, *shares], [*shares, 1], strict=True)]
+    assert max(gaps) < 3 / 27  # the largest gap of 27 random draws has a mean of 4/27
+
+
+def test_more_trials_begin_with_the_same_ones_and_losses_share_the_values_of_what_they_share() -> None:
+    space = {"optimizer.lr": RATE, "loss.gamma": GAMMA}
+    assert settings(space, 20, seed=1)[:7] == settings(space, 7, seed=1)
+    assert settings(space, 7, seed=2) != settings(space, 7, seed=1)
+    alone = settings({"optimizer.lr": RATE}, 7, seed=1)
+    assert [one["optimizer.lr"] for one in settings(space, 7, seed=1)] == [one["optimizer.lr"] for one in alone]
+
+
+def test_lists_are_tried_each_once() -> None:
+    lists = {"optimizer.lr": Option(choices=(1e-4, 1e-3, 1e-2)), "loss.gamma": Option(choices=(1, 2))}
+    for trials, distinct in ((4, 4), (6, 6), (12, 6)):
+        tried = [tuple(one.values()) for one in settings(lists, trials, seed=1)]
+        assert len(tried) == len(set(tried)) == distinct
+    assert settings({}, 12, seed=1) == [{}]
+
+
+@given(trials=st.integers(1, 200), epochs=st.integers(1, 500), halving=st.integers(2, 5), every=st.integers(1, 3))
+def test_halving_trains_fewer_for_longer_and_one_to_the_end(trials: int, epochs: int, halving: int, every: int) -> None:
+    steps = rungs(trials, epochs, halving, every)
+    counts, lengths = zip(*steps, strict=True)
+    assert counts[0] == trials
+    assert 1 <= counts[-1] < halving
+    assert lengths[-1] == epochs
+    assert list(lengths) == sorted(lengths)
+    assert all(length % every == 0 or length == epochs for length in lengths)
+
+
+def test_halving_by_hand() -> None:
+    assert rungs(12, 27, 3) == [(12, 3), (4, 9), (1, 27)]
+    assert rungs(12, 27, None) == [(12, 27)]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "end"),
+    [
+        (RATE, 1.1e-4, "lower"),
+        (RATE, 9e-3, "upper"),
+        (RATE, 1e-3, ""),
+        (GAMMA, 3.9, "upper"),
+        (Option(choices=(1e-4, 1e-3, 1e-2)), 1e-2, "upper"),
+        (Option(choices=(1e-4, 1e-3, 1e-2)), 1e-3, ""),
+        (Option(choices=(1, 2)), 1, ""),
+        (Option(choices=("a", "b", "c")), "a", ""),
+    ],
+)
+def test_a_best_value_at_the_end_of_its_range_is_said(option: Option, value: object, end: str) -> None:
+    assert option.edge(value) == end
+
+
+def test_those_that_failed_or_were_stopped_early_are_not_ahead() -> None:
+    trials = [Trial({}, 3, 0.9), Trial({}, 9, math.nan), Trial({}, 9, 0.4), Trial({}, 9, 0.6)]
+    tuning = Tuning("dice", ["loss=dice"], {}, 1, [], trials)
+    assert [trial.value for trial in tuning.ahead(3, "max")] == [0.6, 0.4]
+    assert [trial.value for trial in tuning.ahead(1, "min")] == [0.4]
+
+
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        (0.1, r"space.optimizer.lr: expected \{low: NUMBER, high: NUMBER.*got 0.1"),
+        ({"low": 1}, "space.optimizer.lr: expected"),
+        ({"low": 1, "high": 0.1}, "space.optimizer.lr: expected low < high"),
+        ({"low": 0, "high": 1, "log": True}, "low above 0 on a logarithmic scale"),
+        ([], "space.optimizer.lr: expected at least one value, got none"),
+    ],
+)
+def test_a_bad_range_is_one_sentence(node: object, said: str) -> None:
+    with pytest.raises(ContractError, match=said):
+        read_space({"optimizer": {"lr": node}})
+
+
+def test_proposals_that_were_interrupted_anywhere_are_those_of_an_undisturbed_search(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    space = {"optimizer.lr": RATE, "loss.gamma": GAMMA}
+
+    def reached(setting: dict) -> float:
+        return -((math.log10(setting["optimizer.lr"]) + 3) ** 2) - (setting["loss.gamma"] - 3) ** 2
+
+    whole, proposed = TreeParzen(tmp_path / "whole.log", "dice", space, "max", 1), []
+    for number in range(10):
+        proposed.append(whole.propose(number))
+        whole.tell(number, reached(proposed[-1]) if number != 2 else math.nan)
+    assert len({setting["loss.gamma"] for setting in proposed}) == 10
+    for number in range(10):  # each is proposed by a new process, which goes through those before it and then dies
+        broken = TreeParzen(tmp_path / "broken.log", "dice", space, "max", 1)
+        for earlier in range(number):
+            assert broken.propose(earlier) == proposed[earlier]
+            broken.tell(earlier, reached(proposed[earlier]) if earlier != 2 else math.nan)
+        assert broken.propose(number) == proposed[number]

@@ -1,0 +1,209 @@
+"""A tracker is a mirror: it gets what the run folder has, however the run ends, and cannot end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+
+from seglab.contract import ContractError
+from seglab.engine.trackers import Tracker
+from seglab.report import mirror
+from seglab.train import train
+from tests.conftest import SMALL, train_small
+
+Configure = Callable[..., DictConfig]
+pytestmark = pytest.mark.filterwarnings("ignore")  # those of the trackers' packages
+
+
+class Fake(Tracker):
+    """Notes what it is sent; `fails` names the moment at which it stops to answer."""
+
+    package = "fake"
+    said: list[tuple[str, Any]]
+
+    def __init__(self, project: str = "p", run: str = "r", fails: str = "") -> None:
+        super().__init__(project, run)
+        self.fails = fails
+
+    def note(self, moment: str, what: Any) -> None:
+        if self.fails == moment:
+            raise ConnectionError("no route\nto host")
+        self.said.append((moment, what))
+
+    def start(self, folder: Path, facts: dict[str, Any]) -> None:
+        self.note("start", facts)
+
+    def send(self, metrics: dict[str, float], step: int) -> None:
+        self.note("send", metrics)
+
+    def finish(self, metrics: dict[str, float], pictures: list[Path], status: str) -> None:
+        self.note("finish", (metrics, [file.name for file in pictures], status))
+
+
+@pytest.fixture
+def mirrored(tmp_path: Path) -> Callable[..., list[tuple[str, Any]]]:
+    Fake.said = []
+
+    def run(*words: str) -> list[tuple[str, Any]]:
+        target = f"++logger._target_={__name__}.Fake"
+        train_small(tmp_path / "run", "loss=bce", "examples=1", "pictures=true", target, *words)
+        return Fake.said
+
+    return run
+
+
+def test_a_run_sends_its_configuration_every_epoch_and_its_end(mirrored: Callable, tmp_path: Path) -> None:
+    said = mirrored()
+    facts = json.loads((tmp_path / "run/run.json").read_text())
+    assert said[0][0] == "start"
+    assert {key: said[0][1][key] for key in ("identity", "config")} == {
+        key: facts[key] for key in ("identity", "config")
+    }
+    epochs = [what["epoch"] for moment, what in said if moment == "send" and "val/iou" in what]
+    assert epochs[:2] == [0, 1]
+    moment, (metrics, pictures, status) = said[-1]
+    assert (moment, pictures, status) == ("finish", ["curves.png", "examples.png"], "finished")
+    assert metrics["test/iou"] == facts["metrics"]["test/iou"]
+
+
+def test_a_run_that_fails_says_so(mirrored: Callable) -> None:
+    with pytest.raises(ContractError, match="divisible"):
+        mirrored("dataset.size=33")
+    assert Fake.said[-1] == ("finish", ({}, [], "failed"))
+
+
+@pytest.mark.parametrize("moment", ["send", "finish"])
+def test_a_tracker_that_does_not_answer_any_more_ends_nothing(
+    mirrored: Callable, tmp_path: Path, moment: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirrored(f"+logger.fails={moment}")
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "finished"
+    assert caplog.text.count("logger: fake is lost") == 1
+
+
+def test_a_tracker_that_is_not_there_is_one_sentence_before_training(mirrored: Callable, tmp_path: Path) -> None:
+    with pytest.raises(
+        ContractError, match=r"logger: expected fake to answer, got ConnectionError: no route; logger=n"
+    ):
+        mirrored("+logger.fails=start")
+    assert not (tmp_path / "run/metrics.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
+def test_a_missing_package_names_its_extra(
+    configure: Configure, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ContractError, match=rf'the package {name}, got none; pip install "seglab\[{name}\]"'):
+        train(configure("train", *SMALL, f"logger={name}", folder=tmp_path), tmp_path)
+
+
+def offline_records(file: Path) -> Iterator[Any]:
+    """The records of a file that wandb writes offline: blocks of 32 KiB in the format of LevelDB's log."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, whole = file.read_bytes(), 7, b""  # after a header of seven bytes
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        whole += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            yield record
+            whole = b""
+
+
+def until_its_end(file: Path) -> list[Any]:
+    """All records of a run: the process that writes them may do so a moment after the run."""
+    deadline = time.monotonic() + 60
+    while True:
+        records = list(offline_records(file))
+        if any(each.HasField("exit") for each in records):
+            return records
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_wandb_offline_holds_config_history_summary_pictures_and_status(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    folder = tmp_path / "run"
+    with pytest.raises(ContractError, match="divisible"):
+        train_small(folder, "logger=wandb", "logger.offline=true", "dataset.size=33")
+    train_small(folder, "logger=wandb", "logger.offline=true", "pictures=true")
+    failed, finished = map(until_its_end, sorted(folder.glob("wandb/offline-run-*/*.wandb")))
+    assert [each.exit.exit_code for each in failed if each.HasField("exit")] == [1]
+    assert [each.exit.exit_code for each in finished if each.HasField("exit")] == [0]
+    facts = json.loads((folder / "run.json").read_text())
+    config = {item.key: json.loads(item.value_json) for each in finished for item in each.run.config.update}
+    assert config["identity"] == facts["identity"]
+    assert config["config"] == facts["config"]
+    history = [{"/".join(item.nested_key) or item.key for item in each.history.item} for each in finished]
+    assert sum("val/iou" in row for row in history) >= 2
+    summary = {"/".join(i.nested_key) or i.key: i.value_json for each in finished for i in each.summary.update}
+    assert float(summary["test/iou"]) == facts["metrics"]["test/iou"]
+    assert json.loads(summary["status"]) == "finished"
+    assert {file.stem.split("_")[0] for file in folder.glob("wandb/offline-run-*/files/media/images/*.png")} == {
+        "curves",
+        "examples",
+    }
+
+
+@pytest.mark.slow
+def test_a_study_is_pushed_to_an_mlflow_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    folder = train_small(tmp_path / "study/bce", "loss=bce", "examples=1")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    words = ["server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    server = subprocess.Popen([sys.executable, "-m", "mlflow", *words], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline and socket.socket().connect_ex(("127.0.0.1", port)):
+            time.sleep(0.2)
+        for _ in range(2):  # the second time nothing is doubled
+            mirror([folder], "mlflow")
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(timeout=60)
+    with sqlite3.connect(tmp_path / "mlflow.db") as found:
+        assert list(found.execute("select name, status from runs")) == [("bce", "FINISHED")]
+        facts = json.loads((folder / "run.json").read_text())
+        value = found.execute("select value from latest_metrics where key = 'test/iou'").fetchone()[0]
+        assert value == pytest.approx(facts["metrics"]["test/iou"])
+        ask = "select value from params where key = 'identity'"
+        assert found.execute(ask).fetchall() == [(facts["identity"],)]
+    assert len(list(tmp_path.glob("artifacts/**/examples.png"))) == 1
+
+
+def test_tensorboard_holds_a_pushed_run(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = train_small(tmp_path / "study/bce", "loss=bce", "examples=1", "pictures=true")
+    mirror([folder], "tensorboard")
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0}).Reload()
+    facts = json.loads((folder / "run.json").read_text())
+    assert [each.value for each in events.Scalars("test/iou")] == [pytest.approx(facts["metrics"]["test/iou"])]
+    assert len(events.Scalars("val/iou")) == 3  # an epoch each, and the final metrics
+    assert set(events.Tags()["images"]) == {"curves", "examples"}

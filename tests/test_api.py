@@ -1,0 +1,132 @@
+"""seglab from a script: the same folders as from the command line, opened, compared, predicted with."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import seglab
+from seglab.contract import ContractError
+from seglab.data.pairs import write_pairs
+from tests.reporting.fabricate import FakeLoss, write_sweep
+
+
+def scenes(count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Gray noise with a bright square, and where it is."""
+    rng = np.random.default_rng(0)
+    images, masks = [], []
+    for _ in range(count):
+        mask = np.zeros((40, 48), bool)
+        top, left = rng.integers(0, 24, 2)
+        mask[top : top + 14, left : left + 14] = True
+        images.append((rng.integers(0, 80, (40, 48, 3)) + 160 * mask[..., None]).astype(np.uint8))
+        masks.append(mask)
+    return images, masks
+
+
+def python(code: str, folder: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_import_loads_nothing_and_the_modules_of_commands_keep_their_names(tmp_path: Path) -> None:
+    code = (
+        "import sys; before = set(sys.modules); import seglab; seglab.run; seglab.__version__; dir(seglab)\n"
+        "loaded = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "assert not loaded & {'torch', 'hydra', 'pandas', 'numpy', 'pytorch_lightning'}, loaded\n"
+        "import seglab.train; assert seglab.train.main and callable(seglab.run)"
+    )
+    python(code, tmp_path)
+
+
+def test_composing_before_or_after_the_import_makes_no_difference(tmp_path: Path) -> None:
+    own = "import hydra\nwith hydra.initialize_config_dir(CONF, version_base='1.3'): cfg = hydra.compose('train')\n"
+    conf = f"CONF = {str(tmp_path / 'conf')!r}\n"
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/train.yaml").write_text("mine: 1\n")
+    ours = (
+        "from seglab.engine.config import CONF as ours, identity\n"
+        "with hydra.initialize_config_dir(str(ours), version_base='1.3'): print(identity(hydra.compose('train')))\n"
+    )
+    before = python(conf + own + ours, tmp_path)
+    after = python("import hydra, seglab\n" + ours + conf + own, tmp_path)
+    assert before == after != ""
+
+
+AFTERWARDS = """
+import json, pathlib
+assert verdict.headline in pathlib.Path("outputs/notebook/report.html").read_text()
+assert (probability.shape, str(probability.dtype)) == ((48, 48), "float32") and 0 <= probability.min() < 1
+assert "<table" in study._repr_html_()
+assert all(shown._repr_html_().count("data:image/png") == 2 for shown in (verdict, run))
+split = json.loads((run.folder / "split.json").read_text())
+sides = [{name.rpartition("/")[2].partition("_")[0] for name in split[side]} for side in ("train", "val", "test")]
+assert sum(map(len, sides)) == len(set.union(*sides)) == 8  # a patient is on one side
+before = run.facts["finished"]
+again = seglab.run(*run.facts["overrides"])
+assert again.folder == run.folder.resolve() and again.facts["finished"] == before
+"""
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_what_it_leaves_is_used_again(tmp_path: Path) -> None:
+    page = Path(__file__).parents[1] / "docs/notebooks/quickstart.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    (tmp_path / "cells.py").write_text("".join([*blocks, AFTERWARDS]))
+    python("exec(open('cells.py').read())", tmp_path)
+
+
+def test_a_wrong_word_is_the_sentence_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ContractError, match=r"^epochs: expected an option .*trainer\.max_epochs"):
+        seglab.run("epochs=3")
+
+
+def test_a_study_of_folders_is_opened_and_judged(tmp_path: Path) -> None:
+    study = seglab.load(write_sweep(tmp_path, [FakeLoss("bce", 0.6), FakeLoss("dice", 1.5)], [1, 2]))
+    verdict = study.verdict()
+    assert str(verdict).startswith(verdict.study.title)
+    assert list(verdict.table) == ["first", "second", "verdict", "difference", "low", "high"]
+    assert len(study.images) > len(study.runs)
+    with pytest.raises(ContractError, match=r"verdict: expected options of question, .*, got metrics"):
+        study.verdict(metrics="dice")
+    with pytest.raises(ContractError, match=r"study: expected one of .*, got nothing with seed 1"):
+        study.run("nothing")
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"masks": []}, r"expected a mask and a group for each image, got \[0, 2\]"),
+    ({"groups": [1]}, r"expected a mask and a group for each image, got \[1, 2\]"),
+    ({"images": [np.zeros((4, 4)), np.zeros((4, 4))]}, r"image 0 as \(h, w\) .*, got \(4, 4\) of float64; convert"),
+    ({"masks": [np.zeros((4, 5)), np.zeros((4, 4))]}, r"a mask \(4, 4\) for image 0, got one of \(4, 5\)"),
+    ({"images": ["no.png", "no.png"]}, "an array or a file, got no.png"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), WRONG, ids=[said[:30] for _, said in WRONG])
+def test_arrays_that_do_not_fit_are_one_sentence(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    right = {"images": [np.zeros((4, 4), np.uint8)] * 2, "masks": [np.zeros((4, 4))] * 2, "groups": None}
+    with pytest.raises(ContractError, match=said):
+        write_pairs(**{**right, **change}, place=tmp_path)
+    assert not list(tmp_path.glob("*"))
+
+
+def test_the_same_images_are_the_same_folder(tmp_path: Path) -> None:
+    images, masks = scenes(3)
+    first = write_pairs(images, masks, ["b", "a", "b"], tmp_path)
+    assert sorted(file.stem for file in (first / "images").iterdir()) == [
+        "g00000_00000",
+        "g00000_00002",
+        "g00001_00001",
+    ]
+    assert write_pairs(images, masks, ["b", "a", "b"], tmp_path) == first
+    files = [sorted((first / kind).iterdir()) for kind in ("images", "masks")]
+    assert write_pairs(*files, None, tmp_path) != first
+    assert len(list(tmp_path.iterdir())) == 2
