@@ -28,7 +28,8 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     from seglab.reporting.study import Question
     from seglab.reporting.write_report import answer, write_all
 
-    question = Question(**{field.name: cfg[field.name] for field in fields(Question)})
+    names = {field.name: "class" if field.name == "of_class" else field.name for field in fields(Question)}
+    question = Question(**{key: cfg[name] for key, name in names.items()})
     sweep, studies = answer(roots, question)
     written = write_all(roots, question, sweep, studies, Path(cfg.output or roots[0]))
     for study in studies:

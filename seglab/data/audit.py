@@ -20,7 +20,7 @@ from seglab.data.prepare_data import divide, select_items
 from seglab.data.split import SPLITS, Splits
 from seglab.images.image_io import decode
 from seglab.images.labels import foreground_of
-from seglab.images.resize import inside, resize
+from seglab.images.resize import in_colors, inside, resize
 
 PICTURE = 256
 """Pixels of the longer side of a picture."""
@@ -166,11 +166,15 @@ def picture(item: Item, dataset: Dataset) -> Sample:
     image = view_image(image, replace(dataset, fit="patch", reduce=1))
     mask = foreground_of(mask, dataset.task)
     size = inside(mask.shape, PICTURE, "pad")
-    display = replace(dataset, channels=3, bits=8)
+    display = replace(dataset, channels=3 if dataset.channels == 1 else dataset.channels, bits=8)
     shown = display if dataset.fit != "patch" else replace(display, fit="pad", size=PICTURE)
     seen, seen_mask, _ = decode_item(item, replace(shown, channels=dataset.channels))
     seen_mask = foreground_of(seen_mask, dataset.task)
-    whole, part = resize(convert(image, display), *size), resize(mask.astype(np.float32), *size) >= 0.5
+    whole, part = resize(in_colors(convert(image, display)), *size), resize(mask.astype(np.float32), *size) >= 0.5
     return Sample(
-        item.id, whole, part, convert(seen, replace(display, range="full")), seen_mask > (127 if dataset.soft else 0)
+        item.id,
+        whole,
+        part,
+        in_colors(convert(seen, replace(display, range="full"))),
+        seen_mask > (127 if dataset.soft else 0),
     )

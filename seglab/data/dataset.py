@@ -92,7 +92,8 @@ class Dataset:
     reduce: shrink the image by this whole factor before all that.
     positive_fraction: fraction of the patches of an image with foreground that are drawn around a pixel of it; the
     others are drawn anywhere. patches_per_image: patches drawn from each image in an epoch.
-    channels: 3 (RGB; a gray image is repeated) or 1 (gray). bits: 8 or 16 of each, for what was decoded.
+    channels: 3 (RGB; a gray image is repeated), 1 (gray), or as many bands as the files have. bits: 8 or 16 of each,
+    for what was decoded.
     range: the values that stand for black and white: `[low, high]`; `full`, those that the file's bits can hold (0 and
     1 for fractions); `auto`, full for 8 bits, and for more from 0 (or the least) to the largest value of the training
     images, rounded up to a power of two. One range for all images.
@@ -137,7 +138,8 @@ class Dataset:
             if isinstance(value, list):  # of a yaml, which cannot be hashed
                 object.__setattr__(self, field.name, tuple(value))
         require(self.size >= 1, "dataset", "size of at least one pixel", self.size)
-        one_of("dataset", self, fit=FITS, channels=(1, 3), bits=(8, 16), on_bad_item=("raise", "skip"))
+        one_of("dataset", self, fit=FITS, bits=(8, 16), on_bad_item=("raise", "skip"))
+        require(self.channels >= 1, "dataset", "channels of at least 1", self.channels)
         if not isinstance(self.range, str):
             object.__setattr__(self, "range", tuple(float(limit) for limit in self.range))
         two = not isinstance(self.range, str) and len(self.range) == 2 and self.range[0] < self.range[1]

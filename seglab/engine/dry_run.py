@@ -84,7 +84,8 @@ def dry_run(module: SegModule, loader: DataLoader) -> None:
     require(len(samples) > 0, "dataset", "at least one training image", "none", remedy)
     if samples.augment is not None:
         image, target, _ = samples.read([(0, 0)])
-        samples.augment.check(image[0].permute(1, 2, 0).cpu().numpy(), target[0, 0].cpu().numpy())
+        mask = target[0].permute(1, 2, 0).squeeze(-1)
+        samples.augment.check(image[0].permute(1, 2, 0).cpu().numpy(), mask.cpu().numpy())
     smallest = min(len(pairs) for pairs in loader.batch_sampler)  # type: ignore[union-attr]
     with torch.random.fork_rng(devices=[]):
         batch = samples.__getitems__([(0, index) for index in range(min(2, smallest))])

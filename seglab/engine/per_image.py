@@ -20,6 +20,7 @@ from seglab.contract import Logits, PerImage, Task
 from seglab.data.loading import Samples
 from seglab.engine.module import SegModule
 from seglab.files import cell, csv_text, write_text
+from seglab.images.resize import in_colors
 from seglab.metrics.calibration import histogram
 from seglab.metrics.counts import Counts, confusion, count, decide, scores
 from seglab.metrics.objects import components, f2, match
@@ -248,13 +249,13 @@ def predict(module: SegModule, samples: Samples, numbers: Iterable[int]) -> dict
     module.eval()
     batches = [samples[(0, tile_with_most_foreground(samples, number))] for number in numbers]
     maps = torch.cat([module.probability(module(batch["image"].to(module.device)).float()).cpu() for batch in batches])
-    truths = torch.cat([batch["target"] for batch in batches])
+    images, truths = (torch.cat([batch[key] for batch in batches]) for key in ("image", "target"))
     if module.task.kind == "multiclass":
         truths = (truths == torch.arange(module.task.channels).view(-1, 1, 1)).byte()
     one = 0 if module.task.channels == 1 else slice(None)
     found = {
         "ids": np.array([cell(name) for batch in batches for name in batch["id"]]),
-        "images": torch.cat([batch["image"] for batch in batches]).to(torch.uint8).permute(0, 2, 3, 1).numpy(),
+        "images": in_colors(images.to(torch.uint8).permute(0, 2, 3, 1).numpy()),
         "truths": truths[:, one].numpy(),
         "probabilities": maps[:, one].numpy().astype(np.float16),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,24 +26,44 @@ Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is below the size of a scan; `re
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a damaged file is one sentence, not lines of C++
 
 
-def read_image(path: str, page: int | None = None) -> np.ndarray:
+def read_image(path: str, page: int | None = None, bands: Sequence[int] | None = None) -> np.ndarray:
     """Decode an image file to (h, w), or (h, w, 3) in RGB order: uint8 or uint16, anything else as float32.
 
-    Alpha is left out. Of a file with several pages `page` (from 0) is read. Raises a ContractError that names the file
-    if it is missing, damaged, too large, or holds something else.
+    bands: numbers from 1 of those to read, in this order, what is called alpha among them; an empty list reads all.
+    Where a file names a value for no data, such pixels are NaN, and the image float32. Alpha is left out otherwise. Of
+    a file with several pages `page` (from 0) is read. Raises a ContractError that names the file if it is missing,
+    damaged, too large, or holds something else.
     """
     raster = decode(path, page)
-    pixels, bands = raster.colors(), raster.pixels.shape[2] if raster.pixels.ndim == 3 else 1
-    found = f"{bands} bands"
-    if raster.format == "TIFF" and raster.alpha is not None:  # there it is near infrared as often as not
-        bands, found = bands + 1, f"{bands + 1} bands, of which the last is called alpha but is not opaque"
-    remedy = "write the bands that the model shall see into files of 1 or 3 bands"
-    require(bands in (1, 3), path, "1 band (gray) or 3 (red, green, blue)", found, remedy)
+    pixels, alpha = raster.colors(), raster.alpha
+    if bands is not None:
+        pixels = np.dstack([pixels] if alpha is None else [pixels, alpha])
+        wrong = [band for band in bands if not 1 <= band <= pixels.shape[2]]
+        require(not wrong, path, f"dataset.bands from 1 to {pixels.shape[2]}", wrong)
+        pixels = pixels[..., [band - 1 for band in bands]] if bands else pixels
+        pixels = pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
+    else:
+        require_colors(path, raster)
+    if raster.no_data is not None:
+        pixels = pixels.astype(np.float32)
+        empty = np.isnan(pixels) if np.isnan(raster.no_data) else pixels == np.float32(raster.no_data)
+        pixels[empty if empty.ndim == 2 else empty.all(2)] = np.nan
+        return pixels
     if pixels.dtype in (np.uint8, np.uint16):
         return pixels
     lost = pixels.size - np.count_nonzero(np.isfinite(pixels))
     require(not lost, path, "finite values", f"{lost} of {pixels.size} that are not", "fill them before")
     return pixels.astype(np.float32)
+
+
+def require_colors(path: str, raster: Raster) -> None:
+    """Refuse a file of other than 1 or 3 bands, of which some would have to be dropped."""
+    bands = raster.pixels.shape[2] if raster.pixels.ndim == 3 and raster.palette is None else 1
+    bands, found = (3 if raster.palette is not None else bands), f"{bands} bands"
+    if raster.format == "TIFF" and raster.alpha is not None:  # there it is near infrared as often as not
+        bands, found = bands + 1, f"{bands + 1} bands, of which the last is called alpha but is not opaque"
+    remedy = "set dataset.bands=[3,2,1] to choose some, or dataset.channels to their number"
+    require(bands in (1, 3), path, "1 band (gray) or 3 (red, green, blue)", found, remedy)
 
 
 def has_8_bits(path: str) -> bool:

@@ -17,7 +17,7 @@ class Raster(NamedTuple):
 
     pixels: (h, w), or (h, w, bands) with red first; with a `palette` (k, 3) uint8 they are its indices (h, w).
     alpha: (h, w) where a channel of that name is not opaque everywhere. lossy: compressed with loss. turned: the file
-    stores the picture turned or mirrored.
+    stores the picture turned or mirrored. no_data: the value of pixels without data, NaN included.
     """
 
     pixels: np.ndarray
@@ -26,6 +26,7 @@ class Raster(NamedTuple):
     alpha: np.ndarray | None = None
     lossy: bool = False
     turned: bool = False
+    no_data: float | None = None
 
     def colors(self) -> np.ndarray:
         """Give the pixels with the palette applied."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from seglab.contract import require
+
 FITS = ("resize", "pad", "patch")
 
 
@@ -37,13 +39,22 @@ def to_units(images: np.ndarray) -> np.ndarray:
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Make (h, w, channels) of a gray (h, w) or (h, w, 1), or an RGB (h, w, 3) image."""
+    """Make (h, w, channels) of a gray (h, w) or (h, w, 1), an RGB (h, w, 3), or an image of as many bands."""
     image = image[..., 0] if image.shape[2:] == (1,) else image
+    bands = image.shape[2] if image.ndim == 3 else 1
+    fits = bands == channels or {bands, channels} == {1, 3}
+    remedy = "choose them by dataset.bands, or set dataset.channels"
+    require(fits, "image", f"{channels} bands (dataset.channels)", bands, remedy)
     if channels == 1 and image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     elif channels == 3 and image.ndim == 2:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     return image[..., None] if image.ndim == 2 else image
+
+
+def in_colors(images: np.ndarray) -> np.ndarray:
+    """Give images (..., c) as they can be shown: the first three bands, or the first of two."""
+    return images if images.shape[-1] in (1, 3) else images[..., : 3 if images.shape[-1] > 3 else 1]
 
 
 def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -58,7 +69,14 @@ def pad(array: np.ndarray, size: int) -> np.ndarray:
     """Center an array in a square of zeros."""
     below, right = size - array.shape[0], size - array.shape[1]
     sides = (below // 2, below - below // 2, right // 2, right - right // 2)
-    return array if below == right == 0 else cv2.copyMakeBorder(array, *sides, cv2.BORDER_CONSTANT, value=0)
+    return array if below == right == 0 else border(array, *sides)
+
+
+def border(array: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+    """Put zeros around an array; OpenCV does it for up to four channels."""
+    if array.ndim == 3 and array.shape[2] > 4:
+        return np.pad(array, ((top, bottom), (left, right), (0, 0)))
+    return cv2.copyMakeBorder(array, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
 
 
 def inside(shape: tuple[int, ...], size: int, how: str) -> tuple[int, int]:
@@ -86,7 +104,7 @@ def crop(array: np.ndarray, top: int, left: int, height: int, width: int) -> np.
     """Cut height x width from an image or mask at a corner; what lies outside is 0."""
     cut = np.ascontiguousarray(array[top : top + height, left : left + width])
     below, right = height - cut.shape[0], width - cut.shape[1]
-    return cut if below == right == 0 else cv2.copyMakeBorder(cut, 0, below, 0, right, cv2.BORDER_CONSTANT, value=0)
+    return cut if below == right == 0 else border(cut, 0, below, 0, right)
 
 
 def to_mask(fraction: np.ndarray, coverage: float) -> np.ndarray:

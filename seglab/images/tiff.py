@@ -15,6 +15,9 @@ from seglab.images.raster import Raster, choose_page, not_opaque, require_size
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first four bytes."""
 
+GDAL_NO_DATA = 42113
+"""Tag by which GDAL names the value of pixels without data."""
+
 WHITE_IS_0, PALETTE, YCBCR = 0, 3, 6
 """Values of the tag PhotometricInterpretation; 1 is gray, 2 is RGB."""
 
@@ -47,6 +50,8 @@ def decode_tiff(path: str, data: bytes, page: int | None) -> Raster:
             array = np.bitwise_not(array)
         if [int(one) for one in chosen.extrasamples] in ([1], [2]):  # what its writer calls alpha
             array, alpha = array[..., :-1], not_opaque(array[..., -1])
+        no_data = chosen.tags[GDAL_NO_DATA].value if GDAL_NO_DATA in chosen.tags else None
         orientation = int(chosen.tags[274].value) if 274 in chosen.tags else 1
     array = array[..., 0] if array.shape[2:] == (1,) else array
-    return Raster(np.ascontiguousarray(array), "TIFF", palette, alpha, lossy).upright(orientation)
+    raster = Raster(np.ascontiguousarray(array), "TIFF", palette, alpha, lossy)
+    return raster._replace(no_data=None if no_data is None else float(str(no_data).strip("\0 "))).upright(orientation)

@@ -27,7 +27,7 @@ from seglab.data.split import SPLITS, Splits
 from seglab.engine.per_image import ImageTable, means, predict
 from seglab.engine.trained_run import TrainedRun
 from seglab.images.labels import layers, map_layers
-from seglab.images.resize import resize
+from seglab.images.resize import in_colors, resize
 from seglab.inference.predictor import FULL, Predictor
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ class NativeResolution:
             scale = min(1.0, LONGEST / max(mask.shape[:2]))
             small = [max(1, round(side * scale)) for side in mask.shape[:2]]
             seen = convert(np.asarray(image), replace(self.dataset, bits=8))
-            shown = resize(seen if seen.shape[2] in (1, 3) else seen[..., :3], *small)
+            shown = resize(np.ascontiguousarray(in_colors(seen)), *small)
             truth = np.stack([resize(layer.astype(np.float32), *small) for layer in layers(mask, task)])
             maps = levels.reshape(-1, *levels.shape[-2:])
             found = np.stack([resize(one / np.float32(FULL), *small) for one in maps])

@@ -22,7 +22,7 @@ from seglab.contract import Task, require
 from seglab.data import rle
 from seglab.files import cell, write_bytes, write_text
 from seglab.images.image_io import SUFFIXES
-from seglab.images.resize import resize, to_bits, to_channels
+from seglab.images.resize import in_colors, resize, to_bits, to_channels
 from seglab.inference.predictor import FULL, class_masks
 from seglab.metrics.objects import components
 from seglab.plots import CLASS_COLORS
@@ -115,15 +115,14 @@ def objects(mask: np.ndarray, levels: np.ndarray) -> Iterator[tuple[slice, slice
 def overlay(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
     """Draw the outline of each class (h, w) on an image (h, w) or (h, w, c): uint8 (h, w, 3), `LONGEST` at most."""
     scale = min(1.0, LONGEST / max(masks[0].shape))
-    image = image if image.ndim == 2 or image.shape[2] in (1, 3) else image[..., :3]
-    height, width = (max(1, round(n * scale)) for n in masks[0].shape)
-    canvas = resize(to_channels(to_bits(image, 8), 3), height, width).copy()
-    line_width = max(1, max(canvas.shape) // 400)
+    image = image if image.ndim == 2 else np.ascontiguousarray(in_colors(image))
+    canvas = resize(to_channels(to_bits(image, 8), 3), *(max(1, round(n * scale)) for n in masks[0].shape)).copy()
+    width = max(1, max(canvas.shape) // 400)
     for k, mask in enumerate(masks):
         outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         small = [((line + 0.5) * scale - 0.5).round().astype(np.int32) for line in outlines]
-        cv2.drawContours(canvas, small, -1, (0, 0, 0), line_width + 2)  # visible on any background
-        cv2.drawContours(canvas, small, -1, (0, 229, 255) if len(masks) == 1 else color_of(k), line_width)
+        cv2.drawContours(canvas, small, -1, (0, 0, 0), width + 2)  # visible on any background
+        cv2.drawContours(canvas, small, -1, (0, 229, 255) if len(masks) == 1 else color_of(k), width)
     return canvas
 
 

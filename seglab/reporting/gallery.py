@@ -1,7 +1,8 @@
 """The same test images under every loss, side by side: errors in color, and their probabilities.
 
 Each run keeps a few test images in examples.npz: `ids` (n,), `images` uint8 (n, h, w, c), `truths` (n, h, w) and
-`probabilities` (n, h, w) in [0, 1], or uint8 in 0..255. They are chosen by the data alone: all runs keep the same ones.
+`probabilities` (n, h, w) in [0, 1], or uint8 in 0..255, both (n, k, h, w) of several classes, and `valid` (n, h, w)
+where not all pixels count. They are chosen by the data alone: all runs keep the same ones.
 """
 
 from __future__ import annotations
@@ -9,31 +10,40 @@ from __future__ import annotations
 import base64
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from seglab.plots import outlined, paint_errors
+from seglab.contract import Task
+from seglab.plots import outlined, paint_classes, paint_errors
 
 SIDE = 176
 """Pictures are shrunk to this many pixels, so that a report stays small enough to be mailed."""
 
 
 def read_examples(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """A run's kept test images by id, each with image, truth and probability (h, w); empty if it kept none."""
+    """A run's kept test images by id, each with image, truth, probability and valid; empty if it kept none."""
     try:
         with np.load(folder / "examples.npz") as file:
             arrays = {key: file[key] for key in ("ids", "images", "truths", "probabilities")}
+            valid = file["valid"] if "valid" in file else [None] * len(file["ids"])
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return {}
-    probability = arrays["probabilities"].astype(np.float32)
-    if arrays["probabilities"].dtype == np.uint8:
-        probability /= 255
-    rows = zip(arrays["ids"], arrays["images"], arrays["truths"], probability, strict=True)
-    return {str(key): {"image": image, "truth": truth, "probability": p} for key, image, truth, p in rows}
+    probability = arrays["probabilities"].astype(np.float32) / (255 if arrays["probabilities"].dtype == np.uint8 else 1)
+    rows = zip(arrays["ids"], arrays["images"], arrays["truths"], probability, valid, strict=True)
+    return {str(key): dict(zip(("image", "truth", "probability", "valid"), row, strict=True)) for key, *row in rows}
+
+
+def of_class(seen: dict[str, np.ndarray], task: Task, chosen: Sequence[int]) -> tuple[dict[str, np.ndarray], str]:
+    """An example as the report shows it, and its kind of task: of one class alone, (h, w), or of all, (k, h, w)."""
+    if seen["truth"].ndim == 2:
+        return seen, "binary"
+    if len(chosen) > 1:
+        return seen, task.kind
+    return seen | {key: seen[key][chosen[0]] for key in ("truth", "probability")}, "binary"
 
 
 def one_seed(runs: pd.DataFrame, labels: list[str]) -> dict[str, pd.Series]:
@@ -58,19 +68,29 @@ def gallery(runs: Mapping[str, pd.Series], images: pd.DataFrame, metric: str) ->
         cells = {}
         for label, examples in kept.items():
             if name in examples:
-                seen = examples[name]
-                threshold = runs[label]["config"].get("threshold", 0.5)
+                run = runs[label]
+                seen, kind = of_class(examples[name], run["task"], run["classes"])
+                threshold, p = run["config"].get("threshold", 0.5), seen["probability"]
+                errors = paint_errors(seen["image"], seen["truth"], p, threshold, kind, seen["valid"])
+                several = paint_classes(seen["image"], p, threshold, kind, seen["valid"]) if p.ndim == 3 else None
                 cells[label] = {
-                    "errors": picture(paint_errors(seen["image"], seen["truth"], seen["probability"], threshold)),
-                    "probability": picture((255 * seen["probability"]).round().astype(np.uint8)),
+                    "errors": picture(errors),
+                    "probability": picture((255 * p).round().astype(np.uint8) if several is None else several),
                     "score": scores.get((runs[label].name, name), np.nan),
                 }
-        truth = (255 * first["truth"].astype(np.float32)).astype(np.uint8)
+        run = runs[next(label for label, examples in kept.items() if name in examples)]
+        first, kind = of_class(first, run["task"], run["classes"])
+        truth = first["truth"]
+        if truth.ndim == 2:
+            shown, outline = (255 * truth.astype(np.float32)).astype(np.uint8), truth
+        else:
+            shown = paint_classes(first["image"], truth, 0.5 + 1e-6, kind, first["valid"])
+            outline = truth[1 if kind == "multiclass" else 0 :].max(0)
         rows.append(
             {
                 "id": name,
-                "image": picture(outlined(first["image"], first["truth"])),
-                "truth": picture(truth),
+                "image": picture(outlined(first["image"], outline)),
+                "truth": picture(shown),
                 "cells": cells,
             }
         )

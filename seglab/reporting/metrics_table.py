@@ -101,6 +101,13 @@ TITLES = {
 }
 
 
+def blocks(columns: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The blocks of a table with these columns: BLOCKS, and where there are several classes the IoU of each."""
+    known = set().union(*BLOCKS.values())
+    classes = tuple(dict.fromkeys(key for key in columns if key.startswith("iou/") and key not in known))
+    return BLOCKS | ({"IoU of each class, mean over the test images": classes} if classes else {})
+
+
 def title(key: str) -> str:
     """A metric's name for readers."""
     name = key.removesuffix("_pooled").removeprefix("tuned/").removeprefix("iou/").removeprefix("epochs/")
@@ -132,12 +139,13 @@ class Pooled(NamedTuple):
 
     Of several classes the sum of the histograms and the mean of the scores. `images` has, by rule, a row for each test
     image, by id, with the columns THRESHOLDED; "fixed" is per_image.csv. A multiclass mask takes the likeliest class
-    and has no other rule.
+    and has no other rule. `confusion` (k, k) has true classes in rows.
     """
 
     table: np.ndarray
     scores: dict[str, float]
     images: dict[str, pd.DataFrame]
+    confusion: np.ndarray | None = None
 
 
 def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
@@ -151,6 +159,7 @@ def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
         try:
             with np.load(run["folder"] / "histograms.npz") as arrays:
                 table, ids, val = arrays["test"], arrays["test_ids"], arrays["val"].sum(0)
+                confusion = arrays.get("test_confusion")
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             continue
         several = len(run["classes"]) > 1
@@ -169,7 +178,7 @@ def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
             images = {rule: pd.DataFrame(scores_from(below, edge, empty), index=ids) for rule, edge in edges.items()}
             means = {f"{rule}/{key}": float(mean) for rule, each in images.items() for key, mean in each.mean().items()}
             parts.append(Pooled(own.sum(0), scores | means, images))
-        found[row] = _together(parts)
+        found[row] = _together(parts)._replace(confusion=confusion)
     return found
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from seglab.reporting.gallery import gallery, one_seed
 from seglab.reporting.html import Cell, mean_sd, number, table, text
-from seglab.reporting.metrics_table import BLOCKS, RULES, title, worse_if_higher
+from seglab.reporting.metrics_table import RULES, blocks, title, worse_if_higher
 from seglab.reporting.power import smallest_difference, usual_noise
 from seglab.reporting.run_labels import differences
 from seglab.reporting.study import Study
@@ -81,7 +81,7 @@ def ranks(study: Study) -> Markup:
 
 def metric_blocks(spread: pd.DataFrame) -> Iterator[tuple[str, Markup]]:
     """Every metric, mean and standard deviation over seeds: a heading and a table for each block."""
-    for name, keys in BLOCKS.items():
+    for name, keys in blocks(spread.columns.get_level_values(0)).items():
         have = [key for key in keys if (key, "mean") in spread]
         best = {key: _best(key, spread[key, "mean"]) for key in have}
         if "found/nothing" in have and spread["found/nothing", "mean"].max() > 0:
@@ -95,6 +95,15 @@ def metric_blocks(spread: pd.DataFrame) -> Iterator[tuple[str, Markup]]:
         ]
         if have:
             yield name, table(["loss", *map(title, have)], rows)
+
+
+def confusions(study: Study) -> Iterator[tuple[str, Markup]]:
+    """For each loss a table of what became of each class: the share of its test pixels, in %, by predicted class."""
+    classes = study.sweep.used["task"].iloc[0].classes if study.confusions else ()
+    for label, counts in study.confusions.items():
+        shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        rows = [[text(name), *(number(one, 1) for one in row)] for name, row in zip(classes, shares, strict=True)]
+        yield label, table(["true class", *(f"as {name}" for name in classes)], rows)
 
 
 def _best(key: str, means: pd.Series) -> float | None:

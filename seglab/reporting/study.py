@@ -19,10 +19,10 @@ from seglab.reporting.cube import Cube, cube, finite_mean
 from seglab.reporting.load_runs import Sweep
 from seglab.reporting.looks import Look, remember
 from seglab.reporting.metrics_table import (
-    BLOCKS,
     RULES,
     THRESHOLDED,
     Pooled,
+    blocks,
     over_seeds,
     per_run,
     read_histograms,
@@ -41,14 +41,15 @@ class Question:
     """What the verdict is about.
 
     `question` is best or pairs, see verdict.py; `against` names a loss beside which each other is judged instead.
-    `metric` is a column of per_image.csv, `rule` how a mask is made of probabilities (a key of RULES), `images` which
-    images count (all, foreground, empty), `delta` the largest difference that does not matter, and 1 - `confidence` the
-    chance of an error over all looks at the study together.
+    `metric` is a column of per_image.csv, of class `of_class` or the mean over classes, `rule` how a mask is made of
+    probabilities (a key of RULES), `images` which images count (all, foreground, empty), `delta` the largest difference
+    that does not matter, and 1 - `confidence` the chance of an error over all looks at the study together.
     """
 
     question: str = "best"
     against: str | None = None
     metric: str = "iou"
+    of_class: str | None = None
     rule: str = "fixed"
     images: str = "all"
     delta: float = 0.01
@@ -282,7 +283,7 @@ class Study:
     @cached_property
     def spread(self) -> pd.DataFrame:
         """All metrics, mean and standard deviation over seeds, one row a label."""
-        table = over_seeds(self.metrics, chain(*BLOCKS.values()), ["label"])
+        table = over_seeds(self.metrics, chain(*blocks(map(str, self.metrics)).values()), ["label"])
         return table.reindex([*self.labels, *(label for label in table.index if label not in self.labels)])
 
     @cached_property
@@ -290,6 +291,12 @@ class Study:
         """The histogram over all test pixels and seeds of each loss, (2, 256)."""
         runs = self._by_label(self._pooled)
         return {label: np.sum([found.table for found in pooled], axis=0) for label, pooled in runs.items()}
+
+    @cached_property
+    def confusions(self) -> dict[str, np.ndarray]:
+        """The confusion matrix (k, k) of each loss over all its test pixels, of classes that exclude each other."""
+        found = {row: one.confusion for row, one in self._pooled.items() if one.confusion is not None}
+        return {label: np.sum(some, axis=0) for label, some in self._by_label(found).items()}
 
     def _by_label(self, by_run: Mapping[int, Any]) -> dict[str, list[Any]]:
         labels = self.sweep.used["label"]

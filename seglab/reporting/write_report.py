@@ -17,13 +17,13 @@ from seglab.reporting import external_data, report_sections, reproduce, tuning
 from seglab.reporting.html import TEMPLATES
 from seglab.reporting.load_runs import Sweep, collect
 from seglab.reporting.looks import known_looks
-from seglab.reporting.metrics_table import BLOCKS, keys_of, title
+from seglab.reporting.metrics_table import blocks, keys_of, title
 from seglab.reporting.study import IMAGES, Question, Study
 
 
 def answer(roots: Sequence[Path], question: Question) -> tuple[Sweep, list[Study]]:
     """All runs below some folders, and a study of each benchmark among them with the question put to it."""
-    sweep = collect(roots)
+    sweep = collect(roots, question.of_class)
     studies = []
     for name, runs in sweep.benchmarks():
         study = Study(name, runs, question, known_looks(roots, runs.benchmark))
@@ -35,7 +35,8 @@ def answer(roots: Sequence[Path], question: Question) -> tuple[Sweep, list[Study
 def write_all(roots: Sequence[Path], question: Question, sweep: Sweep, studies: list[Study], out: Path) -> Path:
     """Write the report about `answer(roots, question)` into `out`; returns report.html."""
     usual = asdict(Question())
-    changed = [f"{key}={value}" for key, value in asdict(question).items() if value != usual[key]]
+    asked = {key: value for key, value in asdict(question).items() if value != usual[key]}
+    changed = [f"{'class' if key == 'of_class' else key}={value}" for key, value in asked.items()]
     this = " ".join(["python -m seglab.report", *map(str, roots), *changed])
     commands = "\n".join([*reproduce.commands(sweep.runs["overrides"]), this])
     return write(out, roots[0].resolve().name, studies, sweep.runs, commands)
@@ -122,7 +123,7 @@ def markdown(studies: list[Study], runs: pd.DataFrame) -> str:
         lines += ["", study.blind] if study.blind else []
         lines += ["", study.look_words] if study.look_words else []
         lines += ["", f"At the threshold tuned on validation: {study.tuned.headline}"] if study.tuned else []
-        for name, keys in BLOCKS.items():
+        for name, keys in blocks(study.spread.columns.get_level_values(0)).items():
             have = [key for key in keys if (key, "mean") in study.spread]
             if have:
                 lines += ["", f"**{name}**", "", *_markdown_table(study.spread, have)]

@@ -146,8 +146,8 @@ def test_overviews_and_the_thumbnail_of_a_phone_are_no_pages(tmp_path, colors):
 @pytest.mark.parametrize(
     ("bands", "options", "words"),
     [
-        (2, {"photometric": "minisblack", "extrasamples": [0]}, "got 2 bands; write the bands"),
-        (4, {"photometric": "rgb", "extrasamples": [0]}, "got 4 bands; write"),
+        (2, {"photometric": "minisblack", "extrasamples": [0]}, "got 2 bands; set dataset.bands"),
+        (4, {"photometric": "rgb", "extrasamples": [0]}, "got 4 bands; set"),
         (4, {"photometric": "rgb", "extrasamples": [2]}, "got 4 bands, of which the last is called alpha but is not"),
         (4, {"photometric": "rgb", "extrasamples": [1]}, "got 4 bands, of which the last is called alpha but is not"),
         (5, {"photometric": "minisblack", "planarconfig": "contig"}, "got 5 bands"),

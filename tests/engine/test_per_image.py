@@ -34,7 +34,7 @@ def test_the_tiles_of_an_image_make_the_row_of_the_whole_image() -> None:
 def test_the_overlap_of_two_tiles_counts_once_and_what_lies_beyond_the_image_never() -> None:
     logits, target = scene(0)
     whole, tiled = (ImageTable({"a": "p"}, 0.5, "correct", outlines=False) for _ in range(2))
-    whole.add(torch.tensor([0.5]), logits[..., :7], target[..., :7], ["a"])
+    whole.add(torch.tensor([(4 * 0.2 + 3 * 0.8) / 7]), logits[..., :7], target[..., :7], ["a"])
     for columns, own, loss in ((slice(0, 4), slice(0, 4), 0.2), (slice(2, 8), slice(2, 5), 0.8)):
         valid = torch.zeros_like(target[..., columns], dtype=torch.bool)
         valid[..., own] = True

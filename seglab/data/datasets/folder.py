@@ -35,8 +35,8 @@ class Folder(Dataset):
     [192, 200]}`, values or colors; every pixel has one. Or `masks` gives a folder for each of several classes that may
     overlap, by name. ignore: values or colors of pixels that do not count. mask_value: foreground are the pixels of
     this value or color ("#rrggbb"), or of a list; null: those above `threshold`. missing_mask: `error`, or `empty`: an
-    image without a mask has no foreground. page: which page of files with several, from 0. group_pattern: a regular
-    expression whose first group, found in an image's name, is its patient.
+    image without a mask has no foreground. page: which page of files with several, from 0. bands: which bands to read,
+    from 1. group_pattern: a regular expression whose first group, found in an image's name, is its patient.
     """
 
     root: str
@@ -56,6 +56,7 @@ class Folder(Dataset):
     threshold: int = 0
     missing_mask: str = "error"
     page: int | None = None
+    bands: tuple[int, ...] | None = None
     group_pattern: str | None = None
 
     def __post_init__(self) -> None:
@@ -105,7 +106,12 @@ class Folder(Dataset):
         return Task() if isinstance(self.masks, str) else Task("multilabel", tuple(dict(self.masks)))
 
     def decode(self, path: str) -> np.ndarray:
-        return read_image(path, self.page)
+        return read_image(path, self.page, self.read_bands)
+
+    @property
+    def read_bands(self) -> tuple[int, ...] | None:
+        """What `read_image` is to read: the bands that are named, or all where `channels` is neither gray nor RGB."""
+        return () if self.bands is None and self.channels not in (1, 3) else self.bands
 
     def mask_doubts(self, masks: Sequence[Facts]) -> list[str]:
         values = () if self.mask_value is None else self.mask_value
@@ -191,7 +197,7 @@ class Folder(Dataset):
         if images and not masks and self.missing_mask == "empty":
             read, paths = partial(no_foreground, page=self.page), [images[0][2]]
         image, group = (images[0][2], self.group_of(images[0][0], name)) if images else (None, name)
-        return pair_item(name, group, image, paths, split, read, self.page)
+        return pair_item(name, group, image, paths, split, read, self.page, self.read_bands)
 
     def group_of(self, stem: str, name: str) -> str:
         """Find the patient in the name of an image; without a pattern each image is its own group."""
@@ -289,6 +295,7 @@ def pair_item(
     split: str,
     read: Callable[[str], np.ndarray],
     page: int | None = None,
+    bands: tuple[int, ...] | None = None,
 ) -> Item:
     """Make one item of an image file and mask files that `read` decodes; without either it has a fault."""
     if image is None or not masks:
@@ -297,7 +304,7 @@ def pair_item(
         return Item(name, group, split=split, fault=fault)
     paths, own = tuple(map(str, masks)), tuple(str(mask) for mask in masks if mask != image)
     reader = partial(united, paths, read)
-    return Item(name, group, partial(read_image, str(image), page), reader, split, (str(image), *own), own, page)
+    return Item(name, group, partial(read_image, str(image), page, bands), reader, split, (str(image), *own), own, page)
 
 
 def united(paths: Sequence[str], read: Callable[[str], np.ndarray]) -> np.ndarray:

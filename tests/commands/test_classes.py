@@ -1,0 +1,121 @@
+"""Several classes through every command, and padding that is no background."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from seglab.contract import ContractError
+from seglab.data.datasets.folder import Folder
+from seglab.data.module import DataModule
+from seglab.engine.initial_weights import start_from
+from seglab.engine.trained_run import open_run
+from seglab.evaluate import evaluate
+from seglab.export import export
+from seglab.metrics.segmentation import SegmentationMetrics
+from seglab.models.unet import UNet
+from seglab.predict import predict
+from seglab.report import report
+from seglab.surface import opened
+from seglab.train import train
+from tests.conftest import SMALL, compose
+from tests.data.fabricate import write_image
+
+SCENES = {"organ": ("background", "organ", "lesion"), "disc_cup": ("disc", "cup")}
+
+
+@pytest.fixture(scope="module", params=SCENES)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A run on a scene of several classes, in a study of its own."""
+    folder = tmp_path_factory.mktemp(request.param) / "study" / "run"
+    train(compose("train", *SMALL, f"dataset.scene={request.param}", "loss=dice", folder=folder), folder)
+    return request.param, folder
+
+
+@pytest.mark.slow
+def test_every_command_takes_several_classes(trained: tuple[str, Path], tmp_path: Path) -> None:
+    scene, run = trained
+    classes, facts = SCENES[scene], json.loads((run / "run.json").read_text())
+    assert facts["data"]["task"]["classes"] == list(classes)
+    assert {f"test/iou/{name}" for name in classes} <= set(facts["metrics"])
+    rows = pd.read_csv(run / "per_image.csv")
+    assert list(rows["class"]) == list(classes) * 6
+
+    (again,) = evaluate(compose("evaluate", f"run={run}", "device=cpu"), tmp_path)
+    pd.testing.assert_frame_equal(pd.read_csv(again / "per_image.csv"), rows, rtol=1e-5)
+
+    write_image(tmp_path / "in/a.png", np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
+    words = (
+        f"run={run}",
+        f"input={tmp_path}/in",
+        f"output={tmp_path}/out",
+        "format=[mask,probability,overlay,objects]",
+    )
+    out = predict(compose("predict", *words, "threshold=tuned", "device=cpu"), tmp_path)
+    maps = np.stack([np.array(Image.open(out / f"probabilities/{name}/a.png")) for name in classes]) / 65535
+    if scene == "organ":
+        np.testing.assert_allclose(maps.sum(0), 1, atol=1e-3)
+        numbers = np.array(Image.open(out / "masks/a.png"))
+        assert (maps.max(0) - np.take_along_axis(maps, numbers[None].astype(int), 0)[0] < 1e-4).all()
+    else:
+        tuned = facts["threshold"]["tuned"]
+        for name, map_ in zip(classes, maps, strict=True):
+            mask = np.array(Image.open(out / f"masks/{name}/a.png")) > 0
+            np.testing.assert_array_equal(mask, np.rint(map_ * 65535) >= np.ceil(tuned[name] * 65535))
+    assert set(pd.read_csv(out / "objects.csv")["class"]) <= set(classes)
+
+    file = export(compose("export", f"run={run}", "format=pt2", f"output={tmp_path}/m.pt2"), tmp_path)
+    assert ("argmax" in file.with_name("m.pt2.md").read_text()) == (scene == "organ")
+    with pytest.raises(ContractError, match="surface: expected data of one class"):
+        opened(compose("surface", "view=pixels", f"runs=[{run}]"))
+
+
+@pytest.mark.slow
+def test_a_report_is_of_the_mean_or_of_one_class(trained: tuple[str, Path], tmp_path: Path) -> None:
+    scene, run = trained
+    metrics = json.loads((run / "run.json").read_text())["metrics"]
+    name = SCENES[scene][1]
+    for words, key in (((), "test/iou"), ((f"class={name}",), f"test/iou/{name}")):
+        page = report(compose("report", f"roots=[{run.parent}]", f"output={tmp_path}", *words), tmp_path)
+        table = pd.read_csv(tmp_path / "table.csv")
+        assert table["iou"][0] == pytest.approx(metrics[key])
+    assert ("What each class was taken for" in page.read_text()) == (scene == "organ")
+    words = (f"roots=[{run.parent}]", "class=moon", f"output={tmp_path}")
+    with pytest.raises(ContractError, match="report: expected class as one of"):
+        report(compose("report", *words), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_of_another_task_is_one_sentence(trained: tuple[str, Path], tmp_path: Path) -> None:
+    words = (f"run={trained[1]}", "dataset.scene=disc", "device=cpu")
+    with pytest.raises(ContractError, match="expected data of the run's task"):
+        evaluate(compose("evaluate", *(f"+{w}" if "scene" in w else w for w in words)), tmp_path)
+    facts = start_from(UNet(in_channels=3, base=4, depth=2), str(trained[1]))
+    assert facts["reshaped"]  # the last layer, which describe() names
+    assert open_run(trained[1]).module().task.channels == len(SCENES[trained[0]])
+
+
+def test_padding_is_no_background(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for k in range(4):
+        write_image(tmp_path / f"images/{k}.png", rng.integers(0, 256, (100, 400), np.uint8))
+        write_image(tmp_path / f"masks/{k}.png", rng.integers(0, 2, (100, 400), np.uint8) * 255)
+    data = DataModule(Folder(root=str(tmp_path), size=400, fit="pad", cache_dir=None, test_fraction=0.5))
+    metric = SegmentationMetrics()
+    for batch in data.loader("test"):
+        coin = torch.from_numpy(rng.choice([-1.0, 1.0], batch["target"].shape))
+        coin[~batch["valid"]] = -1  # the padding is easy: it is black
+        metric.update(coin, batch["target"], valid=batch["valid"])
+    assert metric.compute()["accuracy"].item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_loss_without_a_meaning_for_the_task_is_said_before_any_image_is_read(tmp_path: Path) -> None:
+    words = ("dataset.scene=organ", "loss=lovasz_hinge", *SMALL)
+    with pytest.raises(ContractError, match=r"LovaszHinge: expected task of .*, got multiclass"):
+        train(compose("train", *words, folder=tmp_path / "run"), tmp_path / "run")

@@ -1,0 +1,199 @@
+"""Several classes and pixels that do not count, from the file to the batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from seglab.contract import ContractError, Task
+from seglab.data.batch_augment import Light
+from seglab.data.datasets.folder import Folder
+from seglab.data.datasets.synthetic import Synthetic
+from seglab.data.decode import decode_item
+from seglab.data.module import DataModule
+from seglab.data.prepare_data import open_data
+from seglab.images.masks import read_classes, read_mask
+from tests.data.fabricate import save_palette, write_image
+
+VALUES = (("background", (0,)), ("gland", (64, 128)), ("pectoral", (255,)))
+COLORS = (("background", ("#000000",)), ("gland", ("#ff0000", "#00ff00")), ("pectoral", ("#0000ff",)))
+
+
+def labels() -> np.ndarray:
+    """A 40x30 map of label values with blocks of 64, 128 and 255."""
+    mask = np.zeros((30, 40), np.uint8)
+    mask[2:12, 2:12], mask[2:12, 20:30], mask[20:28, 5:35] = 64, 128, 255
+    return mask
+
+
+def class_numbers() -> np.ndarray:
+    return np.select([labels() == 255, labels() > 0], [2, 1], 0)
+
+
+def write_tree(root: Path, count: int = 12, shape: tuple[int, int] = (30, 40)) -> Path:
+    rng = np.random.default_rng(0)
+    for k in range(count):
+        write_image(root / f"images/{k}.png", rng.integers(0, 256, (*shape, 3), np.uint8))
+        write_image(root / f"masks/{k}.png", cv2.resize(labels(), shape[::-1], interpolation=cv2.INTER_NEAREST))
+    return root
+
+
+def folder(root: Path, **options: object) -> Folder:
+    classes = {"background": 0, "gland": [64, 128], "pectoral": 255}
+    return Folder(root=str(root), **{"size": 32, "cache_dir": None, "classes": classes, **options})
+
+
+def test_classes_are_values_colors_or_indices_of_a_palette(tmp_path):
+    gray = write_image(tmp_path / "gray.png", labels())
+    np.testing.assert_array_equal(read_classes(gray, VALUES), class_numbers())
+    rgb = np.zeros((*labels().shape, 3), np.uint8)
+    rgb[labels() == 64], rgb[labels() == 128], rgb[labels() == 255] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    Image.fromarray(rgb).save(tmp_path / "rgb.png")
+    np.testing.assert_array_equal(read_classes(str(tmp_path / "rgb.png"), COLORS), class_numbers())
+    save_palette(tmp_path / "voc.png", np.where(labels() == 255, 3, class_numbers()).astype(np.uint8))
+    found = read_classes(str(tmp_path / "voc.png"), (("background", (0,)), ("gland", (1,))), ignore=3)
+    np.testing.assert_array_equal(found, np.where(labels() == 255, 255, class_numbers()))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"classes": {"background": 0, "gland": 64}}, r"values listed in dataset.classes, got 128 \(100 pixels\), 255"),
+        ({"classes": {"background": 0, "": 64}}, "classes as names with a value, a color or a list"),
+        ({"classes": {"background": 0}}, "classes as names with a value, a color or a list"),
+        ({"classes": {"background": 0, "gland": [64, 0]}}, "each value in one class, got 0"),
+        ({"classes": {"background": "#000000", "gland": "red"}}, "numbers and colors such as"),
+        ({"soft": True}, "classes without mask_value, threshold, soft"),
+        (
+            {"classes": None, "masks": {"a": "masks"}, "test_masks": {"b": "m"}, "test_images": "i"},
+            "one set of classes",
+        ),
+    ],
+)
+def test_classes_that_do_not_fit_are_one_sentence(tmp_path, options, words):
+    with pytest.raises(ContractError, match=words):
+        open_data(folder(write_tree(tmp_path), **options))
+
+
+def test_unlisted_colors_are_named_with_their_counts(tmp_path):
+    pixels = np.zeros((4, 5, 3), np.uint8)
+    pixels[0, :3] = (255, 0, 0)
+    Image.fromarray(pixels).save(tmp_path / "m.png")
+    with pytest.raises(ContractError, match=r"got #ff0000 \(3 pixels\); list them there, or in dataset.ignore"):
+        read_classes(str(tmp_path / "m.png"), (("background", ("#000000",)), ("road", ("#00ff00",))))
+
+
+def test_a_resized_class_has_a_pixel_where_it_is_the_largest_of_those_that_cover_half(tmp_path):
+    data = folder(write_tree(tmp_path, shape=(64, 64)))
+    seen = decode_item(data.items()[0], data)
+    stored = data.items()[0].mask()
+    shares = np.stack(
+        [cv2.resize((stored == k).astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA) for k in (1, 2)]
+    )
+    expected = np.where(shares.sum(0) >= 0.5, 1 + shares.argmax(0), 0)
+    np.testing.assert_array_equal(seen.mask, expected)
+    assert seen.valid is None
+    tiny = np.zeros((64, 64), np.uint8)
+    tiny[5, 5] = 255
+    write_image(tmp_path / "masks/0.png", tiny)
+    assert (decode_item(data.items()[0], data).mask == 2).sum() == 1
+
+
+def test_masks_of_several_folders_may_overlap(tmp_path):
+    root = write_tree(tmp_path)
+    for k in range(12):
+        write_image(root / f"cups/{k}.png", (labels() == 64).astype(np.uint8) * 255)
+    data = folder(root, classes=None, masks={"disc": "masks", "cup": "cups"}, fit="patch", size=16)
+    assert data.task == Task("multilabel", ("disc", "cup"))
+    mask = data.items()[0].mask()
+    assert mask.shape == (30, 40, 2)
+    assert (mask[..., 0] >= mask[..., 1]).all()
+    batch = DataModule(data, needs=("distance",)).samples("test")[(0, 0)]
+    assert batch["target"].shape == batch["distance"].shape == (1, 2, 16, 16)
+    (root / "cups/3.png").unlink()
+    with pytest.raises(ContractError, match="1 of 12 images without"):
+        data.items()
+
+
+def test_ignored_pixels_count_nowhere(tmp_path):
+    root = write_tree(tmp_path)
+    data = folder(root, classes={"background": 0, "gland": [64, 128]}, ignore=255, size=40, fit="pad")
+    seen = decode_item(data.items()[0], data)
+    band = slice(5, 35)
+    np.testing.assert_array_equal(seen.valid[band], labels() != 255)
+    assert not seen.valid[:5].any()  # the padding
+    assert not seen.valid[35:].any()
+    assert not seen.mask[~seen.valid].any()
+    opened = open_data(data)
+    gland, counted = (labels() > 0).sum() - (labels() == 255).sum(), (labels() != 255).sum()
+    np.testing.assert_allclose(opened.facts()["class_frequency"], [1 - gland / counted, gland / counted])
+    binary = read_mask(write_image(tmp_path / "m.png", labels()), value=64, ignore=255)
+    np.testing.assert_array_equal(np.unique(binary), [0, 1, 255])
+
+
+def test_an_image_without_a_pixel_that_counts_is_a_fault(tmp_path):
+    root = write_tree(tmp_path)
+    write_image(root / "masks/4.png", np.full((30, 40), 255, np.uint8))
+    with pytest.raises(ContractError, match="image 4: expected a pixel with data and a label, got none"):
+        open_data(folder(root, classes={"background": 0, "gland": [64, 128]}, ignore=255))
+
+
+def test_what_counts_is_turned_with_the_image(tmp_path):
+    root = write_tree(tmp_path)
+    data = folder(root, classes={"background": 0, "gland": [64, 128]}, ignore=255, size=40, fit="pad")
+    samples = DataModule(data, Light(flip=1, rotate90=0, tone=0)).samples("train")
+    batch = samples[(0, 0)]
+    plain = DataModule(data).samples("train")[(0, 0)]
+    for name in ("target", "valid"):
+        np.testing.assert_array_equal(batch[name][0], plain[name][0].flip(1, 2))
+
+
+@pytest.mark.parametrize(("scene", "rare"), [("organ", "lesion"), ("disc_cup", "cup")])
+def test_painted_scenes_have_their_classes(scene, rare):
+    data = Synthetic(scene=scene, train=12, val=2, test=2, size=64)
+    frequency = dict(zip(data.task.classes, open_data(data).facts()["class_frequency"], strict=True))
+    assert 0.001 < frequency[rare] < 0.03
+    target = DataModule(data).samples("train")[(0, 0)]["target"]
+    assert target.shape[1] == (1 if data.task.kind == "multiclass" else 2)
+    if scene == "disc_cup":
+        assert (target[:, 0] >= target[:, 1]).all()
+
+
+def test_a_class_that_hardly_occurs_is_said(tmp_path):
+    root = write_tree(tmp_path)
+    for k in range(1, 12):
+        write_image(root / f"masks/{k}.png", np.where(labels() == 255, 0, labels()).astype(np.uint8))
+    words = " ".join(open_data(folder(root, split_seed=1)).warnings())
+    assert "classes that hardly occur: pectoral (" in words
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_bands_and_pixels_without_data_come_from_a_geotiff(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(1, 4000, (12, 30, 40, 4)).astype(kind)
+    pixels[:, :6] = 0
+    for k, image in enumerate(pixels):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        tags = [(42113, "s", 0, "0", True)]  # what GDAL writes for no data
+        tifffile.imwrite(tmp_path / f"images/{k}.tif", image, photometric="rgb", planarconfig="contig", extratags=tags)
+        write_image(tmp_path / f"masks/{k}.png", labels())
+    options = {"classes": None, "mask_value": 255, "size": 40, "fit": "resize"}
+    data = folder(tmp_path, channels=4, mean=[0.1, 0.2, 0.3, 0.4], **options)
+    module = DataModule(data)
+    batch = module.samples("test")[(0, 0)]
+    assert batch["image"].shape == (1, 4, 40, 40)
+    assert not batch["valid"][..., :7, :].any()
+    assert batch["valid"][..., 9:, :].all()
+    assert module.opened.dataset.range == (0, 4095)
+    chosen = folder(tmp_path, channels=2, bands=[4, 1], mean=[0.1], **options)
+    np.testing.assert_array_equal(chosen.items()[0].image()[10:], pixels[0, 10:][..., [3, 0]].astype(np.float32))
+    for wrong, words in (({"channels": 3}, r"dataset.bands=\[3,2,1\]"), ({"bands": [5]}, "bands from 1 to 4, got")):
+        with pytest.raises(ContractError, match=words):
+            open_data(folder(tmp_path, **options, **wrong))
+    with pytest.raises(ContractError, match=r"expected 2 bands .*got 4; choose them by dataset.bands"):
+        DataModule(folder(tmp_path, channels=2, range=[0, 4095], **options)).samples("test")[(0, 0)]
