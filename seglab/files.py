@@ -44,7 +44,8 @@ def atomic(path: Path) -> Iterator[Path]:
         fault = error if isinstance(error, OSError) else error.__context__  # torch.save raises another after it
         if not isinstance(fault, OSError):
             raise
-        fault.filename = str(path)  # a full disk comes without a name, others with that of the temporary file
+        if fault.errno:
+            fault.filename = str(path)  # a full disk comes without a name, others with that of the temporary file
         raise fault from None
     finally:
         partial.unlink(missing_ok=True)
