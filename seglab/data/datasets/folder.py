@@ -16,6 +16,7 @@ from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Facts, Item, Reader, one_of
 from seglab.data.facts import value_doubts
 from seglab.data.names import Affix, option, proposal
+from seglab.data.path_table import read_rows
 from seglab.images.image_io import SUFFIXES, existing_folder, files_in, read_image
 from seglab.images.labels import IGNORED
 from seglab.images.masks import Value, read_classes, read_mask, to_rgb
@@ -28,10 +29,11 @@ T = TypeVar("T")
 class Folder(Dataset):
     """Any folders of images and masks, matched by their names without ending; folders inside are part of the name.
 
-    images, masks, and for splits of their own val_images, val_masks, test_images, test_masks: folders in `root`; an
-    empty val_images has validation images drawn although there is a folder of them. image_prefix, image_suffix,
-    mask_prefix, mask_suffix: what the names add to what they have in common, suffixes also as a list: the masks of an
-    image are united. classes: what the values of a mask mean, by name, the background first: `{background: 0, gland:
+    table: a CSV file in `root` with the columns image and mask (paths below `root`), and split and group where they are
+    known, instead of folders. images, masks, and for splits of their own val_images, val_masks, test_images,
+    test_masks: folders in `root`; an empty val_images has validation images drawn although there is a folder of them.
+    image_prefix, image_suffix, mask_prefix, mask_suffix: what the names add to what they have in common, suffixes also
+    as a list: the masks of an image are united. classes: what the values of a mask mean, by name, the background first: `{background: 0, gland:
     [192, 200]}`, values or colors; every pixel has one. Or `masks` gives a folder for each of several classes that may
     overlap, by name. ignore: values or colors of pixels that do not count. mask_value: foreground are the pixels of
     this value or color ("#rrggbb"), or of a list; null: those above `threshold`. missing_mask: `error`, or `empty`: an
@@ -40,6 +42,7 @@ class Folder(Dataset):
     """
 
     root: str
+    table: str | None = None
     images: str = "images"
     masks: str | Folders = "masks"
     val_images: str | None = None
@@ -120,6 +123,8 @@ class Folder(Dataset):
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
+        if self.table is not None:
+            return self.listed(root, self.table)
         folders = {"train": (root / self.images, named(self.masks))}
         if self.val_images and self.val_masks:
             folders["val"] = (root / self.val_images, named(self.val_masks))
@@ -133,6 +138,27 @@ class Folder(Dataset):
         for split, (images, masks) in folders.items():
             part = split if len(folders) > 1 else ""
             items += stacked([self.pairs(images, root / one, every, part) for one in masks.values()])
+        return items
+
+    def listed(self, root: Path, table: str) -> list[Item]:
+        """Make an item of each row of a table."""
+        require(isinstance(self.masks, str), WHO, "a table without several folders of masks")
+        items = []
+        for row in read_rows(root / table, root):
+            name = row.image.relative_to(root) if row.image.is_relative_to(root) else row.image
+            stem = name.with_suffix("").as_posix()
+            present = [path for path in (row.image, row.mask) if path and path.is_file()]
+            image = row.image if row.image in present else None
+            masks, group = (
+                [row.mask] if row.mask in present and row.mask else [],
+                row.group or self.group_of(stem, stem),
+            )
+            items.append(self.item(stem, group, image, masks, row.split, row.mask is None))
+        faults = [item.fault for item in items if item.fault]
+        usable = self.on_bad_item != "raise" or not faults
+        remedy = "dataset.on_bad_item=skip leaves such rows out"
+        got = f"{len(faults)} of {len(items)} rows without ({faults[0]})" if faults else ""
+        require(usable, f"{WHO}: {table}", "files that exist in each row", got, remedy)
         return items
 
     def require_no_other_val(self, root: Path) -> None:
@@ -182,7 +208,11 @@ class Folder(Dataset):
         if twice:
             fault = f"{twice[0][2]}: expected one file of its name, got {twice[1][2]} too"
             return Item(name, name, split=split, fault=fault)
-        paths = [path for _, _, path in masks]
+        image, group = (images[0][2], self.group_of(images[0][0], name)) if images else (None, name)
+        return self.item(name, group, image, [path for _, _, path in masks], split, not masks)
+
+    def item(self, name: str, group: str, image: Path | None, masks: Sequence[Path], split: str, empty: bool) -> Item:
+        """Make the item of an image and its masks; `empty` where it is named without any."""
         read: Callable[[str], np.ndarray] = partial(
             read_mask,
             threshold=self.threshold,
@@ -194,10 +224,9 @@ class Folder(Dataset):
         if self.classes is not None:
             pairs: Any = self.classes
             read = partial(read_classes, classes=pairs, ignore=self.ignore, page=self.page)
-        if images and not masks and self.missing_mask == "empty":
-            read, paths = partial(no_foreground, page=self.page), [images[0][2]]
-        image, group = (images[0][2], self.group_of(images[0][0], name)) if images else (None, name)
-        return pair_item(name, group, image, paths, split, read, self.page, self.read_bands)
+        if image and empty and self.missing_mask == "empty":
+            read, masks = partial(no_foreground, page=self.page), [image]
+        return pair_item(name, group, image, masks, split, read, self.page, self.read_bands)
 
     def group_of(self, stem: str, name: str) -> str:
         """Find the patient in the name of an image; without a pattern each image is its own group."""
@@ -299,7 +328,7 @@ def pair_item(
 ) -> Item:
     """Make one item of an image file and mask files that `read` decodes; without either it has a fault."""
     if image is None or not masks:
-        present = image or masks[0]
+        present = image or (masks[0] if masks else name)
         fault = f"{present}: expected {'an image' if image is None else 'a mask'} of its name"
         return Item(name, group, split=split, fault=fault)
     paths, own = tuple(map(str, masks)), tuple(str(mask) for mask in masks if mask != image)

@@ -255,3 +255,40 @@ def test_the_real_tissue_maps_are_read(shared_data):
     assert len(items) == 66
     fractions = [decode_item(item, tissue)[1].mean() * 2 for item in items]  # half of the square is padding
     assert np.mean(fractions) == pytest.approx(0.10, abs=0.02)
+
+
+def test_a_table_names_the_files_of_each_image_its_split_and_its_group(tmp_path):
+    write_scenes(tmp_path, 4, named=("scans/{}", "labels/of_{}"))
+    cells = [f"scans/{k:02d}.png,labels/of_{k:02d}.png,{'test' if k == 3 else 'train'},p{k // 2}" for k in range(3)]
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(["image,mask,split,group", *cells, "scans/03.png,,test,p9"]))
+    with pytest.raises(ContractError, match=r"list.csv: expected files that exist in each row, got 1 of 4 rows"):
+        folder(tmp_path, table="list.csv").items()
+    items = folder(tmp_path, table="list.csv", missing_mask="empty").items()
+    assert [(item.id, item.split, item.group) for item in items] == [
+        ("scans/00", "train", "p0"),
+        ("scans/01", "train", "p0"),
+        ("scans/02", "train", "p1"),
+        ("scans/03", "test", "p9"),
+    ]
+    plainly = folder(tmp_path, images="scans", masks="labels", mask_prefix="of_", mask_suffix="").items()
+    for item, plain in zip(items[:3], plainly[:3], strict=True):
+        np.testing.assert_array_equal(item.mask(), plain.mask())
+        np.testing.assert_array_equal(item.image(), plain.image())
+    assert items[3].mask().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("picture,mask\na.png,b.png", "expected columns of image, mask, split, group, got picture, mask"),
+        ("image,mask", "expected a row for each image, got none"),
+        ("image,mask\na.png,b.png\na.png,c.png", "expected an image in each row, each once, got a.png"),
+        ("image,mask,split\na.png,b.png,train\nc.png,d.png,", "or no splits, got an empty cell"),
+        ("image,mask,split\na.png,b.png,valid", "expected train, val or test in each cell of split.*got valid"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path, text, sentence):
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(ContractError, match=sentence):
+        folder(tmp_path, table="list.csv").items()
