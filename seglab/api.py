@@ -211,7 +211,7 @@ class Study:
         return Run(found["folder"].iloc[0], self.trust)
 
     def verdict(self, data: str | None = None, **question: Any) -> Verdict:
-        """What the runs show: which losses may be the best, better, equivalent, or cannot be told apart.
+        """What the runs show: which losses may be the best, better, equivalent, or cannot be distinguished.
 
         question: as in `python -m seglab.report`: question="pairs", against="bce", metric="dice", images="foreground",
         delta=0.01, confidence=0.95. A look at new runs spends a part of the error and is remembered in the study's

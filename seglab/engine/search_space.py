@@ -115,7 +115,7 @@ def rungs(trials: int, epochs: int, halving: int | None, every: int = 1) -> list
 class TreeParzen:
     """Settings proposed by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), kept in a journal file.
 
-    Each proposal draws from its own seed, so that a search that was killed goes on as it would have gone.
+    Each proposal draws from its own seed, so that a search that was killed continues as it would have.
     """
 
     def __init__(self, file: Path, name: str, options: Mapping[str, Option], mode: str, seed: int) -> None:

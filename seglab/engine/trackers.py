@@ -34,7 +34,7 @@ class Tracker(Logger):
 
     Args:
         project: what groups the runs there: the study.
-        run: the run's name there, which ends with its identity; a run that resumes goes on under it.
+        run: the run's name there, which ends with its identity; a run that resumes keeps it.
     """
 
     package = ""

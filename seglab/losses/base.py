@@ -133,14 +133,14 @@ class Loss(ABC):
         return replace(self, task=task.kind)
 
     def with_class_frequency(self, frequency: Sequence[float]) -> Self:
-        """This loss with each `auto` parameter worked out from how much of the training masks each class fills.
+        """This loss with each `auto` parameter computed from how much of the training masks each class fills.
 
         frequency: of the foreground alone for a binary task, else of every class in order, as shares of all pixels.
         """
         return self
 
     def at_epoch(self, history: Sequence[float]) -> tuple[Loss, list[int]]:
-        """The loss of the epoch that follows `history`, and the epochs at which one loss took over from another.
+        """The loss of the epoch that follows `history`, and the epochs at which one loss replaced another.
 
         `history` is the monitored value of each epoch so far, the larger the better. A function of these alone, so that
         a run that resumes switches where it would have switched.

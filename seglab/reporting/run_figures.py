@@ -64,7 +64,7 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
 
     `metrics_csv` has one row per epoch and columns such as `epoch`, `train/iou` and `val/iou`; a column that is absent
     or empty leaves its line out. Parameters of the loss that follow a schedule (`loss/NAME`) have a panel of their own,
-    and where one loss took over from another (`loss/stage` rises) a dotted line runs through all panels. `title` names
+    and where one loss replaced another (`loss/stage` rises) a dotted line runs through all panels. `title` names
     the run above them.
     """
     history = pd.read_csv(metrics_csv)

@@ -118,8 +118,8 @@ class Folder(Dataset):
 
     def mask_doubts(self, masks: Sequence[Facts]) -> list[str]:
         values = () if self.mask_value is None else self.mask_value
-        told = self.threshold or self.soft or self.classes is not None or self.ignore is not None
-        return [] if told else value_doubts(masks, several(values))
+        explicit = self.threshold or self.soft or self.classes is not None or self.ignore is not None
+        return [] if explicit else value_doubts(masks, several(values))
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
