@@ -33,12 +33,13 @@ class Folder(Dataset):
     known, instead of folders. images, masks, and for splits of their own val_images, val_masks, test_images,
     test_masks: folders in `root`; an empty val_images has validation images drawn although there is a folder of them.
     image_prefix, image_suffix, mask_prefix, mask_suffix: what the names add to what they have in common, suffixes also
-    as a list: the masks of an image are united. classes: what the values of a mask mean, by name, the background first: `{background: 0, gland:
-    [192, 200]}`, values or colors; every pixel has one. Or `masks` gives a folder for each of several classes that may
-    overlap, by name. ignore: values or colors of pixels that do not count. mask_value: foreground are the pixels of
-    this value or color ("#rrggbb"), or of a list; null: those above `threshold`. missing_mask: `error`, or `empty`: an
-    image without a mask has no foreground. page: which page of files with several, from 0. bands: which bands to read,
-    from 1. group_pattern: a regular expression whose first group, found in an image's name, is its patient.
+    as a list: the masks of an image are united. classes: what the values of a mask mean, by name, the background first:
+    `{background: 0, gland: [192, 200]}`, values or colors; every pixel has one. Or `masks` gives a folder for each of
+    several classes that may overlap, by name. ignore: values or colors of pixels that do not count. mask_value:
+    foreground are the pixels of this value or color ("#rrggbb"), or of a list; null: those above `threshold`.
+    missing_mask: `error`, or `empty`: an image without a mask has no foreground. page: which page of files with
+    several, from 0. bands: which bands to read, from 1. group_pattern: a regular expression whose first group, found in
+    an image's name, is its patient.
     """
 
     root: str
