@@ -65,8 +65,8 @@ def decisions(study: Study) -> Markup | None:
     found = study.decisions
     if found.shape[1] < 2:
         return None
-    found.loc["best − worst"] = found.max() - found.min()
     rows = [[text(label), *map(number, row)] for label, row in zip(found.index, found.to_numpy(), strict=True)]
+    rows.append([Cell("best − worst"), *(Cell(number(gap).shown) for gap in found.max() - found.min())])  # sorted last
     return table(["loss", *(RULES[str(rule)] for rule in found)], rows)
 
 

@@ -186,7 +186,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["40k", "100k", "300k"])
+@pytest.mark.parametrize("size", ["40k", "100k", "150k"])
 def test_a_full_disk_is_one_sentence_and_the_same_command_resumes(
     small_disk: Callable[[str], Path], size: str, undisturbed: Path
 ) -> None:
