@@ -14,15 +14,15 @@ class UNet(nn.Module):
     """A contracting path, an expanding path, and the fine features of the first handed to the second.
 
     Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015; the
-    paper's own net, dropout apart, is `base=64 norm=none padding=valid`. Takes (b, in_channels, h, w), gives
-    logits (b, out_channels, h, w).
+    paper's own net, dropout apart, is `base=64 norm=none padding=valid upsample=transpose`. Takes (b, in_channels, h,
+    w), gives logits (b, out_channels, h, w).
 
     base: channels of the first level, doubled at each of the `depth` levels below it. norm: batch, instance, group or
     none after each 3x3 convolution. padding: "same" pads each convolution with zeros, for sizes divisible by 2^depth;
-    "valid" pads none, so that every output pixel sees real pixels only: the image is mirrored at its border once
-    (572 in, 388 out in the paper), and any size larger than the mirrored context will do. upsample: "transpose" (the
-    paper's 2x2 up-convolution), "resize" (nearest) or "bilinear", the latter two around a 1x1 convolution. prior: the
-    foreground probability of the untrained net; None leaves it to chance, near 0.5.
+    "valid" pads none, so that every output pixel sees real pixels only: the image is mirrored at its border once (572
+    in, 388 out in the paper), and any size larger than the mirrored context will do. upsample: "resize" (nearest) or
+    "bilinear" after a 1x1 convolution, or "transpose", the paper's 2x2 up-convolution, which leaves stripes early.
+    prior: the foreground probability of the untrained net; None leaves it to chance, near 0.5.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class UNet(nn.Module):
         depth: int = 4,
         norm: str = "batch",
         padding: str = "same",
-        upsample: str = "transpose",
+        upsample: str = "resize",
         prior: float | None = None,
         out_channels: int = 1,
     ) -> None:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from seglab.reporting.gallery import gallery, one_seed
 from seglab.reporting.html import Cell, mean_sd, number, table, text
-from seglab.reporting.metrics_table import RULES, blocks, title, worse_if_higher
+from seglab.reporting.metrics_table import RULES, THRESHOLDED, blocks, title, worse_if_higher
 from seglab.reporting.power import smallest_difference, usual_noise
 from seglab.reporting.run_labels import differences
 from seglab.reporting.study import Study
@@ -48,7 +48,9 @@ def smallest_differences(study: Study) -> list[tuple[int, str]]:
         return []
     have = int(np.median([pair.replicates for pair in study.pairs]))
     level = study.verdicts[0].level
-    return [(n, f"{smallest_difference(noise, seeds=n, alpha=level):.3f}") for n in (have, have + 2, have + 7)]
+    found = [(n, smallest_difference(noise, seeds=n, alpha=level)) for n in (have, have + 2, have + 7)]
+    most = 1.0 if study.question.metric in THRESHOLDED else np.inf
+    return [(n, f"{value:.3f}" if value < most else "more than 1") for n, value in found]
 
 
 def cost(study: Study) -> str:

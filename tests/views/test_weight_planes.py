@@ -16,7 +16,7 @@ from seglab.views.weight_planes import Plane, lattice, path_plane, random_plane,
 @pytest.fixture
 def net() -> nn.Module:
     torch.manual_seed(0)
-    return UNet(1, base=4, depth=1)
+    return UNet(1, base=4, depth=1, upsample="transpose")
 
 
 def test_every_filter_of_a_random_direction_is_as_long_as_the_models_and_its_seed_alone_fixes_it(
