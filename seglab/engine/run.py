@@ -138,6 +138,10 @@ class Run:
         """
         known, remedy = self.known(), "rerun=true trains it again, study=NAME keeps both"
         other = "choose another hydra.run.dir, or rerun=true to replace it"
+        if known.get("status") == "finished":
+            other = (
+                f"choose another hydra.run.dir (init_from={self} starts from its weights), or rerun=true to replace it"
+            )
         empty = known.get("status") != "finished" and not self.last
         same = empty or known.get("identity", identity) == identity
         require(same, f"run {self}", "a folder of this experiment", "another", other)

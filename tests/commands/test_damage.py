@@ -141,6 +141,11 @@ def test_a_run_that_failed_before_its_first_checkpoint_leaves_the_folder_free(tm
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "finished"
 
 
+def test_more_epochs_for_a_finished_run_name_what_starts_from_its_weights(undisturbed: Path) -> None:
+    with pytest.raises(ContractError, match=r"init_from=\S+ starts from its weights"):
+        train_small(undisturbed, *LONGER, "trainer.max_epochs=5")
+
+
 def test_a_checkpoint_of_another_experiment_is_refused_even_without_its_run_json(
     interrupted: Path, tmp_path: Path
 ) -> None:
