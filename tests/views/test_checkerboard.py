@@ -94,7 +94,7 @@ def test_untrained_nets_differ_in_their_upsampling_alone(runs: list[TrainedRun])
 @pytest.mark.slow
 def test_the_page_has_a_row_per_run_and_per_way(runs: list[TrainedRun], tmp_path: Path) -> None:
     page = view(runs, ["transpose", "resize"], 1, 2, 1)
-    nets = ["bce, transpose", "dice, transpose", "untrained, transpose", "untrained, resize"]
+    nets = ["bce, resize", "dice, resize", "untrained, transpose", "untrained, resize"]
     assert list(page.tables["checkerboard"]["net"]) == nets
     page.write(tmp_path)
     assert (tmp_path / "checkerboard.png").exists()
