@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seglab.contract import ContractError
+from seglab.contract import ContractError, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,6 +112,15 @@ def file_fault(path: Path, facts: dict[str, Any], hashed: bool = True) -> str:
     if size != facts["size"]:
         return f"a file of {size} bytes instead of {facts['size']}"
     return "a file with other content" if hashed and sha256(path) != facts["sha256"] else ""
+
+
+def whole_file(folder: Path, facts: dict[str, Any], name: str, hashed: bool = True) -> Path:
+    """A file of a run, checked against what its run.json (`facts`) holds of it; a ContractError if it is damaged."""
+    path, known = folder / name, facts.get("files", {}).get(name)
+    fault = file_fault(path, known, hashed) if known else ("" if path.is_file() else "none")
+    run, remedy = f"run {os.path.relpath(folder)}", "rerun=true trains it again"
+    require(not fault, run, f"{name} as it was written", fault, remedy)
+    return path
 
 
 def archive_is_intact(path: Path) -> bool:
