@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import threading
 import zipfile
 import zlib
@@ -25,6 +26,32 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_tidied: set[Path] = set()
+_tidying = threading.Lock()
+
+
+def tidy(folder: Path) -> None:
+    """Remove what killed processes left of their `atomic` writes in a folder; a process does so once for each."""
+    with _tidying:
+        if folder.absolute() in _tidied:
+            return
+        _tidied.add(folder.absolute())
+        for partial in folder.glob(".*.partial*"):
+            writer = re.search(r"\.(\d+)-\d+\.partial", partial.name)
+            if writer and not _is_at_work(int(writer[1])):
+                partial.unlink(missing_ok=True)
+
+
+def _is_at_work(process: int) -> bool:
+    """Whether another process of this number lives; this one has not begun to write where it tidies."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -34,6 +61,7 @@ def atomic(path: Path) -> Iterator[Path]:
     the rename, so that a crash leaves the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    tidy(path.parent)
     partial = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
     try:
         yield partial

@@ -187,8 +187,7 @@ class PredictionWriter:
         listed = {"images": listed_images, "objects": listed_images, "rle": known_files}
         for key, file in self.tables.items():
             rows = [list(row.values()) for row in before.get(key, []) if row[COLUMNS[key][0]] in listed[key]]
-            write_text(file, "")
-            self.append(key, [COLUMNS[key], *rows])
+            write_text(file, csv_lines(key, [COLUMNS[key], *rows]))
 
     def write(self, name: str, file: Path, image: np.ndarray, levels: np.ndarray) -> None:
         """Write the requested outputs of an image (h, w) or (h, w, c) and its maps (h, w) or (k, h, w) uint16."""
@@ -240,16 +239,24 @@ class PredictionWriter:
     def append(self, key: str, rows: Sequence[Sequence[Any]]) -> None:
         """Add rows to a table."""
         with self.tables[key].open("a", newline="", encoding="utf-8") as file:
-            safe = rows if key == "rle" else [[cell(value) for value in row] for row in rows]  # that table has a format
-            csv.writer(file, lineterminator="\n").writerows(safe)
+            file.write(csv_lines(key, rows))
+
+
+def csv_lines(key: str, rows: Sequence[Sequence[Any]]) -> str:
+    """Rows of a table as text."""
+    text = io.StringIO()
+    safe = rows if key == "rle" else [[cell(value) for value in row] for row in rows]  # that table has a format
+    csv.writer(text, lineterminator="\n").writerows(safe)
+    return text.getvalue()
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
     """Read a table, without a truncated last row; no rows where there is no file."""
     if not file.exists():
         return []
-    with file.open(newline="", encoding="utf-8") as lines:
-        return [row for row in csv.DictReader(lines) if None not in row.values()]
+    text = file.read_bytes().decode()
+    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")
+    return [row for row in csv.DictReader(whole) if None not in row.values()]
 
 
 def is_current(row: dict[str, str], names: dict[str, Path]) -> bool:
