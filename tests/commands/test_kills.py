@@ -93,8 +93,9 @@ def command_line(command: str, words: list[str], out: str) -> None:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
     sys.argv = [command, *words]
+    module = import_module(f"seglab.{command}")  # before, signals do what Python does
     Path("began").touch()
-    import_module(f"seglab.{command}").main()
+    module.main()
 
 
 def begin(target: Callable[..., None], command: str, words: list[str], out: Path) -> BaseProcess:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from seglab.engine.config import ConfigError, check_domains, to_container
-from seglab.engine.domains import DOMAINS, Domain, outside
+from seglab.engine.domains import DOMAINS, Domain, better, outside
 from tests.conftest import compose
 
 
@@ -40,13 +41,29 @@ from tests.conftest import compose
         ),
         ("+trainer.fast_dev_run=true", "trainer.fast_dev_run: expected an option that seglab passes on to Lightning"),
         ("callbacks=early_stopping callbacks.early_stopping.mode=x", "callbacks.early_stopping.mode: expected max"),
+        ("trainer.limit_val_batches=0", "trainer.limit_val_batches: expected a number above 0"),
+        ("trainer.limit_train_batches=1.5", "trainer.limit_train_batches: expected a fraction of at most 1 or a whole"),
+        ("trainer.max_epochs=0", "trainer.max_epochs: expected a whole number of at least 1"),
+        ("+trainer.max_steps=5", "trainer.max_steps: expected an option that seglab passes on to Lightning"),
+        ("+trainer.overfit_batches=1", "trainer.overfit_batches: expected an option that seglab passes on"),
+        ("+trainer.val_check_interval=2", "trainer.val_check_interval: expected an option that seglab passes on"),
+        ("+trainer.barebones=true", "trainer.barebones: expected an option that seglab passes on"),
+        ("+trainer.min_epochs=40", "trainer.min_epochs: expected at most trainer.max_epochs=30, got 40"),
+        ("monitor=val/loss monitor_mode=max", "monitor_mode: expected min, since val/loss is better so, got max"),
+        ("monitor=val/loss scheduler=plateau scheduler.mode=max", "scheduler.mode: expected min, since val/loss"),
+        ("dataset=folder dataset.root=x \"dataset.group_pattern='(a'\"", "dataset.group_pattern: expected a regular"),
         ("model.depth=10", "model.depth: expected a whole number of at least 1 and at most 8, got 10"),
     ],
 )
 def test_a_value_outside_of_its_domain_is_one_sentence(words: str, sentence: str) -> None:
     with pytest.raises(ConfigError) as fault:
-        check_domains(compose("train", *words.split(), folder=Path("x")))
+        check_domains(compose("train", *shlex.split(words), folder=Path("x")))
     assert [line for line in str(fault.value).splitlines() if line.startswith(sentence)]
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("val/loss", "min"), ("val/ece", "min"), ("val/iou_pooled", "max")])
+def test_errors_are_better_when_small(metric: str, mode: str) -> None:
+    assert better(metric) == mode
 
 
 def test_a_group_holds_options() -> None:
