@@ -253,7 +253,12 @@ def _spell(value: Any) -> str:
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Every value of a nested configuration by its dotted name, the items of a list as `name[0]`."""
+    """Every value of a nested configuration by its dotted name, the items of a list as `name[0]`.
+
+    Lists and dicts too: they may stand where a number belongs.
+    """
+    if path and isinstance(node, dict | list) and node:
+        yield path, node
     if isinstance(node, dict) and node:
         for key, value in node.items():
             yield from _leaves(value, f"{path}.{key}" if path else str(key))
