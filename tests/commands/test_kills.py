@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import re
@@ -22,6 +23,9 @@ from tests.commands.damages import LONGER
 from tests.conftest import SMALL, compose, train_small
 
 pytestmark = pytest.mark.slow
+
+Begun = tuple[BaseProcess, int]
+"""A process, and a descriptor of it."""
 
 KILLS = 5
 PRELOADED = ["hydra", "seglab.engine.results", "seglab.inference.evaluation", "seglab.inference.prediction_writer"]
@@ -98,13 +102,25 @@ def command_line(command: str, words: list[str], out: str) -> None:
     module.main()
 
 
-def begin(target: Callable[..., None], command: str, words: list[str], out: Path) -> BaseProcess:
+def begin(target: Callable[..., None], command: str, words: list[str], out: Path) -> Begun:
     """Start a command in a process of its own, in which most is imported already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=target, args=(command, words, str(out)))
     process.start()
-    return process
+    assert process.pid
+    return process, os.pidfd_open(process.pid)
+
+
+def end(begun: Begun, moment: float | None = None, number: int = signal.SIGKILL) -> int | None:
+    """Wait for the end of a command, for which a signal asks after a moment; gives the exit code."""
+    process, descriptor = begun
+    process.join(moment)
+    with contextlib.suppress(ProcessLookupError):  # a number of a process may be another's by now, a descriptor not
+        signal.pidfd_send_signal(descriptor, number)
+    process.join()
+    os.close(descriptor)
+    return process.exitcode
 
 
 def written(out: Path) -> dict[str, bytes]:
@@ -123,23 +139,16 @@ def test_a_command_that_is_killed_at_random_moments_ends_with_the_files_of_an_un
     command: str, place: Path, disk: Path
 ) -> None:
     undisturbed, timed, out = (disk / command / name for name in ("undisturbed", "timed", "out"))
-    begin(
-        work, command, words_of(command, place, undisturbed), undisturbed
-    ).join()  # the first one imports what the others share
+    end(begin(work, command, words_of(command, place, undisturbed), undisturbed))  # imports what the others share
     right, since = written(undisturbed), time.monotonic()
-    begin(work, command, words_of(command, place, timed), timed).join()
+    end(begin(work, command, words_of(command, place, timed), timed))
     took, rng = time.monotonic() - since, np.random.default_rng(list(command.encode()))
     for moment in rng.uniform(0.1, 1, KILLS):
-        process = begin(work, command, words_of(command, place, out), out)
-        process.join(took * moment)
-        process.kill()
-        process.join()
+        end(begin(work, command, words_of(command, place, out), out), took * moment)
         for name, content in written(out).items():
             if Path(name).name not in APPENDED:
                 assert undated(content) == undated(right[name]), f"{name} is not whole"
-    process = begin(work, command, words_of(command, place, out), out)
-    process.join()
-    assert process.exitcode == 0
+    assert end(begin(work, command, words_of(command, place, out), out)) == 0
     assert not list(out.rglob(".*partial*"))
     made = written(out)
     assert made.keys() == right.keys()
@@ -160,16 +169,11 @@ def test_ctrl_c_ends_with_130_and_sigterm_with_143_and_neither_with_a_traceback(
     def ended(number: int, moment: float) -> tuple[int | None, float]:
         """The exit code of a command that gets a signal so long after its start, and how long it took."""
         began.unlink(missing_ok=True)
-        process = begin(command_line, command, [*words, *["rerun=true"] * (command == "predict")], tmp_path)
-        while not began.exists() and process.is_alive():
+        begun = begin(command_line, command, [*words, *["rerun=true"] * (command == "predict")], tmp_path)
+        while not began.exists() and begun[0].is_alive():
             time.sleep(0.01)
         since = time.monotonic()
-        process.join(moment)
-        if process.is_alive():
-            assert process.pid
-            os.kill(process.pid, number)
-        process.join()
-        return process.exitcode, time.monotonic() - since
+        return end(begun, moment, number), time.monotonic() - since
 
     code, took = ended(signal.SIGINT, 100)
     assert code == 0, (tmp_path / "said.txt").read_text()
