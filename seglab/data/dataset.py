@@ -170,9 +170,9 @@ class Dataset:
         """List every labeled image without decoding any."""
         raise NotImplementedError
 
-    def decode(self, path: str) -> np.ndarray:
-        """Decode an image file without a label as the data set reads its own, see `read_image`."""
-        return read_image(path)
+    def decode(self, path: str, page: int | None = None) -> np.ndarray:
+        """Decode an image file without a label, or a page of it, as the data set reads its own, see `read_image`."""
+        return read_image(path, page)
 
     def region(self, path: str) -> tuple[slice, slice] | None:
         """Give the rows and columns of an image file that the model sees, None for all of it."""

@@ -164,10 +164,9 @@ def value_doubts(masks: Sequence[Facts], named: Sequence[int | str]) -> list[str
     small = sorted(number for number in numbers if number <= 32)
     if 255 in numbers and small:
         counts = "foreground" if 255 in named or not named else "background"
-        remedy = "" if named else f"; dataset.mask_value={small[0]} makes it background at least"
         found.append(
             f"255 stands beside {', '.join(map(str, small[:5]))} in the masks and counts as {counts}: if it means that"
-            f" a pixel is not to be scored, it is scored all the same{remedy}"
+            " a pixel is not to be scored, dataset.ignore=255 leaves it out"
         )
     elif len(numbers) > 1 and not named:
         found.append(

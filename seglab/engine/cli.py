@@ -123,6 +123,8 @@ def _exit_code_of_signals() -> Iterator[None]:
 
     def interrupt(number: int, frame: object) -> None:
         received.append(number)
+        if number == signal.SIGTERM:  # another one, to all of a sweep's processes, would interrupt the end itself
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt(*[TERMINATED] * (number == signal.SIGTERM))
 
     for number in (signal.SIGINT, signal.SIGTERM):

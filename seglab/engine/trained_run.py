@@ -17,7 +17,7 @@ from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
 from seglab.engine.run import Run
 from seglab.engine.trust import require_trusted
-from seglab.files import file_fault, read_weights
+from seglab.files import read_weights, whole_file
 from seglab.losses.base import Loss
 
 
@@ -68,10 +68,7 @@ class TrainedRun:
 
     def file(self, name: str) -> Path:
         """A file of the run, checked against the size and checksum that run.json holds of it."""
-        path, facts = self.folder / name, self.facts.get("files", {}).get(name)
-        fault = file_fault(path, facts) if facts else ("" if path.is_file() else "none")
-        require(not fault, f"run {self.folder}", f"{name} as it was written", fault, "train it again with rerun=true")
-        return path
+        return whole_file(self.folder, self.facts, name)
 
     @property
     def best(self) -> Path:
@@ -158,6 +155,12 @@ def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[Tra
             else:
                 inside = sorted(file.parent for file in path.glob("*/run.json"))
                 found |= dict.fromkeys(folder for folder in inside if Run(folder).known().get("status") == "finished")
-    require(bool(found), "run", f"a run at {', '.join(names) or 'nowhere'}", "none", "give run=outputs/STUDY/RUN")
+    require(
+        bool(found),
+        "run",
+        f"a run.json at {', '.join(names) or 'nowhere'}",
+        "none",
+        "give run=outputs/STUDY/RUN",
+    )
     runs = [open_run(path, trust) for path in found]
     return runs if len(runs) == 1 else [run for run in runs if run.facts.get("status") == "finished"]

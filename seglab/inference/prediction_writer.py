@@ -179,16 +179,19 @@ class PredictionWriter:
             remedy = "rerun=true replaces it, output=DIR keeps both"
             require(known.read_text() == text, f"output {folder}", "these settings", "others", remedy)
         write_text(known, text)
-        files = {cell(name): file for name, file in names.items()}
+        files = {cell(str(file)): file for file in names.values()}  # of a page of a stack
+        files |= {cell(name): file for name, file in names.items()}
         kept = [row for row in before.get("images", []) if is_current(row, files)]
-        listed_images = {row["image"] for row in kept}
-        self.done = {name for name in names if cell(name) in listed_images}
+        self.done = {row["image"] for row in kept}
         known_files = {Path(row["file"].removeprefix("'")).name for row in kept}
-        listed = {"images": listed_images, "objects": listed_images, "rle": known_files}
+        listed = {"images": self.done, "objects": self.done, "rle": known_files}
         for key, file in self.tables.items():
             rows = [list(row.values()) for row in before.get(key, []) if row[COLUMNS[key][0]] in listed[key]]
-            write_text(file, "")
-            self.append(key, [COLUMNS[key], *rows])
+            write_text(file, csv_lines(key, [COLUMNS[key], *rows]))
+
+    def __contains__(self, name: str) -> bool:
+        """Whether an image, by its name, was predicted before."""
+        return cell(name) in self.done
 
     def write(self, name: str, file: Path, image: np.ndarray, levels: np.ndarray) -> None:
         """Write the requested outputs of an image (h, w) or (h, w, c) and its maps (h, w) or (k, h, w) uint16."""
@@ -240,21 +243,29 @@ class PredictionWriter:
     def append(self, key: str, rows: Sequence[Sequence[Any]]) -> None:
         """Add rows to a table."""
         with self.tables[key].open("a", newline="", encoding="utf-8") as file:
-            safe = rows if key == "rle" else [[cell(value) for value in row] for row in rows]  # that table has a format
-            csv.writer(file, lineterminator="\n").writerows(safe)
+            file.write(csv_lines(key, rows))
+
+
+def csv_lines(key: str, rows: Sequence[Sequence[Any]]) -> str:
+    """Rows of a table as text."""
+    text = io.StringIO()
+    safe = rows if key == "rle" else [[cell(value) for value in row] for row in rows]  # that table has a format
+    csv.writer(text, lineterminator="\n").writerows(safe)
+    return text.getvalue()
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
     """Read a table, without a truncated last row; no rows where there is no file."""
     if not file.exists():
         return []
-    with file.open(newline="", encoding="utf-8") as lines:
-        return [row for row in csv.DictReader(lines) if None not in row.values()]
+    text = file.read_bytes().decode()
+    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")
+    return [row for row in csv.DictReader(whole) if None not in row.values()]
 
 
 def is_current(row: dict[str, str], names: dict[str, Path]) -> bool:
     """Whether an image's row in images.csv is current: another file of its name, or a newer one, replaces it."""
-    file = names.get(row["image"])
+    file = names.get(row["image"], names.get(row["file"]))
     return file is None or (row["file"], row["changed"]) == (cell(str(file)), str(mtime(file)))
 
 

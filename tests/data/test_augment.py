@@ -191,6 +191,39 @@ def test_a_chain_runs_what_it_is_given(batch: tuple[Tensor, Tensor]) -> None:
         torch.testing.assert_close(moved, image.flip(3), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["Normalize", "ToFloat", "FromFloat", "pytorch.ToTensorV2"])
+def test_what_seglab_does_itself_is_refused_by_name(name: str) -> None:
+    import albumentations as A
+    import albumentations.pytorch
+
+    transform = albumentations.pytorch.ToTensorV2 if "." in name else getattr(A, name)
+    with pytest.raises(
+        ContractError, match=rf"{name.removeprefix('pytorch.')}.*seglab (normalizes|makes).*leave it out"
+    ):
+        Chain(steps={"last": transform()})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("RandomCrop", {"height": 8, "width": 8}),
+        ("Resize", {"height": 24, "width": 24}),
+        ("PadIfNeeded", {"min_height": 40, "min_width": 40}),
+        ("RandomResizedCrop", {"size": (20, 20)}),
+        ("ToGray", {"num_output_channels": 1}),
+    ],
+)
+def test_a_transform_that_changes_size_or_channels_is_refused_with_both(name: str, options: dict) -> None:
+    import albumentations as A
+
+    image, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
+    chain = Chain(steps={"flip": A.HorizontalFlip(), "last": getattr(A, name)(p=0.01, **options)})
+    with pytest.raises(
+        ContractError, match=rf"augment: {name}: expected an image of 32x32.* as before, got .*dataset.size"
+    ):
+        chain.check(image, mask)
+
+
 def test_a_probability_out_of_range_is_one_sentence() -> None:
     with pytest.raises(ContractError, match=r"flip in \[0, 1\], got 2"):
         Light(flip=2)

@@ -58,4 +58,7 @@ def test_the_sentence_stands_alone_on_the_terminal(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "epochs: expected an option of this command, such as tune.epochs or trainer.max_epochs" in done.stderr
     done = run("optimizer.lr=-1", folder=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "optimizer.lr: expected a number above 0, got -1\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "optimizer.lr: expected a number above 0 and at most 1000000, got -1\n",
+    )

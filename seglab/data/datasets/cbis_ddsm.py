@@ -64,7 +64,7 @@ class CbisDdsm(Dataset):
         films = rows.groupby(["patient_id", SIDE, VIEW], sort=True)
         return [self.film("_".join(map(str, key)), lesions, files) for key, lesions in films]
 
-    def decode(self, path: str) -> np.ndarray:
+    def decode(self, path: str, page: int | None = None) -> np.ndarray:
         return read_mammogram(path, self.window)
 
     def region(self, path: str) -> tuple[slice, slice] | None:
