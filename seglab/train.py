@@ -206,7 +206,7 @@ def initialize(cfg: DictConfig, module: SegModule, run: Run) -> None:
     if cfg.init_from and run.last:
         run.note(initial=run.earlier.get("initial"))
     elif cfg.init_from:
-        run.note(initial=start_from(module.model, cfg.init_from, to_container(cfg.init_include)))
+        run.note(initial=start_from(module.model, cfg.init_from, to_container(cfg.init_include), module.task))
         log.info("init_from: %s", describe(run.facts["initial"]))
 
 
