@@ -101,7 +101,8 @@ def test_a_run_of_another_task_is_one_sentence(trained: tuple[str, Path], tmp_pa
         start_from(net, str(trained[1]), task=Task())
     assert ", ".join(SCENES[trained[0]]) in str(refusal.value)
     facts = start_from(net, str(trained[1]), ["down.*"], Task())
-    assert facts["loaded"] and not facts["reshaped"]
+    assert facts["loaded"]
+    assert not facts["reshaped"]
     assert open_run(trained[1]).module().task.channels == len(SCENES[trained[0]])
 
 
