@@ -191,7 +191,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
 
     loss = bound_loss(to_container(cfg.loss), data.dataset.task, data.facts())
     seed_everything(cfg.seed, verbose=False)  # after all that may draw numbers: paired runs start from one state
-    module = assemble(to_container(cfg), data.dataset, loss)
+    module = assemble(to_container(cfg), data.opened.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
     initialize(cfg, module, run)
     dry_run(module, data.train_dataloader())

@@ -12,6 +12,7 @@ from typing import Any
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset
 from seglab.data.module import DataModule
+from seglab.data.ranges import FOUND
 from seglab.engine.config import build, build_loss, model_node
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
@@ -95,8 +96,9 @@ class TrainedRun:
 
     @property
     def dataset_options(self) -> dict[str, Any]:
-        """The configuration of the run's own data set, with the range of values that was found for it."""
-        return {**self.config["dataset"], "range": self.facts["data"].get("range", "full")}
+        """The configuration of the run's own data set, with the range and the normalization that were found for it."""
+        found = {name: self.facts["data"][name] for name in FOUND if name in self.facts["data"]}
+        return {**self.config["dataset"], "range": "full", **found}
 
     def dataset(self, **changes: Any) -> Dataset:
         """The run's own data set, with other values for some of its options."""
