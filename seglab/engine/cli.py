@@ -40,6 +40,7 @@ PLUGINS = {"ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
 
 
 EXTRAS = {"jinja2": "report", "markupsafe": "report", "latex2mathml": "report", "plotly": "report"}
+EXTRAS |= {"pycocotools": "coco"}
 EXTRAS |= {"onnx": "export", "onnxruntime": "export", "onnxscript": "export", "monai": "bench", "kornia": "bench"}
 """The extra that a package belongs to, for those that a command may lack."""
 
