@@ -20,7 +20,7 @@ def benchmark(cfg: DictConfig, folder: Path) -> str:
     """Measure `cfg.what`, and write its table to `folder` as CSV and as Markdown, which is returned."""
     import pandas as pd
 
-    parts = {"losses": losses, "step": step, "data": data, "sweep": sweep}
+    parts = {"losses": losses, "step": step, "data": data, "sweep": sweep, "gpu": gpu}
     require(cfg.what in parts, "benchmark", f"what as one of {', '.join(parts)}", cfg.what)
     table = pd.DataFrame(parts[cfg.what](cfg))
     text = markdown(list(table.columns), table.to_numpy().tolist())
@@ -62,6 +62,16 @@ def data(cfg: DictConfig) -> Sequence[Any]:
     from seglab.benchmarks.data import measure
 
     return measure()
+
+
+def gpu(cfg: DictConfig) -> Sequence[Any]:
+    """A step, its data and the frame around it on a GPU, or smaller on a CPU."""
+    import torch
+
+    from seglab.benchmarks.gpu import measure
+
+    small = {} if torch.cuda.is_available() else {"size": 64, "base": 8, "images": 32, "steps": 4}
+    return measure(**{**cfg.gpu, **small})
 
 
 def sweep(cfg: DictConfig) -> Sequence[Any]:

@@ -280,6 +280,10 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
         trainer.fit(module, loader, val, ckpt_path=run.last)
     except MisconfigurationException as error:  # what a callback or a logger finds when it starts
         raise ContractError(f"trainer: {error}") from error
+    except torch.OutOfMemoryError as error:
+        remedy = "lower batch_size (and set trainer.accumulate_grad_batches), dataset.size or model.base"
+        got = str(error).partition(". ")[0]
+        raise ContractError(f"trainer: expected a step that fits into the GPU's memory, got {got}; {remedy}") from error
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     schedule = next(callback for callback in callbacks if isinstance(callback, LossSchedule))
     if schedule.switches:

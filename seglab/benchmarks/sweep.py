@@ -1,4 +1,4 @@
-"""A small sweep beside a plain Lightning script that is run once per run, in processor time of all their processes."""
+"""A small sweep beside a plain Lightning script that is run once per run: processor time, or on a GPU wall time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,19 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NO_ALBUMENTATIONS
 
 
 def measure(
-    losses: list[str], seeds: int, images: int, size: int, base: int, batch_size: int, epochs: int
+    losses: list[str],
+    seeds: int,
+    images: int,
+    size: int,
+    base: int,
+    batch_size: int,
+    epochs: int,
+    precisions: list[str],
 ) -> list[Row]:
     """Time the same data, model, losses, seeds and epochs both ways, on one thread, in both precisions.
 
     The plain script saves and logs, but tests nothing, draws nothing and keeps no rows per image.
     """
-    precisions = ["32-true", "bf16-mixed"]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -60,10 +67,13 @@ def write_arrays(data: DataModule, folder: Path) -> None:
 
 
 def seconds(command: list[str], folder: Path) -> float:
-    """The processor time of a command and of all its processes."""
+    """The processor time of a command and of all its processes; the wall time where a GPU works."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | ONE_THREAD | {"PYTHONPATH": path}
+    start = time.perf_counter()
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    if torch.cuda.is_available():
+        return time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

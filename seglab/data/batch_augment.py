@@ -112,6 +112,30 @@ class Draws:
         return low + (high - low) * self[name]
 
 
+def sent(x: Tensor, like: Tensor) -> Tensor:
+    """A tensor on the device of another one; the host does not wait for it."""
+    return x.to(like.device, non_blocking=True)
+
+
+def turn_each(x: Tensor, transposed: Tensor, along: Tensor, across: Tensor) -> Tensor:
+    """Transpose some of a batch (b, c, h, w), then flip rows (along) and columns, one after the other: few bytes."""
+    out = torch.empty_like(x)
+    chosen = zip(transposed.tolist(), along.tolist(), across.tolist(), strict=True)
+    for row, (turned, *flipped) in enumerate(chosen):
+        step = x[row].mT if turned else x[row]
+        axes = [axis for axis, yes in zip((1, 2), flipped, strict=True) if yes]
+        out[row] = step.flip(axes) if axes else step
+    return out
+
+
+def turn_together(x: Tensor, transposed: Tensor, along: Tensor, across: Tensor) -> Tensor:
+    """The same in few calls, each of which costs a GPU more than the bytes of a batch."""
+    transposed, along, across = sent(torch.stack((transposed, along, across)), x)[..., None, None, None]
+    x = torch.where(transposed, x.mT, x)
+    x = torch.where(along, x.flip(2), x)
+    return torch.where(across, x.flip(3), x)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Light(Augment):
     """Flips, quarter turns, and mild changes of brightness and contrast, which suit nearly every image.
@@ -145,12 +169,7 @@ class Light(Augment):
         odd = quarter % 2 == 1
         across, along = torch.where(odd, along, across), torch.where(odd, across, along)
         across, along = across ^ (quarter >= 2), along ^ ((quarter == 1) | (quarter == 2))
-        out = torch.empty_like(x)
-        for row, (turned, *flipped) in enumerate(zip(odd.tolist(), along.tolist(), across.tolist(), strict=True)):
-            step = x[row].mT if turned else x[row]
-            axes = [axis for axis, yes in zip((1, 2), flipped, strict=True) if yes]
-            out[row] = step.flip(axes) if axes else step
-        return out
+        return (turn_each if x.device.type == "cpu" else turn_together)(x, odd, along, across)
 
     def change(self, image: Tensor, target: Tensor, valid: Tensor | None, draws: Draws) -> Changed:
         """Change what is left after turning; the image becomes float32 from 0 to 255 if any tone may change."""
@@ -161,7 +180,7 @@ class Light(Augment):
         active = draws["tone"] < self.tone
         alpha = torch.where(active, draws.between("contrast", 1 - self.contrast, 1 + self.contrast), 1.0)
         beta = torch.where(active, draws.between("brightness", -self.brightness, self.brightness), 0.0)
-        alpha, beta = (x.to(image.device).view(-1, 1, 1, 1) for x in (alpha, 255 * beta))
+        alpha, beta = (sent(x, image).view(-1, 1, 1, 1) for x in (alpha, 255 * beta))
         return image.float().mul_(alpha).add_(beta).clamp_(0, 255)
 
 
@@ -189,7 +208,7 @@ class Strong(Light):
             valid = torch.ones_like(target[:, :1], dtype=torch.bool)
         moved = ((draws["warp"] < self.warp) | (draws["bend"] < self.bend)).nonzero()[:, 0]
         if len(moved):
-            grid, rows = self.grid(draws, moved, image), moved.to(image.device)
+            grid, rows = self.grid(draws, moved, image), sent(moved, image)
             image[rows] = F.grid_sample(image[rows], grid, align_corners=False)
             target = replaced(target, rows, grid)
             valid = None if valid is None else replaced(valid, rows, grid)
@@ -201,7 +220,7 @@ class Strong(Light):
         """Let `work` change the images that the draw of a name chooses, in place."""
         chosen = (draws[name] < getattr(self, name)).nonzero()[:, 0]
         if len(chosen):
-            rows = chosen.to(image.device)
+            rows = sent(chosen, image)
             image[rows] = work(image[rows], draws, chosen)
 
     def grid(self, draws: Draws, rows: Tensor, image: Tensor) -> Tensor:
@@ -210,14 +229,15 @@ class Strong(Light):
         height, width = image.shape[2:]
         device = image.device
         back = torch.linalg.inv(self.matrices(draws)[rows])
-        back = torch.where(warped[:, None, None], back, torch.eye(2)).to(device)[..., None, None]
+        back = sent(torch.where(warped[:, None, None], back, torch.eye(2)), image)[..., None, None]
         x, y = torch.arange(width, device=device) - (width - 1) / 2, torch.arange(height, device=device)[:, None]
         y = y - (height - 1) / 2
         source = back[:, :, 0] * x + back[:, :, 1] * y
         if bent.any():
-            dx, dy = displacements(draws.state("bend_field")[rows][bent].to(device), height, width).unbind(1)
-            back = back[bent.to(device)]
-            source[bent.to(device)] += back[:, :, 0] * dx[:, None] + back[:, :, 1] * dy[:, None]
+            dx, dy = displacements(sent(draws.state("bend_field")[rows][bent], image), height, width).unbind(1)
+            which = sent(bent.nonzero()[:, 0], image)
+            back = back[which]
+            source[which] += back[:, :, 0] * dx[:, None] + back[:, :, 1] * dy[:, None]
         return torch.stack((source[:, 0] * (2 / width), source[:, 1] * (2 / height)), -1)  # -1 and 1 are the edges
 
     def matrices(self, draws: Draws) -> Tensor:
@@ -233,18 +253,18 @@ class Strong(Light):
 
     def bend_tone(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
         """Raise the tones to a power of 0.8 to 1.2."""
-        exponent = draws.between("exponent", 0.8, 1.2)[rows].to(image.device).view(-1, 1, 1, 1)
+        exponent = sent(draws.between("exponent", 0.8, 1.2)[rows], image).view(-1, 1, 1, 1)
         return (image / 255).pow_(exponent).mul_(255)
 
     def add_noise(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
         """Add normal noise of 1 to 5 % of the full range."""
-        std = 255 * draws.between("noise_std", 0.01, 0.05)[rows].to(image.device).view(-1, 1, 1, 1)
-        field = normal(draws.state("noise_field")[rows].to(image.device), tuple(image.shape[1:]))
+        std = 255 * sent(draws.between("noise_std", 0.01, 0.05)[rows], image).view(-1, 1, 1, 1)
+        field = normal(sent(draws.state("noise_field")[rows], image), tuple(image.shape[1:]))
         return image.add_(field.mul_(std)).clamp_(0, 255)
 
     def soften(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
         """Smooth with a Gaussian of 0.5 to 3 pixels."""
-        return smooth(image, draws.between("sigma", 0.5, 3.0)[rows].to(image.device))
+        return smooth(image, sent(draws.between("sigma", 0.5, 3.0)[rows], image))
 
 
 def replaced(labels: Tensor, rows: Tensor, grid: Tensor) -> Tensor:

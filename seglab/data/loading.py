@@ -77,7 +77,7 @@ class Samples(Dataset):
         """Give the image, target (uint8) and valid mask of some samples, before anything is changed."""
         if self.held is not None:
             image, target, counts = self.held
-            rows = torch.tensor([index for _, index in pairs]).to(image.device)
+            rows = torch.tensor([index for _, index in pairs]).to(image.device, non_blocking=True)
             return image[rows].permute(0, 3, 1, 2), target[rows], None if counts is None else counts[rows]
         images, masks, valid = self.source.batch(pairs, self.seed)
         image = torch.from_numpy(to_units(images)).permute(0, 3, 1, 2)

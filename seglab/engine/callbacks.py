@@ -25,6 +25,7 @@ def silence_lightning_warnings() -> None:
         "It is recommended to use .*sync_dist",  # torchmetrics has synchronized the processes
         "Using `DistributedSampler` with the dataloaders",  # ours gives every test image once
         "The `srun` command is available",  # being on a cluster's login node is no fault
+        "but have no `val_dataloader`",  # benchmarks time training alone
         "Checkpoint directory .* exists and is not empty",  # a run that resumes
     ):
         warnings.filterwarnings("ignore", message=f".*{advice}.*")

@@ -41,6 +41,7 @@ NOT_IN_IDENTITY = {
     "workers",
     "store",
     "threads",
+    "cuda_graph",
     "examples",
     "logger",
     "on_fail",

@@ -108,6 +108,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "device": ("auto", "cpu", "cuda"),
     "channels_last": (True, False),
     "compile": (True, False),
+    "cuda_graph": (True, False),
     "rerun": (True, False),
     "plan": (True, False),
 }

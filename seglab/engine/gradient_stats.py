@@ -67,5 +67,7 @@ class GradientFractions(Callback):
             self.sums = torch.stack([size.sum(), *((size * mask).sum() for mask in masks)])
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, SegModule)
         total, *parts = trainer.strategy.reduce(self.sums, reduce_op="sum")  # over the processes
-        module.log_dict({f"train/gradient_{name}": part / total for name, part in zip(self.names, parts, strict=True)})
+        names = (f"train/gradient_{name}" for name in self.names)
+        module.log_values({name: part / total for name, part in zip(names, parts, strict=True)})

@@ -172,7 +172,7 @@ class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known
         remedy = "set monitor=val/iou_pooled"
         require(fixed, "monitor", "a value that does not change its meaning with the loss", module.monitor, remedy)
         if self.ramps:
-            module.exclude_loss_from_compilation()
+            module.change_loss_often()
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         switched = self._set_loss(trainer)
@@ -182,7 +182,8 @@ class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known
         now = (trainer.current_epoch, trainer.global_step)
         known = {f"loss/{'.'.join(path)}": ramp.at(*now) for path, ramp in self.ramps.items()}
         known |= {"loss/stage": 1.0 + len(switched)} if self.switches else {}
-        module.log_dict({name: torch.tensor(value, dtype=torch.float64) for name, value in known.items()})
+        if known:
+            self.module.log_values({name: torch.tensor(value, dtype=torch.float64) for name, value in known.items()})
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         if any(ramp.steps for ramp in self.ramps.values()):

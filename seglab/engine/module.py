@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from seglab.contract import ContractError, Image, Logits, PerImage, Task, require
+from seglab.engine.graphs import Graphs
 from seglab.losses.base import Loss
 from seglab.metrics.segmentation import SegmentationMetrics
 
@@ -51,10 +52,10 @@ class Meter(nn.Module):
         self.loss = MeanMetric(nan_strategy="disable")
         self.metrics = SegmentationMetrics(threshold, empty, task=task)
 
-    def update(self, losses: PerImage, logits: Logits, target: Tensor, **tiles: Tensor | None) -> None:
-        """Add a batch; `image` and `valid` of tiles are as of SegmentationMetrics.update."""
+    def update(self, losses: PerImage, logits: Logits, target: Tensor, **more: Any) -> None:
+        """Add a batch; `image`, `valid` and `measured` are as of SegmentationMetrics.update."""
         self.loss.update(losses.detach())
-        self.metrics.update(logits.detach(), target, **tiles)
+        self.metrics.update(logits.detach(), target, **more)
 
     def flush(self) -> dict[str, Tensor]:
         """The values since the last flush, over all processes; resets."""
@@ -78,6 +79,7 @@ class SegModule(LightningModule):
         empty: what an image without foreground counts in the metrics, see SegmentationMetrics.
         channels_last: the memory format of the convolutions.
         compile: compile model and loss together with torch.compile.
+        cuda_graph: on a GPU, repeat the steps as CUDA graphs where that can be, see graphs.py.
         task: what the channels mean.
 
     Attributes:
@@ -98,6 +100,7 @@ class SegModule(LightningModule):
         empty: str = "correct",
         channels_last: bool = True,
         compile: bool = False,
+        cuda_graph: bool = True,
         task: Task | None = None,
     ) -> None:
         super().__init__()
@@ -112,6 +115,8 @@ class SegModule(LightningModule):
             torch.compiler.reset()  # a sweep in one process would reach the recompilation limit of the shared code
         self.compiled = compile
         self.objective = torch.compile(self._objective) if compile else self._objective
+        self.cuda_graph = cuda_graph
+        self.graphs: Graphs | None = None
         self.latest: PerImage | None = None
         self.scheduler: Any = None
         self._schedule: dict[str, Any] = {}
@@ -131,8 +136,9 @@ class SegModule(LightningModule):
         logits = self(image)
         return self.loss(logits, target, valid, **maps), logits
 
-    def exclude_loss_from_compilation(self) -> None:
-        """Compile only the model from now on: the loss would be compiled again for each value of a parameter."""
+    def change_loss_often(self) -> None:
+        """Compile only the model from now on, and record no graph: each value of a parameter would need its own."""
+        self.cuda_graph = False
         if self.compiled:
             self.model.compile()
             self.objective = self._objective
@@ -146,11 +152,52 @@ class SegModule(LightningModule):
             raise self._diverged(str(fault), batch["id"]) from None
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        losses, logits = self.step(batch)
+        losses, logits = self._measured_step(batch, self.train_meter)
         self.latest = losses.detach()
-        self._watch(self.latest, batch["id"])
-        self.train_meter.update(losses, logits, batch["target"], valid=batch.get("valid"))
         return {"loss": losses.mean(), "logits": logits.detach()}
+
+    def _measured_step(self, batch: Batch, meter: Meter, image: Tensor | None = None) -> tuple[PerImage, Logits]:
+        losses, logits, *measured = self._repeat(batch, meter) or self.step(batch)
+        self._watch(losses.detach(), batch["id"])
+        valid = batch.get("valid")
+        meter.update(losses, logits, batch["target"], image=image, valid=valid, measured=measured)
+        return losses, logits
+
+    def _repeat(self, batch: Batch, meter: Meter) -> tuple[Tensor, ...] | None:
+        """What a step's CUDA graph gives: losses, logits, and what the meter measures of them; None without one."""
+        if self.graphs is None:
+            return None
+        names = tuple(self.loss.needs)
+
+        def work(image: Tensor, target: Tensor, valid: Tensor | None, *maps: Tensor) -> tuple[Tensor, ...]:
+            losses, logits = self.objective(image, target, valid, dict(zip(names, maps, strict=True)))
+            if self.training:
+                losses.mean().backward()
+            return losses.detach(), logits.detach(), *meter.metrics.measure(logits.detach(), target, valid)
+
+        inputs = (batch["image"], batch["target"], batch.get("valid"), *(batch[name] for name in names))
+        outputs = self.graphs((meter, self.loss), work, inputs)
+        if outputs is None:
+            return None
+        losses, logits, *measured = outputs  # the next step overwrites them, and only the logits are used up by then
+        return losses.clone(), logits, *(x.clone() for x in measured)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute the gradients, or take those that the graph of this step has computed."""
+        if self.graphs is None or loss.requires_grad:
+            super().backward(loss, *args, **kwargs)
+        else:
+            self.graphs.set_gradients()
+
+    def on_train_start(self) -> None:
+        """Begin to record, unless a step is more than one batch on one device, or scales its loss."""
+        trainer = self.trainer
+        plain = trainer.world_size == 1 and trainer.accumulate_grad_batches == 1 and trainer.precision != "16-mixed"
+        if self.cuda_graph and self.device.type == "cuda" and plain:
+            self.graphs = Graphs(self)
+
+    def on_train_end(self) -> None:
+        self.graphs = None  # Lightning moves the weights to the host now
 
     def _watch(self, losses: PerImage, ids: list[str]) -> None:
         """Check losses at once on a CPU; on a GPU, where reading a number waits for all work, seldom and together."""
@@ -182,9 +229,7 @@ class SegModule(LightningModule):
         return self._measure(self.test_meter, batch)
 
     def _measure(self, meter: Meter, batch: Batch) -> dict[str, Tensor]:
-        losses, logits = self.step(batch)
-        self._watch(losses.detach(), batch["id"])
-        meter.update(losses, logits, batch["target"], image=batch["index"], valid=batch.get("valid"))
+        losses, logits = self._measured_step(batch, meter, batch["index"])
         return {"losses": losses, "logits": logits}
 
     def on_train_epoch_end(self) -> None:
@@ -210,7 +255,18 @@ class SegModule(LightningModule):
         self._log("test", self.test_meter)
 
     def _log(self, stage: str, meter: Meter) -> None:
-        self.log_dict({f"{stage}/{name}": value for name, value in meter.flush().items()})
+        self.log_values({f"{stage}/{name}": value for name, value in meter.flush().items()})
+
+    def log_values(self, values: dict[str, Tensor]) -> None:
+        """Give an epoch's values (scalars) to callbacks and loggers, read from the device together.
+
+        Lightning's log_dict makes a Metric of each, which for some sixty of them took a seventh of a small epoch.
+        """
+        numbers = torch.stack(list(values.values())).cpu()
+        self.trainer.callback_metrics.update(zip(values, numbers, strict=True))
+        for logger in self.loggers:
+            written = dict(zip(values, numbers.tolist(), strict=True))
+            logger.log_metrics({**written, "epoch": self.current_epoch}, step=self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the scheduler, and the random state, so that a resumed run draws what it would have drawn."""

@@ -33,6 +33,7 @@ def assemble(config: dict[str, Any], dataset: Dataset, loss: Loss) -> SegModule:
         std=dataset.std,
         task=dataset.task,
         **{key: config[key] for key in ("monitor", "threshold", "empty", "channels_last", "compile")},
+        cuda_graph=config.get("cuda_graph", True),
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seglab.contract import KINDS, ContractError, Kind, Logits, PerImage, Target, Task, Valid, require
-from seglab.losses.numerics import ratio
+from seglab.losses.numerics import constants, ratio
 from seglab.losses.pixels import Maps, Pixels, pixels_of, spread
 
 ClassWeights: TypeAlias = Mapping[str, float] | tuple[float, ...] | Literal["auto"] | None
@@ -262,7 +262,7 @@ class ClassWeighted(Loss):
         remedy = "call with_task(task) and with_class_frequency(frequency) first"
         require(not isinstance(given, str | Mapping), self.name, "class_weights that are numbers", given, remedy)
         require(x.task != "binary", self.name, "no class_weights for a binary task", given, "take loss=weighted_bce")
-        return x.z.new_tensor(spread(given, x.z.shape[1]))  # type: ignore[arg-type]
+        return constants(x.z, spread(given, x.z.shape[1]))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from seglab.contract import PerImage, require
 from seglab.losses.base import SUM_OVER_CLASSES, ClassWeighted, limited, pixel_card, weights_hold, within
 from seglab.losses.labels import Label
-from seglab.losses.numerics import TINY, exact, ratio
+from seglab.losses.numerics import TINY, constants, exact, ratio
 from seglab.losses.pixels import Pixels, spread
 
 Weight: TypeAlias = float | tuple[float, ...] | Literal["auto"]
@@ -331,7 +331,7 @@ class LogitAdjusted(BCE):
     def costs(self, x: Pixels) -> Tensor:
         remedy = "call with_class_frequency(frequency) first"
         require(self.prior != "auto", self.name, "a prior that is a number", "auto", remedy)
-        prior, z = x.z.new_tensor(spread(self.prior, x.z.shape[1] - x.background)), x.z  # type: ignore[arg-type]
+        prior, z = constants(x.z, spread(self.prior, x.z.shape[1] - x.background)), x.z  # type: ignore[arg-type]
         shift = prior.log() - (-prior).log1p()
         if x.task == "multiclass":
             shift = torch.cat([1 - prior.sum(0, keepdim=True), prior]).log()

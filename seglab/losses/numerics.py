@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -21,6 +21,11 @@ def once(make: Callable[[Any], Any]) -> property:
         return holder.__dict__[name]
 
     return property(get, doc=make.__doc__)
+
+
+def constants(like: Tensor, values: Iterable[float]) -> Tensor:
+    """Numbers (n,) of the type of another tensor, made on its device: a CUDA graph copies none from the host."""
+    return torch.stack([like.new_full((), value) for value in values])
 
 
 class Sigmoid(torch.autograd.Function):

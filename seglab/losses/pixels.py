@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seglab.contract import Kind, Logits, Target, Valid, require
 from seglab.losses.labels import Label
-from seglab.losses.numerics import exact, once, power
+from seglab.losses.numerics import constants, exact, once, power
 
 Maps: TypeAlias = Mapping[str, Tensor]
 
@@ -197,7 +197,8 @@ class SigmoidPixels(Pixels):
         return t * cost(self.as_foreground) + u * cost(self.as_background)
 
     def balance(self, background: float, foreground: float | Sequence[float]) -> Tensor:
-        return self.z.new_tensor([[[background, w] for w in spread(foreground, self.z.shape[1])]])
+        weights = constants(self.z, spread(foreground, self.z.shape[1]))
+        return torch.stack([torch.full_like(weights, background), weights], -1)[None]
 
     @once
     def sizes(self) -> Tensor:
@@ -284,7 +285,7 @@ class SoftmaxPixels(Pixels):
         return costs if each is None else costs * each.expand_as(self.z).gather(1, self.ids)
 
     def balance(self, background: float, foreground: float | Sequence[float]) -> Tensor:
-        return self.z.new_tensor([[[background, *spread(foreground, self.z.shape[1] - 1)]]])
+        return constants(self.z, [background, *spread(foreground, self.z.shape[1] - 1)])[None, None]
 
     sizes = property(lambda self: self.size.unsqueeze(1))
     all_classes = property(lambda self: Confusion(*(cell.unsqueeze(1) for cell in self.confusion)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -48,26 +50,41 @@ class SegmentationMetrics(Metric):
         self.add_state("images", [], dist_reduce_fx="cat")
         self.add_state("residual", torch.zeros(calibration_bins or 0, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, logits: Logits, target: Target, image: Tensor | None = None, valid: Tensor | None = None) -> None:
+    def update(
+        self,
+        logits: Logits,
+        target: Target,
+        image: Tensor | None = None,
+        valid: Tensor | None = None,
+        measured: Sequence[Tensor] | None = None,
+    ) -> None:
         """Add a batch: logits and target as `decide` takes them, on any device; nothing waits for it.
 
         `image` (b,) int64 numbers the image of which each is a tile: the counts of one image's tiles are added before
         they are scored, whatever batch or process they came in. Without it each is an image by itself. `valid`
-        (b,1,*spatial) bool marks the pixels that count; without it all do.
+        (b,1,*spatial) bool marks the pixels that count; without it all do. `measured` is what `measure` gave of them.
         """
+        rows, *residual = measured or self.measure(logits, target, valid)
+        self.counted.append(rows)
+        if image is not None:
+            self.images.append(image)
+        if residual:
+            self.residual = self.residual + residual[0]
+
+    def measure(self, logits: Logits, target: Target, valid: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What is kept of a batch: counts (b,k,6) int64, and with `calibration_bins` the residuals (bins,) int64."""
         found = decide(logits, target, self.threshold, valid, self.task.kind)
         batch = count(found)
         rows = torch.cat([torch.stack(batch[:4]), to_fixed(torch.stack(batch[4:]))]).T
-        self.counted.append(rows.unflatten(0, (-1, self.task.channels)))
-        if image is not None:
-            self.images.append(image)
-        if self.calibration_bins:
-            probability, truth = found.probability, found.truth
-            if self.task.kind == "multiclass":
-                several = (-1, self.task.channels)
-                probability = probability.unflatten(0, several).amax(1)
-                truth = (truth & found.predicted).unflatten(0, several).any(1)
-            self.residual = self.residual + residuals(probability, truth, self.calibration_bins)
+        rows = rows.unflatten(0, (-1, self.task.channels))
+        if not self.calibration_bins:
+            return (rows,)
+        probability, truth = found.probability, found.truth
+        if self.task.kind == "multiclass":
+            several = (-1, self.task.channels)
+            probability = probability.unflatten(0, several).amax(1)
+            truth = (truth & found.predicted).unflatten(0, several).any(1)
+        return rows, residuals(probability, truth, self.calibration_bins)
 
     def compute(self) -> dict[str, Tensor]:
         """Give every score of the data set as a scalar tensor."""

@@ -20,6 +20,8 @@ from seglab.data.batch_augment import (
     sample_states,
     scramble,
     smooth,
+    turn_each,
+    turn_together,
     uniform,
 )
 
@@ -193,3 +195,9 @@ def test_a_chain_runs_what_it_is_given(batch: tuple[Tensor, Tensor]) -> None:
 def test_a_probability_out_of_range_is_one_sentence() -> None:
     with pytest.raises(ContractError, match=r"flip in \[0, 1\], got 2"):
         Light(flip=2)
+
+
+def test_turning_all_at_once_as_on_a_gpu_is_turning_each() -> None:
+    x = torch.rand(8, 2, 5, 5)
+    chosen = torch.cartesian_prod(*[torch.tensor([False, True])] * 3).T
+    torch.testing.assert_close(turn_together(x, *chosen), turn_each(x, *chosen), rtol=0, atol=0)

@@ -1,3 +1,6 @@
+import pytest
+
+from seglab.benchmarks import gpu
 from seglab.benchmarks.data import measure
 
 
@@ -6,3 +9,10 @@ def test_every_line_of_the_table_has_its_measure():
     names = {row.what.split(": ")[1] for row in rows}
     assert len(rows) == 8
     assert all(row.milliseconds >= 0 and row.beside in names for row in rows)
+
+
+def test_the_step_on_a_gpu_is_measured_on_a_cpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "precision", lambda *_: "32-true")
+    rows = gpu.measure(size=32, base=4, batch_size=2, images=4, steps=2)
+    assert len(rows) == 9
+    assert all(row.milliseconds > 0 for row in rows)

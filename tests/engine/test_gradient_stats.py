@@ -45,7 +45,7 @@ class Single:
 
 def shares(loss: Any, logits: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
     trained, seen = module(loss), dict[str, float]()
-    trained.log_dict = lambda values: seen.update({key: float(value) for key, value in values.items()})  # type: ignore[method-assign, assignment]
+    trained.log_values = lambda values: seen.update({key: float(value) for key, value in values.items()})  # type: ignore[method-assign, assignment]
     watch, trainer = GradientFractions(), Single()
     seen_batch = {"image": None, "target": target, "id": [""]}
     watch.on_train_batch_end(trainer, trained, {"logits": logits}, seen_batch, 0)  # type: ignore[arg-type]

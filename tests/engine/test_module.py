@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from seglab.engine.module import Normalize, SegModule
 from seglab.losses import BCE
 from seglab.losses.base import Loss
 from seglab.losses.pixels import Pixels
+from tests.conftest import train_small
 
 
 class Tiny(nn.Module):
@@ -117,3 +119,12 @@ def test_the_random_state_travels_with_the_checkpoint() -> None:
     first = torch.rand(3)
     module().on_load_checkpoint(saved)
     assert torch.equal(torch.rand(3), first)
+
+
+def test_a_gpu_without_memory_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64.00 GiB. GPU 0 has 2 GiB.")
+
+    monkeypatch.setattr(SegModule, "training_step", full)
+    with pytest.raises(ContractError, match="memory, got CUDA out of memory; lower batch_size"):
+        train_small(tmp_path)

@@ -40,7 +40,7 @@ def test_a_run_keeps_its_initial_and_its_last_weights(trained_study: Path, tmp_p
         kept = run.module(run.snapshots[epoch]).state_dict()
         for name, weight in state.items():
             torch.testing.assert_close(kept[name], weight, rtol=1e-3, atol=1e-6)
-    assert run.snapshots[2].stat().st_size < 0.65 * run.best.stat().st_size
+    assert run.snapshots[2].stat().st_size < 0.7 * run.best.stat().st_size
 
 
 @pytest.mark.slow

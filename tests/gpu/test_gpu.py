@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from seglab.contract import Task
+from seglab.contract import ContractError, Task
 from seglab.data.batch_augment import Strong
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.module import DataModule
@@ -84,3 +84,75 @@ def test_bf16_finds_what_float32_finds(tmp_path: Path) -> None:
     folders = [train_small(tmp_path / kind, *words, f"trainer.precision={kind}") for kind in ("32-true", "bf16-mixed")]
     first, second = (pd.read_csv(folder / "per_image.csv")["iou"].mean() for folder in folders)
     assert second == pytest.approx(first, abs=0.1)
+
+
+WAITS = {"blob", "hausdorff", "per_component"}
+"""Losses that read numbers of objects or distances on the host, so that their steps are not recorded."""
+
+
+@pytest.mark.parametrize("task", [Task(), Task("multiclass", ("back", "disc", "cup"))], ids=lambda task: task.kind)
+def test_a_recorded_step_has_the_bits_of_a_computed_one_with_any_loss(task: Task) -> None:
+    from omegaconf import OmegaConf
+
+    from seglab.engine.graphs import CudaGraph
+    from seglab.models.unet import UNet
+
+    generator, refused, k = torch.Generator().manual_seed(0), set(), task.channels
+    image = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=generator).cuda()
+    target = torch.randint(0, max(2, k), (4, 1, 64, 64), generator=generator).to(torch.uint8).cuda()
+    for path in sorted((CONF / "loss").glob("*.yaml")):
+        loss = build(OmegaConf.load(path))
+        if task.kind not in loss.tasks:
+            continue
+        loss = loss.with_task(task).with_class_frequency([0.1] if k == 1 else [0.9, 0.07, 0.03])
+        maps = [torch.randint(0, 3, (4, k, 64, 64), generator=generator).float().cuda() for _ in loss.needs]
+        net = UNet(in_channels=3, base=4, depth=2, out_channels=k).cuda()
+
+        def work(image, target, *maps, net=net, loss=loss):  # type: ignore[no-untyped-def]
+            logits = net(image / 255)
+            losses = loss(logits, target, None, **dict(zip(loss.needs, maps, strict=True)))
+            losses.mean().backward()
+            return losses.detach(), logits.detach()
+
+        before = [buffer.clone() for buffer in net.buffers()]
+        try:
+            graph = CudaGraph(work, (image, target, *maps), net, None)
+        except RuntimeError:
+            refused.add(path.stem)
+            continue
+        assert all(map(torch.equal, before, net.buffers())), path.stem
+        losses, logits = (x.clone() for x in graph((image, target, *maps)))
+        graph.set_gradients()
+        gradients = [weight.grad.clone() for weight in net.parameters()]  # type: ignore[union-attr]
+        net.zero_grad()
+        expected = work(image, target, *maps)
+        assert torch.equal(logits, expected[1]), path.stem
+        torch.testing.assert_close(losses, expected[0], rtol=1e-5, atol=1e-6, msg=path.stem)
+        for weight, gradient in zip(net.parameters(), gradients, strict=True):
+            torch.testing.assert_close(gradient, weight.grad, rtol=1e-4, atol=1e-6, msg=path.stem)
+    assert refused == WAITS
+
+
+def test_a_run_of_cuda_graphs_is_that_of_steps_without(tmp_path: Path) -> None:
+    words = ("trainer.accelerator=gpu", "trainer.deterministic=true", "callbacks=ema", "trainer.max_epochs=3")
+    folders = [train_small(tmp_path / kind, *words, f"cuda_graph={kind}") for kind in ("true", "false")]
+    tables = [pd.read_csv(folder / "metrics.csv").drop(columns="seconds") for folder in folders]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-4)
+
+
+def test_too_large_a_step_is_one_sentence(tmp_path: Path) -> None:
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2e8) / total)
+    try:
+        with pytest.raises(ContractError, match=r"fits into the GPU's memory, got .*; lower batch_size"):
+            train_small(tmp_path, "trainer.accelerator=gpu", "dataset.size=512", "model.base=32")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_one_device_by_ddp_gives_what_it_gives_without(tmp_path: Path) -> None:
+    words = ("trainer.accelerator=gpu", "trainer.deterministic=true")
+    folders = [train_small(tmp_path / kind, *words, f"trainer.strategy={kind}") for kind in ("auto", "ddp")]
+    tables = [pd.read_csv(folder / "per_image.csv") for folder in folders]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-4)

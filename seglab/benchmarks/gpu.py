@@ -1,0 +1,189 @@
+"""A training step and its data on a GPU (or, smaller, on a CPU), beside bare loops and the arithmetic alone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from seglab.benchmarks.data import light_chain, strong_chain
+from seglab.benchmarks.table import Row
+from seglab.data.augment import Augment, Chain
+from seglab.data.batch_augment import Light, Strong
+from seglab.data.datasets.synthetic import Synthetic
+from seglab.data.loading import Batch
+from seglab.data.module import DataModule
+from seglab.engine.callbacks import silence_lightning_warnings
+from seglab.engine.device import autocast, precision
+from seglab.engine.module import SegModule
+from seglab.losses import BCEDice
+from seglab.models.unet import UNet
+
+
+def measure(size: int, base: int, batch_size: int, images: int, steps: int) -> list[Row]:
+    """Rows of wall time for one step of a U-Net in the precision of the device, and for one batch of its data."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = f"U-Net base {base}, {batch_size}x3x{size}x{size}, {precision(device.type, 'auto')}"
+    dataset = Synthetic(size=size, train=images, val=batch_size, test=batch_size)
+    data = DataModule(dataset, Light(), batch_size, store="device", device=device)
+    batch = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in next(iter(data.loader("train"))).items()}
+    spent = {"arithmetic alone, at the rate of a large matrix product": arithmetic(base, batch, device)}
+    spent["bare loop"] = bare_loop(base, batch, device, steps)
+    if device.type == "cuda":
+        spent["bare loop, the whole step as one CUDA graph"] = bare_graph(base, batch, steps)
+    spent["the loss alone"] = loss_alone(batch, device, steps)
+    for graph in (False, True)[: 2 if device.type == "cuda" else 1]:
+        name = f"Trainer, metrics and watch{', cuda_graph' * graph}"
+        spent[name] = with_trainer(base, [batch] * steps, device, graph)
+        spent[f"{name}, data too"] = with_trainer(base, data.loader("train"), device, graph)
+    rows = [Row(f"{name}, {kind}", value, value / spent["bare loop"], "bare loop") for name, value in spent.items()]
+    return rows + loading(dataset, batch_size, device)
+
+
+def milliseconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """The wall time of one call of several that follow each other, after three that do not count."""
+    for _ in range(3):
+        work()
+    wait(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    wait(device)
+    return 1000 * (time.perf_counter() - start) / repeats
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def network(base: int, device: torch.device) -> nn.Module:
+    torch.manual_seed(0)
+    return UNet(in_channels=3, base=base).to(device).to(memory_format=torch.channels_last)
+
+
+def forward_backward(net: nn.Module, batch: Batch, device: torch.device) -> None:
+    image = (batch["image"] / 255 - 0.5).contiguous(memory_format=torch.channels_last)
+    with autocast(precision(device.type, "auto"), device.type):
+        logits = net(image)
+    BCEDice()(logits.float(), batch["target"]).mean().backward()
+
+
+def arithmetic(base: int, batch: Batch, device: torch.device) -> float:
+    """What the products of a step would take at the rate that a large matrix product has here."""
+    with FlopCounterMode(display=False) as counter:
+        forward_backward(network(base, device), batch, device)
+    n = 8192 if device.type == "cuda" else 512
+    dtype = torch.bfloat16 if precision(device.type, "auto") == "bf16-mixed" else torch.float32
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    return counter.get_total_flops() * milliseconds(lambda: a @ b, device, 20) / (2 * n**3)
+
+
+def bare_loop(base: int, batch: Batch, device: torch.device, steps: int) -> float:
+    net = network(base, device)
+    optimizer = torch.optim.AdamW(net.parameters(), fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        forward_backward(net, batch, device)
+        optimizer.step()
+
+    return milliseconds(step, device, steps)
+
+
+def bare_graph(base: int, batch: Batch, steps: int) -> float:
+    device = torch.device("cuda")
+    net = network(base, device)
+    optimizer = torch.optim.AdamW(net.parameters(), fused=True, capturable=True)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            optimizer.zero_grad()
+            forward_backward(net, batch, device)
+            optimizer.step()
+    torch.cuda.current_stream().wait_stream(side)
+    optimizer.zero_grad()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        forward_backward(net, batch, device)
+        optimizer.step()
+    return milliseconds(graph.replay, device, steps)
+
+
+def loss_alone(batch: Batch, device: torch.device, steps: int) -> float:
+    logits = torch.randn(batch["target"].shape, device=device, requires_grad=True)
+    return milliseconds(lambda: BCEDice()(logits, batch["target"]).mean().backward(), device, steps)
+
+
+class EpochClock(Callback):
+    """The wall time of each epoch's training steps."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        wait(module.device)
+        self.start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        wait(module.device)
+        self.seconds.append(time.perf_counter() - self.start)
+
+
+def with_trainer(base: int, batches: Any, device: torch.device, graph: bool) -> float:
+    """The same step as users run it, in the faster of two epochs after a first one."""
+    silence_lightning_warnings()
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    optimizer: Any = partial(torch.optim.AdamW, fused=True)
+    module = SegModule(network(base, device), BCEDice(), optimizer, mean=[0.5], std=[0.25], cuda_graph=graph)
+    clock = EpochClock()
+    trainer = Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        precision=precision(device.type, "auto"),  # type: ignore[arg-type]
+        max_epochs=3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[clock],
+    )
+    loader = batches if isinstance(batches, DataLoader) else DataLoader(batches, batch_size=None)
+    trainer.fit(module, loader)
+    return 1000 * min(clock.seconds[1:]) / len(loader)
+
+
+def loading(dataset: Synthetic, batch_size: int, device: torch.device) -> list[Row]:
+    """Batches made on the device, and by albumentations in the loader's processes."""
+    ways: list[tuple[str, Augment, str, int]] = []
+    chains: tuple[tuple[str, Augment, Chain], ...] = (
+        ("light", Light(), light_chain()),
+        ("strong", Strong(), strong_chain()),
+    )
+    for name, ours, theirs in chains:
+        ways.append((f"augment={name} on the {device.type}", ours, "device", 0))
+        workers = (0, 4, 8) if device.type == "cuda" else (0,)
+        ways += [(f"albumentations' {name}, {n} workers", theirs, "disk", n) for n in workers]
+    spent = {}
+    for name, augment, store, workers_ in ways:
+        data = DataModule(dataset, augment, batch_size, workers_, store=store, device=device)
+        loader = data.loader("train")
+        count = sum(1 for _ in loader)  # starts the workers
+        wait(device)
+        start = time.perf_counter()
+        for batch in loader:
+            batch["image"].to(device, non_blocking=True)
+        wait(device)
+        spent[name] = 1000 * (time.perf_counter() - start) / count
+    first = next(iter(spent))
+    return [
+        Row(f"a batch of {batch_size}: {name}", value, value / spent[first], first) for name, value in spent.items()
+    ]
