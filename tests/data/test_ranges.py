@@ -1,8 +1,9 @@
-"""Which values are black and white, where images have more than 8 bits."""
+"""Which values are black and white, where images have more than 8 bits, and how channels are normalized."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import tifffile
 from seglab.contract import ContractError
 from seglab.data.datasets.folder import Folder
 from seglab.data.prepare_data import Opened, open_data
+from seglab.engine.module import Normalize
 from tests.data.fabricate import scene, white, write_image
 
 COUNT = 8
@@ -111,3 +113,17 @@ def test_a_damaged_image_is_left_out_of_the_range(tmp_path):
     opened = open_data(Folder(**{**vars(dataset), "on_bad_item": "skip"}))
     assert opened.facts()["range"] == [0, 4095]
     assert opened.skipped.keys() == {"2"}
+
+
+@pytest.mark.parametrize("fit", ["patch", "pad"])
+def test_auto_normalization_is_that_of_the_training_pixels_and_not_of_padding(tmp_path, fit):
+    dataset = replace(write(tmp_path, gray()), fit=fit, size=48, mean="auto", std="auto")
+    opened = open_data(dataset)
+    pixels = np.stack([gray()[int(item.id)] for item in opened.splits.train]) / 255
+    (mean,), (std,) = opened.facts()["mean"], opened.facts()["std"]
+    assert (mean, std) == pytest.approx((pixels.mean(), pixels.std()), rel=1e-6)
+    constant = open_data(replace(write(tmp_path, [one * 0 + k for k, one in enumerate(gray())]), std="auto"))
+    assert constant.dataset.mean == (0.5,)
+    assert constant.dataset.std[0] > 0.5 / 255
+    with pytest.raises(ContractError, match=r"numbers for dataset.mean and dataset.std, got auto"):
+        Normalize(dataset.mean, dataset.std)
