@@ -106,6 +106,14 @@ def test_a_named_range_is_taken_as_it_is(tmp_path):
             Folder(root="", range=wrong)
 
 
+def test_whole_numbers_with_no_data_are_not_white_without_a_word(tmp_path):
+    data = write(tmp_path, [one.astype(np.uint16) * 200 for one in gray()])
+    for k, path in enumerate(sorted((tmp_path / "images").iterdir())):
+        tifffile.imwrite(path, gray()[k].astype(np.uint16) * 200, extratags=[(42113, "s", 2, "0", True)])
+    assert open_data(data).facts()["range"] == [0, 65535]
+    assert "8 of 8 images have floats above 1" in " ".join(open_data(replace(data, range="full")).warnings())
+
+
 def test_a_damaged_image_is_left_out_of_the_range(tmp_path):
     dataset = write(tmp_path, [one.astype(np.uint16) * 16 for one in gray()])
     path = tmp_path / "images/2.tif"
