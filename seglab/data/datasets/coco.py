@@ -15,6 +15,7 @@ import numpy as np
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Item
 from seglab.data.datasets.folder import Folders, named
+from seglab.files import read_json
 from seglab.images.image_io import existing_folder, read_image
 from seglab.images.labels import with_ignored
 
@@ -27,7 +28,7 @@ class Coco(Dataset):
 
     annotations: the file in `root`, or one for each split: `{train: a.json, val: b.json, test: c.json}`. images: the
     folder in `root`, below which the file names its images. classes: names of categories, a class each, which may
-    overlap; null: all categories are one foreground.
+    overlap, others are background; null: all categories are one foreground.
     """
 
     root: str
@@ -45,7 +46,8 @@ class Coco(Dataset):
 
     @property
     def task(self) -> Task:
-        return Task() if self.classes is None else Task("multilabel", self.classes)
+        several = self.classes is not None and len(self.classes) > 1
+        return Task("multilabel" if several else "binary", self.classes or ("foreground",))
 
     def items(self) -> list[Item]:
         root, files = existing_folder(self.root), named(self.annotations)
@@ -54,12 +56,14 @@ class Coco(Dataset):
     def listed(self, root: Path, file: Path, split: str) -> list[Item]:
         """Make an item of each image of a file."""
         require(file.is_file(), WHO, "a COCO file that exists", file, "set dataset.annotations")
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         missing = [key for key in ("images", "annotations", "categories") if key not in content]
         require(not missing, str(file), "images, annotations and categories", f"no {' and no '.join(missing)}")
         names = {one["id"]: one["name"] for one in content["categories"]}
         unknown = [name for name in self.classes or () if name not in names.values()]
         require(not unknown, str(file), f"dataset.classes among {', '.join(names.values())}", ", ".join(unknown))
+        boxes = sum(not one.get("segmentation") for one in content["annotations"])
+        require(not boxes, str(file), "an outline of each object", f"{boxes} without, such as boxes alone")
         shapes: dict[int, list[Shape]] = defaultdict(list)
         for one in content["annotations"]:
             name = names[one["category_id"]]
@@ -75,7 +79,7 @@ class Coco(Dataset):
             return Item(name, name, split=split, fault=f"{path}: expected an image that the COCO file names")
         size = (image["height"], image["width"])
         mask, labels = partial(draw, shapes, size, self.task.channels), json.dumps(shapes)
-        objects = partial(number, shapes, size) if self.classes is None else None
+        objects = partial(number, shapes, size) if self.task.channels == 1 else None
         reader = partial(read_image, str(path))
         return Item(name, name, reader, mask, split, (str(path),), labels=labels, objects=objects)
 

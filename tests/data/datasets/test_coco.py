@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from seglab.contract import ContractError
+from seglab.contract import ContractError, Task
 from seglab.data.datasets.coco import Coco
 from seglab.data.prepare_data import open_data
 from tests.data.fabricate import write_image
@@ -65,6 +65,8 @@ def test_categories_are_classes_that_may_overlap(root):
     opened = open_data(data)
     assert opened.facts()["task"] == {"kind": "multilabel", "classes": ["plane", "ship"]}
     assert opened.decoded["deep/0"].facts["ignored"] == pytest.approx(1 / WIDTH)
+    assert coco(root, classes=["ship"]).task == Task("binary", ("ship",))
+    assert coco(root, classes=["ship"]).items()[0].mask().shape == (HEIGHT, WIDTH)
     with pytest.raises(ContractError, match=r"dataset.classes among ship, plane, got boat"):
         coco(root, classes=["boat"]).items()
 
@@ -88,6 +90,9 @@ def test_what_is_wrong_in_a_file_is_one_sentence(root):
         coco(root, annotations={"train": "other.json"}).items()
     with pytest.raises(ContractError, match="a file, or one for train, val and test, got valid"):
         coco(root, annotations={"valid": "annotations.json"})
-    (root / "annotations.json").write_text("{}")
+    write(root, [region(SHIP, square(4, 6, 12, 10)), region(SHIP, [])])
+    with pytest.raises(ContractError, match="an outline of each object, got 1 without, such as boxes alone"):
+        coco(root).items()
+    (root / "annotations.json").write_text("{")
     with pytest.raises(ContractError, match="expected images, annotations and categories, got no images and no"):
         coco(root).items()
