@@ -101,9 +101,10 @@ def test_turns_and_flips_are_the_eight_symmetries_as_often_as_they_should_be() -
     assert all(abs(count - (750 if k in (0, 1, 4, 5) else 250)) < 100 for k, count in enumerate(counts)), counts
 
 
-def test_labels_keep_their_values_and_what_comes_from_outside_is_background_and_not_valid() -> None:
+@pytest.mark.parametrize("valid", [None, torch.ones(8, 1, 32, 32, dtype=torch.bool)], ids=["all count", "a mask"])
+def test_labels_keep_their_values_and_what_comes_from_outside_is_background_and_not_valid(valid: Tensor | None) -> None:
     image = torch.full((8, 1, 32, 32), 255, dtype=torch.uint8)
-    target, valid = torch.full((8, 2, 32, 32), 3, dtype=torch.uint8), torch.ones(8, 1, 32, 32, dtype=torch.bool)
+    target = torch.full((8, 2, 32, 32), 3, dtype=torch.uint8)
     moved, labels, counted = Strong(**STILL | {"warp": 1.0})(image, target, valid, 1, [(0, k) for k in range(8)])
     assert labels.dtype == torch.uint8
     assert set(labels.unique().tolist()) == {0, 3}
