@@ -39,8 +39,14 @@ PLUGINS = {"ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
 """What our launchers need beyond Hydra: optional packages, one extra each."""
 
 
-EXTRAS = {"jinja2": "report", "markupsafe": "report", "latex2mathml": "report", "plotly": "report"}
-EXTRAS |= {"onnx": "export", "onnxruntime": "export", "onnxscript": "export", "monai": "bench", "kornia": "bench"}
+EXTRAS = {
+    "plotly": "report",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+    "monai": "bench",
+    "kornia": "bench",
+}
 """The extra that a package belongs to, for those that a command may lack."""
 
 
