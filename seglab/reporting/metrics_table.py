@@ -64,10 +64,12 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "Distance between the outlines, mean over the test images in which there is something and something was found": (
         "hd95",
         "asd",
+        "nsd",
         "found/nothing",
     ),
     "Objects (connected components, found at IoU above 0.5) and the area of the foreground": (
         "object_recall",
+        "object_dice",
         "found/object_f1",
         "found/false_objects",
         "found/area_error",
@@ -89,6 +91,8 @@ TITLES = {
     "dice": "Dice",
     "hd95": "HD95 (px)",
     "asd": "ASD (px)",
+    "nsd": "NSD at 1 px",
+    "object_dice": "object Dice",
     **CALIBRATION,
     **{f"scaled/{key}": f"{name}, scaled" for key, name in CALIBRATION.items()},
     **{f"calibrated/{key}": f"{name}, isotonic" for key, name in CALIBRATION.items()},
