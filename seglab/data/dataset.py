@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -131,6 +131,8 @@ class Dataset:
     on_bad_item: str = "raise"
     cache_dir: str | None = "outputs/cache"
     cache_gb: float = 20.0
+    computed: ClassVar[bool] = False
+    """Whether the options alone decide every pixel, so that runs in one process may share what is computed."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

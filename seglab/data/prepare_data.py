@@ -26,6 +26,9 @@ from seglab.data.split import SPLITS, Splits, split_by_fold, split_by_group, spl
 from seglab.data.store import RECORDS, build, is_finished, open_store
 from seglab.images.labels import has_foreground
 
+_computed: dict[str, list[Item]] = {}
+"""The items of the latest data set that is computed from its options, by fingerprint: runs of a sweep share them."""
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -208,7 +211,13 @@ def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple
             return cached(items, dataset, folder, int((dataset.cache_gb - need) * 1e9)), ""
         cause = f"the cache would take {need:.1f} GB, and dataset.cache_gb is {dataset.cache_gb:g}"
         note = f"every image is decoded at every use: {cause}"
-    return each(partial(decode_once, dataset=dataset, in_memory=in_memory), items, "decode"), note
+    if dataset.computed and fingerprint in _computed:
+        return _computed[fingerprint], ""
+    found = each(partial(decode_once, dataset=dataset, in_memory=in_memory), items, "decode")
+    if dataset.computed:
+        _computed.clear()
+        _computed[fingerprint] = found
+    return found, note
 
 
 def cached(items: list[Item], dataset: Dataset, folder: Path, limit: int) -> list[Item]:
