@@ -47,7 +47,7 @@ def announce(folders: list[Path], at_once: int = 1) -> None:
 
 @contextmanager
 def exclusive_slot() -> Iterator[None]:
-    """Work while other jobs do; but one at a time after several have died together, so that the one at fault dies alone."""
+    """Work while other jobs do; but one at a time after several died together: the one at fault then dies alone."""
     journal = current_sweep()
     exclusive = journal and rank() == 0 and died_together(Path(journal))
     with FileLock(f"{journal}.turn") if exclusive else nullcontext():
@@ -129,8 +129,8 @@ def _running(journal: Path) -> list[dict[str, Any]]:
 def _mark_crashed(journal: Path, code: int, stopped: bool) -> list[str]:
     """Record in run.json every run of this sweep whose process died in the middle of it; gives their names.
 
-    One is failed, unless the sweep was asked to stop. Several are interrupted, since any may be at fault: a pool ends all
-    its processes when one dies, and does not say which it was.
+    One is failed, unless the sweep was asked to stop. Several are interrupted, since any may be at fault: a pool ends
+    all its processes when one dies, and does not say which it was.
     """
     dead = [run for run in _running(journal) if not Run(Path(run["folder"])).held()]
     for run in dead:
