@@ -17,8 +17,10 @@ from torch import Tensor
 
 from seglab.contract import Kind, Logits, Target, Valid, require
 from seglab.losses.labels import Label
-from seglab.losses.numerics import constants, exact, once, power
+from seglab.losses.numerics import WrongSums, constants, exact, once, power
 
+NEVER = -1e4
+"""A logit whose probability and slope are 0 in any precision."""
 Maps: TypeAlias = Mapping[str, Tensor]
 
 
@@ -147,6 +149,11 @@ class Pixels(ABC):
         return self.false_positive - self.false_negative
 
     @once
+    def squared_error(self) -> Tensor:
+        """(p - t)^2 of each pixel and class."""
+        return self.error.square()
+
+    @once
     def size(self) -> Tensor:
         """How many pixels each class has (b, k)."""
         return exact(self.t.sum(-1))
@@ -205,12 +212,16 @@ class SigmoidPixels(Pixels):
         return torch.stack([self.n - self.size, self.size], -1)
 
     @once
+    def squared_error(self) -> Tensor:
+        return self.masked(self.labeled.q).square() if self.hard else super().squared_error
+
+    @once
     def confusion(self) -> Confusion:
         if not self.hard:
             return super().confusion
-        wrong = self.masked(self.labeled.q)  # of which fn and the rest, fp, are made with half of the products
-        fn = exact((wrong * self.t).sum(-1))
-        fp = exact(wrong.sum(-1)) - fn
+        z = self.z if self.valid is None else self.z.masked_fill(~self.valid, NEVER)
+        wrong, fn = (exact(s) for s in WrongSums.apply(z, self.t))
+        fp = wrong - fn
         return Confusion(self.size - fn, fp, fn, self.n - self.size - fp)
 
     @once
