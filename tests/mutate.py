@@ -67,7 +67,7 @@ FAULTS = [
         ("logits if logits.dtype == torch.float64 else logits.float()", "logits", "no upcast"),
         ("logits if logits.dtype == torch.float64 else logits.float()", "logits.float()", "float64 lost"),
         ("x.masked_fill(~self.valid, 0)", "x * self.valid", "NaN of pixels that are not valid kept by a product"),
-        ("self.z.masked_fill(~self.valid, NEVER)", "self.z", "pixels that are not valid are half wrong"),
+        ("self.z.masked_fill(~self.valid, -1e4)", "self.z", "pixels that are not valid are half wrong"),
         ("return x if self.valid is None else x * self.weight", "return x", "pixels that are not valid cost something"),
         ("exact(self.valid.sum(-1))", "all_count", "means divide by all pixels"),
         (

@@ -201,7 +201,7 @@ class NoiseRobustDice(RegionLoss):
 
     def each_class(self, x: Pixels) -> Tensor:
         squared = exact(x.squared_error.sum(-1))
-        error = squared if self.exponent == 2 else exact(power(x.error.abs(), self.exponent).sum(-1))
+        error = squared if self.exponent == 2 else exact(power(x.squared_error, self.exponent / 2).sum(-1))
         # sum p^2 + sum t^2 is sum (p - t)^2 + 2 sum pt
         return ratio(error, squared + 2 * self.confusion(x).tp + self.smooth)
 
