@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seglab.contract import ContractError, require
-from seglab.files import read_json
+from seglab.files import read_json, whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,14 +136,14 @@ class Run:
         """A row for each test image."""
         import pandas as pd
 
-        return pd.read_csv(self.folder / "per_image.csv", dtype={"id": str, "group": str})
+        return pd.read_csv(whole_file(self.folder, self.facts, "per_image.csv"), dtype={"id": str, "group": str})
 
     @property
     def history(self) -> pd.DataFrame:
         """A row for each epoch."""
         import pandas as pd
 
-        return pd.read_csv(self.folder / "metrics.csv")
+        return pd.read_csv(whole_file(self.folder, self.facts, "metrics.csv"))
 
     @property
     def best(self) -> Path:
@@ -215,13 +215,14 @@ class Study:
 
         question: as in `python -m seglab.report`: question="pairs", against="bce", metric="dice", images="foreground",
         delta=0.01, confidence=0.95. A look at new runs spends a part of the error and is remembered in the study's
-        folder. data: which data set, where the runs are of several.
+        folder. data: which data set, where the runs are of several; "all data sets" is the verdict over all of them.
         """
         from seglab.reporting.write_report import answer
 
-        _, studies = answer(self.folders, _question(question))
-        found = [study for study in studies if data in (None, study.title)]
-        titles = ", ".join(study.title for study in studies) or "finished runs"
+        _, studies, over = answer(self.folders, _question(question))
+        able = [*studies, *filter(None, [over])]
+        found = [study for study in able if study.title == data] if data else studies
+        titles = ", ".join(study.title for study in able) or "finished runs"
         require(len(found) == 1, "verdict", f"one data set of {titles}", data or len(found), "give data=NAME")
         return Verdict(found[0])
 
@@ -230,7 +231,7 @@ class Study:
         from seglab.reporting.write_report import answer, write_all
 
         asked = _question(question)
-        return write_all(self.folders, asked, *answer(self.folders, asked), Path(output or self.folders[0]))
+        return write_all(self.folders, asked, answer(self.folders, asked), Path(output or self.folders[0]))
 
     def _repr_html_(self) -> str:
         from seglab.reporting.notebook import notebook_page

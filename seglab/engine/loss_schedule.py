@@ -172,7 +172,7 @@ class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known
         remedy = "set monitor=val/iou_pooled"
         require(fixed, "monitor", "a value that does not change its meaning with the loss", module.monitor, remedy)
         if self.ramps:
-            module.change_loss_often()
+            module.cuda_graph = False  # each value of a parameter would need its own
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         switched = self._set_loss(trainer)
@@ -192,7 +192,7 @@ class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known
     def _set_loss(self, trainer: Trainer) -> list[int]:
         loss = scheduled(self.loss, self.ramps, trainer.current_epoch, trainer.global_step)
         now, switched = loss.at_epoch(self.history)
-        if now != self.module.loss:  # replacing an equal one could compile it again
+        if now != self.module.loss:  # a graph of its steps is kept for each loss
             self.module.loss = now
         return switched
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
-from seglab.contract import ContractError, Image, Logits, PerImage, Task
+from seglab.contract import ContractError, Image, Logits, PerImage, Task, require
 from seglab.engine.graphs import Graphs
 from seglab.losses.base import Loss
 from seglab.metrics.segmentation import SegmentationMetrics
@@ -32,8 +32,10 @@ class Normalize(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, mean: Iterable[float], std: Iterable[float]) -> None:
+    def __init__(self, mean: str | Iterable[float], std: str | Iterable[float]) -> None:
         super().__init__()
+        remedy = "seglab.train finds those of `auto`, and writes them into run.json"
+        require("auto" not in (mean, std), "normalization", "numbers for dataset.mean and dataset.std", "auto", remedy)
         mean, std = torch.tensor(list(mean)), torch.tensor(list(std))
         self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1), persistent=False)
@@ -76,7 +78,7 @@ class SegModule(LightningModule):
         threshold: the probability from which a pixel counts as foreground.
         empty: what an image without foreground counts in the metrics, see SegmentationMetrics.
         channels_last: the memory format of the convolutions.
-        compile: compile model and loss together with torch.compile.
+        compile: compile the model with torch.compile.
         cuda_graph: on a GPU, repeat the steps as CUDA graphs where that can be, see graphs.py.
         task: what the channels mean.
 
@@ -91,8 +93,8 @@ class SegModule(LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
         *,
-        mean: Iterable[float],
-        std: Iterable[float],
+        mean: str | Iterable[float],
+        std: str | Iterable[float],
         monitor: str = "val/iou_pooled",
         threshold: float = 0.5,
         empty: str = "correct",
@@ -110,9 +112,7 @@ class SegModule(LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.train_meter, self.val_meter, self.test_meter = (Meter(threshold, empty, task) for _ in range(3))
         if compile:
-            torch.compiler.reset()  # a sweep in one process would reach the recompilation limit of the shared code
-        self.compiled = compile
-        self.objective = torch.compile(self._objective) if compile else self._objective
+            self.model.compile()  # without the loss, so that all runs of a sweep share what was compiled
         self.cuda_graph = cuda_graph
         self.graphs: Graphs | None = None
         self.latest: PerImage | None = None
@@ -134,18 +134,11 @@ class SegModule(LightningModule):
         logits = self(image)
         return self.loss(logits, target, valid, **maps), logits
 
-    def change_loss_often(self) -> None:
-        """Compile only the model from now on, and record no graph: each value of a parameter would need its own."""
-        self.cuda_graph = False
-        if self.compiled:
-            self.model.compile()
-            self.objective = self._objective
-
     def step(self, batch: Batch) -> tuple[PerImage, Logits]:
         """The loss of each image (b,) and the logits of a batch."""
         try:
             maps = {name: batch[name] for name in self.loss.needs}
-            return self.objective(batch["image"], batch["target"], batch.get("valid"), maps)
+            return self._objective(batch["image"], batch["target"], batch.get("valid"), maps)
         except ContractError as fault:
             raise self._diverged(str(fault), batch["id"]) from None
 
@@ -168,7 +161,7 @@ class SegModule(LightningModule):
         names = tuple(self.loss.needs)
 
         def work(image: Tensor, target: Tensor, valid: Tensor | None, *maps: Tensor) -> tuple[Tensor, ...]:
-            losses, logits = self.objective(image, target, valid, dict(zip(names, maps, strict=True)))
+            losses, logits = self._objective(image, target, valid, dict(zip(names, maps, strict=True)))
             if self.training:
                 losses.mean().backward()
             return losses.detach(), logits.detach(), *meter.metrics.measure(logits.detach(), target, valid)

@@ -23,7 +23,7 @@ from seglab.files import cell, csv_text, write_text
 from seglab.images.resize import in_colors
 from seglab.metrics.calibration import histogram
 from seglab.metrics.counts import Counts, confusion, count, decide, scores
-from seglab.metrics.objects import components, f2, match
+from seglab.metrics.objects import components, f2, match, object_dice
 from seglab.metrics.surface import surface_distances
 
 
@@ -97,10 +97,11 @@ def shape_scores(found: np.ndarray, true: np.ndarray, numbers: np.ndarray | None
 
     The true objects are those of the map `numbers` (h, w) that have a pixel in `true`, or whatever is connected.
     """
-    hd95, asd = surface_distances(found, true)
-    objects = match(components(found), components(true) if numbers is None else renumber(numbers, true))
+    numbered = components(found), components(true) if numbers is None else renumber(numbers, true)
+    objects = match(*numbered)
     counted = {"objects": objects.true, "objects_predicted": objects.predicted, "objects_found": objects.tp[0]}
-    return {"hd95": hd95, "asd": asd, "object_f2": f2(objects)} | {key: float(value) for key, value in counted.items()}
+    scores = {"object_f2": f2(objects), "object_dice": object_dice(*numbered)}
+    return surface_distances(found, true)._asdict() | scores | {key: float(value) for key, value in counted.items()}
 
 
 def renumber(numbers: np.ndarray, true: np.ndarray) -> np.ndarray:

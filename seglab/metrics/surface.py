@@ -1,8 +1,9 @@
-"""Surface distances of two masks: the 95th percentile (HD95) and the mean (ASD), in pixels."""
+"""Surface distances of two masks: 95th percentile (HD95), mean (ASD), and the part within a tolerance (NSD)."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,22 +15,34 @@ from seglab.distance_transform import distance_to_zero
 CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
 
-def surface_distances(pred_mask: NDArray, true_mask: NDArray) -> tuple[float, float]:
-    """Measure HD95 and the average symmetric surface distance of two masks (h,w), in pixels.
+class SurfaceScores(NamedTuple):
+    """How far two outlines lie apart: distances in pixels, and the normalized surface Dice."""
+
+    hd95: float
+    asd: float
+    nsd: float
+
+
+def surface_distances(pred_mask: NDArray, true_mask: NDArray, tolerance: float = 1.0) -> SurfaceScores:
+    """Measure HD95, average symmetric surface distance and normalized surface Dice of two masks (h,w), in pixels.
 
     An outline is the foreground pixels that touch background, or the image's border, by a side. HD95 is the larger of
     the two directed 95th percentiles of the distances from outline to outline, as in MONAI and Metrics Reloaded (Maier-
     Hein et al. 2024; pooling both directions before the percentile, as others do, gives smaller values). ASD averages
-    both directions' distances together. Both are NaN where either mask is empty.
+    both directions' distances together. Both are NaN where either mask is empty. NSD is the fraction of both outlines
+    that lies within `tolerance` of the other (Nikolov et al. 2021): 0 where one mask is empty, NaN where both are.
     """
     require(pred_mask.shape == true_mask.shape and pred_mask.ndim == 2, "surface_distances", "two masks of one (h,w)")
     masks = [np.ascontiguousarray(mask, dtype=bool).view(np.uint8) for mask in (pred_mask, true_mask)]
-    if not (masks[0].any() and masks[1].any()):
-        return math.nan, math.nan
+    seen = [bool(mask.any()) for mask in masks]
+    if not all(seen):
+        return SurfaceScores(math.nan, math.nan, 0.0 if any(seen) else math.nan)
     left, top, width, height = cv2.boundingRect(masks[0] | masks[1])  # nothing outside can be nearest
     pred, true = (outline(mask[top : top + height, left : left + width]) for mask in masks)
     directed = distances(pred, true), distances(true, pred)
-    return max(float(np.percentile(d, 95)) for d in directed), float(np.concatenate(directed).mean())
+    both = np.concatenate(directed)
+    hd95 = max(float(np.percentile(d, 95)) for d in directed)
+    return SurfaceScores(hd95, float(both.mean()), float((both <= tolerance).mean()))
 
 
 def outline(mask: NDArray) -> NDArray:

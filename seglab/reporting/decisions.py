@@ -45,11 +45,9 @@ def scaled(probability: NDArray, temperature: float) -> NDArray:
     return expit(logit(probability) / temperature)
 
 
-def bin_means(outer: NDArray, bins: int = 256, temperature: float = 1.0) -> NDArray:
-    """The probability of each bin of each image, scaled: (n, bins), from the means of the outer ones (n, 2)."""
-    means = np.tile(scaled(middles(bins), temperature), (len(outer), 1))
-    means[:, [0, -1]] = scaled(outer, temperature)
-    return means
+def bin_means(outer: NDArray, bins: int = 256) -> NDArray:
+    """The probability of each bin, from the means of the outer two (2,): (bins,)."""
+    return np.r_[outer[0], middles(bins)[1:-1], outer[1]]
 
 
 def fitted_temperature(table: NDArray, probability: NDArray) -> float:
@@ -80,31 +78,45 @@ EDGES = np.unique(np.round(256 * expit(np.linspace(-5.6, 5.6, 80)))).astype(int)
 """The bins at which a mask may begin: close to one another where thresholds are very low or high."""
 
 
-def best_expected(pixels: NDArray, probability: NDArray, score: str = "iou", empty: str = "correct") -> NDArray:
+ABOVE = (np.arange(256)[:, None] >= EDGES).astype(np.float32)
+
+
+def best_expected(
+    pixels: NDArray, probability: NDArray, score: str = "iou", empty: str = "correct", outer: NDArray | None = None
+) -> NDArray:
     """The bin (n,) from which on pixels are foreground where the expected score is best; 256 for no foreground.
 
-    `pixels` and `probability` are (n, 256), `score` iou or dice. The pixels are independent, given the probabilities;
-    the mean of 1 / (c + number of foreground pixels) is taken to second order, which is exact to 0.01 from a handful of
-    pixels on. An empty mask is right where the image is: it scores 1 then, or is not counted (`empty`).
+    `pixels` (n, 256) is float32, `probability` (256,) that of each bin, `outer` (n, 2) that of the first and the last
+    bin of each image where images differ in them; `score` is iou or dice. The pixels are independent, given the
+    probabilities; the mean of 1 / (c + number of foreground pixels) is taken to second order, which is exact to 0.01
+    from a handful of pixels on. An empty mask is right where the image is: it scores 1 then, or is not counted.
     """
-    p, count = probability.astype(np.float32), pixels.astype(np.float32)
-    above = (np.arange(256)[:, None] >= EDGES).astype(np.float32)
-    size, hits, squares = count @ above, (count * p) @ above, (count * p * p) @ above
-    total = (count * p).sum(1, keepdims=True)
-    variance = total - (count * p * p).sum(1, keepdims=True)
+    ends = probability[[0, -1]] if outer is None else outer
+    p, at_ends = np.r_[0, probability[1:-1], 0], pixels[:, [0, -1]]
+    columns = np.column_stack([p, p**2, np.log1p(-p.clip(max=0.999)), ABOVE * p[:, None], ABOVE * p[:, None] ** 2])
+    sums = pixels @ columns.astype(np.float32)
+    hits, squares = np.split(sums[:, 3:], 2, axis=1)
+    hits += at_ends[:, 1:] * ends[..., 1:]  # the last bin is in each of these masks, the first in none
+    squares += at_ends[:, 1:] * ends[..., 1:] ** 2
+    size = pixels @ ABOVE
+    total = sums[:, :1] + (at_ends * ends).sum(1, keepdims=True)
+    variance = total - sums[:, 1:2] - (at_ends * ends**2).sum(1, keepdims=True)
     if score == "iou":  # hits and misses are independent: E[hits] E[1 / (size + misses)]
         middle, variance = size + total - hits, variance - (hits - squares)
     else:  # 2 p E[1 / (size + 1 + the others)] for each pixel of the mask
         hits, middle = 2 * hits, size + 1 + total - np.nan_to_num(ratio(squares, hits))
     middle = np.maximum(middle, 1)
     expected = hits / middle * (1 + variance / middle**2)
-    nothing = np.exp((count * np.log1p(-p.clip(max=0.999))).sum(1)) if empty == "correct" else -1.0
+    empty_too = sums[:, 2] + (at_ends * np.log1p(-ends.clip(max=0.999))).sum(1)
+    nothing = np.exp(empty_too) if empty == "correct" else -1.0
     return np.where(nothing > expected.max(1), 256, EDGES[expected.argmax(1)])
 
 
 def below_each_bin(table: NDArray) -> NDArray:
     """How many pixels lie below each bin, and in all: (n, 2, bins + 1)."""
-    return np.concatenate([np.zeros_like(table[..., :1]), table.cumsum(-1)], axis=-1)
+    below = np.zeros((*table.shape[:-1], table.shape[-1] + 1), table.dtype)
+    np.cumsum(table, axis=-1, out=below[..., 1:])
+    return below
 
 
 def scores_from(below: NDArray, edge: NDArray, empty: str) -> dict[str, NDArray]:

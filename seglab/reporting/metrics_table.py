@@ -25,7 +25,7 @@ from seglab.reporting.decisions import (
     scores_from,
 )
 from seglab.reporting.load_runs import Sweep
-from seglab.reporting.thresholds import average_precision, calibration_error, ratio
+from seglab.reporting.thresholds import average_precision, calibration_error, mean, ratio
 
 LOWER_IS_BETTER = {
     "found/nothing",
@@ -64,10 +64,12 @@ BLOCKS: dict[str, tuple[str, ...]] = {
     "Distance between the outlines, mean over the test images in which there is something and something was found": (
         "hd95",
         "asd",
+        "nsd",
         "found/nothing",
     ),
     "Objects (connected components, found at IoU above 0.5) and the area of the foreground": (
         "object_recall",
+        "object_dice",
         "found/object_f1",
         "found/false_objects",
         "found/area_error",
@@ -89,6 +91,8 @@ TITLES = {
     "dice": "Dice",
     "hd95": "HD95 (px)",
     "asd": "ASD (px)",
+    "nsd": "NSD at 1 px",
+    "object_dice": "object Dice",
     **CALIBRATION,
     **{f"scaled/{key}": f"{name}, scaled" for key, name in CALIBRATION.items()},
     **{f"calibrated/{key}": f"{name}, isotonic" for key, name in CALIBRATION.items()},
@@ -137,14 +141,15 @@ RULES = {
 class Pooled(NamedTuple):
     """One run's histograms over all test pixels, (2, 256), its scores, and those of each image under each rule.
 
-    Of several classes the sum of the histograms and the mean of the scores. `images` has, by rule, a row for each test
-    image, by id, with the columns THRESHOLDED; "fixed" is per_image.csv. A multiclass mask takes the likeliest class
-    and has no other rule. `confusion` (k, k) has true classes in rows.
+    Of several classes the sum of the histograms and the mean of the scores. `images` has, by rule, each of THRESHOLDED
+    for the test images `ids` (n,); "fixed" is per_image.csv. A multiclass mask takes the likeliest class and has no
+    other rule. `confusion` (k, k) has true classes in rows.
     """
 
     table: np.ndarray
     scores: dict[str, float]
-    images: dict[str, pd.DataFrame]
+    ids: np.ndarray
+    images: dict[str, dict[str, np.ndarray]]
     confusion: np.ndarray | None = None
 
 
@@ -154,7 +159,7 @@ def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
     `score`, iou or dice, is what a mask of best expected score is best for.
     """
     runs, found = sweep.used, {}
-    confidences = sweep.images.reindex(columns=["run", "id", *CONFIDENCES]).groupby("run")
+    confidences = dict(list(sweep.images.reindex(columns=["run", "id", *CONFIDENCES]).set_index("id").groupby("run")))
     for row, (_, run) in zip(runs.index, runs.iterrows(), strict=True):
         try:
             with np.load(run["folder"] / "histograms.npz") as arrays:
@@ -163,7 +168,7 @@ def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             continue
         several = len(run["classes"]) > 1
-        known = confidences.get_group(row).set_index("id")[list(CONFIDENCES)].reindex(ids).to_numpy(float)
+        known = confidences[row][list(CONFIDENCES)].reindex(ids).to_numpy(float)
         known = np.full_like(known, np.nan) if several else known  # what is known is the mean over the classes
         empty, cut = run["config"].get("empty", "correct"), run["task"].kind != "multiclass"
         parts = []
@@ -175,9 +180,9 @@ def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
                 scores["tuned/threshold"] = float(threshold)
             edges = edges if cut else {}
             below = below_each_bin(own)
-            images = {rule: pd.DataFrame(scores_from(below, edge, empty), index=ids) for rule, edge in edges.items()}
-            means = {f"{rule}/{key}": float(mean) for rule, each in images.items() for key, mean in each.mean().items()}
-            parts.append(Pooled(own.sum(0), scores | means, images))
+            images = {rule: scores_from(below, edge, empty) for rule, edge in edges.items()}
+            means = {f"{rule}/{key}": finite_mean(of) for rule, each in images.items() for key, of in each.items()}
+            parts.append(Pooled(own.sum(0), scores | means, ids, images))
         found[row] = _together(parts)._replace(confusion=confusion)
     return found
 
@@ -186,8 +191,12 @@ def _together(parts: Sequence[Pooled]) -> Pooled:
     """Add up the histograms of one run's classes, and average their scores."""
     if len(parts) == 1:
         return parts[0]
-    images = {rule: pd.concat([p.images[rule] for p in parts]).groupby(level=0).mean() for rule in parts[0].images}
-    return Pooled(np.sum([p.table for p in parts], axis=0), _mean_scores([p.scores for p in parts]), images)
+    images = {
+        rule: {key: mean(np.array([p.images[rule][key] for p in parts])) for key in each}
+        for rule, each in parts[0].images.items()
+    }
+    table = np.sum([p.table for p in parts], axis=0)
+    return Pooled(table, _mean_scores([p.scores for p in parts]), parts[0].ids, images)
 
 
 def _mean_scores(parts: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -200,20 +209,19 @@ def _decided(
     """Where each image's mask (n, 2, 256) begins by each rule of probabilities, and how good these are."""
     pooled, outer, weights = table.sum(0), outer_means(table, *confidences.T), table.sum(2)[:, ::-1]
     over_all = ratio(np.nansum(confidences * weights, axis=0), (np.isfinite(confidences) * weights).sum(0))
-    pooled_outer = outer_means(pooled[None], *over_all[:, None])
-    means = bin_means(pooled_outer)[0]
+    means = bin_means(outer_means(pooled[None], *over_all[:, None])[0])
     temperature, observed = fitted_temperature(val, means), isotonic(val)
     probabilities = {
-        "optimal": (bin_means(outer), means),
-        "scaled": (bin_means(outer, temperature=temperature), scaled(means, temperature)),
-        "calibrated": (observed[None], observed),
+        "optimal": (means, outer),
+        "scaled": (scaled(means, temperature), scaled(outer, temperature)),
+        "calibrated": (observed, None),
     }
     scores = {"average_precision": float(average_precision(pooled)), "scaled/temperature": temperature}
-    for rule, (_, probability) in probabilities.items():
+    for rule, (probability, _) in probabilities.items():
         prefix = "" if rule == "optimal" else f"{rule}/"
         scores |= {f"{prefix}{key}": value for key, value in calibration_scores(pooled, probability).items()}
-    pixels = table.sum(1)
-    return {rule: best_expected(pixels, each, score, empty) for rule, (each, _) in probabilities.items()}, scores
+    pixels = table.sum(1, dtype=np.float32)
+    return {rule: best_expected(pixels, p, score, empty, ends) for rule, (p, ends) in probabilities.items()}, scores
 
 
 def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[str, float]:
@@ -234,7 +242,7 @@ def _at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, 
 
 def under(rule: str, images: pd.DataFrame, pooled: dict[int, Pooled]) -> pd.DataFrame:
     """The rows of per_image.csv with the scores that each run has under a rule; NaN where it has none."""
-    tables = {run: found.images[rule] for run, found in pooled.items() if rule in found.images}
+    tables = {run: pd.DataFrame(p.images[rule], index=p.ids) for run, p in pooled.items() if rule in p.images}
     scores = pd.concat(tables) if tables else pd.DataFrame()
     rows = scores.reindex(index=pd.MultiIndex.from_frame(images[["run", "id"]]), columns=list(THRESHOLDED))
     return images.assign(**{name: rows[name].to_numpy() for name in THRESHOLDED if name in images})

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from seglab.reporting.data_sets import DataSets
 from seglab.reporting.gallery import gallery, one_seed
 from seglab.reporting.html import Cell, mean_sd, number, table, text
 from seglab.reporting.metrics_table import RULES, THRESHOLDED, blocks, title, worse_if_higher
@@ -70,6 +71,12 @@ def decisions(study: Study) -> Markup | None:
     rows = [[text(label), *map(number, row)] for label, row in zip(found.index, found.to_numpy(), strict=True)]
     rows.append([Cell("best − worst"), *(Cell(number(gap).shown) for gap in found.max() - found.min())])  # sorted last
     return table(["loss", *(RULES[str(rule)] for rule in found)], rows)
+
+
+def data_sets(over: DataSets) -> Markup:
+    """The mean of each loss on each data set."""
+    found = over.table
+    return table(["loss", *found], [[text(label), *map(number, row)] for label, row in found.T.items()])
 
 
 def ranks(study: Study) -> Markup:

@@ -88,12 +88,21 @@ class Study:
     def lower_is_better(self) -> bool:
         return worse_if_higher(self.question.metric)
 
+    @property
+    def key(self) -> str:
+        """What looks.json calls the data."""
+        return self.sweep.benchmark
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The runs that are compared, by name, and digests of their values."""
+        return dict(self.sweep.used[["name", "digest"]].itertuples(index=False))
+
     @cached_property
     def look(self) -> Look:
         """Which look at the study this is, and what it may err."""
-        runs: dict[str, str] = dict(self.sweep.used[["name", "digest"]].itertuples(index=False))
         asked, alpha = asdict(self.question), 1 - self.question.confidence
-        return Look.at(self.known, asked, runs, self.sweep.waiting, alpha)
+        return Look.at(self.known, asked, self.digests, self.sweep.waiting, alpha)
 
     @cached_property
     def look_words(self) -> str:
@@ -120,7 +129,7 @@ class Study:
         if self.look.is_new and self.has_verdict:
             folders = list(self.sweep.used["folder"])
             holders = [root for root in roots if any(folder.is_relative_to(root.resolve()) for folder in folders)]
-            remember(holders, self.sweep.benchmark, self.look, self.headline)
+            remember(holders, self.key, self.look, self.headline)
 
     @cached_property
     def data(self) -> Cube:

@@ -14,6 +14,7 @@ import pandas as pd
 from seglab.files import csv_text, write_text
 from seglab.plots import save, svg
 from seglab.reporting import external_data, report_sections, reproduce, tuning
+from seglab.reporting.data_sets import DataSets, together
 from seglab.reporting.html import TEMPLATES
 from seglab.reporting.load_runs import Sweep, collect
 from seglab.reporting.looks import known_looks
@@ -21,34 +22,40 @@ from seglab.reporting.metrics_table import blocks, keys_of, title
 from seglab.reporting.study import IMAGES, Question, Study
 
 
-def answer(roots: Sequence[Path], question: Question) -> tuple[Sweep, list[Study]]:
-    """All runs below some folders, and a study of each benchmark among them with the question put to it."""
+def answer(roots: Sequence[Path], question: Question) -> tuple[Sweep, list[Study], DataSets | None]:
+    """All runs below some folders, a study of each benchmark with the question put to it, and of all together."""
     sweep = collect(roots, question.of_class)
     studies = []
     for name, runs in sweep.benchmarks():
         study = Study(name, runs, question, known_looks(roots, runs.benchmark))
         study.remember(roots)  # before anybody can read what it says
         studies.append(study)
-    return sweep, studies
+    return sweep, studies, together(roots, sweep, studies)
 
 
-def write_all(roots: Sequence[Path], question: Question, sweep: Sweep, studies: list[Study], out: Path) -> Path:
-    """Write the report about `answer(roots, question)` into `out`; returns report.html."""
+def write_all(
+    roots: Sequence[Path], question: Question, found: tuple[Sweep, list[Study], DataSets | None], out: Path
+) -> Path:
+    """Write the report about what `answer(roots, question)` found into `out`; returns report.html."""
+    sweep, studies, over = found
     usual = asdict(Question())
     asked = {key: value for key, value in asdict(question).items() if value != usual[key]}
     changed = [f"{'class' if key == 'of_class' else key}={value}" for key, value in asked.items()]
     this = " ".join(["python -m seglab.report", *map(str, roots), *changed])
     commands = "\n".join([*reproduce.commands(sweep.runs["overrides"]), this])
-    return write(out, roots[0].resolve().name, studies, sweep.runs, commands)
+    return write(out, roots[0].resolve().name, studies, sweep.runs, commands, over)
 
 
-def write(out: Path, name: str, studies: list[Study], runs: pd.DataFrame, commands: str) -> Path:
+def write(
+    out: Path, name: str, studies: list[Study], runs: pd.DataFrame, commands: str, over: DataSets | None = None
+) -> Path:
     """Write report.html, table.csv, table.md and figures/*.png, *.svg into `out`; returns report.html."""
     (out / "figures").mkdir(parents=True, exist_ok=True)
     drawn = [_figures(study, out / "figures", len(studies) > 1) for study in studies]
     write_text(out / "table.csv", csv(studies, runs))
-    write_text(out / "table.md", markdown(studies, runs))
-    return write_text(out / "report.html", page(name, studies, drawn, runs, commands))
+    write_text(out / "table.md", markdown(studies, runs, over))
+    top = (over, _figures(over, out / "figures", True)) if over else None
+    return write_text(out / "report.html", page(name, studies, drawn, runs, commands, top))
 
 
 def _figures(study: Study, folder: Path, several: bool) -> dict[str, str]:
@@ -62,11 +69,18 @@ def _figures(study: Study, folder: Path, several: bool) -> dict[str, str]:
     return drawn
 
 
-def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: pd.DataFrame, commands: str) -> str:
+def page(
+    name: str,
+    studies: list[Study],
+    figures: list[dict[str, str]],
+    runs: pd.DataFrame,
+    commands: str,
+    over: tuple[DataSets, dict[str, str]] | None = None,
+) -> str:
     """The report as one HTML file that needs no network.
 
-    A part for each study with its figures (texts of SVG files by name), then external data, what failed or is missing,
-    and the `commands` that reproduce it.
+    What holds over all data sets, a part for each study with its figures (texts of SVG files by name), then external
+    data, what failed or is missing, and the `commands` that reproduce it.
     """
     searches = tuning.searches(runs["folder"])
     seeds = runs.loc[runs["used"], "seed"].nunique()
@@ -75,6 +89,7 @@ def page(name: str, studies: list[Study], figures: list[dict[str, str]], runs: p
         title=name,
         facts=facts,
         studies=list(zip(studies, figures, strict=True)),
+        over=over,
         external=list(external_data.tables(external_data.evaluated(runs))),
         searches=[(found, svg(tuning.figure(found), f"tuning{k}")) for k, found in enumerate(searches)],
         trials=tuning.trials,
@@ -115,9 +130,9 @@ def _flat(spread: pd.DataFrame) -> pd.DataFrame:
     return spread.set_axis(keys + np.where(parts == "sd", " sd", ""), axis=1)
 
 
-def markdown(studies: list[Study], runs: pd.DataFrame) -> str:
+def markdown(studies: list[Study], runs: pd.DataFrame, over: DataSets | None = None) -> str:
     """The verdict and the first blocks of the metrics as Markdown, to paste where people talk."""
-    lines: list[str] = []
+    lines = [f"**{over.headline}**", "", *filter(None, [over.look_words]), ""] if over else []
     for study in studies:
         lines += [f"## {study.title}", "", study.headline, "", *(f"- {found.words}" for found in study.named)]
         lines += ["", study.blind] if study.blind else []

@@ -187,7 +187,7 @@ def test_whole_images_of_a_run_on_patches_have_outlines_and_objects(
         found, true = one.of_image(item.image()) >= 32768, item.mask() > 0
         assert row.tp == (found & true).sum()
         assert row.fp == (found & ~true).sum()
-        assert (row.hd95, row.asd) == pytest.approx(surface_distances(found, true), nan_ok=True)
+        assert (row.hd95, row.asd, row.nsd) == pytest.approx(surface_distances(found, true), nan_ok=True)
         assert row.objects == 1
     tables = np.load(out / "histograms.npz")["test"]
     np.testing.assert_array_equal(tables[:, 0, 1, 128:].sum(-1), rows["tp"])

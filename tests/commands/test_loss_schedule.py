@@ -174,7 +174,7 @@ def test_any_loss_can_stand_inside_another(configure: Callable[..., DictConfig])
 
 
 @pytest.mark.slow
-def test_a_compiled_run_with_a_schedule_compiles_once(
+def test_a_process_compiles_a_model_once_whatever_the_loss(
     run: Callable[..., float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled, compile = [], torch.compile
@@ -188,6 +188,7 @@ def test_a_compiled_run_with_a_schedule_compiles_once(
     run(tmp_path / "compiled", *words, "schedule.pos_weight={to: 1, epochs: 12}")
     first = len(compiled)
     assert 1 <= first <= 8  # training and evaluation, each with and without gradients at most; never one an epoch
+    run(tmp_path / "dice", "loss=dice", "trainer.max_epochs=1", "compile=true")
     words = tuple(word for word in words if word != "compile=true")
     run(tmp_path / "eager", *words, "schedule.pos_weight={to: 1, epochs: 12}")
     assert len(compiled) == first

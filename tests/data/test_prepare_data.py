@@ -163,3 +163,10 @@ def test_an_image_that_is_smaller_than_its_patches_is_filled_up_with_black(datas
     assert (image[:3, :5] == 9).all()
     assert image.sum() == 9 * 3 * 15
     assert mask.sum() == 15
+
+
+def test_a_data_set_that_is_computed_is_so_once_in_a_process() -> None:
+    first, again = (open_data(Synthetic(size=32, train=3, val=1, test=1)) for _ in range(2))
+    assert all(first.decoded[name] is again.decoded[name] for name in first.decoded)
+    other = open_data(Synthetic(size=32, train=3, val=1, test=1, image_seed=1))
+    assert not set(map(id, other.decoded.values())) & set(map(id, first.decoded.values()))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from seglab.metrics.objects import THRESHOLDS, Matches, components, f2, match, overlaps
+from seglab.metrics.objects import THRESHOLDS, Matches, components, f2, match, object_dice, overlaps
 
 
 def boxes(*corners, size=40):
@@ -103,3 +103,26 @@ def test_the_real_ships_against_themselves_score_1(shared_data):
         assert f2(match(true, true)) == 1
         assert true.max() == len(rows)
         assert 1 <= components(true > 0).max() <= len(rows)  # ships side by side are one component
+
+
+def test_the_dice_of_objects_is_that_of_each_one_by_itself():
+    true, found = np.zeros((20, 20), int), np.zeros((20, 20), int)
+    true[1:5, 1:5], true[10:14, 1:5] = 1, 2
+    found[1:5, 1:3], found[1:5, 4:6] = 1, 2  # two parts of the first: 12 of 16 pixels found, 4 beside it
+    found[15:18, 15:18] = 3  # touches nothing; the second true object is not found
+    assert object_dice(found, true) == pytest.approx((2 * 12 / (16 + 16) + 0 + 0) / 3)
+    assert object_dice(true, true) == 1
+    assert object_dice(0 * found, 0 * true) == 1
+    assert object_dice(found, 0 * true) == object_dice(0 * found, true) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_dice_of_objects_is_that_of_a_walk_over_them(seed):
+    rng = np.random.default_rng(seed)
+    true, found = (components(ndimage.gaussian_filter(rng.normal(size=(40, 40)), 2) > 0.2) for _ in range(2))
+    scores = []
+    for k in range(1, true.max() + 1):
+        touching = np.isin(found, [n for n in np.unique(found[true == k]) if n])
+        scores.append(2 * (touching & (true == k)).sum() / (touching.sum() + (true == k).sum()))
+    scores += [0.0 for n in range(1, found.max() + 1) if not true[found == n].any()]
+    assert object_dice(found, true) == pytest.approx(np.mean(scores))

@@ -24,7 +24,7 @@ def blob(seed: int, size: int = 40) -> np.ndarray:
     return noise > np.quantile(noise, 0.8)
 
 
-def by_brute_force(pred: np.ndarray, true: np.ndarray) -> tuple[float, float]:
+def by_brute_force(pred: np.ndarray, true: np.ndarray) -> tuple[float, float, float]:
     def edge(mask: np.ndarray) -> np.ndarray:
         wide = np.pad(mask, 1)
         points = [
@@ -34,27 +34,29 @@ def by_brute_force(pred: np.ndarray, true: np.ndarray) -> tuple[float, float]:
 
     away = np.linalg.norm(edge(pred)[:, None] - edge(true)[None], axis=-1)
     there, back = away.min(1), away.min(0)
-    return max(np.percentile(there, 95), np.percentile(back, 95)), float(np.concatenate([there, back]).mean())
+    hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
+    near = sum(d <= 1 for d in there) + sum(d <= 1 for d in back)
+    return hd95, float(np.concatenate([there, back]).mean()), near / (len(there) + len(back))
 
 
 def test_a_box_moved_by_three_pixels_lies_at_most_three_pixels_away():
-    hd95, asd = surface_distances(box(32, 8, 8, 10, 10), box(32, 8, 11, 10, 10))
+    hd95, asd, _ = surface_distances(box(32, 8, 8, 10, 10), box(32, 8, 11, 10, 10))
     assert hd95 == 3.0
     assert 0 < asd < 3
 
 
 def test_two_lone_pixels_lie_five_pixels_apart():
-    assert surface_distances(box(16, 2, 2, 1, 1), box(16, 5, 6, 1, 1)) == (5.0, 5.0)
+    assert surface_distances(box(16, 2, 2, 1, 1), box(16, 5, 6, 1, 1), tolerance=5) == (5.0, 5.0, 1.0)
 
 
 def test_a_mask_has_no_distance_from_itself():
-    assert surface_distances(blob(0), blob(0)) == (0.0, 0.0)
+    assert surface_distances(blob(0), blob(0)) == (0.0, 0.0, 1.0)
 
 
-@pytest.mark.parametrize("pair", [(0, 1), (1, 0), (0, 0)])
-def test_an_empty_mask_has_no_distance(pair):
+@pytest.mark.parametrize(("pair", "nsd"), [((0, 1), 0.0), ((1, 0), 0.0), ((0, 0), math.nan)])
+def test_an_empty_mask_has_no_distance_and_no_outline_in_common(pair, nsd):
     masks = [box(8, 2, 2, 3 * full, 3 * full) for full in pair]
-    assert all(math.isnan(d) for d in surface_distances(*masks))
+    assert surface_distances(*masks) == pytest.approx((math.nan, math.nan, nsd), nan_ok=True)
 
 
 @settings(max_examples=40)
@@ -74,7 +76,8 @@ def test_hd95_and_asd_are_monais(seed):
     tensors = [torch.from_numpy(mask)[None, None].float() for mask in (pred, true)]
     hd95 = monai.compute_hausdorff_distance(*tensors, percentile=95).item()
     asd = monai.compute_average_surface_distance(*tensors, symmetric=True).item()
-    assert surface_distances(pred, true) == pytest.approx((hd95, asd), abs=1e-4)
+    nsd = monai.compute_surface_dice(*tensors, class_thresholds=[1.0], include_background=True).item()
+    assert surface_distances(pred, true) == pytest.approx((hd95, asd, nsd), abs=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32, np.int64])

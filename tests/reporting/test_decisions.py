@@ -43,19 +43,21 @@ def test_the_mask_of_best_expected_score_is_that_of_all_truths_of_small_images(s
     rng, lost = np.random.default_rng(0), []
     for _ in range(40):
         bins = np.sort(rng.choice(256, 10))[::-1] if rng.random() < 0.7 else np.sort(rng.choice(16, 10))[::-1]
-        pixels = np.bincount(bins, minlength=256)[None]
+        pixels = np.bincount(bins, minlength=256)[None].astype(np.float32)
         exact = expected_scores(middles()[bins], score)
-        edge = best_expected(pixels, middles()[None], score)[0]
+        edge = best_expected(pixels, middles(), score)[0]
         lost.append(exact.max() - exact[(bins >= edge).sum()])
     assert np.mean(lost) < 0.005
     assert max(lost) < 0.03
 
 
 def test_an_image_that_is_probably_empty_gets_an_empty_mask_unless_empty_images_do_not_count():
-    pixels = np.zeros((1, 256))
+    pixels = np.zeros((1, 256), np.float32)
     pixels[0, [0, 90]] = 1000, 1
-    nearly_nothing = np.array([[1e-6, *middles()[1:]]])
+    nearly_nothing = bin_means(np.array([1e-6, 0.999]))
     assert best_expected(pixels, nearly_nothing)[0] == 256
+    assert best_expected(pixels, middles(), outer=nearly_nothing[None, [0, -1]])[0] == 256
+    assert best_expected(pixels, middles())[0] < 256  # a thousand pixels of 1 / 512 are two
     assert best_expected(pixels, nearly_nothing, empty="skip")[0] <= 90
 
 
@@ -75,7 +77,6 @@ def test_the_means_of_the_outer_bins_come_from_the_confidences():
     assert found[:, 0] == pytest.approx(first, rel=0.02)
     assert 1 - found[:2, 1] == pytest.approx([1 - each[each >= 255 / 256].mean() for each in p[:2]], rel=0.02)
     assert found[2, 1] == 1 - 1 / 512  # nothing there
-    assert bin_means(found).shape == (3, 256)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])

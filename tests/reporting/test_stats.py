@@ -179,7 +179,7 @@ def test_folds_are_replicates_whose_training_sets_overlap():
     gaps = (first - second).reshape(3, 5, 10).mean(axis=(0, 2))
     assert (pair.kind, pair.replicates, pair.images) == ("folds", 5, 50)
     assert pair.difference == pytest.approx(gaps.mean())
-    error = (np.var(gaps, ddof=1) * (1 / 5 + 10 / 40)) ** 0.5  # Nadeau and Bengio 2003: 10 images tested, 40 not
+    error = (np.var(gaps, ddof=1) * (1 / 5 + 3 / 4)) ** 0.5  # two training sets share 3 of their 4 fifths
     assert pair.p == pytest.approx(2 * reference.t.sf(gaps.mean() / error, 4))
 
 

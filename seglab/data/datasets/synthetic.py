@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -38,6 +39,7 @@ class Synthetic(Dataset):
     label_noise: float = 0.0
     range: str | tuple[float, ...] = "full"
     cache_dir: str | None = None
+    computed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,96 @@
+"""One verdict over several data sets: each is one value, however many images and seeds it has.
+
+The difference between two losses is taken to vary from data set to data set (a random effect), and the question is how
+large it is on the next one. So the number of data sets is what counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from seglab.reporting import report_figures
+from seglab.reporting.load_runs import Sweep
+from seglab.reporting.looks import known_looks
+from seglab.reporting.stats import Comparison, replicated
+from seglab.reporting.study import Study
+
+NAME = "all data sets"
+"""The title, and what looks.json calls it."""
+
+
+@dataclass(frozen=True)
+class DataSets(Study):
+    """Several `studies`, of one data set each, and the question of all of them put to all together."""
+
+    studies: Sequence[Study] = ()
+
+    @property
+    def key(self) -> str:
+        return NAME
+
+    @property
+    def digests(self) -> dict[str, str]:
+        return {f"{study.key}: {name}": value for study in self.studies for name, value in study.digests.items()}
+
+    @cached_property
+    def no_verdict(self) -> str:
+        return next((study.no_verdict for study in self.studies if study.no_verdict), "")
+
+    @cached_property
+    def pairs(self) -> list[Comparison]:
+        """The pairs of losses that two data sets have, each data set with the weight of one."""
+        if self.no_verdict:
+            return []
+        shared, parts = _shared(self.studies), []
+        for data in (study.data for study in self.studies):
+            kept = [k for k, label in enumerate(data.labels) if label in shared]
+            parts.append(data._replace(labels=[data.labels[k] for k in kept], values=data.values[kept]))
+        return replicated(parts, "data sets", lower_is_better=self.lower_is_better)
+
+    @property
+    def labels(self) -> list[str]:
+        return list(dict.fromkeys(label for pair in self.pairs for label in (pair.first, pair.second)))
+
+    @cached_property
+    def tuned(self) -> None:
+        return None
+
+    @property
+    def headline(self) -> str:
+        """The answer, and how much it rests on."""
+        if len(self.studies) > 2:
+            return f"Over {len(self.studies)} data sets: {self.answer}"
+        return f"Over 2 data sets: {self.answer} Two data sets say little about a third, however many images they have."
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The mean of the metric of each loss (rows) on each data set, and their mean over the data sets."""
+        found = pd.DataFrame({study.title: study.means for study in self.studies}).reindex(self.labels)
+        return found.assign(mean=found.mean(axis=1))
+
+    def figures(self) -> dict[str, Figure]:
+        return {"forest": report_figures.forest(self.named, self.question.metric)} if self.verdicts else {}
+
+
+def together(roots: Sequence[Path], sweep: Sweep, studies: Sequence[Study]) -> DataSets | None:
+    """The verdict over those data sets that share at least two losses; None where fewer than two do."""
+    shared = _shared(studies)
+    able = [study for study in studies if len(shared & set(study.labels)) > 1]
+    if len(able) < 2 or able[0].question.against not in {None, *shared}:
+        return None
+    found = DataSets(NAME, sweep, able[0].question, known_looks(roots, NAME), able)
+    found.remember(roots)
+    return found
+
+
+def _shared(studies: Sequence[Study]) -> set[str]:
+    """The losses that two data sets have at least."""
+    counts = Counter(label for study in studies for label in study.labels)
+    return {label for label, count in counts.items() if count > 1}

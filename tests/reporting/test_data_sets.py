@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from scipy import stats as reference
+
+from seglab.files import read_json
+from seglab.reporting.data_sets import NAME
+from seglab.reporting.study import Question
+from seglab.reporting.write_report import answer, markdown, page
+from tests.reporting.fabricate import FakeLoss, change, write_run
+
+SKILLS = {"disc": (1.5, 0.6), "organ": (1.2, 0.8), "lesions": (1.0, 0.9)}
+
+
+@pytest.fixture
+def roots(tmp_path):
+    """Three data sets on which dice is ahead by much, less and little; focal was trained on one of them."""
+    for number, (data, skills) in enumerate(SKILLS.items()):
+        losses = [FakeLoss("dice", skills[0]), FakeLoss("bce", skills[1])] + [FakeLoss("focal")] * (data == "disc")
+        for k, loss in enumerate(losses):
+            for seed in (1, 2):
+                made = write_run(tmp_path / data, loss, seed, 10 + number, number=k, extra={"dataset": {"scene": data}})
+                change(made, data={"fingerprint": f"{number}abcde"})
+    return [tmp_path / data for data in SKILLS]
+
+
+def test_each_data_set_is_one_value_of_a_t_test(roots):
+    _, studies, over = answer(roots, Question())
+    gaps = [study.means["dice"] - study.means["bce"] for study in studies]
+    (found,) = over.verdicts
+    expected = reference.ttest_1samp(gaps, 0)
+    low, high = expected.confidence_interval(1 - over.look.error)
+    assert (found.pair.kind, found.pair.replicates, found.pair.p) == ("data sets", 3, pytest.approx(expected.pvalue))
+    assert (found.low, found.high) == pytest.approx((max(low, 0), high))
+    assert over.labels == ["dice", "bce"]
+    assert over.headline.startswith("Over 3 data sets: ")
+    assert over.table.loc["dice", "mean"] == pytest.approx(np.mean([study.means["dice"] for study in studies]))
+
+
+def test_two_data_sets_say_that_they_say_little_and_one_says_nothing_of_others(roots):
+    assert "Two data sets say little" in answer(roots[1:], Question())[2].headline
+    assert answer(roots[:1], Question())[2] is None
+    assert answer(roots, Question(against="focal", question="pairs"))[2] is None
+
+
+def test_a_data_set_more_is_another_look_and_the_same_ones_are_not(roots):
+    first, again = (answer(roots[:2], Question())[2].look for _ in range(2))
+    assert (first.number, again.number, answer(roots, Question())[2].look.number) == (1, 1, 2)
+    assert len(read_json(roots[0] / "looks.json")[NAME]) == 2
+
+
+def test_a_run_that_is_not_finished_puts_off_the_verdict_over_all(roots):
+    change(roots[0] / "bce_s1", status="running")
+    over = answer(roots, Question())[2]
+    assert "No verdict yet" in over.headline
+    assert over.verdicts == []
+
+
+def test_the_report_says_first_what_holds_over_all_data_sets(roots):
+    sweep, studies, over = answer(roots, Question(metric="dice"))
+    html = page("x", studies, [{}] * 3, sweep.runs, "", (over, {}))
+    assert html.index('id="all"') < html.index('class="index"') < html.index('id="b0-verdict"')
+    assert markdown(studies, sweep.runs, over).startswith("**Over 3 data sets: ")
+    assert list(over.figures()) == ["forest"]
