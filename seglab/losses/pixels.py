@@ -49,7 +49,7 @@ class Pixels(ABC):
     """Logits `z` (b, k, n) and target of the n pixels of each image, and what is made of them.
 
     t: the share of each class in each pixel (b, k, n). p: its probability. q: 1 - p, exact where that difference is
-    not. decided: whether it is the prediction. sizes, all_classes: the number of pixels, and the confusion, of all classes
+    not. decided: whether it is the prediction. sizes, all_classes: the number of pixels and confusion of all classes
     of each decision (b, d, classes), see `costs`; all_logits: of each pixel (b, d, n, classes), a background without a
     logit having 0. maps: further values of each pixel and class (b, k, n) by name. valid: (b, 1, n) bool, None where
     all pixels count. hard: whether labels are 0 or 1, which dtype and shape say; to look would make a GPU wait.
