@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seglab.contract import ContractError, require
-from seglab.files import read_json
+from seglab.files import read_json, whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,14 +136,14 @@ class Run:
         """A row for each test image."""
         import pandas as pd
 
-        return pd.read_csv(self.folder / "per_image.csv", dtype={"id": str, "group": str})
+        return pd.read_csv(whole_file(self.folder, self.facts, "per_image.csv"), dtype={"id": str, "group": str})
 
     @property
     def history(self) -> pd.DataFrame:
         """A row for each epoch."""
         import pandas as pd
 
-        return pd.read_csv(self.folder / "metrics.csv")
+        return pd.read_csv(whole_file(self.folder, self.facts, "metrics.csv"))
 
     @property
     def best(self) -> Path:

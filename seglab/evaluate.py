@@ -55,10 +55,8 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
 
     node = dataset_node(run, to_container(cfg.dataset), overridden("dataset"))
     check(DictConfig({"dataset": node}))
-    dataset, own = build(node), run.dataset().task
-    same = dataset.task.kind == own.kind and (own.kind == "binary" or dataset.task.classes == own.classes)
-    expected = f"data of the run's task ({own.kind}: {', '.join(own.classes)})"
-    require(same, f"run {run.name}", expected, f"{dataset.task.kind}: {', '.join(dataset.task.classes)}")
+    dataset = build(node)
+    run.require_task(dataset.task)
     images = eval_set(run, dataset, cfg.split)
     scale = cfg.scale or ("native" if images.dataset.fit == "patch" else "run")
     require(scale in SCALES, "evaluate", f"scale as one of {', '.join(SCALES)}", scale)

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import threading
 import zipfile
 import zlib
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seglab.contract import ContractError
+from seglab.contract import ContractError, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,32 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+_tidied: set[Path] = set()
+_tidying = threading.Lock()
+
+
+def tidy(folder: Path) -> None:
+    """Remove what killed processes left of their `atomic` writes in a folder; a process does so once for each."""
+    with _tidying:
+        if folder.absolute() in _tidied:
+            return
+        _tidied.add(folder.absolute())
+        for partial in folder.glob(".*.partial*"):
+            writer = re.search(r"\.(\d+)-\d+\.partial", partial.name)
+            if writer and not _is_at_work(int(writer[1])):
+                partial.unlink(missing_ok=True)
+
+
+def _is_at_work(process: int) -> bool:
+    """Whether another process of this number lives; this one has not begun to write where it tidies."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
 @contextmanager
@@ -34,6 +61,7 @@ def atomic(path: Path) -> Iterator[Path]:
     the rename, so that a crash leaves the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    tidy(path.parent)
     partial = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
     try:
         yield partial
@@ -112,6 +140,15 @@ def file_fault(path: Path, facts: dict[str, Any], hashed: bool = True) -> str:
     if size != facts["size"]:
         return f"a file of {size} bytes instead of {facts['size']}"
     return "a file with other content" if hashed and sha256(path) != facts["sha256"] else ""
+
+
+def whole_file(folder: Path, facts: dict[str, Any], name: str, hashed: bool = True) -> Path:
+    """A file of a run, checked against what its run.json (`facts`) holds of it; a ContractError if it is damaged."""
+    path, known = folder / name, facts.get("files", {}).get(name)
+    fault = file_fault(path, known, hashed) if known else ("" if path.is_file() else "none")
+    run, remedy = f"run {os.path.relpath(folder)}", "rerun=true trains it again"
+    require(not fault, run, f"{name} as it was written", fault, remedy)
+    return path
 
 
 def archive_is_intact(path: Path) -> bool:

@@ -17,6 +17,7 @@ from seglab.engine.cli import command
 from seglab.engine.config import to_container
 
 if TYPE_CHECKING:
+    from seglab.data.dataset import Dataset
     from seglab.engine.trained_run import TrainedRun
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
         "format": kinds,
     }
     writer = PredictionWriter(out, names, kinds, settings, threshold, cfg.min_area, cfg.rerun, task)
-    waiting = {name: file for name, file in names.items() if name not in writer.done}
+    waiting = {name: file for name, file in names.items() if name not in writer}
     log.info(
         "%d images, %d predicted already; %s", len(names), len(names) - len(waiting), describe(runs, threshold, task)
     )
@@ -61,11 +62,14 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
         return out
     predictors = [predictor(run, **tiling, batch=cfg.batch_size, device=cfg.device) for run in runs]
     reading, bad = predictors[0].dataset, []
-    for name in progress(waiting):
-        file = waiting[name]
+    pages = (page for name in progress(waiting) for page in pages_of(name, waiting[name], reading))
+    for name, file, page in pages:
+        if name in writer:
+            continue
         try:
-            image = view_image(decoded(str(file), reading), replace(reading, fit="patch", reduce=1))
-            levels = ensemble_average(predictors, str(file))
+            require(page is None or name not in names, "predict", "images of different names", name)
+            image = view_image(decoded(str(file), reading, page), replace(reading, fit="patch", reduce=1))
+            levels = ensemble_average(predictors, str(file), page)
         except (ContractError, OSError, MemoryError) as error:
             bad.append(name)
             log.warning("%s", error if isinstance(error, ContractError) else f"{file}: {type(error).__name__}: {error}")
@@ -74,6 +78,20 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     log.info("%s: %s", out, " ".join(sorted(path.name for path in out.iterdir() if path.name[0] != ".")))
     require(not bad, "predict", "images that can be read", f"{len(bad)} of {len(waiting)} that cannot", "see above")
     return out
+
+
+def pages_of(name: str, file: Path, dataset: Dataset) -> list[tuple[str, Path, int | None]]:
+    """The pages of a stack, each with the name of its prediction; a file of one page, or none, as it is."""
+    from seglab.images.raster import SeveralPages
+    from seglab.inference.predictor import decoded
+
+    try:
+        decoded(str(file), dataset, None)
+    except SeveralPages as stack:
+        return [(f"{name}_page{number}", file, number) for number in range(stack.pages)]
+    except (ContractError, OSError, MemoryError):
+        pass  # told when it is predicted
+    return [(name, file, None)]
 
 
 def thresholds_of(choice: Any, runs: list[TrainedRun], task: Task) -> list[float]:

@@ -32,6 +32,9 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     question = Question(**{key: cfg[name] for key, name in names.items()})
     sweep, studies, over = answer(roots, question)
     written = write_all(roots, question, (sweep, studies, over), Path(cfg.output or roots[0]))
+    unused = sweep.runs[sweep.runs["status"].isin(["finished", "unreadable"]) & ~sweep.runs["used"]]
+    for name, problem in unused.loc[~unused["problem"].str.startswith("superseded"), ["name", "problem"]].to_numpy():
+        log.warning("%s is left out: %s", name, problem)
     for study in [*filter(None, [over]), *studies]:
         log.info("%s: %s", study.title, study.headline)
         for sentence in filter(None, (study.look_words, study.blind)):

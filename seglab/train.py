@@ -191,7 +191,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
 
     loss = bound_loss(to_container(cfg.loss), data.dataset.task, data.facts())
     seed_everything(cfg.seed, verbose=False)  # after all that may draw numbers: paired runs start from one state
-    module = assemble(to_container(cfg), data.dataset, loss)
+    module = assemble(to_container(cfg), data.opened.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
     initialize(cfg, module, run)
     dry_run(module, data.train_dataloader())
@@ -206,7 +206,7 @@ def initialize(cfg: DictConfig, module: SegModule, run: Run) -> None:
     if cfg.init_from and run.last:
         run.note(initial=run.earlier.get("initial"))
     elif cfg.init_from:
-        run.note(initial=start_from(module.model, cfg.init_from, to_container(cfg.init_include)))
+        run.note(initial=start_from(module.model, cfg.init_from, to_container(cfg.init_include), module.task))
         log.info("init_from: %s", describe(run.facts["initial"]))
 
 

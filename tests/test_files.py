@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         write_text(file, "new")
     assert file.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_what_a_killed_process_left_is_removed_at_the_next_write_and_what_a_living_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()  # its number is free again
+    left, own = (tmp_path / f".b.{number}-7.partial.txt" for number in (process.pid, os.getpid()))
+    living, other = tmp_path / f".c.{os.getppid()}-7.partial.txt", tmp_path / ".hidden.partial.txt"
+    for file in (left, own, living, other):
+        file.touch()
+    write_text(tmp_path / "a.txt", "new")
+    assert {*tmp_path.iterdir()} == {living, other, tmp_path / "a.txt"}
 
 
 def test_nobody_sees_half_of_a_file(tmp_path: Path) -> None:

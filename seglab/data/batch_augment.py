@@ -204,6 +204,8 @@ class Strong(Light):
     def change(self, image: Tensor, target: Tensor, valid: Tensor | None, draws: Draws) -> Changed:
         image = self.curve(image, draws)
         self.on_some(image, draws, "gamma", self.bend_tone)
+        if valid is None and (self.warp or self.bend):  # in every batch, or torch.compile would meet two kinds of them
+            valid = torch.ones_like(target[:, :1], dtype=torch.bool)
         moved = ((draws["warp"] < self.warp) | (draws["bend"] < self.bend)).nonzero()[:, 0]
         if len(moved):
             grid, rows = self.grid(draws, moved, image), sent(moved, image)

@@ -99,7 +99,8 @@ class Dataset:
     images, rounded up to a power of two. One range for all images.
     coverage: fraction of a resized pixel that must be foreground for it to count as such; low values keep thin objects.
     soft: keep that fraction itself as the target (float32) instead of cutting it at `coverage`.
-    mean, std: normalization per channel (or one for all) in units of the full range 0..1, done on the device.
+    mean, std: normalization per channel (or one for all) in units of the full range 0..1, done on the device; `auto`:
+    those of the training pixels that count, per channel.
     val_fraction, test_fraction: fraction of the training images (of all images) set aside where the data set has no
     such split. split_seed: fixes that choice, apart from the training's seed. stratify: draw images with and without
     foreground apart, so that each split has some. folds, fold: test on one (from 0) of so many parts of all images,
@@ -119,8 +120,8 @@ class Dataset:
     range: str | tuple[float, ...] = "auto"
     coverage: float = 0.5
     soft: bool = False
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.25,)
+    mean: str | tuple[float, ...] = (0.5,)
+    std: str | tuple[float, ...] = (0.25,)
     val_fraction: float = 0.15
     test_fraction: float = 0.15
     split_seed: int = 0
@@ -152,9 +153,10 @@ class Dataset:
         require(0 <= self.positive_fraction <= 1, "dataset", "positive_fraction in [0, 1]", self.positive_fraction)
         require(0 < self.coverage <= 1, "dataset", "coverage in (0, 1]", self.coverage)
         for name in ("mean", "std"):
-            length = len(getattr(self, name))
-            require(length in (1, self.channels), "dataset", f"{name} with 1 or {self.channels} numbers", length)
-        require(min(self.std) > 0, "dataset", "std above 0", self.std)
+            value = getattr(self, name)
+            fits = value == "auto" or (not isinstance(value, str) and len(value) in (1, self.channels))
+            require(fits, "dataset", f"{name} of auto, or with 1 or {self.channels} numbers", value)
+        require(isinstance(self.std, str) or min(self.std) > 0, "dataset", "std above 0", self.std)
         for name in ("val_fraction", "test_fraction"):
             require(0 <= getattr(self, name) < 1, "dataset", f"{name} in [0, 1)", getattr(self, name))
         hard = not self.soft or self.task.kind != "multiclass"
@@ -170,9 +172,9 @@ class Dataset:
         """List every labeled image without decoding any."""
         raise NotImplementedError
 
-    def decode(self, path: str) -> np.ndarray:
-        """Decode an image file without a label as the data set reads its own, see `read_image`."""
-        return read_image(path)
+    def decode(self, path: str, page: int | None = None) -> np.ndarray:
+        """Decode an image file without a label, or a page of it, as the data set reads its own, see `read_image`."""
+        return read_image(path, page)
 
     def region(self, path: str) -> tuple[slice, slice] | None:
         """Give the rows and columns of an image file that the model sees, None for all of it."""

@@ -95,6 +95,10 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
             f" a lower dataset.coverage (now {dataset.coverage:g}), a larger size or dataset.fit=patch keeps them"
         )
     found += depth_doubts([one["depth"] for one in every], dataset)
+    white = sum(one["depth"] == "float32" and one["extent"][1] > 1 for one in every)
+    if white and dataset.range == "full":
+        words = "floats above 1 (whole numbers with no data are read as floats), which dataset.range=full cuts off"
+        found.append(f"{white} of {len(every)} images have {words}; set dataset.range=[low,high]")
     for name, count in Counter(mask["lossy"] for mask in masks if mask["lossy"]).items():
         found.append(
             f"{count} of {len(masks)} masks are {name}, which blurs edges: they are cut at half; save them as PNG"
@@ -164,10 +168,9 @@ def value_doubts(masks: Sequence[Facts], named: Sequence[int | str]) -> list[str
     small = sorted(number for number in numbers if number <= 32)
     if 255 in numbers and small:
         counts = "foreground" if 255 in named or not named else "background"
-        remedy = "" if named else f"; dataset.mask_value={small[0]} makes it background at least"
         found.append(
             f"255 stands beside {', '.join(map(str, small[:5]))} in the masks and counts as {counts}: if it means that"
-            f" a pixel is not to be scored, it is scored all the same{remedy}"
+            " a pixel is not to be scored, dataset.ignore=255 leaves it out"
         )
     elif len(numbers) > 1 and not named:
         found.append(

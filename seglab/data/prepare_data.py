@@ -20,7 +20,7 @@ from seglab.data.decode import decode_item, decode_once
 from seglab.data.facts import doubts
 from seglab.data.memo import content, on_disk, remembered
 from seglab.data.parallel import each
-from seglab.data.ranges import find_range
+from seglab.data.ranges import FOUND, find_normalization, find_range
 from seglab.data.sources import RandomPatches, Tiles, Whole
 from seglab.data.split import SPLITS, Splits, split_by_fold, split_by_group, split_from_file
 from seglab.data.store import RECORDS, build, is_finished, open_store
@@ -34,7 +34,7 @@ _computed: dict[str, list[Item]] = {}
 class Opened:
     """The splits of a data set, and the decoded pixels of their items by id; `skipped` says why others are left out.
 
-    `dataset` is the data set with its range found. `notes` are what is worth a line beside `doubts`.
+    `dataset` is the data set with its range and normalization found. `notes` are what is worth a line beside `doubts`.
     """
 
     dataset: Dataset
@@ -60,6 +60,7 @@ class Opened:
     def facts(self) -> dict[str, Any]:
         """Give counts per split, the training pixels' fraction of foreground, what was skipped, and the fingerprint."""
         foreground = {split: self.foreground(split) for split in SPLITS}
+        found = {name: getattr(self.dataset, name) for name in FOUND}
         return {
             "images": {split: len(foreground[split]) for split in SPLITS},
             "empty_masks": {split: int((foreground[split] == 0).sum()) for split in SPLITS},
@@ -68,7 +69,7 @@ class Opened:
             "class_frequency": np.mean([image.classes for image in self.images("train")] or [(0.0,)], axis=0).tolist(),
             "skipped": len(self.skipped),
             "skipped_why": dict(Counter(self.skipped.values()).most_common(20)),
-            "range": self.dataset.range if isinstance(self.dataset.range, str) else list(self.dataset.range),
+            **{name: one if isinstance(one, str) else list(one) for name, one in found.items()},
             "fingerprint": self.fingerprint,
         }
 
@@ -192,7 +193,9 @@ def open_data(dataset: Dataset, as_test: bool = False) -> Opened:
     lost = f"{len(unusable)} of {count} images are left out, the first because of {unusable[0]}" if unusable else ""
     decoded = {item.id: item.decoded for item in items if item.decoded}
     notes = [sentence for sentence in (lost, note, *chosen.notes) if sentence]
-    return Opened(chosen.dataset, splits, decoded, skipped, chosen.fingerprint, notes)
+    seen = [decoded[item.id] for item in splits.train or splits.all()]
+    complete = find_normalization(chosen.dataset, seen)
+    return Opened(complete, splits, decoded, skipped, chosen.fingerprint, notes)
 
 
 def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple[list[Item], str]:

@@ -1,16 +1,24 @@
-"""Which values stand for black and white, where images have more than 8 bits: one range for a whole data set."""
+"""Which values stand for black and white, where images have more than 8 bits, and how channels are normalized."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.data.dataset import Dataset, Item
+from seglab.data.dataset import Dataset, Decoded, Item
+from seglab.data.decode import convert
 from seglab.data.facts import extent
 from seglab.data.memo import remembered
 from seglab.data.split import SPLITS, Splits
 from seglab.images.image_io import has_8_bits
+from seglab.images.resize import to_units
+
+FOUND = ("range", "mean", "std")
+"""Options of a data set that may be `auto`: found in its training images, and kept in run.json."""
 
 
 def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...], list[str]]:
@@ -25,9 +33,9 @@ def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...
     if not deep:
         return "full", []
     low, high = around([one for one in found["train"] if one] or deep)
-    if (low, high) == (0, 65535):
-        return "full", []
     shallow = sum(one is None for some in found.values() for one in some)
+    if (low, high) == (0, 65535) and shallow:  # without 8 bits it is written out: with no data, 16 bits come as floats
+        return "full", []
     mixed = f"{shallow} of 8 bits and {len(deep)} of more, from {low:g} to {high:g}"
     remedy = f"set dataset.range=full or dataset.range=[{low:g},{high:g}]"
     fits = not shallow or (low, high) == (0, 255)  # 8 bits in deeper files
@@ -35,6 +43,24 @@ def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...
     beyond = sum(one[0] < low or one[1] > high for one in deep)
     cut = f"{beyond} images outside training have values beyond {low:g} to {high:g}, which are cut off"
     return (low, high), [cut] if beyond else []
+
+
+def find_normalization(dataset: Dataset, images: Iterable[Decoded]) -> Dataset:
+    """Compute the mean and the deviation of each channel that are `auto`, over all pixels of the images that count."""
+    wanted = [name for name in ("mean", "std") if getattr(dataset, name) == "auto"]
+    if not wanted:
+        return dataset
+    count, total, squares = 0, np.zeros(dataset.channels), np.zeros(dataset.channels)
+    for image in images:
+        pixels = convert(image.image(), dataset) if dataset.fit == "patch" else image.image()
+        counted = to_units(pixels if image.valid is None else pixels[image.valid()]).reshape(-1, dataset.channels) / 255
+        count += len(counted)
+        total += counted.sum(0, dtype=np.float64)
+        squares += np.square(counted).sum(0, dtype=np.float64)
+    mean = total / max(count, 1)
+    std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, (1 / 255) ** 2))  # a constant channel becomes 0
+    computed = {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
+    return replace(dataset, **{name: computed[name] for name in wanted})  # type: ignore[arg-type]
 
 
 def extents(items: Sequence[Item], dataset: Dataset) -> list[list[float] | None]:

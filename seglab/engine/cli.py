@@ -46,6 +46,7 @@ EXTRAS = {
     "onnxscript": "export",
     "monai": "bench",
     "kornia": "bench",
+    "pycocotools": "coco",
 }
 """The extra that a package belongs to, for those that a command may lack."""
 
@@ -123,6 +124,8 @@ def _exit_code_of_signals() -> Iterator[None]:
 
     def interrupt(number: int, frame: object) -> None:
         received.append(number)
+        if number == signal.SIGTERM:  # another one, to all of a sweep's processes, would interrupt the end itself
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt(*[TERMINATED] * (number == signal.SIGTERM))
 
     for number in (signal.SIGINT, signal.SIGTERM):

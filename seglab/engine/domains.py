@@ -31,10 +31,9 @@ class Domain:
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
-        ends = [f"{'above' if self.low in self.without else 'of at least'} {self.low:g}"]
-        if self.high < HUGE:
-            ends.append(f"{'below' if self.high in self.without else 'at most'} {self.high:g}")
-        return f"{kind} {' and '.join(ends)}{' or null' if self.null else ''}"
+        low = f"{'above' if self.low in self.without else 'of at least'} {self.low:g}"
+        high = f"{'below' if self.high in self.without else 'at most'} {self.high:.10g}"
+        return f"{kind} {low} and {high}{' or null' if self.null else ''}"
 
 
 POSITIVE, FRACTION = Domain(0, without=(0,)), Domain(0, 1)
@@ -254,7 +253,12 @@ def _spell(value: Any) -> str:
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Every value of a nested configuration by its dotted name, the items of a list as `name[0]`."""
+    """Every value of a nested configuration by its dotted name, the items of a list as `name[0]`.
+
+    Lists and dicts too: they may stand where a number belongs.
+    """
+    if path and isinstance(node, dict | list) and node:
+        yield path, node
     if isinstance(node, dict) and node:
         for key, value in node.items():
             yield from _leaves(value, f"{path}.{key}" if path else str(key))

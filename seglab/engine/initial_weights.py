@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from seglab.contract import require
+from seglab.contract import Task, require
 from seglab.engine.trained_run import open_run
 from seglab.files import read_weights, sha256
 
@@ -17,7 +17,9 @@ PREFIXES = ("", "model.", "module.", "net.")
 """What trainers put before a model's own names; the one under which most weights fit is removed."""
 
 
-def start_from(model: nn.Module, source: str, include: Sequence[str] | None = None) -> dict[str, Any]:
+def start_from(
+    model: nn.Module, source: str, include: Sequence[str] | None = None, task: Task | None = None
+) -> dict[str, Any]:
     """Load weights into a model and report as plain data what was and was not loaded; draws no random number.
 
     Args:
@@ -25,11 +27,12 @@ def start_from(model: nn.Module, source: str, include: Sequence[str] | None = No
         source: the folder of a run, whose best checkpoint is meant, or a file of torch.save or safetensors.
         include: shell patterns of the model's own names (`down.0.*`), which may begin after any dot of them
             (`encoder.*`); None loads everything that fits.
+        task: what the model is to learn; a run of another one is refused unless `include` chooses what they share.
 
     Weights keep their first values where the file lacks them (`missing`) or has another shape (`reshaped`);
     `unexpected` are the file's that the model lacks. Raises a ContractError where nothing fits.
     """
-    file = weights_file(source)
+    file = weights_file(source, None if include else task)
     own, theirs = model.state_dict(), read_weights(file, "init_from")
     prefix = max(PREFIXES, key=lambda start: sum(start + name in theirs for name in own))
     theirs = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
@@ -56,11 +59,16 @@ def start_from(model: nn.Module, source: str, include: Sequence[str] | None = No
     }
 
 
-def weights_file(source: str) -> Path:
-    """The checkpoint file of a run folder, or the file itself."""
+def weights_file(source: str, task: Task | None = None) -> Path:
+    """The checkpoint file of a run folder, which must be of the task if one is given, or the file itself."""
     place = Path(source)
     require(place.exists(), "init_from", "the folder of a run, or a .ckpt or .safetensors file", source)
-    return open_run(place).best if place.is_dir() else place
+    if not place.is_dir():
+        return place
+    run = open_run(place)
+    if task:
+        run.require_task(task, "init_include=[...] takes the weights that both share, such as those of an encoder")
+    return run.best
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
-from seglab.contract import ContractError, Image, Logits, PerImage, Task
+from seglab.contract import ContractError, Image, Logits, PerImage, Task, require
 from seglab.engine.graphs import Graphs
 from seglab.losses.base import Loss
 from seglab.metrics.segmentation import SegmentationMetrics
@@ -32,8 +32,10 @@ class Normalize(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, mean: Iterable[float], std: Iterable[float]) -> None:
+    def __init__(self, mean: str | Iterable[float], std: str | Iterable[float]) -> None:
         super().__init__()
+        remedy = "seglab.train finds those of `auto`, and writes them into run.json"
+        require("auto" not in (mean, std), "normalization", "numbers for dataset.mean and dataset.std", "auto", remedy)
         mean, std = torch.tensor(list(mean)), torch.tensor(list(std))
         self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1), persistent=False)
@@ -91,8 +93,8 @@ class SegModule(LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
         *,
-        mean: Iterable[float],
-        std: Iterable[float],
+        mean: str | Iterable[float],
+        std: str | Iterable[float],
         monitor: str = "val/iou_pooled",
         threshold: float = 0.5,
         empty: str = "correct",

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from seglab.contract import ContractError, require
 from seglab.engine.domains import better
-from seglab.files import archive_is_intact, file_facts, file_fault, read_json, write_json
+from seglab.files import archive_is_intact, file_facts, read_json, whole_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -148,9 +148,8 @@ class Run:
         own = known.get("identity") == identity and known.get("data") and known["status"] != "finished"
         paused = self.paused_value(stop_after) if own else None
         if known.get("status") == "finished" or paused is not None:
-            for name, facts in known.get("files", {}).items():
-                fault = file_fault(self.folder / name, facts, hashed=not name.endswith(".ckpt"))
-                require(not fault, f"run {self}", f"{name} as it was written", fault, "rerun=true trains it again")
+            for name in known.get("files", {}):
+                whole_file(self.folder, known, name, hashed=not name.endswith(".ckpt"))
             same = known["data"]["fingerprint"] == data_now()
             require(same, f"run {self}", "the data that it was trained on", "files that have changed since", remedy)
             same = weights_now(known.get("initial") or {})

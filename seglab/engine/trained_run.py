@@ -12,12 +12,13 @@ from typing import Any
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset
 from seglab.data.module import DataModule
+from seglab.data.ranges import FOUND
 from seglab.engine.config import build, build_loss, model_node
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
 from seglab.engine.run import Run
 from seglab.engine.trust import require_trusted
-from seglab.files import file_fault, read_weights
+from seglab.files import read_weights, whole_file
 from seglab.losses.base import Loss
 
 
@@ -68,10 +69,7 @@ class TrainedRun:
 
     def file(self, name: str) -> Path:
         """A file of the run, checked against the size and checksum that run.json holds of it."""
-        path, facts = self.folder / name, self.facts.get("files", {}).get(name)
-        fault = file_fault(path, facts) if facts else ("" if path.is_file() else "none")
-        require(not fault, f"run {self.folder}", f"{name} as it was written", fault, "train it again with rerun=true")
-        return path
+        return whole_file(self.folder, self.facts, name)
 
     @property
     def best(self) -> Path:
@@ -96,16 +94,28 @@ class TrainedRun:
 
     @property
     def dataset_options(self) -> dict[str, Any]:
-        """The configuration of the run's own data set, with the range of values that was found for it."""
-        return {**self.config["dataset"], "range": self.facts["data"].get("range", "full")}
+        """The configuration of the run's own data set, with the range and the normalization that were found for it."""
+        found = {name: self.facts["data"][name] for name in FOUND if name in self.facts["data"]}
+        return {**self.config["dataset"], "range": "full", **found}
 
     def dataset(self, **changes: Any) -> Dataset:
         """The run's own data set, with other values for some of its options."""
         return build({**self.dataset_options, **changes})
 
+    @property
+    def task(self) -> Task:
+        """What the run's masks mean."""
+        return Task(**self.facts["data"].get("task", {}))
+
+    def require_task(self, task: Task, remedy: str = "") -> None:
+        """Raise a ContractError unless `task` is the run's; a binary class may have another name."""
+        same = task.kind == self.task.kind and (task.kind == "binary" or task.classes == self.task.classes)
+        expected = f"data of the run's task ({self.task.kind}: {', '.join(self.task.classes)})"
+        require(same, f"run {self.name}", expected, f"{task.kind}: {', '.join(task.classes)}", remedy)
+
     def loss(self) -> Loss:
         """The run's loss, its `auto` parameters computed as they were for the run."""
-        return bound_loss(self.config["loss"], Task(**self.facts["data"].get("task", {})), self.facts["data"])
+        return bound_loss(self.config["loss"], self.task, self.facts["data"])
 
     def data(self, dataset: Dataset | None = None, workers: int = 0) -> DataModule:
         """The batches of a data set (the run's own unless another is given), without augmentation."""
@@ -158,6 +168,12 @@ def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[Tra
             else:
                 inside = sorted(file.parent for file in path.glob("*/run.json"))
                 found |= dict.fromkeys(folder for folder in inside if Run(folder).known().get("status") == "finished")
-    require(bool(found), "run", f"a run at {', '.join(names) or 'nowhere'}", "none", "give run=outputs/STUDY/RUN")
+    require(
+        bool(found),
+        "run",
+        f"a run.json at {', '.join(names) or 'nowhere'}",
+        "none",
+        "give run=outputs/STUDY/RUN",
+    )
     runs = [open_run(path, trust) for path in found]
     return runs if len(runs) == 1 else [run for run in runs if run.facts.get("status") == "finished"]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from seglab.contract import require
+from seglab.contract import ContractError, require
 
 MAX_PIXELS = 2**30
 """OpenCV's own limit too."""
@@ -57,11 +57,21 @@ def require_size(path: str, height: int, width: int) -> None:
     require(fits, path, "1 to 2^30 pixels", f"{width}x{height} (width x height)", "cut it into parts")
 
 
+class SeveralPages(ContractError):
+    """A file of several `pages`, of which none is chosen."""
+
+    def __init__(self, sentence: str, pages: int) -> None:
+        super().__init__(sentence)
+        self.pages = pages
+
+
 def choose_page(path: str, pages: int, page: int | None) -> int:
     """Give the number of the page to read, from 0; a file of one page alone needs no choice."""
     if pages == 1:
         return 0
     require(pages > 0, path, "an image", "none: the file is cut off", "copy it again")
-    wanted, remedy = "one page" if page is None else f"page {page}", f"set dataset.page to one of 0 to {pages - 1}"
-    require(page is not None and 0 <= page < pages, path, wanted, f"{pages} pages", remedy)
-    return page or 0
+    remedy = f"set dataset.page to one of 0 to {pages - 1}"
+    if page is None:
+        raise SeveralPages(f"{path}: expected one page, got {pages} pages; {remedy}", pages)
+    require(0 <= page < pages, path, f"page {page}", f"{pages} pages", remedy)
+    return page

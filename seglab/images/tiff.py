@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -20,6 +21,40 @@ GDAL_NO_DATA = 42113
 
 WHITE_IS_0, PALETTE, YCBCR = 0, 3, 6
 """Values of the tag PhotometricInterpretation; 1 is gray, 2 is RGB."""
+
+GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
+"""Tags of GeoTIFF: the size of a pixel, tie points, a transformation, and the coordinate system."""
+
+
+Tags = Sequence[tuple[int, int, int, Any, bool]]
+"""Number, type, count and value of tags, and whether they belong to each page, as tifffile.imwrite takes them."""
+
+
+def georeference(path: str) -> Tags:
+    """Give the GeoTIFF tags of a file's first page; none where there are none."""
+    import tifffile
+
+    with open(path, "rb") as file:
+        if file.read(4) not in MAGIC:
+            return []
+    with tifffile.TiffFile(path) as tiff:
+        tags = [tag for tag in tiff.pages.first.tags if tag.code in GEOREFERENCE]
+        return [(int(tag.code), int(tag.dtype), tag.count, tag.value, True) for tag in tags]
+
+
+def encode_tiff(pixels: np.ndarray, tags: Tags, palette: bytes = b"") -> bytes:
+    """Write a picture (h, w), of a palette of RGB triples if one is given, as a compressed TIFF with these tags."""
+    import tifffile
+
+    options: dict[str, Any] = {"photometric": "minisblack"}
+    if palette:
+        colors = np.zeros((256, 3), np.uint16)
+        given = np.frombuffer(palette, np.uint8).reshape(-1, 3)
+        colors[: len(given)] = given * np.uint16(257)
+        options = {"photometric": "palette", "colormap": np.ascontiguousarray(colors.T)}
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, compression="zlib", metadata=None, extratags=tags, **options)
+    return buffer.getvalue()
 
 
 def decode_tiff(path: str, data: bytes, page: int | None) -> Raster:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,19 +82,24 @@ class EvalSet:
 def eval_set(run: TrainedRun, dataset: Dataset, split: str | None) -> EvalSet:
     """Choose the split: by default the test images of the run's own data, and all labeled images of other data."""
     require(split in (None, "all", *SPLITS), "evaluate", f"split as one of all, {', '.join(SPLITS)}", split)
-    chosen, file = select_items(dataset, as_test=True), run.folder / "split.json"
+    chosen, file = select_items(dataset, as_test=True), split_file(run)
     if split != "all" and select_items(dataset).fingerprint == run.facts["data"]["fingerprint"]:
         split = split or "test"
         # As it was drawn: without the images that turned out to be damaged.
-        frozen = replace(chosen.dataset, split_file=str(file)) if file.exists() else chosen.dataset
+        frozen = replace(chosen.dataset, split_file=str(file)) if file else chosen.dataset
         return EvalSet(frozen, split, chosen.fingerprint)
     return EvalSet(chosen.dataset, split or "all", chosen.fingerprint)
 
 
+def split_file(run: TrainedRun) -> Path | None:
+    """The split of a run as it was drawn; None for a folder of a hub, which has none."""
+    return run.file("split.json") if "files" in run.facts else None
+
+
 def seen_in_training(run: TrainedRun, items: Sequence[Item]) -> int:
     """Count the items whose ids are in the run's training or validation split."""
-    file = run.folder / "split.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    file = split_file(run)
+    known = json.loads(file.read_text(encoding="utf-8")) if file else {}
     return len({item.id for item in items} & {name for split in ("train", "val") for name in known.get(split, ())})
 
 

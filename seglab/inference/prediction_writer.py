@@ -23,6 +23,7 @@ from seglab.data import rle
 from seglab.files import cell, write_bytes, write_text
 from seglab.images.image_io import SUFFIXES
 from seglab.images.resize import in_colors, resize, to_bits, to_channels
+from seglab.images.tiff import Tags, encode_tiff, georeference
 from seglab.inference.predictor import FULL, class_masks
 from seglab.metrics.objects import components
 from seglab.plots import CLASS_COLORS
@@ -138,7 +139,7 @@ class PredictionWriter:
     An image's row in images.csv is written last: an image without one is predicted again, and a folder that was made
     with other settings is refused. Files are `masks/NAME.png`, `probabilities/NAME.png`, `overlays/NAME.png`; of
     several classes `probabilities/CLASS/NAME.png`, and the mask holds class numbers with a palette where they exclude
-    each other, or is `masks/CLASS/NAME.png`.
+    each other, or is `masks/CLASS/NAME.png`. Masks and probabilities of a GeoTIFF are `.tif` with its georeference.
 
     Args:
         names: the file of each image's name, as `find_images` gives them.
@@ -179,31 +180,33 @@ class PredictionWriter:
             remedy = "rerun=true replaces it, output=DIR keeps both"
             require(known.read_text() == text, f"output {folder}", "these settings", "others", remedy)
         write_text(known, text)
-        files = {cell(name): file for name, file in names.items()}
+        files = {cell(str(file)): file for file in names.values()}  # of a page of a stack
+        files |= {cell(name): file for name, file in names.items()}
         kept = [row for row in before.get("images", []) if is_current(row, files)]
-        listed_images = {row["image"] for row in kept}
-        self.done = {name for name in names if cell(name) in listed_images}
+        self.done = {row["image"] for row in kept}
         known_files = {Path(row["file"].removeprefix("'")).name for row in kept}
-        listed = {"images": listed_images, "objects": listed_images, "rle": known_files}
+        listed = {"images": self.done, "objects": self.done, "rle": known_files}
         for key, file in self.tables.items():
             rows = [list(row.values()) for row in before.get(key, []) if row[COLUMNS[key][0]] in listed[key]]
-            write_text(file, "")
-            self.append(key, [COLUMNS[key], *rows])
+            write_text(file, csv_lines(key, [COLUMNS[key], *rows]))
+
+    def __contains__(self, name: str) -> bool:
+        """Whether an image, by its name, was predicted before."""
+        return cell(name) in self.done
 
     def write(self, name: str, file: Path, image: np.ndarray, levels: np.ndarray) -> None:
         """Write the requested outputs of an image (h, w) or (h, w, c) and its maps (h, w) or (k, h, w) uint16."""
         masks = class_masks(levels, self.thresholds, self.task)
         if self.min_area > 1:
             masks = [(components(mask, self.min_area) > 0).astype(np.uint8) for mask in masks]
-        maps = levels.reshape(-1, *levels.shape[-2:])
+        maps, tags = levels.reshape(-1, *levels.shape[-2:]), georeference(str(file))
         if "mask" in self.kinds:
-            self.write_masks(name, masks)
+            self.write_masks(name, masks, tags)
         if "probability" in self.kinds:
             for one, map_ in zip(self.task.classes, maps, strict=True):
-                place = self.folder / "probabilities" / (one if self.task.channels > 1 else "")
-                write_png(place / f"{name}.png", map_)
+                write_map(self.folder / "probabilities" / (one if self.task.channels > 1 else "") / name, map_, tags)
         if "overlay" in self.kinds:
-            write_png(self.folder / "overlays" / f"{name}.png", overlay(image, masks)[..., ::-1])
+            write_map(self.folder / "overlays" / name, overlay(image, masks)[..., ::-1])
         rows: list[list[Any]] = []
         runs: list[list[Any]] = []
         height, width = masks[0].shape
@@ -222,39 +225,45 @@ class PredictionWriter:
         share = np.maximum.reduce(masks).mean()
         self.append("images", [[name, str(file), mtime(file), width, height, len(rows), float(f"{share:.6g}")]])
 
-    def write_masks(self, name: str, masks: Sequence[np.ndarray]) -> None:
+    def write_masks(self, name: str, masks: Sequence[np.ndarray], tags: Tags) -> None:
         """Write one mask of 0 and 255, one of class numbers with a palette, or one of each class that may overlap."""
         place, several = self.folder / "masks", zip(self.task.classes, masks, strict=False)
         if self.task.kind != "multiclass":
             for one, mask in several:
-                write_png(place / (one if self.task.channels > 1 else "") / f"{name}.png", mask * 255)
+                write_map(place / (one if self.task.channels > 1 else "") / name, mask * 255, tags)
             return
         numbers = np.zeros(masks[0].shape, np.uint8)
         for k, mask in zip(self.task.scored, masks, strict=True):
             numbers[mask > 0] = k
-        picture, buffer = Image.fromarray(numbers, "P"), io.BytesIO()
-        picture.putpalette([0, 0, 0, *(level for k in range(len(masks)) for level in color_of(k))])
-        picture.save(buffer, "PNG")
-        write_bytes(place / f"{name}.png", buffer.getvalue())
+        palette = bytes([0, 0, 0, *(level for k in range(len(masks)) for level in color_of(k))])
+        write_map(place / name, numbers, tags, palette)
 
     def append(self, key: str, rows: Sequence[Sequence[Any]]) -> None:
         """Add rows to a table."""
         with self.tables[key].open("a", newline="", encoding="utf-8") as file:
-            safe = rows if key == "rle" else [[cell(value) for value in row] for row in rows]  # that table has a format
-            csv.writer(file, lineterminator="\n").writerows(safe)
+            file.write(csv_lines(key, rows))
+
+
+def csv_lines(key: str, rows: Sequence[Sequence[Any]]) -> str:
+    """Rows of a table as text."""
+    text = io.StringIO()
+    safe = rows if key == "rle" else [[cell(value) for value in row] for row in rows]  # that table has a format
+    csv.writer(text, lineterminator="\n").writerows(safe)
+    return text.getvalue()
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
     """Read a table, without a truncated last row; no rows where there is no file."""
     if not file.exists():
         return []
-    with file.open(newline="", encoding="utf-8") as lines:
-        return [row for row in csv.DictReader(lines) if None not in row.values()]
+    text = file.read_bytes().decode()
+    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")
+    return [row for row in csv.DictReader(whole) if None not in row.values()]
 
 
 def is_current(row: dict[str, str], names: dict[str, Path]) -> bool:
     """Whether an image's row in images.csv is current: another file of its name, or a newer one, replaces it."""
-    file = names.get(row["image"])
+    file = names.get(row["image"], names.get(row["file"]))
     return file is None or (row["file"], row["changed"]) == (cell(str(file)), str(mtime(file)))
 
 
@@ -263,6 +272,14 @@ def mtime(file: Path) -> int:
     return file.stat().st_mtime_ns
 
 
-def write_png(file: Path, pixels: np.ndarray) -> None:
-    """Write a PNG atomically."""
-    write_bytes(file, cv2.imencode(".png", pixels)[1].tobytes())  # imwrite does not report a full disk
+def write_map(place: Path, pixels: np.ndarray, tags: Tags = (), palette: bytes = b"") -> None:
+    """Write a picture atomically: a PNG, or a TIFF where it has a georeference. The suffix is added to `place`."""
+    if tags:
+        write_bytes(place.with_name(f"{place.name}.tif"), encode_tiff(pixels, tags, palette))
+    elif palette:
+        picture, buffer = Image.fromarray(pixels, "P"), io.BytesIO()
+        picture.putpalette(palette)
+        picture.save(buffer, "PNG")
+        write_bytes(place.with_name(f"{place.name}.png"), buffer.getvalue())
+    else:  # imwrite does not report a full disk
+        write_bytes(place.with_name(f"{place.name}.png"), cv2.imencode(".png", pixels)[1].tobytes())

@@ -70,9 +70,9 @@ class Predictor:
         side = self.window or self.dataset.size
         self.probability(np.zeros((1, side, side, self.dataset.channels), np.uint8))  # fails here if it does not fit
 
-    def of_file(self, path: str) -> np.ndarray:
-        """Map an image file: (h, w) or (k, h, w) uint16."""
-        image = decoded(path, self.dataset)
+    def of_file(self, path: str, page: int | None = None) -> np.ndarray:
+        """Map an image file, or a page of it: (h, w) or (k, h, w) uint16."""
+        image = decoded(path, self.dataset, page)
         box = self.dataset.region(path)
         if box is None:
             return self.of_image(image)
@@ -178,21 +178,21 @@ def resolve_device(name: str) -> str:
     return "cuda" if gpu and name != "cpu" else "cpu"
 
 
-def ensemble_average(predictors: Sequence[Predictor], path: str) -> np.ndarray:
+def ensemble_average(predictors: Sequence[Predictor], path: str, page: int | None = None) -> np.ndarray:
     """Map an image file by the mean probability of several models, each with its own preprocessing: (h, w) uint16."""
     first, *others = predictors
     if not others:
-        return first.of_file(path)
-    total = first.of_file(path).astype(np.uint32)
+        return first.of_file(path, page)
+    total = first.of_file(path, page).astype(np.uint32)
     for other in others:
-        total += other.of_file(path)
+        total += other.of_file(path, page)
     return ((total + len(predictors) // 2) // len(predictors)).astype(np.uint16)
 
 
 @functools.lru_cache(maxsize=2)  # the models of an ensemble, and the overlay, look at the same image
-def decoded(path: str, dataset: Dataset) -> np.ndarray:
+def decoded(path: str, dataset: Dataset, page: int | None) -> np.ndarray:
     """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, in the file's own values."""
-    image = dataset.decode(path)
+    image = dataset.decode(path, page)
     for sentence in depth_doubts([str(image.dtype)], dataset):
         log.warning("%s: %s", path, sentence)
     return image

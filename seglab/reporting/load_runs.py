@@ -17,7 +17,8 @@ from typing import Any
 
 import pandas as pd
 
-from seglab.contract import Task, require
+from seglab.contract import ContractError, Task, require
+from seglab.files import whole_file
 from seglab.reporting.class_rows import chosen_classes, metrics_of, rows_per_image, threshold_of
 from seglab.reporting.run_labels import benchmark_titles, fold, label
 
@@ -84,7 +85,7 @@ def _run_folders(root: Path) -> Iterator[Path]:
     require(root.is_dir(), "report", "a folder", root)
     for folder, inside, files in os.walk(root):
         inside[:] = [name for name in inside if not name.startswith(".")]  # the short runs that tuned a learning rate
-        if "run.json" in files:
+        if {"run.json", "metrics.csv"} & set(files):  # a run whose run.json is lost is told of
             inside.clear()
             yield Path(folder).resolve()
 
@@ -92,6 +93,7 @@ def _run_folders(root: Path) -> Iterator[Path]:
 def _read(folder: Path, class_name: str | None = None) -> tuple[dict[str, Any], pd.DataFrame]:
     """The facts of one run, and its rows per image if it finished."""
     facts, problem = _facts(folder)
+    problem = problem or _damage(folder, facts)
     images, digest = pd.DataFrame(), ""
     if not problem:
         images, digest, problem = _images(folder)
@@ -126,6 +128,17 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
         "failed": f"{raised.get('kind', 'error')}: {raised.get('message', '')}".strip().split("\n")[0],
     }
     return facts, problems.get(status, f"status {status}")
+
+
+def _damage(folder: Path, facts: dict[str, Any]) -> str:
+    """What is wrong with the files that a report reads, by the checksums of run.json; "" if nothing."""
+    try:
+        for name in facts.get("files", {}):
+            if not name.endswith(".ckpt"):  # large, and not read here
+                whole_file(folder, facts, name)
+    except ContractError as error:
+        return str(error).partition(": ")[2]  # the table names the run
+    return ""
 
 
 def _images(folder: Path) -> tuple[pd.DataFrame, str, str]:

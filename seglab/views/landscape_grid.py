@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from seglab.data.loading import Batch
 from seglab.engine.module import SegModule
+from seglab.files import write_text
 from seglab.losses.base import Loss
 from seglab.metrics.counts import counts, scores
 from seglab.views.run_inputs import Autocast, forward
@@ -66,9 +67,8 @@ class LandscapeGrid:
     ) -> pd.DataFrame:
         """A row for each place, with index (a, b): the mean of each loss over the images, and the mean IoU."""
         table = self.known()
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         kept = table.to_csv(index=False, lineterminator="\n", float_format="%.17g")
-        self.file.write_text(f"# {self.fingerprint}\n{kept}", encoding="utf-8")
+        write_text(self.file, f"# {self.fingerprint}\n{kept}")
         title, places = plane.title.replace(",", ";"), list(dict.fromkeys(places))
         done = set(table.loc[table["plane"] == title, ["a", "b"]].itertuples(index=False, name=None))
         missing = [place for place in places if place not in done]

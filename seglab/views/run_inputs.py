@@ -64,9 +64,7 @@ def pick_images(run: TrainedRun, losses: Sequence[Loss], images: int | Sequence[
     test = samples(run, losses, "test")
     if isinstance(images, int):
         require(images >= 1, "images", "at least one, or a list of ids", images)
-        file = run.folder / "per_image.csv"
-        require(file.is_file(), f"run {run.folder}", "per_image.csv for the sizes", "none", "name images by id")
-        sizes = pd.read_csv(file)["foreground"]
+        sizes = pd.read_csv(run.file("per_image.csv"))["foreground"]
         numbers = spread(sizes, 3)[1:2] if images == 1 else spread(sizes, images)
     else:
         wrong = [name for name in images if name not in test.ids]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from seglab.contract import ContractError
+from seglab.contract import ContractError, Task
 from seglab.data.datasets.folder import Folder
 from seglab.data.module import DataModule
 from seglab.engine.initial_weights import start_from
@@ -96,8 +96,13 @@ def test_a_run_of_another_task_is_one_sentence(trained: tuple[str, Path], tmp_pa
     words = (f"run={trained[1]}", "dataset.scene=disc", "device=cpu")
     with pytest.raises(ContractError, match="expected data of the run's task"):
         evaluate(compose("evaluate", *(f"+{w}" if "scene" in w else w for w in words)), tmp_path)
-    facts = start_from(UNet(in_channels=3, base=4, depth=2), str(trained[1]))
-    assert facts["reshaped"]  # the last layer, which describe() names
+    net = UNet(in_channels=3, base=4, depth=2)
+    with pytest.raises(ContractError, match=r"task \(multi\w+: .*\), got binary: foreground; init_include=") as refusal:
+        start_from(net, str(trained[1]), task=Task())
+    assert ", ".join(SCENES[trained[0]]) in str(refusal.value)
+    facts = start_from(net, str(trained[1]), ["down.*"], Task())
+    assert facts["loaded"]
+    assert not facts["reshaped"]
     assert open_run(trained[1]).module().task.channels == len(SCENES[trained[0]])
 
 

@@ -21,32 +21,8 @@ from seglab.engine.run import RESULTS, Run
 from seglab.engine.trained_run import open_run
 from seglab.files import archive_is_intact
 from seglab.train import train
+from tests.commands.damages import DAMAGES, LONGER, empty, garbage, gone, half, killed_in_the_third_epoch
 from tests.conftest import SMALL, compose, train_small
-
-LONGER = ("trainer.max_epochs=3", "scheduler=none")
-
-
-def half(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def garbage(file: Path) -> None:
-    """Other bytes in the middle, of the same length: no reader of tensors notices."""
-    data = bytearray(file.read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 64] = bytes(byte ^ 0x55 for byte in data[middle : middle + 64])
-    file.write_bytes(data)
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
-
-
-def gone(file: Path) -> None:
-    file.unlink()
-
-
-DAMAGES: dict[str, Callable[[Path], None]] = {"half": half, "garbage": garbage, "empty": empty, "gone": gone}
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +32,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, killed in its third epoch."""
-    from seglab.engine.module import SegModule
-
-    step, folder = SegModule.training_step, tmp_path_factory.mktemp("interrupted") / "run"
-
-    def killed(self: SegModule, batch: dict, batch_idx: int) -> object:
-        if self.current_epoch == 2:
-            raise RuntimeError("killed")
-        return step(self, batch, batch_idx)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SegModule, "training_step", killed)
-        with pytest.raises(RuntimeError, match="killed"):
-            train_small(folder, *LONGER)
-    return folder
+    return killed_in_the_third_epoch(tmp_path_factory.mktemp("interrupted") / "run")
 
 
 def table(file: Path) -> pd.DataFrame:
@@ -86,12 +48,6 @@ def table(file: Path) -> pd.DataFrame:
         ("metrics.csv", "gone"),
         ("run.json", "half"),
         ("run.json", "gone"),
-        pytest.param("checkpoints/last.ckpt", "half", marks=pytest.mark.slow),
-        pytest.param("checkpoints/last.ckpt", "gone", marks=pytest.mark.slow),
-        pytest.param("checkpoints/best.ckpt", "garbage", marks=pytest.mark.slow),
-        pytest.param("checkpoints/best.ckpt", "gone", marks=pytest.mark.slow),
-        pytest.param("run.json", "empty", marks=pytest.mark.slow),
-        pytest.param("split.json", "half", marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_recovers_and_ends_with_the_same_numbers(

@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import DictConfig
+from PIL import Image
 
 from seglab.contract import ContractError
 from seglab.data import rle
 from seglab.data.datasets.airbus_ships import read_table
-from seglab.inference.prediction_writer import find_images, objects, overlay
+from seglab.inference.prediction_writer import find_images, mtime, objects, overlay
 from seglab.predict import predict
 from tests.engine.untrained import write_run
 
@@ -164,6 +165,37 @@ def test_a_second_call_makes_what_is_missing_and_nothing_else(
     assert found.groupby("image").size().to_dict() == {
         row.image: row.objects for row in images.itertuples() if row.objects
     }
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gif"])
+def test_each_page_of_a_stack_has_a_prediction_of_its_own(
+    configure: Configure, runs: Path, tmp_path: Path, suffix: str
+) -> None:
+    stack, alone = tmp_path / "in" / f"stack{suffix}", tmp_path / "alone"
+    for folder in (stack.parent, alone):
+        folder.mkdir()
+
+    def write_stack(pages: int) -> None:
+        first, *others = [Image.fromarray(photo(k)[..., 0]) for k in range(pages)]
+        first.save(stack, save_all=True, append_images=others)
+
+    write_stack(3)
+    for k in range(3):
+        cv2.imwrite(str(alone / f"stack_page{k}.png"), photo(k)[..., 0])
+    made = call(configure, tmp_path / "out", runs / "s1", stack.parent)
+    right = call(configure, tmp_path / "right", runs / "s1", alone)
+    for kind in ("masks", "probabilities"):
+        files = {file.name: file.read_bytes() for file in (made / kind).iterdir()}
+        assert files == {file.name: file.read_bytes() for file in (right / kind).iterdir()}
+        assert len(files) == 3
+    rows = pd.read_csv(made / "images.csv")
+    assert rows["file"].tolist() == [str(stack)] * 3
+    before = {file: mtime(file) for file in (made / "masks").iterdir()}
+    call(configure, made, runs / "s1", stack.parent)
+    assert {file: mtime(file) for file in (made / "masks").iterdir()} == before
+    write_stack(2)
+    call(configure, made, runs / "s1", stack.parent)
+    assert pd.read_csv(made / "images.csv")["image"].tolist() == ["stack_page0", "stack_page1"]
 
 
 def test_other_settings_in_the_same_folder_are_refused(

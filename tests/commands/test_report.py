@@ -95,7 +95,7 @@ def test_the_report_needs_no_torch(reported):
     [
         (["nowhere"], "report: expected a folder, got nowhere"),
         ([], "a folder that holds runs"),
-        (["tests", "delta=0"], "delta: expected a number above 0, got 0"),
+        (["tests", "delta=0"], "delta: expected a number above 0 and at most 1000000, got 0"),
         (["tests", "metrics=iou"], "metrics"),
     ],
 )

@@ -63,6 +63,6 @@ def test_a_view_of_runs_without_a_run_is_one_sentence(configure: Configure, tmp_
     with pytest.raises(ContractError, match=f"expected run=outputs/STUDY/RUN for view={name}, got none"):
         surface(configure("surface", f"view={name}"), tmp_path)
     (tmp_path / "empty").mkdir()
-    for where, message in ((tmp_path / "gone", "the folder of a run"), (tmp_path / "empty", "a run at")):
+    for where, message in ((tmp_path / "gone", "the folder of a run"), (tmp_path / "empty", "run.json at")):
         with pytest.raises(ContractError, match=message):
             surface(configure("surface", f"view={name}", f"run={where}"), tmp_path)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from seglab.contract import ContractError
 from seglab.engine.config import ConfigError
@@ -145,6 +145,52 @@ def test_an_interrupted_run_resumes_and_ends_like_the_undisturbed_one(
     images = [(tmp_path / name / "per_image.csv").read_text() for name in ("disturbed", "undisturbed")]
     assert images[0] == images[1]
     pd.testing.assert_frame_equal(*(epochs(tmp_path / name) for name in ("disturbed", "undisturbed")), check_exact=True)
+
+
+class Pooled(torch.nn.Module):
+    """A batch norm of one value per image, as in the pooling branch of DeepLab."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        pool = (torch.nn.AdaptiveAvgPool2d(1), torch.nn.BatchNorm2d(in_channels))
+        self.layers = torch.nn.Sequential(*pool, torch.nn.Conv2d(in_channels, out_channels, 1))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.layers(image).expand(-1, -1, *image.shape[2:])
+
+
+def test_a_batch_norm_of_one_value_trains_where_one_image_is_left_over_and_refuses_batches_of_one(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    words = [word for word in SMALL if not word.startswith("model.")] + ["dataset.train=9", "trainer.max_epochs=1"]
+    cfg = configure("train", *words, folder=tmp_path / "nine")
+    with open_dict(cfg):
+        cfg.model = {"_target_": f"{__name__}.Pooled", "in_channels": 3, "out_channels": 1}
+    train(cfg, tmp_path / "nine")
+    assert "the last batch of an epoch would be one image, and joins the batch before it" in caplog.text
+    assert list(epochs(tmp_path / "nine")["step"]) == [2]
+    cfg.batch_size, cfg.folder = 1, str(tmp_path / "one")
+    with pytest.raises(ContractError, match=r"batch_size: expected at least 2 images in each batch.*set batch_size=2"):
+        train(cfg, tmp_path / "one")
+
+
+def test_a_plateau_schedule_steps_after_the_epochs_that_are_validated(
+    run: Callable[..., float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+    step = torch.optim.lr_scheduler.ReduceLROnPlateau.step
+    monkeypatch.setattr(
+        torch.optim.lr_scheduler.ReduceLROnPlateau,
+        "step",
+        lambda self, value, *rest: (seen.append(value), step(self, value, *rest))[1],
+    )
+    words = ("scheduler=plateau", "scheduler.patience=0", "trainer.max_epochs=5", "optimizer.lr=1e-9")
+    run(tmp_path, *words, "trainer.check_val_every_n_epoch=2")
+    table = epochs(tmp_path)
+    assert seen == table["val/iou_pooled"].dropna().tolist()
+    assert len(seen) == 2
+    assert table["val/iou_pooled"].notna().tolist() == [False, True, False, True, False]
 
 
 def test_a_finished_run_is_skipped_and_another_experiment_may_not_take_its_folder(

@@ -101,9 +101,10 @@ def test_turns_and_flips_are_the_eight_symmetries_as_often_as_they_should_be() -
     assert all(abs(count - (750 if k in (0, 1, 4, 5) else 250)) < 100 for k, count in enumerate(counts)), counts
 
 
-def test_labels_keep_their_values_and_what_comes_from_outside_is_background_and_not_valid() -> None:
+@pytest.mark.parametrize("valid", [None, torch.ones(8, 1, 32, 32, dtype=torch.bool)], ids=["all count", "a mask"])
+def test_labels_keep_their_values_and_what_comes_from_outside_is_background_and_not_valid(valid: Tensor | None) -> None:
     image = torch.full((8, 1, 32, 32), 255, dtype=torch.uint8)
-    target, valid = torch.full((8, 2, 32, 32), 3, dtype=torch.uint8), torch.ones(8, 1, 32, 32, dtype=torch.bool)
+    target = torch.full((8, 2, 32, 32), 3, dtype=torch.uint8)
     moved, labels, counted = Strong(**STILL | {"warp": 1.0})(image, target, valid, 1, [(0, k) for k in range(8)])
     assert labels.dtype == torch.uint8
     assert set(labels.unique().tolist()) == {0, 3}
@@ -189,6 +190,39 @@ def test_a_chain_runs_what_it_is_given(batch: tuple[Tensor, Tensor]) -> None:
     for image in (batch[0], batch[0].float()):
         moved = apply(augment, image, batch[1], [(0, k) for k in range(6)])[0]
         torch.testing.assert_close(moved, image.flip(3), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Normalize", "ToFloat", "FromFloat", "pytorch.ToTensorV2"])
+def test_what_seglab_does_itself_is_refused_by_name(name: str) -> None:
+    import albumentations as A
+    import albumentations.pytorch
+
+    transform = albumentations.pytorch.ToTensorV2 if "." in name else getattr(A, name)
+    with pytest.raises(
+        ContractError, match=rf"{name.removeprefix('pytorch.')}.*seglab (normalizes|makes).*leave it out"
+    ):
+        Chain(steps={"last": transform()})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("RandomCrop", {"height": 8, "width": 8}),
+        ("Resize", {"height": 24, "width": 24}),
+        ("PadIfNeeded", {"min_height": 40, "min_width": 40}),
+        ("RandomResizedCrop", {"size": (20, 20)}),
+        ("ToGray", {"num_output_channels": 1}),
+    ],
+)
+def test_a_transform_that_changes_size_or_channels_is_refused_with_both(name: str, options: dict) -> None:
+    import albumentations as A
+
+    image, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
+    chain = Chain(steps={"flip": A.HorizontalFlip(), "last": getattr(A, name)(p=0.01, **options)})
+    with pytest.raises(
+        ContractError, match=rf"augment: {name}: expected an image of 32x32.* as before, got .*dataset.size"
+    ):
+        chain.check(image, mask)
 
 
 def test_a_probability_out_of_range_is_one_sentence() -> None:

@@ -143,6 +143,28 @@ def test_processes_share_an_epoch(monkeypatch):
         assert sorted(index for batches in each for batch in batches for _, index in batch) == list(range(11))
 
 
+@pytest.mark.parametrize(
+    ("images", "size", "train", "test"),
+    [
+        (9, 4, [4, 5], [4, 4, 1]),
+        (10, 4, [4, 4, 2], [4, 4, 2]),
+        (8, 4, [4, 4], [4, 4]),
+        (4, 4, [4], [4]),
+        (1, 4, [1], [1]),
+        (3, 2, [3], [2, 1]),
+        (3, 1, [1, 1, 1], [1, 1, 1]),
+    ],
+)
+def test_a_last_batch_of_one_joins_the_one_before_it_in_training_only(images, size, train, test):
+    for shuffle, lengths in ((True, train), (False, test)):
+        batches = EvenBatches(EpochSampler(images, 0, shuffle), size)
+        cut = list(batches)
+        assert [len(batch) for batch in cut] == lengths
+        assert len(batches) == len(lengths)
+        assert batches.joins == (lengths[-1] > size)
+        assert sorted(index for batch in cut for _, index in batch) == list(range(images))
+
+
 def test_facts_are_counted_from_the_masks():
     module = DataModule(Synthetic(scene="ships", **SMALL))
     facts = module.facts()

@@ -1,8 +1,9 @@
-"""Which values are black and white, where images have more than 8 bits."""
+"""Which values are black and white, where images have more than 8 bits, and how channels are normalized."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import tifffile
 from seglab.contract import ContractError
 from seglab.data.datasets.folder import Folder
 from seglab.data.prepare_data import Opened, open_data
+from seglab.engine.module import Normalize
 from tests.data.fabricate import scene, white, write_image
 
 COUNT = 8
@@ -52,19 +54,18 @@ def test_12_bits_in_16_are_read_as_8_bits_would_be(tmp_path):
         ([0.1, 0.4], [0, 0.5]),
         ([-0.9, 0.8], [-1, 1]),
         ([-1000, 3000], [-1024, 4095]),
-        ([0, 65535], "full"),
+        ([0, 65535], [0, 65535]),
         ([300, 70000], [0, 131071]),
     ],
 )
 def test_the_range_is_the_power_of_two_around_all_training_values(tmp_path, values, expected):
     kind = np.float32 if isinstance(values[0], float) else np.int32 if min(values) < 0 else np.uint32
-    kind = np.uint16 if expected == "full" else kind
     images = [np.full((40, 48), values[0], kind) for _ in range(COUNT)]
     for k, image in enumerate(images):
         image[3, 4 : 5 + k] = values[1]  # no two are the same
     opened = open_data(write(tmp_path, images))
     assert opened.facts()["range"] == expected
-    low, high = (0, 65535) if expected == "full" else expected
+    low, high = expected
     wanted = [255 * (value - low) / (high - low) for value in values]
     found = pixels(opened, "0")
     assert np.abs([found[0, 0] - wanted[0], found[3, 4] - wanted[1]]).max() <= 1
@@ -105,6 +106,14 @@ def test_a_named_range_is_taken_as_it_is(tmp_path):
             Folder(root="", range=wrong)
 
 
+def test_whole_numbers_with_no_data_are_not_white_without_a_word(tmp_path):
+    data = write(tmp_path, [one.astype(np.uint16) * 200 for one in gray()])
+    for k, path in enumerate(sorted((tmp_path / "images").iterdir())):
+        tifffile.imwrite(path, gray()[k].astype(np.uint16) * 200, extratags=[(42113, "s", 2, "0", True)])
+    assert open_data(data).facts()["range"] == [0, 65535]
+    assert "8 of 8 images have floats above 1" in " ".join(open_data(replace(data, range="full")).warnings())
+
+
 def test_a_damaged_image_is_left_out_of_the_range(tmp_path):
     dataset = write(tmp_path, [one.astype(np.uint16) * 16 for one in gray()])
     path = tmp_path / "images/2.tif"
@@ -112,3 +121,17 @@ def test_a_damaged_image_is_left_out_of_the_range(tmp_path):
     opened = open_data(Folder(**{**vars(dataset), "on_bad_item": "skip"}))
     assert opened.facts()["range"] == [0, 4095]
     assert opened.skipped.keys() == {"2"}
+
+
+@pytest.mark.parametrize("fit", ["patch", "pad"])
+def test_auto_normalization_is_that_of_the_training_pixels_and_not_of_padding(tmp_path, fit):
+    dataset = replace(write(tmp_path, gray()), fit=fit, size=48, mean="auto", std="auto")
+    opened = open_data(dataset)
+    pixels = np.stack([gray()[int(item.id)] for item in opened.splits.train]) / 255
+    (mean,), (std,) = opened.facts()["mean"], opened.facts()["std"]
+    assert (mean, std) == pytest.approx((pixels.mean(), pixels.std()), rel=1e-6)
+    constant = open_data(replace(write(tmp_path, [one * 0 + k for k, one in enumerate(gray())]), std="auto"))
+    assert constant.dataset.mean == (0.5,)
+    assert constant.dataset.std[0] > 0.5 / 255
+    with pytest.raises(ContractError, match=r"numbers for dataset.mean and dataset.std, got auto"):
+        Normalize(dataset.mean, dataset.std)

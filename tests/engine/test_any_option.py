@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from seglab.contract import ContractError
 from seglab.engine.config import ConfigError, check, identity
+from seglab.train import train
 from tests.conftest import SMALL, compose
 
 
@@ -45,13 +49,46 @@ def changed(changes: dict[str, Any]) -> DictConfig:
     return cfg
 
 
-@settings(max_examples=300, suppress_health_check=list(HealthCheck))
-@given(CHANGES)
-def test_a_check_gives_sentences_or_passes(changes: dict[str, Any]) -> None:
-    cfg, sentences = changed(changes), ""
+def sentences_of(changes: dict[str, Any]) -> list[str]:
+    """What the check before a run says about changed options; nothing where it lets the run begin."""
+    cfg = changed(changes)
     try:
         check(cfg)
         assert len(identity(cfg)) == 6
     except (ConfigError, ContractError) as error:
-        sentences = str(error)
-    assert all(": expected " in line for line in sentences.splitlines())
+        return str(error).splitlines()
+    return []
+
+
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
+@given(CHANGES)
+def test_a_check_gives_sentences_or_passes(changes: dict[str, Any]) -> None:
+    assert all(": expected " in line for line in sentences_of(changes))
+
+
+@pytest.mark.slow
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@given(CHANGES)
+def test_a_check_of_many_changes_does_so_too(changes: dict[str, Any]) -> None:
+    assert all(": expected " in line for line in sentences_of(changes))
+
+
+FEW = st.sampled_from([-1, 0, 1, 2, 3, 0.5, -0.5, 1e-9])
+"""No number that a machine of any size could not train with."""
+ORDINARY = st.one_of(FEW, WORDS, st.none(), st.booleans(), st.lists(FEW, max_size=3))
+
+
+@pytest.mark.slow
+@settings(max_examples=40, suppress_health_check=list(HealthCheck), derandomize=True, phases=[Phase.generate])
+@given(st.dictionaries(st.sampled_from(OPTIONS), ORDINARY, min_size=1, max_size=2))
+def test_what_passes_the_check_trains_or_ends_in_a_sentence(changes: dict[str, Any]) -> None:
+    with TemporaryDirectory() as place, contextlib.chdir(place):
+        cfg = changed({"trainer.max_epochs": 1, "trainer.limit_train_batches": 1, "workers": 0, **changes})
+        said = ""
+        try:
+            train(cfg, Path(place) / "run")
+        except (ConfigError, ContractError) as error:
+            said = str(error)
+        except OSError as error:  # of which the command makes a sentence
+            said = f"{error.filename}: expected to read and write files" if error.filename else "of no file"
+    assert all(": " in line for line in said.splitlines())  # Lightning's own words may follow `trainer:`

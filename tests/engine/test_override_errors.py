@@ -20,8 +20,8 @@ WRONG = {
     "loss=focal loss.gama=2": r"loss\.gama: expected one of gamma, got gama",
     "loss=bce loss.gamma=2": r"loss\.gamma: expected one of .*, got gamma",
     "loss=focl": "loss: expected one of .*focal.*, got focl",
-    "dataset=nothing": "dataset: expected one of ddsm, folder, fundus, mias, prepared, ship, synthetic, got nothing",
-    "dataset=[a]": "dataset: expected one of ddsm, folder, .*, got a",
+    "dataset=nothing": "dataset: expected one of coco, ddsm, folder, fundus, mias, .*, got nothing",
+    "dataset=[a]": "dataset: expected one of coco, ddsm, folder, .*, got a",
     "trainer.max_epoch=3": r"trainer\.max_epoch: expected one of max_epochs, got max_epoch",
     "seed": "seed: expected KEY=VALUE, got a word that cannot be read",
     "loss=[bce,dice": "expected KEY=VALUE, got a word that cannot be read",
@@ -58,4 +58,7 @@ def test_the_sentence_stands_alone_on_the_terminal(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "epochs: expected an option of this command, such as tune.epochs or trainer.max_epochs" in done.stderr
     done = run("optimizer.lr=-1", folder=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "optimizer.lr: expected a number above 0, got -1\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "optimizer.lr: expected a number above 0 and at most 1000000, got -1\n",
+    )

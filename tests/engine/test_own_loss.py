@@ -10,7 +10,9 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from seglab.engine.config import ConfigError, build_loss, check
+from seglab.engine.dry_run import try_external
 from seglab.losses import BCE, Sum
+from seglab.losses.external import External
 
 HERE = __name__
 Z, T = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(0)), torch.ones(3, 1, 4, 5)
@@ -80,3 +82,24 @@ def test_what_is_no_loss_or_misspelt_is_one_sentence() -> None:
         check(OmegaConf.create({"loss": {"_target_": f"{HERE}.weighted", "wait": 3}}))
     with pytest.raises(ConfigError, match=r"loss\._target_: expected .* imported, got mine\.Missing"):
         check(OmegaConf.create({"loss": {"_target_": "mine.Missing"}}))
+
+
+def dice_without_sigmoid(logits: Tensor, target: Tensor) -> Tensor:
+    """What MONAI's DiceLoss computes of logits when its `sigmoid` is forgotten."""
+    return 1 - 2 * (logits * target).sum() / (logits.sum() + target.sum())
+
+
+@pytest.mark.parametrize(
+    ("function", "doubtful"),
+    [
+        (nn.functional.binary_cross_entropy_with_logits, False),
+        (dice_without_sigmoid, True),
+        (lambda z, t: (z * t).mean(), True),
+    ],
+    ids=["BCE", "Dice without sigmoid", "rising"],
+)
+def test_an_external_loss_that_does_not_fall_when_logits_become_right_is_warned_of(
+    function: Any, doubtful: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    try_external(External(function=function), torch.zeros(2, 1, 16, 16))
+    assert ("from wrong to right logits" in caplog.text) == doubtful

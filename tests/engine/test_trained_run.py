@@ -37,7 +37,7 @@ def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path) -> None:
     for folder, words in ((tmp_path / "gone", "the folder of a run"), (tmp_path, "a run.json written by")):
         with pytest.raises(ContractError, match=words):
             open_run(folder)
-    with pytest.raises(ContractError, match="a run at"):
+    with pytest.raises(ContractError, match=r"run\.json at"):
         open_runs(str(tmp_path))
 
 

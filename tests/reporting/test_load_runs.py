@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from seglab.contract import ContractError
+from seglab.files import file_facts
 from seglab.reporting.load_runs import collect
 from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
@@ -48,6 +49,22 @@ def test_what_failed_or_is_truncated_is_reported_and_stops_nothing(own, facts, p
     sweep = collect([own])
     assert sweep.runs.set_index("name")["problem"]["bce_s1"].startswith(problem)
     assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
+
+
+@pytest.mark.parametrize("name", ["per_image.csv", "histograms.npz", "metrics.csv"])
+def test_a_run_whose_files_are_not_as_they_were_written_is_left_out(own, name):
+    file = own / "bce_s1" / name
+    change(own / "bce_s1", files={name: file_facts(file)})
+    assert len(collect([own]).used) == 4
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    sweep = collect([own])
+    assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
+    assert sweep.runs["problem"].iloc[0].startswith(f"expected {name} as it was written, got a file of ")
+
+
+def test_a_run_without_its_run_json_is_told_of(own):
+    (own / "bce_s1" / "run.json").unlink()
+    assert collect([own]).runs["problem"].iloc[0].startswith("run.json cannot be read")
 
 
 @pytest.mark.parametrize("content", ["", "id,group\n", "a,b\n1,2\n", "id,group,foreground,iou\n"])

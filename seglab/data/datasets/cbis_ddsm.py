@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seglab.contract import require
+from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Item, one_of
 from seglab.data.mammogram import breast_box, read_lesion, read_mammogram, shape_of
 from seglab.images.dicom import WINDOWS
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CASE = re.compile(r"(Mass|Calc)-(Training|Test)_P_\d+_(LEFT|RIGHT)_(CC|MLO)(_\d+)?(_FULL|_MASK)?$")
 IMAGE, CROP, MASK = "image file path", "cropped image file path", "ROI mask file path"
 SIDE, VIEW = "left or right breast", "image view"
+TASKS = {"lesion": Task(), "mass_calc": Task("multilabel", ("mass", "calc"))}
+"""What a mask means, by target; a calcification may lie in a mass."""
+
 COLUMNS = ("patient_id", "breast_density", SIDE, VIEW, "abnormality id", "pathology", IMAGE, CROP, MASK)
 
 
@@ -32,12 +35,14 @@ class CbisDdsm(Dataset):
 
     Films are DICOM in the layout of the NBIA download or the classic one, or PNG and JPEG that keep the folder names.
     A film that is in the tables of masses and of calcifications is one item, in the test set if either says so.
+    target: `lesion`, or `mass_calc`: masses and calcifications as two classes, which may overlap.
     abnormality: `mass`, `calc` or `both`. view (CC, MLO), side (LEFT, RIGHT), pathology (MALIGNANT, BENIGN, which takes
     in BENIGN_WITHOUT_CALLBACK), density (a list of 1 to 4): lesions to keep, null for all. window: `full`, `percentile`
     or `header`, which is instead of a range. crop: cut out the breast.
     """
 
     root: str
+    target: str = "lesion"
     abnormality: str = "both"
     view: str | None = None
     side: str | None = None
@@ -52,9 +57,15 @@ class CbisDdsm(Dataset):
         super().__post_init__()
         views, sides, kinds = ("CC", "MLO", None), ("LEFT", "RIGHT", None), ("MALIGNANT", "BENIGN", None)
         one_of("dataset ddsm", self, abnormality=("mass", "calc", "both"), view=views, side=sides, pathology=kinds)
-        one_of("dataset ddsm", self, window=WINDOWS)
+        one_of("dataset ddsm", self, window=WINDOWS, target=tuple(TASKS))
+        both = self.target == "lesion" or self.abnormality == "both"
+        require(both, "dataset ddsm", "abnormality=both with target=mass_calc", self.abnormality)
         known = set(self.density or ()) <= {1, 2, 3, 4}
         require(known, "dataset ddsm", "density to be a list of 1 to 4", self.density)
+
+    @property
+    def task(self) -> Task:
+        return TASKS[self.target]
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
@@ -64,7 +75,7 @@ class CbisDdsm(Dataset):
         films = rows.groupby(["patient_id", SIDE, VIEW], sort=True)
         return [self.film("_".join(map(str, key)), lesions, files) for key, lesions in films]
 
-    def decode(self, path: str) -> np.ndarray:
+    def decode(self, path: str, page: int | None = None) -> np.ndarray:
         return read_mammogram(path, self.window)
 
     def region(self, path: str) -> tuple[slice, slice] | None:
@@ -86,6 +97,7 @@ class CbisDdsm(Dataset):
         patient, split = lesions["patient_id"].iloc[0], "test" if (lesions["split"] == "test").any() else "train"
         images = [path for row in lesions[IMAGE] for path in files.of_image(row)[:1]]
         masks = [files.of_lesion(row) for _, row in lesions.iterrows()]
+        classes = [self.task.classes.index(kind) if self.task.channels > 1 else 0 for kind in lesions["kind"]]
         if not images or () in masks:
             missing = lesions[MASK].iloc[masks.index(())] if images else lesions[IMAGE].iloc[0]
             return Item(name, patient, split=split, fault=f"{missing}: expected on disk")
@@ -93,7 +105,7 @@ class CbisDdsm(Dataset):
             name,
             patient,
             partial(read_film, self, images[0]),
-            partial(read_lesions, self, images[0], masks),
+            partial(read_lesions, self, images[0], list(zip(classes, masks, strict=True))),
             split,
             tuple(dict.fromkeys((images[0], *(path for paths in masks for path in paths)))),
         )
@@ -105,16 +117,18 @@ def read_film(dataset: CbisDdsm, path: str) -> np.ndarray:
     return image[box] if box else image
 
 
-def read_lesions(dataset: CbisDdsm, path: str, lesions: list[tuple[str, ...]]) -> np.ndarray:
-    """Read the union of all lesion masks of a film, cut like the film."""
-    mask, box = np.zeros(shape_of(path), np.uint8), dataset.region(path)
-    for candidates in lesions:
-        mask |= read_lesion(candidates, mask.shape)
+def read_lesions(dataset: CbisDdsm, path: str, lesions: list[tuple[int, tuple[str, ...]]]) -> np.ndarray:
+    """Read the union of all lesion masks of a film, or of each class (h, w, classes), cut like the film."""
+    shape, box = shape_of(path), dataset.region(path)
+    mask = np.zeros((*shape, dataset.task.channels), np.uint8)
+    for k, candidates in lesions:
+        mask[..., k] |= read_lesion(candidates, shape)
+    mask = mask if dataset.task.channels > 1 else mask[..., 0]
     return mask[box] if box else mask
 
 
 def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
-    """Read the case descriptions in the root or one folder below it: a row per lesion, with its split train or test."""
+    """Read the case descriptions in the root or one folder below it: a row per lesion, with its split and kind."""
     import pandas as pd
 
     kinds = ("mass", "calc") if abnormality == "both" else (abnormality,)
@@ -126,7 +140,8 @@ def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
             missing = [column for column in COLUMNS if column not in table]
             require(not missing, str(path), f"columns {', '.join(COLUMNS)}", f"no {' and no '.join(missing)}")
             table = table[list(COLUMNS)].apply(lambda column: column.str.strip())
-            tables.append(table.assign(split="test" if "_test_" in path.name else "train"))
+            split = "test" if "_test_" in path.name else "train"
+            tables.append(table.assign(split=split, kind="mass" if path.name.startswith("mass") else "calc"))
     wanted = " and ".join(f"{kind}_case_description_train_set.csv" for kind in kinds)
     require(bool(tables), "dataset ddsm", f"{wanted} (and the like) in {root}", "none", "set dataset.root")
     return pd.concat(tables, ignore_index=True)

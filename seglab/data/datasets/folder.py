@@ -109,8 +109,8 @@ class Folder(Dataset):
             return Task("multiclass", tuple(dict(self.classes)))
         return Task() if isinstance(self.masks, str) else Task("multilabel", tuple(dict(self.masks)))
 
-    def decode(self, path: str) -> np.ndarray:
-        return read_image(path, self.page, self.read_bands)
+    def decode(self, path: str, page: int | None = None) -> np.ndarray:
+        return read_image(path, self.page if page is None else page, self.read_bands)
 
     @property
     def read_bands(self) -> tuple[int, ...] | None:

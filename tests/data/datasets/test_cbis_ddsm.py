@@ -125,6 +125,19 @@ def test_every_layout_gives_films_with_the_union_of_their_lesions(root):
     assert top_rows(items["P_00002_RIGHT_MLO"])[0] == pytest.approx(40, abs=2)
 
 
+def test_masses_and_calcifications_are_two_classes(root):
+    data = ddsm(root, target="mass_calc")
+    assert data.task.classes == ("mass", "calc")
+    apart, union = ({item.id: item.mask() for item in one.items()} for one in (data, ddsm(root)))
+    for name, mask in apart.items():
+        np.testing.assert_array_equal(mask.max(2), union[name])
+    both = apart["P_00003_LEFT_CC"]
+    assert [int(np.flatnonzero(both[..., k].any(1))[0]) for k in (0, 1)] == [10, 70]
+    assert not apart["P_00001_LEFT_CC"][..., 1].any()
+    with pytest.raises(ContractError, match="abnormality=both with target=mass_calc, got mass"):
+        ddsm(root, target="mass_calc", abnormality="mass")
+
+
 def test_films_behind_a_link_are_found(root, tmp_path_factory):
     here = tmp_path_factory.mktemp("linked")
     for path in root.iterdir():

@@ -113,7 +113,7 @@ def test_ships_are_thin_boxes():
         ({"empty": 1.5}, r"empty in \[0, 1\]"),
         ({"foreground": 0.9}, "foreground in"),
         ({"coverage": 0.0}, "coverage in"),
-        ({"mean": (0.1, 0.2)}, "mean with 1 or 3 numbers, got 2"),
+        ({"mean": (0.1, 0.2)}, r"mean of auto, or with 1 or 3 numbers, got \(0.1, 0.2\)"),
         ({"std": (0.0,)}, "std above 0"),
         ({"fit": "crop"}, "fit to be one of"),
         ({"channels": 0}, "channels of at least 1"),

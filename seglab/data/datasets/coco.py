@@ -1,0 +1,116 @@
+"""Images with outlined objects in a COCO file (Lin et al. 2014), as many labeling tools export it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seglab.contract import Task, require
+from seglab.data.dataset import Dataset, Item
+from seglab.data.datasets.folder import Folders, named
+from seglab.files import read_json
+from seglab.images.image_io import existing_folder, read_image
+from seglab.images.labels import with_ignored
+
+WHO = "dataset coco"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coco(Dataset):
+    """Polygons and run lengths of a COCO file; objects may overlap, and a region of a crowd does not count.
+
+    annotations: the file in `root`, or one for each split: `{train: a.json, val: b.json, test: c.json}`. images: the
+    folder in `root`, below which the file names its images. classes: names of categories, a class each, which may
+    overlap, others are background; null: all categories are one foreground.
+    """
+
+    root: str
+    annotations: str | Folders = "annotations.json"
+    images: str = "images"
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        files = named(self.annotations)
+        if not isinstance(self.annotations, str):
+            object.__setattr__(self, "annotations", tuple(files.items()))  # what can be hashed
+        known = set(files) <= {"train", "val", "test"} or set(files) == {""}
+        require(known, WHO, "annotations as a file, or one for train, val and test", ", ".join(files))
+        super().__post_init__()
+
+    @property
+    def task(self) -> Task:
+        several = self.classes is not None and len(self.classes) > 1
+        return Task("multilabel" if several else "binary", self.classes or ("foreground",))
+
+    def items(self) -> list[Item]:
+        root, files = existing_folder(self.root), named(self.annotations)
+        return [item for split, file in files.items() for item in self.listed(root, root / file, split)]
+
+    def listed(self, root: Path, file: Path, split: str) -> list[Item]:
+        """Make an item of each image of a file."""
+        require(file.is_file(), WHO, "a COCO file that exists", file, "set dataset.annotations")
+        content = read_json(file)
+        missing = [key for key in ("images", "annotations", "categories") if key not in content]
+        require(not missing, str(file), "images, annotations and categories", f"no {' and no '.join(missing)}")
+        names = {one["id"]: one["name"] for one in content["categories"]}
+        unknown = [name for name in self.classes or () if name not in names.values()]
+        require(not unknown, str(file), f"dataset.classes among {', '.join(names.values())}", ", ".join(unknown))
+        boxes = sum(not one.get("segmentation") for one in content["annotations"])
+        require(not boxes, str(file), "an outline of each object", f"{boxes} without, such as boxes alone")
+        shapes: dict[int, list[Shape]] = defaultdict(list)
+        for one in content["annotations"]:
+            name = names[one["category_id"]]
+            if self.classes is None or name in self.classes:
+                layer = self.classes.index(name) if self.classes else 0
+                shapes[one["image_id"]].append((layer, bool(one.get("iscrowd")), one["segmentation"]))
+        return [self.item(root, image, shapes[image["id"]], split) for image in content["images"]]
+
+    def item(self, root: Path, image: dict[str, Any], shapes: list[Shape], split: str) -> Item:
+        """Make the item of one image."""
+        path, name = root / self.images / image["file_name"], str(Path(image["file_name"]).with_suffix(""))
+        if not path.is_file():
+            return Item(name, name, split=split, fault=f"{path}: expected an image that the COCO file names")
+        size = (image["height"], image["width"])
+        mask, labels = partial(draw, shapes, size, self.task.channels), json.dumps(shapes)
+        objects = partial(number, shapes, size) if self.task.channels == 1 else None
+        reader = partial(read_image, str(path))
+        return Item(name, name, reader, mask, split, (str(path),), labels=labels, objects=objects)
+
+
+Shape = tuple[int, bool, Any]
+"""An object: the number of its class, whether it is a crowd, and its polygons or run lengths."""
+
+
+def area(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    """Fill one object (h, w) uint8, as the COCO tools do."""
+    from pycocotools import mask as coco
+
+    packed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str | bytes)
+    codes = segmentation if packed else coco.frPyObjects(segmentation, *size)
+    return coco.decode(coco.merge(codes) if isinstance(codes, list) else codes)
+
+
+def draw(shapes: Sequence[Shape], size: tuple[int, int], channels: int) -> np.ndarray:
+    """Fill the objects of an image: (h, w) uint8, or (h, w, classes); crowds have no label."""
+    mask, crowd = np.zeros((*size, channels), np.uint8), np.zeros(size, bool)
+    for layer, is_crowd, segmentation in shapes:
+        filled = area(segmentation, size)
+        crowd |= is_crowd & (filled > 0)
+        mask[..., layer] |= 0 if is_crowd else filled
+    mask = mask if channels > 1 else mask[..., 0]
+    return with_ignored(mask, ~crowd) if crowd.any() else mask
+
+
+def number(shapes: Sequence[Shape], size: tuple[int, int]) -> np.ndarray:
+    """Number the objects of an image from 1; where two overlap the later one shows."""
+    numbers = np.zeros(size, np.int32)
+    for k, (_, is_crowd, segmentation) in enumerate(shapes, 1):
+        numbers[(area(segmentation, size) > 0) & (not is_crowd)] = k
+    return numbers

@@ -1,0 +1,148 @@
+"""Every damaged file of a run under every command; the outcomes are the table of docs/findings/damage.md."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from seglab.contract import ContractError
+from seglab.engine.config import ConfigError
+from seglab.evaluate import evaluate
+from seglab.export import export
+from seglab.predict import predict
+from seglab.report import report
+from seglab.reporting.study import Study
+from seglab.train import train
+from tests.commands.damages import DAMAGES, LONGER, killed_in_the_third_epoch
+from tests.conftest import SMALL, compose, train_small
+
+TABLE = Path(__file__).parents[2] / "docs/findings/damage.md"
+FILES = ("run.json", "metrics.csv", "per_image.csv", "histograms.npz", "examples.npz", "split.json")
+FILES += ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return pd.read_csv(file).drop(columns="seconds", errors="ignore").astype(object).fillna("").to_dict("records")
+
+
+def trained(folder: Path, out: Path) -> Any:
+    train(compose("train", *SMALL, *LONGER, folder=folder), folder)
+    return rows(folder / "metrics.csv"), rows(folder / "per_image.csv")
+
+
+def reported(folder: Path, out: Path) -> Any:
+    report(compose("report", f"roots=[{folder.parent}]", f"output={out}"), out)
+    return rows(out / "table.csv")
+
+
+def evaluated(folder: Path, out: Path) -> Any:
+    (found,) = evaluate(compose("evaluate", f"run={folder}", "pictures=false"), out)
+    return rows(found / "per_image.csv")
+
+
+def predicted(folder: Path, out: Path) -> Any:
+    words = (f"run={folder}", f"input={folder.parents[1] / 'image.png'}", f"output={out}", "threshold=tuned")
+    predict(compose("predict", *words, "format=[mask,probability]"), out)
+    return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*.png"))}
+
+
+def exported(folder: Path, out: Path) -> Any:
+    return (
+        export(compose("export", f"run={folder}", "format=hub", f"output={out}"), out) / "model.safetensors"
+    ).read_bytes()
+
+
+COMMANDS: dict[str, Callable[[Path, Path], Any]] = {
+    "resume": trained,
+    "again": trained,
+    "report": reported,
+    "evaluate": evaluated,
+    "predict": predicted,
+    "export": exported,
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished runs, one interrupted, and an image."""
+    place = tmp_path_factory.mktemp("place")
+    train_small(place / "finished/run", *LONGER)
+    train_small(place / "other/run", *LONGER, "seed=2")
+    killed_in_the_third_epoch(place / "interrupted/run")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(pixels).save(place / "image.png")
+    return place
+
+
+def copied(place: Path, command: str, to: Path) -> Path:
+    """A study of its own in which the first run may be damaged."""
+    to.mkdir()
+    shutil.copy(place / "image.png", to)
+    if command == "report":
+        shutil.copytree(place / "other/run", to / "study/other")
+    return Path(
+        shutil.copytree(place / ("interrupted" if command == "resume" else "finished") / "run", to / "study/run")
+    )
+
+
+@pytest.fixture(scope="module")
+def right(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each command gives of undamaged runs, and a report of one run less."""
+    made, to = {}, tmp_path_factory.mktemp("right")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Study, "figures", lambda self: {})
+        for name, command in COMMANDS.items():
+            made[name] = command(copied(place, name, to / name), to / name / "out")
+        shutil.copytree(place / "other/run", to / "one/study/other")
+        made["left out"] = reported(to / "one/study/run", to / "one/out")
+    assert made["resume"] == made["again"]
+    return made
+
+
+def outcome(run: Callable[[], Any], right: dict[str, Any], name: str, file: str, said: pytest.LogCaptureFixture) -> str:
+    """What became of a command, in words of the table; what should not be has none there."""
+    said.clear()
+    try:
+        result = run()
+    except (ContractError, ConfigError) as error:
+        return "refused" if file in str(error) and "\n" not in str(error) else f"an unclear sentence: {error}"
+    if result == right[name]:
+        return "same, said" if f"{file} is damaged" in said.text else "same"
+    told = "run is left out: " in said.text and file in said.text
+    return "left out" if name == "report" and result == right["left out"] and told else "other numbers in silence"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES)
+def test_no_damaged_file_gives_a_traceback_or_other_numbers_in_silence(
+    place: Path,
+    right: dict[str, Any],
+    file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(Study, "figures", lambda self: {})
+    lines = []
+    for damage, spoil in DAMAGES.items():
+        cells = []
+        for name, command in COMMANDS.items():
+            folder = copied(place, name, tmp_path / f"{damage}-{name}")
+            if not (folder / file).exists():
+                cells.append("-")
+                continue
+            spoil(folder / file)
+            cells.append(
+                outcome(partial(command, folder, tmp_path / f"{damage}-{name}/out"), right, name, file, caplog)
+            )
+        lines.append(f"| `{file}` | {damage} | {' | '.join(cells)} |")
+    print("\n".join(lines))
+    assert "\n".join(lines) in TABLE.read_text()

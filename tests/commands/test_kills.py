@@ -1,0 +1,187 @@
+"""SIGKILL at random moments, on another file system than that of temporary files; Ctrl-C and SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.commands.damages import LONGER
+from tests.conftest import SMALL, compose, train_small
+
+pytestmark = pytest.mark.slow
+
+Begun = tuple[BaseProcess, int]
+"""A process, and a descriptor of it."""
+
+KILLS = 5
+PRELOADED = ["hydra", "seglab.engine.results", "seglab.inference.evaluation", "seglab.inference.prediction_writer"]
+PRELOADED += ["seglab.inference.export", "seglab.data.audit", "seglab.reporting.write_report", __name__]
+APPENDED = ("images.csv", "objects.csv", "pixels.bin", "records.jsonl", "manifest.json", "looks.json")
+"""Tables that grow, the journal of a prepared folder, and what names the time."""
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder on a file system of its own, where the tests may mount one."""
+    disk = tmp_path_factory.mktemp("disk")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", disk]
+    mounted = os.geteuid() == 0 and not subprocess.run(mount).returncode
+    yield disk
+    if mounted:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two runs, and twelve photos with masks."""
+    place, rng = tmp_path_factory.mktemp("place"), np.random.default_rng(0)
+    for loss in ("bce", "dice"):
+        train_small(place / "study" / loss, f"loss={loss}", *LONGER)
+    for k in range(12):
+        for folder, pixels in (
+            ("images", rng.integers(0, 256, (64, 64, 3))),
+            ("masks", 255 * rng.integers(0, 2, (64, 64))),
+        ):
+            file = place / "photos" / folder / f"{k}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(file)
+    return place
+
+
+def words_of(command: str, place: Path, out: Path) -> list[str]:
+    """The overrides with which a command writes into a folder."""
+    run = f"run={place / 'study/dice'}"
+    return {
+        "predict": [run, f"input={place / 'photos/images'}", f"output={out}", "device=cpu"],
+        "report": [f"roots=[{place / 'study'}]", f"output={out}"],
+        "export": [run, "format=torchscript", f"output={out / 'model.pt'}"],
+        "evaluate": [run, "pictures=false", "device=cpu", "rerun=true"],
+        "train": [*SMALL, *LONGER, f"hydra.run.dir={out}", "rerun=true"],
+        "prepare": [
+            f"hydra.run.dir={out}",
+            "dataset=folder",
+            f"dataset.root={place / 'photos'}",
+            "dataset.cache_dir=null",
+        ],
+    }[command]
+
+
+def work(command: str, words: list[str], out: str) -> None:
+    """Run a command's function in this process."""
+    import torch
+
+    torch.set_num_threads(1)
+    module = import_module(f"seglab.{command}")
+    function = module.run if command == "prepare" else getattr(module, command)
+    function(compose(command, *[word for word in words if not word.startswith("hydra.")]), Path(out))
+
+
+def command_line(command: str, words: list[str], out: str) -> None:
+    """Run a command as from a terminal, in a folder in which said.txt gets what it says."""
+    os.chdir(out)
+    with open("said.txt", "w") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    sys.argv = [command, *words]
+    module = import_module(f"seglab.{command}")  # before, signals do what Python does
+    Path("began").touch()
+    module.main()
+
+
+def begin(target: Callable[..., None], command: str, words: list[str], out: Path) -> Begun:
+    """Start a command in a process of its own, in which most is imported already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=target, args=(command, words, str(out)))
+    process.start()
+    assert process.pid
+    return process, os.pidfd_open(process.pid)
+
+
+def end(begun: Begun, moment: float | None = None, number: int = signal.SIGKILL) -> int | None:
+    """Wait for the end of a command, for which a signal asks after a moment; gives the exit code."""
+    process, descriptor = begun
+    process.join(moment)
+    with contextlib.suppress(ProcessLookupError):  # a number of a process may be another's by now, a descriptor not
+        signal.pidfd_send_signal(descriptor, number)
+    process.join()
+    os.close(descriptor)
+    return process.exitcode
+
+
+def written(out: Path) -> dict[str, bytes]:
+    """What lies in a folder under final names, but for locks."""
+    files = [file for file in out.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    return {str(file.relative_to(out)): file.read_bytes() for file in files}
+
+
+def undated(content: bytes) -> bytes:
+    """A page without the day on which it was made."""
+    return re.sub(rb"20\d\d-\d\d-\d\d", b"", content)
+
+
+@pytest.mark.parametrize("command", ["prepare", "predict", "report", "export"])
+def test_a_command_that_is_killed_at_random_moments_ends_with_the_files_of_an_undisturbed_one(
+    command: str, place: Path, disk: Path
+) -> None:
+    undisturbed, timed, out = (disk / command / name for name in ("undisturbed", "timed", "out"))
+    end(begin(work, command, words_of(command, place, undisturbed), undisturbed))  # imports what the others share
+    right, since = written(undisturbed), time.monotonic()
+    end(begin(work, command, words_of(command, place, timed), timed))
+    took, rng = time.monotonic() - since, np.random.default_rng(list(command.encode()))
+    for moment in rng.uniform(0.1, 1, KILLS):
+        end(begin(work, command, words_of(command, place, out), out), took * moment)
+        for name, content in written(out).items():
+            if Path(name).name not in APPENDED:
+                assert undated(content) == undated(right[name]), f"{name} is not whole"
+    assert end(begin(work, command, words_of(command, place, out), out)) == 0
+    assert not list(out.rglob(".*partial*"))
+    made = written(out)
+    assert made.keys() == right.keys()
+    for name in made:
+        if name in ("images.csv", "objects.csv"):  # a row as soon as an image is done
+            assert sorted(made[name].splitlines()) == sorted(right[name].splitlines())
+        elif name not in APPENDED:
+            assert undated(made[name]) == undated(right[name]), name
+
+
+@pytest.mark.parametrize("command", ["train", "prepare", "predict", "report", "evaluate", "export"])
+def test_ctrl_c_ends_with_130_and_sigterm_with_143_and_neither_with_a_traceback(
+    command: str, place: Path, tmp_path: Path
+) -> None:
+    words, began = words_of(command, place, tmp_path / "out"), tmp_path / "began"
+    rng = np.random.default_rng(list(command.encode()))
+
+    def ended(number: int, moment: float) -> tuple[int | None, float]:
+        """The exit code of a command that gets a signal so long after its start, and how long it took."""
+        began.unlink(missing_ok=True)
+        begun = begin(command_line, command, [*words, *["rerun=true"] * (command == "predict")], tmp_path)
+        while not began.exists() and begun[0].is_alive():
+            time.sleep(0.01)
+        since = time.monotonic()
+        return end(begun, moment, number), time.monotonic() - since
+
+    code, took = ended(signal.SIGINT, 100)
+    assert code == 0, (tmp_path / "said.txt").read_text()
+    for number, right in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        code, moment = 0, took * rng.uniform(0.1, 0.9)
+        while code == 0:  # it was faster this time
+            code, _ = ended(number, moment)
+            moment /= 2
+        said = (tmp_path / "said.txt").read_text()
+        assert code == right, said
+        assert "Traceback" not in said

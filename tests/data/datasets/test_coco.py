@@ -1,0 +1,98 @@
+"""Outlines of COCO files become masks: each kind of region, overlapping classes, crowds, and faults of a file."""
+
+import json
+
+import numpy as np
+import pytest
+
+from seglab.contract import ContractError, Task
+from seglab.data.datasets.coco import Coco
+from seglab.data.prepare_data import open_data
+from tests.data.fabricate import write_image
+
+pytest.importorskip("pycocotools")
+HEIGHT, WIDTH = 24, 32
+SHIP, PLANE = 7, 3  # ids need not be in order
+
+
+def square(left, top, right, bottom):
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def write(root, annotations, count=1, **change):
+    names = [f"deep/{k}.png" for k in range(count)]
+    for k, name in enumerate(names):
+        write_image(root / "images" / name, np.full((HEIGHT, WIDTH), k))
+    images = [{"id": 10 + k, "file_name": name, "height": HEIGHT, "width": WIDTH} for k, name in enumerate(names)]
+    categories = [{"id": SHIP, "name": "ship"}, {"id": PLANE, "name": "plane"}]
+    content = {"images": images, "annotations": annotations, "categories": categories} | change
+    (root / "annotations.json").write_text(json.dumps(content))
+    return root
+
+
+def region(category, segmentation, image=10, crowd=0):
+    return {"image_id": image, "category_id": category, "segmentation": segmentation, "iscrowd": crowd}
+
+
+def coco(root, **options):
+    return Coco(root=str(root), cache_dir=None, size=32, **options)
+
+
+@pytest.fixture
+def root(tmp_path):
+    runs = {"counts": [2 * HEIGHT, HEIGHT, (WIDTH - 3) * HEIGHT], "size": [HEIGHT, WIDTH]}  # all of the third column
+    crowd = {"counts": [0, HEIGHT, (WIDTH - 1) * HEIGHT], "size": [HEIGHT, WIDTH]}
+    regions = [region(SHIP, square(4, 6, 12, 10)), region(PLANE, square(10, 6, 14, 10)), region(PLANE, runs)]
+    return write(tmp_path, [*regions, region(SHIP, crowd, crowd=1), region(SHIP, square(0, 0, 4, 4), image=11)], 8)
+
+
+def test_regions_are_filled_and_crowds_do_not_count(root):
+    first, second, third, *_ = coco(root).items()
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[6:10, 4:14] = expected[:, 2] = 1
+    expected[:, 0] = 255
+    np.testing.assert_array_equal(first.mask(), expected)
+    assert (first.id, second.mask().sum(), third.mask().sum()) == ("deep/0", 16, 0)
+    assert np.bincount(first.objects().ravel())[1:].tolist() == [24, 16, HEIGHT]
+
+
+def test_categories_are_classes_that_may_overlap(root):
+    data = coco(root, classes=["plane", "ship"])
+    planes, ships = np.moveaxis(data.items()[0].mask(), 2, 0)
+    assert (planes[6:10, 10:14] == 1).all()
+    assert (ships[6:10, 4:12] == 1).all()
+    assert [int((one == 1).sum()) for one in (planes, ships)] == [16 + HEIGHT, 32]
+    opened = open_data(data)
+    assert opened.facts()["task"] == {"kind": "multilabel", "classes": ["plane", "ship"]}
+    assert opened.decoded["deep/0"].facts["ignored"] == pytest.approx(1 / WIDTH)
+    assert coco(root, classes=["ship"]).task == Task("binary", ("ship",))
+    assert coco(root, classes=["ship"]).items()[0].mask().shape == (HEIGHT, WIDTH)
+    with pytest.raises(ContractError, match=r"dataset.classes among ship, plane, got boat"):
+        coco(root, classes=["boat"]).items()
+
+
+def test_packed_run_lengths_are_those_of_the_tools(tmp_path):
+    from pycocotools import mask
+
+    truth = np.random.default_rng(0).integers(0, 2, (HEIGHT, WIDTH)).astype(np.uint8)
+    packed = mask.encode(np.asfortranarray(truth))
+    packed["counts"] = packed["counts"].decode()
+    (item,) = coco(write(tmp_path, [region(SHIP, packed)])).items()
+    np.testing.assert_array_equal(item.mask(), truth)
+
+
+def test_what_is_wrong_in_a_file_is_one_sentence(root):
+    (root / "images/deep/3.png").unlink()
+    assert [item.fault for item in coco(root).items() if item.fault] == [
+        f"{root}/images/deep/3.png: expected an image that the COCO file names"
+    ]
+    with pytest.raises(ContractError, match=r"a COCO file that exists, got .*other.json; set dataset.annotations"):
+        coco(root, annotations={"train": "other.json"}).items()
+    with pytest.raises(ContractError, match="a file, or one for train, val and test, got valid"):
+        coco(root, annotations={"valid": "annotations.json"})
+    write(root, [region(SHIP, square(4, 6, 12, 10)), region(SHIP, [])])
+    with pytest.raises(ContractError, match="an outline of each object, got 1 without, such as boxes alone"):
+        coco(root).items()
+    (root / "annotations.json").write_text("{")
+    with pytest.raises(ContractError, match="expected images, annotations and categories, got no images and no"):
+        coco(root).items()
