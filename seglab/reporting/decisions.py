@@ -52,7 +52,7 @@ def bin_means(outer: NDArray, bins: int = 256) -> NDArray:
 
 def rebinned(table: NDArray, probability: NDArray) -> NDArray:
     """The pixels (2, bins) in the bins of their new probability (bins,)."""
-    place = (probability * len(probability)).astype(int)
+    place = np.minimum(probability * len(probability), len(probability) - 1).astype(int)  # 1 lies in the last bin
     return np.array([np.bincount(place, row, len(probability)) for row in table])
 
 

@@ -136,3 +136,12 @@ def test_the_table_of_decisions_holds_each_loss_under_each_rule(own):
     assert study.decisions["tuned"].to_dict() == pytest.approx(study.tuned.means)
     under = Study("data", collect([own]), Question(rule="calibrated"))
     assert under.means == pytest.approx(study.decisions["calibrated"].to_dict())
+
+
+def test_a_probability_of_one_lies_in_the_last_bin() -> None:
+    """A temperature far below 1 rounds the highest probabilities to 1."""
+    table = np.arange(512).reshape(2, 256)
+    sharp = rebinned(table, (middles() > 0.5).astype(float))
+    assert sharp.shape == table.shape
+    assert (sharp[:, 0] == table[:, :128].sum(1)).all()
+    assert (sharp[:, -1] == table[:, 128:].sum(1)).all()
