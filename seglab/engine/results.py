@@ -58,10 +58,3 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
     arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"), valid)
     examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold, run.folder.name, task)
     curves(run.folder / "metrics.csv", run.folder / "curves.png", run.folder.name)
-
-
-def warn_if_nothing_is_found(run: Run) -> None:
-    """Warn of a model that predicts background everywhere, whose scores are those of the empty images."""
-    if run.facts["metrics"].get("test/image_recall") == 0:
-        iou, remedy = run.facts["metrics"]["test/iou"], "train longer, or with another learning rate or loss"
-        log.warning("%s finds nothing in any test image that has foreground (IoU %.3f); %s", run, iou, remedy)
