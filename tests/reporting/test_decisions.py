@@ -17,6 +17,7 @@ from seglab.reporting.decisions import (
     isotonic,
     middles,
     outer_means,
+    rebinned,
     scaled,
     scores_from,
 )
@@ -92,6 +93,15 @@ def test_the_temperature_that_spoiled_probabilities_is_found(temperature):
     assert fitted_temperature(0 * table, said) == 1
 
 
+def test_pixels_move_to_the_bin_of_their_scaled_probability():
+    table = np.random.default_rng(0).poisson(3, (2, 256))
+    assert rebinned(table, middles()) == pytest.approx(table)
+    cold = rebinned(table, scaled(middles(), 0.5))
+    assert cold.sum(1) == pytest.approx(table.sum(1))
+    assert cold[:, 128:].sum(1) == pytest.approx(table[:, 128:].sum(1))  # one half stays one half
+    assert cold[1, -1] == table[1, scaled(middles(), 0.5) >= 255 / 256].sum()
+
+
 def test_calibration_scores_are_those_of_the_pixels():
     generator = torch.Generator().manual_seed(1)
     target = torch.rand(1, 1, 60, 60, generator=generator) < 0.4
@@ -126,3 +136,12 @@ def test_the_table_of_decisions_holds_each_loss_under_each_rule(own):
     assert study.decisions["tuned"].to_dict() == pytest.approx(study.tuned.means)
     under = Study("data", collect([own]), Question(rule="calibrated"))
     assert under.means == pytest.approx(study.decisions["calibrated"].to_dict())
+
+
+def test_a_probability_of_one_lies_in_the_last_bin() -> None:
+    """A temperature far below 1 rounds the highest probabilities to 1."""
+    table = np.arange(512).reshape(2, 256)
+    sharp = rebinned(table, (middles() > 0.5).astype(float))
+    assert sharp.shape == table.shape
+    assert (sharp[:, 0] == table[:, :128].sum(1)).all()
+    assert (sharp[:, -1] == table[:, 128:].sum(1)).all()
