@@ -149,6 +149,6 @@ def test_volumes_are_trained_on_evaluated_and_predicted(root, tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(again / "per_image.csv"), rows, rtol=1e-5)
     scans = tmp_path / "scans"
     write(scans / "new.nii.gz", scan(9)[0])
-    out = predict(compose("predict", f"run={run}", f"input={scans}", "device=cpu"), tmp_path / "out")
+    out = predict(compose("predict", f"run={run}", f"input={scans}", f"output={tmp_path}/out", "device=cpu"), tmp_path)
     names = sorted(path.name for path in (out / "masks").iterdir())
     assert names == [f"new_page{k}.png" for k in range(5)]
