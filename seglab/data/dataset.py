@@ -11,6 +11,7 @@ import numpy as np
 
 from seglab.contract import Task, require
 from seglab.images.image_io import read_image
+from seglab.images.raster import Page
 from seglab.images.resize import FITS
 
 Reader = Callable[[], np.ndarray]
@@ -74,7 +75,7 @@ class Item:
     split: str = ""
     files: tuple[str, ...] = ()
     mask_files: tuple[str, ...] = ()
-    page: int | None = None
+    page: Page | None = None
     labels: str = ""
     fault: str = ""
     left_out: str = ""

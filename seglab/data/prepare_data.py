@@ -148,13 +148,13 @@ def split_items(items: list[Item], dataset: Dataset, faults: Container[str] = ()
 
 
 def foreground_ids(items: Sequence[Item], dataset: Dataset) -> set[str]:
-    """Give the ids of the images whose masks have foreground; a mask that cannot be read has none."""
+    """Give the ids of the images whose masks have foreground; one that cannot be read counts too: decoding says why."""
 
     def any_foreground(k: int) -> bool:
         try:
             return has_foreground(items[k].mask())
         except ContractError:
-            return False
+            return True
 
     names = [f"{item.id} {item.labels} {dataset.reading_options()}" for item in items]
     found = remembered("masks", dataset.cache_dir, [item.files for item in items], any_foreground, names)

@@ -46,6 +46,7 @@ EXTRAS = {
     "onnxscript": "export",
     "monai": "bench",
     "kornia": "bench",
+    "nibabel": "nifti",
     "pycocotools": "coco",
 }
 """The extra that a package belongs to, for those that a command may lack."""

@@ -47,16 +47,16 @@ def announce(folders: list[Path], at_once: int = 1) -> None:
 
 @contextmanager
 def exclusive_slot() -> Iterator[None]:
-    """Work while other jobs do; but one at a time while a crash has several suspects, which then crash alone."""
+    """Work while other jobs do; but one at a time after several died together: the one at fault then dies alone."""
     journal = current_sweep()
-    exclusive = journal and rank() == 0 and crash_suspects(Path(journal))
+    exclusive = journal and rank() == 0 and died_together(Path(journal))
     with FileLock(f"{journal}.turn") if exclusive else nullcontext():
         yield
 
 
-def crash_suspects(journal: Path) -> list[Path]:
+def died_together(journal: Path) -> list[Path]:
     """The folders of the jobs that died together and have not ended since; one of them brought the others down."""
-    file = _suspects_file(journal)
+    file = _died_file(journal)
     folders = map(Path, file.read_text(encoding="utf-8").splitlines()) if file.exists() else []
     return [folder for folder in folders if Run(folder).known().get("status") not in ("finished", "paused", "failed")]
 
@@ -65,8 +65,8 @@ def _at_once_file(journal: Path) -> Path:
     return journal.with_name(f"{journal.name}.at_once")
 
 
-def _suspects_file(journal: Path) -> Path:
-    return journal.with_name(f"{journal.name}.suspects")
+def _died_file(journal: Path) -> Path:
+    return journal.with_name(f"{journal.name}.died")
 
 
 def registered_runs(journal: Path) -> list[dict[str, Any]]:
@@ -129,14 +129,14 @@ def _running(journal: Path) -> list[dict[str, Any]]:
 def _mark_crashed(journal: Path, code: int, stopped: bool) -> list[str]:
     """Record in run.json every run of this sweep whose process died in the middle of it; gives their names.
 
-    One is failed, unless the sweep was asked to stop. Several are interrupted, and each is suspected: a pool ends all
-    its processes when one dies, and does not say which it was.
+    One is failed, unless the sweep was asked to stop. Several are interrupted, since any may be at fault: a pool ends
+    all its processes when one dies, and does not say which it was.
     """
     dead = [run for run in _running(journal) if not Run(Path(run["folder"])).held()]
     for run in dead:
         record_death(Run(Path(run["folder"])), code, failed=len(dead) == 1 and not stopped)
     if len(dead) > 1 and not stopped:
-        with _suspects_file(journal).open("a", encoding="utf-8") as lines:
+        with _died_file(journal).open("a", encoding="utf-8") as lines:
             lines.writelines(f"{run['folder']}\n" for run in dead)
     return [run["name"] for run in dead]
 

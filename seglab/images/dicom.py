@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.images.raster import Raster, choose_page, require_size
+from seglab.images.raster import Page, Raster, choose_page, require_size
 from seglab.images.resize import spread
 
 WINDOWS = ("full", "percentile", "header")
 
 
-def read_dicom(path: str, window: str = "full", page: int | None = None) -> np.ndarray:
+def read_dicom(path: str, window: str = "full", page: Page | None = None) -> np.ndarray:
     """Decode a gray DICOM (MONOCHROME1 or 2) to (h, w) uint16 with dark background.
 
     window: `full` spreads the stored bits over 16, `header` the file's own window. Raises a ContractError that names
@@ -36,7 +36,7 @@ def read_dicom(path: str, window: str = "full", page: int | None = None) -> np.n
     return ~gray if kind == "MONOCHROME1" else gray
 
 
-def decode_dicom(path: str, data: bytes, page: int | None) -> Raster:
+def decode_dicom(path: str, data: bytes, page: Page | None) -> Raster:
     """Decode one frame, its stored bits spread over 8 or 16."""
     gray = read_dicom(path, "full", page)
     low = (gray >> 8).astype(np.uint8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
@@ -19,14 +20,15 @@ from PIL import Image
 
 from seglab.contract import ContractError, require
 from seglab.images.dicom import decode_dicom
-from seglab.images.raster import Raster, choose_page, not_opaque, require_size
+from seglab.images.nifti import decode_nifti
+from seglab.images.raster import Page, Raster, choose_page, not_opaque, require_size
 from seglab.images.tiff import MAGIC, decode_tiff
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is below the size of a scan; `require_size` has ours
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a damaged file is one sentence, not lines of C++
 
 
-def read_image(path: str, page: int | None = None, bands: Sequence[int] | None = None) -> np.ndarray:
+def read_image(path: str, page: Page | None = None, bands: Sequence[int] | None = None) -> np.ndarray:
     """Decode an image file to (h, w), or (h, w, 3) in RGB order: uint8 or uint16, anything else as float32.
 
     bands: numbers from 1 of those to read, in this order, what is called alpha among them; an empty list reads all.
@@ -68,22 +70,29 @@ def require_colors(path: str, raster: Raster) -> None:
 
 def has_8_bits(path: str) -> bool:
     """Say whether a file is known by its header to have no more than 8 bits."""
-    data = read_bytes(path)
+    name, data = recognize(path)
     modes = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
-    return format_of(path, data) in PILLOW and header(data).mode in modes
+    return name in PILLOW and header(data).mode in modes
 
 
-def decode(path: str, page: int | None = None) -> Raster:
+def decode(path: str, page: Page | None = None) -> Raster:
     """Decode one page of an image file, whatever its pixels hold."""
-    data = read_bytes(path)
-    name = format_of(path, data)
+    name, data = recognize(path)
     try:
         return FORMATS[name].decode(path, data, page)
-    except (ContractError, MemoryError):
+    except (ContractError, MemoryError, ImportError):
         raise
     except Exception as error:  # OpenCV, Pillow and tifffile each fail in their own ways
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise ContractError(f"{path}: expected a readable image, got a damaged {name} ({reason})") from None
+
+
+def recognize(path: str) -> tuple[str, bytes]:
+    """Give the format of a file, a name in FORMATS, and its content; that of a volume is left to its decoder."""
+    if path.lower().endswith(FORMATS["NIfTI"].suffixes):
+        return "NIfTI", b""  # read once for all its slices
+    data = read_bytes(path)
+    return format_of(path, data), data
 
 
 def read_bytes(path: str) -> bytes:
@@ -124,7 +133,7 @@ def orientation_of(head: Image.Image) -> int:
         return 1
 
 
-def decode_opencv(path: str, data: bytes, page: int | None) -> Raster:
+def decode_opencv(path: str, data: bytes, page: Page | None) -> Raster:
     """Decode by OpenCV; palettes and animations by Pillow."""
     head = header(data)
     # A photo of a phone (MPO) is followed by a thumbnail or a map of depth, which are no pages.
@@ -144,7 +153,7 @@ def decode_opencv(path: str, data: bytes, page: int | None) -> Raster:
     return Raster(array, name, alpha=alpha, lossy=lossy).upright(orientation_of(head))
 
 
-def decode_pillow(path: str, data: bytes, page: int | None) -> Raster:
+def decode_pillow(path: str, data: bytes, page: Page | None) -> Raster:
     """Decode one page by Pillow, as indices where it has a palette."""
     head, palette, alpha = header(data), None, None
     require_size(path, head.height, head.width)
@@ -171,7 +180,7 @@ class Format(NamedTuple):
     """How the names of a format's files end, and what decodes them: `decode(path, data, page)`."""
 
     suffixes: tuple[str, ...]
-    decode: Callable[[str, bytes, int | None], Raster]
+    decode: Callable[[str, bytes, Page | None], Raster]
 
 
 FORMATS = {
@@ -184,10 +193,11 @@ FORMATS = {
     "GIF": Format((".gif",), decode_pillow),
     "TIFF": Format((".tif", ".tiff"), decode_tiff),
     "DICOM": Format((".dcm",), decode_dicom),
+    "NIfTI": Format((".nii", ".nii.gz"), decode_nifti),
 }
 """What is read, and by what; `docs/reference/formats.md` says it in words."""
 
-PILLOW = [name for name in FORMATS if name not in ("MPO", "TIFF", "DICOM")]
+PILLOW = [name for name in FORMATS if name not in ("MPO", "TIFF", "DICOM", "NIfTI")]
 """Formats that Pillow is to recognize; that a JPEG is an MPO it finds out by itself."""
 
 SUFFIXES = tuple(suffix for one in FORMATS.values() for suffix in one.suffixes)
@@ -218,6 +228,11 @@ def files_in(folder: Path, without: Container[Path] = ()) -> list[Path]:
         printable = os.fsencode(path).decode(errors="backslashreplace")
         require(printable == str(path), printable, "a file name in UTF-8", "another encoding", "rename it")
     return sorted(found)
+
+
+def without_suffix(path: Path) -> str:
+    """Give a path, with / between folders, without its ending; `.nii.gz` is one."""
+    return re.sub(r"\.(nii\.gz|[^./]+)$", "", path.as_posix(), flags=re.IGNORECASE)
 
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:

@@ -10,7 +10,7 @@ import numpy as np
 from seglab.contract import require
 from seglab.images.image_io import decode
 from seglab.images.labels import IGNORED, with_ignored
-from seglab.images.raster import Raster
+from seglab.images.raster import Page, Raster
 
 Value: TypeAlias = int | str
 """A gray level or an index of a palette; or a color, "#rrggbb"."""
@@ -26,7 +26,7 @@ def read_mask(
     threshold: int = 0,
     value: Value | Sequence[Value] | None = None,
     soft: bool = False,
-    page: int | None = None,
+    page: Page | None = None,
     ignore: Value | Sequence[Value] | None = None,
 ) -> np.ndarray:
     """Decode a mask to (h, w) uint8: 1 where a pixel is one of `value`, or, without any, lies above `threshold`.
@@ -66,7 +66,7 @@ def read_classes(
     path: str,
     classes: Sequence[tuple[str, Sequence[Value]]],
     ignore: Value | Sequence[Value] | None = None,
-    page: int | None = None,
+    page: Page | None = None,
 ) -> np.ndarray:
     """Decode a mask to class numbers (h, w) uint8, in the order of `classes`: names with their values or colors.
 
@@ -162,7 +162,7 @@ def counted(raster: Raster) -> dict[str, float]:
     return dict(zip(names, (counts[order] / pixels.size).tolist(), strict=True))
 
 
-def mask_facts(path: str, page: int | None = None) -> dict[str, Any]:
+def mask_facts(path: str, page: Page | None = None) -> dict[str, Any]:
     """Say of a mask file its `kind` (gray, palette, color), its `lossy` format or "", and its `values` as `counted`."""
     raster = decode(path, page)
     kind = "gray" if not in_colors(raster) else "color" if raster.palette is None else "palette"

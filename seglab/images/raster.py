@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from seglab.contract import ContractError, require
+
+Page: TypeAlias = int | tuple[int, int | None]
+"""Number of a page, from 0; or an axis (0, 1, 2), which only volumes heed, and the number of the slice across it."""
 
 MAX_PIXELS = 2**30
 """OpenCV's own limit too."""
@@ -65,13 +68,14 @@ class SeveralPages(ContractError):
         self.pages = pages
 
 
-def choose_page(path: str, pages: int, page: int | None) -> int:
+def choose_page(path: str, pages: int, page: Page | None) -> int:
     """Give the number of the page to read, from 0; a file of one page alone needs no choice."""
     if pages == 1:
         return 0
     require(pages > 0, path, "an image", "none: the file is cut off", "copy it again")
     remedy = f"set dataset.page to one of 0 to {pages - 1}"
-    if page is None:
+    number = page[1] if isinstance(page, tuple) else page
+    if number is None:
         raise SeveralPages(f"{path}: expected one page, got {pages} pages; {remedy}", pages)
-    require(0 <= page < pages, path, f"page {page}", f"{pages} pages", remedy)
-    return page
+    require(0 <= number < pages, path, f"page {number}", f"{pages} pages", remedy)
+    return number

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from seglab.contract import require
-from seglab.images.raster import Raster, choose_page, not_opaque, require_size
+from seglab.images.raster import Page, Raster, choose_page, not_opaque, require_size
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first four bytes."""
@@ -57,7 +57,7 @@ def encode_tiff(pixels: np.ndarray, tags: Tags, palette: bytes = b"") -> bytes:
     return buffer.getvalue()
 
 
-def decode_tiff(path: str, data: bytes, page: int | None) -> Raster:
+def decode_tiff(path: str, data: bytes, page: Page | None) -> Raster:
     """Decode one page; unusual colors (CMYK, YCbCr, Lab) by OpenCV."""
     import tifffile
 

@@ -21,7 +21,7 @@ from scipy.ndimage import find_objects
 from seglab.contract import Task, require
 from seglab.data import rle
 from seglab.files import cell, write_bytes, write_text
-from seglab.images.image_io import SUFFIXES
+from seglab.images.image_io import SUFFIXES, without_suffix
 from seglab.images.resize import in_colors, resize, to_bits, to_channels
 from seglab.images.tiff import Tags, encode_tiff, georeference
 from seglab.inference.predictor import FULL, class_masks
@@ -68,7 +68,7 @@ def find_images(where: str | Sequence[str], output: Path) -> Found:
             files = sorted(walk(place, output, left_out)) if place.is_dir() else [place]
             found |= {file: file.relative_to(place if place.is_dir() else place.parent) for file in files}
     require(bool(found), "predict", f"images ({', '.join(SUFFIXES)}) in {where}", "none", "set input=...")
-    bare = [str(name.with_suffix("")) for name in found.values()]
+    bare = [without_suffix(name) for name in found.values()]
     pairs = zip(bare, found.items(), strict=True)
     names = {str(name) if bare.count(short) > 1 else short: file for short, (file, name) in pairs}
     require(len(names) == len(found), "predict", "images of different names", "some of one name", "predict them apart")
@@ -90,7 +90,7 @@ def walk(folder: Path, output: Path, left_out: Counter[str]) -> Iterator[Path]:
         for file in map(place.joinpath, files):
             if file.name.startswith("."):
                 left_out["hidden files"] += 1
-            elif file.suffix.lower() not in SUFFIXES:
+            elif not file.name.lower().endswith(SUFFIXES):
                 left_out["files of other kinds"] += 1
             elif not file.is_file():
                 left_out["pipes, devices or broken links"] += 1

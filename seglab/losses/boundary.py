@@ -75,7 +75,7 @@ class Hausdorff(ClassMean):
             require(len(x.space) == 2, self.name, "logits (b, k, h, w)", tuple(x.space), "set prediction=false")
             away = boundary_distance(x.spatial(x.decided)).to(x.z.device, x.z.dtype)
             weight = weight + away.flatten(2) ** self.exponent
-        return exact((x.error.square() * weight).sum(-1)) / x.n.clamp(min=1)
+        return exact((x.squared_error * weight).sum(-1)) / x.n.clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class BoundaryDoU(RegionLoss):
         t = torch.where(absent, x.u, x.t) if self.empty == "complement" else x.t
         inner = eroded(F.pad(x.spatial(t), (1, 1, 1, 1)))[..., 1:-1, 1:-1].flatten(2)  # outside there is nothing
         edge = exact((t - inner).sum(-1)) / exact(t.sum(-1)).clamp(min=1)
-        squared = exact(x.error.square().sum(-1))
+        squared = exact(x.squared_error.sum(-1))
         return ratio(squared, squared + (2 * edge).clamp(min=0.2) * self.confusion(x).tp)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -49,19 +52,70 @@ class CLDice(PolicyMean):
 
 def soft_skeleton(x: Tensor, iterations: int) -> Tensor:
     """What successive erosions would lose in an opening: the center lines of what is up to 2 * iterations + 1 wide."""
-    skeleton = F.relu(x - opened(x))
-    for _ in range(iterations):
-        x = eroded(x)
-        lost = F.relu(x - opened(x))
+    skeleton = torch.zeros_like(x)
+    for _ in range(iterations + 1):
+        inner = eroded(x)
+        lost = F.relu(x - Extreme.apply(Extreme.apply(inner, (3,), False), (2,), False))  # grown by 3x3 again
         skeleton = skeleton + F.relu(lost - skeleton * lost)
+        x = inner
     return skeleton
 
 
 def eroded(x: Tensor) -> Tensor:
     """The least of each pixel and its four neighbors."""
-    return -F.max_pool2d(-x, (3, 1), 1, (1, 0)).maximum(F.max_pool2d(-x, (1, 3), 1, (0, 1)))
+    return Extreme.apply(x, (2, 3), True)
 
 
-def opened(x: Tensor) -> Tensor:
-    """Eroded, then grown back by a 3x3 neighborhood."""
-    return F.max_pool2d(eroded(x), 3, 1, 1)
+class Extreme(torch.autograd.Function):
+    """The least or the largest of each pixel and its neighbors along dimensions, several times as fast as `max_pool2d`.
+
+    Among equals the first one along a dimension has the gradient, and dimensions share it, as torch has it.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dims: tuple[int, ...], least: bool) -> Tensor:
+        lines = [extreme_of_line(x, dim, least) for dim in dims]
+        return reduce(torch.minimum if least else torch.maximum, lines)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[int, ...], bool], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], output)
+        ctx.dims, ctx.least = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        x, out = (saved.detach() for saved in ctx.saved_tensors)  # where the extremes are has no slope itself
+        lines = [extreme_of_line(x, dim, ctx.least) for dim in ctx.dims] if len(ctx.dims) > 1 else [out]
+        hits = [1 - differs(line, out) for line in lines]
+        shares = [grad * (hit / sum(hits)) for hit in hits] if len(hits) > 1 else [grad]
+        return sum(map(gradient_of_line, shares, [x] * len(lines), lines, ctx.dims)), None, None  # type: ignore
+
+
+def extreme_of_line(x: Tensor, dim: int, least: bool) -> Tensor:
+    """The least or the largest of each pixel, the one before and the one after it."""
+    better, n = torch.minimum if least else torch.maximum, x.shape[dim] - 1
+    out = x.clone(memory_format=torch.contiguous_format)
+    for there, here in ((0, 1), (1, 0)):
+        part = out.narrow(dim, here, n)
+        part.copy_(better(part, x.narrow(dim, there, n)))
+    return out
+
+
+def gradient_of_line(grad: Tensor, x: Tensor, out: Tensor, dim: int) -> Tensor:
+    """The gradient of x: that of each pixel of `out` goes to the first of the three which is the extreme."""
+    n, slope, rest = x.shape[dim] - 1, torch.zeros_like(grad), grad.clone()
+    left = rest.narrow(dim, 1, n)
+    before = left - left * differs(x.narrow(dim, 0, n), out.narrow(dim, 1, n))
+    slope.narrow(dim, 0, n).add_(before)
+    left.sub_(before)
+    after = rest * differs(x, out)
+    slope.add_(rest).sub_(after)
+    slope.narrow(dim, 1, n).add_(after.narrow(dim, 0, n))
+    return slope
+
+
+def differs(x: Tensor, y: Tensor) -> Tensor:
+    """1 where x is not y, else 0; on a CPU several times as fast as a comparison to bool and `where`."""
+    return (x - y).sign_().abs_()

@@ -49,6 +49,30 @@ class Sigmoid(torch.autograd.Function):
         return slope.neg_() if ctx.flip else slope, None
 
 
+class WrongSums(torch.autograd.Function):
+    """Of logits z and hard labels t (b, k, n): the probability of the wrong class, summed over all pixels and over t.
+
+    One operation, as the time of a loss of overlap on a CPU is that of going over memory: nothing is kept but z and t.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        wrong = torch.addcmul(z, z, t, value=-2).sigmoid_()  # the sigmoid of minus the margin
+        return wrong.sum(-1), wrong.mul_(t).sum(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, everywhere: Tensor, on_t: Tensor) -> tuple[Tensor, None]:
+        z, t = ctx.saved_tensors
+        grad = (t * (-2 * everywhere - on_t).unsqueeze(-1)).add_(everywhere.unsqueeze(-1))
+        return torch.ops.aten.sigmoid_backward(grad, z.abs().neg_().sigmoid_()), None
+
+
 def exact(x: Tensor) -> Tensor:
     """A few sums in float64 (MPS has none): the slope of error / total, 1/W - E/W^2, cancels to noise in float32."""
     return x if x.device.type == "mps" else x.double()

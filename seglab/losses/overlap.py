@@ -180,6 +180,8 @@ class JML(Tversky):
     )
 
     def cells(self, x: Pixels) -> Confusion:
+        if x.hard:
+            return x.confusion  # the smaller of p and t is pt
         fp, fn = (exact(e.clamp(min=0).sum(-1)) for e in (x.error, -x.error))
         return Confusion(x.size - fn, fp, fn, x.n - x.size - fp)
 
@@ -198,8 +200,8 @@ class NoiseRobustDice(RegionLoss):
     )
 
     def each_class(self, x: Pixels) -> Tensor:
-        squared = exact(x.error.square().sum(-1))
-        error = squared if self.exponent == 2 else exact(power(x.error.abs(), self.exponent).sum(-1))
+        squared = exact(x.squared_error.sum(-1))
+        error = squared if self.exponent == 2 else exact(power(x.squared_error, self.exponent / 2).sum(-1))
         # sum p^2 + sum t^2 is sum (p - t)^2 + 2 sum pt
         return ratio(error, squared + 2 * self.confusion(x).tp + self.smooth)
 
@@ -234,7 +236,7 @@ class SensitivitySpecificity(ClassMean):
     )
 
     def each_class(self, x: Pixels) -> Tensor:
-        squared, w = x.error.square(), self.sensitivity_weight
+        squared, w = x.squared_error, self.sensitivity_weight
         foreground, background = exact((x.t * squared).sum(-1)), exact((x.u * squared).sum(-1))
         return w * ratio(foreground, x.size) + (1 - w) * ratio(background, x.n - x.size)
 

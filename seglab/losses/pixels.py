@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seglab.contract import Kind, Logits, Target, Valid, require
 from seglab.losses.labels import Label
-from seglab.losses.numerics import constants, exact, once, power
+from seglab.losses.numerics import WrongSums, constants, exact, once, power
 
 Maps: TypeAlias = Mapping[str, Tensor]
 
@@ -49,11 +49,10 @@ class Pixels(ABC):
     """Logits `z` (b, k, n) and target of the n pixels of each image, and what is made of them.
 
     t: the share of each class in each pixel (b, k, n). p: its probability. q: 1 - p, exact where that difference is
-    not. decided: whether it is the prediction. sizes, all_classes: the number of pixels,
-    and the confusion, of all classes of each decision (b, d, classes), see `costs`; all_logits: of each pixel
-    (b, d, n, classes), a background without a logit having 0. maps: further values of each pixel
-    and class (b, k, n) by name. valid: (b, 1, n) bool, None where all pixels count. hard: whether labels are 0 or 1,
-    which dtype and shape of the target say; to look would make a GPU wait.
+    not. decided: whether it is the prediction. sizes, all_classes: the number of pixels and confusion of all classes
+    of each decision (b, d, classes), see `costs`; all_logits: of each pixel (b, d, n, classes), a background without a
+    logit having 0. maps: further values of each pixel and class (b, k, n) by name. valid: (b, 1, n) bool, None where
+    all pixels count. hard: whether labels are 0 or 1, which dtype and shape say; to look would make a GPU wait.
     """
 
     t: Tensor
@@ -147,6 +146,11 @@ class Pixels(ABC):
         return self.false_positive - self.false_negative
 
     @once
+    def squared_error(self) -> Tensor:
+        """(p - t)^2 of each pixel and class."""
+        return self.error.square()
+
+    @once
     def size(self) -> Tensor:
         """How many pixels each class has (b, k)."""
         return exact(self.t.sum(-1))
@@ -205,12 +209,16 @@ class SigmoidPixels(Pixels):
         return torch.stack([self.n - self.size, self.size], -1)
 
     @once
+    def squared_error(self) -> Tensor:
+        return self.masked(self.labeled.q).square() if self.hard else super().squared_error
+
+    @once
     def confusion(self) -> Confusion:
         if not self.hard:
             return super().confusion
-        wrong = self.masked(self.labeled.q)  # of which fn and the rest, fp, are made with half of the products
-        fn = exact((wrong * self.t).sum(-1))
-        fp = exact(wrong.sum(-1)) - fn
+        z = self.z if self.valid is None else self.z.masked_fill(~self.valid, -1e4)  # of probability and slope 0
+        wrong, fn = (exact(s) for s in WrongSums.apply(z, self.t))
+        fp = wrong - fn
         return Confusion(self.size - fn, fp, fn, self.n - self.size - fp)
 
     @once

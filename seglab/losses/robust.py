@@ -71,4 +71,4 @@ class TLoss(ClassMean):
 
     def each_class(self, x: Pixels) -> Tensor:
         n = x.n.clamp(min=1)
-        return (self.nu + n) / (2 * n) * torch.log1p(exact(x.error.square().sum(-1)) / self.nu)
+        return (self.nu + n) / (2 * n) * torch.log1p(exact(x.squared_error.sum(-1)) / self.nu)

@@ -37,6 +37,13 @@ class Cube(NamedTuple):
             for part in parts
         ]
 
+    @property
+    def balanced(self) -> np.ndarray:
+        """The values of the seeds that all losses have, on the images that all of these runs have."""
+        there = np.isfinite(self.values)
+        seeds = there.any(axis=2).all(axis=0)
+        return self.values[:, seeds][:, :, there[:, seeds].all(axis=(0, 1))]
+
 
 def finite_mean(values: np.ndarray) -> float:
     """The mean of the finite values; NaN where there are none."""

@@ -1,7 +1,7 @@
 """One verdict over several data sets: each is one value, however many images and seeds it has.
 
 The difference between two losses is taken to vary from data set to data set (a random effect), and the question is how
-large it is on the next one. So the number of data sets is what counts.
+large it is on average over such data sets. So their number is what counts.
 """
 
 from __future__ import annotations

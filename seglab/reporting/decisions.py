@@ -50,6 +50,12 @@ def bin_means(outer: NDArray, bins: int = 256) -> NDArray:
     return np.r_[outer[0], middles(bins)[1:-1], outer[1]]
 
 
+def rebinned(table: NDArray, probability: NDArray) -> NDArray:
+    """The pixels (2, bins) in the bins of their new probability (bins,)."""
+    place = (probability * len(probability)).astype(int)
+    return np.array([np.bincount(place, row, len(probability)) for row in table])
+
+
 def fitted_temperature(table: NDArray, probability: NDArray) -> float:
     """The temperature with the highest likelihood of the pixels (2, bins) of the validation images, from 1/20 to 20."""
 

@@ -137,16 +137,20 @@ def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray]) ->
 
 
 @styled
-def reliability(tables: Mapping[str, np.ndarray]) -> Figure:
-    """Reliability diagram: how often pixels of a predicted probability are foreground; on the diagonal: calibrated."""
+def reliability(tables: Mapping[str, np.ndarray], scaled: Mapping[str, np.ndarray]) -> Figure:
+    """Reliability diagram: how often pixels of a predicted probability are foreground; on the diagonal: calibrated.
+
+    Thin lines are the same after temperature scaling.
+    """
     figure = Figure(figsize=(WIDTH * 0.55, WIDTH * 0.55), layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color=FAINT, lw=0.8)
     style = line_styles(tables)
     for label, table in tables.items():
-        predicted, observed, number = calibration(table, 16)
-        known = number > 0
-        axis.plot(predicted[known], observed[known], label=label, marker="o", markersize=2.8, **style[label])
+        for part, look in ((table, {"label": label, "marker": "o"}), (scaled[label], {"lw": 0.6, "alpha": 0.8})):
+            predicted, observed, number = calibration(part, 16)
+            known = number > 0
+            axis.plot(predicted[known], observed[known], markersize=2.8, **style[label] | look)
     axis.set(xlabel="predicted probability", ylabel="fraction that is foreground", xlim=(0, 1), ylim=(0, 1))
     _legend(figure, axis)
     return figure

@@ -15,6 +15,7 @@ from seglab.reporting.html import Cell, mean_sd, number, table, text
 from seglab.reporting.metrics_table import RULES, THRESHOLDED, blocks, title, worse_if_higher
 from seglab.reporting.power import smallest_difference, usual_noise
 from seglab.reporting.run_labels import differences
+from seglab.reporting.stats import components
 from seglab.reporting.study import Study
 from seglab.reporting.verdict import Verdict
 
@@ -77,6 +78,17 @@ def data_sets(over: DataSets) -> Markup:
     """The mean of each loss on each data set."""
     found = over.table
     return table(["loss", *found], [[text(label), *map(number, row)] for label, row in found.T.items()])
+
+
+def variance(study: Study) -> Markup | None:
+    """Where the spread of the single scores comes from; None where one loss, seed or image is all there is."""
+    values = study.data.balanced
+    if min(values.shape) < 2:
+        return None
+    found = {name: max(part, 0.0) for name, part in components(values).items()}
+    whole = sum(found.values()) or 1.0
+    rows = [[text(name), number(part**0.5), _percent(part / whole)] for name, part in found.items()]
+    return table(["source", "standard deviation", "share of the variance"], rows)
 
 
 def ranks(study: Study) -> Markup:

@@ -248,6 +248,30 @@ def variances(effect: np.ndarray, groups: np.ndarray) -> Variances:
     return Variances(float(np.var(by_seed, ddof=1) / seeds), float(max(spread - single, 0)))
 
 
+def components(values: np.ndarray) -> dict[str, float]:
+    """Split the variance of single values (losses, seeds, images) by where it comes from, without bias.
+
+    By the method of moments (Searle et al. 1992), which is REML on a balanced table if no part comes out negative. The
+    runs of a loss differ by "seeds", an image from what its mean and the loss's let expect by "losses on images", and
+    single predictions by the "rest".
+    """
+    losses, seeds, images = values.shape
+    loss, image = values.mean(axis=(1, 2), keepdims=True), values.mean(axis=(0, 1), keepdims=True)
+    run, both, grand = values.mean(axis=2, keepdims=True), values.mean(axis=1, keepdims=True), values.mean()
+    of_rest = ((values - run - both + loss) ** 2).sum() / (losses * (seeds - 1) * (images - 1))
+    of_runs = images * ((run - loss) ** 2).sum() / (losses * (seeds - 1))
+    of_both = seeds * ((both - loss - image + grand) ** 2).sum() / ((losses - 1) * (images - 1))
+    of_images = losses * seeds * ((image - grand) ** 2).sum() / (images - 1)
+    of_losses = seeds * images * ((loss - grand) ** 2).sum() / (losses - 1)
+    return {
+        "images": (of_images - of_both) / (losses * seeds),
+        "losses": (of_losses - of_runs - of_both + of_rest) / (seeds * images),
+        "losses on images": (of_both - of_rest) / seeds,
+        "seeds": (of_runs - of_rest) / images,
+        "rest": of_rest,
+    }
+
+
 def step_down(p: Sequence[float], remaining: Sequence[int] | None = None) -> list[float]:
     """Adjust p-values step by step from the smallest (Holm 1979), in the given order; NaN is not counted.
 

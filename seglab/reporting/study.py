@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from seglab.contract import require
 from seglab.reporting import learning_curves, report_figures
 from seglab.reporting.cube import Cube, cube, finite_mean
+from seglab.reporting.decisions import middles, rebinned, scaled
 from seglab.reporting.load_runs import Sweep
 from seglab.reporting.looks import Look, remember
 from seglab.reporting.metrics_table import (
@@ -101,7 +102,8 @@ class Study:
     @cached_property
     def look(self) -> Look:
         """Which look at the study this is, and what it may err."""
-        asked, alpha = asdict(self.question), 1 - self.question.confidence
+        asked = {"class" if key == "of_class" else key: value for key, value in asdict(self.question).items()}
+        alpha = 1 - self.question.confidence
         return Look.at(self.known, asked, self.digests, self.sweep.waiting, alpha)
 
     @cached_property
@@ -173,8 +175,10 @@ class Study:
         if waiting := self.sweep.waiting:
             names = f"{', '.join(waiting[:3])}{' and others' if len(waiting) > 3 else ''}"
             return f"No verdict yet: {len(waiting)} of {len(self.sweep.runs)} runs are not finished ({names})."
-        tested = self.sweep.images.groupby("run").agg(fold=("fold", "first"), ids=("id", frozenset))
-        if tested.groupby("fold")["ids"].nunique().max() > 1 or (tested["fold"] >= 0).nunique() > 1:
+        images = self.sweep.images
+        every, of_run = (images.groupby(by)["id"].nunique() for by in ("fold", ["fold", "run"]))
+        lacking = of_run < every.reindex(of_run.index, level="fold")
+        if lacking.any() or every.index.min() < 0 <= every.index.max():
             how = differing(self.sweep.used["config"], "dataset.") or "their ids differ"
             return (
                 f"No verdict: the runs were tested on different images ({how}); test each loss on the same ones, or on "
@@ -301,6 +305,15 @@ class Study:
         runs = self._by_label(self._pooled)
         return {label: np.sum([found.table for found in pooled], axis=0) for label, pooled in runs.items()}
 
+    @property
+    def scaled_tables(self) -> dict[str, np.ndarray]:
+        """The same after temperature scaling, each run by its own temperature."""
+        moved = {
+            row: rebinned(one.table, scaled(middles(), one.scores["scaled/temperature"]))
+            for row, one in self._pooled.items()
+        }
+        return {label: np.sum(tables, axis=0) for label, tables in self._by_label(moved).items()}
+
     @cached_property
     def confusions(self) -> dict[str, np.ndarray]:
         """The confusion matrix (k, k) of each loss over all its test pixels, of classes that exclude each other."""
@@ -329,7 +342,7 @@ class Study:
             drawn["forest"] = report_figures.forest(self.named, self.question.metric)
         if self.tables:
             drawn["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables)
-            drawn["reliability"] = report_figures.reliability(self.tables)
+            drawn["reliability"] = report_figures.reliability(self.tables, self.scaled_tables)
         shares = report_figures.win_shares(self.sweep.images, self.labels, self.question.metric, self.lower_is_better)
         if shares and len(self.labels) > 1:
             drawn["wins"] = report_figures.wins(shares, self.labels)

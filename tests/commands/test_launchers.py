@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from seglab.engine import cli, config
 from seglab.engine.run import Run
-from seglab.engine.sweep import JOURNAL, crash_suspects, exclusive_slot
+from seglab.engine.sweep import JOURNAL, died_together, exclusive_slot
 from tests.conftest import SMALL, train_small
 
 BOMB = """
@@ -109,9 +109,9 @@ def test_jobs_that_died_together_take_turns_until_each_has_ended(
     free = FileLock(f"{book}.turn", timeout=0)
     with exclusive_slot(), free:
         pass
-    (tmp_path / "book.suspects").write_text(f"{tmp_path / 'a'}\n")
+    (tmp_path / "book.died").write_text(f"{tmp_path / 'a'}\n")
     (tmp_path / "a").mkdir()
-    assert crash_suspects(book) == [tmp_path / "a"]
+    assert died_together(book) == [tmp_path / "a"]
     with exclusive_slot(), pytest.raises(Timeout), free:
         pass
     (tmp_path / "a/run.json").write_text('{"status": "finished"}')

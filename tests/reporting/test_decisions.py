@@ -17,6 +17,7 @@ from seglab.reporting.decisions import (
     isotonic,
     middles,
     outer_means,
+    rebinned,
     scaled,
     scores_from,
 )
@@ -90,6 +91,15 @@ def test_the_temperature_that_spoiled_probabilities_is_found(temperature):
     assert after["nll"] < before["nll"]
     assert after["brier"] < before["brier"]
     assert fitted_temperature(0 * table, said) == 1
+
+
+def test_pixels_move_to_the_bin_of_their_scaled_probability():
+    table = np.random.default_rng(0).poisson(3, (2, 256))
+    assert rebinned(table, middles()) == pytest.approx(table)
+    cold = rebinned(table, scaled(middles(), 0.5))
+    assert cold.sum(1) == pytest.approx(table.sum(1))
+    assert cold[:, 128:].sum(1) == pytest.approx(table[:, 128:].sum(1))  # one half stays one half
+    assert cold[1, -1] == table[1, scaled(middles(), 0.5) >= 255 / 256].sum()
 
 
 def test_calibration_scores_are_those_of_the_pixels():

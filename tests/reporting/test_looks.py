@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -48,6 +49,12 @@ def test_runs_that_are_gone_or_changed_since_a_look_are_named():
 def test_another_question_than_the_first_is_exploratory_and_costs_nothing():
     other = look(taken(RUNS), RUNS | {"bce_s3": "c"}, metric="dice")
     assert (other.instead, other.is_new) == ("metric=iou", False)
+
+
+def test_the_first_look_fixes_the_class(study):
+    asked = study.look.entry["asked"]
+    before = {"asked": asked | {"class": "cup"}, "runs": {}, "when": "2026", "said": ""}
+    assert replace(study, known=[before]).look.instead == "class=cup"
 
 
 def test_unfinished_runs_make_no_new_look():

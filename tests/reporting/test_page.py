@@ -239,3 +239,13 @@ def test_runs_that_find_nothing_are_reported_beside_the_verdict(own):
     assert study.blind == "Nothing is found by 1 of 2 runs of dice: they have the score of the empty images."
     assert study.blind in page("x", [study], [{}], study.sweep.runs, "")
     assert study.blind in markdown([study], study.sweep.runs)
+
+
+def test_the_page_says_where_the_spread_comes_from(study):
+    shown = report_sections.variance(study)
+    assert [name in shown for name in ("images", "losses on images", "seeds", "rest")] == [True] * 4
+    one = study.data._replace(values=study.data.values[:, :1])
+    assert one.balanced.shape == (3, 1, 30)
+    values = study.data.values.copy()
+    values[0, 1], values[2, 0, 7] = np.nan, np.nan
+    assert study.data._replace(values=values).balanced.shape == (3, 2, 29)

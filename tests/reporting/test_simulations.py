@@ -17,9 +17,8 @@ BOUND = 0.05 + 1.65 * (0.05 * 0.95 / STUDIES) ** 0.5
 """What a share of 5 % stays below in 95 of 100 simulations of this size; each is fixed by its seed."""
 
 
-@pytest.mark.parametrize("user", ["once", "one by one"])
-def test_whoever_looks_at_two_equal_losses_is_rarely_told_that_one_is_better(user):
-    assert false_better([0.0, 0.0], "best", user, 150) <= 0.05
+def test_whoever_looks_at_two_equal_losses_is_rarely_told_that_one_is_better():
+    assert false_better([0.0, 0.0], "best", "once", 150) <= 0.05
 
 
 @pytest.mark.slow

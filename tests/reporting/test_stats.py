@@ -10,6 +10,7 @@ from seglab.contract import ContractError
 from seglab.reporting.cube import cube
 from seglab.reporting.stats import (
     compare,
+    components,
     errors,
     inverse_trigamma,
     moderate,
@@ -71,6 +72,23 @@ def test_variances_of_a_hand_made_table():
     assert found.images == pytest.approx(1.0)
     # pure interaction: the margins are flat, and nothing may become negative
     assert variances(np.array([[1.0, -1.0], [-1.0, 1.0]]), np.array([0, 1])) == (0.0, 0.0)
+
+
+def test_components_of_the_variance_are_found_without_bias():
+    # the estimates are quadratic in the values, so what they are on average for an effect of variance 1 is their sum
+    # over the columns of its design: exactly 1 for this effect and 0 for the others
+    losses, seeds, images = np.indices((3, 2, 4))
+    effects = {
+        "images": images,
+        "losses": losses,
+        "losses on images": 4 * losses + images,
+        "seeds": 2 * losses + seeds,
+        "rest": 8 * losses + 4 * seeds + images,
+    }
+    for name, code in effects.items():
+        columns = [components((code == level).astype(float)) for level in range(code.max() + 1)]
+        expected = {other: float(other == name) for other in effects}
+        assert {key: sum(column[key] for column in columns) for key in expected} == pytest.approx(expected, abs=1e-12)
 
 
 def test_variances_add_up_to_the_true_variance_of_the_mean():

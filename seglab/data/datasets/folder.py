@@ -17,9 +17,10 @@ from seglab.data.dataset import Dataset, Facts, Item, Reader, one_of
 from seglab.data.facts import value_doubts
 from seglab.data.names import Affix, option, proposal
 from seglab.data.path_table import read_rows
-from seglab.images.image_io import SUFFIXES, existing_folder, files_in, read_image
+from seglab.images.image_io import SUFFIXES, existing_folder, files_in, read_image, without_suffix
 from seglab.images.labels import IGNORED
 from seglab.images.masks import Value, read_classes, read_mask, to_rgb
+from seglab.images.raster import Page
 
 WHO = "dataset folder"
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class Folder(Dataset):
     ignore: Value | tuple[Value, ...] | None = None
     threshold: int = 0
     missing_mask: str = "error"
-    page: int | None = None
+    page: Page | None = None
     bands: tuple[int, ...] | None = None
     group_pattern: str | None = None
 
@@ -147,7 +148,7 @@ class Folder(Dataset):
         items = []
         for row in read_rows(root / table, root):
             name = row.image.relative_to(root) if row.image.is_relative_to(root) else row.image
-            stem = name.with_suffix("").as_posix()
+            stem = without_suffix(name)
             present = [path for path in (row.image, row.mask) if path and path.is_file()]
             image = row.image if row.image in present else None
             masks, group = (
@@ -287,7 +288,7 @@ def names_in(folder: Path, without: Container[Path]) -> dict[str, list[Path]]:
     """Give the image files in and below a folder by their names, folders in it included, without their endings."""
     names: dict[str, list[Path]] = {}
     for path in files_in(folder, without):
-        names.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+        names.setdefault(without_suffix(path.relative_to(folder)), []).append(path)
     others = Counter(path.suffix for path in folder.iterdir() if path.is_file()) if not names else {}
     found = ", ".join(f"{count} of {suffix or 'no ending'}" for suffix, count in others.items()) or "none"
     require(bool(names), WHO, f"images ({', '.join(SUFFIXES)}) in {folder}", found)
@@ -312,7 +313,7 @@ def first(cores: dict[str, list[Named]], some: Collection[str]) -> str:
     return f" (first {cores[min(some)][0][2].name})" if some else ""
 
 
-def no_foreground(path: str, page: int | None) -> np.ndarray:
+def no_foreground(path: str, page: Page | None) -> np.ndarray:
     """Give the mask (h, w) of an image that has none."""
     return np.zeros(read_image(path, page).shape[:2], np.uint8)
 
@@ -324,7 +325,7 @@ def pair_item(
     masks: Sequence[Path],
     split: str,
     read: Callable[[str], np.ndarray],
-    page: int | None = None,
+    page: Page | None = None,
     bands: tuple[int, ...] | None = None,
 ) -> Item:
     """Make one item of an image file and mask files that `read` decodes; without either it has a fault."""

@@ -1,0 +1,68 @@
+"""Slices of NIfTI volumes, such as CT and MR scans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seglab.contract import ContractError, require
+from seglab.data.dataset import Item, one_of
+from seglab.data.datasets.folder import Folder
+from seglab.data.prepare_data import foreground_ids
+from seglab.images.image_io import read_image
+from seglab.images.nifti import read_header
+
+WHO = "dataset nifti"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nifti(Folder):
+    """Folders of volumes and of masks as `Folder` has them; each slice is an item, each volume a group.
+
+    axis: across which of the stored axes (0, 1, 2) slices are taken. empty_slices: false leaves those without any
+    foreground out, of all splits.
+    """
+
+    axis: int = 2
+    empty_slices: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of(WHO, self, axis=(0, 1, 2))
+
+    def decode(self, path: str, page: int | None = None) -> np.ndarray:
+        return read_image(path, (self.axis, page), self.read_bands)
+
+    def items(self) -> list[Item]:
+        require(self.page is None, WHO, "all slices", f"page={self.page}", "leave dataset.page out")
+        items = super().items()
+        if self.empty_slices:
+            return items
+        some = foreground_ids(items, self)
+        return [item if item.fault or item.id in some else replace(item, left_out="no foreground") for item in items]
+
+    def listed(self, root: Path, table: str) -> list[Item]:
+        return [item for volume in super().listed(root, table) for item in self.slices(volume)]
+
+    def pairs(self, *folders: Any) -> list[Item]:
+        return [item for volume in super().pairs(*folders) for item in self.slices(volume)]
+
+    def slices(self, volume: Item) -> list[Item]:
+        """Make an item of each slice, or one with a fault where image and masks do not fit each other."""
+        if volume.fault:
+            return [volume]
+        try:
+            image, *masks = [read_header(path) for path in volume.files]
+            for path, mask in zip(volume.files[1:], masks, strict=True):
+                require(mask == image, path, f"the size and orientation of its image, {image}", mask)
+        except ContractError as error:
+            return [replace(volume, fault=str(error))]
+        first, *others = map(Path, volume.files)
+        made = []
+        for number in range(image.shape[self.axis]):
+            name, paged = f"{volume.id}_{'xyz'[self.axis]}{number:03}", replace(self, page=(self.axis, number))
+            made.append(paged.item(name, volume.group, first, others, volume.split, not others))
+        return made
