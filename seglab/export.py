@@ -1,4 +1,4 @@
-"""`python -m seglab.export`: a trained model as one file (ONNX, torch.export, TorchScript), or a folder for a hub."""
+"""`python -m seglab.export`: a trained model as a file (ONNX and others) or folder for a hub; a loss for nnU-Net."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from seglab.contract import ContractError, Task, require
 from seglab.engine.cli import command
-from seglab.engine.config import to_container
+from seglab.engine.config import build_loss, to_container
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,12 @@ The model of the run `{run}`, with its normalization and the {squash} inside.
 
 
 def export(cfg: DictConfig, folder: Path) -> Path:
-    """Write the model of the run `cfg.run` as `cfg.output`, with a README beside it; returns the file."""
+    """Write the model of the run `cfg.run` as `cfg.output`, with a README beside it, or a trainer; returns the file."""
+    require(cfg.what in ("model", "nnunet"), "export", "what as one of model, nnunet", cfg.what)
+    if cfg.what == "nnunet":
+        return export_trainer(cfg)
+    require(cfg.run is not None, "run", "a value", "none", "set run=...")
+
     from seglab.engine.trained_run import open_run
     from seglab.files import write_text
     from seglab.inference.export import SUFFIXES, Deployed, require_format, write
@@ -80,6 +85,21 @@ def export(cfg: DictConfig, folder: Path) -> Path:
     log.info("%s: %s; %d %s differ by %.1e at most", file, made.sizes, made.checked, source, made.difference)
     if cfg.format == "torchscript":
         log.info("torch calls TorchScript deprecated: take format=pt2 or onnx where you can")
+    return file
+
+
+def export_trainer(cfg: DictConfig) -> Path:
+    """Write a trainer of nnU-Net with the loss `cfg.loss`; its class is called as the file."""
+    from seglab.files import write_text
+    from seglab.inference.nnunet import trainer_source
+
+    require("loss" in cfg, "loss", "a value", "none", "set loss=NAME")
+    loss = build_loss(cfg.loss)
+    file = Path(cfg.output or f"nnUNetTrainerSeglab{loss.name}.py")
+    fits = file.suffix == ".py" and file.stem.isidentifier()
+    require(fits, "output", "a file named as a class of Python, such as nnUNetTrainerMine.py", file.name)
+    write_text(file, trainer_source(loss, file.stem))
+    log.info("%s: set nnUNet_extTrainer to its folder, then nnUNetv2_train ... -tr %s", file, file.stem)
     return file
 
 

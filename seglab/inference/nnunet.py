@@ -1,0 +1,88 @@
+"""A trainer class for nnU-Net v2 whose loss is one of seglab, as the text of one Python file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from seglab.contract import require
+from seglab.losses.base import Loss
+
+TRAINER = '''"""nnU-Net with the loss {loss} of seglab, made by `python -m seglab.export what=nnunet`."""
+
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+
+from seglab.contract import Task
+{imports}
+
+
+class SeglabLoss(nn.Module):
+    """The mean over the batch, without the pixels of nnU-Net's ignore label."""
+
+    def __init__(self, loss, ignore_label, regions):
+        super().__init__()
+        self.loss, self.ignore_label, self.regions = loss, ignore_label, regions
+
+    def forward(self, logits, target):
+        valid = None
+        if self.regions:  # one channel per region, and a last one for the ignore label
+            target = target.bool()
+            if self.ignore_label is not None:
+                target, valid = target[:, :-1], ~target[:, -1:]
+        else:  # ids (b, 1, *spatial)
+            target = target.long()
+            if self.ignore_label is not None:
+                valid = target != self.ignore_label
+        return self.loss(logits, target, valid).mean()
+
+
+class {name}(nnUNetTrainer):
+    def _build_loss(self):
+        labels, ids = self.label_manager, self.label_manager.label_dict
+        if labels.has_regions:
+            names = [name for name, value in ids.items() if name not in ("background", "ignore")]
+        else:
+            names = sorted((name for name in ids if name != "ignore"), key=ids.get)
+        loss = {loss}
+        loss = loss.with_task(Task("multilabel" if labels.has_regions else "multiclass", tuple(names)))
+        loss = SeglabLoss(loss, labels.ignore_label, labels.has_regions)
+        wrapper = super()._build_loss()  # nnU-Net's weights of deep supervision
+        if not isinstance(wrapper, DeepSupervisionWrapper):
+            return loss
+        wrapper.loss = loss
+        return wrapper
+'''
+
+
+def trainer_source(loss: Loss, name: str) -> str:
+    """The file whose class `name` trains nnU-Net with `loss`, as classes that exclude each other or as regions.
+
+    Raises ContractError for a loss that nnU-Net cannot compute: one that needs maps, the frequency of the classes or a
+    history of epochs, has no meaning for several classes, or holds a function.
+    """
+    require("multiclass" in loss.tasks, "nnunet", "a loss for multiclass tasks", loss.name)
+    require(not loss.needs, "nnunet", "a loss of logits and target alone", f"{loss.name}, which needs {loss.needs}")
+    changes = loss.at_epoch([0.0] * 10_000)[1]
+    require(not changes, "nnunet", "one loss for all epochs", loss.name, "export its parts one by one")
+    imports: set[str] = set()
+    return TRAINER.format(name=name, loss=expression(loss, imports), imports="\n".join(sorted(imports)))
+
+
+def expression(value: Any, imports: set[str]) -> str:
+    """The Python code that makes a loss or a parameter of one, without what is as by default."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {expression(inner, imports)}" for key, inner in value.items()) + "}"
+    if is_dataclass(value):
+        kind = type(value)
+        imports.add(f"from {kind.__module__} import {kind.__name__}")
+        chosen = {f.name: getattr(value, f.name) for f in fields(value) if f.init and f.name != "task"}
+        written = {name: expression(given, imports) for name, given in chosen.items()}
+        by_default = {f.name for f in fields(value) if f.name in chosen and chosen[f.name] == f.default}
+        return f"{kind.__name__}({', '.join(f'{n}={code}' for n, code in written.items() if n not in by_default)})"
+    require(value != "auto", "nnunet", "a number, since the class frequencies are unknown", "auto")
+    plain = isinstance(value, bool | int | float | str | list | tuple | None)
+    require(plain, "nnunet", "a loss of seglab, or parameters that are numbers or names", value)
+    return repr(value)
