@@ -188,15 +188,18 @@ def test_a_study_is_pushed_to_an_mlflow_server(tmp_path: Path, monkeypatch: pyte
         os.killpg(server.pid, signal.SIGKILL)
         server.wait(timeout=60)
     with sqlite3.connect(tmp_path / "mlflow.db") as found:
-        assert list(found.execute("select name, status from runs where lifecycle_stage = 'active'")) == [
-            ("bce", "FINISHED")
-        ]
+        ask = (
+            "select name, status, run_uuid from runs where lifecycle_stage = 'active'"  # a replaced one stays, deleted
+        )
+        ((name, status, there),) = found.execute(ask).fetchall()
+        assert (name, status) == ("bce", "FINISHED")
         facts = json.loads((folder / "run.json").read_text())
-        value = found.execute("select value from latest_metrics where key = 'test/iou'").fetchone()[0]
+        ask = f"select value from latest_metrics where key = 'test/iou' and run_uuid = '{there}'"
+        value = found.execute(ask).fetchone()[0]
         assert value == pytest.approx(facts["metrics"]["test/iou"])
-        ask = "select distinct value from params where key = 'identity'"  # the replaced run's stay in the store
+        ask = f"select value from params where key = 'identity' and run_uuid = '{there}'"
         assert found.execute(ask).fetchall() == [(facts["identity"],)]
-    assert len(list(tmp_path.glob("artifacts/**/examples.png"))) == 1
+    assert len(list(tmp_path.glob(f"artifacts/*/{there}/**/examples.png"))) == 1
 
 
 def test_tensorboard_holds_a_pushed_run(tmp_path: Path) -> None:
