@@ -8,7 +8,7 @@ import torch
 from scipy.stats import ks_2samp, kstest
 from torch import Tensor
 
-from seglab.benchmarks.data import light_chain, strong_chain
+from seglab.benchmarks.gpu import light_chain, strong_chain
 from seglab.contract import ContractError
 from seglab.data.augment import Augment, Chain
 from seglab.data.batch_augment import (
