@@ -40,7 +40,6 @@ PLUGINS = {"ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
 
 
 EXTRAS = {
-    "plotly": "report",
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
