@@ -220,9 +220,9 @@ FAULTS = [
         (
             'self.partition == "components", x.weight',
             'self.partition == "cells", x.weight',
-            "partitions swapped at once",
+            "swapped at once",
         ),
-        ("[:, x.background :].split", "[:, :].split", "the background's objects counted"),
+        ("[self.partition][:, x.background :]", "[self.partition]", "the background's objects counted"),
         ("w[:, 1:].amax(1, keepdim=True)", "w.amax(1, keepdim=True)", "the background's objects weigh"),
     ),
     *of_losses(
