@@ -189,7 +189,7 @@ FAULTS = [
     ),
     *of_losses(
         "robust.py",
-        ("others = own.sum(-1, keepdim=True) - own", "others = own", "the powers of the own class for the others'"),
+        ("others = own.sum(1, keepdim=True) - own", "others = own", "the powers of the own class for the others'"),
         ("range(3 if t <= 1.2 else 6)", "range(1)", "lambda not yet found"),
         ("z.scatter(1, z.argmax(1, keepdim=True), -torch.inf)", "z", "the largest class counted twice"),
         ("return x.flip(1)", "return x.sum(1, keepdim=True) - x", "sums of others as differences"),
@@ -198,7 +198,7 @@ FAULTS = [
     ),
     *of_losses(
         "calibration.py",
-        ("(z.amax(-1, keepdim=True) - z - self.margin)", "(z - self.margin)", "a margin from 0"),
+        ("(z.amax(1, keepdim=True) - z - self.margin)", "(z - self.margin)", "a margin from 0"),
         ("(ratio(shares, there) - (x.z", "(shares - (x.z", "zeros around the image in the mean of neighbors"),
         ("- 0.5 * soft).clamp", ").clamp", "soft bins without their middles"),
         ("ratio((ratio(error, count).abs() * filled)", "ratio((error.abs() * filled)", "sums of bins for their means"),
