@@ -272,13 +272,6 @@ def tile_with_most_foreground(samples: Samples, number: int) -> int:
     return tiles[0] if len(tiles) == 1 else max(tiles, key=lambda index: float(samples[(0, index)]["target"].sum()))
 
 
-def spread(values: Iterable[float], count: int) -> list[int]:
-    """Choose `count` indices evenly over the ranks of the values: the smallest, the largest, and those between."""
-    order = np.argsort(np.asarray(list(values)), kind="stable")
-    picks = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
-    return [int(order[pick]) for pick in picks]
-
-
 def extremes(scores: pd.Series, count: int = 3) -> dict[int, str]:
     """Label the indices of the best, median and worst scores; an undefined score is left out."""
     order = [int(index) for index in scores.dropna().sort_values(ascending=False, kind="stable").index]

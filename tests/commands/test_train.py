@@ -111,7 +111,7 @@ def test_runs_that_differ_in_the_loss_start_from_the_same_weights_and_see_the_sa
         made = Run(tmp_path / loss)
         data = load_data(cfg, made)
         module = make_module(cfg, data, made)
-        seen.append((module.state_dict(), next(iter(data.train_dataloader())), torch.rand(2)))
+        seen.append((module.state_dict(), next(iter(data.loader("train"))), torch.rand(2)))
     (first, images, numbers), (second, others, more) = seen
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
     assert images["id"] == others["id"]

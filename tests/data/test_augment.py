@@ -8,7 +8,7 @@ import torch
 from scipy.stats import ks_2samp, kstest
 from torch import Tensor
 
-from seglab.benchmarks.data import light_chain, strong_chain
+from seglab.benchmarks.gpu import light_chain, strong_chain
 from seglab.contract import ContractError
 from seglab.data.augment import Augment, Chain
 from seglab.data.batch_augment import (
@@ -20,8 +20,6 @@ from seglab.data.batch_augment import (
     sample_states,
     scramble,
     smooth,
-    turn_each,
-    turn_together,
     uniform,
 )
 
@@ -228,9 +226,3 @@ def test_a_transform_that_changes_size_or_channels_is_refused_with_both(name: st
 def test_a_probability_out_of_range_is_one_sentence() -> None:
     with pytest.raises(ContractError, match=r"flip in \[0, 1\], got 2"):
         Light(flip=2)
-
-
-def test_turning_all_at_once_as_on_a_gpu_is_turning_each() -> None:
-    x = torch.rand(8, 2, 5, 5)
-    chosen = torch.cartesian_prod(*[torch.tensor([False, True])] * 3).T
-    torch.testing.assert_close(turn_together(x, *chosen), turn_each(x, *chosen), rtol=0, atol=0)

@@ -38,5 +38,5 @@ def test_an_augment_yaml_builds_and_changes_an_image(configure, name):
 
 def test_a_configured_dataset_makes_batches(configure):
     cfg = configure("train", "dataset.size=32", "dataset.train=4", "dataset.val=2", "dataset.test=2", "augment=light")
-    batch = next(iter(DataModule(build(cfg.dataset), build(cfg.augment), batch_size=4).train_dataloader()))
+    batch = next(iter(DataModule(build(cfg.dataset), build(cfg.augment), batch_size=4).loader("train")))
     assert batch["image"].shape == (4, 3, 32, 32)

@@ -126,7 +126,7 @@ def test_16_bits_reach_the_batch_in_units_of_255(raw):
 
 def test_index_and_id_say_which_image_a_patch_is_of(raw):
     module = DataModule(replace(raw, patches_per_image=3), batch_size=100)
-    batch = next(iter(module.train_dataloader()))
+    batch = next(iter(module.loader("train")))
     assert [module.splits.train[k].id for k in batch["index"]] == batch["id"]
 
 

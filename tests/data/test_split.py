@@ -112,7 +112,11 @@ def test_a_name_with_a_dot_is_its_own(tmp_path):
     ("name", "text", "sentence"),
     [
         ("two.json", json.dumps({"train": ["i000"], "val": []}), "got an object of train, val$"),
-        ("ids.json", json.dumps({"train": [0], "val": [1], "test": [2]}), "with something else than names"),
+        (
+            "ids.json",
+            json.dumps({"train": [0], "val": [1], "test": [2]}),
+            "got an object of train, val, test",
+        ),
         ("list.json", json.dumps(["i000"]), "each a list of names, got something else"),
         ("train.txt", "i000", r"lists train.txt, val.txt and test.txt, got no val.txt and no test.txt"),
         ("all.txt", "i000", r"lists train.txt, val.txt and test.txt"),

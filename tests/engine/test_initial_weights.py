@@ -172,7 +172,7 @@ def test_paired_runs_of_a_start_see_the_same_images_in_the_same_order(
         else:
             module = make_module(cfg, data, made)
             assert made.facts["initial"]["loaded"] == made.facts["initial"]["weights"]
-        seen.append((next(iter(data.train_dataloader())), torch.rand(2)))
+        seen.append((next(iter(data.loader("train"))), torch.rand(2)))
     (images, numbers), (others, more) = seen
     assert images["id"] == others["id"]
     assert torch.equal(images["image"], others["image"])

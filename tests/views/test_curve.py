@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -115,11 +114,11 @@ def test_pooling_over_a_batch_does_not_mix_the_points_of_a_curve() -> None:
     assert np.allclose(pooled["background"]["value"], each["background"]["value"])
 
 
-def test_frames_hold_the_chosen_context_and_the_weights_of_their_own_fraction() -> None:
-    frames = image_curves({"w": make("weighted_bce", pos_weight=2.0), "auto": BCE()}, 0.2, 0.6, 10, 3)
-    assert (0.2, 0.6) in frames
-    assert (0.01, 0.99) in frames
-    assert all(isinstance(table, pd.DataFrame) and len(table) == 12 for table in frames.values())
+def test_an_image_is_weighed_by_its_own_fraction() -> None:
+    table = image_curves({"w": make("weighted_bce")}, 0.25, 0.9, 12, 3)  # a weight of (0.75 / 0.25)^2
+    wrong = table.loc[table["pixel"] == "foreground", "value"].iloc[0]
+    assert len(table) == 6
+    assert wrong == pytest.approx(0.25 * 9 * math.log1p(math.exp(5)) - 0.75 * math.log(0.9))
 
 
 def test_a_context_has_as_many_pixels_as_its_fraction_says_and_two_objects() -> None:

@@ -20,10 +20,9 @@ from seglab.engine.trained_run import TrainedRun
 from seglab.losses import BCE, Dice
 from seglab.losses.base import Loss
 from seglab.losses.pixels import Pixels
-from seglab.views.landscape import view
-from seglab.views.landscape_figures import Surface, lowest_places, relief
-from seglab.views.landscape_grid import LandscapeGrid, preserve_state
-from seglab.views.weight_planes import random_plane
+from seglab.views.landscape import LandscapeGrid, view
+from seglab.views.landscape_figures import Surface, lowest_places
+from seglab.views.weight_planes import Plane, random_plane
 
 OPTIONS: dict[str, Any] = {"plane": "random", "points": 3, "span": 1.0, "split": "test", "images": None}
 OPTIONS["seed"] = 1
@@ -91,30 +90,6 @@ def test_the_center_is_exactly_what_the_module_gives(tmp_path: Path) -> None:
     assert table["bce"][0.0, 0.0] == float(total) / 3
 
 
-def test_weights_and_buffers_come_back_to_the_last_bit(tmp_path: Path) -> None:
-    ours = module(net())
-    before = {name: x.clone() for name, x in ours.state_dict().items()}
-    grid(tmp_path / "p.csv").measure(ours, random_plane("x", ours.model, 1), [(1.0, 0.5), (-1.0, 0.2)])
-    assert all(torch.equal(x, ours.state_dict()[name]) for name, x in before.items())
-    assert not any(layer.training for layer in ours.modules() if isinstance(layer, nn.BatchNorm2d))
-    assert all(layer.momentum == 0.1 for layer in ours.modules() if isinstance(layer, nn.BatchNorm2d))
-    assert all(w.grad is None for w in ours.parameters())
-
-
-def test_weights_come_back_even_from_a_failure() -> None:
-    ours = module(net())
-    before = ours.model[0].weight.clone()
-
-    def fail() -> None:
-        with preserve_state(ours):
-            ours.model[0].weight.data.fill_(3)
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
-    assert torch.equal(before, ours.model[0].weight)
-
-
 def test_a_grid_that_was_killed_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = module(net())
     plane, places = random_plane("x, y", ours.model, 1), [(a / 4, 0.0) for a in range(6)]
@@ -145,20 +120,18 @@ def test_the_lowest_place_is_listed_with_the_iou_there() -> None:
     axis = np.array([-1.0, 0.0, 1.0])
     first, second = np.meshgrid(axis, axis)
     values = {"a": (first - 1) ** 2 + second**2, "IoU": 1 - 0.1 * (first**2 + (second - 1) ** 2)}
-    surface = Surface("p", "", axis, axis, values, {"run": (0.5, 0.0)}, {}, {"a": 1.0, "IoU": 0.9})
+    surface = Surface(Plane("p", {}, {}, {}, ""), axis, axis, values, {"a": 1.0, "IoU": 0.9})
     row = lowest_places(surface).iloc[0]
     assert (row["first"], row["second"], row["lowest"]) == (1, 0, 0)
     assert row["IoU there"] == pytest.approx(0.8)
     assert row["best IoU"] == 1
-    marks = [trace.z.tolist() for trace in relief(surface).data if trace.type == "scatter3d"]
-    assert marks == [[0.5], [pytest.approx(0.85)]]  # on the two surfaces, linear between the places measured
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plane", ["random", "solutions", "path"])
 def test_every_kind_of_plane_is_drawn(runs: list[TrainedRun], tmp_path: Path, plane: str) -> None:
     options = OPTIONS | {"plane": plane, "images": 2}
-    assert "plotly-graph-div" in view(runs, LOSSES, tmp_path, **options).write(tmp_path).read_text()
+    view(runs, LOSSES, tmp_path, **options).write(tmp_path)
     assert list(tmp_path.glob("landscape_*.png"))
     assert len(pd.read_csv(tmp_path / "landscape.csv")) == 9 * (2 if plane == "random" else 1)
 

@@ -60,23 +60,6 @@ def test_a_fraction_of_the_empty_images_is_kept_and_always_the_same(root):
     assert fewer < {item.id for item in items}
 
 
-def test_balance_bounds_the_images_of_each_number_of_ships(root):
-    names, counts, _, _ = read_table(root / "train_ship_segmentations_v2.csv")
-    kept = [item.id for item in ship(root, balance=2, empty_fraction=0.0).items()]
-    assert sorted(counts[names.index(name)] for name in kept) == [1, 1, 2, 2, 3, 3]
-
-
-def test_a_montage_holds_every_image_once_and_drops_the_rest(root):
-    opened = open_data(ship(root, montage=2, size=768, test_fraction=0, val_fraction=0, coverage=0.5))
-    assert len(opened.splits.train) == 4
-    assert len(opened.skipped) == 2
-    whole = {item.id: item for item in ship(root).items()}
-    left_out = sum(int(whole[name].mask().sum()) for name in opened.skipped)
-    everything = sum(int(mask.sum()) for masks in SHIPS.values() for mask in masks)
-    pixels = sum(decode_item(item, ship(root, size=768))[1].sum() for item in opened.splits.train)
-    assert pixels == pytest.approx((everything - left_out) / 4, rel=0.05)
-
-
 def test_each_ship_is_an_object_through_resizing_patches_and_preparing(root, tmp_path):
     table = root / "train_ship_segmentations_v2.csv"
     beside = box(0, 60, 12, 60)  # touches the first ship of image 0
@@ -97,7 +80,6 @@ def test_each_ship_is_an_object_through_resizing_patches_and_preparing(root, tmp
             objects_of(item, replace(data, size=128, reduce=3, fit="patch")), small[:128, :128]
         )
     assert DataModule(raw).objects("test").keys() == {item.id for item in DataModule(raw).splits.test}
-    assert not DataModule(ship(root, montage=2)).objects("test")
 
 
 def test_other_runs_make_another_cache(root, tmp_path):
