@@ -15,6 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
 
+EXTERNAL = {
+    "loss._target_": "loss=external loss.function._target_",
+    "model._target_": "model=external model.module._target_",
+}
+"""How a class of the user's is named on the command line, by the option that newcomers try first."""
+
 
 def explain(error: BaseException, command: str, conf: str, words: Sequence[str]) -> str:
     """One sentence for an error of composing `conf/<command>.yaml` with the overrides `words`."""
@@ -81,9 +87,16 @@ def refuse_added(cfg: DictConfig, words: Sequence[str], command: str, conf: str)
         raise ContractError(unknown_key(key, sorted(known)))
 
 
-def several_choices(word: str, conf: Path) -> str | None:
-    """The sentence about a list for a group that takes one choice, as `loss=[bce,dice]`, which Hydra would merge."""
+def wrong_choice(word: str, conf: Path) -> str | None:
+    """The sentence about a word that Hydra would merge with the parameters of another choice.
+
+    Either a list for a group that takes one, as `loss=[bce,dice]`, or a class in the place of the default's.
+    """
     group, _, listed = word.partition("=")
+    if group in EXTERNAL:
+        return (
+            f"{group}: expected a choice of {group.split('.')[0]}, got a class alone; write {EXTERNAL[group]}={listed}"
+        )
     names = [name.strip() for name in listed[1:-1].split(",")] if listed.startswith("[") else []
     texts = [file.read_text() for name in names if (file := conf / group / f"{name}.yaml").is_file()]
     if len(names) < 2 or not any(re.search("(?m)^_target_:", text) for text in texts):
