@@ -207,13 +207,13 @@ class ImageTable(Callback):
         return pd.concat([table, pd.DataFrame(shapes)], axis=1)
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        """The arrays of histograms.npz for this pass: `<prefix>` (n, classes, 2, 256) and `<prefix>_ids` (n,).
+        """The arrays of histograms.npz for this pass: `<prefix>` (n, classes, 2, 256), `<prefix>_ids` (n,).
 
         Also `<prefix>_confusion` (k, k), true classes in rows, where classes exclude each other.
         """
         images = self.images()
         tables = [sum(tile.histogram for tile in tiles) for tiles in images.values()]
-        found = {prefix: np.stack(tables), f"{prefix}_ids": np.array(list(map(cell, images)))}
+        found = {prefix: np.stack(tables).astype(np.int32), f"{prefix}_ids": np.array(list(map(cell, images)))}
         cells = [record.confusion for record in self.records if record.confusion is not None]
         return found | ({f"{prefix}_confusion": np.sum(cells, axis=0)} if cells else {})
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +16,12 @@ import pytest
 from PIL import Image
 
 from tests.commands.damages import LONGER
+from tests.commands.forked import begin, command_line, end
 from tests.conftest import SMALL, compose, train_small
 
 pytestmark = pytest.mark.slow
 
-Begun = tuple[BaseProcess, int]
-"""A process, and a descriptor of it."""
-
 KILLS = 5
-PRELOADED = ["hydra", "seglab.engine.results", "seglab.inference.evaluation", "seglab.inference.prediction_writer"]
-PRELOADED += ["seglab.inference.export", "seglab.data.audit", "seglab.reporting.write_report", __name__]
 APPENDED = ("images.csv", "objects.csv", "pixels.bin", "records.jsonl", "manifest.json", "looks.json")
 """Tables that grow, the journal of a prepared folder, and what names the time."""
 
@@ -80,47 +72,14 @@ def words_of(command: str, place: Path, out: Path) -> list[str]:
     }[command]
 
 
-def work(command: str, words: list[str], out: str) -> None:
+def work(command: str, words: list[str], out: Path) -> None:
     """Run a command's function in this process."""
     import torch
 
     torch.set_num_threads(1)
     module = import_module(f"seglab.{command}")
     function = module.run if command == "prepare" else getattr(module, command)
-    function(compose(command, *[word for word in words if not word.startswith("hydra.")]), Path(out))
-
-
-def command_line(command: str, words: list[str], out: str) -> None:
-    """Run a command as from a terminal, in a folder in which said.txt gets what it says."""
-    os.chdir(out)
-    with open("said.txt", "w") as said:
-        os.dup2(said.fileno(), 1)
-        os.dup2(said.fileno(), 2)
-    sys.argv = [command, *words]
-    module = import_module(f"seglab.{command}")  # before, signals do what Python does
-    Path("began").touch()
-    module.main()
-
-
-def begin(target: Callable[..., None], command: str, words: list[str], out: Path) -> Begun:
-    """Start a command in a process of its own, in which most is imported already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=target, args=(command, words, str(out)))
-    process.start()
-    assert process.pid
-    return process, os.pidfd_open(process.pid)
-
-
-def end(begun: Begun, moment: float | None = None, number: int = signal.SIGKILL) -> int | None:
-    """Wait for the end of a command, for which a signal asks after a moment; gives the exit code."""
-    process, descriptor = begun
-    process.join(moment)
-    with contextlib.suppress(ProcessLookupError):  # a number of a process may be another's by now, a descriptor not
-        signal.pidfd_send_signal(descriptor, number)
-    process.join()
-    os.close(descriptor)
-    return process.exitcode
+    function(compose(command, *[word for word in words if not word.startswith("hydra.")]), out)
 
 
 def written(out: Path) -> dict[str, bytes]:

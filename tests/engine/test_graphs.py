@@ -41,7 +41,10 @@ class Recording:
             weight.grad = gradient
 
 
-@pytest.mark.parametrize("words", [(), ("loss=boundary", "trainer.gradient_clip_val=0.1"), ("dataset.fit=pad",)])
+DEEP = ("dataset.fit=pad", "model.depth=3", "model.deep_supervision=true")
+
+
+@pytest.mark.parametrize("words", [(), ("loss=boundary", "trainer.gradient_clip_val=0.1"), DEEP])
 def test_a_run_of_recorded_steps_is_that_of_computed_ones(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,7 +144,7 @@ def test_soft_labels_are_refused_where_they_are_undefined(case: Case, logits: Te
 @of(lambda case: case.task != "multilabel")
 def test_only_the_losses_named_in_the_contract_refuse_soft_labels(case: Case) -> None:
     hard = {"lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax", "boundary", "hausdorff", "cldice", "sum"}
-    hard |= {"distance_ce"}
+    hard |= {"distance_ce", "generalized_wasserstein_dice"}
     assert case.loss.soft == (case.name not in hard)
 
 
