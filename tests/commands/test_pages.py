@@ -26,11 +26,10 @@ TINY = {
     "train": ("trainer.max_epochs=1", "batch_size=4", "dataset.size=32", "examples=1", "pictures=false"),
     "evaluate": ("device=cpu", "pictures=false"),
     "predict": ("device=cpu",),
-    "surface": ("dataset.size=32", *UNET, "curve.size=8", "curve.points=5", "xray.images=4", "checkerboard.images=1"),
+    "surface": ("dataset.size=32", *UNET, "curve.size=8", "curve.points=5", "xray.images=4"),
 }
 TINY["train"] += ("trainer.accelerator=cpu", "trainer.precision=32-true", "hydra.launcher.n_jobs=1")
 TINY["search"] = (*TINY["train"], "trials=2", "fresh_seeds=1")
-TINY["surface"] += ("landscape.points=2", "landscape.images=4")
 """What makes each command small; of a sweep's lists only the first two values are taken."""
 
 FOLDER = ("dataset=folder", "dataset.root=DATA", "dataset.images=photos", "dataset.masks=labels")
