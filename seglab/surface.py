@@ -1,4 +1,4 @@
-"""`python -m seglab.surface`: see what losses do, as curves, pixels and gradients."""
+"""`python -m seglab.surface`: see what losses do, as curves, pixels, landscapes and gradients."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from seglab.engine.cli import command
 from seglab.engine.config import build, build_choices, check, to_container
 
 if TYPE_CHECKING:
+    from seglab.engine.trained_run import TrainedRun
     from seglab.views.view_page import ViewPage
 
 log = logging.getLogger(__name__)
@@ -20,21 +21,21 @@ log = logging.getLogger(__name__)
 
 def surface(cfg: DictConfig, folder: Path) -> Path:
     """Make the view that `cfg.view` names in `folder`; returns surface.html."""
-    views = {"curve": curve, "xray": xray, "pixels": pixels}
+    views = {"curve": curve, "xray": xray, "pixels": pixels, "landscape": landscape}
     require(cfg.view in views, "surface", f"view as one of {', '.join(views)}", cfg.view)
-    written = views[cfg.view](cfg).write(folder)
+    written = views[cfg.view](cfg, folder).write(folder)
     log.info("%s", written)
     return written
 
 
-def curve(cfg: DictConfig) -> ViewPage:
+def curve(cfg: DictConfig, folder: Path) -> ViewPage:
     """Value and gradient of each loss against probability and logit."""
     from seglab.views.curve import view
 
     return view(build_choices("loss", cfg.losses), **to_container(cfg.curve))
 
 
-def xray(cfg: DictConfig) -> ViewPage:
+def xray(cfg: DictConfig, folder: Path) -> ViewPage:
     """Where the gradient of each loss would fall on a data set, before training."""
     from pytorch_lightning import seed_everything
 
@@ -58,16 +59,29 @@ def xray(cfg: DictConfig) -> ViewPage:
     )
 
 
-def pixels(cfg: DictConfig) -> ViewPage:
+def pixels(cfg: DictConfig, folder: Path) -> ViewPage:
     """Predictions and the loss of each pixel at the saved snapshots of runs."""
-    from seglab.engine.trained_run import open_runs
     from seglab.views.pixels import view
+
+    return view(opened(cfg), build_choices("loss", cfg.losses), **to_container(cfg.pixels))
+
+
+def landscape(cfg: DictConfig, folder: Path) -> ViewPage:
+    """Losses and IoU over a plane of weights, around runs, through them or along their path."""
+    from seglab.views.landscape import view
+
+    return view(opened(cfg), build_choices("loss", cfg.losses), folder, **to_container(cfg.landscape))
+
+
+def opened(cfg: DictConfig) -> list[TrainedRun]:
+    """The runs that a view shows."""
+    from seglab.engine.trained_run import open_runs
 
     require(bool(cfg.runs), "surface", f"run=outputs/STUDY/RUN for view={cfg.view}", "none")
     runs = open_runs(to_container(cfg.runs), to_container(cfg.trust))
     for run in runs:
         require_one_class(run.dataset().task)
-    return view(runs, build_choices("loss", cfg.losses), **to_container(cfg.pixels))
+    return runs
 
 
 def require_one_class(task: Task) -> None:

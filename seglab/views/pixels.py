@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,16 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seglab.contract import Logits, require
-from seglab.data.facts import spread
-from seglab.data.loading import Batch, Samples
-from seglab.data.module import DataModule
-from seglab.engine.per_image import tile_with_most_foreground
+from seglab.data.loading import Batch
 from seglab.engine.trained_run import TrainedRun
 from seglab.losses.attribution import attribution, gradients
 from seglab.losses.base import Loss
 from seglab.metrics.counts import counts, scores
-from seglab.reporting.run_labels import label
 from seglab.views.pixel_figures import ImageHistory, Inspection, page
+from seglab.views.run_inputs import common_snapshots, fitted, logits_at, pick_images, same_data, titles
 from seglab.views.view_page import ViewPage
 
 
@@ -74,17 +70,12 @@ def histories(
     require(loss in ("own", "listed"), "pixels", "loss as one of own, listed", loss)
     single = loss == "own" or len(runs) == 1
     require(single, "pixels", "one run to be judged by the listed losses", len(runs), "set pixels.loss=own")
-    for other in runs[1:]:
-        same = other.facts["data"]["fingerprint"] == runs[0].facts["data"]["fingerprint"]
-        require(same, f"run {other.folder}", f"the data of {runs[0].folder}", "others", "view the two one by one")
+    same_data(runs)
     if loss == "own":
         rows = [(run, title, run.loss()) for run, title in zip(runs, titles(runs), strict=True)]
     else:
-        frequency = [runs[0].facts["data"]["foreground"]]
-        rows = [(runs[0], title, judge.with_class_frequency(frequency)) for title, judge in losses.items()]
-    epochs = sorted(set.intersection(*(set(run.snapshots) for run in runs)))
-    remedy = "train them with the same callbacks.snapshots"
-    require(bool(epochs), "runs", "snapshots at the same epochs", "none", remedy)
+        rows = [(runs[0], title, judge) for title, judge in fitted(losses, runs[0]).items()]
+    epochs = common_snapshots(runs)
     batches = pick_images(runs[0], [judge for _, _, judge in rows], images)
     logits = {
         run.folder: [logits_at(run, run.snapshots[epoch], batches) for epoch in epochs]
@@ -97,9 +88,14 @@ def histories(
             title: [inspect(at[place], batch, judge, show, run.config["threshold"]) for at in logits[run.folder]]
             for run, title, judge in rows
         }
-        image = batch["image"][0].to(torch.uint8).permute(1, 2, 0).numpy()
-        found.append(ImageHistory(batch["id"][0], image, batch["target"][0, 0].numpy(), names, inspected))
+        found.append(history(batch, names, inspected))
     return found, pd.Series(epochs, names, name="epoch")
+
+
+def history(batch: Batch, snapshots: list[str], rows: dict[str, list[Inspection]]) -> ImageHistory:
+    """What is known of the image of a batch of one."""
+    image = batch["image"][0].to(torch.uint8).permute(1, 2, 0).numpy()
+    return ImageHistory(batch["id"][0], image, batch["target"][0, 0].numpy(), snapshots, rows)
 
 
 def inspect(logits: Logits, batch: Batch, loss: Loss, show: str, threshold: float) -> Inspection:
@@ -120,41 +116,3 @@ def inspect(logits: Logits, batch: Batch, loss: Loss, show: str, threshold: floa
         threshold,
         {name: float(counted[name]) for name in ("iou", "foreground_confidence", "background_confidence")},
     )
-
-
-def titles(runs: Sequence[TrainedRun]) -> list[str]:
-    """What sets the runs apart: their losses, the parameters that vary, then seeds, then folders."""
-    facts = [{**run.facts, "choices": run.facts.get("choices", {}), "benchmark": ""} for run in runs]
-    names = label(pd.DataFrame(facts)[["config", "choices", "seed", "benchmark"]])
-    for more in ([f" s{run.facts['seed']}" for run in runs], [f" {run.name}" for run in runs]):
-        names = [name + word if names.count(name) > 1 else name for name, word in zip(names, more, strict=True)]
-    return names
-
-
-def samples(run: TrainedRun, losses: Sequence[Loss], split: str) -> Samples:
-    """The images of one split of the run's data, with the maps that the losses need."""
-    needs = tuple(dict.fromkeys(need for loss in losses for need in loss.needs))
-    return DataModule(run.dataset(), None, run.config["batch_size"], 0, run.config["seed"], needs).samples(split)
-
-
-def pick_images(run: TrainedRun, losses: Sequence[Loss], images: int | Sequence[str]) -> list[Batch]:
-    """Choose test images by id, or so many from the smallest object to the largest; each as a batch of one."""
-    test = samples(run, losses, "test")
-    if isinstance(images, int):
-        require(images >= 1, "images", "at least one, or a list of ids", images)
-        sizes = pd.read_csv(run.file("per_image.csv"))["foreground"]
-        numbers = spread(sizes, 3)[1:2] if images == 1 else spread(sizes, images)
-    else:
-        wrong = [name for name in images if name not in test.ids]
-        known = ", ".join(test.ids[:5])
-        require(not wrong, "images", f"ids of test images, such as {known}", ", ".join(map(str, wrong)))
-        numbers = [test.ids.index(name) for name in images]
-    return [test[(0, tile_with_most_foreground(test, number))] for number in numbers]
-
-
-@torch.no_grad()
-def logits_at(run: TrainedRun, weights: Path, batches: Sequence[Batch]) -> list[Logits]:
-    """The run's logits of some batches with the weights of a checkpoint, on the CPU, in the precision of the run."""
-    module = run.module(weights)
-    with run.autocast():
-        return [module(batch["image"]).float() for batch in batches]

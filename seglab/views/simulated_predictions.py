@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import cv2
@@ -14,6 +14,7 @@ from seglab.contract import Logits, Target
 from seglab.engine.module import SegModule
 from seglab.engine.trained_run import TrainedRun
 from seglab.metrics.objects import components
+from seglab.views.run_inputs import Autocast, forward
 
 QUALITIES = {"early": 0.3, "half-trained": 0.6, "good": 0.9}
 
@@ -21,14 +22,14 @@ QUALITIES = {"early": 0.3, "half-trained": 0.6, "good": 0.9}
 def stages(fresh: SegModule, run: TrainedRun | None, batch: dict[str, Any], size: int, seed: int) -> dict[str, Logits]:
     """The predictions by name: untrained, three simulated ones, and those of a trained run where one is given."""
 
-    def predict(module: SegModule, autocast: AbstractContextManager[Any]) -> Logits:
-        with torch.no_grad(), autocast:
-            return torch.cat([module(part).float() for part in batch["image"].split(size)])
+    def predict(module: SegModule, autocast: Autocast) -> Logits:
+        with torch.no_grad():
+            return torch.cat([forward(module, part, autocast) for part in batch["image"].split(size)])
 
     blur = typical_radius(object_sizes(batch["target"]))
-    predictions = {"untrained": predict(fresh.train(), nullcontext())}
+    predictions = {"untrained": predict(fresh.train(), nullcontext)}
     predictions |= {name: simulated(batch["target"], quality, blur, seed) for name, quality in QUALITIES.items()}
-    return predictions | ({"trained": predict(run.module(), run.autocast())} if run else {})
+    return predictions | ({"trained": predict(run.module(), run.autocast)} if run else {})
 
 
 def object_sizes(target: Target) -> Tensor:

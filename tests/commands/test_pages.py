@@ -26,7 +26,7 @@ TINY = {
     "train": ("trainer.max_epochs=1", "batch_size=4", "dataset.size=32", "examples=1", "pictures=false"),
     "evaluate": ("device=cpu", "pictures=false"),
     "predict": ("device=cpu",),
-    "surface": ("dataset.size=32", *UNET, "curve.size=8", "curve.points=5", "xray.images=4", "checkerboard.images=1"),
+    "surface": ("dataset.size=32", *UNET, "curve.size=8", "curve.points=5", "xray.images=4"),
 }
 TINY["train"] += ("trainer.accelerator=cpu", "trainer.precision=32-true", "hydra.launcher.n_jobs=1")
 TINY["search"] = (*TINY["train"], "trials=2", "fresh_seeds=1")

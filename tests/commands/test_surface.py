@@ -14,7 +14,7 @@ from seglab.contract import ContractError
 from seglab.surface import surface
 
 Configure = Callable[..., DictConfig]
-OF_RUNS = ("pixels",)
+OF_RUNS = ("pixels", "landscape")
 
 
 def test_an_unknown_view_is_one_sentence(configure: Configure, tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from PIL import Image
 from seglab.contract import ContractError
 from seglab.engine.config import build_choices
 from seglab.engine.trained_run import TrainedRun
+from seglab.views.landscape import evenly_spread
 from seglab.views.panels import narrow
 from seglab.views.pixel_figures import LOSS_COLORS, scale, table
-from seglab.views.pixels import histories, inspect, logits_at, samples, titles, view
+from seglab.views.pixels import histories, inspect, view
+from seglab.views.run_inputs import logits_at, titles
 
 LISTED = build_choices("loss", ["bce", "lovasz_hinge"])
 JUMPS = build_choices("loss", ["hausdorff"])
@@ -26,9 +28,7 @@ OPTIONS: dict[str, Any] = {"loss": "own", "show": "attribution", "images": 1}
 
 def test_the_best_weights_give_what_the_run_has_measured(run: TrainedRun) -> None:
     rows = pd.read_csv(run.folder / "per_image.csv").set_index("id")
-    test, size = samples(run, [run.loss()], "test"), run.config["batch_size"]
-    numbers = [(0, n) for n in range(len(test))]
-    batches = [test.__getitems__(numbers[k : k + size]) for k in range(0, len(test), size)]  # those of its test
+    batches = evenly_spread(run, {"dice": run.loss()}, "test", None)  # those of its test
     for batch, logits in zip(batches, logits_at(run, run.best, batches), strict=True):
         for k, name in enumerate(batch["id"]):
             one, row = {key: values[k : k + 1] for key, values in batch.items()}, rows.loc[name]

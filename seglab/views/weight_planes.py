@@ -1,0 +1,163 @@
+"""Planes in the space of a model's weights: random, through solutions, or along the path of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from seglab.contract import require
+
+Weights: TypeAlias = Mapping[str, Tensor]
+"""Every floating parameter and buffer of a model by name."""
+
+Point: TypeAlias = tuple[float, float]
+
+MIN_VARIANCE = 1e-12
+"""The least running variance that has a logarithm."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The points center + a first + b second, with whatever is to be marked on it.
+
+    Running variances move in their logarithm: beyond two solutions they would fall below 0 otherwise.
+
+    Attributes:
+        note: how the plane was laid, for the caption.
+        marks: single places by name.
+        paths: rows of places by name.
+    """
+
+    title: str
+    center: Weights
+    first: Weights
+    second: Weights
+    note: str
+    marks: Mapping[str, Point] = field(default_factory=dict)
+    paths: Mapping[str, Sequence[Point]] = field(default_factory=dict)
+
+    def at(self, a: float, b: float) -> dict[str, Tensor]:
+        """The weights at a place; (0, 0) is the center to the last bit."""
+        placed = {}
+        for name, weight in self.center.items():
+            step = a * self.first[name] + b * self.second[name]
+            placed[name] = weight * step.exp() if is_variance(name) else weight + step
+        return placed
+
+
+def is_variance(name: str) -> bool:
+    """Whether a buffer is a running variance."""
+    return name.endswith("running_var")
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of every floating parameter and buffer."""
+    return {name: x.detach().clone() for name, x in model.state_dict().items() if x.is_floating_point()}
+
+
+def random_plane(title: str, model: nn.Module, seed: int) -> Plane:
+    """Two random directions, filter by filter as long as the model's own weights.
+
+    Li et al. 2018, Visualizing the loss landscape of neural nets: only so do slopes of differently scaled networks
+    compare. Biases, norms and their statistics do not move.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    first, second = direction(model, rng), direction(model, rng)
+    note = f"random directions normalized filter by filter (seed {seed}); biases and norms do not move"
+    return Plane(title, weights_of(model), first, second, note)
+
+
+def direction(model: nn.Module, rng: torch.Generator) -> dict[str, Tensor]:
+    """One random direction in which every filter is as long as in the model."""
+    made = {name: torch.zeros_like(x) for name, x in weights_of(model).items()}
+    for prefix, layer in model.named_modules():
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, Tensor) or weight.ndim < 2:
+            continue
+        out = 1 if isinstance(layer, nn.ConvTranspose2d) else 0  # the dimension of the output channels
+        others = [d for d in range(weight.ndim) if d != out]
+        noise = torch.randn(weight.shape, generator=rng)
+        ours, theirs = (x.square().sum(others, keepdim=True).sqrt() for x in (weight.detach(), noise))
+        made[f"{prefix}.weight" if prefix else "weight"] = noise * ours / theirs
+    return made
+
+
+def solution_plane(names: Sequence[str], solutions: Sequence[Weights], model: nn.Module, seed: int) -> Plane:
+    """The plane through three solutions, or through two along with a random direction.
+
+    The first solution lies at (0, 0), the second at (1, 0); the second axis is at right angles to the first and of its
+    length, so that distances are true (Garipov et al. 2018, Loss surfaces, mode connectivity, and fast ensembling).
+    """
+    count = len(solutions)
+    require(count in (2, 3), "landscape", "two or three runs for plane=solutions", count, "take plane=random or path")
+    trained = {name for name, _ in model.named_parameters()}
+    center = solutions[0]
+    first = difference(solutions[1], center)
+    other = difference(solutions[2], center) if count == 3 else direction(model, torch.Generator().manual_seed(seed))
+    length = dot(first, first, trained)
+    require(length > 0, "landscape", "solutions that differ", "twice the same")
+    along = dot(other, first, trained) / length
+    across = {name: other[name] - along * first[name] for name in other}
+    size = (dot(across, across, trained) / length) ** 0.5
+    require(size > 1e-6, "landscape", "three solutions that do not lie on one line", "three that do")
+    second = {name: x / size for name, x in across.items()}
+    marks = dict(zip(names, [(0.0, 0.0), (1.0, 0.0), (along, size)][:count], strict=True))
+    through = ", ".join(names) + ("" if count == 3 else f" and a random direction (seed {seed})")
+    return Plane(" / ".join(names), center, first, second, f"the plane through {through}", marks)
+
+
+def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plane:
+    """The plane in which the snapshots of trainings spread most (PCA), centered at the end of the first training.
+
+    Li et al. 2018, section 7. A snapshot is drawn where it falls on the plane; how much of the path lies off it is in
+    the note. Both axes are as long as the weights travelled along them at most.
+    """
+    trained = [name for name, _ in model.named_parameters()]
+    center = next(iter(paths.values()))[-1]
+    snapshots = [difference(weights, center) for path in paths.values() for weights in path]
+    flat = torch.stack([torch.cat([m[name].flatten() for name in trained]).double() for m in snapshots])
+    require(len(flat) > 2 and flat.norm() > 0, "landscape", "at least three snapshots for plane=path", len(flat))
+    values, vectors = torch.linalg.eigh(flat @ flat.T)
+    strength, mix = values[-2:].flip(0), vectors[:, -2:].flip(1)
+    require(strength[1] > 1e-9 * strength[0], "landscape", "snapshots that do not lie on one line", "a line")
+    places = mix * strength.sqrt()  # of each snapshot, in units of the weights' length
+    reach = places.abs().amax(0)
+    first, second = (
+        {name: sum(float(c) * m[name] for c, m in zip(column, snapshots, strict=True)) for name in center}
+        for column in (mix / strength.sqrt() * reach).T
+    )
+    drawn = iter((places / reach).tolist())
+    rows = {title: [(a, b) for a, b in (next(drawn) for _ in path)] for title, path in paths.items()}
+    percent = 100 * float(strength.sum() / values.clamp(min=0).sum())
+    note = (
+        f"the principal plane of the snapshots, which holds {percent:.0f} % of their squared distance from the end; "
+        "each is drawn where it falls on it"
+    )
+    return Plane(" / ".join(paths), center, first, second, note, paths=rows)  # type: ignore[arg-type]
+
+
+def difference(end: Weights, start: Weights) -> dict[str, Tensor]:
+    """The step from one set of weights to another, of running variances that of their logarithm."""
+    steps = {name: end[name] - x for name, x in start.items()}
+    for name in filter(is_variance, steps):
+        steps[name] = (end[name].clamp(min=MIN_VARIANCE) / start[name].clamp(min=MIN_VARIANCE)).log()
+    return steps
+
+
+def dot(a: Weights, b: Weights, names: set[str]) -> float:
+    """The inner product over what is trained."""
+    return float(sum((a[name].double() * b[name].double()).sum() for name in names))
+
+
+def lattice(plane: Plane, span: float, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """The places to measure along both axes: `span` around the center, or around whatever is marked."""
+    seen = [*plane.marks.values(), *(place for path in plane.paths.values() for place in path)] or [(0.0, 0.0)]
+    low, high = np.min(seen, 0), np.max(seen, 0)
+    margin = span / 2 * float((high - low).max()) or span
+    first, second = (np.linspace(*end, points).round(10) + 0.0 for end in zip(low - margin, high + margin, strict=True))
+    return first, second

@@ -1,0 +1,154 @@
+"""Landscapes: exact where the answer is known, harmless to the model, and resumed where they were interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seglab.contract import ContractError
+from seglab.engine.config import build_choices
+from seglab.engine.module import SegModule
+from seglab.engine.trained_run import TrainedRun
+from seglab.losses import BCE, Dice
+from seglab.losses.base import Loss
+from seglab.losses.pixels import Pixels
+from seglab.views.landscape import LandscapeGrid, view
+from seglab.views.landscape_figures import Surface, lowest_places
+from seglab.views.weight_planes import Plane, random_plane
+
+OPTIONS: dict[str, Any] = {"plane": "random", "points": 3, "span": 1.0, "split": "test", "images": None}
+OPTIONS["seed"] = 1
+LOSSES = build_choices("loss", ["bce", "dice"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(Loss):
+    """The mean square of logit minus target."""
+
+    def value(self, x: Pixels) -> Tensor:
+        return (x.z - x.t).square().mean((1, 2))
+
+
+def module(model: nn.Module) -> SegModule:
+    """A module whose images go into the model as they are."""
+    torch.manual_seed(0)
+    return SegModule(model, BCE(), torch.optim.SGD, mean=(0.0,), std=(1 / 255,)).eval()
+
+
+def batches() -> list[dict[str, Any]]:
+    rng = torch.Generator().manual_seed(0)
+    images = [torch.randn(n, 3, 16, 16, generator=rng) for n in (2, 1)]
+    return [{"image": x, "target": (x[:, :1] > 0.5).float(), "id": ["i"] * len(x)} for x in images]
+
+
+def net(width: int = 4, kernel: int = 3) -> nn.Module:
+    torch.manual_seed(1)
+    first = nn.Conv2d(3, width, kernel, padding=kernel // 2)
+    return nn.Sequential(first, nn.BatchNorm2d(width), nn.Tanh(), nn.Conv2d(width, 1, 1))
+
+
+def grid(file: Path, fingerprint: str = "f", **losses: Loss) -> LandscapeGrid:
+    return LandscapeGrid(batches(), losses or {"bce": BCE(), "dice": Dice()}, 0.5, file, fingerprint)
+
+
+def test_the_landscape_of_a_linear_model_with_a_quadratic_loss_is_the_paraboloid(tmp_path: Path) -> None:
+    linear = module(nn.Conv2d(3, 1, 1, bias=False))
+    plane = random_plane("linear", linear.model, 1)
+    places = [(a, b) for a in (-1.0, 0.3, 2.0) for b in (-0.7, 0.0)]
+    table = grid(tmp_path / "p.csv", square=Square()).measure(linear, plane, places)
+    x = torch.cat([b["image"].permute(0, 2, 3, 1).reshape(-1, 3) for b in batches()]).double()
+    t = torch.cat([b["target"].flatten() for b in batches()]).double()
+    w, u, v = (weights["weight"].flatten().double() for weights in (plane.center, plane.first, plane.second))
+    gram, cross = x.T @ x / len(x), x.T @ t / len(x)
+    for a, b in places:
+        at = w + a * u + b * v
+        expected = float(at @ gram @ at - 2 * cross @ at + (t @ t) / len(t))
+        assert table["square"][a, b] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_center_has_the_loss_and_iou_that_the_run_was_measured_with(run: TrainedRun, tmp_path: Path) -> None:
+    tables = view([run], LOSSES, tmp_path, **OPTIONS).tables
+    row, metrics = tables["lowest"].set_index("loss").loc["dice"], run.facts["metrics"]
+    assert row["at center"] == pytest.approx(metrics["test/loss"], rel=1e-6)
+    assert row["IoU at center"] == pytest.approx(metrics["test/iou"], rel=1e-6)
+    assert tables["landscape"].set_index(["first", "second"])["dice"][0.0, 0.0] == row["at center"]
+
+
+def test_the_center_is_exactly_what_the_module_gives(tmp_path: Path) -> None:
+    ours = module(net())
+    table = grid(tmp_path / "p.csv").measure(ours, random_plane("x", ours.model, 1), [(1.0, 0.5), (0.0, 0.0)])
+    with torch.no_grad():
+        total = sum(BCE()(ours(b["image"]), b["target"]).double().sum() for b in batches())
+    assert table["bce"][0.0, 0.0] == float(total) / 3
+
+
+def test_a_grid_that_was_killed_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = module(net())
+    plane, places = random_plane("x, y", ours.model, 1), [(a / 4, 0.0) for a in range(6)]
+    whole = grid(tmp_path / "whole.csv").measure(ours, plane, places)
+    at, seen = LandscapeGrid.at, []
+
+    def killed_after_three(self: LandscapeGrid, module: SegModule, plane: Any, a: float, b: float, *more: Any) -> Any:
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append((a, b))
+        return at(self, module, plane, a, b, *more)
+
+    monkeypatch.setattr(LandscapeGrid, "at", killed_after_three)
+    with pytest.raises(KeyboardInterrupt):
+        grid(tmp_path / "p.csv").measure(ours, plane, places)
+    with (tmp_path / "p.csv").open("a") as file:
+        file.write("x; y,0.75,0,0.12")  # a truncated line
+    seen.clear()
+    pd.testing.assert_frame_equal(grid(tmp_path / "p.csv").measure(ours, plane, places), whole, check_exact=True)
+    assert seen == places[3:]
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        grid(tmp_path / "p.csv", fingerprint="other").measure(ours, plane, places)
+    assert seen == places[:3]
+
+
+def test_the_lowest_place_is_listed_with_the_iou_there() -> None:
+    axis = np.array([-1.0, 0.0, 1.0])
+    first, second = np.meshgrid(axis, axis)
+    values = {"a": (first - 1) ** 2 + second**2, "IoU": 1 - 0.1 * (first**2 + (second - 1) ** 2)}
+    surface = Surface(Plane("p", {}, {}, {}, ""), axis, axis, values, {"a": 1.0, "IoU": 0.9})
+    row = lowest_places(surface).iloc[0]
+    assert (row["first"], row["second"], row["lowest"]) == (1, 0, 0)
+    assert row["IoU there"] == pytest.approx(0.8)
+    assert row["best IoU"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plane", ["random", "solutions", "path"])
+def test_every_kind_of_plane_is_drawn(runs: list[TrainedRun], tmp_path: Path, plane: str) -> None:
+    options = OPTIONS | {"plane": plane, "images": 2}
+    view(runs, LOSSES, tmp_path, **options).write(tmp_path)
+    assert list(tmp_path.glob("landscape_*.png"))
+    assert len(pd.read_csv(tmp_path / "landscape.csv")) == 9 * (2 if plane == "random" else 1)
+
+
+@pytest.mark.parametrize(
+    ("shown", "changed", "message"),
+    [
+        ("bce other", {}, "expected the data of"),
+        ("bce dice", {"plane": "flat"}, "plane as one of random"),
+        ("bce", {"plane": "solutions"}, "two or three runs"),
+        ("bce dice", {"split": "all"}, "split as one of train"),
+        ("bce dice", {"images": 0}, "at least one image"),
+        ("bce dice", {"points": 1}, "at least 2 points"),
+    ],
+)
+def test_what_has_no_landscape_is_one_sentence(
+    pick: Callable[[str], list[TrainedRun]], tmp_path: Path, shown: str, changed: dict, message: str
+) -> None:
+    with pytest.raises(ContractError, match=message):
+        view(pick(shown), LOSSES, tmp_path, **OPTIONS | changed)
