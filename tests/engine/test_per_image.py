@@ -10,7 +10,8 @@ import pytest
 import scipy.ndimage
 import torch
 
-from seglab.engine.per_image import ImageTable, extremes, spread, write_table
+from seglab.data.facts import spread
+from seglab.engine.per_image import ImageTable, extremes, write_table
 from seglab.files import write_arrays
 
 
