@@ -173,7 +173,7 @@ def test_a_full_disk_is_one_sentence_in_other_commands(
     commands = {
         "predict": (f"run={undisturbed}", f"input={tmp_path / 'image.png'}", f"output={disk / 'predictions'}"),
         "report": (str(study), f"output={disk / 'report'}"),
-        "export": (f"run={undisturbed}", "format=torchscript", f"output={disk / 'model.pt'}"),
+        "export": (f"run={undisturbed}", "format=pt2", f"output={disk / 'model.pt2'}"),
         "prepare": (*(word for word in SMALL if word.startswith("dataset.")), f"hydra.run.dir={disk / 'prepared'}"),
     }
     for command, words in commands.items():
