@@ -177,6 +177,10 @@ class Dataset:
         """Decode an image file without a label, or a page of it, as the data set reads its own, see `read_image`."""
         return read_image(path, page)
 
+    def region(self, path: str) -> tuple[slice, slice] | None:
+        """Give the rows and columns of an image file that the model sees, None for all of it."""
+        return None
+
     def mask_doubts(self, masks: Sequence[Facts]) -> list[str]:
         """Say in sentences what looks wrong about mask files, given their `mask_facts`."""
         return []

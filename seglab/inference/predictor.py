@@ -71,7 +71,14 @@ class Predictor:
 
     def of_file(self, path: str, page: int | None = None) -> np.ndarray:
         """Map an image file, or a page of it: (h, w) or (k, h, w) uint16."""
-        return self.of_image(decoded(path, self.dataset, page))
+        image = decoded(path, self.dataset, page)
+        box = self.dataset.region(path)
+        if box is None:
+            return self.of_image(image)
+        found = self.of_image(image[box])
+        levels = np.zeros((*found.shape[:-2], *image.shape[:2]), np.uint16)
+        levels[(..., *box)] = found
+        return levels
 
     def of_image(self, image: np.ndarray) -> np.ndarray:
         """Map an image as its file has it, (h, w) or (h, w, bands); no data where it is NaN."""

@@ -27,6 +27,10 @@ class RegionLoss(PolicyMean):
 
     smooth: float = within("[0, inf)", 0.0)
 
+    @property
+    def by_totals(self) -> bool:
+        return type(self).each_class is RegionLoss.each_class and self.empty != "skip"  # which looks at the whole batch
+
     def cells(self, x: Pixels) -> Confusion:
         """What counts as true and false positives and negatives."""
         return x.confusion

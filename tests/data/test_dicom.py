@@ -5,7 +5,7 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.data.dataset import Dataset
-from seglab.data.datasets.cbis_ddsm import is_mask, read_lesion, read_mammogram, shape_of
+from seglab.data.mammogram import breast_box, is_mask, read_lesion, read_mammogram, shape_of
 from seglab.images.dicom import read_dicom
 from seglab.images.image_io import read_image
 from seglab.images.masks import read_mask
@@ -85,6 +85,7 @@ def test_any_data_set_reads_a_dicom_without_a_label(tmp_path, ramp, write_dicom)
     path = write_dicom(tmp_path / "a.dcm", ramp)
     np.testing.assert_array_equal(plain.decode(path), ramp)
     assert plain.decode(write_image(tmp_path / "a.png", np.zeros((4, 5, 3)))).shape == (4, 5, 3)
+    assert plain.region(path) is None
 
 
 def test_the_mask_is_distinguished_from_the_crop_by_content(tmp_path, write_dicom):
@@ -116,3 +117,14 @@ def test_a_mask_blurred_by_jpeg_is_still_a_mask(tmp_path):
     assert is_mask(cv2.imread(path, 0))
     found = read_lesion((path,), (200, 200))
     assert (found != (mask > 0)).mean() < 0.002
+
+
+def test_the_breast_is_found_beside_a_label(tmp_path):
+    film = np.zeros((1200, 800), np.uint16)
+    cv2.ellipse(film, (0, 600), (400, 500), 0, -90, 90, 30000, -1)
+    film[50:150, 650:750] = 65535
+    rows, columns = breast_box(film)
+    assert (rows.start, rows.stop) == pytest.approx((100, 1100), abs=20)
+    assert (columns.start, columns.stop) == pytest.approx((0, 400), abs=20)
+    nothing = breast_box(np.zeros((30, 20), np.uint8))
+    assert nothing == (slice(0, 30), slice(0, 20))

@@ -10,8 +10,7 @@ import pytest
 import scipy.ndimage
 import torch
 
-from seglab.data.facts import spread
-from seglab.engine.per_image import ImageTable, extremes, write_table
+from seglab.engine.per_image import ImageTable, extremes, spread, write_table
 from seglab.files import write_arrays
 
 

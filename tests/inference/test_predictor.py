@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from seglab.contract import ContractError
+from seglab.data.mammogram import breast_box
 from seglab.engine.trained_run import open_run
 from seglab.inference.predictor import SYMMETRIES, Predictor, cut, ensemble_average, predictor, transformed
 from tests.engine.untrained import write_run
@@ -115,6 +116,20 @@ def test_several_runs_agree_by_their_mean_each_looking_in_its_own_way(runs: Path
     all_three = [opened(runs / name) for name in ("whole", "padded", "patches")]
     mean = np.mean([one.of_file(file) for one in all_three], axis=0)
     np.testing.assert_allclose(ensemble_average(all_three, file), mean, atol=0.51)
+
+
+def test_a_film_is_cut_to_the_breast_where_training_was(runs: Path, tmp_path: Path) -> None:
+    gray = ("dataset=ddsm", "dataset.root=gone", "model.in_channels=1")
+    one, whole = (opened(write_run(tmp_path / f"{crop}", *gray, f"dataset.crop={crop}")) for crop in ("true", "false"))
+    film = np.zeros((200, 150), np.uint8)
+    film[40:160, 20:100] = photo(120, 80)[..., 0] // 2 + 100
+    cv2.imwrite(str(tmp_path / "film.png"), film)
+    box = breast_box(film)
+    levels = one.of_file(str(tmp_path / "film.png"))
+    np.testing.assert_array_equal(levels[box], whole.of_image(film[box]))
+    levels[box] = 0
+    assert not levels.any()
+    assert whole.of_file(str(tmp_path / "film.png")).all()
 
 
 def test_a_pixel_at_the_threshold_is_foreground() -> None:

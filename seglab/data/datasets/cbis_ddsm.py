@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seglab.contract import ContractError, Task, require
+from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Item, one_of
-from seglab.images.dicom import WINDOWS, one_sentence, read_dicom
-from seglab.images.image_io import existing_folder, files_in, read_image
-from seglab.images.resize import resize, spread, to_channels
+from seglab.data.mammogram import breast_box, read_lesion, read_mammogram, shape_of
+from seglab.images.dicom import WINDOWS
+from seglab.images.image_io import existing_folder, files_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ SIDE, VIEW = "left or right breast", "image view"
 TASKS = {"lesion": Task(), "mass_calc": Task("multilabel", ("mass", "calc"))}
 """What a mask means, by target; a calcification may lie in a mass."""
 
-COLUMNS = ("patient_id", SIDE, VIEW, IMAGE, CROP, MASK)
+COLUMNS = ("patient_id", "breast_density", SIDE, VIEW, "abnormality id", "pathology", IMAGE, CROP, MASK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,21 +36,32 @@ class CbisDdsm(Dataset):
     Films are DICOM in the layout of the NBIA download or the classic one, or PNG and JPEG that keep the folder names.
     A film that is in the tables of masses and of calcifications is one item, in the test set if either says so.
     target: `lesion`, or `mass_calc`: masses and calcifications as two classes, which may overlap.
-    abnormality: `mass`, `calc` or `both`. window: `full`, `percentile` or `header`, which is instead of a range.
+    abnormality: `mass`, `calc` or `both`. view (CC, MLO), side (LEFT, RIGHT), pathology (MALIGNANT, BENIGN, which takes
+    in BENIGN_WITHOUT_CALLBACK), density (a list of 1 to 4): lesions to keep, null for all. window: `full`, `percentile`
+    or `header`, which is instead of a range. crop: cut out the breast.
     """
 
     root: str
     target: str = "lesion"
     abnormality: str = "both"
+    view: str | None = None
+    side: str | None = None
+    pathology: str | None = None
+    density: tuple[int, ...] | None = None
     window: str = "full"
+    crop: bool = False
     channels: int = 1
     range: str | tuple[float, ...] = "full"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("dataset ddsm", self, abnormality=("mass", "calc", "both"), window=WINDOWS, target=tuple(TASKS))
+        views, sides, kinds = ("CC", "MLO", None), ("LEFT", "RIGHT", None), ("MALIGNANT", "BENIGN", None)
+        one_of("dataset ddsm", self, abnormality=("mass", "calc", "both"), view=views, side=sides, pathology=kinds)
+        one_of("dataset ddsm", self, window=WINDOWS, target=tuple(TASKS))
         both = self.target == "lesion" or self.abnormality == "both"
         require(both, "dataset ddsm", "abnormality=both with target=mass_calc", self.abnormality)
+        known = set(self.density or ()) <= {1, 2, 3, 4}
+        require(known, "dataset ddsm", "density to be a list of 1 to 4", self.density)
 
     @property
     def task(self) -> Task:
@@ -58,11 +69,28 @@ class CbisDdsm(Dataset):
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
-        files, films = Files(root), read_tables(root, self.abnormality).groupby(["patient_id", SIDE, VIEW], sort=True)
+        rows = self.filter(read_tables(root, self.abnormality))
+        require(len(rows) > 0, "dataset ddsm", "lesions that pass view, side, pathology and density", 0)
+        files = Files(root)
+        films = rows.groupby(["patient_id", SIDE, VIEW], sort=True)
         return [self.film("_".join(map(str, key)), lesions, files) for key, lesions in films]
 
     def decode(self, path: str, page: int | None = None) -> np.ndarray:
         return read_mammogram(path, self.window)
+
+    def region(self, path: str) -> tuple[slice, slice] | None:
+        return breast_box(read_mammogram(path)) if self.crop else None
+
+    def filter(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Keep the lesions that view, side, pathology and density name."""
+        keep = np.ones(len(rows), bool)
+        for column, value in ((VIEW, self.view), (SIDE, self.side)):
+            keep &= True if value is None else rows[column] == value
+        if self.pathology is not None:
+            keep &= rows["pathology"].str.startswith(self.pathology)
+        if self.density is not None:
+            keep &= rows["breast_density"].isin([str(n) for n in self.density])
+        return rows[keep]
 
     def film(self, name: str, lesions: pd.DataFrame, files: Files) -> Item:
         """Make the item of one film from the rows of its lesions."""
@@ -76,20 +104,27 @@ class CbisDdsm(Dataset):
         return Item(
             name,
             patient,
-            partial(read_mammogram, images[0], self.window),
-            partial(read_lesions, images[0], list(zip(classes, masks, strict=True)), self.task.channels),
+            partial(read_film, self, images[0]),
+            partial(read_lesions, self, images[0], list(zip(classes, masks, strict=True))),
             split,
             tuple(dict.fromkeys((images[0], *(path for paths in masks for path in paths)))),
         )
 
 
-def read_lesions(path: str, lesions: list[tuple[int, tuple[str, ...]]], classes: int) -> np.ndarray:
-    """Read the union of all lesion masks of a film (h, w), or of each of several classes (h, w, classes)."""
-    shape = shape_of(path)
-    mask = np.zeros((*shape, classes), np.uint8)
+def read_film(dataset: CbisDdsm, path: str) -> np.ndarray:
+    """Read a film (h, w), cut to the breast if asked."""
+    image, box = dataset.decode(path), dataset.region(path)
+    return image[box] if box else image
+
+
+def read_lesions(dataset: CbisDdsm, path: str, lesions: list[tuple[int, tuple[str, ...]]]) -> np.ndarray:
+    """Read the union of all lesion masks of a film, or of each class (h, w, classes), cut like the film."""
+    shape, box = shape_of(path), dataset.region(path)
+    mask = np.zeros((*shape, dataset.task.channels), np.uint8)
     for k, candidates in lesions:
         mask[..., k] |= read_lesion(candidates, shape)
-    return mask if classes > 1 else mask[..., 0]
+    mask = mask if dataset.task.channels > 1 else mask[..., 0]
+    return mask[box] if box else mask
 
 
 def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
@@ -101,6 +136,7 @@ def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
     for path in sorted({*root.glob("*_case_description_*.csv"), *root.glob("*/*_case_description_*.csv")}):
         if path.name.startswith(kinds):
             table = pd.read_csv(path, dtype=str, keep_default_na=False).rename(columns=str.strip)
+            table = table.rename(columns={"breast density": "breast_density"})
             missing = [column for column in COLUMNS if column not in table]
             require(not missing, str(path), f"columns {', '.join(COLUMNS)}", f"no {' and no '.join(missing)}")
             table = table[list(COLUMNS)].apply(lambda column: column.str.strip())
@@ -148,55 +184,3 @@ class Files:
 def series_of(path: str) -> str:
     """Give the series of a table's path `case/study/series/name`."""
     return Path(path).parent.name
-
-
-def read_mammogram(path: str, window: str = "full") -> np.ndarray:
-    """Decode DICOM, PNG or JPEG to a gray image (h, w), uint16, or uint8 where the file has no more.
-
-    window: `full`, `header` (DICOM alone), or `percentile`: from the 1st to the 99.5th of what is not black.
-    """
-    if Path(path).suffix.lower() == ".dcm":
-        image = read_dicom(path, window)
-    else:
-        require(window != "header", path, "a DICOM, where window=header", "another format", "set dataset.window=full")
-        image = to_channels(read_image(path), 1)[..., 0]
-    if window != "percentile":
-        return image
-    seen = image[::4, ::4]
-    seen = seen[seen > seen.min()]
-    return spread(image, *np.percentile(seen, (1, 99.5))) if seen.size else image
-
-
-def shape_of(path: str) -> tuple[int, ...]:
-    """Give the height and width of a mammogram, of a DICOM without decoding it."""
-    if Path(path).suffix.lower() != ".dcm":
-        return read_mammogram(path).shape
-    import pydicom
-
-    with one_sentence(path):
-        head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
-        return int(head.Rows), int(head.Columns)
-
-
-def is_mask(pixels: np.ndarray) -> bool:
-    """Recognize a mask: nearly all pixels lie at one of two values (JPEG blurs the edge between them)."""
-    low, high = float(pixels.min()), float(pixels.max())
-    near = np.minimum(pixels - low, high - pixels) <= 0.05 * (high - low)
-    return bool(near.mean() > 0.98)
-
-
-def read_lesion(candidates: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Find the mask among the files of one abnormality, by its content, and bring it to the image's shape: uint8.
-
-    In CBIS-DDSM neither folder nor file name distinguishes mask and crop: the mask has two values and the image's
-    size, up to a few pixels. Foreground is the upper of the two, be it 1, 2 or 255.
-    """
-    sizes = []
-    for path in candidates:
-        pixels = read_mammogram(path)
-        off = max(abs(a - b) / b for a, b in zip(pixels.shape, shape, strict=True))
-        if off < 0.1 and is_mask(pixels):
-            return (resize((pixels > pixels.max() / 2).astype(np.float32), *shape) >= 0.5).astype(np.uint8)
-        sizes.append("x".join(map(str, pixels.shape)))
-    wanted = f"a mask of two values and about {shape[0]}x{shape[1]}"
-    raise ContractError(f"{candidates[0]}: expected {wanted}, got {', '.join(sizes)}")

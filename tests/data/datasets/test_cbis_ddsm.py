@@ -163,6 +163,11 @@ classic = pytest.mark.parametrize("root", ["classic"], indirect=True)
     [
         ({"abnormality": "mass"}, FILMS[:5]),
         ({"abnormality": "calc"}, [FILMS[3], FILMS[5]]),
+        ({"view": "MLO"}, FILMS[1:3]),
+        ({"side": "RIGHT"}, [FILMS[2], *FILMS[4:]]),
+        ({"pathology": "MALIGNANT"}, [*FILMS[:2], FILMS[3]]),
+        ({"pathology": "BENIGN"}, [FILMS[0], *FILMS[2:]]),
+        ({"density": [1, 4]}, [FILMS[2], FILMS[5]]),
     ],
 )
 def test_filters_keep_lesions(root, options, films):
@@ -171,7 +176,20 @@ def test_filters_keep_lesions(root, options, films):
 
 @classic
 def test_a_filter_of_lesions_leaves_the_other_lesions_out_of_the_mask(root):
+    assert top_rows(ddsm(root, pathology="MALIGNANT").items()[0]) == [20]
     assert top_rows(ddsm(root, abnormality="mass").items()[3]) == [10]
+
+
+@classic
+def test_the_breast_can_be_cut_out(root):
+    data = ddsm(root, crop=True, density=[1, 2, 3])
+    item = data.items()[0]
+    np.testing.assert_array_equal(data.decode(item.files[0])[data.region(item.files[0])], item.image())
+    assert ddsm(root).region(item.files[0]) is None
+    assert hash(data) != hash(ddsm(root))
+    assert item.image().shape == item.mask().shape
+    assert item.image().shape[1] < 65
+    assert item.mask().sum() == ddsm(root).items()[0].mask().sum()
 
 
 @classic
@@ -187,15 +205,17 @@ def test_what_is_not_on_disk_is_counted_and_named(root):
 @classic
 def test_faulty_tables_and_choices_are_one_sentence(root):
     table = root / "csv/mass_case_description_train_set.csv"
-    table.write_text(table.read_text().replace("image view", "direction"))
-    with pytest.raises(ContractError, match=r"description_train_set.csv: expected columns .*, got no image view"):
+    table.write_text(table.read_text().replace("pathology", "verdict"))
+    with pytest.raises(ContractError, match=r"description_train_set.csv: expected columns .*, got no pathology"):
         ddsm(root).items()
     empty = root / "empty"
     empty.mkdir()
     with pytest.raises(ContractError, match=r"expected mass_case_description_train_set.csv and calc"):
         ddsm(empty).items()
-    with pytest.raises(ContractError, match="abnormality to be one of mass, calc, both, got cyst"):
-        ddsm(root, abnormality="cyst")
+    with pytest.raises(ContractError, match="lesions that pass view"):
+        ddsm(root, abnormality="calc", view="MLO").items()
+    with pytest.raises(ContractError, match="view to be one of CC, MLO, None, got AP"):
+        ddsm(root, view="AP")
 
 
 def test_the_real_tables_have_the_known_counts(shared_data):
