@@ -6,35 +6,26 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-SMALL = (
-    "dataset.size=32",
-    "dataset.train=8",
-    "dataset.val=5",  # an odd number: one process has an image more than the other
-    "dataset.test=7",
-    "model.base=4",
-    "model.depth=2",
-    "model.norm=group",  # a batch norm would see half a batch in each process
-    "trainer.max_epochs=3",
-    "trainer.accelerator=cpu",
-    "loss=weighted_bce",
-    "loss.pos_weight=50.0",  # so that it finds something from the first epoch on
-)
+from tests.conftest import SMALL
+
+WORDS = (*SMALL, "dataset.val=5", "dataset.test=7")  # odd numbers: one process has an image more than the other
+WORDS += ("model.norm=group", "trainer.max_epochs=3")  # a batch norm would see half a batch in each process
+WORDS += ("loss=weighted_bce", "loss.pos_weight=50.0")  # so that it finds something from the first epoch on
 
 
-def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "seglab.train", *words, *SMALL, f"hydra.run.dir={folder}"]
+def train(folder, *words):
+    command = [sys.executable, "-m", "seglab.train", *WORDS, *words, f"hydra.run.dir={folder}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=400)
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_rows_and_metrics_of_one(tmp_path: Path) -> None:
+def test_two_processes_give_the_rows_and_metrics_of_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, words in (
         (one, ["batch_size=4"]),
@@ -54,7 +45,7 @@ def test_two_processes_give_the_rows_and_metrics_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_in_one_process_refuses_several_devices(tmp_path: Path) -> None:
+def test_a_sweep_in_one_process_refuses_several_devices(tmp_path):
     said = train(tmp_path / "x", "-m", "trainer.devices=2", "trainer.strategy=ddp", "seed=1,2", "study=s")
     assert said.returncode == 1
     assert "trainer: expected devices=1 in a sweep in one process, got more; start each run by itself" in said.stderr

@@ -27,7 +27,7 @@ CLAIMS = {  # of the sources: how many runs each needs
 Configure = Callable[..., DictConfig]
 
 
-def jobs(name: str) -> list[list[str]]:
+def jobs(name):
     """The overrides of each run of an experiment, as Hydra's sweeper makes them."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -44,14 +44,14 @@ def jobs(name: str) -> list[list[str]]:
     return [list(job) for job in itertools.product(*choices)]
 
 
-def composed(configure: Configure, name: str, *words: str) -> DictConfig:
+def composed(configure, name, *words):
     eyes = "override /dataset: fundus" in (CONF / f"experiment/{name}.yaml").read_text()
     root = ["dataset.root=/data"] if eyes else []
     return configure("train", "folder=x", "trainer.precision=32-true", f"experiment={name}", *root, *words)
 
 
 @pytest.mark.parametrize("name", [file.stem for file in EXPERIMENTS])
-def test_each_arm_fits_the_code(name: str, configure: Configure) -> None:
+def test_each_arm_fits_the_code(name, configure):
     arms = [job for job in jobs(name) if "seed=1" in job or not any(word.startswith("seed=") for word in job)]
     configs = [composed(configure, name, *job) for job in arms]
     for cfg in configs:
@@ -61,15 +61,17 @@ def test_each_arm_fits_the_code(name: str, configure: Configure) -> None:
 
 
 @pytest.mark.parametrize(("name", "runs"), CLAIMS.items())
-def test_a_claim_is_put_to_three_seeds_of_each_arm(name: str, runs: int) -> None:
-    listed = jobs(name)
+def test_a_claim_says_its_question_and_cost_and_is_put_to_three_seeds_of_each_arm(name, runs):
+    listed, head = jobs(name), (CONF / f"experiment/{name}.yaml").read_text().split("defaults:")[0]
     assert len(listed) == runs
     assert len([job for job in listed if "seed=3" in job]) * 3 == runs
+    command = f"# python -m seglab.train -m experiment={name}"
+    assert all(word in head for word in (command, "# Question: ", "# Source: ", "# Cost: ", "# Outcome: "))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLAIMS)
-def test_each_arm_fits_the_code_at_full_scale(name: str, configure: Configure) -> None:
+def test_each_arm_fits_the_code_at_full_scale(name, configure):
     for job in jobs(name):
         if "seed=1" in job:
             cfg = composed(configure, name, "scale=full", *job)
@@ -78,14 +80,7 @@ def test_each_arm_fits_the_code_at_full_scale(name: str, configure: Configure) -
             assert cfg.study == name
 
 
-@pytest.mark.parametrize("name", CLAIMS)
-def test_a_claim_says_its_question_source_cost_and_outcome(name: str) -> None:
-    head = (CONF / f"experiment/{name}.yaml").read_text().split("defaults:")[0]
-    command = f"# python -m seglab.train -m experiment={name}"
-    assert all(word in head for word in (command, "# Question: ", "# Source: ", "# Cost: ", "# Outcome: "))
-
-
-def test_full_scale_is_the_protocol_of_the_source(configure: Configure) -> None:
+def test_full_scale_is_the_protocol_of_the_source(configure):
     fundus = composed(configure, "fundus_ce_focal", "scale=full", "+experiment/fundus_ce_focal=focal")
     assert (fundus.dataset.size, fundus.model.padding, fundus.batch_size) == (572, "valid", 4)
     assert (fundus.trainer.max_epochs, to_container(fundus.tune.lr)) == (1000, [1e-4])
@@ -96,7 +91,7 @@ def test_full_scale_is_the_protocol_of_the_source(configure: Configure) -> None:
     assert (scans.dataset.size, scans.model.base, scans.schedule.pos_weight.epochs) == (640, 32, 150)
 
 
-def test_the_larger_images_begin_with_the_weights_of_the_run_on_small_ones(configure: Configure) -> None:
+def test_the_larger_images_begin_with_the_weights_of_the_run_on_small_ones(configure):
     begun, grown, whole = (
         composed(configure, "grow_images", f"+experiment/grow_images={arm}", "seed=3")
         for arm in ("begun", "grown", "whole")

@@ -40,7 +40,7 @@ for name in ("plotly", "onnx", "onnxruntime", "onnxscript", "monai", "kornia"):
 
 
 @pytest.mark.slow
-def test_a_wheel_installed_elsewhere_trains_from_another_folder_also_with_a_loss_of_the_users(tmp_path: Path) -> None:
+def test_a_wheel_installed_elsewhere_trains_from_another_folder_also_with_a_loss_of_the_users(tmp_path):
     uv, site, place = Path(sys.executable).with_name("uv"), tmp_path / "site", tmp_path / "elsewhere"
     place.mkdir()
     subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", tmp_path, ROOT], check=True)

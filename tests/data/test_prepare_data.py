@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -37,17 +35,13 @@ def folders(dataset):
     return sorted(path.name for path in Path(dataset.cache_dir).glob("*") if path.is_dir())
 
 
-def test_cached_pixels_and_facts_equal_the_files(dataset):
+def test_cached_pixels_and_facts_equal_the_files_and_the_second_use_decodes_nothing(dataset, monkeypatch):
     mapped, direct = open_data(dataset), open_data(replace(dataset, cache_dir=None))
-    for a, b in zip(mapped.source("train").batch(ALL, 0), direct.source("train").batch(ALL, 0), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert mapped.facts() == direct.facts() == open_data(dataset).facts()
-
-
-def test_the_second_use_decodes_nothing(dataset, monkeypatch):
-    open_data(dataset)
     monkeypatch.setattr(prepare_data, "build", None)
-    assert open_data(dataset).source("train").batch([(0, 0)], 0)[0].shape == (1, 16, 16, 3)
+    for opened in (mapped, open_data(dataset)):
+        for a, b in zip(opened.source("train").batch(ALL, 0), direct.source("train").batch(ALL, 0), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert opened.facts() == direct.facts()
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -135,25 +129,6 @@ def test_an_image_that_cannot_be_used_is_named_or_skipped_before_the_split_is_dr
         assert "2 of 9 images are left out, the first because of " in opened.warnings()[0]
     Path(dataset.root, "images/3.png").write_bytes(whole)
     assert open_data(replace(dataset, on_bad_item="skip")).skipped.keys() == {"5"}
-
-
-def test_masks_that_are_foreground_everywhere_or_nowhere_are_a_warning(dataset):
-    for k in range(9):
-        write_image(Path(dataset.root, f"masks/{k}.png"), np.full((20, 24), 9))
-    assert any("train: 9 of 9 masks are foreground everywhere" in line for line in open_data(dataset).warnings())
-    words = r"no mask has any foreground; they hold 9 (100 %); look at what the data set calls foreground"
-    assert any(words in line for line in open_data(replace(dataset, threshold=9)).warnings())
-
-
-def test_two_processes_may_open_at_once(dataset):
-    with ProcessPoolExecutor(2, get_context("fork")) as pool:
-        facts = [job.result() for job in [pool.submit(facts_of, dataset) for _ in range(4)]]
-    assert facts == [open_data(replace(dataset, cache_dir=None)).facts()] * 4
-    assert folders(dataset) == [facts[0]["fingerprint"]]
-
-
-def facts_of(dataset):
-    return open_data(dataset).facts()
 
 
 def test_an_image_that_is_smaller_than_its_patches_is_filled_up_with_black(dataset):
