@@ -62,7 +62,6 @@ def test_a_file_agrees_with_the_run_on_sizes_it_has_never_seen(configure, tmp_pa
     ("model", "sizes"),
     [
         (["model.padding=valid", "dataset.size=72"], "sides from about that of training"),
-        (["model=fcn", "model.base=4", "dataset.size=64"], "divisible by 32"),
         (["model=smp", "model.encoder_name=resnet18", "dataset.size=64"], "divisible by 32"),
     ],
 )

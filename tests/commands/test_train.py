@@ -70,24 +70,6 @@ def test_two_runs_of_one_configuration_are_equal_to_the_last_bit(tmp_path):
     assert_same_tables(train_small(tmp_path / "a"), train_small(tmp_path / "b", "workers=1"))
 
 
-def test_runs_that_differ_in_the_loss_start_from_the_same_weights_and_see_the_same_images(configure, tmp_path):
-    from seglab.engine.run import Run
-    from seglab.train import load_data, make_module
-
-    seen = []
-    for loss in ("bce", "tversky"):
-        cfg = configure("train", *SMALL, f"loss={loss}", folder=tmp_path)
-        made = Run(tmp_path / loss)
-        data = load_data(cfg, made)
-        module = make_module(cfg, data, made)
-        seen.append((module.state_dict(), next(iter(data.train_dataloader())), torch.rand(2)))
-    (first, images, numbers), (second, others, more) = seen
-    assert all(torch.equal(weight, second[name]) for name, weight in first.items())
-    assert images["id"] == others["id"]
-    assert torch.equal(images["image"], others["image"])
-    assert torch.equal(numbers, more)
-
-
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_interrupted_run_resumes_and_ends_like_the_undisturbed_one(tmp_path, workers):
     words = ("trainer.max_epochs=4", "scheduler=plateau", "scheduler.patience=0", f"workers={workers}")

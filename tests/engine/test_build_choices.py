@@ -9,7 +9,7 @@ from seglab.engine.config import ConfigError, build_choices
 from seglab.losses import Focal
 
 
-def test_names_and_names_with_values_are_built_by_label() -> None:
+def test_names_and_names_with_values_are_built_by_label():
     made = build_choices("loss", ["bce", {"focal": {"gamma": 3.0}}, "focal"])
     assert list(made) == ["bce", "focal gamma=3.0", "focal"]
     assert made["focal gamma=3.0"] == Focal(gamma=3.0)
@@ -24,6 +24,6 @@ def test_names_and_names_with_values_are_built_by_label() -> None:
         ([], "at least one name"),
     ],
 )
-def test_a_wrong_choice_is_one_sentence(words: list, said: str) -> None:
+def test_a_wrong_choice_is_one_sentence(words, said):
     with pytest.raises((ContractError, ConfigError), match=said):
         build_choices("loss", words)

@@ -40,10 +40,7 @@ def test_pixels_that_are_not_valid_are_what_others_ignore(make: Any) -> None:
             smp.TverskyLoss("multiclass", alpha=0.3, beta=0.7, ignore_index=255)(z, marked[:, 0]),
             {"classes": "all"},
         ),
-        "lovasz_softmax": (
-            smp.LovaszLoss("multiclass", per_image=True, ignore_index=255)(z, marked[:, 0]),
-            {},
-        ),
+        "lovasz_softmax": (smp.LovaszLoss("multiclass", per_image=True, ignore_index=255)(z, marked[:, 0]), {}),
     }
     for name, (theirs, parameters) in others.items():
         ours = make(name, "multiclass", **parameters)(z, marked, valid)

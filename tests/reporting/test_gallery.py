@@ -1,19 +1,8 @@
-import base64
-import io
-
 import numpy as np
-from PIL import Image
 
-from seglab.reporting.gallery import gallery, one_seed, picture, read_examples
+from seglab.reporting.gallery import gallery, one_seed, read_examples
 from seglab.reporting.load_runs import collect
 from tests.reporting.fabricate import FakeLoss, write_sweep
-
-
-def test_pictures_are_small_and_keep_their_shape():
-    for shape in ((500, 250, 3), (500, 250, 1), (500, 250)):
-        address = picture(np.full(shape, 200, np.uint8))
-        image = Image.open(io.BytesIO(base64.b64decode(address.split(",")[1])))
-        assert image.size == (88, 176)
 
 
 def test_probabilities_may_be_bytes_or_floats(tmp_path):
