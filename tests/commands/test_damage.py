@@ -16,6 +16,7 @@ from seglab.engine.config import ConfigError
 from seglab.engine.run import RESULTS, Run
 from seglab.engine.trained_run import open_run
 from seglab.files import archive_is_intact
+from seglab.train import train
 from tests.commands.damages import DAMAGES, LONGER, killed_in_the_third_epoch
 from tests.conftest import SMALL, assert_same_tables, facts_of, train_small
 
@@ -45,17 +46,20 @@ def test_an_interrupted_run_recovers_and_ends_with_the_same_numbers(
     assert ("last.ckpt is damaged: the run starts over" in caplog.text) == name.endswith("last.ckpt")
 
 
-def test_a_finished_run_with_damaged_results_is_never_trusted(undisturbed, tmp_path):
-    for k, (name, damage) in enumerate((name, damage) for name in RESULTS for damage in DAMAGES):
-        folder = shutil.copytree(undisturbed, tmp_path / str(k))
-        DAMAGES[damage](folder / name)
-        fault = "none" if damage == "gone" else "a file "
-        with pytest.raises(ContractError, match=f"expected {name} as it was written, got {fault}.*rerun=true"):
-            open_run(folder).file(name)
-        if name.endswith(".ckpt") and damage == "garbage":
-            continue  # a sweep that skips finished runs compares the sizes of checkpoints only
-        with pytest.raises(ContractError, match=f"expected {name} as it was written"):
-            train_small(folder, *LONGER)
+def test_a_finished_run_with_damaged_results_is_never_trusted(undisturbed, tmp_path, configure):
+    folder = shutil.copytree(undisturbed, tmp_path / "run")
+    cfg = configure("train", *SMALL, *LONGER, folder=folder)
+    for name in RESULTS:
+        whole = (folder / name).read_bytes()
+        for damage, spoil in DAMAGES.items():
+            spoil(folder / name)
+            fault = "none" if damage == "gone" else "a file "
+            with pytest.raises(ContractError, match=f"expected {name} as it was written, got {fault}.*rerun=true"):
+                open_run(folder).file(name)
+            if not (name.endswith(".ckpt") and damage == "garbage"):  # a sweep compares the sizes of checkpoints only
+                with pytest.raises(ContractError, match=f"expected {name} as it was written"):
+                    train(cfg, folder)
+            (folder / name).write_bytes(whole)
 
 
 def test_an_intact_archive_is_distinguished_from_a_damaged_one(undisturbed, tmp_path):

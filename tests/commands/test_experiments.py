@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from seglab.engine.config import CONF, build, check, identity, to_container
@@ -27,21 +27,22 @@ CLAIMS = {  # of the sources: how many runs each needs
 Configure = Callable[..., DictConfig]
 
 
-def jobs(name):
-    """The overrides of each run of an experiment, as Hydra's sweeper makes them."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    spec: dict[str, Any] = yaml.safe_load((CONF / f"experiment/{name}.yaml").read_text())
+def choices(name):
+    """The overrides that each parameter of an experiment's sweep goes over, as Hydra's sweeper makes them."""
+    spec = yaml.safe_load((CONF / f"experiment/{name}.yaml").read_text())
     params = spec["hydra"]["sweeper"]["params"] if "hydra" in spec else {}
     words = [f"{key}={value}" for key, value in params.items() if not str(value).startswith("glob(")]
-    named = OverridesParser.create().parse_overrides(words)
-    choices = [
+    return [
         [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
         if one.is_sweep_override()
         else [f"{one.get_key_element()}={one.get_value_element_as_str()}"]
-        for one in named
+        for one in OverridesParser.create().parse_overrides(words)
     ]
-    return [list(job) for job in itertools.product(*choices)]
+
+
+def jobs(name):
+    """The overrides of each run."""
+    return [list(job) for job in itertools.product(*choices(name))]
 
 
 def composed(configure, name, *words):
@@ -52,12 +53,14 @@ def composed(configure, name, *words):
 
 @pytest.mark.parametrize("name", [file.stem for file in EXPERIMENTS])
 def test_each_arm_fits_the_code(name, configure):
-    arms = [job for job in jobs(name) if "seed=1" in job or not any(word.startswith("seed=") for word in job)]
-    configs = [composed(configure, name, *job) for job in arms]
+    """Of one seed; where several parameters are swept, each value once."""
+    arms = [[words[0]] if words[0].startswith("seed=") else words for words in choices(name)]
+    count = max(map(len, arms), default=1)
+    configs = [composed(configure, name, *(words[k % len(words)] for words in arms)) for k in range(count)]
     for cfg in configs:
         check(cfg)
         build(cfg.loss)
-    assert len({identity(cfg) for cfg in configs}) == len(arms)
+    assert len({identity(cfg) for cfg in configs}) == count
 
 
 @pytest.mark.parametrize(("name", "runs"), CLAIMS.items())

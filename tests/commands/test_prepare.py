@@ -31,18 +31,6 @@ def choose(root):
     return ["dataset=folder", f"dataset.root={root}", "dataset.size=32", "dataset.cache_dir=null"]
 
 
-def test_a_prepared_folder_trains_as_the_raw_tree_does(configure, root, tmp_path):
-    raw = configure("prepare", *choose(root))
-    assert run(raw, tmp_path / "ready") == 8
-    ready = configure("prepare", "dataset=prepared", *choose(tmp_path / "ready")[1:])
-    before, after = open_data(build(raw.dataset)), open_data(build(ready.dataset))
-    assert before.splits.ids() == after.splits.ids()
-    for split, ids in before.splits.ids().items():
-        pairs = [(0, k) for k in range(len(ids))]
-        for a, b in zip(before.source(split).batch(pairs, 0), after.source(split).batch(pairs, 0), strict=True):
-            np.testing.assert_array_equal(a, b)
-
-
 def test_the_options_for_a_training_on_the_folder_are_listed(configure, root):
     plain = build(configure("prepare", *choose(root)).dataset)
     assert list(options(plain)) == ["dataset.size=32", "dataset.cache_dir=null"]

@@ -118,7 +118,6 @@ def test_tree_parzen_proposes_one_trial_of_each_loss_at_a_time(simulate, tmp_pat
             ["space.loss.gamme=[1,2]"],
             "space.loss.gamme: expected an option of what is trained, or of one of the losses",
         ),
-        ([RATE, "seed=1,2"], "seed: expected one value, got several; fresh_seeds=N"),
         ([RATE, "sampler=tpe", "halving=3"], "halving: expected sampler=quasirandom beside it, got tpe"),
         ([RATE, "loss=bce,dise"], "loss: expected one of dice"),
     ],

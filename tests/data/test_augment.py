@@ -152,15 +152,6 @@ def test_the_changes_have_the_distributions_of_albumentations(ours: Augment, the
         assert ks_2samp(np.round(mine), np.round(others)).statistic < 0.1, name
 
 
-def test_a_chain_runs_what_it_is_given(batch: tuple[Tensor, Tensor]) -> None:
-    import albumentations as A
-
-    augment = Chain(steps={"flip": A.HorizontalFlip(p=1)})
-    for image in (batch[0], batch[0].float()):
-        moved = apply(augment, image, batch[1], [(0, k) for k in range(6)])[0]
-        torch.testing.assert_close(moved, image.flip(3), rtol=0, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     "last",
     [

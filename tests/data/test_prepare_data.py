@@ -44,12 +44,11 @@ def test_cached_pixels_and_facts_equal_the_files_and_the_second_use_decodes_noth
         assert opened.facts() == direct.facts()
 
 
-@pytest.mark.parametrize("cache", [True, False])
-def test_a_batch_is_a_copy_that_may_be_changed(dataset, cache):
-    source = open_data(dataset if cache else Synthetic(size=32, train=6, val=1, test=1)).source("train")
-    before = source.batch([(0, 3)], 0)[0].copy()
-    source.batch([(0, 3)], 0)[0][:] = 0
-    np.testing.assert_array_equal(source.batch([(0, 3)], 0)[0], before)
+def test_a_batch_is_a_copy_that_may_be_changed(dataset):
+    for source in (open_data(one).source("train") for one in (dataset, Synthetic(size=32, train=6, val=1, test=1))):
+        before = source.batch([(0, 3)], 0)[0].copy()
+        source.batch([(0, 3)], 0)[0][:] = 0
+        np.testing.assert_array_equal(source.batch([(0, 3)], 0)[0], before)
 
 
 def test_a_changed_file_or_reading_option_makes_a_new_cache(dataset):
@@ -77,16 +76,6 @@ def test_a_copy_of_the_data_keeps_its_cache_with_old_times_and_with_new(dataset,
     assert folders(dataset) == [first.fingerprint]
 
 
-def test_what_needs_more_than_the_bound_is_read_from_its_files(dataset):
-    opened = open_data(replace(dataset, cache_gb=1e-9))
-    assert not folders(dataset)
-    assert "every image is decoded at every use: the cache would take 0.0 GB" in opened.warnings()[0]
-    for a, b in zip(
-        opened.source("train").batch(ALL, 0), open_data(dataset).source("train").batch(ALL, 0), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_the_longest_unused_cache_goes_when_space_is_short(dataset):
     first = open_data(dataset).fingerprint
     (Path(dataset.cache_dir) / "notes").mkdir()  # no cache, and never removed
@@ -104,12 +93,15 @@ def test_the_longest_unused_cache_goes_when_space_is_short(dataset):
     assert folders(dataset) == sorted([first, third, "notes"])
 
 
-@pytest.mark.parametrize("lost", ["pixels.bin", "records.jsonl"])
-def test_a_cache_that_somebody_has_removed_a_part_of_is_built_anew(dataset, lost):
+def test_a_cache_of_which_a_part_is_gone_is_built_anew_and_one_beyond_the_bound_is_not_built(dataset):
     before = open_data(dataset).source("train").batch(ALL, 0)
-    (Path(dataset.cache_dir) / select_items(dataset).fingerprint / lost).unlink()
-    for a, b in zip(open_data(dataset).source("train").batch(ALL, 0), before, strict=True):
-        np.testing.assert_array_equal(a, b)
+    bounded = replace(dataset, cache_gb=1e-9, threshold=1)
+    assert "every image is decoded at every use: the cache would take 0.0 GB" in open_data(bounded).warnings()[0]
+    for lost in ("pixels.bin", "records.jsonl"):
+        (Path(dataset.cache_dir) / select_items(dataset).fingerprint / lost).unlink()
+        for a, b in zip(open_data(dataset).source("train").batch(ALL, 0), before, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert len(folders(dataset)) == 1
 
 
 @pytest.mark.parametrize("cache", [True, False])

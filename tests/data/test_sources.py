@@ -112,11 +112,6 @@ def test_squares_stay_inside_a_side_that_is_long_enough():
     assert steps(20, 32) == [(0, 0, 20)]
 
 
-def test_16_bits_reach_the_batch_in_units_of_255(raw):
-    images, eight = (epoch(replace(raw, bits=bits), split="test")[1] for bits in (16, 8))
-    assert torch.equal((images * 257).round().long() >> 8, eight.long())
-
-
 @pytest.mark.parametrize(
     "options",
     [{"fit": "patch"}, {"fit": "patch", "reduce": 2}, {"fit": "resize"}, {"fit": "pad", "coverage": 0.3, "soft": True}],

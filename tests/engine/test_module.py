@@ -56,7 +56,7 @@ def batch():
     return {"image": image, "target": target, "id": ["one", "two"], "index": torch.arange(2)}
 
 
-def test_normalising_is_the_textbook_formula():
+def test_normalizing_is_the_textbook_formula():
     image = batch()["image"]
     mean, std = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(1, 3, 1, 1)
     normalized = Normalize([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])(image)
@@ -83,16 +83,6 @@ def test_the_loss_is_float32_under_autocast():
         losses, logits = module().step(batch())
     assert logits.dtype == torch.bfloat16
     assert losses.dtype == torch.float32
-
-
-def test_the_module_counts_what_it_sees():
-    seen = module().eval()
-    out = seen.validation_step(batch(), 0)
-    values = seen.val_meter.flush()
-    assert values["loss"].item() == pytest.approx(out["losses"].mean().item())
-    found, true = out["logits"] >= 0, batch()["target"] == 1
-    iou = ((found & true).sum((1, 2, 3)) / (found | true).sum((1, 2, 3))).mean()
-    assert values["iou"].item() == pytest.approx(iou.item(), abs=1e-6)
 
 
 def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig
+from PIL import Image
 
 from seglab.contract import ContractError
 from seglab.engine.trackers import Tracker
@@ -57,14 +59,14 @@ def mirrored(tmp_path):
 
     def run(*words):
         target = f"++logger._target_={__name__}.Fake"
-        train_small(tmp_path / "run", "loss=bce", "examples=1", "pictures=true", target, *words)
+        train_small(tmp_path / "run", "loss=bce", target, *words)
         return Fake.said
 
     return run
 
 
 def test_a_run_sends_its_configuration_every_epoch_and_its_end(mirrored, tmp_path):
-    said = mirrored()
+    said = mirrored("pictures=true")
     facts = json.loads((tmp_path / "run/run.json").read_text())
     assert said[0][0] == "start"
     assert {key: said[0][1][key] for key in ("identity", "config")} == {
@@ -77,12 +79,6 @@ def test_a_run_sends_its_configuration_every_epoch_and_its_end(mirrored, tmp_pat
     assert metrics["test/iou"] == facts["metrics"]["test/iou"]
 
 
-def test_a_run_that_fails_says_so(mirrored):
-    with pytest.raises(ContractError, match="divisible"):
-        mirrored("dataset.size=33")
-    assert Fake.said[-1] == ("finish", ({}, [], "failed"))
-
-
 @pytest.mark.parametrize("moment", ["send", "finish"])
 def test_a_tracker_that_does_not_answer_any_more_ends_nothing(mirrored, tmp_path, moment, caplog):
     mirrored(f"+logger.fails={moment}")
@@ -90,10 +86,11 @@ def test_a_tracker_that_does_not_answer_any_more_ends_nothing(mirrored, tmp_path
     assert caplog.text.count("logger: fake is lost") == 1
 
 
-def test_a_tracker_that_is_not_there_is_one_sentence_before_training(mirrored, tmp_path):
-    with pytest.raises(
-        ContractError, match=r"logger: expected fake to answer, got ConnectionError: no route; logger=n"
-    ):
+def test_a_run_that_fails_says_so_and_a_tracker_that_is_not_there_is_one_sentence_before_training(mirrored, tmp_path):
+    with pytest.raises(ContractError, match="divisible"):
+        mirrored("dataset.size=33")
+    assert Fake.said[-1] == ("finish", ({}, [], "failed"))
+    with pytest.raises(ContractError, match=r"expected fake to answer, got ConnectionError: no route; logger=n"):
         mirrored("+logger.fails=start")
     assert not (tmp_path / "run/metrics.csv").exists()
 
@@ -195,10 +192,12 @@ def test_a_study_is_pushed_to_an_mlflow_server(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob(f"artifacts/*/{there}/**/examples.png"))) == 1
 
 
-def test_tensorboard_holds_a_pushed_run(tmp_path):
+def test_tensorboard_holds_a_pushed_run(study_of, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = train_small(tmp_path / "study/bce", "loss=bce", "examples=1", "pictures=true")
+    folder = shutil.copytree(study_of("32-true") / "bce", tmp_path / "study/bce")
+    for name in ("curves", "examples"):
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
     mirror([folder], "tensorboard")
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0}).Reload()
     facts = json.loads((folder / "run.json").read_text())

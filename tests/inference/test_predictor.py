@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ import torch
 from seglab.contract import ContractError
 from seglab.data.mammogram import breast_box
 from seglab.engine.trained_run import open_run
-from seglab.inference.predictor import SYMMETRIES, cut, ensemble_average, predictor, transformed
+from seglab.inference.predictor import SYMMETRIES, cut, predictor, transformed
 from tests.engine.untrained import write_run
 
 
@@ -61,17 +59,6 @@ def test_the_map_of_a_padded_image_leaves_the_padding_out(runs):
     np.testing.assert_allclose(levels / 65535, expected, atol=2e-5)
 
 
-def test_tiles_agree_with_the_whole_image_where_the_model_looks_no_further_than_they_share(runs):
-    """A U-Net of depth 2 looks at most 23 pixels around it; a window of 256 leaves out the 32 at its inner edges."""
-    one, image = opened(runs / "patches", window=256), photo(400, 700)
-    with torch.no_grad():
-        whole = one.module(torch.from_numpy(np.pad(image, ((0, 16), (0, 4), (0, 0)))).permute(2, 0, 1)[None])
-    whole = whole.sigmoid()[0, 0, :400, :700].numpy()
-    np.testing.assert_allclose(one.of_image(image) / 65535, whole, atol=3e-5)
-    apart = replace(one, window=64, overlap=0.0).of_image(image)
-    assert np.abs(apart / 65535 - whole).max() > 1e-3  # tiles side by side do not
-
-
 def test_a_run_on_patches_slides_with_its_own_size_and_reduces_as_in_training(runs):
     assert opened(runs / "patches").window == 64
     assert opened(runs / "whole").window is None
@@ -103,14 +90,6 @@ def test_with_all_symmetries_a_turned_image_gives_the_turned_map(runs, name):
         assert np.abs(plain.of_image(moved) - turn(plain.of_image(image)).astype(float)).max() > 300
     flips = opened(runs / name, tta="flips")
     np.testing.assert_allclose(flips.of_image(image[:, ::-1]), flips.of_image(image)[:, ::-1], atol=3)
-
-
-def test_several_runs_agree_by_their_mean_each_looking_in_its_own_way(runs, tmp_path):
-    file = str(tmp_path / "a.png")
-    cv2.imwrite(file, photo(70, 90))
-    all_three = [opened(runs / name) for name in ("whole", "padded", "patches")]
-    mean = np.mean([one.of_file(file) for one in all_three], axis=0)
-    np.testing.assert_allclose(ensemble_average(all_three, file), mean, atol=0.51)
 
 
 def test_a_film_is_cut_to_the_breast_where_training_was(runs, tmp_path):

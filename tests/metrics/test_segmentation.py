@@ -69,15 +69,6 @@ def test_cutting_into_batches_and_their_order_change_no_digit():
     assert measured(*parts) == pytest.approx(whole, abs=0, nan_ok=True)
 
 
-def test_every_state_is_of_integers_and_starts_again_from_nothing():
-    metric = SegmentationMetrics()
-    metric.update(*images(), torch.arange(7))
-    for state in metric.metric_state.values():
-        assert all(part.dtype == torch.int64 for part in (state if isinstance(state, list) else [state]))
-    metric.reset()
-    assert not any(len(state) if isinstance(state, list) else state.any() for state in metric.metric_state.values())
-
-
 def tiles(logits, target):
     """Cut images of 12x16 into four tiles each, in batches of five that hold tiles of several images."""
     number = torch.arange(len(logits)).repeat_interleave(4)
@@ -104,13 +95,6 @@ def test_pixels_outside_the_valid_mask_do_not_count():
     seen = measured((padded, beside, torch.arange(5), valid))
     assert seen == pytest.approx(measured((logits, target)), abs=1e-6, nan_ok=True)
     assert seen != pytest.approx(measured((padded, beside)), abs=1e-3, nan_ok=True)
-
-
-def test_nothing_but_empty_images_is_undefined_under_skip_and_perfect_under_correct():
-    batch = torch.full((2, 1, 4, 4), -3.0), torch.zeros(2, 1, 4, 4)
-    skip, correct = measured(batch, empty="skip"), measured(batch)
-    assert str(skip["iou"]) == str(skip["iou_pooled"]) == str(correct["recall"]) == "nan"
-    assert correct["iou"] == correct["dice_pooled"] == correct["image_accuracy"] == 1.0
 
 
 def test_logits_that_are_no_numbers_count_as_background_and_break_nothing():

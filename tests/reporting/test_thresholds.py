@@ -60,16 +60,6 @@ def test_average_precision_is_torchmetrics_on_the_same_thresholds(batch):
     assert average_precision(histogram(decide(*batch)).numpy().sum(0)) == pytest.approx(theirs.item(), abs=1e-6)
 
 
-def test_average_precision_is_close_to_the_exact_one_and_undefined_without_foreground(batch):
-    logits, target = batch
-    each = average_precision(histogram(decide(*batch)).numpy())
-    assert np.isnan(each).tolist() == [True] + [False] * 5
-    for i in range(2, 6):
-        assert each[i] == pytest.approx(
-            binary_average_precision(logits[i].sigmoid(), target[i].long()).item(), abs=5e-3
-        )
-
-
 def test_the_calibration_error_is_torchmetrics_to_half_a_bin(batch):
     logits, target = batch
     theirs = binary_calibration_error(logits.sigmoid(), target.long(), n_bins=16, norm="l1")

@@ -1,4 +1,3 @@
-import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,6 @@ from PIL import Image
 
 from seglab.contract import ContractError
 from seglab.data.datasets.folder import Folder
-from seglab.data.decode import decode_item
 from seglab.data.prepare_data import open_data
 from tests.data.fabricate import save, white, write_image, write_scenes
 
@@ -155,13 +153,6 @@ def test_two_files_of_one_name_are_refused_or_left_out(tmp_path):
     assert open_data(folder(tmp_path, mask_suffix="", on_bad_item="skip")).skipped.keys() == {"02"}
 
 
-def test_folders_inside_of_others_are_apart_and_links_are_followed(tmp_path):
-    write_scenes(tmp_path / "disk", named=("{}", "masks/{}"))
-    os.symlink(tmp_path / "disk", tmp_path / "data")
-    items = folder(tmp_path, images="data", masks="data/masks", mask_suffix="").items()
-    assert [item.id for item in items] == [f"{k:02d}" for k in range(6)]
-
-
 def test_home_is_expanded_and_a_pattern_is_checked(tmp_path, monkeypatch):
     write_scenes(tmp_path / "data (1), new=2", 3)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -185,18 +176,6 @@ def test_one_page_of_each_file_is_read_by_training_and_prediction(tmp_path):
     paged = folder(tmp_path, mask_suffix="", page=1)
     assert 0.02 < open_data(paged).facts()["foreground"] < 0.1
     assert paged.decode(str(tmp_path / "masks/00.tif")).min() == 0
-
-
-def test_the_real_tissue_maps_are_read(shared_data):
-    folders = {"images": "train_valid/fgt_seg", "test_images": "test/fgt_seg"}
-    folders |= {"masks": "train_valid/fgt_seg_labels", "test_masks": "test/fgt_seg_labels"}
-    options = {"mask_suffix": "_LI", "mask_value": 255, "fit": "pad", "channels": 1}
-    tissue = Folder(root=str(shared_data / "ddsm/ddsm-tissue"), **folders, **options)
-    items = tissue.items()
-    assert [item.split for item in items].count("test") == 6
-    assert len(items) == 66
-    fractions = [decode_item(item, tissue)[1].mean() * 2 for item in items]  # half of the square is padding
-    assert np.mean(fractions) == pytest.approx(0.10, abs=0.02)
 
 
 def test_a_table_names_the_files_of_each_image_its_split_and_its_group(tmp_path):

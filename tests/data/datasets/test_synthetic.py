@@ -55,15 +55,6 @@ def test_the_empty_option_empties_all_or_none():
     assert all(mask.any() for _, mask in pictures(Synthetic(scene="ships", train=10, empty=0)))
 
 
-@one_class
-def test_foreground_is_brighter_with_more_contrast(scene):
-    def contrast(factor):
-        pairs = pictures(Synthetic(scene=scene, train=8, empty=0, contrast=factor))
-        return np.mean([image[mask > 0].mean() - image[mask == 0].mean() for image, mask in pairs])
-
-    assert contrast(2) > contrast(0) + 10
-
-
 def test_label_noise_spoils_training_masks_alone_at_its_rate():
     clean, noisy, half = (Synthetic(train=24, val=4, test=4, label_noise=rate) for rate in (0, 1, 0.5))
     for split in ("train", "val", "test"):
