@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,11 @@ def imported(tree: ast.AST, typing_too: bool = True) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "seglab")
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def path_of(file: Path) -> str:
     return str(file.relative_to(ROOT / "seglab").with_suffix(""))
 
@@ -79,13 +85,13 @@ def layer(name: str) -> int:
 
 def top(file: Path) -> ast.Module:
     """What a file runs when it is imported."""
-    tree = ast.parse(file.read_text())
+    tree = parsed(file)
     return ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], [])
 
 
 def test_a_module_imports_only_from_lower_layers_and_its_own_folder() -> None:
     for file in FILES:
-        path, tree = path_of(file), ast.parse(file.read_text())
+        path, tree = path_of(file), parsed(file)
         here = path.split("/")[0]
         for module in imported(tree):
             package, *rest = module.split(".")
@@ -104,7 +110,7 @@ def test_no_imports_go_in_a_circle() -> None:
     for folder in {path_of(file).rpartition("/")[0] for file in FILES} - {""}:
         files = [file for file in FILES if path_of(file).rpartition("/")[0] == folder]
         names = {f"seglab.{path_of(file).replace('/', '.')}": file for file in files}
-        graph = {name: set(imported(ast.parse(file.read_text()))) & names.keys() for name, file in names.items()}
+        graph = {name: set(imported(parsed(file))) & names.keys() for name, file in names.items()}
         graphlib.TopologicalSorter(graph).prepare()  # raises for a circle
 
 
@@ -128,7 +134,7 @@ def test_a_file_and_its_functions_are_short() -> None:
     for file in FILES:
         source = file.read_text()
         assert len(source.splitlines()) <= 350, file
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(parsed(file)):
             if isinstance(node, ast.FunctionDef):
                 assert (node.end_lineno or 0) - node.body[0].lineno < 60, f"{file}: {node.name}"
 
@@ -188,7 +194,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
     declared = {re.split(r"[\[<>=~! ]", word)[0].lower().replace("_", "-") for word in requirements}
     distributions = importlib.metadata.packages_distributions()
     for file in FILES:
-        for module in imported(ast.parse(file.read_text())):
+        for module in imported(parsed(file)):
             name = module.split(".")[0]
             if name not in sys.stdlib_module_names and name not in {"seglab", ""} and name in distributions:
                 known = {one.lower().replace("_", "-") for one in distributions[name]}

@@ -78,6 +78,7 @@ def test_inputs_are_left_as_they_were(case: Case, logits: Tensor, target: Tensor
     assert all(torch.equal(x, y) for x, y in zip(given, before, strict=True))
 
 
+@of(plain)
 def test_first_and_second_derivatives_are_those_of_the_value(case: Case, logits: Tensor, target: Tensor) -> None:
     z = logits[:2, :, 2:6, 3:7].double().contiguous().requires_grad_()
     t = target[:2, :, 2:6, 3:7].contiguous()

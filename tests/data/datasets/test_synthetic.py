@@ -37,7 +37,7 @@ def test_all_images_differ_and_another_seed_makes_others(scene):
     [("disc", 0.03, 0.1, 0), ("lesion", 0.003, 0.03, 0.3), ("ships", 0.0005, 0.012, 0.6)],
 )
 def test_foreground_and_empty_images_are_those_of_the_scene(scene, low, high, empty):
-    fractions = np.array([mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=80))])
+    fractions = np.array([mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=50))])
     full = fractions[fractions > 0]
     assert low <= full.min() * 1.3
     assert full.max() <= high * 1.3
@@ -46,7 +46,7 @@ def test_foreground_and_empty_images_are_those_of_the_scene(scene, low, high, em
 
 @one_class
 def test_the_foreground_option_moves_the_mean(scene):
-    fractions = [mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=40, foreground=0.05, empty=0))]
+    fractions = [mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=20, foreground=0.05, empty=0))]
     assert 0.03 < np.mean(fractions) < 0.07
 
 
