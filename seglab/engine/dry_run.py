@@ -37,7 +37,7 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
             model = build({**node, "encoder_weights": None} if "encoder_weights" in node else node)
             weights = sum(weight.numel() for weight in model.parameters())
             require_memory(4 * weights)
-            logits = model(torch.empty(shape))
+            logits = model.eval()(torch.empty(shape))
     except ContractError:
         raise
     except ConfigError as error:
@@ -90,7 +90,10 @@ def dry_run(module: SegModule, loader: DataLoader) -> None:
     with torch.random.fork_rng(devices=[]):
         batch = samples.__getitems__([(0, index) for index in range(min(2, smallest))])
         trial = copy.deepcopy(module).train()
-        logits = logits_of(trial, batch).detach()
+        logits, *coarse = (scale.detach() for scale in scales_of(trial, batch))
+        needs = ", ".join(trial.loss.needs) if coarse else ""
+        expected = "a loss of logits and target alone, since maps are those of one scale"
+        require(not needs, "model.deep_supervision", expected, f"{trial.loss.name}, which needs {needs}")
         require_shape(logits, (len(logits), module.task.channels, *batch["target"].shape[2:]))
         if isinstance(trial.loss, External) and module.task.kind != "multiclass":
             try_external(trial.loss, batch["target"])
@@ -118,10 +121,10 @@ def one_sentence(who: str, expected: str, remedy: str = "") -> Iterator[None]:
         raise ContractError(f"{who}: expected {expected}, got {reason}" + (f"; {remedy}" if remedy else "")) from error
 
 
-def logits_of(module: SegModule, batch: Batch) -> Tensor:
-    """The model's output; a batch norm that sees one value per channel, as after global pooling, is one sentence."""
+def scales_of(module: SegModule, batch: Batch) -> list[Tensor]:
+    """The model's logits by scale; a batch norm with one value per channel, after global pooling, is one sentence."""
     try:
-        return module(batch["image"])
+        return module.scales(batch["image"])
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

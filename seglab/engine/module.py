@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric
 from seglab.contract import ContractError, Image, Logits, PerImage, Task, require
 from seglab.engine.graphs import Graphs
 from seglab.losses.base import Loss
+from seglab.losses.deep_supervision import over_scales
 from seglab.metrics.segmentation import SegmentationMetrics
 
 Batch = dict[str, Any]
@@ -69,7 +70,8 @@ class SegModule(LightningModule):
     """Trains `model` with `loss`; training, validation and test are measured in the same way.
 
     Args:
-        model: (b, c, h, w) float to (b, k, h, w) logits.
+        model: (b, c, h, w) float to (b, k, h, w) logits; for deep supervision, in training, a list of those of several
+            scales, the finest first, see over_scales.
         loss: one value per image from logits, target and `valid`; always computed in float32.
         optimizer: makes the optimizer from the parameters.
         scheduler: makes the learning rate scheduler from the optimizer; None keeps the rate.
@@ -122,7 +124,12 @@ class SegModule(LightningModule):
 
     def forward(self, image: Image) -> Logits:
         """Logits (b, k, h, w) of decoded images (b, c, h, w)."""
-        return self.model(self.normalize(image).contiguous(memory_format=self.memory_format))
+        return self.scales(image)[0]
+
+    def scales(self, image: Image) -> list[Logits]:
+        """Logits of decoded images, and in training those of the coarser scales that the model gives."""
+        found = self.model(self.normalize(image).contiguous(memory_format=self.memory_format))
+        return found if isinstance(found, list) else [found]
 
     def probability(self, logits: Logits) -> Tensor:
         """The probability of each class: a softmax where classes exclude each other, else a sigmoid of each."""
@@ -131,7 +138,9 @@ class SegModule(LightningModule):
     def _objective(
         self, image: Image, target: Tensor, valid: Tensor | None, maps: dict[str, Tensor]
     ) -> tuple[PerImage, Logits]:
-        logits = self(image)
+        logits, *coarse = self.scales(image)
+        if coarse:
+            return over_scales(self.loss, [logits, *coarse], target, valid), logits
         return self.loss(logits, target, valid, **maps), logits
 
     def step(self, batch: Batch) -> tuple[PerImage, Logits]:

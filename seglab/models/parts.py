@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -61,3 +62,17 @@ def set_prior(last: nn.Conv2d | nn.ConvTranspose2d, prior: float | None) -> None
     nn.init.normal_(last.weight, std=0.01)
     if last.bias is not None:
         nn.init.constant_(last.bias, math.log(prior / (1 - prior)))
+
+
+def scale_heads(widths: Sequence[int], out_channels: int, prior: float | None) -> nn.ModuleList:
+    """Make the last layers of coarser scales, of maps with these channels, the finest first."""
+    heads = nn.ModuleList(nn.Conv2d(width, out_channels, 1) for width in widths)
+    for head in heads:
+        initialise(head)  # type: ignore[arg-type]
+        set_prior(head, prior)  # type: ignore[arg-type]
+    return heads
+
+
+def coarse_logits(heads: Iterable[nn.Module], grown: Sequence[Tensor]) -> list[Tensor]:
+    """Give the logits of coarser scales, the finest first; grown: a decoder's maps, the lowest first."""
+    return [head(features) for head, features in zip(heads, reversed(grown[:-1]), strict=False)]

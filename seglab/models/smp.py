@@ -10,13 +10,16 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from seglab.contract import Image, Logits, require
 from seglab.files import read_weights
-from seglab.models.parts import check_input, set_prior
+from seglab.models.parts import check_input, coarse_logits, scale_heads, set_prior
 
 FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+CHAINS = ("unet", "manet", "linknet")
+"""Architectures whose decoder is a chain of blocks, each of which doubles the map."""
 
 
 class Smp(nn.Module):
@@ -26,7 +29,8 @@ class Smp(nn.Module):
     that the library downloads ("imagenet"), or a local file (.pt, .pth, .bin, .ckpt, .safetensors) that holds the
     encoder, alone or inside a whole model; weights for color images serve any number of channels. `options` goes to
     the library as it is, e.g. {decoder_attention_type: scse}. prior: the foreground probability of the untrained net;
-    None: as it is.
+    None: as it is. deep_supervision: in training, give the logits of every scale of the decoder but the lowest, the
+    finest first; for the architectures whose decoder is a chain of blocks.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class Smp(nn.Module):
         options: Mapping[str, Any] | None = None,
         prior: float | None = None,
         out_channels: int = 1,
+        deep_supervision: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -56,11 +61,34 @@ class Smp(nn.Module):
         power = self.step & (self.step - 1) == 0  # the decoders double their maps
         require(power, "model: encoder_name", "a stride of 8, 16 or 32", f"{encoder_name} with {self.step}", remedy)
         self.smallest = 128 if arch.lower() == "pan" else 32  # PAN halves its smallest map three times more
+        self.grown: list[Tensor] = []
+        known = not deep_supervision or arch.lower() in CHAINS
+        require(known, "model: deep_supervision", f"arch as one of {', '.join(CHAINS)}", arch)
+        self.heads = self.heads_of_blocks(out_channels, prior) if deep_supervision else nn.ModuleList()
 
-    def forward(self, image: Image) -> Logits:
-        """Give each pixel of (b, in_channels, h, w) its logits (b, out_channels, h, w)."""
+    def forward(self, image: Image) -> Logits | list[Logits]:
+        """Give each pixel of (b, in_channels, h, w) its logits (b, out_channels, h, w), or a list of those by scale."""
         check_input(image, self.in_channels, self.step, self.smallest)
-        return self.net(image)
+        self.grown.clear()
+        logits = self.net(image)
+        coarse = coarse_logits(self.heads if self.training else (), self.grown)
+        self.grown.clear()  # a module that holds maps with a history cannot be copied
+        return [logits, *coarse] if coarse else logits
+
+    def heads_of_blocks(self, out_channels: int, prior: float | None) -> nn.ModuleList:
+        """Listen to the decoder's blocks, and make a head for each but the finest, which has one, and the lowest."""
+        for block in self.net.decoder.blocks:
+            block.register_forward_hook(self.keep)
+        with torch.no_grad():
+            self.net.eval()(torch.zeros(1, self.in_channels, 2 * self.smallest, 2 * self.smallest))
+        self.net.train()
+        widths = [features.shape[1] for features in reversed(self.grown)]
+        self.grown.clear()
+        return scale_heads(widths[1:-1], out_channels, prior)
+
+    def keep(self, block: nn.Module, inputs: Any, features: Tensor) -> None:
+        """Remember what a block gave; being a method, the hook of a copy of this module is the copy's own."""
+        self.grown.append(features)
 
 
 def create(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seglab.contract import Image, Logits, require
-from seglab.models.parts import check_input, conv_norm_relu, initialise, set_prior
+from seglab.models.parts import check_input, coarse_logits, conv_norm_relu, initialise, scale_heads, set_prior
 
 
 class UNet(nn.Module):
@@ -22,7 +22,9 @@ class UNet(nn.Module):
     "valid" pads none, so that every output pixel sees real pixels only: the image is mirrored at its border once (572
     in, 388 out in the paper), and any size larger than the mirrored context will do. upsample: "resize" (nearest) or
     "bilinear" after a 1x1 convolution, or "transpose", the paper's 2x2 up-convolution, which leaves stripes early.
-    prior: the foreground probability of the untrained net; None leaves it to chance, near 0.5.
+    prior: the foreground probability of the untrained net; None leaves it to chance, near 0.5. deep_supervision: in
+    training, give the logits of every scale, the finest first, down to 2^(depth - 2) times smaller; of the decoder's
+    lowest scale none, as nnU-Net, which weighs it with 0.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class UNet(nn.Module):
         upsample: str = "resize",
         prior: float | None = None,
         out_channels: int = 1,
+        deep_supervision: bool = False,
     ) -> None:
         super().__init__()
         require(in_channels > 0 and base > 0, "model", "in_channels and base of at least 1", (in_channels, base))
@@ -49,24 +52,30 @@ class UNet(nn.Module):
         self.last = nn.Conv2d(base, out_channels, 1)
         initialise(self.last)
         set_prior(self.last, prior)
+        fits = not deep_supervision or (depth > 2 and padding == "same")
+        require(fits, "model: deep_supervision", "depth of at least 3 and padding=same", f"{depth} and {padding}")
+        coarse = widths[1 : depth - 1] if deep_supervision else []
+        self.heads = scale_heads(coarse, out_channels, prior)  # drawn last: the other weights are as without them
 
-    def forward(self, image: Image) -> Logits:
-        """Give each pixel of (b, in_channels, h, w) its logits (b, out_channels, h, w)."""
+    def forward(self, image: Image) -> Logits | list[Logits]:
+        """Give each pixel of (b, in_channels, h, w) its logits (b, out_channels, h, w), or a list of those by scale."""
         if self.padding == "same":
             check_input(image, self.in_channels, 2**self.depth, smallest=2 ** (self.depth + 1))
-            return self.inner(image)
+            scales = self.inner(image)
+            return scales if len(scales) > 1 else scales[0]
         check_input(image, self.in_channels, 1, 1)
         height, width = image.shape[2:]
         top, bottom = self.context(height)
         left, right = self.context(width)
         if bottom >= height or right >= width:
             self._refuse(height, width)
-        logits = self.inner(F.pad(image, (left, right, top, bottom), mode="reflect"))
+        (logits,) = self.inner(F.pad(image, (left, right, top, bottom), mode="reflect"))
         return crop(logits, height, width)
 
-    def inner(self, image: Image) -> Logits:
+    def inner(self, image: Image) -> list[Logits]:
         """Run the bare net, which with padding="valid" gives 12 * 2^depth - 8 pixels less than it takes."""
         levels: list[Tensor] = []
+        grown: list[Tensor] = []
         features = image
         for down in self.down[:-1]:
             features = down(features)
@@ -76,7 +85,8 @@ class UNet(nn.Module):
         for grow, up, level in zip(self.grow, self.up, reversed(levels), strict=True):
             features = grow(features)
             features = up(torch.cat([crop(level, *features.shape[2:]), features], dim=1))
-        return self.last(features)
+            grown.append(features)
+        return [self.last(features), *coarse_logits(self.heads if self.training else (), grown)]
 
     def context(self, size: int) -> tuple[int, int]:
         """Count the mirrored pixels before and after `size` ones in the smallest input whose output covers them."""

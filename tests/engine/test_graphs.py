@@ -37,7 +37,10 @@ class Recording:
             weight.grad = gradient
 
 
-@pytest.mark.parametrize("words", [(), ("loss=boundary", "trainer.gradient_clip_val=0.1", "dataset.fit=pad")])
+DEEP = ("dataset.fit=pad", "model.depth=3", "model.deep_supervision=true")
+
+
+@pytest.mark.parametrize("words", [(), ("loss=boundary", "trainer.gradient_clip_val=0.1"), DEEP])
 def test_a_run_of_recorded_steps_is_that_of_computed_ones(words, tmp_path, monkeypatch):
     plain = train_small(tmp_path / "plain", *words)
     recorded: list[Graphs] = []

@@ -1,0 +1,34 @@
+"""A loss over the logits of several scales of one network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seglab.contract import Logits, PerImage, Target, Valid
+from seglab.losses.base import Loss
+
+
+def over_scales(loss: Loss, scales: Sequence[Logits], target: Target, valid: Valid | None = None) -> PerImage:
+    """The mean (b,) of a loss over scales, the finest first, with the weights 1, 1/2, 1/4, ..., normalized.
+
+    (Lee et al. 2015, "Deeply-Supervised Nets"; the weights of Isensee et al. 2021, nnU-Net.) A scale that is f times
+    smaller is compared with every f-th pixel of target and valid, the one at f // 2 of each block of f (nearest
+    neighbor, as nnU-Net has it): labels stay labels, for every loss. An object that no such pixel hits is absent there.
+    """
+    weights = [0.5**k for k in range(len(scales))]
+    losses = [
+        weight * loss(logits, _reduced(target, logits), None if valid is None else _reduced(valid, logits))
+        for weight, logits in zip(weights, scales, strict=True)
+    ]
+    return torch.stack(losses).sum(0) / sum(weights)
+
+
+def _reduced(x: Tensor, logits: Logits) -> Tensor:
+    """The pixels of x (b, c, *spatial) that stand for those of smaller logits."""
+    for axis, size in enumerate(logits.shape[2:], 2):
+        step = max(x.shape[axis] // size, 1)
+        x = x.index_select(axis, torch.arange(step // 2, x.shape[axis], step, device=x.device))
+    return x

@@ -1,0 +1,61 @@
+"""Nets that give logits of several scales in training, and those of the image's size otherwise."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from seglab.contract import ContractError
+from seglab.models.smp import Smp
+from seglab.models.unet import UNet
+
+SMP = {"encoder_name": "resnet18"}
+
+
+def made(kind: type[nn.Module], **options: Any) -> nn.Module:
+    torch.manual_seed(3)
+    return kind(2, out_channels=3, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "sizes"),
+    [
+        (UNet, {"base": 4, "depth": 4, "prior": 0.01}, [64, 32, 16]),
+        (UNet, {"base": 4, "depth": 3, "upsample": "transpose"}, [64, 32]),
+        (Smp, SMP, [64, 32, 16, 8]),
+        pytest.param(Smp, SMP | {"arch": "manet"}, [64, 32, 16, 8], marks=pytest.mark.slow),
+        pytest.param(Smp, SMP | {"arch": "linknet"}, [64, 32, 16, 8], marks=pytest.mark.slow),
+        (Smp, SMP | {"options": {"encoder_depth": 4, "decoder_channels": [32, 16, 8, 4]}}, [64, 32, 16]),
+    ],
+)
+def test_scales_halve_in_training_and_the_finest_is_that_of_the_net_without(
+    kind: type[nn.Module], options: dict[str, Any], sizes: list[int]
+) -> None:
+    image = torch.randn(2, 2, 64, 64, generator=torch.Generator().manual_seed(0))
+    deep, plain = made(kind, **options, deep_supervision=True), made(kind, **options)
+    scales = copy.deepcopy(deep)(image)  # as the dry run does
+    assert [tuple(logits.shape) for logits in scales] == [(2, 3, size, size) for size in sizes]
+    for number in range(len(sizes)):  # each has a head of its own
+        deep.zero_grad()
+        deep(image)[number].sum().backward()
+        assert [head.weight.grad is not None for head in deep.heads] == [k + 1 == number for k in range(len(sizes) - 1)]  # type: ignore
+    assert torch.equal(scales[0], plain(image))
+    plain, deep = made(kind, **options), made(kind, **options, deep_supervision=True)
+    assert torch.equal(deep.eval()(image), plain.eval()(image))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "sentence"),
+    [
+        (UNet, {"depth": 2}, "model: deep_supervision: expected depth of at least 3 and padding=same, got 2 and same"),
+        (UNet, {"padding": "valid"}, "got 4 and valid"),
+        (Smp, SMP | {"arch": "FPN"}, "expected arch as one of unet, manet, linknet, got FPN"),
+    ],
+)
+def test_nets_without_scales_are_refused(kind: type[nn.Module], options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ContractError, match=sentence):
+        made(kind, **options, deep_supervision=True)
