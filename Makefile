@@ -49,7 +49,7 @@ losses: $(READY) ## List the losses: family, formula, paper, and what each does 
 mutate: $(READY) ## Plant faults in the code and see that the tests find each; ARGS="overlap.py" for some (an hour)
 	$(BIN)/python tests/mutate.py $(ARGS)
 
-benchmark: $(READY) ## Measure with ARGS="what=losses", what=step, what=data or what=sweep
+benchmark: $(READY) ## Measure with ARGS="what=losses", what=gpu or what=sweep
 	$(BIN)/python -m seglab.benchmark $(ARGS)
 
 lint: $(READY)   ## Check style and types

@@ -20,7 +20,7 @@ def benchmark(cfg: DictConfig, folder: Path) -> str:
     """Measure `cfg.what`, and write its table to `folder` as CSV and as Markdown, which is returned."""
     import pandas as pd
 
-    parts = {"losses": losses, "step": step, "data": data, "sweep": sweep, "gpu": gpu}
+    parts = {"losses": losses, "sweep": sweep, "gpu": gpu}
     require(cfg.what in parts, "benchmark", f"what as one of {', '.join(parts)}", cfg.what)
     table = pd.DataFrame(parts[cfg.what](cfg))
     text = markdown(list(table.columns), table.to_numpy().tolist())
@@ -48,20 +48,6 @@ def losses(cfg: DictConfig) -> Sequence[Any]:
     fitting = {name: loss.with_task(task) for name, loss in made.items() if kind in loss.tasks}
     fitted = {name: loss.with_class_frequency(frequency) for name, loss in fitting.items()}
     return measure(fitted, shape=list(shape), **options)
-
-
-def step(cfg: DictConfig) -> Sequence[Any]:
-    """A training step with Trainer and metrics beside a bare loop."""
-    from seglab.benchmarks.step import measure
-
-    return measure()
-
-
-def data(cfg: DictConfig) -> Sequence[Any]:
-    """Decoding, caching and augmenting images."""
-    from seglab.benchmarks.data import measure
-
-    return measure()
 
 
 def gpu(cfg: DictConfig) -> Sequence[Any]:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from seglab.contract import ContractError, Task, require
 from seglab.engine.cli import command
-from seglab.engine.config import build_loss, to_container
+from seglab.engine.config import build_loss, choices, to_container
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,13 +89,14 @@ def export(cfg: DictConfig, folder: Path) -> Path:
 
 
 def export_trainer(cfg: DictConfig) -> Path:
-    """Write a trainer of nnU-Net with the loss `cfg.loss`; its class is called as the file."""
+    """Write a trainer of nnU-Net with the loss `cfg.loss`; its class is called as the file, that as the choice."""
     from seglab.files import write_text
     from seglab.inference.nnunet import trainer_source
 
     require("loss" in cfg, "loss", "a value", "none", "set loss=NAME")
     loss = build_loss(cfg.loss)
-    file = Path(cfg.output or f"nnUNetTrainerSeglab{loss.name}.py")
+    words = choices().get("loss", loss.name).split("_")  # several choices may be of one class
+    file = Path(cfg.output or f"nnUNetTrainerSeglab{''.join(word[:1].upper() + word[1:] for word in words)}.py")
     fits = file.suffix == ".py" and file.stem.isidentifier()
     require(fits, "output", "a file named as a class of Python, such as nnUNetTrainerMine.py", file.name)
     write_text(file, trainer_source(loss, file.stem))

@@ -18,7 +18,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 
 from seglab.files import atomic, write_text
@@ -90,9 +89,9 @@ def save(figure: Figure, out: Path) -> Path:
     if out.suffix == ".svg":
         return write_text(out, svg(figure, out.stem))
     with mpl.rc_context(STYLE), atomic(out) as partial:
-        canvas = _lay_out(figure)
+        _lay_out(figure)
         figure.set_facecolor("#ffffff")
-        canvas.print_png(partial)
+        FigureCanvasAgg(figure).print_png(partial)
     return out
 
 
@@ -106,23 +105,20 @@ def svg(figure: Figure, name: str) -> str:
     return buffer.getvalue()
 
 
-def _lay_out(figure: Figure) -> FigureCanvasAgg:
+def _lay_out(figure: Figure) -> None:
     """Place the axes, once a figure: finding room for their labels takes longer than drawing them.
 
     `figure.savefig` would do it again for each file, and draw everything twice; the print functions of a canvas do not.
     """
     figure.set_dpi(144)
-    canvas = FigureCanvasAgg(figure)
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         if isinstance(axis.get_major_formatter(), LogFormatterMathtext):  # writes powers of ten as mathtext
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(LogFormatter())
     if engine := figure.get_layout_engine():
+        FigureCanvasAgg(figure)
         engine.execute(figure)
         figure.set_layout_engine("none")
-    return canvas
 
 
 def paint_errors(

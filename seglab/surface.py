@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 def surface(cfg: DictConfig, folder: Path) -> Path:
     """Make the view that `cfg.view` names in `folder`; returns surface.html."""
-    views = {"curve": curve, "xray": xray, "pixels": pixels, "landscape": landscape, "checkerboard": checkerboard}
+    views = {"curve": curve, "xray": xray, "pixels": pixels, "landscape": landscape}
     require(cfg.view in views, "surface", f"view as one of {', '.join(views)}", cfg.view)
     written = views[cfg.view](cfg, folder).write(folder)
     log.info("%s", written)
@@ -71,13 +71,6 @@ def landscape(cfg: DictConfig, folder: Path) -> ViewPage:
     from seglab.views.landscape import view
 
     return view(opened(cfg), build_choices("loss", cfg.losses), folder, **to_container(cfg.landscape))
-
-
-def checkerboard(cfg: DictConfig, folder: Path) -> ViewPage:
-    """The grid that each way to upsample leaves in the output and in the gradient to the image."""
-    from seglab.views.checkerboard import view
-
-    return view(opened(cfg), **to_container(cfg.checkerboard))
 
 
 def opened(cfg: DictConfig) -> list[TrainedRun]:

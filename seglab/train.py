@@ -138,7 +138,6 @@ def check_before_data(cfg: DictConfig) -> None:
 def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> DataModule:
     """Read the data set, and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
-    from seglab.engine.limited_loader import limited_loader
 
     loss = build_loss(cfg.loss)
     data = DataModule(
@@ -151,7 +150,6 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
         store=cfg.store,
         device=device,
     )
-    data.setup()
     facts = data.facts()
     before = (run.earlier.get("data") or facts)["fingerprint"]
     run.note(data=facts)
@@ -174,7 +172,7 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
     for split, count in facts["images"].items():
         remedy = "see above" if facts["skipped"] else "see dataset.val_fraction and dataset.test_fraction"
         require(count > 0, "dataset", f"images in {split}", "none", remedy)
-    loaders = [limited_loader(data, split, cfg.trainer[f"limit_{split}_batches"]) for split in ("train", "val", "test")]
+    loaders = [data.loader(split, cfg.trainer[f"limit_{split}_batches"]) for split in ("train", "val", "test")]
     if loaders[0].batch_sampler.joins:  # type: ignore[union-attr]
         log.info("data: the last batch of an epoch would be one image, and joins the batch before it")
     return data
@@ -194,7 +192,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     module = assemble(to_container(cfg), data.opened.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
     initialize(cfg, module, run)
-    dry_run(module, data.train_dataloader())
+    dry_run(module, data.loader("train"))
     return module
 
 
@@ -218,7 +216,7 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     from pytorch_lightning.loggers import Logger
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
-    from seglab.engine.callbacks import EpochLines, Progress, StaysStopped, StopAfter, silence_lightning_warnings
+    from seglab.engine.callbacks import EpochLines, Progress, StopAfter, silence_lightning_warnings
     from seglab.engine.checkpoints import AtomicCheckpointIO, checkpoints
     from seglab.engine.device import device_facts
     from seglab.engine.gradient_stats import GradientFractions
@@ -239,14 +237,13 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
             LossSchedule(to_container(cfg.schedule) or {}, better(cfg.monitor)),
             GradientFractions(),
             progress,
-            StaysStopped(),
-            *([StopAfter(cfg.stop_after)] if cfg.stop_after else []),
+            StopAfter(cfg.stop_after),
             *checkpoints(run.folder / "checkpoints", cfg.monitor, better(cfg.monitor)),
             *callbacks,
         ],
         logger=loggers,
         default_root_dir=run.folder,
-        limit_val_batches=None,  # limited_loader does it
+        limit_val_batches=None,  # the loaders have it
         limit_test_batches=None,
         plugins=[
             AtomicCheckpointIO(run.facts["identity"]),
@@ -266,11 +263,10 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from seglab.engine.checkpoints import finished_epochs
-    from seglab.engine.limited_loader import limited_loader
     from seglab.engine.loss_schedule import LossSchedule
 
     loader = data.loader("train")
-    val = limited_loader(data, "val", cfg.trainer.limit_val_batches)
+    val = data.loader("val", cfg.trainer.limit_val_batches)
     if run.last:
         # Lightning 2.6 opens the loader before it sets the epoch of the sampler
         done = finished_epochs(run.last, run.facts["identity"])

@@ -38,7 +38,6 @@ ONLY_IN = {
     "omegaconf": (*CONFIGURE, "engine/outcome", "engine/results"),
     "pytorch_lightning": ("command", "engine/", "inference/", "benchmarks/", "data/module"),
     "matplotlib": ("plots", "reporting/", "views/", "loss_catalog"),
-    "plotly": ("views/",),
 }
 """Packages that only some modules may import."""
 

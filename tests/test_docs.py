@@ -1,12 +1,11 @@
-"""What README and documentation print is what the program accepts: commands, files, and the code to copy."""
+"""What README and documentation print is what the program accepts: commands that no test runs, files, the version."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
-import subprocess
-import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,24 +16,15 @@ from omegaconf import DictConfig
 
 from seglab.engine.config import CONF, check
 from seglab.report import with_roots
+from tests.commands.test_pages import assigned, commands_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-EXTEND = (ROOT / "docs/howto/extend.md").read_text()
 Configure = Callable[..., DictConfig]
 
 
-def printed_commands() -> Iterator[str]:
-    """Every `python -m seglab...` of the pages, from blocks of bash and from running text."""
-    for page in PAGES:
-        text = page.read_text()
-        blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-        lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-        inline = re.findall(r"`(python -m seglab\.[^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-        yield from (line for line in [*lines, *inline] if re.match(r"python -m seglab\.[a-z]", line))
-
-
-COMMANDS = sorted({" ".join(line.split()) for line in printed_commands() if "..." not in line})
+RUN_IN_TEST_PAGES = {line for lines in assigned().values() for line in lines}
+COMMANDS = sorted({line for page in PAGES for line in commands_of(page) if "..." not in line} - RUN_IN_TEST_PAGES)
 
 
 def first_job(words: list[str]) -> Iterator[str]:
@@ -58,7 +48,7 @@ def test_a_printed_command_fits_the_configuration(line: str, configure: Configur
     module, *words = shlex.split(line.removeprefix("python -m seglab."), comments=True)
     words = [word for word in words if word not in ("-m", "--help", "--cfg", "job")]
     if "--config-dir" in words:
-        pytest.skip("needs the folder of test_the_code_to_copy_trains")
+        pytest.skip("needs the folder that its page describes")
     if module == "loss_catalog":
         assert words in ([], ["docs"])
         return
@@ -77,44 +67,17 @@ def test_the_files_that_a_page_names_exist(page: Path) -> None:
     assert sorted(name for name in links | named if not (ROOT / name).exists()) == []
 
 
+def test_the_version_is_one() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert re.findall(r"(?m)^## Version (\S+)", (ROOT / "CHANGELOG.md").read_text())[0] == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_readme_is_short_and_its_targets_are_made() -> None:
     text = (ROOT / "README.md").read_text()
     targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text()))
     assert len(text.splitlines()) <= 130
     assert set(re.findall(r"make ([a-z-]+)", text)) <= targets
-
-
-def write_example(folder: Path) -> None:
-    """The files of docs/howto/extend.md, whose first line says where each belongs."""
-    for name, code in re.findall(r"```(?:python|yaml)\n# ([\w/]+\.(?:py|yaml))[^\n]*\n(.*?)```", EXTEND, re.DOTALL):
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(code)
-
-
-@pytest.mark.slow
-def test_the_code_to_copy_trains(tmp_path: Path) -> None:
-    import cv2
-    import numpy as np
-
-    write_example(tmp_path)
-    rng = np.random.default_rng(0)
-    for patient in range(12):
-        folder = tmp_path / f"cells/patient_{patient}"
-        folder.mkdir(parents=True)
-        mask = np.zeros((48, 64), np.uint8)
-        cv2.circle(mask, (20 + patient, 24), 8, 255, -1)
-        noisy = np.clip(mask[..., None] * 0.5 + rng.integers(0, 100, (48, 64, 3)), 0, 255)
-        cv2.imwrite(str(folder / "one.png"), noisy.astype(np.uint8))
-        cv2.imwrite(str(folder / "one_mask.png"), mask)
-    small = ["dataset=cells", "dataset.root=cells", "dataset.size=32", "model=tiny", "trainer=debug"]
-    command = [sys.executable, "-m", "seglab.train", "--config-dir", "mine", "-m", "study=own", "loss=squared,ce"]
-    done = subprocess.run([*command, *small], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    squared, ce = (next(tmp_path.glob(f"outputs/own/{name}_*")) for name in ("squared", "ce"))
-    assert "Weighted squared error" in (squared / "run.json").read_text()
-    assert "CrossEntropy (my_losses)" in (ce / "run.json").read_text()
-    assert (squared / "per_image.csv").read_text().count("patient_") > 0
 
 
 NOTEBOOK = ROOT / "docs/notebooks/quickstart.md"

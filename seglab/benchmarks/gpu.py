@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from seglab.benchmarks.data import light_chain, strong_chain
-from seglab.benchmarks.table import Row
+from seglab.benchmarks.losses import wait
 from seglab.data.augment import Augment, Chain
 from seglab.data.batch_augment import Light, Strong
 from seglab.data.datasets.synthetic import Synthetic
@@ -26,6 +25,15 @@ from seglab.engine.device import autocast, precision
 from seglab.engine.module import SegModule
 from seglab.losses import BCEDice
 from seglab.models.unet import UNet
+
+
+class Row(NamedTuple):
+    """One line of a benchmark: milliseconds, and their ratio to those of the line `beside`."""
+
+    what: str
+    milliseconds: float
+    ratio: float
+    beside: str
 
 
 def measure(size: int, base: int, batch_size: int, images: int, steps: int) -> list[Row]:
@@ -60,11 +68,6 @@ def milliseconds(work: Callable[[], object], device: torch.device, repeats: int)
     return 1000 * (time.perf_counter() - start) / repeats
 
 
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def network(base: int, device: torch.device) -> nn.Module:
     torch.manual_seed(0)
     return UNet(in_channels=3, base=base).to(device).to(memory_format=torch.channels_last)
@@ -87,34 +90,36 @@ def arithmetic(base: int, batch: Batch, device: torch.device) -> float:
     return counter.get_total_flops() * milliseconds(lambda: a @ b, device, 20) / (2 * n**3)
 
 
-def bare_loop(base: int, batch: Batch, device: torch.device, steps: int) -> float:
+def bare_step(base: int, batch: Batch, device: torch.device, **options: Any) -> tuple[Callable, Callable]:
+    """What sets the gradients to zero, and the rest of a step of a bare loop."""
     net = network(base, device)
-    optimizer = torch.optim.AdamW(net.parameters(), fused=True)
+    optimizer = torch.optim.AdamW(net.parameters(), fused=True, **options)
 
-    def step() -> None:
-        optimizer.zero_grad()
+    def work() -> None:
         forward_backward(net, batch, device)
         optimizer.step()
 
-    return milliseconds(step, device, steps)
+    return optimizer.zero_grad, work
+
+
+def bare_loop(base: int, batch: Batch, device: torch.device, steps: int) -> float:
+    zero, work = bare_step(base, batch, device)
+    return milliseconds(lambda: (zero(), work()), device, steps)
 
 
 def bare_graph(base: int, batch: Batch, steps: int) -> float:
     device = torch.device("cuda")
-    net = network(base, device)
-    optimizer = torch.optim.AdamW(net.parameters(), fused=True, capturable=True)
+    zero, work = bare_step(base, batch, device, capturable=True)
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         for _ in range(3):
-            optimizer.zero_grad()
-            forward_backward(net, batch, device)
-            optimizer.step()
+            zero()
+            work()
     torch.cuda.current_stream().wait_stream(side)
-    optimizer.zero_grad()
+    zero()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        forward_backward(net, batch, device)
-        optimizer.step()
+        work()
     return milliseconds(graph.replay, device, steps)
 
 
@@ -161,29 +166,45 @@ def with_trainer(base: int, batches: Any, device: torch.device, graph: bool) -> 
     return 1000 * min(clock.seconds[1:]) / len(loader)
 
 
+def light_chain() -> Chain:
+    """The changes of Light as albumentations makes them."""
+    import albumentations as A
+
+    tone = A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5)
+    steps = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5), A.RandomRotate90(p=0.5), tone]
+    return Chain(steps={type(step).__name__: step for step in steps})
+
+
+def strong_chain() -> Chain:
+    """The changes of Strong as albumentations makes them."""
+    import albumentations as A
+
+    steps = [
+        A.Affine(scale=(0.8, 1.2), rotate=(-30, 30), shear=(-5, 5), p=0.5),
+        A.ElasticTransform(alpha=50, sigma=8, p=0.2),
+        A.RandomGamma(p=0.2),
+        A.GaussNoise(std_range=(0.01, 0.05), p=0.2),
+        A.GaussianBlur(p=0.1),
+    ]
+    return Chain(steps=light_chain().steps | {type(step).__name__: step for step in steps})
+
+
 def loading(dataset: Synthetic, batch_size: int, device: torch.device) -> list[Row]:
     """Batches made on the device, and by albumentations in the loader's processes."""
     ways: list[tuple[str, Augment, str, int]] = []
-    chains: tuple[tuple[str, Augment, Chain], ...] = (
-        ("light", Light(), light_chain()),
-        ("strong", Strong(), strong_chain()),
-    )
-    for name, ours, theirs in chains:
+    for name, ours, theirs in (("light", Light(), light_chain()), ("strong", Strong(), strong_chain())):
         ways.append((f"augment={name} on the {device.type}", ours, "device", 0))
-        workers = (0, 4, 8) if device.type == "cuda" else (0,)
-        ways += [(f"albumentations' {name}, {n} workers", theirs, "disk", n) for n in workers]
+        counts = (0, 4, 8) if device.type == "cuda" else (0,)
+        ways += [(f"albumentations' {name}, {n} workers", theirs, "disk", n) for n in counts]
     spent = {}
-    for name, augment, store, workers_ in ways:
-        data = DataModule(dataset, augment, batch_size, workers_, store=store, device=device)
-        loader = data.loader("train")
+    for name, augment, store, workers in ways:
+        loader = DataModule(dataset, augment, batch_size, workers, store=store, device=device).loader("train")
         count = sum(1 for _ in loader)  # starts the workers
         wait(device)
         start = time.perf_counter()
         for batch in loader:
             batch["image"].to(device, non_blocking=True)
         wait(device)
-        spent[name] = 1000 * (time.perf_counter() - start) / count
+        spent[f"a batch of {batch_size}: {name}"] = 1000 * (time.perf_counter() - start) / count
     first = next(iter(spent))
-    return [
-        Row(f"a batch of {batch_size}: {name}", value, value / spent[first], first) for name, value in spent.items()
-    ]
+    return [Row(name, value, value / spent[first], first) for name, value in spent.items()]

@@ -68,6 +68,7 @@ def measure(
         "distance": 20 * torch.randn(shape, generator=generator),
         "gap": 40 * torch.rand(shape, generator=generator),
         "inverse_size": 1 + torch.rand(shape, generator=generator),
+        "skeleton": (torch.rand(shape, generator=generator) < 0.1).float(),
     }
     maps["cells"] = (torch.arange(shape[-1]) * 3 // shape[-1] + 1.0).expand(shape)  # three objects an image
     maps["components"] = maps["cells"] * (maps["distance"] < 0)

@@ -107,6 +107,12 @@ def in_smp(smp: Any) -> list[Peer]:
     return found
 
 
+def wasserstein(kind: Any) -> Peer:
+    far = [[0.0, 2.0, 2.0, 2.0], [2.0, 0.0, 1.0, 0.5], [2.0, 1.0, 0.0, 0.5], [2.0, 0.5, 0.5, 0.0]]
+    call = channel(kind(torch.tensor(far), smooth_nr=0, smooth_dr=0))
+    return Peer("generalized_wasserstein_dice", "MONAI", call, {"distances": far}, "multiclass")
+
+
 def in_monai(monai: Any) -> list[Peer]:
     exact = {"smooth_nr": 0, "smooth_dr": 1e-12}
     overlap: list[tuple[str, Any, dict[str, Any]]] = [
@@ -122,6 +128,7 @@ def in_monai(monai: Any) -> list[Peer]:
         Peer("focal", "MONAI", monai.FocalLoss(use_softmax=True, to_onehot_y=True), task="multiclass", same=False),
         Peer("mcc", "MONAI", monai.MCCLoss(sigmoid=True, smooth_nr=0, smooth_dr=0)),
         Peer("generalized_dice", "MONAI", monai.GeneralizedDiceLoss(sigmoid=True), same=False),  # is Dice
+        wasserstein(monai.GeneralizedWassersteinDiceLoss),
         Peer("unified_focal", "MONAI", monai.AsymmetricUnifiedFocalLoss(), same=False),  # of raw logits
         Peer("dice", "MONAI", monai.DiceLoss(sigmoid=True, smooth_nr=5.0, smooth_dr=5.0), {"smooth": 5.0}),
     ]

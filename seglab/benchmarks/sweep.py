@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from seglab.benchmarks import plain_script
-from seglab.benchmarks.table import Row
+from seglab.benchmarks.gpu import Row
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.module import DataModule
 

@@ -117,25 +117,6 @@ def sent(x: Tensor, like: Tensor) -> Tensor:
     return x.to(like.device, non_blocking=True)
 
 
-def turn_each(x: Tensor, transposed: Tensor, along: Tensor, across: Tensor) -> Tensor:
-    """Transpose some of a batch (b, c, h, w), then flip rows (along) and columns, one after the other: few bytes."""
-    out = torch.empty_like(x)
-    chosen = zip(transposed.tolist(), along.tolist(), across.tolist(), strict=True)
-    for row, (turned, *flipped) in enumerate(chosen):
-        step = x[row].mT if turned else x[row]
-        axes = [axis for axis, yes in zip((1, 2), flipped, strict=True) if yes]
-        out[row] = step.flip(axes) if axes else step
-    return out
-
-
-def turn_together(x: Tensor, transposed: Tensor, along: Tensor, across: Tensor) -> Tensor:
-    """The same in few calls, each of which costs a GPU more than the bytes of a batch."""
-    transposed, along, across = sent(torch.stack((transposed, along, across)), x)[..., None, None, None]
-    x = torch.where(transposed, x.mT, x)
-    x = torch.where(along, x.flip(2), x)
-    return torch.where(across, x.flip(3), x)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Light(Augment):
     """Flips, quarter turns, and mild changes of brightness and contrast, which suit nearly every image.
@@ -169,7 +150,11 @@ class Light(Augment):
         odd = quarter % 2 == 1
         across, along = torch.where(odd, along, across), torch.where(odd, across, along)
         across, along = across ^ (quarter >= 2), along ^ ((quarter == 1) | (quarter == 2))
-        return (turn_each if x.device.type == "cpu" else turn_together)(x, odd, along, across)
+        # Few calls, each of which costs a GPU more than the bytes of a batch.
+        odd, along, across = sent(torch.stack((odd, along, across)), x)[..., None, None, None]
+        x = torch.where(odd, x.mT, x)
+        x = torch.where(along, x.flip(2), x)
+        return torch.where(across, x.flip(3), x).contiguous(memory_format=torch.channels_last)
 
     def change(self, image: Tensor, target: Tensor, valid: Tensor | None, draws: Draws) -> Changed:
         """Change what is left after turning; the image becomes float32 from 0 to 255 if any tone may change."""

@@ -6,7 +6,7 @@ Training says the worst of it before the first epoch, the audit all of it. Needs
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -184,3 +184,9 @@ def value_doubts(masks: Sequence[Facts], named: Sequence[int | str]) -> list[str
     if mixed and not any(isinstance(value, str) for value in named):
         found.append(f"the palettes of the masks differ: {mixed[0]}; name colors by dataset.mask_value instead")
     return found
+
+
+def spread(values: Iterable[float], count: int) -> list[int]:
+    """Choose `count` indices evenly over the ranks of the values: the smallest, the largest, and those between."""
+    order = np.argsort(np.asarray(list(values)), kind="stable")
+    return order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)].tolist()

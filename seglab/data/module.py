@@ -1,4 +1,4 @@
-"""A data set as Lightning wants it."""
+"""The splits of a data set as batches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, default_convert
 
@@ -22,14 +21,13 @@ from seglab.data.sampler import EpochSampler, EvenBatches
 from seglab.data.split import Splits
 
 
-class DataModule(pl.LightningDataModule):
+class DataModule:
     """The three splits of a data set as batches, and the facts about them.
 
     `store` is `disk` (a memory map where the data set has a cache), or `memory` or `device`: all images of a split then
     lie there as one tensor, and batches are made there; `auto` is `device` on a GPU if they fill at most a quarter of
     what is free there, else `disk`. `device` is that of the training. No batch depends on either, but for rounding.
-    `needs` names the maps that the loss wants (see distance_maps.py). `start_method` chooses how workers start (fork,
-    spawn, forkserver; None is the platform's own); no batch depends on it, nor on `workers`.
+    `needs` names the maps that the loss wants (see distance_maps.py).
     """
 
     def __init__(
@@ -40,11 +38,9 @@ class DataModule(pl.LightningDataModule):
         workers: int = 0,
         seed: int = 1,
         needs: tuple[str, ...] = (),
-        start_method: str | None = None,
         store: str = "disk",
         device: torch.device | None = None,
     ) -> None:
-        super().__init__()
         require(batch_size >= 1, "data", "batch_size of at least 1", batch_size)
         require(workers >= 0, "data", "workers of at least 0", workers)
         unknown = [name for name in needs if name not in MAPS]
@@ -55,7 +51,6 @@ class DataModule(pl.LightningDataModule):
         self.workers = workers
         self.seed = seed
         self.needs = tuple(needs)
-        self.start_method = start_method
         require(store in ("auto", "device", "memory", "disk"), "store", "auto, device, memory or disk", store)
         patches = dataset.fit == "patch" and store in ("device", "memory")
         require(not patches, "store", "disk with dataset.fit=patch, which cuts from images of any size", store)
@@ -65,10 +60,6 @@ class DataModule(pl.LightningDataModule):
     def opened(self) -> Opened:
         """The data set, listed, split and decoded at the first use."""
         return open_data(self.dataset)
-
-    def setup(self, stage: str | None = None) -> None:
-        """List, split and decode now rather than at the first use."""
-        _ = self.opened
 
     @property
     def splits(self) -> Splits:
@@ -95,21 +86,32 @@ class DataModule(pl.LightningDataModule):
         soft, task = self.dataset.soft, self.dataset.task
         return Samples(self.opened.source(split), ids, augment, self.needs, self.seed, soft, task)
 
-    def loader(self, split: str) -> DataLoader[Batch]:
-        """Make one split's loader, in random order for training; no batch depends on how many workers there are."""
+    def loader(self, split: str, limit: float | None = None) -> DataLoader[Batch]:
+        """Make one split's loader, in random order for training; no batch depends on how many workers there are.
+
+        limit: gives the first batches of the images to measure, up to a number (int) or a fraction (float) of them.
+        Lightning would stop in the middle of a scan whose tiles fill several batches, and its row would describe a part
+        of it; of training it takes so many by itself, in each epoch others. A ContractError where none are left.
+        """
         samples, place = self.samples(split), self.held_on(split)
         if place is not None:
             samples = hold(samples, self.opened.fingerprint, split, place)
         workers = 0 if place is not None else self.workers
+        batches = EvenBatches(EpochSampler(len(samples), self.seed, split == "train"), self.batch_size)
+        if limit is not None:
+            count = limit if isinstance(limit, int) else int(limit * len(batches))
+            some, option = f"at least one of the {len(batches)} batches", f"trainer.limit_{split}_batches"
+            require(count > 0, option, some, limit, f"set {option}=1")
+            if split != "train":
+                batches.limit(count, samples.source.number)
         return DataLoader(
             samples,
-            batch_sampler=EvenBatches(EpochSampler(len(samples), self.seed, split == "train"), self.batch_size),
+            batch_sampler=batches,
             num_workers=workers,
             collate_fn=default_convert,  # a batch comes whole
             pin_memory=torch.cuda.is_available() and (place is None or place.type == "cpu"),
             worker_init_fn=one_thread,
             persistent_workers=workers > 0,
-            multiprocessing_context=self.start_method if workers else None,
         )
 
     def held_on(self, split: str) -> torch.device | None:
@@ -123,12 +125,3 @@ class DataModule(pl.LightningDataModule):
         item = self.samples(split).read([(0, 0)]) if self.splits[split] else ()
         need = len(self.splits[split]) * sum(x.nbytes for x in item if x is not None)
         return self.device if need < torch.cuda.mem_get_info(self.device)[0] / 4 else None
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("train")
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("val")
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("test")

@@ -152,18 +152,12 @@ def read_split(path: Path) -> dict[str, list[str]]:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError:
         found = None
-    whole = isinstance(found, dict) and set(found) == set(SPLITS) and all(map(is_names, found.values()))
-    shape = f"an object of {', '.join(found)}" if isinstance(found, dict) else "something else"
-    shape = (
-        f"{shape} with something else than names" if isinstance(found, dict) and set(found) == set(SPLITS) else shape
-    )
-    require(whole, who, "a JSON object of train, val and test, each a list of names", shape)
+    keys = list(found) if isinstance(found, dict) else []
+    lists = set(keys) == set(SPLITS) and all(isinstance(names, list) for names in found.values())
+    whole = lists and all(isinstance(name, str) for names in found.values() for name in names)
+    got = f"an object of {', '.join(keys)}" if keys else "something else"
+    require(whole, who, "a JSON object of train, val and test, each a list of names", got)
     return found
-
-
-def is_names(value: object) -> bool:
-    """Say whether a value is a list of texts."""
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def find(name: str, known: Container[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from typing import Any
@@ -31,25 +32,19 @@ def silence_lightning_warnings() -> None:
         warnings.filterwarnings("ignore", message=f".*{advice}.*")
 
 
-class StaysStopped(Callback):
-    """Ends a run that resumes after early stopping had stopped it, and died before it was measured, at once again.
+class StopAfter(Callback):
+    """Ends training after `epochs` epochs in all, on a schedule made for more, so that it may resume from there.
 
+    A run that resumes after early stopping had stopped it, and died before it was measured, ends at once again:
     Lightning restores the patience that is used up, but would train until the next validation, and on if that improves.
     """
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if any(callback.stopped_epoch > 0 for callback in trainer.early_stopping_callbacks):
-            trainer.should_stop = True
-
-
-class StopAfter(Callback):
-    """Ends training after `epochs` epochs in all, on a schedule made for more, so that it may resume from there."""
-
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
+    def __init__(self, epochs: int | None) -> None:
+        self.epochs = math.inf if epochs is None else epochs
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.current_epoch >= self.epochs:
+        stopped = any(callback.stopped_epoch > 0 for callback in trainer.early_stopping_callbacks)
+        if stopped or trainer.current_epoch >= self.epochs:
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:

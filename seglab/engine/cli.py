@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
 from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
-from seglab.engine.override_errors import explain, first_line, refuse_added
+from seglab.engine.override_errors import explain, first_line, refuse_added, several_choices
 from seglab.engine.run import TERMINATED, current_sweep, stopped_on_purpose, was_terminated
 from seglab.engine.sweep import exclusive_slot, supervise
 
@@ -40,7 +40,6 @@ PLUGINS = {"ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
 
 
 EXTRAS = {
-    "plotly": "report",
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
@@ -92,9 +91,9 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             if function.__module__ == "__main__":  # by `python -m`; the processes of a pool look it up by its real name
                 importlib.import_module(f"seglab.{name}").main()
                 return
-            missing = next(filter(None, map(_missing_plugin, sys.argv)), None)
-            if missing:
-                raise SystemExit(missing)
+            for word in sys.argv[1:]:
+                if said := _missing_plugin(word) or several_choices(word, CONF):
+                    raise SystemExit(said)
             find_modules_of_the_user(sys.argv[1:])
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and {"--cfg", "-c", "--info", "-i"} & set(sys.argv[1:]):

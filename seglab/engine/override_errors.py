@@ -81,6 +81,16 @@ def refuse_added(cfg: DictConfig, words: Sequence[str], command: str, conf: str)
         raise ContractError(unknown_key(key, sorted(known)))
 
 
+def several_choices(word: str, conf: Path) -> str | None:
+    """The sentence about a list for a group that takes one choice, as `loss=[bce,dice]`, which Hydra would merge."""
+    group, _, listed = word.partition("=")
+    names = [name.strip() for name in listed[1:-1].split(",")] if listed.startswith("[") else []
+    texts = [file.read_text() for name in names if (file := conf / group / f"{name}.yaml").is_file()]
+    if len(names) < 2 or not any(re.search("(?m)^_target_:", text) for text in texts):
+        return None
+    return f"{group}: expected one choice, got {listed}; a sweep tries each of them, -m {group}={','.join(names)}"
+
+
 def likeness(word: str, name: str) -> float:
     """From 0 to 1; at least 0.9 where one is a part of the other, as epochs of max_epochs."""
     part = word in name.split("_") or name in word.split("_")

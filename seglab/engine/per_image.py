@@ -207,13 +207,13 @@ class ImageTable(Callback):
         return pd.concat([table, pd.DataFrame(shapes)], axis=1)
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        """The arrays of histograms.npz for this pass: `<prefix>` (n, classes, 2, 256) and `<prefix>_ids` (n,).
+        """The arrays of histograms.npz for this pass: `<prefix>` (n, classes, 2, 256), `<prefix>_ids` (n,).
 
         Also `<prefix>_confusion` (k, k), true classes in rows, where classes exclude each other.
         """
         images = self.images()
         tables = [sum(tile.histogram for tile in tiles) for tiles in images.values()]
-        found = {prefix: np.stack(tables), f"{prefix}_ids": np.array(list(map(cell, images)))}
+        found = {prefix: np.stack(tables).astype(np.int32), f"{prefix}_ids": np.array(list(map(cell, images)))}
         cells = [record.confusion for record in self.records if record.confusion is not None]
         return found | ({f"{prefix}_confusion": np.sum(cells, axis=0)} if cells else {})
 
@@ -270,13 +270,6 @@ def tile_with_most_foreground(samples: Samples, number: int) -> int:
     """The sample that shows the most foreground of an image of the split."""
     tiles = [index for index in range(len(samples)) if samples.source.number(index) == number]
     return tiles[0] if len(tiles) == 1 else max(tiles, key=lambda index: float(samples[(0, index)]["target"].sum()))
-
-
-def spread(values: Iterable[float], count: int) -> list[int]:
-    """Choose `count` indices evenly over the ranks of the values: the smallest, the largest, and those between."""
-    order = np.argsort(np.asarray(list(values)), kind="stable")
-    picks = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
-    return [int(order[pick]) for pick in picks]
 
 
 def extremes(scores: pd.Series, count: int = 3) -> dict[int, str]:

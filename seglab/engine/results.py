@@ -9,11 +9,11 @@ import pandas as pd
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer
 
+from seglab.data.facts import spread
 from seglab.data.module import DataModule
 from seglab.engine.device import autocast
-from seglab.engine.limited_loader import limited_loader
 from seglab.engine.module import SegModule
-from seglab.engine.per_image import ImageTable, extremes, means, predict, spread, write_table
+from seglab.engine.per_image import ImageTable, extremes, means, predict, write_table
 from seglab.engine.run import Run
 from seglab.files import write_arrays
 from seglab.reporting.class_rows import rows_per_image, tuned_threshold
@@ -31,7 +31,7 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
     for split, run_loop in (("val", trainer.validate), ("test", trainer.test)):
         records = ImageTable(groups, cfg.threshold, cfg.empty, split == "test", data.objects(split), data.dataset.task)
         callbacks.append(records)
-        run_loop(module, limited_loader(data, split, cfg.trainer[f"limit_{split}_batches"]), verbose=False)
+        run_loop(module, data.loader(split, cfg.trainer[f"limit_{split}_batches"]), verbose=False)
         callbacks.remove(records)
         table = records.table()
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(split)}

@@ -161,7 +161,9 @@ def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int
     if plan or left:
         time_left = f", about {left * sum(finished) / len(finished) / at_once / 60:.0f} min" if finished else ""
         several = f", {at_once} at once" if at_once > 1 else ""
-        lines.append(f"  left: {left}{time_left}{several}; the same command resumes them")
+        lines.append(
+            f"  left: {left}{time_left}{several}; the same command resumes them" if left else "  left: nothing"
+        )
     folders = {Path(run["folder"]).parent for run in runs}
     studies = sorted(str(folder) for folder in folders if not folder.name.startswith("."))
     lines += [f"  report: python -m seglab.report {os.path.relpath(study)}" for study in studies]

@@ -8,7 +8,7 @@ Importing this costs torch alone. `docs/losses.md` lists them with formulas and 
 
 from seglab.losses.boundary import Boundary, BoundaryDoU, DistancePenalizedCE, Hausdorff
 from seglab.losses.calibration import L1ACE, MarginCE, NeighborCE, RegionSize
-from seglab.losses.cldice import CLDice
+from seglab.losses.cldice import CLDice, SkeletonRecall
 from seglab.losses.components import InverseSizeCE, PerComponent
 from seglab.losses.composite import Batchwise, Sum, Term
 from seglab.losses.compound import BCEDice, Combo, ExpLog, UnifiedFocal
@@ -17,6 +17,7 @@ from seglab.losses.cross_entropy import AsymmetricFocal, Focal, LogitAdjusted, P
 from seglab.losses.external import External
 from seglab.losses.lovasz import LovaszHinge, LovaszSigmoid, LovaszSoftmax
 from seglab.losses.overlap import MCC, AsymmetricFocalTversky, Dice, FocalTversky, GeneralizedDice, IoU, Tversky
-from seglab.losses.overlap import JML, DicePlusPlus, LogCoshDice, NoiseRobustDice, SensitivitySpecificity, SquaredDice
-from seglab.losses.robust import GeneralizedCE, SymmetricCE, TLoss
+from seglab.losses.overlap import JML, DicePlusPlus, GeneralizedWassersteinDice, LogCoshDice, NoiseRobustDice
+from seglab.losses.overlap import SensitivitySpecificity, SquaredDice
+from seglab.losses.robust import BiTempered, GeneralizedCE, SymmetricCE, TLoss
 from seglab.losses.schedule import Switch

@@ -13,7 +13,7 @@ from seglab.contract import require
 from seglab.losses.base import MEAN_OVER_CLASSES, ClassMean, order_card, pixel_card, region_card, within
 from seglab.losses.cldice import eroded
 from seglab.losses.cross_entropy import BCE
-from seglab.losses.numerics import exact, ratio
+from seglab.losses.numerics import ratio
 from seglab.losses.overlap import RegionLoss
 from seglab.losses.pixels import Pixels
 
@@ -44,7 +44,7 @@ class Boundary(ClassMean):
     def each_class(self, x: Pixels) -> Tensor:
         absent, full = x.size == 0, x.size == x.n
         phi = torch.where((absent | full).unsqueeze(-1), torch.where(absent, 1, -1).unsqueeze(-1), x.maps["distance"])
-        return exact(x.masked(x.p * phi).sum(-1)) / x.n.clamp(min=1)
+        return x.total(x.masked(x.p * phi)) / x.n.clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Hausdorff(ClassMean):
             require(len(x.space) == 2, self.name, "logits (b, k, h, w)", tuple(x.space), "set prediction=false")
             away = boundary_distance(x.spatial(x.decided)).to(x.z.device, x.z.dtype)
             weight = weight + away.flatten(2) ** self.exponent
-        return exact((x.squared_error * weight).sum(-1)) / x.n.clamp(min=1)
+        return x.total(x.squared_error * weight) / x.n.clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +122,8 @@ class BoundaryDoU(RegionLoss):
         absent = (x.size == 0).unsqueeze(-1)
         t = torch.where(absent, x.u, x.t) if self.empty == "complement" else x.t
         inner = eroded(F.pad(x.spatial(t), (1, 1, 1, 1)))[..., 1:-1, 1:-1].flatten(2)  # outside there is nothing
-        edge = exact((t - inner).sum(-1)) / exact(t.sum(-1)).clamp(min=1)
-        squared = exact(x.squared_error.sum(-1))
+        edge = x.total(t - inner) / x.total(t).clamp(min=1)
+        squared = x.total(x.squared_error)
         return ratio(squared, squared + (2 * edge).clamp(min=0.2) * self.confusion(x).tp)
 
 

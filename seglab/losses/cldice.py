@@ -1,18 +1,19 @@
-"""A loss of connectedness: do the skeletons of mask and prediction lie within each other?"""
+"""Losses of connectedness: do the skeletons of mask and prediction lie within each other?"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from seglab.contract import require
-from seglab.losses.base import BY_POLICY, MEAN_OVER_CLASSES, PolicyMean, order_card, within
-from seglab.losses.numerics import exact
+from seglab.losses.base import BY_POLICY, MEAN_OVER_CLASSES, ClassMean, Loss, PolicyMean, order_card, within
+from seglab.losses.compound import BCEDice, card_of_both
+from seglab.losses.numerics import ratio
 from seglab.losses.overlap import Dice
 from seglab.losses.pixels import Pixels
 
@@ -47,7 +48,42 @@ class CLDice(PolicyMean):
     def outside(self, x: Pixels, share: Tensor, other: Tensor) -> Tensor:
         """The fraction (b, k) of a skeleton that lies in `other`: 1 - T, without the rounding of that difference."""
         skeleton = soft_skeleton(x.spatial(share), self.iterations).flatten(2)
-        return exact((skeleton * other).sum(-1)) / (exact(skeleton.sum(-1)) + self.smooth)
+        return x.total(skeleton * other) / (x.total(skeleton) + self.smooth)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkeletonMissed(ClassMean):
+    """The fraction of a mask's skeleton, 5 pixels wide, that a prediction misses; 0 where there is none."""
+
+    needs: ClassVar[tuple[str, ...]] = ("skeleton",)
+
+    def each_class(self, x: Pixels) -> Tensor:
+        skeleton = x.maps["skeleton"]
+        return ratio(x.total(skeleton * x.q), x.total(skeleton))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkeletonRecall(BCEDice):
+    """Cross-entropy plus Dice plus the part of the mask's skeleton that is missed, so that thin vessels stay whole.
+
+    Needs the map `skeleton`, which is made of the mask beforehand: a step costs hardly more than BCE + Dice.
+    """
+
+    recall_weight: float = within("[0, inf)", 1.0)
+
+    needs: ClassVar[tuple[str, ...]] = ("skeleton",)
+    card = card_of_both(
+        title="Skeleton recall",
+        formula=r"w_b\,\mathrm{BCE}+w_d\,\mathrm{Dice}+o+w_r\frac{\sum S(t)\,q}{\sum S(t)}",
+        paper="Kirchhoff et al. 2024, Skeleton Recall Loss for Connectivity Conserving Segmentation of Thin Structures",
+        empty=BY_POLICY + " Without a skeleton nothing of it is missed.",
+        differs="smp, MONAI and kornia have none. The authors subtract the recall, so that the best is -1 lower.",
+        signed=True,
+    )
+
+    def parts(self) -> tuple[tuple[float, Loss], ...]:
+        missed = SkeletonMissed(task=self.task, class_weights=self.class_weights, classes=self.classes)
+        return *super().parts(), (self.recall_weight, missed)
 
 
 def soft_skeleton(x: Tensor, iterations: int) -> Tensor:

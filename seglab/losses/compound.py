@@ -14,9 +14,9 @@ from seglab.losses.base import BY_POLICY, MEAN_OVER_CLASSES, Card, ClassWeighted
 from seglab.losses.composite import WeightedSum
 from seglab.losses.cross_entropy import BCE, AsymmetricFocal, Focal, ForegroundWeighted, PixelLoss
 from seglab.losses.labels import Label
-from seglab.losses.numerics import power, ratio
+from seglab.losses.numerics import Confusion, power, ratio
 from seglab.losses.overlap import AsymmetricFocalTversky, Dice, RegionLoss
-from seglab.losses.pixels import Confusion, Pixels
+from seglab.losses.pixels import Pixels
 
 BOTH = "Cross-entropy: the sum over all classes. Overlap: " + MEAN_OVER_CLASSES[0].lower() + MEAN_OVER_CLASSES[1:]
 card_of_both = partial(Card, family="compound", empty=BY_POLICY, many=BOTH)

@@ -15,7 +15,7 @@ from torch import Tensor
 from seglab.contract import PerImage, require
 from seglab.losses.base import SUM_OVER_CLASSES, ClassWeighted, limited, pixel_card, weights_hold, within
 from seglab.losses.labels import Label
-from seglab.losses.numerics import TINY, constants, exact, ratio
+from seglab.losses.numerics import TINY, constants, ratio
 from seglab.losses.pixels import Pixels, spread
 
 Weight: TypeAlias = float | tuple[float, ...] | Literal["auto"]
@@ -59,7 +59,7 @@ class PixelLoss(ClassWeighted):
         return x.costs(self.cost, self.balance(x))
 
     def each_decision(self, x: Pixels) -> Tensor:
-        return exact(self.costs(x).sum(-1)) / x.n.clamp(min=1)
+        return x.total(self.costs(x)) / x.n.clamp(min=1)
 
     def value(self, x: Pixels) -> PerImage:
         loss, weights = self.each_decision(x), self.weights(x) if x.task == "multilabel" else None

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from seglab.contract import Kind
 from seglab.losses.base import BY_POLICY, Empty, PolicyMean, one_of, order_card
-from seglab.losses.numerics import exact
 from seglab.losses.pixels import Pixels, SigmoidPixels
 
 
@@ -28,7 +27,7 @@ class Lovasz(PolicyMean):
         if self.empty == "complement":
             absent = (size == 0).unsqueeze(-1)
             mask, size = torch.where(absent, x.weight > 0, mask), torch.where(absent[..., 0], x.n, size)
-        return exact((errors * jaccard_growth(errors.detach(), mask, size)).sum(-1))
+        return x.total(errors * jaccard_growth(errors.detach(), mask, size))
 
 
 def ranked_growth(errors: Tensor, mask: Tensor, size: Tensor) -> Tensor:

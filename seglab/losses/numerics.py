@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,29 @@ def once(make: Callable[[Any], Any]) -> property:
 def constants(like: Tensor, values: Iterable[float]) -> Tensor:
     """Numbers (n,) of the type of another tensor, made on its device: a CUDA graph copies none from the host."""
     return torch.stack([like.new_full((), value) for value in values])
+
+
+class Confusion(NamedTuple):
+    """The soft confusion of each image and class (b, k): probability on and beside the class, in pixels."""
+
+    tp: Tensor
+    fp: Tensor
+    fn: Tensor
+    tn: Tensor
+
+    @property
+    def absent(self) -> Tensor:
+        """Where no pixel has the class."""
+        return self.tp + self.fn == 0
+
+    def swapped(self) -> Confusion:
+        """The confusion of the complement of each class."""
+        return Confusion(self.tn, self.fn, self.fp, self.tp)
+
+    def complemented(self, where: Tensor) -> Confusion:
+        """The same, swapped in some places."""
+        cells = torch.stack(self)
+        return Confusion(*torch.where(where, cells.flip(0), cells).unbind())
 
 
 class Sigmoid(torch.autograd.Function):
@@ -81,6 +104,11 @@ def exact(x: Tensor) -> Tensor:
 def ratio(part: Tensor, whole: Tensor) -> Tensor:
     """part / whole with 0/0 = 0, finite in value and gradient however small the whole is."""
     return part / whole.clamp(min=TINY)
+
+
+def one_minus_exp(x: Tensor) -> Tensor:
+    """1 - exp(-x) for x of at least 0, with digits in the value where x is small, in the slope where it is large."""
+    return torch.where(x < 1, -torch.expm1(-x), 1 - torch.exp(-x))
 
 
 def power(x: Tensor, exponent: float) -> Tensor:

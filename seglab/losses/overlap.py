@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from seglab.losses.base import BY_POLICY, ClassMean, ClassWeights, PolicyMean, region_card, within
-from seglab.losses.numerics import TINY, exact, power, ratio
-from seglab.losses.pixels import Confusion, Pixels
+from seglab.contract import require
+from seglab.losses.base import BY_POLICY, ClassMean, ClassWeights, PolicyMean, limited, region_card, within
+from seglab.losses.numerics import TINY, Confusion, constants, power, ratio
+from seglab.losses.pixels import Pixels
 
 
 def tversky(m: Confusion, fp_weight: float, fn_weight: float, smooth: float = 0.0) -> Tensor:
@@ -160,7 +162,7 @@ class DicePlusPlus(Dice):
     )
 
     def cells(self, x: Pixels) -> Confusion:
-        fp, fn = (exact(power(e, self.exponent).sum(-1)) for e in (x.false_positive, x.false_negative))
+        fp, fn = (x.total(power(e, self.exponent)) for e in (x.false_positive, x.false_negative))
         return x.confusion._replace(fp=fp, fn=fn)
 
 
@@ -182,7 +184,7 @@ class JML(Tversky):
     def cells(self, x: Pixels) -> Confusion:
         if x.hard:
             return x.confusion  # the smaller of p and t is pt
-        fp, fn = (exact(e.clamp(min=0).sum(-1)) for e in (x.error, -x.error))
+        fp, fn = (x.total(e.clamp(min=0)) for e in (x.error, -x.error))
         return Confusion(x.size - fn, fp, fn, x.n - x.size - fp)
 
 
@@ -200,8 +202,8 @@ class NoiseRobustDice(RegionLoss):
     )
 
     def each_class(self, x: Pixels) -> Tensor:
-        squared = exact(x.squared_error.sum(-1))
-        error = squared if self.exponent == 2 else exact(power(x.squared_error, self.exponent / 2).sum(-1))
+        squared = x.total(x.squared_error)
+        error = squared if self.exponent == 2 else x.total(power(x.squared_error, self.exponent / 2))
         # sum p^2 + sum t^2 is sum (p - t)^2 + 2 sum pt
         return ratio(error, squared + 2 * self.confusion(x).tp + self.smooth)
 
@@ -237,7 +239,7 @@ class SensitivitySpecificity(ClassMean):
 
     def each_class(self, x: Pixels) -> Tensor:
         squared, w = x.squared_error, self.sensitivity_weight
-        foreground, background = exact((x.t * squared).sum(-1)), exact((x.u * squared).sum(-1))
+        foreground, background = x.total(x.t * squared), x.total(x.u * squared)
         return w * ratio(foreground, x.size) + (1 - w) * ratio(background, x.n - x.size)
 
 
@@ -269,6 +271,45 @@ class GeneralizedDice(RegionLoss):
         return ratio(error.sum(-1), (2 * w * m.tp + error).sum(-1) + self.smooth).expand_as(x.size)
 
 
+def square(rows: Any) -> bool:
+    """Whether these are the distances between classes: as many rows as columns, 0 from each class to itself."""
+    return rows is None or all(len(row) == len(rows) and row[i] == min(row) == 0 for i, row in enumerate(rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneralizedWassersteinDice(RegionLoss):
+    """Dice of all classes together in which an error counts by how far the predicted classes are from the true one.
+
+    `distances`: rows of the distances from each class to all, the background first, divided by the largest; null: all
+    classes are equally far from each other, so that of one class it is the Dice loss.
+    """
+
+    distances: Sequence[Sequence[float]] | None = limited(None, "rows and columns of the classes, or null", square)
+    classes: Literal["scored", "all"] = field(default="scored", init=False)
+    class_weights: ClassWeights = field(default=None, init=False)
+
+    card = region_card(
+        title="Generalized Wasserstein Dice loss",
+        formula=r"\frac{\sum_i\delta_i}{2\sum_{i:t_i\neq0}(1-\delta_i)+\sum_i\delta_i+s},\;\delta_i=\sum_kM_{t_ik}\,p_{ik}",
+        paper="Fidon et al. 2017, Generalised Wasserstein Dice Score for Imbalanced Multi-class Segmentation",
+        empty="By policy: without any foreground the background is scored, the formula is 1, or the image is skipped.",
+        differs="As MONAI's without its smoothing; MONAI's weighting_mode=GDL weighs classes by their size too.",
+        many="One ratio over all classes; the mean over the channels of a multilabel task.",
+        soft=False,
+    )
+
+    def each_class(self, x: Pixels) -> Tensor:
+        p, label = x.all_probabilities, x.all_shares.argmax(-1)
+        k, rows = p.shape[-1], self.distances
+        rows = [[float(i != j) for j in range(k)] for i in range(k)] if rows is None else rows
+        require(len(rows) == k, self.name, f"distances between {k} classes", len(rows))
+        far = constants(p, [d / max(map(max, rows)) for row in rows for d in row]).view(k, k)[label]
+        counted = (label > 0) | ((x.sizes[..., 1:].sum(-1, keepdim=True) == 0) & (self.empty == "complement"))
+        error = x.total(x.masked((far * p).sum(-1)))
+        right = x.total(x.masked(counted * ((1 - far) * p).sum(-1)))  # not 1 - error, which rounds what little is right
+        return ratio(error, 2 * right + error + self.smooth).expand_as(x.size)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MCC(RegionLoss):
     """One minus Matthews' correlation coefficient between prediction and mask, which counts all four cells alike."""
@@ -285,7 +326,7 @@ class MCC(RegionLoss):
 
     def cells(self, x: Pixels) -> Confusion:
         # each sum by itself: the few true positives of a wrong image are a factor here, and as T - fn rounding noise
-        return Confusion(*(exact((p * t).sum(-1)) for p, t in ((x.p, x.t), (x.p, x.u), (x.q, x.t), (x.q, x.u))))
+        return Confusion(*(x.total(p * t) for p, t in ((x.p, x.t), (x.p, x.u), (x.q, x.t), (x.q, x.u))))
 
     def overlap(self, m: Confusion) -> Tensor:
         wrong = torch.stack([m.fp, m.fn])

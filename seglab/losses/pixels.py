@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -17,32 +17,9 @@ from torch import Tensor
 
 from seglab.contract import Kind, Logits, Target, Valid, require
 from seglab.losses.labels import Label
-from seglab.losses.numerics import WrongSums, constants, exact, once, power
+from seglab.losses.numerics import Confusion, WrongSums, constants, exact, once, power
 
 Maps: TypeAlias = Mapping[str, Tensor]
-
-
-class Confusion(NamedTuple):
-    """The soft confusion of each image and class (b, k): probability on and beside the class, in pixels."""
-
-    tp: Tensor
-    fp: Tensor
-    fn: Tensor
-    tn: Tensor
-
-    @property
-    def absent(self) -> Tensor:
-        """Where no pixel has the class."""
-        return self.tp + self.fn == 0
-
-    def swapped(self) -> Confusion:
-        """The confusion of the complement of each class."""
-        return Confusion(self.tn, self.fn, self.fp, self.tp)
-
-    def complemented(self, where: Tensor) -> Confusion:
-        """The same, swapped in some places."""
-        cells = torch.stack(self)
-        return Confusion(*torch.where(where, cells.flip(0), cells).unbind())
 
 
 class Pixels(ABC):
@@ -50,9 +27,10 @@ class Pixels(ABC):
 
     t: the share of each class in each pixel (b, k, n). p: its probability. q: 1 - p, exact where that difference is
     not. decided: whether it is the prediction. sizes, all_classes: the number of pixels and confusion of all classes
-    of each decision (b, d, classes), see `costs`; all_logits: of each pixel (b, d, n, classes), a background without a
-    logit having 0. maps: further values of each pixel and class (b, k, n) by name. valid: (b, 1, n) bool, None where
-    all pixels count. hard: whether labels are 0 or 1, which dtype and shape say; to look would make a GPU wait.
+    of each decision (b, d, classes), see `costs`; all_logits, all_shares, all_probabilities: of each pixel
+    (b, d, n, classes), a background without a logit having 0. maps: further values of each pixel and class (b, k, n) by
+    name. valid: (b, 1, n) bool, None where all pixels count. hard: whether labels are 0 or 1, which dtype and shape
+    say; to look would make a GPU wait.
     """
 
     t: Tensor
@@ -62,6 +40,8 @@ class Pixels(ABC):
     sizes: Tensor
     all_classes: Confusion
     all_logits: Tensor
+    all_shares: Tensor
+    all_probabilities: Tensor
 
     background: ClassVar[int]
     """How many channels, the first, are a background, which no mean over scored classes counts."""
@@ -96,6 +76,10 @@ class Pixels(ABC):
     def pooled(self) -> Pixels:
         """The whole batch as one image, the images below each other."""
         return self.rebuilt(lambda v: v.transpose(0, 1).flatten(1, 2).unsqueeze(0))
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum over the pixels of each image (b, k) of x (b, k, n)."""
+        return exact(x.sum(-1))
 
     @abstractmethod
     def costs(self, cost: Callable[[Label], Tensor], weights: Tensor | None = None) -> Tensor:
@@ -153,11 +137,11 @@ class Pixels(ABC):
     @once
     def size(self) -> Tensor:
         """How many pixels each class has (b, k)."""
-        return exact(self.t.sum(-1))
+        return self.total(self.t)
 
     @once
     def confusion(self) -> Confusion:
-        fp, fn = exact(self.false_positive.sum(-1)), exact(self.false_negative.sum(-1))
+        fp, fn = self.total(self.false_positive), self.total(self.false_negative)
         return Confusion(self.size - fn, fp, fn, self.n - self.size - fp)
 
 
@@ -227,6 +211,8 @@ class SigmoidPixels(Pixels):
         return Confusion(*(torch.stack(pair, -1) for pair in pairs))
 
     all_logits = property(lambda self: torch.stack([torch.zeros_like(self.z), self.z], -1))
+    all_shares = property(lambda self: torch.stack([self.u, self.t], -1))
+    all_probabilities = property(lambda self: torch.stack([self.q, self.p], -1))
 
     # not kept: they are made faster than the memory for them is found
     false_positive = property(lambda self: (self.labeled.q if self.hard else self.p) * self.u)
@@ -298,6 +284,8 @@ class SoftmaxPixels(Pixels):
     sizes = property(lambda self: self.size.unsqueeze(1))
     all_classes = property(lambda self: Confusion(*(cell.unsqueeze(1) for cell in self.confusion)))
     all_logits = property(lambda self: self.z.transpose(1, 2).unsqueeze(1))
+    all_shares = property(lambda self: self.t.transpose(1, 2).unsqueeze(1))
+    all_probabilities = property(lambda self: self.p.transpose(1, 2).unsqueeze(1))
 
     @once
     def false_positive(self) -> Tensor:

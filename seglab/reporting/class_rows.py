@@ -15,13 +15,15 @@ from seglab.reporting.thresholds import best_threshold
 def rows_per_image(table: pd.DataFrame, task: Task, name: str | None = None) -> pd.DataFrame:
     """Give a row per image: those of the class `name`, or the mean of each column over the scored classes.
 
-    A score that is undefined for a class is left out of the mean; an image is empty where all scored classes are.
+    A score that is undefined for a class is left out of the mean; an image is empty where all scored classes are. The
+    table may be of several runs, by a column `run`.
     """
     if "class" not in table:  # written before there were classes
         return table
     chosen = [task.classes[k] for k in chosen_classes(task, name)]
     rows = table[table["class"].isin(chosen)].drop(columns="class").reset_index(drop=True)
-    return rows if len(chosen) == 1 else rows.groupby(["id", "group"], sort=False, as_index=False).mean()
+    by = [key for key in ("run", "id", "group") if key in rows]
+    return rows if len(chosen) == 1 else rows.groupby(by, sort=False, as_index=False).mean()
 
 
 def tuned_threshold(table: np.ndarray, task: Task) -> Any:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression, minimize_scalar
 from scipy.special import expit, logit
 
 from seglab.reporting.thresholds import ratio, scores_at, thresholds
@@ -57,12 +56,18 @@ def rebinned(table: NDArray, probability: NDArray) -> NDArray:
 
 
 def fitted_temperature(table: NDArray, probability: NDArray) -> float:
-    """The temperature with the highest likelihood of the pixels (2, bins) of the validation images, from 1/20 to 20."""
+    """The temperature with the highest likelihood of the pixels (2, bins) of the validation images, from 1/20 to 20.
 
-    def loss(log_temperature: float) -> float:
-        return calibration_scores(table, scaled(probability, np.exp(log_temperature)))["nll"]
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x)) if table.any() else 1.0
+    The likelihood of logits z that are multiplied by b = 1 / temperature is concave in b: its slope, the sum over the
+    pixels of z (truth - expit(b z)), is halved in on.
+    """
+    foreground, pixels, z = table[1], table.sum(0), logit(probability)
+    low, high = -3.0, 3.0
+    for _ in range(40 if table.any() else 0):
+        middle = (low + high) / 2
+        rises = z @ (foreground - pixels * expit(np.exp(-middle) * z)) > 0  # a larger b, a lower temperature
+        low, high = (low, middle) if rises else (middle, high)
+    return float(np.exp((low + high) / 2))
 
 
 def calibration_scores(table: NDArray, probability: NDArray, bins: int = 16) -> dict[str, float]:
@@ -97,7 +102,7 @@ def best_expected(
     probabilities; the mean of 1 / (c + number of foreground pixels) is taken to second order, which is exact to 0.01
     from a handful of pixels on. An empty mask is right where the image is: it scores 1 then, or is not counted.
     """
-    ends = probability[[0, -1]] if outer is None else outer
+    ends = (probability[[0, -1]] if outer is None else outer).astype(np.float32)
     p, at_ends = np.r_[0, probability[1:-1], 0], pixels[:, [0, -1]]
     columns = np.column_stack([p, p**2, np.log1p(-p.clip(max=0.999)), ABOVE * p[:, None], ABOVE * p[:, None] ** 2])
     sums = pixels @ columns.astype(np.float32)
@@ -136,7 +141,15 @@ def scores_from(below: NDArray, edge: NDArray, empty: str) -> dict[str, NDArray]
 
 
 def isotonic(table: NDArray) -> NDArray:
-    """The fraction of foreground in each bin (2, bins) of the validation images, made to rise with the probability."""
-    pixels = table.sum(0)
-    observed = ratio(table[1], pixels)
-    return isotonic_regression(np.nan_to_num(observed), weights=pixels.clip(min=1e-6)).x
+    """The fraction of foreground in each bin (2, bins) of the validation images, made to rise with the probability.
+
+    Neighbors that fall are pooled (Barlow et al. 1972); a bin without a pixel counts as 1e-6 pixels of background.
+    """
+    pools: list[tuple[float, float, int]] = []  # foreground, pixels, bins
+    for true, pixels in zip(table[1].tolist(), table.sum(0).clip(min=1e-6).tolist(), strict=True):
+        bins = 1
+        while pools and pools[-1][0] * pixels >= true * pools[-1][1]:
+            before = pools.pop()
+            true, pixels, bins = true + before[0], pixels + before[1], bins + before[2]
+        pools.append((true, pixels, bins))
+    return np.repeat([true / pixels for true, pixels, _ in pools], [bins for *_, bins in pools])

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from seglab.reporting import metrics_table
 from seglab.reporting.html import mean_sd, number, table, text
-from seglab.reporting.metrics_table import keys_of, title
+from seglab.reporting.metrics_table import keys_of, rows_of, title
 from seglab.reporting.run_labels import benchmark_titles
 
 KEYS = ("iou", "tuned/iou", "precision", "recall", "hd95", "object_recall")
@@ -73,9 +73,8 @@ def tables(rows: pd.DataFrame) -> Iterator[tuple[str, str, Markup]]:
     head = ["loss", "trained on", "seeds", *(heading(key) for key in keys)]
     for data, block in spread.groupby(level="data", sort=False):
         cells = [
-            [text(label), text(trained), number(row["seeds", ""], 0)]
-            + [mean_sd(row[key, "mean"], row[key, "sd"]) for key in keys]
-            for (_, trained, label), (_, row) in zip(block.index.to_list(), block.iterrows(), strict=True)
+            [text(label), text(trained), number(seeds, 0), *(mean_sd(*value) for value in values)]
+            for seeds, ((_, trained, label), values) in zip(block["seeds", ""], rows_of(block, keys), strict=True)
         ]
         yield str(data), block["what", ""].iloc[0], table(head, cells)
 

@@ -24,7 +24,6 @@ TEMPLATES = Environment(
     loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
 )
 TEMPLATES.globals |= {"source": lambda name: Markup((FOLDER / name).read_text(encoding="utf-8"))}
-TEMPLATES.globals |= {"library": "", "script": ""}  # a page has no scripts of its own unless document() gives them
 MACROS: Any = TEMPLATES.get_template("macros.html.j2").module
 VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--grid", "#ffffff": "--paper"}
 VARIABLES |= {color: f"--c{k}" for k, color in enumerate(COLORS)}
@@ -66,10 +65,9 @@ def decimal(value: float, digits: int = 3) -> str:
     return shown.removeprefix("-") if float(shown) == 0 else shown.replace("-", "−")
 
 
-def document(title: str, sections: Sequence[tuple[str, Markup]], library: str = "", script: str = "") -> str:
-    """A page of sections (heading, HTML); the scripts run before (`library`) and after (`script`) its body."""
-    page = TEMPLATES.get_template("page.html.j2")
-    return page.render(title=title, sections=sections, library=Markup(library), script=Markup(script))
+def document(title: str, sections: Sequence[tuple[str, Markup]]) -> str:
+    """A page of sections (heading, HTML)."""
+    return TEMPLATES.get_template("page.html.j2").render(title=title, sections=sections)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Markup:

@@ -7,18 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from seglab.reporting.joint_tables import read_together
+
 
 def read(runs: pd.DataFrame) -> dict[int, pd.DataFrame]:
     """The metrics.csv of each run that has one, by the run's row."""
-    found = {}
-    for row, folder in zip(runs.index, runs["folder"], strict=True):
-        try:
-            history = pd.read_csv(folder / "metrics.csv")
-        except (OSError, ValueError):
-            continue
-        if "epoch" in history:
-            found[row] = history
-    return found
+    files = {row: folder / "metrics.csv" for row, folder in zip(runs.index, runs["folder"], strict=True)}
+    tables, _ = read_together({row: file.read_bytes() for row, file in files.items() if file.is_file()})
+    histories = (history for table in tables if "epoch" in table for _, history in table.groupby("run"))
+    return {int(history["run"].iloc[0]): history for history in histories}
 
 
 def summary(histories: Mapping[int, pd.DataFrame]) -> pd.DataFrame:

@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,11 @@ import pandas as pd
 from seglab.contract import ContractError, Task, require
 from seglab.files import whole_file
 from seglab.reporting.class_rows import chosen_classes, metrics_of, rows_per_image, threshold_of
+from seglab.reporting.joint_tables import read_together
 from seglab.reporting.run_labels import benchmark_titles, fold, label
+
+COMPARED = ("per_image.csv", "metrics.csv", "histograms.npz")
+"""What is read of every run, and therefore checked by its hash; pictures are checked where they are shown."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,13 @@ def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep
     folders = sorted({folder for root in roots for folder in _run_folders(Path(root))})
     shown = ", ".join(map(str, roots))
     require(bool(folders), "report", f"folders with a run.json below {shown}", "none", "give the folder of a sweep")
-    facts, tables = zip(*(_read(folder, class_name) for folder in folders), strict=True)
-    runs = pd.DataFrame(list(facts))
+    runs = pd.DataFrame([_read(folder, class_name) for folder in folders])
     runs["label"] = label(runs)
+    images = _images(runs, class_name)
     _supersede(runs)
-    kept = [
-        table.assign(run=row, **{key: run[key] for key in ("benchmark", "label", "seed", "fold")})
-        for (row, run), table in zip(runs.iterrows(), tables, strict=True)
-        if run["used"]
-    ]
-    return Sweep(runs, pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=["benchmark"]))
+    images = images[runs["used"].to_numpy()[images["run"]]].reset_index(drop=True)
+    own = {key: runs[key].to_numpy()[images["run"]] for key in ("benchmark", "label", "seed", "fold")}
+    return Sweep(runs, images.assign(**own))
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
@@ -90,16 +90,13 @@ def _run_folders(root: Path) -> Iterator[Path]:
             yield Path(folder).resolve()
 
 
-def _read(folder: Path, class_name: str | None = None) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The facts of one run, and its rows per image if it finished."""
+def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
+    """The facts of one run; it is used if it finished and its files are whole."""
     facts, problem = _facts(folder)
     problem = problem or _damage(folder, facts)
-    images, digest = pd.DataFrame(), ""
-    if not problem:
-        images, digest, problem = _images(folder)
     config, choices, data = (facts.get(key) or {} for key in ("config", "choices", "data"))
     row = {key: value for key, value in facts.items() if key not in ("metrics", "threshold")}
-    row |= {"folder": folder, "name": folder.name, "used": not problem, "problem": problem, "digest": digest}
+    row |= {"folder": folder, "name": folder.name, "used": not problem, "problem": problem, "digest": ""}
     row |= {"config": config, "choices": choices, "data": data, "status": facts.get("status", "unreadable")}
     row |= {"dataset": choices.get("dataset", ""), "model": choices.get("model", ""), "seed": facts.get("seed", 0)}
     row |= {key: facts.get(key) for key in ("card", "error", "git", "overrides")}
@@ -108,8 +105,7 @@ def _read(folder: Path, class_name: str | None = None) -> tuple[dict[str, Any], 
     task = Task(**(data.get("task") or {}))
     tuned, chosen = (facts.get("threshold") or {}).get("tuned"), chosen_classes(task, class_name)
     row |= {"task": task, "classes": chosen, "threshold": [threshold_of(tuned, task.classes[k]) for k in chosen]}
-    images = rows_per_image(images, task, class_name) if len(images) else images
-    return row | metrics_of(facts.get("metrics") or {}, class_name), images
+    return row | metrics_of(facts.get("metrics") or {}, class_name)
 
 
 def _facts(folder: Path) -> tuple[dict[str, Any], str]:
@@ -135,23 +131,34 @@ def _damage(folder: Path, facts: dict[str, Any]) -> str:
     try:
         for name in facts.get("files", {}):
             if not name.endswith(".ckpt"):  # large, and not read here
-                whole_file(folder, facts, name)
+                whole_file(folder, facts, name, hashed=name in COMPARED)
     except ContractError as error:
         return str(error).partition(": ")[2]  # the table names the run
     return ""
 
 
-def _images(folder: Path) -> tuple[pd.DataFrame, str, str]:
-    """The rows of per_image.csv, the digest of the file, and what is wrong with it."""
-    try:
-        content = (folder / "per_image.csv").read_bytes()
-        rows = pd.read_csv(BytesIO(content), dtype={"id": str, "group": str}, na_values=[""])
-    except (OSError, ValueError) as error:
-        return pd.DataFrame(), "", f"per_image.csv cannot be read: {error}"
-    missing = {"id", "group", "foreground", "iou"} - set(rows)
-    if missing or rows.empty:
-        return pd.DataFrame(), "", f"per_image.csv lacks {', '.join(sorted(missing)) or 'rows'}"
-    return rows, blake2b(content, digest_size=8).hexdigest(), ""
+def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
+    """The rows per image of the used runs; enters the digests of their files, and leaves out those that are damaged."""
+    parts, used = [], runs[runs["used"]]
+    for task in dict.fromkeys(used["task"]):
+        contents: dict[int, bytes] = {}
+        problems: dict[int, str] = {}
+        for row in used.index[used["task"] == task]:
+            try:
+                contents[row] = (runs.loc[row, "folder"] / "per_image.csv").read_bytes()
+                runs.loc[row, "digest"] = blake2b(contents[row], digest_size=8).hexdigest()
+            except OSError as error:
+                problems[row] = str(error)
+        tables, damaged = read_together(contents, dtype={"id": str, "group": str}, na_values=[""])
+        for table in tables:
+            if missing := {"id", "group", "foreground", "iou"} - set(table):
+                damaged |= dict.fromkeys(table["run"].unique(), f"no {', '.join(sorted(missing))}")
+            else:
+                parts.append(rows_per_image(table, task, class_name))
+        for row, problem in (problems | damaged).items():
+            runs.loc[row, ["used", "problem"]] = False, f"per_image.csv cannot be read: {problem}"
+    images = pd.concat(parts) if parts else pd.DataFrame(columns=["run"], dtype=int)
+    return images.sort_values("run", kind="stable")
 
 
 def _supersede(runs: pd.DataFrame) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -311,6 +311,13 @@ def over_seeds(metrics: pd.DataFrame, keys: Iterable[str], by: list[str]) -> pd.
     grouped = metrics.groupby(by, sort=False)[keys]
     both = pd.concat({"mean": grouped.mean(), "sd": grouped.std(ddof=1)}, axis=1).swaplevel(axis=1)
     return both[[(key, part) for key in keys for part in ("mean", "sd")]]
+
+
+def rows_of(spread: pd.DataFrame, keys: list[str]) -> Iterator[tuple[Any, list[tuple[float, float]]]]:
+    """Each row's index with the (mean, sd) of these metrics."""
+    columns = [(key, part) for key in keys for part in ("mean", "sd")]
+    values = spread[columns].to_numpy(float).reshape(len(spread), len(keys), 2)
+    return ((index, [(mean, sd) for mean, sd in row]) for index, row in zip(spread.index, values.tolist(), strict=True))
 
 
 def keys_of(spread: pd.DataFrame) -> list[str]:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from seglab.reporting.data_sets import DataSets
 from seglab.reporting.gallery import gallery, one_seed
 from seglab.reporting.html import Cell, mean_sd, number, table, text
-from seglab.reporting.metrics_table import RULES, THRESHOLDED, blocks, title, worse_if_higher
+from seglab.reporting.metrics_table import RULES, THRESHOLDED, blocks, rows_of, title, worse_if_higher
 from seglab.reporting.power import smallest_difference, usual_noise
 from seglab.reporting.run_labels import differences
 from seglab.reporting.stats import components
@@ -110,9 +110,9 @@ def metric_blocks(spread: pd.DataFrame) -> Iterator[tuple[str, Markup]]:
         rows = [
             [
                 text(label),
-                *(mean_sd(row[key, "mean"], row[key, "sd"], row[key, "mean"] == best.get(key)) for key in have),
+                *(mean_sd(*value, value[0] == best.get(key)) for key, value in zip(have, values, strict=True)),
             ]
-            for label, row in spread.iterrows()
+            for label, values in rows_of(spread, have)
         ]
         if have:
             yield name, table(["loss", *map(title, have)], rows)

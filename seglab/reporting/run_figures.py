@@ -72,9 +72,11 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
     moving = [column for column in map(str, history) if column.startswith("loss/") and column != "loss/stage"]
     with mpl.rc_context(STYLE):
         panels = len(PANELS) + 1 + bool(moving)
-        figure = Figure(figsize=(2.43 * panels, 2.7), layout="constrained")
+        width = 2.43 * panels
+        figure = Figure(figsize=(width, 2.7))  # margins by hand: to find them takes longer than to draw the rest
         figure.suptitle(title, x=0.005, ha="left", fontsize=9.5)
         axes = figure.subplots(1, panels)
+        figure.subplots_adjust(0.5 / width, 0.17, 1 - 0.1 / width, 0.81, wspace=0.21)
         for axis, (key, title) in zip(axes, PANELS.items(), strict=False):
             _lines(axis, history, {f"{split}/{key}": style for split, style in SPLITS.items()})
             axis.set(title=title, xlabel="epoch")
@@ -88,7 +90,7 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
             axes[-1].set(title="Parameters of the loss", xlabel="epoch")
             axes[-1].legend(loc="best", handlelength=1.4)
         if last.lines:
-            last.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.4)
+            last.legend(loc="best", handlelength=1.4)
         for axis in axes:
             _switches(axis, history)
         axes[0].legend(*axes[0].get_legend_handles_labels(), loc="best", handlelength=1.4)
@@ -122,35 +124,39 @@ def examples(
     rows = [Example(*row) for row in rows]
     require(bool(rows), "examples", "at least one image to draw", 0)
     height, width = rows[0].truth.shape[-2:]
-    tall = 1.75 * height / width
+    longest = max(len(line) for row in rows for line in row.caption.splitlines())
+    columns, gap, left, top = 1.75, 0.06, 0.2 + 0.075 * longest, 0.25 + 0.25 * bool(title)  # all in inches
+    tall = columns * height / width
+    size = left + 4 * (columns + gap), top + len(rows) * (tall + gap) + 0.3
     with mpl.rc_context({**STYLE, "axes.grid": False, "image.interpolation": "nearest"}):
-        figure = Figure(figsize=(1.1 + 4 * 1.8, 0.6 + 0.25 * bool(title) + len(rows) * (tall + 0.06)))
-        figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+        figure = Figure(figsize=size)
         figure.suptitle(title, x=0.005, ha="left", fontsize=9.5)
-        grid = figure.subplots(len(rows), 4, squeeze=False)
-        for axes, row in zip(grid, rows, strict=True):
-            _row(axes, row, threshold, task)
+        page = figure.add_axes((0, 0, 1, 1))  # one for all: each more takes longer than all the pictures
+        page.set_axis_off()
         third = "probability" if task.channels == 1 else "prediction"
-        for axis, title in zip(grid[0], ("image and true outline", "truth", third, "errors"), strict=True):
-            axis.set_title(title, color=FAINT)
+        for k, name in enumerate(("image and true outline", "truth", third, "errors")):
+            page.text(left + k * (columns + gap), top - 0.07, name, color=FAINT, fontsize=9)
+        for line, row in enumerate(rows):
+            y = top + line * (tall + gap)
+            page.text(left - gap, y + tall / 2, row.caption, ha="right", va="center", multialignment="right")
+            for k, (picture, span) in enumerate(_pictures(row, threshold, task)):
+                x = left + k * (columns + gap)
+                page.imshow(picture, cmap="gray", vmin=0, vmax=span, extent=(x, x + columns, y + tall, y))
+        page.set(xlim=(0, size[0]), ylim=(size[1], 0))
         handles = [*_class_legend(task), *_legend()]
-        figure.legend(handles=handles, loc="outside lower right", ncols=8, handlelength=1, fontsize=8)
+        figure.legend(handles=handles, loc="lower right", ncols=8, handlelength=1, fontsize=8, borderaxespad=0.2)
         return save(figure, out)
 
 
-def _row(axes: Iterable[Axes], row: Example, threshold: float, task: Task) -> None:
+def _pictures(row: Example, threshold: float, task: Task) -> list[tuple[np.ndarray, int]]:
+    """The four pictures of a row, gray (h, w) or in colors (h, w, 3), each with the value that is white."""
     truth, probability = row.truth, row.probability
     image = outlined(row.image, truth if truth.ndim == 2 else truth[list(task.scored)].max(0))
     painted = paint_errors(row.image, truth, probability, threshold, task.kind, row.valid)
     if truth.ndim == 3:
         maps = ((truth, 0.5 + 1e-6), (probability, threshold))
         truth, probability = (paint_classes(row.image, m, at, task.kind, row.valid) for m, at in maps)
-    for axis, picture, span in zip(axes, (image, truth, probability, painted), (255, 1, 1, 255), strict=True):
-        axis.imshow(picture, cmap="gray", vmin=0, vmax=span)
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-        if picture is image:
-            axis.set_ylabel(row.caption, rotation=0, ha="right", va="center", labelpad=6, multialignment="right")
+    return list(zip((image, truth, probability, painted), (255, 1, 1, 255), strict=True))
 
 
 def _class_legend(task: Task) -> list[Patch]:

@@ -46,9 +46,8 @@ def label(runs: pd.DataFrame) -> list[str]:
     """One label a run, from the columns `config`, `choices`, `seed` and `benchmark` (never mixed)."""
     leaves = _experiments(runs)
     names = [loss_name(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
-    labels = [
-        _with(name, _varying_parameters(name, names, leaves), leaf) for name, leaf in zip(names, leaves, strict=True)
-    ]
+    varying = {name: _varying_parameters(name, names, leaves) for name in set(names)}
+    labels = [_with(name, varying[name], leaf) for name, leaf in zip(names, leaves, strict=True)]
     for benchmark in runs["benchmark"].unique():
         rows = [row for row, where in enumerate(runs["benchmark"]) if where == benchmark]
         who = [(labels[row], runs["seed"].iloc[row], fold(runs["config"].iloc[row])) for row in rows]

@@ -343,7 +343,4 @@ class Study:
         if self.tables:
             drawn["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables)
             drawn["reliability"] = report_figures.reliability(self.tables, self.scaled_tables)
-        shares = report_figures.win_shares(self.sweep.images, self.labels, self.question.metric, self.lower_is_better)
-        if shares and len(self.labels) > 1:
-            drawn["wins"] = report_figures.wins(shares, self.labels)
         return drawn

@@ -1,4 +1,4 @@
-"""The files of a report: the page, the table for programs and for people, the figures for papers."""
+"""The files of a report: the page, the table for programs and for people, the figures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from seglab.files import csv_text, write_text
-from seglab.plots import save, svg
+from seglab.plots import svg
 from seglab.reporting import external_data, report_sections, reproduce, tuning
 from seglab.reporting.data_sets import DataSets, together
 from seglab.reporting.html import TEMPLATES
 from seglab.reporting.load_runs import Sweep, collect
 from seglab.reporting.looks import known_looks
-from seglab.reporting.metrics_table import blocks, keys_of, title
+from seglab.reporting.metrics_table import blocks, keys_of, rows_of, title
 from seglab.reporting.study import IMAGES, Question, Study
 
 
@@ -49,7 +49,7 @@ def write_all(
 def write(
     out: Path, name: str, studies: list[Study], runs: pd.DataFrame, commands: str, over: DataSets | None = None
 ) -> Path:
-    """Write report.html, table.csv, table.md and figures/*.png, *.svg into `out`; returns report.html."""
+    """Write report.html, table.csv, table.md and figures/*.svg into `out`; returns report.html."""
     (out / "figures").mkdir(parents=True, exist_ok=True)
     drawn = [_figures(study, out / "figures", len(studies) > 1) for study in studies]
     write_text(out / "table.csv", csv(studies, runs))
@@ -59,11 +59,10 @@ def write(
 
 
 def _figures(study: Study, folder: Path, several: bool) -> dict[str, str]:
-    """Save the figures of a study as PNG and SVG; the texts of the SVG files by name."""
+    """Save the figures of a study as SVG; the texts of the files by name."""
     before = f"{re.sub(r'[^0-9A-Za-z]+', '-', study.title)}_" if several else ""
     drawn = {}
     for key, figure in study.figures().items():
-        save(figure, folder / f"{before}{key}.png")
         drawn[key] = svg(figure, before + key)
         write_text(folder / f"{before}{key}.svg", drawn[key])
     return drawn
@@ -152,9 +151,8 @@ def markdown(studies: list[Study], runs: pd.DataFrame, over: DataSets | None = N
 
 def _markdown_table(spread: pd.DataFrame, keys: list[str], head: Callable[[str], str] = title) -> list[str]:
     lines = [f"| loss | {' | '.join(head(key) for key in keys)} |", f"|---|{'---:|' * len(keys)}"]
-    for label, row in spread.iterrows():
-        lines.append(f"| {label} | {' | '.join(_mean_sd(row[key, 'mean'], row[key, 'sd']) for key in keys)} |")
-    return lines
+    rows = rows_of(spread, keys)
+    return [*lines, *(f"| {label} | {' | '.join(_mean_sd(*value) for value in values)} |" for label, values in rows)]
 
 
 def _mean_sd(mean: float, sd: float) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from seglab.contract import Logits, PerImage, Target, require
 from seglab.data.distance_maps import MAPS
@@ -20,7 +19,7 @@ from seglab.views.curve_figures import OBJECT, SIDES, page
 from seglab.views.view_page import ViewPage
 
 FRACTIONS = (0.01, 0.03, 0.1, 0.3)
-QUALITIES = (0.5, 0.7, 0.9, 0.99)
+"""Foreground fractions that the page shows beside the chosen one."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,9 @@ def view(
     return page(
         list(losses),
         pixel_curves(additive, 4 * points) if additive else None,
-        image_curves(losses, foreground, quality, size, points),
+        {a: image_curves(losses, a, quality, size, points) for a in sorted({*FRACTIONS, foreground})},
         error_plane(counting, foreground, confidence) if counting else None,
-        start=(foreground, quality),
-        size=size,
-        confidence=confidence,
+        {"foreground": foreground, "quality": quality, "size": size, "confidence": confidence},
     )
 
 
@@ -144,26 +141,17 @@ def image_curve(loss: Loss, context: Context, quality: float, margin: Tensor) ->
     return sides
 
 
-def image_curves(
-    losses: Mapping[str, Loss], foreground: float, quality: float, size: int, points: int
-) -> dict[tuple[float, float], pd.DataFrame]:
-    """Every loss in images of several foreground fractions and qualities: tables with the columns of `pixel_curves`.
+def image_curves(losses: Mapping[str, Loss], foreground: float, quality: float, size: int, points: int) -> pd.DataFrame:
+    """Every loss in an image of a foreground fraction and a quality: a table with the columns of `pixel_curves`.
 
     `by_logit` is the gradient of one of the moving pixels times the number of pixels in the image, so that it is on
     the scale of a single pixel's whatever the size of the image.
     """
-    contexts = [(a, b) for a in sorted({*FRACTIONS, foreground}) for b in sorted({*QUALITIES, quality})]
-    tables = {}
-    for a, b in tqdm(contexts, desc="images", disable=None):
-        rows = [
-            pd.DataFrame({"loss": label, "pixel": side} | columns)
-            for label, loss in losses.items()
-            for side, columns in image_curve(
-                loss.with_class_frequency([a]), Context(a, size), b, margins(points, 5.0)
-            ).items()
-        ]
-        tables[a, b] = pd.concat(rows, ignore_index=True)
-    return tables
+    context, rows = Context(foreground, size), []
+    for label, loss in losses.items():
+        sides = image_curve(loss.with_class_frequency([foreground]), context, quality, margins(points, 5.0))
+        rows += [pd.DataFrame({"loss": label, "pixel": side} | columns) for side, columns in sides.items()]
+    return pd.concat(rows, ignore_index=True)
 
 
 def error_plane(losses: Mapping[str, Loss], foreground: float, confidence: float) -> pd.DataFrame:

@@ -7,57 +7,56 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from plotly.subplots import make_subplots
 
-from seglab.plots import DASHES, FAINT, INK, WIDTH, line_styles, styled, two_sided
+from seglab.plots import FAINT, INK, WIDTH, line_styles, styled, two_sided
+from seglab.reporting.html import note
 from seglab.views.panels import legend_below, panels
-from seglab.views.view_page import ViewPage, interactive, note, static
+from seglab.views.view_page import Animation, ViewPage, static
 
 SIDES = ("foreground", "background")
 OBJECT = 100
 """Pixels of the object in the plane of false positives and false negatives."""
-PANELS = ("", 2, 3, 4)
-"""What Plotly numbers the axes of four panels with."""
-PLOTLY_DASHES: dict[Any, str] = dict(zip(DASHES, ("solid", "dash", "dot", "dashdot"), strict=True))
 
 
 def page(
     losses: Sequence[str],
     pixel: pd.DataFrame | None,
-    images: Mapping[tuple[float, float], pd.DataFrame],
+    images: Mapping[float, pd.DataFrame],
     plane: pd.DataFrame | None,
-    start: tuple[float, float],
-    size: int,
-    confidence: float,
+    options: Mapping[str, Any],
 ) -> ViewPage:
-    """The page of the tables that curve.py makes; `start` is the key of `images` that is shown first."""
+    """The page of the tables that curve.py makes, those of an image by its foreground fraction."""
     sections: list[tuple[str, Markup]] = []
     figures: dict[str, Figure] = {}
-    tables: dict[str, pd.DataFrame] = {}
-    alone = [] if pixel is None else list(pixel["loss"].unique())
+    foreground, quality = options["foreground"], options["quality"]
+    tables = {"pixel": pixel, "image": images[foreground], "plane": plane}
+    alone, counted = ([] if table is None else list(table["loss"].unique()) for table in (pixel, plane))
     if pixel is not None:
-        tables["pixel"] = pixel
         figures["pixel"] = draw_pixel(pixel)
         caption = "Solid: a foreground pixel. Thin and dotted: a background pixel, where it differs."
         others = ", ".join(label for label in losses if label not in alone)
         without = note(f"{others}: no value of a single pixel; see the next figure.") if others else ""
         sections.append(("One pixel", static(figures["pixel"], "pixel", caption) + without))
-    tables["image"] = images[start]
-    figures["image"] = draw_image(images[start], *start)
-    sections.append(("In an image", sliding(images, start, size)))
-    counted = [] if plane is None else list(plane["loss"].unique())
+    frames = {percent(fraction): draw_image(table, fraction, quality) for fraction, table in images.items()}
+    figures["image"], moving = frames[percent(foreground)], Animation(frames)
+    caption = (
+        f"An image of {options['size']} x {options['size']} pixels with two discs of foreground, whose fraction the "
+        "slider sets. Above, all foreground pixels have the probability on the axis, and all background pixels a "
+        f"probability of {quality:g} of being taken for background; below, the other way round. The gradient is that "
+        "of one of the pixels that move, towards the truth, times the number of pixels in the image, so that it "
+        "compares with a single pixel's."
+    )
+    sections.append(("In an image", moving.html(caption, percent(foreground))))
     if plane is not None:
-        tables["plane"] = plane
         figures["plane"] = draw_plane(plane)
         caption = (
-            f"An object of {OBJECT} pixels in an image of which it is {percent(start[0])}; every pixel is predicted as "
-            f"foreground or background with probability {confidence:g}. Bottom left nothing is wrong; to the right "
-            "there are false positives beside the object, upwards false negatives in it. Numbers on the lines are the "
-            "loss; colors go up to its largest value."
+            f"An object of {OBJECT} pixels in an image of which it is {percent(foreground)}; every pixel is predicted "
+            f"as foreground or background with probability {options['confidence']:g}. Bottom left nothing is wrong; to "
+            "the right there are false positives beside the object, upwards false negatives in it. Numbers on the "
+            "lines are the loss; colors go up to its largest value."
         )
         sections.append(("False positives and false negatives", static(figures["plane"], "plane", caption)))
     placed = ", ".join(label for label in losses if label not in [*alone, *counted])
@@ -68,7 +67,8 @@ def page(
     words = " ".join(f"{names}: {reason}" for reason, names in reasons.items() if names)
     if words:
         sections.append(("Not in the plane", note(words)))
-    return ViewPage("Loss and gradient: " + ", ".join(losses), sections, figures, tables)
+    known = {name: table for name, table in tables.items() if table is not None}
+    return ViewPage("Loss and gradient: " + ", ".join(losses), sections, figures, known, {"image": moving})
 
 
 def percent(fraction: float) -> str:
@@ -117,16 +117,13 @@ def draw_pixel(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def towards_truth(table: pd.DataFrame) -> pd.Series:
-    """The gradient by the logit, positive where a step of descent brings the pixel closer to its true class."""
-    return table["by_logit"].where(table["pixel"] == "background", -table["by_logit"])
-
-
 @styled
 def draw_image(table: pd.DataFrame, foreground: float, quality: float) -> Figure:
     """Loss and gradient of an image in which the pixels of one class move together."""
     figure, axes = panels(4, 2, WIDTH / 2, 3.2)
-    table = table.assign(gradient=towards_truth(table))
+    # positive where a step of descent brings the pixel closer to its true class
+    gradient = table["by_logit"].where(table["pixel"] == "background", -table["by_logit"])
+    table = table.assign(gradient=gradient)
     for row, (side, other) in enumerate((SIDES, SIDES[::-1])):
         part = table[table["pixel"] == side]
         for axis, column, words in zip(
@@ -147,8 +144,9 @@ def draw_plane(table: pd.DataFrame) -> Figure:
     columns = 2 if len(labels) == 4 else 3
     figure, axes = panels(len(labels), columns, 3.2, 3.1, sharex=True, sharey=True)
     for place, (axis, label) in enumerate(zip(axes, labels, strict=True)):
-        fp, fn, value = square(table, label)
-        relative = value / max(float(np.abs(value).max()), 1e-12)
+        value = table[table["loss"] == label].pivot_table(index="fn", columns="fp", values="value")
+        fp, fn = value.columns / OBJECT, value.index / OBJECT
+        relative = value / max(float(value.abs().to_numpy().max()), 1e-12)
         where: dict[str, Any] = {"extent": (fp[0], fp[-1], fn[0], fn[-1]), "origin": "lower", "aspect": "auto"}
         drawn = axis.imshow(relative, cmap=two_sided(), vmin=-1, vmax=1, interpolation="bilinear", **where)
         lines = axis.contour(fp, fn, value, levels=6, colors=INK, linewidths=0.7)
@@ -160,71 +158,3 @@ def draw_plane(table: pd.DataFrame) -> Figure:
     bar = figure.colorbar(drawn, ax=axes, label="loss / its largest value here", aspect=30, pad=0.02)
     bar.ax.set_ylim(0, 1)
     return figure
-
-
-def square(table: pd.DataFrame, label: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """False positives and false negatives in units of the object, and the loss (fn, fp) of one of the losses."""
-    values = table[table["loss"] == label].pivot_table(index="fn", columns="fp", values="value")
-    return values.columns.to_numpy() / OBJECT, values.index.to_numpy() / OBJECT, values.to_numpy()
-
-
-def sliding(images: Mapping[tuple[float, float], pd.DataFrame], start: tuple[float, float], size: int) -> Markup:
-    """The curves of an image with sliders for its foreground fraction and the pixels that stay."""
-    caption = (
-        f"An image of {size} x {size} pixels with two discs of foreground. Above, all foreground pixels have the "
-        "probability on the axis, and all background pixels the set probability of being taken for background; below, "
-        "the other way round. The gradient is that of one of the pixels that move, towards the truth, times the number "
-        "of pixels in the image, so that it compares with a single pixel's. Move the sliders to change the foreground "
-        "fraction and the pixels that stay."
-    )
-    frames = {f"{percent(a)}|{b:g}": table for (a, b), table in images.items()}
-    first = f"{percent(start[0])}|{start[1]:g}"
-    fractions, qualities = (
-        list(dict.fromkeys(stops)) for stops in zip(*(key.split("|") for key in frames), strict=True)
-    )
-    stays = "probability of the true class of the pixels that stay"
-    sliders = {"foreground fraction": (fractions, percent(start[0])), stays: (qualities, f"{start[1]:g}")}
-    return interactive(image_frames(frames, first), caption, sliders, wide=True)
-
-
-def image_frames(frames: Mapping[str, pd.DataFrame], first: str) -> go.Figure:
-    """The figure of `draw_image` for each stop of the sliders, as frames named by them; buttons choose the axis."""
-    titles = [f"{what}, all {side} moves" for side in SIDES for what in ("Loss", "Gradient N dL/dz")]
-    figure = make_subplots(2, 2, subplot_titles=titles, vertical_spacing=0.17, horizontal_spacing=0.09)
-    traces = _traces(frames[first])
-    for row, column, line, _ in traces:
-        figure.add_trace(line, row, column)
-    figure.frames = [
-        go.Frame(name=name, data=[{"y": line.y} for _, _, line, _ in _traces(table)]) for name, table in frames.items()
-    ]
-    axes = {"p of the true class": [list(line.x) for _, _, line, _ in traces], "logit": [z for *_, z in traces]}
-    buttons = [
-        {"label": f"by {name}", "method": "update", "args": [{"x": xs}, {f"xaxis{k}.title.text": name for k in PANELS}]}
-        for name, xs in axes.items()
-    ]
-    menu = {"type": "buttons", "direction": "right", "x": 0, "y": 1.16, "xanchor": "left", "yanchor": "bottom"}
-    figure.update_xaxes(title_text="p of the true class", title_standoff=4)
-    figure.update_annotations(font_size=13)
-    return figure.update_layout(
-        updatemenus=[menu | {"buttons": buttons}],
-        height=680,
-        margin={"l": 50, "r": 15, "t": 95, "b": 40},
-        legend={"orientation": "h", "y": -0.12, "x": 0},
-        hovermode="x unified",
-    )
-
-
-def _traces(table: pd.DataFrame) -> list[tuple[int, int, go.Scatter, list[float]]]:
-    """The lines of the four panels: row, column, line by the probability, and the logits of its points."""
-    table = table.assign(gradient=towards_truth(table))
-    styles: dict[str, Any] = line_styles(table["loss"].unique())
-    lines = []
-    for label, style in styles.items():
-        dash = {"color": style["color"], "dash": PLOTLY_DASHES[style["linestyle"]], "width": 2.2}
-        for row, side in enumerate(SIDES, 1):
-            part = table[(table["loss"] == label) & (table["pixel"] == side)]
-            for column, y in enumerate(("value", "gradient"), 1):
-                shown = {"showlegend": row == column == 1, "legendgroup": label, "name": label, "line": dash}
-                line = go.Scatter(x=part["p"].round(4), y=part[y].round(6), **shown)
-                lines.append((row, column, line, part["logit"].tolist()))
-    return lines

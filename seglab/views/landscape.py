@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
 
 from seglab.contract import require
 from seglab.data.loading import Batch
 from seglab.engine.module import SegModule
 from seglab.engine.trained_run import TrainedRun
+from seglab.files import write_text
 from seglab.losses.base import Loss
-from seglab.views.landscape_figures import Surface, page
-from seglab.views.landscape_grid import LandscapeGrid
-from seglab.views.run_inputs import Autocast, fitted, same_data, samples, titles
+from seglab.metrics.counts import counts, scores
+from seglab.views.landscape_figures import SCORE, Surface, page
+from seglab.views.run_inputs import Autocast, fitted, forward, same_data, samples, titles
 from seglab.views.view_page import ViewPage
-from seglab.views.weight_planes import Plane, lattice, path_plane, random_plane, solution_plane, weights_of
+from seglab.views.weight_planes import Plane, Point, lattice, path_plane, random_plane, solution_plane, weights_of
 
 PLANES = ("random", "solutions", "path")
 SPLITS = ("train", "val", "test")
@@ -62,9 +68,10 @@ def view(
         first, second = lattice(laid, span, points)
         places = [(float(a), float(b)) for b in second for a in first]
         table = grid.measure(module, laid, [(0.0, 0.0), *laid.marks.values(), *places], autocast)
-        values = {name: table[name].reindex(places).to_numpy().reshape(points, points) for name in grid.measured}
-        center = {name: float(table[name].iloc[0]) for name in grid.measured}
-        surfaces.append(Surface(laid.title, laid.note, first, second, values, laid.marks, laid.paths, center))
+        names = [*losses, SCORE]
+        values = {name: table[name].reindex(places).to_numpy().reshape(points, points) for name in names}
+        center = {name: float(table[name].iloc[0]) for name in names}
+        surfaces.append(Surface(laid, first, second, values, center))
     return page(surfaces, f"Means over {len(ids)} {split} images; BatchNorm statistics move with the weights.")
 
 
@@ -81,22 +88,78 @@ def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, image
 
 def lay(runs: list[TrainedRun], plane: str, seed: int) -> list[tuple[Plane, SegModule, Autocast]]:
     """The planes that are asked for, each with a module that its weights fit and the precision to run it in."""
-    names = titles(runs)
-    modules = [run.module() for run in runs]
-    run, module = runs[0], modules[0]
+    names, modules = titles(runs), [run.module() for run in runs]
+    run, model = runs[0], modules[0].model
     if plane == "random":
-        return [
-            (random_plane(name, m.model, seed), m, r.autocast) for name, m, r in zip(names, modules, runs, strict=True)
-        ]
+        planes = [random_plane(name, module.model, seed) for name, module in zip(names, modules, strict=True)]
+        return [(p, module, run.autocast) for p, module, run in zip(planes, modules, runs, strict=True)]
     for other in runs:
         same = other.config["model"] == run.config["model"]
         require(same, f"run {other.folder}", f"the model of {run.folder}", "another", "one model, one plane")
     if plane == "solutions":
-        laid = solution_plane(names, [weights_of(m.model) for m in modules], module.model, seed)
+        laid = solution_plane(names, [weights_of(module.model) for module in modules], model, seed)
     else:
-        paths = {
-            name: [weights_of(other.module(file).model) for file in other.snapshots.values()]
-            for name, other in zip(names, runs, strict=True)
-        }
-        laid = path_plane(paths, module.model)
-    return [(laid, module, run.autocast)]
+        paths = [[weights_of(run.module(file).model) for file in run.snapshots.values()] for run in runs]
+        laid = path_plane(dict(zip(names, paths, strict=True)), model)
+    return [(laid, modules[0], run.autocast)]
+
+
+@dataclass(frozen=True)
+class LandscapeGrid:
+    """Measures a module on some batches at places of planes, and writes a row for each place to a file as it comes.
+
+    Places follow one another: all of a row at once, by torch.func.vmap, took twice as long on a CPU.
+
+    Attributes:
+        threshold: of the IoU.
+        file: a CSV file; its first line is the fingerprint.
+        fingerprint: of all that is measured; rows of the same one are kept and not measured again.
+    """
+
+    batches: Sequence[Batch]
+    losses: Mapping[str, Loss]
+    threshold: float
+    file: Path
+    fingerprint: str
+
+    def known(self) -> pd.DataFrame:
+        """The rows that are there already, without a truncated last line."""
+        first, *lines = self.file.read_text(encoding="utf-8").split("\n") if self.file.exists() else [""]
+        rows = [line.split(",") for line in lines[1:-1]] if first == f"# {self.fingerprint}" else []
+        numbers = ["a", "b", *self.losses, SCORE]
+        return pd.DataFrame(rows, columns=["plane", *numbers]).astype(dict.fromkeys(numbers, float))
+
+    def measure(
+        self, module: SegModule, plane: Plane, places: Sequence[Point], autocast: Autocast = nullcontext
+    ) -> pd.DataFrame:
+        """A row for each place, with index (a, b): the mean of each loss over the images, and the mean IoU.
+
+        The weights of the last place stay in the module.
+        """
+        table = self.known()
+        kept = table.to_csv(index=False, lineterminator="\n", float_format="%.17g")
+        write_text(self.file, f"# {self.fingerprint}\n{kept}")
+        title, places = plane.title.replace(",", ";"), list(dict.fromkeys(places))
+        done = set(table.loc[table["plane"] == title, ["a", "b"]].itertuples(index=False, name=None))
+        missing = [place for place in places if place not in done]
+        with self.file.open("a", encoding="utf-8") as out:
+            for a, b in tqdm(missing, f"landscape {title}", unit="place", disable=None):
+                values = self.at(module, plane, a, b, autocast)
+                out.write(",".join([title, *(f"{value:.17g}" for value in (a, b, *values))]) + "\n")
+                out.flush()
+        table = self.known()
+        return table[table["plane"] == title].set_index(["a", "b"])[[*self.losses, SCORE]].reindex(places)
+
+    @torch.no_grad()
+    def at(self, module: SegModule, plane: Plane, a: float, b: float, autocast: Autocast) -> list[float]:
+        """The means at one place."""
+        module.model.load_state_dict(plane.at(a, b), strict=False)
+        total = torch.zeros(len(self.losses) + 1, dtype=torch.float64)
+        for batch in self.batches:
+            logits, target = forward(module, batch["image"], autocast), batch["target"]
+            values = [
+                loss(logits, target, **{name: batch[name] for name in loss.needs}) for loss in self.losses.values()
+            ]
+            values.append(scores(counts(logits, target, self.threshold))["iou"])
+            total += torch.stack([value.double().sum() for value in values])
+        return (total / sum(len(batch["id"]) for batch in self.batches)).tolist()

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from seglab.contract import Image, Logits, require
+from seglab.data.facts import spread
 from seglab.data.loading import Batch, Samples
 from seglab.data.module import DataModule
-from seglab.engine.per_image import spread, tile_with_most_foreground
+from seglab.engine.per_image import tile_with_most_foreground
 from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
 from seglab.reporting.run_labels import label

@@ -1,10 +1,9 @@
-"""What a view writes: figures as PNG, SVG and GIF, numbers as CSV, and one page to turn and slide in a browser."""
+"""What a view writes: figures as PNG, SVG and GIF, numbers as CSV, and one page with sliders for a browser."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,14 +13,12 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
-from plotly.offline import get_plotlyjs
 
 from seglab.files import atomic, csv_text, write_text
-from seglab.plots import COLORS, STYLE, save, svg
+from seglab.plots import STYLE, save, svg
 from seglab.reporting import html
 
 DPI = 110
@@ -55,16 +52,17 @@ class Animation:
             first.save(partial, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
         return out
 
-    def html(self, caption: str) -> Markup:
-        """The frames with a slider below them, as an element of a page; it opens at the last frame."""
-        last = len(self.frames) - 1
+    def html(self, caption: str, start: str | None = None) -> Markup:
+        """The frames with a slider below them, as an element of a page; it opens at the frame `start`, or the last."""
+        names = list(self.frames)
+        last, shown = len(names) - 1, names.index(start) if start else len(names) - 1
         image = Markup('<img alt="{}" {} style="width:100%" src="data:image/png;base64,{}">')
         images = Markup("").join(
-            image.format(name, "hidden" if place < last else "", base64.b64encode(drawn).decode())
+            image.format(name, "" if place == shown else "hidden", base64.b64encode(drawn).decode())
             for place, (name, drawn) in enumerate(self.pictures.items())
         )
-        slider = f'<input type="range" min="0" max="{last}" value="{last}" style="width:70%" oninput="{SHOW_FRAME}">'
-        label = Markup("<label>{} <output>{}</output></label>").format(Markup(slider), list(self.frames)[last])
+        slider = f'<input type="range" min="0" max="{last}" value="{shown}" style="width:70%" oninput="{SHOW_FRAME}">'
+        label = Markup("<label>{} <output>{}</output></label>").format(Markup(slider), names[shown])
         return Markup("<figure>{}{}<figcaption>{}</figcaption></figure>").format(images, label, caption)
 
 
@@ -91,22 +89,12 @@ class ViewPage:
             write_text(out / f"{name}.csv", csv_text(table))
         for name, animation in self.animations.items():
             animation.write(out / f"{name}.gif")
-        library = script = ""
-        if any("plotly-graph-div" in content for _, content in self.sections):
-            library = get_plotlyjs()
-            script = Path(__file__).with_name("interactive.js").read_text(encoding="utf-8")
-            script = f"const COLORS = {json.dumps(COLORS)};\n{script}"
-        return write_text(out / "surface.html", html.document(self.title, self.sections, library, script))
+        return write_text(out / "surface.html", html.document(self.title, self.sections))
 
 
 def static(figure: Figure, name: str, caption: str) -> Markup:
     """A figure of matplotlib as an element of the page; `name` sets its ids apart from those of other figures."""
     return html.figure(svg(figure, name), caption)
-
-
-def note(words: str) -> Markup:
-    """A paragraph in small print."""
-    return html.note(words)
 
 
 def bullets(sentences: Sequence[str]) -> Markup:
@@ -124,29 +112,3 @@ def number_table(table: pd.DataFrame, digits: int = 4) -> Markup:
         return html.Cell(f"{value:.{digits}g}", float(value)) if np.isfinite(value) else html.Cell("–")
 
     return html.table([*map(str, table.columns)], [[*map(cell, row)] for row in table.itertuples(index=False)])
-
-
-def interactive(
-    figure: go.Figure,
-    caption: str,
-    sliders: Mapping[str, tuple[list[str], str]] | None = None,
-    wide: bool = False,
-) -> Markup:
-    """A Plotly figure with its caption as an element of the page, in the page's colors, light or dark.
-
-    sliders: for each its stops and the one where it starts; the figure's frames are named by the stops of all sliders
-    joined by "|". A `wide` figure scrolls on a phone.
-    """
-    clear, family = "rgba(0,0,0,0)", "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', Arial, sans-serif"
-    font = {"size": 13, "family": family}
-    figure.update_layout(template="plotly_white", paper_bgcolor=clear, plot_bgcolor=clear, font=font)
-    options = {"displaylogo": False, "responsive": True}
-    drawn = Markup(figure.to_html(include_plotlyjs=False, full_html=False, config=options, auto_play=False))
-    held = Markup('<div class="scroll"><div class="wide">{}</div></div>').format(drawn) if wide else drawn
-    slider = Markup('<input type="range" min="0" max="{}" value="{}" data-stops="{}"><output>{}</output>')
-    controls = Markup("")
-    for name, (stops, start) in (sliders or {}).items():
-        control = slider.format(len(stops) - 1, stops.index(start), json.dumps(stops), start)
-        controls += Markup("<label><span>{}</span>{}</label>").format(name, control)
-    shown = Markup('<div class="sliders">{}</div>').format(controls) if controls else ""
-    return Markup("<figure>{}{}<figcaption>{}</figcaption></figure>").format(shown, held, caption)

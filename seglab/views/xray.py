@@ -16,10 +16,10 @@ from tqdm import tqdm
 from seglab.contract import Logits, Target, require
 from seglab.data.dataset import Dataset
 from seglab.data.distance_maps import MAPS
+from seglab.data.facts import spread
 from seglab.data.module import DataModule
 from seglab.engine.gradient_stats import hard, loss_and_gradient, near_edge
 from seglab.engine.module import SegModule
-from seglab.engine.per_image import spread
 from seglab.engine.trained_run import open_run
 from seglab.losses.base import Loss
 from seglab.plots import paint_errors

@@ -12,8 +12,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from seglab.plots import FAINT, INK, WIDTH, line_styles, styled, two_sided
+from seglab.reporting.html import note
 from seglab.views.panels import color_bar, legend_below, panels, picture_grid, show
-from seglab.views.view_page import ViewPage, bullets, note, number_table, static
+from seglab.views.view_page import ViewPage, bullets, number_table, static
 
 RATES = {"norm": "norm of the gradient", "rms": "of a typical weight", "relative": "norm / reference's"}
 EMPTY = (

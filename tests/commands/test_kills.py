@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from importlib import import_module
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +15,12 @@ import pytest
 from PIL import Image
 
 from tests.commands.damages import LONGER
+from tests.commands.forked import begin, command_line, end
 from tests.conftest import SMALL, compose, train_small
 
 pytestmark = pytest.mark.slow
 
-Begun = tuple[BaseProcess, int]
-"""A process, and a descriptor of it."""
-
 KILLS = 3
-PRELOADED = ["hydra", "seglab.engine.results", "seglab.inference.evaluation", "seglab.inference.prediction_writer"]
-PRELOADED += ["seglab.inference.export", "seglab.data.audit", "seglab.reporting.write_report", __name__]
 APPENDED = ("images.csv", "objects.csv", "pixels.bin", "records.jsonl", "manifest.json", "looks.json")
 """Tables that grow, the journal of a prepared folder, and what names the time."""
 
@@ -86,40 +78,7 @@ def work(command, words, out):
     torch.set_num_threads(1)
     module = import_module(f"seglab.{command}")
     function = module.run if command == "prepare" else getattr(module, command)
-    function(compose(command, *[word for word in words if not word.startswith("hydra.")]), Path(out))
-
-
-def command_line(command, words, out):
-    """Run a command as from a terminal, in a folder in which said.txt gets what it says."""
-    os.chdir(out)
-    with open("said.txt", "w") as said:
-        os.dup2(said.fileno(), 1)
-        os.dup2(said.fileno(), 2)
-    sys.argv = [command, *words]
-    module = import_module(f"seglab.{command}")  # before, signals do what Python does
-    Path("began").touch()
-    module.main()
-
-
-def begin(target, command, words, out):
-    """Start a command in a process of its own, in which most is imported already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=target, args=(command, words, str(out)))
-    process.start()
-    assert process.pid
-    return process, os.pidfd_open(process.pid)
-
-
-def end(begun, moment=None, number=signal.SIGKILL):
-    """Wait for the end of a command, for which a signal asks after a moment; gives the exit code."""
-    process, descriptor = begun
-    process.join(moment)
-    with contextlib.suppress(ProcessLookupError):  # a number of a process may be another's by now, a descriptor not
-        signal.pidfd_send_signal(descriptor, number)
-    process.join()
-    os.close(descriptor)
-    return process.exitcode
+    function(compose(command, *[word for word in words if not word.startswith("hydra.")]), out)
 
 
 def written(out):

@@ -45,8 +45,8 @@ def reported(tmp_path_factory):
 def test_the_command_writes_the_page_the_tables_and_the_figures_and_nothing_else(reported):
     root, said = reported
     made = {str(path.relative_to(root / "report")) for path in (root / "report").rglob("*") if path.is_file()}
-    figures = ("seeds", "learning", "forest", "precision_recall", "reliability", "wins")
-    pictures = {f"figures/{name}.{kind}" for name in figures for kind in ("png", "svg")}
+    figures = ("seeds", "learning", "forest", "precision_recall", "reliability")
+    pictures = {f"figures/{name}.svg" for name in figures}
     assert made == {"report.html", "table.csv", "table.md"} | pictures
     assert not (root / "outputs").exists()
     assert not list(root.glob("*.log"))

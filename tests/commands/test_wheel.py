@@ -34,7 +34,7 @@ class Mine(Loss):
 
 WITHOUT_EXTRAS = """
 import sys
-for name in ("plotly", "onnx", "onnxruntime", "onnxscript", "monai", "kornia"):
+for name in ("onnx", "onnxruntime", "onnxscript", "monai", "kornia"):
     sys.modules[name] = None  # as if it were not installed
 """
 

@@ -5,13 +5,12 @@ import cv2
 import numpy as np
 import pytest
 
-from seglab.data.audit import audit
+from seglab.data.audit import audit, image_hash, near_duplicates
 from seglab.data.datasets.airbus_ships import AirbusShips
 from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.fundus import Fundus
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.datasets.synthetic_scenes import clouds
-from seglab.data.duplicates import image_hash, near_duplicates
 from tests.data.fabricate import write_image
 
 

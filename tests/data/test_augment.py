@@ -8,7 +8,7 @@ import torch
 from scipy.stats import ks_2samp, kstest
 from torch import Tensor
 
-from seglab.benchmarks.data import light_chain, strong_chain
+from seglab.benchmarks.gpu import light_chain, strong_chain
 from seglab.contract import ContractError
 from seglab.data.augment import Augment, Chain
 from seglab.data.batch_augment import (
@@ -19,8 +19,6 @@ from seglab.data.batch_augment import (
     normal,
     sample_states,
     smooth,
-    turn_each,
-    turn_together,
     uniform,
 )
 
@@ -171,9 +169,3 @@ def test_a_transform_that_changes_size_or_channels_is_refused_with_both(last: tu
         chain.check(image, mask)
     with pytest.raises(ContractError, match=r"Normalize.*seglab normalizes.*leave it out"):
         Chain(steps={"last": A.Normalize()})
-
-
-def test_turning_all_at_once_as_on_a_gpu_is_turning_each() -> None:
-    x = torch.rand(8, 2, 5, 5)
-    chosen = torch.cartesian_prod(*[torch.tensor([False, True])] * 3).T
-    torch.testing.assert_close(turn_together(x, *chosen), turn_each(x, *chosen), rtol=0, atol=0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt, label
 
-from seglab.data.distance_maps import FAR, cells, components, distance, gap, inverse_size
+from seglab.data.distance_maps import FAR, cells, components, distance, gap, inverse_size, skeleton, thinned
 
 
 @pytest.fixture
@@ -55,3 +55,65 @@ def test_a_smaller_object_weighs_more_and_the_background_1():
     assert weights[5, 5] == pytest.approx(100 / 12)
     assert weights[9, 9] == 1
     assert (inverse_size(1 - mask) == 1).all()  # a background smaller than the mean, too
+
+
+PLACE = [
+    "..........................",
+    ".#############............",
+    ".#############....####....",
+    ".#####.#######....####....",
+    ".#############....####....",
+    ".#############....####....",
+    ".#############....####....",
+    "..................####....",
+    "..................####....",
+    "..##......############....",
+    "..##......############....",
+    "..........############....",
+    "..........................",
+]
+"""A bar with a hole, a ship of 2 x 2 pixels, a corner."""
+
+LINES = [
+    "..........................",
+    "..........................",
+    "......#...................",
+    ".....#.#..................",
+    "...########........#......",
+    "...................#......",
+    "...................#......",
+    "...................#......",
+    "...................#......",
+    "...................#......",
+    "..#........########.......",
+    "..........................",
+    "..........................",
+]
+"""What `skimage.morphology.thin` of scikit-image 0.26 makes of it."""
+
+
+def test_lines_are_those_of_scikit_image():
+    mask = np.array([[int(c == "#") for c in row] for row in PLACE])
+    assert ["".join(".#"[pixel] for pixel in row) for row in thinned(mask).astype(int)] == LINES
+
+
+def test_lines_have_the_pieces_and_holes_of_the_mask():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        mask = np.zeros((40, 40), np.uint8)
+        for y, x, height, width in rng.integers((0, 0, 1, 1), (36, 36, 9, 9), (12, 4)):
+            mask[y : y + height, x : x + width] = 1
+        lines = thinned(mask)
+        assert (lines <= (mask > 0)).all()
+        for one, connected in ((lines, np.ones((3, 3))), (~np.pad(lines, 1), None)):
+            other = mask > 0 if connected is not None else ~np.pad(mask > 0, 1)
+            assert label(one, connected)[1] == label(other, connected)[1]
+
+
+def test_a_skeleton_is_what_of_a_mask_is_two_pixels_from_its_lines():
+    mask = np.zeros((20, 40), np.uint8)
+    mask[4:15, 3:37] = 1  # 11 pixels high: a line in row 9, of which rows 7 to 11 are near
+    tube = skeleton(mask)
+    assert tube[:, 12:28].sum(1).tolist() == [0] * 7 + [16] * 5 + [0] * 8
+    assert (tube <= mask).all()
+    assert not skeleton(0 * mask).any()

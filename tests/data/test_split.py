@@ -77,7 +77,7 @@ def test_a_name_with_a_dot_is_its_own(tmp_path):
     ("name", "text", "sentence"),
     [
         ("two.json", '{"train": ["i000"], "val": []}', "got an object of train, val$"),
-        ("ids.json", '{"train": [0], "val": [1], "test": [2]}', "with something else than names"),
+        ("ids.json", '{"train": [0], "val": [1], "test": [2]}', "got an object of train, val, test"),
         ("train.txt", "i000", r"lists train.txt, val.txt and test.txt, got no val.txt and no test.txt"),
         ("table.csv", "name,split\ni000,train", r"a JSON object of train, val and test.*got something else"),
         ("a.json", '{"train": ["i000", "nobody"], "val": [], "test": []}', "ids of this data set, got 1 unknown ones"),

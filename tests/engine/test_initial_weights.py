@@ -122,7 +122,7 @@ def test_runs_that_differ_in_loss_or_start_are_paired(configure, tmp_path):
         cfg, made = configure("train", *SMALL, *words, folder=tmp_path), Run(tmp_path / "run")
         data = load_data(cfg, made)
         module = make_module(cfg, data, made)
-        seen.append((module.model.state_dict(), next(iter(data.train_dataloader())), torch.rand(2)))
+        seen.append((module.model.state_dict(), next(iter(data.loader("train"))), torch.rand(2)))
         torch.save({name: value + 1 for name, value in seen[0][0].items()}, file)
     assert made.facts["initial"]["loaded"] == made.facts["initial"]["weights"]
     first, images, numbers = seen[0]

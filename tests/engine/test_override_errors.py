@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from seglab.engine.config import CONF
-from seglab.engine.override_errors import explain
+from seglab.engine.override_errors import explain, several_choices
 
 WRONG = {
     "epochs=5": r"epochs: expected an option of this command, such as .*trainer\.max_epochs.*, got epochs",
@@ -37,6 +37,13 @@ def test_a_wrong_override_names_what_is_near(words):
     sentence = explain(fault.value, "train", str(CONF), words.split())
     assert re.search(WRONG[words], sentence), sentence
     assert "\n" not in sentence
+
+
+def test_a_list_of_choices_is_refused_where_a_group_takes_one():
+    said = "loss: expected one choice, got [bce, dice]; a sweep tries each of them, -m loss=bce,dice"
+    assert several_choices("loss=[bce, dice]", CONF) == said
+    for word in ("loss=[bce]", "callbacks=[ema,early_stopping]", "losses=[bce,dice]", "loss=bce,dice", "-m"):
+        assert several_choices(word, CONF) is None
 
 
 def run(*words, folder):

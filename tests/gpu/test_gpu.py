@@ -37,7 +37,7 @@ def test_batches_that_are_made_on_the_gpu_are_those_of_the_cpu_up_to_rounding() 
     made = []
     for device in (torch.device("cpu"), torch.device("cuda")):
         data = DataModule(Synthetic(size=64, train=8, val=2, test=2), Strong(), store="device", device=device)
-        made.append(next(iter(data.train_dataloader())))
+        made.append(next(iter(data.loader("train"))))
     assert made[1]["image"].device.type == "cuda"
     assert made[0]["id"] == made[1]["id"]
     torch.testing.assert_close(made[1]["image"].cpu(), made[0]["image"], rtol=0, atol=0.5)

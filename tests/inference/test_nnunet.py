@@ -125,3 +125,14 @@ def test_volumes_without_an_ignore_label_and_losses_inside_of_losses(exported):
 def test_what_cannot_be_exported_is_one_sentence(configure, words, sentence):
     with pytest.raises(ContractError, match=sentence):
         export(configure("export", *(["what=nnunet"] if "what" not in "".join(words) else []), *words), Path())
+
+
+def test_two_choices_of_one_class_have_files_of_their_own(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("nnunet", "nnunet_batch"):
+        monkeypatch.setattr("seglab.export.choices", lambda name=name: {"loss": name})
+        export(configure("export", "what=nnunet", f"loss={name}"), tmp_path)
+    made = sorted(file.name for file in tmp_path.iterdir())
+    assert made == ["nnUNetTrainerSeglabNnunet.py", "nnUNetTrainerSeglabNnunetBatch.py"]

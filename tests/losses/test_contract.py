@@ -63,7 +63,7 @@ def test_strides_and_the_dtype_of_the_target_do_not_matter(case: Case, logits: T
         torch.testing.assert_close(case.loss(logits, shares.to(dtype), **maps), loss)
 
 
-@of(lambda case: plain(case) and case.name != "per_component")  # a pixel midway between objects goes to one of them
+@of(lambda case: plain(case) and case.name not in {"per_component", "skeleton_recall"})  # which choose in the middle
 def test_a_flip_turns_the_gradient_with_the_image(case: Case, logits: Tensor, target: Tensor) -> None:
     turned = case.gradient(logits.flip(2, 3), target.flip(2, 3)).flip(2, 3)
     torch.testing.assert_close(turned, case.gradient(logits, target), atol=1e-6, rtol=1e-4)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 POLICY = ["dice", "iou", "tversky", "focal_tversky", "squared_dice", "dice_plus_plus", "noise_robust_dice", "jml"]
 POLICY += ["log_cosh_dice", "lovasz_hinge", "lovasz_sigmoid", "mcc", "generalized_dice", "asymmetric_focal_tversky"]
-POLICY += ["bce_dice", "combo", "exp_log", "unified_focal", "cldice", "boundary_dou", "lovasz_softmax"]
+POLICY += ["bce_dice", "combo", "exp_log", "unified_focal", "cldice", "boundary_dou"]
+POLICY += ["generalized_wasserstein_dice", "lovasz_softmax"]
 BINARY = POLICY[:-1]
 
 

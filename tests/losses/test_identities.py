@@ -56,6 +56,10 @@ def test_one_is_the_other(make: Any, name: str, parameters: dict, other: str, ot
         torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-5)
 
 
+def test_wasserstein_dice_of_one_class_is_dice(make: Any, logits: Tensor, target: Tensor) -> None:
+    torch.testing.assert_close(make("generalized_wasserstein_dice")(logits, target), make("dice")(logits, target))
+
+
 @of(lambda case: case.task == "multiclass" and case.name != "lovasz_softmax")
 def test_a_softmax_of_two_classes_with_logits_0_and_z_is_a_sigmoid_of_z(case: Case) -> None:
     from tests.losses.conftest import Case, build

@@ -13,6 +13,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt, label, uniform
 from scipy.special import expit, softmax
 from scipy.stats import multivariate_t
 
+from seglab.data.distance_maps import MAPS
 from tests.losses.conftest import of, scene
 
 if TYPE_CHECKING:
@@ -216,6 +217,41 @@ def logit(p: Array) -> Array:
     return np.asarray(np.log(p / (1 - p)))
 
 
+def bi_tempered(z: Array, t: Array, t1: float = 0.8, t2: float = 1.2) -> float:
+    """The Bregman divergence of the paper, of all classes in the first axis; lambda by bisection."""
+
+    def exp(x: Array) -> Array:
+        return np.maximum(1 + (1 - t2) * x, 0) ** (1 / (1 - t2))
+
+    def log(x: Array) -> Array:
+        return (x ** (1 - t1) - 1) / (1 - t1)
+
+    low, high = z.max(0), z.max(0) + len(z) ** t2 / (t2 - 1)
+    for _ in range(100):
+        middle = (low + high) / 2
+        above = exp(z - middle).sum(0) > 1
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    p = exp(z - low)
+    return float((t * (log(t) - log(p)) - (t ** (2 - t1) - p ** (2 - t1)) / (2 - t1)).sum(0).mean())
+
+
+def wasserstein_dice(p: Array, t: Array, distances: Array | None = None) -> float:
+    """All classes in the first axis, the background the first."""
+    far = 1 - np.eye(len(p)) if distances is None else distances / distances.max()
+    error = np.einsum("lhw,lk,khw->hw", t, far, p)
+    right = (1 - error)[t[0] == 0].sum()
+    return float(1 - 2 * right / (2 * right + error.sum()))
+
+
+def with_background(p: Array, t: Array) -> tuple[Array, Array]:
+    return np.stack([1 - p, p]), np.stack([1 - t, t])
+
+
+def skeleton_missed(p: Array, t: Array) -> float:
+    line = MAPS["skeleton"](t)
+    return float(((1 - p) * line).sum() / line.sum())
+
+
 REGION: dict[str, Formula] = {
     "t_loss": t_loss,
     "boundary_dou": boundary_dou,
@@ -249,7 +285,10 @@ TWO: dict[str, Formula] = REGION | {
     "poly1": lambda p, t: (ce(p, t) + np.abs(p - t)).mean(),
     "topk": lambda p, t: top(ce(p, t)),
     "weight_map": lambda p, t: ((1 + border(t)) * ce(p, t)).mean(),
-    "generalized_dice": lambda p, t: generalized_dice(np.stack([1 - p, p]), np.stack([1 - t, t])),
+    "generalized_dice": lambda p, t: generalized_dice(*with_background(p, t)),
+    "generalized_wasserstein_dice": lambda p, t: wasserstein_dice(*with_background(p, t)),
+    "bi_tempered": lambda p, t: bi_tempered(np.stack([0 * p, logit(p)]), np.stack([1 - t, t])),
+    "skeleton_recall": lambda p, t: ce(p, t).mean() + dice(p, t) + skeleton_missed(p, t),
     "lovasz_hinge": lambda p, t: lovasz(1 - (2 * t - 1) * np.log(p / (1 - p)), t),
     "lovasz_sigmoid": lambda p, t: lovasz(np.abs(t - p), t),
     "hausdorff": lambda p, t: hausdorff(p, t, p > 0.5),
@@ -342,6 +381,9 @@ MANY: dict[str, Formula] = {name: mean(formula) for name, formula in REGION.item
     "poly1": lambda p, t: (-np.log(true(p, t)) + 1 - true(p, t)).mean(),
     "topk": lambda p, t: top(-np.log(true(p, t))),
     "generalized_dice": generalized_dice,
+    "generalized_wasserstein_dice": wasserstein_dice,
+    "bi_tempered": lambda p, t: bi_tempered(np.log(p), t),
+    "skeleton_recall": lambda p, t: many_ce(p, t) + mean(dice)(p, t) + mean(skeleton_missed)(p, t),
     "lovasz_softmax": present(lambda p, t: lovasz(np.abs(t - p), t)),
     "hausdorff": lambda p, t: np.mean([hausdorff(p[c], t[c], p.argmax(0) == c) for c in range(1, 4)]),
     "per_component": lambda p, t: np.mean(
@@ -438,6 +480,27 @@ def test_penalties_are_those_of_their_papers(make, name: str, parameters: dict, 
     assert float(added) == pytest.approx(penalty(p, classes), rel=1e-9)
 
 
+FAR = [[0, 2, 2, 2], [2, 0, 1, 0.5], [2, 1, 0, 0.5], [2, 0.5, 0.5, 0]]
+
+
+def test_an_error_counts_by_how_far_the_classes_are(make) -> None:
+    z, target = (x[:1] for x in scene("multiclass"))
+    p, t = softmax(z[0].double().numpy(), 0), np.stack([target[0, 0].numpy() == c for c in range(4)]).astype(float)
+    loss = make("generalized_wasserstein_dice", "multiclass", distances=FAR)
+    assert float(loss(z.double(), target)) == pytest.approx(wasserstein_dice(p, t, np.array(FAR)), rel=1e-11)
+
+
+@pytest.mark.parametrize(("t1", "t2"), [(0.0, 4.0), (0.5, 2.0), (0.95, 1.05)])
+@pytest.mark.parametrize("classes", [2, 30])
+def test_other_temperatures_are_those_of_the_paper(make, t1: float, t2: float, classes: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    z = 5 * torch.randn(1, classes, 5, 5, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, classes, (1, 1, 5, 5), generator=generator)
+    t = np.stack([target[0, 0].numpy() == c for c in range(classes)]).astype(float)
+    loss = type(make("bi_tempered"))(task="multiclass", t1=t1, t2=t2)
+    assert float(loss(z, target)) == pytest.approx(bi_tempered(z[0].numpy(), t, t1, t2), rel=1e-9)
+
+
 SOFT = [
     "gce",
     "sce",
@@ -463,7 +526,7 @@ def test_soft_labels_are_mixtures(make, name: str, logits: torch.Tensor) -> None
     assert float(make(name)(z, t)) == pytest.approx(value, rel=1e-11)
 
 
-@pytest.mark.parametrize("name", ["bce", "focal", "poly1", "label_smoothing", "gce", "sce"])
+@pytest.mark.parametrize("name", ["bce", "focal", "poly1", "label_smoothing", "gce", "sce", "bi_tempered"])
 def test_soft_labels_of_many_classes_are_mixtures_of_hard_ones(make, name: str) -> None:
     generator = torch.Generator().manual_seed(2)
     z, t = (torch.randn(1, 4, 5, 5, generator=generator, dtype=torch.float64) for _ in range(2))

@@ -1,4 +1,3 @@
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -6,22 +5,6 @@ from seglab.contract import ContractError
 from seglab.reporting import report_figures
 from seglab.reporting.load_runs import Sweep
 from seglab.reporting.study import Question, Study
-
-
-def test_win_shares_count_images_and_halve_ties():
-    images = pd.DataFrame(
-        {
-            "id": list("wxyzwxyz"),
-            "label": ["a"] * 4 + ["b"] * 4,
-            "foreground": [1, 2, 3, 4] * 2,
-            "pixels": 10,
-            "iou": [0.5, 0.9, 0.2, 0.7, 0.5, 0.8, 0.3, np.nan],
-        }
-    )
-    shares = report_figures.win_shares(images, ["a", "b"], "iou")
-    assert [shares[quarter][0, 1] for quarter in list(shares)[:3]] == [0.5, 1.0, 0.0]
-    assert np.isnan(shares["largest quarter"][0, 1])
-    assert shares["smallest quarter"][1, 0] == 0.5
 
 
 def test_the_learning_curve_is_that_over_all_pixels_the_mean_over_seeds():

@@ -16,10 +16,9 @@ from seglab.engine.config import build_choices
 from seglab.engine.module import SegModule
 from seglab.losses import BCE, Dice
 from seglab.losses.base import Loss
-from seglab.views.landscape import view
-from seglab.views.landscape_figures import Surface, lowest_places, relief
-from seglab.views.landscape_grid import LandscapeGrid
-from seglab.views.weight_planes import random_plane
+from seglab.views.landscape import LandscapeGrid, view
+from seglab.views.landscape_figures import Surface, lowest_places
+from seglab.views.weight_planes import Plane, random_plane
 
 OPTIONS: dict[str, Any] = {"plane": "random", "points": 3, "span": 1.0, "split": "test", "images": None}
 OPTIONS["seed"] = 1
@@ -79,14 +78,12 @@ def test_the_center_has_the_loss_and_iou_that_the_run_was_measured_with(run, tmp
     assert tables["landscape"].set_index(["first", "second"])["dice"][0.0, 0.0] == row["at center"]
 
 
-def test_weights_and_buffers_come_back_to_the_last_bit(tmp_path):
+def test_the_center_is_exactly_what_the_module_gives(tmp_path):
     ours = module(net())
-    before = {name: x.clone() for name, x in ours.state_dict().items()}
-    grid(tmp_path / "p.csv").measure(ours, random_plane("x", ours.model, 1), [(1.0, 0.5), (-1.0, 0.2)])
-    assert all(torch.equal(x, ours.state_dict()[name]) for name, x in before.items())
-    assert not any(layer.training for layer in ours.modules() if isinstance(layer, nn.BatchNorm2d))
-    assert all(layer.momentum == 0.1 for layer in ours.modules() if isinstance(layer, nn.BatchNorm2d))
-    assert all(w.grad is None for w in ours.parameters())
+    table = grid(tmp_path / "p.csv").measure(ours, random_plane("x", ours.model, 1), [(1.0, 0.5), (0.0, 0.0)])
+    with torch.no_grad():
+        total = sum(BCE()(ours(b["image"]), b["target"]).double().sum() for b in batches())
+    assert table["bce"][0.0, 0.0] == float(total) / 3
 
 
 def test_a_grid_that_was_killed_resumes(tmp_path, monkeypatch):
@@ -119,20 +116,18 @@ def test_the_lowest_place_is_listed_with_the_iou_there():
     axis = np.array([-1.0, 0.0, 1.0])
     first, second = np.meshgrid(axis, axis)
     values = {"a": (first - 1) ** 2 + second**2, "IoU": 1 - 0.1 * (first**2 + (second - 1) ** 2)}
-    surface = Surface("p", "", axis, axis, values, {"run": (0.5, 0.0)}, {}, {"a": 1.0, "IoU": 0.9})
+    surface = Surface(Plane("p", {}, {}, {}, ""), axis, axis, values, {"a": 1.0, "IoU": 0.9})
     row = lowest_places(surface).iloc[0]
     assert (row["first"], row["second"], row["lowest"]) == (1, 0, 0)
     assert row["IoU there"] == pytest.approx(0.8)
     assert row["best IoU"] == 1
-    marks = [trace.z.tolist() for trace in relief(surface).data if trace.type == "scatter3d"]
-    assert marks == [[0.5], [pytest.approx(0.85)]]  # on the two surfaces, linear between the places measured
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plane", ["solutions", "path"])
 def test_every_kind_of_plane_is_drawn(runs, tmp_path, plane):
     options = OPTIONS | {"plane": plane, "images": 2}
-    assert "plotly-graph-div" in view(runs, LOSSES, tmp_path, **options).write(tmp_path).read_text()
+    view(runs, LOSSES, tmp_path, **options).write(tmp_path)
     assert list(tmp_path.glob("landscape_*.png"))
     assert len(pd.read_csv(tmp_path / "landscape.csv")) == 9
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from seglab.contract import ContractError, require
 from seglab.data import rle
-from seglab.data.dataset import Dataset, Item, Reader
+from seglab.data.dataset import Dataset, Item
 from seglab.data.decode import warp_instances
 from seglab.images.image_io import by_stem, existing_folder, files_in, read_image
 from seglab.images.resize import resize
@@ -38,26 +37,21 @@ class AirbusShips(Dataset):
     """Images and the table of runs, a row per ship; most images of the challenge hold none.
 
     Images that somebody has shrunk have smaller ships; names may have any ending. At test each ship is an object, even
-    where it touches another; in a montage what is connected is one.
+    where it touches another.
 
     images: folder of images in `root`. table: the CSV of ImageId and EncodedPixels. empty_fraction: fraction of images
-    without ships that is kept (all are, if there are fewer, or for null). balance: at most so many images for each
-    number of ships per image, null for all. montage: pack k x k images, each reduced by k, into one.
+    without ships that is kept (all are, if there are fewer, or for null).
     """
 
     root: str
     images: str = "train_v2"
     table: str = "train_ship_segmentations_v2.csv"
     empty_fraction: float | None = 0.2
-    balance: int | None = None
-    montage: int = 1
     coverage: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= (self.empty_fraction or 0) < 1, "dataset ship", "empty_fraction in [0, 1)", self.empty_fraction)
-        require(self.balance is None or self.balance >= 1, "dataset ship", "balance of at least 1", self.balance)
-        require(1 <= self.montage <= 16, "dataset ship", "montage of 1 to 16", self.montage)
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
@@ -71,19 +65,14 @@ class AirbusShips(Dataset):
         ]
         unlabeled = sorted(files.keys() - {stem_of(name) for name in names})
         items += [Item(files[n].name, n, fault=f"{files[n]}: expected rows in {self.table}") for n in unlabeled]
-        return items if self.montage == 1 else montages(items, self.montage)
+        return items
 
     def select(self, names: list[str], counts: np.ndarray) -> set[str]:
-        """Choose images by their number of ships; the draw is a hash of the name, so that the choice lasts."""
-        ships, empty = [], []
-        seen: Counter[int] = Counter()
-        for name, count in sorted(zip(names, counts.tolist(), strict=True), key=lambda pair: digest(pair[0].encode())):
-            seen[count] += 1
-            if not count:
-                empty.append(name)
-            elif self.balance is None or seen[count] <= self.balance:
-                ships.append(name)
+        """Choose images with ships, and some without; the draw is a hash of the name, so that the choice lasts."""
+        ships = {name for name, count in zip(names, counts.tolist(), strict=True) if count}
+        empty = [name for name in names if name not in ships]
         if self.empty_fraction is not None:
+            empty.sort(key=lambda name: digest(name.encode()))
             empty = empty[: round(len(ships) * self.empty_fraction / (1 - self.empty_fraction))]
         return {*ships, *empty}
 
@@ -148,27 +137,3 @@ def side_of(files: Iterable[Path]) -> int:
         except ContractError:  # said when it is decoded
             continue
     return SIDE
-
-
-def montages(items: list[Item], k: int) -> list[Item]:
-    """Pack the good items, in the order of their hashes, k x k to an item; those that fill no last one are left out."""
-    good = [item for item in items if not item.fault and not item.left_out]
-    good.sort(key=lambda item: digest(item.id.encode()))
-    whole = len(good) // k**2 * k**2
-    packed = [pack(f"montage{start // k**2:05d}", good[start : start + k**2], k) for start in range(0, whole, k**2)]
-    rest = [replace(item, left_out=f"fills no montage of {k}x{k}") for item in good[whole:]]
-    return [*packed, *rest, *(item for item in items if item.fault or item.left_out)]
-
-
-def pack(name: str, items: list[Item], k: int) -> Item:
-    """Make one item of k x k others."""
-    image = partial(side_by_side, tuple(item.image for item in items), k, np.uint8)
-    mask = partial(side_by_side, tuple(item.mask for item in items), k, np.float32)
-    files = tuple(file for item in items for file in item.files)
-    return Item(name, name, image, mask, files=files, labels=" ".join(item.labels for item in items))
-
-
-def side_by_side(readers: Sequence[Reader], k: int, dtype: type) -> np.ndarray:
-    """Decode k x k images (uint8), or masks to fractions (float32), reduce each by k and lay them side by side."""
-    small = [resize(reader().astype(dtype, copy=False), SIDE // k, SIDE // k) for reader in readers]
-    return np.concatenate([np.concatenate(small[row * k : (row + 1) * k], 1) for row in range(k)], 0)

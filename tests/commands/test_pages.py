@@ -1,0 +1,204 @@
+"""The commands and programs of README, quickstart and how-to pages run, on small data in place of the reader's."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.commands.forked import begin, command_line, end, speak_into
+from tests.conftest import DATA, UNET, train_small
+from tests.data.fabricate import scene, write_image, write_scenes
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "docs/quickstart.md", *sorted((ROOT / "docs/howto").glob("*.md"))]
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+COMMAND = re.compile(r"python -m seglab\.[a-z_]+( .+|$)")
+
+TINY = {
+    "train": ("trainer.max_epochs=1", "batch_size=4", "dataset.size=32", "examples=1", "pictures=false"),
+    "evaluate": ("device=cpu", "pictures=false"),
+    "predict": ("device=cpu",),
+    "surface": ("dataset.size=32", *UNET, "curve.size=8", "curve.points=5", "xray.images=4", "checkerboard.images=1"),
+}
+TINY["train"] += ("trainer.accelerator=cpu", "trainer.precision=32-true", "hydra.launcher.n_jobs=1")
+TINY["search"] = (*TINY["train"], "trials=2", "fresh_seeds=1")
+TINY["surface"] += ("landscape.points=2", "landscape.images=4")
+"""What makes each command small; of a sweep's lists only the first two values are taken."""
+
+FOLDER = ("dataset=folder", "dataset.root=DATA", "dataset.images=photos", "dataset.masks=labels")
+STAND_INS: dict[str, tuple[str, ...]] = {
+    "dataset=ddsm": (*FOLDER, "dataset.channels=3"),  # the published layout has tests of its own
+    "dataset=prepared": ("dataset.root=outputs/prepare/folder", "dataset.channels=3"),
+    "dataset=cells": ("dataset.root=cells",),
+    "model.encoder_weights=imagenet": ("model.encoder_weights=null",),  # a download
+    "experiment=loss_sweep": ("loss=bce,dice", "seed=1"),
+    "experiment=demo": ("loss=bce,dice", "seed=1"),
+    "tune.epochs=10": ("tune.epochs=1",),
+    "logger=wandb": ("logger.offline=true",),
+}
+"""What is added to a command with a word, so that data and hours of a test stand for the reader's."""
+
+ELSEWHERE = {
+    "hydra.launcher.n_jobs=4": "tests/commands/test_sweep.py",
+    "hydra/launcher=ray": "tests/commands/test_sweep.py, and a GPU",
+    "hydra/launcher=slurm": "tests/slurm/check_requeue.py",
+    "mlflow": "tests/engine/test_trackers.py, with a client in place of MLflow's",
+    "...": "a part of a command",
+}
+"""Commands with these words need a cluster or a server; where they are tested instead."""
+
+
+def commands_of(page: Path) -> list[str]:
+    """The commands of a page: of its blocks of bash, of the first lines of its files, and of its text."""
+    text = page.read_text()
+    lines: list[str] = []
+    for kind, block in BLOCK.findall(text):
+        printed = block.replace("\\\n", " ").splitlines()
+        lines += printed if kind == "bash" else printed[:1]
+    lines += re.findall(r"`([^`]+)`", BLOCK.sub("", text))
+    found = [COMMAND.search(" ".join(line.split()).partition(" #")[0]) for line in lines]
+    return [match[0] for match in found if match]
+
+
+def assigned() -> dict[Path, list[str]]:
+    """Which commands each page is tested with: those that no page before has."""
+    known: set[str] = set()
+    pages = {}
+    for page in PAGES:
+        new = dict.fromkeys(line for line in commands_of(page) if line not in known)
+        pages[page] = [line for line in new if not any(word in line for word in ELSEWHERE)]
+        known |= set(new)
+    return pages
+
+
+def tiny(line: str) -> tuple[str, list[str]]:
+    """The command of a line, and its words with what makes it small."""
+    name, *words = shlex.split(line.removeprefix("python -m seglab."))
+    if {"--help", "--cfg"} & set(words):
+        return name, words
+    more = list(TINY.get(name, ()))
+    if name in ("train", "search"):
+        more += [] if "model=" in line else UNET
+        more += [] if "dataset=" in line else DATA
+    for word, stand_in in STAND_INS.items():
+        more += stand_in if word in words else ()
+    short = [re.sub(r"^([\w.]+=[^,\[{(]+,[^,]+),.*", r"\1", word) for word in words]
+    return name, [*short, *more]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages call by name: folders of images, and runs."""
+    import nibabel
+    from safetensors.torch import save_file
+
+    from seglab.engine.trained_run import open_run
+
+    desk = tmp_path_factory.mktemp("desk")
+    write_scenes(desk / "DATA", 12, named=("photos/{}", "labels/{}"))
+    names = sorted(file.name for file in (desk / "DATA/photos").iterdir())
+    rows = [f"photos/{name},labels/{name}" for name in names]
+    (desk / "DATA/list.csv").write_text("\n".join(["image,mask", *rows]))
+    images = [{"id": k, "file_name": name, "height": 40, "width": 48} for k, name in enumerate(names)]
+    square = {"category_id": 1, "segmentation": [[8, 8, 20, 8, 20, 20, 8, 20]], "iscrowd": 0}
+    regions = [square | {"id": k, "image_id": k} for k in range(12)]
+    content = {"images": images, "annotations": regions, "categories": [{"id": 1, "name": "ship"}]}
+    (desk / "DATA/instances.json").write_text(json.dumps(content))
+    for place in ("photos", "test_v2"):
+        shutil.copytree(desk / "DATA/photos", desk / place, ignore=shutil.ignore_patterns("[01][2-9]*"))
+    for k in range(12):
+        image, mask = scene(k)
+        name, split = f"drishtiGS_{k:03d}", "Test" if k < 3 else "Training"
+        write_image(desk / f"DRISHTI/{split}/Images/{name}.png", image)
+        write_image(desk / f"DRISHTI/{split}/GT/{name}/SoftMap/{name}_ODsegSoftmap.png", 255 * mask)
+        for file, pixels in (("one.png", image), ("one_mask.png", 255 * mask)):
+            write_image(desk / f"cells/patient_{k}/{file}", pixels)
+    shutil.copytree(desk / "DRISHTI", desk / "OTHER")
+    (desk / "MIAS").mkdir()
+    (desk / "MIAS/Info.txt").write_text("".join(f"mdb00{n} G CIRC B 535 425 197\n" for n in range(1, 5)))
+    for n in range(1, 5):
+        disc = cv2.circle(np.zeros((1024, 1024), np.uint8), (535, 599), 197, 150 + n, cv2.FILLED)
+        write_image(desk / f"MIAS/all-mias/mdb00{n}.pgm", disc)
+    for k in range(6):
+        labels = np.zeros((16, 16, 3), np.uint8)
+        labels[4 : 9 + k, 3:9, 1:] = 1
+        for place, values in (("imagesTr", np.int16(200) * labels), ("labelsTr", labels)):
+            (desk / f"Task09_Spleen/{place}").mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), desk / f"Task09_Spleen/{place}/spleen_{k}.nii.gz")
+    study = desk / "outputs/first"
+    run = train_small(study / "RUN", "callbacks=snapshots")
+    for loss in ("bce", "dice"):
+        train_small(study / f"{loss}_unet", f"loss={loss}", "seed=2")
+    train_small(desk / "outputs/STUDY/RUN", "dataset.scene=disc_cup")
+    weights = open_run(run).module().model.state_dict()
+    save_file({name: value.contiguous() for name, value in weights.items()}, desk / "weights.safetensors")
+    for copy in ("A", "outputs/seen/RUN", "outputs/small/RUN", "RUN"):
+        shutil.copytree(run, desk / copy)
+    shutil.copytree(study / "dice_unet", desk / "B")
+    for copy in ("outputs/A", "outputs/B"):
+        shutil.copytree(study, desk / copy)
+    return desk
+
+
+def write_files(page: Path, place: Path) -> None:
+    """The files that a page prints, whose first line says where each belongs."""
+    for name, code in re.findall(
+        r"```(?:python|yaml)\n# ([\w/]+\.(?:py|yaml))[^\n]*\n(.*?)```", page.read_text(), re.DOTALL
+    ):
+        file = place / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(code)
+
+
+def named(word: str) -> str:
+    """A word in which the name of a run that a command before has made stands for RUN."""
+    for found in re.findall(r"outputs/\w+/RUN", word):
+        runs = sorted(file.parent for file in Path(found).parent.glob("*/run.json"))
+        word = word if Path(found).exists() else word.replace(found, str(runs[0]))
+    return word
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_run(page: Path, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(desk, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    write_files(page, tmp_path)
+    # a sweep that belongs to another's journal has no process of its own for each of its parts
+    environment = {"SEGLAB_SWEEP": str(tmp_path / "journal"), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    for line in assigned()[page]:
+        name, words = tiny(line)
+        code = end(begin(command_line, name, [named(word) for word in words], tmp_path, environment), 300)
+        assert code == 0, f"{line}\n{shlex.join(words)}\n{Path('said.txt').read_text()[-3000:]}"
+    if page.stem == "extend":
+        squared, ce = (next(Path("outputs/own").glob(f"{loss}_*/run.json")) for loss in ("squared", "ce"))
+        assert "Weighted squared error" in squared.read_text()
+        assert "CrossEntropy (my_losses)" in ce.read_text()
+
+
+def run_program(code: str, place: Path) -> None:
+    """Run a program in this process, in a folder in which said.txt gets what it says."""
+    os.chdir(place)
+    speak_into("said.txt")
+    exec(code, {"__name__": "__main__"})
+
+
+TRAINERS = (ROOT / "docs/howto/other_trainers.md").read_text()
+PROGRAMS = [code for kind, code in BLOCK.findall(TRAINERS) if kind == "python"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROGRAMS, ids=["torch", "monai"])
+def test_a_printed_program_runs_and_its_loss_falls(program: str, tmp_path: Path) -> None:
+    said = tmp_path / "said.txt"
+    assert end(begin(run_program, program, tmp_path), 100) == 0, said.read_text()
+    first, last = map(float, said.read_text().splitlines()[-1].split(" to "))
+    assert last < 0.9 * first
