@@ -18,6 +18,7 @@ from seglab.data import rle
 from seglab.data.datasets.airbus_ships import read_table
 from seglab.inference.prediction_writer import find_images, mtime, objects, overlay
 from seglab.predict import predict
+from tests.data.fabricate import write_dicom
 from tests.engine.untrained import write_run
 
 Configure = Callable[..., DictConfig]
@@ -47,21 +48,8 @@ def photos(tmp_path):
         cv2.imwrite(str(folder / name), photo(k))
     cv2.imwrite(str(folder / "d.pgm"), photo(4)[..., 0])
     cv2.imwrite(str(folder / "e.png"), photo(5).astype(np.uint16) * 257)
-    write_dicom(folder / "f.dcm", photo(6)[..., 0])
+    write_dicom(folder / "f.dcm", photo(6)[..., 0].astype(np.uint16) * 16, bits=12)
     return folder
-
-
-def write_dicom(file, pixels):
-    import pydicom
-
-    meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data = pydicom.dataset.FileDataset(str(file), {}, file_meta=meta, preamble=b"\0" * 128)
-    data.Rows, data.Columns = pixels.shape
-    data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
-    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
-    data.PixelData = (pixels.astype(np.uint16) * 16).tobytes()
-    data.save_as(file)
 
 
 def call(configure, out, run, source, *more):

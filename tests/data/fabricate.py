@@ -26,6 +26,29 @@ def write_image(path: Path, pixels: np.ndarray, *options: int) -> str:
     return str(path)
 
 
+def write_dicom(path: Path, pixels: np.ndarray, kind: str = "MONOCHROME2", bits: int = 16, **tags: Any) -> str:
+    """Write a real DICOM file from gray pixels (h, w) uint8 or uint16."""
+    import pydicom
+
+    data, meta = pydicom.Dataset(), pydicom.dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
+        "1.2.840.10008.5.1.4.1.1.7",
+        pydicom.uid.generate_uid(),
+    )
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.file_meta = meta
+    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    data.Rows, data.Columns = pixels.shape[:2]
+    data.PhotometricInterpretation, data.SamplesPerPixel, data.PixelRepresentation = kind, 1, 0
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8 * pixels.itemsize, bits, bits - 1
+    data.PixelData = pixels.tobytes()
+    for name, value in tags.items():
+        setattr(data, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.save_as(path, enforce_file_format=True)
+    return str(path)
+
+
 def write_pairs(root: Path, images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> Path:
     """Write images/K.png and masks/K.png, the masks (h, w) of 0 and 1 as 0 and 255."""
     for k, (image, mask) in enumerate(zip(images, masks, strict=True)):

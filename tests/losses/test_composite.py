@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -193,11 +192,3 @@ def test_a_foreign_function_gets_probabilities_and_ids_where_it_takes_them(logit
         torch.testing.assert_close(loss(z, ids), BCE(task="multiclass")(z, ids))
     seen = External(function=lambda p, t: (p.sum(1) - 1).abs().max(), takes="probabilities", task="multiclass")(z, ids)
     assert (seen < 1e-6).all()
-
-
-def test_a_foreign_function_has_the_card_its_user_writes() -> None:
-    plain = External(function=torch.nn.BCELoss(), takes="probabilities").card
-    assert (plain.title, plain.formula, plain.family) == ("BCELoss (torch)", "f(p,t)", "external")
-    assert External(function=partial(F.mse_loss, reduction="mean")).card.title == "mse_loss (torch)"
-    own = External(function=torch.nn.BCELoss(), title="Mine", paper="Me 2026", formula="x^2").card
-    assert (own.title, own.paper, own.formula) == ("Mine", "Me 2026", "x^2")

@@ -148,12 +148,6 @@ def test_minus_dice_of_the_ships_keeps_its_offset(make: Any, logits: Tensor, tar
     assert float(loss((target[:1] * 2.0 - 1) * 50, target[:1])) == pytest.approx(-1)
 
 
-def test_the_exponent_of_the_foreground_is_one_minus_gamma(make: Any, logits: Tensor, target: Tensor) -> None:
-    flat, steep = (make("asymmetric_focal_tversky", gamma=g)(logits[:1], target[:1]) for g in (0.0, 0.8))
-    foreground = make("tversky", fp_weight=0.4, fn_weight=0.6)(logits[:1], target[:1])
-    torch.testing.assert_close(steep - flat, (foreground**0.2 - foreground) / 2)
-
-
 @of(lambda case: case.local)
 def test_volumes_and_rows_cost_what_their_pixels_cost(case: Case, logits: Tensor, target: Tensor) -> None:
     flat = case(logits, target)

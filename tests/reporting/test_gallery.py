@@ -1,18 +1,6 @@
-import numpy as np
-
-from seglab.reporting.gallery import gallery, one_seed, read_examples
+from seglab.reporting.gallery import gallery, one_seed
 from seglab.reporting.load_runs import collect
 from tests.reporting.fabricate import FakeLoss, write_sweep
-
-
-def test_probabilities_may_be_bytes_or_floats(tmp_path):
-    for name, values in (("a", np.full((1, 2, 2), 255, np.uint8)), ("b", np.ones((1, 2, 2), np.float16))):
-        (tmp_path / name).mkdir()
-        images, truths = np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 2, 2))
-        file = tmp_path / name / "examples.npz"
-        np.savez(file, ids=np.array(["x"]), images=images, truths=truths, probabilities=values)
-        assert read_examples(tmp_path / name)["x"]["probability"].max() == 1.0
-    assert read_examples(tmp_path / "nowhere") == {}
 
 
 def test_the_gallery_shows_the_seed_that_most_losses_share(tmp_path):

@@ -40,13 +40,7 @@ def test_step_down_gives_the_values_of_holm_worked_out_by_hand():
     # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04; never falling: 0.02, 0.03, 0.06, 0.06
     assert step_down([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert step_down([0.6, 0.5]) == [1.0, 1.0]
-
-
-def test_step_down_does_not_count_what_is_undefined():
-    adjusted = step_down([0.02, np.nan, 0.03])
-    assert adjusted[0] == pytest.approx(0.04)
-    assert adjusted[2] == pytest.approx(0.04)
-    assert np.isnan(adjusted[1])
+    assert step_down([0.02, np.nan, 0.03]) == pytest.approx([0.04, np.nan, 0.04], nan_ok=True)
 
 
 @pytest.mark.parametrize("losses", [2, 3, 4, 5, 6])
@@ -214,10 +208,3 @@ def test_cube_arranges_rows_and_leaves_gaps_undefined():
     assert np.array_equal(data.values[1], [[0.3, 0.4], [np.nan, np.nan]], equal_nan=True)
     with pytest.raises(ContractError, match="iou"):
         cube(rows, "nonsense")
-
-
-def test_a_signed_rank_test_over_the_images_of_one_run_finds_differences_that_are_none():
-    rng = np.random.default_rng(5)
-    runs = [noise(rng, losses=2, seeds=1, seed=0.03, single=0.02) for _ in range(200)]
-    false = sum(reference.wilcoxon(run[0, 0], run[1, 0]).pvalue <= 0.05 for run in runs)
-    assert false > 60  # why this project does not judge by it

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from seglab.contract import ContractError
 from seglab.losses import BCE, Dice, IoU, Tversky
 from seglab.views.curve import (
     Context,
@@ -103,12 +102,3 @@ def test_a_view_has_a_figure_and_a_table_for_each_thing_it_shows():
     reasons = dict(page.sections)["Not in the plane"]
     assert "bce: each false pixel costs the same" in reasons
     assert "boundary: it matters where" in reasons
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"), [({"foreground": 0.0}, "foreground between 0 and 1"), ({"size": 4}, "size of at least")]
-)
-def test_a_wrong_option_is_one_sentence(wrong, message):
-    options = {"foreground": 0.1, "quality": 0.9, "size": 16, "points": 5, "confidence": 0.99}
-    with pytest.raises(ContractError, match=message):
-        view({"bce": BCE()}, **options | wrong)

@@ -5,7 +5,7 @@ import pytest
 from seglab.contract import ContractError
 from seglab.data.datasets.cbis_ddsm import CbisDdsm, read_tables
 from seglab.data.prepare_data import open_data
-from tests.data.fabricate import write_image
+from tests.data.fabricate import write_dicom, write_image
 
 BEFORE, AFTER = "left or right breast,image view,abnormality id,abnormality type", "assessment,pathology,subtlety"
 FILES = "image file path,cropped image file path,ROI mask file path"
@@ -64,7 +64,7 @@ def roi(top, off):
 
 
 @pytest.fixture(params=["nbia", "classic", "png", "series", "flat"])
-def root(request, tmp_path, write_dicom):
+def root(request, tmp_path):
     """The lesions as they lie on people's disks, in five layouts."""
     tables(tmp_path / "csv")
     for lesion in LESIONS:
