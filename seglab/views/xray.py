@@ -63,6 +63,7 @@ def view(
     data = DataModule(dataset, None, batch, needs=needs)
     facts = data.facts()
     foreground, count = facts["foreground"], facts["images"]["train"]
+    require(count > 0, "xray", "training images", "none", "see dataset.root")
     losses = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}
     samples = data.samples("train")
     shown = data.opened.foreground("train")[[samples.source.number(index) for index in range(len(samples))]]

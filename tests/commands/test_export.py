@@ -44,7 +44,7 @@ def says(run, image):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["onnx", "pt2", "torchscript"])
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_a_file_agrees_with_the_run_on_sizes_it_has_never_seen(configure, tmp_path, kind):
     run = write_run(tmp_path / "run", "dataset.size=64", "dataset.mean=[0.4,0.5,0.6]", "dataset.std=[0.2]")
     file = call(configure, run, kind)
@@ -83,11 +83,11 @@ class Stubborn(nn.Module):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_size_is_promised_only_where_the_file_was_seen_to_agree(tmp_path):
-    """TorchScript writes the size of its example into the file: what differs elsewhere is not said to be free."""
+    """The export writes the size of its example into the file: what differs elsewhere is not said to be free."""
     module = open_run(write_run(tmp_path / "run")).module()
     module.model = Stubborn()
     images = np.random.default_rng(0).uniform(0, 255, (2, 3, 64, 64)).astype(np.float32)
-    made = write(Deployed(module), images, "torchscript", tmp_path / "m.pt")
+    made = write(Deployed(module), images, "pt2", tmp_path / "m.pt2")
     assert made.sizes == "any number of images of 64x64 pixels"
     assert next(words for words, _, _ in freedoms(72)) == "any number of images, sides from about that of training"
 
@@ -103,7 +103,7 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
 
 
 def test_what_is_missing_is_one_sentence(configure, tmp_path, monkeypatch):
-    with pytest.raises(ContractError, match="format as one of onnx, torchscript, pt2"):
+    with pytest.raises(ContractError, match="format as one of onnx, pt2, hub"):
         call(configure, tmp_path, "tflite")
     monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ContractError, match=r'onnx and onnxscript and onnxruntime, got none; pip install "seglab'):

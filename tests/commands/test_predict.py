@@ -14,8 +14,6 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from seglab.contract import ContractError
-from seglab.data import rle
-from seglab.data.datasets.airbus_ships import read_table
 from seglab.inference.prediction_writer import find_images, mtime, objects, overlay
 from seglab.predict import predict
 from tests.data.fabricate import write_dicom
@@ -23,7 +21,7 @@ from tests.engine.untrained import write_run
 
 Configure = Callable[..., DictConfig]
 NOWHERE = Path("nowhere")
-KINDS = "[mask,probability,overlay,objects,rle]"
+KINDS = "[mask,probability,overlay,objects]"
 
 
 @pytest.fixture(scope="module")
@@ -79,22 +77,6 @@ def test_every_kind_of_file_becomes_a_mask_a_probability_an_overlay_and_rows(con
             assert one.confidence == pytest.approx(levels[labels == number].mean() / 65535, abs=1e-4)
         assert cv2.imread(str(out / "overlays" / f"{row.image}.png")).shape == (70, 90, 3)
     assert images["objects"].sum() > 5
-
-
-def test_the_submission_read_back_gives_the_masks(configure, runs, photos, tmp_path):
-    cv2.imwrite(str(photos / "blank.png"), np.zeros((70, 90, 3), np.uint8))
-    out = call(configure, tmp_path / "out", runs / "s1", photos, "format=[mask,rle]", "threshold=0.6", "min_area=4")
-    table = pd.read_csv(out / "submission.csv", keep_default_na=False)
-    assert list(table.columns) == ["ImageId", "EncodedPixels"]
-    for row in pd.read_csv(out / "images.csv").itertuples():
-        if row.image not in ("a", "deeper/a"):  # those share a file name
-            texts = list(table["EncodedPixels"][table["ImageId"] == Path(row.file).name])
-            assert len(texts) == max(row.objects, 1)
-            drawn = sum(rle.decode(text, (70, 90)) for text in texts)
-            mask = cv2.imread(str(out / "masks" / f"{row.image}.png"), cv2.IMREAD_UNCHANGED)
-            np.testing.assert_array_equal(drawn * 255, mask)
-    assert (table["EncodedPixels"] == "").any()
-    assert read_table(out / "submission.csv")[1].sum() == (table["EncodedPixels"] != "").sum()
 
 
 def test_a_bad_file_is_named_and_the_rest_is_predicted(configure, runs, photos, tmp_path, caplog):

@@ -57,6 +57,13 @@ def write_pairs(root: Path, images: Sequence[np.ndarray], masks: Sequence[np.nda
     return root
 
 
+def run_lengths(mask: np.ndarray) -> str:
+    """Write a mask (h, w) as starts, from 1 down the columns, and lengths, as the ship challenge does."""
+    flat = np.concatenate([[False], mask.T.reshape(-1) > 0, [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1]).reshape(-1, 2)
+    return " ".join(f"{start + 1} {end - start}" for start, end in edges.tolist())
+
+
 def scene(k: int, height: int = 40, width: int = 48, radius: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Paint an image (h, w, 3) uint8 of one bright disc on noise, and its mask (h, w) bool; never symmetric."""
     rng = np.random.default_rng(k)

@@ -97,7 +97,19 @@ def test_a_tail_that_a_killed_process_or_a_loss_of_power_left_is_ignored(raw, fo
         assert {record["id"] for record in lines(folder)} == {str(k) for k in range(6)}  # every line is whole again
 
 
-def test_several_processes_share_the_work(raw, folder):
+def test_a_loss_of_power_and_a_repair_that_is_interrupted_mix_no_images(raw, folder):
+    build(raw.items(), raw, folder)
+    unfinish(folder)
+    lost = lines(folder)[3]
+    os.truncate(folder / "pixels.bin", lost["arrays"]["image"][0])
+    others = [item for item in raw.items() if item.id != lost["id"]]
+    build(others, raw, folder)  # all that the interrupted repair comes to
+    unfinish(folder)
+    build(raw.items(), raw, folder)
+    assert_holds(folder, raw)
+
+
+def test_several_processes_make_one_store(raw, folder):
     arguments = raw.items(), raw, folder
     with ProcessPoolExecutor(3, get_context("fork")) as pool:
         for job in [pool.submit(build, *arguments) for _ in range(6)]:

@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from seglab.engine.config import CONF
-from seglab.engine.override_errors import explain, several_choices
+from seglab.engine.override_errors import explain, wrong_choice
 
 WRONG = {
     "epochs=5": r"epochs: expected an option of this command, such as .*trainer\.max_epochs.*, got epochs",
@@ -39,11 +39,15 @@ def test_a_wrong_override_names_what_is_near(words):
     assert "\n" not in sentence
 
 
-def test_a_list_of_choices_is_refused_where_a_group_takes_one():
+def test_what_would_be_merged_with_another_choice_is_refused():
+    said = (
+        "loss._target_: expected a choice of loss, got a class alone; write loss=external loss.function._target_=my.L"
+    )
+    assert wrong_choice("loss._target_=my.L", CONF) == said
     said = "loss: expected one choice, got [bce, dice]; a sweep tries each of them, -m loss=bce,dice"
-    assert several_choices("loss=[bce, dice]", CONF) == said
+    assert wrong_choice("loss=[bce, dice]", CONF) == said
     for word in ("loss=[bce]", "callbacks=[ema,early_stopping]", "losses=[bce,dice]", "loss=bce,dice", "-m"):
-        assert several_choices(word, CONF) is None
+        assert wrong_choice(word, CONF) is None
 
 
 def run(*words, folder):

@@ -12,7 +12,7 @@ from seglab.data.decode import objects_of
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data
 from seglab.data.store import build
-from tests.data.fabricate import write_image
+from tests.data.fabricate import run_lengths, write_image
 
 
 def box(top, left, height, width):
@@ -35,7 +35,7 @@ def root(tmp_path):
         image = 30 + 200 * sum(ships, np.zeros((SIDE, SIDE), np.uint8))
         image[k, 0] += 9  # no two files are the same
         write_image(tmp_path / "train_v2" / name, image)
-        rows += [f"{name},{rle.encode(mask)}" for mask in ships] or [f"{name},"]
+        rows += [f"{name},{run_lengths(mask)}" for mask in ships] or [f"{name},"]
     (tmp_path / TABLE).write_text("\n".join(rows) + "\n")
     return tmp_path
 
@@ -61,7 +61,7 @@ def test_a_fraction_of_the_empty_images_is_kept_and_always_the_same(root):
 def test_each_ship_is_an_object_through_resizing_patches_and_preparing(root, tmp_path):
     beside = box(0, 60, 12, 60)  # touches the first ship of image 0
     with (root / TABLE).open("a") as file:
-        file.write(f"{0:09x}.jpg,{rle.encode(beside)}\n")
+        file.write(f"{0:09x}.jpg,{run_lengths(beside)}\n")
     raw = ship(root)
     build(raw.items(), replace(raw, fit="patch"), tmp_path / "ready", complete=True)
     ready = Prepared(root=str(tmp_path / "ready"), cache_dir=None)
