@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
+import shutil
 import sqlite3
 import struct
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig
+from PIL import Image
 
 from seglab.contract import ContractError
 from seglab.engine.trackers import Tracker
 from seglab.report import mirror
-from seglab.train import train
-from tests.conftest import SMALL, train_small
+from tests.conftest import train_small
 
 Configure = Callable[..., DictConfig]
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the trackers' packages
@@ -34,39 +30,39 @@ class Fake(Tracker):
     package = "fake"
     said: list[tuple[str, Any]]
 
-    def __init__(self, project: str = "p", run: str = "r", fails: str = "") -> None:
+    def __init__(self, project="p", run="r", fails=""):
         super().__init__(project, run)
         self.fails = fails
 
-    def note(self, moment: str, what: Any) -> None:
+    def note(self, moment, what):
         if self.fails == moment:
             raise ConnectionError("no route\nto host")
         self.said.append((moment, what))
 
-    def start(self, folder: Path, facts: dict[str, Any]) -> None:
+    def start(self, folder, facts):
         self.note("start", facts)
 
-    def send(self, metrics: dict[str, float], step: int) -> None:
+    def send(self, metrics, step):
         self.note("send", metrics)
 
-    def finish(self, metrics: dict[str, float], pictures: list[Path], status: str) -> None:
+    def finish(self, metrics, pictures, status):
         self.note("finish", (metrics, [file.name for file in pictures], status))
 
 
 @pytest.fixture
-def mirrored(tmp_path: Path) -> Callable[..., list[tuple[str, Any]]]:
+def mirrored(tmp_path):
     Fake.said = []
 
-    def run(*words: str) -> list[tuple[str, Any]]:
+    def run(*words):
         target = f"++logger._target_={__name__}.Fake"
-        train_small(tmp_path / "run", "loss=bce", "examples=1", "pictures=true", target, *words)
+        train_small(tmp_path / "run", "loss=bce", target, *words)
         return Fake.said
 
     return run
 
 
-def test_a_run_sends_its_configuration_every_epoch_and_its_end(mirrored: Callable, tmp_path: Path) -> None:
-    said = mirrored()
+def test_a_run_sends_its_configuration_every_epoch_and_its_end(mirrored, tmp_path):
+    said = mirrored("pictures=true")
     facts = json.loads((tmp_path / "run/run.json").read_text())
     assert said[0][0] == "start"
     assert {key: said[0][1][key] for key in ("identity", "config")} == {
@@ -79,39 +75,29 @@ def test_a_run_sends_its_configuration_every_epoch_and_its_end(mirrored: Callabl
     assert metrics["test/iou"] == facts["metrics"]["test/iou"]
 
 
-def test_a_run_that_fails_says_so(mirrored: Callable) -> None:
-    with pytest.raises(ContractError, match="divisible"):
-        mirrored("dataset.size=33")
-    assert Fake.said[-1] == ("finish", ({}, [], "failed"))
-
-
 @pytest.mark.parametrize("moment", ["send", "finish"])
-def test_a_tracker_that_does_not_answer_any_more_ends_nothing(
-    mirrored: Callable, tmp_path: Path, moment: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_tracker_that_does_not_answer_any_more_ends_nothing(mirrored, tmp_path, moment, caplog):
     mirrored(f"+logger.fails={moment}")
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "finished"
     assert caplog.text.count("logger: fake is lost") == 1
 
 
-def test_a_tracker_that_is_not_there_is_one_sentence_before_training(mirrored: Callable, tmp_path: Path) -> None:
-    with pytest.raises(
-        ContractError, match=r"logger: expected fake to answer, got ConnectionError: no route; logger=n"
-    ):
+def test_a_run_that_fails_says_so_and_a_tracker_that_is_not_there_is_one_sentence_before_training(mirrored, tmp_path):
+    with pytest.raises(ContractError, match="divisible"):
+        mirrored("dataset.size=33")
+    assert Fake.said[-1] == ("finish", ({}, [], "failed"))
+    with pytest.raises(ContractError, match=r"expected fake to answer, got ConnectionError: no route; logger=n"):
         mirrored("+logger.fails=start")
     assert not (tmp_path / "run/metrics.csv").exists()
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
-def test_a_missing_package_names_its_extra(
-    configure: Configure, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ContractError, match=rf'the package {name}, got none; pip install "seglab\[{name}\]"'):
-        train(configure("train", *SMALL, f"logger={name}", folder=tmp_path), tmp_path)
+def test_a_missing_package_names_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ContractError, match=r'the package mlflow, got none; pip install "seglab\[mlflow\]"'):
+        train_small(tmp_path, "logger=mlflow")
 
 
-def offline_records(file: Path) -> Iterator[Any]:
+def offline_records(file):
     """The records of a file that wandb writes offline: blocks of 32 KiB in the format of LevelDB's log."""
     from wandb.proto import wandb_internal_pb2
 
@@ -130,7 +116,7 @@ def offline_records(file: Path) -> Iterator[Any]:
             whole = b""
 
 
-def until_its_end(file: Path) -> list[Any]:
+def until_its_end(file):
     """All records of a run: the process that writes them may do so a moment after the run."""
     deadline = time.monotonic() + 60
     while True:
@@ -142,7 +128,7 @@ def until_its_end(file: Path) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_wandb_offline_holds_config_history_summary_pictures_and_status(tmp_path: Path) -> None:
+def test_wandb_offline_holds_config_history_summary_pictures_and_status(tmp_path):
     pytest.importorskip("wandb")
     folder = tmp_path / "run"
     with pytest.raises(ContractError, match="divisible"):
@@ -167,45 +153,34 @@ def test_wandb_offline_holds_config_history_summary_pictures_and_status(tmp_path
 
 
 @pytest.mark.slow
-def test_a_study_is_pushed_to_an_mlflow_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_is_pushed_to_mlflow(study_of, tmp_path, monkeypatch):
     pytest.importorskip("mlflow")
-    folder = train_small(tmp_path / "study/bce", "loss=bce", "examples=1", "pictures=true")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    store = f"sqlite:///{tmp_path}/mlflow.db"
-    words = ["server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    server = subprocess.Popen([sys.executable, "-m", "mlflow", *words], start_new_session=True)
-    try:
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and socket.socket().connect_ex(("127.0.0.1", port)):
-            time.sleep(0.2)
-        for _ in range(2):  # the second time nothing is doubled
-            mirror([folder], "mlflow")
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(timeout=60)
+    monkeypatch.chdir(tmp_path)  # where MLflow keeps artifacts
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    folder = shutil.copytree(study_of("32-true") / "bce", tmp_path / "study/bce")
+    Image.new("RGB", (8, 8)).save(folder / "examples.png")
+    for _ in range(2):  # the second time nothing is doubled
+        mirror([folder], "mlflow")
+    facts = json.loads((folder / "run.json").read_text())
     with sqlite3.connect(tmp_path / "mlflow.db") as found:
         ask = (
             "select name, status, run_uuid from runs where lifecycle_stage = 'active'"  # a replaced one stays, deleted
         )
         ((name, status, there),) = found.execute(ask).fetchall()
         assert (name, status) == ("bce", "FINISHED")
-        facts = json.loads((folder / "run.json").read_text())
         ask = f"select value from latest_metrics where key = 'test/iou' and run_uuid = '{there}'"
-        value = found.execute(ask).fetchone()[0]
-        assert value == pytest.approx(facts["metrics"]["test/iou"])
+        assert found.execute(ask).fetchone()[0] == pytest.approx(facts["metrics"]["test/iou"])
         ask = f"select value from params where key = 'identity' and run_uuid = '{there}'"
         assert found.execute(ask).fetchall() == [(facts["identity"],)]
-    assert len(list(tmp_path.glob(f"artifacts/*/{there}/**/examples.png"))) == 1
+    assert len(list(tmp_path.glob(f"**/{there}/**/examples.png"))) == 1
 
 
-def test_tensorboard_holds_a_pushed_run(tmp_path: Path) -> None:
+def test_tensorboard_holds_a_pushed_run(study_of, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = train_small(tmp_path / "study/bce", "loss=bce", "examples=1", "pictures=true")
+    folder = shutil.copytree(study_of("32-true") / "bce", tmp_path / "study/bce")
+    for name in ("curves", "examples"):
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
     mirror([folder], "tensorboard")
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0}).Reload()
     facts = json.loads((folder / "run.json").read_text())
