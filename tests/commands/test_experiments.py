@@ -76,13 +76,13 @@ def test_a_claim_says_its_question_and_cost_and_is_put_to_three_seeds_of_each_ar
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLAIMS)
-def test_each_arm_fits_the_code_at_full_scale(name, configure):
-    for job in jobs(name):
-        if "seed=1" in job:
-            cfg = composed(configure, name, "scale=full", *job)
-            check(cfg)
-            build(cfg.model)
-            assert cfg.study == name
+def test_the_first_and_the_last_arm_fit_the_code_at_full_scale(name, configure):
+    arms = [job for job in jobs(name) if "seed=1" in job]
+    for job in (arms[0], arms[-1]):
+        cfg = composed(configure, name, "scale=full", *job)
+        check(cfg)
+        build(cfg.model)
+        assert cfg.study == name
 
 
 def test_full_scale_is_the_protocol_of_the_source(configure):
