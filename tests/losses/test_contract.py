@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from seglab.losses.calibration import L1ACE, RegionSize
 from seglab.losses.components import PerComponent
 from seglab.losses.composite import WeightedSum
 from seglab.losses.cross_entropy import PixelLoss
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def mean_over_classes(case: Case) -> bool:
     """Whether the loss is one; a softmax has one cross-entropy for all classes."""
-    whole = isinstance(case.loss, WeightedSum | External | PerComponent)
+    whole = isinstance(case.loss, WeightedSum | External | PerComponent | L1ACE | RegionSize)
     return not whole and (case.task != "multiclass" or not (isinstance(case.loss, PixelLoss) or case.name == "switch"))
 
 
