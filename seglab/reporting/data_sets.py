@@ -85,18 +85,18 @@ def together(roots: Sequence[Path], sweep: Sweep, studies: Sequence[Study]) -> D
 
     Other targets of the same images are no data sets of their own: the first, by name, stands for all of them.
     """
-    losses, able, left_out = _shared(studies), [], []
+    losses, left_out = _shared(studies), ""
+    able: list[Study] = []
     for study in sorted(studies, key=lambda study: study.title):
         if len(losses & set(study.labels)) > 1:
             same = next((other for other in able if _same_images(study, other)), None)
             if same is None:
                 able.append(study)
             else:
-                left_out.append(f"{study.title} has test images of {same.title} and is left out.")
+                left_out += f" {study.title} has test images of {same.title} and is left out."
     if len(able) < 2 or able[0].question.against not in {None, *losses}:
         return None
-    words = " ".join(left_out)
-    found = DataSets(NAME, sweep, able[0].question, known_looks(roots, NAME), able, words)
+    found = DataSets(NAME, sweep, able[0].question, known_looks(roots, NAME), able, left_out.strip())
     found.remember(roots)
     return found
 
