@@ -237,12 +237,13 @@ def test_a_loss_that_explodes_names_its_images_and_keeps_the_best_checkpoint(
 ) -> None:
     from seglab.engine.module import SegModule
 
-    forward = SegModule.forward
-    monkeypatch.setattr(
-        SegModule,
-        "forward",
-        lambda self, image: forward(self, image) * (float("nan") if self.training and self.current_epoch == 1 else 1),
-    )
+    scales = SegModule.scales
+
+    def exploding(module: SegModule, image: torch.Tensor) -> list[torch.Tensor]:
+        factor = float("nan") if module.training and module.current_epoch == 1 else 1
+        return [factor * logits for logits in scales(module, image)]
+
+    monkeypatch.setattr(SegModule, "scales", exploding)
     with pytest.raises(ContractError, match=r"NaN of .*; in epoch 1 for disc-train-0.*lower optimizer\.lr"):
         run(tmp_path, "loss=bce")
     assert (tmp_path / "checkpoints/best.ckpt").exists()
