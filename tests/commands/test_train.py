@@ -164,28 +164,14 @@ def test_bad_input_is_one_sentence_before_the_first_epoch(configure, tmp_path, o
     assert not (tmp_path / "metrics.csv").exists()
 
 
-<<<<<<< HEAD
 def test_a_loss_that_explodes_names_its_images_and_keeps_the_best_checkpoint(tmp_path, monkeypatch):
-    forward = SegModule.forward
-
-    def explodes(self, image):
-        return forward(self, image) * (float("nan") if self.training and self.current_epoch == 1 else 1)
-
-    monkeypatch.setattr(SegModule, "forward", explodes)
-=======
-def test_a_loss_that_explodes_names_its_images_and_keeps_the_best_checkpoint(
-    run: Callable[..., float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from seglab.engine.module import SegModule
-
     scales = SegModule.scales
 
-    def exploding(module: SegModule, image: torch.Tensor) -> list[torch.Tensor]:
-        factor = float("nan") if module.training and module.current_epoch == 1 else 1
-        return [factor * logits for logits in scales(module, image)]
+    def explodes(self, image):
+        factor = float("nan") if self.training and self.current_epoch == 1 else 1
+        return [factor * logits for logits in scales(self, image)]
 
-    monkeypatch.setattr(SegModule, "scales", exploding)
->>>>>>> shrink4
+    monkeypatch.setattr(SegModule, "scales", explodes)
     with pytest.raises(ContractError, match=r"NaN of .*; in epoch 1 for disc-train-0.*lower optimizer\.lr"):
         train_small(tmp_path, "loss=bce")
     assert (tmp_path / "checkpoints/best.ckpt").exists()
