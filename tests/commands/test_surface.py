@@ -40,7 +40,7 @@ def test_an_xray_warns_in_words(configure, tmp_path, caplog):
     warning = "dice empty=skip: no gradient against false positives on empty images"
     assert f"! {warning}" in caplog.text
     assert warning in page.read_text()
-    tables = ("regions", "norms", "concentration", "empty", "learning_rates")
+    tables = ("regions", "norms", "empty", "learning_rates")
     assert all((tmp_path / f"{name}.csv").is_file() for name in tables)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import socket
 import sqlite3
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -153,26 +157,39 @@ def test_wandb_offline_holds_config_history_summary_pictures_and_status(tmp_path
 
 
 @pytest.mark.slow
-def test_a_study_is_pushed_to_mlflow(study_of, tmp_path, monkeypatch):
+def test_a_study_is_pushed_to_an_mlflow_server(tmp_path, monkeypatch):
     pytest.importorskip("mlflow")
-    monkeypatch.chdir(tmp_path)  # where MLflow keeps artifacts
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    folder = shutil.copytree(study_of("32-true") / "bce", tmp_path / "study/bce")
-    Image.new("RGB", (8, 8)).save(folder / "examples.png")
-    for _ in range(2):  # the second time nothing is doubled
-        mirror([folder], "mlflow")
-    facts = json.loads((folder / "run.json").read_text())
+    folder = train_small(tmp_path / "study/bce", "loss=bce", "examples=1", "pictures=true")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    words = ["server", "--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    server = subprocess.Popen([sys.executable, "-m", "mlflow", *words], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and socket.socket().connect_ex(("127.0.0.1", port)):
+            time.sleep(0.2)
+        for _ in range(2):  # the second time nothing is doubled
+            mirror([folder], "mlflow")
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(timeout=60)
     with sqlite3.connect(tmp_path / "mlflow.db") as found:
         ask = (
             "select name, status, run_uuid from runs where lifecycle_stage = 'active'"  # a replaced one stays, deleted
         )
         ((name, status, there),) = found.execute(ask).fetchall()
         assert (name, status) == ("bce", "FINISHED")
+        facts = json.loads((folder / "run.json").read_text())
         ask = f"select value from latest_metrics where key = 'test/iou' and run_uuid = '{there}'"
-        assert found.execute(ask).fetchone()[0] == pytest.approx(facts["metrics"]["test/iou"])
+        value = found.execute(ask).fetchone()[0]
+        assert value == pytest.approx(facts["metrics"]["test/iou"])
         ask = f"select value from params where key = 'identity' and run_uuid = '{there}'"
         assert found.execute(ask).fetchall() == [(facts["identity"],)]
-    assert len(list(tmp_path.glob(f"**/{there}/**/examples.png"))) == 1
+    assert len(list(tmp_path.glob(f"artifacts/*/{there}/**/examples.png"))) == 1
 
 
 def test_tensorboard_holds_a_pushed_run(study_of, tmp_path):

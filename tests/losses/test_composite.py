@@ -19,6 +19,7 @@ from seglab.losses import (
     External,
     Focal,
     IoU,
+    PerComponent,
     Sum,
     Switch,
     Term,
@@ -27,7 +28,8 @@ from seglab.losses import (
 )
 from seglab.losses.base import Loss
 from seglab.losses.numerics import Sigmoid
-from tests.losses.conftest import TASKS, Case, build, scene
+from seglab.losses.pixels import pixels_of
+from tests.losses.conftest import TASKS, Case, build, of, scene
 
 
 def total(weights: dict[Any, float]) -> Sum:
@@ -138,6 +140,20 @@ def test_of_one_object_or_none_a_loss_per_component_is_the_plain_one(partition: 
     assert abs(case(logits, target)[0] - plain[0]) > 1e-3
     more = Case("per_component", "binary", build("per_component", partition=partition, whole_weight=2.0))
     torch.testing.assert_close(more(logits, target), case(logits, target) + 2 * plain)
+
+
+@of(lambda case: case.loss.by_totals and case.task != "multilabel")
+def test_all_components_at_once_cost_what_they_cost_one_by_one(case: Case, logits: Tensor, target: Tensor) -> None:
+    valid = torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(6)) < 0.7
+    for partition in ("cells", "components"):
+        around = PerComponent(loss=case.loss, partition=partition)  # type: ignore[arg-type]
+        maps = Case("per_component", case.task, around).maps(target, logits)
+        for mask in (None, valid):
+            x = pixels_of(case.task, logits.double(), target, mask, maps)  # type: ignore[arg-type]
+            objects = x.maps[partition][:, -1:]
+            assert case.loss.value(x).shape == (3,)  # what it remembers of the whole must not count for the parts
+            for at_once, one in zip(around.at_once(x, objects, 2), around.one_by_one(x, objects, 2), strict=True):
+                torch.testing.assert_close(at_once, one, check_dtype=False, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("task", ["binary", "multilabel"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor
 
+from seglab.losses.calibration import L1ACE, RegionSize
 from seglab.losses.components import PerComponent
 from seglab.losses.composite import WeightedSum
 from seglab.losses.cross_entropy import PixelLoss
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 def mean_over_classes(case: Case) -> bool:
     """Whether the loss is one; a softmax has one cross-entropy for all classes."""
-    whole = isinstance(case.loss, WeightedSum | External | PerComponent)
+    whole = isinstance(case.loss, WeightedSum | External | PerComponent | L1ACE | RegionSize)
     return not whole and (case.task != "multiclass" or not (isinstance(case.loss, PixelLoss) or case.name == "switch"))
 
 
@@ -175,3 +177,17 @@ def test_classes_may_change_places(case: Case, logits: Tensor, target: Tensor) -
     order = torch.tensor([1, 0]) if case.task == "multilabel" else torch.tensor([0, 3, 1, 2])
     moved = target[:, order] if case.task == "multilabel" else order.argsort()[target.long()]
     torch.testing.assert_close(case(logits[:, order], moved), case(logits, target))
+
+
+@of(plain)
+def test_subclassing_a_loss_changes_nothing_and_a_module_gives_its_mean(
+    case: Case, logits: Tensor, target: Tensor
+) -> None:
+    class Heir(type(case.loss)):  # type: ignore[misc]
+        """Says nothing of its own."""
+
+    given = {field.name: getattr(case.loss, field.name) for field in fields(case.loss) if field.init}
+    heir, maps = type(case)(case.name, case.task, Heir(**given)), case.maps(target, logits)
+    torch.testing.assert_close(heir(logits, target), case(logits, target), rtol=0, atol=0)
+    torch.testing.assert_close(heir.gradient(logits, target), case.gradient(logits, target), rtol=0, atol=0)
+    torch.testing.assert_close(heir.loss.as_module()(logits, target, **maps), case(logits, target).mean())

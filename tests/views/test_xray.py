@@ -75,7 +75,6 @@ def test_the_regions_and_the_concentration_of_cross_entropy_are_those_of_its_err
     assert norms["fraction_for_90_percent"].item() == pytest.approx(needed / 512, abs=1.5 / 512)
     first = [20 * (1 - p) ** 2 + 236 * p**2, 256 * p**2]
     assert norms["norm"].item() == pytest.approx(sum(math.sqrt(x) / 256 for x in first) / 2, rel=1e-5)
-    assert tables["concentration"]["gradient"].iloc[-1] == pytest.approx(1)
     assert pictures["x"]["bce"].mean() == pytest.approx(1)
 
 
@@ -134,8 +133,8 @@ def test_the_view_makes_its_tables_and_figures_without_a_trace_of_training():
     module = fresh()
     before = [weight.clone() for weight in module.parameters()]
     page = view(losses, Synthetic(size=32, train=4, val=2, test=2), module, ADAM, 4, 2, 2, None, 1)
-    assert set(page.figures) == {"regions", "concentration", "pictures"}
-    assert set(page.tables) == {"regions", "norms", "concentration", "empty", "learning_rates"}
+    assert set(page.figures) == {"regions", "pictures"}
+    assert set(page.tables) == {"regions", "norms", "empty", "learning_rates"}
     assert set(page.tables["regions"]["stage"]) == {"untrained", *QUALITIES}
     both = page.tables["regions"].pivot_table(index=["stage", "loss"], columns="region", values="gradient")
     assert np.allclose(both["foreground"] + both["background"], 1)
