@@ -125,8 +125,8 @@ def test_a_perfect_prediction_costs_nothing_and_no_loss_is_negative(case: Case, 
 @pytest.mark.slow
 def test_the_way_down_leads_to_the_target(case: Case, logits: Tensor, target: Tensor) -> None:
     z, maps = logits.clone().requires_grad_(), case.maps(target, logits)
-    optimizer = torch.optim.Adam([z], lr=0.3)
-    for _ in range(200):
+    optimizer = torch.optim.Adam([z], lr=0.5)
+    for _ in range(100):
         optimizer.zero_grad()
         case.loss(z, target, **maps).sum().backward()
         optimizer.step()
