@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
+from seglab.engine.domains import leaves
 
 EXTERNAL = {
     "loss._target_": "loss=external loss.function._target_",
@@ -83,7 +84,7 @@ def refuse_added(cfg: DictConfig, words: Sequence[str], command: str, conf: str)
     read = {*OmegaConf.load(Path(conf, f"{command}.yaml")), *(folder.name for folder in Path(conf).iterdir())}
     added = {word.lstrip("+").partition("=")[0] for word in words if word.startswith("+")}
     for key in sorted(key for key in added - read if re.fullmatch(r"\w+", key)):
-        known = {*leaves(OmegaConf.to_container(cfg)), *read} - added
+        known = {*options(OmegaConf.to_container(cfg)), *read} - added
         raise ContractError(unknown_key(key, sorted(known)))
 
 
@@ -123,14 +124,9 @@ def known_keys(command: str, conf: str, words: Sequence[str]) -> list[str]:
         except (HydraException, OmegaConfBaseException):
             cfg = compose(command, [word for word in words if "." not in word.partition("=")[0]])
     groups = [folder.name for folder in Path(conf).iterdir() if folder.is_dir()]
-    return [*leaves(OmegaConf.to_container(cfg)), *groups]
+    return [*options(OmegaConf.to_container(cfg)), *groups]
 
 
-def leaves(node: Any, path: str = "") -> Iterator[str]:
-    """Every dotted key of a nested configuration."""
-    for key, value in node.items():
-        name = f"{path}.{key}" if path else str(key)
-        if isinstance(value, dict) and value:
-            yield from leaves(value, name)
-        else:
-            yield name
+def options(node: Any) -> list[str]:
+    """The dotted name of every option of a nested configuration."""
+    return [path for path, value in leaves(node) if "[" not in path and not (value and isinstance(value, dict))]

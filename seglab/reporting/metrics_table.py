@@ -159,7 +159,8 @@ def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
     `score`, iou or dice, is what a mask of best expected score is best for.
     """
     runs, found = sweep.used, {}
-    confidences = dict(list(sweep.images.reindex(columns=["run", "id", *CONFIDENCES]).set_index("id").groupby("run")))
+    by_image = sweep.images.reindex(columns=["id", *CONFIDENCES]).set_index("id")
+    confidences = dict(list(by_image.groupby(sweep.images["run"].to_numpy())))
     for row, (_, run) in zip(runs.index, runs.iterrows(), strict=True):
         try:
             with np.load(run["folder"] / "histograms.npz") as arrays:
@@ -167,14 +168,15 @@ def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
                 confusion = arrays.get("test_confusion")
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             continue
-        several = len(run["classes"]) > 1
-        known = confidences[row][list(CONFIDENCES)].reindex(ids).to_numpy(float)
-        known = np.full_like(known, np.nan) if several else known  # what is known is the mean over the classes
+        known = confidences[row]
+        known = known if known.index.to_list() == ids.tolist() else known.reindex(ids)
+        if len(run["classes"]) > 1:
+            known = known * np.nan  # what is known is the mean over the classes
         empty, cut = run["config"].get("empty", "correct"), run["task"].kind != "multiclass"
         parts = []
         for k, threshold in zip(run["classes"], run["threshold"], strict=True):
             own, its_val = (table[:, k], val[k]) if table.ndim == 4 else (table, val)  # else: before there were classes
-            edges, scores = _decided(own, its_val, known, score, empty)
+            edges, scores = _decided(own, its_val, known.to_numpy(float), score, empty)
             if np.isfinite(threshold):
                 edges["tuned"] = np.array(round(threshold * own.shape[-1]))
                 scores["tuned/threshold"] = float(threshold)

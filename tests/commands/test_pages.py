@@ -49,8 +49,8 @@ STAND_INS: dict[str, tuple[str, ...]] = {
 """What is added to a command with a word, so that data and hours of a test stand for the reader's."""
 
 ELSEWHERE = {
-    "hydra.launcher.n_jobs=4": "tests/commands/test_launchers.py",
-    "hydra/launcher=ray": "tests/commands/test_launchers.py, and a GPU",
+    "hydra.launcher.n_jobs=4": "tests/commands/test_sweep.py",
+    "hydra/launcher=ray": "tests/commands/test_sweep.py, and a GPU",
     "hydra/launcher=slurm": "tests/slurm/check_requeue.py",
     "mlflow": "tests/engine/test_trackers.py, with a client in place of MLflow's",
     "...": "a part of a command",
