@@ -171,7 +171,7 @@ def outside(config: Any) -> Iterator[str]:
     yield from _refused(config)
     yield from _contradictions(config)
     for path, value in leaves(config):
-        domain = next((domain for pattern, domain in DOMAINS.items() if fnmatchcase(path, _escaped(pattern))), None)
+        domain = next((d for pattern, d in DOMAINS.items() if fnmatchcase(path, pattern.replace("[", "[[]"))), None)
         if (path, value) == ("threshold", "tuned") and "run" in config:
             continue  # a command on trained runs knows theirs
         if domain and not domain.holds(value):
@@ -241,10 +241,6 @@ def _pattern_fault(pattern: str) -> str:
     except re.error as error:
         return str(error)
     return ""
-
-
-def _escaped(pattern: str) -> str:
-    return pattern.replace("[", "[[]")
 
 
 def _spell(value: Any) -> str:
