@@ -24,7 +24,7 @@ from seglab.data.dataset import Dataset, Decoded, Item, Reader
 from seglab.data.decode import decode_once, native_objects
 from seglab.data.memo import content, on_disk
 from seglab.data.parallel import each
-from seglab.files import read_json, write_json
+from seglab.files import read_json, write_json, write_text
 from seglab.images.labels import with_ignored
 
 PIXELS, RECORDS, MANIFEST, LOCK = "pixels.bin", "records.jsonl", "manifest.json", ".lock"
@@ -140,11 +140,13 @@ class Writer:
         if not begun:
             write_json(folder / MANIFEST, self.manifest)
         records, end = read_records(folder / RECORDS)
-        if end < os.path.getsize(folder / RECORDS):
-            os.truncate(folder / RECORDS, end)
-        # After a loss of power the file may lack bytes that records name.
+        # After a loss of power the files may lack the end of a line, or bytes that records name. Those records go: what
+        # is written next grows the pixels beyond them, and they would look whole.
         size = os.path.getsize(folder / PIXELS)
-        self.records: dict[str, Record] = {one["id"]: one for one in records if one["end"] <= size}
+        whole = [one for one in records if one["end"] <= size]
+        if len(whole) < len(records) or end < os.path.getsize(folder / RECORDS):
+            write_text(folder / RECORDS, "".join(f"{json.dumps(one)}\n" for one in whole))
+        self.records: dict[str, Record] = {one["id"]: one for one in whole}
 
     def has(self, item: Item, sources: list[Record]) -> bool:
         """Say whether an item is recorded, decoded from the same labels and files as they are now."""

@@ -37,8 +37,8 @@ class MarginCE(BCE):
 
     def costs(self, x: Pixels) -> Tensor:
         z = x.all_logits
-        beyond = (z.amax(-1, keepdim=True) - z - self.margin).clamp(min=0)
-        return super().costs(x) + self.weight * beyond.mean(-1)
+        beyond = (z.amax(1, keepdim=True) - z - self.margin).clamp(min=0)
+        return super().costs(x) + self.weight * beyond.mean(1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -303,14 +303,15 @@ class GeneralizedWassersteinDice(RegionLoss):
     )
 
     def each_class(self, x: Pixels) -> Tensor:
-        p, label = x.all_probabilities, x.all_shares.argmax(-1)
-        k, rows = p.shape[-1], self.distances
+        t, p = x.all_shares, x.all_probabilities
+        k, rows = p.shape[1], self.distances
         rows = [[float(i != j) for j in range(k)] for i in range(k)] if rows is None else rows
         require(len(rows) == k, self.name, f"distances between {k} classes", len(rows))
-        far = constants(p, [d / max(map(max, rows)) for row in rows for d in row]).view(k, k)[label]
-        counted = (label > 0) | ((x.sizes[..., 1:].sum(-1, keepdim=True) == 0) & (self.empty == "complement"))
-        error = x.total(x.masked((far * p).sum(-1)))
-        right = x.total(x.masked(counted * ((1 - far) * p).sum(-1)))  # not 1 - error, which rounds what little is right
+        far = constants(p, [d / max(map(max, rows)) for row in rows for d in row]).view(k, k, 1)
+        pairs = torch.stack([x.total((t[:, c : c + 1] * p).flatten(1, 2)).unflatten(1, (k, -1)) for c in range(k)], 1)
+        error, right = (far * pairs).sum((1, 2)), ((1 - far) * pairs).sum(2)  # of true and predicted class; of the true
+        absent = (x.sizes[..., 1:].sum(-1) == 0) & (self.empty == "complement")
+        right = right[:, 1:].sum(1) + torch.where(absent, right[:, 0], 0)
         return ratio(error, 2 * right + error + self.smooth).expand_as(x.size)
 
 

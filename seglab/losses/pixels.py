@@ -32,7 +32,7 @@ class Pixels(ABC):
     t: the share of each class in each pixel (b, k, n). p: its probability. q: 1 - p, exact where that difference is
     not. decided: whether it is the prediction. sizes, all_classes: the number of pixels and confusion of all classes
     of each decision (b, d, classes), see `costs`; all_logits, all_shares, all_probabilities: of each pixel
-    (b, d, n, classes), a background without a logit having 0. maps: further values of each pixel and class (b, k, n) by
+    (b, classes, d, n), a background without a logit having 0. maps: further values of each pixel and class (b, k, n) by
     name. valid: (b, 1, n) bool, None where all pixels count. hard: whether labels are 0 or 1, which dtype and shape
     say; to look would make a GPU wait.
     """
@@ -226,9 +226,9 @@ class SigmoidPixels(Pixels):
         pairs = zip(self.confusion.swapped(), self.confusion, strict=True)
         return Confusion(*(torch.stack(pair, -1) for pair in pairs))
 
-    all_logits = property(lambda self: torch.stack([torch.zeros_like(self.z), self.z], -1))
-    all_shares = property(lambda self: torch.stack([self.u, self.t], -1))
-    all_probabilities = property(lambda self: torch.stack([self.q, self.p], -1))
+    all_logits = property(lambda self: torch.stack([torch.zeros_like(self.z), self.z], 1))
+    all_shares = property(lambda self: torch.stack([self.u, self.t], 1))
+    all_probabilities = property(lambda self: torch.stack([self.q, self.p], 1))
 
     # not kept: they are made faster than the memory for them is found
     false_positive = property(lambda self: (self.labeled.q if self.hard else self.p) * self.u)
@@ -299,9 +299,9 @@ class SoftmaxPixels(Pixels):
 
     sizes = property(lambda self: self.size.unsqueeze(1))
     all_classes = property(lambda self: Confusion(*(cell.unsqueeze(1) for cell in self.confusion)))
-    all_logits = property(lambda self: self.z.transpose(1, 2).unsqueeze(1))
-    all_shares = property(lambda self: self.t.transpose(1, 2).unsqueeze(1))
-    all_probabilities = property(lambda self: self.p.transpose(1, 2).unsqueeze(1))
+    all_logits = property(lambda self: self.z.unsqueeze(2))
+    all_shares = property(lambda self: self.t.unsqueeze(2))
+    all_probabilities = property(lambda self: self.p.unsqueeze(2))
 
     @once
     def false_positive(self) -> Tensor:

@@ -29,9 +29,9 @@ TINY = {
     "surface": ("dataset.size=32", *UNET, "curve.size=8", "curve.points=5", "xray.images=4"),
 }
 TINY["train"] += ("trainer.accelerator=cpu", "trainer.precision=32-true", "hydra.launcher.n_jobs=1")
-TINY["search"] = (*TINY["train"], "trials=2", "fresh_seeds=1")
+TINY["search"] = (*TINY["train"], "trials=1", "fresh_seeds=1")
 TINY["surface"] += ("landscape.points=2", "landscape.images=4")
-"""What makes each command small; of a sweep's lists only the first and the last value are taken."""
+"""What makes each command small; of a sweep's lists only the first and the last value are taken, and one seed."""
 
 FOLDER = ("dataset=folder", "dataset.root=DATA", "dataset.images=photos", "dataset.masks=labels")
 STAND_INS: dict[str, tuple[str, ...]] = {
@@ -47,8 +47,8 @@ STAND_INS: dict[str, tuple[str, ...]] = {
 """What is added to a command with a word, so that data and hours of a test stand for the reader's."""
 
 ELSEWHERE = {
-    "hydra.launcher.n_jobs=4": "tests/commands/test_launchers.py",
-    "hydra/launcher=ray": "tests/commands/test_launchers.py, and a GPU",
+    "hydra.launcher.n_jobs=4": "tests/commands/test_sweep.py",
+    "hydra/launcher=ray": "tests/commands/test_sweep.py, and a GPU",
     "hydra/launcher=slurm": "tests/slurm/check_requeue.py",
     "mlflow": "tests/engine/test_trackers.py, with a client in place of MLflow's",
     "...": "a part of a command",
@@ -68,17 +68,6 @@ def commands_of(page: Path) -> list[str]:
     return [match[0] for match in found if match]
 
 
-def assigned() -> dict[Path, list[str]]:
-    """Which commands each page is tested with: those that no page before has."""
-    known: set[str] = set()
-    pages = {}
-    for page in PAGES:
-        new = dict.fromkeys(line for line in commands_of(page) if line not in known)
-        pages[page] = [line for line in new if not any(word in line for word in ELSEWHERE)]
-        known |= set(new)
-    return pages
-
-
 def tiny(line: str) -> tuple[str, list[str]]:
     """The command of a line, and its words with what makes it small."""
     name, *words = shlex.split(line.removeprefix("python -m seglab."))
@@ -90,8 +79,21 @@ def tiny(line: str) -> tuple[str, list[str]]:
         more += [] if "dataset=" in line else DATA
     for word, stand_in in STAND_INS.items():
         more += stand_in if word in words else ()
-    short = [re.sub(r"^([\w.]+=[^,\[{(]+,).+,", r"\1", word) for word in words]
+    short = [re.sub(r"^(seed=\d+),.+|^([\w.]+=[^,\[{(]+,).+,", r"\1\2", word) for word in words]
     return name, [*short, *more]
+
+
+def assigned() -> dict[Path, list[str]]:
+    """Which commands each page is tested with: those that differ, when small, from all before."""
+    known: set[str] = set()
+    pages: dict[Path, list[str]] = {page: [] for page in PAGES}
+    for page in PAGES:
+        for line in commands_of(page):
+            small = str(tiny(line)).replace("outputs/first/RUN", "RUN")
+            if small not in known and not any(word in line for word in ELSEWHERE):
+                pages[page].append(line)
+            known.add(small)
+    return pages
 
 
 @pytest.fixture(scope="module")
