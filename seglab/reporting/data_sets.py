@@ -30,6 +30,8 @@ class DataSets(Study):
     """Several `studies`, of one data set each, and the question of all of them put to all together."""
 
     studies: Sequence[Study] = ()
+    left_out: str = ""
+    """A sentence about data sets that share images with another, empty where none do."""
 
     @property
     def key(self) -> str:
@@ -65,9 +67,8 @@ class DataSets(Study):
     @property
     def headline(self) -> str:
         """The answer, and how much it rests on."""
-        if len(self.studies) > 2:
-            return f"Over {len(self.studies)} data sets: {self.answer}"
-        return f"Over 2 data sets: {self.answer} Two data sets say little about a third, however many images they have."
+        few = "Two data sets say little about a third, however many images they have." if len(self.studies) == 2 else ""
+        return " ".join(filter(None, [f"Over {len(self.studies)} data sets: {self.answer}", few, self.left_out]))
 
     @property
     def table(self) -> pd.DataFrame:
@@ -80,12 +81,22 @@ class DataSets(Study):
 
 
 def together(roots: Sequence[Path], sweep: Sweep, studies: Sequence[Study]) -> DataSets | None:
-    """The verdict over those data sets that share at least two losses; None where fewer than two do."""
-    shared = _shared(studies)
-    able = [study for study in studies if len(shared & set(study.labels)) > 1]
-    if len(able) < 2 or able[0].question.against not in {None, *shared}:
+    """The verdict over those data sets that share at least two losses; None where fewer than two do.
+
+    Other targets of the same images are no data sets of their own: the first, by name, stands for all of them.
+    """
+    losses, left_out = _shared(studies), ""
+    able: list[Study] = []
+    for study in sorted(studies, key=lambda study: study.title):
+        if len(losses & set(study.labels)) > 1:
+            same = next((other for other in able if _same_images(study, other)), None)
+            if same is None:
+                able.append(study)
+            else:
+                left_out += f" {study.title} has test images of {same.title} and is left out."
+    if len(able) < 2 or able[0].question.against not in {None, *losses}:
         return None
-    found = DataSets(NAME, sweep, able[0].question, known_looks(roots, NAME), able)
+    found = DataSets(NAME, sweep, able[0].question, known_looks(roots, NAME), able, left_out.strip())
     found.remember(roots)
     return found
 
@@ -94,3 +105,11 @@ def _shared(studies: Sequence[Study]) -> set[str]:
     """The losses that two data sets have at least."""
     counts = Counter(label for study in studies for label in study.labels)
     return {label for label, count in counts.items() if count > 1}
+
+
+def _same_images(one: Study, other: Study) -> bool:
+    """Whether two studies of one source of data were tested on some of the same images, by their ids."""
+    first, second = (study.sweep.used.iloc[0] for study in (one, other))
+    options = [run["config"].get("dataset") or {} for run in (first, second)]
+    same = [options[0].get(key) == options[1].get(key) for key in ("root", "images")]
+    return first["dataset"] == second["dataset"] and all(same) and not set(one.data.ids).isdisjoint(other.data.ids)

@@ -16,9 +16,10 @@ sets of k folds overlap, which adds to the 1 / n of a mean of n (Nadeau and Beng
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -66,12 +67,17 @@ def compare(data: Cube, *, lower_is_better: bool = False) -> list[Comparison]:
     Returns the pairs in the order of the losses' means. With one replicate in common there is no p-value.
     """
     if len(data.folds) > 1:
-        return replicated(data.folds, "folds", overlap=shared_training(data.of_folds), lower_is_better=lower_is_better)
+        return replicated(data.folds, "folds", overlap=shared_training(data), lower_is_better=lower_is_better)
+    return _with_p(_moderated(_crossed(data, _order([data], lower_is_better))))
+
+
+def _crossed(data: Cube, labels: Sequence[str]) -> list[Comparison]:
+    """Every pair of losses on the seeds and images that both have, in the order of `labels`."""
     codes = np.unique(data.groups, return_inverse=True)[1]
     if codes.max(initial=0) == 0:  # a single patient or scene: only its images are replicates
         codes = np.arange(len(codes))
     rows = []
-    for pair in combinations(_order([data], lower_is_better), 2):
+    for pair in combinations(labels, 2):
         if (both := _paired(data, pair)) is not None:
             first, second, images = both
             groups = np.unique(codes[images], return_inverse=True)[1]
@@ -80,7 +86,7 @@ def compare(data: Cube, *, lower_is_better: bool = False) -> list[Comparison]:
                 found = variances(first - second, groups)
                 row = replace(row, spread=found.seeds * row.replicates, image_variance=found.images)
             rows.append(row)
-    return _with_p(_moderated(rows))
+    return rows
 
 
 def replicated(
@@ -100,15 +106,23 @@ def replicated(
     return _with_p(_moderated(rows))
 
 
-def shared_training(folds: int) -> float:
+def shared_training(data: Cube) -> float:
     """What overlapping training sets add to the variance of a mean over folds, in units of that between the folds.
 
     Two of k folds share (k - 2) / (k - 1) of their training data. What these do to a loss is hidden from the spread
-    between the folds as far as it is shared, and adds k - 2 times its part of that spread. No division into folds tells
-    how large the part is (Bengio and Grandvalet 2004); taken is 1 / (k - 1). Nadeau and Bengio's 1 / (k - 1) in all
-    covers a part of 1 / 12 with five folds: too little in simulations, docs/findings/verdict.md.
+    between the folds as far as it is shared, and adds k - 2 times its part of that spread: what the seeds and images of
+    a fold do not explain. Few folds tell it badly (Bengio and Grandvalet 2004), and one seed not at all: at least
+    1 / (k - 1) is taken. Nadeau and Bengio's 1 / (k - 1) in all covers a part of 1 / 12 with five folds: too little in
+    simulations, docs/findings/verdict.md.
     """
-    return max(folds - 2, 1) / (folds - 1)
+    by_pair: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
+    for row in chain(*(_crossed(part, data.labels) for part in data.folds)):
+        if np.isfinite(row.spread):
+            by_pair[row.first, row.second].append(row)
+    between = sum(float(np.var([row.difference for row in rows], ddof=1)) for rows in by_pair.values() if len(rows) > 1)
+    explained = sum(float(np.mean([row.variance + row.image_variance for row in rows])) for rows in by_pair.values())
+    part = 1 - explained / between if between else 0.0
+    return max(data.of_folds - 2, 1) * max(part, 1 / (data.of_folds - 1))
 
 
 def _order(parts: Sequence[Cube], lower_is_better: bool) -> list[str]:

@@ -140,24 +140,23 @@ def test_jobs_that_died_together_take_turns_until_each_has_ended(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_a_sweep_survives_jobs_that_raise_exit_or_die_and_tries_them_again_the_second_time(place):
-    code, said = sweep(place, "loss=bomb", "loss.how=raise,exit,kill,no")
+def test_a_sweep_stops_at_the_first_failure_or_survives_jobs_that_raise_exit_or_die_and_tries_them_again(place):
+    words = ("loss=bomb", "loss.how=raise,exit,kill,no")
+    code, said = sweep(place, *words, "on_fail=stop", "hydra.launcher.n_jobs=1")
+    assert code == 1
+    assert ended(place) == {"bomb_how-raise": ("failed", "no room")}
+    assert "MemoryError" in runs(place)["bomb_how-raise_unet_synthetic_s1"]["error"]["traceback"]
+    assert "left: 4" in said
+    (place / "bombs.py").write_text(BOMBS.replace('raise MemoryError("no room")', "pass"))
+    code, said = sweep(place, *words)
     assert ended(place) == {
-        "bomb_how-raise": ("failed", "no room"),
+        "bomb_how-raise": ("finished", None),
         "bomb_how-exit": ("failed", "3"),
         "bomb": ("failed", "the process died with signal 9 (SIGKILL)"),
         "bomb_how-no": ("finished", None),
     }
-    before = runs(place)
-    assert "MemoryError" in before["bomb_how-raise_unet_synthetic_s1"]["error"]["traceback"]
-    assert "4 runs: 1 finished, 3 failed" in said
+    assert "4 runs: 2 finished, 2 failed" in said
     assert code == 1
-    (place / "bombs.py").write_text(BOMBS.replace('raise MemoryError("no room")', "pass"))
-    code, said = sweep(place, "loss=bomb", "loss.how=raise,no")
-    assert code == 0, said
-    assert ended(place)["bomb_how-raise"] == ended(place)["bomb_how-no"] == ("finished", None)
-    name = "bomb_how-no_unet_synthetic_s1"
-    assert runs(place)[name]["started"] == before[name]["started"]
 
 
 @pytest.mark.slow
@@ -168,14 +167,6 @@ def test_a_run_that_dies_leaves_its_neighbors_alone(place):
     assert "2 runs: 1 finished, 1 failed" in said
     assert "resuming after epoch" not in said
     assert code == 1
-
-
-@pytest.mark.slow
-def test_a_sweep_may_stop_at_the_first_failure(place):
-    code, said = sweep(place, "loss=bomb", "loss.how=raise,no", "on_fail=stop", "hydra.launcher.n_jobs=1")
-    assert code == 1
-    assert list(ended(place)) == ["bomb_how-raise"]
-    assert "left: 2" in said
 
 
 @pytest.mark.slow
@@ -213,7 +204,7 @@ def files(place):
 @pytest.mark.slow
 def test_a_sweep_killed_at_many_moments_ends_like_an_undisturbed_one(place, tmp_path_factory):
     other, words = tmp_path_factory.mktemp("undisturbed"), ("loss=bce,dice", "trainer.max_epochs=3")
-    for changes in (1, 6, 16):  # of the files, after which it is killed: most are the moment after a write
+    for changes in (1, 10):  # of the files, after which it is killed: most are the moment after a write
         process, seen = start(place, *words), {files(place)}
         while process.poll() is None and len(seen) <= changes:
             seen.add(files(place))
@@ -228,16 +219,13 @@ def test_a_sweep_killed_at_many_moments_ends_like_an_undisturbed_one(place, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "whole_group", "code"), [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)])
-def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_has_not_begun(
-    place, number, whole_group, code
-):
+def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_has_not_begun(place):
     process = start(place, "hydra.launcher.n_jobs=2", "loss=bce,dice,iou", "trainer.max_epochs=5000")
     deadline = time.monotonic() + 200
     while len(list(place.glob("outputs/*/*/metrics.csv"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, number) if whole_group else process.send_signal(number)
-    assert process.wait(timeout=60) == code
+    process.terminate()
+    assert process.wait(timeout=60) == 143
     said = (place / "said.txt").read_text()
     assert "3 runs: 2 interrupted, 1 waiting" in said
     assert "left: 3, 2 at once; the same command resumes them" in said

@@ -167,11 +167,11 @@ def test_bad_input_is_one_sentence_before_the_first_epoch(configure, tmp_path, o
 def test_a_loss_that_explodes_names_its_images_and_keeps_the_best_checkpoint(tmp_path, monkeypatch):
     scales = SegModule.scales
 
-    def explode(module, image):
-        factor = float("nan") if module.training and module.current_epoch == 1 else 1
-        return [factor * logits for logits in scales(module, image)]
+    def explodes(self, image):
+        factor = float("nan") if self.training and self.current_epoch == 1 else 1
+        return [factor * logits for logits in scales(self, image)]
 
-    monkeypatch.setattr(SegModule, "scales", explode)
+    monkeypatch.setattr(SegModule, "scales", explodes)
     with pytest.raises(ContractError, match=r"NaN of .*; in epoch 1 for disc-train-0.*lower optimizer\.lr"):
         train_small(tmp_path, "loss=bce")
     assert (tmp_path / "checkpoints/best.ckpt").exists()

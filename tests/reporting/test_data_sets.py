@@ -18,7 +18,8 @@ def roots(tmp_path):
         losses = [FakeLoss("dice", skills[0]), FakeLoss("bce", skills[1])] + [FakeLoss("focal")] * (data == "disc")
         for k, loss in enumerate(losses):
             for seed in (1, 2):
-                made = write_run(tmp_path / data, loss, seed, 10 + number, number=k, extra={"dataset": {"scene": data}})
+                options = {"dataset": {"scene": data, "root": data}}
+                made = write_run(tmp_path / data, loss, seed, 10 + number, number=k, extra=options)
                 change(made, data={"fingerprint": f"{number}abcde"})
     return [tmp_path / data for data in SKILLS]
 
@@ -40,6 +41,17 @@ def test_two_data_sets_say_that_they_say_little_and_one_says_nothing_of_others(r
     assert "Two data sets say little" in answer(roots[1:], Question())[2].headline
     assert answer(roots[:1], Question())[2] is None
     assert answer(roots, Question(against="focal", question="pairs"))[2] is None
+
+
+def test_other_targets_of_the_same_images_are_no_data_sets_of_their_own(roots):
+    for folder in roots[2].iterdir():
+        config = read_json(folder / "run.json")["config"]
+        change(folder, config=config | {"dataset": config["dataset"] | {"root": "disc"}})
+    over = answer(roots, Question())[2]
+    assert [study.title for study in over.studies] == ["synthetic scene=disc", "synthetic scene=organ"]
+    said = "synthetic scene=lesions has test images of synthetic scene=disc and is left out."
+    assert over.headline.endswith(said)
+    assert answer([roots[0], roots[2]], Question())[2] is None
 
 
 def test_a_data_set_more_is_another_look_and_the_same_ones_are_not(roots):

@@ -12,7 +12,7 @@ from tests.reporting.simulate import (
     with_folds,
 )
 
-STUDIES = 300
+STUDIES = 120
 BOUND = 0.05 + 1.65 * (0.05 * 0.95 / STUDIES) ** 0.5
 """What a share of 5 % stays below in 95 of 100 simulations of this size; each is fixed by its seed."""
 

@@ -185,6 +185,14 @@ def test_folds_are_replicates_whose_training_sets_overlap():
     assert pair.p == pytest.approx(2 * reference.t.sf(gaps.mean() / error, 4))
 
 
+def test_what_seeds_and_images_do_not_explain_of_the_spread_between_folds_is_that_of_the_training_data():
+    values = np.random.default_rng(0).normal(size=(2, 3, 50))
+    values[0] += np.repeat([9.0, -9.0, 5.0, -5.0, 0.0], 10)
+    data = a_cube(values)._replace(fold=np.repeat(np.arange(5), 10), of_folds=5)
+    assert 2.95 < compare(data)[0].overlap < 3
+    assert compare(data._replace(values=values[:, :1], seeds=[0]))[0].overlap == 3 / 4  # or that of the one seed
+
+
 def test_data_sets_are_replicates_and_their_number_counts():
     rng = np.random.default_rng(0)
     sets = [
