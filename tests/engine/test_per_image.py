@@ -8,7 +8,8 @@ import pytest
 import scipy.ndimage
 import torch
 
-from seglab.engine.per_image import ImageTable, extremes, spread
+from seglab.data.facts import spread
+from seglab.engine.per_image import ImageTable, extremes
 
 
 def scene(seed, side=8):
