@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PRELOADED = (
-    "albumentations",
     "pandas",
     "seglab.data.module",
     "seglab.engine.checkpoints",
@@ -69,7 +68,8 @@ class LocalLauncher(Launcher):
                 job.hydra.launcher.n_jobs = 1 if plan else at_once
         if at_once == 1 or plan:
             return [self.run_here(job, folder, progress, plan) for job, folder in zip(jobs, folders, strict=True)]
-        for name in PRELOADED:
+        chain = any("steps" in (job.augment or {}) for job in jobs)
+        for name in (*PRELOADED, "albumentations") if chain else PRELOADED:
             import_module(name)
         values = run_in_processes(lambda k: self.run_in_child(jobs[k]), len(jobs), at_once, progress.ended)
         return [

@@ -32,11 +32,6 @@ model = torch.export.load("{name}").module()
 image = torch.zeros(2, {channels}, {size}, {size})  # yours, from 0 to 255
 probability = model(image)
 {decide}""",
-    "torchscript": """import torch
-model = torch.jit.load("{name}")
-image = torch.zeros(1, {channels}, {size}, {size})  # yours, from 0 to 255
-probability = model(image)
-{decide}""",
 }
 
 README = """# {name}
@@ -83,8 +78,6 @@ def export(cfg: DictConfig, folder: Path) -> Path:
     made = write(Deployed(run.module()), images, cfg.format, file)
     write_text(file.with_name(f"{file.name}.md"), readme(run, cfg.format, made, source, tuned))
     log.info("%s: %s; %d %s differ by %.1e at most", file, made.sizes, made.checked, source, made.difference)
-    if cfg.format == "torchscript":
-        log.info("torch calls TorchScript deprecated: take format=pt2 or onnx where you can")
     return file
 
 

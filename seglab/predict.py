@@ -36,8 +36,6 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     out = Path(cfg.output)
     found = find_images(to_container(cfg.input), out)
     names, runs = found.names, open_runs(to_container(cfg.run), to_container(cfg.trust))
-    single = all(run.config["dataset"].get("montage", 1) == 1 for run in runs)
-    require(single, "predict", "runs that were trained on single images", "one on montages")
     tiling = {key: cfg[key] for key in ("window", "overlap", "tta")}
     task, kinds = runs[0].dataset().task, kinds_of(cfg.format)
     same = all(run.dataset().task == task for run in runs)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import settings
 from omegaconf import DictConfig
@@ -19,6 +23,8 @@ UNET = ("model.base=4", "model.depth=2")
 SMALL = (*DATA, *UNET, "batch_size=4", "trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.precision=32-true")
 SMALL += ("examples=1", "pictures=false")
 """Overrides of a run that takes about half a second, to the same digits on every processor."""
+OF_FILES = tuple(word for word in SMALL if word not in DATA or "size" in word)
+"""The same for a data set whose images are counted by its files."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,6 +56,38 @@ def train_small(folder: Path, *overrides: str) -> Path:
 
     train(compose("train", *SMALL, *overrides, folder=folder), folder)
     return folder
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text())
+
+
+def epochs_of(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "metrics.csv").drop(columns="seconds")
+
+
+def assert_same_tables(one: Path, other: Path) -> None:
+    """Two runs have the same rows of images and of epochs, to the last digit."""
+    assert (one / "per_image.csv").read_text() == (other / "per_image.csv").read_text()
+    pd.testing.assert_frame_equal(epochs_of(one), epochs_of(other), check_exact=True)
+
+
+@contextmanager
+def killed(epoch: int, batch: int = 0) -> Iterator[None]:
+    """What trains inside raises in this step, as if its process had died."""
+    from seglab.engine.module import SegModule
+
+    step = SegModule.training_step
+
+    def dies(self: SegModule, images: dict, batch_idx: int) -> Any:
+        if (self.current_epoch, batch_idx) == (epoch, batch):
+            raise RuntimeError("killed")
+        return step(self, images, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SegModule, "training_step", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            yield
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,11 @@ def imported(tree: ast.AST, typing_too: bool = True) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "seglab")
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def path_of(file: Path) -> str:
     return str(file.relative_to(ROOT / "seglab").with_suffix(""))
 
@@ -78,33 +84,33 @@ def layer(name: str) -> int:
 
 def top(file: Path) -> ast.Module:
     """What a file runs when it is imported."""
-    tree = ast.parse(file.read_text())
+    tree = parsed(file)
     return ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], [])
 
 
-@pytest.mark.parametrize("file", FILES, ids=path_of)
-def test_a_module_imports_only_from_lower_layers_and_its_own_folder(file: Path) -> None:
-    path = path_of(file)
-    here = path.split("/")[0]
-    for module in imported(ast.parse(file.read_text())):
-        package, *rest = module.split(".")
-        if package == "seglab" and rest:
-            allowed = {here} if "/" in path else {"contract", *BUILT_ON.get(path, ())}
-            assert rest[0] in allowed or layer(rest[0]) < layer(here), f"{path} imports {module}"
-        if package in ONLY_IN:
-            place = "command" if layer(here) == len(LAYERS) else path
-            assert place.startswith(ONLY_IN[package]), f"{path} imports {module}"
-    if here in WITHOUT_TORCH:
-        at_import = top(file) if here == "files" else ast.parse(file.read_text())  # one function of files reads weights
-        assert not {"torch", "torchmetrics", "torchvision"} & set(imported(at_import, typing_too=False))
+def test_a_module_imports_only_from_lower_layers_and_its_own_folder() -> None:
+    for file in FILES:
+        path, tree = path_of(file), parsed(file)
+        here = path.split("/")[0]
+        for module in imported(tree):
+            package, *rest = module.split(".")
+            if package == "seglab" and rest:
+                allowed = {here} if "/" in path else {"contract", *BUILT_ON.get(path, ())}
+                assert rest[0] in allowed or layer(rest[0]) < layer(here), f"{path} imports {module}"
+            if package in ONLY_IN:
+                place = "command" if layer(here) == len(LAYERS) else path
+                assert place.startswith(ONLY_IN[package]), f"{path} imports {module}"
+        if here in WITHOUT_TORCH:
+            at_import = top(file) if here == "files" else tree  # one function of files reads weights
+            assert not {"torch", "torchmetrics", "torchvision"} & set(imported(at_import, typing_too=False)), path
 
 
-@pytest.mark.parametrize("folder", sorted({path_of(file).rpartition("/")[0] for file in FILES} - {""}))
-def test_no_imports_go_in_a_circle(folder: str) -> None:
-    files = [file for file in FILES if path_of(file).rpartition("/")[0] == folder]
-    names = {f"seglab.{path_of(file).replace('/', '.')}": file for file in files}
-    graph = {name: set(imported(ast.parse(file.read_text()))) & names.keys() for name, file in names.items()}
-    graphlib.TopologicalSorter(graph).prepare()  # raises for a circle
+def test_no_imports_go_in_a_circle() -> None:
+    for folder in {path_of(file).rpartition("/")[0] for file in FILES} - {""}:
+        files = [file for file in FILES if path_of(file).rpartition("/")[0] == folder]
+        names = {f"seglab.{path_of(file).replace('/', '.')}": file for file in files}
+        graph = {name: set(imported(parsed(file))) & names.keys() for name, file in names.items()}
+        graphlib.TopologicalSorter(graph).prepare()  # raises for a circle
 
 
 def test_no_folder_holds_more_than_a_fifth_of_the_package() -> None:
@@ -114,22 +120,22 @@ def test_no_folder_holds_more_than_a_fifth_of_the_package() -> None:
         assert inside <= sum(lines.values()) / 5, folder
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if "/" not in path_of(f)], ids=path_of)
-def test_a_command_starts_without_heavy_imports(file: Path) -> None:
+def test_a_command_starts_without_heavy_imports() -> None:
     light = {"engine.cli", "engine.config", "engine.domains", "contract", "files"}
     heavy = {"torch", "pytorch_lightning", "torchmetrics", "albumentations", "matplotlib", "pandas", "scipy", "cv2"}
-    for module in imported(top(file), typing_too=False):
-        assert layer(path_of(file)) < len(LAYERS) or module.split(".")[0] not in heavy
-        assert not module.startswith("seglab.") or module.removeprefix("seglab.") in light, module
+    for file in (file for file in FILES if "/" not in path_of(file)):
+        for module in imported(top(file), typing_too=False):
+            assert layer(path_of(file)) < len(LAYERS) or module.split(".")[0] not in heavy, f"{file}: {module}"
+            assert not module.startswith("seglab.") or module.removeprefix("seglab.") in light, f"{file}: {module}"
 
 
-@pytest.mark.parametrize("file", FILES, ids=path_of)
-def test_a_file_and_its_functions_are_short(file: Path) -> None:
-    source = file.read_text()
-    assert len(source.splitlines()) <= 350
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef):
-            assert (node.end_lineno or 0) - node.body[0].lineno < 60, node.name
+def test_a_file_and_its_functions_are_short() -> None:
+    for file in FILES:
+        source = file.read_text()
+        assert len(source.splitlines()) <= 350, file
+        for node in ast.walk(parsed(file)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.body[0].lineno < 60, f"{file}: {node.name}"
 
 
 def targets(node: object) -> Iterator[dict]:
@@ -140,10 +146,10 @@ def targets(node: object) -> Iterator[dict]:
             yield from targets(child)
 
 
-@pytest.mark.parametrize("file", YAMLS, ids=lambda file: str(file.relative_to(ROOT / "conf")))
-def test_a_yaml_opens_with_its_command(file: Path) -> None:
-    header = file.read_text().removeprefix("# @package _global_\n")  # Hydra wants that line first
-    assert header.startswith("# python -m seglab.")
+def test_a_yaml_opens_with_its_command() -> None:
+    for file in YAMLS:
+        header = file.read_text().removeprefix("# @package _global_\n")  # Hydra wants that line first
+        assert header.startswith("# python -m seglab."), file
 
 
 @pytest.mark.parametrize(
@@ -187,7 +193,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
     declared = {re.split(r"[\[<>=~! ]", word)[0].lower().replace("_", "-") for word in requirements}
     distributions = importlib.metadata.packages_distributions()
     for file in FILES:
-        for module in imported(ast.parse(file.read_text())):
+        for module in imported(parsed(file)):
             name = module.split(".")[0]
             if name not in sys.stdlib_module_names and name not in {"seglab", ""} and name in distributions:
                 known = {one.lower().replace("_", "-") for one in distributions[name]}

@@ -55,11 +55,9 @@ def test_nobody_sees_half_of_a_file(tmp_path: Path) -> None:
     assert os.listdir(file.parent) == ["picture.png"]
 
 
-def test_data_come_back_as_they_were_written(tmp_path: Path) -> None:
-    assert read_json(write_json(tmp_path / "a.json", {"x": [1, None], "where": Path("b")})) == {
-        "x": [1, None],
-        "where": "b",
-    }
+def test_data_come_back_as_they_were_written(tmp_path):
+    data = {"x": [1, None], "where": Path("b")}
+    assert read_json(write_json(tmp_path / "a.json", data)) == {"x": [1, None], "where": "b"}
     assert read_json(tmp_path / "absent.json") == {}
     with np.load(write_arrays(tmp_path / "a.npz", x=np.arange(3))) as arrays:
         assert arrays["x"].tolist() == [0, 1, 2]

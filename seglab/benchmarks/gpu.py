@@ -47,11 +47,14 @@ def measure(size: int, base: int, batch_size: int, images: int, steps: int) -> l
     spent["bare loop"] = bare_loop(base, batch, device, steps)
     if device.type == "cuda":
         spent["bare loop, the whole step as one CUDA graph"] = bare_graph(base, batch, steps)
+        with torch.backends.cudnn.flags(benchmark=True):
+            spent["the same, cudnn.benchmark"] = bare_graph(base, batch, steps)
     spent["the loss alone"] = loss_alone(batch, device, steps)
     for graph in (False, True)[: 2 if device.type == "cuda" else 1]:
         name = f"Trainer, metrics and watch{', cuda_graph' * graph}"
         spent[name] = with_trainer(base, [batch] * steps, device, graph)
         spent[f"{name}, data too"] = with_trainer(base, data.loader("train"), device, graph)
+    spent |= operations(base, batch, device)
     rows = [Row(f"{name}, {kind}", value, value / spent["bare loop"], "bare loop") for name, value in spent.items()]
     return rows + loading(dataset, batch_size, device)
 
@@ -105,6 +108,19 @@ def bare_step(base: int, batch: Batch, device: torch.device, **options: Any) -> 
 def bare_loop(base: int, batch: Batch, device: torch.device, steps: int) -> float:
     zero, work = bare_step(base, batch, device)
     return milliseconds(lambda: (zero(), work()), device, steps)
+
+
+def operations(base: int, batch: Batch, device: torch.device, most: int = 8) -> dict[str, float]:
+    """The milliseconds of a bare step's longest operations on the device, the calls of each added up."""
+    zero, work = bare_step(base, batch, device)
+    milliseconds(lambda: (zero(), work()), device, 1)
+    with torch.profiler.profile() as profile:
+        work()
+        wait(device)
+    spent = f"self_{'device' if device.type == 'cuda' else 'cpu'}_time_total"
+    events = [event for event in profile.key_averages() if event.key.startswith("aten::")]
+    longest = sorted(((getattr(event, spent) / 1000, event.key) for event in events), reverse=True)[:most]
+    return {f"of the bare loop, {name}": value for value, name in longest}
 
 
 def bare_graph(base: int, batch: Batch, steps: int) -> float:

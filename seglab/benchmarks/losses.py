@@ -1,4 +1,4 @@
-"""How long a loss takes, forward and backward, and what it keeps, beside the same loss elsewhere and the floor."""
+"""How long a loss takes, forward and backward, and what it keeps, beside the same loss elsewhere."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ FIRST = "torch cross-entropy"
 class Row(NamedTuple):
     """One loss: times over that of torch's cross-entropy, eager, compiled and in other libraries.
 
-    value: largest relative difference to libraries of the same definition. kept: tensors of the logits' size that are
-    kept for the backward pass. step: percent of a training step, see `training_step`. milliseconds: its own time.
+    kept: tensors of the logits' size that are kept for the backward pass. step: percent of a training step, see
+    `training_step`. milliseconds: its own time.
     """
 
     loss: str
@@ -33,7 +33,6 @@ class Row(NamedTuple):
     smp: float
     monai: float
     kornia: float
-    value: float
     kept: float
     step: float
     milliseconds: float
@@ -76,38 +75,20 @@ def measure(
     maps = {name: m.to(device) for name, m in maps.items()}
     theirs = target.long() if multiclass else target.float()
     entropy = partial(F.cross_entropy, target=theirs[:, 0]) if multiclass else partial(bce, target=theirs)
-    calls: dict[tuple[str, str], Call] = {
-        (FIRST, "ours"): entropy,
-        ("floor: read two, write one", "ours"): partial(Floor.apply, torch.ones_like(logits)),
-    }
+    calls: dict[tuple[str, str], Call] = {(FIRST, "ours"): entropy}
     for name, loss in losses.items():
         calls[name, "ours"] = partial(mean, loss, target, {need: maps[need] for need in loss.needs})
     beside = [peer for peer in peers() if peer.loss in losses and peer.task == task and not peer.parameters]
     calls |= {(peer.loss, peer.library): partial(swapped, peer, theirs) for peer in beside}
-    agreeing = {(peer.loss, peer.library) for peer in beside if peer.same and peer.per_image}
     best = rounds(calls, logits, repeats)
     for name in losses if compile else ():
         best[name, "compiled"] = compiled(calls[name, "ours"], logits, repeats)
     whole = training_step(shape, device) if step else float("nan")
-    return [row(name, best, calls, agreeing, logits, whole) for name in dict.fromkeys(name for name, _ in calls)]
+    return [row(name, best, calls, logits, whole) for name in dict.fromkeys(name for name, _ in calls)]
 
 
 def bce(logits: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, target)
-
-
-class Floor(torch.autograd.Function):
-    """The least any loss must do: read logits and target, write a gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, target: Tensor, logits: Tensor) -> Tensor:
-        ctx.save_for_backward(target, logits)
-        return logits.new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, weight: Tensor) -> tuple[None, Tensor]:
-        target, logits = ctx.saved_tensors
-        return None, torch.add(logits, target)
 
 
 def mean(loss: Loss, target: Tensor, maps: dict[str, Tensor], logits: Tensor) -> Tensor:
@@ -199,16 +180,9 @@ def training_step(shape: list[int], device: str, base: int = 32) -> float:
     return min(seconds(forward, z) for _ in range(2 if device == "cpu" else 5)) * shape[0] / len(image)
 
 
-def row(
-    name: str, best: Mapping[Any, float], calls: Mapping[Any, Call], agreeing: set, logits: Tensor, step: float
-) -> Row:
+def row(name: str, best: Mapping[Any, float], calls: Mapping[Any, Call], logits: Tensor, step: float) -> Row:
     """What was measured of one loss, in units of torch's cross-entropy."""
     own, unit = best[name, "ours"], best[FIRST, "ours"]
-    places = ("ours", "compiled", *LIBRARIES)
-    ratios = [round(best.get((name, place), float("nan")) / unit, 2) for place in places]
-    value = float(calls[name, "ours"](logits))
-    differ = max(
-        (abs(float(calls[key](logits)) / value - 1) for key in agreeing if key[0] == name), default=float("nan")
-    )
+    ratios = [round(best.get((name, place), float("nan")) / unit, 2) for place in ("ours", "compiled", *LIBRARIES)]
     left = round(kept(calls[name, "ours"], logits), 2)
-    return Row._make([name, *ratios, differ, left, round(100 * own / step, 2), 1e3 * own])
+    return Row._make([name, *ratios, left, round(100 * own / step, 2), 1e3 * own])

@@ -95,29 +95,3 @@ def instances(runs: Runs, shape: Shape) -> np.ndarray:
     numbers = np.unique(runs.owners, return_inverse=True)[1] + 1
     labels[runs.positions()] = np.repeat(numbers, runs.lengths)
     return labels.reshape(shape[::-1]).T
-
-
-def decode(text: str, shape: Shape) -> np.ndarray:
-    """Read one mask (h, w) uint8; the inverse of `encode`. Raises a ContractError for malformed runs.
-
-    >>> decode("1 2 6 1", (3, 2)).tolist()
-    [[1, 0], [1, 0], [0, 1]]
-    """
-    runs = parse([text], ["mask"])
-    check(runs, shape, "mask")
-    return paint(runs, shape)
-
-
-def encode(mask: np.ndarray, before: int = 0) -> str:
-    """Write the runs of a mask (h, w); an empty mask is an empty text.
-
-    before: pixels that come before it, where the mask is some columns of a larger one.
-
-    >>> encode(np.array([[1, 0], [1, 0], [0, 1]]))
-    '1 2 6 1'
-    """
-    flat = np.concatenate([[False], mask.T.reshape(-1) > 0, [False]])
-    edges = np.flatnonzero(flat[1:] != flat[:-1]).reshape(-1, 2)
-    edges[:, 1] -= edges[:, 0]
-    edges[:, 0] += 1 + before
-    return " ".join(map(str, edges.reshape(-1).tolist()))

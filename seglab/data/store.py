@@ -2,8 +2,8 @@
 
 `pixels.bin` holds the arrays of all items one after the other. `records.jsonl` has a line per item: what it is, the
 files it was decoded from, and where its arrays begin. `manifest.json` names the options that decided the pixels, and in
-the end the items in their order. The first two only grow, under a lock: a killed process leaves at most some bytes that
-no record names and half a line, the next process resumes behind them, and several share the work.
+the end the items in their order. The first two only grow, by one process at a time: one that is killed leaves at most
+some bytes that no record names and half a line, and the next resumes behind them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from seglab.data.dataset import Dataset, Decoded, Item, Reader
 from seglab.data.decode import decode_once, native_objects
 from seglab.data.memo import content, on_disk
 from seglab.data.parallel import each
-from seglab.files import read_json, write_json
+from seglab.files import read_json, write_json, write_text
 from seglab.images.labels import with_ignored
 
 PIXELS, RECORDS, MANIFEST, LOCK = "pixels.bin", "records.jsonl", "manifest.json", ".lock"
@@ -63,7 +63,7 @@ def open_store(folder: Path) -> list[Item]:
     """
     who, remedy, manifest = f"folder {folder}", "run seglab.prepare (again)", check_format(folder)
     require("ids" in manifest, who, "a finished folder of seglab.prepare", None, remedy)
-    records = {record["id"]: record for record in read_records(folder / RECORDS, 0)[0]}
+    records = {record["id"]: record for record in read_records(folder / RECORDS)[0]}
     lost = set(manifest["ids"]) - set(records)
     require(not lost, who, f"a line in {RECORDS} for every image", f"none for {len(lost)}", remedy)
     pixels, end = Pixels(str(folder / PIXELS)), max((record["end"] for record in records.values()), default=0)
@@ -114,52 +114,42 @@ def build(items: Sequence[Item], dataset: Dataset, folder: Path, complete: bool 
     `complete` adds what a folder needs that is used without the source files: maps of the objects. An item that cannot
     be read raises, unless `dataset.on_bad_item` is `skip`; a folder that was begun with other options is refused.
     """
-    hashes = content([path for item in items for path in item.files], dataset.cache_dir)
-    writer = Writer(folder, dataset, complete, hashes)
-    # A process that finds another at work begins elsewhere, so that they meet late.
-    first = os.getpid() % max(len(items), 1) if writer.records else 0
-    each(writer.add, [*items[first:], *items[:first]], "decode")
-    writer.finish([item.id for item in items])
+    check_format(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / LOCK):
+        hashes = content([path for item in items for path in item.files], dataset.cache_dir)
+        writer = Writer(folder, dataset, complete, hashes)
+        each(writer.add, items, "decode")
+        writer.finish([item.id for item in items])
     return open_store(folder)
 
 
 class Writer:
-    """A store that is being filled, by the threads of several processes.
-
-    `records` are the last ones of each id, `position` is how many bytes of records.jsonl they were read from.
-    """
+    """A store that is being filled by threads; `records` are the last ones of each id that were there before."""
 
     def __init__(self, folder: Path, dataset: Dataset, complete: bool, hashes: dict[str, str]) -> None:
-        check_format(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.dataset, self.complete, self.hashes = folder, dataset, complete, hashes
         self.manifest: dict[str, Any] = {"format": FORMAT, "options": dataset.reading_options()}
         self.manifest["task"] = {"kind": dataset.task.kind, "classes": list(dataset.task.classes)}
-        self.records: dict[str, Record] = {}
-        self.position = 0
-        self.threads, self.processes = threading.Lock(), FileLock(folder / LOCK, poll_interval=0.005)
-        with self.threads, self.processes:
-            begun = read_json(folder / MANIFEST)
-            same, remedy = {**begun, **self.manifest} == begun, "remove it, or set another hydra.run.dir"
-            require(not begun or same, f"folder {folder}", "one of these options", "one of others", remedy)
-            for name in (PIXELS, RECORDS):
-                (folder / name).open("ab").close()  # unlike touch, this keeps the time of the last change
-            if not begun:
-                write_json(folder / MANIFEST, self.manifest)
-            self.refresh()
-            # After a loss of power the file may lack bytes that records name.
-            size = os.path.getsize(folder / PIXELS)
-            self.records = {name: record for name, record in self.records.items() if record["end"] <= size}
-
-    def refresh(self) -> None:
-        """Take in what other processes have recorded."""
-        if os.path.getsize(self.folder / RECORDS) > self.position:
-            fresh, self.position = read_records(self.folder / RECORDS, self.position)
-            self.records |= {record["id"]: record for record in fresh}
+        self.lock = threading.Lock()
+        begun = read_json(folder / MANIFEST)
+        same, remedy = {**begun, **self.manifest} == begun, "remove it, or set another hydra.run.dir"
+        require(not begun or same, f"folder {folder}", "one of these options", "one of others", remedy)
+        for name in (PIXELS, RECORDS):
+            (folder / name).open("ab").close()  # unlike touch, this keeps the time of the last change
+        if not begun:
+            write_json(folder / MANIFEST, self.manifest)
+        records, end = read_records(folder / RECORDS)
+        # After a loss of power the files may lack the end of a line, or bytes that records name. Those records go: what
+        # is written next grows the pixels beyond them, and they would look whole.
+        size = os.path.getsize(folder / PIXELS)
+        whole = [one for one in records if one["end"] <= size]
+        if len(whole) < len(records) or end < os.path.getsize(folder / RECORDS):
+            write_text(folder / RECORDS, "".join(f"{json.dumps(one)}\n" for one in whole))
+        self.records: dict[str, Record] = {one["id"]: one for one in whole}
 
     def has(self, item: Item, sources: list[Record]) -> bool:
         """Say whether an item is recorded, decoded from the same labels and files as they are now."""
-        self.refresh()
         known = self.records.get(item.id)
         if not known or known["fault"] or known["left_out"] or known["labels"] != item.labels:
             return False
@@ -168,9 +158,8 @@ class Writer:
     def add(self, item: Item) -> None:
         """Decode one item and record it, or why it is left out, unless this was done before."""
         sources = [{"path": path, "size": on_disk(path)[0], "sha256": self.hashes[path]} for path in item.files]
-        with self.threads:
-            if self.has(item, sources):
-                return
+        if self.has(item, sources):
+            return
         record: Record = {"id": item.id, "group": item.group, "split": item.split, "labels": item.labels}
         ready = item if item.fault or item.left_out else decode_once(item, self.dataset)
         record |= {"fault": ready.fault, "left_out": ready.left_out, "files": sources}
@@ -183,22 +172,16 @@ class Writer:
             arrays |= {"valid": ready.decoded.valid()} if ready.decoded.valid else {}
         if ready.decoded and self.complete and item.objects:
             arrays["objects"] = native_objects(item, self.dataset).astype(np.uint16)
-        with self.threads, self.processes:
-            if not self.has(item, sources):  # else another process was faster
-                self.append(record, arrays)
-
-    def append(self, record: Record, arrays: dict[str, np.ndarray]) -> None:
-        """Write arrays, and then the record that names their places; only under the lock."""
         record["arrays"] = {}
-        with (self.folder / PIXELS).open("ab") as file:
-            for name, array in arrays.items():
-                file.write(bytes(-file.tell() % ALIGN))
-                record["arrays"][name] = (file.tell(), array.shape, array.dtype.str)
-                file.write(array.tobytes())
-            record["end"] = file.tell()
-        with (self.folder / RECORDS).open("ab") as file:
-            file.truncate(self.position)  # the half line of a process that was killed
-            file.write(json.dumps(record).encode() + b"\n")
+        with self.lock:
+            with (self.folder / PIXELS).open("ab") as file:
+                for name, array in arrays.items():
+                    file.write(bytes(-file.tell() % ALIGN))
+                    record["arrays"][name] = (file.tell(), array.shape, array.dtype.str)
+                    file.write(array.tobytes())
+                record["end"] = file.tell()
+            with (self.folder / RECORDS).open("ab") as file:
+                file.write(json.dumps(record).encode() + b"\n")
 
     def finish(self, ids: list[str]) -> None:
         """Write the manifest, after all else is on the disk."""
@@ -208,10 +191,8 @@ class Writer:
         write_json(self.folder / MANIFEST, self.manifest | {"ids": ids})
 
 
-def read_records(file: Path, position: int) -> tuple[list[Record], int]:
-    """Read the whole lines of a file from a position on; gives also where they end."""
-    with file.open("rb") as lines:
-        lines.seek(position)
-        data = lines.read()
+def read_records(file: Path) -> tuple[list[Record], int]:
+    """Read the whole lines of a file; gives also where they end."""
+    data = file.read_bytes()
     whole = data.rfind(b"\n") + 1
-    return [json.loads(line) for line in data[:whole].splitlines()], position + whole
+    return [json.loads(line) for line in data[:whole].splitlines()], whole

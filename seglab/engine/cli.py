@@ -29,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
 from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
-from seglab.engine.override_errors import explain, first_line, refuse_added, several_choices
+from seglab.engine.override_errors import explain, first_line, refuse_added, wrong_choice
 from seglab.engine.run import TERMINATED, current_sweep, stopped_on_purpose, was_terminated
 from seglab.engine.sweep import exclusive_slot, supervise
 
@@ -92,7 +92,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 importlib.import_module(f"seglab.{name}").main()
                 return
             for word in sys.argv[1:]:
-                if said := _missing_plugin(word) or several_choices(word, CONF):
+                if said := _missing_plugin(word) or wrong_choice(word, CONF):
                     raise SystemExit(said)
             find_modules_of_the_user(sys.argv[1:])
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])

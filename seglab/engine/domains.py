@@ -170,8 +170,8 @@ def outside(config: Any) -> Iterator[str]:
         return
     yield from _refused(config)
     yield from _contradictions(config)
-    for path, value in _leaves(config, ""):
-        domain = next((domain for pattern, domain in DOMAINS.items() if fnmatchcase(path, _escaped(pattern))), None)
+    for path, value in leaves(config):
+        domain = next((d for pattern, d in DOMAINS.items() if fnmatchcase(path, pattern.replace("[", "[[]"))), None)
         if (path, value) == ("threshold", "tuned") and "run" in config:
             continue  # a command on trained runs knows theirs
         if domain and not domain.holds(value):
@@ -243,27 +243,20 @@ def _pattern_fault(pattern: str) -> str:
     return ""
 
 
-def _escaped(pattern: str) -> str:
-    return pattern.replace("[", "[[]")
-
-
 def _spell(value: Any) -> str:
     text = {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every value of a nested configuration by its dotted name, the items of a list as `name[0]`.
 
-    Lists and dicts too: they may stand where a number belongs.
+    Lists and dicts too, outermost first: they may stand where a number belongs.
     """
-    if path and isinstance(node, dict | list) and node:
-        yield path, node
-    if isinstance(node, dict) and node:
+    yield path, node
+    if isinstance(node, dict):
         for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list) and node:
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
         for index, value in enumerate(node):
-            yield from _leaves(value, f"{path}[{index}]")
-    else:
-        yield path, node
+            yield from leaves(value, f"{path}[{index}]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
+from seglab.engine.domains import leaves
+
+EXTERNAL = {
+    "loss._target_": "loss=external loss.function._target_",
+    "model._target_": "model=external model.module._target_",
+}
+"""How a class of the user's is named on the command line, by the option that newcomers try first."""
 
 
 def explain(error: BaseException, command: str, conf: str, words: Sequence[str]) -> str:
@@ -77,13 +84,20 @@ def refuse_added(cfg: DictConfig, words: Sequence[str], command: str, conf: str)
     read = {*OmegaConf.load(Path(conf, f"{command}.yaml")), *(folder.name for folder in Path(conf).iterdir())}
     added = {word.lstrip("+").partition("=")[0] for word in words if word.startswith("+")}
     for key in sorted(key for key in added - read if re.fullmatch(r"\w+", key)):
-        known = {*leaves(OmegaConf.to_container(cfg)), *read} - added
+        known = {*options(OmegaConf.to_container(cfg)), *read} - added
         raise ContractError(unknown_key(key, sorted(known)))
 
 
-def several_choices(word: str, conf: Path) -> str | None:
-    """The sentence about a list for a group that takes one choice, as `loss=[bce,dice]`, which Hydra would merge."""
+def wrong_choice(word: str, conf: Path) -> str | None:
+    """The sentence about a word that Hydra would merge with the parameters of another choice.
+
+    Either a list for a group that takes one, as `loss=[bce,dice]`, or a class in the place of the default's.
+    """
     group, _, listed = word.partition("=")
+    if group in EXTERNAL:
+        return (
+            f"{group}: expected a choice of {group.split('.')[0]}, got a class alone; write {EXTERNAL[group]}={listed}"
+        )
     names = [name.strip() for name in listed[1:-1].split(",")] if listed.startswith("[") else []
     texts = [file.read_text() for name in names if (file := conf / group / f"{name}.yaml").is_file()]
     if len(names) < 2 or not any(re.search("(?m)^_target_:", text) for text in texts):
@@ -110,14 +124,9 @@ def known_keys(command: str, conf: str, words: Sequence[str]) -> list[str]:
         except (HydraException, OmegaConfBaseException):
             cfg = compose(command, [word for word in words if "." not in word.partition("=")[0]])
     groups = [folder.name for folder in Path(conf).iterdir() if folder.is_dir()]
-    return [*leaves(OmegaConf.to_container(cfg)), *groups]
+    return [*options(OmegaConf.to_container(cfg)), *groups]
 
 
-def leaves(node: Any, path: str = "") -> Iterator[str]:
-    """Every dotted key of a nested configuration."""
-    for key, value in node.items():
-        name = f"{path}.{key}" if path else str(key)
-        if isinstance(value, dict) and value:
-            yield from leaves(value, name)
-        else:
-            yield name
+def options(node: Any) -> list[str]:
+    """The dotted name of every option of a nested configuration."""
+    return [path for path, value in leaves(node) if "[" not in path and not (value and isinstance(value, dict))]

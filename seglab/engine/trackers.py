@@ -19,6 +19,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 
 from seglab.contract import require
+from seglab.engine.domains import leaves
 from seglab.engine.run import Run, rank
 from seglab.files import read_json
 
@@ -162,8 +163,9 @@ class MLflow(Tracker):
         self.client, self.id = client, there.info.run_id
         client.update_run(self.id, status="RUNNING")
         client.log_dict(self.id, facts, "config.json")
-        for key, value in (_flat(facts) if not same else {}).items():  # MLflow does not overwrite a parameter
-            client.log_param(self.id, key, str(value)[:500])
+        for key, value in leaves(facts) if not same else ():  # MLflow does not overwrite a parameter
+            if "[" not in key and not (value and isinstance(value, dict)):
+                client.log_param(self.id, key, str(value)[:500])
 
     def send(self, metrics: dict[str, float], step: int) -> None:
         for key, value in metrics.items():
@@ -221,10 +223,3 @@ def push(tracker: Tracker, folder: Path) -> None:
             for row in csv.DictReader(opened):
                 tracker.log_metrics({key: float(value) for key, value in row.items() if value}, int(row["step"]))
     tracker.end(folder, facts)
-
-
-def _flat(node: Any, path: str = "") -> dict[str, Any]:
-    """A nested configuration as dotted keys."""
-    if not isinstance(node, dict) or not node:
-        return {path: node}
-    return {k: v for key, value in node.items() for k, v in _flat(value, f"{path}.{key}" if path else key).items()}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pkgutil import resolve_name
 from typing import Any
 
 from seglab.contract import require
+from seglab.engine.domains import leaves
 
 TRUSTED = (
     "seglab.losses",
@@ -31,12 +32,14 @@ def require_trusted(config: Any, who: str, trust: Sequence[str] = ()) -> None:
         who: names the run in the error.
         trust: further modules that the user trusts; of these functions are built too.
     """
-    for target in _targets(config):
-        named = [module for module in trust if f"{target}.".startswith(f"{module}.")]
-        remedy = f"if you trust the run, add trust=[{target.rpartition('.')[0]}]"
-        require(bool(named) or _is_trusted(target), who, "a class of a known package", target, remedy)
-    for text in _texts(config):
-        require("${" not in text, who, "a configuration without interpolations", text, "train the run again")
+    for path, value in leaves(config):
+        if "_target_" in path:
+            target = str(value)
+            named = [module for module in trust if f"{target}.".startswith(f"{module}.")]
+            remedy = f"if you trust the run, add trust=[{target.rpartition('.')[0]}]"
+            require(bool(named) or _is_trusted(target), who, "a class of a known package", target, remedy)
+        if isinstance(value, str):
+            require("${" not in value, who, "a configuration without interpolations", value, "train the run again")
 
 
 def _is_trusted(target: str) -> bool:
@@ -47,23 +50,3 @@ def _is_trusted(target: str) -> bool:
     except Exception:  # whatever importing a name that a stranger chose may raise
         return False
     return inspect.isclass(found) and f"{found.__module__}.".startswith(tuple(f"{package}." for package in TRUSTED))
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """Every `_target_`, however deep."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
-
-
-def _texts(node: Any) -> Iterator[str]:
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, dict | list):
-        for value in node.values() if isinstance(node, dict) else node:
-            yield from _texts(value)

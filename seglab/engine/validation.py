@@ -11,23 +11,14 @@ from collections.abc import Callable, Iterator
 from pkgutil import resolve_name
 from typing import Any, Union
 
+from seglab.engine.domains import leaves
+
 
 def faults(config: Any) -> Iterator[str]:
     """One sentence for each value of a plain configuration that its target would not accept."""
-    for path, node in _nodes(config, ""):
-        yield from _faults_of(path, node)
-
-
-def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict]]:
-    """Every dict with a `_target_`, outermost first, with its dotted path."""
-    if isinstance(value, dict):
-        if "_target_" in value:
-            yield path, value
-        for key, child in value.items():
-            yield from _nodes(child, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list):
-        for index, child in enumerate(value):
-            yield from _nodes(child, f"{path}[{index}]")
+    for path, node in leaves(config):
+        if isinstance(node, dict) and "_target_" in node:
+            yield from _faults_of(path, node)
 
 
 def _faults_of(path: str, node: dict) -> Iterator[str]:
@@ -77,7 +68,7 @@ def _fits(value: Any, hint: Any) -> bool:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
     from pydantic.errors import PydanticUserError
 
-    if any("_target_" in node for _, node in _nodes(value, "")):
+    if any(isinstance(node, dict) and "_target_" in node for _, node in leaves(value)):
         return True  # Hydra builds an object of it; that object's own node is checked
     try:
         adapter: TypeAdapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))

@@ -24,7 +24,7 @@ from seglab.engine.module import SegModule
 from seglab.files import atomic
 from seglab.images.resize import crop, fit, resize, to_units
 
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
+SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2"}
 TOLERANCE = 1e-4
 """How far a probability of the file may be from PyTorch's."""
 
@@ -122,20 +122,15 @@ def save(net: Deployed, images: np.ndarray, kind: str, file: Path, shapes: dict[
     for logger in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of torch about itself; that TorchScript is deprecated the command reports
-        if kind == "torchscript":
-            require(hasattr(torch, "jit"), "export", "a torch with TorchScript", torch.__version__, "use format=pt2")
-            buffer = io.BytesIO()  # on a full disk the writer of torch ends the process
-            torch.jit.save(torch.jit.trace(net, example), buffer)
-            file.write_bytes(buffer.getvalue())
-            loaded = torch.jit.load(file)
-            return lambda some: loaded(torch.from_numpy(some)).detach().numpy()
+        warnings.simplefilter("ignore")  # of torch about itself
         program = torch.export.export(net, (example,), dynamic_shapes={"image": shapes or None})
-        if kind == "pt2":
-            torch.export.save(program, file)
-            again = torch.export.load(file).module()
-            return lambda some: again(torch.from_numpy(some)).detach().numpy()
-        return save_onnx(program, file)
+        if kind == "onnx":
+            return save_onnx(program, file)
+        buffer = io.BytesIO()  # on a full disk the writer of torch ends the process
+        torch.export.save(program, buffer)
+        file.write_bytes(buffer.getvalue())
+        again = torch.export.load(file).module()
+        return lambda some: again(torch.from_numpy(some)).detach().numpy()
 
 
 def save_onnx(program: torch.export.ExportedProgram, file: Path) -> Run:

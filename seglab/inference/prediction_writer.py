@@ -19,7 +19,6 @@ from PIL import Image
 from scipy.ndimage import find_objects
 
 from seglab.contract import Task, require
-from seglab.data import rle
 from seglab.files import cell, write_bytes, write_text
 from seglab.images.image_io import SUFFIXES, without_suffix
 from seglab.images.resize import in_colors, resize, to_bits, to_channels
@@ -28,7 +27,7 @@ from seglab.inference.predictor import FULL, class_masks
 from seglab.metrics.objects import components
 from seglab.plots import CLASS_COLORS
 
-KINDS = ("mask", "probability", "overlay", "objects", "rle")
+KINDS = ("mask", "probability", "overlay", "objects")
 SETTINGS = "predictions.json"
 """The file of settings that marks a folder of predictions."""
 
@@ -38,7 +37,6 @@ LONGEST = 1600
 COLUMNS = {
     "images": ["image", "file", "changed", "width", "height", "objects", "foreground"],
     "objects": ["image", "class", "object", "left", "top", "width", "height", "area", "confidence"],
-    "rle": ["ImageId", "EncodedPixels"],
 }
 
 
@@ -167,14 +165,11 @@ class PredictionWriter:
         for one in thresholds:
             require(0 < one < 1, "predict", "a threshold between 0 and 1, both excluded", one)
         self.task, self.thresholds = task or Task(), thresholds
-        few = "rle" not in kinds or self.task.channels == 1
-        require(few, "predict", "format without rle, which has one class", ", ".join(self.task.classes))
         require(min_area >= 1, "predict", "min_area of at least 1 pixel", min_area)
         self.folder, self.kinds, self.min_area = folder, kinds, min_area
         known, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
         self.tables = {"images": folder / "images.csv"}
         self.tables |= {"objects": folder / "objects.csv"} if "objects" in kinds else {}
-        self.tables |= {"rle": folder / "submission.csv"} if "rle" in kinds else {}
         before = {} if rerun else {key: read_rows(file) for key, file in self.tables.items()}
         if before.get("images") and known.exists():  # a call that failed before its first image binds nobody
             remedy = "rerun=true replaces it, output=DIR keeps both"
@@ -182,13 +177,10 @@ class PredictionWriter:
         write_text(known, text)
         files = {cell(str(file)): file for file in names.values()}  # of a page of a stack
         files |= {cell(name): file for name, file in names.items()}
-        kept = [row for row in before.get("images", []) if is_current(row, files)]
-        self.done = {row["image"] for row in kept}
-        known_files = {Path(row["file"].removeprefix("'")).name for row in kept}
-        listed = {"images": self.done, "objects": self.done, "rle": known_files}
+        self.done = {row["image"] for row in before.get("images", []) if is_current(row, files)}
         for key, file in self.tables.items():
-            rows = [list(row.values()) for row in before.get(key, []) if row[COLUMNS[key][0]] in listed[key]]
-            write_text(file, csv_lines(key, [COLUMNS[key], *rows]))
+            rows = [list(row.values()) for row in before.get(key, []) if row["image"] in self.done]
+            write_text(file, csv_lines([COLUMNS[key], *rows]))
 
     def __contains__(self, name: str) -> bool:
         """Whether an image, by its name, was predicted before."""
@@ -208,21 +200,14 @@ class PredictionWriter:
         if "overlay" in self.kinds:
             write_map(self.folder / "overlays" / name, overlay(image, masks)[..., ::-1])
         rows: list[list[Any]] = []
-        runs: list[list[Any]] = []
-        height, width = masks[0].shape
         for k, mask in zip(self.task.scored, masks, strict=True):
             for down, across, alone, confidence in objects(mask, maps[k]):
                 box = [across.start, down.start, across.stop - across.start, down.stop - down.start]
                 facts = [*box, int(alone.sum()), round(confidence, 4)]
                 rows.append([name, self.task.classes[k], len(rows) + 1, *facts])
-                if "rle" in self.kinds:
-                    column = np.zeros((height, box[2]), np.uint8)
-                    column[down] = alone
-                    runs.append([file.name, rle.encode(column, across.start * height)])
-        for key, lines in (("objects", rows), ("rle", runs or [[file.name, ""]])):
-            if key in self.tables:
-                self.append(key, lines)
-        share = np.maximum.reduce(masks).mean()
+        if "objects" in self.tables:
+            self.append("objects", rows)
+        (height, width), share = masks[0].shape, np.maximum.reduce(masks).mean()
         self.append("images", [[name, str(file), mtime(file), width, height, len(rows), float(f"{share:.6g}")]])
 
     def write_masks(self, name: str, masks: Sequence[np.ndarray], tags: Tags) -> None:
@@ -241,14 +226,13 @@ class PredictionWriter:
     def append(self, key: str, rows: Sequence[Sequence[Any]]) -> None:
         """Add rows to a table."""
         with self.tables[key].open("a", newline="", encoding="utf-8") as file:
-            file.write(csv_lines(key, rows))
+            file.write(csv_lines(rows))
 
 
-def csv_lines(key: str, rows: Sequence[Sequence[Any]]) -> str:
+def csv_lines(rows: Sequence[Sequence[Any]]) -> str:
     """Rows of a table as text."""
     text = io.StringIO()
-    safe = rows if key == "rle" else [[cell(value) for value in row] for row in rows]  # that table has a format
-    csv.writer(text, lineterminator="\n").writerows(safe)
+    csv.writer(text, lineterminator="\n").writerows([cell(value) for value in row] for row in rows)
     return text.getvalue()
 
 

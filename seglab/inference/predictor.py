@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from seglab.contract import Image, Task, require
 from seglab.data.dataset import Dataset
@@ -104,16 +103,12 @@ class Predictor:
         """The probability of each pixel of tiles (b, h, w, c): (b, h, w) float32, (b, k, h, w) of several classes."""
         images = torch.from_numpy(to_units(tiles)).permute(0, 3, 1, 2).to(self.module.device)
         with self.autocast():
-            maps = [
-                transformed(self.of_batch(transformed(images, symmetry)), symmetry, inverse=True)
-                for symmetry in SYMMETRIES[self.tta]
-            ]
-        found = torch.stack(maps).mean(0).cpu().numpy()
-        return found[:, 0] if self.module.task.channels == 1 else found
-
-    def of_batch(self, images: Image) -> Tensor:
-        """The probabilities of images on the device: (b, k, h, w)."""
-        return self.module.probability(self.module(images).float())
+            maps = []
+            for symmetry in SYMMETRIES[self.tta]:
+                found = self.module.probability(self.module(transformed(images, symmetry)).float())
+                maps.append(transformed(found, symmetry, inverse=True))
+        mean = torch.stack(maps).mean(0).cpu().numpy()
+        return mean[:, 0] if self.module.task.channels == 1 else mean
 
 
 def each_map(make: Callable[[np.ndarray], np.ndarray], maps: np.ndarray) -> np.ndarray:

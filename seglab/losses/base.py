@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from seglab.contract import KINDS, ContractError, Kind, Logits, PerImage, Target, Task, Valid, require
-from seglab.losses.numerics import constants, ratio
-from seglab.losses.pixels import Maps, Pixels, pixels_of, spread
+from seglab.losses.numerics import constants, ratio, spread
+from seglab.losses.pixels import Maps, Pixels, pixels_of
 
 ClassWeights: TypeAlias = Mapping[str, float] | tuple[float, ...] | Literal["auto"] | None
 """Weights of the classes by name or in order; `auto`: 1 / (number of classes x frequency in the training masks)."""
@@ -171,6 +171,11 @@ class Loss(ABC):
     def tasks(self) -> tuple[Kind, ...]:
         """The tasks that it has a meaning for."""
         return self.card.tasks
+
+    @property
+    def by_totals(self) -> bool:
+        """Whether the value is a function of `Pixels.total` alone, which then gives all parts of an image at once."""
+        return False
 
     @property
     def soft(self) -> bool:

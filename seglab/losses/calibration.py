@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from seglab.contract import PerImage
 from seglab.losses.base import ANY_MASK, MEAN_OVER_CLASSES, ClassMean, ClassWeighted, Loss, one_of, pixel_card, within
-from seglab.losses.composite import WeightedSum
 from seglab.losses.cross_entropy import BCE
 from seglab.losses.numerics import TINY, exact, ratio
 from seglab.losses.pixels import Pixels
@@ -37,8 +35,8 @@ class MarginCE(BCE):
 
     def costs(self, x: Pixels) -> Tensor:
         z = x.all_logits
-        beyond = (z.amax(-1, keepdim=True) - z - self.margin).clamp(min=0)
-        return super().costs(x) + self.weight * beyond.mean(-1)
+        beyond = (z.amax(1, keepdim=True) - z - self.margin).clamp(min=0)
+        return super().costs(x) + self.weight * beyond.mean(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +62,28 @@ class NeighborCE(BCE):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PenalizedCE(WeightedSum, ClassWeighted):
-    """Cross-entropy plus `weight` times a penalty of the whole image."""
+class L1ACE(ClassMean):
+    """Cross-entropy plus `weight` times the calibration error of each image, in hard or in soft bins.
 
-    @abstractmethod
-    def penalty(self) -> tuple[float, Loss]:
-        """What it weighs, and the penalty."""
+    That is the mean over the bins of probability that have pixels of |mean probability - share of the class|.
+    """
 
-    def parts(self) -> tuple[tuple[float, Loss], ...]:
-        return (1.0, BCE(task=self.task, class_weights=self.class_weights)), self.penalty()
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationError(ClassMean):
-    """The mean over the bins of probability that have pixels of |mean probability - share of the class|."""
-
+    weight: float = within("[0, inf)", 1.0)
     bins: int = within("[2, inf)", 20)
     binning: Literal["hard", "soft"] = one_of("hard", "soft")
+
+    card = pixel_card(
+        title="Cross-entropy and marginal L1 calibration error (mL1-ACE)",
+        formula=r"\mathrm{CE}+\lambda\frac1M\sum_{m=1}^M\big|\overline{p}_m-\overline{t}_m\big|,\;m\text{ a bin of }p",
+        paper="Barfoot et al. 2024, Average Calibration Error: A Differentiable Loss for Improved Reliability",
+        differs="The authors add it to Dice too (loss=sum); their mean has the background in it (classes=all).",
+        many="Of the error: " + MEAN_OVER_CLASSES[0].lower() + MEAN_OVER_CLASSES[1:],
+    )
+
+    def value(self, x: Pixels) -> PerImage:
+        return BCE(task=self.task, class_weights=self.class_weights).value(x) + self.weight * super().value(x)
+
+    by_class = Loss.by_class  # a sum with cross-entropy is no mean over classes
 
     def each_class(self, x: Pixels) -> Tensor:
         soft = self.binning == "soft"  # then a pixel is shared by the two bins whose middles it lies between
@@ -96,44 +99,11 @@ class CalibrationError(ClassMean):
 
 
 @dataclass(frozen=True, kw_only=True)
-class L1ACE(PenalizedCE):
-    """Cross-entropy plus `weight` times the calibration error of each image, in hard or in soft bins."""
+class RegionSize(ClassWeighted):
+    """Cross-entropy plus `weight` times the error of the sizes, the prior that Dice has without saying so.
 
-    weight: float = within("[0, inf)", 1.0)
-    bins: int = within("[2, inf)", 20)
-    binning: Literal["hard", "soft"] = one_of("hard", "soft")
-    classes: Literal["scored", "all"] = one_of("scored", "all")
-
-    card = pixel_card(
-        title="Cross-entropy and marginal L1 calibration error (mL1-ACE)",
-        formula=r"\mathrm{CE}+\lambda\frac1M\sum_{m=1}^M\big|\overline{p}_m-\overline{t}_m\big|,\;m\text{ a bin of }p",
-        paper="Barfoot et al. 2024, Average Calibration Error: A Differentiable Loss for Improved Reliability",
-        differs="The authors add it to Dice too (loss=sum); their mean has the background in it (classes=all).",
-        many="Of the error: " + MEAN_OVER_CLASSES[0].lower() + MEAN_OVER_CLASSES[1:],
-    )
-
-    def penalty(self) -> tuple[float, Loss]:
-        names = ("task", "class_weights", "classes", "bins", "binning")
-        return self.weight, CalibrationError(**{name: getattr(self, name) for name in names})
-
-
-@dataclass(frozen=True, kw_only=True)
-class SizeError(Loss):
-    """How far the sum of the probabilities of each class is from its size, as a share of the image."""
-
-    distance: Literal["l1", "kl"] = one_of("l1", "kl")
-
-    def value(self, x: Pixels) -> PerImage:
-        m, n = x.all_classes, x.n.unsqueeze(-1).clamp(min=1)
-        found, true = (m.tp + m.fp) / n, (m.tp + m.fn) / n
-        if self.distance == "l1":
-            return (found - true).abs().mean((1, 2))
-        return (true * (true.clamp(min=TINY).log() - found.clamp(min=TINY).log())).sum(2).mean(1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegionSize(PenalizedCE):
-    """Cross-entropy plus `weight` times the error of the sizes, the prior that Dice has without saying so."""
+    The size of a class is the sum of its probabilities, as a share of the image.
+    """
 
     weight: float = within("[0, inf)", 0.1)
     distance: Literal["l1", "kl"] = one_of("l1", "kl")
@@ -146,5 +116,11 @@ class RegionSize(PenalizedCE):
         differs="smp, MONAI and kornia have none. KL of one class: the authors leave the background's term out.",
     )
 
-    def penalty(self) -> tuple[float, Loss]:
-        return self.weight, SizeError(task=self.task, distance=self.distance)
+    def value(self, x: Pixels) -> PerImage:
+        m, n = x.all_classes, x.n.unsqueeze(-1).clamp(min=1)
+        found, true = (m.tp + m.fp) / n, (m.tp + m.fn) / n
+        if self.distance == "l1":
+            error = (found - true).abs().mean((1, 2))
+        else:
+            error = (true * (true.clamp(min=TINY).log() - found.clamp(min=TINY).log())).sum(2).mean(1)
+        return BCE(task=self.task, class_weights=self.class_weights).value(x) + self.weight * error

@@ -14,6 +14,7 @@ from seglab.contract import PerImage
 from seglab.losses.base import SUM_OVER_CLASSES, Loss, one_of, pixel_card, within
 from seglab.losses.composite import Nested, nested_card
 from seglab.losses.cross_entropy import BCE
+from seglab.losses.numerics import Parts
 from seglab.losses.pixels import Pixels
 
 
@@ -22,8 +23,9 @@ class PerComponent(Nested):
     """The mean over the objects of an image of a loss of each object's part, plus `whole_weight` times that of all.
 
     `partition="cells"`: the part of an object is the pixels that no other is nearer to; "components": its own pixels
-    and the background, those of other objects being left out. An image without objects is one part. Costs the loss once
-    for each object. Needs the map `cells` or `components`: the number of the object, from 1, of each pixel.
+    and the background, those of other objects being left out. An image without objects is one part. A loss that is
+    `by_totals` is computed for all objects at once, any other once for each. Needs the map `cells` or `components`: the
+    number of the object, from 1, of each pixel.
     """
 
     loss: Loss
@@ -54,17 +56,32 @@ class PerComponent(Nested):
         if channels > 1:  # each channel has its own objects, so it becomes an image
             valid = None if x.valid is None else x.valid.expand(x.z.shape)
             x = x.rebuilt(lambda v: v.flatten(0, 1).unsqueeze(1), valid)
-        whole = self.loss.value(x)
-        total, count = torch.zeros_like(whole), torch.zeros_like(whole)
-        for objects in x.maps[self.partition][:, x.background :].split(1, 1):
-            for number in range(1, int(objects.max()) + 1):
-                rows = (objects == number).any(-1).squeeze(1).nonzero().squeeze(1)
-                part = (objects == number) | (objects == 0 if self.partition == "components" else False)
-                part = part if x.valid is None else part & x.valid
-                value = self.loss.value(x.rebuilt(partial(torch.index_select, dim=0, index=rows), part))
-                total, count = total.index_add(0, rows, value), count.index_add(0, rows, torch.ones_like(value))
+        objects = x.maps[self.partition][:, x.background :]
+        most = int(objects.max())  # a GPU waits here, once
+        of_class = self.at_once if self.loss.by_totals else self.one_by_one
+        totals, counts, wholes = zip(*(of_class(x, each, most) for each in objects.split(1, 1)), strict=True)
+        total, count, whole = torch.stack(totals).sum(0), torch.stack(counts).sum(0), wholes[0]
         mean = torch.where(count > 0, total / count.clamp(min=1), whole)
         return (mean + self.whole_weight * whole).view(-1, channels).mean(1)
+
+    def at_once(self, x: Pixels, objects: Tensor, most: int) -> tuple[PerImage, Tensor, PerImage]:
+        """The sum over the parts of each image, their number, and the whole, of a loss that looks at totals alone."""
+        parts = Parts(objects, most, self.partition == "components", x.weight)
+        there = parts.sizes[:, 0, 1:] > 0
+        value = self.loss.value(x.in_parts(parts)).view(-1, most + 1)
+        return torch.where(there, value[:, :-1], 0).sum(1), there.sum(1), value[:, -1]
+
+    def one_by_one(self, x: Pixels, objects: Tensor, most: int) -> tuple[PerImage, Tensor, PerImage]:
+        """The same of any loss."""
+        whole = self.loss.value(x)
+        total, count = torch.zeros_like(whole), torch.zeros_like(whole)
+        for number in range(1, most + 1):
+            rows = (objects == number).any(-1).squeeze(1).nonzero().squeeze(1)
+            part = (objects == number) | (objects == 0 if self.partition == "components" else False)
+            part = part if x.valid is None else part & x.valid
+            value = self.loss.value(x.rebuilt(partial(torch.index_select, dim=0, index=rows), part))
+            total, count = total.index_add(0, rows, value), count.index_add(0, rows, torch.ones_like(value))
+        return total, count, whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,10 @@ class WeightedSum(Loss):
     def parts(self) -> tuple[tuple[float, Loss], ...]:
         """Weights and losses; the losses are given the pixels, so their own task plays no part."""
 
+    @property
+    def by_totals(self) -> bool:
+        return all(loss.by_totals for _, loss in self.parts())
+
     def value(self, x: Pixels) -> PerImage:
         return torch.stack([weight * loss.value(x) for weight, loss in self.parts()]).sum(0)
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from seglab.contract import PerImage, require
 from seglab.losses.base import SUM_OVER_CLASSES, ClassWeighted, limited, pixel_card, weights_hold, within
 from seglab.losses.labels import Label
-from seglab.losses.numerics import TINY, constants, ratio
-from seglab.losses.pixels import Pixels, spread
+from seglab.losses.numerics import TINY, constants, ratio, spread
+from seglab.losses.pixels import Pixels
 
 Weight: TypeAlias = float | tuple[float, ...] | Literal["auto"]
 """Of the foreground, where the background weighs 1: one for all its classes, or one for each in order. `auto`: pixels
@@ -41,6 +41,10 @@ class PixelLoss(ClassWeighted):
     @abstractmethod
     def cost(self, y: Label) -> Tensor:
         """f, for pixels that are labeled y."""
+
+    @property
+    def by_totals(self) -> bool:
+        return type(self).costs is PixelLoss.costs and type(self).balance is PixelLoss.balance  # others look around
 
     def class_balance(self) -> tuple[float, Any]:
         """The weights of the background and of the foreground."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from seglab.contract import require
 
 TINY = 1e-30
 
@@ -26,6 +28,13 @@ def once(make: Callable[[Any], Any]) -> property:
 def constants(like: Tensor, values: Iterable[float]) -> Tensor:
     """Numbers (n,) of the type of another tensor, made on its device: a CUDA graph copies none from the host."""
     return torch.stack([like.new_full((), value) for value in values])
+
+
+def spread(weight: float | Sequence[float], count: int) -> list[float]:
+    """The weights of so many classes: one for all, or one for each."""
+    weights = [weight] * count if isinstance(weight, int | float) else list(weight)
+    require(len(weights) == count, "losses", f"{count} weights, one for each class", len(weights))
+    return weights
 
 
 class Confusion(NamedTuple):
@@ -94,6 +103,33 @@ class WrongSums(torch.autograd.Function):
         z, t = ctx.saved_tensors
         grad = (t * (-2 * everywhere - on_t).unsqueeze(-1)).add_(everywhere.unsqueeze(-1))
         return torch.ops.aten.sigmoid_backward(grad, z.abs().neg_().sigmoid_()), None
+
+
+class Parts:
+    """Parts of images, by the number of each pixel's part (b, 1, n), from 1, and how many there may be; then the whole.
+
+    Pixels of 0 belong to the whole alone, or to each part where they are `shared`. Neighbors, which mostly are of one
+    part, are added up apart: three times as fast on a CPU as one sum that waits for itself, and nearly as exact as
+    sums of pairs. sizes: how many pixels of `weight` 1 have each number (b, 1, 1 + count).
+    """
+
+    lanes = 256
+
+    def __init__(self, number: Tensor, count: int, shared: bool, weight: Tensor) -> None:
+        lane = torch.arange(number.shape[-1], device=number.device) % self.lanes
+        self.index = torch.add(lane, number, alpha=self.lanes).long()
+        self.count, self.shared = count, shared
+        self.sizes = self.sums(weight)
+
+    def sums(self, x: Tensor) -> Tensor:
+        """The sums (b, k, 1 + count) of x (b, k, n) over the pixels of each number."""
+        zeros = x.new_zeros(*x.shape[:2], (self.count + 1) * self.lanes)
+        return exact(zeros.scatter_add(2, self.index.expand_as(x), x).unflatten(2, (-1, self.lanes)).sum(-1))
+
+    def totals(self, sums: Tensor) -> Tensor:
+        """The sums of each part and of the whole (b * (count + 1), k)."""
+        each = sums[..., 1:] + sums[..., :1] if self.shared else sums[..., 1:]
+        return torch.cat([each, sums.sum(-1, keepdim=True)], -1).transpose(1, 2).flatten(0, 1)
 
 
 def exact(x: Tensor) -> Tensor:

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seglab.contract import Kind, Logits, Target, Valid, require
+from seglab.contract import Kind, Logits, Target, Valid
 from seglab.losses.labels import Label
-from seglab.losses.numerics import Confusion, WrongSums, constants, exact, once, power
+from seglab.losses.numerics import Confusion, Parts, WrongSums, constants, exact, once, power, spread
 
 Maps: TypeAlias = Mapping[str, Tensor]
+
+TOTALS = {"_n", "_size", "_confusion", "_sizes", "_all_classes"}
+"""What `Pixels` remembers of whole images."""
 
 
 class Pixels(ABC):
@@ -28,7 +32,7 @@ class Pixels(ABC):
     t: the share of each class in each pixel (b, k, n). p: its probability. q: 1 - p, exact where that difference is
     not. decided: whether it is the prediction. sizes, all_classes: the number of pixels and confusion of all classes
     of each decision (b, d, classes), see `costs`; all_logits, all_shares, all_probabilities: of each pixel
-    (b, d, n, classes), a background without a logit having 0. maps: further values of each pixel and class (b, k, n) by
+    (b, classes, d, n), a background without a logit having 0. maps: further values of each pixel and class (b, k, n) by
     name. valid: (b, 1, n) bool, None where all pixels count. hard: whether labels are 0 or 1, which dtype and shape
     say; to look would make a GPU wait.
     """
@@ -43,6 +47,7 @@ class Pixels(ABC):
     all_shares: Tensor
     all_probabilities: Tensor
 
+    parts: Parts | None = None
     background: ClassVar[int]
     """How many channels, the first, are a background, which no mean over scored classes counts."""
 
@@ -77,9 +82,15 @@ class Pixels(ABC):
         """The whole batch as one image, the images below each other."""
         return self.rebuilt(lambda v: v.transpose(0, 1).flatten(1, 2).unsqueeze(0))
 
+    def in_parts(self, parts: Parts) -> Pixels:
+        """The same pixels, whose totals (b * (count + 1), k) are those of each part of each image and of the image."""
+        x = copy(self)
+        x.__dict__ = {name: v for name, v in vars(self).items() if name not in TOTALS} | {"parts": parts}
+        return x
+
     def total(self, x: Tensor) -> Tensor:
-        """The sum over the pixels of each image (b, k) of x (b, k, n)."""
-        return exact(x.sum(-1))
+        """The sum over the pixels of each image (b, k) of x (b, k, n); of each part, see `in_parts`."""
+        return exact(x.sum(-1)) if self.parts is None else self.parts.totals(self.parts.sums(x))
 
     @abstractmethod
     def costs(self, cost: Callable[[Label], Tensor], weights: Tensor | None = None) -> Tensor:
@@ -96,6 +107,8 @@ class Pixels(ABC):
     @once
     def n(self) -> Tensor:
         """How many pixels of each image count (b, 1)."""
+        if self.parts is not None:
+            return self.parts.totals(self.parts.sizes)
         all_count = exact(torch.zeros_like(self.z[:, :1, 0])) + self.z.shape[-1]
         return all_count if self.valid is None else exact(self.valid.sum(-1))
 
@@ -200,8 +213,11 @@ class SigmoidPixels(Pixels):
     def confusion(self) -> Confusion:
         if not self.hard:
             return super().confusion
-        z = self.z if self.valid is None else self.z.masked_fill(~self.valid, -1e4)  # of probability and slope 0
-        wrong, fn = (exact(s) for s in WrongSums.apply(z, self.t))
+        if self.parts is not None:
+            wrong, fn = self.total(self.masked(self.labeled.q)), self.total(self.false_negative)
+        else:
+            z = self.z if self.valid is None else self.z.masked_fill(~self.valid, -1e4)  # of probability and slope 0
+            wrong, fn = (exact(s) for s in WrongSums.apply(z, self.t))
         fp = wrong - fn
         return Confusion(self.size - fn, fp, fn, self.n - self.size - fp)
 
@@ -210,9 +226,9 @@ class SigmoidPixels(Pixels):
         pairs = zip(self.confusion.swapped(), self.confusion, strict=True)
         return Confusion(*(torch.stack(pair, -1) for pair in pairs))
 
-    all_logits = property(lambda self: torch.stack([torch.zeros_like(self.z), self.z], -1))
-    all_shares = property(lambda self: torch.stack([self.u, self.t], -1))
-    all_probabilities = property(lambda self: torch.stack([self.q, self.p], -1))
+    all_logits = property(lambda self: torch.stack([torch.zeros_like(self.z), self.z], 1))
+    all_shares = property(lambda self: torch.stack([self.u, self.t], 1))
+    all_probabilities = property(lambda self: torch.stack([self.q, self.p], 1))
 
     # not kept: they are made faster than the memory for them is found
     false_positive = property(lambda self: (self.labeled.q if self.hard else self.p) * self.u)
@@ -234,7 +250,7 @@ class SoftmaxPixels(Pixels):
 
     @once
     def size(self) -> Tensor:
-        if not self.hard:
+        if not self.hard or self.parts is not None:
             return super().size
         ids = self.ids if self.valid is None else self.ids.masked_fill(~self.valid, -1)
         return exact(torch.stack([(ids == c).sum((1, 2)) for c in range(self.z.shape[1])], 1))
@@ -283,9 +299,9 @@ class SoftmaxPixels(Pixels):
 
     sizes = property(lambda self: self.size.unsqueeze(1))
     all_classes = property(lambda self: Confusion(*(cell.unsqueeze(1) for cell in self.confusion)))
-    all_logits = property(lambda self: self.z.transpose(1, 2).unsqueeze(1))
-    all_shares = property(lambda self: self.t.transpose(1, 2).unsqueeze(1))
-    all_probabilities = property(lambda self: self.p.transpose(1, 2).unsqueeze(1))
+    all_logits = property(lambda self: self.z.unsqueeze(2))
+    all_shares = property(lambda self: self.t.unsqueeze(2))
+    all_probabilities = property(lambda self: self.p.unsqueeze(2))
 
     @once
     def false_positive(self) -> Tensor:
@@ -324,13 +340,6 @@ class SoftmaxLabel(Label):
 
     def q_to(self, exponent: float) -> Tensor:
         return power(self.q, exponent)
-
-
-def spread(weight: float | Sequence[float], count: int) -> list[float]:
-    """The weights of so many classes: one for all, or one for each."""
-    weights = [weight] * count if isinstance(weight, int | float) else list(weight)
-    require(len(weights) == count, "losses", f"{count} weights, one for each class", len(weights))
-    return weights
 
 
 def pixels_of(task: Kind, logits: Logits, target: Target, valid: Valid | None, maps: Maps) -> Pixels:

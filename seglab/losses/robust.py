@@ -96,27 +96,30 @@ class BiTempered(BCE):
     def costs(self, x: Pixels) -> Tensor:
         nll, one, two = TemperedNLL.apply(x.all_logits, self.t2), 1 - self.t1, 2 - self.t1
         weights = self.balance(x)
-        own = x.all_shares if weights is None else x.all_shares * weights.unsqueeze(2)
-        others = own.sum(-1, keepdim=True) - own  # so that no sum of powers close to 1 is subtracted from 1
-        right = one_minus_exp(one * nll) / one - one_minus_exp(two * nll) / two
-        return (own * right + others * torch.exp(-two * nll) / two).sum(-1)
+        own = x.all_shares if weights is None else x.all_shares * weights.movedim(-1, 1).unsqueeze(-1)
+        others = own.sum(1, keepdim=True) - own  # so that no sum of powers close to 1 is subtracted from 1
+        tails = (others * torch.exp(-two * nll)).sum(1) / two
+        if x.hard:  # one class of each pixel is its own
+            nll, own = (x.all_shares * nll).sum(1, keepdim=True), own.sum(1, keepdim=True)
+        return (own * (one_minus_exp(one * nll) / one - one_minus_exp(two * nll) / two)).sum(1) + tails
 
 
 class TemperedNLL(torch.autograd.Function):
-    """-log of the tempered softmax of logits (..., k), exact where one class has nearly all of it."""
+    """-log of the tempered softmax of logits (b, k, ...), exact where one class has nearly all of it."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(z: Tensor, t: float) -> Tensor:
-        z, top = z - z.amax(-1, keepdim=True), z.argmax(-1, keepdim=True)
-        others = z.scatter(-1, top, -torch.inf)
-        shift = torch.zeros_like(z[..., :1])
-        for _ in range(6):  # of Newton on sum ** (1 - t), nearly straight in lambda: 1e-11 for 150 classes
-            x, largest = 1 + (t - 1) * (shift - others), torch.log1p((t - 1) * shift)
-            p = x ** (1 / (1 - t))
-            excess = p.sum(-1, keepdim=True) + torch.expm1(largest / (1 - t))  # of the sum of all over 1
-            slope = (p / x).sum(-1, keepdim=True) + torch.exp(largest * t / (1 - t))
+        z = z - z.amax(1, keepdim=True)
+        two = z.shape[1] == 2
+        others = z.amin(1, keepdim=True) if two else z.scatter(1, z.argmax(1, keepdim=True), -torch.inf)
+        shift = torch.zeros_like(z[:, :1])
+        for _ in range(3 if t <= 1.2 else 6):  # of Newton on sum ** (1 - t), nearly straight: 2e-8 for 150 classes
+            x, largest = 1 + (t - 1) * (shift - others), 1 + (t - 1) * shift
+            p, over = x ** (1 / (1 - t)), torch.expm1(torch.log1p((t - 1) * shift) / (1 - t))
+            excess = p.sum(1, keepdim=True) + over  # of the sum of all over 1
+            slope = (p / x).sum(1, keepdim=True) + (1 + over) / largest
             shift = shift + (1 + excess) * torch.expm1((t - 1) * torch.log1p(excess)) / ((t - 1) * slope)
         return torch.log1p((t - 1) * (shift - z)) / (t - 1)
 
@@ -128,12 +131,14 @@ class TemperedNLL(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (nll,) = ctx.saved_tensors
-        top = nll.argmin(-1, keepdim=True)
-
-        def of_others(v: Tensor) -> Tensor:
-            """The sum of all but each: of the most probable class not as a difference."""
-            return (v.sum(-1, keepdim=True) - v).scatter(-1, top, v.scatter(-1, top, 0).sum(-1, keepdim=True))
-
         pull, escort = grad * torch.exp((1 - ctx.t) * nll), torch.exp(-ctx.t * nll)
-        escort = escort / escort.sum(-1, keepdim=True)  # the slope of lambda
-        return escort * of_others(pull) - pull * of_others(escort), None
+        escort = escort / escort.sum(1, keepdim=True)  # the slope of lambda
+        return escort * sum_of_others(pull, nll) - pull * sum_of_others(escort, nll), None
+
+
+def sum_of_others(x: Tensor, cost: Tensor) -> Tensor:
+    """The sum over the classes (b, k, ...) but each; of that of least cost not as a difference, which would round."""
+    if x.shape[1] == 2:
+        return x.flip(1)
+    top = cost.argmin(1, keepdim=True)
+    return (x.sum(1, keepdim=True) - x).scatter(1, top, x.scatter(1, top, 0).sum(1, keepdim=True))

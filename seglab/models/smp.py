@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from seglab.contract import Image, Logits, require
@@ -18,8 +16,6 @@ from seglab.files import read_weights
 from seglab.models.parts import check_input, coarse_logits, scale_heads, set_prior
 
 FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-CHAINS = ("unet", "manet", "linknet")
-"""Architectures whose decoder is a chain of blocks, each of which doubles the map."""
 
 
 class Smp(nn.Module):
@@ -30,7 +26,7 @@ class Smp(nn.Module):
     encoder, alone or inside a whole model; weights for color images serve any number of channels. `options` goes to
     the library as it is, e.g. {decoder_attention_type: scse}. prior: the foreground probability of the untrained net;
     None: as it is. deep_supervision: in training, give the logits of every scale of the decoder but the lowest, the
-    finest first; for the architectures whose decoder is a chain of blocks.
+    finest first; for arch unet and manet.
     """
 
     def __init__(
@@ -62,9 +58,12 @@ class Smp(nn.Module):
         require(power, "model: encoder_name", "a stride of 8, 16 or 32", f"{encoder_name} with {self.step}", remedy)
         self.smallest = 128 if arch.lower() == "pan" else 32  # PAN halves its smallest map three times more
         self.grown: list[Tensor] = []
-        known = not deep_supervision or arch.lower() in CHAINS
-        require(known, "model: deep_supervision", f"arch as one of {', '.join(CHAINS)}", arch)
-        self.heads = self.heads_of_blocks(out_channels, prior) if deep_supervision else nn.ModuleList()
+        known = not deep_supervision or arch.lower() in ("unet", "manet")
+        require(known, "model: deep_supervision", "arch as unet or manet", arch)
+        widths = more.get("decoder_channels", (256, 128, 64, 32, 16))[-2:0:-1] if deep_supervision else ()
+        self.heads = scale_heads(widths, out_channels, prior)
+        for block in self.net.decoder.blocks if deep_supervision else ():
+            block.register_forward_hook(self.keep)
 
     def forward(self, image: Image) -> Logits | list[Logits]:
         """Give each pixel of (b, in_channels, h, w) its logits (b, out_channels, h, w), or a list of those by scale."""
@@ -74,17 +73,6 @@ class Smp(nn.Module):
         coarse = coarse_logits(self.heads if self.training else (), self.grown)
         self.grown.clear()  # a module that holds maps with a history cannot be copied
         return [logits, *coarse] if coarse else logits
-
-    def heads_of_blocks(self, out_channels: int, prior: float | None) -> nn.ModuleList:
-        """Listen to the decoder's blocks, and make a head for each but the finest, which has one, and the lowest."""
-        for block in self.net.decoder.blocks:
-            block.register_forward_hook(self.keep)
-        with torch.no_grad():
-            self.net.eval()(torch.zeros(1, self.in_channels, 2 * self.smallest, 2 * self.smallest))
-        self.net.train()
-        widths = [features.shape[1] for features in reversed(self.grown)]
-        self.grown.clear()
-        return scale_heads(widths[1:-1], out_channels, prior)
 
     def keep(self, block: nn.Module, inputs: Any, features: Tensor) -> None:
         """Remember what a block gave; being a method, the hook of a copy of this module is the copy's own."""
@@ -102,9 +90,9 @@ def create(
         require_known("encoder_name", encoder, smp.encoders.get_encoder_names())
         for option in options:  # the library would ignore it silently
             require_known("options", option, list(signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()]).parameters))
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # writes six lines on its retries
     try:
-        with quiet("huggingface_hub"):  # writes six lines on its retries
-            return smp.create_model(arch, encoder, weights, in_channels, classes, **options)
+        return smp.create_model(arch, encoder, weights, in_channels, classes, **options)
     except OSError as error:
         expected = f"the hub's weights {weights} of {encoder}, in its cache or over the network"
         remedy = "connect, or set model.encoder_weights to a local file or null"
@@ -114,18 +102,6 @@ def create(
         expected = "an arch, encoder, weights and options that go together"
         require(False, "model", expected, f"{arch} with {encoder}", str(error))
         raise
-
-
-@contextmanager
-def quiet(logger: str) -> Iterator[None]:
-    """Let a logger pass nothing below an error for a while."""
-    log = logging.getLogger(logger)
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def require_known(option: str, name: str, names: list[str]) -> None:

@@ -125,14 +125,14 @@ def examples(
     require(bool(rows), "examples", "at least one image to draw", 0)
     height, width = rows[0].truth.shape[-2:]
     longest = max(len(line) for row in rows for line in row.caption.splitlines())
-    columns, gap, left, top = 1.75, 0.06, 0.2 + 0.075 * longest, 0.25 + 0.25 * bool(title)  # all in inches
+    columns, gap, left, top = 1.75, 0.06, 0.2 + 0.075 * longest, 0.25 + 0.2 * bool(title)  # all in inches
     tall = columns * height / width
     size = left + 4 * (columns + gap), top + len(rows) * (tall + gap) + 0.3
     with mpl.rc_context({**STYLE, "axes.grid": False, "image.interpolation": "nearest"}):
         figure = Figure(figsize=size)
-        figure.suptitle(title, x=0.005, ha="left", fontsize=9.5)
         page = figure.add_axes((0, 0, 1, 1))  # one for all: each more takes longer than all the pictures
         page.set_axis_off()
+        page.text(0.05, 0.2, title, fontsize=9.5)
         third = "probability" if task.channels == 1 else "prediction"
         for k, name in enumerate(("image and true outline", "truth", third, "errors")):
             page.text(left + k * (columns + gap), top - 0.07, name, color=FAINT, fontsize=9)

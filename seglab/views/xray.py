@@ -31,8 +31,6 @@ from seglab.views.xray_warnings import learning_rates, warnings
 log = logging.getLogger(__name__)
 FALSE_POSITIVE_LOGIT, TRUE_NEGATIVE_LOGIT = math.log(0.9 / 0.1), -4.0
 """Logits of a false-positive object (p = 0.9) and of the background beside it (p = 0.02) on an empty image."""
-TOPS = np.logspace(-5, 0, 61)
-"""Fractions of the pixels, those with the largest gradient first, at which the fraction of the gradient is read."""
 
 
 def view(
@@ -63,6 +61,7 @@ def view(
     data = DataModule(dataset, None, batch, needs=needs)
     facts = data.facts()
     foreground, count = facts["foreground"], facts["images"]["train"]
+    require(count > 0, "xray", "training images", "none", "see dataset.root")
     losses = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}
     samples = data.samples("train")
     shown = data.opened.foreground("train")[[samples.source.number(index) for index in range(len(samples))]]
@@ -118,10 +117,10 @@ def measure(
     Returns:
         Tables, each by stage and loss: `regions` has the fraction of the pixels and of |dL/dlogit| in each region;
         `norms` the value, the norm of an image's gradient, and the least fraction of the pixels that has 90 % of the
-        gradient; `concentration` the fraction of the gradient on so many of the pixels, those with the largest first.
+        gradient.
         Pictures of one image by stage: its errors, and for each loss |dL/dlogit| over its mean.
     """
-    rows, norms, tops, pictures = [], [], [], {}
+    rows, norms, pictures = [], [], {}
     target, shown = seen["target"], typical(seen["target"])
     image, truth = seen["image"][shown].permute(1, 2, 0).numpy(), target[shown, 0].numpy()
     for stage, logits in tqdm(predictions.items(), desc="predictions", disable=None):
@@ -136,14 +135,11 @@ def measure(
                 parts = {"pixels": mask.double().mean().item(), "gradient": ((size * mask).sum() / whole).item()}
                 rows.append(key | {"region": name} | parts)
             rising = size.flatten().sort(descending=True).values.cumsum(0) / whole
-            at = (TOPS * len(rising)).round().clip(1).astype(int) - 1
-            tops.append(pd.DataFrame(key | {"pixels": TOPS, "gradient": rising[at].numpy()}))
             enough = (int((rising < 0.9).sum()) + 1) / len(rising) if size.any() else math.nan
             norm = gradient.double().flatten(1).norm(dim=1).mean().item()
             norms.append(key | {"value": value.mean().item(), "norm": norm, "fraction_for_90_percent": enough})
             pictures[stage][label] = (size[shown, 0] / size[shown].mean().clamp(min=1e-300)).numpy()
-    tables = {"regions": pd.DataFrame(rows), "norms": pd.DataFrame(norms)}
-    return tables | {"concentration": pd.concat(tops, ignore_index=True)}, pictures
+    return {"regions": pd.DataFrame(rows), "norms": pd.DataFrame(norms)}, pictures
 
 
 def typical(target: Target) -> int:

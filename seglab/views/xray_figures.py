@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from seglab.plots import FAINT, INK, WIDTH, line_styles, styled, two_sided
+from seglab.plots import FAINT, INK, WIDTH, styled, two_sided
 from seglab.reporting.html import note
-from seglab.views.panels import color_bar, legend_below, panels, picture_grid, show
+from seglab.views.panels import color_bar, panels, picture_grid, show
 from seglab.views.view_page import ViewPage, bullets, number_table, static
 
 RATES = {"norm": "norm of the gradient", "rms": "of a typical weight", "relative": "norm / reference's"}
@@ -33,37 +33,32 @@ def page(
     optimizer: str,
 ) -> ViewPage:
     """The page of an X-ray, from the tables and pictures that xray.py makes; `qualities` are soft IoUs by stage."""
-    figures = {
-        "regions": draw_regions(tables["regions"]),
-        "concentration": draw_concentration(tables["concentration"]),
-        "pictures": draw_pictures(pictures),
-    }
-    captions = {
-        "regions": (
-            "In each cell the percentage of |dL/dlogit|, summed over all images, that falls on the column's pixels; the"
-            " first row says how many percent of the pixels they are. Blue: more than their number, orange: less."
-            f" The edge is {edge} pixels wide on both sides of the outline; hard pixels have a probability of their"
-            " true class under 0.5, easy ones of at least 0.9; small objects are those up to the median size. Soft IoU"
-            f" of the predictions: {'; '.join(f'{name} {value:.2g}' for name, value in qualities.items())}; but for the"
-            " untrained and the trained they are made from the truth."
-        ),
-        "concentration": (
-            "How much of the gradient falls on the pixels with the largest. A line far up on the left trains on a few"
-            " pixels; the dotted line would be the same gradient on all pixels."
-        ),
-        "pictures": (
-            "One image, its errors (true positive white, false positive orange, false negative blue), and |dL/dlogit|"
-            " of each loss on each of its pixels, over the mean of the image: one logarithmic scale for all."
-        ),
-    }
-    regions, concentration, on_image = (static(figures[name], name, captions[name]) for name in figures)
+    figures = {"regions": draw_regions(tables["regions"]), "pictures": draw_pictures(pictures)}
+    about_regions = (
+        "In each cell the percentage of |dL/dlogit|, summed over all images, that falls on the column's pixels; the"
+        " first row says how many percent of the pixels they are. Blue: more than their number, orange: less."
+        f" The edge is {edge} pixels wide on both sides of the outline; hard pixels have a probability of their true"
+        " class under 0.5, easy ones of at least 0.9; small objects are those up to the median size. Soft IoU of the"
+        f" predictions: {'; '.join(f'{name} {value:.2g}' for name, value in qualities.items())}; but for the untrained"
+        " and the trained they are made from the truth."
+    )
+    about_pictures = (
+        "One image, its errors (true positive white, false positive orange, false negative blue), and |dL/dlogit| of"
+        " each loss on each of its pixels, over the mean of the image: one logarithmic scale for all."
+    )
+    few = tables["norms"].pivot(index="loss", columns="stage", values="fraction_for_90_percent")
+    few = 100 * few.loc[tables["empty"]["loss"], tables["norms"]["stage"].unique()]
     empty, rates = tables["empty"], tables["learning_rates"]
     heads = ["loss", "loss, nothing found", "loss, false positive", "gradient on the false positive"]
     sections = [
         ("Warnings", bullets(warned) if warned else note("None.")),
-        ("Where the gradient falls", regions),
-        ("How few pixels it falls on", concentration),
-        ("On one image", on_image),
+        ("Where the gradient falls", static(figures["regions"], "regions", about_regions)),
+        (
+            "How few pixels it falls on",
+            note("Percent of the pixels that have 90 % of the gradient, the largest first.")
+            + number_table(few.reset_index(), 2),
+        ),
+        ("On one image", static(figures["pictures"], "pictures", about_pictures)),
         ("Empty images", note(EMPTY) + number_table(empty.set_axis(heads, axis=1))),
         ("Learning rates to try", note(about_rates(rates, optimizer)) + number_table(rates.rename(columns=RATES), 2)),
     ]
@@ -79,13 +74,6 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2g}" if fraction < 0.0995 else f"{100 * fraction:.0f}"
 
 
-def by_region(part: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
-    """Of one stage the fraction of the pixels in each region, and that of the gradient: (loss, region)."""
-    names, losses = part["region"].unique(), part["loss"].unique()
-    gradient = part.pivot(index="loss", columns="region", values="gradient").loc[losses, names]
-    return part.drop_duplicates("region").set_index("region")["pixels"], gradient
-
-
 @styled
 def draw_regions(regions: pd.DataFrame) -> Figure:
     """A table for each stage: the part of the gradient in each region, colored by its ratio to that of the pixels."""
@@ -93,7 +81,9 @@ def draw_regions(regions: pd.DataFrame) -> Figure:
     stages = dict(list(regions.groupby("stage", sort=False)))
     figure, axes = panels(len(stages), 2, WIDTH / 2, 0.85 + 0.24 * (len(losses) + 1), sharey=True)
     for axis, (stage, part) in zip(axes, stages.items(), strict=True):
-        _cells(axis, *by_region(part))
+        names = part["region"].unique()
+        gradient = part.pivot(index="loss", columns="region", values="gradient").loc[losses, names]
+        _cells(axis, part.drop_duplicates("region").set_index("region")["pixels"], gradient)
         axis.set_title(str(stage).capitalize())
         axis.set_yticks(range(len(losses) + 1), ["% of the pixels", *losses])
     return figure
@@ -114,25 +104,6 @@ def _cells(axis: Axes, pixels: pd.Series, gradient: pd.DataFrame) -> None:
     axis.axhline(0.5, color=FAINT, lw=0.8)
     axis.spines[:].set_visible(False)
     axis.grid(visible=False)
-
-
-@styled
-def draw_concentration(tops: pd.DataFrame) -> Figure:
-    """The fraction of the gradient on the pixels with the largest, by their fraction of all pixels."""
-    stages = dict(list(tops.groupby("stage", sort=False)))
-    figure, axes = panels(len(stages), 2, WIDTH / 2, 2.7, sharex=True, sharey=True)
-    for axis, (stage, part) in zip(axes, stages.items(), strict=True):
-        styles: dict[str, Any] = line_styles(part["loss"].unique())
-        for label, style in styles.items():
-            line = part[part["loss"] == label]
-            axis.plot(100 * line["pixels"], 100 * line["gradient"], label=label, **style)
-        alike = np.logspace(-3, 2, 60)
-        axis.plot(alike, alike, color=FAINT, lw=0.9, linestyle=(0, (1, 2)))
-        axis.set(xscale="log", xlim=(1e-2, 100), ylim=(0, 102), ylabel="% of the gradient")
-        axis.set(title=str(stage).capitalize(), xlabel="% of the pixels, largest gradient first")
-        axis.xaxis.set_major_formatter("{x:g}")
-    legend_below(figure, axes[0])
-    return figure
 
 
 @styled

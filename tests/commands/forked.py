@@ -17,7 +17,14 @@ Begun = tuple[BaseProcess, int]
 """A process, and a descriptor of it."""
 
 PRELOADED = ["hydra", "seglab.engine.results", "seglab.inference.evaluation", "seglab.inference.prediction_writer"]
-PRELOADED += ["seglab.inference.export", "seglab.data.audit", "seglab.reporting.write_report", __name__]
+PRELOADED += [
+    "torch.onnx",
+    "onnxscript",
+    "seglab.inference.export",
+    "seglab.data.audit",
+    "seglab.reporting.write_report",
+    __name__,
+]
 
 
 def speak_into(file: str) -> None:

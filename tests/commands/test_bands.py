@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from seglab.images.image_io import read_image
 from seglab.images.tiff import georeference
 from seglab.predict import predict
 from seglab.train import train
-from tests.conftest import SMALL, compose
+from tests.conftest import OF_FILES, compose
 from tests.data.fabricate import scene, write_scenes
 
 GEO = [
@@ -26,7 +25,7 @@ GEO = [
 ]
 
 
-def write_16_bits(path: Path, image: np.ndarray) -> None:
+def write_16_bits(path, image):
     """Four bands of 16 bits, the fourth the sum of two, with a corner that GDAL's tag calls no data."""
     bands = np.dstack([image, image[..., 0] // 2 + image[..., 1] // 2]).astype(np.uint16) * 200 + 1
     bands[:10, :10] = 0
@@ -34,7 +33,7 @@ def write_16_bits(path: Path, image: np.ndarray) -> None:
     tifffile.imwrite(path, bands, extratags=[*GEO, (42113, "s", 2, "0", True)], **options)
 
 
-def write_floats(path: Path, image: np.ndarray) -> None:
+def write_floats(path, image):
     """One band of heights from about -8 to 24, with a corner that is not a number."""
     heights = image[..., 0].astype(np.float32) / 8 - 8
     heights[:10, :10] = np.nan
@@ -46,11 +45,11 @@ BANDS = {"uint16": (4, write_16_bits), "float32": (1, write_floats)}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", BANDS)
-def test_bands_train_and_their_maps_come_back_with_their_georeference(tmp_path: Path, kind: str) -> None:
+def test_bands_train_and_their_maps_come_back_with_their_georeference(tmp_path, kind):
     channels, write = BANDS[kind]
     root, run = write_scenes(tmp_path / "data", 10, image=(".tif", write)), tmp_path / "run"
-    words = [word for word in SMALL if word.split("=")[0] not in ("dataset.train", "dataset.val", "dataset.test")]
-    words += ["dataset=folder", f"dataset.root={root}", f"dataset.channels={channels}", "dataset.cache_dir=null"]
+    words = [*OF_FILES, "dataset=folder", f"dataset.root={root}", f"dataset.channels={channels}"]
+    words += ["dataset.cache_dir=null"]
     train(compose("train", *words, "dataset.mean=auto", "dataset.std=auto", folder=run), run)
 
     rows = pd.read_csv(run / "per_image.csv")

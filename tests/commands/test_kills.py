@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -21,13 +20,13 @@ from tests.conftest import SMALL, compose, train_small
 
 pytestmark = pytest.mark.slow
 
-KILLS = 5
+KILLS = 3
 APPENDED = ("images.csv", "objects.csv", "pixels.bin", "records.jsonl", "manifest.json", "looks.json")
 """Tables that grow, the journal of a prepared folder, and what names the time."""
 
 
 @pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def disk(tmp_path_factory):
     """A folder on a file system of its own, where the tests may mount one."""
     disk = tmp_path_factory.mktemp("disk")
     mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", disk]
@@ -38,7 +37,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory):
     """A study of two runs, and twelve photos with masks."""
     place, rng = tmp_path_factory.mktemp("place"), np.random.default_rng(0)
     for loss in ("bce", "dice"):
@@ -54,13 +53,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def words_of(command: str, place: Path, out: Path) -> list[str]:
+def words_of(command, place, out):
     """The overrides with which a command writes into a folder."""
     run = f"run={place / 'study/dice'}"
     return {
         "predict": [run, f"input={place / 'photos/images'}", f"output={out}", "device=cpu"],
         "report": [f"roots=[{place / 'study'}]", f"output={out}"],
-        "export": [run, "format=torchscript", f"output={out / 'model.pt'}"],
+        "export": [run, "format=pt2", f"output={out / 'model.pt2'}"],
         "evaluate": [run, "pictures=false", "device=cpu", "rerun=true"],
         "train": [*SMALL, *LONGER, f"hydra.run.dir={out}", "rerun=true"],
         "prepare": [
@@ -72,7 +71,7 @@ def words_of(command: str, place: Path, out: Path) -> list[str]:
     }[command]
 
 
-def work(command: str, words: list[str], out: Path) -> None:
+def work(command, words, out):
     """Run a command's function in this process."""
     import torch
 
@@ -82,21 +81,19 @@ def work(command: str, words: list[str], out: Path) -> None:
     function(compose(command, *[word for word in words if not word.startswith("hydra.")]), out)
 
 
-def written(out: Path) -> dict[str, bytes]:
+def written(out):
     """What lies in a folder under final names, but for locks."""
     files = [file for file in out.rglob("*") if file.is_file() and not file.name.startswith(".")]
     return {str(file.relative_to(out)): file.read_bytes() for file in files}
 
 
-def undated(content: bytes) -> bytes:
+def undated(content):
     """A page without the day on which it was made."""
     return re.sub(rb"20\d\d-\d\d-\d\d", b"", content)
 
 
 @pytest.mark.parametrize("command", ["prepare", "predict", "report", "export"])
-def test_a_command_that_is_killed_at_random_moments_ends_with_the_files_of_an_undisturbed_one(
-    command: str, place: Path, disk: Path
-) -> None:
+def test_a_command_that_is_killed_at_random_moments_ends_with_the_files_of_an_undisturbed_one(command, place, disk):
     undisturbed, timed, out = (disk / command / name for name in ("undisturbed", "timed", "out"))
     end(begin(work, command, words_of(command, place, undisturbed), undisturbed))  # imports what the others share
     right, since = written(undisturbed), time.monotonic()
@@ -118,14 +115,12 @@ def test_a_command_that_is_killed_at_random_moments_ends_with_the_files_of_an_un
             assert undated(made[name]) == undated(right[name]), name
 
 
-@pytest.mark.parametrize("command", ["train", "prepare", "predict", "report", "evaluate", "export"])
-def test_ctrl_c_ends_with_130_and_sigterm_with_143_and_neither_with_a_traceback(
-    command: str, place: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("command", ["train", "prepare", "predict", "report"])
+def test_ctrl_c_ends_with_130_and_sigterm_with_143_and_neither_with_a_traceback(command, place, tmp_path):
     words, began = words_of(command, place, tmp_path / "out"), tmp_path / "began"
     rng = np.random.default_rng(list(command.encode()))
 
-    def ended(number: int, moment: float) -> tuple[int | None, float]:
+    def ended(number, moment):
         """The exit code of a command that gets a signal so long after its start, and how long it took."""
         began.unlink(missing_ok=True)
         begun = begin(command_line, command, [*words, *["rerun=true"] * (command == "predict")], tmp_path)

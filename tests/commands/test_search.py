@@ -10,8 +10,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -26,16 +24,16 @@ Job = dict[str, str]
 
 
 @pytest.fixture
-def simulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[Job]]]:
+def simulate(tmp_path, monkeypatch):
     """Run a search in this process whose runs reach what a function of their overrides says; returns its launches."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(JOURNAL, str(tmp_path / "journal"))  # as the child of a sweep, which starts no child itself
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def run(*words: str, reached: Callable[[Job], float] = lambda job: float(job["optimizer.lr"])) -> list[list[Job]]:
+    def run(*words, reached=lambda job: float(job["optimizer.lr"])):
         launches: list[list[Job]] = []
 
-        def launch(self: FairSearch, jobs: list[list[str]]) -> list[float]:
+        def launch(self, jobs):
             launches.append([dict(word.split("=", 1) for word in job) for job in jobs])
             return [reached(job) if "stop_after" in job else 0.5 for job in launches[-1]]
 
@@ -49,11 +47,11 @@ def simulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
         signal.signal(number, handler)
 
 
-def found(place: Path) -> dict:
+def found(place):
     return json.loads((place / "outputs/x/search.json").read_text())
 
 
-def test_every_loss_has_the_same_budget_the_same_seeds_and_its_own_options(simulate: Callable, tmp_path: Path) -> None:
+def test_every_loss_has_the_same_budget_the_same_seeds_and_its_own_options(simulate, tmp_path):
     trials, best = simulate("loss=bce,focal,dice", "trials=7", RATE, GAMMA, "trainer.max_epochs=9")
     assert Counter(job["loss"] for job in trials) == {"bce": 7, "focal": 7, "dice": 7}
     assert {(job["seed"], job["stop_after"]) for job in trials} == {("1", "9")}
@@ -69,7 +67,7 @@ def test_every_loss_has_the_same_budget_the_same_seeds_and_its_own_options(simul
     assert [len(tuning["trials"]) for tuning in found(tmp_path)["tunings"]] == [7, 7, 7]
 
 
-def test_halving_gives_every_loss_as_many_epochs_and_goes_on_with_its_best_trials(simulate: Callable) -> None:
+def test_halving_gives_every_loss_as_many_epochs_and_goes_on_with_its_best_trials(simulate):
     *rungs, _ = simulate("loss=bce,dice", "trials=9", "halving=3", RATE, "trainer.max_epochs=9")
     shapes = [Counter((job["loss"], job["stop_after"]) for job in rung) for rung in rungs]
     assert shapes == [{(loss, epochs): n for loss in ("bce", "dice")} for epochs, n in (("1", 9), ("3", 3), ("9", 1))]
@@ -79,7 +77,7 @@ def test_halving_gives_every_loss_as_many_epochs_and_goes_on_with_its_best_trial
             assert [float(job["optimizer.lr"]) for job in later if job["loss"] == loss] == before[: len(before) // 3]
 
 
-def test_repeated_tuning_tries_other_settings_and_ends_on_seeds_of_its_own(simulate: Callable) -> None:
+def test_repeated_tuning_tries_other_settings_and_ends_on_seeds_of_its_own(simulate):
     trials, best = simulate("loss=bce,dice", "trials=4", "tuning_repeats=3", RATE, "seed=10")
     tried = {seed: {job["optimizer.lr"] for job in trials if job["seed"] == seed} for seed in ("10", "11", "12")}
     assert [len(values) for values in tried.values()] == [4, 4, 4]
@@ -89,10 +87,8 @@ def test_repeated_tuning_tries_other_settings_and_ends_on_seeds_of_its_own(simul
     }
 
 
-def test_a_loss_whose_trials_all_fail_has_no_best_and_a_best_at_the_edge_is_said(
-    simulate: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    def reached(job: Job) -> float:
+def test_a_loss_whose_trials_all_fail_has_no_best_and_a_best_at_the_edge_is_said(simulate, tmp_path, capsys):
+    def reached(job):
         return float("nan") if job["loss"] == "dice" else float(job["optimizer.lr"])
 
     *_, best = simulate("loss=bce,dice", "space.optimizer.lr=[1e-4,1e-3,1e-2]", "trials=3", reached=reached)
@@ -104,7 +100,7 @@ def test_a_loss_whose_trials_all_fail_has_no_best_and_a_best_at_the_edge_is_said
     assert "dice: all 3 trials failed" in said.out + said.err
 
 
-def test_tree_parzen_proposes_one_trial_of_each_loss_at_a_time(simulate: Callable, tmp_path: Path) -> None:
+def test_tree_parzen_proposes_one_trial_of_each_loss_at_a_time(simulate, tmp_path):
     pytest.importorskip("optuna")
     *steps, _ = simulate("loss=bce,dice", "trials=4", "sampler=tpe", RATE, "trainer.max_epochs=2")
     assert [sorted(job["loss"] for job in step) for step in steps] == [["bce", "dice"]] * 4
@@ -122,32 +118,24 @@ def test_tree_parzen_proposes_one_trial_of_each_loss_at_a_time(simulate: Callabl
             ["space.loss.gamme=[1,2]"],
             "space.loss.gamme: expected an option of what is trained, or of one of the losses",
         ),
-        (["space.optimizer.lr=0.1"], "space.optimizer.lr: expected {low: NUMBER"),
-        (
-            ["space.optimizer.lr={low: -1, high: 1}"],
-            "optimizer.lr: expected a number above 0 and at most",
-        ),
-        ([RATE, "seed=1,2"], "seed: expected one value, got several; fresh_seeds=N"),
-        ([RATE, "trials=0"], "trials: expected a whole number of at least 1"),
         ([RATE, "sampler=tpe", "halving=3"], "halving: expected sampler=quasirandom beside it, got tpe"),
-        ([RATE, "sampler=grid"], "sampler: expected quasirandom or tpe, got grid"),
         ([RATE, "loss=bce,dise"], "loss: expected one of dice"),
     ],
 )
-def test_bad_input_is_one_sentence(simulate: Callable, words: list[str], said: str) -> None:
+def test_bad_input_is_one_sentence(simulate, words, said):
     with pytest.raises(SystemExit) as ended:
         simulate("loss=bce,focal", *words) if "loss=bce,dise" not in words else simulate(*words)
     assert str(ended.value).startswith(said)
     assert "\n" not in str(ended.value)
 
 
-def test_the_sampler_without_its_package_names_the_extra(simulate: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sampler_without_its_package_names_the_extra(simulate, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(SystemExit, match=r'sampler=tpe: expected the package optuna, got none; pip install "seglab'):
         simulate("loss=bce", "sampler=tpe", RATE)
 
 
-def start(place: Path, *words: str) -> subprocess.Popen[str]:
+def start(place, *words):
     command = [sys.executable, "-m", "seglab.search", "study=x", *SMALL, "examples=1", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -155,7 +143,7 @@ def start(place: Path, *words: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_search_that_is_killed_and_repeated_has_the_trials_of_an_undisturbed_one(tmp_path: Path) -> None:
+def test_a_search_that_is_killed_and_repeated_has_the_trials_of_an_undisturbed_one(tmp_path):
     words = ("loss=dice", "trials=2", "halving=2", "fresh_seeds=1", RATE, "trainer.max_epochs=4")
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
@@ -164,11 +152,8 @@ def test_a_search_that_is_killed_and_repeated_has_the_trials_of_an_undisturbed_o
     assert process.returncode == 0, said
     process = start(tmp_path / "broken", *words)
     deadline = time.monotonic() + 200
-    while (
-        len(list(tmp_path.glob("broken/outputs/x/.search/*/metrics.csv"))) < 2
-        and time.monotonic() < deadline
-        and process.poll() is None
-    ):
+    begun = tmp_path / "broken/outputs/x/.search"
+    while len(list(begun.glob("*/metrics.csv"))) < 2 and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)  # the last trial of the first rung is in the middle of its work
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

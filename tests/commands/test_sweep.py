@@ -1,23 +1,32 @@
-"""A sweep is finished by running it again, and no job takes another down; run in real processes, as a user would."""
+"""Sweeps in real processes, as a user starts them: no job takes another down, and the same command finishes them.
+
+SLURM has a test of its own, `make test-slurm`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import importlib.metadata
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+import time
 
-import pandas as pd
 import pytest
+from filelock import FileLock, Timeout
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
-from tests.conftest import SMALL, train_small
+from seglab.engine import cli, config
+from seglab.engine.run import Run
+from seglab.engine.sweep import JOURNAL, died_together, exclusive_slot
+from tests.conftest import SMALL, assert_same_tables, facts_of, train_small
 
 BOMBS = """
-import os, signal, sys
+import os, signal, sys, time
 from dataclasses import dataclass
+from pathlib import Path
 from seglab.losses import BCE
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +34,23 @@ class Bomb(BCE):
     how: str = "kill"
 
     def __call__(self, logits, target, *valid, **maps):
-        if self.how == "kill":
+        if self.how == "late":
+            while not list(Path("outputs/default").glob("bomb_how-slow_*/checkpoints/last.ckpt")):
+                time.sleep(0.1)  # until the neighbor is in the middle of its work
+        if self.how in ("kill", "late"):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "exit":
             sys.exit(3)
         if self.how == "raise":
             raise MemoryError("no room")
+        if self.how == "slow":
+            time.sleep(0.3)
         return super().__call__(logits, target, *valid, **maps)
 """
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(tmp_path):
     """A user's folder with a loss of his own: one Python file and one yaml."""
     (tmp_path / "bombs.py").write_text(BOMBS)
     (tmp_path / "myconf/loss").mkdir(parents=True)
@@ -44,27 +58,140 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(place: Path, *words: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": f"{place}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"}
+def start(place, *words):
+    """A sweep at work in a group of its own; `said.txt` gets what it says."""
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment = inherited | {"PYTHONPATH": f"{place}:{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-m", "seglab.train", "--config-dir", "myconf", "-m", *SMALL, *words]
-    return subprocess.Popen(
-        command,
-        cwd=place,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    with (place / "said.txt").open("w") as said:
+        return subprocess.Popen(command, cwd=place, env=environment, stdout=said, stderr=said, start_new_session=True)
+
+
+def sweep(place, *words):
+    code = start(place, *words).wait(timeout=600)
+    return code, (place / "said.txt").read_text()
+
+
+def runs(place):
+    return {path.parent.name.rsplit("-", 1)[0]: facts_of(path.parent) for path in place.glob("outputs/*/*/run.json")}
+
+
+def ended(place):
+    return {
+        name.removesuffix("_unet_synthetic_s1"): (facts["status"], (facts["error"] or {}).get("message"))
+        for name, facts in runs(place).items()
+    }
+
+
+def composed(*words):
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return compose("train", ["hydra.mode=MULTIRUN", *words], return_hydra_config=True)
+
+
+@pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema")  # as cli.py asks of Python
+@pytest.mark.parametrize("launcher", ["basic", "local", "ray", "slurm"])
+def test_each_launcher_says_whether_its_jobs_share_a_process_and_a_screen(launcher, monkeypatch):
+    plugin = cli.PLUGINS.get(launcher, "").replace("-", "_")
+    if plugin:
+        pytest.importorskip(f"hydra_plugins.{plugin}", reason="an optional launcher")
+    cfg = composed(f"hydra/launcher={launcher}")
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
+    assert cli.shares_process() == (launcher != "slurm")
+    assert cli.runs_in_parallel() == (launcher != "basic")
+    assert cli.job_prefix(cfg) == ""  # no number yet
+    cfg.hydra.job.num = 3
+    assert cli.job_prefix(cfg) == ("" if launcher == "basic" else "#3 ")
+
+
+def test_a_launcher_that_is_not_installed_is_one_sentence_with_the_remedy(monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    monkeypatch.setattr(sys, "argv", ["train", "-m", "hydra/launcher=ray", "seed=1,2"])
+    with pytest.raises(SystemExit) as said:
+        cli.command("train")(lambda cfg, folder: None)()
+    assert said.value.code == (
+        'hydra/launcher=ray: expected the package hydra-ray-launcher, got none; pip install "seglab[ray]"'
     )
 
 
-def sweep(place: Path, *words: str) -> tuple[int, str]:
-    process = start(place, *words)
-    said, heard = process.communicate(timeout=400)
-    return process.returncode, said + heard
+def test_the_local_launcher_is_the_default_and_prints_all_lines_of_one_run_at_a_time():
+    for n_jobs, level in (("1", "INFO"), ("2", "WARNING"), ("auto", "WARNING")):
+        cfg = composed(f"hydra.launcher.n_jobs={n_jobs}")
+        assert cfg.hydra.launcher._target_ == "hydra_plugins.seglab_launcher.LocalLauncher"
+        assert cli.console_level(cfg) == level
 
 
-def files(place: Path) -> frozenset[tuple[str, int]]:
+def test_jobs_that_died_together_take_turns_until_each_has_ended(tmp_path, monkeypatch):
+    book = tmp_path / "book"
+    monkeypatch.setenv(JOURNAL, str(book))
+    free = FileLock(f"{book}.turn", timeout=0)
+    with exclusive_slot(), free:
+        pass
+    (tmp_path / "book.died").write_text(f"{tmp_path / 'a'}\n")
+    (tmp_path / "a").mkdir()
+    assert died_together(book) == [tmp_path / "a"]
+    with exclusive_slot(), pytest.raises(Timeout), free:
+        pass
+    (tmp_path / "a/run.json").write_text('{"status": "finished"}')
+    with exclusive_slot(), free:
+        pass
+
+
+@pytest.mark.slow
+def test_a_sweep_stops_at_the_first_failure_or_survives_jobs_that_raise_exit_or_die_and_tries_them_again(place):
+    words = ("loss=bomb", "loss.how=raise,exit,kill,no")
+    code, said = sweep(place, *words, "on_fail=stop", "hydra.launcher.n_jobs=1")
+    assert code == 1
+    assert ended(place) == {"bomb_how-raise": ("failed", "no room")}
+    assert "MemoryError" in runs(place)["bomb_how-raise_unet_synthetic_s1"]["error"]["traceback"]
+    assert "left: 4" in said
+    (place / "bombs.py").write_text(BOMBS.replace('raise MemoryError("no room")', "pass"))
+    code, said = sweep(place, *words)
+    assert ended(place) == {
+        "bomb_how-raise": ("finished", None),
+        "bomb_how-exit": ("failed", "3"),
+        "bomb": ("failed", "the process died with signal 9 (SIGKILL)"),
+        "bomb_how-no": ("finished", None),
+    }
+    assert "4 runs: 2 finished, 2 failed" in said
+    assert code == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_dies_leaves_its_neighbors_alone(place):
+    code, said = sweep(place, "hydra.launcher.n_jobs=2", "loss=bomb", "loss.how=slow,late")
+    died = ("failed", "the process died with signal 9 (SIGKILL)")
+    assert ended(place) == {"bomb_how-slow": ("finished", None), "bomb_how-late": died}
+    assert "2 runs: 1 finished, 1 failed" in said
+    assert "resuming after epoch" not in said
+    assert code == 1
+
+
+@pytest.mark.slow
+def test_runs_at_once_have_the_rows_of_runs_one_after_the_other_and_a_plan_changes_nothing(place):
+    code, said = sweep(place, "loss=bce,dice", "hydra.launcher.n_jobs=2")
+    assert code == 0, said
+    assert "2 runs: 2 finished" in said
+    assert "run 2 of 2" in said
+    assert ("epoch 2/2" in said, "about" in said) == (False, True), "the lines of several runs are mixed"
+    assert [run["host"]["threads"] for run in runs(place).values()] == [1, 1]
+    for loss in ("bce", "dice"):
+        (mine,), alone = place.glob(f"outputs/default/{loss}_*"), train_small(place / loss, f"loss={loss}")
+        assert "epoch 2/2" in (mine / "train.log").read_text()
+        assert_same_tables(mine, alone)
+    before = {file: file.read_bytes() for file in place.glob("outputs/default/*/**/*") if file.is_file()}
+    _, said = sweep(place, "loss=bce,iou", "plan=true", "rerun=false")
+    assert {file: file.read_bytes() for file in place.glob("outputs/default/*/**/*") if file.is_file()} == before
+    assert "waiting outputs/default/iou_" in said
+    assert "finished outputs/default/bce_" in said
+    assert "left: 1" in said
+    facts = runs(place)["bce_unet_synthetic_s1"]
+    assert [word.lower() for word in facts["overrides"]] == [*SMALL, "loss=bce"]
+
+
+def files(place):
     """The names of the files of all runs, and when each was written."""
     found = set()
     for folder, _, names in os.walk(place / "outputs"):
@@ -74,77 +201,43 @@ def files(place: Path) -> frozenset[tuple[str, int]]:
     return frozenset(found)
 
 
-def runs(place: Path) -> dict[str, dict]:
-    found = place.glob("outputs/*/*/run.json")
-    return {path.parent.name.rsplit("-", 1)[0]: json.loads(path.read_text()) for path in found}
-
-
 @pytest.mark.slow
-def test_a_sweep_survives_jobs_that_raise_exit_or_die_and_tries_them_again_the_second_time(place: Path) -> None:
-    code, said = sweep(place, "loss=bomb", "loss.how=raise,exit,kill,no")
-    ended = {name: (facts["status"], (facts["error"] or {}).get("message")) for name, facts in runs(place).items()}
-    assert ended == {
-        "bomb_how-raise_unet_synthetic_s1": ("failed", "no room"),
-        "bomb_how-exit_unet_synthetic_s1": ("failed", "3"),
-        "bomb_unet_synthetic_s1": ("failed", "the process died with signal 9 (SIGKILL)"),
-        "bomb_how-no_unet_synthetic_s1": ("finished", None),
-    }
-    before = runs(place)
-    assert "MemoryError" in before["bomb_how-raise_unet_synthetic_s1"]["error"]["traceback"]
-    assert "4 runs: 1 finished, 3 failed" in said
-    assert code == 1
-    (place / "bombs.py").write_text(BOMBS.replace('raise MemoryError("no room")', "pass"))
-    code, said = sweep(place, "loss=bomb", "loss.how=raise,no")
-    after = runs(place)
-    assert code == 0, said
-    assert {after[f"bomb_how-{how}_unet_synthetic_s1"]["status"] for how in ("raise", "no")} == {"finished"}
-    name = "bomb_how-no_unet_synthetic_s1"
-    assert after[name]["started"] == before[name]["started"]
-
-
-@pytest.mark.slow
-def test_a_sweep_may_stop_at_the_first_failure(place: Path) -> None:
-    code, said = sweep(place, "loss=bomb", "loss.how=raise,no", "on_fail=stop", "hydra.launcher.n_jobs=1")
-    assert code == 1
-    assert list(runs(place)) == ["bomb_how-raise_unet_synthetic_s1"]
-    assert "left: 2" in said
-
-
-@pytest.mark.slow
-def test_a_plan_starts_and_changes_nothing(place: Path) -> None:
-    sweep(place, "loss=bce")
-    before = {file: file.read_bytes() for file in place.glob("outputs/default/*/**/*") if file.is_file()}
-    _, said = sweep(place, "loss=bce,dice", "plan=true", "rerun=false")
-    after = {file: file.read_bytes() for file in place.glob("outputs/default/*/**/*") if file.is_file()}
-    assert after == before  # nor is there a new folder
-    assert list(runs(place)) == ["bce_unet_synthetic_s1"]
-    assert "waiting outputs/default/dice_" in said
-    assert "finished outputs/default/bce_" in said
-    assert "left: 1" in said
-    facts = json.loads(next(place.glob("outputs/default/bce*/run.json")).read_text())
-    assert [word.lower() for word in facts["overrides"]] == [*SMALL, "loss=bce"]
-
-
-@pytest.mark.slow
-def test_a_sweep_killed_at_many_moments_ends_like_an_undisturbed_one(
-    place: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    other = tmp_path_factory.mktemp("undisturbed") / "outputs/default"
-    for loss in ("bce", "dice"):
-        train_small(other / loss, f"loss={loss}", "trainer.max_epochs=3")
-    words = ("loss=bce,dice", "trainer.max_epochs=3")
-    for changes in (1, 3, 6, 10, 16):  # of the files, after which it is killed: most are the moment after a write
+def test_a_sweep_killed_at_many_moments_ends_like_an_undisturbed_one(place, tmp_path_factory):
+    other, words = tmp_path_factory.mktemp("undisturbed"), ("loss=bce,dice", "trainer.max_epochs=3")
+    for changes in (1, 10):  # of the files, after which it is killed: most are the moment after a write
         process, seen = start(place, *words), {files(place)}
         while process.poll() is None and len(seen) <= changes:
             seen.add(files(place))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
     code, said = sweep(place, *words)
     assert code == 0, said
-    theirs, ours = (sorted(path.glob("*/per_image.csv")) for path in (other, place / "outputs/default"))
-    assert [path.parent.name.split("_")[0] for path in ours] == [path.parent.name for path in theirs]
-    for mine, true in zip(ours, theirs, strict=True):
-        assert mine.read_text() == true.read_text()
-        tables = [pd.read_csv(path.parent / "metrics.csv").drop(columns="seconds") for path in (mine, true)]
-        pd.testing.assert_frame_equal(*tables, check_exact=True)
+    for loss in ("bce", "dice"):
+        (mine,) = place.glob(f"outputs/default/{loss}_*")
+        assert_same_tables(mine, train_small(other / loss, f"loss={loss}", "trainer.max_epochs=3"))
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_has_not_begun(place):
+    process = start(place, "hydra.launcher.n_jobs=2", "loss=bce,dice,iou", "trainer.max_epochs=5000")
+    deadline = time.monotonic() + 200
+    while len(list(place.glob("outputs/*/*/metrics.csv"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    said = (place / "said.txt").read_text()
+    assert "3 runs: 2 interrupted, 1 waiting" in said
+    assert "left: 3, 2 at once; the same command resumes them" in said
+    assert not any(Run(path.parent).held() for path in place.glob("outputs/*/*/run.json"))
+    assert {facts["status"] for facts in runs(place).values()} == {"interrupted"}
+
+
+@pytest.mark.slow
+def test_ray_finishes_a_sweep_with_the_threads_it_was_given(place):
+    pytest.importorskip("ray", reason="an optional launcher")
+    words = ("hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0", "hydra.launcher.ray.remote.num_cpus=1")
+    code, said = sweep(place, "loss=bce,dice", *words)
+    assert code == 0, said
+    assert "2 runs: 2 finished" in said
+    assert [run["host"]["threads"] for run in runs(place).values()] == [1, 1]

@@ -40,7 +40,7 @@ for name in ("onnx", "onnxruntime", "onnxscript", "monai", "kornia"):
 
 
 @pytest.mark.slow
-def test_a_wheel_installed_elsewhere_trains_from_another_folder_also_with_a_loss_of_the_users(tmp_path: Path) -> None:
+def test_a_wheel_installed_elsewhere_trains_from_another_folder_also_with_a_loss_of_the_users(tmp_path):
     uv, site, place = Path(sys.executable).with_name("uv"), tmp_path / "site", tmp_path / "elsewhere"
     place.mkdir()
     subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", tmp_path, ROOT], check=True)
@@ -61,10 +61,9 @@ def test_a_wheel_installed_elsewhere_trains_from_another_folder_also_with_a_loss
     (place / "mine.py").write_text(LOSS)
     (place / "myconf/loss").mkdir(parents=True)
     (place / "myconf/loss/mine.yaml").write_text("_target_: mine.Mine\nweight: 2.0\n")
-    for words in ([], ["--config-dir", "myconf", "loss=mine", "loss.weight=3"]):
-        said = subprocess.run([*train, *words, *small], cwd=place, env=environment, capture_output=True, text=True)
-        assert said.returncode == 0, said.stderr
-    assert len(list(place.glob("outputs/default/*/per_image.csv"))) == 2
+    words = ["--config-dir", "myconf", "loss=mine", "loss.weight=3"]
+    said = subprocess.run([*train, *words, *small], cwd=place, env=environment, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
     facts = json.loads(next(place.glob("outputs/default/mine_weight-3*/run.json")).read_text())
     assert facts["card"]["paper"] == "My thesis"
     report = [sys.executable, site / "bin/seglab", "report", "outputs/default"]

@@ -11,7 +11,6 @@ from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.fundus import Fundus
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.datasets.synthetic_scenes import clouds
-from seglab.data.facts import lost
 from tests.data.fabricate import write_image
 
 
@@ -65,25 +64,12 @@ def test_thin_objects_that_resizing_erases_are_counted(dataset):
     assert audit(replace(dataset, fit="patch")).facts["objects_erased_at_size"] == 0
 
 
-def test_an_object_that_keeps_one_pixel_is_not_erased():
-    mask = np.zeros((40, 40), np.uint8)
-    mask[0:4, 0:4], mask[20, 20] = 1, 1
-    count, labels = cv2.connectedComponents(mask)
-    assert lost(mask, labels, count, Synthetic(size=40)).tolist() == [False, False]
-    at = Folder(root="", size=10)
-    assert lost(mask, labels, count, at).tolist() == [False, True]
-    assert lost(mask, labels, count, replace(at, fit="pad")).tolist() == [False, True]
-
-
 def test_near_duplicates_are_found_across_splits_alone():
     hashes = [image_hash(texture(k)) for k in (1, 2, 1, 1)]
     assert near_duplicates(hashes, ["train", "train", "test", "train"]) == [(0, 2), (2, 3)]
     assert near_duplicates([], []) == []
-
-
-def test_flat_images_are_nobody_s_duplicate():
     flat = image_hash(np.full((50, 50), 70, np.uint8))
-    assert near_duplicates([flat, flat], ["train", "test"]) == []
+    assert near_duplicates([flat, flat], ["train", "test"]) == []  # nobody's duplicate
 
 
 def test_a_resized_and_brighter_copy_is_a_duplicate():

@@ -9,7 +9,6 @@ import torch
 
 from seglab.data.augment import Augment
 from seglab.data.dataset import Dataset
-from seglab.data.module import DataModule
 from seglab.engine.config import CONF, build, check
 
 DATASETS = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
@@ -34,9 +33,3 @@ def test_an_augment_yaml_builds_and_changes_an_image(configure, name):
     changed, _, _ = augment(image.clone(), (image[:, :1] > 99).byte(), None, 1, [(0, index) for index in range(8)])
     outcomes = {sample.numpy().tobytes() for sample in changed}
     assert len(outcomes) == 1 if name == "none" else len(outcomes) > 2
-
-
-def test_a_configured_dataset_makes_batches(configure):
-    cfg = configure("train", "dataset.size=32", "dataset.train=4", "dataset.val=2", "dataset.test=2", "augment=light")
-    batch = next(iter(DataModule(build(cfg.dataset), build(cfg.augment), batch_size=4).loader("train")))
-    assert batch["image"].shape == (4, 3, 32, 32)

@@ -18,29 +18,22 @@ def blobs():
 def test_distance_agrees_with_scipy(blobs):
     expected = np.where(blobs, 1 - distance_transform_edt(blobs), distance_transform_edt(1 - blobs))
     np.testing.assert_allclose(distance(blobs), expected, atol=1e-4)
+    assert distance(np.array([[0, 0, 1, 1, 1, 0]], np.uint8)).tolist() == [[2, 1, 0, -1, 0, 1]]
 
 
-def test_distance_of_a_row_is_counted_from_the_boundary_pixels():
-    row = np.array([[0, 0, 1, 1, 1, 0]], np.uint8)
-    assert distance(row).tolist() == [[2, 1, 0, -1, 0, 1]]
-
-
-@pytest.mark.parametrize("value", [0, 1])
-def test_distance_without_a_boundary_is_zero(value):
-    assert not distance(np.full((8, 8), value, np.uint8)).any()
+def test_maps_of_a_mask_without_two_sides_or_two_objects():
+    empty, one = np.zeros((2, 8, 8), np.uint8)
+    one[2:4, 2:4] = 1
+    assert not any(made.any() for made in (distance(empty), distance(1 - empty), cells(empty), components(empty)))
+    assert (gap(one) == FAR).all()
+    assert (gap(empty) == FAR).all()
+    assert (inverse_size(empty) == 1).all()
 
 
 def test_gap_is_the_sum_of_the_two_smallest_distances(blobs):
     labels, count = label(blobs, np.ones((3, 3)))
     away = np.sort([distance_transform_edt(labels != k) for k in range(1, count + 1)], axis=0)
     np.testing.assert_allclose(gap(blobs), away[0] + away[1], atol=1e-4)
-
-
-def test_gap_is_far_with_fewer_than_two_objects():
-    one = np.zeros((8, 8), np.uint8)
-    one[2:4, 2:4] = 1
-    assert (gap(one) == FAR).all()
-    assert (gap(0 * one) == FAR).all()
 
 
 def test_a_cell_has_the_pixels_that_no_other_object_is_nearer_to(blobs):
@@ -52,13 +45,6 @@ def test_a_cell_has_the_pixels_that_no_other_object_is_nearer_to(blobs):
         mine = int(labels[numbers == k][0])
         assert ((found == k) <= (away[mine - 1] == away.min(0))).all()
         assert (found[labels == mine] == k).all()
-
-
-def test_an_empty_mask_has_no_cells_and_a_weight_of_1():
-    empty = np.zeros((6, 6), np.uint8)
-    assert not cells(empty).any()
-    assert not components(empty).any()
-    assert (inverse_size(empty) == 1).all()
 
 
 def test_a_smaller_object_weighs_more_and_the_background_1():

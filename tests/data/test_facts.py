@@ -48,12 +48,9 @@ def test_masks_that_may_be_misread_are_a_warning(tmp_path, kind):
     assert any(words in line for line in open_data(folder(tmp_path)).warnings())
 
 
-def test_ordinary_masks_are_no_warning(tmp_path):
+def test_ordinary_masks_and_what_the_user_has_named_are_no_warning(tmp_path):
     write_scenes(tmp_path)
     assert open_data(folder(tmp_path)).warnings() == []
-
-
-def test_what_the_user_has_named_is_no_warning(tmp_path):
     write_scenes(tmp_path, mask=(".png", two_ids))
     assert open_data(folder(tmp_path, mask_value=2)).warnings() == []
     assert open_data(folder(tmp_path, threshold=1)).warnings() == []

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -37,25 +35,20 @@ def folders(dataset):
     return sorted(path.name for path in Path(dataset.cache_dir).glob("*") if path.is_dir())
 
 
-def test_cached_pixels_and_facts_equal_the_files(dataset):
+def test_cached_pixels_and_facts_equal_the_files_and_the_second_use_decodes_nothing(dataset, monkeypatch):
     mapped, direct = open_data(dataset), open_data(replace(dataset, cache_dir=None))
-    for a, b in zip(mapped.source("train").batch(ALL, 0), direct.source("train").batch(ALL, 0), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert mapped.facts() == direct.facts() == open_data(dataset).facts()
-
-
-def test_the_second_use_decodes_nothing(dataset, monkeypatch):
-    open_data(dataset)
     monkeypatch.setattr(prepare_data, "build", None)
-    assert open_data(dataset).source("train").batch([(0, 0)], 0)[0].shape == (1, 16, 16, 3)
+    for opened in (mapped, open_data(dataset)):
+        for a, b in zip(opened.source("train").batch(ALL, 0), direct.source("train").batch(ALL, 0), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert opened.facts() == direct.facts()
 
 
-@pytest.mark.parametrize("cache", [True, False])
-def test_a_batch_is_a_copy_that_may_be_changed(dataset, cache):
-    source = open_data(dataset if cache else Synthetic(size=32, train=6, val=1, test=1)).source("train")
-    before = source.batch([(0, 3)], 0)[0].copy()
-    source.batch([(0, 3)], 0)[0][:] = 0
-    np.testing.assert_array_equal(source.batch([(0, 3)], 0)[0], before)
+def test_a_batch_is_a_copy_that_may_be_changed(dataset):
+    for source in (open_data(one).source("train") for one in (dataset, Synthetic(size=32, train=6, val=1, test=1))):
+        before = source.batch([(0, 3)], 0)[0].copy()
+        source.batch([(0, 3)], 0)[0][:] = 0
+        np.testing.assert_array_equal(source.batch([(0, 3)], 0)[0], before)
 
 
 def test_a_changed_file_or_reading_option_makes_a_new_cache(dataset):
@@ -83,16 +76,6 @@ def test_a_copy_of_the_data_keeps_its_cache_with_old_times_and_with_new(dataset,
     assert folders(dataset) == [first.fingerprint]
 
 
-def test_what_needs_more_than_the_bound_is_read_from_its_files(dataset):
-    opened = open_data(replace(dataset, cache_gb=1e-9))
-    assert not folders(dataset)
-    assert "every image is decoded at every use: the cache would take 0.0 GB" in opened.warnings()[0]
-    for a, b in zip(
-        opened.source("train").batch(ALL, 0), open_data(dataset).source("train").batch(ALL, 0), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
-
-
 def test_the_longest_unused_cache_goes_when_space_is_short(dataset):
     first = open_data(dataset).fingerprint
     (Path(dataset.cache_dir) / "notes").mkdir()  # no cache, and never removed
@@ -110,12 +93,15 @@ def test_the_longest_unused_cache_goes_when_space_is_short(dataset):
     assert folders(dataset) == sorted([first, third, "notes"])
 
 
-@pytest.mark.parametrize("lost", ["pixels.bin", "records.jsonl"])
-def test_a_cache_that_somebody_has_removed_a_part_of_is_built_anew(dataset, lost):
+def test_a_cache_of_which_a_part_is_gone_is_built_anew_and_one_beyond_the_bound_is_not_built(dataset):
     before = open_data(dataset).source("train").batch(ALL, 0)
-    (Path(dataset.cache_dir) / select_items(dataset).fingerprint / lost).unlink()
-    for a, b in zip(open_data(dataset).source("train").batch(ALL, 0), before, strict=True):
-        np.testing.assert_array_equal(a, b)
+    bounded = replace(dataset, cache_gb=1e-9, threshold=1)
+    assert "every image is decoded at every use: the cache would take 0.0 GB" in open_data(bounded).warnings()[0]
+    for lost in ("pixels.bin", "records.jsonl"):
+        (Path(dataset.cache_dir) / select_items(dataset).fingerprint / lost).unlink()
+        for a, b in zip(open_data(dataset).source("train").batch(ALL, 0), before, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert len(folders(dataset)) == 1
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -135,25 +121,6 @@ def test_an_image_that_cannot_be_used_is_named_or_skipped_before_the_split_is_dr
         assert "2 of 9 images are left out, the first because of " in opened.warnings()[0]
     Path(dataset.root, "images/3.png").write_bytes(whole)
     assert open_data(replace(dataset, on_bad_item="skip")).skipped.keys() == {"5"}
-
-
-def test_masks_that_are_foreground_everywhere_or_nowhere_are_a_warning(dataset):
-    for k in range(9):
-        write_image(Path(dataset.root, f"masks/{k}.png"), np.full((20, 24), 9))
-    assert any("train: 9 of 9 masks are foreground everywhere" in line for line in open_data(dataset).warnings())
-    words = r"no mask has any foreground; they hold 9 (100 %); look at what the data set calls foreground"
-    assert any(words in line for line in open_data(replace(dataset, threshold=9)).warnings())
-
-
-def test_two_processes_may_open_at_once(dataset):
-    with ProcessPoolExecutor(2, get_context("fork")) as pool:
-        facts = [job.result() for job in [pool.submit(facts_of, dataset) for _ in range(4)]]
-    assert facts == [open_data(replace(dataset, cache_dir=None)).facts()] * 4
-    assert folders(dataset) == [facts[0]["fingerprint"]]
-
-
-def facts_of(dataset):
-    return open_data(dataset).facts()
 
 
 def test_an_image_that_is_smaller_than_its_patches_is_filled_up_with_black(dataset):

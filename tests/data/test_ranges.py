@@ -49,14 +49,7 @@ def test_12_bits_in_16_are_read_as_8_bits_would_be(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [
-        ([0.0, 1.0], [0, 1]),
-        ([0.1, 0.4], [0, 0.5]),
-        ([-0.9, 0.8], [-1, 1]),
-        ([-1000, 3000], [-1024, 4095]),
-        ([0, 65535], [0, 65535]),
-        ([300, 70000], [0, 131071]),
-    ],
+    [([0.0, 1.0], [0, 1]), ([-0.9, 0.8], [-1, 1]), ([-1000, 3000], [-1024, 4095]), ([300, 70000], [0, 131071])],
 )
 def test_the_range_is_the_power_of_two_around_all_training_values(tmp_path, values, expected):
     kind = np.float32 if isinstance(values[0], float) else np.int32 if min(values) < 0 else np.uint32
@@ -112,15 +105,6 @@ def test_whole_numbers_with_no_data_are_not_white_without_a_word(tmp_path):
         tifffile.imwrite(path, gray()[k].astype(np.uint16) * 200, extratags=[(42113, "s", 2, "0", True)])
     assert open_data(data).facts()["range"] == [0, 65535]
     assert "8 of 8 images have floats above 1" in " ".join(open_data(replace(data, range="full")).warnings())
-
-
-def test_a_damaged_image_is_left_out_of_the_range(tmp_path):
-    dataset = write(tmp_path, [one.astype(np.uint16) * 16 for one in gray()])
-    path = tmp_path / "images/2.tif"
-    path.write_bytes(path.read_bytes()[:40])
-    opened = open_data(Folder(**{**vars(dataset), "on_bad_item": "skip"}))
-    assert opened.facts()["range"] == [0, 4095]
-    assert opened.skipped.keys() == {"2"}
 
 
 @pytest.mark.parametrize("fit", ["patch", "pad"])

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from seglab.images.resize import crop, fit, to_bits, to_channels, to_mask
 
@@ -10,12 +9,11 @@ def test_an_area_resize_keeps_the_mean_of_a_mask():
     np.testing.assert_allclose(small, fraction.reshape(24, 4, 24, 4).mean((1, 3)), atol=1e-6)
 
 
-@pytest.mark.parametrize("top", range(3))
-@pytest.mark.parametrize("left", range(3))
-def test_a_thin_ship_survives_a_low_coverage_wherever_it_lies(top, left):
-    fraction = np.zeros((768, 768), np.float32)
-    fraction[300 + top : 302 + top, 300 + left : 306 + left] = 1
-    assert to_mask(fit(fraction, 256, "resize"), 0.3).any()
+def test_a_thin_ship_survives_a_low_coverage_wherever_it_lies():
+    for top, left in np.ndindex(3, 3):
+        fraction = np.zeros((48, 48), np.float32)
+        fraction[30 + top : 32 + top, 30 + left : 36 + left] = 1
+        assert to_mask(fit(fraction, 16, "resize"), 0.3).any()
 
 
 def test_coverage_is_the_fraction_at_which_a_pixel_becomes_foreground():
@@ -32,12 +30,6 @@ def test_padding_keeps_proportions_and_centres():
     assert (out[:, 10:30] == 7).all()
     assert not out[:, :10].any()
     assert not out[:, 30:].any()
-
-
-@pytest.mark.parametrize("shape", [(31, 57), (57, 31), (200, 3), (64, 64), (5, 5)])
-@pytest.mark.parametrize("how", ["resize", "pad"])
-def test_every_shape_comes_to_the_size(shape, how):
-    assert fit(np.zeros((*shape, 3), np.uint8), 64, how).shape == (64, 64, 3)
 
 
 def test_bits_go_from_full_range_to_full_range():

@@ -106,28 +106,10 @@ def test_the_tiles_own_pixels_are_each_pixel_of_the_image_once(raw):
     assert not any(rest.any() for rest in left.values())
 
 
-@pytest.mark.parametrize(
-    ("length", "places"),
-    [
-        (64, [(0, 0, 32), (32, 0, 32)]),
-        (70, [(0, 0, 32), (32, 0, 32), (38, 26, 32)]),
-        (20, [(0, 0, 20)]),
-        (33, [(0, 0, 32), (1, 31, 32)]),
-    ],
-)
-def test_squares_stay_inside_a_side_that_is_long_enough(length, places):
-    assert steps(length, 32) == places
-
-
-def test_16_bits_reach_the_batch_in_units_of_255(raw):
-    images, eight = (epoch(replace(raw, bits=bits), split="test")[1] for bits in (16, 8))
-    assert torch.equal((images * 257).round().long() >> 8, eight.long())
-
-
-def test_index_and_id_say_which_image_a_patch_is_of(raw):
-    module = DataModule(replace(raw, patches_per_image=3), batch_size=100)
-    batch = next(iter(module.loader("train")))
-    assert [module.splits.train[k].id for k in batch["index"]] == batch["id"]
+def test_squares_stay_inside_a_side_that_is_long_enough():
+    assert steps(64, 32) == [(0, 0, 32), (32, 0, 32)]
+    assert steps(70, 32) == [(0, 0, 32), (32, 0, 32), (38, 26, 32)]
+    assert steps(20, 32) == [(0, 0, 20)]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +126,3 @@ def test_cache_no_cache_and_prepared_folder_give_the_same_numbers(raw, tmp_path,
         for other in (replace(raw, cache_dir=None), ready, cached):
             assert_same(epoch(raw, split=split), epoch(other, split=split))
             assert open_data(raw).facts()["foreground"] == open_data(other).facts()["foreground"]
-
-
-def test_reducing_shrinks_before_cutting(raw):
-    assert decode_native(raw.items()[0], replace(raw, reduce=2))[0].shape == (75, 45)

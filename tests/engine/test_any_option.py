@@ -67,7 +67,7 @@ def test_a_check_gives_sentences_or_passes(changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(CHANGES)
 def test_a_check_of_many_changes_does_so_too(changes: dict[str, Any]) -> None:
     assert all(": expected " in line for line in sentences_of(changes))
@@ -79,7 +79,7 @@ ORDINARY = st.one_of(FEW, WORDS, st.none(), st.booleans(), st.lists(FEW, max_siz
 
 
 @pytest.mark.slow
-@settings(max_examples=40, suppress_health_check=list(HealthCheck), derandomize=True, phases=[Phase.generate])
+@settings(max_examples=20, suppress_health_check=list(HealthCheck), derandomize=True, phases=[Phase.generate])
 @given(st.dictionaries(st.sampled_from(OPTIONS), ORDINARY, min_size=1, max_size=2))
 def test_what_passes_the_check_trains_or_ends_in_a_sentence(changes: dict[str, Any]) -> None:
     with TemporaryDirectory() as place, contextlib.chdir(place):

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 import torch
 
 from seglab.engine import checkpoints
 from seglab.engine.checkpoints import AtomicCheckpointIO
 
 
-def load(path: Path) -> dict:
+def load(path):
     return torch.load(path, weights_only=True)
 
 
-def test_checkpoints_are_written_when_it_is_time_and_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoints_are_written_when_it_is_time_and_at_the_end(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
     keeper, best, last = AtomicCheckpointIO("abc", every=30), tmp_path / "best.ckpt", tmp_path / "last.ckpt"
@@ -37,9 +32,7 @@ def test_checkpoints_are_written_when_it_is_time_and_at_the_end(
     assert load(last) | {"w": 0} == {"epoch": 7, "identity": "abc", "w": 0}
 
 
-def test_the_last_checkpoint_is_written_after_the_best_that_it_refers_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_checkpoint_is_written_after_the_best_that_it_refers_to(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr(checkpoints.torch, "save", lambda checkpoint, _: order.append(checkpoint["name"]))
     keeper = AtomicCheckpointIO("abc")
@@ -49,7 +42,7 @@ def test_the_last_checkpoint_is_written_after_the_best_that_it_refers_to(
     assert order == ["best", "last"]
 
 
-def test_a_checkpoint_that_is_removed_before_it_is_written_never_appears(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_removed_before_it_is_written_never_appears(tmp_path):
     keeper = AtomicCheckpointIO("abc")
     for name in ("one", "two"):
         keeper.save_checkpoint({}, tmp_path / f"{name}.ckpt")

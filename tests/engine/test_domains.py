@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from seglab.engine.config import ConfigError, check_domains, to_container
-from seglab.engine.domains import DOMAINS, Domain, better, outside
+from seglab.engine.domains import DOMAINS, better, outside
 from tests.conftest import compose
 
 
@@ -16,24 +16,13 @@ from tests.conftest import compose
     ("words", "sentence"),
     [
         ("optimizer.lr=nan", "optimizer.lr: expected a number above 0 and at most 1000000, got nan"),
-        ("optimizer.lr=-1", "optimizer.lr: expected a number above 0 and at most 1000000, got -1"),
         ("optimizer.betas=[2,0.5]", "optimizer.betas[0]: expected a number of at least 0 and below 1, got 2"),
         ("seed=-1", "seed: expected a whole number of at least 0 and at most 4294967295, got -1"),
-        ("seed=4294967296", "seed: expected a whole number of at least 0 and at most 4294967295, got 4294967296"),
-        ("seed=1.5", "seed: expected a whole number of at least 0 and at most 4294967295, got 1.5"),
         ("seed=null", "seed: expected a whole number of at least 0 and at most 4294967295, got null"),
         ("tune.lr=[1e-3,nan]", "tune.lr[1]: expected a number above 0 and at most 1000000, got nan"),
-        ("tune.lr=[]", "tune.lr: expected a value, got []"),
-        ("examples=1.5", "examples: expected a whole number of at least 1 and at most 1000, got 1.5"),
         ("examples=[1]", "examples: expected a whole number of at least 1 and at most 1000, got [1]"),
-        ("examples={a:1}", "examples: expected a whole number of at least 1 and at most 1000, got {'a': 1}"),
-        ("channels_last=[true]", "channels_last: expected true or false, got ["),
-        ("dataset.size=1000000", "dataset.size: expected a whole number of at least 1 and at most 16384, got 1000000"),
-        ("dataset.std=[inf]", "dataset.std[0]: expected a number above 0 and at most 1000000, got inf"),
         ("loss=focal loss.gamma=1e30", "loss.gamma: expected a finite number, got 1e+30"),
-        ("init_from=''", "init_from: expected a value, got ''"),
         ("channels_last=3", "channels_last: expected true or false, got 3"),
-        ("compile=1", "compile: expected true or false, got 1"),
         (
             "trainer.limit_test_batches=0",
             "trainer.limit_test_batches: expected a number above 0 and at most 1000000 or null, got 0",
@@ -42,48 +31,40 @@ from tests.conftest import compose
             "trainer.check_val_every_n_epoch=40",
             "trainer.check_val_every_n_epoch: expected at most trainer.max_epochs=30",
         ),
-        ("+trainer.fast_dev_run=true", "trainer.fast_dev_run: expected an option that seglab passes on to Lightning"),
         ("callbacks=early_stopping callbacks.early_stopping.mode=x", "callbacks.early_stopping.mode: expected max"),
-        ("trainer.limit_val_batches=0", "trainer.limit_val_batches: expected a number above 0"),
         ("trainer.limit_train_batches=1.5", "trainer.limit_train_batches: expected a fraction of at most 1 or a whole"),
-        ("trainer.max_epochs=0", "trainer.max_epochs: expected a whole number of at least 1"),
-        ("+trainer.max_steps=5", "trainer.max_steps: expected an option that seglab passes on to Lightning"),
-        ("+trainer.overfit_batches=1", "trainer.overfit_batches: expected an option that seglab passes on"),
-        ("+trainer.val_check_interval=2", "trainer.val_check_interval: expected an option that seglab passes on"),
         ("+trainer.barebones=true", "trainer.barebones: expected an option that seglab passes on"),
         ("+trainer.min_epochs=40", "trainer.min_epochs: expected at most trainer.max_epochs=30, got 40"),
         ("monitor=val/loss monitor_mode=max", "monitor_mode: expected min, since val/loss is better so, got max"),
         ("monitor=val/loss scheduler=plateau scheduler.mode=max", "scheduler.mode: expected min, since val/loss"),
         ("dataset=folder dataset.root=x \"dataset.group_pattern='(a'\"", "dataset.group_pattern: expected a regular"),
-        ("model.depth=10", "model.depth: expected a whole number of at least 1 and at most 8, got 10"),
     ],
 )
-def test_a_value_outside_of_its_domain_is_one_sentence(words: str, sentence: str) -> None:
+def test_a_value_outside_of_its_domain_is_one_sentence(words, sentence):
     with pytest.raises(ConfigError) as fault:
         check_domains(compose("train", *shlex.split(words), folder=Path("x")))
     assert [line for line in str(fault.value).splitlines() if line.startswith(sentence)]
 
 
-@pytest.mark.parametrize(("metric", "mode"), [("val/loss", "min"), ("val/ece", "min"), ("val/iou_pooled", "max")])
-def test_errors_are_better_when_small(metric: str, mode: str) -> None:
-    assert better(metric) == mode
+def test_errors_are_better_when_small():
+    assert [better(metric) for metric in ("val/loss", "val/ece", "val/iou_pooled")] == ["min", "min", "max"]
 
 
-def test_a_group_holds_options() -> None:
+def test_a_group_holds_options():
     assert list(outside({"logger": "x", "loss": None})) == ["logger: expected logger.OPTION=VALUE, got logger=x"]
 
 
 @pytest.mark.parametrize("command", ["train", "report", "surface", "prepare", "benchmark"])
-def test_the_defaults_of_every_command_lie_inside(command: str) -> None:
+def test_the_defaults_of_every_command_lie_inside(command):
     place = Path("x") if command in ("train", "surface", "benchmark") else None
     assert list(outside(to_container(compose(command, folder=place)))) == []
 
 
-@pytest.mark.parametrize("domain", DOMAINS.values(), ids=DOMAINS.keys())
-def test_a_domain_holds_its_ends_and_nothing_beyond(domain: Domain) -> None:
-    low, high = (int(end) if domain.whole else float(end) for end in (domain.low, domain.high))
-    for end, beyond in ((low, low - 1), (high, high + 1)):
-        assert domain.holds(end) == (end not in domain.without)
-        assert not domain.holds(beyond)
-    assert not any(domain.holds(value) for value in (float("nan"), float("inf"), True, "1", [1]))
-    assert domain.holds(None) == domain.null
+def test_a_domain_holds_its_ends_and_nothing_beyond():
+    for name, domain in DOMAINS.items():
+        low, high = (int(end) if domain.whole else float(end) for end in (domain.low, domain.high))
+        for end, beyond in ((low, low - 1), (high, high + 1)):
+            assert domain.holds(end) == (end not in domain.without), name
+            assert not domain.holds(beyond), name
+        assert not any(domain.holds(value) for value in (float("nan"), float("inf"), True, "1", [1])), name
+        assert domain.holds(None) == domain.null, name

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback
 from torch import Tensor
 
-from seglab.contract import ContractError
-from seglab.engine.ema import Ema
 from seglab.engine.trained_run import open_run
 from seglab.train import train
 from tests.conftest import SMALL
@@ -28,26 +24,26 @@ class Watch(Callback):
     trained: list[Tensor]
     measured: list[tuple[str, Tensor]]
 
-    def note(self, module: LightningModule) -> Tensor:
+    def note(self, module):
         return module.model.last.weight.detach().clone()  # type: ignore[union-attr, return-value]
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_start(self, trainer, module):
         self.trained.append(self.note(module))
 
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *batch: Any) -> None:
+    def on_train_batch_end(self, trainer, module, *batch):
         self.trained.append(self.note(module))
 
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_start(self, trainer, module):
         self.measured.append((trainer.state.fn.value, self.note(module)))  # type: ignore[union-attr]
 
     on_test_start = on_validation_start
 
 
-def saved(folder: Path, name: str) -> Tensor:
+def saved(folder, name):
     return torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]["model.last.weight"]
 
 
-def test_the_average_is_validated_saved_and_tested(configure: Configure, tmp_path: Path) -> None:
+def test_the_average_is_validated_saved_and_tested(configure, tmp_path):
     Watch.trained, Watch.measured = [], []
     train(configure("train", *WITH, f"+callbacks.watch._target_={__name__}.Watch", folder=tmp_path), tmp_path)
     average, averages = Watch.trained[0], []
@@ -69,15 +65,10 @@ def test_the_average_is_validated_saved_and_tested(configure: Configure, tmp_pat
     assert not torch.equal(Watch.trained[-1], per_epoch[-1])
 
 
-def test_a_run_that_was_paused_ends_like_one_that_was_not(configure: Configure, tmp_path: Path) -> None:
+def test_a_run_that_was_paused_ends_like_one_that_was_not(configure, tmp_path):
     whole, paused = tmp_path / "whole", tmp_path / "paused"
     train(configure("train", *WITH, folder=whole), whole)
     for stop in ("stop_after=1", "stop_after=null"):
         train(configure("train", *WITH, stop, folder=paused), paused)
     assert torch.equal(saved(whole, "last"), saved(paused, "last"))
     assert (whole / "per_image.csv").read_text() == (paused / "per_image.csv").read_text()
-
-
-def test_a_decay_of_one_would_never_learn() -> None:
-    with pytest.raises(ContractError, match="decay: expected a number between 0 and 1, got 1"):
-        Ema(decay=1.0)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
 from seglab.engine.graphs import Graphs
 from seglab.engine.module import SegModule
-from tests.conftest import train_small
+from tests.conftest import assert_same_tables, train_small
 
 
 class Recording:
     """Computes on the memory of the first inputs, and gives its results in the memory of the first ones."""
 
-    def __init__(self, work: Any, inputs: Any, model: nn.Module, pool: Any) -> None:
+    def __init__(self, work, inputs, model, pool):
         self.work, self.model = work, model
         self.inputs = [x if x is None else x.clone() for x in inputs]
         self.outputs: list[Tensor] = []
 
-    def __call__(self, inputs: Any) -> list[Tensor]:
+    def __call__(self, inputs):
         for place, x in zip(self.inputs, inputs, strict=True):
             if place is not None:
                 place.copy_(x)
@@ -36,7 +32,7 @@ class Recording:
             place.copy_(x)
         return self.outputs
 
-    def set_gradients(self) -> None:
+    def set_gradients(self):
         for weight, gradient in zip(self.model.parameters(), self.gradients, strict=True):
             weight.grad = gradient
 
@@ -45,26 +41,22 @@ DEEP = ("dataset.fit=pad", "model.depth=3", "model.deep_supervision=true")
 
 
 @pytest.mark.parametrize("words", [(), ("loss=boundary", "trainer.gradient_clip_val=0.1"), DEEP])
-def test_a_run_of_recorded_steps_is_that_of_computed_ones(
-    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_of_recorded_steps_is_that_of_computed_ones(words, tmp_path, monkeypatch):
     plain = train_small(tmp_path / "plain", *words)
     recorded: list[Graphs] = []
 
-    def begin(module: SegModule) -> None:
+    def begin(module):
         module.graphs = Graphs(module, Recording)
         recorded.append(module.graphs)
 
     monkeypatch.setattr(SegModule, "on_train_start", begin)
     graphs = train_small(tmp_path / "graphs", *words)
     assert len(recorded[0].known) >= 2  # training, and validation
-    for name in ("per_image.csv", "metrics.csv"):
-        tables = [pd.read_csv(folder / name).drop(columns="seconds", errors="ignore") for folder in (plain, graphs)]
-        pd.testing.assert_frame_equal(*tables, check_exact=True)
+    assert_same_tables(plain, graphs)
 
 
-def test_a_step_that_cannot_be_recorded_is_computed_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    def refuse(*_: Any) -> None:
+def test_a_step_that_cannot_be_recorded_is_computed_and_said_once(caplog):
+    def refuse(*_):
         raise RuntimeError("reads a number\nin C++")
 
     graphs = Graphs(nn.Linear(1, 1), refuse)
@@ -75,10 +67,10 @@ def test_a_step_that_cannot_be_recorded_is_computed_and_said_once(caplog: pytest
     ]
 
 
-def test_a_graph_belongs_to_one_shape_and_one_loss() -> None:
+def test_a_graph_belongs_to_one_shape_and_one_loss():
     graphs, one, other = Graphs(nn.Linear(1, 1), Recording), object(), object()
 
-    def double(x: Tensor) -> tuple[Tensor, ...]:
+    def double(x):
         return (2 * x,)
 
     for kind, size, count in ((one, 1, 1), (one, 1, 1), (one, 2, 2), (other, 2, 3), (one, 1, 3)):

@@ -7,15 +7,14 @@ import logging
 import math
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
 from seglab.engine.local_jobs import Progress, duration, run_in_processes
 
 
-def test_values_come_in_order_and_a_process_that_dies_leaves_the_others_at_work() -> None:
-    def work(k: int) -> float:
+def test_values_come_in_order_and_a_process_that_dies_leaves_the_others_at_work():
+    def work(k):
         if k == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return 10.0 * k
@@ -27,14 +26,14 @@ def test_values_come_in_order_and_a_process_that_dies_leaves_the_others_at_work(
     assert codes == {0: 0, 1: -9, 2: 0, 3: 0}
 
 
-def test_an_error_in_the_parent_ends_every_process(tmp_path: Path) -> None:
-    def work(k: int) -> float:
+def test_an_error_in_the_parent_ends_every_process(tmp_path):
+    def work(k):
         if k == 1:
             signal.pause()
         (tmp_path / f"{k}-{os.getpid()}").touch()
         return 0.0
 
-    def ended(k: int, code: int) -> None:
+    def ended(k, code):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -42,7 +41,7 @@ def test_an_error_in_the_parent_ends_every_process(tmp_path: Path) -> None:
     assert {path.name[0] for path in tmp_path.iterdir()} <= {"0"}
 
 
-def test_progress_tells_what_ended_and_records_a_death(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_tells_what_ended_and_records_a_death(tmp_path, caplog):
     folders = [tmp_path / name for name in "abc"]
     finished = {"status": "finished", "seconds": 60.0, "monitor": {"name": "val/iou", "value": 0.5}}
     progress = Progress(folders, at_once=2)
@@ -59,5 +58,5 @@ def test_progress_tells_what_ended_and_records_a_death(tmp_path: Path, caplog: p
     assert json.loads((folders[1] / "run.json").read_text())["status"] == "failed"
 
 
-def test_a_duration_is_read_in_its_own_unit() -> None:
+def test_a_duration_is_read_in_its_own_unit():
     assert [duration(seconds) for seconds in (40, 720, 12600)] == ["40 s", "12 min", "3.5 h"]

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
-from omegaconf import DictConfig
 
 from seglab.contract import ContractError
 from seglab.engine.config import build, to_container
 from seglab.engine.loss_schedule import Ramp, ramps, scheduled
-from seglab.losses import BCE, CLDice, Dice, Sum, Term, WeightedBCE
-from seglab.losses.base import Loss
+from seglab.losses import BCE, Dice, Sum, Term, WeightedBCE
 
 
 @pytest.mark.parametrize(
@@ -23,14 +18,14 @@ from seglab.losses.base import Loss
         ("exponential", [16.0, 11.313708, 8.0, 5.656854, 4.0, 4.0]),  # 16 / sqrt(2)^k
     ],
 )
-def test_a_shape_goes_from_start_to_end_and_stays_there(shape: str, values: list[float]) -> None:
+def test_a_shape_goes_from_start_to_end_and_stays_there(shape, values):
     ramp = Ramp(start=16, to=4, shape=shape, epochs=4)
     assert [ramp.at(epoch, 99) for epoch in range(6)] == pytest.approx(values, abs=1e-6)
     assert ramp.at(4, 0) == 4
     assert [Ramp(start=16, to=4, shape=shape, steps=4).at(99, step) for step in range(6)] == pytest.approx(values)
 
 
-def test_the_weight_of_the_boundary_loss_grows_by_a_hundredth_an_epoch(configure: Callable[..., DictConfig]) -> None:
+def test_the_weight_of_the_boundary_loss_grows_by_a_hundredth_an_epoch(configure):
     spec = "schedule.terms.boundary.weight={to: 1, shape: linear, epochs: 99}"
     cfg = configure("train", "loss=sum", "loss.terms.boundary.weight=0.01", spec)
     loss: Sum = build(cfg.loss)
@@ -43,14 +38,14 @@ def test_the_weight_of_the_boundary_loss_grows_by_a_hundredth_an_epoch(configure
     assert loss.given["boundary"].weight == 0.01
 
 
-def test_a_weight_worked_out_from_the_data_is_where_its_schedule_starts() -> None:
+def test_a_weight_worked_out_from_the_data_is_where_its_schedule_starts():
     loss = WeightedBCE(pos_weight="auto").with_class_frequency([0.05])
     found = ramps({"pos_weight": {"to": 1, "epochs": 10}}, loss)
     assert scheduled(loss, found, 0, 0).pos_weight == pytest.approx(19.0)  # type: ignore[attr-defined]
     assert scheduled(loss, found, 10, 0) == WeightedBCE(pos_weight=1.0)
 
 
-def test_several_parameters_move_each_at_its_own_pace() -> None:
+def test_several_parameters_move_each_at_its_own_pace():
     loss = Sum(terms={"bce": Term(loss=BCE(), weight=1.0), "dice": Term(loss=Dice(smooth=0.0), weight=0.0)})
     spec = {"bce": {"weight": {"to": 0, "epochs": 4}}, "dice": {"loss": {"smooth": {"to": 1, "steps": 100}}}}
     now = scheduled(loss, ramps({"terms": spec}, loss), 1, 50)
@@ -65,22 +60,15 @@ BCE_WEIGHT = WeightedBCE(pos_weight=2.0)
     [
         (BCE_WEIGHT, {"weight": {"to": 1, "epochs": 3}}, r"schedule\.weight: expected one of .*pos_weight, got weight"),
         (BCE_WEIGHT, {"pos_weight": 3}, r"schedule\.pos_weight: expected some of to, shape, .*, got 3"),
-        (BCE_WEIGHT, {"pos_weight": {"too": 1}}, r"schedule\.pos_weight: expected some of .*, got too"),
         (BCE_WEIGHT, {"pos_weight": {"epochs": 1}}, r"expected a value to go to, got none; set to="),
-        (BCE_WEIGHT, {"pos_weight": {"to": "auto", "epochs": 1}}, r"expected a number as to, got auto"),
-        (BCE_WEIGHT, {"pos_weight": {"to": 1}}, r"expected epochs or steps, one of them, got none"),
         (BCE_WEIGHT, {"pos_weight": {"to": 1, "epochs": 1, "steps": 1}}, r"one of them, got both"),
-        (BCE_WEIGHT, {"pos_weight": {"to": 1, "epochs": 0}}, r"a whole number of epochs or steps, at least 1, got 0"),
-        (BCE_WEIGHT, {"pos_weight": {"to": 1, "epochs": 1, "shape": "s"}}, r"a shape of linear, .*, got s"),
         (BCE_WEIGHT, {"pos_weight": {"to": 0, "epochs": 1}}, r"WeightedBCE: expected pos_weight above 0 .*, got 0"),
-        (BCE_WEIGHT, {"pos_weight": {"to": 1, "epochs": 1, "start": -1}}, r"expected pos_weight above 0 .*, got -1"),
         (Dice(), {"smooth": {"to": 1, "epochs": 1, "shape": "exponential"}}, r"start and to above 0 for shape=exp"),
         (Dice(), {"empty": {"to": 1, "epochs": 1}}, r"schedule\.empty: expected one of smooth, .*got empty"),
-        (CLDice(), {"iterations": {"to": 1, "epochs": 1}}, r"expected one of smooth, dice_weight, got iterations"),
         (BCE_WEIGHT, 3, r"schedule: expected the parameters of the loss that change, got 3"),
     ],
 )
-def test_a_wrong_schedule_is_one_sentence(loss: Loss, schedule: Any, sentence: str) -> None:
+def test_a_wrong_schedule_is_one_sentence(loss, schedule, sentence):
     with pytest.raises(ContractError, match=sentence) as fault:
         ramps(schedule, loss)
     assert "\n" not in str(fault.value)

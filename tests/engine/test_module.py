@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from seglab.contract import ContractError
@@ -21,20 +20,19 @@ from seglab.engine.dry_run import dry_run
 from seglab.engine.module import Normalize, SegModule
 from seglab.losses import BCE
 from seglab.losses.base import Loss
-from seglab.losses.pixels import Pixels
 from tests.conftest import train_small
 
 
 class Tiny(nn.Module):
     """One convolution, BatchNorm and dropout: everything that a rehearsal could leave a trace in."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 1, 1)
         )
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image):
         return self.layers(image)
 
 
@@ -42,35 +40,35 @@ class Tiny(nn.Module):
 class Poisoned(Loss):
     """Not a number for the second image."""
 
-    def value(self, x: Pixels) -> Tensor:
+    def value(self, x):
         return x.z.mean((1, 2)) * torch.tensor([1.0, float("nan")])
 
 
-def module(loss: Loss | None = None) -> SegModule:
+def module(loss=None):
     optimizer: Any = partial(torch.optim.SGD, lr=0.1)
     return SegModule(Tiny(), loss or BCE(), optimizer, mean=[0.5], std=[0.25])
 
 
-def batch() -> dict[str, Any]:
+def batch():
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=generator)
     target = torch.randint(0, 2, (2, 1, 8, 8), dtype=torch.uint8, generator=generator)
     return {"image": image, "target": target, "id": ["one", "two"], "index": torch.arange(2)}
 
 
-def test_normalising_is_the_textbook_formula() -> None:
+def test_normalizing_is_the_textbook_formula():
     image = batch()["image"]
     mean, std = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1), torch.tensor([0.2, 0.3, 0.4]).view(1, 3, 1, 1)
     normalized = Normalize([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])(image)
     torch.testing.assert_close(normalized, (image / 255 - mean) / std, rtol=1e-5, atol=1e-5)
 
 
-def test_a_loss_that_is_no_number_stops_and_names_its_images() -> None:
+def test_a_loss_that_is_no_number_stops_and_names_its_images():
     with pytest.raises(ContractError, match=r"loss: expected a finite number, got nan; in epoch 0 for two \("):
         module(Poisoned()).training_step(batch(), 0)
 
 
-def test_losses_that_are_looked_at_later_name_the_images_of_the_first_bad_step() -> None:
+def test_losses_that_are_looked_at_later_name_the_images_of_the_first_bad_step():
     """On a GPU the losses of many steps are read together; after the first bad step all are bad."""
     later, nan = module(), float("nan")
     later._unchecked = [(torch.tensor([1.0, 2.0]), ["a", "b"]), (torch.tensor([1.0, nan]), ["c", "d"])]
@@ -80,24 +78,14 @@ def test_losses_that_are_looked_at_later_name_the_images_of_the_first_bad_step()
     later.raise_if_not_finite()
 
 
-def test_the_loss_is_float32_under_autocast() -> None:
+def test_the_loss_is_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         losses, logits = module().step(batch())
     assert logits.dtype == torch.bfloat16
     assert losses.dtype == torch.float32
 
 
-def test_the_module_counts_what_it_sees() -> None:
-    seen = module().eval()
-    out = seen.validation_step(batch(), 0)
-    values = seen.val_meter.flush()
-    assert values["loss"].item() == pytest.approx(out["losses"].mean().item())
-    found, true = out["logits"] >= 0, batch()["target"] == 1
-    iou = ((found & true).sum((1, 2, 3)) / (found | true).sum((1, 2, 3))).mean()
-    assert values["iou"].item() == pytest.approx(iou.item(), abs=1e-6)
-
-
-def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were() -> None:
+def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were():
     images = (torch.rand(3, 8, 8, 3).numpy() * 255).astype("uint8")
     masks = (images[..., 0] > 128).astype("uint8")
     pairs = zip(images, masks, strict=True)
@@ -113,7 +101,7 @@ def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were() -
     assert trained.train_meter.metrics.update_count == 0
 
 
-def test_the_random_state_travels_with_the_checkpoint() -> None:
+def test_the_random_state_travels_with_the_checkpoint():
     saved: dict[str, Any] = {}
     module().on_save_checkpoint(saved)
     first = torch.rand(3)
@@ -121,8 +109,8 @@ def test_the_random_state_travels_with_the_checkpoint() -> None:
     assert torch.equal(torch.rand(3), first)
 
 
-def test_a_gpu_without_memory_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
+def test_a_gpu_without_memory_is_one_sentence(tmp_path, monkeypatch):
+    def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64.00 GiB. GPU 0 has 2 GiB.")
 
     monkeypatch.setattr(SegModule, "training_step", full)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.ndimage
 import torch
 
-from seglab.engine.per_image import ImageTable, extremes, spread, write_table
-from seglab.files import write_arrays
+from seglab.data.facts import spread
+from seglab.engine.per_image import ImageTable, extremes
 
 
-def scene(seed: int, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+def scene(seed, side=8):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(1, 1, side, side, generator=generator)
     return logits, (torch.rand(1, 1, side, side, generator=generator) > 0.7).to(torch.uint8)
 
 
-def test_the_tiles_of_an_image_make_the_row_of_the_whole_image() -> None:
+def test_the_tiles_of_an_image_make_the_row_of_the_whole_image():
     logits, target = scene(0)
     whole, tiled = (ImageTable({"a": "p", "b": "q"}, 0.5, "correct", outlines=False) for _ in range(2))
     whole.add(torch.tensor([0.5]), logits, target, ["a"])
@@ -29,9 +27,13 @@ def test_the_tiles_of_an_image_make_the_row_of_the_whole_image() -> None:
         tiled.add(torch.tensor([loss]), left, right, ["a"])
     pd.testing.assert_frame_equal(tiled.table(), whole.table(), rtol=1e-6)
     np.testing.assert_array_equal(tiled.arrays("val")["val"], whole.arrays("val")["val"])
+    table = ImageTable({"a": "p"}, 0.5, "correct")
+    for _, _, loss in halves:
+        table.add(torch.tensor([loss]), logits, target, ["a"])
+    assert table.table()[["hd95", "asd", "objects", "object_f2"]].isna().all(axis=None)  # undefined for tiles
 
 
-def test_the_overlap_of_two_tiles_counts_once_and_what_lies_beyond_the_image_never() -> None:
+def test_the_overlap_of_two_tiles_counts_once_and_what_lies_beyond_the_image_never():
     logits, target = scene(0)
     whole, tiled = (ImageTable({"a": "p"}, 0.5, "correct", outlines=False) for _ in range(2))
     whole.add(torch.tensor([(4 * 0.2 + 3 * 0.8) / 7]), logits[..., :7], target[..., :7], ["a"])
@@ -43,7 +45,7 @@ def test_the_overlap_of_two_tiles_counts_once_and_what_lies_beyond_the_image_nev
     np.testing.assert_array_equal(tiled.arrays("val")["val"], whole.arrays("val")["val"])
 
 
-def test_a_row_holds_the_textbook_scores_in_the_order_of_the_images() -> None:
+def test_a_row_holds_the_textbook_scores_in_the_order_of_the_images():
     table = ImageTable({"a": "p", "b": "q"}, 0.5, "correct")
     for name, seed in (("b", 1), ("a", 2)):
         table.add(torch.tensor([0.1]), *scene(seed), [name])
@@ -61,14 +63,7 @@ def test_a_row_holds_the_textbook_scores_in_the_order_of_the_images() -> None:
     assert row["objects"] == scipy.ndimage.label(true, np.ones((3, 3)))[1]
 
 
-def test_distances_and_objects_of_a_tiled_image_are_left_undefined() -> None:
-    table = ImageTable({"a": "p"}, 0.5, "correct")
-    for seed in (1, 2):
-        table.add(torch.tensor([0.1]), *scene(seed), ["a"])
-    assert table.table()[["hd95", "asd", "objects", "object_f2"]].isna().all(axis=None)
-
-
-def test_objects_that_the_data_set_tells_apart_are_found_one_by_one() -> None:
+def test_objects_that_the_data_set_tells_apart_are_found_one_by_one():
     target = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     target[..., 1:3, 1:7] = 1  # two ships of 2 x 3 side by side, one of 2 x 2 apart from them
     target[..., 5:7, 5:7] = 1
@@ -86,21 +81,9 @@ def test_objects_that_the_data_set_tells_apart_are_found_one_by_one() -> None:
     assert rows[1]["object_f2"] == pytest.approx(5 * 2 / (4 * 3 + 2))
 
 
-def test_the_best_median_and_worst_are_found_and_undefined_scores_left_out() -> None:
+def test_the_best_median_and_worst_are_found_and_undefined_scores_left_out():
     scores = pd.Series([0.5, np.nan, 0.9, 0.1, 0.7, 0.3])
     assert extremes(scores, 1) == {2: "best", 0: "median", 3: "worst"}
     assert extremes(pd.Series([np.nan])) == {}
-
-
-def test_examples_are_spread_over_the_ranks() -> None:
     assert spread([5, 1, 4, 2, 3], 3) == [1, 4, 0]
     assert spread([5, 1], 9) == [1, 0]
-
-
-def test_tables_and_arrays_keep_every_digit(tmp_path: Path) -> None:
-    table = pd.DataFrame([{"id": "a,b", "x": 0.1 + 0.2, "y": np.nan}])
-    write_table(tmp_path / "t.csv", table)
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "t.csv"), table, check_exact=True)
-    write_arrays(tmp_path / "a.npz", x=np.arange(3))
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["x"], [0, 1, 2])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "t.csv"]

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from seglab.contract import ContractError
 from seglab.engine.run import Run
+from tests.conftest import facts_of
 
 
-def status(folder: Path) -> dict:
-    return json.loads((folder / "run.json").read_text())
-
-
-def test_a_run_that_ends_well_is_finished_and_knows_its_facts(tmp_path: Path) -> None:
+def test_a_run_that_ends_well_is_finished_and_knows_its_facts(tmp_path):
     with Run(tmp_path / "a") as run:
         run.start(seed=3)
-        assert status(run.folder)["status"] == "running"
+        assert facts_of(run.folder)["status"] == "running"
         run.note(metrics={"test/iou": 0.5})
-    facts = status(tmp_path / "a")
+    facts = facts_of(tmp_path / "a")
     assert (facts["status"], facts["seed"], facts["metrics"]) == ("finished", 3, {"test/iou": 0.5})
     assert facts["versions"]["torch"]
     assert facts["error"] is None
@@ -36,21 +31,21 @@ def test_a_run_that_ends_well_is_finished_and_knows_its_facts(tmp_path: Path) ->
         (KeyboardInterrupt(), "interrupted", True),
     ],
 )
-def test_a_run_that_breaks_keeps_the_reason(tmp_path: Path, error: BaseException, ended: str, traced: bool) -> None:
-    def broken() -> None:
+def test_a_run_that_breaks_keeps_the_reason(tmp_path, error, ended, traced):
+    def broken():
         with Run(tmp_path) as run:
             run.start()
             raise error
 
     with pytest.raises(type(error)):
         broken()
-    facts = status(tmp_path)
+    facts = facts_of(tmp_path)
     assert facts["status"] == ended
     assert facts["error"]["message"] == str(error)
     assert bool(facts["error"]["traceback"]) == traced
 
 
-def test_forgetting_removes_what_a_run_left_and_nothing_else(tmp_path: Path) -> None:
+def test_forgetting_removes_what_a_run_left_and_nothing_else(tmp_path):
     with Run(tmp_path) as run:
         run.start()
         (tmp_path / "mine.txt").write_text("keep")
@@ -62,13 +57,7 @@ def test_forgetting_removes_what_a_run_left_and_nothing_else(tmp_path: Path) -> 
     assert run.known() == {}
 
 
-def test_a_run_that_only_looks_writes_nothing(tmp_path: Path) -> None:
-    with Run(tmp_path) as run:
-        assert run.known() == {}
-    assert not (tmp_path / "run.json").exists()
-
-
-def test_a_folder_is_held_by_one_process_and_free_when_that_process_is_gone(tmp_path: Path) -> None:
+def test_a_folder_is_held_by_one_process_and_free_when_that_process_is_gone(tmp_path):
     code = "import sys, time; from seglab.engine.run import Run\nwith Run(sys.argv[1]): print(1); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-u", "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert other.stdout is not None

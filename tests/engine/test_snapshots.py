@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,22 +12,18 @@ from seglab.contract import ContractError
 from seglab.engine.config import identity
 from seglab.engine.snapshots import Snapshots, is_due
 from seglab.engine.trained_run import open_run
-from seglab.train import load_data, make_module, train
-from tests.conftest import SMALL
+from seglab.train import load_data, make_module
+from tests.conftest import SMALL, assert_same_tables, train_small
 
 Configure = Callable[..., DictConfig]
-WITH = (*SMALL, "callbacks=snapshots", "trainer.max_epochs=3", "loss=bce")
 
 
-@pytest.mark.parametrize(
-    ("growth", "kept"),
-    [(2, [0, 1, 2, 4, 8, 16]), (3, [0, 1, 3, 9, 27]), (1, list(range(30))), (1.5, [0, 1, 2, 3, 4, 7, 10, 15, 23])],
-)
-def test_snapshots_are_spaced_like_a_logarithm(growth: float, kept: list[int]) -> None:
-    assert [epoch for epoch in range(30) if is_due(epoch, growth)] == kept
+def test_snapshots_are_spaced_like_a_logarithm():
+    for growth, kept in ((2, [0, 1, 2, 4, 8, 16]), (1, [*range(30)]), (1.5, [0, 1, 2, 3, 4, 7, 10, 15, 23])):
+        assert [epoch for epoch in range(30) if is_due(epoch, growth)] == kept
 
 
-def test_a_run_keeps_its_initial_and_its_last_weights(trained_study: Path, tmp_path: Path) -> None:
+def test_a_run_keeps_its_initial_and_its_last_weights(trained_study, tmp_path):
     from seglab.engine.run import Run
 
     run = open_run(trained_study / "bce")
@@ -44,43 +39,30 @@ def test_a_run_keeps_its_initial_and_its_last_weights(trained_study: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_snapshots_make_no_other_experiment_and_no_other_weights(configure: Configure, tmp_path: Path) -> None:
-    alone = configure("train", *(word for word in WITH if "snapshots" not in word), folder=tmp_path / "alone")
-    watched = configure("train", *WITH, folder=tmp_path / "watched")
-    assert identity(alone) == identity(watched)
-    values = train(alone, tmp_path / "alone"), train(watched, tmp_path / "watched")
-    assert values[0] == values[1]
-    with pytest.raises(ContractError, match=r"snapshots/epoch-.*train it with callbacks=snapshots"):
-        _ = open_run(tmp_path / "alone").snapshots
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_ends_with_the_same_snapshots(
-    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_ends_with_the_same_snapshots_and_a_run_without_them_with_the_same_tables(
+    configure, tmp_path, monkeypatch
+):
     save = Snapshots.save
 
-    def killed(self: Snapshots, trainer: object, module: object, epoch: int) -> None:
-        save(self, trainer, module, epoch)  # type: ignore[arg-type]
+    def killed(self, trainer, module, epoch):
+        save(self, trainer, module, epoch)
         if epoch == 2:
             raise RuntimeError("killed")
 
-    train(configure("train", *WITH, folder=tmp_path / "a"), tmp_path / "a")
+    words = ("callbacks=snapshots", "trainer.max_epochs=3")
+    a, alone = train_small(tmp_path / "a", *words), train_small(tmp_path / "alone", words[1])
+    assert identity(configure("train", *SMALL, *words)) == identity(configure("train", *SMALL, words[1]))
+    assert_same_tables(a, alone)
+    with pytest.raises(ContractError, match=r"snapshots/epoch-.*train it with callbacks=snapshots"):
+        _ = open_run(alone).snapshots
     monkeypatch.setattr(Snapshots, "save", killed)
     with pytest.raises(RuntimeError, match="killed"):
-        train(configure("train", *WITH, folder=tmp_path / "b"), tmp_path / "b")
+        train_small(tmp_path / "b", *words)
     monkeypatch.undo()
-    train(configure("train", *WITH, folder=tmp_path / "b"), tmp_path / "b")
-    ours, theirs = (open_run(tmp_path / name).snapshots for name in ("a", "b"))
+    ours, theirs = (open_run(folder).snapshots for folder in (a, train_small(tmp_path / "b", *words)))
     assert list(ours) == list(theirs)
     for epoch, file in ours.items():
         state, other = (torch.load(f, weights_only=True)["state_dict"] for f in (file, theirs[epoch]))
         assert all(torch.equal(weight, other[name]) for name, weight in state.items())
-
-
-@pytest.mark.slow
-def test_a_rerun_forgets_the_snapshots_of_the_run_before(configure: Configure, tmp_path: Path) -> None:
-    train(configure("train", *WITH, folder=tmp_path), tmp_path)
-    shorter = configure("train", *WITH, "trainer.max_epochs=1", "rerun=true", folder=tmp_path)
-    train(shorter, tmp_path)
-    assert list(open_run(tmp_path).snapshots) == [0, 1]
+    train_small(a, words[0], "trainer.max_epochs=1", "rerun=true")
+    assert list(open_run(a).snapshots) == [0, 1]  # those of the run before are forgotten

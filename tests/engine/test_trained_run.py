@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
 from seglab.contract import ContractError
-from seglab.engine.trained_run import open_run, open_runs
+from seglab.engine.trained_run import TrainedRun, open_run, open_runs
 
 
-def test_an_opened_run_gives_the_losses_it_was_measured_with(trained_study: Path) -> None:
+def test_an_opened_run_gives_the_losses_it_was_measured_with(trained_study):
     run = open_run(trained_study / "bce")
     module, rows = run.module(), pd.read_csv(run.folder / "per_image.csv")
     with torch.no_grad(), run.autocast():
@@ -21,7 +20,7 @@ def test_an_opened_run_gives_the_losses_it_was_measured_with(trained_study: Path
     assert losses.tolist() == pytest.approx(list(rows["loss"]), rel=1e-5)
 
 
-def test_a_study_and_a_pattern_open_their_finished_runs(trained_study: Path, tmp_path: Path) -> None:
+def test_a_study_and_a_pattern_open_their_finished_runs(trained_study, tmp_path):
     study = tmp_path / "study"
     (study / "figures").mkdir(parents=True)
     (study / "table.csv").write_text("")
@@ -33,7 +32,7 @@ def test_a_study_and_a_pattern_open_their_finished_runs(trained_study: Path, tmp
     assert [run.name for run in open_runs([str(study / "dice"), str(study)])] == ["dice", "bce"]
 
 
-def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_one_sentence(tmp_path):
     for folder, words in ((tmp_path / "gone", "the folder of a run"), (tmp_path, "a run.json written by")):
         with pytest.raises(ContractError, match=words):
             open_run(folder)
@@ -41,9 +40,11 @@ def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path) -> None:
         open_runs(str(tmp_path))
 
 
-def test_weights_of_another_model_are_one_sentence(trained_study: Path, tmp_path: Path) -> None:
+def test_weights_of_another_model_and_a_run_that_has_not_finished_are_one_sentence(trained_study, tmp_path):
     facts = json.loads((trained_study / "dice" / "run.json").read_text())
     facts["config"]["model"]["base"] = 8
     (tmp_path / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(ContractError, match="a finished run, got running"):
+        _ = TrainedRun(tmp_path, facts | {"status": "running"}).outcome
     with pytest.raises(ContractError, match="the weights of UNet"):
         open_run(tmp_path).module(trained_study / "dice" / "checkpoints" / "best.ckpt")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -17,46 +16,36 @@ from tests.engine.untrained import write_run
     "target",
     [
         "pandas.read_pickle",
-        "numpy.load",
-        "torch.load",
         "pathlib.Path.write_text",
-        "shutil.copy",
         "os.system",
-        "builtins.eval",
-        "subprocess.Popen",
         "seglab.files.write_text",  # not of a folder whose classes a run needs
         "seglab.images.image_io.read_image",  # a function
         "torch.nn.modules.module.warnings.warn",  # what a trusted module has imported
-        "seglab.losses.base.F.mse_loss",
-        "torch.nn.nothing",
         "torch.nnx.Conv2d",
     ],
 )
-def test_only_classes_of_known_packages_are_built(target: str) -> None:
+def test_only_classes_of_known_packages_are_built(target):
     node = {"terms": [{"loss": {"_target_": target, "path": "x"}}]}
     with pytest.raises(ContractError, match=rf"run a: expected a class of a known package, got {target}; .*trust=\["):
         require_trusted(node, "run a")
 
 
-def test_what_runs_are_made_of_is_trusted_and_so_is_what_the_user_names() -> None:
+def test_what_runs_are_made_of_is_trusted_and_so_is_what_the_user_names():
     for target in ("torch.optim.AdamW", "torch.optim.lr_scheduler.CosineAnnealingLR", "seglab.models.unet.UNet"):
         require_trusted({"_target_": target, "_partial_": True}, "run a")
     require_trusted({"_target_": "mymodule.losses.Mine"}, "run a", ["mymodule"])
+    with pytest.raises(ContractError, match="without interpolations"):
+        require_trusted({"_target_": "torch.optim.SGD", "name": "${oc.env:HOME}"}, "run a")
     with pytest.raises(ContractError, match=r"got mymodule2\.Mine"):
         require_trusted({"_target_": "mymodule2.Mine"}, "run a", ["mymodule"])
 
 
-def test_an_interpolation_could_read_the_environment() -> None:
-    with pytest.raises(ContractError, match="without interpolations"):
-        require_trusted({"_target_": "torch.optim.SGD", "name": "${oc.env:HOME}"}, "run a")
-
-
-@pytest.mark.parametrize("part", ["model", "loss", "dataset", "optimizer", "scheduler"])
-def test_a_hostile_run_is_refused_when_it_is_opened(tmp_path: Path, part: str) -> None:
+def test_a_hostile_run_is_refused_when_it_is_opened(tmp_path):
     folder, victim = write_run(tmp_path / "evil"), tmp_path / "victim"
     facts = json.loads((folder / "run.json").read_text())
-    facts["config"][part] = {"_target_": "pathlib.Path.write_text", "self": str(victim), "data": "gotcha"}
-    (folder / "run.json").write_text(json.dumps(facts))
-    with pytest.raises(ContractError, match=r"pathlib\.Path\.write_text"):
-        open_run(folder)
+    hostile = {"_target_": "pathlib.Path.write_text", "self": str(victim), "data": "gotcha"}
+    for part in ("model", "loss", "dataset", "optimizer", "scheduler"):
+        (folder / "run.json").write_text(json.dumps(facts | {"config": facts["config"] | {part: hostile}}))
+        with pytest.raises(ContractError, match=r"pathlib\.Path\.write_text"):
+            open_run(folder)
     assert not victim.exists()

@@ -13,12 +13,9 @@ from seglab.data.batch_augment import Strong
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.module import DataModule
 from seglab.engine.config import CONF, build
-from tests.conftest import SMALL, compose, train_small
+from tests.conftest import assert_same_tables, epochs_of, killed, train_small
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "loss").glob("*.yaml")))
@@ -52,28 +49,13 @@ def test_data_lie_on_the_gpu_by_themselves() -> None:
     assert data.held_on("train") == torch.device("cuda")
 
 
-def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from seglab.engine.module import SegModule
-    from seglab.train import train
-
+def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(tmp_path: Path) -> None:
     words = ("trainer.accelerator=gpu", "trainer.deterministic=true", "trainer.max_epochs=3")
     train_small(tmp_path / "whole", *words)
-    step = SegModule.training_step
-
-    def killed(self: SegModule, batch: dict, batch_idx: int) -> object:
-        if self.current_epoch == 2:
-            raise RuntimeError("killed")
-        return step(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SegModule, "training_step", killed)
-        with pytest.raises(RuntimeError, match="killed"):
-            train_small(tmp_path / "cut", *words)
-    train(compose("train", *SMALL, *words, folder=tmp_path / "cut"), tmp_path / "cut")
-    tables = [pd.read_csv(tmp_path / name / "per_image.csv") for name in ("whole", "cut")]
-    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    with killed(epoch=2):
+        train_small(tmp_path / "cut", *words)
+    train_small(tmp_path / "cut", *words)
+    assert_same_tables(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_bf16_finds_what_float32_finds(tmp_path: Path) -> None:
@@ -133,7 +115,7 @@ def test_a_recorded_step_has_the_bits_of_a_computed_one_with_any_loss(task: Task
 def test_a_run_of_cuda_graphs_is_that_of_steps_without(tmp_path: Path) -> None:
     words = ("trainer.accelerator=gpu", "trainer.deterministic=true", "callbacks=ema", "trainer.max_epochs=3")
     folders = [train_small(tmp_path / kind, *words, f"cuda_graph={kind}") for kind in ("true", "false")]
-    tables = [pd.read_csv(folder / "metrics.csv").drop(columns="seconds") for folder in folders]
+    tables = [epochs_of(folder) for folder in folders]
     pd.testing.assert_frame_equal(*tables, rtol=1e-4)
 
 

@@ -23,7 +23,7 @@ def red(tiles):
     return tiles[..., 0].astype(np.float32)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.integers(1, 200), st.integers(1, 200), st.sampled_from([16, 20, 32, 33, 64]), st.floats(0, 0.75))
 def test_a_model_that_looks_at_one_pixel_gives_the_image_itself(height, width, window, overlap):
     image = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
@@ -78,13 +78,6 @@ def test_a_model_that_looks_no_further_than_a_quarter_of_the_overlap_does_not_no
     assert far > 1e-3  # a model that looks further does
 
 
-def test_bands_follow_each_other_and_none_is_taller_than_a_window():
-    image = np.zeros((1000, 40, 1), np.uint8)
-    bands = list(slide(red, image, 64))
-    assert sum(len(band) for band in bands) == 1000
-    assert max(len(band) for band in bands) <= 64
-
-
 def test_memory_grows_with_the_width_and_not_with_the_height():
     def peak(height):
         image = np.zeros((height, 600, 1), np.uint8)
@@ -99,18 +92,15 @@ def test_memory_grows_with_the_width_and_not_with_the_height():
     assert peak(600) < 128 * 640 * 4 * 4 + 128 * 128 * 4 * 12  # a few bands and a few tiles
 
 
-@pytest.mark.parametrize(("least", "expected"), [(1, (64, 96)), (80, (80, 96)), (128, (128, 128))])
-def test_an_image_smaller_than_the_window_gets_as_little_black_as_can_be(least, expected):
+def test_an_image_smaller_than_the_window_gets_as_little_black_as_can_be():
     sizes = []
 
     def look(tiles):
         sizes.append(tiles.shape[1:3])
-        return tiles[..., 0].astype(np.float32)
+        return red(tiles)
 
-    assert np.concatenate(list(slide(look, np.ones((50, 70, 1), np.uint8), 128, least=least))).all()
-    assert sizes == [expected]
-
-
-def test_a_senseless_overlap_is_one_sentence():
+    for least in (1, 80, 128):
+        assert np.concatenate(list(slide(look, np.ones((50, 70, 1), np.uint8), 128, least=least))).all()
+    assert sizes == [(64, 96), (80, 96), (128, 128)]
     with pytest.raises(ContractError, match="overlap from 0 to"):
         whole(red, np.zeros((9, 9, 1), np.uint8), 8, 0.9)

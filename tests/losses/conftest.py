@@ -58,6 +58,13 @@ def one_hot(ids: Tensor, classes: int) -> Tensor:
     return torch.nn.functional.one_hot(ids[:, 0].long(), classes).movedim(-1, 1)
 
 
+@cache
+def mapped(need: str, shape: tuple[int, ...], content: bytes, dtype: torch.dtype) -> Tensor:
+    """A map of each plane of a target: most tests ask for those of the same target."""
+    planes = torch.frombuffer(bytearray(content), dtype=dtype).view(-1, *shape[2:]).numpy()
+    return torch.stack([torch.from_numpy(MAPS[need](plane)) for plane in planes]).view(shape)
+
+
 @dataclass
 class Case:
     """A loss, its task, and how to call it on any logits and target."""
@@ -83,9 +90,8 @@ class Case:
 
     def maps(self, target: Tensor, like: Tensor) -> dict[str, Tensor]:
         planes = one_hot(target, like.shape[1]) if target.shape != like.shape else target
-        shape, flat = planes.shape, planes.flatten(0, 1).numpy()
-        made = {need: torch.stack([torch.from_numpy(MAPS[need](plane)) for plane in flat]) for need in self.loss.needs}
-        return {need: m.view(shape).to(torch.promote_types(like.dtype, torch.float32)) for need, m in made.items()}
+        made = {need: mapped(need, planes.shape, planes.numpy().tobytes(), planes.dtype) for need in self.loss.needs}
+        return {need: m.to(torch.promote_types(like.dtype, torch.float32), copy=True) for need, m in made.items()}
 
     def __call__(self, logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         return self.loss(logits, target, valid, **self.maps(target, logits))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MANY = dict.fromkeys(["bce", "dice", "generalized_dice", "mcc", "boundary", "cldice", "unified_focal"], "multiclass")
 MANY |= {"lovasz_softmax": "multiclass"}
 """The losses to be split for several classes too: one of each kind."""
+ONE = {"topk", "lovasz_hinge", "t_loss", "mbls", "per_component", "sum", "batchwise", "weight_map", "balanced_ce"}
+"""Further kinds, for one class."""
 
 
 def scene(foreground: float = 0.2) -> tuple[Tensor, Tensor]:
@@ -34,7 +36,7 @@ def perfect(case: Case, like: Tensor, target: Tensor, **maps: Tensor) -> Tensor:
     return case.loss((2.0 * shares - 1) * 100, target, **maps)
 
 
-@of(lambda case: case.name not in {"external", "hausdorff", "l1_ace"} and case.task in ("binary", MANY.get(case.name)))
+@of(lambda case: case.name in {*MANY, *ONE} and case.task in ("binary", MANY.get(case.name)))
 def test_the_parts_of_the_pixels_add_up_to_the_loss(case: Case, logits: Tensor, target: Tensor) -> None:
     for image in (slice(0, 1), slice(1, 2))[: 2 if case.name in MANY else 1]:
         z, t = logits[image, ..., 1:9, 2:10], target[image, ..., 1:9, 2:10]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seglab.contract import ContractError, Task
+from seglab.contract import ContractError
 from seglab.losses import (
     BCE,
     Batchwise,
@@ -20,6 +19,7 @@ from seglab.losses import (
     External,
     Focal,
     IoU,
+    PerComponent,
     Sum,
     Switch,
     Term,
@@ -28,8 +28,8 @@ from seglab.losses import (
 )
 from seglab.losses.base import Loss
 from seglab.losses.numerics import Sigmoid
-from seglab.losses.pixels import SigmoidPixels
-from tests.losses.conftest import TASKS, Case, build, scene
+from seglab.losses.pixels import pixels_of
+from tests.losses.conftest import TASKS, Case, build, of, scene
 
 
 def total(weights: dict[Any, float]) -> Sum:
@@ -84,33 +84,24 @@ def test_a_batchwise_loss_is_that_of_one_tall_image(task: str) -> None:
         torch.testing.assert_close(Batchwise(loss=loss)(logits, target, valid), loss(*tall).expand(3))
 
 
-def test_before_its_time_a_switch_is_its_first_loss(make: Any, logits: Tensor, target: Tensor) -> None:
-    torch.testing.assert_close(make("switch")(logits, target), BCE()(logits, target), rtol=0, atol=0)
-
-
 def test_it_switches_after_so_many_epochs_in_a_row_without_a_better_value() -> None:
     loss = Switch(first=BCE(), second=IoU(), patience=3)
     values = [0.1, 0.3, 0.2, 0.3, 0.4, 0.4, 0.1, 0.2, 0.9]  # equal is not better; a fourth epoch of waiting never comes
     schedule = [loss.at_epoch(values[:epoch]) for epoch in range(len(values) + 1)]
     assert [type(now) for now, _ in schedule] == [BCE] * 8 + [IoU] * 2
     assert schedule[-1][1] == [8]
-
-
-def test_it_never_switches_back_whatever_comes_after() -> None:
-    loss = Switch(first=BCE(), second=IoU(), patience=1)
-    for later in ([], [0.9], [0.1, 0.1, 0.1], [1.0, 2.0, 3.0]):
-        assert loss.at_epoch([0.5, 0.4, *later]) == (IoU(), [2])
+    assert loss.at_epoch([0.5, float("nan"), float("nan"), 0.1]) == (IoU(), [4])  # no number is not better
+    once = Switch(first=BCE(), second=IoU(), patience=1)
+    for later in ([], [0.9], [0.1, 0.1, 0.1], [1.0, 2.0, 3.0]):  # it never switches back
+        assert once.at_epoch([0.5, 0.4, *later]) == (IoU(), [2])
+    with pytest.raises(ContractError, match=r"^Switch: expected "):
+        Switch(first=BCE(), second=IoU(), patience=0)
 
 
 def test_a_fixed_epoch_counts_whatever_the_values_are() -> None:
     loss = Switch(first=BCE(), second=IoU(), at=3, patience=1)
     switches = [loss.at_epoch([0.5, 0.1, 0.2, 0.9][:k])[1] for k in range(5)]
     assert switches == [[], [], [], [3], [3]]
-
-
-def test_a_value_that_is_no_number_is_not_better() -> None:
-    loss = Switch(first=BCE(), second=IoU(), patience=2)
-    assert loss.at_epoch([0.3, float("nan"), float("nan")])[1] == [3]
 
 
 def test_three_losses_follow_one_another_each_waiting_anew() -> None:
@@ -140,12 +131,6 @@ def test_a_switch_asks_for_what_either_loss_needs_and_fits_both() -> None:
         loss.check(torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.5))
 
 
-@pytest.mark.parametrize("wrong", [{"at": 0}, {"patience": 0}, {"second": BCE()}])
-def test_a_switch_that_makes_no_sense_is_one_sentence(wrong: dict) -> None:
-    with pytest.raises(ContractError, match=r"^Switch: expected "):
-        Switch(**({"first": BCE(), "second": IoU()} | wrong))
-
-
 @pytest.mark.parametrize("partition", ["cells", "components"])
 def test_of_one_object_or_none_a_loss_per_component_is_the_plain_one(partition: str) -> None:
     logits, target = scene()  # the second image is empty, the third has one object
@@ -155,6 +140,20 @@ def test_of_one_object_or_none_a_loss_per_component_is_the_plain_one(partition: 
     assert abs(case(logits, target)[0] - plain[0]) > 1e-3
     more = Case("per_component", "binary", build("per_component", partition=partition, whole_weight=2.0))
     torch.testing.assert_close(more(logits, target), case(logits, target) + 2 * plain)
+
+
+@of(lambda case: case.loss.by_totals and case.task != "multilabel")
+def test_all_components_at_once_cost_what_they_cost_one_by_one(case: Case, logits: Tensor, target: Tensor) -> None:
+    valid = torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(6)) < 0.7
+    for partition in ("cells", "components"):
+        around = PerComponent(loss=case.loss, partition=partition)  # type: ignore[arg-type]
+        maps = Case("per_component", case.task, around).maps(target, logits)
+        for mask in (None, valid):
+            x = pixels_of(case.task, logits.double(), target, mask, maps)  # type: ignore[arg-type]
+            objects = x.maps[partition][:, -1:]
+            assert case.loss.value(x).shape == (3,)  # what it remembers of the whole must not count for the parts
+            for at_once, one in zip(around.at_once(x, objects, 2), around.one_by_one(x, objects, 2), strict=True):
+                torch.testing.assert_close(at_once, one, check_dtype=False, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("task", ["binary", "multilabel"])
@@ -167,14 +166,6 @@ def test_components_leave_out_what_is_not_valid(task: str) -> None:
     torch.testing.assert_close(case.loss(logits, target, valid, **maps), cut)
 
 
-def test_a_foreign_function_must_give_a_tensor(logits: Tensor, target: Tensor) -> None:
-    with pytest.raises(ContractError, match="External: expected a tensor from its function, got float"):
-        External(function=lambda z, t: 1.0)(logits, target)  # type: ignore[arg-type, return-value]
-    for wrong in ({"function": 3}, {"takes": "scores"}, {"labels": "names"}):
-        with pytest.raises(ContractError, match=f"External: expected {next(iter(wrong))} "):
-            External(**({"function": torch.nn.BCELoss()} | wrong))
-
-
 def test_a_foreign_function_sees_one_image_or_the_batch_in_float32(logits: Tensor, target: Tensor) -> None:
     seen = []
 
@@ -182,6 +173,8 @@ def test_a_foreign_function_sees_one_image_or_the_batch_in_float32(logits: Tenso
         seen.append((len(z), z.dtype, t.dtype))
         return (z - t).square().mean()
 
+    with pytest.raises(ContractError, match="External: expected a tensor from its function, got float"):
+        External(function=lambda z, t: 1.0)(logits, target)  # type: ignore[arg-type, return-value]
     each = External(function=function)(logits.half(), target)
     assert seen == [(1, torch.float32, torch.float32)] * 3
     once = External(function=function, image_by_image=False)(logits.half(), target)
@@ -215,18 +208,3 @@ def test_a_foreign_function_gets_probabilities_and_ids_where_it_takes_them(logit
         torch.testing.assert_close(loss(z, ids), BCE(task="multiclass")(z, ids))
     seen = External(function=lambda p, t: (p.sum(1) - 1).abs().max(), takes="probabilities", task="multiclass")(z, ids)
     assert (seen < 1e-6).all()
-
-
-def test_a_foreign_function_has_the_card_its_user_writes() -> None:
-    plain = External(function=torch.nn.BCELoss(), takes="probabilities").card
-    assert (plain.title, plain.formula, plain.family) == ("BCELoss (torch)", "f(p,t)", "external")
-    assert External(function=partial(F.mse_loss, reduction="mean")).card.title == "mse_loss (torch)"
-    own = External(function=torch.nn.BCELoss(), title="Mine", paper="Me 2026", formula="x^2").card
-    assert (own.title, own.paper, own.formula) == ("Mine", "Me 2026", "x^2")
-
-
-def test_the_soft_path_and_the_hard_one_are_chosen_by_dtype() -> None:
-    logits, target = scene()
-    for given, hard in ((target, True), (target.bool(), True), (target.long(), True), (target.float(), False)):
-        assert SigmoidPixels("binary", logits, given, None, {}).hard == hard
-    assert Task() == Task("binary", ("foreground",))

@@ -81,12 +81,6 @@ def test_an_absent_class_is_scored_by_the_rest_of_the_image(make: Any) -> None:
     torch.testing.assert_close(literal[2, 2], p / (p + 1))
 
 
-@pytest.mark.parametrize("name", BINARY)
-def test_one_empty_image_changes_nothing_for_the_others(make: Any, name: str, logits: Tensor, target: Tensor) -> None:
-    loss = make(name)
-    torch.testing.assert_close(loss(logits, target)[[0, 2]], loss(logits[[0, 2]], target[[0, 2]]))
-
-
 @of(lambda case: case.name in POLICY and case.task != "multilabel")
 def test_every_policy_is_finite_on_every_mask(case: Case, make: Any) -> None:
     sizes = torch.tensor([-1e4, -20.0, 0.0, 20.0, 1e4]).view(5, 1, 1, 1)
@@ -99,11 +93,11 @@ def test_every_policy_is_finite_on_every_mask(case: Case, make: Any) -> None:
         assert torch.autograd.grad(value.sum(), z)[0].isfinite().all()
 
 
-@pytest.mark.parametrize("name", BINARY)
-def test_an_unknown_policy_is_refused(make: Any, name: str) -> None:
-    with pytest.raises(Exception, match="empty one of complement, formula, skip, got zero") as caught:
-        make(name, empty="zero")
-    assert isinstance(caught.value.__cause__ or caught.value, ContractError)
+def test_an_unknown_policy_is_refused(make: Any) -> None:
+    for name in BINARY:
+        with pytest.raises(Exception, match="empty one of complement, formula, skip, got zero") as caught:
+            make(name, empty="zero")
+        assert isinstance(caught.value.__cause__ or caught.value, ContractError), name
 
 
 def test_balanced_ce_of_one_class_is_the_mean_over_that_class(make: Any, logits: Tensor) -> None:

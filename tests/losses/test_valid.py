@@ -101,14 +101,6 @@ def test_boundaries_are_those_of_the_whole_mask(make: Any) -> None:
     torch.testing.assert_close(make("boundary")(logits, target, valid, distance=distance), expected)
 
 
-def test_the_worst_are_a_fraction_of_the_valid_pixels(make: Any) -> None:
-    logits = torch.arange(20.0).view(1, 1, 4, 5)
-    target, valid = torch.zeros(1, 1, 4, 5, dtype=torch.uint8), torch.zeros(1, 1, 4, 5, dtype=torch.bool)
-    valid[..., :2, :] = True  # costs 0 to 9, of which the fifth part are two
-    expected = torch.nn.functional.softplus(torch.tensor([9.0, 8.0])).mean()
-    torch.testing.assert_close(make("topk", fraction=0.2)(logits, target, valid)[0], expected)
-
-
 def test_a_foreign_function_gets_the_valid_pixels_in_one_row(make: Any) -> None:
     logits, target = scene()
     dirty, label, valid = left(logits, target)

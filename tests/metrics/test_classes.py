@@ -18,7 +18,7 @@ MULTICLASS = Task("multiclass", ("background", "organ", "lesion"))
 MULTILABEL = Task("multilabel", ("disc", "cup", "rim"))
 
 
-def batch(task: Task, number: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(task, number=5):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(number, 3, 8, 10, generator=generator)
     if task.kind == "multiclass":
@@ -26,7 +26,7 @@ def batch(task: Task, number: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
     return logits, (torch.rand(number, 3, 8, 10, generator=generator) < 0.3).to(torch.uint8)
 
 
-def one_class(task: Task, logits: torch.Tensor, target: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def one_class(task, logits, target, k):
     """The same predictions of class k, as the logits and the target of a binary task."""
     if task.kind == "multilabel":
         return logits[:, k : k + 1], target[:, k : k + 1]
@@ -82,12 +82,6 @@ def test_thresholds_may_differ_between_classes():
     found = decide(logits, target, (0.2, 0.5, 0.9), kind="multilabel").predicted.view(5, 3, 8, 10)
     expected = logits.sigmoid() >= torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1)
     assert torch.equal(found, expected)
-
-
-@pytest.mark.parametrize("kind", ["binary", "multilabel", "multiclass"])
-def test_shapes_that_do_not_fit_are_one_sentence(kind):
-    with pytest.raises(ContractError, match="metrics: expected"):
-        decide(torch.zeros(2, 3, 4, 4), torch.zeros(2, 2, 4, 4), kind=kind)
 
 
 @pytest.mark.parametrize("task", [MULTICLASS, MULTILABEL], ids=lambda task: task.kind)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -36,6 +36,7 @@ def naive_f2(predicted, true):
     return float(np.mean(values))
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_f2_agrees_with_the_rule_written_out(seed):
     rng = np.random.default_rng(seed)
@@ -44,21 +45,13 @@ def test_f2_agrees_with_the_rule_written_out(seed):
     assert f2(match(components(predicted), components(true))) == pytest.approx(naive_f2(predicted, true), abs=1e-12)
 
 
-def test_the_truth_against_itself_is_1():
-    mask = components(boxes((2, 2, 8, 20), (15, 15, 30, 18)))
-    assert f2(match(mask, mask)) == 1
-
-
 def test_a_shifted_box_is_found_up_to_its_iou():
     # 10 x 10 shifted by 2: overlap 80, union 120, IoU 2/3: found at 0.50, 0.55, 0.60, 0.65
     found = match(components(boxes((5, 5, 15, 15))), components(boxes((5, 7, 15, 17))))
     assert found.tp.tolist() == [1] * 4 + [0] * 6
     assert f2(found) == pytest.approx(0.4)
-
-
-def test_an_iou_of_exactly_one_half_is_not_above_it():
-    found = match(components(boxes((0, 0, 5, 10))), components(boxes((0, 0, 10, 10))))
-    assert found.tp[0] == 0
+    assert f2(match(components(boxes((5, 5, 15, 15))), components(boxes((5, 5, 15, 15))))) == 1
+    assert match(components(boxes((0, 0, 5, 10))), components(boxes((0, 0, 10, 10)))).tp[0] == 0  # exactly one half
 
 
 def test_empty_truth_scores_1_for_nothing_and_0_for_anything():
@@ -89,22 +82,6 @@ def test_objects_that_touch_can_be_distinguished_by_their_numbers():
     assert match(components(two > 0), two).tp[0] == 0  # as one object it covers each by half only
 
 
-def test_the_real_ships_against_themselves_score_1(shared_data):
-    import pandas as pd
-
-    table = pd.read_csv(shared_data / "ship/train_ship_segmentations_v2.csv").dropna()
-    for _, rows in table.groupby("ImageId"):
-        true = np.zeros(768 * 768, np.int32)
-        for number, text in enumerate(rows["EncodedPixels"], 1):
-            numbers = np.array(text.split(), int)
-            for start, length in zip(numbers[::2], numbers[1::2], strict=True):
-                true[start - 1 : start - 1 + length] = number
-        true = true.reshape(768, 768).T
-        assert f2(match(true, true)) == 1
-        assert true.max() == len(rows)
-        assert 1 <= components(true > 0).max() <= len(rows)  # ships side by side are one component
-
-
 def test_the_dice_of_objects_is_that_of_each_one_by_itself():
     true, found = np.zeros((20, 20), int), np.zeros((20, 20), int)
     true[1:5, 1:5], true[10:14, 1:5] = 1, 2
@@ -116,13 +93,13 @@ def test_the_dice_of_objects_is_that_of_each_one_by_itself():
     assert object_dice(found, 0 * true) == object_dice(0 * found, true) == 0
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_dice_of_objects_is_that_of_a_walk_over_them(seed):
-    rng = np.random.default_rng(seed)
-    true, found = (components(ndimage.gaussian_filter(rng.normal(size=(40, 40)), 2) > 0.2) for _ in range(2))
-    scores = []
-    for k in range(1, true.max() + 1):
-        touching = np.isin(found, [n for n in np.unique(found[true == k]) if n])
-        scores.append(2 * (touching & (true == k)).sum() / (touching.sum() + (true == k).sum()))
-    scores += [0.0 for n in range(1, found.max() + 1) if not true[found == n].any()]
-    assert object_dice(found, true) == pytest.approx(np.mean(scores))
+def test_the_dice_of_objects_is_that_of_a_walk_over_them():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        true, found = (components(ndimage.gaussian_filter(rng.normal(size=(40, 40)), 2) > 0.2) for _ in range(2))
+        scores = []
+        for k in range(1, true.max() + 1):
+            touching = np.isin(found, [n for n in np.unique(found[true == k]) if n])
+            scores.append(2 * (touching & (true == k)).sum() / (touching.sum() + (true == k).sum()))
+        scores += [0.0 for n in range(1, found.max() + 1) if not true[found == n].any()]
+        assert object_dice(found, true) == pytest.approx(np.mean(scores))

@@ -13,19 +13,19 @@ from seglab.contract import ContractError
 from seglab.metrics.surface import surface_distances
 
 
-def box(size: int, top: int, left: int, height: int, width: int) -> np.ndarray:
+def box(size, top, left, height, width):
     mask = np.zeros((size, size), bool)
     mask[top : top + height, left : left + width] = True
     return mask
 
 
-def blob(seed: int, size: int = 40) -> np.ndarray:
+def blob(seed, size=40):
     noise = gaussian_filter(np.random.default_rng(seed).standard_normal((size, size)), 4)
     return noise > np.quantile(noise, 0.8)
 
 
-def by_brute_force(pred: np.ndarray, true: np.ndarray) -> tuple[float, float, float]:
-    def edge(mask: np.ndarray) -> np.ndarray:
+def by_brute_force(pred, true):
+    def edge(mask):
         wide = np.pad(mask, 1)
         points = [
             p for p in np.argwhere(wide) if not all(wide[tuple(p + s)] for s in ((0, 1), (1, 0), (0, -1), (-1, 0)))
@@ -47,10 +47,9 @@ def test_a_box_moved_by_three_pixels_lies_at_most_three_pixels_away():
 
 def test_two_lone_pixels_lie_five_pixels_apart():
     assert surface_distances(box(16, 2, 2, 1, 1), box(16, 5, 6, 1, 1), tolerance=5) == (5.0, 5.0, 1.0)
-
-
-def test_a_mask_has_no_distance_from_itself():
-    assert surface_distances(blob(0), blob(0)) == (0.0, 0.0, 1.0)
+    assert surface_distances(blob(0), blob(0).astype(np.float32)) == (0.0, 0.0, 1.0)
+    with pytest.raises(ContractError, match=r"two masks of one \(h,w\)"):
+        surface_distances(np.ones((4, 4)), np.ones((4, 5)))
 
 
 @pytest.mark.parametrize(("pair", "nsd"), [((0, 1), 0.0), ((1, 0), 0.0), ((0, 0), math.nan)])
@@ -59,7 +58,7 @@ def test_an_empty_mask_has_no_distance_and_no_outline_in_common(pair, nsd):
     assert surface_distances(*masks) == pytest.approx((math.nan, math.nan, nsd), nan_ok=True)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
 def test_distances_are_those_of_brute_force_in_either_order(one, other):
     pred, true = blob(one, 24), blob(other, 24)
@@ -69,7 +68,7 @@ def test_distances_are_those_of_brute_force_in_either_order(one, other):
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:monai")  # MONAI calls its own deprecated argument
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # ... and other packages' on import
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_hd95_and_asd_are_monais(seed):
     monai = pytest.importorskip("monai.metrics")
     pred, true = blob(seed), blob(seed + 100)
@@ -78,14 +77,3 @@ def test_hd95_and_asd_are_monais(seed):
     asd = monai.compute_average_surface_distance(*tensors, symmetric=True).item()
     nsd = monai.compute_surface_dice(*tensors, class_thresholds=[1.0], include_background=True).item()
     assert surface_distances(pred, true) == pytest.approx((hd95, asd, nsd), abs=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32, np.int64])
-def test_masks_of_any_type_and_layout_give_the_same(dtype):
-    pred, true = blob(1), blob(2)
-    assert surface_distances(pred.T.astype(dtype), true.T.astype(dtype)) == surface_distances(pred.T, true.T)
-
-
-def test_masks_of_two_sizes_are_refused():
-    with pytest.raises(ContractError, match=r"two masks of one \(h,w\)"):
-        surface_distances(np.ones((4, 4)), np.ones((4, 5)))

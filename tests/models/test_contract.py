@@ -77,13 +77,3 @@ def test_a_step_down_the_gradient_lowers_the_loss_and_moves_every_weight(name, i
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert all(not torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # the exporter's own
-def test_the_exported_program_gives_the_same_logits_for_any_batch(name, image):
-    net = build(name).eval()
-    shapes = {"image": {0: torch.export.Dim("batch", min=1, max=64)}}
-    program = torch.export.export(net, (image,), dynamic_shapes=shapes).module()
-    batch = image[[0, 1, 1]]
-    torch.testing.assert_close(program(batch), net(batch), atol=1e-4, rtol=1e-4)

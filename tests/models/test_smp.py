@@ -7,14 +7,14 @@ from seglab.contract import ContractError
 from seglab.models.smp import Smp
 
 
-@pytest.mark.parametrize("arch", ["unet", "FPN", "linknet", "deeplabv3plus"])
+@pytest.mark.parametrize("arch", ["FPN", "deeplabv3plus"])
 def test_an_architecture_gives_one_logit_per_pixel(arch):
     net = Smp(1, arch=arch, encoder_name="resnet18")
     assert net(torch.randn(2, 1, 64, 96)).shape == (2, 1, 64, 96)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["unetplusplus", "manet", "pspnet", "pan", "deeplabv3", "upernet", "segformer"])
+@pytest.mark.parametrize("arch", ["unetplusplus", "pan", "segformer"])
 def test_the_other_architectures_do_too(arch):
     net = Smp(4, arch=arch, encoder_name="resnet18", prior=0.1)
     assert net(torch.randn(2, 4, 128, 128)).shape == (2, 1, 128, 128)
@@ -28,11 +28,6 @@ def test_a_transformer_of_timm_gives_one_logit_per_pixel():
 def test_an_encoder_of_patch_14_is_refused_in_one_sentence():
     with pytest.raises(ContractError, match=r"encoder_name: expected a stride of 8, 16 or 32, got .* with 14; take"):
         Smp(3, arch="dpt", encoder_name="tu-vit_small_patch14_dinov2", options={"dynamic_img_size": True})
-
-
-def test_options_reach_the_library():
-    plain, scse = (Smp(1, encoder_name="resnet18", options=o) for o in (None, {"decoder_attention_type": "scse"}))
-    assert sum(p.numel() for p in scse.parameters()) > sum(p.numel() for p in plain.parameters())
 
 
 def test_one_seed_gives_one_net_and_the_prior_its_first_guess():
@@ -73,14 +68,6 @@ def test_weights_for_color_serve_gray_images_as_if_each_channel_held_them(tmp_pa
     torch.testing.assert_close(ours, theirs)
 
 
-def test_weights_for_gray_serve_gray_images(tmp_path):
-    source = Smp(1, encoder_name="resnet18")
-    file = str(tmp_path / "gray.pth")
-    torch.save(source.state_dict(), file)
-    filled = Smp(1, encoder_name="resnet18", encoder_weights=file)
-    assert torch.equal(filled.net.encoder.conv1.weight, source.net.encoder.conv1.weight)
-
-
 def test_a_file_that_is_absent_broken_or_of_another_encoder_is_one_sentence(tmp_path):
     with pytest.raises(ContractError, match=r"encoder_weights: .* got nowhere\.pth \(no such file\)"):
         Smp(3, encoder_weights="nowhere.pth")
@@ -109,7 +96,6 @@ def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path):
     [
         ({"arch": "unett"}, "arch: expected one of unet, .*, got unett"),
         ({"encoder_name": "resnet35"}, "encoder_name: expected one of resnet.*resnet34.*, got resnet35"),
-        ({"encoder_name": "resnet18", "encoder_weights": "imagenets"}, "go together.*imagenets"),
         ({"encoder_name": "tu-nonsense"}, "go together.*nonsense"),
         ({"options": {"decoder_attention": 1}}, "options: expected one of decoder_attention_type"),
     ],

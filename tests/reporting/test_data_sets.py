@@ -60,13 +60,6 @@ def test_a_data_set_more_is_another_look_and_the_same_ones_are_not(roots):
     assert len(read_json(roots[0] / "looks.json")[NAME]) == 2
 
 
-def test_a_run_that_is_not_finished_puts_off_the_verdict_over_all(roots):
-    change(roots[0] / "bce_s1", status="running")
-    over = answer(roots, Question())[2]
-    assert "No verdict yet" in over.headline
-    assert over.verdicts == []
-
-
 def test_the_report_says_first_what_holds_over_all_data_sets(roots):
     sweep, studies, over = answer(roots, Question(metric="dice"))
     html = page("x", studies, [{}] * 3, sweep.runs, "", (over, {}))

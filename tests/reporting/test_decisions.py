@@ -9,7 +9,6 @@ import torch
 from seglab.metrics.calibration import histogram
 from seglab.metrics.counts import decide
 from seglab.reporting.decisions import (
-    below_each_bin,
     best_expected,
     bin_means,
     calibration_scores,
@@ -19,11 +18,9 @@ from seglab.reporting.decisions import (
     outer_means,
     rebinned,
     scaled,
-    scores_from,
 )
 from seglab.reporting.load_runs import collect
 from seglab.reporting.study import Question, Study
-from seglab.reporting.thresholds import scores_at
 
 
 def expected_scores(p: np.ndarray, score: str) -> np.ndarray:
@@ -119,14 +116,6 @@ def test_isotonic_calibration_rises_and_keeps_the_number_of_true_pixels():
     fitted = isotonic(table)
     assert (np.diff(fitted) >= 0).all()
     assert table.sum(0) @ fitted == pytest.approx(table[1].sum(), rel=1e-6)
-
-
-def test_scores_of_masks_are_those_at_their_threshold():
-    table = np.random.default_rng(0).poisson(3, (4, 2, 256))
-    edges = np.array([0, 17, 200, 255])
-    found = scores_from(below_each_bin(table), edges, "correct")
-    for name, values in scores_at(table).items():
-        assert found[name] == pytest.approx(values[np.arange(4), edges])
 
 
 def test_the_table_of_decisions_holds_each_loss_under_each_rule(own):

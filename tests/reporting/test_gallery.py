@@ -1,29 +1,6 @@
-import base64
-import io
-
-import numpy as np
-from PIL import Image
-
-from seglab.reporting.gallery import gallery, one_seed, picture, read_examples
+from seglab.reporting.gallery import gallery, one_seed
 from seglab.reporting.load_runs import collect
 from tests.reporting.fabricate import FakeLoss, write_sweep
-
-
-def test_pictures_are_small_and_keep_their_shape():
-    for shape in ((500, 250, 3), (500, 250, 1), (500, 250)):
-        address = picture(np.full(shape, 200, np.uint8))
-        image = Image.open(io.BytesIO(base64.b64decode(address.split(",")[1])))
-        assert image.size == (88, 176)
-
-
-def test_probabilities_may_be_bytes_or_floats(tmp_path):
-    for name, values in (("a", np.full((1, 2, 2), 255, np.uint8)), ("b", np.ones((1, 2, 2), np.float16))):
-        (tmp_path / name).mkdir()
-        images, truths = np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 2, 2))
-        file = tmp_path / name / "examples.npz"
-        np.savez(file, ids=np.array(["x"]), images=images, truths=truths, probabilities=values)
-        assert read_examples(tmp_path / name)["x"]["probability"].max() == 1.0
-    assert read_examples(tmp_path / "nowhere") == {}
 
 
 def test_the_gallery_shows_the_seed_that_most_losses_share(tmp_path):

@@ -1,6 +1,3 @@
-import json
-
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -20,12 +17,6 @@ def test_a_sweep_becomes_a_row_a_run_and_a_row_an_image_of_each(own):
     same = sweep.images.query("label == 'dice' and seed == 2")
     assert same["iou"].tolist() == one["iou"].tolist()
     assert sweep.runs["test/iou"].iloc[3] == pytest.approx(one["iou"].mean())
-
-
-def test_several_roots_and_runs_deep_below_them_are_found_once(tmp_path):
-    write_run(tmp_path / "a" / "deep", BCE, 1)
-    write_run(tmp_path / "b", DICE, 1)
-    assert len(collect([tmp_path / "a", tmp_path / "b", tmp_path]).runs) == 2
 
 
 @pytest.mark.parametrize(
@@ -51,35 +42,22 @@ def test_what_failed_or_is_truncated_is_reported_and_stops_nothing(own, facts, p
     assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
 
 
-@pytest.mark.parametrize("name", ["per_image.csv", "histograms.npz", "metrics.csv"])
-def test_a_run_whose_files_are_not_as_they_were_written_is_left_out(own, name):
-    file = own / "bce_s1" / name
-    change(own / "bce_s1", files={name: file_facts(file)})
+def test_a_run_whose_files_are_not_as_they_were_written_is_left_out(own):
+    file = own / "bce_s1" / "histograms.npz"
+    change(own / "bce_s1", files={file.name: file_facts(file)})
     assert len(collect([own]).used) == 4
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     sweep = collect([own])
     assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
-    assert sweep.runs["problem"].iloc[0].startswith(f"expected {name} as it was written, got a file of ")
+    assert sweep.runs["problem"].iloc[0].startswith("expected histograms.npz as it was written, got a file of ")
 
 
-def test_a_run_without_its_run_json_is_told_of(own):
-    (own / "bce_s1" / "run.json").unlink()
-    assert collect([own]).runs["problem"].iloc[0].startswith("run.json cannot be read")
-
-
-@pytest.mark.parametrize("content", ["", "id,group\n", "a,b\n1,2\n", "id,group,foreground,iou\n"])
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "id,group,foreground,iou\n"])
 def test_an_empty_or_foreign_table_of_images_is_a_problem_of_its_run_only(own, content):
     (own / "bce_s1" / "per_image.csv").write_text(content)
     sweep = collect([own])
     assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
     assert "per_image.csv" in sweep.runs["problem"].iloc[0]
-
-
-def test_a_sweep_of_failures_only_is_still_a_table(tmp_path):
-    change(write_run(tmp_path, BCE, 1), status="failed", error=None)
-    sweep = collect([tmp_path])
-    assert list(sweep.benchmarks()) == []
-    assert len(sweep.runs) == 1
 
 
 def test_nothing_to_read_is_one_sentence(tmp_path):
@@ -144,10 +122,3 @@ def test_folds_of_one_experiment_are_runs_of_one_loss(tmp_path):
     sweep = collect([tmp_path])
     assert sweep.used[["label", "fold"]].to_numpy().tolist() == [["bce", 0], ["bce", 1]]
     assert sorted(sweep.images["fold"].unique()) == [0, 1]
-
-
-def test_fabricated_rows_agree_with_their_histograms(folder):
-    arrays, rows = np.load(folder / "bce_s1" / "histograms.npz"), pd.read_csv(folder / "bce_s1" / "per_image.csv")
-    assert arrays["test"][:, 1, 128:].sum(1).tolist() == rows["tp"].tolist()
-    assert arrays["test"].sum((1, 2)).tolist() == rows["pixels"].tolist()
-    assert json.loads((folder / "bce_s1" / "run.json").read_text())["metrics"]["test/iou"] == rows["iou"].mean()

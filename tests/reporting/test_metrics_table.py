@@ -34,18 +34,6 @@ def test_the_tuned_threshold_gives_what_counting_by_hand_gives(study):
     pd.testing.assert_frame_equal(rows[kept], study.sweep.images[kept])
 
 
-def test_at_one_half_the_histograms_agree_with_the_rows_of_the_images(sweep):
-    for folder in sweep.used["folder"]:
-        rows = pd.read_csv(folder / "per_image.csv")
-        assert by_hand(folder, 0.5) == pytest.approx(rows[SCORES].mean().to_numpy())
-
-
-def test_mean_and_spread_are_over_seeds(study, folder):
-    seeds = [pd.read_csv(folder / f"dice_s{seed}" / "per_image.csv")["iou"].mean() for seed in (1, 2, 3)]
-    assert study.spread.loc["dice", ("iou", "mean")] == pytest.approx(np.mean(seeds))
-    assert study.spread.loc["dice", ("iou", "sd")] == pytest.approx(np.std(seeds, ddof=1))
-
-
 def test_empty_images_are_a_stratum_of_their_own(study):
     rows = pd.read_csv(study.sweep.used["folder"].iloc[0] / "per_image.csv")
     empty = rows["foreground"] == 0
@@ -61,11 +49,6 @@ def test_quarters_hold_a_quarter_of_the_images_each_and_are_the_same_for_every_r
     assert images.groupby("id")["stratum"].nunique().max() == 1
     largest = images[images["stratum"] == "largest quarter"]["foreground"].min()
     assert largest > images[images["stratum"] == "third quarter"]["foreground"].max()
-
-
-def test_strata_of_images_that_are_all_empty_do_not_fail():
-    images = pd.DataFrame({"id": ["a", "b"], "foreground": [0, 0], "pixels": [9, 9]})
-    assert size_strata(images).tolist() == ["empty", "empty"]
 
 
 def test_a_run_without_histograms_loses_only_what_needs_them(own):

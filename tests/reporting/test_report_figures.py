@@ -2,7 +2,6 @@ import pandas as pd
 import pytest
 
 from seglab.contract import ContractError
-from seglab.plots import line_styles
 from seglab.reporting import report_figures
 from seglab.reporting.load_runs import Sweep
 from seglab.reporting.study import Question, Study
@@ -21,17 +20,6 @@ def test_one_run_draws_what_one_run_can_show(sweep):
     runs, images = (table[(table["label"] == "bce") & (table["seed"] == 1)] for table in (sweep.runs, sweep.images))
     drawn = Study("one", Sweep(runs, images), Question()).figures()
     assert set(drawn) == {"seeds", "learning", "precision_recall", "reliability"}
-
-
-def test_twenty_losses_still_get_a_style_of_their_own():
-    styles = line_styles([f"l{k}" for k in range(20)]).values()
-    assert len({(style["color"], style["linestyle"]) for style in styles}) == 20
-
-
-@pytest.mark.parametrize("wrong", [{"images": "some"}, {"delta": -1.0}, {"confidence": 95.0}, {"question": "worst"}])
-def test_a_question_that_makes_no_sense_is_one_sentence(wrong):
-    with pytest.raises(ContractError, match=next(iter(wrong))):
-        Question(**wrong)
 
 
 def test_the_question_may_be_about_images_with_foreground_or_without(sweep):

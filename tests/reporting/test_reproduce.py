@@ -18,7 +18,3 @@ def test_what_is_no_grid_is_listed_run_by_run(odd):
 
 def test_words_that_a_shell_would_split_are_quoted():
     assert commands([["dataset.root=my data"]]) == ["python -m seglab.train 'dataset.root=my data'"]
-
-
-def test_runs_without_a_record_are_left_out():
-    assert commands([None, float("nan")]) == []

@@ -40,13 +40,7 @@ def test_step_down_gives_the_values_of_holm_worked_out_by_hand():
     # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04; never falling: 0.02, 0.03, 0.06, 0.06
     assert step_down([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert step_down([0.6, 0.5]) == [1.0, 1.0]
-
-
-def test_step_down_does_not_count_what_is_undefined():
-    adjusted = step_down([0.02, np.nan, 0.03])
-    assert adjusted[0] == pytest.approx(0.04)
-    assert adjusted[2] == pytest.approx(0.04)
-    assert np.isnan(adjusted[1])
+    assert step_down([0.02, np.nan, 0.03]) == pytest.approx([0.04, np.nan, 0.04], nan_ok=True)
 
 
 @pytest.mark.parametrize("losses", [2, 3, 4, 5, 6])
@@ -151,12 +145,6 @@ def test_a_pair_uses_the_seeds_and_images_that_both_have():
     assert abs(pair.difference) == pytest.approx(abs((kept[0] - kept[1]).mean()))
 
 
-def test_losses_without_a_common_seed_are_not_compared():
-    values = noise(np.random.default_rng(0), losses=2, seeds=2)
-    values[0, 0], values[1, 1] = np.nan, np.nan
-    assert compare(a_cube(values)) == []
-
-
 def test_variances_that_differ_widely_are_not_moderated_and_hide_no_difference():
     alike, prior = moderate(np.full(6, 4.0), np.full(6, 2), 4)
     assert prior == 2  # half of what two further losses bring with three seeds
@@ -168,13 +156,9 @@ def test_variances_that_differ_widely_are_not_moderated_and_hide_no_difference()
     assert np.all(unlike >= measured)
 
 
-def test_the_prior_of_two_losses_is_none():
-    assert moderate(np.array([2.0]), np.array([2]), 2) == (np.array([2.0]), 0.0)
-
-
-@pytest.mark.parametrize("x", [1e-3, 0.2, 1.0, 7.5, 400.0])
-def test_the_inverse_of_trigamma(x):
-    assert inverse_trigamma(float(special.polygamma(1, x))) == pytest.approx(x, rel=1e-12)
+def test_the_inverse_of_trigamma():
+    for x in (1e-3, 0.2, 1.0, 7.5, 400.0):
+        assert inverse_trigamma(float(special.polygamma(1, x))) == pytest.approx(x, rel=1e-12)
 
 
 def test_losses_of_other_settings_lend_nothing():
@@ -223,19 +207,6 @@ def test_data_sets_are_replicates_and_their_number_counts():
     assert interval(pair) == pytest.approx(tuple(expected.confidence_interval(0.95)))
 
 
-def test_a_loss_that_one_data_set_lacks_is_compared_on_the_others():
-    values = np.random.default_rng(0).normal(size=(3, 2, 5))
-    pairs = replicated([a_cube(values), a_cube(values[:2])], "data sets")
-    assert {frozenset((pair.first, pair.second)): pair.replicates for pair in pairs}[frozenset(("l0", "l2"))] == 1
-    assert np.isfinite([pair.p for pair in pairs]).sum() == 1
-
-
-def test_one_group_of_images_is_replicated_by_its_images_and_one_image_by_nothing():
-    values = noise(np.random.default_rng(0), losses=2)
-    assert np.isfinite(compare(a_cube(values, np.full(50, "one patient")))[0].p)
-    assert np.isnan(compare(a_cube(values[:, :, :1]))[0].p)
-
-
 def test_cube_arranges_rows_and_leaves_gaps_undefined():
     rows = pd.DataFrame({"label": list("aabb"), "seed": [2, 1, 1, 1], "id": list("xxxy"), "iou": [0.2, 0.1, 0.3, 0.4]})
     rows["group"] = ["g", "g", "g", None]
@@ -245,10 +216,3 @@ def test_cube_arranges_rows_and_leaves_gaps_undefined():
     assert np.array_equal(data.values[1], [[0.3, 0.4], [np.nan, np.nan]], equal_nan=True)
     with pytest.raises(ContractError, match="iou"):
         cube(rows, "nonsense")
-
-
-def test_a_signed_rank_test_over_the_images_of_one_run_finds_differences_that_are_none():
-    rng = np.random.default_rng(5)
-    runs = [noise(rng, losses=2, seeds=1, seed=0.03, single=0.02) for _ in range(200)]
-    false = sum(reference.wilcoxon(run[0, 0], run[1, 0]).pvalue <= 0.05 for run in runs)
-    assert false > 60  # why this project does not judge by it

@@ -13,7 +13,6 @@ from seglab.reporting.thresholds import (
     best_threshold,
     calibration,
     calibration_error,
-    mean,
     scores_at,
     thresholds,
 )
@@ -30,19 +29,13 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("empty", ["correct", "skip"])
-@pytest.mark.parametrize("step", [1, 64, 128, 200, 255])
-def test_scores_at_a_threshold_are_those_of_the_pixels(batch, empty, step):
+def test_scores_at_a_threshold_are_those_of_the_pixels(batch, empty):
     ours = scores_at(histogram(decide(*batch)).numpy(), empty)
-    theirs = scores(counts(*batch, threshold=step / 256), empty)
-    assert thresholds()[step] == step / 256
-    for name, values in ours.items():
-        np.testing.assert_allclose(values[:, step], theirs[name].numpy(), rtol=1e-6)
-
-
-def test_all_pixels_as_one_image_are_the_pooled_score(batch):
-    table = histogram(decide(*batch)).numpy()
-    tp, fp, fn, _, *_ = (float(part.sum()) for part in counts(*batch))
-    assert scores_at(table.sum(0))["iou"][128] == pytest.approx(tp / (tp + fp + fn))
+    for step in (1, 64, 128, 200, 255):
+        theirs = scores(counts(*batch, threshold=step / 256), empty)
+        assert thresholds()[step] == step / 256
+        for name, values in ours.items():
+            np.testing.assert_allclose(values[:, step], theirs[name].numpy(), rtol=1e-6)
 
 
 def test_the_best_threshold_beats_every_other_one(batch):
@@ -67,16 +60,6 @@ def test_average_precision_is_torchmetrics_on_the_same_thresholds(batch):
     assert average_precision(histogram(decide(*batch)).numpy().sum(0)) == pytest.approx(theirs.item(), abs=1e-6)
 
 
-def test_average_precision_is_close_to_the_exact_one_and_undefined_without_foreground(batch):
-    logits, target = batch
-    each = average_precision(histogram(decide(*batch)).numpy())
-    assert np.isnan(each).tolist() == [True] + [False] * 5
-    for i in range(2, 6):
-        assert each[i] == pytest.approx(
-            binary_average_precision(logits[i].sigmoid(), target[i].long()).item(), abs=5e-3
-        )
-
-
 def test_the_calibration_error_is_torchmetrics_to_half_a_bin(batch):
     logits, target = batch
     theirs = binary_calibration_error(logits.sigmoid(), target.long(), n_bins=16, norm="l1")
@@ -91,12 +74,3 @@ def test_the_reliability_diagram_counts_by_hand():
     assert np.isnan(calibration(0 * table, bins=2)[0]).all()
     with pytest.raises(ContractError, match="a divisor of 4, got 3"):
         calibration(table, bins=3)
-
-
-def test_a_mean_over_images_leaves_out_what_is_undefined():
-    np.testing.assert_equal(mean(np.array([[1.0, np.nan], [3.0, np.nan]])), [2.0, np.nan])
-
-
-def test_an_unknown_policy_is_refused():
-    with pytest.raises(ContractError, match="correct or skip, got zero"):
-        scores_at(np.zeros((1, 2, 4)), empty="zero")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -12,19 +10,19 @@ from seglab.engine.trained_run import TrainedRun, open_run
 
 
 @pytest.fixture(scope="session")
-def runs(study_of: Callable[[str], Path]) -> list[TrainedRun]:
+def runs(study_of):
     """A run of bce and one of dice that share everything but the loss."""
     return [open_run(study_of("32-true") / loss) for loss in ("bce", "dice")]
 
 
 @pytest.fixture(scope="session")
-def run(trained_study: Path) -> TrainedRun:
+def run(trained_study):
     """A run of dice, in both precisions whatever the machine: what it measured can be measured again."""
     return open_run(trained_study / "dice")
 
 
 @pytest.fixture
-def pick(runs: list[TrainedRun], tmp_path: Path) -> Callable[[str], list[TrainedRun]]:
+def pick(runs, tmp_path):
     """Runs by name: bce, dice, and `other`, of another model on other data without weights or snapshots."""
     facts = json.loads(json.dumps(runs[0].facts))
     facts["config"]["model"]["base"] = 8

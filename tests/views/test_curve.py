@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from seglab.contract import ContractError
-from seglab.losses import BCE, Batchwise, Dice, IoU, Tversky
+from seglab.losses import BCE, Dice, IoU, Tversky
 from seglab.views.curve import (
     Context,
     error_plane,
@@ -26,30 +25,15 @@ from tests.losses.conftest import NAMES
 from tests.losses.conftest import build as make
 
 
-@pytest.mark.parametrize(
-    ("name", "alone", "anywhere"),
-    [
-        ("bce", True, True),
-        ("focal", True, True),
-        ("poly1", True, True),
-        ("class_weighted_ce", False, True),  # an image is divided by its own sum of weights
-        ("balanced_ce", False, True),
-        ("topk", False, True),
-        ("dice", False, True),
-        ("bce_dice", False, True),
-        ("lovasz_hinge", False, True),
-        ("cldice", False, False),
-        ("boundary", False, False),
-        ("hausdorff", False, False),
-    ],
-)
-def test_what_a_loss_is_a_function_of_is_found_by_calling_it(name, alone, anywhere) -> None:
-    assert is_additive(make(name)) is alone
-    assert is_exchangeable(make(name)) is anywhere
+def test_what_a_loss_is_a_function_of_is_found_by_calling_it():
+    additive = {"bce": True, "focal": True, "class_weighted_ce": False, "topk": False, "dice": False}
+    assert {name: is_additive(make(name)) for name in additive} == additive  # an image is divided by its own weights
+    exchangeable = {"dice": True, "lovasz_hinge": True, "cldice": False, "boundary": False, "hausdorff": False}
+    assert {name: is_exchangeable(make(name)) for name in exchangeable} == exchangeable
 
 
-@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 3.0, 5.0])
-def test_a_pixel_under_focal_loss_costs_what_the_paper_says(gamma: float) -> None:
+@pytest.mark.parametrize("gamma", [0.0, 2.0, 5.0])
+def test_a_pixel_under_focal_loss_costs_what_the_paper_says(gamma):
     table = pixel_curves({"focal": make("focal", gamma=gamma)}, 21)
     p = table["p"]
     assert np.allclose(table["value"], -((1 - p) ** gamma) * np.log(p), atol=1e-12)
@@ -60,13 +44,7 @@ def test_a_pixel_under_focal_loss_costs_what_the_paper_says(gamma: float) -> Non
     assert np.allclose(1 / (1 + np.exp(-sign * table["logit"])), p)
 
 
-def test_the_classes_differ_where_a_loss_weighs_them() -> None:
-    table = pixel_curves({"weighted": make("weighted_bce", pos_weight=4.0)}, 9)
-    foreground, background = (table.loc[table["pixel"] == side, "value"] for side in ("foreground", "background"))
-    assert np.allclose(foreground, 4 * background.to_numpy())
-
-
-def test_an_image_moves_as_its_closed_form_says() -> None:
+def test_an_image_moves_as_its_closed_form_says():
     """Dice with n1 foreground pixels at p and n0 background pixels at 0.8: fp and fn are 0.2 n0 and (1 - p) n1."""
     context = Context(0.1, 20)
     curve = image_curve(Dice(), context, 0.8, margins(11, 5.0))["foreground"]
@@ -78,7 +56,7 @@ def test_an_image_moves_as_its_closed_form_says() -> None:
 
 
 @pytest.mark.parametrize("name", ["dice", "lovasz_hinge", "boundary", "hausdorff", "weight_map", "cldice", "topk"])
-def test_the_gradient_of_an_image_is_the_slope_of_its_curve(name: str) -> None:
+def test_the_gradient_of_an_image_is_the_slope_of_its_curve(name):
     """Moving n pixels together by dz changes the loss by the sum of their gradients."""
     context = Context(0.1, 16)
     for side, margin in (("foreground", -2.0), ("background", -2.0), ("foreground", 1.3), ("background", 3.1)):
@@ -90,17 +68,17 @@ def test_the_gradient_of_an_image_is_the_slope_of_its_curve(name: str) -> None:
         assert curve["by_logit"][1] == pytest.approx(slope * 256 / moving, rel=1e-3, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_loss_has_a_finite_curve_that_moves_wrong_pixels_towards_the_truth(name: str) -> None:
-    for side, sign in (("foreground", -1), ("background", 1)):
-        curve = image_curve(make(name), Context(0.1, 12), 0.9, torch.tensor([-3.0, -1.0, 3.0]).double())[side]
-        assert np.isfinite(curve["value"]).all()
-        assert np.isfinite(curve["by_logit"]).all()
-        assert sign * curve["by_logit"][1] > 0, "dL/dz is below 0 on foreground and above 0 on background"
+def test_every_loss_has_a_finite_curve_that_moves_wrong_pixels_towards_the_truth():
+    for name in NAMES:
+        for side, sign in (("foreground", -1), ("background", 1)):
+            curve = image_curve(make(name), Context(0.1, 12), 0.9, torch.tensor([-3.0, -1.0, 3.0]).double())[side]
+            assert np.isfinite(curve["value"]).all(), name
+            assert np.isfinite(curve["by_logit"]).all(), name
+            assert sign * curve["by_logit"][1] > 0, f"{name}: dL/dz is below 0 on foreground and above 0 on background"
 
 
 @pytest.mark.parametrize(("loss", "a", "b"), [(Dice(), 0.5, 0.5), (IoU(), 1, 1), (Tversky(), 0.3, 0.7)])
-def test_the_plane_is_the_closed_form_of_the_overlap(loss, a: float, b: float) -> None:
+def test_the_plane_is_the_closed_form_of_the_overlap(loss, a, b):
     table = error_plane({"": loss}, 0.05, 1 - 1e-13)
     error = a * table["fp"] + b * table["fn"]
     assert np.allclose(table["value"], error / (OBJECT - table["fn"] + error), atol=1e-9)
@@ -108,30 +86,15 @@ def test_the_plane_is_the_closed_form_of_the_overlap(loss, a: float, b: float) -
     assert len(corners) == 4
 
 
-def test_pooling_over_a_batch_does_not_mix_the_points_of_a_curve() -> None:
-    context = Context(0.1, 10)
-    pooled, each = (image_curve(loss, context, 0.9, margins(5, 5.0)) for loss in (Batchwise(loss=Dice()), Dice()))
-    assert np.allclose(pooled["background"]["value"], each["background"]["value"])
-
-
-def test_an_image_is_weighed_by_its_own_fraction() -> None:
+def test_an_image_is_weighed_by_its_own_fraction():
     table = image_curves({"w": make("weighted_bce")}, 0.25, 0.9, 12, 3)  # a weight of (0.75 / 0.25)^2
     wrong = table.loc[table["pixel"] == "foreground", "value"].iloc[0]
     assert len(table) == 6
     assert wrong == pytest.approx(0.25 * 9 * math.log1p(math.exp(5)) - 0.75 * math.log(0.9))
 
 
-def test_a_context_has_as_many_pixels_as_its_fraction_says_and_two_objects() -> None:
-    target = Context(0.03, 40).target()
-    assert int(target.sum()) == 48
-    assert target.flatten().unique().tolist() == [0, 1]
-    halves = target[..., :20].sum(), target[..., 20:].sum()
-    assert halves == (24, 24)
-    assert math.isclose(float(torch.as_tensor(Context(0.0001, 8).target().sum())), 1)
-
-
 @pytest.mark.slow
-def test_a_view_has_a_figure_and_a_table_for_each_thing_it_shows() -> None:
+def test_a_view_has_a_figure_and_a_table_for_each_thing_it_shows():
     page = view({"bce": make("bce"), "dice": make("dice"), "boundary": make("boundary")}, 0.05, 0.8, 8, 3, 0.99)
     assert set(page.figures) == set(page.tables) == {"pixel", "image", "plane"}
     assert set(page.tables["pixel"]["loss"]) == {"bce"}
@@ -139,12 +102,3 @@ def test_a_view_has_a_figure_and_a_table_for_each_thing_it_shows() -> None:
     reasons = dict(page.sections)["Not in the plane"]
     assert "bce: each false pixel costs the same" in reasons
     assert "boundary: it matters where" in reasons
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"), [({"foreground": 0.0}, "foreground between 0 and 1"), ({"size": 4}, "size of at least")]
-)
-def test_a_wrong_option_is_one_sentence(wrong: dict, message: str) -> None:
-    options = {"foreground": 0.1, "quality": 0.9, "size": 16, "points": 5, "confidence": 0.99}
-    with pytest.raises(ContractError, match=message):
-        view({"bce": BCE()}, **options | wrong)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from seglab.contract import ContractError
 from seglab.engine.config import build_choices
 from seglab.engine.module import SegModule
-from seglab.engine.trained_run import TrainedRun
 from seglab.losses import BCE, Dice
 from seglab.losses.base import Loss
-from seglab.losses.pixels import Pixels
 from seglab.views.landscape import LandscapeGrid, view
 from seglab.views.landscape_figures import Surface, lowest_places
 from seglab.views.weight_planes import Plane, random_plane
@@ -33,33 +29,33 @@ LOSSES = build_choices("loss", ["bce", "dice"])
 class Square(Loss):
     """The mean square of logit minus target."""
 
-    def value(self, x: Pixels) -> Tensor:
+    def value(self, x):
         return (x.z - x.t).square().mean((1, 2))
 
 
-def module(model: nn.Module) -> SegModule:
+def module(model):
     """A module whose images go into the model as they are."""
     torch.manual_seed(0)
     return SegModule(model, BCE(), torch.optim.SGD, mean=(0.0,), std=(1 / 255,)).eval()
 
 
-def batches() -> list[dict[str, Any]]:
+def batches():
     rng = torch.Generator().manual_seed(0)
     images = [torch.randn(n, 3, 16, 16, generator=rng) for n in (2, 1)]
     return [{"image": x, "target": (x[:, :1] > 0.5).float(), "id": ["i"] * len(x)} for x in images]
 
 
-def net(width: int = 4, kernel: int = 3) -> nn.Module:
+def net(width=4, kernel=3):
     torch.manual_seed(1)
     first = nn.Conv2d(3, width, kernel, padding=kernel // 2)
     return nn.Sequential(first, nn.BatchNorm2d(width), nn.Tanh(), nn.Conv2d(width, 1, 1))
 
 
-def grid(file: Path, fingerprint: str = "f", **losses: Loss) -> LandscapeGrid:
+def grid(file, fingerprint="f", **losses):
     return LandscapeGrid(batches(), losses or {"bce": BCE(), "dice": Dice()}, 0.5, file, fingerprint)
 
 
-def test_the_landscape_of_a_linear_model_with_a_quadratic_loss_is_the_paraboloid(tmp_path: Path) -> None:
+def test_the_landscape_of_a_linear_model_with_a_quadratic_loss_is_the_paraboloid(tmp_path):
     linear = module(nn.Conv2d(3, 1, 1, bias=False))
     plane = random_plane("linear", linear.model, 1)
     places = [(a, b) for a in (-1.0, 0.3, 2.0) for b in (-0.7, 0.0)]
@@ -74,7 +70,7 @@ def test_the_landscape_of_a_linear_model_with_a_quadratic_loss_is_the_paraboloid
         assert table["square"][a, b] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_center_has_the_loss_and_iou_that_the_run_was_measured_with(run: TrainedRun, tmp_path: Path) -> None:
+def test_the_center_has_the_loss_and_iou_that_the_run_was_measured_with(run, tmp_path):
     tables = view([run], LOSSES, tmp_path, **OPTIONS).tables
     row, metrics = tables["lowest"].set_index("loss").loc["dice"], run.facts["metrics"]
     assert row["at center"] == pytest.approx(metrics["test/loss"], rel=1e-6)
@@ -82,7 +78,7 @@ def test_the_center_has_the_loss_and_iou_that_the_run_was_measured_with(run: Tra
     assert tables["landscape"].set_index(["first", "second"])["dice"][0.0, 0.0] == row["at center"]
 
 
-def test_the_center_is_exactly_what_the_module_gives(tmp_path: Path) -> None:
+def test_the_center_is_exactly_what_the_module_gives(tmp_path):
     ours = module(net())
     table = grid(tmp_path / "p.csv").measure(ours, random_plane("x", ours.model, 1), [(1.0, 0.5), (0.0, 0.0)])
     with torch.no_grad():
@@ -90,13 +86,13 @@ def test_the_center_is_exactly_what_the_module_gives(tmp_path: Path) -> None:
     assert table["bce"][0.0, 0.0] == float(total) / 3
 
 
-def test_a_grid_that_was_killed_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grid_that_was_killed_resumes(tmp_path, monkeypatch):
     ours = module(net())
     plane, places = random_plane("x, y", ours.model, 1), [(a / 4, 0.0) for a in range(6)]
     whole = grid(tmp_path / "whole.csv").measure(ours, plane, places)
     at, seen = LandscapeGrid.at, []
 
-    def killed_after_three(self: LandscapeGrid, module: SegModule, plane: Any, a: float, b: float, *more: Any) -> Any:
+    def killed_after_three(self, module, plane, a, b, *more):
         if len(seen) == 3:
             raise KeyboardInterrupt
         seen.append((a, b))
@@ -116,7 +112,7 @@ def test_a_grid_that_was_killed_resumes(tmp_path: Path, monkeypatch: pytest.Monk
     assert seen == places[:3]
 
 
-def test_the_lowest_place_is_listed_with_the_iou_there() -> None:
+def test_the_lowest_place_is_listed_with_the_iou_there():
     axis = np.array([-1.0, 0.0, 1.0])
     first, second = np.meshgrid(axis, axis)
     values = {"a": (first - 1) ** 2 + second**2, "IoU": 1 - 0.1 * (first**2 + (second - 1) ** 2)}
@@ -128,12 +124,12 @@ def test_the_lowest_place_is_listed_with_the_iou_there() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plane", ["random", "solutions", "path"])
-def test_every_kind_of_plane_is_drawn(runs: list[TrainedRun], tmp_path: Path, plane: str) -> None:
+@pytest.mark.parametrize("plane", ["solutions", "path"])
+def test_every_kind_of_plane_is_drawn(runs, tmp_path, plane):
     options = OPTIONS | {"plane": plane, "images": 2}
     view(runs, LOSSES, tmp_path, **options).write(tmp_path)
     assert list(tmp_path.glob("landscape_*.png"))
-    assert len(pd.read_csv(tmp_path / "landscape.csv")) == 9 * (2 if plane == "random" else 1)
+    assert len(pd.read_csv(tmp_path / "landscape.csv")) == 9
 
 
 @pytest.mark.parametrize(
@@ -142,13 +138,9 @@ def test_every_kind_of_plane_is_drawn(runs: list[TrainedRun], tmp_path: Path, pl
         ("bce other", {}, "expected the data of"),
         ("bce dice", {"plane": "flat"}, "plane as one of random"),
         ("bce", {"plane": "solutions"}, "two or three runs"),
-        ("bce dice", {"split": "all"}, "split as one of train"),
         ("bce dice", {"images": 0}, "at least one image"),
-        ("bce dice", {"points": 1}, "at least 2 points"),
     ],
 )
-def test_what_has_no_landscape_is_one_sentence(
-    pick: Callable[[str], list[TrainedRun]], tmp_path: Path, shown: str, changed: dict, message: str
-) -> None:
+def test_what_has_no_landscape_is_one_sentence(pick, tmp_path, shown, changed, message):
     with pytest.raises(ContractError, match=message):
         view(pick(shown), LOSSES, tmp_path, **OPTIONS | changed)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import nn
 
 from seglab.contract import ContractError
 from seglab.models.unet import UNet
-from seglab.views.weight_planes import Plane, lattice, path_plane, random_plane, solution_plane, weights_of
+from seglab.views.weight_planes import path_plane, random_plane, solution_plane, weights_of
 
 
 @pytest.fixture
-def net() -> nn.Module:
+def net():
     torch.manual_seed(0)
     return UNet(1, base=4, depth=1, upsample="transpose")
 
 
-def test_every_filter_of_a_random_direction_is_as_long_as_the_models_and_its_seed_alone_fixes_it(
-    net: nn.Module,
-) -> None:
+def test_every_filter_of_a_random_direction_is_as_long_as_the_models_and_its_seed_alone_fixes_it(net):
     plane, weights = random_plane("x", net, 1), weights_of(net)
     for moved in (plane.first, plane.second):
         transposed = [name for name in weights if name.startswith("grow") and weights[name].ndim == 4]
@@ -38,18 +33,18 @@ def test_every_filter_of_a_random_direction_is_as_long_as_the_models_and_its_see
     assert not torch.equal(plane.first["last.weight"], other)
 
 
-def others(net: nn.Module, count: int) -> list[dict[str, torch.Tensor]]:
+def others(net, count):
     rng = torch.Generator().manual_seed(3)
     start = weights_of(net)
     return [{name: x + torch.rand(x.shape, generator=rng) for name, x in start.items()} for _ in range(count)]
 
 
-def on_a_line(net: nn.Module) -> list[dict[str, torch.Tensor]]:
+def on_a_line(net):
     return [{name: x + k for name, x in weights_of(net).items()} for k in range(3)]
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_plane_passes_through_its_solutions(net: nn.Module, count: int) -> None:
+def test_a_plane_passes_through_its_solutions(net, count):
     solutions = others(net, count)
     plane = solution_plane(["A", "B", "C"][:count], solutions, net, 1)
     assert list(plane.marks) == ["A", "B", "C"][:count]
@@ -62,12 +57,12 @@ def test_a_plane_passes_through_its_solutions(net: nn.Module, count: int) -> Non
     torch.testing.assert_close(first.norm(), second.norm(), rtol=1e-4, atol=0)
 
 
-def test_the_center_of_a_plane_is_the_model_to_the_last_bit(net: nn.Module) -> None:
+def test_the_center_of_a_plane_is_the_model_to_the_last_bit(net):
     for plane in (random_plane("x", net, 1), solution_plane(["A", "B"], [weights_of(net), *others(net, 1)], net, 1)):
         assert all(torch.equal(x, plane.at(0, 0)[name]) for name, x in weights_of(net).items())
 
 
-def test_a_path_that_lies_in_a_plane_is_drawn_where_it_is(net: nn.Module) -> None:
+def test_a_path_that_lies_in_a_plane_is_drawn_where_it_is(net):
     end, (u, v) = weights_of(net), others(net, 2)
     move = {name: (lambda x, w: x * w.exp()) if "var" in name else torch.add for name in end}
     turns = [(2.0, 1.0), (1.0, -0.5), (0.3, 0.4), (0.0, 0.0)]
@@ -80,20 +75,11 @@ def test_a_path_that_lies_in_a_plane_is_drawn_where_it_is(net: nn.Module) -> Non
     assert max(abs(x) for place in plane.paths["run"] for x in place) == pytest.approx(1)
 
 
-def test_variances_stay_above_0_far_beyond_two_solutions(net: nn.Module) -> None:
+def test_variances_stay_above_0_far_beyond_two_solutions(net):
     solutions = [weights_of(net), *others(net, 1)]
     plane = solution_plane(["A", "B"], solutions, net, 1)
     for a in (-9.0, 9.0):
         assert all(x.min() > 0 for name, x in plane.at(a, 0).items() if "var" in name)
-
-
-def test_the_lattice_holds_what_is_marked_and_the_center() -> None:
-    bare = Plane("x", {}, {}, {}, "")
-    assert 0.0 in lattice(bare, 1.0, 21)[0]
-    first, second = lattice(Plane("x", {}, {}, {}, "", marks={"A": (0, 0), "B": (1, 0), "C": (0.2, 0.9)}), 1.0, 21)
-    assert first[0] == -0.5
-    assert first[-1] == 1.5
-    assert (second[0], second[-1]) == (-0.5, 1.4)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +91,6 @@ def test_the_lattice_holds_what_is_marked_and_the_center() -> None:
         (lambda net: path_plane({"A": [weights_of(net)] * 3}, net), "at least three snapshots"),
     ],
 )
-def test_a_plane_that_is_none_is_one_sentence(net: nn.Module, lay: Callable[[nn.Module], object], message: str) -> None:
+def test_a_plane_that_is_none_is_one_sentence(net, lay, message):
     with pytest.raises(ContractError, match=message):
         lay(net)

@@ -5,7 +5,7 @@ import pytest
 from seglab.contract import ContractError
 from seglab.data.datasets.cbis_ddsm import CbisDdsm, read_tables
 from seglab.data.prepare_data import open_data
-from tests.data.fabricate import write_image
+from tests.data.fabricate import write_dicom, write_image
 
 BEFORE, AFTER = "left or right breast,image view,abnormality id,abnormality type", "assessment,pathology,subtlety"
 FILES = "image file path,cropped image file path,ROI mask file path"
@@ -64,7 +64,7 @@ def roi(top, off):
 
 
 @pytest.fixture(params=["nbia", "classic", "png", "series", "flat"])
-def root(request, tmp_path, write_dicom):
+def root(request, tmp_path):
     """The lesions as they lie on people's disks, in five layouts."""
     tables(tmp_path / "csv")
     for lesion in LESIONS:
@@ -138,15 +138,6 @@ def test_masses_and_calcifications_are_two_classes(root):
         ddsm(root, target="mass_calc", abnormality="mass")
 
 
-def test_films_behind_a_link_are_found(root, tmp_path_factory):
-    here = tmp_path_factory.mktemp("linked")
-    for path in root.iterdir():
-        (here / path.name).symlink_to(path)
-    direct, linked = ({item.id: item.mask() for item in ddsm(place).items()} for place in (root, here))
-    assert direct.keys() == linked.keys()
-    assert all((direct[name] == linked[name]).all() for name in direct)
-
-
 def test_no_patient_is_on_two_sides(root):
     opened = open_data(ddsm(root, val_fraction=0.4))
     assert {item.id for item in opened.splits.test} == {"P_00002_RIGHT_MLO", "P_00003_LEFT_CC"}
@@ -161,12 +152,9 @@ classic = pytest.mark.parametrize("root", ["classic"], indirect=True)
 @pytest.mark.parametrize(
     ("options", "films"),
     [
-        ({"abnormality": "mass"}, FILMS[:5]),
         ({"abnormality": "calc"}, [FILMS[3], FILMS[5]]),
-        ({"view": "MLO"}, FILMS[1:3]),
-        ({"side": "RIGHT"}, [FILMS[2], *FILMS[4:]]),
+        ({"view": "MLO", "side": "LEFT"}, FILMS[1:2]),
         ({"pathology": "MALIGNANT"}, [*FILMS[:2], FILMS[3]]),
-        ({"pathology": "BENIGN"}, [FILMS[0], *FILMS[2:]]),
         ({"density": [1, 4]}, [FILMS[2], FILMS[5]]),
     ],
 )
@@ -208,14 +196,8 @@ def test_faulty_tables_and_choices_are_one_sentence(root):
     table.write_text(table.read_text().replace("pathology", "verdict"))
     with pytest.raises(ContractError, match=r"description_train_set.csv: expected columns .*, got no pathology"):
         ddsm(root).items()
-    empty = root / "empty"
-    empty.mkdir()
-    with pytest.raises(ContractError, match=r"expected mass_case_description_train_set.csv and calc"):
-        ddsm(empty).items()
     with pytest.raises(ContractError, match="lesions that pass view"):
         ddsm(root, abnormality="calc", view="MLO").items()
-    with pytest.raises(ContractError, match="view to be one of CC, MLO, None, got AP"):
-        ddsm(root, view="AP")
 
 
 def test_the_real_tables_have_the_known_counts(shared_data):
@@ -248,10 +230,3 @@ def test_every_film_of_a_real_nbia_download_is_found_unless_its_case_is_not_ther
     absent = [item.fault.split("/")[0] for item in items if item.fault]
     assert len(absent) == 13  # the download lacks them
     assert not there & set(absent)
-
-
-def test_the_real_films_of_a_png_conversion_have_small_lesions(shared_data):
-    data = ddsm(shared_data / "ddsm", abnormality="mass", on_bad_item="skip", size=512)
-    opened = open_data(data)
-    assert opened.facts()["skipped"] > 1000
-    assert sorted(image.foreground for image in opened.decoded.values()) == pytest.approx([0.0019, 0.0061], abs=0.0002)

@@ -1,4 +1,3 @@
-import cv2
 import numpy as np
 import pytest
 
@@ -46,16 +45,13 @@ def test_films_with_a_lesion_of_unknown_place_are_left_out_and_counted(root):
     opened = open_data(mias(root))
     assert opened.skipped == dict.fromkeys(("mdb059", "mdb216"), "lesion of unknown place")
     assert opened.facts()["skipped_why"] == {"lesion of unknown place": 2}
+    assert open_data(mias(root, external=True)).facts()["images"] == {"train": 0, "val": 0, "test": 4}
 
 
 def test_both_films_of_a_patient_are_one_group(root):
     groups = {item.id: item.group for item in mias(root).items()}
     assert groups["mdb001"] == groups["mdb002"]
     assert groups["mdb005"] == groups["mdb006"] != groups["mdb001"]
-
-
-def test_as_an_external_set_all_films_are_test(root):
-    assert open_data(mias(root, external=True)).facts()["images"] == {"train": 0, "val": 0, "test": 4}
 
 
 def test_a_missing_film_or_table_is_one_sentence(root):
@@ -69,7 +65,7 @@ def test_a_missing_film_or_table_is_one_sentence(root):
         mias(root).items()
 
 
-@pytest.mark.parametrize("side", [512, 300, 256])
+@pytest.mark.parametrize("side", [512, 300])
 def test_shrunk_films_have_smaller_circles(root, side):
     for path in (root / "all-mias").iterdir():
         write_image(path, np.full((side, side), 9))
@@ -85,14 +81,11 @@ def test_shrunk_films_have_smaller_circles(root, side):
             assert not mask[distance > half + 0.5].any()
 
 
-def test_a_circle_smaller_than_a_pixel_of_a_shrunk_film_leaves_a_pixel(root):
+def test_films_shrunk_out_of_proportion_are_refused_and_a_small_circle_leaves_a_pixel(root):
     (root / "Info.txt").write_text("mdb001 G CIRC B 535 425 3")
     write_image(root / "all-mias/mdb001.pgm", np.full((64, 64), 9))
     mask = mias(root).items()[0].mask()
     assert list(zip(*np.nonzero(mask), strict=True)) == [((1023 - 425) // 16, 535 // 16)]
-
-
-def test_films_shrunk_out_of_proportion_are_refused(root):
     write_image(root / "all-mias/mdb001.pgm", np.full((256, 128), 9))
     with pytest.raises(
         ContractError, match=r"mdb001.pgm: expected a film of 1024x1024 pixels, or shrunk in .* 128x256"
@@ -100,20 +93,18 @@ def test_films_shrunk_out_of_proportion_are_refused(root):
         open_data(mias(root))
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t", ", ", "  "])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(("separator", "end"), [(",", "\n"), ("\t", "\r\n"), (", ", "\n"), ("  ", "\r\n")])
 def test_tables_of_other_separators_and_films_of_other_formats_are_read(root, separator, end):
     whole = {item.id: item.mask() for item in mias(root).items() if not item.left_out}
     rows = [separator.join(row.split()) for row in INFO.splitlines()[1:]]
     header = separator.join(["REFNUM", "BG", "CLASS", "SEVERITY", "X", "Y", "RADIUS"])
     (root / "Info.txt").write_bytes(end.join([header, *rows]).encode())
     for path in (root / "all-mias").iterdir():
-        write_image(path.with_name(path.stem.upper() + ".png"), np.full((1024, 1024), int(path.stem[3:])))
-        path.unlink()
-    items = [item for item in mias(root).items() if not item.left_out]
-    assert len(items) == 4
-    for item in items:
-        np.testing.assert_array_equal(item.mask(), whole[item.id])
+        path.rename(path.with_name(path.stem.upper() + ".pgm"))
+    found = {item.id: item.mask() for item in mias(root).items() if not item.left_out}
+    assert len(found) == 4
+    for name, mask in found.items():
+        np.testing.assert_array_equal(mask, whole[name])
 
 
 def test_the_real_list_holds_322_films(shared_data):
@@ -124,11 +115,3 @@ def test_the_real_list_holds_322_films(shared_data):
     assert [film for film, lesions in films.items() if None in lesions] == ["mdb059", "mdb216", "mdb233", "mdb245"]
     twice = [film for film, lesions in films.items() if len(lesions) > 1]
     assert twice == [f"mdb{n}" for n in ("005", 132, 144, 223, 226, 239, 249)]
-
-
-def test_the_real_circles_of_mdb005_lie_on_bright_tissue(shared_data):
-    film = next(item for item in mias(shared_data / "mias").items() if item.id == "mdb005")
-    image, mask = film.image(), film.mask()
-    ring = cv2.dilate(mask, np.ones((81, 81), np.uint8)) - mask
-    assert cv2.connectedComponents(mask)[0] == 2  # the two circles overlap
-    assert image[mask > 0].mean() > image[ring > 0].mean() + 10

@@ -1,6 +1,5 @@
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 
@@ -38,7 +37,7 @@ def test_all_images_differ_and_another_seed_makes_others(scene):
     [("disc", 0.03, 0.1, 0), ("lesion", 0.003, 0.03, 0.3), ("ships", 0.0005, 0.012, 0.6)],
 )
 def test_foreground_and_empty_images_are_those_of_the_scene(scene, low, high, empty):
-    fractions = np.array([mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=80))])
+    fractions = np.array([mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=50))])
     full = fractions[fractions > 0]
     assert low <= full.min() * 1.3
     assert full.max() <= high * 1.3
@@ -47,22 +46,13 @@ def test_foreground_and_empty_images_are_those_of_the_scene(scene, low, high, em
 
 @one_class
 def test_the_foreground_option_moves_the_mean(scene):
-    fractions = [mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=40, foreground=0.05, empty=0))]
+    fractions = [mask.mean() for _, mask in pictures(Synthetic(scene=scene, train=20, foreground=0.05, empty=0))]
     assert 0.03 < np.mean(fractions) < 0.07
 
 
 def test_the_empty_option_empties_all_or_none():
     assert not any(mask.any() for _, mask in pictures(Synthetic(scene="disc", train=5, empty=1)))
     assert all(mask.any() for _, mask in pictures(Synthetic(scene="ships", train=10, empty=0)))
-
-
-@one_class
-def test_foreground_is_brighter_with_more_contrast(scene):
-    def contrast(factor):
-        pairs = pictures(Synthetic(scene=scene, train=8, empty=0, contrast=factor))
-        return np.mean([image[mask > 0].mean() - image[mask == 0].mean() for image, mask in pairs])
-
-    assert contrast(2) > contrast(0) + 10
 
 
 def test_label_noise_spoils_training_masks_alone_at_its_rate():
@@ -92,31 +82,13 @@ def test_a_wrong_object_is_missing_flipped_grown_or_shrunk():
     assert (misdraw(truth, 0.0, np.random.default_rng(0)) == truth).all()
 
 
-def test_soft_masks_are_fractions():
-    _, mask = pictures(Synthetic(train=1, soft=True))[0]
-    assert ((mask > 0) & (mask < 255)).any()
-
-
-def test_ships_are_thin_boxes():
-    for _, mask in pictures(Synthetic(scene="ships", size=256, train=20, empty=0)):
-        for contour in cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]:
-            _, sides, _ = cv2.minAreaRect(contour)
-            assert max(sides) < 100
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"scene": "moon"}, "scene to be one of disc, disc_cup, organ, lesion, ships, got moon"),
         ({"size": 8}, "size of at least 32"),
-        ({"train": 0}, "train of at least 1"),
         ({"empty": 1.5}, r"empty in \[0, 1\]"),
-        ({"foreground": 0.9}, "foreground in"),
-        ({"coverage": 0.0}, "coverage in"),
         ({"mean": (0.1, 0.2)}, r"mean of auto, or with 1 or 3 numbers, got \(0.1, 0.2\)"),
-        ({"std": (0.0,)}, "std above 0"),
-        ({"fit": "crop"}, "fit to be one of"),
-        ({"channels": 0}, "channels of at least 1"),
     ],
 )
 def test_a_value_out_of_range_is_one_sentence(options, sentence):

@@ -1,0 +1,168 @@
+"""Whether two versions of seglab give the same numbers: a fixed set of runs, made with each and compared.
+
+    python tests/tools/compare_versions.py make CHECKOUT DATA OUT [NAME ...]   # DATA: fundus/, mias/, ship/, ddsm/
+    python tests/tools/compare_versions.py compare OUT_BEFORE OUT_AFTER
+
+Covers every data set, every model, eight losses, a sweep, an interrupted run, evaluate, predict, the report's table.
+Renamed columns are listed in RENAMED; anything else that differs is printed, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+RENAMED = {
+    "foreground_confidence": "foreground_confidence",
+    "background_confidence": "background_confidence",
+    "foreground_sum": "foreground_sum",
+    "background_sum": "background_sum",
+}
+"""Columns of CSV tables, before and after; the part of a name after a slash or before `_pooled` counts too."""
+
+NOT_COMPARED = {"seconds", "epochs/seconds", "epochs/seconds sd", "changed", "run", "data"}
+
+KILLED = "killed"
+"""The command that is killed after its first checkpoint; the next one resumes its run."""
+
+COMMON = "trainer.accelerator=cpu trainer.precision=32-true trainer.max_epochs=2 batch_size=4 model.base=4"
+SMALL = f"{COMMON} dataset.size=32 model.depth=2 dataset.train=8 dataset.val=4 dataset.test=6"
+LOSSES = "bce,focal,dice,iou,tversky,lovasz_hinge,boundary,bce_dice"
+
+
+def commands(data: Path) -> dict[str, str]:
+    """Every command by name; each runs in the folder of results."""
+    train = "seglab.train"
+    disc = f"{data}/fundus/drishti-gs"
+    return {
+        "sweep": f"{train} -m {SMALL} study=sweep loss={LOSSES} seed=1,2",
+        "scenes": f"{train} -m {SMALL} study=scenes dataset.scene=lesion,ships augment=strong,none",
+        "fcn": f"{train} {COMMON} dataset.size=64 dataset.train=8 dataset.val=4 dataset.test=6 model=fcn study=models",
+        "smp": f"{train} {SMALL} model=smp model.encoder_name=resnet18 study=models".replace(
+            " model.base=4", ""
+        ).replace(" model.depth=2", ""),
+        "valid": f"{train} {SMALL} dataset.size=64 model.padding=valid model.depth=1 model.upsample=resize "
+        "study=models",
+        "fundus": f"{train} -m {COMMON} dataset=fundus dataset.root={disc} dataset.size=64 "
+        "dataset.fit=resize,pad study=fundus",
+        "patches": f"{train} {COMMON} dataset=fundus dataset.root={disc} dataset.size=128 dataset.fit=patch "
+        "dataset.reduce=2 study=fundus loss=dice",
+        "soft": f"{train} {COMMON} dataset=fundus dataset.root={disc} dataset.size=64 dataset.soft=true study=fundus",
+        "folder": f"{train} {COMMON} dataset=folder dataset.root={data}/ddsm/ddsm-tissue/train_valid "
+        "dataset.images=fgt_seg dataset.masks=fgt_seg_labels 'dataset.mask_suffix=_LI' dataset.mask_value=255 "
+        "dataset.size=64 dataset.channels=1 dataset.bits=16 model.in_channels=1 study=folder",
+        "ship": f"{train} {COMMON} dataset=ship dataset.root={data}/ship dataset.size=128 dataset.fit=patch study=ship",
+        "montage": f"{train} {COMMON} dataset=ship dataset.root={data}/ship dataset.size=128 dataset.montage=2 "
+        "dataset.val_fraction=0.3 dataset.test_fraction=0.3 study=ship",
+        "mias": f"{train} {COMMON} dataset=mias dataset.root={data}/mias dataset.size=64 study=mias "
+        "dataset.val_fraction=0.3 dataset.on_bad_item=skip",
+        "schedule": f"{train} {SMALL} loss=weighted_bce loss.pos_weight=5 'schedule.pos_weight={{to: 1, epochs: 2}}' "
+        "study=schedule scheduler=plateau trainer.max_epochs=3",
+        "switch": f"{train} {SMALL} loss=switch loss.at=1 study=schedule",
+        KILLED: f"{train} {SMALL} trainer.max_epochs=20 hydra.run.dir=resumed",
+        "resumed": f"{train} {SMALL} trainer.max_epochs=20 hydra.run.dir=resumed",
+        "prepare": f"seglab.prepare dataset=fundus dataset.root={disc} dataset.reduce=4 hydra.run.dir=prepared",
+        "prepared": f"{train} {COMMON} dataset=prepared dataset.root=prepared dataset.size=64 study=fundus loss=focal",
+        "again": "seglab.evaluate run='sweep_s1' ",
+        "native": "seglab.evaluate run='patches'",
+        "elsewhere": f"seglab.evaluate run='scene' dataset=mias dataset.root={data}/mias dataset.on_bad_item=skip",
+        "predict": f"seglab.predict run='fundus_run' input={disc}/Test/Images output=predicted "
+        "'format=[mask,probability,objects]' min_area=4",
+        "slide": f"seglab.predict run='patches' input={disc}/Test/Images output=slid tta=flips",
+        "report": "seglab.report outputs/sweep output=report/sweep",
+        "reports": "seglab.report outputs/fundus outputs/ship output=report/several",
+    }
+
+
+def make(checkout: Path, data: Path, out: Path, only: Sequence[str] = ()) -> None:
+    """Run every command in `out` with the code of `checkout`."""
+    out.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "SEGLAB_NATIVE": "0"}
+    for name, command in commands(data).items():
+        if only and name not in only:
+            continue
+        for word, pattern in {
+            "'sweep_s1'": "outputs/sweep/dice_*_s1-*",
+            "'patches'": "outputs/fundus/dice_*",
+            "'scene'": "outputs/scenes/*",
+            "'fundus_run'": "outputs/fundus/bce_dice_*",
+        }.items():
+            if word in command:
+                found = sorted(out.glob(pattern), key=lambda folder: folder.name.rsplit("-", 1)[0])
+                command = command.replace(word, str(found[0].relative_to(out)))
+        with (out / f"{name}.log").open("w") as log:
+            words = [sys.executable, "-m", *shlex.split(command)]
+            process = subprocess.Popen(words, cwd=out, env=environment, stdout=log, stderr=log)
+        while name == KILLED and not (out / "resumed" / "checkpoints" / "last.ckpt").exists():
+            time.sleep(0.02)
+        if name == KILLED:
+            process.kill()
+        print(f"{name}: exit {process.wait()}", flush=True)
+
+
+def key_of(file: Path, out: Path) -> str:
+    """The name of a file without the identities that two versions give to a run."""
+    return "/".join(part.rsplit("-", 1)[0] for part in file.relative_to(out).parent.parts) + "/" + file.name
+
+
+def renamed(column: str) -> str:
+    for before, after in RENAMED.items():
+        column = column.replace(before, after)
+    return column
+
+
+def rows_of(file: Path) -> pd.DataFrame:
+    table = pd.read_csv(file)
+    table = table.rename(columns=renamed)
+    return table[[column for column in table if column not in NOT_COMPARED]]
+
+
+def compare(before: Path, after: Path) -> int:
+    """Print what differs; gives the number of tables that do."""
+    wrong = 0
+    wanted = ("per_image.csv", "metrics.csv", "table.csv", "objects.csv", "images.csv")
+    tables = [
+        {key_of(file, out): file for name in wanted for file in sorted(out.rglob(name)) if "figures" not in file.parts}
+        for out in (before, after)
+    ]
+    for key in sorted(tables[0].keys() | tables[1].keys()):
+        if key not in tables[0] or key not in tables[1]:
+            print(f"{key}: only {'before' if key in tables[0] else 'after'}")
+            wrong += 1
+            continue
+        old, new = rows_of(tables[0][key]), rows_of(tables[1][key])
+        lost = [column for column in old if column not in new]
+        more = [column for column in new if column not in old]
+        both = [column for column in old if column in new]
+        try:
+            pd.testing.assert_frame_equal(old[both], new[both], check_exact=True)
+            same = not lost
+        except AssertionError as error:
+            same = False
+            print(f"{key}: {str(error).splitlines()[-1] or error}")
+        if lost or more:
+            print(f"{key}: columns lost {lost}, new {more}")
+        wrong += not same
+    arrays = [{key_of(f, out): f for f in sorted(out.rglob("histograms.npz"))} for out in (before, after)]
+    for key in sorted(arrays[0].keys() & arrays[1].keys()):
+        with np.load(arrays[0][key]) as old, np.load(arrays[1][key]) as new:
+            if any(not np.array_equal(old[name], new[name]) for name in ("val", "test")):
+                print(f"{key}: differs")
+                wrong += 1
+    print(f"{len(tables[0])} tables and {len(arrays[0])} histograms before, {wrong} differ or are missing")
+    return wrong
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "make":
+        make(*(Path(word).resolve() for word in sys.argv[2:5]), sys.argv[5:])
+    else:
+        sys.exit(min(1, compare(*map(Path, sys.argv[2:4]))))
