@@ -12,8 +12,7 @@ from markupsafe import Markup
 from seglab.reporting.data_sets import DataSets
 from seglab.reporting.gallery import gallery, one_seed
 from seglab.reporting.html import Cell, mean_sd, number, table, text
-from seglab.reporting.metrics_table import RULES, THRESHOLDED, blocks, rows_of, title, worse_if_higher
-from seglab.reporting.power import smallest_difference, usual_noise
+from seglab.reporting.metrics_table import RULES, blocks, rows_of, title, worse_if_higher
 from seglab.reporting.run_labels import differences
 from seglab.reporting.stats import components
 from seglab.reporting.study import Study
@@ -41,18 +40,6 @@ def pairs(verdicts: list[Verdict]) -> Markup:
 
 def _percent(share: float) -> Cell:
     return Cell(f"{100 * share:.0f} %", share) if np.isfinite(share) else Cell("–")
-
-
-def smallest_differences(study: Study) -> list[tuple[int, str]]:
-    """The smallest difference found at 80 % power with the study's seeds, two more, seven more; [] without noise."""
-    noise = usual_noise(study.pairs)
-    if noise is None:
-        return []
-    have = int(np.median([pair.replicates for pair in study.pairs]))
-    level = study.verdicts[0].level
-    found = [(n, smallest_difference(noise, seeds=n, alpha=level)) for n in (have, have + 2, have + 7)]
-    most = 1.0 if study.question.metric in THRESHOLDED else np.inf
-    return [(n, f"{value:.3f}" if value < most else "more than 1") for n, value in found]
 
 
 def cost(study: Study) -> str:
