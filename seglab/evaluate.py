@@ -119,15 +119,14 @@ def data_facts(table: pd.DataFrame, skipped: Collection[str]) -> dict[str, Any]:
 
 def draw(result: Result, measured: Any, threshold: float, out: Path) -> None:
     """Draw the best, median and worst images."""
-    from seglab.engine.per_image import extremes
+    from seglab.engine.per_image import captions
     from seglab.reporting.class_rows import rows_per_image
     from seglab.reporting.run_figures import Example, examples
 
     task = measured.module.task
     rows = rows_per_image(result.table, task)
-    labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}
-    captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
-    pictures = zip(captions, measured.pictures(list(labels)), strict=True)
+    words = captions(rows)
+    pictures = zip(words.values(), measured.pictures(list(words)), strict=True)
     title = f"{out.parents[1].name} on {out.name}"
     examples((Example(caption, *arrays) for caption, arrays in pictures), out / "examples.png", threshold, title, task)
 

@@ -12,7 +12,7 @@ import numpy as np
 from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Decoded, Item
 from seglab.data.facts import item_facts
-from seglab.images.labels import Seen, foreground_of, layers, valid_pixels, without_ignored
+from seglab.images.labels import Seen, fractions, layers, valid_pixels, without_ignored
 from seglab.images.resize import crop, fit, resize, to_bits, to_channels, to_full_range, to_mask
 
 POINTS = 64
@@ -214,18 +214,11 @@ def measure(name: str, seen: Seen, dataset: Dataset) -> tuple[float, tuple[float
 
     Those are (k, 2), as row and column, as many of each class as there are.
     """
-    unit = 255 if dataset.soft and dataset.fit != "patch" else 1
-    counted = seen.mask[..., 0].size if seen.valid is None else int(seen.valid.sum())
-    union = foreground_of(seen.mask, dataset.task)
-    every = layers(seen.mask, dataset.task)
-    foreground, *classes = (float(layer.mean(dtype=np.float64)) / unit for layer in (union, *every))
-    if seen.valid is not None:
-        scale = seen.valid.size / counted
-        foreground, classes = foreground * scale, [share * scale for share in classes]
-        if dataset.task.kind == "multiclass":  # what does not count has the label 0 too
-            classes[0] = 1 - sum(classes[1:])
+    foreground, classes = fractions(seen.mask, seen.valid, dataset.task)
     if dataset.fit != "patch":
-        return foreground, tuple(classes), np.zeros((0, 2), np.int64)
+        unit = 255 if dataset.soft else 1
+        return foreground / unit, tuple(share / unit for share in classes), np.zeros((0, 2), np.int64)
+    every = layers(seen.mask, dataset.task)
     rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()[:8]))
     scored, chosen = [every[k] for k in dataset.task.scored], []
     for layer in scored:
@@ -233,5 +226,5 @@ def measure(name: str, seen: Seen, dataset: Dataset) -> tuple[float, tuple[float
         chosen.append(
             rng.choice(places, min(POINTS // len(scored), len(places)), replace=False) if len(places) else places
         )
-    points = np.stack(np.unravel_index(np.concatenate(chosen), union.shape), 1)
+    points = np.stack(np.unravel_index(np.concatenate(chosen), seen.mask.shape[:2]), 1)
     return foreground, tuple(classes), points

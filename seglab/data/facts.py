@@ -13,7 +13,7 @@ import numpy as np
 
 from seglab.contract import Task
 from seglab.data.dataset import Dataset, Facts, Item
-from seglab.images.labels import Seen, foreground_of, layers
+from seglab.images.labels import Seen, fractions, layers
 from seglab.images.masks import mask_facts, summary
 from seglab.images.resize import inside, resize, to_mask
 
@@ -27,11 +27,7 @@ def item_facts(item: Item, stored: Seen, dataset: Dataset) -> Facts:
     `masks`.
     """
     image, mask, valid = stored
-    union, every = foreground_of(mask, dataset.task), layers(mask, dataset.task)
-    counted = 1.0 if valid is None else float(valid.mean())
-    foreground, *classes = (float(layer.mean(dtype=np.float64)) / counted for layer in (union, *every))
-    if dataset.task.kind == "multiclass":  # what does not count has the label 0 too
-        classes[0] = 1 - sum(classes[1:])
+    foreground, classes = fractions(mask, valid, dataset.task)
     found = objects_in(item, mask, dataset.task)
     return {
         "shape": list(mask.shape[:2]),
@@ -39,7 +35,7 @@ def item_facts(item: Item, stored: Seen, dataset: Dataset) -> Facts:
         "extent": extent(image),
         "foreground": foreground,
         "classes": classes,
-        "ignored": 1 - counted,
+        "ignored": 0.0 if valid is None else 1 - float(valid.mean()),
         "objects": sum(len(areas) for *_, areas in found),
         "lost": int(sum(lost(binary, numbers, 1 + len(areas), dataset).sum() for binary, numbers, areas in found)),
         "masks": item.decoded.facts["masks"] if item.decoded else [mask_facts(p, item.page) for p in item.mask_files],

@@ -278,3 +278,9 @@ def extremes(scores: pd.Series, count: int = 3) -> dict[int, str]:
     middle = max(0, (len(order) - count) // 2)
     worst = dict.fromkeys(order[-count:], "worst")
     return dict.fromkeys(order[:count], "best") | dict.fromkeys(order[middle:][:count], "median") | worst
+
+
+def captions(rows: pd.DataFrame) -> dict[int, str]:
+    """What to write above the pictures of the best, median and worst images with foreground, by their numbers."""
+    labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}
+    return {k: f"{word}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k, word in labels.items()}

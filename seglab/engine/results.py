@@ -13,7 +13,7 @@ from seglab.data.facts import spread
 from seglab.data.module import DataModule
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
-from seglab.engine.per_image import ImageTable, extremes, means, predict, write_table
+from seglab.engine.per_image import ImageTable, captions, means, predict, write_table
 from seglab.engine.run import Run
 from seglab.files import write_arrays
 from seglab.reporting.class_rows import rows_per_image, tuned_threshold
@@ -47,14 +47,13 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
     """Keep test images that the data alone chooses; draw the learning curves and the best, median and worst image."""
     task, samples = data.dataset.task, data.samples("test")
     rows = rows_per_image(pd.read_csv(run.folder / "per_image.csv"), task)
-    labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}
     with autocast(cfg.trainer.precision, module.device.type):
         write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))
         if not cfg.pictures:
             return
-        shown = predict(module, samples, labels)
-    captions = [f"{labels[k]}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k in labels]
-    valid = shown["valid"] if "valid" in shown else [None] * len(captions)
+        words = captions(rows)
+        shown = predict(module, samples, words)
+    valid = shown["valid"] if "valid" in shown else [None] * len(words)
     arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"), valid)
-    examples(map(Example, captions, *arrays), run.folder / "examples.png", cfg.threshold, run.folder.name, task)
+    examples(map(Example, words.values(), *arrays), run.folder / "examples.png", cfg.threshold, run.folder.name, task)
     curves(run.folder / "metrics.csv", run.folder / "curves.png", run.folder.name)

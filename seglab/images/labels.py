@@ -65,6 +65,18 @@ def foreground_of(mask: np.ndarray, task: Task) -> np.ndarray:
     return mask if mask.ndim == 2 else mask.max(axis=2)
 
 
+def fractions(mask: np.ndarray, valid: np.ndarray | None, task: Task) -> tuple[float, list[float]]:
+    """Give what fraction of the pixels that count is foreground, and each class; others have the label 0."""
+    maps = (foreground_of(mask, task), *layers(mask, task))
+    foreground, *classes = (float(one.mean(dtype=np.float64)) for one in maps)
+    if valid is not None:
+        scale = valid.size / int(valid.sum())
+        foreground, classes = foreground * scale, [share * scale for share in classes]
+        if task.kind == "multiclass":
+            classes[0] = 1 - sum(classes[1:])
+    return foreground, classes
+
+
 def has_foreground(mask: np.ndarray) -> bool:
     """Say whether a mask that may have ignored pixels has any foreground."""
     return bool(((mask >= 0.5) & (mask != IGNORED)).any())

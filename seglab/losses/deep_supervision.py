@@ -18,12 +18,11 @@ def over_scales(loss: Loss, scales: Sequence[Logits], target: Target, valid: Val
     smaller is compared with every f-th pixel of target and valid, the one at f // 2 of each block of f (nearest
     neighbor, as nnU-Net has it): labels stay labels, for every loss. An object that no such pixel hits is absent there.
     """
-    weights = [0.5**k for k in range(len(scales))]
     losses = [
-        weight * loss(logits, _reduced(target, logits), None if valid is None else _reduced(valid, logits))
-        for weight, logits in zip(weights, scales, strict=True)
+        0.5**k * loss(logits, _reduced(target, logits), None if valid is None else _reduced(valid, logits))
+        for k, logits in enumerate(scales)
     ]
-    return torch.stack(losses).sum(0) / sum(weights)
+    return torch.stack(losses).sum(0) / (2 - 0.5 ** (len(scales) - 1))
 
 
 def _reduced(x: Tensor, logits: Logits) -> Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-from seglab.contract import require
+from seglab.contract import Task, require
 from seglab.losses.base import BY_POLICY, ClassMean, ClassWeights, PolicyMean, limited, region_card, within
 from seglab.losses.numerics import TINY, Confusion, constants, power, ratio
 from seglab.losses.pixels import Pixels
@@ -276,12 +276,12 @@ class GeneralizedDice(RegionLoss):
 
 
 def square(rows: Any) -> bool:
-    """Whether these are the distances between classes: as many rows as columns, 0 from each class to itself."""
-    return rows is None or all(len(row) == len(rows) and row[i] == min(row) == 0 for i, row in enumerate(rows))
+    """Whether these may be distances: as many rows as columns, 0 from each class to itself and not to all."""
+    return rows is None or all(len(r) == len(rows) and r[i] == min(r) == 0 < max(r) for i, r in enumerate(rows))
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneralizedWassersteinDice(RegionLoss):
+class GeneralizedWassersteinDice(GeneralizedDice):
     """Dice of all classes together in which an error counts by how far the predicted classes are from the true one.
 
     `distances`: rows of the distances from each class to all, the background first, divided by the largest; null: all
@@ -289,8 +289,6 @@ class GeneralizedWassersteinDice(RegionLoss):
     """
 
     distances: Sequence[Sequence[float]] | None = limited(None, "rows and columns of the classes, or null", square)
-    classes: Literal["scored", "all"] = field(default="scored", init=False)
-    class_weights: ClassWeights = field(default=None, init=False)
 
     card = region_card(
         title="Generalized Wasserstein Dice loss",
@@ -302,16 +300,22 @@ class GeneralizedWassersteinDice(RegionLoss):
         soft=False,
     )
 
-    def each_class(self, x: Pixels) -> Tensor:
-        t, p = x.all_shares, x.all_probabilities
-        k, rows = p.shape[1], self.distances
-        rows = [[float(i != j) for j in range(k)] for i in range(k)] if rows is None else rows
+    def with_task(self, task: Task) -> Self:
+        self.matrix(len(task.classes) if task.kind == "multiclass" else 2)  # a wrong size is said before training
+        return super().with_task(task)
+
+    def matrix(self, k: int) -> list[float]:
+        """The distances between so many classes row by row, the largest of them 1."""
+        rows = self.distances or [[float(i != j) for j in range(k)] for i in range(k)]
         require(len(rows) == k, self.name, f"distances between {k} classes", len(rows))
-        far = constants(p, [d / max(map(max, rows)) for row in rows for d in row]).view(k, k, 1)
+        return [d / max(map(max, rows)) for row in rows for d in row]
+
+    def each_class(self, x: Pixels) -> Tensor:
+        t, p, k = x.all_shares, x.all_probabilities, x.sizes.shape[-1]
+        far = constants(p, self.matrix(k)).view(k, k, 1)
         pairs = torch.stack([x.total((t[:, c : c + 1] * p).flatten(1, 2)).unflatten(1, (k, -1)) for c in range(k)], 1)
         error, right = (far * pairs).sum((1, 2)), ((1 - far) * pairs).sum(2)  # of true and predicted class; of the true
-        absent = (x.sizes[..., 1:].sum(-1) == 0) & (self.empty == "complement")
-        right = right[:, 1:].sum(1) + torch.where(absent, right[:, 0], 0)
+        right = right[:, 1:].sum(1) + right[:, 0] * ((x.sizes[..., 1:].sum(-1) == 0) & (self.empty == "complement"))
         return ratio(error, 2 * right + error + self.smooth).expand_as(x.size)
 
 

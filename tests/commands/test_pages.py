@@ -39,9 +39,11 @@ STAND_INS: dict[str, tuple[str, ...]] = {
     "dataset=prepared": ("dataset.root=outputs/prepare/folder", "dataset.channels=3"),
     "dataset=cells": ("dataset.root=cells",),
     "model.encoder_weights=imagenet": ("model.encoder_weights=null",),  # a download
+    "model.encoder_name=tu-convnext_tiny": ("model.encoder_name=tu-convnext_atto",),
     "experiment=loss_sweep": ("loss=bce,dice", "seed=1"),
     "experiment=demo": ("loss=bce,dice", "seed=1"),
     "tune.epochs=10": ("tune.epochs=1",),
+    "tuning_repeats=3": ("tuning_repeats=2",),
     "logger=wandb": ("logger.offline=true",),
 }
 """What is added to a command with a word, so that data and hours of a test stand for the reader's."""

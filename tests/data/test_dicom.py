@@ -4,7 +4,7 @@ import pydicom
 import pytest
 
 from seglab.contract import ContractError
-from seglab.data.mammogram import breast_box, is_mask, read_lesion, read_mammogram, shape_of
+from seglab.data.datasets.cbis_ddsm import breast_box, is_mask, read_lesion, read_mammogram, shape_of
 from seglab.images.dicom import read_dicom
 from seglab.images.image_io import read_image
 from seglab.images.masks import read_mask

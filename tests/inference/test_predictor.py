@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from seglab.contract import ContractError
-from seglab.data.mammogram import breast_box
+from seglab.data.datasets.cbis_ddsm import breast_box
 from seglab.engine.trained_run import open_run
 from seglab.inference.predictor import SYMMETRIES, cut, predictor, transformed
 from tests.engine.untrained import write_run

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seglab.contract import ContractError, Task
+from seglab.losses import GeneralizedWassersteinDice
 from tests.losses.conftest import of, scene
 
 if TYPE_CHECKING:
@@ -139,6 +140,15 @@ def test_soft_labels_are_refused_where_they_are_undefined(case: Case, logits: Te
     else:
         with pytest.raises(ContractError, match=f"a target of 0 and 1, got {soft.numel()} soft labels; threshold"):
             case.loss(logits, soft, **maps)
+
+
+def test_distances_are_between_all_classes_of_the_data(make: Any) -> None:
+    far = [[0, 1, 1], [1, 0, 0.5], [1, 0.5, 0]]
+    with pytest.raises(ContractError, match="GeneralizedWassersteinDice: expected distances between 4 classes, got 3"):
+        make("generalized_wasserstein_dice", "multiclass", distances=far)
+    for wrong in ([[0, 1], [1]], [[1, 1], [1, 0]], [[0, -1], [1, 0]], [[0, 0], [0, 0]]):
+        with pytest.raises(ContractError, match="expected distances rows and columns of the classes, or null"):
+            GeneralizedWassersteinDice(distances=wrong)
 
 
 def test_a_weight_that_is_still_auto_says_what_to_do(make: Any, logits: Tensor, target: Tensor) -> None:
