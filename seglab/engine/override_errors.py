@@ -55,12 +55,18 @@ def first_line(error: BaseException) -> str:
 
 
 def composes(command: str, word: str) -> bool:
-    """Whether a command can be composed with one override alone."""
+    """Whether a command can be composed with one override alone, of a sweep's values the first."""
     try:
-        compose(command, [word])
+        compose(command, [first_of_sweep(word)])
     except Exception:
         return False
     return True
+
+
+def first_of_sweep(word: str) -> str:
+    """An override with the first of the values that a sweep takes: loss=bce of loss=bce,dice."""
+    key, equals, value = word.partition("=")
+    return word if value.startswith(("[", "{", "(", "'", '"')) else f"{key}{equals}{value.split(',')[0]}"
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
@@ -118,9 +124,10 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 def known_keys(command: str, conf: str, words: Sequence[str]) -> list[str]:
     """Every dotted option of a command with these overrides, or with the choices of groups among them."""
+    words = [first_of_sweep(word) for word in words]
     with initialize_config_dir(conf, version_base="1.3"):
         try:
-            cfg = compose(command, list(words))
+            cfg = compose(command, words)
         except (HydraException, OmegaConfBaseException):
             cfg = compose(command, [word for word in words if "." not in word.partition("=")[0]])
     groups = [folder.name for folder in Path(conf).iterdir() if folder.is_dir()]

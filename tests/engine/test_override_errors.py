@@ -39,6 +39,13 @@ def test_a_wrong_override_names_what_is_near(words):
     assert "\n" not in sentence
 
 
+def test_an_unknown_key_in_a_sweep_names_its_siblings():
+    with pytest.raises(Exception) as fault, initialize_config_dir(str(CONF), version_base="1.3"):  # noqa: PT011
+        compose("train", ["model.width=8"])
+    sentence = explain(fault.value, "train", str(CONF), ["model.width=8", "loss=bce,dice", "seed=1,2"])
+    assert sentence.startswith("model.width: expected one of base, "), sentence
+
+
 def test_what_would_be_merged_with_another_choice_is_refused():
     said = (
         "loss._target_: expected a choice of loss, got a class alone; write loss=external loss.function._target_=my.L"
