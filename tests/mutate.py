@@ -135,7 +135,6 @@ FAULTS = [
         ("else y.q_to(self.gamma) * y.nll", "else y.p**self.gamma * y.nll", "easy pixels count more"),
         ("y.nll + self.epsilon * y.q", "y.nll + self.epsilon * y.p", "the error as 1 - error"),
         (".ceil().clamp(min=1)", ".floor().clamp(min=1)", "k rounded down"),
-        ("torch.where(x.valid, cost, -1)", "cost", "k worst of all pixels"),
         ("self.rarity for", "1 for", "the root of exp-log's weights lost"),
         ("border * x.costs(self.cost)", "border", "the border weighs nothing wrong"),
         ("prior.log() - (-prior).log1p()", "prior.log()", "the background without a prior"),

@@ -273,7 +273,6 @@ class TopK(BCE):
 
     def share_of_top(self, cost: Tensor, x: Pixels) -> Tensor:
         """n/k for what is above the k-th largest cost, equal shares of the places left for its equals."""
-        cost = cost if x.valid is None else torch.where(x.valid, cost, -1)  # never among the k worst
         k = (self.fraction * x.n).ceil().clamp(min=1).unsqueeze(-1)
         worst = cost.topk(ceil(self.fraction * cost.shape[-1])).values
         last = worst.gather(-1, (k.long() - 1).expand(-1, cost.shape[1], -1))

@@ -121,3 +121,11 @@ def test_a_mask_of_the_wrong_shape_or_dtype_is_named(case: Case, logits: Tensor,
     for wrong in (torch.ones(3, 12, 12, dtype=torch.bool), torch.ones(3, 1, 12, 12), torch.ones(3, 1, 12, 11).bool()):
         with pytest.raises(ContractError, match=r"expected valid \(3, 1, 12, 12\) of bool, got \(3, .* of torch\."):
             case(logits, target, wrong)
+
+
+def test_the_worst_are_a_fraction_of_the_valid_pixels(make: Any) -> None:
+    logits = torch.arange(20.0).view(1, 1, 4, 5)
+    target, valid = torch.zeros(1, 1, 4, 5, dtype=torch.uint8), torch.zeros(1, 1, 4, 5, dtype=torch.bool)
+    valid[..., :2, :] = True  # costs 0 to 9, of which the fifth part are two
+    expected = torch.nn.functional.softplus(torch.tensor([9.0, 8.0])).mean()
+    torch.testing.assert_close(make("topk", fraction=0.2)(logits, target, valid)[0], expected)
