@@ -38,5 +38,7 @@ def _parsed(head: bytes, bodies: Mapping[int, bytes], options: Mapping[str, Any]
     if table.empty:
         raise ValueError("no rows")
     lines = [body.count(b"\n") for body in bodies.values()] if len(bodies) > 1 else [len(table)]
-    table["run"] = np.repeat(list(bodies), lines)  # raises a ValueError where the numbers of rows disagree
-    return table
+    if sum(lines) != len(table):
+        raise ValueError("rows of several lines")
+    runs = pd.Series(np.repeat(list(bodies), lines), table.index, name="run")
+    return pd.concat([table, runs], axis=1)  # a column added to a hundred makes pandas warn of their number
