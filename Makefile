@@ -20,7 +20,7 @@ $(READY): requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-demo: $(READY)   ## Compare four losses on embedded data, and say where the report and the pictures are
+demo: $(READY)   ## Compare three losses on embedded data, and say where the report and the pictures are
 	$(BIN)/python -m seglab.train -m experiment=demo study=demo $(ARGS)
 	$(BIN)/python -m seglab.report outputs/demo
 
