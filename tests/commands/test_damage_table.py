@@ -126,7 +126,7 @@ def test_no_damaged_file_gives_a_traceback_or_other_numbers_in_silence(
 ):
     monkeypatch.setattr(Study, "figures", lambda self: {})
     lines = []
-    for damage in ("garbage", "gone"):  # half a file and an empty one are found as other bytes are
+    for damage in DAMAGES:
         cells = []
         for name, command in COMMANDS.items():
             folder = copied(place, name, tmp_path / f"{damage}-{name}")

@@ -52,7 +52,7 @@ ELSEWHERE = {
     "hydra.launcher.n_jobs=4": "tests/commands/test_sweep.py",
     "hydra/launcher=ray": "tests/commands/test_sweep.py, and a GPU",
     "hydra/launcher=slurm": "tests/slurm/check_requeue.py",
-    "mlflow": "tests/engine/test_trackers.py, with a client in place of MLflow's",
+    "mlflow": "tests/engine/test_trackers.py, on a server where MLflow is installed",
     "...": "a part of a command",
 }
 """Commands with these words need a cluster or a server; where they are tested instead."""

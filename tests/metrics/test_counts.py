@@ -134,12 +134,12 @@ def test_half_precision_logits_are_summed_in_float32(dtype):
     assert result.foreground_sum.item() == pytest.approx(512 * 512 * 0.9525741, rel=1e-5)
 
 
-def test_four_million_pixels_are_counted_to_the_last_one():
-    logits, target = torch.ones(1, 1, 2048, 2052), torch.ones(1, 1, 2048, 2052, dtype=torch.bool)
+def test_sixteen_million_pixels_are_counted_to_the_last_one():  # more than float32 has whole numbers for
+    logits, target = torch.ones(1, 1, 4096, 4100), torch.ones(1, 1, 4096, 4100, dtype=torch.bool)
     logits[..., -1], target[0, 0, 0, 0] = -1, False
     result = counts(logits, target)
-    assert [int(n) for n in result[:4]] == [2048 * 2051 - 1, 1, 2048, 0]
-    assert result.foreground_sum.item() / (2048 * 2052) == pytest.approx(0.731, abs=1e-3)
+    assert [int(n) for n in result[:4]] == [4096 * 4099 - 1, 1, 4096, 0]
+    assert result.foreground_sum.item() / (4096 * 4100) == pytest.approx(0.731, abs=1e-3)
 
 
 def test_shapes_that_do_not_fit_are_one_sentence():

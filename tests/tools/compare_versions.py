@@ -60,8 +60,6 @@ def commands(data: Path) -> dict[str, str]:
         "dataset.images=fgt_seg dataset.masks=fgt_seg_labels 'dataset.mask_suffix=_LI' dataset.mask_value=255 "
         "dataset.size=64 dataset.channels=1 dataset.bits=16 model.in_channels=1 study=folder",
         "ship": f"{train} {COMMON} dataset=ship dataset.root={data}/ship dataset.size=128 dataset.fit=patch study=ship",
-        "montage": f"{train} {COMMON} dataset=ship dataset.root={data}/ship dataset.size=128 dataset.montage=2 "
-        "dataset.val_fraction=0.3 dataset.test_fraction=0.3 study=ship",
         "mias": f"{train} {COMMON} dataset=mias dataset.root={data}/mias dataset.size=64 study=mias "
         "dataset.val_fraction=0.3 dataset.on_bad_item=skip",
         "schedule": f"{train} {SMALL} loss=weighted_bce loss.pos_weight=5 'schedule.pos_weight={{to: 1, epochs: 2}}' "

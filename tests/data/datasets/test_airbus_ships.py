@@ -8,10 +8,11 @@ from seglab.contract import ContractError
 from seglab.data import rle
 from seglab.data.datasets.airbus_ships import SIDE, AirbusShips, read_table
 from seglab.data.datasets.prepared import Prepared
-from seglab.data.decode import objects_of
+from seglab.data.decode import decode_item, objects_of
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data
 from seglab.data.store import build
+from seglab.metrics.objects import f2, match
 from tests.data.fabricate import run_lengths, write_image
 
 
@@ -161,3 +162,13 @@ def test_the_real_table_has_31_ships_that_are_unlike_the_sea(shared_data):
         assert away[labels > 0].mean() > 1.5 * away[ring > 0].mean()  # a ship is unlike the sea around it
     with pytest.raises(ContractError, match="a folder that exists"):
         ship(shared_data / "nowhere").items()
+
+
+def test_the_real_ships_against_themselves_score_1_and_so_they_do_seen_smaller(shared_data):
+    for size in (SIDE, 256):
+        data = ship(shared_data / "ship", size=size)
+        truth = [(objects_of(item, data), decode_item(item, data)[1]) for item in data.items()]
+        ships = [np.where(mask, labels, 0) for labels, mask in truth]
+        assert [f2(match(one, one)) for one in ships] == [1.0] * 19
+        assert sum(len(np.unique(one[one > 0])) for one in ships) == 31
+        assert sum(cv2.connectedComponents(mask)[0] - 1 for _, mask in truth) < 31  # some lie side by side

@@ -230,3 +230,10 @@ def test_every_film_of_a_real_nbia_download_is_found_unless_its_case_is_not_ther
     absent = [item.fault.split("/")[0] for item in items if item.fault]
     assert len(absent) == 13  # the download lacks them
     assert not there & set(absent)
+
+
+def test_the_real_films_of_a_png_conversion_have_small_lesions(shared_data):
+    data = ddsm(shared_data / "ddsm", abnormality="mass", on_bad_item="skip", size=512)
+    opened = open_data(data)
+    assert opened.facts()["skipped"] > 1000
+    assert sorted(image.foreground for image in opened.decoded.values()) == pytest.approx([0.0019, 0.0061], abs=0.0002)

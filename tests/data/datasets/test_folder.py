@@ -7,6 +7,7 @@ from PIL import Image
 
 from seglab.contract import ContractError
 from seglab.data.datasets.folder import Folder
+from seglab.data.decode import decode_item
 from seglab.data.prepare_data import open_data
 from tests.data.fabricate import save, white, write_image, write_scenes
 
@@ -211,3 +212,15 @@ def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path, text, sentence):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(ContractError, match=sentence):
         folder(tmp_path, table="list.csv").items()
+
+
+def test_the_real_tissue_maps_are_read(shared_data):
+    folders = {"images": "train_valid/fgt_seg", "test_images": "test/fgt_seg"}
+    folders |= {"masks": "train_valid/fgt_seg_labels", "test_masks": "test/fgt_seg_labels"}
+    options = {"mask_suffix": "_LI", "mask_value": 255, "fit": "pad", "channels": 1}
+    tissue = Folder(root=str(shared_data / "ddsm/ddsm-tissue"), **folders, **options)
+    items = tissue.items()
+    assert [item.split for item in items].count("test") == 6
+    assert len(items) == 66
+    fractions = [decode_item(item, tissue)[1].mean() * 2 for item in items]  # half of the square is padding
+    assert np.mean(fractions) == pytest.approx(0.10, abs=0.02)

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -115,3 +116,11 @@ def test_the_real_list_holds_322_films(shared_data):
     assert [film for film, lesions in films.items() if None in lesions] == ["mdb059", "mdb216", "mdb233", "mdb245"]
     twice = [film for film, lesions in films.items() if len(lesions) > 1]
     assert twice == [f"mdb{n}" for n in ("005", 132, 144, 223, 226, 239, 249)]
+
+
+def test_the_real_circles_of_mdb005_lie_on_bright_tissue(shared_data):
+    film = next(item for item in mias(shared_data / "mias").items() if item.id == "mdb005")
+    image, mask = film.image(), film.mask()
+    ring = cv2.dilate(mask, np.ones((81, 81), np.uint8)) - mask
+    assert cv2.connectedComponents(mask)[0] == 2  # the two circles overlap
+    assert image[mask > 0].mean() > image[ring > 0].mean() + 10
