@@ -20,6 +20,7 @@ from seglab.engine.threads import evaluation_processes
 from seglab.engine.worker_pool import submit
 from seglab.files import write_arrays
 from seglab.reporting.class_rows import rows_per_image, tuned_threshold
+from seglab.reporting.run_decisions import decide
 from seglab.reporting.run_figures import Example, curves, examples
 
 log = logging.getLogger(__name__)
@@ -41,10 +42,12 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(split)}
         metrics |= {f"{split}/{name}": value for name, value in means(table, task).items()}
         arrays |= records.arrays(split)
+    tuned = tuned_threshold(arrays["val"], task)
     if run.is_main:
         write_table(run.folder / "per_image.csv", table)
         write_arrays(run.folder / "histograms.npz", **arrays)
-    run.note(metrics=metrics, threshold={"tuned": tuned_threshold(arrays["val"], task)})
+        write_arrays(run.folder / "decisions.npz", **decide(arrays, table, task, tuned, cfg.empty))
+    run.note(metrics=metrics, threshold={"tuned": tuned})
 
 
 def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None:

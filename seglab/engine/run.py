@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "segmentation-models-pytorch", "albumentations")
 
 
-RESULTS = ("metrics.csv", "per_image.csv", "histograms.npz", "examples.npz", "split.json", "checkpoints/best.ckpt")
+ARRAYS = ("histograms.npz", "decisions.npz", "examples.npz")
+RESULTS = ("metrics.csv", "per_image.csv", *ARRAYS, "split.json", "checkpoints/best.ckpt")
 """Files of a finished run whose sizes and checksums run.json holds."""
 
 TERMINATED = "SIGTERM"

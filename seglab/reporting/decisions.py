@@ -130,13 +130,18 @@ def below_each_bin(table: NDArray) -> NDArray:
     return below
 
 
-def scores_from(below: NDArray, edge: NDArray, empty: str) -> dict[str, NDArray]:
-    """The scores (n,) of masks that begin at bin `edge` (n,) or (): iou, dice, precision, recall.
-
-    `below` is that of `below_each_bin`.
-    """
+def counts_from(below: NDArray, edge: NDArray) -> NDArray:
+    """The false and true positives (n, 2) of masks that begin at bin `edge` (n,) or (), from `below_each_bin`."""
     out = np.take_along_axis(below, np.broadcast_to(edge, len(below))[:, None, None], axis=-1)[..., 0]
-    halves = np.stack([out, below[..., -1] - out], axis=-1)
+    return below[..., -1] - out
+
+
+def scores_of(found: NDArray, pixels: NDArray, empty: str) -> dict[str, NDArray]:
+    """The scores (n,) of masks: iou, dice, precision, recall.
+
+    `found` (n, 2) are the false and true positives, `pixels` (n, 2) the background and the foreground of the images.
+    """
+    halves = np.stack([pixels - found, found], axis=-1)
     return {name: value[:, 1] for name, value in scores_at(halves, empty).items()}
 
 

@@ -44,7 +44,10 @@ class Errors(NamedTuple):
         guess = np.log(np.hypot(*through))
         for _ in range(6):  # Newton's method on log tail against log value, which is nearly straight
             tail, density = some._tail(np.exp(guess))
-            guess = guess + np.log(2 * tail / level) * tail / (np.exp(guess) * density)
+            step = np.log(2 * tail / level) * tail / (np.exp(guess) * density)
+            guess = guess + step
+            if np.all(np.abs(step) < 1e-6):  # the error that is left is its square
+                break
         found[scale > 0] = np.exp(guess)
         return found
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from seglab.contract import ContractError, Task, require
 from seglab.files import whole_file
-from seglab.reporting.class_rows import chosen_classes, metrics_of, rows_per_image, threshold_of
+from seglab.reporting.class_rows import chosen_classes, metrics_of, rows_per_image
 from seglab.reporting.joint_tables import read_together
 from seglab.reporting.run_labels import benchmark_titles, fold, label
 
@@ -101,7 +101,7 @@ def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
     row["benchmark"] = f"{row['dataset']} {str(data.get('fingerprint', ''))[:6]}".strip()
     task = Task(**(data.get("task") or {}))
     tuned, chosen = (facts.get("threshold") or {}).get("tuned"), chosen_classes(task, class_name)
-    row |= {"task": task, "classes": chosen, "threshold": [threshold_of(tuned, task.classes[k]) for k in chosen]}
+    row |= {"task": task, "classes": chosen, "thresholds": tuned}
     return row | metrics_of(facts.get("metrics") or {}, class_name)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,19 +12,10 @@ from seglab.contract import Task
 from seglab.reporting import learning_curves
 from seglab.reporting.class_rows import chosen_classes, threshold_of
 from seglab.reporting.cube import finite_mean
-from seglab.reporting.decisions import (
-    below_each_bin,
-    best_expected,
-    bin_means,
-    calibration_scores,
-    fitted_temperature,
-    isotonic,
-    outer_means,
-    scaled,
-    scores_from,
-)
+from seglab.reporting.decisions import below_each_bin, counts_from, scores_of
 from seglab.reporting.load_runs import Sweep
-from seglab.reporting.thresholds import average_precision, calibration_error, mean, ratio
+from seglab.reporting.run_decisions import CONFIDENCES, Decisions, decisions_of, mean_scores
+from seglab.reporting.thresholds import average_precision, calibration_error
 
 LOWER_IS_BETTER = {
     "found/nothing",
@@ -45,7 +35,6 @@ THRESHOLDED = ("iou", "dice", "precision", "recall")
 
 QUARTERS = ("smallest quarter", "second quarter", "third quarter", "largest quarter")
 CALIBRATION = {"nll": "NLL", "brier": "Brier score", "ece": "calibration error"}
-CONFIDENCES = ("foreground_confidence", "background_confidence")
 BLOCKS: dict[str, tuple[str, ...]] = {
     "Mean over the test images, threshold 0.5": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
     "Mean over the test images, threshold tuned on validation": (
@@ -128,108 +117,24 @@ def worse_if_higher(key: str) -> bool:
     return _plain(key) in LOWER_IS_BETTER
 
 
-RULES = {
-    "fixed": "at the fixed threshold",
-    "tuned": "at the tuned threshold",
-    "optimal": "best expected score",
-    "scaled": "the same, temperature-scaled",
-    "calibrated": "the same, isotonic",
-}
-"""How a mask is made of the probabilities, see decisions.py."""
-
-
-class Pooled(NamedTuple):
-    """One run's histograms over all test pixels, (2, 256), its scores, and those of each image under each rule.
-
-    Of several classes the sum of the histograms and the mean of the scores. `images` has, by rule, each of THRESHOLDED
-    for the test images `ids` (n,); "fixed" is per_image.csv. A multiclass mask takes the likeliest class and has no
-    other rule. `confusion` (k, k) has true classes in rows.
-    """
-
-    table: np.ndarray
-    scores: dict[str, float]
-    ids: np.ndarray
-    images: dict[str, dict[str, np.ndarray]]
-    confusion: np.ndarray | None = None
-
-
-def read_histograms(sweep: Sweep, score: str = "iou") -> dict[int, Pooled]:
-    """Read the histograms of the used runs, one at a time; a run without them is left out.
+def read_decisions(sweep: Sweep, score: str = "iou") -> dict[int, Decisions]:
+    """What each used run decides, one at a time; a run without histograms is left out.
 
     `score`, iou or dice, is what a mask of best expected score is best for.
     """
     runs, found = sweep.used, {}
-    by_image = sweep.images.reindex(columns=["id", *CONFIDENCES]).set_index("id")
-    confidences = dict(list(by_image.groupby(sweep.images["run"].to_numpy())))
     for row, (_, run) in zip(runs.index, runs.iterrows(), strict=True):
-        try:
-            with np.load(run["folder"] / "histograms.npz") as arrays:
-                table, ids, val = arrays["test"], arrays["test_ids"], arrays["val"].sum(0)
-                confusion = arrays.get("test_confusion")
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-            continue
-        known = confidences[row]
-        known = known if known.index.to_list() == ids.tolist() else known.reindex(ids)
-        if len(run["classes"]) > 1:
-            known = known * np.nan  # what is known is the mean over the classes
-        empty, cut = run["config"].get("empty", "correct"), run["task"].kind != "multiclass"
-        parts = []
-        for k, threshold in zip(run["classes"], run["threshold"], strict=True):
-            own, its_val = (table[:, k], val[k]) if table.ndim == 4 else (table, val)  # else: before there were classes
-            edges, scores = _decided(own, its_val, known.to_numpy(float), score, empty)
-            if np.isfinite(threshold):
-                edges["tuned"] = np.array(round(threshold * own.shape[-1]))
-                scores["tuned/threshold"] = float(threshold)
-            edges = edges if cut else {}
-            below = below_each_bin(own)
-            images = {rule: scores_from(below, edge, empty) for rule, edge in edges.items()}
-            means = {f"{rule}/{key}": finite_mean(of) for rule, each in images.items() for key, of in each.items()}
-            parts.append(Pooled(own.sum(0), scores | means, ids, images))
-        found[row] = _together(parts)._replace(confusion=confusion)
+        empty = run["config"].get("empty", "correct")
+        one = decisions_of(run["folder"], run["task"], run["thresholds"], empty, run["classes"], score)
+        if one is not None:
+            found[row] = one
     return found
-
-
-def _together(parts: Sequence[Pooled]) -> Pooled:
-    """Add up the histograms of one run's classes, and average their scores."""
-    if len(parts) == 1:
-        return parts[0]
-    images = {
-        rule: {key: mean(np.array([p.images[rule][key] for p in parts])) for key in each}
-        for rule, each in parts[0].images.items()
-    }
-    table = np.sum([p.table for p in parts], axis=0)
-    return Pooled(table, _mean_scores([p.scores for p in parts]), parts[0].ids, images)
-
-
-def _mean_scores(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {str(key): float(value) for key, value in pd.DataFrame(parts).mean().items()}
-
-
-def _decided(
-    table: np.ndarray, val: np.ndarray, confidences: np.ndarray, score: str, empty: str
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Where each image's mask (n, 2, 256) begins by each rule of probabilities, and how good these are."""
-    pooled, outer, weights = table.sum(0), outer_means(table, *confidences.T), table.sum(2)[:, ::-1]
-    over_all = ratio(np.nansum(confidences * weights, axis=0), (np.isfinite(confidences) * weights).sum(0))
-    means = bin_means(outer_means(pooled[None], *over_all[:, None])[0])
-    temperature, observed = fitted_temperature(val, means), isotonic(val)
-    probabilities = {
-        "optimal": (means, outer),
-        "scaled": (scaled(means, temperature), scaled(outer, temperature)),
-        "calibrated": (observed, None),
-    }
-    scores = {"average_precision": float(average_precision(pooled)), "scaled/temperature": temperature}
-    for rule, (probability, _) in probabilities.items():
-        prefix = "" if rule == "optimal" else f"{rule}/"
-        scores |= {f"{prefix}{key}": value for key, value in calibration_scores(pooled, probability).items()}
-    pixels = table.sum(1, dtype=np.float32)
-    return {rule: best_expected(pixels, p, score, empty, ends) for rule, (p, ends) in probabilities.items()}, scores
 
 
 def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[str, float]:
     """What histograms (n, classes, 2, 256) give: average precision, calibration error, scores at tuned thresholds."""
     edges = {k: threshold_of(tuned, task.classes[k]) for k in chosen_classes(task)}
-    return _mean_scores([_at_threshold(table[:, k], threshold, empty) for k, threshold in edges.items()])
+    return mean_scores([_at_threshold(table[:, k], threshold, empty) for k, threshold in edges.items()])
 
 
 def _at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, float]:
@@ -237,14 +142,15 @@ def _at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, 
     scores = {"average_precision": float(average_precision(pooled)), "ece": float(calibration_error(pooled))}
     if not np.isfinite(threshold):
         return scores
-    tuned = scores_from(below_each_bin(table), np.array(round(threshold * table.shape[-1])), empty)
+    found = counts_from(below_each_bin(table), np.array(round(threshold * table.shape[-1])))
+    tuned = scores_of(found, table.sum(2), empty)
     means = {f"tuned/{key}": finite_mean(values) for key, values in tuned.items()}
     return scores | means | {"tuned/threshold": float(threshold)}
 
 
-def under(rule: str, images: pd.DataFrame, pooled: dict[int, Pooled]) -> pd.DataFrame:
+def under(rule: str, images: pd.DataFrame, decisions: dict[int, Decisions]) -> pd.DataFrame:
     """The rows of per_image.csv with the scores that each run has under a rule; NaN where it has none."""
-    tables = {run: pd.DataFrame(p.images[rule], index=p.ids) for run, p in pooled.items() if rule in p.images}
+    tables = {run: pd.DataFrame(p.images[rule], index=p.ids) for run, p in decisions.items() if rule in p.images}
     scores = pd.concat(tables) if tables else pd.DataFrame()
     rows = scores.reindex(index=pd.MultiIndex.from_frame(images[["run", "id"]]), columns=list(THRESHOLDED))
     return images.assign(**{name: rows[name].to_numpy() for name in THRESHOLDED if name in images})
@@ -262,13 +168,13 @@ def size_strata(images: pd.DataFrame) -> pd.Series:
     return pd.Series(np.where(fraction.isna(), "empty", np.array([*QUARTERS, "empty"])[quarter]), images.index)
 
 
-def per_run(sweep: Sweep, pooled: dict[int, Pooled], histories: dict[int, pd.DataFrame]) -> pd.DataFrame:
+def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: dict[int, pd.DataFrame]) -> pd.DataFrame:
     """All metrics of each used run, one row a run: label, seed, then the keys of BLOCKS that can be had."""
     runs = sweep.used
     known = runs.filter(regex="^test/").rename(columns=lambda column: column.removeprefix("test/"))
     images = sweep.images.assign(stratum=size_strata(sweep.images))
     numeric = images.drop(columns=["id", "group", "benchmark", "label", "seed", "stratum"]).groupby("run").mean()
-    histograms = pd.DataFrame({row: found.scores for row, found in pooled.items() if row in runs.index}).T
+    histograms = pd.DataFrame({row: found.scores for row, found in decisions.items() if row in runs.index}).T
     strata = images.pivot_table(index="run", columns="stratum", values="iou", aggfunc="mean")
     nonempty = images[images["stratum"] != "empty"].groupby("run")["iou"].mean()
     parts = [

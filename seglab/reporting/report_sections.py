@@ -12,7 +12,8 @@ from markupsafe import Markup
 from seglab.reporting.data_sets import DataSets
 from seglab.reporting.gallery import gallery, one_seed
 from seglab.reporting.html import Cell, mean_sd, number, table, text
-from seglab.reporting.metrics_table import RULES, blocks, rows_of, title, worse_if_higher
+from seglab.reporting.metrics_table import blocks, rows_of, title, worse_if_higher
+from seglab.reporting.run_decisions import RULES
 from seglab.reporting.run_labels import differences
 from seglab.reporting.stats import components
 from seglab.reporting.study import Study

@@ -20,16 +20,15 @@ from seglab.reporting.decisions import middles, rebinned, scaled
 from seglab.reporting.load_runs import Sweep
 from seglab.reporting.looks import Look, remember
 from seglab.reporting.metrics_table import (
-    RULES,
     THRESHOLDED,
-    Pooled,
     blocks,
     over_seeds,
     per_run,
-    read_histograms,
+    read_decisions,
     under,
     worse_if_higher,
 )
+from seglab.reporting.run_decisions import RULES, Decisions
 from seglab.reporting.run_labels import differing
 from seglab.reporting.stats import Comparison, compare
 from seglab.reporting.verdict import QUESTIONS, Verdict, headline, judge, listed, ranks, signed
@@ -281,8 +280,8 @@ class Study:
         return ranks(self.pairs, self.judged("pairs"))
 
     @cached_property
-    def _pooled(self) -> dict[int, Pooled]:
-        return read_histograms(self.sweep, "dice" if self.question.metric == "dice" else "iou")
+    def _pooled(self) -> dict[int, Decisions]:
+        return read_decisions(self.sweep, "dice" if self.question.metric == "dice" else "iou")
 
     @cached_property
     def _histories(self) -> dict[int, pd.DataFrame]:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from omegaconf import open_dict
 
-from seglab.contract import ContractError
+from seglab.contract import ContractError, Task
 from seglab.engine.config import ConfigError
 from seglab.engine.module import Meter, SegModule
+from seglab.reporting.run_decisions import decide
 from seglab.train import train
 from tests.conftest import OF_FILES, SMALL, assert_same_tables, epochs_of, facts_of, killed, train_small
 from tests.data.fabricate import scene, write_image
@@ -61,6 +62,9 @@ def test_a_run_leaves_a_folder_to_look_at_and_to_read(configure, tmp_path):
     np.testing.assert_array_equal(tables["test"][:, 0, 1, 128:].sum(-1), images["tp"])
     np.testing.assert_array_equal(tables["test"][:, 0, 0, 128:].sum(-1), images["fp"])
     assert tables["val"].sum() == 4 * 32 * 32
+    kept = np.load(tmp_path / "decisions.npz")
+    for name, array in decide(dict(tables), images, Task(), facts["threshold"]["tuned"], "correct").items():
+        np.testing.assert_array_equal(kept[name], array)
     for picture in ("curves.png", "examples.png"):
         assert cv2.imread(str(tmp_path / picture)) is not None
     assert np.load(tmp_path / "examples.npz")["images"].shape == (6, 32, 32, 3)

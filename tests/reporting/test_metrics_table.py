@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from seglab.reporting.load_runs import collect
-from seglab.reporting.metrics_table import BLOCKS, _found, read_histograms, size_strata, title, under, worse_if_higher
+from seglab.reporting.metrics_table import BLOCKS, _found, read_decisions, size_strata, title, under, worse_if_higher
 from seglab.reporting.report_sections import metric_blocks
 from seglab.reporting.study import Question, Study
 
@@ -25,7 +25,7 @@ def by_hand(folder, threshold):
 
 
 def test_the_tuned_threshold_gives_what_counting_by_hand_gives(study):
-    rows = under("tuned", study.sweep.images, read_histograms(study.sweep))
+    rows = under("tuned", study.sweep.images, read_decisions(study.sweep))
     for run, folder in study.sweep.used["folder"].items():
         expected = pytest.approx(by_hand(folder, 0.375))
         assert study.metrics.loc[run, [f"tuned/{key}" for key in SCORES]].to_numpy(float) == expected

@@ -1,0 +1,168 @@
+"""The masks that a run's histograms decide on, and how good its probabilities are, found when the run is measured.
+
+A run keeps them as decisions.npz, so that a report over hundreds of runs reads a few counts of each; those of a run
+without that file are found when they are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from seglab.contract import Task
+from seglab.reporting.class_rows import threshold_of
+from seglab.reporting.cube import finite_mean
+from seglab.reporting.decisions import (
+    below_each_bin,
+    best_expected,
+    bin_means,
+    calibration_scores,
+    counts_from,
+    fitted_temperature,
+    isotonic,
+    outer_means,
+    scaled,
+    scores_of,
+)
+from seglab.reporting.thresholds import average_precision, mean, ratio
+
+CONFIDENCES = ["foreground_confidence", "background_confidence"]
+RULES = {
+    "fixed": "at the fixed threshold",
+    "tuned": "at the tuned threshold",
+    "optimal": "best expected score",
+    "scaled": "the same, temperature-scaled",
+    "calibrated": "the same, isotonic",
+}
+"""How a mask is made of the probabilities, see decisions.py; that of per_image.csv first."""
+
+EXPECTED = ("iou", "dice")
+"""The scores for which a mask of best expected score is found."""
+
+VERSION = 1
+"""Of decisions.npz: another one is not read, but found again."""
+
+
+class Decisions(NamedTuple):
+    """One run's histograms over all test pixels (2, 256), its scores, and those of each image under each rule.
+
+    Of several classes the sum of the histograms and the mean of the scores. `images` has, by rule, iou, dice, precision
+    and recall of the test images `ids` (n,). A multiclass mask takes the likeliest class and has no other rule.
+    `confusion` (k, k) has true classes in rows.
+    """
+
+    table: NDArray
+    scores: dict[str, float]
+    ids: NDArray
+    images: dict[str, dict[str, NDArray]]
+    confusion: NDArray | None = None
+
+
+def decide(
+    arrays: Mapping[str, NDArray], images: pd.DataFrame, task: Task, tuned: Any, empty: str
+) -> dict[str, NDArray]:
+    """The arrays of decisions.npz, from those of histograms.npz and the rows of per_image.csv.
+
+    `pooled` (k, 2, 256) are the histograms over all test pixels, `pixels` (k, n, 2) the background and foreground of
+    each image, `iou` and `dice` (k, 4, n, 2) the false and true positives of its masks under all RULES but the first,
+    `scores` a JSON text.
+    """
+    tables, val = (arrays[key] if arrays[key].ndim == 4 else arrays[key][:, None] for key in ("test", "val"))
+    n, k = tables.shape[:2]
+    known = images.reindex(columns=CONFIDENCES).to_numpy(float)
+    confidences = known.reshape(n, k, 2) if len(known) == n * k else np.full((n, k, 2), np.nan)
+    thresholds = [threshold_of(tuned, name) for name in task.classes]
+    parts = [_decide_class(tables[:, c], val[:, c].sum(0), confidences[:, c], thresholds[c], empty) for c in range(k)]
+    found = {score: np.stack([masks[score] for _, masks in parts]) for score in EXPECTED}
+    scores = json.dumps({"version": VERSION, "classes": [scores for scores, _ in parts]})
+    whole = {"pooled": tables.sum(0), "pixels": tables.sum(3).swapaxes(0, 1).astype(np.int32)}
+    extra = {"confusion": arrays["test_confusion"]} if "test_confusion" in arrays else {}
+    return {"ids": arrays["test_ids"], "scores": np.array(scores), **whole, **found, **extra}
+
+
+def _decide_class(
+    table: NDArray, val: NDArray, confidences: NDArray, threshold: float, empty: str
+) -> tuple[dict[str, float], dict[str, NDArray]]:
+    """How good the probabilities of one class are, and the counts (rules, n, 2) of the masks best for each score."""
+    pooled, outer, weights = table.sum(0), outer_means(table, *confidences.T), table.sum(2)[:, ::-1]
+    over_all = ratio(np.nansum(confidences * weights, axis=0), (np.isfinite(confidences) * weights).sum(0))
+    means = bin_means(outer_means(pooled[None], *over_all[:, None])[0])
+    temperature, observed = fitted_temperature(val, means), isotonic(val)
+    probabilities = {
+        "optimal": (means, outer),
+        "scaled": (scaled(means, temperature), scaled(outer, temperature)),
+        "calibrated": (observed, None),
+    }
+    scores = {"average_precision": float(average_precision(pooled)), "scaled/temperature": temperature}
+    for rule, (probability, _) in probabilities.items():
+        prefix = "" if rule == "optimal" else f"{rule}/"
+        scores |= {f"{prefix}{key}": value for key, value in calibration_scores(pooled, probability).items()}
+    pixels, below, bins = table.sum(1, dtype=np.float32), below_each_bin(table), table.shape[-1]
+    at_tuned = np.array(bins if np.isnan(threshold) else round(threshold * bins))
+    masks = {}
+    for score in EXPECTED:
+        edges = [best_expected(pixels, p, score, empty, ends) for p, ends in probabilities.values()]
+        masks[score] = np.stack([counts_from(below, edge) for edge in (at_tuned, *edges)]).astype(np.int32)
+    return scores, masks
+
+
+def decisions_of(
+    folder: Path, task: Task, tuned: Any, empty: str, classes: Sequence[int], score: str
+) -> Decisions | None:
+    """What a run decides for some of its classes by their numbers, of masks best for `score`; None without histograms.
+
+    `tuned` are the thresholds of run.json, `empty` its policy for images without foreground.
+    """
+    found = _stored(folder / "decisions.npz")
+    if found is None:
+        try:
+            with np.load(folder / "histograms.npz") as arrays:
+                rows = pd.read_csv(folder / "per_image.csv", usecols=lambda name: name in CONFIDENCES)
+                found = decide(dict(arrays), rows, task, tuned, empty)
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            return None
+    facts, parts = json.loads(str(found["scores"]))["classes"], []
+    for c in classes:
+        threshold = threshold_of(tuned, task.classes[c])
+        scores = facts[c] | ({} if np.isnan(threshold) else {"tuned/threshold": threshold})
+        masks = {} if task.kind == "multiclass" else dict(zip(list(RULES)[1:], found[score][c], strict=True))
+        if np.isnan(threshold):
+            masks.pop("tuned", None)
+        images = {rule: scores_of(counts, found["pixels"][c], empty) for rule, counts in masks.items()}
+        means = {f"{rule}/{key}": finite_mean(of) for rule, each in images.items() for key, of in each.items()}
+        parts.append(Decisions(found["pooled"][c], scores | means, found["ids"], images))
+    return _together(parts)._replace(confusion=found.get("confusion"))
+
+
+def _stored(file: Path) -> dict[str, NDArray] | None:
+    """The arrays of decisions.npz; None where there are none, or another version's."""
+    try:
+        with np.load(file) as arrays:
+            found = dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+    return found if json.loads(str(found["scores"]))["version"] == VERSION else None
+
+
+def _together(parts: Sequence[Decisions]) -> Decisions:
+    """Add up the histograms of one run's classes, and average their scores."""
+    if len(parts) == 1:
+        return parts[0]
+    images = {
+        rule: {key: mean(np.array([p.images[rule][key] for p in parts])) for key in each}
+        for rule, each in parts[0].images.items()
+    }
+    table = np.sum([p.table for p in parts], axis=0)
+    return Decisions(table, mean_scores([p.scores for p in parts]), parts[0].ids, images)
+
+
+def mean_scores(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each score over the classes where it is defined."""
+    return {str(key): float(value) for key, value in pd.DataFrame(parts).mean().items()}

@@ -1,0 +1,67 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from seglab.contract import Task
+from seglab.files import write_arrays
+from seglab.reporting.run_decisions import decide, decisions_of
+from tests.reporting.fabricate import FakeLoss, write_run
+
+TWO = Task(kind="multilabel", classes=("disc", "cup"))
+
+
+def same(one, other):
+    assert one.scores == pytest.approx(other.scores, rel=1e-12, nan_ok=True)
+    np.testing.assert_array_equal(one.table, other.table)
+    assert one.images.keys() == other.images.keys()
+    for rule, scores in one.images.items():
+        for name, values in scores.items():
+            np.testing.assert_array_equal(values, other.images[rule][name])
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of two classes, the second of which is the first of another run, and what it keeps of its decisions."""
+    folders = [write_run(tmp_path, FakeLoss(name), 1, images=8, number=k) for k, name in enumerate(("bce", "dice"))]
+    disc, cup = (dict(np.load(folder / "histograms.npz")) for folder in folders)
+    arrays = disc | {key: np.stack([disc[key], cup[key]], axis=1) for key in ("test", "val")}
+    rows = pd.concat([pd.read_csv(folder / "per_image.csv") for folder in folders]).sort_values("id", kind="stable")
+    np.savez(folders[0] / "histograms.npz", **arrays)
+    rows.to_csv(folders[0] / "per_image.csv", index=False)
+    return folders, decide(arrays, rows, TWO, {"disc": 0.375, "cup": 0.25}, "correct")
+
+
+@pytest.mark.parametrize("score", ["iou", "dice"])
+def test_decisions_that_a_run_keeps_are_those_of_its_histograms(run, score):
+    (folder, _), kept = run
+    asked = TWO, {"disc": 0.375, "cup": 0.25}, "correct", [0, 1], score
+    found = decisions_of(folder, *asked)
+    write_arrays(folder / "decisions.npz", **kept)
+    whole = (folder / "histograms.npz").read_bytes()
+    (folder / "histograms.npz").unlink()
+    same(decisions_of(folder, *asked), found)
+    (folder / "histograms.npz").write_bytes(whole)
+    for unreadable in (b"truncated", None):
+        if unreadable is None:  # those of another version
+            old = json.dumps(json.loads(str(kept["scores"])) | {"version": 0})
+            write_arrays(folder / "decisions.npz", **kept | {"scores": np.array(old), "iou": kept["iou"] + 1})
+        else:
+            (folder / "decisions.npz").write_bytes(unreadable)
+        same(decisions_of(folder, *asked), found)
+
+
+def test_a_class_decides_as_it_does_alone(run):
+    (folder, other), _ = run
+    cup = decisions_of(folder, TWO, {"disc": 0.375, "cup": 0.25}, "correct", [1], "iou")
+    same(cup, decisions_of(other, Task(), 0.25, "correct", [0], "iou"))
+    assert cup.scores["tuned/threshold"] == 0.25
+
+
+def test_the_likeliest_class_has_no_other_rule(run):
+    (folder, _), _ = run
+    found = decisions_of(folder, Task(kind="multiclass", classes=("a", "b")), None, "correct", [0, 1], "iou")
+    assert not found.images
+    assert "tuned/threshold" not in found.scores
+    assert found.scores["nll"] > 0
