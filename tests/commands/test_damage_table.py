@@ -25,8 +25,8 @@ from tests.commands.damages import DAMAGES, LONGER, killed_in_the_third_epoch
 from tests.conftest import SMALL, compose, train_small
 
 TABLE = Path(__file__).parents[2] / "docs/findings/damage.md"
-FILES = ("run.json", "metrics.csv", "per_image.csv", "histograms.npz", "examples.npz", "split.json")
-FILES += ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
+FILES = ("run.json", "metrics.csv", "per_image.csv", "histograms.npz", "decisions.npz", "examples.npz")
+FILES += ("split.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt")
 
 
 def rows(file):
