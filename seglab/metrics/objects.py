@@ -89,14 +89,11 @@ def shape_scores(found: NDArray, true: NDArray, numbers: NDArray | None = None) 
 
     The true objects are those of the map `numbers` (h,w) that have a pixel in `true`, or whatever is connected.
     """
-    numbered = components(found), components(true) if numbers is None else renumber(numbers, true)
+    if numbers is not None:  # numbered anew, without those that have none
+        kept = np.where(true, numbers, 0)
+        numbers = np.searchsorted(np.unique(np.append(kept, 0)), kept)
+    numbered = components(found), components(true) if numbers is None else numbers
     objects = match(*numbered)
     counted = {"objects": objects.true, "objects_predicted": objects.predicted, "objects_found": objects.tp[0]}
     scores = {"object_f2": f2(objects), "object_dice": object_dice(*numbered)}
     return surface_distances(found, true)._asdict() | scores | {key: float(value) for key, value in counted.items()}
-
-
-def renumber(numbers: NDArray, true: NDArray) -> NDArray:
-    """Number from 1 the objects (h,w) of which the mask has a pixel; 0 elsewhere."""
-    kept = np.where(true, numbers, 0)
-    return np.searchsorted(np.unique(np.append(kept, 0)), kept)
