@@ -91,7 +91,8 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     """Train, measure and draw in a folder that this process holds; resumes from the last checkpoint if there is one."""
     from seglab.engine.device import keep_freed_memory, precision, use_threads
     from seglab.engine.results import draw, measure
-    from seglab.engine.threads import run_threads
+    from seglab.engine.threads import evaluation_processes, run_threads
+    from seglab.engine.worker_pool import submit
 
     keep_freed_memory()
     use_threads(run_threads(cfg))
@@ -103,6 +104,8 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     check_before_data(cfg)
     data = load_data(cfg, run, trainer.strategy.root_device)
     module = make_module(cfg, data, run)
+    for _ in range(processes := evaluation_processes(cfg)):  # they start, which takes seconds, while the run trains
+        submit(processes, exec, "import seglab.metrics.objects, seglab.reporting.run_figures")
     fit(cfg, trainer, module, data, run)
     if cfg.stop_after:
         return run.pause(cfg.stop_after)

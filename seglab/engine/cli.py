@@ -32,6 +32,7 @@ from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
 from seglab.engine.override_errors import explain, first_line, refuse_added, wrong_choice
 from seglab.engine.run import TERMINATED, current_sweep, stopped_on_purpose, was_terminated
 from seglab.engine.sweep import exclusive_slot, supervise
+from seglab.engine.worker_pool import finish
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +82,10 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it must not keep the model
                 raise
             finally:
+                finish(runs_in_parallel())  # otherwise more runs of this process may follow
                 gc.collect()
 
-        failures: list[str] = []
-        began: list[bool] = []
+        failures, began = list[str](), list[bool]()
         hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
 
         def main() -> None:
@@ -132,6 +133,7 @@ def _exit_code_of_signals() -> Iterator[None]:
         signal.signal(number, interrupt)
     try:
         yield
+        finish()
     except BaseException:
         if received:
             raise SystemExit(128 + received[0]) from None

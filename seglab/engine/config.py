@@ -39,6 +39,7 @@ NOT_IN_IDENTITY = {
     "folder",
     "rerun",
     "workers",
+    "evaluation_processes",
     "store",
     "threads",
     "cuda_graph",

@@ -14,17 +14,18 @@ HUGE = 1e6
 
 @dataclass(frozen=True)
 class Domain:
-    """Numbers from `low` to `high`, both included unless `without` names them; `whole` ones only, or null too."""
+    """Numbers from `low` to `high`, both included unless `without` names them; `whole` ones only; or null, or auto."""
 
     low: float
     high: float = HUGE
     without: tuple[float, ...] = ()
     whole: bool = False
     null: bool = False
+    auto: bool = False
 
     def holds(self, value: Any) -> bool:
-        if value is None:
-            return self.null
+        if value is None or value == "auto":
+            return self.auto if value else self.null
         number = isinstance(value, int | float) and not isinstance(value, bool)
         fits = number and self.low <= value <= self.high and value not in self.without
         return bool(fits and (not self.whole or isinstance(value, int)))
@@ -33,7 +34,7 @@ class Domain:
         kind = "a whole number" if self.whole else "a number"
         low = f"{'above' if self.low in self.without else 'of at least'} {self.low:g}"
         high = f"{'below' if self.high in self.without else 'at most'} {self.high:.10g}"
-        return f"{kind} {low} and {high}{' or null' if self.null else ''}"
+        return f"{kind} {low} and {high}{' or null' * self.null}{' or auto' * self.auto}"
 
 
 POSITIVE, FRACTION = Domain(0, without=(0,)), Domain(0, 1)
@@ -47,6 +48,7 @@ DOMAINS: dict[str, Domain] = {
     "*.*_seed": SEED,
     "batch_size": COUNT,
     "workers": Domain(0, 256, whole=True),
+    "evaluation_processes": Domain(0, 256, whole=True, auto=True),
     "examples": Domain(1, 1000, whole=True),
     "threshold": Domain(0, 1, without=(0, 1)),
     "tune.lr[*]": POSITIVE,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +21,12 @@ from torch import Tensor
 from seglab.contract import Logits, PerImage, Task
 from seglab.data.loading import Samples
 from seglab.engine.module import SegModule
+from seglab.engine.worker_pool import submit
 from seglab.files import cell, csv_text, write_text
 from seglab.images.resize import in_colors
 from seglab.metrics.calibration import histogram
 from seglab.metrics.counts import Counts, confusion, count, decide, scores
-from seglab.metrics.objects import components, f2, match, object_dice
-from seglab.metrics.surface import surface_distances
+from seglab.metrics.objects import shape_scores
 
 
 def write_table(file: Path, table: pd.DataFrame) -> None:
@@ -92,24 +94,6 @@ class Record(NamedTuple):
     confusion: np.ndarray | None
 
 
-def shape_scores(found: np.ndarray, true: np.ndarray, numbers: np.ndarray | None = None) -> dict[str, float]:
-    """Surface distances and object counts of a predicted and a true mask (h, w).
-
-    The true objects are those of the map `numbers` (h, w) that have a pixel in `true`, or whatever is connected.
-    """
-    numbered = components(found), components(true) if numbers is None else renumber(numbers, true)
-    objects = match(*numbered)
-    counted = {"objects": objects.true, "objects_predicted": objects.predicted, "objects_found": objects.tp[0]}
-    scores = {"object_f2": f2(objects), "object_dice": object_dice(*numbered)}
-    return surface_distances(found, true)._asdict() | scores | {key: float(value) for key, value in counted.items()}
-
-
-def renumber(numbers: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Number from 1 the objects (h, w) of which the mask has a pixel; 0 elsewhere."""
-    kept = np.where(true, numbers, 0)
-    return np.searchsorted(np.unique(np.append(kept, 0)), kept)
-
-
 class ImageTable(Callback):
     """Collects a row and a histogram per image and class while a trainer validates or tests.
 
@@ -125,6 +109,7 @@ class ImageTable(Callback):
         outlines: measure distances and objects too, which costs some milliseconds per image.
         objects: by image id, a function that numbers its true objects (h, w); without one they are its components.
         task: the classes.
+        processes: how many measure the shapes beside this one, see worker_pool.py.
     """
 
     def __init__(
@@ -135,10 +120,12 @@ class ImageTable(Callback):
         outlines: bool = True,
         objects: dict[str, Callable[[], np.ndarray]] | None = None,
         task: Task | None = None,
+        processes: int = 0,
     ) -> None:
         self.groups, self.threshold, self.empty, self.outlines = groups, threshold, empty, outlines
-        self.objects, self.task = objects or {}, task or Task()
+        self.objects, self.task, self.processes = objects or {}, task or Task(), processes
         self.records: list[Record] = []
+        self._waiting: deque[tuple[dict[str, float], Future[dict[str, float]]]] = deque()
 
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         outputs, batch, *_ = args
@@ -159,18 +146,26 @@ class ImageTable(Callback):
         cells = confusion(logits, target, valid).cpu().numpy() if exclusive else [None] * len(ids)
         for i, (name, loss) in enumerate(zip(ids, losses.tolist(), strict=True)):
             numbers = self.objects[name]() if self.outlines and name in self.objects else None
-            pairs = zip(predicted[i], true[i], strict=True) if self.outlines else ()
-            shapes = [shape_scores(*pair, numbers) for pair in pairs]
+            shapes: list[dict[str, float]] = [{} for _ in true[i]] if self.outlines else []
+            for row, *pair in zip(shapes, predicted[i], true[i], strict=self.outlines):
+                self._waiting.append((row, submit(self.processes, shape_scores, *pair, numbers)))
             self.records.append(Record(name, counted[i], tables[i], loss, shapes, cells[i]))
+            self._collect()
+
+    def _collect(self, ahead: int = 64) -> None:
+        """Take the scores of the shapes from the processes; so many may still wait, with their masks in memory."""
+        while len(self._waiting) > ahead:
+            row, computed = self._waiting.popleft()
+            row.update(computed.result())
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Gather the records of several processes, in the order of the images."""
+        self._collect(0)
         if trainer.world_size > 1:
             parts: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, self.records)
-            self.records = [
-                record for group in zip_longest(*parts) for record in group if record
-            ]  # they took every k-th
+            # they took every k-th
+            self.records = [record for group in zip_longest(*parts) for record in group if record]
 
     def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.on_validation_end(trainer, module)
@@ -184,6 +179,7 @@ class ImageTable(Callback):
 
     def table(self) -> pd.DataFrame:
         """One row per image and class: id, group, class, pixels, foreground, counts, loss, scores, then distances."""
+        self._collect(0)
         images, classes = self.images(), self.task.classes
         summed = torch.tensor(np.concatenate([sum(tile.counts for tile in tiles) for tiles in images.values()]))
         whole = [column.long() for column in summed.T[:4]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import Future
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,8 @@ from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
 from seglab.engine.per_image import ImageTable, captions, means, predict, write_table
 from seglab.engine.run import Run
+from seglab.engine.threads import evaluation_processes
+from seglab.engine.worker_pool import submit
 from seglab.files import write_arrays
 from seglab.reporting.class_rows import rows_per_image, tuned_threshold
 from seglab.reporting.run_decisions import decide
@@ -28,27 +31,29 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
     groups = {item.id: item.group for items in (data.splits.val, data.splits.test) for item in items}
     metrics: dict[str, float] = {}
     arrays: dict[str, Any] = {}
+    task, processes = data.dataset.task, evaluation_processes(cfg)
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for split, run_loop in (("val", trainer.validate), ("test", trainer.test)):
-        records = ImageTable(groups, cfg.threshold, cfg.empty, split == "test", data.objects(split), data.dataset.task)
+        records = ImageTable(groups, cfg.threshold, cfg.empty, split == "test", data.objects(split), task, processes)
         callbacks.append(records)
         run_loop(module, data.loader(split, cfg.trainer[f"limit_{split}_batches"]), verbose=False)
         callbacks.remove(records)
         table = records.table()
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(split)}
-        metrics |= {f"{split}/{name}": value for name, value in means(table, data.dataset.task).items()}
+        metrics |= {f"{split}/{name}": value for name, value in means(table, task).items()}
         arrays |= records.arrays(split)
-    tuned = tuned_threshold(arrays["val"], data.dataset.task)
+    tuned = tuned_threshold(arrays["val"], task)
     if run.is_main:
         write_table(run.folder / "per_image.csv", table)
         write_arrays(run.folder / "histograms.npz", **arrays)
-        write_arrays(run.folder / "decisions.npz", **decide(arrays, table, data.dataset.task, tuned, cfg.empty))
+        write_arrays(run.folder / "decisions.npz", **decide(arrays, table, task, tuned, cfg.empty))
     run.note(metrics=metrics, threshold={"tuned": tuned})
 
 
 def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None:
     """Keep test images that the data alone chooses; draw the learning curves and the best, median and worst image."""
     task, samples = data.dataset.task, data.samples("test")
+    processes = 0 if run.mirrors else evaluation_processes(cfg)  # trackers take the pictures when the run ends
     rows = rows_per_image(pd.read_csv(run.folder / "per_image.csv"), task)
     with autocast(cfg.trainer.precision, module.device.type):
         write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))
@@ -56,7 +61,14 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
             return
         words = captions(rows)
         shown = predict(module, samples, words)
+
+    def warn(picture: Future[Any]) -> None:
+        if error := picture.exception():
+            log.warning("%s: a picture could not be drawn (%s: %s)", run, type(error).__name__, error)
+
     valid = shown["valid"] if "valid" in shown else [None] * len(words)
     arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"), valid)
-    examples(map(Example, words.values(), *arrays), run.folder / "examples.png", cfg.threshold, run.folder.name, task)
-    curves(run.folder / "metrics.csv", run.folder / "curves.png", run.folder.name)
+    best, (png, title) = list(map(Example, words.values(), *arrays)), (run.folder / "examples.png", run.folder.name)
+    lines = curves, run.folder / "metrics.csv", png.with_name("curves.png"), title
+    for picture in ((examples, best, png, cfg.threshold, title, task), lines):
+        submit(processes, *picture).add_done_callback(warn)

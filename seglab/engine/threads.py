@@ -55,6 +55,12 @@ def run_threads(cfg: Any) -> int:
     return int(min(cores(), 1 + step_flop(model, dataset, cfg.batch_size) / FLOP_PER_THREAD))
 
 
+def evaluation_processes(cfg: Any) -> int:
+    """How many processes score and draw beside a run; `auto` gives none on a CPU, whose cores are busy."""
+    auto = min(4, cores() - 1) if uses_gpu(cfg.trainer.accelerator) else 0
+    return auto if cfg.evaluation_processes == "auto" else int(cfg.evaluation_processes)
+
+
 @functools.cache
 def cores() -> int:
     """The cores that this process may use, or fewer if OMP_NUM_THREADS says so (Ray and SLURM set it)."""

@@ -1,4 +1,4 @@
-"""Object-wise scores: connected components matched by their overlap.
+"""Object-wise scores: connected components matched by their overlap; with surface distances, the scores of shapes.
 
 The score is that of the Airbus Ship Detection challenge (Kaggle 2018): F2 of the objects, averaged over ten IoU
 thresholds, and then over images.
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.contract import require
+from seglab.metrics.surface import surface_distances
 
 THRESHOLDS = np.arange(50, 100, 5) / 100
 """IoU 0.50, 0.55, ..., 0.95: an object is found where its IoU with a predicted one lies above."""
@@ -81,3 +82,18 @@ def f2(found: Matches) -> float:
     weight = 4 * found.true + found.predicted
     # tp + fn = true and tp + fp = predicted, so 5 tp + 4 fn + fp = 4 true + predicted
     return float(np.mean(5 * found.tp / weight)) if weight else 1.0
+
+
+def shape_scores(found: NDArray, true: NDArray, numbers: NDArray | None = None) -> dict[str, float]:
+    """Surface distances and object counts of a predicted and a true mask (h,w).
+
+    The true objects are those of the map `numbers` (h,w) that have a pixel in `true`, or whatever is connected.
+    """
+    if numbers is not None:  # numbered anew, without those that have none
+        kept = np.where(true, numbers, 0)
+        numbers = np.searchsorted(np.unique(np.append(kept, 0)), kept)
+    numbered = components(found), components(true) if numbers is None else numbers
+    objects = match(*numbered)
+    counted = {"objects": objects.true, "objects_predicted": objects.predicted, "objects_found": objects.tp[0]}
+    scores = {"object_f2": f2(objects), "object_dice": object_dice(*numbered)}
+    return surface_distances(found, true)._asdict() | scores | {key: float(value) for key, value in counted.items()}

@@ -15,7 +15,7 @@ import pandas as pd
 
 IGNORED = ("seed", "study", "folder", "rerun", "workers", "examples", "logger", "callbacks", "hydra", "name")
 IGNORED_LEAVES = {"trainer.accelerator", "trainer.devices", "dataset.root", "dataset.fold"}
-IGNORED_LEAVES |= {"dataset.cache_dir", "dataset.cache_gb", "pictures", "stop_after", "tuned"}
+IGNORED_LEAVES |= {"dataset.cache_dir", "dataset.cache_gb", "pictures", "stop_after", "tuned", "evaluation_processes"}
 NO_CHOICE = ("loss", "dataset", "experiment", "trainer", "callbacks", "logger", "hydra")
 
 

@@ -171,9 +171,11 @@ def test_a_run_that_dies_leaves_its_neighbors_alone(place):
 
 @pytest.mark.slow
 def test_runs_at_once_have_the_rows_of_runs_one_after_the_other_and_a_plan_changes_nothing(place):
-    code, said = sweep(place, "loss=bce,dice", "hydra.launcher.n_jobs=2")
+    beside = ("evaluation_processes=1", "pictures=true")
+    code, said = sweep(place, "loss=bce,dice", "hydra.launcher.n_jobs=2", *beside)
     assert code == 0, said
     assert "2 runs: 2 finished" in said
+    assert len(list(place.glob("outputs/default/*/*.png"))) == 4
     assert "run 2 of 2" in said
     assert ("epoch 2/2" in said, "about" in said) == (False, True), "the lines of several runs are mixed"
     assert [run["host"]["threads"] for run in runs(place).values()] == [1, 1]
@@ -188,7 +190,7 @@ def test_runs_at_once_have_the_rows_of_runs_one_after_the_other_and_a_plan_chang
     assert "finished outputs/default/bce_" in said
     assert "left: 1" in said
     facts = runs(place)["bce_unet_synthetic_s1"]
-    assert [word.lower() for word in facts["overrides"]] == [*SMALL, "loss=bce"]
+    assert {word.lower() for word in facts["overrides"]} == {*SMALL, "loss=bce", *beside} - {"pictures=false"}
 
 
 def files(place):
@@ -220,7 +222,8 @@ def test_a_sweep_killed_at_many_moments_ends_like_an_undisturbed_one(place, tmp_
 
 @pytest.mark.slow
 def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_has_not_begun(place):
-    process = start(place, "hydra.launcher.n_jobs=2", "loss=bce,dice,iou", "trainer.max_epochs=5000")
+    words = ("loss=bce,dice,iou", "trainer.max_epochs=5000", "evaluation_processes=1")
+    process = start(place, "hydra.launcher.n_jobs=2", *words)
     deadline = time.monotonic() + 200
     while len(list(place.glob("outputs/*/*/metrics.csv"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -229,6 +232,8 @@ def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_
     said = (place / "said.txt").read_text()
     assert "3 runs: 2 interrupted, 1 waiting" in said
     assert "left: 3, 2 at once; the same command resumes them" in said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
     assert not any(Run(path.parent).held() for path in place.glob("outputs/*/*/run.json"))
     assert {facts["status"] for facts in runs(place).values()} == {"interrupted"}
 

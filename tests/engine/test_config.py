@@ -66,7 +66,7 @@ def test_the_identity_ignores_paths_device_workers_and_logging_only(configure):
         return identity(other)
 
     quiet = {"folder": "b", "study": "other", "workers": 2, "trainer.accelerator": "cpu", "dataset.cache_gb": 1}
-    quiet |= {"loss.gamma": 2.0}  # the default, written out
+    quiet |= {"evaluation_processes": 2, "loss.gamma": 2.0}  # the default, written out
     assert {of(*change) for change in quiet.items()} == {identity(cfg)}
     loud = {"seed": 2, "optimizer.lr": 1, "dataset.size": 64, "trainer.max_epochs": 1, "init_from": "a"}
     loud |= {"loss._target_": "x", "init_include": ["down.*"]}

@@ -20,6 +20,11 @@ from tests.conftest import compose
         ("seed=-1", "seed: expected a whole number of at least 0 and at most 4294967295, got -1"),
         ("seed=null", "seed: expected a whole number of at least 0 and at most 4294967295, got null"),
         ("tune.lr=[1e-3,nan]", "tune.lr[1]: expected a number above 0 and at most 1000000, got nan"),
+        (
+            "evaluation_processes=x",
+            "evaluation_processes: expected a whole number of at least 0 and at most 256 or auto,",
+        ),
+        ("workers=auto", "workers: expected a whole number of at least 0 and at most 256, got auto"),
         ("examples=[1]", "examples: expected a whole number of at least 1 and at most 1000, got [1]"),
         ("loss=focal loss.gamma=1e30", "loss.gamma: expected a finite number, got 1e+30"),
         ("channels_last=3", "channels_last: expected true or false, got 3"),

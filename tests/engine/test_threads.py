@@ -24,6 +24,14 @@ def test_a_thread_is_added_for_each_tenth_of_a_teraflop_up_to_the_cores(configur
     assert threads.run_threads(configure("train", "threads=7")) == 7
 
 
+@pytest.mark.parametrize(("gpu", "cores", "expected"), [(False, 8, 0), (True, 1, 0), (True, 3, 2), (True, 64, 4)])
+def test_images_are_scored_in_processes_beside_a_gpu_alone(configure, monkeypatch, gpu, cores, expected):
+    monkeypatch.setattr(threads, "cores", lambda: cores)
+    monkeypatch.setattr(threads, "uses_gpu", lambda _: gpu)
+    assert threads.evaluation_processes(configure("train")) == expected
+    assert threads.evaluation_processes(configure("train", "evaluation_processes=7")) == 7
+
+
 def test_a_machine_makes_as_many_runs_at_once_as_their_threads_fit(configure, monkeypatch):
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(8)))
     configs = [configure("train", "trainer=cpu", f"threads={count}") for count in (1, 2)]

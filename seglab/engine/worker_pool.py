@@ -1,0 +1,64 @@
+"""A few processes beside the one that trains: they score test images and draw pictures while the GPU goes on.
+
+They are started afresh, since a process with threads or a GPU must not be forked, and load no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent import futures
+from typing import Any
+
+_warn_once = functools.cache(logging.getLogger(__name__).warning)
+DIED = "evaluation_processes: one has died (for lack of memory?); this process goes on without any"
+
+_pools: dict[int, futures.ProcessPoolExecutor] = {}
+
+
+def submit(processes: int, function: Callable[..., Any], *args: Any) -> futures.Future[Any]:
+    """Compute `function(*args)` in one of so many processes; in this one if there are none, or one of them has died."""
+    result: futures.Future[Any] = futures.Future()
+
+    def take(computed: futures.Future[Any] | None = None) -> None:
+        try:
+            result.set_result(computed.result() if computed else function(*args))
+        except futures.BrokenExecutor:
+            _warn_once(DIED)
+            take()
+        except Exception as error:
+            result.set_exception(error)
+
+    if processes and processes not in _pools:
+        spawn = multiprocessing.get_context("spawn")
+        _pools[processes] = futures.ProcessPoolExecutor(processes, spawn, _prepare)
+    try:
+        _pools[processes].submit(function, *args).add_done_callback(take) if processes else take()
+    except futures.BrokenExecutor:
+        _warn_once(DIED)
+        take()
+    return result
+
+
+def finish(now: bool = True) -> None:
+    """Wait for all that has been submitted, and end the processes."""
+    while now and _pools:
+        _pools.popitem()[1].shutdown()
+
+
+def _prepare() -> None:
+    """Make a new process ready: it leaves Ctrl-C to its parent, and ends with it, even if that is killed."""
+    import cv2
+
+    def end_with_parent() -> None:
+        multiprocessing.parent_process().join()  # type: ignore[union-attr]
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
