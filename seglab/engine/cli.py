@@ -82,8 +82,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it must not keep the model
                 raise
             finally:
-                finish(runs_in_parallel())  # otherwise more runs of this process may follow
-                gc.collect()
+                _free()
 
         failures, began = list[str](), list[bool]()
         hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
@@ -113,6 +112,13 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
         return main
 
     return decorate
+
+
+def _free() -> None:
+    """Give back what a job held, and end the processes it started, where no other job of this process may follow."""
+    if runs_in_parallel():
+        finish()
+    gc.collect()
 
 
 @contextmanager

@@ -147,8 +147,9 @@ class ImageTable(Callback):
         for i, (name, loss) in enumerate(zip(ids, losses.tolist(), strict=True)):
             numbers = self.objects[name]() if self.outlines and name in self.objects else None
             shapes: list[dict[str, float]] = [{} for _ in true[i]] if self.outlines else []
-            for row, *pair in zip(shapes, predicted[i], true[i], strict=self.outlines):
-                self._waiting.append((row, submit(self.processes, shape_scores, *pair, numbers)))
+            for k, row in enumerate(shapes):
+                masks = predicted[i, k], true[i, k], numbers
+                self._waiting.append((row, submit(self.processes, shape_scores, *masks)))
             self.records.append(Record(name, counted[i], tables[i], loss, shapes, cells[i]))
             self._collect()
 
@@ -164,8 +165,8 @@ class ImageTable(Callback):
         if trainer.world_size > 1:
             parts: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, self.records)
-            # they took every k-th
-            self.records = [record for group in zip_longest(*parts) for record in group if record]
+            in_turn = zip_longest(*parts)  # each process took every k-th
+            self.records = [record for group in in_turn for record in group if record]
 
     def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.on_validation_end(trainer, module)

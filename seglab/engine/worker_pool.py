@@ -45,9 +45,9 @@ def submit(processes: int, function: Callable[..., Any], *args: Any) -> futures.
     return result
 
 
-def finish(now: bool = True) -> None:
+def finish() -> None:
     """Wait for all that has been submitted, and end the processes."""
-    while now and _pools:
+    while _pools:
         _pools.popitem()[1].shutdown()
 
 

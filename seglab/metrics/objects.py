@@ -85,9 +85,9 @@ def f2(found: Matches) -> float:
 
 
 def shape_scores(found: NDArray, true: NDArray, numbers: NDArray | None = None) -> dict[str, float]:
-    """Surface distances and object counts of a predicted and a true mask (h,w).
+    """Surface distances and object counts of a predicted and a true mask (h, w).
 
-    The true objects are those of the map `numbers` (h,w) that have a pixel in `true`, or whatever is connected.
+    The true objects are those of the map `numbers` (h, w) that have a pixel in `true`, or whatever is connected.
     """
     if numbers is not None:  # numbered anew, without those that have none
         kept = np.where(true, numbers, 0)
