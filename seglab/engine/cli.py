@@ -31,7 +31,7 @@ from seglab.contract import ContractError
 from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
 from seglab.engine.override_errors import explain, first_line, refuse_added, wrong_choice
 from seglab.engine.run import TERMINATED, current_sweep, stopped_on_purpose, was_terminated
-from seglab.engine.sweep import exclusive_slot, supervise
+from seglab.engine.sweep import exclusive_slot, refuse, supervise
 from seglab.engine.worker_pool import finish
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 if HydraConfig.get().mode == RunMode.RUN:
                     raise SystemExit(_sentence(error)) from None
                 log.error("%s", _sentence(error))  # when it happens; a sweep ends much later
+                refuse(Path(HydraConfig.get().runtime.output_dir), _sentence(error))
                 failures.append(_sentence(error))
                 return float("nan")
             except (KeyboardInterrupt, SystemExit) as error:

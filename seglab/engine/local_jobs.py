@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from seglab.engine.run import Run
+from seglab.engine.run import Run, current_sweep
 
 log = logging.getLogger(__name__)
 
@@ -65,17 +65,18 @@ class Progress:
 
     def ended(self, k: int, exit_code: int = 0) -> None:
         """Log a line for the run in the k-th folder; one whose process died is recorded as failed."""
-        from seglab.engine.sweep import record_death
+        from seglab.engine.sweep import facts_in, record_death
 
         run = Run(self.folders[k])
         if run.known().get("status") == "running":
             record_death(run, exit_code)
-        facts = run.known()
+        journal = current_sweep()
+        facts = facts_in(Path(journal) if journal else None, run.folder)
         self.done += 1
         words = [f"run {self.done} of {len(self.folders)}: {run} {facts.get('status', 'did not begin')}"]
         if facts.get("status") == "finished":
             words.append(f"{facts['monitor']['name']} {facts['monitor']['value']:.4f} in {facts['seconds']:.0f} s")
-        elif facts.get("error"):
+        elif facts.get("error") and facts["status"] != "refused":  # which has just been said
             words.append(str(facts["error"]["message"]))
         if os.path.getmtime(run.file) >= self.began if run.file.exists() else False:
             self.seconds.append(facts.get("seconds", 0.0))

@@ -152,7 +152,7 @@ class Run:
             for name in known.get("files", {}):
                 whole_file(self.folder, known, name, hashed=not name.endswith(".ckpt"))
             same = known["data"]["fingerprint"] == data_now()
-            require(same, f"run {self}", "the data that it was trained on", "files that have changed since", remedy)
+            require(same, f"run {self}", "the data that it was trained on", "others or changed ones", remedy)
             same = weights_now(known.get("initial") or {})
             require(same, f"run {self}", "the weights that it began with", "a file that has changed since", remedy)
             return float(known["monitor"]["value"]) if paused is None else paused

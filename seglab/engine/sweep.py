@@ -7,6 +7,7 @@ Where several jobs work at once and die together, none is blamed: each of them i
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -45,6 +46,14 @@ def announce(folders: list[Path], at_once: int = 1) -> None:
         _at_once_file(Path(journal)).write_text(str(at_once))
 
 
+def refuse(folder: Path, sentence: str) -> None:
+    """Enter in the journal that a job ended before its run began: run.json is then of an earlier run, or of none."""
+    journal = current_sweep()
+    if journal and Run(folder).known().get("sweep") != journal:
+        with FileLock(f"{journal}.lock"), _refused_file(Path(journal)).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps([str(folder.resolve()), sentence]) + "\n")
+
+
 @contextmanager
 def exclusive_slot() -> Iterator[None]:
     """Work while other jobs do; but one at a time after several died together: the one at fault then dies alone."""
@@ -69,10 +78,24 @@ def _died_file(journal: Path) -> Path:
     return journal.with_name(f"{journal.name}.died")
 
 
+def _refused_file(journal: Path) -> Path:
+    return journal.with_name(f"{journal.name}.refused")
+
+
+def facts_in(journal: Path | None, folder: Path) -> dict[str, Any]:
+    """The facts of a run as the sweep left it: those of run.json, or that the job was refused before the run began."""
+    facts = Run(folder).known()
+    if journal is None or facts.get("sweep") == str(journal) or not (file := _refused_file(journal)).exists():
+        return facts
+    refused = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
+    sentence = refused.get(str(folder.resolve()))
+    return {"status": "refused", "error": {"message": sentence}} if sentence else facts
+
+
 def registered_runs(journal: Path) -> list[dict[str, Any]]:
     """The facts of all runs in the journal, each once, in the order in which they started."""
     folders = dict.fromkeys(journal.read_text(encoding="utf-8").splitlines() if journal.exists() else [])
-    return [Run(Path(folder)).known() | {"folder": folder, "name": Path(folder).name} for folder in folders]
+    return [facts_in(journal, Path(folder)) | {"folder": folder, "name": Path(folder).name} for folder in folders]
 
 
 def supervise(module: str) -> int:
@@ -152,12 +175,13 @@ def record_death(run: Run, code: int, failed: bool = True) -> None:
 def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int = 1) -> str:
     """Describe a sweep in a few lines: how many runs are finished, which failed and why, what is left."""
     states = [run.get("status", "waiting") for run in runs]
-    order = ("finished", "paused", "failed", "interrupted", "running", "waiting")
+    order = ("finished", "paused", "failed", "refused", "interrupted", "running", "waiting")
     counts = ", ".join(f"{states.count(state)} {state}" for state in order if state in states)
     lines = [f"sweep: {len(runs)} runs: {counts or 'none'}; {seconds:.0f} s"]
-    lines += [f"  failed: {run['name']}: {run['error']['message']}" for run in runs if run.get("status") == "failed"]
+    stopped = [run for run in runs if run.get("status") in ("failed", "refused")]
+    lines += [f"  {run['status']}: {run['name']}: {run['error']['message']}" for run in stopped]
     finished = [run["seconds"] for run in runs if run.get("status") == "finished"]
-    left = len(runs) - len(finished) - states.count("paused")
+    left = len(runs) - len(finished) - states.count("paused") - states.count("refused")
     if plan or left:
         time_left = f", about {left * sum(finished) / len(finished) / at_once / 60:.0f} min" if finished else ""
         several = f", {at_once} at once" if at_once > 1 else ""

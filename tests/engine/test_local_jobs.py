@@ -11,6 +11,8 @@ import signal
 import pytest
 
 from seglab.engine.local_jobs import Progress, duration, run_in_processes
+from seglab.engine.run import JOURNAL
+from seglab.engine.sweep import announce, refuse, registered_runs, summary
 
 
 def test_values_come_in_order_and_a_process_that_dies_leaves_the_others_at_work():
@@ -60,3 +62,23 @@ def test_progress_tells_what_ended_and_records_a_death(tmp_path, caplog):
 
 def test_a_duration_is_read_in_its_own_unit():
     assert [duration(seconds) for seconds in (40, 720, 12600)] == ["40 s", "12 min", "3.5 h"]
+
+
+def test_a_job_that_was_refused_does_not_pass_for_the_run_that_its_folder_holds(tmp_path, monkeypatch, caplog):
+    journal, folder = tmp_path / "journal", tmp_path / "bce_s1"
+    monkeypatch.setenv(JOURNAL, str(journal))
+    finished = {"status": "finished", "seconds": 60.0, "monitor": {"name": "val/iou", "value": 0.5}}
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(finished | {"sweep": "another"}))
+    announce([folder])
+    refuse(folder, "run bce_s1: expected the data that it was trained on, got others")
+    with caplog.at_level(logging.INFO):
+        Progress([folder], at_once=1).ended(0)
+    assert caplog.messages[0].endswith(
+        "bce_s1 refused; run bce_s1: expected the data that it was trained on, got others"
+    )
+    said = summary(registered_runs(journal), 1.0, plan=False)
+    assert "1 runs: 1 refused" in said
+    assert "  refused: bce_s1: run bce_s1: expected the data" in said
+    (folder / "run.json").write_text(json.dumps(finished | {"sweep": str(journal)}))  # the sweep tried it once more
+    assert "1 finished" in summary(registered_runs(journal), 1.0, plan=False)

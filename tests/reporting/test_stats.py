@@ -64,8 +64,19 @@ def test_variances_of_a_hand_made_table():
     found = variances(np.array([[0.0, 2.0], [2.0, 4.0]]), np.array([0, 1]))
     assert found.seeds == pytest.approx(1.0)  # var(1, 3) = 2, over 2 seeds
     assert found.images == pytest.approx(1.0)
+    assert found.single == pytest.approx(0.0)
     # pure interaction: the margins are flat, and nothing may become negative
-    assert variances(np.array([[1.0, -1.0], [-1.0, 1.0]]), np.array([0, 1])) == (0.0, 0.0)
+    interaction = np.array([[[1.0, -1.0], [-1.0, 1.0]], np.zeros((2, 2))])
+    assert variances(interaction[0], np.array([0, 1])) == (0.0, 0.0, 1.0)
+    assert compare(a_cube(interaction))[0].image_variance == 0.0
+
+
+@pytest.mark.parametrize("images", [2, 3, 4])
+def test_few_patients_and_many_seeds_do_not_make_equal_losses_differ(images):
+    rng = np.random.default_rng(7)
+    studies = [noise(rng, losses=2, seeds=10, images=images, image=0.05) for _ in range(800)]
+    wrong = np.mean([compare(a_cube(study))[0].p < 0.035 for study in studies])
+    assert wrong < 0.055  # 3.5 %, and three standard errors; it was 5 to 11 %
 
 
 def test_components_of_the_variance_are_found_without_bias():
@@ -91,7 +102,8 @@ def test_variances_add_up_to_the_true_variance_of_the_mean():
     base = 0.1**2 / 30 + 0.01**2 / 4  # what the helper adds to every loss alike
     expected = 0.01**2 / 4 + 0.04**2 / 30 + 0.05**2 / 120 + base
     assert np.var([run.mean() for run in runs]) == pytest.approx(expected, rel=0.08)
-    assert np.mean([sum(variances(run, np.arange(30))) for run in runs]) == pytest.approx(expected, rel=0.08)
+    parts = [variances(run, np.arange(30)) for run in runs]
+    assert np.mean([part.seeds + part.images - part.single for part in parts]) == pytest.approx(expected, rel=0.08)
 
 
 def test_images_of_one_group_count_as_one_draw():
