@@ -18,8 +18,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 
+from seglab.contract import Task
 from seglab.files import atomic, write_text
 
 P = ParamSpec("P")
@@ -136,9 +138,12 @@ def paint_errors(
     """
     canvas = 0.45 * gray_of(image)
     found, real = decided(probability, threshold, kind), decided(truth, 0.5 + 1e-6, kind)
-    errors = ((found & real, TRUE_POSITIVE), (found & ~real, FALSE_POSITIVE), (~found & real, FALSE_NEGATIVE))
-    for where, color in errors:
-        canvas[where.any(0)] = 0.25 * canvas[where.any(0)] + 0.75 * 255 * np.array(to_rgb(color))
+    kinds = ((found & ~real, FALSE_POSITIVE), (~found & real, FALSE_NEGATIVE), (found & real, TRUE_POSITIVE))
+    bare = np.ones(canvas.shape[:2], bool)  # a pixel of a wrong class is both of the first two, and has one color
+    for where, color in kinds:
+        here = where.any(0) & bare
+        canvas[here] = 0.25 * canvas[here] + 0.75 * 255 * np.array(to_rgb(color))
+        bare &= ~here
     return hatched(canvas, valid).astype(np.uint8)
 
 
@@ -150,6 +155,12 @@ def paint_classes(
     for k, where in enumerate(decided(maps, threshold, kind)):
         canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(to_rgb(CLASS_COLORS[k % len(CLASS_COLORS)]))
     return hatched(canvas, valid).astype(np.uint8)
+
+
+def class_legend(task: Task) -> list[Patch]:
+    """The colors of the classes that `paint_classes` paints; none for a binary task."""
+    names = [task.classes[k] for k in task.scored] if task.channels > 1 else []
+    return [Patch(facecolor=CLASS_COLORS[k % len(CLASS_COLORS)], label=name) for k, name in enumerate(names)]
 
 
 def decided(maps: np.ndarray, threshold: float, kind: str) -> np.ndarray:

@@ -19,8 +19,9 @@ from seglab.data.parallel import each
 from seglab.data.prepare_data import divide, select_items
 from seglab.data.split import SPLITS, Splits
 from seglab.images.image_io import decode
-from seglab.images.labels import foreground_of
+from seglab.images.labels import foreground_of, layers
 from seglab.images.resize import in_colors, inside, resize
+from seglab.plots import hatched, paint_classes
 
 PICTURE = 256
 """Pixels of the longer side of a picture."""
@@ -45,7 +46,10 @@ class Inspection(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One image as it is stored, reduced for display, and as the model sees it: images uint8 (h, w, 3), masks bool."""
+    """One image as it is stored, reduced for display, and as the model sees it: all uint8 (h, w, 3), but the last bool.
+
+    The stored mask has the colors of the classes, if there are several, and hatches what does not count.
+    """
 
     name: str
     image: np.ndarray
@@ -192,19 +196,24 @@ def near_duplicates(hashes: Sequence[tuple[np.ndarray, np.ndarray]], splits: Seq
 
 def picture(item: Item, dataset: Dataset) -> Sample:
     """Give the picture of one item; where the model sees patches, of all of it."""
-    image, mask, _ = read_item(item)
-    image = view_image(image, replace(dataset, fit="patch", reduce=1))
-    mask = foreground_of(mask, dataset.task)
-    size = inside(mask.shape, PICTURE, "pad")
+    image, mask, valid = read_item(item)
+    image, task = view_image(image, replace(dataset, fit="patch", reduce=1)), dataset.task
+    size = inside(mask.shape[:2], PICTURE, "pad")
+    maps = np.stack([resize(layer.astype(np.float32), *size) for layer in layers(mask, task)])
+    marks = None if valid is None else resize(valid.astype(np.float32), *size) >= 0.5
+    black = np.zeros((*size, 3), np.uint8)
+    if task.channels > 1:
+        drawn = paint_classes(black, maps, 0.5, task.kind, marks)
+    else:
+        drawn = hatched(black + np.uint8(255) * (maps[0] >= 0.5)[..., None], marks)
     display = replace(dataset, channels=3 if dataset.channels == 1 else dataset.channels, bits=8)
     shown = display if dataset.fit != "patch" else replace(display, fit="pad", size=PICTURE)
     seen, seen_mask, _ = decode_item(item, replace(shown, channels=dataset.channels))
-    seen_mask = foreground_of(seen_mask, dataset.task)
-    whole, part = resize(in_colors(convert(image, display)), *size), resize(mask.astype(np.float32), *size) >= 0.5
+    seen_mask = foreground_of(seen_mask, task)
     return Sample(
         item.id,
-        whole,
-        part,
+        resize(in_colors(convert(image, display)), *size),
+        drawn,
         in_colors(convert(seen, replace(display, range="full"))),
         seen_mask > (127 if dataset.soft else 0),
     )

@@ -92,6 +92,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             if function.__module__ == "__main__":  # by `python -m`; the processes of a pool look it up by its real name
                 importlib.import_module(f"seglab.{name}").main()
                 return
+            sys.argv[1:] = _arranged(sys.argv[1:])
             for word in sys.argv[1:]:
                 if said := _missing_plugin(word) or wrong_choice(word, CONF):
                     raise SystemExit(said)
@@ -99,7 +100,6 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and {"--cfg", "-c", "--info", "-i"} & set(sys.argv[1:]):
                 raise SystemExit("--cfg: expected one run, got a sweep; leave -m out")
-            sys.argv[1:] = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in sys.argv[1:]]  # Hydra knows no ~
             if sweeps and not current_sweep():
                 mark_swept(sys.argv[1:])
                 raise SystemExit(supervise(f"seglab.{name}"))
@@ -113,6 +113,15 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
         return main
 
     return decorate
+
+
+def _is_override(word: str) -> bool:
+    return word.startswith("~") or ("=" in word and not word.startswith("-"))
+
+
+def _arranged(words: list[str]) -> list[str]:
+    """A command line as Hydra takes it: overrides in one piece after the options, and the home folder for ~."""
+    return [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in sorted(words, key=_is_override)]
 
 
 def _free() -> None:
@@ -159,7 +168,9 @@ def _one_sentence_for_errors(name: str, began: list[bool]) -> Iterator[None]:
     except Exception as error:
         if began and not isinstance(error, HydraException | OmegaConfBaseException):
             raise
-        words = [word for word in sys.argv[1:] if not word.startswith("-")]
+        words = [word for word in sys.argv[1:] if _is_override(word)]
+        if folders := _config_dirs(sys.argv[1:]):
+            words.append(f"hydra.searchpath=[{','.join(f'file://{Path(one).absolute()}' for one in folders)}]")
         raise SystemExit(explain(error, name, str(CONF), words)) from None
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
@@ -198,10 +209,15 @@ def _extras_named(name: str) -> Iterator[None]:
         raise ConfigError(f"{name}: expected the package {package}, got none; {remedy}") from None
 
 
+def _config_dirs(words: Sequence[str]) -> list[str]:
+    """The folders of configurations that a command line names."""
+    spelled = [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
+    return spelled + [word for flag, word in pairwise(words) if flag in ("--config-dir", "-cd")]
+
+
 def find_modules_of_the_user(words: Sequence[str]) -> None:
     """Let modules in this folder and in that of `--config-dir` be imported, here and in processes started from here."""
-    spelled = [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
-    spelled += [word for flag, word in pairwise(words) if flag in ("--config-dir", "-cd")]
+    spelled = _config_dirs(words)
     folders = [os.path.abspath(folder) for folder in (*spelled, ".")]
     sys.path += [folder for folder in folders if folder not in sys.path]
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -228,7 +244,7 @@ def shares_process() -> bool:
 def job_prefix(root: DictConfig) -> str:
     """The prefix of each line of a job's log: its number in the sweep where several jobs print at once."""
     numbered = _in_parallel(root.hydra) and not OmegaConf.is_missing(root.hydra.job, "num")
-    return f"#{root.hydra.job.num} " if numbered else ""
+    return f"#{root.hydra.job.num + 1} " if numbered else ""
 
 
 def console_level(root: DictConfig) -> str:

@@ -144,6 +144,7 @@ def try_external(loss: External, target: Tensor) -> None:
         spelled = ", ".join(f"{value:.4g}" for value in values)
         log.warning(
             "loss: its values from wrong to right logits are %s and do not fall; "
-            "does it want loss.takes=probabilities, or a sigmoid of its own?",
+            "does it want loss.takes=%s, or is it a score to be made large?",
             spelled,
+            other,
         )

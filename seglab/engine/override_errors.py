@@ -129,7 +129,7 @@ def known_keys(command: str, conf: str, words: Sequence[str]) -> list[str]:
         try:
             cfg = compose(command, words)
         except (HydraException, OmegaConfBaseException):
-            cfg = compose(command, [word for word in words if "." not in word.partition("=")[0]])
+            cfg = compose(command, [word for word in words if re.match(r"hydra\.|[^.=]*(=|$)", word)])
     groups = [folder.name for folder in Path(conf).iterdir() if folder.is_dir()]
     return [*options(OmegaConf.to_container(cfg)), *groups]
 

@@ -117,7 +117,8 @@ def supervise(module: str) -> int:
     runs, plan = registered_runs(journal), "plan=true" in sys.argv
     file = _at_once_file(journal)
     at_once = int(file.read_text()) if file.exists() else 1
-    print(summary(runs, time.time() - started, plan, at_once), file=sys.stderr)
+    if runs:
+        print(summary(runs, time.time() - started, plan, at_once), file=sys.stderr)
     return code or int(not plan and any(run.get("status") not in ("finished", "paused") for run in runs))
 
 

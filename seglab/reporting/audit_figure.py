@@ -10,6 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from seglab.contract import Task
+from seglab.plots import class_legend
+
 COLUMNS = 4
 """Samples in a row, three pictures each."""
 
@@ -20,11 +23,13 @@ def overview(
     areas: NDArray,
     title: str,
     file: Path,
+    task: Task,
 ) -> None:
     """Draw samples beside two histograms, as a PNG.
 
-    A sample is its name, image (h, w, 3) uint8 and mask (h, w) as they are stored, and both as the model sees them,
-    drawn as an outline. `foreground` are the images' fractions of foreground in [0, 1], `areas` the objects' pixels.
+    A sample is its name, image and mask (h, w, 3) uint8 as they are stored, and both as the model sees them, the mask
+    (h, w) drawn as an outline. `foreground` are the images' fractions of foreground in [0, 1], `areas` the objects'
+    pixels.
     """
     rows = -(-len(samples) // COLUMNS)
     figure = Figure(figsize=(16, 1.6 * rows + 3), layout="constrained")
@@ -45,6 +50,8 @@ def overview(
     bars(left, foreground, f"fraction of foreground of an image ({empty} of {len(foreground)} have none)")
     bars(right, areas, f"pixels of an object ({len(areas)} objects)")
     figure.suptitle(title)
+    if classes := class_legend(task):
+        figure.legend(handles=classes, loc="upper right", ncols=len(classes), fontsize=8)
     figure.savefig(file, dpi=80)
 
 

@@ -31,7 +31,7 @@ class DataSets(Study):
 
     studies: Sequence[Study] = ()
     left_out: str = ""
-    """A sentence about data sets that share images with another, empty where none do."""
+    """Which data sets are left out and why, in sentences; empty where none are."""
 
     @property
     def key(self) -> str:
@@ -83,12 +83,15 @@ class DataSets(Study):
 def together(roots: Sequence[Path], sweep: Sweep, studies: Sequence[Study]) -> DataSets | None:
     """The verdict over those data sets that share at least two losses; None where fewer than two do.
 
-    Other targets of the same images are no data sets of their own: the first, by name, stands for all of them.
+    Other targets of the same images are no data sets of their own: the first, by name, stands for all of them. One
+    without a verdict is left out; one that is not finished puts off the verdict over all.
     """
     losses, left_out = _shared(studies), ""
     able: list[Study] = []
     for study in sorted(studies, key=lambda study: study.title):
-        if len(losses & set(study.labels)) > 1:
+        if study.no_verdict and not study.sweep.waiting:
+            left_out += f" {study.title} is left out, since its runs were tested on different images."
+        elif len(losses & set(study.labels)) > 1:
             same = next((other for other in able if _same_images(study, other)), None)
             if same is None:
                 able.append(study)

@@ -164,4 +164,5 @@ def _supersede(runs: pd.DataFrame) -> None:
     used = used.sort_values("finished", kind="stable") if len(used) else used
     for _, same in used.groupby(["benchmark", "label", "seed", "fold"]):
         runs.loc[same.index[:-1], "used"] = False
-        runs.loc[same.index[:-1], "problem"] = f"superseded by {runs.loc[same.index[-1], 'name']}"
+        last = runs.loc[same.index[-1], "folder"]
+        runs.loc[same.index[:-1], "problem"] = f"superseded by {last.parent.name}/{last.name}"

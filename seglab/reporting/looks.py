@@ -60,7 +60,8 @@ class Look:
         """
         number = next((k for k, look in enumerate(known, 1) if look["runs"] == runs), len(known) + 1)
         first = known[0]["asked"] if known else asked
-        other = [f"{key}={value}" for key, value in first.items() if value != asked.get(key)]
+        changed = {key: value for key, value in first.items() if value != asked.get(key)}
+        other = [f"no {key}" if value is None else f"{key}={value}" for key, value in changed.items()]
         return cls(
             number,
             spent(number, alpha),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from seglab.plots import CLASS_COLORS
 from seglab.reporting.data_sets import DataSets
 from seglab.reporting.gallery import gallery, one_seed
 from seglab.reporting.html import Cell, mean_sd, number, table, text
@@ -122,10 +124,16 @@ def _best(key: str, means: pd.Series) -> float | None:
 
 
 def pictures(study: Study) -> dict[str, Any]:
-    """The same test images under every loss: `labels`, `rows` as `gallery` makes them, and the `seeds` shown."""
+    """The same test images under every loss: `labels`, `rows` as `gallery` makes them, the `seeds` shown, and `colors`.
+
+    The latter are names and colors of the classes that are painted, of which there are none if one class is shown.
+    """
     chosen = one_seed(study.sweep.used, study.labels)
     labels, rows = gallery(chosen, study.sweep.images, study.question.metric)
-    return {"labels": labels, "rows": rows, "seeds": sorted({int(run["seed"]) for run in chosen.values()})}
+    first = next(iter(chosen.values()))
+    names = [first["task"].classes[k] for k in first["classes"]] if len(first["classes"]) > 1 else []
+    seeds = sorted({int(run["seed"]) for run in chosen.values()})
+    return {"labels": labels, "rows": rows, "seeds": seeds, "colors": list(zip(names, cycle(CLASS_COLORS)))}
 
 
 def best_run(study: Study) -> tuple[str, str] | None:

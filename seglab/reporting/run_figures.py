@@ -15,13 +15,13 @@ from matplotlib.patches import Patch
 
 from seglab.contract import Task, require
 from seglab.plots import (
-    CLASS_COLORS,
     FAINT,
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
     INK,
     STYLE,
     TRUE_POSITIVE,
+    class_legend,
     outlined,
     paint_classes,
     paint_errors,
@@ -143,7 +143,7 @@ def examples(
                 x = left + k * (columns + gap)
                 page.imshow(picture, cmap="gray", vmin=0, vmax=span, extent=(x, x + columns, y + tall, y))
         page.set(xlim=(0, size[0]), ylim=(size[1], 0))
-        handles = [*_class_legend(task), *_legend()]
+        handles = [*class_legend(task), *_legend()]
         figure.legend(handles=handles, loc="lower right", ncols=8, handlelength=1, fontsize=8, borderaxespad=0.2)
         return save(figure, out)
 
@@ -157,12 +157,6 @@ def _pictures(row: Example, threshold: float, task: Task) -> list[tuple[np.ndarr
         maps = ((truth, 0.5 + 1e-6), (probability, threshold))
         truth, probability = (paint_classes(row.image, m, at, task.kind, row.valid) for m, at in maps)
     return list(zip((image, truth, probability, painted), (255, 1, 1, 255), strict=True))
-
-
-def _class_legend(task: Task) -> list[Patch]:
-    """The colors of the classes that are scored, where there are several channels."""
-    names = [task.classes[k] for k in task.scored] if task.channels > 1 else []
-    return [Patch(facecolor=CLASS_COLORS[k % len(CLASS_COLORS)], label=name) for k, name in enumerate(names)]
 
 
 def _legend() -> list[Patch]:

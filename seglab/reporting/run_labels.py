@@ -125,7 +125,7 @@ def benchmark_titles(runs: pd.DataFrame) -> dict[str, str]:
         keys = [key for key in _differing(leaves) if key != "fold" and not key.startswith("cache_")]
         keys = [key for key in keys if key not in ("root", "mean", "std")] or keys[:1]
         for number, (name, leaf) in enumerate(zip(same["benchmark"], leaves, strict=True), 1):
-            words = [str(dataset), *(f"{key}={leaf[key]}" for key in keys if key in leaf)]
+            words = [str(dataset), *(f"{key}={leaf[key]}" for key in keys if leaf.get(key) is not None)]
             titles[name] = " ".join(words) if keys or len(same) == 1 else f"{dataset}, data {number}"
     return titles
 

@@ -33,6 +33,9 @@ from seglab.reporting.run_labels import differing
 from seglab.reporting.stats import Comparison, compare
 from seglab.reporting.verdict import QUESTIONS, Verdict, headline, judge, listed, ranks, signed
 
+CALIBRATION_CHANCE = 0.8
+"""How probable a difference must be before the report says that it is mostly one of calibration."""
+
 IMAGES = {"all": "all test images", "foreground": "the test images with foreground", "empty": "the empty test images"}
 
 
@@ -219,21 +222,22 @@ class Study:
 
     @cached_property
     def calibration(self) -> str:
-        """A sentence where most of what separates losses from the best is gone at tuned thresholds; empty elsewhere."""
+        """A sentence where most of a probable difference from the best is gone at tuned thresholds; empty elsewhere."""
         if self.tuned is None or self.question.rule != "fixed":
             return ""
         sign, best = (-1 if self.lower_is_better else 1), self.labels[0]
         fixed, tuned = ({label: sign * mean for label, mean in each.means.items()} for each in (self, self.tuned))
         gaps = {label: (fixed[best] - fixed[label], tuned[best] - tuned[label]) for label in self.labels[1:]}
-        gone = {label: gap for label, gap in gaps.items() if gap[0] > self.question.delta and gap[1] < gap[0] / 2}
+        there = {found.pair.second for found in self.judged("best") if found.chances[0] >= CALIBRATION_CHANCE}
+        gone = {label: gap for label, gap in gaps.items() if label in there and gap[1] < gap[0] / 2}
         if not gone:
             return ""
         most = max(gone, key=lambda label: gone[label][0])
         others = f", and likewise for {listed(rest)}" if (rest := [label for label in gone if label != most]) else ""
-        return (
-            f"Mostly calibration: of {gone[most][0]:.3f} between {best} and {most} at the fixed threshold, "
-            f"{signed(gone[most][1])} is left at thresholds tuned on validation{others}."
-        )
+        gap, left = gone[most]
+        now = f"{most} is ahead by {-left:.3f}" if left < -self.question.delta else f"{signed(left)} is left"
+        of = f"of {gap:.3f} between {best} and {most} at the fixed threshold"
+        return f"Mostly calibration: {of}, {now} at thresholds tuned on validation{others}."
 
     @cached_property
     def named(self) -> list[Verdict]:

@@ -65,6 +65,9 @@ class Verdict:
     def words(self) -> str:
         """The verdict as a sentence, with the difference and its interval."""
         first, second, gap, interval = self.pair.first, self.pair.second, signed(self.gap), self.interval
+        behind = f"{gap} behind {first}"
+        if self.gap < 0:  # the best mean is that over all seeds of a loss
+            behind = f"{signed(-self.gap)} ahead of {first} on the {self.pair.kind} that both have"
         if self.kind == "none":
             lacking = self.pair.kind.removesuffix("s") if self.pair.replicates < 2 else "group of test images"
             return f"{first} against {second}: no verdict from one {lacking} (difference {gap}); add a second."
@@ -75,10 +78,10 @@ class Verdict:
                 "unknown": f"{first} against {second}: cannot tell (difference {gap}, {interval}){self.remedy}.",
             }[self.kind]
         return {
-            "better": f"{second} is worse than the best by at least {signed(self.low)} ({gap} behind {first}).",
+            "better": f"{second} is worse than the best by at least {signed(self.low)} ({behind}).",
             "equivalent": f"{second} is as good as the best within {self.delta:g} ({interval} behind it).",
-            "not best": f"{second} is not the best: another is at least as good ({gap} behind {first}).",
-            "unknown": f"{second} may be the best ({gap} behind {first}, {interval} behind the best){self.remedy}.",
+            "not best": f"{second} is not the best: another is at least as good ({behind}).",
+            "unknown": f"{second} may be the best ({behind}, {interval} behind the best){self.remedy}.",
         }[self.kind]
 
     @property

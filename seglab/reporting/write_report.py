@@ -43,7 +43,7 @@ def write_all(
     changed = [f"{'class' if key == 'of_class' else key}={value}" for key, value in asked.items()]
     this = " ".join(["python -m seglab.report", *map(str, roots), *changed])
     commands = "\n".join([*reproduce.commands(sweep.runs["overrides"]), this])
-    return write(out, roots[0].resolve().name, studies, sweep.runs, commands, over)
+    return write(out, (roots[0] if len(roots) == 1 else out).resolve().name, studies, sweep.runs, commands, over)
 
 
 def write(

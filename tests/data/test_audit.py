@@ -4,13 +4,15 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
-from seglab.data.audit import audit, image_hash, near_duplicates
+from seglab.data.audit import audit, image_hash, near_duplicates, picture
 from seglab.data.datasets.airbus_ships import AirbusShips
 from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.fundus import Fundus
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.datasets.synthetic_scenes import clouds
+from seglab.plots import CLASS_COLORS
 from tests.data.fabricate import write_image
 
 
@@ -88,3 +90,21 @@ def test_the_real_sets_have_no_false_warning(kind, root, shared_data):
     found = audit(kind(root=str(shared_data / root), size=64))
     assert found.leaks == []
     assert found.facts["unreadable"] == 0
+
+
+def test_the_picture_of_a_stored_mask_has_the_colors_of_its_classes_and_hatches_what_does_not_count(tmp_path):
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10:30, 10:30], mask[10:30, 40:60], mask[45:] = 1, 2, 255
+    write_image(tmp_path / "images/a.png", np.full((60, 80, 3), 90, np.uint8))
+    write_image(tmp_path / "masks/a.png", mask)
+    classes = {"background": 0, "rim": 1, "cup": 2}
+    folder = Folder(root=str(tmp_path), images="images", masks="masks", classes=classes, ignore=255, size=32)
+    drawn = picture(folder.items()[0], folder).mask
+    scale = drawn.shape[0] / 60
+    at = {
+        name: drawn[int(20 * scale), int(column * scale)] for name, column in (("rim", 20), ("cup", 50), ("none", 70))
+    }
+    for name, color in zip(("rim", "cup"), CLASS_COLORS, strict=False):
+        np.testing.assert_allclose(at[name], 0.75 * 255 * np.array(to_rgb(color)), atol=1)
+    assert at["none"].tolist() == [0, 0, 0]
+    assert set(np.unique(drawn[int(50 * scale) :])) == {0, 128}

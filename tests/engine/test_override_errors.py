@@ -8,6 +8,7 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
+from seglab.engine.cli import _arranged
 from seglab.engine.config import CONF
 from seglab.engine.override_errors import explain, wrong_choice
 
@@ -44,6 +45,21 @@ def test_an_unknown_key_in_a_sweep_names_its_siblings():
         compose("train", ["model.width=8"])
     sentence = explain(fault.value, "train", str(CONF), ["model.width=8", "loss=bce,dice", "seed=1,2"])
     assert sentence.startswith("model.width: expected one of base, "), sentence
+
+
+def test_an_unknown_key_beside_a_choice_of_the_users_names_its_siblings(tmp_path):
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss/mine.yaml").write_text("_target_: seglab.losses.Dice\nsmooth: 0.0\n")
+    words = ["loss=mine", "loss.smoth=1", f"hydra.searchpath=[file://{tmp_path}]"]
+    with pytest.raises(Exception) as fault, initialize_config_dir(str(CONF), version_base="1.3"):  # noqa: PT011
+        compose("train", words)
+    assert explain(fault.value, "train", str(CONF), words) == "loss.smoth: expected one of smooth, got smoth"
+
+
+def test_options_may_stand_between_overrides(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    words = ["seed=1,2", "-m", "~logger", "--config-dir", "mine", "dataset.root=~/images"]
+    assert _arranged(words) == ["-m", "--config-dir", "mine", "seed=1,2", "~logger", "dataset.root=/home/ada/images"]
 
 
 def test_what_would_be_merged_with_another_choice_is_refused():

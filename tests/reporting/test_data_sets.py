@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as reference
 
@@ -52,6 +53,23 @@ def test_other_targets_of_the_same_images_are_no_data_sets_of_their_own(roots):
     said = "synthetic scene=lesions has test images of synthetic scene=disc and is left out."
     assert over.headline.endswith(said)
     assert answer([roots[0], roots[2]], Question())[2] is None
+
+
+def test_a_data_set_without_a_verdict_of_its_own_is_left_out_and_named(roots):
+    file = next(roots[1].iterdir()) / "per_image.csv"
+    pd.read_csv(file).iloc[1:].to_csv(file, index=False)
+    over = answer(roots, Question())[2]
+    assert [study.title for study in over.studies] == ["synthetic scene=disc", "synthetic scene=lesions"]
+    assert over.verdicts
+    said = "synthetic scene=organ is left out, since its runs were tested on different images."
+    assert over.headline.endswith(said)
+
+
+def test_a_run_that_is_not_finished_puts_off_the_verdict_over_all(roots):
+    change(next(roots[1].iterdir()), status="running")
+    over = answer(roots, Question())[2]
+    assert over.headline.startswith("Over 3 data sets: No verdict yet: ")
+    assert not over.verdicts
 
 
 def test_a_data_set_more_is_another_look_and_the_same_ones_are_not(roots):

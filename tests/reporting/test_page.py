@@ -11,7 +11,6 @@ from seglab.reporting import report_figures, report_sections
 from seglab.reporting.html import Cell, decimal, document, figure, formula, mean_sd, number, table, text
 from seglab.reporting.load_runs import collect
 from seglab.reporting.study import Question, Study
-from seglab.reporting.verdict import signed
 from seglab.reporting.write_report import csv, markdown, page, write
 from tests.reporting.fabricate import FakeLoss, change, write_sweep
 
@@ -204,11 +203,24 @@ def test_the_headline_says_where_a_difference_is_one_of_calibration(own):
         change(own / f"dice_s{seed}", threshold={"tuned": 0.9})
     found = Study("data", collect([own]), Question())
     gap, left = (each.means["dice"] - each.means["bce"] for each in (found, found.tuned))
-    assert left < gap / 2
+    assert left < -0.01
     assert found.headline == (
         f"{study.answer} Mostly calibration: of {gap:.3f} between dice and bce at the fixed threshold, "
-        f"{signed(left)} is left at thresholds tuned on validation."
+        f"bce is ahead by {-left:.3f} at thresholds tuned on validation."
     )
+
+
+def test_a_difference_that_may_be_noise_is_not_called_one_of_calibration(tmp_path):
+    write_sweep(tmp_path, [FakeLoss("bce", seed_noise=0.8), FakeLoss("dice", seed_noise=0.8)], [1, 2])
+    found = Study("data", collect([tmp_path]), Question())
+    worse = found.labels[1]
+    for seed in (1, 2):
+        change(tmp_path / f"{found.labels[0]}_s{seed}", threshold={"tuned": 0.9})
+    found = Study("data", collect([tmp_path]), Question())
+    gap, left = (each.means[found.labels[0]] - each.means[worse] for each in (found, found.tuned))
+    assert gap > 0.01
+    assert left < gap / 2
+    assert found.calibration == ""
 
 
 def test_runs_that_find_nothing_are_reported_beside_the_verdict(own):

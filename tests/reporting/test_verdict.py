@@ -50,6 +50,13 @@ def test_the_loss_that_is_ahead_on_the_common_seeds_is_named_first():
     assert (found.pair.first, found.pair.second, found.gap) == ("bce", "dice", 0.03)
 
 
+def test_a_loss_that_is_ahead_of_the_leader_on_the_common_seeds_is_not_behind_it():
+    values = np.array([[0.9, 0.5, 0.52], [np.nan, 0.6, 0.64]])[..., None] + 0.01 * np.arange(4)
+    [found] = judge(compare(a_cube(values)), question="best")
+    assert found.pair.first == "l0"  # by its mean over all its seeds
+    assert found.words.startswith("l1 may be the best (0.110 ahead of l0 on the seeds that both have, ")
+
+
 def test_an_interval_inside_delta_is_equivalence_even_if_the_difference_is_certain():
     small = like(difference=0.004, spread=1e-6, image_variance=1e-7)
     assert small.p < 0.05
