@@ -1,4 +1,4 @@
-"""A few processes beside the one that trains: they score test images and draw pictures while the GPU goes on.
+"""A few processes beside the one that trains: they score test images and draw pictures while the GPU trains.
 
 They are started afresh, since a process with threads or a GPU must not be forked, and load no torch.
 """
@@ -16,7 +16,7 @@ from concurrent import futures
 from typing import Any
 
 _warn_once = functools.cache(logging.getLogger(__name__).warning)
-DIED = "evaluation_processes: one has died (for lack of memory?); this process goes on without any"
+DIED = "evaluation_processes: one has died (for lack of memory?); the rest is computed in this process"
 
 _pools: dict[int, futures.ProcessPoolExecutor] = {}
 
