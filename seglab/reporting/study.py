@@ -228,7 +228,8 @@ class Study:
         sign, best = (-1 if self.lower_is_better else 1), self.labels[0]
         fixed, tuned = ({label: sign * mean for label, mean in each.means.items()} for each in (self, self.tuned))
         gaps = {label: (fixed[best] - fixed[label], tuned[best] - tuned[label]) for label in self.labels[1:]}
-        there = {found.pair.second for found in self.judged("best") if found.chances[0] >= CALIBRATION_CHANCE}
+        behind = self.verdicts if self.verdicts[0].best else self.judged("best")
+        there = {found.pair.second for found in behind if found.chances[0] >= CALIBRATION_CHANCE}
         gone = {label: gap for label, gap in gaps.items() if label in there and gap[1] < gap[0] / 2}
         if not gone:
             return ""
