@@ -100,7 +100,7 @@ def test_each_launcher_says_whether_its_jobs_share_a_process_and_a_screen(launch
     assert cli.runs_in_parallel() == (launcher != "basic")
     assert cli.job_prefix(cfg) == ""  # no number yet
     cfg.hydra.job.num = 3
-    assert cli.job_prefix(cfg) == ("" if launcher == "basic" else "#3 ")
+    assert cli.job_prefix(cfg) == ("" if launcher == "basic" else "#4 ")
 
 
 def test_a_launcher_that_is_not_installed_is_one_sentence_with_the_remedy(monkeypatch):
