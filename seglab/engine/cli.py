@@ -128,7 +128,8 @@ def _free() -> None:
     """Give back what a job held, and end the processes it started, where no other job of this process may follow."""
     if runs_in_parallel():
         finish()
-    gc.collect()
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # a single job ends with its process
+        gc.collect()
 
 
 @contextmanager
