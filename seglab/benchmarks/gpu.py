@@ -47,8 +47,6 @@ def measure(size: int, base: int, batch_size: int, images: int, steps: int) -> l
     spent["bare loop"] = bare_loop(base, batch, device, steps)
     if device.type == "cuda":
         spent["bare loop, the whole step as one CUDA graph"] = bare_graph(base, batch, steps)
-        with torch.backends.cudnn.flags(benchmark=True):
-            spent["the same, cudnn.benchmark"] = bare_graph(base, batch, steps)
     spent["the loss alone"] = loss_alone(batch, device, steps)
     for graph in (False, True)[: 2 if device.type == "cuda" else 1]:
         name = f"Trainer, metrics and watch{', cuda_graph' * graph}"

@@ -1,12 +1,14 @@
 """A training script as it is usually written with Lightning, for comparison; run as a file, a process per run.
 
-Usage: python plain_script.py DATA LOSS SEED SIZE BASE BATCH EPOCHS PRECISION; DATA holds images.npy and masks.npy.
+Usage: python plain_script.py DATA LOSS SEED SIZE BASE BATCH EPOCHS WORKERS PRECISION; DATA holds images.npy and
+masks.npy.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import albumentations as A
 import numpy as np
@@ -75,21 +77,24 @@ class Plain(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
-def main(folder: str, loss: str, seed: str, size: str, base: str, batch: str, epochs: str, precision: str) -> None:
-    pl.seed_everything(int(seed))
-    train = DataLoader(Images(Path(folder) / "train", augment=True), int(batch), shuffle=True)
-    val = DataLoader(Images(Path(folder) / "val", augment=False), int(batch))
+def main(folder: str, loss: str, *numbers: str) -> None:
+    *whole, precision = numbers
+    seed, _, base, batch, epochs, workers = map(int, whole)
+    pl.seed_everything(seed)
+    options: dict[str, Any] = {"batch_size": batch, "num_workers": workers, "persistent_workers": workers > 0}
+    train = DataLoader(Images(Path(folder) / "train", augment=True), shuffle=True, **options)
+    val = DataLoader(Images(Path(folder) / "val", augment=False), **options)
     here = Path(folder) / f"{loss}-{seed}"
     keep = ModelCheckpoint(here, monitor="val/BinaryJaccardIndex", mode="max", save_last=True)
     trainer = pl.Trainer(
-        max_epochs=int(epochs),
+        max_epochs=epochs,
         precision=precision,  # type: ignore[arg-type]
         logger=CSVLogger(here),
         callbacks=[keep],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Plain(loss, int(base)), train, val)
+    trainer.fit(Plain(loss, base), train, val)
 
 
 if __name__ == "__main__":

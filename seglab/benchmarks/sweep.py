@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import subprocess
@@ -18,6 +19,8 @@ from seglab.benchmarks.gpu import Row
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.module import DataModule
 
+log = logging.getLogger(__name__)
+
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
 
 
@@ -30,27 +33,32 @@ def measure(
     batch_size: int,
     epochs: int,
     precisions: list[str],
+    plain_losses: list[str],
+    workers: int,
 ) -> list[Row]:
     """Time the same data, model, losses, seeds and epochs both ways, on one thread, in both precisions.
 
-    The plain script saves and logs, but tests nothing, draws nothing and keeps no rows per image.
+    The plain script saves and logs, but tests nothing, draws nothing and keeps no rows per image. Its runs do not
+    depend on each other: those of `plain_losses` and the first seed are timed where there are many, and `workers`
+    processes load its data.
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         count = {"train": images, "val": images // 3, "test": images // 3}
         write_arrays(DataModule(Synthetic(size=size, train=images, val=images // 3, test=images // 3)), place)
-        runs = [(loss, seed) for loss in losses for seed in range(1, seeds + 1)]
+        runs = len(losses) * seeds
         for precision in precisions:
-            numbers = [str(number) for number in (size, base, batch_size, epochs)]
+            numbers = [str(number) for number in (1, size, base, batch_size, epochs, workers)]
             script = [sys.executable, plain_script.__file__, folder]
-            plain = sum(seconds([*script, loss, str(seed), *numbers, precision], place) for loss, seed in runs)
+            timed = [seconds([*script, loss, *numbers, precision], place) for loss in plain_losses]
+            plain = runs * sum(timed) / len(timed)
             words = [f"loss={','.join(losses)}", f"seed={','.join(map(str, range(1, seeds + 1)))}", "threads=1"]
             words += [f"dataset.{split}={number}" for split, number in count.items()]
             words += [f"dataset.size={size}", f"model.base={base}", f"batch_size={batch_size}", "augment=light"]
             words += [f"trainer.max_epochs={epochs}", f"trainer.precision={precision}", f"study={precision}"]
             ours = seconds([sys.executable, "-m", "seglab.train", "-m", *words], place)
-            beside = f"plain Lightning script, {len(runs)} runs of {epochs} epochs, {precision}"
+            beside = f"plain Lightning script, {runs} runs of {epochs} epochs by {len(timed)} of them, {precision}"
             rows += [Row(beside, 1000 * plain, 1.0, beside)]
             rows += [Row(f"seglab.train -m, the same, {precision}", 1000 * ours, ours / plain, beside)]
     return rows
@@ -73,7 +81,8 @@ def seconds(command: list[str], folder: Path) -> float:
     environment = os.environ | ONE_THREAD | {"PYTHONPATH": path}
     start = time.perf_counter()
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-    if torch.cuda.is_available():
-        return time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    spent = time.perf_counter() - start if torch.cuda.is_available() else spent
+    log.info("%.1f s  %s", spent, " ".join(command[1:])[:100])
+    return spent

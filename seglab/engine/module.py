@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
@@ -80,7 +82,7 @@ class SegModule(LightningModule):
         threshold: the probability from which a pixel counts as foreground.
         empty: what an image without foreground counts in the metrics, see SegmentationMetrics.
         channels_last: the memory format of the convolutions.
-        compile: compile the model with torch.compile.
+        compile: compile the training passes of the model with torch.compile.
         cuda_graph: on a GPU, repeat the steps as CUDA graphs where that can be, see graphs.py.
         task: what the channels mean.
 
@@ -113,6 +115,7 @@ class SegModule(LightningModule):
         self.loss, self.monitor = loss, monitor
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.train_meter, self.val_meter, self.test_meter = (Meter(threshold, empty, task) for _ in range(3))
+        self.compiled = compile
         if compile:
             self.model.compile()  # without the loss, so that all runs of a sweep share what was compiled
         self.cuda_graph = cuda_graph
@@ -128,7 +131,10 @@ class SegModule(LightningModule):
 
     def scales(self, image: Image) -> list[Logits]:
         """Logits of decoded images, and in training those of the coarser scales that the model gives."""
-        found = self.model(self.normalize(image).contiguous(memory_format=self.memory_format))
+        image = self.normalize(image).contiguous(memory_format=self.memory_format)
+        plain = self.compiled and not self.training  # the shapes of evaluation take longer to compile than to compute
+        with torch.compiler.set_stance("force_eager") if plain else nullcontext():
+            found = self.model(image)
         return found if isinstance(found, list) else [found]
 
     def probability(self, logits: Logits) -> Tensor:
@@ -190,9 +196,13 @@ class SegModule(LightningModule):
             self.graphs.set_gradients()
 
     def on_train_start(self) -> None:
-        """Begin to record, unless a step is more than one batch on one device, or scales its loss."""
+        """Begin to record, unless a step is more than one batch on one device, or scales its loss.
+
+        DDP keeps what a step before the recording has used, even on one device.
+        """
         trainer = self.trainer
-        plain = trainer.world_size == 1 and trainer.accumulate_grad_batches == 1 and trainer.precision != "16-mixed"
+        alone = isinstance(trainer.strategy, SingleDeviceStrategy)
+        plain = alone and trainer.accumulate_grad_batches == 1 and trainer.precision != "16-mixed"
         if self.cuda_graph and self.device.type == "cuda" and plain:
             self.graphs = Graphs(self)
 

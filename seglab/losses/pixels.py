@@ -3,6 +3,8 @@
 Two classes say what a task means: `SigmoidPixels` (binary and multilabel: each channel is a decision of its own between
 background and foreground) and `SoftmaxPixels` (multiclass: one decision among all classes). Everything is float32, or
 float64 for float64 logits. Pixels that are not valid have no label and logits of 0, so that no sum sees them.
+
+Nothing that is kept refers to its `Pixels`: such a circle would hold the tensors of a step until Python looks for it.
 """
 
 from __future__ import annotations
@@ -180,15 +182,18 @@ class SigmoidPixels(Pixels):
     @once
     def labeled(self) -> Label:
         """The pixels as their class sees them: for hard labels one exponential is enough, whichever the class."""
-        return Label(self.margin, lambda: self.t)
+        margin, target = self.margin, self.target
+        return Label(margin, lambda: target.to(margin.dtype))
 
     @once
     def as_foreground(self) -> Label:
-        return Label(self.z, lambda: self.z.new_ones(()))
+        z = self.z
+        return Label(z, lambda: z.new_ones(()))
 
     @once
     def as_background(self) -> Label:
-        return Label(-self.z, lambda: self.z.new_zeros(()))
+        z = self.z
+        return Label(-z, lambda: z.new_zeros(()))
 
     def costs(self, cost: Callable[[Label], Tensor], weights: Tensor | None = None) -> Tensor:
         if self.hard:
@@ -278,7 +283,7 @@ class SoftmaxPixels(Pixels):
         winner = self.z.detach().argmax(1, keepdim=True)
         return torch.zeros_like(self.z, dtype=torch.bool).scatter(1, winner, True)
 
-    @once
+    @property
     def labeled(self) -> SoftmaxLabel:
         """The pixels as their class sees them; as each class sees them, for soft labels."""
         if self.hard:

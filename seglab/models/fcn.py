@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seglab.contract import Image, Logits, require
-from seglab.models.parts import check_input, conv_norm_relu, initialise, norm_layer, set_prior
+from seglab.models.parts import check_input, conv_norm_relu, initialise, norm_layer, resizing, set_prior
 
 UPSAMPLE = ("mixed", "resize", "transpose", "bilinear")
 
@@ -77,8 +77,7 @@ class FCN(nn.Module):
 def grow(inputs: int, outputs: int, norm: str, how: str) -> nn.Sequential:
     """Make the step that doubles a map's size: a 4x4 transposed convolution, or a resize and a 3x3 convolution."""
     if how != "transpose":
-        resize = nn.Upsample(scale_factor=2, mode="nearest" if how == "resize" else how)
-        return nn.Sequential(resize, conv_norm_relu(inputs, outputs, norm))
+        return nn.Sequential(resizing(how), conv_norm_relu(inputs, outputs, norm))
     conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=norm == "none")
     initialise(conv, gain=math.sqrt(2))
     return nn.Sequential(conv, norm_layer(norm, outputs), nn.ReLU(inplace=True))

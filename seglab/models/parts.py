@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seglab.contract import require
 
@@ -39,6 +41,19 @@ def conv_norm_relu(inputs: int, outputs: int, norm: str, padding: int = 1, dilat
     conv = nn.Conv2d(inputs, outputs, 3, padding=padding, dilation=dilation, bias=norm == "none")
     initialise(conv, gain=math.sqrt(2))
     return nn.Sequential(conv, norm_layer(norm, outputs), nn.ReLU(inplace=True))
+
+
+class Nearest(nn.Module):
+    """Double a map's size by repeating its pixels, in its own precision: a GPU's autocast would take float32."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return F.interpolate(features, scale_factor=2, mode="nearest")
+
+
+def resizing(how: str) -> nn.Module:
+    """Make the step that doubles a map's size: resize (nearest) or bilinear."""
+    return Nearest() if how == "resize" else nn.Upsample(scale_factor=2, mode=how)
 
 
 def initialise(conv: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seglab.contract import Image, Logits, require
-from seglab.models.parts import check_input, coarse_logits, conv_norm_relu, initialise, scale_heads, set_prior
+from seglab.models.parts import check_input, coarse_logits, conv_norm_relu, initialise, resizing, scale_heads, set_prior
 
 
 class UNet(nn.Module):
@@ -114,11 +114,11 @@ def doubling(inputs: int, outputs: int, upsample: str) -> nn.Module:
 
     Resizing comes after its 1x1 convolution: the two commute, and this order costs a quarter.
     """
-    known = {"transpose": "", "resize": "nearest", "bilinear": "bilinear"}
+    known = ("transpose", "resize", "bilinear")
     require(upsample in known, "model: upsample", "transpose, resize or bilinear", upsample)
     conv = nn.ConvTranspose2d(inputs, outputs, 2, 2) if upsample == "transpose" else nn.Conv2d(inputs, outputs, 1)
     initialise(conv)
-    return conv if upsample == "transpose" else nn.Sequential(conv, nn.Upsample(scale_factor=2, mode=known[upsample]))
+    return conv if upsample == "transpose" else nn.Sequential(conv, resizing(upsample))
 
 
 def crop(features: Tensor, height: int, width: int) -> Tensor:

@@ -112,11 +112,23 @@ def test_a_recorded_step_has_the_bits_of_a_computed_one_with_any_loss(task: Task
     assert refused == WAITS
 
 
-def test_a_run_of_cuda_graphs_is_that_of_steps_without(tmp_path: Path) -> None:
-    words = ("trainer.accelerator=gpu", "trainer.deterministic=true", "callbacks=ema", "trainer.max_epochs=3")
+KINDS = [("callbacks=ema",), ("model.deep_supervision=true", "model.depth=3"), ("loss=per_component",)]
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_a_run_of_cuda_graphs_is_that_of_steps_without(options: tuple[str, ...], tmp_path: Path) -> None:
+    words = ("trainer.accelerator=gpu", "trainer.deterministic=true", "trainer.max_epochs=3", *options)
     folders = [train_small(tmp_path / kind, *words, f"cuda_graph={kind}") for kind in ("true", "false")]
     tables = [epochs_of(folder) for folder in folders]
     pd.testing.assert_frame_equal(*tables, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")  # of what the compiler uses itself
+def test_compiled_steps_find_what_others_find(tmp_path: Path) -> None:
+    words = ("trainer.accelerator=gpu", "trainer.max_epochs=3", "trainer.precision=32-true")
+    folders = [train_small(tmp_path / kind, *words, f"compile={kind}") for kind in ("true", "false")]
+    losses = [epochs_of(folder)["train/loss"] for folder in folders]
+    pd.testing.assert_series_equal(*losses, rtol=1e-2)
 
 
 def test_too_large_a_step_is_one_sentence(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -51,6 +53,22 @@ def test_an_image_costs_the_same_alone_and_in_any_order(case: Case, logits: Tens
         torch.testing.assert_close(together, alone)
     order = torch.tensor([2, 0, 1])
     torch.testing.assert_close(case(logits[order], target[order]), together[order])
+
+
+def test_the_tensors_of_a_step_go_when_it_ends(case: Case, logits: Tensor, target: Tensor) -> None:
+    """On a GPU those of a step that wait for Python's search for circles take the memory of the next."""
+    weights = logits.clone().requires_grad_()
+
+    def step() -> weakref.ref:
+        made = weights * 1
+        case(made, target).sum().backward()
+        return weakref.ref(made)
+
+    gc.disable()
+    try:
+        assert step()() is None
+    finally:
+        gc.enable()
 
 
 @of(plain)
