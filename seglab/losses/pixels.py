@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from functools import partial
 from typing import ClassVar, TypeAlias
 
 import torch
@@ -182,18 +183,15 @@ class SigmoidPixels(Pixels):
     @once
     def labeled(self) -> Label:
         """The pixels as their class sees them: for hard labels one exponential is enough, whichever the class."""
-        margin, target = self.margin, self.target
-        return Label(margin, lambda: target.to(margin.dtype))
+        return Label(self.margin, partial(self.target.to, self.z.dtype))
 
     @once
     def as_foreground(self) -> Label:
-        z = self.z
-        return Label(z, lambda: z.new_ones(()))
+        return Label(self.z, partial(self.z.new_ones, ()))
 
     @once
     def as_background(self) -> Label:
-        z = self.z
-        return Label(-z, lambda: z.new_zeros(()))
+        return Label(-self.z, partial(self.z.new_zeros, ()))
 
     def costs(self, cost: Callable[[Label], Tensor], weights: Tensor | None = None) -> Tensor:
         if self.hard:
