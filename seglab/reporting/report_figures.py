@@ -64,9 +64,10 @@ def learning(histories: Mapping[str, list[pd.DataFrame]]) -> Figure:
         for axis, column in zip(axes, keys, strict=True):
             if middle[column].notna().any():
                 marker = "o" if len(middle) == 1 else ""
-                axis.plot(middle.index, middle[column], marker=marker, **style[label])
+                done = middle.index + 1  # epochs, as the log counts them
+                axis.plot(done, middle[column], marker=marker, **style[label])
                 color = style[label]["color"]
-                axis.fill_between(middle.index, low[column], high[column], color=color, alpha=0.15, lw=0)
+                axis.fill_between(done, low[column], high[column], color=color, alpha=0.15, lw=0)
     for axis, name in zip(axes, keys.values(), strict=True):
         axis.set(title=name, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)

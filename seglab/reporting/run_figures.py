@@ -69,6 +69,7 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
     """
     history = pd.read_csv(metrics_csv)
     require("epoch" in history, f"curves: {metrics_csv}", "a column named epoch", list(history.columns))
+    history["epoch"] += 1  # the log and the snapshots count the epochs that are done
     moving = [column for column in map(str, history) if column.startswith("loss/") and column != "loss/stage"]
     with mpl.rc_context(STYLE):
         panels = len(PANELS) + 1 + bool(moving)

@@ -14,6 +14,7 @@ def test_the_learning_curve_is_that_over_all_pixels_the_mean_over_seeds():
     axis = report_figures.learning({"bce": runs}).axes[0]
     assert axis.get_title(loc="left") == "IoU over all pixels"
     assert axis.lines[0].get_ydata().tolist() == pytest.approx([0.1, 0.4])
+    assert axis.lines[0].get_xdata().tolist() == [1, 2]  # epochs that are done, as the log counts them
 
 
 def test_one_run_draws_what_one_run_can_show(sweep):
