@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 
 RENAMED = {
-    "foreground_confidence": "foreground_confidence",
-    "background_confidence": "background_confidence",
-    "foreground_sum": "foreground_sum",
-    "background_sum": "background_sum",
+    "white_confidence": "foreground_confidence",
+    "black_confidence": "background_confidence",
+    "white_sum": "foreground_sum",
+    "black_sum": "background_sum",
 }
 """Columns of CSV tables, before and after; the part of a name after a slash or before `_pooled` counts too."""
 
