@@ -57,8 +57,11 @@ class LocalLauncher(Launcher):
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        jobs = [self.compose(list(words), initial_job_idx + k) for k, words in enumerate(job_overrides)]
-        folders = [folder_of(job) for job in jobs]
+        composed = [self.compose(list(words), initial_job_idx + k) for k, words in enumerate(job_overrides)]
+        asked = [folder_of(job) for job in composed]
+        by_folder = dict(zip(reversed(asked), reversed(composed), strict=True))  # lr=1e-3,0.001 is one run, not two
+        folders = list(dict.fromkeys(asked))
+        jobs = [by_folder[folder] for folder in folders]
         at_once = runs_at_once(self.n_jobs, jobs)
         announce(folders, at_once)
         progress, plan = Progress(folders, at_once), any(job.plan for job in jobs)
@@ -67,14 +70,15 @@ class LocalLauncher(Launcher):
             with read_write(job.hydra):  # HydraConfig has locked it
                 job.hydra.launcher.n_jobs = 1 if plan else at_once
         if at_once == 1 or plan:
-            return [self.run_here(job, folder, progress, plan) for job, folder in zip(jobs, folders, strict=True)]
+            done = [self.run_here(job, k, progress, plan) for k, job in enumerate(jobs)]
+            return [done[folders.index(folder)] for folder in asked]
         chain = any("steps" in (job.augment or {}) for job in jobs)
         for name in (*PRELOADED, "albumentations") if chain else PRELOADED:
             import_module(name)
         values = run_in_processes(lambda k: self.run_in_child(jobs[k]), len(jobs), at_once, progress.ended)
         return [
-            JobReturn(words, status=JobStatus.COMPLETED, _return_value=value)
-            for words, value in zip(job_overrides, values, strict=True)
+            JobReturn(words, status=JobStatus.COMPLETED, _return_value=values[folders.index(folder)])
+            for words, folder in zip(job_overrides, asked, strict=True)
         ]
 
     def compose(self, words: list[str], number: int) -> DictConfig:
@@ -92,11 +96,11 @@ class LocalLauncher(Launcher):
         finally:
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
 
-    def run_here(self, job: DictConfig, folder: Path, progress: Progress, plan: bool) -> JobReturn:
-        """Run one job in this process, and tell how far the sweep is."""
+    def run_here(self, job: DictConfig, k: int, progress: Progress, plan: bool) -> JobReturn:
+        """Run the k-th job in this process, and tell how far the sweep is."""
         result = self.run(job)
         if not plan:
-            progress.ended(progress.folders.index(folder))
+            progress.ended(k)
         return result
 
     def run_in_child(self, job: DictConfig) -> float:

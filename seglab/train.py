@@ -58,7 +58,9 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
             run.forget()
         value = known_value(cfg, run)
         if value is not None:
-            log.info("%s is finished already; rerun=true trains it again", run)
+            paused = run.known()["status"] != "finished"
+            remedy = "leave stop_after out to finish it" if paused else "rerun=true trains it again"
+            log.info("%s is %s already; %s", run, "paused" if paused else "finished", remedy)
             return value
         run.clean_up()
         run.start(**facts_of(cfg))
@@ -154,12 +156,10 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
         device=device,
     )
     facts = data.facts()
-    before = (run.earlier.get("data") or facts)["fingerprint"]
+    same = not run.last or (run.earlier.get("data") or facts)["fingerprint"] == facts["fingerprint"]
+    require(same, f"run {run}", "the data that it began with", "others", "rerun=true starts over")
     run.note(data=facts)
     run.write("split.json", data.splits.ids())
-    if run.last:
-        same = before == facts["fingerprint"]
-        require(same, f"run {run}", "the data that it began with", "others", "rerun=true starts over")
     if facts["range"] != "full":
         low, high = facts["range"]
         log.info("data: values from %g to %g are the range from black to white (dataset.range)", low, high)

@@ -107,7 +107,7 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
 def inspect(item: Item, dataset: Dataset) -> Inspection | str:
     """Measure one image and its mask as they are stored, or say why that is not possible."""
     try:
-        stored = read_item(item)
+        stored = read_item(item, dataset)
         facts = item_facts(item, stored, dataset)
     except ContractError as error:
         return str(error)
@@ -196,7 +196,7 @@ def near_duplicates(hashes: Sequence[tuple[np.ndarray, np.ndarray]], splits: Seq
 
 def picture(item: Item, dataset: Dataset) -> Sample:
     """Give the picture of one item; where the model sees patches, of all of it."""
-    image, mask, valid = read_item(item)
+    image, mask, valid = read_item(item, dataset)
     image, task = view_image(image, replace(dataset, fit="patch", reduce=1)), dataset.task
     size = inside(mask.shape[:2], PICTURE, "pad")
     maps = np.stack([resize(layer.astype(np.float32), *size) for layer in layers(mask, task)])

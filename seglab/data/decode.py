@@ -13,15 +13,16 @@ from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Decoded, Item
 from seglab.data.facts import item_facts
 from seglab.images.labels import Seen, fractions, layers, valid_pixels, without_ignored
-from seglab.images.resize import crop, fit, resize, to_bits, to_channels, to_full_range, to_mask
+from seglab.images.resize import crop, fit, require_bands, resize, to_bits, to_channels, to_full_range, to_mask
 
 POINTS = 64
 """Foreground pixels remembered of each image, for patches to be drawn around."""
 
 
-def read_item(item: Item) -> Seen:
+def read_item(item: Item, dataset: Dataset) -> Seen:
     """Decode one item as it is stored; raises a ContractError that names it."""
     image, mask = item.image(), item.mask()
+    require_bands(f"image {item.id}", image, dataset.channels)
     who, expected = f"image {item.id}", f"a mask of its own size {image.shape[1]}x{image.shape[0]} (width x height)"
     require(image.shape[:2] == mask.shape[:2], who, expected, "x".join(str(n) for n in mask.shape[1::-1]))
     valid = valid_pixels(image, mask)
@@ -31,7 +32,7 @@ def read_item(item: Item) -> Seen:
 
 def decode_item(item: Item, dataset: Dataset) -> Seen:
     """Decode one item: its image by `view_image`, its mask by `view_mask`, what counts by `view_valid`."""
-    return view(read_item(item), dataset)
+    return view(read_item(item, dataset), dataset)
 
 
 def decode_native(item: Item, dataset: Dataset) -> Seen:
@@ -182,7 +183,7 @@ def decode_once(item: Item, dataset: Dataset, in_memory: bool = True) -> Item:
     Raises the item's ContractError, unless `dataset.on_bad_item` is `skip`.
     """
     try:
-        stored = read_item(item)
+        stored = read_item(item, dataset)
         facts = item_facts(item, stored, dataset)
     except ContractError as error:
         raise_unless_skipped(error, dataset)

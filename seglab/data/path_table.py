@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import NamedTuple
 
-from seglab.contract import require
+from seglab.contract import ContractError, require
 
 COLUMNS = ("image", "mask", "split", "group")
 """The first two must be there; others are ignored."""
@@ -28,13 +29,16 @@ def read_rows(table: Path, root: Path) -> list[Row]:
     twice, or an unknown split.
     """
     require(table.is_file(), "dataset.table", "a CSV file", table)
-    with table.open(encoding="utf-8-sig", newline="") as opened:
-        rows = csv.DictReader(opened)
-        names = [str(name).strip() for name in rows.fieldnames or ()]
-        rows.fieldnames = names
-        wanted = ", ".join(COLUMNS)
-        require({"image", "mask"} <= set(names), str(table), f"columns of {wanted}", ", ".join(names) or "none")
-        texts = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in rows]
+    try:
+        content = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ContractError(f"{table}: expected a text in UTF-8, got another encoding; save it as CSV UTF-8") from None
+    rows = csv.DictReader(io.StringIO(content))
+    names = [str(name).strip() for name in rows.fieldnames or ()]
+    rows.fieldnames = names
+    wanted = ", ".join(COLUMNS)
+    require({"image", "mask"} <= set(names), str(table), f"columns of {wanted}", ", ".join(names) or "none")
+    texts = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in rows]
     require(bool(texts), str(table), "a row for each image", "none")
     images = [text["image"] for text in texts]
     twice = sorted({image or "an empty cell" for image in images if images.count(image) > 1 or not image})

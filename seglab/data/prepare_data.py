@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
@@ -228,7 +229,8 @@ def cached(items: list[Item], dataset: Dataset, folder: Path, limit: int) -> lis
     if is_finished(folder):
         try:
             found = open_store(folder)
-            os.utime(folder / RECORDS)
+            with suppress(OSError):  # a cache to be read only
+                os.utime(folder / RECORDS)
             return found
         except (ContractError, OSError):  # somebody has removed a part of it
             shutil.rmtree(folder)

@@ -7,10 +7,12 @@ import gc
 import importlib
 import importlib.metadata
 import logging
+import math
 import os
 import re
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -97,6 +99,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 if said := _missing_plugin(word) or wrong_choice(word, CONF):
                     raise SystemExit(said)
             find_modules_of_the_user(sys.argv[1:])
+            logging.raiseExceptions = False  # where a disk is full, what train.log lacks was printed
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and {"--cfg", "-c", "--info", "-i"} & set(sys.argv[1:]):
                 raise SystemExit("--cfg: expected one run, got a sweep; leave -m out")
@@ -120,8 +123,10 @@ def _is_override(word: str) -> bool:
 
 
 def _arranged(words: list[str]) -> list[str]:
-    """A command line as Hydra takes it: overrides in one piece after the options, and the home folder for ~."""
-    return [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in sorted(words, key=_is_override)]
+    """A command line as Hydra takes it: overrides in one piece after the options, the home folder for ~, ä as "ä"."""
+    at_home = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in sorted(words, key=_is_override)]
+    foreign = re.compile(r"""([^=\s]+=)(?=.*[^\x00-\x7f])([^,=\[\]{}()'"\\]+)""")
+    return [foreign.sub(r'\1"\2"', word) if foreign.fullmatch(word) else word for word in at_home]
 
 
 def _free() -> None:
@@ -139,8 +144,13 @@ def _exit_code_of_signals() -> Iterator[None]:
     Numpy makes a RecursionError of a Ctrl-C during its import; SIGTERM would leave the processes of a pool behind.
     """
     received: list[int] = []
+    latest = -math.inf
 
     def interrupt(number: int, frame: object) -> None:
+        nonlocal latest
+        before, latest = latest, time.monotonic()
+        if number == signal.SIGINT and latest - before < 1:  # of the terminal, and passed on by the parent
+            return
         received.append(number)
         if number == signal.SIGTERM:  # another one, to all of a sweep's processes, would interrupt the end itself
             signal.signal(number, signal.SIG_IGN)
@@ -167,6 +177,8 @@ def _one_sentence_for_errors(name: str, began: list[bool]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, OSError | ContractError):
+            raise SystemExit(_sentence(error)) from None
         if began and not isinstance(error, HydraException | OmegaConfBaseException):
             raise
         words = [word for word in sys.argv[1:] if _is_override(word)]

@@ -68,9 +68,9 @@ class Progress:
         from seglab.engine.sweep import facts_in, record_death
 
         run = Run(self.folders[k])
-        if run.known().get("status") == "running":
+        journal, known = current_sweep(), run.known()
+        if known.get("status") == "running" and known.get("sweep") == journal:
             record_death(run, exit_code)
-        journal = current_sweep()
         facts = facts_in(Path(journal) if journal else None, run.folder)
         self.done += 1
         words = [f"run {self.done} of {len(self.folders)}: {run} {facts.get('status', 'did not begin')}"]

@@ -20,7 +20,7 @@ def show_plan(cfg: DictConfig, folder: Path) -> float:
     """Print whether the run in `folder` is finished, interrupted or waiting, and change nothing there."""
     run = Run(folder)
     done = not cfg.rerun and known_value(cfg, run) is not None
-    print("finished" if done else run.known().get("status", "waiting"), run)
+    print("finished" if done else "waiting" if cfg.rerun else run.known().get("status", "waiting"), run)
     with contextlib.suppress(OSError):
         folder.rmdir()  # Hydra has made it; one with files in it stays
     return float("nan")

@@ -45,6 +45,8 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
         return first
     with initialize_config_dir(conf, version_base="1.3"):
         wrong = [word for word in words if not composes(command, word)]
+    if not wrong:
+        return str(error)
     return f"{' '.join(wrong)}: expected what its option or group can hold, got a value that Hydra cannot use ({first})"
 
 

@@ -163,7 +163,9 @@ class Run:
         """Record that the run begins, with its config, choices, seed and so on, of plain JSON types."""
         self._clock = time.perf_counter()
         self.earlier = self.known()
-        self.facts = {"name": self.folder.name, "sweep": current_sweep(), **facts}
+        kept = ("data", "initial") if self.last else ()  # what the checkpoint was made from
+        of_checkpoint = {key: self.earlier[key] for key in map(str, kept) if key in self.earlier}
+        self.facts = {"name": self.folder.name, "sweep": current_sweep(), **of_checkpoint, **facts}
         self.note(status="running", started=_now(), versions=versions(), git=commit(), error=None)
 
     def note(self, **facts: Any) -> None:
@@ -212,8 +214,10 @@ class Run:
             self.note(status=status, files={name: file_facts(self.folder / name) for name in files}, **ended)
             return
         trace = None if isinstance(error, ContractError) else "".join(traceback.format_exception(error))
-        said = {"kind": type(error).__name__, "message": str(error), "traceback": trace}
-        self.note(status="interrupted" if stopped_on_purpose(error) else "failed", error=said, **ended)
+        stopped = stopped_on_purpose(error)
+        message = f"stopped by {TERMINATED if was_terminated(error) else 'Ctrl-C'}" if stopped else str(error)
+        said = {"kind": type(error).__name__, "message": message, "traceback": trace}
+        self.note(status="interrupted" if stopped else "failed", error=said, **ended)
 
 
 def stopped_on_purpose(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ Where several jobs work at once and die together, none is blamed: each of them i
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from filelock import FileLock
 from seglab.contract import require
 from seglab.engine.run import JOURNAL, Run, current_sweep, failed_in, rank
 from seglab.files import write_json
+
+log = logging.getLogger(__name__)
 
 
 def register(folder: Path, on_fail: str = "continue") -> None:
@@ -106,7 +109,10 @@ def supervise(module: str) -> int:
     that outlive the child, as those of a cluster do, are waited for.
     """
     journal = (Path("outputs") / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}").resolve()
-    journal.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"{journal.parent}: expected a folder to write to, got {error.strerror}") from None
     started = time.time()
     again = True
     while again:
@@ -114,7 +120,10 @@ def supervise(module: str) -> int:
         while not stopped and any(Run(Path(run["folder"])).held() for run in _running(journal)):
             time.sleep(1)
         again = bool(_mark_crashed(journal, code, stopped)) and not stopped
-    runs, plan = registered_runs(journal), "plan=true" in sys.argv
+    words = {word.lower() for word in sys.argv}
+    runs, plan = registered_runs(journal), "plan=true" in words
+    if plan and "rerun=true" in words:
+        runs = [run | {"status": "waiting"} for run in runs]
     file = _at_once_file(journal)
     at_once = int(file.read_text()) if file.exists() else 1
     if runs:
@@ -125,14 +134,14 @@ def supervise(module: str) -> int:
 def _run_child(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
     """Run a command to its end; gives its exit code, and whether a signal asked for the end.
 
-    Ctrl-C reaches the child by itself, since the terminal sends it to both; SIGTERM is passed on.
+    Both signals are passed on. Ctrl-C reaches the child by itself, too, since the terminal sends it to both: it takes
+    two in one second for one.
     """
     signals = []
 
     def stop(number: int, frame: object) -> None:
         signals.append(number)
-        if number == signal.SIGTERM:
-            process.terminate()
+        process.send_signal(number)
 
     process = subprocess.Popen(command, env=environment)
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -157,20 +166,29 @@ def _mark_crashed(journal: Path, code: int, stopped: bool) -> list[str]:
     all its processes when one dies, and does not say which it was.
     """
     dead = [run for run in _running(journal) if not Run(Path(run["folder"])).held()]
-    for run in dead:
-        record_death(Run(Path(run["folder"])), code, failed=len(dead) == 1 and not stopped)
+    failed = len(dead) == 1 and not stopped
+    dead = [run for run in dead if record_death(Run(Path(run["folder"])), code, failed)]
     if len(dead) > 1 and not stopped:
         with _died_file(journal).open("a", encoding="utf-8") as lines:
             lines.writelines(f"{run['folder']}\n" for run in dead)
     return [run["name"] for run in dead]
 
 
-def record_death(run: Run, code: int, failed: bool = True) -> None:
-    """Record in run.json that the process of a run died, by its exit code: -9, or 137 as a shell gives it."""
+def record_death(run: Run, code: int, failed: bool = True) -> bool:
+    """Record in run.json that the process of a run died, by its exit code: -9, or 137 as a shell gives it.
+
+    Not where another process works in the folder by now, nor, which is told, where the disk is full: gives whether.
+    """
     by = {number.value: f" with signal {number.value} ({number.name})" for number in signal.Signals}
     cause = by.get(-code if code < 0 else code - 128, "")
     error = {"kind": "Died", "message": f"the process died{cause}", "traceback": None}
-    write_json(run.file, run.known() | {"status": "failed" if failed else "interrupted", "error": error})
+    try:
+        if not run.held():
+            write_json(run.file, run.known() | {"status": "failed" if failed else "interrupted", "error": error})
+            return True
+    except OSError as fault:
+        log.error("%s: expected to record that the process died, got %s", run, fault.strerror)
+    return False
 
 
 def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int = 1) -> str:

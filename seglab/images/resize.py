@@ -38,13 +38,18 @@ def to_units(images: np.ndarray) -> np.ndarray:
     return images if images.dtype == np.uint8 else images.astype(np.float32) / 257
 
 
-def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Make (h, w, channels) of a gray (h, w) or (h, w, 1), an RGB (h, w, 3), or an image of as many bands."""
-    image = image[..., 0] if image.shape[2:] == (1,) else image
+def require_bands(who: str, image: np.ndarray, channels: int) -> None:
+    """Raise a ContractError that names `who` unless `to_channels` can be applied."""
     bands = image.shape[2] if image.ndim == 3 else 1
     fits = bands == channels or {bands, channels} == {1, 3}
     remedy = "choose them by dataset.bands, or set dataset.channels"
-    require(fits, "image", f"{channels} bands (dataset.channels)", bands, remedy)
+    require(fits, who, f"{channels} band{'s' * (channels > 1)} (dataset.channels)", bands, remedy)
+
+
+def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Make (h, w, channels) of a gray (h, w) or (h, w, 1), an RGB (h, w, 3), or an image of as many bands."""
+    image = image[..., 0] if image.shape[2:] == (1,) else image
+    require_bands("image", image, channels)
     if channels == 1 and image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     elif channels == 3 and image.ndim == 2:

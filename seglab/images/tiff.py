@@ -89,4 +89,12 @@ def decode_tiff(path: str, data: bytes, page: Page | None) -> Raster:
         orientation = int(chosen.tags[274].value) if 274 in chosen.tags else 1
     array = array[..., 0] if array.shape[2:] == (1,) else array
     raster = Raster(np.ascontiguousarray(array), "TIFF", palette, alpha, lossy)
-    return raster._replace(no_data=None if no_data is None else float(str(no_data).strip("\0 "))).upright(orientation)
+    return raster._replace(no_data=number(str(no_data))).upright(orientation)
+
+
+def number(text: str) -> float | None:
+    """The value of GDAL's tag of no data; None where it names none."""
+    try:
+        return float(text.strip("\0 "))
+    except ValueError:
+        return None

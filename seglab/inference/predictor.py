@@ -24,7 +24,7 @@ from seglab.data.decode import convert, view_image
 from seglab.data.facts import depth_doubts
 from seglab.engine.module import Normalize, SegModule
 from seglab.engine.trained_run import TrainedRun
-from seglab.images.resize import fit, resize, to_units, unfit
+from seglab.images.resize import fit, require_bands, resize, to_units, unfit
 from seglab.inference.tiling import slide
 
 log = logging.getLogger(__name__)
@@ -81,10 +81,13 @@ class Predictor:
         return levels
 
     def of_image(self, image: np.ndarray) -> np.ndarray:
-        """Map an image as its file has it, (h, w) or (h, w, bands); no data where it is NaN."""
+        """Map an image as its file has it, (h, w) or (h, w, bands); nothing is found where a band has no data (NaN)."""
         height, width = image.shape[:2]
         small = view_image(image, replace(self.dataset, fit="patch"))
-        return each_map(lambda one: resize(one, height, width), self.at_scale(small))
+        levels = each_map(lambda one: resize(one, height, width), self.at_scale(small))
+        if image.dtype.kind == "f":
+            levels[..., ~np.isfinite(image.reshape(height, width, -1)).all(2)] = 0
+        return levels
 
     def at_scale(self, image: np.ndarray) -> np.ndarray:
         """Map an image that is reduced already."""
@@ -188,6 +191,7 @@ def ensemble_average(predictors: Sequence[Predictor], path: str, page: int | Non
 def decoded(path: str, dataset: Dataset, page: int | None) -> np.ndarray:
     """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, in the file's own values."""
     image = dataset.decode(path, page)
+    require_bands(path, image, dataset.channels)
     for sentence in depth_doubts([str(image.dtype)], dataset):
         log.warning("%s: %s", path, sentence)
     return image

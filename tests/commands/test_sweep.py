@@ -172,7 +172,7 @@ def test_a_run_that_dies_leaves_its_neighbors_alone(place):
 @pytest.mark.slow
 def test_runs_at_once_have_the_rows_of_runs_one_after_the_other_and_a_plan_changes_nothing(place):
     beside = ("evaluation_processes=1", "pictures=true")
-    code, said = sweep(place, "loss=bce,dice", "hydra.launcher.n_jobs=2", *beside)
+    code, said = sweep(place, "loss=bce,dice,bce", "hydra.launcher.n_jobs=2", *beside)  # twice is once
     assert code == 0, said
     assert "2 runs: 2 finished" in said
     assert len(list(place.glob("outputs/default/*/*.png"))) == 4
@@ -184,6 +184,9 @@ def test_runs_at_once_have_the_rows_of_runs_one_after_the_other_and_a_plan_chang
         assert "epoch 2/2" in (mine / "train.log").read_text()
         assert_same_tables(mine, alone)
     before = {file: file.read_bytes() for file in place.glob("outputs/default/*/**/*") if file.is_file()}
+    _, said = sweep(place, "loss=bce", "plan=True", "rerun=true")
+    assert "waiting outputs/default/bce_" in said
+    assert "1 waiting" in said
     _, said = sweep(place, "loss=bce,iou", "plan=true", "rerun=false")
     assert {file: file.read_bytes() for file in place.glob("outputs/default/*/**/*") if file.is_file()} == before
     assert "waiting outputs/default/iou_" in said
@@ -221,14 +224,15 @@ def test_a_sweep_killed_at_many_moments_ends_like_an_undisturbed_one(place, tmp_
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_has_not_begun(place):
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_has_not_begun(place, asked):
     words = ("loss=bce,dice,iou", "trainer.max_epochs=5000", "evaluation_processes=1")
     process = start(place, "hydra.launcher.n_jobs=2", *words)
     deadline = time.monotonic() + 200
     while len(list(place.glob("outputs/*/*/metrics.csv"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.terminate()
-    assert process.wait(timeout=60) == 143
+    process.send_signal(asked)
+    assert process.wait(timeout=60) == 128 + asked
     said = (place / "said.txt").read_text()
     assert "3 runs: 2 interrupted, 1 waiting" in said
     assert "left: 3, 2 at once; the same command resumes them" in said

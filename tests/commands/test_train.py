@@ -213,6 +213,15 @@ def test_a_finished_run_is_not_taken_for_one_on_data_that_have_changed(configure
         train(cfg, tmp_path / "run")
 
 
+def test_an_interrupted_run_does_not_resume_on_data_that_have_changed_however_often_it_is_asked(configure, tmp_path):
+    words = [*photographs(tmp_path / "data"), "trainer.max_epochs=3"]
+    train(configure("train", *words, "stop_after=1", folder=tmp_path / "run"), tmp_path / "run")
+    write_image(tmp_path / "data/images/3.png", np.zeros((80, 80)))
+    for _ in range(2):
+        with pytest.raises(ContractError, match=r"expected the data that it began with.*rerun=true"):
+            train(configure("train", *words, folder=tmp_path / "run"), tmp_path / "run")
+
+
 def test_short_runs_that_find_nothing_are_no_ground_to_choose_a_rate(tmp_path, caplog):
     train_small(tmp_path / "a", "tune.lr=[1e-6]", "tune.epochs=1", "model.prior=1e-6", "trainer.max_epochs=1")
     assert "tune: no rate has found anything to speak of in 1 epochs; raise tune.epochs" in caplog.text

@@ -11,8 +11,8 @@ import signal
 import pytest
 
 from seglab.engine.local_jobs import Progress, duration, run_in_processes
-from seglab.engine.run import JOURNAL
-from seglab.engine.sweep import announce, refuse, registered_runs, summary
+from seglab.engine.run import JOURNAL, Run
+from seglab.engine.sweep import announce, record_death, refuse, registered_runs, summary
 
 
 def test_values_come_in_order_and_a_process_that_dies_leaves_the_others_at_work():
@@ -58,6 +58,14 @@ def test_progress_tells_what_ended_and_records_a_death(tmp_path, caplog):
     assert first.endswith("a finished; val/iou 0.5000 in 60 s; about 60 s left")
     assert "b failed; the process died with signal 9 (SIGKILL)" in second
     assert json.loads((folders[1] / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_run_that_another_process_trains_is_not_recorded_as_dead(tmp_path):
+    with Run(tmp_path / "a") as run:
+        run.start()
+        assert not record_death(Run(tmp_path / "a"), -9)
+        Progress([tmp_path / "a"], at_once=1).ended(0, 1)
+        assert run.known()["status"] == "running"
 
 
 def test_a_duration_is_read_in_its_own_unit():

@@ -59,6 +59,11 @@ def test_an_unknown_key_beside_a_choice_of_the_users_names_its_siblings(tmp_path
 def test_options_may_stand_between_overrides(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     words = ["seed=1,2", "-m", "~logger", "--config-dir", "mine", "dataset.root=~/images"]
+    assert _arranged(["dataset.root=d\u00e4 t\u00e9", "loss='\u00e4'", "loss=a,\u00e4"]) == [
+        'dataset.root="d\u00e4 t\u00e9"',
+        "loss='\u00e4'",
+        "loss=a,\u00e4",
+    ]
     assert _arranged(words) == ["-m", "--config-dir", "mine", "seed=1,2", "~logger", "dataset.root=/home/ada/images"]
 
 

@@ -41,8 +41,25 @@ def test_a_run_that_breaks_keeps_the_reason(tmp_path, error, ended, traced):
         broken()
     facts = facts_of(tmp_path)
     assert facts["status"] == ended
-    assert facts["error"]["message"] == str(error)
+    assert facts["error"]["message"] == (str(error) or "stopped by Ctrl-C")
     assert bool(facts["error"]["traceback"]) == traced
+
+
+def test_what_a_checkpoint_was_made_from_is_known_until_it_is_gone(tmp_path):
+    made_from = {"data": {"fingerprint": "a"}, "initial": {"run": "b"}}
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    for kept in (made_from, made_from):  # also by a start that comes to nothing
+        with Run(tmp_path) as run:
+            run.start()
+            run.note(**kept)
+        with Run(tmp_path) as run:
+            run.start()
+            assert facts_of(tmp_path).items() >= made_from.items()
+    run.forget()
+    with Run(tmp_path) as run:
+        run.start()
+        assert not run.facts.keys() & made_from.keys()
 
 
 def test_forgetting_removes_what_a_run_left_and_nothing_else(tmp_path):

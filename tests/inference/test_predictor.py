@@ -47,6 +47,14 @@ def test_a_run_on_whole_images_sees_what_training_saw_and_brings_the_map_back(ru
     np.testing.assert_allclose(one.of_image(image) / 65535, expected, atol=2e-5)
 
 
+def test_nothing_is_found_where_an_image_has_no_data(runs):
+    one, image = opened(runs / "whole"), photo(70, 90).astype(np.float32) / 255
+    image[:20, :, 1] = np.nan
+    levels = one.of_image(image)
+    assert levels[:20].max() == 0
+    assert levels[20:].min() > 0
+
+
 def test_the_map_of_a_padded_image_leaves_the_padding_out(runs):
     one = opened(runs / "padded")
     image = np.zeros((100, 50), np.uint8)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from seglab.contract import ContractError
@@ -84,6 +85,17 @@ def test_a_file_without_its_partner_is_one_sentence_or_skipped_and_counted(root,
     facts = open_data(folder(root, on_bad_item="skip")).facts()
     assert facts["skipped"] == 1
     assert sum(facts["images"].values()) == 11
+
+
+@pytest.mark.parametrize("fit", ["resize", "patch"])
+def test_an_image_of_another_number_of_bands_is_named_before_the_first_epoch_or_skipped(root, fit):
+    (root / "images/P0_1.png").unlink()
+    tifffile.imwrite(
+        root / "images/P0_1.tif", np.zeros((40, 50, 5), np.uint8), photometric="rgb", planarconfig="contig"
+    )
+    with pytest.raises(ContractError, match=r"image P0_1: expected 1 band \(dataset.channels\), got 5"):
+        open_data(folder(root, channels=1, fit=fit))
+    assert open_data(folder(root, channels=1, fit=fit, on_bad_item="skip")).facts()["skipped"] == 1
 
 
 NAMES = {
@@ -205,11 +217,12 @@ def test_a_table_names_the_files_of_each_image_its_split_and_its_group(tmp_path)
     [
         ("picture,mask\na.png,b.png", "expected columns of image, mask, split, group, got picture, mask"),
         ("image,mask\na.png,b.png\na.png,c.png", "expected an image in each row, each once, got a.png"),
+        ("image,mask\nd\u00e4.png,b.png", "expected a text in UTF-8, got another encoding; save it as CSV UTF-8"),
         ("image,mask,split\na.png,b.png,valid", "expected train, val or test in each cell of split.*got valid"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path, text, sentence):
-    (tmp_path / "list.csv").write_text(text)
+    (tmp_path / "list.csv").write_text(text, encoding="latin-1")
     with pytest.raises(ContractError, match=sentence):
         folder(tmp_path, table="list.csv").items()
 
