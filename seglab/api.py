@@ -158,7 +158,7 @@ class Run:
         require(several, "predict", "a list of images", type(images).__name__, "write predict([image])[0]")
         levels = [
             self._predictor.of_file(str(image)) if isinstance(image, str | Path) else self._predictor.of_image(image)
-            for image in images
+            for image in [_checked(image, self._predictor.dataset.range) for image in images]
         ]
         return [level.astype("float32") / FULL for level in levels]
 
@@ -177,6 +177,18 @@ class Run:
         pictures = [self.folder / name for name in ("examples.png", "curves.png")]
         lines = [f"{self.facts.get('status')} in {self.folder}", "test: " + ", ".join(metrics)]
         return notebook_page(self.folder.name, lines, pictures=map(picture_url, filter(Path.is_file, pictures)))
+
+
+def _checked(image: Any, range: Any) -> Any:
+    """An image for `Run.predict`: a path, or an array as its file would have it; a ContractError for anything else."""
+    if isinstance(image, str | Path):
+        return image
+    kind, shape = str(getattr(image, "dtype", type(image).__name__)), tuple(getattr(image, "shape", ()))
+    fits = len(shape) in (2, 3) and 0 not in shape and kind in ("uint8", "uint16", "float32", "float64")
+    fits = fits and (kind[0] == "u" or range != "full" or not (image > 1).any())
+    expected = "paths, or arrays (h, w) or (h, w, bands) of uint8, uint16, or floats from 0 to 1"
+    require(fits, "predict", expected, f"{kind} {'x'.join(map(str, shape))}".strip())
+    return image
 
 
 @dataclass(frozen=True)

@@ -131,13 +131,17 @@ def one_process(cfg: DictConfig) -> bool:
 def check_before_data(cfg: DictConfig) -> None:
     """Tell what cannot work before any image is read, which may take an hour."""
     from seglab.engine.dry_run import check_model, check_monitors
+    from seglab.engine.loss_schedule import ramps
 
     dataset = build(cfg.dataset)
-    build_loss(cfg.loss).with_task(dataset.task)  # a loss without a meaning for the task says so
+    task = dataset.task
+    loss = build_loss(cfg.loss).with_task(task)  # one without a meaning for the task says so
+    shares = [1 / max(2, task.channels)] * task.channels
+    ramps(to_container(cfg.schedule) or {}, loss.with_class_frequency(shares))  # likewise a schedule
     check_model(to_container(cfg.model), dataset)
     callbacks = to_container(cfg.callbacks) or {}
     more = {f"callbacks.{name}.monitor": node["monitor"] for name, node in callbacks.items() if node.get("monitor")}
-    check_monitors({"monitor": cfg.monitor} | more, cfg.threshold, cfg.empty, dataset.task)
+    check_monitors({"monitor": cfg.monitor} | more, cfg.threshold, cfg.empty, task)
 
 
 def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> DataModule:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import seglab
+from seglab.api import _checked
 from seglab.contract import ContractError
 from seglab.data.pairs import write_pairs
 from tests.reporting.fabricate import FakeLoss, write_sweep
@@ -99,6 +100,16 @@ def test_a_study_of_folders_is_opened_and_judged(tmp_path: Path) -> None:
         study.verdict(metrics="dice")
     with pytest.raises(ContractError, match=r"study: expected one of .*, got nothing with seed 1"):
         study.run("nothing")
+
+
+WHITE = np.full((8, 8), 200, np.float32)
+
+
+@pytest.mark.parametrize("image", [None, np.zeros((8, 8), np.int64), np.zeros((0, 8), np.uint8), WHITE])
+def test_an_image_that_would_be_misread_is_one_sentence(image: Any) -> None:
+    assert _checked(WHITE, (0, 255)) is WHITE  # for a run that has read such ones
+    with pytest.raises(ContractError, match=r"predict: expected paths, or arrays .*floats from 0 to 1, got"):
+        _checked(image, "full")
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [

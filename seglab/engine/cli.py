@@ -99,7 +99,6 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 if said := _missing_plugin(word) or wrong_choice(word, CONF):
                     raise SystemExit(said)
             find_modules_of_the_user(sys.argv[1:])
-            logging.raiseExceptions = False  # where a disk is full, what train.log lacks was printed
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and {"--cfg", "-c", "--info", "-i"} & set(sys.argv[1:]):
                 raise SystemExit("--cfg: expected one run, got a sweep; leave -m out")
@@ -174,10 +173,11 @@ def _one_sentence_for_errors(name: str, began: list[bool]) -> Iterator[None]:
         yield
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors over instead of printing them
+    logging.raiseExceptions = False  # where a disk is full, what train.log lacks was printed
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError | ContractError):
+        if isinstance(error, OSError | ContractError) and not isinstance(error, HydraException):
             raise SystemExit(_sentence(error)) from None
         if began and not isinstance(error, HydraException | OmegaConfBaseException):
             raise

@@ -13,7 +13,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seglab.contract import ContractError
+from seglab.contract import ContractError, require
 from seglab.engine.domains import leaves
 
 EXTERNAL = {
@@ -79,16 +79,20 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
         shown = [name for name in siblings if not name.startswith("_")]
         if not shown:
             return f"{key}: expected the _target_ of {parent}, got {leaf}; +{key}=... hands a value to its target"
+        if leaf in shown:  # of the first choice of a sweep
+            return f"{key}: expected an option of each {parent} of the sweep, got one that some of them lack"
         return f"{key}: expected one of {nearest(leaf, shown)}, got {leaf}"
     near = sorted(known, key=lambda name: (-likeness(leaf, name.rpartition(".")[2]), len(name)))[:2]
     return f"{key}: expected an option of this command, such as {' or '.join(near)}, got {key}"
 
 
 def refuse_added(cfg: DictConfig, words: Sequence[str], command: str, conf: str) -> None:
-    """Raise a ContractError for an option added with `+` that nothing would read: `+epochs=5` trains as without it.
+    """Raise a ContractError for an option that nothing would read: `folder=x`, or one added with `+`, as `+epochs=5`.
 
     One inside of a node with a `_target_` is checked against that.
     """
+    places = [word for word in words if word.startswith("folder=")]
+    require(not places, command, "hydra.run.dir=FOLDER for where results go", *places[-1:] or ("",))
     read = {*OmegaConf.load(Path(conf, f"{command}.yaml")), *(folder.name for folder in Path(conf).iterdir())}
     added = {word.lstrip("+").partition("=")[0] for word in words if word.startswith("+")}
     for key in sorted(key for key in added - read if re.fullmatch(r"\w+", key)):

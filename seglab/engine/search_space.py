@@ -166,9 +166,9 @@ class Tuning:
     trials: list[Trial]
 
     def ahead(self, count: int, mode: str) -> list[Trial]:
-        """The best `count` of the trials that were trained for longest, the best first; without those that failed."""
-        longest = max(trial.epochs for trial in self.trials)
-        known = [trial for trial in self.trials if trial.epochs == longest and not math.isnan(trial.value)]
+        """The best `count` of the trials that did not fail and were trained for longest of these, the best first."""
+        whole = [trial for trial in self.trials if not math.isnan(trial.value)]
+        known = [trial for trial in whole if trial.epochs == max(each.epochs for each in whole)]
         return sorted(known, key=lambda trial: trial.value, reverse=mode == "max")[:count]
 
     def overrides(self, trial: Trial) -> list[str]:

@@ -64,7 +64,7 @@ def require_colors(path: str, raster: Raster) -> None:
     bands, found = (3 if raster.palette is not None else bands), f"{bands} bands"
     if raster.format == "TIFF" and raster.alpha is not None:  # there it is near infrared as often as not
         bands, found = bands + 1, f"{bands + 1} bands, of which the last is called alpha but is not opaque"
-    remedy = "set dataset.bands=[3,2,1] to choose some, or dataset.channels to their number"
+    remedy = "train with dataset.bands=[3,2,1] to choose some, or with dataset.channels as their number"
     require(bands in (1, 3), path, "1 band (gray) or 3 (red, green, blue)", found, remedy)
 
 

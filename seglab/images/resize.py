@@ -42,7 +42,7 @@ def require_bands(who: str, image: np.ndarray, channels: int) -> None:
     """Raise a ContractError that names `who` unless `to_channels` can be applied."""
     bands = image.shape[2] if image.ndim == 3 else 1
     fits = bands == channels or {bands, channels} == {1, 3}
-    remedy = "choose them by dataset.bands, or set dataset.channels"
+    remedy = "train with dataset.bands to choose some, or with dataset.channels as their number"
     require(fits, who, f"{channels} band{'s' * (channels > 1)} (dataset.channels)", bands, remedy)
 
 

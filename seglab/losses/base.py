@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from numbers import Real
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import torch
@@ -68,7 +69,7 @@ def within(interval: str, default: float | None) -> Any:
     closed = {end for end, bracket in ((low, interval[0]), (high, interval[-1])) if bracket in "[]"}
 
     def inside(x: Any) -> bool:
-        return x is None or (isinstance(x, int | float) and (low < x < high or x in closed))
+        return x is None or (isinstance(x, Real) and (low < float(x) < high or x in closed))
 
     return limited(default, f"in {interval}", inside)
 
@@ -81,7 +82,7 @@ def one_of(*choices: str) -> Any:
 def weights_hold(given: Any, least: float) -> bool:
     """Whether a weight, or each of several, is a number of at least so much, or they are "auto" or None."""
     several = given.values() if isinstance(given, Mapping) else given if isinstance(given, list | tuple) else [given]
-    return given is None or given == "auto" or all(isinstance(w, int | float) and w >= least for w in several)
+    return given is None or given == "auto" or all(isinstance(w, Real) and float(w) >= least for w in several)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,11 +248,16 @@ class ClassWeighted(Loss):
 
     def with_task(self, task: Task) -> Self:
         given = self.class_weights
+        self._require_classes(task.kind)
         if not isinstance(given, Mapping):
             return super().with_task(task)
         known = set(given) == set(task.classes)
         require(known, self.name, f"class_weights of {', '.join(task.classes)}", ", ".join(given))
         return replace(self, task=task.kind, class_weights=tuple(given[name] for name in task.classes))
+
+    def _require_classes(self, task: Kind) -> None:
+        given, remedy = self.class_weights, "take loss=weighted_bce"
+        require(given is None or task != "binary", self.name, "no class_weights for a binary task", given, remedy)
 
     def with_class_frequency(self, frequency: Sequence[float]) -> Self:
         if self.class_weights != "auto":
@@ -266,7 +272,7 @@ class ClassWeighted(Loss):
             return None
         remedy = "call with_task(task) and with_class_frequency(frequency) first"
         require(not isinstance(given, str | Mapping), self.name, "class_weights that are numbers", given, remedy)
-        require(x.task != "binary", self.name, "no class_weights for a binary task", given, "take loss=weighted_bce")
+        self._require_classes(x.task)
         return constants(x.z, spread(given, x.z.shape[1]))  # type: ignore[arg-type]
 
 

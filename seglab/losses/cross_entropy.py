@@ -66,7 +66,7 @@ class PixelLoss(ClassWeighted):
         return x.total(self.costs(x)) / x.n.clamp(min=1)
 
     def value(self, x: Pixels) -> PerImage:
-        loss, weights = self.each_decision(x), self.weights(x) if x.task == "multilabel" else None
+        loss, weights = self.each_decision(x), None if x.task == "multiclass" else self.weights(x)
         return loss.mean(1) if weights is None else ratio((weights * loss).sum(1), weights.sum())
 
     def by_class(self, x: Pixels) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ class Nearest(nn.Module):
     """Double a map's size by repeating its pixels, in its own precision: a GPU's autocast would take float32."""
 
     def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
+        with torch.autocast("cuda", enabled=False) if features.is_cuda else nullcontext():
             return F.interpolate(features, scale_factor=2, mode="nearest")
 
 

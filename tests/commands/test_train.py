@@ -154,6 +154,7 @@ def test_a_finished_run_is_skipped_and_another_experiment_may_not_take_its_folde
         (["dataset=folder", "dataset.root=/nowhere"], "/nowhere"),
         (["dataset.size=30", "model.depth=4"], r"30"),
         (["dataset.channels=1", "model.in_channels=3"], r"channel"),
+        (["loss=focal", "schedule.gama={to: 1, epochs: 2}"], r"schedule\.gama: expected one of gamma, alpha, got gama"),
         (["monitor=val/nothing"], r"monitor: expected a metric of an epoch such as val/iou, .*, got val/nothing"),
     ],
 )

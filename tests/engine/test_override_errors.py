@@ -8,9 +8,10 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
+from seglab.contract import ContractError
 from seglab.engine.cli import _arranged
 from seglab.engine.config import CONF
-from seglab.engine.override_errors import explain, wrong_choice
+from seglab.engine.override_errors import explain, refuse_added, wrong_choice
 
 WRONG = {
     "epochs=5": r"epochs: expected an option of this command, such as .*trainer\.max_epochs.*, got epochs",
@@ -38,6 +39,15 @@ def test_a_wrong_override_names_what_is_near(words):
     sentence = explain(fault.value, "train", str(CONF), words.split())
     assert re.search(WRONG[words], sentence), sentence
     assert "\n" not in sentence
+
+
+def test_an_option_that_not_all_losses_of_a_sweep_have_is_not_called_unknown():
+    words = ["loss=focal,dice", "loss.gamma=1,2"]
+    with pytest.raises(Exception) as fault, initialize_config_dir(str(CONF), version_base="1.3"):  # noqa: PT011
+        compose("train", ["loss=dice", "loss.gamma=1"])
+    assert explain(fault.value, "train", str(CONF), words) == (
+        "loss.gamma: expected an option of each loss of the sweep, got one that some of them lack"
+    )
 
 
 def test_an_unknown_key_in_a_sweep_names_its_siblings():
@@ -91,3 +101,8 @@ def test_the_sentence_stands_alone_on_the_terminal(tmp_path):
         done = run(word, folder=tmp_path)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         assert done.stderr.startswith(sentence)
+
+
+def test_a_folder_is_chosen_by_hydra_alone(configure):
+    with pytest.raises(ContractError, match=r"train: expected hydra.run.dir=FOLDER .*, got folder=there"):
+        refuse_added(configure("train"), ["seed=2", "folder=there"], "train", str(CONF))

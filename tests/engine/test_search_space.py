@@ -68,6 +68,9 @@ def test_those_that_failed_or_were_stopped_early_are_not_ahead():
     tuning = Tuning("dice", ["loss=dice"], {}, 1, [], trials)
     assert [trial.value for trial in tuning.ahead(3, "max")] == [0.6, 0.4]
     assert [trial.value for trial in tuning.ahead(1, "min")] == [0.4]
+    for trial in trials[2:]:
+        trial.value = math.nan
+    assert tuning.ahead(3, "max") == trials[:1]  # all that went on have failed
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from seglab.contract import ContractError
 from seglab.engine import threads
+from seglab.engine.config import to_container
 
 CONV = '{"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 1, "kernel_size": 3, "padding": 1}'
 DISC = '{"_target_": "seglab.data.datasets.synthetic.Synthetic", "size": 64}'
@@ -14,6 +17,12 @@ DISC = '{"_target_": "seglab.data.datasets.synthetic.Synthetic", "size": 64}'
 def test_the_work_of_a_step_is_three_forward_passes_of_multiplications_and_additions():
     assert threads.step_flop(CONV, DISC, 4) == 3 * 4 * 2 * 27 * 64 * 64
     assert threads.step_flop('{"_target_": "torch.nn.Tanhh"}', DISC, 4) == float("inf")  # takes all cores
+
+
+@pytest.mark.parametrize("model", ["unet", "fcn"])
+def test_the_work_of_our_networks_is_known(configure, model):
+    node = json.dumps(to_container(configure("train", f"model={model}").model))
+    assert 0 < threads.step_flop(node, DISC, 4) < 1e12
 
 
 @pytest.mark.parametrize(("flop", "expected"), [(1e10, 1), (1.5e11, 2), (3.2e11, 4), (1e15, 4), (float("inf"), 4)])

@@ -166,7 +166,10 @@ def test_class_weights_that_do_not_fit_the_task_are_named(make: Any) -> None:
     logits, target = scene("multiclass")
     kind = type(make("dice"))
     with pytest.raises(ContractError, match="Dice: expected no class_weights for a binary task"):
-        kind(class_weights=(1.0,)).with_task(Task())(*scene())
+        kind(class_weights=(1.0,))(*scene())
+    for name in ("dice", "focal", "topk", "balanced_ce"):
+        with pytest.raises(ContractError, match=r"expected no class_weights for a binary task, got .*weighted_bce"):
+            make(name, class_weights=(1.0, 5.0)).with_task(Task())
     with pytest.raises(ContractError, match="class_weights of background, liver, spleen, kidney, got liver, lung"):
         make("dice", "multiclass", class_weights={"liver": 1, "lung": 2})
     with pytest.raises(ContractError, match="4 weights, one for each class, got 2"):
