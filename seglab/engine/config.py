@@ -243,7 +243,7 @@ def _file(group: str, name: str, sources: Any) -> Path | None:
 def build_choices(group: str, words: Any) -> dict[str, Any]:
     """Build a list of choices such as `[bce, {focal: {gamma: 3}}]`, each by a label: its name and its overrides."""
     made = {}
-    listed: Any = OmegaConf.to_container(OmegaConf.create(list(words)))
+    listed: Any = OmegaConf.to_container(OmegaConf.create([words] if isinstance(words, str) else list(words)))
     for word in listed:
         name, values = next(iter(word.items())) if isinstance(word, dict) else (word, {})
         node = inner(group, name)

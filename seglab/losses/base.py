@@ -196,8 +196,10 @@ class Loss(ABC):
             return make(x).to(x.z.dtype)
 
     def _check_shapes(self, logits: Tensor, target: Tensor, valid: Tensor | None) -> None:
+        tensors = isinstance(logits, Tensor) and isinstance(target, Tensor)
+        require(tensors, self.name, "logits and a target that are tensors", f"{type(logits)} and {type(target)}")
         require(logits.is_floating_point(), self.name, "floating-point logits", logits.dtype)
-        shape, one = tuple(logits.shape), (logits.shape[0], 1, *logits.shape[2:])
+        shape, one = tuple(logits.shape), (*logits.shape[:1], 1, *logits.shape[2:])
         multiclass, several = self.task == "multiclass", logits.ndim > 1 and shape[1] > 1
         ids = multiclass and tuple(target.shape) == one and not target.is_floating_point()
         fits = logits.ndim >= 3 and logits.numel() > 0 and (ids or target.shape == logits.shape)
@@ -212,7 +214,8 @@ class Loss(ABC):
 
     def _check_target(self, logits: Tensor, target: Tensor, valid: Tensor | None) -> None:
         ids = target.shape != logits.shape
-        t = target if valid is None else target.masked_fill(~valid, 0)
+        t = target.int() if target.dtype in (torch.uint16, torch.uint32) else target  # torch has no aminmax of those
+        t = t if valid is None else t.masked_fill(~valid, 0)
         low, high = (value.item() for value in t.aminmax())
         top, what = (logits.shape[1] - 1, "class ids") if ids else (1, "a target")
         remedy = "divide masks of 255 by 255, or leave pixels without a label out by `valid`"

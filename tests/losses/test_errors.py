@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seglab.contract import ContractError, Task
-from seglab.losses import GeneralizedWassersteinDice
+from seglab.losses import BCE, GeneralizedWassersteinDice
 from tests.losses.conftest import of, scene
 
 if TYPE_CHECKING:
@@ -108,6 +108,17 @@ def test_an_image_without_a_batch_or_with_integers_is_refused(case: Case) -> Non
         case.loss(torch.zeros(0, 1, 8, 8), torch.zeros(0, 1, 8, 8))
     with pytest.raises(ContractError, match=r"floating-point logits, got torch\.int64"):
         case.loss(torch.zeros(1, 1, 8, 8, dtype=torch.int64), torch.zeros(1, 1, 8, 8))
+
+
+def test_what_is_no_tensor_is_named_and_ids_of_16_bits_are_read() -> None:
+    logits, target = scene("multiclass")
+    loss = BCE(task="multiclass")
+    for wrong in ((logits.numpy(), target), (logits, target.numpy()), (logits, None)):
+        with pytest.raises(ContractError, match="BCE: expected logits and a target that are tensors, got"):
+            loss(*wrong)  # type: ignore[arg-type]
+    with pytest.raises(ContractError, match=r"got \(\) and \(\)"):
+        loss(torch.tensor(1.0), torch.tensor(1))
+    torch.testing.assert_close(loss(logits, target.to(torch.uint16)), loss(logits, target))
 
 
 @of(lambda case: bool(case.loss.needs))

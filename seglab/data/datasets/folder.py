@@ -145,11 +145,12 @@ class Folder(Dataset):
     def listed(self, root: Path, table: str) -> list[Item]:
         """Make an item of each row of a table."""
         require(isinstance(self.masks, str), WHO, "a table without several folders of masks")
-        items = []
+        items, lost = [], list[Path]()
         for row in read_rows(root / table, root):
             name = row.image.relative_to(root) if row.image.is_relative_to(root) else row.image
             stem = without_suffix(name)
             present = [path for path in (row.image, row.mask) if path and path.is_file()]
+            lost += [path for path in (row.image, row.mask) if path and path not in present]
             image = row.image if row.image in present else None
             masks, group = (
                 [row.mask] if row.mask in present and row.mask else [],
@@ -159,7 +160,7 @@ class Folder(Dataset):
         faults = [item.fault for item in items if item.fault]
         usable = self.on_bad_item != "raise" or not faults
         remedy = "dataset.on_bad_item=skip leaves such rows out"
-        got = f"{len(faults)} of {len(items)} rows without ({faults[0]})" if faults else ""
+        got = f"{len(faults)} of {len(items)} rows without (first {(lost or faults)[0]})" if faults else ""
         require(usable, f"{WHO}: {table}", "files that exist in each row", got, remedy)
         return items
 

@@ -99,6 +99,14 @@ def test_an_image_of_another_number_of_bands_is_named_before_the_first_epoch_or_
     assert opened.facts()["skipped"] == 1
 
 
+def test_a_row_of_a_table_without_its_image_names_the_image(root):
+    (root / "list.csv").write_text(
+        "image,mask\nimages/gone.png,masks/P0_1_mask.png\nimages/P0_0.png,masks/P0_0_mask.png"
+    )
+    with pytest.raises(ContractError, match=r"got 1 of 2 rows without \(first .*images/gone.png\)"):
+        folder(root, table="list.csv").items()
+
+
 NAMES = {
     "nested": ("images/p/{}", "masks/p/{}", {}),
     "suffix": ("images/{}", "masks/{}_mask", {"mask_suffix": "_mask"}),
