@@ -128,8 +128,8 @@ def test_overviews_and_the_thumbnail_of_a_phone_are_no_pages(tmp_path, colors):
 @pytest.mark.parametrize(
     ("bands", "kind", "options", "words"),
     [
-        (2, np.uint8, {"photometric": "minisblack", "extrasamples": [0]}, "got 2 bands; set dataset.bands"),
-        (4, np.uint16, {"photometric": "rgb", "extrasamples": [0]}, "got 4 bands; set"),
+        (2, np.uint8, {"photometric": "minisblack", "extrasamples": [0]}, "got 2 bands; train with dataset.bands"),
+        (4, np.uint16, {"photometric": "rgb", "extrasamples": [0]}, "got 4 bands; train"),
         (
             4,
             np.uint8,
