@@ -248,10 +248,15 @@ def build_choices(group: str, words: Any) -> dict[str, Any]:
         name, values = next(iter(word.items())) if isinstance(word, dict) else (word, {})
         node = inner(group, name)
         OmegaConf.set_struct(node, True)
+        if not isinstance(values, dict):
+            raise ConfigError(f"{group}.{name}: expected {{OPTION: VALUE}}, got {values}")
         try:
             node.merge_with(values)
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{group}.{name}: {str(error).splitlines()[0]}") from None
+            known = [str(key) for key in node if key != "_target_"]
+            wrong = ", ".join(str(key) for key in values if key not in node)
+            said = f"expected some of {', '.join(known)}, got {wrong}" if wrong else str(error).splitlines()[0]
+            raise ConfigError(f"{group}.{name}: {said}") from None
         check(OmegaConf.create({name: as_loss(to_container(node))}))
         label = " ".join([name, *(f"{key}={value}" for key, value in values.items())])
         made[label] = build_loss(node)

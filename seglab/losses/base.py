@@ -94,7 +94,8 @@ class Loss(ABC):
     leaves pixels out, whatever logits and target are there: value and gradient are those of the image without them, and
     an image without a valid pixel costs 0. `maps` are what `needs` names, (b, k, *spatial). Computes in float32
     (float64 for float64 logits) whatever autocast says, and returns (b,). Raises ContractError for shapes that do not
-    fit, and on a CPU for labels out of range and NaN logits; on a GPU reading them would wait, so there `check` does.
+    fit, and on a CPU for integers out of range and where the loss is no number, or negative although it never is; on a
+    GPU reading them would wait. `check` looks for all of that, and for shares out of range.
     """
 
     task: Kind = one_of(*KINDS)
