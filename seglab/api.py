@@ -158,7 +158,7 @@ class Run:
         require(several, "predict", "a list of images", type(images).__name__, "write predict([image])[0]")
         levels = [
             self._predictor.of_file(str(image)) if isinstance(image, str | Path) else self._predictor.of_image(image)
-            for image in [_checked(image, self._predictor.dataset.range) for image in images]
+            for image in [_checked(image, self._predictor.dataset.range == "full") for image in images]
         ]
         return [level.astype("float32") / FULL for level in levels]
 
@@ -179,15 +179,19 @@ class Run:
         return notebook_page(self.folder.name, lines, pictures=map(picture_url, filter(Path.is_file, pictures)))
 
 
-def _checked(image: Any, range: Any) -> Any:
-    """An image for `Run.predict`: a path, or an array as its file would have it; a ContractError for anything else."""
+def _checked(image: Any, up_to_1: bool) -> Any:
+    """An image for `Run.predict`: a path, or an array as its file would have it; a ContractError for anything else.
+
+    up_to_1: whether 1 is white in floats, and not the upper end of another range.
+    """
     if isinstance(image, str | Path):
         return image
     kind, shape = str(getattr(image, "dtype", type(image).__name__)), tuple(getattr(image, "shape", ()))
     fits = len(shape) in (2, 3) and 0 not in shape and kind in ("uint8", "uint16", "float32", "float64")
-    fits = fits and (kind[0] == "u" or range != "full" or not (image > 1).any())
-    expected = "paths, or arrays (h, w) or (h, w, bands) of uint8, uint16, or floats from 0 to 1"
-    require(fits, "predict", expected, f"{kind} {'x'.join(map(str, shape))}".strip())
+    expected, got = "paths, or arrays (h, w) or (h, w, bands)", f"{kind} {'x'.join(map(str, shape))}".strip()
+    require(fits, "predict", f"{expected} of uint8, uint16 or floats", got)
+    above = kind[0] == "f" and up_to_1 and bool((image > 1).any())
+    require(not above, "predict", "floats from 0 to 1", "some above 1", "divide them by what is white")
     return image
 
 

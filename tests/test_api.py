@@ -107,9 +107,11 @@ WHITE = np.full((8, 8), 200, np.float32)
 
 @pytest.mark.parametrize("image", [None, np.zeros((8, 8), np.int64), np.zeros((0, 8), np.uint8), WHITE])
 def test_an_image_that_would_be_misread_is_one_sentence(image: Any) -> None:
-    assert _checked(WHITE, (0, 255)) is WHITE  # for a run that has read such ones
-    with pytest.raises(ContractError, match=r"predict: expected paths, or arrays .*floats from 0 to 1, got"):
-        _checked(image, "full")
+    assert _checked(WHITE, up_to_1=False) is WHITE  # for a run that has read such ones
+    with pytest.raises(
+        ContractError, match=r"predict: expected (paths, or arrays .* of uint8.*|floats from 0 to 1), got"
+    ):
+        _checked(image, up_to_1=True)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [

@@ -13,7 +13,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seglab.contract import ContractError, require
+from seglab.contract import ContractError
 from seglab.engine.domains import leaves
 
 EXTERNAL = {
@@ -91,8 +91,8 @@ def refuse_added(cfg: DictConfig, words: Sequence[str], command: str, conf: str)
 
     One inside of a node with a `_target_` is checked against that.
     """
-    places = [word for word in words if word.startswith("folder=")]
-    require(not places, command, "hydra.run.dir=FOLDER for where results go", *places[-1:] or ("",))
+    for place in (word for word in words if word.startswith("folder=")):
+        raise ContractError(f"{command}: expected hydra.run.dir=FOLDER for where results go, got {place}")
     read = {*OmegaConf.load(Path(conf, f"{command}.yaml")), *(folder.name for folder in Path(conf).iterdir())}
     added = {word.lstrip("+").partition("=")[0] for word in words if word.startswith("+")}
     for key in sorted(key for key in added - read if re.fullmatch(r"\w+", key)):

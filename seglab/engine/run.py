@@ -163,8 +163,8 @@ class Run:
         """Record that the run begins, with its config, choices, seed and so on, of plain JSON types."""
         self._clock = time.perf_counter()
         self.earlier = self.known()
-        kept = ("data", "initial") if self.last else ()  # what the checkpoint was made from
-        of_checkpoint = {key: self.earlier[key] for key in map(str, kept) if key in self.earlier}
+        made_from = ("data", "initial") if self.last else ()
+        of_checkpoint = {key: value for key, value in self.earlier.items() if key in made_from}
         self.facts = {"name": self.folder.name, "sweep": current_sweep(), **of_checkpoint, **facts}
         self.note(status="running", started=_now(), versions=versions(), git=commit(), error=None)
 

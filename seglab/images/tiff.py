@@ -85,15 +85,15 @@ def decode_tiff(path: str, data: bytes, page: Page | None) -> Raster:
             array = np.bitwise_not(array)
         if [int(one) for one in chosen.extrasamples] in ([1], [2]):  # what its writer calls alpha
             array, alpha = array[..., :-1], not_opaque(array[..., -1])
-        no_data = chosen.tags[GDAL_NO_DATA].value if GDAL_NO_DATA in chosen.tags else None
+        no_data = str(chosen.tags[GDAL_NO_DATA].value) if GDAL_NO_DATA in chosen.tags else ""
         orientation = int(chosen.tags[274].value) if 274 in chosen.tags else 1
     array = array[..., 0] if array.shape[2:] == (1,) else array
     raster = Raster(np.ascontiguousarray(array), "TIFF", palette, alpha, lossy)
-    return raster._replace(no_data=number(str(no_data))).upright(orientation)
+    return raster._replace(no_data=number_in(no_data)).upright(orientation)
 
 
-def number(text: str) -> float | None:
-    """The value of GDAL's tag of no data; None where it names none."""
+def number_in(text: str) -> float | None:
+    """Read the tag of no data: None where it holds no number, as "None"."""
     try:
         return float(text.strip("\0 "))
     except ValueError:
