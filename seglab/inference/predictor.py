@@ -194,6 +194,6 @@ def decoded(path: str, dataset: Dataset, page: int | None) -> np.ndarray:
     require_bands(path, image, dataset.channels)
     for sentence in depth_doubts([str(image.dtype)], dataset):
         log.warning("%s: %s", path, sentence)
-    if image.dtype.kind == "f" and dataset.range == "full" and np.nanmax(image, initial=0) > 1:
+    if image.dtype.kind == "f" and dataset.range == "full" and (image > 1).any():
         log.warning("%s: floats above 1, which dataset.range=full cuts off: 1 is white", path)
     return image
