@@ -164,6 +164,11 @@ def better(metric: str, mode: str = "auto") -> str:
     return mode if mode != "auto" else "min" if str(metric).rpartition("/")[2] in LOWER_IS_BETTER else "max"
 
 
+def domain_of(path: str) -> Domain | None:
+    """The numbers that an option takes, by its dotted name; None for an option of any values."""
+    return next((d for pattern, d in DOMAINS.items() if fnmatchcase(path, pattern.replace("[", "[[]"))), None)
+
+
 def outside(config: Any) -> Iterator[str]:
     """One sentence for each value of a plain configuration that lies outside of its domain."""
     wrong = [name for name in GROUPS if not isinstance(config.get(name), dict | None)]
@@ -173,7 +178,7 @@ def outside(config: Any) -> Iterator[str]:
     yield from _refused(config)
     yield from _contradictions(config)
     for path, value in leaves(config):
-        domain = next((d for pattern, d in DOMAINS.items() if fnmatchcase(path, pattern.replace("[", "[[]"))), None)
+        domain = domain_of(path)
         if (path, value) == ("threshold", "tuned") and "run" in config:
             continue  # a command on trained runs knows theirs
         if domain and not domain.holds(value):

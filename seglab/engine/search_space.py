@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seglab.contract import require
+from seglab.engine.domains import domain_of
 
 Setting = dict[str, Any]
 """A value for each option of a trial, by its dotted name."""
@@ -71,6 +72,9 @@ def _range(name: str, node: Any) -> Option:
     option = Option(float(node["low"]), float(node["high"]), node.get("log", False))
     require(math.isfinite(option.low) and option.low < option.high < math.inf, f"space.{name}", "low < high", node)
     require(option.low > 0 or not option.log, f"space.{name}", "low above 0 on a logarithmic scale", node)
+    if (domain := domain_of(name)) and domain.whole:
+        require(not option.log, f"space.{name}", "a list of whole numbers, such as [4,8,16]", node)
+        return Option(choices=tuple(range(math.ceil(option.low), math.floor(option.high) + 1)))
     return option
 
 

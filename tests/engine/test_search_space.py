@@ -51,6 +51,13 @@ def test_halving_trains_fewer_for_longer_and_one_to_the_end(trials, epochs, halv
     assert all(length % every == 0 or length == epochs for length in lengths)
 
 
+def test_a_range_of_an_option_of_whole_numbers_is_the_list_of_these():
+    assert read_space({"batch_size": {"low": 4, "high": 6}}) == {"batch_size": Option(choices=(4, 5, 6))}
+    assert read_space({"loss": {"gamma": {"low": 1, "high": 3}}}) == {"loss.gamma": Option(1, 3)}
+    with pytest.raises(ContractError, match=r"space.batch_size: expected a list of whole numbers, such as \[4,8,16\]"):
+        read_space({"batch_size": {"low": 4, "high": 64, "log": True}})
+
+
 def test_halving_by_hand():
     assert rungs(12, 27, 3) == [(12, 3), (4, 9), (1, 27)]
     assert rungs(12, 27, None) == [(12, 27)]
