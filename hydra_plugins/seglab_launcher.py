@@ -59,9 +59,10 @@ class LocalLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         composed = [self.compose(list(words), initial_job_idx + k) for k, words in enumerate(job_overrides)]
         asked = [folder_of(job) for job in composed]
-        by_folder = dict(zip(reversed(asked), reversed(composed), strict=True))  # lr=1e-3,0.001 is one run, not two
-        folders = list(dict.fromkeys(asked))
-        jobs = [by_folder[folder] for folder in folders]
+        by_folder: dict[Path, DictConfig] = {}
+        for folder, job in zip(asked, composed, strict=True):  # optimizer.lr=1e-3,0.001 is one run, not two
+            by_folder.setdefault(folder, job)
+        folders, jobs = list(by_folder), list(by_folder.values())
         at_once = runs_at_once(self.n_jobs, jobs)
         announce(folders, at_once)
         progress, plan = Progress(folders, at_once), any(job.plan for job in jobs)

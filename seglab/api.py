@@ -191,7 +191,7 @@ def _checked(image: Any, up_to_1: bool) -> Any:
     expected, got = "paths, or arrays (h, w) or (h, w, bands)", f"{kind} {'x'.join(map(str, shape))}".strip()
     require(fits, "predict", f"{expected} of uint8, uint16 or floats", got)
     above = kind[0] == "f" and up_to_1 and bool((image > 1).any())
-    require(not above, "predict", "floats from 0 to 1", "some above 1", "divide them by what is white")
+    require(not above, "predict", "floats from 0 to 1", "some above 1", "divide them by the value of white")
     return image
 
 

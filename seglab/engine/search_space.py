@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class Option:
     low: float = 0.0
     high: float = 1.0
     log: bool = False
-    choices: tuple[Any, ...] = ()
+    choices: Sequence[Any] = ()
 
     def at(self, share: float) -> Any:
         """The value at a share in [0, 1) of the range; numbers have three digits, so that a name can hold them."""
@@ -74,7 +74,9 @@ def _range(name: str, node: Any) -> Option:
     require(option.low > 0 or not option.log, f"space.{name}", "low above 0 on a logarithmic scale", node)
     if (domain := domain_of(name)) and domain.whole:
         require(not option.log, f"space.{name}", "a list of whole numbers, such as [4,8,16]", node)
-        return Option(choices=tuple(range(math.ceil(option.low), math.floor(option.high) + 1)))
+        counts = range(math.ceil(option.low), math.floor(option.high) + 1)
+        require(bool(counts), f"space.{name}", "a range with a whole number", node)
+        return Option(choices=counts)
     return option
 
 
@@ -172,7 +174,8 @@ class Tuning:
     def ahead(self, count: int, mode: str) -> list[Trial]:
         """The best `count` of the trials that did not fail and were trained for longest of these, the best first."""
         whole = [trial for trial in self.trials if not math.isnan(trial.value)]
-        known = [trial for trial in whole if trial.epochs == max(each.epochs for each in whole)]
+        longest = max((trial.epochs for trial in whole), default=0)
+        known = [trial for trial in whole if trial.epochs == longest]
         return sorted(known, key=lambda trial: trial.value, reverse=mode == "max")[:count]
 
     def overrides(self, trial: Trial) -> list[str]:

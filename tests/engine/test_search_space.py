@@ -52,10 +52,12 @@ def test_halving_trains_fewer_for_longer_and_one_to_the_end(trials, epochs, halv
 
 
 def test_a_range_of_an_option_of_whole_numbers_is_the_list_of_these():
-    assert read_space({"batch_size": {"low": 4, "high": 6}}) == {"batch_size": Option(choices=(4, 5, 6))}
+    assert read_space({"batch_size": {"low": 4, "high": 6}}) == {"batch_size": Option(choices=range(4, 7))}
     assert read_space({"loss": {"gamma": {"low": 1, "high": 3}}}) == {"loss.gamma": Option(1, 3)}
     with pytest.raises(ContractError, match=r"space.batch_size: expected a list of whole numbers, such as \[4,8,16\]"):
         read_space({"batch_size": {"low": 4, "high": 64, "log": True}})
+    with pytest.raises(ContractError, match=r"space.batch_size: expected a range with a whole number"):
+        read_space({"batch_size": {"low": 4.2, "high": 4.8}})
 
 
 def test_halving_by_hand():
