@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,8 +201,22 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     module = assemble(to_container(cfg), data.opened.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
     initialize(cfg, module, run)
-    dry_run(module, data.loader("train"))
+    with memory_sentence():
+        dry_run(module, data.loader("train"), data.device)
     return module
+
+
+@contextmanager
+def memory_sentence() -> Iterator[None]:
+    """Make one sentence of a step that does not fit into the memory of a GPU."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        remedy = "lower batch_size (and set trainer.accumulate_grad_batches), dataset.size or model.base"
+        got = str(error).partition(". ")[0]
+        raise ContractError(f"trainer: expected a step that fits into the GPU's memory, got {got}; {remedy}") from error
 
 
 def initialize(cfg: DictConfig, module: SegModule, run: Run) -> None:
@@ -280,13 +296,10 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
         loader.batch_sampler.sampler.set_epoch(done)  # type: ignore[union-attr]
         log.info("resuming after epoch %d of %s", done, run)
     try:
-        trainer.fit(module, loader, val, ckpt_path=run.last)
+        with memory_sentence():
+            trainer.fit(module, loader, val, ckpt_path=run.last)
     except MisconfigurationException as error:  # what a callback or a logger finds when it starts
         raise ContractError(f"trainer: {error}") from error
-    except torch.OutOfMemoryError as error:
-        remedy = "lower batch_size (and set trainer.accumulate_grad_batches), dataset.size or model.base"
-        got = str(error).partition(". ")[0]
-        raise ContractError(f"trainer: expected a step that fits into the GPU's memory, got {got}; {remedy}") from error
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     schedule = next(callback for callback in callbacks if isinstance(callback, LossSchedule))
     if schedule.switches:

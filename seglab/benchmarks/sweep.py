@@ -21,8 +21,6 @@ from seglab.data.module import DataModule
 
 log = logging.getLogger(__name__)
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
-
 
 def measure(
     losses: list[str],
@@ -36,7 +34,7 @@ def measure(
     plain_losses: list[str],
     workers: int,
 ) -> list[Row]:
-    """Time the same data, model, losses, seeds and epochs both ways, on one thread, in both precisions.
+    """Time the same data, model, losses, seeds and epochs both ways, on one thread where a CPU trains.
 
     The plain script saves and logs, but tests nothing, draws nothing and keeps no rows per image. Its runs do not
     depend on each other: those of `plain_losses` and the first seed are timed where there are many, and `workers`
@@ -53,7 +51,7 @@ def measure(
             script = [sys.executable, plain_script.__file__, folder]
             timed = [seconds([*script, loss, *numbers, precision], place) for loss in plain_losses]
             plain = runs * sum(timed) / len(timed)
-            words = [f"loss={','.join(losses)}", f"seed={','.join(map(str, range(1, seeds + 1)))}", "threads=1"]
+            words = [f"loss={','.join(losses)}", f"seed={','.join(map(str, range(1, seeds + 1)))}"]
             words += [f"dataset.{split}={number}" for split, number in count.items()]
             words += [f"dataset.size={size}", f"model.base={base}", f"batch_size={batch_size}", "augment=light"]
             words += [f"trainer.max_epochs={epochs}", f"trainer.precision={precision}", f"study={precision}"]
@@ -78,7 +76,9 @@ def seconds(command: list[str], folder: Path) -> float:
     """The processor time of a command and of all its processes; the wall time where a GPU works."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | ONE_THREAD | {"PYTHONPATH": path}
+    environment = os.environ | {"PYTHONPATH": path, "NO_ALBUMENTATIONS_UPDATE": "1"}
+    if not torch.cuda.is_available():
+        environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     start = time.perf_counter()
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -73,11 +73,11 @@ def check_monitors(monitors: Mapping[str, str], threshold: float, empty: str, ta
         require(name in known, option, f"a metric of an epoch such as {', '.join(near)}", name)
 
 
-def dry_run(module: SegModule, loader: DataLoader) -> None:
+def dry_run(module: SegModule, loader: DataLoader, device: torch.device) -> None:
     """Check on two images that data, model, loss and metrics fit together; raises a ContractError where they do not.
 
-    On one where batches of one occur. Works on a copy inside a forked random state: BatchNorm statistics, weights and
-    seeds stay as they were.
+    On one where batches of one occur, on the device of the training. Works on a copy inside a forked random state:
+    BatchNorm statistics, weights and seeds stay as they were.
     """
     samples: Samples = dataclasses.replace(loader.dataset, held=None)  # type: ignore[type-var, assignment]
     remedy = "see dataset.val_fraction, test_fraction"
@@ -87,9 +87,10 @@ def dry_run(module: SegModule, loader: DataLoader) -> None:
         mask = target[0].permute(1, 2, 0).squeeze(-1)
         samples.augment.check(image[0].permute(1, 2, 0).cpu().numpy(), mask.cpu().numpy())
     smallest = min(len(pairs) for pairs in loader.batch_sampler)  # type: ignore[union-attr]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         batch = samples.__getitems__([(0, index) for index in range(min(2, smallest))])
-        trial = copy.deepcopy(module).train()
+        trial = copy.deepcopy(module).train().to(device)
+        batch = trial.transfer_batch_to_device(batch, device, 0)
         logits, *coarse = (scale.detach() for scale in scales_of(trial, batch))
         needs = ", ".join(trial.loss.needs) if coarse else ""
         expected = "a loss of logits and target alone, since maps are those of one scale"
@@ -135,7 +136,7 @@ def scales_of(module: SegModule, batch: Batch) -> list[Tensor]:
 
 def try_external(loss: External, target: Tensor) -> None:
     """Try somebody else's loss on logits from wrong to right; warns where its value does not fall on the way."""
-    truth = torch.zeros(target.shape)
+    truth = torch.zeros(target.shape, device=target.device)
     truth[..., : -(-target.shape[-1] // 8)] = 1  # whatever the images show, there are both classes, and one is rare
     other = "probabilities" if loss.takes == "logits" else "logits"
     with one_sentence("loss", f"a function of {loss.takes} and target", f"loss.takes={other} gives it those"):

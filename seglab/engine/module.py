@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -202,6 +203,8 @@ class SegModule(LightningModule):
         """
         trainer = self.trainer
         alone = isinstance(trainer.strategy, SingleDeviceStrategy)
+        if not alone:  # DDP's gradients come from another stream, that in which Lightning has set it up
+            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
         plain = alone and trainer.accumulate_grad_batches == 1 and trainer.precision != "16-mixed"
         if self.cuda_graph and self.device.type == "cuda" and plain:
             self.graphs = Graphs(self)

@@ -94,7 +94,7 @@ def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were():
     samples = Samples(Whole(decoded, Dataset(size=8)), ["a", "b", "c"], None, (), 1)
     trained = module()
     before, state = copy.deepcopy(trained.state_dict()), torch.get_rng_state()
-    dry_run(trained, DataLoader(samples))
+    dry_run(trained, DataLoader(samples), torch.device("cpu"))
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(weight.grad is None for weight in trained.parameters())
