@@ -120,9 +120,8 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     if run.facts["metrics"].get("test/image_recall") == 0:  # it predicts background everywhere
         iou, remedy = run.facts["metrics"]["test/iou"], "train longer, or with another learning rate or loss"
         log.warning("%s finds nothing in any test image that has foreground (IoU %.3f); %s", run, iou, remedy)
-    files = ("run.json", "per_image.csv", "curves.png", "examples.png")
-    there = (name for name in files if (run.folder / name).exists())
-    log.info("test: %s\n%s: %s", "  ".join(scores), run, " ".join(there))
+    drawn = " curves.png examples.png" if cfg.pictures else ""
+    log.info("test: %s\n%s: run.json per_image.csv%s", "  ".join(scores), run, drawn)
     return run.facts["monitor"]["value"]
 
 
