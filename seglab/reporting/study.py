@@ -14,10 +14,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from seglab.contract import require
-from seglab.reporting import learning_curves, report_figures
+from seglab.reporting import report_figures
 from seglab.reporting.cube import Cube, cube, finite_mean
 from seglab.reporting.decisions import middles, rebinned, scaled
-from seglab.reporting.load_runs import Sweep
+from seglab.reporting.load_runs import Sweep, read_histories
 from seglab.reporting.looks import Look, remember
 from seglab.reporting.metrics_table import (
     THRESHOLDED,
@@ -290,7 +290,7 @@ class Study:
 
     @cached_property
     def _histories(self) -> dict[int, pd.DataFrame]:
-        return learning_curves.read(self.sweep.used)
+        return read_histories(self.sweep.used)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
