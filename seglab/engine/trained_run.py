@@ -17,7 +17,7 @@ from seglab.engine.config import build, build_loss, model_node
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
 from seglab.engine.run import Run
-from seglab.engine.trust import require_trusted
+from seglab.engine.validation import require_trusted
 from seglab.files import read_weights, whole_file
 from seglab.losses.base import Loss
 
@@ -140,7 +140,7 @@ class TrainedRun:
 def open_run(folder: Path | str, trust: Sequence[str] = ()) -> TrainedRun:
     """Open one run; raises a ContractError for a folder that is not that of a training run.
 
-    trust: modules whose classes and functions its configuration may build besides those of trust.py.
+    trust: modules whose classes and functions its configuration may build besides those of validation.py.
     """
     folder = Path(folder)
     require(folder.is_dir(), "run", "the folder of a run", folder, "see outputs/STUDY/")
@@ -168,12 +168,7 @@ def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[Tra
             else:
                 inside = sorted(file.parent for file in path.glob("*/run.json"))
                 found |= dict.fromkeys(folder for folder in inside if Run(folder).known().get("status") == "finished")
-    require(
-        bool(found),
-        "run",
-        f"a run.json at {', '.join(names) or 'nowhere'}",
-        "none",
-        "give run=outputs/STUDY/RUN",
-    )
+    expected, remedy = f"a run.json at {', '.join(names) or 'nowhere'}", "give run=outputs/STUDY/RUN"
+    require(bool(found), "run", expected, "none", remedy)
     runs = [open_run(path, trust) for path in found]
     return runs if len(runs) == 1 else [run for run in runs if run.facts.get("status") == "finished"]
