@@ -161,7 +161,7 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
         store=cfg.store,
         device=device,
     )
-    facts = data.facts()
+    facts = data.opened.facts()
     same = not run.last or (run.earlier.get("data") or facts)["fingerprint"] == facts["fingerprint"]
     require(same, f"run {run}", "the data that it began with", "others", "rerun=true starts over")
     run.note(data=facts)
@@ -176,7 +176,7 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
     if task.channels > 1:
         shares = zip(task.classes, facts["class_frequency"], strict=True)
         log.info("data: %s: %s", task.kind, ", ".join(f"{name} {100 * share:.3g} %" for name, share in shares))
-    for sentence in data.warnings():
+    for sentence in data.opened.warnings():
         log.warning("data: %s", sentence)
     for split, count in facts["images"].items():
         remedy = "see above" if facts["skipped"] else "see dataset.val_fraction and dataset.test_fraction"
@@ -196,7 +196,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     from seglab.engine.dry_run import dry_run
     from seglab.engine.trained_run import assemble, bound_loss
 
-    loss = bound_loss(to_container(cfg.loss), data.dataset.task, data.facts())
+    loss = bound_loss(to_container(cfg.loss), data.dataset.task, data.opened.facts())
     seed_everything(cfg.seed, verbose=False)  # after all that may draw numbers: paired runs start from one state
     module = assemble(to_container(cfg), data.opened.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))

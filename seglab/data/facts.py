@@ -130,10 +130,8 @@ def depth_doubts(depths: Sequence[str], dataset: Dataset) -> list[str]:
 def foreground_doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     """Say which splits have no images, no foreground, or masks full of it."""
     every = [one for some in facts.values() for one in some]
-    positive, values = (
-        sum(one["foreground"] > 0 for one in every),
-        mask_values([m for one in every for m in one["masks"]]),
-    )
+    positive = sum(one["foreground"] > 0 for one in every)
+    values = mask_values([mask for one in every for mask in one["masks"]])
     remedy = "look at what the data set calls foreground (dataset.threshold, mask_value, target, coverage)"
     found = [f"{split}: no images" for split, some in facts.items() if not some]
     if every and not positive:

@@ -43,9 +43,8 @@ def proposal(images: Sequence[str], masks: Sequence[str]) -> str:
         core = re.sub(r"[\W_]+$", "", commonprefix(list(firsts.values())))  # noqa: RUF071, characters are meant
         ends = {word: name[len(core) :][::step] for word, name in firsts.items()}
         named = {"image": images, "mask": masks}
-        fits = [
-            basename(n)[::step][-len(end) :] == end[::step] for word, end in ends.items() for n in named[word] if end
-        ]
+        both = [(basename(n)[::step], end[::step]) for word, end in ends.items() for n in named[word] if end]
+        fits = [name.endswith(end) for name, end in both]
         if core and fits and all(fits):
             way = "ends in" if step == 1 else "begins with"
             seen = " and ".join(f"every {word} {way} {end}" for word, end in ends.items() if end)

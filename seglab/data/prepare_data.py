@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,13 +54,9 @@ class Opened:
         kind = Whole if self.dataset.fit != "patch" else RandomPatches if split == "train" else Tiles
         return kind(self.images(split), self.dataset)
 
-    def foreground(self, split: str) -> np.ndarray:
-        """Give the fraction of foreground of each of one split's items."""
-        return np.array([image.foreground for image in self.images(split)])
-
     def facts(self) -> dict[str, Any]:
         """Give counts per split, the training pixels' fraction of foreground, what was skipped, and the fingerprint."""
-        foreground = {split: self.foreground(split) for split in SPLITS}
+        foreground = {split: np.array([image.foreground for image in self.images(split)]) for split in SPLITS}
         found = {name: getattr(self.dataset, name) for name in FOUND}
         return {
             "images": {split: len(foreground[split]) for split in SPLITS},
@@ -128,24 +124,21 @@ def divide(
     items: list[Item], faults: dict[str, str], hashes: Mapping[str, str], dataset: Dataset, as_test: bool
 ) -> tuple[Splits, dict[str, str]]:
     """Split the items that can be used; gives also why others are left out, by id."""
-    good = [item for item in items if item.id not in faults]
-    splits = Splits(test=good) if as_test else split_items(good, dataset, faults)
+    good, val, seed = [item for item in items if item.id not in faults], dataset.val_fraction, dataset.split_seed
+    if as_test:
+        splits = Splits(test=good)
+    elif dataset.split_file:
+        splits = split_from_file(good, dataset.split_file, faults)  # which may name items with faults
+    elif dataset.folds > 1:
+        splits = split_by_fold(good, dataset.folds, dataset.fold, val, seed, foreground_ids(good, dataset))
+    else:
+        some = foreground_ids(good, dataset) if dataset.stratify else None
+        splits = split_by_group(good, val, dataset.test_fraction, seed, some)
     copies = {} if as_test else copies_across(splits, hashes)
     raise_on_faults(list(copies.values()), len(items), dataset)
     skipped = faults | {item.id: item.left_out for item in items if item.left_out} | copies
     skipped |= dict.fromkeys((item.id for item in splits.conflicting), "its group is in the test set")
     return splits.without(skipped), skipped
-
-
-def split_items(items: list[Item], dataset: Dataset, faults: Container[str] = ()) -> Splits:
-    """Split a data set as its frozen file says, which may name items with faults, or by group where it has none."""
-    if dataset.split_file:
-        return split_from_file(items, dataset.split_file, faults)
-    if dataset.folds > 1:
-        known = foreground_ids(items, dataset)
-        return split_by_fold(items, dataset.folds, dataset.fold, dataset.val_fraction, dataset.split_seed, known)
-    some = foreground_ids(items, dataset) if dataset.stratify else None
-    return split_by_group(items, dataset.val_fraction, dataset.test_fraction, dataset.split_seed, some)
 
 
 def foreground_ids(items: Sequence[Item], dataset: Dataset) -> set[str]:
@@ -263,10 +256,6 @@ def make_room(folder: Path, limit: int) -> None:
 
 def raise_on_faults(faults: list[str], count: int, dataset: Dataset) -> None:
     """Raise for faults unless they are to be skipped: how many, and the first few."""
-    require(
-        not faults or dataset.on_bad_item == "skip",
-        "dataset",
-        "every image and mask to be usable",
-        f"{len(faults)} of {count} that are not: " + " | ".join(faults[:3]),
-        "dataset.on_bad_item=skip leaves them out",
-    )
+    ok, remedy = not faults or dataset.on_bad_item == "skip", "dataset.on_bad_item=skip leaves them out"
+    got = f"{len(faults)} of {count} that are not: {' | '.join(faults[:3])}"
+    require(ok, "dataset", "every image and mask to be usable", got, remedy)

@@ -143,9 +143,8 @@ def read_split(path: Path) -> dict[str, list[str]]:
     if path.is_dir() or path.suffix == ".txt":
         missing = [f"{split}.txt" for split in SPLITS if not (folder / f"{split}.txt").is_file()]
         lists = path.is_dir() or path.stem in SPLITS
-        require(
-            lists and not missing, who, "the lists train.txt, val.txt and test.txt", f"no {' and no '.join(missing)}"
-        )
+        got = f"no {' and no '.join(missing)}"
+        require(lists and not missing, who, "the lists train.txt, val.txt and test.txt", got)
         texts = {split: (folder / f"{split}.txt").read_text(encoding="utf-8-sig") for split in SPLITS}
         return {split: [line.strip() for line in text.splitlines() if line.strip()] for split, text in texts.items()}
     try:

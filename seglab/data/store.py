@@ -148,18 +148,14 @@ class Writer:
             write_text(folder / RECORDS, "".join(f"{json.dumps(one)}\n" for one in whole))
         self.records: dict[str, Record] = {one["id"]: one for one in whole}
 
-    def has(self, item: Item, sources: list[Record]) -> bool:
-        """Say whether an item is recorded, decoded from the same labels and files as they are now."""
-        known = self.records.get(item.id)
-        if not known or known["fault"] or known["left_out"] or known["labels"] != item.labels:
-            return False
-        return [file["sha256"] for file in known["files"]] == [file["sha256"] for file in sources]
-
     def add(self, item: Item) -> None:
         """Decode one item and record it, or why it is left out, unless this was done before."""
         sources = [{"path": path, "size": on_disk(path)[0], "sha256": self.hashes[path]} for path in item.files]
-        if self.has(item, sources):
-            return
+        known = self.records.get(item.id)
+        if known and not known["fault"] and not known["left_out"]:
+            now = item.labels, [file["sha256"] for file in sources]
+            if (known["labels"], [file["sha256"] for file in known["files"]]) == now:
+                return
         record: Record = {"id": item.id, "group": item.group, "split": item.split, "labels": item.labels}
         ready = item if item.fault or item.left_out else decode_once(item, self.dataset)
         record |= {"fault": ready.fault, "left_out": ready.left_out, "files": sources}

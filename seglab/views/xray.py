@@ -59,12 +59,13 @@ def view(
         require(value >= 1, "xray", f"{name} of at least 1", value)
     needs = tuple(dict.fromkeys(need for loss in losses.values() for need in loss.needs))
     data = DataModule(dataset, None, batch, needs=needs)
-    facts = data.facts()
+    facts = data.opened.facts()
     foreground, count = facts["foreground"], facts["images"]["train"]
     require(count > 0, "xray", "training images", "none", "see dataset.root")
     losses = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}
     samples = data.samples("train")
-    shown = data.opened.foreground("train")[[samples.source.number(index) for index in range(len(samples))]]
+    fractions = [image.foreground for image in data.opened.images("train")]
+    shown = [fractions[samples.source.number(index)] for index in range(len(samples))]
     seen = samples.__getitems__([(0, index) for index in sorted(spread(shown, images))])
     target = seen["target"]
     for loss in losses.values():
