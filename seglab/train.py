@@ -150,16 +150,9 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
     """Read the data set, and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
 
-    loss = build_loss(cfg.loss)
+    batches = {"batch_size": cfg.batch_size, "workers": cfg.workers, "store": cfg.store, "device": device}
     data = DataModule(
-        build(cfg.dataset),
-        build(cfg.augment),
-        cfg.batch_size,
-        cfg.workers,
-        cfg.seed,
-        loss.needs,
-        store=cfg.store,
-        device=device,
+        build(cfg.dataset), build(cfg.augment), seed=cfg.seed, needs=build_loss(cfg.loss).needs, **batches
     )
     facts = data.opened.facts()
     same = not run.last or (run.earlier.get("data") or facts)["fingerprint"] == facts["fingerprint"]

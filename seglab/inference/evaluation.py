@@ -213,11 +213,9 @@ def to_logits(levels: np.ndarray, kind: Kind = "binary") -> Logits:
 @torch.no_grad()
 def measure(measured: TrainingResolution | NativeResolution, threshold: float, empty: str) -> Result:
     """Score every image, and all of them together, as seglab.train scores its test images."""
-    require(
-        len(measured.items) > 0, "evaluate", "labeled images in this split", "none", "set split=all, or dataset.root"
-    )
-    groups = {item.id: item.group for item in measured.items}
-    task = measured.module.task
+    remedy = "set split=all, or dataset.root"
+    require(len(measured.items) > 0, "evaluate", "labeled images in this split", "none", remedy)
+    groups, task = {item.id: item.group for item in measured.items}, measured.module.task
     records = ImageTable(groups, threshold, empty, objects=measured.objects, task=task)
     meter, places = measured.module.test_meter, {name: place for place, name in enumerate(groups)}
     for losses, logits, target, ids, valid in measured:

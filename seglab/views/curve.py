@@ -165,7 +165,6 @@ def error_plane(losses: Mapping[str, Loss], foreground: float, confidence: float
         for fp in np.linspace(0, most, 21).astype(int):
             z = torch.full(target.shape, -margin, dtype=torch.float64)
             z[..., fn : OBJECT + fp] = margin
-            rows += [
-                {"loss": label, "fp": fp, "fn": fn, "value": loss(z, target).item()} for label, loss in losses.items()
-            ]
+            for label, loss in losses.items():
+                rows.append({"loss": label, "fp": fp, "fn": fn, "value": loss(z, target).item()})
     return pd.DataFrame(rows)

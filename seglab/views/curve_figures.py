@@ -106,9 +106,8 @@ def draw_pixel(table: pd.DataFrame) -> Figure:
         _fit_height(axis, table.loc[table["p"].between(0.08, 1) if column == "slope" else table["p"] > 0.004, column])
         axis.set(title=f"{words} by the probability of the true class", xlabel="p of the true class", xlim=(0, 1))
     for row, (side, part) in enumerate(sides.items(), 1):
-        for axis, column, words in zip(
-            axes[2 * row :], ("value", "by_logit"), ("Loss", "Gradient dL/dz"), strict=False
-        ):
+        columns = (("value", "Loss"), ("by_logit", "Gradient dL/dz"))
+        for axis, (column, words) in zip(axes[2 * row :], columns, strict=False):
             _lines(axis, part, "logit", column)
             axis.axvline(0, color=FAINT, lw=0.6)
             right = "right →" if side == "foreground" else "← right"

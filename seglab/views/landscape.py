@@ -157,9 +157,8 @@ class LandscapeGrid:
         total = torch.zeros(len(self.losses) + 1, dtype=torch.float64)
         for batch in self.batches:
             logits, target = forward(module, batch["image"], autocast), batch["target"]
-            values = [
-                loss(logits, target, **{name: batch[name] for name in loss.needs}) for loss in self.losses.values()
-            ]
+            needed = ((loss, {name: batch[name] for name in loss.needs}) for loss in self.losses.values())
+            values = [loss(logits, target, **maps) for loss, maps in needed]
             values.append(scores(counts(logits, target, self.threshold))["iou"])
             total += torch.stack([value.double().sum() for value in values])
         return (total / sum(len(batch["id"]) for batch in self.batches)).tolist()

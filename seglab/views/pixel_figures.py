@@ -132,9 +132,8 @@ def pictures(
             draw(axis, history, inspection, kind, norm)
             scaled.setdefault(kind, []).extend(line)
     for kind in [kind for kind in scaled if kind not in ("probability", "errors")]:
-        one, colors, end = (
-            (Normalize(0, 1), "viridis", "neither") if kind == "confidence" else (norm, LOSS_COLORS, "max")
-        )
+        look: tuple[Normalize, str, str] = (norm, LOSS_COLORS, "max")
+        one, colors, end = (Normalize(0, 1), "viridis", "neither") if kind == "confidence" else look
         color_bar(figure, dict.fromkeys(scaled[kind]), one, colors, kind, shrink=0.9, aspect=25, extend=end)
     figure.suptitle(fill(title, int(15 * size[0])), fontsize=9, x=0.01, ha="left")
     return figure

@@ -99,17 +99,6 @@ def regions(logits: Logits, target: Target, edge: int) -> dict[str, Tensor]:
     return masks | ({"empty images": empty.expand_as(t)} if empty.any() else {})
 
 
-def batched_loss_and_gradient(loss: Loss, logits: Logits, seen: Mapping[str, Any], batch: int) -> tuple[Tensor, Tensor]:
-    """The loss (n,) and its gradient (n, 1, h, w), in batches as in training."""
-    found = []
-    for start in range(0, len(logits), batch):
-        part = slice(start, start + batch)
-        found.append(
-            loss_and_gradient(loss, logits[part], seen["target"][part], {name: seen[name][part] for name in loss.needs})
-        )
-    return torch.cat([value for value, _ in found]), torch.cat([gradient for _, gradient in found])
-
-
 def measure(
     losses: Mapping[str, Loss], predictions: Mapping[str, Logits], seen: Mapping[str, Any], batch: int, edge: int
 ) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, np.ndarray]]]:
@@ -129,12 +118,17 @@ def measure(
         pictures[stage] = {"errors": paint_errors(image, truth, logits[shown, 0].sigmoid().numpy())}
         for label, loss in losses.items():
             key = {"stage": stage, "loss": label}
-            value, gradient = batched_loss_and_gradient(loss, logits, seen, batch)
+            parts = []
+            for start in range(0, len(logits), batch):  # as in training: a loss may pool its batch
+                part = slice(start, start + batch)
+                maps = {name: seen[name][part] for name in loss.needs}
+                parts.append(loss_and_gradient(loss, logits[part], target[part], maps))
+            value, gradient = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
             size = gradient.abs().double()
             whole = size.sum().clamp(min=1e-300)
             for name, mask in masks.items():
-                parts = {"pixels": mask.double().mean().item(), "gradient": ((size * mask).sum() / whole).item()}
-                rows.append(key | {"region": name} | parts)
+                shares = {"pixels": mask.double().mean().item(), "gradient": ((size * mask).sum() / whole).item()}
+                rows.append(key | {"region": name} | shares)
             rising = size.flatten().sort(descending=True).values.cumsum(0) / whole
             enough = (int((rising < 0.9).sum()) + 1) / len(rising) if size.any() else math.nan
             norm = gradient.double().flatten(1).norm(dim=1).mean().item()
