@@ -17,6 +17,9 @@ from seglab.images.labels import Seen, fractions, layers
 from seglab.images.masks import mask_facts, summary
 from seglab.images.resize import inside, resize, to_mask
 
+FEW = 3
+"""Training images: a class that fewer show is learned by heart, if at all."""
+
 
 def item_facts(item: Item, stored: Seen, dataset: Dataset) -> Facts:
     """Give the facts of one item as it is stored, as plain data.
@@ -76,7 +79,11 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     """Say in sentences what looks wrong about the images and masks of the splits, the worst first."""
     every = [one for some in facts.values() for one in some]
     masks = [mask for one in every for mask in one["masks"]]
-    found = foreground_doubts(facts, dataset) + class_doubts(facts.get("train", []), dataset.task)
+    found, train, classes = foreground_doubts(facts, dataset), facts.get("train", []), dataset.task.classes
+    shown = {name: sum(one["classes"][k] > 0 for one in train) for k, name in enumerate(classes)}
+    rare = [f"{name} ({count} of {len(train)} training images)" for name, count in shown.items() if count < FEW]
+    if rare and train and len(classes) > 1:
+        found.append(f"classes that hardly occur: {', '.join(rare)}; no model learns them")
     over_half = sum(one["foreground"] > 0.5 for one in every)
     if every and over_half >= 0.9 * len(every) and dataset.task.kind == "binary":
         found.append(
@@ -100,19 +107,6 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
             f"{count} of {len(masks)} masks are {name}, which blurs edges: they are cut at half; save them as PNG"
         )
     return found + dataset.mask_doubts(masks)
-
-
-FEW = 3
-"""Training images: a class that fewer show is learned by heart, if at all."""
-
-
-def class_doubts(train: Sequence[Facts], task: Task) -> list[str]:
-    """Say which classes no training image, or only a few of them, show."""
-    if task.channels == 1 or not train:
-        return []
-    shown = {name: sum(one["classes"][k] > 0 for one in train) for k, name in enumerate(task.classes)}
-    rare = [f"{name} ({count} of {len(train)} training images)" for name, count in shown.items() if count < FEW]
-    return [f"classes that hardly occur: {', '.join(rare)}; no model learns them"] if rare else []
 
 
 def depth_doubts(depths: Sequence[str], dataset: Dataset) -> list[str]:

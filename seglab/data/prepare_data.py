@@ -227,7 +227,11 @@ def cached(items: list[Item], dataset: Dataset, folder: Path, limit: int) -> lis
             return found
         except (ContractError, OSError):  # somebody has removed a part of it
             shutil.rmtree(folder)
-    make_room(folder, limit)
+    others, total = [one for one in folder.parent.glob("[0-9a-f]" * 20) if one != folder], 0  # named by fingerprints
+    for cache in sorted(others, key=lambda cache: on_disk(cache / RECORDS)[1], reverse=True):
+        total += sum(on_disk(path)[0] for path in cache.rglob("*"))
+        if total > limit:  # those that nobody has used for longest go
+            shutil.rmtree(cache, ignore_errors=True)
     return build(items, dataset, folder)
 
 
@@ -242,16 +246,6 @@ def cache_bytes(items: Sequence[Item], dataset: Dataset) -> int:
         except ContractError:
             continue
     return 0
-
-
-def make_room(folder: Path, limit: int) -> None:
-    """Remove the caches beside a folder that nobody has used for longest, until the rest take at most `limit` bytes."""
-    caches = [cache for cache in folder.parent.glob("[0-9a-f]" * 20) if cache != folder]  # names are fingerprints
-    total = 0
-    for cache in sorted(caches, key=lambda cache: on_disk(cache / RECORDS)[1], reverse=True):
-        total += sum(on_disk(path)[0] for path in cache.rglob("*"))
-        if total > limit:
-            shutil.rmtree(cache, ignore_errors=True)
 
 
 def raise_on_faults(faults: list[str], count: int, dataset: Dataset) -> None:

@@ -21,18 +21,15 @@ THRESHOLDED = ("iou", "dice", "precision", "recall")
 
 QUARTERS = ("smallest quarter", "second quarter", "third quarter", "largest quarter")
 CALIBRATION = {"nll": "NLL", "brier": "Brier score", "ece": "calibration error"}
+TUNED = ("tuned/threshold", *(f"tuned/{name}" for name in THRESHOLDED))
+POOLED = (*(f"{name}_pooled" for name in (*THRESHOLDED, "accuracy")), "average_precision")
+OBJECTS = ("object_recall", "object_dice", "found/object_f1", "found/false_objects", "found/area_error")
 EPOCHS = ("epochs/train roughness", "epochs/val roughness", "epochs/seconds")
 LOWER_IS_BETTER = {"loss", "hd95", "asd", "found/nothing", "found/false_objects", *CALIBRATION, *EPOCHS}
 BLOCKS: dict[str, tuple[str, ...]] = {
     "Mean over the test images, threshold 0.5": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
-    "Mean over the test images, threshold tuned on validation": (
-        "tuned/threshold",
-        *(f"tuned/{name}" for name in THRESHOLDED),
-    ),
-    "Pooled over all pixels of the test set": (
-        *(f"{name}_pooled" for name in (*THRESHOLDED, "accuracy")),
-        "average_precision",
-    ),
+    "Mean over the test images, threshold tuned on validation": TUNED,
+    "Pooled over all pixels of the test set": POOLED,
     "Probabilities of all test pixels: as they are, after temperature scaling, after isotonic calibration": (
         *CALIBRATION,
         "scaled/temperature",
@@ -44,13 +41,7 @@ BLOCKS: dict[str, tuple[str, ...]] = {
         "nsd",
         "found/nothing",
     ),
-    "Objects (connected components, found at IoU above 0.5) and the area of the foreground": (
-        "object_recall",
-        "object_dice",
-        "found/object_f1",
-        "found/false_objects",
-        "found/area_error",
-    ),
+    "Objects (connected components, found at IoU above 0.5) and the area of the foreground": OBJECTS,
     "IoU in strata of the object's size, and empty images by themselves": (
         *(f"iou/{stratum}" for stratum in ("with foreground", "worst tenth", *QUARTERS)),
         "empty/left empty",

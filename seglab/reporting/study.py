@@ -309,15 +309,6 @@ class Study:
         runs = self._by_label(self._pooled)
         return {label: np.sum([found.table for found in pooled], axis=0) for label, pooled in runs.items()}
 
-    @property
-    def scaled_tables(self) -> dict[str, np.ndarray]:
-        """The same after temperature scaling, each run by its own temperature."""
-        moved = {
-            row: rebinned(one.table, scaled(middles(), one.scores["scaled/temperature"]))
-            for row, one in self._pooled.items()
-        }
-        return {label: np.sum(tables, axis=0) for label, tables in self._by_label(moved).items()}
-
     @cached_property
     def confusions(self) -> dict[str, np.ndarray]:
         """The confusion matrix (k, k) of each loss over all its test pixels, of classes that exclude each other."""
@@ -346,5 +337,8 @@ class Study:
             drawn["forest"] = report_figures.forest(self.named, self.question.metric)
         if self.tables:
             drawn["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables)
-            drawn["reliability"] = report_figures.reliability(self.tables, self.scaled_tables)
+            heat = {row: (one.table, one.scores["scaled/temperature"]) for row, one in self._pooled.items()}
+            moved = {row: rebinned(table, scaled(middles(), of_run)) for row, (table, of_run) in heat.items()}
+            after = {label: np.sum(tables, axis=0) for label, tables in self._by_label(moved).items()}
+            drawn["reliability"] = report_figures.reliability(self.tables, after)
         return drawn

@@ -15,8 +15,7 @@ import numpy as np
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Facts, Item, Reader, one_of
 from seglab.data.facts import value_doubts
-from seglab.data.names import Affix, option, proposal
-from seglab.data.path_table import read_rows
+from seglab.data.names import Affix, option, proposal, read_rows
 from seglab.images.image_io import SUFFIXES, existing_folder, files_in, read_image, without_suffix
 from seglab.images.labels import IGNORED
 from seglab.images.masks import Value, read_classes, read_mask, to_rgb
