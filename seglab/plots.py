@@ -4,8 +4,6 @@ Everything draws on `matplotlib.figure.Figure` objects and never on pyplot's glo
 its threads and a test may draw at any time without a display.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterable
 from functools import wraps

@@ -1,7 +1,5 @@
 """What a person must know about a data set before spending hours on it. Needs no torch."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Random changes to training images, functions of seed, epoch and index alone; here those of albumentations."""
 
-from __future__ import annotations
-
 import copy
 import os
 import random

@@ -1,7 +1,5 @@
 """A data set: labeled images that are listed without being decoded, and how each one is read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial

@@ -1,7 +1,5 @@
 """Items decoded: images and masks as the model sees them, or in their own size, and their objects."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Training says the worst of it before the first epoch, the audit all of it. Needs no torch.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 

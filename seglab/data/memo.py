@@ -3,8 +3,6 @@
 Path, size and time of change are a shortcut alone, by which a file is recognized: what names data is their content.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import stat

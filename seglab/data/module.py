@@ -1,7 +1,5 @@
 """The splits of a data set as batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cached_property, partial
 

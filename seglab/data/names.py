@@ -1,7 +1,5 @@
 """Which mask belongs to which image: by what their names have in common, or by a CSV table that names both."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

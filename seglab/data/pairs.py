@@ -1,7 +1,5 @@
 """Images and masks in memory, or in files anywhere, as a folder that `dataset=folder` reads."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The same work on many items, with a thread per core: decoding releases Python's lock."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar

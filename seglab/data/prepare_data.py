@@ -1,7 +1,5 @@
 """A data set made ready: listed, split, decoded, and what was left out on the way. Needs no torch."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import Counter

@@ -3,8 +3,6 @@
 Starts count from 1 down the columns of the mask (column-major order). Nothing here loops over runs or pixels.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ class Runs:
     lengths: np.ndarray
     owners: np.ndarray
 
-    def slice(self, first: int, last: int) -> Runs:
+    def slice(self, first: int, last: int) -> "Runs":
         """Give the runs number `first` to `last`, without the latter."""
         return Runs(self.starts[first:last], self.lengths[first:last], self.owners[first:last])
 

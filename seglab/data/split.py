@@ -1,7 +1,5 @@
 """Which images train, which choose the checkpoint, and which are never seen before the end."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
@@ -33,7 +31,7 @@ class Splits:
         """Give the items of all three splits."""
         return [*self.train, *self.val, *self.test]
 
-    def without(self, ids: Container[str]) -> Splits:
+    def without(self, ids: Container[str]) -> "Splits":
         """Give the same splits less some items."""
         return replace(self, **{split: [item for item in self[split] if item.id not in ids] for split in SPLITS})
 

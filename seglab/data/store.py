@@ -6,8 +6,6 @@ the end the items in their order. The first two only grow, by one process at a t
 some bytes that no record names and half a line, and the next resumes behind them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -1,7 +1,5 @@
 """How a command runs: Hydra composes its configuration, an error is one sentence, a sweep runs under supervision."""
 
-from __future__ import annotations
-
 import functools
 import gc
 import importlib

@@ -3,8 +3,6 @@
 Hydra and omegaconf are imported here, in cli.py and in the commands, nowhere else. Importing this file costs no torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

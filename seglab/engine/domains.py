@@ -1,7 +1,5 @@
 """The domain of every option of a command: checked before any work begins."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

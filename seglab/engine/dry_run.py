@@ -1,7 +1,5 @@
 """Trials before the first epoch: the model without numbers, then two real images through the whole step."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import difflib

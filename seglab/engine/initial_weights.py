@@ -1,7 +1,5 @@
 """Initial weights of a model from an earlier run or a file (`init_from`)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path

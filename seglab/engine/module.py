@@ -1,7 +1,5 @@
 """The LightningModule: a model, a loss, and metrics that accumulate on the device and are read once an epoch."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Whether a configuration's run is finished already, on the data and weights that lie on disk now."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

@@ -1,7 +1,5 @@
 """The tables of a run: a row per epoch, a row and a histogram per test image and class, and a few example images."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import deque

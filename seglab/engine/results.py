@@ -1,7 +1,5 @@
 """What a trained model leaves in its run folder: a row for each test image, histograms, and pictures."""
 
-from __future__ import annotations
-
 import logging
 from concurrent.futures import Future
 from typing import Any

@@ -5,8 +5,6 @@ that has started; its path is in the environment, so that jobs in other processe
 Where several jobs work at once and die together, none is blamed: each of them is tried again while no other works.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """A run that was trained before, opened from its folder: configuration, data, model, loss and weights."""
 
-from __future__ import annotations
-
 import glob
 from collections.abc import Sequence
 from contextlib import AbstractContextManager

@@ -1,7 +1,5 @@
 """What the `_target_` nodes of a configuration may be: their signatures, trusted classes, losses of the user's own."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import json

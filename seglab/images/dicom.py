@@ -1,7 +1,5 @@
 """Gray DICOM files by pydicom: dark background, whatever the file calls white."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

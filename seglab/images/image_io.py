@@ -4,8 +4,6 @@ A file is recognized by its content. It comes upright (EXIF orientation applied)
 alpha apart from the colors. What a mask's pixels mean is in `masks.py`.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -1,7 +1,5 @@
 """NIfTI volumes by nibabel, a slice at a time, as they are stored: neither turned nor resampled."""
 
-from __future__ import annotations
-
 import os
 from functools import lru_cache
 from threading import Lock

@@ -1,7 +1,5 @@
 """A trained run measured on any labeled images: at the resolution of its own test, or at the images' own."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """A trained model as one file that runs without seglab: its normalization inside, checked against PyTorch."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import logging

@@ -1,7 +1,5 @@
 """The files of predictions: masks, probabilities, overlays, and tables of objects and images."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

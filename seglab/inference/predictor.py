@@ -4,8 +4,6 @@ Maps are (h, w), or (k, h, w) of several classes, uint16, 65535 standing for a p
 floats, what a 16-bit PNG holds, and finer than any threshold.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import math

@@ -1,7 +1,5 @@
 """Scores of a data set, per image and pooled over all pixels, as one torchmetrics Metric."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -5,8 +5,6 @@ Each run keeps a few test images in examples.npz: `ids` (n,), `images` uint8 (n,
 where not all pixels count. They are chosen by the data alone: all runs keep the same ones.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import zipfile

@@ -3,8 +3,6 @@
 Text is escaped wherever it enters a page; what is HTML already is of the type `markupsafe.Markup`.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 import tempfile

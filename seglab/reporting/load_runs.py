@@ -4,8 +4,6 @@ Whatever a sweep may leave behind is reported and stops nothing: runs that faile
 or missing files, folders that are no runs, the same experiment twice.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,7 +40,7 @@ class Sweep:
         """The runs that finished and could be read: those that are compared."""
         return self.runs[self.runs["used"]]
 
-    def benchmarks(self) -> Iterator[tuple[str, Sweep]]:
+    def benchmarks(self) -> Iterator[tuple[str, "Sweep"]]:
         """The parts that may be compared within themselves, each with its title."""
         titles = benchmark_titles(self.used)
         for name in self.used["benchmark"].unique():

@@ -1,7 +1,5 @@
 """Every metric of every loss, mean and spread over seeds: at threshold 0.5, at the tuned one, and in strata."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 

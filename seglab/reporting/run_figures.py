@@ -1,7 +1,5 @@
 """The pictures of one run: its learning curves, and test images with their errors in color."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple

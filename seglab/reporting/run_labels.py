@@ -5,8 +5,6 @@ joins it only where two runs of one seed would otherwise have the same label; wh
 as a learning rate tuned for each loss, is not part of the label but is listed by `differences`.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any

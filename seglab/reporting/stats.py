@@ -15,8 +15,6 @@ Folds and data sets have test images of their own: they replicate both at once, 
 sets of k folds overlap, which adds to the 1 / n of a mean of n (Nadeau and Bengio 2003); see `shared_training`.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Everything the report says about the runs on one benchmark, computed once; words and figures are elsewhere."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -257,7 +255,7 @@ class Study:
         return f"Nothing is found by {', '.join(some)}: they have the score of the empty images." if some else ""
 
     @cached_property
-    def tuned(self) -> Study | None:
+    def tuned(self) -> "Study | None":
         """The same study with each run at the threshold tuned on its validation images; None where there is no verdict.
 
         A loss whose probabilities lie too high or too low scores badly at 0.5 although a threshold would mend it.

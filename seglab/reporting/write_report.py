@@ -1,7 +1,5 @@
 """The files of a report: the page, the table for programs and for people, the figures."""
 
-from __future__ import annotations
-
 import datetime
 import re
 import shlex

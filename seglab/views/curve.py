@@ -1,7 +1,5 @@
 """Loss and gradient as curves: of a single pixel where a loss has such a value, of an image, and over errors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

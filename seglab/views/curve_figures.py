@@ -1,7 +1,5 @@
 """Figures of what losses do to a pixel, to an image, and over false positives and false negatives."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

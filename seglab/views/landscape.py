@@ -1,7 +1,5 @@
 """Losses over a plane of weights: several losses and the IoU on the same plane, from the same forward passes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Losses over a plane of weights as contours, and where each is lowest."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from textwrap import fill

@@ -1,7 +1,5 @@
 """How the figures of the views are laid out: panels of curves and rows of pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Predictions and the loss of each pixel, at several snapshots and for several losses, on one color scale."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from textwrap import fill

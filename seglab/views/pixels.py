@@ -1,7 +1,5 @@
 """The loss of each pixel through a training: what every run predicts for the same images at the same snapshots."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch

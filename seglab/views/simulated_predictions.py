@@ -1,7 +1,5 @@
 """Predictions between untrained and good, made without training: of a fresh model, and by degrading the truth."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from typing import Any
 

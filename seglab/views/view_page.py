@@ -1,7 +1,5 @@
 """What a view writes: figures as PNG, SVG and GIF, numbers as CSV, and one page with sliders for a browser."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping, Sequence

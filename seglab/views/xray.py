@@ -1,7 +1,5 @@
 """Where the gradient of each loss would fall on the user's own masks, before an hour of training is spent."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping

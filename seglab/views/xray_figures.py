@@ -1,7 +1,5 @@
 """Figures, tables and words of an X-ray: where the gradient of each loss falls."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What an X-ray of losses means: learning rates to try, and sentences to warn of."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

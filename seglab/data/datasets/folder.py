@@ -1,7 +1,5 @@
 """Folders of images and of masks, matched by name."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
@@ -23,6 +21,12 @@ from seglab.images.raster import Page
 
 WHO = "dataset folder"
 T = TypeVar("T")
+
+Named = tuple[str, str, Path]
+"""The name of a file without its ending, which suffix it has, and the file."""
+
+Folders = Mapping[str, str] | tuple[tuple[str, str], ...]
+"""A folder of masks for each class, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,14 +228,6 @@ class Folder(Dataset):
         found = re.search(self.group_pattern, stem)
         require(found is not None, WHO, f"group_pattern {self.group_pattern} to match", stem)
         return (found[1] if found and found.re.groups else None) or stem
-
-
-Named = tuple[str, str, Path]
-"""The name of a file without its ending, which suffix it has, and the file."""
-
-
-Folders = Mapping[str, str] | tuple[tuple[str, str], ...]
-"""A folder of masks for each class, by name."""
 
 
 def named(masks: str | Folders) -> dict[str, str]:

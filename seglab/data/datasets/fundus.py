@@ -4,8 +4,6 @@ Drishti-GS1 (Sivaswamy et al., ISBI 2014), RIM-ONE DL (Fumero et al., Image Anal
 159 images of a study with folders tr_images, ts_images and clean_masks.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from functools import partial

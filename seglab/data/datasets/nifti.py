@@ -1,7 +1,5 @@
 """Slices of NIfTI volumes, such as CT and MR scans."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Painted images with exact masks, made in memory from a seed: a data set that is always at hand."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import ClassVar

@@ -5,8 +5,6 @@ foreground (size, size), of several classes (size, size, foreground classes). `f
 foreground of the image (0: none); `contrast` and `noise` are factors on the scene's own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
