@@ -16,8 +16,10 @@ from seglab.engine.config import ConfigError, build, check, overridden, to_conta
 from seglab.files import read_json
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from seglab.engine.trained_run import TrainedRun
-    from seglab.inference.evaluation import EvalSet, Result
+    from seglab.inference.evaluation import EvalSet
 
 log = logging.getLogger(__name__)
 
@@ -89,30 +91,28 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     if seen:
         log.warning("%s: %d of %d images have ids that the run has trained on", run.name, seen, len(measured.items))
     threshold, tuned, empty = run.config["threshold"], run.outcome["threshold"]["tuned"], run.config["empty"]
-    result = measure(measured, threshold, empty)
+    table, arrays, metrics = measure(measured, threshold, empty)
+    rows = rows_per_image(table, model.module.task)
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "per_image.csv", csv_text(result.table))
-    write_arrays(out / "histograms.npz", **result.arrays)
+    write_text(out / "per_image.csv", csv_text(table))
+    write_arrays(out / "histograms.npz", **arrays)
     if cfg.pictures:
-        draw(result, measured, threshold, out)
-    metrics = at_threshold(result.arrays["test"], model.module.task, tuned, empty) | result.metrics
-    rows = rows_per_image(result.table, model.module.task)
+        draw(rows, measured, threshold, out)
+    metrics = at_threshold(arrays["test"], model.module.task, tuned, empty) | metrics
     data: dict[str, Any] = {"images": len(rows), "empty_masks": int((rows["foreground"] == 0).sum())}
-    data |= {"foreground": float((rows["foreground"] / rows["pixels"]).mean()), "skipped": len(result.skipped)}
+    data |= {"foreground": float((rows["foreground"] / rows["pixels"]).mean()), "skipped": len(measured.skipped)}
     facts |= {"data": data, "seen_in_training": seen, "threshold": {"fixed": threshold, "tuned": tuned}}
     facts |= {"metrics": metrics, "seconds": round(time.perf_counter() - since, 2), "versions": versions()}
     facts |= {"finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     write_json(out / "evaluation.json", facts)
 
 
-def draw(result: Result, measured: Any, threshold: float, out: Path) -> None:
+def draw(rows: pd.DataFrame, measured: Any, threshold: float, out: Path) -> None:
     """Draw the best, median and worst images."""
     from seglab.engine.per_image import captions
-    from seglab.reporting.class_rows import rows_per_image
     from seglab.reporting.run_figures import Example, examples
 
     task = measured.module.task
-    rows = rows_per_image(result.table, task)
     words = captions(rows)
     pictures = zip(words.values(), measured.pictures(list(words)), strict=True)
     title = f"{out.parents[1].name} on {out.name}"

@@ -22,17 +22,10 @@ from seglab.losses.base import Loss
 
 def assemble(config: dict[str, Any], dataset: Dataset, loss: Loss) -> SegModule:
     """Build the module that a configuration describes, for images normalized as `dataset` says."""
-    return SegModule(
-        build(model_node(config["model"], dataset.task)),
-        loss,
-        build(config["optimizer"]),
-        build(config["scheduler"]),
-        mean=dataset.mean,
-        std=dataset.std,
-        task=dataset.task,
-        **{key: config[key] for key in ("monitor", "threshold", "empty", "channels_last", "compile")},
-        cuda_graph=config.get("cuda_graph", True),
-    )
+    model, optimizer = build(model_node(config["model"], dataset.task)), build(config["optimizer"])
+    options = {key: config[key] for key in ("monitor", "threshold", "empty", "channels_last", "compile")}
+    options |= {"cuda_graph": config.get("cuda_graph", True), "mean": dataset.mean, "std": dataset.std}
+    return SegModule(model, loss, optimizer, build(config["scheduler"]), task=dataset.task, **options)
 
 
 def bound_loss(node: dict[str, Any], task: Task, facts: dict[str, Any]) -> Loss:

@@ -102,14 +102,9 @@ class CbisDdsm(Dataset):
         if not images or () in masks:
             missing = lesions[MASK].iloc[masks.index(())] if images else lesions[IMAGE].iloc[0]
             return Item(name, patient, split=split, fault=f"{missing}: expected on disk")
-        return Item(
-            name,
-            patient,
-            partial(read_film, self, images[0]),
-            partial(read_lesions, self, images[0], list(zip(classes, masks, strict=True))),
-            split,
-            tuple(dict.fromkeys((images[0], *(path for paths in masks for path in paths)))),
-        )
+        image, lesions_of = partial(read_film, self, images[0]), list(zip(classes, masks, strict=True))
+        sources = tuple(dict.fromkeys((images[0], *(path for paths in masks for path in paths))))
+        return Item(name, patient, image, partial(read_lesions, self, images[0], lesions_of), split, sources)
 
 
 def read_film(dataset: CbisDdsm, path: str) -> np.ndarray:
