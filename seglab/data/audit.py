@@ -13,7 +13,7 @@ from seglab.contract import ContractError
 from seglab.data.dataset import Dataset, Facts, Item
 from seglab.data.decode import convert, decode_item, read_item, view_image
 from seglab.data.facts import doubts, item_facts, mask_values, objects_in, spread
-from seglab.data.parallel import each
+from seglab.data.memo import each
 from seglab.data.prepare_data import divide, select_items
 from seglab.data.split import SPLITS, Splits
 from seglab.images.image_io import decode

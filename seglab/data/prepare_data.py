@@ -17,8 +17,7 @@ from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Decoded, Item
 from seglab.data.decode import decode_item, decode_once
 from seglab.data.facts import doubts
-from seglab.data.memo import content, on_disk, remembered
-from seglab.data.parallel import each
+from seglab.data.memo import content, each, on_disk, remembered
 from seglab.data.ranges import FOUND, find_normalization, find_range
 from seglab.data.sources import RandomPatches, Tiles, Whole
 from seglab.data.split import SPLITS, Splits, split_by_fold, split_by_group, split_from_file

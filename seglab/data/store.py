@@ -20,8 +20,7 @@ from filelock import FileLock
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Decoded, Item, Reader
 from seglab.data.decode import decode_once, native_objects
-from seglab.data.memo import content, on_disk
-from seglab.data.parallel import each
+from seglab.data.memo import content, each, on_disk
 from seglab.files import read_json, write_json, write_text
 from seglab.images.labels import with_ignored
 

@@ -17,8 +17,7 @@ import numpy as np
 from PIL import Image
 
 from seglab.contract import ContractError, require
-from seglab.images.dicom import decode_dicom
-from seglab.images.nifti import decode_nifti
+from seglab.images.medical import decode_dicom, decode_nifti
 from seglab.images.raster import Page, Raster, choose_page, not_opaque, require_size
 from seglab.images.tiff import MAGIC, decode_tiff
 

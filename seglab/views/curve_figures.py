@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from seglab.plots import FAINT, INK, WIDTH, line_styles, styled, two_sided
 from seglab.reporting.html import note
-from seglab.views.panels import legend_below, panels
-from seglab.views.view_page import Animation, ViewPage, static
+from seglab.views.view_page import Animation, ViewPage, legend_below, panels, static
 
 SIDES = ("foreground", "background")
 OBJECT = 100

@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 
 from seglab.contract import require
 from seglab.plots import paint_errors, styled
-from seglab.views.panels import color_bar, picture_grid, show
-from seglab.views.view_page import Animation, ViewPage
+from seglab.views.view_page import Animation, ViewPage, color_bar, picture_grid, show
 
 ERRORS = "errors: true positive white, false positive orange, false negative blue"
 LOSS_COLORS = "inferno"

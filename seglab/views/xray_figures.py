@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from seglab.plots import FAINT, INK, WIDTH, styled, two_sided
 from seglab.reporting.html import note
-from seglab.views.panels import color_bar, panels, picture_grid, show
-from seglab.views.view_page import ViewPage, bullets, number_table, static
+from seglab.views.view_page import ViewPage, bullets, color_bar, number_table, panels, picture_grid, show, static
 
 RATES = {"norm": "norm of the gradient", "rms": "of a typical weight", "relative": "norm / reference's"}
 FEW_PIXELS, MOST_OF_GRADIENT, WEAK_GRADIENT = 0.02, 0.9, 1e-3

@@ -14,8 +14,8 @@ import numpy as np
 
 from seglab.contract import ContractError, Task, require
 from seglab.data.dataset import Dataset, Item, one_of
-from seglab.images.dicom import WINDOWS, one_sentence, read_dicom
 from seglab.images.image_io import existing_folder, files_in, read_image
+from seglab.images.medical import WINDOWS, one_sentence, read_dicom
 from seglab.images.resize import resize, spread, to_channels
 
 if TYPE_CHECKING:
