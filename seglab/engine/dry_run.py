@@ -1,7 +1,5 @@
 """Trials before the first epoch: the model without numbers, then two real images through the whole step."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import difflib
@@ -35,8 +33,10 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
         with torch.device("meta"):
             node = model_node(node, dataset.task)
             model = build({**node, "encoder_weights": None} if "encoder_weights" in node else node)
-            weights = sum(weight.numel() for weight in model.parameters())
-            require_memory(4 * weights)
+            weights = 4 * sum(weight.numel() for weight in model.parameters())
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            got, remedy = f"{weights / 1e9:.3g} GB of {memory / 1e9:.3g} GB", "lower model.base or model.depth"
+            require(weights < memory, "model", "weights that fit into memory", got, remedy)
             logits = model.eval()(torch.empty(shape))
     except ContractError:
         raise
@@ -47,13 +47,6 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
     except Exception:  # a model of the user's may need numbers; the dry run tries it on real ones
         return
     require_shape(logits, (2, dataset.task.channels, *shape[2:]))
-
-
-def require_memory(weights: int) -> None:
-    """Raise a ContractError unless weights of so many bytes fit into the machine's memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    got = f"{weights / 1e9:.3g} GB of {memory / 1e9:.3g} GB"
-    require(weights < memory, "model", "weights that fit into memory", got, "lower model.base or model.depth")
 
 
 def require_shape(logits: Any, expected: tuple[int, ...]) -> None:

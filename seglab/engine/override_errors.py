@@ -1,7 +1,5 @@
 """Hydra's errors about overrides as one sentence each, with the nearest names that exist."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The folder of one run and its `run.json`: who may work in it, what is known of it, whether it is done."""
 
-from __future__ import annotations
-
 import csv
 import datetime
 import importlib.metadata
@@ -15,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -186,7 +184,7 @@ class Run:
         except Timeout:
             return True
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.is_main:
             return self
