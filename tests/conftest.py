@@ -1,7 +1,5 @@
 """What tests share: one thread, small configurations, and runs that are trained once for all who only read them."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator

@@ -5,8 +5,6 @@ named. The checkout stays as it is: everything happens in a copy in a temporary 
 ends with 1 if one survives. A fault whose place is gone from the code counts as one that survives.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

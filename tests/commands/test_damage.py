@@ -1,7 +1,5 @@
 """Damaged files: an interrupted run recovers and ends with the same numbers, a finished one is never trusted."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The main job from its configuration to its folder, on a model so small that each run takes about a second."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pandas as pd

@@ -1,12 +1,8 @@
 """The configuration is checked against the code that it calls, and names the run by what makes the experiment."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from seglab.engine.config import (
@@ -21,8 +17,6 @@ from seglab.engine.config import (
     run_name,
     to_container,
 )
-
-Configure = Callable[..., DictConfig]
 
 
 def test_the_shipped_configuration_has_no_fault_and_a_whole_number_is_a_float(configure):

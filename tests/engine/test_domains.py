@@ -1,7 +1,5 @@
 """Every numeric option has a domain; what lies outside is one sentence, and the defaults lie inside."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

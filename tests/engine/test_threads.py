@@ -1,7 +1,5 @@
 """The number of threads follows from the work of a step, counted on a convolution by hand."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """A tracker is a mirror: it gets what the run folder has, however the run ends, and cannot end it."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -12,11 +10,9 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
 from PIL import Image
 
 from seglab.contract import ContractError
@@ -24,7 +20,6 @@ from seglab.engine.trackers import Tracker
 from seglab.report import mirror
 from tests.conftest import train_small
 
-Configure = Callable[..., DictConfig]
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the trackers' packages
 
 

@@ -1,7 +1,5 @@
 """A run opened again from its folder is the run that was measured; other folders are refused in one sentence."""
 
-from __future__ import annotations
-
 import json
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """The losses under test are whatever conf/loss holds, for every task they have, with maps made as for training."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass

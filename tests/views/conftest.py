@@ -1,7 +1,5 @@
 """Small trained runs with snapshots, for all views of finished runs."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
