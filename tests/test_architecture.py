@@ -102,6 +102,13 @@ def test_a_module_imports_only_from_lower_layers_and_its_own_folder():
             assert not {"torch", "torchmetrics", "torchvision"} & set(imported(at_import, typing_too=False)), path
 
 
+def test_importing_the_losses_costs_torch_alone():
+    for file in (ROOT / "seglab/losses").glob("*.py"):
+        for module in imported(top(file), typing_too=False):
+            light = module.startswith(("torch", "seglab.losses", "seglab.contract"))
+            assert light or module.split(".")[0] in sys.stdlib_module_names, f"{file} imports {module}"
+
+
 def test_no_imports_go_in_a_circle():
     for folder in {path_of(file).rpartition("/")[0] for file in FILES} - {""}:
         files = [file for file in FILES if path_of(file).rpartition("/")[0] == folder]

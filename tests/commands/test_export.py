@@ -74,6 +74,7 @@ class Stubborn(nn.Module):
         return image[:, :1] * (int(image.shape[2]) / 64) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_size_is_promised_only_where_the_file_was_seen_to_agree(tmp_path):
     """The export writes the size of its example into the file: what differs elsewhere is not said to be free."""

@@ -36,9 +36,12 @@ class Recording:
 
 
 DEEP = ("dataset.fit=pad", "model.depth=3", "model.deep_supervision=true")
+MAPS = ("loss=boundary", "trainer.gradient_clip_val=0.1")
 
 
-@pytest.mark.parametrize("words", [(), ("loss=boundary", "trainer.gradient_clip_val=0.1"), DEEP])
+@pytest.mark.parametrize(
+    "words", [(), pytest.param(MAPS, marks=pytest.mark.slow), pytest.param(DEEP, marks=pytest.mark.slow)]
+)
 def test_a_run_of_recorded_steps_is_that_of_computed_ones(words, tmp_path, monkeypatch):
     plain = train_small(tmp_path / "plain", *words)
     recorded = []

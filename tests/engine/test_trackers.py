@@ -187,10 +187,10 @@ def test_a_study_is_pushed_to_an_mlflow_server(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob(f"artifacts/*/{there}/**/examples.png"))) == 1
 
 
-def test_tensorboard_holds_a_pushed_run(study_of, tmp_path):
+def test_tensorboard_holds_a_pushed_run(trained_study, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = shutil.copytree(study_of("32-true") / "bce", tmp_path / "study/bce")
+    folder = shutil.copytree(trained_study / "bce", tmp_path / "study/bce")
     for name in ("curves", "examples"):
         Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
     mirror([folder], "tensorboard")
