@@ -27,9 +27,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_what_a_killed_process_left_is_removed_at_the_next_write_and_what_a_living_one_writes_is_not(
-    tmp_path,
-):
+def test_what_a_killed_process_left_is_removed_at_the_next_write_and_what_a_living_one_writes_is_not(tmp_path):
     with subprocess.Popen(["true"]) as process:
         process.wait()  # its number is free again
     left, own = (tmp_path / f".b.{number}-7.partial.txt" for number in (process.pid, os.getpid()))

@@ -8,16 +8,7 @@ from scipy.stats import ks_2samp, kstest
 from seglab.benchmarks.gpu import light_chain, strong_chain
 from seglab.contract import ContractError
 from seglab.data.augment import Chain
-from seglab.data.batch_augment import (
-    Light,
-    Strong,
-    combine,
-    displacements,
-    normal,
-    sample_states,
-    smooth,
-    uniform,
-)
+from seglab.data.batch_augment import Light, Strong, combine, displacements, normal, sample_states, smooth, uniform
 
 ALL = dict.fromkeys(("flip", "rotate90", "tone", "warp", "bend", "gamma", "noise", "blur"), 1.0)
 STILL = dict.fromkeys(ALL, 0.0)
