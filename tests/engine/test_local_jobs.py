@@ -1,7 +1,5 @@
 """Several processes at once, each for one number, and what is reported when they end."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -21,7 +19,7 @@ def test_values_come_in_order_and_a_process_that_dies_leaves_the_others_at_work(
             os.kill(os.getpid(), signal.SIGKILL)
         return 10.0 * k
 
-    codes: dict[int, int] = {}
+    codes = {}
     values = run_in_processes(work, 4, 2, codes.__setitem__)
     assert math.isnan(values[1])
     assert values[:1] + values[2:] == [0.0, 20.0, 30.0]
