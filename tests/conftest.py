@@ -1,11 +1,11 @@
 """What tests share: one thread, small configurations, and runs that are trained once for all who only read them."""
 
-from __future__ import annotations
-
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,34 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(int(os.environ.get("SEGLAB_TEST_THREADS", "1")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _files_of_the_configuration_are_read_once() -> Iterator[None]:
+    """Half the time of a composition goes into reading the same fifty files again, which no test changes."""
+    from hydra._internal.config_repository import ConfigRepository
+
+    from seglab.engine.config import CONF
+
+    read = ConfigRepository.load_config
+    known: dict[tuple[str, ...], Any] = {}
+
+    def load_config(repository: ConfigRepository, config_path: str) -> Any:
+        places = tuple(source.path for source in repository.sources if source.scheme() == "file")
+        if places != (str(CONF),):
+            return read(repository, config_path)
+        if config_path not in known:
+            known[config_path] = read(repository, config_path)
+        return deepcopy(known[config_path])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigRepository, "load_config", load_config)
+        yield
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector need not go through its million objects."""
+    gc.freeze()
 
 
 def compose(command: str, *overrides: str, folder: Path | None = None) -> DictConfig:
@@ -109,12 +137,15 @@ def study_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return trained
 
 
-@pytest.fixture(scope="session", params=["32-true", "bf16-mixed"])
-def trained_study(request: pytest.FixtureRequest, study_of: Callable[[str], Path]) -> Path:
-    """The two runs in each precision.
+@pytest.fixture(scope="session")
+def trained_study(study_of: Callable[[str], Path]) -> Path:
+    """The two runs in the precision in which nothing is rounded."""
+    return study_of("32-true")
 
-    Whatever measures a run again must do it in the run's precision, on processors with units for bf16 or without.
-    """
+
+@pytest.fixture(scope="session", params=["32-true", "bf16-mixed"])
+def study_in_each_precision(request: pytest.FixtureRequest, study_of: Callable[[str], Path]) -> Path:
+    """The two runs, for whatever measures a run again: it must do so in the run's precision on every processor."""
     return study_of(request.param)
 
 

@@ -5,8 +5,6 @@ named. The checkout stays as it is: everything happens in a copy in a temporary 
 ends with 1 if one survives. A fault whose place is gone from the code counts as one that survives.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -42,11 +40,7 @@ FAULTS = [
         ("slope.neg_() if ctx.flip else slope", "slope", "slope of sigmoid(-z) with the wrong sign"),
         ('x if x.device.type == "mps" else x.double()', "x", "overlap algebra in float32"),
         ("(t * (-2 * everywhere - on_t)", "(t * (-everywhere - on_t)", "the slope of wrong foreground pixels halved"),
-        (
-            "sigmoid_backward(grad, z.abs().neg_().sigmoid_())",
-            "sigmoid_backward(grad, z.sigmoid())",
-            "slope of sums p (1 - p) where p is close to 1",
-        ),
+        ("(grad, z.abs().neg_().sigmoid_())", "(grad, z.sigmoid())", "slope of sums p (1 - p) where p is close to 1"),
         (
             "torch.where(x < 1, -torch.expm1(-x), 1 - torch.exp(-x))",
             "-torch.expm1(-x)",
@@ -63,11 +57,7 @@ FAULTS = [
         "labels.py",
         ("Sigmoid.apply(self.margin, True)", "1 - Sigmoid.apply(self.margin, False)", "q as 1 - p"),
         ("F.logsigmoid(self.margin).neg_()", "-(self.margin.sigmoid() + 1e-7).log()", "log(p + eps)"),
-        (
-            "F.logsigmoid(-self.margin).neg_()",
-            "F.logsigmoid(self.margin).neg_()",
-            "the others' log p is the class's own",
-        ),
+        ("F.logsigmoid(-self.margin).neg_(", "F.logsigmoid(self.margin).neg_(", "the others' log p is the class's own"),
         ("if exponent >= 1:", "if exponent > 0:", "q ** 0.5 with an infinite slope"),
     ),
     *of_losses(
@@ -78,11 +68,7 @@ FAULTS = [
         ("self.z.masked_fill(~self.valid, -1e4)", "self.z", "pixels that are not valid are half wrong"),
         ("return x if self.valid is None else x * self.weight", "return x", "pixels that are not valid cost something"),
         ("exact(self.valid.sum(-1))", "all_count", "means divide by all pixels"),
-        (
-            "(1 if self.valid is None else self.weight) - self.t",
-            "1 - self.t",
-            "pixels that are not valid are background",
-        ),
+        ("(1 if self.valid is None else self.weight) - self.", "1 - self.", "pixels that are not valid are background"),
         (".sub_(1 if self.valid is None else self.weight)", ".sub_(1)", "margins where pixels are not valid"),
         ("if name not in TOTALS", "if name", "sums of the whole for those of its parts"),
         ("not target.is_floating_point()", "True", "soft labels taken for hard ones"),
@@ -91,20 +77,12 @@ FAULTS = [
         ("torch.lerp(weights[..., :1], weights[..., 1:], self.t)", "1", "class weights ignored for hard labels"),
         ("self.u * weights[..., :1])", "self.u)", "background weight ignored for soft labels"),
         ("(1 - self.p).scatter(1, top, others)", "1 - self.p", "q of a softmax as 1 - p"),
-        (
-            "self.masked(self.p.scatter(1, self.ids, 0))",
-            "self.masked(self.p)",
-            "a pixel's own class as a false positive",
-        ),
+        ("self.masked(self.p.scatter(1, self.ids, 0)", "self.masked(self.p", "a pixel's own class as a false positive"),
         ("[background, *spread(", "[1.0, *spread(", "the background's weight lost in a softmax"),
         ("self.ids.masked_fill(~self.valid, -1)", "self.ids", "pixels that are not valid counted as background"),
         ("    background = 1\n", "    background = 0\n", "the background scored"),
         ("lambda: (self.ids > 0).to", "lambda: (self.ids >= 0).to", "the background taken for foreground"),
-        (
-            ".transpose(0, 1).flatten(1, 2)",
-            ".transpose(0, 1).flip(1).flatten(1, 2)",
-            "images in another order than maps",
-        ),
+        (".transpose(0, 1).flatten(1, 2", ".transpose(0, 1).flip(1).flatten(1, 2", "images in another order than maps"),
     ),
     *of_losses(
         "base.py",
@@ -114,11 +92,7 @@ FAULTS = [
         ("torch.where(counted, w * loss, 0).sum(1)", "(w * loss).sum(1)", "a skipped class counted"),
         ("mean * (some.numel() / some.sum().clamp(min=1))", "mean", "a skipped image counted as 0"),
         ("x.size > 0 if", "x.size >= 0 if", "nothing skipped"),
-        (
-            "tuple(given[name] for name in task.classes)",
-            "tuple(given.values())",
-            "class weights in the order of the yaml",
-        ),
+        ("(given[name] for name in task.classes)", "(given.values())", "class weights in the order of the yaml"),
         ("1 / (len(frequency) * f)", "f", "frequent classes weigh more"),
         ("not (self.soft and target.is_floating_point())", "not target.is_floating_point()", "soft labels not refused"),
         ("weights[None, chosen]", "weights[None, : loss.shape[1]]", "class weights shifted by the background"),
@@ -150,11 +124,7 @@ FAULTS = [
         ("1 - self.gamma)) / 2", "self.gamma)) / 2", "the exponent is gamma"),
         ("squared + 2 * self.confusion(x).tp", "squared + self.confusion(x).tp", "half of the overlap in the total"),
         ("(smallest / size.clamp(min=TINY)) ** 2", "1 / (size + 1e-10) ** 2", "weights that vanish or explode"),
-        (
-            "x.total(e.clamp(min=0)) for e",
-            "x.total(e.abs()) for e",
-            "both",
-        ),
+        ("x.total(e.clamp(min=0)) for e", "x.total(e.abs()) for e", "both"),
         ("(1 - w) * ratio(background", "w * ratio(background", "one weight for both"),
         ("right[:, 1:].sum(1)", "right.sum(1)", "the background right as a class"),
         ("((1 - far) * pairs)", "((far == 0) * pairs)", "what is near counted as wrong"),
@@ -164,11 +134,7 @@ FAULTS = [
     ),
     *of_losses(
         "lovasz.py",
-        (
-            "rise = 0.5 / u0.clamp(min=1) + 0.5 / u1",
-            "rise = 1 / u0.clamp(min=1) + 0 / u1",
-            "ties by the order of a sort",
-        ),
+        ("rise = 0.5 / u0.clamp(min=1) + 0.5 /", "rise = 1 / u0.clamp(min=1) + 0 /", "ties by the order of a sort"),
         ("(x.weight - x.margin)", "(1 - x.margin)", "a hinge where pixels are not valid"),
         ("bits.argsort(stable=True).flip(0)", "bits.argsort(stable=True)", "the smallest error first"),
         ('if self.empty == "complement":\n            absent', "if False:\n            absent", "no complement"),
@@ -180,11 +146,7 @@ FAULTS = [
         ("x.squared_error * weight", "x.squared_error.sqrt() * weight", "errors not squared"),
         ("ratio(most - d, most - 1)", "ratio(d, most)", "the distance not inverted"),
         ("(2 * edge).clamp(min=0.2)", "(2 * edge)", "alpha without its limit"),
-        (
-            "eroded(F.pad(x.spatial(t), (1, 1, 1, 1)))[..., 1:-1, 1:-1]",
-            "eroded(x.spatial(t))",
-            "no boundary at the edge",
-        ),
+        ("(F.pad(x.spatial(t), (1, 1, 1, 1)))[..., 1:-1, 1:-1]", "(x.spatial(t))", "no boundary at the edge"),
     ),
     *of_losses(
         "robust.py",
@@ -209,18 +171,10 @@ FAULTS = [
         "components.py",
         ("valid = None if x.valid is None else x.valid.expand", "valid = None and x.valid.expand", "holes seen"),
         ("part if x.valid is None else part & x.valid", "part", "parts that are not valid"),
-        (
-            '(objects == 0 if self.partition == "components"',
-            '(objects == 0 if self.partition == "cells"',
-            "partitions swapped",
-        ),
+        ('== 0 if self.partition == "components"', '== 0 if self.partition == "cells"', "partitions swapped"),
         ("total / count.clamp(min=1), whole", "total, whole", "the sum over the objects"),
         ("sizes[:, 0, 1:] > 0", "sizes[:, 0, 1:] >= 0", "objects that an image does not have"),
-        (
-            'self.partition == "components", x.weight',
-            'self.partition == "cells", x.weight',
-            "swapped at once",
-        ),
+        ('self.partition == "components", x.weight', 'self.partition == "cells", x.weight', "swapped at once"),
         ("[self.partition][:, x.background :]", "[self.partition]", "the background's objects counted"),
         ("w[:, 1:].amax(1, keepdim=True)", "w.amax(1, keepdim=True)", "the background's objects weigh"),
     ),
@@ -272,18 +226,8 @@ def found(fault: Fault, folder: Path) -> bool:
     file.write_text(right.replace(fault.before, fault.after))
     try:
         environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-x",
-            "-q",
-            "-m",
-            "not slow",
-            "-p",
-            "no:cacheprovider",
-            *fault.tests.split(),
-        ]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider"]
+        command += fault.tests.split()
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True).returncode == 1
     finally:
         file.write_text(right)

@@ -1,12 +1,9 @@
 """seglab from a script: the same folders as from the command line, opened, compared, predicted with."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +15,7 @@ from seglab.data.pairs import write_pairs
 from tests.reporting.fabricate import FakeLoss, write_sweep
 
 
-def scenes(count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def scenes(count):
     """Gray noise with a bright square, and where it is."""
     rng = np.random.default_rng(0)
     images, masks = [], []
@@ -31,13 +28,13 @@ def scenes(count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return images, masks
 
 
-def python(code: str, folder: Path) -> str:
+def python(code, folder):
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_the_import_loads_nothing_and_the_modules_of_commands_keep_their_names(tmp_path: Path) -> None:
+def test_the_import_loads_nothing_and_the_modules_of_commands_keep_their_names(tmp_path):
     code = (
         "import sys; before = set(sys.modules); import seglab; seglab.run; seglab.__version__; dir(seglab)\n"
         "loaded = {name.split('.')[0] for name in set(sys.modules) - before}\n"
@@ -47,7 +44,7 @@ def test_the_import_loads_nothing_and_the_modules_of_commands_keep_their_names(t
     python(code, tmp_path)
 
 
-def test_composing_before_or_after_the_import_makes_no_difference(tmp_path: Path) -> None:
+def test_composing_before_or_after_the_import_makes_no_difference(tmp_path):
     own = "import hydra\nwith hydra.initialize_config_dir(CONF, version_base='1.3'): cfg = hydra.compose('train')\n"
     conf = f"CONF = {str(tmp_path / 'conf')!r}\n"
     (tmp_path / "conf").mkdir()
@@ -77,20 +74,20 @@ assert again.folder == run.folder.resolve() and again.facts["finished"] == befor
 
 
 @pytest.mark.slow
-def test_the_notebook_runs_and_what_it_leaves_is_used_again(tmp_path: Path) -> None:
+def test_the_notebook_runs_and_what_it_leaves_is_used_again(tmp_path):
     page = Path(__file__).parents[1] / "docs/notebooks/quickstart.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     (tmp_path / "cells.py").write_text("".join([*blocks, AFTERWARDS]))
     python("exec(open('cells.py').read())", tmp_path)
 
 
-def test_a_wrong_word_is_the_sentence_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_word_is_the_sentence_of_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ContractError, match=r"^epochs: expected an option .*trainer\.max_epochs"):
         seglab.run("epochs=3")
 
 
-def test_a_study_of_folders_is_opened_and_judged(tmp_path: Path) -> None:
+def test_a_study_of_folders_is_opened_and_judged(tmp_path):
     study = seglab.load(write_sweep(tmp_path, [FakeLoss("bce", 0.6), FakeLoss("dice", 1.5)], [1, 2]))
     verdict = study.verdict()
     assert str(verdict).startswith(verdict.study.title)
@@ -106,7 +103,7 @@ WHITE = np.full((8, 8), 200, np.float32)
 
 
 @pytest.mark.parametrize("image", [None, np.zeros((8, 8), np.int64), np.zeros((0, 8), np.uint8), WHITE])
-def test_an_image_that_would_be_misread_is_one_sentence(image: Any) -> None:
+def test_an_image_that_would_be_misread_is_one_sentence(image):
     assert _checked(WHITE, up_to_1=False) is WHITE  # for a run that has read such ones
     with pytest.raises(
         ContractError, match=r"predict: expected (paths, or arrays .* of uint8.*|floats from 0 to 1), got"
@@ -114,7 +111,7 @@ def test_an_image_that_would_be_misread_is_one_sentence(image: Any) -> None:
         _checked(image, up_to_1=True)
 
 
-WRONG: list[tuple[dict[str, Any], str]] = [
+WRONG = [
     ({"masks": []}, r"expected a mask and a group for each image, got \[0, 2\]"),
     ({"groups": [1]}, r"expected a mask and a group for each image, got \[1, 2\]"),
     ({"images": [np.zeros((4, 4)), np.zeros((4, 4))]}, r"image 0 as \(h, w\) .*, got \(4, 4\) of float64; convert"),
@@ -124,14 +121,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "said"), WRONG, ids=[said[:30] for _, said in WRONG])
-def test_arrays_that_do_not_fit_are_one_sentence(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_arrays_that_do_not_fit_are_one_sentence(change, said, tmp_path):
     right = {"images": [np.zeros((4, 4), np.uint8)] * 2, "masks": [np.zeros((4, 4))] * 2, "groups": None}
     with pytest.raises(ContractError, match=said):
         write_pairs(**{**right, **change}, place=tmp_path)
     assert not list(tmp_path.glob("*"))
 
 
-def test_the_same_images_are_the_same_folder(tmp_path: Path) -> None:
+def test_the_same_images_are_the_same_folder(tmp_path):
     images, masks = scenes(3)
     first = write_pairs(images, masks, ["b", "a", "b"], tmp_path)
     assert sorted(file.stem for file in (first / "images").iterdir()) == [

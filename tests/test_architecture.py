@@ -3,8 +3,6 @@
 A module imports from lower layers and from its own folder; folders of one layer do not import each other.
 """
 
-from __future__ import annotations
-
 import ast
 import graphlib
 import importlib.metadata
@@ -13,7 +11,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -50,7 +47,7 @@ THIRD_PARTY = {"trainer", "optimizer", "scheduler", "callbacks", "logger"}
 """Groups of other libraries' classes, whose parameters we list as far as we choose them."""
 
 
-def imported(tree: ast.AST, typing_too: bool = True) -> Iterator[str]:
+def imported(tree, typing_too=True):
     """Every module that a piece of code imports, inside of functions too."""
     skipped = {
         inner
@@ -69,26 +66,26 @@ def imported(tree: ast.AST, typing_too: bool = True) -> Iterator[str]:
 
 
 @cache
-def parsed(file: Path) -> ast.Module:
+def parsed(file):
     return ast.parse(file.read_text())
 
 
-def path_of(file: Path) -> str:
+def path_of(file):
     return str(file.relative_to(ROOT / "seglab").with_suffix(""))
 
 
-def layer(name: str) -> int:
+def layer(name):
     """The layer of a top-level file or folder of the package; commands are above all."""
     return next((number for number, names in enumerate(LAYERS) if name in names), len(LAYERS))
 
 
-def top(file: Path) -> ast.Module:
+def top(file):
     """What a file runs when it is imported."""
     tree = parsed(file)
     return ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], [])
 
 
-def test_a_module_imports_only_from_lower_layers_and_its_own_folder() -> None:
+def test_a_module_imports_only_from_lower_layers_and_its_own_folder():
     for file in FILES:
         path, tree = path_of(file), parsed(file)
         here = path.split("/")[0]
@@ -105,7 +102,14 @@ def test_a_module_imports_only_from_lower_layers_and_its_own_folder() -> None:
             assert not {"torch", "torchmetrics", "torchvision"} & set(imported(at_import, typing_too=False)), path
 
 
-def test_no_imports_go_in_a_circle() -> None:
+def test_importing_the_losses_costs_torch_alone():
+    for file in (ROOT / "seglab/losses").glob("*.py"):
+        for module in imported(top(file), typing_too=False):
+            light = module.startswith(("torch", "seglab.losses", "seglab.contract"))
+            assert light or module.split(".")[0] in sys.stdlib_module_names, f"{file} imports {module}"
+
+
+def test_no_imports_go_in_a_circle():
     for folder in {path_of(file).rpartition("/")[0] for file in FILES} - {""}:
         files = [file for file in FILES if path_of(file).rpartition("/")[0] == folder]
         names = {f"seglab.{path_of(file).replace('/', '.')}": file for file in files}
@@ -113,14 +117,14 @@ def test_no_imports_go_in_a_circle() -> None:
         graphlib.TopologicalSorter(graph).prepare()  # raises for a circle
 
 
-def test_no_folder_holds_more_than_a_fifth_of_the_package() -> None:
+def test_no_folder_holds_more_than_a_fifth_of_the_package():
     lines = {path_of(file): len(file.read_text().splitlines()) for file in FILES}
     for folder in {path.split("/")[0] for path in lines if "/" in path}:
         inside = sum(count for path, count in lines.items() if path.startswith(f"{folder}/"))
         assert inside <= sum(lines.values()) / 5, folder
 
 
-def test_a_command_starts_without_heavy_imports() -> None:
+def test_a_command_starts_without_heavy_imports():
     light = {"engine.cli", "engine.config", "engine.domains", "contract", "files"}
     heavy = {"torch", "pytorch_lightning", "torchmetrics", "albumentations", "matplotlib", "pandas", "scipy", "cv2"}
     for file in (file for file in FILES if "/" not in path_of(file)):
@@ -129,7 +133,7 @@ def test_a_command_starts_without_heavy_imports() -> None:
             assert not module.startswith("seglab.") or module.removeprefix("seglab.") in light, f"{file}: {module}"
 
 
-def test_a_file_and_its_functions_are_short() -> None:
+def test_a_file_and_its_functions_are_short():
     for file in FILES:
         source = file.read_text()
         assert len(source.splitlines()) <= 350, file
@@ -138,7 +142,7 @@ def test_a_file_and_its_functions_are_short() -> None:
                 assert (node.end_lineno or 0) - node.body[0].lineno < 60, f"{file}: {node.name}"
 
 
-def targets(node: object) -> Iterator[dict]:
+def targets(node):
     if isinstance(node, dict):
         if "_target_" in node:
             yield node
@@ -146,7 +150,7 @@ def targets(node: object) -> Iterator[dict]:
             yield from targets(child)
 
 
-def test_a_yaml_opens_with_its_command() -> None:
+def test_a_yaml_opens_with_its_command():
     for file in YAMLS:
         header = file.read_text().removeprefix("# @package _global_\n")  # Hydra wants that line first
         assert header.startswith("# python -m seglab."), file
@@ -157,7 +161,7 @@ def test_a_yaml_opens_with_its_command() -> None:
     [f for f in YAMLS if f.parent.name not in THIRD_PARTY],
     ids=lambda file: str(file.relative_to(ROOT / "conf")),
 )
-def test_a_yaml_lists_every_parameter_with_the_default_of_the_code(file: Path) -> None:
+def test_a_yaml_lists_every_parameter_with_the_default_of_the_code(file):
     from hydra.utils import get_object
 
     preset = "\n# Preset: " in file.read_text()  # whose parameters are another library's
@@ -178,7 +182,7 @@ def test_a_yaml_lists_every_parameter_with_the_default_of_the_code(file: Path) -
                 assert given[name] == (list(default) if isinstance(default, tuple) else default), name
 
 
-def test_help_and_a_wrong_name_load_nothing_heavy() -> None:
+def test_help_and_a_wrong_name_load_nothing_heavy():
     code = (
         "import sys\nsys.argv = ['train', '--cfg', 'job']\nimport seglab.train\nseglab.train.main()\n"
         "assert not {'torch', 'pandas', 'pytorch_lightning', 'cv2'} & set(sys.modules)"
@@ -186,7 +190,7 @@ def test_help_and_a_wrong_name_load_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_every_package_that_is_imported_is_declared() -> None:
+def test_every_package_that_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [word for extra in project["optional-dependencies"].values() for word in extra]
     requirements = [*project["dependencies"], *extras]

@@ -1,18 +1,14 @@
 """What README and documentation print is what the program accepts: commands that no test runs, files, the version."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
 import tomllib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
-from omegaconf import DictConfig
 
 from seglab.engine.config import CONF, check
 from seglab.report import with_roots
@@ -20,14 +16,13 @@ from tests.commands.test_pages import assigned, commands_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-Configure = Callable[..., DictConfig]
 
 
 RUN_IN_TEST_PAGES = {line for lines in assigned().values() for line in lines}
 COMMANDS = sorted({line for page in PAGES for line in commands_of(page) if "..." not in line} - RUN_IN_TEST_PAGES)
 
 
-def first_job(words: list[str]) -> Iterator[str]:
+def first_job(words):
     """The overrides of the first job of a sweep; of the others, that every choice of a group is there."""
     parsed = OverridesParser.create().parse_overrides(words)
     for word, override in zip(words, parsed, strict=True):
@@ -44,7 +39,7 @@ def first_job(words: list[str]) -> Iterator[str]:
 
 @pytest.mark.filterwarnings("ignore:(?s).*is validated against ConfigStore schema")  # cli.py does so too
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_printed_command_fits_the_configuration(line: str, configure: Configure) -> None:
+def test_a_printed_command_fits_the_configuration(line, configure):
     module, *words = shlex.split(line.removeprefix("python -m seglab."), comments=True)
     words = [word for word in words if word not in ("-m", "--help", "--cfg", "job")]
     if "--config-dir" in words:
@@ -59,7 +54,7 @@ def test_a_printed_command_fits_the_configuration(line: str, configure: Configur
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
-def test_the_files_that_a_page_names_exist(page: Path) -> None:
+def test_the_files_that_a_page_names_exist(page):
     text = page.read_text()
     links = {link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link}
     named = set(re.findall(r"`((?:seglab|conf|tests|docs)/[\w/.]+)`", text))
@@ -67,13 +62,13 @@ def test_the_files_that_a_page_names_exist(page: Path) -> None:
     assert sorted(name for name in links | named if not (ROOT / name).exists()) == []
 
 
-def test_the_version_is_one() -> None:
+def test_the_version_is_one():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert re.findall(r"(?m)^## Version (\S+)", (ROOT / "CHANGELOG.md").read_text())[0] == version
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
-def test_readme_is_short_and_its_targets_are_made() -> None:
+def test_readme_is_short_and_its_targets_are_made():
     text = (ROOT / "README.md").read_text()
     targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text()))
     assert len(text.splitlines()) <= 130
@@ -83,7 +78,7 @@ def test_readme_is_short_and_its_targets_are_made() -> None:
 NOTEBOOK = ROOT / "docs/notebooks/quickstart.md"
 
 
-def test_the_notebook_is_the_page() -> None:
+def test_the_notebook_is_the_page():
     cells = json.loads(NOTEBOOK.with_suffix(".ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert code == [block.rstrip("\n") for block in re.findall(r"```python\n(.*?)```", NOTEBOOK.read_text(), re.DOTALL)]

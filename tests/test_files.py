@@ -1,7 +1,5 @@
 """Files appear whole or not at all, and weights are read from whatever trainers write."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path
@@ -15,12 +13,10 @@ from seglab.contract import ContractError
 from seglab.files import atomic, read_json, read_weights, sha256, write_arrays, write_json, write_text
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     file = write_text(tmp_path / "a.txt", "old")
 
-    def full_disk(self: Path, *_: object, **__: object) -> None:
+    def full_disk(self, *_, **__):
         self.touch()
         raise OSError("No space left on device")
 
@@ -31,9 +27,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_what_a_killed_process_left_is_removed_at_the_next_write_and_what_a_living_one_writes_is_not(
-    tmp_path: Path,
-) -> None:
+def test_what_a_killed_process_left_is_removed_at_the_next_write_and_what_a_living_one_writes_is_not(tmp_path):
     with subprocess.Popen(["true"]) as process:
         process.wait()  # its number is free again
     left, own = (tmp_path / f".b.{number}-7.partial.txt" for number in (process.pid, os.getpid()))
@@ -44,7 +38,7 @@ def test_what_a_killed_process_left_is_removed_at_the_next_write_and_what_a_livi
     assert {*tmp_path.iterdir()} == {living, other, tmp_path / "a.txt"}
 
 
-def test_nobody_sees_half_of_a_file(tmp_path: Path) -> None:
+def test_nobody_sees_half_of_a_file(tmp_path):
     file = tmp_path / "below" / "picture.png"
     with atomic(file) as partial:
         partial.write_bytes(b"half")
@@ -65,7 +59,7 @@ def test_data_come_back_as_they_were_written(tmp_path):
     assert sha256(write_text(tmp_path / "abc", "abc")) == abc
 
 
-def test_weights_are_read_from_every_common_form(tmp_path: Path) -> None:
+def test_weights_are_read_from_every_common_form(tmp_path):
     weights = {"conv.weight": torch.randn(2, 3)}
     torch.save(weights, tmp_path / "bare.pt")
     torch.save({"state_dict": weights | {"version": 2}, "epoch": 3}, tmp_path / "lightning.ckpt")
@@ -77,7 +71,7 @@ def test_weights_are_read_from_every_common_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
-def test_a_file_without_weights_is_one_sentence(tmp_path: Path, name: str) -> None:
+def test_a_file_without_weights_is_one_sentence(tmp_path, name):
     with pytest.raises(ContractError, match=r"init_from: expected a file of weights, got .* \(no such file\)"):
         read_weights(tmp_path / name, "init_from")
     (tmp_path / name).write_text("no weights")

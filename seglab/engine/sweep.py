@@ -48,9 +48,8 @@ def announce(folders: list[Path], at_once: int = 1) -> None:
 
 
 def refuse(folder: Path, sentence: str) -> None:
-    """Enter in the journal that a job ended before its run began, where run.json tells of an earlier run."""
-    journal, known = current_sweep(), Run(folder).known()
-    if journal and known and known.get("sweep") != journal:
+    """Enter in the journal that a job ended before its run began: run.json is not there, or tells of an earlier run."""
+    if (journal := current_sweep()) and Run(folder).known().get("sweep") != journal:
         with FileLock(f"{journal}.lock"), Path(journal).with_suffix(".refused").open("a", encoding="utf-8") as lines:
             lines.write(json.dumps([str(folder.resolve()), sentence]) + "\n")
 

@@ -44,10 +44,10 @@ def label(runs: pd.DataFrame) -> list[str]:
     """One label a run, from the columns `config`, `choices`, `seed` and `benchmark` (never mixed)."""
     leaves = _experiments(runs)
     names = [loss_name(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
-    labels = []
+    by_name = {name: [leaf for other, leaf in zip(names, leaves, strict=True) if other == name] for name in set(names)}
+    varying, labels = {name: _differing(same) for name, same in by_name.items()}, []
     for name, leaf in zip(names, leaves, strict=True):
-        varying = _differing([leaf for other, leaf in zip(names, leaves, strict=True) if other == name])
-        keys = [key for key in varying if key.startswith("loss.") or (_is_goal(key) and key in leaf)]
+        keys = [key for key in varying[name] if key.startswith("loss.") or (_is_goal(key) and key in leaf)]
         labels.append(" ".join([name, *(_part(key, leaf.get(key)) for key in keys)]))
     for benchmark in runs["benchmark"].unique():
         rows = [row for row, where in enumerate(runs["benchmark"]) if where == benchmark]

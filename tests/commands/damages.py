@@ -1,7 +1,5 @@
 """Ways to damage a file, and a run that is killed before its end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

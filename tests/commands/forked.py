@@ -1,7 +1,5 @@
 """Commands in processes of their own that have most imported already, since starting Python and torch takes seconds."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Scenes of several bands and depths, from GeoTIFF to a map at the same place on the earth."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Several classes through every command, and padding that is no background."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

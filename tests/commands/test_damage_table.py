@@ -1,12 +1,8 @@
 """Every damaged file of a run under every command; the outcomes are the table of docs/findings/damage.md."""
 
-from __future__ import annotations
-
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,7 +55,7 @@ def exported(folder, out):
     return (out / "model.safetensors").read_bytes()
 
 
-COMMANDS: dict[str, Callable[[Path, Path], Any]] = {
+COMMANDS = {
     "resume": trained,
     "again": trained,
     "report": reported,

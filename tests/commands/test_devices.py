@@ -1,7 +1,5 @@
 """One run over two processes measures what it measures in one."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

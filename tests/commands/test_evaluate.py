@@ -1,17 +1,13 @@
 """A run measured again is the run as it was; on other images it goes by the run's own way of looking."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from omegaconf import DictConfig
 
 from seglab.contract import ContractError
 from seglab.data.datasets.folder import Folder
@@ -25,8 +21,6 @@ from seglab.train import train
 from tests.conftest import OF_FILES, train_small
 from tests.data.fabricate import write_image
 from tests.engine.untrained import write_run
-
-Configure = Callable[..., DictConfig]
 
 
 @pytest.fixture(scope="module")

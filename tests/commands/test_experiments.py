@@ -1,14 +1,10 @@
 """Every experiment of conf/experiment composes at both of its scales, and plans the runs that its question asks for."""
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Callable
 
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
 
 from seglab.engine.config import CONF, build, check, identity, to_container
 
@@ -24,7 +20,6 @@ CLAIMS = {  # of the sources: how many runs each needs
     "grow_images": 9,
     "generalise": 15,
 }
-Configure = Callable[..., DictConfig]
 
 
 def choices(name):

@@ -1,13 +1,8 @@
 """A file that was exported says what the run says, of any size that it promises, without seglab."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
 from torch import nn
 
 from seglab.api import Run
@@ -17,8 +12,6 @@ from seglab.export import export
 from seglab.inference import export as exporting
 from seglab.inference.export import Deployed, freedoms, write
 from tests.engine.untrained import write_run
-
-Configure = Callable[..., DictConfig]
 
 
 def call(configure, run, kind):
@@ -81,6 +74,7 @@ class Stubborn(nn.Module):
         return image[:, :1] * (int(image.shape[2]) / 64) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_size_is_promised_only_where_the_file_was_seen_to_agree(tmp_path):
     """The export writes the size of its example into the file: what differs elsewhere is not said to be free."""
@@ -117,7 +111,7 @@ def test_a_hub_folder_opens_like_the_run_and_tells_nothing_of_the_machine(config
     assert sorted(file.name for file in hub.iterdir()) == ["README.md", "model.safetensors", "run.json"]
     assert str(trained_study) not in (hub / "run.json").read_text()
     image = np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)
-    [there], [here] = Run(hub).predict([image]), Run(run).predict([image])  # type: ignore[arg-type]
+    [there], [here] = Run(hub).predict([image]), Run(run).predict([image])
     np.testing.assert_array_equal(there, here)
     card = (hub / "README.md").read_text()
     assert f"| iou | {open_run(run).outcome['metrics']['test/iou']:.4g} |" in card

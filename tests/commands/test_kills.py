@@ -1,7 +1,5 @@
 """SIGKILL at random moments, on another file system than that of temporary files; Ctrl-C and SIGTERM."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """Runs whose loss changes on the way: what they train with, what they write down, and how they resume."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """The commands and programs of README, quickstart and how-to pages run, on small data in place of the reader's."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -34,7 +32,7 @@ TINY["surface"] += ("landscape.points=2", "landscape.images=4")
 """What makes each command small; of a sweep's lists only the first and the last value are taken, and one seed."""
 
 FOLDER = ("dataset=folder", "dataset.root=DATA", "dataset.images=photos", "dataset.masks=labels")
-STAND_INS: dict[str, tuple[str, ...]] = {
+STAND_INS = {
     "dataset=ddsm": (*FOLDER, "dataset.channels=3"),  # the published layout has tests of its own
     "dataset=prepared": ("dataset.root=outputs/prepare/folder", "dataset.channels=3"),
     "dataset=cells": ("dataset.root=cells",),
@@ -58,10 +56,10 @@ ELSEWHERE = {
 """Commands with these words need a cluster or a server; where they are tested instead."""
 
 
-def commands_of(page: Path) -> list[str]:
+def commands_of(page):
     """The commands of a page: of its blocks of bash, of the first lines of its files, and of its text."""
     text = page.read_text()
-    lines: list[str] = []
+    lines = []
     for kind, block in BLOCK.findall(text):
         printed = block.replace("\\\n", " ").splitlines()
         lines += printed if kind == "bash" else printed[:1]
@@ -70,7 +68,7 @@ def commands_of(page: Path) -> list[str]:
     return [match[0] for match in found if match]
 
 
-def tiny(line: str) -> tuple[str, list[str]]:
+def tiny(line):
     """The command of a line, and its words with what makes it small."""
     name, *words = shlex.split(line.removeprefix("python -m seglab."))
     if {"--help", "--cfg"} & set(words):
@@ -85,10 +83,10 @@ def tiny(line: str) -> tuple[str, list[str]]:
     return name, [*short, *more]
 
 
-def assigned() -> dict[Path, list[str]]:
+def assigned():
     """Which commands each page is tested with: those that differ, when small, from all before."""
-    known: set[str] = set()
-    pages: dict[Path, list[str]] = {page: [] for page in PAGES}
+    known = set()
+    pages = {page: [] for page in PAGES}
     for page in PAGES:
         for line in commands_of(page):
             small = str(tiny(line)).replace("outputs/first/RUN", "RUN")
@@ -99,7 +97,7 @@ def assigned() -> dict[Path, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def desk(tmp_path_factory):
     """What the pages call by name: folders of images, and runs."""
     import nibabel
     from safetensors.torch import save_file
@@ -152,7 +150,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return desk
 
 
-def write_files(page: Path, place: Path) -> None:
+def write_files(page, place):
     """The files that a page prints, whose first line says where each belongs."""
     for name, code in re.findall(
         r"```(?:python|yaml)\n# ([\w/]+\.(?:py|yaml))[^\n]*\n(.*?)```", page.read_text(), re.DOTALL
@@ -162,7 +160,7 @@ def write_files(page: Path, place: Path) -> None:
         file.write_text(code)
 
 
-def named(word: str) -> str:
+def named(word):
     """A word in which the name of a run that a command before has made stands for RUN."""
     for found in re.findall(r"outputs/\w+/RUN", word):
         runs = sorted(file.parent for file in Path(found).parent.glob("*/run.json"))
@@ -172,7 +170,7 @@ def named(word: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_commands_of_a_page_run(page: Path, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_a_page_run(page, desk, tmp_path, monkeypatch):
     shutil.copytree(desk, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     write_files(page, tmp_path)
@@ -188,7 +186,7 @@ def test_the_commands_of_a_page_run(page: Path, desk: Path, tmp_path: Path, monk
         assert "CrossEntropy (my_losses)" in ce.read_text()
 
 
-def run_program(code: str, place: Path) -> None:
+def run_program(code, place):
     """Run a program in this process, in a folder in which said.txt gets what it says."""
     os.chdir(place)
     speak_into("said.txt")
@@ -201,7 +199,7 @@ PROGRAMS = [code for kind, code in BLOCK.findall(TRAINERS) if kind == "python"]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=["torch", "monai"])
-def test_a_printed_program_runs_and_its_loss_falls(program: str, tmp_path: Path) -> None:
+def test_a_printed_program_runs_and_its_loss_falls(program, tmp_path):
     said = tmp_path / "said.txt"
     assert end(begin(run_program, program, tmp_path), 100) == 0, said.read_text()
     first, last = map(float, said.read_text().splitlines()[-1].split(" to "))

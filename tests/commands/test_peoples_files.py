@@ -1,7 +1,5 @@
 """Files as people have them, from training to prediction: what is found once is used by every command."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import replace
@@ -37,9 +35,9 @@ def run(tmp_path_factory):
     cut = root / "images/04.tif"
     cut.write_bytes(cut.read_bytes()[:1000])
     words = [*OF_FILES, "dataset=folder", f"dataset.root={root}", "dataset.cache_dir=null", "dataset.channels=1"]
-    said: list[str] = []
+    said = []
     handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: said.append(record.getMessage())
     logger = logging.getLogger("seglab")
     level, logger.level = logger.level, logging.INFO
     logger.addHandler(handler)

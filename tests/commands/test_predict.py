@@ -1,16 +1,12 @@
 """Predict as its user would: files of every kind in, files and tables out, whatever is wrong with one of them."""
 
-from __future__ import annotations
-
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from omegaconf import DictConfig
 from PIL import Image
 
 from seglab.contract import ContractError
@@ -19,7 +15,6 @@ from seglab.predict import predict
 from tests.data.fabricate import write_dicom
 from tests.engine.untrained import write_run
 
-Configure = Callable[..., DictConfig]
 NOWHERE = Path("nowhere")
 KINDS = "[mask,probability,overlay,objects]"
 

@@ -1,7 +1,5 @@
 """`python -m seglab.prepare`, end to end."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """A search gives every loss the same budget, sees no test image before its end, and may be killed at any time."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os
@@ -31,7 +29,7 @@ def simulate(tmp_path, monkeypatch):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*words, reached=lambda job: float(job["optimizer.lr"])):
-        launches: list[list[Job]] = []
+        launches = []
 
         def launch(self, jobs):
             launches.append([dict(word.split("=", 1) for word in job) for job in jobs])
@@ -42,7 +40,7 @@ def simulate(tmp_path, monkeypatch):
         main()
         return launches
 
-    yield run  # type: ignore[misc]
+    yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

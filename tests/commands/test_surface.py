@@ -1,18 +1,13 @@
 """The command from its options to its page."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
-from collections.abc import Callable
 
 import pytest
-from omegaconf import DictConfig
 
 from seglab.contract import ContractError
 from seglab.surface import surface
 
-Configure = Callable[..., DictConfig]
 OF_RUNS = ("pixels", "landscape")
 
 

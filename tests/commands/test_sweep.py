@@ -3,8 +3,6 @@
 SLURM has a test of its own, `make test-slurm`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import os

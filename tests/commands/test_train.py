@@ -1,6 +1,6 @@
 """The main job from its configuration to its folder, on a model so small that each run takes about a second."""
 
-from __future__ import annotations
+import shutil
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from omegaconf import open_dict
 from seglab.contract import ContractError, Task
 from seglab.engine.config import ConfigError
 from seglab.engine.module import Meter, SegModule
+from seglab.engine.outcome import fingerprint_now
 from seglab.reporting.run_decisions import decide
 from seglab.train import train
 from tests.conftest import OF_FILES, SMALL, assert_same_tables, epochs_of, facts_of, killed, train_small
@@ -20,7 +21,8 @@ from tests.data.fabricate import scene, write_image
 
 def test_a_run_that_finds_nothing_says_so(tmp_path, caplog):
     caplog.set_level("INFO")
-    train_small(tmp_path / "blind", "model.prior=1e-6", "optimizer.lr=1e-6", "trainer.max_epochs=1")
+    train_small(tmp_path / "blind", "model.prior=1e-6", "tune.lr=[1e-6]", "tune.epochs=1", "trainer.max_epochs=1")
+    assert "tune: no rate has found anything to speak of in 1 epochs; raise tune.epochs" in caplog.text
     assert "blind finds nothing in any test image that has foreground" in caplog.text
     assert "val/iou_pooled 0.0000" in caplog.text  # what chooses the checkpoint stands in the line of the epoch
     caplog.clear()
@@ -68,10 +70,6 @@ def test_a_run_leaves_a_folder_to_look_at_and_to_read(configure, tmp_path):
     for picture in ("curves.png", "examples.png"):
         assert cv2.imread(str(tmp_path / picture)) is not None
     assert np.load(tmp_path / "examples.npz")["images"].shape == (6, 32, 32, 3)
-
-
-def test_two_runs_of_one_configuration_are_equal_to_the_last_bit(tmp_path):
-    assert_same_tables(train_small(tmp_path / "a"), train_small(tmp_path / "b", "workers=1"))
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -133,18 +131,22 @@ def test_a_plateau_schedule_steps_after_the_epochs_that_are_validated(tmp_path, 
     assert scores.notna().tolist() == [False, True, False, True, False]
 
 
-def test_a_finished_run_is_skipped_and_another_experiment_may_not_take_its_folder(configure, tmp_path):
+def test_a_finished_run_is_skipped_or_made_again_to_the_last_bit_and_keeps_its_folder(configure, tmp_path):
+    folder = tmp_path / "run"
+
     def again(*words):
-        value = train(configure("train", *SMALL, *words, folder=tmp_path), tmp_path)
-        return value, (tmp_path / "per_image.csv").stat().st_mtime_ns
+        value = train(configure("train", *SMALL, *words, folder=folder), folder)
+        return value, (folder / "per_image.csv").stat().st_mtime_ns
 
     first = again()
     assert again() == first
     with pytest.raises(ContractError, match=r"a folder of this experiment.*rerun=true"):
         again("seed=2")
-    value, written = again("rerun=true")
+    before = shutil.copytree(folder, tmp_path / "before")
+    value, written = again("rerun=true", "workers=1")
     assert value == first[0]
     assert written > first[1]
+    assert_same_tables(folder, before)
 
 
 @pytest.mark.parametrize(
@@ -202,30 +204,25 @@ def test_what_chooses_the_checkpoint_on_patches_is_the_score_of_whole_images(con
     assert 0 < value < 1
 
 
-def test_a_finished_run_is_not_taken_for_one_on_data_that_have_changed(configure, tmp_path):
-    from seglab.engine.outcome import fingerprint_now
+def test_a_run_does_not_resume_on_data_that_have_changed_nor_is_it_taken_for_one_on_them(configure, tmp_path):
+    cfg = configure("train", *photographs(tmp_path / "data"), "stop_after=1", folder=tmp_path / "run")
+    train(cfg, tmp_path / "run")
+    cfg.stop_after, image = None, tmp_path / "data/images/3.png"
+    right = image.read_bytes()
 
-    cfg = configure("train", *photographs(tmp_path / "data"), folder=tmp_path / "run")
+    def refused(said):
+        write_image(image, np.zeros((80, 80)))
+        for _ in range(2):
+            fingerprint_now.cache_clear()
+            with pytest.raises(ContractError, match=rf"expected the data that it {said}.*rerun=true"):
+                train(cfg, tmp_path / "run")
+        image.write_bytes(right)
+        fingerprint_now.cache_clear()
+
+    refused("began with")
     value = train(cfg, tmp_path / "run")
     assert train(cfg, tmp_path / "run") == value
-    write_image(tmp_path / "data/images/3.png", np.zeros((80, 80)))
-    fingerprint_now.cache_clear()
-    with pytest.raises(ContractError, match=r"expected the data that it was trained on.*rerun=true"):
-        train(cfg, tmp_path / "run")
-
-
-def test_an_interrupted_run_does_not_resume_on_data_that_have_changed_however_often_it_is_asked(configure, tmp_path):
-    words = [*photographs(tmp_path / "data"), "trainer.max_epochs=3"]
-    train(configure("train", *words, "stop_after=1", folder=tmp_path / "run"), tmp_path / "run")
-    write_image(tmp_path / "data/images/3.png", np.zeros((80, 80)))
-    for _ in range(2):
-        with pytest.raises(ContractError, match=r"expected the data that it began with.*rerun=true"):
-            train(configure("train", *words, folder=tmp_path / "run"), tmp_path / "run")
-
-
-def test_short_runs_that_find_nothing_are_no_ground_to_choose_a_rate(tmp_path, caplog):
-    train_small(tmp_path / "a", "tune.lr=[1e-6]", "tune.epochs=1", "model.prior=1e-6", "trainer.max_epochs=1")
-    assert "tune: no rate has found anything to speak of in 1 epochs; raise tune.epochs" in caplog.text
+    refused("was trained on")
 
 
 @pytest.mark.slow

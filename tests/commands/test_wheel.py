@@ -1,7 +1,5 @@
 """What is installed from a wheel works from any folder, with the configuration inside the package."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

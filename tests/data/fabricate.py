@@ -1,7 +1,5 @@
 """Small image files and folders of them, written as the tests need them, by the libraries that people use."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

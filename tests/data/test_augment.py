@@ -1,42 +1,30 @@
 """Augmentation in batches and by albumentations: decided by the key alone, geometry shared by image and labels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
 from scipy.stats import ks_2samp, kstest
-from torch import Tensor
 
 from seglab.benchmarks.gpu import light_chain, strong_chain
 from seglab.contract import ContractError
-from seglab.data.augment import Augment, Chain
-from seglab.data.batch_augment import (
-    Light,
-    Strong,
-    combine,
-    displacements,
-    normal,
-    sample_states,
-    smooth,
-    uniform,
-)
+from seglab.data.augment import Chain
+from seglab.data.batch_augment import Light, Strong, combine, displacements, normal, sample_states, smooth, uniform
 
 ALL = dict.fromkeys(("flip", "rotate90", "tone", "warp", "bend", "gamma", "noise", "blur"), 1.0)
 STILL = dict.fromkeys(ALL, 0.0)
 
 
 @pytest.fixture
-def batch() -> tuple[Tensor, Tensor]:
+def batch():
     image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), np.uint8))
     return image, (image[:, :1] > 200).to(torch.uint8)
 
 
-def apply(augment: Augment, image: Tensor, target: Tensor, pairs: list, valid: Tensor | None = None) -> tuple:
+def apply(augment, image, target, pairs, valid=None):
     return augment(image.clone(), target.clone(), valid, 1, pairs)
 
 
-def test_random_numbers_are_uniform_and_those_of_neighbors_are_unrelated() -> None:
+def test_random_numbers_are_uniform_and_those_of_neighbors_are_unrelated():
     numbers = uniform(sample_states(3, [(epoch, index) for epoch in range(40) for index in range(50)]))
     assert kstest(numbers.flatten(), "uniform").pvalue > 1e-3
     correlation = torch.corrcoef(numbers.T) - torch.eye(numbers.shape[1])
@@ -50,7 +38,7 @@ def test_random_numbers_are_uniform_and_those_of_neighbors_are_unrelated() -> No
 
 
 @pytest.mark.parametrize("augment", [Light(), Strong(), light_chain()], ids=["light", "strong", "chain"])
-def test_a_sample_changes_in_the_same_way_in_any_batch(augment: Augment, batch: tuple[Tensor, Tensor]) -> None:
+def test_a_sample_changes_in_the_same_way_in_any_batch(augment, batch):
     image, target = batch
     pairs = [(3, index) for index in range(6)]
     together = apply(augment, image, target, pairs)
@@ -62,7 +50,7 @@ def test_a_sample_changes_in_the_same_way_in_any_batch(augment: Augment, batch: 
 
 
 @pytest.mark.parametrize("augment", [Light(tone=0), light_chain()], ids=["light", "chain"])
-def test_image_labels_and_valid_move_together(augment: Augment, batch: tuple[Tensor, Tensor]) -> None:
+def test_image_labels_and_valid_move_together(augment, batch):
     image, _ = batch
     image[:, 1] = (image[:, 0] > 200).to(torch.uint8)  # labels in the image itself; tones may not change them
     steps = {name: step for name, step in getattr(augment, "steps", {}).items() if "Contrast" not in name}
@@ -74,7 +62,7 @@ def test_image_labels_and_valid_move_together(augment: Augment, batch: tuple[Ten
         assert torch.equal(moved[:, 2:] > 100, valid)
 
 
-def test_turns_and_flips_are_the_eight_symmetries_as_often_as_they_should_be() -> None:
+def test_turns_and_flips_are_the_eight_symmetries_as_often_as_they_should_be():
     image = torch.arange(9, dtype=torch.uint8).reshape(1, 1, 3, 3).expand(4000, 1, 3, 3)
     moved, _, _ = Light(tone=0)(image.clone(), image, None, 1, [(0, index) for index in range(4000)])
     symmetries = [torch.rot90(x, k, (0, 1)) for k in range(4) for x in (image[0, 0], image[0, 0].flip(1))]
@@ -85,7 +73,7 @@ def test_turns_and_flips_are_the_eight_symmetries_as_often_as_they_should_be() -
 
 
 @pytest.mark.parametrize("valid", [None, torch.ones(8, 1, 32, 32, dtype=torch.bool)], ids=["all count", "a mask"])
-def test_labels_keep_their_values_and_what_comes_from_outside_is_background_and_not_valid(valid: Tensor | None) -> None:
+def test_labels_keep_their_values_and_what_comes_from_outside_is_background_and_not_valid(valid):
     image = torch.full((8, 1, 32, 32), 255, dtype=torch.uint8)
     target = torch.full((8, 2, 32, 32), 3, dtype=torch.uint8)
     moved, labels, counted = Strong(**STILL | {"warp": 1.0})(image, target, valid, 1, [(0, k) for k in range(8)])
@@ -97,7 +85,7 @@ def test_labels_keep_their_values_and_what_comes_from_outside_is_background_and_
     assert (moved[~counted] < 128).all()
 
 
-def test_a_warp_is_the_affine_map_that_it_says() -> None:
+def test_a_warp_is_the_affine_map_that_it_says():
     """A bright pixel lands where the matrix takes it, by hand."""
     strong, pairs = Strong(**STILL | {"warp": 1.0}), [(0, index) for index in range(20)]
     image = torch.zeros(20, 1, 65, 65, dtype=torch.uint8)
@@ -114,7 +102,7 @@ def test_a_warp_is_the_affine_map_that_it_says() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=0.1)
 
 
-def test_smoothing_keeps_a_constant_and_has_the_width_it_says() -> None:
+def test_smoothing_keeps_a_constant_and_has_the_width_it_says():
     x = torch.ones(2, 1, 40, 40)
     torch.testing.assert_close(smooth(x, torch.tensor([0.5, 8.0])), x)
     x = torch.zeros(1, 1, 41, 41)
@@ -123,7 +111,7 @@ def test_smoothing_keeps_a_constant_and_has_the_width_it_says() -> None:
     assert float((row * (torch.arange(41) - 20.0) ** 2).sum().sqrt()) == pytest.approx(2, abs=0.01)
 
 
-def features(augment: Augment, count: int) -> np.ndarray:
+def features(augment, count):
     """What changed of a picture with one bar off its center: tones, noise, and the place, angle and area of the bar."""
     image = torch.full((1, 1, 64, 64), 90, dtype=torch.uint8)
     image[..., 20:26, 24:48] = 200
@@ -144,7 +132,7 @@ def features(augment: Augment, count: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("ours", "theirs"), [(Light(), light_chain), (Strong(), strong_chain)], ids=["light", "strong"]
 )
-def test_the_changes_have_the_distributions_of_albumentations(ours: Augment, theirs: object) -> None:
+def test_the_changes_have_the_distributions_of_albumentations(ours, theirs):
     names = ("background", "object", "noise", "x", "y", "angle", "area")
     for name, mine, others in zip(names, features(ours, 600).T, features(theirs(), 600).T, strict=True):
         assert ks_2samp(np.round(mine), np.round(others)).statistic < 0.1, name
@@ -158,7 +146,7 @@ def test_the_changes_have_the_distributions_of_albumentations(ours: Augment, the
         ("ToGray", {"num_output_channels": 1}),
     ],
 )
-def test_a_transform_that_changes_size_or_channels_is_refused_with_both(last: tuple[str, dict]) -> None:
+def test_a_transform_that_changes_size_or_channels_is_refused_with_both(last):
     import albumentations as A
 
     name, options = last

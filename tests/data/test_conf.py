@@ -1,9 +1,5 @@
 """Every data set and every augmentation is what its yaml says, also by way of the command line."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -16,7 +12,7 @@ AUGMENTS = sorted(path.stem for path in (CONF / "augment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_dataset_yaml_builds_with_its_defaults(configure, name, tmp_path: Path):
+def test_a_dataset_yaml_builds_with_its_defaults(configure, name, tmp_path):
     root = [] if name == "synthetic" else [f"dataset.root={tmp_path}"]
     cfg = configure("prepare", f"dataset={name}", *root)
     check(cfg)

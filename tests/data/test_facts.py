@@ -1,7 +1,5 @@
 """What training says about images and masks before the first epoch."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One reader of image files: formats, orientation, pages, bands and bits, and what is refused in one sentence."""
 
-from __future__ import annotations
-
 import os
 import struct
 import zlib

@@ -1,9 +1,5 @@
 """Several classes and pixels that do not count, from the file to the batch."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -22,18 +18,18 @@ VALUES = (("background", (0,)), ("gland", (64, 128)), ("pectoral", (255,)))
 COLORS = (("background", ("#000000",)), ("gland", ("#ff0000", "#00ff00")), ("pectoral", ("#0000ff",)))
 
 
-def labels() -> np.ndarray:
+def labels():
     """A 40x30 map of label values with blocks of 64, 128 and 255."""
     mask = np.zeros((30, 40), np.uint8)
     mask[2:12, 2:12], mask[2:12, 20:30], mask[20:28, 5:35] = 64, 128, 255
     return mask
 
 
-def class_numbers() -> np.ndarray:
+def class_numbers():
     return np.select([labels() == 255, labels() > 0], [2, 1], 0)
 
 
-def write_tree(root: Path, count: int = 12, shape: tuple[int, int] = (30, 40)) -> Path:
+def write_tree(root, count=12, shape=(30, 40)):
     rng = np.random.default_rng(0)
     for k in range(count):
         write_image(root / f"images/{k}.png", rng.integers(0, 256, (*shape, 3), np.uint8))
@@ -41,7 +37,7 @@ def write_tree(root: Path, count: int = 12, shape: tuple[int, int] = (30, 40)) -
     return root
 
 
-def folder(root: Path, **options: object) -> Folder:
+def folder(root, **options):
     classes = {"background": 0, "gland": [64, 128], "pectoral": 255}
     return Folder(root=str(root), **{"size": 32, "cache_dir": None, "classes": classes, **options})
 

@@ -1,7 +1,5 @@
 """Batches: what they hold, and that seed, epoch and index alone decide them."""
 
-from __future__ import annotations
-
 import pickle
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the pixels of a mask mean, however it was written."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

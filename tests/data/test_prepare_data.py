@@ -1,7 +1,5 @@
 """Opening a data set: the cache and its bound, the fingerprint, and where pixels are kept without a cache."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import replace
@@ -132,7 +130,7 @@ def test_an_image_that_is_smaller_than_its_patches_is_filled_up_with_black(datas
     assert mask.sum() == 15
 
 
-def test_a_data_set_that_is_computed_is_so_once_in_a_process() -> None:
+def test_a_data_set_that_is_computed_is_so_once_in_a_process():
     first, again = (open_data(Synthetic(size=32, train=3, val=1, test=1)) for _ in range(2))
     assert all(first.decoded[name] is again.decoded[name] for name in first.decoded)
     other = open_data(Synthetic(size=32, train=3, val=1, test=1, image_seed=1))

@@ -1,10 +1,7 @@
 """Which values are black and white, where images have more than 8 bits, and how channels are normalized."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +9,14 @@ import tifffile
 
 from seglab.contract import ContractError
 from seglab.data.datasets.folder import Folder
-from seglab.data.prepare_data import Opened, open_data
+from seglab.data.prepare_data import open_data
 from seglab.engine.module import Normalize
 from tests.data.fabricate import scene, white, write_image
 
 COUNT = 8
 
 
-def write(root: Path, images: list[np.ndarray]) -> Folder:
+def write(root, images):
     shutil.rmtree(root, ignore_errors=True)
     for k, image in enumerate(images):
         for name, pixels in (("images", image), ("masks", white(scene(k)[1]))):
@@ -28,11 +25,11 @@ def write(root: Path, images: list[np.ndarray]) -> Folder:
     return Folder(root=str(root), size=64, fit="patch", channels=1, cache_dir=None)
 
 
-def gray() -> list[np.ndarray]:
+def gray():
     return [scene(k)[0][..., 0] for k in range(COUNT)]
 
 
-def pixels(opened: Opened, name: str) -> np.ndarray:
+def pixels(opened, name):
     split = next(split for split, ids in opened.splits.ids().items() if name in ids)
     number = opened.splits.ids()[split].index(name)
     return opened.source(split).square(number, 0, 0)[0][:40, :48, 0]

@@ -8,7 +8,7 @@ from seglab.data import rle
 from tests.data.fabricate import run_lengths
 
 
-def read(text: str, shape: tuple[int, int]) -> np.ndarray:
+def read(text, shape):
     runs = rle.parse([text], ["mask"])
     rle.check(runs, shape, "mask")
     return rle.paint(runs, shape)

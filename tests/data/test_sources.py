@@ -1,7 +1,5 @@
 """Samples of a split: patches drawn from large images, tiles that cover them, and the same from every place."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A store of decoded images: what it holds, how interrupted work resumes, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -36,11 +34,11 @@ def folder(tmp_path):
     return tmp_path / "ready"
 
 
-def lines(folder: Path) -> list[dict]:
+def lines(folder):
     return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
 
 
-def assert_holds(folder: Path, raw: Folder) -> None:
+def assert_holds(folder, raw):
     for item, before in zip(open_store(folder), raw.items(), strict=True):
         assert (item.id, item.group, item.split) == (before.id, before.group, before.split)
         for name in ("image", "mask"):
@@ -49,7 +47,7 @@ def assert_holds(folder: Path, raw: Folder) -> None:
             np.testing.assert_array_equal(kept, fresh)
 
 
-def unfinish(folder: Path) -> None:
+def unfinish(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["ids"]
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -1,17 +1,13 @@
 """Whatever value an option is given, the check before a run ends in sentences or lets the run begin."""
 
-from __future__ import annotations
-
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from seglab.contract import ContractError
 from seglab.engine.config import ConfigError, check, identity
@@ -19,7 +15,7 @@ from seglab.train import train
 from tests.conftest import SMALL, compose
 
 
-def options(node: Any, path: str = "") -> Iterator[str]:
+def options(node, path=""):
     """Every dotted option of a plain configuration."""
     for key, value in node.items():
         name = f"{path}.{key}" if path else key
@@ -42,14 +38,14 @@ VALUES = st.recursive(
 CHANGES = st.dictionaries(st.sampled_from(OPTIONS), VALUES, min_size=1, max_size=3)
 
 
-def changed(changes: dict[str, Any]) -> DictConfig:
+def changed(changes):
     cfg = CFG.copy()
     for option, value in changes.items():
         OmegaConf.update(cfg, option, value, merge=False)
     return cfg
 
 
-def sentences_of(changes: dict[str, Any]) -> list[str]:
+def sentences_of(changes):
     """What the check before a run says about changed options; nothing where it lets the run begin."""
     cfg = changed(changes)
     try:
@@ -62,14 +58,14 @@ def sentences_of(changes: dict[str, Any]) -> list[str]:
 
 @settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(CHANGES)
-def test_a_check_gives_sentences_or_passes(changes: dict[str, Any]) -> None:
+def test_a_check_gives_sentences_or_passes(changes):
     assert all(": expected " in line for line in sentences_of(changes))
 
 
 @pytest.mark.slow
 @settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(CHANGES)
-def test_a_check_of_many_changes_does_so_too(changes: dict[str, Any]) -> None:
+def test_a_check_of_many_changes_does_so_too(changes):
     assert all(": expected " in line for line in sentences_of(changes))
 
 
@@ -81,7 +77,7 @@ ORDINARY = st.one_of(FEW, WORDS, st.none(), st.booleans(), st.lists(FEW, max_siz
 @pytest.mark.slow
 @settings(max_examples=20, suppress_health_check=list(HealthCheck), derandomize=True, phases=[Phase.generate])
 @given(st.dictionaries(st.sampled_from(OPTIONS), ORDINARY, min_size=1, max_size=2))
-def test_what_passes_the_check_trains_or_ends_in_a_sentence(changes: dict[str, Any]) -> None:
+def test_what_passes_the_check_trains_or_ends_in_a_sentence(changes):
     with TemporaryDirectory() as place, contextlib.chdir(place):
         cfg = changed({"trainer.max_epochs": 1, "trainer.limit_train_batches": 1, "workers": 0, **changes})
         said = ""

@@ -1,7 +1,5 @@
 """A list of choices on the command line, such as the losses of a view."""
 
-from __future__ import annotations
-
 import pytest
 
 from seglab.contract import ContractError

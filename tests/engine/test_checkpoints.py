@@ -1,7 +1,5 @@
 """Checkpoints are kept in memory and written seldom, the last one after the best."""
 
-from __future__ import annotations
-
 import torch
 
 from seglab.engine import checkpoints

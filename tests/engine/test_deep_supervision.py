@@ -1,9 +1,5 @@
 """model.deep_supervision=true: what a run trains with, measures, keeps and refuses."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,11 +14,11 @@ DEEP = ("model.depth=3", "model.deep_supervision=true")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     return train_small(tmp_path_factory.mktemp("deep"), *DEEP)
 
 
-def test_scales_are_trained_and_only_the_finest_is_measured_and_predicted(folder: Path) -> None:
+def test_scales_are_trained_and_only_the_finest_is_measured_and_predicted(folder):
     module = open_run(folder).module()
     image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     assert torch.equal(module(image), module.scales(image)[0])
@@ -30,7 +26,7 @@ def test_scales_are_trained_and_only_the_finest_is_measured_and_predicted(folder
     assert Run(folder).predict([np.zeros((32, 32, 3), np.uint8)])[0].shape == (32, 32)
 
 
-def test_a_paused_run_resumes_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
+def test_a_paused_run_resumes_to_the_same_bits(folder, tmp_path):
     for stop in ("stop_after=1", "stop_after=null"):
         train_small(tmp_path, *DEEP, stop)
     for name in ("per_image.csv", "metrics.csv"):
@@ -38,7 +34,7 @@ def test_a_paused_run_resumes_to_the_same_bits(folder: Path, tmp_path: Path) -> 
         pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
-def test_a_loss_of_distances_is_refused_before_training(tmp_path: Path) -> None:
+def test_a_loss_of_distances_is_refused_before_training(tmp_path):
     said = "model.deep_supervision: expected a loss of logits and target alone, .*, got Boundary, which needs distance"
     with pytest.raises(ContractError, match=said):
         train_small(tmp_path, *DEEP, "loss=boundary")

@@ -1,12 +1,7 @@
 """callbacks=ema: the average over steps is what is validated, saved and tested, and a resumed run has the same."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import pytest
 import torch
-from omegaconf import DictConfig
 from pytorch_lightning import Callback
 from torch import Tensor
 
@@ -14,7 +9,6 @@ from seglab.engine.trained_run import open_run
 from seglab.train import train
 from tests.conftest import SMALL
 
-Configure = Callable[..., DictConfig]
 WITH = (*SMALL, "callbacks=ema", "callbacks.ema.decay=0.15", "optimizer.lr=0.01", "trainer.max_epochs=3")
 
 
@@ -25,7 +19,7 @@ class Watch(Callback):
     measured: list[tuple[str, Tensor]]
 
     def note(self, module):
-        return module.model.last.weight.detach().clone()  # type: ignore[union-attr, return-value]
+        return module.model.last.weight.detach().clone()
 
     def on_train_start(self, trainer, module):
         self.trained.append(self.note(module))
@@ -34,7 +28,7 @@ class Watch(Callback):
         self.trained.append(self.note(module))
 
     def on_validation_start(self, trainer, module):
-        self.measured.append((trainer.state.fn.value, self.note(module)))  # type: ignore[union-attr]
+        self.measured.append((trainer.state.fn.value, self.note(module)))
 
     on_test_start = on_validation_start
 

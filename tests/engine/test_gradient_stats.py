@@ -1,7 +1,5 @@
 """Where the gradient falls is counted as by hand, and training logs it without touching what is trained."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -43,12 +41,12 @@ class Single:
 
 def shares(loss, logits, target):
     trained, seen = module(loss), dict[str, float]()
-    trained.log_values = lambda values: seen.update({key: float(value) for key, value in values.items()})  # type: ignore[method-assign, assignment]
+    trained.log_values = lambda values: seen.update({key: float(value) for key, value in values.items()})
     watch, trainer = GradientFractions(), Single()
     seen_batch = {"image": None, "target": target, "id": [""]}
-    watch.on_train_batch_end(trainer, trained, {"logits": logits}, seen_batch, 0)  # type: ignore[arg-type]
-    watch.on_train_batch_end(trainer, trained, {"logits": -logits}, seen_batch, 1)  # type: ignore[arg-type]
-    watch.on_train_epoch_end(trainer, trained)  # type: ignore[arg-type]
+    watch.on_train_batch_end(trainer, trained, {"logits": logits}, seen_batch, 0)
+    watch.on_train_batch_end(trainer, trained, {"logits": -logits}, seen_batch, 1)
+    watch.on_train_epoch_end(trainer, trained)
     return seen
 
 

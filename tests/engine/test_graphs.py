@@ -1,10 +1,8 @@
 """Steps that are recorded as CUDA graphs; here a recording that computes anew stands for the GPU's."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from seglab.engine.graphs import Graphs
 from seglab.engine.module import SegModule
@@ -17,7 +15,7 @@ class Recording:
     def __init__(self, work, inputs, model, pool):
         self.work, self.model = work, model
         self.inputs = [x if x is None else x.clone() for x in inputs]
-        self.outputs: list[Tensor] = []
+        self.outputs = []
 
     def __call__(self, inputs):
         for place, x in zip(self.inputs, inputs, strict=True):
@@ -38,12 +36,15 @@ class Recording:
 
 
 DEEP = ("dataset.fit=pad", "model.depth=3", "model.deep_supervision=true")
+MAPS = ("loss=boundary", "trainer.gradient_clip_val=0.1")
 
 
-@pytest.mark.parametrize("words", [(), ("loss=boundary", "trainer.gradient_clip_val=0.1"), DEEP])
+@pytest.mark.parametrize(
+    "words", [(), pytest.param(MAPS, marks=pytest.mark.slow), pytest.param(DEEP, marks=pytest.mark.slow)]
+)
 def test_a_run_of_recorded_steps_is_that_of_computed_ones(words, tmp_path, monkeypatch):
     plain = train_small(tmp_path / "plain", *words)
-    recorded: list[Graphs] = []
+    recorded = []
 
     def begin(module):
         module.graphs = Graphs(module, Recording)
@@ -61,7 +62,7 @@ def test_a_step_that_cannot_be_recorded_is_computed_and_said_once(caplog):
 
     graphs = Graphs(nn.Linear(1, 1), refuse)
     with caplog.at_level("INFO"):
-        assert [graphs((graphs,), abs, (torch.ones(size),)) for size in (1, 2)] == [None, None]  # type: ignore[arg-type]
+        assert [graphs((graphs,), abs, (torch.ones(size),)) for size in (1, 2)] == [None, None]
     assert caplog.messages == [
         "cuda_graph: steps are computed kernel by kernel, since they cannot be recorded (reads a number)"
     ]
@@ -75,6 +76,6 @@ def test_a_graph_belongs_to_one_shape_and_one_loss():
 
     for kind, size, count in ((one, 1, 1), (one, 1, 1), (one, 2, 2), (other, 2, 3), (one, 1, 3)):
         x = torch.rand(size)
-        (value,) = graphs((kind,), double, (x,))  # type: ignore[misc]
+        (value,) = graphs((kind,), double, (x,))
         torch.testing.assert_close(value, 2 * x)
         assert len(graphs.known) == count

@@ -1,7 +1,5 @@
 """A model starts from another's weights: those that fit and are asked for, and it says which."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from safetensors.torch import save_file

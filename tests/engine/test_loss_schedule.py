@@ -1,7 +1,5 @@
 """The value of a scheduled parameter is computed here by hand; a wrong schedule is one sentence."""
 
-from __future__ import annotations
-
 import pytest
 
 from seglab.contract import ContractError
@@ -28,7 +26,7 @@ def test_a_shape_goes_from_start_to_end_and_stays_there(shape, values):
 def test_the_weight_of_the_boundary_loss_grows_by_a_hundredth_an_epoch(configure):
     spec = "schedule.terms.boundary.weight={to: 1, shape: linear, epochs: 99}"
     cfg = configure("train", "loss=sum", "loss.terms.boundary.weight=0.01", spec)
-    loss: Sum = build(cfg.loss)
+    loss = build(cfg.loss)
     found = ramps(to_container(cfg.schedule), loss)
     for epoch, weight in ((0, 0.01), (1, 0.02), (49, 0.5), (99, 1.0), (150, 1.0)):
         now = scheduled(loss, found, epoch, 0)
@@ -41,7 +39,7 @@ def test_the_weight_of_the_boundary_loss_grows_by_a_hundredth_an_epoch(configure
 def test_a_weight_worked_out_from_the_data_is_where_its_schedule_starts():
     loss = WeightedBCE(pos_weight="auto").with_class_frequency([0.05])
     found = ramps({"pos_weight": {"to": 1, "epochs": 10}}, loss)
-    assert scheduled(loss, found, 0, 0).pos_weight == pytest.approx(19.0)  # type: ignore[attr-defined]
+    assert scheduled(loss, found, 0, 0).pos_weight == pytest.approx(19.0)
     assert scheduled(loss, found, 10, 0) == WeightedBCE(pos_weight=1.0)
 
 

@@ -1,11 +1,8 @@
 """The module trains with the loss in float32, stops at a loss that is no number, and rehearses without a trace."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -45,7 +42,7 @@ class Poisoned(Loss):
 
 
 def module(loss=None):
-    optimizer: Any = partial(torch.optim.SGD, lr=0.1)
+    optimizer = partial(torch.optim.SGD, lr=0.1)
     return SegModule(Tiny(), loss or BCE(), optimizer, mean=[0.5], std=[0.25])
 
 
@@ -102,7 +99,7 @@ def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were():
 
 
 def test_the_random_state_travels_with_the_checkpoint():
-    saved: dict[str, Any] = {}
+    saved = {}
     module().on_save_checkpoint(saved)
     first = torch.rand(3)
     module().on_load_checkpoint(saved)

@@ -1,7 +1,5 @@
 """A wrong override is one sentence with the nearest names that exist."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

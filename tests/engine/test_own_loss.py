@@ -1,13 +1,9 @@
 """Functions, modules and classes of the user's as losses, by the node that names them."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from seglab.engine.config import ConfigError, build_loss, check
 from seglab.engine.dry_run import try_external
@@ -18,24 +14,24 @@ HERE = __name__
 Z, T = torch.randn(3, 1, 4, 5, generator=torch.Generator().manual_seed(0)), torch.ones(3, 1, 4, 5)
 
 
-def weighted(probability: Tensor, target: Tensor, weight: float) -> Tensor:
+def weighted(probability, target, weight):
     return weight * (probability - target).square().mean()
 
 
-def make(power: int = 1) -> nn.Module:
+def make(power=1):
     return Power(power)
 
 
-def nothing() -> str:
+def nothing():
     return "no loss"
 
 
 class Power(nn.Module):
-    def __init__(self, power: int) -> None:
+    def __init__(self, power):
         super().__init__()
         self.power = power
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits, target):
         return (logits - target).abs().pow(self.power).mean()
 
 
@@ -43,7 +39,7 @@ class Mine(BCE):
     pass
 
 
-def per_image(values: Tensor) -> Tensor:
+def per_image(values):
     return values.flatten(1).mean(1)
 
 
@@ -58,13 +54,13 @@ def per_image(values: Tensor) -> Tensor:
     ],
     ids=["function", "module", "factory", "whole batch", "class of ours"],
 )
-def test_whatever_a_target_is_it_becomes_a_loss(node: dict[str, Any], expected: Tensor) -> None:
+def test_whatever_a_target_is_it_becomes_a_loss(node, expected):
     cfg = OmegaConf.create({"loss": {**node, "_target_": f"{HERE}.{node['_target_']}"}})
     check(cfg)
     torch.testing.assert_close(build_loss(cfg.loss)(Z, T), expected)
 
 
-def test_a_function_may_stand_inside_of_a_sum_and_of_external() -> None:
+def test_a_function_may_stand_inside_of_a_sum_and_of_external():
     function = {"_target_": "torch.nn.functional.binary_cross_entropy_with_logits"}
     external = {"_target_": "seglab.losses.external.External", "function": function}
     term = {"_target_": "seglab.losses.composite.Term", "weight": 2.0}
@@ -75,7 +71,7 @@ def test_a_function_may_stand_inside_of_a_sum_and_of_external() -> None:
     torch.testing.assert_close(build_loss(external)(Z, T), BCE()(Z, T))
 
 
-def test_what_is_no_loss_or_misspelt_is_one_sentence() -> None:
+def test_what_is_no_loss_or_misspelt_is_one_sentence():
     with pytest.raises(ConfigError, match="expected function that can be called, got no loss"):
         build_loss({"_target_": f"{HERE}.nothing"})
     with pytest.raises(ConfigError, match=r"loss\.function\.wait: expected .*weight, got a name unknown"):
@@ -84,7 +80,7 @@ def test_what_is_no_loss_or_misspelt_is_one_sentence() -> None:
         check(OmegaConf.create({"loss": {"_target_": "mine.Missing"}}))
 
 
-def dice_without_sigmoid(logits: Tensor, target: Tensor) -> Tensor:
+def dice_without_sigmoid(logits, target):
     """What MONAI's DiceLoss computes of logits when its `sigmoid` is forgotten."""
     return 1 - 2 * (logits * target).sum() / (logits.sum() + target.sum())
 
@@ -98,8 +94,6 @@ def dice_without_sigmoid(logits: Tensor, target: Tensor) -> Tensor:
     ],
     ids=["BCE", "Dice without sigmoid", "rising"],
 )
-def test_an_external_loss_that_does_not_fall_when_logits_become_right_is_warned_of(
-    function: Any, doubtful: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_external_loss_that_does_not_fall_when_logits_become_right_is_warned_of(function, doubtful, caplog):
     try_external(External(function=function), torch.zeros(2, 1, 16, 16))
     assert ("from wrong to right logits" in caplog.text) == doubtful

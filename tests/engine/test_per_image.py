@@ -1,7 +1,5 @@
 """The rows of a run add up: tiles to images, images to the metrics, and the images to look at are the right ones."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """run.json says how a run ended, whatever happened."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """The space of a search: what its trials try, how far they are trained, and what is said of a bad one."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,12 +1,8 @@
 """Snapshots: after which epochs, how exactly, and that a run with them is the same run."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from seglab.contract import ContractError
 from seglab.engine.config import identity
@@ -14,8 +10,6 @@ from seglab.engine.snapshots import Snapshots, is_due
 from seglab.engine.trained_run import open_run
 from seglab.train import load_data, make_module
 from tests.conftest import SMALL, assert_same_tables, train_small
-
-Configure = Callable[..., DictConfig]
 
 
 def test_snapshots_are_spaced_like_a_logarithm():

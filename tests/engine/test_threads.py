@@ -1,7 +1,5 @@
 """The number of threads follows from the work of a step, counted on a convolution by hand."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -19,26 +17,30 @@ def test_the_work_of_a_step_is_three_forward_passes_of_multiplications_and_addit
     assert threads.step_flop('{"_target_": "torch.nn.Tanhh"}', DISC, 4) == float("inf")  # takes all cores
 
 
-@pytest.mark.parametrize("model", ["unet", "fcn"])
-def test_the_work_of_our_networks_is_known(configure, model):
-    node = json.dumps(to_container(configure("train", f"model={model}").model))
-    assert 0 < threads.step_flop(node, DISC, 4) < 1e12
+def test_the_work_of_our_networks_is_known(configure):
+    for model in ("unet", "fcn"):
+        node = json.dumps(to_container(configure("train", f"model={model}").model))
+        assert 0 < threads.step_flop(node, DISC, 4) < 1e12
 
 
-@pytest.mark.parametrize(("flop", "expected"), [(1e10, 1), (1.5e11, 2), (3.2e11, 4), (1e15, 4), (float("inf"), 4)])
-def test_a_thread_is_added_for_each_tenth_of_a_teraflop_up_to_the_cores(configure, monkeypatch, flop, expected):
+def test_a_thread_is_added_for_each_tenth_of_a_teraflop_up_to_the_cores(configure, monkeypatch):
+    cfg = configure("train")
     monkeypatch.setattr(threads, "cores", lambda: 4)
-    monkeypatch.setattr(threads, "step_flop", lambda *_: flop)
-    assert threads.run_threads(configure("train")) == expected
-    assert threads.run_threads(configure("train", "threads=7")) == 7
+    for flop, expected in ((1e10, 1), (1.5e11, 2), (3.2e11, 4), (1e15, 4), (float("inf"), 4)):
+        monkeypatch.setattr(threads, "step_flop", lambda *_, flop=flop: flop)
+        assert threads.run_threads(cfg) == expected
+    cfg.threads = 7
+    assert threads.run_threads(cfg) == 7
 
 
-@pytest.mark.parametrize(("gpu", "cores", "expected"), [(False, 8, 0), (True, 1, 0), (True, 3, 2), (True, 64, 4)])
-def test_images_are_scored_in_processes_beside_a_gpu_alone(configure, monkeypatch, gpu, cores, expected):
-    monkeypatch.setattr(threads, "cores", lambda: cores)
-    monkeypatch.setattr(threads, "uses_gpu", lambda _: gpu)
-    assert threads.evaluation_processes(configure("train")) == expected
-    assert threads.evaluation_processes(configure("train", "evaluation_processes=7")) == 7
+def test_images_are_scored_in_processes_beside_a_gpu_alone(configure, monkeypatch):
+    cfg = configure("train")
+    for gpu, cores, expected in ((False, 8, 0), (True, 1, 0), (True, 3, 2), (True, 64, 4)):
+        monkeypatch.setattr(threads, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(threads, "uses_gpu", lambda _, gpu=gpu: gpu)
+        assert threads.evaluation_processes(cfg) == expected
+    cfg.evaluation_processes = 7
+    assert threads.evaluation_processes(cfg) == 7
 
 
 def test_a_machine_makes_as_many_runs_at_once_as_their_threads_fit(configure, monkeypatch):

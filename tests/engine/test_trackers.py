@@ -1,7 +1,5 @@
 """A tracker is a mirror: it gets what the run folder has, however the run ends, and cannot end it."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -12,11 +10,9 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
 from PIL import Image
 
 from seglab.contract import ContractError
@@ -24,7 +20,6 @@ from seglab.engine.trackers import Tracker
 from seglab.report import mirror
 from tests.conftest import train_small
 
-Configure = Callable[..., DictConfig]
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the trackers' packages
 
 
@@ -192,10 +187,10 @@ def test_a_study_is_pushed_to_an_mlflow_server(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob(f"artifacts/*/{there}/**/examples.png"))) == 1
 
 
-def test_tensorboard_holds_a_pushed_run(study_of, tmp_path):
+def test_tensorboard_holds_a_pushed_run(trained_study, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = shutil.copytree(study_of("32-true") / "bce", tmp_path / "study/bce")
+    folder = shutil.copytree(trained_study / "bce", tmp_path / "study/bce")
     for name in ("curves", "examples"):
         Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
     mirror([folder], "tensorboard")

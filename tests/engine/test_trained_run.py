@@ -1,7 +1,5 @@
 """A run opened again from its folder is the run that was measured; other folders are refused in one sentence."""
 
-from __future__ import annotations
-
 import json
 
 import pandas as pd
@@ -12,8 +10,8 @@ from seglab.contract import ContractError
 from seglab.engine.trained_run import TrainedRun, open_run, open_runs
 
 
-def test_an_opened_run_gives_the_losses_it_was_measured_with(trained_study):
-    run = open_run(trained_study / "bce")
+def test_an_opened_run_gives_the_losses_it_was_measured_with(study_in_each_precision):
+    run = open_run(study_in_each_precision / "bce")
     module, rows = run.module(), pd.read_csv(run.folder / "per_image.csv")
     with torch.no_grad(), run.autocast():
         losses = torch.cat([module.step(batch)[0] for batch in run.data().loader("test")])

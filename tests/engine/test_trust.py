@@ -1,7 +1,5 @@
 """Opening somebody else's run builds known classes only, whatever its run.json says."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

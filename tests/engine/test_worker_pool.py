@@ -1,7 +1,5 @@
 """Scores and pictures that other processes make are those of one process, whatever happens to the others."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

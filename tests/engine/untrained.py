@@ -1,7 +1,5 @@
 """The folder of a run whose model was never trained: opened and used like any other, and quickly made."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

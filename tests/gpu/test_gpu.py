@@ -1,9 +1,5 @@
 """What a GPU computes, beside what a CPU does; skipped without one."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pandas as pd
 import pytest
 import torch
@@ -19,7 +15,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "loss").glob("*.yaml")))
-def test_a_loss_on_the_gpu_is_that_of_the_cpu_in_float64(name: str) -> None:
+def test_a_loss_on_the_gpu_is_that_of_the_cpu_in_float64(name):
     from omegaconf import OmegaConf
 
     loss = build(OmegaConf.load(CONF / "loss" / f"{name}.yaml"))
@@ -33,7 +29,7 @@ def test_a_loss_on_the_gpu_is_that_of_the_cpu_in_float64(name: str) -> None:
     )
 
 
-def test_batches_that_are_made_on_the_gpu_are_those_of_the_cpu_up_to_rounding() -> None:
+def test_batches_that_are_made_on_the_gpu_are_those_of_the_cpu_up_to_rounding():
     made = []
     for device in (torch.device("cpu"), torch.device("cuda")):
         data = DataModule(Synthetic(size=64, train=8, val=2, test=2), Strong(), store="device", device=device)
@@ -44,12 +40,12 @@ def test_batches_that_are_made_on_the_gpu_are_those_of_the_cpu_up_to_rounding() 
     assert (made[1]["target"].cpu() != made[0]["target"]).float().mean() < 1e-3
 
 
-def test_data_lie_on_the_gpu_by_themselves() -> None:
+def test_data_lie_on_the_gpu_by_themselves():
     data = DataModule(Synthetic(size=64, train=8, val=2, test=2), store="auto", device=torch.device("cuda"))
     assert data.held_on("train") == torch.device("cuda")
 
 
-def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(tmp_path: Path) -> None:
+def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(tmp_path):
     words = ("trainer.accelerator=gpu", "trainer.deterministic=true", "trainer.max_epochs=3")
     train_small(tmp_path / "whole", *words)
     with killed(epoch=2):
@@ -58,7 +54,7 @@ def test_a_run_that_was_interrupted_ends_with_the_bits_of_one_that_was_not(tmp_p
     assert_same_tables(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_bf16_finds_what_float32_finds(tmp_path: Path) -> None:
+def test_bf16_finds_what_float32_finds(tmp_path):
     words = ("trainer.accelerator=gpu", "trainer.max_epochs=30", "scheduler=none")
     folders = [train_small(tmp_path / kind, *words, f"trainer.precision={kind}") for kind in ("32-true", "bf16-mixed")]
     first, second = (pd.read_csv(folder / "per_image.csv")["iou"].mean() for folder in folders)
@@ -70,7 +66,7 @@ WAITS = {"blob", "hausdorff", "per_component"}
 
 
 @pytest.mark.parametrize("task", [Task(), Task("multiclass", ("back", "disc", "cup"))], ids=lambda task: task.kind)
-def test_a_recorded_step_has_the_bits_of_a_computed_one_with_any_loss(task: Task) -> None:
+def test_a_recorded_step_has_the_bits_of_a_computed_one_with_any_loss(task):
     from omegaconf import OmegaConf
 
     from seglab.engine.graphs import CudaGraph
@@ -87,7 +83,7 @@ def test_a_recorded_step_has_the_bits_of_a_computed_one_with_any_loss(task: Task
         maps = [torch.randint(0, 3, (4, k, 64, 64), generator=generator).float().cuda() for _ in loss.needs]
         net = UNet(in_channels=3, base=4, depth=2, out_channels=k).cuda()
 
-        def work(image, target, *maps, net=net, loss=loss):  # type: ignore[no-untyped-def]
+        def work(image, target, *maps, net=net, loss=loss):
             logits = net(image / 255)
             losses = loss(logits, target, None, **dict(zip(loss.needs, maps, strict=True)))
             losses.mean().backward()
@@ -102,7 +98,7 @@ def test_a_recorded_step_has_the_bits_of_a_computed_one_with_any_loss(task: Task
         assert all(map(torch.equal, before, net.buffers())), path.stem
         losses, logits = (x.clone() for x in graph((image, target, *maps)))
         graph.set_gradients()
-        gradients = [weight.grad.clone() for weight in net.parameters()]  # type: ignore[union-attr]
+        gradients = [weight.grad.clone() for weight in net.parameters()]
         net.zero_grad()
         expected = work(image, target, *maps)
         assert torch.equal(logits, expected[1]), path.stem
@@ -116,7 +112,7 @@ KINDS = [("callbacks=ema",), ("model.deep_supervision=true", "model.depth=3"), (
 
 
 @pytest.mark.parametrize("options", KINDS)
-def test_a_run_of_cuda_graphs_is_that_of_steps_without(options: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_run_of_cuda_graphs_is_that_of_steps_without(options, tmp_path):
     words = ("trainer.accelerator=gpu", "trainer.deterministic=true", "trainer.max_epochs=3", *options)
     folders = [train_small(tmp_path / kind, *words, f"cuda_graph={kind}") for kind in ("true", "false")]
     tables = [epochs_of(folder) for folder in folders]
@@ -124,14 +120,14 @@ def test_a_run_of_cuda_graphs_is_that_of_steps_without(options: tuple[str, ...],
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")  # of what the compiler uses itself
-def test_compiled_steps_find_what_others_find(tmp_path: Path) -> None:
+def test_compiled_steps_find_what_others_find(tmp_path):
     words = ("trainer.accelerator=gpu", "trainer.max_epochs=3", "trainer.precision=32-true")
     folders = [train_small(tmp_path / kind, *words, f"compile={kind}") for kind in ("true", "false")]
     losses = [epochs_of(folder)["train/loss"] for folder in folders]
     pd.testing.assert_series_equal(*losses, rtol=1e-2)
 
 
-def test_too_large_a_step_is_one_sentence(tmp_path: Path) -> None:
+def test_too_large_a_step_is_one_sentence(tmp_path):
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2e8) / total)
@@ -142,7 +138,7 @@ def test_too_large_a_step_is_one_sentence(tmp_path: Path) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def test_one_device_by_ddp_gives_what_it_gives_without(tmp_path: Path) -> None:
+def test_one_device_by_ddp_gives_what_it_gives_without(tmp_path):
     words = ("trainer.accelerator=gpu", "trainer.deterministic=true")
     folders = [train_small(tmp_path / kind, *words, f"trainer.strategy={kind}") for kind in ("auto", "ddp")]
     tables = [pd.read_csv(folder / "per_image.csv") for folder in folders]

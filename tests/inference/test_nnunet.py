@@ -3,24 +3,18 @@
 nnU-Net is not among the packages of the tests: two classes stand in its place, with its names and calls.
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig
 from torch import nn
 
 from seglab.contract import ContractError
 from seglab.export import export
 
-Configure = Callable[..., DictConfig]
 WEIGHTS = (2 / 3, 1 / 3, 0.0)
 SIZES = (16, 8, 4)
 LABELS = {"ignore": 3, "cup": 2, "background": 0, "ring": 1}
@@ -60,7 +54,7 @@ def exported(configure, tmp_path, monkeypatch):
         file = export(
             configure("export", "what=nnunet", f"output={tmp_path}/nnUNetTrainerMine.py", *overrides), tmp_path
         )
-        names: dict[str, Any] = {}
+        names = {}
         exec(file.read_text(), names)
         return names[file.stem]
 
@@ -127,9 +121,7 @@ def test_what_cannot_be_exported_is_one_sentence(configure, words, sentence):
         export(configure("export", *(["what=nnunet"] if "what" not in "".join(words) else []), *words), Path())
 
 
-def test_two_choices_of_one_class_have_files_of_their_own(
-    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_choices_of_one_class_have_files_of_their_own(configure, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("nnunet", "nnunet_batch"):
         monkeypatch.setattr("seglab.export.choices", lambda name=name: {"loss": name})

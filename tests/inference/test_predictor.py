@@ -1,7 +1,5 @@
 """A run's model on images of any size: by its own scale, by tiles, by symmetries, and together with others."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """Tiles blended over an image give what the model says of the whole, wherever it does not look beyond them."""
 
-from __future__ import annotations
-
 import tracemalloc
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The losses under test are whatever conf/loss holds, for every task they have, with maps made as for training."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,18 +110,18 @@ def of(holds: Callable[[Case], bool]) -> Callable:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every loss for each test of a `case`, with the tasks it has, or those that the test is `of`."""
+    """Every loss for each test of a `case`, with the tasks it has, or those that the test is `of`, file by file."""
     if "case" in metafunc.fixturenames:
         holds = getattr(metafunc.function, "of", lambda case: True)
         cases: dict[str, list[Case]] = {}
         for name, task in CASES:
             if holds(case := Case(name, task, built(name, task))):
-                cases.setdefault(name, []).append(case)
+                cases.setdefault(type(case.loss).__module__.rpartition(".")[2], []).append(case)
         metafunc.parametrize("case", cases.values(), ids=cases.keys())
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Call a test of a `case` for one task after the other: a test for each of them would take longer to start."""
+    """Call a test of a `case` for one after the other: a test for each of them would take longer to start."""
     if "case" not in pyfuncitem.funcargs:
         return None
     for case in pyfuncitem.funcargs["case"]:

@@ -1,22 +1,14 @@
 """What a pixel has to do with a loss: the parts add up, and where the split is known they are it."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
 import pytest
 import torch
 from scipy.integrate import quad
-from torch import Tensor
 
 from seglab.contract import ContractError
 from seglab.losses import BCE, BalancedCE, Batchwise, Dice, Focal, Tversky
 from seglab.losses.attribution import attribution, gradients
 from seglab.losses.cross_entropy import PixelLoss
 from tests.losses.conftest import of
-
-if TYPE_CHECKING:
-    from conftest import Case
 
 MANY = dict.fromkeys(["bce", "dice", "generalized_dice", "mcc", "boundary", "cldice", "unified_focal"], "multiclass")
 MANY |= {"lovasz_softmax": "multiclass"}
@@ -25,19 +17,19 @@ ONE = {"topk", "lovasz_hinge", "t_loss", "mbls", "per_component", "sum", "batchw
 """Further kinds, for one class."""
 
 
-def scene(foreground: float = 0.2) -> tuple[Tensor, Tensor]:
+def scene(foreground=0.2):
     rng = torch.Generator().manual_seed(0)
     z = 2 * torch.randn(1, 1, 12, 10, generator=rng)
     return z, (torch.rand(1, 1, 12, 10, generator=rng) < foreground).to(torch.uint8)
 
 
-def perfect(case: Case, like: Tensor, target: Tensor, **maps: Tensor) -> Tensor:
+def perfect(case, like, target, **maps):
     shares = torch.zeros_like(like).scatter(1, target.long(), 1) if case.task == "multiclass" else target
     return case.loss((2.0 * shares - 1) * 100, target, **maps)
 
 
 @of(lambda case: case.name in {*MANY, *ONE} and case.task in ("binary", MANY.get(case.name)))
-def test_the_parts_of_the_pixels_add_up_to_the_loss(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_the_parts_of_the_pixels_add_up_to_the_loss(case, logits, target):
     for image in (slice(0, 1), slice(1, 2))[: 2 if case.name in MANY else 1]:
         z, t = logits[image, ..., 1:9, 2:10], target[image, ..., 1:9, 2:10]
         maps = case.maps(t, z)
@@ -48,7 +40,7 @@ def test_the_parts_of_the_pixels_add_up_to_the_loss(case: Case, logits: Tensor, 
         torch.testing.assert_close(split.mean((1, 2, 3)), case(z, t) - offset, rtol=near, atol=near / 10)
 
 
-def test_a_loss_that_jumps_on_the_way_has_a_gradient_alone(make: Any) -> None:
+def test_a_loss_that_jumps_on_the_way_has_a_gradient_alone(make):
     z, t = scene()
     distance = torch.randn(t.shape, generator=torch.Generator().manual_seed(1))
     one_sided = make("hausdorff", prediction=False)
@@ -59,7 +51,7 @@ def test_a_loss_that_jumps_on_the_way_has_a_gradient_alone(make: Any) -> None:
     assert gradients(make("hausdorff"), z, t, distance=distance).shape == z.shape
 
 
-def test_the_part_of_a_pixel_of_cross_entropy_is_its_own_loss() -> None:
+def test_the_part_of_a_pixel_of_cross_entropy_is_its_own_loss():
     z, t = scene()
     cost = torch.nn.functional.binary_cross_entropy_with_logits(z, t.float(), reduction="none")
     torch.testing.assert_close(attribution(BCE(), z, t), cost)
@@ -72,7 +64,7 @@ def test_the_part_of_a_pixel_of_cross_entropy_is_its_own_loss() -> None:
 
 
 @pytest.mark.parametrize("wrong", [0, 1])
-def test_errors_of_one_kind_share_a_tversky_loss_in_proportion(wrong: int) -> None:
+def test_errors_of_one_kind_share_a_tversky_loss_in_proportion(wrong):
     z, t = scene()
     z = torch.where(t == wrong, z, (2.0 * t - 1) * 60)
     loss, error = Tversky(fp_weight=0.3, fn_weight=0.7), (z.sigmoid() - t).abs()
@@ -81,7 +73,7 @@ def test_errors_of_one_kind_share_a_tversky_loss_in_proportion(wrong: int) -> No
     )
 
 
-def test_false_negatives_and_false_positives_share_dice_as_the_path_integral_says() -> None:
+def test_false_negatives_and_false_positives_share_dice_as_the_path_integral_says():
     z, t = scene()
     fp, fn, total = (x.sum().item() for x in (z.sigmoid() * (1 - t), (1 - z.sigmoid()) * t, t))
     # Dice is E / W with E = fp + fn and W = 2 total + fp - fn; its derivative by fn is 1 / W + E / W^2
@@ -91,7 +83,7 @@ def test_false_negatives_and_false_positives_share_dice_as_the_path_integral_say
     assert missed == pytest.approx(rise, rel=1e-4)
 
 
-def test_a_pixel_that_is_right_or_not_valid_has_no_part_and_no_gradient() -> None:
+def test_a_pixel_that_is_right_or_not_valid_has_no_part_and_no_gradient():
     z, t = scene()
     z[..., 0, :] = (2.0 * t[..., 0, :] - 1) * 40
     z[..., 1, :], valid = torch.nan, torch.ones(t.shape, dtype=torch.bool)
@@ -103,12 +95,12 @@ def test_a_pixel_that_is_right_or_not_valid_has_no_part_and_no_gradient() -> Non
         torch.testing.assert_close(split.sum() / valid.sum(), loss(z, t, valid)[0], rtol=1e-4, atol=1e-6)
 
 
-def test_the_gradient_of_cross_entropy_is_the_error() -> None:
+def test_the_gradient_of_cross_entropy_is_the_error():
     z, t = scene()
     torch.testing.assert_close(gradients(BCE(), z, t), (z.sigmoid() - t).abs())
 
 
-def test_a_pooled_loss_is_split_one_image_at_a_time(make: Any) -> None:
+def test_a_pooled_loss_is_split_one_image_at_a_time(make):
     z, t = scene()
     torch.testing.assert_close(attribution(Batchwise(loss=Dice()), z, t), attribution(Dice(), z, t))
     with pytest.raises(ContractError, match="one image at a time"):

@@ -1,18 +1,14 @@
 """The benchmark of losses: every loss gets a row."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 
 from seglab.benchmarks.losses import measure
 from tests.losses.conftest import ALL
 
-SMALL: dict[str, Any] = {"foreground": 0.2, "repeats": 1, "compile": False, "device": "cpu"}
+SMALL = {"foreground": 0.2, "repeats": 1, "compile": False, "device": "cpu"}
 
 
-def test_every_loss_gets_a_row(make: Any) -> None:
+def test_every_loss_gets_a_row(make):
     pytest.importorskip("monai")
     pytest.importorskip("kornia")
     mapped = [

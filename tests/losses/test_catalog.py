@@ -1,32 +1,24 @@
 """The cards are complete, docs/losses.md is what they say today, and a new loss is one class and one yaml."""
 
-from __future__ import annotations
-
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import Tensor
 
 import seglab.losses
 from seglab import loss_catalog
 from seglab.losses.base import Card, pixel_card, within
 from seglab.losses.cross_entropy import PixelLoss
-from seglab.losses.labels import Label
 from tests.losses.conftest import ALL, TASKS, of
-
-if TYPE_CHECKING:
-    from conftest import Case
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @of(lambda case: case.task != "multilabel")
-def test_every_card_tells_all(case: Case) -> None:
+def test_every_card_tells_all(case):
     card = case.loss.card
     for text in (card.title, card.formula, card.paper, card.empty, card.differs, card.many):
         assert len(text) > 3
@@ -41,7 +33,7 @@ def test_every_card_tells_all(case: Case) -> None:
     assert getattr(seglab.losses, type(case.loss).__name__) is type(case.loss)
 
 
-def test_the_table_lists_every_loss_once(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_lists_every_loss_once(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["loss_catalog"])
     loss_catalog.main()
     lines = capsys.readouterr().out.splitlines()[1:]
@@ -51,14 +43,14 @@ def test_the_table_lists_every_loss_once(capsys: pytest.CaptureFixture, monkeypa
     assert "binary" not in softmax
 
 
-def test_the_page_is_up_to_date() -> None:
+def test_the_page_is_up_to_date():
     remedy = "run `python -m seglab.loss_catalog docs`"
     assert (DOCS / "losses.md").read_text() == loss_catalog.page(), remedy
     assert sorted(file.stem for file in (DOCS / "losses").glob("*.svg")) == ALL, remedy
 
 
 @pytest.mark.parametrize("name", ["bce", "boundary", "unified_focal", "lovasz_hinge", "lovasz_softmax", "sum"])
-def test_the_curves_are_up_to_date(name: str) -> None:
+def test_the_curves_are_up_to_date(name):
     drawn = loss_catalog.picture(loss_catalog.curves(loss_catalog.losses()[name]))
     kept = (DOCS / "losses" / f"{name}.svg").read_text()
     numbers = [[float(x) for x in re.findall(r"-?\d+\.?\d*", text)] for text in (drawn, kept)]
@@ -74,11 +66,11 @@ class PowerError(PixelLoss):
 
     card = pixel_card(title="Power of the error", formula=r"\frac1N\sum(1-p)^a", paper="Brier 1950")
 
-    def cost(self, y: Label) -> Tensor:
+    def cost(self, y):
         return y.q**self.exponent
 
 
-def test_a_new_loss_is_one_class_and_one_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_loss_is_one_class_and_one_yaml(tmp_path, monkeypatch):
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "power.yaml").write_text(
         f"# python -m seglab.train loss=power\n_target_: {__name__}.PowerError\nexponent: 2.0\nclass_weights: null\n"

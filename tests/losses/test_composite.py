@@ -1,13 +1,8 @@
 """Losses around losses: sums share what they compute, a batch is one image, a switch comes once, foreign code runs."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from seglab.contract import ContractError
 from seglab.losses import (
@@ -26,18 +21,17 @@ from seglab.losses import (
     Tversky,
     WeightedBCE,
 )
-from seglab.losses.base import Loss
 from seglab.losses.numerics import Sigmoid
 from seglab.losses.pixels import pixels_of
 from tests.losses.conftest import TASKS, Case, build, of, scene
 
 
-def total(weights: dict[Any, float]) -> Sum:
+def total(weights):
     return Sum(terms={type(loss).__name__: Term(loss=loss, weight=w) for loss, w in weights.items()} | {"off": None})
 
 
 @pytest.mark.parametrize("task", list(TASKS))
-def test_a_sum_of_any_losses_has_the_sum_of_their_values_and_gradients(task: str) -> None:
+def test_a_sum_of_any_losses_has_the_sum_of_their_values_and_gradients(task):
     names = {"dice": 0.5, "focal": 1.0, "topk": 0.25, "hausdorff": 0.1, "batchwise": 2.0, "external": 1.0}
     terms = {build(name, task): weight for name, weight in names.items() if name != "external"}
     loss, (z, target) = total(terms), scene(task)
@@ -52,7 +46,7 @@ def test_a_sum_of_any_losses_has_the_sum_of_their_values_and_gradients(task: str
     torch.testing.assert_close(torch.autograd.grad(together, z)[0], torch.autograd.grad(apart, z)[0])
 
 
-def test_the_terms_of_a_sum_share_what_they_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_terms_of_a_sum_share_what_they_compute(monkeypatch):
     made = []
     forward = Sigmoid.forward
     monkeypatch.setattr(Sigmoid, "forward", staticmethod(lambda z, flip: made.append(1) or forward(z, flip)))
@@ -63,7 +57,7 @@ def test_the_terms_of_a_sum_share_what_they_compute(monkeypatch: pytest.MonkeyPa
     assert len(made) == 3, "p and q, once each"
 
 
-def test_a_sum_binds_its_terms_and_is_hard_where_one_of_them_is() -> None:
+def test_a_sum_binds_its_terms_and_is_hard_where_one_of_them_is():
     loss = total({WeightedBCE(): 2.0, Boundary(): 1.0}).with_task(TASKS["multiclass"])
     assert loss.with_class_frequency((0.5, 0.25, 0.2, 0.05)).terms["WeightedBCE"].loss.pos_weight == (2.0, 2.5, 10.0)
     assert not loss.soft
@@ -75,16 +69,16 @@ def test_a_sum_binds_its_terms_and_is_hard_where_one_of_them_is() -> None:
 
 
 @pytest.mark.parametrize("task", list(TASKS))
-def test_a_batchwise_loss_is_that_of_one_tall_image(task: str) -> None:
+def test_a_batchwise_loss_is_that_of_one_tall_image(task):
     logits, target = scene(task)
     valid = torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(0)) < 0.9
-    for loss in (Dice(task=task), build("cldice", task), build("generalized_dice", task)):  # type: ignore[arg-type]
+    for loss in (Dice(task=task), build("cldice", task), build("generalized_dice", task)):
         tall = [x.transpose(0, 1).reshape(1, -1, 36, 12) for x in (logits, target, valid)]
         torch.testing.assert_close(Batchwise(loss=loss)(logits, target), loss(*tall[:2]).expand(3))
         torch.testing.assert_close(Batchwise(loss=loss)(logits, target, valid), loss(*tall).expand(3))
 
 
-def test_it_switches_after_so_many_epochs_in_a_row_without_a_better_value() -> None:
+def test_it_switches_after_so_many_epochs_in_a_row_without_a_better_value():
     loss = Switch(first=BCE(), second=IoU(), patience=3)
     values = [0.1, 0.3, 0.2, 0.3, 0.4, 0.4, 0.1, 0.2, 0.9]  # equal is not better; a fourth epoch of waiting never comes
     schedule = [loss.at_epoch(values[:epoch]) for epoch in range(len(values) + 1)]
@@ -98,13 +92,13 @@ def test_it_switches_after_so_many_epochs_in_a_row_without_a_better_value() -> N
         Switch(first=BCE(), second=IoU(), patience=0)
 
 
-def test_a_fixed_epoch_counts_whatever_the_values_are() -> None:
+def test_a_fixed_epoch_counts_whatever_the_values_are():
     loss = Switch(first=BCE(), second=IoU(), at=3, patience=1)
     switches = [loss.at_epoch([0.5, 0.1, 0.2, 0.9][:k])[1] for k in range(5)]
     assert switches == [[], [], [], [3], [3]]
 
 
-def test_three_losses_follow_one_another_each_waiting_anew() -> None:
+def test_three_losses_follow_one_another_each_waiting_anew():
     last = Switch(first=IoU(), second=Focal(), patience=2)
     loss = Switch(first=BCE(), second=last, patience=1)
     assert loss.at_epoch([0.5, 0.4]) == (IoU(), [2])
@@ -112,7 +106,7 @@ def test_three_losses_follow_one_another_each_waiting_anew() -> None:
     assert loss.at_epoch([0.5, 0.4, 0.1, 0.1, 0.1]) == (Focal(), [2, 5])
 
 
-def test_losses_around_a_switch_switch_with_it_and_keep_its_task() -> None:
+def test_losses_around_a_switch_switch_with_it_and_keep_its_task():
     switch = Switch(first=BCE(), second=IoU(), at=2).with_task(TASKS["multilabel"])
     assert Batchwise(loss=switch).at_epoch([0, 0]) == (Batchwise(loss=IoU(task="multilabel")), [2])
     terms = {"a": Term(loss=switch, weight=2.0), "b": Term(loss=Dice(task="multilabel"), weight=1.0), "c": None}
@@ -122,7 +116,7 @@ def test_losses_around_a_switch_switch_with_it_and_keep_its_task() -> None:
     assert now.terms == {"a": Term(loss=IoU(task="multilabel"), weight=2.0), "b": terms["b"]}
 
 
-def test_a_switch_asks_for_what_either_loss_needs_and_fits_both() -> None:
+def test_a_switch_asks_for_what_either_loss_needs_and_fits_both():
     loss = Switch(first=WeightedBCE(), second=Boundary())
     assert loss.needs == Boundary().needs
     assert not loss.soft
@@ -132,7 +126,7 @@ def test_a_switch_asks_for_what_either_loss_needs_and_fits_both() -> None:
 
 
 @pytest.mark.parametrize("partition", ["cells", "components"])
-def test_of_one_object_or_none_a_loss_per_component_is_the_plain_one(partition: str) -> None:
+def test_of_one_object_or_none_a_loss_per_component_is_the_plain_one(partition):
     logits, target = scene()  # the second image is empty, the third has one object
     case = Case("per_component", "binary", build("per_component", partition=partition))
     plain = BCEDice()(logits, target)
@@ -143,13 +137,13 @@ def test_of_one_object_or_none_a_loss_per_component_is_the_plain_one(partition: 
 
 
 @of(lambda case: case.loss.by_totals and case.task != "multilabel")
-def test_all_components_at_once_cost_what_they_cost_one_by_one(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_all_components_at_once_cost_what_they_cost_one_by_one(case, logits, target):
     valid = torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(6)) < 0.7
     for partition in ("cells", "components"):
-        around = PerComponent(loss=case.loss, partition=partition)  # type: ignore[arg-type]
+        around = PerComponent(loss=case.loss, partition=partition)
         maps = Case("per_component", case.task, around).maps(target, logits)
         for mask in (None, valid):
-            x = pixels_of(case.task, logits.double(), target, mask, maps)  # type: ignore[arg-type]
+            x = pixels_of(case.task, logits.double(), target, mask, maps)
             objects = x.maps[partition][:, -1:]
             assert case.loss.value(x).shape == (3,)  # what it remembers of the whole must not count for the parts
             for at_once, one in zip(around.at_once(x, objects, 2), around.one_by_one(x, objects, 2), strict=True):
@@ -157,7 +151,7 @@ def test_all_components_at_once_cost_what_they_cost_one_by_one(case: Case, logit
 
 
 @pytest.mark.parametrize("task", ["binary", "multilabel"])
-def test_components_leave_out_what_is_not_valid(task: str) -> None:
+def test_components_leave_out_what_is_not_valid(task):
     logits, target = scene(task)
     case = Case("per_component", task, build("per_component", task, partition="components"))
     maps, valid = case.maps(target, logits), torch.ones(3, 1, 12, 12, dtype=torch.bool)
@@ -166,15 +160,15 @@ def test_components_leave_out_what_is_not_valid(task: str) -> None:
     torch.testing.assert_close(case.loss(logits, target, valid, **maps), cut)
 
 
-def test_a_foreign_function_sees_one_image_or_the_batch_in_float32(logits: Tensor, target: Tensor) -> None:
+def test_a_foreign_function_sees_one_image_or_the_batch_in_float32(logits, target):
     seen = []
 
-    def function(z: Tensor, t: Tensor) -> Tensor:
+    def function(z, t):
         seen.append((len(z), z.dtype, t.dtype))
         return (z - t).square().mean()
 
     with pytest.raises(ContractError, match="External: expected a tensor from its function, got float"):
-        External(function=lambda z, t: 1.0)(logits, target)  # type: ignore[arg-type, return-value]
+        External(function=lambda z, t: 1.0)(logits, target)
     each = External(function=function)(logits.half(), target)
     assert seen == [(1, torch.float32, torch.float32)] * 3
     once = External(function=function, image_by_image=False)(logits.half(), target)
@@ -182,11 +176,11 @@ def test_a_foreign_function_sees_one_image_or_the_batch_in_float32(logits: Tenso
     torch.testing.assert_close(once, each.mean().expand(3))
 
 
-def test_a_foreign_function_may_give_one_number_per_image_or_per_pixel(logits: Tensor, target: Tensor) -> None:
-    def each(z: Tensor, t: Tensor) -> Tensor:
+def test_a_foreign_function_may_give_one_number_per_image_or_per_pixel(logits, target):
+    def each(z, t):
         return (z - t).square()
 
-    def per_image(z: Tensor, t: Tensor) -> Tensor:
+    def per_image(z, t):
         return each(z, t).flatten(1).mean(1)
 
     expected = per_image(logits, target.float())
@@ -199,12 +193,12 @@ def test_a_foreign_function_may_give_one_number_per_image_or_per_pixel(logits: T
         External(function=lambda z, t: per_image(z, t)[:2], image_by_image=False)(logits, target)
 
 
-def test_a_foreign_function_gets_probabilities_and_ids_where_it_takes_them(logits: Tensor, target: Tensor) -> None:
-    loss: Loss = External(function=torch.nn.BCELoss(), takes="probabilities")
+def test_a_foreign_function_gets_probabilities_and_ids_where_it_takes_them(logits, target):
+    loss = External(function=torch.nn.BCELoss(), takes="probabilities")
     torch.testing.assert_close(loss(logits, target), BCE()(logits, target))
     z, ids = scene("multiclass")
     for labels in ("ids", "shares"):
-        loss = External(function=F.cross_entropy, labels=labels, task="multiclass")  # type: ignore[arg-type]
+        loss = External(function=F.cross_entropy, labels=labels, task="multiclass")
         torch.testing.assert_close(loss(z, ids), BCE(task="multiclass")(z, ids))
     seen = External(function=lambda p, t: (p.sum(1) - 1).abs().max(), takes="probabilities", task="multiclass")(z, ids)
     assert (seen < 1e-6).all()

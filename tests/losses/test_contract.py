@@ -1,15 +1,11 @@
 """What every loss of conf/loss promises for every task, whatever its formula."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 from dataclasses import fields
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import Tensor
 
 from seglab.losses.calibration import L1ACE, RegionSize
 from seglab.losses.components import PerComponent
@@ -18,27 +14,24 @@ from seglab.losses.cross_entropy import PixelLoss
 from seglab.losses.external import External
 from tests.losses.conftest import of, one_hot
 
-if TYPE_CHECKING:
-    from conftest import Case
 
-
-def mean_over_classes(case: Case) -> bool:
+def mean_over_classes(case):
     """Whether the loss is one; a softmax has one cross-entropy for all classes."""
     whole = isinstance(case.loss, WeightedSum | External | PerComponent | L1ACE | RegionSize)
     return not whole and (case.task != "multiclass" or not (isinstance(case.loss, PixelLoss) or case.name == "switch"))
 
 
-def plain(case: Case) -> bool:
+def plain(case):
     """A multilabel task has nothing of its own here: its channels are those of binary ones."""
     return case.task != "multilabel"
 
 
-def right(target: Tensor, like: Tensor, size: float) -> Tensor:
+def right(target, like, size):
     """Logits that are right by `size` everywhere; wrong for a negative size."""
     return size * (2.0 * (target if target.shape == like.shape else one_hot(target, like.shape[1])) - 1)
 
 
-def test_gives_one_number_per_image(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_gives_one_number_per_image(case, logits, target):
     loss = case(logits, target)
     assert loss.shape == (3,)
     assert loss.dtype == torch.float32
@@ -46,7 +39,7 @@ def test_gives_one_number_per_image(case: Case, logits: Tensor, target: Tensor) 
 
 
 @of(lambda case: not case.pools)
-def test_an_image_costs_the_same_alone_and_in_any_order(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_an_image_costs_the_same_alone_and_in_any_order(case, logits, target):
     together = case(logits, target)
     if case.name != "lovasz_softmax":
         alone = torch.cat([case(logits[i : i + 1], target[i : i + 1]) for i in range(3)])
@@ -55,11 +48,11 @@ def test_an_image_costs_the_same_alone_and_in_any_order(case: Case, logits: Tens
     torch.testing.assert_close(case(logits[order], target[order]), together[order])
 
 
-def test_the_tensors_of_a_step_go_when_it_ends(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_the_tensors_of_a_step_go_when_it_ends(case, logits, target):
     """On a GPU those of a step that wait for Python's search for circles take the memory of the next."""
     weights = logits.clone().requires_grad_()
 
-    def step() -> weakref.ref:
+    def step():
         made = weights * 1
         case(made, target).sum().backward()
         return weakref.ref(made)
@@ -72,7 +65,7 @@ def test_the_tensors_of_a_step_go_when_it_ends(case: Case, logits: Tensor, targe
 
 
 @of(plain)
-def test_strides_and_the_dtype_of_the_target_do_not_matter(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_strides_and_the_dtype_of_the_target_do_not_matter(case, logits, target):
     loss, maps = case(logits, target), case.maps(target, logits)
     strided = logits.transpose(2, 3).contiguous().transpose(2, 3)
     assert not strided.is_contiguous()
@@ -84,13 +77,13 @@ def test_strides_and_the_dtype_of_the_target_do_not_matter(case: Case, logits: T
 
 
 @of(lambda case: plain(case) and case.name not in {"per_component", "skeleton_recall"})  # which choose in the middle
-def test_a_flip_turns_the_gradient_with_the_image(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_a_flip_turns_the_gradient_with_the_image(case, logits, target):
     turned = case.gradient(logits.flip(2, 3), target.flip(2, 3)).flip(2, 3)
     torch.testing.assert_close(turned, case.gradient(logits, target), atol=1e-6, rtol=1e-4)
 
 
 @of(plain)
-def test_inputs_are_left_as_they_were(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_inputs_are_left_as_they_were(case, logits, target):
     maps, valid = case.maps(target, logits), torch.rand(3, 1, 12, 12) < 0.8
     given = [logits, target, valid, *maps.values()]
     before = [x.clone() for x in given]
@@ -99,7 +92,7 @@ def test_inputs_are_left_as_they_were(case: Case, logits: Tensor, target: Tensor
 
 
 @of(plain)
-def test_first_and_second_derivatives_are_those_of_the_value(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_first_and_second_derivatives_are_those_of_the_value(case, logits, target):
     z = logits[:2, :, 2:6, 3:7].double().contiguous().requires_grad_()
     t = target[:2, :, 2:6, 3:7].contiguous()
     maps = case.maps(t, z)
@@ -108,7 +101,7 @@ def test_first_and_second_derivatives_are_those_of_the_value(case: Case, logits:
 
 
 @of(plain)
-def test_half_precision_costs_what_its_values_cost_in_float32(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_half_precision_costs_what_its_values_cost_in_float32(case, logits, target):
     for dtype in (torch.float16, torch.bfloat16):
         rounded = logits.to(dtype)
         torch.testing.assert_close(case(rounded, target), case(rounded.float(), target))
@@ -118,7 +111,7 @@ def test_half_precision_costs_what_its_values_cost_in_float32(case: Case, logits
 
 
 @of(plain)
-def test_autocast_changes_nothing(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_autocast_changes_nothing(case, logits, target):
     with torch.autocast("cpu", torch.bfloat16):
         loss, gradient = case(logits, target), case.gradient(logits, target)
     torch.testing.assert_close(loss, case(logits, target), rtol=0, atol=0)
@@ -126,13 +119,13 @@ def test_autocast_changes_nothing(case: Case, logits: Tensor, target: Tensor) ->
 
 
 @of(plain)
-def test_right_is_cheaper_than_unsure_and_unsure_than_wrong(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_right_is_cheaper_than_unsure_and_unsure_than_wrong(case, logits, target):
     good, unsure, wrong = (case(right(target, logits, size), target) for size in (4, 0, -4))
     assert (good < unsure).all()
     assert (unsure < wrong).all()
 
 
-def test_a_perfect_prediction_costs_nothing_and_no_loss_is_negative(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_a_perfect_prediction_costs_nothing_and_no_loss_is_negative(case, logits, target):
     if case.loss.card.zero and case.name != "sum":
         assert (case(right(target, logits, 100), target).abs() < 1e-6).all()
     if not case.loss.card.signed:
@@ -141,7 +134,7 @@ def test_a_perfect_prediction_costs_nothing_and_no_loss_is_negative(case: Case, 
 
 @of(plain)
 @pytest.mark.slow
-def test_the_way_down_leads_to_the_target(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_the_way_down_leads_to_the_target(case, logits, target):
     z, maps = logits.clone().requires_grad_(), case.maps(target, logits)
     optimizer = torch.optim.Adam([z], lr=0.5)
     for _ in range(100):
@@ -161,7 +154,7 @@ def test_the_way_down_leads_to_the_target(case: Case, logits: Tensor, target: Te
 
 
 @of(lambda case: case.loss.card.proper)
-def test_a_proper_loss_is_smallest_where_probabilities_are_the_soft_labels(case: Case, logits: Tensor) -> None:
+def test_a_proper_loss_is_smallest_where_probabilities_are_the_soft_labels(case, logits):
     best = logits.double()
     soft = best.softmax(1) if case.task == "multiclass" else best.sigmoid()
     if case.name != "jml":  # which has a kink there
@@ -173,7 +166,7 @@ def test_a_proper_loss_is_smallest_where_probabilities_are_the_soft_labels(case:
 
 
 @of(mean_over_classes)
-def test_per_class_is_what_the_loss_is_the_mean_of(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_per_class_is_what_the_loss_is_the_mean_of(case, logits, target):
     each = case.loss.per_class(logits, target, **case.maps(target, logits))
     classes = {"binary": 1, "multilabel": 2, "multiclass": 3}[case.task]
     assert each.shape == (3, classes + (case.name == "lovasz_softmax"))  # whose mean counts the background
@@ -182,7 +175,7 @@ def test_per_class_is_what_the_loss_is_the_mean_of(case: Case, logits: Tensor, t
 
 
 @of(lambda case: case.task == "multiclass" and case.name != "nacl")  # which has to do with logits themselves
-def test_the_gradient_of_a_softmax_sums_to_0_over_the_classes(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_the_gradient_of_a_softmax_sums_to_0_over_the_classes(case, logits, target):
     gradient = case.gradient(logits, target)
     assert gradient.sum(1).abs().max() < 4e-6 * gradient.abs().max()
     shifted = logits + torch.randn(3, 1, 12, 12, generator=torch.Generator().manual_seed(4))
@@ -191,17 +184,15 @@ def test_the_gradient_of_a_softmax_sums_to_0_over_the_classes(case: Case, logits
 
 
 @of(lambda case: case.task != "binary" and not case.fitted)
-def test_classes_may_change_places(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_classes_may_change_places(case, logits, target):
     order = torch.tensor([1, 0]) if case.task == "multilabel" else torch.tensor([0, 3, 1, 2])
     moved = target[:, order] if case.task == "multilabel" else order.argsort()[target.long()]
     torch.testing.assert_close(case(logits[:, order], moved), case(logits, target))
 
 
 @of(plain)
-def test_subclassing_a_loss_changes_nothing_and_a_module_gives_its_mean(
-    case: Case, logits: Tensor, target: Tensor
-) -> None:
-    class Heir(type(case.loss)):  # type: ignore[misc]
+def test_subclassing_a_loss_changes_nothing_and_a_module_gives_its_mean(case, logits, target):
+    class Heir(type(case.loss)):
         """Says nothing of its own."""
 
     given = {field.name: getattr(case.loss, field.name) for field in fields(case.loss) if field.init}

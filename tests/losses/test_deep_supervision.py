@@ -1,7 +1,5 @@
 """A loss over several scales: the weights, the pixels that stand for a scale, and what is left out."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -10,7 +8,7 @@ from seglab.losses import BCE, LovaszSoftmax
 from seglab.losses.deep_supervision import over_scales
 
 
-def test_three_scales_weigh_four_two_and_one_seventh() -> None:
+def test_three_scales_weigh_four_two_and_one_seventh():
     """Logits of 0, ln 3 and -ln 3 on foreground cost ln 2, ln 4/3 and ln 4 a pixel."""
     values = (0.0, math.log(3), -math.log(3))
     scales = [torch.full((1, 1, size, size), value) for size, value in zip((8, 4, 2), values, strict=True)]
@@ -19,7 +17,7 @@ def test_three_scales_weigh_four_two_and_one_seventh() -> None:
     torch.testing.assert_close(loss, torch.tensor([expected]))
 
 
-def test_a_coarse_pixel_stands_for_the_one_behind_the_middle_of_its_block() -> None:
+def test_a_coarse_pixel_stands_for_the_one_behind_the_middle_of_its_block():
     """Of 4x8 pixels with their number as class, logits of 2x2 see rows 1 and 3, columns 2 and 6."""
     target = torch.arange(32).view(1, 1, 4, 8)
     certain = torch.zeros(1, 32, 2, 2)
@@ -31,7 +29,7 @@ def test_a_coarse_pixel_stands_for_the_one_behind_the_middle_of_its_block() -> N
         assert over_scales(loss, [fine, certain.flip(2)], target).item() > 0.1
 
 
-def test_a_pixel_that_does_not_count_does_not_on_any_scale() -> None:
+def test_a_pixel_that_does_not_count_does_not_on_any_scale():
     target, valid = torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4, dtype=torch.bool)
     valid[:, :, 1, 1] = False  # which stands for its block of 2x2
     fine, coarse = torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 2, 2)

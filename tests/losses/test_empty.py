@@ -1,18 +1,10 @@
 """Masks without foreground and absent classes: what each policy does, decided image by image."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
 import pytest
 import torch
-from torch import Tensor
 
 from seglab.contract import ContractError
 from tests.losses.conftest import of, scene
-
-if TYPE_CHECKING:
-    from conftest import Case
 
 POLICY = ["dice", "iou", "tversky", "focal_tversky", "squared_dice", "dice_plus_plus", "noise_robust_dice", "jml"]
 POLICY += ["log_cosh_dice", "lovasz_hinge", "lovasz_sigmoid", "mcc", "generalized_dice", "asymmetric_focal_tversky"]
@@ -21,7 +13,7 @@ POLICY += ["generalized_wasserstein_dice", "lovasz_softmax"]
 BINARY = POLICY[:-1]
 
 
-def test_the_complement_scores_the_background(make: Any, logits: Tensor) -> None:
+def test_the_complement_scores_the_background(make, logits):
     empty, q = torch.zeros(3, 1, 12, 12, dtype=torch.uint8), 1 - logits.sigmoid()
     inside, beside = q.sum((1, 2, 3)), (1 - q).sum((1, 2, 3))
     torch.testing.assert_close(make("iou")(logits, empty), 1 - inside / 144)
@@ -35,7 +27,7 @@ def test_the_complement_scores_the_background(make: Any, logits: Tensor) -> None
     torch.testing.assert_close(make("lovasz_sigmoid")(logits, empty), logits.sigmoid().mean((1, 2, 3)))
 
 
-def test_the_formula_is_taken_literally(make: Any, logits: Tensor) -> None:
+def test_the_formula_is_taken_literally(make, logits):
     empty, mass = torch.zeros(3, 1, 12, 12, dtype=torch.uint8), logits.sigmoid().sum((1, 2, 3))
     torch.testing.assert_close(make("dice", empty="formula", smooth=1.0)(logits, empty), mass / (mass + 1))
     torch.testing.assert_close(make("dice", empty="formula")(logits, empty), torch.ones(3))
@@ -45,9 +37,7 @@ def test_the_formula_is_taken_literally(make: Any, logits: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", ["dice", "mcc", "lovasz_hinge", "squared_dice", "jml", "generalized_dice", "cldice"])
-def test_a_skipped_image_is_left_out_of_the_mean_and_never_counted_as_right(
-    make: Any, name: str, logits: Tensor, target: Tensor
-) -> None:
+def test_a_skipped_image_is_left_out_of_the_mean_and_never_counted_as_right(make, name, logits, target):
     skip, keep, kept = make(name, empty="skip"), make(name), [0, 2]  # the second image of the target is empty
     torch.testing.assert_close(skip(logits, target).mean(), keep(logits[kept], target[kept]).mean())
     z = logits.requires_grad_()
@@ -61,7 +51,7 @@ def test_a_skipped_image_is_left_out_of_the_mean_and_never_counted_as_right(
 
 
 @pytest.mark.parametrize("name", ["dice", "iou", "jml"])
-def test_of_many_classes_a_policy_is_that_of_each(make: Any, name: str) -> None:
+def test_of_many_classes_a_policy_is_that_of_each(make, name):
     logits, target = scene("multiclass")  # the third image has the classes 0 and 1
     each = make(name, "multiclass").per_class(logits, target)
     torch.testing.assert_close(make(name, "multiclass")(logits, target), each.mean(1))
@@ -72,7 +62,7 @@ def test_of_many_classes_a_policy_is_that_of_each(make: Any, name: str) -> None:
     torch.testing.assert_close(everything, torch.stack([every[0].mean(), every[1, 0], every[2, :2].mean()]))
 
 
-def test_an_absent_class_is_scored_by_the_rest_of_the_image(make: Any) -> None:
+def test_an_absent_class_is_scored_by_the_rest_of_the_image(make):
     logits, target = scene("multiclass")
     p = logits.softmax(1)[2, 3].sum()  # the third image lacks class 3
     each = make("dice", "multiclass").per_class(logits, target)
@@ -82,7 +72,7 @@ def test_an_absent_class_is_scored_by_the_rest_of_the_image(make: Any) -> None:
 
 
 @of(lambda case: case.name in POLICY and case.task != "multilabel")
-def test_every_policy_is_finite_on_every_mask(case: Case, make: Any) -> None:
+def test_every_policy_is_finite_on_every_mask(case, make):
     sizes = torch.tensor([-1e4, -20.0, 0.0, 20.0, 1e4]).view(5, 1, 1, 1)
     target = torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 8, 8).repeat(5, 1, 1, 1)
     for policy in ("complement", "formula", "skip"):
@@ -93,13 +83,13 @@ def test_every_policy_is_finite_on_every_mask(case: Case, make: Any) -> None:
         assert torch.autograd.grad(value.sum(), z)[0].isfinite().all()
 
 
-def test_an_unknown_policy_is_refused(make: Any) -> None:
+def test_an_unknown_policy_is_refused(make):
     for name in BINARY:
         with pytest.raises(Exception, match="empty one of complement, formula, skip, got zero") as caught:
             make(name, empty="zero")
         assert isinstance(caught.value.__cause__ or caught.value, ContractError), name
 
 
-def test_balanced_ce_of_one_class_is_the_mean_over_that_class(make: Any, logits: Tensor) -> None:
+def test_balanced_ce_of_one_class_is_the_mean_over_that_class(make, logits):
     for target in (torch.zeros(3, 1, 12, 12, dtype=torch.uint8), torch.ones(3, 1, 12, 12, dtype=torch.uint8)):
         torch.testing.assert_close(make("balanced_ce")(logits, target), make("bce")(logits, target))

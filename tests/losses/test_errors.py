@@ -1,19 +1,11 @@
 """Bad input is answered in one sentence that names the loss and the parameter."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
 import pytest
 import torch
-from torch import Tensor
 
 from seglab.contract import ContractError, Task
 from seglab.losses import BCE, GeneralizedWassersteinDice
 from tests.losses.conftest import of, scene
-
-if TYPE_CHECKING:
-    from conftest import Case
 
 LIMITS = [
     ("weighted_bce", "pos_weight", 0.0),
@@ -67,13 +59,13 @@ LIMITS = [
 ]
 
 
-def some(case: Case) -> bool:
+def some(case):
     """One of each family: all losses check their input in the same place."""
     names = {"bce", "dice", "boundary", "lovasz_hinge", "lovasz_softmax", "sum", "external", "focal_tversky", "exp_log"}
     return case.name in names
 
 
-def test_a_parameter_out_of_range_is_named(make: Any) -> None:
+def test_a_parameter_out_of_range_is_named(make):
     for name, parameter, value in LIMITS:
         kind = type(make(name))
         with pytest.raises(ContractError) as fault:
@@ -83,14 +75,14 @@ def test_a_parameter_out_of_range_is_named(make: Any) -> None:
 
 
 @of(some)
-def test_shapes_that_differ_are_both_named(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_shapes_that_differ_are_both_named(case, logits, target):
     for wrong in (target[:, 0], target[:2], target[..., :6], target.expand(3, -1, 12, 12).repeat(1, 3, 1, 1)):
         with pytest.raises(ContractError, match=r"got \(3, ., 12, 12\) and \(") as caught:
             case.loss(logits, wrong)
         assert str(caught.value).startswith(type(case.loss).__name__)
 
 
-def test_channels_that_do_not_fit_the_task_are_named(make: Any) -> None:
+def test_channels_that_do_not_fit_the_task_are_named(make):
     two, ids = torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
     with pytest.raises(ContractError, match=r"Dice: expected logits \(b, 1, \*spatial\) .* for task=binary, got"):
         make("dice")(two, two)
@@ -101,7 +93,7 @@ def test_channels_that_do_not_fit_the_task_are_named(make: Any) -> None:
 
 
 @of(some)
-def test_an_image_without_a_batch_or_with_integers_is_refused(case: Case) -> None:
+def test_an_image_without_a_batch_or_with_integers_is_refused(case):
     with pytest.raises(ContractError, match="one shape"):
         case.loss(torch.zeros(8, 8), torch.zeros(8, 8))
     with pytest.raises(ContractError, match="one shape"):
@@ -110,25 +102,25 @@ def test_an_image_without_a_batch_or_with_integers_is_refused(case: Case) -> Non
         case.loss(torch.zeros(1, 1, 8, 8, dtype=torch.int64), torch.zeros(1, 1, 8, 8))
 
 
-def test_what_is_no_tensor_is_named_and_ids_of_16_bits_are_read() -> None:
+def test_what_is_no_tensor_is_named_and_ids_of_16_bits_are_read():
     logits, target = scene("multiclass")
     loss = BCE(task="multiclass")
     for wrong in ((logits.numpy(), target), (logits, target.numpy()), (logits, None)):
         with pytest.raises(ContractError, match="BCE: expected logits and a target that are tensors, got"):
-            loss(*wrong)  # type: ignore[arg-type]
+            loss(*wrong)
     with pytest.raises(ContractError, match=r"got \(\) and \(\)"):
         loss(torch.tensor(1.0), torch.tensor(1))
     torch.testing.assert_close(loss(logits, target.to(torch.uint16)), loss(logits, target))
 
 
 @of(lambda case: bool(case.loss.needs))
-def test_a_missing_map_is_named(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_a_missing_map_is_named(case, logits, target):
     with pytest.raises(ContractError, match=f"a map '{case.loss.needs[0]}' shaped like the logits, got none"):
         case.loss(logits, target)
 
 
 @of(some)
-def test_numbers_that_are_none_and_targets_out_of_range_are_named(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_numbers_that_are_none_and_targets_out_of_range_are_named(case, logits, target):
     broken, maps = logits.clone(), case.maps(target, logits)
     broken[0, 0, 0, :2] = torch.nan
     for call in (case.loss.check, lambda *pair: case.loss(*pair, **maps)):
@@ -143,7 +135,7 @@ def test_numbers_that_are_none_and_targets_out_of_range_are_named(case: Case, lo
 
 
 @of(lambda case: case.task != "multilabel")
-def test_soft_labels_are_refused_where_they_are_undefined(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_soft_labels_are_refused_where_they_are_undefined(case, logits, target):
     maps, soft = case.maps(target, logits), torch.full(logits.shape, 0.3)
     if case.loss.soft:
         case.loss.check(logits, soft)
@@ -153,7 +145,7 @@ def test_soft_labels_are_refused_where_they_are_undefined(case: Case, logits: Te
             case.loss(logits, soft, **maps)
 
 
-def test_distances_are_between_all_classes_of_the_data(make: Any) -> None:
+def test_distances_are_between_all_classes_of_the_data(make):
     far = [[0, 1, 1], [1, 0, 0.5], [1, 0.5, 0]]
     with pytest.raises(ContractError, match="GeneralizedWassersteinDice: expected distances between 4 classes, got 3"):
         make("generalized_wasserstein_dice", "multiclass", distances=far)
@@ -162,7 +154,7 @@ def test_distances_are_between_all_classes_of_the_data(make: Any) -> None:
             GeneralizedWassersteinDice(distances=wrong)
 
 
-def test_a_weight_that_is_still_auto_says_what_to_do(make: Any, logits: Tensor, target: Tensor) -> None:
+def test_a_weight_that_is_still_auto_says_what_to_do(make, logits, target):
     loss = type(make("weighted_bce"))()
     with pytest.raises(ContractError, match=r"got auto; call with_class_frequency\(frequency\) first"):
         loss(logits, target)
@@ -173,7 +165,7 @@ def test_a_weight_that_is_still_auto_says_what_to_do(make: Any, logits: Tensor, 
     assert type(make("exp_log"))().with_class_frequency([0.2]).pos_weight == pytest.approx(2)
 
 
-def test_class_weights_that_do_not_fit_the_task_are_named(make: Any) -> None:
+def test_class_weights_that_do_not_fit_the_task_are_named(make):
     logits, target = scene("multiclass")
     kind = type(make("dice"))
     with pytest.raises(ContractError, match="Dice: expected no class_weights for a binary task"):
@@ -193,7 +185,7 @@ def test_class_weights_that_do_not_fit_the_task_are_named(make: Any) -> None:
         kind(task="multiclass", class_weights="auto").with_class_frequency((0.9, 0.1, 0.0))
 
 
-def test_what_is_no_mean_over_classes_has_no_values_by_class(make: Any) -> None:
+def test_what_is_no_mean_over_classes_has_no_values_by_class(make):
     for name in ("bce", "bce_dice", "sum"):
         loss, (logits, target) = make(name, "multiclass"), scene("multiclass")
         maps = {need: torch.zeros(logits.shape) for need in loss.needs}
@@ -201,7 +193,7 @@ def test_what_is_no_mean_over_classes_has_no_values_by_class(make: Any) -> None:
             loss.per_class(logits, target, **maps)
 
 
-def test_losses_of_planes_say_so_for_volumes(make: Any) -> None:
+def test_losses_of_planes_say_so_for_volumes(make):
     logits = torch.randn(1, 1, 4, 4, 4)
     target = (logits > 1).to(torch.uint8)
     with pytest.raises(ContractError, match=r"CLDice: expected logits \(b, k, h, w\)"):
@@ -213,9 +205,9 @@ def test_losses_of_planes_say_so_for_volumes(make: Any) -> None:
     make("hausdorff", prediction=False)(logits, target, distance=torch.zeros(logits.shape))
 
 
-def test_a_task_says_what_is_scored() -> None:
+def test_a_task_says_what_is_scored():
     assert (Task().channels, Task().scored) == (1, (0,))
-    disc = Task("multilabel", ["disc", "cup"])  # type: ignore[arg-type]
+    disc = Task("multilabel", ["disc", "cup"])
     assert (disc.channels, disc.scored, disc.classes) == (2, (0, 1), ("disc", "cup"))
     assert Task("multiclass", ("background", "a", "b")).scored == (1, 2)
     for kind, classes in (
@@ -225,4 +217,4 @@ def test_a_task_says_what_is_scored() -> None:
         ("multilabel", ("a", "a")),
     ):
         with pytest.raises(ContractError, match=r"^Task: expected "):
-            Task(kind, classes)  # type: ignore[arg-type]
+            Task(kind, classes)

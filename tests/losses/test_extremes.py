@@ -1,25 +1,17 @@
 """Finite values and gradients wherever logits and masks may go, in every precision; nothing lost in large images."""
 
-from __future__ import annotations
-
 from itertools import product
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from seglab.losses.base import Loss
 from tests.losses.conftest import TASKS, of, one_hot
-
-if TYPE_CHECKING:
-    from conftest import Case
 
 DTYPES = [torch.float16, torch.float32, torch.float64]
 SIZES = [0.0, 12.0, 20.0, 100.0, 1e4]
 
 
-def masks(task: str = "binary", size: int = 9) -> Tensor:
+def masks(task="binary", size=9):
     """Empty, full, one pixel of the class, one pixel of another, a corner."""
     mask = torch.zeros(5, 1, size, size, dtype=torch.uint8)
     mask[1] = mask[3] = 1
@@ -30,7 +22,7 @@ def masks(task: str = "binary", size: int = 9) -> Tensor:
     return mask * 2 if task == "multiclass" else mask
 
 
-def everywhere(target: Tensor, task: str) -> tuple[Tensor, Tensor]:
+def everywhere(target, task):
     """Logits of each size: right, wrong, all for one class, all for another, one wrong pixel; and their targets."""
     channels = TASKS[task].channels
     right = 2.0 * (one_hot(target, channels) if task == "multiclass" else target) - 1
@@ -43,7 +35,7 @@ def everywhere(target: Tensor, task: str) -> tuple[Tensor, Tensor]:
     return logits, target.repeat(len(logits) // len(target), 1, 1, 1)
 
 
-def test_value_and_gradient_are_finite_everywhere_in_every_precision(case: Case) -> None:
+def test_value_and_gradient_are_finite_everywhere_in_every_precision(case):
     logits, target = everywhere(masks(case.task), case.task)
     for dtype in DTYPES[1:2] if case.task == "multilabel" else DTYPES:
         z = logits.to(dtype).requires_grad_()
@@ -53,7 +45,7 @@ def test_value_and_gradient_are_finite_everywhere_in_every_precision(case: Case)
 
 
 @of(lambda case: case.name != "external" and case.task != "multilabel")
-def test_float32_agrees_with_float64_at_the_extremes(case: Case) -> None:
+def test_float32_agrees_with_float64_at_the_extremes(case):
     logits, target = everywhere(masks(case.task), case.task)
     # torch's softmax knows log p and the slope of p to the rounding of 1; a power under 1 makes more of that
     softmax = case.task == "multiclass"
@@ -64,14 +56,14 @@ def test_float32_agrees_with_float64_at_the_extremes(case: Case) -> None:
     assert ((rough - exact).abs() <= (1e-3 if softmax else 4e-5) * largest + (floor if softmax else 1e-10)).all()
 
 
-def test_no_mask_is_without_a_gradient_while_the_prediction_is_unsure(case: Case) -> None:
+def test_no_mask_is_without_a_gradient_while_the_prediction_is_unsure(case):
     target = masks(case.task)
     gradient = case.gradient(torch.zeros(5, TASKS[case.task].channels, 9, 9), target)
     assert (gradient.abs().amax((1, 2, 3)) > 1e-5).all()
 
 
 @of(lambda case: case.task != "multiclass")
-def test_masks_of_one_class_push_every_pixel_towards_it(case: Case) -> None:
+def test_masks_of_one_class_push_every_pixel_towards_it(case):
     shape = (1, TASKS[case.task].channels, 6, 6)
     for value in (0, 1):
         target = torch.full(shape, value, dtype=torch.uint8)
@@ -83,9 +75,7 @@ def test_masks_of_one_class_push_every_pixel_towards_it(case: Case) -> None:
     ("name", "foreground", "background"),
     [("bce", 1, 1), ("weighted_bce", 9, 1), ("focal", 1, 1), ("asymmetric_focal", 0.7, 0.3), ("bce_dice", 1, 1)],
 )
-def test_a_wrong_pixel_keeps_its_full_gradient_however_wrong_it_is(
-    make: Any, name: str, foreground: float, background: float
-) -> None:
+def test_a_wrong_pixel_keeps_its_full_gradient_however_wrong_it_is(make, name, foreground, background):
     target = masks()[4:]
     weight = torch.where(target == 1, -foreground, background) / target.numel()
     for size in (12.0, 20.0, 100.0, 1e4):
@@ -99,14 +89,14 @@ def test_a_wrong_pixel_keeps_its_full_gradient_however_wrong_it_is(
 
 
 @of(lambda case: case.local)
-def test_equal_pixels_have_equal_gradients(case: Case) -> None:
+def test_equal_pixels_have_equal_gradients(case):
     target = masks(case.task)[4:]
     gradient = case.gradient(torch.zeros(1, TASKS[case.task].channels, 9, 9), target)
     for pixels in (gradient[..., :3, :3], gradient[..., 3:, :]):
         torch.testing.assert_close(pixels, pixels[..., :1, :1].expand_as(pixels), rtol=1e-5, atol=1e-9)
 
 
-def test_a_focal_factor_is_exact_however_small_it_is(make: Any) -> None:
+def test_a_focal_factor_is_exact_however_small_it_is(make):
     target = masks()[4:]
     for gamma, margin in product((0.3, 0.5, 1.5, 2.0, 4.0), (-20.0, -1.0, 20.0)):
         logits, loss = (2.0 * target - 1) * margin, make("focal", gamma=gamma)
@@ -119,7 +109,7 @@ def test_a_focal_factor_is_exact_however_small_it_is(make: Any) -> None:
             assert slope.abs().flatten().tolist() == pytest.approx([steep] * target.numel(), rel=rel), (gamma, margin)
 
 
-def gradient(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+def gradient(loss, logits, target):
     z = logits.clone().requires_grad_()
     return torch.autograd.grad(loss(z, target).sum(), z)[0]
 
@@ -129,7 +119,7 @@ ONE = ["dice", "mcc", "generalized_dice", "jml", "bce_dice"]
 
 @pytest.mark.parametrize("name", ONE)
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_one_pixel_of_a_large_image_is_not_lost(make: Any, name: str, task: str) -> None:
+def test_one_pixel_of_a_large_image_is_not_lost(make, name, task):
     side = 2048 if (name, task) == ("dice", "binary") else 512
     target = torch.zeros(1, 1, side, side, dtype=torch.uint8)
     target[0, 0, 500, 300] = 1
@@ -147,7 +137,7 @@ def test_one_pixel_of_a_large_image_is_not_lost(make: Any, name: str, task: str)
 
 
 @pytest.mark.parametrize("name", ["lovasz_hinge", "lovasz_sigmoid"])
-def test_lovasz_gradients_of_a_large_image_are_those_of_float64(make: Any, name: str) -> None:
+def test_lovasz_gradients_of_a_large_image_are_those_of_float64(make, name):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 1, 512, 512, generator=generator)
     target = (torch.rand(logits.shape, generator=generator) < 0.1).to(torch.uint8)
@@ -159,14 +149,14 @@ def test_lovasz_gradients_of_a_large_image_are_those_of_float64(make: Any, name:
 
 
 @pytest.mark.parametrize("share", [0.5, 1e-3])
-def test_generalized_dice_of_a_large_wrong_mask_is_one(make: Any, share: float) -> None:
+def test_generalized_dice_of_a_large_wrong_mask_is_one(make, share):
     target = (torch.arange(2048 * 2048).view(1, 1, 2048, 2048) < share * 2048 * 2048).to(torch.uint8)
     assert float(make("generalized_dice")((1 - 2.0 * target) * 20, target)) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
 @pytest.mark.parametrize("name", ["dice", "mcc", "generalized_dice", "focal", "unified_focal"])
-def test_half_precision_at_512_neither_overflows_nor_goes_blind(make: Any, name: str, task: str) -> None:
+def test_half_precision_at_512_neither_overflows_nor_goes_blind(make, name, task):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, TASKS[task].channels, 512, 512, generator=generator).half()
     target = (torch.rand(1, 1, 512, 512, generator=generator) < 0.4).to(torch.uint8)
@@ -178,7 +168,7 @@ def test_half_precision_at_512_neither_overflows_nor_goes_blind(make: Any, name:
     assert (scaled != 0).float().mean() > 0.98
 
 
-def test_a_large_image_costs_what_its_repetition_costs(make: Any) -> None:
+def test_a_large_image_costs_what_its_repetition_costs(make):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 1, 64, 64, generator=generator, dtype=torch.float64)
     target = (torch.rand(logits.shape, generator=generator) < 0.3).to(torch.uint8)

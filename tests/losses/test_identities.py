@@ -1,18 +1,10 @@
 """Where one formula is another with certain parameters, and one task is another with certain logits."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
 import pytest
 import torch
-from torch import Tensor
 
 from seglab.contract import Task
 from tests.losses.conftest import of, scene
-
-if TYPE_CHECKING:
-    from conftest import Case
 
 SAME = [
     ("tversky", {"fp_weight": 0.5, "fn_weight": 0.5}, "dice", {}),
@@ -46,7 +38,7 @@ SAME = [
 
 
 @pytest.mark.parametrize(("name", "parameters", "other", "others"), SAME)
-def test_one_is_the_other(make: Any, name: str, parameters: dict, other: str, others: dict) -> None:
+def test_one_is_the_other(make, name, parameters, other, others):
     for task in ("binary", "multiclass"):
         one, two = make(name, task, **parameters), make(other, task, **others)
         z, target = scene(task)
@@ -56,12 +48,12 @@ def test_one_is_the_other(make: Any, name: str, parameters: dict, other: str, ot
         torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-5)
 
 
-def test_wasserstein_dice_of_one_class_is_dice(make: Any, logits: Tensor, target: Tensor) -> None:
+def test_wasserstein_dice_of_one_class_is_dice(make, logits, target):
     torch.testing.assert_close(make("generalized_wasserstein_dice")(logits, target), make("dice")(logits, target))
 
 
 @of(lambda case: case.task == "multiclass" and case.name != "lovasz_softmax")
-def test_a_softmax_of_two_classes_with_logits_0_and_z_is_a_sigmoid_of_z(case: Case) -> None:
+def test_a_softmax_of_two_classes_with_logits_0_and_z_is_a_sigmoid_of_z(case):
     from tests.losses.conftest import Case, build
 
     name = {} if case.name != "external" else {"function": {"_target_": "torch.nn.BCEWithLogitsLoss"}}
@@ -81,13 +73,13 @@ def test_a_softmax_of_two_classes_with_logits_0_and_z_is_a_sigmoid_of_z(case: Ca
 
 
 @of(lambda case: case.task == "multilabel" and not case.fitted)
-def test_channels_are_scored_apart_and_averaged_last(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_channels_are_scored_apart_and_averaged_last(case, logits, target):
     alone = type(case)(case.name, "binary", case.loss.with_task(Task()))
     each = [alone(logits[:, c : c + 1], target[:, c : c + 1]) for c in range(2)]
     torch.testing.assert_close(case(logits, target), torch.stack(each).mean(0))
 
 
-def test_class_weights_weigh_the_mean_of_channels_and_of_classes(make: Any) -> None:
+def test_class_weights_weigh_the_mean_of_channels_and_of_classes(make):
     logits, target = scene("multilabel")
     for name in ("dice", "bce", "boundary", "lovasz_sigmoid"):
         loss, maps = make(name, "multilabel"), {"distance": torch.randn(logits.shape)}
@@ -105,7 +97,7 @@ def test_class_weights_weigh_the_mean_of_channels_and_of_classes(make: Any) -> N
     torch.testing.assert_close(make("bce", "multiclass", class_weights=[1, 2, 3, 4])(logits, target), expected)
 
 
-def test_classes_that_are_auto_weigh_by_their_frequency(make: Any) -> None:
+def test_classes_that_are_auto_weigh_by_their_frequency(make):
     loss = make("bce", "multiclass", class_weights="auto")
     assert loss.class_weights == pytest.approx([1 / (4 * f) for f in (0.6, 0.2, 0.15, 0.05)])
     assert make("weighted_bce", "multiclass").pos_weight == pytest.approx((3.0, 4.0, 12.0))
@@ -122,9 +114,7 @@ def test_classes_that_are_auto_weigh_by_their_frequency(make: Any) -> None:
         ("class_weighted_ce", {"foreground_weight": 1.0, "background_weight": 3.0}, {"foreground_weight": 3.0}, 1),
     ],
 )
-def test_foreground_and_background_may_change_places_with_their_weights(
-    make: Any, name: str, one: dict, other: dict, scale: float, logits: Tensor, target: Tensor
-) -> None:
+def test_foreground_and_background_may_change_places_with_their_weights(make, name, one, other, scale, logits, target):
     z = logits.requires_grad_()
     values = make(name, **one)(z, target), scale * make(name, **other)(-z, 1 - target)
     torch.testing.assert_close(*values)
@@ -132,9 +122,7 @@ def test_foreground_and_background_may_change_places_with_their_weights(
     torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-5)
 
 
-def test_of_equal_classes_balanced_ce_is_bce_and_generalized_dice_the_mean_of_both_dices(
-    make: Any, logits: Tensor
-) -> None:
+def test_of_equal_classes_balanced_ce_is_bce_and_generalized_dice_the_mean_of_both_dices(make, logits):
     half = torch.zeros(3, 1, 12, 12, dtype=torch.uint8)
     half[:, :, :6] = 1
     torch.testing.assert_close(make("balanced_ce")(logits, half), make("bce")(logits, half))
@@ -142,20 +130,20 @@ def test_of_equal_classes_balanced_ce_is_bce_and_generalized_dice_the_mean_of_bo
     torch.testing.assert_close(make("generalized_dice")(logits, half), error / 144)
 
 
-def test_minus_dice_of_the_ships_keeps_its_offset(make: Any, logits: Tensor, target: Tensor) -> None:
+def test_minus_dice_of_the_ships_keeps_its_offset(make, logits, target):
     loss, score = make("bce_dice", bce_weight=1e-3, offset=-1.0), 1 - make("dice")(logits, target)
     torch.testing.assert_close(loss(logits, target), 1e-3 * make("bce")(logits, target) - score)
     assert float(loss((target[:1] * 2.0 - 1) * 50, target[:1])) == pytest.approx(-1)
 
 
 @of(lambda case: case.local)
-def test_volumes_and_rows_cost_what_their_pixels_cost(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_volumes_and_rows_cost_what_their_pixels_cost(case, logits, target):
     flat = case(logits, target)
     for space in ((4, 3, 12), (144,)):
         torch.testing.assert_close(case(logits.reshape(3, -1, *space), target.reshape(3, -1, *space)), flat)
 
 
-def test_of_many_classes_a_pixel_counts_the_narrowest_gap(make: Any) -> None:
+def test_of_many_classes_a_pixel_counts_the_narrowest_gap(make):
     logits, target = scene("multiclass")
     gap = torch.rand(3, 4, 12, 12, generator=torch.Generator().manual_seed(1)) * 20
     cost = torch.nn.functional.cross_entropy(logits, target[:, 0].long(), reduction="none")

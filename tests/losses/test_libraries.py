@@ -1,9 +1,5 @@
 """Where smp, MONAI, kornia and torch define what we do, they get the same number; and ours where theirs fail."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +8,7 @@ from seglab.benchmarks.peers import peers
 from tests.losses.conftest import scene
 
 
-def test_the_number_is_theirs_on_images_with_all_classes(make: Any) -> None:
+def test_the_number_is_theirs_on_images_with_all_classes(make):
     same = [peer for peer in peers() if peer.same]
     if not same:
         pytest.skip("needs the extra `bench`")
@@ -26,7 +22,7 @@ def test_the_number_is_theirs_on_images_with_all_classes(make: Any) -> None:
         torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-6, msg=lambda text, note=note: f"{note}: {text}")
 
 
-def test_pixels_that_are_not_valid_are_what_others_ignore(make: Any) -> None:
+def test_pixels_that_are_not_valid_are_what_others_ignore(make):
     smp = pytest.importorskip("segmentation_models_pytorch.losses")
     logits, target = scene("multiclass")
     z, ids = logits[:1], target[:1].long()
@@ -46,13 +42,13 @@ def test_pixels_that_are_not_valid_are_what_others_ignore(make: Any) -> None:
         torch.testing.assert_close(ours[0], theirs, rtol=2e-5, atol=1e-6)
 
 
-def test_pooled_dice_is_the_dice_of_smp_on_a_batch(make: Any) -> None:
+def test_pooled_dice_is_the_dice_of_smp_on_a_batch(make):
     smp = pytest.importorskip("segmentation_models_pytorch.losses")
     logits, target = scene()
     torch.testing.assert_close(make("batchwise")(logits, target).mean(), smp.DiceLoss("binary")(logits, target))
 
 
-def test_a_foreign_loss_runs_as_ours(make: Any) -> None:
+def test_a_foreign_loss_runs_as_ours(make):
     pytest.importorskip("monai")
     logits, target = scene()
     exact = {"smooth_nr": 0, "smooth_dr": 1e-12}
@@ -65,7 +61,7 @@ def test_a_foreign_loss_runs_as_ours(make: Any) -> None:
     torch.testing.assert_close(foreign(logits, target)[0], every(logits, target)[0])
 
 
-def test_ours_has_a_gradient_where_theirs_has_none(make: Any) -> None:
+def test_ours_has_a_gradient_where_theirs_has_none(make):
     smp, monai = pytest.importorskip("segmentation_models_pytorch.losses"), pytest.importorskip("monai.losses")
     z = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     empty = torch.zeros(1, 1, 16, 16)

@@ -1,9 +1,6 @@
 """The presets are what nnU-Net, MONAI, Segment Anything and blob loss compute, in value and gradient."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,15 +14,15 @@ from tests.losses.conftest import PRESETS, Case, one_hot, scene
 Call = Callable[[Tensor, Tensor], Tensor]
 
 
-def dice_scores(p: Tensor, t: Tensor, smooth: float, axes: tuple[int, ...]) -> Tensor:
+def dice_scores(p, t, smooth, axes):
     """(2 sum pt + s) / (sum p + sum t + s)."""
     return (2 * (p * t).sum(axes) + smooth) / (p.sum(axes) + t.sum(axes) + smooth)
 
 
-def nnunet(axes: tuple[int, ...]) -> Call:
+def nnunet(axes):
     """Its DC_and_CE_loss of several classes, the background not in Dice; of one class its DC_and_BCE_loss."""
 
-    def call(z: Tensor, t: Tensor) -> Tensor:
+    def call(z, t):
         if z.shape[1] == 1:
             score = dice_scores(z.sigmoid(), t, 1e-5, axes).mean()
             return F.binary_cross_entropy_with_logits(z, t.to(z.dtype)) - score
@@ -35,16 +32,16 @@ def nnunet(axes: tuple[int, ...]) -> Call:
     return call
 
 
-def sam(z: Tensor, t: Tensor) -> Tensor:
+def sam(z, t):
     ops = pytest.importorskip("torchvision.ops")
     focal = ops.sigmoid_focal_loss(z, t.to(z.dtype), alpha=0.25, gamma=2, reduction="mean")
     return 20 * focal + 1 - dice_scores(z.sigmoid(), t, 1, (1, 2, 3)).mean()
 
 
-def blob(z: Tensor, t: Tensor) -> Tensor:
+def blob(z, t):
     """2 L(image) + the mean over the objects of L with the others cut out; an image without objects is its own part."""
 
-    def plain(z: Tensor, t: Tensor) -> Tensor:
+    def plain(z, t):
         p, t = z.sigmoid(), t.to(z.dtype)
         dice = dice_scores(p, t, 0, (0,)) if t.any() else dice_scores(1 - p, 1 - t, 0, (0,))
         return F.binary_cross_entropy_with_logits(z, t) + 1 - dice
@@ -58,12 +55,12 @@ def blob(z: Tensor, t: Tensor) -> Tensor:
     return torch.stack(totals).mean()
 
 
-def monai_dicece(z: Tensor, t: Tensor) -> Tensor:
+def monai_dicece(z, t):
     losses, several = pytest.importorskip("monai.losses"), z.shape[1] > 1
     return losses.DiceCELoss(softmax=several, sigmoid=not several, to_onehot_y=several)(z, t.to(z.dtype))
 
 
-ORIGINALS: dict[str, Call] = {
+ORIGINALS = {
     "nnunet": nnunet((2, 3)),
     "nnunet_batch": nnunet((0, 2, 3)),
     "monai_dicece": monai_dicece,
@@ -74,7 +71,7 @@ ORIGINALS: dict[str, Call] = {
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_the_original(make: Any, name: str, task: str) -> None:
+def test_a_preset_is_the_original(make, name, task):
     if name in {"sam", "blob"} and task == "multiclass":
         pytest.skip("the original has one class")
     z, target = scene(task)  # with an empty image, which the smoothing of the originals decides
@@ -85,5 +82,5 @@ def test_a_preset_is_the_original(make: Any, name: str, task: str) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-10)
 
 
-def test_there_is_an_original_for_every_preset() -> None:
+def test_there_is_an_original_for_every_preset():
     assert set(ORIGINALS) == set(PRESETS)

@@ -1,24 +1,16 @@
 """Pixels that are not valid: value and gradient are those of the image from which they are cut out."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
 import pytest
 import torch
-from torch import Tensor
 
 from seglab.contract import ContractError
 from tests.losses.conftest import CASES, of, scene
-
-if TYPE_CHECKING:
-    from conftest import Case
 
 SPATIAL = {"cldice", "hausdorff"}
 """Which look at neighbors, so that an image with a hole is not one that is cut."""
 
 
-def left(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def left(logits, target):
     """The right third is not valid, and holds what must not matter."""
     valid = torch.ones(len(logits), 1, *logits.shape[2:], dtype=torch.bool)
     valid[..., 8:] = False
@@ -29,7 +21,7 @@ def left(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @of(lambda case: case.name not in SPATIAL)
-def test_value_and_gradient_are_those_of_the_image_cut(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_value_and_gradient_are_those_of_the_image_cut(case, logits, target):
     maps = case.maps(target, logits)
     cut = [x[..., :8] for x in (logits, target)], {name: m[..., :8] for name, m in maps.items()}
     dirty, label, valid = left(logits, target)
@@ -44,7 +36,7 @@ def test_value_and_gradient_are_those_of_the_image_cut(case: Case, logits: Tenso
 
 
 @of(lambda case: case.loss.soft and not case.loss.needs and case.name != "external")
-def test_soft_labels_of_valid_pixels_alone_count(case: Case, logits: Tensor) -> None:
+def test_soft_labels_of_valid_pixels_alone_count(case, logits):
     soft = torch.rand(logits.shape, generator=torch.Generator().manual_seed(5))
     soft = soft / soft.sum(1, keepdim=True) if case.task == "multiclass" else soft
     dirty, label, valid = left(logits, soft)
@@ -52,13 +44,13 @@ def test_soft_labels_of_valid_pixels_alone_count(case: Case, logits: Tensor) -> 
     torch.testing.assert_close(case.loss(dirty, label, valid), case.loss(logits[..., :8], soft[..., :8]))
 
 
-def test_all_pixels_valid_is_as_none_given(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_all_pixels_valid_is_as_none_given(case, logits, target):
     valid = torch.ones(3, 1, 12, 12, dtype=torch.bool)
     torch.testing.assert_close(case(logits, target, valid), case(logits, target))
     torch.testing.assert_close(case.gradient(logits, target, valid), case.gradient(logits, target))
 
 
-def test_an_image_without_a_valid_pixel_costs_nothing_and_pulls_nothing(case: Case) -> None:
+def test_an_image_without_a_valid_pixel_costs_nothing_and_pulls_nothing(case):
     logits, target = scene(case.task)
     valid = torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(6)) < 0.9
     valid[1] = False
@@ -77,7 +69,7 @@ def test_an_image_without_a_valid_pixel_costs_nothing_and_pulls_nothing(case: Ca
 
 
 @pytest.mark.parametrize(("name", "task"), [case for case in CASES if case[0] in SPATIAL], ids=str)
-def test_of_losses_that_look_at_neighbors_other_pixels_cost_nothing(make: Any, name: str, task: str) -> None:
+def test_of_losses_that_look_at_neighbors_other_pixels_cost_nothing(make, name, task):
     from tests.losses.conftest import Case
 
     case, (logits, target) = Case(name, task, make(name, task)), scene(task)
@@ -90,7 +82,7 @@ def test_of_losses_that_look_at_neighbors_other_pixels_cost_nothing(make: Any, n
     torch.testing.assert_close(case(other, target, valid), case(logits, target, valid))
 
 
-def test_boundaries_are_those_of_the_whole_mask(make: Any) -> None:
+def test_boundaries_are_those_of_the_whole_mask(make):
     logits, target = scene()
     distance = torch.arange(144.0).view(1, 1, 12, 12).expand(3, 1, 12, 12) - 70
     valid = torch.ones(3, 1, 12, 12, dtype=torch.bool)
@@ -101,12 +93,12 @@ def test_boundaries_are_those_of_the_whole_mask(make: Any) -> None:
     torch.testing.assert_close(make("boundary")(logits, target, valid, distance=distance), expected)
 
 
-def test_a_foreign_function_gets_the_valid_pixels_in_one_row(make: Any) -> None:
+def test_a_foreign_function_gets_the_valid_pixels_in_one_row(make):
     logits, target = scene()
     dirty, label, valid = left(logits, target)
     seen = []
 
-    def function(z: Tensor, t: Tensor) -> Tensor:
+    def function(z, t):
         seen.append((tuple(z.shape), tuple(t.shape)))
         return (z - t).square().mean()
 
@@ -117,13 +109,13 @@ def test_a_foreign_function_gets_the_valid_pixels_in_one_row(make: Any) -> None:
         type(loss)(function=function, image_by_image=False)(dirty, label, valid)
 
 
-def test_a_mask_of_the_wrong_shape_or_dtype_is_named(case: Case, logits: Tensor, target: Tensor) -> None:
+def test_a_mask_of_the_wrong_shape_or_dtype_is_named(case, logits, target):
     for wrong in (torch.ones(3, 12, 12, dtype=torch.bool), torch.ones(3, 1, 12, 12), torch.ones(3, 1, 12, 11).bool()):
         with pytest.raises(ContractError, match=r"expected valid \(3, 1, 12, 12\) of bool, got \(3, .* of torch\."):
             case(logits, target, wrong)
 
 
-def test_the_worst_are_a_fraction_of_the_valid_pixels(make: Any) -> None:
+def test_the_worst_are_a_fraction_of_the_valid_pixels(make):
     logits = torch.arange(20.0).view(1, 1, 4, 5)
     target, valid = torch.zeros(1, 1, 4, 5, dtype=torch.uint8), torch.zeros(1, 1, 4, 5, dtype=torch.bool)
     valid[..., :2, :] = True  # costs 0 to 9, of which the fifth part are two

@@ -1,9 +1,6 @@
 """Every loss against its formula, written out anew in numpy float64 from the publications, for every task."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,89 +13,86 @@ from scipy.stats import multivariate_t
 from seglab.data.distance_maps import MAPS
 from tests.losses.conftest import of, scene
 
-if TYPE_CHECKING:
-    from conftest import Case
-
 Array = NDArray[np.float64]
 Formula = Callable[[Array, Array], float]
 """Probability and target of one image to its loss: (h, w) each, or (k, h, w) where all classes are looked at."""
 
 
-def ce(p: Array, t: Array) -> Array:
+def ce(p, t):
     return -t * np.log(p) - (1 - t) * np.log(1 - p)
 
 
-def confusion(p: Array, t: Array) -> tuple[float, float, float, float]:
+def confusion(p, t):
     return (p * t).sum(), (p * (1 - t)).sum(), ((1 - p) * t).sum(), ((1 - p) * (1 - t)).sum()
 
 
-def dice(p: Array, t: Array, s: float = 0) -> float:
+def dice(p, t, s=0):
     return 1 - (2 * (p * t).sum() + s) / (p.sum() + t.sum() + s)
 
 
-def tversky_index(p: Array, t: Array, a: float, b: float) -> float:
+def tversky_index(p, t, a, b):
     tp, fp, fn, _ = confusion(p, t)
     return tp / (tp + a * fp + b * fn)
 
 
-def focal(p: Array, t: Array, gamma: float = 2, alpha: float | None = None) -> float:
+def focal(p, t, gamma=2, alpha=None):
     one, zero = (1, 1) if alpha is None else (alpha, 1 - alpha)
     return float((-one * t * (1 - p) ** gamma * np.log(p) - zero * (1 - t) * p**gamma * np.log(1 - p)).mean())
 
 
-def asymmetric_focal(p: Array, t: Array, delta: float = 0.7, gamma: float = 2) -> float:
+def asymmetric_focal(p, t, delta=0.7, gamma=2):
     return float((-delta * t * np.log(p) - (1 - delta) * (1 - t) * p**gamma * np.log(1 - p)).mean())
 
 
-def class_weighted(p: Array, t: Array) -> float:
+def class_weighted(p, t):
     return float((-2 * t * np.log(p) - (1 - t) * np.log(1 - p)).sum() / (2 * t + 1 - t).sum())
 
 
-def balanced(p: Array, t: Array) -> float:
+def balanced(p, t):
     return float((ce(p, t)[t == 1].mean() + ce(p, t)[t == 0].mean()) / 2)
 
 
-def top(cost: Array, fraction: float = 0.1) -> float:
+def top(cost, fraction=0.1):
     ranked = np.sort(cost.ravel())[::-1]
     return float(ranked[: int(np.ceil(fraction * cost.size))].mean())
 
 
-def sensitivity_specificity(p: Array, t: Array, r: float = 0.05) -> float:
+def sensitivity_specificity(p, t, r=0.05):
     squared = (t - p) ** 2
     return float(r * (squared * t).sum() / t.sum() + (1 - r) * (squared * (1 - t)).sum() / (1 - t).sum())
 
 
-def generalized_dice(p: Array, t: Array) -> float:
+def generalized_dice(p, t):
     """Over the classes of the first axis."""
     weight = 1 / t.sum((1, 2)) ** 2
     return float(1 - 2 * (weight * (p * t).sum((1, 2))).sum() / (weight * (p + t).sum((1, 2))).sum())
 
 
-def mcc(p: Array, t: Array) -> float:
+def mcc(p, t):
     tp, fp, fn, tn = confusion(p, t)
     return 1 - (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
 
 
-def dice_plus_plus(p: Array, t: Array, g: float = 2) -> float:
+def dice_plus_plus(p, t, g=2):
     tp = (p * t).sum()
     return 1 - 2 * tp / (2 * tp + ((p * (1 - t)) ** g).sum() + (((1 - p) * t) ** g).sum())
 
 
-def metric(p: Array, t: Array) -> float:
+def metric(p, t):
     distance, total = np.abs(p - t).sum(), p.sum() + t.sum()
     return 1 - (total - distance) / (total + distance)
 
 
-def unified_tversky(p: Array, t: Array, delta: float = 0.6, gamma: float = 0.5) -> float:
+def unified_tversky(p, t, delta=0.6, gamma=0.5):
     back = 1 - tversky_index(1 - p, 1 - t, 1 - delta, delta)
     return (back + (1 - tversky_index(p, t, 1 - delta, delta)) ** (1 - gamma)) / 2
 
 
-def log_dice(p: Array, t: Array) -> float:
+def log_dice(p, t):
     return float((-np.log(1 - dice(p, t, 1))) ** 0.3)
 
 
-def lovasz(errors: Array, t: Array) -> float:
+def lovasz(errors, t):
     """By the definition: errors in descending order, times the growth of the Jaccard loss of the set so far."""
     order = np.argsort(-errors.ravel())
     truth, loss, last = t.ravel()[order], 0.0, 0.0
@@ -109,25 +103,25 @@ def lovasz(errors: Array, t: Array) -> float:
     return loss
 
 
-def signed_distance(t: Array) -> Array:
+def signed_distance(t):
     """Positive outside, 0 on the outermost foreground pixels, negative within."""
     return np.where(t == 1, 1 - distance_transform_edt(t), distance_transform_edt(1 - t))
 
 
-def both_sides(mask: Array) -> Array:
+def both_sides(mask):
     return np.asarray(distance_transform_edt(mask) + distance_transform_edt(1 - mask))
 
 
-def hausdorff(p: Array, t: Array, decided: Array) -> float:
+def hausdorff(p, t, decided):
     return float(((p - t) ** 2 * (both_sides(decided) ** 2 + both_sides(t) ** 2)).mean())
 
 
-def skeleton(x: Array, iterations: int) -> Array:
-    def least(v: Array) -> Array:
+def skeleton(x, iterations):
+    def least(v):
         w = np.pad(v, 1, constant_values=np.inf)
         return np.minimum.reduce([w[1:-1, 1:-1], w[:-2, 1:-1], w[2:, 1:-1], w[1:-1, :-2], w[1:-1, 2:]])
 
-    def greatest(v: Array) -> Array:
+    def greatest(v):
         w = np.pad(v, 1, constant_values=-np.inf)
         rows, columns = v.shape
         return np.maximum.reduce([w[i : i + rows, j : j + columns] for i in range(3) for j in range(3)])
@@ -140,13 +134,13 @@ def skeleton(x: Array, iterations: int) -> Array:
     return lines
 
 
-def cldice(p: Array, t: Array) -> float:
+def cldice(p, t):
     sp, st = skeleton(p, 3), skeleton(t, 3)
     precision, recall = ((sp * t).sum() + 1) / (sp.sum() + 1), ((st * p).sum() + 1) / (st.sum() + 1)
     return 0.5 * dice(p, t) + 0.5 * (1 - 2 * precision * recall / (precision + recall))
 
 
-def border(t: Array) -> Array:
+def border(t):
     """10 exp(-(d1 + d2)^2 / 2 5^2) for the two objects of the example, which lie above and below each other."""
     rows = np.arange(t.shape[0])[:, None]
     objects = [t * part for part in (rows < 7, rows >= 7)]
@@ -156,13 +150,13 @@ def border(t: Array) -> Array:
     return np.asarray(10 * np.exp(-((first + second) ** 2) / (2 * 25)))
 
 
-def t_loss(p: Array, t: Array) -> float:
+def t_loss(p, t):
     """The negative log-density over that of a perfect prediction, per pixel."""
     student = multivariate_t(loc=t.ravel(), shape=np.eye(t.size), df=1)
     return float(student.logpdf(t.ravel()) - student.logpdf(p.ravel())) / t.size
 
 
-def calibration_error(p: Array, t: Array, soft: bool = False, bins: int = 20) -> float:
+def calibration_error(p, t, soft=False, bins=20):
     gaps = []
     for k in range(bins):
         if soft:  # the middle of a bin counts whole, the middles of its neighbors not at all
@@ -174,34 +168,34 @@ def calibration_error(p: Array, t: Array, soft: bool = False, bins: int = 20) ->
     return float(np.mean(gaps))
 
 
-def around(t: Array) -> Array:
+def around(t):
     """The mean of the 3x3 pixels around each, of those that there are."""
     return np.asarray(
         uniform_filter(t, 3, mode="constant") / uniform_filter(np.ones_like(t), 3, mode="constant"), dtype=float
     )
 
 
-def cells(t: Array) -> list[Array]:
+def cells(t):
     """The pixels that are nearest to each object of a mask; all where there is none."""
     objects, count = label(t, np.ones((3, 3)))
     away = np.stack([distance_transform_edt(objects != c) for c in range(1, count + 1)] or [0 * t])
     return [away.argmin(0) == c for c in range(max(1, count))]
 
 
-def size_weights(t: Array) -> Array:
+def size_weights(t):
     """The mean size of objects and background over the size of the object, at least 1, and 1 elsewhere."""
     objects, count = label(t, np.ones((3, 3)))
     weights = [max(1, t.size / (count + 1) / (objects == c).sum()) for c in range(1, count + 1)]
     return np.array([1, *weights])[objects]
 
 
-def near_boundary(side: Array) -> Array:
+def near_boundary(side):
     """1 on the outermost pixels of a mask, down to 0 on its innermost; 0 outside."""
     away = distance_transform_edt(side) * side
     return np.asarray(side * (away.max() - away) / max(away.max() - 1, 1e-9))
 
 
-def boundary_dou(p: Array, t: Array) -> float:
+def boundary_dou(p, t):
     cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
     edge = t.sum() - binary_erosion(t, cross).sum()
     alpha, intersection = min(2 * (1 - edge / t.sum()) - 1, 0.8), (p * t).sum()
@@ -209,21 +203,21 @@ def boundary_dou(p: Array, t: Array) -> float:
     return (squares - 2 * intersection) / (squares - (1 + alpha) * intersection)
 
 
-def present_dice(p: Array, t: Array) -> float:
+def present_dice(p, t):
     return dice(p, t) if t.any() else dice(1 - p, 1 - t)
 
 
-def logit(p: Array) -> Array:
+def logit(p):
     return np.asarray(np.log(p / (1 - p)))
 
 
-def bi_tempered(z: Array, t: Array, t1: float = 0.8, t2: float = 1.2) -> float:
+def bi_tempered(z, t, t1=0.8, t2=1.2):
     """The Bregman divergence of the paper, of all classes in the first axis; lambda by bisection."""
 
-    def exp(x: Array) -> Array:
+    def exp(x):
         return np.maximum(1 + (1 - t2) * x, 0) ** (1 / (1 - t2))
 
-    def log(x: Array) -> Array:
+    def log(x):
         return (x ** (1 - t1) - 1) / (1 - t1)
 
     low, high = z.max(0), z.max(0) + len(z) ** t2 / (t2 - 1)
@@ -235,7 +229,7 @@ def bi_tempered(z: Array, t: Array, t1: float = 0.8, t2: float = 1.2) -> float:
     return float((t * (log(t) - log(p)) - (t ** (2 - t1) - p ** (2 - t1)) / (2 - t1)).sum(0).mean())
 
 
-def wasserstein_dice(p: Array, t: Array, distances: Array | None = None) -> float:
+def wasserstein_dice(p, t, distances=None):
     """All classes in the first axis, the background the first."""
     far = 1 - np.eye(len(p)) if distances is None else distances / distances.max()
     error = np.einsum("lhw,lk,khw->hw", t, far, p)
@@ -243,16 +237,16 @@ def wasserstein_dice(p: Array, t: Array, distances: Array | None = None) -> floa
     return float(1 - 2 * right / (2 * right + error.sum()))
 
 
-def with_background(p: Array, t: Array) -> tuple[Array, Array]:
+def with_background(p, t):
     return np.stack([1 - p, p]), np.stack([1 - t, t])
 
 
-def skeleton_missed(p: Array, t: Array) -> float:
+def skeleton_missed(p, t):
     line = MAPS["skeleton"](t)
     return float(((1 - p) * line).sum() / line.sum())
 
 
-REGION: dict[str, Formula] = {
+REGION = {
     "t_loss": t_loss,
     "boundary_dou": boundary_dou,
     "dice": dice,
@@ -273,7 +267,7 @@ REGION: dict[str, Formula] = {
 }
 """Each class against the rest: the same for all tasks."""
 
-TWO: dict[str, Formula] = REGION | {
+TWO = REGION | {
     "bce": lambda p, t: ce(p, t).mean(),
     "external": lambda p, t: ce(p, t).mean(),
     "switch": lambda p, t: ce(p, t).mean(),
@@ -309,16 +303,16 @@ TWO: dict[str, Formula] = REGION | {
 """One class and its background."""
 
 
-def weighted(p: Array, t: Array, w: float) -> float:
+def weighted(p, t, w):
     return float((-w * t * np.log(p) - (1 - t) * np.log(1 - p)).mean())
 
 
-def exp_log(p: Array, t: Array, w: float) -> float:
+def exp_log(p, t, w):
     cost = w * t * (-np.log(p)) ** 0.3 + (1 - t) * (-np.log(1 - p)) ** 0.3
     return 0.8 * log_dice(p, t) + 0.2 * float(cost.mean())
 
 
-def expected_of_channels(name: str, p: Array, t: Array, odds: list[float]) -> float:
+def expected_of_channels(name, p, t, odds):
     """The mean over the channels; odds: background over foreground of each in the training masks."""
     if name == "weighted_bce":
         return float(np.mean([weighted(*pair, w) for *pair, w in zip(p, t, odds, strict=True)]))
@@ -331,41 +325,41 @@ def expected_of_channels(name: str, p: Array, t: Array, odds: list[float]) -> fl
     return float(np.mean([TWO[name](*pair) for pair in zip(p, t, strict=True)]))
 
 
-def true(p: Array, t: Array) -> Array:
+def true(p, t):
     """The probability of each pixel's class."""
     return (p * t).sum(0)
 
 
-def mean(formula: Formula) -> Formula:
+def mean(formula):
     """Over the classes but the background."""
     return lambda p, t: float(np.mean([formula(p[c], t[c]) for c in range(1, len(p))]))
 
 
-def many_ce(p: Array, t: Array) -> float:
+def many_ce(p, t):
     return float(-np.log(true(p, t)).mean())
 
 
-def smoothed(p: Array, t: Array, s: float = 0.1) -> float:
+def smoothed(p, t, s=0.1):
     label = t * (1 - s) + (1 - t) * s / (len(p) - 1)
     return float(-(label * np.log(p)).sum(0).mean())
 
 
-def present(formula: Formula) -> Formula:
+def present(formula):
     return lambda p, t: float(np.mean([formula(p[c], t[c]) for c in range(len(p)) if t[c].any()]))
 
 
-def times_class(weights: list[float], cost: Array, t: Array) -> Array:
+def times_class(weights, cost, t):
     return np.tensordot(weights, t, 1) * cost
 
 
-def many_focal(p: Array, t: Array, delta: float, gamma: float) -> float:
+def many_focal(p, t, delta, gamma):
     fade = np.where(t[0] == 1, (1 - true(p, t)) ** gamma, 1)
     return float(times_class([1 - delta, *[delta] * 3], -fade * np.log(true(p, t)), t).mean())
 
 
 FREQUENCIES = [0.6, 0.2, 0.15, 0.05]
 ODDS = [1, 0.6 / 0.2, 0.6 / 0.15, 0.6 / 0.05]
-MANY: dict[str, Formula] = {name: mean(formula) for name, formula in REGION.items()} | {
+MANY = {name: mean(formula) for name, formula in REGION.items()} | {
     "bce": lambda p, t: -np.log(true(p, t)).mean(),
     "external": lambda p, t: -np.log(true(p, t)).mean(),
     "switch": lambda p, t: -np.log(true(p, t)).mean(),
@@ -417,7 +411,7 @@ MANY: dict[str, Formula] = {name: mean(formula) for name, formula in REGION.item
 """All classes, the first of them the background."""
 
 
-def expected(case: Case, z: Array, t: Array) -> float:
+def expected(case, z, t):
     if case.task == "multiclass":
         given = z if case.name == "nacl" else softmax(z, 0)  # which has to do with logits themselves
         return float(MANY[case.name](given, np.stack([t[0] == c for c in range(4)]).astype(np.float64)))
@@ -427,7 +421,7 @@ def expected(case: Case, z: Array, t: Array) -> float:
 
 
 @of(lambda case: case.name != "weight_map" or case.task != "multiclass")  # whose formula is for two objects of a class
-def test_the_value_is_that_of_the_published_formula(case: Case, logits: torch.Tensor, target: torch.Tensor) -> None:
+def test_the_value_is_that_of_the_published_formula(case, logits, target):
     z, t = logits[:1].double(), target[:1]
     value = expected(case, z[0].numpy(), t[0].numpy())
     assert float(case(z, t)) == pytest.approx(value, rel=3e-6 if case.loss.needs else 1e-11)
@@ -435,16 +429,14 @@ def test_the_value_is_that_of_the_published_formula(case: Case, logits: torch.Te
 
 
 @of(lambda case: case.name != "weight_map")  # whose formula is for the two objects of the example
-def test_the_value_is_right_where_the_foreground_is_the_larger_class(
-    case: Case, logits: torch.Tensor, target: torch.Tensor
-) -> None:
+def test_the_value_is_right_where_the_foreground_is_the_larger_class(case, logits, target):
     z, t = logits[:1].double(), target[:1]
     t = (3 - t) if case.task == "multiclass" else 1 - t
     value = expected(case, z[0].numpy(), t[0].numpy())
     assert float(case(z, t)) == pytest.approx(value, rel=3e-6 if case.loss.needs else 1e-11)
 
 
-def test_of_a_mask_with_little_boundary_a_fifth_of_the_intersection_stays(make) -> None:
+def test_of_a_mask_with_little_boundary_a_fifth_of_the_intersection_stays(make):
     z = torch.randn(1, 1, 48, 48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     target = torch.zeros(1, 1, 48, 48, dtype=torch.uint8)
     target[..., 3:45, 3:45] = 1  # 164 of 1764 pixels are boundary: twice that is below a fifth
@@ -452,11 +444,11 @@ def test_of_a_mask_with_little_boundary_a_fifth_of_the_intersection_stays(make) 
     assert float(make("boundary_dou")(z, target)) == pytest.approx(value, rel=1e-11)
 
 
-def kl(p: Array, t: Array) -> float:
+def kl(p, t):
     return float(sum(t[c].mean() * np.log(t[c].mean() / p[c].mean()) for c in range(len(t))))
 
 
-OTHERWISE: list[tuple[str, dict, Formula]] = [
+OTHERWISE = [
     ("mbls", {"margin": 0.5}, lambda p, t: 0.1 * np.maximum(np.log(p.max(0)) - np.log(p) - 0.5, 0).mean()),
     ("l1_ace", {"binning": "soft"}, mean(lambda p, t: calibration_error(p, t, soft=True))),
     ("l1_ace", {"bins": 3}, mean(lambda p, t: calibration_error(p, t, bins=3))),
@@ -467,7 +459,7 @@ OTHERWISE: list[tuple[str, dict, Formula]] = [
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
 @pytest.mark.parametrize(("name", "parameters", "penalty"), OTHERWISE)
-def test_penalties_are_those_of_their_papers(make, name: str, parameters: dict, penalty: Formula, task: str) -> None:
+def test_penalties_are_those_of_their_papers(make, name, parameters, penalty, task):
     z, target = scene(task)
     z, t = z[:1].double(), target[0, 0].numpy()
     p = (
@@ -483,7 +475,7 @@ def test_penalties_are_those_of_their_papers(make, name: str, parameters: dict, 
 FAR = [[0, 2, 2, 2], [2, 0, 1, 0.5], [2, 1, 0, 0.5], [2, 0.5, 0.5, 0]]
 
 
-def test_an_error_counts_by_how_far_the_classes_are(make) -> None:
+def test_an_error_counts_by_how_far_the_classes_are(make):
     z, target = (x[:1] for x in scene("multiclass"))
     p, t = softmax(z[0].double().numpy(), 0), np.stack([target[0, 0].numpy() == c for c in range(4)]).astype(float)
     loss = make("generalized_wasserstein_dice", "multiclass", distances=FAR)
@@ -492,7 +484,7 @@ def test_an_error_counts_by_how_far_the_classes_are(make) -> None:
 
 @pytest.mark.parametrize(("t1", "t2"), [(0.0, 4.0), (0.5, 2.0), (0.95, 1.05)])
 @pytest.mark.parametrize("classes", [2, 30])
-def test_other_temperatures_are_those_of_the_paper(make, t1: float, t2: float, classes: int) -> None:
+def test_other_temperatures_are_those_of_the_paper(make, t1, t2, classes):
     generator = torch.Generator().manual_seed(1)
     z = 5 * torch.randn(1, classes, 5, 5, generator=generator, dtype=torch.float64)
     target = torch.randint(0, classes, (1, 1, 5, 5), generator=generator)
@@ -519,7 +511,7 @@ SOFT += ["noise_robust_dice", "dice_plus_plus", "sensitivity_specificity", "iou"
 
 
 @pytest.mark.parametrize("name", SOFT)
-def test_soft_labels_are_mixtures(make, name: str, logits: torch.Tensor) -> None:
+def test_soft_labels_are_mixtures(make, name, logits):
     t = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     z = logits[:1].double()
     value = TWO[name](expit(z[0, 0].numpy()), t[0, 0].numpy())
@@ -527,7 +519,7 @@ def test_soft_labels_are_mixtures(make, name: str, logits: torch.Tensor) -> None
 
 
 @pytest.mark.parametrize("name", ["bce", "focal", "poly1", "label_smoothing", "gce", "sce", "bi_tempered"])
-def test_soft_labels_of_many_classes_are_mixtures_of_hard_ones(make, name: str) -> None:
+def test_soft_labels_of_many_classes_are_mixtures_of_hard_ones(make, name):
     generator = torch.Generator().manual_seed(2)
     z, t = (torch.randn(1, 4, 5, 5, generator=generator, dtype=torch.float64) for _ in range(2))
     t, loss = t.softmax(1), make(name, "multiclass")
@@ -546,7 +538,7 @@ def test_soft_labels_of_many_classes_are_mixtures_of_hard_ones(make, name: str) 
 @pytest.mark.parametrize(
     "name", ["dice", "iou", "mcc", "squared_dice", "jml", "dice_plus_plus", "sensitivity_specificity"]
 )
-def test_soft_labels_of_many_classes_are_scored_class_by_class(make, name: str) -> None:
+def test_soft_labels_of_many_classes_are_scored_class_by_class(make, name):
     generator = torch.Generator().manual_seed(2)
     z, t = (torch.randn(1, 4, 7, 7, generator=generator, dtype=torch.float64) for _ in range(2))
     value = mean(REGION[name])(softmax(z[0].numpy(), 0), t.softmax(1)[0].numpy())

@@ -1,32 +1,26 @@
 """Binary values and gradients are those of version 1, recorded before its losses were written anew."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
-from seglab.losses.base import Loss
 
 KEPT = json.loads(Path(__file__).with_name("version1.json").read_text())
 
 
-def images(name: str, dtype: torch.dtype = torch.float64) -> Tensor:
+def images(name, dtype=torch.float64):
     return torch.tensor(KEPT[name], dtype=dtype)[:, None]
 
 
 @pytest.mark.parametrize("name", KEPT["losses"])
-def test_value_and_gradient_are_those_of_version_1(make: Any, name: str) -> None:
+def test_value_and_gradient_are_those_of_version_1(make, name):
     for labels, kept in KEPT["losses"][name].items():
         for dtype in kept:
             compare(make(name), labels, dtype, kept[dtype])
 
 
-def compare(loss: Loss, labels: str, dtype: str, kept: dict[str, Any]) -> None:
+def compare(loss, labels, dtype, kept):
     wide = getattr(torch, dtype)
     z = images("extreme" if labels == "extreme" else "moderate", wide).requires_grad_()
     target = images("soft", torch.float32) if labels == "soft" else images("mask", torch.uint8)

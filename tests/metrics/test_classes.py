@@ -1,7 +1,5 @@
 """Scores of several classes are those of each class by itself, and pixels that do not count change none."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

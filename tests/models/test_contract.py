@@ -12,7 +12,7 @@ CONF = Path(__file__).parents[2] / "conf" / "model"
 LIGHT = {"unet": {"base": 4, "depth": 3}, "fcn": {"base": 4}, "smp": {"encoder_name": "resnet18"}}
 
 
-def build(name: str, channels: int = 3) -> nn.Module:
+def build(name, channels=3):
     """Make the model of a yaml, thinner where it has an option for that, from one seed."""
     torch.manual_seed(5)
     cfg = OmegaConf.load(CONF / f"{name}.yaml")
@@ -20,12 +20,12 @@ def build(name: str, channels: int = 3) -> nn.Module:
 
 
 @pytest.fixture(params=sorted({file.stem for file in CONF.glob("*.yaml")} - {"external"}))
-def name(request: pytest.FixtureRequest) -> str:
+def name(request):
     return request.param
 
 
 @pytest.fixture
-def image() -> torch.Tensor:
+def image():
     return torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 

@@ -1,13 +1,9 @@
 """Nets that give logits of several scales in training, and those of the image's size otherwise."""
 
-from __future__ import annotations
-
 import copy
-from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from seglab.contract import ContractError
 from seglab.models.smp import Smp
@@ -16,7 +12,7 @@ from seglab.models.unet import UNet
 SMP = {"encoder_name": "resnet18"}
 
 
-def made(kind: type[nn.Module], **options: Any) -> nn.Module:
+def made(kind, **options):
     torch.manual_seed(3)
     return kind(2, out_channels=3, **options)
 
@@ -31,9 +27,7 @@ def made(kind: type[nn.Module], **options: Any) -> nn.Module:
         (Smp, SMP | {"options": {"encoder_depth": 4, "decoder_channels": [32, 16, 8, 4]}}, [64, 32, 16]),
     ],
 )
-def test_scales_halve_in_training_and_the_finest_is_that_of_the_net_without(
-    kind: type[nn.Module], options: dict[str, Any], sizes: list[int]
-) -> None:
+def test_scales_halve_in_training_and_the_finest_is_that_of_the_net_without(kind, options, sizes):
     image = torch.randn(2, 2, 64, 64, generator=torch.Generator().manual_seed(0))
     deep, plain = made(kind, **options, deep_supervision=True), made(kind, **options)
     scales = copy.deepcopy(deep)(image)  # as the dry run does
@@ -41,7 +35,7 @@ def test_scales_halve_in_training_and_the_finest_is_that_of_the_net_without(
     for number in range(len(sizes)):  # each has a head of its own
         deep.zero_grad()
         deep(image)[number].sum().backward()
-        assert [head.weight.grad is not None for head in deep.heads] == [k + 1 == number for k in range(len(sizes) - 1)]  # type: ignore
+        assert [head.weight.grad is not None for head in deep.heads] == [k + 1 == number for k in range(len(sizes) - 1)]
     assert torch.equal(scales[0], plain(image))
     plain, deep = made(kind, **options), made(kind, **options, deep_supervision=True)
     assert torch.equal(deep.eval()(image), plain.eval()(image))
@@ -55,6 +49,6 @@ def test_scales_halve_in_training_and_the_finest_is_that_of_the_net_without(
         (Smp, SMP | {"arch": "FPN"}, "expected arch as unet or manet, got FPN"),
     ],
 )
-def test_nets_without_scales_are_refused(kind: type[nn.Module], options: dict[str, Any], sentence: str) -> None:
+def test_nets_without_scales_are_refused(kind, options, sentence):
     with pytest.raises(ContractError, match=sentence):
         made(kind, **options, deep_supervision=True)

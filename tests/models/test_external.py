@@ -1,7 +1,5 @@
 """Any module as a model: which of its outputs are the logits, and that they come in the image's size."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn
@@ -13,17 +11,17 @@ from seglab.models.external import External
 class Several(nn.Module):
     """Gives its image at half the size, several times."""
 
-    def __init__(self, kind: type) -> None:
+    def __init__(self, kind):
         super().__init__()
         self.kind = kind
 
-    def forward(self, image: torch.Tensor) -> object:
+    def forward(self, image):
         half = image[:, :1, ::2, ::2]
         return {"aux": -half, "out": half} if self.kind is dict else (-half, half)
 
 
 @pytest.mark.parametrize(("kind", "output"), [(dict, "out"), (tuple, 1)])
-def test_the_named_output_is_resized_to_the_image(kind: type, output: str | int) -> None:
+def test_the_named_output_is_resized_to_the_image(kind, output):
     image = torch.randn(2, 3, 8, 12)
     expected = nn.functional.interpolate(image[:, :1, ::2, ::2], (8, 12), mode="bilinear")
     assert torch.equal(External(Several(kind), output)(image), expected)
@@ -37,11 +35,11 @@ def test_the_named_output_is_resized_to_the_image(kind: type, output: str | int)
         (Several(tuple), 7, "model: output: expected .* 7, got tuple"),
     ],
 )
-def test_other_outputs_are_one_sentence(module: nn.Module, output: str | int | None, said: str) -> None:
+def test_other_outputs_are_one_sentence(module, output, said):
     with pytest.raises(ContractError, match=said):
         External(module, output)(torch.zeros(1, 3, 8, 8))
 
 
-def test_what_is_no_module_is_refused() -> None:
+def test_what_is_no_module_is_refused():
     with pytest.raises(ContractError, match=r"model: module: expected an nn\.Module, got function"):
-        External(lambda image: image)  # type: ignore[arg-type]
+        External(lambda image: image)

@@ -10,7 +10,7 @@ from seglab.models.fcn import FCN
 
 def shapes(net, size):
     """Run one gray image and write down what leaves each named stage, as (channels, h, w)."""
-    seen: list[tuple[int, ...]] = []
+    seen = []
     for stage in (net.dilated, *net.up, net.full, net.last):
         stage.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[1:])))
     with torch.inference_mode():

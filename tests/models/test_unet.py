@@ -7,7 +7,7 @@ from seglab.contract import ContractError
 from seglab.models.unet import UNet
 
 
-def paper_parameters(base: int, depth: int) -> int:
+def paper_parameters(base, depth):
     """Count by hand what figure 1 of the paper draws, with one input channel and one output channel."""
     conv = lambda i, o, k: i * o * k * k + o  # noqa: E731
     widths = [base * 2**level for level in range(depth + 1)]

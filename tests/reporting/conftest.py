@@ -1,7 +1,5 @@
 """One fabricated study, made once: three losses with known skills, each with the seeds 1, 2 and 3."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

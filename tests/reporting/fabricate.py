@@ -4,8 +4,6 @@ Each pixel's logit is normal around a mean that depends on the loss, the seed an
 and metrics follow from the same draw, so that whatever the report computes can be computed again from the files.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -6,8 +6,6 @@ prints the tables of docs/findings/verdict.md; the tests run the same with fewer
 means, images that differ for each loss, seeds that shift a loss on all its images, and noise of single predictions.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count

@@ -23,7 +23,7 @@ from seglab.reporting.load_runs import collect
 from seglab.reporting.study import Question, Study
 
 
-def expected_scores(p: np.ndarray, score: str) -> np.ndarray:
+def expected_scores(p, score):
     """The exact expected score of the masks of the 0, 1, 2, ... most probable pixels: over every possible truth."""
     truths = np.array(list(product([0, 1], repeat=len(p))))
     chance = np.prod(np.where(truths, p, 1 - p), axis=1)
@@ -127,7 +127,7 @@ def test_the_table_of_decisions_holds_each_loss_under_each_rule(own):
     assert under.means == pytest.approx(study.decisions["calibrated"].to_dict())
 
 
-def test_a_probability_of_one_lies_in_the_last_bin() -> None:
+def test_a_probability_of_one_lies_in_the_last_bin():
     """A temperature far below 1 rounds the highest probabilities to 1."""
     table = np.arange(512).reshape(2, 256)
     sharp = rebinned(table, (middles() > 0.5).astype(float))

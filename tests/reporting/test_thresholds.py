@@ -19,7 +19,7 @@ from seglab.reporting.thresholds import (
 
 
 @pytest.fixture(scope="module")
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
+def batch():
     """Six images: good and bad guesses, the first without foreground, the second with nothing predicted at all."""
     generator = torch.Generator().manual_seed(0)
     target = torch.rand(6, 1, 30, 40, generator=generator) < torch.linspace(0, 0.5, 6).view(-1, 1, 1, 1)

@@ -1,11 +1,7 @@
 """The report says how each loss was tuned, and what is to be expected of fewer trials."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,14 +14,14 @@ VALUES = [0.3, 0.9, 0.5, 0.5]
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", max), ("min", min)])
-def test_the_expected_best_is_the_mean_over_all_draws_of_k_trials(mode: str, best: Callable) -> None:
+def test_the_expected_best_is_the_mean_over_all_draws_of_k_trials(mode, best):
     found = tuning.expected_best(VALUES, mode)
     for k in range(1, 5):
         assert found[k - 1] == pytest.approx(np.mean([best(drawn) for drawn in product(VALUES, repeat=k)]))
 
 
-def search(sampler: str = "quasirandom") -> dict:
-    def tuned(title: str, seed: int, *values: float | None) -> dict:
+def search(sampler="quasirandom"):
+    def tuned(title, seed, *values):
         trials = [{"setting": {"optimizer.lr": 0.1}, "epochs": 2, "value": value} for value in values]
         return {"title": title, "seed": seed, "trials": trials, "best": trials[0], "edges": []}
 
@@ -35,14 +31,14 @@ def search(sampler: str = "quasirandom") -> dict:
     return about | {"tunings": tunings}
 
 
-def test_curves_are_means_over_repetitions_without_what_failed() -> None:
+def test_curves_are_means_over_repetitions_without_what_failed():
     assert tuning.curves(search()).keys() == {"bce"}
     expected = [(tuning.expected_best([0.5, 0.7])[k] + tuning.expected_best([0.1, 0.3, 0.2])[k]) / 2 for k in (0, 1)]
     assert tuning.curves(search())["bce"] == pytest.approx(expected)
     assert tuning.curves(search("tpe"))["bce"] == pytest.approx([0.3, 0.5])
 
 
-def test_the_page_of_a_search_shows_its_trials(own: Path) -> None:
+def test_the_page_of_a_search_shows_its_trials(own):
     runs = collect([own]).runs
     assert "How it was tuned" not in page("x", [], [], runs, "")
     (own / "search.json").write_text(json.dumps(search()))

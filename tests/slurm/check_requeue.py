@@ -1,7 +1,5 @@
 """A sweep on a real SLURM ends as on one machine, preempted jobs and all; `make test-slurm` runs this."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """A real SLURM with two nodes on this one machine, for as long as a test needs it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

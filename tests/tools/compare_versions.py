@@ -7,8 +7,6 @@ Covers every data set, every model, eight losses, a sweep, an interrupted run, e
 Renamed columns are listed in RENAMED; anything else that differs is printed, and the exit code is 1.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """Small trained runs with snapshots, for all views of finished runs."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -10,15 +8,15 @@ from seglab.engine.trained_run import TrainedRun, open_run
 
 
 @pytest.fixture(scope="session")
-def runs(study_of):
+def runs(trained_study):
     """A run of bce and one of dice that share everything but the loss."""
-    return [open_run(study_of("32-true") / loss) for loss in ("bce", "dice")]
+    return [open_run(trained_study / loss) for loss in ("bce", "dice")]
 
 
 @pytest.fixture(scope="session")
-def run(trained_study):
+def run(study_in_each_precision):
     """A run of dice, in both precisions whatever the machine: what it measured can be measured again."""
-    return open_run(trained_study / "dice")
+    return open_run(study_in_each_precision / "dice")
 
 
 @pytest.fixture

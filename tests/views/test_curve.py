@@ -1,7 +1,5 @@
 """The curves are the loss itself: hand values on single pixels, closed forms on the plane, finite differences."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

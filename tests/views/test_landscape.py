@@ -1,9 +1,6 @@
 """Landscapes: exact where the answer is known, harmless to the model, and resumed where they were interrupted."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +17,7 @@ from seglab.views.landscape import LandscapeGrid, view
 from seglab.views.landscape_figures import Surface, lowest_places
 from seglab.views.weight_planes import Plane, random_plane
 
-OPTIONS: dict[str, Any] = {"plane": "random", "points": 3, "span": 1.0, "split": "test", "images": None}
+OPTIONS = {"plane": "random", "points": 3, "span": 1.0, "split": "test", "images": None}
 OPTIONS["seed"] = 1
 LOSSES = build_choices("loss", ["bce", "dice"])
 

@@ -1,9 +1,6 @@
 """Pixels through training: the maps are those of runs and losses, on one scale; bad input is one sentence."""
 
-from __future__ import annotations
-
 import re
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +17,7 @@ from seglab.views.view_page import narrow
 
 LISTED = build_choices("loss", ["bce", "lovasz_hinge"])
 JUMPS = build_choices("loss", ["hausdorff"])
-OPTIONS: dict[str, Any] = {"loss": "own", "show": "attribution", "images": 1}
+OPTIONS = {"loss": "own", "show": "attribution", "images": 1}
 
 
 def test_the_best_weights_give_what_the_run_has_measured(run):

@@ -1,7 +1,5 @@
 """The page of a view: every frame of an animation keeps its own colors, and a slider moves through them offline."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image

@@ -1,7 +1,5 @@
 """Planes of weights: how their directions are scaled, and that they pass through what they are laid through."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,10 +1,7 @@
 """The X-ray counts the gradient as by hand, on predictions that get better, and warns of what is planted."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +33,7 @@ SGD = {"_target_": "torch.optim.SGD", "lr": 1e-2}
 
 def fresh():
     torch.manual_seed(0)
-    optimizer: Any = partial(torch.optim.SGD, lr=0.1)
+    optimizer = partial(torch.optim.SGD, lr=0.1)
     return SegModule(UNet(in_channels=3, base=4, depth=2), BCE(), optimizer, mean=[0.5], std=[0.25])
 
 

@@ -1,7 +1,5 @@
 """Slices of volumes become items: their pixels, labels and groups, and faults of a volume."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +18,7 @@ SHAPE = (20, 16, 5)
 LPS = np.diag([-1.0, -1.0, 2.0, 1.0])
 
 
-def write(path: Path, values: np.ndarray, affine: np.ndarray = LPS, slope: float | None = None) -> None:
+def write(path, values, affine=LPS, slope=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nibabel.Nifti1Image(values, affine)
     if slope is not None:
@@ -28,7 +26,7 @@ def write(path: Path, values: np.ndarray, affine: np.ndarray = LPS, slope: float
     nibabel.save(image, path)
 
 
-def scan(k: int) -> tuple[np.ndarray, np.ndarray]:
+def scan(k):
     """Make values of a CT and labels 0, 1 and 2, which the first slice has none of."""
     rng = np.random.default_rng(k)
     labels = np.zeros(SHAPE, np.uint8)
@@ -37,7 +35,7 @@ def scan(k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     for k in range(8):
         image, labels = scan(k)
         write(tmp_path / f"images/case{k}_0000.nii.gz", image)
@@ -45,7 +43,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def nifti(root: Path, **options) -> Nifti:
+def nifti(root, **options):
     return Nifti(root=str(root), image_suffix="_0000", cache_dir=None, size=16, **options)
 
 
