@@ -8,8 +8,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from seglab.contract import Logits, Target, Task, require
-from seglab.metrics.calibration import FIXED, residuals, to_fixed
-from seglab.metrics.counts import EMPTY, SCORES, Counts, count, decide, logit, scores
+from seglab.metrics.counts import EMPTY, FIXED, SCORES, Counts, count, decide, logit, residuals, scores, to_fixed
 
 
 class SegmentationMetrics(Metric):
