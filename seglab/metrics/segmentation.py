@@ -41,8 +41,7 @@ class SegmentationMetrics(Metric):
         require(calibration_bins is None or calibration_bins > 0, "metrics: calibration_bins", "at least 1 or null")
         logit(threshold)  # says what a threshold is
         self.threshold, self.task = threshold, task or Task()
-        self.empty = empty
-        self.calibration_bins = calibration_bins
+        self.empty, self.calibration_bins = empty, calibration_bins
         self.add_state("counted", [], dist_reduce_fx="cat")
         self.add_state("images", [], dist_reduce_fx="cat")
         self.add_state("residual", torch.zeros(calibration_bins or 0, dtype=torch.int64), dist_reduce_fx="sum")
