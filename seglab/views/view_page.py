@@ -91,8 +91,7 @@ class ViewPage:
             write_text(out / f"{name}.csv", csv_text(table))
         for name, animation in self.animations.items():
             animation.write(out / f"{name}.gif")
-        page = html.TEMPLATES.get_template("page.html.j2").render(title=self.title, sections=self.sections)
-        return write_text(out / "surface.html", page)
+        return write_text(out / "surface.html", html.document(self.title, self.sections))
 
 
 def static(figure: Figure, name: str, caption: str) -> Markup:
