@@ -66,11 +66,6 @@ def decimal(value: float, digits: int = 3) -> str:
     return shown.removeprefix("-") if float(shown) == 0 else shown.replace("-", "−")
 
 
-def document(title: str, sections: Sequence[tuple[str, Markup]]) -> str:
-    """A page of sections (heading, HTML)."""
-    return TEMPLATES.get_template("page.html.j2").render(title=title, sections=sections)
-
-
 def table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Markup:
     """A table whose columns sort at a click on their heads; the first column names the row."""
     return MACROS.table(head, rows)

@@ -91,7 +91,8 @@ class ViewPage:
             write_text(out / f"{name}.csv", csv_text(table))
         for name, animation in self.animations.items():
             animation.write(out / f"{name}.gif")
-        return write_text(out / "surface.html", html.document(self.title, self.sections))
+        page = html.TEMPLATES.get_template("page.html.j2").render(title=self.title, sections=self.sections)
+        return write_text(out / "surface.html", page)
 
 
 def static(figure: Figure, name: str, caption: str) -> Markup:
