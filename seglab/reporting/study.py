@@ -335,8 +335,9 @@ class Study:
             drawn["forest"] = report_figures.forest(self.named, self.question.metric)
         if self.tables:
             drawn["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables)
-            heat = {row: (one.table, one.scores["scaled/temperature"]) for row, one in self._pooled.items()}
-            moved = {row: rebinned(table, scaled(middles(), of_run)) for row, (table, of_run) in heat.items()}
+            moved = {}
+            for row, one in self._pooled.items():  # each run by its own temperature
+                moved[row] = rebinned(one.table, scaled(middles(), one.scores["scaled/temperature"]))
             after = {label: np.sum(tables, axis=0) for label, tables in self._by_label(moved).items()}
             drawn["reliability"] = report_figures.reliability(self.tables, after)
         return drawn

@@ -7,8 +7,7 @@ from torchmetrics.functional import classification as reference
 
 from seglab.contract import ContractError, Task
 from seglab.engine.per_image import ImageTable, means
-from seglab.metrics.calibration import histogram
-from seglab.metrics.counts import confusion, counts, decide, scores
+from seglab.metrics.counts import confusion, counts, decide, histogram, scores
 from seglab.metrics.segmentation import SegmentationMetrics
 from seglab.reporting.class_rows import rows_per_image, tuned_threshold
 

@@ -6,8 +6,7 @@ import torch
 from torchmetrics.functional.classification import binary_average_precision, binary_calibration_error
 
 from seglab.contract import ContractError
-from seglab.metrics.calibration import histogram
-from seglab.metrics.counts import counts, decide, scores
+from seglab.metrics.counts import counts, decide, histogram, scores
 from seglab.reporting.thresholds import (
     average_precision,
     best_threshold,
