@@ -134,13 +134,18 @@ def pictures(study: Study) -> dict[str, Any]:
     return {"labels": labels, "rows": rows, "seeds": seeds, "colors": list(zip(names, cycle(CLASS_COLORS)))}
 
 
+def of_run(seed: int, fold: int) -> str:
+    """The seed of a run, and its fold where the data are divided into folds."""
+    return f"seed {seed}" if fold < 0 else f"seed {seed}, fold {fold}"
+
+
 def best_run(study: Study) -> tuple[str, str] | None:
     """A sentence about the run to use, and the file of its weights; None where no run recorded its validation score."""
     run = study.best_run
     if run is None:
         return None
-    seed = f"seed {run['seed']}" if run["fold"] < 0 else f"seed {run['seed']}, fold {run['fold']}"
-    words = f"The best run of {study.labels[0]} by {run['monitor']['name']} ({run['monitor']['value']:.3f}, {seed}):"
+    which = f"{run['monitor']['value']:.3f}, {of_run(run['seed'], run['fold'])}"
+    words = f"The best run of {study.labels[0]} by {run['monitor']['name']} ({which}):"
     return words, str(run["folder"] / "checkpoints" / "best.ckpt")
 
 

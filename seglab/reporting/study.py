@@ -319,12 +319,11 @@ class Study:
         return {label: values for label, values in found.items() if values}
 
     @cached_property
-    def missing(self) -> list[tuple[str, int]]:
-        """Labels and seeds that other labels have and these lack."""
-        runs = self.sweep.used
-        have = set(zip(runs["label"], runs["seed"], strict=True))
-        seeds = sorted(set(runs["seed"]))
-        return [(label, seed) for label in self.labels for seed in seeds if (label, seed) not in have]
+    def missing(self) -> list[tuple[str, int, int]]:
+        """Labels, seeds and folds (-1 without) that other labels have and these lack."""
+        have = set(self.sweep.used[["label", "seed", "fold"]].itertuples(index=False, name=None))
+        runs = sorted({(seed, fold) for _, seed, fold in have})
+        return [(label, *run) for label in self.labels for run in runs if (label, *run) not in have]
 
     def figures(self) -> dict[str, Figure]:
         """The figures that these runs allow, by the name of their files."""

@@ -108,7 +108,7 @@ def page(
         searches=[(found, svg(tuning.figure(found), f"tuning{k}")) for k, found in enumerate(searches)],
         trials=tuning.trials,
         failed=report_sections.failed(runs),
-        missing=[f"{label} with seed {seed}" for study in studies for label, seed in study.missing],
+        missing=[f"{label} with {report_sections.of_run(*run)}" for study in studies for label, *run in study.missing],
         commands=commands,
         content=report_sections,
         metric_title=title,

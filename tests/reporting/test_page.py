@@ -12,7 +12,7 @@ from seglab.reporting.html import TEMPLATES, Cell, decimal, figure, formula, mea
 from seglab.reporting.load_runs import collect
 from seglab.reporting.study import Question, Study
 from seglab.reporting.write_report import csv, markdown, page, write
-from tests.reporting.fabricate import FakeLoss, change, write_sweep
+from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
 VOID = {"meta", "img", "input", "br", "path", "use", "image", "rect", "circle", "link", "mspace"}
 
@@ -222,6 +222,15 @@ def test_a_difference_that_may_be_noise_is_not_called_one_of_calibration(tmp_pat
     assert gap > 0.01
     assert left < gap / 2
     assert found.calibration == ""
+
+
+def test_a_missing_fold_is_missed(tmp_path):
+    for name, fold in (("bce", 0), ("bce", 1), ("dice", 0)):
+        write_run(tmp_path / str(fold), FakeLoss(name), 1, extra={"dataset": {"folds": 2, "fold": fold}})
+    study = Study("data", collect([tmp_path]), Question())
+    shown = page("x", [study], [{}], study.sweep.runs, "")
+    assert "Missing, though other losses have them: dice with seed 1, fold 1." in shown
+    assert "standard deviation over seeds and folds" in shown
 
 
 def test_runs_that_find_nothing_are_reported_beside_the_verdict(own):
