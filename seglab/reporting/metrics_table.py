@@ -1,4 +1,4 @@
-"""Every metric of every loss, mean and spread over seeds: at threshold 0.5, at the tuned one, and in strata."""
+"""Every metric of every loss, mean and spread over seeds: at the fixed threshold, at the tuned one, and in strata."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -25,7 +25,7 @@ OBJECTS = ("object_recall", "object_dice", "found/object_f1", "found/false_objec
 EPOCHS = ("epochs/train roughness", "epochs/val roughness", "epochs/seconds")
 LOWER_IS_BETTER = {"loss", "hd95", "asd", "found/nothing", "found/false_objects", *CALIBRATION, *EPOCHS}
 BLOCKS: dict[str, tuple[str, ...]] = {
-    "Mean over the test images, threshold 0.5": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
+    "Mean over the test images, {decision}": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
     "Mean over the test images, threshold tuned on validation": TUNED,
     "Pooled over all pixels of the test set": POOLED,
     "Probabilities of all test pixels: as they are, after temperature scaling, after isotonic calibration": (
@@ -67,11 +67,15 @@ TITLES = {
 }
 
 
-def blocks(columns: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The blocks of a table with these columns: BLOCKS, and where there are several classes the IoU of each."""
+def blocks(columns: Iterable[str], decision: str = "") -> dict[str, tuple[str, ...]]:
+    """The blocks of a table with these columns: BLOCKS, and where there are several classes the IoU of each.
+
+    `decision` says how masks were made of probabilities, such as "threshold 0.5".
+    """
     known = set().union(*BLOCKS.values())
     classes = tuple(dict.fromkeys(key for key in columns if key.startswith("iou/") and key not in known))
-    return BLOCKS | ({"IoU of each class, mean over the test images": classes} if classes else {})
+    found = {name.format(decision=decision): keys for name, keys in BLOCKS.items()}
+    return found | ({"IoU of each class, mean over the test images": classes} if classes else {})
 
 
 def title(key: str) -> str:

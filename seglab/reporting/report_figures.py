@@ -122,7 +122,7 @@ def forest(verdicts: list[Verdict], metric: str) -> Figure:
 
 @styled
 def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray]) -> Figure:
-    """Precision against recall: curves over all thresholds (all pixels pooled), dots the runs at threshold 0.5."""
+    """Precision against recall: curves over all thresholds (all pixels pooled), dots the runs at their threshold."""
     figure, (axis,) = _with_legend(WIDTH * 0.55, WIDTH * 0.52, tables)
     keys = ["recall_pooled", "precision_pooled"] if "recall_pooled" in metrics else ["recall", "precision"]
     seen = metrics[keys].to_numpy()

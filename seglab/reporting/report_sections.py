@@ -88,9 +88,9 @@ def ranks(study: Study) -> Markup:
     return table(["loss", "rank"], rows)
 
 
-def metric_blocks(spread: pd.DataFrame) -> Iterator[tuple[str, Markup]]:
+def metric_blocks(spread: pd.DataFrame, decision: str) -> Iterator[tuple[str, Markup]]:
     """Every metric, mean and standard deviation over seeds: a heading and a table for each block."""
-    for name, keys in blocks(spread.columns.get_level_values(0)).items():
+    for name, keys in blocks(spread.columns.get_level_values(0), decision).items():
         have = [key for key in keys if (key, "mean") in spread]
         best = {key: _best(key, spread[key, "mean"]) for key in have}
         if "found/nothing" in have and spread["found/nothing", "mean"].max() > 0:

@@ -169,6 +169,14 @@ class Study:
         """Into how many folds the images are divided; 1 where they are not."""
         return max((config.get("dataset") or {}).get("folds") or 1 for config in self.sweep.used["config"])
 
+    @property
+    def decision(self) -> str:
+        """How the runs made masks of their probabilities, in words."""
+        if self.sweep.used["task"].iloc[0].kind == "multiclass":
+            return "the likeliest class"
+        found = {config.get("threshold", 0.5) for config in self.sweep.used["config"]}
+        return f"threshold {found.pop()}" if len(found) == 1 else "each run at its own threshold"
+
     @cached_property
     def no_verdict(self) -> str:
         """Why no verdict is given, in a sentence; empty where one is."""
@@ -258,7 +266,7 @@ class Study:
     def tuned(self) -> "Study | None":
         """The same study with each run at the threshold tuned on its validation images; None where there is no verdict.
 
-        A loss whose probabilities lie too high or too low scores badly at 0.5 although a threshold would mend it.
+        A loss whose probabilities lie too high or too low scores badly although a threshold would mend it.
         """
         known = any("tuned" in found.images for found in self._pooled.values())
         if self.question.metric not in THRESHOLDED or not known or not self.verdicts:

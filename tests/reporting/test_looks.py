@@ -78,7 +78,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch, 
 
     monkeypatch.setattr("seglab.reporting.looks.write_json", refuse)
     remember([tmp_path], "ships", look([]), "dice is the best.")
-    assert "this look is not remembered" in caplog.text and "Permission denied" in caplog.text
+    assert "this look is not remembered, and a later one will not count it (Permission denied)" in caplog.text
 
 
 def test_a_damaged_memory_stops_the_report_in_one_sentence(tmp_path):

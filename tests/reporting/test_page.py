@@ -1,5 +1,6 @@
 """The report is one file without a network that shows what the study says, with every name escaped."""
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -222,6 +223,28 @@ def test_a_difference_that_may_be_noise_is_not_called_one_of_calibration(tmp_pat
     assert gap > 0.01
     assert left < gap / 2
     assert found.calibration == ""
+
+
+def test_the_tables_say_the_threshold_of_the_runs_or_that_it_is_the_likeliest_class(own):
+    drawn = dict.fromkeys(["precision_recall", "reliability"], '<svg width="9pt" height="9pt"/>')
+
+    def heading():
+        (study,) = (Study("data", sweep, Question()) for _, sweep in collect([own]).benchmarks())
+        shown = page("x", [study], [drawn], study.sweep.runs, "") + markdown([study], study.sweep.runs)
+        assert shown.count(study.decision) == 3  # the heading of the table, twice, and a caption
+        assert "threshold 0.5" not in shown
+        return study.decision
+
+    facts = {run: json.loads((run / "run.json").read_text()) for run in own.iterdir()}
+    for run, known in facts.items():
+        change(run, config=known["config"] | {"threshold": 0.3})
+    assert heading() == "threshold 0.3"
+    change(run, config=known["config"] | {"threshold": 0.4})
+    assert heading() == "each run at its own threshold"
+    for run, known in facts.items():
+        (run / "histograms.npz").unlink()  # of one class
+        change(run, data=known["data"] | {"task": {"kind": "multiclass", "classes": ["other", "cell"]}})
+    assert heading() == "the likeliest class"
 
 
 def test_a_missing_fold_is_missed(tmp_path):
