@@ -149,6 +149,8 @@ def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: dict[int, 
     histograms = pd.DataFrame({row: found.scores for row, found in decisions.items() if row in runs.index}).T
     strata = images.pivot_table(index="run", columns="stratum", values="iou", aggfunc="mean")
     blank, seen = images[images["foreground"] == 0], images[images["foreground"] > 0]
+    if "ece" in histograms:  # that of run.json has other bins, and is no mean over the classes
+        known = known.drop(columns="ece", errors="ignore")
     parts = [
         known,
         numeric[[column for column in numeric if column not in known]],
