@@ -284,11 +284,14 @@ class Verdict:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row for each comparison: first, second, verdict, difference (first minus second), low, high."""
+        """A row for each comparison: first, second, verdict, ahead, low, high.
+
+        ahead is by how much the first is better than the second, also where less of the metric is better.
+        """
         import pandas as pd
 
         rows = [(v.pair.first, v.pair.second, v.name, v.gap, v.low, v.high) for v in self.study.verdicts]
-        return pd.DataFrame(rows, columns=["first", "second", "verdict", "difference", "low", "high"])
+        return pd.DataFrame(rows, columns=["first", "second", "verdict", "ahead", "low", "high"])
 
     def _lines(self) -> list[str]:
         study = self.study

@@ -91,7 +91,10 @@ def test_a_study_of_folders_is_opened_and_judged(tmp_path):
     study = seglab.load(write_sweep(tmp_path, [FakeLoss("bce", 0.6), FakeLoss("dice", 1.5)], [1, 2]))
     verdict = study.verdict()
     assert str(verdict).startswith(verdict.study.title)
-    assert list(verdict.table) == ["first", "second", "verdict", "difference", "low", "high"]
+    assert list(verdict.table) == ["first", "second", "verdict", "ahead", "low", "high"]
+    far = study.verdict(metric="hd95").table.iloc[0]
+    of_loss = study.images.groupby("label")["hd95"].mean()
+    assert far["ahead"] == pytest.approx(of_loss[far["second"]] - of_loss[far["first"]], rel=0.05)
     assert len(study.images) > len(study.runs)
     with pytest.raises(ContractError, match=r"verdict: expected options of question, .*, got metrics"):
         study.verdict(metrics="dice")

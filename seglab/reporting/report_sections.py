@@ -22,13 +22,13 @@ from seglab.reporting.verdict import Verdict
 
 def pairs(verdicts: list[Verdict]) -> Markup:
     """Every pair with its interval and the probability of each answer."""
-    columns = ("pair", "verdict", "difference", "low", "high", "first better", "equivalent", "second better", "p")
+    columns = ("pair", "verdict", "ahead by", "low", "high", "first better", "equivalent", "second better", "p")
     rows = []
     for found in verdicts:
         pair = found.pair
         rows.append(
             [
-                text(f"{pair.first} − {pair.second}"),
+                text(f"{pair.first} ahead of {pair.second}"),
                 Cell(found.name, found.name, f"text {found.kind}"),
                 *(number(value) for value in (found.gap, found.low, found.high)),
                 *map(_percent, found.chances),
