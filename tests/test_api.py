@@ -12,7 +12,7 @@ import seglab
 from seglab.api import _checked
 from seglab.contract import ContractError
 from seglab.data.pairs import write_pairs
-from tests.reporting.fabricate import FakeLoss, write_sweep
+from tests.reporting.fabricate import FakeLoss, write_run, write_sweep
 
 
 def scenes(count):
@@ -100,6 +100,15 @@ def test_a_study_of_folders_is_opened_and_judged(tmp_path):
         study.verdict(metrics="dice")
     with pytest.raises(ContractError, match=r"study: expected one of .*, got nothing with seed 1"):
         study.run("nothing")
+
+
+def test_a_run_of_a_study_with_folds_is_chosen_by_its_fold(tmp_path):
+    for fold in (0, 1):
+        write_run(tmp_path / str(fold), FakeLoss("dice"), 1, extra={"dataset": {"folds": 2, "fold": fold}})
+    study = seglab.load(tmp_path)
+    assert study.run("dice", fold=1).folder.parent.name == "1"
+    with pytest.raises(ContractError, match="one of dice with seed 1, fold 0, dice with seed 1, fold 1, got dice with"):
+        study.run("dice")
 
 
 WHITE = np.full((8, 8), 200, np.float32)

@@ -178,6 +178,20 @@ def _found(images: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def nothing_found(images: pd.DataFrame, metric: str) -> str:
+    """A sentence about runs that find nothing in any image that has foreground; empty where there are none."""
+    seen = images[images["foreground"] > 0]
+    sees = (seen["tp"] + seen["fp"] > 0).groupby([seen["label"], seen["run"]]).any()
+    if sees.all():
+        return ""
+    found = sees.groupby("label").agg(["sum", "size"])
+    some = [f"{n - k} of {n} runs of {label}" for label, (k, n) in found.iterrows() if k < n]
+    theirs = images[images["run"].isin(sees.index[~sees].get_level_values("run"))]
+    best = theirs[metric].groupby(theirs["foreground"] > 0).max()  # by whether there is foreground
+    empty = ": they have the score of the empty images" if best[True] == 0 and best.get(False, 0) > 0 else ""
+    return f"Nothing is found by {', '.join(some)}{empty}."
+
+
 def epochs(histories: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
     """Roughness of the IoU in training and validation, and the median seconds of an epoch: one row a run."""
     rows = {}

@@ -14,7 +14,7 @@ from seglab.reporting.gallery import gallery, one_seed
 from seglab.reporting.html import Cell, mean_sd, number, table, text
 from seglab.reporting.metrics_table import blocks, rows_of, title, worse_if_higher
 from seglab.reporting.run_decisions import RULES
-from seglab.reporting.run_labels import differences
+from seglab.reporting.run_labels import differences, of_run
 from seglab.reporting.stats import components
 from seglab.reporting.study import Study
 from seglab.reporting.verdict import Verdict
@@ -134,11 +134,6 @@ def pictures(study: Study) -> dict[str, Any]:
     return {"labels": labels, "rows": rows, "seeds": seeds, "colors": list(zip(names, cycle(CLASS_COLORS)))}
 
 
-def of_run(seed: int, fold: int) -> str:
-    """The seed of a run, and its fold where the data are divided into folds."""
-    return f"seed {seed}" if fold < 0 else f"seed {seed}, fold {fold}"
-
-
 def best_run(study: Study) -> tuple[str, str] | None:
     """A sentence about the run to use, and the file of its weights; None where no run recorded its validation score."""
     run = study.best_run
@@ -186,6 +181,8 @@ def compared(runs: pd.DataFrame) -> dict[str, str]:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 

@@ -20,6 +20,7 @@ from seglab.reporting.looks import Look, remember
 from seglab.reporting.metrics_table import (
     THRESHOLDED,
     blocks,
+    nothing_found,
     over_seeds,
     per_run,
     read_decisions,
@@ -256,11 +257,10 @@ class Study:
     @cached_property
     def blind(self) -> str:
         """A sentence about runs that find nothing in any test image that has foreground; empty where there are none."""
-        images = self.sweep.images[self.sweep.images["foreground"] > 0]
-        sees = (images["tp"] + images["fp"] > 0).groupby([images["label"], images["run"]]).any().groupby("label")
-        found = sees.agg(["sum", "size"])
-        some = [f"{n - k} of {n} runs of {label}" for label, (k, n) in found.iterrows() if k < n]
-        return f"Nothing is found by {', '.join(some)}: they have the score of the empty images." if some else ""
+        images = self.sweep.images
+        if self.question.images == "foreground":
+            images = images[images["foreground"] > 0]
+        return nothing_found(images, self.question.metric)
 
     @cached_property
     def tuned(self) -> "Study | None":

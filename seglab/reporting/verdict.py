@@ -97,6 +97,8 @@ class Verdict:
             return f"; {MORE_SEEDS[-1]} more seeds would not decide, more test images might"
         if fewest == most:
             return f"; about {fewest} more seed{'s' * (fewest != 1)} would decide"
+        if fewest == MORE_SEEDS[-1]:
+            return f"; about {fewest} more seeds or more would decide"
         return f"; {fewest} to {most or f'over {MORE_SEEDS[-1]}'} more seeds would decide"
 
 

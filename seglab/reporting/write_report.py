@@ -19,6 +19,7 @@ from seglab.reporting.html import TEMPLATES
 from seglab.reporting.load_runs import Sweep, collect
 from seglab.reporting.looks import known_looks
 from seglab.reporting.metrics_table import blocks, keys_of, rows_of, title
+from seglab.reporting.run_labels import of_run
 from seglab.reporting.study import IMAGES, Question, Study
 
 
@@ -108,7 +109,7 @@ def page(
         searches=[(found, svg(tuning.figure(found), f"tuning{k}")) for k, found in enumerate(searches)],
         trials=tuning.trials,
         failed=report_sections.failed(runs),
-        missing=[f"{label} with {report_sections.of_run(*run)}" for study in studies for label, *run in study.missing],
+        missing=[f"{label} with {of_run(*run)}" for study in studies for label, *run in study.missing],
         commands=commands,
         content=report_sections,
         metric_title=title,

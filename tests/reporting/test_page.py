@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -247,6 +248,10 @@ def test_the_tables_say_the_threshold_of_the_runs_or_that_it_is_the_likeliest_cl
     assert heading() == "the likeliest class"
 
 
+def test_runs_of_seconds_do_not_take_0_minutes():
+    assert [report_sections._duration(seconds) for seconds in (14.2, 90, 5400)] == ["14 s", "2 min", "1.5 h"]
+
+
 def test_a_missing_fold_is_missed(tmp_path):
     for name, fold in (("bce", 0), ("bce", 1), ("dice", 0)):
         write_run(tmp_path / str(fold), FakeLoss(name), 1, extra={"dataset": {"folds": 2, "fold": fold}})
@@ -263,10 +268,12 @@ def test_runs_that_find_nothing_are_reported_beside_the_verdict(own):
     assert asked().blind == ""
     rows = pd.read_csv(own / "dice_s2" / "per_image.csv")
     rows["fn"], rows["tn"] = rows["fn"] + rows["tp"], rows["tn"] + rows["fp"]
-    rows["tp"] = rows["fp"] = 0
+    rows = rows.assign(tp=0, fp=0, iou=1.0 * (rows["foreground"] == 0), hd95=np.nan)
     rows.to_csv(own / "dice_s2" / "per_image.csv", index=False)
     study = asked()
     assert study.blind == "Nothing is found by 1 of 2 runs of dice: they have the score of the empty images."
+    for other in (Question(metric="hd95"), Question(images="foreground")):  # undefined, and without empty images
+        assert replace(study, question=other).blind == "Nothing is found by 1 of 2 runs of dice."
     assert study.blind in page("x", [study], [{}], study.sweep.runs, "")
     assert study.blind in markdown([study], study.sweep.runs)
 
