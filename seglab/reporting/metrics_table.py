@@ -151,9 +151,9 @@ def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: dict[int, 
     blank, seen = images[images["foreground"] == 0], images[images["foreground"] > 0]
     if "ece" in histograms:  # that of run.json has other bins, and is no mean over the classes
         known = known.drop(columns="ece", errors="ignore")
-    parts = [
-        known,
-        numeric[[column for column in numeric if column not in known]],
+    parts = [  # where a class's score is undefined, run.json averages in another order than the verdict
+        known[[column for column in known if column not in numeric]],
+        numeric,
         histograms[[column for column in histograms if column not in known]],
         seen.groupby("run")["iou"].mean().rename("iou/with foreground"),
         strata.drop(columns="empty", errors="ignore").add_prefix("iou/"),
