@@ -164,9 +164,7 @@ def test_class_weights_that_do_not_fit_the_task_are_named(make):
         make("dice", "multiclass", class_weights={"liver": 1, "lung": 2})
     with pytest.raises(ContractError, match="4 weights, one for each class, got 2"):
         kind(task="multiclass", class_weights=(1.0, 2.0))(logits, target)
-    with pytest.raises(
-        ContractError, match=r"class_weights that are numbers, got auto; call with_task\(task\) and with_c"
-    ):
+    with pytest.raises(ContractError, match=r"class_weights that are numbers, got auto; call with_task\(task\) and w"):
         kind(task="multiclass", class_weights="auto")(logits, target)
     with pytest.raises(ContractError, match="training masks with all classes"):
         kind(task="multiclass", class_weights="auto").with_class_frequency((0.9, 0.1, 0.0))
