@@ -1,7 +1,5 @@
 """`seglab COMMAND ...`: the same as `python -m seglab.COMMAND ...`."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 

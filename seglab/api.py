@@ -170,7 +170,7 @@ class Run:
         return predictor(open_run(self.folder, self.trust), None, 0.5, "none", 4, "auto")
 
     def _repr_html_(self) -> str:
-        from seglab.reporting.notebook import notebook_page, picture_url
+        from seglab.reporting.html import notebook_page, picture_url
 
         names = ("iou", "dice", "precision", "recall", "hd95")
         metrics = [f"{name} {self.metrics[f'test/{name}']:.3f}" for name in names if f"test/{name}" in self.metrics]
@@ -250,7 +250,7 @@ class Study:
         return write_all(self.folders, asked, answer(self.folders, asked), Path(output or self.folders[0]))
 
     def _repr_html_(self) -> str:
-        from seglab.reporting.notebook import notebook_page
+        from seglab.reporting.html import notebook_page
 
         used = self._sweep.used
         names = [name for name in ("test/iou", "test/dice", "test/precision", "test/recall") if name in used]
@@ -299,7 +299,7 @@ class Verdict:
         return "\n".join([f"{self.study.title}: {self.headline}", *self._lines()])
 
     def _repr_html_(self) -> str:
-        from seglab.reporting.notebook import notebook_page, picture_url
+        from seglab.reporting.html import notebook_page, picture_url
 
         figures = self.study.figures()
         shown = [figures[name] for name in ("forest", "seeds") if name in figures]

@@ -1,7 +1,5 @@
 """`python -m seglab.benchmark`: time a part of the program beside its alternatives, as ratios in one process."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

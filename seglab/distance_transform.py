@@ -1,7 +1,5 @@
 """The exact Euclidean distance transform of a plane, the same digits every time."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

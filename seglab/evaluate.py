@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from seglab.engine.trained_run import TrainedRun
-    from seglab.inference.evaluation import EvalSet, Result
+    from seglab.inference.evaluation import EvalSet
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +75,8 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
 
 def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[str, Any], out: Path) -> None:
     """Measure, draw, and write the folder; evaluation.json last."""
-    from seglab.engine.per_image import write_table
     from seglab.engine.run import versions
-    from seglab.files import write_arrays, write_json
+    from seglab.files import csv_text, write_arrays, write_json, write_text
     from seglab.inference.evaluation import NativeResolution, TrainingResolution, measure, seen_in_training
     from seglab.inference.predictor import predictor
     from seglab.reporting.class_rows import rows_per_image
@@ -93,38 +91,28 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     if seen:
         log.warning("%s: %d of %d images have ids that the run has trained on", run.name, seen, len(measured.items))
     threshold, tuned, empty = run.config["threshold"], run.outcome["threshold"]["tuned"], run.config["empty"]
-    result = measure(measured, threshold, empty)
+    table, arrays, metrics = measure(measured, threshold, empty)
+    rows = rows_per_image(table, model.module.task)
     out.mkdir(parents=True, exist_ok=True)
-    write_table(out / "per_image.csv", result.table)
-    write_arrays(out / "histograms.npz", **result.arrays)
+    write_text(out / "per_image.csv", csv_text(table))
+    write_arrays(out / "histograms.npz", **arrays)
     if cfg.pictures:
-        draw(result, measured, threshold, out)
-    metrics = at_threshold(result.arrays["test"], model.module.task, tuned, empty) | result.metrics
-    facts |= {
-        "data": data_facts(rows_per_image(result.table, model.module.task), result.skipped),
-        "seen_in_training": seen,
-        "threshold": {"fixed": threshold, "tuned": tuned},
-    }
+        draw(rows, measured, threshold, out)
+    metrics = at_threshold(arrays["test"], model.module.task, tuned, empty) | metrics
+    data: dict[str, Any] = {"images": len(rows), "empty_masks": int((rows["foreground"] == 0).sum())}
+    data |= {"foreground": float((rows["foreground"] / rows["pixels"]).mean()), "skipped": len(measured.skipped)}
+    facts |= {"data": data, "seen_in_training": seen, "threshold": {"fixed": threshold, "tuned": tuned}}
     facts |= {"metrics": metrics, "seconds": round(time.perf_counter() - since, 2), "versions": versions()}
     facts |= {"finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     write_json(out / "evaluation.json", facts)
 
 
-def data_facts(table: pd.DataFrame, skipped: Collection[str]) -> dict[str, Any]:
-    """What was measured: images, those without foreground, the foreground fraction, and how many were skipped."""
-    fraction = float((table["foreground"] / table["pixels"]).mean())
-    counts = {"images": len(table), "empty_masks": int((table["foreground"] == 0).sum()), "foreground": fraction}
-    return counts | {"skipped": len(skipped)}
-
-
-def draw(result: Result, measured: Any, threshold: float, out: Path) -> None:
+def draw(rows: pd.DataFrame, measured: Any, threshold: float, out: Path) -> None:
     """Draw the best, median and worst images."""
     from seglab.engine.per_image import captions
-    from seglab.reporting.class_rows import rows_per_image
     from seglab.reporting.run_figures import Example, examples
 
     task = measured.module.task
-    rows = rows_per_image(result.table, task)
     words = captions(rows)
     pictures = zip(words.values(), measured.pictures(list(words)), strict=True)
     title = f"{out.parents[1].name} on {out.name}"

@@ -128,24 +128,23 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> Path:
 
 
 def file_facts(path: Path) -> dict[str, Any]:
-    """Size in bytes and SHA-256 of a file, to recognize it later by `file_fault`."""
+    """Size in bytes and SHA-256 of a file, to recognize it later by `whole_file`."""
     return {"size": path.stat().st_size, "sha256": sha256(path)}
 
 
-def file_fault(path: Path, facts: dict[str, Any], hashed: bool = True) -> str:
-    """What is wrong with a file whose `file_facts` are known, or "" if nothing; without `hashed` by its size alone."""
-    if not path.is_file():
-        return "none"
-    size = path.stat().st_size
-    if size != facts["size"]:
-        return f"a file of {size} bytes instead of {facts['size']}"
-    return "a file with other content" if hashed and sha256(path) != facts["sha256"] else ""
-
-
 def whole_file(folder: Path, facts: dict[str, Any], name: str, hashed: bool = True) -> Path:
-    """A file of a run, checked against what its run.json (`facts`) holds of it; a ContractError if it is damaged."""
-    path, known = folder / name, facts.get("files", {}).get(name)
-    fault = file_fault(path, known, hashed) if known else ("" if path.is_file() else "none")
+    """A file of a run, checked against what its run.json (`facts`) holds of it; a ContractError if it is damaged.
+
+    Without `hashed` it is checked by its size alone.
+    """
+    path, known, fault = folder / name, facts.get("files", {}).get(name), ""
+    size = path.stat().st_size if path.is_file() else None
+    if size is None:
+        fault = "none"
+    elif known and size != known["size"]:
+        fault = f"a file of {size} bytes instead of {known['size']}"
+    elif known and hashed and sha256(path) != known["sha256"]:
+        fault = "a file with other content"
     run, remedy = f"run {os.path.relpath(folder)}", "rerun=true trains it again"
     require(not fault, run, f"{name} as it was written", fault, remedy)
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,18 +36,11 @@ def losses() -> dict[str, Loss]:
 def table() -> list[tuple[str, ...]]:
     """One line per loss: how to choose it, what it is, for which tasks and labels, where it is from."""
     head = ("loss=", "title", "family", "tasks", "labels", "paper")
-    rows = [
-        (
-            name,
-            loss.card.title,
-            loss.card.family,
-            ", ".join(loss.tasks),
-            "soft" if loss.soft else "hard",
-            loss.card.paper,
-        )
-        for name, loss in losses().items()
-    ]
-    return [head, *rows]
+    rows: list[tuple[str, ...]] = [head]
+    for name, loss in losses().items():
+        card, labels = loss.card, "soft" if loss.soft else "hard"
+        rows.append((name, card.title, card.family, ", ".join(loss.tasks), labels, card.paper))
+    return rows
 
 
 def page() -> str:
@@ -63,17 +56,13 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def yaml_of(name: str) -> list[str]:
-    """The lines of a loss in conf/loss; the second one of a preset says what it stands for."""
-    return (CONF / "loss" / f"{name}.yaml").read_text().splitlines()
-
-
 def section(name: str, loss: Loss) -> str:
     """A loss on the page."""
     card = loss.card
     soft = "refused" if not loss.soft else "defined; the minimum is at p = t" if card.proper else "defined"
     first = (type(loss).__doc__ or "").split("\n\n")[0].replace("\n    ", " ")
-    first = next((line[2:] for line in yaml_of(name) if line.startswith("# Preset: ")), first)
+    yaml = (CONF / "loss" / f"{name}.yaml").read_text().splitlines()
+    first = next((line[2:] for line in yaml if line.startswith("# Preset: ")), first)
     lines = [f"### {card.title}: `loss={name}`", "", first, "", f"$${card.formula}$$", ""]
     lines += [f"![curves](losses/{name}.svg)", "", f"- Paper: {card.paper}", f"- Empty mask: {card.empty}"]
     lines += [f"- Tasks: {', '.join(loss.tasks)}. {card.many}", f"- Soft labels: {soft}"]
@@ -125,11 +114,11 @@ def graph(x0: int, title: str, series: list[tuple[list[float], str, str]]) -> st
     parts = [f'<text x="{x0}" y="12">{title}, {low:.3g} to {high:.3g}; margin -6 to 6</text>\n']
     parts += [f'<path d="M{x0} 20V130H{x0 + 190}M{x0 + 95} 130v-4" fill="none" stroke="#aaaaaa"/>\n']
     for ys, color, dash in series:
-        points = [
-            f"{x0 + 190 * (m + 6) / 12:.0f},{130 - 108 * (y - low) / (high - low):.1f}"
-            for m, y in zip(MARGINS, ys, strict=True)
-        ]
-        parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}"{dash}/>\n')
+        places = (
+            (x0 + 190 * (m + 6) / 12, 130 - 108 * (y - low) / (high - low)) for m, y in zip(MARGINS, ys, strict=True)
+        )
+        points = " ".join(f"{x:.0f},{y:.1f}" for x, y in places)
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}"{dash}/>\n')
     return "".join(parts)
 
 
@@ -143,8 +132,10 @@ def write(docs: Path) -> None:
 
 def main() -> None:
     """Print the table, or write the page into the folder that is named."""
-    if len(sys.argv) > 1:
-        write(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser("python -m seglab.loss_catalog", description="List the losses of the package.")
+    parser.add_argument("folder", nargs="?", help="write losses.md and the curves of each loss there instead")
+    if folder := parser.parse_args().folder:
+        write(Path(folder))
         return
     rows = table()
     widths = [max(len(row[k]) for row in rows) for k in range(5)]

@@ -4,8 +4,6 @@ Everything draws on `matplotlib.figure.Figure` objects and never on pyplot's glo
 its threads and a test may draw at any time without a display.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -35,23 +33,14 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "axes.facecolor": "none",
-    "axes.edgecolor": FAINT,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "text.color": INK,
+    **dict.fromkeys(("axes.labelcolor", "axes.titlecolor", "text.color"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), FAINT),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     "grid.color": GRID,
     "grid.linewidth": 0.5,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
     "lines.linewidth": 1.5,
-    "legend.frameon": False,
     "text.parse_math": False,  # a file's name may hold dollars
     "svg.fonttype": "none",
     "svg.hashsalt": "seglab",  # the same figure gives the same file

@@ -37,21 +37,17 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     found = find_images(to_container(cfg.input), out)
     names, runs = found.names, open_runs(to_container(cfg.run), to_container(cfg.trust))
     tiling = {key: cfg[key] for key in ("window", "overlap", "tta")}
-    task, kinds = runs[0].dataset().task, kinds_of(cfg.format)
+    task, kinds = runs[0].dataset().task, [cfg.format] if isinstance(cfg.format, str) else list(cfg.format)
     same = all(run.dataset().task == task for run in runs)
     require(same, "predict", "runs of one task", "runs of several", "predict with each of them")
     threshold = thresholds_of(cfg.threshold, runs, task)
     settings = {"runs": [[str(run.folder), run.outcome["finished"]] for run in runs], **tiling}
-    settings |= {
-        "threshold": threshold[0] if task.channels == 1 else threshold,
-        "min_area": cfg.min_area,
-        "format": kinds,
-    }
+    settings["threshold"] = threshold[0] if task.channels == 1 else threshold
+    settings |= {"min_area": cfg.min_area, "format": kinds}
     writer = PredictionWriter(out, names, kinds, settings, threshold, cfg.min_area, cfg.rerun, task)
     waiting = {name: file for name, file in names.items() if name not in writer}
-    log.info(
-        "%d images, %d predicted already; %s", len(names), len(names) - len(waiting), describe(runs, threshold, task)
-    )
+    counts = len(names), len(names) - len(waiting)
+    log.info("%d images, %d predicted already; %s", *counts, describe(runs, threshold, task))
     if left_out := [f"{count} {what}" for what, count in found.left_out.items() if count]:
         log.info("left out: %s", ", ".join(left_out))
     if mixed := differences(runs):
@@ -112,11 +108,6 @@ def differences(runs: list[TrainedRun]) -> str:
         texts = {json.dumps(run.config[group], sort_keys=True) for run in runs}
         found += [f"{group} ({', '.join(names)})"] if len(texts) > 1 else []
     return " and ".join(found)
-
-
-def kinds_of(choice: Any) -> list[str]:
-    """The kinds of output as a list, also of a single one."""
-    return [choice] if isinstance(choice, str) else list(choice)
 
 
 def describe(runs: list[TrainedRun], thresholds: list[float], task: Task) -> str:

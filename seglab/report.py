@@ -1,7 +1,5 @@
 """`python -m seglab.report outputs/SWEEP`: compare all runs of a sweep and write the report."""
 
-from __future__ import annotations
-
 import gc
 import json
 import logging

@@ -54,11 +54,8 @@ class FairSearch(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra calls this with the configuration before it sweeps."""
         self.cfg, self.loader = config, hydra_context.config_loader
-        self.launch_jobs = (
-            Plugins.instance()
-            .instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
-            .launch
-        )
+        made: dict[str, Any] = {"hydra_context": hydra_context, "task_function": task_function, "config": config}
+        self.launch_jobs = Plugins.instance().instantiate_launcher(**made).launch
 
     def sweep(self, arguments: list[str]) -> None:
         """Tune all combinations side by side, and train their best; Hydra calls this with the command line."""

@@ -49,14 +49,8 @@ def xray(cfg: DictConfig, folder: Path) -> ViewPage:
     dataset = build(cfg.dataset)
     require_one_class(dataset.task)
     module = SegModule(build(cfg.model), BCE(), build(cfg.optimizer), mean=dataset.mean, std=dataset.std)
-    return view(
-        build_choices("loss", cfg.losses),
-        dataset,
-        module,
-        to_container(cfg.optimizer),
-        run=cfg.run,
-        **to_container(cfg.xray),
-    )
+    losses, optimizer = build_choices("loss", cfg.losses), to_container(cfg.optimizer)
+    return view(losses, dataset, module, optimizer, run=cfg.run, **to_container(cfg.xray))
 
 
 def pixels(cfg: DictConfig, folder: Path) -> ViewPage:

@@ -150,18 +150,11 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
     """Read the data set, and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
 
-    loss = build_loss(cfg.loss)
+    batches = {"batch_size": cfg.batch_size, "workers": cfg.workers, "store": cfg.store, "device": device}
     data = DataModule(
-        build(cfg.dataset),
-        build(cfg.augment),
-        cfg.batch_size,
-        cfg.workers,
-        cfg.seed,
-        loss.needs,
-        store=cfg.store,
-        device=device,
+        build(cfg.dataset), build(cfg.augment), seed=cfg.seed, needs=build_loss(cfg.loss).needs, **batches
     )
-    facts = data.facts()
+    facts = data.opened.facts()
     same = not run.last or (run.earlier.get("data") or facts)["fingerprint"] == facts["fingerprint"]
     require(same, f"run {run}", "the data that it began with", "others", "rerun=true starts over")
     run.note(data=facts)
@@ -176,7 +169,7 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
     if task.channels > 1:
         shares = zip(task.classes, facts["class_frequency"], strict=True)
         log.info("data: %s: %s", task.kind, ", ".join(f"{name} {100 * share:.3g} %" for name, share in shares))
-    for sentence in data.warnings():
+    for sentence in data.opened.warnings():
         log.warning("data: %s", sentence)
     for split, count in facts["images"].items():
         remedy = "see above" if facts["skipped"] else "see dataset.val_fraction and dataset.test_fraction"
@@ -196,7 +189,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     from seglab.engine.dry_run import dry_run
     from seglab.engine.trained_run import assemble, bound_loss
 
-    loss = bound_loss(to_container(cfg.loss), data.dataset.task, data.facts())
+    loss = bound_loss(to_container(cfg.loss), data.dataset.task, data.opened.facts())
     seed_everything(cfg.seed, verbose=False)  # after all that may draw numbers: paired runs start from one state
     module = assemble(to_container(cfg), data.opened.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))

@@ -1,9 +1,7 @@
 """What a person must know about a data set before spending hours on it. Needs no torch."""
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ from seglab.contract import ContractError
 from seglab.data.dataset import Dataset, Facts, Item
 from seglab.data.decode import convert, decode_item, read_item, view_image
 from seglab.data.facts import doubts, item_facts, mask_values, objects_in, spread
-from seglab.data.parallel import each
+from seglab.data.memo import each
 from seglab.data.prepare_data import divide, select_items
 from seglab.data.split import SPLITS, Splits
 from seglab.images.image_io import decode
@@ -97,7 +95,7 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
         "range": dataset.range,
     }
     by_split = {split: [one.facts for side, one in zip(sides, seen, strict=True) if side == split] for split in SPLITS}
-    areas = joined(one.areas for one in seen)
+    areas = np.concatenate([[], *(one.areas for one in seen)])
     facts |= {"warnings": chosen.notes + doubts(by_split, dataset)} | summary(by_split, areas, dataset)
     foreground = np.array([one.facts["foreground"] for one in seen])
     pictures = [picture(shown[k][1], dataset) for k in spread(foreground, samples)]
@@ -116,14 +114,14 @@ def inspect(item: Item, dataset: Dataset) -> Inspection | str:
     except ContractError:  # a format of somebody's own
         raster = None
     facts |= {"turned": bool(raster and raster.turned), "alpha": raster is not None and raster.alpha is not None}
-    areas = joined(areas for *_, areas in objects_in(item, stored.mask, dataset.task))
+    areas = np.concatenate([[], *(areas for *_, areas in objects_in(item, stored.mask, dataset.task))])
     return Inspection(facts, areas, image_hash(view_image(stored.image, replace(dataset, fit="patch", reduce=1))))
 
 
 def summary(splits: dict[str, list[Facts]], areas: np.ndarray, dataset: Dataset) -> dict[str, Any]:
     """Sum up the facts of all images as plain data."""
     seen = [one for some in splits.values() for one in some]
-    every = np.array([one["foreground"] for one in seen])
+    every, task = np.array([one["foreground"] for one in seen]), dataset.task
     masks = [mask for one in seen for mask in one["masks"]]
     kinds = Counter(" ".join(filter(None, (mask["lossy"], mask["kind"]))) for mask in masks)
     return {
@@ -132,13 +130,8 @@ def summary(splits: dict[str, list[Facts]], areas: np.ndarray, dataset: Dataset)
         "foreground": {
             split: float(np.mean([one["foreground"] for one in some])) for split, some in splits.items() if some
         },
-        "classes": {
-            name: float(np.mean([one["classes"][k] for one in seen]))
-            for k, name in enumerate(dataset.task.classes if seen else ())
-        },
-        "images_with_class": {
-            name: sum(one["classes"][k] > 0 for one in seen) for k, name in enumerate(dataset.task.classes)
-        },
+        "classes": {n: float(np.mean([one["classes"][k] for one in seen])) for k, n in enumerate(task.classes) if seen},
+        "images_with_class": {n: sum(one["classes"][k] > 0 for one in seen) for k, n in enumerate(task.classes)},
         "ignored": float(np.mean([one["ignored"] for one in seen])) if seen else 0.0,
         "foreground_of_images_with_any": quantiles(every[every > 0]),
         "depths": dict(Counter(one["depth"] for one in seen)),
@@ -155,11 +148,6 @@ def summary(splits: dict[str, list[Facts]], areas: np.ndarray, dataset: Dataset)
         "objects_erased_at_size": sum(one["lost"] for one in seen),
         "seen_as": f"size {dataset.size}, fit {dataset.fit}, coverage {dataset.coverage}",
     }
-
-
-def joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
-    """Join arrays (n,), of which there may be none."""
-    return np.concatenate([[], *arrays])
 
 
 def quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float]:

@@ -1,7 +1,5 @@
 """Random changes to training images, functions of seed, epoch and index alone; here those of albumentations."""
 
-from __future__ import annotations
-
 import copy
 import os
 import random
@@ -105,9 +103,7 @@ class Chain(Augment):
     ) -> Changed:
         device, labels = image.device, target if valid is None else torch.cat((target, valid.to(target.dtype)), 1)
         images, masks = (x.permute(0, 2, 3, 1).cpu().numpy() for x in (image, labels))
-        made = [
-            self.one(*arrays, (seed, *key)) for arrays, key in zip(zip(images, masks, strict=True), pairs, strict=True)
-        ]
+        made = [self.one(one, mask, (seed, *key)) for one, mask, key in zip(images, masks, pairs, strict=True)]
         changed, moved = (torch.from_numpy(np.stack(x)).permute(0, 3, 1, 2).to(device) for x in zip(*made, strict=True))
         if valid is None:
             return changed, moved, None

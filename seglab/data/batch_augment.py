@@ -5,8 +5,6 @@ changes in the same way in any batch, with any loss, and, up to rounding, on any
 and are drawn on the CPU, which then knows which samples change without asking the device.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A data set: labeled images that are listed without being decoded, and how each one is read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -141,15 +139,14 @@ class Dataset:
             value = getattr(self, field.name)
             if isinstance(value, list):  # of a yaml, which cannot be hashed
                 object.__setattr__(self, field.name, tuple(value))
-        require(self.size >= 1, "dataset", "size of at least one pixel", self.size)
+        least = dict.fromkeys(("size", "channels", "reduce", "patches_per_image", "folds"), 1) | {"cache_gb": 0}
+        for name, limit in least.items():
+            require(getattr(self, name) >= limit, "dataset", f"{name} of at least {limit}", getattr(self, name))
         one_of("dataset", self, fit=FITS, bits=(8, 16), on_bad_item=("raise", "skip"))
-        require(self.channels >= 1, "dataset", "channels of at least 1", self.channels)
         if not isinstance(self.range, str):
             object.__setattr__(self, "range", tuple(float(limit) for limit in self.range))
         two = not isinstance(self.range, str) and len(self.range) == 2 and self.range[0] < self.range[1]
         require(two or self.range in ("auto", "full"), "dataset", "range of auto, full or [low, high]", self.range)
-        for name in ("reduce", "patches_per_image", "folds"):
-            require(getattr(self, name) >= 1, "dataset", f"{name} of at least 1", getattr(self, name))
         require(0 <= self.fold < max(self.folds, 1), "dataset", f"fold from 0 to {self.folds - 1}", self.fold)
         require(0 <= self.positive_fraction <= 1, "dataset", "positive_fraction in [0, 1]", self.positive_fraction)
         require(0 < self.coverage <= 1, "dataset", "coverage in (0, 1]", self.coverage)
@@ -162,7 +159,6 @@ class Dataset:
             require(0 <= getattr(self, name) < 1, "dataset", f"{name} in [0, 1)", getattr(self, name))
         hard = not self.soft or self.task.kind != "multiclass"
         require(hard, "dataset", "soft=false for classes that exclude each other", self.soft)
-        require(self.cache_gb >= 0, "dataset", "cache_gb of at least 0", self.cache_gb)
 
     @property
     def task(self) -> Task:

@@ -1,7 +1,5 @@
 """Items decoded: images and masks as the model sees them, or in their own size, and their objects."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -154,10 +152,8 @@ def objects_of(item: Item, dataset: Dataset) -> np.ndarray:
     A pixel that the mask leaves to the background may bear a number: that is for the caller to leave out.
     """
     size, how = dataset.size, dataset.fit
-    return warp_instances(
-        native_objects(item, dataset),
-        lambda one: crop(one, 0, 0, size, size) if how == "patch" else fit(one, size, how),
-    )
+    native = native_objects(item, dataset)
+    return warp_instances(native, lambda one: crop(one, 0, 0, size, size) if how == "patch" else fit(one, size, how))
 
 
 def warp_instances(labels: np.ndarray, warp: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -224,8 +220,7 @@ def measure(name: str, seen: Seen, dataset: Dataset) -> tuple[float, tuple[float
     scored, chosen = [every[k] for k in dataset.task.scored], []
     for layer in scored:
         places = np.flatnonzero(layer >= 0.5)
-        chosen.append(
-            rng.choice(places, min(POINTS // len(scored), len(places)), replace=False) if len(places) else places
-        )
+        count = min(POINTS // len(scored), len(places))
+        chosen.append(rng.choice(places, count, replace=False) if len(places) else places)
     points = np.stack(np.unravel_index(np.concatenate(chosen), seen.mask.shape[:2]), 1)
     return foreground, tuple(classes), points

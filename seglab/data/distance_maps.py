@@ -1,7 +1,5 @@
 """Maps that some losses want beside the target; made on the CPU, in the data workers, from the mask alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import cv2

@@ -3,8 +3,6 @@
 Training says the worst of it before the first epoch, the audit all of it. Needs no torch.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,6 +14,9 @@ from seglab.data.dataset import Dataset, Facts, Item
 from seglab.images.labels import Seen, fractions, layers
 from seglab.images.masks import mask_facts, summary
 from seglab.images.resize import inside, resize, to_mask
+
+FEW = 3
+"""Training images: a class that fewer show is learned by heart, if at all."""
 
 
 def item_facts(item: Item, stored: Seen, dataset: Dataset) -> Facts:
@@ -76,7 +77,11 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     """Say in sentences what looks wrong about the images and masks of the splits, the worst first."""
     every = [one for some in facts.values() for one in some]
     masks = [mask for one in every for mask in one["masks"]]
-    found = foreground_doubts(facts, dataset) + class_doubts(facts.get("train", []), dataset.task)
+    found, train, classes = foreground_doubts(facts, dataset), facts.get("train", []), dataset.task.classes
+    shown = {name: sum(one["classes"][k] > 0 for one in train) for k, name in enumerate(classes)}
+    rare = [f"{name} ({count} of {len(train)} training images)" for name, count in shown.items() if count < FEW]
+    if rare and train and len(classes) > 1:
+        found.append(f"classes that hardly occur: {', '.join(rare)}; no model learns them")
     over_half = sum(one["foreground"] > 0.5 for one in every)
     if every and over_half >= 0.9 * len(every) and dataset.task.kind == "binary":
         found.append(
@@ -102,19 +107,6 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     return found + dataset.mask_doubts(masks)
 
 
-FEW = 3
-"""Training images: a class that fewer show is learned by heart, if at all."""
-
-
-def class_doubts(train: Sequence[Facts], task: Task) -> list[str]:
-    """Say which classes no training image, or only a few of them, show."""
-    if task.channels == 1 or not train:
-        return []
-    shown = {name: sum(one["classes"][k] > 0 for one in train) for k, name in enumerate(task.classes)}
-    rare = [f"{name} ({count} of {len(train)} training images)" for name, count in shown.items() if count < FEW]
-    return [f"classes that hardly occur: {', '.join(rare)}; no model learns them"] if rare else []
-
-
 def depth_doubts(depths: Sequence[str], dataset: Dataset) -> list[str]:
     """Say what becomes of images of 8 bits where the range is that of deeper ones."""
     shallow = depths.count("uint8")
@@ -130,10 +122,8 @@ def depth_doubts(depths: Sequence[str], dataset: Dataset) -> list[str]:
 def foreground_doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     """Say which splits have no images, no foreground, or masks full of it."""
     every = [one for some in facts.values() for one in some]
-    positive, values = (
-        sum(one["foreground"] > 0 for one in every),
-        mask_values([m for one in every for m in one["masks"]]),
-    )
+    positive = sum(one["foreground"] > 0 for one in every)
+    values = mask_values([mask for one in every for mask in one["masks"]])
     remedy = "look at what the data set calls foreground (dataset.threshold, mask_value, target, coverage)"
     found = [f"{split}: no images" for split, some in facts.items() if not some]
     if every and not positive:

@@ -1,7 +1,5 @@
 """From numbers of samples to a batch: the part that runs in the data workers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,9 +1,7 @@
-"""What is known of source files from earlier starts: their hashes, and what takes decoding to find out.
+"""Work on many source files: a thread per core, and what earlier starts have found out: hashes, what takes decoding.
 
 Path, size and time of change are a shortcut alone, by which a file is recognized: what names data is their content.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -11,18 +9,32 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
+from tqdm.contrib.concurrent import thread_map
 
-from seglab.data.parallel import each
 from seglab.files import sha256
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_THREADS = 16
+"""Beyond, a disk gives no more, and whole scans in work fill the memory."""
 
 FRESH = 2 * 10**9
 """Nanoseconds after a change in which a file may change again without a later time: not remembered before."""
 
 _known: dict[str, dict[str, Any]] = {}
 """By file of the memo, so that a process reads each once."""
+
+
+def each(work: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
+    """Give `work` of every item, in order, with a progress bar called `what` if it takes more than a few seconds.
+
+    The first error is raised, and what has not begun by then is not done.
+    """
+    return thread_map(work, items, max_workers=min(os.cpu_count() or 1, MAX_THREADS), desc=what, delay=3, leave=False)
 
 
 def remembered(

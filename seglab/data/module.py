@@ -1,10 +1,7 @@
 """The splits of a data set as batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -65,14 +62,6 @@ class DataModule:
     def splits(self) -> Splits:
         """The items of each split."""
         return self.opened.splits
-
-    def facts(self) -> dict[str, Any]:
-        """Give what is known of the data before the first epoch, as plain data; see Opened.facts."""
-        return self.opened.facts()
-
-    def warnings(self) -> list[str]:
-        """Say in sentences what looks wrong about the data."""
-        return self.opened.warnings()
 
     def objects(self, split: str) -> dict[str, Callable[[], np.ndarray]]:
         """Give, by id, what numbers an image's objects as the model sees it, where the data set distinguishes any."""

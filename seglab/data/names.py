@@ -1,12 +1,19 @@
-"""Names of image and mask files: what they have in common, and what to set where they do not fit."""
+"""Which mask belongs to which image: by what their names have in common, or by a CSV table that names both."""
 
-from __future__ import annotations
-
+import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import basename, commonprefix
+from pathlib import Path
+from typing import NamedTuple
+
+from seglab.contract import ContractError, require
+
+COLUMNS = ("image", "mask", "split", "group")
+"""Of a table; the first two must be there, and others are ignored."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +50,8 @@ def proposal(images: Sequence[str], masks: Sequence[str]) -> str:
         core = re.sub(r"[\W_]+$", "", commonprefix(list(firsts.values())))  # noqa: RUF071, characters are meant
         ends = {word: name[len(core) :][::step] for word, name in firsts.items()}
         named = {"image": images, "mask": masks}
-        fits = [
-            basename(n)[::step][-len(end) :] == end[::step] for word, end in ends.items() for n in named[word] if end
-        ]
+        both = [(basename(n)[::step], end[::step]) for word, end in ends.items() for n in named[word] if end]
+        fits = [name.endswith(end) for name, end in both]
         if core and fits and all(fits):
             way = "ends in" if step == 1 else "begins with"
             seen = " and ".join(f"every {word} {way} {end}" for word, end in ends.items() if end)
@@ -57,3 +63,42 @@ def option(name: str, *values: str) -> str:
     """Write an option of one value, or of a list, as a shell takes it."""
     word = f"dataset.{name}={values[0] if len(values) == 1 else '[' + ','.join(values) + ']'}"
     return word if re.fullmatch(r"[\w.+=-]*", word) else f"'{word}'"
+
+
+class Row(NamedTuple):
+    """The files of one image; no mask, split or group is an empty text there, None here for the mask."""
+
+    image: Path
+    mask: Path | None
+    split: str
+    group: str
+
+
+def read_rows(table: Path, root: Path) -> list[Row]:
+    """Read the rows of a table with the columns `image`, `mask`, and, if they are there, `split` and `group`.
+
+    Paths are absolute or below `root`. Raises a ContractError for a table without rows or columns, an image named
+    twice, or an unknown split.
+    """
+    require(table.is_file(), "dataset.table", "a CSV file", table)
+    try:
+        content = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ContractError(f"{table}: expected a text in UTF-8, got another encoding; save it as CSV UTF-8") from None
+    rows = csv.DictReader(io.StringIO(content))
+    names = [str(name).strip() for name in rows.fieldnames or ()]
+    rows.fieldnames = names
+    wanted = ", ".join(COLUMNS)
+    require({"image", "mask"} <= set(names), str(table), f"columns of {wanted}", ", ".join(names) or "none")
+    texts = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in rows]
+    require(bool(texts), str(table), "a row for each image", "none")
+    images = [text["image"] for text in texts]
+    twice = sorted({image or "an empty cell" for image in images if images.count(image) > 1 or not image})
+    require(not twice, str(table), "an image in each row, each once", ", ".join(twice[:3]))
+    others = sorted({text["split"] or "an empty cell" for text in texts} - {"train", "val", "test"})
+    all_or_none = not others or not any(text["split"] for text in texts)
+    require(all_or_none, str(table), "train, val or test in each cell of split, or no splits", ", ".join(others[:3]))
+    return [
+        Row(root / text["image"], root / text["mask"] if text["mask"] else None, text["split"], text["group"])
+        for text in texts
+    ]

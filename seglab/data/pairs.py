@@ -1,7 +1,5 @@
 """Images and masks in memory, or in files anywhere, as a folder that `dataset=folder` reads."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -37,7 +35,10 @@ def write_pairs(
         for k, (image, mask) in enumerate(zip(images, masks, strict=True)):
             name = f"g{numbers[groups[k]]:05d}_{k:05d}"
             if isinstance(image, np.ndarray):
-                check_image(image, k)
+                shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
+                fits = shaped and image.dtype in (np.uint8, np.uint16)
+                got, remedy = f"{image.shape} of {image.dtype}", "convert with (255 * image).astype('uint8')"
+                require(fits, "compare", f"image {k} as (h, w) or (h, w, 3) of uint8 or uint16", got, remedy)
             if isinstance(image, np.ndarray) and isinstance(mask, np.ndarray):
                 fits = mask.shape == image.shape[:2]
                 require(fits, "compare", f"a mask {image.shape[:2]} for image {k}", f"one of {mask.shape}")
@@ -49,14 +50,6 @@ def write_pairs(
         if not folder.exists():
             Path(made, "pairs").rename(folder)
     return folder
-
-
-def check_image(image: np.ndarray, number: int) -> None:
-    """Raise a ContractError unless an array is an image."""
-    shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))
-    got, remedy = f"{image.shape} of {image.dtype}", "convert with (255 * image).astype('uint8')"
-    fits = shaped and image.dtype in (np.uint8, np.uint16)
-    require(fits, "compare", f"image {number} as (h, w) or (h, w, 3) of uint8 or uint16", got, remedy)
 
 
 def write(source: Source, place: Path) -> str:

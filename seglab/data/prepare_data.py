@@ -1,11 +1,9 @@
 """A data set made ready: listed, split, decoded, and what was left out on the way. Needs no torch."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,8 +17,7 @@ from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Decoded, Item
 from seglab.data.decode import decode_item, decode_once
 from seglab.data.facts import doubts
-from seglab.data.memo import content, on_disk, remembered
-from seglab.data.parallel import each
+from seglab.data.memo import content, each, on_disk, remembered
 from seglab.data.ranges import FOUND, find_normalization, find_range
 from seglab.data.sources import RandomPatches, Tiles, Whole
 from seglab.data.split import SPLITS, Splits, split_by_fold, split_by_group, split_from_file
@@ -54,13 +51,9 @@ class Opened:
         kind = Whole if self.dataset.fit != "patch" else RandomPatches if split == "train" else Tiles
         return kind(self.images(split), self.dataset)
 
-    def foreground(self, split: str) -> np.ndarray:
-        """Give the fraction of foreground of each of one split's items."""
-        return np.array([image.foreground for image in self.images(split)])
-
     def facts(self) -> dict[str, Any]:
         """Give counts per split, the training pixels' fraction of foreground, what was skipped, and the fingerprint."""
-        foreground = {split: self.foreground(split) for split in SPLITS}
+        foreground = {split: np.array([image.foreground for image in self.images(split)]) for split in SPLITS}
         found = {name: getattr(self.dataset, name) for name in FOUND}
         return {
             "images": {split: len(foreground[split]) for split in SPLITS},
@@ -128,24 +121,21 @@ def divide(
     items: list[Item], faults: dict[str, str], hashes: Mapping[str, str], dataset: Dataset, as_test: bool
 ) -> tuple[Splits, dict[str, str]]:
     """Split the items that can be used; gives also why others are left out, by id."""
-    good = [item for item in items if item.id not in faults]
-    splits = Splits(test=good) if as_test else split_items(good, dataset, faults)
+    good, val, seed = [item for item in items if item.id not in faults], dataset.val_fraction, dataset.split_seed
+    if as_test:
+        splits = Splits(test=good)
+    elif dataset.split_file:
+        splits = split_from_file(good, dataset.split_file, faults)  # which may name items with faults
+    elif dataset.folds > 1:
+        splits = split_by_fold(good, dataset.folds, dataset.fold, val, seed, foreground_ids(good, dataset))
+    else:
+        some = foreground_ids(good, dataset) if dataset.stratify else None
+        splits = split_by_group(good, val, dataset.test_fraction, seed, some)
     copies = {} if as_test else copies_across(splits, hashes)
     raise_on_faults(list(copies.values()), len(items), dataset)
     skipped = faults | {item.id: item.left_out for item in items if item.left_out} | copies
     skipped |= dict.fromkeys((item.id for item in splits.conflicting), "its group is in the test set")
     return splits.without(skipped), skipped
-
-
-def split_items(items: list[Item], dataset: Dataset, faults: Container[str] = ()) -> Splits:
-    """Split a data set as its frozen file says, which may name items with faults, or by group where it has none."""
-    if dataset.split_file:
-        return split_from_file(items, dataset.split_file, faults)
-    if dataset.folds > 1:
-        known = foreground_ids(items, dataset)
-        return split_by_fold(items, dataset.folds, dataset.fold, dataset.val_fraction, dataset.split_seed, known)
-    some = foreground_ids(items, dataset) if dataset.stratify else None
-    return split_by_group(items, dataset.val_fraction, dataset.test_fraction, dataset.split_seed, some)
 
 
 def foreground_ids(items: Sequence[Item], dataset: Dataset) -> set[str]:
@@ -234,7 +224,11 @@ def cached(items: list[Item], dataset: Dataset, folder: Path, limit: int) -> lis
             return found
         except (ContractError, OSError):  # somebody has removed a part of it
             shutil.rmtree(folder)
-    make_room(folder, limit)
+    others, total = [one for one in folder.parent.glob("[0-9a-f]" * 20) if one != folder], 0  # named by fingerprints
+    for cache in sorted(others, key=lambda cache: on_disk(cache / RECORDS)[1], reverse=True):
+        total += sum(on_disk(path)[0] for path in cache.rglob("*"))
+        if total > limit:  # those that nobody has used for longest go
+            shutil.rmtree(cache, ignore_errors=True)
     return build(items, dataset, folder)
 
 
@@ -251,22 +245,8 @@ def cache_bytes(items: Sequence[Item], dataset: Dataset) -> int:
     return 0
 
 
-def make_room(folder: Path, limit: int) -> None:
-    """Remove the caches beside a folder that nobody has used for longest, until the rest take at most `limit` bytes."""
-    caches = [cache for cache in folder.parent.glob("[0-9a-f]" * 20) if cache != folder]  # names are fingerprints
-    total = 0
-    for cache in sorted(caches, key=lambda cache: on_disk(cache / RECORDS)[1], reverse=True):
-        total += sum(on_disk(path)[0] for path in cache.rglob("*"))
-        if total > limit:
-            shutil.rmtree(cache, ignore_errors=True)
-
-
 def raise_on_faults(faults: list[str], count: int, dataset: Dataset) -> None:
     """Raise for faults unless they are to be skipped: how many, and the first few."""
-    require(
-        not faults or dataset.on_bad_item == "skip",
-        "dataset",
-        "every image and mask to be usable",
-        f"{len(faults)} of {count} that are not: " + " | ".join(faults[:3]),
-        "dataset.on_bad_item=skip leaves them out",
-    )
+    ok, remedy = not faults or dataset.on_bad_item == "skip", "dataset.on_bad_item=skip leaves them out"
+    got = f"{len(faults)} of {count} that are not: {' | '.join(faults[:3])}"
+    require(ok, "dataset", "every image and mask to be usable", got, remedy)

@@ -1,7 +1,5 @@
 """Which values stand for black and white, where images have more than 8 bits, and how channels are normalized."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

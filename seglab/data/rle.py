@@ -3,8 +3,6 @@
 Starts count from 1 down the columns of the mask (column-major order). Nothing here loops over runs or pixels.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ class Runs:
     lengths: np.ndarray
     owners: np.ndarray
 
-    def slice(self, first: int, last: int) -> Runs:
+    def slice(self, first: int, last: int) -> "Runs":
         """Give the runs number `first` to `last`, without the latter."""
         return Runs(self.starts[first:last], self.lengths[first:last], self.owners[first:last])
 
@@ -48,7 +46,12 @@ def parse(texts: Sequence[str], names: Sequence[str]) -> Runs:
     Runs(starts=array([2, 6]), lengths=array([2, 1]), owners=array([0, 0]))
     """
     # One pass over one long text, in which -1 separates the objects, is ten times faster than a list of words for each.
-    numbers = numbers_in(" -1 ".join([*texts, ""]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # numpy before 2.3 warns of text that is no number ...
+        try:
+            numbers = np.fromstring(" -1 ".join([*texts, ""]), np.int64, sep=" ")
+        except ValueError:  # ... and later ones raise
+            numbers = np.zeros(0, np.int64)
     ends = np.flatnonzero(numbers < 0)
     if len(ends) != len(texts):
         wrong = next(k for k, text in enumerate(texts) if text.strip() and not text.replace(" ", "").isdigit())
@@ -58,16 +61,6 @@ def parse(texts: Sequence[str], names: Sequence[str]) -> Runs:
         require(False, f"runs of {names[odd]}", "pairs of start and length", f"{counts[odd]} numbers")
     pairs = np.delete(numbers, ends).reshape(-1, 2)
     return Runs(pairs[:, 0] - 1, pairs[:, 1], np.repeat(np.arange(len(texts)), counts // 2))
-
-
-def numbers_in(text: str) -> np.ndarray:
-    """Read the numbers of a text (n,) int64; none or the first few where there is something else."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # numpy before 2.3 warns of text that is no number ...
-        try:
-            return np.fromstring(text, np.int64, sep=" ")
-        except ValueError:  # ... and later ones raise
-            return np.zeros(0, np.int64)
 
 
 def check(runs: Runs, shape: Shape, name: str) -> None:

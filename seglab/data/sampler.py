@@ -1,7 +1,5 @@
 """The order of the samples, as a function of seed and epoch alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """What the samples of a split are cut from its images: whole images, patches drawn at random, or tiles."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Which images train, which choose the checkpoint, and which are never seen before the end."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
@@ -33,7 +31,7 @@ class Splits:
         """Give the items of all three splits."""
         return [*self.train, *self.val, *self.test]
 
-    def without(self, ids: Container[str]) -> Splits:
+    def without(self, ids: Container[str]) -> "Splits":
         """Give the same splits less some items."""
         return replace(self, **{split: [item for item in self[split] if item.id not in ids] for split in SPLITS})
 
@@ -143,9 +141,8 @@ def read_split(path: Path) -> dict[str, list[str]]:
     if path.is_dir() or path.suffix == ".txt":
         missing = [f"{split}.txt" for split in SPLITS if not (folder / f"{split}.txt").is_file()]
         lists = path.is_dir() or path.stem in SPLITS
-        require(
-            lists and not missing, who, "the lists train.txt, val.txt and test.txt", f"no {' and no '.join(missing)}"
-        )
+        got = f"no {' and no '.join(missing)}"
+        require(lists and not missing, who, "the lists train.txt, val.txt and test.txt", got)
         texts = {split: (folder / f"{split}.txt").read_text(encoding="utf-8-sig") for split in SPLITS}
         return {split: [line.strip() for line in text.splitlines() if line.strip()] for split, text in texts.items()}
     try:

@@ -6,8 +6,6 @@ the end the items in their order. The first two only grow, by one process at a t
 some bytes that no record names and half a line, and the next resumes behind them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import threading
@@ -22,8 +20,7 @@ from filelock import FileLock
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Decoded, Item, Reader
 from seglab.data.decode import decode_once, native_objects
-from seglab.data.memo import content, on_disk
-from seglab.data.parallel import each
+from seglab.data.memo import content, each, on_disk
 from seglab.files import read_json, write_json, write_text
 from seglab.images.labels import with_ignored
 
@@ -148,18 +145,14 @@ class Writer:
             write_text(folder / RECORDS, "".join(f"{json.dumps(one)}\n" for one in whole))
         self.records: dict[str, Record] = {one["id"]: one for one in whole}
 
-    def has(self, item: Item, sources: list[Record]) -> bool:
-        """Say whether an item is recorded, decoded from the same labels and files as they are now."""
-        known = self.records.get(item.id)
-        if not known or known["fault"] or known["left_out"] or known["labels"] != item.labels:
-            return False
-        return [file["sha256"] for file in known["files"]] == [file["sha256"] for file in sources]
-
     def add(self, item: Item) -> None:
         """Decode one item and record it, or why it is left out, unless this was done before."""
         sources = [{"path": path, "size": on_disk(path)[0], "sha256": self.hashes[path]} for path in item.files]
-        if self.has(item, sources):
-            return
+        known = self.records.get(item.id)
+        if known and not known["fault"] and not known["left_out"]:
+            now = item.labels, [file["sha256"] for file in sources]
+            if (known["labels"], [file["sha256"] for file in known["files"]]) == now:
+                return
         record: Record = {"id": item.id, "group": item.group, "split": item.split, "labels": item.labels}
         ready = item if item.fault or item.left_out else decode_once(item, self.dataset)
         record |= {"fault": ready.fault, "left_out": ready.left_out, "files": sources}

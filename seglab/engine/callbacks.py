@@ -1,7 +1,5 @@
 """What a user sees while a model trains: a progress bar, or a line per epoch."""
 
-from __future__ import annotations
-
 import logging
 import math
 import time

@@ -1,7 +1,5 @@
 """Which checkpoints a run keeps, and how they are written: seldom, atomically, with the identity of their run."""
 
-from __future__ import annotations
-
 import copy
 import time
 from pathlib import Path

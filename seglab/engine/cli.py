@@ -1,7 +1,5 @@
 """How a command runs: Hydra composes its configuration, an error is one sentence, a sweep runs under supervision."""
 
-from __future__ import annotations
-
 import functools
 import gc
 import importlib
@@ -42,15 +40,8 @@ PLUGINS = {"ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
 """What our launchers need beyond Hydra: optional packages, one extra each."""
 
 
-EXTRAS = {
-    "onnx": "export",
-    "onnxruntime": "export",
-    "onnxscript": "export",
-    "monai": "bench",
-    "kornia": "bench",
-    "nibabel": "nifti",
-    "pycocotools": "coco",
-}
+EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export") | dict.fromkeys(("monai", "kornia"), "bench")
+EXTRAS |= {"nibabel": "nifti", "pycocotools": "coco"}
 """The extra that a package belongs to, for those that a command may lack."""
 
 

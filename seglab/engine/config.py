@@ -3,8 +3,6 @@
 Hydra and omegaconf are imported here, in cli.py and in the commands, nowhere else. Importing this file costs no torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -23,8 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError, Task, require
 from seglab.engine.domains import better, outside
-from seglab.engine.own_loss import as_loss
-from seglab.engine.validation import faults
+from seglab.engine.validation import as_loss, faults
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if (folder / "train.yaml").exists())
@@ -33,34 +30,19 @@ CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if 
 SEARCH = ("trials", "space", "sampler", "halving", "tuning_repeats", "fresh_seeds")
 """The options of a search, which are none of the runs that it makes."""
 
-NOT_IN_IDENTITY = {
-    "hydra",
-    "study",
-    "folder",
-    "rerun",
+NOT_IN_IDENTITY = {"hydra", "study", "folder", "rerun", "plan", "on_fail", "stop_after", "tuned", *SEARCH}
+NOT_IN_IDENTITY |= {
     "workers",
     "evaluation_processes",
     "store",
     "threads",
     "cuda_graph",
     "examples",
-    "logger",
-    "on_fail",
-    "plan",
-    "stop_after",
-    "tuned",
-    *SEARCH,
     "pictures",
-} | {
-    "callbacks.snapshots",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "dataset.root",
-    "dataset.cache_dir",
-    "dataset.cache_gb",
+    "logger",
 }
+NOT_IN_IDENTITY |= {f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy")}
+NOT_IN_IDENTITY |= {"callbacks.snapshots", "dataset.root", "dataset.cache_dir", "dataset.cache_gb"}
 """What may change without making another experiment of it: paths, devices, workers, logging."""
 
 SWEPT = "SEGLAB_SWEPT_ROOT"

@@ -1,7 +1,5 @@
 """Which device a run computes on, and in which precision."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 import sys

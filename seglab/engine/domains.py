@@ -1,7 +1,5 @@
 """The domain of every option of a command: checked before any work begins."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,65 +35,42 @@ class Domain:
         return f"{kind} {low} and {high}{' or null' * self.null}{' or auto' * self.auto}"
 
 
-POSITIVE, FRACTION = Domain(0, without=(0,)), Domain(0, 1)
+POSITIVE, NOT_NEGATIVE, LIMIT = Domain(0, without=(0,)), Domain(0), Domain(0, without=(0,), null=True)
 COUNT, COUNT_FROM_0 = Domain(1, whole=True), Domain(0, whole=True)
-SEED = Domain(0, 2**32 - 1, whole=True)
-LIMIT = Domain(0, without=(0,), null=True)
+INSIDE, BELOW_1 = Domain(0, 1, without=(0, 1)), Domain(0, 1, without=(1,))
 
+SCHEDULED = ("scheduler.T_max", "scheduler.total_iters")
+EPOCHS = ("trainer.max_epochs", "trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches", "tune.epochs")
 DOMAINS: dict[str, Domain] = {
-    "seed": SEED,
-    "*.seed": SEED,
-    "*.*_seed": SEED,
-    "batch_size": COUNT,
+    **dict.fromkeys(("seed", "*.seed", "*.*_seed"), Domain(0, 2**32 - 1, whole=True)),
+    **dict.fromkeys((*SCHEDULED, *EPOCHS, "trainer.num_nodes"), COUNT),
+    **dict.fromkeys(("batch_size", "min_area", "dataset.patches_per_image"), COUNT),
+    **dict.fromkeys(("scheduler.patience", "callbacks.*.patience"), COUNT_FROM_0),
+    **dict.fromkeys(("tune.lr[*]", "optimizer.lr", "optimizer.eps", "scheduler.power", "dataset.std[*]"), POSITIVE),
+    **dict.fromkeys(("optimizer.weight_decay", "scheduler.eta_min", "scheduler.min_lr"), NOT_NEGATIVE),
+    **dict.fromkeys(("callbacks.*.min_delta", "dataset.cache_gb"), NOT_NEGATIVE),
+    **dict.fromkeys(("optimizer.betas[*]", "optimizer.momentum"), BELOW_1),
+    **dict.fromkeys(("threshold", "scheduler.factor"), INSIDE),
+    **dict.fromkeys(("trainer.gradient_clip_val", "trainer.limit_*_batches"), LIMIT),
+    **dict.fromkeys(("model.in_channels", "model.base"), Domain(1, 1024, whole=True)),
+    **dict.fromkeys(("dataset.contrast", "dataset.noise"), Domain(0, 1000)),
     "workers": Domain(0, 256, whole=True),
     "evaluation_processes": Domain(0, 256, whole=True, auto=True),
     "examples": Domain(1, 1000, whole=True),
-    "threshold": Domain(0, 1, without=(0, 1)),
-    "tune.lr[*]": POSITIVE,
-    "tune.epochs": COUNT,
     "stop_after": Domain(1, whole=True, null=True),
     "trials": Domain(1, 10_000, whole=True),
     "halving": Domain(2, 100, whole=True, null=True),
     "tuning_repeats": Domain(1, 1000, whole=True),
     "fresh_seeds": Domain(1, 1000, whole=True, null=True),
-    "optimizer.lr": POSITIVE,
-    "optimizer.eps": POSITIVE,
-    "optimizer.weight_decay": Domain(0),
-    "optimizer.betas[*]": Domain(0, 1, without=(1,)),
-    "optimizer.momentum": Domain(0, 1, without=(1,)),
-    "scheduler.T_max": COUNT,
-    "scheduler.total_iters": COUNT,
-    "scheduler.eta_min": Domain(0),
-    "scheduler.min_lr": Domain(0),
-    "scheduler.factor": Domain(0, 1, without=(0, 1)),
-    "scheduler.patience": COUNT_FROM_0,
-    "scheduler.power": POSITIVE,
-    "trainer.max_epochs": COUNT,
-    "trainer.check_val_every_n_epoch": COUNT,
-    "trainer.accumulate_grad_batches": COUNT,
-    "trainer.gradient_clip_val": LIMIT,
-    "trainer.limit_*_batches": LIMIT,
-    "trainer.num_nodes": COUNT,
-    "callbacks.*.patience": COUNT_FROM_0,
-    "callbacks.*.min_delta": Domain(0),
     "callbacks.*.growth": Domain(1),
-    "model.in_channels": Domain(1, 1024, whole=True),
-    "model.base": Domain(1, 1024, whole=True),
     "model.depth": Domain(1, 8, whole=True),
     "model.prior": Domain(0, 1, without=(0, 1), null=True),
     "dataset.size": Domain(1, 16384, whole=True),
     "dataset.reduce": Domain(1, 64, whole=True),
-    "dataset.patches_per_image": COUNT,
-    "dataset.std[*]": POSITIVE,
-    "dataset.contrast": Domain(0, 1000),
-    "dataset.noise": Domain(0, 1000),
-    "dataset.cache_gb": Domain(0),
     "window": Domain(1, 65536, whole=True, null=True),
     "overlap": Domain(0, 0.75),
-    "min_area": COUNT,
     "delta": POSITIVE,
     "confidence": Domain(0.5, 1, without=(0.5, 1)),
-    "resamples": Domain(100, whole=True),
 }
 """Numeric options by dotted name; a class checks its own parameters besides."""
 
@@ -107,11 +82,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "sampler": ("quasirandom", "tpe"),
     "tta": ("none", "flips", "d4"),
     "device": ("auto", "cpu", "cuda"),
-    "channels_last": (True, False),
-    "compile": (True, False),
-    "cuda_graph": (True, False),
-    "rerun": (True, False),
-    "plan": (True, False),
+    **dict.fromkeys(("channels_last", "compile", "cuda_graph", "rerun", "plan"), (True, False)),
 }
 """Options of a few values."""
 
@@ -126,25 +97,19 @@ GROUPS = ("dataset", "augment", "model", "loss", "optimizer", "scheduler", "trai
 """Options that hold others."""
 
 REFUSED = {
-    "trainer.fast_dev_run": "take trainer=debug",
-    "trainer.overfit_batches": "take trainer.limit_train_batches",
-    "trainer.max_steps": "take trainer.max_epochs and trainer.limit_train_batches",
-    "trainer.min_steps": "take trainer.max_epochs",
-    "trainer.val_check_interval": "take trainer.check_val_every_n_epoch",
-    "trainer.reload_dataloaders_every_n_epochs": "leave it out",
-    "trainer.barebones": "leave it out",
-    "trainer.enable_checkpointing": "leave it out",
-    "trainer.callbacks": "take callbacks.NAME",
-    "trainer.logger": "take logger=NAME",
-    "trainer.plugins": "leave it out",
-    "trainer.default_root_dir": "take hydra.run.dir",
-    "trainer.num_sanity_val_steps": "leave it out",
-    "trainer.use_distributed_sampler": "leave it out",
-    "trainer.enable_progress_bar": "leave it out",
-    "trainer.enable_model_summary": "leave it out",
-    "trainer.limit_predict_batches": "leave it out",
-    "trainer.model_registry": "leave it out",
+    "fast_dev_run": "take trainer=debug",
+    "overfit_batches": "take trainer.limit_train_batches",
+    "max_steps": "take trainer.max_epochs and trainer.limit_train_batches",
+    "min_steps": "take trainer.max_epochs",
+    "val_check_interval": "take trainer.check_val_every_n_epoch",
+    "callbacks": "take callbacks.NAME",
+    "logger": "take logger=NAME",
+    "default_root_dir": "take hydra.run.dir",
 }
+REFUSED |= dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), "leave it out")
+REFUSED |= dict.fromkeys(("reload_dataloaders_every_n_epochs", "use_distributed_sampler", "plugins"), "leave it out")
+REFUSED |= dict.fromkeys(("num_sanity_val_steps", "limit_predict_batches", "model_registry"), "leave it out")
+REFUSED |= {"barebones": "leave it out"}
 """Options of Lightning's Trainer that do not go together with runs that resume and compare, and what to do instead."""
 
 REFUSED_CALLBACKS = {
@@ -196,9 +161,9 @@ def outside(config: Any) -> Iterator[str]:
 def _refused(config: Any) -> Iterator[str]:
     """Options and callbacks of Lightning that seglab does not pass on."""
     trainer = config.get("trainer") or {}
-    for path, remedy in REFUSED.items():
-        if path.partition(".")[2] in trainer:
-            yield f"{path}: expected an option that seglab passes on to Lightning, got one that it does not; {remedy}"
+    for name in (name for name in REFUSED if name in trainer):
+        expected = "an option that seglab passes on to Lightning"
+        yield f"trainer.{name}: expected {expected}, got one that it does not; {REFUSED[name]}"
     for path, node in _callbacks(config):
         name = str(node.get("_target_")).rpartition(".")[2]
         if name in REFUSED_CALLBACKS:

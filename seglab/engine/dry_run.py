@@ -1,11 +1,10 @@
 """Trials before the first epoch: the model without numbers, then two real images through the whole step."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import difflib
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,8 +34,10 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
         with torch.device("meta"):
             node = model_node(node, dataset.task)
             model = build({**node, "encoder_weights": None} if "encoder_weights" in node else node)
-            weights = sum(weight.numel() for weight in model.parameters())
-            require_memory(4 * weights)
+            weights = 4 * sum(weight.numel() for weight in model.parameters())
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            got, remedy = f"{weights / 1e9:.3g} GB of {memory / 1e9:.3g} GB", "lower model.base or model.depth"
+            require(weights < memory, "model", "weights that fit into memory", got, remedy)
             logits = model.eval()(torch.empty(shape))
     except ContractError:
         raise
@@ -47,13 +48,6 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
     except Exception:  # a model of the user's may need numbers; the dry run tries it on real ones
         return
     require_shape(logits, (2, dataset.task.channels, *shape[2:]))
-
-
-def require_memory(weights: int) -> None:
-    """Raise a ContractError unless weights of so many bytes fit into the machine's memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    got = f"{weights / 1e9:.3g} GB of {memory / 1e9:.3g} GB"
-    require(weights < memory, "model", "weights that fit into memory", got, "lower model.base or model.depth")
 
 
 def require_shape(logits: Any, expected: tuple[int, ...]) -> None:
@@ -100,7 +94,9 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device) -> None
             try_external(trial.loss, batch["target"])
         trial.loss.check(logits, batch["target"], batch.get("valid"))
         losses, logits = trial.step(batch)
-        value = losses.mean()
+        value, name = losses.mean(), trial.loss.name
+        require(bool(losses.isfinite().all()), name, "a finite number for each image", losses.tolist())
+        require(value.requires_grad, name, "a value with a gradient", "one without, as of detach() or NumPy")
         value.backward()
         trial.val_meter.update(losses, logits, batch["target"], image=batch["index"], valid=batch.get("valid"))
         with one_sentence("optimizer", "one that takes a step with these options"):
@@ -141,8 +137,10 @@ def try_external(loss: External, target: Tensor) -> None:
     other = "probabilities" if loss.takes == "logits" else "logits"
     with one_sentence("loss", f"a function of {loss.takes} and target", f"loss.takes={other} gives it those"):
         values = [float(loss(scale * (2 * truth - 1), truth).mean()) for scale in (-4.0, 0.0, 4.0)]
+    spelled = ", ".join(f"{value:.4g}" for value in values)
+    numbers = all(map(math.isfinite, values))
+    require(numbers, "loss", f"finite numbers of {loss.takes}", spelled, f"loss.takes={other} gives it those")
     if not values[0] > values[1] > values[2]:
-        spelled = ", ".join(f"{value:.4g}" for value in values)
         log.warning(
             "loss: its values from wrong to right logits are %s and do not fall; "
             "does it want loss.takes=%s, or is it a score to be made large?",

@@ -1,7 +1,5 @@
 """The exponential moving average of the weights, which is validated, saved and tested instead of them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

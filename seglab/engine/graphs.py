@@ -1,7 +1,5 @@
 """Training and validation steps as CUDA graphs: one call starts all kernels of a step."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Callable, Iterable

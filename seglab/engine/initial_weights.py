@@ -1,7 +1,5 @@
 """Initial weights of a model from an earlier run or a file (`init_from`)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -91,15 +89,14 @@ def describe(facts: dict[str, Any]) -> str:
         for name, (there, here) in facts["reshaped"].items()
     ]
     kinds = {"missing there": facts["missing"], "of another shape": shapes, "not the model's": facts["unexpected"]}
-    parts += [f"{len(names)} {kind}: {first_names(names)}" for kind, names in kinds.items() if names]
+    parts += [
+        f"{len(names)} {kind}: {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
+        for kind, names in kinds.items()
+        if names
+    ]
     return "; ".join(parts)
 
 
 def spell_shape(shape: Sequence[int]) -> str:
     """Write a shape as 16x3x3x3."""
     return "x".join(map(str, shape)) or "a number"
-
-
-def first_names(names: Sequence[str], most: int = 5) -> str:
-    """List the first few names, separated by commas."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

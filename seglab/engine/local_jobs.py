@@ -1,7 +1,5 @@
 """Several runs of a sweep at once on one machine: a forked process for each, and a line when one has ended."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os

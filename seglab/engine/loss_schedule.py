@@ -1,7 +1,5 @@
 """Loss schedules: parameters of the loss that change over epochs or steps, and losses that follow one another."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import math

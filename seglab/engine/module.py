@@ -1,7 +1,5 @@
 """The LightningModule: a model, a loss, and metrics that accumulate on the device and are read once an epoch."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -165,7 +163,10 @@ class SegModule(LightningModule):
 
     def _measured_step(self, batch: Batch, meter: Meter, image: Tensor | None = None) -> tuple[PerImage, Logits]:
         losses, logits, *measured = self._repeat(batch, meter) or self.step(batch)
-        self._watch(losses.detach(), batch["id"])
+        self._unchecked.append((losses.detach(), batch["id"]))
+        # At once on a CPU; on a GPU, where reading a number waits for all work, seldom and together
+        if losses.device.type == "cpu" or len(self._unchecked) >= STEPS_UNCHECKED:
+            self.raise_if_not_finite()
         valid = batch.get("valid")
         meter.update(losses, logits, batch["target"], image=image, valid=valid, measured=measured)
         return losses, logits
@@ -212,12 +213,6 @@ class SegModule(LightningModule):
     def on_train_end(self) -> None:
         self.graphs = None  # Lightning moves the weights to the host now
 
-    def _watch(self, losses: PerImage, ids: list[str]) -> None:
-        """Check losses at once on a CPU; on a GPU, where reading a number waits for all work, seldom and together."""
-        self._unchecked.append((losses, ids))
-        if losses.device.type == "cpu" or len(self._unchecked) >= STEPS_UNCHECKED:
-            self.raise_if_not_finite()
-
     def raise_if_not_finite(self) -> None:
         """Raise a ContractError that names the images of the first step whose loss is not finite."""
         unchecked, self._unchecked = self._unchecked, []
@@ -247,27 +242,23 @@ class SegModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch, then step the scheduler here: Lightning steps a plateau scheduler after the checkpoint."""
-        self.raise_if_not_finite()
         self._log("train", self.train_meter)
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            if self.monitor in self.trainer.callback_metrics and self._validates_now():
+            # The metrics of the last validation stay where they are in the epochs without one
+            validates = (self.current_epoch + 1) % (self.trainer.check_val_every_n_epoch or 1) == 0
+            if self.monitor in self.trainer.callback_metrics and validates:
                 self.scheduler.step(float(self.trainer.callback_metrics[self.monitor]))
         elif self.scheduler is not None:
             self.scheduler.step()
 
-    def _validates_now(self) -> bool:
-        """Whether this epoch has a validation; the metrics of the last one stay where they are in the others."""
-        return (self.current_epoch + 1) % (self.trainer.check_val_every_n_epoch or 1) == 0
-
     def on_validation_epoch_end(self) -> None:
-        self.raise_if_not_finite()
         self._log("val", self.val_meter)
 
     def on_test_epoch_end(self) -> None:
-        self.raise_if_not_finite()
         self._log("test", self.test_meter)
 
     def _log(self, stage: str, meter: Meter) -> None:
+        self.raise_if_not_finite()
         self.log_values({f"{stage}/{name}": value for name, value in meter.flush().items()})
 
     def log_values(self, values: dict[str, Tensor]) -> None:

@@ -1,12 +1,9 @@
 """Whether a configuration's run is finished already, on the data and weights that lie on disk now."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -29,11 +26,8 @@ def show_plan(cfg: DictConfig, folder: Path) -> float:
 def known_value(cfg: DictConfig, run: Run) -> float | None:
     """The best value of `cfg.monitor` if this very run is finished; see Run.outcome."""
     data_now = functools.partial(fingerprint_now, json.dumps(to_container(cfg.dataset), sort_keys=True))
-
-    def same_weights(initial: dict[str, Any]) -> bool:
-        return not cfg.init_from or unchanged(initial)
-
-    return run.outcome(identity(cfg), data_now, same_weights, cfg.stop_after)
+    weights_now = unchanged if cfg.init_from else lambda initial: True
+    return run.outcome(identity(cfg), data_now, weights_now, cfg.stop_after)
 
 
 @functools.cache

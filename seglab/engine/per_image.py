@@ -1,7 +1,5 @@
 """The tables of a run: a row per epoch, a row and a histogram per test image and class, and a few example images."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import deque
@@ -27,12 +25,6 @@ from seglab.images.resize import in_colors
 from seglab.metrics.calibration import histogram
 from seglab.metrics.counts import Counts, confusion, count, decide, scores
 from seglab.metrics.objects import shape_scores
-
-
-def write_table(file: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file atomically; see csv_text."""
-    write_text(file, csv_text(table))
-
 
 EPOCH_TABLE_SECONDS = 2.0
 """Between two writes of metrics.csv: an epoch of a small model takes less than writing a thousand rows."""
@@ -76,7 +68,7 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
     def write(self, trainer: Trainer) -> None:
         """Write all rows so far."""
         if self.rows and trainer.is_global_zero:
-            write_table(self.file, pd.DataFrame(self.rows))
+            write_text(self.file, csv_text(pd.DataFrame(self.rows)))
             self._written = time.perf_counter()
 
 

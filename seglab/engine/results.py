@@ -1,7 +1,5 @@
 """What a trained model leaves in its run folder: a row for each test image, histograms, and pictures."""
 
-from __future__ import annotations
-
 import logging
 from concurrent.futures import Future
 from typing import Any
@@ -14,11 +12,11 @@ from seglab.data.facts import spread
 from seglab.data.module import DataModule
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
-from seglab.engine.per_image import ImageTable, captions, means, predict, write_table
+from seglab.engine.per_image import ImageTable, captions, means, predict
 from seglab.engine.run import Run
 from seglab.engine.threads import evaluation_processes
 from seglab.engine.worker_pool import submit
-from seglab.files import write_arrays
+from seglab.files import csv_text, write_arrays, write_text
 from seglab.reporting.class_rows import rows_per_image, tuned_threshold
 from seglab.reporting.run_decisions import decide
 from seglab.reporting.run_figures import Example, curves, examples
@@ -44,7 +42,7 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
         arrays |= records.arrays(split)
     tuned = tuned_threshold(arrays["val"], task)
     if run.is_main:
-        write_table(run.folder / "per_image.csv", table)
+        write_text(run.folder / "per_image.csv", csv_text(table))
         write_arrays(run.folder / "histograms.npz", **arrays)
         write_arrays(run.folder / "decisions.npz", **decide(arrays, table, task, tuned, cfg.empty))
     run.note(metrics=metrics, threshold={"tuned": tuned})

@@ -1,7 +1,5 @@
 """The space that a search tries: options with their ranges, the settings of its trials, and how many train how long."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

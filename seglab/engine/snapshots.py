@@ -1,7 +1,5 @@
 """Small checkpoints during training, for views of how a prediction and its loss developed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

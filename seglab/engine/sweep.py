@@ -5,8 +5,6 @@ that has started; its path is in the environment, so that jobs in other processe
 Where several jobs work at once and die together, none is blamed: each of them is tried again while no other works.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -46,14 +44,13 @@ def announce(folders: list[Path], at_once: int = 1) -> None:
     with FileLock(f"{journal}.lock"), Path(journal).open("a", encoding="utf-8") as lines:  # appends race on NFS
         lines.writelines(f"{folder.resolve()}\n" for folder in folders)
     if at_once > 1:
-        _at_once_file(Path(journal)).write_text(str(at_once))
+        Path(journal).with_suffix(".at_once").write_text(str(at_once))
 
 
 def refuse(folder: Path, sentence: str) -> None:
-    """Enter in the journal that a job ended before its run began, where run.json tells of an earlier run."""
-    journal, known = current_sweep(), Run(folder).known()
-    if journal and known and known.get("sweep") != journal:
-        with FileLock(f"{journal}.lock"), _refused_file(Path(journal)).open("a", encoding="utf-8") as lines:
+    """Enter in the journal that a job ended before its run began: run.json is not there, or tells of an earlier run."""
+    if (journal := current_sweep()) and Run(folder).known().get("sweep") != journal:
+        with FileLock(f"{journal}.lock"), Path(journal).with_suffix(".refused").open("a", encoding="utf-8") as lines:
             lines.write(json.dumps([str(folder.resolve()), sentence]) + "\n")
 
 
@@ -68,27 +65,15 @@ def exclusive_slot() -> Iterator[None]:
 
 def died_together(journal: Path) -> list[Path]:
     """The folders of the jobs that died together and have not ended since; one of them brought the others down."""
-    file = _died_file(journal)
+    file = journal.with_suffix(".died")
     folders = map(Path, file.read_text(encoding="utf-8").splitlines()) if file.exists() else []
     return [folder for folder in folders if Run(folder).known().get("status") not in ("finished", "paused", "failed")]
-
-
-def _at_once_file(journal: Path) -> Path:
-    return journal.with_name(f"{journal.name}.at_once")
-
-
-def _died_file(journal: Path) -> Path:
-    return journal.with_name(f"{journal.name}.died")
-
-
-def _refused_file(journal: Path) -> Path:
-    return journal.with_name(f"{journal.name}.refused")
 
 
 def facts_in(journal: Path | None, folder: Path) -> dict[str, Any]:
     """The facts of a run as the sweep left it: those of run.json, or that the job was refused before the run began."""
     facts = Run(folder).known()
-    if journal is None or facts.get("sweep") == str(journal) or not (file := _refused_file(journal)).exists():
+    if journal is None or facts.get("sweep") == str(journal) or not (file := journal.with_suffix(".refused")).exists():
         return facts
     refused = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
     sentence = refused.get(str(folder.resolve()))
@@ -124,7 +109,7 @@ def supervise(module: str) -> int:
     runs, plan = registered_runs(journal), "plan=true" in words
     if plan and "rerun=true" in words:
         runs = [run | {"status": "waiting"} for run in runs]
-    file = _at_once_file(journal)
+    file = journal.with_suffix(".at_once")
     at_once = int(file.read_text()) if file.exists() else 1
     if runs:
         print(summary(runs, time.time() - started, plan, at_once), file=sys.stderr)
@@ -169,7 +154,7 @@ def _mark_crashed(journal: Path, code: int, stopped: bool) -> list[str]:
     failed = len(dead) == 1 and not stopped
     dead = [run for run in dead if record_death(Run(Path(run["folder"])), code, failed)]
     if len(dead) > 1 and not stopped:
-        with _died_file(journal).open("a", encoding="utf-8") as lines:
+        with journal.with_suffix(".died").open("a", encoding="utf-8") as lines:
             lines.writelines(f"{run['folder']}\n" for run in dead)
     return [run["name"] for run in dead]
 

@@ -4,8 +4,6 @@ Sums depend on the number of threads in their last digits, so it follows from th
 from what else runs: the same on every start, in a sweep or by itself.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import os

@@ -5,8 +5,6 @@ the pictures, the identity and the status. What it cannot take is lost to it alo
 study afterwards. Each tracker imports its own package, one extra each.
 """
 
-from __future__ import annotations
-
 import csv
 import importlib
 import json

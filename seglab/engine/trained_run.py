@@ -1,7 +1,5 @@
 """A run that was trained before, opened from its folder: configuration, data, model, loss and weights."""
 
-from __future__ import annotations
-
 import glob
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -17,24 +15,17 @@ from seglab.engine.config import build, build_loss, model_node
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
 from seglab.engine.run import Run
-from seglab.engine.trust import require_trusted
+from seglab.engine.validation import require_trusted
 from seglab.files import read_weights, whole_file
 from seglab.losses.base import Loss
 
 
 def assemble(config: dict[str, Any], dataset: Dataset, loss: Loss) -> SegModule:
     """Build the module that a configuration describes, for images normalized as `dataset` says."""
-    return SegModule(
-        build(model_node(config["model"], dataset.task)),
-        loss,
-        build(config["optimizer"]),
-        build(config["scheduler"]),
-        mean=dataset.mean,
-        std=dataset.std,
-        task=dataset.task,
-        **{key: config[key] for key in ("monitor", "threshold", "empty", "channels_last", "compile")},
-        cuda_graph=config.get("cuda_graph", True),
-    )
+    model, optimizer = build(model_node(config["model"], dataset.task)), build(config["optimizer"])
+    options = {key: config[key] for key in ("monitor", "threshold", "empty", "channels_last", "compile")}
+    options |= {"cuda_graph": config.get("cuda_graph", True), "mean": dataset.mean, "std": dataset.std}
+    return SegModule(model, loss, optimizer, build(config["scheduler"]), task=dataset.task, **options)
 
 
 def bound_loss(node: dict[str, Any], task: Task, facts: dict[str, Any]) -> Loss:
@@ -140,7 +131,7 @@ class TrainedRun:
 def open_run(folder: Path | str, trust: Sequence[str] = ()) -> TrainedRun:
     """Open one run; raises a ContractError for a folder that is not that of a training run.
 
-    trust: modules whose classes and functions its configuration may build besides those of trust.py.
+    trust: modules whose classes and functions its configuration may build besides those of validation.py.
     """
     folder = Path(folder)
     require(folder.is_dir(), "run", "the folder of a run", folder, "see outputs/STUDY/")
@@ -168,12 +159,7 @@ def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[Tra
             else:
                 inside = sorted(file.parent for file in path.glob("*/run.json"))
                 found |= dict.fromkeys(folder for folder in inside if Run(folder).known().get("status") == "finished")
-    require(
-        bool(found),
-        "run",
-        f"a run.json at {', '.join(names) or 'nowhere'}",
-        "none",
-        "give run=outputs/STUDY/RUN",
-    )
+    expected, remedy = f"a run.json at {', '.join(names) or 'nowhere'}", "give run=outputs/STUDY/RUN"
+    require(bool(found), "run", expected, "none", remedy)
     runs = [open_run(path, trust) for path in found]
     return runs if len(runs) == 1 else [run for run in runs if run.facts.get("status") == "finished"]

@@ -1,17 +1,23 @@
-"""Validation of a configuration: every `_target_` node is checked against the signature that it will call."""
-
-from __future__ import annotations
+"""What the `_target_` nodes of a configuration may be: their signatures, trusted classes, losses of the user's own."""
 
 import dataclasses
 import inspect
 import json
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import Any, Union
 
+from seglab.contract import require
 from seglab.engine.domains import leaves
+
+EXTERNAL = "seglab.losses.external.External"
+TRUSTED = (
+    *("seglab.losses", "seglab.models", "seglab.data", "torch.nn", "torch.optim", "segmentation_models_pytorch"),
+    *("albumentations", "monai.losses", "kornia.losses"),
+)
+"""Packages whose classes may be built; their functions, and classes that they have imported, may not."""
 
 
 def faults(config: Any) -> Iterator[str]:
@@ -102,3 +108,75 @@ def _spell(hint: Any) -> str:
     if origin is tuple:
         return "a list" if ... in inner else f"a list of {len(inner)}"
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def require_trusted(config: Any, who: str, trust: Sequence[str] = ()) -> None:
+    """Raise a ContractError unless every `_target_` of a plain configuration is a class of a trusted package.
+
+    Other people's run.json must not run code of its choice.
+
+    Args:
+        config: plain data, as run.json holds it.
+        who: names the run in the error.
+        trust: further modules that the user trusts; of these functions are built too.
+    """
+    for path, value in leaves(config):
+        if "_target_" in path:
+            target = str(value)
+            named = [module for module in trust if f"{target}.".startswith(f"{module}.")]
+            remedy = f"if you trust the run, add trust=[{target.rpartition('.')[0]}]"
+            require(bool(named) or _is_trusted(target), who, "a class of a known package", target, remedy)
+        if isinstance(value, str):
+            require("${" not in value, who, "a configuration without interpolations", value, "train the run again")
+
+
+def _is_trusted(target: str) -> bool:
+    if not f"{target}.".startswith(tuple(f"{package}." for package in TRUSTED)):
+        return False
+    try:
+        found = resolve_name(target)
+    except Exception:  # whatever importing a name that a stranger chose may raise
+        return False
+    return inspect.isclass(found) and f"{found.__module__}.".startswith(tuple(f"{package}." for package in TRUSTED))
+
+
+def as_loss(node: Any) -> Any:
+    """The node of a loss, plain data, in which whatever is not a loss of seglab's kind is wrapped in one.
+
+    A class is built with the values of its node. A function that needs more than these (the prediction and the target)
+    is handed over with them; one that needs nothing more is called and gives the loss. What the node says besides for
+    `External`, such as `takes: probabilities` or a title, goes to the wrapper.
+    """
+    if not isinstance(node, Mapping):
+        return node
+    name = str(node.get("_target_", ""))
+    if name == EXTERNAL:
+        return {**node, "function": handed_over(node.get("function"))}
+    if not name or name.startswith("seglab."):
+        return {key: as_loss(value) for key, value in node.items()}
+
+    from seglab.losses.base import Loss
+    from seglab.losses.external import External
+
+    try:
+        target = resolve_name(name)
+        known = inspect.signature(target).parameters
+    except Exception:  # whatever the import of somebody's module raises; validation.py says it in a sentence
+        return node
+    if inspect.isclass(target) and issubclass(target, Loss):
+        return node
+    options = {field.name for field in dataclasses.fields(External)} - {"function", "task", *known}
+    inner = {key: value for key, value in node.items() if key not in options}
+    return {"_target_": EXTERNAL, "function": handed_over(inner), **{key: node[key] for key in options & node.keys()}}
+
+
+def handed_over(node: Any) -> Any:
+    """The node of a function, to be handed over instead of called where it lacks parameters."""
+    try:
+        target = resolve_name(node["_target_"])
+        inspect.signature(target).bind(**{key: value for key, value in node.items() if key[0] != "_"})
+    except TypeError:
+        return node if inspect.isclass(target) else {**node, "_partial_": True}
+    except Exception:
+        return node
+    return node

@@ -3,8 +3,6 @@
 They are started afresh, since a process with threads or a GPU must not be forked, and load no torch.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import multiprocessing

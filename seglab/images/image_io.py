@@ -4,8 +4,6 @@ A file is recognized by its content. It comes upright (EXIF orientation applied)
 alpha apart from the colors. What a mask's pixels mean is in `masks.py`.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re
@@ -19,8 +17,7 @@ import numpy as np
 from PIL import Image
 
 from seglab.contract import ContractError, require
-from seglab.images.dicom import decode_dicom
-from seglab.images.nifti import decode_nifti
+from seglab.images.medical import decode_dicom, decode_nifti
 from seglab.images.raster import Page, Raster, choose_page, not_opaque, require_size
 from seglab.images.tiff import MAGIC, decode_tiff
 
@@ -92,7 +89,15 @@ def recognize(path: str) -> tuple[str, bytes]:
     if path.lower().endswith(FORMATS["NIfTI"].suffixes):
         return "NIfTI", b""  # read once for all its slices
     data = read_bytes(path)
-    return format_of(path, data), data
+    if data[:4] in MAGIC:
+        return "TIFF", data
+    if data[128:132] == b"DICM" or path.lower().endswith(".dcm"):
+        return "DICOM", data
+    try:
+        return str(header(data).format), data
+    except Exception:
+        found = f"{len(data)} bytes that no decoder takes"
+        raise ContractError(f"{path}: expected a readable image ({', '.join(FORMATS)}), got {found}") from None
 
 
 def read_bytes(path: str) -> bytes:
@@ -103,19 +108,6 @@ def read_bytes(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ContractError(f"{path}: expected a readable file, got {error.strerror}") from None
-
-
-def format_of(path: str, data: bytes) -> str:
-    """Recognize the format of a file by its content, a name in FORMATS."""
-    if data[:4] in MAGIC:
-        return "TIFF"
-    if data[128:132] == b"DICM" or path.lower().endswith(".dcm"):
-        return "DICOM"
-    try:
-        return str(header(data).format)
-    except Exception:
-        found = f"{len(data)} bytes that no decoder takes"
-        raise ContractError(f"{path}: expected a readable image ({', '.join(FORMATS)}), got {found}") from None
 
 
 def header(data: bytes) -> Image.Image:

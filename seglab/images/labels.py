@@ -4,8 +4,6 @@ A mask is (h, w) uint8 of 0 and 1 or float32 fractions (binary), (h, w, classes)
 uint8 of class numbers (multiclass). A pixel without a label is IGNORED in whole numbers and NaN in fractions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

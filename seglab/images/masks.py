@@ -1,7 +1,5 @@
 """What the pixels of a mask file mean: gray levels, indices of a palette, colors, or alpha."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 

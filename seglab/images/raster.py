@@ -1,7 +1,5 @@
 """What decoders give: one page of an image file, upright, and the checks that they share."""
 
-from __future__ import annotations
-
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -35,7 +33,7 @@ class Raster(NamedTuple):
         """Give the pixels with the palette applied."""
         return self.pixels if self.palette is None else self.palette[self.pixels]
 
-    def upright(self, orientation: int) -> Raster:
+    def upright(self, orientation: int) -> "Raster":
         """Turn and mirror the picture by its EXIF orientation, 1 to 8; 1 is upright, others are ignored."""
         if orientation not in range(2, 9):
             return self

@@ -1,7 +1,5 @@
 """How an image and its mask come to the size that the model sees."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -1,7 +1,5 @@
 """TIFF by tifffile: any number of bits and bands, and what its tags say about them."""
 
-from __future__ import annotations
-
 import io
 import logging
 from collections.abc import Sequence

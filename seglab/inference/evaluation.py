@@ -1,7 +1,5 @@
 """A trained run measured on any labeled images: at the resolution of its own test, or at the images' own."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -108,16 +106,6 @@ def identity(settings: dict[str, Any], data: str) -> str:
     return sha256((json.dumps(settings, sort_keys=True) + data).encode()).hexdigest()[:6]
 
 
-@dataclass(frozen=True)
-class Result:
-    """A row per image as in per_image.csv, histograms as in histograms.npz, the metrics, and what was left out."""
-
-    table: pd.DataFrame
-    arrays: dict[str, np.ndarray]
-    metrics: dict[str, float]
-    skipped: dict[str, str]
-
-
 class TrainingResolution:
     """Images as the run's own test saw them: in the size, the batches and the precision of that test."""
 
@@ -211,13 +199,16 @@ def to_logits(levels: np.ndarray, kind: Kind = "binary") -> Logits:
 
 
 @torch.no_grad()
-def measure(measured: TrainingResolution | NativeResolution, threshold: float, empty: str) -> Result:
-    """Score every image, and all of them together, as seglab.train scores its test images."""
-    require(
-        len(measured.items) > 0, "evaluate", "labeled images in this split", "none", "set split=all, or dataset.root"
-    )
-    groups = {item.id: item.group for item in measured.items}
-    task = measured.module.task
+def measure(
+    measured: TrainingResolution | NativeResolution, threshold: float, empty: str
+) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict[str, float]]:
+    """Score every image, and all of them together, as seglab.train scores its test images.
+
+    Returns a row per image as in per_image.csv, the histograms as in histograms.npz, and the metrics.
+    """
+    remedy = "set split=all, or dataset.root"
+    require(len(measured.items) > 0, "evaluate", "labeled images in this split", "none", remedy)
+    groups, task = {item.id: item.group for item in measured.items}, measured.module.task
     records = ImageTable(groups, threshold, empty, objects=measured.objects, task=task)
     meter, places = measured.module.test_meter, {name: place for place, name in enumerate(groups)}
     for losses, logits, target, ids, valid in measured:
@@ -227,4 +218,4 @@ def measure(measured: TrainingResolution | NativeResolution, threshold: float, e
     require(bool(records.records), "evaluate", "images that can be read", "none")
     table = records.table()
     metrics = {name: float(value) for name, value in meter.flush().items()} | means(table, task)
-    return Result(table, records.arrays("test"), metrics, measured.skipped)
+    return table, records.arrays("test"), metrics

@@ -1,7 +1,5 @@
 """A trained model as one file that runs without seglab: its normalization inside, checked against PyTorch."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import logging
@@ -87,11 +85,8 @@ def freedoms(size: int) -> Iterator[tuple[str, dict[int, Any], list[tuple[int, i
     batch, near = Dim("batch", min=1, max=4096), size // STEP * STEP + STEP
     sides = {2: STEP * Dim("rows", min=2, max=512), 3: STEP * Dim("columns", min=2, max=512)}
     if size % STEP == 0:
-        yield (
-            f"any number of images, sides of 64 and more divisible by {STEP}",
-            {0: batch, **sides},
-            [(near, near + STEP)],
-        )
+        words = f"any number of images, sides of 64 and more divisible by {STEP}"
+        yield words, {0: batch, **sides}, [(near, near + STEP)]
     free = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
     for step in (1, 2, 4, 8, 16):
         of = f" divisible by {step}" if step > 1 else ""
@@ -171,10 +166,8 @@ def real_images(dataset: Dataset, count: int) -> np.ndarray:
     size, seen = dataset.size, []
     for item in items:
         image = convert(np.asarray(decode_native(item, dataset)[0]), dataset)
-        if dataset.fit == "patch":
-            top, left = (max(n - size, 0) // 2 for n in image.shape[:2])
-            image = crop(image, top, left, size, size)
-        else:
-            image = fit(image, size, dataset.fit)
+        top, left = (max(n - size, 0) // 2 for n in image.shape[:2])
+        patch = dataset.fit == "patch"
+        image = crop(image, top, left, size, size) if patch else fit(image, size, dataset.fit)
         seen.append(to_units(image).astype(np.float32).reshape(size, size, -1).transpose(2, 0, 1))
     return np.stack(seen)

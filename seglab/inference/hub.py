@@ -1,7 +1,5 @@
 """A trained model as a folder for a model hub: weights, a model card, and run.json, which opens it again."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from safetensors.torch import save

@@ -1,7 +1,5 @@
 """A trainer class for nnU-Net v2 whose loss is one of seglab, as the text of one Python file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The files of predictions: masks, probabilities, overlays, and tables of objects and images."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -92,15 +90,10 @@ def walk(folder: Path, output: Path, left_out: Counter[str]) -> Iterator[Path]:
                 left_out["files of other kinds"] += 1
             elif not file.is_file():
                 left_out["pipes, devices or broken links"] += 1
-            elif not is_utf8(file):
+            elif any("\ud800" <= letter <= "\udfff" for letter in str(file)):
                 left_out["names that are not UTF-8"] += 1
             else:
                 yield file
-
-
-def is_utf8(file: Path) -> bool:
-    """Whether a file's name can be written into a table."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in str(file))
 
 
 def objects(mask: np.ndarray, levels: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray, float]]:
@@ -177,10 +170,14 @@ class PredictionWriter:
         write_text(known, text)
         files = {cell(str(file)): file for file in names.values()}  # of a page of a stack
         files |= {cell(name): file for name, file in names.items()}
-        self.done = {row["image"] for row in before.get("images", []) if is_current(row, files)}
-        for key, file in self.tables.items():
+        self.done = set()
+        for row in before.get("images", []):  # another file of its name, or a newer one, replaces an image
+            file = files.get(row["image"], files.get(row["file"]))
+            if file is None or (row["file"], row["changed"]) == (cell(str(file)), str(mtime(file))):
+                self.done.add(row["image"])
+        for key, table in self.tables.items():
             rows = [list(row.values()) for row in before.get(key, []) if row["image"] in self.done]
-            write_text(file, csv_lines([COLUMNS[key], *rows]))
+            write_text(table, csv_lines([COLUMNS[key], *rows]))
 
     def __contains__(self, name: str) -> bool:
         """Whether an image, by its name, was predicted before."""
@@ -243,12 +240,6 @@ def read_rows(file: Path) -> list[dict[str, str]]:
     text = file.read_bytes().decode()
     whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")
     return [row for row in csv.DictReader(whole) if None not in row.values()]
-
-
-def is_current(row: dict[str, str], names: dict[str, Path]) -> bool:
-    """Whether an image's row in images.csv is current: another file of its name, or a newer one, replaces it."""
-    file = names.get(row["image"], names.get(row["file"]))
-    return file is None or (row["file"], row["changed"]) == (cell(str(file)), str(mtime(file)))
 
 
 def mtime(file: Path) -> int:

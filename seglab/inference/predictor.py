@@ -4,8 +4,6 @@ Maps are (h, w), or (k, h, w) of several classes, uint16, 65535 standing for a p
 floats, what a 16-bit PNG holds, and finer than any threshold.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import math
@@ -164,16 +162,11 @@ def predictor(
     side = window or (dataset.size if dataset.fit == "patch" else None)
     module = run.module()
     module.normalize = Normalize(dataset.mean, dataset.std)
-    place = resolve_device(device)
-    return Predictor(module.to(place), dataset, partial(run.autocast, place), side, overlap, tta, batch)
-
-
-def resolve_device(name: str) -> str:
-    """The device type of a name: `auto` is a GPU where there is one."""
     gpu = torch.cuda.is_available()
-    require(name in ("auto", "cpu", "cuda"), "device", "auto, cpu or cuda", name)
-    require(gpu or name != "cuda", "device", "a GPU", "none here", "use device=cpu")
-    return "cuda" if gpu and name != "cpu" else "cpu"
+    require(device in ("auto", "cpu", "cuda"), "device", "auto, cpu or cuda", device)
+    require(gpu or device != "cuda", "device", "a GPU", "none here", "use device=cpu")
+    place = "cuda" if gpu and device != "cpu" else "cpu"
+    return Predictor(module.to(place), dataset, partial(run.autocast, place), side, overlap, tta, batch)
 
 
 def ensemble_average(predictors: Sequence[Predictor], path: str, page: int | None = None) -> np.ndarray:

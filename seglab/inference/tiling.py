@@ -9,8 +9,6 @@ beyond a quarter of the overlap; with a `window` large enough for that, tiled an
 pool over the whole image (instance and group norms, squeeze and excitation, pyramids) always depend on it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 

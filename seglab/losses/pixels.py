@@ -216,7 +216,7 @@ class SigmoidPixels(Pixels):
     def confusion(self) -> Confusion:
         if not self.hard:
             return super().confusion
-        if self.parts is not None:
+        if self.parts is not None or "_squared_error" in vars(self):  # then `labeled.q` is at hand
             wrong, fn = self.total(self.masked(self.labeled.q)), self.total(self.false_negative)
         else:
             z = self.z if self.valid is None else self.z.masked_fill(~self.valid, -1e4)  # of probability and slope 0

@@ -1,7 +1,5 @@
 """Histograms of probabilities: calibration, and the counts at every threshold, in constant memory."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

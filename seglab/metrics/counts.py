@@ -1,7 +1,5 @@
 """One pass over the logits counts each image; every overlap score is arithmetic on those few numbers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

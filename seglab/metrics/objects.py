@@ -4,8 +4,6 @@ The score is that of the Airbus Ship Detection challenge (Kaggle 2018): F2 of th
 thresholds, and then over images.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import cv2

@@ -1,7 +1,5 @@
 """Scores of a data set, per image and pooled over all pixels, as one torchmetrics Metric."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -91,13 +89,15 @@ class SegmentationMetrics(Metric):
         none = self.residual.new_zeros(0, self.task.channels, 6)
         rows = dim_zero_cat(self.counted) if len(self.counted) else none
         if len(self.images):
-            rows = added_by_image(rows, dim_zero_cat(self.images))
+            numbers, place = dim_zero_cat(self.images).unique(return_inverse=True)
+            rows = rows.new_zeros(len(numbers), *rows.shape[1:]).index_add_(0, place, rows)
         images, total = unpacked(rows.permute(2, 0, 1)), unpacked(rows.sum(0).T)
         table = torch.stack(list(scores(images, self.empty).values()))
         means = dict(zip(SCORES, to_fixed(table).sum(1) / table.isfinite().sum(1) / FIXED, strict=True))
         each = means | {f"{name}_pooled": value for name, value in scores(total, self.empty).items()}
-        tp, fp, fn, tn = presence(images)
-        each |= {"image_accuracy": (tp + tn) / (tp + fp + fn + tn), "image_recall": tp / (tp + fn)}
+        true, found = images.tp + images.fn > 0, images.tp + images.fp > 0  # whether an image holds anything
+        each["image_accuracy"] = (true == found).sum(0) / len(true)
+        each["image_recall"] = (true & found).sum(0) / true.sum(0)
         result = {name: values[list(self.task.scored)].nanmean() for name, values in each.items()}
         if self.task.channels > 1:
             result |= {f"{name}/{one}": v[k] for name, v in each.items() for k, one in enumerate(self.task.classes)}
@@ -110,15 +110,3 @@ class SegmentationMetrics(Metric):
 def unpacked(columns: Tensor) -> Counts:
     """Decode rows (6,...): four counts, and two sums of probabilities in units of 1 / FIXED."""
     return Counts(*columns[:4], *(columns[4:] / FIXED))
-
-
-def added_by_image(rows: Tensor, image: Tensor) -> Tensor:
-    """Add the rows (n,k,6) of each image, by its number (n,): (images,k,6)."""
-    numbers, place = image.unique(return_inverse=True)
-    return rows.new_zeros(len(numbers), *rows.shape[1:]).index_add_(0, place, rows)
-
-
-def presence(batch: Counts) -> Tensor:
-    """Count images by whether they hold a class and whether it is predicted: (4,k) int64 as tp, fp, fn, tn."""
-    true, found = batch.tp + batch.fn > 0, batch.tp + batch.fp > 0
-    return torch.stack([true & found, ~true & found, true & ~found, ~true & ~found]).sum(1)

@@ -1,7 +1,5 @@
 """Surface distances of two masks: 95th percentile (HD95), mean (ASD), and the part within a tolerance (NSD)."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Any network of the user's or of another library as a model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

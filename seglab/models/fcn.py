@@ -1,7 +1,5 @@
 """The fully convolutional net of the mammography work, with every way of growing a map back to full size."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """What the networks share: the sizes they take, their norms, how they double a map, and their first guess."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """The picture of an audit: some images, their masks, what the model sees of them, and how much foreground there is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The rows of per_image.csv, one per image and class, as one row per image: of one class, or the mean over classes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One metric of a sweep as an array: losses x seeds x images."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +25,7 @@ class Cube(NamedTuple):
     of_folds: int = 1
 
     @property
-    def folds(self) -> list[Cube]:
+    def folds(self) -> list["Cube"]:
         """The parts whose images were tested in the same fold; this one alone where there are no folds."""
         if self.fold is None:
             return [self]

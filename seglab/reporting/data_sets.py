@@ -4,8 +4,6 @@ The difference between two losses is taken to vary from data set to data set (a 
 large it is on average over such data sets. So their number is what counts.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ probabilities far closer to 0 and 1 than the middle of a bin: a thousand pixels 
 the means of these two bins are found from the confidences of per_image.csv, which are sums over every pixel.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit

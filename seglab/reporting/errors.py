@@ -4,8 +4,6 @@ Its tail is an integral over the smaller part, by the double exponential rule of
 needed in tails of 1e-10, where draws would need billions.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +49,7 @@ class Errors(NamedTuple):
         found[scale > 0] = np.exp(guess)
         return found
 
-    def _where(self, kept: NDArray) -> Errors:
+    def _where(self, kept: NDArray) -> "Errors":
         return Errors(*(column[kept] for column in self))
 
     def _tail(self, value: NDArray) -> tuple[NDArray, NDArray]:

@@ -1,7 +1,5 @@
 """How the losses do on external data, from what seglab.evaluate has left in the folders of their runs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

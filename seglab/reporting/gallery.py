@@ -5,8 +5,6 @@ Each run keeps a few test images in examples.npz: `ids` (n,), `images` uint8 (n,
 where not all pixels count. They are chosen by the data alone: all runs keep the same ones.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import zipfile
@@ -86,23 +84,16 @@ def gallery(runs: Mapping[str, pd.Series], images: pd.DataFrame, metric: str) ->
         else:
             shown = paint_classes(first["image"], truth, 0.5 + 1e-6, kind, first["valid"])
             outline = truth[1 if kind == "multiclass" else 0 :].max(0)
-        rows.append(
-            {
-                "id": name,
-                "image": picture(outlined(first["image"], outline)),
-                "truth": picture(shown),
-                "cells": cells,
-            }
-        )
+        image = picture(outlined(first["image"], outline))
+        rows.append({"id": name, "image": image, "truth": picture(shown), "cells": cells})
     return list(kept), rows
 
 
 def picture(pixels: np.ndarray) -> str:
     """An uint8 picture (h, w), (h, w, 1) or (h, w, 3), shrunk if it is large, as a data address for an img tag."""
     pixels = pixels.squeeze()
-    image = Image.fromarray(
-        pixels[..., :3] if pixels.ndim == 3 and pixels.shape[2] > 2 else pixels.reshape(pixels.shape[:2])
-    )
+    colored = pixels.ndim == 3 and pixels.shape[2] > 2
+    image = Image.fromarray(pixels[..., :3] if colored else pixels.reshape(pixels.shape[:2]))
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82, subsampling=0)

@@ -1,11 +1,11 @@
-"""HTML by Jinja2 with autoescape: tables that sort, figures in the page's colors, formulas as MathML.
+"""HTML by Jinja2 with autoescape: tables that sort, figures in the page's colors, formulas as MathML, notebooks.
 
 Text is escaped wherever it enters a page; what is HTML already is of the type `markupsafe.Markup`.
 """
 
-from __future__ import annotations
-
+import base64
 import re
+import tempfile
 from collections.abc import Iterable, Sequence
 from html import unescape
 from pathlib import Path
@@ -15,9 +15,10 @@ from xml.etree.ElementTree import tostring
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from latex2mathml.converter import convert_to_element
-from markupsafe import Markup
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
 
-from seglab.plots import COLORS, FAINT, GRID, INK
+from seglab.plots import COLORS, FAINT, GRID, INK, save
 
 FOLDER = Path(__file__).parent
 TEMPLATES = Environment(
@@ -65,11 +66,6 @@ def decimal(value: float, digits: int = 3) -> str:
     return shown.removeprefix("-") if float(shown) == 0 else shown.replace("-", "−")
 
 
-def document(title: str, sections: Sequence[tuple[str, Markup]]) -> str:
-    """A page of sections (heading, HTML)."""
-    return TEMPLATES.get_template("page.html.j2").render(title=title, sections=sections)
-
-
 def table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Markup:
     """A table whose columns sort at a click on their heads; the first column names the row."""
     return MACROS.table(head, rows)
@@ -112,3 +108,19 @@ def formula(latex: str) -> Markup:
 
 
 TEMPLATES.globals |= {"figure": figure, "formula": formula, "decimal": decimal}
+
+
+def notebook_page(title: str, lines: Sequence[str], tables: Iterable[str] = (), pictures: Iterable[str] = ()) -> str:
+    """What a notebook shows: a heading, sentences, tables (HTML, as pandas writes it) and pictures (data URLs)."""
+    parts = [Markup("<b>{}</b>").format(title), *(Markup("<div>{}</div>").format(line) for line in lines)]
+    parts += [Markup(table) for table in tables]
+    parts += [Markup('<div><img src="{}" style="max-width:100%"></div>').format(picture) for picture in pictures]
+    return str(escape("").join(parts))
+
+
+def picture_url(picture: Path | Figure) -> str:
+    """A PNG file or a figure as a data URL."""
+    if isinstance(picture, Path):
+        return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+    with tempfile.TemporaryDirectory() as place:
+        return picture_url(save(picture, Path(place, "figure.png")))

@@ -5,8 +5,6 @@ tenths on the first, half of what is left on each further one, so that all of th
 asked for, whatever is added in between. `looks.json` in the folders of the runs remembers them.
 """
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,7 +51,7 @@ class Look:
         runs: Mapping[str, str],
         waiting: Sequence[str],
         alpha: float,
-    ) -> Look:
+    ) -> "Look":
         """The look after those `known` that asks `asked` of some runs, by their names digests of their values.
 
         The same runs asked again are the same look, and cost nothing.

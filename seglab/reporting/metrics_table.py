@@ -1,15 +1,12 @@
 """Every metric of every loss, mean and spread over seeds: at threshold 0.5, at the tuned one, and in strata."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from seglab.contract import Task
-from seglab.reporting import learning_curves
 from seglab.reporting.class_rows import chosen_classes, threshold_of
 from seglab.reporting.cube import finite_mean
 from seglab.reporting.decisions import below_each_bin, counts_from, scores_of
@@ -17,34 +14,20 @@ from seglab.reporting.load_runs import Sweep
 from seglab.reporting.run_decisions import CONFIDENCES, Decisions, decisions_of, mean_scores
 from seglab.reporting.thresholds import average_precision, calibration_error
 
-LOWER_IS_BETTER = {
-    "found/nothing",
-    "found/false_objects",
-    "hd95",
-    "asd",
-    "loss",
-    "nll",
-    "brier",
-    "ece",
-    "epochs/train roughness",
-    "epochs/val roughness",
-    "epochs/seconds",
-}
 THRESHOLDED = ("iou", "dice", "precision", "recall")
 """What a histogram gives of an image at any threshold."""
 
 QUARTERS = ("smallest quarter", "second quarter", "third quarter", "largest quarter")
 CALIBRATION = {"nll": "NLL", "brier": "Brier score", "ece": "calibration error"}
+TUNED = ("tuned/threshold", *(f"tuned/{name}" for name in THRESHOLDED))
+POOLED = (*(f"{name}_pooled" for name in (*THRESHOLDED, "accuracy")), "average_precision")
+OBJECTS = ("object_recall", "object_dice", "found/object_f1", "found/false_objects", "found/area_error")
+EPOCHS = ("epochs/train roughness", "epochs/val roughness", "epochs/seconds")
+LOWER_IS_BETTER = {"loss", "hd95", "asd", "found/nothing", "found/false_objects", *CALIBRATION, *EPOCHS}
 BLOCKS: dict[str, tuple[str, ...]] = {
     "Mean over the test images, threshold 0.5": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
-    "Mean over the test images, threshold tuned on validation": (
-        "tuned/threshold",
-        *(f"tuned/{name}" for name in THRESHOLDED),
-    ),
-    "Pooled over all pixels of the test set": (
-        *(f"{name}_pooled" for name in (*THRESHOLDED, "accuracy")),
-        "average_precision",
-    ),
+    "Mean over the test images, threshold tuned on validation": TUNED,
+    "Pooled over all pixels of the test set": POOLED,
     "Probabilities of all test pixels: as they are, after temperature scaling, after isotonic calibration": (
         *CALIBRATION,
         "scaled/temperature",
@@ -56,24 +39,14 @@ BLOCKS: dict[str, tuple[str, ...]] = {
         "nsd",
         "found/nothing",
     ),
-    "Objects (connected components, found at IoU above 0.5) and the area of the foreground": (
-        "object_recall",
-        "object_dice",
-        "found/object_f1",
-        "found/false_objects",
-        "found/area_error",
-    ),
+    "Objects (connected components, found at IoU above 0.5) and the area of the foreground": OBJECTS,
     "IoU in strata of the object's size, and empty images by themselves": (
         *(f"iou/{stratum}" for stratum in ("with foreground", "worst tenth", *QUARTERS)),
         "empty/left empty",
         "image_accuracy",
         "image_recall",
     ),
-    "Over the epochs: how much the IoU jumps (mean second difference), and seconds an epoch": (
-        "epochs/train roughness",
-        "epochs/val roughness",
-        "epochs/seconds",
-    ),
+    "Over the epochs: how much the IoU jumps (mean second difference), and seconds an epoch": EPOCHS,
 }
 TITLES = {
     "iou": "IoU",
@@ -107,14 +80,10 @@ def title(key: str) -> str:
     return TITLES.get(name, name.replace("_", " "))
 
 
-def _plain(key: str) -> str:
-    """A metric without the decision or calibration that it belongs to."""
-    return key.removesuffix("_pooled").removeprefix("tuned/").removeprefix("scaled/").removeprefix("calibrated/")
-
-
 def worse_if_higher(key: str) -> bool:
-    """Whether less of the metric is better."""
-    return _plain(key) in LOWER_IS_BETTER
+    """Whether less of the metric is better, whatever decision or calibration it belongs to."""
+    plain = key.removesuffix("_pooled").removeprefix("tuned/").removeprefix("scaled/").removeprefix("calibrated/")
+    return plain in LOWER_IS_BETTER
 
 
 def read_decisions(sweep: Sweep, score: str = "iou") -> dict[int, Decisions]:
@@ -133,19 +102,18 @@ def read_decisions(sweep: Sweep, score: str = "iou") -> dict[int, Decisions]:
 
 def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[str, float]:
     """What histograms (n, classes, 2, 256) give: average precision, calibration error, scores at tuned thresholds."""
-    edges = {k: threshold_of(tuned, task.classes[k]) for k in chosen_classes(task)}
-    return mean_scores([_at_threshold(table[:, k], threshold, empty) for k, threshold in edges.items()])
-
-
-def _at_threshold(table: np.ndarray, threshold: float, empty: str) -> dict[str, float]:
-    pooled = table.sum(0)
-    scores = {"average_precision": float(average_precision(pooled)), "ece": float(calibration_error(pooled))}
-    if not np.isfinite(threshold):
-        return scores
-    found = counts_from(below_each_bin(table), np.array(round(threshold * table.shape[-1])))
-    tuned = scores_of(found, table.sum(2), empty)
-    means = {f"tuned/{key}": finite_mean(values) for key, values in tuned.items()}
-    return scores | means | {"tuned/threshold": float(threshold)}
+    parts = []
+    for k in chosen_classes(task):
+        of_class, threshold = table[:, k], threshold_of(tuned, task.classes[k])
+        pooled = of_class.sum(0)
+        scores = {"average_precision": float(average_precision(pooled)), "ece": float(calibration_error(pooled))}
+        if np.isfinite(threshold):
+            found = counts_from(below_each_bin(of_class), np.array(round(threshold * table.shape[-1])))
+            each = scores_of(found, of_class.sum(2), empty)
+            scores |= {f"tuned/{key}": finite_mean(values) for key, values in each.items()}
+            scores["tuned/threshold"] = threshold
+        parts.append(scores)
+    return mean_scores(parts)
 
 
 def under(rule: str, images: pd.DataFrame, decisions: dict[int, Decisions]) -> pd.DataFrame:
@@ -176,16 +144,16 @@ def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: dict[int, 
     numeric = images.drop(columns=["id", "group", "benchmark", "label", "seed", "stratum"]).groupby("run").mean()
     histograms = pd.DataFrame({row: found.scores for row, found in decisions.items() if row in runs.index}).T
     strata = images.pivot_table(index="run", columns="stratum", values="iou", aggfunc="mean")
-    nonempty = images[images["stratum"] != "empty"].groupby("run")["iou"].mean()
+    blank, seen = images[images["foreground"] == 0], images[images["foreground"] > 0]
     parts = [
         known,
         numeric[[column for column in numeric if column not in known]],
         histograms[[column for column in histograms if column not in known]],
-        nonempty.rename("iou/with foreground"),
+        seen.groupby("run")["iou"].mean().rename("iou/with foreground"),
         strata.drop(columns="empty", errors="ignore").add_prefix("iou/"),
-        _left_empty(images),
+        (blank["tp"] + blank["fp"] == 0).groupby(blank["run"]).mean().rename("empty/left empty"),
         _found(images),
-        learning_curves.summary(histories),
+        epochs(histories),
     ]
     return pd.concat([runs[["label", "seed"]], *parts], axis=1)
 
@@ -204,10 +172,21 @@ def _found(images: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _left_empty(images: pd.DataFrame) -> pd.Series:
-    """The fraction of the empty images in which nothing was found, by run."""
-    empty = images[images["stratum"] == "empty"]
-    return (empty["tp"] + empty["fp"] == 0).groupby(empty["run"]).mean().rename("empty/left empty")
+def epochs(histories: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+    """Roughness of the IoU in training and validation, and the median seconds of an epoch: one row a run."""
+    rows = {}
+    for row, history in histories.items():
+        curves = {part: history[f"{part}/iou"] for part in ("train", "val") if f"{part}/iou" in history}
+        rows[row] = {f"epochs/{part} roughness": roughness(curve.to_numpy()) for part, curve in curves.items()}
+        if "seconds" in history:
+            rows[row]["epochs/seconds"] = float(history["seconds"].median())
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def roughness(curve: np.ndarray) -> float:
+    """The mean size of the second difference, |x(e+1) - 2 x(e) + x(e-1)|; 0 for a straight line, NaN under 3 epochs."""
+    bends = np.abs(np.diff(curve, 2))
+    return float(bends.mean()) if bends.size else float("nan")
 
 
 def over_seeds(metrics: pd.DataFrame, keys: Iterable[str], by: list[str]) -> pd.DataFrame:

@@ -1,7 +1,5 @@
 """How many further seeds would decide what a study leaves open."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Margins are set in inches, by the lengths of the words in them: a layout engine 
 before anything is drawn, which took a quarter of the time of a figure.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from math import ceil
 

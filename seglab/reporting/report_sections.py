@@ -1,7 +1,5 @@
 """What report.html.j2 shows of a Study: its tables, pictures, losses and settings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import cycle
 from typing import Any

@@ -4,8 +4,6 @@ A run keeps them as decisions.npz, so that a report over hundreds of runs reads 
 without that file are found when they are asked for.
 """
 
-from __future__ import annotations
-
 import json
 import zipfile
 from collections.abc import Mapping, Sequence

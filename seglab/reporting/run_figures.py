@@ -1,7 +1,5 @@
 """The pictures of one run: its learning curves, and test images with their errors in color."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -92,8 +90,10 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
             axes[-1].legend(loc="best", handlelength=1.4)
         if last.lines:
             last.legend(loc="best", handlelength=1.4)
-        for axis in axes:
-            _switches(axis, history)
+        stages = history.get("loss/stage", pd.Series(1.0, history.index))
+        for k, epoch in enumerate(history["epoch"][stages.diff() > 0]):
+            for axis in axes:
+                axis.axvline(epoch, color=INK, linewidth=1, linestyle=":", label="" if k else "next loss")
         axes[0].legend(*axes[0].get_legend_handles_labels(), loc="best", handlelength=1.4)
         return save(figure, out)
 
@@ -104,12 +104,6 @@ def _lines(axis: Axes, history: pd.DataFrame, columns: Mapping[str, tuple[str, s
             line = history[["epoch", column]].dropna()
             alone = "o" if len(line) == 1 else ""  # one epoch has no line to draw
             axis.plot(line["epoch"], line[column], style, marker=alone, color=color, label=name)
-
-
-def _switches(axis: Axes, history: pd.DataFrame) -> None:
-    stages = history.get("loss/stage", pd.Series(1.0, history.index))
-    for k, epoch in enumerate(history["epoch"][stages.diff() > 0]):
-        axis.axvline(epoch, color=INK, linewidth=1, linestyle=":", label="" if k else "next loss")
 
 
 def examples(
@@ -144,7 +138,9 @@ def examples(
                 x = left + k * (columns + gap)
                 page.imshow(picture, cmap="gray", vmin=0, vmax=span, extent=(x, x + columns, y + tall, y))
         page.set(xlim=(0, size[0]), ylim=(size[1], 0))
-        handles = [*class_legend(task), *_legend()]
+        colors = {"true positive": TRUE_POSITIVE, "false positive": FALSE_POSITIVE, "false negative": FALSE_NEGATIVE}
+        handles = class_legend(task)
+        handles += [Patch(facecolor=c, edgecolor=FAINT, linewidth=0.5, label=name) for name, c in colors.items()]
         figure.legend(handles=handles, loc="lower right", ncols=8, handlelength=1, fontsize=8, borderaxespad=0.2)
         return save(figure, out)
 
@@ -158,8 +154,3 @@ def _pictures(row: Example, threshold: float, task: Task) -> list[tuple[np.ndarr
         maps = ((truth, 0.5 + 1e-6), (probability, threshold))
         truth, probability = (paint_classes(row.image, m, at, task.kind, row.valid) for m, at in maps)
     return list(zip((image, truth, probability, painted), (255, 1, 1, 255), strict=True))
-
-
-def _legend() -> list[Patch]:
-    names = (("true positive", TRUE_POSITIVE), ("false positive", FALSE_POSITIVE), ("false negative", FALSE_NEGATIVE))
-    return [Patch(facecolor=color, edgecolor=FAINT, linewidth=0.5, label=name) for name, color in names]

@@ -5,8 +5,6 @@ joins it only where two runs of one seed would otherwise have the same label; wh
 as a learning rate tuned for each loss, is not part of the label but is listed by `differences`.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -46,8 +44,11 @@ def label(runs: pd.DataFrame) -> list[str]:
     """One label a run, from the columns `config`, `choices`, `seed` and `benchmark` (never mixed)."""
     leaves = _experiments(runs)
     names = [loss_name(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
-    varying = {name: _varying_parameters(name, names, leaves) for name in set(names)}
-    labels = [_with(name, varying[name], leaf) for name, leaf in zip(names, leaves, strict=True)]
+    by_name = {name: [leaf for other, leaf in zip(names, leaves, strict=True) if other == name] for name in set(names)}
+    varying, labels = {name: _differing(same) for name, same in by_name.items()}, []
+    for name, leaf in zip(names, leaves, strict=True):
+        keys = [key for key in varying[name] if key.startswith("loss.") or (_is_goal(key) and key in leaf)]
+        labels.append(" ".join([name, *(_part(key, leaf.get(key)) for key in keys)]))
     for benchmark in runs["benchmark"].unique():
         rows = [row for row, where in enumerate(runs["benchmark"]) if where == benchmark]
         who = [(labels[row], runs["seed"].iloc[row], fold(runs["config"].iloc[row])) for row in rows]
@@ -71,16 +72,6 @@ def _experiment(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[s
         if key.split(".")[0] not in IGNORED and key not in ignored and not key.endswith("._target_")
     }
     return chosen | values
-
-
-def _varying_parameters(name: str, names: list[str], leaves: list[dict[str, Any]]) -> list[str]:
-    same = [leaf for other, leaf in zip(names, leaves, strict=True) if other == name]
-    keys = dict.fromkeys(key for leaf in same for key in leaf if key.startswith("loss.") or _is_goal(key))
-    return [key for key in keys if len({leaf.get(key) for leaf in same}) > 1]
-
-
-def _with(name: str, keys: Iterable[str], leaf: dict[str, Any]) -> str:
-    return " ".join([name, *(_part(key, leaf.get(key)) for key in keys if key in leaf or not _is_goal(key))])
 
 
 def _is_goal(key: str) -> bool:

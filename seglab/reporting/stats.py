@@ -15,13 +15,11 @@ Folds and data sets have test images of their own: they replicate both at once, 
 sets of k folds overlap, which adds to the 1 / n of a mean of n (Nadeau and Bengio 2003); see `shared_training`.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -154,39 +152,27 @@ def _paired(data: Cube, pair: tuple[str, str]) -> tuple[np.ndarray, np.ndarray, 
 def _row(
     pair: tuple[str, str], first: list[np.ndarray], second: list[np.ndarray], kind: str, *, replicates: int, groups: int
 ) -> Comparison:
-    means = [float(np.mean([part.mean() for part in parts])) for parts in (first, second)]
-    return Comparison(
-        first=pair[0],
-        second=pair[1],
-        mean_first=means[0],
-        mean_second=means[1],
-        difference=means[0] - means[1],
-        kind=kind,
-        replicates=replicates,
-        images=sum(part.shape[1] for part in first),
-        groups=int(groups),
-    )
+    one, other = (float(np.mean([part.mean() for part in parts])) for parts in (first, second))
+    means: dict[str, Any] = {"mean_first": one, "mean_second": other, "difference": one - other}
+    images = sum(part.shape[1] for part in first)
+    sizes: dict[str, Any] = {"replicates": replicates, "images": images, "groups": int(groups)}
+    return Comparison(first=pair[0], second=pair[1], kind=kind, **means, **sizes)
 
 
 def turned(pair: Comparison) -> Comparison:
     """The same pair the other way round."""
-    return replace(
-        pair,
-        first=pair.second,
-        second=pair.first,
-        mean_first=pair.mean_second,
-        mean_second=pair.mean_first,
-        difference=-pair.difference,
-    )
+    means: dict[str, Any] = {
+        "mean_first": pair.mean_second,
+        "mean_second": pair.mean_first,
+        "difference": -pair.difference,
+    }
+    return replace(pair, first=pair.second, second=pair.first, **means)
 
 
 def errors(pairs: Sequence[Comparison]) -> Errors:
     """The errors of the differences of some pairs."""
-    columns = zip(
-        *((p.variance**0.5, p.replicates - 1 + p.prior, p.image_variance**0.5, p.groups - 1) for p in pairs),
-        strict=True,
-    )
-    return Errors(*(np.array(column, float) for column in columns))
+    rows = [(p.variance**0.5, p.replicates - 1 + p.prior, p.image_variance**0.5, p.groups - 1) for p in pairs]
+    return Errors(*np.array(rows, float).T)
 
 
 def _with_p(pairs: list[Comparison]) -> list[Comparison]:

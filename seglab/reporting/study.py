@@ -1,7 +1,5 @@
 """Everything the report says about the runs on one benchmark, computed once; words and figures are elsewhere."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -14,10 +12,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from seglab.contract import require
-from seglab.reporting import learning_curves, report_figures
+from seglab.reporting import report_figures
 from seglab.reporting.cube import Cube, cube, finite_mean
 from seglab.reporting.decisions import middles, rebinned, scaled
-from seglab.reporting.load_runs import Sweep
+from seglab.reporting.load_runs import Sweep, read_histories
 from seglab.reporting.looks import Look, remember
 from seglab.reporting.metrics_table import (
     THRESHOLDED,
@@ -257,7 +255,7 @@ class Study:
         return f"Nothing is found by {', '.join(some)}: they have the score of the empty images." if some else ""
 
     @cached_property
-    def tuned(self) -> Study | None:
+    def tuned(self) -> "Study | None":
         """The same study with each run at the threshold tuned on its validation images; None where there is no verdict.
 
         A loss whose probabilities lie too high or too low scores badly at 0.5 although a threshold would mend it.
@@ -290,7 +288,7 @@ class Study:
 
     @cached_property
     def _histories(self) -> dict[int, pd.DataFrame]:
-        return learning_curves.read(self.sweep.used)
+        return read_histories(self.sweep.used)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -308,15 +306,6 @@ class Study:
         """The histogram over all test pixels and seeds of each loss, (2, 256)."""
         runs = self._by_label(self._pooled)
         return {label: np.sum([found.table for found in pooled], axis=0) for label, pooled in runs.items()}
-
-    @property
-    def scaled_tables(self) -> dict[str, np.ndarray]:
-        """The same after temperature scaling, each run by its own temperature."""
-        moved = {
-            row: rebinned(one.table, scaled(middles(), one.scores["scaled/temperature"]))
-            for row, one in self._pooled.items()
-        }
-        return {label: np.sum(tables, axis=0) for label, tables in self._by_label(moved).items()}
 
     @cached_property
     def confusions(self) -> dict[str, np.ndarray]:
@@ -346,5 +335,8 @@ class Study:
             drawn["forest"] = report_figures.forest(self.named, self.question.metric)
         if self.tables:
             drawn["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables)
-            drawn["reliability"] = report_figures.reliability(self.tables, self.scaled_tables)
+            heat = {row: (one.table, one.scores["scaled/temperature"]) for row, one in self._pooled.items()}
+            moved = {row: rebinned(table, scaled(middles(), of_run)) for row, (table, of_run) in heat.items()}
+            after = {label: np.sum(tables, axis=0) for label, tables in self._by_label(moved).items()}
+            drawn["reliability"] = report_figures.reliability(self.tables, after)
         return drawn

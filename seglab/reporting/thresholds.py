@@ -4,8 +4,6 @@ A table is (..., 2, bins), as histograms.npz holds it: row 0 counts background p
 probability. Every function works on one image, on all of them, or on all pixels as one: `table.sum(0)`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

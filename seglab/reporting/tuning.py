@@ -1,7 +1,5 @@
 """How each loss was tuned, from the search.json that seglab.search leaves in the folder of a study."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -9,8 +9,6 @@ all that is said together, of a false "better", and that of a false "equivalent"
     pairs    every loss beside every other
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

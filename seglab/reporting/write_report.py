@@ -1,11 +1,11 @@
 """The files of a report: the page, the table for programs and for people, the figures."""
 
-from __future__ import annotations
-
 import datetime
 import re
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 
 from seglab.files import csv_text, write_text
 from seglab.plots import svg
-from seglab.reporting import external_data, report_sections, reproduce, tuning
+from seglab.reporting import external_data, report_sections, tuning
 from seglab.reporting.data_sets import DataSets, together
 from seglab.reporting.html import TEMPLATES
 from seglab.reporting.load_runs import Sweep, collect
@@ -42,8 +42,23 @@ def write_all(
     asked = {key: value for key, value in asdict(question).items() if value != usual[key]}
     changed = [f"{'class' if key == 'of_class' else key}={value}" for key, value in asked.items()]
     this = " ".join(["python -m seglab.report", *map(str, roots), *changed])
-    commands = "\n".join([*reproduce.commands(sweep.runs["overrides"]), this])
+    commands = "\n".join([*training_commands(sweep.runs["overrides"]), this])
     return write(out, (roots[0] if len(roots) == 1 else out).resolve().name, studies, sweep.runs, commands, over)
+
+
+def training_commands(overrides: Iterable[list[str] | None]) -> list[str]:
+    """The commands that made some runs: one sweep if these are a full grid of their overrides, or one for each run.
+
+    Runs without a record of their overrides are left out.
+    """
+    runs = [dict(word.split("=", 1) for word in words if "=" in word) for words in overrides if isinstance(words, list)]
+    keys = dict.fromkeys(key for run in runs for key in run)
+    values = {key: dict.fromkeys(run[key] for run in runs if key in run) for key in keys}
+    made = {tuple(run.get(key) for key in keys) for run in runs}
+    start = "python -m seglab.train"
+    if len(runs) > 1 and made == set(product(*values.values())):
+        return [" ".join([f"{start} -m", *(shlex.quote(f"{key}={','.join(values[key])}") for key in keys)])]
+    return [" ".join([start, *(shlex.quote(f"{key}={value}") for key, value in run.items())]) for run in runs]
 
 
 def write(

@@ -1,7 +1,5 @@
 """Loss and gradient as curves: of a single pixel where a loss has such a value, of an image, and over errors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -165,7 +163,6 @@ def error_plane(losses: Mapping[str, Loss], foreground: float, confidence: float
         for fp in np.linspace(0, most, 21).astype(int):
             z = torch.full(target.shape, -margin, dtype=torch.float64)
             z[..., fn : OBJECT + fp] = margin
-            rows += [
-                {"loss": label, "fp": fp, "fn": fn, "value": loss(z, target).item()} for label, loss in losses.items()
-            ]
+            for label, loss in losses.items():
+                rows.append({"loss": label, "fp": fp, "fn": fn, "value": loss(z, target).item()})
     return pd.DataFrame(rows)

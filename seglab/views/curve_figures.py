@@ -1,7 +1,5 @@
 """Figures of what losses do to a pixel, to an image, and over false positives and false negatives."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +11,7 @@ from matplotlib.figure import Figure
 
 from seglab.plots import FAINT, INK, WIDTH, line_styles, styled, two_sided
 from seglab.reporting.html import note
-from seglab.views.panels import legend_below, panels
-from seglab.views.view_page import Animation, ViewPage, static
+from seglab.views.view_page import Animation, ViewPage, legend_below, panels, static
 
 SIDES = ("foreground", "background")
 OBJECT = 100
@@ -106,9 +103,8 @@ def draw_pixel(table: pd.DataFrame) -> Figure:
         _fit_height(axis, table.loc[table["p"].between(0.08, 1) if column == "slope" else table["p"] > 0.004, column])
         axis.set(title=f"{words} by the probability of the true class", xlabel="p of the true class", xlim=(0, 1))
     for row, (side, part) in enumerate(sides.items(), 1):
-        for axis, column, words in zip(
-            axes[2 * row :], ("value", "by_logit"), ("Loss", "Gradient dL/dz"), strict=False
-        ):
+        columns = (("value", "Loss"), ("by_logit", "Gradient dL/dz"))
+        for axis, (column, words) in zip(axes[2 * row :], columns, strict=False):
             _lines(axis, part, "logit", column)
             axis.axvline(0, color=FAINT, lw=0.6)
             right = "right →" if side == "foreground" else "← right"

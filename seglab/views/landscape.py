@@ -1,7 +1,5 @@
 """Losses over a plane of weights: several losses and the IoU on the same plane, from the same forward passes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -157,9 +155,8 @@ class LandscapeGrid:
         total = torch.zeros(len(self.losses) + 1, dtype=torch.float64)
         for batch in self.batches:
             logits, target = forward(module, batch["image"], autocast), batch["target"]
-            values = [
-                loss(logits, target, **{name: batch[name] for name in loss.needs}) for loss in self.losses.values()
-            ]
+            needed = ((loss, {name: batch[name] for name in loss.needs}) for loss in self.losses.values())
+            values = [loss(logits, target, **maps) for loss, maps in needed]
             values.append(scores(counts(logits, target, self.threshold))["iou"])
             total += torch.stack([value.double().sum() for value in values])
         return (total / sum(len(batch["id"]) for batch in self.batches)).tolist()

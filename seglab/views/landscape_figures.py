@@ -1,7 +1,5 @@
 """Losses over a plane of weights as contours, and where each is lowest."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from textwrap import fill
@@ -14,8 +12,7 @@ from matplotlib.figure import Figure
 
 from seglab.plots import COLORS, styled
 from seglab.reporting.html import note
-from seglab.views.panels import legend_below, panels
-from seglab.views.view_page import ViewPage, number_table, static
+from seglab.views.view_page import ViewPage, legend_below, number_table, panels, static
 from seglab.views.weight_planes import Plane
 
 SCORE = "IoU"

@@ -1,7 +1,5 @@
 """Predictions and the loss of each pixel, at several snapshots and for several losses, on one color scale."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from textwrap import fill
@@ -15,8 +13,7 @@ from matplotlib.figure import Figure
 
 from seglab.contract import require
 from seglab.plots import paint_errors, styled
-from seglab.views.panels import color_bar, picture_grid, show
-from seglab.views.view_page import Animation, ViewPage
+from seglab.views.view_page import Animation, ViewPage, color_bar, picture_grid, show
 
 ERRORS = "errors: true positive white, false positive orange, false negative blue"
 LOSS_COLORS = "inferno"
@@ -132,9 +129,8 @@ def pictures(
             draw(axis, history, inspection, kind, norm)
             scaled.setdefault(kind, []).extend(line)
     for kind in [kind for kind in scaled if kind not in ("probability", "errors")]:
-        one, colors, end = (
-            (Normalize(0, 1), "viridis", "neither") if kind == "confidence" else (norm, LOSS_COLORS, "max")
-        )
+        look: tuple[Normalize, str, str] = (norm, LOSS_COLORS, "max")
+        one, colors, end = (Normalize(0, 1), "viridis", "neither") if kind == "confidence" else look
         color_bar(figure, dict.fromkeys(scaled[kind]), one, colors, kind, shrink=0.9, aspect=25, extend=end)
     figure.suptitle(fill(title, int(15 * size[0])), fontsize=9, x=0.01, ha="left")
     return figure

@@ -1,10 +1,5 @@
 """The loss of each pixel through a training: what every run predicts for the same images at the same snapshots."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 import pandas as pd
 import torch
@@ -21,25 +16,12 @@ from seglab.views.pixel_figures import ImageHistory, Inspection, page
 from seglab.views.run_inputs import common_snapshots, fitted, logits_at, pick_images, same_data, titles
 from seglab.views.view_page import ViewPage
 
-
-class Show(NamedTuple):
-    """What the maps of a loss show: how they are computed, a heading, and a caption."""
-
-    compute: Callable[..., Tensor]
-    heading: str
-    caption: str
-
-
+MEAN, SIZE = "(the mean over the picture is the loss of the image)", "at each pixel's logit, times the number of pixels"
 SHOW = {
-    "attribution": Show(
-        attribution,
-        "loss",
-        "the attribution of the loss to each pixel (the mean over the picture is the loss of the image)",
-    ),
-    "gradient": Show(
-        gradients, "gradient", "the size of the loss's gradient at each pixel's logit, times the number of pixels"
-    ),
+    "attribution": (attribution, "loss", f"the attribution of the loss to each pixel {MEAN}"),
+    "gradient": (gradients, "gradient", f"the size of the loss's gradient {SIZE}"),
 }
+"""What the maps of a loss may show: how they are computed, a heading, and a caption."""
 
 
 def view(
@@ -50,7 +32,7 @@ def view(
     Arguments as of `histories`; the `colors` of the losses are log (four decades) or linear.
     """
     found, snapshots = histories(runs, losses, loss, show, images)
-    return page("Pixels through training", found, SHOW[show].heading, SHOW[show].caption, snapshots, colors)
+    return page("Pixels through training", found, *SHOW[show][1:], snapshots, colors)
 
 
 def histories(
@@ -88,14 +70,9 @@ def histories(
             title: [inspect(at[place], batch, judge, show, run.config["threshold"]) for at in logits[run.folder]]
             for run, title, judge in rows
         }
-        found.append(history(batch, names, inspected))
+        image = batch["image"][0].to(torch.uint8).permute(1, 2, 0).numpy()
+        found.append(ImageHistory(batch["id"][0], image, batch["target"][0, 0].numpy(), names, inspected))
     return found, pd.Series(epochs, names, name="epoch")
-
-
-def history(batch: Batch, snapshots: list[str], rows: dict[str, list[Inspection]]) -> ImageHistory:
-    """What is known of the image of a batch of one."""
-    image = batch["image"][0].to(torch.uint8).permute(1, 2, 0).numpy()
-    return ImageHistory(batch["id"][0], image, batch["target"][0, 0].numpy(), snapshots, rows)
 
 
 def inspect(logits: Logits, batch: Batch, loss: Loss, show: str, threshold: float) -> Inspection:
@@ -111,7 +88,7 @@ def inspect(logits: Logits, batch: Batch, loss: Loss, show: str, threshold: floa
     return Inspection(
         array(p),
         array(torch.where(target >= 0.5, p, 1 - p)),
-        array(SHOW[show].compute(loss, logits, target, **maps)),
+        array(SHOW[show][0](loss, logits, target, **maps)),
         loss(logits, target, **maps).item(),
         threshold,
         {name: float(counted[name]) for name in ("iou", "foreground_confidence", "background_confidence")},

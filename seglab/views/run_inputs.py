@@ -1,7 +1,5 @@
 """What the views of finished runs share: what to call each run, which images to see, and the logits at a snapshot."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path

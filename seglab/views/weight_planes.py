@@ -1,7 +1,5 @@
 """Planes in the space of a model's weights: random, through solutions, or along the path of a training."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias

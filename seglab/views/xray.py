@@ -1,12 +1,12 @@
 """Where the gradient of each loss would fall on the user's own masks, before an hour of training is spent."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -20,15 +20,16 @@ from seglab.data.facts import spread
 from seglab.data.module import DataModule
 from seglab.engine.gradient_stats import hard, loss_and_gradient, near_edge
 from seglab.engine.module import SegModule
-from seglab.engine.trained_run import open_run
+from seglab.engine.trained_run import TrainedRun, open_run
 from seglab.losses.base import Loss
+from seglab.metrics.objects import components
 from seglab.plots import paint_errors
-from seglab.views.simulated_predictions import object_sizes, soft_iou, stages
+from seglab.views.run_inputs import Autocast, forward
 from seglab.views.view_page import ViewPage
-from seglab.views.xray_figures import page
-from seglab.views.xray_warnings import learning_rates, warnings
+from seglab.views.xray_figures import learning_rates, page, warnings
 
 log = logging.getLogger(__name__)
+QUALITIES = {"early": 0.3, "half-trained": 0.6, "good": 0.9}
 FALSE_POSITIVE_LOGIT, TRUE_NEGATIVE_LOGIT = math.log(0.9 / 0.1), -4.0
 """Logits of a false-positive object (p = 0.9) and of the background beside it (p = 0.02) on an empty image."""
 
@@ -59,12 +60,13 @@ def view(
         require(value >= 1, "xray", f"{name} of at least 1", value)
     needs = tuple(dict.fromkeys(need for loss in losses.values() for need in loss.needs))
     data = DataModule(dataset, None, batch, needs=needs)
-    facts = data.facts()
+    facts = data.opened.facts()
     foreground, count = facts["foreground"], facts["images"]["train"]
     require(count > 0, "xray", "training images", "none", "see dataset.root")
     losses = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}
     samples = data.samples("train")
-    shown = data.opened.foreground("train")[[samples.source.number(index) for index in range(len(samples))]]
+    fractions = [image.foreground for image in data.opened.images("train")]
+    shown = [fractions[samples.source.number(index)] for index in range(len(samples))]
     seen = samples.__getitems__([(0, index) for index in sorted(spread(shown, images))])
     target = seen["target"]
     for loss in losses.values():
@@ -78,6 +80,54 @@ def view(
     log.info("%s", "\n".join(f"! {sentence}" for sentence in warned))
     qualities = {name: soft_iou(logits, target) for name, logits in predictions.items()}
     return page(tables, pictures, warned, qualities, edge, str(optimizer["_target_"]))
+
+
+def stages(fresh: SegModule, run: TrainedRun | None, batch: dict[str, Any], size: int, seed: int) -> dict[str, Logits]:
+    """The predictions by name: untrained, three simulated ones, and those of a trained run where one is given."""
+
+    def predict(module: SegModule, autocast: Autocast) -> Logits:
+        with torch.no_grad():
+            return torch.cat([forward(module, part, autocast) for part in batch["image"].split(size)])
+
+    blur = typical_radius(object_sizes(batch["target"]))
+    predictions = {"untrained": predict(fresh.train(), nullcontext)}
+    predictions |= {name: simulated(batch["target"], quality, blur, seed) for name, quality in QUALITIES.items()}
+    return predictions | ({"trained": predict(run.module(), run.autocast)} if run else {})
+
+
+def object_sizes(target: Target) -> Tensor:
+    """The number of pixels of the object that each pixel (n, 1, h, w) belongs to; 0 on the background."""
+    planes = [components(plane) for plane in (target[:, 0] >= 0.5).numpy()]
+    sizes = [np.where(numbers > 0, np.bincount(numbers.ravel())[numbers], 0) for numbers in planes]
+    return torch.from_numpy(np.stack(sizes))[:, None]
+
+
+def typical_radius(sizes: Tensor) -> float:
+    """The radius in pixels of a disc as large as the object that a foreground pixel typically belongs to."""
+    return float((sizes[sizes > 0].double().median() / torch.pi).sqrt()) if (sizes > 0).any() else 1.0
+
+
+def simulated(target: Target, quality: float, blur: float, seed: int) -> Logits:
+    """Logits (n, 1, h, w) like those of a model in training, from the truth and noise.
+
+    The truth is smoothed by a Gaussian of (1 - quality) `blur` pixels, scaled to logits of up to 2 + 6 quality on both
+    sides, and overlaid with noise in patches whose standard deviation is 1 - quality of that.
+    """
+    rng = np.random.default_rng(seed)
+    margin = 2 + 6 * quality
+    logits = []
+    for plane in target[:, 0].float().numpy():
+        smooth = cv2.GaussianBlur(plane, (0, 0), max((1 - quality) * blur, 0.3))
+        noise = cv2.GaussianBlur(rng.standard_normal(plane.shape, np.float32), (0, 0), max(0.4 * blur, 0.8))
+        logits.append(margin * (2 * smooth - 1 + (1 - quality) * noise / noise.std()))
+    return torch.from_numpy(np.stack(logits))[:, None]
+
+
+def soft_iou(logits: Logits, target: Target) -> float:
+    """Overlap of all images together, with probabilities in place of decisions."""
+    p, t = logits.sigmoid().double(), target.double()
+    both = (p * t).sum()
+    return float(both / (p.sum() + t.sum() - both).clamp(min=1e-12))
 
 
 def regions(logits: Logits, target: Target, edge: int) -> dict[str, Tensor]:
@@ -96,17 +146,6 @@ def regions(logits: Logits, target: Target, edge: int) -> dict[str, Tensor]:
     }
     empty = ~t.flatten(1).any(1).view(-1, 1, 1, 1)
     return masks | ({"empty images": empty.expand_as(t)} if empty.any() else {})
-
-
-def batched_loss_and_gradient(loss: Loss, logits: Logits, seen: Mapping[str, Any], batch: int) -> tuple[Tensor, Tensor]:
-    """The loss (n,) and its gradient (n, 1, h, w), in batches as in training."""
-    found = []
-    for start in range(0, len(logits), batch):
-        part = slice(start, start + batch)
-        found.append(
-            loss_and_gradient(loss, logits[part], seen["target"][part], {name: seen[name][part] for name in loss.needs})
-        )
-    return torch.cat([value for value, _ in found]), torch.cat([gradient for _, gradient in found])
 
 
 def measure(
@@ -128,12 +167,17 @@ def measure(
         pictures[stage] = {"errors": paint_errors(image, truth, logits[shown, 0].sigmoid().numpy())}
         for label, loss in losses.items():
             key = {"stage": stage, "loss": label}
-            value, gradient = batched_loss_and_gradient(loss, logits, seen, batch)
+            parts = []
+            for start in range(0, len(logits), batch):  # as in training: a loss may pool its batch
+                part = slice(start, start + batch)
+                maps = {name: seen[name][part] for name in loss.needs}
+                parts.append(loss_and_gradient(loss, logits[part], target[part], maps))
+            value, gradient = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
             size = gradient.abs().double()
             whole = size.sum().clamp(min=1e-300)
             for name, mask in masks.items():
-                parts = {"pixels": mask.double().mean().item(), "gradient": ((size * mask).sum() / whole).item()}
-                rows.append(key | {"region": name} | parts)
+                shares = {"pixels": mask.double().mean().item(), "gradient": ((size * mask).sum() / whole).item()}
+                rows.append(key | {"region": name} | shares)
             rising = size.flatten().sort(descending=True).values.cumsum(0) / whole
             enough = (int((rising < 0.9).sum()) + 1) / len(rising) if size.any() else math.nan
             norm = gradient.double().flatten(1).norm(dim=1).mean().item()

@@ -5,9 +5,9 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.data.datasets.cbis_ddsm import breast_box, is_mask, read_lesion, read_mammogram, shape_of
-from seglab.images.dicom import read_dicom
 from seglab.images.image_io import read_image
 from seglab.images.masks import read_mask
+from seglab.images.medical import read_dicom
 from tests.data.fabricate import write_dicom, write_image
 
 

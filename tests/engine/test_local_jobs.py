@@ -84,5 +84,9 @@ def test_a_job_that_was_refused_does_not_pass_for_the_run_that_its_folder_holds(
     said = summary(registered_runs(journal), 1.0, plan=False)
     assert "1 runs: 1 refused" in said
     assert "  refused: bce_s1: run bce_s1: expected the data" in said
+    assert "left: nothing" in summary(registered_runs(journal), 1.0, plan=True)
+    announce([tmp_path / "iou_s1"])
+    refuse(tmp_path / "iou_s1", "examples: expected a whole number of at least 1, got 0")  # it has no folder yet
+    assert "2 runs: 2 refused" in summary(registered_runs(journal), 1.0, plan=True)
     (folder / "run.json").write_text(json.dumps(finished | {"sweep": str(journal)}))  # the sweep tried it once more
     assert "1 finished" in summary(registered_runs(journal), 1.0, plan=False)

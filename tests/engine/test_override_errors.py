@@ -25,6 +25,7 @@ WRONG = {
     "loss=bce,dice": "loss=bce,dice: expected one value, got several; add -m",
     "+loss=bce": "loss: expected one choice, got two",
     "+seed=3": r"seed: expected seed=VALUE, since the option exists, got \+seed; leave the \+ out",
+    "augment=chain augment.steps={e:{p:1}}": r"got e; \+\+augment\.steps\.e=\.\.\. adds one",
     "dataset=folder dataset.train=8 dataset.val=4": "dataset.train: expected one of .*test_images, .*, got train",
 }
 

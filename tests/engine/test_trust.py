@@ -6,7 +6,7 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.engine.trained_run import open_run
-from seglab.engine.trust import require_trusted
+from seglab.engine.validation import require_trusted
 from tests.engine.untrained import write_run
 
 

@@ -4,15 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seglab.reporting import learning_curves
 from seglab.reporting.load_runs import collect
+from seglab.reporting.metrics_table import roughness
 from seglab.reporting.study import Question, Study
 
 
 def test_roughness_by_hand():
-    assert learning_curves.roughness(np.array([0.1, 0.3, 0.2, 0.6])) == pytest.approx((0.3 + 0.5) / 2)
-    assert learning_curves.roughness(np.linspace(0.2, 0.9, 30)) == pytest.approx(0, abs=1e-12)
-    assert math.isnan(learning_curves.roughness(np.array([0.1, 0.3])))
+    assert roughness(np.array([0.1, 0.3, 0.2, 0.6])) == pytest.approx((0.3 + 0.5) / 2)
+    assert roughness(np.linspace(0.2, 0.9, 30)) == pytest.approx(0, abs=1e-12)
+    assert math.isnan(roughness(np.array([0.1, 0.3])))
 
 
 def test_the_report_has_the_roughness_and_the_seconds_of_each_loss(own):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from seglab.reporting import report_figures, report_sections
-from seglab.reporting.html import Cell, decimal, document, figure, formula, mean_sd, number, table, text
+from seglab.reporting.html import TEMPLATES, Cell, decimal, figure, formula, mean_sd, number, table, text
 from seglab.reporting.load_runs import collect
 from seglab.reporting.study import Question, Study
 from seglab.reporting.write_report import csv, markdown, page, write
@@ -123,7 +123,8 @@ def test_a_table_carries_its_sort_keys_and_escapes_its_words():
 
 def test_titles_headings_and_captions_of_any_page_are_escaped():
     drawn = '<?xml?><svg width="720pt" height="10pt" style="fill:#1c1e21"/>'
-    html = document("<t>", [("<h>", figure(drawn, "a < b. More"))])
+    sections = [("<h>", figure(drawn, "a < b. More"))]
+    html = TEMPLATES.get_template("page.html.j2").render(title="<t>", sections=sections)
     assert "<title>&lt;t&gt;</title>" in html
     assert "<h2>&lt;h&gt;</h2>" in html
     assert 'aria-label="a &lt; b."' in html

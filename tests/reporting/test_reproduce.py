@@ -2,19 +2,19 @@ from itertools import product
 
 import pytest
 
-from seglab.reporting.reproduce import commands
+from seglab.reporting.write_report import training_commands
 
 
 def test_a_full_grid_is_one_sweep_command():
     grid = [["dataset=fundus", f"loss={loss}", f"seed={seed}"] for loss, seed in product(("bce", "dice"), (1, 2))]
-    assert commands(grid) == ["python -m seglab.train -m dataset=fundus loss=bce,dice seed=1,2"]
+    assert training_commands(grid) == ["python -m seglab.train -m dataset=fundus loss=bce,dice seed=1,2"]
 
 
 @pytest.mark.parametrize("odd", [["loss=dice", "seed=3"], ["loss=focal", "loss.gamma=3", "seed=1"]])
 def test_what_is_no_grid_is_listed_run_by_run(odd):
     runs = [["loss=bce", "seed=1"], ["loss=bce", "seed=2"], odd]
-    assert commands(runs)[2] == f"python -m seglab.train {' '.join(odd)}"
+    assert training_commands(runs)[2] == f"python -m seglab.train {' '.join(odd)}"
 
 
 def test_words_that_a_shell_would_split_are_quoted():
-    assert commands([["dataset.root=my data"]]) == ["python -m seglab.train 'dataset.root=my data'"]
+    assert training_commands([["dataset.root=my data"]]) == ["python -m seglab.train 'dataset.root=my data'"]

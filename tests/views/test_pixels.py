@@ -10,10 +10,10 @@ from PIL import Image
 from seglab.contract import ContractError
 from seglab.engine.config import build_choices
 from seglab.views.landscape import evenly_spread
-from seglab.views.panels import narrow
 from seglab.views.pixel_figures import LOSS_COLORS, scale, table
 from seglab.views.pixels import histories, inspect, view
 from seglab.views.run_inputs import logits_at, titles
+from seglab.views.view_page import narrow
 
 LISTED = build_choices("loss", ["bce", "lovasz_hinge"])
 JUMPS = build_choices("loss", ["hausdorff"])

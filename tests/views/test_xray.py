@@ -13,9 +13,19 @@ from seglab.data.datasets.synthetic import Synthetic
 from seglab.engine.module import SegModule
 from seglab.losses import BCE, Dice, Focal
 from seglab.models.unet import UNet
-from seglab.views.simulated_predictions import QUALITIES, object_sizes, simulated, soft_iou, typical_radius
-from seglab.views.xray import at_weights, measure, on_empty, regions, view
-from seglab.views.xray_warnings import learning_rates, warnings
+from seglab.views.xray import (
+    QUALITIES,
+    at_weights,
+    measure,
+    object_sizes,
+    on_empty,
+    regions,
+    simulated,
+    soft_iou,
+    typical_radius,
+    view,
+)
+from seglab.views.xray_figures import learning_rates, warnings
 
 ADAM = {"_target_": "torch.optim.AdamW", "lr": 1e-3, "eps": 1e-8}
 SGD = {"_target_": "torch.optim.SGD", "lr": 1e-2}

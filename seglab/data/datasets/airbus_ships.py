@@ -1,7 +1,5 @@
 """Satellite images of the sea with a mask per ship: the Airbus Ship Detection challenge (Kaggle 2018)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial

@@ -14,8 +14,8 @@ import numpy as np
 
 from seglab.contract import ContractError, Task, require
 from seglab.data.dataset import Dataset, Item, one_of
-from seglab.images.dicom import WINDOWS, one_sentence, read_dicom
 from seglab.images.image_io import existing_folder, files_in, read_image
+from seglab.images.medical import WINDOWS, one_sentence, read_dicom
 from seglab.images.resize import resize, spread, to_channels
 
 if TYPE_CHECKING:
@@ -102,14 +102,9 @@ class CbisDdsm(Dataset):
         if not images or () in masks:
             missing = lesions[MASK].iloc[masks.index(())] if images else lesions[IMAGE].iloc[0]
             return Item(name, patient, split=split, fault=f"{missing}: expected on disk")
-        return Item(
-            name,
-            patient,
-            partial(read_film, self, images[0]),
-            partial(read_lesions, self, images[0], list(zip(classes, masks, strict=True))),
-            split,
-            tuple(dict.fromkeys((images[0], *(path for paths in masks for path in paths)))),
-        )
+        image, lesions_of = partial(read_film, self, images[0]), list(zip(classes, masks, strict=True))
+        sources = tuple(dict.fromkeys((images[0], *(path for paths in masks for path in paths))))
+        return Item(name, patient, image, partial(read_lesions, self, images[0], lesions_of), split, sources)
 
 
 def read_film(dataset: CbisDdsm, path: str) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Images with outlined objects in a COCO file (Lin et al. 2014), as many labeling tools export it."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,6 +18,9 @@ from seglab.images.image_io import existing_folder, read_image
 from seglab.images.labels import with_ignored
 
 WHO = "dataset coco"
+
+Shape = tuple[int, bool, Any]
+"""An object: the number of its class, whether it is a crowd, and its polygons or run lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +83,6 @@ class Coco(Dataset):
         objects = partial(number, shapes, size) if self.task.channels == 1 else None
         reader = partial(read_image, str(path))
         return Item(name, name, reader, mask, split, (str(path),), labels=labels, objects=objects)
-
-
-Shape = tuple[int, bool, Any]
-"""An object: the number of its class, whether it is a crowd, and its polygons or run lengths."""
 
 
 def area(segmentation: Any, size: tuple[int, int]) -> np.ndarray:

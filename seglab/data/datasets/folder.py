@@ -1,7 +1,5 @@
 """Folders of images and of masks, matched by name."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
@@ -15,8 +13,7 @@ import numpy as np
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Facts, Item, Reader, one_of
 from seglab.data.facts import value_doubts
-from seglab.data.names import Affix, option, proposal
-from seglab.data.path_table import read_rows
+from seglab.data.names import Affix, option, proposal, read_rows
 from seglab.images.image_io import SUFFIXES, existing_folder, files_in, read_image, without_suffix
 from seglab.images.labels import IGNORED
 from seglab.images.masks import Value, read_classes, read_mask, to_rgb
@@ -24,6 +21,12 @@ from seglab.images.raster import Page
 
 WHO = "dataset folder"
 T = TypeVar("T")
+
+Named = tuple[str, str, Path]
+"""The name of a file without its ending, which suffix it has, and the file."""
+
+Folders = Mapping[str, str] | tuple[tuple[str, str], ...]
+"""A folder of masks for each class, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +82,8 @@ class Folder(Dataset):
             require(bool(images) == bool(masks), WHO, f"{split}_images and {split}_masks together")
         for color in (v for v in (*several(self.mask_value), *several(self.ignore)) if isinstance(v, str)):
             to_rgb(color)
-        names = [
-            named(getattr(self, name)).keys() for name in ("masks", "val_masks", "test_masks") if getattr(self, name)
-        ]
+        folders = [some for some in (self.masks, self.val_masks, self.test_masks) if some]
+        names = [named(some).keys() for some in folders]
         require(all(some == names[0] for some in names), WHO, "one set of classes in masks, val_masks and test_masks")
         try:
             re.compile(self.group_pattern or "")
@@ -133,9 +135,8 @@ class Folder(Dataset):
         if self.test_images and self.test_masks:
             folders["test"] = (root / self.test_images, named(self.test_masks))
             self.require_no_other_val(root)
-        every = {
-            path for images, masks in folders.values() for path in (images, *(root / one for one in masks.values()))
-        }
+        every = {images for images, _ in folders.values()}
+        every |= {root / one for _, masks in folders.values() for one in masks.values()}
         items = []
         for split, (images, masks) in folders.items():
             part = split if len(folders) > 1 else ""
@@ -151,11 +152,8 @@ class Folder(Dataset):
             stem = without_suffix(name)
             present = [path for path in (row.image, row.mask) if path and path.is_file()]
             lost += [path for path in (row.image, row.mask) if path and path not in present]
-            image = row.image if row.image in present else None
-            masks, group = (
-                [row.mask] if row.mask in present and row.mask else [],
-                row.group or self.group_of(stem, stem),
-            )
+            image, group = row.image if row.image in present else None, row.group or self.group_of(stem, stem)
+            masks = [row.mask] if row.mask in present and row.mask else []
             items.append(self.item(stem, group, image, masks, row.split, row.mask is None))
         faults = [item.fault for item in items if item.fault]
         usable = self.on_bad_item != "raise" or not faults
@@ -181,10 +179,8 @@ class Folder(Dataset):
         Raises one sentence with what to set where no name fits, or where such items are not to be skipped.
         """
         names = [names_in(folder, named - {folder}) for folder in (images, masks)]
-        one, other = (
-            Affix(self.image_prefix, several(self.image_suffix)),
-            Affix(self.mask_prefix, several(self.mask_suffix)),
-        )
+        one = Affix(self.image_prefix, several(self.image_suffix))
+        other = Affix(self.mask_prefix, several(self.mask_suffix))
         shared, hint = images.resolve() == masks.resolve(), partial(proposal, list(names[0]), list(names[1]))
         if shared and one == other:
             remedy = hint() or "set dataset.mask_suffix to what their names end in"
@@ -216,17 +212,11 @@ class Folder(Dataset):
 
     def item(self, name: str, group: str, image: Path | None, masks: Sequence[Path], split: str, empty: bool) -> Item:
         """Make the item of an image and its masks; `empty` where it is named without any."""
-        read: Callable[[str], np.ndarray] = partial(
-            read_mask,
-            threshold=self.threshold,
-            value=self.mask_value,
-            soft=self.soft,
-            page=self.page,
-            ignore=self.ignore,
-        )
-        if self.classes is not None:
-            pairs: Any = self.classes
-            read = partial(read_classes, classes=pairs, ignore=self.ignore, page=self.page)
+        common: dict[str, Any] = {"page": self.page, "ignore": self.ignore}
+        pairs: Any = self.classes
+        read: Callable[[str], np.ndarray] = partial(read_classes, classes=pairs, **common)
+        if pairs is None:
+            read = partial(read_mask, threshold=self.threshold, value=self.mask_value, soft=self.soft, **common)
         if image and empty and self.missing_mask == "empty":
             read, masks = partial(no_foreground, page=self.page), [image]
         return pair_item(name, group, image, masks, split, read, self.page, self.read_bands)
@@ -238,14 +228,6 @@ class Folder(Dataset):
         found = re.search(self.group_pattern, stem)
         require(found is not None, WHO, f"group_pattern {self.group_pattern} to match", stem)
         return (found[1] if found and found.re.groups else None) or stem
-
-
-Named = tuple[str, str, Path]
-"""The name of a file without its ending, which suffix it has, and the file."""
-
-
-Folders = Mapping[str, str] | tuple[tuple[str, str], ...]
-"""A folder of masks for each class, by name."""
 
 
 def named(masks: str | Folders) -> dict[str, str]:

@@ -4,8 +4,6 @@ Drishti-GS1 (Sivaswamy et al., ISBI 2014), RIM-ONE DL (Fumero et al., Image Anal
 159 images of a study with folders tr_images, ts_images and clean_masks.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,9 +38,8 @@ class Fundus(Dataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of(
-            "dataset fundus", self, target=("disc", "cup", "disc_cup", "rim_cup"), partition=("randomly", "by_hospital")
-        )
+        targets, partitions = ("disc", "cup", "disc_cup", "rim_cup"), ("randomly", "by_hospital")
+        one_of("dataset fundus", self, target=targets, partition=partitions)
         require(0 < self.agreement <= 1, "dataset fundus", "agreement in (0, 1]", self.agreement)
         hard = self.target != "rim_cup" or not self.soft
         require(hard, "dataset fundus", "soft=false for target=rim_cup, whose classes exclude each other")
@@ -82,9 +79,7 @@ class Fundus(Dataset):
             below = find(root, folder) or root
             maps = {path.stem.removesuffix(ending): path for path in sorted(below.rglob(f"*{ending}.png"))}
             images = {path.stem: path for path in sorted(below.glob("**/Images/*/drishtiGS_*.png"))}
-            items += [
-                pair_item(name, name, path, present(maps.get(name)), split, read) for name, path in images.items()
-            ]
+            items += [pair_item(n, n, path, present(maps.get(n)), split, read) for n, path in images.items()]
         return items
 
     def rim_one(self, root: Path, partitioned: Path, structure: str) -> list[Item]:

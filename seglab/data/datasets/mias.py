@@ -1,7 +1,5 @@
 """Mammograms with circles around lesions: mini-MIAS (Suckling et al., 1994)."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import partial

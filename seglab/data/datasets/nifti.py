@@ -1,7 +1,5 @@
 """Slices of NIfTI volumes, such as CT and MR scans."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from seglab.data.dataset import Item, one_of
 from seglab.data.datasets.folder import Folder
 from seglab.data.prepare_data import foreground_ids
 from seglab.images.image_io import read_image
-from seglab.images.nifti import read_header
+from seglab.images.medical import read_header
 
 WHO = "dataset nifti"
 

@@ -1,7 +1,5 @@
 """A folder of decoded images, made once from a raw tree, whatever its formats."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

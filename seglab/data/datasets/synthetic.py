@@ -1,7 +1,5 @@
 """Painted images with exact masks, made in memory from a seed: a data set that is always at hand."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import ClassVar
@@ -46,9 +44,8 @@ class Synthetic(Dataset):
         one_of("dataset synthetic", self, scene=tuple(SCENES))
         least = {"size": 32, "train": 1} | dict.fromkeys(("val", "test", "image_seed", "contrast", "noise"), 0)
         for name, limit in least.items():
-            require(
-                getattr(self, name) >= limit, "dataset synthetic", f"{name} of at least {limit}", getattr(self, name)
-            )
+            value = getattr(self, name)
+            require(value >= limit, "dataset synthetic", f"{name} of at least {limit}", value)
         require(0 < (self.foreground or 0.1) <= 0.3, "dataset synthetic", "foreground in (0, 0.3]", self.foreground)
         for name in ("empty", "label_noise"):
             require(0 <= (getattr(self, name) or 0) <= 1, "dataset synthetic", f"{name} in [0, 1]", getattr(self, name))
@@ -58,17 +55,11 @@ class Synthetic(Dataset):
         return SCENES[self.scene].task
 
     def items(self) -> list[Item]:
-        return [
-            Item(
-                id=f"{self.scene}-{split}-{k:04d}",
-                group=f"{split}-{k}",
-                image=partial(image_of, self, split, k),
-                mask=partial(mask_of, self, split, k),
-                split=split,
-            )
-            for split in SPLITS
-            for k in range(getattr(self, split))
-        ]
+        items = []
+        for split, k in [(name, k) for name in SPLITS for k in range(getattr(self, name))]:
+            image, mask = (partial(read, self, split, k) for read in (image_of, mask_of))
+            items.append(Item(f"{self.scene}-{split}-{k:04d}", f"{split}-{k}", image, mask, split))
+        return items
 
 
 def image_of(options: Synthetic, split: str, k: int) -> np.ndarray:

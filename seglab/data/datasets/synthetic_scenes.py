@@ -5,8 +5,6 @@ foreground (size, size), of several classes (size, size, foreground classes). `f
 foreground of the image (0: none); `contrast` and `noise` are factors on the scene's own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -167,9 +165,8 @@ def ships(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -
         center = point(rng, 0.06 * size, 0.94 * size)
         u, v = grid(size, center, rng.uniform(0, np.pi))
         hull = edge(length / 2 - np.abs(u)) * edge(width / 2 - np.abs(v))
-        wake = (
-            edge(width * 0.5 - np.abs(v), width) * np.clip(1 - (u - length / 2) / (3 * length), 0, 1) * (u > length / 2)
-        )
+        behind = u - length / 2
+        wake = edge(width * 0.5 - np.abs(v), width) * np.clip(1 - behind / (3 * length), 0, 1) * (behind > 0)
         tone = rng.uniform(0.15, 0.5) * (1 if rng.random() < 0.85 else -0.5)
         sea += 0.1 * rng.random() * wake + contrast * tone * hull * (1 + 0.3 * np.sign(u))
         truth = np.maximum(truth, hull)

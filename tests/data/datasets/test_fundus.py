@@ -62,7 +62,7 @@ def test_rim_one_keeps_both_eyes_of_a_patient_together(tmp_path, classes):
     ids = {split: sorted(names) for split, names in opened.splits.ids().items()}
     assert ids == {"train": ["r1_Im069", "r3_N-1-L"], "val": [], "test": ["r2_Im001", "r3_G-18-L"]}
     assert opened.skipped == {"r3_G-18-R_left_half": "its group is in the test set"}
-    assert [opened.foreground(split).tolist() for split in ids] == [[1, 1], [], [1, 1]]
+    assert [[image.foreground for image in opened.images(split)] for split in ids] == [[1, 1], [], [1, 1]]
 
 
 @pytest.mark.parametrize("below", ["", "data/"])

@@ -8,7 +8,7 @@ from seglab.contract import ContractError
 from seglab.data.datasets.nifti import Nifti
 from seglab.data.prepare_data import open_data
 from seglab.evaluate import evaluate
-from seglab.images.nifti import read_volume
+from seglab.images.medical import read_volume
 from seglab.predict import predict
 from seglab.train import train
 from tests.conftest import OF_FILES, compose
