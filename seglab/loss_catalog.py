@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,8 +132,10 @@ def write(docs: Path) -> None:
 
 def main() -> None:
     """Print the table, or write the page into the folder that is named."""
-    if len(sys.argv) > 1:
-        write(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser("python -m seglab.loss_catalog", description="List the losses of the package.")
+    parser.add_argument("folder", nargs="?", help="write losses.md and the curves of each loss there instead")
+    if folder := parser.parse_args().folder:
+        write(Path(folder))
         return
     rows = table()
     widths = [max(len(row[k]) for row in rows) for k in range(5)]

@@ -123,9 +123,16 @@ def overrides() -> list[str]:
     return [word for word in words if word.split("=")[0] not in ("plan", "rerun")]
 
 
+def config_dirs() -> list[str]:
+    """The folder of the user's own configurations as a word of the command line, relative to this one."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    return [f"--config-dir={os.path.relpath(one.path)}" for one in sources if one.provider == "command-line"]
+
+
 def facts_of(cfg: DictConfig) -> dict[str, Any]:
     """What run.json holds of a configuration."""
-    facts = {"identity": identity(cfg), "choices": choices(), "overrides": overrides(), "seed": cfg.seed}
+    words = [*config_dirs(), *overrides()]
+    facts = {"identity": identity(cfg), "choices": choices(), "overrides": words, "seed": cfg.seed}
     return facts | {"config": to_container(cfg)}
 
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import difflib
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -93,7 +94,9 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device) -> None
             try_external(trial.loss, batch["target"])
         trial.loss.check(logits, batch["target"], batch.get("valid"))
         losses, logits = trial.step(batch)
-        value = losses.mean()
+        value, name = losses.mean(), trial.loss.name
+        require(bool(losses.isfinite().all()), name, "a finite number for each image", losses.tolist())
+        require(value.requires_grad, name, "a value with a gradient", "one without, as of detach() or NumPy")
         value.backward()
         trial.val_meter.update(losses, logits, batch["target"], image=batch["index"], valid=batch.get("valid"))
         with one_sentence("optimizer", "one that takes a step with these options"):
@@ -134,8 +137,10 @@ def try_external(loss: External, target: Tensor) -> None:
     other = "probabilities" if loss.takes == "logits" else "logits"
     with one_sentence("loss", f"a function of {loss.takes} and target", f"loss.takes={other} gives it those"):
         values = [float(loss(scale * (2 * truth - 1), truth).mean()) for scale in (-4.0, 0.0, 4.0)]
+    spelled = ", ".join(f"{value:.4g}" for value in values)
+    numbers = all(map(math.isfinite, values))
+    require(numbers, "loss", f"finite numbers of {loss.takes}", spelled, f"loss.takes={other} gives it those")
     if not values[0] > values[1] > values[2]:
-        spelled = ", ".join(f"{value:.4g}" for value in values)
         log.warning(
             "loss: its values from wrong to right logits are %s and do not fall; "
             "does it want loss.takes=%s, or is it a score to be made large?",

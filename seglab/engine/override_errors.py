@@ -32,7 +32,11 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
         return f"{group}: expected one of {nearest(name, choices)}, got {name}"
     if found := re.match(r"Could not override '([^'=]+)|Could not delete from config. '([^']+)'", first):
         key = found[1] or found[2]
-        return unknown_key(key, known_keys(command, conf, [word for word in words if key not in word]))
+        known = known_keys(command, conf, [word for word in words if key not in word])
+        entry = re.search(r"Key '([^']+)' is not in struct", str(error.__cause__))
+        if entry and any(name.startswith(f"{key}.") for name in known):  # a mapping, given with an entry of its own
+            return f"{unknown_key(f'{key}.{entry[1]}', known)}; ++{key}.{entry[1]}=... adds one"
+        return unknown_key(key, known)
     if found := re.match(r"Could not append to config. An item is already at '([^']+)'", first):
         return f"{found[1]}: expected {found[1]}=VALUE, since the option exists, got +{found[1]}; leave the + out"
     if found := re.match(r"Ambiguous value for argument '([^']+)'", first):

@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import functools
 import importlib.metadata
 import logging
 import os
@@ -23,7 +24,15 @@ from seglab.files import archive_is_intact, file_facts, read_json, whole_file, w
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "pytorch-lightning", "torchmetrics", "hydra-core", "segmentation-models-pytorch", "albumentations")
+PACKAGES = (
+    "numpy",
+    "torch",
+    "pytorch-lightning",
+    "torchmetrics",
+    "hydra-core",
+    "segmentation-models-pytorch",
+    "albumentations",
+)
 
 
 ARRAYS = ("histograms.npz", "decisions.npz", "examples.npz")
@@ -240,17 +249,34 @@ def failed_in(facts: dict[str, Any], sweep: str | None) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    """The versions that a result depends on; of seglab the commit where it runs from its repository."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "seglab": own_version(), **found}
 
 
-def commit() -> dict[str, Any] | None:
-    """The git commit of the working directory and whether it holds uncommitted changes; None outside of git."""
+@functools.cache
+def own_version() -> str:
+    """The version of this package, and of a checkout its commit: 2.0.0 (a1b2c3d4e5 with uncommitted changes)."""
+    try:
+        version = importlib.metadata.version("seglab")
+    except importlib.metadata.PackageNotFoundError:  # it is on the path, but not installed
+        version = "not installed"
+    file = Path(__file__)
+    source = commit(file.parent, file.name)
+    changed = " with uncommitted changes" if source and source["dirty"] else ""
+    return f"{version} ({source['commit'][:10]}{changed})" if source else version
+
+
+def commit(folder: Path = Path(), file: str | None = None) -> dict[str, Any] | None:
+    """The git commit of a folder and whether it holds uncommitted changes; None outside of git, or without `file`."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
+        if file:
+            git("ls-files", "--error-unmatch", file)
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.SubprocessError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass
 from types import FunctionType
@@ -23,7 +24,8 @@ class External(Loss):
     "shares" (b, k, *spatial), as MONAI and torch's cross_entropy take them, or "ids" (b, *spatial), as smp, kornia and
     torch do. It is called image by image; with `image_by_image=false` once for the batch: one number per image (b, ...)
     is used as it is, a single one counts for every image. `title`, `paper` and `formula` (LaTeX) go into the card; null
-    names the callable and its package. Of an image with pixels that are not valid it gets the others, in one row.
+    names the callable and its package. Of an image with pixels that are not valid it gets the others: as a smaller
+    image where they fill a rectangle (padding), else in one row (..., n, 1).
     """
 
     function: Callable[[Tensor, Tensor], Tensor] = limited(MISSING, "that can be called", callable)
@@ -53,14 +55,16 @@ class External(Loss):
     def value(self, x: Pixels) -> PerImage:
         prediction = x.p if self.takes == "probabilities" else x.z
         target = x.t.argmax(1) if self.labels == "ids" and x.task == "multiclass" else x.t
+        # copies, which the function may change
+        prediction, target = (v.clone().unflatten(-1, x.space) for v in (prediction, target))
+        size = 1 if self.image_by_image else len(target)
+        parts = zip(prediction.split(size), target.split(size), strict=True)
         if x.valid is None:
-            size = 1 if self.image_by_image else len(target)
-            parts = zip(*(v.unflatten(-1, x.space).split(size) for v in (prediction, target)), strict=True)
             return torch.cat([self._numbers(*part) for part in parts])
         require(self.image_by_image, self.name, "image_by_image=true where pixels are not valid", False)
-        images = zip(prediction.split(1), target.split(1), x.valid[:, 0], strict=True)
-        rows = [(z[..., v, None], t[..., v, None]) for z, t, v in images]
-        return torch.cat([self._numbers(z, t) if t.numel() else 0 * z.sum().view(1) for z, t in rows])
+        valid = x.spatial(x.valid)[:, 0]
+        images = [[counted(v, where) for v in part] for part, where in zip(parts, valid, strict=True)]
+        return torch.cat([self._numbers(z, t) if t.numel() else 0 * z.sum().view(1) for z, t in images])
 
     def _numbers(self, prediction: Tensor, target: Tensor) -> PerImage:
         """(b,), from one number per image or a single one."""
@@ -71,3 +75,13 @@ class External(Loss):
         expected = f"one number, or one per image ({len(target)},)"
         require(loss.numel() == 1, self.name, f"{expected} from its function", tuple(loss.shape))
         return loss.reshape(1).expand(len(target))
+
+
+def counted(x: Tensor, valid: Tensor) -> Tensor:
+    """The valid pixels of x (..., *spatial): a smaller image if they fill a box, else a row (..., n, 1)."""
+    sides = [valid.movedim(axis, 0).reshape(size, -1).any(1) for axis, size in enumerate(valid.shape)]
+    if valid.sum() < math.prod(side.sum() for side in sides):
+        return x[..., valid].unsqueeze(-1)
+    for axis, side in enumerate(sides, -valid.ndim):
+        x = x.index_select(axis, side.nonzero().squeeze(1))
+    return x

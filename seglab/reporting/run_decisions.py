@@ -137,9 +137,10 @@ def decisions_of(
         if np.isnan(threshold):
             masks.pop("tuned", None)
         images = {rule: scores_of(counts, found["pixels"][c], empty) for rule, counts in masks.items()}
-        means = {f"{rule}/{key}": finite_mean(of) for rule, each in images.items() for key, of in each.items()}
-        parts.append(Decisions(found["pooled"][c], scores | means, found["ids"], images))
-    return _together(parts)._replace(confusion=found.get("confusion"))
+        parts.append(Decisions(found["pooled"][c], scores, found["ids"], images))
+    whole = _together(parts)
+    means = {f"{rule}/{key}": finite_mean(of) for rule, each in whole.images.items() for key, of in each.items()}
+    return whole._replace(scores=whole.scores | means, confusion=found.get("confusion"))
 
 
 def _together(parts: Sequence[Decisions]) -> Decisions:

@@ -40,6 +40,11 @@ def fold(config: Mapping[str, Any]) -> int:
     return int(dataset.get("fold") or 0) if (dataset.get("folds") or 1) > 1 else -1
 
 
+def of_run(seed: int, fold: int) -> str:
+    """The seed of a run, and its fold where the data are divided into folds."""
+    return f"seed {seed}" if fold < 0 else f"seed {seed}, fold {fold}"
+
+
 def label(runs: pd.DataFrame) -> list[str]:
     """One label a run, from the columns `config`, `choices`, `seed` and `benchmark` (never mixed)."""
     leaves = _experiments(runs)

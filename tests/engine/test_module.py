@@ -4,6 +4,7 @@ import copy
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from seglab.data.loading import Samples
 from seglab.data.sources import Whole
 from seglab.engine.dry_run import dry_run
 from seglab.engine.module import Normalize, SegModule
-from seglab.losses import BCE
+from seglab.losses import BCE, External
 from seglab.losses.base import Loss
 from tests.conftest import train_small
 
@@ -82,20 +83,39 @@ def test_the_loss_is_float32_under_autocast():
     assert losses.dtype == torch.float32
 
 
-def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were():
-    images = (torch.rand(3, 8, 8, 3).numpy() * 255).astype("uint8")
+def three_samples():
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), "uint8")
     masks = (images[..., 0] > 128).astype("uint8")
     pairs = zip(images, masks, strict=True)
     readers = [(partial(copy.copy, image), partial(copy.copy, mask)) for image, mask in pairs]
     decoded = [Decoded(*pair, (8, 8), 0.5, masks[0], {}) for pair in readers]
-    samples = Samples(Whole(decoded, Dataset(size=8)), ["a", "b", "c"], None, (), 1)
+    return Samples(Whole(decoded, Dataset(size=8)), ["a", "b", "c"], None, (), 1)
+
+
+def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were():
     trained = module()
     before, state = copy.deepcopy(trained.state_dict()), torch.get_rng_state()
-    dry_run(trained, DataLoader(samples), torch.device("cpu"))
+    dry_run(trained, DataLoader(three_samples()), torch.device("cpu"))
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(weight.grad is None for weight in trained.parameters())
     assert trained.train_meter.metrics.update_count == 0
+
+
+@pytest.mark.parametrize(
+    ("function", "fault"),
+    [
+        (lambda z, t: ((z - t) ** 2).mean().detach(), "a value with a gradient, got one without"),
+        (
+            lambda z, t: (z.sum() + t.sum()) * torch.nan,
+            "expected finite numbers of logits, got nan, nan, nan; loss.takes",
+        ),
+    ],
+)
+def test_somebody_elses_loss_without_gradient_or_value_is_one_sentence(function, fault):
+    trained = module(loss=External(function=function))
+    with pytest.raises(ContractError, match=fault):
+        dry_run(trained, DataLoader(three_samples()), torch.device("cpu"))
 
 
 def test_the_random_state_travels_with_the_checkpoint():

@@ -1,5 +1,6 @@
 """A wrong override is one sentence with the nearest names that exist."""
 
+import re
 import subprocess
 import sys
 
@@ -24,34 +25,32 @@ WRONG = {
     "loss=bce,dice": "loss=bce,dice: expected one value, got several; add -m",
     "+loss=bce": "loss: expected one choice, got two",
     "+seed=3": r"seed: expected seed=VALUE, since the option exists, got \+seed; leave the \+ out",
+    "augment=chain augment.steps={e:{p:1}}": r"got e; \+\+augment\.steps\.e=\.\.\. adds one",
     "dataset=folder dataset.train=8 dataset.val=4": "dataset.train: expected one of .*test_images, .*, got train",
 }
 
 
+def sentence_of(tried, words=None):
+    """What is said of overrides that cannot be composed, in a command with these or other words."""
+    with pytest.raises(Exception) as fault, initialize_config_dir(str(CONF), version_base="1.3"):  # noqa: PT011
+        compose("train", tried)
+    return explain(fault.value, "train", str(CONF), words or tried)
+
+
 @pytest.mark.parametrize("words", WRONG)
 def test_a_wrong_override_names_what_is_near(words):
-    import re
-
-    with pytest.raises(Exception) as fault, initialize_config_dir(str(CONF), version_base="1.3"):  # noqa: PT011
-        compose("train", words.split())
-    sentence = explain(fault.value, "train", str(CONF), words.split())
+    sentence = sentence_of(words.split())
     assert re.search(WRONG[words], sentence), sentence
     assert "\n" not in sentence
 
 
 def test_an_option_that_not_all_losses_of_a_sweep_have_is_not_called_unknown():
-    words = ["loss=focal,dice", "loss.gamma=1,2"]
-    with pytest.raises(Exception) as fault, initialize_config_dir(str(CONF), version_base="1.3"):  # noqa: PT011
-        compose("train", ["loss=dice", "loss.gamma=1"])
-    assert explain(fault.value, "train", str(CONF), words) == (
-        "loss.gamma: expected an option of each loss of the sweep, got one that some of them lack"
-    )
+    said = "loss.gamma: expected an option of each loss of the sweep, got one that some of them lack"
+    assert sentence_of(["loss=dice", "loss.gamma=1"], ["loss=focal,dice", "loss.gamma=1,2"]) == said
 
 
 def test_an_unknown_key_in_a_sweep_names_its_siblings():
-    with pytest.raises(Exception) as fault, initialize_config_dir(str(CONF), version_base="1.3"):  # noqa: PT011
-        compose("train", ["model.width=8"])
-    sentence = explain(fault.value, "train", str(CONF), ["model.width=8", "loss=bce,dice", "seed=1,2"])
+    sentence = sentence_of(["model.width=8"], ["model.width=8", "loss=bce,dice", "seed=1,2"])
     assert sentence.startswith("model.width: expected one of base, "), sentence
 
 
@@ -59,9 +58,7 @@ def test_an_unknown_key_beside_a_choice_of_the_users_names_its_siblings(tmp_path
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss/mine.yaml").write_text("_target_: seglab.losses.Dice\nsmooth: 0.0\n")
     words = ["loss=mine", "loss.smoth=1", f"hydra.searchpath=[file://{tmp_path}]"]
-    with pytest.raises(Exception) as fault, initialize_config_dir(str(CONF), version_base="1.3"):  # noqa: PT011
-        compose("train", words)
-    assert explain(fault.value, "train", str(CONF), words) == "loss.smoth: expected one of smooth, got smoth"
+    assert sentence_of(words) == "loss.smoth: expected one of smooth, got smoth"
 
 
 def test_options_may_stand_between_overrides(monkeypatch):

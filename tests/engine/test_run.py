@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from seglab.contract import ContractError
-from seglab.engine.run import Run
+from seglab.engine.run import Run, commit, versions
 from tests.conftest import facts_of
 
 
@@ -85,3 +85,20 @@ def test_a_folder_is_held_by_one_process_and_free_when_that_process_is_gone(tmp_
     assert not Run(tmp_path).held()
     with Run(tmp_path) as run:
         assert run.folder == tmp_path
+
+
+def test_a_commit_is_that_of_a_folder_and_of_its_own_files(tmp_path):
+    (tmp_path / "tracked.py").touch()
+    (tmp_path / "other.py").touch()
+    for words in (["init", "-q"], ["add", "tracked.py"], ["commit", "-qm", "one"]):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True)
+    (tmp_path / "tracked.py").write_text("changed")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+    assert commit(tmp_path, "tracked.py") == commit(tmp_path) == {"commit": head, "dirty": True}
+    assert commit(tmp_path, "other.py") is None
+
+
+def test_the_versions_of_a_run_have_seglab_among_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no repository is
+    assert versions()["seglab"].split(" ")[0] in ("2.0.0", "not")

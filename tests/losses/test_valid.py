@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from seglab.contract import ContractError
+from seglab.losses import External
 from tests.losses.conftest import CASES, of, scene
 
 SPATIAL = {"cldice", "hausdorff"}
@@ -93,7 +94,7 @@ def test_boundaries_are_those_of_the_whole_mask(make):
     torch.testing.assert_close(make("boundary")(logits, target, valid, distance=distance), expected)
 
 
-def test_a_foreign_function_gets_the_valid_pixels_in_one_row(make):
+def test_a_foreign_function_gets_the_image_that_is_cut(make):
     logits, target = scene()
     dirty, label, valid = left(logits, target)
     seen = []
@@ -104,7 +105,7 @@ def test_a_foreign_function_gets_the_valid_pixels_in_one_row(make):
 
     loss = type(make("external"))(function=function)
     torch.testing.assert_close(loss(dirty, label, valid), (logits - target)[..., :8].square().mean((1, 2, 3)))
-    assert seen == [((1, 1, 96, 1), (1, 1, 96, 1))] * 3
+    assert seen == [((1, 1, 12, 8), (1, 1, 12, 8))] * 3
     with pytest.raises(ContractError, match="External: expected image_by_image=true where pixels are not valid"):
         type(loss)(function=function, image_by_image=False)(dirty, label, valid)
 
@@ -121,3 +122,27 @@ def test_the_worst_are_a_fraction_of_the_valid_pixels(make):
     valid[..., :2, :] = True  # costs 0 to 9, of which the fifth part are two
     expected = torch.nn.functional.softplus(torch.tensor([9.0, 8.0])).mean()
     torch.testing.assert_close(make("topk", fraction=0.2)(logits, target, valid)[0], expected)
+
+
+def test_somebody_elses_loss_gets_a_copy_and_of_a_padded_image_what_is_inside():
+    seen = []
+
+    def function(z, t):
+        seen.append((z.clone(), t.clone()))
+        loss = (z - t).square().mean()
+        t.zero_()
+        z.data.zero_()
+        return loss
+
+    logits, target = torch.randn(2, 1, 6, 8), torch.ones(2, 1, 6, 8)
+    kept, inside = logits.clone(), torch.zeros(2, 1, 6, 8, dtype=torch.bool)
+    inside[..., 1:5, 2:7] = True
+    scattered = inside.clone()
+    scattered[..., 2, 3] = False
+    for valid in (None, torch.ones_like(inside), inside, scattered):
+        External(function=function)(logits, target, valid)
+    assert torch.equal(logits, kept)
+    assert bool((target == 1).all())
+    assert [tuple(z.shape) for z, _ in seen[::2]] == [(1, 1, 6, 8), (1, 1, 6, 8), (1, 1, 4, 5), (1, 1, 19, 1)]
+    assert all(z.shape == t.shape for z, t in seen)
+    assert torch.equal(seen[4][0], kept[:1, :, 1:5, 2:7])

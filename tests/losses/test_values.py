@@ -444,6 +444,13 @@ def test_of_a_mask_with_little_boundary_a_fifth_of_the_intersection_stays(make):
     assert float(make("boundary_dou")(z, target)) == pytest.approx(value, rel=1e-11)
 
 
+def test_the_exponent_of_an_error_is_1_minus_gamma(make, logits, target):
+    """By default gamma is a half, and so is 1 - gamma."""
+    z, t = logits[:1].double(), target[:1]
+    value = unified_tversky(expit(z[0, 0].numpy()), t[0, 0].numpy().astype(np.float64), gamma=0.2)
+    assert float(make("asymmetric_focal_tversky", gamma=0.2)(z, t)) == pytest.approx(value, rel=1e-11)
+
+
 def kl(p, t):
     return float(sum(t[c].mean() * np.log(t[c].mean() / p[c].mean()) for c in range(len(t))))
 

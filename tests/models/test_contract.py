@@ -12,11 +12,11 @@ CONF = Path(__file__).parents[2] / "conf" / "model"
 LIGHT = {"unet": {"base": 4, "depth": 3}, "fcn": {"base": 4}, "smp": {"encoder_name": "resnet18"}}
 
 
-def build(name, channels=3):
+def build(name, channels=3, seed=5, **options):
     """Make the model of a yaml, thinner where it has an option for that, from one seed."""
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     cfg = OmegaConf.load(CONF / f"{name}.yaml")
-    return instantiate(cfg, in_channels=channels, **LIGHT.get(name, {}))
+    return instantiate(cfg, in_channels=channels, **LIGHT.get(name, {}), **options)
 
 
 @pytest.fixture(params=sorted({file.stem for file in CONF.glob("*.yaml")} - {"external"}))
@@ -41,11 +41,14 @@ def test_one_seed_gives_one_net_and_a_saved_net_comes_back(name, image, tmp_path
     one, other = build(name).eval(), build(name).eval()
     assert torch.equal(one(image), other(image))
     torch.save(one.state_dict(), tmp_path / "net.pt")
-    torch.manual_seed(6)
-    fresh = instantiate(OmegaConf.load(CONF / f"{name}.yaml"), in_channels=3, **LIGHT.get(name, {})).eval()
+    fresh = build(name, seed=6).eval()
     assert not torch.equal(fresh(image), one(image))
     fresh.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
     assert torch.equal(fresh(image), one(image))
+
+
+def test_the_untrained_net_starts_at_the_prior(name, image):
+    assert build(name, prior=0.02)(image).sigmoid().mean().item() == pytest.approx(0.02, rel=0.15)
 
 
 def test_an_images_logits_do_not_depend_on_its_company(name, image):

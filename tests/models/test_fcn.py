@@ -62,8 +62,3 @@ def test_unknown_choices_and_channels_are_one_sentence():
         FCN(1, upsample="cubic")
     with pytest.raises(ContractError, match=r"images \(b,1,h,w\), got 1x3x64x64"):
         FCN(1, base=1)(torch.zeros(1, 3, 64, 64))
-
-
-def test_the_untrained_net_starts_at_the_prior():
-    net = FCN(1, base=8, prior=0.05)
-    assert net(torch.randn(2, 1, 64, 64)).sigmoid().mean().item() == pytest.approx(0.05, rel=0.1)

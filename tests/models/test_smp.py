@@ -30,16 +30,6 @@ def test_an_encoder_of_patch_14_is_refused_in_one_sentence():
         Smp(3, arch="dpt", encoder_name="tu-vit_small_patch14_dinov2", options={"dynamic_img_size": True})
 
 
-def test_one_seed_gives_one_net_and_the_prior_its_first_guess():
-    nets = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        nets.append(Smp(1, encoder_name="resnet18", prior=0.02).eval())
-    one, other = (net(torch.ones(1, 1, 32, 32)) for net in nets)
-    assert torch.equal(one, other)
-    assert one.sigmoid().mean().item() == pytest.approx(0.02, rel=0.2)
-
-
 @pytest.mark.parametrize("form", ["bare.pth", "lightning.ckpt", "model.safetensors"])
 def test_a_local_file_fills_the_encoder_whatever_holds_it(form, tmp_path):
     source = Smp(3, encoder_name="resnet18")

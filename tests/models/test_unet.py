@@ -87,20 +87,6 @@ def test_unknown_choices_are_one_sentence(name, value):
         UNet(1, **{name: value})
 
 
-def test_the_untrained_net_starts_at_the_prior():
-    net = UNet(3, base=8, depth=2, prior=0.01)
-    probability = net(torch.randn(4, 3, 64, 64)).sigmoid()
-    assert probability.mean().item() == pytest.approx(0.01, rel=0.1)
-
-
-def test_one_seed_gives_one_net():
-    torch.manual_seed(7)
-    one = UNet(3, base=4)
-    torch.manual_seed(7)
-    other = UNet(3, base=4)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-
-
 def test_the_first_weights_keep_a_signals_variance_through_the_paper_net():
     torch.manual_seed(0)
     net = UNet(1, base=32, depth=3, norm="none")

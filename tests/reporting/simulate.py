@@ -8,6 +8,7 @@ means, images that differ for each loss, seeds that shift a loss on all its imag
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from itertools import count
 
 import numpy as np
@@ -19,6 +20,13 @@ from tests.reporting.fabricate import a_cube
 
 MOST = 12
 """Seeds after which a user gives up."""
+
+
+class Simulated:
+    """One study (losses, seeds, images), whose pairs of losses are compared once for all who ask about them."""
+
+    def __init__(self, values: np.ndarray):
+        self.pairs = cache(lambda seeds: compare(a_cube(values[:, :seeds])))
 
 
 def values(
@@ -35,23 +43,23 @@ Judge = Callable[[list[Comparison], float, float], list[Verdict]]
 Asked = Iterator[tuple[list[Comparison], list[Verdict]]]
 
 
-def once(study: np.ndarray, say: Judge, seeds: int = 3) -> Asked:
+def once(study: Simulated, say: Judge, seeds: int = 3) -> Asked:
     """A user who looks once."""
-    pairs = compare(a_cube(study[:, :seeds]))
+    pairs = study.pairs(seeds)
     yield pairs, say(pairs, spent(1, 0.05), spent(2, 0.05))
 
 
-def one_by_one(study: np.ndarray, say: Judge, seeds: int = 3) -> Asked:
+def one_by_one(study: Simulated, say: Judge, seeds: int = 3) -> Asked:
     """A user who adds one seed at a time and looks each time."""
     for look, have in enumerate(range(seeds, MOST + 1), 1):
-        pairs = compare(a_cube(study[:, :have]))
+        pairs = study.pairs(have)
         yield pairs, say(pairs, spent(look, 0.05), spent(look + 1, 0.05))
 
 
-def by_advice(study: np.ndarray, say: Judge, seeds: int = 3) -> Asked:
+def by_advice(study: Simulated, say: Judge, seeds: int = 3) -> Asked:
     """A user who adds as many seeds as the largest open difference asks for, until nothing is open."""
     for look in count(1):
-        pairs = compare(a_cube(study[:, :seeds]))
+        pairs = study.pairs(seeds)
         found = say(pairs, spent(look, 0.05), spent(look + 1, 0.05))
         yield pairs, found
         unsure = max((each for each in found if each.kind == "unknown"), key=lambda each: each.gap, default=None)
@@ -61,6 +69,7 @@ def by_advice(study: np.ndarray, say: Judge, seeds: int = 3) -> Asked:
         seeds = min(MOST, seeds + more)
 
 
+QUESTIONS = ("best", "against", "pairs")
 USERS = {"once": once, "by advice": by_advice, "one by one": one_by_one}
 
 
@@ -74,29 +83,34 @@ def asking(question: str, delta: float = 0.01, against: str | None = None) -> Ju
 
 
 def false_better(
-    means: Sequence[float], question: str, user: str, studies: int, seed: int = 0, **noise: float
-) -> float:
-    """In how many studies a loss is said to be better, or worse than the best, that is not."""
-    rng, wrong = np.random.default_rng(seed), 0
-    say = asking(question, against="l0" if question == "against" else None)
-    level = {f"l{k}": mean for k, mean in enumerate(means)}
+    means: Sequence[float],
+    user: str,
+    studies: int,
+    questions: Sequence[str] = QUESTIONS,
+    seed: int = 0,
+    **noise: float,
+) -> dict[str, float]:
+    """In which share of the studies a loss is said to be better, or worse than the best, that is not; by question."""
+    rng, wrong = np.random.default_rng(seed), dict.fromkeys(questions, 0)
+    level, best = {f"l{k}": mean for k, mean in enumerate(means)}, max(means)
+
+    def is_wrong(each: Verdict) -> bool:
+        ahead = best if each.best else level[each.pair.first]
+        return each.kind == "better" and ahead <= level[each.pair.second]
+
     for _ in range(studies):
-        study = values(rng, means, **noise)
-        for _, found in USERS[user](study, say):
-            better = [each for each in found if each.kind == "better"]
-            best = max(means)
-            if any((best if each.best else level[each.pair.first]) <= level[each.pair.second] for each in better):
-                wrong += 1
-                break
-    return wrong / studies
+        study = Simulated(values(rng, means, **noise))
+        for question in questions:
+            looks = USERS[user](study, asking(question, against="l0" if question == "against" else None))
+            wrong[question] += any(is_wrong(each) for _, found in looks for each in found)
+    return {question: count / studies for question, count in wrong.items()}
 
 
 def best_is_covered(means: Sequence[float], user: str, studies: int, seed: int = 0, **noise: float) -> float:
     """In how many studies the true best (the first of several) is never ruled out."""
     rng, right, best = np.random.default_rng(seed), 0, f"l{int(np.argmax(means))}"
     for _ in range(studies):
-        study = values(rng, means, **noise)
-        looks = USERS[user](study, asking("best"))
+        looks = USERS[user](Simulated(values(rng, means, **noise)), asking("best"))
         right += not any(
             each.pair.second == best and each.kind in ("better", "not best") for _, found in looks for each in found
         )
@@ -108,7 +122,7 @@ def ranks_are_covered(means: Sequence[float], user: str, studies: int, seed: int
     rng, right = np.random.default_rng(seed), 0
     true = {f"l{k}": 1 + int(np.sum(np.array(means) > mean)) for k, mean in enumerate(means)}
     for _ in range(studies):
-        looks = USERS[user](values(rng, means), asking("pairs"))
+        looks = USERS[user](Simulated(values(rng, means)), asking("pairs"))
         sets = [ranks(pairs, found) for pairs, found in looks]
         right += all(low <= true[label] <= high for each in sets for label, (low, high) in each.items())
     return right / studies
@@ -121,7 +135,7 @@ def false_equivalent(
     rng, wrong = np.random.default_rng(seed), 0
     level = {f"l{k}": mean for k, mean in enumerate(means)}
     for _ in range(studies):
-        looks = USERS[user](values(rng, means), asking(question, delta))
+        looks = USERS[user](Simulated(values(rng, means)), asking(question, delta))
         said = [each for _, found in looks for each in found if each.kind == "equivalent"]
         apart = [(max(means) if each.best else level[each.pair.first]) - level[each.pair.second] for each in said]
         wrong += any(abs(gap) >= delta * (1 - 1e-9) for gap in apart)
@@ -157,7 +171,7 @@ def found_better(means: Sequence[float], question: str, seeds: int, studies: int
     """
     rng, found, size = np.random.default_rng(seed), 0, 0
     for _ in range(studies):
-        ((_, said),) = once(values(rng, means), asking(question), seeds)
+        ((_, said),) = once(Simulated(values(rng, means)), asking(question), seeds)
         beaten = {each.pair.second for each in said if each.kind in ("better", "not best")}
         behind = {each.pair.second for each in said if each.kind == "better" and each.pair.first == "l0"}
         behind = beaten - {"l0"} if question == "best" else behind
@@ -180,11 +194,11 @@ def tables(studies: int) -> Iterator[str]:
 
     yield head("false “better” among losses that do not differ")
     for losses in (2, 4, 12):
-        for question in ("best", "against", "pairs"):
-            shares = (false_better([0.0] * losses, question, user, studies) for user in USERS)
-            yield row(f"{losses} losses, {question}", shares)
-    shares = (false_better([0.0] * 4, "pairs", user, studies, erratic=5.0) for user in USERS)
-    yield row("4 losses, one with five times the seed noise, pairs", shares)
+        shares = [false_better([0.0] * losses, user, studies) for user in USERS]
+        for question in QUESTIONS:
+            yield row(f"{losses} losses, {question}", (share[question] for share in shares))
+    shares = [false_better([0.0] * 4, user, studies, ["pairs"], erratic=5.0) for user in USERS]
+    yield row("4 losses, one with five times the seed noise, pairs", (share["pairs"] for share in shares))
     yield head("the true best is never ruled out")
     for name, means in {"4 equal": [0.0] * 4, "12 equal": [0.0] * 12, "12 graded": GRADES}.items():
         yield row(name, (best_is_covered(means, user, studies) for user in USERS))
