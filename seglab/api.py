@@ -218,12 +218,15 @@ class Study:
         """A row for each test image of each finished run, with the run's row, label and seed."""
         return self._sweep.images
 
-    def run(self, loss: str, seed: int = 1) -> Run:
-        """The finished run of a loss, by its label in `runs`, with a seed."""
+    def run(self, loss: str, seed: int = 1, fold: int = -1) -> Run:
+        """The finished run of a loss, by its label in `runs`, with a seed, and of a study with folds one of these."""
+        from seglab.reporting.run_labels import of_run
+
         used = self._sweep.used
-        found = used[(used["label"] == loss) & (used["seed"] == seed)]
-        known = ", ".join(f"{row.label} with seed {row.seed}" for row in used.itertuples())
-        require(len(found) == 1, "study", f"one of {known or 'no finished runs'}", f"{loss} with seed {seed}")
+        found = used[(used["label"] == loss) & (used["seed"] == seed) & (used["fold"] == fold)]
+        rows = zip(used["label"], used["seed"], used["fold"], strict=True)
+        known = ", ".join(f"{label} with {of_run(*which)}" for label, *which in rows)
+        require(len(found) == 1, "study", f"one of {known or 'no finished runs'}", f"{loss} with {of_run(seed, fold)}")
         return Run(found["folder"].iloc[0], self.trust)
 
     def verdict(self, data: str | None = None, **question: Any) -> Verdict:
@@ -284,11 +287,14 @@ class Verdict:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row for each comparison: first, second, verdict, difference (first minus second), low, high."""
+        """A row for each comparison: first, second, verdict, ahead, low, high.
+
+        ahead is by how much the first is better than the second, also where less of the metric is better.
+        """
         import pandas as pd
 
         rows = [(v.pair.first, v.pair.second, v.name, v.gap, v.low, v.high) for v in self.study.verdicts]
-        return pd.DataFrame(rows, columns=["first", "second", "verdict", "difference", "low", "high"])
+        return pd.DataFrame(rows, columns=["first", "second", "verdict", "ahead", "low", "high"])
 
     def _lines(self) -> list[str]:
         study = self.study

@@ -67,6 +67,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Else libraries that count their objects at the end say that these have leaked."""
+    gc.unfreeze()
+
+
 def compose(command: str, *overrides: str, folder: Path | None = None) -> DictConfig:
     """Compose `conf/<command>.yaml` with overrides, as the command line would."""
     import hydra

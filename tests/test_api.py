@@ -12,7 +12,7 @@ import seglab
 from seglab.api import _checked
 from seglab.contract import ContractError
 from seglab.data.pairs import write_pairs
-from tests.reporting.fabricate import FakeLoss, write_sweep
+from tests.reporting.fabricate import FakeLoss, write_run, write_sweep
 
 
 def scenes(count):
@@ -91,12 +91,24 @@ def test_a_study_of_folders_is_opened_and_judged(tmp_path):
     study = seglab.load(write_sweep(tmp_path, [FakeLoss("bce", 0.6), FakeLoss("dice", 1.5)], [1, 2]))
     verdict = study.verdict()
     assert str(verdict).startswith(verdict.study.title)
-    assert list(verdict.table) == ["first", "second", "verdict", "difference", "low", "high"]
+    assert list(verdict.table) == ["first", "second", "verdict", "ahead", "low", "high"]
+    far = study.verdict(metric="hd95").table.iloc[0]
+    of_loss = study.images.groupby("label")["hd95"].mean()
+    assert far["ahead"] == pytest.approx(of_loss[far["second"]] - of_loss[far["first"]], rel=0.05)
     assert len(study.images) > len(study.runs)
     with pytest.raises(ContractError, match=r"verdict: expected options of question, .*, got metrics"):
         study.verdict(metrics="dice")
     with pytest.raises(ContractError, match=r"study: expected one of .*, got nothing with seed 1"):
         study.run("nothing")
+
+
+def test_a_run_of_a_study_with_folds_is_chosen_by_its_fold(tmp_path):
+    for fold in (0, 1):
+        write_run(tmp_path / str(fold), FakeLoss("dice"), 1, extra={"dataset": {"folds": 2, "fold": fold}})
+    study = seglab.load(tmp_path)
+    assert study.run("dice", fold=1).folder.parent.name == "1"
+    with pytest.raises(ContractError, match="one of dice with seed 1, fold 0, dice with seed 1, fold 1, got dice with"):
+        study.run("dice")
 
 
 WHITE = np.full((8, 8), 200, np.float32)

@@ -42,12 +42,8 @@ class DataModule:
         require(workers >= 0, "data", "workers of at least 0", workers)
         unknown = [name for name in needs if name not in MAPS]
         require(not unknown, "data", f"needs among {', '.join(MAPS)}", unknown)
-        self.dataset = dataset
-        self.augment = None if type(augment) is Augment else augment
-        self.batch_size = batch_size
-        self.workers = workers
-        self.seed = seed
-        self.needs = tuple(needs)
+        self.dataset, self.augment = dataset, None if type(augment) is Augment else augment
+        self.batch_size, self.workers, self.seed, self.needs = batch_size, workers, seed, tuple(needs)
         require(store in ("auto", "device", "memory", "disk"), "store", "auto, device, memory or disk", store)
         patches = dataset.fit == "patch" and store in ("device", "memory")
         require(not patches, "store", "disk with dataset.fit=patch, which cuts from images of any size", store)

@@ -16,10 +16,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """
 
     def __init__(self, length: int, seed: int, shuffle: bool) -> None:
-        self.length = length
-        self.seed = seed
-        self.shuffle = shuffle
-        self.epoch = 0
+        self.length, self.seed, self.shuffle, self.epoch = length, seed, shuffle, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass; Lightning calls this."""
@@ -48,8 +45,7 @@ class EvenBatches(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
-        self.sampler = sampler
-        self.batch_size = batch_size
+        self.sampler, self.batch_size = sampler, batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         pairs = list(self.sampler)

@@ -123,9 +123,16 @@ def overrides() -> list[str]:
     return [word for word in words if word.split("=")[0] not in ("plan", "rerun")]
 
 
+def config_dirs() -> list[str]:
+    """The folder of the user's own configurations as a word of the command line, relative to this one."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    return [f"--config-dir={os.path.relpath(one.path)}" for one in sources if one.provider == "command-line"]
+
+
 def facts_of(cfg: DictConfig) -> dict[str, Any]:
     """What run.json holds of a configuration."""
-    facts = {"identity": identity(cfg), "choices": choices(), "overrides": overrides(), "seed": cfg.seed}
+    words = [*config_dirs(), *overrides()]
+    facts = {"identity": identity(cfg), "choices": choices(), "overrides": words, "seed": cfg.seed}
     return facts | {"config": to_container(cfg)}
 
 
@@ -193,7 +200,10 @@ def run_name(root: DictConfig) -> str:
     """A folder name to read, `focal_gamma-3_unet_fundus_s1-3fa9c2`: choices, changed loss values, seed, identity."""
     choices = root.hydra.runtime.choices
     made = experiment(root)
-    changed = [f"{key}-{value}" for key, value in _changed(root, "loss", made["loss"]).items()]
+    file = _file("loss", choices.loss, root.hydra.runtime.config_sources)
+    default: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
+    scalars = {key: value for key, value in made["loss"].items() if not isinstance(value, dict | list)}
+    changed = [f"{key}-{value}" for key, value in scalars.items() if default.get(key) != value]
     changed += [f"to-{goal}" for goal in _goals(made["schedule"])]
     words = [choices.loss, *changed, choices.model, choices.dataset, f"s{root.seed}"]
     safe = "".join(c if c.isalnum() or c in "._-+" else "-" for c in "_".join(map(str, words)))
@@ -204,14 +214,6 @@ def _goals(schedule: Any) -> Iterator[Any]:
     """The values that parameters of the loss go to."""
     for key, value in schedule.items() if isinstance(schedule, dict) else ():
         yield from _goals(value) if isinstance(value, dict) else [value] if key == "to" else []
-
-
-def _changed(root: DictConfig, group: str, values: dict) -> dict:
-    """The scalar values of a group that differ from its yaml file."""
-    file = _file(group, root.hydra.runtime.choices[group], root.hydra.runtime.config_sources)
-    default: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
-    scalars = {key: value for key, value in values.items() if not isinstance(value, dict | list)}
-    return {key: value for key, value in scalars.items() if default.get(key) != value}
 
 
 def _file(group: str, name: str, sources: Any) -> Path | None:

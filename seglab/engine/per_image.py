@@ -22,8 +22,7 @@ from seglab.engine.module import SegModule
 from seglab.engine.worker_pool import submit
 from seglab.files import cell, csv_text, write_text
 from seglab.images.resize import in_colors
-from seglab.metrics.calibration import histogram
-from seglab.metrics.counts import Counts, confusion, count, decide, scores
+from seglab.metrics.counts import Counts, confusion, count, decide, histogram, scores
 from seglab.metrics.objects import shape_scores
 
 EPOCH_TABLE_SECONDS = 2.0

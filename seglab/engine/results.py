@@ -40,7 +40,7 @@ def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModu
         metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(split)}
         metrics |= {f"{split}/{name}": value for name, value in means(table, task).items()}
         arrays |= records.arrays(split)
-    tuned = tuned_threshold(arrays["val"], task)
+    tuned = tuned_threshold(arrays["val"], task, cfg.empty)
     if run.is_main:
         write_text(run.folder / "per_image.csv", csv_text(table))
         write_arrays(run.folder / "histograms.npz", **arrays)

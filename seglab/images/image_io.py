@@ -41,8 +41,13 @@ def read_image(path: str, page: Page | None = None, bands: Sequence[int] | None 
         require(not wrong, path, f"dataset.bands from 1 to {pixels.shape[2]}", wrong)
         pixels = pixels[..., [band - 1 for band in bands]] if bands else pixels
         pixels = pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
-    else:
-        require_colors(path, raster)
+    else:  # of other than 1 or 3 bands some would have to be dropped
+        count = pixels.shape[2] if pixels.ndim == 3 else 1
+        got = f"{count} bands"
+        if raster.format == "TIFF" and alpha is not None:  # there it is near infrared as often as not
+            count, got = count + 1, f"{count + 1} bands, of which the last is called alpha but is not opaque"
+        remedy = "train with dataset.bands=[3,2,1] to choose some, or with dataset.channels as their number"
+        require(count in (1, 3), path, "1 band (gray) or 3 (red, green, blue)", got, remedy)
     if raster.no_data is not None:
         pixels = pixels.astype(np.float32)
         empty = np.isnan(pixels) if np.isnan(raster.no_data) else pixels == np.float32(raster.no_data)
@@ -53,16 +58,6 @@ def read_image(path: str, page: Page | None = None, bands: Sequence[int] | None 
     lost = pixels.size - np.count_nonzero(np.isfinite(pixels))
     require(not lost, path, "finite values", f"{lost} of {pixels.size} that are not", "fill them before")
     return pixels.astype(np.float32)
-
-
-def require_colors(path: str, raster: Raster) -> None:
-    """Refuse a file of other than 1 or 3 bands, of which some would have to be dropped."""
-    bands = raster.pixels.shape[2] if raster.pixels.ndim == 3 and raster.palette is None else 1
-    bands, found = (3 if raster.palette is not None else bands), f"{bands} bands"
-    if raster.format == "TIFF" and raster.alpha is not None:  # there it is near infrared as often as not
-        bands, found = bands + 1, f"{bands + 1} bands, of which the last is called alpha but is not opaque"
-    remedy = "train with dataset.bands=[3,2,1] to choose some, or with dataset.channels as their number"
-    require(bands in (1, 3), path, "1 band (gray) or 3 (red, green, blue)", found, remedy)
 
 
 def has_8_bits(path: str) -> bool:

@@ -8,8 +8,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from seglab.contract import Logits, Target, Task, require
-from seglab.metrics.calibration import FIXED, residuals, to_fixed
-from seglab.metrics.counts import EMPTY, SCORES, Counts, count, decide, logit, scores
+from seglab.metrics.counts import EMPTY, FIXED, SCORES, Counts, count, decide, logit, residuals, scores, to_fixed
 
 
 class SegmentationMetrics(Metric):
@@ -42,8 +41,7 @@ class SegmentationMetrics(Metric):
         require(calibration_bins is None or calibration_bins > 0, "metrics: calibration_bins", "at least 1 or null")
         logit(threshold)  # says what a threshold is
         self.threshold, self.task = threshold, task or Task()
-        self.empty = empty
-        self.calibration_bins = calibration_bins
+        self.empty, self.calibration_bins = empty, calibration_bins
         self.add_state("counted", [], dist_reduce_fx="cat")
         self.add_state("images", [], dist_reduce_fx="cat")
         self.add_state("residual", torch.zeros(calibration_bins or 0, dtype=torch.int64), dist_reduce_fx="sum")

@@ -68,7 +68,9 @@ class UNet(nn.Module):
         top, bottom = self.context(height)
         left, right = self.context(width)
         if bottom >= height or right >= width:
-            self._refuse(height, width)
+            least = next(n for n in range(1, 20 * 2**self.depth) if self.context(n)[1] < n)
+            expected = f"a height and width of at least {least} around which to mirror context"
+            require(False, "model", expected, f"{height}x{width}", f"set dataset.size={least} or model.padding=same")
         (logits,) = self.inner(F.pad(image, (left, right, top, bottom), mode="reflect"))
         return crop(logits, height, width)
 
@@ -94,11 +96,6 @@ class UNet(nn.Module):
         spare = (size + step - 5) // step * step + 4 - size
         margin = 6 * step - 4
         return margin + spare // 2, margin + spare - spare // 2
-
-    def _refuse(self, height: int, width: int) -> None:
-        least = next(n for n in range(1, 20 * 2**self.depth) if self.context(n)[1] < n)
-        expected = f"a height and width of at least {least} around which to mirror context"
-        require(False, "model", expected, f"{height}x{width}", f"set dataset.size={least} or model.padding=same")
 
 
 def block(inputs: int, outputs: int, norm: str, padding: int) -> nn.Sequential:

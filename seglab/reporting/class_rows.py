@@ -24,14 +24,14 @@ def rows_per_image(table: pd.DataFrame, task: Task, name: str | None = None) -> 
     return rows if len(chosen) == 1 else rows.groupby(by, sort=False, as_index=False).mean()
 
 
-def tuned_threshold(table: np.ndarray, task: Task) -> Any:
-    """Find the threshold that is best on validation histograms (n, classes, 2, 256).
+def tuned_threshold(table: np.ndarray, task: Task, empty: str) -> Any:
+    """Find the threshold that is best on validation histograms (n, classes, 2, 256); `empty` is the policy of the run.
 
     A number for a binary task, a number for each class of a multilabel one, None where the likeliest class is taken.
     """
     if task.kind == "multiclass":
         return None
-    found = {name: best_threshold(table[:, k]) for k, name in enumerate(task.classes)}
+    found = {name: best_threshold(table[:, k], empty=empty) for k, name in enumerate(task.classes)}
     return found if task.channels > 1 else found[task.classes[0]]
 
 

@@ -13,6 +13,7 @@ from seglab.reporting.html import mean_sd, number, table, text
 from seglab.reporting.metrics_table import keys_of, rows_of, title
 from seglab.reporting.run_labels import benchmark_titles
 
+FILES = "evaluations/*/evaluation.json"
 KEYS = ("iou", "tuned/iou", "precision", "recall", "hd95", "object_recall")
 
 
@@ -23,21 +24,18 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
     """
     used = runs[runs["used"]]
     titles = benchmark_titles(used) if len(used) else {}
-    rows = [row | {"trained": titles[run["benchmark"]]} for _, run in used.iterrows() for row in _evaluations(run)]
-    return pd.DataFrame(rows, columns=["data", "what", "trained", "label", "seed", "in_domain", *KEYS])
-
-
-def _evaluations(run: pd.Series) -> Iterator[dict[str, Any]]:
-    for file in sorted(run["folder"].glob("evaluations/*/evaluation.json")):
+    rows = []
+    for run, file in [(one, file) for _, one in used.iterrows() for file in sorted(one["folder"].glob(FILES))]:
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))
-            if facts["run_finished"] != run["finished"]:
-                continue
-            row = {"data": file.parent.name, "what": words(facts, run["config"])}
-            row |= {"label": run["label"], "seed": run["seed"], "in_domain": run.get("test/iou", np.nan)}
-            yield row | {key: facts["metrics"].get(key, np.nan) for key in KEYS}
+            if facts["run_finished"] == run["finished"]:
+                row = {"data": file.parent.name, "what": words(facts, run["config"])}
+                row |= {"trained": titles[run["benchmark"]], "in_domain": run.get("test/iou", np.nan)}
+                row |= {"label": run["label"], "seed": run["seed"]}
+                rows.append(row | {key: facts["metrics"].get(key, np.nan) for key in KEYS})
         except (OSError, ValueError, KeyError):
             continue
+    return pd.DataFrame(rows, columns=["data", "what", "trained", "label", "seed", "in_domain", *KEYS])
 
 
 def words(facts: dict[str, Any], config: dict[str, Any]) -> str:

@@ -89,7 +89,12 @@ def _run_folders(root: Path) -> Iterator[Path]:
 def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
     """The facts of one run; it is used if it finished and its files are whole."""
     facts, problem = _facts(folder)
-    problem = problem or _damage(folder, facts)
+    try:
+        for name in facts.get("files", {}) if not problem else ():
+            if not name.endswith(".ckpt"):  # large, and not read here
+                whole_file(folder, facts, name, hashed=not name.endswith(".png"))
+    except ContractError as error:
+        problem = str(error).partition(": ")[2]  # the table names the run
     config, choices, data = (facts.get(key) or {} for key in ("config", "choices", "data"))
     row = {key: value for key, value in facts.items() if key not in ("metrics", "threshold")}
     row |= {"folder": folder, "name": folder.name, "used": not problem, "problem": problem, "digest": ""}
@@ -120,17 +125,6 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
         "failed": f"{raised.get('kind', 'error')}: {raised.get('message', '')}".strip().split("\n")[0],
     }
     return facts, problems.get(status, f"status {status}")
-
-
-def _damage(folder: Path, facts: dict[str, Any]) -> str:
-    """What is wrong with the files that a report reads, by the checksums of run.json; "" if nothing."""
-    try:
-        for name in facts.get("files", {}):
-            if not name.endswith(".ckpt"):  # large, and not read here
-                whole_file(folder, facts, name, hashed=not name.endswith(".png"))
-    except ContractError as error:
-        return str(error).partition(": ")[2]  # the table names the run
-    return ""
 
 
 def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:

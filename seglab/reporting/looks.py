@@ -6,6 +6,7 @@ asked for, whatever is added in between. `looks.json` in the folders of the runs
 """
 
 import datetime
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 from seglab.contract import require
 from seglab.files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 FILE = "looks.json"
 FIRST = 0.7
@@ -92,12 +95,15 @@ def known_looks(roots: Iterable[Path], benchmark: str) -> list[dict[str, Any]]:
 
 
 def remember(roots: Iterable[Path], benchmark: str, look: Look, said: str) -> None:
-    """Enter a new look with what it said into the looks.json of every folder."""
+    """Enter a new look with what it said into the looks.json of every folder; a warning where one cannot be written."""
     when = datetime.datetime.now(datetime.UTC).isoformat()
     entry = {"when": when, "error": look.error, "said": said, **look.entry}
     for root in roots:
         known = _read(root / FILE)
-        write_json(root / FILE, known | {benchmark: [*known.get(benchmark, []), entry]})
+        try:
+            write_json(root / FILE, known | {benchmark: [*known.get(benchmark, []), entry]})
+        except OSError as error:
+            log.warning("%s: this look is not remembered, and a later one will not count it (%s)", root, error.strerror)
 
 
 def _read(file: Path) -> dict[str, Any]:

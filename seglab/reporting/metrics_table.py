@@ -1,4 +1,4 @@
-"""Every metric of every loss, mean and spread over seeds: at threshold 0.5, at the tuned one, and in strata."""
+"""Every metric of every loss, mean and spread over seeds: at the fixed threshold, at the tuned one, and in strata."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -25,7 +25,7 @@ OBJECTS = ("object_recall", "object_dice", "found/object_f1", "found/false_objec
 EPOCHS = ("epochs/train roughness", "epochs/val roughness", "epochs/seconds")
 LOWER_IS_BETTER = {"loss", "hd95", "asd", "found/nothing", "found/false_objects", *CALIBRATION, *EPOCHS}
 BLOCKS: dict[str, tuple[str, ...]] = {
-    "Mean over the test images, threshold 0.5": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
+    "Mean over the test images, {decision}": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
     "Mean over the test images, threshold tuned on validation": TUNED,
     "Pooled over all pixels of the test set": POOLED,
     "Probabilities of all test pixels: as they are, after temperature scaling, after isotonic calibration": (
@@ -67,11 +67,15 @@ TITLES = {
 }
 
 
-def blocks(columns: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The blocks of a table with these columns: BLOCKS, and where there are several classes the IoU of each."""
+def blocks(columns: Iterable[str], decision: str = "") -> dict[str, tuple[str, ...]]:
+    """The blocks of a table with these columns: BLOCKS, and where there are several classes the IoU of each.
+
+    `decision` says how masks were made of probabilities, such as "threshold 0.5".
+    """
     known = set().union(*BLOCKS.values())
     classes = tuple(dict.fromkeys(key for key in columns if key.startswith("iou/") and key not in known))
-    return BLOCKS | ({"IoU of each class, mean over the test images": classes} if classes else {})
+    found = {name.format(decision=decision): keys for name, keys in BLOCKS.items()}
+    return found | ({"IoU of each class, mean over the test images": classes} if classes else {})
 
 
 def title(key: str) -> str:
@@ -145,9 +149,11 @@ def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: dict[int, 
     histograms = pd.DataFrame({row: found.scores for row, found in decisions.items() if row in runs.index}).T
     strata = images.pivot_table(index="run", columns="stratum", values="iou", aggfunc="mean")
     blank, seen = images[images["foreground"] == 0], images[images["foreground"] > 0]
-    parts = [
-        known,
-        numeric[[column for column in numeric if column not in known]],
+    if "ece" in histograms:  # that of run.json has other bins, and is no mean over the classes
+        known = known.drop(columns="ece", errors="ignore")
+    parts = [  # where a class's score is undefined, run.json averages in another order than the verdict
+        known[[column for column in known if column not in numeric]],
+        numeric,
         histograms[[column for column in histograms if column not in known]],
         seen.groupby("run")["iou"].mean().rename("iou/with foreground"),
         strata.drop(columns="empty", errors="ignore").add_prefix("iou/"),
@@ -170,6 +176,20 @@ def _found(images: pd.DataFrame) -> pd.DataFrame:
         table["found/object_f1"] = 2 * hit / (true + predicted)
         table["found/false_objects"] = (predicted - hit) / runs["objects"].count()
     return table
+
+
+def nothing_found(images: pd.DataFrame, metric: str) -> str:
+    """A sentence about runs that find nothing in any image that has foreground; empty where there are none."""
+    seen = images[images["foreground"] > 0]
+    sees = (seen["tp"] + seen["fp"] > 0).groupby([seen["label"], seen["run"]]).any()
+    if sees.all():
+        return ""
+    found = sees.groupby("label").agg(["sum", "size"])
+    some = [f"{n - k} of {n} runs of {label}" for label, (k, n) in found.iterrows() if k < n]
+    theirs = images[images["run"].isin(sees.index[~sees].get_level_values("run"))]
+    best = theirs[metric].groupby(theirs["foreground"] > 0).max()  # by whether there is foreground
+    empty = ": they have the score of the empty images" if best[True] == 0 and best.get(False, 0) > 0 else ""
+    return f"Nothing is found by {', '.join(some)}{empty}."
 
 
 def epochs(histories: Mapping[int, pd.DataFrame]) -> pd.DataFrame:

@@ -101,7 +101,7 @@ def _rows(names: list[str], right: list[str] | None = None) -> tuple[Figure, Axe
 def forest(verdicts: list[Verdict], metric: str) -> Figure:
     """Differences with the intervals that hold together: how far losses are behind the best, or of pairs."""
     best, delta = verdicts[0].best, verdicts[0].delta
-    names = [found.pair.second if best else f"{found.pair.first} − {found.pair.second}" for found in verdicts]
+    names = [found.pair.second if best else f"{found.pair.first} ahead of {found.pair.second}" for found in verdicts]
     figure, axis = _rows([verdicts[0].pair.first, *names] if best else names, [found.name for found in verdicts])
     reach = 4 * (delta + max(abs(found.gap) for found in verdicts))  # two seeds may give intervals far beyond
     ends = np.clip([(found.low, found.high) for found in verdicts], -reach, reach)
@@ -115,14 +115,14 @@ def forest(verdicts: list[Verdict], metric: str) -> Figure:
         axis.plot([low, high], [y] * 2, color=color, lw=2.2, solid_capstyle="butt")
         axis.plot(found.gap, y, "o", color=color, markersize=7.5, markeredgecolor="#ffffff")
         axis.text(1.01, y, found.name, transform=axis.get_yaxis_transform(), va="center", color=color)
-    what = f"behind the best in {title(metric)}" if best else f"difference in {title(metric)}"
+    what = f"behind the best in {title(metric)}" if best else f"ahead in {title(metric)}"
     axis.set(xlim=(1.04 * left, 1.04 * right), xlabel=f"{what}; shaded: within ±{delta:g}")
     return figure
 
 
 @styled
 def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray]) -> Figure:
-    """Precision against recall: curves over all thresholds (all pixels pooled), dots the runs at threshold 0.5."""
+    """Precision against recall: curves over all thresholds (all pixels pooled), dots the runs at their threshold."""
     figure, (axis,) = _with_legend(WIDTH * 0.55, WIDTH * 0.52, tables)
     keys = ["recall_pooled", "precision_pooled"] if "recall_pooled" in metrics else ["recall", "precision"]
     seen = metrics[keys].to_numpy()

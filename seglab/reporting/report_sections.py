@@ -14,7 +14,7 @@ from seglab.reporting.gallery import gallery, one_seed
 from seglab.reporting.html import Cell, mean_sd, number, table, text
 from seglab.reporting.metrics_table import blocks, rows_of, title, worse_if_higher
 from seglab.reporting.run_decisions import RULES
-from seglab.reporting.run_labels import differences
+from seglab.reporting.run_labels import differences, of_run
 from seglab.reporting.stats import components
 from seglab.reporting.study import Study
 from seglab.reporting.verdict import Verdict
@@ -22,13 +22,13 @@ from seglab.reporting.verdict import Verdict
 
 def pairs(verdicts: list[Verdict]) -> Markup:
     """Every pair with its interval and the probability of each answer."""
-    columns = ("pair", "verdict", "difference", "low", "high", "first better", "equivalent", "second better", "p")
+    columns = ("pair", "verdict", "ahead by", "low", "high", "first better", "equivalent", "second better", "p")
     rows = []
     for found in verdicts:
         pair = found.pair
         rows.append(
             [
-                text(f"{pair.first} − {pair.second}"),
+                text(f"{pair.first} ahead of {pair.second}"),
                 Cell(found.name, found.name, f"text {found.kind}"),
                 *(number(value) for value in (found.gap, found.low, found.high)),
                 *map(_percent, found.chances),
@@ -88,9 +88,9 @@ def ranks(study: Study) -> Markup:
     return table(["loss", "rank"], rows)
 
 
-def metric_blocks(spread: pd.DataFrame) -> Iterator[tuple[str, Markup]]:
+def metric_blocks(spread: pd.DataFrame, decision: str) -> Iterator[tuple[str, Markup]]:
     """Every metric, mean and standard deviation over seeds: a heading and a table for each block."""
-    for name, keys in blocks(spread.columns.get_level_values(0)).items():
+    for name, keys in blocks(spread.columns.get_level_values(0), decision).items():
         have = [key for key in keys if (key, "mean") in spread]
         best = {key: _best(key, spread[key, "mean"]) for key in have}
         if "found/nothing" in have and spread["found/nothing", "mean"].max() > 0:
@@ -139,8 +139,8 @@ def best_run(study: Study) -> tuple[str, str] | None:
     run = study.best_run
     if run is None:
         return None
-    seed = f"seed {run['seed']}" if run["fold"] < 0 else f"seed {run['seed']}, fold {run['fold']}"
-    words = f"The best run of {study.labels[0]} by {run['monitor']['name']} ({run['monitor']['value']:.3f}, {seed}):"
+    which = f"{run['monitor']['value']:.3f}, {of_run(run['seed'], run['fold'])}"
+    words = f"The best run of {study.labels[0]} by {run['monitor']['name']} ({which}):"
     return words, str(run["folder"] / "checkpoints" / "best.ckpt")
 
 
@@ -181,6 +181,8 @@ def compared(runs: pd.DataFrame) -> dict[str, str]:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 

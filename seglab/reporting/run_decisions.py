@@ -7,6 +7,7 @@ without that file are found when they are asked for.
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,8 +119,10 @@ def decisions_of(
 
     `tuned` are the thresholds of run.json, `empty` its policy for images without foreground.
     """
-    found = _stored(folder / "decisions.npz")
-    if found is None:
+    found: dict[str, NDArray] = {}
+    with suppress(OSError, ValueError, zipfile.BadZipFile), np.load(folder / "decisions.npz") as arrays:
+        found = dict(arrays)
+    if not found or json.loads(str(found["scores"]))["version"] != VERSION:
         try:
             with np.load(folder / "histograms.npz") as arrays:
                 rows = pd.read_csv(folder / "per_image.csv", usecols=lambda name: name in CONFIDENCES)
@@ -134,19 +137,10 @@ def decisions_of(
         if np.isnan(threshold):
             masks.pop("tuned", None)
         images = {rule: scores_of(counts, found["pixels"][c], empty) for rule, counts in masks.items()}
-        means = {f"{rule}/{key}": finite_mean(of) for rule, each in images.items() for key, of in each.items()}
-        parts.append(Decisions(found["pooled"][c], scores | means, found["ids"], images))
-    return _together(parts)._replace(confusion=found.get("confusion"))
-
-
-def _stored(file: Path) -> dict[str, NDArray] | None:
-    """The arrays of decisions.npz; None where there are none, or another version's."""
-    try:
-        with np.load(file) as arrays:
-            found = dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return None
-    return found if json.loads(str(found["scores"]))["version"] == VERSION else None
+        parts.append(Decisions(found["pooled"][c], scores, found["ids"], images))
+    whole = _together(parts)
+    means = {f"{rule}/{key}": finite_mean(of) for rule, each in whole.images.items() for key, of in each.items()}
+    return whole._replace(scores=whole.scores | means, confusion=found.get("confusion"))
 
 
 def _together(parts: Sequence[Decisions]) -> Decisions:

@@ -75,6 +75,8 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
         figure = Figure(figsize=(width, 2.7))  # margins by hand: to find them takes longer than to draw the rest
         figure.suptitle(title, x=0.005, ha="left", fontsize=9.5)
         axes = figure.subplots(1, panels)
+        for axis in axes:
+            axis.xaxis.get_major_locator().set_params(integer=True)
         figure.subplots_adjust(0.5 / width, 0.17, 1 - 0.1 / width, 0.81, wspace=0.21)
         for axis, (key, title) in zip(axes, PANELS.items(), strict=False):
             _lines(axis, history, {f"{split}/{key}": style for split, style in SPLITS.items()})

@@ -40,6 +40,11 @@ def fold(config: Mapping[str, Any]) -> int:
     return int(dataset.get("fold") or 0) if (dataset.get("folds") or 1) > 1 else -1
 
 
+def of_run(seed: int, fold: int) -> str:
+    """The seed of a run, and its fold where the data are divided into folds."""
+    return f"seed {seed}" if fold < 0 else f"seed {seed}, fold {fold}"
+
+
 def label(runs: pd.DataFrame) -> list[str]:
     """One label a run, from the columns `config`, `choices`, `seed` and `benchmark` (never mixed)."""
     leaves = _experiments(runs)
@@ -59,19 +64,15 @@ def label(runs: pd.DataFrame) -> list[str]:
 
 
 def _experiments(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    return [_experiment(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
-
-
-def _experiment(config: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, Any]:
     """The values that may distinguish runs, choices of whole groups (`model`) before single values (`model.width`)."""
-    chosen = {group: name for group, name in choices.items() if group not in NO_CHOICE}
-    ignored = IGNORED_LEAVES | set(config.get("tuned") or ())
-    values = {
-        key: value
-        for key, value in flat(config).items()
-        if key.split(".")[0] not in IGNORED and key not in ignored and not key.endswith("._target_")
-    }
-    return chosen | values
+    found = []
+    for config, choices in zip(runs["config"], runs["choices"], strict=True):
+        chosen = {group: name for group, name in choices.items() if group not in NO_CHOICE}
+        ignored = IGNORED_LEAVES | set(config.get("tuned") or ())
+        values = {key: value for key, value in flat(config).items() if key.split(".")[0] not in IGNORED}
+        kept = [key for key in values if key not in ignored and not key.endswith("._target_")]
+        found.append(chosen | {key: values[key] for key in kept})
+    return found
 
 
 def _is_goal(key: str) -> bool:

@@ -20,6 +20,7 @@ from seglab.reporting.looks import Look, remember
 from seglab.reporting.metrics_table import (
     THRESHOLDED,
     blocks,
+    nothing_found,
     over_seeds,
     per_run,
     read_decisions,
@@ -169,6 +170,14 @@ class Study:
         """Into how many folds the images are divided; 1 where they are not."""
         return max((config.get("dataset") or {}).get("folds") or 1 for config in self.sweep.used["config"])
 
+    @property
+    def decision(self) -> str:
+        """How the runs made masks of their probabilities, in words."""
+        if self.sweep.used["task"].iloc[0].kind == "multiclass":
+            return "the likeliest class"
+        found = {config.get("threshold", 0.5) for config in self.sweep.used["config"]}
+        return f"threshold {found.pop()}" if len(found) == 1 else "each run at its own threshold"
+
     @cached_property
     def no_verdict(self) -> str:
         """Why no verdict is given, in a sentence; empty where one is."""
@@ -248,17 +257,16 @@ class Study:
     @cached_property
     def blind(self) -> str:
         """A sentence about runs that find nothing in any test image that has foreground; empty where there are none."""
-        images = self.sweep.images[self.sweep.images["foreground"] > 0]
-        sees = (images["tp"] + images["fp"] > 0).groupby([images["label"], images["run"]]).any().groupby("label")
-        found = sees.agg(["sum", "size"])
-        some = [f"{n - k} of {n} runs of {label}" for label, (k, n) in found.iterrows() if k < n]
-        return f"Nothing is found by {', '.join(some)}: they have the score of the empty images." if some else ""
+        images = self.sweep.images
+        if self.question.images == "foreground":
+            images = images[images["foreground"] > 0]
+        return nothing_found(images, self.question.metric)
 
     @cached_property
     def tuned(self) -> "Study | None":
         """The same study with each run at the threshold tuned on its validation images; None where there is no verdict.
 
-        A loss whose probabilities lie too high or too low scores badly at 0.5 although a threshold would mend it.
+        A loss whose probabilities lie too high or too low scores badly although a threshold would mend it.
         """
         known = any("tuned" in found.images for found in self._pooled.values())
         if self.question.metric not in THRESHOLDED or not known or not self.verdicts:
@@ -319,12 +327,11 @@ class Study:
         return {label: values for label, values in found.items() if values}
 
     @cached_property
-    def missing(self) -> list[tuple[str, int]]:
-        """Labels and seeds that other labels have and these lack."""
-        runs = self.sweep.used
-        have = set(zip(runs["label"], runs["seed"], strict=True))
-        seeds = sorted(set(runs["seed"]))
-        return [(label, seed) for label in self.labels for seed in seeds if (label, seed) not in have]
+    def missing(self) -> list[tuple[str, int, int]]:
+        """Labels, seeds and folds (-1 without) that other labels have and these lack."""
+        have = set(self.sweep.used[["label", "seed", "fold"]].itertuples(index=False, name=None))
+        runs = sorted({(seed, fold) for _, seed, fold in have})
+        return [(label, *run) for label in self.labels for run in runs if (label, *run) not in have]
 
     def figures(self) -> dict[str, Figure]:
         """The figures that these runs allow, by the name of their files."""
@@ -335,8 +342,9 @@ class Study:
             drawn["forest"] = report_figures.forest(self.named, self.question.metric)
         if self.tables:
             drawn["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables)
-            heat = {row: (one.table, one.scores["scaled/temperature"]) for row, one in self._pooled.items()}
-            moved = {row: rebinned(table, scaled(middles(), of_run)) for row, (table, of_run) in heat.items()}
+            moved = {}
+            for row, one in self._pooled.items():  # each run by its own temperature
+                moved[row] = rebinned(one.table, scaled(middles(), one.scores["scaled/temperature"]))
             after = {label: np.sum(tables, axis=0) for label, tables in self._by_label(moved).items()}
             drawn["reliability"] = report_figures.reliability(self.tables, after)
         return drawn

@@ -30,11 +30,11 @@ Kind = Literal["better", "equivalent", "not best", "unknown", "none"]
 class Verdict:
     """One pair's verdict: by how much `first` is better, by this metric, than `second`.
 
-    `gap` is the difference seen, and `low, high` the interval that holds together with those of all other verdicts. If
-    `best`, the question is for the best, `first` is the loss with the best mean, and the interval is that of how far
-    `second` is behind the best, whichever that is. `chances` are the probabilities, of this pair alone, that first is
-    better by more than `delta`, that they are equivalent, and that second is better by more. `level` is the error of
-    this comparison at the next look.
+    `gap` is by how much it was seen to be ahead, also where less of the metric is better, and `low, high` the interval
+    that holds together with those of all other verdicts. If `best`, the question is for the best, `first` is the loss
+    with the best mean, and the interval is that of how far `second` is behind the best, whichever that is.
+    `chances` are the probabilities, of this pair alone, that first is better by more than `delta`, that they are
+    equivalent, and that second is better by more. `level` is the error of this comparison at the next look.
     """
 
     pair: Comparison
@@ -63,17 +63,17 @@ class Verdict:
     def words(self) -> str:
         """The verdict as a sentence, with the difference and its interval."""
         first, second, gap, interval = self.pair.first, self.pair.second, signed(self.gap), self.interval
-        behind = f"{gap} behind {first}"
+        behind, ahead = f"{gap} behind {first}", f"{first} ahead by {gap}"
         if self.gap < 0:  # the best mean is that over all seeds of a loss
             behind = f"{signed(-self.gap)} ahead of {first} on the {self.pair.kind} that both have"
         if self.kind == "none":
             lacking = self.pair.kind.removesuffix("s") if self.pair.replicates < 2 else "group of test images"
-            return f"{first} against {second}: no verdict from one {lacking} (difference {gap}); add a second."
+            return f"{first} against {second}: no verdict from one {lacking} ({ahead}); add a second."
         if not self.best:
             return {
                 "better": f"{first} is better than {second} by {gap} ({interval}).",
-                "equivalent": f"{first} and {second} are equivalent within {self.delta:g} ({gap}, {interval}).",
-                "unknown": f"{first} against {second}: cannot tell (difference {gap}, {interval}){self.remedy}.",
+                "equivalent": f"{first} and {second} are equivalent within {self.delta:g} ({ahead}, {interval}).",
+                "unknown": f"{first} against {second}: cannot tell ({ahead}, {interval}){self.remedy}.",
             }[self.kind]
         return {
             "better": f"{second} is worse than the best by at least {signed(self.low)} ({behind}).",
@@ -97,6 +97,8 @@ class Verdict:
             return f"; {MORE_SEEDS[-1]} more seeds would not decide, more test images might"
         if fewest == most:
             return f"; about {fewest} more seed{'s' * (fewest != 1)} would decide"
+        if fewest == MORE_SEEDS[-1]:
+            return f"; about {fewest} more seeds or more would decide"
         return f"; {fewest} to {most or f'over {MORE_SEEDS[-1]}'} more seeds would decide"
 
 

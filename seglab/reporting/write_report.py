@@ -19,6 +19,7 @@ from seglab.reporting.html import TEMPLATES
 from seglab.reporting.load_runs import Sweep, collect
 from seglab.reporting.looks import known_looks
 from seglab.reporting.metrics_table import blocks, keys_of, rows_of, title
+from seglab.reporting.run_labels import of_run
 from seglab.reporting.study import IMAGES, Question, Study
 
 
@@ -108,7 +109,7 @@ def page(
         searches=[(found, svg(tuning.figure(found), f"tuning{k}")) for k, found in enumerate(searches)],
         trials=tuning.trials,
         failed=report_sections.failed(runs),
-        missing=[f"{label} with seed {seed}" for study in studies for label, seed in study.missing],
+        missing=[f"{label} with {of_run(*run)}" for study in studies for label, *run in study.missing],
         commands=commands,
         content=report_sections,
         metric_title=title,
@@ -152,7 +153,7 @@ def markdown(studies: list[Study], runs: pd.DataFrame, over: DataSets | None = N
         lines += ["", study.blind] if study.blind else []
         lines += ["", study.look_words] if study.look_words else []
         lines += ["", f"At the threshold tuned on validation: {study.tuned.headline}"] if study.tuned else []
-        for name, keys in blocks(study.spread.columns.get_level_values(0)).items():
+        for name, keys in blocks(study.spread.columns.get_level_values(0), study.decision).items():
             have = [key for key in keys if (key, "mean") in study.spread]
             if have:
                 lines += ["", f"**{name}**", "", *_markdown_table(study.spread, have)]

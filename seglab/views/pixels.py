@@ -16,11 +16,9 @@ from seglab.views.pixel_figures import ImageHistory, Inspection, page
 from seglab.views.run_inputs import common_snapshots, fitted, logits_at, pick_images, same_data, titles
 from seglab.views.view_page import ViewPage
 
-MEAN, SIZE = "(the mean over the picture is the loss of the image)", "at each pixel's logit, times the number of pixels"
-SHOW = {
-    "attribution": (attribution, "loss", f"the attribution of the loss to each pixel {MEAN}"),
-    "gradient": (gradients, "gradient", f"the size of the loss's gradient {SIZE}"),
-}
+ATTRIBUTION = "the attribution of the loss to each pixel (the mean over the picture is the loss of the image)"
+GRADIENT = "the size of the loss's gradient at each pixel's logit, times the number of pixels"
+SHOW = {"attribution": (attribution, "loss", ATTRIBUTION), "gradient": (gradients, "gradient", GRADIENT)}
 """What the maps of a loss may show: how they are computed, a heading, and a caption."""
 
 

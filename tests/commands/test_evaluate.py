@@ -15,7 +15,7 @@ from seglab.engine.trained_run import open_run
 from seglab.evaluate import evaluate
 from seglab.inference.evaluation import dataset_node, to_logits
 from seglab.inference.predictor import predictor
-from seglab.metrics.surface import surface_distances
+from seglab.metrics.objects import surface_distances
 from seglab.reporting.load_runs import collect
 from seglab.train import train
 from tests.conftest import OF_FILES, train_small

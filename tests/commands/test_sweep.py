@@ -191,7 +191,8 @@ def test_runs_at_once_have_the_rows_of_runs_one_after_the_other_and_a_plan_chang
     assert "finished outputs/default/bce_" in said
     assert "left: 1" in said
     facts = runs(place)["bce_unet_synthetic_s1"]
-    assert {word.lower() for word in facts["overrides"]} == {*SMALL, "loss=bce", *beside} - {"pictures=false"}
+    given = {"--config-dir=myconf", *SMALL, "loss=bce", *beside} - {"pictures=false"}
+    assert {word.lower() for word in facts["overrides"]} == given
 
 
 def files(place):

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_calibration_error
 
 from seglab.contract import ContractError
-from seglab.metrics.calibration import FIXED, histogram, residuals
-from seglab.metrics.counts import counts, decide
+from seglab.metrics.counts import FIXED, counts, decide, histogram, residuals
 
 
 def batch(seed=0, scale=3.0):

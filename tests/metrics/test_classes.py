@@ -7,8 +7,7 @@ from torchmetrics.functional import classification as reference
 
 from seglab.contract import ContractError, Task
 from seglab.engine.per_image import ImageTable, means
-from seglab.metrics.calibration import histogram
-from seglab.metrics.counts import confusion, counts, decide, scores
+from seglab.metrics.counts import confusion, counts, decide, histogram, scores
 from seglab.metrics.segmentation import SegmentationMetrics
 from seglab.reporting.class_rows import rows_per_image, tuned_threshold
 
@@ -98,7 +97,7 @@ def test_the_table_has_a_row_per_image_and_class_and_the_report_one_per_image(ta
     np.testing.assert_allclose(mean["iou"], scored.groupby("id", sort=False)["iou"].mean())
     assert means(rows, task)["iou"] == pytest.approx(mean["iou"].mean())
     assert means(rows, task)[f"iou/{task.classes[1]}"] == pytest.approx(one["iou"].mean())
-    tuned = tuned_threshold(arrays["test"], task)
+    tuned = tuned_threshold(arrays["test"], task, "correct")
     assert tuned is None if task.kind == "multiclass" else set(tuned) == set(task.classes)
     with pytest.raises(ContractError, match="class as one of"):
         rows_per_image(rows, task, "moon")

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torchmetrics.functional import classification as reference
 
-from seglab.metrics.calibration import histogram
-from seglab.metrics.counts import counts, decide, scores
+from seglab.metrics.counts import counts, decide, histogram, scores
 from seglab.metrics.segmentation import SegmentationMetrics
 
 

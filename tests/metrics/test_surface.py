@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from seglab.contract import ContractError
-from seglab.metrics.surface import surface_distances
+from seglab.metrics.objects import surface_distances
 
 
 def box(size, top, left, height, width):

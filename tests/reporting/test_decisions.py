@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seglab.metrics.calibration import histogram
-from seglab.metrics.counts import decide
+from seglab.metrics.counts import decide, histogram
 from seglab.reporting.decisions import (
     best_expected,
     bin_means,

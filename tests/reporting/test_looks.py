@@ -72,6 +72,15 @@ def test_every_folder_remembers_and_what_several_remember_counts_once(tmp_path):
     assert known_looks(folders, "eyes") == []
 
 
+def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch, caplog):
+    def refuse(path, data):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("seglab.reporting.looks.write_json", refuse)
+    remember([tmp_path], "ships", look([]), "dice is the best.")
+    assert "this look is not remembered, and a later one will not count it (Permission denied)" in caplog.text
+
+
 def test_a_damaged_memory_stops_the_report_in_one_sentence(tmp_path):
     (tmp_path / FILE).write_text('{"ships": [')
     with pytest.raises(ContractError, match=r"looks\.json"):

@@ -6,6 +6,7 @@ from seglab.reporting.load_runs import collect
 from seglab.reporting.metrics_table import BLOCKS, _found, read_decisions, size_strata, title, under, worse_if_higher
 from seglab.reporting.report_sections import metric_blocks
 from seglab.reporting.study import Question, Study
+from seglab.reporting.thresholds import calibration_error
 
 SCORES = ["iou", "dice", "precision", "recall"]
 
@@ -32,6 +33,12 @@ def test_the_tuned_threshold_gives_what_counting_by_hand_gives(study):
         assert rows.loc[rows["run"] == run, SCORES].mean().to_numpy() == expected
     kept = ["id", "run", "hd95"]
     pd.testing.assert_frame_equal(rows[kept], study.sweep.images[kept])
+
+
+def test_the_calibration_error_is_that_of_the_histograms_before_and_after_scaling(study):
+    for run, folder in study.sweep.used["folder"].items():
+        pooled = np.load(folder / "histograms.npz")["test"].sum(0)
+        assert study.metrics.loc[run, "ece"] == pytest.approx(calibration_error(pooled), abs=1 / 512)  # run.json: 0.05
 
 
 def test_empty_images_are_a_stratum_of_their_own(study):
@@ -94,7 +101,7 @@ def test_no_distance_is_bold_where_a_loss_found_nothing_in_some_image():
     def bold(nothing):
         spread = pd.DataFrame({("hd95", "mean"): [3.0, 9.0], ("hd95", "sd"): 0.1}, index=["timid", "bold"])
         spread["found/nothing", "mean"], spread["found/nothing", "sd"] = nothing, 0.0
-        return dict(metric_blocks(spread))[next(name for name in BLOCKS if name.startswith("Distance"))].count("best")
+        return next(shown for name, shown in metric_blocks(spread, "") if name.startswith("Distance")).count("best")
 
     assert bold([0.0, 0.0]) == 1
     assert bold([0.5, 0.0]) == 0

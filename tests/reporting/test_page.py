@@ -1,6 +1,8 @@
 """The report is one file without a network that shows what the study says, with every name escaped."""
 
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,7 +14,7 @@ from seglab.reporting.html import TEMPLATES, Cell, decimal, figure, formula, mea
 from seglab.reporting.load_runs import collect
 from seglab.reporting.study import Question, Study
 from seglab.reporting.write_report import csv, markdown, page, write
-from tests.reporting.fabricate import FakeLoss, change, write_sweep
+from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
 VOID = {"meta", "img", "input", "br", "path", "use", "image", "rect", "circle", "link", "mspace"}
 
@@ -224,6 +226,41 @@ def test_a_difference_that_may_be_noise_is_not_called_one_of_calibration(tmp_pat
     assert found.calibration == ""
 
 
+def test_the_tables_say_the_threshold_of_the_runs_or_that_it_is_the_likeliest_class(own):
+    drawn = dict.fromkeys(["precision_recall", "reliability"], '<svg width="9pt" height="9pt"/>')
+
+    def heading():
+        (study,) = (Study("data", sweep, Question()) for _, sweep in collect([own]).benchmarks())
+        shown = page("x", [study], [drawn], study.sweep.runs, "") + markdown([study], study.sweep.runs)
+        assert shown.count(study.decision) == 3  # the heading of the table, twice, and a caption
+        assert "threshold 0.5" not in shown
+        return study.decision
+
+    facts = {run: json.loads((run / "run.json").read_text()) for run in own.iterdir()}
+    for run, known in facts.items():
+        change(run, config=known["config"] | {"threshold": 0.3})
+    assert heading() == "threshold 0.3"
+    change(run, config=known["config"] | {"threshold": 0.4})
+    assert heading() == "each run at its own threshold"
+    for run, known in facts.items():
+        (run / "histograms.npz").unlink()  # of one class
+        change(run, data=known["data"] | {"task": {"kind": "multiclass", "classes": ["other", "cell"]}})
+    assert heading() == "the likeliest class"
+
+
+def test_runs_of_seconds_do_not_take_0_minutes():
+    assert [report_sections._duration(seconds) for seconds in (14.2, 90, 5400)] == ["14 s", "2 min", "1.5 h"]
+
+
+def test_a_missing_fold_is_missed(tmp_path):
+    for name, fold in (("bce", 0), ("bce", 1), ("dice", 0)):
+        write_run(tmp_path / str(fold), FakeLoss(name), 1, extra={"dataset": {"folds": 2, "fold": fold}})
+    study = Study("data", collect([tmp_path]), Question())
+    shown = page("x", [study], [{}], study.sweep.runs, "")
+    assert "Missing, though other losses have them: dice with seed 1, fold 1." in shown
+    assert "standard deviation over seeds and folds" in shown
+
+
 def test_runs_that_find_nothing_are_reported_beside_the_verdict(own):
     def asked():
         return Study("data", collect([own]), Question())
@@ -231,10 +268,12 @@ def test_runs_that_find_nothing_are_reported_beside_the_verdict(own):
     assert asked().blind == ""
     rows = pd.read_csv(own / "dice_s2" / "per_image.csv")
     rows["fn"], rows["tn"] = rows["fn"] + rows["tp"], rows["tn"] + rows["fp"]
-    rows["tp"] = rows["fp"] = 0
+    rows = rows.assign(tp=0, fp=0, iou=1.0 * (rows["foreground"] == 0), hd95=np.nan)
     rows.to_csv(own / "dice_s2" / "per_image.csv", index=False)
     study = asked()
     assert study.blind == "Nothing is found by 1 of 2 runs of dice: they have the score of the empty images."
+    for other in (Question(metric="hd95"), Question(images="foreground")):  # undefined, and without empty images
+        assert replace(study, question=other).blind == "Nothing is found by 1 of 2 runs of dice."
     assert study.blind in page("x", [study], [{}], study.sweep.runs, "")
     assert study.blind in markdown([study], study.sweep.runs)
 

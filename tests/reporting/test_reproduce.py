@@ -10,6 +10,11 @@ def test_a_full_grid_is_one_sweep_command():
     assert training_commands(grid) == ["python -m seglab.train -m dataset=fundus loss=bce,dice seed=1,2"]
 
 
+def test_the_folder_of_own_configurations_is_part_of_the_command():
+    grid = [["--config-dir=mine", f"loss={loss}"] for loss in ("squared", "dice")]
+    assert training_commands(grid) == ["python -m seglab.train -m --config-dir=mine loss=squared,dice"]
+
+
 @pytest.mark.parametrize("odd", [["loss=dice", "seed=3"], ["loss=focal", "loss.gamma=3", "seed=1"]])
 def test_what_is_no_grid_is_listed_run_by_run(odd):
     runs = [["loss=bce", "seed=1"], ["loss=bce", "seed=2"], odd]

@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -6,8 +8,10 @@ import pytest
 
 from seglab.contract import Task
 from seglab.files import write_arrays
+from seglab.reporting.load_runs import collect
 from seglab.reporting.run_decisions import decide, decisions_of
-from tests.reporting.fabricate import FakeLoss, write_run
+from seglab.reporting.study import Question, Study
+from tests.reporting.fabricate import FakeLoss, change, write_run
 
 TWO = Task(kind="multilabel", classes=("disc", "cup"))
 
@@ -57,6 +61,22 @@ def test_a_class_decides_as_it_does_alone(run):
     cup = decisions_of(folder, TWO, {"disc": 0.375, "cup": 0.25}, "correct", [1], "iou")
     same(cup, decisions_of(other, Task(), 0.25, "correct", [0], "iou"))
     assert cup.scores["tuned/threshold"] == 0.25
+
+
+def test_tables_and_verdict_average_classes_and_images_in_one_order(run):
+    (folder, other), _ = run
+    rows = pd.read_csv(folder / "per_image.csv").assign(**{"class": ["disc", "cup"] * 8})
+    rows.loc[1, "precision"] = np.nan
+    rows.to_csv(folder / "per_image.csv", index=False)
+    change(folder, data={"task": {"kind": "multilabel", "classes": ["disc", "cup"]}}, threshold={"tuned": 0.375})
+    shutil.rmtree(other)
+    study = Study("two", collect([folder]), Question(metric="precision"))
+    wide = rows["precision"].to_numpy().reshape(8, 2)
+    of_images = np.nanmean(np.nanmean(wide, axis=1))
+    assert not np.isclose(of_images, np.nanmean(np.nanmean(wide, axis=0)))
+    assert study.metrics["precision"].item() == pytest.approx(of_images) == study.means["bce"]
+    under = replace(study, question=replace(study.question, rule="tuned"))
+    assert study.metrics["tuned/precision"].item() == pytest.approx(under.means["bce"])
 
 
 def test_the_likeliest_class_has_no_other_rule(run):

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_average_precision, binary_calibration_error
 
-from seglab.contract import ContractError
-from seglab.metrics.calibration import histogram
-from seglab.metrics.counts import counts, decide, scores
+from seglab.contract import ContractError, Task
+from seglab.metrics.counts import counts, decide, histogram, scores
+from seglab.reporting.class_rows import tuned_threshold
 from seglab.reporting.thresholds import (
     average_precision,
     best_threshold,
@@ -52,6 +52,14 @@ def test_equally_good_thresholds_give_the_one_nearest_to_one_half():
     table[0, 0, 10], table[0, 0, 200] = 0, 5
     assert best_threshold(table) == 201 / 256
     assert best_threshold(np.zeros((2, 2, 256), int), empty="skip") == 0.5
+
+
+def test_the_tuned_threshold_follows_the_policy_for_empty_images():
+    table = np.zeros((2, 1, 2, 256), int)
+    table[0, 0, 1, [140, 160]] = 5  # half of the foreground of one image lies below the false positive of the other
+    table[1, 0, 0, 150] = 1
+    assert tuned_threshold(table, Task(), "skip") == 0.5  # IoU 1
+    assert tuned_threshold(table, Task(), "correct") == 151 / 256  # the mean of 1/2 and 1
 
 
 def test_average_precision_is_torchmetrics_on_the_same_thresholds(batch):

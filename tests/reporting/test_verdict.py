@@ -90,6 +90,12 @@ def test_an_open_question_says_how_many_more_seeds_would_decide_as_a_range():
     assert later.more_seeds[0] > fewest  # judged at the level of the next look
 
 
+def test_a_range_that_begins_with_the_most_seeds_that_are_tried_has_no_end():
+    found = judge([like(difference=0.012, spread=4e-4)])[0]
+    found.__dict__["more_seeds"] = (50, None)  # cached_property's own place
+    assert found.words.endswith("; about 50 more seeds or more would decide.")
+
+
 def test_where_the_test_images_are_the_limit_more_seeds_would_not_decide():
     found = judge([like(difference=0.011, image_variance=9e-4)])[0]
     assert found.more_seeds == (None, None)

@@ -56,12 +56,13 @@ class AirbusShips(Dataset):
         files = by_stem(files_in(root / self.images))
         names, counts, runs, bounds = read_table(root / self.table)
         kept, side = self.select(names, counts), side_of(files.values())
+        stems = [Path(name).stem.lower() for name in names]  # of any ending
         items = [
-            item_of(name, files.get(stem_of(name)), runs.slice(bounds[k], bounds[k + 1]), side)
+            item_of(name, files.get(stems[k]), runs.slice(bounds[k], bounds[k + 1]), side)
             for k, name in enumerate(names)
             if name in kept
         ]
-        unlabeled = sorted(files.keys() - {stem_of(name) for name in names})
+        unlabeled = sorted(files.keys() - set(stems))
         items += [Item(files[n].name, n, fault=f"{files[n]}: expected rows in {self.table}") for n in unlabeled]
         return items
 
@@ -73,11 +74,6 @@ class AirbusShips(Dataset):
             empty.sort(key=lambda name: digest(name.encode()))
             empty = empty[: round(len(ships) * self.empty_fraction / (1 - self.empty_fraction))]
         return {*ships, *empty}
-
-
-def stem_of(name: str) -> str:
-    """Give the name of an image without its ending, in lower case."""
-    return Path(name).stem.lower()
 
 
 def digest(data: bytes) -> bytes:
@@ -111,7 +107,7 @@ def item_of(name: str, file: Path | None, runs: rle.Runs, side: int) -> Item:
     reason = "known to be broken" if file.stem in CORRUPT else ""
     image, mask = partial(read_image, str(file)), partial(draw, runs, str(file), side)
     labels = digest(runs.starts.tobytes() + runs.lengths.tobytes()).hex() + (f" {side}" if side != SIDE else "")
-    objects = partial(number_ships, runs, side) if side != SIDE else partial(rle.instances, runs, (SIDE, SIDE))
+    objects = partial(number_ships, runs, side)
     return Item(name, name, image, mask, files=(str(file),), labels=labels, left_out=reason, objects=objects)
 
 
@@ -124,7 +120,8 @@ def draw(runs: rle.Runs, file: str, side: int) -> np.ndarray:
 
 def number_ships(runs: rle.Runs, side: int) -> np.ndarray:
     """Draw each ship of an image in its own number: (h, w) int32, 0 elsewhere."""
-    return warp_instances(rle.instances(runs, (SIDE, SIDE)), lambda one: resize(one, side, side))
+    numbers = rle.instances(runs, (SIDE, SIDE))
+    return numbers if side == SIDE else warp_instances(numbers, lambda one: resize(one, side, side))
 
 
 def side_of(files: Iterable[Path]) -> int:

@@ -77,30 +77,30 @@ class Fundus(Dataset):
         items = []
         for folder, split in (("Training", "train"), ("Test", "test")):
             below = find(root, folder) or root
-            maps = {path.stem.removesuffix(ending): path for path in sorted(below.rglob(f"*{ending}.png"))}
+            maps = {path.stem.removesuffix(ending): [path] for path in sorted(below.rglob(f"*{ending}.png"))}
             images = {path.stem: path for path in sorted(below.glob("**/Images/*/drishtiGS_*.png"))}
-            items += [pair_item(n, n, path, present(maps.get(n)), split, read) for n, path in images.items()]
+            items += [pair_item(n, n, path, maps.get(n, []), split, read) for n, path in images.items()]
         return items
 
     def rim_one(self, root: Path, partitioned: Path, structure: str) -> list[Item]:
         """List training_set and test_set; both eyes of a patient of the third release are one group."""
         ending = f"-1-{structure.capitalize()}-T"
-        masks = {path.stem.removesuffix(ending): path for path in sorted(root.rglob(f"*{ending}.png"))}
+        masks = {path.stem.removesuffix(ending): [path] for path in sorted(root.rglob(f"*{ending}.png"))}
         items = []
         for folder, split in (("training_set", "train"), ("test_set", "test")):
             for path in sorted((partitioned / folder).rglob("*.png")):
                 patient = re.match(r"r3_[A-Z]-\d+", path.stem)
                 group = patient[0] if patient else path.stem
-                items.append(pair_item(path.stem, group, path, present(masks.get(path.stem)), split, read_mask))
+                items.append(pair_item(path.stem, group, path, masks.get(path.stem, []), split, read_mask))
         return items
 
     def study(self, root: Path) -> list[Item]:
         """List tr_images and ts_images; the mask bears its image's file name."""
         require(self.target == "disc", "dataset fundus", "target=disc in this layout, which has no cups", self.target)
-        masks = {path.name: path for path in files_in(root / "clean_masks")}
+        masks = {path.name: [path] for path in files_in(root / "clean_masks")}
         read = partial(read_mask, threshold=self.threshold)
         return [
-            pair_item(path.stem, path.stem, path, present(masks.get(path.name)), split, read)
+            pair_item(path.stem, path.stem, path, masks.get(path.name, []), split, read)
             for folder, split in (("tr_images", "train"), ("ts_images", "test"))
             for path in files_in(root / folder)
         ]
@@ -110,11 +110,6 @@ def rim_and_cup(read: Reader) -> np.ndarray:
     """Make class numbers of the masks (h, w, 2) of disc and cup: 1 the rim, 2 the cup."""
     disc, cup = np.moveaxis(read(), 2, 0)
     return np.where(cup > 0, 2, disc).astype(np.uint8)
-
-
-def present(path: Path | None) -> list[Path]:
-    """Give a file as a list, which is empty where there is none."""
-    return [path] if path else []
 
 
 def find(root: Path, name: str) -> Path | None:
