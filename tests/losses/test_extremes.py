@@ -8,7 +8,7 @@ import torch
 from tests.losses.conftest import TASKS, of, one_hot
 
 DTYPES = [torch.float16, torch.float32, torch.float64]
-SIZES = [0.0, 12.0, 20.0, 100.0, 1e4]
+SIZES = [12.0, 20.0, 100.0, 1e4]
 
 
 def masks(task="binary", size=9):
@@ -23,7 +23,7 @@ def masks(task="binary", size=9):
 
 
 def everywhere(target, task):
-    """Logits of each size: right, wrong, all for one class, all for another, one wrong pixel; and their targets."""
+    """Logits of 0 and of each size: right, wrong, all for one class, all for another, one wrong; and their targets."""
     channels = TASKS[task].channels
     right = 2.0 * (one_hot(target, channels) if task == "multiclass" else target) - 1
     first = torch.full_like(right, -1)
@@ -31,7 +31,7 @@ def everywhere(target, task):
     one = right.clone()
     one[..., 0, 0] *= -1
     patterns = [right, -right, first, -first, one]
-    logits = torch.cat([size * pattern for size in SIZES for pattern in patterns])
+    logits = torch.cat([0 * right, *[size * pattern for size in SIZES for pattern in patterns]])
     return logits, target.repeat(len(logits) // len(target), 1, 1, 1)
 
 

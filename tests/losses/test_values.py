@@ -489,6 +489,15 @@ def test_an_error_counts_by_how_far_the_classes_are(make):
     assert float(loss(z.double(), target)) == pytest.approx(wasserstein_dice(p, t, np.array(FAR)), rel=1e-11)
 
 
+def test_smoothing_of_generalized_dice_counts_as_pixels_of_the_smallest_class(make):
+    z, target = (x[:1] for x in scene("multiclass"))
+    p, t = softmax(z[0].double().numpy(), 0), np.stack([target[0, 0].numpy() == c for c in range(4)]).astype(float)
+    weight = (t.sum((1, 2)).min() / t.sum((1, 2))) ** 2
+    error, total = (weight @ x.sum((1, 2)) for x in (np.abs(p - t), p + t))
+    loss = make("generalized_dice", "multiclass", smooth=1.0)
+    assert float(loss(z.double(), target)) == pytest.approx(error / (total + 1), rel=1e-11)
+
+
 @pytest.mark.parametrize(("t1", "t2"), [(0.0, 4.0), (0.5, 2.0), (0.95, 1.05)])
 @pytest.mark.parametrize("classes", [2, 30])
 def test_other_temperatures_are_those_of_the_paper(make, t1, t2, classes):
