@@ -96,7 +96,7 @@ FAULTS = [
         ("1 / (len(frequency) * f)", "f", "frequent classes weigh more"),
         ("not (self.soft and target.is_floating_point())", "not target.is_floating_point()", "soft labels not refused"),
         ("weights[None, chosen]", "weights[None, : loss.shape[1]]", "class weights shifted by the background"),
-        ("low < x < high or x in closed", "low <= x <= high", "open intervals closed"),
+        ("low < float(x) < high or x in closed", "low <= x <= high", "open intervals closed"),
     ),
     *of_losses(
         "cross_entropy.py",
@@ -199,7 +199,8 @@ FAULTS = [
     ),
     *of_losses(
         "external.py",
-        ("z[..., v, None], t[..., v, None]", "z[..., :, None], t[..., :, None]", "foreign code sees what is not valid"),
+        ("x[..., valid].unsqueeze(-1)", "x", "foreign code sees what is not valid"),
+        ("v.clone().unflatten", "v.unflatten", "foreign code may change logits and target"),
         ("x.t.argmax(1)", "x.t.argmin(1)", "wrong class ids for foreign code"),
     ),
     *of_losses(

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.mutate import FAULTS
+
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "seglab").rglob("*.py"))
 LAYERS = (
@@ -202,3 +204,8 @@ def test_every_package_that_is_imported_is_declared():
             if name not in sys.stdlib_module_names and name not in {"seglab", ""} and name in distributions:
                 known = {one.lower().replace("_", "-") for one in distributions[name]}
                 assert known & declared, f"{path_of(file)} imports {name} of {sorted(known)}"
+
+
+def test_every_planted_fault_has_its_place():
+    gone = [f"{fault.file}: {fault.reason}" for fault in FAULTS if fault.before not in (ROOT / fault.file).read_text()]
+    assert not gone
