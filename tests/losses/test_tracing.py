@@ -1,5 +1,8 @@
 """Losses under torch.compile and torch.func, and how much they keep for the backward pass."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -86,3 +89,11 @@ def test_of_one_class_a_few_are(make, name, most):
     logits = torch.randn(2, 1, 64, 64, requires_grad=True)
     target = (torch.rand(logits.shape) < 0.1).to(torch.uint8)
     assert kept(lambda z, t: make(name)(z, t), logits, target) <= most * 4 * logits.numel() + 4096
+
+
+@pytest.mark.slow
+def test_importing_the_losses_costs_torch_alone():
+    heavy = ["pytorch_lightning", "hydra", "omegaconf", "pandas", "scipy", "cv2", "matplotlib", "seglab.data"]
+    code = "import sys, torch; before = set(sys.modules); from seglab.losses import Dice, Focal, Sum\n"
+    code += f"found = set({heavy}) & (set(sys.modules) - before); assert not found, found"
+    subprocess.run([sys.executable, "-c", code], check=True)
