@@ -1,6 +1,5 @@
 """What tests share: one thread, small configurations, and runs that are trained once for all who only read them."""
 
-import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -60,16 +59,6 @@ def _files_of_the_configuration_are_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigRepository, "load_config", load_config)
         yield
-
-
-def pytest_collection_finish() -> None:
-    """What is imported by now stays: the garbage collector need not go through its million objects."""
-    gc.freeze()
-
-
-def pytest_sessionfinish() -> None:
-    """Else libraries that count their objects at the end say that these have leaked."""
-    gc.unfreeze()
 
 
 def compose(command: str, *overrides: str, folder: Path | None = None) -> DictConfig:

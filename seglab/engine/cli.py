@@ -65,7 +65,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 if HydraConfig.get().mode == RunMode.RUN:
                     raise SystemExit(_sentence(error)) from None
                 log.error("%s", _sentence(error))  # when it happens; a sweep ends much later
-                refuse(Path(HydraConfig.get().runtime.output_dir), _sentence(error))
+                refuse(Path(HydraConfig.get().runtime.output_dir), error, _sentence(error))
                 failures.append(_sentence(error))
                 return float("nan")
             except (KeyboardInterrupt, SystemExit) as error:

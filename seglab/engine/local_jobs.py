@@ -59,7 +59,8 @@ class Progress:
 
     def __init__(self, folders: list[Path], at_once: int) -> None:
         self.folders, self.at_once = folders, at_once
-        self.done, self.seconds, self.began = 0, list[float](), time.time()
+        self.done, self.seconds = 0, list[float]()
+        self.began = time.time() - 1  # the times of files are coarser than this clock
 
     def ended(self, k: int, exit_code: int = 0) -> None:
         """Log a line for the run in the k-th folder; one whose process died is recorded as failed."""

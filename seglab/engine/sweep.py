@@ -19,21 +19,25 @@ from typing import Any
 
 from filelock import FileLock
 
-from seglab.contract import require
+from seglab.contract import ContractError, require
 from seglab.engine.run import JOURNAL, Run, current_sweep, failed_in, rank
 from seglab.files import write_json
 
 log = logging.getLogger(__name__)
 
 
+class SweepStopped(ContractError):
+    """A job is not begun because another one has failed; it waits for the next start."""
+
+
 def register(folder: Path, on_fail: str = "continue") -> None:
     """Enter a job's folder in the journal, unless the sweep is to stop because another job has failed."""
     require(on_fail in ("continue", "stop"), "on_fail", "continue or stop", on_fail)
     if journal := current_sweep():
-        failed = [run["name"] for run in registered_runs(Path(journal)) if failed_in(run, journal)]
-        remedy = "on_fail=continue passes over it"
-        ok = on_fail == "continue" or not failed
-        require(ok, "sweep", "no failed run before this one", ", ".join(failed), remedy)
+        failed = ", ".join(run["name"] for run in registered_runs(Path(journal)) if failed_in(run, journal))
+        if failed and on_fail == "stop":
+            remedy = "on_fail=continue passes over it"
+            raise SweepStopped(f"sweep: expected no failed run before this one, got {failed}; {remedy}")
         announce([folder])
 
 
@@ -47,9 +51,10 @@ def announce(folders: list[Path], at_once: int = 1) -> None:
         Path(journal).with_suffix(".at_once").write_text(str(at_once))
 
 
-def refuse(folder: Path, sentence: str) -> None:
-    """Enter in the journal that a job ended before its run began: run.json is not there, or tells of an earlier run."""
-    if (journal := current_sweep()) and Run(folder).known().get("sweep") != journal:
+def refuse(folder: Path, error: Exception, sentence: str) -> None:
+    """Enter in the journal that an error ended a job before its run began: run.json is not there, or older."""
+    began = Run(folder).known().get("sweep") == (journal := current_sweep())
+    if journal and not began and not isinstance(error, SweepStopped):
         with FileLock(f"{journal}.lock"), Path(journal).with_suffix(".refused").open("a", encoding="utf-8") as lines:
             lines.write(json.dumps([str(folder.resolve()), sentence]) + "\n")
 

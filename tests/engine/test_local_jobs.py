@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from seglab.contract import ContractError
 from seglab.engine.local_jobs import Progress, duration, run_in_processes
 from seglab.engine.run import JOURNAL, Run
 from seglab.engine.sweep import announce, record_death, refuse, registered_runs, summary
@@ -77,7 +78,7 @@ def test_a_job_that_was_refused_does_not_pass_for_the_run_that_its_folder_holds(
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps(finished | {"sweep": "another"}))
     announce([folder])
-    refuse(folder, "run bce_s1: expected the data that it was trained on, got others")
+    refuse(folder, ContractError(), "run bce_s1: expected the data that it was trained on, got others")
     with caplog.at_level(logging.INFO):
         Progress([folder], at_once=1).ended(0)
     assert caplog.messages[0].endswith("bce_s1 refused")
@@ -86,7 +87,9 @@ def test_a_job_that_was_refused_does_not_pass_for_the_run_that_its_folder_holds(
     assert "  refused: bce_s1: run bce_s1: expected the data" in said
     assert "left: nothing" in summary(registered_runs(journal), 1.0, plan=True)
     announce([tmp_path / "iou_s1"])
-    refuse(tmp_path / "iou_s1", "examples: expected a whole number of at least 1, got 0")  # it has no folder yet
+    refuse(
+        tmp_path / "iou_s1", ContractError(), "examples: expected a whole number of at least 1, got 0"
+    )  # it has no folder yet
     assert "2 runs: 2 refused" in summary(registered_runs(journal), 1.0, plan=True)
     (folder / "run.json").write_text(json.dumps(finished | {"sweep": str(journal)}))  # the sweep tried it once more
     assert "1 finished" in summary(registered_runs(journal), 1.0, plan=False)
