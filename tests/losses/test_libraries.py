@@ -42,6 +42,12 @@ def test_pixels_that_are_not_valid_are_what_others_ignore(make):
         torch.testing.assert_close(ours[0], theirs, rtol=2e-5, atol=1e-6)
 
 
+def test_pooled_dice_is_the_dice_of_smp_on_a_batch(make):
+    smp = pytest.importorskip("segmentation_models_pytorch.losses")
+    logits, target = scene()
+    torch.testing.assert_close(make("batchwise")(logits, target).mean(), smp.DiceLoss("binary")(logits, target))
+
+
 def test_a_foreign_loss_runs_as_ours(make):
     pytest.importorskip("monai")
     logits, target = scene()
