@@ -125,7 +125,7 @@ def paint_errors(
     `image` is uint8 (h, w), (h, w, 1) or (h, w, 3); truth and probability are (h, w), or (k, h, w) of several classes.
     Pixels outside `valid` (h, w) are hatched.
     """
-    canvas = 0.45 * gray_of(image)
+    canvas = darkened(image)
     found, real = decided(probability, threshold, kind), decided(truth, 0.5 + 1e-6, kind)
     kinds = ((found & ~real, FALSE_POSITIVE), (~found & real, FALSE_NEGATIVE), (found & real, TRUE_POSITIVE))
     bare = np.ones(canvas.shape[:2], bool)  # a pixel of a wrong class is both of the first two, and has one color
@@ -140,7 +140,7 @@ def paint_classes(
     image: np.ndarray, maps: np.ndarray, threshold: float, kind: str, valid: np.ndarray | None = None
 ) -> np.ndarray:
     """Paint each class (k, h, w) in its color on the darkened image: uint8 (h, w, 3); later ones cover earlier ones."""
-    canvas = 0.45 * gray_of(image)
+    canvas = darkened(image)
     for k, where in enumerate(decided(maps, threshold, kind)):
         canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(to_rgb(CLASS_COLORS[k % len(CLASS_COLORS)]))
     return hatched(canvas, valid).astype(np.uint8)
@@ -159,10 +159,10 @@ def decided(maps: np.ndarray, threshold: float, kind: str) -> np.ndarray:
     return (maps if maps.ndim == 3 else maps[None]) >= threshold
 
 
-def gray_of(image: np.ndarray) -> np.ndarray:
-    """Give an image (h, w) or (h, w, c) in gray, as (h, w, 3) of floats."""
-    gray = image if image.ndim == 2 else image.mean(axis=2)
-    return np.repeat(gray[..., None].astype(float), 3, axis=2)
+def darkened(image: np.ndarray) -> np.ndarray:
+    """Give an image (h, w) or (h, w, c) in dark gray, as (h, w, 3) of floats."""
+    channels = np.moveaxis(image.reshape(*image.shape[:2], -1).astype(float), 2, 0)
+    return np.repeat((0.45 * (sum(channels) / len(channels)))[..., None], 3, axis=2)
 
 
 def hatched(canvas: np.ndarray, valid: np.ndarray | None) -> np.ndarray:

@@ -135,12 +135,12 @@ def counts_from(below: NDArray, edge: NDArray) -> NDArray:
 
 
 def scores_of(found: NDArray, pixels: NDArray, empty: str) -> dict[str, NDArray]:
-    """The scores (n,) of masks: iou, dice, precision, recall.
+    """The scores (..., n) of masks: iou, dice, precision, recall.
 
-    `found` (n, 2) are the false and true positives, `pixels` (n, 2) the background and the foreground of the images.
+    `found` (..., n, 2) are the false and true positives, `pixels` (n, 2) the background and foreground of the images.
     """
     halves = np.stack([pixels - found, found], axis=-1)
-    return {name: value[:, 1] for name, value in scores_at(halves, empty).items()}
+    return {name: value[..., 1] for name, value in scores_at(halves, empty).items()}
 
 
 def isotonic(table: NDArray) -> NDArray:

@@ -25,7 +25,8 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
     used = runs[runs["used"]]
     titles = benchmark_titles(used) if len(used) else {}
     rows = []
-    for run, file in [(one, file) for _, one in used.iterrows() for file in sorted(one["folder"].glob(FILES))]:
+    files = zip(used.index, (sorted(folder.glob(FILES)) for folder in used["folder"]), strict=True)
+    for run, file in ((used.loc[row], file) for row, found in files for file in found):
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))
             if facts["run_finished"] == run["finished"]:

@@ -14,7 +14,6 @@ from xml.etree.ElementTree import tostring
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from latex2mathml.converter import convert_to_element
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
@@ -94,6 +93,8 @@ def figure(drawn: str, caption: str) -> Markup:
 
 def formula(latex: str) -> Markup:
     """A LaTeX formula as MathML; what cannot be converted is shown as it is written."""
+    from latex2mathml.converter import convert_to_element
+
     latex = latex.strip().strip("$")
     spelled = re.sub(r"\\[bB]igg?l?(?=[(\[])", r"\\left", latex)  # browsers do not stretch \Big) below an exponent
     spelled = re.sub(r"\\[bB]igg?r?(?=[)\]])", r"\\right", spelled)

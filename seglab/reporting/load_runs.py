@@ -91,8 +91,8 @@ def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
     facts, problem = _facts(folder)
     try:
         for name in facts.get("files", {}) if not problem else ():
-            if not name.endswith(".ckpt"):  # large, and not read here
-                whole_file(folder, facts, name, hashed=not name.endswith(".png"))
+            if not name.endswith(".ckpt"):  # not read here
+                whole_file(folder, facts, name, hashed=name.endswith(".csv"))  # an npz file has checksums of its own
     except ContractError as error:
         problem = str(error).partition(": ")[2]  # the table names the run
     config, choices, data = (facts.get(key) or {} for key in ("config", "choices", "data"))
@@ -133,12 +133,14 @@ def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
     for task in dict.fromkeys(used["task"]):
         contents: dict[int, bytes] = {}
         problems: dict[int, str] = {}
+        digests: dict[int, str] = {}
         for row in used.index[used["task"] == task]:
             try:
                 contents[row] = (runs.loc[row, "folder"] / "per_image.csv").read_bytes()
-                runs.loc[row, "digest"] = blake2b(contents[row], digest_size=8).hexdigest()
+                digests[row] = blake2b(contents[row], digest_size=8).hexdigest()
             except OSError as error:
                 problems[row] = str(error)
+        runs.loc[list(digests), "digest"] = list(digests.values())
         tables, damaged = read_together(contents, dtype={"id": str, "group": str}, na_values=[""])
         for table in tables:
             if missing := {"id", "group", "foreground", "iou"} - set(table):
@@ -155,18 +157,19 @@ def _supersede(runs: pd.DataFrame) -> None:
     """Of several finished runs with one label and seed keep the one that finished last."""
     used = runs[runs["used"]]
     used = used.sort_values("finished", kind="stable") if len(used) else used
-    for _, same in used.groupby(["benchmark", "label", "seed", "fold"]):
+    experiment = ["benchmark", "label", "seed", "fold"]
+    for _, same in used[used.duplicated(experiment, keep=False)].groupby(experiment):
         runs.loc[same.index[:-1], "used"] = False
         last = runs.loc[same.index[-1], "folder"]
         runs.loc[same.index[:-1], "problem"] = f"superseded by {last.parent.name}/{last.name}"
 
 
-def read_histories(runs: pd.DataFrame) -> dict[int, pd.DataFrame]:
-    """The metrics.csv of each run that has one, by the run's row."""
+def read_histories(runs: pd.DataFrame) -> pd.DataFrame:
+    """The rows of metrics.csv of all runs that have one, with `run`, the run's row."""
     files = {row: folder / "metrics.csv" for row, folder in zip(runs.index, runs["folder"], strict=True)}
     tables, _ = read_together({row: file.read_bytes() for row, file in files.items() if file.is_file()})
-    histories = (history for table in tables if "epoch" in table for _, history in table.groupby("run"))
-    return {int(history["run"].iloc[0]): history for history in histories}
+    found = [table for table in tables if "epoch" in table]
+    return pd.concat(found) if found else pd.DataFrame(columns=["run", "epoch"], dtype=int)
 
 
 def read_together(contents: Mapping[int, bytes], **options: Any) -> tuple[list[pd.DataFrame], dict[int, str]]:

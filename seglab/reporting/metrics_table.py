@@ -1,6 +1,6 @@
 """Every metric of every loss, mean and spread over seeds: at the fixed threshold, at the tuned one, and in strata."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -95,10 +95,10 @@ def read_decisions(sweep: Sweep, score: str = "iou") -> dict[int, Decisions]:
 
     `score`, iou or dice, is what a mask of best expected score is best for.
     """
-    runs, found = sweep.used, {}
-    for row, (_, run) in zip(runs.index, runs.iterrows(), strict=True):
-        empty = run["config"].get("empty", "correct")
-        one = decisions_of(run["folder"], run["task"], run["thresholds"], empty, run["classes"], score)
+    facts = ["folder", "task", "thresholds", "config", "classes"]
+    found = {}
+    for row, folder, task, tuned, config, classes in sweep.used[facts].itertuples(name=None):
+        one = decisions_of(folder, task, tuned, config.get("empty", "correct"), classes, score)
         if one is not None:
             found[row] = one
     return found
@@ -122,10 +122,16 @@ def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[
 
 def under(rule: str, images: pd.DataFrame, decisions: dict[int, Decisions]) -> pd.DataFrame:
     """The rows of per_image.csv with the scores that each run has under a rule; NaN where it has none."""
-    tables = {run: pd.DataFrame(p.images[rule], index=p.ids) for run, p in decisions.items() if rule in p.images}
-    scores = pd.concat(tables) if tables else pd.DataFrame()
-    rows = scores.reindex(index=pd.MultiIndex.from_frame(images[["run", "id"]]), columns=list(THRESHOLDED))
-    return images.assign(**{name: rows[name].to_numpy() for name in THRESHOLDED if name in images})
+    scores = {name: np.full(len(images), np.nan) for name in THRESHOLDED if name in images}
+    ids, rows_of_run = images["id"].to_numpy(), images.groupby("run").indices
+    for run, found in decisions.items():
+        if run in rows_of_run and rule in found.images:
+            rows = rows_of_run[run]
+            places = {name: place for place, name in enumerate(found.ids.tolist())}
+            of_row = np.array([places.get(name, -1) for name in ids[rows]])
+            for name, column in scores.items():
+                column[rows] = np.where(of_row < 0, np.nan, found.images[rule][name][of_row])
+    return images.assign(**scores)
 
 
 def size_strata(images: pd.DataFrame) -> pd.Series:
@@ -140,7 +146,7 @@ def size_strata(images: pd.DataFrame) -> pd.Series:
     return pd.Series(np.where(fraction.isna(), "empty", np.array([*QUARTERS, "empty"])[quarter]), images.index)
 
 
-def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: dict[int, pd.DataFrame]) -> pd.DataFrame:
+def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: pd.DataFrame) -> pd.DataFrame:
     """All metrics of each used run, one row a run: label, seed, then the keys of BLOCKS that can be had."""
     runs = sweep.used
     known = runs.filter(regex="^test/").rename(columns=lambda column: column.removeprefix("test/"))
@@ -192,15 +198,15 @@ def nothing_found(images: pd.DataFrame, metric: str) -> str:
     return f"Nothing is found by {', '.join(some)}{empty}."
 
 
-def epochs(histories: Mapping[int, pd.DataFrame]) -> pd.DataFrame:
+def epochs(histories: pd.DataFrame) -> pd.DataFrame:
     """Roughness of the IoU in training and validation, and the median seconds of an epoch: one row a run."""
-    rows = {}
-    for row, history in histories.items():
-        curves = {part: history[f"{part}/iou"] for part in ("train", "val") if f"{part}/iou" in history}
-        rows[row] = {f"epochs/{part} roughness": roughness(curve.to_numpy()) for part, curve in curves.items()}
-        if "seconds" in history:
-            rows[row]["epochs/seconds"] = float(history["seconds"].median())
-    return pd.DataFrame.from_dict(rows, orient="index")
+    runs = histories.groupby("run")
+    found = {
+        f"epochs/{part} roughness": runs[f"{part}/iou"].agg(lambda curve: roughness(curve.to_numpy()))
+        for part in ("train", "val")
+        if f"{part}/iou" in histories
+    }
+    return pd.DataFrame(found | ({"epochs/seconds": runs["seconds"].median()} if "seconds" in histories else {}))
 
 
 def roughness(curve: np.ndarray) -> float:

@@ -10,6 +10,7 @@ from math import ceil
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -43,30 +44,32 @@ def _with_legend(width: float, height: float, names: Collection[str], side: int 
 
 
 @styled
-def learning(histories: Mapping[str, list[pd.DataFrame]]) -> Figure:
+def learning(histories: pd.DataFrame, labels: list[str]) -> Figure:
     """Learning curves on validation: the mean over seeds, and a band from the lowest to the highest seed.
+
+    `histories` are the rows of metrics.csv of all runs, each with the `label` of its run.
 
     The IoU is that over all pixels: the mean over the images is high for a net that finds nothing if many are empty.
     """
-    figure, axes = _with_legend(WIDTH, 4.6, histories, side=2)
-    style = line_styles(histories)
+    figure, axes = _with_legend(WIDTH, 4.6, labels, side=2)
     keys = {
         "val/iou_pooled": "IoU over all pixels",
         "val/accuracy": "Accuracy",
         "val/foreground_confidence": "Foreground confidence",
         "val/background_confidence": "Background confidence",
     }
-    for label, runs in histories.items():
-        by_epoch = pd.concat(runs).reindex(columns=["epoch", *keys]).groupby("epoch")
-        middle, low, high = by_epoch.mean(), by_epoch.min(), by_epoch.max()
-        for axis, column in zip(axes, keys, strict=True):
-            if middle[column].notna().any():
-                marker = "o" if len(middle) == 1 else ""
-                done = middle.index + 1  # epochs, as the log counts them
-                axis.plot(done, middle[column], marker=marker, **style[label])
-                color = style[label]["color"]
-                axis.fill_between(done, low[column], high[column], color=color, alpha=0.15, lw=0)
-    for axis, name in zip(axes, keys.values(), strict=True):
+    by_epoch = histories.reindex(columns=["label", "epoch", *keys]).groupby(["label", "epoch"])
+    parts = [by_epoch.mean(), by_epoch.min(), by_epoch.max()]
+    curves = {label: [part.loc[label] for part in parts] for label in labels}
+    for axis, (column, name) in zip(axes, keys.items(), strict=True):
+        bands = []
+        for label, style in line_styles(labels).items():
+            middle, low, high = (part[column].dropna() for part in curves[label])
+            done = middle.index.to_numpy() + 1  # epochs, as the log counts them
+            axis.plot(done, middle, marker="o" if len(done) == 1 else "", **style)
+            bands.append(np.c_[np.r_[done, done[::-1]], np.r_[low, high[::-1]]])
+        colors = [style["color"] for style in line_styles(labels).values()]
+        axis.add_collection(PolyCollection(bands, facecolors=colors, alpha=0.15, lw=0))
         axis.set(title=name, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
     return figure

@@ -5,6 +5,7 @@ without that file are found when they are asked for.
 """
 
 import json
+import logging
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ from seglab.reporting.decisions import (
     scores_of,
 )
 from seglab.reporting.thresholds import average_precision, mean, ratio
+
+log = logging.getLogger(__name__)
 
 CONFIDENCES = ["foreground_confidence", "background_confidence"]
 RULES = {
@@ -120,14 +123,18 @@ def decisions_of(
     `tuned` are the thresholds of run.json, `empty` its policy for images without foreground.
     """
     found: dict[str, NDArray] = {}
+    keys = {"scores", "pooled", "ids", "pixels", "confusion", score}
     with suppress(OSError, ValueError, zipfile.BadZipFile), np.load(folder / "decisions.npz") as arrays:
-        found = dict(arrays)
+        found = {key: arrays[key] for key in keys & set(arrays.files)}
     if not found or json.loads(str(found["scores"]))["version"] != VERSION:
         try:
             with np.load(folder / "histograms.npz") as arrays:
                 rows = pd.read_csv(folder / "per_image.csv", usecols=lambda name: name in CONFIDENCES)
                 found = decide(dict(arrays), rows, task, tuned, empty)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        except FileNotFoundError:
+            return None
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            log.warning("%s: histograms.npz cannot be read and is left out: %s", folder.name, error)
             return None
     facts, parts = json.loads(str(found["scores"]))["classes"], []
     for c in classes:
@@ -136,7 +143,8 @@ def decisions_of(
         masks = {} if task.kind == "multiclass" else dict(zip(list(RULES)[1:], found[score][c], strict=True))
         if np.isnan(threshold):
             masks.pop("tuned", None)
-        images = {rule: scores_of(counts, found["pixels"][c], empty) for rule, counts in masks.items()}
+        scored = scores_of(np.reshape(list(masks.values()), (-1, *found["pixels"][c].shape)), found["pixels"][c], empty)
+        images = {rule: {key: of[k] for key, of in scored.items()} for k, rule in enumerate(masks)}
         parts.append(Decisions(found["pooled"][c], scores, found["ids"], images))
     whole = _together(parts)
     means = {f"{rule}/{key}": finite_mean(of) for rule, each in whole.images.items() for key, of in each.items()}

@@ -295,8 +295,9 @@ class Study:
         return read_decisions(self.sweep, "dice" if self.question.metric == "dice" else "iou")
 
     @cached_property
-    def _histories(self) -> dict[int, pd.DataFrame]:
-        return read_histories(self.sweep.used)
+    def _histories(self) -> pd.DataFrame:
+        histories = read_histories(self.sweep.used)
+        return histories.assign(label=self.sweep.used["label"].reindex(histories["run"]).to_numpy())
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -322,7 +323,7 @@ class Study:
         return {label: np.sum(some, axis=0) for label, some in self._by_label(found).items()}
 
     def _by_label(self, by_run: Mapping[int, Any]) -> dict[str, list[Any]]:
-        labels = self.sweep.used["label"]
+        labels = self.sweep.used["label"].to_dict()
         found = {label: [value for row, value in by_run.items() if labels[row] == label] for label in self.labels}
         return {label: values for label, values in found.items() if values}
 
@@ -336,8 +337,9 @@ class Study:
     def figures(self) -> dict[str, Figure]:
         """The figures that these runs allow, by the name of their files."""
         drawn = {"seeds": report_figures.seeds(self.data, self.question.metric)}
-        if self._histories:
-            drawn["learning"] = report_figures.learning(self._by_label(self._histories))
+        if len(self._histories):
+            known = set(self._histories["label"])
+            drawn["learning"] = report_figures.learning(self._histories, [key for key in self.labels if key in known])
         if self.verdicts:
             drawn["forest"] = report_figures.forest(self.named, self.question.metric)
         if self.tables:

@@ -8,10 +8,9 @@ from seglab.reporting.study import Question, Study
 
 
 def test_the_learning_curve_is_that_over_all_pixels_the_mean_over_seeds():
-    runs = [
-        pd.DataFrame({"epoch": [0, 1], "val/iou": 0.9, "val/iou_pooled": pooled}) for pooled in ([0, 0.2], [0.2, 0.6])
-    ]
-    axis = report_figures.learning({"bce": runs}).axes[0]
+    pooled = [0, 0.2, 0.2, 0.6]  # of two seeds
+    histories = pd.DataFrame({"label": "bce", "epoch": [0, 1] * 2, "val/iou": 0.9, "val/iou_pooled": pooled})
+    axis = report_figures.learning(histories, ["bce"]).axes[0]
     assert axis.get_title(loc="left") == "IoU over all pixels"
     assert axis.lines[0].get_ydata().tolist() == pytest.approx([0.1, 0.4])
     assert axis.lines[0].get_xdata().tolist() == [1, 2]  # epochs that are done, as the log counts them
