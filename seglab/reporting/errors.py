@@ -1,7 +1,8 @@
 """The error of a mean difference: the sum of two independent Student's t, one from the seeds and one from the images.
 
-Its tail is an integral over the smaller part, by the double exponential rule of Takahasi and Mori (1974): as exact as
-needed in tails of 1e-10, where draws would need billions.
+Both parts may have heavy tails, and either may be far the larger. So its tail is divided at half of the value: one part
+is below that and the other makes up for it, which is an integral over the one, smooth on the scale of its hyperbolic
+sine; or the other is; or both lie above. Draws would need billions for what the verdicts of many pairs ask.
 """
 
 from typing import NamedTuple
@@ -10,9 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-_STEPS = 0.1 * np.arange(-32, 33)
-NODES = special.expit(np.pi * np.sinh(_STEPS))
-WEIGHTS = 0.1 * np.pi * np.cosh(_STEPS) * NODES * (1 - NODES)
+NODES, WEIGHTS = (column[:, None] for column in np.polynomial.legendre.leggauss(28))
+LEFT_OUT = 1e-7
+"""The part of a probability that an integral may leave out."""
+
+NEGLIGIBLE = 1e-9
+"""The scale of a part, in units of the other's, up to which it is as good as 0."""
 
 
 class Errors(NamedTuple):
@@ -28,42 +32,74 @@ class Errors(NamedTuple):
         value = np.broadcast_to(np.asarray(value, float), np.shape(self.seeds))
         scale = self.seeds + self.images
         found = np.where(np.isnan(scale), np.nan, (1 - np.sign(value)) / 2)  # of an error that is always 0
-        found[scale > 0] = self._where(scale > 0)._tail(value[scale > 0])[0]
+        some, tail = value[scale > 0], self._where(scale > 0)._tail(np.abs(value[scale > 0]))[0]
+        found[scale > 0] = np.where(some < 0, 1 - tail, tail)
         return found
 
     def reach(self, level: float) -> NDArray:
         """The value (m,) that an error exceeds in either direction with probability `level`; infinite where unknown."""
         scale = self.seeds + self.images
         found, some = np.where(np.isnan(scale), np.inf, 0.0), self._where(scale > 0)
-        through = (
+        guess = np.hypot(
             some.seeds * special.stdtrit(some.free, level / 2),
             some.images * special.stdtrit(some.images_free, level / 2),
         )
-        guess = np.log(np.hypot(*through))
-        for _ in range(6):  # Newton's method on log tail against log value, which is nearly straight
-            tail, density = some._tail(np.exp(guess))
-            step = np.log(2 * tail / level) * tail / (np.exp(guess) * density)
-            guess = guess + step
-            if np.all(np.abs(step) < 1e-6):  # the error that is left is its square
+        left = np.arange(len(guess))
+        for _ in range(50):  # Newton's method on log tail against log value, bent where one part takes over
+            tail, density = some._where(left)._tail(guess[left])
+            step = np.log(2 * tail / level) * tail / (guess[left] * density)
+            guess[left] *= np.exp(step)
+            left = left[np.abs(step) > 1e-6]  # the error that is left is the square of the step
+            if not left.size:
                 break
-        found[scale > 0] = np.exp(guess)
+        found[scale > 0] = guess
         return found
 
     def _where(self, kept: NDArray) -> "Errors":
         return Errors(*(column[kept] for column in self))
 
     def _tail(self, value: NDArray) -> tuple[NDArray, NDArray]:
-        """The probability of a larger error and the density, both (m,), where one part at least is not 0."""
-        with np.errstate(divide="ignore", invalid="ignore"):  # by a part that is 0
-            alone = [special.stdtr(free, -np.abs(value) / scale) for scale, free in (self[:2], self[2:])]
-        swap = (alone[1] > alone[0]) | (self.seeds == 0)  # the part that reaches farther is integrated exactly
-        large, free = np.where(swap, self.images, self.seeds), np.where(swap, self.images_free, self.free)
-        small, other = np.where(swap, self.seeds, self.images), np.where(swap, self.free, self.images_free)
-        distinct, place = np.unique(other, return_inverse=True)
-        lower = special.stdtrit(distinct[:, None], NODES[: len(NODES) // 2])  # the upper nodes round to 1
-        quantiles = np.hstack([lower, np.zeros_like(lower[:, :1]), -lower[:, ::-1]])
-        z = (value[:, None] - small[:, None] * quantiles[place]) / large[:, None]
-        free = free[:, None]
-        scale = np.exp(special.gammaln((free + 1) / 2) - special.gammaln(free / 2)) / np.sqrt(np.pi * free)
-        density = scale * np.exp(-(free + 1) / 2 * np.log1p(z**2 / free)) / large[:, None]
-        return special.stdtr(free, -z) @ WEIGHTS, density @ WEIGHTS
+        """The probability of a larger error and the density, both (m,), of values of at least 0."""
+        seeds, images = Student(*self[:2]), Student(*self[2:])
+        first = self.seeds > self.images
+        large = Student(*(np.where(first, one, other) for one, other in zip(seeds, images, strict=True)))
+        tail, density = large.above(value), large.density(value)
+        two = np.minimum(self.seeds, self.images) > NEGLIGIBLE * large.scale
+        if two.any():
+            one, other, value = seeds.where(two), images.where(two), value[two]
+            parts = [_below_half(one, other, value), _below_half(other, one, value)]
+            tail[two], density[two] = np.sum(parts, axis=0)
+            tail[two] += one.above(value / 2) * other.above(value / 2)
+        return tail, density
+
+
+class Student(NamedTuple):
+    """Student's t times a scale, both (m,)."""
+
+    scale: NDArray
+    free: NDArray
+
+    def where(self, kept: NDArray) -> "Student":
+        return Student(self.scale[kept], self.free[kept])
+
+    def above(self, value: NDArray) -> NDArray:
+        """The probability (..., m) of more than a value (..., m)."""
+        return special.stdtr(self.free, -value / self.scale)
+
+    def density(self, value: NDArray) -> NDArray:
+        """The density (..., m) at a value (..., m)."""
+        free = self.free
+        height = np.exp(special.gammaln((free + 1) / 2) - special.gammaln(free / 2)) / np.sqrt(np.pi * free)
+        return height * np.exp(-(free + 1) / 2 * np.log1p((value / self.scale) ** 2 / free)) / self.scale
+
+
+def _below_half(part: Student, other: Student, value: NDArray) -> tuple[NDArray, NDArray]:
+    """The probability and density (m,) of a sum above and at a value of which `part` is less than half."""
+    with np.errstate(invalid="ignore"):  # 0 / 0 far out, where `value` ends the integral
+        rare = np.fmax(LEFT_OUT * other.above(value) / other.above(value / 2), 1e-200)
+    low, high = (np.arcsinh(special.stdtrit(part.free, tail)) for tail in (LEFT_OUT, rare))
+    high = np.fmin(-high, np.arcsinh(value / 2 / part.scale))
+    y = low + (high - low) * (1 + NODES) / 2
+    x = part.scale * np.sinh(y)
+    weight = (high - low) / 2 * WEIGHTS * part.density(x) * part.scale * np.cosh(y)
+    return (weight * other.above(value - x)).sum(0), (weight * other.density(value - x)).sum(0)

@@ -165,11 +165,12 @@ def _supersede(runs: pd.DataFrame) -> None:
 
 
 def read_histories(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows of metrics.csv of all runs that have one, with `run`, the run's row."""
+    """The rows of metrics.csv of all runs that have one, with `run`, the run's row, and its `label`."""
     files = {row: folder / "metrics.csv" for row, folder in zip(runs.index, runs["folder"], strict=True)}
     tables, _ = read_together({row: file.read_bytes() for row, file in files.items() if file.is_file()})
     found = [table for table in tables if "epoch" in table]
-    return pd.concat(found) if found else pd.DataFrame(columns=["run", "epoch"], dtype=int)
+    rows = pd.concat(found) if found else pd.DataFrame(columns=["run", "epoch"], dtype=int)
+    return rows.assign(label=runs["label"].reindex(rows["run"]).to_numpy())
 
 
 def read_together(contents: Mapping[int, bytes], **options: Any) -> tuple[list[pd.DataFrame], dict[int, str]]:

@@ -51,6 +51,8 @@ def learning(histories: pd.DataFrame, labels: list[str]) -> Figure:
 
     The IoU is that over all pixels: the mean over the images is high for a net that finds nothing if many are empty.
     """
+    known = set(histories["label"])
+    labels = [label for label in labels if label in known]
     figure, axes = _with_legend(WIDTH, 4.6, labels, side=2)
     keys = {
         "val/iou_pooled": "IoU over all pixels",

@@ -296,8 +296,7 @@ class Study:
 
     @cached_property
     def _histories(self) -> pd.DataFrame:
-        histories = read_histories(self.sweep.used)
-        return histories.assign(label=self.sweep.used["label"].reindex(histories["run"]).to_numpy())
+        return read_histories(self.sweep.used)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -338,8 +337,7 @@ class Study:
         """The figures that these runs allow, by the name of their files."""
         drawn = {"seeds": report_figures.seeds(self.data, self.question.metric)}
         if len(self._histories):
-            known = set(self._histories["label"])
-            drawn["learning"] = report_figures.learning(self._histories, [key for key in self.labels if key in known])
+            drawn["learning"] = report_figures.learning(self._histories, self.labels)
         if self.verdicts:
             drawn["forest"] = report_figures.forest(self.named, self.question.metric)
         if self.tables:

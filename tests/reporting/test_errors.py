@@ -18,6 +18,8 @@ def an_error(seeds, free, images, images_free):
         ((1, 5, 0.3, 49), 0.5),
         ((0.1, 2, 1, 49), 2.0),
         ((1, 1, 1, 3), -6.0),
+        ((1, 2, 1, 2), 40.0),
+        ((10, 9, 1, 2), 55.0),
     ],
 )
 def test_the_tail_of_the_sum_of_two_students_is_that_of_adaptive_integration(parts, value):
@@ -28,6 +30,11 @@ def test_the_tail_of_the_sum_of_two_students_is_that_of_adaptive_integration(par
 
     expected = integrate.quad(inside, -np.inf, np.inf, limit=500)[0]
     assert an_error(*parts).above(value)[0] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.1, 3.0, 50.0, 1e4])
+def test_two_parts_of_one_degree_of_freedom_are_one_whose_scale_is_their_sum(value):
+    assert an_error(1, 1, 3, 1).above(value)[0] == pytest.approx(stats.cauchy.sf(value / 4), rel=3e-3)
 
 
 def test_one_part_alone_is_student_t_whichever_it_is():
