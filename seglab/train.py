@@ -113,7 +113,7 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     fit(cfg, trainer, module, data, run)
     if cfg.stop_after:
         return run.pause(cfg.stop_after)
-    measure(cfg, trainer, module, data, run)
+    measure(cfg, trainer.strategy.root_device, module, data, run)
     if run.is_main:
         draw(cfg, module, data, run)
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]

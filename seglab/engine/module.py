@@ -163,10 +163,7 @@ class SegModule(LightningModule):
 
     def _measured_step(self, batch: Batch, meter: Meter, image: Tensor | None = None) -> tuple[PerImage, Logits]:
         losses, logits, *measured = self._repeat(batch, meter) or self.step(batch)
-        self._unchecked.append((losses.detach(), batch["id"]))
-        # At once on a CPU; on a GPU, where reading a number waits for all work, seldom and together
-        if losses.device.type == "cpu" or len(self._unchecked) >= STEPS_UNCHECKED:
-            self.raise_if_not_finite()
+        self.check_finite(losses, batch["id"])
         valid = batch.get("valid")
         meter.update(losses, logits, batch["target"], image=image, valid=valid, measured=measured)
         return losses, logits
@@ -213,6 +210,12 @@ class SegModule(LightningModule):
     def on_train_end(self) -> None:
         self.graphs = None  # Lightning moves the weights to the host now
 
+    def check_finite(self, losses: PerImage, ids: list[str]) -> None:
+        """Look at the losses of a step: at once on a CPU; on a GPU, where that waits for all work, many together."""
+        self._unchecked.append((losses.detach(), ids))
+        if losses.device.type == "cpu" or len(self._unchecked) >= STEPS_UNCHECKED:
+            self.raise_if_not_finite()
+
     def raise_if_not_finite(self) -> None:
         """Raise a ContractError that names the images of the first step whose loss is not finite."""
         unchecked, self._unchecked = self._unchecked, []
@@ -230,15 +233,8 @@ class SegModule(LightningModule):
             "lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true"
         )
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        return self._measure(self.val_meter, batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        return self._measure(self.test_meter, batch)
-
-    def _measure(self, meter: Meter, batch: Batch) -> dict[str, Tensor]:
-        losses, logits = self._measured_step(batch, meter, batch["index"])
-        return {"losses": losses, "logits": logits}
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._measured_step(batch, self.val_meter, batch["index"])
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch, then step the scheduler here: Lightning steps a plateau scheduler after the checkpoint."""
@@ -253,9 +249,6 @@ class SegModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log("val", self.val_meter)
-
-    def on_test_epoch_end(self) -> None:
-        self._log("test", self.test_meter)
 
     def _log(self, stage: str, meter: Meter) -> None:
         self.raise_if_not_finite()

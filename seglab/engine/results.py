@@ -2,17 +2,18 @@
 
 import logging
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import pandas as pd
+import torch
 from omegaconf import DictConfig
-from pytorch_lightning import Trainer
 
 from seglab.data.facts import spread
 from seglab.data.module import DataModule
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
-from seglab.engine.per_image import ImageTable, captions, means, predict
+from seglab.engine.per_image import ImageTable, captions, predict, score, steps
 from seglab.engine.run import Run
 from seglab.engine.threads import evaluation_processes
 from seglab.engine.worker_pool import submit
@@ -24,24 +25,22 @@ from seglab.reporting.run_figures import Example, curves, examples
 log = logging.getLogger(__name__)
 
 
-def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
+def measure(cfg: DictConfig, device: torch.device, module: SegModule, data: DataModule, run: Run) -> None:
     """Measure validation and test images: a row and a histogram for each, and the threshold tuned on validation."""
     groups = {item.id: item.group for items in (data.splits.val, data.splits.test) for item in items}
     metrics: dict[str, float] = {}
     arrays: dict[str, Any] = {}
     task, processes = data.dataset.task, evaluation_processes(cfg)
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    for split, run_loop in (("val", trainer.validate), ("test", trainer.test)):
+    module.to(device).eval()  # Lightning has moved it to the CPU
+    for split in ("val", "test"):
         records = ImageTable(groups, cfg.threshold, cfg.empty, split == "test", data.objects(split), task, processes)
-        callbacks.append(records)
-        run_loop(module, data.loader(split, cfg.trainer[f"limit_{split}_batches"]), verbose=False)
-        callbacks.remove(records)
-        table = records.table()
-        metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(split)}
-        metrics |= {f"{split}/{name}": value for name, value in means(table, task).items()}
+        loader = data.loader(split, cfg.trainer[f"limit_{split}_batches"])
+        measured = steps(module, loader, partial(autocast, cfg.trainer.precision, device.type))
+        metrics |= {f"{split}/{name}": value for name, value in score(module, measured, records).items()}
         arrays |= records.arrays(split)
     tuned = tuned_threshold(arrays["val"], task, cfg.empty)
     if run.is_main:
+        table = records.table()
         write_text(run.folder / "per_image.csv", csv_text(table))
         write_arrays(run.folder / "histograms.npz", **arrays)
         write_arrays(run.folder / "decisions.npz", **decide(arrays, table, task, tuned, cfg.empty))
