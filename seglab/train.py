@@ -214,14 +214,16 @@ def memory_sentence() -> Iterator[None]:
 
 def initialize(cfg: DictConfig, module: SegModule, run: Run) -> None:
     """Load initial weights from `cfg.init_from`; a run that resumes has its own."""
-    from seglab.engine.initial_weights import describe, start_from
+    from seglab.engine.initial_weights import start_from
 
     require(cfg.init_from or not cfg.init_include, "init_include", "init_from=RUN beside it", "none")
     if cfg.init_from and run.last:
         run.note(initial=run.earlier.get("initial"))
     elif cfg.init_from:
-        run.note(initial=start_from(module.model, cfg.init_from, to_container(cfg.init_include), module.task))
-        log.info("init_from: %s", describe(run.facts["initial"]))
+        made = start_from(module.model, cfg.init_from, to_container(cfg.init_include), module.task)
+        run.note(initial=made)
+        loaded, others = f"{made['loaded']} of {made['weights']} weights from {made['file']}", made["left"][:5]
+        log.info("init_from: %s; others such as %s keep their first values", loaded, ", ".join(others) or "none")
 
 
 def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
