@@ -182,8 +182,8 @@ def test_a_study_is_pushed_to_an_mlflow_server(tmp_path, monkeypatch):
         ask = f"select value from latest_metrics where key = 'test/iou' and run_uuid = '{there}'"
         value = found.execute(ask).fetchone()[0]
         assert value == pytest.approx(facts["metrics"]["test/iou"])
-        ask = f"select value from params where key = 'identity' and run_uuid = '{there}'"
-        assert found.execute(ask).fetchall() == [(facts["identity"],)]
+    (config,) = tmp_path.glob(f"artifacts/*/{there}/**/config.json")
+    assert json.loads(config.read_text())["identity"] == facts["identity"]
     assert len(list(tmp_path.glob(f"artifacts/*/{there}/**/examples.png"))) == 1
 
 
