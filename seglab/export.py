@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ def export(cfg: DictConfig, folder: Path) -> Path:
 
     from seglab.engine.trained_run import open_run
     from seglab.files import write_text
-    from seglab.inference.export import Deployed, require_packages, write
+    from seglab.inference.export import Deployed, write
 
     if cfg.format == "hub":
         from seglab.inference.hub import write_hub
@@ -57,7 +58,8 @@ def export(cfg: DictConfig, folder: Path) -> Path:
         log.info("%s: README.md model.safetensors run.json", written)
         return written
     require(cfg.format == "onnx", "export", "format as one of onnx, hub", cfg.format)
-    require_packages()
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        importlib.import_module(package)  # or a missing one is said at the end
     require(isinstance(cfg.images, int) and cfg.images > 0, "export", "images of at least 1 to check with", cfg.images)
     run = open_run(cfg.run, to_container(cfg.trust))
     tuned = run.outcome["threshold"]["tuned"]

@@ -50,14 +50,13 @@ class Tracker(Logger):
         return self.run
 
     def begin(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Start the run with its configuration; a ContractError where the package or the tracker is not there."""
+        """Start the run with its configuration; a ContractError where the tracker is not there."""
         if not self.works:
             return
         try:
             self.start(folder, {key: facts[key] for key in ("identity", "seed", "choices", "config")})
-        except ImportError:
-            install = f'pip install "seglab[{self.package}]"'
-            require(False, "logger", f"the package {self.package}", "none", install)
+        except ModuleNotFoundError:
+            raise
         except Exception as error:  # each tracker has its own
             got = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             require(False, "logger", f"{self.package} to answer", got, "logger=none and later push=NAME sends the runs")

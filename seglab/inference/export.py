@@ -1,6 +1,5 @@
 """A trained model as one file that runs without seglab: its normalization inside, checked against PyTorch."""
 
-import importlib.util
 import logging
 import math
 import warnings
@@ -27,8 +26,6 @@ TOLERANCE = 1e-4
 
 STEP = 32
 """Sides of this and its multiples fit every model that is made of poolings."""
-
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Deployed(nn.Module):
@@ -117,12 +114,6 @@ def max_difference(net: Deployed, run: Callable[[np.ndarray], np.ndarray], image
     """The largest difference between the probabilities of the file and those of PyTorch."""
     with torch.no_grad():
         return float(np.abs(run(images) - net(torch.from_numpy(images)).numpy()).max())
-
-
-def require_packages() -> None:
-    """Raise a ContractError if the packages that write and check an ONNX file are missing."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    require(not missing, "export", f"the package {' and '.join(missing)}", "none", 'pip install "seglab[export]"')
 
 
 def real_images(dataset: Dataset, count: int) -> np.ndarray:
