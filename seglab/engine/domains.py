@@ -86,7 +86,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 """Options of a few values."""
 
-LOWER_IS_BETTER = ("loss", "ece")
+LOWER_IS_BETTER = ("loss",)
 """The metrics of an epoch that are errors; of all others more is better."""
 
 NOT_EMPTY = ("init_from", "init_include", "tune.lr", "study", "optimizer.betas", "dataset.mean", "dataset.std")

@@ -162,9 +162,10 @@ class SegModule(LightningModule):
         return {"loss": losses.mean(), "logits": logits.detach()}
 
     def _measured_step(self, batch: Batch, meter: Meter, image: Tensor | None = None) -> tuple[PerImage, Logits]:
-        losses, logits, *measured = self._repeat(batch, meter) or self.step(batch)
+        losses, logits, *rows = self._repeat(batch, meter) or self.step(batch)
         self.check_finite(losses, batch["id"])
         valid = batch.get("valid")
+        measured = rows[0] if rows else None
         meter.update(losses, logits, batch["target"], image=image, valid=valid, measured=measured)
         return losses, logits
 
@@ -178,14 +179,14 @@ class SegModule(LightningModule):
             losses, logits = self._objective(image, target, valid, dict(zip(names, maps, strict=True)))
             if self.training:
                 losses.mean().backward()
-            return losses.detach(), logits.detach(), *meter.metrics.measure(logits.detach(), target, valid)
+            return losses.detach(), logits.detach(), meter.metrics.measure(logits.detach(), target, valid)
 
         inputs = (batch["image"], batch["target"], batch.get("valid"), *(batch[name] for name in names))
         outputs = self.graphs((meter, self.loss), work, inputs)
         if outputs is None:
             return None
-        losses, logits, *measured = outputs  # the next step overwrites them, and only the logits are used up by then
-        return losses.clone(), logits, *(x.clone() for x in measured)
+        losses, logits, rows = outputs  # the next step overwrites them, and only the logits are used up by then
+        return losses.clone(), logits, rows.clone()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute the gradients, or take those that the graph of this step has computed."""
