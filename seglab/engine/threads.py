@@ -46,8 +46,6 @@ def uses_gpu(accelerator: str) -> bool:
 def run_threads(cfg: Any) -> int:
     """The threads of the run of a configuration: `cfg.threads`, or what its training step is worth."""
     if cfg.threads != "auto":
-        fits = isinstance(cfg.threads, int) and cfg.threads >= 1
-        require(fits, "threads", "auto or a number of at least 1", cfg.threads)
         return int(cfg.threads)
     model, dataset = (json.dumps(to_container(node), sort_keys=True) for node in (cfg.model, cfg.dataset))
     return int(min(cores(), 1 + step_flop(model, dataset, cfg.batch_size) / FLOP_PER_THREAD))
