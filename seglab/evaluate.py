@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +52,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
 
 def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
     """Evaluate one run, unless that was done: RUN/evaluations/DATA-IDENTITY."""
-    from seglab.inference.evaluation import SCALES, dataset_node, eval_set, identity
+    from seglab.inference.evaluation import SCALES, dataset_node, eval_set
 
     node = dataset_node(run, to_container(cfg.dataset), overridden("dataset"))
     check(DictConfig({"dataset": node}))
@@ -63,7 +65,8 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
     settings = {"dataset": fixed, "split": images.split, "scale": scale}
     settings |= {key: cfg[key] for key in ("window", "overlap", "tta")} if scale == "native" else {}
     name = node["_target_"].rsplit(".", 1)[-1].lower()
-    out = run.folder / "evaluations" / f"{name}-{identity(settings, images.fingerprint)}"
+    made_of = json.dumps(settings, sort_keys=True) + images.fingerprint
+    out = run.folder / "evaluations" / f"{name}-{sha256(made_of.encode()).hexdigest()[:6]}"
     facts = {"run": run.name, "run_finished": run.outcome["finished"], "name": name, **settings}
     facts["fingerprint"] = images.fingerprint
     if not cfg.rerun and read_json(out / "evaluation.json").get("run_finished") == run.outcome["finished"]:

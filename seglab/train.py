@@ -62,10 +62,8 @@ def show_plan(cfg: DictConfig, folder: Path) -> float:
 
 def known_value(cfg: DictConfig, run: Run) -> float | None:
     """The best value of `cfg.monitor` if this very run is finished; see Run.outcome."""
-    from seglab.engine.initial_weights import unchanged
-
     data_now = partial(fingerprint_now, json.dumps(to_container(cfg.dataset), sort_keys=True))
-    return run.outcome(identity(cfg), data_now, unchanged, cfg.stop_after)
+    return run.outcome(identity(cfg), data_now, cfg.stop_after)
 
 
 @cache

@@ -67,8 +67,3 @@ def weights_file(source: str, task: Task | None = None) -> Path:
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a name, from its start or from one of its dots on, matches one of the patterns."""
     return any(fnmatchcase(f".{name}", f"*.{pattern}") for pattern in patterns)
-
-
-def unchanged(facts: dict[str, Any]) -> bool:
-    """Whether the file that a run started from (empty: none) still holds the same weights, or no longer exists."""
-    return not facts or not Path(facts["file"]).exists() or sha256(Path(facts["file"])) == facts["sha256"]

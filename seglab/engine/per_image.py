@@ -77,6 +77,9 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
 Measured = tuple[PerImage, Logits, Batch]
 """Losses (b,) and logits (b, k, h, w) of a batch of images."""
 
+Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
+"""Image uint8 (h, w, c), truth and probability (h, w) or (k, h, w), and the pixels that count (h, w) or None."""
+
 
 class Record(NamedTuple):
     """What is kept of one image, or of one tile of it; counts (k, 6) and histograms can be added over the tiles.
@@ -278,6 +281,13 @@ def predict(module: SegModule, samples: Samples, numbers: Iterable[int]) -> dict
         marks = [batch.get("valid", torch.ones_like(batch["target"][:, :1], dtype=torch.bool)) for batch in batches]
         found["valid"] = torch.cat(marks)[:, 0].numpy()
     return found
+
+
+def pictures(module: SegModule, samples: Samples, numbers: Iterable[int]) -> Iterator[Picture]:
+    """What `predict` gives, image by image."""
+    shown = predict(module, samples, numbers)
+    valid = shown["valid"] if "valid" in shown else [None] * len(shown["ids"])
+    return zip(shown["images"], shown["truths"], shown["probabilities"].astype(np.float32), valid, strict=True)
 
 
 def tile_with_most_foreground(samples: Samples, number: int) -> int:

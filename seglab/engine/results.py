@@ -13,7 +13,7 @@ from seglab.data.facts import spread
 from seglab.data.module import DataModule
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
-from seglab.engine.per_image import ImageTable, captions, predict, score, steps
+from seglab.engine.per_image import ImageTable, captions, pictures, predict, score, steps
 from seglab.engine.run import Run
 from seglab.engine.threads import evaluation_processes
 from seglab.engine.worker_pool import submit
@@ -59,15 +59,14 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
         if not cfg.pictures:
             return
         words = captions(rows)
-        shown = predict(module, samples, words)
+        shown = zip(words.values(), pictures(module, samples, words), strict=True)
+        best = [Example(caption, *picture) for caption, picture in shown]
 
     def warn(picture: Future[Any]) -> None:
         if error := picture.exception():
             log.warning("%s: a picture could not be drawn (%s: %s)", run, type(error).__name__, error)
 
-    valid = shown["valid"] if "valid" in shown else [None] * len(words)
-    arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"), valid)
-    best, (png, title) = list(map(Example, words.values(), *arrays)), (run.folder / "examples.png", run.folder.name)
+    png, title = run.folder / "examples.png", run.folder.name
     lines = curves, run.folder / "metrics.csv", png.with_name("curves.png"), title
     for picture in ((examples, best, png, cfg.threshold, title, task), lines):
         submit(processes, *picture).add_done_callback(warn)

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from seglab.data.facts import depth_doubts
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data, select_items
 from seglab.data.split import SPLITS, Splits
-from seglab.engine.per_image import Measured, predict, steps
+from seglab.engine.per_image import Measured, Picture, pictures, steps
 from seglab.engine.trained_run import TrainedRun
 from seglab.images.labels import layers, map_layers
 from seglab.images.resize import in_colors, resize
@@ -36,9 +35,6 @@ FOLLOWED_OPTIONS = ("size", "fit", "reduce", "channels", "bits", "range", "mean"
 SCALES = ("run", "native")
 LONGEST = 384
 """Pixels of the longer side of a picture of a whole image."""
-
-Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
-"""Image uint8 (h, w, c), truth and probability (h, w) or (k, h, w), and the pixels that count (h, w) or None."""
 
 
 def dataset_node(run: TrainedRun, given: dict[str, Any], named: set[str]) -> dict[str, Any]:
@@ -97,11 +93,6 @@ def seen_in_training(run: TrainedRun, items: Sequence[Item]) -> int:
     return len({item.id for item in items} & {name for split in ("train", "val") for name in known.get(split, ())})
 
 
-def identity(settings: dict[str, Any], data: str) -> str:
-    """Six hex digits that two evaluations of a run share exactly when they would measure the same."""
-    return sha256((json.dumps(settings, sort_keys=True) + data).encode()).hexdigest()[:6]
-
-
 class TrainingResolution:
     """Images as the run's own test saw them: in the size, the batches and the precision of that test."""
 
@@ -122,9 +113,7 @@ class TrainingResolution:
     def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
         """Image, truth, probability and what counts of some images."""
         with self.run.autocast(self.module.device.type):
-            shown = predict(self.module, self.data.samples("test"), numbers)
-        valid = shown["valid"] if "valid" in shown else [None] * len(shown["ids"])
-        return zip(shown["images"], shown["truths"], shown["probabilities"].astype(np.float32), valid, strict=True)
+            return pictures(self.module, self.data.samples("test"), numbers)
 
 
 class NativeResolution:

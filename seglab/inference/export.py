@@ -13,13 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from seglab.contract import ContractError, Image, require
-from seglab.data.dataset import Dataset
-from seglab.data.decode import convert, decode_native
-from seglab.data.prepare_data import select_items
+from seglab.contract import ContractError, Image
 from seglab.engine.module import SegModule
 from seglab.files import atomic
-from seglab.images.resize import crop, fit, resize, to_units
+from seglab.images.resize import resize
 
 TOLERANCE = 1e-4
 """How far a probability of the file may be from PyTorch's."""
@@ -114,20 +111,3 @@ def max_difference(net: Deployed, run: Callable[[np.ndarray], np.ndarray], image
     """The largest difference between the probabilities of the file and those of PyTorch."""
     with torch.no_grad():
         return float(np.abs(run(images) - net(torch.from_numpy(images)).numpy()).max())
-
-
-def real_images(dataset: Dataset, count: int) -> np.ndarray:
-    """Decode some test images as the model is to see them: (b, c, size, size) float32, from 0 to 255.
-
-    Of images that patches are cut from, the middle. Raises a ContractError where the data are not there.
-    """
-    items = [item for item in select_items(dataset).splits.test if not item.fault and not item.left_out][:count]
-    require(bool(items), "dataset", "test images", "none")
-    size, seen = dataset.size, []
-    for item in items:
-        image = convert(np.asarray(decode_native(item, dataset)[0]), dataset)
-        top, left = (max(n - size, 0) // 2 for n in image.shape[:2])
-        patch = dataset.fit == "patch"
-        image = crop(image, top, left, size, size) if patch else fit(image, size, dataset.fit)
-        seen.append(to_units(image).astype(np.float32).reshape(size, size, -1).transpose(2, 0, 1))
-    return np.stack(seen)

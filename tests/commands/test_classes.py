@@ -59,7 +59,9 @@ def test_every_command_takes_several_classes(trained, tmp_path):
     assert set(pd.read_csv(out / "objects.csv")["class"]) <= set(classes)
 
     file = export(compose("export", f"run={run}", f"output={tmp_path}/m.onnx"), tmp_path)
-    assert ("argmax" in file.with_name("m.onnx.md").read_text()) == (scene == "organ")
+    readme = file.with_name("m.onnx.md").read_text()
+    assert ("argmax" in readme) == (scene == "organ")
+    assert "Checked: 2 test images of the run" in readme
     with pytest.raises(ContractError, match="surface: expected data of one class"):
         opened(compose("surface", "view=pixels", f"runs=[{run}]"))
 
