@@ -6,14 +6,15 @@ import math
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from seglab.contract import require
+from seglab.contract import ContractError, require
 from seglab.engine.module import SegModule
+from seglab.engine.validation import faults
 from seglab.losses.base import Loss
 
 log = logging.getLogger(__name__)
@@ -38,20 +39,8 @@ class Ramp:
 
     to: float
     epochs: int
-    shape: str = "linear"
+    shape: Literal["linear", "cosine", "exponential"] = "linear"
     start: float | None = None
-
-    def check(self, who: str) -> None:
-        """Raise a ContractError for values that are missing, misspelt or impossible."""
-        for name in ("start", "to"):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            require(number, who, f"a number as {name}", value)
-        require(self.shape in SHAPES, who, f"a shape of {', '.join(SHAPES)}", self.shape)
-        whole = isinstance(self.epochs, int) and not isinstance(self.epochs, bool) and self.epochs >= 1
-        require(whole, who, "a whole number of epochs, at least 1", self.epochs)
-        above = self.shape != "exponential" or (self.start or 0) > 0 < self.to
-        require(above, who, "start and to above 0 for shape=exponential", f"{self.start} and {self.to}")
 
     def at(self, epoch: int) -> float:
         """The value in an epoch, which counts from 0."""
@@ -69,14 +58,16 @@ def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
     found = {}
     for path, spec in _leaves(schedule, ()):
         who = f"schedule.{'.'.join(path)}"
-        names = [field.name for field in dataclasses.fields(Ramp)]
-        wrong = sorted(spec.keys() - names) if isinstance(spec, Mapping) else [spec]
-        require(not wrong, who, f"some of {', '.join(names)}", ", ".join(map(str, wrong)))
-        require("to" in spec and "epochs" in spec, who, "to and epochs", ", ".join(spec), "set to=... and epochs=...")
+        require(isinstance(spec, Mapping), who, "{to: NUMBER, epochs: COUNT}", spec)
+        if fault := next(faults({who: {"_target_": f"{__name__}.Ramp", **spec}}), None):
+            raise ContractError(fault)
         ramp = Ramp(**spec)
-        ramp = replace(ramp, start=_value(loss, path, who) if ramp.start is None else ramp.start)
-        ramp.check(who)
-        found[path] = ramp
+        start = _value(loss, path, who) if ramp.start is None else ramp.start
+        require(isinstance(start, int | float), who, "a number as start", start)
+        require(ramp.epochs >= 1, who, "at least 1 of epochs", ramp.epochs)
+        above = ramp.shape != "exponential" or start > 0 < ramp.to
+        require(above, who, "start and to above 0 for shape=exponential", f"{start} and {ramp.to}")
+        found[path] = replace(ramp, start=start)
     for epoch in (0, max((ramp.epochs for ramp in found.values()), default=0)):
         scheduled(loss, found, epoch)  # the loss itself checks its parameters
     return found
