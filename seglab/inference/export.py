@@ -55,7 +55,7 @@ def write(net: Deployed, images: np.ndarray, file: Path) -> Exported:
     the images, and on resized copies in another number. Raises a ContractError where neither does.
     """
     size, batch = images.shape[-1], Dim("batch", min=1, max=4096)
-    step = math.gcd(size, STEP)  # the model's own stride divides both
+    step = math.gcd(size, STEP)  # a model's stride of up to STEP divides both; of others the size is fixed
     least, near = size // step, size + step
     sides = {2: step * Dim("rows", min=least, max=512), 3: step * Dim("columns", min=least, max=512)}
     free = f"any number of images, sides of {size} and more divisible by {step}"
@@ -68,7 +68,7 @@ def write(net: Deployed, images: np.ndarray, file: Path) -> Exported:
             try:
                 run = save(net, images, partial, shapes)
                 seen = max(max_difference(net, run, some) for some in check_batches(images, other))
-            except (ContractError, OSError):
+            except OSError:
                 raise
             except Exception as error:  # torch.export raises a dozen kinds for what it cannot follow
                 worst = str(error).strip().splitlines()[0][:200]
