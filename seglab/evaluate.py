@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +52,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
 
 def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
     """Evaluate one run, unless that was done: RUN/evaluations/DATA-IDENTITY."""
-    from seglab.inference.evaluation import SCALES, dataset_node, eval_set, identity
+    from seglab.inference.evaluation import SCALES, dataset_node, eval_set
 
     node = dataset_node(run, to_container(cfg.dataset), overridden("dataset"))
     check(DictConfig({"dataset": node}))
@@ -63,7 +65,8 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
     settings = {"dataset": fixed, "split": images.split, "scale": scale}
     settings |= {key: cfg[key] for key in ("window", "overlap", "tta")} if scale == "native" else {}
     name = node["_target_"].rsplit(".", 1)[-1].lower()
-    out = run.folder / "evaluations" / f"{name}-{identity(settings, images.fingerprint)}"
+    made_of = json.dumps(settings, sort_keys=True) + images.fingerprint
+    out = run.folder / "evaluations" / f"{name}-{sha256(made_of.encode()).hexdigest()[:6]}"
     facts = {"run": run.name, "run_finished": run.outcome["finished"], "name": name, **settings}
     facts["fingerprint"] = images.fingerprint
     if not cfg.rerun and read_json(out / "evaluation.json").get("run_finished") == run.outcome["finished"]:
@@ -75,9 +78,10 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
 
 def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[str, Any], out: Path) -> None:
     """Measure, draw, and write the folder; evaluation.json last."""
+    from seglab.engine.per_image import ImageTable, score
     from seglab.engine.run import versions
     from seglab.files import csv_text, write_arrays, write_json, write_text
-    from seglab.inference.evaluation import NativeResolution, TrainingResolution, measure, seen_in_training
+    from seglab.inference.evaluation import NativeResolution, TrainingResolution, seen_in_training
     from seglab.inference.predictor import predictor
     from seglab.reporting.class_rows import rows_per_image
     from seglab.reporting.metrics_table import at_threshold
@@ -91,14 +95,18 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     if seen:
         log.warning("%s: %d of %d images have ids that the run has trained on", run.name, seen, len(measured.items))
     threshold, tuned, empty = run.config["threshold"], run.outcome["threshold"]["tuned"], run.config["empty"]
-    table, arrays, metrics = measure(measured, threshold, empty)
-    rows = rows_per_image(table, model.module.task)
+    groups, task = {item.id: item.group for item in measured.items}, model.module.task
+    require(bool(groups), "evaluate", "labeled images in this split", "none", "set split=all, or dataset.root")
+    records = ImageTable(groups, threshold, empty, objects=measured.objects, task=task)
+    metrics, arrays = score(model.module, measured, records), records.arrays("test")
+    table = records.table()
+    rows = rows_per_image(table, task)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "per_image.csv", csv_text(table))
     write_arrays(out / "histograms.npz", **arrays)
     if cfg.pictures:
         draw(rows, measured, threshold, out)
-    metrics = at_threshold(arrays["test"], model.module.task, tuned, empty) | metrics
+    metrics = at_threshold(arrays["test"], task, tuned, empty) | metrics
     data: dict[str, Any] = {"images": len(rows), "empty_masks": int((rows["foreground"] == 0).sum())}
     data |= {"foreground": float((rows["foreground"] / rows["pixels"]).mean()), "skipped": len(measured.skipped)}
     facts |= {"data": data, "seen_in_training": seen, "threshold": {"fixed": threshold, "tuned": tuned}}

@@ -1,53 +1,40 @@
-"""`python -m seglab.export`: a trained model as a file (ONNX and others) or folder for a hub; a loss for nnU-Net."""
+"""`python -m seglab.export`: a trained model as an ONNX file or a folder for a hub; a loss for nnU-Net."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from seglab.contract import ContractError, Task, require
+from seglab.contract import Task, require
 from seglab.engine.cli import command
 from seglab.engine.config import build_loss, choices, to_container
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from seglab.data.dataset import Dataset
     from seglab.engine.trained_run import TrainedRun
     from seglab.inference.export import Exported
 
 log = logging.getLogger(__name__)
-
-USE = {
-    "onnx": """import numpy as np, onnxruntime
-session = onnxruntime.InferenceSession("{name}")
-image = np.zeros((1, {channels}, {size}, {size}), np.float32)  # yours, from 0 to 255
-probability = session.run(None, {{"image": image}})[0]
-{decide}""",
-    "pt2": """import torch
-model = torch.export.load("{name}").module()
-image = torch.zeros(2, {channels}, {size}, {size})  # yours, from 0 to 255
-probability = model(image)
-{decide}""",
-}
 
 README = """# {name}
 
 The model of the run `{run}`, with its normalization and the {squash} inside.
 
 ```python
-{use}
+import numpy as np, onnxruntime
+image = np.zeros((1, {channels}, {size}, {size}), np.float32)  # yours, from 0 (black) to 255 (white); 16 bits over 257
+probability = onnxruntime.InferenceSession("{name}").run(None, {{"image": image}})[0]
+{decide}
 ```
 
-- In: `image`, float32 (b, {channels}, h, w), {colors}, from 0 (black) to 255 (white); 16-bit images over 257.
-- Scale: {scale}.
-- Sizes: {sizes}.
-- Out: `probability`, float32 (b, {classes}, h, w). {out}
-- Checked: {checked} {source} and resized copies of them through this file and through PyTorch; the probabilities differ
-  by {difference:.1e} at most (bar {tolerance:g}).
+- In: `image` (b, {channels}, h, w), {sizes}: {scale}.
+- Out: `probability` (b, {classes}, h, w). {out}
+- Checked: {checked} {source} and resized copies of them; from PyTorch it differs by {difference:.1e} at most.
 """
 
 
@@ -60,7 +47,7 @@ def export(cfg: DictConfig, folder: Path) -> Path:
 
     from seglab.engine.trained_run import open_run
     from seglab.files import write_text
-    from seglab.inference.export import SUFFIXES, Deployed, require_format, write
+    from seglab.inference.export import Deployed, write
 
     if cfg.format == "hub":
         from seglab.inference.hub import write_hub
@@ -69,14 +56,15 @@ def export(cfg: DictConfig, folder: Path) -> Path:
         written = write_hub(run, Path(cfg.output or run.folder / "export" / "hub"))
         log.info("%s: README.md model.safetensors run.json", written)
         return written
-    require_format(cfg.format)
-    require(isinstance(cfg.images, int) and cfg.images > 0, "export", "images of at least 1 to check with", cfg.images)
+    require(cfg.format == "onnx", "export", "format as one of onnx, hub", cfg.format)
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        importlib.import_module(package)  # or a missing one is said at the end
     run = open_run(cfg.run, to_container(cfg.trust))
     tuned = run.outcome["threshold"]["tuned"]
-    file = Path(cfg.output or run.folder / "export" / f"model{SUFFIXES[cfg.format]}")
-    images, source = images_of(run.dataset(), cfg.images)
-    made = write(Deployed(run.module()), images, cfg.format, file)
-    write_text(file.with_name(f"{file.name}.md"), readme(run, cfg.format, made, source, tuned))
+    file = Path(cfg.output or run.folder / "export/model.onnx")
+    images, source = images_of(run)
+    made = write(Deployed(run.module()), images, file)
+    write_text(file.with_name(f"{file.name}.md"), readme(run, made, source, tuned))
     log.info("%s: %s; %d %s differ by %.1e at most", file, made.sizes, made.checked, source, made.difference)
     return file
 
@@ -97,39 +85,33 @@ def export_trainer(cfg: DictConfig) -> Path:
     return file
 
 
-def images_of(dataset: Dataset, count: int) -> tuple[np.ndarray, str]:
-    """Give images to check with, and what they are: noise where the run's test images cannot be had."""
+def images_of(run: TrainedRun) -> tuple[np.ndarray, str]:
+    """Give images to check with, and what they are: those that the run has kept of its test, else noise."""
     import numpy as np
 
-    from seglab.inference.export import real_images
-
-    try:
-        seen, source = real_images(dataset, count), "test images of the run"
-    except ContractError as error:
-        log.warning("%s; checked on noise instead", error)
-        shape = (count, dataset.channels, dataset.size, dataset.size)
-        seen = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
-        source = "images of noise, since the run's own were not there,"
-    return (np.concatenate([seen, seen]) if len(seen) < 2 else seen), source
+    dataset = run.dataset()
+    if "examples.npz" in run.facts.get("files", {}):
+        shown = np.load(run.file("examples.npz"))["images"].transpose(0, 3, 1, 2).astype(np.float32)
+        if shown.shape[1] == dataset.channels:  # of more bands three are kept
+            return np.concatenate([shown, shown])[:4], "test images of the run"
+    shape = (4, dataset.channels, dataset.size, dataset.size)
+    return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32), "images of noise"
 
 
-def readme(run: TrainedRun, kind: str, made: Exported, source: str, tuned: Any) -> str:
-    """Say how the file is used, in five lines of Python, and what was checked."""
-    from seglab.inference.export import TOLERANCE
-
+def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
+    """Say how the file is used, in lines of Python, and what was checked."""
     dataset = run.dataset()
     reduced = f", reduced by {dataset.reduce}" if dataset.reduce > 1 else ""
     whole = f"whole images brought to {dataset.size}x{dataset.size} by `{dataset.fit}`, as in training{reduced}"
     patches = f"the images' own pixels{reduced}, as in training on squares of {dataset.size}"
-    size, channels = dataset.size, dataset.channels
-    task, fixed = dataset.task, run.config["threshold"]
-    decide, out = decision(task, fixed, tuned)
+    task = dataset.task
+    decide, out = decision(task, run.config["threshold"], tuned)
     return README.format(
         name=made.file.name,
         run=run.name,
-        use=USE[kind].format(name=made.file.name, channels=channels, size=size, decide=decide),
-        channels=channels,
-        colors={1: "gray", 3: "red, green and blue"}.get(channels, f"{channels} bands"),
+        decide=decide,
+        channels=dataset.channels,
+        size=dataset.size,
         scale=patches if dataset.fit == "patch" else whole,
         sizes=made.sizes,
         classes=task.channels,
@@ -138,7 +120,6 @@ def readme(run: TrainedRun, kind: str, made: Exported, source: str, tuned: Any) 
         checked=made.checked,
         source=source,
         difference=made.difference,
-        tolerance=TOLERANCE,
     )
 
 
@@ -151,7 +132,7 @@ def decision(task: Task, fixed: float, tuned: Any) -> tuple[str, str]:
         best = ", ".join(f"{name} {value:.4g}" for name, value in tuned.items())
         words = f"Classes in this order: {names}, each from {fixed} upwards, or as validation found best: {best}."
         return f"mask = probability >= {fixed}", words
-    words = f"Foreground is from {fixed} upwards, or from {tuned:.4g},\n  which validation found best."
+    words = f"Foreground is from {fixed} upwards, or from {tuned:.4g}, which validation found best."
     return f"mask = probability >= {tuned:.4g}", words
 
 

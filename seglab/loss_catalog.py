@@ -21,7 +21,7 @@ Notation: z logit, p = sigmoid(z), q = sigmoid(-z), t target, N pixels; tp = Σp
 A formula is that of one class; what becomes of several stands below it. Every loss gives one number per image, and
 works alone too: `from seglab.losses import Dice`. The curves are for an image of 144 pixels, 12 of them foreground, all
 predicted with the same margin, from wrong (left) to right: the value, and what the gradient sums up to over the
-foreground (red, solid) and over the background (blue, dashed).
+foreground (orange, solid) and over the background (blue, dashed).
 """
 
 
@@ -98,28 +98,25 @@ def curves(loss: Loss) -> dict[str, list[float]]:
     return drawn
 
 
-def picture(drawn: dict[str, list[float]]) -> str:
+def picture(name: str, drawn: dict[str, list[float]]) -> str:
     """Two small graphs as SVG text: the value, and the two gradients."""
-    left = graph(20, "value", [(drawn["value"], "#222222", "")])
-    both = [(drawn["foreground"], "#c8321e", ""), (drawn["background"], "#1e5ac8", ' stroke-dasharray="4 3"')]
-    style = 'font-family="sans-serif" font-size="9" fill="#555555"'
-    size = 'width="460" height="140" viewBox="0 0 460 140"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n{left}{graph(250, "gradient", both)}</svg>\n'
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
+    from seglab.plots import COLORS, INK, STYLE, svg
 
-def graph(x0: int, title: str, series: list[tuple[list[float], str, str]]) -> str:
-    """One graph of some series over the margin, from `x0` on."""
-    low = min(0.0, *(min(ys) for ys, _, _ in series))
-    high = max(1e-9, *(max(ys) for ys, _, _ in series))
-    parts = [f'<text x="{x0}" y="12">{title}, {low:.3g} to {high:.3g}; margin -6 to 6</text>\n']
-    parts += [f'<path d="M{x0} 20V130H{x0 + 190}M{x0 + 95} 130v-4" fill="none" stroke="#aaaaaa"/>\n']
-    for ys, color, dash in series:
-        places = (
-            (x0 + 190 * (m + 6) / 12, 130 - 108 * (y - low) / (high - low)) for m, y in zip(MARGINS, ys, strict=True)
-        )
-        points = " ".join(f"{x:.0f},{y:.1f}" for x, y in places)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}"{dash}/>\n')
-    return "".join(parts)
+    sides = {
+        "value": {"value": (INK, "-")},
+        "gradient": {"foreground": (COLORS[3], "-"), "background": (COLORS[0], "--")},
+    }
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 1.5), layout="constrained")
+        for axes, (title, lines) in zip(figure.subplots(1, 2), sides.items(), strict=True):
+            low, high = (find(0.0, *(find(drawn[line]) for line in lines)) for find in (min, max))
+            axes.set(title=f"{title}, {low:.3g} to {high:.3g}; margin -6 to 6", xticks=(), yticks=())
+            for line, (color, dash) in lines.items():
+                axes.plot(MARGINS, drawn[line], dash, color=color)
+        return svg(figure, name)
 
 
 def write(docs: Path) -> None:
@@ -127,7 +124,7 @@ def write(docs: Path) -> None:
     (docs / "losses").mkdir(parents=True, exist_ok=True)
     (docs / "losses.md").write_text(page())
     for name, loss in losses().items():
-        (docs / "losses" / f"{name}.svg").write_text(picture(curves(loss)))
+        (docs / "losses" / f"{name}.svg").write_text(picture(name, curves(loss)))
 
 
 def main() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,16 +42,40 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig, folder: Path) -> float:
     """Run the experiment that `cfg` describes in `folder`; returns the best value of `cfg.monitor`."""
     check_root(cfg)
-    from seglab.engine.outcome import show_plan
     from seglab.engine.sweep import register
 
     register(folder, cfg.on_fail)
     return show_plan(cfg, folder) if cfg.plan else run_once(cfg, folder)
 
 
+def show_plan(cfg: DictConfig, folder: Path) -> float:
+    """Print whether the run in `folder` is finished, interrupted or waiting, and change nothing there."""
+    from seglab.engine.run import Run
+
+    run = Run(folder)
+    done = not cfg.rerun and known_value(cfg, run) is not None
+    print("finished" if done else "waiting" if cfg.rerun else run.known().get("status", "waiting"), run)
+    with suppress(OSError):
+        folder.rmdir()  # Hydra has made it; one with files in it stays
+    return float("nan")
+
+
+def known_value(cfg: DictConfig, run: Run) -> float | None:
+    """The best value of `cfg.monitor` if this very run is finished; see Run.outcome."""
+    data_now = partial(fingerprint_now, json.dumps(to_container(cfg.dataset), sort_keys=True))
+    return run.outcome(identity(cfg), data_now, cfg.stop_after)
+
+
+@cache
+def fingerprint_now(dataset: str) -> str:
+    """The fingerprint of a data set, written as JSON, as it lies on disk now; computed once in a sweep's process."""
+    from seglab.data.prepare_data import select_items
+
+    return select_items(build(json.loads(dataset))).fingerprint
+
+
 def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
     """Give the result of the run in `folder`: known if it is finished, resumed if it was interrupted, else trained."""
-    from seglab.engine.outcome import known_value
     from seglab.engine.run import Run
 
     check_domains(cfg)
@@ -113,7 +139,7 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     fit(cfg, trainer, module, data, run)
     if cfg.stop_after:
         return run.pause(cfg.stop_after)
-    measure(cfg, trainer, module, data, run)
+    measure(cfg, trainer.strategy.root_device, module, data, run)
     if run.is_main:
         draw(cfg, module, data, run)
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
@@ -214,14 +240,16 @@ def memory_sentence() -> Iterator[None]:
 
 def initialize(cfg: DictConfig, module: SegModule, run: Run) -> None:
     """Load initial weights from `cfg.init_from`; a run that resumes has its own."""
-    from seglab.engine.initial_weights import describe, start_from
+    from seglab.engine.initial_weights import start_from
 
     require(cfg.init_from or not cfg.init_include, "init_include", "init_from=RUN beside it", "none")
     if cfg.init_from and run.last:
         run.note(initial=run.earlier.get("initial"))
     elif cfg.init_from:
-        run.note(initial=start_from(module.model, cfg.init_from, to_container(cfg.init_include), module.task))
-        log.info("init_from: %s", describe(run.facts["initial"]))
+        made = start_from(module.model, cfg.init_from, to_container(cfg.init_include), module.task)
+        run.note(initial=made)
+        loaded, others = f"{made['loaded']} of {made['weights']} weights from {made['file']}", made["left"][:5]
+        log.info("init_from: %s; others such as %s keep their first values", loaded, ", ".join(others) or "none")
 
 
 def make_trainer(cfg: DictConfig, run: Run) -> Trainer:

@@ -52,7 +52,6 @@ def measure(size: int, base: int, batch_size: int, images: int, steps: int) -> l
         name = f"Trainer, metrics and watch{', cuda_graph' * graph}"
         spent[name] = with_trainer(base, [batch] * steps, device, graph)
         spent[f"{name}, data too"] = with_trainer(base, data.loader("train"), device, graph)
-    spent |= operations(base, batch, device)
     rows = [Row(f"{name}, {kind}", value, value / spent["bare loop"], "bare loop") for name, value in spent.items()]
     return rows + loading(dataset, batch_size, device)
 
@@ -106,19 +105,6 @@ def bare_step(base: int, batch: Batch, device: torch.device, **options: Any) -> 
 def bare_loop(base: int, batch: Batch, device: torch.device, steps: int) -> float:
     zero, work = bare_step(base, batch, device)
     return milliseconds(lambda: (zero(), work()), device, steps)
-
-
-def operations(base: int, batch: Batch, device: torch.device, most: int = 8) -> dict[str, float]:
-    """The milliseconds of a bare step's longest operations on the device, the calls of each added up."""
-    zero, work = bare_step(base, batch, device)
-    milliseconds(lambda: (zero(), work()), device, 1)
-    with torch.profiler.profile() as profile:
-        work()
-        wait(device)
-    spent = f"self_{'device' if device.type == 'cuda' else 'cpu'}_time_total"
-    events = [event for event in profile.key_averages() if event.key.startswith("aten::")]
-    longest = sorted(((getattr(event, spent) / 1000, event.key) for event in events), reverse=True)[:most]
-    return {f"of the bare loop, {name}": value for value, name in longest}
 
 
 def bare_graph(base: int, batch: Batch, steps: int) -> float:
@@ -189,27 +175,12 @@ def light_chain() -> Chain:
     return Chain(steps={type(step).__name__: step for step in steps})
 
 
-def strong_chain() -> Chain:
-    """The changes of Strong as albumentations makes them."""
-    import albumentations as A
-
-    steps = [
-        A.Affine(scale=(0.8, 1.2), rotate=(-30, 30), shear=(-5, 5), p=0.5),
-        A.ElasticTransform(alpha=50, sigma=8, p=0.2),
-        A.RandomGamma(p=0.2),
-        A.GaussNoise(std_range=(0.01, 0.05), p=0.2),
-        A.GaussianBlur(p=0.1),
-    ]
-    return Chain(steps=light_chain().steps | {type(step).__name__: step for step in steps})
-
-
 def loading(dataset: Synthetic, batch_size: int, device: torch.device) -> list[Row]:
     """Batches made on the device, and by albumentations in the loader's processes."""
-    ways: list[tuple[str, Augment, str, int]] = []
-    for name, ours, theirs in (("light", Light(), light_chain()), ("strong", Strong(), strong_chain())):
-        ways.append((f"augment={name} on the {device.type}", ours, "device", 0))
-        counts = (0, 4, 8) if device.type == "cuda" else (0,)
-        ways += [(f"albumentations' {name}, {n} workers", theirs, "disk", n) for n in counts]
+    ours = (("light", Light()), ("strong", Strong()))
+    ways: list[tuple[str, Augment, str, int]] = [(f"augment={n} on the {device.type}", a, "device", 0) for n, a in ours]
+    for workers in (0, 4, 8) if device.type == "cuda" else (0,):
+        ways.append((f"albumentations' light, {workers} workers", light_chain(), "disk", workers))
     spent = {}
     for name, augment, store, workers in ways:
         loader = DataModule(dataset, augment, batch_size, workers, store=store, device=device).loader("train")

@@ -139,24 +139,16 @@ class Dataset:
             value = getattr(self, field.name)
             if isinstance(value, list):  # of a yaml, which cannot be hashed
                 object.__setattr__(self, field.name, tuple(value))
-        least = dict.fromkeys(("size", "channels", "reduce", "patches_per_image", "folds"), 1) | {"cache_gb": 0}
-        for name, limit in least.items():
-            require(getattr(self, name) >= limit, "dataset", f"{name} of at least {limit}", getattr(self, name))
         one_of("dataset", self, fit=FITS, bits=(8, 16), on_bad_item=("raise", "skip"))
         if not isinstance(self.range, str):
             object.__setattr__(self, "range", tuple(float(limit) for limit in self.range))
         two = not isinstance(self.range, str) and len(self.range) == 2 and self.range[0] < self.range[1]
         require(two or self.range in ("auto", "full"), "dataset", "range of auto, full or [low, high]", self.range)
         require(0 <= self.fold < max(self.folds, 1), "dataset", f"fold from 0 to {self.folds - 1}", self.fold)
-        require(0 <= self.positive_fraction <= 1, "dataset", "positive_fraction in [0, 1]", self.positive_fraction)
-        require(0 < self.coverage <= 1, "dataset", "coverage in (0, 1]", self.coverage)
         for name in ("mean", "std"):
             value = getattr(self, name)
             fits = value == "auto" or (not isinstance(value, str) and len(value) in (1, self.channels))
             require(fits, "dataset", f"{name} of auto, or with 1 or {self.channels} numbers", value)
-        require(isinstance(self.std, str) or min(self.std) > 0, "dataset", "std above 0", self.std)
-        for name in ("val_fraction", "test_fraction"):
-            require(0 <= getattr(self, name) < 1, "dataset", f"{name} in [0, 1)", getattr(self, name))
         hard = not self.soft or self.task.kind != "multiclass"
         require(hard, "dataset", "soft=false for classes that exclude each other", self.soft)
 

@@ -38,13 +38,10 @@ class DataModule:
         store: str = "disk",
         device: torch.device | None = None,
     ) -> None:
-        require(batch_size >= 1, "data", "batch_size of at least 1", batch_size)
-        require(workers >= 0, "data", "workers of at least 0", workers)
         unknown = [name for name in needs if name not in MAPS]
         require(not unknown, "data", f"needs among {', '.join(MAPS)}", unknown)
         self.dataset, self.augment = dataset, None if type(augment) is Augment else augment
         self.batch_size, self.workers, self.seed, self.needs = batch_size, workers, seed, tuple(needs)
-        require(store in ("auto", "device", "memory", "disk"), "store", "auto, device, memory or disk", store)
         patches = dataset.fit == "patch" and store in ("device", "memory")
         require(not patches, "store", "disk with dataset.fit=patch, which cuts from images of any size", store)
         self.store, self.device = store, device or torch.device("cpu")

@@ -41,7 +41,8 @@ PLUGINS = {"ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
 
 
 EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export") | dict.fromkeys(("monai", "kornia"), "bench")
-EXTRAS |= {"nibabel": "nifti", "pycocotools": "coco"}
+EXTRAS |= {"nibabel": "nifti", "pycocotools": "coco", "optuna": "search"}
+EXTRAS |= {name: name for name in ("wandb", "mlflow", "trackio")}
 """The extra that a package belongs to, for those that a command may lack."""
 
 
@@ -59,7 +60,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             try:
                 refuse_added(cfg, HydraConfig.get().overrides.task, name, str(CONF))
                 check_domains(cfg)
-                with exclusive_slot(), _extras_named(name):
+                with exclusive_slot(), extras_named(name):
                     return function(cfg, Path(HydraConfig.get().runtime.output_dir))
             except (ConfigError, ContractError, OmegaConfBaseException, OSError) as error:
                 if HydraConfig.get().mode == RunMode.RUN:
@@ -98,7 +99,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 raise SystemExit(supervise(f"seglab.{name}"))
             # Threads that spin while they wait starve other processes: 154 s became 36 s beside one that is busy
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-            with _exit_code_of_signals(), _one_sentence_for_errors(name, began):
+            with _exit_code_of_signals(), _one_sentence_for_errors(name, began), extras_named(name):
                 hydra_main()
             if failures:
                 raise SystemExit(1)
@@ -201,7 +202,7 @@ def _missing_plugin(word: str) -> str | None:
 
 
 @contextmanager
-def _extras_named(name: str) -> Iterator[None]:
+def extras_named(name: str) -> Iterator[None]:
     """Say in one sentence which extra a command lacks."""
     try:
         yield

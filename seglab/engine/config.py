@@ -81,6 +81,11 @@ def model_node(node: dict[str, Any], task: Task) -> dict[str, Any]:
     return node if own or task.channels == 1 else {**node, "out_channels": task.channels}
 
 
+def without_download(node: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a model whose weights do not come from a hub, which may be out of reach."""
+    return {key: None if key == "encoder_weights" else value for key, value in node.items()}
+
+
 def build_loss(node: Any) -> Any:
     """Make the loss that a node describes, ours or somebody else's function or module."""
     from seglab.losses.base import Loss

@@ -56,6 +56,7 @@ DOMAINS: dict[str, Domain] = {
     **dict.fromkeys(("dataset.contrast", "dataset.noise"), Domain(0, 1000)),
     "workers": Domain(0, 256, whole=True),
     "evaluation_processes": Domain(0, 256, whole=True, auto=True),
+    "threads": Domain(1, 256, whole=True, auto=True),
     "examples": Domain(1, 1000, whole=True),
     "stop_after": Domain(1, whole=True, null=True),
     "trials": Domain(1, 10_000, whole=True),
@@ -67,6 +68,10 @@ DOMAINS: dict[str, Domain] = {
     "model.prior": Domain(0, 1, without=(0, 1), null=True),
     "dataset.size": Domain(1, 16384, whole=True),
     "dataset.reduce": Domain(1, 64, whole=True),
+    **dict.fromkeys(("dataset.channels", "dataset.folds"), Domain(1, 1000, whole=True)),
+    **dict.fromkeys(("dataset.val_fraction", "dataset.test_fraction"), BELOW_1),
+    "dataset.positive_fraction": Domain(0, 1),
+    "dataset.coverage": Domain(0, 1, without=(0,)),
     "window": Domain(1, 65536, whole=True, null=True),
     "overlap": Domain(0, 0.75),
     "delta": POSITIVE,
@@ -81,12 +86,13 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "on_fail": ("continue", "stop"),
     "sampler": ("quasirandom", "tpe"),
     "tta": ("none", "flips", "d4"),
+    "store": ("auto", "device", "memory", "disk"),
     "device": ("auto", "cpu", "cuda"),
     **dict.fromkeys(("channels_last", "compile", "cuda_graph", "rerun", "plan"), (True, False)),
 }
 """Options of a few values."""
 
-LOWER_IS_BETTER = ("loss", "ece")
+LOWER_IS_BETTER = ("loss",)
 """The metrics of an epoch that are errors; of all others more is better."""
 
 NOT_EMPTY = ("init_from", "init_include", "tune.lr", "study", "optimizer.betas", "dataset.mean", "dataset.std")

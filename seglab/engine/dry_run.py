@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from seglab.contract import ContractError, Task, require
 from seglab.data.dataset import Dataset
 from seglab.data.loading import Batch, Samples
-from seglab.engine.config import ConfigError, build, model_node, one_line
+from seglab.engine.config import ConfigError, build, model_node, one_line, without_download
 from seglab.engine.module import Meter, SegModule
 from seglab.losses.external import External
 
@@ -32,8 +32,7 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
     shape = (2, dataset.channels, dataset.size, dataset.size)
     try:
         with torch.device("meta"):
-            node = model_node(node, dataset.task)
-            model = build({**node, "encoder_weights": None} if "encoder_weights" in node else node)
+            model = build(without_download(model_node(node, dataset.task)))
             weights = 4 * sum(weight.numel() for weight in model.parameters())
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             got, remedy = f"{weights / 1e9:.3g} GB of {memory / 1e9:.3g} GB", "lower model.base or model.depth"

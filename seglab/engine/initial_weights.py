@@ -18,17 +18,16 @@ PREFIXES = ("", "model.", "module.", "net.")
 def start_from(
     model: nn.Module, source: str, include: Sequence[str] | None = None, task: Task | None = None
 ) -> dict[str, Any]:
-    """Load weights into a model and report as plain data what was and was not loaded; draws no random number.
+    """Load weights into a model and report as plain data how many and which not; draws no random number.
 
     Args:
         model: the model, freshly built.
         source: the folder of a run, whose best checkpoint is meant, or a file of torch.save or safetensors.
         include: shell patterns of the model's own names (`down.0.*`), which may begin after any dot of them
-            (`encoder.*`); None loads everything that fits.
+            (`encoder.*`); None loads every weight of the same name and shape.
         task: what the model is to learn; a run of another one is refused unless `include` chooses what they share.
 
-    Weights keep their first values where the file lacks them (`missing`) or has another shape (`reshaped`);
-    `unexpected` are the file's that the model lacks. Raises a ContractError where nothing fits.
+    All others keep their first values (`left`). Raises a ContractError where nothing fits.
     """
     file = weights_file(source, None if include else task)
     own, theirs = model.state_dict(), read_weights(file, "init_from")
@@ -38,22 +37,18 @@ def start_from(
     for pattern in patterns:
         some = f"a pattern of names such as {', '.join(list(own)[:3])}"
         require(any(matches(name, [pattern]) for name in own), "init_include", some, pattern)
-    wanted = {name: value for name, value in own.items() if matches(name, patterns)}
-    both = [name for name in wanted if name in theirs]
-    loaded = {name: theirs[name] for name in both if theirs[name].shape == own[name].shape}
+    wanted = [name for name in own if matches(name, patterns)]
+    loaded = {name: theirs[name] for name in wanted if name in theirs and theirs[name].shape == own[name].shape}
     names = f"{len(theirs)} others such as {', '.join(list(theirs)[:3])}"
     any_fits = any(value.dim() for value in loaded.values())  # a BatchNorm's count of batches fits everywhere
-    require(any_fits, f"init_from {file}", f"weights that fit, such as {', '.join(list(wanted)[:3])}", names)
+    require(any_fits, f"init_from {file}", f"weights that fit, such as {', '.join(wanted[:3])}", names)
     model.load_state_dict(loaded, strict=False)
     return {
         "file": str(file),
         "sha256": sha256(file),
         "weights": len(own),
         "loaded": len(loaded),
-        "left_out": len(own) - len(wanted),
-        "missing": [name for name in wanted if name not in theirs],
-        "reshaped": {name: [list(theirs[name].shape), list(own[name].shape)] for name in both if name not in loaded},
-        "unexpected": [name for name in theirs if name not in own and matches(name, patterns)],
+        "left": [name for name in own if name not in loaded],
     }
 
 
@@ -72,31 +67,3 @@ def weights_file(source: str, task: Task | None = None) -> Path:
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a name, from its start or from one of its dots on, matches one of the patterns."""
     return any(fnmatchcase(f".{name}", f"*.{pattern}") for pattern in patterns)
-
-
-def unchanged(facts: dict[str, Any]) -> bool:
-    """Whether the file that a run started from (empty: none) still holds the same weights, or no longer exists."""
-    return not facts or not Path(facts["file"]).exists() or sha256(Path(facts["file"])) == facts["sha256"]
-
-
-def describe(facts: dict[str, Any]) -> str:
-    """Describe in one line what was loaded and what was not, with the first few names of each kind."""
-    parts = [f"{facts['loaded']} of {facts['weights']} weights from {facts['file']}"]
-    if facts["left_out"]:
-        parts.append(f"{facts['left_out']} not in init_include")
-    shapes = [
-        f"{name} ({spell_shape(there)} there, {spell_shape(here)} here)"
-        for name, (there, here) in facts["reshaped"].items()
-    ]
-    kinds = {"missing there": facts["missing"], "of another shape": shapes, "not the model's": facts["unexpected"]}
-    parts += [
-        f"{len(names)} {kind}: {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
-        for kind, names in kinds.items()
-        if names
-    ]
-    return "; ".join(parts)
-
-
-def spell_shape(shape: Sequence[int]) -> str:
-    """Write a shape as 16x3x3x3."""
-    return "x".join(map(str, shape)) or "a number"

@@ -1,4 +1,4 @@
-"""Loss schedules: parameters of the loss that change over epochs or steps, and losses that follow one another."""
+"""Loss schedules: parameters of the loss that change over epochs, and losses that follow one another."""
 
 import dataclasses
 import logging
@@ -6,14 +6,15 @@ import math
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from seglab.contract import require
+from seglab.contract import ContractError, require
 from seglab.engine.module import SegModule
+from seglab.engine.validation import faults
 from seglab.losses.base import Loss
 
 log = logging.getLogger(__name__)
@@ -30,35 +31,20 @@ SHAPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Ramp:
-    """The change of one parameter to the value `to` over a number of epochs or optimizer steps; then it keeps it.
+    """The change of one parameter to the value `to` over a number of epochs; then it keeps it.
 
     shape: linear, cosine (slow at both ends) or exponential (by the same factor each time). start: None for the
     parameter's own value.
     """
 
     to: float
-    shape: str = "linear"
-    epochs: int | None = None
-    steps: int | None = None
+    epochs: int
+    shape: Literal["linear", "cosine", "exponential"] = "linear"
     start: float | None = None
 
-    def check(self, who: str) -> None:
-        """Raise a ContractError for values that are missing, misspelt or impossible."""
-        for name in ("start", "to"):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            require(number, who, f"a number as {name}", value)
-        require(self.shape in SHAPES, who, f"a shape of {', '.join(SHAPES)}", self.shape)
-        lengths = [length for length in (self.epochs, self.steps) if length is not None]
-        require(len(lengths) == 1, who, "epochs or steps, one of them", "both" if lengths else "none")
-        whole = isinstance(lengths[0], int) and not isinstance(lengths[0], bool) and lengths[0] >= 1
-        require(whole, who, "a whole number of epochs or steps, at least 1", lengths[0])
-        above = self.shape != "exponential" or (self.start or 0) > 0 < self.to
-        require(above, who, "start and to above 0 for shape=exponential", f"{self.start} and {self.to}")
-
-    def at(self, epoch: int, step: int) -> float:
-        """The value at the start of an epoch, or before an optimizer step; both count from 0."""
-        share = epoch / self.epochs if self.epochs else step / (self.steps or 1)
+    def at(self, epoch: int) -> float:
+        """The value in an epoch, which counts from 0."""
+        share = epoch / self.epochs
         return float(self.to) if share >= 1 else float(SHAPES[self.shape](self.start, self.to, share))
 
 
@@ -72,16 +58,18 @@ def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
     found = {}
     for path, spec in _leaves(schedule, ()):
         who = f"schedule.{'.'.join(path)}"
-        names = [field.name for field in dataclasses.fields(Ramp)]
-        wrong = sorted(spec.keys() - names) if isinstance(spec, Mapping) else [spec]
-        require(not wrong, who, f"some of {', '.join(names)}", ", ".join(map(str, wrong)))
-        require("to" in spec, who, "a value to go to", "none", "set to=...")
+        require(isinstance(spec, Mapping), who, "{to: NUMBER, epochs: COUNT}", spec)
+        if fault := next(faults({who: {"_target_": f"{__name__}.Ramp", **spec}}), None):
+            raise ContractError(fault)
         ramp = Ramp(**spec)
-        ramp = replace(ramp, start=_value(loss, path, who) if ramp.start is None else ramp.start)
-        ramp.check(who)
-        found[path] = ramp
-    for time in (0, max((ramp.epochs or ramp.steps or 1 for ramp in found.values()), default=0)):
-        scheduled(loss, found, time, time)  # the loss itself checks its parameters
+        start = _value(loss, path, who) if ramp.start is None else ramp.start
+        require(isinstance(start, int | float), who, "a number as start", start)
+        require(ramp.epochs >= 1, who, "at least 1 of epochs", ramp.epochs)
+        above = ramp.shape != "exponential" or start > 0 < ramp.to
+        require(above, who, "start and to above 0 for shape=exponential", f"{start} and {ramp.to}")
+        found[path] = replace(ramp, start=start)
+    for epoch in (0, max((ramp.epochs for ramp in found.values()), default=0)):
+        scheduled(loss, found, epoch)  # the loss itself checks its parameters
     return found
 
 
@@ -117,10 +105,10 @@ def _parts(node: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in real | inner}
 
 
-def scheduled(loss: Loss, found: Mapping[Path, Ramp], epoch: int, step: int) -> Loss:
-    """The loss with the parameters that it has in an epoch and before a step."""
+def scheduled(loss: Loss, found: Mapping[Path, Ramp], epoch: int) -> Loss:
+    """The loss with the parameters that it has in an epoch."""
     for path, ramp in found.items():
-        loss = _replaced(loss, path, ramp.at(epoch, step))
+        loss = _replaced(loss, path, ramp.at(epoch))
     return loss
 
 
@@ -134,7 +122,7 @@ def _replaced(node: Any, path: Path, value: float) -> Any:
 
 
 class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known, before the checkpoints after it
-    """Sets the loss of each epoch, or of each step where a parameter changes by steps.
+    """Sets the loss of each epoch.
 
     Training and validation are measured with the loss of their epoch. When training ends the configured loss is
     restored (the start of a schedule, the first loss of a switch), and the test images are measured with that, so that
@@ -173,26 +161,17 @@ class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known
             module.cuda_graph = False  # each value of a parameter would need its own
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        switched = self._set_loss(trainer)
-        if trainer.current_epoch in switched:
-            trainer.optimizers[0].state.clear()
-            log.info("epoch %d: the loss is now %s", trainer.current_epoch + 1, self.module.loss.name)
-        now = (trainer.current_epoch, trainer.global_step)
-        known = {f"loss/{'.'.join(path)}": ramp.at(*now) for path, ramp in self.ramps.items()}
-        known |= {"loss/stage": 1.0 + len(switched)} if self.switches else {}
-        if known:
-            self.module.log_values({name: torch.tensor(value, dtype=torch.float64) for name, value in known.items()})
-
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if any(ramp.steps for ramp in self.ramps.values()):
-            self._set_loss(trainer)
-
-    def _set_loss(self, trainer: Trainer) -> list[int]:
-        loss = scheduled(self.loss, self.ramps, trainer.current_epoch, trainer.global_step)
+        loss = scheduled(self.loss, self.ramps, trainer.current_epoch)
         now, switched = loss.at_epoch(self.history)
         if now != self.module.loss:  # a graph of its steps is kept for each loss
             self.module.loss = now
-        return switched
+        if trainer.current_epoch in switched:
+            trainer.optimizers[0].state.clear()
+            log.info("epoch %d: the loss is now %s", trainer.current_epoch + 1, self.module.loss.name)
+        known = {f"loss/{'.'.join(path)}": ramp.at(trainer.current_epoch) for path, ramp in self.ramps.items()}
+        known |= {"loss/stage": 1.0 + len(switched)} if self.switches else {}
+        if known:
+            self.module.log_values({name: torch.tensor(value, dtype=torch.float64) for name, value in known.items()})
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.history.append(self.sign * float(trainer.callback_metrics.get(self.module.monitor, math.nan)))

@@ -162,12 +162,10 @@ class SegModule(LightningModule):
         return {"loss": losses.mean(), "logits": logits.detach()}
 
     def _measured_step(self, batch: Batch, meter: Meter, image: Tensor | None = None) -> tuple[PerImage, Logits]:
-        losses, logits, *measured = self._repeat(batch, meter) or self.step(batch)
-        self._unchecked.append((losses.detach(), batch["id"]))
-        # At once on a CPU; on a GPU, where reading a number waits for all work, seldom and together
-        if losses.device.type == "cpu" or len(self._unchecked) >= STEPS_UNCHECKED:
-            self.raise_if_not_finite()
+        losses, logits, *rows = self._repeat(batch, meter) or self.step(batch)
+        self.check_finite(losses, batch["id"])
         valid = batch.get("valid")
+        measured = rows[0] if rows else None
         meter.update(losses, logits, batch["target"], image=image, valid=valid, measured=measured)
         return losses, logits
 
@@ -181,14 +179,14 @@ class SegModule(LightningModule):
             losses, logits = self._objective(image, target, valid, dict(zip(names, maps, strict=True)))
             if self.training:
                 losses.mean().backward()
-            return losses.detach(), logits.detach(), *meter.metrics.measure(logits.detach(), target, valid)
+            return losses.detach(), logits.detach(), meter.metrics.measure(logits.detach(), target, valid)
 
         inputs = (batch["image"], batch["target"], batch.get("valid"), *(batch[name] for name in names))
         outputs = self.graphs((meter, self.loss), work, inputs)
         if outputs is None:
             return None
-        losses, logits, *measured = outputs  # the next step overwrites them, and only the logits are used up by then
-        return losses.clone(), logits, *(x.clone() for x in measured)
+        losses, logits, rows = outputs  # the next step overwrites them, and only the logits are used up by then
+        return losses.clone(), logits, rows.clone()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute the gradients, or take those that the graph of this step has computed."""
@@ -213,6 +211,12 @@ class SegModule(LightningModule):
     def on_train_end(self) -> None:
         self.graphs = None  # Lightning moves the weights to the host now
 
+    def check_finite(self, losses: PerImage, ids: list[str]) -> None:
+        """Look at the losses of a step: at once on a CPU; on a GPU, where that waits for all work, many together."""
+        self._unchecked.append((losses.detach(), ids))
+        if losses.device.type == "cpu" or len(self._unchecked) >= STEPS_UNCHECKED:
+            self.raise_if_not_finite()
+
     def raise_if_not_finite(self) -> None:
         """Raise a ContractError that names the images of the first step whose loss is not finite."""
         unchecked, self._unchecked = self._unchecked, []
@@ -230,15 +234,8 @@ class SegModule(LightningModule):
             "lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true"
         )
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        return self._measure(self.val_meter, batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        return self._measure(self.test_meter, batch)
-
-    def _measure(self, meter: Meter, batch: Batch) -> dict[str, Tensor]:
-        losses, logits = self._measured_step(batch, meter, batch["index"])
-        return {"losses": losses, "logits": logits}
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._measured_step(batch, self.val_meter, batch["index"])
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch, then step the scheduler here: Lightning steps a plateau scheduler after the checkpoint."""
@@ -253,9 +250,6 @@ class SegModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log("val", self.val_meter)
-
-    def on_test_epoch_end(self) -> None:
-        self._log("test", self.test_meter)
 
     def _log(self, stage: str, meter: Meter) -> None:
         self.raise_if_not_finite()

@@ -3,8 +3,9 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
+from tqdm import tqdm
 
-from seglab.contract import Logits, PerImage, Task
+from seglab.contract import Logits, PerImage, Task, require
 from seglab.data.loading import Samples
-from seglab.engine.module import SegModule
+from seglab.data.sampler import rank_and_world
+from seglab.engine.module import Batch, SegModule
 from seglab.engine.worker_pool import submit
 from seglab.files import cell, csv_text, write_text
 from seglab.images.resize import in_colors
@@ -71,6 +74,13 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
             self._written = time.perf_counter()
 
 
+Measured = tuple[PerImage, Logits, Batch]
+"""Losses (b,) and logits (b, k, h, w) of a batch of images."""
+
+Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
+"""Image uint8 (h, w, c), truth and probability (h, w) or (k, h, w), and the pixels that count (h, w) or None."""
+
+
 class Record(NamedTuple):
     """What is kept of one image, or of one tile of it; counts (k, 6) and histograms can be added over the tiles.
 
@@ -85,8 +95,8 @@ class Record(NamedTuple):
     confusion: np.ndarray | None
 
 
-class ImageTable(Callback):
-    """Collects a row and a histogram per image and class while a trainer validates or tests.
+class ImageTable:
+    """Collects a row and a histogram per image and class.
 
     The tiles of one image become one row: their counts are added, their losses averaged by how many pixels count;
     distances and objects, which cross the borders of tiles, are then undefined. The histogram (2 x 256 counts of truth
@@ -118,13 +128,6 @@ class ImageTable(Callback):
         self.records: list[Record] = []
         self._waiting: deque[tuple[dict[str, float], Future[dict[str, float]]]] = deque()
 
-    def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        outputs, batch, *_ = args
-        self.add(outputs["losses"], outputs["logits"], batch["target"], batch["id"], batch.get("valid"))
-
-    def on_test_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        self.on_validation_batch_end(trainer, module, *args)
-
     def add(
         self, losses: PerImage, logits: Logits, target: Tensor, ids: Sequence[str], valid: Tensor | None = None
     ) -> None:
@@ -150,17 +153,15 @@ class ImageTable(Callback):
             row, computed = self._waiting.popleft()
             row.update(computed.result())
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Gather the records of several processes, in the order of the images."""
+    def gather(self) -> None:
+        """Take the records of all processes, in the order of the images."""
         self._collect(0)
-        if trainer.world_size > 1:
-            parts: list[Any] = [None] * trainer.world_size
+        world = rank_and_world()[1]
+        if world > 1:
+            parts: list[Any] = [None] * world
             torch.distributed.all_gather_object(parts, self.records)
             in_turn = zip_longest(*parts)  # each process took every k-th
             self.records = [record for group in in_turn for record in group if record]
-
-    def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self.on_validation_end(trainer, module)
 
     def images(self) -> dict[str, list[Record]]:
         """The tiles of each image, in the order of the images; one where images are seen whole."""
@@ -229,6 +230,34 @@ def means(table: pd.DataFrame, task: Task) -> dict[str, float]:
 
 
 @torch.no_grad()
+def score(module: SegModule, measured: Iterable[Measured], records: ImageTable) -> dict[str, float]:
+    """Measure images one by one, into `records`, and all together; in several processes each its own.
+
+    Gives the metrics of `module.test_meter`, and the means of the rows of all images.
+    """
+    for losses, logits, batch in measured:
+        target, valid = batch["target"], batch.get("valid")
+        module.check_finite(losses, batch["id"])
+        module.test_meter.update(losses, logits, target, image=batch["index"], valid=valid)
+        records.add(losses, logits, target, batch["id"], valid)
+    module.raise_if_not_finite()
+    records.gather()
+    require(bool(records.records), "data", "images that can be read", "none")
+    metrics = {name: float(value) for name, value in module.test_meter.flush().items()}
+    return metrics | means(records.table(), records.task)
+
+
+def steps(
+    module: SegModule, loader: Iterable[Batch], autocast: Callable[[], AbstractContextManager[Any]]
+) -> Iterator[Measured]:
+    """The losses and logits of the batches of a loader, computed on the module's device in the precision of a run."""
+    for batch in tqdm(loader, "measure", delay=3, leave=False, disable=None):
+        moved = {key: value.to(module.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        with autocast():
+            yield *module.step(moved), moved
+
+
+@torch.no_grad()
 def predict(module: SegModule, samples: Samples, numbers: Iterable[int]) -> dict[str, np.ndarray]:
     """Predict some images of a split without augmentation; of a tiled image the tile with the most foreground.
 
@@ -252,6 +281,13 @@ def predict(module: SegModule, samples: Samples, numbers: Iterable[int]) -> dict
         marks = [batch.get("valid", torch.ones_like(batch["target"][:, :1], dtype=torch.bool)) for batch in batches]
         found["valid"] = torch.cat(marks)[:, 0].numpy()
     return found
+
+
+def pictures(module: SegModule, samples: Samples, numbers: Iterable[int]) -> Iterator[Picture]:
+    """What `predict` gives, image by image."""
+    shown = predict(module, samples, numbers)
+    valid = shown["valid"] if "valid" in shown else [None] * len(shown["ids"])
+    return zip(shown["images"], shown["truths"], shown["probabilities"].astype(np.float32), valid, strict=True)
 
 
 def tile_with_most_foreground(samples: Samples, number: int) -> int:

@@ -2,17 +2,18 @@
 
 import logging
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import pandas as pd
+import torch
 from omegaconf import DictConfig
-from pytorch_lightning import Trainer
 
 from seglab.data.facts import spread
 from seglab.data.module import DataModule
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
-from seglab.engine.per_image import ImageTable, captions, means, predict
+from seglab.engine.per_image import ImageTable, captions, pictures, predict, score, steps
 from seglab.engine.run import Run
 from seglab.engine.threads import evaluation_processes
 from seglab.engine.worker_pool import submit
@@ -20,28 +21,28 @@ from seglab.files import csv_text, write_arrays, write_text
 from seglab.reporting.class_rows import rows_per_image, tuned_threshold
 from seglab.reporting.run_decisions import decide
 from seglab.reporting.run_figures import Example, curves, examples
+from seglab.reporting.thresholds import calibration_error
 
 log = logging.getLogger(__name__)
 
 
-def measure(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
+def measure(cfg: DictConfig, device: torch.device, module: SegModule, data: DataModule, run: Run) -> None:
     """Measure validation and test images: a row and a histogram for each, and the threshold tuned on validation."""
     groups = {item.id: item.group for items in (data.splits.val, data.splits.test) for item in items}
     metrics: dict[str, float] = {}
     arrays: dict[str, Any] = {}
     task, processes = data.dataset.task, evaluation_processes(cfg)
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    for split, run_loop in (("val", trainer.validate), ("test", trainer.test)):
+    module.to(device).eval()  # Lightning has moved it to the CPU
+    for split in ("val", "test"):
         records = ImageTable(groups, cfg.threshold, cfg.empty, split == "test", data.objects(split), task, processes)
-        callbacks.append(records)
-        run_loop(module, data.loader(split, cfg.trainer[f"limit_{split}_batches"]), verbose=False)
-        callbacks.remove(records)
-        table = records.table()
-        metrics |= {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(split)}
-        metrics |= {f"{split}/{name}": value for name, value in means(table, task).items()}
+        loader = data.loader(split, cfg.trainer[f"limit_{split}_batches"])
+        measured = steps(module, loader, partial(autocast, cfg.trainer.precision, device.type))
+        metrics |= {f"{split}/{name}": value for name, value in score(module, measured, records).items()}
         arrays |= records.arrays(split)
-    tuned = tuned_threshold(arrays["val"], task, cfg.empty)
+    tuned, pooled = tuned_threshold(arrays["val"], task, cfg.empty), arrays["test"].sum(0)
+    metrics["test/ece"] = sum(float(calibration_error(pooled[k])) for k in task.scored) / len(task.scored)
     if run.is_main:
+        table = records.table()
         write_text(run.folder / "per_image.csv", csv_text(table))
         write_arrays(run.folder / "histograms.npz", **arrays)
         write_arrays(run.folder / "decisions.npz", **decide(arrays, table, task, tuned, cfg.empty))
@@ -58,15 +59,14 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
         if not cfg.pictures:
             return
         words = captions(rows)
-        shown = predict(module, samples, words)
+        shown = zip(words.values(), pictures(module, samples, words), strict=True)
+        best = [Example(caption, *picture) for caption, picture in shown]
 
     def warn(picture: Future[Any]) -> None:
         if error := picture.exception():
             log.warning("%s: a picture could not be drawn (%s: %s)", run, type(error).__name__, error)
 
-    valid = shown["valid"] if "valid" in shown else [None] * len(words)
-    arrays = (shown["images"], shown["truths"], shown["probabilities"].astype("float32"), valid)
-    best, (png, title) = list(map(Example, words.values(), *arrays)), (run.folder / "examples.png", run.folder.name)
+    png, title = run.folder / "examples.png", run.folder.name
     lines = curves, run.folder / "metrics.csv", png.with_name("curves.png"), title
     for picture in ((examples, best, png, cfg.threshold, title, task), lines):
         submit(processes, *picture).add_done_callback(warn)

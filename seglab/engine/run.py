@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from seglab.contract import ContractError, require
 from seglab.engine.domains import better
-from seglab.files import archive_is_intact, file_facts, read_json, whole_file, write_json
+from seglab.files import archive_is_intact, file_facts, read_json, sha256, whole_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -128,21 +128,15 @@ class Run:
                 shutil.rmtree(file.parent)
                 return
 
-    def outcome(
-        self,
-        identity: str,
-        data_now: Callable[[], str],
-        weights_now: Callable[[dict], bool],
-        stop_after: int | None = None,
-    ) -> float | None:
+    def outcome(self, identity: str, data_now: Callable[[], str], stop_after: int | None = None) -> float | None:
         """The monitored value if this very experiment is finished here, None if it is still to be trained.
 
         With `stop_after` that many of its epochs are enough, and the value is the best of these.
 
-        `data_now()` fingerprints the data as they lie on disk, `weights_now(initial)` says whether the file that the
-        run started from is unchanged. Raises a ContractError for the folder of another experiment, for results that are
-        damaged, for data or weights that have changed since, and for a run that failed in this sweep already, which is
-        not tried twice. The folder of a run that ended before its first checkpoint is free for any experiment.
+        `data_now()` fingerprints the data as they lie on disk. Raises a ContractError for the folder of another
+        experiment, for results that are damaged, for data or initial weights that have changed since, and for a run
+        that failed in this sweep already, which is not tried twice. The folder of a run that ended before its first
+        checkpoint is free for any experiment.
         """
         known, remedy = self.known(), "rerun=true trains it again, study=NAME keeps both"
         other = "choose another hydra.run.dir, or rerun=true to replace it"
@@ -160,7 +154,8 @@ class Run:
                 whole_file(self.folder, known, name, hashed=not name.endswith(".ckpt"))
             same = known["data"]["fingerprint"] == data_now()
             require(same, f"run {self}", "the data that it was trained on", "others or changed ones", remedy)
-            same = weights_now(known.get("initial") or {})
+            initial = known.get("initial") or {"file": ""}  # a file that is gone cannot have changed
+            same = not Path(initial["file"]).is_file() or sha256(Path(initial["file"])) == initial["sha256"]
             require(same, f"run {self}", "the weights that it began with", "a file that has changed since", remedy)
             return float(known["monitor"]["value"]) if paused is None else paused
         require(not failed_in(known, current_sweep()), f"run {self}", "a run that has not failed in this sweep", "one")

@@ -123,11 +123,9 @@ class TreeParzen:
     """
 
     def __init__(self, file: Path, name: str, options: Mapping[str, Option], mode: str, seed: int) -> None:
-        try:
-            import optuna
-            from optuna.storages.journal import JournalFileBackend
-        except ImportError:
-            require(False, "sampler=tpe", "the package optuna", "none", 'pip install "seglab[search]"')
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.options, self.seed = options, seed
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(file)))

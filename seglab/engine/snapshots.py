@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from seglab.contract import require
 from seglab.files import atomic
 
 
@@ -28,7 +27,6 @@ class Snapshots(Callback):
     """
 
     def __init__(self, growth: float = 2.0) -> None:
-        require(growth >= 1, "callbacks.snapshots", "growth of at least 1", growth)
         self.growth = growth
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from seglab.contract import ContractError, require
+from seglab.contract import ContractError
 from seglab.engine.run import JOURNAL, Run, current_sweep, failed_in, rank
 from seglab.files import write_json
 
@@ -32,7 +32,6 @@ class SweepStopped(ContractError):
 
 def register(folder: Path, on_fail: str = "continue") -> None:
     """Enter a job's folder in the journal, unless the sweep is to stop because another job has failed."""
-    require(on_fail in ("continue", "stop"), "on_fail", "continue or stop", on_fail)
     if journal := current_sweep():
         failed = ", ".join(run["name"] for run in registered_runs(Path(journal)) if failed_in(run, journal))
         if failed and on_fail == "stop":

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from seglab.contract import require
-from seglab.engine.config import build, to_container
+from seglab.engine.config import build, to_container, without_download
 
 FLOP_PER_THREAD = 1e11
 """Work of a training step that occupies one core for about a second. With less, a second thread gains a tenth (U-Net of
@@ -46,8 +46,6 @@ def uses_gpu(accelerator: str) -> bool:
 def run_threads(cfg: Any) -> int:
     """The threads of the run of a configuration: `cfg.threads`, or what its training step is worth."""
     if cfg.threads != "auto":
-        fits = isinstance(cfg.threads, int) and cfg.threads >= 1
-        require(fits, "threads", "auto or a number of at least 1", cfg.threads)
         return int(cfg.threads)
     model, dataset = (json.dumps(to_container(node), sort_keys=True) for node in (cfg.model, cfg.dataset))
     return int(min(cores(), 1 + step_flop(model, dataset, cfg.batch_size) / FLOP_PER_THREAD))
@@ -72,11 +70,11 @@ def step_flop(model: str, dataset: str, batch_size: int) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    node, counter = json.loads(model), FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False)
     try:
         data = build(json.loads(dataset))
         with torch.device("meta"), counter, torch.no_grad():
-            net = build({**node, "encoder_weights": None} if "encoder_weights" in node else node)
+            net = build(without_download(json.loads(model)))
             net.eval()(torch.empty(1, data.channels, data.size, data.size))
     except Exception:  # the checks of the run itself report what is wrong; a model of the user's may need numbers
         return float("inf")

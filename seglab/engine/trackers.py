@@ -17,7 +17,6 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 
 from seglab.contract import require
-from seglab.engine.domains import leaves
 from seglab.engine.run import Run, rank
 from seglab.files import read_json
 
@@ -51,14 +50,13 @@ class Tracker(Logger):
         return self.run
 
     def begin(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Start the run with its configuration; a ContractError where the package or the tracker is not there."""
+        """Start the run with its configuration; a ContractError where the tracker is not there."""
         if not self.works:
             return
         try:
             self.start(folder, {key: facts[key] for key in ("identity", "seed", "choices", "config")})
-        except ImportError:
-            install = f'pip install "seglab[{self.package}]"'
-            require(False, "logger", f"the package {self.package}", "none", install)
+        except ModuleNotFoundError:
+            raise
         except Exception as error:  # each tracker has its own
             got = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             require(False, "logger", f"{self.package} to answer", got, "logger=none and later push=NAME sends the runs")
@@ -96,40 +94,22 @@ class Tracker(Logger):
 
 
 class Wandb(Tracker):
-    """Weights & Biases. offline: write to the run's folder, for `wandb sync`; as WANDB_MODE=offline."""
+    """Weights & Biases, or Trackio, which has the same interface and keeps its data on this machine.
 
-    package = "wandb"
+    offline: write to the run's folder, for `wandb sync`; as WANDB_MODE=offline.
+    """
 
-    def __init__(self, project: str, run: str, offline: bool = False) -> None:
+    def __init__(self, project: str, run: str, package: str = "wandb", offline: bool = False) -> None:
         super().__init__(project, run)
-        self.offline = offline
+        self.package, self.offline = package, offline
 
     def start(self, folder: Path, facts: dict[str, Any]) -> None:
-        import wandb
-
-        self.tool = wandb
-        options: dict[str, Any] = {"project": self.project, "name": self.run, "id": self.run, "resume": "allow"}
-        options |= {"dir": str(folder), "mode": "offline" if self.offline else None}
-        quiet = wandb.Settings(silent=True, console="off")
-        self.there = wandb.init(config=facts, settings=quiet, **options)
-
-    def send(self, metrics: dict[str, float], step: int) -> None:
-        self.there.log(metrics | {"step": step})
-
-    def finish(self, metrics: dict[str, float], pictures: list[Path], status: str) -> None:
-        self.there.log({file.stem: self.tool.Image(str(file)) for file in pictures})
-        self.there.summary.update({**metrics, "status": status})
-        self.there.finish(exit_code=0 if status in STATUS else 1)
-
-
-class Trackio(Tracker):
-    """Trackio, which keeps its data on this machine; `trackio show` shows them."""
-
-    package = "trackio"
-
-    def start(self, folder: Path, facts: dict[str, Any]) -> None:
-        self.tool: Any = importlib.import_module("trackio")
-        self.there = self.tool.init(project=self.project, name=self.run, config=facts, resume="allow", embed=False)
+        self.tool: Any = importlib.import_module(self.package)
+        options: dict[str, Any] = {"embed": False}
+        if self.package == "wandb":
+            options = {"id": self.run, "dir": str(folder), "mode": "offline" if self.offline else None}
+            options["settings"] = self.tool.Settings(silent=True, console="off")
+        self.there = self.tool.init(project=self.project, name=self.run, config=facts, resume="allow", **options)
 
     def send(self, metrics: dict[str, float], step: int) -> None:
         self.there.log(metrics | {"step": step})
@@ -137,7 +117,7 @@ class Trackio(Tracker):
     def finish(self, metrics: dict[str, float], pictures: list[Path], status: str) -> None:
         shown = {file.stem: self.tool.Image(str(file)) for file in pictures}
         self.there.log({**metrics, **shown, "status": status})
-        self.there.finish()
+        self.there.finish(**({"exit_code": int(status not in STATUS)} if self.package == "wandb" else {}))
 
 
 class MLflow(Tracker):
@@ -161,9 +141,6 @@ class MLflow(Tracker):
         self.client, self.id = client, there.info.run_id
         client.update_run(self.id, status="RUNNING")
         client.log_dict(self.id, facts, "config.json")
-        for key, value in leaves(facts) if not same else ():  # MLflow does not overwrite a parameter
-            if "[" not in key and not (value and isinstance(value, dict)):
-                client.log_param(self.id, key, str(value)[:500])
 
     def send(self, metrics: dict[str, float], step: int) -> None:
         for key, value in metrics.items():

@@ -11,7 +11,7 @@ from seglab.contract import Task, require
 from seglab.data.dataset import Dataset
 from seglab.data.module import DataModule
 from seglab.data.ranges import FOUND
-from seglab.engine.config import build, build_loss, model_node
+from seglab.engine.config import build, build_loss, model_node, without_download
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
 from seglab.engine.run import Run
@@ -115,9 +115,7 @@ class TrainedRun:
 
     def module(self, weights: Path | None = None) -> SegModule:
         """The run's model and loss with its best weights, or those of another checkpoint, in eval mode on the CPU."""
-        model = {**self.config["model"]}
-        if "encoder_weights" in model:  # the checkpoint has them; a hub may be out of reach by now
-            model["encoder_weights"] = None
+        model = without_download(self.config["model"])  # the checkpoint has them
         module = assemble({**self.config, "model": model, "compile": False}, self.dataset(), self.loss())
         file = weights or self.best
         try:

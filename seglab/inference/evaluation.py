@@ -5,17 +5,15 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seglab.contract import ContractError, Kind, Logits, PerImage, require
+from seglab.contract import ContractError, Kind, Logits, require
 from seglab.data.dataset import Dataset, Item
 from seglab.data.decode import convert, decode_native, encode, native_objects, raise_unless_skipped
 from seglab.data.distance_maps import MAPS
@@ -23,7 +21,7 @@ from seglab.data.facts import depth_doubts
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data, select_items
 from seglab.data.split import SPLITS, Splits
-from seglab.engine.per_image import ImageTable, means, predict
+from seglab.engine.per_image import Measured, Picture, pictures, steps
 from seglab.engine.trained_run import TrainedRun
 from seglab.images.labels import layers, map_layers
 from seglab.images.resize import in_colors, resize
@@ -37,12 +35,6 @@ FOLLOWED_OPTIONS = ("size", "fit", "reduce", "channels", "bits", "range", "mean"
 SCALES = ("run", "native")
 LONGEST = 384
 """Pixels of the longer side of a picture of a whole image."""
-
-Measured = tuple[PerImage, Logits, Tensor, Sequence[str], Tensor | None]
-"""Losses (b,), logits and target (b, k, h, w), ids, and the valid mask (b, 1, h, w) or None, of a batch."""
-
-Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
-"""Image uint8 (h, w, c), truth and probability (h, w) or (k, h, w), and the pixels that count (h, w) or None."""
 
 
 def dataset_node(run: TrainedRun, given: dict[str, Any], named: set[str]) -> dict[str, Any]:
@@ -101,11 +93,6 @@ def seen_in_training(run: TrainedRun, items: Sequence[Item]) -> int:
     return len({item.id for item in items} & {name for split in ("train", "val") for name in known.get(split, ())})
 
 
-def identity(settings: dict[str, Any], data: str) -> str:
-    """Six hex digits that two evaluations of a run share exactly when they would measure the same."""
-    return sha256((json.dumps(settings, sort_keys=True) + data).encode()).hexdigest()[:6]
-
-
 class TrainingResolution:
     """Images as the run's own test saw them: in the size, the batches and the precision of that test."""
 
@@ -121,19 +108,12 @@ class TrainingResolution:
             log.warning("data: %s", sentence)
 
     def __iter__(self) -> Iterator[Measured]:
-        device = self.module.device
-        for batch in tqdm(self.data.loader("test"), "evaluate", delay=3, leave=False, disable=None):
-            moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-            with self.run.autocast(device.type):
-                losses, logits = self.module.step(moved)
-            yield losses, logits, moved["target"], batch["id"], moved.get("valid")
+        return steps(self.module, self.data.loader("test"), partial(self.run.autocast, self.module.device.type))
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
         """Image, truth, probability and what counts of some images."""
         with self.run.autocast(self.module.device.type):
-            shown = predict(self.module, self.data.samples("test"), numbers)
-        valid = shown["valid"] if "valid" in shown else [None] * len(shown["ids"])
-        return zip(shown["images"], shown["truths"], shown["probabilities"].astype(np.float32), valid, strict=True)
+            return pictures(self.module, self.data.samples("test"), numbers)
 
 
 class NativeResolution:
@@ -152,7 +132,7 @@ class NativeResolution:
         }
 
     def __iter__(self) -> Iterator[Measured]:
-        for item in tqdm(self.items, "evaluate", delay=3, leave=False, disable=None):
+        for number, item in enumerate(tqdm(self.items, "evaluate", delay=3, leave=False, disable=None)):
             try:
                 image, mask, valid = decode_native(item, self.dataset)
             except ContractError as error:
@@ -165,7 +145,9 @@ class NativeResolution:
             target = tensor(shares if shares.ndim == 2 else np.moveaxis(shares, 2, 0)).to(device)
             marks = None if valid is None else tensor(valid).to(device)
             logits = to_logits(self.predictor.at_scale(image), task.kind).to(device)
-            yield self.module.loss(logits, target, marks, **maps), logits, target, [item.id], marks
+            index = torch.tensor([number], device=device)
+            batch = {"target": target, "valid": marks, "id": [item.id], "index": index}
+            yield self.module.loss(logits, target, marks, **maps), logits, batch
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
         """Image, truth, probability and what counts of some images, reduced for display."""
@@ -196,26 +178,3 @@ def to_logits(levels: np.ndarray, kind: Kind = "binary") -> Logits:
     if kind == "multiclass":  # a softmax of logarithms gives the shares back
         return probability.clamp(min=0.5 / FULL).log()
     return torch.logit(probability, eps=0.5 / FULL)
-
-
-@torch.no_grad()
-def measure(
-    measured: TrainingResolution | NativeResolution, threshold: float, empty: str
-) -> tuple[pd.DataFrame, dict[str, np.ndarray], dict[str, float]]:
-    """Score every image, and all of them together, as seglab.train scores its test images.
-
-    Returns a row per image as in per_image.csv, the histograms as in histograms.npz, and the metrics.
-    """
-    remedy = "set split=all, or dataset.root"
-    require(len(measured.items) > 0, "evaluate", "labeled images in this split", "none", remedy)
-    groups, task = {item.id: item.group for item in measured.items}, measured.module.task
-    records = ImageTable(groups, threshold, empty, objects=measured.objects, task=task)
-    meter, places = measured.module.test_meter, {name: place for place, name in enumerate(groups)}
-    for losses, logits, target, ids, valid in measured:
-        image = torch.tensor([places[name] for name in ids], device=target.device)
-        meter.update(losses, logits, target, image=image, valid=valid)
-        records.add(losses, logits, target, ids, valid)
-    require(bool(records.records), "evaluate", "images that can be read", "none")
-    table = records.table()
-    metrics = {name: float(value) for name, value in meter.flush().items()} | means(table, task)
-    return table, records.arrays("test"), metrics

@@ -155,10 +155,7 @@ class PredictionWriter:
     ) -> None:
         unknown = [kind for kind in kinds if kind not in KINDS]
         require(bool(kinds) and not unknown, "predict", f"format of {', '.join(KINDS)}", unknown or "none")
-        for one in thresholds:
-            require(0 < one < 1, "predict", "a threshold between 0 and 1, both excluded", one)
         self.task, self.thresholds = task or Task(), thresholds
-        require(min_area >= 1, "predict", "min_area of at least 1 pixel", min_area)
         self.folder, self.kinds, self.min_area = folder, kinds, min_area
         known, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
         self.tables = {"images": folder / "images.csv"}

@@ -63,7 +63,6 @@ class Predictor:
     batch: int = 4
 
     def __post_init__(self) -> None:
-        require(self.tta in SYMMETRIES, "predict", f"tta as one of {', '.join(SYMMETRIES)}", self.tta)
         side = self.window or self.dataset.size
         self.probability(np.zeros((1, side, side, self.dataset.channels), np.uint8))  # fails here if it does not fit
 
@@ -163,7 +162,6 @@ def predictor(
     module = run.module()
     module.normalize = Normalize(dataset.mean, dataset.std)
     gpu = torch.cuda.is_available()
-    require(device in ("auto", "cpu", "cuda"), "device", "auto, cpu or cuda", device)
     require(gpu or device != "cuda", "device", "a GPU", "none here", "use device=cpu")
     place = "cuda" if gpu and device != "cpu" else "cpu"
     return Predictor(module.to(place), dataset, partial(run.autocast, place), side, overlap, tta, batch)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from seglab.contract import require
 from seglab.images.resize import crop
 
 Model = Callable[[np.ndarray], np.ndarray]
@@ -35,8 +34,6 @@ def slide(
     `window` end at the next multiple of GRID, unless that is below `least` pixels.
     overlap: fraction of a tile's side that its neighbor covers too, in [0, 0.75].
     """
-    require(window >= 1, "tiling", "a window of at least one pixel", window)
-    require(0 <= overlap <= 0.75, "tiling", "an overlap from 0 to 0.75", overlap)
     height, width = image.shape[:2]
     tall, wide = (min(window, max(round_up(n, grid_of(window)), least)) for n in (height, width))
     tops, lefts = origins(height, tall, overlap), origins(width, wide, overlap)

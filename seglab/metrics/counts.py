@@ -194,17 +194,6 @@ def histogram(found: Decisions, bins: int = 256) -> Tensor:
     return table
 
 
-def residuals(probability: Tensor, truth: Tensor, bins: int) -> Tensor:
-    """Sum probability minus truth (b, rows, n) in equal bins of the probability: (bins,) int64 in units of 1 / FIXED.
-
-    The absolute values of these sums, added and divided by the number of pixels, are the expected calibration error.
-    """
-    level = (probability * bins).clamp_(max=bins - 1).nan_to_num_(0).long()  # NaN is no index
-    gap = to_fixed(probability - as_float(truth, probability))
-    tables = gap.new_zeros(*gap.shape[:-1], bins)  # one a row, since a GPU's threads wait for each other at a bin
-    return tables.scatter_add_(-1, level, gap).flatten(0, -2).sum(0)
-
-
 def to_fixed(fractions: Tensor) -> Tensor:
     """Round to the integers in which sums are kept; NaN adds nothing."""
     return (fractions * FIXED).nan_to_num_(0).round_().long()

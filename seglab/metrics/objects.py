@@ -20,14 +20,6 @@ THRESHOLDS = np.arange(50, 100, 5) / 100
 """IoU 0.50, 0.55, ..., 0.95: an object is found where its IoU with a predicted one lies above."""
 
 
-class Matches(NamedTuple):
-    """The objects of one image: how many are true, predicted, and found at each threshold (10,)."""
-
-    true: int
-    predicted: int
-    tp: NDArray
-
-
 def components(mask: NDArray, smallest: int = 1) -> NDArray:
     """Number the 8-connected objects of a mask (h,w) from 1: int32; those of fewer pixels than `smallest` become 0."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask, np.uint8), connectivity=8)
@@ -37,52 +29,26 @@ def components(mask: NDArray, smallest: int = 1) -> NDArray:
     return labels if keep.sum() == count - 1 else numbers[labels]
 
 
-def shared_pixels(predicted: NDArray, true: NDArray) -> NDArray:
-    """Count the pixels of each predicted with each true number (p+1,t+1) of two maps of objects (h,w), 0 for none."""
+def object_scores(predicted: NDArray, true: NDArray) -> dict[str, float]:
+    """Match and score the objects of two maps of object numbers (h,w), 0 for none.
+
+    Objects do not overlap within a map, so at IoU above one half none can be matched twice. `object_f2` is F2 =
+    5 tp / (4 true + predicted), averaged over the thresholds. `object_dice` averages the Dice score over the objects
+    (lesion-wise, as in BraTS 2023, not dilated): each true object is compared with all predicted ones that touch it
+    together; a predicted one that touches none scores 0. Both are 1 where nothing is true and nothing predicted.
+    """
     require(predicted.shape == true.shape, "objects", "two maps of one (h,w)", f"{predicted.shape} and {true.shape}")
-    p, t = int(predicted.max(initial=0)) + 1, int(true.max(initial=0)) + 1
-    return np.bincount((predicted.astype(np.int64) * t + true).reshape(-1), minlength=p * t).reshape(p, t)
-
-
-def overlaps(predicted: NDArray, true: NDArray) -> NDArray:
-    """Give the IoU of each predicted with each true object (p,t), from two maps of object numbers (h,w), 0 for none."""
-    joint = shared_pixels(predicted, true)
-    union = joint.sum(1, keepdims=True) + joint.sum(0, keepdims=True) - joint
-    return (joint / np.maximum(union, 1))[1:, 1:]
-
-
-def object_dice(predicted: NDArray, true: NDArray) -> float:
-    """Average the Dice score over the objects of two maps (h,w): lesion-wise Dice, as in BraTS 2023, not dilated.
-
-    Each true object is compared with all predicted ones that touch it together; a predicted one that touches none
-    scores 0. 1 where nothing is true and nothing predicted.
-    """
-    joint = shared_pixels(predicted, true)
-    inner, (of_predicted, of_true) = joint[1:, 1:], (joint.sum(1)[1:], joint.sum(0)[1:])
-    touch = inner > 0
-    scores = 2 * inner.sum(0) / (of_true + of_predicted @ touch)
-    objects = len(scores) + int((~touch.any(1)).sum())
-    return float(scores.sum() / objects) if objects else 1.0
-
-
-def match(predicted: NDArray, true: NDArray) -> Matches:
-    """Match two maps of object numbers (h,w), 0 for none.
-
-    Objects do not overlap within a map, so at IoU above one half none can be matched twice.
-    """
-    iou = overlaps(predicted, true)
-    best = iou.max(axis=0, initial=0.0)
-    return Matches(iou.shape[1], iou.shape[0], (best[:, None] > THRESHOLDS).sum(0))
-
-
-def f2(found: Matches) -> float:
-    """Give an image's F2 = 5 tp / (tp + 4 true + predicted), averaged over the thresholds.
-
-    1 where nothing is true and nothing predicted.
-    """
-    weight = 4 * found.true + found.predicted
+    p, t = int(predicted.max(initial=0)), int(true.max(initial=0))
+    joint = np.bincount((predicted.astype(np.int64) * (t + 1) + true).reshape(-1), minlength=(p + 1) * (t + 1))
+    joint = joint.reshape(p + 1, t + 1)
+    inner, of_predicted, of_true = joint[1:, 1:], joint.sum(1)[1:], joint.sum(0)[1:]
+    iou = inner / np.maximum(of_predicted[:, None] + of_true - inner, 1)
+    found, touch = (iou.max(axis=0, initial=0.0)[:, None] > THRESHOLDS).sum(0), inner > 0
     # tp + fn = true and tp + fp = predicted, so 5 tp + 4 fn + fp = 4 true + predicted
-    return float(np.mean(5 * found.tp / weight)) if weight else 1.0
+    f2 = float(np.mean(5 * found / (4 * t + p))) if t + p else 1.0
+    dice, alone = 2 * inner.sum(0) / (of_true + of_predicted @ touch), int((~touch.any(1)).sum())
+    scores = {"object_f2": f2, "object_dice": float(dice.sum() / (t + alone)) if t + alone else 1.0}
+    return scores | {"objects": float(t), "objects_predicted": float(p), "objects_found": float(found[0])}
 
 
 class SurfaceScores(NamedTuple):
@@ -134,7 +100,4 @@ def shape_scores(found: NDArray, true: NDArray, numbers: NDArray | None = None) 
         kept = np.where(true, numbers, 0)
         numbers = np.searchsorted(np.unique(np.append(kept, 0)), kept)
     numbered = components(found), components(true) if numbers is None else numbers
-    objects = match(*numbered)
-    counted = {"objects": objects.true, "objects_predicted": objects.predicted, "objects_found": objects.tp[0]}
-    scores = {"object_f2": f2(objects), "object_dice": object_dice(*numbered)}
-    return surface_distances(found, true)._asdict() | scores | {key: float(value) for key, value in counted.items()}
+    return surface_distances(found, true)._asdict() | object_scores(*numbered)

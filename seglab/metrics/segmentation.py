@@ -1,25 +1,21 @@
 """Scores of a data set, per image and pooled over all pixels, as one torchmetrics Metric."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from seglab.contract import Logits, Target, Task, require
-from seglab.metrics.counts import EMPTY, FIXED, SCORES, Counts, count, decide, logit, residuals, scores, to_fixed
+from seglab.metrics.counts import EMPTY, FIXED, SCORES, Counts, count, decide, logit, scores, to_fixed
 
 
 class SegmentationMetrics(Metric):
-    """Overlap, rates, confidence and calibration of a data set, from one pass over the logits of each batch.
+    """Overlap, rates and confidence of a data set, from one pass over the logits of each batch.
 
     `compute()` gives each score of `scores` as the mean over the images where it is defined and, with the suffix
     `_pooled`, from the counts summed over all pixels; `image_accuracy` and `image_recall` judge whether an image holds
-    any foreground; `ece` is the expected calibration error (Guo et al. 2017) of the foreground probability in
-    `calibration_bins` equal bins (None leaves it out), of classes that exclude each other that of the likeliest class.
-    Of several classes each score is the mean over the scored ones, and `iou/cup` is that of one. A mean over no image
-    at all is NaN.
+    any foreground. Of several classes each score is the mean over the scored ones, and `iou/cup` is that of one. A mean
+    over no image at all is NaN.
 
     All states are integers, so that several processes give the same digits as one.
     """
@@ -27,24 +23,14 @@ class SegmentationMetrics(Metric):
     full_state_update = False
     counted: list[Tensor]
     images: list[Tensor]
-    residual: Tensor
 
-    def __init__(
-        self,
-        threshold: float = 0.5,
-        empty: str = "correct",
-        calibration_bins: int | None = 15,
-        task: Task | None = None,
-    ) -> None:
+    def __init__(self, threshold: float = 0.5, empty: str = "correct", task: Task | None = None) -> None:
         super().__init__()
         require(empty in EMPTY, "metrics: empty", " or ".join(EMPTY), empty)
-        require(calibration_bins is None or calibration_bins > 0, "metrics: calibration_bins", "at least 1 or null")
         logit(threshold)  # says what a threshold is
-        self.threshold, self.task = threshold, task or Task()
-        self.empty, self.calibration_bins = empty, calibration_bins
+        self.threshold, self.empty, self.task = threshold, empty, task or Task()
         self.add_state("counted", [], dist_reduce_fx="cat")
         self.add_state("images", [], dist_reduce_fx="cat")
-        self.add_state("residual", torch.zeros(calibration_bins or 0, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(
         self,
@@ -52,7 +38,7 @@ class SegmentationMetrics(Metric):
         target: Target,
         image: Tensor | None = None,
         valid: Tensor | None = None,
-        measured: Sequence[Tensor] | None = None,
+        measured: Tensor | None = None,
     ) -> None:
         """Add a batch: logits and target as `decide` takes them, on any device; nothing waits for it.
 
@@ -60,31 +46,19 @@ class SegmentationMetrics(Metric):
         they are scored, whatever batch or process they came in. Without it each is an image by itself. `valid`
         (b,1,*spatial) bool marks the pixels that count; without it all do. `measured` is what `measure` gave of them.
         """
-        rows, *residual = measured or self.measure(logits, target, valid)
-        self.counted.append(rows)
+        self.counted.append(self.measure(logits, target, valid) if measured is None else measured)
         if image is not None:
             self.images.append(image)
-        if residual:
-            self.residual = self.residual + residual[0]
 
-    def measure(self, logits: Logits, target: Target, valid: Tensor | None = None) -> tuple[Tensor, ...]:
-        """What is kept of a batch: counts (b,k,6) int64, and with `calibration_bins` the residuals (bins,) int64."""
-        found = decide(logits, target, self.threshold, valid, self.task.kind)
-        batch = count(found)
+    def measure(self, logits: Logits, target: Target, valid: Tensor | None = None) -> Tensor:
+        """What is kept of a batch: counts (b,k,6) int64."""
+        batch = count(decide(logits, target, self.threshold, valid, self.task.kind))
         rows = torch.cat([torch.stack(batch[:4]), to_fixed(torch.stack(batch[4:]))]).T
-        rows = rows.unflatten(0, (-1, self.task.channels))
-        if not self.calibration_bins:
-            return (rows,)
-        probability, truth = found.probability, found.truth
-        if self.task.kind == "multiclass":
-            several = (-1, self.task.channels)
-            probability = probability.unflatten(0, several).amax(1)
-            truth = (truth & found.predicted).unflatten(0, several).any(1)
-        return rows, residuals(probability, truth, self.calibration_bins)
+        return rows.unflatten(0, (-1, self.task.channels))
 
     def compute(self) -> dict[str, Tensor]:
         """Give every score of the data set as a scalar tensor."""
-        none = self.residual.new_zeros(0, self.task.channels, 6)
+        none = torch.zeros(0, self.task.channels, 6, dtype=torch.int64, device=self.device)
         rows = dim_zero_cat(self.counted) if len(self.counted) else none
         if len(self.images):
             numbers, place = dim_zero_cat(self.images).unique(return_inverse=True)
@@ -99,9 +73,6 @@ class SegmentationMetrics(Metric):
         result = {name: values[list(self.task.scored)].nanmean() for name, values in each.items()}
         if self.task.channels > 1:
             result |= {f"{name}/{one}": v[k] for name, v in each.items() for k, one in enumerate(self.task.classes)}
-        if self.calibration_bins:
-            pixels = sum(total[:4])[:1] if self.task.kind == "multiclass" else sum(total[:4])  # type: ignore[index]
-            result["ece"] = self.residual.abs().sum() / pixels.sum() / FIXED  # type: ignore[union-attr]
         return result
 
 

@@ -155,7 +155,7 @@ def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: pd.DataFra
     histograms = pd.DataFrame({row: found.scores for row, found in decisions.items() if row in runs.index}).T
     strata = images.pivot_table(index="run", columns="stratum", values="iou", aggfunc="mean")
     blank, seen = images[images["foreground"] == 0], images[images["foreground"] > 0]
-    if "ece" in histograms:  # that of run.json has other bins, and is no mean over the classes
+    if "ece" in histograms:  # that of run.json is a mean over all classes
         known = known.drop(columns="ece", errors="ignore")
     parts = [  # where a class's score is undefined, run.json averages in another order than the verdict
         known[[column for column in known if column not in numeric]],

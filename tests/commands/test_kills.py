@@ -57,7 +57,7 @@ def words_of(command, place, out):
     return {
         "predict": [run, f"input={place / 'photos/images'}", f"output={out}", "device=cpu"],
         "report": [f"roots=[{place / 'study'}]", f"output={out}"],
-        "export": [run, "format=pt2", f"output={out / 'model.pt2'}"],
+        "export": [run, "format=hub", f"output={out}"],
         "evaluate": [run, "pictures=false", "device=cpu", "rerun=true"],
         "train": [*SMALL, *LONGER, f"hydra.run.dir={out}", "rerun=true"],
         "prepare": [

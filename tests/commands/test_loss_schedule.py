@@ -21,13 +21,13 @@ SWITCH = (
     "loss.patience=1",
     "optimizer.lr=0.1",  # so rough that it soon stalls
     "trainer.max_epochs=5",
-    "schedule.second.smooth={to: 1, steps: 7}",
+    "schedule.second.smooth={to: 1, epochs: 3}",
 )
 RAMPS = (
     "loss=sum",
     "loss.terms.boundary.weight=0.01",
     "schedule.terms.boundary.weight={to: 1, epochs: 3}",
-    "schedule.terms.dice.weight={to: 0.25, shape: cosine, steps: 9}",
+    "schedule.terms.dice.weight={to: 0.25, shape: cosine, epochs: 4}",
     "trainer.max_epochs=5",
 )
 
@@ -59,14 +59,6 @@ def test_each_epoch_is_measured_with_its_own_loss_and_the_test_with_the_configur
     once = table["val/loss"] / table["loss/terms.bce.weight"]
     assert once.tolist() == pytest.approx([once[0]] * 4)
     assert facts_of(tmp_path)["metrics"]["val/loss"] == pytest.approx(table["val/loss"][0])
-
-
-def test_a_schedule_by_steps_reaches_every_step(tmp_path, watched):
-    seen = watched(lambda module: module.loss.pos_weight)
-    words = ("loss=weighted_bce", "loss.pos_weight=9", "trainer.max_epochs=3")
-    train_small(tmp_path, *words, "schedule.pos_weight={to: 1, steps: 4}")
-    assert seen == [9, 7, 5, 3, 1, 1]
-    assert epochs_of(tmp_path)["loss/pos_weight"].tolist() == [9, 5, 1]
 
 
 def test_a_switch_comes_once_and_where_the_curve_says_so_and_after_an_interruption_too(tmp_path, watched):

@@ -129,7 +129,7 @@ def test_bad_input_is_one_sentence(simulate, words, said):
 
 def test_the_sampler_without_its_package_names_the_extra(simulate, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(SystemExit, match=r'sampler=tpe: expected the package optuna, got none; pip install "seglab'):
+    with pytest.raises(SystemExit, match=r'search: expected the package optuna, got none; pip install "seglab'):
         simulate("loss=bce", "sampler=tpe", RATE)
 
 

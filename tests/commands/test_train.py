@@ -12,9 +12,8 @@ from omegaconf import open_dict
 from seglab.contract import ContractError, Task
 from seglab.engine.config import ConfigError
 from seglab.engine.module import Meter, SegModule
-from seglab.engine.outcome import fingerprint_now
 from seglab.reporting.run_decisions import decide
-from seglab.train import train
+from seglab.train import fingerprint_now, train
 from tests.conftest import OF_FILES, SMALL, assert_same_tables, epochs_of, facts_of, killed, train_small
 from tests.data.fabricate import scene, write_image
 

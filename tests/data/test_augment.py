@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import ks_2samp, kstest
 
-from seglab.benchmarks.gpu import light_chain, strong_chain
+from seglab.benchmarks.gpu import light_chain
 from seglab.contract import ContractError
 from seglab.data.augment import Chain
 from seglab.data.batch_augment import Light, Strong, combine, displacements, normal, sample_states, smooth, uniform
@@ -126,6 +126,20 @@ def features(augment, count):
             inside, rough = picture[label == 1], np.diff(picture[28:36, 28:36]).std()
             found.append([picture[30:34, 30:34].mean(), inside.mean(), rough, xs.mean(), ys.mean(), angle, len(xs)])
     return np.array(found)
+
+
+def strong_chain():
+    """The changes of Strong as albumentations makes them."""
+    import albumentations as A
+
+    steps = [
+        A.Affine(scale=(0.8, 1.2), rotate=(-30, 30), shear=(-5, 5), p=0.5),
+        A.ElasticTransform(alpha=50, sigma=8, p=0.2),
+        A.RandomGamma(p=0.2),
+        A.GaussNoise(std_range=(0.01, 0.05), p=0.2),
+        A.GaussianBlur(p=0.1),
+    ]
+    return Chain(steps=light_chain().steps | {type(step).__name__: step for step in steps})
 
 
 @pytest.mark.slow

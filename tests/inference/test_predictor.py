@@ -115,7 +115,3 @@ def test_a_film_is_cut_to_the_breast_where_training_was(runs, tmp_path):
 def test_what_the_model_cannot_take_is_one_sentence(runs):
     with pytest.raises(ContractError, match="divisible by 4"):
         opened(runs / "whole", window=50)
-    with pytest.raises(ContractError, match="tta as one of none, flips, d4"):
-        opened(runs / "whole", tta="all")
-    with pytest.raises(ContractError, match="auto, cpu or cuda"):
-        opened(runs / "whole", device="tpu")

@@ -4,10 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchmetrics.functional.classification import binary_calibration_error
 
 from seglab.contract import ContractError
-from seglab.metrics.counts import FIXED, counts, decide, histogram, residuals
+from seglab.metrics.counts import counts, decide, histogram
 
 
 def batch(seed=0, scale=3.0):
@@ -49,12 +48,3 @@ def test_logits_of_any_precision_are_counted_whole():
         assert table.sum((1, 2)).tolist() == [17 * 23] * 3
     with pytest.raises(ContractError, match="an even number"):
         histogram(decide(logits, target), bins=15)
-
-
-@pytest.mark.parametrize("bins", [1, 10, 15])
-def test_residuals_add_up_to_torchmetrics_calibration_error(bins):
-    logits, target = batch(3)
-    probability = logits.sigmoid()
-    ours = residuals(probability, target, bins).abs().sum() / target.numel() / FIXED
-    theirs = binary_calibration_error(probability, target.long(), n_bins=bins, norm="l1")
-    assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)

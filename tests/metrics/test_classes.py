@@ -65,8 +65,6 @@ def test_multiclass_numbers_are_torchmetrics():
     logits, target = batch(MULTICLASS)
     metric = SegmentationMetrics(task=MULTICLASS)
     metric.update(logits, target)
-    theirs = reference.multiclass_calibration_error(logits.softmax(1), target[:, 0].long(), 3, n_bins=15, norm="l1")
-    assert metric.compute()["ece"].item() == pytest.approx(theirs.item(), abs=1e-5)
     ours = confusion(logits, target).sum(0)
     assert torch.equal(ours, reference.multiclass_confusion_matrix(logits, target[:, 0].long(), 3))
     jaccard = reference.multiclass_jaccard_index(logits, target[:, 0].long(), 3, average=None)

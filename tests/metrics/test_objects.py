@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from seglab.metrics.objects import THRESHOLDS, Matches, components, f2, match, object_dice, overlaps
+from seglab.metrics.objects import THRESHOLDS, components, object_scores
 
 
 def boxes(*corners, size=40):
@@ -15,8 +14,12 @@ def boxes(*corners, size=40):
     return mask
 
 
-def logits(*masks):
-    return torch.tensor(np.stack(masks))[:, None].float() * 20 - 10
+def f2(found, true):
+    return object_scores(found, true)["object_f2"]
+
+
+def object_dice(found, true):
+    return object_scores(found, true)["object_dice"]
 
 
 def naive_f2(predicted, true):
@@ -42,28 +45,28 @@ def test_f2_agrees_with_the_rule_written_out(seed):
     rng = np.random.default_rng(seed)
     true = ndimage.binary_opening(rng.random((24, 24)) < 0.6)
     predicted = np.roll(true, rng.integers(0, 2), 0) ^ (rng.random((24, 24)) < 0.01)
-    assert f2(match(components(predicted), components(true))) == pytest.approx(naive_f2(predicted, true), abs=1e-12)
+    assert f2(components(predicted), components(true)) == pytest.approx(naive_f2(predicted, true), abs=1e-12)
 
 
 def test_a_shifted_box_is_found_up_to_its_iou():
     # 10 x 10 shifted by 2: overlap 80, union 120, IoU 2/3: found at 0.50, 0.55, 0.60, 0.65
-    found = match(components(boxes((5, 5, 15, 15))), components(boxes((5, 7, 15, 17))))
-    assert found.tp.tolist() == [1] * 4 + [0] * 6
-    assert f2(found) == pytest.approx(0.4)
-    assert f2(match(components(boxes((5, 5, 15, 15))), components(boxes((5, 5, 15, 15))))) == 1
-    assert match(components(boxes((0, 0, 5, 10))), components(boxes((0, 0, 10, 10)))).tp[0] == 0  # exactly one half
+    assert f2(components(boxes((5, 5, 15, 15))), components(boxes((5, 7, 15, 17)))) == pytest.approx(0.4)
+    assert f2(components(boxes((5, 5, 15, 15))), components(boxes((5, 5, 15, 15)))) == 1
+    half = object_scores(components(boxes((0, 0, 5, 10))), components(boxes((0, 0, 10, 10))))
+    assert (half["objects"], half["objects_predicted"], half["objects_found"]) == (1, 1, 0)  # exactly one half
 
 
 def test_empty_truth_scores_1_for_nothing_and_0_for_anything():
     nothing, one = components(boxes()), components(boxes((1, 1, 4, 4)))
-    assert f2(match(nothing, nothing)) == 1
-    assert f2(match(one, nothing)) == 0
-    assert f2(match(nothing, one)) == 0
+    assert f2(nothing, nothing) == 1
+    assert f2(one, nothing) == 0
+    assert f2(nothing, one) == 0
 
 
 def test_a_false_negative_weighs_four_times_a_false_positive():
-    assert f2(Matches(2, 1, np.ones(10))) == pytest.approx(5 / 9)
-    assert f2(Matches(1, 2, np.ones(10))) == pytest.approx(5 / 6)
+    one, two = components(boxes((1, 1, 4, 4))), components(boxes((1, 1, 4, 4), (8, 8, 12, 12)))
+    assert f2(one, two) == pytest.approx(5 / 9)
+    assert f2(two, one) == pytest.approx(5 / 6)
 
 
 def test_diagonal_neighbours_are_one_object_and_small_ones_go():
@@ -78,8 +81,8 @@ def test_diagonal_neighbours_are_one_object_and_small_ones_go():
 def test_objects_that_touch_can_be_distinguished_by_their_numbers():
     two = np.zeros((10, 10), np.int32)
     two[:5], two[5:] = 1, 2
-    np.testing.assert_allclose(overlaps(two, two), np.eye(2))
-    assert match(components(two > 0), two).tp[0] == 0  # as one object it covers each by half only
+    assert object_scores(two, two)["objects_found"] == 2
+    assert object_scores(components(two > 0), two)["objects_found"] == 0  # as one it covers each by half only
 
 
 def test_the_dice_of_objects_is_that_of_each_one_by_itself():
@@ -116,6 +119,6 @@ def test_the_real_ships_against_themselves_score_1(shared_data):
             for start, length in zip(numbers[::2], numbers[1::2], strict=True):
                 true[start - 1 : start - 1 + length] = number
         true = true.reshape(768, 768).T
-        assert f2(match(true, true)) == 1
+        assert f2(true, true) == 1
         assert true.max() == len(rows)
         assert 1 <= components(true > 0).max() <= len(rows)  # ships side by side are one component

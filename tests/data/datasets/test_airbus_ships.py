@@ -12,7 +12,7 @@ from seglab.data.decode import decode_item, objects_of
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data
 from seglab.data.store import build
-from seglab.metrics.objects import f2, match
+from seglab.metrics.objects import object_scores
 from tests.data.fabricate import run_lengths, write_image
 
 
@@ -169,6 +169,6 @@ def test_the_real_ships_against_themselves_score_1_and_so_they_do_seen_smaller(s
         data = ship(shared_data / "ship", size=size)
         truth = [(objects_of(item, data), decode_item(item, data)[1]) for item in data.items()]
         ships = [np.where(mask, labels, 0) for labels, mask in truth]
-        assert [f2(match(one, one)) for one in ships] == [1.0] * 19
+        assert [object_scores(one, one)["object_f2"] for one in ships] == [1.0] * 19
         assert sum(len(np.unique(one[one > 0])) for one in ships) == 31
         assert sum(cv2.connectedComponents(mask)[0] - 1 for _, mask in truth) < 31  # some lie side by side
