@@ -54,10 +54,10 @@ def xray(cfg: DictConfig, folder: Path) -> ViewPage:
 
 
 def pixels(cfg: DictConfig, folder: Path) -> ViewPage:
-    """Predictions and the loss of each pixel at the saved snapshots of runs."""
+    """Errors and the gradient at each pixel at the saved snapshots of runs."""
     from seglab.views.pixels import view
 
-    return view(opened(cfg), build_choices("loss", cfg.losses), **to_container(cfg.pixels))
+    return view(opened(cfg), **to_container(cfg.pixels))
 
 
 def landscape(cfg: DictConfig, folder: Path) -> ViewPage:

@@ -112,10 +112,8 @@ class Study:
         """Which look this is and what that means, in a sentence or two; empty without a verdict."""
         if not self.has_verdict:
             return ""
-        if self.look.instead:
-            return (
-                f"Exploratory: the first look at this study asked {self.look.instead}, and errors are counted for that."
-            )
+        if first := self.look.instead:
+            return f"Exploratory: the first look at this study asked {first}, and errors are counted for that."
         total = 100 * (1 - self.question.confidence)
         return (
             f"Look {self.look.number} at this study, judged at {100 * self.look.error:.2g} % so that all looks "
@@ -161,9 +159,8 @@ class Study:
     def best_run(self) -> pd.Series | None:
         """The run of the loss with the best mean that did best on its validation images; None if none recorded that."""
         runs = self.sweep.used[self.sweep.used["label"] == self.labels[0]]
-        scores = {row: _monitored(run.get("monitor")) for row, (_, run) in enumerate(runs.iterrows())}
-        best = max(scores, key=lambda row: np.nan_to_num(scores[row], nan=-np.inf))
-        return runs.iloc[best] if np.isfinite(scores[best]) else None
+        scores = [_monitored(run.get("monitor")) for _, run in runs.iterrows()]
+        return runs.iloc[int(np.nanargmax(scores))] if np.isfinite(scores).any() else None
 
     @property
     def of_folds(self) -> int:
