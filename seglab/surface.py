@@ -38,6 +38,7 @@ def curve(cfg: DictConfig, folder: Path) -> ViewPage:
 def xray(cfg: DictConfig, folder: Path) -> ViewPage:
     """Where the gradient of each loss would fall on a data set, before training."""
     from pytorch_lightning import seed_everything
+    from torch.optim import SGD
 
     from seglab.engine.module import SegModule
     from seglab.losses import BCE
@@ -48,9 +49,8 @@ def xray(cfg: DictConfig, folder: Path) -> ViewPage:
     seed_everything(cfg.xray.seed, verbose=False)
     dataset = build(cfg.dataset)
     require_one_class(dataset.task)
-    module = SegModule(build(cfg.model), BCE(), build(cfg.optimizer), mean=dataset.mean, std=dataset.std)
-    losses, optimizer = build_choices("loss", cfg.losses), to_container(cfg.optimizer)
-    return view(losses, dataset, module, optimizer, run=cfg.run, **to_container(cfg.xray))
+    module = SegModule(build(cfg.model), BCE(), SGD, mean=dataset.mean, std=dataset.std)
+    return view(build_choices("loss", cfg.losses), dataset, module, run=cfg.run, **to_container(cfg.xray))
 
 
 def pixels(cfg: DictConfig, folder: Path) -> ViewPage:
