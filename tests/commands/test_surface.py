@@ -16,12 +16,9 @@ def test_the_curves_of_the_study_are_a_preset_that_leaves_pictures_numbers_and_a
     page = surface(configure("surface", "preset=study", "curve.size=8", "curve.points=5"), tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {
         "surface.html",
-        "image.gif",
         *(f"{name}.{kind}" for name in ("pixel", "image") for kind in ("png", "svg", "csv")),
     }
-    html = page.read_text()
-    assert "focal gamma=5" in html
-    assert html.count('type="range"') == 1
+    assert "focal gamma=5" in page.read_text()
 
 
 @pytest.mark.slow
