@@ -14,10 +14,10 @@ from torch import Tensor
 
 from seglab.contract import Logits, PerImage, Target, require
 from seglab.data.distance_maps import MAPS
-from seglab.engine.gradient_stats import loss_and_gradient
 from seglab.losses.base import Loss
 from seglab.plots import FAINT, WIDTH, line_styles, styled
 from seglab.reporting.html import note
+from seglab.views.gradients import loss_and_gradient
 from seglab.views.view_page import ViewPage, legend_below, panels, static
 
 SIDES = ("foreground", "background")

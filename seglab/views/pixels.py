@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from seglab.contract import Logits
 from seglab.data.loading import Batch
-from seglab.engine.gradient_stats import loss_and_gradient
 from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
 from seglab.metrics.counts import counts, scores
 from seglab.plots import FAINT, outlined, paint_errors, styled
+from seglab.views.gradients import loss_and_gradient
 from seglab.views.run_inputs import common_snapshots, logits_at, pick_images, same_data, titles
 from seglab.views.view_page import ViewPage, static
 
@@ -71,9 +71,10 @@ def raw(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
 def inspect(logits: Logits, batch: Batch, loss: Loss, threshold: float) -> Cell:
     """Errors, gradient, loss and scores of one prediction (1, 1, h, w)."""
     image, truth = raw(batch)
-    value, slope = loss_and_gradient(loss, logits, batch["target"], {name: batch[name] for name in loss.needs})
+    target, valid, maps = batch["target"], batch.get("valid"), {name: batch[name] for name in loss.needs}
+    value, slope = loss_and_gradient(loss, logits, target, maps, valid)
     gradient = slope[0, 0].abs().numpy() * slope.numel()
-    counted = scores(counts(logits, batch["target"], threshold))
+    counted = scores(counts(logits, target, threshold, valid))
     on_foreground = gradient[truth >= 0.5].sum() / gradient.sum() if gradient.any() else np.nan
     numbers = {"loss": value.item(), "on_foreground": float(on_foreground), "highest_pixel": float(gradient.max())}
     numbers |= {name: float(counted[name]) for name in ("iou", "foreground_confidence", "background_confidence")}

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,11 +19,11 @@ from seglab.data.dataset import Dataset
 from seglab.data.distance_maps import MAPS
 from seglab.data.facts import spread
 from seglab.data.module import DataModule
-from seglab.engine.gradient_stats import hard, loss_and_gradient, near_edge
 from seglab.engine.module import SegModule
 from seglab.engine.trained_run import TrainedRun, open_run
 from seglab.losses.base import Loss
 from seglab.metrics.objects import components
+from seglab.views.gradients import loss_and_gradient
 from seglab.views.run_inputs import Autocast, forward
 from seglab.views.view_page import ViewPage
 from seglab.views.xray_figures import page, warnings
@@ -125,6 +126,14 @@ def soft_iou(logits: Logits, target: Target) -> float:
     return float(both / (p.sum() + t.sum() - both).clamp(min=1e-12))
 
 
+def near_edge(target: Target, width: int) -> Tensor:
+    """Which pixels (b, 1, h, w) have one of the other class within `width` rows and columns."""
+    t = target.float()
+    side = 2 * width + 1
+    near_foreground, near_background = (F.max_pool2d(x, side, 1, width) for x in (t, 1 - t))
+    return near_foreground * near_background > 0
+
+
 def regions(logits: Logits, target: Target, edge: int) -> dict[str, Tensor]:
     """Masks (n, 1, h, w) of the regions whose part of the gradient is read; small objects are up to the median size."""
     t, sizes = target >= 0.5, object_sizes(target)
@@ -136,7 +145,7 @@ def regions(logits: Logits, target: Target, edge: int) -> dict[str, Tensor]:
         "edge": near_edge(t, edge),
         "small objects": t & (sizes <= median),
         "large objects": t & (sizes > median),
-        "hard": hard(logits, t.float()),
+        "hard": (2.0 * t - 1) * logits < 0,
         "easy": (2.0 * t - 1) * logits >= math.log(9),
     }
     empty = ~t.flatten(1).any(1).view(-1, 1, 1, 1)

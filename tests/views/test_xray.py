@@ -15,6 +15,7 @@ from seglab.models.unet import UNet
 from seglab.views.xray import (
     QUALITIES,
     measure,
+    near_edge,
     object_sizes,
     on_empty,
     regions,
@@ -50,6 +51,15 @@ def test_small_and_large_objects_are_separated_by_their_pixels():
     assert (counted["small objects"], counted["large objects"]) == (4, 16)
     assert counted["empty images"] == 256
     assert counted["edge"] == 16 + (36 - 4)  # objects and the ring around them, but for the larger one's 2 x 2 core
+
+
+def test_the_edge_is_both_sides_of_the_outline():
+    mask = torch.zeros(1, 1, 7, 7, dtype=torch.uint8)
+    mask[..., 3:] = 1
+    assert near_edge(mask, 1)[0, 0, 0].tolist() == [False, False, True, True, False, False, False]
+    assert near_edge(mask, 2).float().mean().item() == pytest.approx(4 / 7)
+    assert not near_edge(torch.zeros_like(mask), 2).any()
+    assert not near_edge(torch.ones_like(mask), 2).any()
 
 
 def test_simulated_predictions_get_better_and_are_repeatable():
