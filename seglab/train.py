@@ -252,8 +252,8 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
             LossSchedule(to_container(cfg.schedule) or {}, better(cfg.monitor)),
             progress,
             StopAfter(cfg.stop_after),
+            *callbacks,  # before the last checkpoint, behind which nothing of its epoch is missing
             *checkpoints(run.folder / "checkpoints", cfg.monitor, better(cfg.monitor)),
-            *callbacks,
         ],
         logger=loggers,
         default_root_dir=run.folder,

@@ -20,7 +20,7 @@ from seglab.files import write_text
 from seglab.losses.base import Loss
 from seglab.metrics.counts import counts, scores
 from seglab.views.landscape_figures import SCORE, Surface, page
-from seglab.views.run_inputs import Autocast, fitted, forward, same_data, samples, titles
+from seglab.views.run_inputs import Autocast, fitted, forward, same_data, samples, thinned, titles
 from seglab.views.view_page import ViewPage
 from seglab.views.weight_planes import Plane, Point, lattice, path_plane, random_plane, solution_plane, weights_of
 
@@ -97,7 +97,8 @@ def lay(runs: list[TrainedRun], plane: str, seed: int) -> list[tuple[Plane, SegM
     if plane == "solutions":
         laid = solution_plane(names, [weights_of(module.model) for module in modules], model, seed)
     else:
-        paths = [[weights_of(run.module(file).model) for file in run.snapshots.values()] for run in runs]
+        shown = [[run.snapshots[epoch] for epoch in thinned(list(run.snapshots))] for run in runs]
+        paths = [[weights_of(run.module(file).model) for file in files] for run, files in zip(runs, shown, strict=True)]
         laid = path_plane(dict(zip(names, paths, strict=True)), model)
     return [(laid, modules[0], run.autocast)]
 
