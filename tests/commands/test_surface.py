@@ -38,7 +38,7 @@ def test_an_xray_warns_in_words(configure, tmp_path, caplog):
 @pytest.mark.parametrize("name", ["curve", "xray", *OF_RUNS])
 def test_the_yaml_lists_the_options_of_each_view(configure, name):
     view = importlib.import_module(f"seglab.views.{name}").view
-    from_elsewhere = {"runs", "run", "losses", "folder", "dataset", "module"}
+    from_elsewhere = {"runs", "run", "losses", "dataset", "module"}
     assert set(configure("surface")[name]) == set(inspect.signature(view).parameters) - from_elsewhere
 
 
