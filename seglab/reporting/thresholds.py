@@ -64,12 +64,6 @@ def calibration(table: NDArray, bins: int = 16) -> tuple[NDArray, NDArray, NDArr
     return ratio(sums, number), ratio(true, number), number
 
 
-def calibration_error(table: NDArray, bins: int = 16) -> NDArray:
-    """Average |probability - fraction of foreground| over the pixels: the expected calibration error, (...)."""
-    predicted, observed, number = calibration(table, bins)
-    return ratio(np.nansum(np.abs(predicted - observed) * number, axis=-1), number.sum(-1))
-
-
 def mean(values: NDArray) -> NDArray:
     """Average over the images (n, ...) where the value is defined; NaN where it is for none."""
     defined = ~np.isnan(values)
