@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -18,7 +19,7 @@ from seglab.losses.base import Loss
 from seglab.plots import FAINT, WIDTH, line_styles, styled
 from seglab.reporting.html import note
 from seglab.views.gradients import loss_and_gradient
-from seglab.views.view_page import ViewPage, legend_below, panels, static
+from seglab.views.view_page import Section, ViewPage, legend_below, panels
 
 SIDES = ("foreground", "background")
 
@@ -63,22 +64,21 @@ def view(losses: Mapping[str, Loss], foreground: float, quality: float, size: in
     additive = {label: loss for label, loss in fitted.items() if is_additive(loss)}
     tables = {"pixel": pixel_curves(additive, 4 * points)} if additive else {}
     tables["image"] = image_curves(fitted, foreground, quality, size, points)
-    figures, sections = {}, []
+    sections = []
     if additive:
-        figures["pixel"] = draw_pixel(tables["pixel"])
         caption = "Solid: a foreground pixel. Thin and dotted: a background pixel, where it differs."
         others = ", ".join(label for label in losses if label not in additive)
-        without = note(f"{others}: no value of a single pixel; see the next figure.") if others else ""
-        sections.append(("One pixel", static(figures["pixel"], "pixel", caption) + without))
-    figures["image"] = draw_image(tables["image"], foreground, quality)
+        without = note(f"{others}: no value of a single pixel; see the next figure.") if others else Markup()
+        sections.append(Section("One pixel", without, draw_pixel(tables["pixel"]), "pixel", caption))
     caption = (
         f"An image of {size} x {size} pixels with two discs of foreground. Above, all foreground pixels have the "
         f"probability on the axis, and all background pixels a probability of {quality:g} of being taken for "
         "background; below, the other way round. The gradient is that of one of the pixels that move, towards the "
         "truth, times the number of pixels in the image, so that it compares with a single pixel's."
     )
-    sections.append(("In an image", static(figures["image"], "image", caption)))
-    return ViewPage("Loss and gradient: " + ", ".join(losses), sections, figures, tables)
+    drawn = draw_image(tables["image"], foreground, quality)
+    sections.append(Section("In an image", figure=drawn, name="image", caption=caption))
+    return ViewPage("Loss and gradient: " + ", ".join(losses), sections, tables)
 
 
 def is_additive(loss: Loss) -> bool:

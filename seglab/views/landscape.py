@@ -21,8 +21,8 @@ from seglab.losses.base import Loss
 from seglab.metrics.counts import counts, scores
 from seglab.plots import COLORS, styled
 from seglab.reporting.html import note
-from seglab.views.run_inputs import Autocast, fitted, forward, same_data, samples, thinned, titles
-from seglab.views.view_page import ViewPage, legend_below, number_table, panels, static
+from seglab.views.run_inputs import Autocast, forward, same_data, samples, thinned, titles
+from seglab.views.view_page import Section, ViewPage, legend_below, number_table, panels
 from seglab.views.weight_planes import Plane, Point, lattice, path_plane, random_plane, solution_plane, weights_of
 
 PLANES = ("random", "solutions", "path")
@@ -68,7 +68,8 @@ def view(
     require(points >= 2, "landscape", "at least 2 points a side", points)
     require(span > 0, "landscape", "a span above 0", span)
     same_data(runs)
-    losses = fitted(losses, runs[0])
+    foreground = [runs[0].facts["data"]["foreground"]]
+    losses = {name: loss.with_class_frequency(foreground) for name, loss in losses.items()}
     batches = evenly_spread(runs[0], losses, split, images)
     threshold, names, surfaces = runs[0].config["threshold"], [*losses, SCORE], []
     for laid, module, autocast in lay(runs, plane, seed):
@@ -143,22 +144,20 @@ def measure(
 
 def page(surfaces: Sequence[Surface], words: str) -> ViewPage:
     """The page of some planes: contours, and where each loss is lowest."""
-    sections, figures = [], {}
+    sections = []
     for surface in surfaces:
         key = f"landscape_{re.sub(r'[^0-9A-Za-z]+', '-', surface.plane.title)}"
-        figures[key] = contours(surface)
         caption = (
             f"Plane: {surface.plane.note}. {words} A loss that spans more than a factor of 20 is logarithmic, and cut "
             f"at {CUT} times its lowest."
         )
-        sections.append((surface.plane.title, static(figures[key], key, caption)))
+        sections.append(Section(surface.plane.title, figure=contours(surface), name=key, caption=caption))
     lowest = pd.concat([lowest_places(surface) for surface in surfaces], ignore_index=True)
     named = lowest.assign(loss=lowest["plane"] + ": " + lowest["loss"]).drop(columns="plane")
-    sections.append(
-        ("Where each loss is lowest", number_table(named) + note("first and second are places on the plane's axes."))
-    )
+    where = number_table(named) + note("first and second are places on the plane's axes.")
+    sections.append(Section("Where each loss is lowest", where))
     rows = pd.concat([places_table(surface) for surface in surfaces], ignore_index=True)
-    return ViewPage("Landscapes", sections, figures, {"landscape": rows, "lowest": lowest})
+    return ViewPage("Landscapes", sections, {"landscape": rows, "lowest": lowest})
 
 
 def lowest_places(surface: Surface) -> pd.DataFrame:

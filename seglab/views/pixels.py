@@ -19,7 +19,7 @@ from seglab.metrics.counts import counts, scores
 from seglab.plots import FAINT, outlined, paint_errors, styled
 from seglab.views.gradients import loss_and_gradient
 from seglab.views.run_inputs import common_snapshots, logits_at, pick_images, same_data, titles
-from seglab.views.view_page import ViewPage, static
+from seglab.views.view_page import Section, ViewPage
 
 DECADES = 4
 """What lies further below the highest gradients has the color of the lowest."""
@@ -59,8 +59,8 @@ def view(runs: list[TrainedRun], images: int | list[str]) -> ViewPage:
     index = pd.MultiIndex.from_tuples(found, names=["image", "run", "epoch"])
     table = pd.DataFrame([cell.numbers for cell in found.values()], index).reset_index()
     figure = draw({batch["id"][0]: outlined(*raw(batch)) for batch in batches}, list(losses), epochs, found)
-    sections = [("Errors and gradients", static(figure, "pixels", CAPTION))]
-    return ViewPage("Pixels through training", sections, {"pixels": figure}, {"pixels": table})
+    section = Section("Errors and gradients", figure=figure, name="pixels", caption=CAPTION)
+    return ViewPage("Pixels through training", [section], {"pixels": table})
 
 
 def raw(batch: Batch) -> tuple[np.ndarray, np.ndarray]:

@@ -57,11 +57,6 @@ def thinned(epochs: Sequence[int]) -> list[int]:
     return [epochs[place] for place in dict.fromkeys(places)]
 
 
-def fitted(losses: dict[str, Loss], run: TrainedRun) -> dict[str, Loss]:
-    """The losses with each `auto` parameter as it is for the training masks of the run."""
-    return {name: loss.with_class_frequency([run.facts["data"]["foreground"]]) for name, loss in losses.items()}
-
-
 def samples(run: TrainedRun, losses: Sequence[Loss], split: str) -> Samples:
     """The images of one split of the run's data, with the maps that the losses need."""
     needs = tuple(dict.fromkeys(need for loss in losses for need in loss.needs))

@@ -1,9 +1,9 @@
 """What a view writes, PNG, SVG, CSV and a page, and how its panels are laid out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,33 +16,42 @@ from seglab.plots import save, svg
 from seglab.reporting import html
 
 
-@dataclass(frozen=True)
-class ViewPage:
-    """The result of one view: its title, the page's sections, and what is saved beside the page by file name.
+class Section(NamedTuple):
+    """A part of a page: its heading (plain text), a figure that is saved as `name`, and what follows it.
 
-    sections: each a heading (plain text) and its content (HTML, made by the functions below).
+    content: HTML, made by the functions below.
     """
 
+    heading: str
+    content: Markup = Markup()
+    figure: Figure | None = None
+    name: str = ""
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class ViewPage:
+    """The result of one view: its title, the page's sections, and the tables that are saved beside it by file name."""
+
     title: str
-    sections: Sequence[tuple[str, Markup]]
-    figures: Mapping[str, Figure] = field(default_factory=dict)
-    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    sections: Sequence[Section]
+    tables: Mapping[str, pd.DataFrame]
 
     def write(self, out: Path) -> Path:
         """Write surface.html, NAME.png and .svg per figure, and .csv per table; return surface.html."""
         out.mkdir(parents=True, exist_ok=True)
-        for name, figure in self.figures.items():
-            save(figure, out / f"{name}.png")
-            write_text(out / f"{name}.svg", svg(figure, name))
+        shown = []
+        for heading, content, figure, name, caption in self.sections:
+            if figure:
+                save(figure, out / f"{name}.png")
+                drawn = svg(figure, name)
+                write_text(out / f"{name}.svg", drawn)
+                content = html.figure(drawn, caption) + content
+            shown.append((heading, content))
         for name, table in self.tables.items():
             write_text(out / f"{name}.csv", csv_text(table))
-        page = html.TEMPLATES.get_template("page.html.j2").render(title=self.title, sections=self.sections)
+        page = html.TEMPLATES.get_template("page.html.j2").render(title=self.title, sections=shown)
         return write_text(out / "surface.html", page)
-
-
-def static(figure: Figure, name: str, caption: str) -> Markup:
-    """A figure of matplotlib as an element of the page; `name` sets its ids apart from those of other figures."""
-    return html.figure(svg(figure, name), caption)
 
 
 def bullets(sentences: Sequence[str]) -> Markup:
@@ -62,19 +71,14 @@ def number_table(table: pd.DataFrame, digits: int = 4) -> Markup:
     return html.table([*map(str, table.columns)], [[*map(cell, row)] for row in table.itertuples(index=False)])
 
 
-def panels(count: int, columns: int, width: float, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels in rows of at most `columns`, each of width x height inches.
-
-    `shared` goes to `Figure.subplots`: sharex, sharey.
-    """
+def panels(count: int, columns: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels in rows of at most `columns`, each of width x height inches."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
     for spare in axes[count:]:
         spare.set_visible(False)
-    for lowest in axes[:count][-columns:]:  # a spare panel below would keep the tick labels of a shared axis
-        lowest.tick_params(labelbottom=True)
     return figure, axes[:count]
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from seglab.plots import FAINT, INK, WIDTH, styled, two_sided
 from seglab.reporting.html import note
-from seglab.views.view_page import ViewPage, bullets, number_table, panels, static
+from seglab.views.view_page import Section, ViewPage, bullets, number_table, panels
 
 FEW_PIXELS, MOST_OF_GRADIENT, WEAK_GRADIENT = 0.02, 0.9, 1e-3
 
@@ -24,7 +24,6 @@ def page(
     tables: Mapping[str, pd.DataFrame], warned: Sequence[str], qualities: Mapping[str, float], edge: int
 ) -> ViewPage:
     """The page of an X-ray, from the tables that xray.py makes; `qualities` are soft IoUs by stage."""
-    figures = {"regions": draw_regions(tables["regions"])}
     about_regions = (
         "In each cell the percentage of |dL/dlogit|, summed over all images, that falls on the column's pixels; the"
         " first row says how many percent of the pixels they are. Blue: more than their number, orange: less."
@@ -33,21 +32,19 @@ def page(
         f" predictions: {'; '.join(f'{name} {value:.2g}' for name, value in qualities.items())}; but for the untrained"
         " and the trained they are made from the truth."
     )
-    few = tables["norms"].pivot(index="loss", columns="stage", values="fraction_for_90_percent")
-    few = 100 * few.loc[tables["empty"]["loss"], tables["norms"]["stage"].unique()]
-    empty = tables["empty"]
+    empty, norms = tables["empty"], tables["norms"]
+    few = norms.pivot(index="loss", columns="stage", values="fraction_for_90_percent")
+    few = 100 * few.loc[empty["loss"], norms["stage"].unique()]
+    about_few = note("Percent of the pixels that have 90 % of the gradient, the largest first.")
     heads = ["loss", "loss, nothing found", "loss, false positive", "gradient on the false positive"]
+    regions = draw_regions(tables["regions"])
     sections = [
-        ("Warnings", bullets(warned) if warned else note("None.")),
-        ("Where the gradient falls", static(figures["regions"], "regions", about_regions)),
-        (
-            "How few pixels it falls on",
-            note("Percent of the pixels that have 90 % of the gradient, the largest first.")
-            + number_table(few.reset_index(), 2),
-        ),
-        ("Empty images", note(EMPTY) + number_table(empty.set_axis(heads, axis=1))),
+        Section("Warnings", bullets(warned) if warned else note("None.")),
+        Section("Where the gradient falls", figure=regions, name="regions", caption=about_regions),
+        Section("How few pixels it falls on", about_few + number_table(few.reset_index(), 2)),
+        Section("Empty images", note(EMPTY) + number_table(empty.set_axis(heads, axis=1))),
     ]
-    return ViewPage("Gradient X-ray", sections, figures, tables)
+    return ViewPage("Gradient X-ray", sections, tables)
 
 
 def percent(fraction: float) -> str:

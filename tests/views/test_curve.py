@@ -79,7 +79,7 @@ def test_an_image_is_weighed_by_its_own_fraction():
 @pytest.mark.slow
 def test_a_view_has_a_figure_and_a_table_for_each_thing_it_shows():
     page = view({"bce": make("bce"), "dice": make("dice"), "boundary": make("boundary")}, 0.05, 0.8, 8, 3)
-    assert set(page.figures) == set(page.tables) == {"pixel", "image"}
+    assert {part.name for part in page.sections} == set(page.tables) == {"pixel", "image"}
     assert set(page.tables["pixel"]["loss"]) == {"bce"}
     assert set(page.tables["image"]["loss"]) == {"bce", "dice", "boundary"}
-    assert "dice, boundary: no value of a single pixel" in dict(page.sections)["One pixel"]
+    assert "dice, boundary: no value of a single pixel" in page.sections[0].content

@@ -44,7 +44,7 @@ def test_the_page_holds_every_run_at_every_snapshot_on_one_color_scale(runs, tmp
     assert list(numbers["run"].unique()) == ["bce", "dice"]
     assert sorted(numbers["epoch"].unique()) == sorted(runs[0].snapshots)
     assert len(numbers) == 2 * 2 * len(runs[0].snapshots)
-    drawn = [image for axis in page.figures["pixels"].axes for image in axis.get_images()]
+    drawn = [image for axis in page.sections[0].figure.axes for image in axis.get_images()]
     maps = [image for image in drawn if image.get_array().ndim == 2]
     assert len(maps) == len(numbers)
     assert len({(image.norm.vmin, image.norm.vmax) for image in maps}) == 1
