@@ -9,10 +9,10 @@ import pandas as pd
 from seglab.contract import Task
 from seglab.reporting.class_rows import chosen_classes, threshold_of
 from seglab.reporting.cube import finite_mean
-from seglab.reporting.decisions import below_each_bin, calibration_scores, counts_from, middles, scores_of
+from seglab.reporting.decisions import below_each_bin, calibration_scores, counts_from, scores_of
 from seglab.reporting.load_runs import Sweep
 from seglab.reporting.run_decisions import CONFIDENCES, Decisions, decisions_of, mean_scores
-from seglab.reporting.thresholds import average_precision
+from seglab.reporting.thresholds import average_precision, middles
 
 THRESHOLDED = ("iou", "dice", "precision", "recall")
 """What a histogram gives of an image at any threshold."""

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from seglab.contract import require
 from seglab.reporting import report_figures
 from seglab.reporting.cube import Cube, cube, finite_mean
-from seglab.reporting.decisions import middles, rebinned, scaled
+from seglab.reporting.decisions import rebinned, scaled
 from seglab.reporting.load_runs import Sweep, read_histories
 from seglab.reporting.looks import Look, remember
 from seglab.reporting.metrics_table import (
@@ -30,6 +30,7 @@ from seglab.reporting.metrics_table import (
 from seglab.reporting.run_decisions import RULES, Decisions
 from seglab.reporting.run_labels import differing
 from seglab.reporting.stats import Comparison, compare
+from seglab.reporting.thresholds import middles
 from seglab.reporting.verdict import QUESTIONS, Verdict, headline, judge, listed, ranks, signed
 
 CALIBRATION_CHANCE = 0.8

@@ -14,13 +14,13 @@ from seglab.reporting.decisions import (
     calibration_scores,
     fitted_temperature,
     isotonic,
-    middles,
     outer_means,
     rebinned,
     scaled,
 )
 from seglab.reporting.load_runs import collect
 from seglab.reporting.study import Question, Study
+from seglab.reporting.thresholds import middles
 
 
 def expected_scores(p, score):
