@@ -35,6 +35,9 @@ def test_the_gradient_of_cross_entropy_is_the_error_of_each_pixel():
     blue, orange = cell.errors[0, 1].astype(int), cell.errors[1, 0].astype(int)
     assert blue[2] > blue[0], "a false negative"
     assert orange[0] > orange[2], "a false positive"
+    counted = inspect(z, batch | {"valid": torch.tensor([[[[True, True], [False, True]]]])}, BCE(), 0.5)
+    assert counted.gradient[1, 0] == 0, "what does not count has no gradient"
+    assert counted.numbers["iou"] == pytest.approx(1 / 2)
 
 
 @pytest.mark.slow
