@@ -65,7 +65,7 @@ def inspect(dataset: Dataset, folder: Path) -> int:
     found = audit(dataset)
     write_json(folder / "audit.json", found.facts)
     write_json(folder / "split.json", found.splits.ids())
-    overview(found.samples, found.foreground, found.areas, type(dataset).__name__, folder / "audit.png", dataset.task)
+    overview(found.samples, type(dataset).__name__, folder / "audit.png", dataset.task)
     width = max(len(name) for name in found.facts)
     for name, fact in found.facts.items():
         log.info("%-*s  %s", width, name.replace("_", " "), spell(fact))

@@ -23,21 +23,22 @@ def surface(cfg: DictConfig, folder: Path) -> Path:
     """Make the view that `cfg.view` names in `folder`; returns surface.html."""
     views = {"curve": curve, "xray": xray, "pixels": pixels, "landscape": landscape}
     require(cfg.view in views, "surface", f"view as one of {', '.join(views)}", cfg.view)
-    written = views[cfg.view](cfg, folder).write(folder)
+    written = views[cfg.view](cfg).write(folder)
     log.info("%s", written)
     return written
 
 
-def curve(cfg: DictConfig, folder: Path) -> ViewPage:
+def curve(cfg: DictConfig) -> ViewPage:
     """Value and gradient of each loss against probability and logit."""
     from seglab.views.curve import view
 
     return view(build_choices("loss", cfg.losses), **to_container(cfg.curve))
 
 
-def xray(cfg: DictConfig, folder: Path) -> ViewPage:
+def xray(cfg: DictConfig) -> ViewPage:
     """Where the gradient of each loss would fall on a data set, before training."""
     from pytorch_lightning import seed_everything
+    from torch.optim import SGD
 
     from seglab.engine.module import SegModule
     from seglab.losses import BCE
@@ -48,23 +49,22 @@ def xray(cfg: DictConfig, folder: Path) -> ViewPage:
     seed_everything(cfg.xray.seed, verbose=False)
     dataset = build(cfg.dataset)
     require_one_class(dataset.task)
-    module = SegModule(build(cfg.model), BCE(), build(cfg.optimizer), mean=dataset.mean, std=dataset.std)
-    losses, optimizer = build_choices("loss", cfg.losses), to_container(cfg.optimizer)
-    return view(losses, dataset, module, optimizer, run=cfg.run, **to_container(cfg.xray))
+    module = SegModule(build(cfg.model), BCE(), SGD, mean=dataset.mean, std=dataset.std)
+    return view(build_choices("loss", cfg.losses), dataset, module, run=cfg.run, **to_container(cfg.xray))
 
 
-def pixels(cfg: DictConfig, folder: Path) -> ViewPage:
-    """Predictions and the loss of each pixel at the saved snapshots of runs."""
+def pixels(cfg: DictConfig) -> ViewPage:
+    """Errors and the gradient at each pixel at the saved snapshots of runs."""
     from seglab.views.pixels import view
 
-    return view(opened(cfg), build_choices("loss", cfg.losses), **to_container(cfg.pixels))
+    return view(opened(cfg), **to_container(cfg.pixels))
 
 
-def landscape(cfg: DictConfig, folder: Path) -> ViewPage:
+def landscape(cfg: DictConfig) -> ViewPage:
     """Losses and IoU over a plane of weights, around runs, through them or along their path."""
     from seglab.views.landscape import view
 
-    return view(opened(cfg), build_choices("loss", cfg.losses), folder, **to_container(cfg.landscape))
+    return view(opened(cfg), build_choices("loss", cfg.losses), **to_container(cfg.landscape))
 
 
 def opened(cfg: DictConfig) -> list[TrainedRun]:

@@ -263,7 +263,6 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     from seglab.engine.callbacks import EpochLines, Progress, StopAfter, silence_lightning_warnings
     from seglab.engine.checkpoints import AtomicCheckpointIO, checkpoints
     from seglab.engine.device import device_facts
-    from seglab.engine.gradient_stats import GradientFractions
     from seglab.engine.loss_schedule import LossSchedule
     from seglab.engine.per_image import EpochTable
     from seglab.engine.trackers import begin
@@ -279,11 +278,10 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
         callbacks=[
             EpochTable(run.folder / "metrics.csv"),
             LossSchedule(to_container(cfg.schedule) or {}, better(cfg.monitor)),
-            GradientFractions(),
             progress,
             StopAfter(cfg.stop_after),
+            *callbacks,  # before the last checkpoint, behind which nothing of its epoch is missing
             *checkpoints(run.folder / "checkpoints", cfg.monitor, better(cfg.monitor)),
-            *callbacks,
         ],
         logger=loggers,
         default_root_dir=run.folder,

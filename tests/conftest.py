@@ -125,7 +125,8 @@ def study_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def trained(precision: str) -> Path:
         study = tmp_path_factory.mktemp(f"study-{precision}")
         for loss in ("bce", "dice"):
-            train_small(study / loss, f"loss={loss}", "callbacks=snapshots", f"trainer.precision={precision}")
+            words = ("callbacks=snapshots", "callbacks.snapshots.every_n_epochs=1", f"trainer.precision={precision}")
+            train_small(study / loss, f"loss={loss}", *words)
         return study
 
     return trained

@@ -203,11 +203,6 @@ FAULTS = [
         ("v.clone().unflatten", "v.unflatten", "foreign code may change logits and target"),
         ("x.t.argmax(1)", "x.t.argmin(1)", "wrong class ids for foreign code"),
     ),
-    *of_losses(
-        "attribution.py",
-        ("weight * attribution(part", "attribution(part", "terms of a sum not weighed"),
-        ("BEND * u4 ** (BEND - 1) * slope", "slope", "the path walked at another speed"),
-    ),
     Fault(MAPS, "(pieces == 1)", "(pieces >= 1)", "thinning cuts lines", "tests/data/test_distance_maps.py"),
     Fault(MAPS, "turn in (0, 4)", "turn in (0, 0)", "thinning from one side", "tests/data/test_distance_maps.py"),
     Fault(MAPS, "iterations=2", "iterations=1", "a thinner tube", "tests/data/test_distance_maps.py"),

@@ -63,8 +63,6 @@ class Audit:
     facts: dict[str, Any]
     splits: Splits
     leaks: list[str]
-    foreground: np.ndarray
-    areas: np.ndarray
     samples: list[Sample]
 
 
@@ -98,8 +96,7 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
     areas = np.concatenate([[], *(one.areas for one in seen)])
     facts |= {"warnings": chosen.notes + doubts(by_split, dataset)} | summary(by_split, areas, dataset)
     foreground = np.array([one.facts["foreground"] for one in seen])
-    pictures = [picture(shown[k][1], dataset) for k in spread(foreground, samples)]
-    return Audit(facts, splits, leaks, foreground, areas, pictures)
+    return Audit(facts, splits, leaks, [picture(shown[k][1], dataset) for k in spread(foreground, samples)])
 
 
 def inspect(item: Item, dataset: Dataset) -> Inspection | str:

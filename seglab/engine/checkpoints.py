@@ -20,7 +20,9 @@ def checkpoints(folder: Path, monitor: str, mode: str) -> list[ModelCheckpoint]:
     trained = True if monitor.startswith("train/") else None
     kept: dict[str, Any] = {"monitor": monitor, "mode": mode, "save_weights_only": True}
     best = ModelCheckpoint(filename="best", save_on_train_epoch_end=trained, **kept, **common)
-    return [best, ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **common)]
+    # The mode means nothing without a monitor, but Lightning tells callbacks apart by it; snapshots may be of each too
+    every: dict[str, Any] = {"every_n_epochs": 1, "save_on_train_epoch_end": True, "mode": "max"}
+    return [best, ModelCheckpoint(filename="last", **every, **common)]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -64,13 +66,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self.write()
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a checkpoint; the folder in the states of callbacks becomes its present one.
+        """Load a checkpoint; the folders in the states of callbacks become those of the run's present place.
 
         Lightning would forget the best score so far of a run whose folder was moved or copied.
         """
-        checkpoint, here = super().load_checkpoint(path, *args, **kwargs), str(Path(path).parent)
+        checkpoint = super().load_checkpoint(path, *args, **kwargs)
         for state in checkpoint.get("callbacks", {}).values():
             if there := state.get("dirpath"):
+                here = str(Path(path).parents[1] / Path(there).name)
                 moved = {key: value.replace(there, here) for key, value in state.items() if isinstance(value, str)}
                 best = {name.replace(there, here): score for name, score in state.get("best_k_models", {}).items()}
                 state.update(moved, best_k_models=best)

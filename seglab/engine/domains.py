@@ -63,7 +63,7 @@ DOMAINS: dict[str, Domain] = {
     "halving": Domain(2, 100, whole=True, null=True),
     "tuning_repeats": Domain(1, 1000, whole=True),
     "fresh_seeds": Domain(1, 1000, whole=True, null=True),
-    "callbacks.*.growth": Domain(1),
+    "callbacks.snapshots.every_n_epochs": COUNT,
     "model.depth": Domain(1, 8, whole=True),
     "model.prior": Domain(0, 1, without=(0, 1), null=True),
     "dataset.size": Domain(1, 16384, whole=True),

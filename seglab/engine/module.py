@@ -156,10 +156,10 @@ class SegModule(LightningModule):
         except ContractError as fault:
             raise self._diverged(str(fault), batch["id"]) from None
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        losses, logits = self._measured_step(batch, self.train_meter)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses, _ = self._measured_step(batch, self.train_meter)
         self.latest = losses.detach()
-        return {"loss": losses.mean(), "logits": logits.detach()}
+        return losses.mean()
 
     def _measured_step(self, batch: Batch, meter: Meter, image: Tensor | None = None) -> tuple[PerImage, Logits]:
         losses, logits, *rows = self._repeat(batch, meter) or self.step(batch)

@@ -70,12 +70,11 @@ class TrainedRun:
 
     @property
     def snapshots(self) -> dict[int, Path]:
-        """The checkpoints kept during training, by the number of epochs before them."""
+        """The checkpoints kept during training, by the number of epochs before them; names count from 0."""
         files = sorted((self.folder / "snapshots").glob("epoch-*.ckpt"))
-        require(
-            bool(files), f"run {self.folder}", "snapshots/epoch-*.ckpt", "none", "train it with callbacks=snapshots"
-        )
-        return {int(file.stem.removeprefix("epoch-")): file for file in files}
+        remedy = "train it with callbacks=snapshots"
+        require(bool(files), f"run {self.folder}", "snapshots/epoch-*.ckpt", "none", remedy)
+        return {int(file.stem.removeprefix("epoch-")) + 1: file for file in files}
 
     def autocast(self, device: str = "cpu") -> AbstractContextManager[Any]:
         """The precision in which the run was trained and tested, on a device of the same kind; else float32."""

@@ -1,5 +1,6 @@
 """One metric of a sweep as an array: losses x seeds x images."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,12 +36,13 @@ class Cube(NamedTuple):
             for part in parts
         ]
 
-    @property
-    def balanced(self) -> np.ndarray:
-        """The values of the seeds that all losses have, on the images that all of these runs have."""
-        there = np.isfinite(self.values)
+    def balanced(self, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The values of the seeds that these losses share, on the images of all of these runs; and which these are."""
+        values = self.values[[self.labels.index(label) for label in labels]]
+        there = np.isfinite(values)
         seeds = there.any(axis=2).all(axis=0)
-        return self.values[:, seeds][:, :, there[:, seeds].all(axis=(0, 1))]
+        images = there[:, seeds].all(axis=(0, 1)) & seeds.any()
+        return values[:, seeds][:, :, images], images
 
 
 def finite_mean(values: np.ndarray) -> float:

@@ -14,12 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from seglab.reporting.thresholds import ratio, scores_at, thresholds
-
-
-def middles(bins: int = 256) -> NDArray:
-    """The middle of each bin: (bins,)."""
-    return thresholds(bins) + 0.5 / bins
+from seglab.reporting.thresholds import middles, ratio, scores_at
 
 
 def outer_means(table: NDArray, foreground_confidence: NDArray, background_confidence: NDArray) -> NDArray:

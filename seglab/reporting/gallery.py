@@ -68,22 +68,19 @@ def gallery(runs: Mapping[str, pd.Series], images: pd.DataFrame, metric: str) ->
     scores = images.set_index(["run", "id"])[metric]
     rows = []
     for name in dict.fromkeys(name for examples in kept.values() for name in examples):
-        first = next(examples[name] for examples in kept.values() if name in examples)
         cells = {}
-        for label, examples in kept.items():
-            if name in examples:
-                run = runs[label]
-                seen, kind = of_class(examples[name], run["task"], run["classes"])
-                threshold, p = run["config"].get("threshold", 0.5), seen["probability"]
-                errors = paint_errors(seen["image"], seen["truth"], p, threshold, kind, seen["valid"])
-                several = paint_classes(seen["image"], p, threshold, kind, seen["valid"]) if p.ndim == 3 else None
-                cells[label] = {
-                    "errors": picture(errors),
-                    "probability": picture((255 * p).round().astype(np.uint8) if several is None else several),
-                    "score": scores.get((runs[label].name, name), np.nan),
-                }
-        run = runs[next(label for label, examples in kept.items() if name in examples)]
-        first, kind = of_class(first, run["task"], run["classes"])
+        having = {label: examples[name] for label, examples in kept.items() if name in examples}
+        seen = {label: of_class(one, runs[label]["task"], runs[label]["classes"]) for label, one in having.items()}
+        for label, (one, kind) in seen.items():
+            threshold, p = runs[label]["config"].get("threshold", 0.5), one["probability"]
+            errors = paint_errors(one["image"], one["truth"], p, threshold, kind, one["valid"])
+            several = paint_classes(one["image"], p, threshold, kind, one["valid"]) if p.ndim == 3 else None
+            cells[label] = {
+                "errors": picture(errors),
+                "probability": picture((255 * p).round().astype(np.uint8) if several is None else several),
+                "score": scores.get((runs[label].name, name), np.nan),
+            }
+        first, kind = next(iter(seen.values()))
         truth = first["truth"]
         if truth.ndim == 2:
             shown, outline = (255 * truth.astype(np.float32)).astype(np.uint8), truth

@@ -70,7 +70,7 @@ def data_sets(over: DataSets) -> Markup:
 
 def variance(study: Study) -> Markup | None:
     """Where the spread of the single scores comes from; None where one loss, seed or image is all there is."""
-    values = study.data.balanced
+    values, _ = study.data.balanced(study.labels)
     if min(values.shape) < 2:
         return None
     found = {name: max(part, 0.0) for name, part in components(values).items()}

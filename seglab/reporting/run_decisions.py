@@ -48,9 +48,6 @@ RULES = {
 EXPECTED = ("iou", "dice")
 """The scores for which a mask of best expected score is found."""
 
-VERSION = 1
-"""Of decisions.npz: another one is not read, but found again."""
-
 
 class Decisions(NamedTuple):
     """One run's histograms over all test pixels (2, 256), its scores, and those of each image under each rule.
@@ -83,7 +80,7 @@ def decide(
     thresholds = [threshold_of(tuned, name) for name in task.classes]
     parts = [_decide_class(tables[:, c], val[:, c].sum(0), confidences[:, c], thresholds[c], empty) for c in range(k)]
     found = {score: np.stack([masks[score] for _, masks in parts]) for score in EXPECTED}
-    scores = json.dumps({"version": VERSION, "classes": [scores for scores, _ in parts]})
+    scores = json.dumps({"classes": [scores for scores, _ in parts]})
     whole = {"pooled": tables.sum(0), "pixels": tables.sum(3).swapaxes(0, 1).astype(np.int32)}
     extra = {"confusion": arrays["test_confusion"]} if "test_confusion" in arrays else {}
     return {"ids": arrays["test_ids"], "scores": np.array(scores), **whole, **found, **extra}
@@ -126,7 +123,7 @@ def decisions_of(
     keys = {"scores", "pooled", "ids", "pixels", "confusion", score}
     with suppress(OSError, ValueError, zipfile.BadZipFile), np.load(folder / "decisions.npz") as arrays:
         found = {key: arrays[key] for key in keys & set(arrays.files)}
-    if not found or json.loads(str(found["scores"]))["version"] != VERSION:
+    if not found:
         try:
             with np.load(folder / "histograms.npz") as arrays:
                 rows = pd.read_csv(folder / "per_image.csv", usecols=lambda name: name in CONFIDENCES)

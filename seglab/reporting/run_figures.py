@@ -36,12 +36,6 @@ PANELS = {
     "background_confidence": "Background confidence",
 }
 SPLITS = {"train": ("train", TRAIN, "--"), "val": ("val", VAL, "-")}
-GRADIENT = {
-    "train/gradient_foreground": ("foreground", "#d55e00", "-"),
-    "train/gradient_edge": ("edge", "#009e73", "--"),
-    "train/gradient_hard": ("hard", "#0072b2", ":"),
-}
-"""Where which fraction of the training gradient falls (engine/gradient_stats.py): name, color and line style."""
 
 
 class Example(NamedTuple):
@@ -58,7 +52,7 @@ class Example(NamedTuple):
 
 
 def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
-    """Draw a run's loss, IoU, accuracy and confidences over its epochs, and where the gradient of its loss falls.
+    """Draw a run's loss, IoU, accuracy and confidences over its epochs.
 
     `metrics_csv` has one row per epoch and columns such as `epoch`, `train/iou` and `val/iou`; a column that is absent
     or empty leaves its line out. Parameters of the loss that follow a schedule (`loss/NAME`) have a panel of their own,
@@ -70,7 +64,7 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
     history["epoch"] += 1  # the log and the snapshots count the epochs that are done
     moving = [column for column in map(str, history) if column.startswith("loss/") and column != "loss/stage"]
     with mpl.rc_context(STYLE):
-        panels = len(PANELS) + 1 + bool(moving)
+        panels = len(PANELS) + bool(moving)
         width = 2.43 * panels
         figure = Figure(figsize=(width, 2.7))  # margins by hand: to find them takes longer than to draw the rest
         figure.suptitle(title, x=0.005, ha="left", fontsize=9.5)
@@ -81,17 +75,12 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
         for axis, (key, title) in zip(axes, PANELS.items(), strict=False):
             _lines(axis, history, {f"{split}/{key}": style for split, style in SPLITS.items()})
             axis.set(title=title, xlabel="epoch")
-        last = axes[len(PANELS)]
-        _lines(last, history, GRADIENT)
-        last.set(title="Fraction of the gradient", xlabel="epoch")
-        for axis in axes[1 : len(PANELS) + 1]:
+        for axis in axes[1 : len(PANELS)]:
             axis.set_ylim(-0.02, 1.02)
         for column in moving:
             axes[-1].plot(history["epoch"], history[column], label=column.removeprefix("loss/"))
             axes[-1].set(title="Parameters of the loss", xlabel="epoch")
             axes[-1].legend(loc="best", handlelength=1.4)
-        if last.lines:
-            last.legend(loc="best", handlelength=1.4)
         stages = history.get("loss/stage", pd.Series(1.0, history.index))
         for k, epoch in enumerate(history["epoch"][stages.diff() > 0]):
             for axis in axes:

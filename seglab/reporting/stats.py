@@ -142,11 +142,8 @@ def _paired(data: Cube, pair: tuple[str, str]) -> tuple[np.ndarray, np.ndarray, 
     """The values (seeds, images) of both losses where each has one, and which images these are; None without any."""
     if not set(pair) <= set(data.labels):
         return None
-    both = data.values[[data.labels.index(label) for label in pair]]
-    there = np.isfinite(both)
-    seeds = there.any(axis=2).all(axis=0)
-    images = there[:, seeds].all(axis=(0, 1)) if seeds.any() else np.zeros(both.shape[2], bool)
-    return (*both[:, seeds][:, :, images], images) if images.any() else None
+    both, images = data.balanced(pair)
+    return (*both, images) if images.any() else None
 
 
 def _row(

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from seglab.contract import require
 from seglab.reporting import report_figures
 from seglab.reporting.cube import Cube, cube, finite_mean
-from seglab.reporting.decisions import middles, rebinned, scaled
+from seglab.reporting.decisions import rebinned, scaled
 from seglab.reporting.load_runs import Sweep, read_histories
 from seglab.reporting.looks import Look, remember
 from seglab.reporting.metrics_table import (
@@ -30,6 +30,7 @@ from seglab.reporting.metrics_table import (
 from seglab.reporting.run_decisions import RULES, Decisions
 from seglab.reporting.run_labels import differing
 from seglab.reporting.stats import Comparison, compare
+from seglab.reporting.thresholds import middles
 from seglab.reporting.verdict import QUESTIONS, Verdict, headline, judge, listed, ranks, signed
 
 CALIBRATION_CHANCE = 0.8
@@ -112,10 +113,8 @@ class Study:
         """Which look this is and what that means, in a sentence or two; empty without a verdict."""
         if not self.has_verdict:
             return ""
-        if self.look.instead:
-            return (
-                f"Exploratory: the first look at this study asked {self.look.instead}, and errors are counted for that."
-            )
+        if first := self.look.instead:
+            return f"Exploratory: the first look at this study asked {first}, and errors are counted for that."
         total = 100 * (1 - self.question.confidence)
         return (
             f"Look {self.look.number} at this study, judged at {100 * self.look.error:.2g} % so that all looks "
@@ -161,9 +160,8 @@ class Study:
     def best_run(self) -> pd.Series | None:
         """The run of the loss with the best mean that did best on its validation images; None if none recorded that."""
         runs = self.sweep.used[self.sweep.used["label"] == self.labels[0]]
-        scores = {row: _monitored(run.get("monitor")) for row, (_, run) in enumerate(runs.iterrows())}
-        best = max(scores, key=lambda row: np.nan_to_num(scores[row], nan=-np.inf))
-        return runs.iloc[best] if np.isfinite(scores[best]) else None
+        scores = [_monitored(run.get("monitor")) for _, run in runs.iterrows()]
+        return runs.iloc[int(np.nanargmax(scores))] if np.isfinite(scores).any() else None
 
     @property
     def of_folds(self) -> int:

@@ -15,6 +15,11 @@ def thresholds(bins: int = 256) -> NDArray:
     return np.arange(bins) / bins
 
 
+def middles(bins: int = 256) -> NDArray:
+    """The middle of each bin: (bins,)."""
+    return thresholds(bins) + 0.5 / bins
+
+
 def scores_at(table: NDArray, empty: str = "correct") -> dict[str, NDArray]:
     """Score every image at every threshold: iou, dice, precision and recall, each (..., bins).
 
@@ -58,16 +63,12 @@ def calibration(table: NDArray, bins: int = 16) -> tuple[NDArray, NDArray, NDArr
     a bin has no pixel, mean and fraction are NaN.
     """
     require(table.shape[-1] % bins == 0, "calibration: bins", f"a divisor of {table.shape[-1]}", bins)
-    pixels, middles = table.sum(-2), thresholds(table.shape[-1]) + 0.5 / table.shape[-1]
+    pixels = table.sum(-2)
     coarse = (*table.shape[:-2], bins, -1)
-    number, true, sums = (part.reshape(coarse).sum(-1) for part in (pixels, table[..., 1, :], pixels * middles))
+    number, true, sums = (
+        part.reshape(coarse).sum(-1) for part in (pixels, table[..., 1, :], pixels * middles(table.shape[-1]))
+    )
     return ratio(sums, number), ratio(true, number), number
-
-
-def calibration_error(table: NDArray, bins: int = 16) -> NDArray:
-    """Average |probability - fraction of foreground| over the pixels: the expected calibration error, (...)."""
-    predicted, observed, number = calibration(table, bins)
-    return ratio(np.nansum(np.abs(predicted - observed) * number, axis=-1), number.sum(-1))
 
 
 def mean(values: NDArray) -> NDArray:

@@ -1,23 +1,27 @@
-"""Loss and gradient as curves: of a single pixel where a loss has such a value, of an image, and over errors."""
+"""Loss and gradient as curves: of a single pixel where a loss has such a value, and of an image."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from seglab.contract import Logits, PerImage, Target, require
 from seglab.data.distance_maps import MAPS
-from seglab.engine.gradient_stats import loss_and_gradient
 from seglab.losses.base import Loss
-from seglab.views.curve_figures import OBJECT, SIDES, page
-from seglab.views.view_page import ViewPage
+from seglab.plots import FAINT, WIDTH, line_styles, styled
+from seglab.reporting.html import note
+from seglab.views.gradients import loss_and_gradient
+from seglab.views.view_page import Section, ViewPage, legend_below, panels
 
-FRACTIONS = (0.01, 0.03, 0.1, 0.3)
-"""Foreground fractions that the page shows beside the chosen one."""
+SIDES = ("foreground", "background")
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,7 @@ class Context:
         return {name: torch.from_numpy(MAPS[name](mask))[None, None] for name in loss.needs}
 
 
-def view(
-    losses: Mapping[str, Loss], foreground: float, quality: float, size: int, points: int, confidence: float
-) -> ViewPage:
+def view(losses: Mapping[str, Loss], foreground: float, quality: float, size: int, points: int) -> ViewPage:
     """The curves of some losses.
 
     Args:
@@ -53,22 +55,30 @@ def view(
         quality: probability of the true class of the pixels that stay as they are in that image.
         size: side of that image in pixels.
         points: points of a curve of an image; a pixel's has four times as many.
-        confidence: probability of the predicted class of a pixel in the plane of false positives and negatives.
     """
-    for name, value in (("foreground", foreground), ("quality", quality), ("confidence", confidence)):
+    for name, value in (("foreground", foreground), ("quality", quality)):
         require(0 < value < 1, "curve", f"{name} between 0 and 1", value)
     require(size >= 8, "curve", "size of at least 8 pixels", size)
     require(points >= 3, "curve", "points of at least 3", points)
     fitted = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}
     additive = {label: loss for label, loss in fitted.items() if is_additive(loss)}
-    counting = {label: loss for label, loss in fitted.items() if label not in additive and is_exchangeable(loss)}
-    return page(
-        list(losses),
-        pixel_curves(additive, 4 * points) if additive else None,
-        {a: image_curves(losses, a, quality, size, points) for a in sorted({*FRACTIONS, foreground})},
-        error_plane(counting, foreground, confidence) if counting else None,
-        {"foreground": foreground, "quality": quality, "size": size, "confidence": confidence},
+    tables = {"pixel": pixel_curves(additive, 4 * points)} if additive else {}
+    tables["image"] = image_curves(fitted, foreground, quality, size, points)
+    sections = []
+    if additive:
+        caption = "Solid: a foreground pixel. Thin and dotted: a background pixel, where it differs."
+        others = ", ".join(label for label in losses if label not in additive)
+        without = note(f"{others}: no value of a single pixel; see the next figure.") if others else Markup()
+        sections.append(Section("One pixel", without, draw_pixel(tables["pixel"]), "pixel", caption))
+    caption = (
+        f"An image of {size} x {size} pixels with two discs of foreground. Above, all foreground pixels have the "
+        f"probability on the axis, and all background pixels a probability of {quality:g} of being taken for "
+        "background; below, the other way round. The gradient is that of one of the pixels that move, towards the "
+        "truth, times the number of pixels in the image, so that it compares with a single pixel's."
     )
+    drawn = draw_image(tables["image"], foreground, quality)
+    sections.append(Section("In an image", figure=drawn, name="image", caption=caption))
+    return ViewPage("Loss and gradient: " + ", ".join(losses), sections, tables)
 
 
 def is_additive(loss: Loss) -> bool:
@@ -80,17 +90,6 @@ def is_additive(loss: Loss) -> bool:
     whole = loss(z.view(1, 1, 2, 3), t.view(1, 1, 2, 3))
     pixels = one_by_one(loss, z.view(-1, 1, 1, 1), t.view(-1, 1, 1, 1), {})[0]
     return bool(torch.allclose(whole, pixels.mean(), rtol=1e-9, atol=1e-12))
-
-
-def is_exchangeable(loss: Loss) -> bool:
-    """Whether only the numbers of false pixels count, and not where they lie."""
-    if loss.needs:
-        return False
-    context = Context(0.2, 12)
-    target, order = context.target(), torch.randperm(144, generator=torch.Generator().manual_seed(0))
-    z = torch.randn(144, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    mixed = loss(z[order].view(1, 1, 12, 12), target.flatten()[order].view(1, 1, 12, 12))
-    return bool(torch.allclose(loss(z.view(1, 1, 12, 12), target), mixed, rtol=1e-9, atol=1e-12))
 
 
 def one_by_one(loss: Loss, logits: Logits, target: Target, maps: Mapping[str, Tensor]) -> tuple[PerImage, Tensor]:
@@ -147,22 +146,67 @@ def image_curves(losses: Mapping[str, Loss], foreground: float, quality: float, 
     """
     context, rows = Context(foreground, size), []
     for label, loss in losses.items():
-        sides = image_curve(loss.with_class_frequency([foreground]), context, quality, margins(points, 5.0))
+        sides = image_curve(loss, context, quality, margins(points, 5.0))
         rows += [pd.DataFrame({"loss": label, "pixel": side} | columns) for side, columns in sides.items()]
     return pd.concat(rows, ignore_index=True)
 
 
-def error_plane(losses: Mapping[str, Loss], foreground: float, confidence: float) -> pd.DataFrame:
-    """Loss over false positives fp and false negatives fn, in pixels, at an object of OBJECT pixels in an image."""
-    margin = math.log(confidence / (1 - confidence))
-    target = torch.zeros(1, 1, 1, max(round(OBJECT / foreground), 2 * OBJECT), dtype=torch.uint8)
-    target[..., :OBJECT] = 1
-    most = min(2 * OBJECT, target.numel() - OBJECT)
-    rows = []
-    for fn in range(0, OBJECT + 1, 5):
-        for fp in np.linspace(0, most, 21).astype(int):
-            z = torch.full(target.shape, -margin, dtype=torch.float64)
-            z[..., fn : OBJECT + fp] = margin
-            for label, loss in losses.items():
-                rows.append({"loss": label, "fp": fp, "fn": fn, "value": loss(z, target).item()})
-    return pd.DataFrame(rows)
+def _lines(axis: Axes, table: pd.DataFrame, x: str, y: str) -> None:
+    """A line per loss, on an axis that shows all values with a little air, and at least zero."""
+    styles: dict[str, Any] = line_styles(table["loss"].unique())
+    for label, style in styles.items():
+        line = table[table["loss"] == label]
+        axis.plot(line[x], line[y], label=label, **style)
+    _fit_height(axis, table[y])
+
+
+def _fit_height(axis: Axes, values: pd.Series) -> None:
+    low, high = min(values.min(), 0.0), max(values.max(), 0.0)
+    air = 0.05 * (high - low or 1)
+    axis.set_ylim(low - air, high + air)
+
+
+@styled
+def draw_pixel(table: pd.DataFrame) -> Figure:
+    """Loss and gradient of a single pixel: by the probability of its true class, and by the logit of each class."""
+    figure, axes = panels(6, 2, WIDTH / 2, 2.9)
+    table = table.assign(slope=-table["by_p"])
+    sides = {side: table[table["pixel"] == side] for side in SIDES}
+    styles: dict[str, Any] = line_styles(table["loss"].unique())
+    for axis, column, words in zip(axes[:2], ("value", "slope"), ("Loss", "Slope, − dL/dp"), strict=True):
+        _lines(axis, sides["foreground"], "p", column)
+        for label, style in styles.items():
+            front, back = (part[part["loss"] == label] for part in sides.values())
+            if not np.allclose(front[column], back[column], atol=1e-6):
+                axis.plot(back["p"], back[column], color=style["color"], lw=1.0, linestyle=(0, (1, 1.6)))
+        _fit_height(axis, table.loc[table["p"].between(0.08, 1) if column == "slope" else table["p"] > 0.004, column])
+        axis.set(title=f"{words} by the probability of the true class", xlabel="p of the true class", xlim=(0, 1))
+    for row, (side, part) in enumerate(sides.items(), 1):
+        columns = (("value", "Loss"), ("by_logit", "Gradient dL/dz"))
+        for axis, (column, words) in zip(axes[2 * row :], columns, strict=False):
+            _lines(axis, part, "logit", column)
+            axis.axvline(0, color=FAINT, lw=0.6)
+            right = "right →" if side == "foreground" else "← right"
+            axis.set(title=f"{words} of a {side} pixel by its logit", xlabel=f"logit z   ({right})", xlim=(-7, 7))
+    legend_below(figure, axes[0])
+    return figure
+
+
+@styled
+def draw_image(table: pd.DataFrame, foreground: float, quality: float) -> Figure:
+    """Loss and gradient of an image in which the pixels of one class move together."""
+    figure, axes = panels(4, 2, WIDTH / 2, 3.2)
+    # positive where a step of descent brings the pixel closer to its true class
+    gradient = table["by_logit"].where(table["pixel"] == "background", -table["by_logit"])
+    table = table.assign(gradient=gradient)
+    for row, (side, other) in enumerate((SIDES, SIDES[::-1])):
+        part = table[table["pixel"] == side]
+        for axis, column, words in zip(
+            axes[2 * row :], ("value", "gradient"), ("Loss", "Gradient of one of them, N dL/dz"), strict=False
+        ):
+            _lines(axis, part, "p", column)
+            axis.set(xlim=(0, 1), xlabel=f"p of the true class, all {side} pixels")
+            axis.set_title(f"{words}; {other} stays at {quality:g}")
+    figure.suptitle(f"{100 * foreground:.3g} % foreground", x=0.01, ha="left", fontsize=9, color=FAINT)
+    legend_below(figure, axes[0])
+    return figure

@@ -1,37 +1,52 @@
 """Losses over a plane of weights: several losses and the IoU on the same plane, from the same forward passes."""
 
-import hashlib
-import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from textwrap import fill
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from seglab.contract import require
 from seglab.data.loading import Batch
 from seglab.engine.module import SegModule
 from seglab.engine.trained_run import TrainedRun
-from seglab.files import write_text
 from seglab.losses.base import Loss
 from seglab.metrics.counts import counts, scores
-from seglab.views.landscape_figures import SCORE, Surface, page
-from seglab.views.run_inputs import Autocast, fitted, forward, same_data, samples, titles
-from seglab.views.view_page import ViewPage
+from seglab.plots import COLORS, styled
+from seglab.reporting.html import note
+from seglab.views.run_inputs import Autocast, forward, same_data, samples, thinned, titles
+from seglab.views.view_page import Section, ViewPage, legend_below, number_table, panels
 from seglab.views.weight_planes import Plane, Point, lattice, path_plane, random_plane, solution_plane, weights_of
 
 PLANES = ("random", "solutions", "path")
 SPLITS = ("train", "val", "test")
+SCORE = "IoU"
+"""The one surface that is to be high; the others are losses."""
+
+CUT = 1000
+"""The scale of a loss ends at this many times its lowest value."""
+
+
+class Surface(NamedTuple):
+    """Values (second, first) by loss over the places `first` and `second` of a plane, and those at its center."""
+
+    plane: Plane
+    first: np.ndarray
+    second: np.ndarray
+    values: Mapping[str, np.ndarray]
+    center: Mapping[str, float]
 
 
 def view(
     runs: list[TrainedRun],
     losses: dict[str, Loss],
-    folder: Path,
     plane: str,
     points: int,
     span: float,
@@ -42,7 +57,6 @@ def view(
     """Show the losses and the IoU of some images over planes around or through the weights of runs.
 
     Args:
-        folder: where points.csv keeps every place that is measured, so that an interrupted view resumes.
         plane: `random` lays one around each run's best weights, `solutions` one through those of two or three runs,
             `path` one along the snapshots of the runs.
         points: places along each axis.
@@ -54,23 +68,19 @@ def view(
     require(points >= 2, "landscape", "at least 2 points a side", points)
     require(span > 0, "landscape", "a span above 0", span)
     same_data(runs)
-    losses = fitted(losses, runs[0])
+    foreground = [runs[0].facts["data"]["foreground"]]
+    losses = {name: loss.with_class_frequency(foreground) for name, loss in losses.items()}
     batches = evenly_spread(runs[0], losses, split, images)
-    ids = [name for batch in batches for name in batch["id"]]
-    trained = [[run.facts["identity"], run.facts.get("finished")] for run in runs]
-    options = [trained, {name: repr(loss) for name, loss in losses.items()}, plane, seed, ids]
-    fingerprint = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:12]
-    grid = LandscapeGrid(batches, losses, runs[0].config["threshold"], folder / "points.csv", fingerprint)
-    surfaces = []
+    threshold, names, surfaces = runs[0].config["threshold"], [*losses, SCORE], []
     for laid, module, autocast in lay(runs, plane, seed):
         first, second = lattice(laid, span, points)
         places = [(float(a), float(b)) for b in second for a in first]
-        table = grid.measure(module, laid, [(0.0, 0.0), *laid.marks.values(), *places], autocast)
-        names = [*losses, SCORE]
+        table = measure(module, laid, [(0.0, 0.0), *places], batches, losses, threshold, autocast)
         values = {name: table[name].reindex(places).to_numpy().reshape(points, points) for name in names}
         center = {name: float(table[name].iloc[0]) for name in names}
         surfaces.append(Surface(laid, first, second, values, center))
-    return page(surfaces, f"Means over {len(ids)} {split} images; BatchNorm statistics move with the weights.")
+    count = sum(len(batch["id"]) for batch in batches)
+    return page(surfaces, f"Means over {count} {split} images; BatchNorm statistics move with the weights.")
 
 
 def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, images: int | None) -> list[Batch]:
@@ -97,66 +107,114 @@ def lay(runs: list[TrainedRun], plane: str, seed: int) -> list[tuple[Plane, SegM
     if plane == "solutions":
         laid = solution_plane(names, [weights_of(module.model) for module in modules], model, seed)
     else:
-        paths = [[weights_of(run.module(file).model) for file in run.snapshots.values()] for run in runs]
+        shown = [[run.snapshots[epoch] for epoch in thinned(list(run.snapshots))] for run in runs]
+        paths = [[weights_of(run.module(file).model) for file in files] for run, files in zip(runs, shown, strict=True)]
         laid = path_plane(dict(zip(names, paths, strict=True)), model)
     return [(laid, modules[0], run.autocast)]
 
 
-@dataclass(frozen=True)
-class LandscapeGrid:
-    """Measures a module on some batches at places of planes, and writes a row for each place to a file as it comes.
+@torch.no_grad()
+def measure(
+    module: SegModule,
+    plane: Plane,
+    places: Sequence[Point],
+    batches: Sequence[Batch],
+    losses: Mapping[str, Loss],
+    threshold: float = 0.5,
+    autocast: Autocast = nullcontext,
+) -> pd.DataFrame:
+    """The mean of each loss over some images, and their mean IoU, at places of a plane: a row each, with index (a, b).
 
-    Places follow one another: all of a row at once, by torch.func.vmap, took twice as long on a CPU.
-
-    Attributes:
-        threshold: of the IoU.
-        file: a CSV file; its first line is the fingerprint.
-        fingerprint: of all that is measured; rows of the same one are kept and not measured again.
+    The weights of the last place stay in the module. Places follow one another: all of a row at once, by
+    torch.func.vmap, took twice as long on a CPU.
     """
-
-    batches: Sequence[Batch]
-    losses: Mapping[str, Loss]
-    threshold: float
-    file: Path
-    fingerprint: str
-
-    def known(self) -> pd.DataFrame:
-        """The rows that are there already, without a truncated last line."""
-        first, *lines = self.file.read_text(encoding="utf-8").split("\n") if self.file.exists() else [""]
-        rows = [line.split(",") for line in lines[1:-1]] if first == f"# {self.fingerprint}" else []
-        numbers = ["a", "b", *self.losses, SCORE]
-        return pd.DataFrame(rows, columns=["plane", *numbers]).astype(dict.fromkeys(numbers, float))
-
-    def measure(
-        self, module: SegModule, plane: Plane, places: Sequence[Point], autocast: Autocast = nullcontext
-    ) -> pd.DataFrame:
-        """A row for each place, with index (a, b): the mean of each loss over the images, and the mean IoU.
-
-        The weights of the last place stay in the module.
-        """
-        table = self.known()
-        kept = table.to_csv(index=False, lineterminator="\n", float_format="%.17g")
-        write_text(self.file, f"# {self.fingerprint}\n{kept}")
-        title, places = plane.title.replace(",", ";"), list(dict.fromkeys(places))
-        done = set(table.loc[table["plane"] == title, ["a", "b"]].itertuples(index=False, name=None))
-        missing = [place for place in places if place not in done]
-        with self.file.open("a", encoding="utf-8") as out:
-            for a, b in tqdm(missing, f"landscape {title}", unit="place", disable=None):
-                values = self.at(module, plane, a, b, autocast)
-                out.write(",".join([title, *(f"{value:.17g}" for value in (a, b, *values))]) + "\n")
-                out.flush()
-        table = self.known()
-        return table[table["plane"] == title].set_index(["a", "b"])[[*self.losses, SCORE]].reindex(places)
-
-    @torch.no_grad()
-    def at(self, module: SegModule, plane: Plane, a: float, b: float, autocast: Autocast) -> list[float]:
-        """The means at one place."""
+    rows, count = {}, sum(len(batch["id"]) for batch in batches)
+    for a, b in tqdm(dict.fromkeys(places), f"landscape {plane.title}", unit="place", disable=None):
         module.model.load_state_dict(plane.at(a, b), strict=False)
-        total = torch.zeros(len(self.losses) + 1, dtype=torch.float64)
-        for batch in self.batches:
-            logits, target = forward(module, batch["image"], autocast), batch["target"]
-            needed = ((loss, {name: batch[name] for name in loss.needs}) for loss in self.losses.values())
-            values = [loss(logits, target, **maps) for loss, maps in needed]
-            values.append(scores(counts(logits, target, self.threshold))["iou"])
+        total = torch.zeros(len(losses) + 1, dtype=torch.float64)
+        for batch in batches:
+            logits, target, valid = forward(module, batch["image"], autocast), batch["target"], batch.get("valid")
+            needed = ((loss, {name: batch[name] for name in loss.needs}) for loss in losses.values())
+            values = [loss(logits, target, valid, **maps) for loss, maps in needed]
+            values.append(scores(counts(logits, target, threshold, valid))["iou"])
             total += torch.stack([value.double().sum() for value in values])
-        return (total / sum(len(batch["id"]) for batch in self.batches)).tolist()
+        rows[a, b] = (total / count).tolist()
+    return pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(rows), [*losses, SCORE])
+
+
+def page(surfaces: Sequence[Surface], words: str) -> ViewPage:
+    """The page of some planes: contours, and where each loss is lowest."""
+    sections = []
+    for surface in surfaces:
+        key = f"landscape_{re.sub(r'[^0-9A-Za-z]+', '-', surface.plane.title)}"
+        caption = (
+            f"Plane: {surface.plane.note}. {words} A loss that spans more than a factor of 20 is logarithmic, and cut "
+            f"at {CUT} times its lowest."
+        )
+        sections.append(Section(surface.plane.title, figure=contours(surface), name=key, caption=caption))
+    lowest = pd.concat([lowest_places(surface) for surface in surfaces], ignore_index=True)
+    named = lowest.assign(loss=lowest["plane"] + ": " + lowest["loss"]).drop(columns="plane")
+    where = number_table(named) + note("first and second are places on the plane's axes.")
+    sections.append(Section("Where each loss is lowest", where))
+    rows = pd.concat([places_table(surface) for surface in surfaces], ignore_index=True)
+    return ViewPage("Landscapes", sections, {"landscape": rows, "lowest": lowest})
+
+
+def lowest_places(surface: Surface) -> pd.DataFrame:
+    """For each loss its value at the center, its lowest place on the plane, and the IoU there, beside the best IoU."""
+    places, rows = places_table(surface), []
+    iou = {"IoU at center": surface.center[SCORE], "best IoU": surface.values[SCORE].max()}
+    for name in [name for name in surface.values if name != SCORE]:
+        lowest = places.iloc[surface.values[name].argmin()]
+        row = {"plane": surface.plane.title, "loss": name, "at center": surface.center[name], "lowest": lowest[name]}
+        rows.append(row | {"first": lowest["first"], "second": lowest["second"], "IoU there": lowest[SCORE], **iou})
+    return pd.DataFrame(rows)
+
+
+def places_table(surface: Surface) -> pd.DataFrame:
+    """A row per place."""
+    first, second = np.meshgrid(surface.first, surface.second)
+    places = {"plane": surface.plane.title, "first": first.ravel(), "second": second.ravel()}
+    return pd.DataFrame(places | {name: values.ravel() for name, values in surface.values.items()})
+
+
+@styled
+def contours(surface: Surface) -> Figure:
+    """Draw each loss and the IoU as contours of one plane, with the lowest place, what is marked, and the paths."""
+    figure, axes = panels(len(surface.values), 3, 3.5, 3.3)
+    for axis, (name, values) in zip(axes, surface.values.items(), strict=True):
+        low, high = float(values.min()), float(values.max())
+        log = name != SCORE and 0 < 20 * low < high  # else nothing is to be seen of its valley
+        levels = np.geomspace(low, min(high, CUT * low), 16) if log else np.linspace(low, max(high, low + 1e-6), 16)
+        options: dict[str, Any] = {"levels": levels, "norm": "log" if log else "linear"}
+        options["extend"] = "max" if high > levels[-1] else "neither"
+        drawn = axis.contourf(surface.first, surface.second, values, cmap="viridis", **options)
+        axis.contour(surface.first, surface.second, values, colors="#ffffff", linewidths=0.3, **options)
+        bar = figure.colorbar(drawn, ax=axis, shrink=0.9, format="%.3g")
+        bar.ax.tick_params(labelsize=6.5)
+        bar.ax.minorticks_off()
+        bar.set_ticks(levels[::3].tolist())
+        mark(axis, surface, values if name != SCORE else -values)
+        axis.set(xlabel="first", ylabel="second", title=name + (", logarithmic" if log else ""))
+        axis.grid(False)
+    across = min(3, len(axes))
+    legend_below(figure, axes[0], 3 * across, fontsize=6.5)
+    figure.suptitle(fill(f"{surface.plane.title}: {surface.plane.note}", 50 * across), fontsize=8.5, x=0.01, ha="left")
+    return figure
+
+
+def mark(axis: Axes, surface: Surface, values: np.ndarray) -> None:
+    """Mark the paths and solutions, or the center, and the lowest measured place."""
+    plane = surface.plane
+    single = plane.marks or ({} if plane.paths else {"the run": (0.0, 0.0)})
+    places = {**plane.paths, **{name: [place] for name, place in single.items()}}
+    for k, (name, path) in enumerate(places.items(), 1):
+        color = COLORS[k % len(COLORS)]
+        if len(path) > 1:
+            axis.plot(*zip(*path, strict=True), "-o", color=color, ms=3, lw=1.2, label=f"{name}, start to end")
+            axis.plot(*path[0], "s", color=color, ms=5)
+        else:
+            axis.plot(*path[0], "o", color=color, ms=6, markeredgecolor="#ffffff", label=name)
+    row, column = np.unravel_index(values.argmin(), values.shape)
+    lowest = surface.first[column], surface.second[row]
+    axis.plot(*lowest, "x", color="#d6006c", ms=7, mew=1.8, label="best on the plane")

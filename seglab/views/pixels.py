@@ -1,93 +1,122 @@
-"""The loss of each pixel through a training: what every run predicts for the same images at the same snapshots."""
+"""Which pixels a loss pushes on while it trains: errors and gradients of the same images at snapshots of runs."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from seglab.contract import Logits, require
+from seglab.contract import Logits
 from seglab.data.loading import Batch
 from seglab.engine.trained_run import TrainedRun
-from seglab.losses.attribution import attribution, gradients
 from seglab.losses.base import Loss
 from seglab.metrics.counts import counts, scores
-from seglab.views.pixel_figures import ImageHistory, Inspection, page
-from seglab.views.run_inputs import common_snapshots, fitted, logits_at, pick_images, same_data, titles
-from seglab.views.view_page import ViewPage
+from seglab.plots import FAINT, outlined, paint_errors, styled
+from seglab.views.gradients import loss_and_gradient
+from seglab.views.run_inputs import common_snapshots, logits_at, pick_images, same_data, titles
+from seglab.views.view_page import Section, ViewPage
 
-ATTRIBUTION = "the attribution of the loss to each pixel (the mean over the picture is the loss of the image)"
-GRADIENT = "the size of the loss's gradient at each pixel's logit, times the number of pixels"
-SHOW = {"attribution": (attribution, "loss", ATTRIBUTION), "gradient": (gradients, "gradient", GRADIENT)}
-"""What the maps of a loss may show: how they are computed, a heading, and a caption."""
+DECADES = 4
+"""What lies further below the highest gradients has the color of the lowest."""
 
-
-def view(
-    runs: list[TrainedRun], losses: dict[str, Loss], loss: str, show: str, images: int | list[str], colors: str
-) -> ViewPage:
-    """Show how predictions and pixel losses of runs develop over their saved snapshots.
-
-    Arguments as of `histories`; the `colors` of the losses are log (four decades) or linear.
-    """
-    found, snapshots = histories(runs, losses, loss, show, images)
-    return page("Pixels through training", found, *SHOW[show][1:], snapshots, colors)
+CAPTION = (
+    "Errors and gradients at the snapshots of each run. Errors: true positive white, false positive orange, false"
+    " negative blue. Gradient: the size of the derivative of the run's own loss by the logit of each pixel, times the"
+    " number of pixels; one logarithmic scale for all runs, snapshots and images."
+)
 
 
-def histories(
-    runs: list[TrainedRun], losses: dict[str, Loss], loss: str, show: str, images: int | list[str]
-) -> tuple[list[ImageHistory], pd.Series]:
-    """Inspect test images with the weights of every common snapshot.
+class Cell(NamedTuple):
+    """A prediction of one image: its errors (h, w, 3), |gradient| (h, w), and numbers by name."""
 
-    Args:
-        loss: `own` takes each run's own loss, `listed` the `losses` on the predictions of the one run.
-        show: what the maps show, see `SHOW`.
-        images: how many test images, or their ids.
+    errors: np.ndarray
+    gradient: np.ndarray
+    numbers: dict[str, float]
 
-    Returns:
-        A history per image, and the epochs of its columns by their names.
-    """
-    require(show in SHOW, "pixels", f"show as one of {', '.join(SHOW)}", show)
-    require(loss in ("own", "listed"), "pixels", "loss as one of own, listed", loss)
-    single = loss == "own" or len(runs) == 1
-    require(single, "pixels", "one run to be judged by the listed losses", len(runs), "set pixels.loss=own")
+
+def view(runs: list[TrainedRun], images: int | list[str]) -> ViewPage:
+    """Show where runs err and what their losses push on, at the snapshots that all have; `images`: how many, or ids."""
     same_data(runs)
-    if loss == "own":
-        rows = [(run, title, run.loss()) for run, title in zip(runs, titles(runs), strict=True)]
-    else:
-        rows = [(runs[0], title, judge) for title, judge in fitted(losses, runs[0]).items()]
     epochs = common_snapshots(runs)
-    batches = pick_images(runs[0], [judge for _, _, judge in rows], images)
+    losses = {title: run.loss() for title, run in zip(titles(runs), runs, strict=True)}
+    batches = pick_images(runs[0], list(losses.values()), images)
     logits = {
-        run.folder: [logits_at(run, run.snapshots[epoch], batches) for epoch in epochs]
-        for run in tqdm(runs, "pixels", unit="run", disable=None)
+        title: [logits_at(run, run.snapshots[epoch], batches) for epoch in epochs]
+        for title, run in zip(losses, tqdm(runs, "pixels", unit="run", disable=None), strict=True)
     }
-    names = [f"epoch {epoch}" for epoch in epochs]
-    found = []
-    for place, batch in enumerate(batches):
-        inspected = {
-            title: [inspect(at[place], batch, judge, show, run.config["threshold"]) for at in logits[run.folder]]
-            for run, title, judge in rows
-        }
-        image = batch["image"][0].to(torch.uint8).permute(1, 2, 0).numpy()
-        found.append(ImageHistory(batch["id"][0], image, batch["target"][0, 0].numpy(), names, inspected))
-    return found, pd.Series(epochs, names, name="epoch")
+    threshold = runs[0].config["threshold"]
+    found = {
+        (batch["id"][0], title, epoch): inspect(at[place], batch, loss, threshold)
+        for place, batch in enumerate(batches)
+        for title, loss in losses.items()
+        for epoch, at in zip(epochs, logits[title], strict=True)
+    }
+    index = pd.MultiIndex.from_tuples(found, names=["image", "run", "epoch"])
+    table = pd.DataFrame([cell.numbers for cell in found.values()], index).reset_index()
+    figure = draw({batch["id"][0]: outlined(*raw(batch)) for batch in batches}, list(losses), epochs, found)
+    section = Section("Errors and gradients", figure=figure, name="pixels", caption=CAPTION)
+    return ViewPage("Pixels through training", [section], {"pixels": table})
 
 
-def inspect(logits: Logits, batch: Batch, loss: Loss, show: str, threshold: float) -> Inspection:
-    """Probability, confidence and pixel losses of one prediction (1, 1, h, w), its loss and its scores."""
-    target = batch["target"]
-    maps = {name: batch[name] for name in loss.needs}
-    p = logits.sigmoid()
+def raw(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """The image (h, w, c), uint8, and the mask (h, w) of a batch of one."""
+    return batch["image"][0].byte().permute(1, 2, 0).numpy(), batch["target"][0, 0].numpy()
 
-    def array(x: Tensor) -> np.ndarray:
-        return x[0, 0].detach().float().numpy()
 
-    counted = scores(counts(logits, target, threshold))
-    return Inspection(
-        array(p),
-        array(torch.where(target >= 0.5, p, 1 - p)),
-        array(SHOW[show][0](loss, logits, target, **maps)),
-        loss(logits, target, **maps).item(),
-        threshold,
-        {name: float(counted[name]) for name in ("iou", "foreground_confidence", "background_confidence")},
-    )
+def inspect(logits: Logits, batch: Batch, loss: Loss, threshold: float) -> Cell:
+    """Errors, gradient, loss and scores of one prediction (1, 1, h, w)."""
+    image, truth = raw(batch)
+    target, valid, maps = batch["target"], batch.get("valid"), {name: batch[name] for name in loss.needs}
+    value, slope = loss_and_gradient(loss, logits, target, maps, valid)
+    gradient = slope[0, 0].abs().numpy() * slope.numel()
+    counted = scores(counts(logits, target, threshold, valid))
+    on_foreground = gradient[truth >= 0.5].sum() / gradient.sum() if gradient.any() else np.nan
+    numbers = {"loss": value.item(), "on_foreground": float(on_foreground), "highest_pixel": float(gradient.max())}
+    numbers |= {name: float(counted[name]) for name in ("iou", "foreground_confidence", "background_confidence")}
+    return Cell(paint_errors(image, truth, logits[0, 0].sigmoid().numpy(), threshold), gradient, numbers)
+
+
+def color_scale(gradients: Sequence[np.ndarray]) -> LogNorm:
+    """One scale for all, up to what one pixel in 1000 exceeds."""
+    high = max(float(np.quantile(np.concatenate([each.ravel() for each in gradients]), 0.999)), 1e-12)
+    return LogNorm(high * 10**-DECADES, high, clip=True)
+
+
+@styled
+def draw(
+    images: dict[str, np.ndarray], runs: Sequence[str], epochs: Sequence[int], found: dict[tuple[str, str, int], Cell]
+) -> Figure:
+    """Two rows for each image and run, errors and gradient, with a column per snapshot after the image."""
+    rows = [(name, run) for name in images for run in runs]
+    height, width = next(iter(images.values())).shape[:2]
+    size = (2.4 + 1.4 * (1 + len(epochs)), 0.5 + 2 * len(rows) * (1.4 * height / width + 0.24))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(2 * len(rows), 1 + len(epochs), squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        axis.grid(visible=False)
+    norm = color_scale([cell.gradient for cell in found.values()])
+    for head, axis in zip(["image and true outline", *(f"epoch {epoch}" for epoch in epochs)], axes[0], strict=True):
+        axis.set_title(head, color=FAINT, fontsize=8)
+    for (name, run), above, below in zip(rows, axes[::2], axes[1::2], strict=True):
+        above[0].imshow(images[name], interpolation="nearest")
+        above[0].set_xlabel(name, fontsize=7, labelpad=1)
+        for axis, words in ((above[1], "errors"), (below[1], "gradient")):
+            label = "\n".join([*re.split(r" · | ", run), words])
+            axis.set_ylabel(label, rotation=0, ha="right", va="center", multialignment="right")
+        for upper, lower, epoch in zip(above[1:], below[1:], epochs, strict=True):
+            cell = found[name, run, epoch]
+            upper.imshow(cell.errors, interpolation="nearest")
+            upper.set_xlabel(f"IoU {cell.numbers['iou']:.3f}", fontsize=7, labelpad=1)
+            lower.imshow(cell.gradient, interpolation="nearest", cmap="inferno", norm=norm)
+            lower.set_xlabel(f"loss {cell.numbers['loss']:.4g}", fontsize=7, labelpad=1)
+    bar = figure.colorbar(ScalarMappable(norm, "inferno"), ax=axes, pad=0.01, shrink=0.6, aspect=30, extend="both")
+    bar.set_label("|gradient by the logit| times pixels", size=8)
+    bar.ax.tick_params(labelsize=7)
+    return figure

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -20,6 +21,9 @@ from seglab.reporting.run_labels import label
 
 Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]
 """Enters the precision of a run, see TrainedRun.autocast; nullcontext is float32."""
+
+SHOWN = 8
+"""How many snapshots of a run are shown at most."""
 
 
 def titles(runs: Sequence[TrainedRun]) -> list[str]:
@@ -40,16 +44,17 @@ def same_data(runs: Sequence[TrainedRun]) -> None:
 
 
 def common_snapshots(runs: Sequence[TrainedRun]) -> list[int]:
-    """The epochs of which every run kept its weights."""
+    """The epochs of which every run kept its weights, `thinned`."""
     epochs = sorted(set.intersection(*(set(run.snapshots) for run in runs)))
     remedy = "train them with the same callbacks.snapshots"
     require(bool(epochs), "runs", "snapshots at the same epochs", "none", remedy)
-    return epochs
+    return thinned(epochs)
 
 
-def fitted(losses: dict[str, Loss], run: TrainedRun) -> dict[str, Loss]:
-    """The losses with each `auto` parameter as it is for the training masks of the run."""
-    return {name: loss.with_class_frequency([run.facts["data"]["foreground"]]) for name, loss in losses.items()}
+def thinned(epochs: Sequence[int]) -> list[int]:
+    """At most SHOWN of the epochs with the first and the last, closer together at the start, where most changes."""
+    places = range(len(epochs)) if len(epochs) <= SHOWN else np.geomspace(1, len(epochs), SHOWN).round().astype(int) - 1
+    return [epochs[place] for place in dict.fromkeys(places)]
 
 
 def samples(run: TrainedRun, losses: Sequence[Loss], split: str) -> Samples:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,15 +19,14 @@ from seglab.data.dataset import Dataset
 from seglab.data.distance_maps import MAPS
 from seglab.data.facts import spread
 from seglab.data.module import DataModule
-from seglab.engine.gradient_stats import hard, loss_and_gradient, near_edge
 from seglab.engine.module import SegModule
 from seglab.engine.trained_run import TrainedRun, open_run
 from seglab.losses.base import Loss
 from seglab.metrics.objects import components
-from seglab.plots import paint_errors
+from seglab.views.gradients import loss_and_gradient
 from seglab.views.run_inputs import Autocast, forward
 from seglab.views.view_page import ViewPage
-from seglab.views.xray_figures import learning_rates, page, warnings
+from seglab.views.xray_figures import page, warnings
 
 log = logging.getLogger(__name__)
 QUALITIES = {"early": 0.3, "half-trained": 0.6, "good": 0.9}
@@ -38,7 +38,6 @@ def view(
     losses: Mapping[str, Loss],
     dataset: Dataset,
     module: SegModule,
-    optimizer: Mapping[str, Any],
     images: int,
     batch: int,
     edge: int,
@@ -48,8 +47,7 @@ def view(
     """The X-ray of some losses on a data set.
 
     Args:
-        module: a fresh model, for the untrained prediction and the gradients of its weights; its own loss is not used.
-        optimizer: its node of the configuration: `_target_`, `lr`, and `eps` where it has one.
+        module: a fresh model, for the untrained prediction; its own loss is not used.
         images: how many training images to look at, from the least to the most foreground.
         batch: how many of them make a batch.
         edge: pixels from the mask's outline that count as its edge.
@@ -73,13 +71,11 @@ def view(
         loss.check(torch.zeros(target.shape), target)
     predictions = stages(module, open_run(run) if run else None, seen, batch, seed)
     log.info("data: %d of %d training images; %.3g %% foreground", len(target), count, 100 * foreground)
-    tables, pictures = measure(losses, predictions, seen, batch, edge)
-    tables["empty"] = on_empty(losses, target)
-    tables["learning_rates"] = learning_rates(at_weights(losses, module, seen, batch), optimizer)
-    warned = warnings(tables, optimizer)
+    tables = measure(losses, predictions, seen, batch, edge) | {"empty": on_empty(losses, target)}
+    warned = warnings(tables)
     log.info("%s", "\n".join(f"! {sentence}" for sentence in warned))
     qualities = {name: soft_iou(logits, target) for name, logits in predictions.items()}
-    return page(tables, pictures, warned, qualities, edge, str(optimizer["_target_"]))
+    return page(tables, warned, qualities, edge)
 
 
 def stages(fresh: SegModule, run: TrainedRun | None, batch: dict[str, Any], size: int, seed: int) -> dict[str, Logits]:
@@ -130,6 +126,14 @@ def soft_iou(logits: Logits, target: Target) -> float:
     return float(both / (p.sum() + t.sum() - both).clamp(min=1e-12))
 
 
+def near_edge(target: Target, width: int) -> Tensor:
+    """Which pixels (b, 1, h, w) have one of the other class within `width` rows and columns."""
+    t = target.float()
+    side = 2 * width + 1
+    near_foreground, near_background = (F.max_pool2d(x, side, 1, width) for x in (t, 1 - t))
+    return near_foreground * near_background > 0
+
+
 def regions(logits: Logits, target: Target, edge: int) -> dict[str, Tensor]:
     """Masks (n, 1, h, w) of the regions whose part of the gradient is read; small objects are up to the median size."""
     t, sizes = target >= 0.5, object_sizes(target)
@@ -141,7 +145,7 @@ def regions(logits: Logits, target: Target, edge: int) -> dict[str, Tensor]:
         "edge": near_edge(t, edge),
         "small objects": t & (sizes <= median),
         "large objects": t & (sizes > median),
-        "hard": hard(logits, t.float()),
+        "hard": (2.0 * t - 1) * logits < 0,
         "easy": (2.0 * t - 1) * logits >= math.log(9),
     }
     empty = ~t.flatten(1).any(1).view(-1, 1, 1, 1)
@@ -150,21 +154,17 @@ def regions(logits: Logits, target: Target, edge: int) -> dict[str, Tensor]:
 
 def measure(
     losses: Mapping[str, Loss], predictions: Mapping[str, Logits], seen: Mapping[str, Any], batch: int, edge: int
-) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, np.ndarray]]]:
+) -> dict[str, pd.DataFrame]:
     """Every loss on every prediction.
 
     Returns:
         Tables, each by stage and loss: `regions` has the fraction of the pixels and of |dL/dlogit| in each region;
         `norms` the value, the norm of an image's gradient, and the least fraction of the pixels that has 90 % of the
         gradient.
-        Pictures of one image by stage: its errors, and for each loss |dL/dlogit| over its mean.
     """
-    rows, norms, pictures = [], [], {}
-    target, shown = seen["target"], typical(seen["target"])
-    image, truth = seen["image"][shown].permute(1, 2, 0).numpy(), target[shown, 0].numpy()
+    rows, norms, target = [], [], seen["target"]
     for stage, logits in tqdm(predictions.items(), desc="predictions", disable=None):
         masks = regions(logits, target, edge)
-        pictures[stage] = {"errors": paint_errors(image, truth, logits[shown, 0].sigmoid().numpy())}
         for label, loss in losses.items():
             key = {"stage": stage, "loss": label}
             parts = []
@@ -182,8 +182,7 @@ def measure(
             enough = (int((rising < 0.9).sum()) + 1) / len(rising) if size.any() else math.nan
             norm = gradient.double().flatten(1).norm(dim=1).mean().item()
             norms.append(key | {"value": value.mean().item(), "norm": norm, "fraction_for_90_percent": enough})
-            pictures[stage][label] = (size[shown, 0] / size[shown].mean().clamp(min=1e-300)).numpy()
-    return {"regions": pd.DataFrame(rows), "norms": pd.DataFrame(norms)}, pictures
+    return {"regions": pd.DataFrame(rows), "norms": pd.DataFrame(norms)}
 
 
 def typical(target: Target) -> int:
@@ -210,18 +209,4 @@ def on_empty(losses: Mapping[str, Loss], target: Target) -> pd.DataFrame:
         value, gradient = loss_and_gradient(loss, torch.where(wrong, FALSE_POSITIVE_LOGIT, rightly), nothing, maps)
         mean = float(gradient[wrong].double().mean()) * wrong.numel()
         rows.append({"loss": label, "without_fp": without.item(), "with_fp": value.item(), "fp_gradient": mean})
-    return pd.DataFrame(rows)
-
-
-def at_weights(losses: Mapping[str, Loss], module: SegModule, seen: Mapping[str, Any], batch: int) -> pd.DataFrame:
-    """The norm of each loss's gradient by the weights of the fresh model on one batch; `rms`: of a typical weight."""
-    picks = torch.linspace(0, len(seen["target"]) - 1, min(batch, len(seen["target"]))).round().long()
-    weights = [weight for weight in module.parameters() if weight.requires_grad]
-    logits = module.train()(seen["image"][picks])
-    rows = []
-    for label, loss in tqdm(losses.items(), desc="weights", disable=None):
-        total = loss(logits, seen["target"][picks], **{name: seen[name][picks] for name in loss.needs}).mean()
-        found = torch.autograd.grad(total, weights, retain_graph=True, materialize_grads=True)
-        norm = torch.cat([gradient.flatten().double() for gradient in found]).norm().item()
-        rows.append({"loss": label, "norm": norm, "rms": norm / math.sqrt(sum(weight.numel() for weight in weights))})
     return pd.DataFrame(rows)

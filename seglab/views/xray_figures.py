@@ -1,23 +1,17 @@
-"""Figures and words of an X-ray: where the gradient of each loss falls, learning rates to try, and what to warn of."""
+"""Figures and words of an X-ray: where the gradient of each loss falls, and what to warn of."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from seglab.plots import FAINT, INK, WIDTH, styled, two_sided
 from seglab.reporting.html import note
-from seglab.views.view_page import ViewPage, bullets, color_bar, number_table, panels, picture_grid, show, static
+from seglab.views.view_page import Section, ViewPage, bullets, number_table, panels
 
-RATES = {"norm": "norm of the gradient", "rms": "of a typical weight", "relative": "norm / reference's"}
 FEW_PIXELS, MOST_OF_GRADIENT, WEAK_GRADIENT = 0.02, 0.9, 1e-3
-FACTORS = {"low": 1 / 3, "middle": 1.0, "high": 3.0}
-ADAPTIVE = ("Adam", "RMSprop", "Adagrad", "Adadelta")
-"""Optimizers that divide a gradient by its own running size, so that the scale of the loss cancels."""
 
 EMPTY = (
     "A mask without foreground, on which the model finds nothing (probability 0.02 everywhere), and on which it finds"
@@ -27,15 +21,9 @@ EMPTY = (
 
 
 def page(
-    tables: Mapping[str, pd.DataFrame],
-    pictures: Mapping[str, Mapping[str, np.ndarray]],
-    warned: Sequence[str],
-    qualities: Mapping[str, float],
-    edge: int,
-    optimizer: str,
+    tables: Mapping[str, pd.DataFrame], warned: Sequence[str], qualities: Mapping[str, float], edge: int
 ) -> ViewPage:
-    """The page of an X-ray, from the tables and pictures that xray.py makes; `qualities` are soft IoUs by stage."""
-    figures = {"regions": draw_regions(tables["regions"]), "pictures": draw_pictures(pictures)}
+    """The page of an X-ray, from the tables that xray.py makes; `qualities` are soft IoUs by stage."""
     about_regions = (
         "In each cell the percentage of |dL/dlogit|, summed over all images, that falls on the column's pixels; the"
         " first row says how many percent of the pixels they are. Blue: more than their number, orange: less."
@@ -44,27 +32,19 @@ def page(
         f" predictions: {'; '.join(f'{name} {value:.2g}' for name, value in qualities.items())}; but for the untrained"
         " and the trained they are made from the truth."
     )
-    about_pictures = (
-        "One image, its errors (true positive white, false positive orange, false negative blue), and |dL/dlogit| of"
-        " each loss on each of its pixels, over the mean of the image: one logarithmic scale for all."
-    )
-    few = tables["norms"].pivot(index="loss", columns="stage", values="fraction_for_90_percent")
-    few = 100 * few.loc[tables["empty"]["loss"], tables["norms"]["stage"].unique()]
-    empty, rates = tables["empty"], tables["learning_rates"]
+    empty, norms = tables["empty"], tables["norms"]
+    few = norms.pivot(index="loss", columns="stage", values="fraction_for_90_percent")
+    few = 100 * few.loc[empty["loss"], norms["stage"].unique()]
+    about_few = note("Percent of the pixels that have 90 % of the gradient, the largest first.")
     heads = ["loss", "loss, nothing found", "loss, false positive", "gradient on the false positive"]
+    regions = draw_regions(tables["regions"])
     sections = [
-        ("Warnings", bullets(warned) if warned else note("None.")),
-        ("Where the gradient falls", static(figures["regions"], "regions", about_regions)),
-        (
-            "How few pixels it falls on",
-            note("Percent of the pixels that have 90 % of the gradient, the largest first.")
-            + number_table(few.reset_index(), 2),
-        ),
-        ("On one image", static(figures["pictures"], "pictures", about_pictures)),
-        ("Empty images", note(EMPTY) + number_table(empty.set_axis(heads, axis=1))),
-        ("Learning rates to try", note(about_rates(rates, optimizer)) + number_table(rates.rename(columns=RATES), 2)),
+        Section("Warnings", bullets(warned) if warned else note("None.")),
+        Section("Where the gradient falls", figure=regions, name="regions", caption=about_regions),
+        Section("How few pixels it falls on", about_few + number_table(few.reset_index(), 2)),
+        Section("Empty images", note(EMPTY) + number_table(empty.set_axis(heads, axis=1))),
     ]
-    return ViewPage("Gradient X-ray", sections, figures, tables)
+    return ViewPage("Gradient X-ray", sections, tables)
 
 
 def percent(fraction: float) -> str:
@@ -108,68 +88,9 @@ def _cells(axis: Axes, pixels: pd.Series, gradient: pd.DataFrame) -> None:
     axis.grid(visible=False)
 
 
-@styled
-def draw_pictures(pictures: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """A row for each stage: the image with its errors, and the gradient of every loss on its pixels."""
-    heads = list(next(iter(pictures.values())))
-    wide = min(1.45, 14.0 / len(heads))
-    size = (1.6 + wide * len(heads), 0.4 + (wide + 0.1) * len(pictures))
-    figure, axes = picture_grid(list(pictures), [head.replace(" ", "\n", 1) for head in heads], size)
-    norm = LogNorm(1e-2, 1e2, clip=True)
-    for line, row in zip(axes, pictures.values(), strict=True):
-        for axis, (name, picture) in zip(line, row.items(), strict=True):
-            options: dict[str, Any] = {} if name == "errors" else {"cmap": "inferno", "norm": norm}
-            show(axis, picture, **options)
-    color_bar(figure, axes.flat, norm, "inferno", "|dL/dlogit| over the image's mean", aspect=40, extend="both")
-    return figure
-
-
-def about_rates(rates: pd.DataFrame, optimizer: str) -> str:
-    """How the learning rates come about."""
-    name = optimizer.rsplit(".", 1)[-1]
-    if rates["middle"].nunique() == 1:
-        steps = (
-            "do not depend on the scale of a loss, since it divides each gradient by its own running size: all losses"
-            " get the same three rates. That does not make one rate right for all; "
-        )
-    else:
-        steps = (
-            "are as long as the gradient: the three rates are the configured one, and one on either side, divided by"
-            " the norm relative to the reference's (bce, or the first loss). That holds for the first steps, and norms"
-            " part later; "
-        )
-    return (
-        f"The gradient of the untrained model's weights on one batch. With {name} the steps {steps}let validation"
-        " decide: python -m seglab.train -m loss=... 'tune.lr=[low,middle,high]'."
-    )
-
-
-def is_adaptive(optimizer: Mapping[str, Any]) -> bool:
-    """Whether the optimizer's steps do not depend on the scale of the loss."""
-    return any(word in str(optimizer["_target_"]).rsplit(".", 1)[-1] for word in ADAPTIVE)
-
-
-def learning_rates(weights: pd.DataFrame, optimizer: Mapping[str, Any]) -> pd.DataFrame:
-    """Three learning rates to try for each loss, around the optimizer's own, which is taken to suit the reference.
-
-    The reference is bce, or the first loss where it is not there. A plain optimizer's steps are as long as the
-    gradient, so its rates are divided by the gradient's norm relative to the reference's; an adaptive one divides by
-    that itself, so all losses get the same. Columns: loss, norm, rms, relative (norm / reference's), low, middle, high.
-    """
-    norms = weights.set_index("loss")["norm"]
-    relative = weights["norm"] / norms.get("bce", norms.iloc[0])
-    scale = 1.0 if is_adaptive(optimizer) else 1 / relative.where(relative > 0)
-    return weights.assign(relative=relative, **{name: optimizer["lr"] * x * scale for name, x in FACTORS.items()})
-
-
-def warnings(tables: Mapping[str, pd.DataFrame], optimizer: Mapping[str, Any]) -> list[str]:
+def warnings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """Sentences about what a user would want to know before choosing a loss; see the tables of xray.py."""
-    return [
-        *_on_empty(tables["empty"]),
-        *_few_pixels(tables["norms"]),
-        *_regions(tables["regions"]),
-        *_small_gradients(tables["learning_rates"], optimizer),
-    ]
+    return [*_on_empty(tables["empty"]), *_few_pixels(tables["norms"]), *_regions(tables["regions"])]
 
 
 def _on_empty(empty: pd.DataFrame) -> Iterator[str]:
@@ -216,12 +137,3 @@ def _regions(regions: pd.DataFrame) -> Iterator[str]:
             more, less = ("small", "large") if small > large else ("large", "small")
             times = max(small / large, large / small)
             yield f"{loss}, half-trained: a pixel of {more} objects has {times:.2g} times the gradient of {less} ones"
-
-
-def _small_gradients(weights: pd.DataFrame, optimizer: Mapping[str, Any]) -> Iterator[str]:
-    for loss, rms in weights[["loss", "rms"]].itertuples(index=False):
-        if is_adaptive(optimizer) and rms < 100 * optimizer.get("eps", 0):
-            yield (
-                f"{loss}: a typical weight's gradient of {rms:.1g} is not far above the optimizer's eps "
-                f"of {optimizer['eps']:g}, which then shortens the steps"
-            )

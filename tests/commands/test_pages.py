@@ -136,7 +136,7 @@ def desk(tmp_path_factory):
             (desk / f"Task09_Spleen/{place}").mkdir(parents=True, exist_ok=True)
             nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), desk / f"Task09_Spleen/{place}/spleen_{k}.nii.gz")
     study = desk / "outputs/first"
-    run = train_small(study / "RUN", "callbacks=snapshots")
+    run = train_small(study / "RUN", "callbacks=snapshots", "callbacks.snapshots.every_n_epochs=1")
     for loss in ("bce", "dice"):
         train_small(study / f"{loss}_unet", f"loss={loss}", "seed=2")
     train_small(desk / "outputs/STUDY/RUN", "dataset.scene=disc_cup")

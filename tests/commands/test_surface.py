@@ -16,12 +16,9 @@ def test_the_curves_of_the_study_are_a_preset_that_leaves_pictures_numbers_and_a
     page = surface(configure("surface", "preset=study", "curve.size=8", "curve.points=5"), tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {
         "surface.html",
-        "image.gif",
         *(f"{name}.{kind}" for name in ("pixel", "image") for kind in ("png", "svg", "csv")),
     }
-    html = page.read_text()
-    assert "focal gamma=5" in html
-    assert html.count('type="range"') == 1
+    assert "focal gamma=5" in page.read_text()
 
 
 @pytest.mark.slow
@@ -35,14 +32,13 @@ def test_an_xray_warns_in_words(configure, tmp_path, caplog):
     warning = "dice empty=skip: no gradient against false positives on empty images"
     assert f"! {warning}" in caplog.text
     assert warning in page.read_text()
-    tables = ("regions", "norms", "empty", "learning_rates")
-    assert all((tmp_path / f"{name}.csv").is_file() for name in tables)
+    assert all((tmp_path / f"{name}.csv").is_file() for name in ("regions", "norms", "empty"))
 
 
 @pytest.mark.parametrize("name", ["curve", "xray", *OF_RUNS])
 def test_the_yaml_lists_the_options_of_each_view(configure, name):
     view = importlib.import_module(f"seglab.views.{name}").view
-    from_elsewhere = {"runs", "run", "losses", "folder", "dataset", "module", "optimizer"}
+    from_elsewhere = {"runs", "run", "losses", "dataset", "module"}
     assert set(configure("surface")[name]) == set(inspect.signature(view).parameters) - from_elsewhere
 
 

@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from torchmetrics.functional.classification import binary_calibration_error
 
 from seglab.metrics.counts import decide, histogram
 from seglab.reporting.decisions import (
@@ -13,13 +14,13 @@ from seglab.reporting.decisions import (
     calibration_scores,
     fitted_temperature,
     isotonic,
-    middles,
     outer_means,
     rebinned,
     scaled,
 )
 from seglab.reporting.load_runs import collect
 from seglab.reporting.study import Question, Study
+from seglab.reporting.thresholds import middles
 
 
 def expected_scores(p, score):
@@ -106,6 +107,8 @@ def test_calibration_scores_are_those_of_the_pixels():
     nll = torch.nn.functional.binary_cross_entropy_with_logits(logits, target.float()).item()
     assert found["nll"] == pytest.approx(nll, abs=2e-3)
     assert found["brier"] == pytest.approx(((logits.sigmoid() - target.float()) ** 2).mean().item(), abs=2e-3)
+    theirs = binary_calibration_error(logits.sigmoid(), target.long(), n_bins=16, norm="l1").item()
+    assert found["ece"] == pytest.approx(theirs, abs=1 / 512)  # half a bin of the histogram
 
 
 def test_isotonic_calibration_rises_and_keeps_the_number_of_true_pixels():

@@ -25,16 +25,15 @@ def example(channels=3):
 
 def test_curves_show_every_quantity_that_was_measured_under_its_name(tmp_path):
     lines = {f"{split}/{key}": [0.3, 0.2, 0.1] for split in ("train", "val") for key in ("loss", "iou", "accuracy")}
-    gradient = {f"train/gradient_{name}": [0.5, 0.4, 0.3] for name in ("foreground", "edge", "hard")}
     schedule = {"loss/pos_weight": [20, 10, 1], "loss/stage": [1, 1, 2]}
     panels = ("Loss", "IoU", "Pixel accuracy", "Foreground confidence", "Background confidence")
-    always = (*panels, "Fraction of the gradient", "train", "val", "epoch")
-    moving = ("Parameters of the loss", "pos_weight", "next loss", "foreground", "edge", "hard")
+    always = (*panels, "train", "val", "epoch")
+    moving = ("Parameters of the loss", "pos_weight", "next loss")
     still = drawn(tmp_path, "still.svg", **lines)
     assert words_of(still, *always, *moving) == set(always)
-    moved = drawn(tmp_path, "moved.svg", **lines, **gradient, **schedule)
+    moved = drawn(tmp_path, "moved.svg", **lines, **schedule)
     assert words_of(moved, *always, *moving, "stage") == {*always, *moving}
-    assert moved.read_text().count("stroke-dasharray: 1,1.65") == 7 + 1  # a line in each panel, and in the legend
+    assert moved.read_text().count("stroke-dasharray: 1,1.65") == 6 + 1  # a line in each panel, and in the legend
 
 
 def test_curves_survive_missing_columns_empty_cells_and_a_single_epoch(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional.classification import binary_average_precision, binary_calibration_error
+from torchmetrics.functional.classification import binary_average_precision
 
 from seglab.contract import ContractError, Task
 from seglab.metrics.counts import counts, decide, histogram, scores
@@ -12,7 +12,6 @@ from seglab.reporting.thresholds import (
     average_precision,
     best_threshold,
     calibration,
-    calibration_error,
     scores_at,
     thresholds,
 )
@@ -66,12 +65,6 @@ def test_average_precision_is_torchmetrics_on_the_same_thresholds(batch):
     logits, target = batch
     theirs = binary_average_precision(logits.sigmoid(), target.long(), thresholds=torch.arange(256) / 256)
     assert average_precision(histogram(decide(*batch)).numpy().sum(0)) == pytest.approx(theirs.item(), abs=1e-6)
-
-
-def test_the_calibration_error_is_torchmetrics_to_half_a_bin(batch):
-    logits, target = batch
-    theirs = binary_calibration_error(logits.sigmoid(), target.long(), n_bins=16, norm="l1")
-    assert calibration_error(histogram(decide(*batch)).numpy().sum(0)) == pytest.approx(theirs.item(), abs=1 / 512)
 
 
 def test_the_reliability_diagram_counts_by_hand():

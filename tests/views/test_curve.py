@@ -1,4 +1,4 @@
-"""The curves are the loss itself: hand values on single pixels, closed forms on the plane, finite differences."""
+"""The curves are the loss itself: hand values on single pixels, closed forms of an image, finite differences."""
 
 import math
 
@@ -6,19 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from seglab.losses import BCE, Dice, IoU, Tversky
+from seglab.losses import BCE, Dice
 from seglab.views.curve import (
     Context,
-    error_plane,
     image_curve,
-    image_curves,
     is_additive,
-    is_exchangeable,
     margins,
     pixel_curves,
     view,
 )
-from seglab.views.curve_figures import OBJECT
 from tests.losses.conftest import NAMES
 from tests.losses.conftest import build as make
 
@@ -26,8 +22,6 @@ from tests.losses.conftest import build as make
 def test_what_a_loss_is_a_function_of_is_found_by_calling_it():
     additive = {"bce": True, "focal": True, "class_weighted_ce": False, "topk": False, "dice": False}
     assert {name: is_additive(make(name)) for name in additive} == additive  # an image is divided by its own weights
-    exchangeable = {"dice": True, "lovasz_hinge": True, "cldice": False, "boundary": False, "hausdorff": False}
-    assert {name: is_exchangeable(make(name)) for name in exchangeable} == exchangeable
 
 
 @pytest.mark.parametrize("gamma", [0.0, 2.0, 5.0])
@@ -75,17 +69,8 @@ def test_every_loss_has_a_finite_curve_that_moves_wrong_pixels_towards_the_truth
             assert sign * curve["by_logit"][1] > 0, f"{name}: dL/dz is below 0 on foreground and above 0 on background"
 
 
-@pytest.mark.parametrize(("loss", "a", "b"), [(Dice(), 0.5, 0.5), (IoU(), 1, 1), (Tversky(), 0.3, 0.7)])
-def test_the_plane_is_the_closed_form_of_the_overlap(loss, a, b):
-    table = error_plane({"": loss}, 0.05, 1 - 1e-13)
-    error = a * table["fp"] + b * table["fn"]
-    assert np.allclose(table["value"], error / (OBJECT - table["fn"] + error), atol=1e-9)
-    corners = table[table["fn"].isin([0, OBJECT]) & table["fp"].isin([0, 2 * OBJECT])]
-    assert len(corners) == 4
-
-
 def test_an_image_is_weighed_by_its_own_fraction():
-    table = image_curves({"w": make("weighted_bce")}, 0.25, 0.9, 12, 3)  # a weight of (0.75 / 0.25)^2
+    table = view({"w": make("weighted_bce")}, 0.25, 0.9, 12, 3).tables["image"]  # a weight of (0.75 / 0.25)^2
     wrong = table.loc[table["pixel"] == "foreground", "value"].iloc[0]
     assert len(table) == 6
     assert wrong == pytest.approx(0.25 * 9 * math.log1p(math.exp(5)) - 0.75 * math.log(0.9))
@@ -93,10 +78,8 @@ def test_an_image_is_weighed_by_its_own_fraction():
 
 @pytest.mark.slow
 def test_a_view_has_a_figure_and_a_table_for_each_thing_it_shows():
-    page = view({"bce": make("bce"), "dice": make("dice"), "boundary": make("boundary")}, 0.05, 0.8, 8, 3, 0.99)
-    assert set(page.figures) == set(page.tables) == {"pixel", "image", "plane"}
+    page = view({"bce": make("bce"), "dice": make("dice"), "boundary": make("boundary")}, 0.05, 0.8, 8, 3)
+    assert {part.name for part in page.sections} == set(page.tables) == {"pixel", "image"}
     assert set(page.tables["pixel"]["loss"]) == {"bce"}
-    assert set(page.tables["plane"]["loss"]) == {"dice"}
-    reasons = dict(page.sections)["Not in the plane"]
-    assert "bce: each false pixel costs the same" in reasons
-    assert "boundary: it matters where" in reasons
+    assert set(page.tables["image"]["loss"]) == {"bce", "dice", "boundary"}
+    assert "dice, boundary: no value of a single pixel" in page.sections[0].content

@@ -1,4 +1,4 @@
-"""Landscapes: exact where the answer is known, harmless to the model, and resumed where they were interrupted."""
+"""Landscapes: exact where the answer is known, and harmless to the model."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,7 @@ from seglab.engine.config import build_choices
 from seglab.engine.module import SegModule
 from seglab.losses import BCE, Dice
 from seglab.losses.base import Loss
-from seglab.views.landscape import LandscapeGrid, view
-from seglab.views.landscape_figures import Surface, lowest_places
+from seglab.views.landscape import Surface, lowest_places, measure, view
 from seglab.views.weight_planes import Plane, random_plane
 
 OPTIONS = {"plane": "random", "points": 3, "span": 1.0, "split": "test", "images": None}
@@ -48,15 +47,11 @@ def net(width=4, kernel=3):
     return nn.Sequential(first, nn.BatchNorm2d(width), nn.Tanh(), nn.Conv2d(width, 1, 1))
 
 
-def grid(file, fingerprint="f", **losses):
-    return LandscapeGrid(batches(), losses or {"bce": BCE(), "dice": Dice()}, 0.5, file, fingerprint)
-
-
-def test_the_landscape_of_a_linear_model_with_a_quadratic_loss_is_the_paraboloid(tmp_path):
+def test_the_landscape_of_a_linear_model_with_a_quadratic_loss_is_the_paraboloid():
     linear = module(nn.Conv2d(3, 1, 1, bias=False))
     plane = random_plane("linear", linear.model, 1)
     places = [(a, b) for a in (-1.0, 0.3, 2.0) for b in (-0.7, 0.0)]
-    table = grid(tmp_path / "p.csv", square=Square()).measure(linear, plane, places)
+    table = measure(linear, plane, places, batches(), {"square": Square()})
     x = torch.cat([b["image"].permute(0, 2, 3, 1).reshape(-1, 3) for b in batches()]).double()
     t = torch.cat([b["target"].flatten() for b in batches()]).double()
     w, u, v = (weights["weight"].flatten().double() for weights in (plane.center, plane.first, plane.second))
@@ -67,46 +62,21 @@ def test_the_landscape_of_a_linear_model_with_a_quadratic_loss_is_the_paraboloid
         assert table["square"][a, b] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_center_has_the_loss_and_iou_that_the_run_was_measured_with(run, tmp_path):
-    tables = view([run], LOSSES, tmp_path, **OPTIONS).tables
+def test_the_center_has_the_loss_and_iou_that_the_run_was_measured_with(run):
+    tables = view([run], LOSSES, **OPTIONS).tables
     row, metrics = tables["lowest"].set_index("loss").loc["dice"], run.facts["metrics"]
     assert row["at center"] == pytest.approx(metrics["test/loss"], rel=1e-6)
     assert row["IoU at center"] == pytest.approx(metrics["test/iou"], rel=1e-6)
     assert tables["landscape"].set_index(["first", "second"])["dice"][0.0, 0.0] == row["at center"]
 
 
-def test_the_center_is_exactly_what_the_module_gives(tmp_path):
+def test_the_center_is_exactly_what_the_module_gives():
     ours = module(net())
-    table = grid(tmp_path / "p.csv").measure(ours, random_plane("x", ours.model, 1), [(1.0, 0.5), (0.0, 0.0)])
+    plane = random_plane("x", ours.model, 1)
+    table = measure(ours, plane, [(1.0, 0.5), (0.0, 0.0)], batches(), {"bce": BCE(), "dice": Dice()})
     with torch.no_grad():
         total = sum(BCE()(ours(b["image"]), b["target"]).double().sum() for b in batches())
     assert table["bce"][0.0, 0.0] == float(total) / 3
-
-
-def test_a_grid_that_was_killed_resumes(tmp_path, monkeypatch):
-    ours = module(net())
-    plane, places = random_plane("x, y", ours.model, 1), [(a / 4, 0.0) for a in range(6)]
-    whole = grid(tmp_path / "whole.csv").measure(ours, plane, places)
-    at, seen = LandscapeGrid.at, []
-
-    def killed_after_three(self, module, plane, a, b, *more):
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-        seen.append((a, b))
-        return at(self, module, plane, a, b, *more)
-
-    monkeypatch.setattr(LandscapeGrid, "at", killed_after_three)
-    with pytest.raises(KeyboardInterrupt):
-        grid(tmp_path / "p.csv").measure(ours, plane, places)
-    with (tmp_path / "p.csv").open("a") as file:
-        file.write("x; y,0.75,0,0.12")  # a truncated line
-    seen.clear()
-    pd.testing.assert_frame_equal(grid(tmp_path / "p.csv").measure(ours, plane, places), whole, check_exact=True)
-    assert seen == places[3:]
-    seen.clear()
-    with pytest.raises(KeyboardInterrupt):
-        grid(tmp_path / "p.csv", fingerprint="other").measure(ours, plane, places)
-    assert seen == places[:3]
 
 
 def test_the_lowest_place_is_listed_with_the_iou_there():
@@ -124,7 +94,7 @@ def test_the_lowest_place_is_listed_with_the_iou_there():
 @pytest.mark.parametrize("plane", ["solutions", "path"])
 def test_every_kind_of_plane_is_drawn(runs, tmp_path, plane):
     options = OPTIONS | {"plane": plane, "images": 2}
-    view(runs, LOSSES, tmp_path, **options).write(tmp_path)
+    view(runs, LOSSES, **options).write(tmp_path)
     assert list(tmp_path.glob("landscape_*.png"))
     assert len(pd.read_csv(tmp_path / "landscape.csv")) == 9
 
@@ -138,6 +108,6 @@ def test_every_kind_of_plane_is_drawn(runs, tmp_path, plane):
         ("bce dice", {"images": 0}, "at least one image"),
     ],
 )
-def test_what_has_no_landscape_is_one_sentence(pick, tmp_path, shown, changed, message):
+def test_what_has_no_landscape_is_one_sentence(pick, shown, changed, message):
     with pytest.raises(ContractError, match=message):
-        view(pick(shown), LOSSES, tmp_path, **OPTIONS | changed)
+        view(pick(shown), LOSSES, **OPTIONS | changed)

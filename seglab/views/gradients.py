@@ -1,0 +1,22 @@
+"""The gradient of a loss by the logits, as every view sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from seglab.contract import Logits, PerImage, Target, Valid
+from seglab.losses.base import Loss
+
+
+def loss_and_gradient(
+    loss: Loss, logits: Logits, target: Target, maps: Mapping[str, Tensor], valid: Valid | None = None
+) -> tuple[PerImage, Tensor]:
+    """The loss of each image (b,), and the gradient of their sum by the logits, of their shape, at least float32."""
+    z = (logits if logits.dtype == torch.float64 else logits.float()).detach().requires_grad_()
+    with torch.enable_grad():
+        losses = loss(z, target, valid, **maps)
+        (gradient,) = torch.autograd.grad(losses.sum(), z)
+    return losses.detach(), gradient
