@@ -52,8 +52,10 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
-            row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": self._lr}
-            row["seconds"] = round(time.perf_counter() - self._since, 3)
+            own = {"lr": self._lr, "seconds": round(time.perf_counter() - self._since, 3)}
+            for logger in trainer.loggers:
+                logger.log_metrics({**own, "epoch": trainer.current_epoch}, trainer.global_step)
+            row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **own}
             known = sorted(trainer.callback_metrics.items(), key=lambda entry: entry[0].split("/")[0])
             validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
             fresh = {key: float(value) for key, value in known if validated or not key.startswith("val/")}
