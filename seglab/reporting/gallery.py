@@ -7,7 +7,6 @@ where not all pixels count. They are chosen by the data alone: all runs keep the
 
 import base64
 import io
-import logging
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +18,6 @@ from PIL import Image
 from seglab.contract import Task
 from seglab.plots import outlined, paint_classes, paint_errors
 
-log = logging.getLogger(__name__)
-
 SIDE = 176
 """Pictures are shrunk to this many pixels, so that a report stays small enough to be mailed."""
 
@@ -31,10 +28,7 @@ def read_examples(folder: Path) -> dict[str, dict[str, np.ndarray]]:
         with np.load(folder / "examples.npz") as file:
             arrays = {key: file[key] for key in ("ids", "images", "truths", "probabilities")}
             valid = file["valid"] if "valid" in file else [None] * len(file["ids"])
-    except FileNotFoundError:
-        return {}
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        log.warning("%s: examples.npz cannot be read and is left out: %s", folder.name, error)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return {}
     probability = arrays["probabilities"].astype(np.float32) / (255 if arrays["probabilities"].dtype == np.uint8 else 1)
     rows = zip(arrays["ids"], arrays["images"], arrays["truths"], probability, valid, strict=True)

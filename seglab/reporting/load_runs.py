@@ -91,8 +91,8 @@ def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
     facts, problem = _facts(folder)
     try:
         for name in facts.get("files", {}) if not problem else ():
-            if not name.endswith(".ckpt"):  # not read here
-                whole_file(folder, facts, name, hashed=name.endswith(".csv"))  # an npz file has checksums of its own
+            if not name.endswith(".ckpt"):  # large, and not read here
+                whole_file(folder, facts, name, hashed=not name.endswith(".png"))
     except ContractError as error:
         problem = str(error).partition(": ")[2]  # the table names the run
     config, choices, data = (facts.get(key) or {} for key in ("config", "choices", "data"))
@@ -169,8 +169,8 @@ def read_histories(runs: pd.DataFrame) -> pd.DataFrame:
     files = {row: folder / "metrics.csv" for row, folder in zip(runs.index, runs["folder"], strict=True)}
     tables, _ = read_together({row: file.read_bytes() for row, file in files.items() if file.is_file()})
     found = [table for table in tables if "epoch" in table]
-    rows = pd.concat(found) if found else pd.DataFrame(columns=["run", "epoch"], dtype=int)
-    return rows.assign(label=runs["label"].reindex(rows["run"]).to_numpy())
+    rows = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["run", "epoch"], dtype=int)
+    return pd.concat([rows, runs["label"].reindex(rows["run"]).set_axis(rows.index)], axis=1)  # see _parsed
 
 
 def read_together(contents: Mapping[int, bytes], **options: Any) -> tuple[list[pd.DataFrame], dict[int, str]]:

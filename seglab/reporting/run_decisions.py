@@ -5,7 +5,6 @@ without that file are found when they are asked for.
 """
 
 import json
-import logging
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -32,8 +31,6 @@ from seglab.reporting.decisions import (
     scores_of,
 )
 from seglab.reporting.thresholds import average_precision, mean, ratio
-
-log = logging.getLogger(__name__)
 
 CONFIDENCES = ["foreground_confidence", "background_confidence"]
 RULES = {
@@ -128,10 +125,7 @@ def decisions_of(
             with np.load(folder / "histograms.npz") as arrays:
                 rows = pd.read_csv(folder / "per_image.csv", usecols=lambda name: name in CONFIDENCES)
                 found = decide(dict(arrays), rows, task, tuned, empty)
-        except FileNotFoundError:
-            return None
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            log.warning("%s: histograms.npz cannot be read and is left out: %s", folder.name, error)
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             return None
     facts, parts = json.loads(str(found["scores"]))["classes"], []
     for c in classes:
