@@ -91,6 +91,14 @@ def test_inputs_are_left_as_they_were(case, logits, target):
     assert all(torch.equal(x, y) for x, y in zip(given, before, strict=True))
 
 
+@of(lambda case: case.name.startswith("lovasz"))  # whose ranking is an operation without a derivative
+def test_a_target_that_wants_a_gradient_changes_none_of_the_logits(case, logits, target):
+    shares = (target if case.task != "multiclass" else one_hot(target, 4)).float().requires_grad_()
+    z = logits.clone().requires_grad_()
+    case(z, shares).sum().backward()
+    torch.testing.assert_close(z.grad, case.gradient(logits, target))
+
+
 @of(plain)
 def test_first_and_second_derivatives_are_those_of_the_value(case, logits, target):
     z = logits[:2, :, 2:6, 3:7].double().contiguous().requires_grad_()
