@@ -203,7 +203,8 @@ class Loss(ABC):
         shape, one = tuple(logits.shape), (*logits.shape[:1], 1, *logits.shape[2:])
         multiclass, several = self.task == "multiclass", logits.ndim > 1 and shape[1] > 1
         ids = multiclass and tuple(target.shape) == one and not target.is_floating_point()
-        fits = logits.ndim >= 3 and logits.numel() > 0 and (ids or target.shape == logits.shape)
+        require(logits.numel() > 0, self.name, "a batch of at least one image and pixel", f"logits {shape}")
+        fits = logits.ndim >= 3 and (ids or target.shape == logits.shape)
         fits = fits and (self.task == "multilabel" or several == multiclass)
         channels = {"binary": "1", "multilabel": "k", "multiclass": "k > 1"}[self.task]
         ids_too = " or class ids (b, 1, *spatial)" if multiclass else ""
