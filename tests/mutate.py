@@ -86,7 +86,7 @@ FAULTS = [
     ),
     *of_losses(
         "base.py",
-        ("with torch.autocast(logits.device.type, enabled=False):", "if True:", "computed under autocast"),
+        ("with torch.autocast(kind, enabled=False) if casts", "with nullcontext() if casts", "computed under autocast"),
         ("torch.where(valid.flatten(1).any(1), loss, 0)", "loss", "an image without a valid pixel costs something"),
         ("return make(x).to(x.z.dtype)", "return make(x)", "the loss in float64"),
         ("torch.where(counted, w * loss, 0).sum(1)", "(w * loss).sum(1)", "a skipped class counted"),

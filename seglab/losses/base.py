@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from numbers import Real
@@ -192,7 +193,9 @@ class Loss(ABC):
         # shares in [0, 1] are not read each time: out of range they make most losses impossible, which is noticed
         if readable(target) and target.dtype != torch.bool and not (self.soft and target.is_floating_point()):
             self._check_target(logits, target, valid)
-        with torch.autocast(logits.device.type, enabled=False):
+        kind = logits.device.type
+        casts = torch.amp.is_autocast_available(kind)  # tensors without values (meta) have no autocast
+        with torch.autocast(kind, enabled=False) if casts else nullcontext():
             x = pixels_of(self.task, logits, target, valid, maps)
             return make(x).to(x.z.dtype)
 

@@ -126,6 +126,14 @@ def test_autocast_changes_nothing(case, logits, target):
     torch.testing.assert_close(gradient, case.gradient(logits, target), rtol=0, atol=0)
 
 
+@of(lambda case: case.task != "multilabel" and case.name not in {"external", "per_component"})  # which read values
+def test_shapes_alone_are_enough_for_a_trial(case, logits, target):
+    z = logits.to("meta").requires_grad_()
+    loss = case.loss(z, target.to("meta"), **{name: x.to("meta") for name, x in case.maps(target, logits).items()})
+    loss.sum().backward()
+    assert (loss.device.type, loss.shape, z.grad.shape) == ("meta", (3,), z.shape)
+
+
 @of(plain)
 def test_right_is_cheaper_than_unsure_and_unsure_than_wrong(case, logits, target):
     good, unsure, wrong = (case(right(target, logits, size), target) for size in (4, 0, -4))
