@@ -126,6 +126,13 @@ def test_autocast_changes_nothing(case, logits, target):
     torch.testing.assert_close(gradient, case.gradient(logits, target), rtol=0, atol=0)
 
 
+def test_foreign_code_computes_in_float32_under_autocast(logits, target):
+    loss = External(function=lambda z, t: (z.flatten(1) @ t.flatten(1).T).sum())  # a product is what autocast rounds
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = loss(logits, target)
+    torch.testing.assert_close(rounded, loss(logits, target), rtol=0, atol=0)
+
+
 @of(lambda case: case.task != "multilabel" and case.name not in {"external", "per_component"})  # which read values
 def test_shapes_alone_are_enough_for_a_trial(case, logits, target):
     z = logits.to("meta").requires_grad_()
