@@ -72,7 +72,7 @@ FAULTS = [
         (".sub_(1 if self.valid is None else self.weight)", ".sub_(1)", "margins where pixels are not valid"),
         ("if name not in TOTALS", "if name", "sums of the whole for those of its parts"),
         ("not target.is_floating_point()", "True", "soft labels taken for hard ones"),
-        ("fp = wrong - fn", "fp = wrong", "false negatives counted as false positives"),
+        ("return wrong - fn, fn", "return wrong, fn", "false negatives counted as false positives"),
         ("self.target.to(self.z.dtype, copy=True)", "self.target.to(self.z.dtype)", "a float target changed in place"),
         ("torch.lerp(weights[..., :1], weights[..., 1:], self.t)", "1", "class weights ignored for hard labels"),
         ("self.u * weights[..., :1])", "self.u)", "background weight ignored for soft labels"),
@@ -86,7 +86,7 @@ FAULTS = [
     ),
     *of_losses(
         "base.py",
-        ("with torch.autocast(logits.device.type, enabled=False):", "if True:", "computed under autocast"),
+        ("with torch.autocast(kind, enabled=False) if casts", "with nullcontext() if casts", "computed under autocast"),
         ("torch.where(valid.flatten(1).any(1), loss, 0)", "loss", "an image without a valid pixel costs something"),
         ("return make(x).to(x.z.dtype)", "return make(x)", "the loss in float64"),
         ("torch.where(counted, w * loss, 0).sum(1)", "(w * loss).sum(1)", "a skipped class counted"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from numbers import Real
@@ -58,9 +59,9 @@ region_card = partial(Card, family="region", empty=BY_POLICY)
 order_card = partial(Card, family="boundary and order", soft=False)
 
 
-def limited(default: Any, expected: str, holds: Callable[[Any], bool]) -> Any:
-    """A parameter of a loss with a limit, which its construction holds it to."""
-    return field(default=default, metadata={"expected": expected, "holds": holds})
+def limited(default: Any, expected: str, holds: Callable[[Any], bool], hashed: bool = False) -> Any:
+    """A parameter of a loss with a limit, which its construction holds it to; lists and mappings have no hash."""
+    return field(default=default, hash=hashed, metadata={"expected": expected, "holds": holds})
 
 
 def within(interval: str, default: float | None) -> Any:
@@ -71,12 +72,12 @@ def within(interval: str, default: float | None) -> Any:
     def inside(x: Any) -> bool:
         return x is None or (isinstance(x, Real) and (low < float(x) < high or x in closed))
 
-    return limited(default, f"in {interval}", inside)
+    return limited(default, f"in {interval}", inside, hashed=True)
 
 
 def one_of(*choices: str) -> Any:
     """A parameter that must be one of these; the first is the default."""
-    return limited(choices[0], f"one of {', '.join(choices)}", choices.__contains__)
+    return limited(choices[0], f"one of {', '.join(choices)}", choices.__contains__, hashed=True)
 
 
 def weights_hold(given: Any, least: float) -> bool:
@@ -192,7 +193,9 @@ class Loss(ABC):
         # shares in [0, 1] are not read each time: out of range they make most losses impossible, which is noticed
         if readable(target) and target.dtype != torch.bool and not (self.soft and target.is_floating_point()):
             self._check_target(logits, target, valid)
-        with torch.autocast(logits.device.type, enabled=False):
+        kind = logits.device.type
+        casts = torch.amp.is_autocast_available(kind)  # tensors without values (meta) have no autocast
+        with torch.autocast(kind, enabled=False) if casts else nullcontext():
             x = pixels_of(self.task, logits, target, valid, maps)
             return make(x).to(x.z.dtype)
 
@@ -203,7 +206,8 @@ class Loss(ABC):
         shape, one = tuple(logits.shape), (*logits.shape[:1], 1, *logits.shape[2:])
         multiclass, several = self.task == "multiclass", logits.ndim > 1 and shape[1] > 1
         ids = multiclass and tuple(target.shape) == one and not target.is_floating_point()
-        fits = logits.ndim >= 3 and logits.numel() > 0 and (ids or target.shape == logits.shape)
+        require(logits.numel() > 0, self.name, "a batch of at least one image and pixel", f"logits {shape}")
+        fits = logits.ndim >= 3 and (ids or target.shape == logits.shape)
         fits = fits and (self.task == "multilabel" or several == multiclass)
         channels = {"binary": "1", "multilabel": "k", "multiclass": "k > 1"}[self.task]
         ids_too = " or class ids (b, 1, *spatial)" if multiclass else ""
@@ -236,6 +240,9 @@ class LossModule(nn.Module):
 
     def forward(self, logits: Logits, target: Target, valid: Valid | None = None, **maps: Tensor) -> Tensor:
         return self.loss(logits, target, valid, **maps).mean()
+
+    def extra_repr(self) -> str:
+        return repr(self.loss)
 
 
 def readable(x: Tensor) -> bool:

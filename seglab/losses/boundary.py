@@ -107,7 +107,7 @@ class DistancePenalizedCE(BCE):
 class BoundaryDoU(RegionLoss):
     """Difference over union, of which the more of the intersection is left out the less of a mask is boundary."""
 
-    smooth: float = field(default=0.0, init=False)
+    smooth: float = field(default=0.0, init=False, repr=False)
 
     card = region_card(
         title="Boundary difference over union",

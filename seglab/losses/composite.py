@@ -23,7 +23,7 @@ nested_card = partial(Card, family="compound", empty=AS_INSIDE, many=AS_INSIDE, 
 class Nested(Loss):
     """A loss around other losses: it has their task, asks for the maps that they need, and changes where they do."""
 
-    task: Kind = field(init=False)
+    task: Kind = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         kinds = sorted({loss.task for loss in self.inner()})
@@ -94,7 +94,7 @@ class Term:
 class Sum(WeightedSum, Nested):
     """A weighted sum of any losses by name, so that `loss.terms.dice.weight=3` works; null leaves a term out."""
 
-    terms: Mapping[str, Term | None]
+    terms: Mapping[str, Term | None] = field(hash=False)
 
     card = nested_card(
         title="Weighted sum",

@@ -27,7 +27,7 @@ class Lovasz(PolicyMean):
         if self.empty == "complement":
             absent = (size == 0).unsqueeze(-1)
             mask, size = torch.where(absent, x.weight > 0, mask), torch.where(absent[..., 0], x.n, size)
-        return x.total(errors * jaccard_growth(errors.detach(), mask, size))
+        return x.total(errors * jaccard_growth(errors.detach(), mask, size.detach()))
 
 
 def ranked_growth(errors: Tensor, mask: Tensor, size: Tensor) -> Tensor:

@@ -216,7 +216,7 @@ class NoiseRobustDice(RegionLoss):
 class SquaredDice(NoiseRobustDice):
     """Dice loss with squared probabilities, the original V-Net form; its minimum is at p = t for soft labels too."""
 
-    exponent: float = field(default=2.0, init=False)
+    exponent: float = field(default=2.0, init=False, repr=False)
 
     card = region_card(
         title="Squared Dice loss",
@@ -254,8 +254,8 @@ class GeneralizedDice(RegionLoss):
     The weights are divided by the largest one, so that they neither overflow nor vanish beside the smoothing.
     """
 
-    classes: Literal["scored", "all"] = field(default="scored", init=False)
-    class_weights: ClassWeights = field(default=None, init=False)
+    classes: Literal["scored", "all"] = field(default="scored", init=False, repr=False)
+    class_weights: ClassWeights = field(default=None, init=False, repr=False)
 
     card = region_card(
         title="Generalized Dice loss",
@@ -323,7 +323,7 @@ class GeneralizedWassersteinDice(GeneralizedDice):
 class MCC(RegionLoss):
     """One minus Matthews' correlation coefficient between prediction and mask, which counts all four cells alike."""
 
-    smooth: float = field(default=0.0, init=False)
+    smooth: float = field(default=0.0, init=False, repr=False)
 
     card = region_card(
         title="Matthews correlation (MCC) loss",

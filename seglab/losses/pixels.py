@@ -157,8 +157,11 @@ class Pixels(ABC):
 
     @once
     def confusion(self) -> Confusion:
-        fp, fn = self.total(self.false_positive), self.total(self.false_negative)
+        fp, fn = self._wrong()
         return Confusion(self.size - fn, fp, fn, self.n - self.size - fp)
+
+    def _wrong(self) -> tuple[Tensor, Tensor]:  # a method: no compiler traces `super().confusion`
+        return self.total(self.false_positive), self.total(self.false_negative)
 
 
 class SigmoidPixels(Pixels):
@@ -210,19 +213,17 @@ class SigmoidPixels(Pixels):
 
     @once
     def squared_error(self) -> Tensor:
-        return self.masked(self.labeled.q).square() if self.hard else super().squared_error
+        return self.masked(self.labeled.q).square() if self.hard else self.error.square()
 
-    @once
-    def confusion(self) -> Confusion:
+    def _wrong(self) -> tuple[Tensor, Tensor]:
         if not self.hard:
-            return super().confusion
+            return super()._wrong()
         if self.parts is not None or "_squared_error" in vars(self):  # then `labeled.q` is at hand
             wrong, fn = self.total(self.masked(self.labeled.q)), self.total(self.false_negative)
         else:
             z = self.z if self.valid is None else self.z.masked_fill(~self.valid, -1e4)  # of probability and slope 0
             wrong, fn = (exact(s) for s in WrongSums.apply(z, self.t))
-        fp = wrong - fn
-        return Confusion(self.size - fn, fp, fn, self.n - self.size - fp)
+        return wrong - fn, fn
 
     @once
     def all_classes(self) -> Confusion:
@@ -254,7 +255,7 @@ class SoftmaxPixels(Pixels):
     @once
     def size(self) -> Tensor:
         if not self.hard or self.parts is not None:
-            return super().size
+            return self.total(self.t)
         ids = self.ids if self.valid is None else self.ids.masked_fill(~self.valid, -1)
         return exact(torch.stack([(ids == c).sum((1, 2)) for c in range(self.z.shape[1])], 1))
 
@@ -278,8 +279,7 @@ class SoftmaxPixels(Pixels):
 
     @once
     def decided(self) -> Tensor:
-        winner = self.z.detach().argmax(1, keepdim=True)
-        return torch.zeros_like(self.z, dtype=torch.bool).scatter(1, winner, True)
+        return torch.zeros_like(self.z, dtype=torch.bool).scatter(1, self.z.detach().argmax(1, keepdim=True), True)
 
     @property
     def labeled(self) -> SoftmaxLabel:

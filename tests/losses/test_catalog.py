@@ -2,7 +2,7 @@
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,20 @@ def test_every_card_tells_all(case):
     assert first.endswith(".")
     assert len(first) > 30
     assert getattr(seglab.losses, type(case.loss).__name__) is type(case.loss)
+
+
+@of(lambda case: case.name != "external")
+def test_what_python_prints_makes_the_loss_again(case):
+    again = eval(repr(case.loss), vars(seglab.losses))
+    assert again == case.loss
+    assert hash(again) == hash(case.loss)
+    assert repr(again.as_module()) == f"LossModule({again})"
+
+
+def test_losses_with_lists_and_names_of_classes_have_a_hash():
+    for weights in ([1, 2, 3], {"liver": 1, "spleen": 2}):
+        loss = seglab.losses.Dice(task="multiclass", class_weights=weights)
+        assert {loss: 1}[replace(loss)] == 1
 
 
 def test_the_table_lists_every_loss_once(capsys, monkeypatch):

@@ -91,6 +91,14 @@ def test_inputs_are_left_as_they_were(case, logits, target):
     assert all(torch.equal(x, y) for x, y in zip(given, before, strict=True))
 
 
+@of(lambda case: case.name.startswith("lovasz"))  # whose ranking is an operation without a derivative
+def test_a_target_that_wants_a_gradient_changes_none_of_the_logits(case, logits, target):
+    shares = (target if case.task != "multiclass" else one_hot(target, 4)).float().requires_grad_()
+    z = logits.clone().requires_grad_()
+    case(z, shares).sum().backward()
+    torch.testing.assert_close(z.grad, case.gradient(logits, target))
+
+
 @of(plain)
 def test_first_and_second_derivatives_are_those_of_the_value(case, logits, target):
     z = logits[:2, :, 2:6, 3:7].double().contiguous().requires_grad_()
@@ -116,6 +124,21 @@ def test_autocast_changes_nothing(case, logits, target):
         loss, gradient = case(logits, target), case.gradient(logits, target)
     torch.testing.assert_close(loss, case(logits, target), rtol=0, atol=0)
     torch.testing.assert_close(gradient, case.gradient(logits, target), rtol=0, atol=0)
+
+
+def test_foreign_code_computes_in_float32_under_autocast(logits, target):
+    loss = External(function=lambda z, t: (z.flatten(1) @ t.flatten(1).T).sum())  # a product is what autocast rounds
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = loss(logits, target)
+    torch.testing.assert_close(rounded, loss(logits, target), rtol=0, atol=0)
+
+
+@of(lambda case: case.task != "multilabel" and case.name not in {"external", "per_component"})  # which read values
+def test_shapes_alone_are_enough_for_a_trial(case, logits, target):
+    z = logits.to("meta").requires_grad_()
+    loss = case.loss(z, target.to("meta"), **{name: x.to("meta") for name, x in case.maps(target, logits).items()})
+    loss.sum().backward()
+    assert (loss.device.type, loss.shape, z.grad.shape) == ("meta", (3,), z.shape)
 
 
 @of(plain)

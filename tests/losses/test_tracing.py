@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from tests.losses.conftest import of, scene
+from tests.losses.conftest import Case, of, one_hot, scene
 
 FUSED = [("bce_dice", "multiclass"), ("unified_focal", "binary"), ("lovasz_hinge", "binary"), ("cldice", "binary")]
 """Of each kind of arithmetic one: pixels and sums, powers, sorts, neighborhoods."""
@@ -40,11 +40,17 @@ def test_every_graph_is_whole_and_gives_the_same(case, logits, target):
     traced(case, logits, target, some_valid() if case.task == "binary" else None, backend="eager")
 
 
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_a_graph_of_soft_targets_is_whole_too(make, task):
+    """Squared Dice asks for the sizes, the confusion and the squared errors of the pixels, each made otherwise."""
+    logits, target = scene(task)
+    shares = (one_hot(target, 4) if task == "multiclass" else target) * 0.9
+    traced(Case("squared_dice", task, make("squared_dice", task)), logits, shares, None, backend="eager")
+
+
 @pytest.mark.parametrize(("name", "task"), FUSED)
 @pytest.mark.slow
 def test_the_fused_kernel_gives_the_same(make, name, task):
-    from tests.losses.conftest import Case
-
     traced(Case(name, task, make(name, task)), *scene(task), some_valid() if task == "multiclass" else None)
 
 
