@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar
 
-from seglab.engine.module import SegModule
+from seglab.engine.module import SegModule, metrics_of_epoch
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class EpochLines(Checkpoint):  # Lightning calls checkpoints last, when the metr
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.is_global_zero and (last or time.monotonic() - self._last > self.every):
             self._last = time.monotonic()
-            known = trainer.callback_metrics
+            known = metrics_of_epoch(trainer)
             keys = dict.fromkeys(("train/loss", "val/loss", "val/iou", str(module.monitor)))
             words = [f"{key} {float(known[key]):.4f}" for key in keys if key in known]
             log.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, "  ".join(words))

@@ -10,6 +10,7 @@ import torch
 from omegaconf import open_dict
 
 from seglab.contract import ContractError, Task
+from seglab.engine.callbacks import EpochLines
 from seglab.engine.config import ConfigError
 from seglab.engine.module import Meter, SegModule
 from seglab.reporting.run_decisions import decide
@@ -114,7 +115,9 @@ def test_a_batch_norm_of_one_value_trains_where_one_image_is_left_over_and_refus
         train(cfg, tmp_path / "one")
 
 
-def test_a_plateau_schedule_steps_after_the_epochs_that_are_validated(tmp_path, monkeypatch):
+def test_what_belongs_to_a_validation_is_of_the_epochs_that_are_validated(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(EpochLines.__init__, "__defaults__", (-1.0,))  # a line for each epoch
     seen, step = [], torch.optim.lr_scheduler.ReduceLROnPlateau.step
 
     def watched(self, value, *rest):
@@ -127,6 +130,9 @@ def test_a_plateau_schedule_steps_after_the_epochs_that_are_validated(tmp_path, 
     scores = epochs_of(tmp_path)["val/iou_pooled"]
     assert seen == scores.dropna().tolist()
     assert scores.notna().tolist() == [False, True, False, True, False]
+    lines = [line for line in caplog.messages if line.startswith("epoch ")]
+    assert ["val/" in line for line in lines] == [False, True, False, True, False]
+    assert all("train/loss" in line for line in lines)
 
 
 def test_a_finished_run_is_skipped_or_made_again_to_the_last_bit_and_keeps_its_folder(configure, tmp_path):
