@@ -1,5 +1,6 @@
 """The main job from its configuration to its folder, on a model so small that each run takes about a second."""
 
+import re
 import shutil
 
 import cv2
@@ -133,6 +134,17 @@ def test_what_belongs_to_a_validation_is_of_the_epochs_that_are_validated(tmp_pa
     lines = [line for line in caplog.messages if line.startswith("epoch ")]
     assert ["val/" in line for line in lines] == [False, True, False, True, False]
     assert all("train/loss" in line for line in lines)
+
+
+def test_a_run_that_stops_early_says_why_and_shows_its_last_epoch(tmp_path, caplog):
+    caplog.set_level("INFO")
+    words = ("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "trainer.max_epochs=6")
+    train_small(tmp_path, *words, "optimizer.lr=1e-9")
+    last, stopped = [line for line in caplog.messages if line.startswith(("epoch", "stopped"))][-2:]
+    assert last.startswith("epoch 2/6 ")
+    assert re.match(
+        r"stopped after epoch 2 of 6: .*val/iou_pooled did not improve in the last 1 .*score: [.\d]+$", stopped
+    )
 
 
 def test_a_finished_run_is_skipped_or_made_again_to_the_last_bit_and_keeps_its_folder(configure, tmp_path):
