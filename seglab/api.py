@@ -34,7 +34,8 @@ def run(*overrides: str, trust: Sequence[str] = ()) -> Run:
     """Train one model with one loss, as `python -m seglab.train` with these words; returns the run.
 
     A finished run is not trained again, an interrupted one resumes. trust: modules of yours that a loss or a model
-    comes from, for `Run.predict`. Raises a ContractError with the sentence of the command where it fails.
+    comes from, for `Run.predict`, which imports them here. Raises a ContractError with the sentence of the command
+    where it fails.
     """
     with tempfile.TemporaryDirectory() as place:
         journal = Path(place, "journal")
