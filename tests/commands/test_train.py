@@ -169,6 +169,7 @@ def test_a_finished_run_is_skipped_or_made_again_to_the_last_bit_and_keeps_its_f
     ("overrides", "sentence"),
     [
         (["trainer.accelerator=gpu"], r"trainer\.accelerator: expected a GPU, got none here; use trainer=cpu"),
+        (["trainer.precision=16-mixed"], r"trainer\.precision: expected one that a CPU computes in, got 16-mixed"),
         (["dataset=folder", "dataset.root=/nowhere"], "/nowhere"),
         (["dataset.size=30", "model.depth=4"], r"30"),
         (["dataset.channels=1", "model.in_channels=3"], r"channel"),
@@ -185,6 +186,8 @@ def test_bad_input_is_one_sentence_before_the_first_epoch(configure, tmp_path, o
         train(cfg, tmp_path)
     assert "\n" not in str(fault.value).strip()
     assert not (tmp_path / "metrics.csv").exists()
+    if sentence.startswith("trainer"):  # it has not begun: a sweep calls it refused, not left to be resumed
+        assert not (tmp_path / "run.json").exists()
 
 
 def test_a_loss_that_explodes_names_its_images_and_keeps_the_best_checkpoint(tmp_path, monkeypatch):
