@@ -132,6 +132,12 @@ WRONG = [
 ]
 
 
+@pytest.mark.parametrize("wrong", [{"losses": "dice"}, {"losses": []}, {"seeds": [1, 2]}, {"seeds": 0}])
+def test_losses_and_seeds_of_another_kind_are_one_sentence(wrong):
+    with pytest.raises(ContractError, match=rf"compare: expected {next(iter(wrong))} (such|as) .*, got ."):
+        seglab.compare([], [], **wrong)
+
+
 @pytest.mark.parametrize(("change", "said"), WRONG, ids=[said[:30] for _, said in WRONG])
 def test_arrays_that_do_not_fit_are_one_sentence(change, said, tmp_path):
     right = {"images": [np.zeros((4, 4), np.uint8)] * 2, "masks": [np.zeros((4, 4))] * 2, "groups": None}
