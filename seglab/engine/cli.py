@@ -3,7 +3,6 @@
 import functools
 import gc
 import importlib
-import importlib.metadata
 import logging
 import math
 import os
@@ -194,9 +193,11 @@ def _missing_plugin(word: str) -> str | None:
     name = word.removeprefix("hydra/launcher=")
     if name == word or name not in PLUGINS:
         return None
+    from importlib import metadata  # which reads mails, a twentieth of what a command takes to start
+
     try:
-        importlib.metadata.version(PLUGINS[name])
-    except importlib.metadata.PackageNotFoundError:
+        metadata.version(PLUGINS[name])
+    except metadata.PackageNotFoundError:
         return f'{word}: expected the package {PLUGINS[name]}, got none; pip install "seglab[{name}]"'
     return None
 

@@ -4,8 +4,9 @@ Margins are set in inches, by the lengths of the words in them: a layout engine 
 before anything is drawn, which took a quarter of the time of a figure.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import ceil
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,17 +31,23 @@ LETTER = 0.075
 KIND_COLORS = {"better": COLORS[0], "equivalent": COLORS[2]} | dict.fromkeys(("not best", "unknown", "none"), COLORS[7])
 
 
-def _with_legend(width: float, height: float, names: Collection[str], side: int = 1) -> tuple[Figure, NDArray]:
+def _with_legend(width: float, height: float, styles: Mapping[str, Any], side: int = 1) -> tuple[Figure, NDArray]:
     """A figure of `side` x `side` axes, `width` x `height` inches, and a legend of lines below that adds to it."""
+    names = list(styles)
     columns = max(1, min(5, int(width / (0.5 + LETTER * max(map(len, names))))))  # a line, its name and the gap
     below = 0.15 + 0.17 * ceil(len(names) / columns)
     whole = height + below
     figure = Figure(figsize=(width, whole))
     axes = figure.subplots(side, side, squeeze=False).ravel()
     figure.subplots_adjust(0.7 / width, (0.42 + below) / whole, 1 - 0.1 / width, 1 - 0.25 / whole, 0.2, 0.45)
-    lines = [Line2D([], [], **style) for style in line_styles(names).values()]
+    lines = [Line2D([], [], **style) for style in styles.values()]
     figure.legend(lines, names, loc="lower center", ncols=columns, handlelength=2, columnspacing=1.4)
     return figure, axes
+
+
+def _styles(labels: Iterable[str], drawn: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The line styles of the labels that are drawn, which do not depend on the others that are."""
+    return {label: style for label, style in line_styles(labels).items() if label in drawn}
 
 
 @styled
@@ -51,9 +58,8 @@ def learning(histories: pd.DataFrame, labels: list[str]) -> Figure:
 
     The IoU is that over all pixels: the mean over the images is high for a net that finds nothing if many are empty.
     """
-    known = set(histories["label"])
-    labels = [label for label in labels if label in known]
-    figure, axes = _with_legend(WIDTH, 4.6, labels, side=2)
+    styles = _styles(labels, set(histories["label"]))
+    figure, axes = _with_legend(WIDTH, 4.6, styles, side=2)
     keys = {
         "val/iou_pooled": "IoU over all pixels",
         "val/accuracy": "Accuracy",
@@ -62,15 +68,15 @@ def learning(histories: pd.DataFrame, labels: list[str]) -> Figure:
     }
     by_epoch = histories.reindex(columns=["label", "epoch", *keys]).groupby(["label", "epoch"])
     parts = [by_epoch.mean(), by_epoch.min(), by_epoch.max()]
-    curves = {label: [part.loc[label] for part in parts] for label in labels}
+    curves = {label: [part.loc[label] for part in parts] for label in styles}
     for axis, (column, name) in zip(axes, keys.items(), strict=True):
         bands = []
-        for label, style in line_styles(labels).items():
+        for label, style in styles.items():
             middle, low, high = (part[column].dropna() for part in curves[label])
             done = middle.index.to_numpy() + 1  # epochs, as the log counts them
             axis.plot(done, middle, marker="o" if len(done) == 1 else "", **style)
             bands.append(np.c_[np.r_[done, done[::-1]], np.r_[low, high[::-1]]])
-        colors = [style["color"] for style in line_styles(labels).values()]
+        colors = [style["color"] for style in styles.values()]
         axis.add_collection(PolyCollection(bands, facecolors=colors, alpha=0.15, lw=0))
         axis.set(title=name, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -126,9 +132,10 @@ def forest(verdicts: list[Verdict], metric: str) -> Figure:
 
 
 @styled
-def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray]) -> Figure:
+def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray], labels: list[str]) -> Figure:
     """Precision against recall: curves over all thresholds (all pixels pooled), dots the runs at their threshold."""
-    figure, (axis,) = _with_legend(WIDTH * 0.55, WIDTH * 0.52, tables)
+    styles = _styles(labels, tables)
+    figure, (axis,) = _with_legend(WIDTH * 0.55, WIDTH * 0.52, styles)
     keys = ["recall_pooled", "precision_pooled"] if "recall_pooled" in metrics else ["recall", "precision"]
     seen = metrics[keys].to_numpy()
     low = np.floor(10 * (np.nanmin(seen) - 0.08).clip(0, 0.9)) / 10 if np.isfinite(seen).any() else 0
@@ -139,8 +146,8 @@ def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray]) ->
         axis.plot(recall, np.where(precision <= 1, precision, np.nan), color=GRID, lw=0.8)
         if dice > low + 0.03:
             axis.text(dice, dice, f"Dice {dice:g}", color=FAINT, fontsize=7, rotation=-45, ha="center", va="center")
-    for (label, table), style in zip(tables.items(), line_styles(tables).values(), strict=True):
-        at, runs = scores_at(table), metrics[metrics["label"] == label]
+    for label, style in styles.items():
+        at, runs = scores_at(tables[label]), metrics[metrics["label"] == label]
         axis.plot(at["recall"], at["precision"], lw=1.1, **style)
         axis.plot(*runs[keys].to_numpy().T, "o", color=style["color"], markersize=4.5, markeredgewidth=0)
     axis.grid(visible=False)
@@ -149,14 +156,15 @@ def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray]) ->
 
 
 @styled
-def reliability(tables: Mapping[str, np.ndarray], scaled: Mapping[str, np.ndarray]) -> Figure:
+def reliability(tables: Mapping[str, np.ndarray], scaled: Mapping[str, np.ndarray], labels: list[str]) -> Figure:
     """Reliability diagram: how often pixels of a predicted probability are foreground; on the diagonal: calibrated.
 
     Thin lines are the same after temperature scaling.
     """
-    figure, (axis,) = _with_legend(WIDTH * 0.55, WIDTH * 0.52, tables)
+    styles = _styles(labels, tables)
+    figure, (axis,) = _with_legend(WIDTH * 0.55, WIDTH * 0.52, styles)
     axis.plot([0, 1], [0, 1], color=FAINT, lw=0.8)
-    for label, style in line_styles(tables).items():
+    for label, style in styles.items():
         for part, look in ((tables[label], {"marker": "o"}), (scaled[label], {"lw": 0.6, "alpha": 0.8})):
             predicted, observed, number = calibration(part, 16)
             known = number > 0

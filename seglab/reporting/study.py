@@ -339,10 +339,10 @@ class Study:
         if self.verdicts:
             drawn["forest"] = report_figures.forest(self.named, self.question.metric)
         if self.tables:
-            drawn["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables)
+            drawn["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables, self.labels)
             moved = {}
             for row, one in self._pooled.items():  # each run by its own temperature
                 moved[row] = rebinned(one.table, scaled(middles(), one.scores["scaled/temperature"]))
             after = {label: np.sum(tables, axis=0) for label, tables in self._by_label(moved).items()}
-            drawn["reliability"] = report_figures.reliability(self.tables, after)
+            drawn["reliability"] = report_figures.reliability(self.tables, after, self.labels)
         return drawn

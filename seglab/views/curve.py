@@ -21,6 +21,9 @@ from seglab.reporting.html import note
 from seglab.views.gradients import loss_and_gradient
 from seglab.views.view_page import Section, ViewPage, legend_below, panels
 
+Styles = Mapping[Any, dict[str, Any]]
+"""The color and line style of each loss, the same in all figures of a page."""
+
 SIDES = ("foreground", "background")
 
 
@@ -64,19 +67,19 @@ def view(losses: Mapping[str, Loss], foreground: float, quality: float, size: in
     additive = {label: loss for label, loss in fitted.items() if is_additive(loss)}
     tables = {"pixel": pixel_curves(additive, 4 * points)} if additive else {}
     tables["image"] = image_curves(fitted, foreground, quality, size, points)
-    sections = []
+    styles, sections = line_styles(losses), []
     if additive:
         caption = "Solid: a foreground pixel. Thin and dotted: a background pixel, where it differs."
         others = ", ".join(label for label in losses if label not in additive)
         without = note(f"{others}: no value of a single pixel; see the next figure.") if others else Markup()
-        sections.append(Section("One pixel", without, draw_pixel(tables["pixel"]), "pixel", caption))
+        sections.append(Section("One pixel", without, draw_pixel(tables["pixel"], styles), "pixel", caption))
     caption = (
         f"An image of {size} x {size} pixels with two discs of foreground. Above, all foreground pixels have the "
         f"probability on the axis, and all background pixels a probability of {quality:g} of being taken for "
         "background; below, the other way round. The gradient is that of one of the pixels that move, towards the "
         "truth, times the number of pixels in the image, so that it compares with a single pixel's."
     )
-    drawn = draw_image(tables["image"], foreground, quality)
+    drawn = draw_image(tables["image"], foreground, quality, styles)
     sections.append(Section("In an image", figure=drawn, name="image", caption=caption))
     return ViewPage("Loss and gradient: " + ", ".join(losses), sections, tables)
 
@@ -151,12 +154,10 @@ def image_curves(losses: Mapping[str, Loss], foreground: float, quality: float, 
     return pd.concat(rows, ignore_index=True)
 
 
-def _lines(axis: Axes, table: pd.DataFrame, x: str, y: str) -> None:
+def _lines(axis: Axes, table: pd.DataFrame, x: str, y: str, styles: Styles) -> None:
     """A line per loss, on an axis that shows all values with a little air, and at least zero."""
-    styles: dict[str, Any] = line_styles(table["loss"].unique())
-    for label, style in styles.items():
-        line = table[table["loss"] == label]
-        axis.plot(line[x], line[y], label=label, **style)
+    for label, line in table.groupby("loss", sort=False):
+        axis.plot(line[x], line[y], label=label, **styles[label])
     _fit_height(axis, table[y])
 
 
@@ -167,24 +168,23 @@ def _fit_height(axis: Axes, values: pd.Series) -> None:
 
 
 @styled
-def draw_pixel(table: pd.DataFrame) -> Figure:
+def draw_pixel(table: pd.DataFrame, styles: Styles) -> Figure:
     """Loss and gradient of a single pixel: by the probability of its true class, and by the logit of each class."""
     figure, axes = panels(6, 2, WIDTH / 2, 2.9)
     table = table.assign(slope=-table["by_p"])
     sides = {side: table[table["pixel"] == side] for side in SIDES}
-    styles: dict[str, Any] = line_styles(table["loss"].unique())
     for axis, column, words in zip(axes[:2], ("value", "slope"), ("Loss", "Slope, − dL/dp"), strict=True):
-        _lines(axis, sides["foreground"], "p", column)
-        for label, style in styles.items():
+        _lines(axis, sides["foreground"], "p", column, styles)
+        for label in table["loss"].unique():
             front, back = (part[part["loss"] == label] for part in sides.values())
             if not np.allclose(front[column], back[column], atol=1e-6):
-                axis.plot(back["p"], back[column], color=style["color"], lw=1.0, linestyle=(0, (1, 1.6)))
+                axis.plot(back["p"], back[column], color=styles[label]["color"], lw=1.0, linestyle=(0, (1, 1.6)))
         _fit_height(axis, table.loc[table["p"].between(0.08, 1) if column == "slope" else table["p"] > 0.004, column])
         axis.set(title=f"{words} by the probability of the true class", xlabel="p of the true class", xlim=(0, 1))
     for row, (side, part) in enumerate(sides.items(), 1):
         columns = (("value", "Loss"), ("by_logit", "Gradient dL/dz"))
         for axis, (column, words) in zip(axes[2 * row :], columns, strict=False):
-            _lines(axis, part, "logit", column)
+            _lines(axis, part, "logit", column, styles)
             axis.axvline(0, color=FAINT, lw=0.6)
             right = "right →" if side == "foreground" else "← right"
             axis.set(title=f"{words} of a {side} pixel by its logit", xlabel=f"logit z   ({right})", xlim=(-7, 7))
@@ -193,7 +193,7 @@ def draw_pixel(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def draw_image(table: pd.DataFrame, foreground: float, quality: float) -> Figure:
+def draw_image(table: pd.DataFrame, foreground: float, quality: float, styles: Styles) -> Figure:
     """Loss and gradient of an image in which the pixels of one class move together."""
     figure, axes = panels(4, 2, WIDTH / 2, 3.2)
     # positive where a step of descent brings the pixel closer to its true class
@@ -204,7 +204,7 @@ def draw_image(table: pd.DataFrame, foreground: float, quality: float) -> Figure
         for axis, column, words in zip(
             axes[2 * row :], ("value", "gradient"), ("Loss", "Gradient of one of them, N dL/dz"), strict=False
         ):
-            _lines(axis, part, "p", column)
+            _lines(axis, part, "p", column, styles)
             axis.set(xlim=(0, 1), xlabel=f"p of the true class, all {side} pixels")
             axis.set_title(f"{words}; {other} stays at {quality:g}")
     figure.suptitle(f"{100 * foreground:.3g} % foreground", x=0.01, ha="left", fontsize=9, color=FAINT)

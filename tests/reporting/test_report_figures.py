@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 
 from seglab.contract import ContractError
+from seglab.plots import COLORS
 from seglab.reporting import report_figures
 from seglab.reporting.load_runs import Sweep
 from seglab.reporting.study import Question, Study
@@ -14,6 +15,12 @@ def test_the_learning_curve_is_that_over_all_pixels_the_mean_over_seeds():
     assert axis.get_title(loc="left") == "IoU over all pixels"
     assert axis.lines[0].get_ydata().tolist() == pytest.approx([0.1, 0.4])
     assert axis.lines[0].get_xdata().tolist() == [1, 2]  # epochs that are done, as the log counts them
+
+
+def test_a_loss_keeps_its_color_where_another_has_no_history():
+    histories = pd.DataFrame({"label": ["bce", "focal"], "epoch": 0, "val/iou_pooled": [0.2, 0.4]})
+    axis = report_figures.learning(histories, ["bce", "dice", "focal"]).axes[0]
+    assert [line.get_color() for line in axis.lines] == [COLORS[0], COLORS[2]]
 
 
 def test_one_run_draws_what_one_run_can_show(sweep):

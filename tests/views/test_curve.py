@@ -83,3 +83,10 @@ def test_a_view_has_a_figure_and_a_table_for_each_thing_it_shows():
     assert set(page.tables["pixel"]["loss"]) == {"bce"}
     assert set(page.tables["image"]["loss"]) == {"bce", "dice", "boundary"}
     assert "dice, boundary: no value of a single pixel" in page.sections[0].content
+
+
+def test_a_loss_has_one_color_on_a_page_also_where_another_has_no_curve():
+    page = view({"bce": BCE(), "dice": Dice(), "focal": make("focal")}, 0.03, 0.9, 16, 5)
+    pixel, image = (section.figure.axes[0].lines for section in page.sections)
+    colors = {line.get_label(): line.get_color() for line in image}
+    assert {line.get_label(): line.get_color() for line in pixel} == {name: colors[name] for name in ("bce", "focal")}
