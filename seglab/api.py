@@ -149,8 +149,10 @@ class Run:
 
     @property
     def best(self) -> Path:
-        """The checkpoint that the run was measured with."""
-        return self.folder / "checkpoints" / "best.ckpt"
+        """The weights that the run was measured with: its checkpoint, or those of an exported hub folder."""
+        from seglab.engine.trained_run import TrainedRun
+
+        return TrainedRun(self.folder, self.facts).best
 
     def predict(self, images: Sequence[Source]) -> list[np.ndarray]:
         """Predict the probability of foreground in images of any size, arrays or paths: each (h, w) float32."""
