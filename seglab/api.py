@@ -116,7 +116,7 @@ class Run:
     """One training run: its folder and what lies in it."""
 
     folder: Path
-    trust: Sequence[str] = field(default=(), repr=False)
+    trust: Sequence[str] = field(default=(), repr=False, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
@@ -204,7 +204,7 @@ class Study:
     """The runs below some folders, in any state."""
 
     folders: tuple[Path, ...]
-    trust: Sequence[str] = field(default=(), repr=False)
+    trust: Sequence[str] = field(default=(), repr=False, hash=False)
 
     @cached_property
     def _sweep(self) -> Sweep:

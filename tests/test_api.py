@@ -81,6 +81,11 @@ def test_the_notebook_runs_and_what_it_leaves_is_used_again(tmp_path):
     python("exec(open('cells.py').read())", tmp_path)
 
 
+def test_a_run_and_a_study_have_a_hash_with_a_list_of_modules_too():
+    for one in (seglab.Run, lambda folder, trust: seglab.api.Study((folder,), trust)):
+        assert len({one(Path("a"), ["mine"]), one(Path("a"), ["mine"]), one(Path("b"), ["mine"])}) == 2
+
+
 def test_a_wrong_word_is_the_sentence_of_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ContractError, match=r"^epochs: expected an option .*trainer\.max_epochs"):

@@ -58,9 +58,9 @@ region_card = partial(Card, family="region", empty=BY_POLICY)
 order_card = partial(Card, family="boundary and order", soft=False)
 
 
-def limited(default: Any, expected: str, holds: Callable[[Any], bool]) -> Any:
-    """A parameter of a loss with a limit, which its construction holds it to."""
-    return field(default=default, metadata={"expected": expected, "holds": holds})
+def limited(default: Any, expected: str, holds: Callable[[Any], bool], hashed: bool = False) -> Any:
+    """A parameter of a loss with a limit, which its construction holds it to; one that may be a list is not hashed."""
+    return field(default=default, hash=hashed, metadata={"expected": expected, "holds": holds})
 
 
 def within(interval: str, default: float | None) -> Any:
@@ -71,12 +71,12 @@ def within(interval: str, default: float | None) -> Any:
     def inside(x: Any) -> bool:
         return x is None or (isinstance(x, Real) and (low < float(x) < high or x in closed))
 
-    return limited(default, f"in {interval}", inside)
+    return limited(default, f"in {interval}", inside, hashed=True)
 
 
 def one_of(*choices: str) -> Any:
     """A parameter that must be one of these; the first is the default."""
-    return limited(choices[0], f"one of {', '.join(choices)}", choices.__contains__)
+    return limited(choices[0], f"one of {', '.join(choices)}", choices.__contains__, hashed=True)
 
 
 def weights_hold(given: Any, least: float) -> bool:

@@ -94,7 +94,7 @@ class Term:
 class Sum(WeightedSum, Nested):
     """A weighted sum of any losses by name, so that `loss.terms.dice.weight=3` works; null leaves a term out."""
 
-    terms: Mapping[str, Term | None]
+    terms: Mapping[str, Term | None] = field(hash=False)
 
     card = nested_card(
         title="Weighted sum",
