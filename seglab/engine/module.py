@@ -20,6 +20,9 @@ from seglab.metrics.segmentation import SegmentationMetrics
 
 Batch = dict[str, Any]
 
+KEYS = ("image", "target", "id", "index")
+"""What each batch has, see SegModule."""
+
 STEPS_UNCHECKED = 256
 """On a GPU, after how many steps at most the losses are looked at; they are looked at when an epoch ends, too."""
 
@@ -74,7 +77,11 @@ def metrics_of_epoch(trainer: Trainer) -> dict[str, Tensor]:
 
 
 class SegModule(LightningModule):
-    """Trains `model` with `loss`; training, validation and test are measured in the same way.
+    """Trains `model` with `loss`; training and validation are measured in the same way.
+
+    In a Trainer of your own a batch is a dictionary: `image` (b, c, h, w), uint8 or float from 0 (black) to 255,
+    `target` as of Loss, the names `id` of the images and int64 numbers `index` (b,), of which tiles of one image share
+    one; `valid` (b, 1, h, w) bool where not all pixels count, and the maps that the loss needs.
 
     Args:
         model: (b, c, h, w) float to (b, k, h, w) logits; for deep supervision, in training, a list of those of several
@@ -113,6 +120,8 @@ class SegModule(LightningModule):
         task: Task | None = None,
     ) -> None:
         super().__init__()
+        remedy = "seglab.losses.External(function=...) makes one of any callable"
+        require(isinstance(loss, Loss), "SegModule", "a loss of seglab", type(loss).__name__, remedy)
         self.task = task or Task()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)
@@ -167,10 +176,13 @@ class SegModule(LightningModule):
         self.latest = losses.detach()
         return losses.mean()
 
-    def _measured_step(self, batch: Batch, meter: Meter, image: Tensor | None = None) -> tuple[PerImage, Logits]:
+    def _measured_step(self, batch: Batch, meter: Meter, tiled: bool = False) -> tuple[PerImage, Logits]:
+        keys, named = {*KEYS, *self.loss.needs}, isinstance(batch, dict)
+        got = ", ".join(map(str, batch)) if named else type(batch).__name__
+        require(named and keys <= batch.keys(), "SegModule", f"batches with {', '.join(sorted(keys))}", got)
         losses, logits, *rows = self._repeat(batch, meter) or self.step(batch)
         self.check_finite(losses, batch["id"])
-        valid = batch.get("valid")
+        image, valid = batch["index"] if tiled else None, batch.get("valid")
         measured = rows[0] if rows else None
         meter.update(losses, logits, batch["target"], image=image, valid=valid, measured=measured)
         return losses, logits
@@ -241,7 +253,7 @@ class SegModule(LightningModule):
         )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._measured_step(batch, self.val_meter, batch["index"])
+        self._measured_step(batch, self.val_meter, tiled=True)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch, then step the scheduler here: Lightning steps a plateau scheduler after the checkpoint."""

@@ -52,8 +52,10 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
-            row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": self._lr}
-            row["seconds"] = round(time.perf_counter() - self._since, 3)
+            own = {"lr": self._lr, "seconds": round(time.perf_counter() - self._since, 3)}
+            for logger in trainer.loggers:
+                logger.log_metrics({**own, "epoch": trainer.current_epoch}, trainer.global_step)
+            row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **own}
             known = sorted(metrics_of_epoch(trainer).items(), key=lambda entry: entry[0].split("/")[0])
             self.rows.append(row | {key: float(value) for key, value in known})
             if time.perf_counter() - self._written > EPOCH_TABLE_SECONDS:

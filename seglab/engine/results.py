@@ -16,6 +16,7 @@ from seglab.engine.module import SegModule
 from seglab.engine.per_image import ImageTable, captions, pictures, predict, score, steps
 from seglab.engine.run import Run
 from seglab.engine.threads import evaluation_processes
+from seglab.engine.trackers import final
 from seglab.engine.worker_pool import submit
 from seglab.files import csv_text, write_arrays, write_text
 from seglab.reporting.class_rows import rows_per_image, tuned_threshold
@@ -47,6 +48,9 @@ def measure(cfg: DictConfig, device: torch.device, module: SegModule, data: Data
         write_arrays(run.folder / "histograms.npz", **arrays)
         write_arrays(run.folder / "decisions.npz", **decide(arrays, table, task, tuned, cfg.empty))
     run.note(metrics=metrics, threshold={"tuned": tuned})
+    for logger in module.loggers:
+        logger.log_metrics(final(metrics), module.global_step)
+        logger.save()  # Lightning's own do so while a model trains
 
 
 def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None:

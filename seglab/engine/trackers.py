@@ -9,6 +9,7 @@ import csv
 import importlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -39,7 +40,7 @@ class Tracker(Logger):
 
     def __init__(self, project: str, run: str) -> None:
         super().__init__()
-        self.project, self.run, self.works, self.step = project, run, rank() == 0, 0
+        self.project, self.run, self.works = project, run, rank() == 0
 
     @property
     def name(self) -> str:
@@ -62,18 +63,17 @@ class Tracker(Logger):
             require(False, "logger", f"{self.package} to answer", got, "logger=none and later push=NAME sends the runs")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Send numbers; Lightning calls this after each epoch."""
-        self.step = max(self.step, step or 0)
-        self._attempt(lambda: self.send({key: float(value) for key, value in metrics.items()}, self.step))
+        """Send numbers after each epoch, and those of the best weights; one that is undefined is left out."""
+        numbers = {key: float(value) for key, value in metrics.items() if not math.isnan(value)}
+        self._attempt(lambda: self.send(numbers, step or 0))
 
     def log_hyperparams(self, *given: Any, **more: Any) -> None:
         """Nothing: `begin` has sent the whole configuration."""
 
     def end(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Send the final metrics, the pictures that there are, and how the run ended."""
-        final = {key: value for key, value in (facts.get("metrics") or {}).items() if isinstance(value, int | float)}
+        """Send the pictures that there are, and how the run ended."""
         pictures = [folder / name for name in PICTURES if (folder / name).is_file()]
-        self._attempt(lambda: self.finish(final, pictures, facts["status"]))
+        self._attempt(lambda: self.finish(pictures, facts["status"]))
 
     def _attempt(self, act: Callable[[], None]) -> None:
         if self.works:
@@ -89,7 +89,7 @@ class Tracker(Logger):
     def send(self, metrics: dict[str, float], step: int) -> None:
         raise NotImplementedError
 
-    def finish(self, metrics: dict[str, float], pictures: list[Path], status: str) -> None:
+    def finish(self, pictures: list[Path], status: str) -> None:
         raise NotImplementedError
 
 
@@ -114,9 +114,9 @@ class Wandb(Tracker):
     def send(self, metrics: dict[str, float], step: int) -> None:
         self.there.log(metrics | {"step": step})
 
-    def finish(self, metrics: dict[str, float], pictures: list[Path], status: str) -> None:
+    def finish(self, pictures: list[Path], status: str) -> None:
         shown = {file.stem: self.tool.Image(str(file)) for file in pictures}
-        self.there.log({**metrics, **shown, "status": status})
+        self.there.log({**shown, "status": status})
         self.there.finish(**({"exit_code": int(status not in STATUS)} if self.package == "wandb" else {}))
 
 
@@ -146,8 +146,7 @@ class MLflow(Tracker):
         for key, value in metrics.items():
             self.client.log_metric(self.id, key, value, step=step)
 
-    def finish(self, metrics: dict[str, float], pictures: list[Path], status: str) -> None:
-        self.send(metrics, self.step)
+    def finish(self, pictures: list[Path], status: str) -> None:
         for file in pictures:
             self.client.log_artifact(self.id, str(file))
         self.client.set_tag(self.id, "status", status)
@@ -169,11 +168,10 @@ class TensorBoard(Tracker):
         for key, value in metrics.items():
             self.writer.add_scalar(key, value, step)
 
-    def finish(self, metrics: dict[str, float], pictures: list[Path], status: str) -> None:
+    def finish(self, pictures: list[Path], status: str) -> None:
         import numpy as np
         from PIL import Image
 
-        self.send(metrics, self.step)
         for file in pictures:
             self.writer.add_image(file.stem, np.array(Image.open(file).convert("RGB")), dataformats="HWC")
         self.writer.add_text("status", status)
@@ -187,14 +185,23 @@ def begin(loggers: Iterable[Logger], run: Run) -> None:
         run.mirrors.append(tracker.end)
 
 
+def final(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of the best weights by their names in a tracker, where `val/` is a curve of all epochs."""
+    return {f"best/{key}" if key.startswith("val/") else key: value for key, value in metrics.items()}
+
+
 def push(tracker: Tracker, folder: Path) -> None:
     """Send a run from its folder, as if it had been mirrored while it was made."""
     facts = read_json(folder / "run.json")
     if "config" not in facts:  # damaged, or no run
         return
     tracker.begin(folder, facts)
+    step = 0
     if (folder / "metrics.csv").is_file():
         with (folder / "metrics.csv").open(encoding="utf-8", newline="") as opened:
             for row in csv.DictReader(opened):
-                tracker.log_metrics({key: float(value) for key, value in row.items() if value}, int(row["step"]))
+                step = int(row.pop("step"))
+                tracker.log_metrics({key: float(value) for key, value in row.items() if value}, step)
+    if facts.get("metrics"):
+        tracker.log_metrics(final(facts["metrics"]), step)
     tracker.end(folder, facts)

@@ -17,6 +17,9 @@ from seglab.reporting.thresholds import average_precision, middles
 THRESHOLDED = ("iou", "dice", "precision", "recall")
 """What a histogram gives of an image at any threshold."""
 
+FRACTIONS = {*THRESHOLDED, *CONFIDENCES, "f2", "accuracy", "specificity", "nsd", "object_dice", "object_f2"}
+"""What lies between 0 and 1."""
+
 QUARTERS = ("smallest quarter", "second quarter", "third quarter", "largest quarter")
 CALIBRATION = {"nll": "NLL", "brier": "Brier score", "ece": "calibration error"}
 TUNED = ("tuned/threshold", *(f"tuned/{name}" for name in THRESHOLDED))

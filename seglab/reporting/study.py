@@ -18,6 +18,7 @@ from seglab.reporting.decisions import rebinned, scaled
 from seglab.reporting.load_runs import Sweep, read_histories
 from seglab.reporting.looks import Look, remember
 from seglab.reporting.metrics_table import (
+    FRACTIONS,
     THRESHOLDED,
     blocks,
     nothing_found,
@@ -213,6 +214,7 @@ class Study:
             alpha=self.look.error,
             next_alpha=self.look.next_error,
             lower_is_better=self.lower_is_better,
+            largest=1.0 if self.question.metric in FRACTIONS else np.inf,
         )
 
     @cached_property

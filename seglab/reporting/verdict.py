@@ -66,6 +66,8 @@ class Verdict:
         behind, ahead = f"{gap} behind {first}", f"{first} ahead by {gap}"
         if self.gap < 0:  # the best mean is that over all seeds of a loss
             behind = f"{signed(-self.gap)} ahead of {first} on the {self.pair.kind} that both have"
+        if self.gap == 0:
+            behind = ahead = "equal means"
         if self.kind == "none":
             lacking = self.pair.kind.removesuffix("s") if self.pair.replicates < 2 else "group of test images"
             return f"{first} against {second}: no verdict from one {lacking} ({ahead}); add a second."
@@ -116,11 +118,13 @@ def judge(
     alpha: float = 0.05,
     next_alpha: float | None = None,
     lower_is_better: bool = False,
+    largest: float = np.inf,
 ) -> list[Verdict]:
     """Give the pairs of `compare` that the question is about their verdicts, in the same order.
 
     `alpha` is the error of this look and `next_alpha` that of the next, for which further seeds are counted. A
-    difference that is certain but smaller than `delta` is equivalence.
+    difference that is certain but smaller than `delta` is equivalence. No interval goes beyond `largest`, the largest
+    difference that the metric allows.
     """
     losses = dict.fromkeys(label for pair in pairs for label in (pair.first, pair.second))
     if question == "against":
@@ -145,8 +149,8 @@ def judge(
             pair=pairs[k],
             kind=kind,
             gap=float(gaps[k]),
-            low=float(low),
-            high=float(high),
+            low=float(np.clip(low, -largest, largest)),
+            high=float(np.clip(high, -largest, largest)),
             chances=(float(first[k]), float(1 - first[k] - second[k]), float(second[k])),
             delta=delta,
             level=(next_alpha or alpha) / family,
@@ -227,9 +231,8 @@ def headline(verdicts: Sequence[Verdict], against: str | None = None) -> str:
         return "There is nothing to compare: fewer than two losses have finished runs with a seed in common."
     leader, delta = verdicts[0].pair.first, verdicts[0].delta
     if all(found.kind == "none" for found in verdicts):
-        return (
-            f"{leader} has the best mean, but one {verdicts[0].pair.kind.removesuffix('s')} per loss gives no verdict."
-        )
+        one = verdicts[0].pair.kind.removesuffix("s")
+        return f"{_best_mean(leader, verdicts)}, but one {one} per loss gives no verdict."
     if verdicts[0].best:
         return _best_of(leader, verdicts)
     rivals: dict[str, list[str]] = {}
@@ -259,7 +262,7 @@ def _best_of(leader: str, verdicts: Sequence[Verdict]) -> str:
     }
     open_ = [leader, *(found.pair.second for found in verdicts if found.kind in ("unknown", "none"))]
     if len(open_) == len(verdicts) + 1:
-        return f"Any of the {len(open_)} losses may be the best; {leader} has the best mean."
+        return f"Any of the {len(open_)} losses may be the best; {_best_mean(leader, verdicts)}."
     parts = [f"{leader} is the best" if len(open_) == 1 else f"The best may be {listed(open_, 'or')}"]
     if same := losses["equivalent"]:
         parts.append(f"{listed(same)} {_are(same)} as good within {verdicts[0].delta:g}")
@@ -271,6 +274,13 @@ def _best_of(leader: str, verdicts: Sequence[Verdict]) -> str:
     if out := losses["not best"]:
         parts.append(f"{listed(out)} {_are(out)} not")
     return "; ".join(parts) + "."
+
+
+def _best_mean(leader: str, verdicts: Sequence[Verdict]) -> str:
+    level = [leader, *(each.pair.second for each in verdicts if each.pair.first == leader and each.gap == 0)]
+    if len(level) == 1:
+        return f"{leader} has the best mean"
+    return f"{listed(level) if len(level) < 5 else f'{len(level)} losses'} share the best mean"
 
 
 def _are(names: list[str]) -> str:

@@ -66,6 +66,15 @@ def test_a_loss_that_is_no_number_stops_and_names_its_images():
         module(Poisoned()).training_step(batch(), 0)
 
 
+def test_a_batch_or_a_loss_of_another_trainer_is_one_sentence():
+    for given, got in (({"image": 0, "mask": 0}, "image, mask"), ([0, 0], "list")):
+        with pytest.raises(ContractError, match=f"expected batches with id, image, index, target, got {got}"):
+            module().validation_step(given, 0)
+    for other in (BCE().as_module(), nn.BCEWithLogitsLoss()):
+        with pytest.raises(ContractError, match=r"expected a loss of seglab, got \w+; seglab.losses.External"):
+            module(other)
+
+
 def test_losses_that_are_looked_at_later_name_the_images_of_the_first_bad_step():
     """On a GPU the losses of many steps are read together; after the first bad step all are bad."""
     later, nan = module(), float("nan")

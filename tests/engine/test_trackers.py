@@ -1,6 +1,7 @@
 """A tracker is a mirror: it gets what the run folder has, however the run ends, and cannot end it."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -12,13 +13,14 @@ import sys
 import time
 from typing import Any
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from seglab.contract import ContractError
 from seglab.engine.cli import extras_named
 from seglab.engine.config import ConfigError
-from seglab.engine.trackers import Tracker
+from seglab.engine.trackers import Tracker, push
 from seglab.report import mirror
 from tests.conftest import train_small
 
@@ -44,10 +46,10 @@ class Fake(Tracker):
         self.note("start", facts)
 
     def send(self, metrics, step):
-        self.note("send", metrics)
+        self.note("send", metrics | {"step": step})
 
-    def finish(self, metrics, pictures, status):
-        self.note("finish", (metrics, [file.name for file in pictures], status))
+    def finish(self, pictures, status):
+        self.note("finish", ([file.name for file in pictures], status))
 
 
 @pytest.fixture
@@ -71,9 +73,29 @@ def test_a_run_sends_its_configuration_every_epoch_and_its_end(mirrored, tmp_pat
     }
     epochs = [what["epoch"] for moment, what in said if moment == "send" and "val/iou" in what]
     assert epochs[:2] == [0, 1]
-    moment, (metrics, pictures, status) = said[-1]
-    assert (moment, pictures, status) == ("finish", ["curves.png", "examples.png"], "finished")
-    assert metrics["test/iou"] == facts["metrics"]["test/iou"]
+    assert said[-1] == ("finish", (["curves.png", "examples.png"], "finished"))
+    table, sent = pd.read_csv(tmp_path / "run/metrics.csv"), sent_by_step(said)
+    assert sent["val/loss"] == dict(zip(table["step"], table["val/loss"], strict=True))
+    last = table["step"].iloc[-1]
+    assert sent["test/iou"] == {last: facts["metrics"]["test/iou"]}
+    assert sent["best/val/loss"] == {last: facts["metrics"]["val/loss"]}
+
+
+def sent_by_step(said):
+    """Of each name the value at each step; none is sent twice with other digits."""
+    found = {}
+    for metrics in (what for moment, what in said if moment == "send"):
+        for name in metrics.keys() - {"step", "epoch"}:
+            assert found.setdefault(name, {}).setdefault(metrics["step"], metrics[name]) == metrics[name]
+            assert not math.isnan(metrics[name])
+    return found
+
+
+def test_a_run_that_is_pushed_sends_what_it_sent_while_it_was_made(mirrored, tmp_path):
+    live = sent_by_step(mirrored())
+    Fake.said = []
+    push(Fake(), tmp_path / "run")
+    assert sent_by_step(Fake.said) == live
 
 
 @pytest.mark.parametrize("moment", ["send", "finish"])
@@ -86,7 +108,7 @@ def test_a_tracker_that_does_not_answer_any_more_ends_nothing(mirrored, tmp_path
 def test_a_run_that_fails_says_so_and_a_tracker_that_is_not_there_is_one_sentence_before_training(mirrored, tmp_path):
     with pytest.raises(ContractError, match="divisible"):
         mirrored("dataset.size=33")
-    assert Fake.said[-1] == ("finish", ({}, [], "failed"))
+    assert Fake.said[-1] == ("finish", ([], "failed"))
     with pytest.raises(ContractError, match=r"expected fake to answer, got ConnectionError: no route; logger=n"):
         mirrored("+logger.fails=start")
     assert not (tmp_path / "run/metrics.csv").exists()
@@ -200,5 +222,5 @@ def test_tensorboard_holds_a_pushed_run(trained_study, tmp_path):
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0}).Reload()
     facts = json.loads((folder / "run.json").read_text())
     assert [each.value for each in events.Scalars("test/iou")] == [pytest.approx(facts["metrics"]["test/iou"])]
-    assert len(events.Scalars("val/iou")) == 3  # an epoch each, and the final metrics
+    assert len(events.Scalars("val/iou")) == 2  # an epoch each
     assert set(events.Tags()["images"]) == {"curves", "examples"}

@@ -110,6 +110,9 @@ def test_one_seed_or_one_test_image_gives_no_verdict():
         assert found[0].kind == "none"
         assert "no verdict from one seed" in found[0].words
         assert "no verdict" in headline(found)
+    level = judge([like(**nothing, replicates=1, difference=0.0)], question="best")
+    assert headline(level) == "dice and bce share the best mean, but one seed per loss gives no verdict."
+    assert level[0].words == "dice against bce: no verdict from one seed (equal means); add a second."
     assert "one group of test images" in judge([like(**nothing, images=1, groups=1)])[0].words
 
 
@@ -157,6 +160,9 @@ def test_losses_that_all_may_be_the_best_are_only_counted():
         [like(first=a, second=b, difference=1e-4, spread=1.0) for a, b in ("ab", "ac", "bc")], question="best"
     )
     assert headline(found) == "Any of the 3 losses may be the best; a has the best mean."
+    assert found[0].high > 1
+    clipped = judge([found[0].pair], question="best", largest=1.0)[0]
+    assert (clipped.low, clipped.high) == (0, 1)
 
 
 def test_each_loss_beside_a_baseline_needs_fewer_comparisons_than_all_pairs():
