@@ -34,7 +34,8 @@ def run(*overrides: str, trust: Sequence[str] = ()) -> Run:
     """Train one model with one loss, as `python -m seglab.train` with these words; returns the run.
 
     A finished run is not trained again, an interrupted one resumes. trust: modules of yours that a loss or a model
-    comes from, for `Run.predict`. Raises a ContractError with the sentence of the command where it fails.
+    comes from, for `Run.predict`, which imports them here. Raises a ContractError with the sentence of the command
+    where it fails.
     """
     with tempfile.TemporaryDirectory() as place:
         journal = Path(place, "journal")
@@ -81,7 +82,8 @@ def compare(
     """
     from seglab.data.pairs import GROUP, write_pairs
 
-    require(len(losses) > 0 and seeds > 0, "compare", "a loss and a seed or more", f"{len(losses)} and {seeds}")
+    require(not isinstance(losses, str) and len(losses) > 0, "compare", 'losses such as ["bce", "dice"]', losses)
+    require(isinstance(seeds, int) and seeds > 0, "compare", "seeds as the number of runs of each loss", seeds)
     root = write_pairs(images, masks, groups, Path("outputs", ".pairs"))
     words = ["dataset=folder", f"dataset.root={root}", f"dataset.group_pattern='{GROUP}'", f"loss={','.join(losses)}"]
     return sweep(*words, f"seed={','.join(map(str, range(1, seeds + 1)))}", *overrides, study=study)
@@ -114,7 +116,7 @@ class Run:
     """One training run: its folder and what lies in it."""
 
     folder: Path
-    trust: Sequence[str] = field(default=(), repr=False)
+    trust: Sequence[str] = field(default=(), repr=False, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
@@ -147,8 +149,10 @@ class Run:
 
     @property
     def best(self) -> Path:
-        """The checkpoint that the run was measured with."""
-        return self.folder / "checkpoints" / "best.ckpt"
+        """The weights that the run was measured with: its checkpoint, or those of an exported hub folder."""
+        from seglab.engine.trained_run import TrainedRun
+
+        return TrainedRun(self.folder, self.facts).best
 
     def predict(self, images: Sequence[Source]) -> list[np.ndarray]:
         """Predict the probability of foreground in images of any size, arrays or paths: each (h, w) float32."""
@@ -200,7 +204,7 @@ class Study:
     """The runs below some folders, in any state."""
 
     folders: tuple[Path, ...]
-    trust: Sequence[str] = field(default=(), repr=False)
+    trust: Sequence[str] = field(default=(), repr=False, hash=False)
 
     @cached_property
     def _sweep(self) -> Sweep:

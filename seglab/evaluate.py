@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from seglab.contract import ContractError, require
 from seglab.engine.cli import command
-from seglab.engine.config import ConfigError, build, check, overridden, to_container
+from seglab.engine.config import build, check, overridden, to_container
 from seglab.files import read_json
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
     for run in runs:
         try:
             done[run.name] = evaluate_run(cfg, run)
-        except (ContractError, ConfigError) as error:
+        except ContractError as error:
             if len(runs) == 1:
                 raise
             bad.append(run.name)

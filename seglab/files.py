@@ -145,7 +145,9 @@ def whole_file(folder: Path, facts: dict[str, Any], name: str, hashed: bool = Tr
         fault = f"a file of {size} bytes instead of {known['size']}"
     elif known and hashed and sha256(path) != known["sha256"]:
         fault = "a file with other content"
-    run, remedy = f"run {os.path.relpath(folder)}", "rerun=true trains it again"
+    exported = (folder / "model.safetensors").is_file()
+    remedy = "it was exported; open the run that was trained" if exported else "rerun=true trains it again"
+    run = f"run {os.path.relpath(folder)}"
     require(not fault, run, f"{name} as it was written", fault, remedy)
     return path
 

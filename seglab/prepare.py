@@ -34,13 +34,17 @@ def run(cfg: DictConfig, folder: Path) -> int:
 def prepare(dataset: Dataset, folder: Path) -> int:
     """Decode every image in its own size; what is already there is not done again."""
     from seglab.data import store
+    from seglab.data.prepare_data import raise_on_faults
 
-    items = store.build(dataset.items(), replace(dataset, fit="patch"), folder, complete=True)
-    left = [item for item in items if item.left_out]
+    listed = dataset.items()
+    raise_on_faults([item.fault for item in listed if item.fault], len(listed), dataset)
+    items = store.build(listed, replace(dataset, fit="patch"), folder, complete=True)
+    left = [item.fault or f"{item.id}: {item.left_out}" for item in items if item.fault or item.left_out]
+    require(len(left) < len(items), "dataset", "images that can be used", f"none; the first: {left and left[0]}")
     size = (folder / store.PIXELS).stat().st_size
     log.info("%s: %d images, %d left out, %.2f GB", folder, len(items) - len(left), len(left), size / 1e9)
-    for item in left[:5]:
-        log.info("  left out: %s: %s", item.id, item.left_out)
+    for reason in left[:5]:
+        log.info("  left out: %s", reason)
     log.info("python -m seglab.train dataset=prepared dataset.root=%s %s", folder, " ".join(options(dataset)))
     return len(items) - len(left)
 

@@ -91,6 +91,7 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
             log.info("%s is %s already; %s", run, "paused" if paused else "finished", remedy)
             return value
         run.clean_up()
+        check_device(cfg)
         run.start(**facts_of(cfg))
         cfg = cfg.copy()  # the caller's stays as it was composed
         tune_learning_rate(cfg, run)
@@ -128,8 +129,6 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     use_threads(run_threads(cfg))
     cfg.trainer.precision = precision(cfg.trainer.accelerator, cfg.trainer.precision)
     check(cfg)
-    remedy = "start each run by itself, or sweep with hydra/launcher=slurm"
-    require(one_process(cfg) or not shares_process(), "trainer", "devices=1 in a sweep in one process", "more", remedy)
     trainer = make_trainer(cfg, run)
     check_before_data(cfg)
     data = load_data(cfg, run, trainer.strategy.root_device)
@@ -154,6 +153,15 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
 def one_process(cfg: DictConfig) -> bool:
     """Whether a single process makes the run."""
     return cfg.trainer.devices in (1, "1") and cfg.trainer.num_nodes == 1
+
+
+def check_device(cfg: DictConfig) -> None:
+    """Refuse a run that can never be trained here before it begins, or a sweep would say that it resumes."""
+    from seglab.engine.device import precision
+
+    precision(cfg.trainer.accelerator, cfg.trainer.precision)
+    remedy = "start each run by itself, or sweep with hydra/launcher=slurm"
+    require(one_process(cfg) or not shares_process(), "trainer", "devices=1 in a sweep in one process", "more", remedy)
 
 
 def check_before_data(cfg: DictConfig) -> None:

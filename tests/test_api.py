@@ -81,6 +81,11 @@ def test_the_notebook_runs_and_what_it_leaves_is_used_again(tmp_path):
     python("exec(open('cells.py').read())", tmp_path)
 
 
+def test_a_run_and_a_study_have_a_hash_with_a_list_of_modules_too():
+    for one in (seglab.Run, lambda folder, trust: seglab.api.Study((folder,), trust)):
+        assert len({one(Path("a"), ["mine"]), one(Path("a"), ["mine"]), one(Path("b"), ["mine"])}) == 2
+
+
 def test_a_wrong_word_is_the_sentence_of_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ContractError, match=r"^epochs: expected an option .*trainer\.max_epochs"):
@@ -130,6 +135,12 @@ WRONG = [
     ({"masks": [np.zeros((4, 5)), np.zeros((4, 4))]}, r"a mask \(4, 4\) for image 0, got one of \(4, 5\)"),
     ({"images": ["no.png", "no.png"]}, "an array or a file, got no.png"),
 ]
+
+
+@pytest.mark.parametrize("wrong", [{"losses": "dice"}, {"losses": []}, {"seeds": [1, 2]}, {"seeds": 0}])
+def test_losses_and_seeds_of_another_kind_are_one_sentence(wrong):
+    with pytest.raises(ContractError, match=rf"compare: expected {next(iter(wrong))} (such|as) .*, got ."):
+        seglab.compare([], [], **wrong)
 
 
 @pytest.mark.parametrize(("change", "said"), WRONG, ids=[said[:30] for _, said in WRONG])

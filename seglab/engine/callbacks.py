@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar
 
-from seglab.engine.module import SegModule
+from seglab.engine.module import SegModule, metrics_of_epoch
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +41,20 @@ class StopAfter(Callback):
         self.epochs = math.inf if epochs is None else epochs
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        stopped = any(callback.stopped_epoch > 0 for callback in trainer.early_stopping_callbacks)
+        stopped = any(callback.stopping_reason_message for callback in trainer.early_stopping_callbacks)
         if stopped or trainer.current_epoch >= self.epochs:
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.current_epoch + 1 >= self.epochs:
             trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        done, most = trainer.current_epoch, trainer.max_epochs
+        if most is not None and done < min(most, self.epochs):
+            said = [callback.stopping_reason_message for callback in trainer.early_stopping_callbacks]
+            why = next(filter(None, said), "by trainer.max_time or a callback")
+            log.info("stopped after epoch %d of %d: %s", done, most, why.removesuffix(" Signaling Trainer to stop."))
 
 
 class Progress(TQDMProgressBar):
@@ -69,10 +76,10 @@ class EpochLines(Checkpoint):  # Lightning calls checkpoints last, when the metr
         self.every, self._last = every, 0.0
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        last = trainer.current_epoch + 1 == trainer.max_epochs
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.is_global_zero and (last or time.monotonic() - self._last > self.every):
             self._last = time.monotonic()
-            known = trainer.callback_metrics
+            known = metrics_of_epoch(trainer)
             keys = dict.fromkeys(("train/loss", "val/loss", "val/iou", str(module.monitor)))
             words = [f"{key} {float(known[key]):.4f}" for key in keys if key in known]
             log.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, "  ".join(words))

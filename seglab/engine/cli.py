@@ -61,7 +61,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 check_domains(cfg)
                 with exclusive_slot(), extras_named(name):
                     return function(cfg, Path(HydraConfig.get().runtime.output_dir))
-            except (ConfigError, ContractError, OmegaConfBaseException, OSError) as error:
+            except (ContractError, OmegaConfBaseException, OSError) as error:
                 if HydraConfig.get().mode == RunMode.RUN:
                     raise SystemExit(_sentence(error)) from None
                 log.error("%s", _sentence(error))  # when it happens; a sweep ends much later

@@ -49,7 +49,7 @@ SWEPT = "SEGLAB_SWEPT_ROOT"
 """The environment variable that says to the jobs of a sweep that it goes over several data sets of one kind."""
 
 
-class ConfigError(CompactHydraException):
+class ConfigError(CompactHydraException, ContractError):
     """One sentence for the user: Hydra prints it without a traceback and exits with 1; a sweep continues."""
 
 
@@ -72,7 +72,9 @@ def build(node: Any, **more: Any) -> Any:
         if isinstance(cause, ContractError):
             raise ConfigError(str(cause)) from None
         place = str(error).rpartition("full_key: ")[2] + ": " if "full_key: " in str(error) else ""
-        raise ConfigError(place + one_line(cause or error)) from cause
+        said = one_line(cause or error)
+        remedy = "; install it, or add its folder to sys.path (--config-dir)" if "No module named" in said else ""
+        raise ConfigError(place + said + remedy) from cause
 
 
 def model_node(node: dict[str, Any], task: Task) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     if "validation error" in lines[0] and len(lines) > 2:
         return f"{lines[1]}: {lines[2].partition(' [')[0]}"
-    return lines[0]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def choices() -> dict[str, str]:

@@ -38,12 +38,12 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
             got, remedy = f"{weights / 1e9:.3g} GB of {memory / 1e9:.3g} GB", "lower model.base or model.depth"
             require(weights < memory, "model", "weights that fit into memory", got, remedy)
             logits = model.eval()(torch.empty(shape))
-    except ContractError:
-        raise
     except ConfigError as error:
         if error.__cause__ is None:  # the model's own sentence
             raise
         return
+    except ContractError:
+        raise
     except Exception:  # a model of the user's may need numbers; the dry run tries it on real ones
         return
     require_shape(logits, (2, dataset.task.channels, *shape[2:]))

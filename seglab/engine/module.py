@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -68,6 +68,12 @@ class Meter(nn.Module):
         self.loss.reset()
         self.metrics.reset()
         return values
+
+
+def metrics_of_epoch(trainer: Trainer) -> dict[str, Tensor]:
+    """The metrics of this epoch, without those of the last validation, which Lightning keeps in epochs without one."""
+    validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+    return {name: value for name, value in trainer.callback_metrics.items() if validated or not name.startswith("val/")}
 
 
 class SegModule(LightningModule):
@@ -253,10 +259,9 @@ class SegModule(LightningModule):
         """Log the epoch, then step the scheduler here: Lightning steps a plateau scheduler after the checkpoint."""
         self._log("train", self.train_meter)
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            # The metrics of the last validation stay where they are in the epochs without one
-            validates = (self.current_epoch + 1) % (self.trainer.check_val_every_n_epoch or 1) == 0
-            if self.monitor in self.trainer.callback_metrics and validates:
-                self.scheduler.step(float(self.trainer.callback_metrics[self.monitor]))
+            known = metrics_of_epoch(self.trainer)
+            if self.monitor in known:
+                self.scheduler.step(float(known[self.monitor]))
         elif self.scheduler is not None:
             self.scheduler.step()
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from seglab.contract import Logits, PerImage, Task, require
 from seglab.data.loading import Samples
 from seglab.data.sampler import rank_and_world
-from seglab.engine.module import Batch, SegModule
+from seglab.engine.module import Batch, SegModule, metrics_of_epoch
 from seglab.engine.worker_pool import submit
 from seglab.files import cell, csv_text, write_text
 from seglab.images.resize import in_colors
@@ -56,10 +56,8 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
             for logger in trainer.loggers:
                 logger.log_metrics({**own, "epoch": trainer.current_epoch}, trainer.global_step)
             row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **own}
-            known = sorted(trainer.callback_metrics.items(), key=lambda entry: entry[0].split("/")[0])
-            validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
-            fresh = {key: float(value) for key, value in known if validated or not key.startswith("val/")}
-            self.rows.append(row | fresh)
+            known = sorted(metrics_of_epoch(trainer).items(), key=lambda entry: entry[0].split("/")[0])
+            self.rows.append(row | {key: float(value) for key, value in known})
             if time.perf_counter() - self._written > EPOCH_TABLE_SECONDS:
                 self.write(trainer)
 

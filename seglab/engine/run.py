@@ -215,7 +215,11 @@ class Run:
             status = "paused" if self.pauses else "finished"
             self.note(status=status, files={name: file_facts(self.folder / name) for name in files}, **ended)
             return
-        trace = None if isinstance(error, ContractError) else "".join(traceback.format_exception(error))
+        trace = (
+            None
+            if isinstance(error, ContractError) and not error.__cause__
+            else "".join(traceback.format_exception(error))
+        )
         stopped = stopped_on_purpose(error)
         message = f"stopped by {TERMINATED if was_terminated(error) else 'Ctrl-C'}" if stopped else str(error)
         said = {"kind": type(error).__name__, "message": message, "traceback": trace}

@@ -58,7 +58,8 @@ def write_hub(run: TrainedRun, folder: Path) -> Path:
     facts = {key: value for key, value in run.outcome.items() if key not in ("files", "overrides", "sweep", "initial")}
     dataset = run.config["dataset"]
     hidden = {key: value for key, value in PRIVATE.items() if key in dataset}
-    config = {**run.config, "folder": "", "init_from": None, "callbacks": {}, "dataset": {**dataset, **hidden}}
+    config = {**run.config, "folder": "", "init_from": None, "dataset": {**dataset, **hidden}}
+    config |= {"callbacks": {}, "logger": {}}  # which name folders and servers too
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous() for name, value in run.module().state_dict().items()}
     write_bytes(folder / "model.safetensors", save(state))

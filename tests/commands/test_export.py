@@ -103,6 +103,9 @@ def test_a_hub_folder_opens_like_the_run_and_tells_nothing_of_the_machine(config
     image = np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)
     [there], [here] = Run(hub).predict([image]), Run(run).predict([image])
     np.testing.assert_array_equal(there, here)
+    assert (Run(hub).best, Run(run).best) == (hub / "model.safetensors", run / "checkpoints/best.ckpt")
+    with pytest.raises(ContractError, match=r"metrics\.csv as it was written, got none; it was exported; open the run"):
+        _ = Run(hub).history
     card = (hub / "README.md").read_text()
     assert f"| iou | {open_run(run).outcome['metrics']['test/iou']:.4g} |" in card
     assert "This run was not compared with others." in card

@@ -11,7 +11,7 @@ from seglab.contract import ContractError
 from seglab.data.prepare_data import open_data
 from seglab.engine.config import build
 from seglab.prepare import options, run
-from tests.data.fabricate import save_palette, save_turned, write_pairs, write_scenes
+from tests.data.fabricate import save_palette, save_turned, write_image, write_pairs, write_scenes
 
 
 @pytest.fixture
@@ -47,6 +47,25 @@ def test_a_second_run_decodes_nothing_and_other_options_are_refused(configure, r
     assert before == ((folder / "records.jsonl").read_bytes(), (folder / "pixels.bin").stat().st_mtime_ns)
     with pytest.raises(ContractError, match="one of others"):
         run(configure("prepare", *choose(root), "dataset.reduce=2"), folder)
+
+
+def test_images_that_cannot_be_used_are_refused_or_counted(configure, root, tmp_path, caplog):
+    table = ["0 CIRC B 9 9 3", *[f"{k} NORM" for k in range(1, 9)]]
+    (root / "Info.txt").write_text("".join(f"mdb00{line.replace(' ', ' G ', 1)}\n" for line in table))
+    write_image(root / "images/mdb000.png", np.zeros((64, 64)))
+    mias = ["dataset=mias", f"dataset.root={root}", "dataset.images=images", "dataset.cache_dir=null"]
+    with pytest.raises(ContractError, match=r"to be usable, got 8 of 9 that are not: .*mdb001\.pgm: expected the film"):
+        run(configure("prepare", *mias), tmp_path / "mias")
+    skip = "dataset.on_bad_item=skip"
+    assert run(configure("prepare", *mias, skip), tmp_path / "mias") == 1
+    (root / "images/mdb000.png").unlink()
+    with pytest.raises(ContractError, match=r"images that can be used, got none; the first: .*mdb000\.pgm: expected"):
+        run(configure("prepare", *mias, skip), tmp_path / "none")
+    (root / "images/3.png").write_bytes(b"")  # says so only when it is decoded
+    (root / "masks/5.png").unlink()
+    caplog.set_level("INFO")
+    assert run(configure("prepare", *choose(root), skip), tmp_path / "pairs") == 6
+    assert "6 images, 2 left out" in caplog.text
 
 
 def test_an_audit_leaves_its_facts_and_a_picture(configure, root, tmp_path):

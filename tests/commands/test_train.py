@@ -1,5 +1,6 @@
 """The main job from its configuration to its folder, on a model so small that each run takes about a second."""
 
+import re
 import shutil
 
 import cv2
@@ -10,6 +11,7 @@ import torch
 from omegaconf import open_dict
 
 from seglab.contract import ContractError, Task
+from seglab.engine.callbacks import EpochLines
 from seglab.engine.config import ConfigError
 from seglab.engine.module import Meter, SegModule
 from seglab.reporting.run_decisions import decide
@@ -114,7 +116,9 @@ def test_a_batch_norm_of_one_value_trains_where_one_image_is_left_over_and_refus
         train(cfg, tmp_path / "one")
 
 
-def test_a_plateau_schedule_steps_after_the_epochs_that_are_validated(tmp_path, monkeypatch):
+def test_what_belongs_to_a_validation_is_of_the_epochs_that_are_validated(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(EpochLines.__init__, "__defaults__", (-1.0,))  # a line for each epoch
     seen, step = [], torch.optim.lr_scheduler.ReduceLROnPlateau.step
 
     def watched(self, value, *rest):
@@ -127,6 +131,20 @@ def test_a_plateau_schedule_steps_after_the_epochs_that_are_validated(tmp_path, 
     scores = epochs_of(tmp_path)["val/iou_pooled"]
     assert seen == scores.dropna().tolist()
     assert scores.notna().tolist() == [False, True, False, True, False]
+    lines = [line for line in caplog.messages if line.startswith("epoch ")]
+    assert ["val/" in line for line in lines] == [False, True, False, True, False]
+    assert all("train/loss" in line for line in lines)
+
+
+def test_a_run_that_stops_early_says_why_and_shows_its_last_epoch(tmp_path, caplog):
+    caplog.set_level("INFO")
+    words = ("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "trainer.max_epochs=6")
+    train_small(tmp_path, *words, "optimizer.lr=1e-9")
+    last, stopped = [line for line in caplog.messages if line.startswith(("epoch", "stopped"))][-2:]
+    assert last.startswith("epoch 2/6 ")
+    assert re.match(
+        r"stopped after epoch 2 of 6: .*val/iou_pooled did not improve in the last 1 .*score: [.\d]+$", stopped
+    )
 
 
 def test_a_finished_run_is_skipped_or_made_again_to_the_last_bit_and_keeps_its_folder(configure, tmp_path):
@@ -151,6 +169,7 @@ def test_a_finished_run_is_skipped_or_made_again_to_the_last_bit_and_keeps_its_f
     ("overrides", "sentence"),
     [
         (["trainer.accelerator=gpu"], r"trainer\.accelerator: expected a GPU, got none here; use trainer=cpu"),
+        (["trainer.precision=16-mixed"], r"trainer\.precision: expected one that a CPU computes in, got 16-mixed"),
         (["dataset=folder", "dataset.root=/nowhere"], "/nowhere"),
         (["dataset.size=30", "model.depth=4"], r"30"),
         (["dataset.channels=1", "model.in_channels=3"], r"channel"),
@@ -167,6 +186,8 @@ def test_bad_input_is_one_sentence_before_the_first_epoch(configure, tmp_path, o
         train(cfg, tmp_path)
     assert "\n" not in str(fault.value).strip()
     assert not (tmp_path / "metrics.csv").exists()
+    if sentence.startswith("trainer"):  # it has not begun: a sweep calls it refused, not left to be resumed
+        assert not (tmp_path / "run.json").exists()
 
 
 def test_a_loss_that_explodes_names_its_images_and_keeps_the_best_checkpoint(tmp_path, monkeypatch):

@@ -38,6 +38,17 @@ def test_what_runs_are_made_of_is_trusted_and_so_is_what_the_user_names():
         require_trusted({"_target_": "mymodule2.Mine"}, "run a", ["mymodule"])
 
 
+def test_a_trusted_module_that_cannot_be_imported_is_one_whole_sentence(tmp_path):
+    file = write_run(tmp_path / "own") / "run.json"
+    facts = json.loads(file.read_text())
+    facts["config"]["loss"] = {"_target_": "mylosses.squared", "weight": 2}
+    file.write_text(json.dumps(facts))
+    with pytest.raises(
+        ContractError, match=r"loading 'mylosses.squared': .*No module named 'mylosses'.*; install it, or"
+    ):
+        open_run(file.parent, ["mylosses"]).loss()
+
+
 def test_a_hostile_run_is_refused_when_it_is_opened(tmp_path):
     folder, victim = write_run(tmp_path / "evil"), tmp_path / "victim"
     facts = json.loads((folder / "run.json").read_text())

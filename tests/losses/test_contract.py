@@ -2,7 +2,8 @@
 
 import gc
 import weakref
-from dataclasses import fields
+from dataclasses import fields, replace
+from itertools import product
 
 import pytest
 import torch
@@ -211,6 +212,14 @@ def test_classes_may_change_places(case, logits, target):
     order = torch.tensor([1, 0]) if case.task == "multilabel" else torch.tensor([0, 3, 1, 2])
     moved = target[:, order] if case.task == "multilabel" else order.argsort()[target.long()]
     torch.testing.assert_close(case(logits[:, order], moved), case(logits, target))
+
+
+def test_equal_losses_have_one_hash_whatever_their_parameters_are(case):
+    assert len({case.loss, replace(case.loss)}) == 1
+    free = {field.name for field in fields(case.loss) if field.init} & {"class_weights", "pos_weight"}
+    for name, weights in product(free, ([0.5, 2, 1], {"cup": 1, "disc": 2})):
+        if name == "class_weights" or isinstance(weights, list):
+            assert hash(replace(case.loss, **{name: weights})) == hash(case.loss)
 
 
 @of(plain)
