@@ -78,7 +78,7 @@ class Verdict:
                 "unknown": f"{first} against {second}: cannot tell ({ahead}, {interval}){self.remedy}.",
             }[self.kind]
         return {
-            "better": f"{second} is worse than the best by at least {signed(self.low)} ({behind}).",
+            "better": f"{second} is worse than the best{by_at_least(self.low)} ({behind}).",
             "equivalent": f"{second} is as good as the best within {self.delta:g} ({interval} behind it).",
             "not best": f"{second} is not the best: another is at least as good ({behind}).",
             "unknown": f"{second} may be the best ({behind}, {interval} behind the best){self.remedy}.",
@@ -107,6 +107,11 @@ class Verdict:
 def signed(value: float) -> str:
     """A difference with a true minus sign."""
     return f"{value:.3f}".replace("-", "−") if abs(value) >= 0.0005 else "0.000"
+
+
+def by_at_least(low: float) -> str:
+    """How much a loss is worse at least; empty where that rounds to nothing."""
+    return f" by at least {signed(low)}" if low >= 0.0005 else ""
 
 
 def judge(
@@ -266,13 +271,11 @@ def _best_of(leader: str, verdicts: Sequence[Verdict]) -> str:
     parts = [f"{leader} is the best" if len(open_) == 1 else f"The best may be {listed(open_, 'or')}"]
     if same := losses["equivalent"]:
         parts.append(f"{listed(same)} {_are(same)} as good within {verdicts[0].delta:g}")
-    worse = [found for found in verdicts if found.kind == "better"]
-    if worse:
-        least = min(found.low for found in worse)
-        names = [found.pair.second for found in worse]
-        parts.append(f"{listed(names)} {_are(names)} worse by at least {signed(least)}")
     if out := losses["not best"]:
         parts.append(f"{listed(out)} {_are(out)} not")
+    worse = {found.pair.second: found.low for found in verdicts if found.kind == "better"}
+    if worse:
+        parts.append(f"{listed(list(worse))} {_are(list(worse))} worse{by_at_least(min(worse.values()))}")
     return "; ".join(parts) + "."
 
 

@@ -144,6 +144,9 @@ def test_a_loss_that_only_some_candidates_are_ahead_of_is_not_the_best_by_an_unk
     assert found[1].low == 0
     assert headline(found) == "The best may be a or b; c is not."
     assert found[1].words == "c is not the best: another is at least as good (0.018 behind a)."
+    worse = dataclasses.replace(found[1], kind="better", low=0.0004)
+    assert headline([*found, worse]) == "The best may be a or b; c is not; c is worse."
+    assert worse.words == "c is worse than the best (0.018 behind a)."
 
 
 def test_one_that_is_ahead_of_all_is_the_best_and_what_is_close_to_it_is_as_good():
