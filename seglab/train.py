@@ -256,8 +256,8 @@ def initialize(cfg: DictConfig, module: SegModule, run: Run) -> None:
     elif cfg.init_from:
         made = start_from(module.model, cfg.init_from, to_container(cfg.init_include), module.task)
         run.note(initial=made)
-        loaded, others = f"{made['loaded']} of {made['weights']} weights from {made['file']}", made["left"][:5]
-        log.info("init_from: %s; others such as %s keep their first values", loaded, ", ".join(others) or "none")
+        rest = f"; others such as {', '.join(made['left'][:5])} keep their first values" if made["left"] else ""
+        log.info("init_from: %d of %d weights from %s%s", made["loaded"], made["weights"], made["file"], rest)
 
 
 def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
