@@ -5,6 +5,7 @@ On CPUs several small runs work at once, each in a process of its own; no result
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import traceback
@@ -33,7 +34,7 @@ PRELOADED = (
     "seglab.engine.trained_run",
     "seglab.reporting.run_figures",
 )
-"""Imported once, before a process is forked for each run, which then starts in milliseconds instead of seconds."""
+"""Imported once, before the runs: a process that is forked for one then starts in milliseconds instead of seconds."""
 
 
 class LocalLauncher(Launcher):
@@ -70,12 +71,14 @@ class LocalLauncher(Launcher):
         for job in jobs:
             with read_write(job.hydra):  # HydraConfig has locked it
                 job.hydra.launcher.n_jobs = 1 if plan else at_once
+        if not plan:
+            chain = any("steps" in (job.augment or {}) for job in jobs)
+            for name in (*PRELOADED, "albumentations") if chain else PRELOADED:
+                import_module(name)
+            gc.freeze()  # else the collection after each run looks through all that was imported, and children copy it
         if at_once == 1 or plan:
             done = [self.run_here(job, k, progress, plan) for k, job in enumerate(jobs)]
             return [done[folders.index(folder)] for folder in asked]
-        chain = any("steps" in (job.augment or {}) for job in jobs)
-        for name in (*PRELOADED, "albumentations") if chain else PRELOADED:
-            import_module(name)
         values = run_in_processes(lambda k: self.run_in_child(jobs[k]), len(jobs), at_once, progress.ended)
         return [
             JobReturn(words, status=JobStatus.COMPLETED, _return_value=values[folders.index(folder)])

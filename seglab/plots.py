@@ -82,7 +82,7 @@ def save(figure: Figure, out: Path) -> Path:
     with mpl.rc_context(STYLE), atomic(out) as partial:
         _lay_out(figure)
         figure.set_facecolor("#ffffff")
-        FigureCanvasAgg(figure).print_png(partial)
+        FigureCanvasAgg(figure).print_png(partial, pil_kwargs={"compress_level": 1})  # a third of the time of 6
     return out
 
 
