@@ -11,10 +11,12 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from pytorch_lightning.loggers import Logger
 
 from seglab.contract import require
@@ -131,9 +133,11 @@ class MLflow(Tracker):
 
     def start(self, folder: Path, facts: dict[str, Any]) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # its seven take minutes where no server answers
-        client: Any = importlib.import_module("mlflow").MlflowClient(self.uri)
-        known = client.get_experiment_by_name(self.project)
-        group = known.experiment_id if known else client.create_experiment(self.project)
+        package: Any = importlib.import_module("mlflow")
+        with FileLock(folder.parent / ".mlflow.lock"):  # two runs that make its database or experiment fail each other
+            client = package.MlflowClient(self.uri)
+            known = client.get_experiment_by_name(self.project)
+            group = known.experiment_id if known else client.create_experiment(self.project)
         same = client.search_runs([group], f"attributes.run_name = '{self.run}'")
         if same and same[0].info.status == "FINISHED":  # sent again, or trained again
             client.delete_run(same.pop(0).info.run_id)
@@ -195,6 +199,8 @@ def push(tracker: Tracker, folder: Path) -> None:
     facts = read_json(folder / "run.json")
     if "config" not in facts:  # damaged, or no run
         return
+    if isinstance(tracker, TensorBoard):
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # its files are only added to: points would be doubled
     tracker.begin(folder, facts)
     step = 0
     if (folder / "metrics.csv").is_file():
