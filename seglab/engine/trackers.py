@@ -200,7 +200,7 @@ def push(tracker: Tracker, folder: Path) -> None:
     if "config" not in facts:  # damaged, or no run
         return
     if isinstance(tracker, TensorBoard):
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # its files are only added to: points would be doubled
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # else its points would be doubled
     tracker.begin(folder, facts)
     step = 0
     if (folder / "metrics.csv").is_file():

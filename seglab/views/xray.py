@@ -1,5 +1,7 @@
 """Where the gradient of each loss would fall on the user's own masks, before an hour of training is spent."""
 
+from __future__ import annotations
+
 import logging
 import math
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from seglab.contract import Logits, Target, require
+from seglab.contract import Logits, Target, Valid, require
 from seglab.data.dataset import Dataset
 from seglab.data.distance_maps import MAPS
 from seglab.data.facts import spread
@@ -66,15 +68,15 @@ def view(
     fractions = [image.foreground for image in data.opened.images("train")]
     shown = [fractions[samples.source.number(index)] for index in range(len(samples))]
     seen = samples.__getitems__([(0, index) for index in sorted(spread(shown, images))])
-    target = seen["target"]
+    target, valid = seen["target"], seen.get("valid")
     for loss in losses.values():
-        loss.check(torch.zeros(target.shape), target)
+        loss.check(torch.zeros(target.shape), target, valid)
     predictions = stages(module, open_run(run) if run else None, seen, batch, seed)
     log.info("data: %d of %d training images; %.3g %% foreground", len(target), count, 100 * foreground)
     tables = measure(losses, predictions, seen, batch, edge) | {"empty": on_empty(losses, target)}
     warned = warnings(tables)
     log.info("%s", "\n".join(f"! {sentence}" for sentence in warned))
-    qualities = {name: soft_iou(logits, target) for name, logits in predictions.items()}
+    qualities = {name: soft_iou(logits, target, valid) for name, logits in predictions.items()}
     return page(tables, warned, qualities, edge)
 
 
@@ -119,9 +121,9 @@ def simulated(target: Target, quality: float, blur: float, seed: int) -> Logits:
     return torch.from_numpy(np.stack(logits))[:, None]
 
 
-def soft_iou(logits: Logits, target: Target) -> float:
+def soft_iou(logits: Logits, target: Target, valid: Valid | None = None) -> float:
     """Overlap of all images together, with probabilities in place of decisions."""
-    p, t = logits.sigmoid().double(), target.double()
+    p, t = (x.double() if valid is None else x.double() * valid for x in (logits.sigmoid(), target))
     both = (p * t).sum()
     return float(both / (p.sum() + t.sum() - both).clamp(min=1e-12))
 
@@ -134,8 +136,11 @@ def near_edge(target: Target, width: int) -> Tensor:
     return near_foreground * near_background > 0
 
 
-def regions(logits: Logits, target: Target, edge: int) -> dict[str, Tensor]:
-    """Masks (n, 1, h, w) of the regions whose part of the gradient is read; small objects are up to the median size."""
+def regions(logits: Logits, target: Target, edge: int, valid: Valid | None = None) -> dict[str, Tensor]:
+    """Masks (n, 1, h, w) of the regions whose part of the gradient is read; small objects are up to the median size.
+
+    Pixels that are not valid are in none of them.
+    """
     t, sizes = target >= 0.5, object_sizes(target)
     areas = torch.cat([one[one > 0].unique() for one in sizes])
     median = areas.double().median() if len(areas) else 0
@@ -149,7 +154,8 @@ def regions(logits: Logits, target: Target, edge: int) -> dict[str, Tensor]:
         "easy": (2.0 * t - 1) * logits >= math.log(9),
     }
     empty = ~t.flatten(1).any(1).view(-1, 1, 1, 1)
-    return masks | ({"empty images": empty.expand_as(t)} if empty.any() else {})
+    masks |= {"empty images": empty.expand_as(t)} if empty.any() else {}
+    return masks if valid is None else {name: mask & valid for name, mask in masks.items()}
 
 
 def measure(
@@ -160,26 +166,28 @@ def measure(
     Returns:
         Tables, each by stage and loss: `regions` has the fraction of the pixels and of |dL/dlogit| in each region;
         `norms` the value, the norm of an image's gradient, and the least fraction of the pixels that has 90 % of the
-        gradient.
+        gradient. Pixels that are not valid count nowhere.
     """
-    rows, norms, target = [], [], seen["target"]
+    rows, norms, target, valid = [], [], seen["target"], seen.get("valid")
+    count = target.numel() if valid is None else int(valid.count_nonzero())
     for stage, logits in tqdm(predictions.items(), desc="predictions", disable=None):
-        masks = regions(logits, target, edge)
+        masks = regions(logits, target, edge, valid)
         for label, loss in losses.items():
             key = {"stage": stage, "loss": label}
             parts = []
             for start in range(0, len(logits), batch):  # as in training: a loss may pool its batch
                 part = slice(start, start + batch)
                 maps = {name: seen[name][part] for name in loss.needs}
-                parts.append(loss_and_gradient(loss, logits[part], target[part], maps))
+                there = None if valid is None else valid[part]
+                parts.append(loss_and_gradient(loss, logits[part], target[part], maps, there))
             value, gradient = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
             size = gradient.abs().double()
             whole = size.sum().clamp(min=1e-300)
             for name, mask in masks.items():
-                shares = {"pixels": mask.double().mean().item(), "gradient": ((size * mask).sum() / whole).item()}
+                shares = {"pixels": mask.sum().item() / count, "gradient": ((size * mask).sum() / whole).item()}
                 rows.append(key | {"region": name} | shares)
             rising = size.flatten().sort(descending=True).values.cumsum(0) / whole
-            enough = (int((rising < 0.9).sum()) + 1) / len(rising) if size.any() else math.nan
+            enough = (int((rising < 0.9).sum()) + 1) / count if size.any() else math.nan
             norm = gradient.double().flatten(1).norm(dim=1).mean().item()
             norms.append(key | {"value": value.mean().item(), "norm": norm, "fraction_for_90_percent": enough})
     return {"regions": pd.DataFrame(rows), "norms": pd.DataFrame(norms)}

@@ -4,6 +4,7 @@ import math
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -51,6 +52,21 @@ def test_small_and_large_objects_are_separated_by_their_pixels():
     assert (counted["small objects"], counted["large objects"]) == (4, 16)
     assert counted["empty images"] == 256
     assert counted["edge"] == 16 + (36 - 4)  # objects and the ring around them, but for the larger one's 2 x 2 core
+
+
+def test_pixels_that_do_not_count_are_as_if_they_were_cut_off():
+    seen = batch()
+    logits = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    wider = {name: torch.nn.functional.pad(seen[name], (0, 8)) for name in ("image", "target")}
+    wider["valid"] = torch.nn.functional.pad(torch.ones(2, 1, 16, 16, dtype=torch.bool), (0, 8))
+    losses = {"bce": BCE(), "dice": Dice()}
+    expected = measure(losses, {"now": logits}, seen, 2, 1)
+    found = measure(losses, {"now": torch.nn.functional.pad(logits, (0, 8), value=5.0)}, wider, 2, 1)
+    for name, table in expected.items():
+        pd.testing.assert_frame_equal(found[name], table, rtol=1e-5)
+    assert soft_iou(logits, seen["target"]) == pytest.approx(
+        soft_iou(torch.nn.functional.pad(logits, (0, 8)), wider["target"], wider["valid"])
+    )
 
 
 def test_the_edge_is_both_sides_of_the_outline():
