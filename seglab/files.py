@@ -97,12 +97,12 @@ def write_json(path: Path, data: Any) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; an absent or damaged one is an empty dict, the latter with a warning."""
+    """Read a JSON file; an absent one is an empty dict, with a warning one that is damaged or cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         log.warning("%s is damaged (%s)", path, error)
         return {}
 

@@ -53,6 +53,7 @@ def test_data_come_back_as_they_were_written(tmp_path):
     data = {"x": [1, None], "where": Path("b")}
     assert read_json(write_json(tmp_path / "a.json", data)) == {"x": [1, None], "where": "b"}
     assert read_json(tmp_path / "absent.json") == {}
+    assert read_json(tmp_path) == {}  # as a file that may not be read
     with np.load(write_arrays(tmp_path / "a.npz", x=np.arange(3))) as arrays:
         assert arrays["x"].tolist() == [0, 1, 2]
     abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1

@@ -155,15 +155,15 @@ class Loss(ABC):
         return LossModule(self)
 
     def check(self, logits: Logits, target: Target, valid: Valid | None = None) -> None:
-        """Raise one sentence for NaN logits, targets out of range, and soft labels where they are undefined.
+        """Raise one sentence for infinite or NaN logits, targets out of range, soft labels where they are undefined.
 
         Reads every pixel, so it is for dry runs and for finding out why a loss was not finite.
         """
         self._check_shapes(logits, target, valid)
         self._check_target(logits, target, valid)
         z = logits if valid is None else logits.masked_fill(~valid, 0)
-        wrong = int(z.isnan().count_nonzero())
-        require(not wrong, self.name, "logits that are numbers", f"{wrong} NaN of {z.numel()}")
+        wrong = z.numel() - int(z.isfinite().count_nonzero())
+        require(not wrong, self.name, "finite logits", f"{wrong} NaN or infinite of {z.numel()}")
 
     @property
     def name(self) -> str:

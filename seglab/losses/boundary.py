@@ -72,7 +72,8 @@ class Hausdorff(ClassMean):
         signed = x.maps["distance"]
         weight = torch.where(signed > 0, signed, 1 - signed) ** self.exponent
         if self.prediction:
-            require(len(x.space) == 2, self.name, "logits (b, k, h, w)", tuple(x.space), "set prediction=false")
+            got = f"{len(x.space)} dimensions in space"
+            require(len(x.space) == 2, self.name, "logits (b, k, h, w)", got, "set prediction=false")
             away = boundary_distance(x.spatial(x.decided)).to(x.z.device, x.z.dtype)
             weight = weight + away.flatten(2) ** self.exponent
         return x.total(x.squared_error * weight) / x.n.clamp(min=1)

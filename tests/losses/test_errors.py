@@ -109,9 +109,9 @@ def test_a_missing_map_is_named(case, logits, target):
 @of(some)
 def test_numbers_that_are_none_and_targets_out_of_range_are_named(case, logits, target):
     broken, maps = logits.clone(), case.maps(target, logits)
-    broken[0, 0, 0, :2] = torch.nan
+    broken[0, 0, 0, :2] = torch.tensor([torch.nan, torch.inf])
     for call in (case.loss.check, lambda *pair: case.loss(*pair, **maps)):
-        with pytest.raises(ContractError, match=f"expected logits that are numbers, got 2 NaN of {logits.numel()}"):
+        with pytest.raises(ContractError, match=f"expected finite logits, got 2 NaN or infinite of {logits.numel()}"):
             call(broken, target)
         for wrong, low, high in ((target * 85, 0, 255), (target.long() - 1, -1, 0)):
             with pytest.raises(
