@@ -87,6 +87,7 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     from seglab.reporting.metrics_table import at_threshold
 
     since = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)  # first: a folder that cannot be written is said before the work
     native = facts["scale"] == "native"
     window, overlap, tta = (cfg.window, cfg.overlap, cfg.tta) if native else (images.dataset.size, 0.5, "none")
     model = predictor(run, window, overlap, tta, cfg.batch_size, cfg.device, images.dataset)
@@ -101,7 +102,6 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     metrics, arrays = score(model.module, measured, records), records.arrays("test")
     table = records.table()
     rows = rows_per_image(table, task)
-    out.mkdir(parents=True, exist_ok=True)
     write_text(out / "per_image.csv", csv_text(table))
     write_arrays(out / "histograms.npz", **arrays)
     if cfg.pictures:
