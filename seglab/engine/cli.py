@@ -184,7 +184,8 @@ def _sentence(error: Exception) -> str:
     """What to report to the user of an error."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
-        remedy = "allow it, or name another folder" if isinstance(error, PermissionError) else "the same command resumes"
+        denied = isinstance(error, PermissionError)
+        remedy = "allow it, or name another folder" if denied else "the same command resumes"
         return f"{place}expected to read and write files, got {error.strerror}; {remedy}"
     return first_line(error) if isinstance(error, OmegaConfBaseException) else str(error)
 
