@@ -71,19 +71,26 @@ class LocalLauncher(Launcher):
         for job in jobs:
             with read_write(job.hydra):  # HydraConfig has locked it
                 job.hydra.launcher.n_jobs = 1 if plan else at_once
-        if not plan:
-            chain = any("steps" in (job.augment or {}) for job in jobs)
-            for name in (*PRELOADED, "albumentations") if chain else PRELOADED:
-                import_module(name)
-            gc.freeze()  # else the collection after each run looks through all that was imported, and children copy it
-        if at_once == 1 or plan:
+        if plan:
             done = [self.run_here(job, k, progress, plan) for k, job in enumerate(jobs)]
-            return [done[folders.index(folder)] for folder in asked]
-        values = run_in_processes(lambda k: self.run_in_child(jobs[k]), len(jobs), at_once, progress.ended)
-        return [
-            JobReturn(words, status=JobStatus.COMPLETED, _return_value=values[folders.index(folder)])
-            for words, folder in zip(job_overrides, asked, strict=True)
-        ]
+        else:
+            self.preload(jobs)
+            gc.freeze()  # else the collection after each run looks through all that was imported, and children copy it
+            try:
+                if at_once == 1:
+                    done = [self.run_here(job, k, progress, plan) for k, job in enumerate(jobs)]
+                else:
+                    values = run_in_processes(lambda k: self.run_in_child(jobs[k]), len(jobs), at_once, progress.ended)
+                    done = [JobReturn(status=JobStatus.COMPLETED, _return_value=value) for value in values]
+            finally:
+                gc.unfreeze()
+        return [done[folders.index(folder)] for folder in asked]
+
+    def preload(self, jobs: Sequence[DictConfig]) -> None:
+        """Import what the runs of these jobs use."""
+        chain = any("steps" in (job.augment or {}) for job in jobs)
+        for name in (*PRELOADED, "albumentations") if chain else PRELOADED:
+            import_module(name)
 
     def compose(self, words: list[str], number: int) -> DictConfig:
         """Compose the configuration of one job."""

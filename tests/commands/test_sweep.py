@@ -176,6 +176,7 @@ def test_runs_at_once_have_the_rows_of_runs_one_after_the_other_and_a_plan_chang
     assert len(list(place.glob("outputs/default/*/*.png"))) == 4
     assert "run 2 of 2" in said
     assert ("epoch 2/2" in said, "about" in said) == (False, True), "the lines of several runs are mixed"
+    assert "leaked" not in said  # triton says so of what it made, when a process ends without a garbage collection
     assert [run["host"]["threads"] for run in runs(place).values()] == [1, 1]
     for loss in ("bce", "dice"):
         (mine,), alone = place.glob(f"outputs/default/{loss}_*"), train_small(place / loss, f"loss={loss}")
