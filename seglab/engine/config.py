@@ -126,8 +126,11 @@ def choices() -> dict[str, str]:
 
 def overrides() -> list[str]:
     """The words of the command line that made this run."""
-    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return [word for word in words if word.split("=")[0] not in ("plan", "rerun")]
+    if not HydraConfig.initialized():
+        return []
+    given = HydraConfig.get().overrides
+    found = [word for word in given.hydra if word.startswith("hydra.searchpath=")]
+    return found + [word for word in given.task if word.split("=")[0] not in ("plan", "rerun")]
 
 
 def config_dirs() -> list[str]:

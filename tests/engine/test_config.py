@@ -2,6 +2,7 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
@@ -14,6 +15,7 @@ from seglab.engine.config import (
     experiment,
     identity,
     mark_swept,
+    overrides,
     run_name,
     to_container,
 )
@@ -74,6 +76,14 @@ def test_the_folder_of_a_run_says_where_a_parameter_of_the_loss_goes():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         root = compose("train", words, return_hydra_config=True)
     assert run_name(root).startswith("weighted_bce_pos_weight-20_to-1_unet_synthetic_s1-")
+
+
+def test_a_run_remembers_where_its_configurations_are(tmp_path, monkeypatch):
+    words = [f"hydra.searchpath=[file://{tmp_path}]", "hydra.job.num=1", "loss=bce", "folder=x", "plan=false"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        root = compose("train", words, return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", root)
+    assert overrides() == [words[0], "loss=bce", "folder=x"]
 
 
 def test_an_experiment_has_two_sizes_and_no_third(configure):
