@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seglab.contract import ContractError
-from seglab.losses import External
+from seglab.losses import BCEDice, External
 from tests.losses.conftest import CASES, of, scene
 
 SPATIAL = {"cldice", "hausdorff"}
@@ -67,6 +67,13 @@ def test_an_image_without_a_valid_pixel_costs_nothing_and_pulls_nothing(case):
     nothing = torch.zeros_like(valid)
     assert (case(logits, target, nothing) == 0).all()
     assert (case.gradient(logits * torch.nan, target, nothing) == 0).all()
+
+
+def test_an_image_without_a_valid_pixel_has_no_offset_either():
+    logits, target = scene("binary")
+    valid = torch.ones(3, 1, 12, 12, dtype=torch.bool)
+    valid[1] = False
+    assert (BCEDice(offset=-1.0)(logits, target, valid) == 0).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize(("name", "task"), [case for case in CASES if case[0] in SPATIAL], ids=str)
