@@ -1,6 +1,6 @@
 """Satellite images of the sea with a mask per ship: the Airbus Ship Detection challenge (Kaggle 2018)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from seglab.contract import ContractError, require
-from seglab.data import rle
 from seglab.data.dataset import Dataset, Item
 from seglab.data.decode import warp_instances
 from seglab.images.image_io import by_stem, existing_folder, files_in, read_image
@@ -54,26 +53,21 @@ class AirbusShips(Dataset):
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
         files = by_stem(files_in(root / self.images))
-        names, counts, runs, bounds = read_table(root / self.table)
-        kept, side = self.select(names, counts), side_of(files.values())
-        stems = [Path(name).stem.lower() for name in names]  # of any ending
-        items = [
-            item_of(name, files.get(stems[k]), runs.slice(bounds[k], bounds[k + 1]), side)
-            for k, name in enumerate(names)
-            if name in kept
-        ]
-        unlabeled = sorted(files.keys() - set(stems))
+        ships = read_table(root / self.table)
+        kept, side = self.select(ships), side_of(files.values())
+        stems = {name: Path(name).stem.lower() for name in ships}  # of any ending
+        items = [item_of(name, files.get(stems[name]), ships[name], side) for name in ships if name in kept]
+        unlabeled = sorted(files.keys() - stems.values())
         items += [Item(files[n].name, n, fault=f"{files[n]}: expected rows in {self.table}") for n in unlabeled]
         return items
 
-    def select(self, names: list[str], counts: np.ndarray) -> set[str]:
+    def select(self, ships: dict[str, list[str]]) -> set[str]:
         """Choose images with ships, and some without; the draw is a hash of the name, so that the choice lasts."""
-        ships = {name for name, count in zip(names, counts.tolist(), strict=True) if count}
-        empty = [name for name in names if name not in ships]
+        full, empty = [name for name in ships if ships[name]], [name for name in ships if not ships[name]]
         if self.empty_fraction is not None:
             empty.sort(key=lambda name: digest(name.encode()))
-            empty = empty[: round(len(ships) * self.empty_fraction / (1 - self.empty_fraction))]
-        return {*ships, *empty}
+            empty = empty[: round(len(full) * self.empty_fraction / (1 - self.empty_fraction))]
+        return {*full, *empty}
 
 
 def digest(data: bytes) -> bytes:
@@ -81,46 +75,79 @@ def digest(data: bytes) -> bytes:
     return blake2b(data, digest_size=8).digest()
 
 
-def read_table(path: Path) -> tuple[list[str], np.ndarray, rle.Runs, np.ndarray]:
-    """Read the CSV: image names in order, ships per image, all runs, and where each image's runs begin and end."""
+def read_table(path: Path) -> dict[str, list[str]]:
+    """Read the CSV: the run lengths of each ship by image, both in order; none of an image without ships."""
     import pandas as pd
 
     require(path.is_file(), "dataset ship", "a table that exists", path, "set dataset.table")
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     missing = [column for column in ("ImageId", "EncodedPixels") if column not in table]
     require(not missing, str(path), "columns ImageId and EncodedPixels", f"no {' and no '.join(missing)}")
-    table = table.sort_values("ImageId", kind="stable")
-    images = table["ImageId"].tolist()
-    texts = ["" if text.strip().lower() in NO_SHIP else text for text in table["EncodedPixels"]]
-    runs = rle.parse(texts, images)
-    names, first = np.unique(images, return_index=True)
-    ships = np.array([bool(text.strip()) for text in texts])
-    counts = np.add.reduceat(ships, first, dtype=np.int64) if len(names) else np.zeros(0, np.int64)
-    bounds = np.searchsorted(runs.owners, np.append(first, len(images)))
-    return names.tolist(), counts, runs, bounds
+    ships: dict[str, list[str]] = {name: [] for name in sorted(table["ImageId"])}
+    for name, text in zip(table["ImageId"], table["EncodedPixels"], strict=True):
+        if text.strip().lower() not in NO_SHIP:
+            ships[name].append(text)
+    return ships
 
 
-def item_of(name: str, file: Path | None, runs: rle.Runs, side: int) -> Item:
+def item_of(name: str, file: Path | None, texts: Sequence[str], side: int) -> Item:
     """Make the item of one image of so many pixels on each side."""
+    runs = parse(texts, name)
     if file is None:
         return Item(name, name, fault=f"{name}: expected the image of the table on disk")
     reason = "known to be broken" if file.stem in CORRUPT else ""
     image, mask = partial(read_image, str(file)), partial(draw, runs, str(file), side)
-    labels = digest(runs.starts.tobytes() + runs.lengths.tobytes()).hex() + (f" {side}" if side != SIDE else "")
+    labels = digest(runs[:, :2].T.tobytes()).hex() + (f" {side}" if side != SIDE else "")
     objects = partial(number_ships, runs, side)
     return Item(name, name, image, mask, files=(str(file),), labels=labels, left_out=reason, objects=objects)
 
 
-def draw(runs: rle.Runs, file: str, side: int) -> np.ndarray:
+def parse(texts: Sequence[str], name: str) -> np.ndarray:
+    """Read the runs of an image's ships: (runs, 3) int64, the start from 0, the length, and the ship's number from 1.
+
+    A text has pairs of start and length. Starts count from 1 down the columns of the mask.
+
+    >>> parse(["3 2 7 1"], "a").tolist()
+    [[2, 2, 1], [6, 1, 1]]
+    """
+    who, ships = f"runs of {name}", [text.split() for text in texts]
+    for text, words in zip(texts, ships, strict=True):
+        require(all(map(str.isdecimal, words)), who, "whole numbers", repr(text[:60]))
+        require(len(words) % 2 == 0, who, "pairs of start and length", f"{len(words)} numbers")
+    pairs = np.array([int(word) for words in ships for word in words], np.int64).reshape(-1, 2)
+    owners = np.repeat(np.arange(len(ships)), [len(words) // 2 for words in ships])
+    return np.column_stack((pairs - (1, 0), owners + 1))
+
+
+def check(runs: np.ndarray, pixels: int, name: str) -> None:
+    """Raise one sentence where a run is empty, leaves an image of so many pixels, or overlaps another."""
+    who, ordered = f"runs of {name}", runs[runs[:, 0].argsort(kind="stable")]
+    starts, ends = ordered[:, 0], ordered[:, 0] + ordered[:, 1]
+    require(bool((runs[:, 1] > 0).all()), who, "lengths above 0", runs[:, 1].min(initial=0))
+    first, last = starts.min(initial=pixels) + 1, ends.max(initial=0)
+    require(first >= 1 and last <= pixels, who, f"runs within 1 to {pixels}", f"{first} to {last}")
+    overlaps = np.flatnonzero(starts[1:] < ends[:-1])
+    require(not len(overlaps), who, "runs that do not overlap", f"{len(overlaps)} overlaps")
+
+
+def paint(runs: np.ndarray, height: int = SIDE, width: int = SIDE) -> np.ndarray:
+    """Draw each ship in its own number: (h, w) int32, 0 elsewhere."""
+    numbers = np.zeros(height * width, np.int32)
+    for start, length, ship in runs.tolist():
+        numbers[start : start + length] = ship
+    return numbers.reshape(width, height).T
+
+
+def draw(runs: np.ndarray, file: str, side: int) -> np.ndarray:
     """Draw the mask (h, w) uint8 of all ships of an image; float32 fractions where the images are shrunk."""
-    rle.check(runs, (SIDE, SIDE), file)
-    mask = rle.paint(runs, (SIDE, SIDE))
+    check(runs, SIDE * SIDE, file)
+    mask = (paint(runs) > 0).astype(np.uint8)
     return mask if side == SIDE else resize(mask.astype(np.float32), side, side)
 
 
-def number_ships(runs: rle.Runs, side: int) -> np.ndarray:
+def number_ships(runs: np.ndarray, side: int) -> np.ndarray:
     """Draw each ship of an image in its own number: (h, w) int32, 0 elsewhere."""
-    numbers = rle.instances(runs, (SIDE, SIDE))
+    numbers = paint(runs)
     return numbers if side == SIDE else warp_instances(numbers, lambda one: resize(one, side, side))
 
 

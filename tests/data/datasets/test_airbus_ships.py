@@ -3,10 +3,11 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seglab.contract import ContractError
-from seglab.data import rle
-from seglab.data.datasets.airbus_ships import SIDE, AirbusShips, read_table
+from seglab.data.datasets.airbus_ships import SIDE, AirbusShips, check, paint, parse, read_table
 from seglab.data.datasets.prepared import Prepared
 from seglab.data.decode import decode_item, objects_of
 from seglab.data.module import DataModule
@@ -43,6 +44,39 @@ def root(tmp_path):
 
 def ship(root, **options):
     return AirbusShips(root=str(root), **{"empty_fraction": None, "cache_dir": None, "size": 192, **options})
+
+
+def read(text, height, width):
+    runs = parse([text], "mask")
+    check(runs, height * width, "mask")
+    return paint(runs, height, width)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_any_mask_is_read_from_its_runs(height, width, fraction, seed):
+    mask = (np.random.default_rng(seed).random((height, width)) < fraction).astype(np.uint8)
+    np.testing.assert_array_equal(read(run_lengths(mask), height, width), mask)
+
+
+def test_runs_go_down_the_columns_from_1_and_each_ship_has_its_number():
+    runs = parse(["1 2", "5 1 8 1", "11 2"], "mask")
+    assert paint(runs, 3, 4).tolist() == [[1, 0, 0, 0], [1, 2, 2, 3], [0, 0, 0, 3]]
+    assert not read("", 4, 4).any()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("1 2 3", "pairs of start and length, got 3 numbers"),
+        ("1 two", "whole numbers, got '1 two'"),
+        ("15 3", "runs within 1 to 16, got 15 to 17"),
+        ("1 3 3 1", "runs that do not overlap, got 1 overlaps"),
+        ("5 1 1 0", "lengths above 0"),
+    ],
+)
+def test_malformed_runs_are_one_sentence(text, sentence):
+    with pytest.raises(ContractError, match=f"runs of mask: expected .*{sentence}"):
+        read(text, 4, 4)
 
 
 def test_masks_lie_on_the_ships_and_empty_images_are_empty(root):
@@ -149,17 +183,15 @@ def test_shrunk_images_and_other_endings_are_read(root):
 def test_the_real_table_has_31_ships_that_are_unlike_the_sea(shared_data):
     data = ship(shared_data / "ship")
     items = data.items()
-    _, counts, runs, bounds = read_table(shared_data / "ship" / TABLE)
-    assert (len(items), counts.sum(), (counts == 0).sum()) == (19, 31, 3)
-    for k in np.flatnonzero(counts):
-        part = runs.slice(bounds[k], bounds[k + 1])
-        labels = rle.instances(part, (SIDE, SIDE))
-        np.testing.assert_array_equal(labels > 0, rle.paint(part, (SIDE, SIDE)))
-        assert labels.max() == counts[k]
-        image = items[k].image().astype(float)
-        ring = cv2.dilate(rle.paint(part, (SIDE, SIDE)), np.ones((41, 41))) - rle.paint(part, (SIDE, SIDE))
+    ships = read_table(shared_data / "ship" / TABLE)
+    assert (len(items), sum(map(len, ships.values())), list(ships.values()).count([])) == (19, 31, 3)
+    for item in (item for item in items if ships[item.id]):
+        mask, image = item.mask(), item.image().astype(float)
+        np.testing.assert_array_equal(item.objects() > 0, mask)
+        assert item.objects().max() == len(ships[item.id])
+        ring = cv2.dilate(mask, np.ones((41, 41))) - mask
         away = abs(image - np.median(image[ring > 0], axis=0))
-        assert away[labels > 0].mean() > 1.5 * away[ring > 0].mean()  # a ship is unlike the sea around it
+        assert away[mask > 0].mean() > 1.5 * away[ring > 0].mean()  # a ship is unlike the sea around it
     with pytest.raises(ContractError, match="a folder that exists"):
         ship(shared_data / "nowhere").items()
 
