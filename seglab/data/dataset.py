@@ -9,6 +9,7 @@ import numpy as np
 
 from seglab.contract import Task, require
 from seglab.images.image_io import read_image
+from seglab.images.labels import Seen
 from seglab.images.raster import Page
 from seglab.images.resize import FITS
 
@@ -36,19 +37,17 @@ AFTER_CUTTING = {"size", "fit", "channels", "bits", "range"}
 class Decoded:
     """The pixels of an item that samples are made of: as the model sees them, or, for patches, in their own size.
 
-    `image()` gives (h, w) or (h, w, c), `mask()` what labels.py says of its task, with 0 where a pixel has no label,
-    and `valid()` (h, w) bool which pixels count; None where all do. None of them is to be changed. `shape` is (h, w);
-    `foreground` and `classes` are fractions of the valid pixels: of all foreground, and of each class. `points` (k, 2)
-    are some pixels of the foreground, as row and column, for patches alone. `facts` are of the item in its own size.
+    `seen()` gives the image (h, w) or (h, w, c), the mask as labels.py says of its task, with 0 where a pixel has no
+    label, and which pixels count; none of them is to be changed. `shape` is (h, w); `foreground` and `classes` are
+    fractions of the valid pixels: of all foreground, and of each class. `points` (k, 2) are some pixels of the
+    foreground, as row and column, for patches alone. `facts` are of the item in its own size.
     """
 
-    image: Reader
-    mask: Reader
+    seen: Callable[[], Seen]
     shape: tuple[int, int]
     foreground: float
     points: np.ndarray
     facts: Facts
-    valid: Reader | None = None
     classes: tuple[float, ...] = ()
 
 

@@ -185,25 +185,9 @@ def decode_once(item: Item, dataset: Dataset, in_memory: bool = True) -> Item:
         raise_unless_skipped(error, dataset)
         return replace(item, fault=str(error))
     seen = view(stored, dataset)
-    readers = [None if array is None else partial(np.asarray, array) for array in seen]
-    if not in_memory:
-        plain = stored.valid is None
-        readers = [None if array is None else partial(read_as, item, dataset, k, plain) for k, array in enumerate(seen)]
+    read = partial(Seen, *seen) if in_memory else partial(decode_item, item, dataset)
     shape, (foreground, classes, points) = seen.mask.shape[:2], measure(item.id, seen, dataset)
-    decoded = Decoded(readers[0], readers[1], shape, foreground, points, facts, readers[2], classes)  # type: ignore[arg-type]
-    return replace(item, decoded=decoded)
-
-
-def read_as(item: Item, dataset: Dataset, part: int, plain: bool) -> np.ndarray:
-    """Decode an item and bring it to what samples are made of: its image (0), its mask (1) or what counts (2).
-
-    plain: all pixels of the file count, so that image and mask can be read without each other.
-    """
-    if part == 0 or (part == 1 and plain):
-        return view_image(item.image(), dataset) if part == 0 else view_mask(item.mask(), None, dataset)
-    array = decode_item(item, dataset)[part]
-    assert array is not None
-    return array
+    return replace(item, decoded=Decoded(read, shape, foreground, points, facts, classes))
 
 
 def measure(name: str, seen: Seen, dataset: Dataset) -> tuple[float, tuple[float, ...], np.ndarray]:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from seglab.contract import Task
 from seglab.data.augment import Augment
 from seglab.data.distance_maps import MAPS
 from seglab.data.sources import Whole
@@ -17,7 +16,6 @@ from seglab.images.labels import map_layers
 from seglab.images.resize import to_units
 
 Batch = dict[str, Any]
-BINARY = Task()
 Held = tuple[Tensor, Tensor, Tensor | None]
 """All images (n, h, w, c), targets (n, k, h, w) and valid masks (n, 1, h, w) of a split, as tensors on one device."""
 
@@ -34,8 +32,6 @@ class Samples(Dataset):
     augment: Augment | None
     needs: tuple[str, ...]
     seed: int
-    soft: bool = False
-    task: Task = BINARY
     held: Held | None = None
 
     def __len__(self) -> int:
@@ -55,11 +51,10 @@ class Samples(Dataset):
         image, target, valid = self.read(pairs)
         if self.augment is not None:
             image, target, valid = self.augment(image, target, valid, self.seed, pairs)
-        indices = [index for _, index in pairs]
-        numbers = [self.source.number(index) for index in indices]
+        numbers, dataset = [self.source.number(index) for _, index in pairs], self.source.dataset
         batch: Batch = {
             "image": image,
-            "target": target.float() / 255 if self.soft else target,
+            "target": target.float() / 255 if dataset.soft else target,
             "id": [self.ids[number] for number in numbers],
             "index": torch.tensor(numbers, dtype=torch.int64),
         }
@@ -67,7 +62,9 @@ class Samples(Dataset):
             batch["valid"] = valid
         for name in self.needs:
             masks = target.permute(0, 2, 3, 1).cpu().numpy()
-            maps = [map_layers(MAPS[name], mask[..., 0] if mask.shape[2] == 1 else mask, self.task) for mask in masks]
+            maps = [
+                map_layers(MAPS[name], mask[..., 0] if mask.shape[2] == 1 else mask, dataset.task) for mask in masks
+            ]
             batch[name] = torch.from_numpy(np.stack(maps)).to(target.device)
         return batch
 

@@ -65,8 +65,7 @@ class DataModule:
         """Make one split's samples; only training images are changed at random."""
         augment = self.augment if split == "train" else None
         ids = [item.id for item in self.splits[split]]
-        soft, task = self.dataset.soft, self.dataset.task
-        return Samples(self.opened.source(split), ids, augment, self.needs, self.seed, soft, task)
+        return Samples(self.opened.source(split), ids, augment, self.needs, self.seed)
 
     def loader(self, split: str, limit: float | None = None) -> DataLoader[Batch]:
         """Make one split's loader, in random order for training; no batch depends on how many workers there are.

@@ -50,8 +50,9 @@ def find_normalization(dataset: Dataset, images: Iterable[Decoded]) -> Dataset:
         return dataset
     count, total, squares = 0, np.zeros(dataset.channels), np.zeros(dataset.channels)
     for image in images:
-        pixels = convert(image.image(), dataset) if dataset.fit == "patch" else image.image()
-        counted = to_units(pixels if image.valid is None else pixels[image.valid()]).reshape(-1, dataset.channels) / 255
+        pixels, _, valid = image.seen()
+        pixels = convert(pixels, dataset) if dataset.fit == "patch" else pixels
+        counted = to_units(pixels if valid is None else pixels[valid]).reshape(-1, dataset.channels) / 255
         count += len(counted)
         total += counted.sum(0, dtype=np.float64)
         squares += np.square(counted).sum(0, dtype=np.float64)

@@ -8,13 +8,11 @@ import numpy as np
 
 from seglab.data.dataset import Dataset, Decoded
 from seglab.data.decode import convert, encode
+from seglab.images.labels import Seen
 from seglab.images.resize import crop
 
 Pair = tuple[int, int]
 """An epoch, and the index of a sample."""
-
-Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-"""Images, masks, and which pixels count (bool), None where all do."""
 
 Tile = tuple[int, int, int, tuple[int, int, int, int]]
 """Number of an image, top and left corner of a square in it, and the pixels of the square that no earlier one has."""
@@ -34,12 +32,11 @@ class Whole:
         """Say which image of the split a sample is of."""
         return index
 
-    def sample(self, pair: Pair, seed: int) -> Sample:
+    def sample(self, pair: Pair, seed: int) -> Seen:
         """Give the image (h, w, c), the mask (h, w) or (h, w, k) uint8 and what counts of one sample, not to change."""
-        image = self.images[pair[1]]
-        return image.image(), image.mask(), image.valid() if image.valid else None
+        return self.images[pair[1]].seen()
 
-    def batch(self, pairs: Sequence[Pair], seed: int) -> Sample:
+    def batch(self, pairs: Sequence[Pair], seed: int) -> Seen:
         """Give images (b, h, w, c) uint8 or uint16, masks (b, h, w) or (b, h, w, k) uint8, and what counts (b, h, w).
 
         Copies, free to be changed.
@@ -49,22 +46,19 @@ class Whole:
         if any(mark is not None for mark in marks):
             shape = masks[0].shape[:2]
             valid = np.stack([np.ones(shape, bool) if mark is None else mark for mark in marks])
-        return joined(images), joined(masks), valid
+        return Seen(joined(images), joined(masks), valid)
 
-    def square(self, number: int, top: int, left: int) -> Sample:
+    def square(self, number: int, top: int, left: int) -> Seen:
         """Cut a square of `dataset.size` from an image; of a memory-mapped one only that is read."""
-        size, image = self.dataset.size, self.images[number]
-        seen = slice(top, top + size), slice(left, left + size)
+        size, (image, mask, valid) = self.dataset.size, self.images[number].seen()
+        here = slice(top, top + size), slice(left, left + size)
         # Converted before it is filled up with 0, which is black then and need not be before.
-        pixels = crop(convert(image.image()[seen], self.dataset), 0, 0, size, size)
-        mask = crop(image.mask(), top, left, size, size)
-        whole = top + size <= image.shape[0] and left + size <= image.shape[1]
-        if image.valid or not whole:
-            marks = image.valid()[seen] if image.valid else np.ones(image.shape, np.uint8)[seen]
-            valid = crop(marks.astype(np.uint8), 0, 0, size, size).astype(bool)
-        else:
-            valid = None
-        return pixels.reshape(size, size, -1), encode(mask.astype(np.float32), self.dataset), valid
+        pixels = crop(convert(image[here], self.dataset), 0, 0, size, size).reshape(size, size, -1)
+        truth = encode(crop(mask, top, left, size, size).astype(np.float32), self.dataset)
+        if valid is None and mask[here].shape[:2] == (size, size):
+            return Seen(pixels, truth, None)
+        marks = np.ones(mask[here].shape[:2], bool) if valid is None else valid[here]
+        return Seen(pixels, truth, crop(marks, 0, 0, size, size))
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ class RandomPatches(Whole):
     def number(self, index: int) -> int:
         return index // self.dataset.patches_per_image
 
-    def sample(self, pair: Pair, seed: int) -> Sample:
+    def sample(self, pair: Pair, seed: int) -> Seen:
         """Give one square; seed, epoch and index alone decide its place."""
         # The last number keeps this draw apart from the augmentation's, whose key has three.
         return self.square(self.number(pair[1]), *self.corner(self.number(pair[1]), (seed, *pair, 1)))
@@ -117,13 +111,13 @@ class Tiles(Whole):
     def number(self, index: int) -> int:
         return self.places[index][0]
 
-    def sample(self, pair: Pair, seed: int) -> Sample:
+    def sample(self, pair: Pair, seed: int) -> Seen:
         """Give one square, of which the pixels count that no earlier square of its image has."""
         number, top, left, (row, last_row, column, last_column) = self.places[pair[1]]
         image, mask, marks = self.square(number, top, left)
         fresh = np.zeros(mask.shape[:2], bool)
         fresh[row:last_row, column:last_column] = True
-        return image, mask, fresh if marks is None else fresh & marks
+        return Seen(image, mask, fresh if marks is None else fresh & marks)
 
 
 def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:

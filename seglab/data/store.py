@@ -9,7 +9,7 @@ some bytes that no record names and half a line, and the next resumes behind the
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ import numpy as np
 from filelock import FileLock
 
 from seglab.contract import Task, require
-from seglab.data.dataset import Dataset, Decoded, Item, Reader
+from seglab.data.dataset import Dataset, Decoded, Item
 from seglab.data.decode import decode_once, native_objects
 from seglab.data.memo import content, each, on_disk
 from seglab.files import read_json, write_json, write_text
-from seglab.images.labels import with_ignored
+from seglab.images.labels import Seen, with_ignored
 
 PIXELS, RECORDS, MANIFEST, LOCK = "pixels.bin", "records.jsonl", "manifest.json", ".lock"
 FORMAT = 4
@@ -40,9 +40,14 @@ class Pixels:
         # A plain view, of which slices are made faster than of a memmap. An empty file cannot be mapped.
         self.bytes = np.memmap(path, np.uint8, "r").view(np.ndarray) if on_disk(path)[0] else np.zeros(0, np.uint8)
 
-    def array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def array(self, offset: int, shape: Sequence[int], dtype: str) -> np.ndarray:
         """Give one array, which is read only where it is looked at."""
         return np.ndarray(shape, dtype, self.bytes, offset)
+
+    def seen(self, places: dict[str, Any]) -> Seen:
+        """Give the arrays of one item, of which `places` says by name where they are."""
+        valid = self.array(*places["valid"]) if "valid" in places else None
+        return Seen(self.array(*places["image"]), self.array(*places["mask"]), valid)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Pixels, (self.path,)
@@ -87,22 +92,19 @@ def item_of(record: Record, pixels: Pixels) -> Item:
     name, group, split = (record[key] for key in ("id", "group", "split"))
     if record["fault"] or record["left_out"]:
         return Item(name, group, split=split, fault=record["fault"], left_out=record["left_out"])
-    places = record["arrays"].items()
-    arrays = {key: partial(pixels.array, start, tuple(shape), np.dtype(kind)) for key, (start, shape, kind) in places}
-    height, width = record["arrays"]["mask"][1][:2]
-    points, facts = arrays["points"](), record["facts"]
-    valid, classes, mask = arrays.get("valid"), tuple(record["classes"]), arrays["mask"]
-    decoded = Decoded(arrays["image"], mask, (height, width), record["foreground"], points, facts, valid, classes)
-    if valid:
-        mask = partial(marked, mask, valid)
+    arrays = {key: partial(pixels.array, *place) for key, place in record["arrays"].items()}
+    seen, (height, width) = partial(pixels.seen, record["arrays"]), record["arrays"]["mask"][1][:2]
+    classes, points = tuple(record["classes"]), arrays["points"]()
+    decoded = Decoded(seen, (height, width), record["foreground"], points, record["facts"], classes)
     # The records stand for all arrays: they hold the hash of each source.
     files, objects = (str(Path(pixels.path).with_name(RECORDS)),), arrays.get("objects")
-    return Item(name, group, decoded.image, mask, split, files, objects=objects, decoded=decoded)
+    return Item(name, group, arrays["image"], partial(marked, seen), split, files, objects=objects, decoded=decoded)
 
 
-def marked(mask: Reader, valid: Reader) -> np.ndarray:
+def marked(read: Callable[[], Seen]) -> np.ndarray:
     """Give a mask as a file would have it: with its pixels marked that have no label."""
-    return with_ignored(mask(), valid())
+    _, mask, valid = read()
+    return mask if valid is None else with_ignored(mask, valid)
 
 
 def build(items: Sequence[Item], dataset: Dataset, folder: Path, complete: bool = False) -> list[Item]:
@@ -161,8 +163,9 @@ class Writer:
             source = sources[0]["sha256"] if sources else ""
             record |= {"foreground": ready.decoded.foreground, "classes": ready.decoded.classes}
             record["facts"] = ready.decoded.facts | {"source": source}
-            arrays = {"image": ready.decoded.image(), "mask": ready.decoded.mask(), "points": ready.decoded.points}
-            arrays |= {"valid": ready.decoded.valid()} if ready.decoded.valid else {}
+            image, mask, valid = ready.decoded.seen()
+            arrays = {"image": image, "mask": mask, "points": ready.decoded.points}
+            arrays |= {} if valid is None else {"valid": valid}
         if ready.decoded and self.complete and item.objects:
             arrays["objects"] = native_objects(item, self.dataset).astype(np.uint16)
         record["arrays"] = {}

@@ -71,15 +71,12 @@ def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
 def pad(array: np.ndarray, size: int) -> np.ndarray:
     """Center an array in a square of zeros."""
     below, right = size - array.shape[0], size - array.shape[1]
-    sides = (below // 2, below - below // 2, right // 2, right - right // 2)
-    return array if below == right == 0 else border(array, *sides)
+    return border(array, (below // 2, below - below // 2), (right // 2, right - right // 2))
 
 
-def border(array: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
-    """Put zeros around an array; OpenCV does it for up to four channels."""
-    if array.ndim == 3 and array.shape[2] > 4:
-        return np.pad(array, ((top, bottom), (left, right), (0, 0)))
-    return cv2.copyMakeBorder(array, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
+def border(array: np.ndarray, *sides: tuple[int, int]) -> np.ndarray:
+    """Put zeros around an array: so many rows above and below, columns to the left and right."""
+    return np.pad(array, (*sides, *[(0, 0)] * (array.ndim - 2))) if any(map(any, sides)) else array
 
 
 def inside(shape: tuple[int, ...], size: int, how: str) -> tuple[int, int]:
@@ -106,8 +103,7 @@ def unfit(array: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
 def crop(array: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
     """Cut height x width from an image or mask at a corner; what lies outside is 0."""
     cut = np.ascontiguousarray(array[top : top + height, left : left + width])
-    below, right = height - cut.shape[0], width - cut.shape[1]
-    return cut if below == right == 0 else border(cut, 0, below, 0, right)
+    return border(cut, (0, height - cut.shape[0]), (0, width - cut.shape[1]))
 
 
 def to_mask(fraction: np.ndarray, coverage: float) -> np.ndarray:

@@ -69,7 +69,7 @@ def test_an_image_whose_objects_all_vanish_is_not_an_empty_one(tmp_path):
     for options in ({"size": 16}, {"size": 16, "soft": True}, {"size": 16, "fit": "pad"}, {"reduce": 12}):
         opened = open_data(folder(tmp_path, **options))
         assert sum(opened.facts()["empty_masks"].values()) == 1, options
-        empty = opened.decoded["03"].mask()
+        empty = opened.decoded["03"].seen().mask
         assert not empty.any()
 
 

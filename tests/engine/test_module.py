@@ -16,6 +16,7 @@ from seglab.data.loading import Samples
 from seglab.data.sources import Whole
 from seglab.engine.dry_run import dry_run
 from seglab.engine.module import Normalize, SegModule
+from seglab.images.labels import Seen
 from seglab.losses import BCE, External
 from seglab.losses.base import Loss
 from tests.conftest import train_small
@@ -96,8 +97,7 @@ def three_samples():
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), "uint8")
     masks = (images[..., 0] > 128).astype("uint8")
     pairs = zip(images, masks, strict=True)
-    readers = [(partial(copy.copy, image), partial(copy.copy, mask)) for image, mask in pairs]
-    decoded = [Decoded(*pair, (8, 8), 0.5, masks[0], {}) for pair in readers]
+    decoded = [Decoded(partial(Seen, *pair, None), (8, 8), 0.5, masks[0], {}) for pair in pairs]
     return Samples(Whole(decoded, Dataset(size=8)), ["a", "b", "c"], None, (), 1)
 
 
