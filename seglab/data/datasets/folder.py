@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,9 @@ T = TypeVar("T")
 
 Named = tuple[str, str, Path]
 """The name of a file without its ending, which suffix it has, and the file."""
+
+Files = dict[str, list[Named]]
+"""Files by what their names have in common with others."""
 
 Folders = Mapping[str, str] | tuple[tuple[str, str], ...]
 """A folder of masks for each class, by name."""
@@ -129,32 +132,37 @@ class Folder(Dataset):
         root = existing_folder(self.root)
         if self.table is not None:
             return self.listed(root, self.table)
-        folders = {"train": (root / self.images, named(self.masks))}
+        folders = {"train": (self.images, self.masks)}
         if self.val_images and self.val_masks:
-            folders["val"] = (root / self.val_images, named(self.val_masks))
+            folders["val"] = (self.val_images, self.val_masks)
         if self.test_images and self.test_masks:
-            folders["test"] = (root / self.test_images, named(self.test_masks))
+            folders["test"] = (self.test_images, self.test_masks)
             self.require_no_other_val(root)
-        every = {images for images, _ in folders.values()}
-        every |= {root / one for _, masks in folders.values() for one in masks.values()}
+        places = {
+            s: (root / one, [root / mask for mask in named(masks).values()]) for s, (one, masks) in folders.items()
+        }
+        every = {folder for images, masks in places.values() for folder in (images, *masks)}
         items = []
-        for split, (images, masks) in folders.items():
-            part = split if len(folders) > 1 else ""
-            items += stacked([self.pairs(images, root / one, every, part) for one in masks.values()])
+        for split, (images, masks) in places.items():
+            found = [self.matched(images, one, every) for one in masks]
+            for core in sorted({core for sides in found for side in sides for core in side}):
+                files = [(left.get(core, []), right.get(core, [])) for left, right in found]
+                items += self.pair(core, files, split if len(places) > 1 else "")
         return items
 
     def listed(self, root: Path, table: str) -> list[Item]:
-        """Make an item of each row of a table."""
+        """Make the items of each row of a table."""
         require(isinstance(self.masks, str), WHO, "a table without several folders of masks")
         items, lost = [], list[Path]()
         for row in read_rows(root / table, root):
             name = row.image.relative_to(root) if row.image.is_relative_to(root) else row.image
-            stem = without_suffix(name)
-            present = [path for path in (row.image, row.mask) if path and path.is_file()]
-            lost += [path for path in (row.image, row.mask) if path and path not in present]
-            image, group = row.image if row.image in present else None, row.group or self.group_of(stem, stem)
-            masks = [row.mask] if row.mask in present and row.mask else []
-            items.append(self.item(stem, group, image, masks, row.split, row.mask is None))
+            stem, masks = without_suffix(name), [row.mask] if row.mask else []
+            group, absent = row.group or self.group_of(stem, stem), [p for p in (row.image, *masks) if not p.is_file()]
+            if absent:
+                items.append(Item(stem, group, split=row.split, fault=f"{absent[0]}: expected a file that exists"))
+            else:
+                items += self.items_of(stem, group, row.image, [masks], row.split)
+            lost += absent
         faults = [item.fault for item in items if item.fault]
         usable = self.on_bad_item != "raise" or not faults
         remedy = "dataset.on_bad_item=skip leaves such rows out"
@@ -173,10 +181,10 @@ class Folder(Dataset):
             remedy = f"set dataset.val_images={place} and dataset.val_masks, or dataset.val_images= to draw them"
             require(used, WHO, "val_images beside test_images", f"none, although there is {root / place}", remedy)
 
-    def pairs(self, images: Path, masks: Path, named: set[Path], split: str) -> list[Item]:
-        """Match two folders; a file without its partner becomes an item with a fault, and so do two of one name.
+    def matched(self, images: Path, masks: Path, named: set[Path]) -> tuple[Files, Files]:
+        """Give the images and the masks of two folders by what their names have in common.
 
-        Raises one sentence with what to set where no name fits, or where such items are not to be skipped.
+        Raises one sentence with what to set where no name fits, or where files without a partner are not to be skipped.
         """
         names = [names_in(folder, named - {folder}) for folder in (images, masks)]
         one = Affix(self.image_prefix, several(self.image_suffix))
@@ -196,30 +204,29 @@ class Folder(Dataset):
             if not remedy or remedy.endswith(known):
                 remedy = f"{empty}dataset.on_bad_item=skip leaves them out"
             require(False, WHO, "a mask for each image and an image for each mask", got, remedy)
-        cores = sorted(left.keys() | right.keys())
-        return [self.pair(core, left.get(core, []), right.get(core, []), split) for core in cores]
+        return left, right
 
-    def pair(self, core: str, images: Sequence[Named], masks: Sequence[Named], split: str) -> Item:
-        """Make the item of one name, several masks of which are united."""
-        name = f"{split}/{core}" if split else core
-        endings = [suffix for _, suffix, _ in masks]
-        twice = images if len(images) > 1 else [mask for mask in masks if endings.count(mask[1]) > 1]
-        if twice:
-            fault = f"{twice[0][2]}: expected one file of its name, got {twice[1][2]} too"
-            return Item(name, name, split=split, fault=fault)
+    def pair(self, core: str, files: Sequence[tuple[list[Named], list[Named]]], split: str) -> list[Item]:
+        """Make the items of one name, or one with a fault where two files have it; `files` are those of each class."""
+        name, masks = f"{split}/{core}" if split else core, [masks for _, masks in files]
+        images = next((images for images, _ in files if images), [])
+        again = [[one for one in some if [suffix for _, suffix, _ in some].count(one[1]) > 1] for some in masks]
+        for (*_, one), (*_, other), *_ in (some for some in (images, *again) if len(some) > 1):
+            return [Item(name, name, split=split, fault=f"{one}: expected one file of its name, got {other} too")]
         image, group = (images[0][2], self.group_of(images[0][0], name)) if images else (None, name)
-        return self.item(name, group, image, [path for _, _, path in masks], split, not masks)
+        return self.items_of(name, group, image, [[path for *_, path in some] for some in masks], split)
 
-    def item(self, name: str, group: str, image: Path | None, masks: Sequence[Path], split: str, empty: bool) -> Item:
-        """Make the item of an image and its masks; `empty` where it is named without any."""
+    def items_of(
+        self, name: str, group: str, image: Path | None, masks: Sequence[Sequence[Path]], split: str
+    ) -> list[Item]:
+        """Make the items of an image and its masks for each class: one, but for a volume."""
         common: dict[str, Any] = {"page": self.page, "ignore": self.ignore}
         pairs: Any = self.classes
         read: Callable[[str], np.ndarray] = partial(read_classes, classes=pairs, **common)
         if pairs is None:
             read = partial(read_mask, threshold=self.threshold, value=self.mask_value, soft=self.soft, **common)
-        if image and empty and self.missing_mask == "empty":
-            read, masks = partial(no_foreground, page=self.page), [image]
-        return pair_item(name, group, image, masks, split, read, self.page, self.read_bands)
+        empty = self.missing_mask == "empty"
+        return [pair_item(name, group, image, masks, split, read, self.page, self.read_bands, empty)]
 
     def group_of(self, stem: str, name: str) -> str:
         """Find the patient in the name of an image; without a pattern each image is its own group."""
@@ -233,33 +240,6 @@ class Folder(Dataset):
 def named(masks: str | Folders) -> dict[str, str]:
     """Give the folders of masks by the names of their classes; one folder has the name ""."""
     return {"": masks} if isinstance(masks, str) else dict(masks)
-
-
-def stacked(classes: list[list[Item]]) -> list[Item]:
-    """Make one list of items with (h, w, k) masks of the lists that the classes have; one list stays as it is."""
-    if len(classes) == 1:
-        return classes[0]
-    found: dict[str, list[Item]] = {}
-    for items in classes:
-        for item in items:
-            found.setdefault(item.id, []).append(item)
-    made = []
-    for several_masks in found.values():
-        first = several_masks[0]
-        fault = next((item.fault for item in several_masks if item.fault), "")
-        files = tuple(dict.fromkeys(path for item in several_masks for path in item.files))
-        own = tuple(dict.fromkeys(path for item in several_masks for path in item.mask_files))
-        read = partial(read_stack, tuple(item.mask for item in several_masks))
-        made.append(replace(first, mask=read, files=files, mask_files=own, fault=fault))
-    return made
-
-
-def read_stack(readers: Sequence[Reader]) -> np.ndarray:
-    """Decode the masks of several classes: (h, w, k)."""
-    masks = [read() for read in readers]
-    shapes = sorted({mask.shape for mask in masks})
-    require(len(shapes) == 1, "masks of one image", "one size", ", ".join(f"{w}x{h}" for h, w in shapes))
-    return np.stack(masks, axis=-1)
 
 
 def several(value: T | tuple[T, ...]) -> tuple[T, ...]:
@@ -278,12 +258,12 @@ def names_in(folder: Path, without: Container[Path]) -> dict[str, list[Path]]:
     return names
 
 
-def by_core(names: dict[str, list[Path]], affix: Affix, other: Affix, shared: bool) -> dict[str, list[Named]]:
+def by_core(names: dict[str, list[Path]], affix: Affix, other: Affix, shared: bool) -> Files:
     """Give the files whose names have the affix by what their names have in common with others.
 
     In a shared folder only those of which it accounts for no less than the other kind's.
     """
-    cores: dict[str, list[Named]] = {}
+    cores: Files = {}
     for name, files in names.items():
         found, rival = affix.split(name), other.split(name) if shared else None
         if found and not (rival and len(rival[0]) < len(found[0])):
@@ -291,42 +271,48 @@ def by_core(names: dict[str, list[Path]], affix: Affix, other: Affix, shared: bo
     return cores
 
 
-def first(cores: dict[str, list[Named]], some: Collection[str]) -> str:
+def first(cores: Files, some: Collection[str]) -> str:
     """Name the first of some files, in parentheses."""
     return f" (first {cores[min(some)][0][2].name})" if some else ""
-
-
-def no_foreground(path: str, page: Page | None) -> np.ndarray:
-    """Give the mask (h, w) of an image that has none."""
-    return np.zeros(read_image(path, page).shape[:2], np.uint8)
 
 
 def pair_item(
     name: str,
     group: str,
     image: Path | None,
-    masks: Sequence[Path],
+    masks: Sequence[Sequence[Path]],
     split: str,
     read: Callable[[str], np.ndarray],
     page: Page | None = None,
     bands: tuple[int, ...] | None = None,
+    empty: bool = False,
 ) -> Item:
-    """Make one item of an image file and mask files that `read` decodes; without either it has a fault."""
-    if image is None or not masks:
-        present = image or (masks[0] if masks else name)
+    """Make one item of an image file and of the mask files of each class, which `read` decodes.
+
+    It has a fault without an image, or without a mask of some class, unless that stands for no foreground (`empty`).
+    """
+    if image is None or not (empty or all(masks)):
+        present = image or next(path for some in masks for path in some)
         fault = f"{present}: expected {'an image' if image is None else 'a mask'} of its name"
         return Item(name, group, split=split, fault=fault)
-    paths, own = tuple(map(str, masks)), tuple(str(mask) for mask in masks if mask != image)
-    reader = partial(united, paths, read)
-    return Item(name, group, partial(read_image, str(image), page, bands), reader, split, (str(image), *own), own, page)
+    paths, reader = [[str(path) for path in some] for some in masks], partial(read_image, str(image), page, bands)
+    own = tuple(dict.fromkeys(path for some in paths for path in some if path != str(image)))
+    return Item(name, group, reader, partial(read_all, paths, read, reader), split, (str(image), *own), own, page)
 
 
-def united(paths: Sequence[str], read: Callable[[str], np.ndarray]) -> np.ndarray:
-    """Decode several masks of one image, and give what is foreground in any of them; classes must not overlap."""
-    masks = [read(path) for path in paths]
-    classes = len(masks) > 1 and any(int(mask[mask != IGNORED].max(initial=0)) > 1 for mask in masks)
+def read_all(paths: Sequence[Sequence[str]], read: Callable[[str], np.ndarray], image: Reader) -> np.ndarray:
+    """Decode the masks of an image: (h, w), of several classes (h, w, k); one without files has no foreground."""
+    masks = [[read(path) for path in some] for some in paths]
+    shapes = sorted({mask.shape for some in masks for mask in some}) or [image().shape[:2]]
+    who = next((path for some in paths for path in some), "")
+    require(len(shapes) == 1, who, "masks of one size", ", ".join(f"{w}x{h}" for h, w in shapes))
+    made = [united(some, who) if some else np.zeros(shapes[0], np.uint8) for some in masks]
+    return made[0] if len(made) == 1 else np.stack(made, axis=-1)
+
+
+def united(masks: Sequence[np.ndarray], who: str) -> np.ndarray:
+    """Give what is foreground in any of several masks of one size; classes must not overlap."""
+    classes = len(masks) > 1 and any(((mask > 1) & (mask != IGNORED)).any() for mask in masks)
     overlap = int((np.sum([mask > 0 for mask in masks], axis=0) > 1).sum()) if classes else 0
-    require(not overlap, paths[0], "masks that do not overlap, of classes", f"{overlap} pixels of several")
-    shapes = sorted({mask.shape for mask in masks})
-    require(len(shapes) == 1, paths[0], "masks of one size", ", ".join(f"{w}x{h}" for h, w in shapes))
+    require(not overlap, who, "masks that do not overlap, of classes", f"{overlap} pixels of several")
     return np.maximum.reduce(masks)

@@ -13,7 +13,7 @@ import numpy as np
 
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Item, Reader, one_of
-from seglab.data.datasets.folder import pair_item, stacked
+from seglab.data.datasets.folder import pair_item
 from seglab.images.image_io import existing_folder, files_in
 from seglab.images.masks import read_mask
 
@@ -58,40 +58,39 @@ class Fundus(Dataset):
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
         partitioned, study = find(root, f"partitioned_{self.partition}"), find(root, "tr_images")
-        is_drishti = bool(find(root, "Training") and find(root, "Test"))
-        if is_drishti or partitioned:
-            lists = [
-                self.drishti(root, one) if is_drishti or not partitioned else self.rim_one(root, partitioned, one)
-                for one in self.structures
-            ]
-            items = stacked(lists)
-            rim = self.target == "rim_cup"
-            return [replace(item, mask=partial(rim_and_cup, item.mask)) for item in items] if rim else items
-        require(study is not None, "dataset fundus", f"a root with {LAYOUTS}", root)
-        return self.study(study.parent) if study else []
+        if find(root, "Training") and find(root, "Test"):
+            items = self.drishti(root)
+        elif partitioned:
+            items = self.rim_one(root, partitioned)
+        else:
+            require(study is not None, "dataset fundus", f"a root with {LAYOUTS}", root)
+            return self.study(study.parent) if study else []
+        rim = self.target == "rim_cup"
+        return [replace(item, mask=partial(rim_and_cup, item.mask)) for item in items] if rim else items
 
-    def drishti(self, root: Path, structure: str) -> list[Item]:
+    def drishti(self, root: Path) -> list[Item]:
         """List Training and Test; the map of an image is found by its name, wherever below it lies."""
-        ending = {"disc": "_ODsegSoftmap", "cup": "_cupsegSoftmap"}[structure]
+        endings = {"disc": "_ODsegSoftmap", "cup": "_cupsegSoftmap"}
         read = partial(read_votes, agreement=self.agreement, soft=self.soft)
         items = []
         for folder, split in (("Training", "train"), ("Test", "test")):
             below = find(root, folder) or root
-            maps = {path.stem.removesuffix(ending): [path] for path in sorted(below.rglob(f"*{ending}.png"))}
+            maps = [by_name(below, endings[one]) for one in self.structures]
             images = {path.stem: path for path in sorted(below.glob("**/Images/*/drishtiGS_*.png"))}
-            items += [pair_item(n, n, path, maps.get(n, []), split, read) for n, path in images.items()]
+            items += [
+                pair_item(n, n, path, [one.get(n, []) for one in maps], split, read) for n, path in images.items()
+            ]
         return items
 
-    def rim_one(self, root: Path, partitioned: Path, structure: str) -> list[Item]:
+    def rim_one(self, root: Path, partitioned: Path) -> list[Item]:
         """List training_set and test_set; both eyes of a patient of the third release are one group."""
-        ending = f"-1-{structure.capitalize()}-T"
-        masks = {path.stem.removesuffix(ending): [path] for path in sorted(root.rglob(f"*{ending}.png"))}
+        masks = [by_name(root, f"-1-{one.capitalize()}-T") for one in self.structures]
         items = []
         for folder, split in (("training_set", "train"), ("test_set", "test")):
             for path in sorted((partitioned / folder).rglob("*.png")):
-                patient = re.match(r"r3_[A-Z]-\d+", path.stem)
-                group = patient[0] if patient else path.stem
-                items.append(pair_item(path.stem, group, path, masks.get(path.stem, []), split, read_mask))
+                patient, name = re.match(r"r3_[A-Z]-\d+", path.stem), path.stem
+                group = patient[0] if patient else name
+                items.append(pair_item(name, group, path, [one.get(name, []) for one in masks], split, read_mask))
         return items
 
     def study(self, root: Path) -> list[Item]:
@@ -100,10 +99,15 @@ class Fundus(Dataset):
         masks = {path.name: [path] for path in files_in(root / "clean_masks")}
         read = partial(read_mask, threshold=self.threshold)
         return [
-            pair_item(path.stem, path.stem, path, masks.get(path.name, []), split, read)
+            pair_item(path.stem, path.stem, path, [masks.get(path.name, [])], split, read)
             for folder, split in (("tr_images", "train"), ("ts_images", "test"))
             for path in files_in(root / folder)
         ]
+
+
+def by_name(root: Path, ending: str) -> dict[str, list[Path]]:
+    """Find the PNG files below a folder whose names end so, by the rest of their names."""
+    return {path.stem.removesuffix(ending): [path] for path in sorted(root.rglob(f"*{ending}.png"))}
 
 
 def rim_and_cup(read: Reader) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Slices of NIfTI volumes, such as CT and MR scans."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -42,25 +42,20 @@ class Nifti(Folder):
         some = foreground_ids(items, self)
         return [item if item.fault or item.id in some else replace(item, left_out="no foreground") for item in items]
 
-    def listed(self, root: Path, table: str) -> list[Item]:
-        return [item for volume in super().listed(root, table) for item in self.slices(volume)]
-
-    def pairs(self, *folders: Any) -> list[Item]:
-        return [item for volume in super().pairs(*folders) for item in self.slices(volume)]
-
-    def slices(self, volume: Item) -> list[Item]:
+    def items_of(
+        self, name: str, group: str, image: Path | None, masks: Sequence[Sequence[Path]], split: str
+    ) -> list[Item]:
         """Make an item of each slice, or one with a fault where image and masks do not fit each other."""
+        (volume,) = super().items_of(name, group, image, masks, split)
         if volume.fault:
             return [volume]
         try:
-            image, *masks = [read_header(path) for path in volume.files]
-            for path, mask in zip(volume.files[1:], masks, strict=True):
-                require(mask == image, path, f"the size and orientation of its image, {image}", mask)
+            header = read_header(volume.files[0])
+            for path in volume.mask_files:
+                mask = read_header(path)
+                require(mask == header, path, f"the size and orientation of its image, {header}", mask)
         except ContractError as error:
             return [replace(volume, fault=str(error))]
-        first, *others = map(Path, volume.files)
-        made = []
-        for number in range(image.shape[self.axis]):
-            name, paged = f"{volume.id}_{'xyz'[self.axis]}{number:03}", replace(self, page=(self.axis, number))
-            made.append(paged.item(name, volume.group, first, others, volume.split, not others))
-        return made
+        slices = range(header.shape[self.axis])
+        paged = {f"{name}_{'xyz'[self.axis]}{n:03}": replace(self, page=(self.axis, n)) for n in slices}
+        return [item for one, data in paged.items() for item in Folder.items_of(data, one, group, image, masks, split)]

@@ -145,6 +145,12 @@ def test_several_masks_of_one_image_are_united(tmp_path):
     single = folder(tmp_path, images="all", masks="all", on_bad_item="skip").items()
     assert items[3].mask().sum() == single[3].mask().sum() + 50
     assert len(items[3].files) == 3
+    both = {"images": "all", "masks": "all", "mask_suffix": ["_mask", "_mask_1"]}
+    soft = folder(tmp_path, **both, soft=True, ignore=255).items()[3].mask()
+    np.testing.assert_array_equal(np.isnan(soft), items[3].mask())  # 255 in either does not count
+    save(tmp_path / "all/case (03)_mask_1.png", white(more[1:]))
+    with pytest.raises(ContractError, match=r"\(03\)_mask.png: expected masks of one size, got 48x39, 48x40"):
+        folder(tmp_path, **both, classes={"background": 0, "object": 255}).items()[3].mask()
 
 
 def test_an_image_without_a_mask_may_have_no_foreground(tmp_path):
@@ -157,6 +163,10 @@ def test_an_image_without_a_mask_may_have_no_foreground(tmp_path):
         open_data(folder(tmp_path, mask_suffix=""))
     opened = open_data(folder(tmp_path, mask_suffix="", missing_mask="empty"))
     assert sum(opened.facts()["empty_masks"].values()) == 2
+    tifffile.imwrite(tmp_path / "images/09.tif", np.ones((9, 8, 4), np.uint8), photometric="rgb")
+    bands = folder(tmp_path, mask_suffix="", missing_mask="empty", channels=4).items()[6]
+    np.testing.assert_array_equal(bands.mask(), np.zeros((9, 8)))
+    (tmp_path / "images/09.tif").unlink()
     (tmp_path / "masks/07.png").write_bytes((tmp_path / "masks/00.png").read_bytes())
     with pytest.raises(ContractError, match=r"0 of 6 images without, 1 of 5 masks without \(first 07.png\)"):
         open_data(folder(tmp_path, mask_suffix="", missing_mask="empty"))
