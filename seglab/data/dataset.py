@@ -1,6 +1,6 @@
 """A data set: labeled images that are listed without being decoded, and how each one is read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, ClassVar
@@ -136,8 +136,8 @@ class Dataset:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, list):  # of a yaml, which cannot be hashed
-                object.__setattr__(self, field.name, tuple(value))
+            if isinstance(value, list | Mapping):  # of a yaml, which cannot be hashed
+                object.__setattr__(self, field.name, tuple(value.items() if isinstance(value, Mapping) else value))
         one_of("dataset", self, fit=FITS, bits=(8, 16), on_bad_item=("raise", "skip"))
         if not isinstance(self.range, str):
             object.__setattr__(self, "range", tuple(float(limit) for limit in self.range))

@@ -13,7 +13,7 @@ from seglab.data.dataset import Dataset
 from seglab.data.decode import objects_of
 from seglab.data.distance_maps import MAPS
 from seglab.data.loading import Batch, Samples, hold, one_thread
-from seglab.data.prepare_data import Opened, open_data
+from seglab.data.prepare_data import Opened, open_computed, open_data
 from seglab.data.sampler import EpochSampler, EvenBatches
 from seglab.data.split import Splits
 
@@ -49,7 +49,8 @@ class DataModule:
     @cached_property
     def opened(self) -> Opened:
         """The data set, listed, split and decoded at the first use."""
-        return open_data(self.dataset)
+        shared = self.dataset.computed and self.dataset.split_file is None  # a file may change
+        return (open_computed if shared else open_data)(self.dataset)
 
     @property
     def splits(self) -> Splits:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +23,6 @@ from seglab.data.sources import RandomPatches, Tiles, Whole
 from seglab.data.split import SPLITS, Splits, split_by_fold, split_by_group, split_from_file
 from seglab.data.store import RECORDS, build, is_finished, open_store
 from seglab.images.labels import has_foreground
-
-_computed: dict[str, list[Item]] = {}
-"""The items of the latest data set that is computed from its options, by fingerprint: runs of a sweep share them."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +186,10 @@ def open_data(dataset: Dataset, as_test: bool = False) -> Opened:
     return Opened(complete, splits, decoded, skipped, chosen.fingerprint, notes)
 
 
+open_computed = lru_cache(maxsize=1)(open_data)
+"""The same of a data set that is computed from its options: runs of a sweep share the latest."""
+
+
 def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple[list[Item], str]:
     """Give each item its decoded pixels, or why it is left out; and a note where that makes every use slow.
 
@@ -205,13 +206,7 @@ def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple
             return cached(items, dataset, folder, int((dataset.cache_gb - need) * 1e9)), ""
         cause = f"the cache would take {need:.1f} GB, and dataset.cache_gb is {dataset.cache_gb:g}"
         note = f"every image is decoded at every use: {cause}"
-    if dataset.computed and fingerprint in _computed:
-        return _computed[fingerprint], ""
-    found = each(partial(decode_once, dataset=dataset, in_memory=in_memory), items, "decode")
-    if dataset.computed:
-        _computed.clear()
-        _computed[fingerprint] = found
-    return found, note
+    return each(partial(decode_once, dataset=dataset, in_memory=in_memory), items, "decode"), note
 
 
 def cached(items: list[Item], dataset: Dataset, folder: Path, limit: int) -> list[Item]:

@@ -35,20 +35,19 @@ def read_mask(
     fractions, float32. Pixels of a value of `ignore` have no label, see labels.py. Raises a ContractError otherwise.
     """
     raster = decode(path, page)
-    if ignore is not None:
-        left_out = any_of(path, raster, listed(ignore)) > 0
-        kept = raster._replace(pixels=np.where(left_out[(..., *[None] * (raster.pixels.ndim - 2))], 0, raster.pixels))
-        return with_ignored(foreground(path, kept, threshold, value, soft), ~left_out)
-    return foreground(path, raster, threshold, value, soft)
+    counts = ~any_of(path, raster, listed(ignore)) if ignore is not None else None
+    if counts is not None:
+        pixels = raster.pixels.copy()
+        pixels[~counts] = 0
+        raster = raster._replace(pixels=pixels)
+    mask = foreground(path, raster, threshold, listed(value), soft)
+    return mask if counts is None else with_ignored(mask, counts)
 
 
-def foreground(
-    path: str, raster: Raster, threshold: int, value: Value | Sequence[Value] | None, soft: bool
-) -> np.ndarray:
+def foreground(path: str, raster: Raster, threshold: int, named: Sequence[Value], soft: bool) -> np.ndarray:
     """Give what of a mask is foreground, see `read_mask`."""
-    named = [] if value is None else listed(value)
     if named:
-        return any_of(path, raster, named)
+        return any_of(path, raster, named).astype(np.uint8)
     pixels, blurred = levels(path, raster, threshold)
     values = counted(raster) if in_colors(raster) else {}
     one = sum(not name.startswith("0 ") for name in values) <= 1
@@ -73,9 +72,9 @@ def read_classes(
     raster, unlisted = decode(path, page), 254
     numbers = np.full(raster.pixels.shape[:2], unlisted, np.uint8)
     for number, (_, values) in enumerate(classes):
-        numbers[any_of(path, raster, values) > 0] = number
+        numbers[any_of(path, raster, values)] = number
     if ignore is not None:
-        numbers[any_of(path, raster, listed(ignore)) > 0] = IGNORED
+        numbers[any_of(path, raster, listed(ignore))] = IGNORED
     left = numbers == unlisted
     if left.any():
         kept = raster.pixels[left]
@@ -85,14 +84,16 @@ def read_classes(
     return numbers
 
 
-def listed(value: Value | Sequence[Value]) -> list[Value]:
-    """Give a value or several as a list."""
-    return [value] if isinstance(value, int | str) else list(value)
+def listed(value: Value | Sequence[Value] | None) -> tuple[Any, ...]:
+    """Give a value or several as a tuple; an empty one for None."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int | str) else tuple(value)
 
 
 def any_of(path: str, raster: Raster, named: Sequence[Value]) -> np.ndarray:
-    """Mark the pixels (h, w) uint8 that have one of several values or colors."""
-    exact = not raster.lossy or named == [255]
+    """Mark the pixels (h, w) bool that have one of several values or colors."""
+    exact = not raster.lossy or named == (255,)
     require(exact, path, "a lossless mask, where values are named", raster.format, "save it as PNG")
     mask = np.zeros(raster.pixels.shape[:2], bool)
     for value in named:
@@ -101,7 +102,7 @@ def any_of(path: str, raster: Raster, named: Sequence[Value]) -> np.ndarray:
         else:
             pixels, _ = levels(path, raster)
             mask |= pixels > HALF if raster.lossy else pixels == value
-    return mask.astype(np.uint8)
+    return mask
 
 
 def to_rgb(color: str) -> list[int]:

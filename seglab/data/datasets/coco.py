@@ -38,12 +38,10 @@ class Coco(Dataset):
     classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        files = named(self.annotations)
-        if not isinstance(self.annotations, str):
-            object.__setattr__(self, "annotations", tuple(files.items()))  # what can be hashed
-        known = set(files) <= {"train", "val", "test"} or set(files) == {""}
-        require(known, WHO, "annotations as a file, or one for train, val and test", ", ".join(files))
         super().__post_init__()
+        splits = set(named(self.annotations))
+        known = splits <= {"train", "val", "test"} or splits == {""}
+        require(known, WHO, "annotations as a file, or one for train, val and test", ", ".join(sorted(splits)))
 
     @property
     def task(self) -> Task:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +16,10 @@ from seglab.data.facts import value_doubts
 from seglab.data.names import Affix, option, proposal, read_rows
 from seglab.images.image_io import SUFFIXES, existing_folder, files_in, read_image, without_suffix
 from seglab.images.labels import IGNORED
-from seglab.images.masks import Value, read_classes, read_mask, to_rgb
+from seglab.images.masks import Value, listed, read_classes, read_mask, to_rgb
 from seglab.images.raster import Page
 
 WHO = "dataset folder"
-T = TypeVar("T")
 
 Named = tuple[str, str, Path]
 """The name of a file without its ending, which suffix it has, and the file."""
@@ -71,10 +70,6 @@ class Folder(Dataset):
     group_pattern: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("masks", "val_masks", "test_masks"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                object.__setattr__(self, name, tuple(dict(value).items()))  # what can be hashed
         if self.classes is not None:
             self.check_classes(dict(self.classes))
         super().__post_init__()
@@ -83,7 +78,7 @@ class Folder(Dataset):
         for split in ("val", "test"):
             images, masks = getattr(self, f"{split}_images"), getattr(self, f"{split}_masks")
             require(bool(images) == bool(masks), WHO, f"{split}_images and {split}_masks together")
-        for color in (v for v in (*several(self.mask_value), *several(self.ignore)) if isinstance(v, str)):
+        for color in (v for v in (*listed(self.mask_value), *listed(self.ignore)) if isinstance(v, str)):
             to_rgb(color)
         folders = [some for some in (self.masks, self.val_masks, self.test_masks) if some]
         names = [named(some).keys() for some in folders]
@@ -98,7 +93,7 @@ class Folder(Dataset):
         expected = "classes as names with a value, a color or a list: {background: 0, gland: 192}"
         fits = all(isinstance(name, str) and name for name in classes) and len(classes) >= 2
         require(fits, WHO, expected, classes)
-        pairs = tuple((name, several(tuple(v) if isinstance(v, list) else v)) for name, v in classes.items())
+        pairs = tuple((name, listed(value)) for name, value in classes.items())
         values = [value for _, some in pairs for value in some]
         require(all(isinstance(v, int | str) for v in values), WHO, expected, classes)
         twice = sorted({str(value) for value in values if values.count(value) > 1})
@@ -124,9 +119,8 @@ class Folder(Dataset):
         return () if self.bands is None and self.channels not in (1, 3) else self.bands
 
     def mask_doubts(self, masks: Sequence[Facts]) -> list[str]:
-        values = () if self.mask_value is None else self.mask_value
         explicit = self.threshold or self.soft or self.classes is not None or self.ignore is not None
-        return [] if explicit else value_doubts(masks, several(values))
+        return [] if explicit else value_doubts(masks, listed(self.mask_value))
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
@@ -187,8 +181,8 @@ class Folder(Dataset):
         Raises one sentence with what to set where no name fits, or where files without a partner are not to be skipped.
         """
         names = [names_in(folder, named - {folder}) for folder in (images, masks)]
-        one = Affix(self.image_prefix, several(self.image_suffix))
-        other = Affix(self.mask_prefix, several(self.mask_suffix))
+        suffixes = listed(self.mask_suffix)
+        one, other = Affix(self.image_prefix, listed(self.image_suffix)), Affix(self.mask_prefix, suffixes)
         shared, hint = images.resolve() == masks.resolve(), partial(proposal, list(names[0]), list(names[1]))
         if shared and one == other:
             remedy = hint() or "set dataset.mask_suffix to what their names end in"
@@ -200,8 +194,8 @@ class Folder(Dataset):
             got = f"{len(alone)} of {len(left)} images without{first(left, alone)}, "
             got += f"{len(orphans)} of {len(right)} masks without{first(right, orphans)}"
             empty = "" if orphans else "dataset.missing_mask=empty reads such images as ones without foreground, and "
-            known, remedy = option("mask_suffix", *several(self.mask_suffix)), hint()
-            if not remedy or remedy.endswith(known):
+            remedy = hint()
+            if not remedy or remedy.endswith(option("mask_suffix", *suffixes)):
                 remedy = f"{empty}dataset.on_bad_item=skip leaves them out"
             require(False, WHO, "a mask for each image and an image for each mask", got, remedy)
         return left, right
@@ -240,11 +234,6 @@ class Folder(Dataset):
 def named(masks: str | Folders) -> dict[str, str]:
     """Give the folders of masks by the names of their classes; one folder has the name ""."""
     return {"": masks} if isinstance(masks, str) else dict(masks)
-
-
-def several(value: T | tuple[T, ...]) -> tuple[T, ...]:
-    """Give a value or a list of values as a list."""
-    return value if isinstance(value, tuple) else (value,)
 
 
 def names_in(folder: Path, without: Container[Path]) -> dict[str, list[Path]]:
