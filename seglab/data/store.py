@@ -54,7 +54,6 @@ class Pixels:
 
 
 def is_finished(folder: Path) -> bool:
-    """Say whether a store has all its items."""
     return "ids" in read_json(folder / MANIFEST)
 
 
@@ -88,7 +87,6 @@ def check_format(folder: Path) -> dict[str, Any]:
 
 
 def item_of(record: Record, pixels: Pixels) -> Item:
-    """Make the item of one record."""
     name, group, split = (record[key] for key in ("id", "group", "split"))
     if record["fault"] or record["left_out"]:
         return Item(name, group, split=split, fault=record["fault"], left_out=record["left_out"])
@@ -150,25 +148,22 @@ class Writer:
     def add(self, item: Item) -> None:
         """Decode one item and record it, or why it is left out, unless this was done before."""
         sources = [{"path": path, "size": on_disk(path)[0], "sha256": self.hashes[path]} for path in item.files]
-        known = self.records.get(item.id)
-        if known and not known["fault"] and not known["left_out"]:
-            now = item.labels, [file["sha256"] for file in sources]
-            if (known["labels"], [file["sha256"] for file in known["files"]]) == now:
-                return
+        hashes, known = [file["sha256"] for file in sources], self.records.get(item.id, {})
+        good = known and not known["fault"] and not known["left_out"]
+        if good and (known["labels"], [file["sha256"] for file in known["files"]]) == (item.labels, hashes):
+            return
         record: Record = {"id": item.id, "group": item.group, "split": item.split, "labels": item.labels}
         ready = item if item.fault or item.left_out else decode_once(item, self.dataset)
-        record |= {"fault": ready.fault, "left_out": ready.left_out, "files": sources}
+        record |= {"fault": ready.fault, "left_out": ready.left_out, "files": sources, "arrays": {}}
         arrays = {}
         if ready.decoded:
-            source = sources[0]["sha256"] if sources else ""
             record |= {"foreground": ready.decoded.foreground, "classes": ready.decoded.classes}
-            record["facts"] = ready.decoded.facts | {"source": source}
+            record["facts"] = ready.decoded.facts | {"source": hashes[0] if hashes else ""}
             image, mask, valid = ready.decoded.seen()
             arrays = {"image": image, "mask": mask, "points": ready.decoded.points}
             arrays |= {} if valid is None else {"valid": valid}
-        if ready.decoded and self.complete and item.objects:
-            arrays["objects"] = native_objects(item, self.dataset).astype(np.uint16)
-        record["arrays"] = {}
+            if self.complete and item.objects:
+                arrays["objects"] = native_objects(item, self.dataset).astype(np.uint16)
         with self.lock:
             with (self.folder / PIXELS).open("ab") as file:
                 for name, array in arrays.items():

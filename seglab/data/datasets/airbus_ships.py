@@ -65,14 +65,9 @@ class AirbusShips(Dataset):
         """Choose images with ships, and some without; the draw is a hash of the name, so that the choice lasts."""
         full, empty = [name for name in ships if ships[name]], [name for name in ships if not ships[name]]
         if self.empty_fraction is not None:
-            empty.sort(key=lambda name: digest(name.encode()))
+            empty.sort(key=lambda name: blake2b(name.encode(), digest_size=8).digest())
             empty = empty[: round(len(full) * self.empty_fraction / (1 - self.empty_fraction))]
         return {*full, *empty}
-
-
-def digest(data: bytes) -> bytes:
-    """Give eight bytes that stand for many."""
-    return blake2b(data, digest_size=8).digest()
 
 
 def read_table(path: Path) -> dict[str, list[str]]:
@@ -97,7 +92,7 @@ def item_of(name: str, file: Path | None, texts: Sequence[str], side: int) -> It
         return Item(name, name, fault=f"{name}: expected the image of the table on disk")
     reason = "known to be broken" if file.stem in CORRUPT else ""
     image, mask = partial(read_image, str(file)), partial(draw, runs, str(file), side)
-    labels = digest(runs[:, :2].T.tobytes()).hex() + (f" {side}" if side != SIDE else "")
+    labels = blake2b(runs[:, :2].T.tobytes(), digest_size=8).hexdigest() + (f" {side}" if side != SIDE else "")
     objects = partial(number_ships, runs, side)
     return Item(name, name, image, mask, files=(str(file),), labels=labels, left_out=reason, objects=objects)
 

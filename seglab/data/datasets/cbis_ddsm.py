@@ -83,15 +83,13 @@ class CbisDdsm(Dataset):
         return breast_box(read_mammogram(path)) if self.crop else None
 
     def filter(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Keep the lesions that view, side, pathology and density name."""
-        keep = np.ones(len(rows), bool)
-        for column, value in ((VIEW, self.view), (SIDE, self.side)):
-            keep &= True if value is None else rows[column] == value
+        if self.view is not None:
+            rows = rows[rows[VIEW] == self.view]
+        if self.side is not None:
+            rows = rows[rows[SIDE] == self.side]
         if self.pathology is not None:
-            keep &= rows["pathology"].str.startswith(self.pathology)
-        if self.density is not None:
-            keep &= rows["breast_density"].isin([str(n) for n in self.density])
-        return rows[keep]
+            rows = rows[rows["pathology"].str.startswith(self.pathology)]
+        return rows if self.density is None else rows[rows["breast_density"].isin([str(n) for n in self.density])]
 
     def film(self, name: str, lesions: pd.DataFrame, files: Files) -> Item:
         """Make the item of one film from the rows of its lesions."""
@@ -150,15 +148,11 @@ class Files:
         self.by_case: dict[str, list[str]] = defaultdict(list)
         self.by_series: dict[str, list[str]] = defaultdict(list)
         for path in files_in(root):
-            self.add(path.relative_to(root).parent.parts, str(path))
-
-    def add(self, folders: tuple[str, ...], path: str) -> None:
-        """File one path under the cases among its folders and its own name, and under its innermost folder."""
-        for name in (*folders, Path(path).stem):
-            if CASE.match(name):
-                self.by_case[name].append(path)
-        if folders:
-            self.by_series[folders[-1]].append(path)
+            folders = path.relative_to(root).parent.parts
+            for name in filter(CASE.match, (*folders, path.stem)):
+                self.by_case[name].append(str(path))
+            for name in folders[-1:]:
+                self.by_series[name].append(str(path))
 
     def of_image(self, path: str) -> tuple[str, ...]:
         """Find the film of a table's path `case/study/series/name`, in any layout."""
