@@ -209,7 +209,7 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
         remedy = "see above" if facts["skipped"] else "see dataset.val_fraction and dataset.test_fraction"
         require(count > 0, "dataset", f"images in {split}", "none", remedy)
     loaders = [data.loader(split, cfg.trainer[f"limit_{split}_batches"]) for split in ("train", "val", "test")]
-    if loaders[0].batch_sampler.joins:  # type: ignore[union-attr]
+    if loaders[0].sampler.joins:  # type: ignore[attr-defined]
         log.info("data: the last batch of an epoch would be one image, and joins the batch before it")
     return data
 
@@ -320,7 +320,7 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
     if run.last:
         # Lightning 2.6 opens the loader before it sets the epoch of the sampler
         done = finished_epochs(run.last, run.facts["identity"])
-        loader.batch_sampler.sampler.set_epoch(done)  # type: ignore[union-attr]
+        loader.sampler.set_epoch(done)  # type: ignore[attr-defined]
         log.info("resuming after epoch %d of %s", done, run)
     try:
         with memory_sentence():

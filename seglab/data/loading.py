@@ -37,10 +37,7 @@ class Samples(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, pair: tuple[int, int]) -> Batch:
-        return self.__getitems__([pair])
-
-    def __getitems__(self, pairs: Sequence[tuple[int, int]]) -> Batch:
+    def __getitem__(self, pairs: Sequence[tuple[int, int]]) -> Batch:
         """Make a batch at once: image (b,c,h,w), target (b,k,h,w), id, index int64 (b,), and what is needed.
 
         The image is uint8, or float32 in the same units (0 to 255) where the data set keeps 16 bits; the target uint8,

@@ -5,7 +5,7 @@ from functools import cached_property, partial
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, default_convert
+from torch.utils.data import DataLoader
 
 from seglab.contract import require
 from seglab.data.augment import Augment
@@ -14,7 +14,7 @@ from seglab.data.decode import objects_of
 from seglab.data.distance_maps import MAPS
 from seglab.data.loading import Batch, Samples, hold, one_thread
 from seglab.data.prepare_data import Opened, open_computed, open_data
-from seglab.data.sampler import EpochSampler, EvenBatches
+from seglab.data.sampler import EpochBatches
 from seglab.data.split import Splits
 
 
@@ -79,7 +79,7 @@ class DataModule:
         if place is not None:
             samples = hold(samples, self.opened.fingerprint, split, place)
         workers = 0 if place is not None else self.workers
-        batches = EvenBatches(EpochSampler(len(samples), self.seed, split == "train"), self.batch_size)
+        batches = EpochBatches(len(samples), self.seed, split == "train", self.batch_size)
         if limit is not None:
             count = limit if isinstance(limit, int) else int(limit * len(batches))
             some, option = f"at least one of the {len(batches)} batches", f"trainer.limit_{split}_batches"
@@ -88,9 +88,9 @@ class DataModule:
                 batches.limit(count, samples.source.number)
         return DataLoader(
             samples,
-            batch_sampler=batches,
+            batch_size=None,  # a batch comes whole
+            sampler=batches,
             num_workers=workers,
-            collate_fn=default_convert,  # a batch comes whole
             pin_memory=torch.cuda.is_available() and (place is None or place.type == "cpu"),
             worker_init_fn=one_thread,
             persistent_workers=workers > 0,

@@ -79,9 +79,9 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device) -> None
         image, target, _ = samples.read([(0, 0)])
         mask = target[0].permute(1, 2, 0).squeeze(-1)
         samples.augment.check(image[0].permute(1, 2, 0).cpu().numpy(), mask.cpu().numpy())
-    smallest = min(len(pairs) for pairs in loader.batch_sampler)  # type: ignore[union-attr]
+    smallest = min(len(pairs) for pairs in loader.sampler)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        batch = samples.__getitems__([(0, index) for index in range(min(2, smallest))])
+        batch = samples[[(0, index) for index in range(min(2, smallest))]]
         trial = copy.deepcopy(module).train().to(device)
         batch = trial.transfer_batch_to_device(batch, device, 0)
         logits, *coarse = (scale.detach() for scale in scales_of(trial, batch))

@@ -265,7 +265,7 @@ def predict(module: SegModule, samples: Samples, numbers: Iterable[int]) -> dict
     (n, k, h, w), and `valid` (n, h, w) where not all pixels count.
     """
     module.eval()
-    batches = [samples[(0, tile_with_most_foreground(samples, number))] for number in numbers]
+    batches = [samples[[(0, tile_with_most_foreground(samples, number))]] for number in numbers]
     maps = torch.cat([module.probability(module(batch["image"].to(module.device)).float()).cpu() for batch in batches])
     images, truths = (torch.cat([batch[key] for batch in batches]) for key in ("image", "target"))
     if module.task.kind == "multiclass":
@@ -293,7 +293,7 @@ def pictures(module: SegModule, samples: Samples, numbers: Iterable[int]) -> Ite
 def tile_with_most_foreground(samples: Samples, number: int) -> int:
     """The sample that shows the most foreground of an image of the split."""
     tiles = [index for index in range(len(samples)) if samples.source.number(index) == number]
-    return tiles[0] if len(tiles) == 1 else max(tiles, key=lambda index: float(samples[(0, index)]["target"].sum()))
+    return tiles[0] if len(tiles) == 1 else max(tiles, key=lambda index: float(samples[[(0, index)]]["target"].sum()))
 
 
 def extremes(scores: pd.Series, count: int = 3) -> dict[int, str]:

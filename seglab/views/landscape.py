@@ -91,7 +91,7 @@ def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, image
     require(count >= 1, "landscape", "at least one image", images)
     numbers = np.linspace(0, len(found) - 1, count).round().astype(int).tolist()
     size = run.config["batch_size"]
-    return [found.__getitems__([(0, n) for n in numbers[k : k + size]]) for k in range(0, count, size)]
+    return [found[[(0, n) for n in numbers[k : k + size]]] for k in range(0, count, size)]
 
 
 def lay(runs: list[TrainedRun], plane: str, seed: int) -> list[tuple[Plane, SegModule, Autocast]]:

@@ -75,7 +75,7 @@ def pick_images(run: TrainedRun, losses: Sequence[Loss], images: int | Sequence[
         known = ", ".join(test.ids[:5])
         require(not wrong, "images", f"ids of test images, such as {known}", ", ".join(map(str, wrong)))
         numbers = [test.ids.index(name) for name in images]
-    return [test[(0, tile_with_most_foreground(test, number))] for number in numbers]
+    return [test[[(0, tile_with_most_foreground(test, number))]] for number in numbers]
 
 
 def forward(model: nn.Module, image: Image, autocast: Autocast = nullcontext) -> Logits:

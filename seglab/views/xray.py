@@ -67,7 +67,7 @@ def view(
     samples = data.samples("train")
     fractions = [image.foreground for image in data.opened.images("train")]
     shown = [fractions[samples.source.number(index)] for index in range(len(samples))]
-    seen = samples.__getitems__([(0, index) for index in sorted(spread(shown, images))])
+    seen = samples[[(0, index) for index in sorted(spread(shown, images))]]
     target, valid = seen["target"], seen.get("valid")
     for loss in losses.values():
         loss.check(torch.zeros(target.shape), target, valid)

@@ -96,7 +96,7 @@ def test_masks_of_several_folders_may_overlap(tmp_path):
     mask = data.items()[0].mask()
     assert mask.shape == (30, 40, 2)
     assert (mask[..., 0] >= mask[..., 1]).all()
-    batch = DataModule(data, needs=("distance",)).samples("test")[(0, 0)]
+    batch = DataModule(data, needs=("distance",)).samples("test")[[(0, 0)]]
     assert batch["target"].shape == batch["distance"].shape == (1, 2, 16, 16)
     (root / "cups/3.png").unlink()
     with pytest.raises(ContractError, match="1 of 12 images without"):
@@ -135,7 +135,7 @@ def test_bands_and_pixels_without_data_come_from_a_geotiff(tmp_path, kind):
     options = {"classes": None, "mask_value": 255, "size": 40, "fit": "resize"}
     data = folder(tmp_path, channels=4, mean=[0.1, 0.2, 0.3, 0.4], **options)
     module = DataModule(data)
-    batch = module.samples("test")[(0, 0)]
+    batch = module.samples("test")[[(0, 0)]]
     assert batch["image"].shape == (1, 4, 40, 40)
     assert not batch["valid"][..., :7, :].any()
     assert batch["valid"][..., 9:, :].all()
@@ -146,4 +146,4 @@ def test_bands_and_pixels_without_data_come_from_a_geotiff(tmp_path, kind):
         with pytest.raises(ContractError, match=words):
             open_data(folder(tmp_path, **options, **wrong))
     with pytest.raises(ContractError, match=r"expected 2 bands .*got 4; train with dataset.bands"):
-        DataModule(folder(tmp_path, channels=2, range=[0, 4095], **options)).samples("test")[(0, 0)]
+        DataModule(folder(tmp_path, channels=2, range=[0, 4095], **options)).samples("test")[[(0, 0)]]

@@ -10,14 +10,14 @@ from seglab.data.batch_augment import Strong
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.distance_maps import distance
 from seglab.data.module import DataModule
-from seglab.data.sampler import EpochSampler, EvenBatches
+from seglab.data.sampler import EpochBatches
 
 SMALL = {"size": 32, "train": 11, "val": 4, "test": 5}
 
 
 def epoch(number, **options):
     loader = DataModule(Synthetic(**SMALL), Strong(), batch_size=4, **options).loader("train")
-    loader.batch_sampler.sampler.set_epoch(number)
+    loader.sampler.set_epoch(number)
     batches = list(loader)
     return [name for batch in batches for name in batch["id"]], torch.cat([batch["image"] for batch in batches])
 
@@ -52,7 +52,7 @@ def test_workers_change_nothing():
     assert names == names2
     assert torch.equal(images, images2)
     samples = DataModule(Synthetic(**SMALL), Strong()).samples("train")  # where processes are not forked
-    assert torch.equal(pickle.loads(pickle.dumps(samples))[(0, 1)]["image"], samples[(0, 1)]["image"])
+    assert torch.equal(pickle.loads(pickle.dumps(samples))[[(0, 1)]]["image"], samples[[(0, 1)]]["image"])
 
 
 @pytest.mark.parametrize("scene", [{}, {"soft": True}])
@@ -62,7 +62,7 @@ def test_data_in_memory_and_on_a_device_give_the_batches_of_the_disk(scene):
         module = DataModule(Synthetic(**SMALL, **scene), Strong(), batch_size=4, needs=("distance",), **options)
         assert (module.held_on("train") is not None) == (options["store"] in ("memory", "device"))
         loader = module.loader("train")
-        loader.batch_sampler.sampler.set_epoch(2)
+        loader.sampler.set_epoch(2)
         made.append(list(loader))
     for batches in made[1:]:
         for batch, true in zip(batches, made[0], strict=True):
@@ -85,7 +85,7 @@ def test_evaluation_is_in_order_and_never_augmented():
     module = DataModule(Synthetic(**SMALL), Strong(), batch_size=4)
     loader = module.loader("test")
     first = torch.cat([batch["image"] for batch in loader])
-    loader.batch_sampler.sampler.set_epoch(5)
+    loader.sampler.set_epoch(5)
     assert torch.equal(first, torch.cat([batch["image"] for batch in loader]))
     assert [name for batch in loader for name in batch["id"]] == [item.id for item in module.splits.test]
 
@@ -101,13 +101,11 @@ def test_processes_share_an_epoch(monkeypatch):
             monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
             yield list(make())
 
-    train = list(in_each_process(lambda: EpochSampler(11, 0, True)))
-    assert {len(pairs) for pairs in train} == {4}
-    assert {index for pairs in train for _, index in pairs} == set(range(11))
-    test = in_each_process(lambda: EpochSampler(11, 0, False))
-    assert sorted(index for pairs in test for _, index in pairs) == list(range(11))
+    train = list(in_each_process(lambda: EpochBatches(11, 0, True, 1)))
+    assert {len(batches) for batches in train} == {4}
+    assert {index for batches in train for batch in batches for _, index in batch} == set(range(11))
     for size in (1, 2, 3, 4):
-        each = list(in_each_process(lambda size=size: EvenBatches(EpochSampler(11, 0, False), size)))
+        each = list(in_each_process(lambda size=size: EpochBatches(11, 0, False, size)))
         assert len({len(batches) for batches in each}) == 1  # else one process waits for ever
         assert max(len(batch) for batches in each for batch in batches) <= size
         assert sorted(index for batches in each for batch in batches for _, index in batch) == list(range(11))
@@ -125,7 +123,7 @@ def test_processes_share_an_epoch(monkeypatch):
 )
 def test_a_last_batch_of_one_joins_the_one_before_it_in_training_only(images, size, train, test):
     for shuffle, lengths in ((True, train), (False, test)):
-        batches = EvenBatches(EpochSampler(images, 0, shuffle), size)
+        batches = EpochBatches(images, 0, shuffle, size)
         assert [len(batch) for batch in batches] == lengths
         assert len(batches) == len(lengths)
         assert batches.joins == (lengths[-1] > size)

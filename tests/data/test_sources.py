@@ -34,7 +34,7 @@ def raw(tmp_path_factory):
 
 def epoch(dataset, number=0, split="train", **options):
     loader = DataModule(dataset, batch_size=4, **options).loader(split)
-    loader.batch_sampler.sampler.set_epoch(number)
+    loader.sampler.set_epoch(number)
     batches = list(loader)
     names = [name for batch in batches for name in batch["id"]]
     return names, torch.cat([b["image"] for b in batches]), torch.cat([b["target"] for b in batches])

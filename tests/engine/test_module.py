@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from seglab.contract import ContractError
 from seglab.data.dataset import Dataset, Decoded
 from seglab.data.loading import Samples
+from seglab.data.sampler import EpochBatches
 from seglab.data.sources import Whole
 from seglab.engine.dry_run import dry_run
 from seglab.engine.module import Normalize, SegModule
@@ -101,10 +102,14 @@ def three_samples():
     return Samples(Whole(decoded, Dataset(size=8)), ["a", "b", "c"], None, (), 1)
 
 
+def loader_of(samples):
+    return DataLoader(samples, batch_size=None, sampler=EpochBatches(len(samples), 1, True, 1))
+
+
 def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were():
     trained = module()
     before, state = copy.deepcopy(trained.state_dict()), torch.get_rng_state()
-    dry_run(trained, DataLoader(three_samples()), torch.device("cpu"))
+    dry_run(trained, loader_of(three_samples()), torch.device("cpu"))
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(weight.grad is None for weight in trained.parameters())
@@ -124,7 +129,7 @@ def test_a_rehearsal_leaves_weights_statistics_and_random_state_as_they_were():
 def test_somebody_elses_loss_without_gradient_or_value_is_one_sentence(function, fault):
     trained = module(loss=External(function=function))
     with pytest.raises(ContractError, match=fault):
-        dry_run(trained, DataLoader(three_samples()), torch.device("cpu"))
+        dry_run(trained, loader_of(three_samples()), torch.device("cpu"))
 
 
 def test_the_random_state_travels_with_the_checkpoint():
