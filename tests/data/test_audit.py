@@ -72,10 +72,7 @@ def test_near_duplicates_are_found_across_splits_alone():
     assert near_duplicates([], []) == []
     flat = image_hash(np.full((50, 50), 70, np.uint8))
     assert near_duplicates([flat, flat], ["train", "test"]) == []  # nobody's duplicate
-
-
-def test_a_resized_and_brighter_copy_is_a_duplicate():
-    image = texture(3, 200)
+    image = texture(3, 200)  # and a copy that is smaller and brighter
     copy = cv2.resize((image * 0.8 + 20).astype(np.uint8), (150, 150), interpolation=cv2.INTER_AREA)
     assert near_duplicates([image_hash(image), image_hash(copy)], ["train", "val"]) == [(0, 1)]
 
@@ -101,10 +98,8 @@ def test_the_picture_of_a_stored_mask_has_the_colors_of_its_classes_and_hatches_
     folder = Folder(root=str(tmp_path), images="images", masks="masks", classes=classes, ignore=255, size=32)
     drawn = picture(folder.items()[0], folder).mask
     scale = drawn.shape[0] / 60
-    at = {
-        name: drawn[int(20 * scale), int(column * scale)] for name, column in (("rim", 20), ("cup", 50), ("none", 70))
-    }
-    for name, color in zip(("rim", "cup"), CLASS_COLORS, strict=False):
-        np.testing.assert_allclose(at[name], 0.75 * 255 * np.array(to_rgb(color)), atol=1)
-    assert at["none"].tolist() == [0, 0, 0]
+    rim, cup, none = (drawn[int(20 * scale), int(column * scale)] for column in (20, 50, 70))
+    for found, color in zip((rim, cup), CLASS_COLORS, strict=False):
+        np.testing.assert_allclose(found, 0.75 * 255 * np.array(to_rgb(color)), atol=1)
+    assert none.tolist() == [0, 0, 0]
     assert set(np.unique(drawn[int(50 * scale) :])) == {0, 128}

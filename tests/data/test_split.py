@@ -17,12 +17,9 @@ def groups(items):
 
 def test_no_group_lies_on_two_sides_and_no_item_is_lost():
     splits = split_by_group(items(120, groups=30), 0.2, 0.2, 0)
-    assert not groups(splits.train) & groups(splits.val)
-    assert not groups(splits.train) & groups(splits.test)
-    assert not groups(splits.val) & groups(splits.test)
-    assert len(splits.all()) == 120
-    assert len(splits.test) == 24
-    assert len(splits.val) == round(0.2 * 96 / 4) * 4
+    apart = [groups(some) for some in (splits.train, splits.val, splits.test)]
+    assert sum(map(len, apart)) == len(set.union(*apart)) == 30
+    assert (len(splits.all()), len(splits.test), len(splits.val)) == (120, 24, round(0.2 * 96 / 4) * 4)
 
 
 def test_the_split_depends_on_its_seed_and_not_on_the_order_and_few_new_images_move_few_old_ones():

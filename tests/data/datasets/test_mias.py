@@ -40,6 +40,8 @@ def test_circles_are_filled_and_y_is_counted_from_the_bottom(root):
     two = items["mdb005"].mask()
     assert two[1023 - 133, 477] == two[1023 - 168, 500] == 1
     assert not items["mdb002"].mask().any()
+    groups = [items[f"mdb00{n}"].group for n in (1, 2, 5, 6)]  # both films of a patient are one
+    assert groups[0] == groups[1] != groups[2] == groups[3]
 
 
 def test_films_with_a_lesion_of_unknown_place_are_left_out_and_counted(root):
@@ -47,12 +49,6 @@ def test_films_with_a_lesion_of_unknown_place_are_left_out_and_counted(root):
     assert opened.skipped == dict.fromkeys(("mdb059", "mdb216"), "lesion of unknown place")
     assert opened.facts()["skipped_why"] == {"lesion of unknown place": 2}
     assert open_data(mias(root, external=True)).facts()["images"] == {"train": 0, "val": 0, "test": 4}
-
-
-def test_both_films_of_a_patient_are_one_group(root):
-    groups = {item.id: item.group for item in mias(root).items()}
-    assert groups["mdb001"] == groups["mdb002"]
-    assert groups["mdb005"] == groups["mdb006"] != groups["mdb001"]
 
 
 def test_a_missing_film_or_table_is_one_sentence(root):
@@ -88,9 +84,7 @@ def test_films_shrunk_out_of_proportion_are_refused_and_a_small_circle_leaves_a_
     mask = mias(root).items()[0].mask()
     assert list(zip(*np.nonzero(mask), strict=True)) == [((1023 - 425) // 16, 535 // 16)]
     write_image(root / "all-mias/mdb001.pgm", np.full((256, 128), 9))
-    with pytest.raises(
-        ContractError, match=r"mdb001.pgm: expected a film of 1024x1024 pixels, or shrunk in .* 128x256"
-    ):
+    with pytest.raises(ContractError, match=r"mdb001.pgm: expected a film of 1024x1024 pixels, or shrunk .* 128x256"):
         open_data(mias(root))
 
 
