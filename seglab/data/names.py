@@ -5,7 +5,6 @@ import io
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from os.path import basename, commonprefix
 from pathlib import Path
 from typing import NamedTuple
@@ -16,20 +15,13 @@ COLUMNS = ("image", "mask", "split", "group")
 """Of a table; the first two must be there, and others are ignored."""
 
 
-@dataclass(frozen=True)
-class Affix:
-    """What file names of one kind add, before and behind what the images' and the masks' have in common."""
+def affix(prefix: str, suffixes: Sequence[str]) -> re.Pattern[str]:
+    """Give the pattern of names, of which `folder` is a part, that add these before and behind their `core`.
 
-    prefix: str
-    suffixes: tuple[str, ...]
-
-    def split(self, name: str) -> tuple[str, str] | None:
-        """Give a name, of which folders are a part, without prefix and suffix, and the longest suffix that fits."""
-        last = basename(name)
-        found = [suffix for suffix in self.suffixes if last.endswith(suffix)] if last.startswith(self.prefix) else []
-        suffix = max(found, key=len, default="")
-        core = last[len(self.prefix) : len(last) - len(suffix)]
-        return (name[: len(name) - len(last)] + core, suffix) if found and core else None
+    Of several suffixes that fit it is the longest.
+    """
+    ends = "|".join(map(re.escape, suffixes))
+    return re.compile(rf"(?P<folder>(?:[^/]*/)*){re.escape(prefix)}(?P<core>[^/]+?)(?P<suffix>{ends})")
 
 
 def proposal(images: Sequence[str], masks: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Facts, Item, Reader, one_of
 from seglab.data.facts import value_doubts
-from seglab.data.names import Affix, option, proposal, read_rows
+from seglab.data.names import affix, option, proposal, read_rows
 from seglab.images.image_io import SUFFIXES, existing_folder, files_in, read_image, without_suffix
 from seglab.images.labels import IGNORED
 from seglab.images.masks import Value, listed, read_classes, read_mask, to_rgb
@@ -182,7 +182,7 @@ class Folder(Dataset):
         """
         names = [names_in(folder, named - {folder}) for folder in (images, masks)]
         suffixes = listed(self.mask_suffix)
-        one, other = Affix(self.image_prefix, listed(self.image_suffix)), Affix(self.mask_prefix, suffixes)
+        one, other = affix(self.image_prefix, listed(self.image_suffix)), affix(self.mask_prefix, suffixes)
         shared, hint = images.resolve() == masks.resolve(), partial(proposal, list(names[0]), list(names[1]))
         if shared and one == other:
             remedy = hint() or "set dataset.mask_suffix to what their names end in"
@@ -247,16 +247,16 @@ def names_in(folder: Path, without: Container[Path]) -> dict[str, list[Path]]:
     return names
 
 
-def by_core(names: dict[str, list[Path]], affix: Affix, other: Affix, shared: bool) -> Files:
-    """Give the files whose names have the affix by what their names have in common with others.
+def by_core(names: dict[str, list[Path]], kind: re.Pattern[str], other: re.Pattern[str], shared: bool) -> Files:
+    """Give the files whose names are of a kind by what their names have in common with others.
 
     In a shared folder only those of which it accounts for no less than the other kind's.
     """
     cores: Files = {}
     for name, files in names.items():
-        found, rival = affix.split(name), other.split(name) if shared else None
-        if found and not (rival and len(rival[0]) < len(found[0])):
-            cores.setdefault(found[0], []).extend((name, found[1], path) for path in files)
+        found, rival = kind.fullmatch(name), other.fullmatch(name) if shared else None
+        if found and not (rival and len(rival["core"]) < len(found["core"])):
+            cores.setdefault(found["folder"] + found["core"], []).extend((name, found["suffix"], p) for p in files)
     return cores
 
 
