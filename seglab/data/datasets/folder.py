@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,12 @@ Named = tuple[str, str, Path]
 
 Files = dict[str, list[Named]]
 """Files by what their names have in common with others."""
+
+Masks = Sequence[Sequence[Path]]
+"""The mask files of an image for each class."""
+
+Read = Callable[[str], np.ndarray]
+"""Decodes a mask file."""
 
 Folders = Mapping[str, str] | tuple[tuple[str, str], ...]
 """A folder of masks for each class, by name."""
@@ -151,11 +157,12 @@ class Folder(Dataset):
         for row in read_rows(root / table, root):
             name = row.image.relative_to(root) if row.image.is_relative_to(root) else row.image
             stem, masks = without_suffix(name), [row.mask] if row.mask else []
-            group, absent = row.group or self.group_of(stem, stem), [p for p in (row.image, *masks) if not p.is_file()]
+            base = Item(stem, row.group or self.group_of(stem, stem), split=row.split, page=self.page)
+            absent = [path for path in (row.image, *masks) if not path.is_file()]
             if absent:
-                items.append(Item(stem, group, split=row.split, fault=f"{absent[0]}: expected a file that exists"))
+                items.append(replace(base, fault=f"{absent[0]}: expected a file that exists"))
             else:
-                items += self.items_of(stem, group, row.image, [masks], row.split)
+                items += self.items_of(base, row.image, [masks])
             lost += absent
         faults = [item.fault for item in items if item.fault]
         usable = self.on_bad_item != "raise" or not faults
@@ -208,19 +215,17 @@ class Folder(Dataset):
         for (*_, one), (*_, other), *_ in (some for some in (images, *again) if len(some) > 1):
             return [Item(name, name, split=split, fault=f"{one}: expected one file of its name, got {other} too")]
         image, group = (images[0][2], self.group_of(images[0][0], name)) if images else (None, name)
-        return self.items_of(name, group, image, [[path for *_, path in some] for some in masks], split)
+        base = Item(name, group, split=split, page=self.page)
+        return self.items_of(base, image, [[path for *_, path in some] for some in masks])
 
-    def items_of(
-        self, name: str, group: str, image: Path | None, masks: Sequence[Sequence[Path]], split: str
-    ) -> list[Item]:
-        """Make the items of an image and its masks for each class: one, but for a volume."""
+    def items_of(self, base: Item, image: Path | None, masks: Masks) -> list[Item]:
+        """Make the items of an image and its masks for each class: one, `base` with its pixels, but for a volume."""
         common: dict[str, Any] = {"page": self.page, "ignore": self.ignore}
         pairs: Any = self.classes
-        read: Callable[[str], np.ndarray] = partial(read_classes, classes=pairs, **common)
+        read: Read = partial(read_classes, classes=pairs, **common)
         if pairs is None:
             read = partial(read_mask, threshold=self.threshold, value=self.mask_value, soft=self.soft, **common)
-        empty = self.missing_mask == "empty"
-        return [pair_item(name, group, image, masks, split, read, self.page, self.read_bands, empty)]
+        return [pair_item(base, image, masks, read, self.read_bands, self.missing_mask == "empty")]
 
     def group_of(self, stem: str, name: str) -> str:
         """Find the patient in the name of an image; without a pattern each image is its own group."""
@@ -266,30 +271,22 @@ def first(cores: Files, some: Collection[str]) -> str:
 
 
 def pair_item(
-    name: str,
-    group: str,
-    image: Path | None,
-    masks: Sequence[Sequence[Path]],
-    split: str,
-    read: Callable[[str], np.ndarray],
-    page: Page | None = None,
-    bands: tuple[int, ...] | None = None,
-    empty: bool = False,
+    base: Item, image: Path | None, masks: Masks, read: Read, bands: Sequence[int] | None = None, empty: bool = False
 ) -> Item:
-    """Make one item of an image file and of the mask files of each class, which `read` decodes.
+    """Give an item the pixels of an image file and of the mask files of each class, which `read` decodes.
 
     It has a fault without an image, or without a mask of some class, unless that stands for no foreground (`empty`).
     """
     if image is None or not (empty or all(masks)):
         present = image or next(path for some in masks for path in some)
-        fault = f"{present}: expected {'an image' if image is None else 'a mask'} of its name"
-        return Item(name, group, split=split, fault=fault)
-    paths, reader = [[str(path) for path in some] for some in masks], partial(read_image, str(image), page, bands)
+        return replace(base, fault=f"{present}: expected {'an image' if image is None else 'a mask'} of its name")
+    paths, reader = [[str(path) for path in some] for some in masks], partial(read_image, str(image), base.page, bands)
     own = tuple(dict.fromkeys(path for some in paths for path in some if path != str(image)))
-    return Item(name, group, reader, partial(read_all, paths, read, reader), split, (str(image), *own), own, page)
+    mask = partial(read_all, paths, read, reader)
+    return replace(base, image=reader, mask=mask, files=(str(image), *own), mask_files=own)
 
 
-def read_all(paths: Sequence[Sequence[str]], read: Callable[[str], np.ndarray], image: Reader) -> np.ndarray:
+def read_all(paths: Sequence[Sequence[str]], read: Read, image: Reader) -> np.ndarray:
     """Decode the masks of an image: (h, w), of several classes (h, w, k); one without files has no foreground."""
     masks = [[read(path) for path in some] for some in paths]
     shapes = sorted({mask.shape for some in masks for mask in some}) or [image().shape[:2]]

@@ -13,9 +13,12 @@ import numpy as np
 
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Item, Reader, one_of
-from seglab.data.datasets.folder import pair_item
+from seglab.data.datasets.folder import Read, pair_item
 from seglab.images.image_io import existing_folder, files_in
 from seglab.images.masks import read_mask
+
+Layout = tuple[list[tuple[str, Path]], list[dict[str, list[Path]]], Read]
+"""Images with their splits, the mask of each by its name for each structure, and what decodes a mask."""
 
 LAYOUTS = "Training and Test (Drishti-GS), partitioned_* (RIM-ONE DL), or tr_images, ts_images and clean_masks"
 
@@ -57,52 +60,45 @@ class Fundus(Dataset):
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
-        partitioned, study = find(root, f"partitioned_{self.partition}"), find(root, "tr_images")
-        if find(root, "Training") and find(root, "Test"):
-            items = self.drishti(root)
+        train, test, study = (find(root, name) for name in ("Training", "Test", "tr_images"))
+        partitioned = find(root, f"partitioned_{self.partition}")
+        if train and test:
+            images, masks, read = self.drishti(train, test)
         elif partitioned:
-            items = self.rim_one(root, partitioned)
+            images, masks, read = self.rim_one(root, partitioned)
         else:
             require(study is not None, "dataset fundus", f"a root with {LAYOUTS}", root)
-            return self.study(study.parent) if study else []
+            images, masks, read = self.study(study.parent if study else root)
+        items = []
+        for split, path in images:
+            patient = re.match(r"r3_[A-Z]-\d+", path.stem)  # of both eyes, in the third release of RIM-ONE
+            base = Item(path.stem, patient[0] if patient else path.stem, split=split)
+            items.append(pair_item(base, path, [one.get(path.stem, []) for one in masks], read))
         rim = self.target == "rim_cup"
         return [replace(item, mask=partial(rim_and_cup, item.mask)) for item in items] if rim else items
 
-    def drishti(self, root: Path) -> list[Item]:
-        """List Training and Test; the map of an image is found by its name, wherever below it lies."""
-        endings = {"disc": "_ODsegSoftmap", "cup": "_cupsegSoftmap"}
-        read = partial(read_votes, agreement=self.agreement, soft=self.soft)
-        items = []
-        for folder, split in (("Training", "train"), ("Test", "test")):
-            below = find(root, folder) or root
-            maps = [by_name(below, endings[one]) for one in self.structures]
-            images = {path.stem: path for path in sorted(below.glob("**/Images/*/drishtiGS_*.png"))}
-            items += [
-                pair_item(n, n, path, [one.get(n, []) for one in maps], split, read) for n, path in images.items()
-            ]
-        return items
+    def drishti(self, train: Path, test: Path) -> Layout:
+        """Drishti-GS has copies of an image in several folders; its map is found by its name, wherever it lies."""
+        endings, images = {"disc": "_ODsegSoftmap", "cup": "_cupsegSoftmap"}, []
+        for split, folder in (("train", train), ("test", test)):
+            found = {path.stem: path for path in sorted(folder.glob("**/Images/*/drishtiGS_*.png"))}
+            images += [(split, path) for path in found.values()]
+        masks = [by_name(train, endings[one]) | by_name(test, endings[one]) for one in self.structures]
+        return images, masks, partial(read_votes, agreement=self.agreement, soft=self.soft)
 
-    def rim_one(self, root: Path, partitioned: Path) -> list[Item]:
-        """List training_set and test_set; both eyes of a patient of the third release are one group."""
-        masks = [by_name(root, f"-1-{one.capitalize()}-T") for one in self.structures]
-        items = []
-        for folder, split in (("training_set", "train"), ("test_set", "test")):
-            for path in sorted((partitioned / folder).rglob("*.png")):
-                patient, name = re.match(r"r3_[A-Z]-\d+", path.stem), path.stem
-                group = patient[0] if patient else name
-                items.append(pair_item(name, group, path, [one.get(name, []) for one in masks], split, read_mask))
-        return items
+    def rim_one(self, root: Path, partitioned: Path) -> Layout:
+        """RIM-ONE DL has its masks beside the division of its images."""
+        folders = (("train", partitioned / "training_set"), ("test", partitioned / "test_set"))
+        images = [(split, path) for split, folder in folders for path in sorted(folder.rglob("*.png"))]
+        return images, [by_name(root, f"-1-{one.capitalize()}-T") for one in self.structures], read_mask
 
-    def study(self, root: Path) -> list[Item]:
-        """List tr_images and ts_images; the mask bears its image's file name."""
+    def study(self, root: Path) -> Layout:
+        """In the study a mask bears its image's name."""
         require(self.target == "disc", "dataset fundus", "target=disc in this layout, which has no cups", self.target)
-        masks = {path.name: [path] for path in files_in(root / "clean_masks")}
-        read = partial(read_mask, threshold=self.threshold)
-        return [
-            pair_item(path.stem, path.stem, path, [masks.get(path.name, [])], split, read)
-            for folder, split in (("tr_images", "train"), ("ts_images", "test"))
-            for path in files_in(root / folder)
-        ]
+        folders = (("train", root / "tr_images"), ("test", root / "ts_images"))
+        images = [(split, path) for split, folder in folders for path in files_in(folder)]
+        masks = {path.stem: [path] for path in files_in(root / "clean_masks")}
+        return images, [masks], partial(read_mask, threshold=self.threshold)
 
 
 def by_name(root: Path, ending: str) -> dict[str, list[Path]]:

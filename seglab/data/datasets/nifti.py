@@ -1,6 +1,5 @@
 """Slices of NIfTI volumes, such as CT and MR scans."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from seglab.contract import ContractError, require
 from seglab.data.dataset import Item, one_of
-from seglab.data.datasets.folder import Folder
+from seglab.data.datasets.folder import Folder, Masks
 from seglab.data.prepare_data import foreground_ids
 from seglab.images.image_io import read_image
 from seglab.images.medical import read_header
@@ -42,11 +41,9 @@ class Nifti(Folder):
         some = foreground_ids(items, self)
         return [item if item.fault or item.id in some else replace(item, left_out="no foreground") for item in items]
 
-    def items_of(
-        self, name: str, group: str, image: Path | None, masks: Sequence[Sequence[Path]], split: str
-    ) -> list[Item]:
+    def items_of(self, base: Item, image: Path | None, masks: Masks) -> list[Item]:
         """Make an item of each slice, or one with a fault where image and masks do not fit each other."""
-        (volume,) = super().items_of(name, group, image, masks, split)
+        (volume,) = super().items_of(base, image, masks)
         if volume.fault:
             return [volume]
         try:
@@ -56,6 +53,9 @@ class Nifti(Folder):
                 require(mask == header, path, f"the size and orientation of its image, {header}", mask)
         except ContractError as error:
             return [replace(volume, fault=str(error))]
-        slices = range(header.shape[self.axis])
-        paged = {f"{name}_{'xyz'[self.axis]}{n:03}": replace(self, page=(self.axis, n)) for n in slices}
-        return [item for one, data in paged.items() for item in Folder.items_of(data, one, group, image, masks, split)]
+        made = []
+        for n in range(header.shape[self.axis]):
+            page = (self.axis, n)
+            one = replace(base, id=f"{base.id}_{'xyz'[self.axis]}{n:03}", page=page)
+            made += Folder.items_of(replace(self, page=page), one, image, masks)
+        return made
