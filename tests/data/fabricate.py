@@ -25,21 +25,12 @@ def write_image(path: Path, pixels: np.ndarray, *options: int) -> str:
 
 
 def write_dicom(path: Path, pixels: np.ndarray, kind: str = "MONOCHROME2", bits: int = 16, **tags: Any) -> str:
-    """Write a real DICOM file from gray pixels (h, w) uint8 or uint16."""
+    """Write a real DICOM file from pixels, as pydicom describes them."""
     import pydicom
 
-    data, meta = pydicom.Dataset(), pydicom.dataset.FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
-        "1.2.840.10008.5.1.4.1.1.7",
-        pydicom.uid.generate_uid(),
-    )
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data.file_meta = meta
-    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    data.Rows, data.Columns = pixels.shape[:2]
-    data.PhotometricInterpretation, data.SamplesPerPixel, data.PixelRepresentation = kind, 1, 0
-    data.BitsAllocated, data.BitsStored, data.HighBit = 8 * pixels.itemsize, bits, bits - 1
-    data.PixelData = pixels.tobytes()
+    data = pydicom.Dataset()
+    data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", pydicom.uid.generate_uid()
+    data.set_pixel_data(pixels, kind, bits)
     for name, value in tags.items():
         setattr(data, name, value)
     path.parent.mkdir(parents=True, exist_ok=True)

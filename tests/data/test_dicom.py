@@ -32,18 +32,18 @@ def test_fewer_bits_are_spread_over_the_full_range_and_signed_values_begin_below
     np.testing.assert_array_equal(read_image(path), pixels)
     assert read_mask(path, value=1).tolist() == [[0, 1, 0]]
     signed = np.array([[-2048, 0, 2047]], np.int16)
-    path = write_dicom(tmp_path / "b.dcm", signed.view(np.uint16), bits=12, PixelRepresentation=1)
+    path = write_dicom(tmp_path / "b.dcm", signed, bits=12)
     assert read_image(path).tolist() == [[0, 32776, 65535]]
 
 
 def test_frames_are_pages_and_colors_are_refused(tmp_path):
     frames = np.stack([np.full((4, 5), level, np.uint8) for level in (10, 20, 30)])
-    path = write_dicom(tmp_path / "a.dcm", frames, bits=8, Rows=4, Columns=5, NumberOfFrames=3)
+    path = write_dicom(tmp_path / "a.dcm", frames, bits=8)
     with pytest.raises(ContractError, match=r"a.dcm: expected one page, got 3 pages; set dataset.page"):
         read_image(path)
     assert (read_image(path, page=2) == 30).all()
     color = np.zeros((4, 5, 3), np.uint8)
-    path = write_dicom(tmp_path / "b.dcm", color, "RGB", bits=8, SamplesPerPixel=3, PlanarConfiguration=0)
+    path = write_dicom(tmp_path / "b.dcm", color, "RGB", bits=8)
     with pytest.raises(ContractError, match=r"b.dcm: expected a gray image \(h, w\), got 4x5x3"):
         read_image(path)
 
