@@ -49,19 +49,6 @@ def combine(state: Tensor, key: Tensor | int) -> Tensor:
     return scramble(state + key * GOLDEN + 1)
 
 
-def uniform(state: Tensor) -> Tensor:
-    """Turn hashes into float32 numbers in [0, 1), multiples of 2 to the -24, which float32 holds exactly."""
-    return ((state >> 8) & 0xFFFFFF).float() * 2.0**-24
-
-
-def sample_states(seed: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """Hash the seed, epoch and index of each sample, for each of NAMES: (b, names)."""
-    epochs, indices = torch.tensor(list(pairs), dtype=torch.int64).reshape(-1, 2).to(torch.int32).T
-    first = scramble(torch.tensor([seed], dtype=torch.int64).to(torch.int32))
-    names = torch.arange(1, len(NAMES) + 1, dtype=torch.int32)
-    return combine(combine(combine(first, epochs), indices)[:, None], names)
-
-
 def normal(states: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Standard normal numbers (b, *shape) from a hash for each sample (b,), two from 32 bits by Box and Muller."""
     count = math.prod(shape)
@@ -92,11 +79,14 @@ def displacements(states: Tensor, height: int, width: int) -> Tensor:
 
 
 class Draws:
-    """The random numbers of a batch by name, each (b,) on the CPU."""
+    """The random numbers of a batch by name, each (b,) on the CPU: hashes of seed, epoch, index and name."""
 
     def __init__(self, seed: int, pairs: Sequence[tuple[int, int]]) -> None:
-        self.states = sample_states(seed, pairs)
-        self.numbers = uniform(self.states)
+        epochs, indices = torch.tensor(list(pairs), dtype=torch.int64).reshape(-1, 2).to(torch.int32).T
+        first = scramble(torch.tensor([seed], dtype=torch.int64).to(torch.int32))
+        names = torch.arange(1, len(NAMES) + 1, dtype=torch.int32)
+        self.states = combine(combine(combine(first, epochs), indices)[:, None], names)
+        self.numbers = ((self.states >> 8) & 0xFFFFFF).float() * 2.0**-24  # in [0, 1); float32 holds each exactly
 
     def __getitem__(self, name: str) -> Tensor:
         return self.numbers[:, NAMES.index(name)]

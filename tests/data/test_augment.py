@@ -8,7 +8,7 @@ from scipy.stats import ks_2samp, kstest
 from seglab.benchmarks.gpu import light_chain
 from seglab.contract import ContractError
 from seglab.data.augment import Chain
-from seglab.data.batch_augment import Light, Strong, combine, displacements, normal, sample_states, smooth, uniform
+from seglab.data.batch_augment import Draws, Light, Strong, combine, displacements, normal, smooth
 
 ALL = dict.fromkeys(("flip", "rotate90", "tone", "warp", "bend", "gamma", "noise", "blur"), 1.0)
 STILL = dict.fromkeys(ALL, 0.0)
@@ -25,7 +25,7 @@ def apply(augment, image, target, pairs, valid=None):
 
 
 def test_random_numbers_are_uniform_and_those_of_neighbors_are_unrelated():
-    numbers = uniform(sample_states(3, [(epoch, index) for epoch in range(40) for index in range(50)]))
+    numbers = Draws(3, [(epoch, index) for epoch in range(40) for index in range(50)]).numbers
     assert kstest(numbers.flatten(), "uniform").pvalue > 1e-3
     correlation = torch.corrcoef(numbers.T) - torch.eye(numbers.shape[1])
     assert correlation.abs().max() < 0.1
@@ -91,14 +91,10 @@ def test_a_warp_is_the_affine_map_that_it_says():
     image = torch.zeros(20, 1, 65, 65, dtype=torch.uint8)
     image[:, :, 30:35, 44:49] = 255  # its middle is 14 to the right of the image's
     moved, _, _ = strong(image, image, None, 1, pairs)
-    from seglab.data.batch_augment import Draws
-
     expected = strong.matrices(Draws(1, pairs)) @ torch.tensor([14.0, 0.0])
     places = torch.arange(65.0) - 32
-    weight = moved[:, 0].sum((1, 2))
-    found = (
-        torch.stack(((moved[:, 0].sum(1) * places).sum(1), (moved[:, 0].sum(2) * places).sum(1)), 1) / weight[:, None]
-    )
+    moments = [(moved[:, 0].sum(axis) * places).sum(1) for axis in (1, 2)]
+    found = torch.stack(moments, 1) / moved[:, 0].sum((1, 2))[:, None]
     torch.testing.assert_close(found, expected, rtol=0, atol=0.1)
 
 
@@ -152,20 +148,19 @@ def test_the_changes_have_the_distributions_of_albumentations(ours, theirs):
         assert ks_2samp(np.round(mine), np.round(others)).statistic < 0.1, name
 
 
-@pytest.mark.parametrize(
-    "last",
-    [
-        ("RandomCrop", {"height": 8, "width": 8}),
-        ("PadIfNeeded", {"min_height": 40}),
-        ("ToGray", {"num_output_channels": 1}),
-    ],
-)
-def test_a_transform_that_changes_size_or_channels_is_refused_with_both(last):
+OTHER_SHAPES = {
+    "RandomCrop": {"height": 8, "width": 8},
+    "PadIfNeeded": {"min_height": 40},
+    "ToGray": {"num_output_channels": 1},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_SHAPES)
+def test_a_transform_that_changes_size_or_channels_is_refused_with_both(name):
     import albumentations as A
 
-    name, options = last
     image, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
-    chain = Chain(steps={"flip": A.HorizontalFlip(), "last": getattr(A, name)(p=0.01, **options)})
+    chain = Chain(steps={"flip": A.HorizontalFlip(), "last": getattr(A, name)(p=0.01, **OTHER_SHAPES[name])})
     words = rf"augment: {name}: expected an image of 32x32.* as before, got .*dataset.size"
     with pytest.raises(ContractError, match=words):
         chain.check(image, mask)

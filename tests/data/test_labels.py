@@ -60,10 +60,7 @@ def test_classes_are_values_colors_or_indices_of_a_palette(tmp_path):
         ({"classes": {"background": 0, "gland": 64}}, r"values listed in dataset.classes, got 128 \(100 pixels\), 255"),
         ({"classes": {"background": 0}}, "classes as names with a value, a color or a list"),
         ({"soft": True}, "classes without mask_value, threshold, soft"),
-        (
-            {"classes": None, "masks": {"a": "masks"}, "test_masks": {"b": "m"}, "test_images": "i"},
-            "one set of classes",
-        ),
+        ({"classes": None, "masks": {"a": "m"}, "test_masks": {"b": "m"}, "test_images": "i"}, "one set of classes"),
     ],
 )
 def test_classes_that_do_not_fit_are_one_sentence(tmp_path, options, words):
@@ -75,9 +72,8 @@ def test_a_resized_class_has_a_pixel_where_it_is_the_largest_of_those_that_cover
     data = folder(write_tree(tmp_path, shape=(64, 64)))
     seen = decode_item(data.items()[0], data)
     stored = data.items()[0].mask()
-    shares = np.stack(
-        [cv2.resize((stored == k).astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA) for k in (1, 2)]
-    )
+    maps = [(stored == k).astype(np.float32) for k in (1, 2)]
+    shares = np.stack([cv2.resize(one, (32, 32), interpolation=cv2.INTER_AREA) for one in maps])
     expected = np.where(shares.sum(0) >= 0.5, 1 + shares.argmax(0), 0)
     np.testing.assert_array_equal(seen.mask, expected)
     assert seen.valid is None

@@ -48,9 +48,7 @@ def test_a_mask_is_a_threshold_or_some_values(tmp_path):
 
 
 def test_one_index_of_a_palette_is_one_class(tmp_path):
-    words = (
-        r"expected one index beside 0, or named ones, got 0 #000000 \(25 %\), 1 #800000 \(25 %\), 2 #008000 \(50 %\)"
-    )
+    words = r"one index beside 0, or named ones, got 0 #000000 \(25 %\), 1 #800000 \(25 %\), 2 #008000 \(50 %\)"
     for suffix in (".png", ".gif", ".bmp", ".tif"):
         save_palette(tmp_path / f"m{suffix}", np.array([[0, 1, 2, 2]]))
         path = str(tmp_path / f"m{suffix}")
@@ -82,10 +80,9 @@ def test_a_mask_in_color_needs_the_color_of_the_foreground(tmp_path, paint, colo
     save(tmp_path / "m.png", paint(mask))
     path = str(tmp_path / "m.png")
     np.testing.assert_array_equal(read_mask(path, value=color), mask)
+    words = rf"(?i)a gray mask, or named colors, got .*{color} \(\d.*dataset.mask_value"
     for value in (None, 255, 1):
-        with pytest.raises(
-            ContractError, match=rf"(?i)a gray mask, or named colors, got .*{color} \(\d.*dataset.mask_value"
-        ):
+        with pytest.raises(ContractError, match=words):
             read_mask(path, value=value)
 
 

@@ -83,9 +83,8 @@ def test_packed_run_lengths_are_those_of_the_tools(tmp_path):
 
 def test_what_is_wrong_in_a_file_is_one_sentence(root):
     (root / "images/deep/3.png").unlink()
-    assert [item.fault for item in coco(root).items() if item.fault] == [
-        f"{root}/images/deep/3.png: expected an image that the COCO file names"
-    ]
+    (fault,) = (item.fault for item in coco(root).items() if item.fault)
+    assert fault == f"{root}/images/deep/3.png: expected an image that the COCO file names"
     with pytest.raises(ContractError, match=r"a COCO file that exists, got .*other.json; set dataset.annotations"):
         coco(root, annotations={"train": "other.json"}).items()
     with pytest.raises(ContractError, match="a file, or one for train, val and test, got valid"):

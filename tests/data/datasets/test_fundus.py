@@ -55,9 +55,8 @@ def test_rim_one_keeps_both_eyes_of_a_patient_together(tmp_path, classes):
             kind = "glaucoma" if "G-" in name else "normal"
             image = tmp_path / "partitioned_randomly" / folder / (kind if classes else "") / f"{name}.png"
             write_image(image, np.full((8, 8, 3), 10 * k + len(folder)))
-            write_image(
-                tmp_path / f"RIM-ONE_DL_reference_segmentations/{kind}/{name}-1-Disc-T.png", np.full((8, 8), 255)
-            )
+            masks = tmp_path / "RIM-ONE_DL_reference_segmentations" / kind
+            write_image(masks / f"{name}-1-Disc-T.png", np.full((8, 8), 255))
     opened = open_data(fundus(tmp_path, val_fraction=0))
     ids = {split: sorted(names) for split, names in opened.splits.ids().items()}
     assert ids == {"train": ["r1_Im069", "r3_N-1-L"], "val": [], "test": ["r2_Im001", "r3_G-18-L"]}
