@@ -88,35 +88,31 @@ def warp_mask(
     A class has a pixel from `coverage` on; of classes that exclude each other, it is the largest of those that together
     have so much.
     """
-    whole = None if valid is None else np.maximum(warp(valid.astype(np.float32)), 1e-6)
-
-    def share(layer: np.ndarray) -> np.ndarray:
-        part = warp(layer.astype(np.float32))
-        return keep_one(part if whole is None else part / whole, layer.max(initial=0) >= 0.5, dataset)
-
-    every = layers(mask, dataset.task)
-    if dataset.task.kind == "multiclass":
-        shares = np.stack([warp(layer.astype(np.float32)) for layer in every[1:]])
-        total = shares.sum(0) if whole is None else shares.sum(0) / whole
-        found = to_mask(total, dataset.coverage) * (1 + shares.argmax(0)).astype(np.uint8)
-        for k, layer in enumerate(every[1:], 1):  # a class that would vanish keeps a pixel, see keep_one
-            if layer.any() and not (found == k).any():
-                found.flat[shares[k - 1].argmax()] = k
+    whole = 1.0 if valid is None else np.maximum(warp(valid.astype(np.float32)), 1e-6)
+    several = dataset.task.kind == "multiclass"
+    every = layers(mask, dataset.task)[several:]  # without the background
+    shares = [warp(layer.astype(np.float32)) for layer in every]
+    if several:
+        total, largest = np.sum(shares, axis=0) / whole, np.argmax(shares, axis=0)
+        found = to_mask(total, dataset.coverage) * (1 + largest).astype(np.uint8)
+        for k, (layer, share) in enumerate(zip(every, shares, strict=True), 1):
+            if layer.any() and not (found == k).any():  # it would vanish, see keep_one
+                found.flat[share.argmax()] = k
         return found
-    shares = np.stack([share(layer) for layer in every], axis=-1)
-    made = shares if dataset.soft else to_mask(shares, dataset.coverage)
+    pairs = zip(every, shares, strict=True)
+    kept = np.stack([keep_one(share / whole, layer.max(initial=0) >= 0.5, dataset) for layer, share in pairs], axis=-1)
+    made = kept if dataset.soft else to_mask(kept, dataset.coverage)
     return made[..., 0] if mask.ndim == 2 else made
 
 
 def keep_one(fraction: np.ndarray, some: bool, dataset: Dataset) -> np.ndarray:
-    """Make the pixel with most foreground count as such where the mask had some and shrinking it would leave none.
+    """Let the pixel with most foreground count as such where the mask had some and shrinking it would leave none.
 
     The image would otherwise be scored as an empty one: right if nothing is found in it.
     """
     least = 0.5 if dataset.soft else dataset.coverage
     place = fraction.argmax()
     if some and fraction.flat[place] < least:
-        fraction = fraction.copy()
         fraction.flat[place] = least
     return fraction
 
