@@ -134,14 +134,14 @@ def split_from_file(items: Sequence[Item], path: str, without: Container[str] = 
 
 def read_split(path: Path) -> dict[str, list[str]]:
     require(path.exists(), "dataset.split_file", "a file or folder that exists", path)
-    who, folder = f"split {path}", path if path.is_dir() else path.parent
+    who = f"split {path}"
     if path.is_dir() or path.suffix == ".txt":
-        missing = [f"{split}.txt" for split in SPLITS if not (folder / f"{split}.txt").is_file()]
-        lists = path.is_dir() or path.stem in SPLITS
-        got = f"no {' and no '.join(missing)}"
-        require(lists and not missing, who, "the lists train.txt, val.txt and test.txt", got)
-        texts = {split: (folder / f"{split}.txt").read_text(encoding="utf-8-sig") for split in SPLITS}
-        return {split: [line.strip() for line in text.splitlines() if line.strip()] for split, text in texts.items()}
+        files = {split: (path if path.is_dir() else path.parent) / f"{split}.txt" for split in SPLITS}
+        missing = [file.name for file in files.values() if not file.is_file()]
+        lists = not missing and (path.is_dir() or path.stem in SPLITS)
+        require(lists, who, "the lists train.txt, val.txt and test.txt", f"no {' and no '.join(missing)}")
+        lines = {split: file.read_text(encoding="utf-8-sig").splitlines() for split, file in files.items()}
+        return {split: [line.strip() for line in some if line.strip()] for split, some in lines.items()}
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError:
