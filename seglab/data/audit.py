@@ -111,7 +111,7 @@ def inspect(item: Item, dataset: Dataset) -> Inspection | str:
     except ContractError:  # a format of somebody's own
         raster = None
     facts |= {"turned": bool(raster and raster.turned), "alpha": raster is not None and raster.alpha is not None}
-    areas = np.concatenate([[], *(areas for *_, areas in objects_in(item, stored.mask, dataset.task))])
+    areas, _ = objects_in(item, stored.mask, dataset)
     return Inspection(facts, areas, image_hash(view_image(stored.image, replace(dataset, fit="patch", reduce=1))))
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import cv2
 import numpy as np
 
-from seglab.contract import Task
 from seglab.data.dataset import Dataset, Facts, Item
 from seglab.images.labels import Seen, fractions, layers
 from seglab.images.masks import mask_facts, summary
@@ -29,7 +28,7 @@ def item_facts(item: Item, stored: Seen, dataset: Dataset) -> Facts:
     """
     image, mask, valid = stored
     foreground, classes = fractions(mask, valid, dataset.task)
-    found = objects_in(item, mask, dataset.task)
+    areas, lost = objects_in(item, mask, dataset)
     return {
         "shape": list(mask.shape[:2]),
         "depth": str(image.dtype),
@@ -37,21 +36,27 @@ def item_facts(item: Item, stored: Seen, dataset: Dataset) -> Facts:
         "foreground": foreground,
         "classes": classes,
         "ignored": 0.0 if valid is None else 1 - float(valid.mean()),
-        "objects": sum(len(areas) for *_, areas in found),
-        "lost": int(sum(lost(binary, numbers, 1 + len(areas), dataset).sum() for binary, numbers, areas in found)),
+        "objects": len(areas),
+        "lost": lost,
         "masks": item.decoded.facts["masks"] if item.decoded else [mask_facts(p, item.page) for p in item.mask_files],
     }
 
 
-def objects_in(item: Item, mask: np.ndarray, task: Task) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Give of each scored class its pixels (h, w) uint8, the numbers of its objects (h, w), and their areas."""
-    every, found = layers(mask, task), []
-    for layer in (every[k] for k in task.scored):
+def objects_in(item: Item, mask: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, int]:
+    """Give the areas in pixels of the objects of all scored classes, and how many vanish at `dataset.size`."""
+    every, areas, lost = layers(mask, dataset.task), [np.zeros(0, np.int64)], 0
+    for layer in (every[k] for k in dataset.task.scored):
         binary = to_mask(layer.astype(np.float32), 0.5)
         labels = item.objects() if item.objects else cv2.connectedComponents(binary, connectivity=8)[1]
-        areas = np.bincount(labels[binary > 0], minlength=int(labels.max(initial=0)) + 1)[1:]
-        found.append((binary, labels, areas))
-    return found
+        count, (height, width) = int(labels.max(initial=0)) + 1, mask.shape[:2]
+        areas.append(np.bincount(labels[binary > 0], minlength=count)[1:])
+        if dataset.fit != "patch" and count > 1:
+            size = inside(mask.shape, dataset.size, dataset.fit)
+            small = to_mask(resize(binary.astype(np.float32), *size), dataset.coverage)
+            back = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
+            left = np.bincount(labels[(back > 0) & (binary > 0)], minlength=count)[1:]
+            lost += int((left == 0).sum())
+    return np.concatenate(areas), lost
 
 
 def extent(image: np.ndarray) -> list[float] | None:
@@ -61,16 +66,6 @@ def extent(image: np.ndarray) -> list[float] | None:
     if image.dtype.kind == "f":  # NaN is no data
         return [float(np.fmin.reduce(image, None)), float(np.fmax.reduce(image, None))]
     return [float(image.min(initial=0)), float(image.max(initial=0))]
-
-
-def lost(mask: np.ndarray, labels: np.ndarray, count: int, dataset: Dataset) -> np.ndarray:
-    """Say of each object whether no pixel of it is left at `dataset.size`: (count - 1,) bool."""
-    if dataset.fit == "patch" or count == 1:
-        return np.zeros(count - 1, bool)
-    height, width = mask.shape
-    small = to_mask(resize(mask.astype(np.float32), *inside(mask.shape, dataset.size, dataset.fit)), dataset.coverage)
-    back = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
-    return np.bincount(labels[(back > 0) & (mask > 0)], minlength=count)[1:] == 0
 
 
 def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:

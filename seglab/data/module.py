@@ -98,12 +98,8 @@ class DataModule:
 
     def held_on(self, split: str) -> torch.device | None:
         """The device whose memory holds all images of a split while training; None where they are read each time."""
-        if self.store == "memory":
-            return torch.device("cpu")
-        if self.store != "auto":
-            return self.device if self.store == "device" else None
-        if self.device.type != "cuda" or self.dataset.fit == "patch":
-            return None
+        if self.store != "auto" or self.device.type != "cuda" or self.dataset.fit == "patch":
+            return {"memory": torch.device("cpu"), "device": self.device}.get(self.store)
         item = self.samples(split).read([(0, 0)]) if self.splits[split] else ()
         need = len(self.splits[split]) * sum(x.nbytes for x in item if x is not None)
         return self.device if need < torch.cuda.mem_get_info(self.device)[0] / 4 else None
