@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from os.path import basename, commonprefix
 from pathlib import Path
-from typing import NamedTuple
 
 from seglab.contract import ContractError, require
 
@@ -57,20 +56,11 @@ def option(name: str, *values: str) -> str:
     return word if re.fullmatch(r"[\w.+=-]*", word) else f"'{word}'"
 
 
-class Row(NamedTuple):
-    """The files of one image; no mask, split or group is an empty text there, None here for the mask."""
-
-    image: Path
-    mask: Path | None
-    split: str
-    group: str
-
-
-def read_rows(table: Path, root: Path) -> list[Row]:
+def read_rows(table: Path, root: Path) -> list[tuple[Path, list[Path], str, str]]:
     """Read the rows of a table with the columns `image`, `mask`, and, if they are there, `split` and `group`.
 
-    Paths are absolute or below `root`. Raises a ContractError for a table without rows or columns, an image named
-    twice, or an unknown split.
+    Paths are absolute or below `root`; an empty cell is no mask, and "" for split and group. Raises a ContractError for
+    a table without rows or columns, an image named twice, or an unknown split.
     """
     require(table.is_file(), "dataset.table", "a CSV file", table)
     try:
@@ -90,7 +80,5 @@ def read_rows(table: Path, root: Path) -> list[Row]:
     others = sorted({text["split"] or "an empty cell" for text in texts} - {"train", "val", "test"})
     all_or_none = not others or not any(text["split"] for text in texts)
     require(all_or_none, str(table), "train, val or test in each cell of split, or no splits", ", ".join(others[:3]))
-    return [
-        Row(root / text["image"], root / text["mask"] if text["mask"] else None, text["split"], text["group"])
-        for text in texts
-    ]
+    masks = [[root / text["mask"]] if text["mask"] else [] for text in texts]
+    return [(root / text["image"], some, text["split"], text["group"]) for text, some in zip(texts, masks, strict=True)]

@@ -154,15 +154,14 @@ class Folder(Dataset):
         """Make the items of each row of a table."""
         require(isinstance(self.masks, str), WHO, "a table without several folders of masks")
         items, lost = [], list[Path]()
-        for row in read_rows(root / table, root):
-            name = row.image.relative_to(root) if row.image.is_relative_to(root) else row.image
-            stem, masks = without_suffix(name), [row.mask] if row.mask else []
-            base = Item(stem, row.group or self.group_of(stem, stem), split=row.split, page=self.page)
-            absent = [path for path in (row.image, *masks) if not path.is_file()]
+        for image, masks, split, group in read_rows(root / table, root):
+            stem = without_suffix(image.relative_to(root) if image.is_relative_to(root) else image)
+            base = Item(stem, group or self.group_of(stem, stem), split=split, page=self.page)
+            absent = [path for path in (image, *masks) if not path.is_file()]
             if absent:
                 items.append(replace(base, fault=f"{absent[0]}: expected a file that exists"))
             else:
-                items += self.items_of(base, row.image, [masks])
+                items += self.items_of(base, image, [masks])
             lost += absent
         faults = [item.fault for item in items if item.fault]
         usable = self.on_bad_item != "raise" or not faults
