@@ -35,14 +35,6 @@ ALIKE = 0.98
 """Correlation of two reduced images from which a candidate counts as a near-duplicate."""
 
 
-class Inspection(NamedTuple):
-    """What one image shows: its facts, the areas of its objects in pixels, and a hash to find near-duplicates by."""
-
-    facts: Facts
-    areas: np.ndarray
-    hash: tuple[np.ndarray, np.ndarray]
-
-
 class Sample(NamedTuple):
     """One image as it is stored, reduced for display, and as the model sees it: all uint8 (h, w, 3), but the last bool.
 
@@ -77,11 +69,11 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
     faults |= {name: one for name, one in results.items() if isinstance(one, str)}
     splits, out = divide(listed, faults, chosen.hashes, dataset, False)
     shown = [(split, item) for split in SPLITS for item in splits[split]]
-    seen = [one for _, item in shown if isinstance(one := results[item.id], Inspection)]
+    seen = [one for _, item in shown if isinstance(one := results[item.id], dict)]
     sides = [split for split, _ in shown]
     names = [f"{item.id} ({split})" for split, item in shown]
     copies = [reason for name, reason in out.items() if "expected in one split" in reason]
-    pairs = near_duplicates([one.hash for one in seen], sides)
+    pairs = near_duplicates([one["hash"] for one in seen], sides)
     leaks = copies + [f"{names[a]} and {names[b]} look the same" for a, b in pairs]
     facts: dict[str, Any] = {
         "items": len(listed),
@@ -92,15 +84,17 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
         "group_also_in_test": len(splits.conflicting),
         "range": dataset.range,
     }
-    by_split = {split: [one.facts for side, one in zip(sides, seen, strict=True) if side == split] for split in SPLITS}
-    areas = np.concatenate([[], *(one.areas for one in seen)])
-    facts |= {"warnings": chosen.notes + doubts(by_split, dataset)} | summary(by_split, areas, dataset)
-    foreground = np.array([one.facts["foreground"] for one in seen])
-    return Audit(facts, splits, leaks, [picture(shown[k][1], dataset) for k in spread(foreground, samples)])
+    by_split = {split: [one for side, one in zip(sides, seen, strict=True) if side == split] for split in SPLITS}
+    facts |= {"warnings": chosen.notes + doubts(by_split, dataset)} | summary(by_split, dataset)
+    pictures = [picture(shown[k][1], dataset) for k in spread([one["foreground"] for one in seen], samples)]
+    return Audit(facts, splits, leaks, pictures)
 
 
-def inspect(item: Item, dataset: Dataset) -> Inspection | str:
-    """Measure one image and its mask as they are stored, or say why that is not possible."""
+def inspect(item: Item, dataset: Dataset) -> Facts | str:
+    """Measure one image and its mask as they are stored, or say why that is not possible.
+
+    Beside its `item_facts` the `areas` of its objects in pixels and a `hash` to find near-duplicates by.
+    """
     try:
         stored = read_item(item, dataset)
         facts = item_facts(item, stored, dataset)
@@ -111,13 +105,14 @@ def inspect(item: Item, dataset: Dataset) -> Inspection | str:
     except ContractError:  # a format of somebody's own
         raster = None
     facts |= {"turned": bool(raster and raster.turned), "alpha": raster is not None and raster.alpha is not None}
-    areas, _ = objects_in(item, stored.mask, dataset)
-    return Inspection(facts, areas, image_hash(view_image(stored.image, replace(dataset, fit="patch", reduce=1))))
+    facts |= {"areas": objects_in(item, stored.mask, dataset)[0]}
+    return facts | {"hash": image_hash(view_image(stored.image, replace(dataset, fit="patch", reduce=1)))}
 
 
-def summary(splits: dict[str, list[Facts]], areas: np.ndarray, dataset: Dataset) -> dict[str, Any]:
+def summary(splits: dict[str, list[Facts]], dataset: Dataset) -> dict[str, Any]:
     """Sum up the facts of all images as plain data."""
     seen = [one for some in splits.values() for one in some]
+    areas = np.concatenate([[], *(one["areas"] for one in seen)])
     every, task = np.array([one["foreground"] for one in seen]), dataset.task
     masks = [mask for one in seen for mask in one["masks"]]
     kinds = Counter(" ".join(filter(None, (mask["lossy"], mask["kind"]))) for mask in masks)
