@@ -59,9 +59,8 @@ class Samples(Dataset):
             batch["valid"] = valid
         for name in self.needs:
             masks = target.permute(0, 2, 3, 1).cpu().numpy()
-            maps = [
-                map_layers(MAPS[name], mask[..., 0] if mask.shape[2] == 1 else mask, dataset.task) for mask in masks
-            ]
+            masks = masks[..., 0] if masks.shape[3] == 1 else masks
+            maps = [map_layers(MAPS[name], mask, dataset.task) for mask in masks]
             batch[name] = torch.from_numpy(np.stack(maps)).to(target.device)
         return batch
 
@@ -83,13 +82,9 @@ def hold(samples: Samples, fingerprint: str, split: str, device: torch.device) -
     if key not in _held:
         for other in [other for other in _held if other[::2] != key[::2]]:
             del _held[other]
-        parts = [samples.read([(0, index)]) for index in range(len(samples))]
-        valid = None
-        if any(mark is not None for *_, mark in parts):
-            whole = torch.ones_like(parts[0][1][:, :1], dtype=torch.bool)
-            valid = torch.cat([whole if mark is None else mark for *_, mark in parts]).to(device)
-        image = torch.cat([image.permute(0, 2, 3, 1) for image, *_ in parts]).to(device)
-        _held[key] = image, torch.cat([target for _, target, _ in parts]).to(device), valid
+        image, target, valid = samples.read([(0, index) for index in range(len(samples))])
+        held = image.permute(0, 2, 3, 1).to(device), target.to(device)
+        _held[key] = *held, None if valid is None else valid.to(device)
     return replace(samples, held=_held[key])
 
 
