@@ -200,7 +200,6 @@ def measure(name: str, seen: Seen, dataset: Dataset) -> tuple[float, tuple[float
     scored, chosen = [every[k] for k in dataset.task.scored], []
     for layer in scored:
         places = np.flatnonzero(layer >= 0.5)
-        count = min(POINTS // len(scored), len(places))
-        chosen.append(rng.choice(places, count, replace=False) if len(places) else places)
+        chosen.append(rng.choice(places, min(POINTS // len(scored), len(places)), replace=False))
     points = np.stack(np.unravel_index(np.concatenate(chosen), seen.mask.shape[:2]), 1)
     return foreground, tuple(classes), points

@@ -37,6 +37,9 @@ def test_so_many_of_the_four_experts_must_agree_or_their_fraction_is_the_target(
     for agreement, row in rows.items():
         assert fundus(drishti, agreement=agreement).items()[0].mask()[0].tolist() == row
     assert fundus(drishti, agreement=0.25, target="cup").items()[0].mask()[0].tolist() == [0, 0, 0, 0, 1]
+    both = fundus(drishti, agreement=0.25, target="disc_cup").items()[0].mask()
+    assert both[0].tolist() == [[0, 0], [1, 0], [1, 0], [1, 0], [1, 1]]
+    assert fundus(drishti, agreement=0.25, target="rim_cup").items()[0].mask()[0].tolist() == [0, 1, 1, 1, 2]
     soft = fundus(drishti, soft=True).items()[0].mask()[0]
     np.testing.assert_allclose(soft, [0, 0.25, 0.5, 0.75, 1], atol=0.003)
 
