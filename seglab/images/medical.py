@@ -54,15 +54,15 @@ def decode_dicom(path: str, data: bytes, page: Page | None) -> Raster:
 
 
 @contextmanager
-def one_sentence(path: str) -> Iterator[None]:
-    """Turn what pydicom raises for a file that is not what it should be, a dozen kinds, into a ContractError."""
+def one_sentence(path: str, expected: str = "a DICOM with pixels") -> Iterator[None]:
+    """Turn what libraries raise for a file that is not what it should be, a dozen kinds, into a ContractError."""
     try:
         yield
     except ContractError:
         raise
     except Exception as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise ContractError(f"{path}: expected a DICOM with pixels, got {reason}") from None
+        raise ContractError(f"{path}: expected {expected}, got {reason}") from None
 
 
 def header_window(data: Any, path: str) -> tuple[float, float]:
@@ -87,11 +87,9 @@ def read_header(path: str) -> Header:
     """Read the header alone; raises a ContractError for what is no volume of three axes."""
     import nibabel
 
-    try:
+    with one_sentence(path, "a NIfTI volume"):
         image: Any = nibabel.load(path)
         shape, codes = image.shape, nibabel.aff2axcodes(image.affine)
-    except Exception as error:  # nibabel has several kinds for a damaged file
-        raise ContractError(f"{path}: expected a NIfTI volume, got {str(error)[:120]}") from None
     flat = len(shape) >= 3 and all(size == 1 for size in shape[3:])
     require(flat, path, "a volume of three axes", "x".join(map(str, shape)), "save each part as a file of its own")
     return Header(shape[:3], "".join(code or "?" for code in codes))
