@@ -138,16 +138,13 @@ class Folder(Dataset):
         if self.test_images and self.test_masks:
             folders["test"] = (self.test_images, self.test_masks)
             self.require_no_other_val(root)
-        places = {
-            s: (root / one, [root / mask for mask in named(masks).values()]) for s, (one, masks) in folders.items()
-        }
-        every = {folder for images, masks in places.values() for folder in (images, *masks)}
+        every = {root / one for images, masks in folders.values() for one in (images, *named(masks).values())}
         items = []
-        for split, (images, masks) in places.items():
-            found = [self.matched(images, one, every) for one in masks]
+        for split, (images, masks) in folders.items():
+            found = [self.matched(root / images, root / one, every) for one in named(masks).values()]
             for core in sorted({core for sides in found for side in sides for core in side}):
                 files = [(left.get(core, []), right.get(core, [])) for left, right in found]
-                items += self.pair(core, files, split if len(places) > 1 else "")
+                items += self.pair(core, files, split if len(folders) > 1 else "")
         return items
 
     def listed(self, root: Path, table: str) -> list[Item]:
@@ -219,7 +216,7 @@ class Folder(Dataset):
 
     def items_of(self, base: Item, image: Path | None, masks: Masks) -> list[Item]:
         """Make the items of an image and its masks for each class: one, `base` with its pixels, but for a volume."""
-        common: dict[str, Any] = {"page": self.page, "ignore": self.ignore}
+        common: dict[str, Any] = {"page": base.page, "ignore": self.ignore}
         pairs: Any = self.classes
         read: Read = partial(read_classes, classes=pairs, **common)
         if pairs is None:

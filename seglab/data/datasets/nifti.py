@@ -55,7 +55,6 @@ class Nifti(Folder):
             return [replace(volume, fault=str(error))]
         made = []
         for n in range(header.shape[self.axis]):
-            page = (self.axis, n)
-            one = replace(base, id=f"{base.id}_{'xyz'[self.axis]}{n:03}", page=page)
-            made += Folder.items_of(replace(self, page=page), one, image, masks)
+            one = replace(base, id=f"{base.id}_{'xyz'[self.axis]}{n:03}", page=(self.axis, n))
+            made += super().items_of(one, image, masks)
         return made
