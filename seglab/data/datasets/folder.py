@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,12 +21,6 @@ from seglab.images.raster import Page
 
 WHO = "dataset folder"
 
-Named = tuple[str, str, Path]
-"""The name of a file without its ending, which suffix it has, and the file."""
-
-Files = dict[str, list[Named]]
-"""Files by what their names have in common with others."""
-
 Masks = Sequence[Sequence[Path]]
 """The mask files of an image for each class."""
 
@@ -35,6 +29,18 @@ Read = Callable[[str], np.ndarray]
 
 Folders = Mapping[str, str] | tuple[tuple[str, str], ...]
 """A folder of masks for each class, by name."""
+
+
+class Named(NamedTuple):
+    """A file, its name without its ending, and which suffix that has."""
+
+    name: str
+    suffix: str
+    path: Path
+
+
+Files = dict[str, list[Named]]
+"""Files by what their names have in common with others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,12 +213,15 @@ class Folder(Dataset):
         """Make the items of one name, or one with a fault where two files have it; `files` are those of each class."""
         name, masks = f"{split}/{core}" if split else core, [masks for _, masks in files]
         images = next((images for images, _ in files if images), [])
-        again = [[one for one in some if [suffix for _, suffix, _ in some].count(one[1]) > 1] for some in masks]
-        for (*_, one), (*_, other), *_ in (some for some in (images, *again) if len(some) > 1):
-            return [Item(name, name, split=split, fault=f"{one}: expected one file of its name, got {other} too")]
-        image, group = (images[0][2], self.group_of(images[0][0], name)) if images else (None, name)
+        suffixes = [Counter(one.suffix for one in some) for some in masks]
+        again = [[one for one in some if count[one.suffix] > 1] for some, count in zip(masks, suffixes, strict=True)]
+        for some in (images, *again):
+            if len(some) > 1:
+                fault = f"{some[0].path}: expected one file of its name, got {some[1].path} too"
+                return [Item(name, name, split=split, fault=fault)]
+        image, group = (images[0].path, self.group_of(images[0].name, name)) if images else (None, name)
         base = Item(name, group, split=split, page=self.page)
-        return self.items_of(base, image, [[path for *_, path in some] for some in masks])
+        return self.items_of(base, image, [[one.path for one in some] for some in masks])
 
     def items_of(self, base: Item, image: Path | None, masks: Masks) -> list[Item]:
         """Make the items of an image and its masks for each class: one, `base` with its pixels, but for a volume."""
@@ -257,13 +266,13 @@ def by_core(names: dict[str, list[Path]], kind: re.Pattern[str], other: re.Patte
     for name, files in names.items():
         found, rival = kind.fullmatch(name), other.fullmatch(name) if shared else None
         if found and not (rival and len(rival["core"]) < len(found["core"])):
-            cores.setdefault(found["folder"] + found["core"], []).extend((name, found["suffix"], p) for p in files)
+            cores.setdefault(found["folder"] + found["core"], []).extend(Named(name, found["suffix"], p) for p in files)
     return cores
 
 
 def first(cores: Files, some: Collection[str]) -> str:
     """Name the first of some files, in parentheses."""
-    return f" (first {cores[min(some)][0][2].name})" if some else ""
+    return f" (first {cores[min(some)][0].path.name})" if some else ""
 
 
 def pair_item(
