@@ -14,7 +14,7 @@ from seglab.images.resize import crop
 Pair = tuple[int, int]
 """An epoch, and the index of a sample."""
 
-Tile = tuple[int, int, int, tuple[int, int, int, int]]
+Tile = tuple[int, int, int, tuple[slice, slice]]
 """Number of an image, top and left corner of a square in it, and the pixels of the square that no earlier one has."""
 
 
@@ -98,10 +98,10 @@ class Tiles(Whole):
     def places(self) -> list[Tile]:
         grids = [[steps(length, self.dataset.size) for length in image.shape] for image in self.images]
         return [
-            (number, top, left, (row, last_row, column, last_column))
+            (number, top, left, (rows, columns))
             for number, (down, across) in enumerate(grids)
-            for top, row, last_row in down
-            for left, column, last_column in across
+            for top, rows in down
+            for left, columns in across
         ]
 
     def __len__(self) -> int:
@@ -112,10 +112,10 @@ class Tiles(Whole):
 
     def sample(self, pair: Pair, seed: int) -> Seen:
         """Give one square, of which the pixels count that no earlier square of its image has."""
-        number, top, left, (row, last_row, column, last_column) = self.places[pair[1]]
+        number, top, left, own = self.places[pair[1]]
         image, mask, marks = self.square(number, top, left)
         fresh = np.zeros(mask.shape[:2], bool)
-        fresh[row:last_row, column:last_column] = True
+        fresh[own] = True
         return Seen(image, mask, fresh if marks is None else fresh & marks)
 
 
@@ -124,7 +124,7 @@ def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
 
 
-def steps(length: int, size: int) -> list[tuple[int, int, int]]:
-    """Cut a side of an image: where each square begins, and from and to which of its pixels it is the first there."""
+def steps(length: int, size: int) -> list[tuple[int, slice]]:
+    """Cut a side of an image: where each square begins, and at which of its pixels it is the first."""
     places = [(max(0, min(start, length - size)), start) for start in range(0, length, size)]
-    return [(begin, start - begin, min(begin + size, length) - begin) for begin, start in places]
+    return [(begin, slice(start - begin, min(size, length - begin))) for begin, start in places]

@@ -105,9 +105,9 @@ def test_the_tiles_own_pixels_are_each_pixel_of_the_image_once(raw):
 
 
 def test_squares_stay_inside_a_side_that_is_long_enough():
-    assert steps(64, 32) == [(0, 0, 32), (32, 0, 32)]
-    assert steps(70, 32) == [(0, 0, 32), (32, 0, 32), (38, 26, 32)]
-    assert steps(20, 32) == [(0, 0, 20)]
+    assert steps(64, 32) == [(0, slice(0, 32)), (32, slice(0, 32))]
+    assert steps(70, 32) == [(0, slice(0, 32)), (32, slice(0, 32)), (38, slice(26, 32))]
+    assert steps(20, 32) == [(0, slice(0, 20))]
 
 
 @pytest.mark.parametrize(
