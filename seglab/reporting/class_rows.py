@@ -16,8 +16,6 @@ def rows_per_image(table: pd.DataFrame, task: Task, name: str | None = None) -> 
     A score that is undefined for a class is left out of the mean; an image is empty where all scored classes are. The
     table may be of several runs, by a column `run`.
     """
-    if "class" not in table:  # written before there were classes
-        return table
     chosen = [task.classes[k] for k in chosen_classes(task, name)]
     rows = table[table["class"].isin(chosen)].drop(columns="class").reset_index(drop=True)
     by = [key for key in ("run", "id", "group") if key in rows]

@@ -7,13 +7,13 @@ or missing files, folders that are no runs, the same experiment twice.
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from seglab.contract import ContractError, Task, require
@@ -129,79 +129,48 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
 
 def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
     """The rows per image of the used runs; enters the digests of their files, and leaves out those that are damaged."""
-    parts, used = [], runs[runs["used"]]
-    for task in dict.fromkeys(used["task"]):
-        contents: dict[int, bytes] = {}
-        problems: dict[int, str] = {}
-        digests: dict[int, str] = {}
-        for row in used.index[used["task"] == task]:
-            try:
-                contents[row] = (runs.loc[row, "folder"] / "per_image.csv").read_bytes()
-                digests[row] = blake2b(contents[row], digest_size=8).hexdigest()
-            except OSError as error:
-                problems[row] = str(error)
-        runs.loc[list(digests), "digest"] = list(digests.values())
-        tables, damaged = read_together(contents, dtype={"id": str, "group": str}, na_values=[""])
-        for table in tables:
-            if missing := {"id", "group", "foreground", "iou"} - set(table):
-                damaged |= dict.fromkeys(table["run"].unique(), f"no {', '.join(sorted(missing))}")
-            else:
-                parts.append(rows_per_image(table, task, class_name))
-        for row, problem in (problems | damaged).items():
-            runs.loc[row, ["used", "problem"]] = False, f"per_image.csv cannot be read: {problem}"
-    images = pd.concat(parts) if parts else pd.DataFrame(columns=["run"], dtype=int)
-    return images.sort_values("run", kind="stable")
+    tables: dict[Task, dict[int, pd.DataFrame]] = {}
+    for row, folder, task in runs.loc[runs["used"], ["folder", "task"]].itertuples(name=None):
+        try:
+            content = (folder / "per_image.csv").read_bytes()
+            runs.loc[row, "digest"] = blake2b(content, digest_size=8).hexdigest()
+            table = pd.read_csv(BytesIO(content), dtype={"id": str, "group": str}, na_values=[""])
+            lacking = sorted({"id", "group", "class", "foreground", "iou"} - set(table)) or ["rows"] * table.empty
+            if lacking:
+                raise ValueError(f"no {', '.join(lacking)}")
+            tables.setdefault(task, {})[row] = table
+        except (OSError, ValueError) as error:
+            runs.loc[row, ["used", "problem"]] = False, f"per_image.csv cannot be read: {error}"
+    parts = [rows_per_image(joined(some), task, class_name) for task, some in tables.items()]
+    return pd.concat(parts).sort_values("run", kind="stable") if parts else pd.DataFrame(columns=["run"], dtype=int)
+
+
+def joined(tables: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:
+    """The rows of the tables of some runs, by the rows of these, with the column `run`."""
+    return pd.concat(tables, names=["run"]).reset_index(level="run")
 
 
 def _supersede(runs: pd.DataFrame) -> None:
     """Of several finished runs with one label and seed keep the one that finished last."""
     used = runs[runs["used"]]
-    used = used.sort_values("finished", kind="stable") if len(used) else used
+    if used.empty:
+        return
     experiment = ["benchmark", "label", "seed", "fold"]
-    for _, same in used[used.duplicated(experiment, keep=False)].groupby(experiment):
-        runs.loc[same.index[:-1], "used"] = False
-        last = runs.loc[same.index[-1], "folder"]
-        runs.loc[same.index[:-1], "problem"] = f"superseded by {last.parent.name}/{last.name}"
+    last = used.sort_values("finished", kind="stable").groupby(experiment)["folder"].transform("last")
+    for row in used.index[last.reindex(used.index) != used["folder"]]:
+        folder = last[row]
+        runs.loc[row, ["used", "problem"]] = False, f"superseded by {folder.parent.name}/{folder.name}"
 
 
 def read_histories(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows of metrics.csv of all runs that have one, with `run`, the run's row, and its `label`."""
-    files = {row: folder / "metrics.csv" for row, folder in zip(runs.index, runs["folder"], strict=True)}
-    tables, _ = read_together({row: file.read_bytes() for row, file in files.items() if file.is_file()})
-    found = [table for table in tables if "epoch" in table]
-    rows = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["run", "epoch"], dtype=int)
-    return pd.concat([rows, runs["label"].reindex(rows["run"]).set_axis(rows.index)], axis=1)  # see _parsed
+    """The rows of metrics.csv of all runs that have one, with `run`, the run's row, and its `label`.
 
-
-def read_together(contents: Mapping[int, bytes], **options: Any) -> tuple[list[pd.DataFrame], dict[int, str]]:
-    """Read the CSV files of some runs as one, which takes a third of the time; `options` are those of pandas.read_csv.
-
-    Returns a table for each set of columns, with the column `run`, and by run what is wrong with a file that is damaged
-    or has no rows.
+    Columns of single classes, such as `val/iou/cup`, are left out.
     """
-    by_head: dict[bytes, dict[int, bytes]] = {}
-    for run, content in contents.items():
-        head, _, body = content.partition(b"\n")
-        by_head.setdefault(head, {})[run] = body if body.endswith(b"\n") else body + b"\n"
-    tables, problems = [], {}
-    for head, bodies in by_head.items():
-        try:
-            tables.append(_parsed(head, bodies, options))
-        except ValueError:  # one of them is damaged, or holds a line break within a cell
-            for run, body in bodies.items():
-                try:
-                    tables.append(_parsed(head, {run: body}, options))
-                except ValueError as error:
-                    problems[run] = str(error)
-    return tables, problems
-
-
-def _parsed(head: bytes, bodies: Mapping[int, bytes], options: Mapping[str, Any]) -> pd.DataFrame:
-    table = pd.read_csv(BytesIO(b"\n".join([head, b"".join(bodies.values())])), low_memory=False, **options)
-    if table.empty:
-        raise ValueError("no rows")
-    lines = [body.count(b"\n") for body in bodies.values()] if len(bodies) > 1 else [len(table)]
-    if sum(lines) != len(table):
-        raise ValueError("rows of several lines")
-    runs = pd.Series(np.repeat(list(bodies), lines), table.index, name="run")
-    return pd.concat([table, runs], axis=1)  # a column added to a hundred makes pandas warn of their number
+    tables = {}
+    for row, folder in runs["folder"].items():
+        with suppress(OSError, ValueError):
+            tables[row] = pd.read_csv(folder / "metrics.csv", usecols=lambda name: name.count("/") < 2)
+    tables = {row: table for row, table in tables.items() if "epoch" in table}
+    rows = joined(tables) if tables else pd.DataFrame(columns=["run", "epoch"], dtype=int)
+    return rows.assign(label=runs["label"].reindex(rows["run"]).to_numpy())

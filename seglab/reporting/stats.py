@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
@@ -41,8 +41,6 @@ class Comparison:
 
     first: str
     second: str
-    mean_first: float
-    mean_second: float
     difference: float
     replicates: int
     images: int
@@ -83,7 +81,7 @@ def _crossed(data: Cube, labels: Sequence[str], *, unbiased: bool = False) -> li
         if (both := _paired(data, pair)) is not None:
             first, second, images = both
             groups = np.unique(codes[images], return_inverse=True)[1]
-            row = _row(pair, [first], [second], "seeds", replicates=len(first), groups=int(groups.max()) + 1)
+            row = _row(pair, [both], replicates=len(first), groups=int(groups.max()) + 1)
             if min(row.replicates, row.groups) > 1:
                 found = variances(first - second, groups)
                 taken = found.single * (1 if unbiased else max(1 - 3 / row.groups, 0))
@@ -100,10 +98,9 @@ def replicated(
     for pair in combinations(_order(parts, lower_is_better), 2):
         both = [found for part in parts if (found := _paired(part, pair)) is not None]
         if both:
-            first, second = ([found[k] for found in both] for k in (0, 1))
-            row = _row(pair, first, second, kind, replicates=len(both), groups=sum(found[2].sum() for found in both))
+            row = _row(pair, both, kind=kind, replicates=len(both))
             if len(both) > 1:
-                gaps = [float((a - b).mean()) for a, b in zip(first, second, strict=True)]
+                gaps = [float((first - second).mean()) for first, second, _ in both]
                 row = replace(row, spread=float(np.var(gaps, ddof=1)), overlap=overlap, image_variance=0.0)
             rows.append(row)
     return _with_p(_moderated(rows))
@@ -138,8 +135,11 @@ def _order(parts: Sequence[Cube], lower_is_better: bool) -> list[str]:
     return sorted(means, key=lambda label: sign * np.mean(means[label]))
 
 
-def _paired(data: Cube, pair: tuple[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """The values (seeds, images) of both losses where each has one, and which images these are; None without any."""
+Paired = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""The values (seeds, images) of two losses where each has one, and which images these are."""
+
+
+def _paired(data: Cube, pair: tuple[str, str]) -> Paired | None:
     if not set(pair) <= set(data.labels):
         return None
     both, images = data.balanced(pair)
@@ -147,23 +147,25 @@ def _paired(data: Cube, pair: tuple[str, str]) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _row(
-    pair: tuple[str, str], first: list[np.ndarray], second: list[np.ndarray], kind: str, *, replicates: int, groups: int
+    pair: tuple[str, str], both: Sequence[Paired], *, replicates: int, groups: int | None = None, kind: str = "seeds"
 ) -> Comparison:
-    one, other = (float(np.mean([part.mean() for part in parts])) for parts in (first, second))
-    means: dict[str, Any] = {"mean_first": one, "mean_second": other, "difference": one - other}
-    images = sum(part.shape[1] for part in first)
-    sizes: dict[str, Any] = {"replicates": replicates, "images": images, "groups": int(groups)}
-    return Comparison(first=pair[0], second=pair[1], kind=kind, **means, **sizes)
+    """The mean difference over some parts of the data; without `groups` each image is one."""
+    first, second = (float(np.mean([part[k].mean() for part in both])) for k in (0, 1))
+    images = sum(part[0].shape[1] for part in both)
+    return Comparison(
+        first=pair[0],
+        second=pair[1],
+        difference=first - second,
+        replicates=replicates,
+        images=images,
+        groups=groups or images,
+        kind=kind,
+    )
 
 
 def turned(pair: Comparison) -> Comparison:
     """The same pair the other way round."""
-    means: dict[str, Any] = {
-        "mean_first": pair.mean_second,
-        "mean_second": pair.mean_first,
-        "difference": -pair.difference,
-    }
-    return replace(pair, first=pair.second, second=pair.first, **means)
+    return replace(pair, first=pair.second, second=pair.first, difference=-pair.difference)
 
 
 def errors(pairs: Sequence[Comparison]) -> Errors:

@@ -54,7 +54,7 @@ def write_run(
     ids = rows["id"].to_numpy(str)
     np.savez(folder / "histograms.npz", test=table, test_ids=ids, val=table[::2], val_ids=ids[::2])
     history(shift).to_csv(folder / "metrics.csv", index=False)
-    scores = rows.drop(columns=["id", "group", "pixels", "foreground"]).mean()
+    scores = rows.drop(columns=["id", "group", "class", "pixels", "foreground"]).mean()
     metrics = {f"test/{key}": value for key, value in scores.items()} | {"test/ece": 0.05, "val/iou": scores["iou"]}
     whole = scored(table.sum(0)[None], table.sum()).iloc[0]
     metrics |= {f"test/{key}_pooled": whole[key] for key in ("iou", "dice", "precision", "recall", "accuracy")}
@@ -110,6 +110,7 @@ def scored(table: np.ndarray, pixels: int) -> pd.DataFrame:
         }
     size = len(table)
     names = {"id": [f"image_{i:03d}" for i in range(size)], "group": [f"patient_{i // 2}" for i in range(size)]}
+    names["class"] = ["foreground"] * size
     counts = {"pixels": pixels, "foreground": true, "tp": tp, "fp": fp, "fn": fn, "tn": tn}
     return pd.DataFrame({**names, **counts, "loss": 1 - scores["dice"], **scores})
 

@@ -9,7 +9,7 @@ from scipy.stats import nct, t
 from seglab.reporting.power import MORE_SEEDS, more_seeds
 from seglab.reporting.stats import Comparison
 
-ABOUT = {"first": "a", "second": "b", "mean_first": 0.0, "mean_second": 0.0, "images": 50, "groups": 50}
+ABOUT = {"first": "a", "second": "b", "images": 50, "groups": 50}
 PAIR = Comparison(**ABOUT, difference=0.02, replicates=3, spread=4e-4, image_variance=1e-12)
 
 

@@ -11,8 +11,6 @@ from tests.reporting.fabricate import a_cube
 PAIR = Comparison(
     first="dice",
     second="bce",
-    mean_first=0.85,
-    mean_second=0.82,
     difference=0.03,
     replicates=4,
     images=50,
