@@ -251,10 +251,10 @@ class Study:
 
     def report(self, output: str | Path | None = None, **question: Any) -> Path:
         """Write report.html, tables and figures as `python -m seglab.report` does; returns report.html."""
-        from seglab.reporting.write_report import answer, write_all
+        from seglab.reporting.write_report import answer, write
 
         asked = _question(question)
-        return write_all(self.folders, asked, answer(self.folders, asked), Path(output or self.folders[0]))
+        return write(self.folders, asked, answer(self.folders, asked), Path(output or self.folders[0]))
 
     def _repr_html_(self) -> str:
         from seglab.reporting.html import notebook_page

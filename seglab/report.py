@@ -5,7 +5,6 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,16 +19,14 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     """Write report.html, table.csv, table.md and the figures about the runs below `cfg.roots`; returns report.html."""
     roots = [Path(root) for root in cfg.roots]
     require(bool(roots), "report", "a folder that holds runs", "none", "python -m seglab.report outputs/SWEEP")
-    for root in roots:
-        require(root.is_dir(), "report", "a folder", root)
 
     from seglab.reporting.study import Question
-    from seglab.reporting.write_report import answer, write_all
+    from seglab.reporting.write_report import answer, write
 
-    names = {field.name: "class" if field.name == "of_class" else field.name for field in fields(Question)}
-    question = Question(**{key: cfg[name] for key, name in names.items()})
-    sweep, studies, over = answer(roots, question)
-    written = write_all(roots, question, (sweep, studies, over), Path(cfg.output or roots[0]))
+    asked = {name: cfg[name] for name in Question().asked}
+    question = Question(of_class=asked.pop("class"), **asked)
+    sweep, studies, over = found = answer(roots, question)
+    written = write(roots, question, found, Path(cfg.output or roots[0]))
     unused = sweep.runs[sweep.runs["status"].isin(["finished", "unreadable"]) & ~sweep.runs["used"]]
     for name, problem in unused.loc[~unused["problem"].str.startswith("superseded"), ["name", "problem"]].to_numpy():
         log.warning("%s is left out: %s", name, problem)

@@ -79,15 +79,6 @@ def variance(study: Study) -> Markup | None:
     return table(["source", "standard deviation", "share of the variance"], rows)
 
 
-def ranks(study: Study) -> Markup:
-    """The ranks that each loss may have."""
-    found = study.ranks
-    rows = [
-        [text(label), Cell(f"{low} to {high}" if low < high else str(low), low)] for label, (low, high) in found.items()
-    ]
-    return table(["loss", "rank"], rows)
-
-
 def metric_blocks(spread: pd.DataFrame, decision: str) -> Iterator[tuple[str, Markup]]:
     """Every metric, mean and standard deviation over seeds: a heading and a table for each block."""
     for name, keys in blocks(spread.columns.get_level_values(0), decision).items():

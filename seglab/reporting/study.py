@@ -32,7 +32,7 @@ from seglab.reporting.run_decisions import RULES, Decisions
 from seglab.reporting.run_labels import differing
 from seglab.reporting.stats import Comparison, compare
 from seglab.reporting.thresholds import middles
-from seglab.reporting.verdict import QUESTIONS, Verdict, headline, judge, listed, ranks, signed
+from seglab.reporting.verdict import QUESTIONS, Verdict, headline, judge, listed, signed
 
 CALIBRATION_CHANCE = 0.8
 """How probable a difference must be before the report says that it is mostly one of calibration."""
@@ -67,6 +67,11 @@ class Question:
         require(self.images in IMAGES, "report: images", f"one of {', '.join(IMAGES)}", self.images)
         require(self.delta > 0, "report: delta", "a number above 0", self.delta)
         require(0.5 < self.confidence < 1, "report: confidence", "a number between 0.5 and 1", self.confidence)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The options by their names on the command line."""
+        return {"class" if key == "of_class" else key: value for key, value in asdict(self).items()}
 
 
 def _monitored(monitor: object) -> float:
@@ -105,9 +110,8 @@ class Study:
     @cached_property
     def look(self) -> Look:
         """Which look at the study this is, and what it may err."""
-        asked = {"class" if key == "of_class" else key: value for key, value in asdict(self.question).items()}
         alpha = 1 - self.question.confidence
-        return Look.at(self.known, asked, self.digests, self.sweep.waiting, alpha)
+        return Look.at(self.known, self.question.asked, self.digests, self.sweep.waiting, alpha)
 
     @cached_property
     def look_words(self) -> str:
@@ -273,7 +277,7 @@ class Study:
             return None
         tuned = replace(self, question=replace(self.question, rule="tuned"))
         tuned.__dict__["_pooled"] = self._pooled  # cached_property's own place: they are read once
-        return tuned
+        return tuned if tuned.verdicts else None
 
     @cached_property
     def decisions(self) -> pd.DataFrame:
@@ -284,11 +288,6 @@ class Study:
         keys = {rule: metric if rule == "fixed" else f"{rule}/{metric}" for rule in RULES}
         table = self.metrics.reindex(columns=list(keys.values())).set_axis(list(keys), axis=1)
         return table.groupby(self.metrics["label"]).mean().reindex(self.labels).dropna(axis=1, how="all")
-
-    @cached_property
-    def ranks(self) -> dict[str, tuple[int, int]]:
-        """The ranks that each loss may have, by all pairs."""
-        return ranks(self.pairs, self.judged("pairs"))
 
     @cached_property
     def _pooled(self) -> dict[int, Decisions]:

@@ -216,20 +216,6 @@ def _beside_the_best(
     return found
 
 
-def ranks(pairs: Sequence[Comparison], verdicts: Sequence[Verdict]) -> dict[str, tuple[int, int]]:
-    """The ranks that each loss may have, the highest and the lowest, by what was found better in all pairs.
-
-    If every "better" is right, the true ranks lie in all of these sets (Mogstad, Romano, Shaikh and Wilhelm 2024).
-    """
-    losses = list(dict.fromkeys(label for pair in pairs for label in (pair.first, pair.second)))
-    above, below = (dict.fromkeys(losses, 0) for _ in range(2))
-    for found in verdicts:
-        if found.kind == "better":
-            above[found.pair.second] += 1
-            below[found.pair.first] += 1
-    return {label: (1 + above[label], len(losses) - below[label]) for label in losses}
-
-
 def headline(verdicts: Sequence[Verdict], against: str | None = None) -> str:
     """The answer in one sentence."""
     if not verdicts:

@@ -4,7 +4,6 @@ import datetime
 import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -22,9 +21,12 @@ from seglab.reporting.metrics_table import blocks, keys_of, rows_of, title
 from seglab.reporting.run_labels import of_run
 from seglab.reporting.study import IMAGES, Question, Study
 
+Answer = tuple[Sweep, list[Study], DataSets | None]
+"""All runs below some folders, a study of each benchmark with the question put to it, and of all together."""
 
-def answer(roots: Sequence[Path], question: Question) -> tuple[Sweep, list[Study], DataSets | None]:
-    """All runs below some folders, a study of each benchmark with the question put to it, and of all together."""
+
+def answer(roots: Sequence[Path], question: Question) -> Answer:
+    """Put the question to all runs below some folders, and enter the looks that this takes."""
     sweep = collect(roots, question.of_class)
     studies = []
     for name, runs in sweep.benchmarks():
@@ -34,17 +36,20 @@ def answer(roots: Sequence[Path], question: Question) -> tuple[Sweep, list[Study
     return sweep, studies, together(roots, sweep, studies)
 
 
-def write_all(
-    roots: Sequence[Path], question: Question, found: tuple[Sweep, list[Study], DataSets | None], out: Path
-) -> Path:
-    """Write the report about what `answer(roots, question)` found into `out`; returns report.html."""
+def write(roots: Sequence[Path], question: Question, found: Answer, out: Path) -> Path:
+    """Write report.html, table.csv, table.md and figures/*.svg about what `answer` found; returns report.html."""
     sweep, studies, over = found
-    usual = asdict(Question())
-    asked = {key: value for key, value in asdict(question).items() if value != usual[key]}
-    changed = [f"{'class' if key == 'of_class' else key}={value}" for key, value in asked.items()]
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    drawn = [_figures(study, out / "figures", len(studies) > 1) for study in studies]
+    write_text(out / "table.csv", csv(studies, sweep.runs))
+    write_text(out / "table.md", markdown(studies, sweep.runs, over))
+    usual = Question().asked
+    changed = [f"{key}={value}" for key, value in question.asked.items() if value != usual[key]]
     this = " ".join(["python -m seglab.report", *map(str, roots), *changed])
     commands = "\n".join([*training_commands(sweep.runs["overrides"]), this])
-    return write(out, (roots[0] if len(roots) == 1 else out).resolve().name, studies, sweep.runs, commands, over)
+    name = (roots[0] if len(roots) == 1 else out).resolve().name
+    top = (over, _figures(over, out / "figures", True)) if over else None
+    return write_text(out / "report.html", page(name, studies, drawn, sweep.runs, commands, top))
 
 
 def training_commands(overrides: Iterable[list[str] | None]) -> list[str]:
@@ -60,18 +65,6 @@ def training_commands(overrides: Iterable[list[str] | None]) -> list[str]:
     if len(runs) > 1 and made == set(product(*values.values())):
         return [" ".join([f"{start} -m", *(shlex.quote(f"{key}={','.join(values[key])}") for key in keys)])]
     return [" ".join([start, *(shlex.quote(f"{key}={value}") for key, value in run.items())]) for run in runs]
-
-
-def write(
-    out: Path, name: str, studies: list[Study], runs: pd.DataFrame, commands: str, over: DataSets | None = None
-) -> Path:
-    """Write report.html, table.csv, table.md and figures/*.svg into `out`; returns report.html."""
-    (out / "figures").mkdir(parents=True, exist_ok=True)
-    drawn = [_figures(study, out / "figures", len(studies) > 1) for study in studies]
-    write_text(out / "table.csv", csv(studies, runs))
-    write_text(out / "table.md", markdown(studies, runs, over))
-    top = (over, _figures(over, out / "figures", True)) if over else None
-    return write_text(out / "report.html", page(name, studies, drawn, runs, commands, top))
 
 
 def _figures(study: Study, folder: Path, several: bool) -> dict[str, str]:

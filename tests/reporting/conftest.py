@@ -7,7 +7,7 @@ import pytest
 
 from seglab.reporting.load_runs import Sweep, collect
 from seglab.reporting.study import Question, Study
-from seglab.reporting.write_report import write
+from seglab.reporting.write_report import answer, write
 from tests.reporting.fabricate import FakeLoss, write_sweep
 
 
@@ -42,9 +42,7 @@ def own(folder: Path, tmp_path: Path) -> Path:
 def report(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a report about the study after one run has lost its per_image.csv."""
     out = tmp_path_factory.mktemp("report")
-    shutil.copytree(folder, out / "runs")
-    (out / "runs" / "bce_s3" / "per_image.csv").unlink()
-    sweep = collect([out / "runs"])
-    studies = [Study(title, runs, Question()) for title, runs in sweep.benchmarks()]
-    write(out, "my <sweep>", studies, sweep.runs, "python -m seglab.report x")
+    shutil.copytree(folder, out / "my <sweep>")
+    (out / "my <sweep>" / "bce_s3" / "per_image.csv").unlink()
+    write([out / "my <sweep>"], Question(), answer([out / "my <sweep>"], Question()), out)
     return out

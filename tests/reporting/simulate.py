@@ -15,7 +15,7 @@ import numpy as np
 
 from seglab.reporting.looks import spent
 from seglab.reporting.stats import Comparison, compare
-from seglab.reporting.verdict import Verdict, judge, ranks
+from seglab.reporting.verdict import Verdict, judge
 from tests.reporting.fabricate import a_cube
 
 MOST = 12
@@ -117,17 +117,6 @@ def best_is_covered(means: Sequence[float], user: str, studies: int, seed: int =
     return right / studies
 
 
-def ranks_are_covered(means: Sequence[float], user: str, studies: int, seed: int = 0) -> float:
-    """In how many studies every true rank lies in the loss's set at every look."""
-    rng, right = np.random.default_rng(seed), 0
-    true = {f"l{k}": 1 + int(np.sum(np.array(means) > mean)) for k, mean in enumerate(means)}
-    for _ in range(studies):
-        looks = USERS[user](Simulated(values(rng, means)), asking("pairs"))
-        sets = [ranks(pairs, found) for pairs, found in looks]
-        right += all(low <= true[label] <= high for each in sets for label, (low, high) in each.items())
-    return right / studies
-
-
 def false_equivalent(
     means: Sequence[float], question: str, user: str, studies: int, delta: float, seed: int = 0
 ) -> float:
@@ -202,9 +191,6 @@ def tables(studies: int) -> Iterator[str]:
     yield head("the true best is never ruled out")
     for name, means in {"4 equal": [0.0] * 4, "12 equal": [0.0] * 12, "12 graded": GRADES}.items():
         yield row(name, (best_is_covered(means, user, studies) for user in USERS))
-    yield head("every true rank is in its set")
-    for name, means in {"4 equal": [0.0] * 4, "12 graded": GRADES}.items():
-        yield row(name, (ranks_are_covered(means, user, studies) for user in USERS))
     yield head("false “equivalent” within 0.04 of 4 losses of which one is 0.04 better")
     for question in ("best", "pairs"):
         shares = (false_equivalent([0.04, 0.0, 0.0, 0.0], question, user, studies, 0.04) for user in USERS)

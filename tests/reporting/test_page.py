@@ -13,7 +13,7 @@ from seglab.reporting import report_figures, report_sections
 from seglab.reporting.html import TEMPLATES, Cell, decimal, figure, formula, mean_sd, number, table, text
 from seglab.reporting.load_runs import collect
 from seglab.reporting.study import Question, Study
-from seglab.reporting.write_report import csv, markdown, page, write
+from seglab.reporting.write_report import answer, csv, markdown, page, write
 from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
 VOID = {"meta", "img", "input", "br", "path", "use", "image", "rect", "circle", "link", "mspace"}
@@ -70,7 +70,6 @@ def test_the_verdict_comes_first_and_the_rest_in_order(html):
     [
         ("At the threshold tuned on validation", 1),
         ("All 3 pairs in numbers", 2),
-        ("The ranks that each loss may have", 1),
         ("Look 1 at this study, judged at 3.5 %", 1),
         (">per_image.csv cannot be read", 1),
         ("bce with seed 3", 1),
@@ -164,10 +163,9 @@ def test_runs_on_two_data_sets_get_a_part_each_and_are_not_compared(tmp_path, mo
     cup = {"dataset": {"target": "cup"}}
     for folder in write_sweep(tmp_path / "b", [FakeLoss("bce"), FakeLoss("iou")], [1, 2], extra=cup).iterdir():
         change(folder, data={"fingerprint": "ffffffff"})
-    sweep = collect([tmp_path])
-    studies = [Study(title, runs, Question()) for title, runs in sweep.benchmarks()]
+    _, studies, _ = found = answer([tmp_path], Question())
     monkeypatch.setattr(Study, "figures", lambda study: {"seeds": report_figures.seeds(study.data, "iou")})
-    html = write(tmp_path / "out", "both", studies, sweep.runs, "").read_text()
+    html = write([tmp_path], Question(), found, tmp_path / "out").read_text()
     assert re.findall(r'<h2 class="benchmark">([^<]+)<', html) == ["synthetic", "synthetic target=cup"]
     assert re.findall(r'<li><a href="#b(\d)-verdict">([^<]+)<', html) == [
         ("0", "synthetic"),
@@ -247,6 +245,15 @@ def test_the_tables_say_the_threshold_of_the_runs_or_that_it_is_the_likeliest_cl
         change(run, data=known["data"] | {"task": {"kind": "multiclass", "classes": ["other", "cell"]}})
         pd.read_csv(run / "per_image.csv").assign(**{"class": "cell"}).to_csv(run / "per_image.csv", index=False)
     assert heading() == "the likeliest class"
+
+
+def test_there_is_no_tuned_verdict_where_a_loss_finds_nothing_at_its_tuned_thresholds(own):
+    for seed in (1, 2):
+        change(own / f"dice_s{seed}", threshold={"tuned": 1.0})
+    study = Study("data", collect([own]), Question(metric="precision"))
+    assert study.verdicts
+    assert study.tuned is None
+    assert "At the threshold tuned" not in page("x", [study], [{}], study.sweep.runs, "")
 
 
 def test_runs_of_seconds_do_not_take_0_minutes():

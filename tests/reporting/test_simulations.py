@@ -8,7 +8,6 @@ from tests.reporting.simulate import (
     false_better,
     false_equivalent,
     found_better,
-    ranks_are_covered,
     with_folds,
 )
 
@@ -32,10 +31,6 @@ def test_an_erratic_loss_does_not_invent_differences():
 @pytest.mark.parametrize("means", [[0.0] * 4, GRADES], ids=["equal", "graded"])
 def test_the_true_best_is_rarely_ruled_out(means):
     assert best_is_covered(means, "by advice", 150) >= 0.95
-
-
-def test_true_ranks_lie_in_their_sets():
-    assert ranks_are_covered(GRADES[:6], "by advice", 150) >= 0.95
 
 
 @pytest.mark.parametrize("question", ["best", "pairs"])
