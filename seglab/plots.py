@@ -7,6 +7,7 @@ its threads and a test may draw at any time without a display.
 import io
 from collections.abc import Callable, Iterable
 from functools import wraps
+from itertools import cycle
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -27,6 +28,9 @@ P = ParamSpec("P")
 INK, FAINT, GRID = "#1c1e21", "#6b7075", "#d5d8dc"
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "#ffffff", "#e69f00", "#56b4e9"  # distinct to color-blind readers too
 OUTLINE = "#f0e442"
+
+HALF = 0.5 + 1e-6
+"""The share of a pixel above which a class is true there."""
 
 STYLE: dict[Any, Any] = {
     "font.size": 8.5,
@@ -112,6 +116,27 @@ def _lay_out(figure: Figure) -> None:
         figure.set_layout_engine("none")
 
 
+def four_pictures(
+    image: np.ndarray,
+    truth: np.ndarray,
+    probability: np.ndarray,
+    valid: np.ndarray | None,
+    threshold: float,
+    kind: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A test image with its true outline, its truth, its prediction, and the errors, see paint_errors.
+
+    Truth and prediction are (h, w) in [0, 1] of one class, uint8 (h, w, 3) of several.
+    """
+    scored = truth if truth.ndim == 2 else truth[1 if kind == "multiclass" else 0 :].max(0)
+    errors = paint_errors(image, truth, probability, threshold, kind, valid)
+    if truth.ndim == 3:
+        truth, probability = (
+            paint_classes(image, maps, at, kind, valid) for maps, at in ((truth, HALF), (probability, threshold))
+        )
+    return outlined(image, scored), truth, probability, errors
+
+
 def paint_errors(
     image: np.ndarray,
     truth: np.ndarray,
@@ -125,31 +150,32 @@ def paint_errors(
     `image` is uint8 (h, w), (h, w, 1) or (h, w, 3); truth and probability are (h, w), or (k, h, w) of several classes.
     Pixels outside `valid` (h, w) are hatched.
     """
-    canvas = darkened(image)
-    found, real = decided(probability, threshold, kind), decided(truth, 0.5 + 1e-6, kind)
-    kinds = ((found & ~real, FALSE_POSITIVE), (~found & real, FALSE_NEGATIVE), (found & real, TRUE_POSITIVE))
-    bare = np.ones(canvas.shape[:2], bool)  # a pixel of a wrong class is both of the first two, and has one color
-    for where, color in kinds:
-        here = where.any(0) & bare
-        canvas[here] = 0.25 * canvas[here] + 0.75 * 255 * np.array(to_rgb(color))
-        bare &= ~here
-    return hatched(canvas, valid).astype(np.uint8)
+    found, real = decided(probability, threshold, kind), decided(truth, HALF, kind)
+    fp = (found & ~real).any(0)
+    fn = (~found & real).any(0) & ~fp  # a pixel of a wrong class is both, and has one color
+    tp = (found & real).any(0) & ~fp & ~fn
+    return _paint(image, zip((FALSE_POSITIVE, FALSE_NEGATIVE, TRUE_POSITIVE), (fp, fn, tp), strict=True), valid)
 
 
 def paint_classes(
     image: np.ndarray, maps: np.ndarray, threshold: float, kind: str, valid: np.ndarray | None = None
 ) -> np.ndarray:
     """Paint each class (k, h, w) in its color on the darkened image: uint8 (h, w, 3); later ones cover earlier ones."""
-    canvas = darkened(image)
-    for k, where in enumerate(decided(maps, threshold, kind)):
-        canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(to_rgb(CLASS_COLORS[k % len(CLASS_COLORS)]))
+    return _paint(image, zip(cycle(CLASS_COLORS), decided(maps, threshold, kind), strict=False), valid)
+
+
+def _paint(image: np.ndarray, layers: Iterable[tuple[str, np.ndarray]], valid: np.ndarray | None) -> np.ndarray:
+    channels = np.moveaxis(image.reshape(*image.shape[:2], -1).astype(float), 2, 0)
+    canvas = np.repeat((0.45 * (sum(channels) / len(channels)))[..., None], 3, axis=2)
+    for color, where in layers:
+        canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(to_rgb(color))
     return hatched(canvas, valid).astype(np.uint8)
 
 
 def class_legend(task: Task) -> list[Patch]:
     """The colors of the classes that `paint_classes` paints; none for a binary task."""
     names = [task.classes[k] for k in task.scored] if task.channels > 1 else []
-    return [Patch(facecolor=CLASS_COLORS[k % len(CLASS_COLORS)], label=name) for k, name in enumerate(names)]
+    return [Patch(facecolor=color, label=name) for color, name in zip(cycle(CLASS_COLORS), names, strict=False)]
 
 
 def decided(maps: np.ndarray, threshold: float, kind: str) -> np.ndarray:
@@ -157,12 +183,6 @@ def decided(maps: np.ndarray, threshold: float, kind: str) -> np.ndarray:
     if kind == "multiclass":
         return maps.argmax(0) == np.arange(1, len(maps))[:, None, None]
     return (maps if maps.ndim == 3 else maps[None]) >= threshold
-
-
-def darkened(image: np.ndarray) -> np.ndarray:
-    """Give an image (h, w) or (h, w, c) in dark gray, as (h, w, 3) of floats."""
-    channels = np.moveaxis(image.reshape(*image.shape[:2], -1).astype(float), 2, 0)
-    return np.repeat((0.45 * (sum(channels) / len(channels)))[..., None], 3, axis=2)
 
 
 def hatched(canvas: np.ndarray, valid: np.ndarray | None) -> np.ndarray:

@@ -1,47 +1,44 @@
 """The same test images under every loss, side by side: errors in color, and their probabilities.
 
 Each run keeps a few test images in examples.npz: `ids` (n,), `images` uint8 (n, h, w, c), `truths` (n, h, w) and
-`probabilities` (n, h, w) in [0, 1], or uint8 in 0..255, both (n, k, h, w) of several classes, and `valid` (n, h, w)
-where not all pixels count. They are chosen by the data alone: all runs keep the same ones.
+`probabilities` (n, h, w) in [0, 1], both (n, k, h, w) of several classes, and `valid` (n, h, w) where not all pixels
+count. They are chosen by the data alone: all runs keep the same ones.
 """
 
 import base64
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from seglab.contract import Task
-from seglab.plots import outlined, paint_classes, paint_errors
+from seglab.plots import four_pictures
 
 SIDE = 176
 """Pictures are shrunk to this many pixels, so that a report stays small enough to be mailed."""
 
 
-def read_examples(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """A run's kept test images by id, each with image, truth, probability and valid; empty if it kept none."""
+def read_examples(folder: Path) -> dict[str, tuple[np.ndarray, ...]]:
+    """A run's kept test images by id: image, truth, probability and valid (or None) of each; empty if it kept none."""
     try:
         with np.load(folder / "examples.npz") as file:
-            arrays = {key: file[key] for key in ("ids", "images", "truths", "probabilities")}
             valid = file["valid"] if "valid" in file else [None] * len(file["ids"])
+            columns = file["images"], file["truths"], file["probabilities"].astype(np.float32), valid
+            return dict(zip(map(str, file["ids"]), zip(*columns, strict=True), strict=True))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return {}
-    probability = arrays["probabilities"].astype(np.float32) / (255 if arrays["probabilities"].dtype == np.uint8 else 1)
-    rows = zip(arrays["ids"], arrays["images"], arrays["truths"], probability, valid, strict=True)
-    return {str(key): dict(zip(("image", "truth", "probability", "valid"), row, strict=True)) for key, *row in rows}
 
 
-def of_class(seen: dict[str, np.ndarray], task: Task, chosen: Sequence[int]) -> tuple[dict[str, np.ndarray], str]:
-    """An example as the report shows it, and its kind of task: of one class alone, (h, w), or of all, (k, h, w)."""
-    if seen["truth"].ndim == 2:
-        return seen, "binary"
-    if len(chosen) > 1:
-        return seen, task.kind
-    return seen | {key: seen[key][chosen[0]] for key in ("truth", "probability")}, "binary"
+def pictures_of(run: pd.Series, example: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """The four pictures of an example of a run: of one class alone, or of all that the report is about."""
+    image, truth, probability, valid = example
+    kind, classes = run["task"].kind, run["classes"]
+    if truth.ndim == 3 and len(classes) == 1:
+        truth, probability, kind = truth[classes[0]], probability[classes[0]], "binary"
+    return four_pictures(image, truth, probability, valid, run["config"].get("threshold", 0.5), kind)
 
 
 def one_seed(runs: pd.DataFrame, labels: list[str]) -> dict[str, pd.Series]:
@@ -63,34 +60,18 @@ def gallery(runs: Mapping[str, pd.Series], images: pd.DataFrame, metric: str) ->
     rows = []
     for name in dict.fromkeys(name for examples in kept.values() for name in examples):
         cells = {}
-        having = {label: examples[name] for label, examples in kept.items() if name in examples}
-        seen = {label: of_class(one, runs[label]["task"], runs[label]["classes"]) for label, one in having.items()}
-        for label, (one, kind) in seen.items():
-            threshold, p = runs[label]["config"].get("threshold", 0.5), one["probability"]
-            errors = paint_errors(one["image"], one["truth"], p, threshold, kind, one["valid"])
-            several = paint_classes(one["image"], p, threshold, kind, one["valid"]) if p.ndim == 3 else None
-            cells[label] = {
-                "errors": picture(errors),
-                "probability": picture((255 * p).round().astype(np.uint8) if several is None else several),
-                "score": scores.get((runs[label].name, name), np.nan),
-            }
-        first, kind = next(iter(seen.values()))
-        truth = first["truth"]
-        if truth.ndim == 2:
-            shown, outline = (255 * truth.astype(np.float32)).astype(np.uint8), truth
-        else:
-            shown = paint_classes(first["image"], truth, 0.5 + 1e-6, kind, first["valid"])
-            outline = truth[1 if kind == "multiclass" else 0 :].max(0)
-        image = picture(outlined(first["image"], outline))
-        rows.append({"id": name, "image": image, "truth": picture(shown), "cells": cells})
+        shown = {label: pictures_of(runs[label], some[name]) for label, some in kept.items() if name in some}
+        for label, (_, _, probability, errors) in shown.items():
+            score = scores.get((runs[label].name, name), np.nan)
+            cells[label] = {"errors": picture(errors), "probability": picture(probability), "score": score}
+        image, truth, *_ = next(iter(shown.values()))
+        rows.append({"id": name, "image": picture(image), "truth": picture(truth), "cells": cells})
     return list(kept), rows
 
 
 def picture(pixels: np.ndarray) -> str:
-    """An uint8 picture (h, w), (h, w, 1) or (h, w, 3), shrunk if it is large, as a data address for an img tag."""
-    pixels = pixels.squeeze()
-    colored = pixels.ndim == 3 and pixels.shape[2] > 2
-    image = Image.fromarray(pixels[..., :3] if colored else pixels.reshape(pixels.shape[:2]))
+    """A picture (h, w) in [0, 1] or uint8 (h, w, 3), shrunk if it is large, as a data address for an img tag."""
+    image = Image.fromarray(pixels if pixels.ndim == 3 else (255 * pixels.astype(np.float32)).round().astype(np.uint8))
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82, subsampling=0)

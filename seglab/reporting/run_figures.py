@@ -1,13 +1,12 @@
 """The pictures of one run: its learning curves, and test images with their errors in color."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -20,13 +19,9 @@ from seglab.plots import (
     STYLE,
     TRUE_POSITIVE,
     class_legend,
-    outlined,
-    paint_classes,
-    paint_errors,
+    four_pictures,
     save,
 )
-
-TRAIN, VAL = "#e69f00", "#0072b2"
 
 PANELS = {
     "loss": "Loss",
@@ -35,7 +30,7 @@ PANELS = {
     "foreground_confidence": "Foreground confidence",
     "background_confidence": "Background confidence",
 }
-SPLITS = {"train": ("train", TRAIN, "--"), "val": ("val", VAL, "-")}
+SPLITS = {"train": ("#e69f00", "--"), "val": ("#0072b2", "-")}
 
 
 class Example(NamedTuple):
@@ -73,8 +68,12 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
             axis.xaxis.get_major_locator().set_params(integer=True)
         figure.subplots_adjust(0.5 / width, 0.17, 1 - 0.1 / width, 0.81, wspace=0.21)
         for axis, (key, title) in zip(axes, PANELS.items(), strict=False):
-            _lines(axis, history, {f"{split}/{key}": style for split, style in SPLITS.items()})
             axis.set(title=title, xlabel="epoch")
+            for split, (color, style) in SPLITS.items():
+                line = history.reindex(columns=["epoch", f"{split}/{key}"]).dropna().to_numpy()
+                if len(line):
+                    alone = "o" if len(line) == 1 else ""  # one epoch has no line to draw
+                    axis.plot(*line.T, style, marker=alone, color=color, label=split)
         for axis in axes[1 : len(PANELS)]:
             axis.set_ylim(-0.02, 1.02)
         for column in moving:
@@ -87,14 +86,6 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
                 axis.axvline(epoch, color=INK, linewidth=1, linestyle=":", label="" if k else "next loss")
         axes[0].legend(*axes[0].get_legend_handles_labels(), loc="best", handlelength=1.4)
         return save(figure, out)
-
-
-def _lines(axis: Axes, history: pd.DataFrame, columns: Mapping[str, tuple[str, str, str]]) -> None:
-    for column, (name, color, style) in columns.items():
-        if column in history and history[column].notna().any():
-            line = history[["epoch", column]].dropna()
-            alone = "o" if len(line) == 1 else ""  # one epoch has no line to draw
-            axis.plot(line["epoch"], line[column], style, marker=alone, color=color, label=name)
 
 
 def examples(
@@ -125,23 +116,12 @@ def examples(
         for line, row in enumerate(rows):
             y = top + line * (tall + gap)
             page.text(left - gap, y + tall / 2, row.caption, ha="right", va="center", multialignment="right")
-            for k, (picture, span) in enumerate(_pictures(row, threshold, task)):
+            for k, picture in enumerate(four_pictures(*row[1:], threshold=threshold, kind=task.kind)):
                 x = left + k * (columns + gap)
-                page.imshow(picture, cmap="gray", vmin=0, vmax=span, extent=(x, x + columns, y + tall, y))
+                page.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=(x, x + columns, y + tall, y))
         page.set(xlim=(0, size[0]), ylim=(size[1], 0))
         colors = {"true positive": TRUE_POSITIVE, "false positive": FALSE_POSITIVE, "false negative": FALSE_NEGATIVE}
         handles = class_legend(task)
         handles += [Patch(facecolor=c, edgecolor=FAINT, linewidth=0.5, label=name) for name, c in colors.items()]
         figure.legend(handles=handles, loc="lower right", ncols=8, handlelength=1, fontsize=8, borderaxespad=0.2)
         return save(figure, out)
-
-
-def _pictures(row: Example, threshold: float, task: Task) -> list[tuple[np.ndarray, int]]:
-    """The four pictures of a row, gray (h, w) or in colors (h, w, 3), each with the value that is white."""
-    truth, probability = row.truth, row.probability
-    image = outlined(row.image, truth if truth.ndim == 2 else truth[list(task.scored)].max(0))
-    painted = paint_errors(row.image, truth, probability, threshold, task.kind, row.valid)
-    if truth.ndim == 3:
-        maps = ((truth, 0.5 + 1e-6), (probability, threshold))
-        truth, probability = (paint_classes(row.image, m, at, task.kind, row.valid) for m, at in maps)
-    return list(zip((image, truth, probability, painted), (255, 1, 1, 255), strict=True))
