@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from seglab.contract import Logits, PerImage, Target, require
-from seglab.data.distance_maps import MAPS
 from seglab.losses.base import Loss
 from seglab.plots import FAINT, WIDTH, line_styles, styled
 from seglab.reporting.html import note
-from seglab.views.gradients import loss_and_gradient
+from seglab.views.gradients import loss_and_gradient, maps_of
 from seglab.views.view_page import Section, ViewPage, legend_below, panels
 
 Styles = Mapping[Any, dict[str, Any]]
@@ -27,27 +25,18 @@ Styles = Mapping[Any, dict[str, Any]]
 SIDES = ("foreground", "background")
 
 
-@dataclass(frozen=True)
-class Context:
-    """An image to see a loss in: two discs side by side that fill a `fraction` of size x size pixels."""
+def two_discs(fraction: float, size: int) -> Target:
+    """The mask (1, 1, size, size), uint8, of an image to see a loss in: two discs side by side.
 
-    fraction: float
-    size: int
-
-    def target(self) -> Target:
-        """The mask (1, 1, size, size), uint8; as many pixels as the fraction says, at least one of each class."""
-        rows, columns = np.indices((self.size, self.size)) + 0.5
-        away = [np.hypot(rows - 0.5 * self.size, columns - x * self.size) for x in (0.25, 0.75)]
-        nearest = np.minimum(*away).ravel()
-        mask = np.zeros(self.size**2, np.uint8)
-        count = min(max(round(self.fraction * mask.size), 1), mask.size - 1)
-        mask[np.argsort(nearest, kind="stable")[:count]] = 1
-        return torch.from_numpy(mask.reshape(1, 1, self.size, self.size))
-
-    def maps(self, loss: Loss) -> dict[str, Tensor]:
-        """What the loss needs beside the target."""
-        mask = self.target()[0, 0].numpy()
-        return {name: torch.from_numpy(MAPS[name](mask))[None, None] for name in loss.needs}
+    They have as many pixels as the `fraction` says, at least one and not all.
+    """
+    rows, columns = np.indices((size, size)) + 0.5
+    away = [np.hypot(rows - 0.5 * size, columns - x * size) for x in (0.25, 0.75)]
+    nearest = np.minimum(*away).ravel()
+    mask = np.zeros(size**2, np.uint8)
+    count = min(max(round(fraction * mask.size), 1), mask.size - 1)
+    mask[np.argsort(nearest, kind="stable")[:count]] = 1
+    return torch.from_numpy(mask.reshape(1, 1, size, size))
 
 
 def view(losses: Mapping[str, Loss], foreground: float, quality: float, size: int, points: int) -> ViewPage:
@@ -107,50 +96,44 @@ def margins(points: int, reach: float) -> Tensor:
     return torch.linspace(-reach, reach, points, dtype=torch.float64)
 
 
+def curve(loss: Loss, target: Target, side: str, margin: Tensor, quality: float = 0.5) -> dict[str, np.ndarray]:
+    """A loss of an image in which all pixels of one class, `side`, move over the margins.
+
+    The others stay at the probability `quality` of their true class. Gives p (of the true class), logit, value, and
+    by_logit: the gradient of one of the moving pixels times the number of pixels in the image, so that it is on the
+    scale of a single pixel's whatever the size of the image.
+    """
+    moving, sign = target == (side == "foreground"), 1 if side == "foreground" else -1
+    z = torch.where(moving, margin.view(-1, 1, 1, 1), math.log(quality / (1 - quality))) * (2.0 * target.double() - 1)
+    value, gradient = one_by_one(loss, z, target, maps_of(loss, target))
+    each = (gradient * moving).sum((1, 2, 3)) / moving.sum()
+    columns = {"p": torch.sigmoid(margin), "logit": sign * margin, "value": value, "by_logit": target.numel() * each}
+    return {name: x.numpy() for name, x in columns.items()}
+
+
 def pixel_curves(losses: Mapping[str, Loss], points: int) -> pd.DataFrame:
     """Loss and gradient of single pixels: a row per loss, side and point.
 
-    Columns: p (of the true class), logit, value, by_logit (dL/dz) and by_p (the same per unit of p).
+    Columns: those of `curve`, and by_p: the gradient per unit of p.
     """
     margin = margins(points, 7.0)
-    p = torch.sigmoid(margin)
     rows = []
     for label, loss in losses.items():
-        for side, sign in zip(SIDES, (1, -1), strict=True):
-            z = (sign * margin).view(-1, 1, 1, 1)
-            value, gradient = (x.flatten() for x in one_by_one(loss, z, (sign * torch.ones_like(z)).clamp(0), {}))
-            columns = {"p": p, "logit": z.flatten(), "value": value, "by_logit": gradient}
-            columns["by_p"] = sign * gradient / (p * torch.sigmoid(-margin))
-            rows.append(pd.DataFrame({"loss": label, "pixel": side} | {k: x.numpy() for k, x in columns.items()}))
+        for side, truth, sign in zip(SIDES, (1, 0), (1, -1), strict=True):
+            columns = curve(loss, torch.tensor(truth, dtype=torch.uint8).view(1, 1, 1, 1), side, margin)
+            columns["by_p"] = sign * columns["by_logit"] / (columns["p"] * torch.sigmoid(-margin).numpy())
+            rows.append(pd.DataFrame({"loss": label, "pixel": side} | columns))
     return pd.concat(rows, ignore_index=True)
 
 
-def image_curve(loss: Loss, context: Context, quality: float, margin: Tensor) -> dict[str, dict[str, np.ndarray]]:
-    """One loss of an image in which all pixels of one class move over the margins, and the others stay, by side."""
-    target, maps = context.target(), context.maps(loss)
-    rest = math.log(quality / (1 - quality))
-    sides = {}
-    for side, sign in zip(SIDES, (1, -1), strict=True):
-        moving = target == (side == "foreground")
-        z = torch.where(moving, margin.view(-1, 1, 1, 1), rest) * (2.0 * target.double() - 1)
-        value, gradient = one_by_one(loss, z, target, maps)
-        each = (gradient * moving).sum((1, 2, 3)) / moving.sum()
-        columns = {"p": torch.sigmoid(margin), "logit": sign * margin, "value": value}
-        columns["by_logit"] = target.numel() * each
-        sides[side] = {name: x.numpy() for name, x in columns.items()}
-    return sides
-
-
 def image_curves(losses: Mapping[str, Loss], foreground: float, quality: float, size: int, points: int) -> pd.DataFrame:
-    """Every loss in an image of a foreground fraction and a quality: a table with the columns of `pixel_curves`.
-
-    `by_logit` is the gradient of one of the moving pixels times the number of pixels in the image, so that it is on
-    the scale of a single pixel's whatever the size of the image.
-    """
-    context, rows = Context(foreground, size), []
-    for label, loss in losses.items():
-        sides = image_curve(loss, context, quality, margins(points, 5.0))
-        rows += [pd.DataFrame({"loss": label, "pixel": side} | columns) for side, columns in sides.items()]
+    """Every loss in an image of a foreground fraction and a quality: a row per loss, side and point, see `curve`."""
+    target, margin = two_discs(foreground, size), margins(points, 5.0)
+    rows = [
+        pd.DataFrame({"loss": label, "pixel": side} | curve(loss, target, side, margin, quality))
+        for label, loss in losses.items()
+        for side in SIDES
+    ]
     return pd.concat(rows, ignore_index=True)
 
 

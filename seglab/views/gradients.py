@@ -1,4 +1,4 @@
-"""The gradient of a loss by the logits, as every view sees it."""
+"""The gradient of a loss by the logits, as every view sees it, and the maps that a loss needs of a mask."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seglab.contract import Logits, PerImage, Target, Valid
+from seglab.data.distance_maps import MAPS
 from seglab.losses.base import Loss
 
 
@@ -20,3 +21,8 @@ def loss_and_gradient(
         losses = loss(z, target, valid, **maps)
         (gradient,) = torch.autograd.grad(losses.sum(), z)
     return losses.detach(), gradient
+
+
+def maps_of(loss: Loss, target: Target) -> dict[str, Tensor]:
+    """What the loss needs beside a mask (1, 1, h, w), each (1, 1, h, w)."""
+    return {name: torch.from_numpy(MAPS[name](target[0, 0].numpy()))[None, None] for name in loss.needs}

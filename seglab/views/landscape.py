@@ -27,6 +27,7 @@ from seglab.views.weight_planes import Plane, Point, lattice, path_plane, random
 
 PLANES = ("random", "solutions", "path")
 SPLITS = ("train", "val", "test")
+AXES = ["first", "second"]
 SCORE = "IoU"
 """The one surface that is to be high; the others are losses."""
 
@@ -35,13 +36,11 @@ CUT = 1000
 
 
 class Surface(NamedTuple):
-    """Values (second, first) by loss over the places `first` and `second` of a plane, and those at its center."""
+    """The places of a plane, a row each with `first`, `second`, losses and IoU, and the values at its center."""
 
     plane: Plane
-    first: np.ndarray
-    second: np.ndarray
-    values: Mapping[str, np.ndarray]
-    center: Mapping[str, float]
+    places: pd.DataFrame
+    center: pd.Series
 
 
 def view(
@@ -71,14 +70,12 @@ def view(
     foreground = [runs[0].facts["data"]["foreground"]]
     losses = {name: loss.with_class_frequency(foreground) for name, loss in losses.items()}
     batches = evenly_spread(runs[0], losses, split, images)
-    threshold, names, surfaces = runs[0].config["threshold"], [*losses, SCORE], []
+    threshold, surfaces = runs[0].config["threshold"], []
     for laid, module, autocast in lay(runs, plane, seed):
         first, second = lattice(laid, span, points)
         places = [(float(a), float(b)) for b in second for a in first]
         table = measure(module, laid, [(0.0, 0.0), *places], batches, losses, threshold, autocast)
-        values = {name: table[name].reindex(places).to_numpy().reshape(points, points) for name in names}
-        center = {name: float(table[name].iloc[0]) for name in names}
-        surfaces.append(Surface(laid, first, second, values, center))
+        surfaces.append(Surface(laid, table.reindex(places).reset_index(), table.iloc[0]))
     count = sum(len(batch["id"]) for batch in batches)
     return page(surfaces, f"Means over {count} {split} images; BatchNorm statistics move with the weights.")
 
@@ -123,7 +120,7 @@ def measure(
     threshold: float = 0.5,
     autocast: Autocast = nullcontext,
 ) -> pd.DataFrame:
-    """The mean of each loss over some images, and their mean IoU, at places of a plane: a row each, with index (a, b).
+    """The mean of each loss over some images, and their mean IoU, by the places (first, second) of a plane.
 
     The weights of the last place stay in the module. Places follow one another: all of a row at once, by
     torch.func.vmap, took twice as long on a CPU.
@@ -139,7 +136,7 @@ def measure(
             values.append(scores(counts(logits, target, threshold, valid))["iou"])
             total += torch.stack([value.double().sum() for value in values])
         rows[a, b] = (total / count).tolist()
-    return pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(rows), [*losses, SCORE])
+    return pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(rows, names=AXES), [*losses, SCORE])
 
 
 def page(surfaces: Sequence[Surface], words: str) -> ViewPage:
@@ -156,45 +153,42 @@ def page(surfaces: Sequence[Surface], words: str) -> ViewPage:
     named = lowest.assign(loss=lowest["plane"] + ": " + lowest["loss"]).drop(columns="plane")
     where = number_table(named) + note("first and second are places on the plane's axes.")
     sections.append(Section("Where each loss is lowest", where))
-    rows = pd.concat([places_table(surface) for surface in surfaces], ignore_index=True)
-    return ViewPage("Landscapes", sections, {"landscape": rows, "lowest": lowest})
+    rows = pd.concat({surface.plane.title: surface.places for surface in surfaces}, names=["plane"])
+    return ViewPage("Landscapes", sections, {"landscape": rows.reset_index("plane"), "lowest": lowest})
 
 
 def lowest_places(surface: Surface) -> pd.DataFrame:
     """For each loss its value at the center, its lowest place on the plane, and the IoU there, beside the best IoU."""
-    places, rows = places_table(surface), []
-    iou = {"IoU at center": surface.center[SCORE], "best IoU": surface.values[SCORE].max()}
-    for name in [name for name in surface.values if name != SCORE]:
-        lowest = places.iloc[surface.values[name].argmin()]
+    places, rows = surface.places, []
+    iou = {"IoU at center": surface.center[SCORE], "best IoU": places[SCORE].max()}
+    for name in places.columns.drop([*AXES, SCORE]):
+        lowest = places.iloc[places[name].argmin()]
         row = {"plane": surface.plane.title, "loss": name, "at center": surface.center[name], "lowest": lowest[name]}
         rows.append(row | {"first": lowest["first"], "second": lowest["second"], "IoU there": lowest[SCORE], **iou})
     return pd.DataFrame(rows)
 
 
-def places_table(surface: Surface) -> pd.DataFrame:
-    """A row per place."""
-    first, second = np.meshgrid(surface.first, surface.second)
-    places = {"plane": surface.plane.title, "first": first.ravel(), "second": second.ravel()}
-    return pd.DataFrame(places | {name: values.ravel() for name, values in surface.values.items()})
-
-
 @styled
 def contours(surface: Surface) -> Figure:
     """Draw each loss and the IoU as contours of one plane, with the lowest place, what is marked, and the paths."""
-    figure, axes = panels(len(surface.values), 3, 3.5, 3.3)
-    for axis, (name, values) in zip(axes, surface.values.items(), strict=True):
-        low, high = float(values.min()), float(values.max())
+    names = surface.places.columns.drop(AXES)
+    figure, axes = panels(len(names), 3, 3.5, 3.3)
+    for axis, name in zip(axes, names, strict=True):
+        grid = surface.places.pivot(index="second", columns="first", values=name)
+        values = grid.columns, grid.index, grid
+        low, high = surface.places[name].min(), surface.places[name].max()
         log = name != SCORE and 0 < 20 * low < high  # else nothing is to be seen of its valley
         levels = np.geomspace(low, min(high, CUT * low), 16) if log else np.linspace(low, max(high, low + 1e-6), 16)
         options: dict[str, Any] = {"levels": levels, "norm": "log" if log else "linear"}
         options["extend"] = "max" if high > levels[-1] else "neither"
-        drawn = axis.contourf(surface.first, surface.second, values, cmap="viridis", **options)
-        axis.contour(surface.first, surface.second, values, colors="#ffffff", linewidths=0.3, **options)
+        drawn = axis.contourf(*values, cmap="viridis", **options)
+        axis.contour(*values, colors="#ffffff", linewidths=0.3, **options)
         bar = figure.colorbar(drawn, ax=axis, shrink=0.9, format="%.3g")
         bar.ax.tick_params(labelsize=6.5)
         bar.ax.minorticks_off()
         bar.set_ticks(levels[::3].tolist())
-        mark(axis, surface, values if name != SCORE else -values)
+        best = surface.places[name].argmax() if name == SCORE else surface.places[name].argmin()
+        mark(axis, surface.plane, surface.places[AXES].iloc[best])
         axis.set(xlabel="first", ylabel="second", title=name + (", logarithmic" if log else ""))
         axis.grid(False)
     across = min(3, len(axes))
@@ -203,9 +197,8 @@ def contours(surface: Surface) -> Figure:
     return figure
 
 
-def mark(axis: Axes, surface: Surface, values: np.ndarray) -> None:
-    """Mark the paths and solutions, or the center, and the lowest measured place."""
-    plane = surface.plane
+def mark(axis: Axes, plane: Plane, best: pd.Series) -> None:
+    """Mark the paths and solutions, or the center, and the best measured place."""
     single = plane.marks or ({} if plane.paths else {"the run": (0.0, 0.0)})
     places = {**plane.paths, **{name: [place] for name, place in single.items()}}
     for k, (name, path) in enumerate(places.items(), 1):
@@ -215,6 +208,4 @@ def mark(axis: Axes, surface: Surface, values: np.ndarray) -> None:
             axis.plot(*path[0], "s", color=color, ms=5)
         else:
             axis.plot(*path[0], "o", color=color, ms=6, markeredgecolor="#ffffff", label=name)
-    row, column = np.unravel_index(values.argmin(), values.shape)
-    lowest = surface.first[column], surface.second[row]
-    axis.plot(*lowest, "x", color="#d6006c", ms=7, mew=1.8, label="best on the plane")
+    axis.plot(*best, "x", color="#d6006c", ms=7, mew=1.8, label="best on the plane")

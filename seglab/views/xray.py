@@ -18,14 +18,13 @@ from tqdm import tqdm
 
 from seglab.contract import Logits, Target, Valid, require
 from seglab.data.dataset import Dataset
-from seglab.data.distance_maps import MAPS
 from seglab.data.facts import spread
 from seglab.data.module import DataModule
 from seglab.engine.module import SegModule
 from seglab.engine.trained_run import TrainedRun, open_run
 from seglab.losses.base import Loss
 from seglab.metrics.objects import components
-from seglab.views.gradients import loss_and_gradient
+from seglab.views.gradients import loss_and_gradient, maps_of
 from seglab.views.run_inputs import Autocast, forward
 from seglab.views.view_page import ViewPage
 from seglab.views.xray_figures import page, warnings
@@ -212,7 +211,7 @@ def on_empty(losses: Mapping[str, Loss], target: Target) -> pd.DataFrame:
     rightly = torch.full(wrong.shape, TRUE_NEGATIVE_LOGIT)
     rows = []
     for label, loss in losses.items():
-        maps = {name: torch.from_numpy(MAPS[name](nothing[0, 0].numpy()))[None, None] for name in loss.needs}
+        maps = maps_of(loss, nothing)
         without, _ = loss_and_gradient(loss, rightly, nothing, maps)
         value, gradient = loss_and_gradient(loss, torch.where(wrong, FALSE_POSITIVE_LOGIT, rightly), nothing, maps)
         mean = float(gradient[wrong].double().mean()) * wrong.numel()

@@ -8,11 +8,11 @@ import torch
 
 from seglab.losses import BCE, Dice
 from seglab.views.curve import (
-    Context,
-    image_curve,
+    curve,
     is_additive,
     margins,
     pixel_curves,
+    two_discs,
     view,
 )
 from tests.losses.conftest import NAMES
@@ -38,35 +38,34 @@ def test_a_pixel_under_focal_loss_costs_what_the_paper_says(gamma):
 
 def test_an_image_moves_as_its_closed_form_says():
     """Dice with n1 foreground pixels at p and n0 background pixels at 0.8: fp and fn are 0.2 n0 and (1 - p) n1."""
-    context = Context(0.1, 20)
-    curve = image_curve(Dice(), context, 0.8, margins(11, 5.0))["foreground"]
+    target = two_discs(0.1, 20)
+    found = curve(Dice(), target, "foreground", margins(11, 5.0), 0.8)
     n1, n0 = 40, 360
-    assert int(context.target().sum()) == n1
-    fn, fp = (1 - curve["p"]) * n1, 0.2 * n0
-    assert np.allclose(curve["value"], (fn + fp) / (2 * (n1 - fn) + fn + fp))
-    assert np.allclose(image_curve(BCE(), context, 0.8, margins(11, 5.0))["background"]["by_logit"], 1 - curve["p"])
+    assert int(target.sum()) == n1
+    fn, fp = (1 - found["p"]) * n1, 0.2 * n0
+    assert np.allclose(found["value"], (fn + fp) / (2 * (n1 - fn) + fn + fp))
+    assert np.allclose(curve(BCE(), target, "background", margins(11, 5.0), 0.8)["by_logit"], 1 - found["p"])
 
 
 @pytest.mark.parametrize("name", ["dice", "lovasz_hinge", "boundary", "hausdorff", "weight_map", "cldice", "topk"])
 def test_the_gradient_of_an_image_is_the_slope_of_its_curve(name):
     """Moving n pixels together by dz changes the loss by the sum of their gradients."""
-    context = Context(0.1, 16)
+    target = two_discs(0.1, 16)
     for side, margin in (("foreground", -2.0), ("background", -2.0), ("foreground", 1.3), ("background", 3.1)):
-        curve = image_curve(make(name), context, 0.9, torch.tensor([margin - 1e-3, margin, margin + 1e-3]).double())[
-            side
-        ]
-        moving = int((context.target() == (side == "foreground")).sum())
-        slope = (curve["value"][2] - curve["value"][0]) / (curve["logit"][2] - curve["logit"][0])
-        assert curve["by_logit"][1] == pytest.approx(slope * 256 / moving, rel=1e-3, abs=1e-6)
+        around = torch.tensor([margin - 1e-3, margin, margin + 1e-3]).double()
+        found = curve(make(name), target, side, around, 0.9)
+        moving = int((target == (side == "foreground")).sum())
+        slope = (found["value"][2] - found["value"][0]) / (found["logit"][2] - found["logit"][0])
+        assert found["by_logit"][1] == pytest.approx(slope * 256 / moving, rel=1e-3, abs=1e-6)
 
 
 def test_every_loss_has_a_finite_curve_that_moves_wrong_pixels_towards_the_truth():
     for name in NAMES:
         for side, sign in (("foreground", -1), ("background", 1)):
-            curve = image_curve(make(name), Context(0.1, 12), 0.9, torch.tensor([-3.0, -1.0, 3.0]).double())[side]
-            assert np.isfinite(curve["value"]).all(), name
-            assert np.isfinite(curve["by_logit"]).all(), name
-            assert sign * curve["by_logit"][1] > 0, f"{name}: dL/dz is below 0 on foreground and above 0 on background"
+            found = curve(make(name), two_discs(0.1, 12), side, torch.tensor([-3.0, -1.0, 3.0]).double(), 0.9)
+            assert np.isfinite(found["value"]).all(), name
+            assert np.isfinite(found["by_logit"]).all(), name
+            assert sign * found["by_logit"][1] > 0, f"{name}: dL/dz is below 0 on foreground and above 0 on background"
 
 
 def test_an_image_is_weighed_by_its_own_fraction():

@@ -1,8 +1,8 @@
 """Landscapes: exact where the answer is known, and harmless to the model."""
 
 from dataclasses import dataclass
+from itertools import product
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -80,11 +80,10 @@ def test_the_center_is_exactly_what_the_module_gives():
 
 
 def test_the_lowest_place_is_listed_with_the_iou_there():
-    axis = np.array([-1.0, 0.0, 1.0])
-    first, second = np.meshgrid(axis, axis)
-    values = {"a": (first - 1) ** 2 + second**2, "IoU": 1 - 0.1 * (first**2 + (second - 1) ** 2)}
-    surface = Surface(Plane("p", {}, {}, {}, ""), axis, axis, values, {"a": 1.0, "IoU": 0.9})
-    row = lowest_places(surface).iloc[0]
+    places = pd.DataFrame(product([-1.0, 0.0, 1.0], repeat=2), columns=["second", "first"])
+    first, second = places["first"], places["second"]
+    places = places.assign(a=(first - 1) ** 2 + second**2, IoU=1 - 0.1 * (first**2 + (second - 1) ** 2))
+    row = lowest_places(Surface(Plane("p", {}, {}, {}, ""), places, pd.Series({"a": 1.0, "IoU": 0.9}))).iloc[0]
     assert (row["first"], row["second"], row["lowest"]) == (1, 0, 0)
     assert row["IoU there"] == pytest.approx(0.8)
     assert row["best IoU"] == 1
