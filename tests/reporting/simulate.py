@@ -9,7 +9,7 @@ means, images that differ for each loss, seeds that shift a loss on all its imag
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import count
+from itertools import chain, count
 
 import numpy as np
 
@@ -40,95 +40,79 @@ def values(
 
 
 Judge = Callable[[list[Comparison], float, float], list[Verdict]]
-Asked = Iterator[tuple[list[Comparison], list[Verdict]]]
+User = Callable[[list[Verdict]], int | None]
+"""How many seeds somebody adds who has seen these verdicts; None for a user who stops."""
 
 
-def once(study: Simulated, say: Judge, seeds: int = 3) -> Asked:
-    """A user who looks once."""
-    pairs = study.pairs(seeds)
-    yield pairs, say(pairs, spent(1, 0.05), spent(2, 0.05))
-
-
-def one_by_one(study: Simulated, say: Judge, seeds: int = 3) -> Asked:
-    """A user who adds one seed at a time and looks each time."""
-    for look, have in enumerate(range(seeds, MOST + 1), 1):
-        pairs = study.pairs(have)
-        yield pairs, say(pairs, spent(look, 0.05), spent(look + 1, 0.05))
-
-
-def by_advice(study: Simulated, say: Judge, seeds: int = 3) -> Asked:
+def by_advice(found: list[Verdict]) -> int | None:
     """A user who adds as many seeds as the largest open difference asks for, until nothing is open."""
+    unsure = max((each for each in found if each.kind == "unknown"), key=lambda each: each.gap, default=None)
+    return unsure.more_seeds[0] if unsure else None
+
+
+QUESTIONS = ("best", "against", "pairs")
+USERS: dict[str, User] = {"once": lambda found: None, "by advice": by_advice, "one by one": lambda found: 1}
+
+
+def looks(study: Simulated, say: Judge, user: str, seeds: int = 3) -> Iterator[list[Verdict]]:
+    """The verdicts of each look of a user at a study."""
     for look in count(1):
-        pairs = study.pairs(seeds)
-        found = say(pairs, spent(look, 0.05), spent(look + 1, 0.05))
-        yield pairs, found
-        unsure = max((each for each in found if each.kind == "unknown"), key=lambda each: each.gap, default=None)
-        more = unsure.more_seeds[0] if unsure else None
+        found = say(study.pairs(seeds), spent(look, 0.05), spent(look + 1, 0.05))
+        yield found
+        more = USERS[user](found)
         if more is None or seeds == MOST:
             return
         seeds = min(MOST, seeds + more)
 
 
-QUESTIONS = ("best", "against", "pairs")
-USERS = {"once": once, "by advice": by_advice, "one by one": one_by_one}
-
-
-def asking(question: str, delta: float = 0.01, against: str | None = None) -> Judge:
-    """What gives the verdicts of one question."""
+def asking(question: str, delta: float = 0.01) -> Judge:
+    """What gives the verdicts of one question, which of a baseline is about the first loss."""
 
     def say(pairs: list[Comparison], alpha: float, next_alpha: float) -> list[Verdict]:
-        return judge(pairs, question=question, against=against, delta=delta, alpha=alpha, next_alpha=next_alpha)
+        return judge(pairs, question=question, against="l0", delta=delta, alpha=alpha, next_alpha=next_alpha)
 
     return say
 
 
-def false_better(
+Wrong = Callable[[Verdict, dict[str, float], float], bool]
+"""Whether a verdict is wrong about losses of these true means, for the largest difference that does not matter."""
+
+
+def false_better(said: Verdict, level: dict[str, float], delta: float) -> bool:
+    """A loss is said to be better, or worse than the best, that is not."""
+    ahead = max(level.values()) if said.best else level[said.pair.first]
+    return said.kind == "better" and ahead <= level[said.pair.second]
+
+
+def best_ruled_out(said: Verdict, level: dict[str, float], delta: float) -> bool:
+    """The true best, the first of several, is said not to be the best."""
+    return said.pair.second == max(level, key=level.get) and said.kind in ("better", "not best")
+
+
+def false_equivalent(said: Verdict, level: dict[str, float], delta: float) -> bool:
+    """Losses are said to be equivalent within `delta` that differ by as much or more."""
+    apart = (max(level.values()) if said.best else level[said.pair.first]) - level[said.pair.second]
+    return said.kind == "equivalent" and abs(apart) >= delta * (1 - 1e-9)
+
+
+def wrong(
+    fault: Wrong,
     means: Sequence[float],
     user: str,
     studies: int,
     questions: Sequence[str] = QUESTIONS,
-    seed: int = 0,
+    delta: float = 0.01,
     **noise: float,
 ) -> dict[str, float]:
-    """In which share of the studies a loss is said to be better, or worse than the best, that is not; by question."""
-    rng, wrong = np.random.default_rng(seed), dict.fromkeys(questions, 0)
-    level, best = {f"l{k}": mean for k, mean in enumerate(means)}, max(means)
-
-    def is_wrong(each: Verdict) -> bool:
-        ahead = best if each.best else level[each.pair.first]
-        return each.kind == "better" and ahead <= level[each.pair.second]
-
+    """In which share of the studies something wrong is said at any look, by question."""
+    rng, found = np.random.default_rng(0), dict.fromkeys(questions, 0)
+    level = {f"l{k}": mean for k, mean in enumerate(means)}
     for _ in range(studies):
         study = Simulated(values(rng, means, **noise))
         for question in questions:
-            looks = USERS[user](study, asking(question, against="l0" if question == "against" else None))
-            wrong[question] += any(is_wrong(each) for _, found in looks for each in found)
-    return {question: count / studies for question, count in wrong.items()}
-
-
-def best_is_covered(means: Sequence[float], user: str, studies: int, seed: int = 0, **noise: float) -> float:
-    """In how many studies the true best (the first of several) is never ruled out."""
-    rng, right, best = np.random.default_rng(seed), 0, f"l{int(np.argmax(means))}"
-    for _ in range(studies):
-        looks = USERS[user](Simulated(values(rng, means, **noise)), asking("best"))
-        right += not any(
-            each.pair.second == best and each.kind in ("better", "not best") for _, found in looks for each in found
-        )
-    return right / studies
-
-
-def false_equivalent(
-    means: Sequence[float], question: str, user: str, studies: int, delta: float, seed: int = 0
-) -> float:
-    """In how many studies losses are said to be equivalent within `delta` that differ by as much or more."""
-    rng, wrong = np.random.default_rng(seed), 0
-    level = {f"l{k}": mean for k, mean in enumerate(means)}
-    for _ in range(studies):
-        looks = USERS[user](Simulated(values(rng, means)), asking(question, delta))
-        said = [each for _, found in looks for each in found if each.kind == "equivalent"]
-        apart = [(max(means) if each.best else level[each.pair.first]) - level[each.pair.second] for each in said]
-        wrong += any(abs(gap) >= delta * (1 - 1e-9) for gap in apart)
-    return wrong / studies
+            said = chain.from_iterable(looks(study, asking(question, delta), user))
+            found[question] += any(fault(each, level, delta) for each in said)
+    return {question: count / studies for question, count in found.items()}
 
 
 def with_folds(
@@ -139,7 +123,7 @@ def with_folds(
     The training sets of two of k folds share k - 2 of k - 1 parts, so the effect of a part on a loss is the mean over
     the parts of a training set.
     """
-    rng, wrong, images = np.random.default_rng(seed), 0, 60
+    rng, false, images = np.random.default_rng(seed), 0, 60
     fold = np.repeat(np.arange(folds), images // folds)
     for _ in range(studies):
         study = values(rng, means, images=images, seeds=0.0)[:, :seeds]
@@ -149,8 +133,8 @@ def with_folds(
             study[:, run] += trained[:, fold] + 0.01 * rng.normal(size=(len(means), folds))[:, fold]
         data = a_cube(study)._replace(fold=fold, of_folds=folds)
         said = judge(compare(data), question="pairs", alpha=spent(1, 0.05))
-        wrong += any(each.kind == "better" for each in said)
-    return wrong / studies
+        false += any(each.kind == "better" for each in said)
+    return false / studies
 
 
 def found_better(means: Sequence[float], question: str, seeds: int, studies: int, seed: int = 0) -> tuple[float, float]:
@@ -160,7 +144,7 @@ def found_better(means: Sequence[float], question: str, seeds: int, studies: int
     """
     rng, found, size = np.random.default_rng(seed), 0, 0
     for _ in range(studies):
-        ((_, said),) = once(Simulated(values(rng, means)), asking(question), seeds)
+        said = next(looks(Simulated(values(rng, means)), asking(question), "once", seeds))
         beaten = {each.pair.second for each in said if each.kind in ("better", "not best")}
         behind = {each.pair.second for each in said if each.kind == "better" and each.pair.first == "l0"}
         behind = beaten - {"l0"} if question == "best" else behind
@@ -183,18 +167,19 @@ def tables(studies: int) -> Iterator[str]:
 
     yield head("false “better” among losses that do not differ")
     for losses in (2, 4, 12):
-        shares = [false_better([0.0] * losses, user, studies) for user in USERS]
+        shares = [wrong(false_better, [0.0] * losses, user, studies) for user in USERS]
         for question in QUESTIONS:
             yield row(f"{losses} losses, {question}", (share[question] for share in shares))
-    shares = [false_better([0.0] * 4, user, studies, ["pairs"], erratic=5.0) for user in USERS]
+    shares = [wrong(false_better, [0.0] * 4, user, studies, ["pairs"], erratic=5.0) for user in USERS]
     yield row("4 losses, one with five times the seed noise, pairs", (share["pairs"] for share in shares))
     yield head("the true best is never ruled out")
     for name, means in {"4 equal": [0.0] * 4, "12 equal": [0.0] * 12, "12 graded": GRADES}.items():
-        yield row(name, (best_is_covered(means, user, studies) for user in USERS))
+        yield row(name, (1 - wrong(best_ruled_out, means, user, studies, ["best"])["best"] for user in USERS))
     yield head("false “equivalent” within 0.04 of 4 losses of which one is 0.04 better")
-    for question in ("best", "pairs"):
-        shares = (false_equivalent([0.04, 0.0, 0.0, 0.0], question, user, studies, 0.04) for user in USERS)
-        yield row(question, shares)
+    asked, means = ("best", "pairs"), [0.04, 0.0, 0.0, 0.0]
+    shares = [wrong(false_equivalent, means, user, studies, asked, delta=0.04) for user in USERS]
+    for question in asked:
+        yield row(question, (share[question] for share in shares))
     columns = [f"{losses} losses, {seeds} seed{'s' * (seeds > 1)}" for losses in (2, 4) for seeds in (1, 2)]
     yield head("false “better” with 5 folds; effect of training data on a loss", columns)
     for shared in (0.0, 0.02, 0.03, 0.04, 0.06):
