@@ -37,9 +37,9 @@ def scaled(probability: NDArray, temperature: float) -> NDArray:
     return expit(logit(probability) / temperature)
 
 
-def bin_means(outer: NDArray, bins: int = 256) -> NDArray:
-    """The probability of each bin, from the means of the outer two (2,): (bins,)."""
-    return np.r_[outer[0], middles(bins)[1:-1], outer[1]]
+def bin_means(outer: NDArray) -> NDArray:
+    """The probability of each bin, from the means of the outer two (2,): (256,)."""
+    return np.r_[outer[0], middles()[1:-1], outer[1]]
 
 
 def rebinned(table: NDArray, probability: NDArray) -> NDArray:

@@ -33,7 +33,7 @@ class Look:
 
     `earlier` are the looks before it, as looks.json holds them, `changed` a sentence about runs of them that are gone
     or have other values now. `instead` is what the first look asked where this one asks something else: it is
-    exploratory. `waiting` names the runs that are not finished; while there are any no verdict is given.
+    exploratory.
     """
 
     number: int
@@ -42,7 +42,6 @@ class Look:
     earlier: Sequence[Mapping[str, Any]] = ()
     changed: str = ""
     instead: str = ""
-    waiting: Sequence[str] = ()
     is_new: bool = True
     entry: dict[str, Any] = field(default_factory=dict)
 
@@ -57,7 +56,8 @@ class Look:
     ) -> "Look":
         """The look after those `known` that asks `asked` of some runs, by their names digests of their values.
 
-        The same runs asked again are the same look, and cost nothing.
+        The same runs asked again are the same look, and cost nothing; so does one while runs are `waiting`, since no
+        verdict is given then.
         """
         number = next((k for k, look in enumerate(known, 1) if look["runs"] == runs), len(known) + 1)
         first = known[0]["asked"] if known else asked
@@ -70,7 +70,6 @@ class Look:
             earlier=known[: number - 1],
             changed=_changed(known, runs),
             instead=" ".join(other),
-            waiting=waiting,
             is_new=number > len(known) and not other and not waiting,
             entry={"asked": dict(asked), "runs": dict(runs)},
         )

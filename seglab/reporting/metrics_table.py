@@ -70,15 +70,16 @@ TITLES = {
 }
 
 
-def blocks(columns: Iterable[str], decision: str = "") -> dict[str, tuple[str, ...]]:
-    """The blocks of a table with these columns: BLOCKS, and where there are several classes the IoU of each.
+def blocks(columns: Iterable[str], decision: str = "") -> dict[str, list[str]]:
+    """The blocks of a table with these columns: those of BLOCKS, and where there are several classes the IoU of each.
 
     `decision` says how masks were made of probabilities, such as "threshold 0.5".
     """
-    known = set().union(*BLOCKS.values())
-    classes = tuple(dict.fromkeys(key for key in columns if key.startswith("iou/") and key not in known))
-    found = {name.format(decision=decision): keys for name, keys in BLOCKS.items()}
-    return found | ({"IoU of each class, mean over the test images": classes} if classes else {})
+    have, known = list(dict.fromkeys(columns)), set().union(*BLOCKS.values())
+    classes = [key for key in have if key.startswith("iou/") and key not in known]
+    every = {**BLOCKS, "IoU of each class, mean over the test images": classes}
+    found = {name.format(decision=decision): [key for key in keys if key in have] for name, keys in every.items()}
+    return {name: keys for name, keys in found.items() if keys}
 
 
 def title(key: str) -> str:
@@ -126,16 +127,13 @@ def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[
 
 def under(rule: str, images: pd.DataFrame, decisions: dict[int, Decisions]) -> pd.DataFrame:
     """The rows of per_image.csv with the scores that each run has under a rule; NaN where it has none."""
-    scores = {name: np.full(len(images), np.nan) for name in THRESHOLDED if name in images}
-    ids, rows_of_run = images["id"].to_numpy(), images.groupby("run").indices
-    for run, found in decisions.items():
-        if run in rows_of_run and rule in found.images:
-            rows = rows_of_run[run]
-            places = {name: place for place, name in enumerate(found.ids.tolist())}
-            of_row = np.array([places.get(name, -1) for name in ids[rows]])
-            for name, column in scores.items():
-                column[rows] = np.where(of_row < 0, np.nan, found.images[rule][name][of_row])
-    return images.assign(**scores)
+    names = [name for name in THRESHOLDED if name in images]
+    able = {run: found for run, found in decisions.items() if rule in found.images}
+    if not able:
+        return images.assign(**dict.fromkeys(names, np.nan))
+    parts = {run: pd.DataFrame(found.images[rule], found.ids) for run, found in able.items()}
+    scores = pd.concat(parts).reindex(pd.MultiIndex.from_frame(images[["run", "id"]]))
+    return images.assign(**{name: scores[name].to_numpy() for name in names})
 
 
 def size_strata(images: pd.DataFrame) -> pd.Series:

@@ -82,19 +82,14 @@ def variance(study: Study) -> Markup | None:
 def metric_blocks(spread: pd.DataFrame, decision: str) -> Iterator[tuple[str, Markup]]:
     """Every metric, mean and standard deviation over seeds: a heading and a table for each block."""
     for name, keys in blocks(spread.columns.get_level_values(0), decision).items():
-        have = [key for key in keys if (key, "mean") in spread]
-        best = {key: _best(key, spread[key, "mean"]) for key in have}
-        if "found/nothing" in have and spread["found/nothing", "mean"].max() > 0:
+        best = {key: _best(key, spread[key, "mean"]) for key in keys}
+        if "found/nothing" in keys and spread["found/nothing", "mean"].max() > 0:
             best = {}  # a loss that finds the easy objects alone has the best distances
         rows = [
-            [
-                text(label),
-                *(mean_sd(*value, value[0] == best.get(key)) for key, value in zip(have, values, strict=True)),
-            ]
-            for label, values in rows_of(spread, have)
+            [text(label), *(mean_sd(*value, value[0] == best.get(key)) for key, value in zip(keys, row, strict=True))]
+            for label, row in rows_of(spread, keys)
         ]
-        if have:
-            yield name, table(["loss", *map(title, have)], rows)
+        yield name, table(["loss", *map(title, keys)], rows)
 
 
 def confusions(study: Study) -> Iterator[tuple[str, Markup]]:

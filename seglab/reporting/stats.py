@@ -65,7 +65,7 @@ def compare(data: Cube, *, lower_is_better: bool = False) -> list[Comparison]:
     """
     if len(data.folds) > 1:
         return replicated(data.folds, "folds", overlap=shared_training(data), lower_is_better=lower_is_better)
-    return _with_p(_moderated(_crossed(data, _order([data], lower_is_better))))
+    return _tested(_crossed(data, _order([data], lower_is_better)))
 
 
 def _crossed(data: Cube, labels: Sequence[str], *, unbiased: bool = False) -> list[Comparison]:
@@ -103,7 +103,7 @@ def replicated(
                 gaps = [float((first - second).mean()) for first, second, _ in both]
                 row = replace(row, spread=float(np.var(gaps, ddof=1)), overlap=overlap, image_variance=0.0)
             rows.append(row)
-    return _with_p(_moderated(rows))
+    return _tested(rows)
 
 
 def shared_training(data: Cube) -> float:
@@ -174,27 +174,22 @@ def errors(pairs: Sequence[Comparison]) -> Errors:
     return Errors(*np.array(rows, float).T)
 
 
-def _with_p(pairs: list[Comparison]) -> list[Comparison]:
-    if not pairs:
-        return pairs
-    p = 2 * errors(pairs).above(np.abs([pair.difference for pair in pairs]))
-    return [replace(pair, p=float(value)) for pair, value in zip(pairs, p, strict=True)]
-
-
-def _moderated(pairs: list[Comparison]) -> list[Comparison]:
-    """Moderate the spreads of the pairs of losses that were trained under the same settings; others lend nothing."""
-    found = list(pairs)
-    by_setting: dict[str, list[int]] = {}
+def _tested(pairs: list[Comparison]) -> list[Comparison]:
+    """The pairs with moderated spreads and p-values; those of losses of other settings do not moderate each other."""
+    by_setting: dict[str, list[int]] = defaultdict(list)
     for place, pair in enumerate(pairs):
         if np.isfinite(pair.spread) and setting(pair.first) == setting(pair.second):
-            by_setting.setdefault(setting(pair.first), []).append(place)
+            by_setting[setting(pair.first)].append(place)
+    found = list(pairs)
     for places in by_setting.values():
-        free = np.array([pairs[place].replicates - 1 for place in places])
-        losses = len({label for place in places for label in (pairs[place].first, pairs[place].second)})
-        spread, prior = moderate(np.array([pairs[place].spread for place in places]), free, losses)
+        same = [pairs[place] for place in places]
+        losses = {label for pair in same for label in (pair.first, pair.second)}
+        spread, free = np.array([(pair.spread, pair.replicates - 1) for pair in same]).T
+        spread, prior = moderate(spread, free, len(losses))
         for place, value in zip(places, spread, strict=True):
             found[place] = replace(pairs[place], spread=float(value), prior=prior)
-    return found
+    p = 2 * errors(found).above(np.abs([pair.difference for pair in found])) if found else ()
+    return [replace(pair, p=float(value)) for pair, value in zip(found, p, strict=True)]
 
 
 def moderate(variance: np.ndarray, free: np.ndarray, losses: int) -> tuple[np.ndarray, float]:

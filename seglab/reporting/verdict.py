@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.contract import require
-from seglab.reporting.errors import Errors
 from seglab.reporting.power import MORE_SEEDS, more_seeds
 from seglab.reporting.stats import Comparison, errors, possibly_equal, step_down, turned
 
@@ -144,11 +143,11 @@ def judge(
     family = len(pairs) if question == "pairs" else len(losses) - 1
     reach = spread.reach(alpha / family)
     gaps = sign * np.array([pair.difference for pair in pairs])
+    first, second = spread.above(delta - gaps), spread.above(delta + gaps)
     if question == "best":
         judged = _beside_the_best(pairs, list(losses), gaps, reach, delta)
     else:
-        judged = _beside_each_other(pairs, gaps, spread, reach, delta, alpha, len(losses) * (question == "pairs"))
-    first, second = spread.above(delta - gaps), spread.above(delta + gaps)
+        judged = _beside_each_other(pairs, gaps, first, reach, alpha, len(losses) * (question == "pairs"))
     return [
         Verdict(
             pair=pairs[k],
@@ -170,18 +169,15 @@ Judged = dict[int, tuple[Kind, float, float]]
 
 
 def _beside_each_other(
-    pairs: Sequence[Comparison],
-    gaps: NDArray,
-    spread: Errors,
-    reach: NDArray,
-    delta: float,
-    alpha: float,
-    losses: int,
+    pairs: Sequence[Comparison], gaps: NDArray, first: NDArray, reach: NDArray, alpha: float, losses: int
 ) -> Judged:
-    """Two families of tests: for "better" and, by two one-sided ones each (Schuirmann 1987), for "equivalent"."""
+    """Two families of tests: for "better" and, by two one-sided ones each (Schuirmann 1987), for "equivalent".
+
+    `first` are the probabilities that a gap, none of which is below 0, is larger than what does not matter.
+    """
     complete = losses * (losses - 1) // 2 == np.isfinite([pair.p for pair in pairs]).sum()
     differ = step_down([pair.p for pair in pairs], possibly_equal(losses) if losses and complete else None)
-    alike = step_down((2 * spread.above(delta - np.abs(gaps))).clip(max=1).tolist())
+    alike = step_down((2 * first).clip(max=1).tolist())
     kinds: list[Kind] = [
         "none" if not np.isfinite(pair.p) else "equivalent" if b <= alpha else "better" if a <= alpha else "unknown"
         for pair, a, b in zip(pairs, differ, alike, strict=True)

@@ -147,9 +147,7 @@ def markdown(studies: list[Study], runs: pd.DataFrame, over: DataSets | None = N
         lines += ["", study.look_words] if study.look_words else []
         lines += ["", f"At the threshold tuned on validation: {study.tuned.headline}"] if study.tuned else []
         for name, keys in blocks(study.spread.columns.get_level_values(0), study.decision).items():
-            have = [key for key in keys if (key, "mean") in study.spread]
-            if have:
-                lines += ["", f"**{name}**", "", *_markdown_table(study.spread, have)]
+            lines += ["", f"**{name}**", "", *_markdown_table(study.spread, keys)]
         lines.append("")
     external = external_data.over_seeds(external_data.evaluated(runs))
     for (data, trained), block in external.groupby(level=["data", "trained"], sort=False):
