@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from seglab.reporting import report_figures, report_sections
 from seglab.reporting.html import TEMPLATES, Cell, decimal, figure, formula, mean_sd, number, table, text
 from seglab.reporting.load_runs import collect
 from seglab.reporting.study import Question, Study
-from seglab.reporting.write_report import answer, csv, markdown, page, write
+from seglab.reporting.write_report import answer, csv, markdown, page, training_commands, write
 from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
 VOID = {"meta", "img", "input", "br", "path", "use", "image", "rect", "circle", "link", "mspace"}
@@ -295,3 +296,24 @@ def test_the_page_says_where_the_spread_comes_from(study):
     values = study.data.values.copy()
     values[0, 1], values[2, 0, 7] = np.nan, np.nan
     assert study.data._replace(values=values).balanced(study.labels)[0].shape == (3, 2, 29)
+
+
+GRID = [["dataset=fundus", f"loss={loss}", f"seed={seed}"] for loss, seed in product(("bce", "dice"), (1, 2))]
+OWN = [["--config-dir=mine", f"loss={loss}"] for loss in ("squared", "dice")]
+ODD = [["loss=bce", "seed=1"], ["loss=bce", "seed=2"], ["loss=dice", "seed=3"]]
+MORE = [*ODD[:2], ["loss=focal", "loss.gamma=3", "seed=1"]]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "commands"),
+    [
+        (GRID, ["-m dataset=fundus loss=bce,dice seed=1,2"]),
+        (OWN, ["-m --config-dir=mine loss=squared,dice"]),
+        (ODD, map(" ".join, ODD)),
+        (MORE, map(" ".join, MORE)),
+        ([["dataset.root=my data"]], ["'dataset.root=my data'"]),
+    ],
+    ids=["a full grid is one sweep", "own configurations", "no grid", "another parameter", "quoted for a shell"],
+)
+def test_the_commands_that_made_runs(overrides, commands):
+    assert training_commands(overrides) == [f"python -m seglab.train {words}" for words in commands]

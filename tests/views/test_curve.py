@@ -15,6 +15,7 @@ from seglab.views.curve import (
     two_discs,
     view,
 )
+from seglab.views.gradients import loss_and_gradient
 from tests.losses.conftest import NAMES
 from tests.losses.conftest import build as make
 
@@ -75,17 +76,20 @@ def test_an_image_is_weighed_by_its_own_fraction():
     assert wrong == pytest.approx(0.25 * 9 * math.log1p(math.exp(5)) - 0.75 * math.log(0.9))
 
 
-@pytest.mark.slow
-def test_a_view_has_a_figure_and_a_table_for_each_thing_it_shows():
-    page = view({"bce": make("bce"), "dice": make("dice"), "boundary": make("boundary")}, 0.05, 0.8, 8, 3)
-    assert {part.name for part in page.sections} == set(page.tables) == {"pixel", "image"}
-    assert set(page.tables["pixel"]["loss"]) == {"bce"}
-    assert set(page.tables["image"]["loss"]) == {"bce", "dice", "boundary"}
+def test_a_view_has_a_figure_and_a_table_for_each_thing_it_shows_and_one_color_for_each_loss():
+    """Also where a loss has no value of a single pixel."""
+    page = view({name: make(name) for name in ("bce", "dice", "focal", "boundary")}, 0.05, 0.8, 8, 3)
+    assert [part.name for part in page.sections] == list(page.tables) == ["pixel", "image"]
+    assert list(page.tables["pixel"]["loss"].unique()) == ["bce", "focal"]
+    assert list(page.tables["image"]["loss"].unique()) == ["bce", "dice", "focal", "boundary"]
     assert "dice, boundary: no value of a single pixel" in page.sections[0].content
-
-
-def test_a_loss_has_one_color_on_a_page_also_where_another_has_no_curve():
-    page = view({"bce": BCE(), "dice": Dice(), "focal": make("focal")}, 0.03, 0.9, 16, 5)
     pixel, image = (section.figure.axes[0].lines for section in page.sections)
     colors = {line.get_label(): line.get_color() for line in image}
     assert {line.get_label(): line.get_color() for line in pixel} == {name: colors[name] for name in ("bce", "focal")}
+
+
+def test_the_gradient_at_the_logits_is_the_textbook_one_and_float32():
+    z = torch.tensor([[[[2.0, -1.0]]]], dtype=torch.float16)
+    losses, gradient = loss_and_gradient(BCE(), z, torch.tensor([[[[1, 0]]]]), {})
+    torch.testing.assert_close(gradient, (z.float().sigmoid() - torch.tensor([[[[1.0, 0.0]]]])) / 2)
+    assert losses.shape == (1,)
