@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from seglab.reporting import metrics_table
-from seglab.reporting.html import mean_sd, number, table, text
+from seglab.reporting.html import mean_sd, number, table
 from seglab.reporting.metrics_table import keys_of, rows_of, title
 from seglab.reporting.run_labels import benchmark_titles
 
@@ -70,7 +70,7 @@ def tables(rows: pd.DataFrame) -> Iterator[tuple[str, str, Markup]]:
     head = ["loss", "trained on", "seeds", *(heading(key) for key in keys)]
     for data, block in spread.groupby(level="data", sort=False):
         cells = [
-            [text(label), text(trained), number(seeds, 0), *(mean_sd(*value) for value in values)]
+            [label, trained, number(seeds, 0), *(mean_sd(*value) for value in values)]
             for seeds, ((_, trained, label), values) in zip(block["seeds", ""], rows_of(block, keys), strict=True)
         ]
         yield str(data), block["what", ""].iloc[0], table(head, cells)

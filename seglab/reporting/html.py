@@ -65,9 +65,18 @@ def decimal(value: float, digits: int = 3) -> str:
     return shown.removeprefix("-") if float(shown) == 0 else shown.replace("-", "−")
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Markup:
-    """A table whose columns sort at a click on their heads; the first column names the row."""
-    return MACROS.table(head, rows)
+def table(head: Sequence[str], rows: Iterable[Sequence[Cell | str | float]]) -> Markup:
+    """A table whose columns sort at a click on their heads; the first column names the row.
+
+    Beside cells a row may have texts and numbers, which are shown with three decimals.
+    """
+    return MACROS.table(head, [[_cell(value) for value in row] for row in rows])
+
+
+def _cell(value: Cell | str | float) -> Cell:
+    if isinstance(value, Cell):
+        return value
+    return text(value) if isinstance(value, str) else number(value)
 
 
 def note(words: str) -> Markup:

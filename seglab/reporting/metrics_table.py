@@ -9,10 +9,10 @@ import pandas as pd
 from seglab.contract import Task
 from seglab.reporting.class_rows import chosen_classes, threshold_of
 from seglab.reporting.cube import finite_mean
-from seglab.reporting.decisions import below_each_bin, calibration_scores, counts_from, scores_of
+from seglab.reporting.decisions import calibration_scores
 from seglab.reporting.load_runs import Sweep
 from seglab.reporting.run_decisions import CONFIDENCES, Decisions, decisions_of, mean_scores
-from seglab.reporting.thresholds import average_precision, middles
+from seglab.reporting.thresholds import average_precision, middles, scores_at
 
 THRESHOLDED = ("iou", "dice", "precision", "recall")
 """What a histogram gives of an image at any threshold."""
@@ -117,9 +117,9 @@ def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[
         ece = calibration_scores(pooled, middles(table.shape[-1]))["ece"]
         scores = {"average_precision": float(average_precision(pooled)), "ece": ece}
         if np.isfinite(threshold):
-            found = counts_from(below_each_bin(of_class), np.array(round(threshold * table.shape[-1])))
-            each = scores_of(found, of_class.sum(2), empty)
-            scores |= {f"tuned/{key}": finite_mean(values) for key, values in each.items()}
+            edge = round(threshold * table.shape[-1])
+            each = scores_at(of_class, empty)
+            scores |= {f"tuned/{key}": finite_mean(values[:, edge]) for key, values in each.items()}
             scores["tuned/threshold"] = threshold
         parts.append(scores)
     return mean_scores(parts)

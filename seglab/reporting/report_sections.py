@@ -11,7 +11,7 @@ from markupsafe import Markup
 from seglab.plots import CLASS_COLORS
 from seglab.reporting.data_sets import DataSets
 from seglab.reporting.gallery import gallery, one_seed
-from seglab.reporting.html import Cell, mean_sd, number, table, text
+from seglab.reporting.html import Cell, decimal, mean_sd, number, table
 from seglab.reporting.metrics_table import blocks, rows_of, title, worse_if_higher
 from seglab.reporting.run_decisions import RULES
 from seglab.reporting.run_labels import differences, of_run
@@ -23,19 +23,17 @@ from seglab.reporting.verdict import Verdict
 def pairs(verdicts: list[Verdict]) -> Markup:
     """Every pair with its interval and the probability of each answer."""
     columns = ("pair", "verdict", "ahead by", "low", "high", "first better", "equivalent", "second better", "p")
-    rows = []
-    for found in verdicts:
-        pair = found.pair
-        rows.append(
-            [
-                text(f"{pair.first} ahead of {pair.second}"),
-                Cell(found.name, found.name, f"text {found.kind}"),
-                *(number(value) for value in (found.gap, found.low, found.high)),
-                *map(_percent, found.chances),
-                Cell("<0.001", pair.p) if pair.p < 0.001 else number(pair.p),
-                *(number(count, 0) for count in (pair.replicates, pair.images)),
-            ]
-        )
+    rows = [
+        [
+            f"{found.pair.first} ahead of {found.pair.second}",
+            Cell(found.name, found.name, f"text {found.kind}"),
+            *(found.gap, found.low, found.high),
+            *map(_percent, found.chances),
+            Cell("<0.001", found.pair.p) if found.pair.p < 0.001 else found.pair.p,
+            *(number(count, 0) for count in (found.pair.replicates, found.pair.images)),
+        ]
+        for found in verdicts
+    ]
     return table([*columns, verdicts[0].pair.kind, "images"], rows)
 
 
@@ -57,15 +55,15 @@ def decisions(study: Study) -> Markup | None:
     found = study.decisions
     if found.shape[1] < 2:
         return None
-    rows = [[text(label), *map(number, row)] for label, row in zip(found.index, found.to_numpy(), strict=True)]
-    rows.append([Cell("best − worst"), *(Cell(number(gap).shown) for gap in found.max() - found.min())])  # sorted last
+    rows = [[label, *row] for label, row in zip(found.index, found.to_numpy(), strict=True)]
+    rows.append([Cell("best − worst"), *map(Cell, map(decimal, found.max() - found.min()))])  # sorted last
     return table(["loss", *(RULES[str(rule)] for rule in found)], rows)
 
 
 def data_sets(over: DataSets) -> Markup:
     """The mean of each loss on each data set."""
     found = over.table
-    return table(["loss", *found], [[text(label), *map(number, row)] for label, row in found.T.items()])
+    return table(["loss", *found], found.reset_index().itertuples(index=False))
 
 
 def variance(study: Study) -> Markup | None:
@@ -75,7 +73,7 @@ def variance(study: Study) -> Markup | None:
         return None
     found = {name: max(part, 0.0) for name, part in components(values).items()}
     whole = sum(found.values()) or 1.0
-    rows = [[text(name), number(part**0.5), _percent(part / whole)] for name, part in found.items()]
+    rows = [[name, part**0.5, _percent(part / whole)] for name, part in found.items()]
     return table(["source", "standard deviation", "share of the variance"], rows)
 
 
@@ -86,7 +84,7 @@ def metric_blocks(spread: pd.DataFrame, decision: str) -> Iterator[tuple[str, Ma
         if "found/nothing" in keys and spread["found/nothing", "mean"].max() > 0:
             best = {}  # a loss that finds the easy objects alone has the best distances
         rows = [
-            [text(label), *(mean_sd(*value, value[0] == best.get(key)) for key, value in zip(keys, row, strict=True))]
+            [label, *(mean_sd(*value, value[0] == best.get(key)) for key, value in zip(keys, row, strict=True))]
             for label, row in rows_of(spread, keys)
         ]
         yield name, table(["loss", *map(title, keys)], rows)
@@ -97,7 +95,7 @@ def confusions(study: Study) -> Iterator[tuple[str, Markup]]:
     classes = study.sweep.used["task"].iloc[0].classes if study.confusions else ()
     for label, counts in study.confusions.items():
         shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        rows = [[text(name), *(number(one, 1) for one in row)] for name, row in zip(classes, shares, strict=True)]
+        rows = [[name, *(number(one, 1) for one in row)] for name, row in zip(classes, shares, strict=True)]
         yield label, table(["true class", *(f"as {name}" for name in classes)], rows)
 
 
@@ -190,7 +188,7 @@ def unlike(runs: pd.DataFrame) -> Markup | None:
     if len(commits) > 1:
         found["code"] = {str(commit): sorted(labels) for commit, labels in commits.items()}
     rows = [
-        [text(key), text("; ".join(f"{value} ({', '.join(labels)})" for value, labels in values.items()))]
+        [key, "; ".join(f"{value} ({', '.join(labels)})" for value, labels in values.items())]
         for key, values in found.items()
     ]
     return table(["setting", "values"], rows) if rows else None
@@ -198,6 +196,5 @@ def unlike(runs: pd.DataFrame) -> Markup | None:
 
 def failed(runs: pd.DataFrame) -> Markup | None:
     """The runs that are not compared, and why; None where there are none."""
-    columns = ["name", "status", "problem"]
-    rows = [[*map(text, row)] for row in runs.loc[~runs["used"], columns].itertuples(index=False)]
-    return table(["run", "status", "what happened"], rows) if rows else None
+    rows = runs.loc[~runs["used"], ["name", "status", "problem"]]
+    return table(["run", "status", "what happened"], rows.itertuples(index=False)) if len(rows) else None

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from seglab.files import read_json
 from seglab.plots import WIDTH, line_styles, styled
-from seglab.reporting.html import number, table, text
+from seglab.reporting.html import number, table
 
 
 def searches(folders: Iterable[Path]) -> list[dict[str, Any]]:
@@ -73,7 +73,6 @@ def trials(search: dict[str, Any]) -> Markup:
         epochs = sum(trial["epochs"] for trial in done)
         values = ", ".join(f"{name}={value}" for name, value in best["setting"].items())
         numbers = [number(count, 0) for count in (tuning["seed"], len(done), failed, epochs)]
-        said = text("; ".join(tuning["edges"]))
-        rows.append([text(tuning["title"]), *numbers, number(best["value"]), text(values or "none"), said])
+        rows.append([tuning["title"], *numbers, best["value"], values or "none", "; ".join(tuning["edges"])])
     head = ["loss", "seed", "trials", "failed", "epochs", f"best {search['monitor']}", "chosen", "to mind"]
     return table(head, rows)

@@ -63,9 +63,9 @@ def bullets(sentences: Sequence[str]) -> Markup:
 def number_table(table: pd.DataFrame, digits: int = 4) -> Markup:
     """A table of text and of numbers with so many significant digits, a dash for NaN; its columns sort at a click."""
 
-    def cell(value: Any) -> html.Cell:
+    def cell(value: Any) -> html.Cell | str:
         if isinstance(value, str):
-            return html.text(value)
+            return value
         return html.Cell(f"{value:.{digits}g}", float(value)) if np.isfinite(value) else html.Cell("–")
 
     return html.table([*map(str, table.columns)], [[*map(cell, row)] for row in table.itertuples(index=False)])

@@ -115,17 +115,14 @@ def _few_pixels(norms: pd.DataFrame) -> Iterator[str]:
 
 
 def _regions(regions: pd.DataFrame) -> Iterator[str]:
-    untrained, half = (
-        {
-            str(loss): part.set_index("region")[["gradient", "pixels"]]
-            for loss, part in regions[regions["stage"] == stage].groupby("loss", sort=False)
-        }
-        for stage in ("untrained", "half-trained")
-    )
-    blind = [loss for loss, part in untrained.items() if part["gradient"]["background"] > MOST_OF_GRADIENT]
+    def of(stage: str) -> dict[str, pd.DataFrame]:
+        rows = regions[regions["stage"] == stage].set_index("region")
+        return {str(loss): part for loss, part in rows.groupby("loss", sort=False)}
+
+    blind = [loss for loss, part in of("untrained").items() if part["gradient"]["background"] > MOST_OF_GRADIENT]
     if blind:
         yield f"untrained: over {100 * MOST_OF_GRADIENT:g} % of the gradient on the background ({', '.join(blind)})"
-    for loss, part in half.items():
+    for loss, part in of("half-trained").items():
         gradient, pixels = part["gradient"], part["pixels"]
         if gradient["hard"] < pixels["hard"]:
             yield (
