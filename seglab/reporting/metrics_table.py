@@ -128,11 +128,10 @@ def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[
 def under(rule: str, images: pd.DataFrame, decisions: dict[int, Decisions]) -> pd.DataFrame:
     """The rows of per_image.csv with the scores that each run has under a rule; NaN where it has none."""
     names = [name for name in THRESHOLDED if name in images]
-    able = {run: found for run, found in decisions.items() if rule in found.images}
+    able = {run: found.images[rule] for run, found in decisions.items() if rule in found.images}
     if not able:
         return images.assign(**dict.fromkeys(names, np.nan))
-    parts = {run: pd.DataFrame(found.images[rule], found.ids) for run, found in able.items()}
-    scores = pd.concat(parts).reindex(pd.MultiIndex.from_frame(images[["run", "id"]]))
+    scores = pd.concat(able).reindex(pd.MultiIndex.from_frame(images[["run", "id"]]))
     return images.assign(**{name: scores[name].to_numpy() for name in names})
 
 

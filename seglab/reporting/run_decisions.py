@@ -49,15 +49,14 @@ EXPECTED = ("iou", "dice")
 class Decisions(NamedTuple):
     """One run's histograms over all test pixels (2, 256), its scores, and those of each image under each rule.
 
-    Of several classes the sum of the histograms and the mean of the scores. `images` has, by rule, iou, dice, precision
-    and recall of the test images `ids` (n,). A multiclass mask takes the likeliest class and has no other rule.
+    Of several classes the sum of the histograms and the mean of the scores. `images` has a row for each id and columns
+    (rule, score) of iou, dice, precision and recall. A multiclass mask takes the likeliest class and has no other rule.
     `confusion` (k, k) has true classes in rows.
     """
 
     table: NDArray
     scores: dict[str, float]
-    ids: NDArray
-    images: dict[str, dict[str, NDArray]]
+    images: pd.DataFrame
     confusion: NDArray | None = None
 
 
@@ -127,31 +126,19 @@ def decisions_of(
                 found = decide(dict(arrays), rows, task, tuned, empty)
         except (OSError, KeyError, ValueError, zipfile.BadZipFile):
             return None
-    facts, parts = json.loads(str(found["scores"]))["classes"], []
+    facts, scores, images = json.loads(str(found["scores"]))["classes"], [], []
     for c in classes:
-        threshold = threshold_of(tuned, task.classes[c])
-        scores = facts[c] | ({} if np.isnan(threshold) else {"tuned/threshold": threshold})
+        threshold, pixels = threshold_of(tuned, task.classes[c]), found["pixels"][c]
         masks = {} if task.kind == "multiclass" else dict(zip(list(RULES)[1:], found[score][c], strict=True))
         if np.isnan(threshold):
             masks.pop("tuned", None)
-        scored = scores_of(np.reshape(list(masks.values()), (-1, *found["pixels"][c].shape)), found["pixels"][c], empty)
-        images = {rule: {key: of[k] for key, of in scored.items()} for k, rule in enumerate(masks)}
-        parts.append(Decisions(found["pooled"][c], scores, found["ids"], images))
-    whole = _together(parts)
-    means = {f"{rule}/{key}": finite_mean(of) for rule, each in whole.images.items() for key, of in each.items()}
-    return whole._replace(scores=whole.scores | means, confusion=found.get("confusion"))
-
-
-def _together(parts: Sequence[Decisions]) -> Decisions:
-    """Add up the histograms of one run's classes, and average their scores."""
-    if len(parts) == 1:
-        return parts[0]
-    images = {
-        rule: {key: mean(np.array([p.images[rule][key] for p in parts])) for key in each}
-        for rule, each in parts[0].images.items()
-    }
-    table = np.sum([p.table for p in parts], axis=0)
-    return Decisions(table, mean_scores([p.scores for p in parts]), parts[0].ids, images)
+        scores.append(facts[c] | ({} if np.isnan(threshold) else {"tuned/threshold": threshold}))
+        scored = scores_of(np.reshape(list(masks.values()), (-1, *pixels.shape)), pixels, empty)
+        images.append({(rule, key): of[k] for k, rule in enumerate(masks) for key, of in scored.items()})
+    means = {key: mean(np.array([one[key] for one in images])) for key in images[0]}
+    whole = mean_scores(scores) | {f"{rule}/{key}": finite_mean(each) for (rule, key), each in means.items()}
+    table = found["pooled"][list(classes)].sum(0)
+    return Decisions(table, whole, pd.DataFrame(means, found["ids"]), found.get("confusion"))
 
 
 def mean_scores(parts: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -18,10 +18,7 @@ TWO = Task(kind="multilabel", classes=("disc", "cup"))
 def same(one, other):
     assert one.scores == pytest.approx(other.scores, rel=1e-12, nan_ok=True)
     np.testing.assert_array_equal(one.table, other.table)
-    assert one.images.keys() == other.images.keys()
-    for rule, scores in one.images.items():
-        for name, values in scores.items():
-            np.testing.assert_array_equal(values, other.images[rule][name])
+    pd.testing.assert_frame_equal(one.images, other.images, check_exact=True)
 
 
 @pytest.fixture
@@ -76,6 +73,6 @@ def test_tables_and_verdict_average_classes_and_images_in_one_order(run):
 def test_the_likeliest_class_has_no_other_rule(run):
     (folder, _), _ = run
     found = decisions_of(folder, Task(kind="multiclass", classes=("a", "b")), None, "correct", [0, 1], "iou")
-    assert not found.images
+    assert found.images.columns.empty
     assert "tuned/threshold" not in found.scores
     assert found.scores["nll"] > 0
