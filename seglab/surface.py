@@ -13,58 +13,47 @@ from seglab.engine.cli import command
 from seglab.engine.config import build, build_choices, check, to_container
 
 if TYPE_CHECKING:
+    from seglab.data.dataset import Dataset
+    from seglab.engine.module import SegModule
     from seglab.engine.trained_run import TrainedRun
-    from seglab.views.view_page import ViewPage
 
 log = logging.getLogger(__name__)
+VIEWS = ("curve", "xray", "pixels", "landscape")
 
 
 def surface(cfg: DictConfig, folder: Path) -> Path:
     """Make the view that `cfg.view` names in `folder`; returns surface.html."""
-    views = {"curve": curve, "xray": xray, "pixels": pixels, "landscape": landscape}
-    require(cfg.view in views, "surface", f"view as one of {', '.join(views)}", cfg.view)
-    written = views[cfg.view](cfg).write(folder)
+    require(cfg.view in VIEWS, "surface", f"view as one of {', '.join(VIEWS)}", cfg.view)
+    from seglab.views import curve, landscape, pixels, xray
+
+    options = to_container(cfg[cfg.view])
+    if cfg.view == "pixels":
+        page = pixels.view(opened(cfg), **options)
+    elif cfg.view == "landscape":
+        page = landscape.view(opened(cfg), build_choices("loss", cfg.losses), **options)
+    elif cfg.view == "xray":
+        page = xray.view(build_choices("loss", cfg.losses), *untrained(cfg), run=cfg.run, **options)
+    else:
+        page = curve.view(build_choices("loss", cfg.losses), **options)
+    written = page.write(folder)
     log.info("%s", written)
     return written
 
 
-def curve(cfg: DictConfig) -> ViewPage:
-    """Value and gradient of each loss against probability and logit."""
-    from seglab.views.curve import view
-
-    return view(build_choices("loss", cfg.losses), **to_container(cfg.curve))
-
-
-def xray(cfg: DictConfig) -> ViewPage:
-    """Where the gradient of each loss would fall on a data set, before training."""
+def untrained(cfg: DictConfig) -> tuple[Dataset, SegModule]:
+    """The data and a fresh model, for an X-ray."""
     from pytorch_lightning import seed_everything
     from torch.optim import SGD
 
     from seglab.engine.module import SegModule
     from seglab.losses import BCE
-    from seglab.views.xray import view
 
     check(cfg)
     require(cfg.run is None or isinstance(cfg.run, str), "xray", "one run or none", cfg.run)
     seed_everything(cfg.xray.seed, verbose=False)
     dataset = build(cfg.dataset)
     require_one_class(dataset.task)
-    module = SegModule(build(cfg.model), BCE(), SGD, mean=dataset.mean, std=dataset.std)
-    return view(build_choices("loss", cfg.losses), dataset, module, run=cfg.run, **to_container(cfg.xray))
-
-
-def pixels(cfg: DictConfig) -> ViewPage:
-    """Errors and the gradient at each pixel at the saved snapshots of runs."""
-    from seglab.views.pixels import view
-
-    return view(opened(cfg), **to_container(cfg.pixels))
-
-
-def landscape(cfg: DictConfig) -> ViewPage:
-    """Losses and IoU over a plane of weights, around runs, through them or along their path."""
-    from seglab.views.landscape import view
-
-    return view(opened(cfg), build_choices("loss", cfg.losses), **to_container(cfg.landscape))
+    return dataset, SegModule(build(cfg.model), BCE(), SGD, mean=dataset.mean, std=dataset.std)
 
 
 def opened(cfg: DictConfig) -> list[TrainedRun]:
