@@ -311,19 +311,18 @@ class Study:
     @cached_property
     def tables(self) -> dict[str, np.ndarray]:
         """The histogram over all test pixels and seeds of each loss, (2, 256)."""
-        runs = self._by_label(self._pooled)
-        return {label: np.sum([found.table for found in pooled], axis=0) for label, pooled in runs.items()}
+        return self._summed({row: found.table for row, found in self._pooled.items()})
 
     @cached_property
     def confusions(self) -> dict[str, np.ndarray]:
         """The confusion matrix (k, k) of each loss over all its test pixels, of classes that exclude each other."""
-        found = {row: one.confusion for row, one in self._pooled.items() if one.confusion is not None}
-        return {label: np.sum(some, axis=0) for label, some in self._by_label(found).items()}
+        return self._summed({row: one.confusion for row, one in self._pooled.items() if one.confusion is not None})
 
-    def _by_label(self, by_run: Mapping[int, Any]) -> dict[str, list[Any]]:
-        labels = self.sweep.used["label"].to_dict()
+    def _summed(self, by_run: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
+        """The sum over the runs of each loss that has any."""
+        labels = self.sweep.used["label"]
         found = {label: [value for row, value in by_run.items() if labels[row] == label] for label in self.labels}
-        return {label: values for label, values in found.items() if values}
+        return {label: np.sum(values, axis=0) for label, values in found.items() if values}
 
     @cached_property
     def missing(self) -> list[tuple[str, int, int]]:
@@ -341,9 +340,9 @@ class Study:
             drawn["forest"] = report_figures.forest(self.named, self.question.metric)
         if self.tables:
             drawn["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables, self.labels)
-            moved = {}
-            for row, one in self._pooled.items():  # each run by its own temperature
-                moved[row] = rebinned(one.table, scaled(middles(), one.scores["scaled/temperature"]))
-            after = {label: np.sum(tables, axis=0) for label, tables in self._by_label(moved).items()}
-            drawn["reliability"] = report_figures.reliability(self.tables, after, self.labels)
+            moved = {  # each run by its own temperature
+                row: rebinned(one.table, scaled(middles(), one.scores["scaled/temperature"]))
+                for row, one in self._pooled.items()
+            }
+            drawn["reliability"] = report_figures.reliability(self.tables, self._summed(moved), self.labels)
         return drawn

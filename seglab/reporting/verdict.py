@@ -220,45 +220,38 @@ def headline(verdicts: Sequence[Verdict], against: str | None = None) -> str:
     if all(found.kind == "none" for found in verdicts):
         one = verdicts[0].pair.kind.removesuffix("s")
         return f"{_best_mean(leader, verdicts)}, but one {one} per loss gives no verdict."
-    if verdicts[0].best:
-        return _best_of(leader, verdicts)
     rivals: dict[str, list[str]] = {}
     for found in verdicts:
         pair = found.pair
-        if against:
-            other, kind = (pair.second, "worse") if pair.first == against else (pair.first, "better")
-            rivals.setdefault(kind if found.kind == "better" else found.kind, []).append(other)
-        elif pair.first == leader:
+        if against and pair.first != against:
+            rivals.setdefault("ahead" if found.kind == "better" else found.kind, []).append(pair.first)
+        elif against or pair.first == leader:
             rivals.setdefault(found.kind, []).append(pair.second)
     if against:
-        phrases = {"better": "better", "worse": "worse", "equivalent": f"equivalent within {delta:g}"}
-        parts = [
-            f"{listed(rivals[kind])} {_are(rivals[kind])} {words}" for kind, words in phrases.items() if kind in rivals
-        ]
-        parts += [f"cannot tell for {listed(rivals['unknown'])}"] if "unknown" in rivals else []
-        return f"Beside {against}: {'; '.join(parts)}."
-    phrases = {"better": "is better than", "equivalent": f"is equivalent within {delta:g} to"}
-    phrases |= {"unknown": "cannot be distinguished from"}
-    parts = [f"{words} {listed(rivals[kind])}" for kind, words in phrases.items() if kind in rivals]
-    return f"{leader} {'; it '.join(parts)}."
-
-
-def _best_of(leader: str, verdicts: Sequence[Verdict]) -> str:
-    losses = {
-        kind: [found.pair.second for found in verdicts if found.kind == kind] for kind in ("equivalent", "not best")
-    }
+        phrases = {"ahead": "{} {are} better", "better": "{} {are} worse"}
+        phrases |= {"equivalent": f"{{}} {{are}} equivalent within {delta:g}", "unknown": "cannot tell for {}"}
+        return f"Beside {against}: {'; '.join(_said(phrases, rivals))}."
+    if not verdicts[0].best:
+        phrases = {"better": "is better than {}", "equivalent": f"is equivalent within {delta:g} to {{}}"}
+        phrases |= {"unknown": "cannot be distinguished from {}"}
+        return f"{leader} {'; it '.join(_said(phrases, rivals))}."
     open_ = [leader, *(found.pair.second for found in verdicts if found.kind in ("unknown", "none"))]
     if len(open_) == len(verdicts) + 1:
         return f"Any of the {len(open_)} losses may be the best; {_best_mean(leader, verdicts)}."
-    parts = [f"{leader} is the best" if len(open_) == 1 else f"The best may be {listed(open_, 'or')}"]
-    if same := losses["equivalent"]:
-        parts.append(f"{listed(same)} {_are(same)} as good within {verdicts[0].delta:g}")
-    if out := losses["not best"]:
-        parts.append(f"{listed(out)} {_are(out)} not")
-    worse = {found.pair.second: found.low for found in verdicts if found.kind == "better"}
-    if worse:
-        parts.append(f"{listed(list(worse))} {_are(list(worse))} worse{by_at_least(min(worse.values()))}")
-    return "; ".join(parts) + "."
+    answer = f"{leader} is the best" if len(open_) == 1 else f"The best may be {listed(open_, 'or')}"
+    least = min((found.low for found in verdicts if found.kind == "better"), default=0.0)
+    phrases = {"equivalent": f"{{}} {{are}} as good within {delta:g}", "not best": "{} {are} not"}
+    phrases |= {"better": f"{{}} {{are}} worse{by_at_least(least)}"}
+    return "; ".join([answer, *_said(phrases, rivals)]) + "."
+
+
+def _said(phrases: dict[str, str], rivals: dict[str, list[str]]) -> list[str]:
+    """The phrase about each kind of verdict that there is, with the names of the losses and the verb."""
+    return [
+        phrase.format(listed(rivals[kind]), are="is" if len(rivals[kind]) == 1 else "are")
+        for kind, phrase in phrases.items()
+        if kind in rivals
+    ]
 
 
 def _best_mean(leader: str, verdicts: Sequence[Verdict]) -> str:
@@ -266,10 +259,6 @@ def _best_mean(leader: str, verdicts: Sequence[Verdict]) -> str:
     if len(level) == 1:
         return f"{leader} has the best mean"
     return f"{listed(level) if len(level) < 5 else f'{len(level)} losses'} share the best mean"
-
-
-def _are(names: list[str]) -> str:
-    return "is" if len(names) == 1 else "are"
 
 
 def listed(names: list[str], last: str = "and") -> str:
