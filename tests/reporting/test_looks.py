@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 
 from seglab.contract import ContractError
-from seglab.reporting.load_runs import collect
 from seglab.reporting.looks import FILE, Look, known_looks, remember, spent
-from seglab.reporting.study import Question, Study
+from seglab.reporting.study import Question
+from seglab.reporting.write_report import answer
 from tests.reporting.fabricate import FakeLoss, change, write_run
 
 ASKED = {"metric": "iou", "delta": 0.01}
@@ -88,23 +88,18 @@ def test_a_damaged_memory_stops_the_report_in_one_sentence(tmp_path):
 
 
 def study(folder, **asked):
-    sweep = collect([folder])
-    title, runs = next(sweep.benchmarks())
-    return Study(title, runs, Question(**asked), known_looks([folder], runs.benchmark))
+    """A look at the runs of a folder."""
+    return answer([folder], Question(**asked))[1][0]
 
 
 def test_a_study_spends_one_look_for_each_set_of_runs(own):
-    for _ in range(2):
-        first = study(own)
-        first.remember([own])
-        assert first.look.number == 1
-    assert first.look_words.startswith(
-        "Look 1 at this study, judged at 3.5 % so that all looks together err in at most 5 %"
-    )
+    first, again = study(own), study(own)
+    assert (first.look.number, again.look.number) == (1, 1)
+    said = "Look 1 at this study, judged at 3.5 % so that all looks together err in at most 5 %"
+    assert first.look_words.startswith(said)
     write_run(own, FakeLoss("dice", 1.5), 3)
     write_run(own, FakeLoss("bce", 0.6), 3)
     second = study(own)
-    second.remember([own])
     assert (second.look.number, second.look.earlier[0]["said"]) == (2, first.headline)
     assert study(own, metric="dice").look_words.startswith("Exploratory: the first look at this study asked metric=iou")
     saved = json.loads((own / FILE).read_text())
@@ -115,7 +110,6 @@ def test_a_study_spends_one_look_for_each_set_of_runs(own):
 def test_an_unfinished_sweep_gets_numbers_and_no_verdict_and_costs_nothing(own, status):
     change(own / "bce_s2", status=status)
     unfinished = study(own)
-    unfinished.remember([own])
     assert unfinished.headline == "No verdict yet: 1 of 4 runs are not finished (bce_s2)."
     assert len(unfinished.spread) == 2
     assert not (own / FILE).exists()
@@ -124,7 +118,5 @@ def test_an_unfinished_sweep_gets_numbers_and_no_verdict_and_costs_nothing(own, 
 def test_runs_without_a_second_seed_say_nothing_that_could_be_wrong_and_cost_nothing(own):
     for name in ("bce_s2", "dice_s2"):
         change(own / name, status="failed")
-    single = study(own)
-    single.remember([own])
-    assert single.look_words == ""
+    assert study(own).look_words == ""
     assert not (own / FILE).exists()
