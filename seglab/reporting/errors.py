@@ -19,60 +19,6 @@ NEGLIGIBLE = 1e-9
 """The scale of a part, in units of the other's, up to which it is as good as 0."""
 
 
-class Errors(NamedTuple):
-    """The errors of m differences: standard errors and degrees of freedom (m,) through the seeds and the images."""
-
-    seeds: NDArray
-    free: NDArray
-    images: NDArray
-    images_free: NDArray
-
-    def above(self, value: ArrayLike) -> NDArray:
-        """The probability that an error is larger than `value` (m,); NaN where an error is unknown."""
-        value = np.broadcast_to(np.asarray(value, float), np.shape(self.seeds))
-        scale = self.seeds + self.images
-        found = np.where(np.isnan(scale), np.nan, (1 - np.sign(value)) / 2)  # of an error that is always 0
-        some, tail = value[scale > 0], self._where(scale > 0)._tail(np.abs(value[scale > 0]))[0]
-        found[scale > 0] = np.where(some < 0, 1 - tail, tail)
-        return found
-
-    def reach(self, level: float) -> NDArray:
-        """The value (m,) that an error exceeds in either direction with probability `level`; infinite where unknown."""
-        scale = self.seeds + self.images
-        found, some = np.where(np.isnan(scale), np.inf, 0.0), self._where(scale > 0)
-        guess = np.hypot(
-            some.seeds * special.stdtrit(some.free, level / 2),
-            some.images * special.stdtrit(some.images_free, level / 2),
-        )
-        left = np.arange(len(guess))
-        for _ in range(50):  # Newton's method on log tail against log value, bent where one part takes over
-            tail, density = some._where(left)._tail(guess[left])
-            step = np.log(2 * tail / level) * tail / (guess[left] * density)
-            guess[left] *= np.exp(step)
-            left = left[np.abs(step) > 1e-6]  # the error that is left is the square of the step
-            if not left.size:
-                break
-        found[scale > 0] = guess
-        return found
-
-    def _where(self, kept: NDArray) -> "Errors":
-        return Errors(*(column[kept] for column in self))
-
-    def _tail(self, value: NDArray) -> tuple[NDArray, NDArray]:
-        """The probability of a larger error and the density, both (m,), of values of at least 0."""
-        seeds, images = Student(*self[:2]), Student(*self[2:])
-        first = self.seeds > self.images
-        large = Student(*(np.where(first, one, other) for one, other in zip(seeds, images, strict=True)))
-        tail, density = large.above(value), large.density(value)
-        two = np.minimum(self.seeds, self.images) > NEGLIGIBLE * large.scale
-        if two.any():
-            one, other, value = seeds.where(two), images.where(two), value[two]
-            parts = [_below_half(one, other, value), _below_half(other, one, value)]
-            tail[two], density[two] = np.sum(parts, axis=0)
-            tail[two] += one.above(value / 2) * other.above(value / 2)
-        return tail, density
-
-
 class Student(NamedTuple):
     """Student's t times a scale, both (m,)."""
 
@@ -91,6 +37,55 @@ class Student(NamedTuple):
         free = self.free
         height = np.exp(special.gammaln((free + 1) / 2) - special.gammaln(free / 2)) / np.sqrt(np.pi * free)
         return height * np.exp(-(free + 1) / 2 * np.log1p((value / self.scale) ** 2 / free)) / self.scale
+
+
+class Errors(NamedTuple):
+    """The errors of m differences, through the seeds and through the images."""
+
+    seeds: Student
+    images: Student
+
+    def above(self, value: ArrayLike) -> NDArray:
+        """The probability that an error is larger than `value` (m,); NaN where an error is unknown."""
+        scale = self.seeds.scale + self.images.scale
+        value = np.broadcast_to(np.asarray(value, float), scale.shape)
+        found = np.where(np.isnan(scale), np.nan, (1 - np.sign(value)) / 2)  # of an error that is always 0
+        some, tail = value[scale > 0], self.where(scale > 0)._tail(np.abs(value[scale > 0]))[0]
+        found[scale > 0] = np.where(some < 0, 1 - tail, tail)
+        return found
+
+    def reach(self, level: float) -> NDArray:
+        """The value (m,) that an error exceeds in either direction with probability `level`; infinite where unknown."""
+        scale = self.seeds.scale + self.images.scale
+        found, some = np.where(np.isnan(scale), np.inf, 0.0), self.where(scale > 0)
+        guess = np.hypot(*(part.scale * special.stdtrit(part.free, level / 2) for part in some))
+        left = np.arange(len(guess))
+        for _ in range(50):  # Newton's method on log tail against log value, bent where one part takes over
+            tail, density = some.where(left)._tail(guess[left])
+            step = np.log(2 * tail / level) * tail / (guess[left] * density)
+            guess[left] *= np.exp(step)
+            left = left[np.abs(step) > 1e-6]  # the error that is left is the square of the step
+            if not left.size:
+                break
+        found[scale > 0] = guess
+        return found
+
+    def where(self, kept: NDArray) -> "Errors":
+        return Errors(*(part.where(kept) for part in self))
+
+    def _tail(self, value: NDArray) -> tuple[NDArray, NDArray]:
+        """The probability of a larger error and the density, both (m,), of values of at least 0."""
+        seeds, images = self
+        first = seeds.scale > images.scale
+        large = Student(*(np.where(first, one, other) for one, other in zip(seeds, images, strict=True)))
+        tail, density = large.above(value), large.density(value)
+        two = np.minimum(seeds.scale, images.scale) > NEGLIGIBLE * large.scale
+        if two.any():
+            one, other, value = seeds.where(two), images.where(two), value[two]
+            parts = [_below_half(one, other, value), _below_half(other, one, value)]
+            tail[two], density[two] = np.sum(parts, axis=0)
+            tail[two] += one.above(value / 2) * other.above(value / 2)
+        return tail, density
 
 
 def _below_half(part: Student, other: Student, value: NDArray) -> tuple[NDArray, NDArray]:

@@ -43,8 +43,7 @@ def pictures_of(run: pd.Series, example: tuple[np.ndarray, ...]) -> tuple[np.nda
 
 def one_seed(runs: pd.DataFrame, labels: list[str]) -> dict[str, pd.Series]:
     """One run of each label to show: the smallest seed that most labels have, or else the label's own smallest."""
-    common = runs.groupby("seed")["label"].nunique()
-    seed = common.index[common == common.max()].min()
+    seed = runs.groupby("seed")["label"].nunique().idxmax()
     first = runs.assign(other=runs["seed"] != seed).sort_values(["other", "seed"]).groupby("label").head(1)
     found = {run["label"]: run for _, run in first.iterrows()}
     return {label: found[label] for label in labels if label in found}

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from seglab.reporting.errors import Errors
+from seglab.reporting.errors import Errors, Student
 from seglab.reporting.stats import Comparison, errors
 
 POWER = 0.8
@@ -40,6 +40,6 @@ def _reach(pair: Comparison, seeds: Sequence[int], level: float, nodes: int = 8)
     count = np.array(seeds, float)[:, None]
     free = (count - 1) * (1 + pair.prior / (pair.replicates - 1)) + np.zeros(nodes)
     seen = special.chdtri(free, (np.arange(nodes) + 0.5) / nodes) / free * pair.spread / count
-    constant = np.full(free.size, pair.image_variance**0.5), np.full(free.size, pair.groups - 1.0)
-    reach = Errors(np.sqrt(seen).ravel(), free.ravel(), *constant).reach(level).reshape(free.shape)
+    images = Student(np.full(free.size, pair.image_variance**0.5), np.full(free.size, pair.groups - 1.0))
+    reach = Errors(Student(np.sqrt(seen).ravel(), free.ravel()), images).reach(level).reshape(free.shape)
     return reach, np.sqrt(pair.spread / count + pair.image_variance).clip(1e-12)

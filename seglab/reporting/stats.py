@@ -25,7 +25,7 @@ import numpy as np
 from scipy import special
 
 from seglab.reporting.cube import Cube, finite_mean
-from seglab.reporting.errors import Errors
+from seglab.reporting.errors import Errors, Student
 from seglab.reporting.run_labels import setting
 
 
@@ -170,8 +170,9 @@ def turned(pair: Comparison) -> Comparison:
 
 def errors(pairs: Sequence[Comparison]) -> Errors:
     """The errors of the differences of some pairs."""
-    rows = [(p.variance**0.5, p.replicates - 1 + p.prior, p.image_variance**0.5, p.groups - 1) for p in pairs]
-    return Errors(*np.array(rows, float).T)
+    seeds = [(pair.variance**0.5, pair.replicates - 1 + pair.prior) for pair in pairs]
+    images = [(pair.image_variance**0.5, pair.groups - 1) for pair in pairs]
+    return Errors(*(Student(*np.array(part, float).T) for part in (seeds, images)))
 
 
 def _tested(pairs: list[Comparison]) -> list[Comparison]:

@@ -143,9 +143,9 @@ def markdown(studies: list[Study], runs: pd.DataFrame, over: DataSets | None = N
     lines = [f"**{over.headline}**", "", *filter(None, [over.look_words]), ""] if over else []
     for study in studies:
         lines += [f"## {study.title}", "", study.headline, "", *(f"- {found.words}" for found in study.named)]
-        lines += ["", study.blind] if study.blind else []
-        lines += ["", study.look_words] if study.look_words else []
-        lines += ["", f"At the threshold tuned on validation: {study.tuned.headline}"] if study.tuned else []
+        tuned = f"At the threshold tuned on validation: {study.tuned.headline}" if study.tuned else ""
+        for sentence in filter(None, (study.blind, study.look_words, tuned)):
+            lines += ["", sentence]
         for name, keys in blocks(study.spread.columns.get_level_values(0), study.decision).items():
             lines += ["", f"**{name}**", "", *_markdown_table(study.spread, keys)]
         lines.append("")
