@@ -141,11 +141,11 @@ def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
             tables.setdefault(task, {})[row] = table
         except (OSError, ValueError) as error:
             runs.loc[row, ["used", "problem"]] = False, f"per_image.csv cannot be read: {error}"
-    parts = [rows_per_image(joined(some), task, class_name) for task, some in tables.items()]
+    parts = [rows_per_image(_joined(some), task, class_name) for task, some in tables.items()]
     return pd.concat(parts).sort_values("run", kind="stable") if parts else pd.DataFrame(columns=["run"], dtype=int)
 
 
-def joined(tables: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:
+def _joined(tables: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:
     """The rows of the tables of some runs, by the rows of these, with the column `run`."""
     return pd.concat(tables, names=["run"]).reset_index(level="run")
 
@@ -172,5 +172,5 @@ def read_histories(runs: pd.DataFrame) -> pd.DataFrame:
         with suppress(OSError, ValueError):
             tables[row] = pd.read_csv(folder / "metrics.csv", usecols=lambda name: name.count("/") < 2)
     tables = {row: table for row, table in tables.items() if "epoch" in table}
-    rows = joined(tables) if tables else pd.DataFrame(columns=["run", "epoch"], dtype=int)
+    rows = _joined(tables) if tables else pd.DataFrame(columns=["run", "epoch"], dtype=int)
     return rows.assign(label=runs["label"].reindex(rows["run"]).to_numpy())

@@ -38,12 +38,12 @@ def scores_at(table: NDArray, empty: str = "correct") -> dict[str, NDArray]:
     }
 
 
-def best_threshold(table: NDArray, empty: str = "correct") -> float:
-    """Find the threshold with the highest mean IoU over the images (n, 2, bins); of equals the nearest to 0.5.
+def best_threshold(table: NDArray, score: str = "iou", empty: str = "correct") -> float:
+    """Find the threshold with the highest mean score over the images (n, 2, bins); of equals the nearest to 0.5.
 
     Tune it on validation images: on the test set the score would be too good.
     """
-    means = mean(scores_at(table, empty)["iou"])[1:]
+    means = mean(scores_at(table, empty)[score])[1:]
     candidates = thresholds(table.shape[-1])[1:]
     best = np.flatnonzero(means >= np.nanmax(means, initial=-1.0) - 1e-12)
     return float(min(candidates[best], key=lambda t: abs(t - 0.5), default=0.5))
