@@ -36,9 +36,13 @@ class Cube(NamedTuple):
             for part in parts
         ]
 
+    def of(self, labels: Sequence[str]) -> "Cube":
+        """The values of some losses, in this order."""
+        return self._replace(labels=list(labels), values=self.values[[self.labels.index(label) for label in labels]])
+
     def balanced(self, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The values of the seeds that these losses share, on the images of all of these runs; and which these are."""
-        values = self.values[[self.labels.index(label) for label in labels]]
+        values = self.of(labels).values
         there = np.isfinite(values)
         seeds = there.any(axis=2).all(axis=0)
         images = there[:, seeds].all(axis=(0, 1)) & seeds.any()

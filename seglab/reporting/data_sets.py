@@ -48,10 +48,8 @@ class DataSets(Study):
         """The pairs of losses that two data sets have, each data set with the weight of one."""
         if self.no_verdict:
             return []
-        shared, parts = _shared(self.studies), []
-        for data in (study.data for study in self.studies):
-            kept = [k for k, label in enumerate(data.labels) if label in shared]
-            parts.append(data._replace(labels=[data.labels[k] for k in kept], values=data.values[kept]))
+        shared = _shared(self.studies)
+        parts = [study.data.of([label for label in study.labels if label in shared]) for study in self.studies]
         return replicated(parts, "data sets", lower_is_better=self.lower_is_better)
 
     @property

@@ -150,7 +150,7 @@ class Study:
         found = cube(images, self.question.metric, self.of_folds)
         means = np.array([finite_mean(run) for run in found.values])
         order = np.argsort(means if self.lower_is_better else -means, kind="stable")
-        return found._replace(labels=[found.labels[k] for k in order], values=found.values[order])
+        return found.of([found.labels[k] for k in order])
 
     @property
     def labels(self) -> list[str]:
