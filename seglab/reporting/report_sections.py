@@ -9,6 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from seglab.plots import CLASS_COLORS
+from seglab.reporting import verdict
 from seglab.reporting.data_sets import DataSets
 from seglab.reporting.gallery import gallery, one_seed
 from seglab.reporting.html import Cell, decimal, mean_sd, number, table
@@ -75,6 +76,13 @@ def variance(study: Study) -> Markup | None:
     whole = sum(found.values()) or 1.0
     rows = [[name, part**0.5, _percent(part / whole)] for name, part in found.items()]
     return table(["source", "standard deviation", "share of the variance"], rows)
+
+
+def ranks(study: Study) -> Markup:
+    """The ranks that each loss may have, by all pairs."""
+    found = verdict.ranks(study.judged("pairs"))
+    rows = [(label, Cell(f"{low} to {high}" if low < high else str(low), low)) for label, (low, high) in found.items()]
+    return table(["loss", "rank"], rows)
 
 
 def metric_blocks(spread: pd.DataFrame, decision: str) -> Iterator[tuple[str, Markup]]:

@@ -9,6 +9,7 @@ all that is said together, of a false "better", and that of a false "equivalent"
     pairs    every loss beside every other
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -210,6 +211,17 @@ def _beside_the_best(
         kind = "none" if not np.isfinite(pair.p) else "equivalent" if high < delta else kind
         found[k] = (kind, low, high)
     return found
+
+
+def ranks(verdicts: Sequence[Verdict]) -> dict[str, tuple[int, int]]:
+    """The ranks that each loss may have, the highest and the lowest, by the verdicts on all pairs.
+
+    If every "better" is right, the true ranks lie in all of these sets (Mogstad, Romano, Shaikh and Wilhelm 2024).
+    """
+    losses = list(dict.fromkeys(label for found in verdicts for label in (found.pair.first, found.pair.second)))
+    better = [found.pair for found in verdicts if found.kind == "better"]
+    above, below = (Counter(getattr(pair, side) for pair in better) for side in ("second", "first"))
+    return {label: (1 + above[label], len(losses) - below[label]) for label in losses}
 
 
 def headline(verdicts: Sequence[Verdict], against: str | None = None) -> str:

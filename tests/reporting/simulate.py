@@ -15,7 +15,7 @@ import numpy as np
 
 from seglab.reporting.looks import spent
 from seglab.reporting.stats import Comparison, compare
-from seglab.reporting.verdict import Verdict, judge
+from seglab.reporting.verdict import Verdict, judge, ranks
 from tests.reporting.fabricate import a_cube
 
 MOST = 12
@@ -115,6 +115,16 @@ def wrong(
     return {question: count / studies for question, count in found.items()}
 
 
+def ranks_are_covered(means: Sequence[float], user: str, studies: int) -> float:
+    """In how many studies every true rank lies in the loss's set at every look."""
+    rng, right = np.random.default_rng(0), 0
+    true = {f"l{k}": 1 + int(np.sum(np.array(means) > mean)) for k, mean in enumerate(means)}
+    for _ in range(studies):
+        sets = map(ranks, looks(Simulated(values(rng, means)), asking("pairs"), user))
+        right += all(low <= true[label] <= high for each in sets for label, (low, high) in each.items())
+    return right / studies
+
+
 def with_folds(
     means: Sequence[float], studies: int, seeds: int = 2, folds: int = 5, shared: float = 0.02, seed: int = 0
 ) -> float:
@@ -175,6 +185,9 @@ def tables(studies: int) -> Iterator[str]:
     yield head("the true best is never ruled out")
     for name, means in {"4 equal": [0.0] * 4, "12 equal": [0.0] * 12, "12 graded": GRADES}.items():
         yield row(name, (1 - wrong(best_ruled_out, means, user, studies, ["best"])["best"] for user in USERS))
+    yield head("every true rank is in its set")
+    for name, means in {"4 equal": [0.0] * 4, "12 graded": GRADES}.items():
+        yield row(name, (ranks_are_covered(means, user, studies) for user in USERS))
     yield head("false “equivalent” within 0.04 of 4 losses of which one is 0.04 better")
     asked, means = ("best", "pairs"), [0.04, 0.0, 0.0, 0.0]
     shares = [wrong(false_equivalent, means, user, studies, asked, delta=0.04) for user in USERS]

@@ -71,6 +71,7 @@ def test_the_verdict_comes_first_and_the_rest_in_order(html):
     [
         ("At the threshold tuned on validation", 1),
         ("All 3 pairs in numbers", 2),
+        ("The ranks that each loss may have", 1),
         ("Look 1 at this study, judged at 3.5 %", 1),
         (">per_image.csv cannot be read", 1),
         ("bce with seed 3", 1),

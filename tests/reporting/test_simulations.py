@@ -9,6 +9,7 @@ from tests.reporting.simulate import (
     false_better,
     false_equivalent,
     found_better,
+    ranks_are_covered,
     with_folds,
     wrong,
 )
@@ -33,6 +34,10 @@ def test_an_erratic_loss_does_not_invent_differences():
 @pytest.mark.parametrize("means", [[0.0] * 4, GRADES], ids=["equal", "graded"])
 def test_the_true_best_is_rarely_ruled_out(means):
     assert wrong(best_ruled_out, means, "by advice", 150, ["best"])["best"] <= 0.05
+
+
+def test_true_ranks_lie_in_their_sets():
+    assert ranks_are_covered(GRADES[:6], "by advice", 150) >= 0.95
 
 
 def test_what_differs_by_delta_is_rarely_called_equivalent():

@@ -5,7 +5,7 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.reporting.stats import Comparison, compare, errors
-from seglab.reporting.verdict import headline, judge
+from seglab.reporting.verdict import headline, judge, ranks
 from tests.reporting.fabricate import a_cube
 
 PAIR = Comparison(
@@ -189,3 +189,7 @@ def test_the_headline_of_all_pairs_sorts_the_rivals_of_the_leader():
     expected = "dice is better than bce; it is equivalent within 0.01 to iou; it cannot be distinguished from focal."
     assert headline(judge(pairs)) == expected
     assert "nothing to compare" in headline([])
+
+
+def test_ranks_are_bounded_by_what_is_better():
+    assert ranks(judge(three(0.9, 0.897, 0.8))) == {"l0": (1, 2), "l1": (1, 2), "l2": (3, 3)}
