@@ -92,9 +92,8 @@ def compare(
 def _train(overrides: Sequence[str], **environment: str) -> None:
     """Run the command in a process of its own and print its lines; a ContractError says how it failed."""
     command = [sys.executable, "-u", "-m", "seglab.train", *overrides]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
-    )
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
     assert process.stdout
     last: deque[str] = deque(maxlen=30)
     try:
@@ -160,11 +159,10 @@ class Run:
 
         several = not isinstance(images, str | Path) and getattr(images, "ndim", 4) == 4
         require(several, "predict", "a list of images", type(images).__name__, "write predict([image])[0]")
-        levels = [
-            self._predictor.of_file(str(image)) if isinstance(image, str | Path) else self._predictor.of_image(image)
-            for image in [_checked(image, self._predictor.dataset.range == "full") for image in images]
-        ]
-        return [level.astype("float32") / FULL for level in levels]
+        model = self._predictor
+        checked = [_checked(image, model.dataset.range == "full") for image in images]
+        maps = (model.of_file(str(one)) if isinstance(one, str | Path) else model.of_image(one) for one in checked)
+        return [levels.astype("float32") / FULL for levels in maps]
 
     @cached_property
     def _predictor(self) -> Predictor:

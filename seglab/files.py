@@ -183,9 +183,8 @@ def read_weights(path: Path, who: str) -> dict[str, Tensor]:
 
             return load_file(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        return {
-            name: value for name, value in saved.get("state_dict", saved).items() if isinstance(value, torch.Tensor)
-        }
+        saved = saved.get("state_dict", saved)
+        return {name: value for name, value in saved.items() if isinstance(value, torch.Tensor)}
     except Exception as error:  # pickle, zip and safetensors each fail in their own way
         reason = "no such file" if isinstance(error, FileNotFoundError) else type(error).__name__
         remedy = "give a .safetensors file or a state_dict of torch.save"

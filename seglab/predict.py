@@ -34,8 +34,8 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     from seglab.inference.predictor import decoded, ensemble_average, predictor
 
     out = Path(cfg.output)
-    found = find_images(to_container(cfg.input), out)
-    names, runs = found.names, open_runs(to_container(cfg.run), to_container(cfg.trust))
+    names, counted = find_images(to_container(cfg.input), out)
+    runs = open_runs(to_container(cfg.run), to_container(cfg.trust))
     tiling = {key: cfg[key] for key in ("window", "overlap", "tta")}
     task, kinds = runs[0].dataset().task, [cfg.format] if isinstance(cfg.format, str) else list(cfg.format)
     same = all(run.dataset().task == task for run in runs)
@@ -48,7 +48,7 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     waiting = {name: file for name, file in names.items() if name not in writer}
     counts = len(names), len(names) - len(waiting)
     log.info("%d images, %d predicted already; %s", *counts, describe(runs, threshold, task))
-    if left_out := [f"{count} {what}" for what, count in found.left_out.items() if count]:
+    if left_out := [f"{count} {what}" for what, count in counted.items() if count]:
         log.info("left out: %s", ", ".join(left_out))
     if mixed := differences(runs):
         log.warning("the runs differ in their %s, and are averaged into one prediction; run=A takes one", mixed)

@@ -184,10 +184,8 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
     """Read the data set, and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
 
-    batches = {"batch_size": cfg.batch_size, "workers": cfg.workers, "store": cfg.store, "device": device}
-    data = DataModule(
-        build(cfg.dataset), build(cfg.augment), seed=cfg.seed, needs=build_loss(cfg.loss).needs, **batches
-    )
+    dataset, augment, needs = build(cfg.dataset), build(cfg.augment), build_loss(cfg.loss).needs
+    data = DataModule(dataset, augment, cfg.batch_size, cfg.workers, cfg.seed, needs, store=cfg.store, device=device)
     facts = data.opened.facts()
     same = not run.last or (run.earlier.get("data") or facts)["fingerprint"] == facts["fingerprint"]
     require(same, f"run {run}", "the data that it began with", "others", "rerun=true starts over")

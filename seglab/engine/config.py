@@ -31,18 +31,9 @@ SEARCH = ("trials", "space", "sampler", "halving", "tuning_repeats", "fresh_seed
 """The options of a search, which are none of the runs that it makes."""
 
 NOT_IN_IDENTITY = {"hydra", "study", "folder", "rerun", "plan", "on_fail", "stop_after", "tuned", *SEARCH}
-NOT_IN_IDENTITY |= {
-    "workers",
-    "evaluation_processes",
-    "store",
-    "threads",
-    "cuda_graph",
-    "examples",
-    "pictures",
-    "logger",
-}
+NOT_IN_IDENTITY |= {"workers", "evaluation_processes", "store", "threads", "cuda_graph", "examples", "pictures"}
+NOT_IN_IDENTITY |= {"logger", "callbacks.snapshots", "dataset.root", "dataset.cache_dir", "dataset.cache_gb"}
 NOT_IN_IDENTITY |= {f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy")}
-NOT_IN_IDENTITY |= {"callbacks.snapshots", "dataset.root", "dataset.cache_dir", "dataset.cache_gb"}
 """What may change without making another experiment of it: paths, devices, workers, logging."""
 
 SWEPT = "SEGLAB_SWEPT_ROOT"
@@ -228,10 +219,8 @@ def _goals(schedule: Any) -> Iterator[Any]:
 
 def _file(group: str, name: str, sources: Any) -> Path | None:
     """The yaml file of a choice, in our configuration or in a folder of the user's (`--config-dir`)."""
-    folders = [Path(source.path) for source in sources if source.schema == "file"]
-    return next(
-        (folder / f"{group}/{name}.yaml" for folder in folders if (folder / f"{group}/{name}.yaml").exists()), None
-    )
+    files = (Path(source.path, group, f"{name}.yaml") for source in sources if source.schema == "file")
+    return next(filter(Path.exists, files), None)
 
 
 def build_choices(group: str, words: Any) -> dict[str, Any]:

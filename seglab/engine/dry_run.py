@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from seglab.contract import ContractError, Task, require
 from seglab.data.dataset import Dataset
 from seglab.data.loading import Batch, Samples
-from seglab.engine.config import ConfigError, build, model_node, one_line, without_download
+from seglab.engine.config import build, model_node, one_line, without_download
 from seglab.engine.module import Meter, SegModule
 from seglab.losses.external import External
 
@@ -38,14 +38,10 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
             got, remedy = f"{weights / 1e9:.3g} GB of {memory / 1e9:.3g} GB", "lower model.base or model.depth"
             require(weights < memory, "model", "weights that fit into memory", got, remedy)
             logits = model.eval()(torch.empty(shape))
-    except ConfigError as error:
-        if error.__cause__ is None:  # the model's own sentence
+    except Exception as error:
+        if isinstance(error, ContractError) and error.__cause__ is None:  # the model's own sentence
             raise
-        return
-    except ContractError:
-        raise
-    except Exception:  # a model of the user's may need numbers; the dry run tries it on real ones
-        return
+        return  # a model of the user's may need numbers; the dry run tries it on real ones
     require_shape(logits, (2, dataset.task.channels, *shape[2:]))
 
 
@@ -122,10 +118,9 @@ def scales_of(module: SegModule, batch: Batch) -> list[Tensor]:
     try:
         return module.scales(batch["image"])
     except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
+        other = "more than 1 value per channel" not in str(error)
         expected = "at least 2 images in each batch, since a batch norm of this model sees one value of each"
-        require(False, "batch_size", expected, len(batch["id"]), "set batch_size=2, or choose another model")
+        require(other, "batch_size", expected, len(batch["id"]), "set batch_size=2, or choose another model")
         raise
 
 
@@ -140,9 +135,5 @@ def try_external(loss: External, target: Tensor) -> None:
     numbers = all(map(math.isfinite, values))
     require(numbers, "loss", f"finite numbers of {loss.takes}", spelled, f"loss.takes={other} gives it those")
     if not values[0] > values[1] > values[2]:
-        log.warning(
-            "loss: its values from wrong to right logits are %s and do not fall; "
-            "does it want loss.takes=%s, or is it a score to be made large?",
-            spelled,
-            other,
-        )
+        doubt = f"does it want loss.takes={other}, or is it a score to be made large?"
+        log.warning("loss: its values from wrong to right logits are %s and do not fall; %s", spelled, doubt)

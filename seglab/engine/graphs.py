@@ -111,7 +111,3 @@ class Graphs:
             return None
         self.latest = self.known[key][0]
         return self.latest(inputs)
-
-    def set_gradients(self) -> None:
-        """Give each parameter the gradient that the latest step has computed."""
-        self.latest.set_gradients()

@@ -211,7 +211,7 @@ class SegModule(LightningModule):
         if self.graphs is None or loss.requires_grad:
             super().backward(loss, *args, **kwargs)
         else:
-            self.graphs.set_gradients()
+            self.graphs.latest.set_gradients()
 
     def on_train_start(self) -> None:
         """Begin to record, unless a step is more than one batch on one device, or scales its loss.

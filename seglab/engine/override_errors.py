@@ -109,9 +109,8 @@ def wrong_choice(word: str, conf: Path) -> str | None:
     """
     group, _, listed = word.partition("=")
     if group in EXTERNAL:
-        return (
-            f"{group}: expected a choice of {group.split('.')[0]}, got a class alone; write {EXTERNAL[group]}={listed}"
-        )
+        expected = f"expected a choice of {group.split('.')[0]}"
+        return f"{group}: {expected}, got a class alone; write {EXTERNAL[group]}={listed}"
     names = [name.strip() for name in listed[1:-1].split(",")] if listed.startswith("[") else []
     texts = [file.read_text() for name in names if (file := conf / group / f"{name}.yaml").is_file()]
     if len(names) < 2 or not any(re.search("(?m)^_target_:", text) for text in texts):

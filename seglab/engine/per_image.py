@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,6 +96,7 @@ class Record(NamedTuple):
     confusion: np.ndarray | None
 
 
+@dataclass
 class ImageTable:
     """Collects a row and a histogram per image and class.
 
@@ -113,18 +115,15 @@ class ImageTable:
         processes: how many measure the shapes beside this one, see worker_pool.py.
     """
 
-    def __init__(
-        self,
-        groups: dict[str, str],
-        threshold: float,
-        empty: str,
-        outlines: bool = True,
-        objects: dict[str, Callable[[], np.ndarray]] | None = None,
-        task: Task | None = None,
-        processes: int = 0,
-    ) -> None:
-        self.groups, self.threshold, self.empty, self.outlines = groups, threshold, empty, outlines
-        self.objects, self.task, self.processes = objects or {}, task or Task(), processes
+    groups: dict[str, str]
+    threshold: float
+    empty: str
+    outlines: bool = True
+    objects: dict[str, Callable[[], np.ndarray]] = field(default_factory=dict)
+    task: Task = field(default_factory=Task)
+    processes: int = 0
+
+    def __post_init__(self) -> None:
         self.records: list[Record] = []
         self._waiting: deque[tuple[dict[str, float], Future[dict[str, float]]]] = deque()
 
@@ -177,23 +176,15 @@ class ImageTable:
         summed = torch.tensor(np.concatenate([sum(tile.counts for tile in tiles) for tiles in images.values()]))
         whole = [column.long() for column in summed.T[:4]]
         counted = Counts(*whole, *summed.T[4:])
-        columns = {
-            "id": [name for name in images for _ in classes],
-            "group": [self.groups[name] for name in images for _ in classes],
-            "class": [name for _ in images for name in classes],
-        }
-        table = pd.DataFrame(
-            columns | {"pixels": sum(whole), "foreground": counted.tp + counted.fn} | counted._asdict()
-        )
+        names = [name for name in images for _ in classes]
+        groups = [self.groups[name] for name in names]
+        table: dict[str, Any] = {"id": names, "group": groups, "class": [*classes] * len(images)}
+        table |= {"pixels": sum(whole), "foreground": counted.tp + counted.fn, **counted._asdict()}
         table["loss"] = [mean_loss(tiles) for tiles in images.values() for _ in classes]
-        for name, values in scores(counted, self.empty).items():
-            table[name] = values.numpy()
-        shapes = [
-            one if len(tiles) == 1 else dict.fromkeys(one, math.nan)
-            for tiles in images.values()
-            for one in tiles[0].shapes
-        ]
-        return pd.concat([table, pd.DataFrame(shapes)], axis=1)
+        shapes: list[dict[str, float]] = []
+        for tiles in images.values():
+            shapes += tiles[0].shapes if len(tiles) == 1 else [dict.fromkeys(one, math.nan) for one in tiles[0].shapes]
+        return pd.concat([pd.DataFrame(table | scores(counted, self.empty)), pd.DataFrame(shapes)], axis=1)
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """The arrays of histograms.npz for this pass: `<prefix>` (n, classes, 2, 256), `<prefix>_ids` (n,).

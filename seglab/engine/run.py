@@ -24,16 +24,8 @@ from seglab.files import archive_is_intact, file_facts, read_json, sha256, whole
 
 log = logging.getLogger(__name__)
 
-PACKAGES = (
-    "numpy",
-    "torch",
-    "pytorch-lightning",
-    "torchmetrics",
-    "hydra-core",
-    "segmentation-models-pytorch",
-    "albumentations",
-)
-
+PACKAGES = ["numpy", "torch", "pytorch-lightning", "torchmetrics", "hydra-core"]
+PACKAGES += ["segmentation-models-pytorch", "albumentations"]
 
 ARRAYS = ("histograms.npz", "decisions.npz", "examples.npz")
 RESULTS = ("metrics.csv", "per_image.csv", *ARRAYS, "split.json", "checkpoints/best.ckpt")
@@ -139,17 +131,14 @@ class Run:
         checkpoint is free for any experiment.
         """
         known, remedy = self.known(), "rerun=true trains it again, study=NAME keeps both"
-        other = "choose another hydra.run.dir, or rerun=true to replace it"
-        if known.get("status") == "finished":
-            other = (
-                f"choose another hydra.run.dir (init_from={self} starts from its weights), or rerun=true to replace it"
-            )
-        empty = known.get("status") != "finished" and not self.last
-        same = empty or known.get("identity", identity) == identity
+        finished = known.get("status") == "finished"
+        same = known.get("identity", identity) == identity or not (finished or self.last)
+        start = f" (init_from={self} starts from its weights)" if finished else ""
+        other = f"choose another hydra.run.dir{start}, or rerun=true to replace it"
         require(same, f"run {self}", "a folder of this experiment", "another", other)
-        own = known.get("identity") == identity and known.get("data") and known["status"] != "finished"
+        own = known.get("identity") == identity and known.get("data") and not finished
         paused = self.paused_value(stop_after) if own else None
-        if known.get("status") == "finished" or paused is not None:
+        if finished or paused is not None:
             for name in known.get("files", {}):
                 whole_file(self.folder, known, name, hashed=not name.endswith(".ckpt"))
             same = known["data"]["fingerprint"] == data_now()
@@ -215,11 +204,8 @@ class Run:
             status = "paused" if self.pauses else "finished"
             self.note(status=status, files={name: file_facts(self.folder / name) for name in files}, **ended)
             return
-        trace = (
-            None
-            if isinstance(error, ContractError) and not error.__cause__
-            else "".join(traceback.format_exception(error))
-        )
+        explained = isinstance(error, ContractError) and not error.__cause__
+        trace = None if explained else "".join(traceback.format_exception(error))
         stopped = stopped_on_purpose(error)
         message = f"stopped by {TERMINATED if was_terminated(error) else 'Ctrl-C'}" if stopped else str(error)
         said = {"kind": type(error).__name__, "message": message, "traceback": trace}

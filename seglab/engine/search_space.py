@@ -181,8 +181,5 @@ class Tuning:
     def edges(self, trial: Trial) -> list[str]:
         """A sentence for each option whose value in a trial, the best one, lies at an end of its range."""
         ends = {name: option.edge(trial.setting[name]) for name, option in self.options.items()}
-        return [
-            f"the best {name}={trial.setting[name]} lies at the {end} end of its range: widen space.{name}"
-            for name, end in ends.items()
-            if end
-        ]
+        said = "the best {0}={1} lies at the {2} end of its range: widen space.{0}"
+        return [said.format(name, trial.setting[name], end) for name, end in ends.items() if end]

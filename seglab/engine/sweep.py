@@ -33,8 +33,8 @@ class SweepStopped(ContractError):
 def register(folder: Path, on_fail: str = "continue") -> None:
     """Enter a job's folder in the journal, unless the sweep is to stop because another job has failed."""
     if journal := current_sweep():
-        failed = ", ".join(run["name"] for run in registered_runs(Path(journal)) if failed_in(run, journal))
-        if failed and on_fail == "stop":
+        known = registered_runs(Path(journal)) if on_fail == "stop" else []
+        if failed := ", ".join(run["name"] for run in known if failed_in(run, journal)):
             remedy = "on_fail=continue passes over it"
             raise SweepStopped(f"sweep: expected no failed run before this one, got {failed}; {remedy}")
         announce([folder])
@@ -193,9 +193,8 @@ def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int
     if plan or left:
         time_left = f", about {left * sum(finished) / len(finished) / at_once / 60:.0f} min" if finished else ""
         several = f", {at_once} at once" if at_once > 1 else ""
-        lines.append(
-            f"  left: {left}{time_left}{several}; the same command resumes them" if left else "  left: nothing"
-        )
+        resumes = f"{left}{time_left}{several}; the same command resumes them"
+        lines.append(f"  left: {resumes if left else 'nothing'}")
     folders = {Path(run["folder"]).parent for run in runs}
     studies = sorted(str(folder) for folder in folders if not folder.name.startswith("."))
     lines += [f"  report: python -m seglab.report {os.path.relpath(study)}" for study in studies]

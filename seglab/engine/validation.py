@@ -94,13 +94,10 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 def _spell(hint: Any) -> str:
     """A type in words: `int | None` is "a whole number or null"."""
-    members = (
-        typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is Union else (hint,)
-    )
-    known = dict.fromkeys(WORDS[member] for member in members if member in WORDS)
-    if known:
-        return " or ".join(known)
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    members = inner if origin in (Union, types.UnionType) else (hint,)
+    if known := dict.fromkeys(WORDS[member] for member in members if member in WORDS):
+        return " or ".join(known)
     if origin is Callable:
         return "something to call, written {_target_: NAME}"
     if origin is typing.Literal:

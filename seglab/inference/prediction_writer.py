@@ -6,7 +6,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -38,19 +37,12 @@ COLUMNS = {
 }
 
 
-@dataclass
-class Found:
-    """The images to predict, the file of each by a unique name, and how much of what else was left out."""
-
-    names: dict[str, Path]
-    left_out: Counter[str]
-
-
-def find_images(where: str | Sequence[str], output: Path) -> Found:
+def find_images(where: str | Sequence[str], output: Path) -> tuple[dict[str, Path], Counter[str]]:
     """Find the images that folders (at any depth, through links), files and patterns name.
 
-    Hidden files and folders, files of other kinds, what is no file, and the folders of earlier predictions are left
-    out and counted; `output` is where the new ones go. Raises a ContractError where nothing is left.
+    Gives the file of each by a unique name, and how much of what was left out: hidden files and folders, files of other
+    kinds, what is no file, and the folders of earlier predictions. `output` is where the new ones go. Raises a
+    ContractError where nothing is left.
     """
     found: dict[Path, Path] = {}
     left_out: Counter[str] = Counter()
@@ -68,7 +60,7 @@ def find_images(where: str | Sequence[str], output: Path) -> Found:
     pairs = zip(bare, found.items(), strict=True)
     names = {str(name) if bare.count(short) > 1 else short: file for short, (file, name) in pairs}
     require(len(names) == len(found), "predict", "images of different names", "some of one name", "predict them apart")
-    return Found(names, left_out)
+    return names, left_out
 
 
 def walk(folder: Path, output: Path, left_out: Counter[str]) -> Iterator[Path]:
