@@ -38,8 +38,8 @@ def _one_thread() -> None:
     torch.set_num_threads(int(os.environ.get("SEGLAB_TEST_THREADS", "1")))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _files_of_the_configuration_are_read_once() -> Iterator[None]:
+@contextmanager
+def configuration_read_once() -> Iterator[None]:
     """Half the time of a composition goes into reading the same fifty files again, which no test changes."""
     from hydra._internal.config_repository import ConfigRepository
 
@@ -58,6 +58,12 @@ def _files_of_the_configuration_are_read_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigRepository, "load_config", load_config)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _configuration_read_once() -> Iterator[None]:
+    with configuration_read_once():
         yield
 
 

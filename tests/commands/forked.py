@@ -5,24 +5,49 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 Begun = tuple[BaseProcess, int]
 """A process, and a descriptor of it."""
 
-PRELOADED = ["hydra", "seglab.engine.results", "seglab.inference.evaluation", "seglab.inference.prediction_writer"]
-PRELOADED += [
-    "torch.onnx",
-    "onnxscript",
-    "seglab.inference.export",
-    "seglab.data.audit",
-    "seglab.reporting.write_report",
-    __name__,
-]
+PRELOADED = ["hydra", "pydantic", "optuna", "onnxscript", "torch.onnx", "pytorch_lightning.callbacks"]
+PRELOADED += [f"seglab.engine.{name}" for name in ("checkpoints", "dry_run", "initial_weights", "results", "sweep")]
+PRELOADED += [f"seglab.inference.{name}" for name in ("evaluation", "export", "prediction_writer")]
+PRELOADED += ["seglab.data.audit", "seglab.models.smp", "seglab.models.unet", "seglab.reporting.write_report"]
+PRELOADED += ["seglab.search", "seglab.train", "tests.commands.warm", __name__]
+
+
+class Fork:
+    """Stands for `subprocess.Popen` where a sweep starts its child, which is forked instead."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self.pid = os.fork()
+        if not self.pid:
+            code = 1
+            try:
+                os.environ |= env
+                sys.argv = [command[2], *command[3:]]
+                import_module(command[2]).main()
+                code = 0
+            except SystemExit as ended:
+                code = ended.code if isinstance(ended.code, int) else 1
+                print(ended, file=sys.stderr, flush=True)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 def speak_into(file: str) -> None:
@@ -32,12 +57,16 @@ def speak_into(file: str) -> None:
         os.dup2(said.fileno(), 2)
 
 
-def command_line(command: str, words: list[str], out: Path, environment: Mapping[str, str] | None = None) -> None:
-    """Run a command as from a terminal, in a folder in which said.txt gets what it says."""
+def command_line(command: str, words: Sequence[str], out: Path, environment: Mapping[str, str] | None = None) -> None:
+    """Run a command as from a terminal, in a folder in which said.txt gets what it says; a sweep's child is a fork."""
+    from seglab.engine import sweep
+
+    os.setsid()
     os.chdir(out)
     os.environ |= environment or {}
     speak_into("said.txt")
     sys.argv = [command, *words]
+    sweep.subprocess = SimpleNamespace(Popen=Fork)
     module = import_module(f"seglab.{command}")  # before, signals do what Python does
     Path("began").touch()
     module.main()
@@ -62,3 +91,18 @@ def end(begun: Begun, moment: float | None = None, number: int = signal.SIGKILL)
     process.join()
     os.close(descriptor)
     return process.exitcode
+
+
+def run(
+    command: str, words: Sequence[str], place: Path, environment: Mapping[str, str] | None = None
+) -> tuple[int | None, str]:
+    """Run a command to its end in a folder; gives its exit code and what it said."""
+    code = end(begin(command_line, command, words, place, environment), 300)
+    return code, (place / "said.txt").read_text()
+
+
+def kill_group(begun: Begun) -> None:
+    """Kill a command and every process that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(begun[0].pid or 0, signal.SIGKILL)
+    end(begun)

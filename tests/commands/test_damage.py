@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,7 +15,8 @@ from seglab.engine.trained_run import open_run
 from seglab.files import archive_is_intact
 from seglab.train import train
 from tests.commands.damages import DAMAGES, LONGER, killed_in_the_third_epoch
-from tests.conftest import SMALL, assert_same_tables, facts_of, train_small
+from tests.commands.forked import run
+from tests.conftest import DATA, SMALL, assert_same_tables, facts_of, train_small
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +136,10 @@ def test_a_full_disk_is_one_sentence_in_other_commands(small_disk, undisturbed, 
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "image.png")
     out = small_disk("4k") / "out"
     words = {
-        "predict": [f"run={undisturbed}", f"input={tmp_path / 'image.png'}", f"output={out}"],
-        "prepare": [*(word for word in SMALL if word.startswith("dataset.")), f"hydra.run.dir={out}"],
+        "predict": [f"run={undisturbed}", "input=image.png", f"output={out}"],
+        "prepare": [*DATA, f"hydra.run.dir={out}"],
     }[command]
-    line = [sys.executable, "-m", f"seglab.{command}", *words]
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "No space left on device" in done.stderr.strip().splitlines()[-1]
+    code, said = run(command, words, tmp_path)
+    assert code == 1
+    assert "Traceback" not in said
+    assert "No space left on device" in said.strip().splitlines()[-1]

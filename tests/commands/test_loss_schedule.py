@@ -1,9 +1,6 @@
 """Runs whose loss changes on the way: what they train with, what they write down, and how they resume."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pandas as pd
@@ -14,6 +11,7 @@ from seglab.contract import ContractError
 from seglab.engine.config import build
 from seglab.engine.module import SegModule
 from seglab.losses import BCE, Focal
+from tests.commands.forked import begin, command_line, end
 from tests.conftest import SMALL, assert_same_tables, epochs_of, facts_of, killed, train_small
 
 SWITCH = (
@@ -137,14 +135,12 @@ def test_an_interrupted_run_of_ramps_ends_like_the_undisturbed_one(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_killed_with_sigkill_ends_like_the_undisturbed_one(tmp_path):
-    command = [sys.executable, "-m", "seglab.train", *SMALL, *SWITCH, f"hydra.run.dir={tmp_path / 'disturbed'}"]
-    environment, table = {**os.environ, "OMP_NUM_THREADS": "1"}, tmp_path / "disturbed/metrics.csv"
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    begun = begin(command_line, "train", [*SMALL, *SWITCH, "hydra.run.dir=disturbed"], tmp_path)
+    table = tmp_path / "disturbed/metrics.csv"
     while not (table.exists() and len(pd.read_csv(table)) >= 3):
-        assert process.poll() is None
+        assert begun[0].is_alive()
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert end(begun, 0) == -signal.SIGKILL
     for name in ("undisturbed", "disturbed"):
         train_small(tmp_path / name, *SWITCH)
     assert_same_tables(tmp_path / "disturbed", tmp_path / "undisturbed")

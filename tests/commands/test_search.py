@@ -2,9 +2,7 @@
 
 import itertools
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -14,6 +12,7 @@ import pytest
 
 from seglab.engine.run import JOURNAL
 from seglab.search import FairSearch, main
+from tests.commands.forked import begin, command_line, kill_group, run
 from tests.conftest import SMALL
 
 RATE = "space.optimizer.lr={low: 1e-4, high: 1e-2, log: true}"
@@ -133,33 +132,21 @@ def test_the_sampler_without_its_package_names_the_extra(simulate, monkeypatch):
         simulate("loss=bce", "sampler=tpe", RATE)
 
 
-def start(place, *words):
-    command = [sys.executable, "-m", "seglab.search", "study=x", *SMALL, "examples=1", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=place, env=environment, text=True, start_new_session=True, **pipes)
-
-
 @pytest.mark.slow
 def test_a_search_that_is_killed_and_repeated_has_the_trials_of_an_undisturbed_one(tmp_path):
-    words = ("loss=dice", "trials=2", "halving=2", "fresh_seeds=1", RATE, "trainer.max_epochs=4")
-    for name in ("whole", "broken"):
-        (tmp_path / name).mkdir()
-    process = start(tmp_path / "whole", *words)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
-    process = start(tmp_path / "broken", *words)
-    deadline = time.monotonic() + 200
-    begun = tmp_path / "broken/outputs/x/.search"
-    while len(list(begun.glob("*/metrics.csv"))) < 2 and time.monotonic() < deadline and process.poll() is None:
+    words = ["study=x", *SMALL, "loss=dice", "trials=2", "halving=2", "fresh_seeds=1", RATE, "trainer.max_epochs=4"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for place in (whole, broken):
+        place.mkdir()
+    begun = begin(command_line, "search", words, broken)
+    while len(list(broken.glob("outputs/x/.search/*/metrics.csv"))) < 2 and begun[0].is_alive():
         time.sleep(0.02)  # the last trial of the first rung is in the middle of its work
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    process = start(tmp_path / "broken", *words)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
-    assert found(tmp_path / "broken") == found(tmp_path / "whole")
-    epochs = [sum(trial["epochs"] for trial in tuning["trials"]) for tuning in found(tmp_path / "whole")["tunings"]]
+    kill_group(begun)
+    for place in (whole, broken):
+        code, said = run("search", words, place)
+        assert code == 0, said
+    assert found(broken) == found(whole)
+    epochs = [sum(trial["epochs"] for trial in tuning["trials"]) for tuning in found(whole)["tunings"]]
     assert epochs == [6]
     trials = list(tmp_path.glob("whole/outputs/x/.search/*/run.json"))
     assert {json.loads(file.read_text())["status"] for file in trials} == {"paused"}

@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from seglab.engine import cli, config
 from seglab.engine.run import Run
 from seglab.engine.sweep import JOURNAL, died_together, exclusive_slot
+from tests.commands.forked import begin, command_line, end, kill_group, run
 from tests.conftest import SMALL, assert_same_tables, facts_of, train_small
 
 BOMBS = """
@@ -56,28 +57,26 @@ def place(tmp_path):
     return tmp_path
 
 
+SWEEP = ("--config-dir", "myconf", "-m", *SMALL)
+THREADS = {"OMP_NUM_THREADS": "8"}  # as many as there are cores, so that a run chooses for itself
+
+
 def start(place, *words):
-    """A sweep at work in a group of its own; `said.txt` gets what it says."""
-    inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    environment = inherited | {"PYTHONPATH": f"{place}:{os.environ.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-m", "seglab.train", "--config-dir", "myconf", "-m", *SMALL, *words]
-    with (place / "said.txt").open("w") as said:
-        return subprocess.Popen(command, cwd=place, env=environment, stdout=said, stderr=said, start_new_session=True)
+    return begin(command_line, "train", [*SWEEP, *words], place, THREADS)
 
 
 def sweep(place, *words):
-    code = start(place, *words).wait(timeout=600)
-    return code, (place / "said.txt").read_text()
+    return run("train", [*SWEEP, *words], place, THREADS)
 
 
-def runs(place):
+def runs_of(place):
     return {path.parent.name.rsplit("-", 1)[0]: facts_of(path.parent) for path in place.glob("outputs/*/*/run.json")}
 
 
 def ended(place):
     return {
         name.removesuffix("_unet_synthetic_s1"): (facts["status"], (facts["error"] or {}).get("message"))
-        for name, facts in runs(place).items()
+        for name, facts in runs_of(place).items()
     }
 
 
@@ -143,7 +142,7 @@ def test_a_sweep_stops_at_the_first_failure_or_survives_jobs_that_raise_exit_or_
     code, said = sweep(place, *words, "on_fail=stop", "hydra.launcher.n_jobs=1")
     assert code == 1
     assert ended(place) == {"bomb_how-raise": ("failed", "no room")}
-    assert "MemoryError" in runs(place)["bomb_how-raise_unet_synthetic_s1"]["error"]["traceback"]
+    assert "MemoryError" in runs_of(place)["bomb_how-raise_unet_synthetic_s1"]["error"]["traceback"]
     assert "left: 4" in said
     (place / "bombs.py").write_text(BOMBS.replace('raise MemoryError("no room")', "pass"))
     code, said = sweep(place, *words)
@@ -177,7 +176,7 @@ def test_runs_at_once_have_the_rows_of_runs_one_after_the_other_and_a_plan_chang
     assert "run 2 of 2" in said
     assert ("epoch 2/2" in said, "about" in said) == (False, True), "the lines of several runs are mixed"
     assert "leaked" not in said  # triton says so of what it made, when a process ends without a garbage collection
-    assert [run["host"]["threads"] for run in runs(place).values()] == [1, 1]
+    assert [one["host"]["threads"] for one in runs_of(place).values()] == [1, 1]
     for loss in ("bce", "dice"):
         (mine,), alone = place.glob(f"outputs/default/{loss}_*"), train_small(place / loss, f"loss={loss}")
         assert "epoch 2/2" in (mine / "train.log").read_text()
@@ -191,7 +190,7 @@ def test_runs_at_once_have_the_rows_of_runs_one_after_the_other_and_a_plan_chang
     assert "waiting outputs/default/iou_" in said
     assert "finished outputs/default/bce_" in said
     assert "left: 1" in said
-    facts = runs(place)["bce_unet_synthetic_s1"]
+    facts = runs_of(place)["bce_unet_synthetic_s1"]
     given = {"--config-dir=myconf", *SMALL, "loss=bce", *beside} - {"pictures=false"}
     assert {word.lower() for word in facts["overrides"]} == given
 
@@ -210,12 +209,10 @@ def files(place):
 def test_a_sweep_killed_at_many_moments_ends_like_an_undisturbed_one(place, tmp_path_factory):
     other, words = tmp_path_factory.mktemp("undisturbed"), ("loss=bce,dice", "trainer.max_epochs=3")
     for changes in (1, 10):  # of the files, after which it is killed: most are the moment after a write
-        process, seen = start(place, *words), {files(place)}
-        while process.poll() is None and len(seen) <= changes:
+        begun, seen = start(place, *words), {files(place)}
+        while begun[0].is_alive() and len(seen) <= changes:
             seen.add(files(place))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_group(begun)
     code, said = sweep(place, *words)
     assert code == 0, said
     for loss in ("bce", "dice"):
@@ -238,25 +235,24 @@ def is_gone(group):
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
 def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_has_not_begun(place, asked):
     words = ("loss=bce,dice,iou", "trainer.max_epochs=5000", "evaluation_processes=1")
-    process = start(place, "hydra.launcher.n_jobs=2", *words)
-    deadline = time.monotonic() + 200
-    while len(list(place.glob("outputs/*/*/metrics.csv"))) < 2 and time.monotonic() < deadline:
+    begun = start(place, "hydra.launcher.n_jobs=2", *words)
+    while len(list(place.glob("outputs/*/*/metrics.csv"))) < 2 and begun[0].is_alive():
         time.sleep(0.05)
-    process.send_signal(asked)
-    assert process.wait(timeout=60) == 128 + asked
+    assert end(begun, 0, asked) == 128 + asked
     said = (place / "said.txt").read_text()
     assert "3 runs: 2 interrupted, 1 waiting" in said
     assert "left: 3, 2 at once; the same command resumes them" in said
-    assert is_gone(process.pid)
+    assert is_gone(begun[0].pid)
     assert not any(Run(path.parent).held() for path in place.glob("outputs/*/*/run.json"))
-    assert {facts["status"] for facts in runs(place).values()} == {"interrupted"}
+    assert {facts["status"] for facts in runs_of(place).values()} == {"interrupted"}
 
 
 @pytest.mark.slow
 def test_ray_finishes_a_sweep_with_the_threads_it_was_given(place):
     pytest.importorskip("ray", reason="an optional launcher")
-    words = ("hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0", "hydra.launcher.ray.remote.num_cpus=1")
-    code, said = sweep(place, "loss=bce,dice", *words)
-    assert code == 0, said
-    assert "2 runs: 2 finished" in said
-    assert [run["host"]["threads"] for run in runs(place).values()] == [1, 1]
+    words = ["hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0", "hydra.launcher.ray.remote.num_cpus=1"]
+    command = [sys.executable, "-m", "seglab.train", *SWEEP, "loss=bce,dice", *words]
+    done = subprocess.run(command, cwd=place, env=os.environ | THREADS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 runs: 2 finished" in done.stderr
+    assert [one["host"]["threads"] for one in runs_of(place).values()] == [1, 1]
