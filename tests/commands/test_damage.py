@@ -10,23 +10,11 @@ from PIL import Image
 
 from seglab.contract import ContractError
 from seglab.engine.config import ConfigError
-from seglab.engine.run import RESULTS, Run
-from seglab.engine.trained_run import open_run
+from seglab.engine.run import Run
 from seglab.files import archive_is_intact
-from seglab.train import train
-from tests.commands.damages import DAMAGES, LONGER, killed_in_the_third_epoch
+from tests.commands.conftest import DAMAGES, LONGER
 from tests.commands.forked import run
-from tests.conftest import DATA, SMALL, assert_same_tables, facts_of, train_small
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    return train_small(tmp_path_factory.mktemp("undisturbed") / "run", *LONGER)
-
-
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory):
-    return killed_in_the_third_epoch(tmp_path_factory.mktemp("interrupted") / "run")
+from tests.conftest import DATA, assert_same_tables, facts_of, train_small
 
 
 def test_an_interrupted_run_recovers_and_ends_with_the_same_numbers(undisturbed, interrupted, tmp_path, caplog):
@@ -38,22 +26,6 @@ def test_an_interrupted_run_recovers_and_ends_with_the_same_numbers(undisturbed,
     assert_same_tables(folder, undisturbed)
     assert not list(folder.rglob(".*partial*"))
     assert "last.ckpt is damaged: the run starts over" in caplog.text
-
-
-def test_a_finished_run_with_damaged_results_is_never_trusted(undisturbed, tmp_path, configure):
-    folder = shutil.copytree(undisturbed, tmp_path / "run")
-    cfg = configure("train", *SMALL, *LONGER, folder=folder)
-    for name in RESULTS:
-        whole = (folder / name).read_bytes()
-        for damage, spoil in DAMAGES.items():
-            spoil(folder / name)
-            fault = "none" if damage == "gone" else "a file "
-            with pytest.raises(ContractError, match=f"expected {name} as it was written, got {fault}.*rerun=true"):
-                open_run(folder).file(name)
-            if not (name.endswith(".ckpt") and damage == "garbage"):  # a sweep compares the sizes of checkpoints only
-                with pytest.raises(ContractError, match=f"expected {name} as it was written"):
-                    train(cfg, folder)
-            (folder / name).write_bytes(whole)
 
 
 def test_an_intact_archive_is_distinguished_from_a_damaged_one(undisturbed, tmp_path):

@@ -4,10 +4,8 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from seglab.contract import ContractError
 from seglab.engine.config import ConfigError
@@ -17,8 +15,9 @@ from seglab.predict import predict
 from seglab.report import report
 from seglab.reporting.study import Study
 from seglab.train import train
-from tests.commands.damages import DAMAGES, LONGER, killed_in_the_third_epoch
+from tests.commands.conftest import DAMAGES, LONGER
 from tests.conftest import SMALL, compose, train_small
+from tests.data.fabricate import scene, write_image
 
 TABLE = Path(__file__).parents[2] / "docs/findings/damage.md"
 FILES = ("run.json", "metrics.csv", "per_image.csv", "histograms.npz", "decisions.npz", "examples.npz")
@@ -66,37 +65,28 @@ COMMANDS = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """Two finished runs, one interrupted, and an image."""
-    place = tmp_path_factory.mktemp("place")
-    train_small(place / "finished/run", *LONGER)
-    train_small(place / "other/run", *LONGER, "seed=2")
-    killed_in_the_third_epoch(place / "interrupted/run")
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-    Image.fromarray(pixels).save(place / "image.png")
-    return place
+def copied(undisturbed, interrupted, tmp_path_factory):
+    """A study of its own in which the first run may be damaged; in a report beside another run."""
+    other = train_small(tmp_path_factory.mktemp("other") / "run", *LONGER, "seed=2")
 
+    def copy(command, to):
+        write_image(to / "image.png", scene(0)[0])
+        if command == "report":
+            shutil.copytree(other, to / "study/other")
+        return Path(shutil.copytree(interrupted if command == "resume" else undisturbed, to / "study/run"))
 
-def copied(place, command, to):
-    """A study of its own in which the first run may be damaged."""
-    to.mkdir()
-    shutil.copy(place / "image.png", to)
-    if command == "report":
-        shutil.copytree(place / "other/run", to / "study/other")
-    return Path(
-        shutil.copytree(place / ("interrupted" if command == "resume" else "finished") / "run", to / "study/run")
-    )
+    return copy
 
 
 @pytest.fixture(scope="module")
-def right(place, tmp_path_factory):
+def right(copied, tmp_path_factory):
     """What each command gives of undamaged runs, and a report of one run less."""
     made, to = {}, tmp_path_factory.mktemp("right")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Study, "figures", lambda self: {})
         for name, command in COMMANDS.items():
-            made[name] = command(copied(place, name, to / name), to / name / "out")
-        shutil.copytree(place / "other/run", to / "one/study/other")
+            made[name] = command(copied(name, to / name), to / name / "out")
+        shutil.rmtree(copied("report", to / "one"))
         made["left out"] = reported(to / "one/study/run", to / "one/out")
     assert made["resume"] == made["again"]
     return made
@@ -118,20 +108,18 @@ def outcome(run, right, name, file, said):
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_no_damaged_file_gives_a_traceback_or_other_numbers_in_silence(
-    place, right, file, tmp_path, monkeypatch, caplog
+    copied, right, file, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(Study, "figures", lambda self: {})
     lines = []
     for damage in DAMAGES:
         cells = []
         for name, command in COMMANDS.items():
-            folder = copied(place, name, tmp_path / f"{damage}-{name}")
+            folder, out = copied(name, tmp_path / f"{damage}-{name}"), tmp_path / f"{damage}-{name}/out"
             if not (folder / file).exists():
                 cells.append("-")
                 continue
             DAMAGES[damage](folder / file)
-            cells.append(
-                outcome(partial(command, folder, tmp_path / f"{damage}-{name}/out"), right, name, file, caplog)
-            )
+            cells.append(outcome(partial(command, folder, out), right, name, file, caplog))
         lines.append(f"| `{file}` | {damage} | {' | '.join(cells)} |")
     assert set(lines) <= set(TABLE.read_text().splitlines())

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.commands.damages import LONGER
 from tests.commands.forked import begin, command_line, end
 from tests.conftest import SMALL, compose, train_small
+from tests.data.fabricate import write_pairs
 
 pytestmark = pytest.mark.slow
 
@@ -39,15 +38,9 @@ def place(tmp_path_factory):
     """A study of two runs, and twelve photos with masks."""
     place, rng = tmp_path_factory.mktemp("place"), np.random.default_rng(0)
     for loss in ("bce", "dice"):
-        train_small(place / "study" / loss, f"loss={loss}", *LONGER)
-    for k in range(12):
-        for folder, pixels in (
-            ("images", rng.integers(0, 256, (64, 64, 3))),
-            ("masks", 255 * rng.integers(0, 2, (64, 64))),
-        ):
-            file = place / "photos" / folder / f"{k}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.astype(np.uint8)).save(file)
+        train_small(place / "study" / loss, f"loss={loss}")
+    masks = rng.integers(0, 2, (12, 64, 64))
+    write_pairs(place / "photos", rng.integers(0, 256, (12, 64, 64, 3)), masks)
     return place
 
 
@@ -59,13 +52,8 @@ def words_of(command, place, out):
         "report": [f"roots=[{place / 'study'}]", f"output={out}"],
         "export": [run, "format=hub", f"output={out}"],
         "evaluate": [run, "pictures=false", "device=cpu", "rerun=true"],
-        "train": [*SMALL, *LONGER, f"hydra.run.dir={out}", "rerun=true"],
-        "prepare": [
-            f"hydra.run.dir={out}",
-            "dataset=folder",
-            f"dataset.root={place / 'photos'}",
-            "dataset.cache_dir=null",
-        ],
+        "train": [*SMALL, f"hydra.run.dir={out}", "rerun=true"],
+        "prepare": [f"hydra.run.dir={out}", "dataset=folder", f"dataset.root={place}/photos", "dataset.cache_dir=null"],
     }[command]
 
 

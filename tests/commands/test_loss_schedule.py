@@ -21,31 +21,6 @@ SWITCH = (
     "trainer.max_epochs=5",
     "schedule.second.smooth={to: 1, epochs: 3}",
 )
-RAMPS = (
-    "loss=sum",
-    "loss.terms.boundary.weight=0.01",
-    "schedule.terms.boundary.weight={to: 1, epochs: 3}",
-    "schedule.terms.dice.weight={to: 0.25, shape: cosine, epochs: 4}",
-    "trainer.max_epochs=5",
-)
-
-
-@pytest.fixture
-def watched(monkeypatch):
-    """What a function says of the module at each step of training."""
-    step = SegModule.training_step
-
-    def watch(look):
-        seen = []
-
-        def watched_step(self, batch, batch_idx):
-            seen.append(look(self))
-            return step(self, batch, batch_idx)
-
-        monkeypatch.setattr(SegModule, "training_step", watched_step)
-        return seen
-
-    return watch
 
 
 def test_each_epoch_is_measured_with_its_own_loss_and_the_test_with_the_configured_one(tmp_path):
@@ -59,8 +34,14 @@ def test_each_epoch_is_measured_with_its_own_loss_and_the_test_with_the_configur
     assert facts_of(tmp_path)["metrics"]["val/loss"] == pytest.approx(table["val/loss"][0])
 
 
-def test_a_switch_comes_once_and_where_the_curve_says_so_and_after_an_interruption_too(tmp_path, watched):
-    seen = watched(lambda it: (it.current_epoch, type(it.loss).__name__, len(it.trainer.optimizers[0].state)))
+def test_a_switch_comes_once_and_where_the_curve_says_so_and_after_an_interruption_too(tmp_path, monkeypatch):
+    seen, step = [], SegModule.training_step
+
+    def watched(self, *batch):
+        seen.append((self.current_epoch, type(self.loss).__name__, len(self.trainer.optimizers[0].state)))
+        return step(self, *batch)
+
+    monkeypatch.setattr(SegModule, "training_step", watched)
     train_small(tmp_path / "undisturbed", *SWITCH)
     table, (turn,) = epochs_of(tmp_path / "undisturbed"), facts_of(tmp_path / "undisturbed")["switched"]
     best = table["val/iou_pooled"].cummax()
@@ -122,15 +103,6 @@ def test_a_process_compiles_a_model_once_whatever_the_loss(tmp_path, monkeypatch
     assert len(compiled) == first
     compiled_loss, loss = (epochs_of(tmp_path / name)["train/loss"] for name in ("compiled", "eager"))
     pd.testing.assert_series_equal(compiled_loss, loss, rtol=1e-3)
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_of_ramps_ends_like_the_undisturbed_one(tmp_path):
-    with killed(epoch=2, batch=1):
-        train_small(tmp_path / "disturbed", *RAMPS)
-    for name in ("undisturbed", "disturbed"):
-        train_small(tmp_path / name, *RAMPS)
-    assert_same_tables(tmp_path / "disturbed", tmp_path / "undisturbed")
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from seglab.engine.config import ConfigError
 from seglab.engine.module import Meter, SegModule
 from seglab.reporting.run_decisions import decide
 from seglab.train import fingerprint_now, train
-from tests.conftest import OF_FILES, SMALL, assert_same_tables, epochs_of, facts_of, killed, train_small
+from tests.conftest import OF_FILES, SMALL, assert_same_tables, epochs_of, facts_of, train_small
 from tests.data.fabricate import scene, write_image
 
 
@@ -70,22 +70,6 @@ def test_a_run_leaves_a_folder_to_look_at_and_to_read(configure, tmp_path):
     for picture in ("curves.png", "examples.png"):
         assert cv2.imread(str(tmp_path / picture)) is not None
     assert np.load(tmp_path / "examples.npz")["images"].shape == (6, 32, 32, 3)
-
-
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_an_interrupted_run_resumes_and_ends_like_the_undisturbed_one(tmp_path, workers):
-    words = ("trainer.max_epochs=4", "scheduler=plateau", "scheduler.patience=0", f"workers={workers}")
-    undisturbed = train_small(tmp_path / "undisturbed", *words)
-    with killed(epoch=2, batch=1):
-        train_small(tmp_path / "disturbed", *words)
-    assert facts_of(tmp_path / "disturbed")["status"] == "failed"
-    disturbed = train_small(tmp_path / "disturbed", *words)
-    assert_same_tables(disturbed, undisturbed)
-    ours, theirs = (
-        torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for folder in (disturbed, undisturbed)
-    )
-    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
 
 
 class Pooled(torch.nn.Module):

@@ -60,12 +60,3 @@ def test_the_average_is_validated_saved_and_tested(configure, tmp_path, monkeypa
     torch.testing.assert_close(Watch.measured[3:], [best, best])  # of the validation and the test images
     assert facts["metrics"]["val/iou_pooled"] == pytest.approx(facts["monitor"]["value"])
     assert not torch.equal(Watch.trained[-1], per_epoch[-1])
-
-
-def test_a_run_that_was_paused_ends_like_one_that_was_not(configure, tmp_path):
-    whole, paused = tmp_path / "whole", tmp_path / "paused"
-    train(configure("train", *WITH, folder=whole), whole)
-    for stop in ("stop_after=1", "stop_after=null"):
-        train(configure("train", *WITH, stop, folder=paused), paused)
-    assert torch.equal(saved(whole, "last"), saved(paused, "last"))
-    assert (whole / "per_image.csv").read_text() == (paused / "per_image.csv").read_text()

@@ -1,7 +1,9 @@
-"""Ways to damage a file, and a run that is killed before its end."""
+"""Ways to damage a file, and the runs that are damaged: a finished one, and one whose process ended before its end."""
 
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import killed, train_small
 
@@ -27,8 +29,14 @@ def empty(file):
 DAMAGES: dict[str, Callable[[Path], None]] = {"half": half, "garbage": garbage, "empty": empty, "gone": Path.unlink}
 
 
-def killed_in_the_third_epoch(folder):
-    """Train a run of `LONGER` whose process ends in its third epoch."""
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    return train_small(tmp_path_factory.mktemp("undisturbed") / "run", *LONGER)
+
+
+@pytest.fixture(scope="session")
+def interrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
     with killed(epoch=2):
         train_small(folder, *LONGER)
     return folder

@@ -1,0 +1,38 @@
+"""A run that was paused, killed and moved ends like an undisturbed one, to the last bit, whatever trains with it."""
+
+import pytest
+import torch
+
+from tests.conftest import assert_same_tables, facts_of, killed, train_small
+
+RAMPS = ("loss=sum", "loss.terms.boundary.weight=0.01", "schedule.terms.boundary.weight={to: 1, epochs: 3}")
+RAMPS += ("schedule.terms.dice.weight={to: 0.25, shape: cosine, epochs: 4}",)
+AVERAGE = ("callbacks=[snapshots,ema]", "callbacks.snapshots.every_n_epochs=1", "callbacks.ema.decay=0.15")
+CASES = [
+    pytest.param(("scheduler=plateau", "scheduler.patience=0"), id="plateau"),
+    pytest.param((*AVERAGE, "optimizer.lr=0.01"), id="average and snapshots"),
+    pytest.param(("workers=1",), id="workers", marks=pytest.mark.slow),
+    pytest.param(("model.depth=3", "model.deep_supervision=true"), id="deep supervision", marks=pytest.mark.slow),
+    pytest.param(RAMPS, id="loss schedule", marks=pytest.mark.slow),
+]
+
+
+def weights(file):
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_an_interrupted_run_ends_like_the_undisturbed_one(words, tmp_path):
+    words = (*words, "trainer.max_epochs=4")
+    undisturbed = train_small(tmp_path / "undisturbed", *words)
+    disturbed = train_small(tmp_path / "disturbed", *words, "stop_after=1")
+    with killed(epoch=2, batch=1):
+        train_small(disturbed, *words)
+    assert facts_of(disturbed)["status"] == "failed"
+    moved = train_small(disturbed.rename(tmp_path / "moved"), *words)
+    assert_same_tables(moved, undisturbed)
+    files = [file.relative_to(undisturbed) for file in undisturbed.rglob("*.ckpt")]
+    assert len(files) == 2 + 4 * ("snapshots" in words[0])
+    for file in files:
+        ours, theirs = weights(moved / file), weights(undisturbed / file)
+        assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
