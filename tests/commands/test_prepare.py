@@ -11,18 +11,12 @@ from seglab.contract import ContractError
 from seglab.data.prepare_data import open_data
 from seglab.engine.config import build
 from seglab.prepare import options, run
-from tests.data.fabricate import save_palette, save_turned, write_image, write_pairs, write_scenes
+from tests.data.fabricate import save_palette, save_turned, write_image, write_scenes
 
 
 @pytest.fixture
 def root(tmp_path):
-    rng = np.random.default_rng(0)
-    masks = [np.zeros((70, 90), np.uint8) for _ in range(8)]
-    for k, mask in enumerate(masks):
-        mask[k : k + 20, 30:50] = 1
-    coarse = [rng.integers(0, 256, (9, 9), np.uint8) for _ in range(8)]
-    images = [cv2.resize(one, (90, 70), interpolation=cv2.INTER_CUBIC) for one in coarse]
-    return write_pairs(tmp_path / "raw", images, masks)
+    return write_scenes(tmp_path / "raw", 8, height=70, width=90)
 
 
 def choose(root):
@@ -61,8 +55,8 @@ def test_images_that_cannot_be_used_are_refused_or_counted(configure, root, tmp_
     (root / "images/mdb000.png").unlink()
     with pytest.raises(ContractError, match=r"images that can be used, got none; the first: .*mdb000\.pgm: expected"):
         run(configure("prepare", *mias, skip), tmp_path / "none")
-    (root / "images/3.png").write_bytes(b"")  # says so only when it is decoded
-    (root / "masks/5.png").unlink()
+    (root / "images/03.png").write_bytes(b"")  # says so only when it is decoded
+    (root / "masks/05.png").unlink()
     caplog.set_level("INFO")
     assert run(configure("prepare", *choose(root), skip), tmp_path / "pairs") == 6
     assert "6 images, 2 left out" in caplog.text
@@ -84,7 +78,7 @@ def test_an_audit_leaves_its_facts_and_a_picture(configure, root, tmp_path):
 def test_an_audit_that_reads_nothing_is_an_error_after_all_is_written(configure, root, tmp_path):
     for path in (root / "masks").iterdir():
         path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(ContractError, match=r"images that can be read, got none; the first: .*masks/0.png: expected"):
+    with pytest.raises(ContractError, match=r"images that can be read, got none; the first: .*masks/00.png: expected"):
         run(configure("prepare", "mode=audit", *choose(root)), tmp_path)
     facts = json.loads((tmp_path / "audit.json").read_text())
     assert (facts["unreadable"], sum(facts["images"].values())) == (8, 0)
