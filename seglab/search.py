@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import shlex
@@ -127,13 +125,7 @@ class FairSearch(Sweeper):
         """Train one trial of every combination at a time, each proposed by what the ones before it have reached."""
         from seglab.engine.search_space import TreeParzen, Trial
 
-        journal = Path(self.cfg.hydra.sweep.dir) / "optuna.log"
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        studies = []
-        for tuning in self.tunings:
-            made_of = json.dumps([tuning.words, list(map(repr, tuning.options.items())), tuning.seed])
-            name = f"{tuning.title} {tuning.seed} {hashlib.sha256(made_of.encode()).hexdigest()[:6]}"
-            studies.append(TreeParzen(journal, name, tuning.options, self.mode, tuning.seed))
+        studies = [TreeParzen(tuning.options, self.mode, tuning.seed) for tuning in self.tunings]
         for number in range(1 if self.cfg.plan else self.cfg.trials):
             going = [(t, study) for t, study in zip(self.tunings, studies, strict=True) if t.options or not number]
             for tuning, study in going:

@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from seglab.contract import require
@@ -117,34 +116,30 @@ def rungs(trials: int, epochs: int, halving: int | None, every: int = 1) -> list
 
 
 class TreeParzen:
-    """Settings proposed by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), kept in a journal file.
+    """Settings proposed by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011).
 
-    Each proposal draws from its own seed, so that a search that was killed continues as it would have.
+    Each proposal draws from its own seed and follows from the values before it, which the runs keep: a search that was
+    killed continues as it would have.
     """
 
-    def __init__(self, file: Path, name: str, options: Mapping[str, Option], mode: str, seed: int) -> None:
+    def __init__(self, options: Mapping[str, Option], mode: str, seed: int) -> None:
         import optuna
-        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.options, self.seed = options, seed
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(file)))
-        direction = optuna.study.StudyDirection.MAXIMIZE if mode == "max" else optuna.study.StudyDirection.MINIMIZE
-        self.study = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
-        self.sampler, self.trial = optuna.samplers.TPESampler, optuna.trial.Trial
+        self.options, self.seed, self.sampler = options, seed, optuna.samplers.TPESampler
+        self.study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
 
     def propose(self, number: int) -> Setting:
-        """The setting of a trial, counted from 0: a new one, or the one that it was given before."""
-        known = self.study.trials
+        """The setting of the next trial, counted from 0."""
         self.study.sampler = self.sampler(n_startup_trials=min(10, 5 + len(self.options)), seed=self.seed + number)
-        trial = self.trial(self.study, known[number]._trial_id) if number < len(known) else self.study.ask()
+        trial = self.study.ask()
         shares = {name: trial.suggest_float(name, 0, 1 - 1e-9) for name in self.options}
         return {name: self.options[name].at(share) for name, share in shares.items()}
 
     def tell(self, number: int, value: float) -> None:
         """Report what a trial reached; nan is a failure."""
         state = {"state": self.study.trials[number].state.FAIL} if math.isnan(value) else {"values": value}
-        self.study.tell(number, skip_if_finished=True, **state)
+        self.study.tell(number, **state)
 
 
 @dataclass

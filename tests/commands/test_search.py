@@ -97,14 +97,13 @@ def test_a_loss_whose_trials_all_fail_has_no_best_and_a_best_at_the_edge_is_said
     assert "dice: all 3 trials failed" in said.out + said.err
 
 
-def test_tree_parzen_proposes_one_trial_of_each_loss_at_a_time(simulate, tmp_path):
+def test_tree_parzen_proposes_one_trial_of_each_loss_at_a_time(simulate):
     pytest.importorskip("optuna")
     *steps, _ = simulate("loss=bce,dice", "trials=4", "sampler=tpe", RATE, "trainer.max_epochs=2")
     assert [sorted(job["loss"] for job in step) for step in steps] == [["bce", "dice"]] * 4
     assert len({job["optimizer.lr"] for step in steps for job in step if job["loss"] == "bce"}) == 4
     again = simulate("loss=bce,dice", "trials=4", "sampler=tpe", RATE, "trainer.max_epochs=2")
     assert again[:-1] == steps
-    assert (tmp_path / "outputs/x/optuna.log").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
