@@ -12,20 +12,8 @@ import seglab
 from seglab.api import _checked
 from seglab.contract import ContractError
 from seglab.data.pairs import write_pairs
+from tests.data.fabricate import scene
 from tests.reporting.fabricate import FakeLoss, write_run, write_sweep
-
-
-def scenes(count):
-    """Gray noise with a bright square, and where it is."""
-    rng = np.random.default_rng(0)
-    images, masks = [], []
-    for _ in range(count):
-        mask = np.zeros((40, 48), bool)
-        top, left = rng.integers(0, 24, 2)
-        mask[top : top + 14, left : left + 14] = True
-        images.append((rng.integers(0, 80, (40, 48, 3)) + 160 * mask[..., None]).astype(np.uint8))
-        masks.append(mask)
-    return images, masks
 
 
 def python(code, folder):
@@ -152,7 +140,7 @@ def test_arrays_that_do_not_fit_are_one_sentence(change, said, tmp_path):
 
 
 def test_the_same_images_are_the_same_folder(tmp_path):
-    images, masks = scenes(3)
+    images, masks = zip(*map(scene, range(3)), strict=True)
     first = write_pairs(images, masks, ["b", "a", "b"], tmp_path)
     assert sorted(file.stem for file in (first / "images").iterdir()) == [
         "g00000_00000",

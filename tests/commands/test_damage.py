@@ -17,17 +17,6 @@ from tests.commands.forked import run
 from tests.conftest import DATA, assert_same_tables, facts_of, train_small
 
 
-def test_an_interrupted_run_recovers_and_ends_with_the_same_numbers(undisturbed, interrupted, tmp_path, caplog):
-    """Of the damage that no reader of tensors notices; `test_damage_table.py` has all files and damages."""
-    folder = shutil.copytree(interrupted, tmp_path / "run")
-    DAMAGES["garbage"](folder / "checkpoints/last.ckpt")
-    (folder / "checkpoints" / ".last.12-34.partial.ckpt").write_text("left by a killed process")
-    train_small(folder, *LONGER)
-    assert_same_tables(folder, undisturbed)
-    assert not list(folder.rglob(".*partial*"))
-    assert "last.ckpt is damaged: the run starts over" in caplog.text
-
-
 def test_an_intact_archive_is_distinguished_from_a_damaged_one(undisturbed, tmp_path):
     for name in ("checkpoints/last.ckpt", "histograms.npz"):
         assert archive_is_intact(undisturbed / name)
@@ -55,21 +44,6 @@ def test_a_checkpoint_of_another_experiment_is_refused_even_without_its_run_json
     (folder / "run.json").unlink()
     with pytest.raises(ContractError, match=r"last\.ckpt: expected one of this experiment, got another"):
         train_small(folder, *LONGER, "seed=2")
-
-
-def test_a_full_disk_at_the_end_of_a_run_leaves_it_unfinished(interrupted, tmp_path, undisturbed):
-    folder = shutil.copytree(interrupted, tmp_path / "run")
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device", "per_image.csv")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seglab.files.write_bytes", full)
-        with pytest.raises(OSError, match="No space"):
-            train_small(folder, *LONGER)
-    assert Run(folder).known().get("status") != "finished"
-    train_small(folder, *LONGER)
-    assert_same_tables(folder, undisturbed)
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
 """Runs whose loss changes on the way: what they train with, what they write down, and how they resume."""
 
-import signal
-import time
-
 import pandas as pd
 import pytest
 import torch
@@ -11,8 +8,7 @@ from seglab.contract import ContractError
 from seglab.engine.config import build
 from seglab.engine.module import SegModule
 from seglab.losses import BCE, Focal
-from tests.commands.forked import begin, command_line, end
-from tests.conftest import SMALL, assert_same_tables, epochs_of, facts_of, killed, train_small
+from tests.conftest import assert_same_tables, epochs_of, facts_of, killed, train_small
 
 SWITCH = (
     "loss=switch",
@@ -103,17 +99,3 @@ def test_a_process_compiles_a_model_once_whatever_the_loss(tmp_path, monkeypatch
     assert len(compiled) == first
     compiled_loss, loss = (epochs_of(tmp_path / name)["train/loss"] for name in ("compiled", "eager"))
     pd.testing.assert_series_equal(compiled_loss, loss, rtol=1e-3)
-
-
-@pytest.mark.slow
-def test_a_run_killed_with_sigkill_ends_like_the_undisturbed_one(tmp_path):
-    begun = begin(command_line, "train", [*SMALL, *SWITCH, "hydra.run.dir=disturbed"], tmp_path)
-    table = tmp_path / "disturbed/metrics.csv"
-    while not (table.exists() and len(pd.read_csv(table)) >= 3):
-        assert begun[0].is_alive()
-        time.sleep(0.01)
-    assert end(begun, 0) == -signal.SIGKILL
-    for name in ("undisturbed", "disturbed"):
-        train_small(tmp_path / name, *SWITCH)
-    assert_same_tables(tmp_path / "disturbed", tmp_path / "undisturbed")
-    assert facts_of(tmp_path / "disturbed").get("switched") == facts_of(tmp_path / "undisturbed").get("switched")

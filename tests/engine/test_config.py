@@ -6,11 +6,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from seglab.contract import ContractError
 from seglab.engine.config import (
     CONF,
     SWEPT,
     ConfigError,
     build,
+    build_choices,
     check,
     experiment,
     identity,
@@ -19,6 +21,7 @@ from seglab.engine.config import (
     run_name,
     to_container,
 )
+from seglab.losses import Focal
 
 
 def test_the_shipped_configuration_has_no_fault_and_a_whole_number_is_a_float(configure):
@@ -105,3 +108,21 @@ def test_the_root_is_a_part_of_the_experiment_where_a_sweep_goes_over_several(co
     for cfg.dataset.root in "AB":
         roots.add(identity(cfg))
     assert len(roots) == 1 + swept
+
+
+def test_names_and_names_with_values_are_built_by_label():
+    made = build_choices("loss", ["bce", {"focal": {"gamma": 3.0}}, "focal"])
+    assert list(build_choices("loss", "focal")) == ["focal"]
+    assert list(made) == ["bce", "focal gamma=3.0", "focal"]
+    assert made["focal gamma=3.0"] == Focal(gamma=3.0)
+
+
+def test_a_wrong_choice_is_one_sentence():
+    wrong = (
+        (["dcie"], "loss: expected one of .*dice"),
+        ([{"focal": {"gama": 3}}], "loss.focal: expected some of gamma, alpha, class_weights, got gama"),
+        ([{"focal": 3}], "loss.focal: expected {OPTION: VALUE}, got 3"),
+    )
+    for words, said in wrong:
+        with pytest.raises((ContractError, ConfigError), match=said):
+            build_choices("loss", words)

@@ -132,14 +132,6 @@ def test_somebody_elses_loss_without_gradient_or_value_is_one_sentence(function,
         dry_run(trained, loader_of(three_samples()), torch.device("cpu"))
 
 
-def test_the_random_state_travels_with_the_checkpoint():
-    saved = {}
-    module().on_save_checkpoint(saved)
-    first = torch.rand(3)
-    module().on_load_checkpoint(saved)
-    assert torch.equal(torch.rand(3), first)
-
-
 def test_a_gpu_without_memory_is_one_sentence(tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64.00 GiB. GPU 0 has 2 GiB.")

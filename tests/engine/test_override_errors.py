@@ -83,19 +83,18 @@ def test_what_would_be_merged_with_another_choice_is_refused():
         assert wrong_choice(word, CONF) is None
 
 
-def run(*words, folder):
-    return subprocess.run([sys.executable, "-m", "seglab.train", *words], cwd=folder, capture_output=True, text=True)
-
-
-def test_the_sentence_stands_alone_on_the_terminal(tmp_path):
-    said = {
-        "+epochs=5": "epochs: expected an option of this command, such as tune.epochs or trainer.max_epochs",
-        "optimizer.lr=-1": "optimizer.lr: expected a number above 0 and at most 1000000, got -1\n",
-    }
-    for word, sentence in said.items():
-        done = run(word, folder=tmp_path)
-        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-        assert done.stderr.startswith(sentence)
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("+epochs=5", "epochs: expected an option of this command, such as tune.epochs or trainer.max_epochs"),
+        ("optimizer.lr=-1", "optimizer.lr: expected a number above 0 and at most 1000000, got -1\n"),
+    ],
+)
+def test_the_sentence_stands_alone_on_the_terminal(word, said, tmp_path):
+    command = [sys.executable, "-m", "seglab.train", word]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(said)
 
 
 def test_a_folder_is_chosen_by_hydra_alone(configure):

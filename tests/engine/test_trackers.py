@@ -64,7 +64,7 @@ def mirrored(tmp_path):
     return run
 
 
-def test_a_run_sends_its_configuration_every_epoch_and_its_end(mirrored, tmp_path):
+def test_a_run_sends_its_configuration_every_epoch_and_its_end_and_the_same_when_it_is_pushed(mirrored, tmp_path):
     said = mirrored("pictures=true")
     facts = json.loads((tmp_path / "run/run.json").read_text())
     assert said[0][0] == "start"
@@ -79,6 +79,9 @@ def test_a_run_sends_its_configuration_every_epoch_and_its_end(mirrored, tmp_pat
     last = table["step"].iloc[-1]
     assert sent["test/iou"] == {last: facts["metrics"]["test/iou"]}
     assert sent["best/val/loss"] == {last: facts["metrics"]["val/loss"]}
+    Fake.said = []
+    push(Fake(), tmp_path / "run")  # afterwards, from its folder
+    assert sent_by_step(Fake.said) == sent
 
 
 def sent_by_step(said):
@@ -89,13 +92,6 @@ def sent_by_step(said):
             assert found.setdefault(name, {}).setdefault(metrics["step"], metrics[name]) == metrics[name]
             assert not math.isnan(metrics[name])
     return found
-
-
-def test_a_run_that_is_pushed_sends_what_it_sent_while_it_was_made(mirrored, tmp_path):
-    live = sent_by_step(mirrored())
-    Fake.said = []
-    push(Fake(), tmp_path / "run")
-    assert sent_by_step(Fake.said) == live
 
 
 @pytest.mark.parametrize("moment", ["send", "finish"])
