@@ -12,6 +12,7 @@ import seglab
 from seglab.api import _checked
 from seglab.contract import ContractError
 from seglab.data.pairs import write_pairs
+from tests.commands.forked import begin, end, program
 from tests.data.fabricate import scene
 from tests.reporting.fabricate import FakeLoss, write_run, write_sweep
 
@@ -65,8 +66,8 @@ assert again.folder == run.folder.resolve() and again.facts["finished"] == befor
 def test_the_notebook_runs_and_what_it_leaves_is_used_again(tmp_path):
     page = Path(__file__).parents[1] / "docs/notebooks/quickstart.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    (tmp_path / "cells.py").write_text("".join([*blocks, AFTERWARDS]))
-    python("exec(open('cells.py').read())", tmp_path)
+    code = end(begin(program, "".join([*blocks, AFTERWARDS]), tmp_path), 300)
+    assert code == 0, (tmp_path / "said.txt").read_text()
 
 
 def test_a_run_and_a_study_have_a_hash_with_a_list_of_modules_too():

@@ -20,28 +20,33 @@ PRELOADED = ["hydra", "pydantic", "optuna", "onnxscript", "torch.onnx", "pytorch
 PRELOADED += [f"seglab.engine.{name}" for name in ("checkpoints", "dry_run", "initial_weights", "results", "sweep")]
 PRELOADED += [f"seglab.inference.{name}" for name in ("evaluation", "export", "prediction_writer")]
 PRELOADED += ["seglab.data.audit", "seglab.models.smp", "seglab.models.unet", "seglab.reporting.write_report"]
-PRELOADED += ["seglab.search", "seglab.train", "tests.commands.warm", __name__]
+PRELOADED += ["seglab.api", "seglab.search", "seglab.train", "tests.commands.warm", __name__]
 
 
 class Fork:
-    """Stands for `subprocess.Popen` where a sweep starts its child, which is forked instead."""
+    """Stands for `subprocess.Popen` of `python -m seglab.COMMAND`, which is forked instead."""
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
-        self.pid = os.fork()
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], stdout: int = 0, **_: Any) -> None:
+        heard, speaks = os.pipe()
+        self.pid, self.stdout = os.fork(), os.fdopen(heard)
         if not self.pid:
             code = 1
             try:
+                for descriptor in (1, 2) if stdout else ():
+                    os.dup2(speaks, descriptor)
                 os.environ |= env
-                sys.argv = [command[2], *command[3:]]
-                import_module(command[2]).main()
+                sys.argv = list(command[command.index("-m") + 1 :])
+                import_module(sys.argv[0]).main()
                 code = 0
             except SystemExit as ended:
                 code = ended.code if isinstance(ended.code, int) else 1
-                print(ended, file=sys.stderr, flush=True)
+                print(ended, file=sys.stderr)
             except BaseException:
                 traceback.print_exc()
             finally:
+                sys.stdout.flush()
                 os._exit(code)
+        os.close(speaks)
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -55,6 +60,19 @@ def speak_into(file: str) -> None:
     with open(file, "w") as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
+
+
+def program(code: str, place: Path) -> None:
+    """Run a program in this process, in a folder in which said.txt gets what it says; its commands are forks."""
+    import torch
+
+    from seglab import api
+
+    os.chdir(place)
+    speak_into("said.txt")
+    torch.set_num_threads(1)  # more do not survive a fork
+    api.subprocess = SimpleNamespace(Popen=Fork, PIPE=1, STDOUT=2)
+    exec(code, {"__name__": "__main__"})
 
 
 def command_line(command: str, words: Sequence[str], out: Path, environment: Mapping[str, str] | None = None) -> None:

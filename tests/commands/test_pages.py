@@ -1,7 +1,6 @@
 """The commands and programs of README, quickstart and how-to pages run, on small data in place of the reader's."""
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -11,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.commands.forked import begin, end, run, speak_into
+from tests.commands.forked import begin, end, program, run
 from tests.conftest import DATA, UNET, train_small
 from tests.data.fabricate import scene, write_image, write_scenes
 
@@ -186,21 +185,14 @@ def test_the_commands_of_a_page_run(page, desk, tmp_path, monkeypatch):
         assert "CrossEntropy (my_losses)" in ce.read_text()
 
 
-def run_program(code, place):
-    """Run a program in this process, in a folder in which said.txt gets what it says."""
-    os.chdir(place)
-    speak_into("said.txt")
-    exec(code, {"__name__": "__main__"})
-
-
 TRAINERS = (ROOT / "docs/howto/other_trainers.md").read_text()
 PROGRAMS = [code for kind, code in BLOCK.findall(TRAINERS) if kind == "python"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", PROGRAMS, ids=["torch", "monai"])
-def test_a_printed_program_runs_and_its_loss_falls(program, tmp_path):
+@pytest.mark.parametrize("code", PROGRAMS, ids=["torch", "monai"])
+def test_a_printed_program_runs_and_its_loss_falls(code, tmp_path):
     said = tmp_path / "said.txt"
-    assert end(begin(run_program, program, tmp_path), 100) == 0, said.read_text()
+    assert end(begin(program, code, tmp_path), 100) == 0, said.read_text()
     first, last = map(float, said.read_text().splitlines()[-1].split(" to "))
     assert last < 0.9 * first
