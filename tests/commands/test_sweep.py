@@ -69,6 +69,14 @@ def sweep(place, *words):
     return run("train", [*SWEEP, *words], place, THREADS)
 
 
+def sweep_from_nothing(place, *words):
+    """In processes that have nothing imported, as a user's; they end as Python does."""
+    command = [sys.executable, "-m", "seglab.train", *SWEEP, *words]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, cwd=place, env=os.environ | THREADS, **options)
+    return done.returncode, done.stdout
+
+
 def runs_of(place):
     return {path.parent.name.rsplit("-", 1)[0]: facts_of(path.parent) for path in place.glob("outputs/*/*/run.json")}
 
@@ -169,7 +177,7 @@ def test_a_run_that_dies_leaves_its_neighbors_alone(place):
 @pytest.mark.slow
 def test_runs_at_once_have_the_rows_of_runs_one_after_the_other_and_a_plan_changes_nothing(place):
     beside = ("evaluation_processes=1", "pictures=true")
-    code, said = sweep(place, "loss=bce,dice,bce", "hydra.launcher.n_jobs=2", *beside)  # twice is once
+    code, said = sweep_from_nothing(place, "loss=bce,dice,bce", "hydra.launcher.n_jobs=2", *beside)  # twice is once
     assert code == 0, said
     assert "2 runs: 2 finished" in said
     assert len(list(place.glob("outputs/default/*/*.png"))) == 4
@@ -251,8 +259,7 @@ def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_
 def test_ray_finishes_a_sweep_with_the_threads_it_was_given(place):
     pytest.importorskip("ray", reason="an optional launcher")
     words = ["hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0", "hydra.launcher.ray.remote.num_cpus=1"]
-    command = [sys.executable, "-m", "seglab.train", *SWEEP, "loss=bce,dice", *words]
-    done = subprocess.run(command, cwd=place, env=os.environ | THREADS, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "2 runs: 2 finished" in done.stderr
+    code, said = sweep_from_nothing(place, "loss=bce,dice", *words)
+    assert code == 0, said
+    assert "2 runs: 2 finished" in said
     assert [one["host"]["threads"] for one in runs_of(place).values()] == [1, 1]
