@@ -107,7 +107,8 @@ def results(out: Path) -> dict[str, pd.DataFrame]:
             found[key] = pd.read_csv(file).drop(columns=NOT_COMPARED, errors="ignore")
         elif file.name == "histograms.npz":
             with np.load(file) as arrays:
-                found[key] = pd.DataFrame({name: pd.Series(arrays[name].ravel()) for name in ("val", "test")})
+                names = [name for name in ("val", "test") if name in arrays]  # an evaluation has the images of one
+                found[key] = pd.DataFrame({name: pd.Series(arrays[name].ravel()) for name in names})
     return found
 
 
