@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-README = """# {name}
+README = """# {made.file.name}
 
-The model of the run `{run}`, with its normalization and the {squash} inside.
+The model of the run `{run.name}`, with its normalization and the {squash} inside.
 
 ```python
 import numpy as np, onnxruntime
-image = np.zeros((1, {channels}, {size}, {size}), np.float32)  # yours, from 0 (black) to 255 (white); 16 bits over 257
-probability = onnxruntime.InferenceSession("{name}").run(None, {{"image": image}})[0]
+image = np.zeros({shape}, np.float32)  # yours, from 0 (black) to 255 (white); 16 bits over 257
+probability = onnxruntime.InferenceSession("{made.file.name}").run(None, {{"image": image}})[0]
 {decide}
 ```
 
-- In: `image` (b, {channels}, h, w), {sizes}: {scale}.
-- Out: `probability` (b, {classes}, h, w). {out}
-- Checked: {checked} {source} and resized copies of them; from PyTorch it differs by {difference:.1e} at most.
+- In: `image` (b, {data.channels}, h, w), {made.sizes}: {scale}.
+- Out: `probability` (b, {data.task.channels}, h, w). {out}
+- Checked: {made.checked} {source} and resized copies of them; from PyTorch it differs by {made.difference:.1e} at most.
 """
 
 
@@ -100,27 +100,16 @@ def images_of(run: TrainedRun) -> tuple[np.ndarray, str]:
 
 def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
     """Say how the file is used, in lines of Python, and what was checked."""
-    dataset = run.dataset()
-    reduced = f", reduced by {dataset.reduce}" if dataset.reduce > 1 else ""
-    whole = f"whole images brought to {dataset.size}x{dataset.size} by `{dataset.fit}`, as in training{reduced}"
-    patches = f"the images' own pixels{reduced}, as in training on squares of {dataset.size}"
-    task = dataset.task
-    decide, out = decision(task, run.config["threshold"], tuned)
-    return README.format(
-        name=made.file.name,
-        run=run.name,
-        decide=decide,
-        channels=dataset.channels,
-        size=dataset.size,
-        scale=patches if dataset.fit == "patch" else whole,
-        sizes=made.sizes,
-        classes=task.channels,
-        squash="softmax" if task.kind == "multiclass" else "sigmoid",
-        out=out,
-        checked=made.checked,
-        source=source,
-        difference=made.difference,
-    )
+    data = run.dataset()
+    reduced = f", reduced by {data.reduce}" if data.reduce > 1 else ""
+    scale = f"whole images brought to {data.size}x{data.size} by `{data.fit}`, as in training{reduced}"
+    if data.fit == "patch":
+        scale = f"the images' own pixels{reduced}, as in training on squares of {data.size}"
+    squash = "softmax" if data.task.kind == "multiclass" else "sigmoid"
+    decide, out = decision(data.task, run.config["threshold"], tuned)
+    words = {"scale": scale, "squash": squash, "decide": decide, "out": out, "source": source}
+    shape = (1, data.channels, data.size, data.size)
+    return README.format(run=run, made=made, data=data, shape=shape, **words)
 
 
 def decision(task: Task, fixed: float, tuned: Any) -> tuple[str, str]:

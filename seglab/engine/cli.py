@@ -225,8 +225,7 @@ def _config_dirs(words: Sequence[str]) -> list[str]:
 
 def find_modules_of_the_user(words: Sequence[str]) -> None:
     """Let modules in this folder and in that of `--config-dir` be imported, here and in processes started from here."""
-    spelled = _config_dirs(words)
-    folders = [os.path.abspath(folder) for folder in (*spelled, ".")]
+    folders = [os.path.abspath(folder) for folder in (*_config_dirs(words), ".")]
     sys.path += [folder for folder in folders if folder not in sys.path]
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys([*known, *folders])))

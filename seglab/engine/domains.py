@@ -181,15 +181,14 @@ def _contradictions(config: Any) -> Iterator[str]:
     """Options that are fine by themselves and make no sense together."""
     trainer, monitor = config.get("trainer") or {}, config.get("monitor")
     every, epochs = trainer.get("check_val_every_n_epoch"), trainer.get("max_epochs")
-    if _is_count(every) and _is_count(epochs) and epochs < every:
-        yield f"trainer.check_val_every_n_epoch: expected at most trainer.max_epochs={epochs}, got {every}"
+    for name in ("check_val_every_n_epoch", "min_epochs"):
+        count = trainer.get(name)
+        if _is_count(count) and _is_count(epochs) and epochs < count:
+            yield f"trainer.{name}: expected at most trainer.max_epochs={epochs}, got {count}"
     for name in ("train", "val", "test"):
         limit = trainer.get(f"limit_{name}_batches")
         if isinstance(limit, float) and 1 < limit < HUGE:
             yield f"trainer.limit_{name}_batches: expected a fraction of at most 1 or a whole number, got {limit}"
-    least = trainer.get("min_epochs")
-    if _is_count(least) and _is_count(epochs) and epochs < least:
-        yield f"trainer.min_epochs: expected at most trainer.max_epochs={epochs}, got {least}"
     modes = [("monitor_mode", monitor, config.get("monitor_mode"))]
     modes += [("scheduler.mode", monitor, (config.get("scheduler") or {}).get("mode"))]
     modes += [(f"{path}.mode", node.get("monitor"), node.get("mode")) for path, node in _callbacks(config)]

@@ -43,13 +43,8 @@ def start_from(
     any_fits = any(value.dim() for value in loaded.values())  # a BatchNorm's count of batches fits everywhere
     require(any_fits, f"init_from {file}", f"weights that fit, such as {', '.join(wanted[:3])}", names)
     model.load_state_dict(loaded, strict=False)
-    return {
-        "file": str(file),
-        "sha256": sha256(file),
-        "weights": len(own),
-        "loaded": len(loaded),
-        "left": [name for name in own if name not in loaded],
-    }
+    left = [name for name in own if name not in loaded]
+    return {"file": str(file), "sha256": sha256(file), "weights": len(own), "loaded": len(loaded), "left": left}
 
 
 def weights_file(source: str, task: Task | None = None) -> Path:

@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import os
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seglab.engine.run import Run, current_sweep
+from seglab.engine.sweep import facts_in, record_death
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,6 @@ class Progress:
 
     def ended(self, k: int, exit_code: int = 0) -> None:
         """Log a line for the run in the k-th folder; one whose process died is recorded as failed."""
-        from seglab.engine.sweep import facts_in, record_death
-
         run = Run(self.folders[k])
         journal, known = current_sweep(), run.known()
         if known.get("status") == "running" and known.get("sweep") == journal:
@@ -77,7 +75,7 @@ class Progress:
             words.append(f"{facts['monitor']['name']} {facts['monitor']['value']:.4f} in {facts['seconds']:.0f} s")
         elif facts.get("error") and facts["status"] != "refused":  # which has just been said
             words.append(str(facts["error"]["message"]))
-        if os.path.getmtime(run.file) >= self.began if run.file.exists() else False:
+        if run.file.exists() and run.file.stat().st_mtime >= self.began:
             self.seconds.append(facts.get("seconds", 0.0))
         left = len(self.folders) - self.done
         if left and self.seconds:

@@ -247,10 +247,9 @@ class SegModule(LightningModule):
                 raise self._diverged(f"loss: expected a finite number, got {losses[finite.index(False)].item()}", bad)
 
     def _diverged(self, fault: str, ids: list[str]) -> ContractError:
-        return ContractError(
-            f"{fault}; in epoch {self.current_epoch} for {', '.join(ids)} (the best checkpoint is kept); "
-            "lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true"
-        )
+        place = f"in epoch {self.current_epoch} for {', '.join(ids)} (the best checkpoint is kept)"
+        remedy = "lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true"
+        return ContractError(f"{fault}; {place}; {remedy}")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._measured_step(batch, self.val_meter, tiled=True)

@@ -85,19 +85,15 @@ def settings(options: Mapping[str, Option], trials: int, seed: int) -> list[Sett
     """
     from scipy.stats import qmc
 
-    finite = all(option.choices for option in options.values())
-    count = min(trials, math.prod(len(option.choices) for option in options.values())) if finite else trials
-    if not options:
-        return [{}]
-    if finite and count < trials:  # every combination, rather than waiting for the sequence to meet the last one
-        grid = itertools.product(*(option.choices for option in options.values()))
+    if math.prod(len(option.choices) or math.inf for option in options.values()) < trials or not options:
+        grid = itertools.product(*(option.choices for option in options.values()))  # or the last would be met late
         return [dict(zip(options, values, strict=True)) for values in grid]
     sequence = qmc.Halton(len(options), scramble=True, rng=seed)
     found: dict[tuple[Any, ...], None] = {}
-    while len(found) < count:
-        for point in sequence.random(count):
+    while len(found) < trials:
+        for point in sequence.random(trials):
             found[tuple(map(Option.at, options.values(), point))] = None
-    return [dict(zip(options, values, strict=True)) for values in itertools.islice(found, count)]
+    return [dict(zip(options, values, strict=True)) for values in itertools.islice(found, trials)]
 
 
 def rungs(trials: int, epochs: int, halving: int | None, every: int = 1) -> list[tuple[int, int]]:

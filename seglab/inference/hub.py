@@ -13,12 +13,13 @@ PRIVATE = {"root": ".", "cache_dir": None, "split_file": None}
 CARD = """---
 library_name: seglab
 pipeline_tag: image-segmentation
-tags: [image-segmentation, seglab, {loss}]
+tags: [image-segmentation, seglab, {chosen[loss]}]
 ---
 
-# {name}
+# {run.name}
 
-{model} with {parameters:,} parameters, trained with the loss `{loss}` ({title}) on `{dataset}`.
+{chosen[model]} with {facts[parameters]:,} parameters, trained with the loss `{chosen[loss]}` ({card[title]}) on \
+`{chosen[dataset]}`.
 
 ```python
 import seglab
@@ -31,11 +32,12 @@ or `python -m seglab.predict run=FOLDER input=photos output=masks`.
 
 ## Data
 
-{images}. Foreground is {percent:.3g} % of the training pixels. Fingerprint of the data set: `{fingerprint}`.
+{images} images. Foreground is {percent:.3g} % of the training pixels. Fingerprint of the data set: \
+`{facts[data][fingerprint]}`.
 
 ## Test metrics
 
-At the threshold {threshold}; the one that validation found best is {tuned}.
+At the threshold {run.config[threshold]}; the one that validation found best is {tuned}.
 
 | metric | value |
 |---|---:|
@@ -43,9 +45,9 @@ At the threshold {threshold}; the one that validation found best is {tuned}.
 
 ## Loss
 
-{title}: $${formula}$$
+{card[title]}: $${card[formula]}$$
 
-{paper}. On an image without foreground: {empty}
+{card[paper]}. On an image without foreground: {card[empty]}
 
 ## Verdict
 
@@ -76,17 +78,13 @@ def card(run: TrainedRun) -> str:
     looks = read_json(run.folder.parent / "looks.json").values()
     said = [each["said"] for each in (known[-1] for known in looks if known)]
     return CARD.format(
-        name=run.name,
-        loss=facts["choices"].get("loss", "loss"),
-        model=facts["choices"].get("model", "model"),
-        dataset=facts["choices"].get("dataset", "images"),
-        parameters=facts["parameters"],
-        images=", ".join(f"{count} {split}" for split, count in facts["data"]["images"].items()) + " images",
+        run=run,
+        facts=facts,
+        card=facts["card"],
+        chosen={"loss": "loss", "model": "model", "dataset": "images"} | facts["choices"],
+        images=", ".join(f"{count} {split}" for split, count in facts["data"]["images"].items()),
         percent=100 * facts["data"]["foreground"],
-        fingerprint=facts["data"]["fingerprint"],
-        threshold=run.config["threshold"],
         tuned=f"{tuned:.4g}" if isinstance(tuned, float) else tuned,
         metrics="\n".join(f"| {name} | {value:.4g} |" for name, value in shown.items()),
         verdict=" ".join(said) or "This run was not compared with others.",
-        **{key: facts["card"][key] for key in ("title", "formula", "paper", "empty")},
     )
