@@ -35,25 +35,25 @@ def choices(name):
     ]
 
 
-def jobs(name):
-    """The overrides of each run."""
-    return [list(job) for job in itertools.product(*choices(name))]
-
-
 def composed(configure, name, *words):
     eyes = "override /dataset: fundus" in (CONF / f"experiment/{name}.yaml").read_text()
     root = ["dataset.root=/data"] if eyes else []
     return configure("train", "folder=x", "trainer.precision=32-true", f"experiment={name}", *root, *words)
 
 
-@pytest.mark.parametrize("name", [file.stem for file in EXPERIMENTS])
-def test_the_first_and_the_last_arm_fit_the_code(name, configure):
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [(file.stem, "small") for file in EXPERIMENTS]
+    + [pytest.param(name, "full", marks=pytest.mark.slow) for name in CLAIMS],
+)
+def test_the_first_and_the_last_arm_fit_the_code(name, scale, configure):
     first, last = ([words[k] for words in choices(name) if not words[0].startswith("seed=")] for k in (0, -1))
     arms = [first, last] if first != last else [first]
-    configs = [composed(configure, name, *arm) for arm in arms]
+    configs = [composed(configure, name, *arm, *["scale=full"] * (scale == "full")) for arm in arms]
     for cfg in configs:
         check(cfg)
         build(cfg.loss)
+        build(cfg.model if scale == "full" else None)
     assert len({identity(cfg) for cfg in configs}) == len(arms)
     for key, value in (word.split("=", 1) for words in choices(name) for word in words):
         known = {file.stem for file in (CONF / key.lstrip("+")).glob("*.yaml")}
@@ -62,22 +62,14 @@ def test_the_first_and_the_last_arm_fit_the_code(name, configure):
 
 @pytest.mark.parametrize(("name", "runs"), CLAIMS.items())
 def test_a_claim_says_its_question_and_cost_and_is_put_to_three_seeds_of_each_arm(name, runs):
-    listed, head = jobs(name), (CONF / f"experiment/{name}.yaml").read_text().split("defaults:")[0]
+    listed, head = (
+        list(itertools.product(*choices(name))),
+        (CONF / f"experiment/{name}.yaml").read_text().split("defaults:")[0],
+    )
     assert len(listed) == runs
     assert len([job for job in listed if "seed=3" in job]) * 3 == runs
     command = f"# python -m seglab.train -m experiment={name}"
     assert all(word in head for word in (command, "# Question: ", "# Source: ", "# Cost: ", "# Outcome: "))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CLAIMS)
-def test_the_first_and_the_last_arm_fit_the_code_at_full_scale(name, configure):
-    arms = [job for job in jobs(name) if "seed=1" in job]
-    for job in (arms[0], arms[-1]):
-        cfg = composed(configure, name, "scale=full", *job)
-        check(cfg)
-        build(cfg.model)
-        assert cfg.study == name
 
 
 def test_full_scale_is_the_protocol_of_the_source(configure):

@@ -51,7 +51,6 @@ def words_of(command, place, out):
         "predict": [run, f"input={place / 'photos/images'}", f"output={out}", "device=cpu"],
         "report": [f"roots=[{place / 'study'}]", f"output={out}"],
         "export": [run, "format=hub", f"output={out}"],
-        "evaluate": [run, "pictures=false", "device=cpu", "rerun=true"],
         "train": [*SMALL, f"hydra.run.dir={out}", "rerun=true"],
         "prepare": [f"hydra.run.dir={out}", "dataset=folder", f"dataset.root={place}/photos", "dataset.cache_dir=null"],
     }[command]
