@@ -8,7 +8,7 @@ from PIL import Image
 
 from seglab.contract import ContractError, Task
 from seglab.data.datasets.folder import Folder
-from seglab.data.decode import decode_item
+from seglab.data.decode import decode_item, view_mask
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data
 from seglab.images.masks import read_classes, read_mask
@@ -143,3 +143,13 @@ def test_bands_and_pixels_without_data_come_from_a_geotiff(tmp_path, kind):
             open_data(folder(tmp_path, **options, **wrong))
     with pytest.raises(ContractError, match=r"expected 2 bands .*got 4; train with dataset.bands"):
         DataModule(folder(tmp_path, channels=2, range=[0, 4095], **options)).samples("test")[[(0, 0)]]
+
+
+@pytest.mark.parametrize("classes", [{}, {"classes": VALUES}])
+def test_a_class_has_a_pixel_by_its_share_of_the_part_that_counts(classes):
+    dataset = Folder(root="x", images="i", masks="m", size=2, coverage=0.5, **classes)
+    mask, valid = np.zeros((4, 4), np.uint8), np.ones((4, 4), bool)
+    mask[0, 0], valid[:2, :2] = 1, [[True, True], [False, False]]  # a half of the half that counts, a quarter of all
+    mask[2:, 2:] = 1
+    assert view_mask(mask, valid, dataset)[0, 0]
+    assert not view_mask(mask, None, dataset)[0, 0]

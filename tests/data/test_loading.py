@@ -128,3 +128,9 @@ def test_a_last_batch_of_one_joins_the_one_before_it_in_training_only(images, si
         assert len(batches) == len(lengths)
         assert batches.joins == (lengths[-1] > size)
         assert sorted(index for batch in batches for _, index in batch) == list(range(images))
+
+
+def test_a_limit_of_batches_takes_all_tiles_of_the_last_image():
+    batches = EpochBatches(7, seed=0, shuffle=False, batch_size=2)
+    batches.limit(2, [0, 0, 1, 1, 1, 1, 2].__getitem__)
+    assert [index for batch in batches for _, index in batch] == [0, 1, 2, 3, 4, 5]

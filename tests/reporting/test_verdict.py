@@ -55,6 +55,12 @@ def test_a_loss_that_is_ahead_of_the_leader_on_the_common_seeds_is_not_behind_it
     assert found.words.startswith("l1 may be the best (0.110 ahead of l0 on the seeds that both have, ")
 
 
+def test_losses_are_equivalent_as_soon_as_the_interval_lies_within_delta():
+    pair = like(difference=0.004)
+    end = 0.004 + errors([pair]).reach(0.05)[0]
+    assert [judge([pair], delta=delta)[0].kind for delta in (0.999 * end, 1.001 * end)] == ["unknown", "equivalent"]
+
+
 def test_an_interval_inside_delta_is_equivalence_even_if_the_difference_is_certain():
     small = like(difference=0.004, spread=1e-6, image_variance=1e-7)
     assert small.p < 0.05
