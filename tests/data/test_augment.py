@@ -98,6 +98,16 @@ def test_a_warp_is_the_affine_map_that_it_says():
     torch.testing.assert_close(found, expected, rtol=0, atol=0.1)
 
 
+def test_gamma_and_noise_have_the_strengths_that_they_say():
+    image, pairs = torch.full((200, 1, 32, 32), 128, dtype=torch.uint8), [(0, index) for index in range(200)]
+    curved, _, _ = Strong(**STILL | {"gamma": 1.0})(image.clone(), image, None, 1, pairs)
+    exponent = (curved[:, 0, 0, 0] / 255).log() / np.log(128 / 255)
+    assert kstest(exponent, "uniform", (0.8, 0.4)).pvalue > 1e-3
+    noisy, _, _ = Strong(**STILL | {"noise": 1.0})(image.clone(), image, None, 1, pairs)
+    assert kstest(noisy.std((1, 2, 3)) / 255, "uniform", (0.01, 0.04)).pvalue > 1e-3
+    assert float(noisy.mean()) == pytest.approx(128, abs=0.1)
+
+
 def test_smoothing_keeps_a_constant_and_has_the_width_it_says():
     x = torch.ones(2, 1, 40, 40)
     torch.testing.assert_close(smooth(x, torch.tensor([0.5, 8.0])), x)
