@@ -82,13 +82,13 @@ def test_few_patients_and_many_seeds_do_not_make_equal_losses_differ(images):
 def test_components_of_the_variance_are_found_without_bias():
     # the estimates are quadratic in the values, so what they are on average for an effect of variance 1 is their sum
     # over the columns of its design: exactly 1 for this effect and 0 for the others
-    losses, seeds, images = np.indices((3, 2, 4))
+    losses, seeds, images = np.indices((2, 3, 4))
     effects = {
         "images": images,
         "losses": losses,
         "losses on images": 4 * losses + images,
-        "seeds": 2 * losses + seeds,
-        "rest": 8 * losses + 4 * seeds + images,
+        "seeds": 3 * losses + seeds,
+        "rest": 12 * losses + 4 * seeds + images,
     }
     for name, code in effects.items():
         columns = [components((code == level).astype(float)) for level in range(code.max() + 1)]
