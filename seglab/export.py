@@ -27,7 +27,7 @@ The model of the run `{run.name}`, with its normalization and the {squash} insid
 
 ```python
 import numpy as np, onnxruntime
-image = np.zeros({shape}, np.float32)  # yours, from 0 (black) to 255 (white); 16 bits over 257
+image = np.zeros({shape}, np.float32)  # yours: {values}
 probability = onnxruntime.InferenceSession("{made.file.name}").run(None, {{"image": image}})[0]
 {decide}
 ```
@@ -108,6 +108,12 @@ def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
     squash = "softmax" if data.task.kind == "multiclass" else "sigmoid"
     decide, out = decision(data.task, run.config["threshold"], tuned)
     words = {"scale": scale, "squash": squash, "decide": decide, "out": out, "source": source}
+    words["values"] = "from 0 (black) to 255 (white); 16 bits over 257"
+    if isinstance(data.range, tuple):
+        low, high = data.range
+        words["values"] = f"np.clip((values - {low:g}) * {255 / (high - low):.6g}, 0, 255), 0 without data"
+    if bands := getattr(data, "bands", None):
+        words["values"] += f"; bands {', '.join(map(str, bands))} of a file, in this order"
     shape = (1, data.channels, data.size, data.size)
     return README.format(run=run, made=made, data=data, shape=shape, **words)
 

@@ -62,7 +62,7 @@ def show_plan(cfg: DictConfig, folder: Path) -> float:
 
 def known_value(cfg: DictConfig, run: Run) -> float | None:
     """The best value of `cfg.monitor` if this very run is finished; see Run.outcome."""
-    data_now = partial(fingerprint_now, json.dumps(to_container(cfg.dataset), sort_keys=True))
+    data_now = partial(fingerprint_now, json.dumps(to_container(cfg.dataset)))  # the order of classes counts
     return run.outcome(identity(cfg), data_now, cfg.stop_after)
 
 
@@ -167,13 +167,15 @@ def check_device(cfg: DictConfig) -> None:
 def check_before_data(cfg: DictConfig) -> None:
     """Tell what cannot work before any image is read, which may take an hour."""
     from seglab.engine.dry_run import check_model, check_monitors
-    from seglab.engine.loss_schedule import ramps
+    from seglab.engine.loss_schedule import ramps, unreached
 
     dataset = build(cfg.dataset)
     task = dataset.task
     loss = build_loss(cfg.loss).with_task(task)  # one without a meaning for the task says so
     shares = [1 / max(2, task.channels)] * task.channels
-    ramps(to_container(cfg.schedule) or {}, loss.with_class_frequency(shares))  # likewise a schedule
+    found = ramps(to_container(cfg.schedule) or {}, loss.with_class_frequency(shares))  # likewise a schedule
+    for sentence in unreached(loss, found, cfg.trainer.max_epochs):
+        log.warning("%s", sentence)
     check_model(to_container(cfg.model), dataset)
     callbacks = to_container(cfg.callbacks) or {}
     more = {f"callbacks.{name}.monitor": node["monitor"] for name, node in callbacks.items() if node.get("monitor")}
@@ -185,7 +187,8 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
     from seglab.data.module import DataModule
 
     dataset, augment, needs = build(cfg.dataset), build(cfg.augment), build_loss(cfg.loss).needs
-    data = DataModule(dataset, augment, cfg.batch_size, cfg.workers, cfg.seed, needs, store=cfg.store, device=device)
+    seed = dataset.training_seed(cfg.seed)
+    data = DataModule(dataset, augment, cfg.batch_size, cfg.workers, seed, needs, store=cfg.store, device=device)
     facts = data.opened.facts()
     same = not run.last or (run.earlier.get("data") or facts)["fingerprint"] == facts["fingerprint"]
     require(same, f"run {run}", "the data that it began with", "others", "rerun=true starts over")
@@ -222,7 +225,8 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     from seglab.engine.trained_run import assemble, bound_loss
 
     loss = bound_loss(to_container(cfg.loss), data.dataset.task, data.opened.facts())
-    seed_everything(cfg.seed, verbose=False)  # after all that may draw numbers: paired runs start from one state
+    # after all that may draw numbers: paired runs start from one state
+    seed_everything(data.dataset.training_seed(cfg.seed), verbose=False)
     module = assemble(to_container(cfg), data.opened.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
     initialize(cfg, module, run)

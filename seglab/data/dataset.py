@@ -156,6 +156,10 @@ class Dataset:
         """What the masks mean: binary, unless a data set says otherwise."""
         return Task()
 
+    def training_seed(self, seed: int) -> int:
+        """The seed of weights, order and augmentation, for every loss: each fold is a training of its own."""
+        return seed + 1_000_003 * self.fold
+
     def items(self) -> list[Item]:
         """List every labeled image without decoding any."""
         raise NotImplementedError

@@ -185,6 +185,9 @@ def _contradictions(config: Any) -> Iterator[str]:
         count = trainer.get(name)
         if _is_count(count) and _is_count(epochs) and epochs < count:
             yield f"trainer.{name}: expected at most trainer.max_epochs={epochs}, got {count}"
+    rates = (config.get("tune") or {}).get("lr")
+    if not isinstance(rates, list | None):
+        yield f"tune.lr: expected a list of learning rates, [1e-4,1e-3], got {rates}"
     for name in ("train", "val", "test"):
         limit = trainer.get(f"limit_{name}_batches")
         if isinstance(limit, float) and 1 < limit < HUGE:

@@ -73,6 +73,15 @@ def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
     return found
 
 
+def unreached(loss: Loss, found: Mapping[Path, Ramp], epochs: int) -> list[str]:
+    """What does not happen in a training of so many epochs: a switch of losses, the end of a schedule."""
+    late = {".".join(path): ramp.epochs for path, ramp in found.items() if ramp.epochs > epochs}
+    said = [f"schedule.{name}: ends after {end} epochs, the training after {epochs}" for name, end in late.items()]
+    if loss.at_epoch([0.0] * 10**5)[1] and not loss.at_epoch([0.0] * (epochs - 1))[1]:  # where nothing improves
+        said.append(f"loss: no second loss takes over in {epochs} epochs (trainer.max_epochs)")
+    return said
+
+
 def _leaves(node: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
     for key, value in node.items():
         if isinstance(value, Mapping) and any(isinstance(child, Mapping) for child in value.values()):

@@ -95,15 +95,20 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 def _spell(hint: Any) -> str:
     """A type in words: `int | None` is "a whole number or null"."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    members = inner if origin in (Union, types.UnionType) else (hint,)
-    if known := dict.fromkeys(WORDS[member] for member in members if member in WORDS):
-        return " or ".join(known)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(_spell, inner)))
+    if hint in WORDS:
+        return WORDS[hint]
     if origin is Callable:
         return "something to call, written {_target_: NAME}"
     if origin is typing.Literal:
         return " or ".join(map(str, inner))
+    if origin in (Sequence, list):
+        return "a list"
     if origin is tuple:
         return "a list" if ... in inner else f"a list of {len(inner)}"
+    if origin in (Mapping, dict):
+        return "a mapping of names"
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 

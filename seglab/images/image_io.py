@@ -192,7 +192,8 @@ SUFFIXES = tuple(suffix for one in FORMATS.values() for suffix in one.suffixes)
 def existing_folder(path: str | Path) -> Path:
     """Give a folder of a data set, `~` expanded, or raise one sentence if it is missing."""
     folder = Path(path).expanduser()
-    require(folder.is_dir(), "dataset", "a folder that exists", folder, "set dataset.root")
+    remedy = "see dataset.root and the options that name folders in it"
+    require(folder.is_dir(), "dataset", "a folder that exists", folder, remedy)
     return folder
 
 

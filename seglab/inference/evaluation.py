@@ -46,7 +46,8 @@ def dataset_node(run: TrainedRun, given: dict[str, Any], named: set[str]) -> dic
     own = run.dataset_options
     if "_target_" not in given:
         return {**own, **given}
-    return {**given, **{key: own[key] for key in FOLLOWED_OPTIONS if key not in named}}
+    bands = {"bands"} & own.keys() & given.keys()  # not every data set has them
+    return {**given, **{key: own[key] for key in (*FOLLOWED_OPTIONS, *bands) if key not in named}}
 
 
 @dataclass(frozen=True)

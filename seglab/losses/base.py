@@ -260,6 +260,9 @@ class ClassWeighted(Loss):
     def with_task(self, task: Task) -> Self:
         given = self.class_weights
         self._require_classes(task.kind)
+        if isinstance(given, list | tuple):
+            wanted = f"{task.channels} class_weights, of {', '.join(task.classes)}"
+            require(len(given) == task.channels, self.name, wanted, len(given))
         if not isinstance(given, Mapping):
             return super().with_task(task)
         known = set(given) == set(task.classes)

@@ -9,8 +9,10 @@ import tifffile
 
 from seglab.engine.trained_run import open_run
 from seglab.evaluate import evaluate
+from seglab.export import readme
 from seglab.images.image_io import read_image
 from seglab.images.tiff import georeference
+from seglab.inference.export import Exported
 from seglab.predict import predict
 from seglab.train import train
 from tests.conftest import OF_FILES, compose
@@ -72,3 +74,16 @@ def test_bands_train_and_their_maps_come_back_with_their_georeference(tmp_path, 
         assert (found.shape, found.dtype) == (scene(3)[1].shape, dtype)
         assert georeference(str(out / place / "03.tif")) == georeference(str(root / "images/03.tif"))
     assert [code for code, *_ in georeference(str(out / "masks/03.tif"))] == [code for code, *_ in GEO]
+
+
+def test_a_run_on_chosen_bands_is_measured_on_these_and_its_file_says_how_to_make_them(tmp_path):
+    root, run = write_scenes(tmp_path / "data", 10, image=(".tif", write_16_bits)), tmp_path / "run"
+    data = ["dataset=folder", f"dataset.root={root}", "dataset.cache_dir=null"]
+    words = [*OF_FILES, *data, "dataset.bands=[4,2,1]", "dataset.range=[0,40000]"]
+    train(compose("train", *words, folder=run), run)
+    (here,) = evaluate(compose("evaluate", f"run={run}", *data, "split=test", "device=cpu"), tmp_path)
+    assert json.loads((here / "evaluation.json").read_text())["dataset"]["bands"] == [4, 2, 1]
+    pd.testing.assert_frame_equal(pd.read_csv(here / "per_image.csv"), pd.read_csv(run / "per_image.csv"), rtol=1e-5)
+    made = Exported(tmp_path / "x.onnx", "sides of 32 and more", 4, 0.0)
+    said = readme(open_run(run), made, "images", 0.5)
+    assert "yours: np.clip((values - 0) * 0.006375, 0, 255), 0 without data; bands 4, 2, 1 of a file" in said

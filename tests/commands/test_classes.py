@@ -17,8 +17,8 @@ from seglab.predict import predict
 from seglab.report import report
 from seglab.surface import opened
 from seglab.train import train
-from tests.conftest import SMALL, compose
-from tests.data.fabricate import write_image
+from tests.conftest import OF_FILES, SMALL, compose
+from tests.data.fabricate import write_image, write_scenes
 
 SCENES = {"organ": ("background", "organ", "lesion"), "disc_cup": ("disc", "cup")}
 
@@ -100,3 +100,12 @@ def test_a_loss_without_a_meaning_for_the_task_is_said_before_any_image_is_read(
     words = ("dataset.scene=organ", "loss=lovasz_hinge", *SMALL)
     with pytest.raises(ContractError, match=r"LovaszHinge: expected task of .*, got multiclass"):
         train(compose("train", *words, folder=tmp_path / "run"), tmp_path / "run")
+
+
+def test_a_finished_run_is_known_again_whatever_the_order_of_its_classes(tmp_path, monkeypatch):
+    root = write_scenes(tmp_path / "data", 10)
+    words = (*OF_FILES, "dataset=folder", f"dataset.root={root}", "dataset.classes={water: 0, house: 255}")
+    cfg = compose("train", *words, "dataset.cache_dir=null", folder=tmp_path / "run")
+    value = train(cfg, tmp_path / "run")
+    monkeypatch.setattr("seglab.train.train_and_measure", None)
+    assert train(cfg, tmp_path / "run") == value

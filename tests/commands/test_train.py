@@ -236,3 +236,15 @@ def test_the_learning_rate_is_tuned_once_for_all_seeds_of_a_loss(tmp_path):
     assert len(stamps) == 2
     assert facts_of(train_small(tmp_path / "b", *words, "seed=2"))["tuned"] == tuned
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob(".tune/*/run.json")} == stamps
+
+
+def test_each_fold_is_a_training_of_its_own_the_same_for_every_loss(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("seglab.train.fit", lambda cfg, trainer, module, data, run: seen.append(module) or 1 / 0)
+    for number, words in enumerate((("bce", 0), ("dice", 0), ("bce", 1))):
+        fold = (f"loss={words[0]}", "dataset.folds=2", f"dataset.fold={words[1]}")
+        with pytest.raises(ZeroDivisionError):
+            train_small(tmp_path / str(number), *fold)
+    first, same, other = (next(module.model.parameters()) for module in seen)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)

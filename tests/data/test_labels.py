@@ -145,6 +145,11 @@ def test_bands_and_pixels_without_data_come_from_a_geotiff(tmp_path, kind):
         DataModule(folder(tmp_path, channels=2, range=[0, 4095], **options)).samples("test")[[(0, 0)]]
 
 
+def test_a_value_is_of_a_class_or_ignored():
+    with pytest.raises(ContractError, match="values of classes apart from ignore, got 255"):
+        Folder(root="x", classes={"background": 0, "void": 255}, ignore=255)
+
+
 @pytest.mark.parametrize("classes", [{}, {"classes": VALUES}])
 def test_a_class_has_a_pixel_by_its_share_of_the_part_that_counts(classes):
     dataset = Folder(root="x", images="i", masks="m", size=2, coverage=0.5, **classes)

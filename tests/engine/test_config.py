@@ -35,6 +35,8 @@ def test_all_faults_are_said_at_once_with_place_expectation_and_value(configure)
         check(cfg)
     assert "loss.gamma: expected a number, got 'two'" in str(fault.value)
     assert "model.base: expected a whole number of at least 1 and at most 1024, got wide" in str(fault.value)
+    with pytest.raises(ConfigError, match="class_weights: expected a mapping of names or a list or auto or null, got"):
+        check(configure("train", "folder=x", "loss.class_weights=atuo", "trainer.precision=32-true"))
 
 
 def test_a_parameter_that_the_code_lacks_and_a_target_that_cannot_be_imported_are_named():

@@ -4,8 +4,8 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.engine.config import build, to_container
-from seglab.engine.loss_schedule import Ramp, ramps, scheduled
-from seglab.losses import BCE, Dice, Sum, Term, WeightedBCE
+from seglab.engine.loss_schedule import Ramp, ramps, scheduled, unreached
+from seglab.losses import BCE, Dice, Sum, Switch, Term, WeightedBCE
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,17 @@ def test_the_weight_of_the_boundary_loss_grows_by_a_hundredth_an_epoch(configure
         assert now.given["boundary"].weight == pytest.approx(weight)
         assert now.given["dice"] == loss.given["dice"]
     assert loss.given["boundary"].weight == 0.01
+
+
+def test_what_does_not_happen_in_a_training_is_said():
+    loss = Switch(first=WeightedBCE(pos_weight=2.0), second=Dice(), at=3)
+    found = ramps({"first": {"pos_weight": {"to": 1, "epochs": 4}}}, loss)
+    assert unreached(loss, found, 4) == []
+    assert unreached(loss, found, 3) == [
+        "schedule.first.pos_weight: ends after 4 epochs, the training after 3",
+        "loss: no second loss takes over in 3 epochs (trainer.max_epochs)",
+    ]
+    assert unreached(BCE(), {}, 1) == []
 
 
 def test_a_weight_worked_out_from_the_data_is_where_its_schedule_starts():

@@ -162,6 +162,8 @@ def test_class_weights_that_do_not_fit_the_task_are_named(make):
             make(name, class_weights=(1.0, 5.0)).with_task(Task())
     with pytest.raises(ContractError, match="class_weights of background, liver, spleen, kidney, got liver, lung"):
         make("dice", "multiclass", class_weights={"liver": 1, "lung": 2})
+    with pytest.raises(ContractError, match="Dice: expected 3 class_weights, of a, b, c, got 2"):
+        kind(class_weights=(1.0, 2.0)).with_task(Task("multiclass", ("a", "b", "c")))
     with pytest.raises(ContractError, match="4 weights, one for each class, got 2"):
         kind(task="multiclass", class_weights=(1.0, 2.0))(logits, target)
     with pytest.raises(ContractError, match=r"class_weights that are numbers, got auto; call with_task\(task\) and w"):

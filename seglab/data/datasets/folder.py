@@ -56,8 +56,8 @@ class Folder(Dataset):
     several classes that may overlap, by name. ignore: values or colors of pixels that do not count. mask_value:
     foreground are the pixels of this value or color ("#rrggbb"), or of a list; null: those above `threshold`.
     missing_mask: `error`, or `empty`: an image without a mask has no foreground. page: which page of files with
-    several, from 0. bands: which bands to read, from 1. group_pattern: a regular expression whose first group, found in
-    an image's name, is its patient.
+    several, from 0. bands: which bands to read, from 1. group_pattern: a regular expression whose first group (or,
+    without parentheses, all that it matches), found in an image's name, is its patient.
     """
 
     root: str
@@ -110,6 +110,8 @@ class Folder(Dataset):
         require(all(isinstance(v, int | str) for v in values), WHO, expected, classes)
         twice = sorted({str(value) for value in values if values.count(value) > 1})
         require(not twice, WHO, "each value in one class", ", ".join(twice))
+        left_out = [value for value in values if value in listed(self.ignore)]
+        require(not left_out, WHO, "values of classes apart from ignore", ", ".join(map(str, left_out)))
         for color in (value for value in values if isinstance(value, str)):
             to_rgb(color)
         plain = isinstance(self.masks, str) and self.mask_value is None and not self.soft and not self.threshold
@@ -238,7 +240,7 @@ class Folder(Dataset):
             return name
         found = re.search(self.group_pattern, stem)
         require(found is not None, WHO, f"group_pattern {self.group_pattern} to match", stem)
-        return (found[1] if found and found.re.groups else None) or stem
+        return (found and found[min(1, found.re.groups)]) or stem  # without parentheses what matches
 
 
 def named(masks: str | Folders) -> dict[str, str]:

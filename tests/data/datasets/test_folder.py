@@ -41,6 +41,7 @@ def test_patients_stay_together(root):
     assert {item.group for item in items} == {"P0", "P1", "P2", "P3"}
     splits = open_data(folder(root, group_pattern=r"^(P\d+)_", test_fraction=0.25)).splits
     assert len({item.group for item in splits.test}) == 1
+    assert [item.group for item in folder(root, group_pattern=r"^P\d+").items()] == [item.group for item in items]
     with pytest.raises(ContractError, match=r"group_pattern \^Q to match"):
         folder(root, group_pattern="^Q").items()
 
