@@ -4,6 +4,7 @@ Hydra and omegaconf are imported here, in cli.py and in the commands, nowhere el
 """
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -70,8 +71,12 @@ def build(node: Any, **more: Any) -> Any:
 
 def model_node(node: dict[str, Any], task: Task) -> dict[str, Any]:
     """Give a model a channel for each class of a task, where it has more than one; the user's own has its channels."""
-    own = node["_target_"] == "seglab.models.external.External"
-    return node if own or task.channels == 1 else {**node, "out_channels": task.channels}
+    if node["_target_"] == "seglab.models.external.External" or task.channels == 1:
+        return node
+    known = inspect.signature(hydra.utils.get_object(node["_target_"])).parameters
+    takes = "out_channels" in known or any(each.kind == each.VAR_KEYWORD for each in known.values())
+    require(takes, "model", f"a parameter out_channels, for {task.channels} classes", node["_target_"])
+    return {**node, "out_channels": task.channels}
 
 
 def without_download(node: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from seglab.contract import ContractError
+from seglab.contract import ContractError, Task
 from seglab.engine.config import (
     CONF,
     SWEPT,
@@ -17,6 +18,7 @@ from seglab.engine.config import (
     experiment,
     identity,
     mark_swept,
+    model_node,
     overrides,
     run_name,
     to_container,
@@ -45,6 +47,13 @@ def test_a_parameter_that_the_code_lacks_and_a_target_that_cannot_be_imported_ar
         check(OmegaConf.create({"optimizer": node}))
     with pytest.raises(ConfigError, match=r"loss\._target_: .*seglab\.losses\.nowhere"):
         check(OmegaConf.create({"loss": {"_target_": "seglab.losses.nowhere.Loss"}}))
+
+
+def test_a_model_is_handed_the_number_of_classes_or_refused():
+    task = Task("multilabel", ("disc", "cup"))
+    assert model_node({"_target_": "seglab.models.unet.UNet"}, task)["out_channels"] == 2
+    with pytest.raises(ContractError, match=r"a parameter out_channels, for 2 classes, got torch\.nn\.ReLU"):
+        model_node({"_target_": "torch.nn.ReLU"}, task)
 
 
 def test_a_missing_value_says_what_to_set(configure):
