@@ -6,7 +6,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from seglab.contract import ContractError
 from seglab.contract import ContractError, Task
 from seglab.engine.config import (
     CONF,
