@@ -158,7 +158,7 @@ def compared(runs: pd.DataFrame) -> dict[str, str]:
     spent = f", {_duration(runs['seconds'].sum())} in all" if "seconds" in runs else ""
     return {
         "data": f"{first['dataset']}, fingerprint {data.get('fingerprint', 'unknown')}",
-        "settings": _words({key: value for key, value in settings.items() if not isinstance(value, list | dict)}),
+        "settings": _words(settings),
         "images": _words(data.get("images"), "{1} {0}"),
         "without foreground": _words(data.get("empty_masks"), "{1} {0}"),
         "foreground": f"{100 * data['foreground']:.3g} % of the training pixels" if data.get("foreground") else "",
@@ -185,8 +185,10 @@ def _commit(git: object) -> str:
 
 
 def _words(facts: object, form: str = "{} {}") -> str:
+    """Known facts as words; a list or a mapping is written as on the command line, `{water: 0, house: [7, 8]}`."""
     known = facts.items() if isinstance(facts, dict) else ()
-    return ", ".join(form.format(key, value) for key, value in known if value is not None)
+    texts = {key: str(x).replace("'", "") if isinstance(x, list | dict) else x for key, x in known if x is not None}
+    return ", ".join(form.format(key, text) for key, text in texts.items())
 
 
 def unlike(runs: pd.DataFrame) -> Markup | None:

@@ -263,6 +263,16 @@ def test_runs_of_seconds_do_not_take_0_minutes():
     assert [report_sections._duration(seconds) for seconds in (14.2, 90, 5400)] == ["14 s", "2 min", "1.5 h"]
 
 
+def test_options_that_are_lists_or_mappings_are_among_the_settings(own):
+    for run in own.iterdir():
+        config = json.loads((run / "run.json").read_text())["config"]
+        lists = {"bands": [4, 3, 2], "classes": {"water": 0, "house": ["#ff0000", 7]}, "ignore": None}
+        change(run, config=config | {"dataset": config["dataset"] | lists})
+    (study,) = (Study("data", sweep, Question()) for _, sweep in collect([own]).benchmarks())
+    settings = "scene disc, size 64, mean [0.5], bands [4, 3, 2], classes {water: 0, house: [#ff0000, 7]}"
+    assert f"<dd>{settings}</dd>" in page("x", [study], [{}], study.sweep.runs, "")
+
+
 def test_a_missing_fold_is_missed(tmp_path):
     for name, fold in (("bce", 0), ("bce", 1), ("dice", 0)):
         write_run(tmp_path / str(fold), FakeLoss(name), 1, extra={"dataset": {"folds": 2, "fold": fold}})
