@@ -248,11 +248,14 @@ class Study:
         return Verdict(found[0])
 
     def report(self, output: str | Path | None = None, **question: Any) -> Path:
-        """Write report.html, tables and figures as `python -m seglab.report` does; returns report.html."""
+        """Write report.html, tables and figures as `python -m seglab.report` does; returns report.html.
+
+        output: the folder that they go into; by default the first one of the study, with of_class="cup" its folder cup.
+        """
         from seglab.reporting.write_report import answer, write
 
         asked = _question(question)
-        return write(self.folders, asked, answer(self.folders, asked), Path(output or self.folders[0]))
+        return write(self.folders, asked, answer(self.folders, asked), output)
 
     def _repr_html_(self) -> str:
         from seglab.reporting.html import notebook_page

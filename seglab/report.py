@@ -26,7 +26,7 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     asked = {name: cfg[name] for name in Question().asked}
     question = Question(of_class=asked.pop("class"), **asked)
     sweep, studies, over = found = answer(roots, question)
-    written = write(roots, question, found, Path(cfg.output or roots[0]))
+    written = write(roots, question, found, cfg.output)
     unused = sweep.runs[sweep.runs["status"].isin(["finished", "unreadable"]) & ~sweep.runs["used"]]
     for name, problem in unused.loc[~unused["problem"].str.startswith("superseded"), ["name", "problem"]].to_numpy():
         log.warning("%s is left out: %s", name, problem)

@@ -36,9 +36,13 @@ def answer(roots: Sequence[Path], question: Question) -> Answer:
     return sweep, studies, together(roots, sweep, studies)
 
 
-def write(roots: Sequence[Path], question: Question, found: Answer, out: Path) -> Path:
-    """Write report.html, table.csv, table.md and figures/*.svg about what `answer` found; returns report.html."""
+def write(roots: Sequence[Path], question: Question, found: Answer, output: str | Path | None) -> Path:
+    """Write report.html, table.csv, table.md and figures/*.svg about what `answer` found; returns report.html.
+
+    output: the folder that they go into; None is the first of the roots, or its folder named like the class asked for.
+    """
     sweep, studies, over = found
+    out = Path(output or roots[0] / (question.of_class or ""))
     (out / "figures").mkdir(parents=True, exist_ok=True)
     drawn = [_figures(study, out / "figures", len(studies) > 1) for study in studies]
     write_text(out / "table.csv", csv(studies, sweep.runs))

@@ -8,7 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from seglab.report import with_roots
+import seglab
+from seglab.report import report, with_roots
+from tests.conftest import compose
 from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
 HERE = Path(__file__).parents[2]
@@ -23,6 +25,17 @@ def test_folders_may_come_first_without_a_name(tmp_path):
     odd.mkdir()
     assert with_roots([str(odd)]) == [f'roots=["{odd}"]']
     assert with_roots(["--help"]) == ["--help"]
+
+
+def test_the_report_of_a_class_does_not_replace_that_of_all_classes(tmp_path):
+    first, second = (write_sweep(tmp_path / name, [FakeLoss("bce")], [1]) for name in ("first", "second"))
+    for words, place in (("", first), ("class=foreground", first / "foreground"), (f"output={second}", second)):
+        cfg = compose("report", f"roots=[{first},{second}]", *words.split())
+        assert report(cfg, tmp_path) == place / "report.html"
+    study = seglab.load(first)
+    assert study.report().parent == first
+    assert study.report(of_class="foreground").parent == first / "foreground"
+    assert study.report(second, of_class="foreground").parent == second
 
 
 @pytest.fixture(scope="module")
