@@ -185,18 +185,30 @@ def _found(images: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def nothing_found(images: pd.DataFrame, metric: str) -> str:
-    """A sentence about runs that find nothing in any image that has foreground; empty where there are none."""
+def nothing_found(images: pd.DataFrame, metric: str, runs: pd.DataFrame) -> str:
+    """A sentence about runs that find no pixel of any foreground, and one for each class of which others find none.
+
+    Empty where there are no such runs. `images` has means over the classes, which hide that one is never found.
+    """
     seen = images[images["foreground"] > 0]
-    sees = (seen["tp"] + seen["fp"] > 0).groupby([seen["label"], seen["run"]]).any()
-    if sees.all():
-        return ""
-    found = sees.groupby("label").agg(["sum", "size"])
-    some = [f"{n - k} of {n} runs of {label}" for label, (k, n) in found.iterrows() if k < n]
-    theirs = images[images["run"].isin(sees.index[~sees].get_level_values("run"))]
-    best = theirs[metric].groupby(theirs["foreground"] > 0).max()  # by whether there is foreground
-    empty = ": they have the score of the empty images" if best[True] == 0 and best.get(False, 0) > 0 else ""
-    return f"Nothing is found by {', '.join(some)}{empty}."
+    blind, sentences = (seen["tp"] == 0).groupby(seen["run"]).all(), []
+    if blind.any():
+        theirs = images[images["run"].isin(blind.index[blind])]
+        best = theirs[metric].groupby(theirs["foreground"] > 0).max()  # by whether there is foreground
+        empty = ": they have the score of the empty images" if best[True] == 0 and best.get(False, 0) > 0 else ""
+        sentences.append(f"Nothing is found by {_of_runs(blind, runs)}{empty}.")
+    for name in dict.fromkeys(task.classes[k] for task in runs["task"] for k in task.scored):
+        recall = runs.get(f"test/recall_pooled/{name}", pd.Series(dtype=float)).dropna()
+        lacking = (recall == 0) & ~blind.reindex(recall.index, fill_value=False)
+        if lacking.any():
+            sentences.append(f"Nothing of the class {name} is found by {_of_runs(lacking, runs)}.")
+    return " ".join(sentences)
+
+
+def _of_runs(chosen: pd.Series, runs: pd.DataFrame) -> str:
+    """How many runs of each loss are chosen, as `2 of 3 runs of dice`."""
+    counts = chosen.groupby(runs["label"].reindex(chosen.index)).agg(["sum", "size"])
+    return ", ".join(f"{k} of {n} runs of {label}" for label, (k, n) in counts.iterrows() if k)
 
 
 def epochs(histories: pd.DataFrame) -> pd.DataFrame:

@@ -260,11 +260,11 @@ class Study:
 
     @cached_property
     def blind(self) -> str:
-        """A sentence about runs that find nothing in any test image that has foreground; empty where there are none."""
+        """Sentences about runs that find no foreground in any test image, or none of a class; empty without such."""
         images = self.sweep.images
         if self.question.images == "foreground":
             images = images[images["foreground"] > 0]
-        return nothing_found(images, self.question.metric)
+        return nothing_found(images, self.question.metric, self.sweep.used)
 
     @cached_property
     def tuned(self) -> "Study | None":

@@ -297,6 +297,31 @@ def test_runs_that_find_nothing_are_reported_beside_the_verdict(own):
         assert replace(study, question=other).blind == "Nothing is found by 1 of 2 runs of dice."
     assert study.blind in page("x", [study], [{}], study.sweep.runs, "")
     assert study.blind in markdown([study], study.sweep.runs)
+    rows.assign(fp=3 * (rows["foreground"] > 0)).to_csv(own / "dice_s2" / "per_image.csv", index=False)  # all wrong
+    assert asked().blind == study.blind
+
+
+def test_classes_that_runs_do_not_find_are_reported_beside_the_verdict_of_the_mean(own):
+    task = {"kind": "multiclass", "classes": ["other", "house", "water", "sand"]}
+    recalls = {"bce_s1": (0, 0.2), "bce_s2": (0, 0), "dice_s1": (0.5, 0.2), "dice_s2": (0, 0)}
+    for run, (house, water) in recalls.items():
+        facts = json.loads((own / run / "run.json").read_text())
+        each = {"other": 0, "house": house, "water": water, "sand": None}  # of which the test images have none
+        metrics = {f"test/recall_pooled/{name}": value for name, value in each.items()}
+        change(own / run, data=facts["data"] | {"task": task}, metrics=facts["metrics"] | metrics)
+        rows = pd.read_csv(own / run / "per_image.csv")
+        if run == "dice_s2":
+            rows = rows.assign(tp=0, iou=0)
+        pd.concat([rows.assign(**{"class": name}) for name in task["classes"]]).to_csv(own / run / "per_image.csv")
+        for name in ("histograms.npz", "examples.npz"):  # of one class
+            (own / run / name).unlink()
+    (study,) = (Study("data", sweep, Question()) for _, sweep in collect([own]).benchmarks())
+    assert study.blind == (
+        "Nothing is found by 1 of 2 runs of dice. Nothing of the class house is found by 2 of 2 runs of bce. "
+        "Nothing of the class water is found by 1 of 2 runs of bce."
+    )
+    (study,) = (Study("data", sweep, Question(of_class="water")) for _, sweep in collect([own], "water").benchmarks())
+    assert study.blind == "Nothing is found by 1 of 2 runs of dice."  # all classes have the rows of one
 
 
 def test_the_page_says_where_the_spread_comes_from(study):
