@@ -9,17 +9,27 @@ import pandas as pd
 from seglab.contract import Task, require
 from seglab.reporting.thresholds import best_threshold
 
+DISTANCES = {"hd95", "asd"}
+"""Scores that a class has only where something of it was found."""
+
 
 def rows_per_image(table: pd.DataFrame, task: Task, name: str | None = None) -> pd.DataFrame:
     """Give a row per image: those of the class `name`, or the mean of each column over the scored classes.
 
-    A score that is undefined for a class is left out of the mean; an image is empty where all scored classes are. The
-    table may be of several runs, by a column `run`.
+    A score that is undefined for a class is left out of the mean; an image is empty where all scored classes are. But
+    distances are undefined for an image with a class that was not found: else finding fewer classes could look better.
+    The table may be of several runs, by a column `run`.
     """
     chosen = [task.classes[k] for k in chosen_classes(task, name)]
     rows = table[table["class"].isin(chosen)].drop(columns="class").reset_index(drop=True)
     by = [key for key in ("run", "id", "group") if key in rows]
-    return rows if len(chosen) == 1 else rows.groupby(by, sort=False, as_index=False).mean()
+    if len(chosen) == 1:
+        return rows
+    means = rows.groupby(by, sort=False, as_index=False).mean()
+    for key in DISTANCES & {*rows}:
+        missed = (rows[key].isna() & (rows["foreground"] > 0)).groupby([rows[name] for name in by], sort=False).any()
+        means.loc[missed.to_numpy(), key] = np.nan
+    return means
 
 
 def tuned_threshold(table: np.ndarray, task: Task, empty: str) -> Any:

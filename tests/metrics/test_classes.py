@@ -1,6 +1,7 @@
 """Scores of several classes are those of each class by itself, and pixels that do not count change none."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torchmetrics.functional import classification as reference
@@ -99,3 +100,11 @@ def test_the_table_has_a_row_per_image_and_class_and_the_report_one_per_image(ta
     assert tuned is None if task.kind == "multiclass" else set(tuned) == set(task.classes)
     with pytest.raises(ContractError, match="class as one of"):
         rows_per_image(rows, task, "moon")
+
+
+def test_a_distance_of_an_image_is_undefined_where_one_of_its_classes_was_not_found():
+    rows = pd.DataFrame({"id": list("aabbcc"), "group": list("aabbcc"), "class": ["disc", "cup"] * 3})
+    rows["foreground"] = [9, 4, 9, 4, 9, 0]  # c has no cup
+    rows["hd95"] = [1.0, 3.0, 1.0, np.nan, 1.0, np.nan]
+    means = rows_per_image(rows, Task("multilabel", ("disc", "cup")))
+    np.testing.assert_array_equal(means["hd95"], [2.0, np.nan, 1.0])
