@@ -31,7 +31,7 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     from seglab.engine.trained_run import open_runs
     from seglab.images.resize import to_full_range
     from seglab.inference.prediction_writer import PredictionWriter, find_images
-    from seglab.inference.predictor import decoded, ensemble_average, predictor
+    from seglab.inference.predictor import decoded, ensemble_average, predictor, with_data
 
     out = Path(cfg.output)
     names, counted = find_images(to_container(cfg.input), out)
@@ -62,13 +62,14 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
             continue
         try:
             require(page is None or name not in names, "predict", "images of different names", name)
-            image = view_image(decoded(str(file), reading, page), replace(reading, fit="patch", reduce=1))
+            image = decoded(str(file), reading, page)
+            shown = to_full_range(view_image(image, replace(reading, fit="patch", reduce=1)), reading.range)
             levels = ensemble_average(predictors, str(file), page)
         except (ContractError, OSError, MemoryError) as error:
             bad.append(name)
             log.warning("%s", error if isinstance(error, ContractError) else f"{file}: {type(error).__name__}: {error}")
             continue
-        writer.write(name, file, to_full_range(image, reading.range), levels)
+        writer.write(name, file, shown, levels, with_data(image))
     log.info("%s: %s", out, " ".join(sorted(path.name for path in out.iterdir() if path.name[0] != ".")))
     require(not bad, "predict", "images that can be read", f"{len(bad)} of {len(waiting)} that cannot", "see above")
     return out

@@ -18,8 +18,9 @@ from scipy.ndimage import find_objects
 from seglab.contract import Task, require
 from seglab.files import cell, write_bytes, write_text
 from seglab.images.image_io import SUFFIXES, without_suffix
+from seglab.images.labels import IGNORED, with_ignored
 from seglab.images.resize import in_colors, resize, to_bits, to_channels
-from seglab.images.tiff import Tags, encode_tiff, georeference
+from seglab.images.tiff import GDAL_NO_DATA, Tags, encode_tiff, georeference
 from seglab.inference.predictor import FULL, class_masks
 from seglab.metrics.objects import components
 from seglab.plots import CLASS_COLORS
@@ -123,6 +124,7 @@ class PredictionWriter:
     with other settings is refused. Files are `masks/NAME.png`, `probabilities/NAME.png`, `overlays/NAME.png`; of
     several classes `probabilities/CLASS/NAME.png`, and the mask holds class numbers with a palette where they exclude
     each other, or is `masks/CLASS/NAME.png`. Masks and probabilities of a GeoTIFF are `.tif` with its georeference.
+    Pixels without data are 0; in a mask of class numbers they are 255, which GDAL's tag of a `.tif` names.
 
     Args:
         names: the file of each image's name, as `find_images` gives them.
@@ -172,14 +174,17 @@ class PredictionWriter:
         """Whether an image, by its name, was predicted before."""
         return cell(name) in self.done
 
-    def write(self, name: str, file: Path, image: np.ndarray, levels: np.ndarray) -> None:
-        """Write the requested outputs of an image (h, w) or (h, w, c) and its maps (h, w) or (k, h, w) uint16."""
-        masks = class_masks(levels, self.thresholds, self.task)
+    def write(self, name: str, file: Path, image: np.ndarray, levels: np.ndarray, valid: np.ndarray) -> None:
+        """Write the requested outputs of an image (h, w) or (h, w, c) and its maps (h, w) or (k, h, w) uint16.
+
+        valid: the pixels (h, w) bool that have data.
+        """
+        masks = [mask * valid for mask in class_masks(levels, self.thresholds, self.task)]
         if self.min_area > 1:
             masks = [(components(mask, self.min_area) > 0).astype(np.uint8) for mask in masks]
         maps, tags = levels.reshape(-1, *levels.shape[-2:]), georeference(str(file))
         if "mask" in self.kinds:
-            self.write_masks(name, masks, tags)
+            self.write_masks(name, masks, valid, tags)
         if "probability" in self.kinds:
             for one, map_ in zip(self.task.classes, maps, strict=True):
                 write_map(self.folder / "probabilities" / (one if self.task.channels > 1 else "") / name, map_, tags)
@@ -193,10 +198,10 @@ class PredictionWriter:
                 rows.append([name, self.task.classes[k], len(rows) + 1, *facts])
         if "objects" in self.tables:
             self.append("objects", rows)
-        (height, width), share = masks[0].shape, np.maximum.reduce(masks).mean()
+        (height, width), share = valid.shape, np.maximum.reduce(masks).sum() / max(valid.sum(), 1)
         self.append("images", [[name, str(file), mtime(file), width, height, len(rows), float(f"{share:.6g}")]])
 
-    def write_masks(self, name: str, masks: Sequence[np.ndarray], tags: Tags) -> None:
+    def write_masks(self, name: str, masks: Sequence[np.ndarray], valid: np.ndarray, tags: Tags) -> None:
         """Write one mask of 0 and 255, one of class numbers with a palette, or one of each class that may overlap."""
         place, several = self.folder / "masks", zip(self.task.classes, masks, strict=False)
         if self.task.kind != "multiclass":
@@ -206,8 +211,10 @@ class PredictionWriter:
         numbers = np.zeros(masks[0].shape, np.uint8)
         for k, mask in zip(self.task.scored, masks, strict=True):
             numbers[mask > 0] = k
-        palette = bytes([0, 0, 0, *(level for k in range(len(masks)) for level in color_of(k))])
-        write_map(place / name, numbers, tags, palette)
+        colors = bytes([0, 0, 0, *(level for k in range(len(masks)) for level in color_of(k))])
+        palette = colors.ljust(3 * IGNORED, b"\0") + b"\x80\x80\x80"
+        tags = tags and [*tags, (GDAL_NO_DATA, 2, 0, str(IGNORED), True)]
+        write_map(place / name, with_ignored(numbers, valid), tags, palette)
 
     def append(self, key: str, rows: Sequence[Sequence[Any]]) -> None:
         """Add rows to a table."""

@@ -82,8 +82,7 @@ class Predictor:
         height, width = image.shape[:2]
         small = view_image(image, replace(self.dataset, fit="patch"))
         levels = each_map(lambda one: resize(one, height, width), self.at_scale(small))
-        if image.dtype.kind == "f":
-            levels[..., ~np.isfinite(image.reshape(height, width, -1)).all(2)] = 0
+        levels[..., ~with_data(image)] = 0
         return levels
 
     def at_scale(self, image: np.ndarray) -> np.ndarray:
@@ -109,6 +108,11 @@ class Predictor:
                 maps.append(transformed(found, symmetry, inverse=True))
         mean = torch.stack(maps).mean(0).cpu().numpy()
         return mean[:, 0] if self.module.task.channels == 1 else mean
+
+
+def with_data(image: np.ndarray) -> np.ndarray:
+    """Mark the pixels (h, w) bool of an image (h, w) or (h, w, bands) of which every band is a finite number."""
+    return np.isfinite(image.reshape(*image.shape[:2], -1)).all(2)
 
 
 def each_map(make: Callable[[np.ndarray], np.ndarray], maps: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
 
 from seglab.contract import ContractError
@@ -133,6 +134,29 @@ def test_each_page_of_a_stack_has_a_prediction_of_its_own(configure, runs, tmp_p
     write_stack(2)
     call(configure, made, runs / "s1", stack.parent)
     assert pd.read_csv(made / "images.csv")["image"].tolist() == ["stack_page0", "stack_page1"]
+
+
+@pytest.mark.parametrize("scene", ["disc", "disc_cup", "organ"])
+def test_pixels_without_data_are_of_no_class(configure, tmp_path, scene):
+    run, pixels = write_run(tmp_path / "run", f"dataset.scene={scene}"), photo(0, 40, 50).astype(np.float32) / 255
+    pixels[:10, :, 1] = np.nan
+    (tmp_path / "in").mkdir()
+    for name, place in (("there", [(33550, "d", 3, (0.5, 0.5, 0.0), True)]), ("anywhere", [])):
+        tags = [*place, (42113, "s", 0, "nan", True)]
+        tifffile.imwrite(tmp_path / f"in/{name}.tif", pixels, photometric="rgb", metadata=None, extratags=tags)
+    out = call(configure, tmp_path / "out", run, tmp_path / "in", "threshold=0")  # from 0 on all is foreground
+    files = sorted((out / "masks").rglob("*.*"))
+    assert [file.suffix for file in files] == [".png", ".tif"] * (2 if scene == "disc_cup" else 1)
+    for file in files:
+        mask = np.array(Image.open(file))
+        assert (mask[:10] == (255 if scene == "organ" else 0)).all()
+        assert (mask[10:] < 3).all() if scene == "organ" else (mask[10:] == 255).all()
+    with tifffile.TiffFile(files[-1]) as mask:
+        tag = mask.pages.first.tags.get(42113)
+    assert (tag.value if tag else None) == ("255" if scene == "organ" else None)
+    share = (np.array(Image.open(files[-1]))[10:] > 0).mean()
+    assert pd.read_csv(out / "images.csv")["foreground"].tolist() == pytest.approx([share, share], abs=1e-5)
+    assert not pd.read_csv(out / "objects.csv")["top"].lt(10).any()
 
 
 def test_several_runs_agree_and_the_tuned_threshold_is_theirs(configure, runs, photos, tmp_path):
