@@ -155,12 +155,15 @@ class Run:
 
     def predict(self, images: Sequence[Source]) -> list[np.ndarray]:
         """Predict the probability of foreground in images of any size, arrays or paths: each (h, w) float32."""
-        from seglab.inference.predictor import FULL
+        from seglab.inference.predictor import FULL, warn_of_range
 
         several = not isinstance(images, str | Path) and getattr(images, "ndim", 4) == 4
         require(several, "predict", "a list of images", type(images).__name__, "write predict([image])[0]")
         model = self._predictor
         checked = [_checked(image, model.dataset.range == "full") for image in images]
+        for number, one in enumerate(checked):
+            if not isinstance(one, str | Path):  # of a file it is said when it is decoded
+                warn_of_range(f"image {number}", one, model.dataset)
         maps = (model.of_file(str(one)) if isinstance(one, str | Path) else model.of_image(one) for one in checked)
         return [levels.astype("float32") / FULL for levels in maps]
 

@@ -90,7 +90,7 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
             f"{gone} of {objects} objects, all those of {images} images, are too small for dataset.size={dataset.size};"
             f" a lower dataset.coverage (now {dataset.coverage:g}), a larger size or dataset.fit=patch keeps them"
         )
-    found += depth_doubts([one["depth"] for one in every], dataset)
+    found += range_doubts(every, dataset)
     white = sum(one["depth"] == "float32" and one["extent"][1] > 1 for one in every)
     if white and dataset.range == "full":
         words = "floats above 1 (whole numbers with no data are read as floats), which dataset.range=full cuts off"
@@ -102,16 +102,25 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     return found + dataset.mask_doubts(masks)
 
 
-def depth_doubts(depths: Sequence[str], dataset: Dataset) -> list[str]:
-    """Say what becomes of images of 8 bits where the range is that of deeper ones."""
-    shallow = depths.count("uint8")
-    if not shallow or isinstance(dataset.range, str) or dataset.range[1] <= 255:
+def range_doubts(facts: Sequence[Facts], dataset: Dataset) -> list[str]:
+    """Say what is nearly black in the range: 8 bits where it is that of deeper ones, and what ends in a 16th of it."""
+    if isinstance(dataset.range, str):
         return []
-    low, high = dataset.range
-    return [
-        f"{shallow} of {len(depths)} images have 8 bits, and are nearly black in the range {low:g} to {high:g} of"
-        " deeper ones; dataset.range=full takes each file's own"
-    ]
+    (low, high), found = dataset.range, []
+    shallow = sum(one["depth"] == "uint8" for one in facts)
+    if shallow and high > 255:
+        found.append(
+            f"{shallow} of {len(facts)} images have 8 bits, and are nearly black in the range {low:g} to {high:g} of"
+            " deeper ones; dataset.range=full takes each file's own"
+        )
+    tops = [one["extent"][1] for one in facts if one["extent"]]
+    dark = [top for top in tops if top < low + (high - low) / 16]
+    if dark:
+        found.append(
+            f"{len(dark)} of {len(facts)} images are nearly black in the range {low:g} to {high:g} (dataset.range):"
+            f" no value is above {max(dark):g}"
+        )
+    return found
 
 
 def foreground_doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:

@@ -14,10 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seglab.contract import ContractError, Kind, Logits, require
-from seglab.data.dataset import Dataset, Item
+from seglab.data.dataset import Dataset, Facts, Item
 from seglab.data.decode import convert, decode_native, encode, native_objects, raise_unless_skipped
 from seglab.data.distance_maps import MAPS
-from seglab.data.facts import depth_doubts
+from seglab.data.facts import extent, range_doubts
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data, select_items
 from seglab.data.split import SPLITS, Splits
@@ -104,8 +104,8 @@ class TrainingResolution:
         self.data.opened = replace(opened, splits=Splits(test=images.items(opened.splits)))
         self.items, self.skipped = self.data.splits.test, opened.skipped
         self.objects = self.data.objects("test")
-        depths = [opened.decoded[item.id].facts["depth"] for item in self.items]
-        for sentence in depth_doubts(depths, images.dataset):
+        facts = [opened.decoded[item.id].facts for item in self.items]
+        for sentence in range_doubts(facts, images.dataset):
             log.warning("data: %s", sentence)
 
     def __iter__(self) -> Iterator[Measured]:
@@ -133,6 +133,7 @@ class NativeResolution:
         }
 
     def __iter__(self) -> Iterator[Measured]:
+        facts: list[Facts] = []
         for number, item in enumerate(tqdm(self.items, "evaluate", delay=3, leave=False, disable=None)):
             try:
                 image, mask, valid = decode_native(item, self.dataset)
@@ -140,6 +141,7 @@ class NativeResolution:
                 raise_unless_skipped(error, self.dataset)
                 self.skipped[item.id] = str(error)
                 continue
+            facts.append({"depth": str(image.dtype), "extent": extent(image)})
             truth, device, task = encode(mask.astype(np.float32), self.dataset), self.module.device, self.dataset.task
             maps = {name: tensor(map_layers(MAPS[name], truth, task)).to(device) for name in self.module.loss.needs}
             shares = truth / np.float32(255) if self.dataset.soft else truth
@@ -149,6 +151,8 @@ class NativeResolution:
             index = torch.tensor([number], device=device)
             batch = {"target": target, "valid": marks, "id": [item.id], "index": index}
             yield self.module.loss(logits, target, marks, **maps), logits, batch
+        for sentence in range_doubts(facts, self.dataset):
+            log.warning("data: %s", sentence)
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
         """Image, truth, probability and what counts of some images, reduced for display."""

@@ -19,7 +19,7 @@ import torch
 from seglab.contract import Image, Task, require
 from seglab.data.dataset import Dataset
 from seglab.data.decode import convert, view_image
-from seglab.data.facts import depth_doubts
+from seglab.data.facts import extent, range_doubts
 from seglab.engine.module import Normalize, SegModule
 from seglab.engine.trained_run import TrainedRun
 from seglab.images.resize import fit, require_bands, resize, to_units, unfit
@@ -187,8 +187,15 @@ def decoded(path: str, dataset: Dataset, page: int | None) -> np.ndarray:
     """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, in the file's own values."""
     image = dataset.decode(path, page)
     require_bands(path, image, dataset.channels)
-    for sentence in depth_doubts([str(image.dtype)], dataset):
-        log.warning("%s: %s", path, sentence)
-    if image.dtype.kind == "f" and dataset.range == "full" and (image > 1).any():
-        log.warning("%s: floats above 1, which dataset.range=full cuts off: 1 is white", path)
+    warn_of_range(path, image, dataset)
     return image
+
+
+def warn_of_range(who: str, image: np.ndarray, dataset: Dataset) -> None:
+    """Log what of an image is lost in the range of the data set; `who` names it."""
+    for sentence in range_doubts([{"depth": str(image.dtype), "extent": extent(image)}], dataset):
+        log.warning("%s: %s", who, sentence)
+    if not isinstance(dataset.range, str) and (image > dataset.range[1]).sum() > (image <= dataset.range[1]).sum():
+        log.warning("%s: most values are above the range %g to %g, and cut off to white", who, *dataset.range)
+    if image.dtype.kind == "f" and dataset.range == "full" and (image > 1).any():
+        log.warning("%s: floats above 1, which dataset.range=full cuts off: 1 is white", who)

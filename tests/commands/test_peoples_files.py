@@ -11,14 +11,16 @@ import pytest
 import tifffile
 from PIL import Image
 
+from seglab.api import Run
 from seglab.engine.trained_run import open_run
+from seglab.evaluate import evaluate
 from seglab.inference.evaluation import dataset_node
 from seglab.inference.predictor import FULL, predictor
 from seglab.reporting.load_runs import collect
 from seglab.reporting.report_sections import compared
 from seglab.train import train
 from tests.conftest import OF_FILES, compose
-from tests.data.fabricate import LOSSY, save_turned, scene, write_scenes
+from tests.data.fabricate import LOSSY, save_turned, scene, write_image, write_scenes
 
 SAID = "values from 0 to 4095 are the range from black to white (dataset.range)"
 
@@ -79,6 +81,32 @@ def test_the_range_of_the_training_images_is_that_of_every_other_image(run, tmp_
     with caplog.at_level(logging.WARNING):
         deep.of_file(str(tmp_path / "8.png"))
     assert "8.png: 1 of 1 images have 8 bits, and are nearly black in the range 0 to 4095" in caplog.text
+
+
+BLACK = "are nearly black in the range 0 to 4095 (dataset.range): no value is above 1"
+WHITE = "most values are above the range 0 to 4095, and cut off to white"
+FAR = {"fractions": (1 / 4095, np.float32, BLACK), "one of 16 bits": (1 / 4095, np.uint16, BLACK)}
+FAR |= {"millions": (1e3, np.float32, WHITE), "16 bits": (15, np.uint16, WHITE), "same": (0.5, np.float32, "")}
+
+
+@pytest.mark.parametrize("kind", FAR)
+def test_an_image_far_outside_of_the_range_is_said(run, tmp_path, caplog, kind):
+    factor, dtype, words = FAR[kind]
+    values, empty = np.linspace(1000, 4095, 40 * 48).reshape(40, 48), 0 if dtype == np.uint16 else np.nan
+    values[:10] = empty
+    image, file = (values * factor).astype(dtype), tmp_path / "images/far.tif"
+    write_image(tmp_path / "masks/far.png", 255 * scene(0)[1])
+    file.parent.mkdir()
+    tifffile.imwrite(file, image, extratags=[(42113, "s", 0, str(empty), True)])
+    predictor(open_run(run), window=None, overlap=0.5, tta="none", batch=1, device="cpu").of_file(str(file))
+    Run(run).predict([image])
+    black = "1 of 1 images " * (words == BLACK)
+    assert caplog.messages == [f"{who}: {black}{words}" for who in (file, "image 0") if words]
+    for scale in ("run", "native"):
+        caplog.clear()
+        more = ("dataset=folder", f"+dataset.root={tmp_path}", f"scale={scale}", "device=cpu", "pictures=false")
+        evaluate(compose("evaluate", f"run={run}", *more), tmp_path)
+        assert (BLACK in caplog.text) == (words == BLACK)
 
 
 def test_a_photo_that_is_stored_turned_has_a_mask_as_it_is_seen(run, tmp_path):
