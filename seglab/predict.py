@@ -31,7 +31,7 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     from seglab.engine.trained_run import open_runs
     from seglab.images.resize import to_full_range
     from seglab.inference.prediction_writer import PredictionWriter, find_images
-    from seglab.inference.predictor import decoded, ensemble_average, predictor, with_data
+    from seglab.inference.predictor import decoded, ensemble_average, label_of, predictor, with_data
 
     out = Path(cfg.output)
     names, counted = find_images(to_container(cfg.input), out)
@@ -55,23 +55,25 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     if not waiting:
         return out
     predictors = [predictor(run, **tiling, batch=cfg.batch_size, device=cfg.device) for run in runs]
-    reading, bad = predictors[0].dataset, []
+    reading, tried, bad = predictors[0].dataset, 0, 0
     pages = (page for name in progress(waiting) for page in pages_of(name, waiting[name], reading))
     for name, file, page in pages:
         if name in writer:
             continue
+        tried += 1
         try:
             require(page is None or name not in names, "predict", "images of different names", name)
             image = decoded(str(file), reading, page)
             shown = to_full_range(view_image(image, replace(reading, fit="patch", reduce=1)), reading.range)
             levels = ensemble_average(predictors, str(file), page)
         except (ContractError, OSError, MemoryError) as error:
-            bad.append(name)
-            log.warning("%s", error if isinstance(error, ContractError) else f"{file}: {type(error).__name__}: {error}")
+            bad += 1
+            said = error if isinstance(error, ContractError) else f"{file}: {type(error).__name__}: {error}"
+            log.warning("%s%s", label_of(page), said)
             continue
         writer.write(name, file, shown, levels, with_data(image))
     log.info("%s: %s", out, " ".join(sorted(path.name for path in out.iterdir() if path.name[0] != ".")))
-    require(not bad, "predict", "images that can be read", f"{len(bad)} of {len(waiting)} that cannot", "see above")
+    require(not bad, "predict", "images that can be read", f"{bad} of {tried} that cannot", "see above")
     return out
 
 

@@ -187,8 +187,13 @@ def decoded(path: str, dataset: Dataset, page: int | None) -> np.ndarray:
     """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, in the file's own values."""
     image = dataset.decode(path, page)
     require_bands(path, image, dataset.channels)
-    warn_of_range(path, image, dataset)
+    warn_of_range(f"{label_of(page)}{path}", image, dataset)
     return image
+
+
+def label_of(page: int | None) -> str:
+    """Give what stands before a message about a page of a file, "" for a file of one."""
+    return "" if page is None else f"page {page}: "
 
 
 def warn_of_range(who: str, image: np.ndarray, dataset: Dataset) -> None:

@@ -136,6 +136,24 @@ def test_each_page_of_a_stack_has_a_prediction_of_its_own(configure, runs, tmp_p
     assert pd.read_csv(made / "images.csv")["image"].tolist() == ["stack_page0", "stack_page1"]
 
 
+def test_pages_that_fail_or_are_doubtful_are_named_and_counted_among_pages(configure, runs, photos, tmp_path, caplog):
+    four_bands = [np.zeros((40, 50, 4), np.uint8)] * 2
+    with tifffile.TiffWriter(photos / "stack.tif") as stack:
+        for page in (photo(0), *four_bands):
+            stack.write(page, photometric="rgb", extrasamples=["unspecified"] * (page.shape[2] - 3), metadata=None)
+    with tifffile.TiffWriter(photos / "floats.tif") as stack:
+        for factor in (1 / 255, 1):
+            stack.write(np.float32(photo(0)) * np.float32(factor), photometric="rgb", metadata=None)
+    for count in ("2 of 12 that cannot", "2 of 2 that cannot"):  # 7 files and 5 pages, then what has failed
+        caplog.clear()
+        with pytest.raises(ContractError, match=f"got {count}"):
+            call(configure, tmp_path / "out", runs / "s1", photos, "format=mask")
+        lines = [line for line in caplog.messages if "expected 1 band" in line]
+        assert [line.partition(": expected")[0] for line in lines] == [f"page {n}: {photos}/stack.tif" for n in (1, 2)]
+        doubts = [line.partition(": floats")[0] for line in caplog.messages if "floats above 1" in line]
+        assert doubts == [f"page 1: {photos}/floats.tif"] * (count[5:7] == "12")
+
+
 @pytest.mark.parametrize("scene", ["disc", "disc_cup", "organ"])
 def test_pixels_without_data_are_of_no_class(configure, tmp_path, scene):
     run, pixels = write_run(tmp_path / "run", f"dataset.scene={scene}"), photo(0, 40, 50).astype(np.float32) / 255
