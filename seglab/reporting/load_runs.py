@@ -69,8 +69,8 @@ def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep
     shown = ", ".join(map(str, roots))
     require(bool(folders), "report", f"folders with a run.json below {shown}", "none", "give the folder of a sweep")
     runs = pd.DataFrame([_read(folder, class_name) for folder in folders])
-    runs["label"] = label(runs)
     images = _images(runs, class_name)
+    runs["label"] = label(runs)
     _supersede(runs)
     images = images[runs["used"].to_numpy()[images["run"]]].reset_index(drop=True)
     own = {key: runs[key].to_numpy()[images["run"]] for key in ("benchmark", "label", "seed", "fold")}

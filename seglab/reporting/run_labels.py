@@ -5,7 +5,8 @@ joins it only where two runs of one seed would otherwise have the same label; wh
 as a learning rate tuned for each loss, is not part of the label but is listed by `differences`.
 """
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 IGNORED = ("seed", "study", "folder", "rerun", "workers", "examples", "logger", "callbacks", "hydra", "name")
 IGNORED_LEAVES = {"trainer.accelerator", "trainer.devices", "dataset.root", "dataset.fold"}
 IGNORED_LEAVES |= {"dataset.cache_dir", "dataset.cache_gb", "pictures", "stop_after", "tuned", "evaluation_processes"}
+SWITCHED, IN_TURN = ("loss.first._target_", "loss.second._target_"), "loss.first -> loss.second"
 NO_CHOICE = ("loss", "dataset", "experiment", "trainer", "callbacks", "logger", "hydra")
 
 
@@ -29,9 +31,18 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def loss_name(config: Mapping[str, Any], choices: Mapping[str, str]) -> str:
-    """The chosen loss, or the class where no choice was recorded."""
-    target = str((config.get("loss") or {}).get("_target_", "unknown"))
-    return str(choices.get("loss") or target.rsplit(".", 1)[-1].lower())
+    """The chosen loss, or its class where no choice was recorded; an external one has its title or its function."""
+    loss = config.get("loss") or {}
+    if choices.get("loss") == "external":
+        return str(loss.get("title") or _class((loss.get("function") or {}).get("_target_", "external")))
+    return str(choices.get("loss") or _class(loss.get("_target_", "unknown")).lower())
+
+
+def _class(target: object) -> str:
+    """The class of a `_target_`; of a loss of this package in the form of its choice, such as generalized_dice."""
+    name = str(target).rsplit(".", 1)[-1]
+    own = str(target).startswith("seglab.losses.")
+    return re.sub(r"(?<=[a-z]{2})(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})", "_", name).lower() if own else name
 
 
 def fold(config: Mapping[str, Any]) -> int:
@@ -46,33 +57,53 @@ def of_run(seed: int, fold: int) -> str:
 
 
 def label(runs: pd.DataFrame) -> list[str]:
-    """One label a run, from the columns `config`, `choices`, `seed` and `benchmark` (never mixed)."""
-    leaves = _experiments(runs)
-    names = [loss_name(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
-    by_name = {name: [leaf for other, leaf in zip(names, leaves, strict=True) if other == name] for name in set(names)}
-    varying, labels = {name: _differing(same) for name, same in by_name.items()}, []
-    for name, leaf in zip(names, leaves, strict=True):
-        keys = [key for key in varying[name] if key.startswith("loss.") or (_is_goal(key) and key in leaf)]
-        labels.append(" ".join([name, *(_part(key, leaf.get(key)) for key in keys)]))
+    """One label a run, from the columns `config`, `choices`, `seed` and `benchmark` (never mixed).
+
+    Where there is a column `used`, only runs that are used add words to the labels.
+    """
+    leaves, used = _experiments(runs), list(runs.get("used", [True] * len(runs)))
+    labels = [loss_name(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
+    for belongs in (_is_loss_class, _is_of_loss):  # the parameters of two classes are not compared
+        by_label = {name: [row for row, other in enumerate(labels) if other == name] for name in labels}
+        for name, rows in by_label.items():
+            keys = [key for key in _differing([leaves[row] for row in rows if used[row]]) if belongs(key)]
+            for row in rows:
+                labels[row] = " ".join([name, *_parts(keys, leaves[row])])
     for benchmark in runs["benchmark"].unique():
         rows = [row for row, where in enumerate(runs["benchmark"]) if where == benchmark]
-        who = [(labels[row], runs["seed"].iloc[row], fold(runs["config"].iloc[row])) for row in rows]
-        keys = _separating(who, [leaves[row] for row in rows])
+        who = {row: (labels[row], runs["seed"].iloc[row], fold(runs["config"].iloc[row])) for row in rows if used[row]}
+        keys = _separating(list(who.values()), [leaves[row] for row in who])
         for row in rows:
-            labels[row] = " · ".join([labels[row], *(_part(key, leaves[row].get(key)) for key in keys)])
+            labels[row] = " · ".join([labels[row], *_parts(keys, leaves[row])])
     return labels
 
 
 def _experiments(runs: pd.DataFrame) -> list[dict[str, Any]]:
     """The values that may distinguish runs, choices of whole groups (`model`) before single values (`model.width`)."""
+    used = [flat(config) for config in (runs[runs["used"]] if "used" in runs else runs)["config"]]
+    paths = {value for leaves in used for key, value in leaves.items() if key.endswith("._target_")}
+    count = Counter(map(_class, paths))
     found = []
     for config, choices in zip(runs["config"], runs["choices"], strict=True):
+        leaves = flat(config)
         chosen = {group: name for group, name in choices.items() if group not in NO_CHOICE}
         ignored = IGNORED_LEAVES | set(config.get("tuned") or ())
-        values = {key: value for key, value in flat(config).items() if key.split(".")[0] not in IGNORED}
-        kept = [key for key in values if key not in ignored and not key.endswith("._target_")]
-        found.append(chosen | {key: values[key] for key in kept})
+        kept = {key: value for key, value in leaves.items() if key.split(".")[0] not in IGNORED and key not in ignored}
+        for key, value in kept.items():
+            if key.endswith("._target_") and count[_class(value)] == 1:  # the whole path where two have one name
+                kept[key] = _class(value)
+        if set(SWITCHED) <= set(kept):
+            chosen[IN_TURN] = " -> ".join(str(kept.pop(key)) for key in SWITCHED)
+        found.append(chosen | kept)
     return found
+
+
+def _is_loss_class(key: str) -> bool:
+    return key == IN_TURN or (key.startswith("loss.") and key.endswith("._target_"))
+
+
+def _is_of_loss(key: str) -> bool:
+    return key.startswith("loss.") or _is_goal(key)
 
 
 def _is_goal(key: str) -> bool:
@@ -80,11 +111,24 @@ def _is_goal(key: str) -> bool:
     return key.startswith("schedule.") and key.endswith(".to")
 
 
-def _part(key: str, value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    if _is_goal(key):
-        return f"{key.split('.')[-2]} to {text}"
-    return f"{key.rsplit('.', 1)[-1]}={text}" if "." in key or not isinstance(value, str) else text
+def _parts(keys: list[str], leaf: Mapping[str, Any]) -> list[str]:
+    """The words for some values of a run: as much of each key as tells it from the others, nothing for None."""
+    count = Counter(ending for key in keys for ending in _endings(key))
+    names = {key: next((ending for ending in _endings(key) if count[ending] == 1), key) for key in keys}
+    return [_part(key, leaf[key], names[key]) for key in keys if leaf.get(key) is not None]
+
+
+def _endings(key: str) -> list[str]:
+    """The endings of a dotted key, the shortest first, without the word that says that it is a class or a goal."""
+    words = key.removesuffix("._target_").removesuffix(".to" if _is_goal(key) else "").split(".")
+    return [".".join(words[-n:]) for n in range(1, len(words) + 1)]
+
+
+def _part(key: str, value: Any, name: str) -> str:
+    if key == IN_TURN or ("." not in key and isinstance(value, str)):
+        return str(value)
+    text = f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    return f"{name} to {text}" if _is_goal(key) else f"{name}={text}"
 
 
 def _separating(who: list[tuple[str, int, int]], leaves: list[dict[str, Any]]) -> list[str]:
@@ -142,9 +186,13 @@ def differences(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     """
     named = list(zip(_experiments(runs), runs["label"], strict=True))
     found: dict[str, dict[str, list[str]]] = {}
-    for key in _differing([leaf for leaf, _ in named]):
-        in_labels = all(_part(key, leaf.get(key)) in name for leaf, name in named)
-        if not in_labels and not key.startswith(("loss.", "schedule.")):
+    keys = _differing([leaf for leaf, _ in named])
+    for key in keys:
+        in_labels = all(
+            leaf.get(key) is None or _part(key, leaf[key], _endings(key)[0]) in name for leaf, name in named
+        )
+        by_choice = key.endswith("._target_") and key.removesuffix("._target_") in keys
+        if not in_labels and not by_choice and not key.startswith(("loss.", "schedule.")):
             holders: dict[str, dict[str, None]] = {}
             for leaf, name in named:
                 holders.setdefault(str(leaf.get(key)), {})[name] = None

@@ -84,6 +84,13 @@ def test_of_the_same_experiment_twice_the_last_counts(tmp_path):
     assert "superseded" in sweep.runs["problem"].tolist()[1]
 
 
+def test_losses_that_differ_in_their_function_alone_supersede_nothing(tmp_path):
+    for name in ("DiceLoss", "GeneralizedDiceLoss"):
+        loss = FakeLoss("external", params={"function": {"_target_": f"monai.losses.{name}"}})
+        write_run(tmp_path / name, loss, 1)
+    assert collect([tmp_path]).used["label"].tolist() == ["DiceLoss", "GeneralizedDiceLoss"]
+
+
 def test_runs_on_different_data_are_never_in_one_benchmark(tmp_path):
     write_sweep(tmp_path / "a", [BCE, DICE], [1], extra={"dataset": {"target": "disc", "size": 64}})
     for folder in write_sweep(tmp_path / "b", [BCE, DICE], [1], extra={"dataset": {"target": "cup"}}).iterdir():

@@ -17,6 +17,17 @@ def runs(*rows):
 
 
 FOCAL = {"_target_": "a.Focal", "alpha": 0.25}
+DICE = {"_target_": "seglab.losses.overlap.GeneralizedDice", "smooth": 0.0}
+IOU = {"_target_": "seglab.losses.overlap.IoU", "empty": "formula"}
+SWITCH = {"_target_": "seglab.losses.schedule.Switch", "first": {"_target_": "seglab.losses.cross_entropy.BCE"}}
+PAIRS = [(0.0, 1.0), (1.0, 0.0)]
+EXTERNAL = {"_target_": "seglab.losses.external.External", "title": None}
+FUNCTIONS = [
+    {"function": {"_target_": "monai.losses.DiceLoss"}},
+    {"function": {"_target_": "monai.losses.GeneralizedDiceLoss", "w_type": "square"}},
+    {"function": {"_target_": "ours.Loss"}, "title": "Our Dice"},
+    {"function": {"_target_": "monai.losses.DiceLoss", "squared_pred": True}},
+]
 ARMS = [("grown", 1, "outputs/begun_s1"), ("whole", 1, None), ("grown", 2, "outputs/begun_s2"), ("whole", 2, None)]
 CASES = {
     "the parameters of a loss that vary and no others": (
@@ -34,6 +45,30 @@ CASES = {
     "the arm of an experiment, whatever differs from seed to seed": (
         [("bce", seed, {"init_from": begun}, {"experiment/grow": arm}) for arm, seed, begun in ARMS],
         ["bce · grown", "bce · whole", "bce · grown", "bce · whole"],
+    ),
+    "the title or the function of an external loss": (
+        [("external", 1, {"loss": EXTERNAL | more}) for more in FUNCTIONS],
+        ["DiceLoss", "GeneralizedDiceLoss", "Our Dice", "DiceLoss squared_pred=True"],
+    ),
+    "the package of a function where two have one name": (
+        [("external", 1, {"loss": EXTERNAL | {"function": {"_target_": f"{of}.DiceLoss"}}}) for of in ("monai", "smp")],
+        ["DiceLoss function=monai.DiceLoss", "DiceLoss function=smp.DiceLoss"],
+    ),
+    "the losses of a switch, without the parameters that one of them lacks": (
+        [("switch", 1, {"loss": SWITCH | {"second": second}}) for second in (DICE, IOU, DICE | {"smooth": 1.0})],
+        ["switch bce -> generalized_dice smooth=0", "switch bce -> iou", "switch bce -> generalized_dice smooth=1"],
+    ),
+    "as much of a parameter's name as tells it from others": (
+        [("switch", 1, {"loss": {"first": DICE | {"smooth": a}, "second": DICE | {"smooth": b}}}) for a, b in PAIRS],
+        ["switch first.smooth=0 second.smooth=1", "switch first.smooth=1 second.smooth=0"],
+    ),
+    "as many digits as tell two values apart": (
+        [("bce", seed, {"loss": {"_target_": "a.Loss", "smooth": 1 + seed * 1e-7}}) for seed in (1, 2)],
+        ["bce smooth=1.0000001", "bce smooth=1.0000002"],
+    ),
+    "a class that differs although the choice is the same": (
+        [("bce", 1, {"optimizer": {"_target_": f"torch.optim.{name}"}}) for name in ("Adam", "SGD")],
+        ["bce · optimizer=Adam", "bce · optimizer=SGD"],
     ),
     "neither paths nor devices nor seeds": (
         [("bce", 1, {"trainer": {"accelerator": "gpu"}, "workers": 4}), ("dice", 2)],
@@ -57,3 +92,8 @@ def test_what_differs_together_with_the_loss_is_listed_and_not_in_the_label():
 
 def test_flat_gives_dotted_keys():
     assert flat({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {"a.b": 1, "a.c.d": ("1", "2"), "e": None}
+
+
+def test_a_run_that_failed_adds_no_words_to_the_labels_of_others():
+    found = runs(("focal", 1), ("focal", 2, {"loss": FOCAL | {"gamma": -1.0}, "optimizer": {"lr": 9.0}}), ("focal", 2))
+    assert label(found.assign(used=[True, False, True])) == ["focal", "focal", "focal"]
