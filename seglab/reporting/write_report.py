@@ -1,10 +1,10 @@
 """The files of a report: the page, the table for programs and for people, the figures."""
 
 import datetime
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,8 @@ def training_commands(overrides: Iterable[list[str] | None]) -> list[str]:
     values = {key: dict.fromkeys(run[key] for run in runs if key in run) for key in keys}
     made = {tuple(run.get(key) for key in keys) for run in runs}
     start = "python -m seglab.train"
-    if len(runs) > 1 and made == set(product(*values.values())):
+    full = all(len(run) == len(keys) for run in runs) and len(made) == math.prod(map(len, values.values()))
+    if len(runs) > 1 and full:
         return [" ".join([f"{start} -m", *(shlex.quote(f"{key}={','.join(values[key])}") for key in keys)])]
     return [" ".join([start, *(shlex.quote(f"{key}={value}") for key, value in run.items())]) for run in runs]
 

@@ -337,6 +337,7 @@ def test_the_page_says_where_the_spread_comes_from(study):
 GRID = [["dataset=fundus", f"loss={loss}", f"seed={seed}"] for loss, seed in product(("bce", "dice"), (1, 2))]
 OWN = [["--config-dir=mine", f"loss={loss}"] for loss in ("squared", "dice")]
 ODD = [["loss=bce", "seed=1"], ["loss=bce", "seed=2"], ["loss=dice", "seed=3"]]
+MANY = [[f"option{k}={number}" for k in range(12)] for number in range(10)]
 MORE = [*ODD[:2], ["loss=focal", "loss.gamma=3", "seed=1"]]
 
 
@@ -347,9 +348,17 @@ MORE = [*ODD[:2], ["loss=focal", "loss.gamma=3", "seed=1"]]
         (OWN, ["-m --config-dir=mine loss=squared,dice"]),
         (ODD, map(" ".join, ODD)),
         (MORE, map(" ".join, MORE)),
+        (MANY, map(" ".join, MANY)),
         ([["dataset.root=my data"]], ["'dataset.root=my data'"]),
     ],
-    ids=["a full grid is one sweep", "own configurations", "no grid", "another parameter", "quoted for a shell"],
+    ids=[
+        "a full grid is one sweep",
+        "own",
+        "no grid",
+        "another parameter",
+        "a grid of 10^12 runs",
+        "quoted for a shell",
+    ],
 )
 def test_the_commands_that_made_runs(overrides, commands):
     assert training_commands(overrides) == [f"python -m seglab.train {words}" for words in commands]
