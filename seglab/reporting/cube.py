@@ -9,6 +9,9 @@ import pandas as pd
 from seglab.contract import require
 
 META = {"label", "seed", "fold", "id", "group", "run", "benchmark"}
+NO_SCORES = {"loss", "pixels", "foreground", "tp", "tn", "foreground_sum", "background_sum"}
+NO_SCORES |= {"objects", "objects_predicted", "objects_found"}
+"""Columns of per_image.csv by which losses cannot be compared: their own values, whose units differ, and counts."""
 
 
 class Cube(NamedTuple):
@@ -57,8 +60,8 @@ def finite_mean(values: np.ndarray) -> float:
 
 def cube(images: pd.DataFrame, metric: str, of_folds: int = 1) -> Cube:
     """Arrange the per-image rows of a sweep (label, seed, fold, id, group, metric) as losses x seeds x images."""
-    known = sorted(set(map(str, images)) - META)
-    require(metric in known, "report", "a metric of per_image.csv", metric, f"one of {known}")
+    known = sorted(set(map(str, images)) - META - NO_SCORES)
+    require(metric in known, "report: metric", f"a score of per_image.csv, one of {', '.join(known)}", metric)
     rows = images.drop_duplicates(["label", "seed", "id"], keep="last")
     wide = rows.pivot(index=["label", "seed"], columns="id", values=metric)
     labels, seeds = list(wide.index.unique("label")), sorted(map(int, rows["seed"].unique()))

@@ -26,7 +26,7 @@ TUNED = ("tuned/threshold", *(f"tuned/{name}" for name in THRESHOLDED))
 POOLED = (*(f"{name}_pooled" for name in (*THRESHOLDED, "accuracy")), "average_precision")
 OBJECTS = ("object_recall", "object_dice", "found/object_f1", "found/false_objects", "found/area_error")
 EPOCHS = ("epochs/train roughness", "epochs/val roughness", "epochs/seconds")
-LOWER_IS_BETTER = {"loss", "hd95", "asd", "found/nothing", "found/false_objects", *CALIBRATION, *EPOCHS}
+LOWER_IS_BETTER = {"loss", "fp", "fn", "hd95", "asd", "found/nothing", "found/false_objects", *CALIBRATION, *EPOCHS}
 BLOCKS: dict[str, tuple[str, ...]] = {
     "Mean over the test images, {decision}": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
     "Mean over the test images, threshold tuned on validation": TUNED,

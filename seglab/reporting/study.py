@@ -45,7 +45,7 @@ class Question:
     """What the verdict is about.
 
     `question` is best or pairs, see verdict.py; `against` names a loss beside which each other is judged instead.
-    `metric` is a column of per_image.csv, of class `of_class` or the mean over classes, `rule` how a mask is made of
+    `metric` is a score of per_image.csv, of class `of_class` or the mean over classes, `rule` how a mask is made of
     probabilities (a key of RULES), `images` which images count (all, foreground, empty), `delta` the largest difference
     that does not matter, and 1 - `confidence` the chance of an error over all looks at the study together.
     """

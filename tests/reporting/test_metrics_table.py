@@ -84,6 +84,7 @@ def test_less_is_better_only_for_distances_errors_and_losses():
     rough = {"epochs/train roughness", "epochs/val roughness", "epochs/seconds"}
     calibration = {f"{rule}{key}" for rule in ("", "scaled/", "calibrated/") for key in ("nll", "brier", "ece")}
     assert better_if_lower == {"hd95", "asd", "found/nothing", "found/false_objects"} | calibration | rough
+    assert all(map(worse_if_higher, ("loss", "fp", "fn")))
     assert title("iou_pooled") == title("tuned/iou") == "IoU"
     assert title("foreground_confidence") == "foreground confidence"
 
