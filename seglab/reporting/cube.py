@@ -39,6 +39,12 @@ class Cube(NamedTuple):
             for part in parts
         ]
 
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean of each loss over its runs, of each the mean over its images, as in the table of the metrics."""
+        runs = np.concatenate([[[finite_mean(run) for run in loss] for loss in part.values] for part in self.folds], 1)
+        return {label: finite_mean(row) for label, row in zip(self.labels, runs, strict=True)}
+
     def of(self, labels: Sequence[str]) -> "Cube":
         """The values of some losses, in this order."""
         return self._replace(labels=list(labels), values=self.values[[self.labels.index(label) for label in labels]])

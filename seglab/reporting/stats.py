@@ -63,9 +63,10 @@ def compare(data: Cube, *, lower_is_better: bool = False) -> list[Comparison]:
 
     Returns the pairs in the order of the losses' means. With one replicate in common there is no p-value.
     """
+    order = _order([data], lower_is_better)
     if len(data.folds) > 1:
-        return replicated(data.folds, "folds", overlap=shared_training(data), lower_is_better=lower_is_better)
-    return _tested(_crossed(data, _order([data], lower_is_better)))
+        return _tested(_replicated(data.folds, "folds", order, shared_training(data)))
+    return _tested(_crossed(data, order))
 
 
 def _crossed(data: Cube, labels: Sequence[str], *, unbiased: bool = False) -> list[Comparison]:
@@ -90,12 +91,15 @@ def _crossed(data: Cube, labels: Sequence[str], *, unbiased: bool = False) -> li
     return rows
 
 
-def replicated(
-    parts: Sequence[Cube], kind: str, *, overlap: float = 0.0, lower_is_better: bool = False
-) -> list[Comparison]:
-    """Compare losses over several folds or data sets (`kind`), each of which is one replicate with its own images."""
+def replicated(parts: Sequence[Cube], kind: str, *, lower_is_better: bool = False) -> list[Comparison]:
+    """Compare losses over several data sets (`kind`), each of which is one replicate with its own images."""
+    return _tested(_replicated(parts, kind, _order(parts, lower_is_better)))
+
+
+def _replicated(parts: Sequence[Cube], kind: str, labels: Sequence[str], overlap: float = 0.0) -> list[Comparison]:
+    """Every pair of losses over the parts that have both, in the order of `labels`."""
     rows = []
-    for pair in combinations(_order(parts, lower_is_better), 2):
+    for pair in combinations(labels, 2):
         both = [found for part in parts if (found := _paired(part, pair)) is not None]
         if both:
             row = _row(pair, both, kind=kind, replicates=len(both))
@@ -103,7 +107,7 @@ def replicated(
                 gaps = [float((first - second).mean()) for first, second, _ in both]
                 row = replace(row, spread=float(np.var(gaps, ddof=1)), overlap=overlap, image_variance=0.0)
             rows.append(row)
-    return _tested(rows)
+    return rows
 
 
 def shared_training(data: Cube) -> float:
@@ -129,10 +133,11 @@ def _order(parts: Sequence[Cube], lower_is_better: bool) -> list[str]:
     """The losses from the best mean over the parts to the worst."""
     means: dict[str, list[float]] = {}
     for part in parts:
-        for label, run in zip(part.labels, part.values, strict=True):
-            means.setdefault(label, []).append(finite_mean(run))
+        for label, mean in part.means.items():
+            means.setdefault(label, []).append(mean)
     sign = 1 if lower_is_better else -1
-    return sorted(means, key=lambda label: sign * np.mean(means[label]))
+    over = {label: sign * finite_mean(np.array(values)) for label, values in means.items()}
+    return sorted(over, key=lambda label: (np.isnan(over[label]), over[label]))
 
 
 Paired = tuple[np.ndarray, np.ndarray, np.ndarray]

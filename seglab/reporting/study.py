@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from seglab.contract import require
 from seglab.reporting import report_figures
-from seglab.reporting.cube import Cube, cube, finite_mean
+from seglab.reporting.cube import Cube, cube
 from seglab.reporting.decisions import rebinned, scaled
 from seglab.reporting.load_runs import Sweep, read_histories
 from seglab.reporting.looks import Look, remember
@@ -148,7 +148,7 @@ class Study:
             images = images[(images["foreground"] > 0) == (self.question.images == "foreground")]
             require(len(images) > 0, f"report: images={self.question.images}", IMAGES[self.question.images], "none")
         found = cube(images, self.question.metric, self.of_folds)
-        means = np.array([finite_mean(run) for run in found.values])
+        means = np.array(list(found.means.values()))
         order = np.argsort(means if self.lower_is_better else -means, kind="stable")
         return found.of([found.labels[k] for k in order])
 
@@ -158,8 +158,8 @@ class Study:
 
     @property
     def means(self) -> dict[str, float]:
-        """The mean of the metric over seeds and images, by loss."""
-        return {label: finite_mean(run) for label, run in zip(self.labels, self.data.values, strict=True)}
+        """The mean of the metric over runs and their images, by loss."""
+        return self.data.means
 
     @cached_property
     def best_run(self) -> pd.Series | None:

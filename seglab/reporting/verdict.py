@@ -64,8 +64,8 @@ class Verdict:
         """The verdict as a sentence, with the difference and its interval."""
         first, second, gap, interval = self.pair.first, self.pair.second, signed(self.gap), self.interval
         behind, ahead = f"{gap} behind {first}", f"{first} ahead by {gap}"
-        if self.gap < 0:  # the best mean is that over all seeds of a loss
-            behind = f"{signed(-self.gap)} ahead of {first} on the {self.pair.kind} that both have"
+        if self.gap < 0:  # the best mean is that over all runs of a loss
+            behind = f"{signed(-self.gap)} ahead of {first} on the {self.pair.kind} and images that both have"
         if self.gap == 0:
             behind = ahead = "equal means"
         if self.kind == "none":

@@ -79,6 +79,16 @@ def test_a_run_without_histograms_loses_only_what_needs_them(own):
     assert study.tuned is None
 
 
+def test_the_loss_with_the_best_mean_has_it_in_the_table_too(own):
+    for number, (run, level) in enumerate({"bce_s1": 9.0, "bce_s2": 9.0, "dice_s1": 10.0, "dice_s2": 1.0}.items()):
+        rows = pd.read_csv(own / run / "per_image.csv").assign(hd95=level)
+        rows.loc[1 if number == 3 else 30 :, "hd95"] = np.nan  # one run of dice finds something in one image alone
+        rows.to_csv(own / run / "per_image.csv", index=False)
+    study = Study("data", collect([own]), Question(metric="hd95"))
+    assert study.spread["hd95", "mean"].idxmin() == study.labels[0] == study.pairs[0].first == "dice"
+    assert study.means == pytest.approx(study.spread["hd95", "mean"].to_dict())
+
+
 def test_less_is_better_only_for_distances_errors_and_losses():
     better_if_lower = {key for block in BLOCKS.values() for key in block if worse_if_higher(key)}
     rough = {"epochs/train roughness", "epochs/val roughness", "epochs/seconds"}

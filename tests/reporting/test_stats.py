@@ -147,6 +147,20 @@ def test_the_loss_that_looks_better_comes_first():
     assert compare(a_cube(values), lower_is_better=True)[0].first == "l0"
 
 
+def test_the_order_is_that_of_the_means_over_runs_where_values_are_undefined():
+    values = np.full((2, 2, 10), 0.5)
+    values[1, 0], values[1, 1] = 0.3, 0.8
+    values[1, 1, 1:] = np.nan  # its mean over all values is 0.345, that of its runs 0.55
+    data = a_cube(values)
+    assert data.means == pytest.approx({"l0": 0.5, "l1": 0.55})
+    assert compare(data)[0].first == "l1"
+    assert replicated([data, data], "data sets")[0].first == "l1"
+    folds = data._replace(fold=np.array([0] + [1] * 9), of_folds=2)
+    assert folds.means == pytest.approx({"l0": 0.5, "l1": (0.3 + 0.3 + 0.8) / 3})
+    values[0] = np.nan
+    assert replicated([data, a_cube(np.ones((2, 2, 10)))], "data sets")[0].first == "l0"
+
+
 def test_a_pair_uses_the_seeds_and_images_that_both_have():
     values = noise(np.random.default_rng(0), losses=2, seeds=4, images=20)
     values[0, 0] = np.nan  # a run that failed

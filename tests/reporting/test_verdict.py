@@ -52,7 +52,7 @@ def test_a_loss_that_is_ahead_of_the_leader_on_the_common_seeds_is_not_behind_it
     values = np.array([[0.9, 0.5, 0.52], [np.nan, 0.6, 0.64]])[..., None] + 0.01 * np.arange(4)
     [found] = judge(compare(a_cube(values)), question="best")
     assert found.pair.first == "l0"  # by its mean over all its seeds
-    assert found.words.startswith("l1 may be the best (0.110 ahead of l0 on the seeds that both have, ")
+    assert found.words.startswith("l1 may be the best (0.110 ahead of l0 on the seeds and images that both have, ")
 
 
 def test_losses_are_equivalent_as_soon_as_the_interval_lies_within_delta():
