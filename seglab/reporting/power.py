@@ -20,15 +20,24 @@ def more_seeds(pair: Comparison, delta: float, level: float) -> tuple[int | None
     The difference seen is itself uncertain: they are counted for the quartiles of what the true one may be. Decided
     means found with a power of 0.8 at `level`, or a difference whose interval of that level lies inside +-delta.
     """
-    middle, half = abs(pair.difference), float(errors([pair]).reach(0.5)[0])
-    reach, deviation = _reach(pair, [pair.replicates + more for more in MORE_SEEDS], level)
-    counts = []
-    for gap in (abs(middle - half), middle, middle + half):
-        better = special.ndtr((gap - reach) / deviation).mean(axis=1) >= POWER
-        decided = np.flatnonzero(better | (gap + np.median(reach, axis=1) < delta))
-        counts.append(int(decided[0]) if len(decided) else len(MORE_SEEDS))
+    decided = _decided(pair, delta, level, [pair.replicates + more for more in MORE_SEEDS])
+    counts = [int(np.argmax(row)) if row.any() else len(MORE_SEEDS) for row in decided]
     fewest, most = (MORE_SEEDS[k] if k < len(MORE_SEEDS) else None for k in (min(counts), max(counts)))
     return fewest, most
+
+
+def images_forbid(pair: Comparison, delta: float, level: float) -> bool:
+    """Whether the error through the images alone would leave a pair open, however many seeds there were."""
+    return not _decided(pair, delta, level, [10**6]).any()
+
+
+def _decided(pair: Comparison, delta: float, level: float, seeds: Sequence[int]) -> NDArray:
+    """Whether each number of seeds would decide: (3, seeds), for the quartiles of what the true difference may be."""
+    middle, half = abs(pair.difference), float(errors([pair]).reach(0.5)[0])
+    reach, deviation = _reach(pair, seeds, level)
+    gaps = np.array([abs(middle - half), middle, middle + half])[:, None]
+    power = special.ndtr((gaps[..., None] - reach) / deviation).mean(axis=2)
+    return (power >= POWER) | (gaps + np.median(reach, axis=1) < delta)
 
 
 def _reach(pair: Comparison, seeds: Sequence[int], level: float, nodes: int = 8) -> tuple[NDArray, NDArray]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seglab.contract import require
-from seglab.reporting.power import MORE_SEEDS, more_seeds
+from seglab.reporting.power import MORE_SEEDS, images_forbid, more_seeds
 from seglab.reporting.stats import Comparison, errors, possibly_equal, step_down, turned
 
 QUESTIONS = ("best", "pairs")
@@ -95,6 +95,8 @@ class Verdict:
         if self.pair.kind != "seeds":
             return ""
         fewest, most = self.more_seeds
+        if fewest is None and not images_forbid(self.pair, self.delta, self.level):
+            return f"; it would take more than {MORE_SEEDS[-1]} more seeds to decide"
         if fewest is None:
             return f"; {MORE_SEEDS[-1]} more seeds would not decide, more test images might"
         if fewest == most:

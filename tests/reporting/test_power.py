@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import nct, t
 
-from seglab.reporting.power import MORE_SEEDS, more_seeds
+from seglab.reporting.power import MORE_SEEDS, images_forbid, more_seeds
 from seglab.reporting.stats import Comparison
 
 ABOUT = {"first": "a", "second": "b", "images": 50, "groups": 50}
@@ -33,3 +33,13 @@ def test_a_difference_of_nothing_is_decided_by_equivalence_and_images_may_forbid
     few, many = (more_seeds(nothing, delta, 0.05)[0] for delta in (0.1, 0.02))
     assert few < many
     assert more_seeds(replace(PAIR, difference=0.02, image_variance=4e-3), 0.01, 0.05) == (None, None)
+
+
+@pytest.mark.parametrize("seeds", [1e-9, 0.02])
+def test_images_forbid_an_answer_where_the_interval_through_them_alone_exceeds_delta(seeds):
+    level, scale = 0.05, 0.003
+    pair = replace(PAIR, difference=0.0, spread=3 * seeds**2, image_variance=scale**2)
+    reach = t.isf(level / 2, PAIR.groups - 1) * scale
+    assert not images_forbid(pair, 1.02 * reach, level)
+    if seeds < scale:  # otherwise the true difference may be one that is found
+        assert images_forbid(pair, 0.98 * reach, level)

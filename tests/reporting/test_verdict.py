@@ -106,6 +106,13 @@ def test_where_the_test_images_are_the_limit_more_seeds_would_not_decide():
     assert "more test images" in found.words
 
 
+def test_where_the_seeds_are_the_limit_more_test_images_are_not_advised():
+    pair = like(difference=0.0, replicates=3, spread=3 * 0.02**2, image_variance=0.003**2)
+    found = judge([pair], next_alpha=0.0075)[0]
+    assert found.more_seeds == (None, None)
+    assert found.words.endswith("; it would take more than 50 more seeds to decide.")
+
+
 def test_one_seed_or_one_test_image_gives_no_verdict():
     nothing = {"spread": np.nan, "image_variance": np.nan}
     single = like(**nothing, replicates=1)
