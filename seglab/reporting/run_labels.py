@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-IGNORED = ("seed", "study", "folder", "rerun", "workers", "examples", "logger", "callbacks", "hydra", "name")
+IGNORED = ("seed", "study", "folder", "rerun", "workers", "examples", "logger", "hydra", "name")
 IGNORED_LEAVES = {"trainer.accelerator", "trainer.devices", "dataset.root", "dataset.fold"}
 IGNORED_LEAVES |= {"dataset.cache_dir", "dataset.cache_gb", "pictures", "stop_after", "tuned", "evaluation_processes"}
 SWITCHED, IN_TURN = ("loss.first._target_", "loss.second._target_"), "loss.first -> loss.second"
@@ -89,6 +89,7 @@ def _experiments(runs: pd.DataFrame) -> list[dict[str, Any]]:
         chosen = {group: name for group, name in choices.items() if group not in NO_CHOICE}
         ignored = IGNORED_LEAVES | set(config.get("tuned") or ())
         kept = {key: value for key, value in leaves.items() if key.split(".")[0] not in IGNORED and key not in ignored}
+        kept = {key: value for key, value in kept.items() if not key.startswith("callbacks.snapshots.")}
         for key, value in kept.items():
             if key.endswith("._target_") and count[_class(value)] == 1:  # the whole path where two have one name
                 kept[key] = _class(value)

@@ -28,6 +28,7 @@ FUNCTIONS = [
     {"function": {"_target_": "ours.Loss"}, "title": "Our Dice"},
     {"function": {"_target_": "monai.losses.DiceLoss", "squared_pred": True}},
 ]
+EMA = {"ema": {"_target_": "a.EMA"}}
 ARMS = [("grown", 1, "outputs/begun_s1"), ("whole", 1, None), ("grown", 2, "outputs/begun_s2"), ("whole", 2, None)]
 CASES = {
     "the parameters of a loss that vary and no others": (
@@ -69,6 +70,14 @@ CASES = {
     "a class that differs although the choice is the same": (
         [("bce", 1, {"optimizer": {"_target_": f"torch.optim.{name}"}}) for name in ("Adam", "SGD")],
         ["bce · optimizer=Adam", "bce · optimizer=SGD"],
+    ),
+    "a callback that trains otherwise": (
+        [("bce", 1, {"callbacks": {"snapshots": {"_target_": "a.Snapshots"}}}), ("bce", 1, {"callbacks": EMA})],
+        ["bce", "bce · ema=EMA"],
+    ),
+    "no callback that only watches": (
+        [("bce", 1, {"callbacks": {"snapshots": {"_target_": "a.Snapshots"}}}), ("bce", 1)],
+        ["bce", "bce"],
     ),
     "neither paths nor devices nor seeds": (
         [("bce", 1, {"trainer": {"accelerator": "gpu"}, "workers": 4}), ("dice", 2)],
