@@ -96,6 +96,7 @@ class Draws:
         return self.states[:, NAMES.index(name)]
 
     def between(self, name: str, low: float, high: float) -> Tensor:
+        """Numbers from low to high."""
         return low + (high - low) * self[name]
 
 
@@ -224,15 +225,18 @@ class Strong(Light):
         return turn @ shear @ torch.diag_embed(torch.stack((wide, tall), -1))
 
     def bend_tone(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
+        """Raise the tones to a power of 0.8 to 1.2."""
         exponent = sent(draws.between("exponent", 0.8, 1.2)[rows], image).view(-1, 1, 1, 1)
         return (image / 255).pow_(exponent).mul_(255)
 
     def add_noise(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
+        """Add normal noise of 1 to 5 % of the full range."""
         std = 255 * sent(draws.between("noise_std", 0.01, 0.05)[rows], image).view(-1, 1, 1, 1)
         field = normal(sent(draws.state("noise_field")[rows], image), tuple(image.shape[1:]))
         return image.add_(field.mul_(std)).clamp_(0, 255)
 
     def soften(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
+        """Smooth with a Gaussian of 0.5 to 3 pixels."""
         return smooth(image, sent(draws.between("sigma", 0.5, 3.0)[rows], image))
 
 

@@ -40,6 +40,7 @@ class Opened:
     notes: Sequence[str] = ()
 
     def images(self, split: str) -> list[Decoded]:
+        """Give the decoded images of one split."""
         return [self.decoded[item.id] for item in self.splits[split]]
 
     def source(self, split: str) -> Whole:

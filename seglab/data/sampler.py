@@ -55,4 +55,5 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 def rank_and_world() -> tuple[int, int]:
+    """Give this process's rank and the number of processes."""
     return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)

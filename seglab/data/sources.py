@@ -96,6 +96,7 @@ class Tiles(Whole):
 
     @cached_property
     def places(self) -> list[Tile]:
+        """List every square."""
         grids = [[steps(length, self.dataset.size) for length in image.shape] for image in self.images]
         return [
             (number, top, left, (rows, columns))

@@ -28,9 +28,11 @@ class Splits:
         return {"train": self.train, "val": self.val, "test": self.test}[split]
 
     def all(self) -> list[Item]:
+        """Give the items of all three splits."""
         return [*self.train, *self.val, *self.test]
 
     def without(self, ids: Container[str]) -> "Splits":
+        """Give the same splits less some items."""
         return replace(self, **{split: [item for item in self[split] if item.id not in ids] for split in SPLITS})
 
     def ids(self) -> dict[str, list[str]]:
@@ -133,6 +135,7 @@ def split_from_file(items: Sequence[Item], path: str, without: Container[str] = 
 
 
 def read_split(path: Path) -> dict[str, list[str]]:
+    """Read the names of each split."""
     require(path.exists(), "dataset.split_file", "a file or folder that exists", path)
     who = f"split {path}"
     if path.is_dir() or path.suffix == ".txt":
@@ -175,4 +178,5 @@ def checked(splits: Splits) -> Splits:
 
 
 def groups_of(items: Iterable[Item]) -> set[str]:
+    """Give the set of groups among the items."""
     return {item.group for item in items}

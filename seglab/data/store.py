@@ -54,6 +54,7 @@ class Pixels:
 
 
 def is_finished(folder: Path) -> bool:
+    """Say whether a store has all its items."""
     return "ids" in read_json(folder / MANIFEST)
 
 
@@ -87,6 +88,7 @@ def check_format(folder: Path) -> dict[str, Any]:
 
 
 def item_of(record: Record, pixels: Pixels) -> Item:
+    """Make the item of one record."""
     name, group, split = (record[key] for key in ("id", "group", "split"))
     if record["fault"] or record["left_out"]:
         return Item(name, group, split=split, fault=record["fault"], left_out=record["left_out"])

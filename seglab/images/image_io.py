@@ -155,6 +155,7 @@ def decode_pillow(path: str, data: bytes, page: Page | None) -> Raster:
 
 
 def is_lossy_webp(data: bytes) -> bool:
+    """Say whether a WebP has a chunk of the lossy kind."""
     position = 12
     while position + 8 <= len(data) and data[position : position + 4] != b"VP8 ":
         size = int.from_bytes(data[position + 4 : position + 8], "little")

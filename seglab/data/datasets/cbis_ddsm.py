@@ -83,6 +83,7 @@ class CbisDdsm(Dataset):
         return breast_box(read_mammogram(path)) if self.crop else None
 
     def filter(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Keep the lesions that view, side, pathology and density name."""
         if self.view is not None:
             rows = rows[rows[VIEW] == self.view]
         if self.side is not None:

@@ -53,6 +53,7 @@ class Coco(Dataset):
         return [item for split, file in files.items() for item in self.listed(root, root / file, split)]
 
     def listed(self, root: Path, file: Path, split: str) -> list[Item]:
+        """Make an item of each image of a file."""
         require(file.is_file(), WHO, "a COCO file that exists", file, "set dataset.annotations")
         content = read_json(file)
         missing = [key for key in ("images", "annotations", "categories") if key not in content]
@@ -71,6 +72,7 @@ class Coco(Dataset):
         return [self.item(root, image, shapes[image["id"]], split) for image in content["images"]]
 
     def item(self, root: Path, image: dict[str, Any], shapes: list[Shape], split: str) -> Item:
+        """Make the item of one image."""
         path, name = root / self.images / image["file_name"], str(Path(image["file_name"]).with_suffix(""))
         if not path.is_file():
             return Item(name, name, split=split, fault=f"{path}: expected an image that the COCO file names")

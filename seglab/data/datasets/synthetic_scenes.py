@@ -49,6 +49,7 @@ def grid(size: int, center: tuple[float, float], angle: float) -> tuple[np.ndarr
 
 
 def point(rng: Rng, low: float, high: float) -> tuple[float, float]:
+    """Draw a row and a column."""
     row, column = rng.uniform(low, high, 2).tolist()
     return row, column
 
