@@ -10,35 +10,38 @@ from torch import Tensor
 
 from seglab.losses.numerics import Sigmoid, once
 
+EXACT = 40.0
+"""From here on log(1 + e^x) is x in float64; torch's own limit of 20 is one of float32."""
+
 
 class Label:
-    """One of two classes, whose probability is the sigmoid of a margin. `foreground()`: 0 for a background, else 1."""
+    """One of two classes, by the logit of the other one. `foreground()`: 0 for a background, else 1."""
 
-    def __init__(self, margin: Tensor, foreground: Callable[[], Tensor]) -> None:
-        self.margin, self.foreground = margin, foreground
+    def __init__(self, wrong_logit: Tensor, foreground: Callable[[], Tensor]) -> None:
+        self.wrong_logit, self.foreground = wrong_logit, foreground
 
     @once
     def p(self) -> Tensor:
         """The probability of the class."""
-        return Sigmoid.apply(self.margin, False)
+        return Sigmoid.apply(self.wrong_logit, True)
 
     @once
     def q(self) -> Tensor:
         """The probability of all other classes, exact where 1 - p is not."""
-        return Sigmoid.apply(self.margin, True)
+        return Sigmoid.apply(self.wrong_logit, False)
 
     @once
     def nll(self) -> Tensor:
         """-log p, the negative log-likelihood."""
-        return F.logsigmoid(self.margin).neg_()  # whose backward pass does not need its result
+        return F.softplus(self.wrong_logit, threshold=EXACT)
 
     @once
     def nll_others(self) -> Tensor:
         """The mean of -log p of the other classes: -log q where there is one other."""
-        return F.logsigmoid(-self.margin).neg_()
+        return F.softplus(-self.wrong_logit, threshold=EXACT)
 
     def q_to(self, exponent: float) -> Tensor:
         """q ** exponent, with a finite slope for any exponent."""
         if exponent >= 1:
             return self.q**exponent
-        return torch.exp(-exponent * (self.nll + self.margin))  # log q is log p - margin, exact enough for a root
+        return torch.exp(exponent * (self.wrong_logit - self.nll))  # log q is log p + wrong_logit, exact enough for a root

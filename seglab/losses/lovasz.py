@@ -97,7 +97,7 @@ class LovaszHinge(Lovasz):
 
     def errors(self, x: Pixels) -> Tensor:
         assert isinstance(x, SigmoidPixels)
-        return (x.weight - x.margin).clamp(min=0)
+        return (x.weight + x.wrong_logit).clamp(min=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,28 +173,28 @@ class SigmoidPixels(Pixels):
     def t(self) -> Tensor:
         return self.target.to(self.z.dtype)
 
-    p = property(lambda self: self.as_foreground.p)
-    q = property(lambda self: self.as_foreground.q)
+    p = property(lambda self: self.as_background.q)
+    q = property(lambda self: self.as_background.p)
     decided = property(lambda self: self.z.detach() > 0)
 
     @once
-    def margin(self) -> Tensor:
-        """The logit for the class of each pixel, where labels are hard; 0 where a pixel does not count."""
-        doubled = self.target.to(self.z.dtype, copy=True).mul_(2)  # fresh memory is the largest cost on a CPU: no `t`
-        return self.z * doubled.sub_(1 if self.valid is None else self.weight)
+    def wrong_logit(self) -> Tensor:
+        """The logit of the class that a pixel does not have, where labels are hard; 0 where a pixel does not count."""
+        sign = self.target.to(self.z.dtype, copy=True).mul_(-2)  # fresh memory is the largest cost on a CPU: no `t`
+        return self.z * sign.add_(1 if self.valid is None else self.weight)
 
     @once
     def labeled(self) -> Label:
         """The pixels as their class sees them: for hard labels one exponential is enough, whichever the class."""
-        return Label(self.margin, partial(self.target.to, self.z.dtype))
+        return Label(self.wrong_logit, partial(self.target.to, self.z.dtype))
 
     @once
     def as_foreground(self) -> Label:
-        return Label(self.z, partial(self.z.new_ones, ()))
+        return Label(-self.z, partial(self.z.new_ones, ()))
 
     @once
     def as_background(self) -> Label:
-        return Label(-self.z, partial(self.z.new_zeros, ()))
+        return Label(self.z, partial(self.z.new_zeros, ()))
 
     def costs(self, cost: Callable[[Label], Tensor], weights: Tensor | None = None) -> Tensor:
         if self.hard:
