@@ -55,9 +55,13 @@ FAULTS = [
     ),
     *of_losses(
         "labels.py",
-        ("Sigmoid.apply(self.margin, True)", "1 - Sigmoid.apply(self.margin, False)", "q as 1 - p"),
-        ("F.logsigmoid(self.margin).neg_()", "-(self.margin.sigmoid() + 1e-7).log()", "log(p + eps)"),
-        ("F.logsigmoid(-self.margin).neg_(", "F.logsigmoid(self.margin).neg_(", "the others' log p is the class's own"),
+        ("Sigmoid.apply(self.wrong_logit, False)", "1 - Sigmoid.apply(self.wrong_logit, True)", "q as 1 - p"),
+        (
+            "F.softplus(self.wrong_logit, threshold=EXACT)",
+            "-((-self.wrong_logit).sigmoid() + 1e-7).log()",
+            "log(p + eps)",
+        ),
+        ("F.softplus(-self.wrong_logit,", "F.softplus(self.wrong_logit,", "the others' log p is the class's own"),
         ("if exponent >= 1:", "if exponent > 0:", "q ** 0.5 with an infinite slope"),
     ),
     *of_losses(
@@ -69,7 +73,7 @@ FAULTS = [
         ("return x if self.valid is None else x * self.weight", "return x", "pixels that are not valid cost something"),
         ("exact(self.valid.sum(-1))", "all_count", "means divide by all pixels"),
         ("(1 if self.valid is None else self.weight) - self.", "1 - self.", "pixels that are not valid are background"),
-        (".sub_(1 if self.valid is None else self.weight)", ".sub_(1)", "margins where pixels are not valid"),
+        (".add_(1 if self.valid is None else self.weight)", ".add_(1)", "logits where pixels are not valid"),
         ("if name not in TOTALS", "if name", "sums of the whole for those of its parts"),
         ("not target.is_floating_point()", "True", "soft labels taken for hard ones"),
         ("return wrong - fn, fn", "return wrong, fn", "false negatives counted as false positives"),
@@ -135,7 +139,7 @@ FAULTS = [
     *of_losses(
         "lovasz.py",
         ("rise = 0.5 / u0.clamp(min=1) + 0.5 /", "rise = 1 / u0.clamp(min=1) + 0 /", "ties by the order of a sort"),
-        ("(x.weight - x.margin)", "(1 - x.margin)", "a hinge where pixels are not valid"),
+        ("(x.weight + x.wrong_logit)", "(1 + x.wrong_logit)", "a hinge where pixels are not valid"),
         ("bits.argsort(stable=True).flip(0)", "bits.argsort(stable=True)", "the smallest error first"),
         ('if self.empty == "complement":\n            absent', "if False:\n            absent", "no complement"),
     ),

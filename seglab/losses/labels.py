@@ -44,4 +44,4 @@ class Label:
         """q ** exponent, with a finite slope for any exponent."""
         if exponent >= 1:
             return self.q**exponent
-        return torch.exp(exponent * (self.wrong_logit - self.nll))  # log q is log p + wrong_logit, exact enough for a root
+        return torch.exp(exponent * (self.wrong_logit - self.nll))  # log q, exact enough for a root
