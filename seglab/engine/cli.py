@@ -85,7 +85,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             if function.__module__ == "__main__":  # by `python -m`; the processes of a pool look it up by its real name
                 importlib.import_module(f"seglab.{name}").main()
                 return
-            sys.argv[1:] = _arranged(sys.argv[1:])
+            sys.argv[1:] = _arranged(sys.argv[1:], name)
             for word in sys.argv[1:]:
                 if said := _missing_plugin(word) or wrong_choice(word, CONF):
                     raise SystemExit(said)
@@ -112,8 +112,10 @@ def _is_override(word: str) -> bool:
     return word.startswith("~") or ("=" in word and not word.startswith("-"))
 
 
-def _arranged(words: list[str]) -> list[str]:
+def _arranged(words: list[str], command: str) -> list[str]:
     """A command line as Hydra takes it: overrides in one piece after the options, the home folder for ~, ä as "ä"."""
+    if command == "evaluate":  # whose data set, where none is chosen, is an empty mapping: the run's own with changes
+        words = [re.sub(r"^\+*(?=dataset\.)", "++", word) for word in words]
     at_home = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in sorted(words, key=_is_override)]
     foreign = re.compile(r"""([^=\s]+=)(?=.*[^\x00-\x7f])([^,=\[\]{}()'"\\]+)""")
     return [foreign.sub(r'\1"\2"', word) if foreign.fullmatch(word) else word for word in at_home]

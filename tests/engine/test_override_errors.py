@@ -64,12 +64,28 @@ def test_an_unknown_key_beside_a_choice_of_the_users_names_its_siblings(tmp_path
 def test_options_may_stand_between_overrides(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     words = ["seed=1,2", "-m", "~logger", "--config-dir", "mine", "dataset.root=~/images"]
-    assert _arranged(["dataset.root=d\u00e4 t\u00e9", "loss='\u00e4'", "loss=a,\u00e4"]) == [
+    assert _arranged(["dataset.root=d\u00e4 t\u00e9", "loss='\u00e4'", "loss=a,\u00e4"], "train") == [
         'dataset.root="d\u00e4 t\u00e9"',
         "loss='\u00e4'",
         "loss=a,\u00e4",
     ]
-    assert _arranged(words) == ["-m", "--config-dir", "mine", "seed=1,2", "~logger", "dataset.root=/home/ada/images"]
+    assert _arranged(words, "train") == [
+        "-m",
+        "--config-dir",
+        "mine",
+        "seed=1,2",
+        "~logger",
+        "dataset.root=/home/ada/images",
+    ]
+
+
+def test_options_of_the_runs_own_data_are_changed_by_their_plain_names():
+    words = ["run=outputs/a", "dataset.root=b", "+dataset.size=64", "device=cpu"]
+    assert _arranged(words, "evaluate") == ["run=outputs/a", "++dataset.root=b", "++dataset.size=64", "device=cpu"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose("evaluate", _arranged(words, "evaluate")).dataset == {"root": "b", "size": 64}
+        other = compose("evaluate", _arranged(["dataset=mias", *words], "evaluate")).dataset
+    assert (other.root, other.size, "_target_" in other) == ("b", 64, True)
 
 
 def test_what_would_be_merged_with_another_choice_is_refused():
