@@ -73,7 +73,6 @@ FAULTS = [
         ("return x if self.valid is None else x * self.weight", "return x", "pixels that are not valid cost something"),
         ("exact(self.valid.sum(-1))", "all_count", "means divide by all pixels"),
         ("(1 if self.valid is None else self.weight) - self.", "1 - self.", "pixels that are not valid are background"),
-        (".add_(1 if self.valid is None else self.weight)", ".add_(1)", "logits where pixels are not valid"),
         ("if name not in TOTALS", "if name", "sums of the whole for those of its parts"),
         ("not target.is_floating_point()", "True", "soft labels taken for hard ones"),
         ("return wrong - fn, fn", "return wrong, fn", "false negatives counted as false positives"),

@@ -179,9 +179,9 @@ class SigmoidPixels(Pixels):
 
     @once
     def wrong_logit(self) -> Tensor:
-        """The logit of the class that a pixel does not have, where labels are hard; 0 where a pixel does not count."""
-        sign = self.target.to(self.z.dtype, copy=True).mul_(-2)  # fresh memory is the largest cost on a CPU: no `t`
-        return self.z * sign.add_(1 if self.valid is None else self.weight)
+        """The logit of the class that a pixel lacks, where labels are hard; 0, as z is, where it does not count."""
+        # written over one copy, without `t`: fresh memory is the largest cost on a CPU
+        return self.z * self.target.to(self.z.dtype, copy=True).mul_(-2).add_(1)
 
     @once
     def labeled(self) -> Label:

@@ -136,6 +136,15 @@ def test_one_pixel_of_a_large_image_is_not_lost(make, name, task):
     assert abs(float((rough / exact)[~here].mean()) - 1) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["dice", "mcc"])
+def test_a_softmax_that_is_nearly_right_keeps_its_digits(make, name):
+    target, loss = masks("multiclass")[2:], make(name, "multiclass")
+    shares = one_hot(target, 3).float()
+    logits = 5 * (2 * shares - 1)
+    for labels in (target, shares):
+        torch.testing.assert_close(loss(logits, labels).double(), loss(logits.double(), labels), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("name", ["lovasz_hinge", "lovasz_sigmoid"])
 def test_lovasz_gradients_of_a_large_image_are_those_of_float64(make, name):
     generator = torch.Generator().manual_seed(0)
