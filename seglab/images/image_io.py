@@ -48,23 +48,26 @@ def read_image(path: str, page: Page | None = None, bands: Sequence[int] | None 
             count, got = count + 1, f"{count + 1} bands, of which the last is called alpha but is not opaque"
         remedy = "train with dataset.bands=[3,2,1] to choose some, or with dataset.channels as their number"
         require(count in (1, 3), path, "1 band (gray) or 3 (red, green, blue)", got, remedy)
+    if raster.no_data is None and pixels.dtype in (np.uint8, np.uint16):
+        return pixels
+    pixels = pixels.astype(np.float32)
     if raster.no_data is not None:
-        pixels = pixels.astype(np.float32)
         empty = np.isnan(pixels) if np.isnan(raster.no_data) else pixels == np.float32(raster.no_data)
-        pixels[empty if empty.ndim == 2 else empty.all(2)] = np.nan
-        return pixels
-    if pixels.dtype in (np.uint8, np.uint16):
-        return pixels
-    lost = pixels.size - np.count_nonzero(np.isfinite(pixels))
+        pixels[empty if empty.ndim == 2 else empty.all(2)] = np.nan  # in a single band the value may be a measured one
+    lost = np.count_nonzero(~np.isfinite(pixels) if raster.no_data is None else np.isinf(pixels))
     require(not lost, path, "finite values", f"{lost} of {pixels.size} that are not", "fill them before")
-    return pixels.astype(np.float32)
+    return pixels
 
 
 def has_8_bits(path: str) -> bool:
-    """Say whether a file is known by its header to have no more than 8 bits."""
+    """Say whether a file is known by its header to have no more than 8 bits of each channel."""
     name, data = recognize(path)
-    modes = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
-    return name in PILLOW and header(data).mode in modes
+    if name not in PILLOW:
+        return False
+    mode = header(data).mode
+    if (name == "PNG" and data[24] > 8) or (name == "PPM" and mode == "RGB"):  # RGB may be 16 bits of each color there
+        return False
+    return mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 def decode(path: str, page: Page | None = None) -> Raster:
@@ -72,7 +75,7 @@ def decode(path: str, page: Page | None = None) -> Raster:
     name, data = recognize(path)
     try:
         return FORMATS[name].decode(path, data, page)
-    except (ContractError, MemoryError, ImportError):
+    except (ContractError, MemoryError, ImportError):  # the last two say nothing about the file
         raise
     except Exception as error:  # OpenCV, Pillow and tifffile each fail in their own ways
         reason = " ".join(str(error).split())[:120] or type(error).__name__
@@ -86,7 +89,7 @@ def recognize(path: str) -> tuple[str, bytes]:
     data = read_bytes(path)
     if data[:4] in MAGIC:
         return "TIFF", data
-    if data[128:132] == b"DICM" or path.lower().endswith(".dcm"):
+    if data[128:132] == b"DICM" or path.lower().endswith(".dcm"):  # a damaged one is a damaged DICOM
         return "DICOM", data
     try:
         return str(header(data).format), data
@@ -112,7 +115,7 @@ def header(data: bytes) -> Image.Image:
 
 def orientation_of(head: Image.Image) -> int:
     """Give the EXIF orientation of a file, 1 to 8; 1 is upright."""
-    exif = Image.Exif()
+    exif = Image.Exif()  # head.getexif() would decode a PNG that has none
     try:
         exif.load(head.info.get("exif", b""))
         return int(exif.get(0x0112, 1))
@@ -121,7 +124,7 @@ def orientation_of(head: Image.Image) -> int:
 
 
 def decode_opencv(path: str, data: bytes, page: Page | None) -> Raster:
-    """Decode by OpenCV; palettes and animations by Pillow."""
+    """Decode by OpenCV; palettes, which it would turn into colors, and animations by Pillow."""
     head = header(data)
     # A photo of a phone (MPO) is followed by a thumbnail or a map of depth, which are no pages.
     name, pages = str(head.format), 1 if head.format == "MPO" else getattr(head, "n_frames", 1)
@@ -130,8 +133,8 @@ def decode_opencv(path: str, data: bytes, page: Page | None) -> Raster:
     require_size(path, head.height, head.width)
     is_jpeg, again = name in ("JPEG", "MPO"), "copy the file again"
     # Decoders fill up the missing rows with gray without a word.
-    require(not is_jpeg or b"\xff\xd9" in data[-4096:], path, "a whole JPEG", "one without its end", again)
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    require(not is_jpeg or is_whole_jpeg(data), path, "a whole JPEG", "one without its end", again)
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # keeps 16 bits and alpha, turns nothing
     if array is None:
         raise ContractError(f"{path}: expected a readable image, got a damaged {name}; {again}")
     alpha = not_opaque(array[..., 3]) if array.shape[2:] == (4,) else None
@@ -148,18 +151,27 @@ def decode_pillow(path: str, data: bytes, page: Page | None) -> Raster:
     head.load()
     if head.mode == "P":
         palette = np.array(head.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        palette = np.pad(palette, ((0, 256 - len(palette)), (0, 0)))  # an index without a color is black in viewers
     array = np.asarray(head if head.mode in ("P", "L", "RGB") else head.convert("RGBA"))
     if array.shape[2:] == (4,):
         array, alpha = array[..., :3], not_opaque(array[..., 3])
     return Raster(array, str(head.format), palette, alpha).upright(orientation_of(head))
 
 
+def is_whole_jpeg(data: bytes) -> bool:
+    """Say whether the picture of a JPEG ends, whatever comes behind it, such as the video of a phone."""
+    position = 2
+    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")  # a thumbnail there has an end, too
+    return data.find(b"\xff\xd9", position) >= 0  # the codes of pixels never have these bytes
+
+
 def is_lossy_webp(data: bytes) -> bool:
     """Say whether a WebP has a chunk of the lossy kind."""
-    position = 12
+    position = 12  # behind the header of the container
     while position + 8 <= len(data) and data[position : position + 4] != b"VP8 ":
         size = int.from_bytes(data[position + 4 : position + 8], "little")
-        position += 8 + size + size % 2
+        position += 8 + size + size % 2  # chunks begin at even places
     return position + 8 <= len(data)
 
 
@@ -204,16 +216,23 @@ def files_in(folder: Path, without: Container[Path] = ()) -> list[Path]:
     Links are followed. Hidden files and folders do not count, nor do the folders `without`. Raises a ContractError for
     a name that is not UTF-8, which no table could hold.
     """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     found: list[Path] = []
     above: dict[str, set[str]] = {}  # the folders around each one: a link to one of them has no end
-    for here, below, names in os.walk(existing_folder(folder), followlinks=True):
+    # By itself os.walk leaves out, without a word, a folder that may not be read.
+    for here, below, names in os.walk(existing_folder(folder), onerror=refuse, followlinks=True):
         place, around = os.path.realpath(here), above.pop(here, set())
         loop = place in around
+        # Changed in place: os.walk goes into what is left.
         below[:] = [name for name in below if name[0] != "." and not loop and Path(here, name) not in without]
         above |= {os.path.join(here, name): around | {place} for name in below}
-        found += [Path(here, n) for n in names if n.lower().endswith(SUFFIXES) and n[0] != "." and not loop]
+        images = [name for name in names if name[0] != "." and name.lower().endswith(SUFFIXES)]
+        found += [Path(here, name) for name in images if not loop]
     for path in found:
-        printable = os.fsencode(path).decode(errors="backslashreplace")
+        printable = os.fsencode(path).decode(errors="backslashreplace")  # a byte that is not UTF-8 is a lone surrogate
         require(printable == str(path), printable, "a file name in UTF-8", "another encoding", "rename it")
     return sorted(found)
 

@@ -26,16 +26,20 @@ class Seen(NamedTuple):
 def valid_pixels(image: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
     """Mark the pixels (h, w) bool with data in the image (NaN is none) and a label in the mask; None if all have."""
     marks = np.ones(mask.shape[:2], bool)
-    for array in (image, mask):
-        if array.dtype.kind == "f" or (array is mask and array.max(initial=0) == IGNORED):
-            good = np.isfinite(array) if array.dtype.kind == "f" else array != IGNORED
-            marks &= good if good.ndim == 2 else good.all(2)
+    for array, of_labels in ((image, False), (mask, True)):
+        if array.dtype.kind == "f":
+            good = np.isfinite(array)
+        elif of_labels and array.max() == IGNORED:  # a quick look: most masks have none
+            good = array != IGNORED
+        else:
+            continue
+        marks &= good if good.ndim == 2 else good.all(2)
     return None if marks.all() else marks
 
 
 def with_ignored(mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Mark the pixels of a mask that are not valid (h, w) as ones without a label."""
-    marked = mask.copy()
+    marked = mask.copy()  # the given one may be a cached or a memory-mapped one
     marked[~valid] = np.nan if mask.dtype.kind == "f" else IGNORED
     return marked
 
@@ -71,13 +75,13 @@ def fractions(mask: np.ndarray, valid: np.ndarray | None, task: Task) -> tuple[f
         scale = valid.size / int(valid.sum())
         foreground, classes = foreground * scale, [share * scale for share in classes]
         if task.kind == "multiclass":
-            classes[0] = 1 - sum(classes[1:])
+            classes[0] = 1 - sum(classes[1:])  # what does not count has its number, 0
     return foreground, classes
 
 
 def has_foreground(mask: np.ndarray) -> bool:
     """Say whether a mask that may have ignored pixels has any foreground."""
-    return bool(((mask >= 0.5) & (mask != IGNORED)).any())
+    return bool(((mask >= 0.5) & (mask != IGNORED)).any())  # NaN is not above
 
 
 def map_layers(make: Callable[[np.ndarray], np.ndarray], mask: np.ndarray, task: Task) -> np.ndarray:

@@ -34,14 +34,22 @@ def read_mask(
     was compressed with loss is cut at half. With `soft` and neither threshold nor value the gray levels are kept as
     fractions, float32. Pixels of a value of `ignore` have no label, see labels.py. Raises a ContractError otherwise.
     """
-    raster = decode(path, page)
+    raster = decode_mask(path, page)
     counts = ~any_of(path, raster, listed(ignore)) if ignore is not None else None
-    if counts is not None:
+    if counts is not None:  # else an ignored index would be a second one beside 0, which is refused
         pixels = raster.pixels.copy()
         pixels[~counts] = 0
         raster = raster._replace(pixels=pixels)
     mask = foreground(path, raster, threshold, listed(value), soft)
     return mask if counts is None else with_ignored(mask, counts)
+
+
+def decode_mask(path: str, page: Page | None) -> Raster:
+    """Decode a mask file, whatever its pixels mean; raises a ContractError for one of other than 1 or 3 bands."""
+    raster = decode(path, page)
+    bands = raster.pixels.shape[2] if raster.pixels.ndim == 3 else 1
+    require(bands in (1, 3), path, "a mask of 1 band (levels) or 3 (colors)", f"{bands} bands")
+    return raster
 
 
 def foreground(path: str, raster: Raster, threshold: int, named: Sequence[Value], soft: bool) -> np.ndarray:
@@ -50,12 +58,12 @@ def foreground(path: str, raster: Raster, threshold: int, named: Sequence[Value]
         return any_of(path, raster, named).astype(np.uint8)
     pixels, blurred = levels(path, raster, threshold)
     values = counted(raster) if in_colors(raster) else {}
-    one = sum(not name.startswith("0 ") for name in values) <= 1
-    require(one, path, "one index beside 0, or named ones", summary(values), NAME_THEM)
+    indices = [name for name in values if not name.startswith("0 ")]
+    require(len(indices) <= 1, path, "one index beside 0, or named ones", summary(values), NAME_THEM)
     if not soft or threshold:
         return (pixels > (HALF if blurred and threshold == 0 else threshold)).astype(np.uint8)
     # A mask of 0 and 1 holds fractions already.
-    full = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" and pixels.max(initial=0) > 1 else 1
+    full = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" and pixels.max() > 1 else 1
     return np.clip(pixels.astype(np.float32) / full, 0, 1)
 
 
@@ -69,7 +77,7 @@ def read_classes(
 
     Pixels of a value of `ignore` have no label, see labels.py. Raises a ContractError for values that are not listed.
     """
-    raster, unlisted = decode(path, page), 254
+    raster, unlisted = decode_mask(path, page), 254
     numbers = np.full(raster.pixels.shape[:2], unlisted, np.uint8)
     for number, (_, values) in enumerate(classes):
         numbers[any_of(path, raster, values)] = number
@@ -78,7 +86,7 @@ def read_classes(
     left = numbers == unlisted
     if left.any():
         kept = raster.pixels[left]
-        shares = counted(raster._replace(pixels=kept[:, None], alpha=None))
+        shares = counted(raster._replace(pixels=kept[:, None], alpha=None))  # a picture one pixel wide
         counts = ", ".join(f"{value} ({round(part * len(kept))} pixels)" for value, part in shares.items())
         require(False, path, "values listed in dataset.classes", counts, "list them there, or in dataset.ignore")
     return numbers
@@ -93,12 +101,12 @@ def listed(value: Value | Sequence[Value] | None) -> tuple[Any, ...]:
 
 def any_of(path: str, raster: Raster, named: Sequence[Value]) -> np.ndarray:
     """Mark the pixels (h, w) bool that have one of several values or colors."""
-    exact = not raster.lossy or named == (255,)
+    exact = not raster.lossy or named == (255,)  # which stands for what loss has left of it
     require(exact, path, "a lossless mask, where values are named", raster.format, "save it as PNG")
     mask = np.zeros(raster.pixels.shape[:2], bool)
     for value in named:
         if isinstance(value, str):
-            mask |= (np.atleast_3d(raster.colors()) == to_rgb(value)).all(axis=2)
+            mask |= (np.atleast_3d(raster.colors()) == to_rgb(value)).all(axis=2)  # gray equals its own color
         else:
             pixels, _ = levels(path, raster)
             mask |= pixels > HALF if raster.lossy else pixels == value
@@ -120,12 +128,12 @@ def levels(path: str, raster: Raster, threshold: int = 0) -> tuple[np.ndarray, b
         return (pixels if in_colors(raster) else raster.palette[pixels, 0]), False
     gray = pixels.max(axis=2) if pixels.ndim == 3 else pixels
     if alpha is not None:
-        if (pixels == pixels[:1, :1]).all():
+        if (pixels == pixels[:1, :1]).all():  # one color everywhere says nothing
             return alpha, True
         same = bool(((gray > threshold) == (alpha > HALF)).all())
         require(same, path, "a mask in its colors or in its alpha", "both, which differ", "save one of them alone")
     if in_colors(raster):
-        remedy = f"{'save it as PNG, and ' * raster.lossy}{NAME_THEM}"
+        remedy = f"save it as PNG, and {NAME_THEM}" if raster.lossy else NAME_THEM
         require(False, path, "a gray mask, or named colors", summary(counted(raster)), remedy)
     return gray, raster.lossy
 
@@ -135,7 +143,7 @@ def in_colors(raster: Raster) -> bool:
     colors = raster.pixels if raster.palette is None else raster.palette
     if raster.palette is None and colors.ndim == 2:
         return False
-    return bool((colors.max(axis=-1) - colors.min(axis=-1)).max(initial=0) > (24 if raster.lossy else 0))
+    return bool((colors.max(axis=-1) - colors.min(axis=-1)).max() > (24 if raster.lossy else 0))
 
 
 def counted(raster: Raster) -> dict[str, float]:
@@ -146,14 +154,14 @@ def counted(raster: Raster) -> dict[str, float]:
     pixels, colored = raster.pixels, in_colors(raster)
     if raster.palette is None and colored:
         pixels = (pixels.astype(np.uint32) * (65536, 256, 1)).sum(2, dtype=np.uint32)
-    elif raster.palette is None or not colored:
+    elif not colored:  # of a palette in color the indices count
         pixels = levels("", raster)[0]
     if pixels.dtype == np.uint8:
         counts = np.bincount(pixels.reshape(-1), minlength=256)  # without sorting
         found, counts = np.flatnonzero(counts), counts[counts > 0]
     else:
         found, counts = np.unique(pixels, return_counts=True)
-    order = np.sort(np.argsort(-counts, kind="stable")[:12])
+    order = np.sort(np.argsort(-counts, kind="stable")[:12])  # these again from the least value up
     if raster.palette is not None and colored:
         names = [f"{index} #{bytes(raster.palette[index]).hex()}" for index in found[order]]
     else:
@@ -163,7 +171,7 @@ def counted(raster: Raster) -> dict[str, float]:
 
 def mask_facts(path: str, page: Page | None = None) -> dict[str, Any]:
     """Say of a mask file its `kind` (gray, palette, color), its `lossy` format or "", and its `values` as `counted`."""
-    raster = decode(path, page)
+    raster = decode_mask(path, page)
     kind = "gray" if not in_colors(raster) else "color" if raster.palette is None else "palette"
     return {"kind": kind, "lossy": raster.format if raster.lossy else "", "values": counted(raster)}
 
@@ -171,4 +179,4 @@ def mask_facts(path: str, page: Page | None = None) -> dict[str, Any]:
 def summary(values: dict[str, float]) -> str:
     """Write values with their fractions, as `#000000 (96.6 %), #ff0000 (3.4 %)`."""
     shown = [f"{value} ({100 * part:.3g} %)" for value, part in list(values.items())[:6]]
-    return ", ".join(shown + ["others"] * (len(values) > 6))
+    return ", ".join([*shown, "others"] if len(values) > 6 else shown)

@@ -40,7 +40,9 @@ def read_dicom(path: str, window: str = "full", page: Page | None = None) -> np.
         require_size(path, data.Rows, data.Columns)
         number = choose_page(path, frames, page)
         pixels = pixel_array(data, index=number if frames > 1 else None)
-    require(pixels.ndim == 2, path, "a gray image (h, w)", "x".join(map(str, pixels.shape)))
+    gray_kinds = ("MONOCHROME1", "MONOCHROME2")  # the indices of a palette (ultrasound) are (h, w) as well
+    got = kind if pixels.ndim == 2 else "x".join(map(str, pixels.shape))
+    require(pixels.ndim == 2 and kind in gray_kinds, path, "a gray image (h, w)", got)
     low = -(2 ** (bits - 1)) if data.get("PixelRepresentation") == 1 else 0
     gray = spread(pixels, *(header_window(data, path) if window == "header" else (low, low + 2**bits - 1)))
     return ~gray if kind == "MONOCHROME1" else gray
@@ -67,9 +69,9 @@ def one_sentence(path: str, expected: str = "a DICOM with pixels") -> Iterator[N
 
 def header_window(data: Any, path: str) -> tuple[float, float]:
     """Give the darkest and brightest value of a DICOM's own window (its first, where it has several)."""
-    names = ("WindowCenter", "WindowWidth")
-    require(all(name in data for name in names), path, "a window in its header", "none", "set dataset.window=full")
-    center, width = (float(np.atleast_1d(np.asarray(data[name].value, float))[0]) for name in names)
+    window = [data.get(name) for name in ("WindowCenter", "WindowWidth")]  # None for a tag that is there but empty
+    require(None not in window, path, "a window in its header", "none", "set dataset.window=full")
+    center, width = (float(np.atleast_1d(np.asarray(one, float))[0]) for one in window)
     return center - width / 2, center + width / 2
 
 

@@ -37,9 +37,9 @@ class Raster(NamedTuple):
         """Turn and mirror the picture by its EXIF orientation, 1 to 8; 1 is upright, others are ignored."""
         if orientation not in range(2, 9):
             return self
-        down, right = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(orientation - 1) % 4]
+        down, right = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(orientation - 1) % 4]  # 5 to 8 are 1 to 4 transposed
 
-        def turn(array: np.ndarray) -> np.ndarray:
+        def turn(array: np.ndarray) -> np.ndarray:  # a copy: torch takes no array of negative strides
             return np.ascontiguousarray((array.swapaxes(0, 1) if orientation >= 5 else array)[::down, ::right])
 
         alpha = None if self.alpha is None else turn(self.alpha)

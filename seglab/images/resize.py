@@ -17,7 +17,7 @@ def to_bits(image: np.ndarray, bits: int) -> np.ndarray:
 
 def spread(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     """Bring the range from `low` to `high` to 0 .. 65535, cut off outside: uint16."""
-    scale = 65535 / max(high - low, 1e-6)
+    scale = 65535 / max(high - low, 1e-6)  # percentiles of one value alone are the same
     return np.rint(np.clip((pixels.astype(np.float32) - low) * scale, 0, 65535)).astype(np.uint16)
 
 
@@ -33,7 +33,7 @@ def to_full_range(image: np.ndarray, limits: str | tuple[float, ...]) -> np.ndar
 
 def to_units(images: np.ndarray) -> np.ndarray:
     """Bring decoded images to the units that models take, 0 to 255: uint8 as it is, uint16 as float32."""
-    return images if images.dtype == np.uint8 else images.astype(np.float32) / 257
+    return images if images.dtype == np.uint8 else images.astype(np.float32) / 257  # 65535 / 255
 
 
 def require_bands(who: str, image: np.ndarray, channels: int) -> None:
@@ -64,19 +64,21 @@ def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize by area where it shrinks and linearly where it grows; a mask must come as float32 fractions."""
     if array.shape[:2] == (height, width):
         return array
+    if array.ndim == 3 and array.shape[2] > 4:  # OpenCV shrinks no more channels at once
+        return np.dstack([resize(array[..., k : k + 4], height, width) for k in range(0, array.shape[2], 4)])
     shrinks = height * width < array.shape[0] * array.shape[1]
     return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def pad(array: np.ndarray, size: int) -> np.ndarray:
     """Center an array in a square of zeros."""
-    below, right = size - array.shape[0], size - array.shape[1]
-    return border(array, (below // 2, below - below // 2), (right // 2, right - right // 2))
+    rows, columns = size - array.shape[0], size - array.shape[1]
+    return border(array, (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2))
 
 
 def border(array: np.ndarray, *sides: tuple[int, int]) -> np.ndarray:
     """Put zeros around an array: so many rows above and below, columns to the left and right."""
-    return np.pad(array, (*sides, *[(0, 0)] * (array.ndim - 2))) if any(map(any, sides)) else array
+    return np.pad(array, (*sides, *[(0, 0)] * (array.ndim - 2))) if np.any(sides) else array
 
 
 def inside(shape: tuple[int, ...], size: int, how: str) -> tuple[int, int]:
@@ -95,7 +97,7 @@ def fit(array: np.ndarray, size: int, how: str) -> np.ndarray:
 def unfit(array: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
     """Bring a square map back to the size of the image that `fit` made it from: its inverse, up to the resizing."""
     size = len(array)
-    tall, wide = inside((height, width), size, how)
+    tall, wide = inside((height, width), size, how)  # where `pad` has put the image
     top, left = (size - tall) // 2, (size - wide) // 2
     return resize(np.ascontiguousarray(array[top : top + tall, left : left + wide]), height, width)
 
@@ -108,4 +110,4 @@ def crop(array: np.ndarray, top: int, left: int, height: int, width: int) -> np.
 
 def to_mask(fraction: np.ndarray, coverage: float) -> np.ndarray:
     """Call a pixel foreground, uint8 1, where at least the fraction `coverage` of its area is."""
-    return (fraction >= coverage - 1e-6).astype(np.uint8)
+    return (fraction >= coverage - 1e-6).astype(np.uint8)  # a whole area adds up to 0.9999998 in float32

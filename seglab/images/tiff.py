@@ -14,8 +14,8 @@ from seglab.images.raster import Page, Raster, choose_page, not_opaque, require_
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first four bytes."""
 
-GDAL_NO_DATA = 42113
-"""Tag by which GDAL names the value of pixels without data."""
+ORIENTATION, GDAL_NO_DATA = 274, 42113
+"""Tags: which way the picture is stored, as in EXIF; and by which GDAL names the value of pixels without data."""
 
 WHITE_IS_0, PALETTE, YCBCR = 0, 3, 6
 """Values of the tag PhotometricInterpretation; 1 is gray, 2 is RGB."""
@@ -32,7 +32,7 @@ def georeference(path: str) -> Tags:
     """Give the GeoTIFF tags of a file's first page; none where there are none."""
     import tifffile
 
-    with open(path, "rb") as file:
+    with open(path, "rb") as file:  # of any image that is predicted, most of them no TIFF
         if file.read(4) not in MAGIC:
             return []
     with tifffile.TiffFile(path) as tiff:
@@ -48,9 +48,10 @@ def encode_tiff(pixels: np.ndarray, tags: Tags, palette: bytes = b"") -> bytes:
     if palette:
         colors = np.zeros((256, 3), np.uint16)
         given = np.frombuffer(palette, np.uint8).reshape(-1, 3)
-        colors[: len(given)] = given * np.uint16(257)
+        colors[: len(given)] = given * np.uint16(257)  # colors of a palette have 16 bits in a TIFF
         options = {"photometric": "palette", "colormap": np.ascontiguousarray(colors.T)}
     buffer = io.BytesIO()
+    # metadata=None: no description of the array's shape, which tifffile writes by itself.
     tifffile.imwrite(buffer, pixels, compression="zlib", metadata=None, extratags=tags, **options)
     return buffer.getvalue()
 
@@ -63,7 +64,7 @@ def decode_tiff(path: str, data: bytes, page: Page | None) -> Raster:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         every: list[Any] = list(file.pages)
         # Overviews (bit 0 of the subfile type) and transparency masks (bit 2) are no pages of their own.
-        pages = [one for one in every if not int(one.subfiletype) & 5]
+        pages = [one for one in every if not int(one.subfiletype) & 5] or every
         chosen = pages[choose_page(path, len(pages), page)]
         require_size(path, chosen.imagelength, chosen.imagewidth)
         lossy, kind, bits = int(chosen.compression) in (6, 7), int(chosen.photometric), chosen.bitspersample
@@ -72,7 +73,7 @@ def decode_tiff(path: str, data: bytes, page: Page | None) -> Raster:
             require(array is not None, path, "gray, RGB or a palette", chosen.photometric.name, "convert it")
             return Raster(np.ascontiguousarray(np.asarray(array)[..., 2::-1]), "TIFF", lossy=lossy)
         require(chosen.axes in ("YX", "YXS", "SYX"), path, "rows, columns and bands", chosen.axes)
-        array = chosen.asarray() if chosen.axes != "SYX" else np.moveaxis(chosen.asarray(), 0, 2)
+        array = chosen.asarray() if chosen.axes != "SYX" else np.moveaxis(chosen.asarray(), 0, 2)  # bands apart
         palette = alpha = None
         if kind == PALETTE:
             colors = chosen.colormap.T
@@ -80,11 +81,11 @@ def decode_tiff(path: str, data: bytes, page: Page | None) -> Raster:
         elif bits < 8:
             array = array.astype(np.uint8) * (255 // (2**bits - 1))
         if kind == WHITE_IS_0 and array.dtype.kind == "u":
-            array = np.bitwise_not(array)
+            array = array.dtype.type(255 if bits < 8 else 2**bits - 1) - array  # 12 bits come as uint16
         if [int(one) for one in chosen.extrasamples] in ([1], [2]):  # what its writer calls alpha
             array, alpha = array[..., :-1], not_opaque(array[..., -1])
         no_data = str(chosen.tags[GDAL_NO_DATA].value) if GDAL_NO_DATA in chosen.tags else ""
-        orientation = int(chosen.tags[274].value) if 274 in chosen.tags else 1
+        orientation = int(chosen.tags[ORIENTATION].value) if ORIENTATION in chosen.tags else 1
     array = array[..., 0] if array.shape[2:] == (1,) else array
     raster = Raster(np.ascontiguousarray(array), "TIFF", palette, alpha, lossy)
     return raster._replace(no_data=number_in(no_data)).upright(orientation)

@@ -46,6 +46,14 @@ def test_frames_are_pages_and_colors_are_refused(tmp_path):
     path = write_dicom(tmp_path / "b.dcm", color, "RGB", bits=8)
     with pytest.raises(ContractError, match=r"b.dcm: expected a gray image \(h, w\), got 4x5x3"):
         read_image(path)
+    indices = pydicom.dcmread(write_dicom(tmp_path / "c.dcm", color[..., 0], bits=8))
+    indices.PhotometricInterpretation = "PALETTE COLOR"
+    for name in ("Red", "Green", "Blue"):
+        indices.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
+        indices.add_new(f"{name}PaletteColorLookupTableData", "OW", bytes(512))
+    indices.save_as(tmp_path / "c.dcm")
+    with pytest.raises(ContractError, match=r"c.dcm: expected a gray image \(h, w\), got PALETTE COLOR"):
+        read_image(str(tmp_path / "c.dcm"))
 
 
 def test_the_windows_of_the_header_and_of_percentiles(tmp_path, ramp):
@@ -57,8 +65,10 @@ def test_the_windows_of_the_header_and_of_percentiles(tmp_path, ramp):
     narrow = write_dicom(tmp_path / "b.dcm", (20000 + ramp // 10).astype(np.uint16))
     assert read_mammogram(narrow, "percentile").min() == 0
     assert read_mammogram(narrow, "percentile").max() == 65535
-    with pytest.raises(ContractError, match=r"b.dcm: expected a window in its header"):
-        read_mammogram(narrow, "header")
+    empty = write_dicom(tmp_path / "c.dcm", ramp, WindowCenter=None, WindowWidth=None)
+    for path in (narrow, empty):
+        with pytest.raises(ContractError, match=r"dcm: expected a window in its header, got none"):
+            read_mammogram(path, "header")
 
 
 def test_what_is_no_dicom_is_one_sentence_with_its_name(tmp_path, ramp):

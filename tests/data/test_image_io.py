@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from seglab.contract import ContractError
-from seglab.images.image_io import SUFFIXES, files_in, read_image
+from seglab.images.image_io import SUFFIXES, files_in, has_8_bits, read_image
 from seglab.images.masks import read_mask
 from tests.data.fabricate import save, save_palette, save_turned, scene, write_image
 
@@ -69,6 +69,35 @@ def test_alpha_is_dropped_and_16_bits_are_kept(tmp_path, colors):
         np.testing.assert_array_equal(read_image(write_image(tmp_path / f"b{suffix}", deep)), deep)
 
 
+def test_a_header_tells_8_bits_from_16_in_gray_and_in_color(tmp_path, colors):
+    gray, alpha = colors[..., 0], np.dstack([colors, colors[..., 0]])
+    for name, pixels in (("a.png", colors), ("b.ppm", colors), ("c.png", gray), ("d.pgm", gray), ("e.png", alpha)):
+        path = str(tmp_path / name)
+        assert cv2.imwrite(path, pixels)
+        assert has_8_bits(path) == (name != "b.ppm")  # whose header is not read
+        assert cv2.imwrite(path, pixels.astype(np.uint16) * 16)
+        assert not has_8_bits(path)
+
+
+def test_a_jpeg_may_be_followed_by_anything_but_must_end(tmp_path, colors):
+    save(tmp_path / "thumbnail.jpg", colors)
+    thumbnail = (tmp_path / "thumbnail.jpg").read_bytes()
+    save(tmp_path / "a.jpg", np.tile(colors, (8, 8, 1)), exif=b"Exif\0\0" + thumbnail, progressive=True)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "b.jpg").write_bytes(whole + bytes(100_000))  # the video of a phone
+    np.testing.assert_array_equal(read_image(str(tmp_path / "b.jpg")), read_image(str(tmp_path / "a.jpg")))
+    (tmp_path / "b.jpg").write_bytes(whole[:-2])
+    with pytest.raises(ContractError, match="a whole JPEG, got one without its end"):
+        read_image(str(tmp_path / "b.jpg"))
+
+
+def test_an_index_without_a_color_is_black(tmp_path):
+    pixels = zlib.compress(bytes([0, 0, 1, 5]))
+    data = png(3, 1, 3, [(b"PLTE", bytes([0, 0, 9, 255, 0, 0])), (b"IDAT", pixels)])
+    (tmp_path / "a.png").write_bytes(data)
+    assert read_image(str(tmp_path / "a.png")).tolist() == [[[0, 0, 9], [255, 0, 0], [0, 0, 0]]]
+
+
 def test_other_kinds_of_numbers_come_as_float32_and_are_finite(tmp_path):
     for kind in (np.float32, np.float64, np.float16, np.int16, np.int32, np.uint32, np.int8):
         values = np.array([[0, 1, 100], [-5 if kind != np.uint32 else 5, 7, 9]]).astype(kind)
@@ -79,6 +108,13 @@ def test_other_kinds_of_numbers_come_as_float32_and_are_finite(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.array([[1, np.nan, np.inf]], np.float32))
     with pytest.raises(ContractError, match=r"a.tif: expected finite values, got 2 of 3 that are not"):
         read_image(str(tmp_path / "a.tif"))
+    values = np.array([[1, np.nan, -9999, np.inf]], np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", values, extratags=[(42113, "s", 0, "-9999", True)])
+    with pytest.raises(ContractError, match=r"a.tif: expected finite values, got 1 of 4 that are not"):
+        read_image(str(tmp_path / "a.tif"))
+    deep = np.arange(20, dtype=np.uint16).reshape(4, 5)
+    tifffile.imwrite(tmp_path / "a.tif", 4095 - deep, bitspersample=12, photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(str(tmp_path / "a.tif")), deep)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".jpg"])
@@ -120,6 +156,8 @@ def test_overviews_and_the_thumbnail_of_a_phone_are_no_pages(tmp_path, colors):
         file.write(colors[::2, ::2], photometric="rgb", subfiletype=1)
         file.write(np.ones((20, 30), bool), photometric="mask", subfiletype=4)
     np.testing.assert_array_equal(read_image(str(tmp_path / "a.tif")), colors)
+    tifffile.imwrite(tmp_path / "a.tif", colors, photometric="rgb", subfiletype=1)  # an overview in a file of its own
+    np.testing.assert_array_equal(read_image(str(tmp_path / "a.tif")), colors)
     pages(tmp_path / "b.jpg", [colors, colors[::2, ::2]], format="MPO")
     assert read_image(str(tmp_path / "b.jpg")).shape == colors.shape
 
@@ -153,12 +191,15 @@ def test_a_truncated_file_is_one_sentence_with_its_name(tmp_path, colors, ending
             read_image(str(path))
 
 
-def png(width, height):
+GRAY = zlib.compress(bytes(100))
+
+
+def png(width, height, kind=0, parts=((b"IDAT", GRAY),)):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    head = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in (head, *parts, (b"IEND", b"")))
 
 
 @pytest.mark.parametrize(
@@ -196,6 +237,19 @@ def test_files_are_found_at_any_depth_through_links_but_for_hidden_ones(tmp_path
     found = files_in(tmp_path / "all", without={tmp_path / "all/q/masks"})
     names = [path.relative_to(tmp_path / "all").as_posix() for path in found]
     assert names == ["a.JPG", "b.png", "gone.png", "link/f.tif", "p/c.webp"]
+
+
+def test_a_folder_that_may_not_be_read_is_not_left_out(tmp_path, monkeypatch):
+    (tmp_path / "patient").mkdir()
+
+    def scandir(path, true=os.scandir):
+        if str(path).endswith("patient"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return true(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="patient"):
+        files_in(tmp_path)
 
 
 def test_the_documentation_lists_every_ending():

@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from seglab.contract import ContractError
-from seglab.images.masks import mask_facts, read_mask
+from seglab.images.masks import mask_facts, read_classes, read_mask
 from tests.data.fabricate import LOSSY, SAME_MASK, save, save_palette, scene, two_colors, white, with_alpha, write_image
 
 
@@ -84,6 +84,16 @@ def test_a_mask_in_color_needs_the_color_of_the_foreground(tmp_path, paint, colo
     for value in (None, 255, 1):
         with pytest.raises(ContractError, match=words):
             read_mask(path, value=value)
+
+
+def test_an_ignored_index_is_no_second_one_and_bands_are_no_mask(tmp_path):
+    save_palette(tmp_path / "m.png", np.array([[0, 1, 3]]))
+    assert read_mask(str(tmp_path / "m.png"), ignore=3).tolist() == [[0, 1, 255]]
+    for bands in (2, 5):
+        tifffile.imwrite(tmp_path / "m.tif", np.ones((4, 6, bands), np.uint8), planarconfig="contig", photometric=1)
+        for read in (read_mask, mask_facts, partial(read_classes, classes=(("a", (0,)), ("b", (1,))))):
+            with pytest.raises(ContractError, match=rf"m.tif: expected a mask of 1 band .*, got {bands} bands"):
+                read(str(tmp_path / "m.tif"))
 
 
 def test_lossy_color_and_two_masks_in_one_file_are_refused(tmp_path):

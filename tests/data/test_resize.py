@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from seglab.images.resize import crop, fit, to_bits, to_channels, to_mask
+from seglab.images.resize import crop, fit, resize, to_bits, to_channels, to_mask
 
 
 def test_an_area_resize_keeps_the_mean_of_a_mask():
@@ -19,6 +20,14 @@ def test_a_thin_ship_survives_a_low_coverage_wherever_it_lies():
 def test_coverage_is_the_fraction_at_which_a_pixel_becomes_foreground():
     assert to_mask(np.array([[0.5, 0]]), 0.5).tolist() == [[1, 0]]
     assert to_mask(np.array([[0.5, 0]]), 0.51).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("bands", [2, 5, 8, 13])
+def test_any_number_of_bands_is_resized_band_by_band(bands):
+    image = np.random.default_rng(0).integers(0, 65535, (50, 60, bands), np.uint16)
+    for side in (24, 70):
+        expected = np.stack([resize(image[..., k], side, side) for k in range(bands)], axis=-1)
+        np.testing.assert_allclose(resize(image, side, side), expected, atol=1)  # rounded in other ways
 
 
 def test_padding_keeps_proportions_and_centres():
