@@ -22,7 +22,7 @@ NO_PIXELS: Reader = partial(np.zeros, (1, 1), np.uint8)
 Facts = dict[str, Any]
 """What a decoded item says about itself, as plain data: see `item_facts`."""
 
-VERSION = 3
+VERSION = 4
 """Of the code that decodes: a change that moves pixels must raise it."""
 
 NOT_READING = {"root", "mean", "std", "val_fraction", "test_fraction", "split_seed", "split_file", "on_bad_item"}
@@ -139,7 +139,7 @@ class Dataset:
             if isinstance(value, list | Mapping):  # of a yaml, which cannot be hashed
                 object.__setattr__(self, field.name, tuple(value.items() if isinstance(value, Mapping) else value))
         one_of("dataset", self, fit=FITS, bits=(8, 16), on_bad_item=("raise", "skip"))
-        if not isinstance(self.range, str):
+        if not isinstance(self.range, str):  # [0, 255] and [0.0, 255.0] name one cache
             object.__setattr__(self, "range", tuple(float(limit) for limit in self.range))
         two = not isinstance(self.range, str) and len(self.range) == 2 and self.range[0] < self.range[1]
         require(two or self.range in ("auto", "full"), "dataset", "range of auto, full or [low, high]", self.range)
@@ -158,7 +158,7 @@ class Dataset:
 
     def training_seed(self, seed: int) -> int:
         """The seed of weights, order and augmentation, for every loss: each fold is a training of its own."""
-        return seed + 1_000_003 * self.fold
+        return seed + 1_000_003 * self.fold  # no two folds have one for seeds below a million
 
     def items(self) -> list[Item]:
         """List every labeled image without decoding any."""

@@ -22,7 +22,7 @@ def read_item(item: Item, dataset: Dataset) -> Seen:
     image, mask = item.image(), item.mask()
     require_bands(f"image {item.id}", image, dataset.channels)
     who, expected = f"image {item.id}", f"a mask of its own size {image.shape[1]}x{image.shape[0]} (width x height)"
-    require(image.shape[:2] == mask.shape[:2], who, expected, "x".join(str(n) for n in mask.shape[1::-1]))
+    require(image.shape[:2] == mask.shape[:2], who, expected, f"{mask.shape[1]}x{mask.shape[0]}")
     valid = valid_pixels(image, mask)
     require(valid is None or bool(valid.any()), who, "a pixel with data and a label", "none")
     return Seen(image, without_ignored(mask, valid), valid)
@@ -47,12 +47,13 @@ def view(stored: Seen, dataset: Dataset) -> Seen:
 
 def view_image(image: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Bring an image to what the model sees: (size, size, channels); for patches only shrink it by `reduce`."""
-    if image.dtype.kind == "f":
+    if image.dtype.kind == "f":  # no data is black, or one such pixel would spoil all that are resized from it
         image = np.nan_to_num(image, nan=0.0 if isinstance(dataset.range, str) else dataset.range[0])
     image = resize(image, *reduced(image.shape, dataset))
     if dataset.fit == "patch":
         return image
-    return fit(convert(image, dataset), dataset.size, dataset.fit).reshape(dataset.size, dataset.size, -1)
+    fitted = fit(convert(image, dataset), dataset.size, dataset.fit)
+    return fitted.reshape(dataset.size, dataset.size, -1)  # OpenCV drops the axis of a single channel
 
 
 def view_valid(valid: np.ndarray | None, shape: tuple[int, ...], dataset: Dataset) -> np.ndarray | None:
@@ -88,20 +89,22 @@ def warp_mask(
     A class has a pixel from `coverage` on; of classes that exclude each other, it is the largest of those that together
     have so much.
     """
-    whole = 1.0 if valid is None else np.maximum(warp(valid.astype(np.float32)), 1e-6)
-    several = dataset.task.kind == "multiclass"
-    every = layers(mask, dataset.task)[several:]  # without the background
+    exclusive, every, whole = dataset.task.kind == "multiclass", layers(mask, dataset.task), np.float32(1)
+    every = every[1:] if exclusive else every  # without the background
     shares = [warp(layer.astype(np.float32)) for layer in every]
-    if several:
+    if valid is not None:
+        whole = np.maximum(warp(valid.astype(np.float32)), 1e-6)
+        # Nothing where less than half counts: `view` clears that, and what keep_one kept there would be lost.
+        shares = [np.where(whole >= 0.5, share, 0) for share in shares]
+    if exclusive:
         total, largest = np.sum(shares, axis=0) / whole, np.argmax(shares, axis=0)
         found = to_mask(total, dataset.coverage) * (1 + largest).astype(np.uint8)
         for k, (layer, share) in enumerate(zip(every, shares, strict=True), 1):
-            if layer.any() and not (found == k).any():  # it would vanish, see keep_one
+            if layer.any() and share.any() and not (found == k).any():  # it would vanish, see keep_one
                 found.flat[share.argmax()] = k
         return found
-    pairs = zip(every, shares, strict=True)
-    kept = np.stack([keep_one(share / whole, layer.max(initial=0) >= 0.5, dataset) for layer, share in pairs], axis=-1)
-    made = kept if dataset.soft else to_mask(kept, dataset.coverage)
+    kept = [keep_one(share / whole, layer.max() >= 0.5, dataset) for layer, share in zip(every, shares, strict=True)]
+    made = np.stack(kept, axis=-1) if dataset.soft else to_mask(np.stack(kept, axis=-1), dataset.coverage)
     return made[..., 0] if mask.ndim == 2 else made
 
 
@@ -112,7 +115,7 @@ def keep_one(fraction: np.ndarray, some: bool, dataset: Dataset) -> np.ndarray:
     """
     least = 0.5 if dataset.soft else dataset.coverage
     place = fraction.argmax()
-    if some and fraction.flat[place] < least:
+    if some and 0 < fraction.flat[place] < least:
         fraction.flat[place] = least
     return fraction
 
@@ -156,7 +159,7 @@ def warp_instances(labels: np.ndarray, warp: Callable[[np.ndarray], np.ndarray])
     """Resize or cut a map of numbered objects; a pixel belongs to the object of which it shows most."""
     most = warp(np.zeros(labels.shape, np.float32))
     numbers = np.zeros(most.shape, labels.dtype)
-    for number in range(1, int(labels.max(initial=0)) + 1):
+    for number in range(1, int(labels.max()) + 1):
         fraction = warp((labels == number).astype(np.float32))
         numbers[fraction > most] = number
         most = np.maximum(most, fraction)
@@ -176,11 +179,13 @@ def decode_once(item: Item, dataset: Dataset, in_memory: bool = True) -> Item:
     """
     try:
         stored = read_item(item, dataset)
-        facts = item_facts(item, stored, dataset)
+        facts, seen = item_facts(item, stored, dataset), view(stored, dataset)
+        some = seen.valid is None or bool(seen.valid.any())  # of a few scribbles the resized pixels may have too little
+        remedy = "a larger dataset.size or dataset.fit=patch keeps them"
+        require(some, f"image {item.id}", "a pixel of which half counts after resizing", "none", remedy)
     except ContractError as error:
         raise_unless_skipped(error, dataset)
         return replace(item, fault=str(error))
-    seen = view(stored, dataset)
     read = partial(Seen, *seen) if in_memory else partial(decode_item, item, dataset)
     shape, (foreground, classes, points) = seen.mask.shape[:2], measure(item.id, seen, dataset)
     return replace(item, decoded=Decoded(read, shape, foreground, points, facts, classes))
@@ -196,7 +201,7 @@ def measure(name: str, seen: Seen, dataset: Dataset) -> tuple[float, tuple[float
         unit = 255 if dataset.soft else 1
         return foreground / unit, tuple(share / unit for share in classes), np.zeros((0, 2), np.int64)
     every = layers(seen.mask, dataset.task)
-    rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()[:8]))
+    rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()[:8]))  # `hash` differs in each process
     scored, chosen = [every[k] for k in dataset.task.scored], []
     for layer in scored:
         places = np.flatnonzero(layer >= 0.5)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -80,17 +81,16 @@ def hold(samples: Samples, fingerprint: str, split: str, device: torch.device) -
     """Give samples of whole images that lie on a device, copied there once per process."""
     key = (fingerprint, split, str(device))
     if key not in _held:
-        for other in [other for other in _held if other[::2] != key[::2]]:
-            del _held[other]
+        for other in list(_held):
+            if (other[0], other[2]) != (fingerprint, str(device)):  # the other splits of the data set stay
+                del _held[other]
         image, target, valid = samples.read([(0, index) for index in range(len(samples))])
-        held = image.permute(0, 2, 3, 1).to(device), target.to(device)
-        _held[key] = *held, None if valid is None else valid.to(device)
+        image = image.permute(0, 2, 3, 1)  # channels last, which a choice of rows keeps without a copy
+        _held[key] = image.to(device), target.to(device), None if valid is None else valid.to(device)
     return replace(samples, held=_held[key])
 
 
 def one_thread(worker: int) -> None:
     """Keep a data worker to one thread: the cores are shared out among the workers already."""
-    import cv2
-
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(0)  # no threads of its own
     torch.set_num_threads(1)

@@ -8,6 +8,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,10 +46,10 @@ def remembered(
     folder: where `<what>.jsonl` is kept; None keeps it in memory.
     """
     file = Path(folder, f"{what}.jsonl").expanduser().absolute() if folder else None
-    known = _known.setdefault(str(file or what), {})
+    known = _known.setdefault(str(file or what), {})  # of a file in any working folder, hence absolute
     if file and file.exists() and not known:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if line.endswith("]"):  # not the half line of a process that was killed
+        for line in file.read_bytes().splitlines():
+            with suppress(ValueError, TypeError):  # half a line that a kill left, and what was written behind it
                 known.update([json.loads(line)])
     facts = [[(path, *on_disk(path)) for path in some] for some in paths]
     keys = [json.dumps([name, *some]) for name, some in zip(names, facts, strict=True)]
@@ -56,7 +57,7 @@ def remembered(
     found = dict(zip(new, each(work, new, what), strict=True)) if new else {}
     settled = time.time_ns() - FRESH
     lasting = [k for k in new if facts[k] and all(changed < settled for _, _, changed in facts[k])]
-    known |= {keys[k]: found[k] for k in lasting}
+    known |= {keys[k]: found[k] for k in lasting}  # what has no files is found each time
     if file and lasting:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"), file.open("a", encoding="utf-8") as opened:
@@ -70,8 +71,8 @@ def content(paths: Sequence[str], folder: str | None) -> dict[str, str]:
 
     def read(k: int) -> str:
         try:
-            return sha256(Path(paths[k])) if stat.S_ISREG(os.stat(paths[k]).st_mode) else ""
-        except OSError:
+            return sha256(Path(paths[k])) if stat.S_ISREG(os.stat(paths[k]).st_mode) else ""  # a pipe has no end
+        except OSError:  # said when it is decoded
             return ""
 
     hashes = remembered("hashes", folder, [[path] for path in paths], read, [""] * len(paths))

@@ -40,7 +40,7 @@ class DataModule:
     ) -> None:
         unknown = [name for name in needs if name not in MAPS]
         require(not unknown, "data", f"needs among {', '.join(MAPS)}", unknown)
-        self.dataset, self.augment = dataset, None if type(augment) is Augment else augment
+        self.dataset, self.augment = dataset, None if type(augment) is Augment else augment  # which changes nothing
         self.batch_size, self.workers, self.seed, self.needs = batch_size, workers, seed, tuple(needs)
         patches = dataset.fit == "patch" and store in ("device", "memory")
         require(not patches, "store", "disk with dataset.fit=patch, which cuts from images of any size", store)
@@ -91,15 +91,17 @@ class DataModule:
             batch_size=None,  # a batch comes whole
             sampler=batches,
             num_workers=workers,
-            pin_memory=torch.cuda.is_available() and (place is None or place.type == "cpu"),
+            pin_memory=torch.cuda.is_available() and (place is None or place.type == "cpu"),  # not what lies on the GPU
             worker_init_fn=one_thread,
-            persistent_workers=workers > 0,
+            persistent_workers=workers > 0,  # not started anew in each epoch
         )
 
     def held_on(self, split: str) -> torch.device | None:
         """The device whose memory holds all images of a split while training; None where they are read each time."""
-        if self.store != "auto" or self.device.type != "cuda" or self.dataset.fit == "patch":
-            return {"memory": torch.device("cpu"), "device": self.device}.get(self.store)
+        if self.store in ("memory", "device"):
+            return self.device if self.store == "device" else torch.device("cpu")
+        if self.store == "disk" or self.device.type != "cuda" or self.dataset.fit == "patch":
+            return None
         item = self.samples(split).read([(0, 0)]) if self.splits[split] else ()
         need = len(self.splits[split]) * sum(x.nbytes for x in item if x is not None)
         return self.device if need < torch.cuda.mem_get_info(self.device)[0] / 4 else None

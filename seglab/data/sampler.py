@@ -1,11 +1,14 @@
 """The order of the samples, as a function of seed and epoch alone, and how batches are cut from it."""
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
 from torch import distributed
 from torch.utils.data import Sampler
+
+from seglab.contract import require
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -15,7 +18,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     while training the short ones begin again, in evaluation no image comes twice. All have as many batches, although
     one may have a sample more than another: one that ran out first would leave the others waiting in the next
     collective operation. In training a last batch of one joins the one before it, since a batch norm cannot learn from
-    a single value of a channel.
+    a single value of a channel. In evaluation a batch has one more than asked for where another process had none else.
     """
 
     def __init__(self, length: int, seed: int, shuffle: bool, batch_size: int) -> None:
@@ -29,17 +32,27 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         (rank, world), order = rank_and_world(), np.arange(self.length)
         if self.shuffle:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-            order = np.resize(order, -(-self.length // world) * world)
-        pairs = [(self.epoch, index) for index in order[rank::world].tolist()]
-        cuts = [round(k * len(pairs) / len(self)) for k in range(len(self) + 1)]
+            order = np.resize(order, self.most * world)  # begins again where it is short
+        pairs, count = [(self.epoch, index) for index in order[rank::world].tolist()], len(self)
         if world == 1:
-            cuts = [*range(0, len(self) * self.batch_size, self.batch_size), len(pairs)]
+            cuts = [*range(0, count * self.batch_size, self.batch_size), len(pairs)]
+        else:  # evenly: full batches would leave a process that has less an empty last one
+            cuts = [round(k * len(pairs) / count) for k in range(count + 1)]
         return iter([pairs[start:stop] for start, stop in pairwise(cuts)])
 
+    @property
+    def most(self) -> int:
+        """The number of samples of a process that has not one less than others."""
+        return math.ceil(self.length / rank_and_world()[1])
+
     def __len__(self) -> int:
-        longest = -(-self.length // rank_and_world()[1])
-        joined = 1 if self.shuffle and 1 < self.batch_size < longest else 0
-        return -(-(longest - joined) // self.batch_size)
+        joined = 1 if self.shuffle and 1 < self.batch_size < self.most else 0
+        count, least = math.ceil((self.most - joined) / self.batch_size), self.length // rank_and_world()[1]
+        if self.shuffle:
+            return count
+        images = f"at most as many processes as images to measure ({self.length})"
+        require(least > 0 or self.length == 0, "trainer.devices", images, rank_and_world()[1])
+        return min(count, least)  # a process with fewer samples than batches would have an empty one
 
     def limit(self, batches: int, image_of: Callable[[int], int]) -> None:
         """Keep so many batches, and the rest of the image whose tiles the last of them begins (`image_of` an index)."""
@@ -51,7 +64,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     @property
     def joins(self) -> bool:
         """Whether the last batch has one pair more than the others."""
-        return len(self) * self.batch_size < -(-self.length // rank_and_world()[1])
+        return len(self) * self.batch_size < self.most
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -54,10 +54,10 @@ class Whole:
         here = slice(top, top + size), slice(left, left + size)
         # Converted before it is filled up with 0, which is black then and need not be before.
         pixels = crop(convert(image[here], self.dataset), 0, 0, size, size).reshape(size, size, -1)
-        truth = encode(crop(mask, top, left, size, size).astype(np.float32), self.dataset)
+        truth = encode(crop(mask, top, left, size, size), self.dataset)
         if valid is None and mask[here].shape[:2] == (size, size):
             return Seen(pixels, truth, None)
-        marks = np.ones(mask[here].shape[:2], bool) if valid is None else valid[here]
+        marks = np.ones(mask[here].shape[:2], bool) if valid is None else valid[here]  # nothing beyond the edge
         return Seen(pixels, truth, crop(marks, 0, 0, size, size))
 
 
@@ -127,5 +127,9 @@ def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 def steps(length: int, size: int) -> list[tuple[int, slice]]:
     """Cut a side of an image: where each square begins, and at which of its pixels it is the first."""
-    places = [(max(0, min(start, length - size)), start) for start in range(0, length, size)]
-    return [(begin, slice(start - begin, min(size, length - begin))) for begin, start in places]
+    squares = []
+    for start in range(0, length, size):
+        # Inside the image: a net found objects at its black edge (IoU 0.19 instead of 0.69, docs/findings).
+        begin = max(0, min(start, length - size))
+        squares.append((begin, slice(start - begin, min(size, length - begin))))
+    return squares

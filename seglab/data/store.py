@@ -30,6 +30,7 @@ ALIGN = 64
 """Bytes to whose multiples arrays begin."""
 
 Record = dict[str, Any]
+"""A line of `records.jsonl`."""
 
 
 class Pixels:
@@ -65,7 +66,7 @@ def open_store(folder: Path) -> list[Item]:
     """
     who, remedy, manifest = f"folder {folder}", "run seglab.prepare (again)", check_format(folder)
     require("ids" in manifest, who, "a finished folder of seglab.prepare", None, remedy)
-    records = {record["id"]: record for record in read_records(folder / RECORDS)[0]}
+    records = {record["id"]: record for record in read_records(folder / RECORDS)[0]}  # the last of each id holds
     lost = set(manifest["ids"]) - set(records)
     require(not lost, who, f"a line in {RECORDS} for every image", f"none for {len(lost)}", remedy)
     pixels, end = Pixels(str(folder / PIXELS)), max((record["end"] for record in records.values()), default=0)
@@ -151,7 +152,7 @@ class Writer:
         """Decode one item and record it, or why it is left out, unless this was done before."""
         sources = [{"path": path, "size": on_disk(path)[0], "sha256": self.hashes[path]} for path in item.files]
         hashes, known = [file["sha256"] for file in sources], self.records.get(item.id, {})
-        good = known and not known["fault"] and not known["left_out"]
+        good = known and not known["fault"] and not known["left_out"]  # a fault is found, or raised, again
         if good and (known["labels"], [file["sha256"] for file in known["files"]]) == (item.labels, hashes):
             return
         record: Record = {"id": item.id, "group": item.group, "split": item.split, "labels": item.labels}
@@ -173,7 +174,7 @@ class Writer:
                     record["arrays"][name] = (file.tell(), array.shape, array.dtype.str)
                     file.write(array.tobytes())
                 record["end"] = file.tell()
-            with (self.folder / RECORDS).open("ab") as file:
+            with (self.folder / RECORDS).open("ab") as file:  # after the pixels, which a record promises
                 file.write(json.dumps(record).encode() + b"\n")
 
     def finish(self, ids: list[str]) -> None:
@@ -185,7 +186,12 @@ class Writer:
 
 
 def read_records(file: Path) -> tuple[list[Record], int]:
-    """Read the whole lines of a file; gives also where they end."""
-    data = file.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    return [json.loads(line) for line in data[:whole].splitlines()], whole
+    """Read the whole lines of a file, up to one that is not; gives also where they end."""
+    records, end = [], 0
+    for line in file.read_bytes().split(b"\n")[:-1]:  # without what a killed process left of its last line
+        try:
+            records.append(json.loads(line))
+        except ValueError:  # damaged: what is behind it is made again
+            break
+        end += len(line) + 1
+    return records, end

@@ -1,5 +1,7 @@
 """Several classes and pixels that do not count, from the file to the batch."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ from PIL import Image
 
 from seglab.contract import ContractError, Task
 from seglab.data.datasets.folder import Folder
-from seglab.data.decode import decode_item, view_mask
+from seglab.data.decode import decode_item, view, view_mask
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data
+from seglab.images.labels import Seen
 from seglab.images.masks import read_classes, read_mask
 from tests.data.fabricate import save_palette, write_image
 
@@ -148,6 +151,30 @@ def test_bands_and_pixels_without_data_come_from_a_geotiff(tmp_path, kind):
 def test_a_value_is_of_a_class_or_ignored():
     with pytest.raises(ContractError, match="values of classes apart from ignore, got 255"):
         Folder(root="x", classes={"background": 0, "void": 255}, ignore=255)
+
+
+@pytest.mark.parametrize("options", [{}, {"soft": True}, {"reduce": 2}, {"classes": VALUES}])
+def test_what_would_vanish_keeps_a_pixel_that_counts(options):
+    dataset = Folder(root="x", images="i", masks="m", size=8, **options)
+    mask, valid = np.zeros((64, 64), np.uint8), np.ones((64, 64), bool)
+    valid[8:16, 8:14] = False
+    mask[10:12, 14:17] = 1  # on the border of what counts: most of it where less than half does
+    seen = view(Seen(np.zeros((64, 64, 3), np.uint8), mask, valid), dataset)
+    assert seen.valid.sum() == 63
+    assert np.argwhere(seen.mask).tolist() == [[1, 2]]
+    mask[:] = 0
+    mask[10:12, 14:16] = 1  # nowhere else
+    assert not view(Seen(np.zeros((64, 64, 3), np.uint8), mask, valid), dataset).mask.any()
+
+
+def test_labels_too_few_to_count_after_resizing_are_one_sentence_or_left_out(tmp_path):
+    data = folder(write_tree(tmp_path), classes={"background": 0, "gland": 64}, ignore=[128, 255], size=4)
+    scribble = np.full((30, 40), 255, np.uint8)
+    scribble[5, 5], scribble[20, 30] = 0, 64
+    write_image(tmp_path / "masks/3.png", scribble)
+    with pytest.raises(ContractError, match="image 3: expected a pixel of which half counts after resizing, got none"):
+        open_data(data)
+    assert open_data(replace(data, on_bad_item="skip")).skipped.keys() == {"3"}
 
 
 @pytest.mark.parametrize("classes", [{}, {"classes": VALUES}])

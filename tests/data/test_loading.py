@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from seglab.contract import ContractError
 from seglab.data.batch_augment import Strong
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.distance_maps import distance
@@ -107,8 +108,15 @@ def test_processes_share_an_epoch(monkeypatch):
     for size in (1, 2, 3, 4):
         each = list(in_each_process(lambda size=size: EpochBatches(11, 0, False, size)))
         assert len({len(batches) for batches in each}) == 1  # else one process waits for ever
-        assert max(len(batch) for batches in each for batch in batches) <= size
+        lengths = [len(batch) for batches in each for batch in batches]
+        assert min(lengths) > 0
+        assert max(lengths) <= max(size, 2)  # of 4, 4 and 3 images one by one in three batches, one has two
         assert sorted(index for batches in each for batch in batches for _, index in batch) == list(range(11))
+
+    monkeypatch.setattr(distributed, "get_rank", lambda: 2)
+    with pytest.raises(ContractError, match=r"at most as many processes as images to measure \(2\), got 3"):
+        len(EpochBatches(2, 0, False, 4))
+    assert len(EpochBatches(2, 0, True, 4)) == 1
 
 
 @pytest.mark.parametrize(

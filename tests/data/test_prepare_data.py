@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from seglab.contract import ContractError
-from seglab.data import prepare_data
+from seglab.data import memo, prepare_data
 from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.module import DataModule
@@ -101,6 +101,21 @@ def test_a_cache_of_which_a_part_is_gone_is_built_anew_and_one_beyond_the_bound_
         for a, b in zip(open_data(dataset).source("train").batch(ALL, 0), before, strict=True):
             np.testing.assert_array_equal(a, b)
     assert len(folders(dataset)) == 1
+
+
+def test_what_is_remembered_survives_half_a_line_and_garbage(dataset):
+    first = open_data(dataset).fingerprint
+    file = Path(dataset.cache_dir) / "hashes.jsonl"
+    for path in Path(dataset.root).rglob("*.png"):
+        os.utime(path, ns=(1, 1))  # or it may still change
+    memo._known.clear()
+    open_data(dataset)
+    lines = file.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 18
+    for start in (lines[0][:25], b"\xff\xfe]\n", b"7\n"):
+        file.write_bytes(start + b"".join(lines))
+        memo._known.clear()
+        assert open_data(dataset).fingerprint == first
 
 
 @pytest.mark.parametrize("cache", [True, False])

@@ -102,6 +102,18 @@ def test_a_loss_of_power_and_a_repair_that_is_interrupted_mix_no_images(raw, fol
     assert_holds(folder, raw)
 
 
+def test_a_damaged_record_and_all_behind_it_are_made_again(raw, folder):
+    build(raw.items(), raw, folder)
+    for damage in (b"\xff\xfe\0", b"\n\n\n"):
+        whole = (folder / "records.jsonl").read_bytes()
+        (folder / "records.jsonl").write_bytes(whole[:300] + damage + whole[303:])
+        with pytest.raises(ContractError, match=r"a line in records.jsonl for every image, got none for \d; run"):
+            open_store(folder)
+        unfinish(folder)
+        build(raw.items(), raw, folder)
+        assert_holds(folder, raw)
+
+
 def test_several_processes_make_one_store(raw, folder):
     arguments = raw.items(), raw, folder
     with ProcessPoolExecutor(3, get_context("fork")) as pool:
