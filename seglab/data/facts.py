@@ -48,8 +48,8 @@ def objects_in(item: Item, mask: np.ndarray, dataset: Dataset) -> tuple[np.ndarr
     for layer in (every[k] for k in dataset.task.scored):
         binary = to_mask(layer.astype(np.float32), 0.5)
         labels = item.objects() if item.objects else cv2.connectedComponents(binary, connectivity=8)[1]
-        count, (height, width) = int(labels.max(initial=0)) + 1, mask.shape[:2]
-        areas.append(np.bincount(labels[binary > 0], minlength=count)[1:])
+        count, (height, width) = int(labels.max()) + 1, mask.shape[:2]
+        areas.append(np.bincount(labels[binary > 0], minlength=count)[1:])  # not where nothing counts
         if dataset.fit != "patch" and count > 1:
             size = inside(mask.shape, dataset.size, dataset.fit)
             small = to_mask(resize(binary.astype(np.float32), *size), dataset.coverage)
@@ -63,9 +63,7 @@ def extent(image: np.ndarray) -> list[float] | None:
     """Give the least and the greatest value of an image of more than 8 bits."""
     if image.dtype == np.uint8:
         return None
-    if image.dtype.kind == "f":  # NaN is no data
-        return [float(np.fmin.reduce(image, None)), float(np.fmax.reduce(image, None))]
-    return [float(image.min(initial=0)), float(image.max(initial=0))]
+    return [float(np.fmin.reduce(image, None)), float(np.fmax.reduce(image, None))]  # NaN of no data alone
 
 
 def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:

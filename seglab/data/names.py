@@ -30,24 +30,33 @@ def proposal(images: Sequence[str], masks: Sequence[str]) -> str:
     """
     some, apart = sorted(masks)[:200], set(images) != set(masks)  # enough to see it
     longer = [(image, mask) for mask in some for image in images if mask.startswith(image) and mask != image]
-    # What is behind a number is its end, not a suffix.
+    # Backward: of several images the shortest one holds, since in one folder 1_mask of 1 and 1_mask_2 is an image, too.
+    # But not 1 of 12_mask: what is behind a number is its end, not a suffix.
     rests = {mask: mask[len(image) :] for image, mask in sorted(longer, reverse=True) if not mask[len(image)].isdigit()}
     kinds = sorted(Counter(rests.values()))
     if kinds and len(kinds) <= 5 and len(rests) >= len(some) / (2 if apart else 3):
         words = "every mask ends" if len(rests) == len(some) and len(kinds) == 1 else "masks end"
         return f"{words} in {' or '.join(kinds)}: set {option('mask_suffix', *kinds)}"
-    for kind, step in (("suffix", 1), ("prefix", -1)) if apart else ():
-        firsts = {"image": basename(min(images))[::step], "mask": basename(min(masks))[::step]}
+    named = {"image": images, "mask": masks}
+    for kind, step in (("suffix", 1), ("prefix", -1)) if apart else ():  # a prefix is a suffix of names read backward
+        firsts = {word: basename(min(names))[::step] for word, names in named.items()}
         core = re.sub(r"[\W_]+$", "", commonprefix(list(firsts.values())))  # noqa: RUF071, characters are meant
-        ends = {word: name[len(core) :][::step] for word, name in firsts.items()}
-        named = {"image": images, "mask": masks}
-        both = [(basename(n)[::step], end[::step]) for word, end in ends.items() for n in named[word] if end]
-        fits = [name.endswith(end) for name, end in both]
-        if core and fits and all(fits):
+        ends = {word: first[len(core) :] for word, first in firsts.items() if first != core}
+        fits = all(basename(name)[::step].endswith(end) for word, end in ends.items() for name in named[word])
+        if core and ends and fits:
             way = "ends in" if step == 1 else "begins with"
-            seen = " and ".join(f"every {word} {way} {end}" for word, end in ends.items() if end)
-            return f"{seen}: set {' '.join(option(f'{word}_{kind}', end) for word, end in ends.items() if end)}"
+            seen = " and ".join(f"every {word} {way} {end[::step]}" for word, end in ends.items())
+            return f"{seen}: set {' '.join(option(f'{word}_{kind}', end[::step]) for word, end in ends.items())}"
     return ""
+
+
+def read_text(file: Path) -> str:
+    """Read a text in UTF-8, which may begin with a mark; raises a ContractError for another encoding."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        kind = "CSV UTF-8" if file.suffix == ".csv" else "UTF-8"  # the words of Excel
+        raise ContractError(f"{file}: expected a text in UTF-8, got another encoding; save it as {kind}") from None
 
 
 def option(name: str, *values: str) -> str:
@@ -63,22 +72,20 @@ def read_rows(table: Path, root: Path) -> list[tuple[Path, list[Path], str, str]
     a table without rows or columns, an image named twice, or an unknown split.
     """
     require(table.is_file(), "dataset.table", "a CSV file", table)
-    try:
-        content = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ContractError(f"{table}: expected a text in UTF-8, got another encoding; save it as CSV UTF-8") from None
-    rows = csv.DictReader(io.StringIO(content))
+    rows = csv.DictReader(io.StringIO(read_text(table)))
     names = [str(name).strip() for name in rows.fieldnames or ()]
     rows.fieldnames = names
     wanted = ", ".join(COLUMNS)
     require({"image", "mask"} <= set(names), str(table), f"columns of {wanted}", ", ".join(names) or "none")
     texts = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in rows]
     require(bool(texts), str(table), "a row for each image", "none")
-    images = [text["image"] for text in texts]
-    twice = sorted({image or "an empty cell" for image in images if images.count(image) > 1 or not image})
+    images = Counter(text["image"] for text in texts)
+    twice = sorted(image or "an empty cell" for image, count in images.items() if count > 1 or not image)
     require(not twice, str(table), "an image in each row, each once", ", ".join(twice[:3]))
     others = sorted({text["split"] or "an empty cell" for text in texts} - {"train", "val", "test"})
     all_or_none = not others or not any(text["split"] for text in texts)
     require(all_or_none, str(table), "train, val or test in each cell of split, or no splits", ", ".join(others[:3]))
-    masks = [[root / text["mask"]] if text["mask"] else [] for text in texts]
-    return [(root / text["image"], some, text["split"], text["group"]) for text, some in zip(texts, masks, strict=True)]
+    return [
+        (root / text["image"], [root / text["mask"]] if text["mask"] else [], text["split"], text["group"])
+        for text in texts
+    ]

@@ -54,7 +54,7 @@ def find_normalization(dataset: Dataset, images: Iterable[Decoded]) -> Dataset:
         pixels = convert(pixels, dataset) if dataset.fit == "patch" else pixels
         counted = to_units(pixels if valid is None else pixels[valid]).reshape(-1, dataset.channels) / 255
         count += len(counted)
-        total += counted.sum(0, dtype=np.float64)
+        total += counted.sum(0, dtype=np.float64)  # squares less the square of a mean lose digits
         squares += np.square(counted).sum(0, dtype=np.float64)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, (1 / 255) ** 2))  # a constant channel becomes 0
@@ -68,13 +68,15 @@ def extents(items: Sequence[Item], dataset: Dataset) -> list[list[float] | None]
 
     def read(k: int) -> list[float] | None:
         try:
-            return None if raw[k].files and has_8_bits(raw[k].files[0]) else extent(raw[k].image())
+            found = None if raw[k].files and has_8_bits(raw[k].files[0]) else extent(raw[k].image())
         except ContractError:  # said when it is decoded
             return []
+        return found if found is None or np.isfinite(found).all() else []  # no data at all
 
     names = [f"{item.id} {dataset.reading_options()}" for item in raw]
-    found = iter(remembered("ranges", dataset.cache_dir, [item.files for item in raw], read, names))
-    return [item.decoded.facts["extent"] if item.decoded else next(found) for item in items]
+    found = remembered("ranges", dataset.cache_dir, [item.files for item in raw], read, names)
+    by_id = {item.id: one for item, one in zip(raw, found, strict=True)}
+    return [item.decoded.facts["extent"] if item.decoded else by_id[item.id] for item in items]
 
 
 def around(extents: Sequence[Sequence[float]]) -> tuple[float, float]:

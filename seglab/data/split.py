@@ -10,6 +10,8 @@ from pathlib import Path, PurePath
 
 from seglab.contract import require
 from seglab.data.dataset import Item
+from seglab.data.names import read_text
+from seglab.images.image_io import without_suffix
 
 SPLITS = ("train", "val", "test")
 
@@ -82,7 +84,7 @@ def draw(
     sizes = Counter(item.group for item in items)
     ranked = sorted(sizes, key=lambda group: blake2b(f"{salt} {group}".encode(), digest_size=8).digest())
     chosen: set[str] = set()
-    count, wanted = 0, max(round(fraction * len(items)), fraction > 0)
+    count, wanted = 0, max(round(fraction * len(items)), 1) if fraction > 0 else 0
     for group in ranked[:-1]:
         if count >= wanted:
             break
@@ -107,13 +109,13 @@ def split_by_fold(
     sizes, some = Counter(item.group for item in items), groups_of(item for item in items if item.id in foreground)
     require(len(sizes) >= folds, "dataset.folds", f"at most as many folds as groups ({len(sizes)})", folds)
     ranked = sorted(sizes, key=lambda group: blake2b(f"fold {split_seed} {group}".encode(), digest_size=8).digest())
-    dealt: list[dict[str, None]] = [{} for _ in range(folds)]
+    dealt: list[set[str]] = [set() for _ in range(folds)]
     for kind in (some, sizes.keys() - some):
         full = [sum(sizes[group] for group in one) for one in dealt]
         counts = [0] * folds
         for group in (group for group in ranked if group in kind):
-            place = min(range(folds), key=lambda k: (counts[k], full[k]))
-            dealt[place][group] = None
+            place = min(range(folds), key=lambda k: (counts[k], full[k]))  # of equals the one with fewer in all
+            dealt[place].add(group)
             counts[place] += sizes[group]
     rest = [item for item in items if item.group not in dealt[fold]]
     val, train = draw(rest, val_fraction, f"val {split_seed} {fold}", foreground)
@@ -143,11 +145,11 @@ def read_split(path: Path) -> dict[str, list[str]]:
         missing = [file.name for file in files.values() if not file.is_file()]
         lists = not missing and (path.is_dir() or path.stem in SPLITS)
         require(lists, who, "the lists train.txt, val.txt and test.txt", f"no {' and no '.join(missing)}")
-        lines = {split: file.read_text(encoding="utf-8-sig").splitlines() for split, file in files.items()}
+        lines = {split: read_text(file).splitlines() for split, file in files.items()}
         return {split: [line.strip() for line in some if line.strip()] for split, some in lines.items()}
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:
+        found = json.loads(read_text(path))
+    except json.JSONDecodeError:
         found = None
     keys = list(found) if isinstance(found, dict) else []
     lists = set(keys) == set(SPLITS) and all(isinstance(names, list) for names in found.values())
@@ -160,9 +162,12 @@ def read_split(path: Path) -> dict[str, list[str]]:
 def find(name: str, known: Container[str]) -> str:
     """Find the id that a name of a list stands for: the name with as many folders as fit, or without its ending."""
     parts = PurePath(name).parts
-    tails = (PurePath(*parts[k:]) for k in range(len(parts)))
-    names = (one for tail in tails for one in (tail.as_posix(), tail.with_suffix("").as_posix()))
-    return next((one for one in names if one in known), "")
+    for k in range(len(parts)):
+        tail = PurePath(*parts[k:])
+        for one in (tail.as_posix(), without_suffix(tail)):  # first whole: an id may have a dot
+            if one in known:
+                return one
+    return ""
 
 
 def checked(splits: Splits) -> Splits:

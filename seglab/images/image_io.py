@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Container, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import cv2
@@ -237,7 +237,7 @@ def files_in(folder: Path, without: Container[Path] = ()) -> list[Path]:
     return sorted(found)
 
 
-def without_suffix(path: Path) -> str:
+def without_suffix(path: PurePath) -> str:
     """Give a path, with / between folders, without its ending; `.nii.gz` is one."""
     return re.sub(r"\.(nii\.gz|[^./]+)$", "", path.as_posix(), flags=re.IGNORECASE)
 

@@ -75,6 +75,22 @@ def test_the_range_is_that_of_the_training_images_and_one_for_all(tmp_path):
     assert "1 images outside training have values beyond 0 to 1023, which are cut off" in opened.warnings()[0]
 
 
+def test_an_image_without_data_has_no_range_and_16_bits_of_each_color_have_one(tmp_path):
+    for empty in range(COUNT):
+        data = write(tmp_path / "empty", [one.astype(np.uint16) * (k != empty) * 16 for k, one in enumerate(gray())])
+        for path in sorted((tmp_path / "empty/images").iterdir()):
+            image = tifffile.imread(path)
+            tifffile.imwrite(path, image, extratags=[(42113, "s", 2, "0", True)])
+        opened = open_data(replace(data, on_bad_item="skip"))
+        assert opened.facts()["range"] == [0, 4095]
+        assert opened.skipped.keys() == {str(empty)}
+    data = write(tmp_path / "color", gray())
+    for k, path in enumerate(sorted((tmp_path / "color/images").iterdir())):
+        path.unlink()
+        write_image(path.with_suffix(".png"), scene(k)[0].astype(np.uint16) * 16)
+    assert open_data(replace(data, channels=3)).facts()["range"] == [0, 4095]
+
+
 def test_8_bits_among_others_are_refused_until_a_range_is_named(tmp_path):
     images = [one.astype(np.uint16) * 16 for one in gray()]
     dataset = write(tmp_path, images)

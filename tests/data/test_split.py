@@ -60,6 +60,22 @@ def test_lists_hold_ids_or_names_of_files(tmp_path, before, ending):
         assert split_from_file(items(60), str(tmp_path / path)).ids() == NAMED
 
 
+def test_lists_hold_umlauts_and_endings_of_two_parts_and_nonsense_is_one_sentence(tmp_path):
+    known = [Item(name, name) for name in ("b\u00e4r", "scan", "c")]
+    named = {"train": ["b\u00e4r.png"], "val": ["p/scan.nii.gz"], "test": ["c"]}
+    for split, names in named.items():
+        (tmp_path / f"{split}.txt").write_text("\n".join(names), encoding="utf-8-sig")
+    assert split_from_file(known, str(tmp_path)).ids() == {"train": ["b\u00e4r"], "val": ["scan"], "test": ["c"]}
+    (tmp_path / "train.txt").write_bytes("b\u00e4r.png".encode("latin-1"))
+    with pytest.raises(
+        ContractError, match=r"train.txt: expected a text in UTF-8, got another encoding; save it as UTF-8"
+    ):
+        split_from_file(known, str(tmp_path))
+    (tmp_path / "split.json").write_text(json.dumps({"train": ["/", "..", ""], "val": [], "test": []}))
+    with pytest.raises(ContractError, match=r"ids of this data set, got 3 unknown ones, first /, \.\., "):
+        split_from_file(known, str(tmp_path / "split.json"))
+
+
 def test_a_name_with_a_dot_is_its_own(tmp_path):
     file = tmp_path / "split.json"
     file.write_text(json.dumps({"train": ["a.1"], "val": ["a.2"], "test": ["p/a"]}))

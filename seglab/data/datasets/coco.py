@@ -19,6 +19,13 @@ from seglab.images.labels import with_ignored
 
 WHO = "dataset coco"
 
+NEEDED = {
+    "images": ("id", "file_name", "height", "width"),
+    "annotations": ("image_id", "category_id"),
+    "categories": ("id", "name"),
+}
+"""What a COCO file says at least."""
+
 Shape = tuple[int, bool, Any]
 """An object: the number of its class, whether it is a crowd, and its polygons or run lengths."""
 
@@ -56,11 +63,16 @@ class Coco(Dataset):
         """Make an item of each image of a file."""
         require(file.is_file(), WHO, "a COCO file that exists", file, "set dataset.annotations")
         content = read_json(file)
-        missing = [key for key in ("images", "annotations", "categories") if key not in content]
+        missing = [key for key in NEEDED if key not in content]
         require(not missing, str(file), "images, annotations and categories", f"no {' and no '.join(missing)}")
+        for kind, keys in NEEDED.items():
+            without = sum(not all(key in one for key in keys) for one in content[kind])
+            require(not without, str(file), f"{', '.join(keys)} of all {kind}", f"{without} without")
         names = {one["id"]: one["name"] for one in content["categories"]}
         unknown = [name for name in self.classes or () if name not in names.values()]
         require(not unknown, str(file), f"dataset.classes among {', '.join(names.values())}", ", ".join(unknown))
+        strange = sorted({str(one["category_id"]) for one in content["annotations"] if one["category_id"] not in names})
+        require(not strange, str(file), "a category of each annotation", f"none of id {', '.join(strange)}")
         boxes = sum(not one.get("segmentation") for one in content["annotations"])
         require(not boxes, str(file), "an outline of each object", f"{boxes} without, such as boxes alone")
         shapes: dict[int, list[Shape]] = defaultdict(list)
@@ -76,6 +88,8 @@ class Coco(Dataset):
         path, name = root / self.images / image["file_name"], str(Path(image["file_name"]).with_suffix(""))
         if not path.is_file():
             return Item(name, name, split=split, fault=f"{path}: expected an image that the COCO file names")
+        if not all(has_area(outline) for _, _, outline in shapes):
+            return Item(name, name, split=split, fault=f"{path}: expected outlines of at least three points")
         size = (image["height"], image["width"])
         mask, labels = partial(draw, shapes, size, self.task.channels), json.dumps(shapes)
         objects = partial(number, shapes, size) if self.task.channels == 1 else None
@@ -83,11 +97,18 @@ class Coco(Dataset):
         return Item(name, name, reader, mask, split, (str(path),), labels=labels, objects=objects)
 
 
+def has_area(segmentation: Any) -> bool:
+    """Say whether polygons have three points or more each: at others the COCO tools fail."""
+    if isinstance(segmentation, dict):  # run lengths
+        return True
+    return all(isinstance(part, dict) or (isinstance(part, list) and len(part) >= 6) for part in segmentation)
+
+
 def area(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     """Fill one object (h, w) uint8, as the COCO tools do."""
     from pycocotools import mask as coco
 
-    packed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str | bytes)
+    packed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str | bytes)  # as the tools write
     codes = segmentation if packed else coco.frPyObjects(segmentation, *size)
     return coco.decode(coco.merge(codes) if isinstance(codes, list) else codes)
 
@@ -97,8 +118,10 @@ def draw(shapes: Sequence[Shape], size: tuple[int, int], channels: int) -> np.nd
     mask, crowd = np.zeros((*size, channels), np.uint8), np.zeros(size, bool)
     for layer, is_crowd, segmentation in shapes:
         filled = area(segmentation, size)
-        crowd |= is_crowd & (filled > 0)
-        mask[..., layer] |= 0 if is_crowd else filled
+        if is_crowd:
+            crowd |= filled > 0
+        else:
+            mask[..., layer] |= filled
     mask = mask if channels > 1 else mask[..., 0]
     return with_ignored(mask, ~crowd) if crowd.any() else mask
 
@@ -107,5 +130,6 @@ def number(shapes: Sequence[Shape], size: tuple[int, int]) -> np.ndarray:
     """Number the objects of an image from 1; where two overlap the later one shows."""
     numbers = np.zeros(size, np.int32)
     for k, (_, is_crowd, segmentation) in enumerate(shapes, 1):
-        numbers[(area(segmentation, size) > 0) & (not is_crowd)] = k
+        if not is_crowd:
+            numbers[area(segmentation, size) > 0] = k
     return numbers

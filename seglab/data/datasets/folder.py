@@ -82,7 +82,7 @@ class Folder(Dataset):
     group_pattern: str | None = None
 
     def __post_init__(self) -> None:
-        if self.classes is not None:
+        if self.classes is not None:  # before the base class asks for the task
             self.check_classes(dict(self.classes))
         super().__post_init__()
         require(self.threshold >= 0, WHO, "threshold of at least 0", self.threshold)
@@ -90,8 +90,8 @@ class Folder(Dataset):
         for split in ("val", "test"):
             images, masks = getattr(self, f"{split}_images"), getattr(self, f"{split}_masks")
             require(bool(images) == bool(masks), WHO, f"{split}_images and {split}_masks together")
-        for color in (v for v in (*listed(self.mask_value), *listed(self.ignore)) if isinstance(v, str)):
-            to_rgb(color)
+        for color in (value for value in (*listed(self.mask_value), *listed(self.ignore)) if isinstance(value, str)):
+            to_rgb(color)  # refuses what is none
         folders = [some for some in (self.masks, self.val_masks, self.test_masks) if some]
         names = [named(some).keys() for some in folders]
         require(all(some == names[0] for some in names), WHO, "one set of classes in masks, val_masks and test_masks")
@@ -146,6 +146,7 @@ class Folder(Dataset):
         if self.test_images and self.test_masks:
             folders["test"] = (self.test_images, self.test_masks)
             self.require_no_other_val(root)
+        # A folder of masks may lie in that of the images.
         every = {root / one for images, masks in folders.values() for one in (images, *named(masks).values())}
         items = []
         for split, (images, masks) in folders.items():
@@ -214,12 +215,14 @@ class Folder(Dataset):
     def pair(self, core: str, files: Sequence[tuple[list[Named], list[Named]]], split: str) -> list[Item]:
         """Make the items of one name, or one with a fault where two files have it; `files` are those of each class."""
         name, masks = f"{split}/{core}" if split else core, [masks for _, masks in files]
-        images = next((images for images, _ in files if images), [])
-        suffixes = [Counter(one.suffix for one in some) for some in masks]
-        again = [[one for one in some if count[one.suffix] > 1] for some, count in zip(masks, suffixes, strict=True)]
-        for some in (images, *again):
-            if len(some) > 1:
-                fault = f"{some[0].path}: expected one file of its name, got {some[1].path} too"
+        images = next((found for found, _ in files if found), [])  # the same for each class
+        alike = [images]
+        for some in masks:  # of each suffix there may be one
+            suffixes = dict.fromkeys(one.suffix for one in some)
+            alike += [[one for one in some if one.suffix == suffix] for suffix in suffixes]
+        for same in alike:
+            if len(same) > 1:
+                fault = f"{same[0].path}: expected one file of its name, got {same[1].path} too"
                 return [Item(name, name, split=split, fault=fault)]
         image, group = (images[0].path, self.group_of(images[0].name, name)) if images else (None, name)
         base = Item(name, group, split=split, page=self.page)
@@ -240,7 +243,7 @@ class Folder(Dataset):
             return name
         found = re.search(self.group_pattern, stem)
         require(found is not None, WHO, f"group_pattern {self.group_pattern} to match", stem)
-        return (found and found[min(1, found.re.groups)]) or stem  # without parentheses what matches
+        return (found and found[min(1, found.re.groups)]) or stem  # without parentheses all that matches
 
 
 def named(masks: str | Folders) -> dict[str, str]:
@@ -288,7 +291,7 @@ def pair_item(
         present = image or next(path for some in masks for path in some)
         return replace(base, fault=f"{present}: expected {'an image' if image is None else 'a mask'} of its name")
     paths, reader = [[str(path) for path in some] for some in masks], partial(read_image, str(image), base.page, bands)
-    own = tuple(dict.fromkeys(path for some in paths for path in some if path != str(image)))
+    own = tuple(dict.fromkeys(path for some in paths for path in some if path != str(image)))  # each once
     mask = partial(read_all, paths, read, reader)
     return replace(base, image=reader, mask=mask, files=(str(image), *own), mask_files=own)
 
@@ -296,7 +299,7 @@ def pair_item(
 def read_all(paths: Sequence[Sequence[str]], read: Read, image: Reader) -> np.ndarray:
     """Decode the masks of an image: (h, w), of several classes (h, w, k); one without files has no foreground."""
     masks = [[read(path) for path in some] for some in paths]
-    shapes = sorted({mask.shape for some in masks for mask in some}) or [image().shape[:2]]
+    shapes = sorted({mask.shape for some in masks for mask in some}) or [image().shape[:2]]  # decoded only if need be
     who = next((path for some in paths for path in some), "")
     require(len(shapes) == 1, who, "masks of one size", ", ".join(f"{w}x{h}" for h, w in shapes))
     made = [united(some, who) if some else np.zeros(shapes[0], np.uint8) for some in masks]

@@ -92,6 +92,15 @@ def test_what_is_wrong_in_a_file_is_one_sentence(root):
     write(root, [region(SHIP, square(4, 6, 12, 10)), region(SHIP, [])])
     with pytest.raises(ContractError, match="an outline of each object, got 1 without, such as boxes alone"):
         coco(root).items()
+    for degenerate in ([[1, 2]], [[5, 5, 10, 10]], [[]], [[1, 2, 9, 9], *square(4, 6, 12, 10)], [1, 2, 3, 4, 5, 6]):
+        (item,) = coco(write(root, [region(SHIP, degenerate)])).items()
+        assert item.fault == f"{root}/images/deep/0.png: expected outlines of at least three points"
+    write(root, [region(SHIP, square(4, 6, 12, 10)), region(9, square(4, 6, 12, 10))])
+    with pytest.raises(ContractError, match="expected a category of each annotation, got none of id 9"):
+        coco(root).items()
+    write(root, [], images=[{"id": 10, "file_name": "deep/0.png"}])
+    with pytest.raises(ContractError, match="expected id, file_name, height, width of all images, got 1 without"):
+        coco(root).items()
     (root / "annotations.json").write_text("{")
     with pytest.raises(ContractError, match="expected images, annotations and categories, got no images and no"):
         coco(root).items()
