@@ -21,18 +21,11 @@ from seglab.images.labels import foreground_of, layers
 from seglab.images.resize import in_colors, inside, resize
 from seglab.plots import hatched, paint_classes
 
-PICTURE = 256
-"""Pixels of the longer side of a picture."""
-
-SIDE = 16
-BITS_SET = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1)
-"""How many bits of each byte are set."""
-
-FEW_BITS = 16
-"""Of the 256 bits of two hashes: fewer that differ make a pair a candidate."""
-
-ALIKE = 0.98
-"""Correlation of two reduced images from which a candidate counts as a near-duplicate."""
+PICTURE = 256  # pixels of the longer side of a picture
+SIDE = 16  # of a hash, in bits
+BITS_SET = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1)  # np.bitwise_count of numpy 2
+FEW_BITS = 16  # of the 256 bits of two hashes: fewer that differ make a pair a candidate
+ALIKE = 0.98  # correlation of two reduced images from which a candidate counts as a near-duplicate
 
 
 class Sample(NamedTuple):
@@ -67,12 +60,13 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
     results = {item.id: one for item, one in zip(good, inspected, strict=True)}
     faults = {item.id: item.fault for item in listed if item.fault}
     faults |= {name: one for name, one in results.items() if isinstance(one, str)}
+    # Again, as training does: what cannot be decoded is out before the split is drawn.
     splits, out = divide(listed, faults, chosen.hashes, dataset, False)
     shown = [(split, item) for split in SPLITS for item in splits[split]]
     seen = [one for _, item in shown if isinstance(one := results[item.id], dict)]
     sides = [split for split, _ in shown]
     names = [f"{item.id} ({split})" for split, item in shown]
-    copies = [reason for name, reason in out.items() if "expected in one split" in reason]
+    copies = [reason for reason in out.values() if "expected in one split" in reason]
     pairs = near_duplicates([one["hash"] for one in seen], sides)
     leaks = copies + [f"{names[a]} and {names[b]} look the same" for a, b in pairs]
     facts: dict[str, Any] = {
@@ -104,15 +98,16 @@ def inspect(item: Item, dataset: Dataset) -> Facts | str:
         raster = decode(item.files[0], item.page) if item.files else None
     except ContractError:  # a format of somebody's own
         raster = None
-    facts |= {"turned": bool(raster and raster.turned), "alpha": raster is not None and raster.alpha is not None}
-    facts |= {"areas": objects_in(item, stored.mask, dataset)[0]}
-    return facts | {"hash": image_hash(view_image(stored.image, replace(dataset, fit="patch", reduce=1)))}
+    facts["turned"], facts["alpha"] = bool(raster and raster.turned), raster is not None and raster.alpha is not None
+    facts["areas"] = objects_in(item, stored.mask, dataset)[0]
+    native = replace(dataset, fit="patch", reduce=1)
+    return facts | {"hash": image_hash(view_image(stored.image, native))}  # no data is black in it, not NaN
 
 
 def summary(splits: dict[str, list[Facts]], dataset: Dataset) -> dict[str, Any]:
     """Sum up the facts of all images as plain data."""
     seen = [one for some in splits.values() for one in some]
-    areas = np.concatenate([[], *(one["areas"] for one in seen)])
+    areas = np.concatenate([[], *(one["areas"] for one in seen)])  # of no images, too
     every, task = np.array([one["foreground"] for one in seen]), dataset.task
     masks = [mask for one in seen for mask in one["masks"]]
     kinds = Counter(" ".join(filter(None, (mask["lossy"], mask["kind"]))) for mask in masks)
@@ -155,7 +150,7 @@ def image_hash(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     gray = image if image.ndim == 2 else image.mean(axis=2)
     small = cv2.resize(gray.astype(np.float32), (4 * SIDE, 4 * SIDE), interpolation=cv2.INTER_AREA)
-    coarse = cv2.resize(small, (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA)
+    coarse = cv2.resize(small, (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA)  # of 17 columns 16 differences
     bits = np.packbits(coarse[:, 1:] < coarse[:, :-1])
     centered = small - small.mean()
     length = np.linalg.norm(centered)
@@ -169,7 +164,7 @@ def near_duplicates(hashes: Sequence[tuple[np.ndarray, np.ndarray]], splits: Seq
     for k in range(len(hashes) - 1):
         differ = BITS_SET[bits[k + 1 :] ^ bits[k]].sum(1)
         for other in (k + 1 + np.flatnonzero(differ <= FEW_BITS)).tolist():
-            if splits[k] != splits[other] and pixels[k] @ pixels[other] >= ALIKE:
+            if splits[k] != splits[other] and pixels[k] @ pixels[other] >= ALIKE:  # last, since it costs most
                 pairs.append((k, other))
     return pairs
 
@@ -187,13 +182,12 @@ def picture(item: Item, dataset: Dataset) -> Sample:
     else:
         drawn = hatched(black + np.uint8(255) * (maps[0] >= 0.5)[..., None], marks)
     display = replace(dataset, channels=3 if dataset.channels == 1 else dataset.channels, bits=8)
-    shown = display if dataset.fit != "patch" else replace(display, fit="pad", size=PICTURE)
-    seen, seen_mask, _ = decode_item(item, replace(shown, channels=dataset.channels))
-    seen_mask = foreground_of(seen_mask, task)
+    whole = replace(dataset, fit="pad", size=PICTURE) if dataset.fit == "patch" else dataset
+    seen, seen_mask, _ = decode_item(item, replace(whole, bits=8))
     return Sample(
         item.id,
         resize(in_colors(convert(image, display)), *size),
         drawn,
-        in_colors(convert(seen, replace(display, range="full"))),
-        seen_mask > (127 if dataset.soft else 0),
+        in_colors(convert(seen, replace(display, range="full"))),  # it is in the data set's range already
+        foreground_of(seen_mask, task) > (127 if dataset.soft else 0),
     )

@@ -25,8 +25,7 @@ REFUSED |= dict.fromkeys(("ToTensorV2", "ToTensor3D"), "seglab makes tensors its
 """Transforms that people end a chain with, and why they are not wanted here."""
 
 
-Changed = tuple[Tensor, Tensor, Tensor | None]
-"""Image, target and valid mask of a batch after a change."""
+Changed = tuple[Tensor, Tensor, Tensor | None]  # image, target and valid mask of a batch after a change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +100,7 @@ class Chain(Augment):
     def __call__(
         self, image: Tensor, target: Tensor, valid: Tensor | None, seed: int, pairs: Sequence[tuple[int, int]]
     ) -> Changed:
+        # What counts goes through the same changes as the labels, as one more channel of them.
         device, labels = image.device, target if valid is None else torch.cat((target, valid.to(target.dtype)), 1)
         images, masks = (x.permute(0, 2, 3, 1).cpu().numpy() for x in (image, labels))
         made = [self.one(one, mask, (seed, *key)) for one, mask, key in zip(images, masks, pairs, strict=True)]
@@ -127,7 +127,7 @@ class Chain(Augment):
 
         given = to_unit_range(image)
         out, changing = {"image": given, "mask": mask}, []
-        for transform in copy.deepcopy(list(self.steps.values())):
+        for transform in copy.deepcopy(list(self.steps.values())):  # whose own p stays
             name, transform.p, before = type(transform).__name__, 1.0, (spell(out["image"]), spell(out["mask"]))
             try:
                 out = Compose([transform], seed=0)(image=out["image"], mask=out["mask"])

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from seglab.contract import require
 from seglab.data.augment import Augment, Changed
 
-GOLDEN = -1640531527
-"""2 to the 32 over the golden ratio, as int32: multiples of it are far apart, so that neighbors get other hashes."""
+GOLDEN = -1640531527  # 2^32 over the golden ratio, as int32: its multiples are far apart, and neighbors hash apart
 
 NAMES = (
     *("flip_x", "flip_y", "turn", "quarter", "tone", "brightness", "contrast", "warp", "degrees", "zoom_x", "zoom_y"),
@@ -26,11 +25,8 @@ NAMES = (
 )
 """The random numbers of a sample; each keeps its place, whatever the options."""
 
-BEND_SIGMA, BEND_STEP = 8.0, 4
-"""Elastic deformation: over how many pixels displacements are smoothed, and the distance of the numbers behind them."""
-
-BEND = 50 / (2 * math.pi**0.5 * BEND_SIGMA)
-"""Standard deviation of a displacement, 1.76 pixels: what a Gaussian of 8 pixels leaves of normal numbers, times 50."""
+BEND_SIGMA, BEND_STEP = 8.0, 4  # pixels: the Gaussian that smooths displacements, and between the numbers behind them
+BEND = 50 / (2 * math.pi**0.5 * BEND_SIGMA)  # pixels, 1.76: what that Gaussian leaves of normal numbers, times 50
 
 
 def scramble(x: Tensor) -> Tensor:
@@ -53,7 +49,7 @@ def normal(states: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Standard normal numbers (b, *shape) from a hash for each sample (b,), two from 32 bits by Box and Muller."""
     count = math.prod(shape)
     bits = combine(states[:, None], torch.arange(-(-count // 2), dtype=torch.int32, device=states.device))
-    radius = ((bits & 0xFFFF).float() + 0.5).div_(65536).log_().mul_(-2).sqrt_()
+    radius = ((bits & 0xFFFF).float() + 0.5).div_(65536).log_().mul_(-2).sqrt_()  # never the logarithm of 0
     angle = ((bits >> 16) & 0xFFFF).float().mul_(2 * torch.pi / 65536)
     return torch.cat((radius * angle.cos(), radius * angle.sin()), 1)[:, :count].reshape(-1, *shape)
 
@@ -74,7 +70,7 @@ def displacements(states: Tensor, height: int, width: int) -> Tensor:
     for length, points in ((width, grid[1]), (height, grid[0])):
         places, nodes = (torch.arange(n, device=states.device) for n in (length, points))
         weights = torch.exp(-0.5 * ((places[:, None] - BEND_STEP * nodes) / BEND_SIGMA) ** 2)
-        field = (field @ F.normalize(weights).mT).mT
+        field = (field @ F.normalize(weights).mT).mT  # rows of length 1 keep the variance, at the border too
     return BEND * field
 
 
@@ -82,6 +78,7 @@ class Draws:
     """The random numbers of a batch by name, each (b,) on the CPU: hashes of seed, epoch, index and name."""
 
     def __init__(self, seed: int, pairs: Sequence[tuple[int, int]]) -> None:
+        # By int64, since a seed may have 32 bits: the conversion to int32 wraps around.
         epochs, indices = torch.tensor(list(pairs), dtype=torch.int64).reshape(-1, 2).to(torch.int32).T
         first = scramble(torch.tensor([seed], dtype=torch.int64).to(torch.int32))
         names = torch.arange(1, len(NAMES) + 1, dtype=torch.int32)
@@ -182,7 +179,7 @@ class Strong(Light):
         moved = ((draws["warp"] < self.warp) | (draws["bend"] < self.bend)).nonzero()[:, 0]
         if len(moved):
             grid, rows = self.grid(draws, moved, image), sent(moved, image)
-            image[rows] = F.grid_sample(image[rows], grid, align_corners=False)
+            image[rows] = F.grid_sample(image[rows], grid, align_corners=False)  # black from outside
             target = replaced(target, rows, grid)
             valid = None if valid is None else replaced(valid, rows, grid)
         self.on_some(image, draws, "noise", self.add_noise)
@@ -200,11 +197,10 @@ class Strong(Light):
         """Where each pixel of some samples comes from, for grid_sample: the affine and the elastic map composed."""
         warped, bent = (draws["warp"] < self.warp)[rows], (draws["bend"] < self.bend)[rows]
         height, width = image.shape[2:]
-        device = image.device
         back = torch.linalg.inv(self.matrices(draws)[rows])
         back = sent(torch.where(warped[:, None, None], back, torch.eye(2)), image)[..., None, None]
-        x, y = torch.arange(width, device=device) - (width - 1) / 2, torch.arange(height, device=device)[:, None]
-        y = y - (height - 1) / 2
+        x = torch.arange(width, device=image.device) - (width - 1) / 2
+        y = torch.arange(height, device=image.device)[:, None] - (height - 1) / 2
         source = back[:, :, 0] * x + back[:, :, 1] * y
         if bent.any():
             dx, dy = displacements(sent(draws.state("bend_field")[rows][bent], image), height, width).unbind(1)

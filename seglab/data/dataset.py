@@ -13,24 +13,16 @@ from seglab.images.labels import Seen
 from seglab.images.raster import Page
 from seglab.images.resize import FITS
 
-Reader = Callable[[], np.ndarray]
-"""A picklable function of no arguments: a `functools.partial` of a function of some module."""
-
-NO_PIXELS: Reader = partial(np.zeros, (1, 1), np.uint8)
-"""Stands for the pixels of an item that has a fault."""
-
-Facts = dict[str, Any]
-"""What a decoded item says about itself, as plain data: see `item_facts`."""
-
-VERSION = 4
-"""Of the code that decodes: a change that moves pixels must raise it."""
+Reader = Callable[[], np.ndarray]  # picklable: a `functools.partial` of a function of some module
+NO_PIXELS: Reader = partial(np.zeros, (1, 1), np.uint8)  # stands for the pixels of an item that has a fault
+Facts = dict[str, Any]  # what a decoded item says about itself, as plain data: see `item_facts`
+VERSION = 4  # of the code that decodes: a change that moves pixels must raise it, or caches keep the old ones
 
 NOT_READING = {"root", "mean", "std", "val_fraction", "test_fraction", "split_seed", "split_file", "on_bad_item"}
 NOT_READING |= {"cache_dir", "cache_gb", "positive_fraction", "patches_per_image", "stratify", "folds", "fold"}
 """Fields of a data set that change no pixel."""
 
-AFTER_CUTTING = {"size", "fit", "channels", "bits", "range"}
-"""Fields that change no pixel of what patches are cut from."""
+AFTER_CUTTING = {"size", "fit", "channels", "bits", "range"}  # fields that change no pixel of what patches are cut from
 
 
 @dataclass(frozen=True)

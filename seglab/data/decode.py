@@ -13,8 +13,7 @@ from seglab.data.facts import item_facts
 from seglab.images.labels import Seen, fractions, layers, valid_pixels, without_ignored
 from seglab.images.resize import crop, fit, require_bands, resize, to_bits, to_channels, to_full_range, to_mask
 
-POINTS = 64
-"""Foreground pixels remembered of each image, for patches to be drawn around."""
+POINTS = 64  # foreground pixels remembered of each image, for patches to be drawn around
 
 
 def read_item(item: Item, dataset: Dataset) -> Seen:
@@ -103,8 +102,9 @@ def warp_mask(
             if layer.any() and share.any() and not (found == k).any():  # it would vanish, see keep_one
                 found.flat[share.argmax()] = k
         return found
-    kept = [keep_one(share / whole, layer.max() >= 0.5, dataset) for layer, share in zip(every, shares, strict=True)]
-    made = np.stack(kept, axis=-1) if dataset.soft else to_mask(np.stack(kept, axis=-1), dataset.coverage)
+    pairs = zip(every, shares, strict=True)
+    kept = np.stack([keep_one(share / whole, layer.max() >= 0.5, dataset) for layer, share in pairs], axis=-1)
+    made = kept if dataset.soft else to_mask(kept, dataset.coverage)
     return made[..., 0] if mask.ndim == 2 else made
 
 

@@ -1,14 +1,14 @@
 """Maps that some losses want beside the target; made on the CPU, in the data workers, from the mask alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
 
 from seglab.distance_transform import distance_to_zero
 
-FAR = 1e4
-"""Stands for an infinite distance in `gap`, in pixels: every weight exp(-distance^2) of it is zero."""
+FAR = 1e4  # stands for an infinite distance in `gap`, in pixels: every weight exp(-distance^2) of it is zero
 
 
 def distance(mask: np.ndarray) -> np.ndarray:
@@ -20,6 +20,7 @@ def distance(mask: np.ndarray) -> np.ndarray:
     inside = np.ascontiguousarray(mask > 0, dtype=np.uint8)
     if not inside.any() or inside.all():
         return np.zeros(mask.shape, np.float32)
+    # 0 at the outermost pixels inside, 1 at the first ones outside, as the paper's code has it.
     return np.where(inside > 0, 1 - distance_to_zero(inside), distance_to_zero(1 - inside)).astype(np.float32)
 
 
@@ -34,7 +35,7 @@ def gap(mask: np.ndarray) -> np.ndarray:
     second = nearest.copy()
     for label in range(1, count):
         away = distance_to_zero((labels != label).astype(np.uint8)).astype(np.float32)
-        second = np.minimum(second, np.maximum(nearest, away))
+        second = np.minimum(second, np.maximum(nearest, away))  # before `nearest` forgets the former one
         nearest = np.minimum(nearest, away)
     return nearest + second if count > 2 else np.full(mask.shape, FAR, np.float32)
 
@@ -51,6 +52,7 @@ def cells(mask: np.ndarray) -> np.ndarray:
     objects = components(mask)
     if not objects.any():
         return objects
+    # OpenCV has numbers of the nearest pixels only with approximate distances (51.0 for 50.0).
     nearest = distance_transform_edt(objects == 0, return_distances=False, return_indices=True)
     return objects[tuple(nearest)]
 
@@ -61,14 +63,13 @@ def inverse_size(mask: np.ndarray) -> np.ndarray:
     (Shirokikh et al. 2020, "Universal Loss Reweighting to Balance Lesion Size Inequality".)
     """
     objects = components(mask).astype(np.int64)
-    sizes = np.bincount(objects.ravel()).clip(min=1)
+    sizes = np.bincount(objects.ravel()).clip(min=1)  # a full mask has no background
     weights = np.maximum(mask.size / (len(sizes) * sizes), 1)
     weights[0] = 1
     return weights[objects].astype(np.float32)
 
 
-RING = ((0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0), (0, 0))
-"""Where the neighbors of a pixel lie in its 3x3, from the one above clockwise."""
+RING = ((0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0), (0, 0))  # neighbors, from the one above clockwise
 
 
 def thinned(mask: np.ndarray) -> np.ndarray:
@@ -78,11 +79,12 @@ def thinned(mask: np.ndarray) -> np.ndarray:
     skeleton recall take from scikit-image, is not for us: it erases an object of 2x2 pixels.)
     """
     lines = np.pad(mask > 0, 1)
-    inside, left = lines[1:-1, 1:-1], -1
-    while left != (left := int(inside.sum())):
+    inside, before = lines[1:-1, 1:-1], -1  # a view: what is taken away there is gone in `lines`
+    while before != (before := int(inside.sum())):
         for turn in (0, 4):  # from the east and south, then from the west and north
             n = [lines[row : row + mask.shape[0], column : column + mask.shape[1]] for row, column in RING]
             n = n[turn:] + n[:turn]
+            # In the paper's letters: C(p) is `pieces`, N(p) the lesser of N1 and N2, `many`.
             one, two = ([n[i + k] | n[(i + 1 + k) % 8] for i in (0, 2, 4, 6)] for k in (0, 1))
             pieces = sum((~n[i] & there).astype(np.int8) for i, there in zip((0, 2, 4, 6), two, strict=True))
             many = np.minimum(sum(x.astype(np.int8) for x in one), sum(x.astype(np.int8) for x in two))
@@ -99,11 +101,5 @@ def skeleton(mask: np.ndarray) -> np.ndarray:
     return (cv2.dilate(thinned(mask).astype(np.uint8), cross, iterations=2) * (mask > 0)).astype(np.float32)
 
 
-MAPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "distance": distance,
-    "gap": gap,
-    "components": components,
-    "cells": cells,
-    "inverse_size": inverse_size,
-    "skeleton": skeleton,
-}
+MAKERS: tuple[Any, ...] = (distance, gap, components, cells, inverse_size, skeleton)
+MAPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {make.__name__: make for make in MAKERS}

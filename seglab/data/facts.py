@@ -14,8 +14,7 @@ from seglab.images.labels import Seen, fractions, layers
 from seglab.images.masks import mask_facts, summary
 from seglab.images.resize import inside, resize, to_mask
 
-FEW = 3
-"""Training images: a class that fewer show is learned by heart, if at all."""
+FEW = 3  # training images: a class that fewer show is learned by heart, if at all
 
 
 def item_facts(item: Item, stored: Seen, dataset: Dataset) -> Facts:

@@ -20,8 +20,7 @@ Batch = dict[str, Any]
 Held = tuple[Tensor, Tensor, Tensor | None]
 """All images (n, h, w, c), targets (n, k, h, w) and valid masks (n, 1, h, w) of a split, as tensors on one device."""
 
-_held: dict[tuple[str, str, str], Held] = {}
-"""The latest data set that this process holds, by fingerprint, split and device: runs of a sweep share it."""
+_held: dict[tuple[str, str, str], Held] = {}  # of the latest data set, by its fingerprint, split and device
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Samples(Dataset):
 
 
 def hold(samples: Samples, fingerprint: str, split: str, device: torch.device) -> Samples:
-    """Give samples of whole images that lie on a device, copied there once per process."""
+    """Give samples of whole images that lie on a device, copied there once for all runs of a sweep in a process."""
     key = (fingerprint, split, str(device))
     if key not in _held:
         for other in list(_held):

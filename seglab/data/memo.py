@@ -20,14 +20,9 @@ from seglab.files import sha256
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAX_THREADS = 16
-"""Beyond, a disk gives no more, and whole scans in work fill the memory."""
-
-FRESH = 2 * 10**9
-"""Nanoseconds after a change in which a file may change again without a later time: not remembered before."""
-
-_known: dict[str, dict[str, Any]] = {}
-"""By file of the memo, so that a process reads each once."""
+MAX_THREADS = 16  # beyond, a disk gives no more, and whole scans in work fill the memory
+FRESH = 2 * 10**9  # nanoseconds after a change: the file may change again without a later time, and is not remembered
+_known: dict[str, dict[str, Any]] = {}  # by file of the memo, so that a process reads each once
 
 
 def each(work: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from seglab.contract import ContractError, require
 
-COLUMNS = ("image", "mask", "split", "group")
-"""Of a table; the first two must be there, and others are ignored."""
+COLUMNS = ("image", "mask", "split", "group")  # of a table; the first two must be there, and others are ignored
 
 
 def affix(prefix: str, suffixes: Sequence[str]) -> re.Pattern[str]:
@@ -85,7 +84,4 @@ def read_rows(table: Path, root: Path) -> list[tuple[Path, list[Path], str, str]
     others = sorted({text["split"] or "an empty cell" for text in texts} - {"train", "val", "test"})
     all_or_none = not others or not any(text["split"] for text in texts)
     require(all_or_none, str(table), "train, val or test in each cell of split, or no splits", ", ".join(others[:3]))
-    return [
-        (root / text["image"], [root / text["mask"]] if text["mask"] else [], text["split"], text["group"])
-        for text in texts
-    ]
+    return [(root / t["image"], [root / t["mask"]] if t["mask"] else [], t["split"], t["group"]) for t in texts]

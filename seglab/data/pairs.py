@@ -12,8 +12,7 @@ import numpy as np
 from seglab.contract import require
 
 Source: TypeAlias = "np.ndarray | str | Path"
-GROUP = r"^g(\d+)_"
-"""Finds the number of an image's group in the names that `write_pairs` gives."""
+GROUP = r"^g(\d+)_"  # finds the number of an image's group in the names that `write_pairs` gives
 
 
 def write_pairs(
@@ -31,7 +30,7 @@ def write_pairs(
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     found = blake2b(digest_size=8)
     place.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".partial", dir=place) as made:
+    with TemporaryDirectory(prefix=".partial", dir=place) as made:  # on the same disk, or it could not be renamed
         for k, (image, mask) in enumerate(zip(images, masks, strict=True)):
             name = f"g{numbers[groups[k]]:05d}_{k:05d}"
             if isinstance(image, np.ndarray):
@@ -48,7 +47,11 @@ def write_pairs(
                 found.update(f"{name} {kind} {write(source, Path(made, 'pairs', kind, name))}".encode())
         folder = place / found.hexdigest()
         if not folder.exists():
-            Path(made, "pairs").rename(folder)
+            try:
+                Path(made, "pairs").rename(folder)
+            except OSError:  # another process was faster: its folder has the same content
+                if not folder.exists():
+                    raise
     return folder
 
 
@@ -56,11 +59,11 @@ def write(source: Source, place: Path) -> str:
     """Write an array as PNG, or link a file; returns what tells it from others."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(source, np.ndarray):
-        order = cv2.cvtColor(source, cv2.COLOR_RGB2BGR) if source.ndim == 3 and source.shape[2] == 3 else source
-        data = cv2.imencode(".png", order)[1].tobytes()
+        bgr = cv2.cvtColor(source, cv2.COLOR_RGB2BGR) if source.ndim == 3 and source.shape[2] == 3 else source
+        data = cv2.imencode(".png", bgr)[1].tobytes()
         place.with_suffix(".png").write_bytes(data)
         return blake2b(data, digest_size=8).hexdigest()
     file = Path(source).resolve()
     require(file.is_file(), "compare", "an array or a file", source)
     place.with_suffix(file.suffix).symlink_to(file)
-    return str(file)
+    return str(file)  # its content is hashed when it is decoded

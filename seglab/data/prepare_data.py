@@ -95,6 +95,7 @@ class Selection(NamedTuple):
         """Name the decoded pixels: by the reading options, and each item's labels and the content of its files."""
         digest = blake2b(self.dataset.reading_options().encode(), digest_size=10)
         for item in self.items:
+            # Names without folders: moved data are the same.
             files = [(os.path.basename(path), self.hashes[path]) for path in item.files]
             digest.update(f"{item.id} {item.labels} {files}".encode())
         return digest.hexdigest()
@@ -144,7 +145,7 @@ def foreground_ids(items: Sequence[Item], dataset: Dataset) -> set[str]:
         except ContractError:
             return True
 
-    names = [f"{item.id} {item.labels} {dataset.reading_options()}" for item in items]
+    names = [f"{item.id} {item.labels} {dataset.reading_options()}" for item in items]  # all that decides the masks
     found = remembered("masks", dataset.cache_dir, [item.files for item in items], any_foreground, names)
     return {item.id for item, some in zip(items, found, strict=True) if some}
 
@@ -153,11 +154,13 @@ def copies_across(splits: Splits, hashes: Mapping[str, str]) -> dict[str, str]:
     """Say of the training and validation images that are the very file of one in another split which that is."""
     first: dict[str, tuple[str, str]] = {}
     copies = {}
-    for split in reversed(SPLITS):
+    for split in reversed(SPLITS):  # so that an image of the test set stays in it
         for item in splits[split]:
             stored = hashes[item.files[0]] if item.files else ""
             mark = item.decoded.facts["source"] if item.decoded else stored
-            there, name = first.setdefault(mark, (split, item.id)) if mark else (split, "")
+            if not mark:  # computed, or it cannot be read
+                continue
+            there, name = first.setdefault(mark, (split, item.id))
             if there != split:
                 copies[item.id] = f"{item.id}: expected in one split, got the file of {name} in {split} and {there}"
     return copies
@@ -181,13 +184,12 @@ def open_data(dataset: Dataset, as_test: bool = False) -> Opened:
     lost = f"{len(unusable)} of {count} images are left out, the first because of {unusable[0]}" if unusable else ""
     decoded = {item.id: item.decoded for item in items if item.decoded}
     notes = [sentence for sentence in (lost, note, *chosen.notes) if sentence]
-    seen = [decoded[item.id] for item in splits.train or splits.all()]
+    seen = [decoded[item.id] for item in splits.train or splits.all()]  # a test set alone has no training images
     complete = find_normalization(chosen.dataset, seen)
     return Opened(complete, splits, decoded, skipped, chosen.fingerprint, notes)
 
 
-open_computed = lru_cache(maxsize=1)(open_data)
-"""The same of a data set that is computed from its options: runs of a sweep share the latest."""
+open_computed = lru_cache(maxsize=1)(open_data)  # of a data set that is computed, which the runs of a sweep share
 
 
 def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple[list[Item], str]:
@@ -196,7 +198,7 @@ def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple
     Pixels that are decoded already stay where they are, those without files are kept in memory, others in the cache.
     Without a cache, or where it would take too much space, images are decoded at every use.
     """
-    if dataset.fit == "patch" and dataset.reduce == 1 and all(item.decoded for item in items):
+    if dataset.fit == "patch" and dataset.reduce == 1 and all(item.decoded for item in items):  # a prepared folder
         return items, ""
     in_memory, note = not any(item.files for item in items), ""
     if dataset.cache_dir is not None and not in_memory:
@@ -215,7 +217,7 @@ def cached(items: list[Item], dataset: Dataset, folder: Path, limit: int) -> lis
         try:
             found = open_store(folder)
             with suppress(OSError):  # a cache to be read only
-                os.utime(folder / RECORDS)
+                os.utime(folder / RECORDS)  # by its time the cache that nobody has used for longest is found
             return found
         except (ContractError, OSError):  # somebody has removed a part of it
             shutil.rmtree(folder)
@@ -231,7 +233,7 @@ def cache_bytes(items: Sequence[Item], dataset: Dataset) -> int:
     """Say how many bytes the cache of these items takes; for patches a guess from the first that can be read."""
     if dataset.fit != "patch":
         masks = dataset.task.channels if dataset.task.kind == "multilabel" else 1
-        return len(items) * dataset.size**2 * (dataset.channels * dataset.bits // 8 + masks + 1)
+        return len(items) * dataset.size**2 * (dataset.channels * dataset.bits // 8 + masks + 1)  # 1: what counts
     for item in items:
         try:
             return len(items) * sum(array.nbytes for array in decode_item(item, dataset) if array is not None)

@@ -15,8 +15,7 @@ from seglab.data.split import SPLITS, Splits
 from seglab.images.image_io import has_8_bits
 from seglab.images.resize import to_units
 
-FOUND = ("range", "mean", "std")
-"""Options of a data set that may be `auto`: found in its training images, and kept in run.json."""
+FOUND = ("range", "mean", "std")  # options that may be `auto`: found in the training images, and kept in run.json
 
 
 def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...], list[str]]:

@@ -11,8 +11,7 @@ from seglab.data.decode import convert, encode
 from seglab.images.labels import Seen
 from seglab.images.resize import crop
 
-Pair = tuple[int, int]
-"""An epoch, and the index of a sample."""
+Pair = tuple[int, int]  # an epoch, and the index of a sample
 
 Tile = tuple[int, int, int, tuple[slice, slice]]
 """Number of an image, top and left corner of a square in it, and the pixels of the square that no earlier one has."""
@@ -73,8 +72,8 @@ class RandomPatches(Whole):
 
     def sample(self, pair: Pair, seed: int) -> Seen:
         """Give one square; seed, epoch and index alone decide its place."""
-        # The last number keeps this draw apart from the augmentation's, whose key has three.
-        return self.square(self.number(pair[1]), *self.corner(self.number(pair[1]), (seed, *pair, 1)))
+        number = self.number(pair[1])
+        return self.square(number, *self.corner(number, (seed, *pair, 1)))  # the augmentation's key has three numbers
 
     def corner(self, number: int, key: Sequence[int]) -> tuple[int, int]:
         """Draw the top left corner of a square from a generator of its own: around some foreground, or anywhere."""
@@ -97,13 +96,11 @@ class Tiles(Whole):
     @cached_property
     def places(self) -> list[Tile]:
         """List every square."""
-        grids = [[steps(length, self.dataset.size) for length in image.shape] for image in self.images]
-        return [
-            (number, top, left, (rows, columns))
-            for number, (down, across) in enumerate(grids)
-            for top, rows in down
-            for left, columns in across
-        ]
+        places: list[Tile] = []
+        for number, image in enumerate(self.images):
+            down, across = (steps(length, self.dataset.size) for length in image.shape)
+            places += [(number, top, left, (rows, columns)) for top, rows in down for left, columns in across]
+        return places
 
     def __len__(self) -> int:
         return len(self.places)

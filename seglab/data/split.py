@@ -82,6 +82,7 @@ def draw(
         taken = {item.id for part in apart for item in draw(part, fraction, salt)[0]}
         return [item for item in items if item.id in taken], [item for item in items if item.id not in taken]
     sizes = Counter(item.group for item in items)
+    # Not shuffled: the rank of a group does not depend on which others there are.
     ranked = sorted(sizes, key=lambda group: blake2b(f"{salt} {group}".encode(), digest_size=8).digest())
     chosen: set[str] = set()
     count, wanted = 0, max(round(fraction * len(items)), 1) if fraction > 0 else 0

@@ -26,11 +26,8 @@ from seglab.images.labels import Seen, with_ignored
 
 PIXELS, RECORDS, MANIFEST, LOCK = "pixels.bin", "records.jsonl", "manifest.json", ".lock"
 FORMAT = 4
-ALIGN = 64
-"""Bytes to whose multiples arrays begin."""
-
-Record = dict[str, Any]
-"""A line of `records.jsonl`."""
+ALIGN = 64  # bytes to whose multiples arrays begin
+Record = dict[str, Any]  # a line of `records.jsonl`
 
 
 class Pixels:
@@ -50,7 +47,7 @@ class Pixels:
         valid = self.array(*places["valid"]) if "valid" in places else None
         return Seen(self.array(*places["image"]), self.array(*places["mask"]), valid)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:  # a spawned worker maps the file again: pickled would be all its bytes
         return Pixels, (self.path,)
 
 
@@ -167,7 +164,7 @@ class Writer:
             arrays |= {} if valid is None else {"valid": valid}
             if self.complete and item.objects:
                 arrays["objects"] = native_objects(item, self.dataset).astype(np.uint16)
-        with self.lock:
+        with self.lock:  # decoded by many threads, written by one at a time
             with (self.folder / PIXELS).open("ab") as file:
                 for name, array in arrays.items():
                     file.write(bytes(-file.tell() % ALIGN))

@@ -62,12 +62,9 @@ def read_image(path: str, page: Page | None = None, bands: Sequence[int] | None 
 def has_8_bits(path: str) -> bool:
     """Say whether a file is known by its header to have no more than 8 bits of each channel."""
     name, data = recognize(path)
-    if name not in PILLOW:
-        return False
-    mode = header(data).mode
-    if (name == "PNG" and data[24] > 8) or (name == "PPM" and mode == "RGB"):  # RGB may be 16 bits of each color there
-        return False
-    return mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
+    mode = header(data).mode if name in PILLOW else ""
+    deep = (name == "PNG" and data[24] > 8) or (name == "PPM" and mode == "RGB")  # RGB may be 16 bits of each color
+    return not deep and mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 def decode(path: str, page: Page | None = None) -> Raster:
@@ -225,12 +222,12 @@ def files_in(folder: Path, without: Container[Path] = ()) -> list[Path]:
     # By itself os.walk leaves out, without a word, a folder that may not be read.
     for here, below, names in os.walk(existing_folder(folder), onerror=refuse, followlinks=True):
         place, around = os.path.realpath(here), above.pop(here, set())
-        loop = place in around
-        # Changed in place: os.walk goes into what is left.
-        below[:] = [name for name in below if name[0] != "." and not loop and Path(here, name) not in without]
+        if place in around:
+            below.clear()
+            continue
+        below[:] = [name for name in below if name[0] != "." and Path(here, name) not in without]  # goes on in these
         above |= {os.path.join(here, name): around | {place} for name in below}
-        images = [name for name in names if name[0] != "." and name.lower().endswith(SUFFIXES)]
-        found += [Path(here, name) for name in images if not loop]
+        found += [Path(here, name) for name in names if name[0] != "." and name.lower().endswith(SUFFIXES)]
     for path in found:
         printable = os.fsencode(path).decode(errors="backslashreplace")  # a byte that is not UTF-8 is a lone surrogate
         require(printable == str(path), printable, "a file name in UTF-8", "another encoding", "rename it")

@@ -11,8 +11,7 @@ import numpy as np
 
 from seglab.contract import Task
 
-IGNORED = 255
-"""Marks a pixel without a label in a mask of whole numbers, as in PASCAL VOC and Cityscapes."""
+IGNORED = 255  # marks a pixel without a label in a mask of whole numbers, as in PASCAL VOC and Cityscapes
 
 
 class Seen(NamedTuple):
@@ -25,15 +24,10 @@ class Seen(NamedTuple):
 
 def valid_pixels(image: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
     """Mark the pixels (h, w) bool with data in the image (NaN is none) and a label in the mask; None if all have."""
-    marks = np.ones(mask.shape[:2], bool)
-    for array, of_labels in ((image, False), (mask, True)):
-        if array.dtype.kind == "f":
-            good = np.isfinite(array)
-        elif of_labels and array.max() == IGNORED:  # a quick look: most masks have none
-            good = array != IGNORED
-        else:
-            continue
-        marks &= good if good.ndim == 2 else good.all(2)
+    marks = np.isfinite(mask) if mask.dtype.kind == "f" else mask != IGNORED
+    marks = marks if marks.ndim == 2 else marks.all(2)
+    if image.dtype.kind == "f":
+        marks &= np.isfinite(image) if image.ndim == 2 else np.isfinite(image).all(2)
     return None if marks.all() else marks
 
 

@@ -10,12 +10,8 @@ from seglab.images.image_io import decode
 from seglab.images.labels import IGNORED, with_ignored
 from seglab.images.raster import Page, Raster
 
-Value: TypeAlias = int | str
-"""A gray level or an index of a palette; or a color, "#rrggbb"."""
-
-HALF = 127
-"""Lossy masks are cut here, half of 255: compression puts levels of up to some dozens beside every edge."""
-
+Value: TypeAlias = int | str  # a gray level or an index of a palette; or a color, "#rrggbb"
+HALF = 127  # lossy masks are cut here, half of 255: compression puts levels of up to some dozens beside every edge
 NAME_THEM = "name the foreground by dataset.mask_value, one of these or a list"
 
 

@@ -16,12 +16,8 @@ from seglab.contract import ContractError, require
 from seglab.images.raster import Page, Raster, choose_page, require_size
 from seglab.images.resize import spread
 
-WINDOWS = ("full", "percentile", "header")
-"""Of a DICOM's values, from black to white."""
-
-LAST = 2
-"""The axis across which slices are taken where none is named."""
-
+WINDOWS = ("full", "percentile", "header")  # of a DICOM's values, from black to white
+LAST = 2  # the axis across which slices are taken where none is named
 reading = Lock()
 
 
@@ -40,12 +36,12 @@ def read_dicom(path: str, window: str = "full", page: Page | None = None) -> np.
         require_size(path, data.Rows, data.Columns)
         number = choose_page(path, frames, page)
         pixels = pixel_array(data, index=number if frames > 1 else None)
-    gray_kinds = ("MONOCHROME1", "MONOCHROME2")  # the indices of a palette (ultrasound) are (h, w) as well
     got = kind if pixels.ndim == 2 else "x".join(map(str, pixels.shape))
-    require(pixels.ndim == 2 and kind in gray_kinds, path, "a gray image (h, w)", got)
+    gray = pixels.ndim == 2 and kind.startswith("MONOCHROME")  # the indices of a palette (ultrasound) are (h, w), too
+    require(gray, path, "a gray image (h, w)", got)
     low = -(2 ** (bits - 1)) if data.get("PixelRepresentation") == 1 else 0
-    gray = spread(pixels, *(header_window(data, path) if window == "header" else (low, low + 2**bits - 1)))
-    return ~gray if kind == "MONOCHROME1" else gray
+    found = spread(pixels, *(header_window(data, path) if window == "header" else (low, low + 2**bits - 1)))
+    return ~found if kind == "MONOCHROME1" else found
 
 
 def decode_dicom(path: str, data: bytes, page: Page | None) -> Raster:

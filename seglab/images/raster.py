@@ -9,8 +9,7 @@ from seglab.contract import ContractError, require
 Page: TypeAlias = int | tuple[int, int | None]
 """Number of a page, from 0; or an axis (0, 1, 2), which only volumes heed, and the number of the slice across it."""
 
-MAX_PIXELS = 2**30
-"""OpenCV's own limit too."""
+MAX_PIXELS = 2**30  # OpenCV's own limit, too
 
 
 class Raster(NamedTuple):

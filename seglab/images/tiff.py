@@ -3,6 +3,7 @@
 import io
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -11,18 +12,11 @@ import numpy as np
 from seglab.contract import require
 from seglab.images.raster import Page, Raster, choose_page, not_opaque, require_size
 
-MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""The first four bytes."""
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first four bytes: either order of bytes, TIFF and BigTIFF
 
-ORIENTATION, GDAL_NO_DATA = 274, 42113
-"""Tags: which way the picture is stored, as in EXIF; and by which GDAL names the value of pixels without data."""
-
-WHITE_IS_0, PALETTE, YCBCR = 0, 3, 6
-"""Values of the tag PhotometricInterpretation; 1 is gray, 2 is RGB."""
-
-GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
-"""Tags of GeoTIFF: the size of a pixel, tie points, a transformation, and the coordinate system."""
-
+ORIENTATION, GDAL_NO_DATA = 274, 42113  # tags: as in EXIF, and by which GDAL names the value of pixels without data
+WHITE_IS_0, PALETTE, YCBCR = 0, 3, 6  # values of the tag PhotometricInterpretation; 1 is gray, 2 is RGB
+GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)  # pixel size, tie points, transformation, coordinates
 
 Tags = Sequence[tuple[int, int, int, Any, bool]]
 """Number, type, count and value of tags, and whether they belong to each page, as tifffile.imwrite takes them."""
@@ -84,16 +78,10 @@ def decode_tiff(path: str, data: bytes, page: Page | None) -> Raster:
             array = array.dtype.type(255 if bits < 8 else 2**bits - 1) - array  # 12 bits come as uint16
         if [int(one) for one in chosen.extrasamples] in ([1], [2]):  # what its writer calls alpha
             array, alpha = array[..., :-1], not_opaque(array[..., -1])
-        no_data = str(chosen.tags[GDAL_NO_DATA].value) if GDAL_NO_DATA in chosen.tags else ""
+        no_data = None
+        with suppress(KeyError, ValueError):  # of no such tag, and of one that holds "None"
+            no_data = float(str(chosen.tags[GDAL_NO_DATA].value).strip("\0 "))
         orientation = int(chosen.tags[ORIENTATION].value) if ORIENTATION in chosen.tags else 1
     array = array[..., 0] if array.shape[2:] == (1,) else array
     raster = Raster(np.ascontiguousarray(array), "TIFF", palette, alpha, lossy)
-    return raster._replace(no_data=number_in(no_data)).upright(orientation)
-
-
-def number_in(text: str) -> float | None:
-    """Read the tag of no data: None where it holds no number, as "None"."""
-    try:
-        return float(text.strip("\0 "))
-    except ValueError:
-        return None
+    return raster._replace(no_data=no_data).upright(orientation)

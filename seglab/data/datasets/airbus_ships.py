@@ -14,18 +14,13 @@ from seglab.data.decode import warp_instances
 from seglab.images.image_io import by_stem, existing_folder, files_in, read_image
 from seglab.images.resize import resize
 
-SIDE = 768
-"""Height and width in pixels of every image of the challenge, of which the table speaks."""
+SIDE = 768  # height and width in pixels of every image of the challenge, of which the table speaks
+NO_SHIP = ("", "-1", "nan", "none", "null", "na", "n/a", "0", "0 0", "1 0")  # what people have written for it
 
-NO_SHIP = ("", "-1", "nan", "none", "null", "na", "n/a", "0", "0 0", "1 0")
-"""What people have written for no ship."""
-
-# fmt: off
-CORRUPT = frozenset([
-    "6384c3e78", "13703f040", "14715c06d", "33e0ff2d5", "4d4e09f2a", "877691df8", "8b909bb20", "a8d99130e",
-    "ad55c3143", "c8260c541", "d6c7f17c7", "dc3e7c901", "e44dffe88", "ef87bad36", "f083256d8",
-])
-# fmt: on
+CORRUPT = (
+    "6384c3e78 13703f040 14715c06d 33e0ff2d5 4d4e09f2a 877691df8 8b909bb20 a8d99130e"
+    " ad55c3143 c8260c541 d6c7f17c7 dc3e7c901 e44dffe88 ef87bad36 f083256d8"
+)
 """Training images of the challenge that are known to be broken or wrongly labeled."""
 
 
@@ -65,7 +60,7 @@ class AirbusShips(Dataset):
         """Choose images with ships, and some without; the draw is a hash of the name, so that the choice lasts."""
         full, empty = [name for name in ships if ships[name]], [name for name in ships if not ships[name]]
         if self.empty_fraction is not None:
-            empty.sort(key=lambda name: blake2b(name.encode(), digest_size=8).digest())
+            empty.sort(key=lambda name: blake2b(name.encode(), digest_size=8).digest())  # a larger part holds a smaller
             empty = empty[: round(len(full) * self.empty_fraction / (1 - self.empty_fraction))]
         return {*full, *empty}
 
@@ -90,8 +85,9 @@ def item_of(name: str, file: Path | None, texts: Sequence[str], side: int) -> It
     runs = parse(texts, name)
     if file is None:
         return Item(name, name, fault=f"{name}: expected the image of the table on disk")
-    reason = "known to be broken" if file.stem in CORRUPT else ""
+    reason = "known to be broken" if file.stem in CORRUPT.split() else ""
     image, mask = partial(read_image, str(file)), partial(draw, runs, str(file), side)
+    # Without the ships' numbers, which change no mask.
     labels = blake2b(runs[:, :2].T.tobytes(), digest_size=8).hexdigest() + (f" {side}" if side != SIDE else "")
     objects = partial(number_ships, runs, side)
     return Item(name, name, image, mask, files=(str(file),), labels=labels, left_out=reason, objects=objects)
@@ -130,12 +126,12 @@ def paint(runs: np.ndarray, height: int = SIDE, width: int = SIDE) -> np.ndarray
     numbers = np.zeros(height * width, np.int32)
     for start, length, ship in runs.tolist():
         numbers[start : start + length] = ship
-    return numbers.reshape(width, height).T
+    return numbers.reshape(width, height).T  # runs go down the columns
 
 
 def draw(runs: np.ndarray, file: str, side: int) -> np.ndarray:
     """Draw the mask (h, w) uint8 of all ships of an image; float32 fractions where the images are shrunk."""
-    check(runs, SIDE * SIDE, file)
+    check(runs, SIDE * SIDE, file)  # not when it is listed: such an image can be skipped
     mask = (paint(runs) > 0).astype(np.uint8)
     return mask if side == SIDE else resize(mask.astype(np.float32), side, side)
 

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 CASE = re.compile(r"(Mass|Calc)-(Training|Test)_P_\d+_(LEFT|RIGHT)_(CC|MLO)(_\d+)?(_FULL|_MASK)?$")
 IMAGE, CROP, MASK = "image file path", "cropped image file path", "ROI mask file path"
 SIDE, VIEW = "left or right breast", "image view"
-TASKS = {"lesion": Task(), "mass_calc": Task("multilabel", ("mass", "calc"))}
-"""What a mask means, by target; a calcification may lie in a mass."""
-
+TASKS = {"lesion": Task(), "mass_calc": Task("multilabel", ("mass", "calc"))}  # a calcification may lie in a mass
 COLUMNS = ("patient_id", "breast_density", SIDE, VIEW, "abnormality id", "pathology", IMAGE, CROP, MASK)
 
 
@@ -84,10 +82,8 @@ class CbisDdsm(Dataset):
 
     def filter(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Keep the lesions that view, side, pathology and density name."""
-        if self.view is not None:
-            rows = rows[rows[VIEW] == self.view]
-        if self.side is not None:
-            rows = rows[rows[SIDE] == self.side]
+        for column, value in ((VIEW, self.view), (SIDE, self.side)):
+            rows = rows if value is None else rows[rows[column] == value]
         if self.pathology is not None:
             rows = rows[rows["pathology"].str.startswith(self.pathology)]
         return rows if self.density is None else rows[rows["breast_density"].isin([str(n) for n in self.density])]
@@ -98,7 +94,7 @@ class CbisDdsm(Dataset):
         images = [path for row in lesions[IMAGE] for path in files.of_image(row)[:1]]
         masks = [files.of_lesion(row) for _, row in lesions.iterrows()]
         classes = [self.task.classes.index(kind) if self.task.channels > 1 else 0 for kind in lesions["kind"]]
-        if not images or () in masks:
+        if not images or () in masks:  # a missing lesion would count as background
             missing = lesions[MASK].iloc[masks.index(())] if images else lesions[IMAGE].iloc[0]
             return Item(name, patient, split=split, fault=f"{missing}: expected on disk")
         image, lesions_of = partial(read_film, self, images[0]), list(zip(classes, masks, strict=True))
@@ -130,11 +126,12 @@ def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
     tables = []
     for path in sorted({*root.glob("*_case_description_*.csv"), *root.glob("*/*_case_description_*.csv")}):
         if path.name.startswith(kinds):
+            # As texts: pandas would take ids for numbers and "N/A" for none.
             table = pd.read_csv(path, dtype=str, keep_default_na=False).rename(columns=str.strip)
-            table = table.rename(columns={"breast density": "breast_density"})
+            table = table.rename(columns={"breast density": "breast_density"})  # so it is called for calcifications
             missing = [column for column in COLUMNS if column not in table]
             require(not missing, str(path), f"columns {', '.join(COLUMNS)}", f"no {' and no '.join(missing)}")
-            table = table[list(COLUMNS)].apply(lambda column: column.str.strip())
+            table = table[list(COLUMNS)].apply(lambda column: column.str.strip())  # paths end in a line break
             split = "test" if "_test_" in path.name else "train"
             tables.append(table.assign(split=split, kind="mass" if path.name.startswith("mass") else "calc"))
     wanted = " and ".join(f"{kind}_case_description_train_set.csv" for kind in kinds)
@@ -189,7 +186,7 @@ def read_mammogram(path: str, window: str = "full") -> np.ndarray:
         image = to_channels(read_image(path), 1)[..., 0]
     if window != "percentile":
         return image
-    seen = image[::4, ::4]
+    seen = image[::4, ::4]  # enough of a film
     seen = seen[seen > seen.min()]
     return spread(image, *np.percentile(seen, (1, 99.5))) if seen.size else image
 
@@ -210,7 +207,7 @@ def breast_box(image: np.ndarray) -> tuple[slice, slice]:
     step = max(1, max(image.shape) // 512)
     small = cv2.GaussianBlur(image[::step, ::step].astype(np.float32), (0, 0), 2)
     bright = (small > small.min() + 0.08 * (small.max() - small.min())).astype(np.uint8)
-    bright = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))
+    bright = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))  # cuts bridges to a label
     count, _, stats, _ = cv2.connectedComponentsWithStats(bright)
     if count < 2:
         return slice(0, image.shape[0]), slice(0, image.shape[1])

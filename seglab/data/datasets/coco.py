@@ -19,15 +19,9 @@ from seglab.images.labels import with_ignored
 
 WHO = "dataset coco"
 
-NEEDED = {
-    "images": ("id", "file_name", "height", "width"),
-    "annotations": ("image_id", "category_id"),
-    "categories": ("id", "name"),
-}
-"""What a COCO file says at least."""
-
-Shape = tuple[int, bool, Any]
-"""An object: the number of its class, whether it is a crowd, and its polygons or run lengths."""
+NEEDED = {"images": ("id", "file_name", "height", "width"), "annotations": ("image_id", "category_id")}
+NEEDED |= {"categories": ("id", "name")}  # what a COCO file says at least
+Shape = tuple[int, bool, Any]  # an object: number of its class, whether it is a crowd, and polygons or run lengths
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,14 +21,9 @@ from seglab.images.raster import Page
 
 WHO = "dataset folder"
 
-Masks = Sequence[Sequence[Path]]
-"""The mask files of an image for each class."""
-
-Read = Callable[[str], np.ndarray]
-"""Decodes a mask file."""
-
-Folders = Mapping[str, str] | tuple[tuple[str, str], ...]
-"""A folder of masks for each class, by name."""
+Masks = Sequence[Sequence[Path]]  # the mask files of an image for each class
+Read = Callable[[str], np.ndarray]  # decodes a mask file
+Folders = Mapping[str, str] | tuple[tuple[str, str], ...]  # a folder of masks for each class, by name
 
 
 class Named(NamedTuple):
@@ -39,8 +34,7 @@ class Named(NamedTuple):
     path: Path
 
 
-Files = dict[str, list[Named]]
-"""Files by what their names have in common with others."""
+Files = dict[str, list[Named]]  # files by what their names have in common with others
 
 
 @dataclass(frozen=True, kw_only=True)

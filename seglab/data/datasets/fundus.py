@@ -81,7 +81,7 @@ class Fundus(Dataset):
         """Drishti-GS has copies of an image in several folders; its map is found by its name, wherever it lies."""
         endings, images = {"disc": "_ODsegSoftmap", "cup": "_cupsegSoftmap"}, []
         for split, folder in (("train", train), ("test", test)):
-            found = {path.stem: path for path in sorted(folder.glob("**/Images/*/drishtiGS_*.png"))}
+            found = {path.stem: path for path in sorted(folder.glob("**/Images/*/drishtiGS_*.png"))}  # one of each name
             images += [(split, path) for path in found.values()]
         masks = [by_name(train, endings[one]) | by_name(test, endings[one]) for one in self.structures]
         return images, masks, partial(read_votes, agreement=self.agreement, soft=self.soft)
@@ -114,7 +114,8 @@ def rim_and_cup(read: Reader) -> np.ndarray:
 
 def find(root: Path, name: str) -> Path | None:
     """Find a folder by name in the root or one folder below it, as archives unpack."""
-    return next((path for path in [root / name, *sorted(root.glob(f"*/{name}"))] if path.is_dir()), None)
+    found = [path for path in (root / name, *sorted(root.glob(f"*/{name}"))) if path.is_dir()]
+    return found[0] if found else None
 
 
 def read_votes(path: str, agreement: float, soft: bool) -> np.ndarray:

@@ -14,11 +14,8 @@ from seglab.images.image_io import by_stem, existing_folder, files_in, read_imag
 from seglab.images.resize import resize
 
 ROW = re.compile(r"(?P<film>mdb\d{3}) +[FGD] +(?P<kind>[A-Z]{4})(?: +[BM])?(?P<place>(?: +\d+){3})?(?: +[*].*)?")
-SIDE = 1024
-"""Height and width in pixels of the published films, in which the table counts."""
-
-Circle = tuple[int, ...]
-"""Center x, y and radius in pixels; y is counted from the bottom."""
+SIDE = 1024  # height and width in pixels of the published films, in which the table counts
+Circle = tuple[int, ...]  # center x, y and radius in pixels; y is counted from the bottom
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +55,10 @@ def read_info(path: Path) -> dict[str, list[Circle | None]]:
     """Read the list of lesions: film to circles, None for one of unknown place; an empty list if healthy."""
     require(path.is_file(), "dataset mias", "a table that exists", path, "set dataset.table")
     films: dict[str, list[Circle | None]] = {}
-    lines = (re.sub(r"[\s,;]+", " ", line).strip() for line in path.read_text(errors="replace").splitlines())
-    for row in filter(None, map(ROW.fullmatch, lines)):
+    for line in path.read_text(errors="replace").splitlines():
+        row = ROW.fullmatch(re.sub(r"[\s,;]+", " ", line).strip())  # people have saved it as CSV, too
+        if row is None:  # a title or a remark
+            continue
         lesions, place = films.setdefault(row["film"], []), row["place"]
         if row["kind"] != "NORM":
             lesions.append(tuple(map(int, place.split())) if place else None)
@@ -73,6 +72,7 @@ def draw(path: str, circles: tuple[Circle, ...]) -> np.ndarray:
     require(height == width, path, f"a film of {SIDE}x{SIDE} pixels, or shrunk in proportion", f"{width}x{height}")
     mask = np.zeros((height, width), bool)
     for x, y, radius in circles:
+        # The published circle is shrunk, not one of a rounded center and radius drawn.
         circle = cv2.circle(np.zeros((SIDE, SIDE), np.float32), (x, SIDE - 1 - y), radius, 1.0, cv2.FILLED)
         fraction = resize(circle, height, width)
         mask |= fraction >= fraction.max() / 2  # of a circle smaller than a pixel the pixel with most of it

@@ -43,7 +43,7 @@ class Nifti(Folder):
 
     def items_of(self, base: Item, image: Path | None, masks: Masks) -> list[Item]:
         """Make an item of each slice, or one with a fault where image and masks do not fit each other."""
-        (volume,) = super().items_of(base, image, masks)
+        (volume,) = super().items_of(base, image, masks)  # for its files, and whether one is missing
         if volume.fault:
             return [volume]
         try:

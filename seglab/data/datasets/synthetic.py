@@ -46,7 +46,8 @@ class Synthetic(Dataset):
         for name, limit in least.items():
             value = getattr(self, name)
             require(value >= limit, "dataset synthetic", f"{name} of at least {limit}", value)
-        require(0 < (self.foreground or 0.1) <= 0.3, "dataset synthetic", "foreground in (0, 0.3]", self.foreground)
+        fits = self.foreground is None or 0 < self.foreground <= 0.3
+        require(fits, "dataset synthetic", "foreground in (0, 0.3]", self.foreground)
         for name in ("empty", "label_noise"):
             require(0 <= (getattr(self, name) or 0) <= 1, "dataset synthetic", f"{name} in [0, 1]", getattr(self, name))
 
@@ -80,12 +81,12 @@ def paint(options: Synthetic, split: str, k: int) -> tuple[np.ndarray, np.ndarra
     """Paint one image from its own generator; kept for the mask, which is asked for next."""
     rng = np.random.default_rng((options.image_seed, SPLITS.index(split), k))
     scene, mean = SCENES[options.scene], options.foreground
-    low, high = scene.foreground if mean is None else (mean * 0.6, mean * 1.5)
+    low, high = scene.foreground if mean is None else (mean * 0.6, mean * 1.5)  # whose log-uniform mean is 0.98 of it
     fraction = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     if rng.random() < (scene.empty if options.empty is None else options.empty):
         fraction = 0.0
     image, truth = scene.paint(rng, options.size, fraction, options.contrast, options.noise)
-    if split == "train":
+    if split == "train":  # after painting: the image is that of the right labels
         maps = truth[..., None] if truth.ndim == 2 else truth
         maps = np.stack([misdraw(maps[..., k], options.label_noise, rng) for k in range(maps.shape[2])], axis=-1)
         truth = maps.reshape(truth.shape)
@@ -100,13 +101,14 @@ def misdraw(truth: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndar
     drawn = np.zeros_like(truth)
     for label in range(1, count):
         one: np.ndarray = np.where(labels == label, truth, 0).astype(np.float32)
+        # Drawn for right ones, too: at another rate an object that is wrong again is so in the same way.
         wrong, fault, share = rng.random() < rate, rng.integers(4), rng.uniform(0.25, 0.5)
         if wrong and fault == 0:
             continue
         if wrong and fault == 1:
             one = one[::-1, ::-1]
         elif wrong:
-            by = max(1, round(share * np.sqrt((labels == label).sum() / np.pi)))
+            by = max(1, round(share * np.sqrt((labels == label).sum() / np.pi)))  # of the disc of its area
             brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * by + 1,) * 2)
             one = (cv2.dilate if fault == 2 else cv2.erode)(one, brush)
         drawn = np.maximum(drawn, one)

@@ -34,7 +34,7 @@ class Scene:
 def clouds(rng: Rng, size: int, *cells: int) -> np.ndarray:
     """Paint a smooth random field of mean 0 and deviation 1: a sum of one octave per number of cells across."""
     field = np.zeros((size, size), np.float32)
-    for k, n in enumerate(cells):
+    for k, n in enumerate(cells):  # finer ones are weaker
         grid = rng.standard_normal((n + 1, n + 1), dtype=np.float32)
         field += cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC) / (k + 1)
     return (field - field.mean()) / (field.std() + 1e-6)
@@ -62,7 +62,7 @@ def edge(signed: np.ndarray, softness: float = 1.0) -> np.ndarray:
 def ellipse(size: int, center: tuple[float, float], radius: float, ratio: float, angle: float) -> np.ndarray:
     """Give the signed distance (about, in pixels, positive inside) to an ellipse of the same area as a circle."""
     u, v = grid(size, center, angle)
-    return radius - np.hypot(u / ratio, v * ratio)
+    return radius - np.hypot(u / ratio, v * ratio)  # exact for circles: softness in pixels is about right
 
 
 def vessels(rng: Rng, size: int, center: tuple[float, float], count: int) -> np.ndarray:
@@ -72,7 +72,7 @@ def vessels(rng: Rng, size: int, center: tuple[float, float], count: int) -> np.
     for _ in range(count):
         bend = np.cumsum(rng.normal(0, 0.18, steps)) + rng.uniform(0, 2 * np.pi)
         path = np.cumsum(np.stack([np.cos(bend), np.sin(bend)], 1) * size / 28, 0) + np.array(center[::-1])
-        points = (path * 16).astype(np.int32).reshape(-1, 1, 2)
+        points = (path * 16).astype(np.int32).reshape(-1, 1, 2)  # 4 bits behind the point, as `polylines` is told
         width = max(1, round(size / rng.uniform(64, 160)))
         cv2.polylines(canvas, [points], False, int(rng.uniform(120, 255)), width, cv2.LINE_AA, 4)
     return canvas.astype(np.float32) / 255
@@ -87,7 +87,7 @@ def disc(rng: Rng, size: int, fraction: float, contrast: float, noise: float) ->
 def disc_cup(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
     """An eye: a bright disc with a brighter cup, vessels across it, uneven light, and bright spots that are not it."""
     radius = size * np.sqrt(fraction / np.pi)
-    low, high = radius + 2, max(radius + 3, size - radius - 2)
+    low, high = radius + 2, max(radius + 3, size - radius - 2)  # all of it lies in the image
     center = point(rng, low, high)
     rim = ellipse(size, center, radius, rng.uniform(0.9, 1.1), rng.uniform(0, np.pi))
     inside = edge(rim) if fraction else np.zeros((size, size), np.float32)
