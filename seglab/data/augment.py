@@ -20,11 +20,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or the import asks the
 warnings.filterwarnings("error", message=r"Argument\(s\) .* not valid for transform")
 
 NORMALIZED = "seglab normalizes on the device (dataset.mean, dataset.std); leave it out"
-REFUSED = dict.fromkeys(("Normalize", "ToFloat", "FromFloat"), NORMALIZED)
+REFUSED = dict.fromkeys(("Normalize", "ToFloat", "FromFloat"), NORMALIZED)  # what people end a chain with
 REFUSED |= dict.fromkeys(("ToTensorV2", "ToTensor3D"), "seglab makes tensors itself; leave it out")
-"""Transforms that people end a chain with, and why they are not wanted here."""
-
-
 Changed = tuple[Tensor, Tensor, Tensor | None]  # image, target and valid mask of a batch after a change
 
 

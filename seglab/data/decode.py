@@ -60,7 +60,7 @@ def view_valid(valid: np.ndarray | None, shape: tuple[int, ...], dataset: Datase
     height, width = reduced(shape, dataset)
     if valid is None and (dataset.fit != "pad" or height == width):
         return None
-    part = np.ones(shape[:2], np.float32) if valid is None else valid.astype(np.float32)
+    part = np.ones(shape[:2], np.float32) if valid is None else valid.astype(np.float32)  # `fit` pads it with 0
     part = resize(part, height, width)
     seen = (part if dataset.fit == "patch" else fit(part, dataset.size, dataset.fit)) >= 0.5
     return None if seen.all() else seen
@@ -113,7 +113,7 @@ def keep_one(fraction: np.ndarray, some: bool, dataset: Dataset) -> np.ndarray:
 
     The image would otherwise be scored as an empty one: right if nothing is found in it.
     """
-    least = 0.5 if dataset.soft else dataset.coverage
+    least = 0.5 if dataset.soft else dataset.coverage  # soft targets count as foreground from a half on
     place = fraction.argmax()
     if some and 0 < fraction.flat[place] < least:
         fraction.flat[place] = least

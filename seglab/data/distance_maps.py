@@ -1,8 +1,5 @@
 """Maps that some losses want beside the target; made on the CPU, in the data workers, from the mask alone."""
 
-from collections.abc import Callable
-from typing import Any
-
 import cv2
 import numpy as np
 
@@ -101,5 +98,4 @@ def skeleton(mask: np.ndarray) -> np.ndarray:
     return (cv2.dilate(thinned(mask).astype(np.uint8), cross, iterations=2) * (mask > 0)).astype(np.float32)
 
 
-MAKERS: tuple[Any, ...] = (distance, gap, components, cells, inverse_size, skeleton)
-MAPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {make.__name__: make for make in MAKERS}
+MAPS = {make.__name__: make for make in (distance, gap, components, cells, inverse_size, skeleton)}

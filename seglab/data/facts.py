@@ -52,7 +52,7 @@ def objects_in(item: Item, mask: np.ndarray, dataset: Dataset) -> tuple[np.ndarr
         if dataset.fit != "patch" and count > 1:
             size = inside(mask.shape, dataset.size, dataset.fit)
             small = to_mask(resize(binary.astype(np.float32), *size), dataset.coverage)
-            back = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
+            back = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)  # what each is shown by
             left = np.bincount(labels[(back > 0) & (binary > 0)], minlength=count)[1:]
             lost += int((left == 0).sum())
     return np.concatenate(areas), lost
@@ -74,7 +74,7 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     rare = [f"{name} ({count} of {len(train)} training images)" for name, count in shown.items() if count < FEW]
     if rare and train and len(classes) > 1:
         found.append(f"classes that hardly occur: {', '.join(rare)}; no model learns them")
-    over_half = sum(one["foreground"] > 0.5 for one in every)
+    over_half = sum(one["foreground"] > 0.5 for one in every)  # an object is rarely so large: a mask may be inverted
     if every and over_half >= 0.9 * len(every) and dataset.task.kind == "binary":
         found.append(
             f"foreground is more than half of {over_half} of {len(every)} images; if it is the background, set"
@@ -152,7 +152,7 @@ def value_doubts(masks: Sequence[Facts], named: Sequence[int | str]) -> list[str
     found, exact = [], [mask for mask in masks if not mask["lossy"] and mask["kind"] in ("gray", "palette")]
     values = {value.split()[0] for mask in exact for value in mask["values"]}
     numbers = {int(value) for value in values if value.isdigit()} - {0}
-    small = sorted(number for number in numbers if number <= 32)
+    small = sorted(number for number in numbers if number <= 32)  # labels rather than levels of gray
     if 255 in numbers and small:
         counts = "foreground" if 255 in named or not named else "background"
         found.append(

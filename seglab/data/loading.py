@@ -17,9 +17,7 @@ from seglab.images.labels import map_layers
 from seglab.images.resize import to_units
 
 Batch = dict[str, Any]
-Held = tuple[Tensor, Tensor, Tensor | None]
-"""All images (n, h, w, c), targets (n, k, h, w) and valid masks (n, 1, h, w) of a split, as tensors on one device."""
-
+Held = tuple[Tensor, Tensor, Tensor | None]  # images (n, h, w, c), targets (n, k, h, w), valid (n, 1, h, w) of a split
 _held: dict[tuple[str, str, str], Held] = {}  # of the latest data set, by its fingerprint, split and device
 
 

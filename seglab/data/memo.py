@@ -5,7 +5,6 @@ Path, size and time of change are a shortcut alone, by which a file is recognize
 
 import json
 import os
-import stat
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -66,7 +65,7 @@ def content(paths: Sequence[str], folder: str | None) -> dict[str, str]:
 
     def read(k: int) -> str:
         try:
-            return sha256(Path(paths[k])) if stat.S_ISREG(os.stat(paths[k]).st_mode) else ""  # a pipe has no end
+            return sha256(Path(paths[k])) if os.path.isfile(paths[k]) else ""  # a pipe has no end
         except OSError:  # said when it is decoded
             return ""
 

@@ -29,8 +29,7 @@ def proposal(images: Sequence[str], masks: Sequence[str]) -> str:
     """
     some, apart = sorted(masks)[:200], set(images) != set(masks)  # enough to see it
     longer = [(image, mask) for mask in some for image in images if mask.startswith(image) and mask != image]
-    # Backward: of several images the shortest one holds, since in one folder 1_mask of 1 and 1_mask_2 is an image, too.
-    # But not 1 of 12_mask: what is behind a number is its end, not a suffix.
+    # Backward: the shortest image holds (in one folder 1_mask is one of 1_mask_2, too). And 1 is none of 12_mask.
     rests = {mask: mask[len(image) :] for image, mask in sorted(longer, reverse=True) if not mask[len(image)].isdigit()}
     kinds = sorted(Counter(rests.values()))
     if kinds and len(kinds) <= 5 and len(rests) >= len(some) / (2 if apart else 3):
@@ -74,8 +73,7 @@ def read_rows(table: Path, root: Path) -> list[tuple[Path, list[Path], str, str]
     rows = csv.DictReader(io.StringIO(read_text(table)))
     names = [str(name).strip() for name in rows.fieldnames or ()]
     rows.fieldnames = names
-    wanted = ", ".join(COLUMNS)
-    require({"image", "mask"} <= set(names), str(table), f"columns of {wanted}", ", ".join(names) or "none")
+    require({"image", "mask"} <= set(names), str(table), f"columns of {', '.join(COLUMNS)}", ", ".join(names) or "none")
     texts = [{name: (row.get(name) or "").strip() for name in COLUMNS} for row in rows]
     require(bool(texts), str(table), "a row for each image", "none")
     images = Counter(text["image"] for text in texts)

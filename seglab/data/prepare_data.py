@@ -95,8 +95,7 @@ class Selection(NamedTuple):
         """Name the decoded pixels: by the reading options, and each item's labels and the content of its files."""
         digest = blake2b(self.dataset.reading_options().encode(), digest_size=10)
         for item in self.items:
-            # Names without folders: moved data are the same.
-            files = [(os.path.basename(path), self.hashes[path]) for path in item.files]
+            files = [(os.path.basename(path), self.hashes[path]) for path in item.files]  # moved data are the same
             digest.update(f"{item.id} {item.labels} {files}".encode())
         return digest.hexdigest()
 

@@ -13,8 +13,7 @@ from seglab.images.resize import crop
 
 Pair = tuple[int, int]  # an epoch, and the index of a sample
 
-Tile = tuple[int, int, int, tuple[slice, slice]]
-"""Number of an image, top and left corner of a square in it, and the pixels of the square that no earlier one has."""
+Tile = tuple[int, int, int, tuple[slice, slice]]  # number of an image, a square's corner, and what no earlier one has
 
 
 @dataclass(frozen=True)

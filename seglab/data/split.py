@@ -61,7 +61,7 @@ def split_by_group(
     train = [item for item in items if item.split in ("", "train")]
     if not test:
         test, train = draw(train, test_fraction, f"test {split_seed}", foreground)
-    kept_apart = groups_of(test)
+    kept_apart = groups_of(test)  # of the data set's own; a drawn one has all of its groups
     conflicting = [item for item in [*train, *val] if item.group in kept_apart]
     train, val = ([item for item in some if item.group not in kept_apart] for some in (train, val))
     if not val:
@@ -82,11 +82,10 @@ def draw(
         taken = {item.id for part in apart for item in draw(part, fraction, salt)[0]}
         return [item for item in items if item.id in taken], [item for item in items if item.id not in taken]
     sizes = Counter(item.group for item in items)
-    # Not shuffled: the rank of a group does not depend on which others there are.
     ranked = sorted(sizes, key=lambda group: blake2b(f"{salt} {group}".encode(), digest_size=8).digest())
     chosen: set[str] = set()
     count, wanted = 0, max(round(fraction * len(items)), 1) if fraction > 0 else 0
-    for group in ranked[:-1]:
+    for group in ranked[:-1]:  # never the last, or nothing would be left to train on
         if count >= wanted:
             break
         chosen.add(group)
@@ -111,7 +110,7 @@ def split_by_fold(
     require(len(sizes) >= folds, "dataset.folds", f"at most as many folds as groups ({len(sizes)})", folds)
     ranked = sorted(sizes, key=lambda group: blake2b(f"fold {split_seed} {group}".encode(), digest_size=8).digest())
     dealt: list[set[str]] = [set() for _ in range(folds)]
-    for kind in (some, sizes.keys() - some):
+    for kind in (some, sizes.keys() - some):  # each dealt evenly by itself
         full = [sum(sizes[group] for group in one) for one in dealt]
         counts = [0] * folds
         for group in (group for group in ranked if group in kind):

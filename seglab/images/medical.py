@@ -47,7 +47,7 @@ def read_dicom(path: str, window: str = "full", page: Page | None = None) -> np.
 def decode_dicom(path: str, data: bytes, page: Page | None) -> Raster:
     """Decode one frame, its stored bits spread over 8 or 16."""
     gray = read_dicom(path, "full", page)
-    low = (gray >> 8).astype(np.uint8)
+    low = (gray >> 8).astype(np.uint8)  # 8 stored bits, spread over 16, are the multiples of 257
     return Raster(low if (low * np.uint16(257) == gray).all() else gray, "DICOM")
 
 

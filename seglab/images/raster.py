@@ -6,9 +6,7 @@ import numpy as np
 
 from seglab.contract import ContractError, require
 
-Page: TypeAlias = int | tuple[int, int | None]
-"""Number of a page, from 0; or an axis (0, 1, 2), which only volumes heed, and the number of the slice across it."""
-
+Page: TypeAlias = int | tuple[int, int | None]  # from 0; or, of volumes alone, an axis and the number of a slice
 MAX_PIXELS = 2**30  # OpenCV's own limit, too
 
 

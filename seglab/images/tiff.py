@@ -13,13 +13,10 @@ from seglab.contract import require
 from seglab.images.raster import Page, Raster, choose_page, not_opaque, require_size
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first four bytes: either order of bytes, TIFF and BigTIFF
-
 ORIENTATION, GDAL_NO_DATA = 274, 42113  # tags: as in EXIF, and by which GDAL names the value of pixels without data
 WHITE_IS_0, PALETTE, YCBCR = 0, 3, 6  # values of the tag PhotometricInterpretation; 1 is gray, 2 is RGB
 GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)  # pixel size, tie points, transformation, coordinates
-
-Tags = Sequence[tuple[int, int, int, Any, bool]]
-"""Number, type, count and value of tags, and whether they belong to each page, as tifffile.imwrite takes them."""
+Tags = Sequence[tuple[int, int, int, Any, bool]]  # number, type, count, value, "of each page": as tifffile writes them
 
 
 def georeference(path: str) -> Tags:

@@ -70,7 +70,8 @@ def read_table(path: Path) -> dict[str, list[str]]:
     import pandas as pd
 
     require(path.is_file(), "dataset ship", "a table that exists", path, "set dataset.table")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    empty = path.stat().st_size == 0  # which pandas would not read
+    table = pd.DataFrame() if empty else pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="replace")
     missing = [column for column in ("ImageId", "EncodedPixels") if column not in table]
     require(not missing, str(path), "columns ImageId and EncodedPixels", f"no {' and no '.join(missing)}")
     ships: dict[str, list[str]] = {name: [] for name in sorted(table["ImageId"])}
@@ -103,7 +104,8 @@ def parse(texts: Sequence[str], name: str) -> np.ndarray:
     """
     who, ships = f"runs of {name}", [text.split() for text in texts]
     for text, words in zip(texts, ships, strict=True):
-        require(all(map(str.isdecimal, words)), who, "whole numbers", repr(text[:60]))
+        whole = all(word.isdecimal() and len(word) < 19 for word in words)  # that int64 holds
+        require(whole, who, "whole numbers", repr(text[:60]))
         require(len(words) % 2 == 0, who, "pairs of start and length", f"{len(words)} numbers")
     pairs = np.array([int(word) for words in ships for word in words], np.int64).reshape(-1, 2)
     owners = np.repeat(np.arange(len(ships)), [len(words) // 2 for words in ships])

@@ -127,7 +127,8 @@ def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
     for path in sorted({*root.glob("*_case_description_*.csv"), *root.glob("*/*_case_description_*.csv")}):
         if path.name.startswith(kinds):
             # As texts: pandas would take ids for numbers and "N/A" for none.
-            table = pd.read_csv(path, dtype=str, keep_default_na=False).rename(columns=str.strip)
+            table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.stat().st_size else pd.DataFrame()
+            table = table.rename(columns=str.strip)
             table = table.rename(columns={"breast density": "breast_density"})  # so it is called for calcifications
             missing = [column for column in COLUMNS if column not in table]
             require(not missing, str(path), f"columns {', '.join(COLUMNS)}", f"no {' and no '.join(missing)}")

@@ -51,9 +51,9 @@ class Coco(Dataset):
 
     def items(self) -> list[Item]:
         root, files = existing_folder(self.root), named(self.annotations)
-        return [item for split, file in files.items() for item in self.listed(root, root / file, split)]
+        return [item for split, file in files.items() for item in self.from_file(root, root / file, split)]
 
-    def listed(self, root: Path, file: Path, split: str) -> list[Item]:
+    def from_file(self, root: Path, file: Path, split: str) -> list[Item]:
         """Make an item of each image of a file."""
         require(file.is_file(), WHO, "a COCO file that exists", file, "set dataset.annotations")
         content = read_json(file)
@@ -82,7 +82,8 @@ class Coco(Dataset):
         path, name = root / self.images / image["file_name"], str(Path(image["file_name"]).with_suffix(""))
         if not path.is_file():
             return Item(name, name, split=split, fault=f"{path}: expected an image that the COCO file names")
-        if not all(has_area(outline) for _, _, outline in shapes):
+        parts = [part for _, _, outline in shapes if isinstance(outline, list) for part in outline]  # no run lengths
+        if not all(isinstance(part, dict) or (isinstance(part, list) and len(part) >= 6) for part in parts):
             return Item(name, name, split=split, fault=f"{path}: expected outlines of at least three points")
         size = (image["height"], image["width"])
         mask, labels = partial(draw, shapes, size, self.task.channels), json.dumps(shapes)
@@ -91,20 +92,13 @@ class Coco(Dataset):
         return Item(name, name, reader, mask, split, (str(path),), labels=labels, objects=objects)
 
 
-def has_area(segmentation: Any) -> bool:
-    """Say whether polygons have three points or more each: at others the COCO tools fail."""
-    if isinstance(segmentation, dict):  # run lengths
-        return True
-    return all(isinstance(part, dict) or (isinstance(part, list) and len(part) >= 6) for part in segmentation)
-
-
 def area(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     """Fill one object (h, w) uint8, as the COCO tools do."""
     from pycocotools import mask as coco
 
     packed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str | bytes)  # as the tools write
     codes = segmentation if packed else coco.frPyObjects(segmentation, *size)
-    return coco.decode(coco.merge(codes) if isinstance(codes, list) else codes)
+    return coco.decode(coco.merge(codes) if isinstance(codes, list) else codes)  # parts of one object are united
 
 
 def draw(shapes: Sequence[Shape], size: tuple[int, int], channels: int) -> np.ndarray:

@@ -133,7 +133,7 @@ class Folder(Dataset):
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
         if self.table is not None:
-            return self.listed(root, self.table)
+            return self.from_table(root, self.table)
         folders = {"train": (self.images, self.masks)}
         if self.val_images and self.val_masks:
             folders["val"] = (self.val_images, self.val_masks)
@@ -150,7 +150,7 @@ class Folder(Dataset):
                 items += self.pair(core, files, split if len(folders) > 1 else "")
         return items
 
-    def listed(self, root: Path, table: str) -> list[Item]:
+    def from_table(self, root: Path, table: str) -> list[Item]:
         """Make the items of each row of a table."""
         require(isinstance(self.masks, str), WHO, "a table without several folders of masks")
         items, lost = [], list[Path]()
@@ -158,10 +158,8 @@ class Folder(Dataset):
             stem = without_suffix(image.relative_to(root) if image.is_relative_to(root) else image)
             base = Item(stem, group or self.group_of(stem, stem), split=split, page=self.page)
             absent = [path for path in (image, *masks) if not path.is_file()]
-            if absent:
-                items.append(replace(base, fault=f"{absent[0]}: expected a file that exists"))
-            else:
-                items += self.items_of(base, image, [masks])
+            missing = [replace(base, fault=f"{path}: expected a file that exists") for path in absent[:1]]
+            items += missing or self.items_of(base, image, [masks])
             lost += absent
         faults = [item.fault for item in items if item.fault]
         usable = self.on_bad_item != "raise" or not faults
@@ -181,15 +179,16 @@ class Folder(Dataset):
             remedy = f"set dataset.val_images={place} and dataset.val_masks, or dataset.val_images= to draw them"
             require(used, WHO, "val_images beside test_images", f"none, although there is {root / place}", remedy)
 
-    def matched(self, images: Path, masks: Path, named: set[Path]) -> tuple[Files, Files]:
-        """Give the images and the masks of two folders by what their names have in common.
+    def matched(self, images: Path, masks: Path, others: set[Path]) -> tuple[Files, Files]:
+        """Give the images and the masks of two folders, less `others` below, by what their names have in common.
 
         Raises one sentence with what to set where no name fits, or where files without a partner are not to be skipped.
         """
-        names = [names_in(folder, named - {folder}) for folder in (images, masks)]
+        names = [names_in(folder, others - {folder}) for folder in (images, masks)]
         suffixes = listed(self.mask_suffix)
         one, other = affix(self.image_prefix, listed(self.image_suffix)), affix(self.mask_prefix, suffixes)
-        shared, hint = images.resolve() == masks.resolve(), partial(proposal, list(names[0]), list(names[1]))
+        shared = images.resolve() == masks.resolve()
+        hint = partial(proposal, list(names[0]), list(names[1]))  # looks at all pairs of names: only if asked for
         if shared and one == other:
             remedy = hint() or "set dataset.mask_suffix to what their names end in"
             require(False, WHO, "names that tell masks from images", f"all of {images}", remedy)
@@ -201,7 +200,7 @@ class Folder(Dataset):
             got += f"{len(orphans)} of {len(right)} masks without{first(right, orphans)}"
             empty = "" if orphans else "dataset.missing_mask=empty reads such images as ones without foreground, and "
             remedy = hint()
-            if not remedy or remedy.endswith(option("mask_suffix", *suffixes)):
+            if not remedy or remedy.endswith(option("mask_suffix", *suffixes)):  # which is set already
                 remedy = f"{empty}dataset.on_bad_item=skip leaves them out"
             require(False, WHO, "a mask for each image and an image for each mask", got, remedy)
         return left, right
@@ -285,7 +284,7 @@ def pair_item(
         present = image or next(path for some in masks for path in some)
         return replace(base, fault=f"{present}: expected {'an image' if image is None else 'a mask'} of its name")
     paths, reader = [[str(path) for path in some] for some in masks], partial(read_image, str(image), base.page, bands)
-    own = tuple(dict.fromkeys(path for some in paths for path in some if path != str(image)))  # each once
+    own = tuple(dict.fromkeys(path for some in paths for path in some if path != str(image)))  # alpha is in the image
     mask = partial(read_all, paths, read, reader)
     return replace(base, image=reader, mask=mask, files=(str(image), *own), mask_files=own)
 

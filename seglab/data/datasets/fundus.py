@@ -109,7 +109,7 @@ def by_name(root: Path, ending: str) -> dict[str, list[Path]]:
 def rim_and_cup(read: Reader) -> np.ndarray:
     """Make class numbers of the masks (h, w, 2) of disc and cup: 1 the rim, 2 the cup."""
     disc, cup = np.moveaxis(read(), 2, 0)
-    return np.where(cup > 0, 2, disc).astype(np.uint8)
+    return np.where(cup > 0, 2, disc).astype(np.uint8)  # the cup wins, also where experts drew it beyond the disc
 
 
 def find(root: Path, name: str) -> Path | None:

@@ -38,7 +38,7 @@ class Nifti(Folder):
         items = super().items()
         if self.empty_slices:
             return items
-        some = foreground_ids(items, self)
+        some = foreground_ids(items, self)  # remembered: reading all volumes takes long
         return [item if item.fault or item.id in some else replace(item, left_out="no foreground") for item in items]
 
     def items_of(self, base: Item, image: Path | None, masks: Masks) -> list[Item]:
@@ -47,7 +47,7 @@ class Nifti(Folder):
         if volume.fault:
             return [volume]
         try:
-            header = read_header(volume.files[0])
+            header = read_header(volume.files[0])  # no voxels: hundreds of volumes are listed in seconds
             for path in volume.mask_files:
                 mask = read_header(path)
                 require(mask == header, path, f"the size and orientation of its image, {header}", mask)

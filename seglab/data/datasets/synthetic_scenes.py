@@ -21,9 +21,7 @@ Painter = Callable[[Rng, int, float, float, float], Painted]
 
 @dataclass(frozen=True)
 class Scene:
-    """A painter, its range of fractions of foreground (drawn log-uniformly), its fraction of images without any, and
-    what its masks mean.
-    """
+    """A painter, its range of foreground fractions (log-uniform), its fraction of images without any, and its task."""
 
     paint: Painter
     foreground: tuple[float, float]

@@ -139,6 +139,7 @@ def test_known_corrupt_images_are_left_out_and_counted(root):
         ("000000011.jpg,\n", "", "000000011.jpg: expected rows in train_ship"),
         ("000000011.jpg,", "000000011.jpg,5 2 7", "runs of 000000011.jpg: expected pairs"),
         ("000000011.jpg,", "000000011.jpg,no ship", "runs of 000000011.jpg: expected whole numbers, got 'no ship'"),
+        ("000000011.jpg,", f"000000011.jpg,1{'0' * 19} 3", "runs of 000000011.jpg: expected whole numbers, got '1000"),
         ("000000011.jpg,", "000000011.jpg,-5 3", "runs of 000000011.jpg: expected whole numbers, got '-5 3'"),
     ],
 )
@@ -146,6 +147,12 @@ def test_a_faulty_table_is_one_sentence(root, old, new, sentence):
     replace_in_table(root, old, new)
     with pytest.raises(ContractError, match=sentence):
         open_data(ship(root))
+
+
+def test_a_table_without_a_byte_is_one_sentence(root):
+    (root / TABLE).write_bytes(b"")
+    with pytest.raises(ContractError, match="columns ImageId and EncodedPixels, got no ImageId and no EncodedPixels"):
+        ship(root).items()
 
 
 def test_usual_ways_to_say_no_ship_are_read(root):

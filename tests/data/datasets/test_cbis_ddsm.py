@@ -196,6 +196,9 @@ def test_faulty_tables_and_choices_are_one_sentence(root):
     table.write_text(table.read_text().replace("pathology", "verdict"))
     with pytest.raises(ContractError, match=r"description_train_set.csv: expected columns .*, got no pathology"):
         ddsm(root).items()
+    table.write_bytes(b"")
+    with pytest.raises(ContractError, match=r"train_set.csv: expected columns .*, got no patient_id and no"):
+        ddsm(root).items()
     with pytest.raises(ContractError, match="lesions that pass view"):
         ddsm(root, abnormality="calc", view="MLO").items()
 
