@@ -133,11 +133,11 @@ class Light(Augment):
         quarter = torch.where(draws["turn"] < self.rotate90, (4 * draws["quarter"]).long(), 0)
         across, along = draws["flip_x"] < self.flip, draws["flip_y"] < self.flip
         odd = quarter % 2 == 1
-        across, along = torch.where(odd, along, across), torch.where(odd, across, along)
+        across, along = torch.where(odd, along, across), torch.where(odd, across, along)  # a flip comes before the turn
         across, along = across ^ (quarter >= 2), along ^ ((quarter == 1) | (quarter == 2))
         # Few calls, each of which costs a GPU more than the bytes of a batch.
         odd, along, across = sent(torch.stack((odd, along, across)), x)[..., None, None, None]
-        x = torch.where(odd, x.mT, x)
+        x = torch.where(odd, x.mT, x)  # images are square
         x = torch.where(along, x.flip(2), x)
         return torch.where(across, x.flip(3), x).contiguous(memory_format=torch.channels_last)
 
@@ -206,7 +206,7 @@ class Strong(Light):
             dx, dy = displacements(sent(draws.state("bend_field")[rows][bent], image), height, width).unbind(1)
             which = sent(bent.nonzero()[:, 0], image)
             back = back[which]
-            source[which] += back[:, :, 0] * dx[:, None] + back[:, :, 1] * dy[:, None]
+            source[which] += back[:, :, 0] * dx[:, None] + back[:, :, 1] * dy[:, None]  # bent first, then affine
         return torch.stack((source[:, 0] * (2 / width), source[:, 1] * (2 / height)), -1)  # -1 and 1 are the edges
 
     def matrices(self, draws: Draws) -> Tensor:

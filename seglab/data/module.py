@@ -81,7 +81,7 @@ class DataModule:
         workers = 0 if place is not None else self.workers
         batches = EpochBatches(len(samples), self.seed, split == "train", self.batch_size)
         if limit is not None:
-            count = limit if isinstance(limit, int) else int(limit * len(batches))
+            count = limit if isinstance(limit, int) else int(limit * len(batches))  # 1 is one batch, 1.0 are all
             some, option = f"at least one of the {len(batches)} batches", f"trainer.limit_{split}_batches"
             require(count > 0, option, some, limit, f"set {option}=1")
             if split != "train":

@@ -91,7 +91,7 @@ class CbisDdsm(Dataset):
     def film(self, name: str, lesions: pd.DataFrame, files: Files) -> Item:
         """Make the item of one film from the rows of its lesions."""
         patient, split = lesions["patient_id"].iloc[0], "test" if (lesions["split"] == "test").any() else "train"
-        images = [path for row in lesions[IMAGE] for path in files.of_image(row)[:1]]
+        images = [path for row in lesions[IMAGE] for path in files.of_image(row)[:1]]  # of all rows the same
         masks = [files.of_lesion(row) for _, row in lesions.iterrows()]
         classes = [self.task.classes.index(kind) if self.task.channels > 1 else 0 for kind in lesions["kind"]]
         if not images or () in masks:  # a missing lesion would count as background
@@ -148,7 +148,7 @@ class Files:
         self.by_series: dict[str, list[str]] = defaultdict(list)
         for path in files_in(root):
             folders = path.relative_to(root).parent.parts
-            for name in filter(CASE.match, (*folders, path.stem)):
+            for name in filter(CASE.match, (*folders, path.stem)):  # a folder, or a flat file such as CASE_FULL.png
                 self.by_case[name].append(str(path))
             for name in folders[-1:]:
                 self.by_series[name].append(str(path))

@@ -1,0 +1,50 @@
+"""Pairs in memory as a folder: written once, also by processes that race for it."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seglab.contract import ContractError
+from seglab.data.pairs import write_pairs
+
+
+def pairs():
+    rng = np.random.default_rng(0)
+    return list(rng.integers(0, 256, (3, 8, 9, 3), np.uint8)), list(rng.integers(0, 2, (3, 8, 9)))
+
+
+def test_the_same_pairs_make_one_folder_also_where_another_process_is_faster(tmp_path, monkeypatch):
+    first = write_pairs(*pairs(), None, tmp_path)
+    true, asked = Path.exists, []
+
+    def exists(path):
+        asked.append(path)
+        return len(asked) > 1 and true(path)  # the other one writes behind the first question
+
+    monkeypatch.setattr(Path, "exists", exists)
+    assert write_pairs(*pairs(), None, tmp_path) == first
+    assert [path.name for path in tmp_path.iterdir()] == [first.name]
+    assert len(list((first / "images").iterdir())) == 3
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path, monkeypatch):
+    def refuse(path, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="No space"):
+        write_pairs(*pairs(), None, tmp_path)
+    assert not os.listdir(tmp_path)
+
+
+def test_counts_shapes_and_types_that_do_not_fit_are_one_sentence(tmp_path):
+    images, masks = pairs()
+    for changed, words in (
+        ((images, masks[:2]), r"a mask and a group for each image, got \[2, 3\]"),
+        (([image / 255 for image in images], masks), r"image 0 as \(h, w\) or .*, got \(8, 9, 3\) of float64"),
+        ((images, [mask[1:] for mask in masks]), r"a mask \(8, 9\) for image 0, got one of \(7, 9\)"),
+    ):
+        with pytest.raises(ContractError, match=words):
+            write_pairs(*changed, None, tmp_path)
