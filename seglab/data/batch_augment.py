@@ -22,8 +22,7 @@ NAMES = (
     *("flip_x", "flip_y", "turn", "quarter", "tone", "brightness", "contrast", "warp", "degrees", "zoom_x", "zoom_y"),
     *("shear_x", "shear_y", "bend", "bend_field", "gamma", "exponent", "noise", "noise_std", "noise_field"),
     *("blur", "sigma"),
-)
-"""The random numbers of a sample; each keeps its place, whatever the options."""
+)  # the random numbers of a sample; each keeps its place, whatever the options
 
 BEND_SIGMA, BEND_STEP = 8.0, 4  # pixels: the Gaussian that smooths displacements, and between the numbers behind them
 BEND = 50 / (2 * math.pi**0.5 * BEND_SIGMA)  # pixels, 1.76: what that Gaussian leaves of normal numbers, times 50

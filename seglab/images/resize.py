@@ -66,8 +66,10 @@ def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
         return array
     if array.ndim == 3 and array.shape[2] > 4:  # OpenCV shrinks no more channels at once
         return np.dstack([resize(array[..., k : k + 4], height, width) for k in range(0, array.shape[2], 4)])
-    shrinks = height * width < array.shape[0] * array.shape[1]
-    return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    smaller = min(height, array.shape[0]), min(width, array.shape[1])
+    if smaller != array.shape[:2]:  # first the side that shrinks: with one that grows OpenCV would skip pixels of it
+        array = cv2.resize(array, smaller[::-1], interpolation=cv2.INTER_AREA)
+    return array if smaller == (height, width) else cv2.resize(array, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def pad(array: np.ndarray, size: int) -> np.ndarray:

@@ -10,6 +10,16 @@ def test_an_area_resize_keeps_the_mean_of_a_mask():
     np.testing.assert_allclose(small, fraction.reshape(24, 4, 24, 4).mean((1, 3)), atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(50, 1000), (1000, 50), (10, 700), (63, 65)])
+def test_where_one_side_shrinks_and_the_other_grows_no_line_is_lost(shape):
+    along = int(shape[0] < shape[1])
+    for place in range(0, max(shape), 7):
+        fraction = np.zeros(shape, np.float32)
+        fraction[(slice(None),) * along + (place,)] = 1
+        found = fit(fraction, 64, "resize")
+        np.testing.assert_allclose(found.mean(), 1 / max(shape), rtol=1e-4)
+
+
 def test_a_thin_ship_survives_a_low_coverage_wherever_it_lies():
     for top, left in np.ndindex(3, 3):
         fraction = np.zeros((48, 48), np.float32)

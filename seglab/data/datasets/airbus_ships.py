@@ -20,8 +20,7 @@ NO_SHIP = ("", "-1", "nan", "none", "null", "na", "n/a", "0", "0 0", "1 0")  # w
 CORRUPT = (
     "6384c3e78 13703f040 14715c06d 33e0ff2d5 4d4e09f2a 877691df8 8b909bb20 a8d99130e"
     " ad55c3143 c8260c541 d6c7f17c7 dc3e7c901 e44dffe88 ef87bad36 f083256d8"
-)
-"""Training images of the challenge that are known to be broken or wrongly labeled."""
+)  # training images of the challenge that are known to be broken or wrongly labeled
 
 
 @dataclass(frozen=True, kw_only=True)
