@@ -12,7 +12,7 @@ import numpy as np
 from seglab.contract import ContractError
 from seglab.data.dataset import Dataset, Facts, Item
 from seglab.data.decode import convert, decode_item, read_item, view_image
-from seglab.data.facts import doubts, item_facts, mask_values, objects_in, spread
+from seglab.data.facts import data_warnings, item_facts, mask_values, objects_in, spread
 from seglab.data.memo import each
 from seglab.data.prepare_data import divide, select_items
 from seglab.data.split import SPLITS, Splits
@@ -79,7 +79,7 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
         "range": dataset.range,
     }
     by_split = {split: [one for side, one in zip(sides, seen, strict=True) if side == split] for split in SPLITS}
-    facts |= {"warnings": chosen.notes + doubts(by_split, dataset)} | summary(by_split, dataset)
+    facts |= {"warnings": chosen.notes + data_warnings(by_split, dataset)} | summary(by_split, dataset)
     pictures = [picture(shown[k][1], dataset) for k in spread([one["foreground"] for one in seen], samples)]
     return Audit(facts, splits, leaks, pictures)
 

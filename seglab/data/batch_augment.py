@@ -53,7 +53,7 @@ def normal(states: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.cat((radius * angle.cos(), radius * angle.sin()), 1)[:, :count].reshape(-1, *shape)
 
 
-def smooth(x: Tensor, sigma: Tensor) -> Tensor:
+def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
     """Smooth x (b, c, h, w) with a Gaussian of each sigma (b,), renormalized at the border, as products of matrices."""
     for length in x.shape[2:]:
         places = torch.arange(length, device=x.device)
@@ -96,7 +96,7 @@ class Draws:
         return low + (high - low) * self[name]
 
 
-def sent(x: Tensor, like: Tensor) -> Tensor:
+def to_device(x: Tensor, like: Tensor) -> Tensor:
     """A tensor on the device of another one; the host does not wait for it."""
     return x.to(like.device, non_blocking=True)
 
@@ -135,21 +135,21 @@ class Light(Augment):
         across, along = torch.where(odd, along, across), torch.where(odd, across, along)  # a flip comes before the turn
         across, along = across ^ (quarter >= 2), along ^ ((quarter == 1) | (quarter == 2))
         # Few calls, each of which costs a GPU more than the bytes of a batch.
-        odd, along, across = sent(torch.stack((odd, along, across)), x)[..., None, None, None]
+        odd, along, across = to_device(torch.stack((odd, along, across)), x)[..., None, None, None]
         x = torch.where(odd, x.mT, x)  # images are square
         x = torch.where(along, x.flip(2), x)
         return torch.where(across, x.flip(3), x).contiguous(memory_format=torch.channels_last)
 
     def change(self, image: Tensor, target: Tensor, valid: Tensor | None, draws: Draws) -> Changed:
         """Change what is left after turning; the image becomes float32 from 0 to 255 if any tone may change."""
-        return (self.curve(image, draws) if self.tone > 0 else image), target, valid
+        return (self.adjust_tone(image, draws) if self.tone > 0 else image), target, valid
 
-    def curve(self, image: Tensor, draws: Draws) -> Tensor:
+    def adjust_tone(self, image: Tensor, draws: Draws) -> Tensor:
         """Give each image its contrast and brightness."""
         active = draws["tone"] < self.tone
         alpha = torch.where(active, draws.between("contrast", 1 - self.contrast, 1 + self.contrast), 1.0)
         beta = torch.where(active, draws.between("brightness", -self.brightness, self.brightness), 0.0)
-        alpha, beta = (sent(x, image).view(-1, 1, 1, 1) for x in (alpha, 255 * beta))
+        alpha, beta = (to_device(x, image).view(-1, 1, 1, 1) for x in (alpha, 255 * beta))
         return image.float().mul_(alpha).add_(beta).clamp_(0, 255)
 
 
@@ -171,25 +171,25 @@ class Strong(Light):
     shear: float = 5.0
 
     def change(self, image: Tensor, target: Tensor, valid: Tensor | None, draws: Draws) -> Changed:
-        image = self.curve(image, draws)
-        self.on_some(image, draws, "gamma", self.bend_tone)
+        image = self.adjust_tone(image, draws)
+        self.on_some(image, draws, "gamma", self.adjust_gamma)
         if valid is None and (self.warp or self.bend):  # in every batch, or torch.compile would meet two kinds of them
             valid = torch.ones_like(target[:, :1], dtype=torch.bool)
         moved = ((draws["warp"] < self.warp) | (draws["bend"] < self.bend)).nonzero()[:, 0]
         if len(moved):
-            grid, rows = self.grid(draws, moved, image), sent(moved, image)
+            grid, rows = self.grid(draws, moved, image), to_device(moved, image)
             image[rows] = F.grid_sample(image[rows], grid, align_corners=False)  # black from outside
-            target = replaced(target, rows, grid)
-            valid = None if valid is None else replaced(valid, rows, grid)
+            target = warp_labels(target, rows, grid)
+            valid = None if valid is None else warp_labels(valid, rows, grid)
         self.on_some(image, draws, "noise", self.add_noise)
-        self.on_some(image, draws, "blur", self.soften)
+        self.on_some(image, draws, "blur", self.add_blur)
         return image, target, valid
 
     def on_some(self, image: Tensor, draws: Draws, name: str, work: Callable[[Tensor, Draws, Tensor], Tensor]) -> None:
         """Let `work` change the images that the draw of a name chooses, in place."""
         chosen = (draws[name] < getattr(self, name)).nonzero()[:, 0]
         if len(chosen):
-            rows = sent(chosen, image)
+            rows = to_device(chosen, image)
             image[rows] = work(image[rows], draws, chosen)
 
     def grid(self, draws: Draws, rows: Tensor, image: Tensor) -> Tensor:
@@ -197,13 +197,13 @@ class Strong(Light):
         warped, bent = (draws["warp"] < self.warp)[rows], (draws["bend"] < self.bend)[rows]
         height, width = image.shape[2:]
         back = torch.linalg.inv(self.matrices(draws)[rows])
-        back = sent(torch.where(warped[:, None, None], back, torch.eye(2)), image)[..., None, None]
+        back = to_device(torch.where(warped[:, None, None], back, torch.eye(2)), image)[..., None, None]
         x = torch.arange(width, device=image.device) - (width - 1) / 2
         y = torch.arange(height, device=image.device)[:, None] - (height - 1) / 2
         source = back[:, :, 0] * x + back[:, :, 1] * y
         if bent.any():
-            dx, dy = displacements(sent(draws.state("bend_field")[rows][bent], image), height, width).unbind(1)
-            which = sent(bent.nonzero()[:, 0], image)
+            dx, dy = displacements(to_device(draws.state("bend_field")[rows][bent], image), height, width).unbind(1)
+            which = to_device(bent.nonzero()[:, 0], image)
             back = back[which]
             source[which] += back[:, :, 0] * dx[:, None] + back[:, :, 1] * dy[:, None]  # bent first, then affine
         return torch.stack((source[:, 0] * (2 / width), source[:, 1] * (2 / height)), -1)  # -1 and 1 are the edges
@@ -219,23 +219,23 @@ class Strong(Light):
         shear = torch.stack((one, x, y, one), -1).view(-1, 2, 2)
         return turn @ shear @ torch.diag_embed(torch.stack((wide, tall), -1))
 
-    def bend_tone(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
+    def adjust_gamma(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
         """Raise the tones to a power of 0.8 to 1.2."""
-        exponent = sent(draws.between("exponent", 0.8, 1.2)[rows], image).view(-1, 1, 1, 1)
+        exponent = to_device(draws.between("exponent", 0.8, 1.2)[rows], image).view(-1, 1, 1, 1)
         return (image / 255).pow_(exponent).mul_(255)
 
     def add_noise(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
         """Add normal noise of 1 to 5 % of the full range."""
-        std = 255 * sent(draws.between("noise_std", 0.01, 0.05)[rows], image).view(-1, 1, 1, 1)
-        field = normal(sent(draws.state("noise_field")[rows], image), tuple(image.shape[1:]))
+        std = 255 * to_device(draws.between("noise_std", 0.01, 0.05)[rows], image).view(-1, 1, 1, 1)
+        field = normal(to_device(draws.state("noise_field")[rows], image), tuple(image.shape[1:]))
         return image.add_(field.mul_(std)).clamp_(0, 255)
 
-    def soften(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
+    def add_blur(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
         """Smooth with a Gaussian of 0.5 to 3 pixels."""
-        return smooth(image, sent(draws.between("sigma", 0.5, 3.0)[rows], image))
+        return gaussian_blur(image, to_device(draws.between("sigma", 0.5, 3.0)[rows], image))
 
 
-def replaced(labels: Tensor, rows: Tensor, grid: Tensor) -> Tensor:
+def warp_labels(labels: Tensor, rows: Tensor, grid: Tensor) -> Tensor:
     """Warp the labels of some samples, each pixel to the nearest; what comes from outside is 0."""
     moved = F.grid_sample(labels[rows].float(), grid, mode="nearest", align_corners=False)
     return labels.index_copy(0, rows, moved.to(labels.dtype))

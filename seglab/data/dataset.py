@@ -164,7 +164,7 @@ class Dataset:
         """Give the rows and columns of an image file that the model sees, None for all of it."""
         return None
 
-    def mask_doubts(self, masks: Sequence[Facts]) -> list[str]:
+    def mask_warnings(self, masks: Sequence[Facts]) -> list[str]:
         """Say in sentences what looks wrong about mask files, given their `mask_facts`."""
         return []
 

@@ -65,11 +65,11 @@ def extent(image: np.ndarray) -> list[float] | None:
     return [float(np.fmin.reduce(image, None)), float(np.fmax.reduce(image, None))]  # NaN of no data alone
 
 
-def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
+def data_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     """Say in sentences what looks wrong about the images and masks of the splits, the worst first."""
     every = [one for some in facts.values() for one in some]
     masks = [mask for one in every for mask in one["masks"]]
-    found, train, classes = foreground_doubts(facts, dataset), facts.get("train", []), dataset.task.classes
+    found, train, classes = foreground_warnings(facts, dataset), facts.get("train", []), dataset.task.classes
     shown = {name: sum(one["classes"][k] > 0 for one in train) for k, name in enumerate(classes)}
     rare = [f"{name} ({count} of {len(train)} training images)" for name, count in shown.items() if count < FEW]
     if rare and train and len(classes) > 1:
@@ -87,7 +87,7 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
             f"{gone} of {objects} objects, all those of {images} images, are too small for dataset.size={dataset.size};"
             f" a lower dataset.coverage (now {dataset.coverage:g}), a larger size or dataset.fit=patch keeps them"
         )
-    found += range_doubts(every, dataset)
+    found += range_warnings(every, dataset)
     white = sum(one["depth"] == "float32" and one["extent"][1] > 1 for one in every)
     if white and dataset.range == "full":
         words = "floats above 1 (whole numbers with no data are read as floats), which dataset.range=full cuts off"
@@ -96,10 +96,10 @@ def doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
         found.append(
             f"{count} of {len(masks)} masks are {name}, which blurs edges: they are cut at half; save them as PNG"
         )
-    return found + dataset.mask_doubts(masks)
+    return found + dataset.mask_warnings(masks)
 
 
-def range_doubts(facts: Sequence[Facts], dataset: Dataset) -> list[str]:
+def range_warnings(facts: Sequence[Facts], dataset: Dataset) -> list[str]:
     """Say what is nearly black in the range: 8 bits where it is that of deeper ones, and what ends in a 16th of it."""
     if isinstance(dataset.range, str):
         return []
@@ -120,7 +120,7 @@ def range_doubts(facts: Sequence[Facts], dataset: Dataset) -> list[str]:
     return found
 
 
-def foreground_doubts(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
+def foreground_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     """Say which splits have no images, no foreground, or masks full of it."""
     every = [one for some in facts.values() for one in some]
     positive = sum(one["foreground"] > 0 for one in every)
@@ -147,7 +147,7 @@ def mask_values(masks: Sequence[Facts]) -> str:
     return summary({value: part / len(masks) for value, part in total.most_common(12)})
 
 
-def value_doubts(masks: Sequence[Facts], named: Sequence[int | str]) -> list[str]:
+def value_warnings(masks: Sequence[Facts], named: Sequence[int | str]) -> list[str]:
     """Say what looks wrong about the values of masks, of which the `named` are foreground; without, all above 0."""
     found, exact = [], [mask for mask in masks if not mask["lossy"] and mask["kind"] in ("gray", "palette")]
     values = {value.split()[0] for mask in exact for value in mask["values"]}

@@ -16,7 +16,7 @@ import numpy as np
 from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Decoded, Item
 from seglab.data.decode import decode_item, decode_once
-from seglab.data.facts import doubts
+from seglab.data.facts import data_warnings
 from seglab.data.memo import content, each, on_disk, remembered
 from seglab.data.ranges import FOUND, find_normalization, find_range
 from seglab.data.sources import RandomPatches, Tiles, Whole
@@ -29,7 +29,7 @@ from seglab.images.labels import has_foreground
 class Opened:
     """The splits of a data set, and the decoded pixels of their items by id; `skipped` says why others are left out.
 
-    `dataset` is the data set with its range and normalization found. `notes` are what is worth a line beside `doubts`.
+    `dataset` is the data set with its range and normalization found. `notes` are sentences beside `data_warnings`.
     """
 
     dataset: Dataset
@@ -67,7 +67,7 @@ class Opened:
     def warnings(self) -> list[str]:
         """Say in at most five sentences what looks wrong about images, masks and splits, or will be slow."""
         facts = {split: [image.facts for image in self.images(split)] for split in SPLITS}
-        found = [*self.notes, *doubts(facts, self.dataset)]
+        found = [*self.notes, *data_warnings(facts, self.dataset)]
         rest = f"and {len(found) - 4} more: python -m seglab.prepare mode=audit says all"
         return found if len(found) <= 5 else [*found[:4], rest]
 

@@ -53,7 +53,7 @@ def foreground(path: str, raster: Raster, threshold: int, named: Sequence[Value]
     if named:
         return any_of(path, raster, named).astype(np.uint8)
     pixels, blurred = levels(path, raster, threshold)
-    values = counted(raster) if in_colors(raster) else {}
+    values = value_fractions(raster) if is_colored(raster) else {}
     indices = [name for name in values if not name.startswith("0 ")]
     require(len(indices) <= 1, path, "one index beside 0, or named ones", summary(values), NAME_THEM)
     if not soft or threshold:
@@ -82,7 +82,7 @@ def read_classes(
     left = numbers == unlisted
     if left.any():
         kept = raster.pixels[left]
-        shares = counted(raster._replace(pixels=kept[:, None], alpha=None))  # a picture one pixel wide
+        shares = value_fractions(raster._replace(pixels=kept[:, None], alpha=None))  # a picture one pixel wide
         counts = ", ".join(f"{value} ({round(part * len(kept))} pixels)" for value, part in shares.items())
         require(False, path, "values listed in dataset.classes", counts, "list them there, or in dataset.ignore")
     return numbers
@@ -121,20 +121,20 @@ def levels(path: str, raster: Raster, threshold: int = 0) -> tuple[np.ndarray, b
     """Give the gray levels or indices (h, w) of a mask, and whether its edges are blurred: by loss, or as alpha is."""
     pixels, alpha = raster.pixels, raster.alpha
     if raster.palette is not None:
-        return (pixels if in_colors(raster) else raster.palette[pixels, 0]), False
+        return (pixels if is_colored(raster) else raster.palette[pixels, 0]), False
     gray = pixels.max(axis=2) if pixels.ndim == 3 else pixels
     if alpha is not None:
         if (pixels == pixels[:1, :1]).all():  # one color everywhere says nothing
             return alpha, True
         same = bool(((gray > threshold) == (alpha > HALF)).all())
         require(same, path, "a mask in its colors or in its alpha", "both, which differ", "save one of them alone")
-    if in_colors(raster):
+    if is_colored(raster):
         remedy = f"save it as PNG, and {NAME_THEM}" if raster.lossy else NAME_THEM
-        require(False, path, "a gray mask, or named colors", summary(counted(raster)), remedy)
+        require(False, path, "a gray mask, or named colors", summary(value_fractions(raster)), remedy)
     return gray, raster.lossy
 
 
-def in_colors(raster: Raster) -> bool:
+def is_colored(raster: Raster) -> bool:
     """Say whether a mask, or its palette, has colors that are not gray; loss makes gray a little colored."""
     colors = raster.pixels if raster.palette is None else raster.palette
     if raster.palette is None and colors.ndim == 2:
@@ -142,12 +142,12 @@ def in_colors(raster: Raster) -> bool:
     return bool((colors.max(axis=-1) - colors.min(axis=-1)).max() > (24 if raster.lossy else 0))
 
 
-def counted(raster: Raster) -> dict[str, float]:
+def value_fractions(raster: Raster) -> dict[str, float]:
     """Give the levels, indices with their colors, or colors of a mask, and what fraction of the pixels each has.
 
     The dozen most frequent ones, in their order.
     """
-    pixels, colored = raster.pixels, in_colors(raster)
+    pixels, colored = raster.pixels, is_colored(raster)
     if raster.palette is None and colored:
         pixels = (pixels.astype(np.uint32) * (65536, 256, 1)).sum(2, dtype=np.uint32)
     elif not colored:  # of a palette in color the indices count
@@ -166,10 +166,10 @@ def counted(raster: Raster) -> dict[str, float]:
 
 
 def mask_facts(path: str, page: Page | None = None) -> dict[str, Any]:
-    """Say of a mask file its `kind` (gray, palette, color), its `lossy` format or "", and its `values` as `counted`."""
+    """Give a mask file's `kind` (gray, palette, color), its `lossy` format or "", and the fractions of its `values`."""
     raster = decode_mask(path, page)
-    kind = "gray" if not in_colors(raster) else "color" if raster.palette is None else "palette"
-    return {"kind": kind, "lossy": raster.format if raster.lossy else "", "values": counted(raster)}
+    kind = "gray" if not is_colored(raster) else "color" if raster.palette is None else "palette"
+    return {"kind": kind, "lossy": raster.format if raster.lossy else "", "values": value_fractions(raster)}
 
 
 def summary(values: dict[str, float]) -> str:

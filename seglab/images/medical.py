@@ -14,7 +14,7 @@ import numpy as np
 
 from seglab.contract import ContractError, require
 from seglab.images.raster import Page, Raster, choose_page, require_size
-from seglab.images.resize import spread
+from seglab.images.resize import rescale
 
 WINDOWS = ("full", "percentile", "header")  # of a DICOM's values, from black to white
 LAST = 2  # the axis across which slices are taken where none is named
@@ -40,7 +40,7 @@ def read_dicom(path: str, window: str = "full", page: Page | None = None) -> np.
     gray = pixels.ndim == 2 and kind.startswith("MONOCHROME")  # the indices of a palette (ultrasound) are (h, w), too
     require(gray, path, "a gray image (h, w)", got)
     low = -(2 ** (bits - 1)) if data.get("PixelRepresentation") == 1 else 0
-    found = spread(pixels, *(header_window(data, path) if window == "header" else (low, low + 2**bits - 1)))
+    found = rescale(pixels, *(header_window(data, path) if window == "header" else (low, low + 2**bits - 1)))
     return ~found if kind == "MONOCHROME1" else found
 
 

@@ -15,7 +15,7 @@ def to_bits(image: np.ndarray, bits: int) -> np.ndarray:
     return image if bits == 16 else (image >> 8).astype(np.uint8)
 
 
-def spread(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+def rescale(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     """Bring the range from `low` to `high` to 0 .. 65535, cut off outside: uint16."""
     scale = 65535 / max(high - low, 1e-6)  # percentiles of one value alone are the same
     return np.rint(np.clip((pixels.astype(np.float32) - low) * scale, 0, 65535)).astype(np.uint16)
@@ -27,8 +27,8 @@ def to_full_range(image: np.ndarray, limits: str | tuple[float, ...]) -> np.ndar
     limits: those two values; any other word leaves whole numbers as they are and takes fractions as 0 to 1.
     """
     if not isinstance(limits, str):
-        return spread(image, *limits)
-    return spread(image, 0, 1) if image.dtype.kind == "f" else image
+        return rescale(image, *limits)
+    return rescale(image, 0, 1) if image.dtype.kind == "f" else image
 
 
 def to_units(images: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from seglab.contract import ContractError, Kind, Logits, require
 from seglab.data.dataset import Dataset, Facts, Item
 from seglab.data.decode import convert, decode_native, encode, native_objects, raise_unless_skipped
 from seglab.data.distance_maps import MAPS
-from seglab.data.facts import extent, range_doubts
+from seglab.data.facts import extent, range_warnings
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data, select_items
 from seglab.data.split import SPLITS, Splits
@@ -105,7 +105,7 @@ class TrainingResolution:
         self.items, self.skipped = self.data.splits.test, opened.skipped
         self.objects = self.data.objects("test")
         facts = [opened.decoded[item.id].facts for item in self.items]
-        for sentence in range_doubts(facts, images.dataset):
+        for sentence in range_warnings(facts, images.dataset):
             log.warning("data: %s", sentence)
 
     def __iter__(self) -> Iterator[Measured]:
@@ -151,7 +151,7 @@ class NativeResolution:
             index = torch.tensor([number], device=device)
             batch = {"target": target, "valid": marks, "id": [item.id], "index": index}
             yield self.module.loss(logits, target, marks, **maps), logits, batch
-        for sentence in range_doubts(facts, self.dataset):
+        for sentence in range_warnings(facts, self.dataset):
             log.warning("data: %s", sentence)
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:

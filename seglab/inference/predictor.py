@@ -19,7 +19,7 @@ import torch
 from seglab.contract import Image, Task, require
 from seglab.data.dataset import Dataset
 from seglab.data.decode import convert, view_image
-from seglab.data.facts import extent, range_doubts
+from seglab.data.facts import extent, range_warnings
 from seglab.engine.module import Normalize, SegModule
 from seglab.engine.trained_run import TrainedRun
 from seglab.images.resize import fit, require_bands, resize, to_units, unfit
@@ -198,7 +198,7 @@ def label_of(page: int | None) -> str:
 
 def warn_of_range(who: str, image: np.ndarray, dataset: Dataset) -> None:
     """Log what of an image is lost in the range of the data set; `who` names it."""
-    for sentence in range_doubts([{"depth": str(image.dtype), "extent": extent(image)}], dataset):
+    for sentence in range_warnings([{"depth": str(image.dtype), "extent": extent(image)}], dataset):
         log.warning("%s: %s", who, sentence)
     if not isinstance(dataset.range, str) and (image > dataset.range[1]).sum() > (image <= dataset.range[1]).sum():
         log.warning("%s: most values are above the range %g to %g, and cut off to white", who, *dataset.range)

@@ -8,7 +8,7 @@ from scipy.stats import ks_2samp, kstest
 from seglab.benchmarks.gpu import light_chain
 from seglab.contract import ContractError
 from seglab.data.augment import Chain
-from seglab.data.batch_augment import Draws, Light, Strong, combine, displacements, normal, smooth
+from seglab.data.batch_augment import Draws, Light, Strong, combine, displacements, gaussian_blur, normal
 
 ALL = dict.fromkeys(("flip", "rotate90", "tone", "warp", "bend", "gamma", "noise", "blur"), 1.0)
 STILL = dict.fromkeys(ALL, 0.0)
@@ -110,10 +110,10 @@ def test_gamma_and_noise_have_the_strengths_that_they_say():
 
 def test_smoothing_keeps_a_constant_and_has_the_width_it_says():
     x = torch.ones(2, 1, 40, 40)
-    torch.testing.assert_close(smooth(x, torch.tensor([0.5, 8.0])), x)
+    torch.testing.assert_close(gaussian_blur(x, torch.tensor([0.5, 8.0])), x)
     x = torch.zeros(1, 1, 41, 41)
     x[..., 20, 20] = 1
-    row = smooth(x, torch.tensor([2.0]))[0, 0].sum(0)
+    row = gaussian_blur(x, torch.tensor([2.0]))[0, 0].sum(0)
     assert float((row * (torch.arange(41) - 20.0) ** 2).sum().sqrt()) == pytest.approx(2, abs=0.01)
 
 

@@ -16,7 +16,7 @@ from seglab.contract import ContractError, Task, require
 from seglab.data.dataset import Dataset, Item, one_of
 from seglab.images.image_io import existing_folder, files_in, read_image
 from seglab.images.medical import WINDOWS, one_sentence, read_dicom
-from seglab.images.resize import resize, spread, to_channels
+from seglab.images.resize import rescale, resize, to_channels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,7 +189,7 @@ def read_mammogram(path: str, window: str = "full") -> np.ndarray:
         return image
     seen = image[::4, ::4]  # enough of a film
     seen = seen[seen > seen.min()]
-    return spread(image, *np.percentile(seen, (1, 99.5))) if seen.size else image
+    return rescale(image, *np.percentile(seen, (1, 99.5))) if seen.size else image
 
 
 def shape_of(path: str) -> tuple[int, ...]:

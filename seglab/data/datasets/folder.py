@@ -12,7 +12,7 @@ import numpy as np
 
 from seglab.contract import Task, require
 from seglab.data.dataset import Dataset, Facts, Item, Reader, one_of
-from seglab.data.facts import value_doubts
+from seglab.data.facts import value_warnings
 from seglab.data.names import affix, option, proposal, read_rows
 from seglab.images.image_io import SUFFIXES, existing_folder, files_in, read_image, without_suffix
 from seglab.images.labels import IGNORED
@@ -126,9 +126,9 @@ class Folder(Dataset):
         """What `read_image` is to read: the bands that are named, or all where `channels` is neither gray nor RGB."""
         return () if self.bands is None and self.channels not in (1, 3) else self.bands
 
-    def mask_doubts(self, masks: Sequence[Facts]) -> list[str]:
+    def mask_warnings(self, masks: Sequence[Facts]) -> list[str]:
         explicit = self.threshold or self.soft or self.classes is not None or self.ignore is not None
-        return [] if explicit else value_doubts(masks, listed(self.mask_value))
+        return [] if explicit else value_warnings(masks, listed(self.mask_value))
 
     def items(self) -> list[Item]:
         root = existing_folder(self.root)
