@@ -128,7 +128,8 @@ def foreground_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) 
     remedy = "look at what the data set calls foreground (dataset.threshold, mask_value, target, coverage)"
     found = [f"{split}: no images" for split, some in facts.items() if not some]
     if every and not positive:
-        return [*found, f"no mask has any foreground; {f'they hold {values}; ' * bool(values)}{remedy}"]
+        held = f"they hold {values}; " if values else ""
+        return [*found, f"no mask has any foreground; {held}{remedy}"]
     few = "they are too few for three splits" if dataset.stratify else "dataset.stratify=true draws some for each split"
     for split, some in facts.items():
         full = sum(one["foreground"] == 1 for one in some)

@@ -45,7 +45,8 @@ class Opened:
 
     def source(self, split: str) -> Whole:
         """Make samples of one split's images: whole, or as squares, drawn at random for training and else tiles."""
-        kind = Whole if self.dataset.fit != "patch" else RandomPatches if split == "train" else Tiles
+        squares = RandomPatches if split == "train" else Tiles
+        kind = squares if self.dataset.fit == "patch" else Whole
         return kind(self.images(split), self.dataset)
 
     def facts(self) -> dict[str, Any]:

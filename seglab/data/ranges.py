@@ -89,5 +89,6 @@ def around(extents: Sequence[Sequence[float]]) -> tuple[float, float]:
 
     low, high = min(one[0] for one in extents), max(one[1] for one in extents)
     whole = all(float(value).is_integer() for one in extents for value in one)
-    above = power_of_two(max(high, 0) + 1) - 1 if whole else power_of_two(high) if high > 0 else 0.0
-    return (-power_of_two(-low) if low < 0 else 0.0), above or 1.0
+    of_fractions = power_of_two(high) if high > 0 else 0.0
+    above = power_of_two(max(high, 0) + 1) - 1 if whole else of_fractions  # 4095 and not 4096 for whole numbers
+    return (-power_of_two(-low) if low < 0 else 0.0), above or 1.0  # black images alone have a range, too

@@ -168,7 +168,8 @@ def value_fractions(raster: Raster) -> dict[str, float]:
 def mask_facts(path: str, page: Page | None = None) -> dict[str, Any]:
     """Give a mask file's `kind` (gray, palette, color), its `lossy` format or "", and the fractions of its `values`."""
     raster = decode_mask(path, page)
-    kind = "gray" if not is_colored(raster) else "color" if raster.palette is None else "palette"
+    colors = "color" if raster.palette is None else "palette"
+    kind = colors if is_colored(raster) else "gray"
     return {"kind": kind, "lossy": raster.format if raster.lossy else "", "values": value_fractions(raster)}
 
 

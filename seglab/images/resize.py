@@ -41,7 +41,7 @@ def require_bands(who: str, image: np.ndarray, channels: int) -> None:
     bands = image.shape[2] if image.ndim == 3 else 1
     fits = bands == channels or {bands, channels} == {1, 3}
     remedy = "train with dataset.bands to choose some, or with dataset.channels as their number"
-    require(fits, who, f"{channels} band{'s' * (channels > 1)} (dataset.channels)", bands, remedy)
+    require(fits, who, f"{channels} band{'' if channels == 1 else 's'} (dataset.channels)", bands, remedy)
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -57,7 +57,7 @@ def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 def in_colors(images: np.ndarray) -> np.ndarray:
     """Give images (..., c) as they can be shown: the first three bands, or the first of two."""
-    return images if images.shape[-1] in (1, 3) else images[..., : 3 if images.shape[-1] > 3 else 1]
+    return images[..., : 3 if images.shape[-1] >= 3 else 1]
 
 
 def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -155,7 +155,7 @@ class Files:
 
     def of_image(self, path: str) -> tuple[str, ...]:
         """Find the film of a table's path `case/study/series/name`, in any layout."""
-        case, series = path.split("/")[0], series_of(path)
+        case, series = path.split("/")[0], Path(path).parent.name
         whole = self.by_case.get(case, [])
         # NBIA shortens a series to its last five digits, behind words that differ.
         named = [file for file in whole if Path(file).parent.name[-5:] == series[-5:]]
@@ -165,14 +165,9 @@ class Files:
         """List the files among which one lesion's mask is: the crop lies there too, under names not to be trusted."""
         found = list(self.by_case.get(row[MASK].split("/")[0], []))
         if not found:
-            series = dict.fromkeys(series_of(row[column]) for column in (MASK, CROP))
+            series = dict.fromkeys(Path(row[column]).parent.name for column in (MASK, CROP))
             found = [file for name in series for file in self.by_series.get(name, [])]
         return tuple(found or self.by_case.get(f"{row[IMAGE].split('/')[0]}_MASK", []))
-
-
-def series_of(path: str) -> str:
-    """Give the series of a table's path `case/study/series/name`."""
-    return Path(path).parent.name
 
 
 def read_mammogram(path: str, window: str = "full") -> np.ndarray:
