@@ -82,7 +82,7 @@ def data_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> lis
         )
     gone, objects = sum(one["lost"] for one in every), sum(one["objects"] for one in every)
     if gone:
-        images = sum(0 < one["objects"] == one["lost"] for one in every)
+        images = sum(one["objects"] > 0 and one["lost"] == one["objects"] for one in every)
         found.append(
             f"{gone} of {objects} objects, all those of {images} images, are too small for dataset.size={dataset.size};"
             f" a lower dataset.coverage (now {dataset.coverage:g}), a larger size or dataset.fit=patch keeps them"
