@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Decoded, Item
@@ -21,7 +22,7 @@ from seglab.data.memo import content, each, on_disk, remembered
 from seglab.data.ranges import FOUND, find_normalization, find_range
 from seglab.data.sources import RandomPatches, Tiles, Whole
 from seglab.data.split import SPLITS, Splits, split_by_fold, split_by_group, split_from_file
-from seglab.data.store import RECORDS, build, is_finished, open_store
+from seglab.data.store import LOCK, RECORDS, build, is_finished, open_store
 from seglab.images.labels import has_foreground
 
 
@@ -224,8 +225,9 @@ def cached(items: list[Item], dataset: Dataset, folder: Path, limit: int) -> lis
     others, total = [one for one in folder.parent.glob("[0-9a-f]" * 20) if one != folder], 0  # named by fingerprints
     for cache in sorted(others, key=lambda cache: on_disk(cache / RECORDS)[1], reverse=True):
         total += sum(on_disk(path)[0] for path in cache.rglob("*"))
-        if total > limit:  # those that nobody has used for longest go
-            shutil.rmtree(cache, ignore_errors=True)
+        if total > limit:  # those that nobody has used for longest go, but for one that another process builds
+            with suppress(Timeout, OSError), FileLock(cache / LOCK, timeout=0):
+                shutil.rmtree(cache, ignore_errors=True)
     return build(items, dataset, folder)
 
 

@@ -12,7 +12,6 @@ from seglab.images.labels import Seen
 from seglab.images.resize import crop
 
 Pair = tuple[int, int]  # an epoch, and the index of a sample
-
 Tile = tuple[int, int, int, tuple[slice, slice]]  # number of an image, a square's corner, and what no earlier one has
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path, PurePath
+from unicodedata import normalize
 
 from seglab.contract import require
 from seglab.data.dataset import Item
@@ -161,7 +162,7 @@ def read_split(path: Path) -> dict[str, list[str]]:
 
 def find(name: str, known: Container[str]) -> str:
     """Find the id that a name of a list stands for: the name with as many folders as fit, or without its ending."""
-    parts = PurePath(name).parts
+    parts = PurePath(normalize("NFC", name)).parts
     for k in range(len(parts)):
         tail = PurePath(*parts[k:])
         for one in (tail.as_posix(), without_suffix(tail)):  # first whole: an id may have a dot

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from seglab.contract import ContractError
 from seglab.data import memo, prepare_data
@@ -90,6 +91,17 @@ def test_the_longest_unused_cache_goes_when_space_is_short(dataset):
     open_data(bound)  # the first is used again
     third = open_data(replace(bound, threshold=2)).fingerprint
     assert folders(dataset) == sorted([first, third, "notes"])
+
+
+def test_a_cache_that_another_process_builds_is_not_removed(dataset):
+    first = open_data(dataset).fingerprint
+    bound = replace(dataset, cache_gb=1.2 * cache_bytes(dataset.items(), dataset) / 1e9, threshold=1)
+    with FileLock(Path(dataset.cache_dir) / first / ".lock"):
+        second = open_data(bound).fingerprint
+    assert folders(dataset) == sorted([first, second])
+    third = open_data(replace(bound, threshold=2)).fingerprint
+    assert first not in folders(dataset)
+    assert third in folders(dataset)
 
 
 def test_a_cache_of_which_a_part_is_gone_is_built_anew_and_one_beyond_the_bound_is_not_built(dataset):

@@ -18,7 +18,6 @@ from seglab.images.image_io import existing_folder, read_image
 from seglab.images.labels import with_ignored
 
 WHO = "dataset coco"
-
 NEEDED = {"images": ("id", "file_name", "height", "width"), "annotations": ("image_id", "category_id")}
 NEEDED |= {"categories": ("id", "name")}  # what a COCO file says at least
 Shape = tuple[int, bool, Any]  # an object: number of its class, whether it is a crowd, and polygons or run lengths

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -20,7 +21,6 @@ from seglab.images.masks import Value, listed, read_classes, read_mask, to_rgb
 from seglab.images.raster import Page
 
 WHO = "dataset folder"
-
 Masks = Sequence[Sequence[Path]]  # the mask files of an image for each class
 Read = Callable[[str], np.ndarray]  # decodes a mask file
 Folders = Mapping[str, str] | tuple[tuple[str, str], ...]  # a folder of masks for each class, by name
@@ -247,8 +247,8 @@ def named(masks: str | Folders) -> dict[str, str]:
 def names_in(folder: Path, without: Container[Path]) -> dict[str, list[Path]]:
     """Give the image files in and below a folder by their names, folders in it included, without their endings."""
     names: dict[str, list[Path]] = {}
-    for path in files_in(folder, without):
-        names.setdefault(without_suffix(path.relative_to(folder)), []).append(path)
+    for path in files_in(folder, without):  # NFC: on a Mac an umlaut is two characters
+        names.setdefault(normalize("NFC", without_suffix(path.relative_to(folder))), []).append(path)
     others = Counter(path.suffix for path in folder.iterdir() if path.is_file()) if not names else {}
     found = ", ".join(f"{count} of {suffix or 'no ending'}" for suffix, count in others.items()) or "none"
     require(bool(names), WHO, f"images ({', '.join(SUFFIXES)}) in {folder}", found)

@@ -1,5 +1,7 @@
+import json
 import shutil
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from seglab.contract import ContractError
 from seglab.data.datasets.folder import Folder
 from seglab.data.decode import decode_item
 from seglab.data.prepare_data import open_data
+from seglab.data.split import split_from_file
 from tests.data.fabricate import save, white, write_image, write_scenes
 
 
@@ -34,6 +37,17 @@ def test_images_and_masks_are_matched_by_name_and_foreground_is_a_value_or_above
         items = folder(root, **options).items()
         assert (items[0].id, items[1].id, len(items)) == ("P0_0", "P0_1", 12)
         assert items[3].mask().sum() == foreground
+
+
+def test_names_of_two_unicode_forms_are_the_same(tmp_path):
+    forms = {form: normalize(form, "b\u00e4r") for form in ("NFC", "NFD")}
+    write_image(tmp_path / f"images/{forms['NFD']}.png", np.zeros((8, 9)))
+    write_image(tmp_path / f"masks/{forms['NFC']}.png", np.zeros((8, 9)))
+    (item,) = folder(tmp_path, mask_suffix="").items()
+    assert (item.id, item.fault) == (forms["NFC"], "")
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps({"train": [f"{forms['NFD']}.png"], "val": [], "test": []}))
+    assert split_from_file([item], str(file)).train == [item]
 
 
 def test_patients_stay_together(root):
