@@ -60,7 +60,7 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
     results = {item.id: one for item, one in zip(good, inspected, strict=True)}
     faults = {item.id: item.fault for item in listed if item.fault}
     faults |= {name: one for name, one in results.items() if isinstance(one, str)}
-    # Again, as training does: what cannot be decoded is out before the split is drawn.
+    # The split is drawn again without what cannot be decoded, as training does.
     splits, out = divide(listed, faults, chosen.hashes, dataset, False)
     shown = [(split, item) for split in SPLITS for item in splits[split]]
     seen = [one for _, item in shown if isinstance(one := results[item.id], dict)]
@@ -101,13 +101,13 @@ def inspect(item: Item, dataset: Dataset) -> Facts | str:
     facts["turned"], facts["alpha"] = bool(raster and raster.turned), raster is not None and raster.alpha is not None
     facts["areas"] = objects_in(item, stored.mask, dataset)[0]
     native = replace(dataset, fit="patch", reduce=1)
-    return facts | {"hash": image_hash(view_image(stored.image, native))}  # no data is black in it, not NaN
+    return facts | {"hash": image_hash(view_image(stored.image, native))}  # NaN (no data) becomes black
 
 
 def summary(splits: dict[str, list[Facts]], dataset: Dataset) -> dict[str, Any]:
     """Sum up the facts of all images as plain data."""
     seen = [one for some in splits.values() for one in some]
-    areas = np.concatenate([[], *(one["areas"] for one in seen)])  # of no images, too
+    areas = np.concatenate([[], *(one["areas"] for one in seen)])  # [] for no images
     every, task = np.array([one["foreground"] for one in seen]), dataset.task
     masks = [mask for one in seen for mask in one["masks"]]
     kinds = Counter(" ".join(filter(None, (mask["lossy"], mask["kind"]))) for mask in masks)
@@ -150,7 +150,7 @@ def image_hash(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     gray = image if image.ndim == 2 else image.mean(axis=2)
     small = cv2.resize(gray.astype(np.float32), (4 * SIDE, 4 * SIDE), interpolation=cv2.INTER_AREA)
-    coarse = cv2.resize(small, (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA)  # of 17 columns 16 differences
+    coarse = cv2.resize(small, (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA)  # 17 columns have 16 differences
     bits = np.packbits(coarse[:, 1:] < coarse[:, :-1])
     centered = small - small.mean()
     length = np.linalg.norm(centered)
@@ -164,7 +164,7 @@ def near_duplicates(hashes: Sequence[tuple[np.ndarray, np.ndarray]], splits: Seq
     for k in range(len(hashes) - 1):
         differ = BITS_SET[bits[k + 1 :] ^ bits[k]].sum(1)
         for other in (k + 1 + np.flatnonzero(differ <= FEW_BITS)).tolist():
-            if splits[k] != splits[other] and pixels[k] @ pixels[other] >= ALIKE:  # last, since it costs most
+            if splits[k] != splits[other] and pixels[k] @ pixels[other] >= ALIKE:  # costs most, hence last
                 pairs.append((k, other))
     return pairs
 
@@ -188,6 +188,6 @@ def picture(item: Item, dataset: Dataset) -> Sample:
         item.id,
         resize(in_colors(convert(image, display)), *size),
         drawn,
-        in_colors(convert(seen, replace(display, range="full"))),  # it is in the data set's range already
+        in_colors(convert(seen, replace(display, range="full"))),  # `decode_item` has applied the range
         foreground_of(seen_mask, task) > (127 if dataset.soft else 0),
     )

@@ -124,7 +124,7 @@ class Chain(Augment):
 
         given = to_unit_range(image)
         out, changing = {"image": given, "mask": mask}, []
-        for transform in copy.deepcopy(list(self.steps.values())):  # whose own p stays
+        for transform in copy.deepcopy(list(self.steps.values())):  # copies, of which p is set to 1
             name, transform.p, before = type(transform).__name__, 1.0, (spell(out["image"]), spell(out["mask"]))
             try:
                 out = Compose([transform], seed=0)(image=out["image"], mask=out["mask"])

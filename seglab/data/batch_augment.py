@@ -132,7 +132,7 @@ class Light(Augment):
         quarter = torch.where(draws["turn"] < self.rotate90, (4 * draws["quarter"]).long(), 0)
         across, along = draws["flip_x"] < self.flip, draws["flip_y"] < self.flip
         odd = quarter % 2 == 1
-        across, along = torch.where(odd, along, across), torch.where(odd, across, along)  # a flip comes before the turn
+        across, along = torch.where(odd, along, across), torch.where(odd, across, along)  # flips precede the turn
         across, along = across ^ (quarter >= 2), along ^ ((quarter == 1) | (quarter == 2))
         # Few calls, each of which costs a GPU more than the bytes of a batch.
         odd, along, across = to_device(torch.stack((odd, along, across)), x)[..., None, None, None]

@@ -180,7 +180,7 @@ def decode_once(item: Item, dataset: Dataset, in_memory: bool = True) -> Item:
     try:
         stored = read_item(item, dataset)
         facts, seen = item_facts(item, stored, dataset), view(stored, dataset)
-        some = seen.valid is None or bool(seen.valid.any())  # of a few scribbles the resized pixels may have too little
+        some = seen.valid is None or bool(seen.valid.any())  # scribbles may cover less than half of each
         remedy = "a larger dataset.size or dataset.fit=patch keeps them"
         require(some, f"image {item.id}", "a pixel of which half counts after resizing", "none", remedy)
     except ContractError as error:

@@ -48,11 +48,11 @@ def objects_in(item: Item, mask: np.ndarray, dataset: Dataset) -> tuple[np.ndarr
         binary = to_mask(layer.astype(np.float32), 0.5)
         labels = item.objects() if item.objects else cv2.connectedComponents(binary, connectivity=8)[1]
         count, (height, width) = int(labels.max()) + 1, mask.shape[:2]
-        areas.append(np.bincount(labels[binary > 0], minlength=count)[1:])  # not where nothing counts
+        areas.append(np.bincount(labels[binary > 0], minlength=count)[1:])  # less what does not count
         if dataset.fit != "patch" and count > 1:
             size = inside(mask.shape, dataset.size, dataset.fit)
             small = to_mask(resize(binary.astype(np.float32), *size), dataset.coverage)
-            back = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)  # what each is shown by
+            back = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)  # what is kept
             left = np.bincount(labels[(back > 0) & (binary > 0)], minlength=count)[1:]
             lost += int((left == 0).sum())
     return np.concatenate(areas), lost
@@ -62,7 +62,7 @@ def extent(image: np.ndarray) -> list[float] | None:
     """Give the least and the greatest value of an image of more than 8 bits."""
     if image.dtype == np.uint8:
         return None
-    return [float(np.fmin.reduce(image, None)), float(np.fmax.reduce(image, None))]  # NaN of no data alone
+    return [float(np.fmin.reduce(image, None)), float(np.fmax.reduce(image, None))]  # they skip NaN, no data
 
 
 def data_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:

@@ -40,7 +40,7 @@ def remembered(
     folder: where `<what>.jsonl` is kept; None keeps it in memory.
     """
     file = Path(folder, f"{what}.jsonl").expanduser().absolute() if folder else None
-    known = _known.setdefault(str(file or what), {})  # of a file in any working folder, hence absolute
+    known = _known.setdefault(str(file or what), {})
     if file and file.exists() and not known:
         for line in file.read_bytes().splitlines():
             with suppress(ValueError, TypeError):  # half a line that a kill left, and what was written behind it
@@ -51,7 +51,7 @@ def remembered(
     found = dict(zip(new, each(work, new, what), strict=True)) if new else {}
     settled = time.time_ns() - FRESH
     lasting = [k for k in new if facts[k] and all(changed < settled for _, _, changed in facts[k])]
-    known |= {keys[k]: found[k] for k in lasting}  # what has no files is found each time
+    known |= {keys[k]: found[k] for k in lasting}  # nothing would tell that others have changed
     if file and lasting:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"), file.open("a", encoding="utf-8") as opened:

@@ -91,9 +91,9 @@ class DataModule:
             batch_size=None,  # a batch comes whole
             sampler=batches,
             num_workers=workers,
-            pin_memory=torch.cuda.is_available() and (place is None or place.type == "cpu"),  # not what lies on the GPU
+            pin_memory=torch.cuda.is_available() and (place is None or place.type == "cpu"),  # CUDA tensors cannot be
             worker_init_fn=one_thread,
-            persistent_workers=workers > 0,  # not started anew in each epoch
+            persistent_workers=workers > 0,  # or they start anew in each epoch
         )
 
     def held_on(self, split: str) -> torch.device | None:

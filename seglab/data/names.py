@@ -27,9 +27,9 @@ def proposal(images: Sequence[str], masks: Sequence[str]) -> str:
 
     Both are the same names where images and masks share a folder.
     """
-    some, apart = sorted(masks)[:200], set(images) != set(masks)  # enough to see it
+    some, apart = sorted(masks)[:200], set(images) != set(masks)  # of many names some show it
     longer = [(image, mask) for mask in some for image in images if mask.startswith(image) and mask != image]
-    # Backward: the shortest image holds (in one folder 1_mask is one of 1_mask_2, too). And 1 is none of 12_mask.
+    # Reversed: the shortest prefix wins (in one folder 1_mask is an image, too); before a digit it is none: 1 of 12.
     rests = {mask: mask[len(image) :] for image, mask in sorted(longer, reverse=True) if not mask[len(image)].isdigit()}
     kinds = sorted(Counter(rests.values()))
     if kinds and len(kinds) <= 5 and len(rests) >= len(some) / (2 if apart else 3):
@@ -53,7 +53,7 @@ def read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        kind = "CSV UTF-8" if file.suffix == ".csv" else "UTF-8"  # the words of Excel
+        kind = "CSV UTF-8" if file.suffix == ".csv" else "UTF-8"  # as Excel calls it
         raise ContractError(f"{file}: expected a text in UTF-8, got another encoding; save it as {kind}") from None
 
 

@@ -53,7 +53,7 @@ def find_normalization(dataset: Dataset, images: Iterable[Decoded]) -> Dataset:
         pixels = convert(pixels, dataset) if dataset.fit == "patch" else pixels
         counted = to_units(pixels if valid is None else pixels[valid]).reshape(-1, dataset.channels) / 255
         count += len(counted)
-        total += counted.sum(0, dtype=np.float64)  # squares less the square of a mean lose digits
+        total += counted.sum(0, dtype=np.float64)  # a variance is a small difference of large sums
         squares += np.square(counted).sum(0, dtype=np.float64)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, (1 / 255) ** 2))  # a constant channel becomes 0

@@ -36,7 +36,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         pairs, count = [(self.epoch, index) for index in order[rank::world].tolist()], len(self)
         if world == 1:
             cuts = [*range(0, count * self.batch_size, self.batch_size), len(pairs)]
-        else:  # evenly: full batches would leave a process that has less an empty last one
+        else:  # evenly: of full batches the last one of a process with fewer samples may be empty
             cuts = [round(k * len(pairs) / count) for k in range(count + 1)]
         return iter([pairs[start:stop] for start, stop in pairwise(cuts)])
 

@@ -71,7 +71,7 @@ class RandomPatches(Whole):
     def sample(self, pair: Pair, seed: int) -> Seen:
         """Give one square; seed, epoch and index alone decide its place."""
         number = self.number(pair[1])
-        return self.square(number, *self.corner(number, (seed, *pair, 1)))  # the augmentation's key has three numbers
+        return self.square(number, *self.corner(number, (seed, *pair, 1)))  # 1 keeps it apart from augmentation's draw
 
     def corner(self, number: int, key: Sequence[int]) -> tuple[int, int]:
         """Draw the top left corner of a square from a generator of its own: around some foreground, or anywhere."""

@@ -62,7 +62,7 @@ def split_by_group(
     train = [item for item in items if item.split in ("", "train")]
     if not test:
         test, train = draw(train, test_fraction, f"test {split_seed}", foreground)
-    kept_apart = groups_of(test)  # of the data set's own; a drawn one has all of its groups
+    kept_apart = groups_of(test)  # a drawn test set has whole groups; the data set's own may share some
     conflicting = [item for item in [*train, *val] if item.group in kept_apart]
     train, val = ([item for item in some if item.group not in kept_apart] for some in (train, val))
     if not val:
@@ -115,7 +115,7 @@ def split_by_fold(
         full = [sum(sizes[group] for group in one) for one in dealt]
         counts = [0] * folds
         for group in (group for group in ranked if group in kind):
-            place = min(range(folds), key=lambda k: (counts[k], full[k]))  # of equals the one with fewer in all
+            place = min(range(folds), key=lambda k: (counts[k], full[k]))  # a tie goes to the smaller
             dealt[place].add(group)
             counts[place] += sizes[group]
     rest = [item for item in items if item.group not in dealt[fold]]
@@ -165,7 +165,7 @@ def find(name: str, known: Container[str]) -> str:
     parts = PurePath(normalize("NFC", name)).parts
     for k in range(len(parts)):
         tail = PurePath(*parts[k:])
-        for one in (tail.as_posix(), without_suffix(tail)):  # first whole: an id may have a dot
+        for one in (tail.as_posix(), without_suffix(tail)):  # the whole name first: an id may have a dot
             if one in known:
                 return one
     return ""

@@ -149,7 +149,7 @@ class Writer:
         """Decode one item and record it, or why it is left out, unless this was done before."""
         sources = [{"path": path, "size": on_disk(path)[0], "sha256": self.hashes[path]} for path in item.files]
         hashes, known = [file["sha256"] for file in sources], self.records.get(item.id, {})
-        good = known and not known["fault"] and not known["left_out"]  # a fault is found, or raised, again
+        good = known and not known["fault"] and not known["left_out"]  # others are tried again
         if good and (known["labels"], [file["sha256"] for file in known["files"]]) == (item.labels, hashes):
             return
         record: Record = {"id": item.id, "group": item.group, "split": item.split, "labels": item.labels}
@@ -171,7 +171,7 @@ class Writer:
                     record["arrays"][name] = (file.tell(), array.shape, array.dtype.str)
                     file.write(array.tobytes())
                 record["end"] = file.tell()
-            with (self.folder / RECORDS).open("ab") as file:  # after the pixels, which a record promises
+            with (self.folder / RECORDS).open("ab") as file:  # after the pixels: a record promises them
                 file.write(json.dumps(record).encode() + b"\n")
 
     def finish(self, ids: list[str]) -> None:

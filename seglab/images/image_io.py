@@ -63,7 +63,7 @@ def has_8_bits(path: str) -> bool:
     """Say whether a file is known by its header to have no more than 8 bits of each channel."""
     name, data = recognize(path)
     mode = header(data).mode if name in PILLOW else ""
-    deep = (name == "PNG" and data[24] > 8) or (name == "PPM" and mode == "RGB")  # RGB may be 16 bits of each color
+    deep = (name == "PNG" and data[24] > 8) or (name == "PPM" and mode == "RGB")  # Pillow's RGB may be 16 bits a color
     return not deep and mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
@@ -131,7 +131,7 @@ def decode_opencv(path: str, data: bytes, page: Page | None) -> Raster:
     is_jpeg, again = name in ("JPEG", "MPO"), "copy the file again"
     # Decoders fill up the missing rows with gray without a word.
     require(not is_jpeg or is_whole_jpeg(data), path, "a whole JPEG", "one without its end", again)
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # keeps 16 bits and alpha, turns nothing
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # as stored: bits, alpha, orientation
     if array is None:
         raise ContractError(f"{path}: expected a readable image, got a damaged {name}; {again}")
     alpha = not_opaque(array[..., 3]) if array.shape[2:] == (4,) else None
@@ -159,16 +159,16 @@ def is_whole_jpeg(data: bytes) -> bool:
     """Say whether the picture of a JPEG ends, whatever comes behind it, such as the video of a phone."""
     position = 2
     while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")  # a thumbnail there has an end, too
-    return data.find(b"\xff\xd9", position) >= 0  # the codes of pixels never have these bytes
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")  # a thumbnail in there has an end, too
+    return data.find(b"\xff\xd9", position) >= 0  # never occurs among the entropy-coded pixels
 
 
 def is_lossy_webp(data: bytes) -> bool:
     """Say whether a WebP has a chunk of the lossy kind."""
-    position = 12  # behind the header of the container
+    position = 12  # after the RIFF header
     while position + 8 <= len(data) and data[position : position + 4] != b"VP8 ":
         size = int.from_bytes(data[position + 4 : position + 8], "little")
-        position += 8 + size + size % 2  # chunks begin at even places
+        position += 8 + size + size % 2  # chunks are padded to even sizes
     return position + 8 <= len(data)
 
 
@@ -225,7 +225,7 @@ def files_in(folder: Path, without: Container[Path] = ()) -> list[Path]:
         if place in around:
             below.clear()
             continue
-        below[:] = [name for name in below if name[0] != "." and Path(here, name) not in without]  # goes on in these
+        below[:] = [name for name in below if name[0] != "." and Path(here, name) not in without]  # to go on in
         above |= {os.path.join(here, name): around | {place} for name in below}
         found += [Path(here, name) for name in names if name[0] != "." and name.lower().endswith(SUFFIXES)]
     for path in found:

@@ -33,7 +33,7 @@ def valid_pixels(image: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
 
 def with_ignored(mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Mark the pixels of a mask that are not valid (h, w) as ones without a label."""
-    marked = mask.copy()  # the given one may be a cached or a memory-mapped one
+    marked = mask.copy()  # the given one may be cached or memory-mapped
     marked[~valid] = np.nan if mask.dtype.kind == "f" else IGNORED
     return marked
 
@@ -69,13 +69,13 @@ def fractions(mask: np.ndarray, valid: np.ndarray | None, task: Task) -> tuple[f
         scale = valid.size / int(valid.sum())
         foreground, classes = foreground * scale, [share * scale for share in classes]
         if task.kind == "multiclass":
-            classes[0] = 1 - sum(classes[1:])  # what does not count has its number, 0
+            classes[0] = 1 - sum(classes[1:])  # pixels that do not count have its number, 0
     return foreground, classes
 
 
 def has_foreground(mask: np.ndarray) -> bool:
     """Say whether a mask that may have ignored pixels has any foreground."""
-    return bool(((mask >= 0.5) & (mask != IGNORED)).any())  # NaN is not above
+    return bool(((mask >= 0.5) & (mask != IGNORED)).any())  # NaN compares false
 
 
 def map_layers(make: Callable[[np.ndarray], np.ndarray], mask: np.ndarray, task: Task) -> np.ndarray:

@@ -97,12 +97,12 @@ def listed(value: Value | Sequence[Value] | None) -> tuple[Any, ...]:
 
 def any_of(path: str, raster: Raster, named: Sequence[Value]) -> np.ndarray:
     """Mark the pixels (h, w) bool that have one of several values or colors."""
-    exact = not raster.lossy or named == (255,)  # which stands for what loss has left of it
+    exact = not raster.lossy or named == (255,)  # 255 means above half then
     require(exact, path, "a lossless mask, where values are named", raster.format, "save it as PNG")
     mask = np.zeros(raster.pixels.shape[:2], bool)
     for value in named:
         if isinstance(value, str):
-            mask |= (np.atleast_3d(raster.colors()) == to_rgb(value)).all(axis=2)  # gray equals its own color
+            mask |= (np.atleast_3d(raster.colors()) == to_rgb(value)).all(axis=2)  # gray is compared as r = g = b
         else:
             pixels, _ = levels(path, raster)
             mask |= pixels > HALF if raster.lossy else pixels == value
@@ -157,7 +157,7 @@ def value_fractions(raster: Raster) -> dict[str, float]:
         found, counts = np.flatnonzero(counts), counts[counts > 0]
     else:
         found, counts = np.unique(pixels, return_counts=True)
-    order = np.sort(np.argsort(-counts, kind="stable")[:12])  # these again from the least value up
+    order = np.sort(np.argsort(-counts, kind="stable")[:12])  # the most frequent, in order of value
     if raster.palette is not None and colored:
         names = [f"{index} #{bytes(raster.palette[index]).hex()}" for index in found[order]]
     else:

@@ -67,7 +67,7 @@ def resize(array: np.ndarray, height: int, width: int) -> np.ndarray:
     if array.ndim == 3 and array.shape[2] > 4:  # OpenCV shrinks no more channels at once
         return np.dstack([resize(array[..., k : k + 4], height, width) for k in range(0, array.shape[2], 4)])
     smaller = min(height, array.shape[0]), min(width, array.shape[1])
-    if smaller != array.shape[:2]:  # first the side that shrinks: with one that grows OpenCV would skip pixels of it
+    if smaller != array.shape[:2]:  # the shrinking side first: beside a growing one OpenCV would skip pixels
         array = cv2.resize(array, smaller[::-1], interpolation=cv2.INTER_AREA)
     return array if smaller == (height, width) else cv2.resize(array, (width, height), interpolation=cv2.INTER_LINEAR)
 

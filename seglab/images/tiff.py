@@ -23,7 +23,7 @@ def georeference(path: str) -> Tags:
     """Give the GeoTIFF tags of a file's first page; none where there are none."""
     import tifffile
 
-    with open(path, "rb") as file:  # of any image that is predicted, most of them no TIFF
+    with open(path, "rb") as file:  # asked of every predicted image, of which most are no TIFF
         if file.read(4) not in MAGIC:
             return []
     with tifffile.TiffFile(path) as tiff:
@@ -64,7 +64,7 @@ def decode_tiff(path: str, data: bytes, page: Page | None) -> Raster:
             require(array is not None, path, "gray, RGB or a palette", chosen.photometric.name, "convert it")
             return Raster(np.ascontiguousarray(np.asarray(array)[..., 2::-1]), "TIFF", lossy=lossy)
         require(chosen.axes in ("YX", "YXS", "SYX"), path, "rows, columns and bands", chosen.axes)
-        array = chosen.asarray() if chosen.axes != "SYX" else np.moveaxis(chosen.asarray(), 0, 2)  # bands apart
+        array = chosen.asarray() if chosen.axes != "SYX" else np.moveaxis(chosen.asarray(), 0, 2)  # planar
         palette = alpha = None
         if kind == PALETTE:
             colors = chosen.colormap.T
@@ -76,7 +76,7 @@ def decode_tiff(path: str, data: bytes, page: Page | None) -> Raster:
         if [int(one) for one in chosen.extrasamples] in ([1], [2]):  # what its writer calls alpha
             array, alpha = array[..., :-1], not_opaque(array[..., -1])
         no_data = None
-        with suppress(KeyError, ValueError):  # of no such tag, and of one that holds "None"
+        with suppress(KeyError, ValueError):  # no such tag, or one that holds "None"
             no_data = float(str(chosen.tags[GDAL_NO_DATA].value).strip("\0 "))
         orientation = int(chosen.tags[ORIENTATION].value) if ORIENTATION in chosen.tags else 1
     array = array[..., 0] if array.shape[2:] == (1,) else array

@@ -15,7 +15,7 @@ from seglab.images.image_io import by_stem, existing_folder, files_in, read_imag
 from seglab.images.resize import resize
 
 SIDE = 768  # height and width in pixels of every image of the challenge, of which the table speaks
-NO_SHIP = ("", "-1", "nan", "none", "null", "na", "n/a", "0", "0 0", "1 0")  # what people have written for it
+NO_SHIP = ("", "-1", "nan", "none", "null", "na", "n/a", "0", "0 0", "1 0")  # what people have written for no ship
 
 CORRUPT = (
     "6384c3e78 13703f040 14715c06d 33e0ff2d5 4d4e09f2a 877691df8 8b909bb20 a8d99130e"
@@ -49,7 +49,7 @@ class AirbusShips(Dataset):
         files = by_stem(files_in(root / self.images))
         ships = read_table(root / self.table)
         kept, side = self.select(ships), side_of(files.values())
-        stems = {name: Path(name).stem.lower() for name in ships}  # of any ending
+        stems = {name: Path(name).stem.lower() for name in ships}  # the table may have another ending
         items = [item_of(name, files.get(stems[name]), ships[name], side) for name in ships if name in kept]
         unlabeled = sorted(files.keys() - stems.values())
         items += [Item(files[n].name, n, fault=f"{files[n]}: expected rows in {self.table}") for n in unlabeled]
@@ -59,7 +59,7 @@ class AirbusShips(Dataset):
         """Choose images with ships, and some without; the draw is a hash of the name, so that the choice lasts."""
         full, empty = [name for name in ships if ships[name]], [name for name in ships if not ships[name]]
         if self.empty_fraction is not None:
-            empty.sort(key=lambda name: blake2b(name.encode(), digest_size=8).digest())  # a larger part holds a smaller
+            empty.sort(key=lambda name: blake2b(name.encode(), digest_size=8).digest())  # more include fewer
             empty = empty[: round(len(full) * self.empty_fraction / (1 - self.empty_fraction))]
         return {*full, *empty}
 
@@ -132,7 +132,7 @@ def paint(runs: np.ndarray, height: int = SIDE, width: int = SIDE) -> np.ndarray
 
 def draw(runs: np.ndarray, file: str, side: int) -> np.ndarray:
     """Draw the mask (h, w) uint8 of all ships of an image; float32 fractions where the images are shrunk."""
-    check(runs, SIDE * SIDE, file)  # not when it is listed: such an image can be skipped
+    check(runs, SIDE * SIDE, file)  # not at listing, so that such an image can be skipped
     mask = (paint(runs) > 0).astype(np.uint8)
     return mask if side == SIDE else resize(mask.astype(np.float32), side, side)
 

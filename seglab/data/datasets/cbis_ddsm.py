@@ -91,7 +91,7 @@ class CbisDdsm(Dataset):
     def film(self, name: str, lesions: pd.DataFrame, files: Files) -> Item:
         """Make the item of one film from the rows of its lesions."""
         patient, split = lesions["patient_id"].iloc[0], "test" if (lesions["split"] == "test").any() else "train"
-        images = [path for row in lesions[IMAGE] for path in files.of_image(row)[:1]]  # of all rows the same
+        images = [path for row in lesions[IMAGE] for path in files.of_image(row)[:1]]  # rows of a film name the same
         masks = [files.of_lesion(row) for _, row in lesions.iterrows()]
         classes = [self.task.classes.index(kind) if self.task.channels > 1 else 0 for kind in lesions["kind"]]
         if not images or () in masks:  # a missing lesion would count as background
@@ -129,10 +129,10 @@ def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
             # As texts: pandas would take ids for numbers and "N/A" for none.
             table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.stat().st_size else pd.DataFrame()
             table = table.rename(columns=str.strip)
-            table = table.rename(columns={"breast density": "breast_density"})  # so it is called for calcifications
+            table = table.rename(columns={"breast density": "breast_density"})  # its name for calcifications
             missing = [column for column in COLUMNS if column not in table]
             require(not missing, str(path), f"columns {', '.join(COLUMNS)}", f"no {' and no '.join(missing)}")
-            table = table[list(COLUMNS)].apply(lambda column: column.str.strip())  # paths end in a line break
+            table = table[list(COLUMNS)].apply(lambda column: column.str.strip())  # some paths end in a line break
             split = "test" if "_test_" in path.name else "train"
             tables.append(table.assign(split=split, kind="mass" if path.name.startswith("mass") else "calc"))
     wanted = " and ".join(f"{kind}_case_description_train_set.csv" for kind in kinds)
@@ -182,7 +182,7 @@ def read_mammogram(path: str, window: str = "full") -> np.ndarray:
         image = to_channels(read_image(path), 1)[..., 0]
     if window != "percentile":
         return image
-    seen = image[::4, ::4]  # enough of a film
+    seen = image[::4, ::4]  # a 16th of the pixels is enough
     seen = seen[seen > seen.min()]
     return rescale(image, *np.percentile(seen, (1, 99.5))) if seen.size else image
 
@@ -203,7 +203,7 @@ def breast_box(image: np.ndarray) -> tuple[slice, slice]:
     step = max(1, max(image.shape) // 512)
     small = cv2.GaussianBlur(image[::step, ::step].astype(np.float32), (0, 0), 2)
     bright = (small > small.min() + 0.08 * (small.max() - small.min())).astype(np.uint8)
-    bright = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))  # cuts bridges to a label
+    bright = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))  # thin bridges to a label go
     count, _, stats, _ = cv2.connectedComponentsWithStats(bright)
     if count < 2:
         return slice(0, image.shape[0]), slice(0, image.shape[1])

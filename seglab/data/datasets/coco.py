@@ -81,7 +81,7 @@ class Coco(Dataset):
         path, name = root / self.images / image["file_name"], str(Path(image["file_name"]).with_suffix(""))
         if not path.is_file():
             return Item(name, name, split=split, fault=f"{path}: expected an image that the COCO file names")
-        parts = [part for _, _, outline in shapes if isinstance(outline, list) for part in outline]  # no run lengths
+        parts = [part for _, _, outline in shapes if isinstance(outline, list) for part in outline]  # dict: run lengths
         if not all(isinstance(part, dict) or (isinstance(part, list) and len(part) >= 6) for part in parts):
             return Item(name, name, split=split, fault=f"{path}: expected outlines of at least three points")
         size = (image["height"], image["width"])
@@ -95,7 +95,7 @@ def area(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     """Fill one object (h, w) uint8, as the COCO tools do."""
     from pycocotools import mask as coco
 
-    packed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str | bytes)  # as the tools write
+    packed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str | bytes)  # compressed
     codes = segmentation if packed else coco.frPyObjects(segmentation, *size)
     return coco.decode(coco.merge(codes) if isinstance(codes, list) else codes)  # parts of one object are united
 

@@ -85,7 +85,7 @@ class Folder(Dataset):
             images, masks = getattr(self, f"{split}_images"), getattr(self, f"{split}_masks")
             require(bool(images) == bool(masks), WHO, f"{split}_images and {split}_masks together")
         for color in (value for value in (*listed(self.mask_value), *listed(self.ignore)) if isinstance(value, str)):
-            to_rgb(color)  # refuses what is none
+            to_rgb(color)  # raises for what is no color
         folders = [some for some in (self.masks, self.val_masks, self.test_masks) if some]
         names = [named(some).keys() for some in folders]
         require(all(some == names[0] for some in names), WHO, "one set of classes in masks, val_masks and test_masks")
@@ -200,7 +200,7 @@ class Folder(Dataset):
             got += f"{len(orphans)} of {len(right)} masks without{first(right, orphans)}"
             empty = "" if orphans else "dataset.missing_mask=empty reads such images as ones without foreground, and "
             remedy = hint()
-            if not remedy or remedy.endswith(option("mask_suffix", *suffixes)):  # which is set already
+            if not remedy or remedy.endswith(option("mask_suffix", *suffixes)):  # it is set already
                 remedy = f"{empty}dataset.on_bad_item=skip leaves them out"
             require(False, WHO, "a mask for each image and an image for each mask", got, remedy)
         return left, right
@@ -210,7 +210,7 @@ class Folder(Dataset):
         name, masks = f"{split}/{core}" if split else core, [masks for _, masks in files]
         images = next((found for found, _ in files if found), [])  # the same for each class
         alike = [images]
-        for some in masks:  # of each suffix there may be one
+        for some in masks:  # one for each suffix
             suffixes = dict.fromkeys(one.suffix for one in some)
             alike += [[one for one in some if one.suffix == suffix] for suffix in suffixes]
         for same in alike:
@@ -284,7 +284,7 @@ def pair_item(
         present = image or next(path for some in masks for path in some)
         return replace(base, fault=f"{present}: expected {'an image' if image is None else 'a mask'} of its name")
     paths, reader = [[str(path) for path in some] for some in masks], partial(read_image, str(image), base.page, bands)
-    own = tuple(dict.fromkeys(path for some in paths for path in some if path != str(image)))  # alpha is in the image
+    own = tuple(dict.fromkeys(path for some in paths for path in some if path != str(image)))  # not alpha in the image
     mask = partial(read_all, paths, read, reader)
     return replace(base, image=reader, mask=mask, files=(str(image), *own), mask_files=own)
 

@@ -81,7 +81,7 @@ class Fundus(Dataset):
         """Drishti-GS has copies of an image in several folders; its map is found by its name, wherever it lies."""
         endings, images = {"disc": "_ODsegSoftmap", "cup": "_cupsegSoftmap"}, []
         for split, folder in (("train", train), ("test", test)):
-            found = {path.stem: path for path in sorted(folder.glob("**/Images/*/drishtiGS_*.png"))}  # one of each name
+            found = {path.stem: path for path in sorted(folder.glob("**/Images/*/drishtiGS_*.png"))}  # one copy
             images += [(split, path) for path in found.values()]
         masks = [by_name(train, endings[one]) | by_name(test, endings[one]) for one in self.structures]
         return images, masks, partial(read_votes, agreement=self.agreement, soft=self.soft)

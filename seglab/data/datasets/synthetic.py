@@ -101,14 +101,14 @@ def misdraw(truth: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndar
     drawn = np.zeros_like(truth)
     for label in range(1, count):
         one: np.ndarray = np.where(labels == label, truth, 0).astype(np.float32)
-        # Drawn for right ones, too: at another rate an object that is wrong again is so in the same way.
+        # Drawn whether wrong or not, so that another rate leaves the faults of other objects as they are.
         wrong, fault, share = rng.random() < rate, rng.integers(4), rng.uniform(0.25, 0.5)
         if wrong and fault == 0:
             continue
         if wrong and fault == 1:
             one = one[::-1, ::-1]
         elif wrong:
-            by = max(1, round(share * np.sqrt((labels == label).sum() / np.pi)))  # of the disc of its area
+            by = max(1, round(share * np.sqrt((labels == label).sum() / np.pi)))  # of a disc of its area
             brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * by + 1,) * 2)
             one = (cv2.dilate if fault == 2 else cv2.erode)(one, brush)
         drawn = np.maximum(drawn, one)

@@ -70,7 +70,7 @@ def vessels(rng: Rng, size: int, center: tuple[float, float], count: int) -> np.
     for _ in range(count):
         bend = np.cumsum(rng.normal(0, 0.18, steps)) + rng.uniform(0, 2 * np.pi)
         path = np.cumsum(np.stack([np.cos(bend), np.sin(bend)], 1) * size / 28, 0) + np.array(center[::-1])
-        points = (path * 16).astype(np.int32).reshape(-1, 1, 2)  # 4 bits behind the point, as `polylines` is told
+        points = (path * 16).astype(np.int32).reshape(-1, 1, 2)  # fixed point of 4 fractional bits, see `polylines`
         width = max(1, round(size / rng.uniform(64, 160)))
         cv2.polylines(canvas, [points], False, int(rng.uniform(120, 255)), width, cv2.LINE_AA, 4)
     return canvas.astype(np.float32) / 255
@@ -85,7 +85,7 @@ def disc(rng: Rng, size: int, fraction: float, contrast: float, noise: float) ->
 def disc_cup(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
     """An eye: a bright disc with a brighter cup, vessels across it, uneven light, and bright spots that are not it."""
     radius = size * np.sqrt(fraction / np.pi)
-    low, high = radius + 2, max(radius + 3, size - radius - 2)  # all of it lies in the image
+    low, high = radius + 2, max(radius + 3, size - radius - 2)  # all of the disc lies in the image
     center = point(rng, low, high)
     rim = ellipse(size, center, radius, rng.uniform(0.9, 1.1), rng.uniform(0, np.pi))
     inside = edge(rim) if fraction else np.zeros((size, size), np.float32)
