@@ -159,7 +159,8 @@ def is_whole_jpeg(data: bytes) -> bool:
     """Say whether the picture of a JPEG ends, whatever comes behind it, such as the video of a phone."""
     position = 2
     while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")  # a thumbnail in there has an end, too
+        length = int.from_bytes(data[position + 2 : position + 4], "big")  # a thumbnail in there has an end, too
+        position += 1 if data[position + 1 : position + 2] == b"\xff" else 2 + length  # the first fills up
     return data.find(b"\xff\xd9", position) >= 0  # never occurs among the entropy-coded pixels
 
 

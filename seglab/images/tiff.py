@@ -80,5 +80,4 @@ def decode_tiff(path: str, data: bytes, page: Page | None) -> Raster:
             no_data = float(str(chosen.tags[GDAL_NO_DATA].value).strip("\0 "))
         orientation = int(chosen.tags[ORIENTATION].value) if ORIENTATION in chosen.tags else 1
     array = array[..., 0] if array.shape[2:] == (1,) else array
-    raster = Raster(np.ascontiguousarray(array), "TIFF", palette, alpha, lossy)
-    return raster._replace(no_data=no_data).upright(orientation)
+    return Raster(np.ascontiguousarray(array), "TIFF", palette, alpha, lossy, no_data=no_data).upright(orientation)

@@ -86,6 +86,8 @@ def test_a_jpeg_may_be_followed_by_anything_but_must_end(tmp_path, colors):
     whole = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "b.jpg").write_bytes(whole + bytes(100_000))  # the video of a phone
     np.testing.assert_array_equal(read_image(str(tmp_path / "b.jpg")), read_image(str(tmp_path / "a.jpg")))
+    (tmp_path / "b.jpg").write_bytes(whole[:2] + b"\xff\xff" + whole[2:])  # bytes that fill up before a segment
+    np.testing.assert_array_equal(read_image(str(tmp_path / "b.jpg")), read_image(str(tmp_path / "a.jpg")))
     (tmp_path / "b.jpg").write_bytes(whole[:-2])
     with pytest.raises(ContractError, match="a whole JPEG, got one without its end"):
         read_image(str(tmp_path / "b.jpg"))
