@@ -5,6 +5,8 @@ its threads and a test may draw at any time without a display.
 """
 
 import io
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import wraps
 from itertools import cycle
@@ -77,6 +79,15 @@ def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
         label: {"color": COLORS[k % len(COLORS)], "linestyle": DASHES[k // len(COLORS) % len(DASHES)]}
         for k, label in enumerate(labels)
     }
+
+
+def file_keys(titles: Iterable[str]) -> list[str]:
+    """A part of a file's name for each title: its letters and digits, and a number where titles have the same ones."""
+    keys, seen = list[str](), Counter[str]()
+    for key in (re.sub(r"[^0-9A-Za-z]+", "-", title) for title in titles):
+        seen[key] += 1
+        keys.append(key if seen[key] == 1 else f"{key}_{seen[key]}")
+    return keys
 
 
 def save(figure: Figure, out: Path) -> Path:

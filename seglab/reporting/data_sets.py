@@ -85,7 +85,10 @@ def together(roots: Sequence[Path], sweep: Sweep, studies: Sequence[Study]) -> D
     losses, left_out = _shared(studies), ""
     able: list[Study] = []
     for study in sorted(studies, key=lambda study: study.title):
-        if study.no_verdict and not study.sweep.waiting:
+        baseline = study.question.against
+        if baseline not in {None, *study.labels}:
+            left_out += f" {study.title} is left out, since it has no run of {baseline}."
+        elif study.no_verdict and not study.sweep.waiting:
             left_out += f" {study.title} is left out, since its runs were tested on different images."
         elif len(losses & set(study.labels)) > 1:
             same = next((other for other in able if _same_images(study, other)), None)
@@ -93,7 +96,7 @@ def together(roots: Sequence[Path], sweep: Sweep, studies: Sequence[Study]) -> D
                 able.append(study)
             else:
                 left_out += f" {study.title} has test images of {same.title} and is left out."
-    if len(able) < 2 or able[0].question.against not in {None, *losses}:
+    if len(able) < 2:
         return None
     found = DataSets(NAME, sweep, able[0].question, known_looks(roots, NAME), able, left_out.strip())
     found.remember(roots)

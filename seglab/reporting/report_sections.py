@@ -127,13 +127,25 @@ def pictures(study: Study) -> dict[str, Any]:
 
 
 def best_run(study: Study) -> tuple[str, str] | None:
-    """A sentence about the run to use, and the file of its weights; None where no run recorded its validation score."""
-    run = study.best_run
-    if run is None:
+    """A sentence about the run to use, and the file of its weights; None where no run recorded its validation score.
+
+    It is the run of the loss with the best mean that did best on its validation images: of test images none may choose.
+    """
+    runs = study.sweep.used[study.sweep.used["label"] == study.labels[0]]
+    known = [run for _, run in runs.iterrows() if np.isfinite(_monitored(run.get("monitor")))]
+    if not known:
         return None
-    which = f"{run['monitor']['value']:.3f}, {of_run(run['seed'], run['fold'])}"
-    words = f"The best run of {study.labels[0]} by {run['monitor']['name']} ({which}):"
-    return words, str(run["folder"] / "checkpoints" / "best.ckpt")
+    best = max(known, key=lambda run: _monitored(run["monitor"]))
+    which = f"{best['monitor']['value']:.3f}, {of_run(best['seed'], best['fold'])}"
+    words = f"The best run of {study.labels[0]} by {best['monitor']['name']} ({which}):"
+    return words, str(best["folder"] / "checkpoints" / "best.ckpt")
+
+
+def _monitored(monitor: object) -> float:
+    """The validation score that chose a run's checkpoint, so that more is better; NaN where it is not known."""
+    if not isinstance(monitor, dict) or monitor.get("value") is None:
+        return np.nan
+    return float(monitor["value"]) * (-1 if worse_if_higher(monitor["name"].removeprefix("val/")) else 1)
 
 
 def cards(study: Study) -> list[dict[str, Any]]:
@@ -202,6 +214,13 @@ def unlike(runs: pd.DataFrame) -> Markup | None:
         for key, values in found.items()
     ]
     return table(["setting", "values"], rows) if rows else None
+
+
+def missing(study: Study) -> list[str]:
+    """The runs that other losses have and some lack, in words."""
+    have = set(study.sweep.used[["label", "seed", "fold"]].itertuples(index=False, name=None))
+    runs = sorted({(seed, fold) for _, seed, fold in have})
+    return [f"{label} with {of_run(*run)}" for label in study.labels for run in runs if (label, *run) not in have]
 
 
 def failed(runs: pd.DataFrame) -> Markup | None:

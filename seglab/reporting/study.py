@@ -74,13 +74,6 @@ class Question:
         return {"class" if key == "of_class" else key: value for key, value in asdict(self).items()}
 
 
-def _monitored(monitor: object) -> float:
-    """The validation score that chose a run's checkpoint, so that more is better; NaN where it is not known."""
-    if not isinstance(monitor, dict) or monitor.get("value") is None:
-        return np.nan
-    return float(monitor["value"]) * (-1 if worse_if_higher(monitor["name"].removeprefix("val/")) else 1)
-
-
 @dataclass(frozen=True)
 class Study:
     """The runs on one benchmark and the question put to them; every answer is computed when it is first asked for.
@@ -161,13 +154,6 @@ class Study:
         """The mean of the metric over runs and their images, by loss."""
         return self.data.means
 
-    @cached_property
-    def best_run(self) -> pd.Series | None:
-        """The run of the loss with the best mean that did best on its validation images; None if none recorded that."""
-        runs = self.sweep.used[self.sweep.used["label"] == self.labels[0]]
-        scores = [_monitored(run.get("monitor")) for _, run in runs.iterrows()]
-        return runs.iloc[int(np.nanargmax(scores))] if np.isfinite(scores).any() else None
-
     @property
     def of_folds(self) -> int:
         """Into how many folds the images are divided; 1 where they are not."""
@@ -187,6 +173,8 @@ class Study:
         if waiting := self.sweep.waiting:
             names = f"{', '.join(waiting[:3])}{' and others' if len(waiting) > 3 else ''}"
             return f"No verdict yet: {len(waiting)} of {len(self.sweep.runs)} runs are not finished ({names})."
+        if self.question.against not in {None, *self.labels}:
+            return f"No verdict: no run of {self.question.against} has finished on these data."
         images = self.sweep.images
         every, of_run = (images.groupby(by)["id"].nunique() for by in ("fold", ["fold", "run"]))
         lacking = of_run < every.reindex(of_run.index, level="fold")
@@ -223,8 +211,17 @@ class Study:
 
     @cached_property
     def answer(self) -> str:
-        """The answer in one sentence."""
-        return self.no_verdict or headline(self.verdicts, self.question.against)
+        """The answer in one sentence, and which losses it is not about."""
+        if self.no_verdict:
+            return self.no_verdict
+        said = headline(self.verdicts, self.question.against)
+        judged = {label for found in self.verdicts for label in (found.pair.first, found.pair.second)}
+        apart = [label for label in self.labels if label not in judged]
+        if not apart or not judged:
+            return said
+        one, whose = self.verdicts[0].pair, "its" if len(apart) == 1 else "their"
+        both = f"no {one.kind.removesuffix('s')} has {whose} {self.question.metric} and that of"
+        return f"{said} Nothing is said about {listed(apart)}: {both} {self.question.against or one.first}."
 
     @property
     def headline(self) -> str:
@@ -236,10 +233,11 @@ class Study:
         """A sentence where most of a probable difference from the best is gone at tuned thresholds; empty elsewhere."""
         if self.tuned is None or self.question.rule != "fixed":
             return ""
-        sign, best = (-1 if self.lower_is_better else 1), self.labels[0]
-        fixed, tuned = ({label: sign * mean for label, mean in each.means.items()} for each in (self, self.tuned))
-        gaps = {label: (fixed[best] - fixed[label], tuned[best] - tuned[label]) for label in self.labels[1:]}
+        sign = -1 if self.lower_is_better else 1
         behind = self.verdicts if self.verdicts[0].best else self.judged("best")
+        best = behind[0].pair.first
+        fixed, tuned = ({label: sign * mean for label, mean in each.means.items()} for each in (self, self.tuned))
+        gaps = {label: (fixed[best] - fixed[label], tuned[best] - tuned[label]) for label in self.labels}
         there = {found.pair.second for found in behind if found.chances[0] >= CALIBRATION_CHANCE}
         gone = {label: gap for label, gap in gaps.items() if label in there and gap[1] < gap[0] / 2}
         if not gone:
@@ -253,10 +251,10 @@ class Study:
 
     @cached_property
     def named(self) -> list[Verdict]:
-        """The verdicts worth naming: all of up to ten, otherwise those of the best loss."""
-        if len(self.verdicts) <= 10:
+        """The verdicts worth naming: up to ten, or all beside a baseline; of more pairs those of the best loss."""
+        if len(self.verdicts) <= 10 or self.question.against:
             return self.verdicts
-        return [verdict for verdict in self.verdicts if verdict.pair.first == self.labels[0]]
+        return [found for found in self.verdicts if found.pair.first == self.verdicts[0].pair.first]
 
     @cached_property
     def blind(self) -> str:
@@ -323,13 +321,6 @@ class Study:
         labels = self.sweep.used["label"]
         found = {label: [value for row, value in by_run.items() if labels[row] == label] for label in self.labels}
         return {label: np.sum(values, axis=0) for label, values in found.items() if values}
-
-    @cached_property
-    def missing(self) -> list[tuple[str, int, int]]:
-        """Labels, seeds and folds (-1 without) that other labels have and these lack."""
-        have = set(self.sweep.used[["label", "seed", "fold"]].itertuples(index=False, name=None))
-        runs = sorted({(seed, fold) for _, seed, fold in have})
-        return [(label, *run) for label in self.labels for run in runs if (label, *run) not in have]
 
     def figures(self) -> dict[str, Figure]:
         """The figures that these runs allow, by the name of their files."""

@@ -18,7 +18,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from seglab.contract import require
 from seglab.reporting.power import MORE_SEEDS, images_forbid, more_seeds
 from seglab.reporting.stats import Comparison, errors, possibly_equal, step_down, turned
 
@@ -135,7 +134,6 @@ def judge(
     """
     losses = dict.fromkeys(label for pair in pairs for label in (pair.first, pair.second))
     if question == "against":
-        require(against in losses, "report: against", f"one of {', '.join(losses)}", against)
         pairs = [pair for pair in pairs if against in (pair.first, pair.second)]
     if not pairs:
         return []
@@ -228,6 +226,8 @@ def ranks(verdicts: Sequence[Verdict]) -> dict[str, tuple[int, int]]:
 
 def headline(verdicts: Sequence[Verdict], against: str | None = None) -> str:
     """The answer in one sentence."""
+    if against and not verdicts:
+        return f"There is nothing to compare: {against} has no finished run with a seed in common with another loss."
     if not verdicts:
         return "There is nothing to compare: fewer than two losses have finished runs with a seed in common."
     leader, delta = verdicts[0].pair.first, verdicts[0].delta

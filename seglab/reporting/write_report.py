@@ -2,7 +2,6 @@
 
 import datetime
 import math
-import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from seglab.contract import require
 from seglab.files import csv_text, write_text
-from seglab.plots import svg
+from seglab.plots import file_keys, svg
 from seglab.reporting import external_data, report_sections, tuning
 from seglab.reporting.data_sets import DataSets, together
 from seglab.reporting.html import TEMPLATES
 from seglab.reporting.load_runs import Sweep, collect
 from seglab.reporting.looks import known_looks
 from seglab.reporting.metrics_table import blocks, keys_of, rows_of, title
-from seglab.reporting.run_labels import of_run
 from seglab.reporting.study import IMAGES, Question, Study
 
 Answer = tuple[Sweep, list[Study], DataSets | None]
@@ -28,6 +27,9 @@ Answer = tuple[Sweep, list[Study], DataSets | None]
 def answer(roots: Sequence[Path], question: Question) -> Answer:
     """Put the question to all runs below some folders, and enter the looks that this takes."""
     sweep = collect(roots, question.of_class)
+    losses = dict.fromkeys(sweep.used["label"])
+    known = question.against in {None, *losses} or not losses  # nothing has finished yet
+    require(known, "report: against", f"one of {', '.join(losses)}", question.against)
     studies = []
     for name, runs in sweep.benchmarks():
         study = Study(name, runs, question, known_looks(roots, runs.benchmark))
@@ -44,7 +46,9 @@ def write(roots: Sequence[Path], question: Question, found: Answer, output: str 
     sweep, studies, over = found
     out = Path(output or roots[0] / (question.of_class or ""))
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    drawn = [_figures(study, out / "figures", len(studies) > 1) for study in studies]
+    keys = file_keys(study.title for study in studies)
+    prefixes = [f"{key}_" if len(keys) > 1 else "" for key in keys]
+    drawn = [_figures(study, out / "figures", prefix) for study, prefix in zip(studies, prefixes, strict=True)]
     write_text(out / "table.csv", csv(studies, sweep.runs))
     write_text(out / "table.md", markdown(studies, sweep.runs, over))
     usual = Question().asked
@@ -52,7 +56,7 @@ def write(roots: Sequence[Path], question: Question, found: Answer, output: str 
     this = " ".join(["python -m seglab.report", *map(str, roots), *changed])
     commands = "\n".join([*training_commands(sweep.runs["overrides"]), this])
     name = (roots[0] if len(roots) == 1 else out).resolve().name
-    top = (over, _figures(over, out / "figures", True)) if over else None
+    top = (over, _figures(over, out / "figures", "all-data-sets_")) if over else None
     return write_text(out / "report.html", page(name, studies, drawn, sweep.runs, commands, top))
 
 
@@ -72,13 +76,12 @@ def training_commands(overrides: Iterable[list[str] | None]) -> list[str]:
     return [" ".join([start, *(shlex.quote(f"{key}={value}") for key, value in run.items())]) for run in runs]
 
 
-def _figures(study: Study, folder: Path, several: bool) -> dict[str, str]:
-    """Save the figures of a study as SVG; the texts of the files by name."""
-    before = f"{re.sub(r'[^0-9A-Za-z]+', '-', study.title)}_" if several else ""
+def _figures(study: Study, folder: Path, prefix: str) -> dict[str, str]:
+    """Save the figures of a study as SVG, in files whose names begin with `prefix`; their texts by name."""
     drawn = {}
     for key, figure in study.figures().items():
-        drawn[key] = svg(figure, before + key)
-        write_text(folder / f"{before}{key}.svg", drawn[key])
+        drawn[key] = svg(figure, prefix + key)
+        write_text(folder / f"{prefix}{key}.svg", drawn[key])
     return drawn
 
 
@@ -107,7 +110,7 @@ def page(
         searches=[(found, svg(tuning.figure(found), f"tuning{k}")) for k, found in enumerate(searches)],
         trials=tuning.trials,
         failed=report_sections.failed(runs),
-        missing=[f"{label} with {of_run(*run)}" for study in studies for label, *run in study.missing],
+        missing=[words for study in studies for words in report_sections.missing(study)],
         commands=commands,
         content=report_sections,
         metric_title=title,

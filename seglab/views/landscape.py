@@ -1,6 +1,5 @@
 """Losses over a plane of weights: several losses and the IoU on the same plane, from the same forward passes."""
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from textwrap import fill
@@ -19,7 +18,7 @@ from seglab.engine.module import SegModule
 from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
 from seglab.metrics.counts import counts, scores
-from seglab.plots import COLORS, styled
+from seglab.plots import COLORS, file_keys, styled
 from seglab.reporting.html import note
 from seglab.views.run_inputs import Autocast, forward, same_data, samples, thinned, titles
 from seglab.views.view_page import Section, ViewPage, legend_below, number_table, panels
@@ -142,13 +141,14 @@ def measure(
 def page(surfaces: Sequence[Surface], words: str) -> ViewPage:
     """The page of some planes: contours, and where each loss is lowest."""
     sections = []
-    for surface in surfaces:
-        key = f"landscape_{re.sub(r'[^0-9A-Za-z]+', '-', surface.plane.title)}"
+    for surface, key in zip(surfaces, file_keys(surface.plane.title for surface in surfaces), strict=True):
         caption = (
             f"Plane: {surface.plane.note}. {words} A loss that spans more than a factor of 20 is logarithmic, and cut "
             f"at {CUT} times its lowest."
         )
-        sections.append(Section(surface.plane.title, figure=contours(surface), name=key, caption=caption))
+        sections.append(
+            Section(surface.plane.title, figure=contours(surface), name=f"landscape_{key}", caption=caption)
+        )
     lowest = pd.concat([lowest_places(surface) for surface in surfaces], ignore_index=True)
     named = lowest.assign(loss=lowest["plane"] + ": " + lowest["loss"]).drop(columns="plane")
     where = number_table(named) + note("first and second are places on the plane's axes.")
@@ -176,7 +176,9 @@ def contours(surface: Surface) -> Figure:
     for axis, name in zip(axes, names, strict=True):
         grid = surface.places.pivot(index="second", columns="first", values=name)
         values = grid.columns, grid.index, grid
-        low, high = surface.places[name].min(), surface.places[name].max()
+        finite = surface.places[name][np.isfinite(surface.places[name])]  # far out logits may overflow
+        require(len(finite) > 0, f"landscape {surface.plane.title}", f"a finite {name}", "none", "take a smaller span")
+        low, high = finite.min(), finite.max()
         log = name != SCORE and 0 < 20 * low < high  # else nothing is to be seen of its valley
         levels = np.geomspace(low, min(high, CUT * low), 16) if log else np.linspace(low, max(high, low + 1e-6), 16)
         options: dict[str, Any] = {"levels": levels, "norm": "log" if log else "linear"}

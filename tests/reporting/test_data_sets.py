@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats as reference
 
+from seglab.contract import ContractError
 from seglab.files import read_json
 from seglab.reporting.data_sets import NAME
 from seglab.reporting.study import Question
@@ -41,7 +42,24 @@ def test_each_data_set_is_one_value_of_a_t_test(roots):
 def test_two_data_sets_say_that_they_say_little_and_one_says_nothing_of_others(roots):
     assert "Two data sets say little" in answer(roots[1:], Question())[2].headline
     assert answer(roots[:1], Question())[2] is None
-    assert answer(roots, Question(against="focal", question="pairs"))[2] is None
+
+
+def test_a_data_set_without_the_baseline_has_no_verdict_and_is_left_out_of_the_one_over_all(roots):
+    found = answer(roots, Question(against="focal"))
+    assert [study.no_verdict for study in found[1]] == [
+        "",
+        *["No verdict: no run of focal has finished on these data."] * 2,
+    ]
+    assert found[2] is None
+    for seed in (1, 2):
+        options = {"dataset": {"scene": "organ", "root": "organ"}}
+        change(write_run(roots[1], FakeLoss("focal"), seed, 11, extra=options), data={"fingerprint": "1abcde"})
+    over = answer(roots, Question(against="focal"))[2]
+    assert [study.title for study in over.studies] == ["synthetic scene=disc", "synthetic scene=organ"]
+    assert over.headline.startswith("Over 2 data sets: Beside focal: ")
+    assert over.headline.endswith("synthetic scene=lesions is left out, since it has no run of focal.")
+    with pytest.raises(ContractError, match="report: against: expected one of bce, dice, focal, got fokal"):
+        answer(roots, Question(against="fokal"))
 
 
 def test_other_targets_of_the_same_images_are_no_data_sets_of_their_own(roots):

@@ -12,7 +12,7 @@ import pytest
 
 from seglab.reporting import report_figures, report_sections
 from seglab.reporting.html import TEMPLATES, Cell, decimal, figure, formula, mean_sd, number, table, text
-from seglab.reporting.load_runs import collect
+from seglab.reporting.load_runs import Sweep, collect
 from seglab.reporting.study import Question, Study
 from seglab.reporting.write_report import answer, csv, markdown, page, training_commands, write
 from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
@@ -176,6 +176,48 @@ def test_runs_on_two_data_sets_get_a_part_each_and_are_not_compared(tmp_path, mo
     assert [len(study.verdicts) for study in studies] == [1, 1]
     drawn = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     assert drawn == {f"{title}_seeds.svg" for title in ("synthetic", "synthetic-target-cup")}
+
+
+def test_titles_of_the_same_letters_have_files_of_their_own(tmp_path):
+    for shift in (-1, 1):
+        made = write_run(tmp_path / str(shift), FakeLoss("bce"), 1, extra={"dataset": {"shift": shift}})
+        change(made, data={"fingerprint": f"{shift}ffff"})
+    write([tmp_path], Question(), answer([tmp_path], Question()), tmp_path / "out")
+    drawn = {file.name.partition("_seeds")[0] for file in (tmp_path / "out" / "figures").glob("*_seeds.svg")}
+    assert drawn == {"synthetic-shift-1", "synthetic-shift-1_2"}
+
+
+def test_an_answer_says_which_losses_it_is_not_about(tmp_path):
+    write_sweep(tmp_path, [FakeLoss("bce", 3.0), FakeLoss("focal", 0.5)], [1, 2])
+    write_sweep(tmp_path, [FakeLoss("dice", 2.0), FakeLoss("iou", 1.0)], [3, 4])
+    sweep = collect([tmp_path])
+    expected = {
+        Question(): "Nothing is said about dice and iou: no seed has their iou and that of bce.",
+        Question(against="iou"): "Nothing is said about bce and focal: no seed has their iou and that of iou.",
+    }
+    for question, words in expected.items():
+        assert Study("data", sweep, question).answer.endswith(words)
+    assert "Nothing is said" not in Study("data", sweep, Question(question="pairs")).answer
+    alone = sweep.runs.assign(used=sweep.runs["label"] != "focal")
+    images = sweep.images[sweep.images["label"] != "focal"]
+    best_without_a_pair = Study("data", Sweep(alone, images), Question())
+    assert best_without_a_pair.answer.endswith("Nothing is said about bce: no seed has its iou and that of dice.")
+    assert best_without_a_pair.calibration == ""
+
+
+def test_all_losses_beside_a_baseline_are_named_however_many(tmp_path):
+    write_sweep(tmp_path, [FakeLoss(f"l{k:02d}", 0.5 + 0.1 * k) for k in range(13)], [1, 2], images=4)
+    study = Study("data", collect([tmp_path]), Question(against="l06"))
+    assert len(study.named) == 12
+    best = Study("data", study.sweep, Question(question="pairs"))
+    assert {found.pair.first for found in best.named} == {best.labels[0]}
+
+
+@pytest.mark.parametrize("question", ["best", "pairs"])
+def test_an_unfinished_sweep_has_no_verdict_beside_a_baseline_either(own, question):
+    change(own / "bce_s2", status="running")
+    (study,) = answer([own], Question(question=question, against="bce"))[1]
+    assert study.headline == "No verdict yet: 1 of 4 runs are not finished (bce_s2)."
 
 
 def test_a_sweep_in_which_nothing_finished_still_gives_a_page(own):

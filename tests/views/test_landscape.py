@@ -13,7 +13,7 @@ from seglab.engine.config import build_choices
 from seglab.engine.module import SegModule
 from seglab.losses import BCE, Dice
 from seglab.losses.base import Loss
-from seglab.views.landscape import Surface, lowest_places, measure, view
+from seglab.views.landscape import Surface, contours, lowest_places, measure, page, view
 from seglab.views.weight_planes import Plane, random_plane
 
 OPTIONS = {"plane": "random", "points": 3, "span": 1.0, "split": "test", "images": None}
@@ -80,13 +80,34 @@ def test_the_center_is_exactly_what_the_module_gives():
 
 
 def test_the_lowest_place_is_listed_with_the_iou_there():
-    places = pd.DataFrame(product([-1.0, 0.0, 1.0], repeat=2), columns=["second", "first"])
+    places = square("p").places
     first, second = places["first"], places["second"]
-    places = places.assign(a=(first - 1) ** 2 + second**2, IoU=1 - 0.1 * (first**2 + (second - 1) ** 2))
-    row = lowest_places(Surface(Plane("p", {}, {}, {}, ""), places, pd.Series({"a": 1.0, "IoU": 0.9}))).iloc[0]
+    row = lowest_places(square("p", a=(first - 1) ** 2 + second**2, IoU=1 - 0.1 * (first**2 + (second - 1) ** 2))).iloc[
+        0
+    ]
     assert (row["first"], row["second"], row["lowest"]) == (1, 0, 0)
     assert row["IoU there"] == pytest.approx(0.8)
     assert row["best IoU"] == 1
+
+
+def square(title, **columns):
+    """A surface of nine places, each with a loss a and an IoU."""
+    places = pd.DataFrame(product([-1.0, 0.0, 1.0], repeat=2), columns=["second", "first"])[["first", "second"]]
+    return Surface(Plane(title, {}, {}, {}, ""), places.assign(**columns), pd.Series({"a": 1.0, "IoU": 0.9}))
+
+
+@pytest.mark.parametrize("lowest", [0.0, 0.5, -1.0])
+def test_a_loss_that_overflows_far_out_is_drawn_where_it_is_finite(lowest):
+    figure = contours(square("p", a=[lowest, 1, 2, 3, 4, 5, float("nan"), 7, float("inf")], IoU=0.5))
+    assert figure.axes[0].get_title(loc="left") == "a"
+    with pytest.raises(ContractError, match="landscape p: expected a finite a, got none; take a smaller"):
+        contours(square("p", a=float("nan"), IoU=0.5))
+
+
+def test_planes_whose_titles_have_the_same_letters_have_files_of_their_own():
+    made = page([square(f"focal gamma={gamma}", a=1.0, IoU=0.5) for gamma in (-1, 1, 1.0)], "")
+    names = [section.name for section in made.sections if section.name]
+    assert names == ["landscape_focal-gamma-1", "landscape_focal-gamma-1_2", "landscape_focal-gamma-1-0"]
 
 
 @pytest.mark.slow
