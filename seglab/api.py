@@ -135,9 +135,9 @@ class Run:
     @property
     def table(self) -> pd.DataFrame:
         """A row for each test image."""
-        import pandas as pd
+        from seglab.reporting.class_rows import read_rows
 
-        return pd.read_csv(whole_file(self.folder, self.facts, "per_image.csv"), dtype={"id": str, "group": str})
+        return read_rows(whole_file(self.folder, self.facts, "per_image.csv"))
 
     @property
     def history(self) -> pd.DataFrame:

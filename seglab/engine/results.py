@@ -5,7 +5,6 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-import pandas as pd
 import torch
 from omegaconf import DictConfig
 
@@ -19,7 +18,7 @@ from seglab.engine.threads import evaluation_processes
 from seglab.engine.trackers import final
 from seglab.engine.worker_pool import submit
 from seglab.files import csv_text, write_arrays, write_text
-from seglab.reporting.class_rows import rows_per_image, tuned_threshold
+from seglab.reporting.class_rows import read_rows, rows_per_image, tuned_threshold
 from seglab.reporting.decisions import calibration_scores, middles
 from seglab.reporting.run_decisions import decide
 from seglab.reporting.run_figures import Example, curves, examples
@@ -57,7 +56,7 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
     """Keep test images that the data alone chooses; draw the learning curves and the best, median and worst image."""
     task, samples = data.dataset.task, data.samples("test")
     processes = 0 if run.mirrors else evaluation_processes(cfg)  # trackers take the pictures when the run ends
-    rows = rows_per_image(pd.read_csv(run.folder / "per_image.csv"), task)
+    rows = rows_per_image(read_rows(run.folder / "per_image.csv"), task)
     with autocast(cfg.trainer.precision, module.device.type):
         write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))
         if not cfg.pictures:

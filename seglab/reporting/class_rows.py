@@ -1,16 +1,25 @@
 """The rows of per_image.csv, one per image and class, as one row per image: of one class, or the mean over classes."""
 
 from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from seglab.contract import Task, require
+from seglab.files import cell
 from seglab.reporting.thresholds import best_threshold
 
 DISTANCES = {"hd95", "asd"}
 """Scores that a class has only where something of it was found."""
+
+
+def read_rows(file: Path | BytesIO) -> pd.DataFrame:
+    """Read per_image.csv; an id, group or class that looks like a number or like no value (007, NA) stays a text."""
+    texts = {"id": str, "group": str, "class": str}
+    return pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
 
 
 def rows_per_image(table: pd.DataFrame, task: Task, name: str | None = None) -> pd.DataFrame:
@@ -21,14 +30,17 @@ def rows_per_image(table: pd.DataFrame, task: Task, name: str | None = None) -> 
     The table may be of several runs, by a column `run`.
     """
     chosen = [task.classes[k] for k in chosen_classes(task, name)]
-    rows = table[table["class"].isin(chosen)].drop(columns="class").reset_index(drop=True)
-    by = [key for key in ("run", "id", "group") if key in rows]
+    written = {*chosen, *map(cell, chosen)}  # a table may come from a file, where "-1" is a safe cell
+    rows = table[table["class"].isin(written)].drop(columns="class").reset_index(drop=True)
     if len(chosen) == 1:
         return rows
-    means = rows.groupby(by, sort=False, as_index=False).mean()
-    for key in DISTANCES & {*rows}:
-        missed = (rows[key].isna() & (rows["foreground"] > 0)).groupby([rows[name] for name in by], sort=False).any()
-        means.loc[missed.to_numpy(), key] = np.nan
+    distances = DISTANCES & {*rows}
+    for key in distances:
+        rows[f"no {key}"] = rows[key].isna() & (rows["foreground"] > 0)
+    by = [key for key in ("run", "id", "group") if key in rows]
+    means = rows.groupby(by, sort=False, as_index=False, dropna=False).mean()  # without a group an image still counts
+    for key in distances:
+        means.loc[means.pop(f"no {key}") > 0, key] = np.nan
     return means
 
 

@@ -34,7 +34,7 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
                 row |= {"trained": titles[run["benchmark"]], "in_domain": run.get("test/iou", np.nan)}
                 row |= {"label": run["label"], "seed": run["seed"]}
                 rows.append(row | {key: facts["metrics"].get(key, np.nan) for key in KEYS})
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     return pd.DataFrame(rows, columns=["data", "what", "trained", "label", "seed", "in_domain", *KEYS])
 

@@ -7,7 +7,6 @@ count. They are chosen by the data alone: all runs keep the same ones.
 
 import base64
 import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from seglab.plots import four_pictures
+from seglab.reporting.load_runs import read_arrays
 
 SIDE = 176
 """Pictures are shrunk to this many pixels, so that a report stays small enough to be mailed."""
@@ -23,13 +23,12 @@ SIDE = 176
 
 def read_examples(folder: Path) -> dict[str, tuple[np.ndarray, ...]]:
     """A run's kept test images by id: image, truth, probability and valid (or None) of each; empty if it kept none."""
-    try:
-        with np.load(folder / "examples.npz") as file:
-            valid = file["valid"] if "valid" in file else [None] * len(file["ids"])
-            columns = file["images"], file["truths"], file["probabilities"].astype(np.float32), valid
-            return dict(zip(map(str, file["ids"]), zip(*columns, strict=True), strict=True))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    kept = read_arrays(folder / "examples.npz")
+    if not {"ids", "images", "truths", "probabilities"} <= set(kept):
         return {}
+    valid = kept.get("valid", [None] * len(kept["ids"]))
+    columns = kept["images"], kept["truths"], kept["probabilities"].astype(np.float32), valid
+    return dict(zip(map(str, kept["ids"]), zip(*columns, strict=True), strict=True))
 
 
 def pictures_of(run: pd.Series, example: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:

@@ -6,7 +6,7 @@ or missing files, folders that are no runs, the same experiment twice.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -14,12 +14,17 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from seglab.contract import ContractError, Task, require
 from seglab.files import whole_file
-from seglab.reporting.class_rows import chosen_classes, metrics_of, rows_per_image
+from seglab.reporting.class_rows import chosen_classes, metrics_of, read_rows, rows_per_image
 from seglab.reporting.run_labels import benchmark_titles, fold, label
+
+NEEDED = {"id", "group", "class", "pixels", "foreground", "tp", "fp", "iou"}
+"""Columns of per_image.csv without which there is no report."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep
     shown = ", ".join(map(str, roots))
     require(bool(folders), "report", f"folders with a run.json below {shown}", "none", "give the folder of a sweep")
     runs = pd.DataFrame([_read(folder, class_name) for folder in folders])
+    names = dict.fromkeys(name for task in runs["task"] for name in task.classes)
+    require(class_name in {None, *names}, "report", f"class as one of {', '.join(names)}", class_name)
     images = _images(runs, class_name)
     runs["label"] = label(runs)
     _supersede(runs)
@@ -87,25 +94,26 @@ def _run_folders(root: Path) -> Iterator[Path]:
 
 
 def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
-    """The facts of one run; it is used if it finished and its files are whole."""
+    """The facts of one run; it is used if it finished, has the class asked for, and its files are whole."""
     facts, problem = _facts(folder)
+    config, choices, data = (facts.get(key) or {} for key in ("config", "choices", "data"))
+    task, classes = Task(), list[int]()
     try:
+        task = Task(**(data.get("task") or {}))
+        classes = chosen_classes(task, class_name)
         for name in facts.get("files", {}) if not problem else ():
             if not name.endswith(".ckpt"):  # large, and not read here
                 whole_file(folder, facts, name, hashed=not name.endswith(".png"))
-    except ContractError as error:
-        problem = str(error).partition(": ")[2]  # the table names the run
-    config, choices, data = (facts.get(key) or {} for key in ("config", "choices", "data"))
+    except (ContractError, TypeError) as error:  # one that failed early has no task of its own
+        problem = problem or str(error).partition(": ")[2] or str(error)  # the table names the run
     row = {key: value for key, value in facts.items() if key not in ("metrics", "threshold")}
     row |= {"folder": folder, "name": folder.name, "used": not problem, "problem": problem, "digest": ""}
     row |= {"config": config, "choices": choices, "data": data, "status": facts.get("status", "unreadable")}
     row |= {"dataset": choices.get("dataset", ""), "model": choices.get("model", ""), "seed": facts.get("seed", 0)}
-    row |= {key: facts.get(key) for key in ("card", "error", "git", "overrides")}
+    row |= {key: facts.get(key) for key in ("card", "error", "git", "overrides", "finished")}
     row["fold"] = fold(config)
     row["benchmark"] = f"{row['dataset']} {str(data.get('fingerprint', ''))[:6]}".strip()
-    task = Task(**(data.get("task") or {}))
-    tuned, chosen = (facts.get("threshold") or {}).get("tuned"), chosen_classes(task, class_name)
-    row |= {"task": task, "classes": chosen, "thresholds": tuned}
+    row |= {"task": task, "classes": classes, "thresholds": (facts.get("threshold") or {}).get("tuned")}
     return row | metrics_of(facts.get("metrics") or {}, class_name)
 
 
@@ -134,8 +142,8 @@ def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
         try:
             content = (folder / "per_image.csv").read_bytes()
             runs.loc[row, "digest"] = blake2b(content, digest_size=8).hexdigest()
-            table = pd.read_csv(BytesIO(content), dtype={"id": str, "group": str}, na_values=[""])
-            lacking = sorted({"id", "group", "class", "foreground", "iou"} - set(table)) or ["rows"] * table.empty
+            table = read_rows(BytesIO(content))
+            lacking = sorted(NEEDED - set(table)) or ["rows"] * table.empty
             if lacking:
                 raise ValueError(f"no {', '.join(lacking)}")
             tables.setdefault(task, {})[row] = table
@@ -143,6 +151,15 @@ def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
             runs.loc[row, ["used", "problem"]] = False, f"per_image.csv cannot be read: {error}"
     parts = [rows_per_image(_joined(some), task, class_name) for task, some in tables.items()]
     return pd.concat(parts).sort_values("run", kind="stable") if parts else pd.DataFrame(columns=["run"], dtype=int)
+
+
+def read_arrays(file: Path, names: Collection[str] | None = None) -> dict[str, NDArray]:
+    """The arrays of an npz file, or those of some names; empty where it is absent or damaged."""
+    try:
+        with file.open("rb") as opened, np.load(opened) as arrays:  # numpy leaves a damaged file open by itself
+            return {name: arrays[name] for name in arrays.files if names is None or name in names}
+    except Exception:  # numpy, zipfile and zlib each find a damage of their own
+        return {}
 
 
 def _joined(tables: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:

@@ -5,9 +5,7 @@ without that file are found when they are asked for.
 """
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +28,7 @@ from seglab.reporting.decisions import (
     scaled,
     scores_of,
 )
+from seglab.reporting.load_runs import read_arrays
 from seglab.reporting.thresholds import average_precision, mean, ratio
 
 CONFIDENCES = ["foreground_confidence", "background_confidence"]
@@ -115,16 +114,12 @@ def decisions_of(
 
     `tuned` are the thresholds of run.json, `empty` its policy for images without foreground.
     """
-    found: dict[str, NDArray] = {}
-    keys = {"scores", "pooled", "ids", "pixels", "confusion", score}
-    with suppress(OSError, ValueError, zipfile.BadZipFile), np.load(folder / "decisions.npz") as arrays:
-        found = {key: arrays[key] for key in keys & set(arrays.files)}
+    found = read_arrays(folder / "decisions.npz", {"scores", "pooled", "ids", "pixels", "confusion", score})
     if not found:
         try:
-            with np.load(folder / "histograms.npz") as arrays:
-                rows = pd.read_csv(folder / "per_image.csv", usecols=lambda name: name in CONFIDENCES)
-                found = decide(dict(arrays), rows, task, tuned, empty)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            rows = pd.read_csv(folder / "per_image.csv", usecols=lambda name: name in CONFIDENCES)
+            found = decide(read_arrays(folder / "histograms.npz"), rows, task, tuned, empty)
+        except (OSError, KeyError, ValueError):
             return None
     facts, scores, images = json.loads(str(found["scores"]))["classes"], [], []
     for c in classes:

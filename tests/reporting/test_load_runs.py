@@ -1,12 +1,15 @@
+import numpy as np
 import pandas as pd
 import pytest
 
 from seglab.contract import ContractError
-from seglab.files import file_facts
-from seglab.reporting.load_runs import collect
+from seglab.files import csv_text, file_facts, write_text
+from seglab.reporting.load_runs import collect, read_arrays
 from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
 BCE, DICE = FakeLoss("bce"), FakeLoss("dice", 1.5)
+HALF = "id,group,class,pixels,foreground,iou\na,a,foreground,9,1,0.5\n"
+"""A table of images without the counts of what was found."""
 
 
 def test_a_sweep_becomes_a_row_a_run_and_a_row_an_image_of_each(own):
@@ -52,7 +55,7 @@ def test_a_run_whose_files_are_not_as_they_were_written_is_left_out(own):
     assert sweep.runs["problem"].iloc[0].startswith("expected histograms.npz as it was written, got a file of ")
 
 
-@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "id,group,foreground,iou\n"])
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "id,group,foreground,iou\n", HALF])
 def test_an_empty_or_foreign_table_of_images_is_a_problem_of_its_run_only(own, content):
     (own / "bce_s1" / "per_image.csv").write_text(content)
     sweep = collect([own])
@@ -69,11 +72,63 @@ def test_nothing_to_read_is_one_sentence(tmp_path):
 
 def test_names_of_images_stay_text(tmp_path):
     folder = write_run(tmp_path, BCE, 1)
-    rows = pd.read_csv(folder / "per_image.csv").assign(id=[f"{i:03d}" for i in range(30)], group="01")
+    names = ["NA", "null", *(f"{i:03d}" for i in range(2, 30))]
+    rows = pd.read_csv(folder / "per_image.csv").assign(id=names, group="01")
     rows.to_csv(folder / "per_image.csv", index=False)
     images = collect([tmp_path]).images
-    assert images["id"].iloc[7] == "007"
+    assert images["id"].tolist() == names
     assert images["group"].iloc[0] == "01"
+
+
+@pytest.mark.parametrize("names", [("1", "2"), ("NA", "None"), ("-a", "b")])
+@pytest.mark.parametrize("group", ["p", None])
+def test_classes_have_any_name_and_their_images_any_group_or_none(tmp_path, names, group):
+    folder = write_run(tmp_path, BCE, 1)
+    change(folder, data={"task": {"kind": "multilabel", "classes": names}})
+    rows = pd.read_csv(folder / "per_image.csv").assign(group=group)
+    parts = [rows.assign(**{"class": name, "iou": iou}) for name, iou in zip(names, (0.2, 0.6), strict=True)]
+    write_text(folder / "per_image.csv", csv_text(pd.concat(parts)))
+    for name, iou in ((None, 0.4), (names[0], 0.2), (names[1], 0.6)):
+        images = collect([tmp_path], name).images
+        assert len(images) == 30
+        assert images["iou"].tolist() == pytest.approx([iou] * 30)
+
+
+def test_a_run_without_the_class_asked_for_is_left_out_unless_none_has_it(own):
+    task = {"kind": "multilabel", "classes": ["disc", "cup"]}
+    for run in ("bce_s1", "bce_s2", "dice_s1"):
+        change(own / run, data={"task": task})
+        rows = pd.read_csv(own / run / "per_image.csv")
+        both = pd.concat([rows.assign(**{"class": name}) for name in task["classes"]])
+        both.to_csv(own / run / "per_image.csv", index=False)
+    change(own / "bce_s2", status="failed", error={"kind": "OutOfMemory", "message": "no"}, data=None)
+    runs = collect([own], "cup").runs.set_index("name")
+    assert runs["problem"].tolist() == ["", "OutOfMemory: no", "", "expected class as one of foreground, got cup"]
+    with pytest.raises(ContractError, match="report: expected class as one of disc, cup, foreground, got moon"):
+        collect([own], "moon")
+
+
+@pytest.mark.parametrize("task", [{"kind": "regression"}, {"kind": "binary", "unit": "mm"}])
+def test_a_task_that_is_not_known_is_a_problem_of_its_run_only(own, task):
+    change(own / "bce_s1", data={"task": task})
+    sweep = collect([own])
+    assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
+    assert sweep.runs["problem"].iloc[0]
+
+
+def test_a_damaged_npz_file_is_an_absent_one(tmp_path):
+    file, rng = tmp_path / "a.npz", np.random.default_rng(0)
+    np.savez_compressed(file, table=rng.integers(0, 9, (20, 256)), ids=np.arange(20).astype(str))
+    whole = file.read_bytes()
+    assert set(read_arrays(file)) == {"table", "ids"}
+    assert set(read_arrays(file, {"ids", "other"})) == {"ids"}
+    for start in range(0, len(whole) - 64, 13):  # in headers, in compressed bytes and in the directory at the end
+        file.write_bytes(whole[:start] + rng.bytes(64) + whole[start + 64 :])
+        assert set(read_arrays(file)) in ({"table", "ids"}, set())
+    for content in (b"", whole[:999], b"x"):
+        file.write_bytes(content)
+        assert read_arrays(file) == {}
+    assert read_arrays(tmp_path / "absent.npz") == {}
 
 
 def test_of_the_same_experiment_twice_the_last_counts(tmp_path):

@@ -81,8 +81,9 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch, 
     assert "this look is not remembered, and a later one will not count it (Permission denied)" in caplog.text
 
 
-def test_a_damaged_memory_stops_the_report_in_one_sentence(tmp_path):
-    (tmp_path / FILE).write_text('{"ships": [')
+@pytest.mark.parametrize("content", ['{"ships": [', "[1]"])
+def test_a_damaged_memory_stops_the_report_in_one_sentence(tmp_path, content):
+    (tmp_path / FILE).write_text(content)
     with pytest.raises(ContractError, match=r"looks\.json"):
         known_looks([tmp_path], "ships")
 
