@@ -72,4 +72,4 @@ def metrics_of(metrics: Mapping[str, float], name: str | None) -> dict[str, floa
     if name is None:
         return dict(metrics)
     own = {key.removesuffix(f"/{name}"): value for key, value in metrics.items() if key.endswith(f"/{name}")}
-    return own or dict(metrics)
+    return own or dict(metrics)  # where there is one class, no key names it

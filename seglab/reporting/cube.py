@@ -42,7 +42,8 @@ class Cube(NamedTuple):
     @property
     def means(self) -> dict[str, float]:
         """The mean of each loss over its runs, of each the mean over its images, as in the table of the metrics."""
-        runs = np.concatenate([[[finite_mean(run) for run in loss] for loss in part.values] for part in self.folds], 1)
+        of_folds = [[[finite_mean(run) for run in loss] for loss in fold.values] for fold in self.folds]
+        runs = np.concatenate(of_folds, axis=1)  # (losses, folds x seeds)
         return {label: finite_mean(row) for label, row in zip(self.labels, runs, strict=True)}
 
     def of(self, labels: Sequence[str]) -> "Cube":
@@ -54,7 +55,7 @@ class Cube(NamedTuple):
         values = self.of(labels).values
         there = np.isfinite(values)
         seeds = there.any(axis=2).all(axis=0)
-        images = there[:, seeds].all(axis=(0, 1)) & seeds.any()
+        images = there[:, seeds].all(axis=(0, 1)) & seeds.any()  # all() of no seed is True
         return values[:, seeds][:, :, images], images
 
 
@@ -68,12 +69,13 @@ def cube(images: pd.DataFrame, metric: str, of_folds: int = 1) -> Cube:
     """Arrange the per-image rows of a sweep (label, seed, fold, id, group, metric) as losses x seeds x images."""
     known = sorted(set(map(str, images)) - META - NO_SCORES)
     require(metric in known, "report: metric", f"a score of per_image.csv, one of {', '.join(known)}", metric)
+    # where a loss was tested on folds and on all images there is no verdict, but there are tables
     rows = images.drop_duplicates(["label", "seed", "id"], keep="last")
     wide = rows.pivot(index=["label", "seed"], columns="id", values=metric)
     labels, seeds = list(wide.index.unique("label")), sorted(map(int, rows["seed"].unique()))
     full = wide.reindex(pd.MultiIndex.from_product([labels, seeds]))
     of_id = rows.drop_duplicates("id").set_index("id").reindex(wide.columns)
-    group = of_id["group"].fillna(pd.Series(wide.columns, index=wide.columns)).astype(str)
+    group = of_id["group"].fillna(wide.columns.to_series()).astype(str)  # an image without a group is its own
     values = full.to_numpy(float).reshape(len(labels), len(seeds), -1)
     fold = of_id["fold"].to_numpy() if of_folds > 1 else None
     return Cube(labels, seeds, list(map(str, wide.columns)), group.to_numpy(), values, fold, of_folds)

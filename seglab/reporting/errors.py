@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-NODES, WEIGHTS = (column[:, None] for column in np.polynomial.legendre.leggauss(28))
+NODES, WEIGHTS = (column[:, None] for column in np.polynomial.legendre.leggauss(28))  # (28, 1), beside (m,)
 LEFT_OUT = 1e-7
 """The part of a probability that an integral may leave out."""
 
@@ -50,14 +50,16 @@ class Errors(NamedTuple):
         scale = self.seeds.scale + self.images.scale
         value = np.broadcast_to(np.asarray(value, float), scale.shape)
         found = np.where(np.isnan(scale), np.nan, (1 - np.sign(value)) / 2)  # of an error that is always 0
-        some, tail = value[scale > 0], self.where(scale > 0)._tail(np.abs(value[scale > 0]))[0]
-        found[scale > 0] = np.where(some < 0, 1 - tail, tail)
+        some = scale > 0  # a NaN is not
+        tail, _ = self.where(some)._tail(np.abs(value[some]))
+        found[some] = np.where(value[some] < 0, 1 - tail, tail)
         return found
 
     def reach(self, level: float) -> NDArray:
         """The value (m,) that an error exceeds in either direction with probability `level`; infinite where unknown."""
         scale = self.seeds.scale + self.images.scale
         found, some = np.where(np.isnan(scale), np.inf, 0.0), self.where(scale > 0)
+        # exact if one part is 0, or both are normal
         guess = np.hypot(*(part.scale * special.stdtrit(part.free, level / 2) for part in some))
         left = np.arange(len(guess))
         for _ in range(50):  # Newton's method on log tail against log value, bent where one part takes over
@@ -77,7 +79,7 @@ class Errors(NamedTuple):
         """The probability of a larger error and the density, both (m,), of values of at least 0."""
         seeds, images = self
         first = seeds.scale > images.scale
-        large = Student(*(np.where(first, one, other) for one, other in zip(seeds, images, strict=True)))
+        large = Student(np.where(first, seeds.scale, images.scale), np.where(first, seeds.free, images.free))
         tail, density = large.above(value), large.density(value)
         two = np.minimum(seeds.scale, images.scale) > NEGLIGIBLE * large.scale
         if two.any():
@@ -91,9 +93,9 @@ class Errors(NamedTuple):
 def _below_half(part: Student, other: Student, value: NDArray) -> tuple[NDArray, NDArray]:
     """The probability and density (m,) of a sum above and at a value of which `part` is less than half."""
     with np.errstate(invalid="ignore"):  # 0 / 0 far out, where `value` ends the integral
-        rare = np.fmax(LEFT_OUT * other.above(value) / other.above(value / 2), 1e-200)
-    low, high = (np.arcsinh(special.stdtrit(part.free, tail)) for tail in (LEFT_OUT, rare))
-    high = np.fmin(-high, np.arcsinh(value / 2 / part.scale))
+        rare = np.fmax(LEFT_OUT * other.above(value) / other.above(value / 2), 1e-200)  # scipy's quantile of 0 is +inf
+    low = np.arcsinh(special.stdtrit(part.free, LEFT_OUT))
+    high = np.fmin(-np.arcsinh(special.stdtrit(part.free, rare)), np.arcsinh(value / 2 / part.scale))
     y = low + (high - low) * (1 + NODES) / 2
     x = part.scale * np.sinh(y)
     weight = (high - low) / 2 * WEIGHTS * part.density(x) * part.scale * np.cosh(y)

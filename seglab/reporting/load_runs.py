@@ -85,12 +85,13 @@ def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
+    """The folders of runs below a root, at any depth, but none within a run."""
     require(root.is_dir(), "report", "a folder", root)
     for folder, inside, files in os.walk(root):
         inside[:] = [name for name in inside if not name.startswith(".")]  # the short runs that tuned a learning rate
-        if {"run.json", "metrics.csv"} & set(files):  # a run whose run.json is lost is told of
+        if {"run.json", "metrics.csv"} & set(files):  # a run whose run.json is lost is reported
             inside.clear()
-            yield Path(folder).resolve()
+            yield Path(folder).resolve()  # one that lies below two roots counts once
 
 
 def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
@@ -101,9 +102,10 @@ def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
     try:
         task = Task(**(data.get("task") or {}))
         classes = chosen_classes(task, class_name)
-        for name in facts.get("files", {}) if not problem else ():
+        written = {} if problem else facts.get("files", {})
+        for name in written:
             if not name.endswith(".ckpt"):  # large, and not read here
-                whole_file(folder, facts, name, hashed=not name.endswith(".png"))
+                whole_file(folder, facts, name, hashed=not name.endswith(".png"))  # nor are pictures
     except (ContractError, TypeError) as error:  # one that failed early has no task of its own
         problem = problem or str(error).partition(": ")[2] or str(error)  # the table names the run
     row = {key: value for key, value in facts.items() if key not in ("metrics", "threshold")}
@@ -118,6 +120,7 @@ def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
 
 
 def _facts(folder: Path) -> tuple[dict[str, Any], str]:
+    """What run.json says, and in a sentence why the run cannot be used; empty if it can."""
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -143,10 +146,10 @@ def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
             content = (folder / "per_image.csv").read_bytes()
             runs.loc[row, "digest"] = blake2b(content, digest_size=8).hexdigest()
             table = read_rows(BytesIO(content))
-            lacking = sorted(NEEDED - set(table)) or ["rows"] * table.empty
+            lacking = sorted(NEEDED - set(table)) or (["rows"] if table.empty else [])
             if lacking:
                 raise ValueError(f"no {', '.join(lacking)}")
-            tables.setdefault(task, {})[row] = table
+            tables.setdefault(task, {})[row] = table  # which classes are averaged is a matter of the task
         except (OSError, ValueError) as error:
             runs.loc[row, ["used", "problem"]] = False, f"per_image.csv cannot be read: {error}"
     parts = [rows_per_image(_joined(some), task, class_name) for task, some in tables.items()]
@@ -169,13 +172,9 @@ def _joined(tables: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:
 
 def _supersede(runs: pd.DataFrame) -> None:
     """Of several finished runs with one label and seed keep the one that finished last."""
-    used = runs[runs["used"]]
-    if used.empty:
-        return
-    experiment = ["benchmark", "label", "seed", "fold"]
-    last = used.sort_values("finished", kind="stable").groupby(experiment)["folder"].transform("last")
-    for row in used.index[last.reindex(used.index) != used["folder"]]:
-        folder = last[row]
+    in_time = runs[runs["used"]].sort_values("finished", kind="stable")  # ISO times sort as texts
+    last = in_time.groupby(["benchmark", "label", "seed", "fold"])["folder"].transform("last")
+    for row, folder in last[last != in_time["folder"]].items():
         runs.loc[row, ["used", "problem"]] = False, f"superseded by {folder.parent.name}/{folder.name}"
 
 
@@ -184,10 +183,10 @@ def read_histories(runs: pd.DataFrame) -> pd.DataFrame:
 
     Columns of single classes, such as `val/iou/cup`, are left out.
     """
-    tables = {}
+    tables: dict[Any, pd.DataFrame] = {}
     for row, folder in runs["folder"].items():
         with suppress(OSError, ValueError):
-            tables[row] = pd.read_csv(folder / "metrics.csv", usecols=lambda name: name.count("/") < 2)
-    tables = {row: table for row, table in tables.items() if "epoch" in table}
+            table = pd.read_csv(folder / "metrics.csv", usecols=lambda name: name.count("/") < 2)
+            tables |= {row: table} if "epoch" in table else {}
     rows = _joined(tables) if tables else pd.DataFrame(columns=["run", "epoch"], dtype=int)
     return rows.assign(label=runs["label"].reindex(rows["run"]).to_numpy())

@@ -21,9 +21,9 @@ def more_seeds(pair: Comparison, delta: float, level: float) -> tuple[int | None
     means found with a power of 0.8 at `level`, or a difference whose interval of that level lies inside +-delta.
     """
     decided = _decided(pair, delta, level, [pair.replicates + more for more in MORE_SEEDS])
-    counts = [int(np.argmax(row)) if row.any() else len(MORE_SEEDS) for row in decided]
-    fewest, most = (MORE_SEEDS[k] if k < len(MORE_SEEDS) else None for k in (min(counts), max(counts)))
-    return fewest, most
+    first = [int(np.argmax(row)) if row.any() else len(MORE_SEEDS) for row in decided]
+    numbers = [*MORE_SEEDS, None]
+    return numbers[min(first)], numbers[max(first)]
 
 
 def images_forbid(pair: Comparison, delta: float, level: float) -> bool:
@@ -36,7 +36,7 @@ def _decided(pair: Comparison, delta: float, level: float, seeds: Sequence[int])
     middle, half = abs(pair.difference), float(errors([pair]).reach(0.5)[0])
     reach, deviation = _reach(pair, seeds, level)
     gaps = np.array([abs(middle - half), middle, middle + half])[:, None]
-    power = special.ndtr((gaps[..., None] - reach) / deviation).mean(axis=2)
+    power = special.ndtr((gaps[..., None] - reach) / deviation).mean(axis=2)  # the mean over the measured variances
     return (power >= POWER) | (gaps + np.median(reach, axis=1) < delta)
 
 
@@ -51,4 +51,4 @@ def _reach(pair: Comparison, seeds: Sequence[int], level: float, nodes: int = 8)
     seen = special.chdtri(free, (np.arange(nodes) + 0.5) / nodes) / free * pair.spread / count
     images = Student(np.full(free.size, pair.image_variance**0.5), np.full(free.size, pair.groups - 1.0))
     reach = Errors(Student(np.sqrt(seen).ravel(), free.ravel()), images).reach(level).reshape(free.shape)
-    return reach, np.sqrt(pair.spread / count + pair.image_variance).clip(1e-12)
+    return reach, np.sqrt(pair.spread / count + pair.image_variance).clip(1e-12)  # 0 if all runs agree

@@ -9,7 +9,7 @@ all that is said together, of a false "better", and that of a false "equivalent"
     pairs    every loss beside every other
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,7 +63,7 @@ class Verdict:
         """The verdict as a sentence, with the difference and its interval."""
         first, second, gap, interval = self.pair.first, self.pair.second, signed(self.gap), self.interval
         behind, ahead = f"{gap} behind {first}", f"{first} ahead by {gap}"
-        if self.gap < 0:  # the best mean is that over all runs of a loss
+        if self.gap < 0:  # possible if "best": the best mean is that over all runs of a loss
             behind = f"{signed(-self.gap)} ahead of {first} on the {self.pair.kind} and images that both have"
         if self.gap == 0:
             behind = ahead = "equal means"
@@ -138,10 +138,10 @@ def judge(
     if not pairs:
         return []
     sign = -1.0 if lower_is_better else 1.0
-    if question != "best":  # on the seeds that two losses share, the order may not be that of their means
+    if question != "best":  # which needs the leader first; on shared seeds the order may not be that of the means
         pairs = [turned(pair) if sign * pair.difference < 0 else pair for pair in pairs]
     spread = errors(pairs)
-    family = len(pairs) if question == "pairs" else len(losses) - 1
+    family = len(pairs) if question == "pairs" else len(losses) - 1  # intervals that shall hold together (Bonferroni)
     reach = spread.reach(alpha / family)
     gaps = sign * np.array([pair.difference for pair in pairs])
     first, second = spread.above(delta - gaps), spread.above(delta + gaps)
@@ -176,14 +176,16 @@ def _beside_each_other(
 
     `first` are the probabilities that a gap, none of which is below 0, is larger than what does not matter.
     """
-    complete = losses * (losses - 1) // 2 == np.isfinite([pair.p for pair in pairs]).sum()
+    complete = losses * (losses - 1) // 2 == np.isfinite([pair.p for pair in pairs]).sum()  # as Shaffer's steps want
     differ = step_down([pair.p for pair in pairs], possibly_equal(losses) if losses and complete else None)
     alike = step_down((2 * first).clip(max=1).tolist())
-    kinds: list[Kind] = [
-        "none" if not np.isfinite(pair.p) else "equivalent" if b <= alpha else "better" if a <= alpha else "unknown"
-        for pair, a, b in zip(pairs, differ, alike, strict=True)
-    ]
-    return {k: (kind, gaps[k] - reach[k], gaps[k] + reach[k]) for k, kind in enumerate(kinds)}
+    found: Judged = {}
+    for k, pair in enumerate(pairs):
+        kind: Kind = "better" if differ[k] <= alpha else "unknown"
+        kind = "equivalent" if alike[k] <= alpha else kind  # before "better": so small a difference matters to nobody
+        kind = "none" if np.isnan(pair.p) else kind
+        found[k] = (kind, gaps[k] - reach[k], gaps[k] + reach[k])
+    return found
 
 
 def _beside_the_best(
@@ -191,7 +193,8 @@ def _beside_the_best(
 ) -> Judged:
     """How far each loss is behind the best. All of it holds together if the true best's own intervals do."""
     place = {label: k for k, label in enumerate(losses)}
-    ahead, half = np.zeros((len(losses),) * 2), np.full((len(losses),) * 2, np.inf)
+    ahead = np.zeros((len(losses), len(losses)))  # of the loss in the row before that in the column
+    half = np.full(ahead.shape, np.inf)  # half of the interval; of losses without a seed in common nothing is known
     np.fill_diagonal(half, 0)
     for pair, gap, width in zip(pairs, gaps, reach, strict=True):
         a, b = place[pair.first], place[pair.second]
@@ -205,10 +208,12 @@ def _beside_the_best(
             continue
         loss = place[pair.second]
         rivals = np.flatnonzero(may_be_best & (np.arange(len(losses)) != loss))
-        low = max(0.0, (ahead - half)[rivals, loss].min())
+        low = max(0.0, (ahead - half)[rivals, loss].min())  # whichever rival is the best
         high = max(0.0, (ahead + half)[rivals, loss].max())
-        kind: Kind = "better" if low > 0 else "unknown" if may_be_best[loss] else "not best"
-        kind = "none" if not np.isfinite(pair.p) else "equivalent" if high < delta else kind
+        kind: Kind = "unknown" if may_be_best[loss] else "not best"
+        kind = "better" if low > 0 else kind
+        kind = "equivalent" if high < delta else kind
+        kind = "none" if np.isnan(pair.p) else kind
         found[k] = (kind, low, high)
     return found
 
@@ -220,7 +225,7 @@ def ranks(verdicts: Sequence[Verdict]) -> dict[str, tuple[int, int]]:
     """
     losses = list(dict.fromkeys(label for found in verdicts for label in (found.pair.first, found.pair.second)))
     better = [found.pair for found in verdicts if found.kind == "better"]
-    above, below = (Counter(getattr(pair, side) for pair in better) for side in ("second", "first"))
+    above, below = Counter(pair.second for pair in better), Counter(pair.first for pair in better)
     return {label: (1 + above[label], len(losses) - below[label]) for label in losses}
 
 
@@ -234,13 +239,13 @@ def headline(verdicts: Sequence[Verdict], against: str | None = None) -> str:
     if all(found.kind == "none" for found in verdicts):
         one = verdicts[0].pair.kind.removesuffix("s")
         return f"{_best_mean(leader, verdicts)}, but one {one} per loss gives no verdict."
-    rivals: dict[str, list[str]] = {}
+    rivals: dict[str, list[str]] = defaultdict(list)
     for found in verdicts:
         pair = found.pair
-        if against and pair.first != against:
-            rivals.setdefault("ahead" if found.kind == "better" else found.kind, []).append(pair.first)
+        if against and pair.first != against:  # then the baseline is second
+            rivals["ahead" if found.kind == "better" else found.kind].append(pair.first)
         elif against or pair.first == leader:
-            rivals.setdefault(found.kind, []).append(pair.second)
+            rivals[found.kind].append(pair.second)
     if against:
         phrases = {"ahead": "{} {are} better", "better": "{} {are} worse"}
         phrases |= {"equivalent": f"{{}} {{are}} equivalent within {delta:g}", "unknown": "cannot tell for {}"}
@@ -249,10 +254,10 @@ def headline(verdicts: Sequence[Verdict], against: str | None = None) -> str:
         phrases = {"better": "is better than {}", "equivalent": f"is equivalent within {delta:g} to {{}}"}
         phrases |= {"unknown": "cannot be distinguished from {}"}
         return f"{leader} {'; it '.join(_said(phrases, rivals))}."
-    open_ = [leader, *(found.pair.second for found in verdicts if found.kind in ("unknown", "none"))]
-    if len(open_) == len(verdicts) + 1:
-        return f"Any of the {len(open_)} losses may be the best; {_best_mean(leader, verdicts)}."
-    answer = f"{leader} is the best" if len(open_) == 1 else f"The best may be {listed(open_, 'or')}"
+    able = [leader, *(found.pair.second for found in verdicts if found.kind in ("unknown", "none"))]
+    if len(able) == len(verdicts) + 1:
+        return f"Any of the {len(able)} losses may be the best; {_best_mean(leader, verdicts)}."
+    answer = f"{leader} is the best" if len(able) == 1 else f"The best may be {listed(able, 'or')}"
     least = min((found.low for found in verdicts if found.kind == "better"), default=0.0)
     phrases = {"equivalent": f"{{}} {{are}} as good within {delta:g}", "not best": "{} {are} not"}
     phrases |= {"better": f"{{}} {{are}} worse{by_at_least(least)}"}
@@ -269,6 +274,7 @@ def _said(phrases: dict[str, str], rivals: dict[str, list[str]]) -> list[str]:
 
 
 def _best_mean(leader: str, verdicts: Sequence[Verdict]) -> str:
+    """The loss with the best mean, or those that share it, in words."""
     level = [leader, *(each.pair.second for each in verdicts if each.pair.first == leader and each.gap == 0)]
     if len(level) == 1:
         return f"{leader} has the best mean"
