@@ -28,7 +28,7 @@ def outer_means(table: NDArray, foreground_confidence: NDArray, background_confi
     low = (1 - background_confidence) * background.sum(1) - background[:, 1:] @ middle[1:]
     high = (1 - foreground_confidence) * foreground.sum(1) - foreground[:, :-1] @ (1 - middle[:-1])
     known = ratio(np.stack([low, high], 1), np.stack([background[:, 0], foreground[:, -1]], 1))
-    off = np.where(np.isfinite(known), known.clip(1e-7, width), width / 2)
+    off = np.where(np.isfinite(known), known.clip(1e-7, width), width / 2)  # 0 and 1 have no logit
     return np.stack([off[:, 0], 1 - off[:, 1]], 1)
 
 
@@ -56,7 +56,7 @@ def fitted_temperature(table: NDArray, probability: NDArray) -> float:
     """
     foreground, pixels, z = table[1], table.sum(0), logit(probability)
     low, high = -3.0, 3.0
-    for _ in range(40 if table.any() else 0):
+    for _ in range(40 if table.any() else 0):  # without a pixel it stays 1
         middle = (low + high) / 2
         rises = z @ (foreground - pixels * expit(np.exp(-middle) * z)) > 0  # a larger b, a lower temperature
         low, high = (low, middle) if rises else (middle, high)
@@ -69,7 +69,7 @@ def calibration_scores(table: NDArray, probability: NDArray, bins: int = 16) -> 
     The calibration error is taken over `bins` equal bins of the probability.
     """
     (background, foreground), count = table, table.sum()
-    p = probability.clip(1e-12, 1 - 1e-12)
+    p = probability.clip(1e-12, 1 - 1e-12)  # isotonic ones may be 0 or 1
     gaps = np.bincount((p * bins).astype(int), (background + foreground) * p - foreground, bins)
     return {
         "nll": float(-(foreground @ np.log(p) + background @ np.log1p(-p)) / count),
@@ -79,10 +79,10 @@ def calibration_scores(table: NDArray, probability: NDArray, bins: int = 16) -> 
 
 
 EDGES = np.unique(np.round(256 * expit(np.linspace(-5.6, 5.6, 80)))).astype(int)
-"""The bins at which a mask may begin: close to one another where thresholds are very low or high."""
-
+"""The bins at which a mask may begin, from 1 to 255: close to one another where thresholds are very low or high."""
 
 ABOVE = (np.arange(256)[:, None] >= EDGES).astype(np.float32)
+"""Which bins (256, edges) are foreground in the mask that begins at each edge."""
 
 
 def best_expected(
@@ -96,8 +96,9 @@ def best_expected(
     from a handful of pixels on. An empty mask is right where the image is: it scores 1 then, or is not counted.
     """
     ends = (probability[[0, -1]] if outer is None else outer).astype(np.float32)
-    p, at_ends = np.r_[0, probability[1:-1], 0], pixels[:, [0, -1]]
-    columns = np.column_stack([p, p**2, np.log1p(-p.clip(max=0.999)), ABOVE * p[:, None], ABOVE * p[:, None] ** 2])
+    p, at_ends = np.r_[0, probability[1:-1], 0], pixels[:, [0, -1]]  # the outer bins are added apart
+    log_off = np.log1p(-p.clip(max=0.999))  # a bin of probability 1 without a pixel would be 0 times -inf
+    columns = np.column_stack([p, p**2, log_off, ABOVE * p[:, None], ABOVE * p[:, None] ** 2])
     sums = pixels @ columns.astype(np.float32)
     hits, squares = np.split(sums[:, 3:], 2, axis=1)
     hits += at_ends[:, 1:] * ends[..., 1:]  # the last bin is in each of these masks, the first in none

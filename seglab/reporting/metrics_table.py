@@ -117,7 +117,7 @@ def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[
         ece = calibration_scores(pooled, middles(table.shape[-1]))["ece"]
         scores = {"average_precision": float(average_precision(pooled)), "ece": ece}
         if np.isfinite(threshold):
-            edge = round(threshold * table.shape[-1])
+            edge = round(threshold * table.shape[-1])  # exact: thresholds are tuned on the edges of the bins
             each = scores_at(of_class, empty)
             scores |= {f"tuned/{key}": finite_mean(values[:, edge]) for key, values in each.items()}
             scores["tuned/threshold"] = threshold
@@ -144,7 +144,7 @@ def size_strata(images: pd.DataFrame) -> pd.Series:
     one_each = fraction.groupby(images["id"]).first().dropna()
     edges = np.quantile(one_each, [0.25, 0.5, 0.75]) if len(one_each) else np.zeros(3)
     quarter = np.searchsorted(edges, fraction.to_numpy(), side="left")
-    return pd.Series(np.where(fraction.isna(), "empty", np.array([*QUARTERS, "empty"])[quarter]), images.index)
+    return pd.Series(np.where(fraction.isna(), "empty", np.array(QUARTERS)[quarter]), images.index)
 
 
 def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: pd.DataFrame) -> pd.DataFrame:
@@ -153,7 +153,7 @@ def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: pd.DataFra
     known = runs.filter(regex="^test/").rename(columns=lambda column: column.removeprefix("test/"))
     images = sweep.images.assign(stratum=size_strata(sweep.images))
     numeric = images.drop(columns=["id", "group", "benchmark", "label", "seed", "stratum"]).groupby("run").mean()
-    histograms = pd.DataFrame({row: found.scores for row, found in decisions.items() if row in runs.index}).T
+    histograms = pd.DataFrame({row: found.scores for row, found in decisions.items()}).T
     strata = images.pivot_table(index="run", columns="stratum", values="iou", aggfunc="mean")
     blank, seen = images[images["foreground"] == 0], images[images["foreground"] > 0]
     if "ece" in histograms:  # that of run.json is a mean over all classes
@@ -173,12 +173,13 @@ def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: pd.DataFra
 
 def _found(images: pd.DataFrame) -> pd.DataFrame:
     """By run: the worst tenth of the IoU, objects, the area's bias, and images of which there is no distance."""
-    images = images.assign(found=images["tp"] + images["fp"], worst=images.groupby("run")["iou"].rank(method="first"))
+    images = images.assign(found=images["tp"] + images["fp"])
     runs, seen = images.groupby("run"), images[images["foreground"] > 0]
-    worst = images[images["worst"] <= np.ceil(runs["iou"].transform("count") / 10)].groupby("run")["iou"].mean()
+    place = runs["iou"].rank(method="first")  # one each, also where many are 0
+    worst = images[place <= np.ceil(runs["iou"].transform("count") / 10)].groupby("run")["iou"].mean()
     table = pd.DataFrame({"iou/worst tenth": worst, "found/nothing": (seen["found"] == 0).groupby(seen["run"]).mean()})
     table["found/area_error"] = (seen["found"] / seen["foreground"] - 1).groupby(seen["run"]).mean()
-    if "objects_found" in images:
+    if "objects_found" in images:  # min_count: of images in tiles nothing is known, which is not 0
         true, predicted, hit = (runs[key].sum(min_count=1) for key in ("objects", "objects_predicted", "objects_found"))
         table["found/object_f1"] = 2 * hit / (true + predicted)
         table["found/false_objects"] = (predicted - hit) / runs["objects"].count()
@@ -194,8 +195,9 @@ def nothing_found(images: pd.DataFrame, metric: str, runs: pd.DataFrame) -> str:
     blind, sentences = (seen["tp"] == 0).groupby(seen["run"]).all(), []
     if blind.any():
         theirs = images[images["run"].isin(blind.index[blind])]
-        best = theirs[metric].groupby(theirs["foreground"] > 0).max()  # by whether there is foreground
-        empty = ": they have the score of the empty images" if best[True] == 0 and best.get(False, 0) > 0 else ""
+        there = theirs["foreground"] > 0
+        only_empty = theirs[metric][there].max() == 0 and theirs[metric][~there].max() > 0
+        empty = ": they have the score of the empty images" if only_empty else ""
         sentences.append(f"Nothing is found by {_of_runs(blind, runs)}{empty}.")
     for name in dict.fromkeys(task.classes[k] for task in runs["task"] for k in task.scored):
         recall = runs.get(f"test/recall_pooled/{name}", pd.Series(dtype=float)).dropna()
@@ -213,13 +215,13 @@ def _of_runs(chosen: pd.Series, runs: pd.DataFrame) -> str:
 
 def epochs(histories: pd.DataFrame) -> pd.DataFrame:
     """Roughness of the IoU in training and validation, and the median seconds of an epoch: one row a run."""
-    runs = histories.groupby("run")
-    found = {
-        f"epochs/{part} roughness": runs[f"{part}/iou"].agg(lambda curve: roughness(curve.to_numpy()))
-        for part in ("train", "val")
-        if f"{part}/iou" in histories
-    }
-    return pd.DataFrame(found | ({"epochs/seconds": runs["seconds"].median()} if "seconds" in histories else {}))
+    runs, found = histories.groupby("run"), {}
+    for split in ("train", "val"):
+        if f"{split}/iou" in histories:
+            found[f"epochs/{split} roughness"] = runs[f"{split}/iou"].agg(lambda curve: roughness(curve.to_numpy()))
+    if "seconds" in histories:
+        found["epochs/seconds"] = runs["seconds"].median()
+    return pd.DataFrame(found)
 
 
 def roughness(curve: np.ndarray) -> float:

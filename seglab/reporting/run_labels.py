@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+# what makes no other experiment: sections of a configuration, and single values
 IGNORED = ("seed", "study", "folder", "rerun", "workers", "examples", "logger", "hydra", "name")
 IGNORED_LEAVES = {"trainer.accelerator", "trainer.devices", "dataset.root", "dataset.fold"}
 IGNORED_LEAVES |= {"dataset.cache_dir", "dataset.cache_gb", "pictures", "stop_after", "tuned", "evaluation_processes"}
@@ -64,18 +65,24 @@ def label(runs: pd.DataFrame) -> list[str]:
     leaves, used = _experiments(runs), list(runs.get("used", [True] * len(runs)))
     labels = [loss_name(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
     for belongs in (_is_loss_class, _is_of_loss):  # the parameters of two classes are not compared
-        by_label = {name: [row for row, other in enumerate(labels) if other == name] for name in labels}
-        for name, rows in by_label.items():
+        for name, rows in _places(labels).items():
             keys = [key for key in _differing([leaves[row] for row in rows if used[row]]) if belongs(key)]
             for row in rows:
                 labels[row] = " ".join([name, *_parts(keys, leaves[row])])
-    for benchmark in runs["benchmark"].unique():
-        rows = [row for row, where in enumerate(runs["benchmark"]) if where == benchmark]
+    for rows in _places(runs["benchmark"]).values():
         who = {row: (labels[row], runs["seed"].iloc[row], fold(runs["config"].iloc[row])) for row in rows if used[row]}
         keys = _separating(list(who.values()), [leaves[row] for row in who])
         for row in rows:
             labels[row] = " · ".join([labels[row], *_parts(keys, leaves[row])])
     return labels
+
+
+def _places(values: Iterable[str]) -> dict[str, list[int]]:
+    """The places of each value."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for place, value in enumerate(values):
+        found[value].append(place)
+    return found
 
 
 def _experiments(runs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -87,9 +94,9 @@ def _experiments(runs: pd.DataFrame) -> list[dict[str, Any]]:
     for config, choices in zip(runs["config"], runs["choices"], strict=True):
         leaves = flat(config)
         chosen = {group: name for group, name in choices.items() if group not in NO_CHOICE}
-        ignored = IGNORED_LEAVES | set(config.get("tuned") or ())
+        ignored = IGNORED_LEAVES | set(config.get("tuned") or ())  # what a search chose for each loss
         kept = {key: value for key, value in leaves.items() if key.split(".")[0] not in IGNORED and key not in ignored}
-        kept = {key: value for key, value in kept.items() if not key.startswith("callbacks.snapshots.")}
+        kept = {key: value for key, value in kept.items() if not key.startswith("callbacks.snapshots.")}  # only watch
         for key, value in kept.items():
             if key.endswith("._target_") and count[_class(value)] == 1:  # the whole path where two have one name
                 kept[key] = _class(value)
@@ -139,10 +146,10 @@ def _separating(who: list[tuple[str, int, int]], leaves: list[dict[str, Any]]) -
         groups: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
         for key, leaf in zip(who, leaves, strict=True):
             groups[(*key, *(leaf.get(name) for name in chosen))].append(leaf)
-        clash = next((group for group in groups.values() if len(group) > 1 and _differing(group)), None)
-        if clash is None:
+        clashes = [keys for keys in map(_differing, groups.values()) if keys]  # equal runs are one experiment
+        if not clashes:
             return chosen
-        chosen.append(_differing(clash)[0])
+        chosen.append(clashes[0][0])
 
 
 def _differing(leaves: list[dict[str, Any]]) -> list[str]:
@@ -185,17 +192,16 @@ def differences(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     The loss and its parameters are left out; a learning rate tuned for each loss shows up here, and so does a run that
     was made with another batch size by mistake.
     """
-    named = list(zip(_experiments(runs), runs["label"], strict=True))
-    found: dict[str, dict[str, list[str]]] = {}
-    keys = _differing([leaf for leaf, _ in named])
+    leaves = _experiments(runs)
+    named = list(zip(leaves, runs["label"], strict=True))
+    keys, found = _differing(leaves), {}
     for key in keys:
-        in_labels = all(
-            leaf.get(key) is None or _part(key, leaf[key], _endings(key)[0]) in name for leaf, name in named
-        )
-        by_choice = key.endswith("._target_") and key.removesuffix("._target_") in keys
+        known = [(leaf[key], name) for leaf, name in named if leaf.get(key) is not None]
+        in_labels = all(_part(key, value, _endings(key)[0]) in name for value, name in known)
+        by_choice = key.endswith("._target_") and key.removesuffix("._target_") in keys  # the choice of a whole group
         if not in_labels and not by_choice and not key.startswith(("loss.", "schedule.")):
-            holders: dict[str, dict[str, None]] = {}
+            holders: dict[str, dict[str, None]] = defaultdict(dict)  # each label once, in order
             for leaf, name in named:
-                holders.setdefault(str(leaf.get(key)), {})[name] = None
+                holders[str(leaf.get(key))][name] = None
             found[key] = {value: list(names) for value, names in holders.items()}
     return found
