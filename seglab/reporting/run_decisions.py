@@ -68,10 +68,11 @@ def decide(
     each image, `iou` and `dice` (k, 4, n, 2) the false and true positives of its masks under all RULES but the first,
     `scores` a JSON text.
     """
+    # the first runs have no axis of classes
     tables, val = (arrays[key] if arrays[key].ndim == 4 else arrays[key][:, None] for key in ("test", "val"))
     n, k = tables.shape[:2]
     known = images.reindex(columns=CONFIDENCES).to_numpy(float)
-    confidences = known.reshape(n, k, 2) if len(known) == n * k else np.full((n, k, 2), np.nan)
+    confidences = known.reshape(n, k, 2) if len(known) == n * k else np.full((n, k, 2), np.nan)  # rows as in histograms
     thresholds = [threshold_of(tuned, name) for name in task.classes]
     parts = [_decide_class(tables[:, c], val[:, c].sum(0), confidences[:, c], thresholds[c], empty) for c in range(k)]
     found = {score: np.stack([masks[score] for _, masks in parts]) for score in EXPECTED}
@@ -85,7 +86,8 @@ def _decide_class(
     table: NDArray, val: NDArray, confidences: NDArray, threshold: float, empty: str
 ) -> tuple[dict[str, float], dict[str, NDArray]]:
     """How good the probabilities of one class are, and the counts (rules, n, 2) of the masks best for each score."""
-    pooled, outer, weights = table.sum(0), outer_means(table, *confidences.T), table.sum(2)[:, ::-1]
+    pooled, outer = table.sum(0), outer_means(table, *confidences.T)
+    weights = table.sum(2)[:, ::-1]  # foreground first, as in the confidences
     over_all = ratio(np.nansum(confidences * weights, axis=0), (np.isfinite(confidences) * weights).sum(0))
     means = bin_means(outer_means(pooled[None], *over_all[:, None])[0])
     temperature, observed = fitted_temperature(val, means), isotonic(val)
@@ -99,7 +101,7 @@ def _decide_class(
         prefix = "" if rule == "optimal" else f"{rule}/"
         scores |= {f"{prefix}{key}": value for key, value in calibration_scores(pooled, probability).items()}
     pixels, below, bins = table.sum(1, dtype=np.float32), below_each_bin(table), table.shape[-1]
-    at_tuned = np.array(bins if np.isnan(threshold) else round(threshold * bins))
+    at_tuned = np.array(bins if np.isnan(threshold) else round(threshold * bins))  # without one no pixel, and not shown
     masks = {}
     for score in EXPECTED:
         edges = [best_expected(pixels, p, score, empty, ends) for p, ends in probabilities.values()]
@@ -121,14 +123,15 @@ def decisions_of(
             found = decide(read_arrays(folder / "histograms.npz"), rows, task, tuned, empty)
         except (OSError, KeyError, ValueError):
             return None
-    facts, scores, images = json.loads(str(found["scores"]))["classes"], [], []
+    of_classes, scores, images = json.loads(str(found["scores"]))["classes"], [], []
     for c in classes:
         threshold, pixels = threshold_of(tuned, task.classes[c]), found["pixels"][c]
         masks = {} if task.kind == "multiclass" else dict(zip(list(RULES)[1:], found[score][c], strict=True))
         if np.isnan(threshold):
             masks.pop("tuned", None)
-        scores.append(facts[c] | ({} if np.isnan(threshold) else {"tuned/threshold": threshold}))
-        scored = scores_of(np.reshape(list(masks.values()), (-1, *pixels.shape)), pixels, empty)
+        scores.append(of_classes[c] | ({} if np.isnan(threshold) else {"tuned/threshold": threshold}))
+        counts = np.reshape(list(masks.values()), (-1, *pixels.shape))  # (rules, n, 2), also of no rule
+        scored = scores_of(counts, pixels, empty)
         images.append({(rule, key): of[k] for k, rule in enumerate(masks) for key, of in scored.items()})
     means = {key: mean(np.array([one[key] for one in images])) for key in images[0]}
     whole = mean_scores(scores) | {f"{rule}/{key}": finite_mean(each) for (rule, key), each in means.items()}

@@ -34,7 +34,7 @@ def scores_at(table: NDArray, empty: str = "correct") -> dict[str, NDArray]:
         "iou": np.where(true == 0, blank, ratio(tp, true + fp)),
         "dice": np.where(true == 0, blank, ratio(2 * tp, true + found)),
         "precision": ratio(tp, found),
-        "recall": ratio(tp, true + 0 * tp),
+        "recall": ratio(tp, true + 0 * tp),  # of the shape of tp
     }
 
 
@@ -43,9 +43,9 @@ def best_threshold(table: NDArray, score: str = "iou", empty: str = "correct") -
 
     Tune it on validation images: on the test set the score would be too good.
     """
-    means = mean(scores_at(table, empty)[score])[1:]
+    means = mean(scores_at(table, empty)[score])[1:]  # at 0 everything is foreground
     candidates = thresholds(table.shape[-1])[1:]
-    best = np.flatnonzero(means >= np.nanmax(means, initial=-1.0) - 1e-12)
+    best = np.flatnonzero(means >= np.nanmax(means, initial=-1.0) - 1e-12)  # equal but for rounding
     return float(min(candidates[best], key=lambda t: abs(t - 0.5), default=0.5))
 
 
@@ -65,9 +65,8 @@ def calibration(table: NDArray, bins: int = 16) -> tuple[NDArray, NDArray, NDArr
     require(table.shape[-1] % bins == 0, "calibration: bins", f"a divisor of {table.shape[-1]}", bins)
     pixels = table.sum(-2)
     coarse = (*table.shape[:-2], bins, -1)
-    number, true, sums = (
-        part.reshape(coarse).sum(-1) for part in (pixels, table[..., 1, :], pixels * middles(table.shape[-1]))
-    )
+    number, true = pixels.reshape(coarse).sum(-1), table[..., 1, :].reshape(coarse).sum(-1)
+    sums = (pixels * middles(table.shape[-1])).reshape(coarse).sum(-1)
     return ratio(sums, number), ratio(true, number), number
 
 
@@ -83,4 +82,5 @@ def _from_above(counts: NDArray) -> NDArray:
 
 
 def ratio(above: NDArray, below: NDArray) -> NDArray:
+    """The quotient, of the shape of `below`; NaN where that is 0."""
     return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below != 0)
