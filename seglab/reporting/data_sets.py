@@ -57,7 +57,7 @@ class DataSets(Study):
         return list(dict.fromkeys(label for pair in self.pairs for label in (pair.first, pair.second)))
 
     @cached_property
-    def tuned(self) -> None:
+    def tuned(self) -> None:  # each data set says it of itself
         return None
 
     @property
@@ -82,24 +82,23 @@ def together(roots: Sequence[Path], sweep: Sweep, studies: Sequence[Study]) -> D
     Other targets of the same images are no data sets of their own: the first, by name, stands for all of them. One
     without a verdict is left out; one that is not finished puts off the verdict over all.
     """
-    losses, left_out = _shared(studies), ""
-    able: list[Study] = []
-    for study in sorted(studies, key=lambda study: study.title):
+    losses, able, left_out = _shared(studies), list[Study](), ""
+    for study in sorted(studies, key=lambda study: study.title):  # by name: not by which folder was given first
         baseline = study.question.against
         if baseline not in {None, *study.labels}:
             left_out += f" {study.title} is left out, since it has no run of {baseline}."
         elif study.no_verdict and not study.sweep.waiting:
             left_out += f" {study.title} is left out, since its runs were tested on different images."
         elif len(losses & set(study.labels)) > 1:
-            same = next((other for other in able if _same_images(study, other)), None)
-            if same is None:
-                able.append(study)
+            same = [other.title for other in able if _same_images(study, other)]
+            if same:
+                left_out += f" {study.title} has test images of {same[0]} and is left out."
             else:
-                left_out += f" {study.title} has test images of {same.title} and is left out."
+                able.append(study)
     if len(able) < 2:
         return None
     found = DataSets(NAME, sweep, able[0].question, known_looks(roots, NAME), able, left_out.strip())
-    found.remember(roots)
+    found.remember(roots)  # before anybody can read what it says
     return found
 
 
@@ -111,7 +110,9 @@ def _shared(studies: Sequence[Study]) -> set[str]:
 
 def _same_images(one: Study, other: Study) -> bool:
     """Whether two studies of one source of data were tested on some of the same images, by their ids."""
-    first, second = (study.sweep.used.iloc[0] for study in (one, other))
-    options = [run["config"].get("dataset") or {} for run in (first, second)]
-    same = [options[0].get(key) == options[1].get(key) for key in ("root", "images")]
-    return first["dataset"] == second["dataset"] and all(same) and not set(one.data.ids).isdisjoint(other.data.ids)
+    first, second = one.sweep.used.iloc[0], other.sweep.used.iloc[0]
+    ours, theirs = first["config"].get("dataset") or {}, second["config"].get("dataset") or {}
+    source = first["dataset"] == second["dataset"] and all(
+        ours.get(key) == theirs.get(key) for key in ("root", "images")
+    )
+    return source and not set(one.data.ids).isdisjoint(other.data.ids)

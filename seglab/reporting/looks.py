@@ -59,14 +59,15 @@ class Look:
         The same runs asked again are the same look, and cost nothing; so does one while runs are `waiting`, since no
         verdict is given then.
         """
-        number = next((k for k, look in enumerate(known, 1) if look["runs"] == runs), len(known) + 1)
+        same = [number for number, look in enumerate(known, 1) if look["runs"] == runs]
+        number = same[0] if same else len(known) + 1
         first = known[0]["asked"] if known else asked
         changed = {key: value for key, value in first.items() if value != asked.get(key)}
         other = [f"no {key}" if value is None else f"{key}={value}" for key, value in changed.items()]
         return cls(
             number,
             spent(number, alpha),
-            spent(max(number, len(known)) + 1, alpha),
+            spent(max(number, len(known)) + 1, alpha),  # also of an old look the next one is new
             earlier=known[: number - 1],
             changed=_changed(known, runs),
             instead=" ".join(other),
@@ -76,21 +77,23 @@ class Look:
 
 
 def _changed(known: Sequence[Mapping[str, Any]], runs: Mapping[str, str]) -> str:
+    """A sentence about runs of earlier looks that are gone or have other values; empty without such."""
     before = {name: (number, value) for number, look in enumerate(known, 1) for name, value in look["runs"].items()}
-    gone = [f"{name} of look {number} is gone" for name, (number, _) in before.items() if name not in runs]
-    moved = [
-        f"{name} has other values than at look {number}"
-        for name, (number, value) in before.items()
-        if runs.get(name, value) != value
-    ]
-    found = [*gone, *moved]
-    return f"{'; '.join(found[:3])}{f'; and {len(found) - 3} more' if len(found) > 3 else ''}." if found else ""
+    gone, moved = [], []
+    for name, (number, value) in before.items():
+        if name not in runs:
+            gone.append(f"{name} of look {number} is gone")
+        elif runs[name] != value:
+            moved.append(f"{name} has other values than at look {number}")
+    found = gone + moved
+    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"{'; '.join(found[:3])}{more}." if found else ""
 
 
 def known_looks(roots: Iterable[Path], benchmark: str) -> list[dict[str, Any]]:
     """The looks at a benchmark that the folders remember, each once, in their order."""
     found = [look for root in roots for look in _read(root / FILE).get(benchmark, [])]
-    return sorted({look["when"]: look for look in found}.values(), key=lambda look: str(look["when"]))
+    return sorted({look["when"]: look for look in found}.values(), key=lambda look: str(look["when"]))  # ISO times
 
 
 def remember(roots: Iterable[Path], benchmark: str, look: Look, said: str) -> None:

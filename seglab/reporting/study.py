@@ -88,6 +88,7 @@ class Study:
 
     @cached_property
     def lower_is_better(self) -> bool:
+        """Whether less of the metric is better."""
         return worse_if_higher(self.question.metric)
 
     @property
@@ -98,7 +99,10 @@ class Study:
     @property
     def digests(self) -> dict[str, str]:
         """The runs that are compared, by name, and digests of their values."""
-        return dict(self.sweep.used[["name", "digest"]].itertuples(index=False))
+        found: dict[str, str] = {}
+        for folder, digest in self.sweep.used[["folder", "digest"]].itertuples(index=False):
+            found[f"{folder.parent.name}/{folder.name}" if folder.name in found else folder.name] = digest
+        return found
 
     @cached_property
     def look(self) -> Look:
@@ -142,11 +146,12 @@ class Study:
             require(len(images) > 0, f"report: images={self.question.images}", IMAGES[self.question.images], "none")
         found = cube(images, self.question.metric, self.of_folds)
         means = np.array(list(found.means.values()))
-        order = np.argsort(means if self.lower_is_better else -means, kind="stable")
+        order = np.argsort(means if self.lower_is_better else -means, kind="stable")  # equal ones by their names
         return found.of([found.labels[k] for k in order])
 
     @property
     def labels(self) -> list[str]:
+        """The losses from the best mean to the worst."""
         return self.data.labels
 
     @property
@@ -178,7 +183,8 @@ class Study:
         images = self.sweep.images
         every, of_run = (images.groupby(by)["id"].nunique() for by in ("fold", ["fold", "run"]))
         lacking = of_run < every.reindex(of_run.index, level="fold")
-        if lacking.any() or every.index.min() < 0 <= every.index.max():
+        mixed = every.index.min() < 0 <= every.index.max()  # the fold is -1 of runs on all images
+        if lacking.any() or mixed:
             how = differing(self.sweep.used["config"], "dataset.") or "their ids differ"
             return (
                 f"No verdict: the runs were tested on different images ({how}); test each loss on the same ones, or on "
@@ -233,20 +239,22 @@ class Study:
         """A sentence where most of a probable difference from the best is gone at tuned thresholds; empty elsewhere."""
         if self.tuned is None or self.question.rule != "fixed":
             return ""
-        sign = -1 if self.lower_is_better else 1
         behind = self.verdicts if self.verdicts[0].best else self.judged("best")
-        best = behind[0].pair.first
-        fixed, tuned = ({label: sign * mean for label, mean in each.means.items()} for each in (self, self.tuned))
-        gaps = {label: (fixed[best] - fixed[label], tuned[best] - tuned[label]) for label in self.labels}
-        there = {found.pair.second for found in behind if found.chances[0] >= CALIBRATION_CHANCE}
-        gone = {label: gap for label, gap in gaps.items() if label in there and gap[1] < gap[0] / 2}
+        best, sign = behind[0].pair.first, -1 if self.lower_is_better else 1
+        fixed, tuned = self.means, self.tuned.means
+        gap = {label: sign * (fixed[best] - fixed[label]) for label in self.labels}
+        left = {label: sign * (tuned[best] - tuned[label]) for label in self.labels}
+        probable = {found.pair.second for found in behind if found.chances[0] >= CALIBRATION_CHANCE}
+        gone = [label for label in self.labels if label in probable and left[label] < gap[label] / 2]
         if not gone:
             return ""
-        most = max(gone, key=lambda label: gone[label][0])
-        others = f", and likewise for {listed(rest)}" if (rest := [label for label in gone if label != most]) else ""
-        gap, left = gone[most]
-        now = f"{most} is ahead by {-left:.3f}" if left < -self.question.delta else f"{signed(left)} is left"
-        of = f"of {gap:.3f} between {best} and {most} at the fixed threshold"
+        most = max(gone, key=gap.__getitem__)
+        rest = [label for label in gone if label != most]
+        others = f", and likewise for {listed(rest)}" if rest else ""
+        of = f"of {gap[most]:.3f} between {best} and {most} at the fixed threshold"
+        now = f"{signed(left[most])} is left"
+        if left[most] < -self.question.delta:
+            now = f"{most} is ahead by {-left[most]:.3f}"
         return f"Mostly calibration: {of}, {now} at thresholds tuned on validation{others}."
 
     @cached_property
@@ -275,7 +283,7 @@ class Study:
             return None
         tuned = replace(self, question=replace(self.question, rule="tuned"))
         tuned.__dict__["_pooled"] = self._pooled  # cached_property's own place: they are read once
-        return tuned if tuned.verdicts else None
+        return tuned if tuned.verdicts else None  # none by precision if a loss finds nothing at its tuned thresholds
 
     @cached_property
     def decisions(self) -> pd.DataFrame:
@@ -284,7 +292,7 @@ class Study:
             return pd.DataFrame()
         metric = self.question.metric
         keys = {rule: metric if rule == "fixed" else f"{rule}/{metric}" for rule in RULES}
-        table = self.metrics.reindex(columns=list(keys.values())).set_axis(list(keys), axis=1)
+        table = self.metrics.reindex(columns=list(keys.values())).set_axis(list(keys), axis=1)  # a rule may be lacking
         return table.groupby(self.metrics["label"]).mean().reindex(self.labels).dropna(axis=1, how="all")
 
     @cached_property

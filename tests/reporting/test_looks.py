@@ -107,6 +107,16 @@ def test_a_study_spends_one_look_for_each_set_of_runs(own):
     assert [len(entry["runs"]) for entry in saved["synthetic 0ad80a"]] == [4, 6]
 
 
+def test_runs_of_one_name_in_two_folders_are_two_runs(tmp_path):
+    for folder, extra in (("a", {}), ("b", {"optimizer": {"lr": 0.1}})):
+        for name in ("bce", "dice"):
+            for seed in (1, 2):
+                write_run(tmp_path / folder, FakeLoss(name), seed, number=len(folder + name), extra=extra)
+        found = study(tmp_path)
+    assert (found.look.number, found.look.changed) == (2, "")
+    assert sorted(found.digests)[:4] == ["b/bce_s1", "b/bce_s2", "b/dice_s1", "b/dice_s2"]
+
+
 @pytest.mark.parametrize("status", ["running", "interrupted"])
 def test_an_unfinished_sweep_gets_numbers_and_no_verdict_and_costs_nothing(own, status):
     change(own / "bce_s2", status=status)
