@@ -1,12 +1,14 @@
 """The picture of an audit: some images, their masks, and what the model sees of them."""
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from seglab.contract import Task
+from seglab.files import atomic
 from seglab.plots import class_legend
 
 COLUMNS = 4
@@ -16,25 +18,26 @@ COLUMNS = 4
 def overview(
     samples: Sequence[tuple[str, NDArray, NDArray, NDArray, NDArray]], title: str, file: Path, task: Task
 ) -> None:
-    """Draw samples, as a PNG.
+    """Draw samples, as a PNG that is written atomically.
 
     A sample is its name, image and mask (h, w, 3) uint8 as they are stored, and both as the model sees them, the mask
     (h, w) drawn as an outline.
     """
-    rows = max(-(-len(samples) // COLUMNS), 1)
+    rows = max(ceil(len(samples) / COLUMNS), 1)
     figure = Figure(figsize=(16, 1.6 * rows + 0.6), layout="constrained")
     grid = figure.add_gridspec(rows, 3 * COLUMNS)
     for k, (name, image, mask, seen, seen_mask) in enumerate(samples):
         row, column = divmod(k, COLUMNS)
-        shown = (("image", image), ("mask", mask), (f"seen, {100 * seen_mask.mean():.2g} %", seen))
+        shown = ((name[-24:], image), ("mask", mask), (f"seen, {100 * seen_mask.mean():.2g} %", seen))
         for place, (words, array) in enumerate(shown):
             axes = figure.add_subplot(grid[row, 3 * column + place])
             axes.imshow(array, cmap="gray")
-            axes.set_title(name[-24:] if place == 0 else words, fontsize=7, parse_math=False)
+            axes.set_title(words, fontsize=7, parse_math=False)  # a file's name may hold dollars
             axes.axis("off")
-        if seen_mask.any() and not seen_mask.all():
-            axes.contour(seen_mask, [0.5], colors="lime", linewidths=0.8)
+        if seen_mask.any() and not seen_mask.all():  # else there is no outline, of which matplotlib warns
+            axes.contour(seen_mask, [0.5], colors="lime", linewidths=0.8)  # over the last of the three
     figure.suptitle(title)
     if classes := class_legend(task):
         figure.legend(handles=classes, loc="upper right", ncols=len(classes), fontsize=8)
-    figure.savefig(file, dpi=80)
+    with atomic(file) as partial:
+        figure.savefig(partial, dpi=80)

@@ -42,7 +42,7 @@ def pictures_of(run: pd.Series, example: tuple[np.ndarray, ...]) -> tuple[np.nda
 
 def one_seed(runs: pd.DataFrame, labels: list[str]) -> dict[str, pd.Series]:
     """One run of each label to show: the smallest seed that most labels have, or else the label's own smallest."""
-    seed = runs.groupby("seed")["label"].nunique().idxmax()
+    seed = runs.groupby("seed")["label"].nunique().idxmax()  # the first of equals
     first = runs.assign(other=runs["seed"] != seed).sort_values(["other", "seed"]).groupby("label").head(1)
     found = {run["label"]: run for _, run in first.iterrows()}
     return {label: found[label] for label in labels if label in found}
@@ -56,7 +56,7 @@ def gallery(runs: Mapping[str, pd.Series], images: pd.DataFrame, metric: str) ->
     kept = {label: examples for label, run in runs.items() if (examples := read_examples(run["folder"]))}
     scores = images.set_index(["run", "id"])[metric]
     rows = []
-    for name in dict.fromkeys(name for examples in kept.values() for name in examples):
+    for name in dict.fromkeys(name for examples in kept.values() for name in examples):  # folds keep others
         cells = {}
         shown = {label: pictures_of(runs[label], some[name]) for label, some in kept.items() if name in some}
         for label, (_, _, probability, errors) in shown.items():
@@ -72,5 +72,5 @@ def picture(pixels: np.ndarray) -> str:
     image = Image.fromarray(pixels if pixels.ndim == 3 else (255 * pixels.astype(np.float32)).round().astype(np.uint8))
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82, subsampling=0)
+    image.save(buffer, "JPEG", quality=82, subsampling=0)  # each pixel has its own color
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

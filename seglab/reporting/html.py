@@ -90,12 +90,13 @@ def figure(drawn: str, caption: str) -> Markup:
     The caption's first sentence names it to those who do not see it.
     """
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
-    drawn = re.sub(r"#[0-9a-f]{6}\b", lambda hex: f"var({VARIABLES[hex[0]]})" if hex[0] in VARIABLES else hex[0], drawn)
+    for color, variable in VARIABLES.items():
+        drawn = drawn.replace(color, f"var({variable})")
     first = re.split(r"(?<=[.:;])\s", caption, maxsplit=1)[0]
     size = re.search(r'width="([\d.]+)pt" height="[\d.]+pt"', drawn)
     assert size
-    pixels = float(size[1]) * 4 / 3
-    wide = " data-wide" if pixels > 660 else ""
+    pixels = float(size[1]) * 4 / 3  # of CSS, 96 an inch; a point is 1/72
+    wide = " data-wide" if pixels > 660 else ""  # what scrolls on a phone, see page.css
     style = Markup('role="img" aria-label="{}" width="100%" style="max-width:{:.0f}px"{}').format(first, pixels, wide)
     return MACROS.figure(Markup(drawn.replace(size[0], style, 1)), caption)
 

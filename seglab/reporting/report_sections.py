@@ -24,17 +24,13 @@ from seglab.reporting.verdict import Verdict
 def pairs(verdicts: list[Verdict]) -> Markup:
     """Every pair with its interval and the probability of each answer."""
     columns = ("pair", "verdict", "ahead by", "low", "high", "first better", "equivalent", "second better", "p")
-    rows = [
-        [
-            f"{found.pair.first} ahead of {found.pair.second}",
-            Cell(found.name, found.name, f"text {found.kind}"),
-            *(found.gap, found.low, found.high),
-            *map(_percent, found.chances),
-            Cell("<0.001", found.pair.p) if found.pair.p < 0.001 else found.pair.p,
-            *(number(count, 0) for count in (found.pair.replicates, found.pair.images)),
-        ]
-        for found in verdicts
-    ]
+    rows: list[list[Cell | str | float]] = []
+    for found in verdicts:
+        pair, words = found.pair, Cell(found.name, found.name, f"text {found.kind}")
+        numbers: list[Cell | float] = [found.gap, found.low, found.high, *map(_percent, found.chances)]
+        p = Cell("<0.001", pair.p) if pair.p < 0.001 else pair.p
+        counts = [number(pair.replicates, 0), number(pair.images, 0)]
+        rows.append([f"{pair.first} ahead of {pair.second}", words, *numbers, p, *counts])
     return table([*columns, verdicts[0].pair.kind, "images"], rows)
 
 
@@ -57,7 +53,7 @@ def decisions(study: Study) -> Markup | None:
     if found.shape[1] < 2:
         return None
     rows = [[label, *row] for label, row in zip(found.index, found.to_numpy(), strict=True)]
-    rows.append([Cell("best − worst"), *map(Cell, map(decimal, found.max() - found.min()))])  # sorted last
+    rows.append([Cell("best − worst"), *map(Cell, map(decimal, found.max() - found.min()))])  # no key: sorted last
     return table(["loss", *(RULES[str(rule)] for rule in found)], rows)
 
 
@@ -72,8 +68,8 @@ def variance(study: Study) -> Markup | None:
     values, _ = study.data.balanced(study.labels)
     if min(values.shape) < 2:
         return None
-    found = {name: max(part, 0.0) for name, part in components(values).items()}
-    whole = sum(found.values()) or 1.0
+    found = {name: max(part, 0.0) for name, part in components(values).items()}  # an unbiased part may be negative
+    whole = sum(found.values()) or 1.0  # all scores may be equal
     rows = [[name, part**0.5, _percent(part / whole)] for name, part in found.items()]
     return table(["source", "standard deviation", "share of the variance"], rows)
 
@@ -102,12 +98,13 @@ def confusions(study: Study) -> Iterator[tuple[str, Markup]]:
     """For each loss a table of what became of each class: the share of its test pixels, in %, by predicted class."""
     classes = study.sweep.used["task"].iloc[0].classes if study.confusions else ()
     for label, counts in study.confusions.items():
-        shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)  # a class may be in no test image
         rows = [[name, *(number(one, 1) for one in row)] for name, row in zip(classes, shares, strict=True)]
         yield label, table(["true class", *(f"as {name}" for name in classes)], rows)
 
 
 def _best(key: str, means: pd.Series) -> float | None:
+    """The mean to print bold; None where none is better than another."""
     if key in ("tuned/threshold", "scaled/temperature", "found/area_error") or means.nunique() < 2:
         return None
     return means.min() if worse_if_higher(key) else means.max()
@@ -198,9 +195,9 @@ def _commit(git: object) -> str:
 
 def _words(facts: object, form: str = "{} {}") -> str:
     """Known facts as words; a list or a mapping is written as on the command line, `{water: 0, house: [7, 8]}`."""
-    known = facts.items() if isinstance(facts, dict) else ()
-    texts = {key: str(x).replace("'", "") if isinstance(x, list | dict) else x for key, x in known if x is not None}
-    return ", ".join(form.format(key, text) for key, text in texts.items())
+    known = facts if isinstance(facts, dict) else {}
+    texts = {key: str(x).replace("'", "") if isinstance(x, list | dict) else x for key, x in known.items()}
+    return ", ".join(form.format(key, text) for key, text in texts.items() if text is not None)
 
 
 def unlike(runs: pd.DataFrame) -> Markup | None:

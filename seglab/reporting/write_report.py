@@ -55,7 +55,7 @@ def write(roots: Sequence[Path], question: Question, found: Answer, output: str 
     changed = [f"{key}={value}" for key, value in question.asked.items() if value != usual[key]]
     this = " ".join(["python -m seglab.report", *map(str, roots), *changed])
     commands = "\n".join([*training_commands(sweep.runs["overrides"]), this])
-    name = (roots[0] if len(roots) == 1 else out).resolve().name
+    name = (roots[0] if len(roots) == 1 else out).resolve().name  # "." has none
     top = (over, _figures(over, out / "figures", "all-data-sets_")) if over else None
     return write_text(out / "report.html", page(name, studies, drawn, sweep.runs, commands, top))
 
@@ -66,10 +66,11 @@ def training_commands(overrides: Iterable[list[str] | None]) -> list[str]:
     Runs without a record of their overrides are left out.
     """
     runs = [dict(word.split("=", 1) for word in words if "=" in word) for words in overrides if isinstance(words, list)]
-    keys = dict.fromkeys(key for run in runs for key in run)
+    keys = dict.fromkeys(key for run in runs for key in run)  # a dict keeps their order
     values = {key: dict.fromkeys(run[key] for run in runs if key in run) for key in keys}
     made = {tuple(run.get(key) for key in keys) for run in runs}
     start = "python -m seglab.train"
+    # counted, not listed: the runs of 15 commands may have 10^11 combinations
     full = all(len(run) == len(keys) for run in runs) and len(made) == math.prod(map(len, values.values()))
     if len(runs) > 1 and full:
         return [" ".join([f"{start} -m", *(shlex.quote(f"{key}={','.join(values[key])}") for key in keys)])]
@@ -166,8 +167,9 @@ def markdown(studies: list[Study], runs: pd.DataFrame, over: DataSets | None = N
 
 def _markdown_table(spread: pd.DataFrame, keys: list[str], head: Callable[[str], str] = title) -> list[str]:
     lines = [f"| loss | {' | '.join(head(key) for key in keys)} |", f"|---|{'---:|' * len(keys)}"]
-    rows = rows_of(spread, keys)
-    return [*lines, *(f"| {label} | {' | '.join(_mean_sd(*value) for value in values)} |" for label, values in rows)]
+    for label, values in rows_of(spread, keys):
+        lines.append(f"| {label} | {' | '.join(_mean_sd(*value) for value in values)} |")
+    return lines
 
 
 def _mean_sd(mean: float, sd: float) -> str:
