@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -25,17 +26,15 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
     used = runs[runs["used"]]
     titles = benchmark_titles(used) if len(used) else {}
     rows = []
-    files = zip(used.index, (sorted(folder.glob(FILES)) for folder in used["folder"]), strict=True)
-    for run, file in ((used.loc[row], file) for row, found in files for file in found):
-        try:
-            facts = json.loads(file.read_text(encoding="utf-8"))
-            if facts["run_finished"] == run["finished"]:
-                row = {"data": file.parent.name, "what": words(facts, run["config"])}
-                row |= {"trained": titles[run["benchmark"]], "in_domain": run.get("test/iou", np.nan)}
-                row |= {"label": run["label"], "seed": run["seed"]}
-                rows.append(row | {key: facts["metrics"].get(key, np.nan) for key in KEYS})
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+    for _, run in used.iterrows():
+        for file in sorted(run["folder"].glob(FILES)):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                facts = json.loads(file.read_text(encoding="utf-8"))
+                if facts["run_finished"] == run["finished"]:
+                    row = {"data": file.parent.name, "what": words(facts, run["config"])}
+                    row |= {"trained": titles[run["benchmark"]], "in_domain": run.get("test/iou", np.nan)}
+                    row |= {"label": run["label"], "seed": run["seed"]}
+                    rows.append(row | {key: facts["metrics"].get(key, np.nan) for key in KEYS})
     return pd.DataFrame(rows, columns=["data", "what", "trained", "label", "seed", "in_domain", *KEYS])
 
 

@@ -27,15 +27,15 @@ POOLED = (*(f"{name}_pooled" for name in (*THRESHOLDED, "accuracy")), "average_p
 OBJECTS = ("object_recall", "object_dice", "found/object_f1", "found/false_objects", "found/area_error")
 EPOCHS = ("epochs/train roughness", "epochs/val roughness", "epochs/seconds")
 LOWER_IS_BETTER = {"loss", "fp", "fn", "hd95", "asd", "found/nothing", "found/false_objects", *CALIBRATION, *EPOCHS}
+RESCALED = (f"{rule}/{key}" for rule in ("scaled", "calibrated") for key in CALIBRATION)
+CALIBRATED = (*CALIBRATION, "scaled/temperature", *RESCALED)
+SIZES = (f"iou/{stratum}" for stratum in ("with foreground", "worst tenth", *QUARTERS))
+STRATA = (*SIZES, "empty/left empty", "image_accuracy", "image_recall")
 BLOCKS: dict[str, tuple[str, ...]] = {
     "Mean over the test images, {decision}": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
     "Mean over the test images, threshold tuned on validation": TUNED,
     "Pooled over all pixels of the test set": POOLED,
-    "Probabilities of all test pixels: as they are, after temperature scaling, after isotonic calibration": (
-        *CALIBRATION,
-        "scaled/temperature",
-        *(f"{rule}/{key}" for rule in ("scaled", "calibrated") for key in CALIBRATION),
-    ),
+    "Probabilities of all test pixels: as they are, after temperature scaling, after isotonic calibration": CALIBRATED,
     "Distance between the outlines, mean over the test images in which there is something and something was found": (
         "hd95",
         "asd",
@@ -43,12 +43,7 @@ BLOCKS: dict[str, tuple[str, ...]] = {
         "found/nothing",
     ),
     "Objects (connected components, found at IoU above 0.5) and the area of the foreground": OBJECTS,
-    "IoU in strata of the object's size, and empty images by themselves": (
-        *(f"iou/{stratum}" for stratum in ("with foreground", "worst tenth", *QUARTERS)),
-        "empty/left empty",
-        "image_accuracy",
-        "image_recall",
-    ),
+    "IoU in strata of the object's size, and empty images by themselves": STRATA,
     "Over the epochs: how much the IoU jumps (mean second difference), and seconds an epoch": EPOCHS,
 }
 TITLES = {

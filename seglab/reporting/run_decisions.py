@@ -14,20 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from seglab.contract import Task
+from seglab.reporting import decisions
 from seglab.reporting.class_rows import threshold_of
 from seglab.reporting.cube import finite_mean
-from seglab.reporting.decisions import (
-    below_each_bin,
-    best_expected,
-    bin_means,
-    calibration_scores,
-    counts_from,
-    fitted_temperature,
-    isotonic,
-    outer_means,
-    scaled,
-    scores_of,
-)
 from seglab.reporting.load_runs import read_arrays
 from seglab.reporting.thresholds import average_precision, mean, ratio
 
@@ -86,26 +75,26 @@ def _decide_class(
     table: NDArray, val: NDArray, confidences: NDArray, threshold: float, empty: str
 ) -> tuple[dict[str, float], dict[str, NDArray]]:
     """How good the probabilities of one class are, and the counts (rules, n, 2) of the masks best for each score."""
-    pooled, outer = table.sum(0), outer_means(table, *confidences.T)
+    pooled, outer = table.sum(0), decisions.outer_means(table, *confidences.T)
     weights = table.sum(2)[:, ::-1]  # foreground first, as in the confidences
     over_all = ratio(np.nansum(confidences * weights, axis=0), (np.isfinite(confidences) * weights).sum(0))
-    means = bin_means(outer_means(pooled[None], *over_all[:, None])[0])
-    temperature, observed = fitted_temperature(val, means), isotonic(val)
+    means = decisions.bin_means(decisions.outer_means(pooled[None], *over_all[:, None])[0])
+    temperature, observed = decisions.fitted_temperature(val, means), decisions.isotonic(val)
     probabilities = {
         "optimal": (means, outer),
-        "scaled": (scaled(means, temperature), scaled(outer, temperature)),
+        "scaled": (decisions.scaled(means, temperature), decisions.scaled(outer, temperature)),
         "calibrated": (observed, None),
     }
     scores = {"average_precision": float(average_precision(pooled)), "scaled/temperature": temperature}
     for rule, (probability, _) in probabilities.items():
         prefix = "" if rule == "optimal" else f"{rule}/"
-        scores |= {f"{prefix}{key}": value for key, value in calibration_scores(pooled, probability).items()}
-    pixels, below, bins = table.sum(1, dtype=np.float32), below_each_bin(table), table.shape[-1]
+        scores |= {f"{prefix}{key}": value for key, value in decisions.calibration_scores(pooled, probability).items()}
+    pixels, below, bins = table.sum(1, dtype=np.float32), decisions.below_each_bin(table), table.shape[-1]
     at_tuned = np.array(bins if np.isnan(threshold) else round(threshold * bins))  # without one no pixel, and not shown
     masks = {}
     for score in EXPECTED:
-        edges = [best_expected(pixels, p, score, empty, ends) for p, ends in probabilities.values()]
-        masks[score] = np.stack([counts_from(below, edge) for edge in (at_tuned, *edges)]).astype(np.int32)
+        edges = [decisions.best_expected(pixels, p, score, empty, ends) for p, ends in probabilities.values()]
+        masks[score] = np.stack([decisions.counts_from(below, edge) for edge in (at_tuned, *edges)]).astype(np.int32)
     return scores, masks
 
 
@@ -131,7 +120,7 @@ def decisions_of(
             masks.pop("tuned", None)
         scores.append(of_classes[c] | ({} if np.isnan(threshold) else {"tuned/threshold": threshold}))
         counts = np.reshape(list(masks.values()), (-1, *pixels.shape))  # (rules, n, 2), also of no rule
-        scored = scores_of(counts, pixels, empty)
+        scored = decisions.scores_of(counts, pixels, empty)
         images.append({(rule, key): of[k] for k, rule in enumerate(masks) for key, of in scored.items()})
     means = {key: mean(np.array([one[key] for one in images])) for key in images[0]}
     whole = mean_scores(scores) | {f"{rule}/{key}": finite_mean(each) for (rule, key), each in means.items()}

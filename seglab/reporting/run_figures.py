@@ -10,18 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from seglab import plots
 from seglab.contract import Task, require
-from seglab.plots import (
-    FAINT,
-    FALSE_NEGATIVE,
-    FALSE_POSITIVE,
-    INK,
-    STYLE,
-    TRUE_POSITIVE,
-    class_legend,
-    four_pictures,
-    save,
-)
 
 PANELS = {
     "loss": "Loss",
@@ -58,7 +48,7 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
     require("epoch" in history, f"curves: {metrics_csv}", "a column named epoch", list(history.columns))
     history["epoch"] += 1  # the log and the snapshots count the epochs that are done
     moving = [column for column in map(str, history) if column.startswith("loss/") and column != "loss/stage"]
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(plots.STYLE):
         panels = len(PANELS) + bool(moving)
         width = 2.43 * panels
         figure = Figure(figsize=(width, 2.7))  # margins by hand: to find them takes longer than to draw the rest
@@ -67,8 +57,8 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
         for axis in axes:
             axis.xaxis.get_major_locator().set_params(integer=True)
         figure.subplots_adjust(0.5 / width, 0.17, 1 - 0.1 / width, 0.81, wspace=0.21)
-        for axis, (key, title) in zip(axes, PANELS.items(), strict=False):
-            axis.set(title=title, xlabel="epoch")
+        for axis, (key, name) in zip(axes, PANELS.items(), strict=False):  # a last one is of the loss's parameters
+            axis.set(title=name, xlabel="epoch")
             for split, (color, style) in SPLITS.items():
                 line = history.reindex(columns=["epoch", f"{split}/{key}"]).dropna().to_numpy()
                 if len(line):
@@ -83,9 +73,10 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
         stages = history.get("loss/stage", pd.Series(1.0, history.index))
         for k, epoch in enumerate(history["epoch"][stages.diff() > 0]):
             for axis in axes:
-                axis.axvline(epoch, color=INK, linewidth=1, linestyle=":", label="" if k else "next loss")
-        axes[0].legend(*axes[0].get_legend_handles_labels(), loc="best", handlelength=1.4)
-        return save(figure, out)
+                axis.axvline(epoch, color=plots.INK, linewidth=1, linestyle=":", label="" if k else "next loss")
+        shown = axes[0].get_legend_handles_labels()  # handed on, as legend() warns where there are none
+        axes[0].legend(*shown, loc="best", handlelength=1.4)
+        return plots.save(figure, out)
 
 
 def examples(
@@ -105,23 +96,23 @@ def examples(
     columns, gap, left, top = 1.75, 0.06, 0.2 + 0.075 * longest, 0.25 + 0.2 * bool(title)  # all in inches
     tall = columns * height / width
     size = left + 4 * (columns + gap), top + len(rows) * (tall + gap) + 0.3
-    with mpl.rc_context({**STYLE, "axes.grid": False, "image.interpolation": "nearest"}):
+    with mpl.rc_context({**plots.STYLE, "axes.grid": False, "image.interpolation": "nearest"}):
         figure = Figure(figsize=size)
         page = figure.add_axes((0, 0, 1, 1))  # one for all: each more takes longer than all the pictures
         page.set_axis_off()
         page.text(0.05, 0.2, title, fontsize=9.5)
         third = "probability" if task.channels == 1 else "prediction"
         for k, name in enumerate(("image and true outline", "truth", third, "errors")):
-            page.text(left + k * (columns + gap), top - 0.07, name, color=FAINT, fontsize=9)
+            page.text(left + k * (columns + gap), top - 0.07, name, color=plots.FAINT, fontsize=9)
         for line, row in enumerate(rows):
             y = top + line * (tall + gap)
             page.text(left - gap, y + tall / 2, row.caption, ha="right", va="center", multialignment="right")
-            for k, picture in enumerate(four_pictures(*row[1:], threshold=threshold, kind=task.kind)):
+            for k, picture in enumerate(plots.four_pictures(*row[1:], threshold=threshold, kind=task.kind)):
                 x = left + k * (columns + gap)
                 page.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=(x, x + columns, y + tall, y))
         page.set(xlim=(0, size[0]), ylim=(size[1], 0))
-        colors = {"true positive": TRUE_POSITIVE, "false positive": FALSE_POSITIVE, "false negative": FALSE_NEGATIVE}
-        handles = class_legend(task)
-        handles += [Patch(facecolor=c, edgecolor=FAINT, linewidth=0.5, label=name) for name, c in colors.items()]
+        handles, errors = plots.class_legend(task), ("true positive", "false positive", "false negative")
+        for name, color in zip(errors, (plots.TRUE_POSITIVE, plots.FALSE_POSITIVE, plots.FALSE_NEGATIVE), strict=True):
+            handles.append(Patch(facecolor=color, edgecolor=plots.FAINT, linewidth=0.5, label=name))
         figure.legend(handles=handles, loc="lower right", ncols=8, handlelength=1, fontsize=8, borderaxespad=0.2)
-        return save(figure, out)
+        return plots.save(figure, out)

@@ -12,22 +12,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from seglab.contract import require
-from seglab.reporting import report_figures
+from seglab.reporting import metrics_table, report_figures
 from seglab.reporting.cube import Cube, cube
 from seglab.reporting.decisions import rebinned, scaled
 from seglab.reporting.load_runs import Sweep, read_histories
 from seglab.reporting.looks import Look, remember
-from seglab.reporting.metrics_table import (
-    FRACTIONS,
-    THRESHOLDED,
-    blocks,
-    nothing_found,
-    over_seeds,
-    per_run,
-    read_decisions,
-    under,
-    worse_if_higher,
-)
+from seglab.reporting.metrics_table import FRACTIONS, THRESHOLDED
 from seglab.reporting.run_decisions import RULES, Decisions
 from seglab.reporting.run_labels import differing
 from seglab.reporting.stats import Comparison, compare
@@ -89,7 +79,7 @@ class Study:
     @cached_property
     def lower_is_better(self) -> bool:
         """Whether less of the metric is better."""
-        return worse_if_higher(self.question.metric)
+        return metrics_table.worse_if_higher(self.question.metric)
 
     @property
     def key(self) -> str:
@@ -140,7 +130,7 @@ class Study:
         """The metric as losses x seeds x images, the losses from the best mean to the worst."""
         images = self.sweep.images
         if self.question.rule != "fixed":
-            images = under(self.question.rule, images, self._pooled)
+            images = metrics_table.under(self.question.rule, images, self._pooled)
         if self.question.images != "all":
             images = images[(images["foreground"] > 0) == (self.question.images == "foreground")]
             require(len(images) > 0, f"report: images={self.question.images}", IMAGES[self.question.images], "none")
@@ -270,7 +260,7 @@ class Study:
         images = self.sweep.images
         if self.question.images == "foreground":
             images = images[images["foreground"] > 0]
-        return nothing_found(images, self.question.metric, self.sweep.used)
+        return metrics_table.nothing_found(images, self.question.metric, self.sweep.used)
 
     @cached_property
     def tuned(self) -> "Study | None":
@@ -297,7 +287,7 @@ class Study:
 
     @cached_property
     def _pooled(self) -> dict[int, Decisions]:
-        return read_decisions(self.sweep, "dice" if self.question.metric == "dice" else "iou")
+        return metrics_table.read_decisions(self.sweep, "dice" if self.question.metric == "dice" else "iou")
 
     @cached_property
     def _histories(self) -> pd.DataFrame:
@@ -306,13 +296,15 @@ class Study:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """All metrics, one row a run."""
-        return per_run(self.sweep, self._pooled, self._histories)
+        return metrics_table.per_run(self.sweep, self._pooled, self._histories)
 
     @cached_property
     def spread(self) -> pd.DataFrame:
         """All metrics, mean and standard deviation over seeds, one row a label."""
-        table = over_seeds(self.metrics, chain(*blocks(map(str, self.metrics)).values()), ["label"])
-        return table.reindex([*self.labels, *(label for label in table.index if label not in self.labels)])
+        keys = chain(*metrics_table.blocks(map(str, self.metrics)).values())
+        table = metrics_table.over_seeds(self.metrics, keys, ["label"])
+        rest = [label for label in table.index if label not in self.labels]  # none of whose images is asked about
+        return table.reindex([*self.labels, *rest])
 
     @cached_property
     def tables(self) -> dict[str, np.ndarray]:
