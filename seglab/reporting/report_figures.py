@@ -39,7 +39,8 @@ def _with_legend(width: float, height: float, styles: Mapping[str, Any], side: i
     whole = height + below
     figure = Figure(figsize=(width, whole))
     axes = figure.subplots(side, side, squeeze=False).ravel()
-    figure.subplots_adjust(0.7 / width, (0.42 + below) / whole, 1 - 0.1 / width, 1 - 0.25 / whole, 0.2, 0.45)
+    left, bottom, right, top = 0.7 / width, (0.42 + below) / whole, 1 - 0.1 / width, 1 - 0.25 / whole
+    figure.subplots_adjust(left, bottom, right, top, wspace=0.2, hspace=0.45)
     lines = [Line2D([], [], **style) for style in styles.values()]
     figure.legend(lines, names, loc="lower center", ncols=columns, handlelength=2, columnspacing=1.4)
     return figure, axes
@@ -54,9 +55,8 @@ def _styles(labels: Iterable[str], drawn: Collection[str]) -> dict[str, dict[str
 def learning(histories: pd.DataFrame, labels: list[str]) -> Figure:
     """Learning curves on validation: the mean over seeds, and a band from the lowest to the highest seed.
 
-    `histories` are the rows of metrics.csv of all runs, each with the `label` of its run.
-
-    The IoU is that over all pixels: the mean over the images is high for a net that finds nothing if many are empty.
+    `histories` are the rows of metrics.csv of all runs, each with the `label` of its run. The IoU is that over all
+    pixels: the mean over the images is high for a net that finds nothing if many are empty.
     """
     styles = _styles(labels, set(histories["label"]))
     figure, axes = _with_legend(WIDTH, 4.6, styles, side=2)
@@ -74,10 +74,10 @@ def learning(histories: pd.DataFrame, labels: list[str]) -> Figure:
         for label, style in styles.items():
             middle, low, high = (part[column].dropna() for part in curves[label])
             done = middle.index.to_numpy() + 1  # epochs, as the log counts them
-            axis.plot(done, middle, marker="o" if len(done) == 1 else "", **style)
+            axis.plot(done, middle, marker="o" if len(done) == 1 else "", **style)  # one epoch has no line
             bands.append(np.c_[np.r_[done, done[::-1]], np.r_[low, high[::-1]]])
         colors = [style["color"] for style in styles.values()]
-        axis.add_collection(PolyCollection(bands, facecolors=colors, alpha=0.15, lw=0))
+        axis.add_collection(PolyCollection(bands, facecolors=colors, alpha=0.15, lw=0))  # faster than a band at a time
         axis.set(title=name, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
@@ -96,13 +96,14 @@ def seeds(data: Cube, metric: str) -> Figure:
 
 
 def _rows(names: list[str], right: list[str] | None = None) -> tuple[Figure, Axes]:
-    """A figure with rows from the top down, each with its name on the left, and room for words on the `right`."""
-    left, after = (0.15 + LETTER * max(map(len, words)) for words in (names, right or [""]))
+    """A figure with rows from the top down, each with its name on the left, and space for words on the `right`."""
+    left = 0.15 + LETTER * max(map(len, names))
+    after = 0.15 + LETTER * max(map(len, right or [""]))
     width, height = max(PHONE, left + after + 3), 0.6 + 0.28 * len(names)
     figure = Figure(figsize=(width, height))
     axis = figure.subplots()
     figure.subplots_adjust(left / width, 0.45 / height, 1 - after / width, 1 - 0.1 / height)
-    axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+    axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))  # the first on top
     axis.tick_params(axis="y", length=0, labelcolor=INK)
     axis.grid(axis="y", visible=False)
     return figure, axis
@@ -139,11 +140,9 @@ def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray], la
     keys = ["recall_pooled", "precision_pooled"] if "recall_pooled" in metrics else ["recall", "precision"]
     seen = metrics[keys].to_numpy()
     low = np.floor(10 * (np.nanmin(seen) - 0.08).clip(0, 0.9)) / 10 if np.isfinite(seen).any() else 0
-    recall = np.linspace(0.01, 1, 200)
-    for dice in (0.5, 0.6, 0.7, 0.8, 0.9):
-        with np.errstate(divide="ignore"):
-            precision = np.where(2 * recall > dice, dice * recall / (2 * recall - dice), np.nan)
-        axis.plot(recall, np.where(precision <= 1, precision, np.nan), color=GRID, lw=0.8)
+    for dice in (0.5, 0.6, 0.7, 0.8, 0.9):  # where 2 precision recall / (precision + recall) is that
+        recall = np.linspace(dice / (2 - dice), 1, 200)  # from a precision of 1
+        axis.plot(recall, dice * recall / (2 * recall - dice), color=GRID, lw=0.8)
         if dice > low + 0.03:
             axis.text(dice, dice, f"Dice {dice:g}", color=FAINT, fontsize=7, rotation=-45, ha="center", va="center")
     for label, style in styles.items():

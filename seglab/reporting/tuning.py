@@ -29,7 +29,7 @@ def expected_best(values: Sequence[float], mode: str = "max") -> np.ndarray:
     """
     n = len(values)
     rising = np.sort(np.asarray(values, float) * (1 if mode == "max" else -1))
-    at_most = np.arange(n + 1) / n
+    at_most = np.arange(n + 1) / n  # that one draw has at most the rank 0, 1, ..., n
     chances = np.diff(at_most[:, None] ** np.arange(1, n + 1), axis=0)  # that the best of k has the rank of the row
     return (1 if mode == "max" else -1) * (rising @ chances)
 
@@ -46,7 +46,7 @@ def curves(search: dict[str, Any]) -> dict[str, np.ndarray]:
         if values:
             best = running(values) if search["sampler"] == "tpe" else expected_best(values, search["mode"])
             by_title[tuning["title"]].append(best)
-    shortest = {title: min(map(len, found)) for title, found in by_title.items()}
+    shortest = {title: min(map(len, found)) for title, found in by_title.items()}  # failed trials are left out
     return {title: np.mean([best[: shortest[title]] for best in found], axis=0) for title, found in by_title.items()}
 
 
