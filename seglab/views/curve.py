@@ -35,7 +35,7 @@ def two_discs(fraction: float, size: int) -> Target:
     nearest = np.minimum(*away).ravel()
     mask = np.zeros(size**2, np.uint8)
     count = min(max(round(fraction * mask.size), 1), mask.size - 1)
-    mask[np.argsort(nearest, kind="stable")[:count]] = 1
+    mask[np.argsort(nearest, kind="stable")[:count]] = 1  # by rank, as many pixels are equally far
     return torch.from_numpy(mask.reshape(1, 1, size, size))
 
 
@@ -52,7 +52,7 @@ def view(losses: Mapping[str, Loss], foreground: float, quality: float, size: in
         require(0 < value < 1, "curve", f"{name} between 0 and 1", value)
     require(size >= 8, "curve", "size of at least 8 pixels", size)
     require(points >= 3, "curve", "points of at least 3", points)
-    fitted = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}
+    fitted = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}  # their weights
     additive = {label: loss for label, loss in fitted.items() if is_additive(loss)}
     tables = {"pixel": pixel_curves(additive, 4 * points)} if additive else {}
     tables["image"] = image_curves(fitted, foreground, quality, size, points)
@@ -75,7 +75,7 @@ def view(losses: Mapping[str, Loss], foreground: float, quality: float, size: in
 
 def is_additive(loss: Loss) -> bool:
     """Whether the loss of an image is the mean of what its pixels cost alone, so that a pixel has its own value."""
-    if loss.needs:
+    if loss.needs:  # maps, whose values in a pixel follow from others
         return False
     z = torch.tensor([-2.0, -0.3, 0.4, 1.7, 2.5, -1.1], dtype=torch.float64)
     t = torch.tensor([1, 0, 1, 0, 0, 0], dtype=torch.uint8)
@@ -104,7 +104,8 @@ def curve(loss: Loss, target: Target, side: str, margin: Tensor, quality: float 
     scale of a single pixel's whatever the size of the image.
     """
     moving, sign = target == (side == "foreground"), 1 if side == "foreground" else -1
-    z = torch.where(moving, margin.view(-1, 1, 1, 1), math.log(quality / (1 - quality))) * (2.0 * target.double() - 1)
+    truth = 2.0 * target.double() - 1  # 1 and -1: a margin is the logit on foreground, its negative on background
+    z = torch.where(moving, margin.view(-1, 1, 1, 1), math.log(quality / (1 - quality))) * truth
     value, gradient = one_by_one(loss, z, target, maps_of(loss, target))
     each = (gradient * moving).sum((1, 2, 3)) / moving.sum()
     columns = {"p": torch.sigmoid(margin), "logit": sign * margin, "value": value, "by_logit": target.numel() * each}
@@ -121,7 +122,9 @@ def pixel_curves(losses: Mapping[str, Loss], points: int) -> pd.DataFrame:
     for label, loss in losses.items():
         for side, truth, sign in zip(SIDES, (1, 0), (1, -1), strict=True):
             columns = curve(loss, torch.tensor(truth, dtype=torch.uint8).view(1, 1, 1, 1), side, margin)
-            columns["by_p"] = sign * columns["by_logit"] / (columns["p"] * torch.sigmoid(-margin).numpy())
+            columns["by_p"] = (
+                sign * columns["by_logit"] / (columns["p"] * torch.sigmoid(-margin).numpy())
+            )  # dp = p q dz
             rows.append(pd.DataFrame({"loss": label, "pixel": side} | columns))
     return pd.concat(rows, ignore_index=True)
 
@@ -138,13 +141,14 @@ def image_curves(losses: Mapping[str, Loss], foreground: float, quality: float, 
 
 
 def _lines(axis: Axes, table: pd.DataFrame, x: str, y: str, styles: Styles) -> None:
-    """A line per loss, on an axis that shows all values with a little air, and at least zero."""
+    """A line per loss, on an axis that shows all values."""
     for label, line in table.groupby("loss", sort=False):
         axis.plot(line[x], line[y], label=label, **styles[label])
     _fit_height(axis, table[y])
 
 
 def _fit_height(axis: Axes, values: pd.Series) -> None:
+    """Show these values with a little air, and at least zero."""
     low, high = min(values.min(), 0.0), max(values.max(), 0.0)
     air = 0.05 * (high - low or 1)
     axis.set_ylim(low - air, high + air)
@@ -162,11 +166,12 @@ def draw_pixel(table: pd.DataFrame, styles: Styles) -> Figure:
             front, back = (part[part["loss"] == label] for part in sides.values())
             if not np.allclose(front[column], back[column], atol=1e-6):
                 axis.plot(back["p"], back[column], color=styles[label]["color"], lw=1.0, linestyle=(0, (1, 1.6)))
-        _fit_height(axis, table.loc[table["p"].between(0.08, 1) if column == "slope" else table["p"] > 0.004, column])
+        fitting = table["p"] > (0.08 if column == "slope" else 0.004)  # towards p = 0 some grow without end
+        _fit_height(axis, table.loc[fitting, column])
         axis.set(title=f"{words} by the probability of the true class", xlabel="p of the true class", xlim=(0, 1))
     for row, (side, part) in enumerate(sides.items(), 1):
-        columns = (("value", "Loss"), ("by_logit", "Gradient dL/dz"))
-        for axis, (column, words) in zip(axes[2 * row :], columns, strict=False):
+        columns = {"value": "Loss", "by_logit": "Gradient dL/dz"}
+        for axis, (column, words) in zip(axes[2 * row :], columns.items(), strict=False):
             _lines(axis, part, "logit", column, styles)
             axis.axvline(0, color=FAINT, lw=0.6)
             right = "right →" if side == "foreground" else "← right"
@@ -182,11 +187,10 @@ def draw_image(table: pd.DataFrame, foreground: float, quality: float, styles: S
     # positive where a step of descent brings the pixel closer to its true class
     gradient = table["by_logit"].where(table["pixel"] == "background", -table["by_logit"])
     table = table.assign(gradient=gradient)
+    columns = {"value": "Loss", "gradient": "Gradient of one of them, N dL/dz"}
     for row, (side, other) in enumerate((SIDES, SIDES[::-1])):
         part = table[table["pixel"] == side]
-        for axis, column, words in zip(
-            axes[2 * row :], ("value", "gradient"), ("Loss", "Gradient of one of them, N dL/dz"), strict=False
-        ):
+        for axis, (column, words) in zip(axes[2 * row :], columns.items(), strict=False):
             _lines(axis, part, "p", column, styles)
             axis.set(xlim=(0, 1), xlabel=f"p of the true class, all {side} pixels")
             axis.set_title(f"{words}; {other} stays at {quality:g}")

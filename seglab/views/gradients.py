@@ -17,9 +17,8 @@ def loss_and_gradient(
 ) -> tuple[PerImage, Tensor]:
     """The loss of each image (b,), and the gradient of their sum by the logits, of their shape, at least float32."""
     z = (logits if logits.dtype == torch.float64 else logits.float()).detach().requires_grad_()
-    with torch.enable_grad():
-        losses = loss(z, target, valid, **maps)
-        (gradient,) = torch.autograd.grad(losses.sum(), z)
+    losses = loss(z, target, valid, **maps)
+    (gradient,) = torch.autograd.grad(losses.sum(), z)
     return losses.detach(), gradient
 
 

@@ -73,6 +73,7 @@ def view(
     for laid, module, autocast in lay(runs, plane, seed):
         first, second = lattice(laid, span, points)
         places = [(float(a), float(b)) for b in second for a in first]
+        # the center first: it may be no place of the lattice
         table = measure(module, laid, [(0.0, 0.0), *places], batches, losses, threshold, autocast)
         surfaces.append(Surface(laid, table.reindex(places).reset_index(), table.iloc[0]))
     count = sum(len(batch["id"]) for batch in batches)
@@ -126,12 +127,13 @@ def measure(
     """
     rows, count = {}, sum(len(batch["id"]) for batch in batches)
     for a, b in tqdm(dict.fromkeys(places), f"landscape {plane.title}", unit="place", disable=None):
-        module.model.load_state_dict(plane.at(a, b), strict=False)
+        module.model.load_state_dict(plane.at(a, b), strict=False)  # counters are no weights
         total = torch.zeros(len(losses) + 1, dtype=torch.float64)
         for batch in batches:
             logits, target, valid = forward(module, batch["image"], autocast), batch["target"], batch.get("valid")
-            needed = ((loss, {name: batch[name] for name in loss.needs}) for loss in losses.values())
-            values = [loss(logits, target, valid, **maps) for loss, maps in needed]
+            values = []
+            for loss in losses.values():
+                values.append(loss(logits, target, valid, **{name: batch[name] for name in loss.needs}))
             values.append(scores(counts(logits, target, threshold, valid))["iou"])
             total += torch.stack([value.double().sum() for value in values])
         rows[a, b] = (total / count).tolist()

@@ -73,17 +73,19 @@ def inspect(logits: Logits, batch: Batch, loss: Loss, threshold: float) -> Cell:
     image, truth = raw(batch)
     target, valid, maps = batch["target"], batch.get("valid"), {name: batch[name] for name in loss.needs}
     value, slope = loss_and_gradient(loss, logits, target, maps, valid)
-    gradient = slope[0, 0].abs().numpy() * slope.numel()
+    gradient = slope[0, 0].abs().numpy() * slope.numel()  # so that it does not depend on the size of the image
     counted = scores(counts(logits, target, threshold, valid))
     on_foreground = gradient[truth >= 0.5].sum() / gradient.sum() if gradient.any() else np.nan
     numbers = {"loss": value.item(), "on_foreground": float(on_foreground), "highest_pixel": float(gradient.max())}
     numbers |= {name: float(counted[name]) for name in ("iou", "foreground_confidence", "background_confidence")}
-    return Cell(paint_errors(image, truth, logits[0, 0].sigmoid().numpy(), threshold), gradient, numbers)
+    marks = None if valid is None else valid[0, 0].numpy()
+    errors = paint_errors(image, truth, logits[0, 0].sigmoid().numpy(), threshold, valid=marks)
+    return Cell(errors, gradient, numbers)
 
 
 def color_scale(gradients: Sequence[np.ndarray]) -> LogNorm:
     """One scale for all, up to what one pixel in 1000 exceeds."""
-    high = max(float(np.quantile(np.concatenate([each.ravel() for each in gradients]), 0.999)), 1e-12)
+    high = max(float(np.quantile(np.concatenate([each.ravel() for each in gradients]), 0.999)), 1e-12)  # no log of 0
     return LogNorm(high * 10**-DECADES, high, clip=True)
 
 

@@ -53,8 +53,10 @@ def common_snapshots(runs: Sequence[TrainedRun]) -> list[int]:
 
 def thinned(epochs: Sequence[int]) -> list[int]:
     """At most SHOWN of the epochs with the first and the last, closer together at the start, where most changes."""
-    places = range(len(epochs)) if len(epochs) <= SHOWN else np.geomspace(1, len(epochs), SHOWN).round().astype(int) - 1
-    return [epochs[place] for place in dict.fromkeys(places)]
+    if len(epochs) <= SHOWN:
+        return list(epochs)
+    places = np.geomspace(1, len(epochs), SHOWN).round().astype(int) - 1
+    return [epochs[place] for place in dict.fromkeys(places)]  # the first ones may round to the same
 
 
 def samples(run: TrainedRun, losses: Sequence[Loss], split: str) -> Samples:
@@ -69,13 +71,13 @@ def pick_images(run: TrainedRun, losses: Sequence[Loss], images: int | Sequence[
     if isinstance(images, int):
         require(images >= 1, "images", "at least one, or a list of ids", images)
         sizes = pd.read_csv(run.file("per_image.csv"))["foreground"]
-        numbers = spread(sizes, 3)[1:2] if images == 1 else spread(sizes, images)
+        numbers = spread(sizes, 3)[1:2] if images == 1 else spread(sizes, images)  # one is the median
     else:
         wrong = [name for name in images if name not in test.ids]
         known = ", ".join(test.ids[:5])
         require(not wrong, "images", f"ids of test images, such as {known}", ", ".join(map(str, wrong)))
         numbers = [test.ids.index(name) for name in images]
-    return [test[[(0, tile_with_most_foreground(test, number))]] for number in numbers]
+    return [test[[(0, tile_with_most_foreground(test, number))]] for number in numbers]  # of epoch 0
 
 
 def forward(model: nn.Module, image: Image, autocast: Autocast = nullcontext) -> Logits:

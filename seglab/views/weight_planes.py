@@ -75,7 +75,7 @@ def direction(model: nn.Module, rng: torch.Generator) -> dict[str, Tensor]:
     made = {name: torch.zeros_like(x) for name, x in weights_of(model).items()}
     for prefix, layer in model.named_modules():
         weight = getattr(layer, "weight", None)
-        if not isinstance(weight, Tensor) or weight.ndim < 2:
+        if not isinstance(weight, Tensor) or weight.ndim < 2:  # of norms it is a vector
             continue
         out = 1 if isinstance(layer, nn.ConvTranspose2d) else 0  # the dimension of the output channels
         others = [d for d in range(weight.ndim) if d != out]
@@ -93,7 +93,7 @@ def solution_plane(names: Sequence[str], solutions: Sequence[Weights], model: nn
     """
     count = len(solutions)
     require(count in (2, 3), "landscape", "two or three runs for plane=solutions", count, "take plane=random or path")
-    trained = {name for name, _ in model.named_parameters()}
+    trained = {name for name, _ in model.named_parameters()}  # statistics of norms are no distance
     center = solutions[0]
     first = difference(solutions[1], center)
     other = difference(solutions[2], center) if count == 3 else direction(model, torch.Generator().manual_seed(seed))
@@ -118,20 +118,20 @@ def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plan
     trained = [name for name, _ in model.named_parameters()]
     center = next(iter(paths.values()))[-1]
     snapshots = [difference(weights, center) for path in paths.values() for weights in path]
-    flat = torch.stack([torch.cat([m[name].flatten() for name in trained]).double() for m in snapshots])
+    flat = torch.stack([torch.cat([step[name].flatten() for name in trained]).double() for step in snapshots])
     require(len(flat) > 2 and flat.norm() > 0, "landscape", "at least three snapshots for plane=path", len(flat))
-    values, vectors = torch.linalg.eigh(flat @ flat.T)
-    strength, mix = values[-2:].flip(0), vectors[:, -2:].flip(1)
+    values, vectors = torch.linalg.eigh(flat @ flat.T)  # of as many rows as snapshots, not as weights
+    strength, mix = values[-2:].flip(0), vectors[:, -2:].flip(1)  # eigh sorts them from the smallest up
     require(strength[1] > 1e-9 * strength[0], "landscape", "snapshots that do not lie on one line", "a line")
     places = mix * strength.sqrt()  # of each snapshot, in units of the weights' length
     reach = places.abs().amax(0)
     first, second = (
-        {name: sum(float(c) * m[name] for c, m in zip(column, snapshots, strict=True)) for name in center}
+        {name: sum(float(c) * step[name] for c, step in zip(column, snapshots, strict=True)) for name in center}
         for column in (mix / strength.sqrt() * reach).T
     )
-    drawn = iter((places / reach).tolist())
-    rows = {title: [(a, b) for a, b in (next(drawn) for _ in path)] for title, path in paths.items()}
-    percent = 100 * float(strength.sum() / values.clamp(min=0).sum())
+    drawn = np.split((places / reach).numpy(), np.cumsum([len(path) for path in paths.values()])[:-1])
+    rows = {title: [(float(a), float(b)) for a, b in path] for title, path in zip(paths, drawn, strict=True)}
+    percent = 100 * float(strength.sum() / values.clamp(min=0).sum())  # rounding leaves some below 0
     note = (
         f"the principal plane of the snapshots, which holds {percent:.0f} % of their squared distance from the end; "
         "each is drawn where it falls on it"
@@ -157,5 +157,6 @@ def lattice(plane: Plane, span: float, points: int) -> tuple[np.ndarray, np.ndar
     seen = [*plane.marks.values(), *(place for path in plane.paths.values() for place in path)] or [(0.0, 0.0)]
     low, high = np.min(seen, 0), np.max(seen, 0)
     margin = span / 2 * float((high - low).max()) or span
+    # rounded, as places are found by their numbers: 0.0, and neither 1e-16 nor -0.0
     first, second = (np.linspace(*end, points).round(10) + 0.0 for end in zip(low - margin, high + margin, strict=True))
     return first, second

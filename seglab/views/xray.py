@@ -62,14 +62,14 @@ def view(
     facts = data.opened.facts()
     foreground, count = facts["foreground"], facts["images"]["train"]
     require(count > 0, "xray", "training images", "none", "see dataset.root")
-    losses = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}
+    losses = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}  # as a training does
     samples = data.samples("train")
     fractions = [image.foreground for image in data.opened.images("train")]
     shown = [fractions[samples.source.number(index)] for index in range(len(samples))]
     seen = samples[[(0, index) for index in sorted(spread(shown, images))]]
     target, valid = seen["target"], seen.get("valid")
     for loss in losses.values():
-        loss.check(torch.zeros(target.shape), target, valid)
+        loss.check(torch.zeros(target.shape), target, valid)  # before anything is predicted
     predictions = stages(module, open_run(run) if run else None, seen, batch, seed)
     log.info("data: %d of %d training images; %.3g %% foreground", len(target), count, 100 * foreground)
     tables = measure(losses, predictions, seen, batch, edge) | {"empty": on_empty(losses, target)}
@@ -87,7 +87,7 @@ def stages(fresh: SegModule, run: TrainedRun | None, batch: dict[str, Any], size
             return torch.cat([forward(module, part, autocast) for part in batch["image"].split(size)])
 
     blur = typical_radius(object_sizes(batch["target"]))
-    predictions = {"untrained": predict(fresh.train(), nullcontext)}
+    predictions = {"untrained": predict(fresh.train(), nullcontext)}  # with BatchNorm statistics of the images
     predictions |= {name: simulated(batch["target"], quality, blur, seed) for name, quality in QUALITIES.items()}
     return predictions | ({"trained": predict(run.module(), run.autocast)} if run else {})
 
@@ -141,7 +141,7 @@ def regions(logits: Logits, target: Target, edge: int, valid: Valid | None = Non
     Pixels that are not valid are in none of them.
     """
     t, sizes = target >= 0.5, object_sizes(target)
-    areas = torch.cat([one[one > 0].unique() for one in sizes])
+    areas = torch.cat([one[one > 0].unique() for one in sizes])  # each size once an image, not once a pixel
     median = areas.double().median() if len(areas) else 0
     masks = {
         "foreground": t,
@@ -181,11 +181,11 @@ def measure(
                 parts.append(loss_and_gradient(loss, logits[part], target[part], maps, there))
             value, gradient = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
             size = gradient.abs().double()
-            whole = size.sum().clamp(min=1e-300)
+            whole = size.sum().clamp(min=1e-300)  # a loss may have no gradient
             for name, mask in masks.items():
                 shares = {"pixels": mask.sum().item() / count, "gradient": ((size * mask).sum() / whole).item()}
                 rows.append(key | {"region": name} | shares)
-            rising = size.flatten().sort(descending=True).values.cumsum(0) / whole
+            rising = size.flatten().sort(descending=True).values.cumsum(0) / whole  # from the largest gradient down
             enough = (int((rising < 0.9).sum()) + 1) / count if size.any() else math.nan
             norm = gradient.double().flatten(1).norm(dim=1).mean().item()
             norms.append(key | {"value": value.mean().item(), "norm": norm, "fraction_for_90_percent": enough})

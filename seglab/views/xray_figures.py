@@ -12,6 +12,7 @@ from seglab.reporting.html import note
 from seglab.views.view_page import Section, ViewPage, bullets, number_table, panels
 
 FEW_PIXELS, MOST_OF_GRADIENT, WEAK_GRADIENT = 0.02, 0.9, 1e-3
+"""What is warned of: fractions of the pixels and of the gradient, and a gradient beside cross-entropy's of 0.9."""
 
 EMPTY = (
     "A mask without foreground, on which the model finds nothing (probability 0.02 everywhere), and on which it finds"
@@ -72,9 +73,10 @@ def draw_regions(regions: pd.DataFrame) -> Figure:
 
 
 def _cells(axis: Axes, pixels: pd.Series, gradient: pd.DataFrame) -> None:
+    """One table: the fraction of the pixels in each region, and of each loss's gradient below it."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log10(gradient.to_numpy() / pixels.to_numpy()).clip(-1.5, 1.5)
-    shown = np.vstack([np.full(len(pixels), np.nan), ratio])
+    shown = np.vstack([np.full(len(pixels), np.nan), ratio])  # no color in the row of the pixels
     axis.imshow(shown, cmap=two_sided(), vmin=-1.5, vmax=1.5, aspect="auto")
     for row, values in enumerate([pixels.to_numpy(), *gradient.to_numpy()]):
         for column, value in enumerate(values):

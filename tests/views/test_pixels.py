@@ -38,6 +38,7 @@ def test_the_gradient_of_cross_entropy_is_the_error_of_each_pixel():
     counted = inspect(z, batch | {"valid": torch.tensor([[[[True, True], [False, True]]]])}, BCE(), 0.5)
     assert counted.gradient[1, 0] == 0, "what does not count has no gradient"
     assert counted.numbers["iou"] == pytest.approx(1 / 2)
+    assert len(set(counted.errors[1, 0])) == 1, "and no color of an error"
 
 
 @pytest.mark.slow
