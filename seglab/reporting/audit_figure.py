@@ -11,8 +11,7 @@ from seglab.contract import Task
 from seglab.files import atomic
 from seglab.plots import class_legend
 
-COLUMNS = 4
-"""Samples in a row, three pictures each."""
+COLUMNS = 4  # samples in a row, three pictures each
 
 
 def overview(

@@ -12,8 +12,7 @@ from seglab.contract import Task, require
 from seglab.files import cell
 from seglab.reporting.thresholds import best_threshold
 
-DISTANCES = {"hd95", "asd"}
-"""Scores that a class has only where something of it was found."""
+DISTANCES = {"hd95", "asd"}  # scores that a class has only where something of it was found
 
 
 def read_rows(file: Path | BytesIO) -> pd.DataFrame:

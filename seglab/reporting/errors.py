@@ -12,11 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 NODES, WEIGHTS = (column[:, None] for column in np.polynomial.legendre.leggauss(28))  # (28, 1), beside (m,)
-LEFT_OUT = 1e-7
-"""The part of a probability that an integral may leave out."""
-
-NEGLIGIBLE = 1e-9
-"""The scale of a part, in units of the other's, up to which it is as good as 0."""
+LEFT_OUT = 1e-7  # the part of a probability that an integral may leave out
+NEGLIGIBLE = 1e-9  # the scale of a part, in units of the other's, up to which it is as good as 0
 
 
 class Student(NamedTuple):

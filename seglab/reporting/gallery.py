@@ -17,8 +17,7 @@ from PIL import Image
 from seglab.plots import four_pictures
 from seglab.reporting.load_runs import read_arrays
 
-SIDE = 176
-"""Pictures are shrunk to this many pixels, so that a report stays small enough to be mailed."""
+SIDE = 176  # pictures are shrunk to so many pixels, so that a report stays small enough to be mailed
 
 
 def read_examples(folder: Path) -> dict[str, tuple[np.ndarray, ...]]:

@@ -38,11 +38,6 @@ class Cell(NamedTuple):
     kind: str = ""
 
 
-def text(value: object) -> Cell:
-    """A cell of plain text."""
-    return Cell(str(value), str(value), "text")
-
-
 def number(value: float, digits: int = 3) -> Cell:
     """A cell with a number, a dash where it is undefined."""
     return Cell(decimal(value, digits), float(value)) if np.isfinite(value) else Cell("–")
@@ -76,7 +71,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Cell | str | float]]) -> 
 def _cell(value: Cell | str | float) -> Cell:
     if isinstance(value, Cell):
         return value
-    return text(value) if isinstance(value, str) else number(value)
+    return Cell(value, value, "text") if isinstance(value, str) else number(value)
 
 
 def note(words: str) -> Markup:

@@ -23,9 +23,6 @@ from seglab.files import whole_file
 from seglab.reporting.class_rows import chosen_classes, metrics_of, read_rows, rows_per_image
 from seglab.reporting.run_labels import benchmark_titles, fold, label
 
-NEEDED = {"id", "group", "class", "pixels", "foreground", "tp", "fp", "iou"}
-"""Columns of per_image.csv without which there is no report."""
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -146,7 +143,8 @@ def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
             content = (folder / "per_image.csv").read_bytes()
             runs.loc[row, "digest"] = blake2b(content, digest_size=8).hexdigest()
             table = read_rows(BytesIO(content))
-            lacking = sorted(NEEDED - set(table)) or (["rows"] if table.empty else [])
+            needed = {"id", "group", "class", "pixels", "foreground", "tp", "fp", "iou"}
+            lacking = sorted(needed - set(table)) or (["rows"] if table.empty else [])
             if lacking:
                 raise ValueError(f"no {', '.join(lacking)}")
             tables.setdefault(task, {})[row] = table  # which classes are averaged is a matter of the task

@@ -17,9 +17,11 @@ from seglab.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
+Entry = Mapping[str, Any]
+"""A look as looks.json holds it: when, error, said, asked, and the runs by name with digests of their values."""
+
 FILE = "looks.json"
-FIRST = 0.7
-"""The part of the error that the first look spends, chosen by simulated power: docs/findings/verdict.md."""
+FIRST = 0.7  # the part of the error that the first look spends, chosen by simulated power: docs/findings/verdict.md
 
 
 def spent(look: int, alpha: float) -> float:
@@ -39,7 +41,7 @@ class Look:
     number: int
     error: float
     next_error: float
-    earlier: Sequence[Mapping[str, Any]] = ()
+    earlier: Sequence[Entry] = ()
     changed: str = ""
     instead: str = ""
     is_new: bool = True
@@ -48,8 +50,8 @@ class Look:
     @classmethod
     def at(
         cls,
-        known: Sequence[Mapping[str, Any]],
-        asked: Mapping[str, Any],
+        known: Sequence[Entry],
+        asked: dict[str, Any],
         runs: Mapping[str, str],
         waiting: Sequence[str],
         alpha: float,
@@ -72,11 +74,11 @@ class Look:
             changed=_changed(known, runs),
             instead=" ".join(other),
             is_new=number > len(known) and not other and not waiting,
-            entry={"asked": dict(asked), "runs": dict(runs)},
+            entry={"asked": asked, "runs": dict(runs)},
         )
 
 
-def _changed(known: Sequence[Mapping[str, Any]], runs: Mapping[str, str]) -> str:
+def _changed(known: Sequence[Entry], runs: Mapping[str, str]) -> str:
     """A sentence about runs of earlier looks that are gone or have other values; empty without such."""
     before = {name: (number, value) for number, look in enumerate(known, 1) for name, value in look["runs"].items()}
     gone, moved = [], []

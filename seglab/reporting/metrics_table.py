@@ -31,17 +31,15 @@ RESCALED = (f"{rule}/{key}" for rule in ("scaled", "calibrated") for key in CALI
 CALIBRATED = (*CALIBRATION, "scaled/temperature", *RESCALED)
 SIZES = (f"iou/{stratum}" for stratum in ("with foreground", "worst tenth", *QUARTERS))
 STRATA = (*SIZES, "empty/left empty", "image_accuracy", "image_recall")
+OUTLINES = (
+    "Distance between the outlines, mean over the test images in which there is something and something was found"
+)
 BLOCKS: dict[str, tuple[str, ...]] = {
     "Mean over the test images, {decision}": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
     "Mean over the test images, threshold tuned on validation": TUNED,
     "Pooled over all pixels of the test set": POOLED,
     "Probabilities of all test pixels: as they are, after temperature scaling, after isotonic calibration": CALIBRATED,
-    "Distance between the outlines, mean over the test images in which there is something and something was found": (
-        "hd95",
-        "asd",
-        "nsd",
-        "found/nothing",
-    ),
+    OUTLINES: ("hd95", "asd", "nsd", "found/nothing"),
     "Objects (connected components, found at IoU above 0.5) and the area of the foreground": OBJECTS,
     "IoU in strata of the object's size, and empty images by themselves": STRATA,
     "Over the epochs: how much the IoU jumps (mean second difference), and seconds an epoch": EPOCHS,

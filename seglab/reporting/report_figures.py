@@ -22,12 +22,8 @@ from seglab.reporting.metrics_table import title
 from seglab.reporting.thresholds import calibration, scores_at
 from seglab.reporting.verdict import Verdict
 
-PHONE = 0.6 * WIDTH
-"""Inches of a figure that stays legible when it is shrunk to the width of a phone."""
-
-LETTER = 0.075
-"""Inches of a letter."""
-
+PHONE = 0.6 * WIDTH  # inches of a figure that stays legible when it is shrunk to the width of a phone
+LETTER = 0.075  # inches of a letter
 KIND_COLORS = {"better": COLORS[0], "equivalent": COLORS[2]} | dict.fromkeys(("not best", "unknown", "none"), COLORS[7])
 
 

@@ -128,21 +128,18 @@ def best_run(study: Study) -> tuple[str, str] | None:
 
     It is the run of the loss with the best mean that did best on its validation images: of test images none may choose.
     """
-    runs = study.sweep.used[study.sweep.used["label"] == study.labels[0]]
-    known = [run for _, run in runs.iterrows() if np.isfinite(_monitored(run.get("monitor")))]
-    if not known:
+    runs, scores = study.sweep.used[study.sweep.used["label"] == study.labels[0]], list[float]()
+    for _, run in runs.iterrows():
+        monitor: Any = run.get("monitor")  # NaN where only other runs have one
+        known = isinstance(monitor, dict) and monitor.get("value") is not None
+        sign = -1 if known and worse_if_higher(monitor["name"].removeprefix("val/")) else 1
+        scores.append(sign * monitor["value"] if known else np.nan)
+    if not np.isfinite(scores).any():
         return None
-    best = max(known, key=lambda run: _monitored(run["monitor"]))
+    best = runs.iloc[int(np.nanargmax(scores))]
     which = f"{best['monitor']['value']:.3f}, {of_run(best['seed'], best['fold'])}"
     words = f"The best run of {study.labels[0]} by {best['monitor']['name']} ({which}):"
     return words, str(best["folder"] / "checkpoints" / "best.ckpt")
-
-
-def _monitored(monitor: object) -> float:
-    """The validation score that chose a run's checkpoint, so that more is better; NaN where it is not known."""
-    if not isinstance(monitor, dict) or monitor.get("value") is None:
-        return np.nan
-    return float(monitor["value"]) * (-1 if worse_if_higher(monitor["name"].removeprefix("val/")) else 1)
 
 
 def cards(study: Study) -> list[dict[str, Any]]:

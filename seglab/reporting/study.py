@@ -24,9 +24,7 @@ from seglab.reporting.stats import Comparison, compare
 from seglab.reporting.thresholds import middles
 from seglab.reporting.verdict import QUESTIONS, Verdict, headline, judge, listed, signed
 
-CALIBRATION_CHANCE = 0.8
-"""How probable a difference must be before the report says that it is mostly one of calibration."""
-
+CALIBRATION_CHANCE = 0.8  # how probable a difference must be before it is said to be mostly one of calibration
 IMAGES = {"all": "all test images", "foreground": "the test images with foreground", "empty": "the empty test images"}
 
 

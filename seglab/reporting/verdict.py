@@ -61,7 +61,8 @@ class Verdict:
     @property
     def words(self) -> str:
         """The verdict as a sentence, with the difference and its interval."""
-        first, second, gap, interval = self.pair.first, self.pair.second, signed(self.gap), self.interval
+        first, second, gap = self.pair.first, self.pair.second, signed(self.gap)
+        interval = f"{signed(self.low)} to {signed(self.high)}"
         behind, ahead = f"{gap} behind {first}", f"{first} ahead by {gap}"
         if self.gap < 0:  # possible if "best": the best mean is that over all runs of a loss
             behind = f"{signed(-self.gap)} ahead of {first} on the {self.pair.kind} and images that both have"
@@ -82,11 +83,6 @@ class Verdict:
             "not best": f"{second} is not the best: another is at least as good ({behind}).",
             "unknown": f"{second} may be the best ({behind}, {interval} behind the best){self.remedy}.",
         }[self.kind]
-
-    @property
-    def interval(self) -> str:
-        """The interval in words."""
-        return f"{signed(self.low)} to {signed(self.high)}"
 
     @property
     def remedy(self) -> str:

@@ -91,13 +91,8 @@ def one_by_one(loss: Loss, logits: Logits, target: Target, maps: Mapping[str, Te
     return torch.cat([value for value, _ in found]), torch.cat([gradient for _, gradient in found])
 
 
-def margins(points: int, reach: float) -> Tensor:
-    """Signed margins, from wrong to right, whose probabilities of the true class a curve is drawn over."""
-    return torch.linspace(-reach, reach, points, dtype=torch.float64)
-
-
 def curve(loss: Loss, target: Target, side: str, margin: Tensor, quality: float = 0.5) -> dict[str, np.ndarray]:
-    """A loss of an image in which all pixels of one class, `side`, move over the margins.
+    """A loss of an image in which all pixels of one class, `side`, move over the `margin`, from wrong to right.
 
     The others stay at the probability `quality` of their true class. Gives p (of the true class), logit, value, and
     by_logit: the gradient of one of the moving pixels times the number of pixels in the image, so that it is on the
@@ -117,7 +112,7 @@ def pixel_curves(losses: Mapping[str, Loss], points: int) -> pd.DataFrame:
 
     Columns: those of `curve`, and by_p: the gradient per unit of p.
     """
-    margin = margins(points, 7.0)
+    margin = torch.linspace(-7, 7, points, dtype=torch.float64)
     rows = []
     for label, loss in losses.items():
         for side, truth, sign in zip(SIDES, (1, 0), (1, -1), strict=True):
@@ -131,7 +126,7 @@ def pixel_curves(losses: Mapping[str, Loss], points: int) -> pd.DataFrame:
 
 def image_curves(losses: Mapping[str, Loss], foreground: float, quality: float, size: int, points: int) -> pd.DataFrame:
     """Every loss in an image of a foreground fraction and a quality: a row per loss, side and point, see `curve`."""
-    target, margin = two_discs(foreground, size), margins(points, 5.0)
+    target, margin = two_discs(foreground, size), torch.linspace(-5, 5, points, dtype=torch.float64)
     rows = [
         pd.DataFrame({"loss": label, "pixel": side} | curve(loss, target, side, margin, quality))
         for label, loss in losses.items()

@@ -1,6 +1,6 @@
 """The gradient of a loss by the logits, as every view sees it, and the maps that a loss needs of a mask."""
 
-from __future__ import annotations
+from __future__ import annotations  # for `Valid | None`: to the contract, which imports no torch, a Tensor is a text
 
 from collections.abc import Mapping
 

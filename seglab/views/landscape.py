@@ -27,11 +27,8 @@ from seglab.views.weight_planes import Plane, Point, lattice, path_plane, random
 PLANES = ("random", "solutions", "path")
 SPLITS = ("train", "val", "test")
 AXES = ["first", "second"]
-SCORE = "IoU"
-"""The one surface that is to be high; the others are losses."""
-
-CUT = 1000
-"""The scale of a loss ends at this many times its lowest value."""
+SCORE = "IoU"  # the one surface that is to be high; the others are losses
+CUT = 1000  # the scale of a loss ends at this many times its lowest value
 
 
 class Surface(NamedTuple):

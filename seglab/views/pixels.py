@@ -21,9 +21,7 @@ from seglab.views.gradients import loss_and_gradient
 from seglab.views.run_inputs import common_snapshots, logits_at, pick_images, same_data, titles
 from seglab.views.view_page import Section, ViewPage
 
-DECADES = 4
-"""What lies further below the highest gradients has the color of the lowest."""
-
+DECADES = 4  # what lies further below the highest gradients has the color of the lowest
 CAPTION = (
     "Errors and gradients at the snapshots of each run. Errors: true positive white, false positive orange, false"
     " negative blue. Gradient: the size of the derivative of the run's own loss by the logit of each pixel, times the"

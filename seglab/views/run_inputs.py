@@ -22,8 +22,7 @@ from seglab.reporting.run_labels import label
 Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]
 """Enters the precision of a run, see TrainedRun.autocast; nullcontext is float32."""
 
-SHOWN = 8
-"""How many snapshots of a run are shown at most."""
+SHOWN = 8  # snapshots of a run, at most
 
 
 def titles(runs: Sequence[TrainedRun]) -> list[str]:

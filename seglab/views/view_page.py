@@ -85,5 +85,4 @@ def panels(count: int, columns: int, width: float, height: float, sharey: bool =
 def legend_below(figure: Figure, axis: Axes, columns: int = 5, **more: Any) -> None:
     """A legend under the whole figure, of what is drawn in one of its panels."""
     handles, labels = axis.get_legend_handles_labels()
-    columns = min(columns, len(labels))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.4, **more)

@@ -15,8 +15,7 @@ Weights: TypeAlias = Mapping[str, Tensor]
 
 Point: TypeAlias = tuple[float, float]
 
-MIN_VARIANCE = 1e-12
-"""The least running variance that has a logarithm."""
+MIN_VARIANCE = 1e-12  # the least running variance that has a logarithm
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,8 @@ class Plane:
         placed = {}
         for name, weight in self.center.items():
             step = a * self.first[name] + b * self.second[name]
-            placed[name] = weight * step.exp() if is_variance(name) else weight + step
+            placed[name] = weight * step.exp() if name.endswith("running_var") else weight + step
         return placed
-
-
-def is_variance(name: str) -> bool:
-    """Whether a buffer is a running variance."""
-    return name.endswith("running_var")
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -141,9 +135,11 @@ def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plan
 
 def difference(end: Weights, start: Weights) -> dict[str, Tensor]:
     """The step from one set of weights to another, of running variances that of their logarithm."""
-    steps = {name: end[name] - x for name, x in start.items()}
-    for name in filter(is_variance, steps):
-        steps[name] = (end[name].clamp(min=MIN_VARIANCE) / start[name].clamp(min=MIN_VARIANCE)).log()
+    steps = {}
+    for name, x in start.items():
+        steps[name] = end[name] - x
+        if name.endswith("running_var"):
+            steps[name] = (end[name].clamp(min=MIN_VARIANCE) / x.clamp(min=MIN_VARIANCE)).log()
     return steps
 
 

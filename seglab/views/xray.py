@@ -1,6 +1,6 @@
 """Where the gradient of each loss would fall on the user's own masks, before an hour of training is spent."""
 
-from __future__ import annotations
+from __future__ import annotations  # for `Valid | None`: to the contract, which imports no torch, a Tensor is a text
 
 import logging
 import math
@@ -192,21 +192,16 @@ def measure(
     return {"regions": pd.DataFrame(rows), "norms": pd.DataFrame(norms)}
 
 
-def typical(target: Target) -> int:
-    """The image whose foreground is the median of those that have any."""
-    amounts = target.flatten(1).double().sum(1)
-    order = [int(k) for k in amounts.argsort() if amounts[k] > 0]
-    require(bool(order), "xray", "an image with foreground", "none", "raise xray.images")
-    return order[len(order) // 2]
-
-
 def on_empty(losses: Mapping[str, Loss], target: Target) -> pd.DataFrame:
     """What the losses are on an image without foreground, predicted rightly and with a typical false-positive object.
 
     Columns: loss, `without_fp` and `with_fp` (values), `fp_gradient` (the mean gradient of a false-positive pixel times
     the number of pixels; cross-entropy's is 0.9).
     """
-    wrong = target[typical(target)][None] >= 0.5
+    amounts = target.flatten(1).double().sum(1)
+    order = [int(k) for k in amounts.argsort() if amounts[k] > 0]
+    require(bool(order), "xray", "an image with foreground", "none", "raise xray.images")
+    wrong = target[order[len(order) // 2]][None] >= 0.5  # the mask of median size, where nothing is
     nothing = torch.zeros(wrong.shape, dtype=torch.uint8)
     rightly = torch.full(wrong.shape, TRUE_NEGATIVE_LOGIT)
     rows = []

@@ -117,14 +117,12 @@ def _few_pixels(norms: pd.DataFrame) -> Iterator[str]:
 
 
 def _regions(regions: pd.DataFrame) -> Iterator[str]:
-    def of(stage: str) -> dict[str, pd.DataFrame]:
-        rows = regions[regions["stage"] == stage].set_index("region")
-        return {str(loss): part for loss, part in rows.groupby("loss", sort=False)}
-
-    blind = [loss for loss, part in of("untrained").items() if part["gradient"]["background"] > MOST_OF_GRADIENT]
-    if blind:
+    untrained = regions[(regions["stage"] == "untrained") & (regions["region"] == "background")]
+    blind = untrained.loc[untrained["gradient"] > MOST_OF_GRADIENT, "loss"]
+    if len(blind):
         yield f"untrained: over {100 * MOST_OF_GRADIENT:g} % of the gradient on the background ({', '.join(blind)})"
-    for loss, part in of("half-trained").items():
+    half_trained = regions[regions["stage"] == "half-trained"].set_index("region")
+    for loss, part in half_trained.groupby("loss", sort=False):
         gradient, pixels = part["gradient"], part["pixels"]
         if gradient["hard"] < pixels["hard"]:
             yield (

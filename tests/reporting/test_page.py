@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from seglab.reporting import report_figures, report_sections
-from seglab.reporting.html import TEMPLATES, Cell, decimal, figure, formula, mean_sd, number, table, text
+from seglab.reporting.html import TEMPLATES, Cell, decimal, figure, formula, mean_sd, number, table
 from seglab.reporting.load_runs import Sweep, collect
 from seglab.reporting.study import Question, Study
 from seglab.reporting.write_report import answer, csv, markdown, page, training_commands, write
@@ -117,7 +117,7 @@ def test_numbers_are_written_as_in_print():
 
 
 def test_a_table_carries_its_sort_keys_and_escapes_its_words():
-    made = table(["a", "b<"], [[text("x & y"), number(0.12345)], [text("z"), number(np.nan)]])
+    made = table(["a", "b<"], [["x & y", number(0.12345)], ["z", number(np.nan)]])
     assert '<td class="" data-key="0.12345">0.123</td>' in made
     assert 'data-key=""' in made
     assert "x &amp; y" in made
