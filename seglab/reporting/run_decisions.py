@@ -30,8 +30,7 @@ RULES = {
 }
 """How a mask is made of the probabilities, see decisions.py; that of per_image.csv first."""
 
-EXPECTED = ("iou", "dice")
-"""The scores for which a mask of best expected score is found."""
+EXPECTED = ("iou", "dice")  # the scores for which a mask of best expected score is found
 
 
 class Decisions(NamedTuple):

@@ -19,9 +19,6 @@ from seglab.reporting.html import note
 from seglab.views.gradients import loss_and_gradient, maps_of
 from seglab.views.view_page import Section, ViewPage, legend_below, panels
 
-Styles = Mapping[Any, dict[str, Any]]
-"""The color and line style of each loss, the same in all figures of a page."""
-
 SIDES = ("foreground", "background")
 
 
@@ -79,7 +76,7 @@ def is_additive(loss: Loss) -> bool:
         return False
     z = torch.tensor([-2.0, -0.3, 0.4, 1.7, 2.5, -1.1], dtype=torch.float64)
     t = torch.tensor([1, 0, 1, 0, 0, 0], dtype=torch.uint8)
-    whole = loss(z.view(1, 1, 2, 3), t.view(1, 1, 2, 3))
+    whole = loss(z.view(1, 1, 2, 3), t.view(1, 1, 2, 3))  # one image of six pixels, and six images of one
     pixels = one_by_one(loss, z.view(-1, 1, 1, 1), t.view(-1, 1, 1, 1), {})[0]
     return bool(torch.allclose(whole, pixels.mean(), rtol=1e-9, atol=1e-12))
 
@@ -135,7 +132,7 @@ def image_curves(losses: Mapping[str, Loss], foreground: float, quality: float, 
     return pd.concat(rows, ignore_index=True)
 
 
-def _lines(axis: Axes, table: pd.DataFrame, x: str, y: str, styles: Styles) -> None:
+def _lines(axis: Axes, table: pd.DataFrame, x: str, y: str, styles: Mapping[Any, dict[str, Any]]) -> None:
     """A line per loss, on an axis that shows all values."""
     for label, line in table.groupby("loss", sort=False):
         axis.plot(line[x], line[y], label=label, **styles[label])
@@ -150,7 +147,7 @@ def _fit_height(axis: Axes, values: pd.Series) -> None:
 
 
 @styled
-def draw_pixel(table: pd.DataFrame, styles: Styles) -> Figure:
+def draw_pixel(table: pd.DataFrame, styles: Mapping[Any, dict[str, Any]]) -> Figure:
     """Loss and gradient of a single pixel: by the probability of its true class, and by the logit of each class."""
     figure, axes = panels(6, 2, WIDTH / 2, 2.9)
     table = table.assign(slope=-table["by_p"])
@@ -159,7 +156,7 @@ def draw_pixel(table: pd.DataFrame, styles: Styles) -> Figure:
         _lines(axis, sides["foreground"], "p", column, styles)
         for label in table["loss"].unique():
             front, back = (part[part["loss"] == label] for part in sides.values())
-            if not np.allclose(front[column], back[column], atol=1e-6):
+            if not np.allclose(front[column], back[column], atol=1e-6):  # else the lines cover each other
                 axis.plot(back["p"], back[column], color=styles[label]["color"], lw=1.0, linestyle=(0, (1, 1.6)))
         fitting = table["p"] > (0.08 if column == "slope" else 0.004)  # towards p = 0 some grow without end
         _fit_height(axis, table.loc[fitting, column])
@@ -176,7 +173,7 @@ def draw_pixel(table: pd.DataFrame, styles: Styles) -> Figure:
 
 
 @styled
-def draw_image(table: pd.DataFrame, foreground: float, quality: float, styles: Styles) -> Figure:
+def draw_image(table: pd.DataFrame, foreground: float, quality: float, styles: Mapping[Any, dict[str, Any]]) -> Figure:
     """Loss and gradient of an image in which the pixels of one class move together."""
     figure, axes = panels(4, 2, WIDTH / 2, 3.2)
     # positive where a step of descent brings the pixel closer to its true class

@@ -85,7 +85,7 @@ def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, image
     require(count >= 1, "landscape", "at least one image", images)
     numbers = np.linspace(0, len(found) - 1, count).round().astype(int).tolist()
     size = run.config["batch_size"]
-    return [found[[(0, n) for n in numbers[k : k + size]]] for k in range(0, count, size)]
+    return [found[[(0, n) for n in numbers[k : k + size]]] for k in range(0, count, size)]  # of epoch 0
 
 
 def lay(runs: list[TrainedRun], plane: str, seed: int) -> list[tuple[Plane, SegModule, Autocast]]:
@@ -123,9 +123,9 @@ def measure(
     torch.func.vmap, took twice as long on a CPU.
     """
     rows, count = {}, sum(len(batch["id"]) for batch in batches)
-    for a, b in tqdm(dict.fromkeys(places), f"landscape {plane.title}", unit="place", disable=None):
+    for a, b in tqdm(dict.fromkeys(places), f"landscape {plane.title}", unit="place", disable=None):  # each once
         module.model.load_state_dict(plane.at(a, b), strict=False)  # counters are no weights
-        total = torch.zeros(len(losses) + 1, dtype=torch.float64)
+        total = torch.zeros(len(losses) + 1, dtype=torch.float64)  # of the losses, and the IoU
         for batch in batches:
             logits, target, valid = forward(module, batch["image"], autocast), batch["target"], batch.get("valid")
             values = []
@@ -187,7 +187,7 @@ def contours(surface: Surface) -> Figure:
         bar = figure.colorbar(drawn, ax=axis, shrink=0.9, format="%.3g")
         bar.ax.tick_params(labelsize=6.5)
         bar.ax.minorticks_off()
-        bar.set_ticks(levels[::3].tolist())
+        bar.set_ticks(levels[::3].tolist())  # or a logarithmic bar has powers of ten alone
         best = surface.places[name].argmax() if name == SCORE else surface.places[name].argmin()
         mark(axis, surface.plane, surface.places[AXES].iloc[best])
         axis.set(xlabel="first", ylabel="second", title=name + (", logarithmic" if log else ""))

@@ -73,7 +73,7 @@ def inspect(logits: Logits, batch: Batch, loss: Loss, threshold: float) -> Cell:
     value, slope = loss_and_gradient(loss, logits, target, maps, valid)
     gradient = slope[0, 0].abs().numpy() * slope.numel()  # so that it does not depend on the size of the image
     counted = scores(counts(logits, target, threshold, valid))
-    on_foreground = gradient[truth >= 0.5].sum() / gradient.sum() if gradient.any() else np.nan
+    on_foreground = gradient[truth >= 0.5].sum() / gradient.sum() if gradient.any() else np.nan  # it may be 0 / 0
     numbers = {"loss": value.item(), "on_foreground": float(on_foreground), "highest_pixel": float(gradient.max())}
     numbers |= {name: float(counted[name]) for name in ("iou", "foreground_confidence", "background_confidence")}
     marks = None if valid is None else valid[0, 0].numpy()
@@ -104,11 +104,11 @@ def draw(
     norm = color_scale([cell.gradient for cell in found.values()])
     for head, axis in zip(["image and true outline", *(f"epoch {epoch}" for epoch in epochs)], axes[0], strict=True):
         axis.set_title(head, color=FAINT, fontsize=8)
-    for (name, run), above, below in zip(rows, axes[::2], axes[1::2], strict=True):
+    for (name, run), above, below in zip(rows, axes[::2], axes[1::2], strict=True):  # errors, and gradients below
         above[0].imshow(images[name], interpolation="nearest")
         above[0].set_xlabel(name, fontsize=7, labelpad=1)
         for axis, words in ((above[1], "errors"), (below[1], "gradient")):
-            label = "\n".join([*re.split(r" · | ", run), words])
+            label = "\n".join([*re.split(r" · | ", run), words])  # a word a line, as the margin is narrow
             axis.set_ylabel(label, rotation=0, ha="right", va="center", multialignment="right")
         for upper, lower, epoch in zip(above[1:], below[1:], epochs, strict=True):
             cell = found[name, run, epoch]

@@ -27,7 +27,7 @@ SHOWN = 8  # snapshots of a run, at most
 
 def titles(runs: Sequence[TrainedRun]) -> list[str]:
     """What sets the runs apart: their losses, the parameters that vary, then seeds, then folders."""
-    facts = [{**run.facts, "choices": run.facts.get("choices", {}), "benchmark": ""} for run in runs]
+    facts = [{**run.facts, "choices": run.facts.get("choices", {}), "benchmark": ""} for run in runs]  # one data set
     names = label(pd.DataFrame(facts)[["config", "choices", "seed", "benchmark"]])
     for more in ([f" s{run.facts['seed']}" for run in runs], [f" {run.name}" for run in runs]):
         names = [name + word if names.count(name) > 1 else name for name, word in zip(names, more, strict=True)]

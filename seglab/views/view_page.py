@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +57,7 @@ class ViewPage:
 
 def bullets(sentences: Sequence[str]) -> Markup:
     """A list of sentences."""
-    items = Markup("").join(Markup("<li>{}</li>").format(sentence) for sentence in sentences)
+    items = Markup("").join(Markup("<li>{}</li>").format(sentence) for sentence in sentences)  # escaped by format
     return Markup("<ul>{}</ul>").format(items)
 
 
@@ -74,7 +75,7 @@ def number_table(table: pd.DataFrame, digits: int = 4) -> Markup:
 def panels(count: int, columns: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels in rows of at most `columns`, each of width x height inches."""
     columns = min(columns, count)
-    rows = -(-count // columns)
+    rows = ceil(count / columns)
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
     for spare in axes[count:]:

@@ -152,7 +152,7 @@ def lattice(plane: Plane, span: float, points: int) -> tuple[np.ndarray, np.ndar
     """The places to measure along both axes: `span` around the center, or around whatever is marked."""
     seen = [*plane.marks.values(), *(place for path in plane.paths.values() for place in path)] or [(0.0, 0.0)]
     low, high = np.min(seen, 0), np.max(seen, 0)
-    margin = span / 2 * float((high - low).max()) or span
+    margin = span / 2 * float((high - low).max()) or span  # nothing is marked on a random plane
     # rounded, as places are found by their numbers: 0.0, and neither 1e-16 nor -0.0
     first, second = (np.linspace(*end, points).round(10) + 0.0 for end in zip(low - margin, high + margin, strict=True))
     return first, second

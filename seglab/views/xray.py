@@ -66,7 +66,7 @@ def view(
     samples = data.samples("train")
     fractions = [image.foreground for image in data.opened.images("train")]
     shown = [fractions[samples.source.number(index)] for index in range(len(samples))]
-    seen = samples[[(0, index) for index in sorted(spread(shown, images))]]
+    seen = samples[[(0, index) for index in sorted(spread(shown, images))]]  # of epoch 0
     target, valid = seen["target"], seen.get("valid")
     for loss in losses.values():
         loss.check(torch.zeros(target.shape), target, valid)  # before anything is predicted
@@ -95,7 +95,7 @@ def stages(fresh: SegModule, run: TrainedRun | None, batch: dict[str, Any], size
 def object_sizes(target: Target) -> Tensor:
     """The number of pixels of the object that each pixel (n, 1, h, w) belongs to; 0 on the background."""
     planes = [components(plane) for plane in (target[:, 0] >= 0.5).numpy()]
-    sizes = [np.where(numbers > 0, np.bincount(numbers.ravel())[numbers], 0) for numbers in planes]
+    sizes = [np.where(numbers > 0, np.bincount(numbers.ravel())[numbers], 0) for numbers in planes]  # 0: background
     return torch.from_numpy(np.stack(sizes))[:, None]
 
 
@@ -116,7 +116,7 @@ def simulated(target: Target, quality: float, blur: float, seed: int) -> Logits:
     for plane in target[:, 0].float().numpy():
         smooth = cv2.GaussianBlur(plane, (0, 0), max((1 - quality) * blur, 0.3))
         noise = cv2.GaussianBlur(rng.standard_normal(plane.shape, np.float32), (0, 0), max(0.4 * blur, 0.8))
-        logits.append(margin * (2 * smooth - 1 + (1 - quality) * noise / noise.std()))
+        logits.append(margin * (2 * smooth - 1 + (1 - quality) * noise / noise.std()))  # the blur took from its spread
     return torch.from_numpy(np.stack(logits))[:, None]
 
 
@@ -131,7 +131,7 @@ def near_edge(target: Target, width: int) -> Tensor:
     """Which pixels (b, 1, h, w) have one of the other class within `width` rows and columns."""
     t = target.float()
     side = 2 * width + 1
-    near_foreground, near_background = (F.max_pool2d(x, side, 1, width) for x in (t, 1 - t))
+    near_foreground, near_background = (F.max_pool2d(x, side, 1, width) for x in (t, 1 - t))  # dilations
     return near_foreground * near_background > 0
 
 
@@ -150,7 +150,7 @@ def regions(logits: Logits, target: Target, edge: int, valid: Valid | None = Non
         "small objects": t & (sizes <= median),
         "large objects": t & (sizes > median),
         "hard": (2.0 * t - 1) * logits < 0,
-        "easy": (2.0 * t - 1) * logits >= math.log(9),
+        "easy": (2.0 * t - 1) * logits >= math.log(9),  # a probability of 0.9 for the true class
     }
     empty = ~t.flatten(1).any(1).view(-1, 1, 1, 1)
     masks |= {"empty images": empty.expand_as(t)} if empty.any() else {}
@@ -186,7 +186,7 @@ def measure(
                 shares = {"pixels": mask.sum().item() / count, "gradient": ((size * mask).sum() / whole).item()}
                 rows.append(key | {"region": name} | shares)
             rising = size.flatten().sort(descending=True).values.cumsum(0) / whole  # from the largest gradient down
-            enough = (int((rising < 0.9).sum()) + 1) / count if size.any() else math.nan
+            enough = (int((rising < 0.9).sum()) + 1) / count if size.any() else math.nan  # with the one that reaches it
             norm = gradient.double().flatten(1).norm(dim=1).mean().item()
             norms.append(key | {"value": value.mean().item(), "norm": norm, "fraction_for_90_percent": enough})
     return {"regions": pd.DataFrame(rows), "norms": pd.DataFrame(norms)}

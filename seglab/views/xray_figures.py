@@ -35,13 +35,14 @@ def page(
     )
     empty, norms = tables["empty"], tables["norms"]
     few = norms.pivot(index="loss", columns="stage", values="fraction_for_90_percent")
-    few = 100 * few.loc[empty["loss"], norms["stage"].unique()]
+    few = 100 * few.loc[empty["loss"], norms["stage"].unique()]  # in the order asked for, where pivot sorts
     about_few = note("Percent of the pixels that have 90 % of the gradient, the largest first.")
     heads = ["loss", "loss, nothing found", "loss, false positive", "gradient on the false positive"]
-    regions = draw_regions(tables["regions"])
     sections = [
         Section("Warnings", bullets(warned) if warned else note("None.")),
-        Section("Where the gradient falls", figure=regions, name="regions", caption=about_regions),
+        Section(
+            "Where the gradient falls", figure=draw_regions(tables["regions"]), name="regions", caption=about_regions
+        ),
         Section("How few pixels it falls on", about_few + number_table(few.reset_index(), 2)),
         Section("Empty images", note(EMPTY) + number_table(empty.set_axis(heads, axis=1))),
     ]
@@ -75,14 +76,14 @@ def draw_regions(regions: pd.DataFrame) -> Figure:
 def _cells(axis: Axes, pixels: pd.Series, gradient: pd.DataFrame) -> None:
     """One table: the fraction of the pixels in each region, and of each loss's gradient below it."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.log10(gradient.to_numpy() / pixels.to_numpy()).clip(-1.5, 1.5)
+        ratio = np.log10(gradient.to_numpy() / pixels.to_numpy()).clip(-1.5, 1.5)  # a region may have no pixel
     shown = np.vstack([np.full(len(pixels), np.nan), ratio])  # no color in the row of the pixels
     axis.imshow(shown, cmap=two_sided(), vmin=-1.5, vmax=1.5, aspect="auto")
     for row, values in enumerate([pixels.to_numpy(), *gradient.to_numpy()]):
         for column, value in enumerate(values):
             color = FAINT if row == 0 else INK
             axis.text(column, row, percent(value), ha="center", va="center", fontsize=7.5, color=color)
-    heads = [str(name).replace(" ", "\n").replace("ground", "-\nground") for name in pixels.index]
+    heads = [str(name).replace(" ", "\n").replace("ground", "-\nground") for name in pixels.index]  # fore-, background
     axis.set_xticks(range(len(heads)), heads)
     axis.tick_params(length=0, labelcolor=INK, labeltop=True, labelbottom=False)
     axis.axhline(0.5, color=FAINT, lw=0.8)
