@@ -136,9 +136,11 @@ def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray], la
     keys = ["recall_pooled", "precision_pooled"] if "recall_pooled" in metrics else ["recall", "precision"]
     seen = metrics[keys].to_numpy()
     low = np.floor(10 * (np.nanmin(seen) - 0.08).clip(0, 0.9)) / 10 if np.isfinite(seen).any() else 0
+    recall = np.linspace(0.01, 1, 200)
     for dice in (0.5, 0.6, 0.7, 0.8, 0.9):  # where 2 precision recall / (precision + recall) is that
-        recall = np.linspace(dice / (2 - dice), 1, 200)  # from a precision of 1
-        axis.plot(recall, dice * recall / (2 * recall - dice), color=GRID, lw=0.8)
+        with np.errstate(divide="ignore"):
+            precision = np.where(2 * recall > dice, dice * recall / (2 * recall - dice), np.nan)
+        axis.plot(recall, np.where(precision <= 1, precision, np.nan), color=GRID, lw=0.8)
         if dice > low + 0.03:
             axis.text(dice, dice, f"Dice {dice:g}", color=FAINT, fontsize=7, rotation=-45, ha="center", va="center")
     for label, style in styles.items():

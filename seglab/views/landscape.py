@@ -187,7 +187,7 @@ def contours(surface: Surface) -> Figure:
         bar = figure.colorbar(drawn, ax=axis, shrink=0.9, format="%.3g")
         bar.ax.tick_params(labelsize=6.5)
         bar.ax.minorticks_off()
-        bar.set_ticks(levels[::3].tolist())  # or a logarithmic bar has powers of ten alone
+        bar.set_ticks(levels[::3].tolist())
         best = surface.places[name].argmax() if name == SCORE else surface.places[name].argmin()
         mark(axis, surface.plane, surface.places[AXES].iloc[best])
         axis.set(xlabel="first", ylabel="second", title=name + (", logarithmic" if log else ""))
