@@ -19,8 +19,7 @@ from seglab.reporting.looks import known_looks
 from seglab.reporting.stats import Comparison, replicated
 from seglab.reporting.study import Study
 
-NAME = "all data sets"
-"""The title, and what looks.json calls it."""
+NAME = "all data sets"  # the title, and what looks.json calls it
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class DataSets(Study):
 
     @property
     def digests(self) -> dict[str, str]:
+        # runs of two data sets may have one name
         return {f"{study.key}: {name}": value for study in self.studies for name, value in study.digests.items()}
 
     @cached_property

@@ -28,9 +28,9 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, run in used.iterrows():
         for file in sorted(run["folder"].glob(FILES)):
-            with suppress(OSError, ValueError, KeyError, TypeError):
+            with suppress(OSError, ValueError, KeyError, TypeError):  # whatever a foreign file may hold
                 facts = json.loads(file.read_text(encoding="utf-8"))
-                if facts["run_finished"] == run["finished"]:
+                if facts["run_finished"] == run["finished"]:  # else of weights that are gone
                     row = {"data": file.parent.name, "what": words(facts, run["config"])}
                     row |= {"trained": titles[run["benchmark"]], "in_domain": run.get("test/iou", np.nan)}
                     row |= {"label": run["label"], "seed": run["seed"]}
@@ -43,7 +43,7 @@ def words(facts: dict[str, Any], config: dict[str, Any]) -> str:
     now, own = facts["dataset"], config.get("dataset") or {}
     scale = "whole images in their own size" if facts["scale"] == "native" else "scaled as the runs' own test images"
     more = [f"{key} {facts[key]}" for key in ("window", "tta") if facts.get(key) not in (None, "none")]
-    if own.get("_target_") == now.get("_target_"):
+    if own.get("_target_") == now.get("_target_"):  # options of another class are other ones
         more += [f"{key}={value}" for key, value in now.items() if value != own.get(key)]
     if facts.get("seen_in_training"):
         more.append(f"{facts['seen_in_training']} of them trained on")

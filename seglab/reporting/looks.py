@@ -17,15 +17,13 @@ from seglab.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
-Entry = Mapping[str, Any]
-"""A look as looks.json holds it: when, error, said, asked, and the runs by name with digests of their values."""
-
+Entry = Mapping[str, Any]  # a look in looks.json: when, error, said, asked, and the runs by name with their digests
 FILE = "looks.json"
 FIRST = 0.7  # the part of the error that the first look spends, chosen by simulated power: docs/findings/verdict.md
 
 
 def spent(look: int, alpha: float) -> float:
-    """The error of one look, counted from 1, of the `alpha` that all looks share."""
+    """The error of one look, counted from 1, of the `alpha` that all looks share: their sum never exceeds it."""
     return alpha * (FIRST if look == 1 else (1 - FIRST) / 2 ** (look - 1))
 
 
@@ -73,7 +71,7 @@ class Look:
             earlier=known[: number - 1],
             changed=_changed(known, runs),
             instead=" ".join(other),
-            is_new=number > len(known) and not other and not waiting,
+            is_new=number > len(known) and not other and not waiting,  # an exploratory one is not counted
             entry={"asked": asked, "runs": dict(runs)},
         )
 

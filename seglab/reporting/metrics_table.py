@@ -68,7 +68,7 @@ def blocks(columns: Iterable[str], decision: str = "") -> dict[str, list[str]]:
 
     `decision` says how masks were made of probabilities, such as "threshold 0.5".
     """
-    have, known = list(dict.fromkeys(columns)), set().union(*BLOCKS.values())
+    have, known = list(dict.fromkeys(columns)), set().union(*BLOCKS.values())  # a spread has each key twice
     classes = [key for key in have if key.startswith("iou/") and key not in known]
     every = {**BLOCKS, "IoU of each class, mean over the test images": classes}
     found = {name.format(decision=decision): [key for key in keys if key in have] for name, keys in every.items()}
@@ -124,7 +124,7 @@ def under(rule: str, images: pd.DataFrame, decisions: dict[int, Decisions]) -> p
     able = {run: found.images[rule] for run, found in decisions.items() if rule in found.images}
     if not able:
         return images.assign(**dict.fromkeys(names, np.nan))
-    scores = pd.concat(able).reindex(pd.MultiIndex.from_frame(images[["run", "id"]]))
+    scores = pd.concat(able).reindex(pd.MultiIndex.from_frame(images[["run", "id"]]))  # in the order of the rows
     return images.assign(**{name: scores[name].to_numpy() for name in names})
 
 

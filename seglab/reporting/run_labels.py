@@ -43,6 +43,7 @@ def _class(target: object) -> str:
     """The class of a `_target_`; of a loss of this package in the form of its choice, such as generalized_dice."""
     name = str(target).rsplit(".", 1)[-1]
     own = str(target).startswith("seglab.losses.")
+    # GeneralizedDice is generalized_dice, BCEDice is bce_dice, and IoU stays iou
     return re.sub(r"(?<=[a-z]{2})(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})", "_", name).lower() if own else name
 
 
@@ -135,7 +136,7 @@ def _endings(key: str) -> list[str]:
 def _part(key: str, value: Any, name: str) -> str:
     if key == IN_TURN or ("." not in key and isinstance(value, str)):
         return str(value)
-    text = f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    text = f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)  # all its digits
     return f"{name} to {text}" if _is_goal(key) else f"{name}={text}"
 
 

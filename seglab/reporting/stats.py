@@ -142,11 +142,11 @@ def _order(parts: Sequence[Cube], lower_is_better: bool) -> list[str]:
     return sorted(over, key=lambda label: (np.isnan(over[label]), over[label]))  # NaN compares with nothing
 
 
-Paired = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""The values (seeds, images) of two losses where each has one, and which images these are."""
+Paired = tuple[np.ndarray, np.ndarray, np.ndarray]  # values (seeds, images) of two losses, and which images these are
 
 
 def _paired(data: Cube, pair: tuple[str, str]) -> Paired | None:
+    """What two losses have in common; None where that is nothing."""
     if not set(pair) <= set(data.labels):
         return None
     both, images = data.balanced(pair)

@@ -103,7 +103,7 @@ class Verdict:
 
 def signed(value: float) -> str:
     """A difference with a true minus sign."""
-    return f"{value:.3f}".replace("-", "−") if abs(value) >= 0.0005 else "0.000"
+    return f"{value:.3f}".replace("-", "−") if abs(value) >= 0.0005 else "0.000"  # not "−0.000"
 
 
 def by_at_least(low: float) -> str:
@@ -161,8 +161,7 @@ def judge(
     ]
 
 
-Judged = dict[int, tuple[Kind, float, float]]
-"""By the place of a pair its verdict and the ends of its interval."""
+Judged = dict[int, tuple[Kind, float, float]]  # by the place of a pair its verdict and the ends of its interval
 
 
 def _beside_each_other(

@@ -44,7 +44,7 @@ def write(roots: Sequence[Path], question: Question, found: Answer, output: str 
     output: the folder that they go into; None is the first of the roots, or its folder named like the class asked for.
     """
     sweep, studies, over = found
-    out = Path(output or roots[0] / (question.of_class or ""))
+    out = Path(output or roots[0] / (question.of_class or ""))  # that of one class does not replace that of all
     (out / "figures").mkdir(parents=True, exist_ok=True)
     keys = file_keys(study.title for study in studies)
     prefixes = [f"{key}_" if len(keys) > 1 else "" for key in keys]
@@ -133,7 +133,7 @@ def csv(studies: list[Study], runs: pd.DataFrame) -> str:
     external = external_data.evaluated(runs)
     if len(external):
         spread = external_data.over_seeds(external)
-        flat = _flat(spread.drop(columns=["what", "seeds", "in_domain"], level=0, errors="ignore"))
+        flat = _flat(spread.drop(columns=["what", "seeds", "in_domain"], level=0, errors="ignore"))  # not all are known
         flat.insert(0, "seeds", spread["seeds", ""])
         flat = flat.rename_axis(["data", "trained", "loss"]).reset_index()
         flat["data"] += ", trained on " + flat.pop("trained")
