@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -51,13 +52,20 @@ def write(roots: Sequence[Path], question: Question, found: Answer, output: str 
     drawn = [_figures(study, out / "figures", prefix) for study, prefix in zip(studies, prefixes, strict=True)]
     write_text(out / "table.csv", csv(studies, sweep.runs))
     write_text(out / "table.md", markdown(studies, sweep.runs, over))
-    usual = Question().asked
-    changed = [f"{key}={value}" for key, value in question.asked.items() if value != usual[key]]
-    this = " ".join(["python -m seglab.report", *map(str, roots), *changed])
-    commands = "\n".join([*training_commands(sweep.runs["overrides"]), this])
+    commands = "\n".join([*training_commands(sweep.runs["overrides"]), report_command(roots, question)])
     name = (roots[0] if len(roots) == 1 else out).resolve().name  # "." has none
     top = (over, _figures(over, out / "figures", "all-data-sets_")) if over else None
     return write_text(out / "report.html", page(name, studies, drawn, sweep.runs, commands, top))
+
+
+def report_command(roots: Sequence[Path], question: Question) -> str:
+    """The command that puts the question to some folders."""
+    usual, words = Question().asked, [str(root) for root in roots]
+    for key, value in question.asked.items():
+        if value != usual[key]:
+            bare = re.fullmatch(r"[\w.-]+", str(value))
+            words.append(f"{key}={value}" if bare else f'{key}="{value}"')  # as Hydra reads "focal gamma=2"
+    return " ".join(["python -m seglab.report", *map(shlex.quote, words)])
 
 
 def training_commands(overrides: Iterable[list[str] | None]) -> list[str]:

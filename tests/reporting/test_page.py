@@ -2,9 +2,11 @@
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,8 @@ from seglab.reporting import report_figures, report_sections
 from seglab.reporting.html import TEMPLATES, Cell, decimal, figure, formula, mean_sd, number, table
 from seglab.reporting.load_runs import Sweep, collect
 from seglab.reporting.study import Question, Study
-from seglab.reporting.write_report import answer, csv, markdown, page, training_commands, write
+from seglab.reporting.write_report import answer, csv, markdown, page, report_command, training_commands, write
+from tests.conftest import compose
 from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
 VOID = {"meta", "img", "input", "br", "path", "use", "image", "rect", "circle", "link", "mspace"}
@@ -374,6 +377,14 @@ def test_the_page_says_where_the_spread_comes_from(study):
     values = study.data.values.copy()
     values[0, 1], values[2, 0, 7] = np.nan, np.nan
     assert study.data._replace(values=values).balanced(study.labels)[0].shape == (3, 2, 29)
+
+
+def test_the_command_of_the_report_is_one_for_a_shell_and_for_hydra():
+    question = Question(against="focal gamma=2", delta=0.005)
+    command = report_command([Path("my study"), Path("other")], question)
+    assert command == "python -m seglab.report 'my study' other 'against=\"focal gamma=2\"' delta=0.005"
+    again = compose("report", "roots=[]", *shlex.split(command)[5:])
+    assert (again.against, again.delta) == (question.against, question.delta)
 
 
 GRID = [["dataset=fundus", f"loss={loss}", f"seed={seed}"] for loss, seed in product(("bce", "dice"), (1, 2))]
