@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from seglab.contract import ContractError
-from seglab.files import atomic, read_json, read_weights, sha256, write_arrays, write_json, write_text
+from seglab.files import atomic, read_arrays, read_json, read_weights, sha256, write_arrays, write_json, write_text
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -78,3 +78,18 @@ def test_a_file_without_weights_is_one_sentence(tmp_path, name):
     (tmp_path / name).write_text("no weights")
     with pytest.raises(ContractError, match=r"init_from: expected a file of weights, got .*; give a .safetensors file"):
         read_weights(tmp_path / name, "init_from")
+
+
+def test_a_damaged_npz_file_is_an_absent_one(tmp_path):
+    file, rng = tmp_path / "a.npz", np.random.default_rng(0)
+    np.savez_compressed(file, table=rng.integers(0, 9, (20, 256)), ids=np.arange(20).astype(str))
+    whole = file.read_bytes()
+    assert set(read_arrays(file)) == {"table", "ids"}
+    assert set(read_arrays(file, {"ids", "other"})) == {"ids"}
+    for start in range(0, len(whole) - 64, 13):  # in headers, in compressed bytes and in the directory at the end
+        file.write_bytes(whole[:start] + rng.bytes(64) + whole[start + 64 :])
+        assert set(read_arrays(file)) in ({"table", "ids"}, set())
+    for content in (b"", whole[:999], b"x"):
+        file.write_bytes(content)
+        assert read_arrays(file) == {}
+    assert read_arrays(tmp_path / "absent.npz") == {}

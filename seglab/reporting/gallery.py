@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from seglab.files import read_arrays
 from seglab.plots import four_pictures
-from seglab.reporting.load_runs import read_arrays
 
 SIDE = 176  # pictures are shrunk to so many pixels, so that a report stays small enough to be mailed
 

@@ -6,7 +6,7 @@ or missing files, folders that are no runs, the same experiment twice.
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -14,9 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from seglab.contract import ContractError, Task, require
 from seglab.files import whole_file
@@ -152,15 +150,6 @@ def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
             runs.loc[row, ["used", "problem"]] = False, f"per_image.csv cannot be read: {error}"
     parts = [rows_per_image(_joined(some), task, class_name) for task, some in tables.items()]
     return pd.concat(parts).sort_values("run", kind="stable") if parts else pd.DataFrame(columns=["run"], dtype=int)
-
-
-def read_arrays(file: Path, names: Collection[str] | None = None) -> dict[str, NDArray]:
-    """The arrays of an npz file, or those of some names; empty where it is absent or damaged."""
-    try:
-        with file.open("rb") as opened, np.load(opened) as arrays:  # numpy leaves a damaged file open by itself
-            return {name: arrays[name] for name in arrays.files if names is None or name in names}
-    except Exception:  # numpy, zipfile and zlib each find a damage of their own
-        return {}
 
 
 def _joined(tables: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ asked for, whatever is added in between. `looks.json` in the folders of the runs
 import datetime
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,11 @@ class Look:
     number: int
     error: float
     next_error: float
-    earlier: Sequence[Entry] = ()
-    changed: str = ""
-    instead: str = ""
-    is_new: bool = True
-    entry: dict[str, Any] = field(default_factory=dict)
+    earlier: Sequence[Entry]
+    changed: str
+    instead: str
+    is_new: bool
+    entry: dict[str, Any]
 
     @classmethod
     def at(

@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from seglab.contract import Task
+from seglab.files import read_arrays
 from seglab.reporting import decisions
 from seglab.reporting.class_rows import threshold_of
 from seglab.reporting.cube import finite_mean
-from seglab.reporting.load_runs import read_arrays
 from seglab.reporting.thresholds import average_precision, mean, ratio
 
 CONFIDENCES = ["foreground_confidence", "background_confidence"]

@@ -226,10 +226,9 @@ def ranks(verdicts: Sequence[Verdict]) -> dict[str, tuple[int, int]]:
 
 def headline(verdicts: Sequence[Verdict], against: str | None = None) -> str:
     """The answer in one sentence."""
-    if against and not verdicts:
-        return f"There is nothing to compare: {against} has no finished run with a seed in common with another loss."
     if not verdicts:
-        return "There is nothing to compare: fewer than two losses have finished runs with a seed in common."
+        lacking = f"{against} has no finished run" if against else "fewer than two losses have finished runs"
+        return f"There is nothing to compare: {lacking} with a seed in common."
     leader, delta = verdicts[0].pair.first, verdicts[0].delta
     if all(found.kind == "none" for found in verdicts):
         one = verdicts[0].pair.kind.removesuffix("s")

@@ -93,8 +93,8 @@ def lay(runs: list[TrainedRun], plane: str, seed: int) -> list[tuple[Plane, SegM
     names, modules = titles(runs), [run.module() for run in runs]
     run, model = runs[0], modules[0].model
     if plane == "random":
-        planes = [random_plane(name, module.model, seed) for name, module in zip(names, modules, strict=True)]
-        return [(p, module, run.autocast) for p, module, run in zip(planes, modules, runs, strict=True)]
+        each = zip(names, modules, runs, strict=True)
+        return [(random_plane(name, module.model, seed), module, run.autocast) for name, module, run in each]
     for other in runs:
         same = other.config["model"] == run.config["model"]
         require(same, f"run {other.folder}", f"the model of {run.folder}", "another", "one model, one plane")

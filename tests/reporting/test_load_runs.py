@@ -1,10 +1,9 @@
-import numpy as np
 import pandas as pd
 import pytest
 
 from seglab.contract import ContractError
 from seglab.files import csv_text, file_facts, write_text
-from seglab.reporting.load_runs import collect, read_arrays
+from seglab.reporting.load_runs import collect
 from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
 BCE, DICE = FakeLoss("bce"), FakeLoss("dice", 1.5)
@@ -114,21 +113,6 @@ def test_a_task_that_is_not_known_is_a_problem_of_its_run_only(own, task):
     sweep = collect([own])
     assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
     assert sweep.runs["problem"].iloc[0]
-
-
-def test_a_damaged_npz_file_is_an_absent_one(tmp_path):
-    file, rng = tmp_path / "a.npz", np.random.default_rng(0)
-    np.savez_compressed(file, table=rng.integers(0, 9, (20, 256)), ids=np.arange(20).astype(str))
-    whole = file.read_bytes()
-    assert set(read_arrays(file)) == {"table", "ids"}
-    assert set(read_arrays(file, {"ids", "other"})) == {"ids"}
-    for start in range(0, len(whole) - 64, 13):  # in headers, in compressed bytes and in the directory at the end
-        file.write_bytes(whole[:start] + rng.bytes(64) + whole[start + 64 :])
-        assert set(read_arrays(file)) in ({"table", "ids"}, set())
-    for content in (b"", whole[:999], b"x"):
-        file.write_bytes(content)
-        assert read_arrays(file) == {}
-    assert read_arrays(tmp_path / "absent.npz") == {}
 
 
 def test_of_the_same_experiment_twice_the_last_counts(tmp_path):
