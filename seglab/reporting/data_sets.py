@@ -84,9 +84,8 @@ def together(roots: Sequence[Path], sweep: Sweep, studies: Sequence[Study]) -> D
     """
     losses, able, left_out = _shared(studies), list[Study](), ""
     for study in sorted(studies, key=lambda study: study.title):  # by name: not by which folder was given first
-        baseline = study.question.against
-        if baseline not in {None, *study.labels}:
-            left_out += f" {study.title} is left out, since it has no run of {baseline}."
+        if study.question.against not in {None, *study.labels}:
+            left_out += f" {study.title} is left out, since it has no run of {study.question.against}."
         elif study.no_verdict and not study.sweep.waiting:
             left_out += f" {study.title} is left out, since its runs were tested on different images."
         elif len(losses & set(study.labels)) > 1:

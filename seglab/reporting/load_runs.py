@@ -120,7 +120,7 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return {}, f"run.json cannot be read: {error}"
-    if not isinstance(facts, dict) or "config" not in facts:
+    if not isinstance(facts, dict) or not isinstance(facts.get("config"), dict):  # other programs write one too
         return {"status": "foreign"}, "run.json is not that of a training run"
     raised, status = facts.get("error") or {}, str(facts.get("status"))
     problems = {

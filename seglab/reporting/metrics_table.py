@@ -14,9 +14,7 @@ from seglab.reporting.load_runs import Sweep
 from seglab.reporting.run_decisions import CONFIDENCES, Decisions, decisions_of, mean_scores
 from seglab.reporting.thresholds import average_precision, middles, scores_at
 
-THRESHOLDED = ("iou", "dice", "precision", "recall")
-"""What a histogram gives of an image at any threshold."""
-
+THRESHOLDED = ("iou", "dice", "precision", "recall")  # what a histogram gives of an image at any threshold
 FRACTIONS = {*THRESHOLDED, *CONFIDENCES, "f2", "accuracy", "specificity", "nsd", "object_dice", "object_f2"}
 """What lies between 0 and 1."""
 
@@ -145,7 +143,7 @@ def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: pd.DataFra
     runs = sweep.used
     known = runs.filter(regex="^test/").rename(columns=lambda column: column.removeprefix("test/"))
     images = sweep.images.assign(stratum=size_strata(sweep.images))
-    numeric = images.drop(columns=["id", "group", "benchmark", "label", "seed", "stratum"]).groupby("run").mean()
+    numeric = images.drop(columns="seed").groupby("run").mean(numeric_only=True)
     histograms = pd.DataFrame({row: found.scores for row, found in decisions.items()}).T
     strata = images.pivot_table(index="run", columns="stratum", values="iou", aggfunc="mean")
     blank, seen = images[images["foreground"] == 0], images[images["foreground"] > 0]

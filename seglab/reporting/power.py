@@ -10,8 +10,7 @@ from seglab.reporting.errors import Errors, Student
 from seglab.reporting.stats import Comparison, errors
 
 POWER = 0.8
-MORE_SEEDS = (*range(1, 11), 12, 15, 20, 25, 30, 40, 50)
-"""The numbers of further seeds that are tried out."""
+MORE_SEEDS = (*range(1, 11), 12, 15, 20, 25, 30, 40, 50)  # the numbers of further seeds that are tried out
 
 
 def more_seeds(pair: Comparison, delta: float, level: float) -> tuple[int | None, int | None]:

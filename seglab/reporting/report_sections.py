@@ -124,10 +124,7 @@ def pictures(study: Study) -> dict[str, Any]:
 
 
 def best_run(study: Study) -> tuple[str, str] | None:
-    """A sentence about the run to use, and the file of its weights; None where no run recorded its validation score.
-
-    It is the run of the loss with the best mean that did best on its validation images: of test images none may choose.
-    """
+    """A sentence about the run to use, and the file of its weights; None where no run recorded its validation score."""
     runs, scores = study.sweep.used[study.sweep.used["label"] == study.labels[0]], list[float]()
     for _, run in runs.iterrows():
         monitor: Any = run.get("monitor")  # NaN where only other runs have one
@@ -136,7 +133,7 @@ def best_run(study: Study) -> tuple[str, str] | None:
         scores.append(sign * monitor["value"] if known else np.nan)
     if not np.isfinite(scores).any():
         return None
-    best = runs.iloc[int(np.nanargmax(scores))]
+    best = runs.iloc[int(np.nanargmax(scores))]  # by validation, as test images must choose nothing
     which = f"{best['monitor']['value']:.3f}, {of_run(best['seed'], best['fold'])}"
     words = f"The best run of {study.labels[0]} by {best['monitor']['name']} ({which}):"
     return words, str(best["folder"] / "checkpoints" / "best.ckpt")

@@ -29,7 +29,7 @@ def answer(roots: Sequence[Path], question: Question) -> Answer:
     """Put the question to all runs below some folders, and enter the looks that this takes."""
     sweep = collect(roots, question.of_class)
     losses = dict.fromkeys(sweep.used["label"])
-    known = question.against in {None, *losses} or not losses  # nothing has finished yet
+    known = not losses or question.against in {None, *losses}
     require(known, "report: against", f"one of {', '.join(losses)}", question.against)
     studies = []
     for name, runs in sweep.benchmarks():

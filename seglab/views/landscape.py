@@ -192,7 +192,7 @@ def contours(surface: Surface) -> Figure:
         mark(axis, surface.plane, surface.places[AXES].iloc[best])
         axis.set(xlabel="first", ylabel="second", title=name + (", logarithmic" if log else ""))
         axis.grid(False)
-    across = min(3, len(axes))
+    across = min(3, len(axes))  # panels in a row
     legend_below(figure, axes[0], 3 * across, fontsize=6.5)
     figure.suptitle(fill(f"{surface.plane.title}: {surface.plane.note}", 50 * across), fontsize=8.5, x=0.01, ha="left")
     return figure

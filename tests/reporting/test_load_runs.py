@@ -4,6 +4,7 @@ import pytest
 from seglab.contract import ContractError
 from seglab.files import csv_text, file_facts, write_text
 from seglab.reporting.load_runs import collect
+from seglab.reporting.metrics_table import per_run
 from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
 BCE, DICE = FakeLoss("bce"), FakeLoss("dice", 1.5)
@@ -29,6 +30,7 @@ def test_a_sweep_becomes_a_row_a_run_and_a_row_an_image_of_each(own):
         ({"status": "interrupted"}, "interrupted; run it again to resume"),
         ('{"name": "truncated', "run.json cannot be read"),
         ("[1, 2]", "run.json is not that of a training run"),
+        ('{"config": [1]}', "run.json is not that of a training run"),
         (None, "per_image.csv cannot be read"),
     ],
 )
@@ -60,6 +62,16 @@ def test_an_empty_or_foreign_table_of_images_is_a_problem_of_its_run_only(own, c
     sweep = collect([own])
     assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
     assert "per_image.csv" in sweep.runs["problem"].iloc[0]
+
+
+@pytest.mark.parametrize("kind", ["binary", "multilabel"])
+def test_a_column_of_texts_is_no_metric(tmp_path, kind):
+    folder, classes = write_run(tmp_path, BCE, 1), ["a", "b"][: 1 + (kind == "multilabel")]
+    change(folder, data={"task": {"kind": kind, "classes": classes}})
+    rows = pd.read_csv(folder / "per_image.csv").assign(scanner="X")
+    pd.concat([rows.assign(**{"class": name}) for name in classes]).to_csv(folder / "per_image.csv", index=False)
+    sweep = collect([tmp_path])
+    assert per_run(sweep, {}, pd.DataFrame({"run": []}))["iou"].item() == pytest.approx(rows["iou"].mean())
 
 
 def test_nothing_to_read_is_one_sentence(tmp_path):

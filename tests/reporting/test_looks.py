@@ -72,6 +72,13 @@ def test_every_folder_remembers_and_what_several_remember_counts_once(tmp_path):
     assert known_looks(folders, "eyes") == []
 
 
+def test_two_reports_at_the_same_time_are_one_look(tmp_path):
+    for first in (look([]), look([])):  # neither has seen the other
+        remember([tmp_path, tmp_path], "ships", first, "dice is the best.")
+    assert len(known_looks([tmp_path], "ships")) == 1
+    assert look(known_looks([tmp_path], "ships"), RUNS | {"bce_s3": "c"}).number == 2
+
+
 def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch, caplog):
     def refuse(path, data):
         raise PermissionError(13, "Permission denied", str(path))
