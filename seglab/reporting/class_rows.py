@@ -39,8 +39,7 @@ def rows_per_image(table: pd.DataFrame, task: Task, name: str | None = None) -> 
     for key in distances:
         rows[f"no {key}"] = rows[key].isna() & (rows["foreground"] > 0)
     by = [key for key in ("run", "id", "group") if key in rows]
-    images = rows.groupby(by, sort=False, as_index=False, dropna=False)  # one without a group counts too
-    means = images.mean(numeric_only=True)
+    means = rows.groupby(by, sort=False, as_index=False, dropna=False).mean(numeric_only=True)  # also without a group
     for key in distances:
         means.loc[means.pop(f"no {key}") > 0, key] = np.nan
     return means

@@ -118,7 +118,7 @@ def forest(verdicts: list[Verdict], metric: str) -> Figure:
     axis.axvline(0, color=FAINT, lw=0.8)
     if best:
         axis.plot(0, 0, "o", color=INK, markersize=7.5, markeredgecolor="#ffffff")
-    for y, (found, (low, high)) in enumerate(zip(verdicts, ends, strict=True), best):
+    for y, (found, (low, high)) in enumerate(zip(verdicts, ends, strict=True), start=1 if best else 0):
         color = KIND_COLORS[found.kind]
         axis.plot([low, high], [y] * 2, color=color, lw=2.2, solid_capstyle="butt")
         axis.plot(found.gap, y, "o", color=color, markersize=7.5, markeredgecolor="#ffffff")

@@ -50,7 +50,7 @@ def cost(study: Study) -> str:
 def decisions(study: Study) -> Markup | None:
     """Each loss under each way to make a mask of its probabilities, and what is left between them; None without any."""
     found = study.decisions
-    if found.shape[1] < 2:
+    if found.shape[1] < 2:  # the fixed threshold alone
         return None
     rows = [[label, *row] for label, row in zip(found.index, found.to_numpy(), strict=True)]
     rows.append([Cell("best − worst"), *map(Cell, map(decimal, found.max() - found.min()))])  # no key: sorted last
@@ -147,7 +147,7 @@ def cards(study: Study) -> list[dict[str, Any]]:
         run = used.loc[label]
         card = run["card"] if isinstance(run["card"], dict) else {}
         values = run["config"].get("loss") or {}
-        parameters = ", ".join(f"{key}={value}" for key, value in values.items() if not key.startswith("_"))
+        parameters = ", ".join(f"{key}={value}" for key, value in values.items() if not key.startswith("_"))  # _target_
         notes = [card[key] for key in ("paper", "empty", "differs") if card.get(key)]
         facts = {key: card.get(key, "") for key in ("title", "family", "formula")}
         shown.append({"label": label, "parameters": parameters, "notes": notes} | facts)

@@ -89,7 +89,8 @@ class Study:
         """The runs that are compared, by name, and digests of their values."""
         found: dict[str, str] = {}
         for folder, digest in self.sweep.used[["folder", "digest"]].itertuples(index=False):
-            found[f"{folder.parent.name}/{folder.name}" if folder.name in found else folder.name] = digest
+            name = f"{folder.parent.name}/{folder.name}" if folder.name in found else folder.name  # of two studies
+            found[name] = digest
         return found
 
     @cached_property
@@ -170,7 +171,7 @@ class Study:
             return f"No verdict: no run of {self.question.against} has finished on these data."
         images = self.sweep.images
         every, of_run = (images.groupby(by)["id"].nunique() for by in ("fold", ["fold", "run"]))
-        lacking = of_run < every.reindex(of_run.index, level="fold")
+        lacking = of_run < every.reindex(of_run.index, level="fold")  # not all images of the fold
         mixed = every.index.min() < 0 <= every.index.max()  # the fold is -1 of runs on all images
         if lacking.any() or mixed:
             how = differing(self.sweep.used["config"], "dataset.") or "their ids differ"
@@ -256,7 +257,7 @@ class Study:
     def blind(self) -> str:
         """Sentences about runs that find no foreground in any test image, or none of a class; empty without such."""
         images = self.sweep.images
-        if self.question.images == "foreground":
+        if self.question.images == "foreground":  # then no score is that of empty images
             images = images[images["foreground"] > 0]
         return metrics_table.nothing_found(images, self.question.metric, self.sweep.used)
 

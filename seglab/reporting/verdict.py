@@ -140,11 +140,11 @@ def judge(
     family = len(pairs) if question == "pairs" else len(losses) - 1  # intervals that shall hold together (Bonferroni)
     reach = spread.reach(alpha / family)
     gaps = sign * np.array([pair.difference for pair in pairs])
-    first, second = spread.above(delta - gaps), spread.above(delta + gaps)
+    first, second = spread.above(delta - gaps), spread.above(delta + gaps)  # that either is ahead by more than delta
     if question == "best":
         judged = _beside_the_best(pairs, list(losses), gaps, reach, delta)
     else:
-        judged = _beside_each_other(pairs, gaps, first, reach, alpha, len(losses) * (question == "pairs"))
+        judged = _beside_each_other(pairs, gaps, first, reach, alpha, len(losses) if question == "pairs" else 0)
     return [
         Verdict(
             pair=pairs[k],
@@ -169,7 +169,7 @@ def _beside_each_other(
 ) -> Judged:
     """Two families of tests: for "better" and, by two one-sided ones each (Schuirmann 1987), for "equivalent".
 
-    `first` are the probabilities that a gap, none of which is below 0, is larger than what does not matter.
+    `first` are the probabilities that a gap, none below 0, is above delta; `losses` is 0 unless the question is pairs.
     """
     complete = losses * (losses - 1) // 2 == np.isfinite([pair.p for pair in pairs]).sum()  # as Shaffer's steps want
     differ = step_down([pair.p for pair in pairs], possibly_equal(losses) if losses and complete else None)
