@@ -31,7 +31,7 @@ def rows_per_image(table: pd.DataFrame, task: Task, name: str | None = None) -> 
     The table may be of several runs, by a column `run`.
     """
     chosen = [task.classes[k] for k in chosen_classes(task, name)]
-    written = {*chosen, *map(cell, chosen)}  # a table may come from a file, where "-1" is a safe cell
+    written = {*chosen, *map(cell, chosen)}  # in a file the class "-a" is the safe cell "'-a"
     rows = table[table["class"].isin(written)].drop(columns="class").reset_index(drop=True)
     if len(chosen) == 1:
         return rows

@@ -49,7 +49,7 @@ def view(losses: Mapping[str, Loss], foreground: float, quality: float, size: in
         require(0 < value < 1, "curve", f"{name} between 0 and 1", value)
     require(size >= 8, "curve", "size of at least 8 pixels", size)
     require(points >= 3, "curve", "points of at least 3", points)
-    fitted = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}  # their weights
+    fitted = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}  # as for a training
     additive = {label: loss for label, loss in fitted.items() if is_additive(loss)}
     tables = {"pixel": pixel_curves(additive, 4 * points)} if additive else {}
     tables["image"] = image_curves(fitted, foreground, quality, size, points)
