@@ -98,22 +98,22 @@ def best_expected(
     ends = (probability[[0, -1]] if outer is None else outer).astype(np.float32)
     p, at_ends = np.r_[0, probability[1:-1], 0], pixels[:, [0, -1]]  # the outer bins are added apart
     log_off = np.log1p(-p.clip(max=0.999))  # a bin of probability 1 without a pixel would be 0 times -inf
-    columns = np.column_stack([p, p**2, log_off, ABOVE * p[:, None], ABOVE * p[:, None] ** 2])
+    columns = np.column_stack([p, p**2, log_off, ABOVE * p[:, None], ABOVE * p[:, None] ** 2])  # one product for all
     sums = pixels @ columns.astype(np.float32)
-    hits, squares = np.split(sums[:, 3:], 2, axis=1)
+    inner, inner_squares, log_none, hits, squares = np.split(sums, [1, 2, 3, 3 + len(EDGES)], axis=1)
     hits += at_ends[:, 1:] * ends[..., 1:]  # the last bin is in each of these masks, the first in none
     squares += at_ends[:, 1:] * ends[..., 1:] ** 2
     size = pixels @ ABOVE
-    total = sums[:, :1] + (at_ends * ends).sum(1, keepdims=True)
-    variance = total - sums[:, 1:2] - (at_ends * ends**2).sum(1, keepdims=True)
+    total = inner + (at_ends * ends).sum(1, keepdims=True)
+    variance = total - inner_squares - (at_ends * ends**2).sum(1, keepdims=True)
     if score == "iou":  # hits and misses are independent: E[hits] E[1 / (size + misses)]
         middle, variance = size + total - hits, variance - (hits - squares)
     else:  # 2 p E[1 / (size + 1 + the others)] for each pixel of the mask
         hits, middle = 2 * hits, size + 1 + total - np.nan_to_num(ratio(squares, hits))
     middle = np.maximum(middle, 1)
     expected = hits / middle * (1 + variance / middle**2)
-    empty_too = sums[:, 2] + (at_ends * np.log1p(-ends.clip(max=0.999))).sum(1)
-    nothing = np.exp(empty_too) if empty == "correct" else -1.0
+    empty_too = log_none[:, 0] + (at_ends * np.log1p(-ends.clip(max=0.999))).sum(1)
+    nothing = np.exp(empty_too) if empty == "correct" else -1.0  # below every score
     return np.where(nothing > expected.max(1), 256, EDGES[expected.argmax(1)])
 
 

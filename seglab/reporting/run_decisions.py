@@ -75,7 +75,7 @@ def _decide_class(
 ) -> tuple[dict[str, float], dict[str, NDArray]]:
     """How good the probabilities of one class are, and the counts (rules, n, 2) of the masks best for each score."""
     pooled, outer = table.sum(0), decisions.outer_means(table, *confidences.T)
-    weights = table.sum(2)[:, ::-1]  # foreground first, as in the confidences
+    weights = table.sum(2)[:, ::-1]  # foreground first, as in the confidences, which are NaN where there is none
     over_all = ratio(np.nansum(confidences * weights, axis=0), (np.isfinite(confidences) * weights).sum(0))
     means = decisions.bin_means(decisions.outer_means(pooled[None], *over_all[:, None])[0])
     temperature, observed = decisions.fitted_temperature(val, means), decisions.isotonic(val)
@@ -114,7 +114,7 @@ def decisions_of(
     of_classes, scores, images = json.loads(str(found["scores"]))["classes"], [], []
     for c in classes:
         threshold, pixels = threshold_of(tuned, task.classes[c]), found["pixels"][c]
-        masks = {} if task.kind == "multiclass" else dict(zip(list(RULES)[1:], found[score][c], strict=True))
+        masks = dict(zip(list(RULES)[1:], found[score][c], strict=True)) if task.kind != "multiclass" else {}
         if np.isnan(threshold):
             masks.pop("tuned", None)
         scores.append(of_classes[c] | ({} if np.isnan(threshold) else {"tuned/threshold": threshold}))
