@@ -82,9 +82,12 @@ def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def file_keys(titles: Iterable[str]) -> list[str]:
-    """A part of a file's name for each title: its letters and digits, and a number where titles have the same ones."""
+    """A part of a file's name for each title: its letters and digits, and a number where titles have the same ones.
+
+    No longer than 100 letters, as a path may be in a title, and names of files end at 255 bytes.
+    """
     keys, seen = list[str](), Counter[str]()
-    for key in (re.sub(r"[^0-9A-Za-z]+", "-", title) for title in titles):
+    for key in (re.sub(r"[^0-9A-Za-z]+", "-", title)[:100] for title in titles):
         seen[key] += 1
         keys.append(key if seen[key] == 1 else f"{key}_{seen[key]}")
     return keys

@@ -13,6 +13,7 @@ from seglab.engine.config import build_choices
 from seglab.engine.module import SegModule
 from seglab.losses import BCE, Dice
 from seglab.losses.base import Loss
+from seglab.plots import file_keys
 from seglab.views.landscape import Surface, contours, lowest_places, measure, page, view
 from seglab.views.weight_planes import Plane, random_plane
 
@@ -108,6 +109,7 @@ def test_planes_whose_titles_have_the_same_letters_have_files_of_their_own():
     made = page([square(f"focal gamma={gamma}", a=1.0, IoU=0.5) for gamma in (-1, 1, 1.0)], "")
     names = [section.name for section in made.sections if section.name]
     assert names == ["landscape_focal-gamma-1", "landscape_focal-gamma-1_2", "landscape_focal-gamma-1-0"]
+    assert [len(key) for key in file_keys(["a" * 300, "a" * 301])] == [100, 102]
 
 
 @pytest.mark.slow

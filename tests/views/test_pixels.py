@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from seglab.contract import ContractError
+from seglab.engine.trained_run import TrainedRun
 from seglab.losses import BCE
 from seglab.views.landscape import evenly_spread
 from seglab.views.pixels import color_scale, inspect, view
@@ -69,9 +70,10 @@ def test_many_snapshots_are_thinned_to_the_first_the_last_and_those_that_double_
     assert thinned(range(9))[:: len(thinned(range(9))) - 1] == [0, 8]
 
 
-def test_labels_tell_runs_apart(runs):
+def test_labels_tell_runs_apart(runs, tmp_path):
     assert titles(runs) == ["bce", "dice"]
-    assert titles([runs[0], runs[0]])[0].startswith("bce")
+    again = TrainedRun(tmp_path / runs[0].name, runs[0].facts)  # of another study
+    assert len(set(titles([runs[0], again]))) == 2
 
 
 @pytest.mark.parametrize(
