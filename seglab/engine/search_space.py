@@ -17,6 +17,10 @@ EDGE = 0.05
 """A best value in this part of its range, at either end, says that the range may have been too narrow."""
 
 
+MOST_PASSES = 100
+"""How often so many points as trials are drawn: from 0.99 to 0.999 there are ten numbers of three digits."""
+
+
 @dataclass(frozen=True)
 class Option:
     """An option to tune: a number from `low` to `high`, on a logarithmic scale with `log`, or one of `choices`."""
@@ -38,7 +42,8 @@ class Option:
         """`lower` or `upper` where a value lies at that end of its range, or of three numbers or more, else ""."""
         low, high, margin = self.low, self.high, EDGE
         if self.choices:
-            if len(self.choices) < 3 or not all(isinstance(choice, int | float) for choice in self.choices):
+            numbers = all(isinstance(choice, int | float) for choice in self.choices)
+            if not numbers or len(set(self.choices)) < 3:
                 return ""
             low, high, margin = min(self.choices), max(self.choices), 0
         scale = math.log if self.log else float
@@ -78,22 +83,27 @@ def _range(name: str, node: Any) -> Option:
 
 
 def settings(options: Mapping[str, Option], trials: int, seed: int) -> list[Setting]:
-    """The first `trials` different settings of a scrambled Halton sequence; fewer where lists hold no more.
+    """The first `trials` different settings of a scrambled Halton sequence; fewer where the space holds no more.
 
     The sequence of fewer trials is the beginning of that of more, so that a search can be extended (Halton 1960;
     Bousquet et al., Critical hyper-parameters: no random, no cry, 2017).
     """
     from scipy.stats import qmc
 
-    if math.prod(len(option.choices) or math.inf for option in options.values()) < trials or not options:
-        grid = itertools.product(*(option.choices for option in options.values()))  # or the last would be met late
-        return [dict(zip(options, values, strict=True)) for values in grid]
+    names = list(options)
+    combinations = math.prod(len(option.choices) or math.inf for option in options.values())
+    if combinations < trials or not options:  # each once, since the sequence would meet the last one late
+        grid = itertools.product(*(option.choices for option in options.values()))
+        return [dict(zip(names, values, strict=True)) for values in grid]
     sequence = qmc.Halton(len(options), scramble=True, rng=seed)
-    found: dict[tuple[Any, ...], None] = {}
-    while len(found) < trials:
+    found: dict[str, Setting] = {}
+    for _ in range(MOST_PASSES):
         for point in sequence.random(trials):
-            found[tuple(map(Option.at, options.values(), point))] = None
-    return [dict(zip(options, values, strict=True)) for values in itertools.islice(found, trials)]
+            setting = {name: options[name].at(share) for name, share in zip(names, point, strict=True)}
+            found.setdefault(json.dumps(setting), setting)
+        if len(found) >= trials:
+            break
+    return list(found.values())[:trials]
 
 
 def rungs(trials: int, epochs: int, halving: int | None, every: int = 1) -> list[tuple[int, int]]:

@@ -38,6 +38,18 @@ def test_lists_are_tried_each_once():
     assert settings({}, 12, seed=1) == [{}]
 
 
+def test_a_range_of_few_numbers_of_three_digits_gives_each_of_them_once():
+    tried = [one["ema"] for one in settings({"ema": Option(0.99, 0.999)}, 30, seed=1)]
+    assert sorted(tried) == [0.99, 0.991, 0.992, 0.993, 0.994, 0.995, 0.996, 0.997, 0.998, 0.999]
+
+
+def test_a_choice_may_be_a_list():
+    betas = Option(choices=([0.9, 0.99], [0.8, 0.9]))
+    tried = settings({"optimizer.betas": betas, "optimizer.lr": RATE}, 8, seed=1)
+    assert {tuple(one["optimizer.betas"]) for one in tried} == {(0.9, 0.99), (0.8, 0.9)}
+    assert Option(choices=([1], [2], [3])).edge([1]) == ""
+
+
 @given(trials=st.integers(1, 200), epochs=st.integers(1, 500), halving=st.integers(2, 5), every=st.integers(1, 3))
 def test_halving_trains_fewer_for_longer_and_one_to_the_end(trials, epochs, halving, every):
     steps = rungs(trials, epochs, halving, every)
@@ -68,6 +80,7 @@ def test_a_best_value_at_the_end_of_its_range_is_said():
     assert [RATE.edge(value) for value in (1.1e-4, 1e-3, 9e-3)] == ["lower", "", "upper"]
     assert [three.edge(value) for value in (1e-3, 1e-2)] == ["", "upper"]
     assert [GAMMA.edge(3.9), two.edge(1), words.edge("a")] == ["upper", "", ""]
+    assert Option(choices=(0.1, 0.1, 0.1)).edge(0.1) == ""
 
 
 def test_those_that_failed_or_were_stopped_early_are_not_ahead():
