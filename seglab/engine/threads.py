@@ -57,11 +57,12 @@ def evaluation_processes(cfg: Any) -> int:
     return auto if cfg.evaluation_processes == "auto" else int(cfg.evaluation_processes)
 
 
-@functools.cache
 def cores() -> int:
     """The cores that this process may use, or fewer if OMP_NUM_THREADS says so (Ray and SLURM set it)."""
     found = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(found, int(os.environ.get("OMP_NUM_THREADS") or found))
+    outermost = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2" has a number for each level
+    limit = int(outermost) if outermost.isdecimal() else 0
+    return min(found, limit or found)  # OpenMP ignores 0 and what is no number
 
 
 @functools.cache

@@ -33,6 +33,16 @@ def test_a_thread_is_added_for_each_tenth_of_a_teraflop_up_to_the_cores(configur
     assert threads.run_threads(cfg) == 7
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"), [("3", 3), ("99", 8), ("4,2", 4), (" 2 ", 2), ("", 8), ("0", 8), ("-1", 8), ("many", 8)]
+)
+def test_the_cores_are_those_that_openmp_would_take(monkeypatch, given, expected):
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(threads.sys, "platform", "linux")
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert threads.cores() == expected
+
+
 def test_images_are_scored_in_processes_beside_a_gpu_alone(configure, monkeypatch):
     cfg = configure("train")
     for gpu, cores, expected in ((False, 8, 0), (True, 1, 0), (True, 3, 2), (True, 64, 4)):
