@@ -231,8 +231,11 @@ def _file(group: str, name: str, sources: Any) -> Path | None:
 def build_choices(group: str, words: Any) -> dict[str, Any]:
     """Build a list of choices such as `[bce, {focal: {gamma: 3}}]`, each by a label: its name and its overrides."""
     made = {}
-    listed: Any = OmegaConf.to_container(OmegaConf.create([words] if isinstance(words, str) else list(words)))
+    listed = [words] if isinstance(words, str) else to_container(words)
+    require(isinstance(listed, list | tuple), group, "a list of names", words)
     for word in listed:
+        single = not isinstance(word, dict) or len(word) == 1
+        require(single, group, "a name, or {NAME: {OPTION: VALUE}}, in each place of the list", word)
         name, values = next(iter(word.items())) if isinstance(word, dict) else (word, {})
         node = inner(group, name)
         OmegaConf.set_struct(node, True)
@@ -269,12 +272,12 @@ def scale(small: Any, full: Any, *, _root_: DictConfig) -> Any:
     return full if _root_.scale == "full" else small
 
 
-def inside(name: str) -> str:
+def inside(name: Any) -> str:
     """A study's name: one that stays inside of outputs/, since Hydra makes its folder before anything is checked."""
-    place = Path(name)
-    fits = bool(name) and not place.is_absolute() and ".." not in place.parts
+    place = Path(str(name))  # study=2024 is a number
+    fits = name not in (None, "") and not place.is_absolute() and ".." not in place.parts
     require(fits, "study", "a folder inside of outputs/", name, "hydra.run.dir=DIR puts a run elsewhere")
-    return name
+    return str(name)
 
 
 ConfigStore.instance().store("open", OmegaConf.create({}, flags={"struct": False}))  # takes names that no yaml lists

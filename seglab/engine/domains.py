@@ -100,7 +100,10 @@ NOT_EMPTY = ("init_from", "init_include", "tune.lr", "study", "optimizer.betas",
 
 
 GROUPS = ("dataset", "augment", "model", "loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "schedule")
-"""Options that hold others."""
+"""Options that hold others; null where nothing is chosen."""
+
+SECTIONS = ("tune", "space", "curve", "xray", "pixels", "landscape", "sweep", "gpu")
+"""Options that hold others, never null."""
 
 REFUSED = {
     "fast_dev_run": "take trainer=debug",
@@ -143,6 +146,7 @@ def domain_of(path: str) -> Domain | None:
 def outside(config: Any) -> Iterator[str]:
     """One sentence for each value of a plain configuration that lies outside of its domain."""
     wrong = [name for name in GROUPS if not isinstance(config.get(name), dict | None)]
+    wrong += [name for name in SECTIONS if not isinstance(config.get(name, {}), dict)]
     if wrong:
         yield from (f"{name}: expected {name}.OPTION=VALUE, got {name}={_spell(config[name])}" for name in wrong)
         return

@@ -130,7 +130,7 @@ def open_run(folder: Path | str, trust: Sequence[str] = ()) -> TrainedRun:
 
     trust: modules whose classes and functions its configuration may build besides those of validation.py.
     """
-    folder = Path(folder)
+    folder = Path(str(folder))  # run=2024 is a number
     require(folder.is_dir(), "run", "the folder of a run", folder, "see outputs/STUDY/")
     facts = Run(folder).known()
     require("config" in facts and "data" in facts, f"run {folder}", "a run.json written by seglab.train", "none")
@@ -144,12 +144,12 @@ def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[Tra
 
     Of a study or a pattern only those that finished; a single run is opened whatever its state.
     """
-    names = [where] if isinstance(where, str) else list(where)
+    names = list(map(str, where)) if isinstance(where, list | tuple) else [str(where)]
     found: dict[Path, None] = {}
     for name in names:
         paths = [Path(name)]
-        if glob.has_magic(name):  # a study also holds a report and a table, which are no runs
-            paths = sorted(path for path in map(Path, glob.glob(name)) if path.is_dir())
+        if glob.has_magic(name) and not paths[0].exists():  # a folder may have brackets in its name
+            paths = sorted(path for path in map(Path, glob.glob(name)) if path.is_dir())  # no table.csv of a study
         for path in paths:
             if (path / "run.json").is_file() or not path.is_dir():
                 found[path] = None
@@ -159,4 +159,8 @@ def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[Tra
     expected, remedy = f"a run.json at {', '.join(names) or 'nowhere'}", "give run=outputs/STUDY/RUN"
     require(bool(found), "run", expected, "none", remedy)
     runs = [open_run(path, trust) for path in found]
-    return runs if len(runs) == 1 else [run for run in runs if run.facts.get("status") == "finished"]
+    if len(runs) == 1:
+        return runs
+    finished = [run for run in runs if run.facts.get("status") == "finished"]
+    require(bool(finished), "run", "a finished run", f"{len(runs)} that are not", "run their commands again")
+    return finished

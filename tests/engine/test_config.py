@@ -16,6 +16,7 @@ from seglab.engine.config import (
     check,
     experiment,
     identity,
+    inside,
     mark_swept,
     model_node,
     overrides,
@@ -99,6 +100,13 @@ def test_a_run_remembers_where_its_configurations_are(tmp_path, monkeypatch):
     assert overrides() == [words[0], "loss=bce", "folder=x"]
 
 
+def test_a_study_may_be_a_number_and_lies_inside_of_outputs():
+    assert inside(2024) == "2024"
+    for name in ("", None, "/tmp/x", "a/../.."):
+        with pytest.raises(ContractError, match="study: expected a folder inside of outputs/"):
+            inside(name)
+
+
 def test_an_experiment_has_two_sizes_and_no_third(configure):
     words = ("folder=x", "experiment=upsampling")
     assert configure("train", *words).dataset.size == 96
@@ -132,6 +140,12 @@ def test_a_wrong_choice_is_one_sentence():
         (["dcie"], "loss: expected one of .*dice"),
         ([{"focal": {"gama": 3}}], "loss.focal: expected some of gamma, alpha, class_weights, got gama"),
         ([{"focal": 3}], "loss.focal: expected {OPTION: VALUE}, got 3"),
+        (
+            [{"bce": {}, "dice": {}}],
+            "loss: expected a name, or {NAME: {OPTION: VALUE}}, .*, got {'bce': {}, 'dice': {}}",
+        ),
+        ([{}], "loss: expected a name, or .*, got {}"),
+        (3, "loss: expected a list of names, got 3"),
     )
     for words, said in wrong:
         with pytest.raises((ContractError, ConfigError), match=said):

@@ -55,7 +55,8 @@ def test_errors_are_better_when_small():
 
 
 def test_a_group_holds_options():
-    assert list(outside({"logger": "x", "loss": None})) == ["logger: expected logger.OPTION=VALUE, got logger=x"]
+    said = ["logger: expected logger.OPTION=VALUE, got logger=x", "tune: expected tune.OPTION=VALUE, got tune=null"]
+    assert list(outside({"logger": "x", "loss": None, "tune": None})) == said
 
 
 @pytest.mark.parametrize("command", ["train", "report", "surface", "prepare", "benchmark"])

@@ -1,6 +1,7 @@
 """A run opened again from its folder is the run that was measured; other folders are refused in one sentence."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from seglab.contract import ContractError
 from seglab.engine.trained_run import TrainedRun, open_run, open_runs
+from tests.conftest import facts_of
 
 
 def test_an_opened_run_gives_the_losses_it_was_measured_with(study_in_each_precision):
@@ -28,6 +30,24 @@ def test_a_study_and_a_pattern_open_their_finished_runs(trained_study, tmp_path)
     assert [run.name for run in open_runs(str(study))] == ["bce", "dice"]
     assert [run.name for run in open_runs(f"{study}/d*")] == ["dice"]
     assert [run.name for run in open_runs([str(study / "dice"), str(study)])] == ["dice", "bce"]
+
+
+def test_a_folder_with_brackets_in_its_name_is_no_pattern_and_a_number_is_a_name(trained_study, tmp_path, monkeypatch):
+    for name in ("[old]", "2024"):
+        shutil.copytree(trained_study / "bce", tmp_path / name / "bce")
+    assert [run.name for run in open_runs(f"{tmp_path}/[old]/bce")] == ["bce"]
+    assert [run.name for run in open_runs([f"{tmp_path}/[old]"])] == ["bce"]
+    monkeypatch.chdir(tmp_path)
+    assert [run.name for run in open_runs(2024)] == ["bce"]
+
+
+def test_several_runs_none_of_which_has_finished_are_one_sentence(trained_study, tmp_path):
+    for name in "ab":
+        facts = facts_of(shutil.copytree(trained_study / "bce", tmp_path / name)) | {"status": "interrupted"}
+        (tmp_path / name / "run.json").write_text(json.dumps(facts))
+    assert [run.name for run in open_runs(str(tmp_path / "a"))] == ["a"]
+    with pytest.raises(ContractError, match="run: expected a finished run, got 2 that are not; run their commands"):
+        open_runs([str(tmp_path / "a"), str(tmp_path / "b")])
 
 
 def test_a_folder_that_is_no_run_is_one_sentence(tmp_path):
