@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seglab.engine.config import one_line
+
 log = logging.getLogger(__name__)
 
 Inputs = tuple[Tensor | None, ...]
@@ -105,7 +107,7 @@ class Graphs:
                 raise
             except RuntimeError as error:
                 self.usable = False
-                reason = str(error).splitlines()[0]
+                reason = one_line(error)
                 log.info("cuda_graph: steps are computed kernel by kernel, since they cannot be recorded (%s)", reason)
         if key not in self.known:
             return None

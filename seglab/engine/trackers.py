@@ -20,6 +20,7 @@ from filelock import FileLock
 from pytorch_lightning.loggers import Logger
 
 from seglab.contract import require
+from seglab.engine.config import one_line
 from seglab.engine.run import Run, rank
 from seglab.files import read_json
 
@@ -61,7 +62,7 @@ class Tracker(Logger):
         except ModuleNotFoundError:
             raise
         except Exception as error:  # each tracker has its own
-            got = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            got = f"{type(error).__name__}: {one_line(error)}"
             require(False, "logger", f"{self.package} to answer", got, "logger=none and later push=NAME sends the runs")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

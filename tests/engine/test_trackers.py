@@ -110,6 +110,15 @@ def test_a_run_that_fails_says_so_and_a_tracker_that_is_not_there_is_one_sentenc
     assert not (tmp_path / "run/metrics.csv").exists()
 
 
+def test_a_tracker_whose_error_says_nothing_is_named_with_it(tmp_path):
+    class Silent(Fake):
+        def start(self, folder, facts):
+            raise TimeoutError
+
+    with pytest.raises(ContractError, match=r"logger: expected fake to answer, got TimeoutError: TimeoutError; logger"):
+        Silent().begin(tmp_path, dict.fromkeys(("identity", "seed", "choices", "config")))
+
+
 def test_a_missing_package_names_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     said = r'train: expected the package mlflow, got none; pip install "seglab\[mlflow\]"'
