@@ -290,8 +290,9 @@ class SegModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         torch.set_rng_state(checkpoint["random_state"]["cpu"].cpu())
-        if torch.cuda.is_available() and checkpoint["random_state"]["gpu"]:
-            torch.cuda.set_rng_state_all([state.cpu() for state in checkpoint["random_state"]["gpu"]])
+        here = torch.cuda.device_count()  # a run may resume on a machine with fewer GPUs, or with none
+        for device, state in enumerate(checkpoint["random_state"]["gpu"][:here]):
+            torch.cuda.set_rng_state(state.cpu(), device)
         self._schedule = checkpoint["schedule"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -71,7 +71,7 @@ def write(net: Deployed, images: np.ndarray, file: Path) -> Exported:
             except OSError:
                 raise
             except Exception as error:  # torch.export raises a dozen kinds for what it cannot follow
-                worst = str(error).strip().splitlines()[0][:200]
+                worst = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                 continue
             if seen <= TOLERANCE:
                 return Exported(file, words, len(images), seen)

@@ -132,6 +132,16 @@ def test_somebody_elses_loss_without_gradient_or_value_is_one_sentence(function,
         dry_run(trained, loader_of(three_samples()), torch.device("cpu"))
 
 
+@pytest.mark.parametrize("gpus", [0, 1, 4])
+def test_a_run_resumes_where_there_are_other_gpus_than_where_it_was_saved(monkeypatch, gpus):
+    numbers = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: numbers.append((device, int(state))))
+    states = {"cpu": torch.get_rng_state(), "gpu": [torch.tensor(5), torch.tensor(6)]}
+    module().on_load_checkpoint({"random_state": states, "schedule": {}})
+    assert numbers == [(0, 5), (1, 6)][:gpus]
+
+
 def test_a_gpu_without_memory_is_one_sentence(tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64.00 GiB. GPU 0 has 2 GiB.")
