@@ -95,3 +95,10 @@ def finished_epochs(file: Path, identity: str) -> int:
     remedy = "choose another hydra.run.dir, or rerun=true to replace it"
     require(saved["identity"] == identity, f"checkpoint {file}", "one of this experiment", "another", remedy)
     return saved["epoch"] + 1
+
+
+def refers_to_best(file: Path) -> bool:
+    """Whether a last checkpoint names a best one beside it; before the first validation there is none."""
+    saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    names = [str(state.get("best_model_path")) for state in saved["callbacks"].values()]
+    return "best.ckpt" in {Path(name).name for name in names}

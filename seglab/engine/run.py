@@ -96,10 +96,13 @@ class Run:
         known, file = self.known(), self.folder / "metrics.csv"
         if not epochs or not file.exists():
             return None
-        with file.open(encoding="utf-8", newline="") as opened:
-            rows = list(csv.DictReader(opened))
         monitor = known["config"]["monitor"]
-        values = [float(row[monitor]) for row in rows[:epochs] if row.get(monitor)]
+        try:
+            with file.open(encoding="utf-8", newline="") as opened:
+                rows = list(csv.DictReader(opened))
+            values = [float(row[monitor]) for row in rows[:epochs] if row.get(monitor)]
+        except (ValueError, csv.Error):  # damaged: the run resumes, and writes it again from its checkpoint
+            return None
         done = len(rows) >= epochs or known.get("paused", 0) >= epochs  # early stopping ends with fewer rows
         return (max if better(monitor) == "max" else min)(values) if done and values else None
 
@@ -112,13 +115,21 @@ class Run:
 
     def clean_up(self) -> None:
         """Remove temporary files that a killed process left, and the checkpoints if one of them is damaged."""
+        from seglab.engine.checkpoints import refers_to_best
+
         for partial in self.folder.rglob(".*.partial*"):
             partial.unlink(missing_ok=True)
-        for file in (self.last, self.last.with_name("best.ckpt")) if self.last else ():
-            if not archive_is_intact(file):
-                log.warning("%s is damaged: the run starts over, and ends with the same numbers", os.path.relpath(file))
-                shutil.rmtree(file.parent)
-                return
+        last = self.last
+        if last is None:
+            return
+        best = last.with_name("best.ckpt")
+        damaged = [file for file in (last, best) if not archive_is_intact(file)]
+        if damaged == [best] and not best.exists() and not refers_to_best(last):
+            return
+        if damaged:
+            name = os.path.relpath(damaged[0])
+            log.warning("%s is damaged: the run starts over, and ends with the same numbers", name)
+            shutil.rmtree(last.parent)
 
     def outcome(self, identity: str, data_now: Callable[[], str], stop_after: int | None = None) -> float | None:
         """The monitored value if this very experiment is finished here, None if it is still to be trained.

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -14,7 +15,7 @@ from seglab.engine.run import Run
 from seglab.files import archive_is_intact
 from tests.commands.conftest import DAMAGES, LONGER
 from tests.commands.forked import run
-from tests.conftest import DATA, assert_same_tables, facts_of, train_small
+from tests.conftest import DATA, assert_same_tables, epochs_of, facts_of, killed, train_small
 
 
 def test_an_intact_archive_is_distinguished_from_a_damaged_one(undisturbed, tmp_path):
@@ -44,6 +45,29 @@ def test_a_checkpoint_of_another_experiment_is_refused_even_without_its_run_json
     (folder / "run.json").unlink()
     with pytest.raises(ContractError, match=r"last\.ckpt: expected one of this experiment, got another"):
         train_small(folder, *LONGER, "seed=2")
+
+
+def test_a_run_that_was_never_validated_resumes_without_a_best_checkpoint(tmp_path, caplog):
+    words = ("trainer.max_epochs=4", "trainer.check_val_every_n_epoch=3")
+    with killed(epoch=2):
+        train_small(tmp_path / "killed", *words)
+    assert not (tmp_path / "killed/checkpoints/best.ckpt").exists()
+    caplog.set_level("INFO")
+    train_small(tmp_path / "killed", *words)
+    assert "resuming after epoch 2 of" in caplog.text
+    assert "damaged" not in caplog.text
+    assert_same_tables(tmp_path / "killed", train_small(tmp_path / "undisturbed", *words))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"epoch,step,val/iou_pooled\n0,2,much\n", b""])
+def test_a_paused_run_writes_its_damaged_table_again(tmp_path, content, caplog):
+    folder = train_small(tmp_path / "run", "stop_after=1")
+    whole = epochs_of(folder)
+    (folder / "metrics.csv").write_bytes(content)
+    caplog.set_level("INFO")
+    train_small(folder, "stop_after=1")
+    assert "resuming after epoch 1 of" in caplog.text
+    pd.testing.assert_frame_equal(epochs_of(folder), whole)
 
 
 @pytest.fixture
