@@ -283,8 +283,13 @@ def pictures(module: SegModule, samples: Samples, numbers: Iterable[int]) -> Ite
 
 def tile_with_most_foreground(samples: Samples, number: int) -> int:
     """The sample that shows the most foreground of an image of the split."""
+
+    def foreground(index: int) -> float:
+        target = samples[[(0, index)]]["target"]
+        return float(target.clamp(max=1).sum())  # of class ids, where 3 is no more foreground than 1, or of fractions
+
     tiles = [index for index in range(len(samples)) if samples.source.number(index) == number]
-    return tiles[0] if len(tiles) == 1 else max(tiles, key=lambda index: float(samples[[(0, index)]]["target"].sum()))
+    return tiles[0] if len(tiles) == 1 else max(tiles, key=foreground)
 
 
 def extremes(scores: pd.Series, count: int = 3) -> dict[int, str]:

@@ -8,6 +8,7 @@ Where several jobs work at once and die together, none is blamed: each of them i
 import json
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -197,5 +198,5 @@ def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int
         lines.append(f"  left: {resumes if left else 'nothing'}")
     folders = {Path(run["folder"]).parent for run in runs}
     studies = sorted(str(folder) for folder in folders if not folder.name.startswith("."))
-    lines += [f"  report: python -m seglab.report {os.path.relpath(study)}" for study in studies]
+    lines += [f"  report: python -m seglab.report {shlex.quote(os.path.relpath(study))}" for study in studies]
     return "\n".join(lines)

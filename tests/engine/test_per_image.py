@@ -1,5 +1,7 @@
 """The rows of a run add up: tiles to images, images to the metrics, and the images to look at are the right ones."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ import scipy.ndimage
 import torch
 
 from seglab.data.facts import spread
-from seglab.engine.per_image import ImageTable, extremes
+from seglab.engine.per_image import ImageTable, extremes, tile_with_most_foreground
 
 
 def scene(seed, side=8):
@@ -77,6 +79,23 @@ def test_objects_that_the_data_set_tells_apart_are_found_one_by_one():
     assert [row["objects"] for row in rows] == [2, 3]
     assert [row["objects_found"] for row in rows] == [1, 2]  # half of a pair is not more than half of it
     assert rows[1]["object_f2"] == pytest.approx(5 * 2 / (4 * 3 + 2))
+
+
+class Tiles:
+    """Samples of two images, of which the second has three tiles."""
+
+    targets = ([5], [0, 0, 3], [1, 1, 0], [1, 0, 0])
+    source = SimpleNamespace(number=lambda index: min(index, 1))
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, pairs):
+        return {"target": torch.tensor(self.targets[pairs[0][1]], dtype=torch.uint8)}
+
+
+def test_the_tile_with_the_most_foreground_is_that_with_the_most_pixels_whatever_their_class():
+    assert [tile_with_most_foreground(Tiles(), number) for number in (0, 1)] == [0, 2]
 
 
 def test_the_best_median_and_worst_are_found_and_undefined_scores_left_out():
