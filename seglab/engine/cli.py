@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 PLUGINS = {"ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
 """What our launchers need beyond Hydra: optional packages, one extra each."""
 
-
 EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export") | dict.fromkeys(("monai", "kornia"), "bench")
 EXTRAS |= {"nibabel": "nifti", "pycocotools": "coco", "optuna": "search"}
 EXTRAS |= {name: name for name in ("wandb", "mlflow", "trackio")}
@@ -55,30 +54,34 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
     def decorate(function: Callable[[DictConfig, Path], Any]) -> Callable[[], None]:
         @functools.wraps(function)
         def job(cfg: DictConfig) -> Any:
-            began.append(True)
+            hydra_node = HydraConfig.get()
+            folder = Path(hydra_node.runtime.output_dir)
+            began.append(folder)
             try:
-                refuse_added(cfg, HydraConfig.get().overrides.task, name, str(CONF))
+                refuse_added(cfg, hydra_node.overrides.task, name, str(CONF))
                 check_domains(cfg)
                 with exclusive_slot(), extras_named(name):
-                    return function(cfg, Path(HydraConfig.get().runtime.output_dir))
+                    return function(cfg, folder)
             except (ContractError, OmegaConfBaseException, OSError) as error:
-                if HydraConfig.get().mode == RunMode.RUN:
-                    raise SystemExit(_sentence(error)) from None
-                log.error("%s", _sentence(error))  # when it happens; a sweep ends much later
-                refuse(Path(HydraConfig.get().runtime.output_dir), error, _sentence(error))
-                failures.append(_sentence(error))
-                return float("nan")
+                said = _sentence(error)
+                if hydra_node.mode == RunMode.RUN:
+                    raise SystemExit(said) from None
+                log.error("%s", said)  # when it happens; a sweep ends much later
+                refuse(folder, error, said)
+                failed.append(folder)
+                return float("nan")  # an error would be raised again by the sweeper, as a traceback
             except (KeyboardInterrupt, SystemExit) as error:
                 if stopped_on_purpose(error):
                     raise SystemExit(143 if was_terminated(error) else 130) from None  # ends a sweep too
-                raise RuntimeError(f"the job called sys.exit({error})") from error
+                raise RuntimeError(f"the job called sys.exit({error})") from error  # which ends this job alone
             except Exception as error:
                 traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it must not keep the model
                 raise
             finally:
                 _free()
 
-        failures, began = list[str](), list[bool]()
+        began: list[Path] = []
+        failed: list[Path] = []
         hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
 
         def main() -> None:
@@ -93,14 +96,14 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and {"--cfg", "-c", "--info", "-i"} & set(sys.argv[1:]):
                 raise SystemExit("--cfg: expected one run, got a sweep; leave -m out")
-            if sweeps and not current_sweep():
+            if sweeps and not current_sweep():  # in its child the command arrives here again
                 mark_swept(sys.argv[1:])
                 raise SystemExit(supervise(f"seglab.{name}"))
             # Threads that spin while they wait starve other processes: 154 s became 36 s beside one that is busy
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
             with _exit_code_of_signals(), _one_sentence_for_errors(name, began), extras_named(name):
                 hydra_main()
-            if failures:
+            if failed:
                 raise SystemExit(1)
 
         return main
@@ -114,9 +117,9 @@ def _is_override(word: str) -> bool:
 
 def _arranged(words: list[str], command: str) -> list[str]:
     """A command line as Hydra takes it: overrides in one piece after the options, the home folder for ~, ä as "ä"."""
-    if command == "evaluate":  # whose data set, where none is chosen, is an empty mapping: the run's own with changes
-        words = [re.sub(r"^\+*(?=dataset\.)", "++", word) for word in words]
-    at_home = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in sorted(words, key=_is_override)]
+    in_order = sorted(words, key=_is_override)  # stable: the word behind --config-dir stays there
+    at_home = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in in_order]
+    # A value with a letter outside of ASCII, which Hydra takes in quotes alone; no list, mapping, sweep or quoted text
     foreign = re.compile(r"""([^=\s]+=)(?=.*[^\x00-\x7f])([^,=\[\]{}()'"\\]+)""")
     return [foreign.sub(r'\1"\2"', word) if foreign.fullmatch(word) else word for word in at_home]
 
@@ -126,7 +129,7 @@ def _free() -> None:
     if runs_in_parallel():
         finish()
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # a single job ends with its process
-        gc.collect()
+        gc.collect()  # a run leaves circles of references, which hold its model
 
 
 @contextmanager
@@ -144,9 +147,10 @@ def _exit_code_of_signals() -> Iterator[None]:
         if number == signal.SIGINT and latest - before < 1:  # of the terminal, and passed on by the parent
             return
         received.append(number)
-        if number == signal.SIGTERM:  # another one, to all of a sweep's processes, would interrupt the end itself
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt(*[TERMINATED] * (number == signal.SIGTERM))
+        if number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)  # `timeout` sends one to every process: it would come twice
+            raise KeyboardInterrupt(TERMINATED)
+        raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
@@ -155,12 +159,12 @@ def _exit_code_of_signals() -> Iterator[None]:
         finish()
     except BaseException:
         if received:
-            raise SystemExit(128 + received[0]) from None
+            raise SystemExit(128 + received[0]) from None  # as a shell gives it
         raise
 
 
 @contextmanager
-def _one_sentence_for_errors(name: str, began: list[bool]) -> Iterator[None]:
+def _one_sentence_for_errors(name: str, began: list[Path]) -> Iterator[None]:
     """Print errors of composition as one sentence, without the lines that Hydra adds (unless HYDRA_FULL_ERROR=1)."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
@@ -173,8 +177,8 @@ def _one_sentence_for_errors(name: str, began: list[bool]) -> Iterator[None]:
         if isinstance(error, OSError | ContractError) and not isinstance(error, HydraException):
             raise SystemExit(_sentence(error)) from None
         if began and not isinstance(error, HydraException | OmegaConfBaseException):
-            raise
-        words = [word for word in sys.argv[1:] if _is_override(word)]
+            raise  # of a job: its traceback is worth reading
+        words = [word for word in sys.argv[1:] if _is_override(word)]  # are composed again, to find the wrong one
         if folders := _config_dirs(sys.argv[1:]):
             words.append(f"hydra.searchpath=[{','.join(f'file://{Path(one).absolute()}' for one in folders)}]")
         raise SystemExit(explain(error, name, str(CONF), words)) from None
@@ -197,7 +201,7 @@ def _missing_plugin(word: str) -> str | None:
     name = word.removeprefix("hydra/launcher=")
     if name == word or name not in PLUGINS:
         return None
-    from importlib import metadata  # which reads mails, a twentieth of what a command takes to start
+    from importlib import metadata  # which imports `email`, a twentieth of what a command takes to start
 
     try:
         metadata.version(PLUGINS[name])
@@ -228,7 +232,7 @@ def _config_dirs(words: Sequence[str]) -> list[str]:
 def find_modules_of_the_user(words: Sequence[str]) -> None:
     """Let modules in this folder and in that of `--config-dir` be imported, here and in processes started from here."""
     folders = [os.path.abspath(folder) for folder in (*_config_dirs(words), ".")]
-    sys.path += [folder for folder in folders if folder not in sys.path]
+    sys.path += [folder for folder in folders if folder not in sys.path]  # last: no file there hides a package
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys([*known, *folders])))
 
@@ -263,8 +267,8 @@ def console_level(root: DictConfig) -> str:
 
 OmegaConf.register_new_resolver("console_level", lambda *, _root_: console_level(_root_), replace=True)
 OmegaConf.register_new_resolver("job_prefix", lambda *, _root_: job_prefix(_root_), replace=True)
-# Hydra deep-copies its store of schemas for every group that --help lists, a second and a half with all plug-ins
-# installed. It reads the store alone, and copies each node that it takes out, so one store can serve all.
+# Hydra deep-copies its store of schemas for every group that --help lists: a second and a half with all plug-ins.
+# It copies each node that it takes out, too, so that one store can serve all.
 ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
-# the plug-ins register schemas under the names of our presets, and Hydra says so in every process
+# The plug-ins register schemas under the names of our presets, and Hydra says so in every process
 warnings.filterwarnings("ignore", message="(?s).*hydra/launcher.* is validated against ConfigStore schema")
