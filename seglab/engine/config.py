@@ -25,7 +25,7 @@ from seglab.engine.domains import better, outside
 from seglab.engine.validation import as_loss, faults
 
 PACKAGE = Path(__file__).resolve().parents[1]
-CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if (folder / "train.yaml").exists())
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 """The configuration: inside the package when installed from a wheel, beside it in a checkout."""
 
 SEARCH = ("trials", "space", "sampler", "halving", "tuning_repeats", "fresh_seeds")
@@ -58,13 +58,13 @@ def build(node: Any, **more: Any) -> Any:
     if not node:
         return None
     try:
-        return hydra.utils.instantiate(node, _convert_="all", **more)
+        return hydra.utils.instantiate(node, _convert_="all", **more)  # no object gets a list or dict of omegaconf
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, ContractError):
             raise ConfigError(str(cause)) from None
         place = str(error).rpartition("full_key: ")[2] + ": " if "full_key: " in str(error) else ""
-        said = one_line(cause or error)
+        said = one_line(cause or error)  # what the class itself said, without Hydra's words around it
         remedy = "; install it, or add its folder to sys.path (--config-dir)" if "No module named" in said else ""
         raise ConfigError(place + said + remedy) from cause
 
@@ -125,7 +125,7 @@ def overrides() -> list[str]:
     if not HydraConfig.initialized():
         return []
     given = HydraConfig.get().overrides
-    found = [word for word in given.hydra if word.startswith("hydra.searchpath=")]
+    found = [word for word in given.hydra if word.startswith("hydra.searchpath=")]  # else the choices are not found
     return found + [word for word in given.task if word.split("=")[0] not in ("plan", "rerun")]
 
 
@@ -164,13 +164,14 @@ def check(cfg: DictConfig) -> None:
     """Check every option against its domain, and every `_target_` node against the signature that it will call."""
     config = {key: as_loss(value) if key == "loss" else value for key, value in to_container(cfg).items()}
     found = list(outside(config))
-    named = {sentence.partition(":")[0] for sentence in found}
+    named = {sentence.partition(":")[0] for sentence in found}  # what a domain forbids has the wrong type, too
     _raise_if_any([*found, *(sentence for sentence in faults(config) if sentence.partition(":")[0] not in named)])
 
 
 def _raise_if_any(sentences: list[str]) -> None:
     if sentences:
-        raise ConfigError("\n".join(sentence.replace("\n", "\\n") for sentence in sentences))
+        one_each = [sentence.replace("\n", "\\n") for sentence in sentences]  # a value may have a line break
+        raise ConfigError("\n".join(one_each))
 
 
 def mark_swept(words: Sequence[str]) -> None:
@@ -178,7 +179,7 @@ def mark_swept(words: Sequence[str]) -> None:
     given = [word for word in words if word.startswith("dataset.root=")]
     with suppress(CompactHydraException):  # a wrong word is said by the sweep itself
         if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(given)):
-            os.environ[SWEPT] = "1"
+            os.environ[SWEPT] = "1"  # else the runs of a loss on A and on B would share a folder
 
 
 def experiment(cfg: DictConfig) -> dict[str, Any]:
@@ -191,7 +192,7 @@ def experiment(cfg: DictConfig) -> dict[str, Any]:
         return {key: keep(value[key], at) for key, at in inner.items() if at not in left_out}
 
     left_out = NOT_IN_IDENTITY - ({"dataset.root"} if SWEPT in os.environ else set())
-    # what points into the folder does not count either, nor a mode that follows from the monitor
+    # What points into the folder does not count either, nor a mode that follows from the monitor
     kept = keep(OmegaConf.to_container(cfg), "") | {"folder": "", "monitor_mode": "auto"}
     resolved: Any = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
     return resolved
@@ -213,13 +214,17 @@ def run_name(root: DictConfig) -> str:
     changed += [f"to-{goal}" for goal in _goals(made["schedule"])]
     words = [choices.loss, *changed, choices.model, choices.dataset, f"s{root.seed}"]
     safe = "".join(c if c.isalnum() or c in "._-+" else "-" for c in "_".join(map(str, words)))
-    return f"{safe[:80]}-{identity(root)}"
+    return f"{safe[:80]}-{identity(root)}"  # a file system takes 255 bytes
 
 
 def _goals(schedule: Any) -> Iterator[Any]:
     """The values that parameters of the loss go to."""
-    for key, value in schedule.items() if isinstance(schedule, dict) else ():
-        yield from _goals(value) if isinstance(value, dict) else [value] if key == "to" else []
+    if isinstance(schedule, dict):
+        for key, value in schedule.items():
+            if isinstance(value, dict):
+                yield from _goals(value)
+            elif key == "to":
+                yield value
 
 
 def _file(group: str, name: str, sources: Any) -> Path | None:
@@ -238,7 +243,7 @@ def build_choices(group: str, words: Any) -> dict[str, Any]:
         require(single, group, "a name, or {NAME: {OPTION: VALUE}}, in each place of the list", word)
         name, values = next(iter(word.items())) if isinstance(word, dict) else (word, {})
         node = inner(group, name)
-        OmegaConf.set_struct(node, True)
+        OmegaConf.set_struct(node, True)  # or a misspelt option would be added
         if not isinstance(values, dict):
             raise ConfigError(f"{group}.{name}: expected {{OPTION: VALUE}}, got {values}")
         try:
