@@ -29,6 +29,7 @@ def runs_at_once(wanted: int | str, configs: Iterable[Any]) -> int:
         require(fits, "hydra.launcher.n_jobs", "auto or a number of at least 1", wanted)
         return int(wanted)
     configs = list(configs)
+    # Runs that share a GPU take turns on it; only on Linux a process may be forked with what it has imported
     if sys.platform != "linux" or any(uses_gpu(cfg.trainer.accelerator) for cfg in configs):
         return 1
     threads = max((run_threads(cfg) for cfg in configs), default=1)
@@ -47,6 +48,7 @@ def run_threads(cfg: Any) -> int:
     """The threads of the run of a configuration: `cfg.threads`, or what its training step is worth."""
     if cfg.threads != "auto":
         return int(cfg.threads)
+    # As JSON, so that the runs of a sweep find in the cache what the first one has counted
     model, dataset = (json.dumps(to_container(node), sort_keys=True) for node in (cfg.model, cfg.dataset))
     return int(min(cores(), 1 + step_flop(model, dataset, cfg.batch_size) / FLOP_PER_THREAD))
 
@@ -76,7 +78,7 @@ def step_flop(model: str, dataset: str, batch_size: int) -> float:
         data = build(json.loads(dataset))
         with torch.device("meta"), counter, torch.no_grad():
             net = build(without_download(json.loads(model)))
-            net.eval()(torch.empty(1, data.channels, data.size, data.size))
+            net.eval()(torch.empty(1, data.channels, data.size, data.size))  # a batch norm cannot train on one image
     except Exception:  # the checks of the run itself report what is wrong; a model of the user's may need numbers
         return float("inf")
     return 3.0 * batch_size * counter.get_total_flops()  # the backward pass takes twice the forward
