@@ -52,11 +52,12 @@ class LocalLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        # Here and not above, since Hydra imports every launcher for every command
         from seglab.engine.local_jobs import Progress, run_in_processes
         from seglab.engine.sweep import announce
         from seglab.engine.threads import runs_at_once
 
-        setup_globals()
+        setup_globals()  # as every launcher of Hydra does: its resolvers, such as `hydra:`
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         composed = [self.compose(list(words), initial_job_idx + k) for k, words in enumerate(job_overrides)]
         asked = [folder_of(job) for job in composed]
@@ -70,7 +71,7 @@ class LocalLauncher(Launcher):
         log.info("sweep: %d runs, %d at once", len(jobs), at_once)
         for job in jobs:
             with read_write(job.hydra):  # HydraConfig has locked it
-                job.hydra.launcher.n_jobs = 1 if plan else at_once
+                job.hydra.launcher.n_jobs = 1 if plan else at_once  # tells a job whether others print, too: cli.py
         if plan:
             done = [self.run_here(job, k, progress, plan) for k, job in enumerate(jobs)]
         else:
@@ -83,12 +84,12 @@ class LocalLauncher(Launcher):
                     values = run_in_processes(lambda k: self.run_in_child(jobs[k]), len(jobs), at_once, progress.ended)
                     done = [JobReturn(status=JobStatus.COMPLETED, _return_value=value) for value in values]
             finally:
-                gc.unfreeze()
+                gc.unfreeze()  # triton warns when a process ends without collecting what it made
         return [done[folders.index(folder)] for folder in asked]
 
     def preload(self, jobs: Sequence[DictConfig]) -> None:
         """Import what the runs of these jobs use."""
-        chain = any("steps" in (job.augment or {}) for job in jobs)
+        chain = any("steps" in (job.augment or {}) for job in jobs)  # albumentations takes 0.8 s
         for name in (*PRELOADED, "albumentations") if chain else PRELOADED:
             import_module(name)
 
@@ -104,7 +105,7 @@ class LocalLauncher(Launcher):
         keys = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
         try:
             return run_job(self.task, job, hydra_context=self.context, **keys)
-        finally:
+        finally:  # the job had a log of its own
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
 
     def run_here(self, job: DictConfig, k: int, progress: Progress, plan: bool) -> JobReturn:
@@ -127,5 +128,5 @@ class LocalLauncher(Launcher):
 
 def folder_of(job: DictConfig) -> Path:
     """The folder of a job; its name may refer to the choices of this very job."""
-    HydraConfig.instance().set_config(job)
+    HydraConfig.instance().set_config(job)  # where the resolvers look
     return Path(str(OmegaConf.select(job, "hydra.sweep.dir")), str(OmegaConf.select(job, "hydra.sweep.subdir")))

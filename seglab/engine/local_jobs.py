@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import time
+from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -24,25 +25,25 @@ def run_in_processes(
     a negative code is the number of the signal that it died of. Whatever raises here, Ctrl-C too, ends all processes.
     """
     context = multiprocessing.get_context("fork")  # inherits what is imported and composed: nothing is pickled
-    values, waiting = [float("nan")] * count, iter(range(count))
+    values, waiting = [float("nan")] * count, deque(range(count))
     running: dict[Any, tuple[int, BaseProcess, Connection]] = {}
     try:
-        while True:
-            while len(running) < at_once and (k := next(waiting, None)) is not None:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                k = waiting.popleft()
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_send, args=(sender, work, k))
                 process.start()
-                sender.close()
+                sender.close()  # the child has its own; every later child would inherit this one
                 running[process.sentinel] = (k, process, receiver)
-            if not running:
-                return values
             for sentinel in wait(list(running)):
                 k, ended_process, receiver = running.pop(sentinel)
                 ended_process.join()
-                if ended_process.exitcode == 0:
+                if ended_process.exitcode == 0:  # one that died may have sent nothing
                     values[k] = receiver.recv()
                 receiver.close()
                 ended(k, ended_process.exitcode or 0)
+        return values
     finally:
         for _, left, _ in running.values():
             left.terminate()
@@ -75,7 +76,7 @@ class Progress:
             words.append(f"{facts['monitor']['name']} {facts['monitor']['value']:.4f} in {facts['seconds']:.0f} s")
         elif facts.get("error") and facts["status"] != "refused":  # which has just been said
             words.append(str(facts["error"]["message"]))
-        if run.file.exists() and run.file.stat().st_mtime >= self.began:
+        if run.file.exists() and run.file.stat().st_mtime >= self.began:  # else it was finished before, and skipped
             self.seconds.append(facts.get("seconds", 0.0))
         left = len(self.folders) - self.done
         if left and self.seconds:

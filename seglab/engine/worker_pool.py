@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
-_warn_once = functools.cache(logging.getLogger(__name__).warning)
+_warn_once = functools.cache(logging.getLogger(__name__).warning)  # of the same words only the first call warns
 DIED = "evaluation_processes: one has died (for lack of memory?); the rest is computed in this process"
 
 _pools: dict[int, futures.ProcessPoolExecutor] = {}
@@ -26,7 +26,7 @@ def submit(processes: int, function: Callable[..., Any], *args: Any) -> futures.
     def take(computed: futures.Future[Any] | None = None) -> None:
         try:
             result.set_result(computed.result() if computed else function(*args))
-        except futures.BrokenExecutor:
+        except futures.BrokenExecutor:  # what a process that died was computing, and all that waited behind it
             _warn_once(DIED)
             take()
         except Exception as error:
@@ -55,8 +55,8 @@ def _prepare() -> None:
 
     def end_with_parent() -> None:
         multiprocessing.parent_process().join()  # type: ignore[union-attr]
-        os._exit(1)
+        os._exit(1)  # sys.exit would end this thread alone
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # there is a process for each core that is free, see threads.py
