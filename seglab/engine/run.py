@@ -45,7 +45,10 @@ def current_sweep() -> str | None:
 
 def rank() -> int:
     """The number of this process among those of a run that spans several devices or nodes; only 0 writes."""
-    return next((int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if name in os.environ), 0)
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):  # as set by torchrun, by Lightning, by srun
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
 
 
 class Run:
@@ -86,7 +89,7 @@ class Run:
 
     def forget(self) -> None:
         """Remove what an earlier run left, so that this one starts over."""
-        for folder in ("checkpoints", "snapshots"):
+        for folder in ("checkpoints", "snapshots"):  # first: without run.json the next start would resume from these
             shutil.rmtree(self.folder / folder, ignore_errors=True)
         for file in ("run.json", *RESULTS):
             (self.folder / file).unlink(missing_ok=True)
@@ -104,7 +107,9 @@ class Run:
         except (ValueError, csv.Error):  # damaged: the run resumes, and writes it again from its checkpoint
             return None
         done = len(rows) >= epochs or known.get("paused", 0) >= epochs  # early stopping ends with fewer rows
-        return (max if better(monitor) == "max" else min)(values) if done and values else None
+        if not done or not values:
+            return None
+        return max(values) if better(monitor) == "max" else min(values)
 
     def pause(self, epochs: int) -> float:
         """End as a run of which `epochs` epochs are trained and nothing is measured; gives the best of these."""
@@ -125,7 +130,7 @@ class Run:
         best = last.with_name("best.ckpt")
         damaged = [file for file in (last, best) if not archive_is_intact(file)]
         if damaged == [best] and not best.exists() and not refers_to_best(last):
-            return
+            return  # there has been no validation yet
         if damaged:
             name = os.path.relpath(damaged[0])
             log.warning("%s is damaged: the run starts over, and ends with the same numbers", name)
@@ -141,31 +146,38 @@ class Run:
         that failed in this sweep already, which is not tried twice. The folder of a run that ended before its first
         checkpoint is free for any experiment.
         """
-        known, remedy = self.known(), "rerun=true trains it again, study=NAME keeps both"
+        known = self.known()
         finished = known.get("status") == "finished"
-        same = known.get("identity", identity) == identity or not (finished or self.last)
+        free = not (finished or self.last)
         start = f" (init_from={self} starts from its weights)" if finished else ""
-        other = f"choose another hydra.run.dir{start}, or rerun=true to replace it"
-        require(same, f"run {self}", "a folder of this experiment", "another", other)
-        own = known.get("identity") == identity and known.get("data") and not finished
-        paused = self.paused_value(stop_after) if own else None
+        remedy = f"choose another hydra.run.dir{start}, or rerun=true to replace it"
+        mine = known.get("identity", identity) == identity
+        require(mine or free, f"run {self}", "a folder of this experiment", "another", remedy)
+        has_begun = mine and known.get("data") and not finished  # a run that failed before it read them has no data
+        paused = self.paused_value(stop_after) if has_begun else None
         if finished or paused is not None:
-            for name in known.get("files", {}):
-                whole_file(self.folder, known, name, hashed=not name.endswith(".ckpt"))
-            same = known["data"]["fingerprint"] == data_now()
-            require(same, f"run {self}", "the data that it was trained on", "others or changed ones", remedy)
-            initial = known.get("initial") or {"file": ""}  # a file that is gone cannot have changed
-            same = not Path(initial["file"]).is_file() or sha256(Path(initial["file"])) == initial["sha256"]
-            require(same, f"run {self}", "the weights that it began with", "a file that has changed since", remedy)
+            self._require_unchanged(known, data_now)
             return float(known["monitor"]["value"]) if paused is None else paused
         require(not failed_in(known, current_sweep()), f"run {self}", "a run that has not failed in this sweep", "one")
         return None
+
+    def _require_unchanged(self, known: dict[str, Any], data_now: Callable[[], str]) -> None:
+        """Raise a ContractError unless results, data and initial weights are still what the run left or was made of."""
+        remedy = "rerun=true trains it again, study=NAME keeps both"
+        for name in known.get("files", {}):
+            whole_file(self.folder, known, name, hashed=not name.endswith(".ckpt"))  # one may have gigabytes
+        same = known["data"]["fingerprint"] == data_now()
+        require(same, f"run {self}", "the data that it was trained on", "others or changed ones", remedy)
+        initial = known.get("initial")
+        if initial and Path(initial["file"]).is_file():  # a file that is gone cannot have changed
+            same = sha256(Path(initial["file"])) == initial["sha256"]
+            require(same, f"run {self}", "the weights that it began with", "a file that has changed since", remedy)
 
     def start(self, **facts: Any) -> None:
         """Record that the run begins, with its config, choices, seed and so on, of plain JSON types."""
         self._clock = time.perf_counter()
         self.earlier = self.known()
-        made_from = ("data", "initial") if self.last else ()
+        made_from = ("data", "initial") if self.last else ()  # what a checkpoint came from, should this start fail
         of_checkpoint = {key: value for key, value in self.earlier.items() if key in made_from}
         self.facts = {"name": self.folder.name, "sweep": current_sweep(), **of_checkpoint, **facts}
         self.note(status="running", started=_now(), versions=versions(), git=commit(), error=None)
@@ -215,7 +227,7 @@ class Run:
             status = "paused" if self.pauses else "finished"
             self.note(status=status, files={name: file_facts(self.folder / name) for name in files}, **ended)
             return
-        explained = isinstance(error, ContractError) and not error.__cause__
+        explained = isinstance(error, ContractError) and not error.__cause__  # by its sentence, and not foreign code
         trace = None if explained else "".join(traceback.format_exception(error))
         stopped = stopped_on_purpose(error)
         message = f"stopped by {TERMINATED if was_terminated(error) else 'Ctrl-C'}" if stopped else str(error)
@@ -230,7 +242,7 @@ def stopped_on_purpose(error: BaseException) -> bool:
     """
     pressed = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
     queued = isinstance(error, SystemExit) and error.code == -1 and "SUBMITIT_FOLDER" in os.environ
-    return pressed or queued or type(error).__name__ == "SIGTERMException"
+    return pressed or queued or type(error).__name__ == "SIGTERMException"  # of Lightning, which is not imported here
 
 
 def was_terminated(error: BaseException) -> bool:
@@ -274,7 +286,7 @@ def commit(folder: Path = Path(), file: str | None = None) -> dict[str, Any] | N
         if file:
             git("ls-files", "--error-unmatch", file)
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, or one on a disk that does not answer
         return None
 
 
