@@ -3,8 +3,6 @@
 On CPUs several small runs work at once, each in a process of its own; no result depends on how many.
 """
 
-from __future__ import annotations
-
 import gc
 import logging
 import signal
@@ -12,16 +10,12 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-
-if TYPE_CHECKING:
-    from seglab.engine.local_jobs import Progress
 
 log = logging.getLogger(__name__)
 
@@ -72,17 +66,20 @@ class LocalLauncher(Launcher):
         for job in jobs:
             with read_write(job.hydra):  # HydraConfig has locked it
                 job.hydra.launcher.n_jobs = 1 if plan else at_once  # tells a job whether others print, too: cli.py
+        done: list[JobReturn] = []
         if plan:
-            done = [self.run_here(job, k, progress, plan) for k, job in enumerate(jobs)]
+            done += map(self.run, jobs)
         else:
             self.preload(jobs)
             gc.freeze()  # else the collection after each run looks through all that was imported, and children copy it
             try:
                 if at_once == 1:
-                    done = [self.run_here(job, k, progress, plan) for k, job in enumerate(jobs)]
+                    for k, job in enumerate(jobs):
+                        done.append(self.run(job))
+                        progress.ended(k)
                 else:
                     values = run_in_processes(lambda k: self.run_in_child(jobs[k]), len(jobs), at_once, progress.ended)
-                    done = [JobReturn(status=JobStatus.COMPLETED, _return_value=value) for value in values]
+                    done += [JobReturn(status=JobStatus.COMPLETED, _return_value=value) for value in values]
             finally:
                 gc.unfreeze()  # triton warns when a process ends without collecting what it made
         return [done[folders.index(folder)] for folder in asked]
@@ -107,13 +104,6 @@ class LocalLauncher(Launcher):
             return run_job(self.task, job, hydra_context=self.context, **keys)
         finally:  # the job had a log of its own
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-
-    def run_here(self, job: DictConfig, k: int, progress: Progress, plan: bool) -> JobReturn:
-        """Run the k-th job in this process, and tell how far the sweep is."""
-        result = self.run(job)
-        if not plan:
-            progress.ended(k)
-        return result
 
     def run_in_child(self, job: DictConfig) -> float:
         """Run one job in a process of its own; gives its value, which is not a number if it failed."""

@@ -53,8 +53,9 @@ def announce(folders: list[Path], at_once: int = 1) -> None:
 
 def refuse(folder: Path, error: Exception, sentence: str) -> None:
     """Enter in the journal that an error ended a job before its run began: run.json is not there, or older."""
-    began = Run(folder).known().get("sweep") == (journal := current_sweep())
-    if journal and not began and not isinstance(error, SweepStopped):
+    journal = current_sweep()
+    began = Run(folder).known().get("sweep") == journal
+    if journal and not began and not isinstance(error, SweepStopped):  # which leaves the job to the next start
         with FileLock(f"{journal}.lock"), Path(journal).with_suffix(".refused").open("a", encoding="utf-8") as lines:
             lines.write(json.dumps([str(folder.resolve()), sentence]) + "\n")
 
@@ -79,7 +80,7 @@ def facts_in(journal: Path | None, folder: Path) -> dict[str, Any]:
     """The facts of a run as the sweep left it: those of run.json, or that the job was refused before the run began."""
     facts = Run(folder).known()
     if journal is None or facts.get("sweep") == str(journal) or not (file := journal.with_suffix(".refused")).exists():
-        return facts
+        return facts  # also of a job that was refused, and tried once more after the child had died
     refused = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
     sentence = refused.get(str(folder.resolve()))
     return {"status": "refused", "error": {"message": sentence}} if sentence else facts
@@ -105,12 +106,12 @@ def supervise(module: str) -> int:
         raise SystemExit(f"{journal.parent}: expected a folder to write to, got {error.strerror}") from None
     started = time.time()
     again = True
-    while again:
+    while again:  # to an end, as a job that died alone is failed, and not tried again
         code, stopped = _run_child([sys.executable, "-m", module, *sys.argv[1:]], {**os.environ, JOURNAL: str(journal)})
         while not stopped and any(Run(Path(run["folder"])).held() for run in _running(journal)):
             time.sleep(1)
         again = bool(_mark_crashed(journal, code, stopped)) and not stopped
-    words = {word.lower() for word in sys.argv}
+    words = {word.lower() for word in sys.argv}  # True is as good as true
     runs, plan = registered_runs(journal), "plan=true" in words
     if plan and "rerun=true" in words:
         runs = [run | {"status": "waiting"} for run in runs]
@@ -133,7 +134,7 @@ def _run_child(command: list[str], environment: dict[str, str]) -> tuple[int, bo
         signals.append(number)
         process.send_signal(number)
 
-    process = subprocess.Popen(command, env=environment)
+    process = subprocess.Popen(command, env=environment)  # first, as `stop` needs it
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         code = process.wait()
@@ -159,7 +160,7 @@ def _mark_crashed(journal: Path, code: int, stopped: bool) -> list[str]:
     failed = len(dead) == 1 and not stopped
     dead = [run for run in dead if record_death(Run(Path(run["folder"])), code, failed)]
     if len(dead) > 1 and not stopped:
-        with journal.with_suffix(".died").open("a", encoding="utf-8") as lines:
+        with journal.with_suffix(".died").open("a", encoding="utf-8") as lines:  # see exclusive_slot
             lines.writelines(f"{run['folder']}\n" for run in dead)
     return [run["name"] for run in dead]
 
@@ -170,7 +171,7 @@ def record_death(run: Run, code: int, failed: bool = True) -> bool:
     Not where another process works in the folder by now, nor, which is told, where the disk is full: gives whether.
     """
     by = {number.value: f" with signal {number.value} ({number.name})" for number in signal.Signals}
-    cause = by.get(-code if code < 0 else code - 128, "")
+    cause = by.get(-code if code < 0 else code - 128, "")  # a code of 1 to 127 is no signal
     error = {"kind": "Died", "message": f"the process died{cause}", "traceback": None}
     try:
         if not run.held():
@@ -190,13 +191,13 @@ def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int
     stopped = [run for run in runs if run.get("status") in ("failed", "refused")]
     lines += [f"  {run['status']}: {run['name']}: {run['error']['message']}" for run in stopped]
     finished = [run["seconds"] for run in runs if run.get("status") == "finished"]
-    left = len(runs) - len(finished) - states.count("paused") - states.count("refused")
+    left = len(runs) - len(finished) - states.count("paused") - states.count("refused")  # again would be in vain
     if plan or left:
         time_left = f", about {left * sum(finished) / len(finished) / at_once / 60:.0f} min" if finished else ""
         several = f", {at_once} at once" if at_once > 1 else ""
         resumes = f"{left}{time_left}{several}; the same command resumes them"
         lines.append(f"  left: {resumes if left else 'nothing'}")
     folders = {Path(run["folder"]).parent for run in runs}
-    studies = sorted(str(folder) for folder in folders if not folder.name.startswith("."))
+    studies = sorted(str(folder) for folder in folders if not folder.name.startswith("."))  # no trials of a search
     lines += [f"  report: python -m seglab.report {shlex.quote(os.path.relpath(study))}" for study in studies]
     return "\n".join(lines)
