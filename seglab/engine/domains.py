@@ -7,7 +7,10 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeGuard
 
 HUGE = 1e6
-"""No option that is not listed below is larger: loss.gamma=1e30 is finite and means nothing."""
+"""The largest value of an option that is listed below without another one."""
+
+UNLISTED = 1e12
+"""That of an option that is not: loss.gamma=1e30 is finite and means nothing."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,10 @@ class Domain:
     auto: bool = False
 
     def holds(self, value: Any) -> bool:
-        if value is None or value == "auto":
-            return self.auto if value else self.null
+        if value is None:
+            return self.null
+        if value == "auto":
+            return self.auto
         number = isinstance(value, int | float) and not isinstance(value, bool)
         fits = number and self.low <= value <= self.high and value not in self.without
         return bool(fits and (not self.whole or isinstance(value, int)))
@@ -35,48 +40,42 @@ class Domain:
         return f"{kind} {low} and {high}{' or null' * self.null}{' or auto' * self.auto}"
 
 
+COUNT, THOUSAND = Domain(1, whole=True), Domain(1, 1000, whole=True)
 POSITIVE, NOT_NEGATIVE, LIMIT = Domain(0, without=(0,)), Domain(0), Domain(0, without=(0,), null=True)
-COUNT, COUNT_FROM_0 = Domain(1, whole=True), Domain(0, whole=True)
 INSIDE, BELOW_1 = Domain(0, 1, without=(0, 1)), Domain(0, 1, without=(1,))
 
-SCHEDULED = ("scheduler.T_max", "scheduler.total_iters")
-EPOCHS = ("trainer.max_epochs", "trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches", "tune.epochs")
-DOMAINS: dict[str, Domain] = {
-    **dict.fromkeys(("seed", "*.seed", "*.*_seed"), Domain(0, 2**32 - 1, whole=True)),
-    **dict.fromkeys((*SCHEDULED, *EPOCHS, "trainer.num_nodes"), COUNT),
-    **dict.fromkeys(("batch_size", "min_area", "dataset.patches_per_image"), COUNT),
-    **dict.fromkeys(("scheduler.patience", "callbacks.*.patience"), COUNT_FROM_0),
-    **dict.fromkeys(("tune.lr[*]", "optimizer.lr", "optimizer.eps", "scheduler.power", "dataset.std[*]"), POSITIVE),
-    **dict.fromkeys(("optimizer.weight_decay", "scheduler.eta_min", "scheduler.min_lr"), NOT_NEGATIVE),
-    **dict.fromkeys(("callbacks.*.min_delta", "dataset.cache_gb"), NOT_NEGATIVE),
-    **dict.fromkeys(("optimizer.betas[*]", "optimizer.momentum"), BELOW_1),
-    **dict.fromkeys(("threshold", "scheduler.factor"), INSIDE),
-    **dict.fromkeys(("trainer.gradient_clip_val", "trainer.limit_*_batches"), LIMIT),
-    **dict.fromkeys(("model.in_channels", "model.base"), Domain(1, 1024, whole=True)),
-    **dict.fromkeys(("dataset.contrast", "dataset.noise"), Domain(0, 1000)),
-    "workers": Domain(0, 256, whole=True),
-    "evaluation_processes": Domain(0, 256, whole=True, auto=True),
-    "threads": Domain(1, 256, whole=True, auto=True),
-    "examples": Domain(1, 1000, whole=True),
-    "stop_after": Domain(1, whole=True, null=True),
-    "trials": Domain(1, 10_000, whole=True),
-    "halving": Domain(2, 100, whole=True, null=True),
-    "tuning_repeats": Domain(1, 1000, whole=True),
-    "fresh_seeds": Domain(1, 1000, whole=True, null=True),
-    "callbacks.snapshots.every_n_epochs": COUNT,
-    "model.depth": Domain(1, 8, whole=True),
-    "model.prior": Domain(0, 1, without=(0, 1), null=True),
-    "dataset.size": Domain(1, 16384, whole=True),
-    "dataset.reduce": Domain(1, 64, whole=True),
-    **dict.fromkeys(("dataset.channels", "dataset.folds"), Domain(1, 1000, whole=True)),
-    **dict.fromkeys(("dataset.val_fraction", "dataset.test_fraction"), BELOW_1),
-    "dataset.positive_fraction": Domain(0, 1),
-    "dataset.coverage": Domain(0, 1, without=(0,)),
-    "window": Domain(1, 65536, whole=True, null=True),
-    "overlap": Domain(0, 0.75),
-    "delta": POSITIVE,
-    "confidence": Domain(0.5, 1, without=(0.5, 1)),
-}
+_NAMES = (
+    (Domain(0, 2**32 - 1, whole=True), "seed *.seed *.*_seed"),  # those of NumPy
+    (COUNT, "trainer.max_epochs trainer.check_val_every_n_epoch trainer.accumulate_grad_batches trainer.num_nodes"),
+    (COUNT, "tune.epochs scheduler.T_max scheduler.total_iters callbacks.snapshots.every_n_epochs"),
+    (COUNT, "batch_size min_area dataset.patches_per_image"),
+    (THOUSAND, "examples tuning_repeats dataset.channels dataset.folds"),
+    (Domain(0, whole=True), "scheduler.patience callbacks.*.patience"),
+    (POSITIVE, "optimizer.lr optimizer.eps tune.lr[*] scheduler.power dataset.std[*] delta"),
+    (NOT_NEGATIVE, "optimizer.weight_decay scheduler.eta_min scheduler.min_lr callbacks.*.min_delta dataset.cache_gb"),
+    (BELOW_1, "optimizer.betas[*] optimizer.momentum dataset.val_fraction dataset.test_fraction"),
+    (INSIDE, "threshold scheduler.factor"),
+    (LIMIT, "trainer.gradient_clip_val trainer.limit_*_batches"),
+    (Domain(0, 256, whole=True), "workers"),
+    (Domain(0, 256, whole=True, auto=True), "evaluation_processes"),
+    (Domain(1, 256, whole=True, auto=True), "threads"),
+    (Domain(1, whole=True, null=True), "stop_after"),
+    (Domain(1, 10_000, whole=True), "trials"),
+    (Domain(2, 100, whole=True, null=True), "halving"),
+    (Domain(1, 1000, whole=True, null=True), "fresh_seeds"),
+    (Domain(1, 1024, whole=True), "model.in_channels model.base"),
+    (Domain(1, 8, whole=True), "model.depth"),
+    (Domain(0, 1, without=(0, 1), null=True), "model.prior"),
+    (Domain(1, 16384, whole=True), "dataset.size"),
+    (Domain(1, 64, whole=True), "dataset.reduce"),
+    (Domain(0, 1000), "dataset.contrast dataset.noise"),
+    (Domain(0, 1), "dataset.positive_fraction"),
+    (Domain(0, 1, without=(0,)), "dataset.coverage"),
+    (Domain(1, 65536, whole=True, null=True), "window"),
+    (Domain(0, 0.75), "overlap"),
+    (Domain(0.5, 1, without=(0.5, 1)), "confidence"),
+)
+DOMAINS = {name: domain for domain, names in _NAMES for name in names.split()}
 """Numeric options by dotted name; a class checks its own parameters besides."""
 
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -98,7 +97,6 @@ LOWER_IS_BETTER = ("loss",)
 NOT_EMPTY = ("init_from", "init_include", "tune.lr", "study", "optimizer.betas", "dataset.mean", "dataset.std")
 """Texts and lists that may be null where the yaml says so, but not empty."""
 
-
 GROUPS = ("dataset", "augment", "model", "loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "schedule")
 """Options that hold others; null where nothing is chosen."""
 
@@ -115,10 +113,11 @@ REFUSED = {
     "logger": "take logger=NAME",
     "default_root_dir": "take hydra.run.dir",
 }
-REFUSED |= dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), "leave it out")
-REFUSED |= dict.fromkeys(("reload_dataloaders_every_n_epochs", "use_distributed_sampler", "plugins"), "leave it out")
-REFUSED |= dict.fromkeys(("num_sanity_val_steps", "limit_predict_batches", "model_registry"), "leave it out")
-REFUSED |= {"barebones": "leave it out"}
+_LEFT_OUT = (
+    "enable_checkpointing enable_progress_bar enable_model_summary num_sanity_val_steps model_registry barebones"
+)
+_LEFT_OUT += " reload_dataloaders_every_n_epochs use_distributed_sampler plugins limit_predict_batches"
+REFUSED |= dict.fromkeys(_LEFT_OUT.split(), "leave it out")
 """Options of Lightning's Trainer that do not go together with runs that resume and compare, and what to do instead."""
 
 REFUSED_CALLBACKS = {
@@ -140,7 +139,10 @@ def better(metric: str, mode: str = "auto") -> str:
 
 def domain_of(path: str) -> Domain | None:
     """The numbers that an option takes, by its dotted name; None for an option of any values."""
-    return next((d for pattern, d in DOMAINS.items() if fnmatchcase(path, pattern.replace("[", "[[]"))), None)
+    for pattern, domain in DOMAINS.items():
+        if fnmatchcase(path, pattern.replace("[", "[[]")):  # a bracket of our own, and not a set of letters
+            return domain
+    return None
 
 
 def outside(config: Any) -> Iterator[str]:
@@ -158,7 +160,7 @@ def outside(config: Any) -> Iterator[str]:
             continue  # a command on trained runs knows theirs
         if domain and not domain.holds(value):
             yield f"{path}: expected {domain}, got {_spell(value)}"
-        elif not domain and isinstance(value, int | float) and not abs(value) <= 1e12:
+        elif not domain and isinstance(value, int | float) and not abs(value) <= UNLISTED:  # as nan is not
             yield f"{path}: expected a finite number, got {_spell(value)}"
         elif path.endswith("_pattern") and isinstance(value, str) and (fault := _pattern_fault(value)):
             yield f"{path}: expected a regular expression, got {value} ({fault})"
@@ -194,7 +196,7 @@ def _contradictions(config: Any) -> Iterator[str]:
         yield f"tune.lr: expected a list of learning rates, [1e-4,1e-3], got {rates}"
     for name in ("train", "val", "test"):
         limit = trainer.get(f"limit_{name}_batches")
-        if isinstance(limit, float) and 1 < limit < HUGE:
+        if isinstance(limit, float) and 1 < limit < HUGE:  # a float is a fraction to Lightning
             yield f"trainer.limit_{name}_batches: expected a fraction of at most 1 or a whole number, got {limit}"
     modes = [("monitor_mode", monitor, config.get("monitor_mode"))]
     modes += [("scheduler.mode", monitor, (config.get("scheduler") or {}).get("mode"))]

@@ -23,7 +23,7 @@ EXTERNAL = {
 
 def explain(error: BaseException, command: str, conf: str, words: Sequence[str]) -> str:
     """One sentence for an error of composing `conf/<command>.yaml` with the overrides `words`."""
-    first = first_line(error)
+    first = first_line(error)  # in the words of Hydra 1.3; those of another version are given as they are
     if isinstance(error, OverrideParseException):
         return f"{error.override}: expected KEY=VALUE, got a word that cannot be read; lists are written 'KEY=[A,B]'"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not (?:find|load) '([^']+)'", first)):
@@ -93,13 +93,15 @@ def refuse_added(cfg: DictConfig, words: Sequence[str], command: str, conf: str)
 
     One inside of a node with a `_target_` is checked against that.
     """
-    for place in (word for word in words if word.startswith("folder=")):
-        raise ContractError(f"{command}: expected hydra.run.dir=FOLDER for where results go, got {place}")
+    for word in words:
+        if word.startswith("folder="):  # the run would be recorded in one folder, and its callbacks write to another
+            raise ContractError(f"{command}: expected hydra.run.dir=FOLDER for where results go, got {word}")
     read = {*OmegaConf.load(Path(conf, f"{command}.yaml")), *(folder.name for folder in Path(conf).iterdir())}
     added = {word.lstrip("+").partition("=")[0] for word in words if word.startswith("+")}
-    for key in sorted(key for key in added - read if re.fullmatch(r"\w+", key)):
+    unread = sorted(key for key in added - read if re.fullmatch(r"\w+", key))
+    if unread:
         known = {*options(OmegaConf.to_container(cfg)), *read} - added
-        raise ContractError(unknown_key(key, sorted(known)))
+        raise ContractError(unknown_key(unread[0], sorted(known)))
 
 
 def wrong_choice(word: str, conf: Path) -> str | None:
@@ -135,7 +137,7 @@ def known_keys(command: str, conf: str, words: Sequence[str]) -> list[str]:
     with initialize_config_dir(conf, version_base="1.3"):
         try:
             cfg = compose(command, words)
-        except (HydraException, OmegaConfBaseException):
+        except (HydraException, OmegaConfBaseException):  # more than one word is wrong
             cfg = compose(command, [word for word in words if re.match(r"hydra\.|[^.=]*(=|$)", word)])
     groups = [folder.name for folder in Path(conf).iterdir() if folder.is_dir()]
     return [*options(OmegaConf.to_container(cfg)), *groups]

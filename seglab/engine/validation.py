@@ -43,7 +43,7 @@ def _faults_of(path: str, node: dict) -> Iterator[str]:
         parameters = dict(inspect.signature(target).parameters)
     except ValueError:  # of some classes written in C
         return
-    given = {key: value for key, value in node.items() if not (key.startswith("_") and key.endswith("_"))}
+    given = {key: value for key, value in node.items() if not (key.startswith("_") and key.endswith("_"))}  # Hydra's
     name = node["_target_"].rpartition(".")[2]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in sorted(given.keys() - parameters.keys()):
@@ -61,7 +61,8 @@ def _faults_of(path: str, node: dict) -> Iterator[str]:
 
 def _hints(target: Any) -> dict[str, Any]:
     """The parameter types of a class or function; those that cannot be resolved are left out."""
-    plain = inspect.isclass(target) and not dataclasses.is_dataclass(target)  # whose fields know their modules
+    # The fields of a dataclass are resolved in the module of each base, its __init__ in one alone
+    plain = inspect.isclass(target) and not dataclasses.is_dataclass(target)
     try:
         hints = typing.get_type_hints(target.__init__ if plain else target)
     except Exception:
@@ -78,12 +79,12 @@ def _fits(value: Any, hint: Any) -> bool:
         return True  # Hydra builds an object of it; that object's own node is checked
     try:
         adapter: TypeAdapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:
+    except PydanticUserError:  # a dataclass takes no configuration beside its own
         adapter = TypeAdapter(hint)
     try:
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        return all(fault["type"] == "is_instance_of" for fault in error.errors())
+        return all(fault["type"] == "is_instance_of" for fault in error.errors())  # no yaml can hold an instance
     except Exception:
         return True  # a type that JSON cannot speak of
     return True
@@ -128,7 +129,7 @@ def require_trusted(config: Any, who: str, trust: Sequence[str] = ()) -> None:
             named = [module for module in trust if f"{target}.".startswith(f"{module}.")]
             remedy = f"if you trust the run, add trust=[{target.rpartition('.')[0]}]"
             require(bool(named) or _is_trusted(target), who, "a class of a known package", target, remedy)
-        if isinstance(value, str):
+        if isinstance(value, str):  # one is resolved when the node is built, after this check
             require("${" not in value, who, "a configuration without interpolations", value, "train the run again")
 
 
@@ -163,7 +164,7 @@ def as_loss(node: Any) -> Any:
     try:
         target = resolve_name(name)
         known = inspect.signature(target).parameters
-    except Exception:  # whatever the import of somebody's module raises; validation.py says it in a sentence
+    except Exception:  # whatever the import of somebody's module raises; `faults` says it in a sentence
         return node
     if inspect.isclass(target) and issubclass(target, Loss):
         return node
