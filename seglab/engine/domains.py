@@ -113,10 +113,8 @@ REFUSED = {
     "logger": "take logger=NAME",
     "default_root_dir": "take hydra.run.dir",
 }
-_LEFT_OUT = (
-    "enable_checkpointing enable_progress_bar enable_model_summary num_sanity_val_steps model_registry barebones"
-)
-_LEFT_OUT += " reload_dataloaders_every_n_epochs use_distributed_sampler plugins limit_predict_batches"
+_LEFT_OUT = "enable_checkpointing enable_progress_bar enable_model_summary num_sanity_val_steps model_registry"
+_LEFT_OUT += " barebones reload_dataloaders_every_n_epochs use_distributed_sampler plugins limit_predict_batches"
 REFUSED |= dict.fromkeys(_LEFT_OUT.split(), "leave it out")
 """Options of Lightning's Trainer that do not go together with runs that resume and compare, and what to do instead."""
 

@@ -42,11 +42,12 @@ class Normalize(nn.Module):
         remedy = "seglab.train finds those of `auto`, and writes them into run.json"
         require("auto" not in (mean, std), "normalization", "numbers for dataset.mean and dataset.std", "auto", remedy)
         mean, std = torch.tensor(list(mean)), torch.tensor(list(std))
+        # Not in checkpoints, which hold what was learned; run.json has the data set's numbers
         self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, image: Image) -> Tensor:
-        return torch.addcmul(self.shift, image.to(self.scale.dtype), self.scale)
+        return torch.addcmul(self.shift, image.to(self.scale.dtype), self.scale)  # one pass over the memory
 
 
 class Meter(nn.Module):
@@ -54,7 +55,7 @@ class Meter(nn.Module):
 
     def __init__(self, threshold: float, empty: str, task: Task | None = None) -> None:
         super().__init__()
-        self.loss = MeanMetric(nan_strategy="disable")
+        self.loss = MeanMetric(nan_strategy="disable")  # to look for nan it would wait for the GPU
         self.metrics = SegmentationMetrics(threshold, empty, task=task)
 
     def update(self, losses: PerImage, logits: Logits, target: Tensor, **more: Any) -> None:
@@ -180,11 +181,10 @@ class SegModule(LightningModule):
         keys, named = {*KEYS, *self.loss.needs}, isinstance(batch, dict)
         got = ", ".join(map(str, batch)) if named else type(batch).__name__
         require(named and keys <= batch.keys(), "SegModule", f"batches with {', '.join(sorted(keys))}", got)
-        losses, logits, *rows = self._repeat(batch, meter) or self.step(batch)
+        losses, logits, measured = self._repeat(batch, meter) or (*self.step(batch), None)
         self.check_finite(losses, batch["id"])
-        image, valid = batch["index"] if tiled else None, batch.get("valid")
-        measured = rows[0] if rows else None
-        meter.update(losses, logits, batch["target"], image=image, valid=valid, measured=measured)
+        image = batch["index"] if tiled else None  # a patch of training is an image by itself
+        meter.update(losses, logits, batch["target"], image=image, valid=batch.get("valid"), measured=measured)
         return losses, logits
 
     def _repeat(self, batch: Batch, meter: Meter) -> tuple[Tensor, ...] | None:
@@ -196,11 +196,11 @@ class SegModule(LightningModule):
         def work(image: Tensor, target: Tensor, valid: Tensor | None, *maps: Tensor) -> tuple[Tensor, ...]:
             losses, logits = self._objective(image, target, valid, dict(zip(names, maps, strict=True)))
             if self.training:
-                losses.mean().backward()
+                losses.mean().backward()  # in the graph, too; `backward` takes the gradients from there
             return losses.detach(), logits.detach(), meter.metrics.measure(logits.detach(), target, valid)
 
         inputs = (batch["image"], batch["target"], batch.get("valid"), *(batch[name] for name in names))
-        outputs = self.graphs((meter, self.loss), work, inputs)
+        outputs = self.graphs((meter, self.loss), work, inputs)  # a meter tells training from validation
         if outputs is None:
             return None
         losses, logits, rows = outputs  # the next step overwrites them, and only the logits are used up by then
@@ -208,7 +208,7 @@ class SegModule(LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute the gradients, or take those that the graph of this step has computed."""
-        if self.graphs is None or loss.requires_grad:
+        if self.graphs is None or loss.requires_grad:  # a step that was not recorded has its own graph of autograd
             super().backward(loss, *args, **kwargs)
         else:
             self.graphs.latest.set_gradients()
@@ -238,7 +238,7 @@ class SegModule(LightningModule):
     def raise_if_not_finite(self) -> None:
         """Raise a ContractError that names the images of the first step whose loss is not finite."""
         unchecked, self._unchecked = self._unchecked, []
-        if not unchecked or torch.cat([losses for losses, _ in unchecked]).isfinite().all():
+        if not unchecked or torch.cat([losses for losses, _ in unchecked]).isfinite().all():  # one wait for them all
             return
         for losses, ids in unchecked:
             finite = torch.isfinite(losses).tolist()
@@ -276,7 +276,7 @@ class SegModule(LightningModule):
 
         Lightning's log_dict makes a Metric of each, which for some sixty of them took a seventh of a small epoch.
         """
-        numbers = torch.stack(list(values.values())).cpu()
+        numbers = torch.stack(list(values.values())).cpu()  # one by one each would wait for the device
         self.trainer.callback_metrics.update(zip(values, numbers, strict=True))
         for logger in self.loggers:
             written = dict(zip(values, numbers.tolist(), strict=True))
@@ -293,7 +293,7 @@ class SegModule(LightningModule):
         here = torch.cuda.device_count()  # a run may resume on a machine with fewer GPUs, or with none
         for device, state in enumerate(checkpoint["random_state"]["gpu"][:here]):
             torch.cuda.set_rng_state(state.cpu(), device)
-        self._schedule = checkpoint["schedule"]
+        self._schedule = checkpoint["schedule"]  # Lightning asks for the optimizer and its scheduler later
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.make_optimizer(self.model.parameters())
