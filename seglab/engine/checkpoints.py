@@ -16,7 +16,7 @@ from seglab.files import atomic
 def checkpoints(folder: Path, monitor: str, mode: str) -> list[ModelCheckpoint]:
     """The callbacks that keep the best weights by a monitor (mode `max` or `min`), and all that resuming needs."""
     common: dict[str, Any] = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
-    # Lightning looks at a metric of validation after each validation by itself (None)
+    # A metric of training is there when its epoch ends; None leaves it to Lightning, which saves after a validation
     trained = True if monitor.startswith("train/") else None
     kept: dict[str, Any] = {"monitor": monitor, "mode": mode, "save_weights_only": True}
     best = ModelCheckpoint(filename="best", save_on_train_epoch_end=trained, **kept, **common)
@@ -49,17 +49,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self.write()
 
     def write(self) -> None:
-        """Write what is kept."""
-        # The last one comes last, since it refers to the best one
+        """Write what is kept, the last one after the best, to which it refers."""
         for path, checkpoint in sorted(self._kept.items(), key=lambda kept: kept[0].stem == "last"):
-            with atomic(path) as partial, partial.open("wb") as opened:
+            with atomic(path) as partial, partial.open("wb") as opened:  # given a path torch.save hides a full disk
                 torch.save(checkpoint | {"identity": self.identity}, opened)
         self._kept.clear()
         self._written = time.monotonic()
 
     def remove_checkpoint(self, path: Any) -> None:
-        if self._kept.pop(Path(path), None) is None:
-            super().remove_checkpoint(path)
+        self._kept.pop(Path(path), None)
+        super().remove_checkpoint(path)  # on the disk, where it may lie or not
 
     def teardown(self) -> None:
         """Write what is kept; Lightning calls this when training ends, however it ends."""
@@ -91,7 +90,7 @@ def copied(state: Any) -> Any:
 
 def finished_epochs(file: Path, identity: str) -> int:
     """How many epochs of this very run a last checkpoint holds; raises a ContractError for that of another run."""
-    saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # reads no weights
     remedy = "choose another hydra.run.dir, or rerun=true to replace it"
     require(saved["identity"] == identity, f"checkpoint {file}", "one of this experiment", "another", remedy)
     return saved["epoch"] + 1

@@ -39,7 +39,7 @@ class CudaGraph:
         self.parameters = [weight for weight in model.parameters() if weight.requires_grad]
         self.graph = torch.cuda.CUDAGraph()
         before, numbers = [buffer.clone() for buffer in model.buffers()], torch.cuda.get_rng_state()
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # trial passes must not be on the stream that is recorded
         side.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(side):
@@ -49,12 +49,12 @@ class CudaGraph:
                     work(*self.inputs)
             refuse_to_wait(False)
             torch.cuda.current_stream().wait_stream(side)
-            self._forget_gradients()
+            self._forget_gradients()  # so that the recorded pass allocates them, in the memory of the graph
             with torch.cuda.graph(self.graph, pool=pool):
                 self.outputs = work(*self.inputs)
             self.gradients = [weight.grad for weight in self.parameters]
         finally:
-            refuse_to_wait(False)
+            refuse_to_wait(False)  # once more, where a trial pass has failed
             torch.cuda.current_stream().wait_stream(side)
             with torch.no_grad():
                 for buffer, kept in zip(model.buffers(), before, strict=True):
@@ -88,6 +88,7 @@ class Graphs:
 
     def __init__(self, model: nn.Module, record: Callable[..., Any] = CudaGraph) -> None:
         self.model, self.record = model, record
+        # One memory for all graphs, which never run at the same time
         self.pool: Any = torch.cuda.graph_pool_handle() if record is CudaGraph else None
         self.known: dict[Any, Any] = {}
         self.usable = True
@@ -103,7 +104,7 @@ class Graphs:
         if key not in self.known and self.usable and len(self.known) < MOST:
             try:
                 self.known[key] = self.record(work, inputs, self.model, self.pool), kind  # an id is kept by its object
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError:  # a RuntimeError, too, but no reason to go on without graphs
                 raise
             except RuntimeError as error:
                 self.usable = False
