@@ -50,10 +50,10 @@ class StopAfter(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        done, most = trainer.current_epoch, trainer.max_epochs
+        done, most = trainer.current_epoch, trainer.max_epochs  # counted up by now
         if most is not None and done < min(most, self.epochs):
-            said = [callback.stopping_reason_message for callback in trainer.early_stopping_callbacks]
-            why = next(filter(None, said), "by trainer.max_time or a callback")
+            reasons = [callback.stopping_reason_message for callback in trainer.early_stopping_callbacks]
+            why = next(filter(None, reasons), "by trainer.max_time or a callback")
             log.info("stopped after epoch %d of %d: %s", done, most, why.removesuffix(" Signaling Trainer to stop."))
 
 

@@ -37,6 +37,7 @@ class Ema(Callback):
         weights = _weights(module)
         if self.other is None:
             self.other = [weight.clone() for weight in weights]
+        # Those of a checkpoint are on the CPU
         self.other = [other.to(weight.device) for other, weight in zip(self.other, weights, strict=True)]
         self._exchange(weights)
         self.trains = True
@@ -51,11 +52,11 @@ class Ema(Callback):
         for average, weight in zip(self.other, _weights(module), strict=True):
             if average.is_floating_point():
                 average.lerp_(weight, 1 - keep)
-            else:
+            else:  # a batch norm's number of batches
                 average.copy_(weight)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._end_epoch(module)
+        self._end_epoch(module)  # Lightning validates before a training epoch ends
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._end_epoch(module)  # of an epoch without a validation
@@ -70,7 +71,7 @@ class Ema(Callback):
         assert self.other is not None
         for weight, other in zip(weights, self.other, strict=True):
             kept = weight.clone()
-            weight.copy_(other)
+            weight.copy_(other)  # in place: the optimizer and recorded graphs hold these very tensors
             other.copy_(kept)
 
 

@@ -31,11 +31,12 @@ def start_from(
     """
     file = weights_file(source, None if include else task)
     own, theirs = model.state_dict(), read_weights(file, "init_from")
-    prefix = max(PREFIXES, key=lambda start: sum(start + name in theirs for name in own))
+    prefix = max(PREFIXES, key=lambda start: sum(start + name in theirs for name in own))  # of equals the first
     theirs = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
-    patterns = ["*"] if include is None else [include] if isinstance(include, str) else list(include)
+    include = "*" if include is None else include
+    patterns = [include] if isinstance(include, str) else list(include)
+    some = f"a pattern of names such as {', '.join(list(own)[:3])}"
     for pattern in patterns:
-        some = f"a pattern of names such as {', '.join(list(own)[:3])}"
         require(any(matches(name, [pattern]) for name in own), "init_include", some, pattern)
     wanted = [name for name in own if matches(name, patterns)]
     loaded = {name: theirs[name] for name in wanted if name in theirs and theirs[name].shape == own[name].shape}

@@ -45,7 +45,9 @@ class Ramp:
     def at(self, epoch: int) -> float:
         """The value in an epoch, which counts from 0."""
         share = epoch / self.epochs
-        return float(self.to) if share >= 1 else float(SHAPES[self.shape](self.start, self.to, share))
+        if share >= 1:
+            return float(self.to)  # exactly, whatever a shape rounds to
+        return float(SHAPES[self.shape](self.start, self.to, share))
 
 
 def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
@@ -77,7 +79,8 @@ def unreached(loss: Loss, found: Mapping[Path, Ramp], epochs: int) -> list[str]:
     """What does not happen in a training of so many epochs: a switch of losses, the end of a schedule."""
     late = {".".join(path): ramp.epochs for path, ramp in found.items() if ramp.epochs > epochs}
     said = [f"schedule.{name}: ends after {end} epochs, the training after {epochs}" for name, end in late.items()]
-    if loss.at_epoch([0.0] * 10**5)[1] and not loss.at_epoch([0.0] * (epochs - 1))[1]:  # where nothing improves
+    switches = bool(loss.at_epoch([0.0] * 10**5)[1])  # in so many epochs, none better than the one before
+    if switches and not loss.at_epoch([0.0] * (epochs - 1))[1]:
         said.append(f"loss: no second loss takes over in {epochs} epochs (trainer.max_epochs)")
     return said
 
@@ -167,12 +170,12 @@ class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known
         remedy = "set monitor=val/iou_pooled"
         require(fixed, "monitor", "a value that does not change its meaning with the loss", module.monitor, remedy)
         if self.ramps:
-            module.cuda_graph = False  # each value of a parameter would need its own
+            module.cuda_graph = False  # each value of a parameter would need a graph of its own
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         loss = scheduled(self.loss, self.ramps, trainer.current_epoch)
         now, switched = loss.at_epoch(self.history)
-        if now != self.module.loss:  # a graph of its steps is kept for each loss
+        if now != self.module.loss:  # recorded steps belong to one loss object
             self.module.loss = now
         if trainer.current_epoch in switched:
             trainer.optimizers[0].state.clear()
@@ -180,6 +183,7 @@ class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known
         known = {f"loss/{'.'.join(path)}": ramp.at(trainer.current_epoch) for path, ramp in self.ramps.items()}
         known |= {"loss/stage": 1.0 + len(switched)} if self.switches else {}
         if known:
+            # float32 would make 0.1 into 0.10000000149
             self.module.log_values({name: torch.tensor(value, dtype=torch.float64) for name, value in known.items()})
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -24,6 +24,7 @@ def assemble(config: dict[str, Any], dataset: Dataset, loss: Loss) -> SegModule:
     """Build the module that a configuration describes, for images normalized as `dataset` says."""
     model, optimizer = build(model_node(config["model"], dataset.task)), build(config["optimizer"])
     options = {key: config[key] for key in ("monitor", "threshold", "empty", "channels_last", "compile")}
+    # Runs of before there were graphs have no such option
     options |= {"cuda_graph": config.get("cuda_graph", True), "mean": dataset.mean, "std": dataset.std}
     return SegModule(model, loss, optimizer, build(config["scheduler"]), task=dataset.task, **options)
 
@@ -65,7 +66,7 @@ class TrainedRun:
     @property
     def best(self) -> Path:
         """The weights that the run was measured with: its best checkpoint, or those of an exported hub folder."""
-        shared = self.folder / "model.safetensors"
+        shared = self.folder / "model.safetensors"  # of `seglab.export format=hub`, which leaves the checkpoints out
         return shared if shared.is_file() else self.file("checkpoints/best.ckpt")
 
     @property
@@ -86,7 +87,7 @@ class TrainedRun:
     def dataset_options(self) -> dict[str, Any]:
         """The configuration of the run's own data set, with the range and the normalization that were found for it."""
         found = {name: self.facts["data"][name] for name in FOUND if name in self.facts["data"]}
-        return {**self.config["dataset"], "range": "full", **found}
+        return {**self.config["dataset"], "range": "full", **found}  # never `auto` again, which other images may change
 
     def dataset(self, **changes: Any) -> Dataset:
         """The run's own data set, with other values for some of its options."""
@@ -120,7 +121,7 @@ class TrainedRun:
         try:
             module.load_state_dict(read_weights(file, f"checkpoint {file}"))
         except RuntimeError as error:
-            first = str(error).splitlines()[1].strip()
+            first = str(error).splitlines()[1].strip()  # torch names what is missing from the second line on
             require(False, f"checkpoint {file}", f"the weights of {model['_target_'].rsplit('.', 1)[-1]}", first)
         return module.eval()
 
