@@ -1,7 +1,6 @@
 """Trials before the first epoch: the model without numbers, then two real images through the whole step."""
 
 import copy
-import dataclasses
 import difflib
 import logging
 import math
@@ -33,7 +32,7 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
     try:
         with torch.device("meta"):
             model = build(without_download(model_node(node, dataset.task)))
-            weights = 4 * sum(weight.numel() for weight in model.parameters())
+            weights = 4 * sum(weight.numel() for weight in model.parameters())  # bytes of float32
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             got, remedy = f"{weights / 1e9:.3g} GB of {memory / 1e9:.3g} GB", "lower model.base or model.depth"
             require(weights < memory, "model", "weights that fit into memory", got, remedy)
@@ -68,7 +67,7 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device) -> None
     On one where batches of one occur, on the device of the training. Works on a copy inside a forked random state:
     BatchNorm statistics, weights and seeds stay as they were.
     """
-    samples: Samples = dataclasses.replace(loader.dataset, held=None)  # type: ignore[type-var, assignment]
+    samples: Samples = loader.dataset  # type: ignore[assignment]
     remedy = "see dataset.val_fraction, test_fraction"
     require(len(samples) > 0, "dataset", "at least one training image", "none", remedy)
     if samples.augment is not None:
@@ -80,7 +79,7 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device) -> None
         batch = samples[[(0, index) for index in range(min(2, smallest))]]
         trial = copy.deepcopy(module).train().to(device)
         batch = trial.transfer_batch_to_device(batch, device, 0)
-        logits, *coarse = (scale.detach() for scale in scales_of(trial, batch))
+        logits, *coarse = (scale.detach() for scale in scales_of(trial, batch))  # before the loss, for its own words
         needs = ", ".join(trial.loss.needs) if coarse else ""
         expected = "a loss of logits and target alone, since maps are those of one scale"
         require(not needs, "model.deep_supervision", expected, f"{trial.loss.name}, which needs {needs}")
@@ -96,7 +95,7 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device) -> None
         trial.val_meter.update(losses, logits, batch["target"], image=batch["index"], valid=batch.get("valid"))
         with one_sentence("optimizer", "one that takes a step with these options"):
             optimizer = trial.make_optimizer(trial.model.parameters())
-            optimizer.step(lambda: float(value.detach()))
+            optimizer.step(lambda: float(value.detach()))  # LBFGS asks for a function that gives the loss
         with one_sentence("scheduler", "options that go together"):
             _ = trial.make_scheduler(optimizer) if trial.make_scheduler else None
 

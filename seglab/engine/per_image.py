@@ -57,8 +57,9 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
             for logger in trainer.loggers:
                 logger.log_metrics({**own, "epoch": trainer.current_epoch}, trainer.global_step)
             row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **own}
-            known = sorted(metrics_of_epoch(trainer).items(), key=lambda entry: entry[0].split("/")[0])
-            self.rows.append(row | {key: float(value) for key, value in known})
+            known = metrics_of_epoch(trainer)
+            by_stage = sorted(known, key=lambda name: name.split("/")[0])  # train before val, each in its own order
+            self.rows.append(row | {name: float(known[name]) for name in by_stage})
             if time.perf_counter() - self._written > EPOCH_TABLE_SECONDS:
                 self.write(trainer)
 
@@ -132,7 +133,7 @@ class ImageTable:
     ) -> None:
         """Add a batch: losses (b,), logits, target and `valid` (b, 1, h, w) as `decide` takes them, and the ids."""
         found, several = decide(logits, target, self.threshold, valid, self.task.kind), (-1, self.task.channels)
-        columns = torch.stack([column.double() for column in count(found)], 1)
+        columns = torch.stack([column.double() for column in count(found)], 1)  # exact to 2^53; float32 to 2^24
         counted, tables = (x.unflatten(0, several).cpu().numpy() for x in (columns, histogram(found)))
         predicted, true = (x.unflatten(0, several).cpu().numpy() for x in (found.predicted, found.truth))
         exclusive = self.task.kind == "multiclass"
@@ -142,7 +143,7 @@ class ImageTable:
             shapes: list[dict[str, float]] = [{} for _ in true[i]] if self.outlines else []
             for k, row in enumerate(shapes):
                 masks = predicted[i, k], true[i, k], numbers
-                self._waiting.append((row, submit(self.processes, shape_scores, *masks)))
+                self._waiting.append((row, submit(self.processes, shape_scores, *masks)))  # fills the row of its record
             self.records.append(Record(name, counted[i], tables[i], loss, shapes, cells[i]))
             self._collect()
 
@@ -174,7 +175,7 @@ class ImageTable:
         self._collect(0)
         images, classes = self.images(), self.task.classes
         summed = torch.tensor(np.concatenate([sum(tile.counts for tile in tiles) for tiles in images.values()]))
-        whole = [column.long() for column in summed.T[:4]]
+        whole = [column.long() for column in summed.T[:4]]  # tp, fp, fn, tn; the others are sums of probabilities
         counted = Counts(*whole, *summed.T[4:])
         names = [name for name in images for _ in classes]
         groups = [self.groups[name] for name in names]
@@ -193,6 +194,7 @@ class ImageTable:
         """
         images = self.images()
         tables = [sum(tile.histogram for tile in tiles) for tiles in images.values()]
+        # Ids as in per_image.csv, where one such as =A1 is a safe cell
         found = {prefix: np.stack(tables).astype(np.int32), f"{prefix}_ids": np.array(list(map(cell, images)))}
         cells = [record.confusion for record in self.records if record.confusion is not None]
         return found | ({f"{prefix}_confusion": np.sum(cells, axis=0)} if cells else {})
@@ -201,7 +203,8 @@ class ImageTable:
 def mean_loss(tiles: Sequence[Record]) -> float:
     """The mean loss of an image's tiles, by how many pixels of each count."""
     pixels = [tile.counts[0, :4].sum() for tile in tiles]
-    return float(np.average([tile.loss for tile in tiles], weights=pixels if sum(pixels) else None))
+    weights = pixels if sum(pixels) else None  # None: no pixel of the image counts
+    return float(np.average([tile.loss for tile in tiles], weights=weights))
 
 
 def means(table: pd.DataFrame, task: Task) -> dict[str, float]:

@@ -65,7 +65,7 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
         shown = zip(words.values(), pictures(module, samples, words), strict=True)
         best = [Example(caption, *picture) for caption, picture in shown]
 
-    def warn(picture: Future[Any]) -> None:
+    def warn(picture: Future[Any]) -> None:  # a run is worth more than its pictures
         if error := picture.exception():
             log.warning("%s: a picture could not be drawn (%s: %s)", run, type(error).__name__, error)
 

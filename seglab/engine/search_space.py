@@ -116,7 +116,9 @@ def rungs(trials: int, epochs: int, halving: int | None, every: int = 1) -> list
     """
     if not halving:
         return [(trials, epochs)]
-    steps = next(k for k in itertools.count() if trials < halving ** (k + 1))
+    steps = 0
+    while halving ** (steps + 1) <= trials:
+        steps += 1
     shares = [(trials // halving**k, epochs / halving ** (steps - k)) for k in range(steps + 1)]
     return [(count, min(epochs, math.ceil(share / every) * every)) for count, share in shares]
 
@@ -139,7 +141,7 @@ class TreeParzen:
         """The setting of the next trial, counted from 0."""
         self.study.sampler = self.sampler(n_startup_trials=min(10, 5 + len(self.options)), seed=self.seed + number)
         trial = self.study.ask()
-        shares = {name: trial.suggest_float(name, 0, 1 - 1e-9) for name in self.options}
+        shares = {name: trial.suggest_float(name, 0, 1 - 1e-9) for name in self.options}  # at 1 a list has no value
         return {name: self.options[name].at(share) for name, share in shares.items()}
 
     def tell(self, number: int, value: float) -> None:

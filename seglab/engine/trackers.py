@@ -108,7 +108,7 @@ class Wandb(Tracker):
 
     def start(self, folder: Path, facts: dict[str, Any]) -> None:
         self.tool: Any = importlib.import_module(self.package)
-        options: dict[str, Any] = {"embed": False}
+        options: dict[str, Any] = {"embed": False}  # of Trackio: no page inside of a notebook
         if self.package == "wandb":
             options = {"id": self.run, "dir": str(folder), "mode": "offline" if self.offline else None}
             options["settings"] = self.tool.Settings(silent=True, console="off")
@@ -120,7 +120,8 @@ class Wandb(Tracker):
     def finish(self, pictures: list[Path], status: str) -> None:
         shown = {file.stem: self.tool.Image(str(file)) for file in pictures}
         self.there.log({**shown, "status": status})
-        self.there.finish(**({"exit_code": int(status not in STATUS)} if self.package == "wandb" else {}))
+        code = {"exit_code": int(status not in STATUS)} if self.package == "wandb" else {}  # Trackio knows none
+        self.there.finish(**code)
 
 
 class MLflow(Tracker):
@@ -185,9 +186,10 @@ class TensorBoard(Tracker):
 
 def begin(loggers: Iterable[Logger], run: Run) -> None:
     """Start the run in each tracker among some loggers, and end it there when it ends."""
-    for tracker in (each for each in loggers if isinstance(each, Tracker)):
-        tracker.begin(run.folder, run.facts)
-        run.mirrors.append(tracker.end)
+    for tracker in loggers:
+        if isinstance(tracker, Tracker):
+            tracker.begin(run.folder, run.facts)
+            run.mirrors.append(tracker.end)
 
 
 def final(metrics: Mapping[str, float]) -> dict[str, float]:
