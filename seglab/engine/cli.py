@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ from seglab.engine.worker_pool import finish
 
 log = logging.getLogger(__name__)
 
-PLUGINS = {"ray": "hydra-ray-launcher", "slurm": "hydra-submitit-launcher"}
-"""What our launchers need beyond Hydra: optional packages, one extra each."""
+PLUGINS = {"ray": "hydra_ray_launcher", "slurm": "hydra_submitit_launcher"}
+"""What our launchers need beyond Hydra: plug-ins, one extra each."""
 
 EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export") | dict.fromkeys(("monai", "kornia"), "bench")
 EXTRAS |= {"nibabel": "nifti", "pycocotools": "coco", "optuna": "search"}
@@ -198,16 +199,11 @@ def _sentence(error: Exception) -> str:
 
 def _missing_plugin(word: str) -> str | None:
     """What to install for `hydra/launcher=ray` and the like; None for other words, and where it is installed."""
-    name = word.removeprefix("hydra/launcher=")
-    if name == word or name not in PLUGINS:
+    option, _, name = word.partition("=")
+    if option != "hydra/launcher" or name not in PLUGINS or find_spec(f"hydra_plugins.{PLUGINS[name]}"):
         return None
-    from importlib import metadata  # which imports `email`, a twentieth of what a command takes to start
-
-    try:
-        metadata.version(PLUGINS[name])
-    except metadata.PackageNotFoundError:
-        return f'{word}: expected the package {PLUGINS[name]}, got none; pip install "seglab[{name}]"'
-    return None
+    package = PLUGINS[name].replace("_", "-")
+    return f'{word}: expected the package {package}, got none; pip install "seglab[{name}]"'
 
 
 @contextmanager

@@ -9,9 +9,6 @@ from typing import Any, TypeGuard
 HUGE = 1e6
 """The largest value of an option that is listed below without another one."""
 
-UNLISTED = 1e12
-"""That of an option that is not: loss.gamma=1e30 is finite and means nothing."""
-
 
 @dataclass(frozen=True)
 class Domain:
@@ -158,8 +155,8 @@ def outside(config: Any) -> Iterator[str]:
             continue  # a command on trained runs knows theirs
         if domain and not domain.holds(value):
             yield f"{path}: expected {domain}, got {_spell(value)}"
-        elif not domain and isinstance(value, int | float) and not abs(value) <= UNLISTED:  # as nan is not
-            yield f"{path}: expected a finite number, got {_spell(value)}"
+        elif not domain and isinstance(value, int | float) and not abs(value) <= 1e12:  # nor is nan
+            yield f"{path}: expected a finite number, got {_spell(value)}"  # 1e30 is finite, and means nothing
         elif path.endswith("_pattern") and isinstance(value, str) and (fault := _pattern_fault(value)):
             yield f"{path}: expected a regular expression, got {value} ({fault})"
         elif path in CHOICES and not any(value == choice and type(value) is type(choice) for choice in CHOICES[path]):

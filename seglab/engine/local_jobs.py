@@ -32,7 +32,7 @@ def run_in_processes(
             while waiting and len(running) < at_once:
                 k = waiting.popleft()
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_send, args=(sender, work, k))
+                process = context.Process(target=lambda pipe, k: pipe.send(work(k)), args=(sender, k))
                 process.start()
                 sender.close()  # the child has its own; every later child would inherit this one
                 running[process.sentinel] = (k, process, receiver)
@@ -49,10 +49,6 @@ def run_in_processes(
             left.terminate()
         for _, left, _ in running.values():
             left.join()
-
-
-def _send(pipe: Connection, work: Callable[[int], float], k: int) -> None:
-    pipe.send(work(k))
 
 
 class Progress:

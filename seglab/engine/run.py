@@ -124,17 +124,14 @@ class Run:
 
         for partial in self.folder.rglob(".*.partial*"):
             partial.unlink(missing_ok=True)
-        last = self.last
-        if last is None:
+        if not self.last:
             return
-        best = last.with_name("best.ckpt")
-        damaged = [file for file in (last, best) if not archive_is_intact(file)]
-        if damaged == [best] and not best.exists() and not refers_to_best(last):
-            return  # there has been no validation yet
-        if damaged:
-            name = os.path.relpath(damaged[0])
-            log.warning("%s is damaged: the run starts over, and ends with the same numbers", name)
-            shutil.rmtree(last.parent)
+        for file in (self.last, self.last.with_name("best.ckpt")):
+            before_validation = not file.exists() and not refers_to_best(self.last)  # there is no best one yet
+            if not archive_is_intact(file) and not before_validation:
+                log.warning("%s is damaged: the run starts over, and ends with the same numbers", os.path.relpath(file))
+                shutil.rmtree(file.parent)
+                return
 
     def outcome(self, identity: str, data_now: Callable[[], str], stop_after: int | None = None) -> float | None:
         """The monitored value if this very experiment is finished here, None if it is still to be trained.

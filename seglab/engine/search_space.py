@@ -17,10 +17,6 @@ EDGE = 0.05
 """A best value in this part of its range, at either end, says that the range may have been too narrow."""
 
 
-MOST_PASSES = 100
-"""How often so many points as trials are drawn: from 0.99 to 0.999 there are ten numbers of three digits."""
-
-
 @dataclass(frozen=True)
 class Option:
     """An option to tune: a number from `low` to `high`, on a logarithmic scale with `log`, or one of `choices`."""
@@ -97,7 +93,7 @@ def settings(options: Mapping[str, Option], trials: int, seed: int) -> list[Sett
         return [dict(zip(names, values, strict=True)) for values in grid]
     sequence = qmc.Halton(len(options), scramble=True, rng=seed)
     found: dict[str, Setting] = {}
-    for _ in range(MOST_PASSES):
+    for _ in range(100):  # and not for ever: from 0.99 to 0.999 there are ten numbers of three digits
         for point in sequence.random(trials):
             setting = {name: options[name].at(share) for name, share in zip(names, point, strict=True)}
             found.setdefault(json.dumps(setting), setting)
