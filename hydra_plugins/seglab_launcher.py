@@ -46,8 +46,7 @@ class LocalLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        # Here and not above, since every program with Hydra imports every launcher
-        from seglab.engine.local_jobs import Progress, run_in_processes
+        from seglab.engine.local_jobs import Progress, run_in_processes  # every program with Hydra imports this file
         from seglab.engine.sweep import announce
         from seglab.engine.threads import runs_at_once
 

@@ -28,9 +28,8 @@ def checkpoints(folder: Path, monitor: str, mode: str) -> list[ModelCheckpoint]:
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Keeps checkpoints in memory, and writes the newest of each name together every `every` seconds and at the end.
 
-    The end is also that of an interrupted or a failed run. With epochs of a second and a model of 30 MB a checkpoint an
-    epoch would write 100 GB in an hour. Each is written beside its place and renamed; Lightning moves it there from the
-    system's temporary folder.
+    The end is also that of an interrupted or a failed run. With epochs of a second and a model of 30 MB, one an epoch
+    would be 100 GB in an hour. Each is written beside its place and renamed, not in the system's temporary folder.
 
     Args:
         identity: of the run; a run does not resume from the checkpoint of another.

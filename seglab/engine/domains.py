@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, TypeGuard
+from typing import Any
 
 HUGE = 1e6
 """The largest value of an option that is listed below without another one."""
@@ -180,11 +180,12 @@ def _refused(config: Any) -> Iterator[str]:
 
 def _contradictions(config: Any) -> Iterator[str]:
     """Options that are fine by themselves and make no sense together."""
-    trainer, monitor = config.get("trainer") or {}, config.get("monitor")
+    trainer: Any = config.get("trainer") or {}
+    monitor = config.get("monitor")
     every, epochs = trainer.get("check_val_every_n_epoch"), trainer.get("max_epochs")
     for name in ("check_val_every_n_epoch", "min_epochs"):
         count = trainer.get(name)
-        if _is_count(count) and _is_count(epochs) and epochs < count:
+        if COUNT.holds(count) and COUNT.holds(epochs) and epochs < count:
             yield f"trainer.{name}: expected at most trainer.max_epochs={epochs}, got {count}"
     rates = (config.get("tune") or {}).get("lr")
     if not isinstance(rates, list | None):
@@ -201,13 +202,9 @@ def _contradictions(config: Any) -> Iterator[str]:
             yield f"{path}: expected {better(metric)}, since {metric} is better so, got {mode}; leave it out"
     monitors = {"monitor": monitor, **{f"{path}.monitor": node.get("monitor") for path, node in _callbacks(config)}}
     for path, metric in monitors.items():
-        if str(metric).startswith("train/") and _is_count(every) and every > 1:
+        if str(metric).startswith("train/") and COUNT.holds(every) and every > 1:
             # Lightning looks at a monitor after a validation, when the epoch's metrics of training are not there yet
             yield f"{path}: expected a metric of validation with check_val_every_n_epoch={every}, got {metric}"
-
-
-def _is_count(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _callbacks(config: Any) -> list[tuple[str, dict[str, Any]]]:

@@ -88,8 +88,7 @@ class Graphs:
 
     def __init__(self, model: nn.Module, record: Callable[..., Any] = CudaGraph) -> None:
         self.model, self.record = model, record
-        # One memory for all graphs, which never run at the same time
-        self.pool: Any = torch.cuda.graph_pool_handle() if record is CudaGraph else None
+        self.pool: Any = torch.cuda.graph_pool_handle() if record is CudaGraph else None  # no two run at once
         self.known: dict[Any, Any] = {}
         self.usable = True
         self.latest: Any = None

@@ -33,8 +33,7 @@ SHAPES = {
 class Ramp:
     """The change of one parameter to the value `to` over a number of epochs; then it keeps it.
 
-    shape: linear, cosine (slow at both ends) or exponential (by the same factor each time). start: None for the
-    parameter's own value.
+    shape: linear, cosine (slow at both ends) or exponential (by one factor each time). start: None for its own value.
     """
 
     to: float
@@ -53,8 +52,7 @@ class Ramp:
 def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
     """The ramps of a schedule such as `{terms: {boundary: {weight: {to: 1, epochs: 99}}}}`, by their path in the loss.
 
-    Raises a ContractError for names that the loss lacks, parameters that are not numbers, and values at the start or
-    the end that the loss refuses.
+    Raises a ContractError for names that the loss lacks, what is no number, and first or last values that it refuses.
     """
     require(isinstance(schedule, Mapping), "schedule", "the parameters of the loss that change", schedule)
     found = {}
@@ -140,8 +138,7 @@ class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known
     restored (the start of a schedule, the first loss of a switch), and the test images are measured with that, so that
     all runs of a loss, and whoever opens them later, measure alike.
 
-    At a switch the optimizer's moment estimates, which belong to another loss's gradients, are cleared; the learning
-    rate continues as scheduled.
+    At a switch the optimizer's moment estimates, of another loss, are cleared; the learning rate stays as scheduled.
 
     Args:
         schedule: see `ramps`; empty leaves the loss as it is.

@@ -42,9 +42,8 @@ class Normalize(nn.Module):
         remedy = "seglab.train finds those of `auto`, and writes them into run.json"
         require("auto" not in (mean, std), "normalization", "numbers for dataset.mean and dataset.std", "auto", remedy)
         mean, std = torch.tensor(list(mean)), torch.tensor(list(std))
-        # Not in checkpoints, which hold what was learned; run.json has the data set's numbers
         self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1), persistent=False)  # run.json has the numbers
 
     def forward(self, image: Image) -> Tensor:
         return torch.addcmul(self.shift, image.to(self.scale.dtype), self.scale)  # one pass over the memory

@@ -103,8 +103,7 @@ class ImageTable:
 
     The tiles of one image become one row: their counts are added, their losses averaged by how many pixels count;
     distances and objects, which cross the borders of tiles, are then undefined. The histogram (2 x 256 counts of truth
-    and probability) holds every threshold, the calibration curve and the precision-recall curve, so that no pixel is
-    needed again.
+    and probability) holds every threshold, the calibration and the precision-recall curve: no pixel is needed again.
 
     Args:
         groups: the group (patient, scene) of each image's id.

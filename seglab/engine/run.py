@@ -204,8 +204,8 @@ class Run:
         try:
             self._lock.acquire()
         except Timeout:
-            remedy = "wait for it, and run the same command again"
-            require(False, f"run {self}", "a free folder", "one that another process is training in", remedy)
+            got, remedy = "one that another process is training in", "wait for it, and run the same command again"
+            require(False, f"run {self}", "a free folder", got, remedy)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

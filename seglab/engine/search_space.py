@@ -122,8 +122,7 @@ def rungs(trials: int, epochs: int, halving: int | None, every: int = 1) -> list
 class TreeParzen:
     """Settings proposed by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011).
 
-    Each proposal draws from its own seed and follows from the values before it, which the runs keep: a search that was
-    killed continues as it would have.
+    A proposal follows from its own seed and the values before it, which the runs keep: a killed search continues so.
     """
 
     def __init__(self, options: Mapping[str, Option], mode: str, seed: int) -> None:

@@ -125,8 +125,7 @@ def supervise(module: str) -> int:
 def _run_child(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
     """Run a command to its end; gives its exit code, and whether a signal asked for the end.
 
-    Both signals are passed on. Ctrl-C reaches the child by itself, too, since the terminal sends it to both: it takes
-    two in one second for one.
+    Both signals are passed on. A terminal sends Ctrl-C to the child, too, which takes two in one second for one.
     """
     signals = []
 

@@ -29,9 +29,8 @@ def runs_at_once(wanted: int | str, configs: Iterable[Any]) -> int:
         require(fits, "hydra.launcher.n_jobs", "auto or a number of at least 1", wanted)
         return int(wanted)
     configs = list(configs)
-    # Runs that share a GPU take turns on it; only on Linux a process may be forked with what it has imported
     if sys.platform != "linux" or any(uses_gpu(cfg.trainer.accelerator) for cfg in configs):
-        return 1
+        return 1  # runs that share a GPU take turns; only on Linux a process is forked with what it has imported
     threads = max((run_threads(cfg) for cfg in configs), default=1)
     return max(1, min(len(configs), len(os.sched_getaffinity(0)) // threads))
 
@@ -48,7 +47,6 @@ def run_threads(cfg: Any) -> int:
     """The threads of the run of a configuration: `cfg.threads`, or what its training step is worth."""
     if cfg.threads != "auto":
         return int(cfg.threads)
-    # As JSON, so that the runs of a sweep find in the cache what the first one has counted
     model, dataset = (json.dumps(to_container(node), sort_keys=True) for node in (cfg.model, cfg.dataset))
     return int(min(cores(), 1 + step_flop(model, dataset, cfg.batch_size) / FLOP_PER_THREAD))
 
@@ -68,7 +66,7 @@ def cores() -> int:
 
 
 @functools.cache
-def step_flop(model: str, dataset: str, batch_size: int) -> float:
+def step_flop(model: str, dataset: str, batch_size: int) -> float:  # JSON can be looked up in the cache
     """The floating point operations of a training step, of nodes in JSON; infinite where they cannot be counted."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
