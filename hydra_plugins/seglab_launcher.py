@@ -69,7 +69,9 @@ class LocalLauncher(Launcher):
         if plan:
             done += map(self.run, jobs)
         else:
-            self.preload(jobs)
+            chain = any("steps" in (job.augment or {}) for job in jobs)  # albumentations takes 0.8 s
+            for name in (*PRELOADED, "albumentations") if chain else PRELOADED:
+                import_module(name)
             gc.freeze()  # else the collection after each run looks through all that was imported, and children copy it
             try:
                 if at_once == 1:
@@ -82,12 +84,6 @@ class LocalLauncher(Launcher):
             finally:
                 gc.unfreeze()  # triton warns when a process ends without collecting what it made
         return [done[folders.index(folder)] for folder in asked]
-
-    def preload(self, jobs: Sequence[DictConfig]) -> None:
-        """Import what the runs of these jobs use."""
-        chain = any("steps" in (job.augment or {}) for job in jobs)  # albumentations takes 0.8 s
-        for name in (*PRELOADED, "albumentations") if chain else PRELOADED:
-            import_module(name)
 
     def compose(self, words: list[str], number: int) -> DictConfig:
         """Compose the configuration of one job."""

@@ -45,8 +45,13 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
         return f"{found[1]}: expected one choice, got two; write {found[1]}=NAME without +"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return first
+    wrong = []
     with initialize_config_dir(conf, version_base="1.3"):
-        wrong = [word for word in words if not composes(command, word)]
+        for word in words:
+            try:
+                compose(command, [first_of_sweep(word)])
+            except Exception:
+                wrong.append(word)
     if not wrong:
         return str(error)
     return f"{' '.join(wrong)}: expected what its option or group can hold, got a value that Hydra cannot use ({first})"
@@ -56,15 +61,6 @@ def first_line(error: BaseException) -> str:
     """The first line of an error, without what omegaconf puts before the sentence of one of our resolvers."""
     line = next(iter(str(error).splitlines()), type(error).__name__)
     return re.sub(r"^ContractError raised while resolving interpolation: ", "", line)
-
-
-def composes(command: str, word: str) -> bool:
-    """Whether a command can be composed with one override alone, of a sweep's values the first."""
-    try:
-        compose(command, [first_of_sweep(word)])
-    except Exception:
-        return False
-    return True
 
 
 def first_of_sweep(word: str) -> str:

@@ -79,9 +79,10 @@ def died_together(journal: Path) -> list[Path]:
 def facts_in(journal: Path | None, folder: Path) -> dict[str, Any]:
     """The facts of a run as the sweep left it: those of run.json, or that the job was refused before the run began."""
     facts = Run(folder).known()
-    if journal is None or facts.get("sweep") == str(journal) or not (file := journal.with_suffix(".refused")).exists():
+    if journal is None or facts.get("sweep") == str(journal):
         return facts  # also of a job that was refused, and tried once more after the child had died
-    refused = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
+    file = journal.with_suffix(".refused")
+    refused = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines())) if file.exists() else {}
     sentence = refused.get(str(folder.resolve()))
     return {"status": "refused", "error": {"message": sentence}} if sentence else facts
 
