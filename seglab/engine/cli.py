@@ -55,34 +55,10 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
     def decorate(function: Callable[[DictConfig, Path], Any]) -> Callable[[], None]:
         @functools.wraps(function)
         def job(cfg: DictConfig) -> Any:
-            hydra_node = HydraConfig.get()
-            folder = Path(hydra_node.runtime.output_dir)
-            began.append(folder)
-            try:
-                refuse_added(cfg, hydra_node.overrides.task, name, str(CONF))
-                check_domains(cfg)
-                with exclusive_slot(), extras_named(name):
-                    return function(cfg, folder)
-            except (ContractError, OmegaConfBaseException, OSError) as error:
-                said = _sentence(error)
-                if hydra_node.mode == RunMode.RUN:
-                    raise SystemExit(said) from None
-                log.error("%s", said)  # when it happens; a sweep ends much later
-                refuse(folder, error, said)
-                failed.append(folder)
-                return float("nan")  # an error would be raised again by the sweeper, as a traceback
-            except (KeyboardInterrupt, SystemExit) as error:
-                if stopped_on_purpose(error):
-                    raise SystemExit(143 if was_terminated(error) else 130) from None  # ends a sweep too
-                raise RuntimeError(f"the job called sys.exit({error})") from error  # which ends this job alone
-            except Exception as error:
-                traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it must not keep the model
-                raise
-            finally:
-                _free()
+            began.append(name)
+            return _run_job(function, cfg, name, failed)
 
-        began: list[Path] = []
-        failed: list[Path] = []
+        began, failed = list[str](), list[Path]()
         hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
 
         def main() -> None:
@@ -110,6 +86,33 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
         return main
 
     return decorate
+
+
+def _run_job(function: Callable[[DictConfig, Path], Any], cfg: DictConfig, name: str, failed: list[Path]) -> Any:
+    """Call the function of a command; an error that the user can mend is one sentence, and its folder in `failed`."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        refuse_added(cfg, HydraConfig.get().overrides.task, name, str(CONF))
+        check_domains(cfg)
+        with exclusive_slot(), extras_named(name):
+            return function(cfg, folder)
+    except (ContractError, OmegaConfBaseException, OSError) as error:
+        said = _sentence(error)
+        if HydraConfig.get().mode == RunMode.RUN:
+            raise SystemExit(said) from None
+        log.error("%s", said)  # when it happens; a sweep ends much later
+        refuse(folder, error, said)
+        failed.append(folder)
+        return float("nan")  # an error would be raised again by the sweeper, as a traceback
+    except (KeyboardInterrupt, SystemExit) as error:
+        if stopped_on_purpose(error):
+            raise SystemExit(143 if was_terminated(error) else 130) from None  # ends a sweep too
+        raise RuntimeError(f"the job called sys.exit({error})") from error  # which ends this job alone
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it must not keep the model
+        raise
+    finally:
+        _free()
 
 
 def _is_override(word: str) -> bool:
@@ -165,7 +168,7 @@ def _exit_code_of_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _one_sentence_for_errors(name: str, began: list[Path]) -> Iterator[None]:
+def _one_sentence_for_errors(name: str, began: list[str]) -> Iterator[None]:
     """Print errors of composition as one sentence, without the lines that Hydra adds (unless HYDRA_FULL_ERROR=1)."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-HUGE = 1e6
-"""The largest value of an option that is listed below without another one."""
+HUGE = 1e6  # the largest value of an option that is listed below without a limit of its own
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 """Options of a few values."""
 
-LOWER_IS_BETTER = ("loss",)
-"""The metrics of an epoch that are errors; of all others more is better."""
+LOWER_IS_BETTER = ("loss",)  # of all other metrics of an epoch more is better
 
 NOT_EMPTY = ("init_from", "init_include", "tune.lr", "study", "optimizer.betas", "dataset.mean", "dataset.std")
 """Texts and lists that may be null where the yaml says so, but not empty."""
@@ -97,8 +95,7 @@ NOT_EMPTY = ("init_from", "init_include", "tune.lr", "study", "optimizer.betas",
 GROUPS = ("dataset", "augment", "model", "loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "schedule")
 """Options that hold others; null where nothing is chosen."""
 
-SECTIONS = ("tune", "space", "curve", "xray", "pixels", "landscape", "sweep", "gpu")
-"""Options that hold others, never null."""
+SECTIONS = ("tune", "space", "curve", "xray", "pixels", "landscape", "sweep", "gpu")  # likewise, never null
 
 REFUSED = {
     "fast_dev_run": "take trainer=debug",

@@ -15,8 +15,7 @@ log = logging.getLogger(__name__)
 Inputs = tuple[Tensor | None, ...]
 Work = Callable[..., tuple[Tensor, ...]]
 
-MOST = 8
-"""How many graphs a run keeps; inputs of still more shapes are computed kernel by kernel."""
+MOST = 8  # graphs that a run keeps; inputs of still more shapes are computed kernel by kernel
 
 
 def refuse_to_wait(yes: bool) -> None:

@@ -29,8 +29,7 @@ from seglab.images.resize import in_colors
 from seglab.metrics.counts import Counts, confusion, count, decide, histogram, scores
 from seglab.metrics.objects import shape_scores
 
-EPOCH_TABLE_SECONDS = 2.0
-"""Between two writes of metrics.csv: an epoch of a small model takes less than writing a thousand rows."""
+EPOCH_TABLE_SECONDS = 2.0  # between writes of metrics.csv: a small epoch takes less than to write a thousand rows
 
 
 class EpochTable(Checkpoint):  # called after the metrics are logged, and before the checkpoints that follow it

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import shutil
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,14 +87,17 @@ class Tracker(Logger):
                 self.works = False
                 log.warning("logger: %s is lost (%s); push=NAME of seglab.report sends it later", self.package, error)
 
+    @abstractmethod
     def start(self, folder: Path, facts: dict[str, Any]) -> None:
-        raise NotImplementedError
+        """Begin the run in the tracker, or resume it; `facts` are its identity, seed, choices and configuration."""
 
+    @abstractmethod
     def send(self, metrics: dict[str, float], step: int) -> None:
-        raise NotImplementedError
+        """Send numbers by their names, after so many steps of the optimizer."""
 
+    @abstractmethod
     def finish(self, pictures: list[Path], status: str) -> None:
-        raise NotImplementedError
+        """Send PNG files, and end the run with a status of run.json."""
 
 
 class Wandb(Tracker):
