@@ -50,7 +50,7 @@ class StopAfter(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        done, most = trainer.current_epoch, trainer.max_epochs  # counted up by now
+        done, most = trainer.current_epoch, trainer.max_epochs  # Lightning has counted up
         if most is not None and done < min(most, self.epochs):
             reasons = [callback.stopping_reason_message for callback in trainer.early_stopping_callbacks]
             why = next(filter(None, reasons), "by trainer.max_time or a callback")

@@ -16,7 +16,7 @@ from seglab.files import atomic
 def checkpoints(folder: Path, monitor: str, mode: str) -> list[ModelCheckpoint]:
     """The callbacks that keep the best weights by a monitor (mode `max` or `min`), and all that resuming needs."""
     common: dict[str, Any] = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
-    # A metric of training is there when its epoch ends; None leaves it to Lightning, which saves after a validation
+    # A metric of training is there when its epoch ends; None leaves it to Lightning, which looks after each validation
     trained = True if monitor.startswith("train/") else None
     kept: dict[str, Any] = {"monitor": monitor, "mode": mode, "save_weights_only": True}
     best = ModelCheckpoint(filename="best", save_on_train_epoch_end=trained, **kept, **common)

@@ -79,7 +79,7 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device) -> None
         batch = samples[[(0, index) for index in range(min(2, smallest))]]
         trial = copy.deepcopy(module).train().to(device)
         batch = trial.transfer_batch_to_device(batch, device, 0)
-        logits, *coarse = (scale.detach() for scale in scales_of(trial, batch))  # before the loss, for its own words
+        logits, *coarse = (scale.detach() for scale in scales_of(trial, batch))  # before the loss fails on them
         needs = ", ".join(trial.loss.needs) if coarse else ""
         expected = "a loss of logits and target alone, since maps are those of one scale"
         require(not needs, "model.deep_supervision", expected, f"{trial.loss.name}, which needs {needs}")

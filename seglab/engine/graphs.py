@@ -38,7 +38,7 @@ class CudaGraph:
         self.parameters = [weight for weight in model.parameters() if weight.requires_grad]
         self.graph = torch.cuda.CUDAGraph()
         before, numbers = [buffer.clone() for buffer in model.buffers()], torch.cuda.get_rng_state()
-        side = torch.cuda.Stream()  # trial passes must not be on the stream that is recorded
+        side = torch.cuda.Stream()  # where torch wants the passes before a recording
         side.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(side):

@@ -29,7 +29,7 @@ from seglab.images.resize import in_colors
 from seglab.metrics.counts import Counts, confusion, count, decide, histogram, scores
 from seglab.metrics.objects import shape_scores
 
-EPOCH_TABLE_SECONDS = 2.0  # between writes of metrics.csv: a small epoch takes less than to write a thousand rows
+EPOCH_TABLE_SECONDS = 2.0  # between writes of metrics.csv, whose thousand rows take longer than a small epoch
 
 
 class EpochTable(Checkpoint):  # called after the metrics are logged, and before the checkpoints that follow it

@@ -150,7 +150,7 @@ class Run:
         remedy = f"choose another hydra.run.dir{start}, or rerun=true to replace it"
         mine = known.get("identity", identity) == identity
         require(mine or free, f"run {self}", "a folder of this experiment", "another", remedy)
-        has_begun = mine and known.get("data") and not finished  # a run that failed before it read them has no data
+        has_begun = mine and known.get("data") and not finished  # without data it failed before it had read them
         paused = self.paused_value(stop_after) if has_begun else None
         if finished or paused is not None:
             self._require_unchanged(known, data_now)
@@ -174,7 +174,7 @@ class Run:
         """Record that the run begins, with its config, choices, seed and so on, of plain JSON types."""
         self._clock = time.perf_counter()
         self.earlier = self.known()
-        made_from = ("data", "initial") if self.last else ()  # what a checkpoint came from, should this start fail
+        made_from = ("data", "initial") if self.last else ()  # stay known, should this start fail
         of_checkpoint = {key: value for key, value in self.earlier.items() if key in made_from}
         self.facts = {"name": self.folder.name, "sweep": current_sweep(), **of_checkpoint, **facts}
         self.note(status="running", started=_now(), versions=versions(), git=commit(), error=None)
@@ -224,7 +224,7 @@ class Run:
             status = "paused" if self.pauses else "finished"
             self.note(status=status, files={name: file_facts(self.folder / name) for name in files}, **ended)
             return
-        explained = isinstance(error, ContractError) and not error.__cause__  # by its sentence, and not foreign code
+        explained = isinstance(error, ContractError) and not error.__cause__  # not of foreign code
         trace = None if explained else "".join(traceback.format_exception(error))
         stopped = stopped_on_purpose(error)
         message = f"stopped by {TERMINATED if was_terminated(error) else 'Ctrl-C'}" if stopped else str(error)

@@ -84,7 +84,7 @@ def _fits(value: Any, hint: Any) -> bool:
     try:
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        return all(fault["type"] == "is_instance_of" for fault in error.errors())  # no yaml can hold an instance
+        return all(fault["type"] == "is_instance_of" for fault in error.errors())  # left to the class
     except Exception:
         return True  # a type that JSON cannot speak of
     return True
