@@ -3,6 +3,7 @@
 import functools
 import gc
 import importlib
+import json
 import logging
 import math
 import os
@@ -183,8 +184,10 @@ def _one_sentence_for_errors(name: str, began: list[str]) -> Iterator[None]:
         if began and not isinstance(error, HydraException | OmegaConfBaseException):
             raise  # of a job: its traceback is worth reading
         words = [word for word in sys.argv[1:] if _is_override(word)]  # are composed again, to find the wrong one
-        if folders := _config_dirs(sys.argv[1:]):
-            words.append(f"hydra.searchpath=[{','.join(f'file://{Path(one).absolute()}' for one in folders)}]")
+        if places := [f"file://{Path(folder).absolute()}" for folder in _config_dirs(sys.argv[1:])]:
+            words.append(
+                f"hydra.searchpath={json.dumps(places, ensure_ascii=False)}"
+            )  # quoted: a path may hold (, or ä
         raise SystemExit(explain(error, name, str(CONF), words)) from None
     finally:
         del os.environ["HYDRA_FULL_ERROR"]

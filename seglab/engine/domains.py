@@ -126,7 +126,9 @@ REFUSED_CALLBACKS = {
 
 def better(metric: str, mode: str = "auto") -> str:
     """Whether larger (max) or smaller (min) values of a metric are better; another mode than auto is given back."""
-    return mode if mode != "auto" else "min" if str(metric).rpartition("/")[2] in LOWER_IS_BETTER else "max"
+    if mode != "auto":
+        return mode
+    return "min" if str(metric).rpartition("/")[2] in LOWER_IS_BETTER else "max"
 
 
 def domain_of(path: str) -> Domain | None:

@@ -44,7 +44,9 @@ class Option:
             low, high, margin = min(self.choices), max(self.choices), 0
         scale = math.log if self.log else float
         share = (scale(value) - scale(low)) / (scale(high) - scale(low))
-        return "lower" if share <= margin else "upper" if share >= 1 - margin else ""
+        if share <= margin:
+            return "lower"
+        return "upper" if share >= 1 - margin else ""
 
 
 def read_space(space: Mapping[str, Any], path: str = "") -> dict[str, Option]:
@@ -174,7 +176,8 @@ class Tuning:
 
     def overrides(self, trial: Trial) -> list[str]:
         """The overrides of a trial for the command line."""
-        return [*self.words, *(f"{name}={json.dumps(value)}" for name, value in trial.setting.items())]
+        values = {name: json.dumps(value, ensure_ascii=False) for name, value in trial.setting.items()}
+        return [*self.words, *(f"{name}={value}" for name, value in values.items())]
 
     def edges(self, trial: Trial) -> list[str]:
         """A sentence for each option whose value in a trial, the best one, lies at an end of its range."""

@@ -113,6 +113,14 @@ def test_the_sentence_stands_alone_on_the_terminal(word, said, tmp_path):
     assert done.stderr.startswith(said)
 
 
+def test_a_folder_of_configurations_may_have_any_name(tmp_path):
+    (tmp_path / "m\u00f6, (1)/loss").mkdir(parents=True)
+    (tmp_path / "m\u00f6, (1)/loss/mine.yaml").write_text("_target_: seglab.losses.Dice\nsmooth: 0.0\n")
+    command = [sys.executable, "-m", "seglab.train", "--config-dir", "m\u00f6, (1)", "loss=mine", "loss.smoth=1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "loss.smoth: expected one of smooth, got smoth\n")
+
+
 def test_a_folder_is_chosen_by_hydra_alone(configure):
     with pytest.raises(ContractError, match=r"train: expected hydra.run.dir=FOLDER .*, got folder=there"):
         refuse_added(configure("train"), ["seed=2", "folder=there"], "train", str(CONF))

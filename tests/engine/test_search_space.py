@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,6 +92,13 @@ def test_those_that_failed_or_were_stopped_early_are_not_ahead():
     for trial in trials[2:]:
         trial.value = math.nan
     assert tuning.ahead(3, "max") == trials[:1]  # all that went on have failed
+
+
+def test_a_choice_reaches_the_command_line_as_it_is():
+    trial = Trial({"dataset.names": ["\u00e4", 'a "b"'], "loss.gamma": 1.5, "augment": None})
+    words = Tuning("dice", ["loss=dice"], {}, 1, [], []).overrides(trial)
+    read = OverridesParser.create().parse_overrides(words[1:])
+    assert {each.key_or_group: each.value() for each in read} == trial.setting
 
 
 @pytest.mark.parametrize(
