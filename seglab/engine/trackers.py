@@ -209,12 +209,16 @@ def push(tracker: Tracker, folder: Path) -> None:
     if isinstance(tracker, TensorBoard):
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # else its points would be doubled
     tracker.begin(folder, facts)
-    step = 0
-    if (folder / "metrics.csv").is_file():
-        with (folder / "metrics.csv").open(encoding="utf-8", newline="") as opened:
+    step, file = 0, folder / "metrics.csv"
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
             for row in csv.DictReader(opened):
                 step = int(row.pop("step"))
                 tracker.log_metrics({key: float(value) for key, value in row.items() if value}, step)
+    except FileNotFoundError:  # a run that ended before its first epoch
+        pass
+    except (ValueError, KeyError, csv.Error) as error:
+        log.warning("%s is damaged (%s: %s); its epochs are left out", file, type(error).__name__, error)
     if facts.get("metrics"):
         tracker.log_metrics(final(facts["metrics"]), step)
     tracker.end(folder, facts)

@@ -119,6 +119,19 @@ def test_a_tracker_whose_error_says_nothing_is_named_with_it(tmp_path):
         Silent().begin(tmp_path, dict.fromkeys(("identity", "seed", "choices", "config")))
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a,b\n1,2\n", b"epoch,step,val/iou\n0,2,much\n", None])
+def test_a_run_whose_epochs_are_damaged_or_absent_is_pushed_without_them(trained_study, tmp_path, content, caplog):
+    Fake.said = []
+    folder = shutil.copytree(trained_study / "bce", tmp_path / "bce")
+    (folder / "metrics.csv").unlink()
+    if content:
+        (folder / "metrics.csv").write_bytes(content)
+    push(Fake(), folder)
+    assert [moment for moment, _ in Fake.said] == ["start", "send", "finish"]
+    assert "test/iou" in Fake.said[1][1]
+    assert ("metrics.csv is damaged" in caplog.text) == bool(content)
+
+
 def test_a_missing_package_names_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     said = r'train: expected the package mlflow, got none; pip install "seglab\[mlflow\]"'
