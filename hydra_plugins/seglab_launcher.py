@@ -19,15 +19,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 log = logging.getLogger(__name__)
 
-PRELOADED = (
-    "pandas",
-    "seglab.data.module",
-    "seglab.engine.checkpoints",
-    "seglab.engine.dry_run",
-    "seglab.engine.per_image",
-    "seglab.engine.trained_run",
-    "seglab.reporting.run_figures",
-)
+PRELOADED = ("pandas", "seglab.data.module", "seglab.reporting.run_figures", "seglab.engine.checkpoints")
+PRELOADED += ("seglab.engine.dry_run", "seglab.engine.per_image", "seglab.engine.trained_run")
 """Imported once, before the runs: a process that is forked for one then starts in milliseconds instead of seconds."""
 
 

@@ -217,7 +217,7 @@ def push(tracker: Tracker, folder: Path) -> None:
                 tracker.log_metrics({key: float(value) for key, value in row.items() if value}, step)
     except FileNotFoundError:  # a run that ended before its first epoch
         pass
-    except (ValueError, KeyError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         log.warning("%s is damaged (%s: %s); its epochs are left out", file, type(error).__name__, error)
     if facts.get("metrics"):
         tracker.log_metrics(final(facts["metrics"]), step)

@@ -119,7 +119,9 @@ def test_a_tracker_whose_error_says_nothing_is_named_with_it(tmp_path):
         Silent().begin(tmp_path, dict.fromkeys(("identity", "seed", "choices", "config")))
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"a,b\n1,2\n", b"epoch,step,val/iou\n0,2,much\n", None])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"a,b\n1,2\n", b"epoch,step,val/iou\n0,2,much\n", b"step\n1,2\n", None]
+)
 def test_a_run_whose_epochs_are_damaged_or_absent_is_pushed_without_them(trained_study, tmp_path, content, caplog):
     Fake.said = []
     folder = shutil.copytree(trained_study / "bce", tmp_path / "bce")
