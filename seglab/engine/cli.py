@@ -185,9 +185,7 @@ def _one_sentence_for_errors(name: str, began: list[str]) -> Iterator[None]:
             raise  # of a job: its traceback is worth reading
         words = [word for word in sys.argv[1:] if _is_override(word)]  # are composed again, to find the wrong one
         if places := [f"file://{Path(folder).absolute()}" for folder in _config_dirs(sys.argv[1:])]:
-            words.append(
-                f"hydra.searchpath={json.dumps(places, ensure_ascii=False)}"
-            )  # quoted: a path may hold (, or ä
+            words.append(f"hydra.searchpath={json.dumps(places, ensure_ascii=False)}")  # quoted, as for ä or (
         raise SystemExit(explain(error, name, str(CONF), words)) from None
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
