@@ -122,6 +122,8 @@ def _is_override(word: str) -> bool:
 
 def _arranged(words: list[str], command: str) -> list[str]:
     """A command line as Hydra takes it: overrides in one piece after the options, the home folder for ~, ä as "ä"."""
+    if command == "evaluate":  # whose data set, where none is chosen, is an empty mapping: the run's own with changes
+        words = [re.sub(r"^\+*(?=dataset\.)", "++", word) for word in words]
     in_order = sorted(words, key=_is_override)  # stable: the word behind --config-dir stays there
     at_home = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in in_order]
     # A value with a letter outside of ASCII, which Hydra takes in quotes alone; no list, mapping, sweep or quoted text
