@@ -15,7 +15,7 @@ class SegmentationMetrics(Metric):
     `compute()` gives each score of `scores` as the mean over the images where it is defined and, with the suffix
     `_pooled`, from the counts summed over all pixels; `image_accuracy` and `image_recall` judge whether an image holds
     any foreground. Of several classes each score is the mean over the scored ones, and `iou/cup` is that of one. A mean
-    over no image at all is NaN.
+    over no image at all is NaN, as is the pooled overlap of a class that is in none while others are.
 
     All states are integers, so that several processes give the same digits as one.
     """
@@ -66,7 +66,10 @@ class SegmentationMetrics(Metric):
         images, total = unpacked(rows.permute(2, 0, 1)), unpacked(rows.sum(0).T)
         table = torch.stack(list(scores(images, self.empty).values()))
         means = dict(zip(SCORES, to_fixed(table).sum(1) / table.isfinite().sum(1) / FIXED, strict=True))
-        each = means | {f"{name}_pooled": value for name, value in scores(total, self.empty).items()}
+        # A class that no pixel has would have 1 as long as nothing is found of it, and choose the checkpoint.
+        some = bool((total.tp + total.fn)[list(self.task.scored)].any())
+        pooled = scores(total, "skip" if some else self.empty)
+        each = means | {f"{name}_pooled": value for name, value in pooled.items()}
         true, found = images.tp + images.fn > 0, images.tp + images.fp > 0  # whether an image holds anything
         each["image_accuracy"] = (true == found).sum(0) / len(true)
         each["image_recall"] = (true & found).sum(0) / true.sum(0)

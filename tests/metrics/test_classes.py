@@ -73,6 +73,25 @@ def test_multiclass_numbers_are_torchmetrics():
     np.testing.assert_allclose(pooled, jaccard.numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("task", [MULTICLASS, MULTILABEL], ids=lambda task: task.kind)
+def test_a_class_that_no_image_has_is_left_out_of_the_pooled_mean(task):
+    logits, target = batch(task)
+    absent = task.scored[-1]
+    target = target.where(target != absent, 0) if task.kind == "multiclass" else target.clone()
+    if task.kind == "multilabel":
+        target[:, absent] = 0
+    logits[:, absent] = -9.0  # nothing is found of it
+    metric = SegmentationMetrics(task=task)
+    metric.update(logits, target)
+    found = {name: value.item() for name, value in metric.compute().items()}
+    one, *others = (found[f"iou_pooled/{task.classes[k]}"] for k in (absent, *task.scored[:-1]))
+    assert np.isnan(one)
+    assert found["iou_pooled"] == pytest.approx(np.mean(others))
+    metric.reset()
+    metric.update(logits, 0 * target)  # where no class is there, what is said of empty images holds
+    assert not np.isnan(metric.compute()[f"iou_pooled/{task.classes[absent]}"].item())
+
+
 def test_thresholds_may_differ_between_classes():
     logits, target = batch(MULTILABEL)
     found = decide(logits, target, (0.2, 0.5, 0.9), kind="multilabel").predicted.view(5, 3, 8, 10)
