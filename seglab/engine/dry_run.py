@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from seglab.contract import ContractError, Task, require
@@ -84,8 +85,8 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device) -> None
         expected = "a loss of logits and target alone, since maps are those of one scale"
         require(not needs, "model.deep_supervision", expected, f"{trial.loss.name}, which needs {needs}")
         require_shape(logits, (len(logits), module.task.channels, *batch["target"].shape[2:]))
-        if isinstance(trial.loss, External) and module.task.kind != "multiclass":
-            try_external(trial.loss, batch["target"])
+        if isinstance(trial.loss, External):
+            try_external(trial.loss, batch["target"], module.task.channels)
         trial.loss.check(logits, batch["target"], batch.get("valid"))
         losses, logits = trial.step(batch)
         value, name = losses.mean(), trial.loss.name
@@ -123,13 +124,18 @@ def scales_of(module: SegModule, batch: Batch) -> list[Tensor]:
         raise
 
 
-def try_external(loss: External, target: Tensor) -> None:
+def try_external(loss: External, target: Tensor, channels: int) -> None:
     """Try somebody else's loss on logits from wrong to right; warns where its value does not fall on the way."""
-    truth = torch.zeros(target.shape, device=target.device)
-    truth[..., : -(-target.shape[-1] // 8)] = 1  # whatever the images show, there are both classes, and one is rare
+    width = target.shape[-1]
+    if loss.task == "multiclass":  # whatever the images show, there are all classes
+        truth = (torch.arange(width, device=target.device) * channels // width).expand(target.shape)
+        right = F.one_hot(truth[:, 0], channels).movedim(-1, 1)
+    else:  # ... and one is rare
+        right = truth = torch.zeros(target.shape, device=target.device)
+        truth[..., : -(-width // 8)] = 1
     other = "probabilities" if loss.takes == "logits" else "logits"
     with one_sentence("loss", f"a function of {loss.takes} and target", f"loss.takes={other} gives it those"):
-        values = [float(loss(scale * (2 * truth - 1), truth).mean()) for scale in (-4.0, 0.0, 4.0)]
+        values = [float(loss(scale * (2 * right - 1), truth).mean()) for scale in (-4.0, 0.0, 4.0)]
     spelled = ", ".join(f"{value:.4g}" for value in values)
     numbers = all(map(math.isfinite, values))
     require(numbers, "loss", f"finite numbers of {loss.takes}", spelled, f"loss.takes={other} gives it those")

@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.plugins import Precision
 from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
@@ -211,6 +214,23 @@ class SegModule(LightningModule):
             super().backward(loss, *args, **kwargs)
         else:
             self.graphs.latest.set_gradients()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, which refuses a fused optimizer in bf16 too, where no gradient is scaled."""
+        plugin = self.trainer.precision_plugin
+        fused = getattr(plugin, "scaler", None) is not None and optimizer.defaults.get("fused")
+        remedy = "set optimizer.fused=null or trainer.precision=bf16-mixed"
+        got = f"{type(optimizer).__name__}, fused, with trainer.precision=16-mixed"
+        require(
+            not fused or not gradient_clip_val, "trainer.gradient_clip_val", "gradients without a scale", got, remedy
+        )
+        how = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0, how)
 
     def on_train_start(self) -> None:
         """Begin to record, unless a step is more than one batch on one device, or scales its loss.

@@ -3,10 +3,12 @@
 import copy
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.plugins import MixedPrecision, Precision
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -92,6 +94,25 @@ def test_the_loss_is_float32_under_autocast():
         losses, logits = module().step(batch())
     assert logits.dtype == torch.bfloat16
     assert losses.dtype == torch.float32
+
+
+def test_gradients_are_clipped_in_every_precision_with_a_fused_optimizer():
+    """Lightning refuses to clip where an optimizer that is fused could have to take a scale out of the gradients."""
+    for precision, scaler in (("32-true", None), ("bf16-mixed", None), ("bf16-mixed", "a scaler")):
+        clipped = module()
+        plugin = MixedPrecision(precision, "cpu") if precision == "bf16-mixed" else Precision()
+        clipped._trainer = SimpleNamespace(precision_plugin=plugin)
+        optimizer = torch.optim.AdamW(clipped.model.parameters(), fused=True)
+        (100 * clipped.step(batch())[0].mean()).backward()
+        plugin.scaler = scaler
+        if scaler is None:
+            clipped.configure_gradient_clipping(optimizer, 0.5)
+            norm = torch.linalg.vector_norm(torch.cat([w.grad.flatten() for w in clipped.model.parameters()]))
+            assert norm.item() == pytest.approx(0.5, rel=1e-4)
+        else:
+            with pytest.raises(ContractError, match=r"gradient_clip_val: .* set optimizer\.fused=null"):
+                clipped.configure_gradient_clipping(optimizer, 0.5)
+            clipped.configure_gradient_clipping(optimizer, None)
 
 
 def three_samples():

@@ -95,5 +95,19 @@ def dice_without_sigmoid(logits, target):
     ids=["BCE", "Dice without sigmoid", "rising"],
 )
 def test_an_external_loss_that_does_not_fall_when_logits_become_right_is_warned_of(function, doubtful, caplog):
-    try_external(External(function=function), torch.zeros(2, 1, 16, 16))
+    binary = torch.zeros(2, 1, 16, 16)
+    try_external(External(function=function), binary, 1)
     assert ("from wrong to right logits" in caplog.text) == doubtful
+
+
+@pytest.mark.parametrize("labels", ["ids", "shares"])
+def test_an_external_loss_of_several_classes_that_rises_is_warned_of(labels, caplog):
+    def score(z, t):
+        shares = t if t.shape == z.shape else nn.functional.one_hot(t, 3).movedim(-1, 1)
+        return (z.softmax(1) * shares).sum() / shares.sum()
+
+    for function, doubtful in ((score, True), (lambda z, t: 1 - score(z, t), False)):
+        caplog.clear()
+        loss = External(function=function, labels=labels, task="multiclass")
+        try_external(loss, torch.zeros(2, 1, 16, 16, dtype=torch.uint8), 3)
+        assert ("from wrong to right logits" in caplog.text) == doubtful
