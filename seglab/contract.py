@@ -38,6 +38,10 @@ class ContractError(ValueError):
     """Somebody broke an agreement; the message is one sentence that a user can act upon."""
 
 
+class Diverged(ContractError):
+    """A step of training or validation came to numbers that are not finite."""
+
+
 def require(ok: bool, who: str, expected: str, got: object = None, remedy: str = "") -> None:
     """Raise a one-sentence ContractError unless `ok`: who, what was expected, what came, and the remedy if known.
 

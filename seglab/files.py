@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _tidied: set[Path] = set()
-_tidying = threading.Lock()
+_tidying = threading.Lock()  # a thread that did not wait could begin a file that another here takes for a leftover
 
 
 def tidy(folder: Path) -> None:
@@ -37,7 +37,7 @@ def tidy(folder: Path) -> None:
             return
         _tidied.add(folder.absolute())
         for partial in folder.glob(".*.partial*"):
-            writer = re.search(r"\.(\d+)-\d+\.partial", partial.name)
+            writer = re.search(r"\.(\d+)-\d+\.partial", partial.name)  # see `atomic`
             if writer and not _is_at_work(int(writer[1])):
                 partial.unlink(missing_ok=True)
 
@@ -45,10 +45,10 @@ def tidy(folder: Path) -> None:
 def _is_at_work(process: int) -> bool:
     """Whether another process of this number lives; this one has not begun to write where it tidies."""
     try:
-        os.kill(process, 0)
+        os.kill(process, 0)  # signal 0 is never delivered: it only asks
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # it is another user's
         return True
     return process != os.getpid()
 
@@ -62,7 +62,8 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tidy(path.parent)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
+    start = path.stem[:40]  # with all of a long name this one would exceed the file system's 255 bytes
+    partial = path.with_name(f".{start}.{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
     try:
         yield partial
         with partial.open("rb+") as written:
@@ -72,7 +73,7 @@ def atomic(path: Path) -> Iterator[Path]:
         fault = error if isinstance(error, OSError) else error.__context__  # torch.save raises another after it
         if not isinstance(fault, OSError):
             raise
-        if fault.errno:
+        if fault.errno:  # or its message becomes "[Errno None] None"
             fault.filename = str(path)  # a full disk comes without a name, others with that of the temporary file
         raise fault from None
     finally:
@@ -109,7 +110,8 @@ def read_json(path: Path) -> Any:
 
 def cell(value: Any) -> Any:
     """A text as a cell that no spreadsheet takes for a formula: '=1+1 for =1+1; all else as it is."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula else value
 
 
 def csv_text(table: pd.DataFrame) -> str:

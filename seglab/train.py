@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from seglab.contract import ContractError, require
+from seglab.contract import ContractError, Diverged, require
 from seglab.engine.cli import command, runs_in_parallel, shares_process
 from seglab.engine.config import (
     build,
@@ -27,6 +26,7 @@ from seglab.engine.config import (
     to_container,
 )
 from seglab.engine.domains import better
+from seglab.files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 def train(cfg: DictConfig, folder: Path) -> float:
     """Run the experiment that `cfg` describes in `folder`; returns the best value of `cfg.monitor`."""
-    check_root(cfg)
+    check_root(cfg)  # before the imports, which take seconds
     from seglab.engine.sweep import register
 
     register(folder, cfg.on_fail)
@@ -81,7 +81,7 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
     check_domains(cfg)
     with Run(folder, wait) as run:
         if not run.is_main:
-            logging.getLogger().setLevel(logging.WARNING)
+            logging.getLogger().setLevel(logging.WARNING)  # the first of several processes reports for all
         if cfg.rerun:
             run.forget()
         value = known_value(cfg, run)
@@ -90,7 +90,7 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
             remedy = "leave stop_after out to finish it" if paused else "rerun=true trains it again"
             log.info("%s is %s already; %s", run, "paused" if paused else "finished", remedy)
             return value
-        run.clean_up()
+        run.clean_up()  # not of a finished run, which a damaged last.ckpt would cost its best.ckpt
         check_device(cfg)
         run.start(**facts_of(cfg))
         cfg = cfg.copy()  # the caller's stays as it was composed
@@ -108,11 +108,18 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
         short.merge_with({"optimizer": {"lr": lr}, "trainer": {"max_epochs": cfg.tune.epochs}, "seed": cfg.tune.seed})
         short.tune.lr, short.stop_after, short.pictures = None, cfg.tune.epochs, False
         folder = run.folder.parent / ".tune" / f"{choices().get('loss', 'loss')}_lr-{lr:g}-{identity(short)}"
-        short.folder = str(folder)
-        values[lr] = run_once(short, folder, wait=True)
+        short.folder = str(folder)  # callbacks and loggers write there
+        try:
+            values[lr] = run_once(short, folder, wait=True)  # another seed may be training it just now
+        except ContractError:
+            fault = read_json(folder / "run.json").get("error") or {}  # a sweep does not train a failed run again
+            if fault.get("kind") != Diverged.__name__:
+                raise
+            log.warning("tune: optimizer.lr=%g is left out: %s", lr, fault["message"])
+    require(bool(values), "tune.lr", "a rate with which this loss trains", "none", "add a lower one")
     best = (max if better(cfg.monitor) == "max" else min)(values, key=values.__getitem__)
     cfg.optimizer.lr = best
-    run.note(tuned={"lr": best, "tried": {f"{lr:g}": value for lr, value in values.items()}})
+    run.note(tuned={"lr": best, "tried": {f"{lr:g}": values.get(lr) for lr in cfg.tune.lr}})
     log.info("tune: optimizer.lr=%g of %s", best, ", ".join(f"{lr:g}: {value:.4f}" for lr, value in values.items()))
     if "iou" in cfg.monitor and values[best] < 0.05:  # then the choice is noise
         log.warning("tune: no rate has found anything to speak of in %d epochs; raise tune.epochs", cfg.tune.epochs)
@@ -129,11 +136,12 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     use_threads(run_threads(cfg))
     cfg.trainer.precision = precision(cfg.trainer.accelerator, cfg.trainer.precision)
     check(cfg)
-    trainer = make_trainer(cfg, run)
+    trainer = make_trainer(cfg, run)  # first, as it finds the device that the data go to
     check_before_data(cfg)
     data = load_data(cfg, run, trainer.strategy.root_device)
     module = make_module(cfg, data, run)
-    for _ in range(processes := evaluation_processes(cfg)):  # they start, which takes seconds, while the run trains
+    processes = evaluation_processes(cfg)
+    for _ in range(processes):  # they start, which takes seconds, while the run trains
         submit(processes, exec, "import seglab.metrics.objects, seglab.reporting.run_figures")
     fit(cfg, trainer, module, data, run)
     if cfg.stop_after:
@@ -159,7 +167,7 @@ def check_device(cfg: DictConfig) -> None:
     """Refuse a run that can never be trained here before it begins, or a sweep would say that it resumes."""
     from seglab.engine.device import precision
 
-    precision(cfg.trainer.accelerator, cfg.trainer.precision)
+    precision(cfg.trainer.accelerator, cfg.trainer.precision)  # refuses what the device cannot do
     remedy = "start each run by itself, or sweep with hydra/launcher=slurm"
     require(one_process(cfg) or not shares_process(), "trainer", "devices=1 in a sweep in one process", "more", remedy)
 
@@ -172,7 +180,7 @@ def check_before_data(cfg: DictConfig) -> None:
     dataset = build(cfg.dataset)
     task = dataset.task
     loss = build_loss(cfg.loss).with_task(task)  # one without a meaning for the task says so
-    shares = [1 / max(2, task.channels)] * task.channels
+    shares = [1 / max(2, task.channels)] * task.channels  # the masks' are not known yet; none may be 1
     found = ramps(to_container(cfg.schedule) or {}, loss.with_class_frequency(shares))  # likewise a schedule
     for sentence in unreached(loss, found, cfg.trainer.max_epochs):
         log.warning("%s", sentence)
@@ -190,7 +198,8 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
     seed = dataset.training_seed(cfg.seed)
     data = DataModule(dataset, augment, cfg.batch_size, cfg.workers, seed, needs, store=cfg.store, device=device)
     facts = data.opened.facts()
-    same = not run.last or (run.earlier.get("data") or facts)["fingerprint"] == facts["fingerprint"]
+    before = run.earlier.get("data") if run.last else None
+    same = not before or before["fingerprint"] == facts["fingerprint"]
     require(same, f"run {run}", "the data that it began with", "others", "rerun=true starts over")
     run.note(data=facts)
     run.write("split.json", data.splits.ids())
@@ -221,6 +230,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
 
     from pytorch_lightning import seed_everything
 
+    from seglab.engine.device import memory_sentence
     from seglab.engine.dry_run import dry_run
     from seglab.engine.trained_run import assemble, bound_loss
 
@@ -235,26 +245,13 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     return module
 
 
-@contextmanager
-def memory_sentence() -> Iterator[None]:
-    """Make one sentence of a step that does not fit into the memory of a GPU."""
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        remedy = "lower batch_size (and set trainer.accumulate_grad_batches), dataset.size or model.base"
-        got = str(error).partition(". ")[0]
-        raise ContractError(f"trainer: expected a step that fits into the GPU's memory, got {got}; {remedy}") from error
-
-
 def initialize(cfg: DictConfig, module: SegModule, run: Run) -> None:
     """Load initial weights from `cfg.init_from`; a run that resumes has its own."""
     from seglab.engine.initial_weights import start_from
 
     require(cfg.init_from or not cfg.init_include, "init_include", "init_from=RUN beside it", "none")
     if cfg.init_from and run.last:
-        run.note(initial=run.earlier.get("initial"))
+        run.note(initial=run.earlier.get("initial"))  # the file may be another by now
     elif cfg.init_from:
         made = start_from(module.model, cfg.init_from, to_container(cfg.init_include), module.task)
         run.note(initial=made)
@@ -315,6 +312,7 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from seglab.engine.checkpoints import finished_epochs
+    from seglab.engine.device import memory_sentence
     from seglab.engine.loss_schedule import LossSchedule
 
     loader = data.loader("train")
@@ -330,11 +328,11 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
     except MisconfigurationException as error:  # what a callback or a logger finds when it starts
         raise ContractError(f"trainer: {error}") from error
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    schedule = next(callback for callback in callbacks if isinstance(callback, LossSchedule))
+    [schedule] = [callback for callback in callbacks if isinstance(callback, LossSchedule)]
     if schedule.switches:
         run.note(switched=schedule.switched_at)
     best = next(each for each in callbacks if isinstance(each, ModelCheckpoint) and each.filename == "best")
-    trainer.strategy.barrier()
+    trainer.strategy.barrier()  # the first process has written the checkpoint that all read
     remedy = "raise trainer.max_epochs or trainer.max_time"
     require(bool(best.best_model_path), "trainer", f"a validation that gives {best.monitor}", "none", remedy)
     saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)

@@ -38,6 +38,10 @@ def test_what_a_killed_process_left_is_removed_at_the_next_write_and_what_a_livi
     assert {*tmp_path.iterdir()} == {living, other, tmp_path / "a.txt"}
 
 
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    assert write_text(tmp_path / ("ä" * 125 + ".txt"), "long").read_text() == "long"
+
+
 def test_nobody_sees_half_of_a_file(tmp_path):
     file = tmp_path / "below" / "picture.png"
     with atomic(file) as partial:

@@ -3,12 +3,13 @@
 import ctypes
 import platform
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
-from seglab.contract import require
+from seglab.contract import ContractError, require
 
 
 def precision(accelerator: str, wanted: str) -> str:
@@ -63,3 +64,14 @@ def device_facts(precision: str) -> dict[str, object]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     cpu = torch.cpu.get_capabilities().get("cpu_name", "CPU")
     return {"gpu": gpu, "cpu": cpu, "threads": torch.get_num_threads(), "precision": precision}
+
+
+@contextmanager
+def memory_sentence() -> Iterator[None]:
+    """Make one sentence of a step that does not fit into the memory of a GPU."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        remedy = "lower batch_size (and set trainer.accumulate_grad_batches), dataset.size or model.base"
+        got = str(error).partition(". ")[0]
+        raise ContractError(f"trainer: expected a step that fits into the GPU's memory, got {got}; {remedy}") from error

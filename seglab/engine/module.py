@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
-from seglab.contract import ContractError, Image, Logits, PerImage, Task, require
+from seglab.contract import ContractError, Diverged, Image, Logits, PerImage, Task, require
 from seglab.engine.graphs import Graphs
 from seglab.losses.base import Loss
 from seglab.losses.deep_supervision import over_scales
@@ -265,10 +265,10 @@ class SegModule(LightningModule):
                 bad = [name for name, fine in zip(ids, finite, strict=True) if not fine]
                 raise self._diverged(f"loss: expected a finite number, got {losses[finite.index(False)].item()}", bad)
 
-    def _diverged(self, fault: str, ids: list[str]) -> ContractError:
+    def _diverged(self, fault: str, ids: list[str]) -> Diverged:
         place = f"in epoch {self.current_epoch} for {', '.join(ids)} (the best checkpoint is kept)"
         remedy = "lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true"
-        return ContractError(f"{fault}; {place}; {remedy}")
+        return Diverged(f"{fault}; {place}; {remedy}")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._measured_step(batch, self.val_meter, tiled=True)

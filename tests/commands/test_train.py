@@ -238,6 +238,18 @@ def test_the_learning_rate_is_tuned_once_for_all_seeds_of_a_loss(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob(".tune/*/run.json")} == stamps
 
 
+def test_a_rate_that_diverges_is_left_out_for_every_seed_of_a_sweep(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("SEGLAB_SWEEP", str(tmp_path / "journal"))  # in a sweep no failed run is tried again
+    words = ("optimizer=sgd", "tune.epochs=1", "model.norm=batch")
+    for seed in (1, 2):
+        run = train_small(tmp_path / str(seed), *words, "tune.lr=[1e6,1e-3]", f"seed={seed}")
+        assert facts_of(run)["tuned"]["lr"] == 1e-3
+        assert facts_of(run)["tuned"]["tried"]["1e+06"] is None
+    assert caplog.text.count("tune: optimizer.lr=1e+06 is left out: BCEDice: expected finite logits") == 2
+    with pytest.raises(ContractError, match=r"tune.lr: expected a rate with which this loss trains, got none"):
+        train_small(tmp_path / "none", *words, "tune.lr=[1e6]")
+
+
 def test_each_fold_is_a_training_of_its_own_the_same_for_every_loss(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("seglab.train.fit", lambda cfg, trainer, module, data, run: seen.append(module) or 1 / 0)
