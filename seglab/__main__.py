@@ -16,12 +16,12 @@ def main() -> None:
     elif name in ("--help", "-h"):
         print("seglab COMMAND OPTION=VALUE ...; seglab COMMAND --help lists the options\n")
         for each in names:
-            said = (importlib.import_module(f"seglab.{each}").__doc__ or "").splitlines()[0]
-            print(f"  {each:<10} {said.partition(': ')[2]}")
+            title = (importlib.import_module(f"seglab.{each}").__doc__ or "").splitlines()[0]
+            print(f"  {each:<10} {title.partition(': ')[2]}")
     elif name not in names:
         raise SystemExit(f"seglab: expected one of {', '.join(names)}, got {name}")
     else:
-        sys.argv[:2] = [f"seglab {name}"]
+        sys.argv[:2] = [f"seglab {name}"]  # the command sees its own options alone
         importlib.import_module(f"seglab.{name}").main()
 
 

@@ -36,17 +36,17 @@ def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
     losses = sorted({str(run.facts["choices"].get("loss")) for run in runs})
     if len(losses) > 1:
         log.info("%d runs of %d losses (%s), each measured by itself", len(runs), len(losses), ", ".join(losses))
-    done, bad = {}, []
+    done: dict[Path, Path] = {}
     for run in runs:
         try:
-            done[run.name] = evaluate_run(cfg, run)
+            done[run.folder] = evaluate_run(cfg, run)
         except ContractError as error:
             if len(runs) == 1:
                 raise
-            bad.append(run.name)
             log.warning("%s: %s", run.name, error)
     log_table(done)
-    require(not bad, "evaluate", "runs that fit the data", f"{len(bad)} of {len(runs)} that do not", "see above")
+    bad = len(runs) - len(done)
+    require(not bad, "evaluate", "runs that fit the data", f"{bad} of {len(runs)} that do not", "see above")
     return list(done.values())
 
 
@@ -61,6 +61,7 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
     images = eval_set(run, dataset, cfg.split)
     scale = cfg.scale or ("native" if images.dataset.fit == "patch" else "run")
     require(scale in SCALES, "evaluate", f"scale as one of {', '.join(SCALES)}", scale)
+    # Where the data lie decides nothing: the fingerprint says what they are
     fixed = {key: value for key, value in node.items() if key not in ("root", "cache_dir", "cache_gb")}
     settings = {"dataset": fixed, "split": images.split, "scale": scale}
     settings |= {key: cfg[key] for key in ("window", "overlap", "tta")} if scale == "native" else {}
@@ -127,11 +128,13 @@ def draw(rows: pd.DataFrame, measured: Any, threshold: float, out: Path) -> None
     examples((Example(caption, *arrays) for caption, arrays in pictures), out / "examples.png", threshold, title, task)
 
 
-def log_table(done: dict[str, Path]) -> None:
-    """Log a row for each run: the means over its images."""
-    wide = max(map(len, done), default=3)
+def log_table(done: dict[Path, Path]) -> None:
+    """Log a row for each run, by its folder: the means over its images."""
+    unique = len({run.name for run in done}) == len(done)  # runs of two studies may have one name
+    names = [run.name if unique else str(run) for run in done]
+    wide = max(map(len, names), default=3)
     log.info("%s %s", "run".ljust(wide), " ".join(key.rjust(13) for key in ("images", *SHOWN)))
-    for name, out in done.items():
+    for name, out in zip(names, done.values(), strict=True):
         facts = read_json(out / "evaluation.json")
         cells = [f"{facts['metrics'].get(key, float('nan')):13.4f}".replace("nan", "  -") for key in SHOWN]
         log.info("%s %13d %s", name.ljust(wide), facts["data"]["images"], " ".join(cells))

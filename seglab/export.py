@@ -44,6 +44,7 @@ def export(cfg: DictConfig, folder: Path) -> Path:
     if cfg.what == "nnunet":
         return export_trainer(cfg)
     require(cfg.run is not None, "run", "a value", "none", "set run=...")
+    require(isinstance(cfg.run, str), "export", "one run", cfg.run, "export each by itself")
 
     from seglab.engine.trained_run import open_run
     from seglab.files import write_text
@@ -58,7 +59,7 @@ def export(cfg: DictConfig, folder: Path) -> Path:
         return written
     require(cfg.format == "onnx", "export", "format as one of onnx, hub", cfg.format)
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        importlib.import_module(package)  # or a missing one is said at the end
+        importlib.import_module(package)  # a missing one is said now, and not after the model was converted
     run = open_run(cfg.run, to_container(cfg.trust))
     tuned = run.outcome["threshold"]["tuned"]
     file = Path(cfg.output or run.folder / "export/model.onnx")
@@ -93,7 +94,7 @@ def images_of(run: TrainedRun) -> tuple[np.ndarray, str]:
     if "examples.npz" in run.facts.get("files", {}):
         shown = np.load(run.file("examples.npz"))["images"].transpose(0, 3, 1, 2).astype(np.float32)
         if shown.shape[1] == dataset.channels:  # of more bands three are kept
-            return np.concatenate([shown, shown])[:4], "test images of the run"
+            return np.concatenate([shown, shown])[:4], "test images of the run"  # two at least
     shape = (4, dataset.channels, dataset.size, dataset.size)
     return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32), "images of noise"
 

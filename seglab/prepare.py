@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -45,7 +46,7 @@ def prepare(dataset: Dataset, folder: Path) -> int:
     log.info("%s: %d images, %d left out, %.2f GB", folder, len(items) - len(left), len(left), size / 1e9)
     for reason in left[:5]:
         log.info("  left out: %s", reason)
-    log.info("python -m seglab.train dataset=prepared dataset.root=%s %s", folder, " ".join(options(dataset)))
+    log.info("python -m seglab.train dataset=prepared %s", shlex.join([f"dataset.root={folder}", *options(dataset)]))
     return len(items) - len(left)
 
 
@@ -55,10 +56,11 @@ def options(dataset: Dataset) -> Iterator[str]:
 
     for field in fields(Prepared):
         value = getattr(dataset, field.name, None)
-        # It is reduced already, and without what could not be read.
+        # It is reduced already, and without what could not be read
         if field.name not in ("root", "reduce", "on_bad_item") and value != field.default:
             value = list(value) if isinstance(value, tuple) else value
-            yield f"dataset.{field.name}={json.dumps(value, separators=(',', ':'))}".replace('"', "")
+            text = json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace('"', "")
+            yield f"dataset.{field.name}={text}"
 
 
 def inspect(dataset: Dataset, folder: Path) -> int:

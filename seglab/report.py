@@ -25,12 +25,13 @@ def report(cfg: DictConfig, folder: Path) -> Path:
 
     asked = {name: cfg[name] for name in Question().asked}
     question = Question(of_class=asked.pop("class"), **asked)
-    sweep, studies, over = found = answer(roots, question)
+    found = answer(roots, question)
+    sweep, studies, overall = found
     written = write(roots, question, found, cfg.output)
     unused = sweep.runs[sweep.runs["status"].isin(["finished", "unreadable"]) & ~sweep.runs["used"]]
     for name, problem in unused.loc[~unused["problem"].str.startswith("superseded"), ["name", "problem"]].to_numpy():
         log.warning("%s is left out: %s", name, problem)
-    for study in [*filter(None, [over]), *studies]:
+    for study in [overall, *studies] if overall else studies:
         log.info("%s: %s", study.title, study.headline)
         for sentence in filter(None, (study.look_words, study.blind)):
             log.info("%s", sentence)
@@ -58,7 +59,7 @@ def with_roots(arguments: Sequence[str]) -> list[str]:
     bare: list[str] = []
     rest: list[str] = []
     for before, word in zip(["", *arguments], arguments, strict=False):
-        named = word[0] in "-+~" or ("=" in word and not Path(word).is_dir())
+        named = not word or word[0] in "-+~" or ("=" in word and not Path(word).is_dir())
         (rest if named or before.startswith("-") else bare).append(word)  # the word after a flag is the flag's
     return [*rest, f"roots={json.dumps(bare, ensure_ascii=False)}"] if bare else rest
 

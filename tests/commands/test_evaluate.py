@@ -179,6 +179,14 @@ def test_of_many_runs_those_that_do_not_fit_are_named_and_the_rest_continues(con
     assert "gray: model: expected images (b,1,h,w)" in caplog.text
 
 
+def test_runs_of_two_studies_with_one_name_each_have_a_row(configure, run, tmp_path, caplog):
+    caplog.set_level("INFO")
+    again = Path(shutil.copytree(run, tmp_path / "again" / "run"))
+    outs = call(configure, f"[{run},{again}]")
+    assert [out.parents[1] for out in outs] == [run, again]
+    assert [line.split()[0] for line in caplog.messages if "  6  " in line] == [str(run), str(again)]
+
+
 def test_certainty_stays_a_number():
     logits = to_logits(np.array([[0, 32767, 32768, 65535]], np.uint16))
     assert logits.isfinite().all()

@@ -90,7 +90,9 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.onnx"))
 
 
-def test_an_unknown_format_is_one_sentence(configure, tmp_path):
+def test_an_unknown_format_and_several_runs_are_one_sentence(configure, tmp_path):
+    with pytest.raises(ContractError, match=r"export: expected one run, got \['A', 'B'\]; export each by itself"):
+        export(configure("export", "run=[A,B]"), tmp_path)
     with pytest.raises(ContractError, match="format as one of onnx, hub"):
         call(configure, tmp_path, "tflite")
 

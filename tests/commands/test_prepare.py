@@ -1,6 +1,7 @@
 """`python -m seglab.prepare`, end to end."""
 
 import json
+import shlex
 import shutil
 
 import cv2
@@ -10,6 +11,7 @@ import pytest
 from seglab.contract import ContractError
 from seglab.data.prepare_data import open_data
 from seglab.engine.config import build
+from seglab.files import write_json
 from seglab.prepare import options, run
 from tests.data.fabricate import save_palette, save_turned, write_image, write_scenes
 
@@ -31,6 +33,15 @@ def test_the_options_for_a_training_on_the_folder_are_listed(configure, root):
     assert {*listed} == {*words[:2], *words[3:], "dataset.size=32", "dataset.cache_dir=null"}
     again = build(configure("prepare", "dataset=prepared", f"dataset.root={root}", *listed).dataset)
     assert (again.coverage, again.mean, again.fit) == (0.3, (0.1, 0.2, 0.3), "patch")
+
+
+def test_the_command_that_is_shown_can_be_pasted_into_a_shell(configure, root, tmp_path, caplog):
+    caplog.set_level("INFO")
+    split, folder = root / "für Ä.json", tmp_path / "made ready"
+    write_json(split, {"train": ["00"], "val": ["01"], "test": ["02"]})
+    run(configure("prepare", *choose(root), f"dataset.split_file='{split}'", "dataset.range=[0,255]"), folder)
+    words = shlex.split(next(line for line in caplog.messages if line.startswith("python -m seglab.train")))
+    assert {f"dataset.root={folder}", f"dataset.split_file={split}", "dataset.range=[0.0,255.0]"} <= {*words}
 
 
 def test_a_second_run_decodes_nothing_and_other_options_are_refused(configure, root, tmp_path):

@@ -25,6 +25,7 @@ def test_folders_may_come_first_without_a_name(tmp_path):
     odd.mkdir()
     assert with_roots([str(odd)]) == [f'roots=["{odd}"]']
     assert with_roots(["--help"]) == ["--help"]
+    assert with_roots([""]) == [""]  # a variable of the shell that is not set
 
 
 def test_the_report_of_a_class_does_not_replace_that_of_all_classes(tmp_path):
