@@ -38,8 +38,9 @@ def run(*overrides: str, trust: Sequence[str] = ()) -> Run:
     where it fails.
     """
     with tempfile.TemporaryDirectory() as place:
-        journal = Path(place, "journal")
+        journal = Path(place, "journal")  # the command enters its run folder there
         _train(overrides, SEGLAB_SWEEP=str(journal))
+        require(journal.exists(), "run", "options of a training", " ".join(overrides))
         return Run(Path(journal.read_text(encoding="utf-8").splitlines()[-1]), trust)
 
 
@@ -91,7 +92,7 @@ def compare(
 
 def _train(overrides: Sequence[str], **environment: str) -> None:
     """Run the command in a process of its own and print its lines; a ContractError says how it failed."""
-    command = [sys.executable, "-u", "-m", "seglab.train", *overrides]
+    command = [sys.executable, "-u", "-m", "seglab.train", *overrides]  # -u: each line when it is written
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
     assert process.stdout
@@ -106,8 +107,9 @@ def _train(overrides: Sequence[str], **environment: str) -> None:
         raise
     if process.wait():
         said = [line for line in last if line]
-        summary = next((k for k, line in enumerate(said) if line.startswith("sweep: ")), len(said) - 1)
-        raise ContractError("\n".join(said[summary:]) or f"seglab.train ended with code {process.returncode}")
+        summaries = [k for k, line in enumerate(said) if line.startswith("sweep: ")]
+        start = summaries[0] if summaries else -1  # a single run ends with its error
+        raise ContractError("\n".join(said[start:]) or f"seglab.train ended with code {process.returncode}")
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,10 @@ class Run:
     """One training run: its folder and what lies in it."""
 
     folder: Path
-    trust: Sequence[str] = field(default=(), repr=False, hash=False)
+    trust: Sequence[str] = field(default=(), repr=False, hash=False)  # a list has no hash
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
+        object.__setattr__(self, "folder", Path(self.folder))  # a str will do
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -137,7 +139,8 @@ class Run:
         """A row for each test image."""
         from seglab.reporting.class_rows import read_rows
 
-        return read_rows(whole_file(self.folder, self.facts, "per_image.csv"))
+        names = {"id": str, "group": str}  # such as 007
+        return pd.read_csv(whole_file(self.folder, self.facts, "per_image.csv"), dtype=names)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -157,7 +160,8 @@ class Run:
         """Predict the probability of foreground in images of any size, arrays or paths: each (h, w) float32."""
         from seglab.inference.predictor import FULL, warn_of_range
 
-        several = not isinstance(images, str | Path) and getattr(images, "ndim", 4) == 4
+        stack = getattr(images, "ndim", 4) == 4  # an array (n, h, w, c) is as good as a list
+        several = stack and not isinstance(images, str | Path)
         require(several, "predict", "a list of images", type(images).__name__, "write predict([image])[0]")
         model = self._predictor
         checked = [_checked(image, model.dataset.range == "full") for image in images]
@@ -172,7 +176,8 @@ class Run:
         from seglab.engine.trained_run import open_run
         from seglab.inference.predictor import predictor
 
-        return predictor(open_run(self.folder, self.trust), None, 0.5, "none", 4, "auto")
+        run = open_run(self.folder, self.trust)
+        return predictor(run, window=None, overlap=0.5, tta="none", batch=4, device="auto")
 
     def _repr_html_(self) -> str:
         from seglab.reporting.html import notebook_page, picture_url
@@ -191,7 +196,8 @@ def _checked(image: Any, up_to_1: bool) -> Any:
     """
     if isinstance(image, str | Path):
         return image
-    kind, shape = str(getattr(image, "dtype", type(image).__name__)), tuple(getattr(image, "shape", ()))
+    kind = str(getattr(image, "dtype", type(image).__name__))  # also of a tensor or a list, for the message
+    shape = tuple(getattr(image, "shape", ()))
     fits = len(shape) in (2, 3) and 0 not in shape and kind in ("uint8", "uint16", "float32", "float64")
     expected, got = "paths, or arrays (h, w) or (h, w, bands)", f"{kind} {'x'.join(map(str, shape))}".strip()
     require(fits, "predict", f"{expected} of uint8, uint16 or floats", got)
@@ -243,10 +249,10 @@ class Study:
         """
         from seglab.reporting.write_report import answer
 
-        _, studies, over = answer(self.folders, _question(question))
-        able = [*studies, *filter(None, [over])]
-        found = [study for study in able if study.title == data] if data else studies
-        titles = ", ".join(study.title for study in able) or "finished runs"
+        _, studies, overall = answer(self.folders, _question(question))
+        every = [*studies, overall] if overall else studies
+        found = [study for study in every if study.title == data] if data else studies
+        titles = ", ".join(study.title for study in every) or "finished runs"
         require(len(found) == 1, "verdict", f"one data set of {titles}", data or len(found), "give data=NAME")
         return Verdict(found[0])
 
@@ -266,9 +272,10 @@ class Study:
         used = self._sweep.used
         names = [name for name in ("test/iou", "test/dice", "test/precision", "test/recall") if name in used]
         states = ", ".join(f"{count} {state}" for state, count in self.runs["status"].value_counts().items())
-        tables = (
-            [used.groupby(["benchmark", "label"])[names].mean().to_html(float_format="{:.3f}".format)] if names else []
-        )
+        tables = []
+        if names:
+            means = used.groupby(["benchmark", "label"])[names].mean()
+            tables.append(means.to_html(float_format="{:.3f}".format))
         lines = [f"{len(self.runs)} runs: {states}; .verdict() compares the losses, .report() writes the page"]
         return notebook_page(", ".join(map(str, self.folders)), lines, tables)
 

@@ -37,7 +37,8 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     names, counted = find_images(to_container(cfg.input), out)
     runs = open_runs(to_container(cfg.run), to_container(cfg.trust))
     tiling = {key: cfg[key] for key in ("window", "overlap", "tta")}
-    task, kinds = runs[0].dataset().task, [cfg.format] if isinstance(cfg.format, str) else list(cfg.format)
+    task = runs[0].dataset().task
+    kinds = [cfg.format] if isinstance(cfg.format, str) else list(cfg.format)
     same = all(run.dataset().task == task for run in runs)
     require(same, "predict", "runs of one task", "runs of several", "predict with each of them")
     threshold = thresholds_of(cfg.threshold, runs, task)
@@ -46,8 +47,8 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     settings |= {"min_area": cfg.min_area, "format": kinds}
     writer = PredictionWriter(out, names, kinds, settings, threshold, cfg.min_area, cfg.rerun, task)
     waiting = {name: file for name, file in names.items() if name not in writer}
-    counts = len(names), len(names) - len(waiting)
-    log.info("%d images, %d predicted already; %s", *counts, describe(runs, threshold, task))
+    done = len(names) - len(waiting)
+    log.info("%d images, %d predicted already; %s", len(names), done, describe(runs, threshold, task))
     if left_out := [f"{count} {what}" for what, count in counted.items() if count]:
         log.info("left out: %s", ", ".join(left_out))
     if mixed := differences(runs):
@@ -58,13 +59,14 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     reading, tried, bad = predictors[0].dataset, 0, 0
     pages = (page for name in progress(waiting) for page in pages_of(name, waiting[name], reading))
     for name, file, page in pages:
-        if name in writer:
+        if name in writer:  # a page of a stack that was begun
             continue
         tried += 1
         try:
             require(page is None or name not in names, "predict", "images of different names", name)
             image = decoded(str(file), reading, page)
-            shown = to_full_range(view_image(image, replace(reading, fit="patch", reduce=1)), reading.range)
+            as_it_is = replace(reading, fit="patch", reduce=1)  # the overlay is drawn in the image's own size
+            shown = to_full_range(view_image(image, as_it_is), reading.range)
             levels = ensemble_average(predictors, str(file), page)
         except (ContractError, OSError, MemoryError) as error:
             bad += 1
@@ -83,20 +85,18 @@ def pages_of(name: str, file: Path, dataset: Dataset) -> list[tuple[str, Path, i
     from seglab.inference.predictor import decoded
 
     try:
-        decoded(str(file), dataset, None)
+        decoded(str(file), dataset, None)  # which keeps it for the prediction that follows
     except SeveralPages as stack:
         return [(f"{name}_page{number}", file, number) for number in range(stack.pages)]
     except (ContractError, OSError, MemoryError):
-        pass  # told when it is predicted
+        pass  # it is reported when it is predicted
     return [(name, file, None)]
 
 
 def thresholds_of(choice: Any, runs: list[TrainedRun], task: Task) -> list[float]:
     """The threshold of each class: a number, or for `tuned` the one tuned on validation, the mean over the runs."""
-    number = isinstance(choice, int | float) and not isinstance(choice, bool)
-    require(number or choice == "tuned", "predict", "threshold as a number or tuned", choice)
-    if number or task.kind == "multiclass":  # where classes exclude each other the likeliest is taken
-        return [float(choice) if number else 0.5] * task.channels
+    if task.kind == "multiclass" or choice != "tuned":  # where classes exclude each other none is used
+        return [0.5 if choice == "tuned" else float(choice)] * task.channels
     from seglab.reporting.class_rows import threshold_of
 
     tuned = [run.outcome["threshold"]["tuned"] for run in runs]

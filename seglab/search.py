@@ -51,20 +51,20 @@ class FairSearch(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra calls this with the configuration before it sweeps."""
-        self.cfg, self.loader = config, hydra_context.config_loader
+        self.cfg, self.loader, self.jobs = config, hydra_context.config_loader, 0
         made: dict[str, Any] = {"hydra_context": hydra_context, "task_function": task_function, "config": config}
         self.launch_jobs = Plugins.instance().instantiate_launcher(**made).launch
 
     def sweep(self, arguments: list[str]) -> None:
         """Tune all combinations side by side, and train their best; Hydra calls this with the command line."""
         try:
-            self.jobs, self.mode = 0, better(self.cfg.monitor)
+            self.mode = better(self.cfg.monitor)
             self.tunings = self.plan(arguments)
             (self.tree_parzen if self.cfg.sampler == "tpe" else self.quasirandom)()
             if not self.cfg.plan:
                 self.train_the_best()
         except ContractError as error:
-            raise ConfigError(str(error)) from None
+            raise ConfigError(str(error)) from None  # of which Hydra prints the sentence alone
 
     def plan(self, arguments: list[str]) -> list[Tuning]:
         """What is tuned: every combination, in every repetition."""
@@ -96,7 +96,7 @@ class FairSearch(Sweeper):
             cfg.pop("hydra")
         cfg.folder = ""  # which Hydra names when it runs
         options = {name: option for name, option in space.items() if _has(cfg, name)}
-        for share in (0.0, 1 - 1e-9):
+        for share in (0.0, 1 - 1e-9):  # both ends of each range: a share of 1 would be beyond a list
             ends = cfg.copy()
             for name, option in options.items():
                 if not isinstance(OmegaConf.select(cfg, name), DictConfig):  # a whole group, such as model
@@ -165,7 +165,7 @@ class FairSearch(Sweeper):
 
     def launch(self, jobs: list[list[str]]) -> list[float]:
         """The results of runs with these overrides, by the launcher of the sweep; nan of those that failed."""
-        different = list(dict.fromkeys(map(tuple, jobs)))
+        different = list(dict.fromkeys(map(tuple, jobs)))  # equal ones would meet in one folder
         returned = self.launch_jobs([list(words) for words in different], initial_job_idx=self.jobs)
         self.jobs += len(different)
         done = [float(each.return_value) if each.status == JobStatus.COMPLETED else math.nan for each in returned]
@@ -176,7 +176,8 @@ class FairSearch(Sweeper):
         """Write search.json, which the report reads."""
         shown = []
         for tuning in self.tunings:
-            best = next(iter(tuning.ahead(1, self.mode)), None)
+            ahead = tuning.ahead(1, self.mode)
+            best = ahead[0] if ahead else None
             facts = {"title": tuning.title, "seed": tuning.seed, "trials": list(map(_facts, tuning.trials))}
             shown.append(facts | {"best": best and _facts(best), "edges": tuning.edges(best) if best else []})
         asked = to_container(OmegaConf.masked_copy(self.cfg, list(SEARCH)))

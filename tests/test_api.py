@@ -79,6 +79,8 @@ def test_a_wrong_word_is_the_sentence_of_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ContractError, match=r"^epochs: expected an option .*trainer\.max_epochs"):
         seglab.run("epochs=3")
+    with pytest.raises(ContractError, match=r"^run: expected options of a training, got --cfg job"):
+        seglab.run("--cfg", "job")
 
 
 def test_a_study_of_folders_is_opened_and_judged(tmp_path):
