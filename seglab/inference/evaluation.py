@@ -76,7 +76,7 @@ def eval_set(run: TrainedRun, dataset: Dataset, split: str | None) -> EvalSet:
     chosen, file = select_items(dataset, as_test=True), split_file(run)
     if split != "all" and select_items(dataset).fingerprint == run.facts["data"]["fingerprint"]:
         split = split or "test"
-        # As it was drawn: without the images that turned out to be damaged.
+        # As it was drawn: without the images that turned out to be damaged
         frozen = replace(chosen.dataset, split_file=str(file)) if file else chosen.dataset
         return EvalSet(frozen, split, chosen.fingerprint)
     return EvalSet(chosen.dataset, split or "all", chosen.fingerprint)
@@ -134,7 +134,8 @@ class NativeResolution:
 
     def __iter__(self) -> Iterator[Measured]:
         facts: list[Facts] = []
-        for number, item in enumerate(tqdm(self.items, "evaluate", delay=3, leave=False, disable=None)):
+        bar = tqdm(self.items, "evaluate", delay=3, leave=False, disable=None)  # None: shown on a terminal alone
+        for number, item in enumerate(bar):
             try:
                 image, mask, valid = decode_native(item, self.dataset)
             except ContractError as error:
@@ -162,8 +163,8 @@ class NativeResolution:
             levels = self.predictor.at_scale(image)
             scale = min(1.0, LONGEST / max(mask.shape[:2]))
             small = [max(1, round(side * scale)) for side in mask.shape[:2]]
-            seen = convert(np.asarray(image), replace(self.dataset, bits=8))
-            shown = resize(np.ascontiguousarray(in_colors(seen)), *small)
+            seen = convert(np.asarray(image), replace(self.dataset, bits=8))  # pictures have 8 bits
+            shown = resize(in_colors(seen), *small)
             truth = np.stack([resize(layer.astype(np.float32), *small) for layer in layers(mask, task)])
             maps = levels.reshape(-1, *levels.shape[-2:])
             found = np.stack([resize(one / np.float32(FULL), *small) for one in maps])

@@ -68,7 +68,7 @@ def write(net: Deployed, images: np.ndarray, file: Path) -> Exported:
             try:
                 run = save(net, images, partial, shapes)
                 seen = max(max_difference(net, run, some) for some in check_batches(images, other))
-            except OSError:
+            except OSError:  # such as a full disk, which the next try would meet too
                 raise
             except Exception as error:  # torch.export raises a dozen kinds for what it cannot follow
                 worst = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
@@ -88,7 +88,8 @@ def save(net: Deployed, images: np.ndarray, file: Path, shapes: dict[int, Any]) 
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["probability"]}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch about itself
-        program = torch.export.export(net, (torch.from_numpy(images[:2]),), dynamic_shapes={"image": shapes})
+        two = torch.from_numpy(images[:2])  # a batch of one would be taken for a constant
+        program = torch.export.export(net, (two,), dynamic_shapes={"image": shapes})
         made = torch.onnx.export(program, dynamo=True, verbose=False, **names)
     assert made is not None
     made.save(file)
@@ -102,7 +103,7 @@ def check_batches(images: np.ndarray, side: tuple[int, int]) -> Iterator[np.ndar
     """The images two at a time, and one and three of them resized."""
     for first in range(0, len(images) - 1, 2):
         yield images[first : first + 2]
-    resized = [resize(np.ascontiguousarray(image.transpose(1, 2, 0)), *side) for image in images[:2]]
+    resized = [resize(image.transpose(1, 2, 0), *side) for image in images[:2]]
     several = np.stack([image.reshape(*side, -1).transpose(2, 0, 1) for image in resized])
     yield from (several[:1], several[[0, 1, 0]])
 

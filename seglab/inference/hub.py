@@ -63,7 +63,7 @@ def write_hub(run: TrainedRun, folder: Path) -> Path:
     config = {**run.config, "folder": "", "init_from": None, "dataset": {**dataset, **hidden}}
     config |= {"callbacks": {}, "logger": {}}  # which name folders and servers too
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in run.module().state_dict().items()}
+    state = {name: value.contiguous() for name, value in run.module().state_dict().items()}  # or safetensors refuses
     write_bytes(folder / "model.safetensors", save(state))
     write_json(folder / "run.json", facts | {"config": config})
     write_text(folder / "README.md", card(run))

@@ -63,7 +63,7 @@ def trainer_source(loss: Loss, name: str) -> str:
     """
     require("multiclass" in loss.tasks, "nnunet", "a loss for multiclass tasks", loss.name)
     require(not loss.needs, "nnunet", "a loss of logits and target alone", f"{loss.name}, which needs {loss.needs}")
-    changes = loss.at_epoch([0.0] * 10_000)[1]
+    changes = loss.at_epoch([0.0] * 10_000)[1]  # longer than any training, and nothing improves
     require(not changes, "nnunet", "one loss for all epochs", loss.name, "export its parts one by one")
     imports: set[str] = set()
     return TRAINER.format(name=name, loss=expression(loss, imports), imports="\n".join(sorted(imports)))

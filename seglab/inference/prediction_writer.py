@@ -57,9 +57,11 @@ def find_images(where: str | Sequence[str], output: Path) -> tuple[dict[str, Pat
             files = sorted(walk(place, output, left_out)) if place.is_dir() else [place]
             found |= {file: file.relative_to(place if place.is_dir() else place.parent) for file in files}
     require(bool(found), "predict", f"images ({', '.join(SUFFIXES)}) in {where}", "none", "set input=...")
-    bare = [without_suffix(name) for name in found.values()]
-    pairs = zip(bare, found.items(), strict=True)
-    names = {str(name) if bare.count(short) > 1 else short: file for short, (file, name) in pairs}
+    count = Counter(map(without_suffix, found.values()))
+    names = {}
+    for file, name in found.items():
+        short = without_suffix(name)
+        names[short if count[short] == 1 else str(name)] = file
     require(len(names) == len(found), "predict", "images of different names", "some of one name", "predict them apart")
     return names, left_out
 
@@ -69,13 +71,13 @@ def walk(folder: Path, output: Path, left_out: Counter[str]) -> Iterator[Path]:
     seen = {output.resolve()}
     for here, folders, files in os.walk(folder, followlinks=True):
         place = Path(here)
-        if place.resolve() in seen or (place / SETTINGS).exists():  # links may go in a circle
+        if place.resolve() in seen or (place / SETTINGS).exists():  # links may lead in a circle
             left_out["folders of predictions or seen already"] += 1
             folders.clear()
             continue
         seen.add(place.resolve())
         left_out["hidden folders"] += sum(name.startswith(".") for name in folders)
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".")]  # in place: os.walk goes by it
         for file in map(place.joinpath, files):
             if file.name.startswith("."):
                 left_out["hidden files"] += 1
@@ -83,7 +85,7 @@ def walk(folder: Path, output: Path, left_out: Counter[str]) -> Iterator[Path]:
                 left_out["files of other kinds"] += 1
             elif not file.is_file():
                 left_out["pipes, devices or broken links"] += 1
-            elif any("\ud800" <= letter <= "\udfff" for letter in str(file)):
+            elif any("\ud800" <= letter <= "\udfff" for letter in str(file)):  # how Python marks other bytes
                 left_out["names that are not UTF-8"] += 1
             else:
                 yield file
@@ -100,12 +102,12 @@ def objects(mask: np.ndarray, levels: np.ndarray) -> Iterator[tuple[slice, slice
 def overlay(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
     """Draw the outline of each class (h, w) on an image (h, w) or (h, w, c): uint8 (h, w, 3), `LONGEST` at most."""
     scale = min(1.0, LONGEST / max(masks[0].shape))
-    image = image if image.ndim == 2 else np.ascontiguousarray(in_colors(image))
+    image = image if image.ndim == 2 else in_colors(image)
     canvas = resize(to_channels(to_bits(image, 8), 3), *(max(1, round(n * scale)) for n in masks[0].shape)).copy()
     width = max(1, max(canvas.shape) // 400)
     for k, mask in enumerate(masks):
         outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        small = [((line + 0.5) * scale - 0.5).round().astype(np.int32) for line in outlines]
+        small = [((line + 0.5) * scale - 0.5).round().astype(np.int32) for line in outlines]  # pixels count by center
         cv2.drawContours(canvas, small, -1, (0, 0, 0), width + 2)  # visible on any background
         cv2.drawContours(canvas, small, -1, (0, 229, 255) if len(masks) == 1 else color_of(k), width)
     return canvas
@@ -154,12 +156,12 @@ class PredictionWriter:
         known, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
         self.tables = {"images": folder / "images.csv"}
         self.tables |= {"objects": folder / "objects.csv"} if "objects" in kinds else {}
-        before = {} if rerun else {key: read_rows(file) for key, file in self.tables.items()}
+        before = {} if rerun else {key: read_rows(file, COLUMNS[key]) for key, file in self.tables.items()}
         if before.get("images") and known.exists():  # a call that failed before its first image binds nobody
             remedy = "rerun=true replaces it, output=DIR keeps both"
             require(known.read_text() == text, f"output {folder}", "these settings", "others", remedy)
         write_text(known, text)
-        files = {cell(str(file)): file for file in names.values()}  # of a page of a stack
+        files = {cell(str(file)): file for file in names.values()}  # by which the page of a stack is found
         files |= {cell(name): file for name, file in names.items()}
         self.done = set()
         for row in before.get("images", []):  # another file of its name, or a newer one, replaces an image
@@ -189,7 +191,7 @@ class PredictionWriter:
             for one, map_ in zip(self.task.classes, maps, strict=True):
                 write_map(self.folder / "probabilities" / (one if self.task.channels > 1 else "") / name, map_, tags)
         if "overlay" in self.kinds:
-            write_map(self.folder / "overlays" / name, overlay(image, masks)[..., ::-1])
+            write_map(self.folder / "overlays" / name, overlay(image, masks)[..., ::-1])  # OpenCV writes blue first
         rows: list[list[Any]] = []
         for k, mask in zip(self.task.scored, masks, strict=True):
             for down, across, alone, confidence in objects(mask, maps[k]):
@@ -198,8 +200,9 @@ class PredictionWriter:
                 rows.append([name, self.task.classes[k], len(rows) + 1, *facts])
         if "objects" in self.tables:
             self.append("objects", rows)
-        (height, width), share = valid.shape, np.maximum.reduce(masks).sum() / max(valid.sum(), 1)
-        self.append("images", [[name, str(file), mtime(file), width, height, len(rows), float(f"{share:.6g}")]])
+        height, width = valid.shape
+        foreground = float(f"{np.maximum.reduce(masks).sum() / max(valid.sum(), 1):.6g}")
+        self.append("images", [[name, str(file), mtime(file), width, height, len(rows), foreground]])
 
     def write_masks(self, name: str, masks: Sequence[np.ndarray], valid: np.ndarray, tags: Tags) -> None:
         """Write one mask of 0 and 255, one of class numbers with a palette, or one of each class that may overlap."""
@@ -213,7 +216,7 @@ class PredictionWriter:
             numbers[mask > 0] = k
         colors = bytes([0, 0, 0, *(level for k in range(len(masks)) for level in color_of(k))])
         palette = colors.ljust(3 * IGNORED, b"\0") + b"\x80\x80\x80"
-        tags = tags and [*tags, (GDAL_NO_DATA, 2, 0, str(IGNORED), True)]
+        tags = tags and [*tags, (GDAL_NO_DATA, 2, 0, str(IGNORED), True)]  # 2 is the code of TIFF for text
         write_map(place / name, with_ignored(numbers, valid), tags, palette)
 
     def append(self, key: str, rows: Sequence[Sequence[Any]]) -> None:
@@ -229,13 +232,18 @@ def csv_lines(rows: Sequence[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def read_rows(file: Path) -> list[dict[str, str]]:
-    """Read a table, without a truncated last row; no rows where there is no file."""
+def read_rows(file: Path, columns: list[str]) -> list[dict[str, str]]:
+    """Read a table, without a truncated last row; no rows where there is no file.
+
+    Raises a ContractError for a table of other columns, such as a spreadsheet saves.
+    """
     if not file.exists():
         return []
-    text = file.read_bytes().decode()
-    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")
-    return [row for row in csv.DictReader(whole) if None not in row.values()]
+    text = file.read_bytes().decode(errors="replace")
+    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    got = list(rows.fieldnames or columns)
+    require(got == columns, str(file), f"the columns {','.join(columns)}", ",".join(got), "rerun=true replaces it")
+    return [row for row in rows if None not in row.values()]  # the csv module fills up a row with None
 
 
 def mtime(file: Path) -> int:

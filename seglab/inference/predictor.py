@@ -80,7 +80,7 @@ class Predictor:
     def of_image(self, image: np.ndarray) -> np.ndarray:
         """Map an image as its file has it, (h, w) or (h, w, bands); nothing is found where a band has no data (NaN)."""
         height, width = image.shape[:2]
-        small = view_image(image, replace(self.dataset, fit="patch"))
+        small = view_image(image, replace(self.dataset, fit="patch"))  # reduced, and not yet brought to `size`
         levels = each_map(lambda one: resize(one, height, width), self.at_scale(small))
         levels[..., ~with_data(image)] = 0
         return levels
@@ -104,7 +104,8 @@ class Predictor:
         with self.autocast():
             maps = []
             for symmetry in SYMMETRIES[self.tta]:
-                found = self.module.probability(self.module(transformed(images, symmetry)).float())
+                logits = self.module(transformed(images, symmetry)).float()  # bf16 knows steps of 1/256 below 1
+                found = self.module.probability(logits)
                 maps.append(transformed(found, symmetry, inverse=True))
         mean = torch.stack(maps).mean(0).cpu().numpy()
         return mean[:, 0] if self.module.task.channels == 1 else mean
@@ -117,16 +118,16 @@ def with_data(image: np.ndarray) -> np.ndarray:
 
 def each_map(make: Callable[[np.ndarray], np.ndarray], maps: np.ndarray) -> np.ndarray:
     """Apply a function of a map (h, w) to one map, or to each of (k, h, w)."""
-    return make(maps) if maps.ndim == 2 else np.stack([make(np.ascontiguousarray(one)) for one in maps])
+    return make(maps) if maps.ndim == 2 else np.stack([make(one) for one in maps])
 
 
 def transformed(images: Image, symmetry: Symmetry, inverse: bool = False) -> Image:
-    """Apply a symmetry to images (b, c, h, w), or its inverse."""
+    """Apply a symmetry to images (b, c, h, w), or its inverse, which takes the steps backwards."""
     transpose, sides = symmetry
     if inverse:
         images = images.flip(sides)
-    images = images.transpose(2, 3) if transpose else images
-    return images if inverse else images.flip(sides)
+        return images.transpose(2, 3) if transpose else images
+    return (images.transpose(2, 3) if transpose else images).flip(sides)
 
 
 def to_levels(probability: np.ndarray) -> np.ndarray:
@@ -179,7 +180,7 @@ def ensemble_average(predictors: Sequence[Predictor], path: str, page: int | Non
     total = first.of_file(path, page).astype(np.uint32)
     for other in others:
         total += other.of_file(path, page)
-    return ((total + len(predictors) // 2) // len(predictors)).astype(np.uint16)
+    return ((total + len(predictors) // 2) // len(predictors)).astype(np.uint16)  # rounded
 
 
 @functools.lru_cache(maxsize=2)  # the models of an ensemble, and the overlay, look at the same image
@@ -200,7 +201,9 @@ def warn_of_range(who: str, image: np.ndarray, dataset: Dataset) -> None:
     """Log what of an image is lost in the range of the data set; `who` names it."""
     for sentence in range_warnings([{"depth": str(image.dtype), "extent": extent(image)}], dataset):
         log.warning("%s: %s", who, sentence)
-    if not isinstance(dataset.range, str) and (image > dataset.range[1]).sum() > (image <= dataset.range[1]).sum():
-        log.warning("%s: most values are above the range %g to %g, and cut off to white", who, *dataset.range)
+    if not isinstance(dataset.range, str):
+        _, white = dataset.range
+        if (image > white).sum() > (image <= white).sum():  # pixels without data (NaN) are neither
+            log.warning("%s: most values are above the range %g to %g, and cut off to white", who, *dataset.range)
     if image.dtype.kind == "f" and dataset.range == "full" and (image > 1).any():
         log.warning("%s: floats above 1, which dataset.range=full cuts off: 1 is white", who)

@@ -44,11 +44,12 @@ def slide(
             some = lefts[first : first + batch]
             tiles = [crop(image, top, left, tall, wide).reshape(tall, wide, -1) for left in some]
             maps = model(np.stack(tiles))
-            band = band if band.size else np.zeros((*maps.shape[1:-1], lefts[-1] + wide), np.float32)
+            if not band.size:  # the model says of how many classes
+                band = np.zeros((*maps.shape[1:-1], lefts[-1] + wide), np.float32)
             for left, weight, found in zip(some, across[first:], maps, strict=False):
                 band[..., left : left + wide] += found * (down[row][:, None] * weight)
         done = (tops[row + 1] if row + 1 < len(tops) else top + tall) - top
-        yield band[..., : min(done, height - top), :width].copy()
+        yield band[..., : min(done, height - top), :width].copy()  # the rows move up now
         band[..., :-done, :] = band[..., done:, :]
         band[..., -done:, :] = 0
 
@@ -80,7 +81,7 @@ def round_up(length: int, grid: int) -> int:
 def weights(starts: Sequence[int], window: int, overlap: float) -> np.ndarray:
     """The weight of each pixel of each tile along one side: (tiles, window) float32; over the tiles they sum to 1."""
     shared = window - step_of(window, overlap)
-    place = (np.arange(window) + 0.5 - shared / 4) / max(shared / 2, 1e-9)
+    place = (np.arange(window) + 0.5 - shared / 4) / max(shared / 2, 1e-9)  # without an overlap there is no slope
     rise = np.sin(np.pi / 2 * np.clip(place, 0, 1)) ** 2
     table = np.ones((len(starts), window))
     table[1:] *= rise  # no other tile covers the image's own border

@@ -101,6 +101,9 @@ def test_a_second_call_makes_what_is_missing_and_nothing_else(configure, runs, p
     images, found = pd.read_csv(out / "images.csv"), pd.read_csv(out / "objects.csv")
     with pytest.raises(ContractError, match="rerun=true replaces it"):
         call(configure, out, runs / "s1", photos, "tta=flips")
+    (out / "images.csv").write_text((out / "images.csv").read_text().replace(",", ";"))  # as a spreadsheet saves it
+    with pytest.raises(ContractError, match=r"images\.csv: expected the columns image,file,.*, got image;file;"):
+        call(configure, out, runs / "s1", photos)
     assert images["image"].is_unique
     assert not found.duplicated(["image", "object"]).any()
     assert found.groupby("image").size().to_dict() == {
