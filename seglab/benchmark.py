@@ -35,17 +35,19 @@ def losses(cfg: DictConfig) -> Sequence[Any]:
 
     from seglab.benchmarks.losses import measure
 
-    torch.set_num_threads(cfg.losses.threads)
-    options: dict[str, Any] = {str(key): value for key, value in cfg.losses.items()}
-    only, _, kind, shape = (options.pop(key) for key in ("only", "threads", "task", "shape"))
-    task = Task(kind, tuple(f"class {k}" for k in range(shape[1])))
-    rare = cfg.losses.foreground
-    frequency = [rare] * shape[1] if kind != "multiclass" else [1 - rare, *[rare / (shape[1] - 1)] * (shape[1] - 1)]
-    names = only or sorted(file.stem for file in (CONF / "loss").glob("*.yaml"))
+    settings = cfg.losses
+    torch.set_num_threads(settings.threads)
+    kind, count, rare = settings.task, settings.shape[1], settings.foreground
+    task = Task(kind, tuple(f"class {k}" for k in range(count)))
+    frequency = [rare] * count
+    if kind == "multiclass":  # the background first; the rest has equal parts
+        frequency = [1 - rare, *[rare / (count - 1)] * (count - 1)]
+    names = settings.only or sorted(file.stem for file in (CONF / "loss").glob("*.yaml"))
     made = {name: build(OmegaConf.load(CONF / "loss" / f"{name}.yaml")) for name in names}
     fitting = {name: loss.with_task(task) for name, loss in made.items() if kind in loss.tasks}
     fitted = {name: loss.with_class_frequency(frequency) for name, loss in fitting.items()}
-    return measure(fitted, shape=list(shape), **options)
+    options = {name: settings[name] for name in ("foreground", "repeats", "compile", "step", "device")}
+    return measure(fitted, shape=list(settings.shape), **options)
 
 
 def gpu(cfg: DictConfig) -> Sequence[Any]:
@@ -68,11 +70,9 @@ def sweep(cfg: DictConfig) -> Sequence[Any]:
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table for a page; numbers that are not there are left empty."""
-    cells = [
-        ["" if value != value else f"{value:.3g}" if isinstance(value, float) else str(value) for value in row]
-        for row in rows
-    ]
-    lines = [list(columns), ["---"] * len(columns), *cells]
+    cells = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
+    blank = [["" if text == "nan" else text for text in row] for row in cells]
+    lines = [list(columns), ["---"] * len(columns), *blank]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

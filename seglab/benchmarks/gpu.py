@@ -48,8 +48,8 @@ def measure(size: int, base: int, batch_size: int, images: int, steps: int) -> l
     if device.type == "cuda":
         spent["bare loop, the whole step as one CUDA graph"] = bare_graph(base, batch, steps)
     spent["the loss alone"] = loss_alone(batch, device, steps)
-    for graph in (False, True)[: 2 if device.type == "cuda" else 1]:
-        name = f"Trainer, metrics and watch{', cuda_graph' * graph}"
+    for graph in (False, True) if device.type == "cuda" else (False,):
+        name = f"Trainer, metrics and watch{', cuda_graph' if graph else ''}"
         spent[name] = with_trainer(base, [batch] * steps, device, graph)
         spent[f"{name}, data too"] = with_trainer(base, data.loader("train"), device, graph)
     rows = [Row(f"{name}, {kind}", value, value / spent["bare loop"], "bare loop") for name, value in spent.items()]
@@ -84,7 +84,7 @@ def arithmetic(base: int, batch: Batch, device: torch.device) -> float:
     """What the products of a step would take at the rate that a large matrix product has here."""
     with FlopCounterMode(display=False) as counter:
         forward_backward(network(base, device), batch, device)
-    n = 8192 if device.type == "cuda" else 512
+    n = 8192 if device.type == "cuda" else 512  # large enough to be bound by arithmetic
     dtype = torch.bfloat16 if precision(device.type, "auto") == "bf16-mixed" else torch.float32
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     return counter.get_total_flops() * milliseconds(lambda: a @ b, device, 20) / (2 * n**3)
@@ -110,13 +110,13 @@ def bare_loop(base: int, batch: Batch, device: torch.device, steps: int) -> floa
 def bare_graph(base: int, batch: Batch, steps: int) -> float:
     device = torch.device("cuda")
     zero, work = bare_step(base, batch, device, capturable=True)
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # torch wants the steps before a recording on a stream of their own
     with torch.cuda.stream(side):
         for _ in range(3):
             zero()
             work()
     torch.cuda.current_stream().wait_stream(side)
-    zero()
+    zero()  # so that the gradients are made in the memory of the graph
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
@@ -163,7 +163,7 @@ def with_trainer(base: int, batches: Any, device: torch.device, graph: bool) -> 
     )
     loader = batches if isinstance(batches, DataLoader) else DataLoader(batches, batch_size=None)
     trainer.fit(module, loader)
-    return 1000 * min(clock.seconds[1:]) / len(loader)
+    return 1000 * min(clock.seconds[1:]) / len(loader)  # the first epoch warms up
 
 
 def light_chain() -> Chain:

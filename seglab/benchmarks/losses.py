@@ -17,6 +17,8 @@ from seglab.models.unet import UNet
 
 LIBRARIES = ("torch", "smp", "MONAI", "kornia")
 FIRST = "torch cross-entropy"
+PINS: list[Tensor] = []
+"""Small tensors that `have_memory` keeps for good."""
 
 
 class Row(NamedTuple):
@@ -99,7 +101,7 @@ def swapped(peer: Peer, target: Tensor, logits: Tensor) -> Tensor:
     return peer.call(logits, target)
 
 
-def have_memory(like: Tensor, pins: list[Tensor] = []) -> None:  # noqa: B006
+def have_memory(like: Tensor) -> None:
     """Let the process keep the memory of two dozen tensors, as one that has run for a while does.
 
     Else each tensor is made of fresh pages, which costs several times what the arithmetic does: that would be measured.
@@ -107,7 +109,7 @@ def have_memory(like: Tensor, pins: list[Tensor] = []) -> None:  # noqa: B006
     """
     if like.device.type == "cpu":
         freed = [torch.ones_like(like) for _ in range(24)]
-        pins.append(torch.empty(20000))
+        PINS.append(torch.empty(20000))
         del freed
 
 
@@ -146,7 +148,7 @@ def compiled(call: Call, logits: Tensor, repeats: int) -> float:
     """The best time under torch.compile, started anew: one code object is compiled 8 times at most."""
     torch._dynamo.reset()
     fused = torch.compile(call, fullgraph=True, dynamic=False)
-    return min(seconds(fused, logits) for _ in range(repeats + 1))
+    return min(seconds(fused, logits) for _ in range(repeats + 1))  # the first one compiles
 
 
 def kept(call: Call, logits: Tensor) -> float:
@@ -172,12 +174,12 @@ def training_step(shape: list[int], device: str, base: int = 32) -> float:
     image = torch.randn(1 if device == "cpu" else shape[0], 3, *shape[2:], device=device)
     half = device != "cpu"
 
-    def forward(z: Tensor) -> Tensor:
+    def forward(_: Tensor) -> Tensor:
         with torch.autocast(image.device.type, torch.bfloat16, enabled=half):
-            return net(image + 0 * z.sum()).float().square().mean()
+            return net(image).float().square().mean()
 
-    z = torch.zeros((), device=device)
-    return min(seconds(forward, z) for _ in range(2 if device == "cpu" else 5)) * shape[0] / len(image)
+    repeats = 2 if device == "cpu" else 5
+    return min(seconds(forward, image) for _ in range(repeats)) * shape[0] / len(image)
 
 
 def row(name: str, best: Mapping[Any, float], calls: Mapping[Any, Call], logits: Tensor, step: float) -> Row:
