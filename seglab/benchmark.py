@@ -36,16 +36,21 @@ def losses(cfg: DictConfig) -> Sequence[Any]:
     from seglab.benchmarks.losses import measure
 
     settings = cfg.losses
+    gpu = settings.device == "cpu" or torch.cuda.is_available()
+    require(gpu, "losses.device", "a GPU", "none here", "use losses.device=cpu")
     torch.set_num_threads(settings.threads)
     kind, count, rare = settings.task, settings.shape[1], settings.foreground
     task = Task(kind, tuple(f"class {k}" for k in range(count)))
     frequency = [rare] * count
     if kind == "multiclass":  # the background first; the rest has equal parts
         frequency = [1 - rare, *[rare / (count - 1)] * (count - 1)]
-    names = settings.only or sorted(file.stem for file in (CONF / "loss").glob("*.yaml"))
+    known = sorted(file.stem for file in (CONF / "loss").glob("*.yaml"))
+    names = settings.only or known
+    require(set(names) <= set(known), "losses.only", f"some of {', '.join(known)}", list(names))
     made = {name: build(OmegaConf.load(CONF / "loss" / f"{name}.yaml")) for name in names}
     fitting = {name: loss.with_task(task) for name, loss in made.items() if kind in loss.tasks}
     fitted = {name: loss.with_class_frequency(frequency) for name, loss in fitting.items()}
+    require(bool(fitted), "losses.only", f"a loss for {kind} tasks", list(names))
     options = {name: settings[name] for name in ("foreground", "repeats", "compile", "step", "device")}
     return measure(fitted, shape=list(settings.shape), **options)
 

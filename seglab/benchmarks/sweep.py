@@ -16,6 +16,7 @@ import torch
 
 from seglab.benchmarks import plain_script
 from seglab.benchmarks.gpu import Row
+from seglab.contract import require
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.module import DataModule
 
@@ -80,7 +81,13 @@ def seconds(command: list[str], folder: Path) -> float:
     if not torch.cuda.is_available():
         environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     start = time.perf_counter()
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    require(
+        done.returncode == 0,
+        "benchmark",
+        f"{' '.join(command[1:4])} to succeed",
+        "".join(done.stderr.splitlines()[-1:]),
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     spent = time.perf_counter() - start if torch.cuda.is_available() else spent

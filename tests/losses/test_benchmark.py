@@ -1,8 +1,13 @@
 """The benchmark of losses: every loss gets a row."""
 
+import sys
+
 import pytest
 
+from seglab.benchmark import benchmark
 from seglab.benchmarks.losses import measure
+from seglab.benchmarks.sweep import seconds
+from seglab.contract import ContractError
 from tests.losses.conftest import ALL
 
 SMALL = {"foreground": 0.2, "repeats": 1, "compile": False, "device": "cpu"}
@@ -24,3 +29,11 @@ def test_every_loss_gets_a_row(make):
         assert row.compiled != row.compiled, "nothing was compiled"
     assert rows[1].kept > 1
     assert {row.loss for row in rows if row.monai == row.monai} == {"focal", "dice"}
+
+
+def test_what_cannot_be_measured_is_one_sentence(configure, tmp_path):
+    for names, expected in (("dyce", "some of .*, dice, .*, got .'dyce'"), ("lovasz_softmax", "a loss for binary")):
+        with pytest.raises(ContractError, match=f"losses.only: expected {expected}"):
+            benchmark(configure("benchmark", f"losses.only=[{names}]", "losses.threads=1"), tmp_path)
+    with pytest.raises(ContractError, match=r"benchmark: expected .* to succeed, got ZeroDivisionError"):
+        seconds([sys.executable, "-c", "1 / 0"], tmp_path)
