@@ -90,6 +90,7 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     since = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)  # first: a folder that cannot be written is said before the work
     native = facts["scale"] == "native"
+    # At the run's scale the model alone is used, and tried on one square of the size of training
     window, overlap, tta = (cfg.window, cfg.overlap, cfg.tta) if native else (images.dataset.size, 0.5, "none")
     model = predictor(run, window, overlap, tta, cfg.batch_size, cfg.device, images.dataset)
     measured = NativeResolution(run, model, images) if native else TrainingResolution(run, model, images, cfg.workers)

@@ -45,7 +45,7 @@ def table() -> list[tuple[str, ...]]:
 
 def page() -> str:
     """The text of docs/losses.md."""
-    head, *rows = (row[:5] for row in table())
+    head, *rows = (row[:5] for row in table())  # the paper stands beside each loss
     lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
     parts, family = [HEAD, "\n".join(lines)], ""
     for name, loss in losses().items():
@@ -82,7 +82,7 @@ def curves(loss: Loss) -> dict[str, list[float]]:
     from seglab.data.distance_maps import MAPS
 
     mask = np.zeros((12, 12), np.uint8)
-    mask[4:7, 4:8] = 1
+    mask[4:7, 4:8] = 1  # 12 of 144 pixels
     maps = {name: torch.from_numpy(MAPS[name](mask))[None, None].double() for name in loss.needs}
     target = torch.from_numpy(mask)[None, None]
     fitted = loss.with_class_frequency([12 / 144] if loss.task != "multiclass" else [132 / 144, 12 / 144])
@@ -112,7 +112,8 @@ def picture(name: str, drawn: dict[str, list[float]]) -> str:
     with rc_context(STYLE):
         figure = Figure(figsize=(5.2, 1.5), layout="constrained")
         for axes, (title, lines) in zip(figure.subplots(1, 2), sides.items(), strict=True):
-            low, high = (find(0.0, *(find(drawn[line]) for line in lines)) for find in (min, max))
+            shown = [0.0, *(value for line in lines for value in drawn[line])]
+            low, high = min(shown), max(shown)
             axes.set(title=f"{title}, {low:.3g} to {high:.3g}; margin -6 to 6", xticks=(), yticks=())
             for line, (color, dash) in lines.items():
                 axes.plot(MARGINS, drawn[line], dash, color=color)

@@ -31,7 +31,7 @@ INK, FAINT, GRID = "#1c1e21", "#6b7075", "#d5d8dc"
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "#ffffff", "#e69f00", "#56b4e9"  # distinct to color-blind readers too
 OUTLINE = "#f0e442"
 
-HALF = 0.5 + 1e-6
+HALF = 0.5 + 1e-6  # a threshold counts from itself on
 """The share of a pixel above which a class is true there."""
 
 STYLE: dict[Any, Any] = {
@@ -125,18 +125,12 @@ def _lay_out(figure: Figure) -> None:
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(LogFormatter())
     if engine := figure.get_layout_engine():
-        FigureCanvasAgg(figure)
         engine.execute(figure)
         figure.set_layout_engine("none")
 
 
 def four_pictures(
-    image: np.ndarray,
-    truth: np.ndarray,
-    probability: np.ndarray,
-    valid: np.ndarray | None,
-    threshold: float,
-    kind: str,
+    image: np.ndarray, truth: np.ndarray, probability: np.ndarray, valid: np.ndarray | None, threshold: float, kind: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """A test image with its true outline, its truth, its prediction, and the errors, see paint_errors.
 
@@ -145,9 +139,8 @@ def four_pictures(
     scored = truth if truth.ndim == 2 else truth[1 if kind == "multiclass" else 0 :].max(0)
     errors = paint_errors(image, truth, probability, threshold, kind, valid)
     if truth.ndim == 3:
-        truth, probability = (
-            paint_classes(image, maps, at, kind, valid) for maps, at in ((truth, HALF), (probability, threshold))
-        )
+        truth = paint_classes(image, truth, HALF, kind, valid)
+        probability = paint_classes(image, probability, threshold, kind, valid)
     return outlined(image, scored), truth, probability, errors
 
 

@@ -56,8 +56,7 @@ def mirror(folders: Iterable[Path], tracker: str) -> None:
 
 def with_roots(arguments: Sequence[str]) -> list[str]:
     """Turn folders given without a name into one override `roots=[...]`; everything else is left to Hydra."""
-    bare: list[str] = []
-    rest: list[str] = []
+    bare, rest = list[str](), list[str]()
     for before, word in zip(["", *arguments], arguments, strict=False):
         named = not word or word[0] in "-+~" or ("=" in word and not Path(word).is_dir())
         (rest if named or before.startswith("-") else bare).append(word)  # the word after a flag is the flag's

@@ -60,7 +60,8 @@ class FairSearch(Sweeper):
         try:
             self.mode = better(self.cfg.monitor)
             self.tunings = self.plan(arguments)
-            (self.tree_parzen if self.cfg.sampler == "tpe" else self.quasirandom)()
+            train_trials = self.tree_parzen if self.cfg.sampler == "tpe" else self.quasirandom
+            train_trials()
             if not self.cfg.plan:
                 self.train_the_best()
         except ContractError as error:
@@ -127,12 +128,14 @@ class FairSearch(Sweeper):
 
         studies = [TreeParzen(tuning.options, self.mode, tuning.seed) for tuning in self.tunings]
         for number in range(1 if self.cfg.plan else self.cfg.trials):
-            going = [(t, study) for t, study in zip(self.tunings, studies, strict=True) if t.options or not number]
+            pairs = zip(self.tunings, studies, strict=True)
+            going = [(tuning, study) for tuning, study in pairs if tuning.options or number == 0]
             for tuning, study in going:
                 tuning.trials.append(Trial(study.propose(number)))
             self.train_trials([(tuning, tuning.trials[-1], tuning.rungs[-1][1]) for tuning, _ in going])
-            for tuning, study in going if not self.cfg.plan else ():
-                study.tell(number, tuning.trials[-1].value)
+            if not self.cfg.plan:  # which has no values
+                for tuning, study in going:
+                    study.tell(number, tuning.trials[-1].value)
 
     def train_trials(self, jobs: list[tuple[Tuning, Trial, int]]) -> None:
         """Train each trial for so many epochs in all, from where it was paused."""
@@ -156,9 +159,9 @@ class FairSearch(Sweeper):
             log.info("search: %s: %s reached %s %.4f, the best of %d trials", *shown)
             for sentence in tuning.edges(found[0]):
                 log.warning("search: %s: %s", tuning.title, sentence)
-            if len({trial.value for trial in tuning.trials}) == 1 < len(tuning.trials):
+            if len(tuning.trials) > 1 and len({trial.value for trial in tuning.trials}) == 1:
                 log.warning("search: %s: every trial reached the same: raise trainer.max_epochs", tuning.title)
-            start = first + fresh * (tuning.seed - self.cfg.seed)
+            start = first + fresh * (tuning.seed - self.cfg.seed)  # no repetition tests on the seeds of another
             names = f"tuned=[{','.join(tuning.options)}]"
             jobs += [[*tuning.overrides(found[0]), names, f"seed={seed}"] for seed in range(start, start + fresh)]
         self.launch(jobs)

@@ -74,11 +74,7 @@ def in_torch() -> list[Peer]:
         Peer("bce", "torch", bce, task="multilabel"),
         many("bce", {}),
         many("label_smoothing", {"smoothing": 0.075}, label_smoothing=0.1),  # s (k - 1) / k
-        many(
-            "class_weighted_ce",
-            {"foreground_weight": 1.0, "class_weights": weights},
-            weight=torch.tensor(weights),
-        ),
+        many("class_weighted_ce", {"foreground_weight": 1.0, "class_weights": weights}, weight=torch.tensor(weights)),
     ]
 
 
@@ -148,14 +144,10 @@ def in_kornia(kornia: Any) -> list[Peer]:
     def focal(z: Tensor, t: Tensor) -> Tensor:
         return z.shape[1] * kornia.focal_loss(z, t, alpha=None, gamma=2.0, reduction="mean")  # which divides by k too
 
+    binary = partial(kornia.BinaryFocalLossWithLogits, gamma=2.0, reduction="mean")
     return [
-        Peer(
-            "focal",
-            "kornia",
-            kornia.BinaryFocalLossWithLogits(alpha=0.25, gamma=2.0, reduction="mean"),
-            {"alpha": 0.25},
-        ),
-        Peer("focal", "kornia", kornia.BinaryFocalLossWithLogits(alpha=None, gamma=2.0, reduction="mean")),
+        Peer("focal", "kornia", binary(alpha=0.25), {"alpha": 0.25}),
+        Peer("focal", "kornia", binary(alpha=None)),
         Peer("focal", "kornia", channel(focal), task="multiclass"),
         Peer("dice", "kornia", channel(kornia.dice_loss), {"classes": "all"}, "multiclass", same=False),
         Peer("lovasz_softmax", "kornia", channel(kornia.lovasz_softmax_loss), task="multiclass"),

@@ -101,6 +101,7 @@ class TrainingResolution:
         self.module, self.run = predictor.module, run
         self.data: DataModule = run.data(images.dataset, workers)
         opened = open_data(images.dataset, images.as_test)
+        # Whatever is evaluated takes the place of the test images, and is read like these
         self.data.opened = replace(opened, splits=Splits(test=images.items(opened.splits)))
         self.items, self.skipped = self.data.splits.test, opened.skipped
         self.objects = self.data.objects("test")

@@ -57,7 +57,8 @@ At the threshold {run.config[threshold]}; the one that validation found best is 
 
 def write_hub(run: TrainedRun, folder: Path) -> Path:
     """Write README.md, model.safetensors and run.json into `folder`, which opens as a run: `run=folder`."""
-    facts = {key: value for key, value in run.outcome.items() if key not in ("files", "overrides", "sweep", "initial")}
+    private = ("files", "overrides", "sweep", "initial")  # which name folders of this machine, and what stays here
+    facts = {key: value for key, value in run.outcome.items() if key not in private}
     dataset = run.config["dataset"]
     hidden = {key: value for key, value in PRIVATE.items() if key in dataset}
     config = {**run.config, "folder": "", "init_from": None, "dataset": {**dataset, **hidden}}
