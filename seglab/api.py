@@ -157,7 +157,10 @@ class Run:
         return TrainedRun(self.folder, self.facts).best
 
     def predict(self, images: Sequence[Source]) -> list[np.ndarray]:
-        """Predict the probability of foreground in images of any size, arrays or paths: each (h, w) float32."""
+        """Predict the probability of foreground in images of any size, arrays or paths: each (h, w) float32.
+
+        Of several classes (k, h, w): that of each.
+        """
         from seglab.inference.predictor import FULL, warn_of_range
 
         stack = getattr(images, "ndim", 4) == 4  # an array (n, h, w, c) is as good as a list

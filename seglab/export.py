@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from seglab.contract import Task, require
+from seglab.contract import require
 from seglab.engine.cli import command
 from seglab.engine.config import build_loss, choices, to_container
 
@@ -101,13 +101,15 @@ def images_of(run: TrainedRun) -> tuple[np.ndarray, str]:
 
 def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
     """Say how the file is used, in lines of Python, and what was checked."""
+    from seglab.inference.hub import decision
+
     data = run.dataset()
     reduced = f", reduced by {data.reduce}" if data.reduce > 1 else ""
     scale = f"whole images brought to {data.size}x{data.size} by `{data.fit}`, as in training{reduced}"
     if data.fit == "patch":
         scale = f"the images' own pixels{reduced}, as in training on squares of {data.size}"
     squash = "softmax" if data.task.kind == "multiclass" else "sigmoid"
-    decide, out = decision(data.task, run.config["threshold"], tuned)
+    decide, out = decision(data.task, run.config["threshold"], tuned, axis=1)
     words = {"scale": scale, "squash": squash, "decide": decide, "out": out, "source": source}
     words["values"] = "from 0 (black) to 255 (white); 16 bits over 257"
     if isinstance(data.range, tuple):
@@ -117,19 +119,6 @@ def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
         words["values"] += f"; bands {', '.join(map(str, bands))} of a file, in this order"
     shape = (1, data.channels, data.size, data.size)
     return README.format(run=run, made=made, data=data, shape=shape, **words)
-
-
-def decision(task: Task, fixed: float, tuned: Any) -> tuple[str, str]:
-    """Say in a line of Python how probabilities become a mask, and in a sentence what they mean."""
-    names = ", ".join(task.classes)
-    if task.kind == "multiclass":
-        return "label = probability.argmax(1)", f"Classes in this order: {names}; a pixel is of the likeliest."
-    if task.kind == "multilabel":
-        best = ", ".join(f"{name} {value:.4g}" for name, value in tuned.items())
-        words = f"Classes in this order: {names}, each from {fixed} upwards, or as validation found best: {best}."
-        return f"mask = probability >= {fixed}", words
-    words = f"Foreground is from {fixed} upwards, or from {tuned:.4g}, which validation found best."
-    return f"mask = probability >= {tuned:.4g}", words
 
 
 main = command("export")(export)

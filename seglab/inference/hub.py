@@ -1,9 +1,11 @@
 """A trained model as a folder for a model hub: weights, a model card, and run.json, which opens it again."""
 
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 
+from seglab.contract import Task
 from seglab.engine.trained_run import TrainedRun
 from seglab.files import read_json, write_bytes, write_json, write_text
 
@@ -25,7 +27,7 @@ tags: [image-segmentation, seglab, {chosen[loss]}]
 import seglab
 
 [probability] = seglab.Run("FOLDER").predict(["photo.png"])
-mask = probability >= {tuned}
+{decide}
 ```
 
 or `python -m seglab.predict run=FOLDER input=photos output=masks`.
@@ -37,7 +39,7 @@ or `python -m seglab.predict run=FOLDER input=photos output=masks`.
 
 ## Test metrics
 
-At the threshold {run.config[threshold]}; the one that validation found best is {tuned}.
+{meaning}
 
 | metric | value |
 |---|---:|
@@ -74,7 +76,8 @@ def write_hub(run: TrainedRun, folder: Path) -> Path:
 def card(run: TrainedRun) -> str:
     """The model card: what it was trained on, what it scored, what its loss does, and what its study found."""
     facts = run.outcome
-    tuned = facts["threshold"]["tuned"]
+    decide, meaning = decision(run.task, run.config["threshold"], facts["threshold"]["tuned"], axis=0)
+    meaning += "" if run.task.kind == "multiclass" else f" The metrics are at {run.config['threshold']}."
     shown = {name.removeprefix("test/"): value for name, value in facts["metrics"].items() if name.startswith("test/")}
     looks = read_json(run.folder.parent / "looks.json").values()
     said = [each["said"] for each in (known[-1] for known in looks if known)]
@@ -85,7 +88,21 @@ def card(run: TrainedRun) -> str:
         chosen={"loss": "loss", "model": "model", "dataset": "images"} | facts["choices"],
         images=", ".join(f"{count} {split}" for split, count in facts["data"]["images"].items()),
         percent=100 * facts["data"]["foreground"],
-        tuned=f"{tuned:.4g}" if isinstance(tuned, float) else tuned,
+        decide=decide,
+        meaning=meaning,
         metrics="\n".join(f"| {name} | {value:.4g} |" for name, value in shown.items()),
         verdict=" ".join(said) or "This run was not compared with others.",
     )
+
+
+def decision(task: Task, fixed: float, tuned: Any, axis: int) -> tuple[str, str]:
+    """Say in a line of Python how probabilities, with the classes along `axis`, become a mask, and what they mean."""
+    names = ", ".join(task.classes)
+    if task.kind == "multiclass":
+        return f"label = probability.argmax({axis})", f"Classes in this order: {names}; a pixel is of the likeliest."
+    if task.kind == "multilabel":
+        best = ", ".join(f"{name} {value:.4g}" for name, value in tuned.items())
+        words = f"Classes in this order: {names}, each from {fixed} upwards, or as validation found best: {best}."
+        return f"mask = probability >= {fixed}", words
+    words = f"Foreground is from {fixed} upwards, or from {tuned:.4g}, which validation found best."
+    return f"mask = probability >= {tuned:.4g}", words

@@ -62,6 +62,12 @@ def test_every_command_takes_several_classes(trained, tmp_path):
     readme = file.with_name("m.onnx.md").read_text()
     assert ("argmax" in readme) == (scene == "organ")
     assert "Checked: 2 test images of the run" in readme
+    hub = export(compose("export", f"run={run}", "format=hub", f"output={tmp_path}/hub"), tmp_path)
+    code = (hub / "README.md").read_text().split("```")[1].removeprefix("python")
+    made = {}
+    exec(code.replace("FOLDER", str(hub)).replace("photo.png", f"{tmp_path}/in/a.png"), made)
+    name, shape = ("label", (40, 50)) if scene == "organ" else ("mask", (2, 40, 50))
+    assert made[name].shape == shape
     with pytest.raises(ContractError, match="surface: expected data of one class"):
         opened(compose("surface", "view=pixels", f"runs=[{run}]"))
 
