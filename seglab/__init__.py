@@ -8,8 +8,6 @@ Everything is imported when it is first used, so that `import seglab` costs noth
 modules of the commands.
 """
 
-from __future__ import annotations
-
 TYPE_CHECKING = False  # the import of typing would be half of the time
 if TYPE_CHECKING:
     from seglab.api import Run, Study, Verdict, compare, load, run, sweep

@@ -4,8 +4,6 @@ Everything may import this file; it imports neither torch nor anything of seglab
 opens in a second.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 

@@ -1,7 +1,5 @@
 """A training step and its data on a GPU (or, smaller, on a CPU), beside bare loops and the arithmetic alone."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable

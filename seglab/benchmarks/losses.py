@@ -1,7 +1,5 @@
 """How long a loss takes, forward and backward, and what it keeps, beside the same loss elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -76,7 +74,8 @@ def measure(
     logits, target = torch.randn(shape, generator=generator).to(device), target.to(device)
     maps = {name: m.to(device) for name, m in maps.items()}
     theirs = target.long() if multiclass else target.float()
-    entropy = partial(F.cross_entropy, target=theirs[:, 0]) if multiclass else partial(bce, target=theirs)
+    bce, ce = F.binary_cross_entropy_with_logits, F.cross_entropy
+    entropy = partial(ce, target=theirs[:, 0]) if multiclass else partial(bce, target=theirs)
     calls: dict[tuple[str, str], Call] = {(FIRST, "ours"): entropy}
     for name, loss in losses.items():
         calls[name, "ours"] = partial(mean, loss, target, {need: maps[need] for need in loss.needs})
@@ -87,10 +86,6 @@ def measure(
         best[name, "compiled"] = compiled(calls[name, "ours"], logits, repeats)
     whole = training_step(shape, device) if step else float("nan")
     return [row(name, best, calls, logits, whole) for name in dict.fromkeys(name for name, _ in calls)]
-
-
-def bce(logits: Tensor, target: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, target)
 
 
 def mean(loss: Loss, target: Tensor, maps: dict[str, Tensor], logits: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """The same losses in torch, smp, MONAI and kornia: one table, which tests compare and the benchmark times."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -103,14 +101,10 @@ def in_smp(smp: Any) -> list[Peer]:
     return found
 
 
-def wasserstein(kind: Any) -> Peer:
-    far = [[0.0, 2.0, 2.0, 2.0], [2.0, 0.0, 1.0, 0.5], [2.0, 1.0, 0.0, 0.5], [2.0, 0.5, 0.5, 0.0]]
-    call = channel(kind(torch.tensor(far), smooth_nr=0, smooth_dr=0))
-    return Peer("generalized_wasserstein_dice", "MONAI", call, {"distances": far}, "multiclass")
-
-
 def in_monai(monai: Any) -> list[Peer]:
-    exact = {"smooth_nr": 0, "smooth_dr": 1e-12}
+    exact = {"smooth_nr": 0, "smooth_dr": 1e-12}  # as good as no smoothing, without 0/0
+    far = [[0.0, 2.0, 2.0, 2.0], [2.0, 0.0, 1.0, 0.5], [2.0, 1.0, 0.0, 0.5], [2.0, 0.5, 0.5, 0.0]]
+    wasserstein = channel(monai.GeneralizedWassersteinDiceLoss(torch.tensor(far), smooth_nr=0, smooth_dr=0))
     overlap: list[tuple[str, Any, dict[str, Any]]] = [
         ("dice", monai.DiceLoss, exact),
         ("squared_dice", monai.DiceLoss, exact | {"squared_pred": True}),
@@ -124,7 +118,7 @@ def in_monai(monai: Any) -> list[Peer]:
         Peer("focal", "MONAI", monai.FocalLoss(use_softmax=True, to_onehot_y=True), task="multiclass", same=False),
         Peer("mcc", "MONAI", monai.MCCLoss(sigmoid=True, smooth_nr=0, smooth_dr=0)),
         Peer("generalized_dice", "MONAI", monai.GeneralizedDiceLoss(sigmoid=True), same=False),  # is Dice
-        wasserstein(monai.GeneralizedWassersteinDiceLoss),
+        Peer("generalized_wasserstein_dice", "MONAI", wasserstein, {"distances": far}, "multiclass"),
         Peer("unified_focal", "MONAI", monai.AsymmetricUnifiedFocalLoss(), same=False),  # of raw logits
         Peer("dice", "MONAI", monai.DiceLoss(sigmoid=True, smooth_nr=5.0, smooth_dr=5.0), {"smooth": 5.0}),
     ]

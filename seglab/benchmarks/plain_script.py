@@ -4,8 +4,6 @@ Usage: python plain_script.py DATA LOSS SEED SIZE BASE BATCH EPOCHS WORKERS PREC
 masks.npy.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

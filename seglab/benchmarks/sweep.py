@@ -1,7 +1,5 @@
 """A small sweep beside a plain Lightning script that is run once per run: processor time, or on a GPU wall time."""
 
-from __future__ import annotations
-
 import logging
 import os
 import resource
