@@ -86,7 +86,8 @@ def compare(
     require(not isinstance(losses, str) and len(losses) > 0, "compare", 'losses such as ["bce", "dice"]', losses)
     require(isinstance(seeds, int) and seeds > 0, "compare", "seeds as the number of runs of each loss", seeds)
     root = write_pairs(images, masks, groups, Path("outputs", ".pairs"))
-    words = ["dataset=folder", f"dataset.root={root}", f"dataset.group_pattern='{GROUP}'", f"loss={','.join(losses)}"]
+    words = ["dataset=folder", f"dataset.root={root}", f"loss={','.join(losses)}"]
+    words.append(f"dataset.group_pattern='{GROUP}'")  # Hydra takes parentheses in quotes alone
     return sweep(*words, f"seed={','.join(map(str, range(1, seeds + 1)))}", *overrides, study=study)
 
 

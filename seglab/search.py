@@ -81,7 +81,7 @@ class FairSearch(Sweeper):
         given = [each for each in given if each.key_or_group.split(".")[0] not in SEARCH]
         swept = [each.key_or_group for each in given if each.is_sweep_override()]
         require("seed" not in swept, "seed", "one value", "several", "fresh_seeds=N trains the best on N seeds")
-        kept = [each for each in given if each.key_or_group != "seed"]
+        kept = [each for each in given if each.key_or_group != "seed"]  # a search gives its runs their seeds
         combinations = [self.tunings_of(words, swept, space) for words in BasicSweeper.split_arguments(kept, None)[0]]
         for name in space:
             known = any(name in tunings[0].options for tunings in combinations)

@@ -74,7 +74,7 @@ def eval_set(run: TrainedRun, dataset: Dataset, split: str | None) -> EvalSet:
     """Choose the split: by default the test images of the run's own data, and all labeled images of other data."""
     require(split in (None, "all", *SPLITS), "evaluate", f"split as one of all, {', '.join(SPLITS)}", split)
     chosen, file = select_items(dataset, as_test=True), split_file(run)
-    if split != "all" and select_items(dataset).fingerprint == run.facts["data"]["fingerprint"]:
+    if split != "all" and select_items(dataset).fingerprint == run.facts["data"]["fingerprint"]:  # its own data
         split = split or "test"
         # As it was drawn: without the images that turned out to be damaged
         frozen = replace(chosen.dataset, split_file=str(file)) if file else chosen.dataset

@@ -61,16 +61,27 @@ def write_hub(run: TrainedRun, folder: Path) -> Path:
     """Write README.md, model.safetensors and run.json into `folder`, which opens as a run: `run=folder`."""
     private = ("files", "overrides", "sweep", "initial")  # which name folders of this machine, and what stays here
     facts = {key: value for key, value in run.outcome.items() if key not in private}
+    facts["data"] = {**facts["data"], "skipped_why": {}}  # whose sentences name files
     dataset = run.config["dataset"]
     hidden = {key: value for key, value in PRIVATE.items() if key in dataset}
-    config = {**run.config, "folder": "", "init_from": None, "dataset": {**dataset, **hidden}}
+    config = {**without_places(run.config), "folder": "", "init_from": None}
     config |= {"callbacks": {}, "logger": {}}  # which name folders and servers too
+    config["dataset"] |= hidden
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous() for name, value in run.module().state_dict().items()}  # or safetensors refuses
     write_bytes(folder / "model.safetensors", save(state))
     write_json(folder / "run.json", facts | {"config": config})
     write_text(folder / "README.md", card(run))
     return folder
+
+
+def without_places(value: Any) -> Any:
+    """Plain data in which each path from a root or a home on is its last name alone."""
+    if isinstance(value, dict):
+        return {key: without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_places(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 
 def card(run: TrainedRun) -> str:

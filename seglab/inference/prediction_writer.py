@@ -221,7 +221,7 @@ class PredictionWriter:
 
     def append(self, key: str, rows: Sequence[Sequence[Any]]) -> None:
         """Add rows to a table."""
-        with self.tables[key].open("a", newline="", encoding="utf-8") as file:
+        with self.tables[key].open("a", newline="", encoding="utf-8") as file:  # read_rows leaves out half a row
             file.write(csv_lines(rows))
 
 

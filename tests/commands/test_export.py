@@ -11,6 +11,7 @@ from seglab.engine.trained_run import open_run
 from seglab.export import export
 from seglab.inference import export as exporting
 from seglab.inference.export import Deployed, write
+from seglab.inference.hub import without_places
 from tests.engine.untrained import write_run
 
 
@@ -102,6 +103,8 @@ def test_a_hub_folder_opens_like_the_run_and_tells_nothing_of_the_machine(config
     export(configure("export", f"run={run}", "format=hub", f"output={hub}"), tmp_path)
     assert sorted(file.name for file in hub.iterdir()) == ["README.md", "model.safetensors", "run.json"]
     assert str(trained_study) not in (hub / "run.json").read_text()
+    options = {"images": "/home/me/eyes", "masks": {"cup": "~/cups"}, "splits": ["train.json", 1]}
+    assert without_places(options) == {"images": "eyes", "masks": {"cup": "cups"}, "splits": ["train.json", 1]}
     image = np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)
     [there], [here] = Run(hub).predict([image]), Run(run).predict([image])
     np.testing.assert_array_equal(there, here)
