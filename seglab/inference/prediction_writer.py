@@ -156,10 +156,12 @@ class PredictionWriter:
         known, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
         self.tables = {"images": folder / "images.csv"}
         self.tables |= {"objects": folder / "objects.csv"} if "objects" in kinds else {}
-        before = {} if rerun else {key: read_rows(file, COLUMNS[key]) for key, file in self.tables.items()}
+        there = {} if rerun else {key: file for key, file in self.tables.items() if file.exists()}
+        before = {key: read_rows(file, COLUMNS[key]) for key, file in there.items()}
         if before.get("images") and known.exists():  # a call that failed before its first image binds nobody
             remedy = "rerun=true replaces it, output=DIR keeps both"
             require(known.read_text() == text, f"output {folder}", "these settings", "others", remedy)
+        before = before if len(before) == len(self.tables) else {}  # a table that is gone cannot be completed
         write_text(known, text)
         files = {cell(str(file)): file for file in names.values()}  # by which the page of a stack is found
         files |= {cell(name): file for name, file in names.items()}
@@ -233,12 +235,7 @@ def csv_lines(rows: Sequence[Sequence[Any]]) -> str:
 
 
 def read_rows(file: Path, columns: list[str]) -> list[dict[str, str]]:
-    """Read a table, without a truncated last row; no rows where there is no file.
-
-    Raises a ContractError for a table of other columns, such as a spreadsheet saves.
-    """
-    if not file.exists():
-        return []
+    """Read a table without a truncated last row; a ContractError for other columns, as a spreadsheet may save them."""
     text = file.read_bytes().decode(errors="replace")
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
     got = list(rows.fieldnames or columns)

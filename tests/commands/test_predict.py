@@ -98,6 +98,8 @@ def test_a_second_call_makes_what_is_missing_and_nothing_else(configure, runs, p
     cv2.imwrite(str(photos / "b.jpg"), photo(9))
     call(configure, out, runs / "s1", photos)
     assert mask.read_bytes() != b"left alone"
+    (out / "objects.csv").unlink()
+    call(configure, out, runs / "s1", photos)
     images, found = pd.read_csv(out / "images.csv"), pd.read_csv(out / "objects.csv")
     with pytest.raises(ContractError, match="rerun=true replaces it"):
         call(configure, out, runs / "s1", photos, "tta=flips")
