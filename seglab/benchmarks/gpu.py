@@ -40,7 +40,8 @@ def measure(size: int, base: int, batch_size: int, images: int, steps: int) -> l
     kind = f"U-Net base {base}, {batch_size}x3x{size}x{size}, {precision(device.type, 'auto')}"
     dataset = Synthetic(size=size, train=images, val=batch_size, test=batch_size)
     data = DataModule(dataset, Light(), batch_size, store="device", device=device)
-    batch = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in next(iter(data.loader("train"))).items()}
+    first = next(iter(data.loader("train")))
+    batch = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in first.items()}
     spent = {"arithmetic alone, at the rate of a large matrix product": arithmetic(base, batch, device)}
     spent["bare loop"] = bare_loop(base, batch, device, steps)
     if device.type == "cuda":
@@ -102,7 +103,12 @@ def bare_step(base: int, batch: Batch, device: torch.device, **options: Any) -> 
 
 def bare_loop(base: int, batch: Batch, device: torch.device, steps: int) -> float:
     zero, work = bare_step(base, batch, device)
-    return milliseconds(lambda: (zero(), work()), device, steps)
+
+    def step() -> None:
+        zero()
+        work()
+
+    return milliseconds(step, device, steps)
 
 
 def bare_graph(base: int, batch: Batch, steps: int) -> float:

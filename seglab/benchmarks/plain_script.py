@@ -1,7 +1,7 @@
 """A training script as it is usually written with Lightning, for comparison; run as a file, a process per run.
 
-Usage: python plain_script.py DATA LOSS SEED SIZE BASE BATCH EPOCHS WORKERS PRECISION; DATA holds images.npy and
-masks.npy.
+Usage: python plain_script.py DATA LOSS SEED BASE BATCH EPOCHS WORKERS PRECISION; DATA/train and DATA/val hold
+images.npy and masks.npy.
 """
 
 import sys
@@ -77,7 +77,7 @@ class Plain(pl.LightningModule):
 
 def main(folder: str, loss: str, *numbers: str) -> None:
     *whole, precision = numbers
-    seed, _, base, batch, epochs, workers = map(int, whole)
+    seed, base, batch, epochs, workers = map(int, whole)
     pl.seed_everything(seed)
     options: dict[str, Any] = {"batch_size": batch, "num_workers": workers, "persistent_workers": workers > 0}
     train = DataLoader(Images(Path(folder) / "train", augment=True), shuffle=True, **options)

@@ -46,7 +46,7 @@ def measure(
         write_arrays(DataModule(Synthetic(size=size, train=images, val=images // 3, test=images // 3)), place)
         runs = len(losses) * seeds
         for precision in precisions:
-            numbers = [str(number) for number in (1, size, base, batch_size, epochs, workers)]
+            numbers = [str(number) for number in (1, base, batch_size, epochs, workers)]
             script = [sys.executable, plain_script.__file__, folder]
             timed = [seconds([*script, loss, *numbers, precision], place) for loss in plain_losses]
             plain = runs * sum(timed) / len(timed)

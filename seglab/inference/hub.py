@@ -91,7 +91,7 @@ def card(run: TrainedRun) -> str:
     meaning += "" if run.task.kind == "multiclass" else f" The metrics are at {run.config['threshold']}."
     shown = {name.removeprefix("test/"): value for name, value in facts["metrics"].items() if name.startswith("test/")}
     looks = read_json(run.folder.parent / "looks.json").values()
-    said = [each["said"] for each in (known[-1] for known in looks if known)]
+    said = [known[-1]["said"] for known in looks if known]
     return CARD.format(
         run=run,
         facts=facts,

@@ -74,12 +74,14 @@ def expression(value: Any, imports: set[str]) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {expression(inner, imports)}" for key, inner in value.items()) + "}"
     if is_dataclass(value):
-        kind = type(value)
+        kind, words = type(value), []
         imports.add(f"from {kind.__module__} import {kind.__name__}")
-        chosen = {f.name: getattr(value, f.name) for f in fields(value) if f.init and f.name != "task"}
-        written = {name: expression(given, imports) for name, given in chosen.items()}
-        by_default = {f.name for f in fields(value) if f.name in chosen and chosen[f.name] == f.default}
-        return f"{kind.__name__}({', '.join(f'{n}={code}' for n, code in written.items() if n not in by_default)})"
+        for field in fields(value):
+            if field.init and field.name != "task":
+                given = getattr(value, field.name)
+                code = expression(given, imports)  # of a default too, which may be refused
+                words += [f"{field.name}={code}"] if given != field.default else []
+        return f"{kind.__name__}({', '.join(words)})"
     require(value != "auto", "nnunet", "a number, since the class frequencies are unknown", "auto")
     plain = isinstance(value, bool | int | float | str | list | tuple | None)
     require(plain, "nnunet", "a loss of seglab, or parameters that are numbers or names", value)

@@ -49,7 +49,8 @@ def find_images(where: str | Sequence[str], output: Path) -> tuple[dict[str, Pat
     left_out: Counter[str] = Counter()
     for word in [where] if isinstance(where, str) else where:
         named = Path(word).expanduser()
-        for place in [named] if named.exists() else sorted(map(Path, glob(str(named)))) or [named]:
+        places = [named] if named.exists() else sorted(map(Path, glob(str(named))))  # a name may hold brackets too
+        for place in places or [named]:
             require(place.exists(), "predict", "an image or a folder of images", place, "set input=...")
             require(place.is_dir() or place.is_file(), "predict", "a file", f"{place}, a pipe or a device")
             same = place.resolve() == output.resolve()
