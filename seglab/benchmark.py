@@ -21,7 +21,9 @@ def benchmark(cfg: DictConfig, folder: Path) -> str:
     parts = {"losses": losses, "sweep": sweep, "gpu": gpu}
     require(cfg.what in parts, "benchmark", f"what as one of {', '.join(parts)}", cfg.what)
     table = pd.DataFrame(parts[cfg.what](cfg))
-    text = markdown(list(table.columns), table.to_numpy().tolist())
+    cells = table.map(lambda value: f"{value:.3g}" if isinstance(value, float) else str(value)).replace("nan", "")
+    lines = [list(table.columns), ["---"] * table.shape[1], *cells.to_numpy().tolist()]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     table.to_csv(folder / f"{cfg.what}.csv", index=False)
     (folder / f"{cfg.what}.md").write_text(text)
     log.info("%s\n%s/%s.csv", text, folder, cfg.what)
@@ -71,14 +73,6 @@ def sweep(cfg: DictConfig) -> Sequence[Any]:
     from seglab.engine.config import to_container
 
     return measure(**to_container(cfg.sweep))
-
-
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table for a page; numbers that are not there are left empty."""
-    cells = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
-    blank = [["" if text == "nan" else text for text in row] for row in cells]
-    lines = [list(columns), ["---"] * len(columns), *blank]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 main = command("benchmark")(benchmark)

@@ -169,7 +169,7 @@ class PredictionWriter:
         self.done = set()
         for row in before.get("images", []):  # another file of its name, or a newer one, replaces an image
             file = files.get(row["image"], files.get(row["file"]))
-            if file is None or (row["file"], row["changed"]) == (cell(str(file)), str(mtime(file))):
+            if file is None or (row["file"], row["changed"]) == (cell(str(file)), str(file.stat().st_mtime_ns)):
                 self.done.add(row["image"])
         for key, table in self.tables.items():
             rows = [list(row.values()) for row in before.get(key, []) if row["image"] in self.done]
@@ -205,7 +205,8 @@ class PredictionWriter:
             self.append("objects", rows)
         height, width = valid.shape
         foreground = float(f"{np.maximum.reduce(masks).sum() / max(valid.sum(), 1):.6g}")
-        self.append("images", [[name, str(file), mtime(file), width, height, len(rows), foreground]])
+        changed = file.stat().st_mtime_ns
+        self.append("images", [[name, str(file), changed, width, height, len(rows), foreground]])
 
     def write_masks(self, name: str, masks: Sequence[np.ndarray], valid: np.ndarray, tags: Tags) -> None:
         """Write one mask of 0 and 255, one of class numbers with a palette, or one of each class that may overlap."""
@@ -242,11 +243,6 @@ def read_rows(file: Path, columns: list[str]) -> list[dict[str, str]]:
     got = list(rows.fieldnames or columns)
     require(got == columns, str(file), f"the columns {','.join(columns)}", ",".join(got), "rerun=true replaces it")
     return [row for row in rows if None not in row.values()]  # the csv module fills up a row with None
-
-
-def mtime(file: Path) -> int:
-    """The time of the last change of a file, in ns."""
-    return file.stat().st_mtime_ns
 
 
 def write_map(place: Path, pixels: np.ndarray, tags: Tags = (), palette: bytes = b"") -> None:

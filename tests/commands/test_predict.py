@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from seglab.contract import ContractError
-from seglab.inference.prediction_writer import find_images, mtime, objects, overlay
+from seglab.inference.prediction_writer import find_images, objects, overlay
 from seglab.predict import predict
 from tests.data.fabricate import write_dicom
 from tests.engine.untrained import write_run
@@ -133,9 +133,9 @@ def test_each_page_of_a_stack_has_a_prediction_of_its_own(configure, runs, tmp_p
         assert len(files) == 3
     rows = pd.read_csv(made / "images.csv")
     assert rows["file"].tolist() == [str(stack)] * 3
-    before = {file: mtime(file) for file in (made / "masks").iterdir()}
+    before = {file: file.stat().st_mtime_ns for file in (made / "masks").iterdir()}
     call(configure, made, runs / "s1", stack.parent)
-    assert {file: mtime(file) for file in (made / "masks").iterdir()} == before
+    assert {file: file.stat().st_mtime_ns for file in (made / "masks").iterdir()} == before
     write_stack(2)
     call(configure, made, runs / "s1", stack.parent)
     assert pd.read_csv(made / "images.csv")["image"].tolist() == ["stack_page0", "stack_page1"]
