@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +19,17 @@ from seglab.engine.config import to_container
 if TYPE_CHECKING:
     from seglab.data.dataset import Dataset
     from seglab.engine.trained_run import TrainedRun
+    from seglab.inference.prediction_writer import PredictionWriter
+    from seglab.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
 
 def predict(cfg: DictConfig, folder: Path) -> Path:
     """Predict the images that `cfg.input` names with the runs that `cfg.run` names; returns the folder of results."""
-    from dataclasses import replace
-
-    from seglab.data.decode import view_image
     from seglab.engine.trained_run import open_runs
-    from seglab.images.resize import to_full_range
-    from seglab.inference.prediction_writer import PredictionWriter, find_images
-    from seglab.inference.predictor import decoded, ensemble_average, label_of, predictor, with_data
+    from seglab.inference.prediction_writer import PredictionWriter, alone_in, find_images
+    from seglab.inference.predictor import predictor
 
     out = Path(cfg.output)
     names, counted = find_images(to_container(cfg.input), out)
@@ -45,27 +43,39 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     settings = {"runs": [[str(run.folder), run.outcome["finished"]] for run in runs], **tiling}
     settings["threshold"] = threshold[0] if task.channels == 1 else threshold
     settings |= {"min_area": cfg.min_area, "format": kinds}
-    writer = PredictionWriter(out, names, kinds, settings, threshold, cfg.min_area, cfg.rerun, task)
-    waiting = {name: file for name, file in names.items() if name not in writer}
-    done = len(names) - len(waiting)
-    log.info("%d images, %d predicted already; %s", len(names), done, describe(runs, threshold, task))
-    if left_out := [f"{count} {what}" for what, count in counted.items() if count]:
-        log.info("left out: %s", ", ".join(left_out))
-    if mixed := differences(runs):
-        log.warning("the runs differ in their %s, and are averaged into one prediction; run=A takes one", mixed)
-    if not waiting:
-        return out
-    predictors = [predictor(run, **tiling, batch=cfg.batch_size, device=cfg.device) for run in runs]
+    with alone_in(out):
+        writer = PredictionWriter(out, names, kinds, settings, threshold, cfg.min_area, cfg.rerun, task)
+        waiting = {name: file for name, file in names.items() if name not in writer}
+        done = len(names) - len(waiting)
+        log.info("%d images, %d predicted already; %s", len(names), done, describe(runs, threshold, task))
+        if left_out := [f"{count} {what}" for what, count in counted.items() if count]:
+            log.info("left out: %s", ", ".join(left_out))
+        if mixed := differences(runs):
+            log.warning("the runs differ in their %s, and are averaged into one prediction; run=A takes one", mixed)
+        if waiting:
+            predictors = [predictor(run, **tiling, batch=cfg.batch_size, device=cfg.device) for run in runs]
+            predict_images(waiting, predictors, writer)
+    return out
+
+
+def predict_images(waiting: dict[str, Path], predictors: Sequence[Predictor], writer: PredictionWriter) -> None:
+    """Predict the files of these names by the mean of some models; a ContractError at the end where some are bad."""
+    from dataclasses import replace
+
+    from seglab.data.decode import view_image
+    from seglab.images.resize import to_full_range
+    from seglab.inference.predictor import decoded, ensemble_average, label_of, with_data
+
     reading, tried, bad = predictors[0].dataset, 0, 0
+    as_it_is = replace(reading, fit="patch", reduce=1)  # the overlay is drawn in the image's own size
     pages = (page for name in progress(waiting) for page in pages_of(name, waiting[name], reading))
     for name, file, page in pages:
         if name in writer:  # a page of a stack that was begun
             continue
         tried += 1
         try:
-            require(page is None or name not in names, "predict", "images of different names", name)
+            require(page is None or name not in writer.names, "predict", "images of different names", name)
             image = decoded(str(file), reading, page)
-            as_it_is = replace(reading, fit="patch", reduce=1)  # the overlay is drawn in the image's own size
             shown = to_full_range(view_image(image, as_it_is), reading.range)
             levels = ensemble_average(predictors, str(file), page)
         except (ContractError, OSError, MemoryError) as error:
@@ -74,9 +84,9 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
             log.warning("%s%s", label_of(page), said)
             continue
         writer.write(name, file, shown, levels, with_data(image))
-    log.info("%s: %s", out, " ".join(sorted(path.name for path in out.iterdir() if path.name[0] != ".")))
+    made = sorted(path.name for path in writer.folder.iterdir() if not path.name.startswith("."))
+    log.info("%s: %s", writer.folder, " ".join(made))
     require(not bad, "predict", "images that can be read", f"{bad} of {tried} that cannot", "see above")
-    return out
 
 
 def pages_of(name: str, file: Path, dataset: Dataset) -> list[tuple[str, Path, int | None]]:

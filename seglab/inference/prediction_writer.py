@@ -6,12 +6,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 from scipy.ndimage import find_objects
 
@@ -92,6 +94,18 @@ def walk(folder: Path, output: Path, left_out: Counter[str]) -> Iterator[Path]:
                 yield file
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder of predictions, whose tables two processes would spoil; a ContractError where another holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        remedy = "wait for it, or set another output=DIR"
+        require(False, f"output {folder}", "a free folder", "one that another process is writing into", remedy)
+
+
 def objects(mask: np.ndarray, levels: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray, float]]:
     """Give the 8-connected objects of a mask: rows, columns, the object alone in that box, and its mean probability."""
     labels = components(mask)
@@ -153,7 +167,7 @@ class PredictionWriter:
         unknown = [kind for kind in kinds if kind not in KINDS]
         require(bool(kinds) and not unknown, "predict", f"format of {', '.join(KINDS)}", unknown or "none")
         self.task, self.thresholds = task or Task(), thresholds
-        self.folder, self.kinds, self.min_area = folder, kinds, min_area
+        self.folder, self.names, self.kinds, self.min_area = folder, names, kinds, min_area
         known, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
         self.tables = {"images": folder / "images.csv"}
         self.tables |= {"objects": folder / "objects.csv"} if "objects" in kinds else {}

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from filelock import FileLock
 from PIL import Image
 
 from seglab.contract import ContractError
@@ -111,6 +112,13 @@ def test_a_second_call_makes_what_is_missing_and_nothing_else(configure, runs, p
     assert found.groupby("image").size().to_dict() == {
         row.image: row.objects for row in images.itertuples() if row.objects
     }
+
+
+def test_a_folder_that_another_process_writes_into_is_refused(configure, runs, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out/.lock"), pytest.raises(ContractError, match="another process is writing into"):
+        call(configure, tmp_path / "out", runs / "s1", photos)
+    assert [*(tmp_path / "out").iterdir()] == [tmp_path / "out/.lock"]
 
 
 def test_each_page_of_a_stack_has_a_prediction_of_its_own(configure, runs, tmp_path):
