@@ -88,7 +88,7 @@ def curves(loss: Loss) -> dict[str, list[float]]:
     fitted = loss.with_class_frequency([12 / 144] if loss.task != "multiclass" else [132 / 144, 12 / 144])
     drawn: dict[str, list[float]] = {"value": [], "foreground": [], "background": []}
     for margin in MARGINS:
-        z = ((2.0 * target.double() - 1) * margin).requires_grad_()
+        z = ((2.0 * target.double() - 1) * margin).requires_grad_()  # wrong everywhere below a margin of 0
         logits = z if loss.task != "multiclass" else torch.cat([torch.zeros_like(z), z], 1)
         value = fitted(logits, target, **maps).sum()
         (gradient,) = torch.autograd.grad(value, z)

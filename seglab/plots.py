@@ -173,7 +173,7 @@ def paint_classes(
 
 def _paint(image: np.ndarray, layers: Iterable[tuple[str, np.ndarray]], valid: np.ndarray | None) -> np.ndarray:
     channels = np.moveaxis(image.reshape(*image.shape[:2], -1).astype(float), 2, 0)
-    canvas = np.repeat((0.45 * (sum(channels) / len(channels)))[..., None], 3, axis=2)
+    canvas = np.repeat((0.45 * (sum(channels) / len(channels)))[..., None], 3, axis=2)  # dark, for colors to stand out
     for color, where in layers:
         canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(to_rgb(color))
     return hatched(canvas, valid).astype(np.uint8)

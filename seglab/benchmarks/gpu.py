@@ -76,7 +76,7 @@ def forward_backward(net: nn.Module, batch: Batch, device: torch.device) -> None
     image = (batch["image"] / 255 - 0.5).contiguous(memory_format=torch.channels_last)
     with autocast(precision(device.type, "auto"), device.type):
         logits = net(image)
-    BCEDice()(logits.float(), batch["target"]).mean().backward()
+    BCEDice()(logits.float(), batch["target"]).mean().backward()  # losses are computed in float32
 
 
 def arithmetic(base: int, batch: Batch, device: torch.device) -> float:
@@ -86,7 +86,8 @@ def arithmetic(base: int, batch: Batch, device: torch.device) -> float:
     n = 8192 if device.type == "cuda" else 512  # large enough to be bound by arithmetic
     dtype = torch.bfloat16 if precision(device.type, "auto") == "bf16-mixed" else torch.float32
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    return counter.get_total_flops() * milliseconds(lambda: a @ b, device, 20) / (2 * n**3)
+    product = milliseconds(lambda: a @ b, device, 20)  # of 2 n^3 operations
+    return counter.get_total_flops() * product / (2 * n**3)
 
 
 def bare_step(base: int, batch: Batch, device: torch.device, **options: Any) -> tuple[Callable, Callable]:
@@ -165,7 +166,7 @@ def with_trainer(base: int, batches: Any, device: torch.device, graph: bool) -> 
         enable_model_summary=False,
         callbacks=[clock],
     )
-    loader = batches if isinstance(batches, DataLoader) else DataLoader(batches, batch_size=None)
+    loader = batches if isinstance(batches, DataLoader) else DataLoader(batches, batch_size=None)  # they are whole
     trainer.fit(module, loader)
     return 1000 * min(clock.seconds[1:]) / len(loader)  # the first epoch warms up
 

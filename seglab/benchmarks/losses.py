@@ -151,7 +151,7 @@ def kept(call: Call, logits: Tensor) -> float:
     z, saved = logits.detach().requires_grad_(), {}
 
     def note(x: Tensor) -> Tensor:
-        saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()  # several tensors may share one
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
@@ -174,7 +174,7 @@ def training_step(shape: list[int], device: str, base: int = 32) -> float:
             return net(image).float().square().mean()
 
     repeats = 2 if device == "cpu" else 5
-    return min(seconds(forward, image) for _ in range(repeats)) * shape[0] / len(image)
+    return min(seconds(forward, image) for _ in range(repeats)) * shape[0] / len(image)  # on a CPU by one image
 
 
 def row(name: str, best: Mapping[Any, float], calls: Mapping[Any, Call], logits: Tensor, step: float) -> Row:

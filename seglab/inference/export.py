@@ -94,7 +94,7 @@ def save(net: Deployed, images: np.ndarray, file: Path, shapes: dict[int, Any]) 
     assert made is not None
     made.save(file)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()
+    options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()  # 3: errors alone
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return lambda some: session.run(None, {"image": some})[0]
 
