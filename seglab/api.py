@@ -109,7 +109,7 @@ def _train(overrides: Sequence[str], **environment: str) -> None:
     if process.wait():
         said = [line for line in last if line]
         summaries = [k for k, line in enumerate(said) if line.startswith("sweep: ")]
-        start = summaries[0] if summaries else -1  # a single run ends with its error
+        start = summaries[0] if summaries else -1  # of a single run the last line, its error
         raise ContractError("\n".join(said[start:]) or f"seglab.train ended with code {process.returncode}")
 
 
@@ -121,7 +121,7 @@ class Run:
     trust: Sequence[str] = field(default=(), repr=False, hash=False)  # a list has no hash
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))  # a str will do
+        object.__setattr__(self, "folder", Path(self.folder))  # a str is taken too
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class Run:
         """A row for each test image."""
         from seglab.reporting.class_rows import read_rows
 
-        names = {"id": str, "group": str}  # such as 007
+        names = {"id": str, "group": str}  # an id such as 007 is no number
         return pd.read_csv(whole_file(self.folder, self.facts, "per_image.csv"), dtype=names)
 
     @property

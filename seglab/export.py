@@ -94,7 +94,7 @@ def images_of(run: TrainedRun) -> tuple[np.ndarray, str]:
     if "examples.npz" in run.facts.get("files", {}):
         shown = np.load(run.file("examples.npz"))["images"].transpose(0, 3, 1, 2).astype(np.float32)
         if shown.shape[1] == dataset.channels:  # of more bands three are kept
-            return np.concatenate([shown, shown])[:4], "test images of the run"  # two at least
+            return np.concatenate([shown, shown])[:4], "test images of the run"  # at least two
     shape = (4, dataset.channels, dataset.size, dataset.size)
     return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32), "images of noise"
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _tidied: set[Path] = set()
-_tidying = threading.Lock()  # a thread that did not wait could begin a file that another here takes for a leftover
+_tidying = threading.Lock()  # or a thread could begin a file that another, still tidying, takes for a leftover
 
 
 def tidy(folder: Path) -> None:

@@ -31,7 +31,7 @@ INK, FAINT, GRID = "#1c1e21", "#6b7075", "#d5d8dc"
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "#ffffff", "#e69f00", "#56b4e9"  # distinct to color-blind readers too
 OUTLINE = "#f0e442"
 
-HALF = 0.5 + 1e-6  # a threshold counts from itself on
+HALF = 0.5 + 1e-6  # decided() compares with >=, and exactly half is background
 """The share of a pixel above which a class is true there."""
 
 STYLE: dict[Any, Any] = {
@@ -173,7 +173,7 @@ def paint_classes(
 
 def _paint(image: np.ndarray, layers: Iterable[tuple[str, np.ndarray]], valid: np.ndarray | None) -> np.ndarray:
     channels = np.moveaxis(image.reshape(*image.shape[:2], -1).astype(float), 2, 0)
-    canvas = np.repeat((0.45 * (sum(channels) / len(channels)))[..., None], 3, axis=2)  # dark, for colors to stand out
+    canvas = np.repeat((0.45 * (sum(channels) / len(channels)))[..., None], 3, axis=2)  # dark, so that colors show
     for color, where in layers:
         canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(to_rgb(color))
     return hatched(canvas, valid).astype(np.uint8)

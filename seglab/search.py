@@ -65,7 +65,7 @@ class FairSearch(Sweeper):
             if not self.cfg.plan:
                 self.train_the_best()
         except ContractError as error:
-            raise ConfigError(str(error)) from None  # of which Hydra prints the sentence alone
+            raise ConfigError(str(error)) from None  # Hydra prints it without a traceback
 
     def plan(self, arguments: list[str]) -> list[Tuning]:
         """What is tuned: every combination, in every repetition."""
@@ -133,7 +133,7 @@ class FairSearch(Sweeper):
             for tuning, study in going:
                 tuning.trials.append(Trial(study.propose(number)))
             self.train_trials([(tuning, tuning.trials[-1], tuning.rungs[-1][1]) for tuning, _ in going])
-            if not self.cfg.plan:  # which has no values
+            if not self.cfg.plan:  # a plan has no values
                 for tuning, study in going:
                     study.tell(number, tuning.trials[-1].value)
 

@@ -90,7 +90,7 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
             remedy = "leave stop_after out to finish it" if paused else "rerun=true trains it again"
             log.info("%s is %s already; %s", run, "paused" if paused else "finished", remedy)
             return value
-        run.clean_up()  # not of a finished run, which a damaged last.ckpt would cost its best.ckpt
+        run.clean_up()  # a finished run has returned: a damaged last.ckpt would cost it best.ckpt
         check_device(cfg)
         run.start(**facts_of(cfg))
         cfg = cfg.copy()  # the caller's stays as it was composed
@@ -112,7 +112,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
         try:
             values[lr] = run_once(short, folder, wait=True)  # another seed may be training it just now
         except ContractError:
-            fault = read_json(folder / "run.json").get("error") or {}  # a sweep does not train a failed run again
+            fault = read_json(folder / "run.json").get("error") or {}  # in a sweep also of an earlier seed
             if fault.get("kind") != Diverged.__name__:
                 raise
             log.warning("tune: optimizer.lr=%g is left out: %s", lr, fault["message"])
@@ -180,7 +180,7 @@ def check_before_data(cfg: DictConfig) -> None:
     dataset = build(cfg.dataset)
     task = dataset.task
     loss = build_loss(cfg.loss).with_task(task)  # one without a meaning for the task says so
-    shares = [1 / max(2, task.channels)] * task.channels  # the masks' are not known yet; none may be 1
+    shares = [1 / max(2, task.channels)] * task.channels  # stand-ins, as no mask is read yet; 1 is refused
     found = ramps(to_container(cfg.schedule) or {}, loss.with_class_frequency(shares))  # likewise a schedule
     for sentence in unreached(loss, found, cfg.trainer.max_epochs):
         log.warning("%s", sentence)

@@ -166,7 +166,7 @@ def with_trainer(base: int, batches: Any, device: torch.device, graph: bool) -> 
         enable_model_summary=False,
         callbacks=[clock],
     )
-    loader = batches if isinstance(batches, DataLoader) else DataLoader(batches, batch_size=None)  # they are whole
+    loader = batches if isinstance(batches, DataLoader) else DataLoader(batches, batch_size=None)  # each is a batch
     trainer.fit(module, loader)
     return 1000 * min(clock.seconds[1:]) / len(loader)  # the first epoch warms up
 

@@ -174,7 +174,7 @@ def training_step(shape: list[int], device: str, base: int = 32) -> float:
             return net(image).float().square().mean()
 
     repeats = 2 if device == "cpu" else 5
-    return min(seconds(forward, image) for _ in range(repeats)) * shape[0] / len(image)  # on a CPU by one image
+    return min(seconds(forward, image) for _ in range(repeats)) * shape[0] / len(image)  # one image for all
 
 
 def row(name: str, best: Mapping[Any, float], calls: Mapping[Any, Call], logits: Tensor, step: float) -> Row:

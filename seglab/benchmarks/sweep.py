@@ -75,7 +75,7 @@ def seconds(command: list[str], folder: Path) -> float:
     """The processor time of a command and of all its processes; the wall time where a GPU works."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])  # it runs elsewhere
-    environment = os.environ | {"PYTHONPATH": path, "NO_ALBUMENTATIONS_UPDATE": "1"}  # which would ask the network
+    environment = os.environ | {"PYTHONPATH": path, "NO_ALBUMENTATIONS_UPDATE": "1"}  # or it looks for updates
     if not torch.cuda.is_available():
         environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     start = time.perf_counter()

@@ -59,7 +59,7 @@ or `python -m seglab.predict run=FOLDER input=photos output=masks`.
 
 def write_hub(run: TrainedRun, folder: Path) -> Path:
     """Write README.md, model.safetensors and run.json into `folder`, which opens as a run: `run=folder`."""
-    private = ("files", "overrides", "sweep", "initial")  # which name folders of this machine, and what stays here
+    private = ("files", "overrides", "sweep", "initial")  # which name what is on this machine alone
     facts = {key: value for key, value in run.outcome.items() if key not in private}
     facts["data"] = {**facts["data"], "skipped_why": {}}  # whose sentences name files
     dataset = run.config["dataset"]

@@ -88,7 +88,7 @@ def walk(folder: Path, output: Path, left_out: Counter[str]) -> Iterator[Path]:
                 left_out["files of other kinds"] += 1
             elif not file.is_file():
                 left_out["pipes, devices or broken links"] += 1
-            elif any("\ud800" <= letter <= "\udfff" for letter in str(file)):  # how Python marks other bytes
+            elif any("\ud800" <= letter <= "\udfff" for letter in str(file)):  # stand-ins for bytes that are not UTF-8
                 left_out["names that are not UTF-8"] += 1
             else:
                 yield file
@@ -122,7 +122,7 @@ def overlay(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
     width = max(1, max(canvas.shape) // 400)
     for k, mask in enumerate(masks):
         outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        small = [((line + 0.5) * scale - 0.5).round().astype(np.int32) for line in outlines]  # pixels count by center
+        small = [((line + 0.5) * scale - 0.5).round().astype(np.int32) for line in outlines]  # of pixels' centers
         cv2.drawContours(canvas, small, -1, (0, 0, 0), width + 2)  # visible on any background
         cv2.drawContours(canvas, small, -1, (0, 229, 255) if len(masks) == 1 else color_of(k), width)
     return canvas
@@ -178,7 +178,7 @@ class PredictionWriter:
             require(known.read_text() == text, f"output {folder}", "these settings", "others", remedy)
         before = before if len(before) == len(self.tables) else {}  # a table that is gone cannot be completed
         write_text(known, text)
-        files = {cell(str(file)): file for file in names.values()}  # by which the page of a stack is found
+        files = {cell(str(file)): file for file in names.values()}  # a page of a stack is found by its file
         files |= {cell(name): file for name, file in names.items()}
         self.done = set()
         for row in before.get("images", []):  # another file of its name, or a newer one, replaces an image

@@ -104,7 +104,7 @@ class Predictor:
         with self.autocast():
             maps = []
             for symmetry in SYMMETRIES[self.tta]:
-                logits = self.module(transformed(images, symmetry)).float()  # bf16 knows steps of 1/256 below 1
+                logits = self.module(transformed(images, symmetry)).float()  # bf16 has steps of 1/256 near 1
                 found = self.module.probability(logits)
                 maps.append(transformed(found, symmetry, inverse=True))
         mean = torch.stack(maps).mean(0).cpu().numpy()

@@ -49,7 +49,7 @@ def slide(
             for left, weight, found in zip(some, across[first:], maps, strict=False):
                 band[..., left : left + wide] += found * (down[row][:, None] * weight)
         done = (tops[row + 1] if row + 1 < len(tops) else top + tall) - top
-        yield band[..., : min(done, height - top), :width].copy()  # the rows move up now
+        yield band[..., : min(done, height - top), :width].copy()  # a copy, as the rows move up now
         band[..., :-done, :] = band[..., done:, :]
         band[..., -done:, :] = 0
 
