@@ -68,11 +68,13 @@ def milliseconds(work: Callable[[], object], device: torch.device, repeats: int)
 
 
 def network(base: int, device: torch.device) -> nn.Module:
+    """The net of every line, with the same weights, in the memory format of training."""
     torch.manual_seed(0)
     return UNet(in_channels=3, base=base).to(device).to(memory_format=torch.channels_last)
 
 
 def forward_backward(net: nn.Module, batch: Batch, device: torch.device) -> None:
+    """A forward and a backward pass in the precision of the device, without an optimizer."""
     image = (batch["image"] / 255 - 0.5).contiguous(memory_format=torch.channels_last)
     with autocast(precision(device.type, "auto"), device.type):
         logits = net(image)
@@ -103,6 +105,7 @@ def bare_step(base: int, batch: Batch, device: torch.device, **options: Any) -> 
 
 
 def bare_loop(base: int, batch: Batch, device: torch.device, steps: int) -> float:
+    """Milliseconds of a step of a loop without Lightning, kernel by kernel."""
     zero, work = bare_step(base, batch, device)
 
     def step() -> None:
@@ -113,6 +116,7 @@ def bare_loop(base: int, batch: Batch, device: torch.device, steps: int) -> floa
 
 
 def bare_graph(base: int, batch: Batch, steps: int) -> float:
+    """Milliseconds of the same step, recorded once as a CUDA graph and replayed."""
     device = torch.device("cuda")
     zero, work = bare_step(base, batch, device, capturable=True)
     side = torch.cuda.Stream()  # torch wants the steps before a recording on a stream of their own
@@ -129,6 +133,7 @@ def bare_graph(base: int, batch: Batch, steps: int) -> float:
 
 
 def loss_alone(batch: Batch, device: torch.device, steps: int) -> float:
+    """Milliseconds of the loss and its gradient for logits that are there already."""
     logits = torch.randn(batch["target"].shape, device=device, requires_grad=True)
     return milliseconds(lambda: BCEDice()(logits, batch["target"]).mean().backward(), device, steps)
 

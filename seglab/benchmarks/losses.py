@@ -89,10 +89,12 @@ def measure(
 
 
 def mean(loss: Loss, target: Tensor, maps: dict[str, Tensor], logits: Tensor) -> Tensor:
+    """A loss of ours as a function of the logits, which come last so that `partial` fixes the rest."""
     return loss(logits, target, **maps).mean()
 
 
 def swapped(peer: Peer, target: Tensor, logits: Tensor) -> Tensor:
+    """A loss of another library as a function of the logits, likewise."""
     return peer.call(logits, target)
 
 
@@ -126,6 +128,7 @@ def clock(device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
+    """Wait for all work on a GPU; what a CPU does is done when it returns."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

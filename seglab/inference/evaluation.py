@@ -63,6 +63,7 @@ class EvalSet:
 
     @property
     def as_test(self) -> bool:
+        """Whether all labeled images are evaluated, as one test split."""
         return self.split == "all"
 
     def items(self, splits: Splits) -> list[Item]:
