@@ -114,7 +114,7 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     facts |= {"data": data, "seen_in_training": seen, "threshold": {"fixed": threshold, "tuned": tuned}}
     facts |= {"metrics": metrics, "seconds": round(time.perf_counter() - since, 2), "versions": versions()}
     facts |= {"finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-    write_json(out / "evaluation.json", facts)
+    write_json(out / "evaluation.json", facts)  # last: a folder without it is measured again
 
 
 def draw(rows: pd.DataFrame, measured: Any, threshold: float, out: Path) -> None:

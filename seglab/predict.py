@@ -40,8 +40,8 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     same = all(run.dataset().task == task for run in runs)
     require(same, "predict", "runs of one task", "runs of several", "predict with each of them")
     threshold = thresholds_of(cfg.threshold, runs, task)
-    settings = {"runs": [[str(run.folder), run.outcome["finished"]] for run in runs], **tiling}
-    settings["threshold"] = threshold[0] if task.channels == 1 else threshold
+    used = [[str(run.folder), run.outcome["finished"]] for run in runs]  # a run that was trained again is another
+    settings = {"runs": used, **tiling, "threshold": threshold[0] if task.channels == 1 else threshold}
     settings |= {"min_area": cfg.min_area, "format": kinds}
     with alone_in(out):
         writer = PredictionWriter(out, names, kinds, settings, threshold, cfg.min_area, cfg.rerun, task)

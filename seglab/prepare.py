@@ -39,7 +39,7 @@ def prepare(dataset: Dataset, folder: Path) -> int:
 
     listed = dataset.items()
     raise_on_faults([item.fault for item in listed if item.fault], len(listed), dataset)
-    items = store.build(listed, replace(dataset, fit="patch"), folder, complete=True)
+    items = store.build(listed, replace(dataset, fit="patch"), folder, complete=True)  # patch: images keep their size
     left = [item.fault or f"{item.id}: {item.left_out}" for item in items if item.fault or item.left_out]
     require(len(left) < len(items), "dataset", "images that can be used", f"none; the first: {left and left[0]}")
     size = (folder / store.PIXELS).stat().st_size

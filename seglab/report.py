@@ -60,7 +60,7 @@ def with_roots(arguments: Sequence[str]) -> list[str]:
     for before, word in zip(["", *arguments], arguments, strict=False):
         named = not word or word[0] in "-+~" or ("=" in word and not Path(word).is_dir())
         (rest if named or before.startswith("-") else bare).append(word)  # the word after a flag is the flag's
-    return [*rest, f"roots={json.dumps(bare, ensure_ascii=False)}"] if bare else rest
+    return [*rest, f"roots={json.dumps(bare, ensure_ascii=False)}"] if bare else rest  # Hydra keeps \u00fc as it is
 
 
 def main() -> None:
