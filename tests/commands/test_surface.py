@@ -26,9 +26,7 @@ def test_an_xray_warns_in_words(configure, tmp_path, caplog):
     words = ("view=xray", "dataset.size=32", "dataset.train=4", "dataset.val=2", "dataset.test=2", "model.base=4")
     losses = "losses=[bce,{dice: {empty: skip}}]"
     with caplog.at_level("INFO"):
-        page = surface(
-            configure("surface", *words, "model.depth=2", "xray.images=4", losses, folder=tmp_path), tmp_path
-        )
+        page = surface(configure("surface", *words, "model.depth=2", "xray.images=4", losses), tmp_path)
     warning = "dice empty=skip: no gradient against false positives on empty images"
     assert f"! {warning}" in caplog.text
     assert warning in page.read_text()
