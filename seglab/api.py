@@ -140,8 +140,7 @@ class Run:
         """A row for each test image."""
         from seglab.reporting.class_rows import read_rows
 
-        names = {"id": str, "group": str}  # an id such as 007 is no number
-        return pd.read_csv(whole_file(self.folder, self.facts, "per_image.csv"), dtype=names)
+        return read_rows(whole_file(self.folder, self.facts, "per_image.csv"))
 
     @property
     def history(self) -> pd.DataFrame:
