@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -106,3 +108,14 @@ def test_the_dice_of_objects_is_that_of_a_walk_over_them():
             scores.append(2 * (touching & (true == k)).sum() / (touching.sum() + (true == k).sum()))
         scores += [0.0 for n in range(1, found.max() + 1) if not true[found == n].any()]
         assert object_dice(found, true) == pytest.approx(np.mean(scores))
+
+
+def test_noise_over_many_objects_takes_no_table_of_all_pairs():
+    true = components(np.kron(np.ones((96, 96)), boxes((0, 0, 4, 4), size=6)))  # 9216 objects
+    found = components(np.random.default_rng(0).random(true.shape) < 0.1)
+    tracemalloc.start()
+    scores = object_scores(found, true)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (scores["objects"], scores["objects_found"]) == (9216, 0)
+    assert peak < 20 * true.nbytes  # a table of 10,000 times 20,000 numbers alone would be 1,200
