@@ -32,6 +32,7 @@ class External(nn.Module):
         remedy = "name the one with model.output=KEY" if isinstance(found, dict | tuple | list) else ""
         got = ", ".join(found) if isinstance(found, dict) else type(found).__name__
         require(isinstance(found, Tensor), "model: module", "logits as a tensor", got, remedy)
+        require(found.ndim == 4, "model: module", "logits (b, classes, h, w)", tuple(found.shape))
         if found.shape[2:] != image.shape[2:]:
             found = interpolate(found, image.shape[2:], mode="bilinear")
         return found
