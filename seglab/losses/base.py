@@ -81,9 +81,11 @@ def one_of(*choices: str) -> Any:
 
 
 def weights_hold(given: Any, least: float) -> bool:
-    """Whether a weight, or each of several, is a number of at least so much, or they are "auto" or None."""
+    """Whether a weight, or each of several, is a finite number of at least so much, or they are "auto" or None."""
+    if given is None or given == "auto":
+        return True
     several = given.values() if isinstance(given, Mapping) else given if isinstance(given, list | tuple) else [given]
-    return given is None or given == "auto" or all(isinstance(w, Real) and float(w) >= least for w in several)
+    return all(isinstance(w, Real) and least <= float(w) < torch.inf for w in several)
 
 
 @dataclass(frozen=True, kw_only=True)

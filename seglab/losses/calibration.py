@@ -88,7 +88,7 @@ class L1ACE(ClassMean):
     def each_class(self, x: Pixels) -> Tensor:
         soft = self.binning == "soft"  # then a pixel is shared by the two bins whose middles it lies between
         place = (self.bins * x.p - 0.5 * soft).clamp(0, self.bins - 1)
-        left = place.detach().floor()
+        left = place.detach().nan_to_num().floor()  # NaN is no index, and stays in the error
         right = place - left if soft else torch.zeros_like(place)
         error = count = exact(x.p.new_zeros(*x.p.shape[:2], self.bins + 1))
         for bin_, share in ((left.long(), 1 - right), (left.long() + 1, right)):

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from seglab.contract import PerImage
-from seglab.losses.base import SUM_OVER_CLASSES, Loss, one_of, pixel_card, within
-from seglab.losses.composite import Nested, nested_card
+from seglab.losses.base import SUM_OVER_CLASSES, one_of, pixel_card, within
+from seglab.losses.composite import Wrapper, nested_card
 from seglab.losses.cross_entropy import BCE
 from seglab.losses.numerics import Parts
 from seglab.losses.pixels import Pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerComponent(Nested):
+class PerComponent(Wrapper):
     """The mean over the objects of an image of a loss of each object's part, plus `whole_weight` times that of all.
 
     `partition="cells"`: the part of an object is the pixels that no other is nearer to; "components": its own pixels
@@ -28,7 +27,6 @@ class PerComponent(Nested):
     number of the object, from 1, of each pixel.
     """
 
-    loss: Loss
     partition: Literal["cells", "components"] = one_of("cells", "components")
     whole_weight: float = within("[0, inf)", 0.0)
 
@@ -44,12 +42,6 @@ class PerComponent(Nested):
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         return (*super().needs, self.partition)
-
-    def inner(self) -> tuple[Loss, ...]:
-        return (self.loss,)
-
-    def mapped(self, change: Callable[[Loss], Loss]) -> Self:
-        return replace(self, loss=change(self.loss))
 
     def value(self, x: Pixels) -> PerImage:
         channels = x.z.shape[1] if x.task == "multilabel" else 1

@@ -118,10 +118,21 @@ class Sum(WeightedSum, Nested):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batchwise(Nested):
-    """A loss of the whole batch as if it were one image: every image gets the same number."""
+class Wrapper(Nested):
+    """A loss around one other."""
 
     loss: Loss
+
+    def inner(self) -> tuple[Loss, ...]:
+        return (self.loss,)
+
+    def mapped(self, change: Callable[[Loss], Loss]) -> Self:
+        return replace(self, loss=change(self.loss))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batchwise(Wrapper):
+    """A loss of the whole batch as if it were one image: every image gets the same number."""
 
     card = nested_card(
         title="Pooled over the batch",
@@ -131,11 +142,11 @@ class Batchwise(Nested):
         differs="A wrapper here; the default of smp, batch=True in MONAI, absent from kornia.",
     )
 
-    def inner(self) -> tuple[Loss, ...]:
-        return (self.loss,)
-
-    def mapped(self, change: Callable[[Loss], Loss]) -> Self:
-        return replace(self, loss=change(self.loss))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numbered = {"cells", "components"} & {*self.needs}  # object 1 of every image would become one object
+        remedy = "objects are numbered image by image"
+        require(not numbered, self.name, "a loss without PerComponent", self.loss.name, remedy)
 
     def value(self, x: Pixels) -> PerImage:
         return self.loss.value(x.pooled()).expand(len(x.z))

@@ -40,7 +40,7 @@ class RegionLoss(PolicyMean):
         m = self.cells(x)
         return m.complemented(m.absent) if self.empty == "complement" else m
 
-    def overlap(self, m: Confusion) -> Tensor:
+    def overlap(self, m: Confusion) -> Tensor:  # not abstract: some subclasses have an `each_class` of their own
         """The loss of each image and class (b, k) from its confusion, in float64."""
         raise NotImplementedError
 
@@ -60,7 +60,7 @@ class Dice(RegionLoss):
     )
 
     def overlap(self, m: Confusion) -> Tensor:
-        return tversky(m, 0.5, 0.5, self.smooth / 2)
+        return tversky(m, 0.5, 0.5, self.smooth / 2)  # the card's ratio, halved above and below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ class DicePlusPlus(Dice):
 
     def cells(self, x: Pixels) -> Confusion:
         fp, fn = (x.total(power(e, self.exponent)) for e in (x.false_positive, x.false_negative))
-        return x.confusion._replace(fp=fp, fn=fn)
+        return x.confusion._replace(fp=fp, fn=fn)  # tp and tn stay linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +187,7 @@ class JML(Tversky):
 
     def cells(self, x: Pixels) -> Confusion:
         if x.hard:
-            return x.confusion  # the smaller of p and t is pt
+            return x.confusion  # the smaller of p and t is pt, and the sums need no error of each pixel
         fp, fn = (x.total(e.clamp(min=0)) for e in (x.error, -x.error))
         return Confusion(x.size - fn, fp, fn, x.n - x.size - fp)
 
@@ -208,8 +208,7 @@ class NoiseRobustDice(RegionLoss):
     def each_class(self, x: Pixels) -> Tensor:
         squared = x.total(x.squared_error)
         error = squared if self.exponent == 2 else x.total(power(x.squared_error, self.exponent / 2))
-        # sum p^2 + sum t^2 is sum (p - t)^2 + 2 sum pt
-        return ratio(error, squared + 2 * self.confusion(x).tp + self.smooth)
+        return ratio(error, squared + 2 * self.confusion(x).tp + self.smooth)  # squared + 2 tp is sum p^2 + sum t^2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,10 +248,7 @@ class SensitivitySpecificity(ClassMean):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneralizedDice(RegionLoss):
-    """Dice over all classes together, the background too, each weighted by one over its squared size.
-
-    The weights are divided by the largest one, so that they neither overflow nor vanish beside the smoothing.
-    """
+    """Dice over all classes together, the background too, each weighted by one over its squared size."""
 
     classes: Literal["scored", "all"] = field(default="scored", init=False, repr=False)
     class_weights: ClassWeights = field(default=None, init=False, repr=False)
@@ -270,14 +266,17 @@ class GeneralizedDice(RegionLoss):
         m = x.all_classes  # (b, decisions, classes)
         size = (m.tp + m.fn).detach()
         smallest = torch.where(size > 0, size, torch.inf).amin(-1, keepdim=True)
-        w = torch.where(size > 0, (smallest / size.clamp(min=TINY)) ** 2, 0)
+        w = torch.where(size > 0, (smallest / size.clamp(min=TINY)) ** 2, 0)  # at most 1, lest they overflow or vanish
         error = w * (m.fp + m.fn)
+        # of all classes one number, given to each for the mean over classes
         return ratio(error.sum(-1), (2 * w * m.tp + error).sum(-1) + self.smooth).expand_as(x.size)
 
 
 def square(rows: Any) -> bool:
-    """Whether these may be distances: as many rows as columns, 0 from each class to itself and not to all."""
-    return rows is None or all(len(r) == len(rows) and r[i] == min(r) == 0 < max(r) for i, r in enumerate(rows))
+    """Whether these may be distances: as many rows as columns, 0 from each class to itself and not to all, finite."""
+    if rows is None:
+        return True
+    return all(len(r) == len(rows) and r[i] == min(r) == 0 < max(r) < torch.inf for i, r in enumerate(rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,8 +312,9 @@ class GeneralizedWassersteinDice(GeneralizedDice):
     def each_class(self, x: Pixels) -> Tensor:
         t, p, k = x.all_shares, x.all_probabilities, x.sizes.shape[-1]
         far = constants(p, self.matrix(k)).view(k, k, 1)
+        # (b, true class, predicted class, d); a gather of the matrix's rows takes three times as long
         pairs = torch.stack([x.total((t[:, c : c + 1] * p).flatten(1, 2)).unflatten(1, (k, -1)) for c in range(k)], 1)
-        error, right = (far * pairs).sum((1, 2)), ((1 - far) * pairs).sum(2)  # of true and predicted class; of the true
+        error, right = (far * pairs).sum((1, 2)), ((1 - far) * pairs).sum(2)  # of all; of each true class
         right = right[:, 1:].sum(1) + right[:, 0] * ((x.sizes[..., 1:].sum(-1) == 0) & (self.empty == "complement"))
         return ratio(error, 2 * right + error + self.smooth).expand_as(x.size)
 
@@ -339,7 +339,7 @@ class MCC(RegionLoss):
 
     def overlap(self, m: Confusion) -> Tensor:
         wrong = torch.stack([m.fp, m.fn])
-        whole = torch.stack([m.tp, m.tn]).unsqueeze(1) + wrong  # the factors under the root
+        whole = torch.stack([m.tp, m.tn]).unsqueeze(1) + wrong  # the root's factors: tp + fp, tp + fn; tn + fp, tn + fn
         a, b = ratio(wrong, whole).unbind(1)
         foreground, background = a + b - a * b  # 1 - (1 - a)(1 - b), exact where both are small
         if self.empty == "complement":

@@ -125,6 +125,14 @@ def test_a_switch_asks_for_what_either_loss_needs_and_fits_both():
         loss.check(torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.5))
 
 
+@pytest.mark.parametrize("name", ["per_component", "sum"])
+def test_the_batch_is_no_image_whose_objects_have_numbers(name):
+    inside = build("per_component")
+    inside = Sum(terms={"a": Term(loss=inside, weight=1.0)}) if name == "sum" else inside
+    with pytest.raises(ContractError, match=r"^Batchwise: expected a loss without PerComponent, got .*; objects are n"):
+        Batchwise(loss=inside)
+
+
 @pytest.mark.parametrize("partition", ["cells", "components"])
 def test_of_one_object_or_none_a_loss_per_component_is_the_plain_one(partition):
     logits, target = scene()  # the second image is empty, the third has one object

@@ -10,7 +10,7 @@ from tests.losses.conftest import of, scene
 LIMITS = {
     "weighted_bce": {"pos_weight": [0.0, "much"]},
     "class_weighted_ce": {"foreground_weight": [-1.0], "background_weight": [0.0]},
-    "bce": {"class_weights": [(1.0, -1.0), "much"]},
+    "bce": {"class_weights": [(1.0, -1.0), (1.0, float("inf")), "much"]},
     "label_smoothing": {"smoothing": [0.5]},
     "focal": {"gamma": [-0.1], "alpha": [1.5]},
     "asymmetric_focal": {"alpha": [-0.5]},
@@ -39,6 +39,7 @@ LIMITS = {
     "l1_ace": {"bins": [1], "binning": ["none"]},
     "region_size": {"distance": ["l2"]},
     "logit_adjusted": {"prior": [0.0]},
+    "generalized_wasserstein_dice": {"distances": [[[0, float("inf")], [1, 0]]]},
     "lovasz_hinge": {"task": ["multiclass"]},
 }
 """Parameters of losses, and values that each refuses."""
@@ -119,6 +120,12 @@ def test_numbers_that_are_none_and_targets_out_of_range_are_named(case, logits, 
             ):
                 call(logits, wrong * (255 if high == 255 and case.task != "multiclass" else 1))
     case.loss.check(logits, target)
+
+
+def test_no_loss_stumbles_over_logits_that_are_no_numbers(case, logits, target):
+    logits[0, 0, 0, :2] = torch.nan
+    with pytest.raises(ContractError, match="expected finite logits, got 2 NaN"):
+        case(logits, target)
 
 
 @of(lambda case: case.task != "multilabel")
