@@ -1,6 +1,7 @@
 """The fully convolutional net of the mammography work, with every way of growing a map back to full size."""
 
 import math
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,7 +45,7 @@ class FCN(nn.Module):
         widths = [base * 2**level for level in range(5)]
         self.down = nn.ModuleList(
             nn.Sequential(conv_norm_relu(i, o, norm), conv_norm_relu(o, o, norm))
-            for i, o in zip([in_channels, *widths], widths, strict=False)
+            for i, o in pairwise([in_channels, *widths])
         )
         self.dilated = conv_norm_relu(widths[-1], widths[-1], norm, padding=2, dilation=2)
         middle, end = ("resize", "transpose") if upsample == "mixed" else (upsample, upsample)

@@ -14,7 +14,7 @@ from seglab.contract import require
 def check_input(image: Tensor, channels: int, divisor: int, smallest: int) -> None:
     """Refuse images (b,c,h,w) with other channels or a size that is no multiple of `divisor` or below `smallest`."""
     fits = image.dim() == 4 and image.shape[1] == channels
-    if not fits:
+    if not fits:  # else no text is made: of a size that may vary a compiler makes none
         shape = "x".join(map(str, image.shape))
         require(False, "model", f"images (b,{channels},h,w)", shape, "set model.in_channels or dataset.channels")
     height, width = image.shape[2:]
@@ -38,7 +38,7 @@ def norm_layer(norm: str, width: int) -> nn.Module:
 def conv_norm_relu(inputs: int, outputs: int, norm: str, padding: int = 1, dilation: int = 1) -> nn.Sequential:
     """Make a 3x3 convolution, its norm and a ReLU, with the initial weights of He et al. (2015)."""
     conv = nn.Conv2d(inputs, outputs, 3, padding=padding, dilation=dilation, bias=norm == "none")
-    initialise(conv, gain=math.sqrt(2))
+    initialise(conv, gain=math.sqrt(2))  # a ReLU halves the mean square
     return nn.Sequential(conv, norm_layer(norm, outputs), nn.ReLU(inplace=True))
 
 
@@ -59,7 +59,7 @@ def initialise(conv: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> None:
     """Draw normal weights that keep a signal's variance times gain^2, counting the taps that reach one output pixel."""
     taps: float = math.prod(conv.kernel_size)
     if isinstance(conv, nn.ConvTranspose2d):
-        taps /= math.prod(conv.stride)
+        taps /= math.prod(conv.stride)  # of its kernel's taps an output pixel sees every stride-th
     nn.init.normal_(conv.weight, std=gain / math.sqrt(conv.in_channels * taps))
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -73,7 +73,7 @@ def set_prior(last: nn.Conv2d | nn.ConvTranspose2d, prior: float | None) -> None
     if prior is None:
         return
     require(0 < prior < 1, "model: prior", "a probability between 0 and 1, both excluded, or null", prior)
-    nn.init.normal_(last.weight, std=0.01)
+    nn.init.normal_(last.weight, std=0.01)  # RetinaNet's, so that the bias alone decides at first
     if last.bias is not None:
         nn.init.constant_(last.bias, math.log(prior / (1 - prior)))
 

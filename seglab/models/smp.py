@@ -48,19 +48,21 @@ class Smp(nn.Module):
             self.net = create(arch, encoder_name, encoder_weights, in_channels, more, out_channels)
         else:
             state = read_weights(Path(encoder_weights), "model.encoder_weights")
-            self.net = create(arch, encoder_name, None, 3, more, out_channels)
+            self.net = create(arch, encoder_name, None, 3, more, out_channels)  # of 3 channels, which `fill` changes
             fill(self.net.encoder, state, in_channels, encoder_weights)
         convolutions = [m for m in self.net.segmentation_head.modules() if isinstance(m, nn.Conv2d)]
         set_prior(convolutions[-1], prior)
         self.step = self.net.encoder.output_stride if self.net.requires_divisible_input_shape else 1
         remedy = "take an encoder of patch 16, such as tu-vit_small_patch16_dinov3 with model.arch=dpt"
-        power = self.step & (self.step - 1) == 0  # the decoders double their maps
-        require(power, "model: encoder_name", "a stride of 8, 16 or 32", f"{encoder_name} with {self.step}", remedy)
+        power_of_two = self.step.bit_count() == 1  # the decoders double their maps
+        got = f"{encoder_name} with {self.step}"
+        require(power_of_two, "model: encoder_name", "a stride of 8, 16 or 32", got, remedy)
         self.smallest = 128 if arch.lower() == "pan" else 32  # PAN halves its smallest map three times more
         self.grown: list[Tensor] = []
         known = not deep_supervision or arch.lower() in ("unet", "manet")
         require(known, "model: deep_supervision", "arch as unet or manet", arch)
-        widths = more.get("decoder_channels", (256, 128, 64, 32, 16))[-2:0:-1] if deep_supervision else ()
+        decoder = more.get("decoder_channels", (256, 128, 64, 32, 16))  # the library's default, from the lowest up
+        widths = decoder[-2:0:-1] if deep_supervision else ()  # without the finest, the net's own, and the lowest
         self.heads = scale_heads(widths, out_channels, prior)
         for block in self.net.decoder.blocks if deep_supervision else ():
             block.register_forward_hook(self.keep)
@@ -112,20 +114,21 @@ def require_known(option: str, name: str, names: list[str]) -> None:
 
 def fill(encoder: Any, state: dict[str, Tensor], in_channels: int, source: str) -> None:
     """Load the encoder's weights out of `state`, wherever they lie in it, and fit the first layer to `in_channels`."""
+    # files of older versions of torch lack the counters of batch norms
     wanted = [name for name in encoder.state_dict() if not name.endswith("num_batches_tracked")]
-    starts = {name.removesuffix(wanted[0]) for name in state if name.endswith(wanted[0])}
-    start = max(starts, key=lambda s: sum(s + name in state for name in wanted), default="")
-    missing = [name for name in wanted if start + name not in state]
+    prefixes = {name.removesuffix(wanted[0]) for name in state if name.endswith(wanted[0])}  # blocks have a conv1 too
+    prefix = max(prefixes, key=lambda p: sum(p + name in state for name in wanted), default="")
+    missing = [name for name in wanted if prefix + name not in state]
     expected = f"the {len(wanted)} weights of this encoder"
     absent = f"{len(missing)} missing, the first being {missing[0]}" if missing else None
     require(not missing, f"model: {source}", expected, absent, "set model.encoder_name to the one that it was made for")
-    chosen = {name: state[start + name] for name in wanted}
+    chosen = {name: state[prefix + name] for name in wanted}
     first = next(value.shape[1] for value in chosen.values() if value.dim() == 4)
-    if first == in_channels:
+    if first == in_channels:  # the file's first layer fits as it is
         encoder.set_in_channels(in_channels, pretrained=False)
     try:
         encoder.load_state_dict(chosen, strict=False)
     except RuntimeError as error:
         require(False, f"model: {source}", expected, "other shapes", str(error).splitlines()[-1].strip())
     if first != in_channels:
-        encoder.set_in_channels(in_channels, pretrained=True)
+        encoder.set_in_channels(in_channels, pretrained=True)  # sums or repeats the weights of the colors

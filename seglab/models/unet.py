@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count, pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,7 +48,7 @@ class UNet(nn.Module):
         self.in_channels, self.depth, self.padding = in_channels, depth, padding
         pad = 1 if padding == "same" else 0
         widths = [base * 2**level for level in range(depth + 1)]
-        self.down = nn.ModuleList(block(i, o, norm, pad) for i, o in zip([in_channels, *widths], widths, strict=False))
+        self.down = nn.ModuleList(block(i, o, norm, pad) for i, o in pairwise([in_channels, *widths]))
         self.grow = nn.ModuleList(doubling(2 * width, width, upsample) for width in reversed(widths[:-1]))
         self.up = nn.ModuleList(block(2 * width, width, norm, pad) for width in reversed(widths[:-1]))
         self.last = nn.Conv2d(base, out_channels, 1)
@@ -67,8 +69,8 @@ class UNet(nn.Module):
         height, width = image.shape[2:]
         top, bottom = self.context(height)
         left, right = self.context(width)
-        if bottom >= height or right >= width:
-            least = next(n for n in range(1, 20 * 2**self.depth) if self.context(n)[1] < n)
+        if bottom >= height or right >= width:  # reflection repeats no border pixel, so that it ends at size - 1
+            least = next(size for size in count(1) if self.context(size)[1] < size)
             expected = f"a height and width of at least {least} around which to mirror context"
             require(False, "model", expected, f"{height}x{width}", f"set dataset.size={least} or model.padding=same")
         (logits,) = self.inner(F.pad(image, (left, right, top, bottom), mode="reflect"))
@@ -86,15 +88,15 @@ class UNet(nn.Module):
         features = self.down[-1](features)
         for grow, up, level in zip(self.grow, self.up, reversed(levels), strict=True):
             features = grow(features)
-            features = up(torch.cat([crop(level, *features.shape[2:]), features], dim=1))
+            features = up(torch.cat([crop(level, *features.shape[2:]), features], dim=1))  # cut for padding="valid"
             grown.append(features)
         return [self.last(features), *coarse_logits(self.heads if self.training else (), grown)]
 
     def context(self, size: int) -> tuple[int, int]:
         """Count the mirrored pixels before and after `size` ones in the smallest input whose output covers them."""
         step = 2**self.depth
-        spare = (size + step - 5) // step * step + 4 - size
-        margin = 6 * step - 4
+        spare = (size + step - 5) // step * step + 4 - size  # outputs are 4 more than a multiple of the step
+        margin = 6 * step - 4  # lost at each side, see `inner`
         return margin + spare // 2, margin + spare - spare // 2
 
 

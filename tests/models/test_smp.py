@@ -58,6 +58,15 @@ def test_weights_for_color_serve_gray_images_as_if_each_channel_held_them(tmp_pa
     torch.testing.assert_close(ours, theirs)
 
 
+def test_weights_for_four_channels_serve_four_without_the_counters_of_batch_norms(tmp_path):
+    source = Smp(4, encoder_name="resnet18")
+    state = {k: v for k, v in source.net.encoder.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "four.pth")
+    filled = Smp(4, encoder_name="resnet18", encoder_weights=str(tmp_path / "four.pth"))
+    image = torch.randn(1, 4, 32, 32)
+    assert torch.equal(*(net.net.encoder.eval()(image)[-1] for net in (filled, source)))
+
+
 def test_a_file_that_is_absent_broken_or_of_another_encoder_is_one_sentence(tmp_path):
     with pytest.raises(ContractError, match=r"encoder_weights: .* got nowhere\.pth \(no such file\)"):
         Smp(3, encoder_weights="nowhere.pth")
