@@ -68,8 +68,9 @@ def decide(
     """Decide for each pixel: by the threshold(s) of the probability, or for the likeliest class of a multiclass task.
 
     Binary and multilabel: a class is predicted where sigmoid(logit) >= threshold, and true where target >= 0.5.
-    Multiclass: target holds class numbers (b, 1, *spatial). A logit that is NaN counts as background. Pixels that are
-    false in `valid` (b, 1, *spatial) do not count. Raises ContractError for shapes that do not fit.
+    A logit that is NaN counts as background. Multiclass: target holds class numbers (b, 1, *spatial); NaN counts as the
+    largest logit. Pixels that are false in `valid` (b, 1, *spatial) do not count. Raises ContractError for shapes that
+    do not fit.
     """
     one = (len(logits), 1, *logits.shape[2:])
     fit = logits.dim() > 2 and target.shape == (one if kind == "multiclass" else logits.shape)
@@ -119,6 +120,7 @@ def scores(counts: Counts, empty: str = "correct") -> dict[str, PerImage]:
     require(empty in EMPTY, "metrics: empty", " or ".join(EMPTY), empty)
     tp, fp, fn, tn, foreground, background = counts
     found, true, false = tp + fp, tp + fn, fp + tn
+    # in the order of SCORES
     above = torch.stack((tp, 2 * tp, 5 * tp, tp + tn, tp, tp, tn, foreground, background))
     below = torch.stack((true + fp, true + found, 4 * true + found, true + false, found, true, false, true, false))
     table = above / below
@@ -137,7 +139,7 @@ def count(found: Decisions) -> Counts:
     # by way of bytes: on a CPU the direct conversion of booleans takes six times as long
     foreground, predicted = (x.byte().to(probability.dtype) for x in (truth, found.predicted))
     size = truth.shape[1] * truth.shape[2]
-    # exactly: a row in floats, which needs no copy to int64, then the rows
+    # exactly: a row in floats, of less than 2^24 pixels, which needs no copy to int64, then the rows
     p, t, tp = (x.sum(-1).long().sum(-1) for x in (predicted, foreground, predicted * foreground))
     confident = (probability * foreground).sum(-1).sum(-1)
     doubtful = probability.sum(-1).sum(-1) - confident
@@ -176,13 +178,13 @@ def histogram(found: Decisions, bins: int = 256) -> Tensor:
     if found.values is None:
         level = found.probability * bins
     else:
-        # A float32 sigmoid rounds up to 0.5 for logits above -1e-7; negative ones belong below the edge.
+        # A float32 sigmoid rounds up to 0.5 for logits above -1e-7; negative ones belong below the edge, -0.0 does not.
         level = found.values.abs().clamp_(min=1e-6).copysign_(found.values + 0.0).sigmoid_().mul_(bins)
-    level = level.clamp_(max=bins - 1).nan_to_num_(0).int()
+    level = level.clamp_(max=bins - 1).nan_to_num_(0).int()  # NaN is no index; int64 takes four times as long
     rows = len(found.truth)
     row = torch.arange(0, 2 * rows, 2, device=level.device, dtype=torch.int32)[:, None, None] + found.truth
     table = (row * bins + level).flatten().bincount(minlength=2 * rows * bins).view(-1, 2, bins)
-    table[:, 0, 0] -= found.invalid
+    table[:, 0, 0] -= found.invalid  # which are not true, with a probability of 0
     return table
 
 

@@ -24,7 +24,7 @@ def components(mask: NDArray, smallest: int = 1) -> NDArray:
     """Number the 8-connected objects of a mask (h,w) from 1: int32; those of fewer pixels than `smallest` become 0."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask, np.uint8), connectivity=8)
     keep = stats[:, cv2.CC_STAT_AREA] >= smallest
-    keep[0] = False
+    keep[0] = False  # the background
     numbers = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
     return labels if keep.sum() == count - 1 else numbers[labels]
 
@@ -73,7 +73,7 @@ def surface_distances(pred_mask: NDArray, true_mask: NDArray, tolerance: float =
     that lies within `tolerance` of the other (Nikolov et al. 2021): 0 where one mask is empty, NaN where both are.
     """
     require(pred_mask.shape == true_mask.shape and pred_mask.ndim == 2, "surface_distances", "two masks of one (h,w)")
-    masks = [np.ascontiguousarray(mask, dtype=bool).view(np.uint8) for mask in (pred_mask, true_mask)]
+    masks = [np.ascontiguousarray(mask, dtype=bool).view(np.uint8) for mask in (pred_mask, true_mask)]  # for OpenCV
     seen = [bool(mask.any()) for mask in masks]
     if not all(seen):
         return SurfaceScores(math.nan, math.nan, 0.0 if any(seen) else math.nan)
@@ -87,6 +87,7 @@ def surface_distances(pred_mask: NDArray, true_mask: NDArray, tolerance: float =
 
 def outline(mask: NDArray) -> NDArray:
     """Mark the foreground pixels of a uint8 mask (h,w) that touch background or the border by a side."""
+    # a constant border: by default OpenCV takes what lies outside for foreground
     return (mask - cv2.erode(mask, CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)).view(bool)
 
 
@@ -100,8 +101,9 @@ def shape_scores(found: NDArray, true: NDArray, numbers: NDArray | None = None) 
 
     The true objects are those of the map `numbers` (h, w) that have a pixel in `true`, or whatever is connected.
     """
-    if numbers is not None:  # numbered anew, without those that have none
+    if numbers is None:
+        objects = components(true)
+    else:  # numbered anew, without those that have no pixel, as every number up to the largest counts as an object
         kept = np.where(true, numbers, 0)
-        numbers = np.searchsorted(np.unique(np.append(kept, 0)), kept)
-    numbered = components(found), components(true) if numbers is None else numbers
-    return surface_distances(found, true)._asdict() | object_scores(*numbered)
+        objects = np.searchsorted(np.unique(np.append(kept, 0)), kept)
+    return surface_distances(found, true)._asdict() | object_scores(components(found), objects)

@@ -20,7 +20,7 @@ class SegmentationMetrics(Metric):
     All states are integers, so that several processes give the same digits as one.
     """
 
-    full_state_update = False
+    full_state_update = False  # torchmetrics' forward() may add the states of batches instead of updating twice
     counted: list[Tensor]
     images: list[Tensor]
 
@@ -59,9 +59,9 @@ class SegmentationMetrics(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Give every score of the data set as a scalar tensor."""
         none = torch.zeros(0, self.task.channels, 6, dtype=torch.int64, device=self.device)
-        rows = dim_zero_cat(self.counted) if len(self.counted) else none
+        rows = dim_zero_cat(self.counted) if len(self.counted) else none  # len: several processes leave a tensor
         if len(self.images):
-            numbers, place = dim_zero_cat(self.images).unique(return_inverse=True)
+            numbers, place = dim_zero_cat(self.images).unique(return_inverse=True)  # tiles may be in other processes
             rows = rows.new_zeros(len(numbers), *rows.shape[1:]).index_add_(0, place, rows)
         images, total = unpacked(rows.permute(2, 0, 1)), unpacked(rows.sum(0).T)
         table = torch.stack(list(scores(images, self.empty).values()))
