@@ -99,7 +99,7 @@ FAULTS = [
         ("1 / (len(frequency) * f)", "f", "frequent classes weigh more"),
         ("not (self.soft and target.is_floating_point())", "not target.is_floating_point()", "soft labels not refused"),
         ("weights[None, chosen]", "weights[None, : loss.shape[1]]", "class weights shifted by the background"),
-        ("low < float(x) < high or x in closed", "low <= x <= high", "open intervals closed"),
+        ("low < float(x) < high or", "low <= x <= high or", "open intervals closed"),
     ),
     *of_losses(
         "cross_entropy.py",

@@ -67,10 +67,12 @@ def limited(default: Any, expected: str, holds: Callable[[Any], bool], hashed: b
 def within(interval: str, default: float | None) -> Any:
     """A parameter that must lie in an interval such as "(0, 1]", or be None."""
     low, high = (float(end) for end in interval[1:-1].split(","))
-    closed = {end for end, bracket in ((low, interval[0]), (high, interval[-1])) if bracket in "[]"}
+    with_low, with_high = interval[0] == "[", interval[-1] == "]"
 
     def inside(x: Any) -> bool:
-        return x is None or (isinstance(x, Real) and (low < float(x) < high or x in closed))
+        if x is None:
+            return True
+        return isinstance(x, Real) and (low < float(x) < high or (with_low and x == low) or (with_high and x == high))
 
     return limited(default, f"in {interval}", inside, hashed=True)
 
@@ -84,7 +86,8 @@ def weights_hold(given: Any, least: float) -> bool:
     """Whether a weight, or each of several, is a finite number of at least so much, or they are "auto" or None."""
     if given is None or given == "auto":
         return True
-    several = given.values() if isinstance(given, Mapping) else given if isinstance(given, list | tuple) else [given]
+    weights = list(given.values()) if isinstance(given, Mapping) else given
+    several = weights if isinstance(weights, list | tuple) else [weights]
     return all(isinstance(w, Real) and least <= float(w) < torch.inf for w in several)
 
 
@@ -115,7 +118,7 @@ class Loss(ABC):
 
     def __call__(self, logits: Logits, target: Target, valid: Valid | None = None, **maps: Tensor) -> PerImage:
         loss = self._of_pixels(self.value, logits, target, valid, maps)
-        if valid is not None:
+        if valid is not None:  # an offset or a policy may cost something where there is no pixel
             loss = torch.where(valid.flatten(1).any(1), loss, 0)
         if readable(loss) and not (loss.isfinite() & (self.card.signed | (loss >= 0))).all():
             self.check(logits, target, valid)
@@ -199,18 +202,19 @@ class Loss(ABC):
         casts = torch.amp.is_autocast_available(kind)  # tensors without values (meta) have no autocast
         with torch.autocast(kind, enabled=False) if casts else nullcontext():
             x = pixels_of(self.task, logits, target, valid, maps)
-            return make(x).to(x.z.dtype)
+            return make(x).to(x.z.dtype)  # sums are float64
 
     def _check_shapes(self, logits: Tensor, target: Tensor, valid: Tensor | None) -> None:
         tensors = isinstance(logits, Tensor) and isinstance(target, Tensor)
         require(tensors, self.name, "logits and a target that are tensors", f"{type(logits)} and {type(target)}")
         require(logits.is_floating_point(), self.name, "floating-point logits", logits.dtype)
         shape, one = tuple(logits.shape), (*logits.shape[:1], 1, *logits.shape[2:])
-        multiclass, several = self.task == "multiclass", logits.ndim > 1 and shape[1] > 1
-        ids = multiclass and tuple(target.shape) == one and not target.is_floating_point()
         require(logits.numel() > 0, self.name, "a batch of at least one image and pixel", f"logits {shape}")
+        multiclass = self.task == "multiclass"
+        ids = multiclass and tuple(target.shape) == one and not target.is_floating_point()
         fits = logits.ndim >= 3 and (ids or target.shape == logits.shape)
-        fits = fits and (self.task == "multilabel" or several == multiclass)
+        if self.task != "multilabel":
+            fits = fits and (shape[1] > 1) == multiclass
         channels = {"binary": "1", "multilabel": "k", "multiclass": "k > 1"}[self.task]
         ids_too = " or class ids (b, 1, *spatial)" if multiclass else ""
         wanted = f"logits (b, {channels}, *spatial) and a target of one shape{ids_too} for task={self.task}"
@@ -249,7 +253,7 @@ class LossModule(nn.Module):
 
 def readable(x: Tensor) -> bool:
     """Whether values may be read for a message: not on a GPU, which waits, nor where torch traces or transforms."""
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()  # has no public name
     return x.device.type == "cpu" and not traced
 
 
@@ -279,7 +283,9 @@ class ClassWeighted(Loss):
         if self.class_weights != "auto":
             return self
         require(min(frequency) > 0, self.name, "training masks with all classes", tuple(frequency))
-        return replace(self, class_weights=tuple(1 / (len(frequency) * f) for f in frequency))
+        return replace(
+            self, class_weights=tuple(1 / (len(frequency) * f) for f in frequency)
+        )  # "balanced" in scikit-learn
 
     def weights(self, x: Pixels) -> Tensor | None:
         """The weights of the classes (k,), None where all weigh the same."""
