@@ -253,7 +253,7 @@ class LossModule(nn.Module):
 
 def readable(x: Tensor) -> bool:
     """Whether values may be read for a message: not on a GPU, which waits, nor where torch traces or transforms."""
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()  # has no public name
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()  # it has no public name
     return x.device.type == "cpu" and not traced
 
 
@@ -283,9 +283,7 @@ class ClassWeighted(Loss):
         if self.class_weights != "auto":
             return self
         require(min(frequency) > 0, self.name, "training masks with all classes", tuple(frequency))
-        return replace(
-            self, class_weights=tuple(1 / (len(frequency) * f) for f in frequency)
-        )  # "balanced" in scikit-learn
+        return replace(self, class_weights=tuple(1 / (len(frequency) * f) for f in frequency))  # as in scikit-learn
 
     def weights(self, x: Pixels) -> Tensor | None:
         """The weights of the classes (k,), None where all weigh the same."""

@@ -112,7 +112,7 @@ class Pixels(ABC):
         """How many pixels of each image count (b, 1)."""
         if self.parts is not None:
             return self.parts.totals(self.parts.sizes)
-        all_count = exact(torch.zeros_like(self.z[:, :1, 0])) + self.z.shape[-1]
+        all_count = exact(torch.zeros_like(self.z[:, :1, 0])) + self.z.shape[-1]  # float32 counts to 2^24
         return all_count if self.valid is None else exact(self.valid.sum(-1))
 
     @once
@@ -173,9 +173,9 @@ class SigmoidPixels(Pixels):
     def t(self) -> Tensor:
         return self.target.to(self.z.dtype)
 
-    p = property(lambda self: self.as_background.q)
-    q = property(lambda self: self.as_background.p)
-    decided = property(lambda self: self.z.detach() > 0)
+    p = property(lambda self: self.as_foreground.p)
+    q = property(lambda self: self.as_foreground.q)
+    decided = property(lambda self: self.z > 0)
 
     @once
     def wrong_logit(self) -> Tensor:
@@ -186,7 +186,7 @@ class SigmoidPixels(Pixels):
     @once
     def labeled(self) -> Label:
         """The pixels as their class sees them: for hard labels one exponential is enough, whichever the class."""
-        return Label(self.wrong_logit, partial(self.target.to, self.z.dtype))
+        return Label(self.margin, partial(self.target.to, self.z.dtype))  # a lambda would refer to self
 
     @once
     def as_foreground(self) -> Label:
@@ -218,7 +218,7 @@ class SigmoidPixels(Pixels):
     def _wrong(self) -> tuple[Tensor, Tensor]:
         if not self.hard:
             return super()._wrong()
-        if self.parts is not None or "_squared_error" in vars(self):  # then `labeled.q` is at hand
+        if self.parts is not None or "_squared_error" in vars(self):  # sums of parts; then `labeled.q` is at hand
             wrong, fn = self.total(self.masked(self.labeled.q)), self.total(self.false_negative)
         else:
             z = self.z if self.valid is None else self.z.masked_fill(~self.valid, -1e4)  # of probability and slope 0
@@ -250,13 +250,13 @@ class SoftmaxPixels(Pixels):
 
     def _at_label(self, x: Tensor) -> Tensor:
         """x (b, 1, n) in the channel of each pixel's class, 0 in the others."""
-        return self.z.new_zeros(()).expand_as(self.z).scatter(1, self.ids, x)
+        return self.z.new_zeros(()).expand_as(self.z).scatter(1, self.ids, x)  # expanded zeros take no memory
 
     @once
     def size(self) -> Tensor:
         if not self.hard or self.parts is not None:
             return self.total(self.t)
-        ids = self.ids if self.valid is None else self.ids.masked_fill(~self.valid, -1)
+        ids = self.ids if self.valid is None else self.ids.masked_fill(~self.valid, -1)  # of no class
         return exact(torch.stack([(ids == c).sum((1, 2)) for c in range(self.z.shape[1])], 1))
 
     @once
@@ -279,9 +279,9 @@ class SoftmaxPixels(Pixels):
 
     @once
     def decided(self) -> Tensor:
-        return torch.zeros_like(self.z, dtype=torch.bool).scatter(1, self.z.detach().argmax(1, keepdim=True), True)
+        return torch.zeros_like(self.z, dtype=torch.bool).scatter(1, self.z.argmax(1, keepdim=True), True)
 
-    @property
+    @property  # not kept: it refers to its Pixels
     def labeled(self) -> SoftmaxLabel:
         """The pixels as their class sees them; as each class sees them, for soft labels."""
         if self.hard:
@@ -339,7 +339,7 @@ class SoftmaxLabel(Label):
 
     @once
     def nll_others(self) -> Tensor:
-        return -(self.x.log_p.sum(1, keepdim=True) + self.nll) / (self.x.z.shape[1] - 1)
+        return -(self.x.log_p.sum(1, keepdim=True) + self.nll) / (self.x.z.shape[1] - 1)  # of all less the own
 
     def q_to(self, exponent: float) -> Tensor:
         return power(self.q, exponent)
