@@ -25,7 +25,7 @@ class Lovasz(PolicyMean):
     def each_class(self, x: Pixels) -> Tensor:
         errors, mask, size = self.errors(x), x.mask, x.size
         if self.empty == "complement":
-            absent = (size == 0).unsqueeze(-1)
+            absent = (size == 0).unsqueeze(-1)  # the complement has the same errors, and all valid pixels
             mask, size = torch.where(absent, x.weight > 0, mask), torch.where(absent[..., 0], x.n, size)
         return x.total(errors * jaccard_growth(errors.detach(), mask, size.detach()))
 
@@ -35,17 +35,16 @@ def ranked_growth(errors: Tensor, mask: Tensor, size: Tensor) -> Tensor:
 
     Only errors above 0 are ranked on a CPU; a GPU, where to find them would wait, ranks all.
     """
+    growth = torch.zeros_like(errors, memory_format=torch.contiguous_format)  # so that its rows are views of it
     if errors.device.type != "cpu":
         order = errors.argsort(-1, descending=True)
-        growth = increments(errors.gather(-1, order), mask.gather(-1, order), size)
-        return torch.empty_like(errors).scatter_(-1, order, growth)
-    growth = torch.zeros_like(errors, memory_format=torch.contiguous_format)
+        return growth.scatter_(-1, order, increments(errors.gather(-1, order), mask.gather(-1, order), size))
     whole = torch.int64 if errors.dtype == torch.float64 else torch.int32
     rows = zip(growth.flatten(0, 1), errors.flatten(0, 1), mask.flatten(0, 1), size.flatten(), strict=True)
     for out, error, m, total in rows:
         costly = (error > 0).nonzero().squeeze(-1)
         bits = error[costly].view(whole)  # which rank like the positive floats they stand for, and sort 8 times as fast
-        costly = costly[bits.argsort(stable=True).flip(0)]
+        costly = costly[bits.argsort(stable=True).flip(0)]  # to sort them descending takes 7 times as long
         out[costly] = increments(error[costly], m[costly], total)
     return growth
 
@@ -73,12 +72,13 @@ def increments(error: Tensor, mask: Tensor, size: Tensor) -> Tensor:
     first = torch.where(new, here, 0).cummax(-1).values
     last = torch.where(new.roll(-1, -1), here, error.shape[-1]).flip(-1).cummin(-1).values.flip(-1)
     found, t = mask.cumsum(-1), size.unsqueeze(-1)
+    # pixels of the class, and union, before the first of the equals and after the last
     i0, i1 = (found - mask.to(found.dtype)).gather(-1, first), found.gather(-1, last)
     u0, u1 = t + first - i0, t + last + 1 - i1
-    rise = 0.5 / u0.clamp(min=1) + 0.5 / u1.clamp(min=1)
-    fall = (t - 0.5 * (i0 + i1)) / (u0.clamp(min=1) * u1.clamp(min=1))
-    empty = (u0 == 0) / u1.clamp(min=1)
-    return torch.where(mask, rise, torch.where(t > 0, fall, empty)).to(error.dtype)
+    own = 0.5 / u0.clamp(min=1) + 0.5 / u1.clamp(min=1)
+    other = (t - 0.5 * (i0 + i1)) / (u0.clamp(min=1) * u1.clamp(min=1))  # I (1/u0 - 1/u1) in u1 - u0 shares
+    empty = (u0 == 0) / u1.clamp(min=1)  # without the class the loss is the largest error, shared by its equals
+    return torch.where(mask, own, torch.where(t > 0, other, empty)).to(error.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,12 +65,12 @@ def test_the_tensors_of_a_step_go_when_it_ends(case, logits, target):
         gc.enable()
 
 
-@of(plain)
 def test_strides_and_the_dtype_of_the_target_do_not_matter(case, logits, target):
     loss, maps = case(logits, target), case.maps(target, logits)
     strided = logits.transpose(2, 3).contiguous().transpose(2, 3)
     assert not strided.is_contiguous()
     torch.testing.assert_close(case(strided, target.transpose(2, 3).contiguous().transpose(2, 3)), loss)
+    torch.testing.assert_close(case(logits.to(memory_format=torch.channels_last), target), loss)
     torch.testing.assert_close(case.loss(logits, target.long(), **maps), loss)
     shares = target if case.task != "multiclass" else one_hot(target, logits.shape[1])
     for dtype in (torch.float16, torch.float32, torch.float64, torch.bool):
