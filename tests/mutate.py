@@ -184,7 +184,7 @@ FAULTS = [
     ),
     *of_losses(
         "cldice.py",
-        ("(hit / sum(hits))", "hit", "equal extremes of two dimensions have the gradient twice"),
+        ("(hit / total)", "hit", "equal extremes of two dimensions have the gradient twice"),
         ("    left.sub_(before)\n", "", "a pixel and its neighbor both have the gradient"),
         ("ratio(x.total(skeleton * x.q)", "ratio(x.total(skeleton * x.p)", "recall for what is missed of a skeleton"),
         ("2 * stray * missed", "stray * missed", "the harmonic mean of clDice"),

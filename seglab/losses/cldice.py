@@ -41,7 +41,7 @@ class CLDice(PolicyMean):
     def each_class(self, x: Pixels) -> Tensor:
         require(len(x.space) == 2, self.name, "logits (b, k, h, w)", f"{len(x.space)} dimensions in space")
         stray, missed = self.outside(x, x.masked(x.p), x.u), self.outside(x, x.t, x.q)
-        lines = (stray + missed - 2 * stray * missed) / (2 - stray - missed)
+        lines = (stray + missed - 2 * stray * missed) / (2 - stray - missed)  # 1 - 2 T_p T_s / (T_p + T_s)
         dice = Dice(empty=self.empty).each_class(x)
         return self.dice_weight * dice + (1 - self.dice_weight) * lines
 
@@ -91,9 +91,10 @@ def soft_skeleton(x: Tensor, iterations: int) -> Tensor:
     skeleton = torch.zeros_like(x)
     for _ in range(iterations + 1):
         inner = eroded(x)
-        lost = F.relu(x - Extreme.apply(Extreme.apply(inner, (3,), False), (2,), False))  # grown by 3x3 again
-        skeleton = skeleton + F.relu(lost - skeleton * lost)
-        x = inner
+        grown = Extreme.apply(Extreme.apply(inner, (3,), False), (2,), False)  # by 3x3, where an erosion is by a cross
+        lost = F.relu(x - grown)
+        skeleton = skeleton + F.relu(lost - skeleton * lost)  # the union of both, as soft sets
+        x = inner  # the erosion of this opening is the next step's
     return skeleton
 
 
@@ -123,26 +124,30 @@ class Extreme(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         x, out = (saved.detach() for saved in ctx.saved_tensors)  # where the extremes are has no slope itself
-        lines = [extreme_of_line(x, dim, ctx.least) for dim in ctx.dims] if len(ctx.dims) > 1 else [out]
-        hits = [1 - differs(line, out) for line in lines]
-        shares = [grad * (hit / sum(hits)) for hit in hits] if len(hits) > 1 else [grad]
-        return sum(map(gradient_of_line, shares, [x] * len(lines), lines, ctx.dims)), None, None  # type: ignore
+        if len(ctx.dims) == 1:
+            return gradient_of_line(grad, x, out, ctx.dims[0]), None, None
+        lines = [extreme_of_line(x, dim, ctx.least) for dim in ctx.dims]
+        hits = [1 - differs(line, out) for line in lines]  # the dimensions whose extreme it is
+        total = reduce(torch.add, hits)
+        each = zip(hits, lines, ctx.dims, strict=True)
+        slopes = [gradient_of_line(grad * (hit / total), x, line, dim) for hit, line, dim in each]
+        return reduce(torch.add, slopes), None, None
 
 
 def extreme_of_line(x: Tensor, dim: int, least: bool) -> Tensor:
     """The least or the largest of each pixel, the one before and the one after it."""
     better, n = torch.minimum if least else torch.maximum, x.shape[dim] - 1
-    out = x.clone(memory_format=torch.contiguous_format)
+    out = x.clone()
     for there, here in ((0, 1), (1, 0)):
         part = out.narrow(dim, here, n)
-        part.copy_(better(part, x.narrow(dim, there, n)))
+        part.copy_(better(part, x.narrow(dim, there, n)))  # with `out=` twice as fast, but vmap knows none
     return out
 
 
 def gradient_of_line(grad: Tensor, x: Tensor, out: Tensor, dim: int) -> Tensor:
     """The gradient of x: that of each pixel of `out` goes to the first of the three which is the extreme."""
     n, slope, rest = x.shape[dim] - 1, torch.zeros_like(grad), grad.clone()
-    left = rest.narrow(dim, 1, n)
+    left = rest.narrow(dim, 1, n)  # a view: what one neighbor takes, the others no longer have
     before = left - left * differs(x.narrow(dim, 0, n), out.narrow(dim, 1, n))
     slope.narrow(dim, 0, n).add_(before)
     left.sub_(before)
