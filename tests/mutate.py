@@ -175,7 +175,7 @@ FAULTS = [
         "components.py",
         ("valid = None if x.valid is None else x.valid.expand", "valid = None and x.valid.expand", "holes seen"),
         ("part if x.valid is None else part & x.valid", "part", "parts that are not valid"),
-        ('== 0 if self.partition == "components"', '== 0 if self.partition == "cells"', "partitions swapped"),
+        ('== 0) if self.partition == "components"', '== 0) if self.partition == "cells"', "partitions swapped"),
         ("total / count.clamp(min=1), whole", "total, whole", "the sum over the objects"),
         ("sizes[:, 0, 1:] > 0", "sizes[:, 0, 1:] >= 0", "objects that an image does not have"),
         ('self.partition == "components", x.weight', 'self.partition == "cells", x.weight', "swapped at once"),

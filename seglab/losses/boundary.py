@@ -42,7 +42,7 @@ class Boundary(ClassMean):
     )
 
     def each_class(self, x: Pixels) -> Tensor:
-        absent, full = x.size == 0, x.size == x.n
+        absent, full = x.size == 0, x.size == x.n  # where the map is 0, and so would be the gradient
         phi = torch.where((absent | full).unsqueeze(-1), torch.where(absent, 1, -1).unsqueeze(-1), x.maps["distance"])
         return x.total(x.masked(x.p * phi)) / x.n.clamp(min=1)
 
@@ -70,7 +70,7 @@ class Hausdorff(ClassMean):
 
     def each_class(self, x: Pixels) -> Tensor:
         signed = x.maps["distance"]
-        weight = torch.where(signed > 0, signed, 1 - signed) ** self.exponent
+        weight = torch.where(signed > 0, signed, 1 - signed) ** self.exponent  # the map is 1 - d inside
         if self.prediction:
             got = f"{len(x.space)} dimensions in space"
             require(len(x.space) == 2, self.name, "logits (b, k, h, w)", got, "set prediction=false")
@@ -98,10 +98,16 @@ class DistancePenalizedCE(BCE):
 
     def costs(self, x: Pixels) -> Tensor:
         signed = x.maps["distance"]
-        sides = [(x.t, 1 - signed)] if x.task == "multiclass" else [(x.t, 1 - signed), (x.u, signed)]
-        farthest = [(share * d).amax(-1, keepdim=True) for share, d in sides]
-        phi = sum(share * ratio(most - d, most - 1) for (share, d), most in zip(sides, farthest, strict=True))
-        return super().costs(x) * (1 + phi.sum(1, keepdim=True) if x.task == "multiclass" else 1 + phi)
+        phi = nearness(x.t, 1 - signed)
+        # of a softmax the background is a class with a map of its own
+        phi = phi.sum(1, keepdim=True) if x.task == "multiclass" else phi + nearness(x.u, signed)
+        return super().costs(x) * (1 + phi)
+
+
+def nearness(share: Tensor, d: Tensor) -> Tensor:
+    """The inverted distance d (b, k, n) of the pixels of a share: 1 at 1 pixel, 0 where it is largest, 0 elsewhere."""
+    most = (share * d).amax(-1, keepdim=True)
+    return share * ratio(most - d, most - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +131,7 @@ class BoundaryDoU(RegionLoss):
         inner = eroded(F.pad(x.spatial(t), (1, 1, 1, 1)))[..., 1:-1, 1:-1].flatten(2)  # outside there is nothing
         edge = x.total(t - inner) / x.total(t).clamp(min=1)
         squared = x.total(x.squared_error)
-        return ratio(squared, squared + (2 * edge).clamp(min=0.2) * self.confusion(x).tp)
+        return ratio(squared, squared + (2 * edge).clamp(min=0.2) * self.confusion(x).tp)  # alpha of at most 0.8
 
 
 def unsigned_distance(mask: Tensor) -> Tensor:

@@ -55,6 +55,7 @@ class NeighborCE(BCE):
 
     def costs(self, x: Pixels) -> Tensor:
         pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(x.space) - 1]
+        # the ratio of both leaves out the zeros around the image and pixels that are not valid
         shares, there = (pool(x.spatial(v), 3, 1, 1).flatten(2) for v in (x.t, x.weight))
         several = x.task == "multiclass"
         apart = x.masked((ratio(shares, there) - (x.z if several else (1 + x.z) / 2)).abs())
@@ -88,10 +89,10 @@ class L1ACE(ClassMean):
     def each_class(self, x: Pixels) -> Tensor:
         soft = self.binning == "soft"  # then a pixel is shared by the two bins whose middles it lies between
         place = (self.bins * x.p - 0.5 * soft).clamp(0, self.bins - 1)
-        left = place.detach().nan_to_num().floor()  # NaN is no index, and stays in the error
-        right = place - left if soft else torch.zeros_like(place)
-        error = count = exact(x.p.new_zeros(*x.p.shape[:2], self.bins + 1))
-        for bin_, share in ((left.long(), 1 - right), (left.long() + 1, right)):
+        left = place.detach().floor().nan_to_num_().long()  # NaN is no index, and stays in the error
+        right = place - left
+        error = count = exact(x.p.new_zeros(*x.p.shape[:2], self.bins + 1))  # the last bin, too, has a right neighbor
+        for bin_, share in ((left, 1 - right), (left + 1, right)) if soft else ((left, torch.ones_like(place)),):
             share = exact(x.masked(share))
             count, error = count.scatter_add(2, bin_, share), error.scatter_add(2, bin_, share * x.error)
         filled = count >= LEAST
@@ -118,7 +119,7 @@ class RegionSize(ClassWeighted):
 
     def value(self, x: Pixels) -> PerImage:
         m, n = x.all_classes, x.n.unsqueeze(-1).clamp(min=1)
-        found, true = (m.tp + m.fp) / n, (m.tp + m.fn) / n
+        found, true = (m.tp + m.fp) / n, (m.tp + m.fn) / n  # (b, decisions, classes)
         if self.distance == "l1":
             error = (found - true).abs().mean((1, 2))
         else:

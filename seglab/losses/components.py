@@ -52,7 +52,7 @@ class PerComponent(Wrapper):
         most = int(objects.max())  # a GPU waits here, once
         of_class = self.at_once if self.loss.by_totals else self.one_by_one
         totals, counts, wholes = zip(*(of_class(x, each, most) for each in objects.split(1, 1)), strict=True)
-        total, count, whole = torch.stack(totals).sum(0), torch.stack(counts).sum(0), wholes[0]
+        total, count, whole = torch.stack(totals).sum(0), torch.stack(counts).sum(0), wholes[0]  # all the same
         mean = torch.where(count > 0, total / count.clamp(min=1), whole)
         return (mean + self.whole_weight * whole).view(-1, channels).mean(1)
 
@@ -60,7 +60,7 @@ class PerComponent(Wrapper):
         """The sum over the parts of each image, their number, and the whole, of a loss that looks at totals alone."""
         parts = Parts(objects, most, self.partition == "components", x.weight)
         there = parts.sizes[:, 0, 1:] > 0
-        value = self.loss.value(x.in_parts(parts)).view(-1, most + 1)
+        value = self.loss.value(x.in_parts(parts)).view(-1, most + 1)  # the last is the whole image
         return torch.where(there, value[:, :-1], 0).sum(1), there.sum(1), value[:, -1]
 
     def one_by_one(self, x: Pixels, objects: Tensor, most: int) -> tuple[PerImage, Tensor, PerImage]:
@@ -68,8 +68,9 @@ class PerComponent(Wrapper):
         whole = self.loss.value(x)
         total, count = torch.zeros_like(whole), torch.zeros_like(whole)
         for number in range(1, most + 1):
-            rows = (objects == number).any(-1).squeeze(1).nonzero().squeeze(1)
-            part = (objects == number) | (objects == 0 if self.partition == "components" else False)
+            rows = (objects == number).any(-1).squeeze(1).nonzero().squeeze(1)  # images that have such an object
+            part = objects == number
+            part = part | (objects == 0) if self.partition == "components" else part
             part = part if x.valid is None else part & x.valid
             value = self.loss.value(x.rebuilt(partial(torch.index_select, dim=0, index=rows), part))
             total, count = total.index_add(0, rows, value), count.index_add(0, rows, torch.ones_like(value))
