@@ -19,18 +19,6 @@ processes changes a digit of them, and no process needs float64. A float32 in [0
 EMPTY = ("correct", "skip")
 """What an image without true foreground scores: 1 if nothing is predicted in it and 0 otherwise, or nothing at all."""
 
-SCORES = (
-    "iou",
-    "dice",
-    "f2",
-    "accuracy",
-    "precision",
-    "recall",
-    "specificity",
-    "foreground_confidence",
-    "background_confidence",
-)
-
 
 class Counts(NamedTuple):
     """The pixels of each image and class by truth and prediction, and the summed probability of what is true."""
@@ -120,13 +108,22 @@ def scores(counts: Counts, empty: str = "correct") -> dict[str, PerImage]:
     require(empty in EMPTY, "metrics: empty", " or ".join(EMPTY), empty)
     tp, fp, fn, tn, foreground, background = counts
     found, true, false = tp + fp, tp + fn, fp + tn
-    # in the order of SCORES
-    above = torch.stack((tp, 2 * tp, 5 * tp, tp + tn, tp, tp, tn, foreground, background))
-    below = torch.stack((true + fp, true + found, 4 * true + found, true + false, found, true, false, true, false))
+    shares = {
+        "iou": (tp, true + fp),
+        "dice": (2 * tp, true + found),
+        "f2": (5 * tp, 4 * true + found),
+        "accuracy": (tp + tn, true + false),
+        "precision": (tp, found),
+        "recall": (tp, true),
+        "specificity": (tn, false),
+        "foreground_confidence": (foreground, true),
+        "background_confidence": (background, false),
+    }
+    above, below = (torch.stack(column) for column in zip(*shares.values(), strict=True))
     table = above / below
     overlap = table[:3]  # 0 / 0 exactly where nothing is true and nothing predicted
     table[:3] = overlap.nan_to_num(1.0) if empty == "correct" else overlap.masked_fill(true == 0, math.nan)
-    return dict(zip(SCORES, table, strict=True))
+    return dict(zip(shares, table, strict=True))
 
 
 def count(found: Decisions) -> Counts:

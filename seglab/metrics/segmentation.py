@@ -6,7 +6,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from seglab.contract import Logits, Target, Task, require
-from seglab.metrics.counts import EMPTY, FIXED, SCORES, Counts, count, decide, logit, scores, to_fixed
+from seglab.metrics.counts import EMPTY, FIXED, Counts, count, decide, logit, scores, to_fixed
 
 
 class SegmentationMetrics(Metric):
@@ -64,12 +64,10 @@ class SegmentationMetrics(Metric):
             numbers, place = dim_zero_cat(self.images).unique(return_inverse=True)  # tiles may be in other processes
             rows = rows.new_zeros(len(numbers), *rows.shape[1:]).index_add_(0, place, rows)
         images, total = unpacked(rows.permute(2, 0, 1)), unpacked(rows.sum(0).T)
-        table = torch.stack(list(scores(images, self.empty).values()))
-        means = dict(zip(SCORES, to_fixed(table).sum(1) / table.isfinite().sum(1) / FIXED, strict=True))
-        # A class that no pixel has would have 1 as long as nothing is found of it, and choose the checkpoint.
-        some = bool((total.tp + total.fn)[list(self.task.scored)].any())
-        pooled = scores(total, "skip" if some else self.empty)
-        each = means | {f"{name}_pooled": value for name, value in pooled.items()}
+        of_images = scores(images, self.empty)
+        table = torch.stack(list(of_images.values()))
+        means = dict(zip(of_images, to_fixed(table).sum(1) / table.isfinite().sum(1) / FIXED, strict=True))
+        each = means | {f"{name}_pooled": value for name, value in scores(total, self.empty).items()}
         true, found = images.tp + images.fn > 0, images.tp + images.fp > 0  # whether an image holds anything
         each["image_accuracy"] = (true == found).sum(0) / len(true)
         each["image_recall"] = (true & found).sum(0) / true.sum(0)
