@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seglab.contract import Image, Logits, require
-from seglab.models.parts import check_input, conv_norm_relu, initialise, norm_layer, resizing, set_prior
+from seglab.models.parts import block, check_input, conv_norm_relu, initialise, norm_layer, resizing, set_prior
 
 UPSAMPLE = ("mixed", "resize", "transpose", "bilinear")
 
@@ -43,10 +43,7 @@ class FCN(nn.Module):
         require(upsample in UPSAMPLE, "model: upsample", " or ".join(UPSAMPLE), upsample)
         self.in_channels = in_channels
         widths = [base * 2**level for level in range(5)]
-        self.down = nn.ModuleList(
-            nn.Sequential(conv_norm_relu(i, o, norm), conv_norm_relu(o, o, norm))
-            for i, o in pairwise([in_channels, *widths])
-        )
+        self.down = nn.ModuleList(block(i, o, norm) for i, o in pairwise([in_channels, *widths]))
         self.dilated = conv_norm_relu(widths[-1], widths[-1], norm, padding=2, dilation=2)
         middle, end = ("resize", "transpose") if upsample == "mixed" else (upsample, upsample)
         self.up = nn.ModuleList(grow(2 * width, width, norm, middle) for width in reversed(widths[:-1]))

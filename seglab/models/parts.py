@@ -42,6 +42,12 @@ def conv_norm_relu(inputs: int, outputs: int, norm: str, padding: int = 1, dilat
     return nn.Sequential(conv, norm_layer(norm, outputs), nn.ReLU(inplace=True))
 
 
+def block(inputs: int, outputs: int, norm: str, padding: int = 1) -> nn.Sequential:
+    """Make what the nets have at each size: two 3x3 convolutions, each with its norm and ReLU."""
+    first = conv_norm_relu(inputs, outputs, norm, padding)
+    return nn.Sequential(first, conv_norm_relu(outputs, outputs, norm, padding))
+
+
 class Nearest(nn.Module):
     """Double a map's size by repeating its pixels, in its own precision: a GPU's autocast would take float32."""
 
@@ -80,11 +86,11 @@ def set_prior(last: nn.Conv2d | nn.ConvTranspose2d, prior: float | None) -> None
 
 def scale_heads(widths: Sequence[int], out_channels: int, prior: float | None) -> nn.ModuleList:
     """Make the last layers of coarser scales, of maps with these channels, the finest first."""
-    heads = nn.ModuleList(nn.Conv2d(width, out_channels, 1) for width in widths)
+    heads = [nn.Conv2d(width, out_channels, 1) for width in widths]
     for head in heads:
-        initialise(head)  # type: ignore[arg-type]
-        set_prior(head, prior)  # type: ignore[arg-type]
-    return heads
+        initialise(head)
+        set_prior(head, prior)
+    return nn.ModuleList(heads)
 
 
 def coarse_logits(heads: Iterable[nn.Module], grown: Sequence[Tensor]) -> list[Tensor]:

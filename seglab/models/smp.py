@@ -81,9 +81,7 @@ class Smp(nn.Module):
         self.grown.append(features)
 
 
-def create(
-    arch: str, encoder: str, weights: str | None, in_channels: int, options: dict[str, Any], classes: int = 1
-) -> Any:
+def create(arch: str, encoder: str, weights: str | None, in_channels: int, options: dict, classes: int) -> Any:
     """Build the library's model; names it does not know and a hub that does not answer are one sentence each."""
     import segmentation_models_pytorch as smp
 

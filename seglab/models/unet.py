@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seglab.contract import Image, Logits, require
-from seglab.models.parts import check_input, coarse_logits, conv_norm_relu, initialise, resizing, scale_heads, set_prior
+from seglab.models.parts import block, check_input, coarse_logits, initialise, resizing, scale_heads, set_prior
 
 
 class UNet(nn.Module):
@@ -98,14 +98,6 @@ class UNet(nn.Module):
         spare = (size + step - 5) // step * step + 4 - size  # outputs are 4 more than a multiple of the step
         margin = 6 * step - 4  # lost at each side, see `inner`
         return margin + spare // 2, margin + spare - spare // 2
-
-
-def block(inputs: int, outputs: int, norm: str, padding: int) -> nn.Sequential:
-    """Make one level of the U-Net: two 3x3 convolutions, each with its norm and ReLU."""
-    return nn.Sequential(
-        conv_norm_relu(inputs, outputs, norm, padding),
-        conv_norm_relu(outputs, outputs, norm, padding),
-    )
 
 
 def doubling(inputs: int, outputs: int, upsample: str) -> nn.Module:
