@@ -67,12 +67,10 @@ def limited(default: Any, expected: str, holds: Callable[[Any], bool], hashed: b
 def within(interval: str, default: float | None) -> Any:
     """A parameter that must lie in an interval such as "(0, 1]", or be None."""
     low, high = (float(end) for end in interval[1:-1].split(","))
-    with_low, with_high = interval[0] == "[", interval[-1] == "]"
+    closed = [end for end, bracket in ((low, "["), (high, "]")) if bracket in interval]
 
     def inside(x: Any) -> bool:
-        if x is None:
-            return True
-        return isinstance(x, Real) and (low < float(x) < high or (with_low and x == low) or (with_high and x == high))
+        return x is None or (isinstance(x, Real) and (low < float(x) < high or x in closed))
 
     return limited(default, f"in {interval}", inside, hashed=True)
 

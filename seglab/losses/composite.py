@@ -103,18 +103,15 @@ class Sum(WeightedSum, Nested):
         differs="All terms share probabilities and sums over the pixels; smp, MONAI and kornia add up finished losses.",
     )
 
-    @property
-    def given(self) -> dict[str, Term]:
-        return {name: term for name, term in self.terms.items() if term is not None}
-
     def parts(self) -> tuple[tuple[float, Loss], ...]:
-        return tuple((term.weight, term.loss) for term in self.given.values())
+        return tuple((term.weight, term.loss) for term in self.terms.values() if term is not None)
 
     def inner(self) -> tuple[Loss, ...]:
         return tuple(loss for _, loss in self.parts())
 
     def mapped(self, change: Callable[[Loss], Loss]) -> Self:
-        return replace(self, terms={n: replace(term, loss=change(term.loss)) for n, term in self.given.items()})
+        given = {name: term for name, term in self.terms.items() if term is not None}
+        return replace(self, terms={name: replace(term, loss=change(term.loss)) for name, term in given.items()})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,11 +109,9 @@ class UnifiedFocal(Compound):
 
     def parts(self) -> tuple[tuple[float, Loss], ...]:
         focal = self.pixel(AsymmetricFocal, alpha=self.delta, gamma=self.gamma)
-        weights = {"fp_weight": 1 - self.delta, "fn_weight": self.delta}
-        return (self.weight, focal), (
-            1 - self.weight,
-            self.overlap(AsymmetricFocalTversky, gamma=self.gamma, **weights),
-        )
+        fp, fn = 1 - self.delta, self.delta
+        tversky = self.overlap(AsymmetricFocalTversky, gamma=self.gamma, fp_weight=fp, fn_weight=fn)
+        return (self.weight, focal), (1 - self.weight, tversky)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +131,7 @@ class LogDice(RegionLoss):
     exponent: float
 
     def overlap(self, m: Confusion) -> Tensor:
-        return power(torch.log1p(ratio(m.fp + m.fn, 2 * m.tp + self.smooth)), self.exponent)
+        return power(torch.log1p(ratio(m.fp + m.fn, 2 * m.tp + self.smooth)), self.exponent)  # 1 / Dice = 1 + ratio
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ class Lovasz(PolicyMean):
         """How wrong each pixel is for each class (b, k, n), of at least 0."""
 
     def each_class(self, x: Pixels) -> Tensor:
-        errors, mask, size = self.errors(x), x.mask, x.size
+        errors, mask, size = self.errors(x), x.t > 0.5, x.size
         if self.empty == "complement":
             absent = (size == 0).unsqueeze(-1)  # the complement has the same errors, and all valid pixels
             mask, size = torch.where(absent, x.weight > 0, mask), torch.where(absent[..., 0], x.n, size)

@@ -33,17 +33,19 @@ class Pixels(ABC):
     """Logits `z` (b, k, n) and target of the n pixels of each image, and what is made of them.
 
     t: the share of each class in each pixel (b, k, n). p: its probability. q: 1 - p, exact where that difference is
-    not. decided: whether it is the prediction. sizes, all_classes: the number of pixels and confusion of all classes
-    of each decision (b, d, classes), see `costs`; all_logits, all_shares, all_probabilities: of each pixel
-    (b, classes, d, n), a background without a logit having 0. maps: further values of each pixel and class (b, k, n) by
-    name. valid: (b, 1, n) bool, None where all pixels count. hard: whether labels are 0 or 1, which dtype and shape
-    say; to look would make a GPU wait.
+    not. decided: whether it is the prediction. false_positive, false_negative: what a pixel adds to those of a class.
+    sizes, all_classes: the number of pixels and confusion of all classes of each decision (b, d, classes), see `costs`;
+    all_logits, all_shares, all_probabilities: of each pixel (b, classes, d, n), a background without a logit having 0.
+    maps: further values of each pixel and class (b, k, n) by name. valid: (b, 1, n) bool, None where all pixels count.
+    hard: whether labels are 0 or 1, which dtype and shape say; to look would make a GPU wait.
     """
 
     t: Tensor
     p: Tensor
     q: Tensor
     decided: Tensor
+    false_positive: Tensor
+    false_negative: Tensor
     sizes: Tensor
     all_classes: Confusion
     all_logits: Tensor
@@ -124,21 +126,6 @@ class Pixels(ABC):
     def u(self) -> Tensor:
         """The share of all other classes, 1 - t."""
         return (1 if self.valid is None else self.weight) - self.t
-
-    @once
-    def mask(self) -> Tensor:
-        """Where each class is, for hard labels (b, k, n) bool."""
-        return self.t > 0.5
-
-    @once
-    def false_positive(self) -> Tensor:
-        """What each pixel adds to the false positives of each class (b, k, n)."""
-        return self.p * self.u
-
-    @once
-    def false_negative(self) -> Tensor:
-        """What each pixel adds to the false negatives of each class (b, k, n)."""
-        return self.q * self.t
 
     @once
     def error(self) -> Tensor:
