@@ -28,7 +28,7 @@ class Nested(Loss):
     def __post_init__(self) -> None:
         kinds = sorted({loss.task for loss in self.inner()})
         require(len(kinds) == 1, self.name, "losses of one task inside", " and ".join(kinds) or "none")
-        object.__setattr__(self, "task", kinds[0])
+        object.__setattr__(self, "task", kinds[0])  # frozen
         super().__post_init__()
 
     @abstractmethod

@@ -22,7 +22,7 @@ def over_scales(loss: Loss, scales: Sequence[Logits], target: Target, valid: Val
         0.5**k * loss(logits, _reduced(target, logits), None if valid is None else _reduced(valid, logits))
         for k, logits in enumerate(scales)
     ]
-    return torch.stack(losses).sum(0) / (2 - 0.5 ** (len(scales) - 1))
+    return torch.stack(losses).sum(0) / (2 - 0.5 ** (len(scales) - 1))  # the sum of the weights
 
 
 def _reduced(x: Tensor, logits: Logits) -> Tensor:

@@ -55,8 +55,7 @@ class External(Loss):
     def value(self, x: Pixels) -> PerImage:
         prediction = x.p if self.takes == "probabilities" else x.z
         target = x.t.argmax(1) if self.labels == "ids" and x.task == "multiclass" else x.t
-        # copies, which the function may change
-        prediction, target = (v.clone().unflatten(-1, x.space) for v in (prediction, target))
+        prediction, target = (v.clone().unflatten(-1, x.space) for v in (prediction, target))  # it may change them
         size = 1 if self.image_by_image else len(target)
         parts = zip(prediction.split(size), target.split(size), strict=True)
         if x.valid is None:
@@ -64,6 +63,7 @@ class External(Loss):
         require(self.image_by_image, self.name, "image_by_image=true where pixels are not valid", False)
         valid = x.spatial(x.valid)[:, 0]
         images = [[counted(v, where) for v in part] for part, where in zip(parts, valid, strict=True)]
+        # without a valid pixel 0, with a gradient: many functions make NaN of nothing
         return torch.cat([self._numbers(z, t) if t.numel() else 0 * z.sum().view(1) for z, t in images])
 
     def _numbers(self, prediction: Tensor, target: Tensor) -> PerImage:
@@ -80,7 +80,7 @@ class External(Loss):
 def counted(x: Tensor, valid: Tensor) -> Tensor:
     """The valid pixels of x (..., *spatial): a smaller image if they fill a box, else a row (..., n, 1)."""
     sides = [valid.movedim(axis, 0).reshape(size, -1).any(1) for axis, size in enumerate(valid.shape)]
-    if valid.sum() < math.prod(side.sum() for side in sides):
+    if valid.sum() < math.prod(side.sum() for side in sides):  # the box that they span has others too
         return x[..., valid].unsqueeze(-1)
     for axis, side in enumerate(sides, -valid.ndim):
         x = x.index_select(axis, side.nonzero().squeeze(1))

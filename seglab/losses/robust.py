@@ -111,13 +111,13 @@ class TemperedNLL(torch.autograd.Function):
 
     @staticmethod
     def forward(z: Tensor, t: float) -> Tensor:
-        z = z - z.amax(1, keepdim=True)
-        two = z.shape[1] == 2
+        z = z - z.amax(1, keepdim=True)  # so that the largest is 0; `shift` becomes lambda
+        two = z.shape[1] == 2  # with argmax the loss takes more than twice as long
         others = z.amin(1, keepdim=True) if two else z.scatter(1, z.argmax(1, keepdim=True), -torch.inf)
         shift = torch.zeros_like(z[:, :1])
         for _ in range(3 if t <= 1.2 else 6):  # of Newton on sum ** (1 - t), nearly straight: 2e-8 for 150 classes
             x, largest = 1 + (t - 1) * (shift - others), 1 + (t - 1) * shift
-            p, over = x ** (1 / (1 - t)), torch.expm1(torch.log1p((t - 1) * shift) / (1 - t))
+            p, over = x ** (1 / (1 - t)), torch.expm1(torch.log1p((t - 1) * shift) / (1 - t))  # the largest p less 1
             excess = p.sum(1, keepdim=True) + over  # of the sum of all over 1
             slope = (p / x).sum(1, keepdim=True) + (1 + over) / largest
             shift = shift + (1 + excess) * torch.expm1((t - 1) * torch.log1p(excess)) / ((t - 1) * slope)

@@ -63,7 +63,7 @@ class Switch(Nested):
             return self.at if len(history) >= self.at else None
         best, since = float("-inf"), 0
         for epoch, value in enumerate(history, 1):
-            best, since = (value, 0) if value > best else (best, since + 1)
+            best, since = (value, 0) if value > best else (best, since + 1)  # NaN is not better
             if since == self.patience:
                 return epoch
         return None
