@@ -173,7 +173,7 @@ class BalancedCE(BCE):
         w = super().balance(x)
         present = (x.sizes > 0) * (1.0 if w is None else w)
         share = ratio(present, present.sum(-1, keepdim=True))
-        return (share * x.n.unsqueeze(-1) / x.sizes.clamp(min=1)).to(x.z.dtype)
+        return (share * x.n.unsqueeze(-1) / x.sizes.clamp(min=1)).to(x.z.dtype)  # times n: means are over n
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,12 +269,12 @@ class TopK(BCE):
 
     def costs(self, x: Pixels) -> Tensor:
         costs = super().costs(x)
-        return costs * self.share_of_top(costs.detach(), x)
+        return costs * self.share_of_top(costs.detach(), x)  # which pixels are the worst has no slope
 
     def share_of_top(self, cost: Tensor, x: Pixels) -> Tensor:
         """n/k for what is above the k-th largest cost, equal shares of the places left for its equals."""
         k = (self.fraction * x.n).ceil().clamp(min=1).unsqueeze(-1)
-        worst = cost.topk(ceil(self.fraction * cost.shape[-1])).values
+        worst = cost.topk(ceil(self.fraction * cost.shape[-1])).values  # k is less where pixels are not valid
         last = worst.gather(-1, (k.long() - 1).expand(-1, cost.shape[1], -1))
         above, equal = cost > last, cost == last
         left = (k - above.sum(-1, keepdim=True)) / equal.sum(-1, keepdim=True)
@@ -304,7 +304,7 @@ class WeightMap(ForegroundWeighted, BCE):
     def costs(self, x: Pixels) -> Tensor:
         gap = x.maps["gap"][:, 1:].amin(1, keepdim=True) if x.task == "multiclass" else x.maps["gap"]
         border = self.border_weight * torch.exp(-0.5 * (gap / self.sigma) ** 2)
-        return super().costs(x) + border * x.costs(self.cost)
+        return super().costs(x) + border * x.costs(self.cost)  # as in the paper w_c does not weigh the border
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,9 +335,9 @@ class LogitAdjusted(BCE):
         remedy = "call with_class_frequency(frequency) first"
         require(self.prior != "auto", self.name, "a prior that is a number", "auto", remedy)
         prior, z = constants(x.z, spread(self.prior, x.z.shape[1] - x.background)), x.z  # type: ignore[arg-type]
-        shift = prior.log() - (-prior).log1p()
+        shift = prior.log() - (-prior).log1p()  # one class is weighed against the rest
         if x.task == "multiclass":
             shift = torch.cat([1 - prior.sum(0, keepdim=True), prior]).log()
             z = z - z.detach().amax(1, keepdim=True)  # beside a logit of 1e4 a shift would be rounded away
         z = z + self.strength * shift[:, None]
-        return super().costs(type(x)(x.task, z, x.target, x.valid, {}))
+        return super().costs(type(x)(x.task, z, x.target, x.valid, {}))  # pixels in a row, without maps
