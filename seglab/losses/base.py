@@ -211,8 +211,7 @@ class Loss(ABC):
         multiclass = self.task == "multiclass"
         ids = multiclass and tuple(target.shape) == one and not target.is_floating_point()
         fits = logits.ndim >= 3 and (ids or target.shape == logits.shape)
-        if self.task != "multilabel":
-            fits = fits and (shape[1] > 1) == multiclass
+        fits = fits and (self.task == "multilabel" or (shape[1] > 1) == multiclass)
         channels = {"binary": "1", "multilabel": "k", "multiclass": "k > 1"}[self.task]
         ids_too = " or class ids (b, 1, *spatial)" if multiclass else ""
         wanted = f"logits (b, {channels}, *spatial) and a target of one shape{ids_too} for task={self.task}"

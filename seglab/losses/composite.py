@@ -142,8 +142,7 @@ class Batchwise(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         numbered = {"cells", "components"} & {*self.needs}  # object 1 of every image would become one object
-        remedy = "objects are numbered image by image"
-        require(not numbered, self.name, "a loss without PerComponent", self.loss.name, remedy)
+        require(not numbered, self.name, "a loss without PerComponent", self.loss.name, "objects are numbered by image")
 
     def value(self, x: Pixels) -> PerImage:
         return self.loss.value(x.pooled()).expand(len(x.z))

@@ -79,7 +79,8 @@ def surface_distances(pred_mask: NDArray, true_mask: NDArray, tolerance: float =
         return SurfaceScores(math.nan, math.nan, 0.0 if any(seen) else math.nan)
     left, top, width, height = cv2.boundingRect(masks[0] | masks[1])  # nothing outside can be nearest
     pred, true = (outline(mask[top : top + height, left : left + width]) for mask in masks)
-    directed = distances(pred, true), distances(true, pred)
+    # of each pixel of one outline the distance to the nearest of the other
+    directed = distance_to_zero((~true).view(np.uint8), pred), distance_to_zero((~pred).view(np.uint8), true)
     both = np.concatenate(directed)
     hd95 = max(float(np.percentile(d, 95)) for d in directed)
     return SurfaceScores(hd95, float(both.mean()), float((both <= tolerance).mean()))
@@ -89,11 +90,6 @@ def outline(mask: NDArray) -> NDArray:
     """Mark the foreground pixels of a uint8 mask (h,w) that touch background or the border by a side."""
     # a constant border: by default OpenCV takes what lies outside for foreground
     return (mask - cv2.erode(mask, CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)).view(bool)
-
-
-def distances(start: NDArray, goal: NDArray) -> NDArray:
-    """Measure from each pixel marked in `start` to the nearest one in `goal`: (n,) float64."""
-    return distance_to_zero((~goal).view(np.uint8), start)
 
 
 def shape_scores(found: NDArray, true: NDArray, numbers: NDArray | None = None) -> dict[str, float]:

@@ -13,9 +13,8 @@ from seglab.contract import require
 
 def check_input(image: Tensor, channels: int, divisor: int, smallest: int) -> None:
     """Refuse images (b,c,h,w) with other channels or a size that is no multiple of `divisor` or below `smallest`."""
-    fits = image.dim() == 4 and image.shape[1] == channels
-    if not fits:  # else no text is made: of a size that may vary a compiler makes none
-        shape = "x".join(map(str, image.shape))
+    if image.dim() != 4 or image.shape[1] != channels:
+        shape = "x".join(map(str, image.shape))  # only here: of a size that may vary a compiler can make no text
         require(False, "model", f"images (b,{channels},h,w)", shape, "set model.in_channels or dataset.channels")
     height, width = image.shape[2:]
     if height % divisor or width % divisor or min(height, width) < smallest:

@@ -54,9 +54,8 @@ class Smp(nn.Module):
         set_prior(convolutions[-1], prior)
         self.step = self.net.encoder.output_stride if self.net.requires_divisible_input_shape else 1
         remedy = "take an encoder of patch 16, such as tu-vit_small_patch16_dinov3 with model.arch=dpt"
-        power_of_two = self.step.bit_count() == 1  # the decoders double their maps
-        got = f"{encoder_name} with {self.step}"
-        require(power_of_two, "model: encoder_name", "a stride of 8, 16 or 32", got, remedy)
+        doubles = self.step.bit_count() == 1  # as the maps of the decoders do
+        require(doubles, "model: encoder_name", "a stride of 8, 16 or 32", f"{encoder_name} with {self.step}", remedy)
         self.smallest = 128 if arch.lower() == "pan" else 32  # PAN halves its smallest map three times more
         self.grown: list[Tensor] = []
         known = not deep_supervision or arch.lower() in ("unet", "manet")
