@@ -145,7 +145,7 @@ class Batchwise(Wrapper):
         require(not numbered, self.name, "a loss without PerComponent", self.loss.name, "objects are numbered by image")
 
     def value(self, x: Pixels) -> PerImage:
-        return self.loss.value(x.pooled()).expand(len(x.z))
+        return self.loss.value(x.pooled()).expand(len(x.z))  # so that the batch mean is this number
 
     def by_class(self, x: Pixels) -> Tensor:
         return self.loss.by_class(x.pooled()).expand(len(x.z), -1)

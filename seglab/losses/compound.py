@@ -84,7 +84,7 @@ class Combo(Compound):
     )
 
     def parts(self) -> tuple[tuple[float, Loss], ...]:
-        ce = self.pixel(Focal, gamma=0.0, alpha=self.beta)
+        ce = self.pixel(Focal, gamma=0.0, alpha=self.beta)  # cross-entropy in which both classes have a weight
         return (self.alpha, ce), (1 - self.alpha, self.overlap(Dice))
 
 
@@ -155,5 +155,6 @@ class ExpLog(ForegroundWeighted, Compound):
     )
 
     def parts(self) -> tuple[tuple[float, Loss], ...]:
-        ce = self.pixel(PowerCE, exponent=self.exponent, pos_weight=self.class_balance()[1])
+        _, pos_weight = self.class_balance()  # which refuses an `auto` that is not a number yet
+        ce = self.pixel(PowerCE, exponent=self.exponent, pos_weight=pos_weight)
         return (self.ce_weight, ce), (self.dice_weight, self.overlap(LogDice, exponent=self.exponent))

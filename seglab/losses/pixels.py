@@ -144,6 +144,7 @@ class Pixels(ABC):
 
     @once
     def confusion(self) -> Confusion:
+        """The soft confusion of each image and class (b, k), in pixels; of each part, see `in_parts`."""
         fp, fn = self._wrong()
         return Confusion(self.size - fn, fp, fn, self.n - self.size - fp)
 
@@ -177,7 +178,7 @@ class SigmoidPixels(Pixels):
 
     @once
     def as_foreground(self) -> Label:
-        return Label(-self.z, partial(self.z.new_ones, ()))
+        return Label(-self.z, partial(self.z.new_ones, ()))  # for `foreground()` one number is enough
 
     @once
     def as_background(self) -> Label:
@@ -282,7 +283,7 @@ class SoftmaxPixels(Pixels):
             t = self.t if each is None else self.t * each
             return (t * cost(self.labeled)).sum(1, keepdim=True)
         costs = self.masked(cost(self.labeled))
-        return costs if each is None else costs * each.expand_as(self.z).gather(1, self.ids)
+        return costs if each is None else costs * each.expand_as(self.z).gather(1, self.ids)  # of the pixel's class
 
     def balance(self, background: float, foreground: float | Sequence[float]) -> Tensor:
         return constants(self.z, [background, *spread(foreground, self.z.shape[1] - 1)])[None, None]

@@ -9,8 +9,6 @@ from torch.nn import functional as F
 from seglab.contract import Image, Logits, require
 from seglab.models.parts import block, check_input, conv_norm_relu, initialise, norm_layer, resizing, set_prior
 
-UPSAMPLE = ("mixed", "resize", "transpose", "bilinear")
-
 
 class FCN(nn.Module):
     """A plain contracting path to 1/32 of the size, and a plain expanding path back, without skip connections.
@@ -40,7 +38,8 @@ class FCN(nn.Module):
     ) -> None:
         super().__init__()
         require(in_channels > 0 and base > 0, "model", "in_channels and base of at least 1", (in_channels, base))
-        require(upsample in UPSAMPLE, "model: upsample", " or ".join(UPSAMPLE), upsample)
+        known = ("mixed", "resize", "transpose", "bilinear")
+        require(upsample in known, "model: upsample", " or ".join(known), upsample)
         self.in_channels = in_channels
         widths = [base * 2**level for level in range(5)]
         self.down = nn.ModuleList(block(i, o, norm) for i, o in pairwise([in_channels, *widths]))

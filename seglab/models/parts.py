@@ -57,6 +57,7 @@ class Nearest(nn.Module):
 
 def resizing(how: str) -> nn.Module:
     """Make the step that doubles a map's size: resize (nearest) or bilinear."""
+    require(how in ("resize", "bilinear"), "model: upsample", "transpose, resize or bilinear", how)
     return Nearest() if how == "resize" else nn.Upsample(scale_factor=2, mode=how)
 
 

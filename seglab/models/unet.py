@@ -105,8 +105,6 @@ def doubling(inputs: int, outputs: int, upsample: str) -> nn.Module:
 
     Resizing comes after its 1x1 convolution: the two commute, and this order costs a quarter.
     """
-    known = ("transpose", "resize", "bilinear")
-    require(upsample in known, "model: upsample", "transpose, resize or bilinear", upsample)
     conv = nn.ConvTranspose2d(inputs, outputs, 2, 2) if upsample == "transpose" else nn.Conv2d(inputs, outputs, 1)
     initialise(conv)
     return conv if upsample == "transpose" else nn.Sequential(conv, resizing(upsample))
