@@ -138,7 +138,7 @@ FAULTS = [
     *of_losses(
         "lovasz.py",
         ("own = 0.5 / u0.clamp(min=1) + 0.5 /", "own = 1 / u0.clamp(min=1) + 0 /", "ties by the order of a sort"),
-        ("(x.weight - x.margin)", "(1 - x.margin)", "a hinge where pixels are not valid"),
+        ("(x.weight + x.wrong_logit)", "(1 + x.wrong_logit)", "a hinge where pixels are not valid"),
         ("bits.argsort(stable=True).flip(0)", "bits.argsort(stable=True)", "the smallest error first"),
         (", memory_format=torch.contiguous_format)  # so", ")  # so", "no loss of several classes with channels last"),
         ('if self.empty == "complement":\n            absent', "if False:\n            absent", "no complement"),

@@ -161,8 +161,8 @@ class SigmoidPixels(Pixels):
     def t(self) -> Tensor:
         return self.target.to(self.z.dtype)
 
-    p = property(lambda self: self.as_foreground.p)
-    q = property(lambda self: self.as_foreground.q)
+    p = property(lambda self: self.as_background.q)
+    q = property(lambda self: self.as_background.p)
     decided = property(lambda self: self.z > 0)
 
     @once
@@ -174,7 +174,7 @@ class SigmoidPixels(Pixels):
     @once
     def labeled(self) -> Label:
         """The pixels as their class sees them: for hard labels one exponential is enough, whichever the class."""
-        return Label(self.margin, partial(self.target.to, self.z.dtype))  # a lambda would refer to self
+        return Label(self.wrong_logit, partial(self.target.to, self.z.dtype))  # a lambda would refer to self
 
     @once
     def as_foreground(self) -> Label:

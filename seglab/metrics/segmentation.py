@@ -67,7 +67,10 @@ class SegmentationMetrics(Metric):
         of_images = scores(images, self.empty)
         table = torch.stack(list(of_images.values()))
         means = dict(zip(of_images, to_fixed(table).sum(1) / table.isfinite().sum(1) / FIXED, strict=True))
-        each = means | {f"{name}_pooled": value for name, value in scores(total, self.empty).items()}
+        # A class that no pixel has would have 1 as long as nothing is found of it, and choose the checkpoint.
+        some = bool((total.tp + total.fn)[list(self.task.scored)].any())
+        pooled = scores(total, "skip" if some else self.empty)
+        each = means | {f"{name}_pooled": value for name, value in pooled.items()}
         true, found = images.tp + images.fn > 0, images.tp + images.fp > 0  # whether an image holds anything
         each["image_accuracy"] = (true == found).sum(0) / len(true)
         each["image_recall"] = (true & found).sum(0) / true.sum(0)
