@@ -316,7 +316,7 @@ class LogitAdjusted(BCE):
     """
 
     strength: float = within("[0, inf)", 1.0)
-    prior: Weight = limited("auto", "in (0, 1) or auto", lambda p: p == "auto" or all(0 < f < 1 for f in listed(p)))
+    prior: Weight = weight_of("auto")
 
     card = pixel_card(
         title="Logit-adjusted cross-entropy",
@@ -334,7 +334,10 @@ class LogitAdjusted(BCE):
     def costs(self, x: Pixels) -> Tensor:
         remedy = "call with_class_frequency(frequency) first"
         require(self.prior != "auto", self.name, "a prior that is a number", "auto", remedy)
-        prior, z = constants(x.z, spread(self.prior, x.z.shape[1] - x.background)), x.z  # type: ignore[arg-type]
+        shares = spread(self.prior, x.z.shape[1] - x.background)  # type: ignore[arg-type]
+        rest = 1 - (sum(shares) if x.task == "multiclass" else max(shares))
+        require(rest > 0, self.name, "a prior that leaves some of the frequency to the background", self.prior)
+        prior, z = constants(x.z, shares), x.z
         shift = prior.log() - (-prior).log1p()  # one class is weighed against the rest
         if x.task == "multiclass":
             shift = torch.cat([1 - prior.sum(0, keepdim=True), prior]).log()

@@ -32,7 +32,7 @@ def constants(like: Tensor, values: Iterable[float]) -> Tensor:
 
 def spread(weight: float | Sequence[float], count: int) -> list[float]:
     """The weights of so many classes: one for all, or one for each."""
-    weights = [weight] * count if isinstance(weight, int | float) else list(weight)
+    weights = list(weight) if isinstance(weight, Sequence) else [float(weight)] * count
     require(len(weights) == count, "losses", f"{count} weights, one for each class", len(weights))
     return weights
 

@@ -1,5 +1,8 @@
 """Bad input is answered in one sentence that names the loss and the parameter."""
 
+from contextlib import nullcontext
+
+import numpy as np
 import pytest
 import torch
 
@@ -38,7 +41,7 @@ LIMITS = {
     "nacl": {"weight": [-0.1]},
     "l1_ace": {"bins": [1], "binning": ["none"]},
     "region_size": {"distance": ["l2"]},
-    "logit_adjusted": {"prior": [0.0]},
+    "logit_adjusted": {"prior": [0.0, "often"]},
     "generalized_wasserstein_dice": {"distances": [[[0, float("inf")], [1, 0]]]},
     "lovasz_hinge": {"task": ["multiclass"]},
 }
@@ -153,10 +156,22 @@ def test_a_weight_that_is_still_auto_says_what_to_do(make, logits, target):
     with pytest.raises(ContractError, match=r"got auto; call with_class_frequency\(frequency\) first"):
         loss(logits, target)
     assert loss.with_class_frequency([0.2]).pos_weight == pytest.approx(4)
+    for number in (np.float32(4), np.int64(4)):
+        assert torch.equal(type(loss)(pos_weight=number)(logits, target), type(loss)(pos_weight=4)(logits, target))
     assert loss.with_class_frequency([0.2]).with_class_frequency([0.5]).pos_weight == pytest.approx(4)
     with pytest.raises(ContractError, match=r"masks with all classes, got frequencies of \(0.0,\); set pos_weight"):
         loss.with_class_frequency([0.0])
     assert type(make("exp_log"))().with_class_frequency([0.2]).pos_weight == pytest.approx(2)
+
+
+def test_a_prior_leaves_some_of_the_frequency_to_the_background(make):
+    cases = ((0.2, 0.3, 0.4), "multiclass", True), ((0.2, 0.3, 0.5), "multiclass", False), (0.9, "binary", True)
+    for shares, task, fits in (*cases, (1.0, "binary", False)):
+        loss = make("logit_adjusted", task, prior=shares)
+        with (
+            nullcontext() if fits else pytest.raises(ContractError, match="LogitAdjusted: expected a prior that leaves")
+        ):
+            assert loss(*scene(task)).isfinite().all()
 
 
 def test_class_weights_that_do_not_fit_the_task_are_named(make):
