@@ -30,9 +30,9 @@ def test_the_weight_of_the_boundary_loss_grows_by_a_hundredth_an_epoch(configure
     for epoch, weight in ((0, 0.01), (1, 0.02), (49, 0.5), (99, 1.0), (150, 1.0)):
         now = scheduled(loss, found, epoch)
         assert isinstance(now, Sum)
-        assert now.given["boundary"].weight == pytest.approx(weight)
-        assert now.given["dice"] == loss.given["dice"]
-    assert loss.given["boundary"].weight == 0.01
+        assert now.terms["boundary"].weight == pytest.approx(weight)
+        assert now.terms["dice"] == loss.terms["dice"]
+    assert loss.terms["boundary"].weight == 0.01
 
 
 def test_what_does_not_happen_in_a_training_is_said():
