@@ -7,6 +7,7 @@ count. They are chosen by the data alone: all runs keep the same ones.
 
 import base64
 import io
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from seglab.files import read_arrays
 from seglab.plots import four_pictures
+from seglab.reporting.run_labels import of_run
 
 SIDE = 176  # pictures are shrunk to so many pixels, so that a report stays small enough to be mailed
 
@@ -39,12 +41,28 @@ def pictures_of(run: pd.Series, example: tuple[np.ndarray, ...]) -> tuple[np.nda
     return four_pictures(image, truth, probability, valid, run["config"].get("threshold", 0.5), kind)
 
 
-def one_seed(runs: pd.DataFrame, labels: list[str]) -> dict[str, pd.Series]:
-    """One run of each label to show: the smallest seed that most labels have, or else the label's own smallest."""
-    seed = runs.groupby("seed")["label"].nunique().idxmax()  # the first of equals
-    first = runs.assign(other=runs["seed"] != seed).sort_values(["other", "seed"]).groupby("label").head(1)
+def one_run_each(runs: pd.DataFrame, labels: list[str]) -> dict[str, pd.Series]:
+    """One run of each label to show: of the fold, whose images are its own, and the seed of it that most labels have.
+
+    A label without such a run has the smallest seed of that fold, or else its own first run.
+    """
+    fold = runs.groupby("fold")["label"].nunique().idxmax()  # the first of equals
+    seed = runs[runs["fold"] == fold].groupby("seed")["label"].nunique().idxmax()
+    marked = runs.assign(other_fold=runs["fold"] != fold, other_seed=runs["seed"] != seed)
+    first = marked.sort_values(["other_fold", "other_seed", "fold", "seed"]).groupby("label").head(1)
     found = {run["label"]: run for _, run in first.iterrows()}
     return {label: found[label] for label in labels if label in found}
+
+
+def which_runs(chosen: Mapping[str, pd.Series]) -> str:
+    """The seed and fold of the runs that are shown, in words, and whose they are where they differ."""
+    labels = defaultdict(list)
+    for label, run in chosen.items():
+        labels[of_run(run["seed"], run["fold"])].append(label)
+    words = [f"{which} ({', '.join(some)})" for which, some in labels.items()] if len(labels) > 1 else [*labels]
+    apart = len({run["fold"] for run in chosen.values()}) > 1
+    alone = "; no fold has a run of each loss, so their images differ" if apart else ""
+    return f"S{'; '.join(words)[1:]}{alone}"  # a sentence begins with "Seed"
 
 
 def gallery(runs: Mapping[str, pd.Series], images: pd.DataFrame, metric: str) -> tuple[list[str], list[dict]]:

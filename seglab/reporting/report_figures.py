@@ -49,7 +49,7 @@ def _styles(labels: Iterable[str], drawn: Collection[str]) -> dict[str, dict[str
 
 @styled
 def learning(histories: pd.DataFrame, labels: list[str]) -> Figure:
-    """Learning curves on validation: the mean over seeds, and a band from the lowest to the highest seed.
+    """Learning curves on validation: the mean over runs, and a band from the lowest to the highest.
 
     `histories` are the rows of metrics.csv of all runs, each with the `label` of its run. The IoU is that over all
     pixels: the mean over the images is high for a net that finds nothing if many are empty.

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from seglab.plots import CLASS_COLORS
 from seglab.reporting import verdict
 from seglab.reporting.data_sets import DataSets
-from seglab.reporting.gallery import gallery, one_seed
+from seglab.reporting.gallery import gallery, one_run_each, which_runs
 from seglab.reporting.html import Cell, decimal, mean_sd, number, table
 from seglab.reporting.metrics_table import blocks, rows_of, title, worse_if_higher
 from seglab.reporting.run_decisions import RULES
@@ -111,16 +111,16 @@ def _best(key: str, means: pd.Series) -> float | None:
 
 
 def pictures(study: Study) -> dict[str, Any]:
-    """The same test images under every loss: `labels`, `rows` as `gallery` makes them, the `seeds` shown, and `colors`.
+    """The same test images under every loss: `labels`, `rows` as `gallery` makes them, `which` runs, and `colors`.
 
     The latter are names and colors of the classes that are painted, of which there are none if one class is shown.
     """
-    chosen = one_seed(study.sweep.used, study.labels)
+    chosen = one_run_each(study.sweep.used, study.labels)
     labels, rows = gallery(chosen, study.sweep.images, study.question.metric)
     first = next(iter(chosen.values()))
     names = [first["task"].classes[k] for k in first["classes"]] if len(first["classes"]) > 1 else []
-    seeds = sorted({int(run["seed"]) for run in chosen.values()})
-    return {"labels": labels, "rows": rows, "seeds": seeds, "colors": list(zip(names, cycle(CLASS_COLORS)))}
+    which = which_runs({label: chosen[label] for label in labels})
+    return {"labels": labels, "rows": rows, "which": which, "colors": list(zip(names, cycle(CLASS_COLORS)))}
 
 
 def best_run(study: Study) -> tuple[str, str] | None:

@@ -4,10 +4,10 @@ import pytest
 from seglab.contract import ContractError
 from seglab.plots import COLORS
 from seglab.reporting import report_figures
-from seglab.reporting.gallery import gallery, one_seed
+from seglab.reporting.gallery import gallery, one_run_each, which_runs
 from seglab.reporting.load_runs import Sweep, collect
 from seglab.reporting.study import Question, Study
-from tests.reporting.fabricate import FakeLoss, write_sweep
+from tests.reporting.fabricate import FakeLoss, write_run, write_sweep
 
 
 def test_the_learning_curve_is_that_over_all_pixels_the_mean_over_seeds():
@@ -46,10 +46,28 @@ def test_the_gallery_shows_the_seed_that_most_losses_share(tmp_path):
     write_sweep(tmp_path, [FakeLoss("bce")], [1, 2])
     write_sweep(tmp_path, [FakeLoss("dice"), FakeLoss("iou")], [2, 3])
     sweep = collect([tmp_path])
-    chosen = one_seed(sweep.used, ["bce", "dice", "iou"])
+    chosen = one_run_each(sweep.used, ["bce", "dice", "iou"])
     assert {int(run["seed"]) for run in chosen.values()} == {2}
     labels, rows = gallery(chosen, sweep.images, "iou")
     assert labels == ["bce", "dice", "iou"]
     assert [row["id"] for row in rows] == ["image_001", "image_002", "image_003"]
     row = sweep.images.query("label == 'dice' and seed == 2 and id == 'image_002'")
     assert rows[1]["cells"]["dice"]["score"] == row["iou"].item()
+
+
+def test_the_gallery_shows_the_images_of_one_fold_under_every_loss(tmp_path):
+    runs = (("bce", 1, 0), ("bce", 1, 1), ("dice", 1, 1), ("dice", 1, 2), ("iou", 2, 1), ("ssim", 3, 2))
+    for name, seed, fold in runs:
+        write_run(tmp_path / str(fold), FakeLoss(name), seed, extra={"dataset": {"folds": 3, "fold": fold}})
+    runs = collect([tmp_path]).used
+    chosen = one_run_each(runs[runs["label"] != "ssim"], ["iou", "bce", "dice"])
+    assert {label: (run["seed"], run["fold"]) for label, run in chosen.items()} == {
+        "iou": (2, 1),
+        "bce": (1, 1),
+        "dice": (1, 1),
+    }
+    assert which_runs({label: chosen[label] for label in ("bce", "dice")}) == "Seed 1, fold 1"
+    assert which_runs(chosen) == "Seed 2, fold 1 (iou); seed 1, fold 1 (bce, dice)"
+    assert which_runs(one_run_each(runs, ["dice", "ssim"])) == (
+        "Seed 1, fold 1 (dice); seed 3, fold 2 (ssim); no fold has a run of each loss, so their images differ"
+    )
