@@ -178,24 +178,26 @@ def _found(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def nothing_found(images: pd.DataFrame, metric: str, runs: pd.DataFrame) -> str:
-    """A sentence about runs that find no pixel of any foreground, and one for each class of which others find none.
+    """Sentences about runs that predict nothing, that get no pixel of the foreground right, or none of a class.
 
     Empty where there are no such runs. `images` has means over the classes, which hide that one is never found.
     """
-    seen = images[images["foreground"] > 0]
-    blind, sentences = (seen["tp"] == 0).groupby(seen["run"]).all(), []
-    if blind.any():
-        theirs = images[images["run"].isin(blind.index[blind])]
-        there = theirs["foreground"] > 0
-        only_empty = theirs[metric][there].max() == 0 and theirs[metric][~there].max() > 0
-        empty = ": they have the score of the empty images" if only_empty else ""
-        sentences.append(f"Nothing is found by {_of_runs(blind, runs)}{empty}.")
+    seen, empty = images[images["foreground"] > 0], images[images["foreground"] == 0]
+    blind = (seen["tp"] == 0).groupby(seen["run"]).all()
+    silent = blind & (seen["fp"] == 0).groupby(seen["run"]).all()
+    of_empty = empty.groupby("run")[metric].max().reindex(blind.index) > 0  # NaN, of none, is not
+    of_empty &= (empty["fp"] == 0).groupby(empty["run"]).all().reindex(blind.index, fill_value=False)
+    of_empty &= silent & (seen.groupby("run")[metric].max() == 0)
+    said = [
+        ("Nothing is predicted by", of_empty, ": they have the score of the empty images"),
+        ("Nothing is predicted in any image with foreground by", silent & ~of_empty, ""),
+        ("No pixel of the foreground is right in", blind & ~silent, ""),
+    ]
     for name in dict.fromkeys(task.classes[k] for task in runs["task"] for k in task.scored):
         recall = runs.get(f"test/recall_pooled/{name}", pd.Series(dtype=float)).dropna()
         lacking = (recall == 0) & ~blind.reindex(recall.index, fill_value=False)
-        if lacking.any():
-            sentences.append(f"Nothing of the class {name} is found by {_of_runs(lacking, runs)}.")
-    return " ".join(sentences)
+        said.append((f"No pixel of the class {name} is right in", lacking, ""))
+    return " ".join(f"{words} {_of_runs(some, runs)}{rest}." for words, some, rest in said if some.any())
 
 
 def _of_runs(chosen: pd.Series, runs: pd.DataFrame) -> str:

@@ -337,13 +337,14 @@ def test_runs_that_find_nothing_are_reported_beside_the_verdict(own):
     rows = rows.assign(tp=0, fp=0, iou=1.0 * (rows["foreground"] == 0), hd95=np.nan)
     rows.to_csv(own / "dice_s2" / "per_image.csv", index=False)
     study = asked()
-    assert study.blind == "Nothing is found by 1 of 2 runs of dice: they have the score of the empty images."
+    assert study.blind == "Nothing is predicted by 1 of 2 runs of dice: they have the score of the empty images."
     for other in (Question(metric="hd95"), Question(images="foreground")):  # undefined, and without empty images
-        assert replace(study, question=other).blind == "Nothing is found by 1 of 2 runs of dice."
+        some = replace(study, question=other).blind
+        assert some == "Nothing is predicted in any image with foreground by 1 of 2 runs of dice."
     assert study.blind in page("x", [study], [{}], study.sweep.runs, "")
     assert study.blind in markdown([study], study.sweep.runs)
-    rows.assign(fp=3 * (rows["foreground"] > 0)).to_csv(own / "dice_s2" / "per_image.csv", index=False)  # all wrong
-    assert asked().blind == study.blind
+    rows.assign(fp=3 * (rows["foreground"] > 0)).to_csv(own / "dice_s1" / "per_image.csv", index=False)  # all wrong
+    assert asked().blind == f"{study.blind} No pixel of the foreground is right in 1 of 2 runs of dice."
 
 
 def test_classes_that_runs_do_not_find_are_reported_beside_the_verdict_of_the_mean(own):
@@ -362,11 +363,13 @@ def test_classes_that_runs_do_not_find_are_reported_beside_the_verdict_of_the_me
             (own / run / name).unlink()
     (study,) = (Study("data", sweep, Question()) for _, sweep in collect([own]).benchmarks())
     assert study.blind == (
-        "Nothing is found by 1 of 2 runs of dice. Nothing of the class house is found by 2 of 2 runs of bce. "
-        "Nothing of the class water is found by 1 of 2 runs of bce."
+        "No pixel of the foreground is right in 1 of 2 runs of dice. No pixel of the class house is right in 2 of 2 "
+        "runs of bce. No pixel of the class water is right in 1 of 2 runs of bce."
     )
     (study,) = (Study("data", sweep, Question(of_class="water")) for _, sweep in collect([own], "water").benchmarks())
-    assert study.blind == "Nothing is found by 1 of 2 runs of dice."  # all classes have the rows of one
+    assert (
+        study.blind == "No pixel of the foreground is right in 1 of 2 runs of dice."
+    )  # all classes have the rows of one
 
 
 def test_the_page_says_where_the_spread_comes_from(study):
