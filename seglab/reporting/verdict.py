@@ -34,6 +34,7 @@ class Verdict:
     with the best mean, and the interval is that of how far `second` is behind the best, whichever that is.
     `chances` are the probabilities, of this pair alone, that first is better by more than `delta`, that they are
     equivalent, and that second is better by more. `level` is the error of this comparison at the next look.
+    `few` says which two losses make the interval wide, as they share fewer replicates than others; "" if none.
     """
 
     pair: Comparison
@@ -45,6 +46,7 @@ class Verdict:
     delta: float
     level: float
     best: bool = False
+    few: str = ""
 
     @cached_property
     def more_seeds(self) -> tuple[int | None, int | None]:
@@ -87,6 +89,8 @@ class Verdict:
     @property
     def remedy(self) -> str:
         """What would decide an open question, after a semicolon; empty where that is not known."""
+        if self.few:
+            return f"; {self.few}, which makes the interval wide: run the missing ones first"
         if self.pair.kind != "seeds":
             return ""
         fewest, most = self.more_seeds
@@ -145,6 +149,7 @@ def judge(
         judged = _beside_the_best(pairs, list(losses), gaps, reach, delta)
     else:
         judged = _beside_each_other(pairs, gaps, first, reach, alpha, len(losses) if question == "pairs" else 0)
+    most = max(pair.replicates for pair in pairs)
     return [
         Verdict(
             pair=pairs[k],
@@ -156,12 +161,21 @@ def judge(
             delta=delta,
             level=(next_alpha or alpha) / family,
             best=question == "best",
+            few=_shared(pairs[k], rival, shared) if shared < most else "",
         )
-        for k, (kind, low, high) in judged.items()
+        for k, (kind, low, high, rival, shared) in judged.items()
     ]
 
 
-Judged = dict[int, tuple[Kind, float, float]]  # by the place of a pair its verdict and the ends of its interval
+Judged = dict[int, tuple[Kind, float, float, str, int]]
+"""By the place of a pair: its verdict, the ends of its interval, the loss that sets the upper one, and how many seeds
+the second loss of the pair shares with it."""
+
+
+def _shared(pair: Comparison, rival: str, shared: int) -> str:
+    """How few replicates the second loss of a pair and a rival have in common."""
+    number = {0: f"no {pair.kind.removesuffix('s')}", 1: f"only 1 {pair.kind.removesuffix('s')}"}
+    return f"{pair.second} and {rival} share {number.get(shared, f'only {shared} {pair.kind}')}"
 
 
 def _beside_each_other(
@@ -179,7 +193,7 @@ def _beside_each_other(
         kind: Kind = "better" if differ[k] <= alpha else "unknown"
         kind = "equivalent" if alike[k] <= alpha else kind  # before "better": so small a difference matters to nobody
         kind = "none" if np.isnan(pair.p) else kind
-        found[k] = (kind, gaps[k] - reach[k], gaps[k] + reach[k])
+        found[k] = (kind, gaps[k] - reach[k], gaps[k] + reach[k], pair.first, pair.replicates)
     return found
 
 
@@ -190,11 +204,13 @@ def _beside_the_best(
     place = {label: k for k, label in enumerate(losses)}
     ahead = np.zeros((len(losses), len(losses)))  # of the loss in the row before that in the column
     half = np.full(ahead.shape, np.inf)  # half of the interval; of losses without a seed in common nothing is known
+    shared = np.zeros(ahead.shape, int)  # replicates
     np.fill_diagonal(half, 0)
     for pair, gap, width in zip(pairs, gaps, reach, strict=True):
         a, b = place[pair.first], place[pair.second]
         ahead[a, b], ahead[b, a] = gap, -gap
         half[a, b] = half[b, a] = width
+        shared[a, b] = shared[b, a] = pair.replicates
     may_be_best = (ahead + half >= 0).all(axis=1)
     may_be_best[0] = True  # it has the best mean, though perhaps not on the seeds of every pair
     found: Judged = {}
@@ -204,12 +220,13 @@ def _beside_the_best(
         loss = place[pair.second]
         rivals = np.flatnonzero(may_be_best & (np.arange(len(losses)) != loss))
         low = max(0.0, (ahead - half)[rivals, loss].min())  # whichever rival is the best
-        high = max(0.0, (ahead + half)[rivals, loss].max())
+        rival = rivals[(ahead + half)[rivals, loss].argmax()]
+        high = max(0.0, (ahead + half)[rival, loss])
         kind: Kind = "unknown" if may_be_best[loss] else "not best"
         kind = "better" if low > 0 else kind
         kind = "equivalent" if high < delta else kind
         kind = "none" if np.isnan(pair.p) else kind
-        found[k] = (kind, low, high)
+        found[k] = (kind, low, high, losses[rival], int(shared[rival, loss]))
     return found
 
 

@@ -112,6 +112,24 @@ def test_where_the_seeds_are_the_limit_more_test_images_are_not_advised():
     assert found.words.endswith("; it would take more than 50 more seeds to decide.")
 
 
+def test_an_interval_that_is_wide_since_two_losses_share_fewer_seeds_says_so():
+    values = 0.5 + 0.02 * np.random.default_rng(2).normal(size=(4, 3, 1)) + np.zeros(40)
+    values[3, 2] = np.nan
+
+    def few(question, values):
+        judged = judge(compare(a_cube(values)), question=question, delta=0.001)
+        words = "share only 2 seeds, which makes the interval wide: run the missing ones first."
+        return {frozenset((found.pair.first, found.pair.second)) for found in judged if words in found.words}
+
+    assert few("pairs", values) == {frozenset((loss, "l3")) for loss in ("l0", "l1", "l2")}
+    assert len(few("best", values)) == 3  # l3 may be the best, and the others may be far behind it
+    assert not few("best", values[:3])
+    assert not few("best", values[:, :2])
+    values[3], values[3, 2], values[0, 2] = np.nan, 0.5, np.nan
+    judged = judge(compare(a_cube(values[[0, 1, 3]])), question="best")
+    assert any("share no seed, which" in found.words for found in judged)
+
+
 def test_one_seed_or_one_test_image_gives_no_verdict():
     nothing = {"spread": np.nan, "image_variance": np.nan}
     single = like(**nothing, replicates=1)
