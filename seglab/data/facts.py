@@ -74,6 +74,7 @@ def data_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> lis
     rare = [f"{name} ({count} of {len(train)} training images)" for name, count in shown.items() if count < FEW]
     if rare and train and len(classes) > 1:
         found.append(f"classes that hardly occur: {', '.join(rare)}; no model learns them")
+    found += absent_classes(facts, dataset)
     over_half = sum(one["foreground"] > 0.5 for one in every)  # an object is rarely so large: a mask may be inverted
     if every and over_half >= 0.9 * len(every) and dataset.task.kind == "binary":
         found.append(
@@ -97,6 +98,21 @@ def data_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> lis
             f"{count} of {len(masks)} masks are {name}, which blurs edges: they are cut at half; save them as PNG"
         )
     return found + dataset.mask_warnings(masks)
+
+
+def absent_classes(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
+    """Say which scored classes no image of a split that measures shows; without any foreground all is said above."""
+    found = []
+    for split in ("val", "test"):
+        some = [one["classes"] for one in facts.get(split, []) if one["foreground"] > 0]
+        absent = {k: name for k, name in enumerate(dataset.task.classes) if k in dataset.task.scored}
+        absent = {k: name for k, name in absent.items() if some and not any(one[k] > 0 for one in some)}
+        if absent:
+            there = any(one["classes"][k] > 0 for images in facts.values() for one in images for k in absent)
+            remedy = "; another dataset.split_seed may draw some" if there else ""
+            words = f"no {split} image has {', '.join(absent.values())}, so that the other classes alone make the"
+            found.append(f"{words} {split} scores{remedy}")
+    return found
 
 
 def range_warnings(facts: Sequence[Facts], dataset: Dataset) -> list[str]:

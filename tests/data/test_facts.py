@@ -1,10 +1,12 @@
 """What training says about images and masks before the first epoch."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from seglab.data.audit import audit
 from seglab.data.datasets.folder import Folder
 from seglab.data.prepare_data import open_data
 from tests.data.fabricate import LOSSY, save, save_palette, white, write_scenes
@@ -95,3 +97,20 @@ def test_foreground_in_few_images_names_the_split(tmp_path):
     assert any(words in line for line in open_data(dataset).warnings())
     facts = open_data(replace(dataset, stratify=True)).facts()
     assert all(facts["images"][split] > facts["empty_masks"][split] for split in ("train", "val", "test"))
+
+
+def test_a_class_that_no_image_of_a_split_has_is_a_warning(tmp_path):
+    write_scenes(tmp_path, 12, mask=(".png", lambda path, mask: save(path, mask.astype(np.uint8))))
+    for k in range(6):
+        save(tmp_path / f"masks/{k:02d}.png", np.full((40, 48), 2, np.uint8))
+    ids = [f"{k:02d}" for k in range(12)]
+    file = tmp_path / "split.json"
+    dataset = folder(tmp_path, classes={"background": 0, "liver": 1, "spleen": 2}, split_file=str(file))
+    for val, test, absent in ((ids[8:10], ids[3:8], ("val", "spleen")), (ids[4:8], ids[:2], ("test", "liver"))):
+        rest = [name for name in ids if name not in (*val, *test)]
+        file.write_text(json.dumps({"train": rest, "val": val, "test": test}))
+        split, name = absent
+        words = f"no {split} image has {name}, so that the other classes alone make the {split} scores"
+        said = [f"{words}; another dataset.split_seed may draw some"]
+        assert [line for line in open_data(dataset).warnings() if line.startswith("no ")] == said
+        assert [line for line in audit(dataset).facts["warnings"] if line.startswith("no ")] == said
