@@ -73,7 +73,7 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
         "items": len(listed),
         "leaks": leaks,
         "unreadable": len(faults),
-        "unreadable_first": list(faults.values())[:5],
+        "unreadable_first": list(dict.fromkeys(faults.values()))[:5],  # the slices of a volume have one
         "left_out": dict(Counter(item.left_out for item in listed if item.left_out)),
         "group_also_in_test": len(splits.conflicting),
         "range": dataset.range,

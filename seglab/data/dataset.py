@@ -164,6 +164,10 @@ class Dataset:
         """Give the rows and columns of an image file that the model sees, None for all of it."""
         return None
 
+    def file_warnings(self, items: Sequence[Item]) -> list[str]:
+        """Say in sentences what looks wrong about the files of all items, none of which has been decoded."""
+        return []
+
     def mask_warnings(self, masks: Sequence[Facts]) -> list[str]:
         """Say in sentences what looks wrong about mask files, given their `mask_facts`."""
         return []

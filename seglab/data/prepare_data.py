@@ -113,6 +113,7 @@ def select_items(dataset: Dataset, as_test: bool = False) -> Selection:
     hashes = content([path for item in items for path in item.files], dataset.cache_dir)
     splits, skipped = divide(items, faults, hashes, dataset, as_test)
     limits, notes = find_range(dataset, splits)
+    notes = [*dataset.file_warnings(items), *notes]
     return Selection(replace(dataset, range=limits), items, splits, skipped, hashes, notes)
 
 

@@ -72,10 +72,27 @@ def header_window(data: Any, path: str) -> tuple[float, float]:
 
 
 class Header(NamedTuple):
-    """What a volume says of itself: its size, and which way its axes point, such as RAS."""
+    """What a volume says of itself: its size, which way its axes point, such as RAS, and where its voxels lie in mm."""
 
     shape: tuple[int, ...]
     orientation: str
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """The sides of a voxel in mm."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    def misses(self, other: "Header") -> bool:
+        """Whether another volume begins more than a voxel away, or has voxels that differ by more than 1 %."""
+        offset = np.linalg.pinv(self.affine[:3, :3]) @ (other.affine - self.affine)[:3, 3]  # in voxels
+        return bool(abs(offset).max() > 1) or not np.allclose(self.spacing, other.spacing, rtol=0.01, atol=0)
+
+    @property
+    def place(self) -> str:
+        """Where the voxels lie, in words."""
+        spacing, origin = ([f"{x:.4g}" for x in numbers] for numbers in (self.spacing, self.affine[:3, 3]))
+        return f"voxels of {'x'.join(spacing)} mm from ({', '.join(origin)})"
 
     def __str__(self) -> str:
         return f"{'x'.join(map(str, self.shape))} {self.orientation}"
@@ -87,10 +104,10 @@ def read_header(path: str) -> Header:
 
     with one_sentence(path, "a NIfTI volume"):
         image: Any = nibabel.load(path)
-        shape, codes = image.shape, nibabel.aff2axcodes(image.affine)
+        shape, affine, codes = image.shape, image.affine, nibabel.aff2axcodes(image.affine)
     flat = len(shape) >= 3 and all(size == 1 for size in shape[3:])
     require(flat, path, "a volume of three axes", "x".join(map(str, shape)), "save each part as a file of its own")
-    return Header(shape[:3], "".join(code or "?" for code in codes))
+    return Header(shape[:3], "".join(code or "?" for code in codes), affine)
 
 
 # Threads pass from one volume to the next: an image and a few masks of both.

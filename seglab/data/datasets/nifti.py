@@ -1,5 +1,7 @@
 """Slices of NIfTI volumes, such as CT and MR scans."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,6 +43,26 @@ class Nifti(Folder):
         some = foreground_ids(items, self)  # remembered: reading all volumes takes long
         return [item if item.fault or item.id in some else replace(item, left_out="no foreground") for item in items]
 
+    def file_warnings(self, items: Sequence[Item]) -> list[str]:
+        found, apart, axes = [], [], Counter[str]()
+        pairs = {item.files[0]: item.mask_files for item in items if not item.fault}  # a volume has many items
+        for volume, paths in pairs.items():
+            image = read_header(volume)
+            axes[image.orientation] += 1
+            masks = {path: read_header(path) for path in paths}
+            missing = {path: mask.place for path, mask in masks.items() if image.misses(mask)}
+            apart += [f"{path} has {place}, its image {image.place}" for path, place in missing.items()]
+        if apart:
+            words = f"{len(apart)} of {sum(map(len, pairs.values()))} masks lie elsewhere than their images"
+            found.append(f"{words}, the first: {apart[0]}; are they of the same scan?")
+        if len(axes) > 1:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in axes.most_common())
+            words = (
+                f"slices are turned to each other, as the axes of the volumes point in different directions ({kinds})"
+            )
+            found.append(f"{words}; nibabel.as_closest_canonical brings all to RAS")
+        return found
+
     def items_of(self, base: Item, image: Path | None, masks: Masks) -> list[Item]:
         """Make an item of each slice, or one with a fault where image and masks do not fit each other."""
         (volume,) = super().items_of(base, image, masks)  # for its files, and whether one is missing
@@ -50,7 +72,7 @@ class Nifti(Folder):
             header = read_header(volume.files[0])  # no voxels: hundreds of volumes are listed in seconds
             for path in volume.mask_files:
                 mask = read_header(path)
-                require(mask == header, path, f"the size and orientation of its image, {header}", mask)
+                require(mask[:2] == header[:2], path, f"the size and orientation of its image, {header}", mask)
         except ContractError as error:
             return [replace(volume, fault=str(error))]
         made = []

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from seglab.contract import ContractError
+from seglab.data.audit import audit
 from seglab.data.datasets.nifti import Nifti
 from seglab.data.prepare_data import open_data
 from seglab.evaluate import evaluate
@@ -115,6 +116,33 @@ def test_what_is_wrong_with_a_volume_is_one_sentence(root):
         [item.image() for item in nifti(root).items() if item.group == "case5"]
     with pytest.raises(ContractError, match=r"expected all slices, got page=1; leave dataset.page out"):
         nifti(root, page=1).items()
+
+
+def test_masks_that_lie_elsewhere_and_volumes_turned_to_each_other_are_warnings(root):
+    assert nifti(root).file_warnings(nifti(root).items()) == []
+    near, wide, far = LPS.copy(), LPS @ np.diag([1.5, 1.5, 1.5, 1.0]), LPS.copy()
+    near[0, 3], far[0, 3] = 0.5, 40
+    for k, affine in enumerate((near, wide, far)):
+        write(root / f"masks/case{k}.nii", scan(k)[1], affine)
+    for kind in ("images/case7_0000.nii.gz", "masks/case7.nii"):
+        write(root / kind, scan(7)["masks" in kind], np.diag([1.0, 1.0, 2.0, 1.0]))
+    place = "voxels of 1.5x1.5x3 mm from (0, 0, 0), its image voxels of 1x1x2 mm from (0, 0, 0)"
+    said = [
+        f"2 of 8 masks lie elsewhere than their images, the first: {root}/masks/case1.nii has {place}; are they of the "
+        "same scan?",
+        "slices are turned to each other, as the axes of the volumes point in different directions (7 LPS, 1 RAS); "
+        "nibabel.as_closest_canonical brings all to RAS",
+    ]
+    assert open_data(nifti(root)).warnings()[:2] == said
+    assert audit(nifti(root)).facts["warnings"][:2] == said
+
+
+def test_the_audit_lists_a_file_once_of_which_no_slice_can_be_read(root):
+    whole = root / "images/case5_0000.nii.gz"
+    whole.write_bytes(whole.read_bytes()[:-800])
+    facts = audit(nifti(root)).facts
+    assert facts["unreadable"] == SHAPE[2]
+    assert len(facts["unreadable_first"]) == 1
 
 
 @pytest.mark.slow
