@@ -139,9 +139,9 @@ class ImageTable:
         for i, (name, loss) in enumerate(zip(ids, losses.tolist(), strict=True)):
             numbers = self.objects[name]() if self.outlines and name in self.objects else None
             shapes: list[dict[str, float]] = [{} for _ in true[i]] if self.outlines else []
-            for k, row in enumerate(shapes):
-                masks = predicted[i, k], true[i, k], numbers
-                self._waiting.append((row, submit(self.processes, shape_scores, *masks)))  # fills the row of its record
+            for k in self.task.scored if shapes else ():  # a background has no objects
+                computed = submit(self.processes, shape_scores, predicted[i, k], true[i, k], numbers)
+                self._waiting.append((shapes[k], computed))  # fills the row of its record
             self.records.append(Record(name, counted[i], tables[i], loss, shapes, cells[i]))
             self._collect()
 
@@ -215,7 +215,8 @@ def means(table: pd.DataFrame, task: Task) -> dict[str, float]:
         one = {score: float(rows[score].mean()) for score in table.columns[table.columns.get_loc("loss") :]}
         if "objects" in rows and rows["objects"].any():
             one["object_recall"] = float(rows["objects_found"].sum() / rows["objects"].sum())
-        found[name] = one
+        known = task.classes.index(name) in task.scored  # a background lacks the scores of shapes
+        found[name] = one if known else {score: value for score, value in one.items() if np.isfinite(value)}
     scored = pd.DataFrame([found[task.classes[k]] for k in task.scored]).mean()
     each = {f"{score}/{name}": value for name, one in found.items() for score, value in one.items() if score != "loss"}
     return {str(score): float(value) for score, value in scored.items()} | (each if task.channels > 1 else {})

@@ -8,8 +8,9 @@ import pytest
 import scipy.ndimage
 import torch
 
+from seglab.contract import Task
 from seglab.data.facts import spread
-from seglab.engine.per_image import ImageTable, extremes, tile_with_most_foreground
+from seglab.engine.per_image import ImageTable, extremes, means, tile_with_most_foreground
 
 
 def scene(seed, side=8):
@@ -96,6 +97,22 @@ class Tiles:
 
 def test_the_tile_with_the_most_foreground_is_that_with_the_most_pixels_whatever_their_class():
     assert [tile_with_most_foreground(Tiles(), number) for number in (0, 1)] == [0, 2]
+
+
+def test_the_background_that_is_not_scored_has_neither_objects_nor_distances():
+    task = Task("multiclass", ("other", "house", "water"))
+    target = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    target[..., :4, :4], target[..., 6:, 6:] = 1, 2
+    logits = 9.0 * (target == torch.arange(3).view(1, 3, 1, 1))
+    table = ImageTable({"a": "p"}, 0.5, "correct", task=task)
+    table.add(torch.tensor([0.1]), logits, target, ["a"])
+    rows, found = table.table(), means(table.table(), task)
+    assert list(rows["class"]) == list(task.classes)
+    assert rows["objects"].tolist()[1:] == [1, 1]
+    assert {key for key in found if key.startswith(("objects/", "hd95/"))} == {
+        f"{key}/{name}" for key in ("objects", "hd95") for name in ("house", "water")
+    }
+    assert found["iou/other"] == found["objects"] == found["object_recall"] == 1
 
 
 def test_the_best_median_and_worst_are_found_and_undefined_scores_left_out():
