@@ -102,16 +102,15 @@ def data_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> lis
 
 def absent_classes(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
     """Say which scored classes no image of a split that measures shows; without any foreground all is said above."""
-    found = []
+    found, task = [], dataset.task
     for split in ("val", "test"):
         some = [one["classes"] for one in facts.get(split, []) if one["foreground"] > 0]
-        absent = {k: name for k, name in enumerate(dataset.task.classes) if k in dataset.task.scored}
-        absent = {k: name for k, name in absent.items() if some and not any(one[k] > 0 for one in some)}
+        absent = [k for k in task.scored if some and not any(one[k] > 0 for one in some)]
         if absent:
+            names = ", ".join(task.classes[k] for k in absent)
             there = any(one["classes"][k] > 0 for images in facts.values() for one in images for k in absent)
             remedy = "; another dataset.split_seed may draw some" if there else ""
-            words = f"no {split} image has {', '.join(absent.values())}, so that the other classes alone make the"
-            found.append(f"{words} {split} scores{remedy}")
+            found.append(f"no {split} image has {names}, so the other classes alone make the {split} scores{remedy}")
     return found
 
 

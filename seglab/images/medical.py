@@ -79,20 +79,15 @@ class Header(NamedTuple):
     affine: np.ndarray
 
     @property
-    def spacing(self) -> np.ndarray:
-        """The sides of a voxel in mm."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
-
-    def misses(self, other: "Header") -> bool:
-        """Whether another volume begins more than a voxel away, or has voxels that differ by more than 1 %."""
-        offset = np.linalg.pinv(self.affine[:3, :3]) @ (other.affine - self.affine)[:3, 3]  # in voxels
-        return bool(abs(offset).max() > 1) or not np.allclose(self.spacing, other.spacing, rtol=0.01, atol=0)
-
-    @property
     def place(self) -> str:
         """Where the voxels lie, in words."""
-        spacing, origin = ([f"{x:.4g}" for x in numbers] for numbers in (self.spacing, self.affine[:3, 3]))
-        return f"voxels of {'x'.join(spacing)} mm from ({', '.join(origin)})"
+        spacing, origin = np.linalg.norm(self.affine[:3, :3], axis=0), self.affine[:3, 3]
+        return f"voxels of {'x'.join(f'{x:.4g}' for x in spacing)} mm from ({', '.join(f'{x:.4g}' for x in origin)})"
+
+    def misses(self, other: "Header") -> bool:
+        """Whether another volume begins over a voxel away, has voxels that differ by over 1 %, or is tilted by over 8°."""
+        relative = np.linalg.pinv(self.affine) @ other.affine  # in voxels of this one; the unit matrix in one place
+        return bool(abs(relative[:3, 3]).max() > 1 or abs(relative.diagonal() - 1).max() > 0.01)
 
     def __str__(self) -> str:
         return f"{'x'.join(map(str, self.shape))} {self.orientation}"

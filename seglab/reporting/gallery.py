@@ -60,9 +60,9 @@ def which_runs(chosen: Mapping[str, pd.Series]) -> str:
     for label, run in chosen.items():
         labels[of_run(run["seed"], run["fold"])].append(label)
     words = [f"{which} ({', '.join(some)})" for which, some in labels.items()] if len(labels) > 1 else [*labels]
-    apart = len({run["fold"] for run in chosen.values()}) > 1
-    alone = "; no fold has a run of each loss, so their images differ" if apart else ""
-    return f"S{'; '.join(words)[1:]}{alone}"  # a sentence begins with "Seed"
+    if len({run["fold"] for run in chosen.values()}) > 1:
+        words.append("no fold has a run of each loss, so their images differ")
+    return f"S{'; '.join(words)[1:]}"  # a sentence begins with "Seed"
 
 
 def gallery(runs: Mapping[str, pd.Series], images: pd.DataFrame, metric: str) -> tuple[list[str], list[dict]]:

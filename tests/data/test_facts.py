@@ -110,7 +110,7 @@ def test_a_class_that_no_image_of_a_split_has_is_a_warning(tmp_path):
         rest = [name for name in ids if name not in (*val, *test)]
         file.write_text(json.dumps({"train": rest, "val": val, "test": test}))
         split, name = absent
-        words = f"no {split} image has {name}, so that the other classes alone make the {split} scores"
+        words = f"no {split} image has {name}, so the other classes alone make the {split} scores"
         said = [f"{words}; another dataset.split_seed may draw some"]
         assert [line for line in open_data(dataset).warnings() if line.startswith("no ")] == said
         assert [line for line in audit(dataset).facts["warnings"] if line.startswith("no ")] == said

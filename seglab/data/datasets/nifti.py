@@ -47,19 +47,16 @@ class Nifti(Folder):
         found, apart, axes = [], [], Counter[str]()
         pairs = {item.files[0]: item.mask_files for item in items if not item.fault}  # a volume has many items
         for volume, paths in pairs.items():
-            image = read_header(volume)
+            image, masks = read_header(volume), {path: read_header(path) for path in paths}
             axes[image.orientation] += 1
-            masks = {path: read_header(path) for path in paths}
-            missing = {path: mask.place for path, mask in masks.items() if image.misses(mask)}
-            apart += [f"{path} has {place}, its image {image.place}" for path, place in missing.items()]
+            elsewhere = {path: mask.place for path, mask in masks.items() if image.misses(mask)}
+            apart += [f"{path} has {place}, its image {image.place}" for path, place in elsewhere.items()]
         if apart:
             words = f"{len(apart)} of {sum(map(len, pairs.values()))} masks lie elsewhere than their images"
             found.append(f"{words}, the first: {apart[0]}; are they of the same scan?")
         if len(axes) > 1:
             kinds = ", ".join(f"{count} {kind}" for kind, count in axes.most_common())
-            words = (
-                f"slices are turned to each other, as the axes of the volumes point in different directions ({kinds})"
-            )
+            words = f"volumes of several orientations ({kinds}), whose slices are turned to each other"
             found.append(f"{words}; nibabel.as_closest_canonical brings all to RAS")
         return found
 

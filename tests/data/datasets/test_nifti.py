@@ -130,7 +130,7 @@ def test_masks_that_lie_elsewhere_and_volumes_turned_to_each_other_are_warnings(
     said = [
         f"2 of 8 masks lie elsewhere than their images, the first: {root}/masks/case1.nii has {place}; are they of the "
         "same scan?",
-        "slices are turned to each other, as the axes of the volumes point in different directions (7 LPS, 1 RAS); "
+        "volumes of several orientations (7 LPS, 1 RAS), whose slices are turned to each other; "
         "nibabel.as_closest_canonical brings all to RAS",
     ]
     assert open_data(nifti(root)).warnings()[:2] == said
