@@ -85,7 +85,7 @@ class Header(NamedTuple):
         return f"voxels of {'x'.join(f'{x:.4g}' for x in spacing)} mm from ({', '.join(f'{x:.4g}' for x in origin)})"
 
     def misses(self, other: "Header") -> bool:
-        """Whether another volume begins over a voxel away, has voxels that differ by over 1 %, or is tilted by over 8°."""
+        """Whether another volume begins over a voxel away, has voxels that differ by over 1 %, or is tilted by 8°."""
         relative = np.linalg.pinv(self.affine) @ other.affine  # in voxels of this one; the unit matrix in one place
         return bool(abs(relative[:3, 3]).max() > 1 or abs(relative.diagonal() - 1).max() > 0.01)
 
