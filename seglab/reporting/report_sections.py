@@ -158,12 +158,14 @@ def compared(runs: pd.DataFrame) -> dict[str, str]:
     """What was compared: data, model, seeds, versions; empty where it is not known."""
     first, data = runs.iloc[0], runs.iloc[0]["data"]
     settings = {key: value for key, value in (first["config"].get("dataset") or {}).items() if key[0] != "_"}
+    settings.pop("fold", None)  # that of one run
+    where = f" of fold {first['fold']}" if first["fold"] >= 0 else ""
     spent = f", {_duration(runs['seconds'].sum())} in all" if "seconds" in runs else ""
     return {
         "data": f"{first['dataset']}, fingerprint {data.get('fingerprint', 'unknown')}",
         "settings": _words(settings),
-        "images": _words(data.get("images"), "{1} {0}"),
-        "without foreground": _words(data.get("empty_masks"), "{1} {0}"),
+        f"images{where}": _words(data.get("images"), "{1} {0}"),
+        f"without foreground{where}": _words(data.get("empty_masks"), "{1} {0}"),
         "foreground": f"{100 * data['foreground']:.3g} % of the training pixels" if data.get("foreground") else "",
         "left out": _words(data.get("skipped_why"), "{1}: {0}"),
         "model": ", ".join(sorted(set(runs["model"]))),

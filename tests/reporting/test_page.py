@@ -325,6 +325,9 @@ def test_a_missing_fold_is_missed(tmp_path):
     shown = page("x", [study], [{}], study.sweep.runs, "")
     assert "Missing, though other losses have them: dice with seed 1, fold 1." in shown
     assert "standard deviation over seeds and folds" in shown
+    compared = report_sections.compared(study.sweep.used)
+    assert compared["images of fold 0"]  # of one run, as each fold has its own
+    assert compared["settings"].endswith("folds 2")
 
 
 def test_runs_that_find_nothing_are_reported_beside_the_verdict(own):
