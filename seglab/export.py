@@ -27,14 +27,19 @@ The model of the run `{run.name}`, with its normalization and the {squash} insid
 
 ```python
 import numpy as np, onnxruntime
-image = np.zeros({shape}, np.float32)  # yours: {values}
-probability = onnxruntime.InferenceSession("{made.file.name}").run(None, {{"image": image}})[0]
+values = np.zeros({shape}, np.uint8)  # {yours}; black where it has no data (NaN)
+black, white = {black}, {white}
+image = np.clip((values.astype(np.float32) - black) * (65535 / (white - black)), 0, 65535).round()
+image = {whole}  # as in training; now resize it, see In
+batch = np.atleast_3d(image).transpose(2, 0, 1)[None].astype(np.float32){divided}
+probability = onnxruntime.InferenceSession("{made.file.name}").run(None, {{"image": batch}})[0]
 {decide}
 ```
 
-- In: `image` (b, {data.channels}, h, w), {made.sizes}: {scale}.
+- In: `image` (b, {data.channels}, h, w) from 0 (black) to 255 (white), {made.sizes}: {scale}.
 - Out: `probability` (b, {data.task.channels}, h, w). {out}
 - Checked: {made.checked} {source} and resized copies of them; from PyTorch it differs by {made.difference:.1e} at most.
+- Computes in float32; `seglab.predict`, on a device like that of training, in {precision}.
 """
 
 
@@ -104,21 +109,28 @@ def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
     from seglab.inference.hub import decision
 
     data = run.dataset()
-    reduced = f", reduced by {data.reduce}" if data.reduce > 1 else ""
-    scale = f"whole images brought to {data.size}x{data.size} by `{data.fit}`, as in training{reduced}"
+    reduced = f", `values` reduced by {data.reduce} before (cv2.INTER_AREA)" if data.reduce > 1 else ""
+    scale = f"whole images brought to {data.size}x{data.size} by `{data.fit}`, as in training: sides that shrink"
+    scale += f" by area (cv2.INTER_AREA), then those that grow linearly (cv2.INTER_LINEAR){reduced}"
     if data.fit == "patch":
         scale = f"the images' own pixels{reduced}, as in training on squares of {data.size}"
     squash = "softmax" if data.task.kind == "multiclass" else "sigmoid"
     decide, out = decision(data.task, run.config["threshold"], tuned, axis=1)
-    words = {"scale": scale, "squash": squash, "decide": decide, "out": out, "source": source}
-    words["values"] = "from 0 (black) to 255 (white); 16 bits over 257"
-    if isinstance(data.range, tuple):
-        low, high = data.range
-        words["values"] = f"np.clip((values - {low:g}) * {255 / (high - low):.6g}, 0, 255), 0 without data"
+    words: dict[str, Any] = {"scale": scale, "squash": squash, "decide": decide, "out": out, "source": source}
+    ends = data.range if isinstance(data.range, tuple) else ("0", "np.iinfo(values.dtype).max  # 1 of fractions")
+    words |= {"black": ends[0], "white": ends[1]}
+    words["whole"] = "(image // 256).astype(np.uint8)" if data.bits == 8 else "image.astype(np.uint16)"
+    words["divided"] = "" if data.bits == 8 else " / 257"
+    words["yours"] = (
+        f"a slice, volume.take(n, {data.axis}).T, rows along its later axis"
+        if hasattr(data, "axis")
+        else "an image of yours"
+    )
     if bands := getattr(data, "bands", None):
-        words["values"] += f"; bands {', '.join(map(str, bands))} of a file, in this order"
-    shape = (1, data.channels, data.size, data.size)
-    return README.format(run=run, made=made, data=data, shape=shape, **words)
+        words["yours"] += f"; bands {', '.join(map(str, bands))} of a file, in this order"
+    words["shape"] = (data.size, data.size, data.channels)[: 2 + (data.channels > 1)]
+    words["precision"] = run.facts["host"]["precision"]
+    return README.format(run=run, made=made, data=data, **words)
 
 
 main = command("export")(export)

@@ -1,6 +1,6 @@
 """Gray DICOM files by pydicom, dark background whatever they call white, and slices of NIfTI volumes by nibabel.
 
-A slice is as it is stored: neither turned nor resampled.
+A slice is not resampled: the first of its two axes runs to the right, the second down.
 """
 
 import os

@@ -1,5 +1,6 @@
 """A file that was exported says what the run says, of any size that it promises, without seglab."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -7,10 +8,12 @@ from torch import nn
 
 from seglab.api import Run
 from seglab.contract import ContractError
+from seglab.data.decode import convert
 from seglab.engine.trained_run import open_run
-from seglab.export import export
+from seglab.export import export, readme
+from seglab.images.resize import fit, to_units
 from seglab.inference import export as exporting
-from seglab.inference.export import Deployed, write
+from seglab.inference.export import Deployed, Exported, write
 from seglab.inference.hub import without_places
 from tests.engine.untrained import write_run
 
@@ -37,13 +40,35 @@ def says(run, image):
 def test_a_file_agrees_with_the_run_on_sizes_it_has_never_seen(configure, tmp_path):
     run = write_run(tmp_path / "run", "dataset.size=64", "dataset.mean=[0.4,0.5,0.6]", "dataset.std=[0.2]")
     file = call(configure, run)
-    readme = file.with_name(f"{file.name}.md").read_text()
-    assert "any number of images, sides of 64 and more divisible by 32" in readme
-    assert "4 images of noise and resized" in readme
-    assert len(readme.splitlines()) <= 15
+    page = file.with_name(f"{file.name}.md").read_text()
+    assert "any number of images, sides of 64 and more divisible by 32" in page
+    assert "4 images of noise and resized" in page
+    assert len(page.splitlines()) <= 20
     for shape in ((1, 3, 64, 64), (5, 3, 128, 96)):
         image = torch.rand(shape) * 255
         np.testing.assert_allclose(opened(file)(image), says(run, image), atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(
+    ("limits", "values"),
+    [
+        ((-1000.0, 3000.0), np.arange(-1500, 750, dtype=np.int16)),  # of a CT
+        ("full", np.arange(2250).astype(np.uint8)),
+        ("full", np.arange(0, 45000, 20, np.uint16)),
+    ],
+)
+def test_who_follows_the_page_beside_a_file_gets_the_numbers_of_predict(tmp_path, bits, limits, values):
+    run = open_run(write_run(tmp_path / "run", f"dataset.bits={bits}", "dataset.channels=1"))
+    run.facts["data"]["range"] = limits
+    page = readme(run, Exported(tmp_path / "m.onnx", "any", 1, 0.0), "images", 0.5)
+    found = {"values": values.reshape(45, 50), "np": np}
+    for line in page.split("```")[1].splitlines()[3:7]:
+        exec(line, found)
+        if "resize" in line:
+            found["image"] = cv2.resize(found["image"], (32, 32), interpolation=cv2.INTER_AREA)
+    expected = to_units(fit(convert(values.reshape(45, 50), run.dataset()), 32, "resize")).reshape(1, 1, 32, 32)
+    np.testing.assert_array_equal(found["batch"], expected)
 
 
 @pytest.mark.slow
