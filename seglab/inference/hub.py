@@ -12,6 +12,9 @@ from seglab.files import read_json, write_bytes, write_json, write_text
 PRIVATE = {"root": ".", "cache_dir": None, "split_file": None}
 """Options of a data set that tell of the machine that it lay on, and what stands for them."""
 
+MAIN = ("iou", "dice", "precision", "recall", "iou_pooled")
+"""The metrics of a card that are given for each class."""
+
 CARD = """---
 library_name: seglab
 pipeline_tag: image-segmentation
@@ -26,11 +29,11 @@ tags: [image-segmentation, seglab, {chosen[loss]}]
 ```python
 import seglab
 
-[probability] = seglab.Run("FOLDER").predict(["photo.png"])
+[probability] = seglab.Run("FOLDER").predict(["IMAGE"])
 {decide}
 ```
 
-or `python -m seglab.predict run=FOLDER input=photos output=masks`.
+or `python -m seglab.predict run=FOLDER input=IMAGES output=masks{option}`.
 
 ## Data
 
@@ -41,8 +44,6 @@ or `python -m seglab.predict run=FOLDER input=photos output=masks`.
 
 {meaning}
 
-| metric | value |
-|---|---:|
 {metrics}
 
 ## Loss
@@ -89,7 +90,7 @@ def card(run: TrainedRun) -> str:
     facts = run.outcome
     decide, meaning = decision(run.task, run.config["threshold"], facts["threshold"]["tuned"], axis=0)
     meaning += "" if run.task.kind == "multiclass" else f" The metrics are at {run.config['threshold']}."
-    shown = {name.removeprefix("test/"): value for name, value in facts["metrics"].items() if name.startswith("test/")}
+    option = {"binary": " threshold=tuned", "multilabel": f" threshold={run.config['threshold']}", "multiclass": ""}
     looks = read_json(run.folder.parent / "looks.json").values()
     said = [known[-1]["said"] for known in looks if known]
     return CARD.format(
@@ -100,10 +101,23 @@ def card(run: TrainedRun) -> str:
         images=", ".join(f"{count} {split}" for split, count in facts["data"]["images"].items()),
         percent=100 * facts["data"]["foreground"],
         decide=decide,
+        option=option[run.task.kind],
         meaning=meaning,
-        metrics="\n".join(f"| {name} | {value:.4g} |" for name, value in shown.items()),
+        metrics="\n".join(metric_lines(facts["metrics"], run.task)),
         verdict=" ".join(said) or "This run was not compared with others.",
     )
+
+
+def metric_lines(metrics: dict[str, float], task: Task) -> list[str]:
+    """Write the test metrics as a table, which are means over several classes, and the main ones of each class."""
+    shown = {name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")}
+    lines = ["| metric | value |", "|---|---:|"]
+    lines += [f"| {name} | {value:.4g} |" for name, value in shown.items() if "/" not in name]
+    if task.channels == 1:
+        return lines
+    lines += ["", f"| class | {' | '.join(MAIN)} |", "|---|" + "---:|" * len(MAIN)]
+    rows = {name: [f"{shown[f'{one}/{name}']:.4g}" for one in MAIN] for name in task.classes}
+    return lines + [f"| {name} | {' | '.join(row)} |" for name, row in rows.items()]
 
 
 def decision(task: Task, fixed: float, tuned: Any, axis: int) -> tuple[str, str]:

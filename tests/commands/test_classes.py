@@ -63,9 +63,12 @@ def test_every_command_takes_several_classes(trained, tmp_path):
     assert ("argmax" in readme) == (scene == "organ")
     assert "Checked: 2 test images of the run" in readme
     hub = export(compose("export", f"run={run}", "format=hub", f"output={tmp_path}/hub"), tmp_path)
-    code = (hub / "README.md").read_text().split("```")[1].removeprefix("python")
+    card = (hub / "README.md").read_text()
+    assert sum(line.startswith("| ") for line in card.splitlines()) < 40
+    assert f"| {classes[1]} | {facts['metrics'][f'test/iou/{classes[1]}']:.4g} |" in card
+    code = card.split("```")[1].removeprefix("python")
     made = {}
-    exec(code.replace("FOLDER", str(hub)).replace("photo.png", f"{tmp_path}/in/a.png"), made)
+    exec(code.replace("FOLDER", str(hub)).replace("IMAGE", f"{tmp_path}/in/a.png"), made)
     name, shape = ("label", (40, 50)) if scene == "organ" else ("mask", (2, 40, 50))
     assert made[name].shape == shape
     with pytest.raises(ContractError, match="surface: expected data of one class"):

@@ -139,3 +139,4 @@ def test_a_hub_folder_opens_like_the_run_and_tells_nothing_of_the_machine(config
     card = (hub / "README.md").read_text()
     assert f"| iou | {open_run(run).outcome['metrics']['test/iou']:.4g} |" in card
     assert "This run was not compared with others." in card
+    assert "input=IMAGES output=masks threshold=tuned`" in card  # the code before it has that threshold too
