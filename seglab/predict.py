@@ -91,13 +91,17 @@ def predict_images(waiting: dict[str, Path], predictors: Sequence[Predictor], wr
 
 def pages_of(name: str, file: Path, dataset: Dataset) -> list[tuple[str, Path, int | None]]:
     """The pages of a stack, each with the name of its prediction; a file of one page, or none, as it is."""
+    from seglab.images.image_io import FORMATS
+    from seglab.images.medical import LAST
     from seglab.images.raster import SeveralPages
     from seglab.inference.predictor import decoded
 
     try:
         decoded(str(file), dataset, None)  # which keeps it for the prediction that follows
     except SeveralPages as stack:
-        return [(f"{name}_page{number}", file, number) for number in range(stack.pages)]
+        volume = file.name.lower().endswith(FORMATS["NIfTI"].suffixes)  # whose slices training names so
+        mark = f"{'xyz'[getattr(dataset, 'axis', LAST)]}{{:03}}" if volume else "page{}"
+        return [(f"{name}_{mark.format(number)}", file, number) for number in range(stack.pages)]
     except (ContractError, OSError, MemoryError):
         pass  # it is reported when it is predicted
     return [(name, file, None)]
@@ -105,7 +109,9 @@ def pages_of(name: str, file: Path, dataset: Dataset) -> list[tuple[str, Path, i
 
 def thresholds_of(choice: Any, runs: list[TrainedRun], task: Task) -> list[float]:
     """The threshold of each class: a number, or for `tuned` the one tuned on validation, the mean over the runs."""
-    if task.kind == "multiclass" or choice != "tuned":  # where classes exclude each other none is used
+    expected = "no threshold, as of classes that exclude each other the likeliest is taken"
+    require(task.kind != "multiclass" or choice in (0.5, "tuned"), "predict", expected, choice, "leave threshold out")
+    if task.kind == "multiclass" or choice != "tuned":
         return [0.5 if choice == "tuned" else float(choice)] * task.channels
     from seglab.reporting.class_rows import threshold_of
 

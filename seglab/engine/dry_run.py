@@ -52,7 +52,12 @@ def require_shape(logits: Any, expected: tuple[int, ...]) -> None:
 
 
 def check_monitors(monitors: Mapping[str, str], threshold: float, empty: str, task: Task) -> None:
-    """Raise a ContractError unless each monitor, by the name of its option, is a metric of an epoch."""
+    """Raise a ContractError unless each monitor, by the name of its option, is a metric of an epoch.
+
+    Also for a threshold that decides nothing.
+    """
+    expected = "none, as of classes that exclude each other the likeliest is taken"
+    require(task.kind != "multiclass" or threshold == 0.5, "threshold", expected, threshold, "leave it out")
     meter, logits = Meter(threshold, empty, task), torch.zeros(1, task.channels, 2, 2)
     meter.update(torch.zeros(1), logits, logits[:, :1] if task.kind == "multiclass" else logits)
     names = list(meter.flush())

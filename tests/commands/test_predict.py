@@ -14,6 +14,7 @@ from PIL import Image
 from seglab.contract import ContractError
 from seglab.inference.prediction_writer import find_images, objects, overlay
 from seglab.predict import predict
+from seglab.train import check_before_data
 from tests.data.fabricate import write_dicom
 from tests.engine.untrained import write_run
 
@@ -175,7 +176,8 @@ def test_pixels_without_data_are_of_no_class(configure, tmp_path, scene):
     for name, place in (("there", [(33550, "d", 3, (0.5, 0.5, 0.0), True)]), ("anywhere", [])):
         tags = [*place, (42113, "s", 0, "nan", True)]
         tifffile.imwrite(tmp_path / f"in/{name}.tif", pixels, photometric="rgb", metadata=None, extratags=tags)
-    out = call(configure, tmp_path / "out", run, tmp_path / "in", "threshold=0")  # from 0 on all is foreground
+    words = () if scene == "organ" else ("threshold=0",)  # from 0 on all is foreground
+    out = call(configure, tmp_path / "out", run, tmp_path / "in", *words)
     files = sorted((out / "masks").rglob("*.*"))
     assert [file.suffix for file in files] == [".png", ".tif"] * (2 if scene == "disc_cup" else 1)
     for file in files:
@@ -188,6 +190,22 @@ def test_pixels_without_data_are_of_no_class(configure, tmp_path, scene):
     share = (np.array(Image.open(files[-1]))[10:] > 0).mean()
     assert pd.read_csv(out / "images.csv")["foreground"].tolist() == pytest.approx([share, share], abs=1e-5)
     assert not pd.read_csv(out / "objects.csv")["top"].lt(10).any()
+
+
+def test_slices_of_a_volume_are_called_as_in_training(configure, runs, tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    nibabel.save(nibabel.Nifti1Image(photo(0, 50, 40)[:, :, :2], np.eye(4)), tmp_path / "ct.nii.gz")
+    out = call(configure, tmp_path / "out", runs / "s1", tmp_path / "ct.nii.gz", "format=mask")
+    sizes = {file.stem: cv2.imread(str(file), 0).shape for file in (out / "masks").iterdir()}
+    assert sizes == {"ct_z000": (40, 50), "ct_z001": (40, 50)}  # height and width: the first axis runs to the right
+
+
+def test_a_threshold_that_would_do_nothing_is_refused(configure, photos, tmp_path):
+    run = write_run(tmp_path / "run", "dataset.scene=organ")
+    with pytest.raises(ContractError, match=r"predict: expected no threshold, as of classes .* got 0\.9; leave"):
+        call(configure, tmp_path / "out", run, photos, "threshold=0.9")
+    with pytest.raises(ContractError, match=r"threshold: expected none, as of classes that exclude .* got 0\.9"):
+        check_before_data(configure("train", "dataset.scene=organ", "threshold=0.9"))
 
 
 def test_several_runs_agree_and_the_tuned_threshold_is_theirs(configure, runs, photos, tmp_path):
