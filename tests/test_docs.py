@@ -62,6 +62,15 @@ def test_the_files_that_a_page_names_exist(page):
     assert sorted(name for name in links | named if not (ROOT / name).exists()) == []
 
 
+def test_the_page_of_the_configuration_has_every_file():
+    text = (ROOT / "docs/reference/configuration.md").read_text()
+    elsewhere = ("loss", "experiment")  # in docs/losses.md, and with their claims
+    files = {file.relative_to(CONF).as_posix() for file in CONF.rglob("*.yaml")}
+    assert sorted(file for file in files if not file.startswith(elsewhere) and f'"conf/{file}"' not in text) == []
+    models = {f"`{file.stem}`" for file in (CONF / "model").glob("*.yaml")}
+    assert models <= set(re.findall(r"`\w+`", re.findall(r"(?m)^\| `model` .*", text)[0]))
+
+
 def test_the_version_is_one():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert re.findall(r"(?m)^## Version (\S+)", (ROOT / "CHANGELOG.md").read_text())[0] == version
