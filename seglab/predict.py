@@ -91,16 +91,18 @@ def predict_images(waiting: dict[str, Path], predictors: Sequence[Predictor], wr
 
 def pages_of(name: str, file: Path, dataset: Dataset) -> list[tuple[str, Path, int | None]]:
     """The pages of a stack, each with the name of its prediction; a file of one page, or none, as it is."""
-    from seglab.images.image_io import FORMATS
-    from seglab.images.medical import LAST
+    from seglab.images.image_io import is_volume
+    from seglab.images.medical import LAST, read_volume
     from seglab.images.raster import SeveralPages
-    from seglab.inference.predictor import decoded
+    from seglab.inference.predictor import decoded, warn_of_range
 
     try:
         decoded(str(file), dataset, None)  # which keeps it for the prediction that follows
     except SeveralPages as stack:
-        volume = file.name.lower().endswith(FORMATS["NIfTI"].suffixes)  # whose slices training names so
-        mark = f"{'xyz'[getattr(dataset, 'axis', LAST)]}{{:03}}" if volume else "page{}"
+        mark = "page{}"
+        if is_volume(str(file)):
+            mark = f"{'xyz'[getattr(dataset, 'axis', LAST)]}{{:03}}"  # as training names slices
+            warn_of_range(str(file), read_volume(str(file), file.stat().st_mtime_ns), dataset)
         return [(f"{name}_{mark.format(number)}", file, number) for number in range(stack.pages)]
     except (ContractError, OSError, MemoryError):
         pass  # it is reported when it is predicted

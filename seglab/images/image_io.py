@@ -235,6 +235,11 @@ def files_in(folder: Path, without: Container[Path] = ()) -> list[Path]:
     return sorted(found)
 
 
+def is_volume(path: str) -> bool:
+    """Whether a file is a NIfTI volume, by its name."""
+    return path.lower().endswith(FORMATS["NIfTI"].suffixes)
+
+
 def without_suffix(path: PurePath) -> str:
     """Give a path, with / between folders, without its ending; `.nii.gz` is one."""
     return re.sub(r"\.(nii\.gz|[^./]+)$", "", path.as_posix(), flags=re.IGNORECASE)

@@ -22,6 +22,7 @@ from seglab.data.decode import convert, view_image
 from seglab.data.facts import extent, range_warnings
 from seglab.engine.module import Normalize, SegModule
 from seglab.engine.trained_run import TrainedRun
+from seglab.images.image_io import is_volume
 from seglab.images.resize import fit, require_bands, resize, to_units, unfit
 from seglab.inference.tiling import slide
 
@@ -188,7 +189,8 @@ def decoded(path: str, dataset: Dataset, page: int | None) -> np.ndarray:
     """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, in the file's own values."""
     image = dataset.decode(path, page)
     require_bands(path, image, dataset.channels)
-    warn_of_range(f"{label_of(page)}{path}", image, dataset)
+    if page is None or not is_volume(path):  # of a volume it is said once: some slices of most are dark
+        warn_of_range(f"{label_of(page)}{path}", image, dataset)
     return image
 
 

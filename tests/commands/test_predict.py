@@ -1,5 +1,6 @@
 """Predict as its user would: files of every kind in, files and tables out, whatever is wrong with one of them."""
 
+import json
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from filelock import FileLock
 from PIL import Image
 
 from seglab.contract import ContractError
+from seglab.files import write_json
 from seglab.inference.prediction_writer import find_images, objects, overlay
 from seglab.predict import predict
 from seglab.train import check_before_data
@@ -192,12 +194,21 @@ def test_pixels_without_data_are_of_no_class(configure, tmp_path, scene):
     assert not pd.read_csv(out / "objects.csv")["top"].lt(10).any()
 
 
-def test_slices_of_a_volume_are_called_as_in_training(configure, runs, tmp_path):
+def test_slices_of_a_volume_are_called_as_in_training_and_what_is_dark_is_said_once(configure, tmp_path, caplog):
     nibabel = pytest.importorskip("nibabel")
-    nibabel.save(nibabel.Nifti1Image(photo(0, 50, 40)[:, :, :2], np.eye(4)), tmp_path / "ct.nii.gz")
-    out = call(configure, tmp_path / "out", runs / "s1", tmp_path / "ct.nii.gz", "format=mask")
+    run = write_run(tmp_path / "run")
+    facts = json.loads((run / "run.json").read_text())
+    facts["data"]["range"] = [0, 4000]
+    write_json(run / "run.json", facts)
+    for name, light in (("dark", 1), ("light", 20)):
+        values = photo(0, 50, 40)[:, :, :2].astype(np.int16) * np.array([0, light], np.int16)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    out = call(configure, tmp_path / "out", run, tmp_path / "*.nii.gz", "format=mask")
+    [warning] = [line for line in caplog.messages if "nearly black" in line]
+    assert warning.startswith(f"{tmp_path}/dark.nii.gz: ")
     sizes = {file.stem: cv2.imread(str(file), 0).shape for file in (out / "masks").iterdir()}
-    assert sizes == {"ct_z000": (40, 50), "ct_z001": (40, 50)}  # height and width: the first axis runs to the right
+    names = ("dark_z000", "dark_z001", "light_z000", "light_z001")
+    assert sizes == dict.fromkeys(names, (40, 50))  # height and width: the first axis runs to the right
 
 
 def test_a_threshold_that_would_do_nothing_is_refused(configure, photos, tmp_path):
