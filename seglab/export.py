@@ -44,7 +44,7 @@ probability = onnxruntime.InferenceSession("{made.file.name}").run(None, {{"imag
 
 
 def export(cfg: DictConfig, folder: Path) -> Path:
-    """Write the model of the run `cfg.run` as `cfg.output`, with a README beside it, or a trainer; returns the file."""
+    """Write the model of the run `cfg.run` as `cfg.output`, with a page beside it, or a trainer; returns the file."""
     require(cfg.what in ("model", "nnunet"), "export", "what as one of model, nnunet", cfg.what)
     if cfg.what == "nnunet":
         return export_trainer(cfg)

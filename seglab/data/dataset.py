@@ -82,8 +82,8 @@ class Dataset:
     reduce: shrink the image by this whole factor before all that.
     positive_fraction: fraction of the patches of an image with foreground that are drawn around a pixel of it; the
     others are drawn anywhere. patches_per_image: patches drawn from each image in an epoch.
-    channels: 3 (RGB; a gray image is repeated), 1 (gray), or as many bands as the files have. bits: 8 or 16 of each,
-    for what was decoded.
+    channels: 3 (RGB; a gray image is repeated), 1 (gray), or as many bands as the files have. bits: 8 or 16 of each:
+    8 keeps 256 steps of the range.
     range: the values that stand for black and white: `[low, high]`; `full`, those that the file's bits can hold (0 and
     1 for fractions); `auto`, full for 8 bits, and for more from 0 (or the least) to the largest value of the training
     images, rounded up to a power of two. One range for all images.
