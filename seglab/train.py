@@ -54,7 +54,7 @@ def show_plan(cfg: DictConfig, folder: Path) -> float:
 
     run = Run(folder)
     done = not cfg.rerun and known_value(cfg, run) is not None
-    print("finished" if done else "waiting" if cfg.rerun else run.known().get("status", "waiting"), run)
+    print("finished" if done else "waiting" if cfg.rerun else run.status(), run)
     with suppress(OSError):
         folder.rmdir()  # Hydra has made it; one with files in it stays
     return float("nan")
@@ -63,7 +63,7 @@ def show_plan(cfg: DictConfig, folder: Path) -> float:
 def known_value(cfg: DictConfig, run: Run) -> float | None:
     """The best value of `cfg.monitor` if this very run is finished; see Run.outcome."""
     data_now = partial(fingerprint_now, json.dumps(to_container(cfg.dataset)))  # the order of classes counts
-    return run.outcome(identity(cfg), data_now, cfg.stop_after)
+    return run.outcome(identity(cfg), data_now, cfg.stop_after, cfg.dataset.get("root"))
 
 
 @cache
@@ -82,9 +82,7 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
     with Run(folder, wait) as run:
         if not run.is_main:
             logging.getLogger().setLevel(logging.WARNING)  # the first of several processes reports for all
-        if cfg.rerun:
-            run.forget()
-        value = known_value(cfg, run)
+        value = None if cfg.rerun and run.replace() else known_value(cfg, run)
         if value is not None:
             paused = run.known()["status"] != "finished"
             remedy = "leave stop_after out to finish it" if paused else "rerun=true trains it again"
@@ -140,6 +138,8 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     check_before_data(cfg)
     data = load_data(cfg, run, trainer.strategy.root_device)
     module = make_module(cfg, data, run)
+    run.begin()
+    run.write("split.json", data.splits.ids())
     processes = evaluation_processes(cfg)
     for _ in range(processes):  # they start, which takes seconds, while the run trains
         submit(processes, exec, "import seglab.metrics.objects, seglab.reporting.run_figures")
@@ -193,16 +193,17 @@ def check_before_data(cfg: DictConfig) -> None:
 def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> DataModule:
     """Read the data set, and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
+    from seglab.engine.run import other_data
 
     dataset, augment, needs = build(cfg.dataset), build(cfg.augment), build_loss(cfg.loss).needs
     seed = dataset.training_seed(cfg.seed)
     data = DataModule(dataset, augment, cfg.batch_size, cfg.workers, seed, needs, store=cfg.store, device=device)
     facts = data.opened.facts()
     before = run.earlier.get("data") if run.last else None
-    same = not before or before["fingerprint"] == facts["fingerprint"]
-    require(same, f"run {run}", "the data that it began with", "others", "rerun=true starts over")
+    if before and before["fingerprint"] != facts["fingerprint"]:
+        got = other_data(run.earlier, cfg.dataset.get("root"))
+        require(False, f"run {run}", "the data that it began with", got, "rerun=true starts over")
     run.note(data=facts)
-    run.write("split.json", data.splits.ids())
     if facts["range"] != "full":
         low, high = facts["range"]
         log.info("data: values from %g to %g are the range from black to white (dataset.range)", low, high)

@@ -31,6 +31,8 @@ ARRAYS = ("histograms.npz", "decisions.npz", "examples.npz")
 RESULTS = ("metrics.csv", "per_image.csv", *ARRAYS, "split.json", "checkpoints/best.ckpt")
 """Files of a finished run whose sizes and checksums run.json holds."""
 
+PICTURES = ("curves.png", "examples.png")
+
 TERMINATED = "SIGTERM"
 """The argument of a KeyboardInterrupt that stands for SIGTERM."""
 
@@ -71,6 +73,7 @@ class Run:
         self.earlier: dict[str, Any] = {}
         self.is_main = rank() == 0
         self.pauses = False
+        self.replaces = False
         self.mirrors: list[Callable[[Path, dict[str, Any]], None]] = []
         self._lock = FileLock(self.folder / ".lock", timeout=-1 if wait else 0)
 
@@ -85,14 +88,29 @@ class Run:
     def last(self) -> Path | None:
         """The checkpoint from which an interrupted run resumes, None if there is none."""
         file = self.folder / "checkpoints" / "last.ckpt"
-        return file if file.exists() else None
+        return file if file.exists() and not self.replaces else None
+
+    def replace(self) -> bool:
+        """Start over, but write nothing before `begin`; gives False where there is nothing, or all is of this sweep."""
+        known, sweep = self.known(), current_sweep()
+        tried = sweep is not None and known.get("sweep") == sweep  # it started again, since another job has died
+        self.replaces = not tried and bool(known or self.last)
+        return self.replaces
+
+    def begin(self) -> None:
+        """Training begins: without a checkpoint to resume from, remove what an earlier run left."""
+        if self.is_main and not self.last:
+            self.forget()
+            self.replaces = False
+            self.note()
 
     def forget(self) -> None:
-        """Remove what an earlier run left, so that this one starts over."""
-        for folder in ("checkpoints", "snapshots"):  # first: without run.json the next start would resume from these
-            shutil.rmtree(self.folder / folder, ignore_errors=True)
-        for file in ("run.json", *RESULTS):
+        """Remove what an earlier run left; whenever this is killed, that run is finished still, or starts over."""
+        # In this order: a finished run needs no last checkpoint, and without run.json the next start would resume
+        for file in ("checkpoints/last.ckpt", "run.json", *RESULTS, *PICTURES):
             (self.folder / file).unlink(missing_ok=True)
+        for folder in ("checkpoints", "snapshots"):
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
 
     def paused_value(self, epochs: int | None) -> float | None:
         """The best monitored value of the first `epochs` epochs, None if they are still to be trained."""
@@ -133,14 +151,16 @@ class Run:
                 shutil.rmtree(file.parent)
                 return
 
-    def outcome(self, identity: str, data_now: Callable[[], str], stop_after: int | None = None) -> float | None:
+    def outcome(
+        self, identity: str, data_now: Callable[[], str], stop_after: int | None = None, root: str | None = None
+    ) -> float | None:
         """The monitored value if this very experiment is finished here, None if it is still to be trained.
 
         With `stop_after` that many of its epochs are enough, and the value is the best of these.
 
-        `data_now()` fingerprints the data as they lie on disk. Raises a ContractError for the folder of another
-        experiment, for results that are damaged, for data or initial weights that have changed since, and for a run
-        that failed in this sweep already, which is not tried twice. The folder of a run that ended before its first
+        `data_now()` fingerprints the data as they lie on disk, in `root`. Raises a ContractError for the folder of
+        another experiment, for results that are damaged, for data or initial weights that have changed since, and for a
+        run that failed in this sweep already, which is not tried twice. The folder of a run that ended before its first
         checkpoint is free for any experiment.
         """
         known = self.known()
@@ -153,18 +173,18 @@ class Run:
         has_begun = mine and known.get("data") and not finished  # without data it failed before it had read them
         paused = self.paused_value(stop_after) if has_begun else None
         if finished or paused is not None:
-            self._require_unchanged(known, data_now)
+            self._require_unchanged(known, data_now, root)
             return float(known["monitor"]["value"]) if paused is None else paused
         require(not failed_in(known, current_sweep()), f"run {self}", "a run that has not failed in this sweep", "one")
         return None
 
-    def _require_unchanged(self, known: dict[str, Any], data_now: Callable[[], str]) -> None:
+    def _require_unchanged(self, known: dict[str, Any], data_now: Callable[[], str], root: str | None) -> None:
         """Raise a ContractError unless results, data and initial weights are still what the run left or was made of."""
         remedy = "rerun=true trains it again, study=NAME keeps both"
         for name in known.get("files", {}):
             whole_file(self.folder, known, name, hashed=not name.endswith(".ckpt"))  # one may have gigabytes
         same = known["data"]["fingerprint"] == data_now()
-        require(same, f"run {self}", "the data that it was trained on", "others or changed ones", remedy)
+        require(same, f"run {self}", "the data that it was trained on", other_data(known, root), remedy)
         initial = known.get("initial")
         if initial and Path(initial["file"]).is_file():  # a file that is gone cannot have changed
             same = sha256(Path(initial["file"])) == initial["sha256"]
@@ -186,8 +206,13 @@ class Run:
 
     def write(self, name: str, data: Any) -> None:
         """Write plain data as a JSON file of the folder, atomically."""
-        if self.is_main:
+        if self.is_main and not self.replaces:
             write_json(self.folder / name, data)
+
+    def status(self) -> str:
+        """How the run stands: what run.json says, but interrupted if it was running when its process died."""
+        status = self.known().get("status", "waiting")
+        return "interrupted" if status == "running" and not self.held() else status
 
     def held(self) -> bool:
         """Whether a living process is working in this folder."""
@@ -246,6 +271,12 @@ def was_terminated(error: BaseException) -> bool:
     """Whether SIGTERM stopped the run, rather than Ctrl-C."""
     interrupts = [each for each in (error, error.__context__) if isinstance(each, KeyboardInterrupt)]
     return type(error).__name__ == "SIGTERMException" or any(TERMINATED in each.args for each in interrupts)
+
+
+def other_data(facts: dict[str, Any], root: str | None) -> str:
+    """What data are that are not those of a run: in another folder, or others in the same one."""
+    before = facts["config"]["dataset"].get("root")
+    return "others or changed ones" if root == before else f"those of {root} instead of {before}"
 
 
 def failed_in(facts: dict[str, Any], sweep: str | None) -> bool:

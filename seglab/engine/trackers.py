@@ -22,12 +22,11 @@ from pytorch_lightning.loggers import Logger
 
 from seglab.contract import require
 from seglab.engine.config import one_line
-from seglab.engine.run import Run, rank
+from seglab.engine.run import PICTURES, Run, rank
 from seglab.files import read_json
 
 log = logging.getLogger(__name__)
 
-PICTURES = ("curves.png", "examples.png")
 STATUS = {"finished": "FINISHED", "paused": "FINISHED", "interrupted": "KILLED"}
 """What MLflow calls a status; all others are FAILED."""
 

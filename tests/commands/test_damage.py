@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,13 @@ from PIL import Image
 
 from seglab.contract import ContractError
 from seglab.engine.config import ConfigError
-from seglab.engine.run import Run
+from seglab.engine.run import PICTURES, Run
 from seglab.files import archive_is_intact
+from seglab.train import fingerprint_now, train
 from tests.commands.conftest import DAMAGES, LONGER
 from tests.commands.forked import run
-from tests.conftest import DATA, assert_same_tables, epochs_of, facts_of, killed, train_small
+from tests.conftest import DATA, OF_FILES, assert_same_tables, compose, epochs_of, facts_of, killed, train_small
+from tests.data.fabricate import write_scenes
 
 
 def test_an_intact_archive_is_distinguished_from_a_damaged_one(undisturbed, tmp_path):
@@ -68,6 +71,71 @@ def test_a_paused_run_writes_its_damaged_table_again(tmp_path, content, caplog):
     train_small(folder, "stop_after=1")
     assert "resuming after epoch 1 of" in caplog.text
     pd.testing.assert_frame_equal(epochs_of(folder), whole)
+
+
+@pytest.fixture
+def photographed(tmp_path):
+    """A finished run on photographs, with pictures, and a function that trains it again."""
+    write_scenes(tmp_path / "data", 12, height=40, width=40, radius=8)
+
+    def again(*words):
+        files = ("dataset=folder", f"dataset.root={tmp_path / 'data'}", "dataset.cache_dir=null", *OF_FILES)
+        cfg = compose("train", *files, "pictures=true", *words, folder=tmp_path / "run")
+        fingerprint_now.cache_clear()
+        return train(cfg, tmp_path / "run")
+
+    again()
+    return tmp_path / "run", again
+
+
+def content_of(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_run_that_cannot_be_trained_again_stays_finished_and_one_that_fails_later_keeps_no_picture(photographed):
+    folder, again = photographed
+    before, image = content_of(folder), folder.parent / "data/images/03.png"
+    assert before.keys() >= {folder / name for name in PICTURES}
+    right, other = image.read_bytes(), shutil.copytree(folder.parent / "data", folder.parent / "other")
+    image.write_text("hello")
+    with pytest.raises(ContractError, match="expected a readable image"):
+        again("rerun=true")
+    image.write_bytes(right)
+    with pytest.raises(ContractError, match="divisible by 4"):
+        again("rerun=true", "dataset.size=30")
+    assert content_of(folder) == before
+    Image.fromarray(255 - np.asarray(Image.open(image))).save(other / "images/03.png")
+    with pytest.raises(ContractError, match=rf"got those of {other} instead of {folder.parent / 'data'}; rerun=true"):
+        again(f"dataset.root={other}")
+    with killed(epoch=1):
+        again("rerun=true")
+    assert facts_of(folder)["status"] == "failed"
+    assert not any((folder / name).exists() for name in PICTURES)
+
+
+def test_a_rerun_killed_while_it_removes_old_results_leaves_a_finished_run_or_one_that_starts_over(
+    undisturbed, tmp_path, monkeypatch
+):
+    facts, unlink, states = facts_of(undisturbed), Path.unlink, []
+
+    def dies(path, **options):
+        if moments.pop() == 0:
+            raise SystemError
+        unlink(path, **options)
+
+    for moment in range(10):
+        folder, moments = shutil.copytree(undisturbed, tmp_path / str(moment)), list(range(moment + 1))
+        again = Run(folder)
+        assert again.replace()
+        monkeypatch.setattr(Path, "unlink", dies)
+        with pytest.raises(SystemError):
+            again.begin()
+        monkeypatch.undo()
+        left = Run(folder)
+        states.append(left.outcome(facts["identity"], lambda: facts["data"]["fingerprint"]))
+        assert (left.known() == facts) == (states[-1] is not None)
+        assert left.last is None or states[-1] is not None
+    assert states == [facts["monitor"]["value"]] * 2 + [None] * 8
 
 
 @pytest.fixture
