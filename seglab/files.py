@@ -11,10 +11,12 @@ import re
 import threading
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from seglab.contract import ContractError, require
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+"""The file of a run folder that its process locks; the operating system gives the lock back when that process ends."""
 
 _tidied: set[Path] = set()
 _tidying = threading.Lock()  # or a thread could begin a file that another, still tidying, takes for a leftover
@@ -106,6 +111,23 @@ def read_json(path: Path) -> Any:
     except (OSError, ValueError) as error:
         log.warning("%s is damaged (%s)", path, error)
         return {}
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a living process is working in a run folder."""
+    if not (folder / LOCK).exists():  # of a copy, or none has begun
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def run_status(folder: Path, facts: Mapping[str, Any]) -> str:
+    """How a run stands: what its run.json (`facts`) says, but interrupted if its process died while it was running."""
+    status = str(facts.get("status", "waiting"))
+    return "interrupted" if status == "running" and not is_held(folder) else status
 
 
 def cell(value: Any) -> Any:

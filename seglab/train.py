@@ -26,7 +26,7 @@ from seglab.engine.config import (
     to_container,
 )
 from seglab.engine.domains import better
-from seglab.files import read_json
+from seglab.files import read_json, run_status
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ def show_plan(cfg: DictConfig, folder: Path) -> float:
 
     run = Run(folder)
     done = not cfg.rerun and known_value(cfg, run) is not None
-    print("finished" if done else "waiting" if cfg.rerun else run.status(), run)
+    print("finished" if done else "waiting" if cfg.rerun else run_status(folder, run.known()), run)
     with suppress(OSError):
         folder.rmdir()  # Hydra has made it; one with files in it stays
     return float("nan")

@@ -110,6 +110,7 @@ def _run_job(function: Callable[[DictConfig, Path], Any], cfg: DictConfig, name:
             raise SystemExit(143 if was_terminated(error) else 130) from None  # ends a sweep too
         raise RuntimeError(f"the job called sys.exit({error})") from error  # which ends this job alone
     except Exception as error:
+        refuse(folder, error, f"{type(error).__name__}: {error}")
         traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it must not keep the model
         raise
     finally:

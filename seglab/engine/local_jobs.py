@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seglab.engine.run import Run, current_sweep
-from seglab.engine.sweep import facts_in, record_death
+from seglab.engine.sweep import duration, facts_in, record_death, refuse
 
 log = logging.getLogger(__name__)
 
@@ -65,23 +65,22 @@ class Progress:
         journal, known = current_sweep(), run.known()
         if known.get("status") == "running" and known.get("sweep") == journal:
             record_death(run, exit_code)
+        elif exit_code < 0:  # before its run began
+            refuse(run.folder, RuntimeError(), f"the process died with signal {-exit_code}")
         facts = facts_in(Path(journal) if journal else None, run.folder)
+        trained = run.file.exists() and run.file.stat().st_mtime >= self.began
         self.done += 1
-        words = [f"run {self.done} of {len(self.folders)}: {run} {facts.get('status', 'did not begin')}"]
+        already = facts.get("status") == "finished" and not trained
+        state = "is finished already" if already else facts.get("status", "did not begin")
+        words = [f"run {self.done} of {len(self.folders)}: {run} {state}"]
         if facts.get("status") == "finished":
-            words.append(f"{facts['monitor']['name']} {facts['monitor']['value']:.4f} in {facts['seconds']:.0f} s")
+            seconds = "" if already else f" in {facts['seconds']:.0f} s"
+            words.append(f"{facts['monitor']['name']} {facts['monitor']['value']:.4f}{seconds}")
         elif facts.get("error") and facts["status"] != "refused":  # which has just been said
             words.append(str(facts["error"]["message"]))
-        if run.file.exists() and run.file.stat().st_mtime >= self.began:  # else it was finished before, and skipped
+        if trained:
             self.seconds.append(facts.get("seconds", 0.0))
         left = len(self.folders) - self.done
         if left and self.seconds:
             words.append(f"about {duration(left * sum(self.seconds) / len(self.seconds) / self.at_once)} left")
         log.info("%s", "; ".join(words))
-
-
-def duration(seconds: float) -> str:
-    """A length of time to read: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

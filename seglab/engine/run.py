@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from seglab.contract import ContractError, require
 from seglab.engine.domains import better
-from seglab.files import archive_is_intact, file_facts, read_json, sha256, whole_file, write_json
+from seglab.files import LOCK, archive_is_intact, file_facts, is_held, read_json, sha256, whole_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Run:
         self.pauses = False
         self.replaces = False
         self.mirrors: list[Callable[[Path, dict[str, Any]], None]] = []
-        self._lock = FileLock(self.folder / ".lock", timeout=-1 if wait else 0)
+        self._lock = FileLock(self.folder / LOCK, timeout=-1 if wait else 0)
 
     def __str__(self) -> str:
         return os.path.relpath(self.folder)
@@ -209,18 +209,9 @@ class Run:
         if self.is_main and not self.replaces:
             write_json(self.folder / name, data)
 
-    def status(self) -> str:
-        """How the run stands: what run.json says, but interrupted if it was running when its process died."""
-        status = self.known().get("status", "waiting")
-        return "interrupted" if status == "running" and not self.held() else status
-
     def held(self) -> bool:
         """Whether a living process is working in this folder."""
-        try:
-            with self._lock:
-                return False
-        except Timeout:
-            return True
+        return is_held(self.folder)
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)

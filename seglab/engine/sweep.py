@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from seglab.contract import ContractError
 from seglab.engine.run import JOURNAL, Run, current_sweep, failed_in, rank
-from seglab.files import write_json
+from seglab.files import read_json, run_status, write_json
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,9 @@ def facts_in(journal: Path | None, folder: Path) -> dict[str, Any]:
 def registered_runs(journal: Path) -> list[dict[str, Any]]:
     """The facts of all runs in the journal, each once, in the order in which they started."""
     folders = dict.fromkeys(journal.read_text(encoding="utf-8").splitlines() if journal.exists() else [])
-    return [facts_in(journal, Path(folder)) | {"folder": folder, "name": Path(folder).name} for folder in folders]
+    found = [facts_in(journal, Path(folder)) | {"folder": folder, "name": Path(folder).name} for folder in folders]
+    skipped = [run.get("status") == "finished" and run.get("sweep") != str(journal) for run in found]
+    return [run | {"skipped": already} for run, already in zip(found, skipped, strict=True)]
 
 
 def supervise(module: str) -> int:
@@ -182,22 +184,35 @@ def record_death(run: Run, code: int, failed: bool = True) -> bool:
     return False
 
 
+def duration(seconds: float) -> str:
+    """A length of time to read: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int = 1) -> str:
     """Describe a sweep in a few lines: how many runs are finished, which failed and why, what is left."""
-    states = [run.get("status", "waiting") for run in runs]
-    order = ("finished", "paused", "failed", "refused", "interrupted", "running", "waiting")
+    states = [
+        "finished already" if run.get("skipped") and not plan else run_status(Path(run["folder"]), run) for run in runs
+    ]
+    order = ("finished", "finished already", "paused", "failed", "refused", "interrupted", "running", "waiting")
     counts = ", ".join(f"{states.count(state)} {state}" for state in order if state in states)
     lines = [f"sweep: {len(runs)} runs: {counts or 'none'}; {seconds:.0f} s"]
     stopped = [run for run in runs if run.get("status") in ("failed", "refused")]
     lines += [f"  {run['status']}: {run['name']}: {run['error']['message']}" for run in stopped]
-    finished = [run["seconds"] for run in runs if run.get("status") == "finished"]
+    finished, took = [run["seconds"] for run in runs if run.get("status") == "finished"], ""
     left = len(runs) - len(finished) - states.count("paused") - states.count("refused")  # again would be in vain
-    if plan or left:
-        time_left = f", about {left * sum(finished) / len(finished) / at_once / 60:.0f} min" if finished else ""
-        several = f", {at_once} at once" if at_once > 1 else ""
-        resumes = f"{left}{time_left}{several}; the same command resumes them"
-        lines.append(f"  left: {resumes if left else 'nothing'}")
     folders = {Path(run["folder"]).parent for run in runs}
+    if not finished:  # then by other runs of the study
+        there = [read_json(file) for folder in folders for file in folder.glob("*/run.json")]
+        finished = [run["seconds"] for run in there if run.get("status") == "finished"]
+        took = f" by the {len(finished)} finished in the study"
+    if plan or left:
+        time_left = f", about {duration(left * sum(finished) / len(finished) / at_once)}{took}" if finished else ""
+        several = f", {at_once} at once" if at_once > 1 else ""
+        remedy = "without plan=true the same command trains them" if plan else "the same command resumes them"
+        lines.append(f"  left: {f'{left}{time_left}{several}; {remedy}' if left else 'nothing'}")
     studies = sorted(str(folder) for folder in folders if not folder.name.startswith("."))  # no trials of a search
     lines += [f"  report: python -m seglab.report {shlex.quote(os.path.relpath(study))}" for study in studies]
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from seglab.contract import ContractError, Task, require
-from seglab.files import whole_file
+from seglab.files import run_status, whole_file
 from seglab.reporting.class_rows import chosen_classes, metrics_of, read_rows, rows_per_image
 from seglab.reporting.run_labels import benchmark_titles, fold, label
 
@@ -122,10 +122,11 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
         return {}, f"run.json cannot be read: {error}"
     if not isinstance(facts, dict) or not isinstance(facts.get("config"), dict):  # other programs write one too
         return {"status": "foreign"}, "run.json is not that of a training run"
-    raised, status = facts.get("error") or {}, str(facts.get("status"))
+    facts["status"] = status = run_status(folder, facts)
+    raised = facts.get("error") or {}
     problems = {
         "finished": "",
-        "running": "still running, or ended without a message",
+        "running": "still running",
         "interrupted": "interrupted; run it again to resume",
         "paused": "paused by stop_after; run it again without to resume",
         "failed": f"{raised.get('kind', 'error')}: {raised.get('message', '')}".strip().split("\n")[0],

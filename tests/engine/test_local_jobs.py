@@ -9,9 +9,10 @@ import signal
 import pytest
 
 from seglab.contract import ContractError
-from seglab.engine.local_jobs import Progress, duration, run_in_processes
+from seglab.engine.local_jobs import Progress, run_in_processes
 from seglab.engine.run import JOURNAL, Run
-from seglab.engine.sweep import announce, record_death, refuse, registered_runs, summary
+from seglab.engine.sweep import announce, duration, record_death, refuse, registered_runs, summary
+from seglab.train import show_plan
 
 
 def test_values_come_in_order_and_a_process_that_dies_leaves_the_others_at_work():
@@ -57,6 +58,43 @@ def test_progress_tells_what_ended_and_records_a_death(tmp_path, caplog):
     assert first.endswith("a finished; val/iou 0.5000 in 60 s; about 60 s left")
     assert "b failed; the process died with signal 9 (SIGKILL)" in second
     assert json.loads((folders[1] / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_run_that_was_finished_before_is_not_announced_as_trained(tmp_path, monkeypatch, caplog):
+    journal, folder = tmp_path / "journal", tmp_path / "bce_s1"
+    monkeypatch.setenv(JOURNAL, str(journal))
+    folder.mkdir()
+    facts = {"status": "finished", "seconds": 60.0, "monitor": {"name": "val/iou", "value": 0.5}, "sweep": "another"}
+    (folder / "run.json").write_text(json.dumps(facts))
+    os.utime(folder / "run.json", (0, 0))
+    announce([folder])
+    with caplog.at_level(logging.INFO):
+        Progress([folder], at_once=1).ended(0)
+        assert caplog.messages[0].endswith("bce_s1 is finished already; val/iou 0.5000")
+        assert "1 runs: 1 finished already;" in summary(registered_runs(journal), 1.0, plan=False)
+        assert "1 runs: 1 finished;" in summary(registered_runs(journal), 1.0, plan=True)
+        Progress([folder], at_once=1).ended(0, -9)  # while it was looked at whether it can be trained again
+    assert caplog.messages[1].endswith("bce_s1 refused")
+
+
+def test_a_plan_says_how_long_the_rest_takes_by_any_finished_run_of_the_study_and_what_trains_it(tmp_path):
+    (tmp_path / "bce_s1").mkdir()
+    (tmp_path / "bce_s1/run.json").write_text('{"status": "finished", "seconds": 300}')
+    runs = [{"folder": str(tmp_path / name), "name": name} for name in ("iou_s1", "iou_s2", "iou_s3")]
+    said = summary(runs, 1.0, plan=True)
+    assert "3 runs: 3 waiting" in said
+    assert "left: 3, about 15 min by the 1 finished in the study; without plan=true the same command trains" in said
+
+
+def test_a_run_whose_process_died_is_interrupted_and_not_running(tmp_path, capsys, configure):
+    with Run(tmp_path / "a") as run:
+        run.start()
+        dead = run.known()
+        show_plan(configure("train"), tmp_path / "a")
+    (tmp_path / "a/run.json").write_text(json.dumps(dead))
+    show_plan(configure("train"), tmp_path / "a")
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["running", "interrupted"]
+    assert "1 runs: 1 interrupted" in summary([dead | {"folder": str(tmp_path / "a"), "name": "a"}], 1.0, plan=True)
 
 
 def test_a_run_that_another_process_trains_is_not_recorded_as_dead(tmp_path):

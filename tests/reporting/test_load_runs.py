@@ -26,7 +26,7 @@ def test_a_sweep_becomes_a_row_a_run_and_a_row_an_image_of_each(own):
     ("facts", "problem"),
     [
         ({"status": "failed", "error": {"kind": "OutOfMemory", "message": "no\nmore"}}, "OutOfMemory: no"),
-        ({"status": "running"}, "still running, or ended without a message"),
+        ({"status": "running"}, "interrupted; run it again to resume"),  # its process has died
         ({"status": "interrupted"}, "interrupted; run it again to resume"),
         ('{"name": "truncated', "run.json cannot be read"),
         ("[1, 2]", "run.json is not that of a training run"),
