@@ -138,8 +138,7 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     check_before_data(cfg)
     data = load_data(cfg, run, trainer.strategy.root_device)
     module = make_module(cfg, data, run)
-    run.begin()
-    run.write("split.json", data.splits.ids())
+    run.begin(data.splits.ids())
     processes = evaluation_processes(cfg)
     for _ in range(processes):  # they start, which takes seconds, while the run trains
         submit(processes, exec, "import seglab.metrics.objects, seglab.reporting.run_figures")

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -30,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
 from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
-from seglab.engine.override_errors import explain, first_line, refuse_added, wrong_choice
+from seglab.engine.override_errors import explain, first_line, given_twice, refuse_added, wrong_choice
 from seglab.engine.run import TERMINATED, current_sweep, stopped_on_purpose, was_terminated
 from seglab.engine.sweep import exclusive_slot, refuse, supervise
 from seglab.engine.worker_pool import finish
@@ -70,10 +71,15 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             for word in sys.argv[1:]:
                 if said := _missing_plugin(word) or wrong_choice(word, CONF):
                     raise SystemExit(said)
+            if said := given_twice([word for word in sys.argv[1:] if _is_override(word)]):
+                raise SystemExit(said)
             find_modules_of_the_user(sys.argv[1:])
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and {"--cfg", "-c", "--info", "-i"} & set(sys.argv[1:]):
                 raise SystemExit("--cfg: expected one run, got a sweep; leave -m out")
+            if sweeps and "hydra/launcher=slurm" in sys.argv[1:] and not shutil.which("srun"):
+                got = "none on this machine (no srun); start it where sbatch is known"
+                raise SystemExit(f"hydra/launcher: expected a SLURM cluster, got {got}")
             if sweeps and not current_sweep():  # in its child the command arrives here again
                 mark_swept(sys.argv[1:])
                 raise SystemExit(supervise(f"seglab.{name}"))

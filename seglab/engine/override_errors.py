@@ -25,11 +25,12 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
     """One sentence for an error of composing `conf/<command>.yaml` with the overrides `words`."""
     first = first_line(error)  # in the words of Hydra 1.3; those of another version are given as they are
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: expected KEY=VALUE, got a word that cannot be read; lists are written 'KEY=[A,B]'"
+        remedy = "lists are written 'KEY=[A,B]', text with special characters 'KEY=\"TEXT\"'"
+        return f"{error.override}: expected KEY=VALUE, got a word that cannot be read; {remedy}"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not (?:find|load) '([^']+)'", first)):
         group, _, name = found[1].rpartition("/")
         choices = error.options or [file.stem for file in Path(conf, group).glob("*.yaml")]
-        return f"{group}: expected one of {nearest(name, choices)}, got {name}"
+        return f"{group}: expected {nearest(name, choices, 'a choice')}, got {name}"
     if found := re.match(r"Could not override '([^'=]+)|Could not delete from config. '([^']+)'", first):
         key = found[1] or found[2]
         known = known_keys(command, conf, [word for word in words if key not in word])
@@ -45,13 +46,15 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
         return f"{found[1]}: expected one choice, got two; write {found[1]}=NAME without +"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return first
-    wrong = []
+
+    def composes(*some: str) -> bool:
+        try:
+            return bool(compose(command, list(map(first_of_sweep, some))))
+        except Exception:
+            return False
+
     with initialize_config_dir(conf, version_base="1.3"):
-        for word in words:
-            try:
-                compose(command, [first_of_sweep(word)])
-            except Exception:
-                wrong.append(word)
+        wrong = [] if composes(*words) else [word for word in words if not composes(word)]
     if not wrong:
         return str(error)
     return f"{' '.join(wrong)}: expected what its option or group can hold, got a value that Hydra cannot use ({first})"
@@ -77,10 +80,11 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
         shown = [name for name in siblings if not name.startswith("_")]
         if not shown:
             return f"{key}: expected the _target_ of {parent}, got {leaf}; +{key}=... hands a value to its target"
-        if leaf in shown:  # of the first choice of a sweep
+        if leaf in shown:  # of the first choice of a sweep; no other word gives the option, see given_twice
             return f"{key}: expected an option of each {parent} of the sweep, got one that some of them lack"
-        return f"{key}: expected one of {nearest(leaf, shown)}, got {leaf}"
-    near = sorted(known, key=lambda name: (-likeness(leaf, name.rpartition(".")[2]), len(name)))[:2]
+        return f"{key}: expected {nearest(leaf, shown, 'an option')}, got {leaf}"
+    others = [name for name in known if not name.endswith("_target_") and name.split(".")[0] != key]
+    near = sorted(others, key=lambda name: (-likeness(leaf, name.rpartition(".")[2]), len(name)))[:2]
     return f"{key}: expected an option of this command, such as {' or '.join(near)}, got {key}"
 
 
@@ -92,7 +96,7 @@ def refuse_added(cfg: DictConfig, words: Sequence[str], command: str, conf: str)
     for word in words:
         if word.startswith("folder="):  # the run would be recorded in one folder, and its callbacks write to another
             raise ContractError(f"{command}: expected hydra.run.dir=FOLDER for where results go, got {word}")
-    read = {*OmegaConf.load(Path(conf, f"{command}.yaml")), *(folder.name for folder in Path(conf).iterdir())}
+    read = {*OmegaConf.load(Path(conf, f"{command}.yaml")), *groups_of(command, conf)}
     added = {word.lstrip("+").partition("=")[0] for word in words if word.startswith("+")}
     unread = sorted(key for key in added - read if re.fullmatch(r"\w+", key))
     if unread:
@@ -116,15 +120,23 @@ def wrong_choice(word: str, conf: Path) -> str | None:
     return f"{group}: expected one choice, got {listed}; a sweep tries each of them, -m {group}={','.join(names)}"
 
 
+def given_twice(words: Sequence[str]) -> str | None:
+    """The sentence about an option that is given twice, of which Hydra would take the last value."""
+    keys = [word.lstrip("+").partition("=")[0] for word in words]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    return f"{twice}: expected one value, got it twice; leave one of them out" if twice else None
+
+
 def likeness(word: str, name: str) -> float:
     """From 0 to 1; at least 0.9 where one is a part of the other, as epochs of max_epochs."""
     part = word in name.split("_") or name in word.split("_")
     return max(difflib.SequenceMatcher(None, word, name).ratio(), 0.9 if part else 0.0)
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
-    """The names most like a misspelt one, or all where none is near."""
-    return ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.7) or sorted(names)) or "none"
+def nearest(name: str, names: Sequence[str], kind: str) -> str:
+    """What was expected in the place of a misspelt name: such as those most like it, or all where none is near."""
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
+    return f"{kind} such as {' or '.join(near)}" if near else f"one of {', '.join(sorted(names)) or 'none'}"
 
 
 def known_keys(command: str, conf: str, words: Sequence[str]) -> list[str]:
@@ -135,8 +147,16 @@ def known_keys(command: str, conf: str, words: Sequence[str]) -> list[str]:
             cfg = compose(command, words)
         except (HydraException, OmegaConfBaseException):  # more than one word is wrong
             cfg = compose(command, [word for word in words if re.match(r"hydra\.|[^.=]*(=|$)", word)])
-    groups = [folder.name for folder in Path(conf).iterdir() if folder.is_dir()]
-    return [*options(OmegaConf.to_container(cfg)), *groups]
+    return [*options(OmegaConf.to_container(cfg)), *groups_of(command, conf)]
+
+
+def groups_of(command: str, conf: str) -> set[str]:
+    """The groups that a command has a choice of, such as loss."""
+    defaults = OmegaConf.load(Path(conf, f"{command}.yaml")).get("defaults", [])  # type: ignore[arg-type]
+    named = {entry if isinstance(entry, str) else next(iter(entry)) for entry in defaults} - {"_self_"}
+    commands = {name for name in named if Path(conf, f"{name}.yaml").is_file()}  # search builds on train
+    own = {name.rpartition("@")[2] for name in named - commands if not name.startswith("override ")}
+    return own.union(*(groups_of(name, conf) for name in commands))
 
 
 def options(node: Any) -> list[str]:

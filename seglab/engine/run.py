@@ -97,12 +97,13 @@ class Run:
         self.replaces = not tried and bool(known or self.last)
         return self.replaces
 
-    def begin(self) -> None:
-        """Training begins: without a checkpoint to resume from, remove what an earlier run left."""
+    def begin(self, splits: dict[str, list[str]]) -> None:
+        """Training begins on these splits: without a checkpoint to resume from, remove what an earlier run left."""
         if self.is_main and not self.last:
             self.forget()
             self.replaces = False
             self.note()
+        self.write("split.json", splits)
 
     def forget(self) -> None:
         """Remove what an earlier run left; whenever this is killed, that run is finished still, or starts over."""

@@ -129,7 +129,7 @@ def test_a_rerun_killed_while_it_removes_old_results_leaves_a_finished_run_or_on
         assert again.replace()
         monkeypatch.setattr(Path, "unlink", dies)
         with pytest.raises(SystemError):
-            again.begin()
+            again.begin({})
         monkeypatch.undo()
         left = Run(folder)
         states.append(left.outcome(facts["identity"], lambda: facts["data"]["fingerprint"]))

@@ -6,21 +6,22 @@ import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
 
 from seglab.contract import ContractError
 from seglab.engine.cli import _arranged
 from seglab.engine.config import CONF
-from seglab.engine.override_errors import explain, refuse_added, wrong_choice
+from seglab.engine.override_errors import explain, given_twice, refuse_added, wrong_choice
 
 WRONG = {
     "epochs=5": r"epochs: expected an option of this command, such as .*trainer\.max_epochs.*, got epochs",
     "lr=0.1": r"lr: expected an option of this command, such as .*optimizer\.lr.*, got lr",
     "los=focal": r"los: expected an option of this command, such as loss or .*, got los",
-    "loss=focal loss.gama=2": r"loss\.gama: expected one of gamma, got gama",
-    "loss=focl": "loss: expected one of .*focal.*, got focl",
+    "loss=focal loss.gama=2": r"loss\.gama: expected an option such as gamma, got gama",
+    "loss=focl": "loss: expected a choice such as focal.*, got focl",
     "dataset=nothing": "dataset: expected one of coco, ddsm, folder, fundus, mias, .*, got nothing",
-    "trainer.max_epoch=3": r"trainer\.max_epoch: expected one of max_epochs, got max_epoch",
-    "seed": "seed: expected KEY=VALUE, got a word that cannot be read",
+    "trainer.max_epoch=3": r"trainer\.max_epoch: expected an option such as max_epochs, got max_epoch",
+    "seed": "seed: expected KEY=VALUE, got a word that cannot be read; .* special characters 'KEY=\"TEXT\"'$",
     "loss=external loss.function.p=1": r"got p; \+loss\.function\.p=\.\.\. hands a value to its target",
     "loss=bce,dice": "loss=bce,dice: expected one value, got several; add -m",
     "+loss=bce": "loss: expected one choice, got two",
@@ -58,7 +59,7 @@ def test_an_unknown_key_beside_a_choice_of_the_users_names_its_siblings(tmp_path
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss/mine.yaml").write_text("_target_: seglab.losses.Dice\nsmooth: 0.0\n")
     words = ["loss=mine", "loss.smoth=1", f"hydra.searchpath=[file://{tmp_path}]"]
-    assert sentence_of(words) == "loss.smoth: expected one of smooth, got smoth"
+    assert sentence_of(words) == "loss.smoth: expected an option such as smooth, got smoth"
 
 
 def test_options_may_stand_between_overrides(monkeypatch):
@@ -88,6 +89,29 @@ def test_options_of_the_runs_own_data_are_changed_by_their_plain_names():
     assert (other.root, other.size, "_target_" in other) == ("b", 64, True)
 
 
+def test_a_group_that_a_command_does_not_have_is_not_suggested(configure):
+    with pytest.raises(ConfigCompositionException) as fault:
+        configure("prepare", "augment=light")
+    said = explain(fault.value, "prepare", str(CONF), ["augment=light"])
+    assert re.match(r"augment: expected an option of this command, such as (?!augment)", said), said
+    assert "or augment" not in said
+    with pytest.raises(ContractError, match="augment: expected an option of this command"):
+        refuse_added(configure("prepare", "+augment=light"), ["+augment=light"], "prepare", str(CONF))
+
+
+def test_an_option_is_given_once():
+    said = "loss: expected one value, got it twice; leave one of them out"
+    assert given_twice(["seed=1", "loss=bce", "++loss=dice"]) == said
+    assert given_twice(["loss=bce", "loss.gamma=1", "seed=2"]) is None
+
+
+@pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema")  # as cli.py asks of Python
+def test_words_that_need_each_other_are_not_blamed_for_the_error_of_a_launcher():
+    words = ["hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=0"]
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="an optional launcher")
+    assert explain(RuntimeError("no cluster"), "train", str(CONF), words) == "no cluster"
+
+
 def test_what_would_be_merged_with_another_choice_is_refused():
     said = (
         "loss._target_: expected a choice of loss, got a class alone; write loss=external loss.function._target_=my.L"
@@ -103,11 +127,13 @@ def test_what_would_be_merged_with_another_choice_is_refused():
     ("word", "said"),
     [
         ("+epochs=5", "epochs: expected an option of this command, such as tune.epochs or trainer.max_epochs"),
+        ("-m hydra/launcher=slurm seed=1,2", "hydra/launcher: expected a SLURM cluster, got none on this machine"),
+        ("-m loss=bce loss=dice", "loss: expected one value, got it twice; leave one of them out"),
         ("optimizer.lr=-1", "optimizer.lr: expected a number above 0 and at most 1000000, got -1\n"),
     ],
 )
 def test_the_sentence_stands_alone_on_the_terminal(word, said, tmp_path):
-    command = [sys.executable, "-m", "seglab.train", word]
+    command = [sys.executable, "-m", "seglab.train", *word.split()]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith(said)
@@ -118,7 +144,7 @@ def test_a_folder_of_configurations_may_have_any_name(tmp_path):
     (tmp_path / "m\u00f6, (1)/loss/mine.yaml").write_text("_target_: seglab.losses.Dice\nsmooth: 0.0\n")
     command = [sys.executable, "-m", "seglab.train", "--config-dir", "m\u00f6, (1)", "loss=mine", "loss.smoth=1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "loss.smoth: expected one of smooth, got smoth\n")
+    assert (done.returncode, done.stderr) == (1, "loss.smoth: expected an option such as smooth, got smoth\n")
 
 
 def test_a_folder_is_chosen_by_hydra_alone(configure):
