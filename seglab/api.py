@@ -237,10 +237,15 @@ class Study:
         from seglab.reporting.run_labels import of_run
 
         used = self._sweep.used
-        found = used[(used["label"] == loss) & (used["seed"] == seed) & (used["fold"] == fold)]
+        labels = ", ".join(sorted(set(used["label"])))
+        used = used[used["label"] == loss]
+        require(len(used) > 0, "study", f"a finished run of one of {labels or 'no losses'}", loss)
+        folds = sorted(set(used["fold"]))
+        require(fold != -1 or -1 in folds, "study", f"fold= as one of {', '.join(map(str, folds))}", "none")
+        found = used[(used["seed"] == seed) & (used["fold"] == fold)]
         rows = zip(used["label"], used["seed"], used["fold"], strict=True)
         known = ", ".join(f"{label} with {of_run(*which)}" for label, *which in rows)
-        require(len(found) == 1, "study", f"one of {known or 'no finished runs'}", f"{loss} with {of_run(seed, fold)}")
+        require(len(found) == 1, "study", f"one of {known}", f"{loss} with {of_run(seed, fold)}")
         return Run(found["folder"].iloc[0], self.trust)
 
     def verdict(self, data: str | None = None, **question: Any) -> Verdict:

@@ -94,8 +94,12 @@ def test_a_study_of_folders_is_opened_and_judged(tmp_path):
     assert len(study.images) > len(study.runs)
     with pytest.raises(ContractError, match=r"verdict: expected options of question, .*, got metrics"):
         study.verdict(metrics="dice")
-    with pytest.raises(ContractError, match=r"study: expected one of .*, got nothing with seed 1"):
+    with pytest.raises(ContractError, match=r"study: expected a finished run of one of bce, dice, got nothing$"):
         study.run("nothing")
+    with pytest.raises(
+        ContractError, match=r"study: expected one of bce with seed 1, bce with seed 2, got bce with seed 3"
+    ):
+        study.run("bce", seed=3)
 
 
 def test_a_run_of_a_study_with_folds_is_chosen_by_its_fold(tmp_path):
@@ -103,7 +107,7 @@ def test_a_run_of_a_study_with_folds_is_chosen_by_its_fold(tmp_path):
         write_run(tmp_path / str(fold), FakeLoss("dice"), 1, extra={"dataset": {"folds": 2, "fold": fold}})
     study = seglab.load(tmp_path)
     assert study.run("dice", fold=1).folder.parent.name == "1"
-    with pytest.raises(ContractError, match="one of dice with seed 1, fold 0, dice with seed 1, fold 1, got dice with"):
+    with pytest.raises(ContractError, match="study: expected fold= as one of 0, 1, got none"):
         study.run("dice")
 
 

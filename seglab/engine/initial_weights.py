@@ -27,7 +27,7 @@ def start_from(
             (`encoder.*`); None loads every weight of the same name and shape.
         task: what the model is to learn; a run of another one is refused unless `include` chooses what they share.
 
-    All others keep their first values (`left`). Raises a ContractError where nothing fits.
+    All others keep their first values (`left`). Raises a ContractError where nothing fits, or most shapes differ.
     """
     file = weights_file(source, None if include else task)
     own, theirs = model.state_dict(), read_weights(file, "init_from")
@@ -41,8 +41,13 @@ def start_from(
     wanted = [name for name in own if matches(name, patterns)]
     loaded = {name: theirs[name] for name in wanted if name in theirs and theirs[name].shape == own[name].shape}
     names = f"{len(theirs)} others such as {', '.join(list(theirs)[:3])}"
-    any_fits = any(value.dim() for value in loaded.values())  # a BatchNorm's count of batches fits everywhere
-    require(any_fits, f"init_from {file}", f"weights that fit, such as {', '.join(wanted[:3])}", names)
+    fits = [name for name, value in loaded.items() if value.dim()]  # a BatchNorm's count of batches fits everywhere
+    differ = [name for name in wanted if name in theirs and name not in loaded]
+    if len(differ) > len(fits):  # a model of another width, and not only other heads
+        name, remedy = differ[0], "set the options of model as they were for it"
+        got = f"others, such as {tuple(theirs[name].shape)} instead of {tuple(own[name].shape)} of {name}"
+        require(False, f"init_from {file}", "the shapes of this model's weights", got, remedy)
+    require(bool(fits), f"init_from {file}", f"weights that fit, such as {', '.join(wanted[:3])}", names)
     model.load_state_dict(loaded, strict=False)
     left = [name for name in own if name not in loaded]
     return {"file": str(file), "sha256": sha256(file), "weights": len(own), "loaded": len(loaded), "left": left}

@@ -61,9 +61,11 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error, without what omegaconf puts before the sentence of one of our resolvers."""
+    """The first line of an error, behind the option that it is about; of one of our resolvers its sentence alone."""
     line = next(iter(str(error).splitlines()), type(error).__name__)
-    return re.sub(r"^ContractError raised while resolving interpolation: ", "", line)
+    own = line.removeprefix("ContractError raised while resolving interpolation: ")
+    option = getattr(error, "full_key", None)
+    return f"{option}: {line}" if option and option not in line and own == line else own
 
 
 def first_of_sweep(word: str) -> str:

@@ -15,10 +15,10 @@ from tests.conftest import SMALL, facts_of, killed, train_small
 class Net(nn.Module):
     """An encoder of two layers and a head, under names of their own."""
 
-    def __init__(self, channels=3, out=1):
+    def __init__(self, channels=3, out=1, width=4):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4))
-        self.head = nn.Conv2d(4, out, 1)
+        self.encoder = nn.Sequential(nn.Conv2d(channels, width, 3), nn.BatchNorm2d(width))
+        self.head = nn.Conv2d(width, out, 1)
 
 
 def saved(folder, state, kind):
@@ -54,6 +54,16 @@ def test_what_does_not_fit_is_named_and_keeps_its_first_values(tmp_path):
     after = here.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in ("head.bias", "encoder.0.weight"))
     assert torch.equal(after["head.weight"], there.head.weight)
+
+
+def test_a_model_of_another_width_is_refused_and_one_with_another_head_is_not(tmp_path):
+    file = saved(tmp_path, Net(width=8).state_dict(), "lightning")
+    said = (
+        r"got others, such as \(8, 3, 3, 3\) instead of \(4, 3, 3, 3\) of encoder\.0\.weight; set the options of model"
+    )
+    with pytest.raises(ContractError, match=said):
+        start_from(Net(), file)
+    assert start_from(Net(width=8, out=2), file)["left"] == ["head.weight", "head.bias"]
 
 
 def test_patterns_choose_by_the_models_names_from_any_dot_on(tmp_path):

@@ -7,11 +7,12 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
+from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
 from seglab.engine.cli import _arranged
 from seglab.engine.config import CONF
-from seglab.engine.override_errors import explain, given_twice, refuse_added, wrong_choice
+from seglab.engine.override_errors import explain, first_line, given_twice, refuse_added, wrong_choice
 
 WRONG = {
     "epochs=5": r"epochs: expected an option of this command, such as .*trainer\.max_epochs.*, got epochs",
@@ -60,6 +61,12 @@ def test_an_unknown_key_beside_a_choice_of_the_users_names_its_siblings(tmp_path
     (tmp_path / "loss/mine.yaml").write_text("_target_: seglab.losses.Dice\nsmooth: 0.0\n")
     words = ["loss=mine", "loss.smoth=1", f"hydra.searchpath=[file://{tmp_path}]"]
     assert sentence_of(words) == "loss.smoth: expected an option such as smooth, got smoth"
+
+
+def test_an_interpolation_that_leads_nowhere_names_the_option_that_holds_it(configure):
+    with pytest.raises(OmegaConfBaseException) as fault:
+        _ = configure("train", "+model.width=${dataset.chanels}").model.width
+    assert first_line(fault.value) == "model.width: Interpolation key 'dataset.chanels' not found"
 
 
 def test_options_may_stand_between_overrides(monkeypatch):
