@@ -76,8 +76,8 @@ class Progress:
         if facts.get("status") == "finished":
             seconds = "" if already else f" in {facts['seconds']:.0f} s"
             words.append(f"{facts['monitor']['name']} {facts['monitor']['value']:.4f}{seconds}")
-        elif facts.get("error") and facts["status"] != "refused":  # which has just been said
-            words.append(str(facts["error"]["message"]))
+        elif (error := facts.get("error")) and (error.get("traceback") or error.get("kind") == "Died"):
+            words.append(str(error["message"]))  # any other has just been said, see cli.py
         if trained:
             self.seconds.append(facts.get("seconds", 0.0))
         left = len(self.folders) - self.done

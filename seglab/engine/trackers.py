@@ -40,6 +40,7 @@ class Tracker(Logger):
     """
 
     package = ""
+    remedy = "logger=none and later push=NAME sends the runs"
 
     def __init__(self, project: str, run: str) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class Tracker(Logger):
             raise
         except Exception as error:  # each tracker has its own
             got = f"{type(error).__name__}: {one_line(error)}"
-            require(False, "logger", f"{self.package} to answer", got, "logger=none and later push=NAME sends the runs")
+            require(False, "logger", f"{self.package} to answer", got, self.remedy)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Send numbers after each epoch, and those of the best weights; one that is undefined is left out."""
@@ -108,6 +109,8 @@ class Wandb(Tracker):
     def __init__(self, project: str, run: str, package: str = "wandb", offline: bool = False) -> None:
         super().__init__(project, run)
         self.package, self.offline = package, offline
+        if package == "wandb" and not offline:
+            self.remedy = f"logger.offline=true writes to the run's folder, {self.remedy}"
 
     def start(self, folder: Path, facts: dict[str, Any]) -> None:
         self.tool: Any = importlib.import_module(self.package)

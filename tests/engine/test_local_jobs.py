@@ -1,5 +1,6 @@
 """Several processes at once, each for one number, and what is reported when they end."""
 
+import contextlib
 import json
 import logging
 import math
@@ -58,6 +59,22 @@ def test_progress_tells_what_ended_and_records_a_death(tmp_path, caplog):
     assert first.endswith("a finished; val/iou 0.5000 in 60 s; about 60 s left")
     assert "b failed; the process died with signal 9 (SIGKILL)" in second
     assert json.loads((folders[1] / "run.json").read_text())["status"] == "failed"
+
+
+def test_what_a_failed_run_has_said_itself_is_not_said_again(tmp_path, caplog):
+    def fails(error):
+        with Run(tmp_path) as run:
+            run.start()
+            raise error
+
+    for error in (ContractError("logger: expected wandb to answer"), MemoryError("no room")):
+        with contextlib.suppress(type(error)):
+            fails(error)
+        with caplog.at_level(logging.INFO):
+            Progress([tmp_path], at_once=1).ended(0)
+    first, second = caplog.messages
+    assert first.endswith("failed")
+    assert second.endswith("failed; no room")
 
 
 def test_a_run_that_was_finished_before_is_not_announced_as_trained(tmp_path, monkeypatch, caplog):

@@ -20,7 +20,7 @@ from PIL import Image
 from seglab.contract import ContractError
 from seglab.engine.cli import extras_named
 from seglab.engine.config import ConfigError
-from seglab.engine.trackers import Tracker, push
+from seglab.engine.trackers import Tracker, Wandb, push
 from seglab.report import mirror
 from tests.conftest import train_small
 
@@ -50,6 +50,12 @@ class Fake(Tracker):
 
     def finish(self, pictures, status):
         self.note("finish", ([file.name for file in pictures], status))
+
+
+def test_wandb_that_does_not_start_may_write_to_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(Wandb, "start", lambda *_: 1 / 0)
+    with pytest.raises(ContractError, match=r"by zero; logger\.offline=true writes .* folder, logger=none and later"):
+        Wandb("p", "r").begin(tmp_path, {})
 
 
 @pytest.fixture
