@@ -106,7 +106,7 @@ def create(arch: str, encoder: str, weights: str | None, in_channels: int, optio
 def require_known(option: str, name: str, names: list[str]) -> None:
     """Refuse a name that the library does not have, with the nearest ones that it has."""
     near = difflib.get_close_matches(name, names, n=5, cutoff=0.3) or names[:12]
-    require(name in names, f"model: {option}", f"one of {', '.join(near)}", name)
+    require(name in names, f"model: {option}", f"a name such as {', '.join(near)}", name)
 
 
 def fill(encoder: Any, state: dict[str, Tensor], in_channels: int, source: str) -> None:

@@ -115,7 +115,7 @@ def test_tree_parzen_proposes_one_trial_of_each_loss_at_a_time(simulate):
             "space.loss.gamme: expected an option of what is trained, or of one of the losses",
         ),
         ([RATE, "sampler=tpe", "halving=3"], "halving: expected sampler=quasirandom beside it, got tpe"),
-        ([RATE, "loss=bce,dise"], "loss: expected one of dice"),
+        ([RATE, "loss=bce,dise"], "loss: expected a choice such as dice"),
     ],
 )
 def test_bad_input_is_one_sentence(simulate, words, said):

@@ -55,7 +55,7 @@ class Fake(Tracker):
 def test_wandb_that_does_not_start_may_write_to_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(Wandb, "start", lambda *_: 1 / 0)
     with pytest.raises(ContractError, match=r"by zero; logger\.offline=true writes .* folder, logger=none and later"):
-        Wandb("p", "r").begin(tmp_path, {})
+        Wandb("p", "r").begin(tmp_path, dict.fromkeys(("identity", "seed", "choices", "config")))
 
 
 @pytest.fixture

@@ -93,10 +93,10 @@ def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"arch": "unett"}, "arch: expected one of unet, .*, got unett"),
-        ({"encoder_name": "resnet35"}, "encoder_name: expected one of resnet.*resnet34.*, got resnet35"),
+        ({"arch": "unett"}, "arch: expected a name such as unet, .*, got unett"),
+        ({"encoder_name": "resnet35"}, "encoder_name: expected a name such as resnet.*resnet34.*, got resnet35"),
         ({"encoder_name": "tu-nonsense"}, "go together.*nonsense"),
-        ({"options": {"decoder_attention": 1}}, "options: expected one of decoder_attention_type"),
+        ({"options": {"decoder_attention": 1}}, "options: expected a name such as decoder_attention_type"),
     ],
 )
 def test_names_that_the_library_lacks_are_one_sentence(options, sentence):

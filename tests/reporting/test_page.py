@@ -229,7 +229,7 @@ def test_a_sweep_in_which_nothing_finished_still_gives_a_page(own):
     sweep = collect([own])
     html = page("x", [], [], sweep.runs, "")
     assert "nothing to compare yet" in html
-    assert "ended without a message" in html
+    assert "interrupted; run it again to resume" in html
     assert csv([], sweep.runs) == "loss,data,seeds\n"
 
 
