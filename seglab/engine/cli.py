@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seglab.contract import ContractError
 from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
 from seglab.engine.override_errors import explain, first_line, given_twice, refuse_added, wrong_choice
-from seglab.engine.run import TERMINATED, current_sweep, stopped_on_purpose, was_terminated
+from seglab.engine.run import TERMINATED, current_sweep, rank, stopped_on_purpose, was_terminated
 from seglab.engine.sweep import exclusive_slot, refuse, supervise
 from seglab.engine.worker_pool import finish
 
@@ -71,7 +71,8 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             for word in sys.argv[1:]:
                 if said := _missing_plugin(word) or wrong_choice(word, CONF):
                     raise SystemExit(said)
-            if said := given_twice([word for word in sys.argv[1:] if _is_override(word)]):
+            given = [word for word in sys.argv[1:] if _is_override(word)]
+            if rank() == 0 and (said := given_twice(given)):  # to other ranks Lightning hands hydra.run.dir once more
                 raise SystemExit(said)
             find_modules_of_the_user(sys.argv[1:])
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
