@@ -71,8 +71,8 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             for word in sys.argv[1:]:
                 if said := _missing_plugin(word) or wrong_choice(word, CONF):
                     raise SystemExit(said)
-            given = [word for word in sys.argv[1:] if _is_override(word)]
-            if rank() == 0 and (said := given_twice(given)):  # to other ranks Lightning hands hydra.run.dir once more
+            # To other ranks than the first Lightning hands hydra.run.dir once more
+            if rank() == 0 and (said := given_twice(list(filter(_is_override, sys.argv[1:])))):
                 raise SystemExit(said)
             find_modules_of_the_user(sys.argv[1:])
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])

@@ -64,6 +64,7 @@ class Run:
         wait: wait while another process holds the folder, instead of refusing.
 
     Attributes:
+        replaces: the run starts over; what an earlier one left stays until training begins, and nothing is written.
         mirrors: are called with the folder and its facts when the run has ended, however it did.
     """
 
@@ -91,10 +92,10 @@ class Run:
         return file if file.exists() and not self.replaces else None
 
     def replace(self) -> bool:
-        """Start over, but write nothing before `begin`; gives False where there is nothing, or all is of this sweep."""
+        """Start over, with `replaces`; gives False where there is nothing to replace, or what this sweep has made."""
         known, sweep = self.known(), current_sweep()
-        tried = sweep is not None and known.get("sweep") == sweep  # it started again, since another job has died
-        self.replaces = not tried and bool(known or self.last)
+        of_this_sweep = sweep is not None and known.get("sweep") == sweep  # begun again, since another job has died
+        self.replaces = not of_this_sweep and bool(known or self.last)
         return self.replaces
 
     def begin(self, splits: dict[str, list[str]]) -> None:

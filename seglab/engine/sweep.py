@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from seglab.contract import ContractError
 from seglab.engine.run import JOURNAL, Run, current_sweep, failed_in, rank
-from seglab.files import read_json, run_status, write_json
+from seglab.files import run_status, write_json
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +91,7 @@ def registered_runs(journal: Path) -> list[dict[str, Any]]:
     """The facts of all runs in the journal, each once, in the order in which they started."""
     folders = dict.fromkeys(journal.read_text(encoding="utf-8").splitlines() if journal.exists() else [])
     found = [facts_in(journal, Path(folder)) | {"folder": folder, "name": Path(folder).name} for folder in folders]
-    skipped = [run.get("status") == "finished" and run.get("sweep") != str(journal) for run in found]
-    return [run | {"skipped": already} for run, already in zip(found, skipped, strict=True)]
+    return [run | {"skipped": run.get("status") == "finished" and run.get("sweep") != str(journal)} for run in found]
 
 
 def supervise(module: str) -> int:
@@ -205,8 +204,8 @@ def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int
     left = len(runs) - len(finished) - states.count("paused") - states.count("refused")  # again would be in vain
     folders = {Path(run["folder"]).parent for run in runs}
     if not finished:  # then by other runs of the study
-        there = [read_json(file) for folder in folders for file in folder.glob("*/run.json")]
-        finished = [run["seconds"] for run in there if run.get("status") == "finished"]
+        there = [Run(file.parent).known() for folder in folders for file in folder.glob("*/run.json")]
+        finished = [run["seconds"] for run in there if "identity" in run and run["status"] == "finished"]
         took = f" by the {len(finished)} finished in the study"
     if plan or left:
         time_left = f", about {duration(left * sum(finished) / len(finished) / at_once)}{took}" if finished else ""

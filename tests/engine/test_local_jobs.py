@@ -96,7 +96,9 @@ def test_a_run_that_was_finished_before_is_not_announced_as_trained(tmp_path, mo
 
 def test_a_plan_says_how_long_the_rest_takes_by_any_finished_run_of_the_study_and_what_trains_it(tmp_path):
     (tmp_path / "bce_s1").mkdir()
-    (tmp_path / "bce_s1/run.json").write_text('{"status": "finished", "seconds": 300}')
+    (tmp_path / "bce_s1/run.json").write_text('{"status": "finished", "seconds": 300, "identity": "a"}')
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/run.json").write_text("[]")
     runs = [{"folder": str(tmp_path / name), "name": name} for name in ("iou_s1", "iou_s2", "iou_s3")]
     said = summary(runs, 1.0, plan=True)
     assert "3 runs: 3 waiting" in said

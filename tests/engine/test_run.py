@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from seglab.contract import ContractError
-from seglab.engine.run import Run, commit, versions
+from seglab.engine.run import JOURNAL, Run, commit, versions
 from tests.conftest import facts_of
 
 
@@ -58,6 +58,18 @@ def test_what_a_checkpoint_was_made_from_is_known_until_it_is_gone(tmp_path):
     with Run(tmp_path) as run:
         run.start()
         assert not run.facts.keys() & made_from.keys()
+
+
+def test_a_sweep_replaces_what_others_have_made_and_not_what_it_has_made_itself(tmp_path, monkeypatch):
+    monkeypatch.setenv(JOURNAL, "first")
+    assert not Run(tmp_path).replace()
+    with Run(tmp_path) as run:
+        run.start()
+    assert not Run(tmp_path).replace()
+    monkeypatch.setenv(JOURNAL, "second")
+    assert Run(tmp_path).replace()
+    monkeypatch.delenv(JOURNAL)
+    assert Run(tmp_path).replace()
 
 
 def test_forgetting_removes_what_a_run_left_and_nothing_else(tmp_path):
