@@ -11,7 +11,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 
 from seglab.engine.config import CONF, check
-from seglab.engine.override_errors import given_twice
 from seglab.report import with_roots
 from tests.commands.test_pages import assigned, commands_of
 
@@ -48,7 +47,6 @@ def test_a_printed_command_fits_the_configuration(line, configure):
     if module == "loss_catalog":
         assert words in ([], ["docs"])
         return
-    assert given_twice([word for word in words if "=" in word]) is None
     job = first_job(with_roots(words) if module == "report" else words)
     cfg = configure(module, *job, *(["folder=x", "trainer.precision=32-true"] if module == "train" else []))
     if module == "train":

@@ -31,8 +31,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
 from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
-from seglab.engine.override_errors import explain, first_line, given_twice, refuse_added, wrong_choice
-from seglab.engine.run import TERMINATED, current_sweep, rank, stopped_on_purpose, was_terminated
+from seglab.engine.override_errors import explain, first_line, refuse_added, wrong_choice
+from seglab.engine.run import TERMINATED, current_sweep, stopped_on_purpose, was_terminated
 from seglab.engine.sweep import exclusive_slot, refuse, supervise
 from seglab.engine.worker_pool import finish
 
@@ -71,9 +71,6 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             for word in sys.argv[1:]:
                 if said := _missing_plugin(word) or wrong_choice(word, CONF):
                     raise SystemExit(said)
-            # To other ranks than the first Lightning hands hydra.run.dir once more
-            if rank() == 0 and (said := given_twice(list(filter(_is_override, sys.argv[1:])))):
-                raise SystemExit(said)
             find_modules_of_the_user(sys.argv[1:])
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and {"--cfg", "-c", "--info", "-i"} & set(sys.argv[1:]):
@@ -129,11 +126,15 @@ def _is_override(word: str) -> bool:
 
 
 def _arranged(words: list[str], command: str) -> list[str]:
-    """A command line as Hydra takes it: overrides in one piece after the options, the home folder for ~, ä as "ä"."""
+    """A command line as Hydra takes it: overrides in one piece after the options, the home folder for ~, ä as "ä".
+
+    Of an option that is given twice the last value holds; Hydra would merge two mappings.
+    """
     if command == "evaluate":  # whose data set, where none is chosen, is an empty mapping: the run's own with changes
         words = [re.sub(r"^\+*(?=dataset\.)", "++", word) for word in words]
-    in_order = sorted(words, key=_is_override)  # stable: the word behind --config-dir stays there
-    at_home = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in in_order]
+    others = [word for word in words if not _is_override(word)]  # in order: the word behind --config-dir stays there
+    last = {word.partition("=")[0].lstrip("+"): word for word in words if _is_override(word)}
+    at_home = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in (*others, *last.values())]
     # A value with a letter outside of ASCII, which Hydra takes in quotes alone; no list, mapping, sweep or quoted text
     foreign = re.compile(r"""([^=\s]+=)(?=.*[^\x00-\x7f])([^,=\[\]{}()'"\\]+)""")
     return [foreign.sub(r'\1"\2"', word) if foreign.fullmatch(word) else word for word in at_home]

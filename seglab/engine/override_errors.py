@@ -82,7 +82,7 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
         shown = [name for name in siblings if not name.startswith("_")]
         if not shown:
             return f"{key}: expected the _target_ of {parent}, got {leaf}; +{key}=... hands a value to its target"
-        if leaf in shown:  # of the first choice of a sweep; no other word gives the option, see given_twice
+        if leaf in shown:  # of the first choice of a sweep
             return f"{key}: expected an option of each {parent} of the sweep, got one that some of them lack"
         return f"{key}: expected {nearest(leaf, shown, 'an option')}, got {leaf}"
     others = [name for name in known if not name.endswith("_target_") and name.split(".")[0] != key]
@@ -120,13 +120,6 @@ def wrong_choice(word: str, conf: Path) -> str | None:
     if len(names) < 2 or not any(re.search("(?m)^_target_:", text) for text in texts):
         return None
     return f"{group}: expected one choice, got {listed}; a sweep tries each of them, -m {group}={','.join(names)}"
-
-
-def given_twice(words: Sequence[str]) -> str | None:
-    """The sentence about an option that is given twice, of which Hydra would take the last value."""
-    keys = [word.lstrip("+").partition("=")[0] for word in words]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    return f"{twice}: expected one value, got it twice; leave one of them out" if twice else None
 
 
 def likeness(word: str, name: str) -> float:

@@ -83,16 +83,11 @@ def command_line(command: str, words: Sequence[str], out: Path, environment: Map
     os.chdir(out)
     os.environ |= environment or {}
     speak_into("said.txt")
-    sys.argv = [command, *once(words)]
+    sys.argv = [command, *words]
     sweep.subprocess = SimpleNamespace(Popen=Fork)
     module = import_module(f"seglab.{command}")  # before, signals do what Python does
     Path("began").touch()
     module.main()
-
-
-def once(words: Sequence[str]) -> list[str]:
-    """The words of a command with the last value of each option, which the command itself takes once."""
-    return list({word.partition("=")[0]: word for word in words}.values())
 
 
 def begin(target: Callable[..., None], *arguments: Any) -> Begun:

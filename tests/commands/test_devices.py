@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from seglab.contract import ContractError
-from tests.commands.forked import once
 from tests.conftest import SMALL, facts_of, train_small
 
 WORDS = ("dataset.val=5", "dataset.test=7")  # odd numbers: one process has an image more than the other
@@ -21,7 +20,7 @@ WORDS += ("loss=weighted_bce", "loss.pos_weight=50.0")  # so that it finds somet
 def test_two_processes_give_the_rows_and_metrics_of_one(tmp_path):
     one, two = train_small(tmp_path / "one", *WORDS), tmp_path / "two"
     halves = ("batch_size=2", "trainer.devices=2", "trainer.strategy=ddp", f"hydra.run.dir={two}")
-    command = [sys.executable, "-m", "seglab.train", *once([*SMALL, *WORDS, *halves])]
+    command = [sys.executable, "-m", "seglab.train", *SMALL, *WORDS, *halves]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
     assert said.returncode == 0, said.stderr

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seglab.contract import ContractError
 from seglab.engine.cli import _arranged
 from seglab.engine.config import CONF
-from seglab.engine.override_errors import explain, first_line, given_twice, refuse_added, wrong_choice
+from seglab.engine.override_errors import explain, first_line, refuse_added, wrong_choice
 
 WRONG = {
     "epochs=5": r"epochs: expected an option of this command, such as .*trainer\.max_epochs.*, got epochs",
@@ -72,10 +72,10 @@ def test_an_interpolation_that_leads_nowhere_names_the_option_that_holds_it(conf
 def test_options_may_stand_between_overrides(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     words = ["seed=1,2", "-m", "~logger", "--config-dir", "mine", "dataset.root=~/images"]
-    assert _arranged(["dataset.root=d\u00e4 t\u00e9", "loss='\u00e4'", "loss=a,\u00e4"], "train") == [
+    assert _arranged(["dataset.root=d\u00e4 t\u00e9", "loss='\u00e4'", "model=a,\u00e4"], "train") == [
         'dataset.root="d\u00e4 t\u00e9"',
         "loss='\u00e4'",
-        "loss=a,\u00e4",
+        "model=a,\u00e4",
     ]
     assert _arranged(words, "train") == [
         "-m",
@@ -106,10 +106,9 @@ def test_a_group_that_a_command_does_not_have_is_not_suggested(configure):
         refuse_added(configure("prepare", "+augment=light"), ["+augment=light"], "prepare", str(CONF))
 
 
-def test_an_option_is_given_once():
-    said = "loss: expected one value, got it twice; leave one of them out"
-    assert given_twice(["seed=1", "loss=bce", "++loss=dice"]) == said
-    assert given_twice(["loss=bce", "loss.gamma=1", "seed=2"]) is None
+def test_of_an_option_that_is_given_twice_the_last_value_holds():
+    words = ["loss=bce", "dataset.classes={a: 0}", "seed=1", "loss=dice", "++dataset.classes={a: 0, b: 1}"]
+    assert _arranged(words, "train") == ["loss=dice", "++dataset.classes={a: 0, b: 1}", "seed=1"]
 
 
 @pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema")  # as cli.py asks of Python
@@ -135,7 +134,6 @@ def test_what_would_be_merged_with_another_choice_is_refused():
     [
         ("+epochs=5", "epochs: expected an option of this command, such as tune.epochs or trainer.max_epochs"),
         ("-m hydra/launcher=slurm seed=1,2", "hydra/launcher: expected a SLURM cluster, got none on this machine"),
-        ("-m loss=bce loss=dice", "loss: expected one value, got it twice; leave one of them out"),
         ("optimizer.lr=-1", "optimizer.lr: expected a number above 0 and at most 1000000, got -1\n"),
     ],
 )
