@@ -7,6 +7,7 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.engine.run import JOURNAL, Run, commit, versions
+from seglab.files import run_status
 from tests.conftest import facts_of
 
 
@@ -114,3 +115,13 @@ def test_a_commit_is_that_of_a_folder_and_of_its_own_files(tmp_path):
 def test_the_versions_of_a_run_have_seglab_among_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where no repository is
     assert versions()["seglab"].split(" ")[0] in ("2.0.0", "not")
+
+
+def test_a_run_whose_lock_may_not_be_tried_is_believed_to_be_running(tmp_path, monkeypatch):
+    def refused(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / ".lock").touch()
+    assert run_status(tmp_path, {"status": "running"}) == "interrupted"
+    monkeypatch.setattr("seglab.files.FileLock.acquire", refused)
+    assert run_status(tmp_path, {"status": "running"}) == "running"
