@@ -12,7 +12,16 @@ import pytest
 from seglab.contract import ContractError
 from seglab.engine.local_jobs import Progress, run_in_processes
 from seglab.engine.run import JOURNAL, Run
-from seglab.engine.sweep import announce, duration, record_death, refuse, registered_runs, summary
+from seglab.engine.sweep import (
+    _mark_crashed,
+    announce,
+    died_together,
+    duration,
+    record_death,
+    refuse,
+    registered_runs,
+    summary,
+)
 from seglab.train import show_plan
 
 
@@ -42,6 +51,31 @@ def test_an_error_in_the_parent_ends_every_process(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_in_processes(work, 3, 2, ended)
     assert {path.name[0] for path in tmp_path.iterdir()} <= {"0"}
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [(-9, " with signal 9 (SIGKILL)"), (137, " with signal 9 (SIGKILL)"), (139, " with signal 11 (SIGSEGV)"), (1, "")],
+)
+def test_the_cause_of_a_death_is_the_signal_in_the_exit_code(code, cause, tmp_path):
+    run = Run(tmp_path / "a")
+    run.folder.mkdir()
+    assert record_death(run, code)
+    assert run.known()["error"]["message"] == f"the process died{cause}"
+
+
+@pytest.mark.parametrize(
+    ("names", "stopped", "status"), [("a", False, "failed"), ("a", True, "interrupted"), ("ab", False, "interrupted")]
+)
+def test_of_runs_that_died_together_any_may_be_at_fault(names, stopped, status, tmp_path):
+    journal = tmp_path / "journal"
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"status": "running", "sweep": str(journal)}))
+    journal.write_text("".join(f"{tmp_path / name}\n" for name in names))
+    assert _mark_crashed(journal, 137, stopped) == list(names)
+    assert {Run(tmp_path / name).known()["status"] for name in names} == {status}
+    assert [path.name for path in died_together(journal)] == (list(names) if len(names) > 1 else [])
 
 
 def test_progress_tells_what_ended_and_records_a_death(tmp_path, caplog):
