@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from seglab.engine import cli, config
 from seglab.engine.run import Run
 from seglab.engine.sweep import JOURNAL, died_together, exclusive_slot
-from tests.commands.forked import begin, command_line, end, kill_group, once, run
+from tests.commands.forked import begin, command_line, end, kill_group, run
 from tests.conftest import SMALL, assert_same_tables, facts_of, train_small
 
 BOMBS = """
@@ -70,7 +70,7 @@ def sweep(place, *words):
 
 def sweep_from_nothing(place, *words):
     """In processes that have nothing imported, as a user's; they end as Python does."""
-    command = [sys.executable, "-m", "seglab.train", *once([*SWEEP, *words])]
+    command = [sys.executable, "-m", "seglab.train", *SWEEP, *words]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     done = subprocess.run(command, cwd=place, env=os.environ | THREADS, **options)
     return done.returncode, done.stdout
