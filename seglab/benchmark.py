@@ -38,6 +38,8 @@ def losses(cfg: DictConfig) -> Sequence[Any]:
     from seglab.benchmarks.losses import measure
 
     settings = cfg.losses
+    remedy = "losses.only=[dice,iou] chooses some"
+    require(OmegaConf.is_dict(settings), "losses", "losses.OPTION=VALUE", f"losses={settings}", remedy)
     gpu = settings.device == "cpu" or torch.cuda.is_available()
     require(gpu, "losses.device", "a GPU", "none here", "use losses.device=cpu")
     torch.set_num_threads(settings.threads)

@@ -40,6 +40,9 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
         return unknown_key(key, known)
     if found := re.match(r"Could not append to config. An item is already at '([^']+)'", first):
         return f"{found[1]}: expected {found[1]}=VALUE, since the option exists, got +{found[1]}; leave the + out"
+    if found := re.match(r"Error merging override ([^=]+)=(.*)", first):
+        kinds = "a list for a list, or a mapping for a mapping"
+        return f"{found[1]}: expected {kinds}, got {found[2]}; --cfg job shows which it is"
     if found := re.match(r"Ambiguous value for argument '([^']+)'", first):
         return f"{found[1]}: expected one value, got several; add -m to run all of them"
     if found := re.match(r"Multiple values for ([\w/@]+)", first):

@@ -26,6 +26,7 @@ WRONG = {
     "loss=external loss.function.p=1": r"got p; \+loss\.function\.p=\.\.\. hands a value to its target",
     "loss=bce,dice": "loss=bce,dice: expected one value, got several; add -m",
     "+loss=bce": "loss: expected one choice, got two",
+    "tune=[a,b]": r"tune: expected a list for a list, or a mapping for a mapping, got \[a,b\]; --cfg job shows",
     "+seed=3": r"seed: expected seed=VALUE, since the option exists, got \+seed; leave the \+ out",
     "augment=chain augment.steps={e:{p:1}}": r"got e; \+\+augment\.steps\.e=\.\.\. adds one",
     "dataset=folder dataset.train=8 dataset.val=4": "dataset.train: expected one of .*test_images, .*, got train",
