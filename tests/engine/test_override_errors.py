@@ -1,8 +1,10 @@
 """A wrong override is one sentence with the nearest names that exist."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -140,7 +142,8 @@ def test_what_would_be_merged_with_another_choice_is_refused():
 )
 def test_the_sentence_stands_alone_on_the_terminal(word, said, tmp_path):
     command = [sys.executable, "-m", "seglab.train", *word.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    environment = {**os.environ, "PATH": str(Path(sys.executable).parent)}  # without SLURM, where there is one
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith(said)
 
