@@ -159,8 +159,9 @@ class Run:
     def predict(self, images: Sequence[Source]) -> list[np.ndarray]:
         """Predict the probability of foreground in images of any size, arrays or paths: each (h, w) float32.
 
-        Of several classes (k, h, w): that of each.
+        Of several classes (k, h, w): that of each. Files of several pages are for `python -m seglab.predict`.
         """
+        from seglab.images.raster import SeveralPages
         from seglab.inference.predictor import FULL, warn_of_range
 
         stack = getattr(images, "ndim", 4) == 4  # an array (n, h, w, c) is as good as a list
@@ -172,7 +173,11 @@ class Run:
             if not isinstance(one, str | Path):  # of a file it is said when it is decoded
                 warn_of_range(f"image {number}", one, model.dataset)
         maps = (model.of_file(str(one)) if isinstance(one, str | Path) else model.of_image(one) for one in checked)
-        return [levels.astype("float32") / FULL for levels in maps]
+        try:
+            return [levels.astype("float32") / FULL for levels in maps]
+        except SeveralPages as stack:  # its own remedy is an option of training
+            expected, _, _ = str(stack).partition(";")
+            raise ContractError(f"{expected}; python -m seglab.predict takes all of them") from None
 
     @cached_property
     def _predictor(self) -> Predictor:

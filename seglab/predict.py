@@ -63,36 +63,48 @@ def predict_images(waiting: dict[str, Path], predictors: Sequence[Predictor], wr
     from dataclasses import replace
 
     from seglab.data.decode import view_image
+    from seglab.images.image_io import is_volume
     from seglab.images.resize import to_full_range
     from seglab.inference.predictor import decoded, ensemble_average, label_of, with_data
 
     reading, tried, bad = predictors[0].dataset, 0, 0
     as_it_is = replace(reading, fit="patch", reduce=1)  # the overlay is drawn in the image's own size
-    pages = (page for name in progress(waiting) for page in pages_of(name, waiting[name], reading))
-    for name, file, page in pages:
-        if name in writer:  # a page of a stack that was begun
-            continue
-        tried += 1
-        try:
-            require(page is None or name not in writer.names, "predict", "images of different names", name)
-            image = decoded(str(file), reading, page)
-            shown = to_full_range(view_image(image, as_it_is), reading.range)
-            levels = ensemble_average(predictors, str(file), page)
-        except (ContractError, OSError, MemoryError) as error:
-            bad += 1
-            said = error if isinstance(error, ContractError) else f"{file}: {type(error).__name__}: {error}"
-            log.warning("%s%s", label_of(page), said)
-            continue
-        writer.write(name, file, shown, levels, with_data(image))
+    for base in progress(waiting):
+        file, before = waiting[base], tried
+        pages = pages_of(base, file, reading)
+        for name, page in pages.items():
+            if name in writer:  # a page of a stack that was begun
+                continue
+            tried += 1
+            try:
+                require(page is None or name not in writer.names, "predict", "images of different names", name)
+                image = decoded(str(file), reading, page)
+                shown = to_full_range(view_image(image, as_it_is), reading.range)
+                levels = ensemble_average(predictors, str(file), page)
+            except (ContractError, OSError, MemoryError) as error:
+                bad += 1
+                said = error if isinstance(error, ContractError) else f"{file}: {type(error).__name__}: {error}"
+                log.warning("%s%s", label_of(page), said)
+                continue
+            writer.write(name, file, shown, levels, with_data(image))
+        if is_volume(str(file)):
+            writer.join_slices(base, file, list(pages), axis_of(reading), again=tried > before)
     made = sorted(path.name for path in writer.folder.iterdir() if not path.name.startswith("."))
     log.info("%s: %s", writer.folder, " ".join(made))
     require(not bad, "predict", "images that can be read", f"{bad} of {tried} that cannot", "see above")
 
 
-def pages_of(name: str, file: Path, dataset: Dataset) -> list[tuple[str, Path, int | None]]:
-    """The pages of a stack, each with the name of its prediction; a file of one page, or none, as it is."""
+def axis_of(dataset: Dataset) -> int:
+    """The axis across which a volume is cut into slices."""
+    from seglab.images.medical import LAST
+
+    return getattr(dataset, "axis", LAST)
+
+
+def pages_of(name: str, file: Path, dataset: Dataset) -> dict[str, int | None]:
+    """The pages of a stack by the names of their predictions; of a file of one page, or none, None."""
     from seglab.images.image_io import is_volume
-    from seglab.images.medical import LAST, read_volume
+    from seglab.images.medical import read_volume
     from seglab.images.raster import SeveralPages
     from seglab.inference.predictor import decoded, warn_of_range
 
@@ -101,12 +113,12 @@ def pages_of(name: str, file: Path, dataset: Dataset) -> list[tuple[str, Path, i
     except SeveralPages as stack:
         mark = "page{}"
         if is_volume(str(file)):
-            mark = f"{'xyz'[getattr(dataset, 'axis', LAST)]}{{:03}}"  # as training names slices
+            mark = f"{'xyz'[axis_of(dataset)]}{{:03}}"  # as training names slices
             warn_of_range(str(file), read_volume(str(file), file.stat().st_mtime_ns), dataset)
-        return [(f"{name}_{mark.format(number)}", file, number) for number in range(stack.pages)]
+        return {f"{name}_{mark.format(number)}": number for number in range(stack.pages)}
     except (ContractError, OSError, MemoryError):
         pass  # it is reported when it is predicted
-    return [(name, file, None)]
+    return {name: None}
 
 
 def thresholds_of(choice: Any, runs: list[TrainedRun], task: Task) -> list[float]:

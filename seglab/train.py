@@ -164,8 +164,9 @@ def one_process(cfg: DictConfig) -> bool:
 
 def check_device(cfg: DictConfig) -> None:
     """Refuse a run that can never be trained here before it begins, or a sweep would say that it resumes."""
-    from seglab.engine.device import precision
+    from seglab.engine.device import check_nodes, precision
 
+    check_nodes(cfg.trainer.num_nodes)
     precision(cfg.trainer.accelerator, cfg.trainer.precision)  # refuses what the device cannot do
     remedy = "start each run by itself, or sweep with hydra/launcher=slurm"
     require(one_process(cfg) or not shares_process(), "trainer", "devices=1 in a sweep in one process", "more", remedy)

@@ -1,6 +1,7 @@
 """Which device a run computes on, and in which precision."""
 
 import ctypes
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,13 @@ def precision(accelerator: str, wanted: str) -> str:
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     units = torch.cpu.get_capabilities()  # without such units bf16 took 1.9 times as long as float32
     return "bf16-mixed" if units.get("avx512_bf16") or units.get("amx_bf16") else "32-true"
+
+
+def check_nodes(nodes: int) -> None:
+    """Refuse a run over several nodes of which this one has no number: each would take itself for the first."""
+    numbered = nodes == 1 or not {"RANK", "NODE_RANK", "SLURM_PROCID"}.isdisjoint(os.environ)
+    remedy = "start it by torchrun or srun, or set NODE_RANK and MASTER_ADDR on each node"
+    require(numbered, "trainer.num_nodes", "to know which of the nodes this is", "no number", remedy)
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:

@@ -46,11 +46,10 @@ def current_sweep() -> str | None:
 
 
 def rank() -> int:
-    """The number of this process among those of a run that spans several devices or nodes; only 0 writes."""
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):  # as set by torchrun, by Lightning, by srun
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
+    """0 for the first process of a run that spans several devices or nodes, which alone writes; else another number."""
+    # as set by torchrun, by hand on each node, by Lightning for what it starts, and by srun
+    numbers = (int(os.environ.get(name, 0)) for name in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return next(filter(None, numbers), 0)
 
 
 class Run:

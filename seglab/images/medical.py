@@ -3,6 +3,7 @@
 A slice is not resampled: the first of its two axes runs to the right, the second down.
 """
 
+import gzip
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,3 +127,13 @@ def decode_nifti(path: str, data: bytes, page: Page | None) -> Raster:
     pixels = volume[(slice(None),) * axis + (number,)].T  # `take` would copy the volume, which is in Fortran's order
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
     return Raster(pixels, "NIfTI", no_data=np.nan if np.isnan(pixels).any() else None)
+
+
+def encode_nifti(labels: np.ndarray, like: str) -> bytes:
+    """Encode labels (x, y, z) uint8 as `.nii.gz`, at the place in space that another volume's header says."""
+    import nibabel
+
+    source: Any = nibabel.load(like)
+    image = nibabel.Nifti1Image(labels, None, source.header, dtype=np.uint8)
+    image.header["cal_min"] = image.header["cal_max"] = 0  # the brightness of the scan, not of labels
+    return gzip.compress(image.to_bytes(), 6, mtime=0)

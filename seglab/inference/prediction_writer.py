@@ -21,6 +21,7 @@ from seglab.contract import Task, require
 from seglab.files import cell, write_bytes, write_text
 from seglab.images.image_io import SUFFIXES, without_suffix
 from seglab.images.labels import IGNORED, with_ignored
+from seglab.images.medical import encode_nifti
 from seglab.images.resize import in_colors, resize, to_bits, to_channels
 from seglab.images.tiff import GDAL_NO_DATA, Tags, encode_tiff, georeference
 from seglab.inference.predictor import FULL, class_masks
@@ -140,8 +141,9 @@ class PredictionWriter:
     An image's row in images.csv is written last: an image without one is predicted again, and a folder that was made
     with other settings is refused. Files are `masks/NAME.png`, `probabilities/NAME.png`, `overlays/NAME.png`; of
     several classes `probabilities/CLASS/NAME.png`, and the mask holds class numbers with a palette where they exclude
-    each other, or is `masks/CLASS/NAME.png`. Masks and probabilities of a GeoTIFF are `.tif` with its georeference.
-    Pixels without data are 0; in a mask of class numbers they are 255, which GDAL's tag of a `.tif` names.
+    each other, or is `masks/CLASS/NAME.png`. Masks and probabilities of a GeoTIFF are `.tif` with its georeference; the
+    masks of the slices of a NIfTI volume are a volume too. Pixels without data are 0; in a mask of class numbers they
+    are 255, which GDAL's tag of a `.tif` names.
 
     Args:
         names: the file of each image's name, as `find_images` gives them.
@@ -236,6 +238,21 @@ class PredictionWriter:
         palette = colors.ljust(3 * IGNORED, b"\0") + b"\x80\x80\x80"
         tags = tags and [*tags, (GDAL_NO_DATA, 2, 0, str(IGNORED), True)]  # 2 is the code of TIFF for text
         write_map(place / name, with_ignored(numbers, valid), tags, palette)
+
+    def join_slices(self, name: str, file: Path, slices: Sequence[str], axis: int, again: bool) -> None:
+        """Write the masks of the slices of a NIfTI volume as a volume too: 0 and 1 or class numbers, at its place.
+
+        again: also where it is there already. Without the mask of some slice nothing is written.
+        """
+        several = self.task.kind == "multilabel" and self.task.channels > 1
+        for one in self.task.classes if several else [""]:
+            place = self.folder / "masks" / one
+            files, made = [place / f"{slice_}.png" for slice_ in slices], place / f"{name}.nii.gz"
+            if all(map(Path.exists, files)) and (again or not made.exists()):
+                planes = [np.asarray(Image.open(plane)).T for plane in files]  # the first axis runs to the right
+                volume = np.stack(planes, axis)
+                numbers = volume if self.task.kind == "multiclass" else volume > 0
+                write_bytes(made, encode_nifti(numbers.astype(np.uint8), str(file)))
 
     def append(self, key: str, rows: Sequence[Sequence[Any]]) -> None:
         """Add rows to a table."""

@@ -64,15 +64,15 @@ def limited(default: Any, expected: str, holds: Callable[[Any], bool], hashed: b
     return field(default=default, hash=hashed, metadata={"expected": expected, "holds": holds})
 
 
-def within(interval: str, default: float | None) -> Any:
-    """A parameter that must lie in an interval such as "(0, 1]", or be None."""
+def within(interval: str, default: float | None, null: bool = False) -> Any:
+    """A parameter that must lie in an interval such as "(0, 1]", or, where that is said, be None."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     closed = [end for end, bracket in ((low, "["), (high, "]")) if bracket in interval]
 
     def inside(x: Any) -> bool:
-        return x is None or (isinstance(x, Real) and (low < float(x) < high or x in closed))
+        return (null and x is None) or (isinstance(x, Real) and (low < float(x) < high or x in closed))
 
-    return limited(default, f"in {interval}", inside, hashed=True)
+    return limited(default, f"in {interval}{' or null' * null}", inside, hashed=True)
 
 
 def one_of(*choices: str) -> Any:

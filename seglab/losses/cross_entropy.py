@@ -202,7 +202,7 @@ class Focal(PixelLoss):
     """
 
     gamma: float = within("[0, inf)", 2.0)
-    alpha: float | None = within("[0, 1]", None)
+    alpha: float | None = within("[0, 1]", None, null=True)
 
     card = pixel_card(
         title="Focal loss",
@@ -223,7 +223,7 @@ class Focal(PixelLoss):
 class AsymmetricFocal(Focal):
     """Focal loss on the background alone: easy background fades, while foreground keeps its full cross-entropy."""
 
-    alpha: float | None = within("[0, 1]", 0.7)
+    alpha: float | None = within("[0, 1]", 0.7, null=True)
 
     card = pixel_card(
         title="Asymmetric focal loss",

@@ -24,7 +24,7 @@ class Switch(Nested):
 
     first: Loss
     second: Loss
-    at: int | None = within("[1, inf)", None)
+    at: int | None = within("[1, inf)", None, null=True)
     patience: int = within("[1, inf)", 10)
 
     card = nested_card(

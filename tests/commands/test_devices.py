@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 from seglab.contract import ContractError
+from seglab.engine.device import check_nodes
+from seglab.engine.run import rank
 from tests.conftest import SMALL, facts_of, train_small
 
 WORDS = ("dataset.val=5", "dataset.test=7")  # odd numbers: one process has an image more than the other
@@ -41,3 +43,14 @@ def test_a_sweep_in_one_process_refuses_several_devices(tmp_path, monkeypatch):
     words = "trainer: expected devices=1 in a sweep in one process, got more; start each run by itself"
     with pytest.raises(ContractError, match=words):
         train_small(tmp_path, "trainer.devices=2", "trainer.strategy=ddp")
+
+
+def test_of_several_nodes_each_must_know_its_number(tmp_path, monkeypatch):
+    for name in ("RANK", "NODE_RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ContractError, match=r"trainer.num_nodes: expected to know which .* got no number; start it by"):
+        train_small(tmp_path, "trainer.num_nodes=2", "trainer.strategy=ddp")
+    assert rank() == 0
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert rank() == 1
+    check_nodes(2)

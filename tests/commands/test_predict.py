@@ -12,6 +12,7 @@ import tifffile
 from filelock import FileLock
 from PIL import Image
 
+from seglab.api import Run
 from seglab.contract import ContractError
 from seglab.files import write_json
 from seglab.inference.prediction_writer import find_images, objects, overlay
@@ -200,15 +201,28 @@ def test_slices_of_a_volume_are_called_as_in_training_and_what_is_dark_is_said_o
     facts = json.loads((run / "run.json").read_text())
     facts["data"]["range"] = [0, 4000]
     write_json(run / "run.json", facts)
+    place = np.array([[0, -0.7, 0, 30], [0.7, 0, 0, -20], [0, 0, 5, 100], [0, 0, 0, 1.0]])
     for name, light in (("dark", 1), ("light", 20)):
         values = photo(0, 50, 40)[:, :, :2].astype(np.int16) * np.array([0, light], np.int16)
-        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(values, place), tmp_path / f"{name}.nii.gz")
     out = call(configure, tmp_path / "out", run, tmp_path / "*.nii.gz", "format=mask")
     [warning] = [line for line in caplog.messages if "nearly black" in line]
     assert warning.startswith(f"{tmp_path}/dark.nii.gz: ")
-    sizes = {file.stem: cv2.imread(str(file), 0).shape for file in (out / "masks").iterdir()}
+    sizes = {file.stem: cv2.imread(str(file), 0).shape for file in (out / "masks").glob("*.png")}
     names = ("dark_z000", "dark_z001", "light_z000", "light_z001")
     assert sizes == dict.fromkeys(names, (40, 50))  # height and width: the first axis runs to the right
+    volume = nibabel.load(out / "masks/light.nii.gz")
+    np.testing.assert_allclose(volume.affine, place, atol=1e-6)
+    assert volume.get_data_dtype() == np.uint8
+    for n in (0, 1):
+        plane = cv2.imread(str(out / f"masks/light_z00{n}.png"), 0)
+        np.testing.assert_array_equal(np.asarray(volume.dataobj)[..., n], plane.T > 0)
+    assert 0 < np.asarray(volume.dataobj).mean() < 1
+    (out / "masks/light.nii.gz").unlink()  # as a kill before it leaves it
+    call(configure, tmp_path / "out", run, tmp_path / "*.nii.gz", "format=mask")
+    assert (out / "masks/light.nii.gz").exists()
+    with pytest.raises(ContractError, match=r"light.nii.gz: expected one page, got 2 pages; python -m seglab.predict"):
+        Run(run).predict([tmp_path / "light.nii.gz"])
 
 
 def test_a_threshold_that_would_do_nothing_is_refused(configure, photos, tmp_path):

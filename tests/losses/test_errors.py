@@ -15,7 +15,7 @@ LIMITS = {
     "class_weighted_ce": {"foreground_weight": [-1.0], "background_weight": [0.0]},
     "bce": {"class_weights": [(1.0, -1.0), (1.0, float("inf")), "much"]},
     "label_smoothing": {"smoothing": [0.5]},
-    "focal": {"gamma": [-0.1], "alpha": [1.5]},
+    "focal": {"gamma": [-0.1, None], "alpha": [1.5]},
     "asymmetric_focal": {"alpha": [-0.5]},
     "poly1": {"epsilon": [-2.0]},
     "topk": {"fraction": [0.0]},
