@@ -111,7 +111,7 @@ class Loss(ABC):
         for parameter in fields(self):
             value, limit = getattr(self, parameter.name), parameter.metadata
             if "holds" in limit:  # not `if limit`: a compiler takes an empty one for true
-                require(limit["holds"](value), self.name, f"{parameter.name} {limit['expected']}", value)
+                require(limit["holds"](value), self.name, f"{parameter.name} {limit['expected']}", str(value))
         require(self.task in self.tasks, self.name, f"task of {' or '.join(self.tasks)}", self.task)
 
     def __call__(self, logits: Logits, target: Target, valid: Valid | None = None, **maps: Tensor) -> PerImage:
