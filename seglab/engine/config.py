@@ -204,7 +204,7 @@ def identity(cfg: DictConfig) -> str:
 
 
 def run_name(root: DictConfig) -> str:
-    """A folder name to read, `focal_gamma-3_unet_fundus_s1-3fa9c2`: choices, changed loss values, seed, identity."""
+    """A folder name, `focal_gamma-3_unet_fundus_s1-3fa9c2`: choices, changed loss values, seed, fold, identity."""
     choices = root.hydra.runtime.choices
     made = experiment(root)
     file = _file("loss", choices.loss, root.hydra.runtime.config_sources)
@@ -213,6 +213,7 @@ def run_name(root: DictConfig) -> str:
     changed = [f"{key}-{value}" for key, value in scalars.items() if default.get(key) != value]
     changed += [f"to-{goal}" for goal in _goals(made["schedule"])]
     words = [choices.loss, *changed, choices.model, choices.dataset, f"s{root.seed}"]
+    words += [f"fold{root.dataset.fold}"] if root.dataset.get("folds", 1) != 1 else []
     safe = "".join(c if c.isalnum() or c in "._-+" else "-" for c in "_".join(map(str, words)))
     return f"{safe[:80]}-{identity(root)}"  # a file system takes 255 bytes
 

@@ -85,11 +85,12 @@ def test_the_identity_ignores_paths_device_workers_and_logging_only(configure):
     assert experiment(configure("train", "folder=a", "trainer.max_epochs=7"))["scheduler"]["T_max"] == 7
 
 
-def test_the_folder_of_a_run_says_where_a_parameter_of_the_loss_goes():
+def test_the_folder_of_a_run_says_its_fold_and_where_a_parameter_of_the_loss_goes():
     words = ["loss=weighted_bce", "loss.pos_weight=20", "schedule.pos_weight={to: 1, epochs: 30}", "folder=x"]
+    words += ["dataset.folds=5", "dataset.fold=2"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         root = compose("train", words, return_hydra_config=True)
-    assert run_name(root).startswith("weighted_bce_pos_weight-20_to-1_unet_synthetic_s1-")
+    assert run_name(root).startswith("weighted_bce_pos_weight-20_to-1_unet_synthetic_s1_fold2-")
 
 
 def test_a_run_remembers_where_its_configurations_are(tmp_path, monkeypatch):
