@@ -131,3 +131,5 @@ def test_another_seed_makes_other_folds_and_too_many_folds_are_refused():
     assert first["test"] != second["test"]
     with pytest.raises(ContractError, match=r"at most as many folds as groups \(3\), got 5"):
         split_by_fold(items(9, groups=3), 5, 0, 0.2, 0)
+    alone = [split_by_fold(items(9, groups=3), 3, fold, 0.2, 0) for fold in range(3)]
+    assert [len(groups(each.test)) for each in alone] == [1, 1, 1]
