@@ -178,6 +178,8 @@ def test_variances_that_differ_widely_are_not_moderated_and_hide_no_difference()
     measured = np.array([1e-6, 1e-5, 1.0, 1e-4, 2.0, 3e-2])
     unlike, prior = moderate(measured, np.full(6, 2), 4)
     assert prior < 1
+    explained = special.polygamma(1, 1.0)  # of the variance of the logarithms, with two degrees of freedom each
+    assert special.polygamma(1, prior / 2) == pytest.approx(np.log(measured).var(ddof=1) - explained)
     assert unlike[0] < 1e-3
     assert np.all(unlike >= measured)
 
