@@ -175,6 +175,8 @@ def test_variances_that_differ_widely_are_not_moderated_and_hide_no_difference()
     alike, prior = moderate(np.full(6, 4.0), np.full(6, 2), 4)
     assert prior == 2  # half of what two further losses bring with three seeds
     assert alike == pytest.approx(4.0, rel=0.5)
+    _, prior = moderate(np.exp([1.5, -1.5] * 3), np.full(6, 2), 4)  # unlike by less than so few replicates can tell
+    assert prior == 2
     measured = np.array([1e-6, 1e-5, 1.0, 1e-4, 2.0, 3e-2])
     unlike, prior = moderate(measured, np.full(6, 2), 4)
     assert prior < 1

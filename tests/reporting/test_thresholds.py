@@ -68,10 +68,10 @@ def test_average_precision_is_torchmetrics_on_the_same_thresholds(batch):
 
 
 def test_the_reliability_diagram_counts_by_hand():
-    table = np.zeros((2, 4), int)
-    table[:, 0], table[:, 3] = (3, 1), (0, 2)
+    table = np.zeros((2, 8), int)
+    table[:, 1], table[:, 4] = (3, 1), (0, 2)
     predicted, observed, number = calibration(table, bins=2)
-    assert (predicted.tolist(), observed.tolist(), number.tolist()) == ([0.125, 0.875], [0.25, 1.0], [4, 2])
+    assert (predicted.tolist(), observed.tolist(), number.tolist()) == ([0.1875, 0.5625], [0.25, 1.0], [4, 2])
     assert np.isnan(calibration(0 * table, bins=2)[0]).all()
-    with pytest.raises(ContractError, match="a divisor of 4, got 3"):
+    with pytest.raises(ContractError, match="a divisor of 8, got 3"):
         calibration(table, bins=3)
