@@ -1,6 +1,6 @@
 """Sliding-window prediction: overlapping tiles of an image of any size, blended smoothly, one band of rows at a time.
 
-The tiles lie on a regular grid, so that their weights are products of one weight down and one across, which are
+The tiles lie in rows and columns, so that their weights are products of one weight down and one across, which are
 normalized beforehand: nothing as large as the image is kept but the image itself.
 
 Predictions near a tile's inner edges, where the model lacks context, have weight 0: weights rise from a quarter to
@@ -20,7 +20,7 @@ Model = Callable[[np.ndarray], np.ndarray]
 """From tiles (b, h, w, c) to float32 (b, h, w), or (b, k, h, w) of several classes."""
 
 GRID = 32
-"""Tiles begin at multiples of its greatest common divisor with the window, so that all pool the same pixels."""
+"""Tiles but for the last begin at multiples of its common divisor with the window, so that all pool the same pixels."""
 
 
 def slide(
@@ -30,12 +30,14 @@ def slide(
 
     A band is (rows, w), or (k, rows, w) where the model gives several classes.
 
-    Beyond the image is black, as in training, and as little of it as possible: the tiles of an image smaller than
-    `window` end at the next multiple of GRID, unless that is below `least` pixels.
+    Every tile lies inside of the image, whose black surroundings a net takes for objects (IoU 0.42 instead of 0.83,
+    docs/findings); those of an image smaller than `window` are smaller. Only an image smaller than `least` pixels, or
+    than one cell of the grid, has black beside it, as in training.
     overlap: fraction of a tile's side that its neighbor covers too, in [0, 0.75].
     """
     height, width = image.shape[:2]
-    tall, wide = (min(window, max(round_up(n, grid_of(window)), least)) for n in (height, width))
+    grid = grid_of(window)
+    tall, wide = (min(window, max(n // grid * grid, least, grid)) for n in (height, width))
     tops, lefts = origins(height, tall, overlap), origins(width, wide, overlap)
     down, across = weights(tops, tall, overlap), weights(lefts, wide, overlap)
     band = np.zeros(0, np.float32)
@@ -55,11 +57,9 @@ def slide(
 
 
 def origins(length: int, window: int, overlap: float) -> list[int]:
-    """Place tiles evenly over a side: the first at 0, the last at its end, none overlapping less than `overlap`."""
-    grid, step = grid_of(window), step_of(window, overlap)
-    last = round_up(max(length - window, 0), grid)
-    count = -(-last // step) + 1
-    return [math.floor(last * k / max(count - 1, 1) / grid + 0.5) * grid for k in range(count)]
+    """Place tiles over a side: the first at its start, the last at its end, none overlapping less than `overlap`."""
+    last = max(length - window, 0)
+    return [*range(0, last, step_of(window, overlap)), last]
 
 
 def step_of(window: int, overlap: float) -> int:
@@ -71,11 +71,6 @@ def step_of(window: int, overlap: float) -> int:
 def grid_of(window: int) -> int:
     """The grid on which tiles of a window begin."""
     return math.gcd(window, GRID)
-
-
-def round_up(length: int, grid: int) -> int:
-    """Round up to a multiple of the grid."""
-    return -(-length // grid) * grid
 
 
 def weights(starts: Sequence[int], window: int, overlap: float) -> np.ndarray:
