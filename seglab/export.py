@@ -95,7 +95,7 @@ def images_of(run: TrainedRun) -> tuple[np.ndarray, str]:
     """Give images to check with, and what they are: those that the run has kept of its test, else noise."""
     import numpy as np
 
-    dataset = run.dataset()
+    dataset = run.raw_dataset()
     if "examples.npz" in run.facts.get("files", {}):
         shown = np.load(run.file("examples.npz"))["images"].transpose(0, 3, 1, 2).astype(np.float32)
         if shown.shape[1] == dataset.channels:  # of more bands three are kept
@@ -108,7 +108,7 @@ def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
     """Say how the file is used, in lines of Python, and what was checked."""
     from seglab.inference.hub import decision
 
-    data = run.dataset()
+    data = run.raw_dataset()
     reduced = f", `values` reduced by {data.reduce} before (cv2.INTER_AREA)" if data.reduce > 1 else ""
     scale = f"whole images brought to {data.size}x{data.size} by `{data.fit}`, as in training: sides that shrink"
     scale += f" by area (cv2.INTER_AREA), then those that grow linearly (cv2.INTER_LINEAR){reduced}"

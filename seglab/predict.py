@@ -35,9 +35,9 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     names, counted = find_images(to_container(cfg.input), out)
     runs = open_runs(to_container(cfg.run), to_container(cfg.trust))
     tiling = {key: cfg[key] for key in ("window", "overlap", "tta")}
-    task = runs[0].dataset().task
+    task = runs[0].raw_dataset().task
     kinds = [cfg.format] if isinstance(cfg.format, str) else list(cfg.format)
-    same = all(run.dataset().task == task for run in runs)
+    same = all(run.raw_dataset().task == task for run in runs)
     require(same, "predict", "runs of one task", "runs of several", "predict with each of them")
     threshold = thresholds_of(cfg.threshold, runs, task)
     used = [[str(run.folder), run.outcome["finished"]] for run in runs]  # a run that was trained again is another

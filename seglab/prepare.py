@@ -8,13 +8,13 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from seglab.contract import require
 from seglab.engine.cli import command
-from seglab.engine.config import build, check, check_root
+from seglab.engine.config import build, check, check_root, to_container
 from seglab.files import write_json
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ def run(cfg: DictConfig, folder: Path) -> int:
     """Do what `cfg.mode` says with the data set of `cfg`; gives the number of images that can be used."""
     check_root(cfg)
     check(cfg)
-    modes = {"prepare": prepare, "audit": inspect}
-    require(cfg.mode in modes, "mode", f"one of {', '.join(modes)}", cfg.mode)
-    return modes[cfg.mode](build(cfg.dataset), folder)
+    require(cfg.mode in ("prepare", "audit"), "mode", "prepare or audit", cfg.mode)
+    dataset = build(cfg.dataset)
+    return inspect(dataset, folder) if cfg.mode == "audit" else prepare(dataset, to_container(cfg.dataset), folder)
 
 
-def prepare(dataset: Dataset, folder: Path) -> int:
-    """Decode every image in its own size; what is already there is not done again."""
+def prepare(dataset: Dataset, node: dict[str, Any], folder: Path) -> int:
+    """Decode every image of the data set of a configuration in its own size; what is there is not done again."""
     from seglab.data import store
     from seglab.data.prepare_data import raise_on_faults
 
@@ -42,6 +42,7 @@ def prepare(dataset: Dataset, folder: Path) -> int:
     items = store.build(listed, replace(dataset, fit="patch"), folder, complete=True)  # patch: images keep their size
     left = [item.fault or f"{item.id}: {item.left_out}" for item in items if item.fault or item.left_out]
     require(len(left) < len(items), "dataset", "images that can be used", f"none; the first: {left and left[0]}")
+    store.note_raw(folder, node | {"root": ".", "cache_dir": None, "split_file": None})  # wherever the files lie
     size = (folder / store.PIXELS).stat().st_size
     log.info("%s: %d images, %d left out, %.2f GB", folder, len(items) - len(left), len(left), size / 1e9)
     for reason in left[:5]:

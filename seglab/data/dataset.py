@@ -148,6 +148,11 @@ class Dataset:
         """What the masks mean: binary, unless a data set says otherwise."""
         return Task()
 
+    @property
+    def raw(self) -> dict[str, Any] | None:
+        """The configuration of the data set that a folder of decoded images was made from; None of all others."""
+        return None
+
     def training_seed(self, seed: int) -> int:
         """The seed of weights, order and augmentation, for every loss: each fold is a training of its own."""
         return seed + 1_000_003 * self.fold  # no two folds have one for seeds below a million

@@ -63,6 +63,7 @@ class Opened:
             "skipped": len(self.skipped),
             "skipped_why": dict(Counter(self.skipped.values()).most_common(20)),
             **{name: one if isinstance(one, str) else list(one) for name, one in found.items()},
+            **({"raw": self.dataset.raw} if self.dataset.raw else {}),
             "fingerprint": self.fingerprint,
         }
 

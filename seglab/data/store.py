@@ -71,6 +71,16 @@ def open_store(folder: Path) -> list[Item]:
     return [item_of(records[name], pixels) for name in manifest["ids"]]
 
 
+def note_raw(folder: Path, node: dict[str, Any]) -> None:
+    """Add to a finished folder how the files that it was made from are read: the configuration of their data set."""
+    write_json(folder / MANIFEST, read_json(folder / MANIFEST) | {"raw": node})
+
+
+def raw_of(folder: Path) -> dict[str, Any] | None:
+    """Give what `note_raw` has added; None of a folder of before."""
+    return check_format(folder).get("raw")
+
+
 @lru_cache
 def task_of(folder: Path) -> Task:
     """Give the task of the data set that a folder was made from."""

@@ -19,6 +19,9 @@ from seglab.engine.validation import require_trusted
 from seglab.files import read_weights, whole_file
 from seglab.losses.base import Loss
 
+FOLLOWED_OPTIONS = ("size", "fit", "reduce", "channels", "bits", "range", "mean", "std")
+"""Options that other data take from the run: how an image is brought to the model."""
+
 
 def assemble(config: dict[str, Any], dataset: Dataset, loss: Loss) -> SegModule:
     """Build the module that a configuration describes, for images normalized as `dataset` says."""
@@ -94,6 +97,18 @@ class TrainedRun:
         return build({**self.dataset_options, **changes})
 
     @property
+    def raw_options(self) -> dict[str, Any]:
+        """The same of the data set whose files the model reads: of a prepared folder the one that it was made from."""
+        own, raw = self.dataset_options, self.facts["data"].get("raw")
+        if not raw:
+            return own
+        return {**raw, **{key: own[key] for key in FOLLOWED_OPTIONS}, "reduce": own["reduce"] * raw["reduce"]}
+
+    def raw_dataset(self) -> Dataset:
+        """The data set as which image files are read for the model."""
+        return build(self.raw_options)
+
+    @property
     def task(self) -> Task:
         """What the run's masks mean."""
         return Task(**self.facts["data"].get("task", {}))
@@ -116,7 +131,7 @@ class TrainedRun:
     def module(self, weights: Path | None = None) -> SegModule:
         """The run's model and loss with its best weights, or those of another checkpoint, in eval mode on the CPU."""
         model = without_download(self.config["model"])  # the checkpoint has them
-        module = assemble({**self.config, "model": model, "compile": False}, self.dataset(), self.loss())
+        module = assemble({**self.config, "model": model, "compile": False}, self.raw_dataset(), self.loss())
         file = weights or self.best
         try:
             module.load_state_dict(read_weights(file, f"checkpoint {file}"))
@@ -136,7 +151,7 @@ def open_run(folder: Path | str, trust: Sequence[str] = ()) -> TrainedRun:
     facts = Run(folder).known()
     require("config" in facts and "data" in facts, f"run {folder}", "a run.json written by seglab.train", "none")
     built = {key: facts["config"].get(key) for key in ("dataset", "model", "loss", "optimizer", "scheduler")}
-    require_trusted(built, f"run {folder}", trust)
+    require_trusted(built | {"raw": facts["data"].get("raw")}, f"run {folder}", trust)
     return TrainedRun(folder, facts, trust)
 
 

@@ -22,15 +22,12 @@ from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data, select_items
 from seglab.data.split import SPLITS, Splits
 from seglab.engine.per_image import Measured, Picture, pictures, steps
-from seglab.engine.trained_run import TrainedRun
+from seglab.engine.trained_run import FOLLOWED_OPTIONS, TrainedRun
 from seglab.images.labels import layers, map_layers
 from seglab.images.resize import in_colors, resize
 from seglab.inference.predictor import FULL, Predictor
 
 log = logging.getLogger(__name__)
-
-FOLLOWED_OPTIONS = ("size", "fit", "reduce", "channels", "bits", "range", "mean", "std")
-"""Options that other data take from the run: how an image is brought to the model."""
 
 SCALES = ("run", "native")
 LONGEST = 384
@@ -43,11 +40,11 @@ def dataset_node(run: TrainedRun, given: dict[str, Any], named: set[str]) -> dic
     given: a data set's configuration, or changes to the run's own where it has no `_target_`. named: options that the
     user has overridden, which stay as they are.
     """
-    own = run.dataset_options
     if "_target_" not in given:
-        return {**own, **given}
-    bands = {"bands"} & own.keys() & given.keys()  # not every data set has them
-    return {**given, **{key: own[key] for key in (*FOLLOWED_OPTIONS, *bands) if key not in named}}
+        return {**run.dataset_options, **given}
+    own = run.raw_options
+    more = {"bands", "crop", "window", "axis"} & own.keys() & given.keys()  # not every data set has them
+    return {**given, **{key: own[key] for key in (*FOLLOWED_OPTIONS, *more) if key not in named}}
 
 
 @dataclass(frozen=True)

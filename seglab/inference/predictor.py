@@ -161,9 +161,9 @@ def predictor(
 ) -> Predictor:
     """Open a run for prediction with its best weights; without a window it slides only if it was trained on patches.
 
-    dataset: how images are read, where that differs from training.
+    dataset: how images are read, where that differs from how files were read for training.
     """
-    dataset = dataset or run.dataset()
+    dataset = dataset or run.raw_dataset()
     side = window or (dataset.size if dataset.fit == "patch" else None)
     module = run.module()
     module.normalize = Normalize(dataset.mean, dataset.std)

@@ -11,7 +11,7 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.data.datasets.folder import Folder
-from seglab.engine.trained_run import open_run
+from seglab.engine.trained_run import TrainedRun, open_run
 from seglab.evaluate import evaluate
 from seglab.inference.evaluation import dataset_node, to_logits
 from seglab.inference.predictor import predictor
@@ -120,12 +120,15 @@ def test_other_images_come_to_the_model_as_the_run_would_have_them(configure, ru
     assert list(rows) == list(pd.read_csv(run / "per_image.csv"))
     own = {"dataset": {"_target_": "a", "size": 32, "channels": 3, "mean": [0.1], "root": "here"}}
     own["dataset"] |= {"fit": "pad", "reduce": 2, "bits": 16, "std": [1.0]}
-    saved = type("S", (), {"dataset_options": own["dataset"] | {"range": [0, 1]}})
+    saved = TrainedRun(run, {"config": own, "data": {"range": [0, 1]}})
     theirs = {"_target_": "b", "size": 256, "channels": 1, "mean": [0.5], "root": "there", "coverage": 0.3}
     node = dataset_node(saved, theirs, {"size"})
     followed = {"channels": 3, "mean": [0.1], "fit": "pad", "reduce": 2, "bits": 16, "std": [1.0], "range": [0, 1]}
     assert node == theirs | followed
     assert dataset_node(saved, {"root": "moved"}, set()) == saved.dataset_options | {"root": "moved"}
+    own["dataset"] |= {"crop": True, "window": "percentile"}
+    node = dataset_node(saved, theirs | {"crop": False, "window": "full"}, {"size", "window"})
+    assert node == theirs | followed | {"crop": True, "window": "full"}
 
 
 def test_whole_images_of_a_run_on_patches_have_outlines_and_objects(configure, pairs, tmp_path):

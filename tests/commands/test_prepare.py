@@ -11,9 +11,13 @@ import pytest
 from seglab.contract import ContractError
 from seglab.data.prepare_data import open_data
 from seglab.engine.config import build
+from seglab.engine.trained_run import open_run
 from seglab.files import write_json
+from seglab.inference.evaluation import dataset_node
+from seglab.inference.predictor import predictor
 from seglab.prepare import options, run
 from tests.data.fabricate import save_palette, save_turned, write_image, write_scenes
+from tests.engine.untrained import write_run
 
 
 @pytest.fixture
@@ -52,6 +56,24 @@ def test_a_second_run_decodes_nothing_and_other_options_are_refused(configure, r
     assert before == ((folder / "records.jsonl").read_bytes(), (folder / "pixels.bin").stat().st_mtime_ns)
     with pytest.raises(ContractError, match="one of others"):
         run(configure("prepare", *choose(root), "dataset.reduce=2"), folder)
+
+
+def test_a_model_of_the_folder_reads_files_as_those_of_the_folder_were_read(configure, root, tmp_path):
+    options, ready = ["dataset.fit=patch", "dataset.reduce=2", "dataset.bands=[3,2,1]"], tmp_path / "ready"
+    run(configure("prepare", *choose(root), *options), ready)
+    words = ["dataset=prepared", f"dataset.root={ready}", "dataset.fit=patch"]
+    facts = open_data(build(configure("train", *words).dataset)).facts()
+    raw = write_run(tmp_path / "of_raw", "dataset=folder", f"dataset.root={root}", *options)
+    prepared = write_run(tmp_path / "of_ready", *words)
+    saved = json.loads((prepared / "run.json").read_text())
+    write_json(prepared / "run.json", saved | {"data": saved["data"] | {"raw": facts["raw"]}})
+    shutil.rmtree(ready)  # a model outlives it
+    file = sorted((root / "images").iterdir())[0]
+    maps = [predictor(open_run(one), None, 0.5, "none", 4, "cpu").of_file(str(file)) for one in (raw, prepared)]
+    np.testing.assert_array_equal(*maps)
+    other = {"_target_": "seglab.data.datasets.folder.Folder", "root": "there", "bands": None, "reduce": 1}
+    node = dataset_node(open_run(prepared), other, set())
+    assert (node["reduce"], node["bands"], node["fit"], node["root"]) == (2, [3, 2, 1], "patch", "there")
 
 
 def test_images_that_cannot_be_used_are_refused_or_counted(configure, root, tmp_path, caplog):

@@ -1,11 +1,13 @@
 """A folder of decoded images, made once from a raw tree, whatever its formats."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seglab.contract import Task
 from seglab.data.dataset import Dataset, Item
-from seglab.data.store import open_store, task_of
+from seglab.data.store import open_store, raw_of, task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,14 @@ class Prepared(Dataset):
     @property
     def task(self) -> Task:
         return task_of(Path(self.root).expanduser())
+
+    @property
+    def raw(self) -> dict[str, Any] | None:
+        return raw_of(Path(self.root).expanduser())
+
+    def file_warnings(self, items: Sequence[Item]) -> list[str]:
+        older = "the folder does not say how its files were read, as a model of it has to read others"
+        return [] if self.raw else [f"{older}; run its seglab.prepare again, which adds that"]
 
     def items(self) -> list[Item]:
         return open_store(Path(self.root).expanduser())
