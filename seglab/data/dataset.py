@@ -17,6 +17,7 @@ Reader = Callable[[], np.ndarray]  # picklable: a `functools.partial` of a funct
 NO_PIXELS: Reader = partial(np.zeros, (1, 1), np.uint8)  # stands for the pixels of an item that has a fault
 Facts = dict[str, Any]  # what a decoded item says about itself, as plain data: see `item_facts`
 VERSION = 4  # of the code that decodes: a change that moves pixels must raise it, or caches keep the old ones
+IDENTITY = 3  # stays: a run must find its data again after a change of the code, whatever caches are made anew
 
 NOT_READING = {"root", "mean", "std", "val_fraction", "test_fraction", "split_seed", "split_file", "on_bad_item"}
 NOT_READING |= {"cache_dir", "cache_gb", "positive_fraction", "patches_per_image", "stratify", "folds", "fold"}
@@ -177,11 +178,11 @@ class Dataset:
         """Say in sentences what looks wrong about mask files, given their `mask_facts`."""
         return []
 
-    def reading_options(self) -> str:
+    def reading_options(self, version: int = VERSION) -> str:
         """Write down all that decides the decoded pixels, and so the name of a cache: kind of data set and options."""
         ignored = NOT_READING | (AFTER_CUTTING if self.fit == "patch" else set())
         options = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ignored}
-        return f"{VERSION} {type(self).__name__} {sorted(options.items())}"
+        return f"{version} {type(self).__name__} {sorted(options.items())}"
 
 
 def one_of(who: str, chosen: object, **choices: tuple) -> None:

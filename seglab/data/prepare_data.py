@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from seglab.contract import ContractError, require
-from seglab.data.dataset import Dataset, Decoded, Item
+from seglab.data.dataset import IDENTITY, VERSION, Dataset, Decoded, Item
 from seglab.data.decode import decode_item, decode_once
 from seglab.data.facts import data_warnings
 from seglab.data.memo import content, each, on_disk, remembered
@@ -95,8 +95,8 @@ class Selection(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Name the decoded pixels: by the reading options, and each item's labels and the content of its files."""
-        digest = blake2b(self.dataset.reading_options().encode(), digest_size=10)
+        """Name the data: by the reading options, and each item's labels and the content of its files."""
+        digest = blake2b(self.dataset.reading_options(IDENTITY).encode(), digest_size=10)
         for item in self.items:
             files = [(os.path.basename(path), self.hashes[path]) for path in item.files]  # moved data are the same
             digest.update(f"{item.id} {item.labels} {files}".encode())
@@ -205,13 +205,18 @@ def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple
         return items, ""
     in_memory, note = not any(item.files for item in items), ""
     if dataset.cache_dir is not None and not in_memory:
-        folder = Path(dataset.cache_dir).expanduser() / fingerprint
+        folder = Path(dataset.cache_dir).expanduser() / cache_name(fingerprint)
         need = 0 if is_finished(folder) else cache_bytes(items, dataset) / 1e9
         if need <= dataset.cache_gb:
             return cached(items, dataset, folder, int((dataset.cache_gb - need) * 1e9)), ""
         cause = f"the cache would take {need:.1f} GB, and dataset.cache_gb is {dataset.cache_gb:g}"
         note = f"every image is decoded at every use: {cause}"
     return each(partial(decode_once, dataset=dataset, in_memory=in_memory), items, "decode"), note
+
+
+def cache_name(fingerprint: str) -> str:
+    """Name the folder of decoded data: a change of the decoder makes another."""
+    return blake2b(f"{VERSION} {fingerprint}".encode(), digest_size=10).hexdigest()
 
 
 def cached(items: list[Item], dataset: Dataset, folder: Path, limit: int) -> list[Item]:

@@ -77,6 +77,9 @@ def eval_set(run: TrainedRun, dataset: Dataset, split: str | None) -> EvalSet:
         # As it was drawn: without the images that turned out to be damaged
         frozen = replace(chosen.dataset, split_file=str(file)) if file else chosen.dataset
         return EvalSet(frozen, split, chosen.fingerprint)
+    changed = not split and replace(dataset, cache_dir=None) == run.dataset(cache_dir=None)
+    remedy = "set split=test for its test images, split=all for all that there are"
+    require(not changed, f"run {run.name}", "the data that it was trained on", "changed ones", remedy)
     return EvalSet(chosen.dataset, split or "all", chosen.fingerprint)
 
 

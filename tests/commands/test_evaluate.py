@@ -134,7 +134,7 @@ def test_other_images_come_to_the_model_as_the_run_would_have_them(configure, ru
 def test_whole_images_of_a_run_on_patches_have_outlines_and_objects(configure, pairs, tmp_path):
     options = ["dataset.fit=patch", "dataset.size=64", "dataset.cache_dir=null", "loss=boundary"]
     run = write_run(tmp_path / "patches", "dataset=folder", f"dataset.root={pairs}", *options)
-    (out,) = call(configure, run, *other(pairs))
+    (out,) = call(configure, run, *other(pairs), "split=all")
     rows, facts = pd.read_csv(out / "per_image.csv", dtype={"id": str}), facts_of(out)
     assert facts["scale"] == "native"
     assert list(rows["pixels"]) == [(70 + 9 * k) * (101 - 5 * k) for k in range(6)]
@@ -147,7 +147,7 @@ def test_whole_images_of_a_run_on_patches_have_outlines_and_objects(configure, p
         assert row.objects == 1
     tables = np.load(out / "histograms.npz")["test"]
     np.testing.assert_array_equal(tables[:, 0, 1, 128:].sum(-1), rows["tp"])
-    (tiled,) = call(configure, run, *other(pairs), "scale=run")
+    (tiled,) = call(configure, run, *other(pairs), "scale=run", "split=all")
     tiles = pd.read_csv(tiled / "per_image.csv")
     assert tiles["hd95"].isna().all()
     assert (tiles["foreground"] == rows["foreground"]).all()
@@ -166,6 +166,12 @@ def test_images_that_the_run_trained_on_are_pointed_out(configure, run, caplog):
     (out,) = call(configure, run, "split=all")
     assert "12 of 18 images have ids that the run has trained on" in caplog.text
     assert facts_of(out)["seen_in_training"] == 12
+
+
+def test_of_data_that_have_changed_since_the_training_it_must_be_said_which_images(configure, pairs, tmp_path):
+    run = write_run(tmp_path / "run", "dataset=folder", f"dataset.root={pairs}", "dataset.cache_dir=null")
+    with pytest.raises(ContractError, match="run: expected the data that it was trained on, got changed ones; set s"):
+        call(configure, run)
 
 
 def test_of_many_runs_those_that_do_not_fit_are_named_and_the_rest_continues(configure, run, pairs, caplog):

@@ -14,7 +14,7 @@ from seglab.data import memo, prepare_data
 from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.synthetic import Synthetic
 from seglab.data.module import DataModule
-from seglab.data.prepare_data import cache_bytes, open_data, select_items
+from seglab.data.prepare_data import cache_bytes, cache_name, open_data, select_items
 from seglab.data.split import split_by_group
 from tests.data.fabricate import write_image, write_pairs
 
@@ -73,35 +73,42 @@ def test_a_copy_of_the_data_keeps_its_cache_with_old_times_and_with_new(dataset,
     moved = tmp_path_factory.mktemp("moved") / "data"
     shutil.copytree(dataset.root, moved, copy_function=copy)
     assert open_data(replace(dataset, root=str(moved))).fingerprint == first.fingerprint
-    assert folders(dataset) == [first.fingerprint]
+    assert folders(dataset) == [cache_name(first.fingerprint)]
 
 
 def test_the_longest_unused_cache_goes_when_space_is_short(dataset):
-    first = open_data(dataset).fingerprint
+    first = cache_name(open_data(dataset).fingerprint)
     (Path(dataset.cache_dir) / "notes").mkdir()  # no cache, and never removed
     size = sum(path.stat().st_size for path in (Path(dataset.cache_dir) / first).iterdir())
     items = dataset.items()
     bound = replace(dataset, cache_gb=(1.5 * size + cache_bytes(items, dataset)) / 1e9)  # this one and one more
-    second = open_data(replace(bound, threshold=1)).fingerprint
+    second = cache_name(open_data(replace(bound, threshold=1)).fingerprint)
     former = Path(dataset.cache_dir) / ("0" * 20)  # of version 1, which has no records
     former.mkdir()
     (former / "cache.json").write_bytes(bytes(size))
     for age, mark in ((300, first), (200, second)):
         os.utime(Path(dataset.cache_dir) / mark / "records.jsonl", (age, age))
     open_data(bound)  # the first is used again
-    third = open_data(replace(bound, threshold=2)).fingerprint
+    third = cache_name(open_data(replace(bound, threshold=2)).fingerprint)
     assert folders(dataset) == sorted([first, third, "notes"])
 
 
 def test_a_cache_that_another_process_builds_is_not_removed(dataset):
-    first = open_data(dataset).fingerprint
+    first = cache_name(open_data(dataset).fingerprint)
     bound = replace(dataset, cache_gb=1.2 * cache_bytes(dataset.items(), dataset) / 1e9, threshold=1)
     with FileLock(Path(dataset.cache_dir) / first / ".lock"):
-        second = open_data(bound).fingerprint
+        second = cache_name(open_data(bound).fingerprint)
     assert folders(dataset) == sorted([first, second])
-    third = open_data(replace(bound, threshold=2)).fingerprint
+    third = cache_name(open_data(replace(bound, threshold=2)).fingerprint)
     assert first not in folders(dataset)
     assert third in folders(dataset)
+
+
+def test_a_change_of_the_decoder_makes_another_cache_and_the_data_of_a_run_stay_its_own(dataset, monkeypatch):
+    before = open_data(dataset).fingerprint
+    monkeypatch.setattr(prepare_data, "VERSION", 99)
+    assert open_data(dataset).fingerprint == before
+    assert len(folders(dataset)) == 2
 
 
 def test_a_cache_of_which_a_part_is_gone_is_built_anew_and_one_beyond_the_bound_is_not_built(dataset):
@@ -109,7 +116,7 @@ def test_a_cache_of_which_a_part_is_gone_is_built_anew_and_one_beyond_the_bound_
     bounded = replace(dataset, cache_gb=1e-9, threshold=1)
     assert "every image is decoded at every use: the cache would take 0.0 GB" in open_data(bounded).warnings()[0]
     for lost in ("pixels.bin", "records.jsonl"):
-        (Path(dataset.cache_dir) / select_items(dataset).fingerprint / lost).unlink()
+        (Path(dataset.cache_dir) / cache_name(select_items(dataset).fingerprint) / lost).unlink()
         for a, b in zip(open_data(dataset).source("train").batch(ALL, 0), before, strict=True):
             np.testing.assert_array_equal(a, b)
     assert len(folders(dataset)) == 1
