@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path, PurePath
+from textwrap import shorten
 from typing import NamedTuple
 
 import cv2
@@ -75,7 +76,7 @@ def decode(path: str, page: Page | None = None) -> Raster:
     except (ContractError, MemoryError, ImportError):  # the last two say nothing about the file
         raise
     except Exception as error:  # OpenCV, Pillow and tifffile each fail in their own ways
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = shorten(str(error), 120, placeholder=" ...") or type(error).__name__
         raise ContractError(f"{path}: expected a readable image, got a damaged {name} ({reason})") from None
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from textwrap import shorten
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -60,7 +61,9 @@ def one_sentence(path: str, expected: str = "a DICOM with pixels") -> Iterator[N
     except ContractError:
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        other = type(error).__name__ == "InvalidDicomError"  # a page of a web server, or an empty file
+        reason = "another kind of file" if other else shorten(text, 120, placeholder=" ...")
         raise ContractError(f"{path}: expected {expected}, got {reason}") from None
 
 

@@ -81,6 +81,11 @@ def test_what_is_no_dicom_is_one_sentence_with_its_name(tmp_path, ramp):
     for name in ("short", "text", "empty", "missing"):
         with pytest.raises(ContractError, match=f"{name}.dcm: expected a DICOM with pixels, got "):
             read_mammogram(str(tmp_path / f"{name}.dcm"))
+    (tmp_path / "nothing.dcm").write_bytes(b"")
+    for name in ("text", "nothing"):
+        for read in (read_mammogram, shape_of):
+            with pytest.raises(ContractError, match="got another kind of file"):
+                read(str(tmp_path / f"{name}.dcm"))
     for name in ("text", "missing"):
         with pytest.raises(ContractError, match=f"{name}.dcm: expected a DICOM with pixels, got "):
             shape_of(str(tmp_path / f"{name}.dcm"))
