@@ -70,7 +70,9 @@ def read_rows(table: Path, root: Path) -> list[tuple[Path, list[Path], str, str]
     a table without rows or columns, an image named twice, or an unknown split.
     """
     require(table.is_file(), "dataset.table", "a CSV file", table)
-    rows = csv.DictReader(io.StringIO(read_text(table)))
+    text = read_text(table)
+    separator = max(",;\t", key=text.partition("\n")[0].count)  # as spreadsheets write it where 0,5 is a half
+    rows = csv.DictReader(io.StringIO(text), delimiter=separator)
     names = [str(name).strip() for name in rows.fieldnames or ()]
     rows.fieldnames = names
     require({"image", "mask"} <= set(names), str(table), f"columns of {', '.join(COLUMNS)}", ", ".join(names) or "none")

@@ -220,6 +220,9 @@ def test_a_table_names_the_files_of_each_image_its_split_and_its_group(tmp_path)
     with pytest.raises(ContractError, match=r"list.csv: expected files that exist in each row, got 1 of 4 rows"):
         folder(tmp_path, table="list.csv").items()
     items = folder(tmp_path, table="list.csv", missing_mask="empty").items()
+    for separator in ";\t":  # of spreadsheets where 0,5 is a half
+        (tmp_path / "other.csv").write_text(table.read_text().replace(",", separator))
+        assert folder(tmp_path, table="other.csv", missing_mask="empty").items()[0].files == items[0].files
     assert [item.id for item in items] == [f"scans/0{k}" for k in range(4)]
     assert [item.split for item in items] == ["train", "train", "train", "test"]
     assert [item.group for item in items] == ["p0", "p0", "p1", "p9"]
