@@ -140,7 +140,7 @@ def foreground_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) 
     every = [one for some in facts.values() for one in some]
     positive = sum(one["foreground"] > 0 for one in every)
     values = mask_values([mask for one in every for mask in one["masks"]])
-    remedy = "look at what the data set calls foreground (dataset.threshold, mask_value, target, coverage)"
+    remedy = "look at what the data set calls foreground (dataset.threshold, mask_value, classes, target, coverage)"
     found = [f"{split}: no images" for split, some in facts.items() if not some]
     if every and not positive:
         held = f"they hold {values}; " if values else ""
@@ -178,7 +178,7 @@ def value_warnings(masks: Sequence[Facts], named: Sequence[int | str]) -> list[s
     elif len(numbers) > 1 and not named:
         found.append(
             f"the masks hold several values, of which all above 0 are foreground: {mask_values(exact)};"
-            " dataset.mask_value takes some of them"
+            " dataset.mask_value takes some of them, dataset.classes names each"
         )
     colors: dict[str, set[str]] = {}
     for value in (value for mask in exact if mask["kind"] == "palette" for value in mask["values"]):

@@ -35,8 +35,10 @@ DOUBTS = {
     "JPEG": (LOSSY["JPEG"][1], "6 of 6 masks are JPEG, which blurs edges: they are cut at half"),
     "void": (with_ring, "255 stands beside 1 in the masks and counts as foreground"),
     "ids": (two_ids, "the masks hold several values, of which all above 0 are foreground: 0 ("),
+    "classes": (two_ids, "dataset.mask_value takes some of them, dataset.classes names each"),
     "palettes": (changing_palette, "the palettes of the masks differ: 1 is #008000 or #800000"),
-    "full": (lambda path, mask: save(path, white(mask | True)), "masks are foreground everywhere"),
+    "full": (lambda path, mask: save(path, white(mask | True)), "masks are foreground everywhere; look at what"),
+    "all above 0": (lambda path, mask: save(path, white(mask) // 2 + 64), "(dataset.threshold, mask_value, classes, "),
     "empty": (lambda path, mask: save(path, white(mask & False)), "no mask has any foreground; they hold 0 (100 %)"),
 }
 
