@@ -47,6 +47,8 @@ def prepare(dataset: Dataset, node: dict[str, Any], folder: Path) -> int:
     log.info("%s: %d images, %d left out, %.2f GB", folder, len(items) - len(left), len(left), size / 1e9)
     for reason in left[:5]:
         log.info("  left out: %s", reason)
+    for sentence in dataset.file_warnings(listed):
+        log.warning("data: %s", sentence)
     log.info("python -m seglab.train dataset=prepared %s", shlex.join([f"dataset.root={folder}", *options(dataset)]))
     return len(items) - len(left)
 
@@ -85,12 +87,14 @@ def inspect(dataset: Dataset, folder: Path) -> int:
 
 
 def spell(fact: object) -> str:
-    """Write a fact on one line, numbers with three digits."""
+    """Write a fact on one line, numbers with three digits, those above 100 as whole numbers."""
     if isinstance(fact, dict):
         return ", ".join(f"{key} {spell(value)}" for key, value in fact.items()) or "-"
     if isinstance(fact, list):
         return "; ".join(map(str, fact[:5])) or "-"
-    return f"{fact:.3g}" if isinstance(fact, float) else str(fact)
+    if isinstance(fact, float):
+        return f"{fact:.0f}" if abs(fact) >= 100 else f"{fact:.3g}"
+    return str(fact)
 
 
 main = command("prepare")(run)

@@ -15,7 +15,7 @@ from seglab.engine.trained_run import open_run
 from seglab.files import write_json
 from seglab.inference.evaluation import dataset_node
 from seglab.inference.predictor import predictor
-from seglab.prepare import options, run
+from seglab.prepare import options, run, spell
 from tests.data.fabricate import save_palette, save_turned, write_image, write_scenes
 from tests.engine.untrained import write_run
 
@@ -106,6 +106,10 @@ def test_an_audit_leaves_its_facts_and_a_picture(configure, root, tmp_path):
     )
     free = configure("prepare", *choose(root))
     assert open_data(build(frozen.dataset)).splits.ids() == open_data(build(free.dataset)).splits.ids()
+
+
+def test_large_numbers_of_an_audit_are_whole():
+    assert spell({"min": 1024.0, "mean": 0.00034444, "max": 121966.75}) == "min 1024, mean 0.000344, max 121967"
 
 
 def test_an_audit_that_reads_nothing_is_an_error_after_all_is_written(configure, root, tmp_path):
