@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from seglab.contract import ContractError, Task, require
 from seglab.data.dataset import Dataset, Item, one_of
-from seglab.images.image_io import existing_folder, files_in, read_image
+from seglab.data.memo import remembered
+from seglab.images.image_io import existing_folder, files_in, orientation_of, read_image
 from seglab.images.medical import WINDOWS, one_sentence, read_dicom
 from seglab.images.resize import rescale, resize, to_channels
 
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
 CASE = re.compile(r"(Mass|Calc)-(Training|Test)_P_\d+_(LEFT|RIGHT)_(CC|MLO)(_\d+)?(_FULL|_MASK)?$")
 IMAGE, CROP, MASK = "image file path", "cropped image file path", "ROI mask file path"
 SIDE, VIEW = "left or right breast", "image view"
+KINDS = {"both": ("mass", "calc"), "mass": ("mass",), "calc": ("calc",)}
 TASKS = {"lesion": Task(), "mass_calc": Task("multilabel", ("mass", "calc"))}  # a calcification may lie in a mass
+TOLERANCE = 0.1  # fraction by which a mask may be larger or smaller than its film
 COLUMNS = ("patient_id", "breast_density", SIDE, VIEW, "abnormality id", "pathology", IMAGE, CROP, MASK)
 
 
@@ -55,7 +60,7 @@ class CbisDdsm(Dataset):
     def __post_init__(self) -> None:
         super().__post_init__()
         views, sides, kinds = ("CC", "MLO", None), ("LEFT", "RIGHT", None), ("MALIGNANT", "BENIGN", None)
-        one_of("dataset ddsm", self, abnormality=("mass", "calc", "both"), view=views, side=sides, pathology=kinds)
+        one_of("dataset ddsm", self, abnormality=tuple(KINDS), view=views, side=sides, pathology=kinds)
         one_of("dataset ddsm", self, window=WINDOWS, target=tuple(TASKS))
         both = self.target == "lesion" or self.abnormality == "both"
         require(both, "dataset ddsm", "abnormality=both with target=mass_calc", self.abnormality)
@@ -79,6 +84,23 @@ class CbisDdsm(Dataset):
 
     def region(self, path: str) -> tuple[slice, slice] | None:
         return breast_box(read_mammogram(path)) if self.crop else None
+
+    def file_warnings(self, items: Sequence[Item]) -> list[str]:
+        tables, found = find_tables(existing_folder(self.root), self.abnormality), []
+        there = {(kind, split) for _, kind, split in tables}
+        wanted = [(kind, split) for kind in KINDS[self.abnormality] for split in ("train", "test")]
+        absent = [f"{kind}_case_description_{split}_set.csv" for kind, split in wanted if (kind, split) not in there]
+        if absent:
+            drawn = "" if any(split == "test" for _, split in there) else ", and test images are drawn from the others"
+            words = f"no {' and no '.join(absent)}: lesions that are only there count as background{drawn}"
+            found.append(f"{words}; dataset.abnormality says which kind is wanted")
+        files = [item.files for item in items if not item.fault]
+        sizes = remembered("sizes", self.cache_dir, files, lambda k: odd_size(files[k]), [""] * len(files))
+        odd = [words for words in sizes if words]
+        if odd:
+            words = "films have masks of another size, which are stretched to theirs, the first:"
+            found.append(f"{len(odd)} of {len(files)} {words} {odd[0]}")
+        return found
 
     def filter(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Keep the lesions that view, side, pathology and density name."""
@@ -118,24 +140,28 @@ def read_lesions(dataset: CbisDdsm, path: str, lesions: list[tuple[int, tuple[st
     return mask[box] if box else mask
 
 
+def find_tables(root: Path, abnormality: str) -> list[tuple[Path, str, str]]:
+    """Find the case descriptions in the root or one folder below it, with the kind and the split of their lesions."""
+    paths = sorted({*root.glob("*_case_description_*.csv"), *root.glob("*/*_case_description_*.csv")})
+    named = [(path, kind) for path in paths for kind in KINDS[abnormality] if path.name.startswith(kind)]
+    return [(path, kind, "test" if "_test_" in path.name else "train") for path, kind in named]
+
+
 def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
-    """Read the case descriptions in the root or one folder below it: a row per lesion, with its split and kind."""
+    """Read the case descriptions: a row per lesion, with its split and kind."""
     import pandas as pd
 
-    kinds = ("mass", "calc") if abnormality == "both" else (abnormality,)
     tables = []
-    for path in sorted({*root.glob("*_case_description_*.csv"), *root.glob("*/*_case_description_*.csv")}):
-        if path.name.startswith(kinds):
-            # As texts: pandas would take ids for numbers and "N/A" for none.
-            table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.stat().st_size else pd.DataFrame()
-            table = table.rename(columns=str.strip)
-            table = table.rename(columns={"breast density": "breast_density"})  # its name for calcifications
-            missing = [column for column in COLUMNS if column not in table]
-            require(not missing, str(path), f"columns {', '.join(COLUMNS)}", f"no {' and no '.join(missing)}")
-            table = table[list(COLUMNS)].apply(lambda column: column.str.strip())  # some paths end in a line break
-            split = "test" if "_test_" in path.name else "train"
-            tables.append(table.assign(split=split, kind="mass" if path.name.startswith("mass") else "calc"))
-    wanted = " and ".join(f"{kind}_case_description_train_set.csv" for kind in kinds)
+    for path, kind, split in find_tables(root, abnormality):
+        # As texts: pandas would take ids for numbers and "N/A" for none.
+        table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.stat().st_size else pd.DataFrame()
+        table = table.rename(columns=str.strip)
+        table = table.rename(columns={"breast density": "breast_density"})  # its name for calcifications
+        missing, expected = [column for column in COLUMNS if column not in table], ", ".join(COLUMNS)
+        require(not missing, str(path), f"comma-separated columns {expected}", f"no {' and no '.join(missing)}")
+        table = table[list(COLUMNS)].apply(lambda column: column.str.strip())  # some paths end in a line break
+        tables.append(table.assign(split=split, kind=kind))
+    wanted = " and ".join(f"{kind}_case_description_train_set.csv" for kind in KINDS[abnormality])
     require(bool(tables), "dataset ddsm", f"{wanted} (and the like) in {root}", "none", "set dataset.root")
     return pd.concat(tables, ignore_index=True)
 
@@ -188,9 +214,10 @@ def read_mammogram(path: str, window: str = "full") -> np.ndarray:
 
 
 def shape_of(path: str) -> tuple[int, ...]:
-    """Give the height and width of a mammogram, of a DICOM without decoding it."""
+    """Give the height and width of a mammogram, without decoding it."""
     if Path(path).suffix.lower() != ".dcm":
-        return read_mammogram(path).shape
+        with one_sentence(path, "a readable image"), Image.open(path) as picture:
+            return picture.size if orientation_of(picture) > 4 else picture.size[::-1]  # turned by 90 degrees
     import pydicom
 
     with one_sentence(path):
@@ -222,14 +249,32 @@ def read_lesion(candidates: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarr
     """Find the mask among the files of one abnormality, by its content, and bring it to the image's shape: uint8.
 
     In CBIS-DDSM neither folder nor file name distinguishes mask and crop: the mask has two values and the image's
-    size, up to a few pixels. Foreground is the upper of the two, be it 1, 2 or 255.
+    size, up to a few pixels. Foreground is the upper of the two, be it 1, 2 or 255, and never half of the film: a mask
+    that is black or inverted is damaged.
     """
     sizes = []
     for path in candidates:
-        pixels = read_mammogram(path)
-        off = max(abs(a - b) / b for a, b in zip(pixels.shape, shape, strict=True))
-        if off < 0.1 and is_mask(pixels):
-            return (resize((pixels > pixels.max() / 2).astype(np.float32), *shape) >= 0.5).astype(np.uint8)
-        sizes.append("x".join(map(str, pixels.shape)))
+        pixels, size = read_mammogram(path), ""
+        if off(pixels.shape, shape) < TOLERANCE and is_mask(pixels):
+            mask = (pixels > pixels.max() / 2).astype(np.float32)
+            if 0 < mask.mean() < 0.5:
+                return (resize(mask, *shape) >= 0.5).astype(np.uint8)
+            size = f" with {100 * mask.mean():.3g} % foreground, which is no lesion"
+        sizes.append("x".join(map(str, pixels.shape)) + size)
     wanted = f"a mask of two values and about {shape[0]}x{shape[1]}"
     raise ContractError(f"{candidates[0]}: expected {wanted}, got {', '.join(sizes)}")
+
+
+def off(shape: tuple[int, ...], film: tuple[int, ...]) -> float:
+    """Give by what fraction a mask's height or width differs from that of its film, the larger one."""
+    return max(abs(a - b) / b for a, b in zip(shape, film, strict=True))
+
+
+def odd_size(files: Sequence[str]) -> str:
+    """Say which mask among the files of a film, the film first, differs from it in size; "" for none."""
+    try:
+        film, *others = [shape_of(path) for path in files]
+    except ContractError:  # said when it is decoded
+        return ""
+    odd = [(path, shape) for path, shape in zip(files[1:], others, strict=True) if 0 < off(shape, film) < TOLERANCE]
+    return next((f"{path} is {h}x{w}, its film {film[0]}x{film[1]}" for path, (h, w) in odd), "")

@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 
 from seglab.contract import ContractError
+from seglab.data.audit import audit
 from seglab.data.datasets.cbis_ddsm import CbisDdsm, read_tables
 from seglab.data.prepare_data import open_data
+from seglab.prepare import prepare
 from tests.data.fabricate import write_dicom, write_image
 
 BEFORE, AFTER = "left or right breast,image view,abnormality id,abnormality type", "assessment,pathology,subtlety"
@@ -194,13 +196,42 @@ def test_what_is_not_on_disk_is_counted_and_named(root):
 def test_faulty_tables_and_choices_are_one_sentence(root):
     table = root / "csv/mass_case_description_train_set.csv"
     table.write_text(table.read_text().replace("pathology", "verdict"))
-    with pytest.raises(ContractError, match=r"description_train_set.csv: expected columns .*, got no pathology"):
+    with pytest.raises(ContractError, match=r"train_set.csv: expected comma-separated columns .*, got no pathology"):
         ddsm(root).items()
     table.write_bytes(b"")
-    with pytest.raises(ContractError, match=r"train_set.csv: expected columns .*, got no patient_id and no"):
+    with pytest.raises(ContractError, match=r"expected comma-separated columns .*, got no patient_id and no"):
         ddsm(root).items()
     with pytest.raises(ContractError, match="lesions that pass view"):
         ddsm(root, abnormality="calc", view="MLO").items()
+
+
+@classic
+@pytest.mark.parametrize("pattern", ["mass*", "*_test_*"])
+def test_missing_tables_and_masks_of_another_size_are_warnings(root, pattern, tmp_path, caplog):
+    words = "1 of 6 films have masks of another size, which are stretched to theirs, the first: "
+    said = ddsm(root).file_warnings(ddsm(root).items())
+    assert said == [f"{words}{root / paths(*LESIONS[3])[1]} is 103x80, its film 100x80"]
+    gone = sorted(path.name for path in (root / "csv").glob(pattern))
+    for name in gone:
+        (root / "csv" / name).unlink()
+    drawn = ", and test images are drawn from the others" if pattern == "*_test_*" else ""
+    names = " and no ".join(sorted(gone, reverse=True))
+    words = f"no {names}: lesions that are only there count as background{drawn}; dataset.abnormality says which"
+    assert ddsm(root).file_warnings(ddsm(root).items())[0].startswith(words)
+    prepare(ddsm(root), {}, tmp_path / "ready")
+    assert any(line.startswith(f"data: {words}") for line in caplog.messages)
+
+
+@classic
+@pytest.mark.parametrize(("level", "percent"), [(0, "0"), (255, "97.5")])
+def test_a_black_or_inverted_mask_is_damaged(root, level, percent):
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8) if level == 0 else 255 - roi(10, 0)
+    path = write_dicom(root / paths(*LESIONS[4])[1], mask, bits=8)
+    with pytest.raises(ContractError, match=rf"100x80 with {percent} % foreground, which is no lesion"):
+        open_data(ddsm(root))
+    audited = audit(ddsm(root)).facts
+    assert audited["unreadable"] == 1
+    assert f"{path.rsplit('/', 1)[0]}" in audited["unreadable_first"][0]
 
 
 def test_the_real_tables_have_the_known_counts(shared_data):
