@@ -14,6 +14,7 @@ from seglab.images.image_io import by_stem, existing_folder, files_in, read_imag
 from seglab.images.resize import resize
 
 ROW = re.compile(r"(?P<film>mdb\d{3}) +[FGD] +(?P<kind>[A-Z]{4})(?: +[BM])?(?P<place>(?: +\d+){3})?(?: +[*].*)?")
+FILM = re.compile(r"mdb\d{3}\b")
 SIDE = 1024  # height and width in pixels of the published films, in which the table counts
 Circle = tuple[int, ...]  # center x, y and radius in pixels; y is counted from the bottom
 
@@ -37,7 +38,9 @@ class Mias(Dataset):
         root = existing_folder(self.root)
         files = by_stem(files_in(root / self.images))
         films = read_info(root / self.table)
-        return [self.film(name, files.get(name), circles) for name, circles in films.items()]
+        items = [self.film(name, files.get(name), circles) for name, circles in films.items()]
+        unlisted = sorted(name for name in files.keys() - films.keys() if FILM.fullmatch(name))
+        return items + [Item(n, n, fault=f"{files[n]}: expected rows in {self.table}") for n in unlisted]
 
     def film(self, name: str, path: Path | None, circles: list[Circle | None]) -> Item:
         """Make the item of one film; None stands for a lesion of unknown place."""
@@ -58,6 +61,7 @@ def read_info(path: Path) -> dict[str, list[Circle | None]]:
     for line in path.read_text(errors="replace").splitlines():
         row = ROW.fullmatch(re.sub(r"[\s,;]+", " ", line).strip())  # people have saved it as CSV, too
         if row is None:  # a title or a remark
+            require(not FILM.match(line), str(path), "rows such as `mdb001 G CIRC B 535 425 197`", repr(line.strip()))
             continue
         lesions, place = films.setdefault(row["film"], []), row["place"]
         if row["kind"] != "NORM":

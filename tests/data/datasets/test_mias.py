@@ -62,6 +62,15 @@ def test_a_missing_film_or_table_is_one_sentence(root):
         mias(root).items()
 
 
+def test_a_film_that_is_not_listed_and_a_damaged_row_are_one_sentence(root):
+    write_image(root / "all-mias/README.png", np.zeros((4, 4)))
+    rows, damaged = [row for row in INFO.splitlines() if not row.startswith("mdb005")], "mdb005 F CIRC B 477 133"
+    for row, sentence in (("", r"1 of 6 .*mdb005.pgm: expected rows in Info.txt"), (damaged, f"got '{damaged}'")):
+        (root / "Info.txt").write_text("\n".join([*rows, row]))
+        with pytest.raises(ContractError, match=sentence):
+            open_data(mias(root))
+
+
 @pytest.mark.parametrize("side", [512, 300])
 def test_shrunk_films_have_smaller_circles(root, side):
     for path in (root / "all-mias").iterdir():
@@ -79,7 +88,7 @@ def test_shrunk_films_have_smaller_circles(root, side):
 
 
 def test_films_shrunk_out_of_proportion_are_refused_and_a_small_circle_leaves_a_pixel(root):
-    (root / "Info.txt").write_text("mdb001 G CIRC B 535 425 3")
+    (root / "Info.txt").write_text(INFO.replace("535 425 197", "535 425 3"))
     write_image(root / "all-mias/mdb001.pgm", np.full((64, 64), 9))
     mask = mias(root).items()[0].mask()
     assert list(zip(*np.nonzero(mask), strict=True)) == [((1023 - 425) // 16, 535 // 16)]
