@@ -5,6 +5,7 @@ Drishti-GS1 (Sivaswamy et al., ISBI 2014), RIM-ONE DL (Fumero et al., Image Anal
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -74,8 +75,14 @@ class Fundus(Dataset):
             patient = re.match(r"r3_[A-Z]-\d+", path.stem)  # of both eyes, in the third release of RIM-ONE
             base = Item(path.stem, patient[0] if patient else path.stem, split=split)
             items.append(pair_item(base, path, [one.get(path.stem, []) for one in masks], read))
+        lost = sorted({name for one in masks for name in one} - {path.stem for _, path in images})
+        items += [pair_item(Item(n, n), None, [one.get(n, []) for one in masks], read) for n in lost]  # with a fault
         rim = self.target == "rim_cup"
         return [replace(item, mask=partial(rim_and_cup, item.mask)) for item in items] if rim else items
+
+    def file_warnings(self, items: Sequence[Item]) -> list[str]:
+        drawn = all(item.split != "test" for item in items)
+        return ["no test images where this layout has them: they are drawn from those for training"] if drawn else []
 
     def drishti(self, train: Path, test: Path) -> Layout:
         """Drishti-GS has copies of an image in several folders; its map is found by its name, wherever it lies."""
@@ -103,7 +110,8 @@ class Fundus(Dataset):
 
 def by_name(root: Path, ending: str) -> dict[str, list[Path]]:
     """Find the PNG files below a folder whose names end so, by the rest of their names."""
-    return {path.stem.removesuffix(ending): [path] for path in sorted(root.rglob(f"*{ending}.png"))}
+    found = [path for path in sorted(root.rglob(f"*{ending}.png")) if path.name[0] != "."]  # a Mac's own files
+    return {path.stem.removesuffix(ending): [path] for path in found}
 
 
 def rim_and_cup(read: Reader) -> np.ndarray:

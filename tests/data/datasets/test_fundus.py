@@ -50,6 +50,16 @@ def test_an_image_without_map_is_named(drishti):
         open_data(fundus(drishti))
 
 
+def test_a_map_without_an_image_and_a_missing_test_set_are_said(drishti):
+    for path in (drishti / "Test/Images").rglob("*.png"):
+        path.unlink()
+    for target in ("disc", "rim_cup"):
+        with pytest.raises(ContractError, match=r"2 of 5 .*drishtiGS_001_.*: expected an image of its name \|"):
+            open_data(fundus(drishti, target=target))
+    said = open_data(fundus(drishti, on_bad_item="skip")).warnings()
+    assert any(line.startswith("no test images where this layout has them") for line in said)
+
+
 @pytest.mark.parametrize("classes", [True, False])
 def test_rim_one_keeps_both_eyes_of_a_patient_together(tmp_path, classes):
     names = {"training_set": ["r1_Im069", "r3_G-18-R_left_half", "r3_N-1-L"], "test_set": ["r2_Im001", "r3_G-18-L"]}
