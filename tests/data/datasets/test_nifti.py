@@ -158,4 +158,4 @@ def test_volumes_are_trained_on_evaluated_and_predicted(root, tmp_path):
     write(scans / "new.nii.gz", scan(9)[0])
     out = predict(compose("predict", f"run={run}", f"input={scans}", f"output={tmp_path}/out", "device=cpu"), tmp_path)
     names = sorted(path.name for path in (out / "masks").iterdir())
-    assert names == [f"new_z00{k}.png" for k in range(5)]
+    assert names == ["new.nii.gz", *(f"new_z00{k}.png" for k in range(5))]
