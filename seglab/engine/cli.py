@@ -1,5 +1,6 @@
 """How a command runs: Hydra composes its configuration, an error is one sentence, a sweep runs under supervision."""
 
+import atexit
 import functools
 import gc
 import importlib
@@ -66,6 +67,10 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
         def main() -> None:
             if function.__module__ == "__main__":  # by `python -m`; the processes of a pool look it up by its real name
                 importlib.import_module(f"seglab.{name}").main()
+                if current_sweep():  # to free all that torch has made, object by object, takes a second
+                    atexit._run_exitfuncs()
+                    sys.stdout.flush()
+                    os._exit(0)
                 return
             sys.argv[1:] = _arranged(sys.argv[1:], name)
             for word in sys.argv[1:]:
