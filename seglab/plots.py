@@ -19,8 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter, LogFormatterMathtext
+from PIL import Image
 
 from seglab.contract import Task
 from seglab.files import atomic, write_text
@@ -179,10 +179,14 @@ def _paint(image: np.ndarray, layers: Iterable[tuple[str, np.ndarray]], valid: n
     return hatched(canvas, valid).astype(np.uint8)
 
 
-def class_legend(task: Task) -> list[Patch]:
-    """The colors of the classes that `paint_classes` paints; none for a binary task."""
-    names = [task.classes[k] for k in task.scored] if task.channels > 1 else []
-    return [Patch(facecolor=color, label=name) for color, name in zip(cycle(CLASS_COLORS), names, strict=False)]
+def class_colors(task: Task) -> list[tuple[str, str]]:
+    """The names and colors of the classes that `paint_classes` paints; none for a binary task."""
+    return list(zip((task.classes[k] for k in task.scored if task.channels > 1), cycle(CLASS_COLORS), strict=False))
+
+
+def as_image(pixels: np.ndarray) -> Image.Image:
+    """A picture (h, w) in [0, 1] or uint8 (h, w, 3) as an image of Pillow."""
+    return Image.fromarray(pixels if pixels.ndim == 3 else (255 * pixels.astype(np.float32)).round().astype(np.uint8))
 
 
 def decided(maps: np.ndarray, threshold: float, kind: str) -> np.ndarray:

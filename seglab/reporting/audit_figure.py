@@ -5,11 +5,12 @@ from math import ceil
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from seglab.contract import Task
 from seglab.files import atomic
-from seglab.plots import class_legend
+from seglab.plots import class_colors
 
 COLUMNS = 4  # samples in a row, three pictures each
 
@@ -36,7 +37,7 @@ def overview(
         if seen_mask.any() and not seen_mask.all():  # else there is no outline, of which matplotlib warns
             axes.contour(seen_mask, [0.5], colors="lime", linewidths=0.8)  # over the last of the three
     figure.suptitle(title)
-    if classes := class_legend(task):
+    if classes := [Patch(facecolor=color, label=name) for name, color in class_colors(task)]:
         figure.legend(handles=classes, loc="upper right", ncols=len(classes), fontsize=8)
     with atomic(file) as partial:
         figure.savefig(partial, dpi=80)

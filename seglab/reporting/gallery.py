@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from seglab.files import read_arrays
-from seglab.plots import four_pictures
+from seglab.plots import as_image, four_pictures
 from seglab.reporting.run_labels import of_run
 
 SIDE = 176  # pictures are shrunk to so many pixels, so that a report stays small enough to be mailed
@@ -86,7 +86,7 @@ def gallery(runs: Mapping[str, pd.Series], images: pd.DataFrame, metric: str) ->
 
 def picture(pixels: np.ndarray) -> str:
     """A picture (h, w) in [0, 1] or uint8 (h, w, 3), shrunk if it is large, as a data address for an img tag."""
-    image = Image.fromarray(pixels if pixels.ndim == 3 else (255 * pixels.astype(np.float32)).round().astype(np.uint8))
+    image = as_image(pixels)
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82, subsampling=0)  # each pixel has its own color

@@ -8,10 +8,13 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.font_manager import findfont
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw, ImageFont
 
 from seglab import plots
 from seglab.contract import Task, require
+from seglab.files import atomic
 
 PANELS = {
     "loss": "Loss",
@@ -48,14 +51,15 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
     require("epoch" in history, f"curves: {metrics_csv}", "a column named epoch", list(history.columns))
     history["epoch"] += 1  # the log and the snapshots count the epochs that are done
     moving = [column for column in map(str, history) if column.startswith("loss/") and column != "loss/stage"]
-    with mpl.rc_context(plots.STYLE):
+    with mpl.rc_context({**plots.STYLE, "axes.titley": 1}):  # of itself each title searches for room
         panels = len(PANELS) + bool(moving)
         width = 2.43 * panels
         figure = Figure(figsize=(width, 2.7))  # margins by hand: to find them takes longer than to draw the rest
         figure.suptitle(title, x=0.005, ha="left", fontsize=9.5)
         axes = figure.subplots(1, panels)
         for axis in axes:
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))  # a tick takes longer than a line
         figure.subplots_adjust(0.5 / width, 0.17, 1 - 0.1 / width, 0.81, wspace=0.21)
         for axis, (key, name) in zip(axes, PANELS.items(), strict=False):  # a last one is of the loss's parameters
             axis.set(title=name, xlabel="epoch")
@@ -91,28 +95,30 @@ def examples(
     task = task or Task()
     rows = [Example(*row) for row in rows]
     require(bool(rows), "examples", "at least one image to draw", 0)
-    height, width = rows[0].truth.shape[-2:]
-    longest = max(len(line) for row in rows for line in row.caption.splitlines())
-    columns, gap, left, top = 1.75, 0.06, 0.2 + 0.075 * longest, 0.25 + 0.2 * bool(title)  # all in inches
-    tall = columns * height / width
-    size = left + 4 * (columns + gap), top + len(rows) * (tall + gap) + 0.3
-    with mpl.rc_context({**plots.STYLE, "axes.grid": False, "image.interpolation": "nearest"}):
-        figure = Figure(figsize=size)
-        page = figure.add_axes((0, 0, 1, 1))  # one for all: each more takes longer than all the pictures
-        page.set_axis_off()
-        page.text(0.05, 0.2, title, fontsize=9.5)
-        third = "probability" if task.channels == 1 else "prediction"
-        for k, name in enumerate(("image and true outline", "truth", third, "errors")):
-            page.text(left + k * (columns + gap), top - 0.07, name, color=plots.FAINT, fontsize=9)
-        for line, row in enumerate(rows):
-            y = top + line * (tall + gap)
-            page.text(left - gap, y + tall / 2, row.caption, ha="right", va="center", multialignment="right")
-            for k, picture in enumerate(plots.four_pictures(*row[1:], threshold=threshold, kind=task.kind)):
-                x = left + k * (columns + gap)
-                page.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=(x, x + columns, y + tall, y))
-        page.set(xlim=(0, size[0]), ylim=(size[1], 0))
-        handles, errors = plots.class_legend(task), ("true positive", "false positive", "false negative")
-        for name, color in zip(errors, (plots.TRUE_POSITIVE, plots.FALSE_POSITIVE, plots.FALSE_NEGATIVE), strict=True):
-            handles.append(Patch(facecolor=color, edgecolor=plots.FAINT, linewidth=0.5, label=name))
-        figure.legend(handles=handles, loc="lower right", ncols=8, handlelength=1, fontsize=8, borderaxespad=0.2)
-        return plots.save(figure, out)
+    font, (height, width) = ImageFont.truetype(findfont("DejaVu Sans"), 17), rows[0].truth.shape[-2:]
+    longest = max(font.getlength(line) for row in rows for line in row.caption.splitlines())
+    columns, gap, left, top = 252, 9, round(longest) + 30, 36 + 29 * bool(title)  # all in pixels
+    tall = round(columns * height / width)
+    size = left + 4 * (columns + gap), top + len(rows) * (tall + gap) + 43
+    page = Image.new("RGB", size, "white")  # not by matplotlib, where each picture takes longer than here all of them
+    write = ImageDraw.Draw(page).text
+    write((7, 29), title, plots.INK, font, "ls")
+    third = "probability" if task.channels == 1 else "prediction"
+    for k, name in enumerate(("image and true outline", "truth", third, "errors")):
+        write((left + k * (columns + gap), top - 10), name, plots.FAINT, font, "ls")
+    for line, row in enumerate(rows):
+        y = top + line * (tall + gap)
+        write((left - gap, y + tall / 2), row.caption, plots.INK, font, "rm", align="right")
+        for k, picture in enumerate(plots.four_pictures(*row[1:], threshold=threshold, kind=task.kind)):
+            shown = plots.as_image(picture).resize((columns, tall), Image.Resampling.NEAREST)
+            page.paste(shown, (left + k * (columns + gap), y))
+    names = ("true positive", plots.TRUE_POSITIVE), ("false positive", plots.FALSE_POSITIVE)
+    x, y = size[0] - gap, size[1] - 20
+    for name, color in reversed((*plots.class_colors(task), *names, ("false negative", plots.FALSE_NEGATIVE))):
+        x -= round(font.getlength(name))
+        write((x, y), name, plots.INK, font, "lm")
+        ImageDraw.Draw(page).rectangle((x - 27, y - 6, x - 11, y + 5), color, plots.FAINT)
+        x -= 54
+    with atomic(out) as partial:
+        page.save(partial, "PNG", compress_level=1)
+    return out
