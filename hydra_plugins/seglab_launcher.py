@@ -1,4 +1,4 @@
-"""Hydra's launcher for sweeps on one machine; Hydra finds launchers in the `hydra_plugins` namespace only.
+"""Hydra's launcher for sweeps on one machine; Hydra finds plug-ins in the `hydra_plugins` namespace only.
 
 On CPUs several small runs work at once, each in a process of its own; no result depends on how many.
 """
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -22,6 +23,14 @@ log = logging.getLogger(__name__)
 PRELOADED = ("pandas", "seglab.data.module", "seglab.reporting.run_figures", "seglab.engine.checkpoints")
 PRELOADED += ("seglab.engine.dry_run", "seglab.engine.per_image", "seglab.engine.trained_run")
 """Imported once, before the runs: a process that is forked for one then starts in milliseconds instead of seconds."""
+
+
+class LocalSweeper(BasicSweeper):
+    """Hydra's sweeper; the launcher below composes all jobs before the first runs, and need not do so twice."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        if not isinstance(self.launcher, LocalLauncher):
+            super().validate_batch_is_legal(batch)
 
 
 class LocalLauncher(Launcher):

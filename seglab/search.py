@@ -203,8 +203,8 @@ def _has(cfg: DictConfig, name: str) -> bool:
 
 def main() -> None:
     """The command, which is a sweep without `-m`."""
-    # Hydra makes sweepers of its own name space only: ours takes the place of its basic one
-    Plugins.instance().class_name_to_class[f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"] = FairSearch
+    # Hydra makes sweepers of its name spaces only: ours takes the place of that in conf/hydra/sweeper/local.yaml
+    Plugins.instance().class_name_to_class["hydra_plugins.seglab_launcher.LocalSweeper"] = FairSearch
     alone = {"-m", "--multirun", "--help", "-h", "--cfg", "-c", "--info", "-i"}
     if not alone & set(sys.argv[1:]):
         sys.argv.insert(1, "-m")
