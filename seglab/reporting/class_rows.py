@@ -26,6 +26,8 @@ def read_rows(file: Path | BytesIO) -> pd.DataFrame:
 def rows_per_image(table: pd.DataFrame, task: Task, name: str | None = None) -> pd.DataFrame:
     """Give a row per image: those of the class `name`, or the mean of each column over the scored classes.
 
+    Beside the columns of the table: where there is foreground, its relative area error and whether nothing was found.
+
     A score that is undefined for a class is left out of the mean; an image is empty where all scored classes are. But
     distances are undefined for an image with a class that was not found: else finding fewer classes could look better.
     The table may be of several runs, by a column `run`.
@@ -33,6 +35,8 @@ def rows_per_image(table: pd.DataFrame, task: Task, name: str | None = None) -> 
     chosen = [task.classes[k] for k in chosen_classes(task, name)]
     written = {*chosen, *map(cell, chosen)}  # in a file the class "-a" is the safe cell "'-a"
     rows = table[table["class"].isin(written)].drop(columns="class").reset_index(drop=True)
+    found = (rows["tp"] + rows["fp"]) / rows["foreground"].where(rows["foreground"] > 0)
+    rows["found/area_error"], rows["found/nothing"] = found - 1, (found == 0).astype(float).where(found.notna())
     if len(chosen) == 1:
         return rows
     distances = DISTANCES & {*rows}

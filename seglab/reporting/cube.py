@@ -10,7 +10,7 @@ from seglab.contract import require
 
 META = {"label", "seed", "fold", "id", "group", "run", "benchmark"}
 NO_SCORES = {"loss", "pixels", "foreground", "tp", "tn", "foreground_sum", "background_sum"}
-NO_SCORES |= {"objects", "objects_predicted", "objects_found"}
+NO_SCORES |= {"objects", "objects_predicted", "objects_found", "found/area_error", "found/nothing"}
 """Columns of per_image.csv by which losses cannot be compared: their own values, whose units differ, and counts."""
 
 

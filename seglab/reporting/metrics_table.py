@@ -163,13 +163,11 @@ def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: pd.DataFra
 
 
 def _found(images: pd.DataFrame) -> pd.DataFrame:
-    """By run: the worst tenth of the IoU, objects, the area's bias, and images of which there is no distance."""
-    images = images.assign(found=images["tp"] + images["fp"])
-    runs, seen = images.groupby("run"), images[images["foreground"] > 0]
+    """By run: the worst tenth of the IoU, and objects."""
+    runs = images.groupby("run")
     place = runs["iou"].rank(method="first")  # one each, also where many are 0
     worst = images[place <= np.ceil(runs["iou"].transform("count") / 10)].groupby("run")["iou"].mean()
-    table = pd.DataFrame({"iou/worst tenth": worst, "found/nothing": (seen["found"] == 0).groupby(seen["run"]).mean()})
-    table["found/area_error"] = (seen["found"] / seen["foreground"] - 1).groupby(seen["run"]).mean()
+    table = pd.DataFrame({"iou/worst tenth": worst})
     if "objects_found" in images:  # min_count: of images in tiles nothing is known, which is not 0
         true, predicted, hit = (runs[key].sum(min_count=1) for key in ("objects", "objects_predicted", "objects_found"))
         table["found/object_f1"] = 2 * hit / (true + predicted)

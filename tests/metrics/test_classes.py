@@ -121,9 +121,12 @@ def test_the_table_has_a_row_per_image_and_class_and_the_report_one_per_image(ta
         rows_per_image(rows, task, "moon")
 
 
-def test_a_distance_of_an_image_is_undefined_where_one_of_its_classes_was_not_found():
+def test_an_image_has_the_mean_over_its_classes_and_no_distance_where_one_of_them_was_not_found():
     rows = pd.DataFrame({"id": list("aabbcc"), "group": list("aabbcc"), "class": ["disc", "cup"] * 3})
     rows["foreground"] = [9, 4, 9, 4, 9, 0]  # c has no cup
+    rows["tp"], rows["fp"] = [9, 4, 9, 0, 9, 0], [9, 0, 0, 0, 0, 2]
     rows["hd95"] = [1.0, 3.0, 1.0, np.nan, 1.0, np.nan]
     means = rows_per_image(rows, Task("multilabel", ("disc", "cup")))
+    assert list(means["found/area_error"]) == [(1 + 0) / 2, (0 - 1) / 2, 0]  # not of the areas of both together
+    assert list(means["found/nothing"]) == [0, 0.5, 0]
     np.testing.assert_array_equal(means["hd95"], [2.0, np.nan, 1.0])

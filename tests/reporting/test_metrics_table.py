@@ -2,6 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from seglab.contract import Task
+from seglab.reporting.class_rows import rows_per_image
 from seglab.reporting.load_runs import collect
 from seglab.reporting.metrics_table import (
     BLOCKS,
@@ -111,10 +113,11 @@ def test_what_was_found_is_counted_by_hand():
         "objects_predicted": [0.0] + [2.0] * 11,
         "objects_found": [0.0] * 2 + [1.0] * 9 + [0.0],
     }
-    found = _found(pd.DataFrame(rows)).loc[0]
+    table = rows_per_image(pd.DataFrame(rows | {"class": "foreground"}), Task())
+    found, means = _found(table).loc[0], table.mean(numeric_only=True)
     assert found["iou/worst tenth"] == pytest.approx(0.2)  # two of twelve
-    assert found["found/nothing"] == pytest.approx(1 / 11)
-    assert found["found/area_error"] == pytest.approx((-1 + (6 / 8 - 1) + 9 * 1) / 11)
+    assert means["found/nothing"] == pytest.approx(1 / 11)
+    assert means["found/area_error"] == pytest.approx((-1 + (6 / 8 - 1) + 9 * 1) / 11)
     assert found["found/object_f1"] == pytest.approx(2 * 9 / (11 + 22))
     assert found["found/false_objects"] == pytest.approx(13 / 12)
 
