@@ -26,11 +26,10 @@ def read_rows(file: Path | BytesIO) -> pd.DataFrame:
 def rows_per_image(table: pd.DataFrame, task: Task, name: str | None = None) -> pd.DataFrame:
     """Give a row per image: those of the class `name`, or the mean of each column over the scored classes.
 
-    Beside the columns of the table: where there is foreground, its relative area error and whether nothing was found.
-
     A score that is undefined for a class is left out of the mean; an image is empty where all scored classes are. But
     distances are undefined for an image with a class that was not found: else finding fewer classes could look better.
-    The table may be of several runs, by a column `run`.
+    Where there is foreground, columns of its relative area error and of whether nothing was found are added. The table
+    may be of several runs, by a column `run`.
     """
     chosen = [task.classes[k] for k in chosen_classes(task, name)]
     written = {*chosen, *map(cell, chosen)}  # in a file the class "-a" is the safe cell "'-a"

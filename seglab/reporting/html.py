@@ -43,13 +43,20 @@ def number(value: float, digits: int = 3) -> Cell:
     return Cell(decimal(value, digits), float(value)) if np.isfinite(value) else Cell("–")
 
 
-def mean_sd(mean: float, sd: float, best: bool = False) -> Cell:
-    """A cell with a mean and its standard deviation over seeds; the best one of a column is bold."""
+def mean_sd(mean: float, sd: float, runs: str = "", best: bool = False) -> Cell:
+    """A cell with a mean, its standard deviation over seeds, and `runs` if not all; the best of a column is bold."""
     if not np.isfinite(mean):
         return Cell("–")
-    digits = 3 if abs(mean) < 2 else 2
-    spread = Markup(' <span class="sd">±{}</span>').format(f"{sd:.{digits}f}") if np.isfinite(sd) else ""
+    digits = decimals(mean, sd) if abs(mean) < 2 else 2
+    rest = [f"±{sd:.{digits}f}"] * bool(np.isfinite(sd)) + [runs] * bool(runs)
+    spread = Markup(' <span class="sd">{}</span>').format(", ".join(rest)) if rest else ""
     return Cell(Markup("{}{}").format(decimal(mean, digits), spread), mean, "best" if best else "")
+
+
+def decimals(mean: float, sd: float) -> int:
+    """How many decimals to show: 3, and of what these would hide as many as make three digits, up to 8."""
+    size = np.nanmax([abs(mean), sd])
+    return min(8, 2 - int(np.floor(np.log10(size)))) if 0 < size < 0.001 else 3
 
 
 def decimal(value: float, digits: int = 3) -> str:

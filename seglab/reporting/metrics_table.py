@@ -222,24 +222,32 @@ def roughness(curve: np.ndarray) -> float:
 
 
 def over_seeds(metrics: pd.DataFrame, keys: Iterable[str], by: list[str]) -> pd.DataFrame:
-    """Mean and standard deviation over the seeds, a row for each group `by`: columns are (key, mean | sd).
+    """Mean and standard deviation over the seeds, a row for each group `by`: columns are (key, mean | sd | runs).
 
-    Left out are keys without a value; one seed has no standard deviation.
+    `runs` counts those with a value, which the precision of one that predicts nothing lacks. Left out are keys without
+    any; one seed has no standard deviation.
     """
     keys = [key for key in keys if key in metrics and metrics[key].notna().any()]
     grouped = metrics.groupby(by, sort=False)[keys]
-    both = pd.concat({"mean": grouped.mean(), "sd": grouped.std(ddof=1)}, axis=1).swaplevel(axis=1)
-    return both[[(key, part) for key in keys for part in ("mean", "sd")]]
+    parts = {"mean": grouped.mean(), "sd": grouped.std(ddof=1), "runs": grouped.count()}
+    return pd.concat(parts, axis=1).swaplevel(axis=1)[[(key, part) for key in keys for part in parts]]
 
 
-def rows_of(spread: pd.DataFrame, keys: list[str]) -> Iterator[tuple[Any, list[tuple[float, float]]]]:
-    """Each row's index with the (mean, sd) of these metrics."""
-    columns = [(key, part) for key in keys for part in ("mean", "sd")]
+def rows_of(spread: pd.DataFrame, keys: list[str]) -> Iterator[tuple[Any, list[tuple[float, float, str]]]]:
+    """Each row's index with the (mean, sd, runs) of these metrics; `runs` are words where some runs have no value."""
+    columns, every = [(key, part) for key in keys for part in ("mean", "sd")], part_of(spread, "runs")
     values = spread[columns].to_numpy(float).reshape(len(spread), len(keys), 2)
-    return ((index, [(mean, sd) for mean, sd in row]) for index, row in zip(spread.index, values.tolist(), strict=True))
+    runs, most = every[keys].to_numpy().tolist(), every.max(axis=1)
+    for index, row, some, of in zip(spread.index, values.tolist(), runs, most, strict=True):
+        yield index, [(*one, f"{k} of {of} runs" if 0 < k < of else "") for one, k in zip(row, some, strict=True)]
+
+
+def part_of(spread: pd.DataFrame, part: str) -> pd.DataFrame:
+    """The columns (key, part) of a table, each by its key."""
+    return pd.DataFrame({key: spread[key, part] for key in keys_of(spread)})
 
 
 def keys_of(spread: pd.DataFrame) -> list[str]:
-    """The metrics of a table with columns (key, mean | sd)."""
+    """The metrics of a table with columns (key, mean | sd | runs)."""
     keys, parts = (spread.columns.get_level_values(level) for level in (0, 1))
     return list(keys[parts == "mean"])

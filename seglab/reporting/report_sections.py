@@ -13,7 +13,7 @@ from seglab.reporting import verdict
 from seglab.reporting.data_sets import DataSets
 from seglab.reporting.gallery import gallery, one_run_each, which_runs
 from seglab.reporting.html import Cell, decimal, mean_sd, number, table
-from seglab.reporting.metrics_table import blocks, rows_of, title, worse_if_higher
+from seglab.reporting.metrics_table import blocks, part_of, rows_of, title, worse_if_higher
 from seglab.reporting.run_decisions import RULES
 from seglab.reporting.run_labels import differences, of_run
 from seglab.reporting.stats import components
@@ -83,12 +83,15 @@ def ranks(study: Study) -> Markup:
 
 def metric_blocks(spread: pd.DataFrame, decision: str) -> Iterator[tuple[str, Markup]]:
     """Every metric, mean and standard deviation over seeds: a heading and a table for each block."""
+    runs, means = part_of(spread, "runs"), part_of(spread, "mean")
+    lacking = runs.rsub(runs.max(axis=1), axis=0)  # a loss without its worst run has a better mean
+    able = means.where(lacking == lacking.min())
     for name, keys in blocks(spread.columns.get_level_values(0), decision).items():
-        best = {key: _best(key, spread[key, "mean"]) for key in keys}
+        best = {key: _best(key, able[key]) for key in keys}
         if "found/nothing" in keys and spread["found/nothing", "mean"].max() > 0:
             best = {}  # a loss that finds the easy objects alone has the best distances
         rows = [
-            [label, *(mean_sd(*value, value[0] == best.get(key)) for key, value in zip(keys, row, strict=True))]
+            [label, *(mean_sd(*one, able.at[label, key] == best.get(key)) for key, one in zip(keys, row, strict=True))]
             for label, row in rows_of(spread, keys)
         ]
         yield name, table(["loss", *map(title, keys)], rows)

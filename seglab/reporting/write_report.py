@@ -15,7 +15,7 @@ from seglab.files import csv_text, write_text
 from seglab.plots import file_keys, svg
 from seglab.reporting import external_data, report_sections, tuning
 from seglab.reporting.data_sets import DataSets, together
-from seglab.reporting.html import TEMPLATES
+from seglab.reporting.html import TEMPLATES, decimals
 from seglab.reporting.load_runs import Sweep, collect
 from seglab.reporting.looks import known_looks
 from seglab.reporting.metrics_table import blocks, keys_of, rows_of, title
@@ -151,6 +151,7 @@ def csv(studies: list[Study], runs: pd.DataFrame) -> str:
 
 def _flat(spread: pd.DataFrame) -> pd.DataFrame:
     """The columns (key, mean | sd) under one name each."""
+    spread = spread.drop(columns="runs", level=1)
     keys, parts = (spread.columns.get_level_values(level) for level in (0, 1))
     return spread.set_axis(keys + np.where(parts == "sd", " sd", ""), axis=1)
 
@@ -180,7 +181,8 @@ def _markdown_table(spread: pd.DataFrame, keys: list[str], head: Callable[[str],
     return lines
 
 
-def _mean_sd(mean: float, sd: float) -> str:
+def _mean_sd(mean: float, sd: float, runs: str) -> str:
     if pd.isna(mean):
         return "–"
-    return f"{mean:.3f}" if pd.isna(sd) else f"{mean:.3f} ±{sd:.3f}"
+    digits, some = decimals(mean, sd), f", {runs}" if runs else ""
+    return f"{mean:.{digits}f}{some}" if pd.isna(sd) else f"{mean:.{digits}f} ±{sd:.{digits}f}{some}"

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from seglab.reporting.load_runs import collect
 from seglab.reporting.metrics_table import (
     BLOCKS,
     _found,
+    over_seeds,
     read_decisions,
     roughness,
     size_strata,
@@ -18,6 +21,7 @@ from seglab.reporting.metrics_table import (
 from seglab.reporting.report_sections import metric_blocks
 from seglab.reporting.study import Question, Study
 from seglab.reporting.thresholds import calibration
+from seglab.reporting.write_report import _flat, _markdown_table
 
 SCORES = ["iou", "dice", "precision", "recall"]
 
@@ -124,12 +128,23 @@ def test_what_was_found_is_counted_by_hand():
 
 def test_no_distance_is_bold_where_a_loss_found_nothing_in_some_image():
     def bold(nothing):
-        spread = pd.DataFrame({("hd95", "mean"): [3.0, 9.0], ("hd95", "sd"): 0.1}, index=["timid", "bold"])
-        spread["found/nothing", "mean"], spread["found/nothing", "sd"] = nothing, 0.0
+        runs = {"label": ["timid", "bold"], "hd95": [3.0, 9.0], "found/nothing": nothing}
+        spread = over_seeds(pd.DataFrame(runs), ["hd95", "found/nothing"], ["label"])
         return next(shown for name, shown in metric_blocks(spread, "") if name.startswith("Distance")).count("best")
 
     assert bold([0.0, 0.0]) == 1
     assert bold([0.5, 0.0]) == 0
+
+
+def test_a_mean_without_some_runs_says_so_and_is_not_bold():
+    runs = {"label": ["timid"] * 3 + ["bold"] * 3 + ["third"] * 3, "iou": [0.1, 0.2, 0.0, *[0.5] * 6]}
+    runs["precision"] = [0.9, 0.9, np.nan, *[0.75] * 3, *[0.5] * 3]  # the last run of timid predicts nothing
+    spread = over_seeds(pd.DataFrame(runs), ["iou", "precision"], ["label"])
+    [(_, shown)] = metric_blocks(spread, "")
+    assert '0.900 <span class="sd">±0.000, 2 of 3 runs</span>' in shown
+    assert re.findall('class="best" data-key="([0-9.]+)', shown) == ["0.5", "0.75", "0.5"]  # iou, precision; iou
+    assert "| 0.100 ±0.100 | 0.900 ±0.000, 2 of 3 runs |" in "\n".join(_markdown_table(spread, ["iou", "precision"]))
+    assert list(_flat(spread)) == ["iou", "iou sd", "precision", "precision sd"]
 
 
 def test_roughness_by_hand():

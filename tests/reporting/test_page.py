@@ -117,6 +117,10 @@ def test_numbers_are_written_as_in_print():
     assert number(np.nan) == Cell("–", None, "")
     assert mean_sd(0.5, np.nan).shown == "0.500"
     assert mean_sd(18.375, 0.1, best=True) == Cell('18.38 <span class="sd">±0.10</span>', 18.375, "best")
+    assert mean_sd(0.000243, 0.00004).shown == '0.000243 <span class="sd">±0.000040</span>'
+    assert mean_sd(2.5e-5, np.nan).shown == "0.0000250"
+    assert mean_sd(0.0002, 0.3).shown == '0.000 <span class="sd">±0.300</span>'
+    assert mean_sd(0.0, 0.0).shown == '0.000 <span class="sd">±0.000</span>'
 
 
 def test_a_table_carries_its_sort_keys_and_escapes_its_words():
