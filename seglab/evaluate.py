@@ -69,7 +69,7 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
     made_of = json.dumps(settings, sort_keys=True) + images.fingerprint
     out = run.folder / "evaluations" / f"{name}-{sha256(made_of.encode()).hexdigest()[:6]}"
     facts = {"run": run.name, "run_finished": run.outcome["finished"], "name": name, **settings}
-    facts["fingerprint"] = images.fingerprint
+    facts |= {"fingerprint": images.fingerprint, "own": images.own}
     if not cfg.rerun and read_json(out / "evaluation.json").get("run_finished") == run.outcome["finished"]:
         log.info("%s is there already; rerun=true measures it again", out)
         return out

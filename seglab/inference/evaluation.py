@@ -51,12 +51,13 @@ def dataset_node(run: TrainedRun, given: dict[str, Any], named: set[str]) -> dic
 class EvalSet:
     """The images to evaluate on: a data set, one of its splits, and the fingerprint of its files.
 
-    split: train, val, test, or `all` that is labeled.
+    split: train, val, test, or `all` that is labeled. own: whether it is a split of the run's own data.
     """
 
     dataset: Dataset
     split: str
     fingerprint: str
+    own: bool = False
 
     @property
     def as_test(self) -> bool:
@@ -76,7 +77,7 @@ def eval_set(run: TrainedRun, dataset: Dataset, split: str | None) -> EvalSet:
         split = split or "test"
         # As it was drawn: without the images that turned out to be damaged
         frozen = replace(chosen.dataset, split_file=str(file)) if file else chosen.dataset
-        return EvalSet(frozen, split, chosen.fingerprint)
+        return EvalSet(frozen, split, chosen.fingerprint, own=True)
     changed = not split and replace(dataset, cache_dir=None) == run.dataset(cache_dir=None)
     remedy = "set split=test for its test images, split=all for all that there are"
     require(not changed, f"run {run.name}", "the data that it was trained on", "changed ones", remedy)

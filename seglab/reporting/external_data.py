@@ -1,4 +1,4 @@
-"""How the losses do on external data, from what seglab.evaluate has left in the folders of their runs."""
+"""How the losses do on external data and on whole test images, from what seglab.evaluate has left in their runs."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from seglab.reporting.metrics_table import keys_of, rows_of, title
 from seglab.reporting.run_labels import benchmark_titles
 
 FILES = "evaluations/*/evaluation.json"
-KEYS = ("iou", "tuned/iou", "precision", "recall", "hd95", "object_recall")
+KEYS = ("iou", "tuned/iou", "precision", "recall", "hd95", "object_recall", "found/false_objects")
 
 
 def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
@@ -34,7 +34,10 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
                     row = {"data": file.parent.name, "what": words(facts, run["config"])}
                     row |= {"trained": titles[run["benchmark"]], "in_domain": run.get("test/iou", np.nan)}
                     row |= {"label": run["label"], "seed": run["seed"]}
-                    rows.append(row | {key: facts["metrics"].get(key, np.nan) for key in KEYS})
+                    found = facts["metrics"]
+                    if "objects_predicted" in found:
+                        found["found/false_objects"] = found["objects_predicted"] - found["objects_found"]
+                    rows.append(row | {key: found.get(key, np.nan) for key in KEYS})
     return pd.DataFrame(rows, columns=["data", "what", "trained", "label", "seed", "in_domain", *KEYS])
 
 
@@ -47,7 +50,8 @@ def words(facts: dict[str, Any], config: dict[str, Any]) -> str:
         more += [f"{key}={value}" for key, value in now.items() if value != own.get(key)]
     if facts.get("seen_in_training"):
         more.append(f"{facts['seen_in_training']} of them trained on")
-    return ", ".join([f"{facts['data']['images']} images ({facts['split']})", scale, *more])
+    whose = "the runs' own " if facts.get("own") else ""
+    return ", ".join([f"{whose}{facts['data']['images']} images ({facts['split']})", scale, *more])
 
 
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:

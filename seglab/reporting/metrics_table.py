@@ -32,6 +32,10 @@ STRATA = (*SIZES, "empty/left empty", "image_accuracy", "image_recall")
 OUTLINES = (
     "Distance between the outlines, mean over the test images in which there is something and something was found"
 )
+TILES = (
+    "Scores are of tiles without overlap, added for each image: an object that the border of a tile cuts is found "
+    "worse than in whole images, which python -m seglab.evaluate scores."
+)
 BLOCKS: dict[str, tuple[str, ...]] = {
     "Mean over the test images, {decision}": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
     "Mean over the test images, threshold tuned on validation": TUNED,
@@ -196,6 +200,13 @@ def nothing_found(images: pd.DataFrame, metric: str, runs: pd.DataFrame) -> str:
         lacking = (recall == 0) & ~blind.reindex(recall.index, fill_value=False)
         said.append((f"No pixel of the class {name} is right in", lacking, ""))
     return " ".join(f"{words} {_of_runs(some, runs)}{rest}." for words, some, rest in said if some.any())
+
+
+def undefined(metric: str, images: str, labels: list[str], tiled: bool) -> str:
+    """A sentence about losses that cannot be compared by a metric that they lack, and why if that is known."""
+    cut = tiled and metric in ("hd95", "asd", "nsd", "object_dice", "object_f2")
+    why = ": tiles cut outlines and objects; python -m seglab.evaluate scores whole images" if cut else ""
+    return f"There is nothing to compare: {title(metric)} is undefined in {images} of {', '.join(labels)}{why}."
 
 
 def _of_runs(chosen: pd.Series, runs: pd.DataFrame) -> str:

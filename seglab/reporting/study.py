@@ -161,6 +161,12 @@ class Study:
         found = {config.get("threshold", 0.5) for config in self.sweep.used["config"]}
         return f"threshold {found.pop()}" if len(found) == 1 else "each run at its own threshold"
 
+    @property
+    def tiles(self) -> str:
+        """A sentence where the test images were seen in tiles; empty elsewhere."""
+        fits = {(config.get("dataset") or {}).get("fit") for config in self.sweep.used["config"]}
+        return metrics_table.TILES if "patch" in fits else ""
+
     @cached_property
     def no_verdict(self) -> str:
         """Why no verdict is given, in a sentence; empty where one is."""
@@ -209,6 +215,10 @@ class Study:
         """The answer in one sentence, and which losses it is not about."""
         if self.no_verdict:
             return self.no_verdict
+        lacking = [label for label in self.labels if np.isnan(self.means[label])]
+        if lacking and not self.verdicts:
+            images = IMAGES[self.question.images]
+            return metrics_table.undefined(self.question.metric, images, lacking, bool(self.tiles))
         said = headline(self.verdicts, self.question.against)
         judged = {label for found in self.verdicts for label in (found.pair.first, found.pair.second)}
         apart = [label for label in self.labels if label not in judged]

@@ -162,7 +162,7 @@ def markdown(studies: list[Study], runs: pd.DataFrame, over: DataSets | None = N
     for study in studies:
         lines += [f"## {study.title}", "", study.headline, "", *(f"- {found.words}" for found in study.named)]
         tuned = f"At the threshold tuned on validation: {study.tuned.headline}" if study.tuned else ""
-        for sentence in filter(None, (study.blind, study.look_words, tuned)):
+        for sentence in filter(None, (study.blind, study.tiles, study.look_words, tuned)):
             lines += ["", sentence]
         for name, keys in blocks(study.spread.columns.get_level_values(0), study.decision).items():
             lines += ["", f"**{name}**", "", *_markdown_table(study.spread, keys)]

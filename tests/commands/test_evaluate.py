@@ -74,6 +74,7 @@ def test_the_runs_own_test_images_give_its_own_tables_to_the_last_bit(configure,
     assert facts["threshold"]["tuned"] == known["threshold"]["tuned"]
     assert cv2.imread(str(out / "examples.png")) is not None
     assert facts["split"] == "test"
+    assert facts["own"]
     assert list(collect([run]).runs["folder"]) == [run]  # an evaluation is no run
     assert (facts["scale"], facts["seen_in_training"], facts["data"]["images"]) == ("run", 0, 6)
 
@@ -115,6 +116,7 @@ def test_a_second_call_measures_nothing_unless_the_run_was_trained_again(configu
 def test_other_images_come_to_the_model_as_the_run_would_have_them(configure, run, pairs):
     (out,) = call(configure, run, *other(pairs))
     facts, rows = facts_of(out), pd.read_csv(out / "per_image.csv")
+    assert not facts["own"]
     assert (facts["split"], facts["data"]["images"], facts["dataset"]["size"]) == ("all", 6, 32)
     assert (rows["pixels"] == 32 * 32).all()
     assert list(rows) == list(pd.read_csv(run / "per_image.csv"))

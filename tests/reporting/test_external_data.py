@@ -23,7 +23,16 @@ def evaluated(own):
         finished = json.loads((own / run / "run.json").read_text())["finished"]
         facts = {"run_finished": finished, "split": "all", "scale": "native", "window": 512, "tta": "none"}
         facts |= {"dataset": {"_target_": "seglab.data.datasets.mias.Mias"}, "data": {"images": 9}}
-        facts |= {"metrics": {"iou": iou, "tuned/iou": iou + 0.1, "hd95": 12.5}, "seen_in_training": 0}
+        facts |= {
+            "metrics": {
+                "iou": iou,
+                "tuned/iou": iou + 0.1,
+                "hd95": 12.5,
+                "objects_predicted": 1.5,
+                "objects_found": 0.25,
+            },
+            "seen_in_training": 0,
+        }
         (out / "evaluation.json").write_text(json.dumps(facts))
     return own
 
@@ -35,6 +44,7 @@ def test_means_and_deviations_are_over_the_seeds_of_each_loss(evaluated):
     assert spread.loc["bce", ("iou", "sd")] == pytest.approx(0.02 * 2**0.5)
     assert spread.loc["dice", ("tuned/iou", "mean")] == pytest.approx(0.72)
     assert spread.loc["dice", ("seeds", "")] == 2
+    assert spread.loc["dice", ("found/false_objects", "mean")] == pytest.approx(1.25)  # an image
     assert ("precision", "mean") not in spread.columns
 
 
@@ -64,3 +74,4 @@ def test_the_words_report_what_is_not_as_in_the_run():
     facts["dataset"] = {"_target_": "a", "target": "cup", "size": 64}
     expected = "5 images (test), scaled as the runs' own test images, target=cup, 3 of them trained on"
     assert external_data.words(facts, config) == expected
+    assert external_data.words(facts | {"own": True}, config) == f"the runs' own {expected}"

@@ -212,6 +212,23 @@ def test_an_answer_says_which_losses_it_is_not_about(tmp_path):
     assert best_without_a_pair.calibration == ""
 
 
+def test_a_report_of_tiles_says_so_and_why_a_metric_of_them_is_undefined(tmp_path):
+    folder = write_sweep(tmp_path, [FakeLoss("bce"), FakeLoss("dice")], [1, 2], 9, extra={"dataset": {"fit": "patch"}})
+    for file in folder.glob("*/per_image.csv"):
+        pd.read_csv(file).assign(object_dice=np.nan).to_csv(file, index=False)
+    sweep = collect([folder])
+    study = Study("data", sweep, Question(metric="object_dice"))
+    lacking = (
+        "There is nothing to compare: object Dice is undefined in all test images of bce, dice: tiles cut outlines"
+    )
+    assert study.answer.startswith(lacking)
+    tiles = "Scores are of tiles without overlap, added for each image"
+    assert tiles in markdown([study], sweep.runs)
+    assert tiles in page("x", [study], [{}], sweep.runs, "")
+    empty = Study("data", sweep, Question(metric="recall", images="empty"))
+    assert empty.answer.endswith("recall is undefined in the empty test images of bce, dice.")
+
+
 def test_all_losses_beside_a_baseline_are_named_however_many(tmp_path):
     write_sweep(tmp_path, [FakeLoss(f"l{k:02d}", 0.5 + 0.1 * k) for k in range(13)], [1, 2], images=4)
     study = Study("data", collect([tmp_path]), Question(against="l06"))
