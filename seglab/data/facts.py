@@ -193,3 +193,10 @@ def spread(values: Iterable[float], count: int) -> list[int]:
     """Choose `count` indices evenly over the ranks of the values: the smallest, the largest, and those between."""
     order = np.argsort(np.asarray(list(values)), kind="stable")
     return order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)].tolist()
+
+
+def spread_objects(foreground: Iterable[float], count: int) -> list[int]:
+    """Choose indices of images as `spread` does, among those with foreground where there are some."""
+    sizes = np.asarray(list(foreground))
+    able = np.flatnonzero(sizes > 0) if (sizes > 0).any() else np.arange(len(sizes))
+    return able[spread(sizes[able], count)].tolist()

@@ -297,9 +297,10 @@ def tile_with_most_foreground(samples: Samples, number: int) -> int:
 def extremes(scores: pd.Series, count: int = 3) -> dict[int, str]:
     """Label the indices of the best, median and worst scores; an undefined score is left out."""
     order = [int(index) for index in scores.dropna().sort_values(ascending=False, kind="stable").index]
-    middle = max(0, (len(order) - count) // 2)
-    worst = dict.fromkeys(order[-count:], "worst")
-    return dict.fromkeys(order[:count], "best") | dict.fromkeys(order[middle:][:count], "median") | worst
+    count = max(1, min(count, len(order) // 3))  # or the best of few would be among the worst
+    middle, worst = max(0, (len(order) - count) // 2), dict.fromkeys(order[-count:], "worst")
+    labels = dict.fromkeys(order[middle:][:count], "median") | dict.fromkeys(order[:count], "best") | worst
+    return {index: labels[index] for index in order if index in labels}
 
 
 def captions(rows: pd.DataFrame) -> dict[int, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from seglab.data.facts import spread
+from seglab.data.facts import spread_objects
 from seglab.data.module import DataModule
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
@@ -58,7 +58,8 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
     processes = 0 if run.mirrors else evaluation_processes(cfg)  # trackers take the pictures when the run ends
     rows = rows_per_image(read_rows(run.folder / "per_image.csv"), task)
     with autocast(cfg.trainer.precision, module.device.type):
-        write_arrays(run.folder / "examples.npz", **predict(module, samples, spread(rows["foreground"], cfg.examples)))
+        kept = spread_objects(rows["foreground"], cfg.examples)
+        write_arrays(run.folder / "examples.npz", **predict(module, samples, kept))
         if not cfg.pictures:
             return
         words = captions(rows)

@@ -114,16 +114,20 @@ def _best(key: str, means: pd.Series) -> float | None:
 
 
 def pictures(study: Study) -> dict[str, Any]:
-    """The same test images under every loss: `labels`, `rows` as `gallery` makes them, `which` runs, and `colors`.
+    """The same test images under every loss: `labels`, `rows` as `gallery` makes them, `first`, `which` runs, `colors`.
 
-    The latter are names and colors of the classes that are painted, of which there are none if one class is shown.
+    `first` has the row to show first, the median of those with foreground. The last are names and colors of the classes
+    that are painted, of which there are none if one class is shown.
     """
     chosen = one_run_each(study.sweep.used, study.labels)
     labels, rows = gallery(chosen, study.sweep.images, study.question.metric)
-    first = next(iter(chosen.values()))
-    names = [first["task"].classes[k] for k in first["classes"]] if len(first["classes"]) > 1 else []
+    seen = set(study.sweep.images.loc[study.sweep.images["foreground"] > 0, "id"])
+    able = [row for row in rows if row["id"] in seen] or rows
+    one = next(iter(chosen.values()))
+    names = [one["task"].classes[k] for k in one["classes"]] if len(one["classes"]) > 1 else []
     which = which_runs({label: chosen[label] for label in labels})
-    return {"labels": labels, "rows": rows, "which": which, "colors": list(zip(names, cycle(CLASS_COLORS)))}
+    first, colors = able[len(able) // 2 :][:1], list(zip(names, cycle(CLASS_COLORS)))
+    return {"labels": labels, "rows": rows, "first": first, "which": which, "colors": colors}
 
 
 def best_run(study: Study) -> tuple[str, str] | None:

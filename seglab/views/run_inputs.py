@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from seglab.contract import Image, Logits, require
-from seglab.data.facts import spread
+from seglab.data.facts import spread_objects
 from seglab.data.loading import Batch, Samples
 from seglab.data.module import DataModule
 from seglab.engine.per_image import tile_with_most_foreground
@@ -70,7 +70,7 @@ def pick_images(run: TrainedRun, losses: Sequence[Loss], images: int | Sequence[
     if isinstance(images, int):
         require(images >= 1, "images", "at least one, or a list of ids", images)
         sizes = pd.read_csv(run.file("per_image.csv"))["foreground"]
-        numbers = spread(sizes, 3)[1:2] if images == 1 else spread(sizes, images)  # one is the median
+        numbers = spread_objects(sizes, 3)[1:2] if images == 1 else spread_objects(sizes, images)  # one is the median
     else:
         wrong = [name for name in images if name not in test.ids]
         known = ", ".join(test.ids[:5])

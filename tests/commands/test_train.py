@@ -47,7 +47,7 @@ def test_what_chooses_the_checkpoint_does_not_prefer_to_find_nothing(configure):
 
 
 def test_a_run_leaves_a_folder_to_look_at_and_to_read(configure, tmp_path):
-    words = (*SMALL, "pictures=true", "examples=9")
+    words = (*SMALL, "pictures=true", "examples=9", "dataset.empty=0.4")
     value = train(configure("train", *words, folder=tmp_path), tmp_path)
     facts = facts_of(tmp_path)
     table, images = pd.read_csv(tmp_path / "metrics.csv"), pd.read_csv(tmp_path / "per_image.csv")
@@ -69,7 +69,11 @@ def test_a_run_leaves_a_folder_to_look_at_and_to_read(configure, tmp_path):
         np.testing.assert_array_equal(kept[name], array)
     for picture in ("curves.png", "examples.png"):
         assert cv2.imread(str(tmp_path / picture)) is not None
-    assert np.load(tmp_path / "examples.npz")["images"].shape == (6, 32, 32, 3)
+    shown = list(images.loc[images["foreground"] > 0].sort_values("foreground")["id"])
+    examples = np.load(tmp_path / "examples.npz")
+    assert examples["images"].shape == (len(shown), 32, 32, 3)
+    assert list(examples["ids"]) == shown != []
+    assert len(shown) < len(images)  # an empty image shows nothing
 
 
 class Pooled(torch.nn.Module):

@@ -9,7 +9,7 @@ import scipy.ndimage
 import torch
 
 from seglab.contract import Task
-from seglab.data.facts import spread
+from seglab.data.facts import spread, spread_objects
 from seglab.engine.per_image import ImageTable, extremes, means, tile_with_most_foreground
 
 
@@ -119,5 +119,8 @@ def test_the_best_median_and_worst_are_found_and_undefined_scores_left_out():
     scores = pd.Series([0.5, np.nan, 0.9, 0.1, 0.7, 0.3])
     assert extremes(scores, 1) == {2: "best", 0: "median", 3: "worst"}
     assert extremes(pd.Series([np.nan])) == {}
+    assert extremes(pd.Series([0.1, 0.9])) == {1: "best", 0: "worst"}
     assert spread([5, 1, 4, 2, 3], 3) == [1, 4, 0]
     assert spread([5, 1], 9) == [1, 0]
+    assert spread_objects([0, 5, 0, 1, 4, 0], 3) == [3, 4, 1]
+    assert spread_objects([0, 0], 3) == [0, 1]

@@ -229,6 +229,13 @@ def test_a_report_of_tiles_says_so_and_why_a_metric_of_them_is_undefined(tmp_pat
     assert empty.answer.endswith("recall is undefined in the empty test images of bce, dice.")
 
 
+def test_the_first_picture_has_foreground_where_some_have(own):
+    for file in own.glob("*/examples.npz"):
+        np.savez(file, **dict(np.load(file)) | {"ids": ["image_000", "image_005", "image_001"]})  # two without
+    [first] = report_sections.pictures(Study("data", collect([own]), Question()))["first"]
+    assert first["id"] == "image_001"
+
+
 def test_all_losses_beside_a_baseline_are_named_however_many(tmp_path):
     write_sweep(tmp_path, [FakeLoss(f"l{k:02d}", 0.5 + 0.1 * k) for k in range(13)], [1, 2], images=4)
     study = Study("data", collect([tmp_path]), Question(against="l06"))
