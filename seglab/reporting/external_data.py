@@ -50,7 +50,7 @@ def words(facts: dict[str, Any], config: dict[str, Any]) -> str:
         more += [f"{key}={value}" for key, value in now.items() if value != own.get(key)]
     if facts.get("seen_in_training"):
         more.append(f"{facts['seen_in_training']} of them trained on")
-    whose = "the runs' own " if facts.get("own") else ""
+    whose = "The runs' own " if facts.get("own") else ""
     return ", ".join([f"{whose}{facts['data']['images']} images ({facts['split']})", scale, *more])
 
 

@@ -74,4 +74,4 @@ def test_the_words_report_what_is_not_as_in_the_run():
     facts["dataset"] = {"_target_": "a", "target": "cup", "size": 64}
     expected = "5 images (test), scaled as the runs' own test images, target=cup, 3 of them trained on"
     assert external_data.words(facts, config) == expected
-    assert external_data.words(facts | {"own": True}, config) == f"the runs' own {expected}"
+    assert external_data.words(facts | {"own": True}, config) == f"The runs' own {expected}"
