@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from seglab.contract import KINDS, ContractError, Kind, Logits, PerImage, Target, Task, Valid, require
+from seglab.losses.checks import readable, require_labels, require_maps, require_shapes
 from seglab.losses.numerics import constants, ratio, spread
 from seglab.losses.pixels import Maps, Pixels, pixels_of
 
@@ -162,8 +163,8 @@ class Loss(ABC):
 
         Reads every pixel, so it is for dry runs and for finding out why a loss was not finite.
         """
-        self._check_shapes(logits, target, valid)
-        self._check_target(logits, target, valid)
+        require_shapes(self.name, self.task, logits, target, valid)
+        require_labels(self.name, self.task, self.soft, logits, target, valid)
         z = logits if valid is None else logits.masked_fill(~valid, 0)
         wrong = z.numel() - int(z.isfinite().count_nonzero())
         require(not wrong, self.name, "finite logits", f"{wrong} NaN or infinite of {z.numel()}")
@@ -189,49 +190,16 @@ class Loss(ABC):
         return self.card.soft
 
     def _of_pixels(self, make: Callable, logits: Tensor, target: Tensor, valid: Tensor | None, maps: Maps) -> Tensor:
-        self._check_shapes(logits, target, valid)
-        for need in self.needs:
-            got = str(tuple(maps[need].shape)) if need in maps else "none"
-            require(got == str(tuple(logits.shape)), self.name, f"a map {need!r} shaped like the logits", got)
+        require_shapes(self.name, self.task, logits, target, valid)
+        require_maps(self.name, self.needs, logits, maps)
         # shares in [0, 1] are not read each time: out of range they make most losses impossible, which is noticed
         if readable(target) and target.dtype != torch.bool and not (self.soft and target.is_floating_point()):
-            self._check_target(logits, target, valid)
+            require_labels(self.name, self.task, self.soft, logits, target, valid)
         kind = logits.device.type
         casts = torch.amp.is_autocast_available(kind)  # tensors without values (meta) have no autocast
         with torch.autocast(kind, enabled=False) if casts else nullcontext():
             x = pixels_of(self.task, logits, target, valid, maps)
             return make(x).to(x.z.dtype)  # sums are float64
-
-    def _check_shapes(self, logits: Tensor, target: Tensor, valid: Tensor | None) -> None:
-        tensors = isinstance(logits, Tensor) and isinstance(target, Tensor)
-        require(tensors, self.name, "logits and a target that are tensors", f"{type(logits)} and {type(target)}")
-        require(logits.is_floating_point(), self.name, "floating-point logits", logits.dtype)
-        shape, one = tuple(logits.shape), (*logits.shape[:1], 1, *logits.shape[2:])
-        require(logits.numel() > 0, self.name, "a batch of at least one image and pixel", f"logits {shape}")
-        multiclass = self.task == "multiclass"
-        ids = multiclass and tuple(target.shape) == one and not target.is_floating_point()
-        fits = logits.ndim >= 3 and (ids or target.shape == logits.shape)
-        fits = fits and (self.task == "multilabel" or (shape[1] > 1) == multiclass)
-        channels = {"binary": "1", "multilabel": "k", "multiclass": "k > 1"}[self.task]
-        ids_too = " or class ids (b, 1, *spatial)" if multiclass else ""
-        wanted = f"logits (b, {channels}, *spatial) and a target of one shape{ids_too} for task={self.task}"
-        require(fits, self.name, wanted, f"{shape} and {tuple(target.shape)}")
-        if valid is not None:
-            got = f"{tuple(valid.shape)} of {valid.dtype}"
-            require(tuple(valid.shape) == one and valid.dtype == torch.bool, self.name, f"valid {one} of bool", got)
-
-    def _check_target(self, logits: Tensor, target: Tensor, valid: Tensor | None) -> None:
-        ids = target.shape != logits.shape
-        t = target.int() if target.dtype in (torch.uint16, torch.uint32) else target  # torch has no aminmax of those
-        t = t if valid is None else t.masked_fill(~valid, 0)
-        low, high = (value.item() for value in t.aminmax())
-        top, what = (logits.shape[1] - 1, "class ids") if ids else (1, "a target")
-        remedy = "divide masks of 255 by 255, or leave pixels without a label out by `valid`"
-        require(low >= 0 and high <= top, self.name, f"{what} in [0, {top}]", f"{low:g} to {high:g}", remedy)
-        if not self.soft and target.is_floating_point():
-            soft = int(((t > 0) & (t < 1)).count_nonzero())
-            remedy = "threshold the target or take a loss whose card allows them"
-            require(not soft, self.name, "a target of 0 and 1", f"{soft} soft labels", remedy)
 
 
 class LossModule(nn.Module):
@@ -246,12 +214,6 @@ class LossModule(nn.Module):
 
     def extra_repr(self) -> str:
         return repr(self.loss)
-
-
-def readable(x: Tensor) -> bool:
-    """Whether values may be read for a message: not on a GPU, which waits, nor where torch traces or transforms."""
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()  # it has no public name
-    return x.device.type == "cpu" and not traced
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,57 @@
+"""What logits, target, valid and maps of a batch must be; what is wrong is one sentence that names the loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seglab.contract import Kind, Logits, Target, Valid, require
+from seglab.losses.pixels import Maps
+
+
+def readable(x: Tensor) -> bool:
+    """Whether values may be read for a message: not on a GPU, which waits, nor where torch traces or transforms."""
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()  # it has no public name
+    return x.device.type == "cpu" and not traced
+
+
+def require_shapes(who: str, task: Kind, logits: Logits, target: Target, valid: Valid | None) -> None:
+    """Raise one sentence for what is no tensor, or of a shape or type that does not fit the task."""
+    tensors = isinstance(logits, Tensor) and isinstance(target, Tensor)
+    require(tensors, who, "logits and a target that are tensors", f"{type(logits)} and {type(target)}")
+    require(logits.is_floating_point(), who, "floating-point logits", logits.dtype)
+    shape, one = tuple(logits.shape), (*logits.shape[:1], 1, *logits.shape[2:])
+    require(logits.numel() > 0, who, "a batch of at least one image and pixel", f"logits {shape}")
+    multiclass = task == "multiclass"
+    ids = multiclass and tuple(target.shape) == one and not target.is_floating_point()
+    fits = logits.ndim >= 3 and (ids or target.shape == logits.shape)
+    fits = fits and (task == "multilabel" or (shape[1] > 1) == multiclass)
+    channels = {"binary": "1", "multilabel": "k", "multiclass": "k > 1"}[task]
+    ids_too = " or class ids (b, 1, *spatial)" if multiclass else ""
+    wanted = f"logits (b, {channels}, *spatial) and a target of one shape{ids_too} for task={task}"
+    require(fits, who, wanted, f"{shape} and {tuple(target.shape)}")
+    if valid is not None:
+        got = f"{tuple(valid.shape)} of {valid.dtype}"
+        require(tuple(valid.shape) == one and valid.dtype == torch.bool, who, f"valid {one} of bool", got)
+
+
+def require_maps(who: str, needs: tuple[str, ...], logits: Logits, maps: Maps) -> None:
+    """Raise one sentence unless there is a map of each name, shaped like the logits."""
+    for need in needs:
+        got = str(tuple(maps[need].shape)) if need in maps else "none"
+        require(got == str(tuple(logits.shape)), who, f"a map {need!r} shaped like the logits", got)
+
+
+def require_labels(who: str, task: Kind, soft: bool, logits: Logits, target: Target, valid: Valid | None) -> None:
+    """Raise one sentence for labels out of range, or between 0 and 1 where they are not `soft`; reads every pixel."""
+    ids = target.shape != logits.shape
+    t = target.int() if target.dtype in (torch.uint16, torch.uint32) else target  # torch has no aminmax of those
+    t = t if valid is None else t.masked_fill(~valid, 0)
+    low, high = (value.item() for value in t.aminmax())
+    top, what = (logits.shape[1] - 1, "class ids") if ids else (1, "a target")
+    remedy = "divide masks of 255 by 255, or leave pixels without a label out by `valid`"
+    require(low >= 0 and high <= top, who, f"{what} in [0, {top}]", f"{low:g} to {high:g}", remedy)
+    if not soft and target.is_floating_point():
+        between = int(((t > 0) & (t < 1)).count_nonzero())
+        remedy = "threshold the target or take a loss whose card allows them"
+        require(not between, who, "a target of 0 and 1", f"{between} soft labels", remedy)
