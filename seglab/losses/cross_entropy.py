@@ -55,7 +55,8 @@ class PixelLoss(ClassWeighted):
         classes = self.weights(x) if x.task == "multiclass" else None
         if classes is None and self.class_balance() == (1.0, 1.0):
             return None
-        weights = x.balance(*self.class_balance())
+        background, foreground = self.class_balance()
+        weights = x.balance(background, spread(foreground, x.z.shape[1] - x.background, self.name))
         return weights if classes is None else weights * classes
 
     def costs(self, x: Pixels) -> Tensor:
@@ -89,8 +90,8 @@ class ForegroundWeighted(ClassWeighted):
         require(there, self.name, "training masks with all classes", got, "set pos_weight")
         background = [1 - f for f in frequency] if self.task != "multiclass" else [frequency[0]] * (len(frequency) - 1)
         classes = frequency[-len(background) :]
-        weights = tuple((b / f) ** self.rarity for b, f in zip(background, classes, strict=True))
-        return replace(loss, pos_weight=weights[0] if len(weights) == 1 else weights)
+        weights = tuple(float(b / f) ** self.rarity for b, f in zip(background, classes, strict=True))
+        return replace(loss, pos_weight=weights[0] if self.task == "binary" else weights)
 
     def class_balance(self) -> tuple[float, Any]:
         remedy = "call with_class_frequency(frequency) first"
@@ -171,9 +172,9 @@ class BalancedCE(BCE):
 
     def balance(self, x: Pixels) -> Tensor:
         w = super().balance(x)
-        present = (x.sizes > 0) * (1.0 if w is None else w)
+        present = (x.sizes > 0) * (torch.ones_like(x.sizes) if w is None else w)
         share = ratio(present, present.sum(-1, keepdim=True))
-        return (share * x.n.unsqueeze(-1) / x.sizes.clamp(min=1)).to(x.z.dtype)  # times n: means are over n
+        return ratio(share * x.n.unsqueeze(-1), x.sizes).to(x.z.dtype)  # times n: means are over n
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +274,7 @@ class TopK(BCE):
 
     def share_of_top(self, cost: Tensor, x: Pixels) -> Tensor:
         """n/k for what is above the k-th largest cost, equal shares of the places left for its equals."""
-        k = (self.fraction * x.n).ceil().clamp(min=1).unsqueeze(-1)
+        k = (self.fraction * x.n - 1e-6).ceil().clamp(min=1).unsqueeze(-1)  # in floats .07 * 100 is above 7
         worst = cost.topk(ceil(self.fraction * cost.shape[-1])).values  # k is less where pixels are not valid
         last = worst.gather(-1, (k.long() - 1).expand(-1, cost.shape[1], -1))
         above, equal = cost > last, cost == last
@@ -334,7 +335,7 @@ class LogitAdjusted(BCE):
     def costs(self, x: Pixels) -> Tensor:
         remedy = "call with_class_frequency(frequency) first"
         require(self.prior != "auto", self.name, "a prior that is a number", "auto", remedy)
-        shares = spread(self.prior, x.z.shape[1] - x.background)  # type: ignore[arg-type]
+        shares = spread(self.prior, x.z.shape[1] - x.background, self.name)  # type: ignore[arg-type]
         rest = 1 - (sum(shares) if x.task == "multiclass" else max(shares))
         require(rest > 0, self.name, "a prior that leaves some of the frequency to the background", self.prior)
         prior, z = constants(x.z, shares), x.z

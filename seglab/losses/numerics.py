@@ -30,10 +30,10 @@ def constants(like: Tensor, values: Iterable[float]) -> Tensor:
     return torch.stack([like.new_full((), value) for value in values])
 
 
-def spread(weight: float | Sequence[float], count: int) -> list[float]:
+def spread(weight: float | Sequence[float], count: int, who: str = "losses") -> list[float]:
     """The weights of so many classes: one for all, or one for each."""
     weights = list(weight) if isinstance(weight, Sequence) else [float(weight)] * count
-    require(len(weights) == count, "losses", f"{count} weights, one for each class", len(weights))
+    require(len(weights) == count, who, f"{count} weights, one for each class", len(weights))
     return weights
 
 

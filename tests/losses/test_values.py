@@ -559,3 +559,21 @@ def test_soft_labels_of_many_classes_are_scored_class_by_class(make, name):
     z, t = (torch.randn(1, 4, 7, 7, generator=generator, dtype=torch.float64) for _ in range(2))
     value = mean(REGION[name])(softmax(z[0].numpy(), 0), t.softmax(1)[0].numpy())
     assert float(make(name, "multiclass")(z, t.softmax(1))) == pytest.approx(value, rel=1e-11)
+
+
+def test_balanced_ce_of_soft_labels_counts_a_class_of_less_than_a_pixel_as_the_others(make):
+    generator = torch.Generator().manual_seed(2)
+    z, t = torch.randn(1, 3, 4, 4, generator=generator, dtype=torch.float64), torch.zeros(1, 3, 4, 4).double()
+    t[:, 0], t[0, 1, 0, 0], t[0, 2, 3] = 1, 0.3, 0.01
+    t[:, 0] -= t[:, 1:].sum(1)
+    nll, share = -np.log(softmax(z[0].numpy(), 0)), t[0].numpy()
+    value = np.mean([(s * n).sum() / s.sum() for s, n in zip(share, nll, strict=True)])
+    loss = type(make("balanced_ce"))(task="multiclass")
+    assert float(loss(z, t)) == pytest.approx(value, rel=1e-11)
+
+
+@pytest.mark.parametrize("percent", [7, 14, 28, 55, 29, 57, 58])
+def test_the_worst_pixels_are_counted_without_the_rounding_of_a_product(make, percent):
+    z = torch.arange(100.0).view(1, 1, 10, 10)
+    worst = np.logaddexp(0, np.arange(100.0 - percent, 100.0)).mean()
+    assert float(make("topk", fraction=percent / 100)(z, torch.zeros_like(z))) == pytest.approx(worst, rel=1e-6)
