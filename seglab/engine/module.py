@@ -142,6 +142,11 @@ class SegModule(LightningModule):
         self._schedule: dict[str, Any] = {}
         self._unchecked: list[tuple[PerImage, list[str]]] = []
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SegModule":
+        for module in self.loss.modules():  # they follow to the device; a checkpoint does not hold them
+            module._apply(fn)
+        return super()._apply(fn, recurse)
+
     def forward(self, image: Image) -> Logits:
         """Logits (b, k, h, w) of decoded images (b, c, h, w)."""
         return self.scales(image)[0]

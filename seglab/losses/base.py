@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import torch
@@ -65,20 +65,21 @@ def limited(default: Any, expected: str, holds: Callable[[Any], bool], hashed: b
     return field(default=default, hash=hashed, metadata={"expected": expected, "holds": holds})
 
 
-def within(interval: str, default: float | None, null: bool = False) -> Any:
-    """A parameter that must lie in an interval such as "(0, 1]", or, where that is said, be None."""
+def within(interval: str, default: float | None, null: bool = False, whole: bool = False) -> Any:
+    """A parameter that must lie in an interval such as "(0, 1]", be `whole`, or, where that is said, be None."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     closed = [end for end, bracket in ((low, "["), (high, "]")) if bracket in interval]
 
     def inside(x: Any) -> bool:
-        return (null and x is None) or (isinstance(x, Real) and (low < float(x) < high or x in closed))
+        number = isinstance(x, Integral if whole else Real)
+        return (null and x is None) or (number and (low < float(x) < high or x in closed))
 
-    return limited(default, f"in {interval}{' or null' * null}", inside, hashed=True)
+    return limited(default, f"{'whole, ' * whole}in {interval}{' or null' * null}", inside, hashed=True)
 
 
 def one_of(*choices: str) -> Any:
     """A parameter that must be one of these; the first is the default."""
-    return limited(choices[0], f"one of {', '.join(choices)}", choices.__contains__, hashed=True)
+    return limited(choices[0], f"as {'one of ' * (len(choices) > 1)}{', '.join(choices)}", choices.__contains__, True)
 
 
 def weights_hold(given: Any, least: float) -> bool:
@@ -111,12 +112,17 @@ class Loss(ABC):
     def __post_init__(self) -> None:
         for parameter in fields(self):
             value, limit = getattr(self, parameter.name), parameter.metadata
+            if isinstance(value, Tensor) or type(value).__module__ == "numpy":  # these do not compare as numbers do
+                value = value.tolist()
+                object.__setattr__(self, parameter.name, value)
             if "holds" in limit:  # not `if limit`: a compiler takes an empty one for true
-                require(limit["holds"](value), self.name, f"{parameter.name} {limit['expected']}", str(value))
-        require(self.task in self.tasks, self.name, f"task of {' or '.join(self.tasks)}", self.task)
+                require(limit["holds"](value), self.name, f"{parameter.name} {limit['expected']}", repr(value))
+        require(self.task in self.tasks, self.name, f"task of {' or '.join(self.tasks)}", repr(self.task))
 
     def __call__(self, logits: Logits, target: Target, valid: Valid | None = None, **maps: Tensor) -> PerImage:
         loss = self._of_pixels(self.value, logits, target, valid, maps)
+        got, wanted = tuple(loss.shape), (len(logits),)
+        require(got == wanted, self.name, f"one number for each image, {wanted}, from its `value`", got)
         if valid is not None:  # an offset or a policy may cost something where there is no pixel
             loss = torch.where(valid.flatten(1).any(1), loss, 0)
         if readable(loss) and not (loss.isfinite() & (self.card.signed | (loss >= 0))).all():
@@ -137,6 +143,7 @@ class Loss(ABC):
 
     def with_task(self, task: Task) -> Self:
         """This loss for the classes of a data set."""
+        require(isinstance(task, Task), self.name, "a seglab.contract.Task", repr(task), "or set the parameter task")
         return replace(self, task=task.kind)
 
     def with_class_frequency(self, frequency: Sequence[float]) -> Self:
@@ -153,6 +160,10 @@ class Loss(ABC):
         a run that resumes switches where it would have switched.
         """
         return self, []
+
+    def modules(self) -> list[nn.Module]:
+        """The modules inside, whose weights go where the loss is computed."""
+        return []
 
     def as_module(self) -> nn.Module:
         """This loss as a module whose output is the mean over the batch, for the trainers of other libraries."""
@@ -208,6 +219,8 @@ class LossModule(nn.Module):
     def __init__(self, loss: Loss) -> None:
         super().__init__()
         self.loss = loss
+        for k, module in enumerate(loss.modules()):
+            self.add_module(str(k), module)
 
     def forward(self, logits: Logits, target: Target, valid: Valid | None = None, **maps: Tensor) -> Tensor:
         return self.loss(logits, target, valid, **maps).mean()
@@ -223,22 +236,25 @@ class ClassWeighted(Loss):
     class_weights: ClassWeights = limited(None, "of at least 0, auto or null", lambda w: weights_hold(w, 0))
 
     def with_task(self, task: Task) -> Self:
-        given = self.class_weights
+        given, bound = self.class_weights, super().with_task(task)
         self._require_classes(task.kind)
         if isinstance(given, list | tuple):
             wanted = f"{task.channels} class_weights, of {', '.join(task.classes)}"
             require(len(given) == task.channels, self.name, wanted, len(given))
         if not isinstance(given, Mapping):
-            return super().with_task(task)
+            return bound
         known = set(given) == set(task.classes)
         require(known, self.name, f"class_weights of {', '.join(task.classes)}", ", ".join(given))
-        return replace(self, task=task.kind, class_weights=tuple(given[name] for name in task.classes))
+        return replace(bound, class_weights=tuple(given[name] for name in task.classes))
 
     def _require_classes(self, task: Kind) -> None:
         given, remedy = self.class_weights, "take loss=weighted_bce"
         require(given is None or task != "binary", self.name, "no class_weights for a binary task", given, remedy)
 
     def with_class_frequency(self, frequency: Sequence[float]) -> Self:
+        count, several = len(frequency), self.task != "binary"
+        wanted = "a frequency of each class, a background too" if several else "1 frequency, that of the foreground"
+        require(count > (self.task == "multiclass") if several else count == 1, self.name, wanted, frequency)
         if self.class_weights != "auto":
             return self
         require(min(frequency) > 0, self.name, "training masks with all classes", tuple(frequency))
@@ -252,7 +268,7 @@ class ClassWeighted(Loss):
         remedy = "call with_task(task) and with_class_frequency(frequency) first"
         require(not isinstance(given, str | Mapping), self.name, "class_weights that are numbers", given, remedy)
         self._require_classes(x.task)
-        return constants(x.z, spread(given, x.z.shape[1]))  # type: ignore[arg-type]
+        return constants(x.z, spread(given, x.z.shape[1], self.name))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,7 @@ class L1ACE(ClassMean):
     """
 
     weight: float = within("[0, inf)", 1.0)
-    bins: int = within("[2, inf)", 20)
+    bins: int = within("[2, inf)", 20, whole=True)
     binning: Literal["hard", "soft"] = one_of("hard", "soft")
 
     card = pixel_card(

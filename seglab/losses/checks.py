@@ -27,16 +27,18 @@ def require_shapes(who: str, task: Kind, logits: Logits, target: Target, valid: 
     fits = logits.ndim >= 3 and (ids or target.shape == logits.shape)
     fits = fits and (task == "multilabel" or (shape[1] > 1) == multiclass)
     channels = {"binary": "1", "multilabel": "k", "multiclass": "k > 1"}[task]
-    ids_too = " or class ids (b, 1, *spatial)" if multiclass else ""
+    ids_too = " or class ids (b, 1, *spatial) of integers" if multiclass else ""
     wanted = f"logits (b, {channels}, *spatial) and a target of one shape{ids_too} for task={task}"
-    require(fits, who, wanted, f"{shape} and {tuple(target.shape)}")
+    require(fits, who, wanted, f"{shape} and {tuple(target.shape)} of {target.dtype}")
     if valid is not None:
         got = f"{tuple(valid.shape)} of {valid.dtype}"
         require(tuple(valid.shape) == one and valid.dtype == torch.bool, who, f"valid {one} of bool", got)
 
 
 def require_maps(who: str, needs: tuple[str, ...], logits: Logits, maps: Maps) -> None:
-    """Raise one sentence unless there is a map of each name, shaped like the logits."""
+    """Raise one sentence unless there is a map of each name, shaped like the logits, and no other argument."""
+    others = [name for name in maps if name not in needs]
+    require(not others, who, f"arguments of {', '.join(('logits', 'target', 'valid', *needs))}", ", ".join(others))
     for need in needs:
         got = str(tuple(maps[need].shape)) if need in maps else "none"
         require(got == str(tuple(logits.shape)), who, f"a map {need!r} shaped like the logits", got)
@@ -49,8 +51,12 @@ def require_labels(who: str, task: Kind, soft: bool, logits: Logits, target: Tar
     t = t if valid is None else t.masked_fill(~valid, 0)
     low, high = (value.item() for value in t.aminmax())
     top, what = (logits.shape[1] - 1, "class ids") if ids else (1, "a target")
-    remedy = "divide masks of 255 by 255, or leave pixels without a label out by `valid`"
+    remedy = "divide masks of 255 by 255, or " * (not ids) + "leave pixels without a label out by `valid`"
     require(low >= 0 and high <= top, who, f"{what} in [0, {top}]", f"{low:g} to {high:g}", remedy)
+    if task == "multiclass" and not ids:
+        sums = t.double().sum(1, keepdim=True)
+        low, high = (value.item() for value in (sums if valid is None else sums.masked_fill(~valid, 1)).aminmax())
+        require(low >= 0.99 and high <= 1.01, who, "shares whose sum over the classes is 1", f"{low:g} to {high:g}")
     if not soft and target.is_floating_point():
         between = int(((t > 0) & (t < 1)).count_nonzero())
         remedy = "threshold the target or take a loss whose card allows them"

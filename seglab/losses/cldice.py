@@ -25,7 +25,7 @@ class CLDice(PolicyMean):
     `iterations` is the largest half-width in pixels that is thinned to a line, `dice_weight` the part of plain Dice.
     """
 
-    iterations: int = within("[0, inf)", 3)
+    iterations: int = within("[0, inf)", 3, whole=True)
     smooth: float = within("(0, inf)", 1.0)
     dice_weight: float = within("[0, 1]", 0.5)
 

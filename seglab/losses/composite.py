@@ -6,10 +6,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seglab.contract import Kind, Logits, PerImage, Target, Task, Valid, require
 from seglab.losses.base import Card, Loss
@@ -26,6 +27,9 @@ class Nested(Loss):
     task: Kind = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        losses = all(isinstance(loss, Loss) for loss in self.inner())
+        got, remedy = ", ".join(type(loss).__name__ for loss in self.inner()), "External(function=...) makes one"
+        require(losses, self.name, "losses of seglab inside", got, remedy)
         kinds = sorted({loss.task for loss in self.inner()})
         require(len(kinds) == 1, self.name, "losses of one task inside", " and ".join(kinds) or "none")
         object.__setattr__(self, "task", kinds[0])  # frozen
@@ -61,6 +65,9 @@ class Nested(Loss):
         switches = {epoch for loss in self.inner() for epoch in loss.at_epoch(history)[1]}
         return self.mapped(lambda loss: loss.at_epoch(history)[0]), sorted(switches)
 
+    def modules(self) -> list[nn.Module]:
+        return [module for loss in self.inner() for module in loss.modules()]
+
     def check(self, logits: Logits, target: Target, valid: Valid | None = None) -> None:
         for loss in self.inner():
             loss.check(logits, target, valid)
@@ -89,6 +96,10 @@ class Term:
     loss: Loss
     weight: float
 
+    def __post_init__(self) -> None:
+        finite = isinstance(self.weight, Real) and abs(self.weight) < torch.inf
+        require(finite, "Term", "a weight that is a number", repr(self.weight))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sum(WeightedSum, Nested):
@@ -102,6 +113,11 @@ class Sum(WeightedSum, Nested):
         paper="Folklore; the terms have their own papers",
         differs="All terms share probabilities and sums over the pixels; smp, MONAI and kornia add up finished losses.",
     )
+
+    def __post_init__(self) -> None:
+        terms = isinstance(self.terms, Mapping) and all(t is None or isinstance(t, Term) for t in self.terms.values())
+        require(terms, self.name, "terms={NAME: Term(loss=..., weight=...), ...}", self.terms)
+        super().__post_init__()
 
     def parts(self) -> tuple[tuple[float, Loss], ...]:
         return tuple((term.weight, term.loss) for term in self.terms.values() if term is not None)

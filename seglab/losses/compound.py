@@ -49,7 +49,7 @@ class BCEDice(Compound):
 
     bce_weight: float = within("[0, inf)", 1.0)
     dice_weight: float = within("[0, inf)", 1.0)
-    offset: float = 0.0
+    offset: float = within("(-inf, inf)", 0.0)
 
     card = card_of_both(
         title="BCE + Dice",

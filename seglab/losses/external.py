@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seglab.contract import PerImage, require
 from seglab.losses.base import Card, Loss, limited, one_of
@@ -51,6 +51,13 @@ class External(Loss):
             zero=False,
             signed=True,
         )
+
+    @property
+    def soft(self) -> bool:
+        return self.labels == "shares" or self.task != "multiclass"  # an id is one class
+
+    def modules(self) -> list[nn.Module]:
+        return [self.function] if isinstance(self.function, nn.Module) else []
 
     def value(self, x: Pixels) -> PerImage:
         prediction = x.p if self.takes == "probabilities" else x.z

@@ -274,9 +274,8 @@ class GeneralizedDice(RegionLoss):
 
 def square(rows: Any) -> bool:
     """Whether these may be distances: as many rows as columns, 0 from each class to itself and not to all, finite."""
-    if rows is None:
-        return True
-    return all(len(r) == len(rows) and r[i] == min(r) == 0 < max(r) < torch.inf for i, r in enumerate(rows))
+    far = () if rows is None else rows
+    return all(len(r) == len(far) and r[i] == min(r) == 0 < max(r) < torch.inf for i, r in enumerate(far))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +286,7 @@ class GeneralizedWassersteinDice(GeneralizedDice):
     classes are equally far from each other, so that of one class it is the Dice loss.
     """
 
-    distances: Sequence[Sequence[float]] | None = limited(None, "rows and columns of the classes, or null", square)
+    distances: Sequence[Sequence[float]] | None = limited(None, "as rows and columns of the classes, or null", square)
 
     card = region_card(
         title="Generalized Wasserstein Dice loss",
@@ -300,8 +299,9 @@ class GeneralizedWassersteinDice(GeneralizedDice):
     )
 
     def with_task(self, task: Task) -> Self:
+        bound = super().with_task(task)
         self.matrix(len(task.classes) if task.kind == "multiclass" else 2)  # a wrong size is said before training
-        return super().with_task(task)
+        return bound
 
     def matrix(self, k: int) -> list[float]:
         """The distances between so many classes row by row, the largest of them 1."""

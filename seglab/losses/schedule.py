@@ -24,8 +24,8 @@ class Switch(Nested):
 
     first: Loss
     second: Loss
-    at: int | None = within("[1, inf)", None, null=True)
-    patience: int = within("[1, inf)", 10)
+    at: int | None = within("[1, inf)", None, null=True, whole=True)
+    patience: int = within("[1, inf)", 10, whole=True)
 
     card = nested_card(
         title="Switch",
@@ -52,10 +52,12 @@ class Switch(Nested):
 
     def at_epoch(self, history: Sequence[float]) -> tuple[Loss, list[int]]:
         switch = self._switch(history)
+        # of the first loss the switches count that came before its last epoch
+        first, before = self.first.at_epoch(history if switch is None else history[: switch - 1])
         if switch is None:
-            return self.first, []
+            return first, before
         loss, later = self.second.at_epoch(history[switch:])
-        return loss, [switch, *(switch + epoch for epoch in later)]
+        return loss, [*before, switch, *(switch + epoch for epoch in later)]
 
     def _switch(self, history: Sequence[float]) -> int | None:
         """The first epoch of the second loss, None if it is still to come."""

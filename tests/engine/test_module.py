@@ -20,7 +20,7 @@ from seglab.data.sources import Whole
 from seglab.engine.dry_run import dry_run
 from seglab.engine.module import Normalize, SegModule
 from seglab.images.labels import Seen
-from seglab.losses import BCE, External
+from seglab.losses import BCE, External, Sum, Term
 from seglab.losses.base import Loss
 from tests.conftest import train_small
 
@@ -77,6 +77,14 @@ def test_a_batch_or_a_loss_of_another_trainer_is_one_sentence():
     for other in (BCE().as_module(), nn.BCEWithLogitsLoss()):
         with pytest.raises(ContractError, match=r"expected a loss of seglab, got \w+; seglab.losses.External"):
             module(other)
+
+
+def test_the_weights_of_foreign_code_follow_the_module_and_are_not_in_its_checkpoint():
+    function = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0))
+    terms = {"a": Term(loss=External(function=function), weight=1.0)}
+    moved = module(Sum(terms=terms)).to("meta")
+    assert function.pos_weight.device.type == "meta"
+    assert moved.state_dict().keys() == module().state_dict().keys()
 
 
 def test_losses_that_are_looked_at_later_name_the_images_of_the_first_bad_step():

@@ -1,5 +1,7 @@
 """Losses around losses: sums share what they compute, a batch is one image, a switch comes once, foreign code runs."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,7 @@ from seglab.losses import (
     Tversky,
     WeightedBCE,
 )
+from seglab.losses.base import Loss
 from seglab.losses.numerics import Sigmoid
 from seglab.losses.pixels import pixels_of
 from tests.losses.conftest import TASKS, Case, build, of, scene
@@ -104,6 +107,18 @@ def test_three_losses_follow_one_another_each_waiting_anew():
     assert loss.at_epoch([0.5, 0.4]) == (IoU(), [2])
     assert loss.at_epoch([0.5, 0.4, 0.1, 0.1]) == (IoU(), [2])
     assert loss.at_epoch([0.5, 0.4, 0.1, 0.1, 0.1]) == (Focal(), [2, 5])
+
+
+def test_a_switch_that_comes_first_switches_too():
+    inner = Switch(first=BCE(), second=Focal(), at=1)
+    for loss in (Switch(first=inner, second=IoU(), at=3), Switch(first=inner, second=IoU(), patience=2)):
+        schedule = [loss.at_epoch([0.0] * k) for k in range(5)]
+        assert [now for now, _ in schedule] == [BCE(), Focal(), Focal(), IoU(), IoU()]
+        assert [switches for _, switches in schedule] == [[], [1], [1], [1, 3], [1, 3]]
+        around, switches = total({loss: 2.0}).at_epoch([0.0, 0.0])
+        assert (around.terms["Switch"].loss, switches) == (Focal(), [1])
+    late = Switch(first=Switch(first=BCE(), second=Focal(), at=3), second=IoU(), at=3)
+    assert late.at_epoch([0.0] * 9) == (IoU(), [3])  # the first loss's second never had an epoch
 
 
 def test_losses_around_a_switch_switch_with_it_and_keep_its_task():
@@ -199,6 +214,37 @@ def test_a_foreign_function_may_give_one_number_per_image_or_per_pixel(logits, t
             torch.testing.assert_close(loss, expected)
     with pytest.raises(ContractError, match=r"one number, or one per image \(3,\) from its function, got \(2,\)"):
         External(function=lambda z, t: per_image(z, t)[:2], image_by_image=False)(logits, target)
+
+
+def test_the_weights_of_foreign_code_belong_to_the_module_of_a_loss():
+    def foreign():
+        return External(function=torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0)))
+
+    def nested():
+        return total({Batchwise(loss=foreign()): 1.0, BCE(): 1.0})
+
+    for loss in (foreign(), nested(), Switch(first=Dice(), second=nested())):
+        module = loss.as_module()
+        assert [weight.item() for weight in module.state_dict().values()] == [3.0]
+        assert module.to("meta").loss.modules()[0].pos_weight.device.type == "meta"
+        assert loss.modules()[0].pos_weight.device.type == "meta"
+    assert list(Dice().as_module().state_dict()) == []
+
+
+def test_a_value_that_is_no_number_for_each_image_is_named(logits, target):
+    @dataclass(frozen=True, kw_only=True)
+    class Mine(Loss):
+        shape: tuple[int, ...]
+
+        def value(self, x):
+            return x.z.new_zeros(self.shape)
+
+    assert Mine(shape=(3,))(logits, target).shape == (3,)
+    for shape in ((), (3, 1), (1,)):
+        with pytest.raises(
+            ContractError, match=r"^Mine: expected one number for each image, \(3,\), from its `value`, got \("
+        ):
+            Mine(shape=shape)(logits, target)
 
 
 def test_a_foreign_function_gets_probabilities_and_ids_where_it_takes_them(logits, target):

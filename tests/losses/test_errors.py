@@ -5,9 +5,22 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from seglab.contract import ContractError, Task
-from seglab.losses import BCE, GeneralizedWassersteinDice
+from seglab.losses import (
+    BCE,
+    Dice,
+    External,
+    Focal,
+    GeneralizedWassersteinDice,
+    LovaszSoftmax,
+    PerComponent,
+    Sum,
+    Switch,
+    Term,
+    WeightedBCE,
+)
 from tests.losses.conftest import of, scene
 
 LIMITS = {
@@ -29,8 +42,8 @@ LIMITS = {
     "jml": {"fp_weight": [0.0]},
     "asymmetric_focal_tversky": {"gamma": [1.0]},
     "hausdorff": {"exponent": [0.0]},
-    "cldice": {"iterations": [-1], "smooth": [0.0], "dice_weight": [2.0]},
-    "bce_dice": {"bce_weight": [-1.0]},
+    "cldice": {"iterations": [-1, 2.5, None], "smooth": [0.0], "dice_weight": [2.0]},
+    "bce_dice": {"bce_weight": [-1.0], "offset": ["x", None, float("nan")]},
     "combo": {"alpha": [2.0], "beta": [0.0]},
     "exp_log": {"smooth": [0.0], "exponent": [0.0]},
     "unified_focal": {"weight": [-0.1], "delta": [1.0], "gamma": [1.0]},
@@ -39,7 +52,7 @@ LIMITS = {
     "t_loss": {"nu": [0.0]},
     "mbls": {"margin": [-1.0]},
     "nacl": {"weight": [-0.1]},
-    "l1_ace": {"bins": [1], "binning": ["none"]},
+    "l1_ace": {"bins": [1, 20.5], "binning": ["none"]},
     "region_size": {"distance": ["l2"]},
     "logit_adjusted": {"prior": [0.0, "often"]},
     "generalized_wasserstein_dice": {"distances": [[[0, float("inf")], [1, 0]]]},
@@ -62,7 +75,7 @@ def test_a_parameter_out_of_range_is_named(make):
                 with pytest.raises(ContractError) as fault:
                     kind(**{parameter: value})
                 assert str(fault.value).startswith(f"{kind.__name__}: expected {parameter} ")
-                assert str(fault.value).endswith(f", got {value}")
+                assert str(fault.value).endswith(f", got {value!r}")
 
 
 @of(some)
@@ -73,14 +86,23 @@ def test_shapes_that_differ_are_both_named(case, logits, target):
         assert str(caught.value).startswith(type(case.loss).__name__)
 
 
+def test_an_argument_that_a_loss_does_not_take_is_named(make, logits, target):
+    for name, taken in (("dice", "logits, target, valid"), ("boundary", "logits, target, valid, distance")):
+        maps = {need: torch.zeros(logits.shape) for need in make(name).needs}
+        with pytest.raises(ContractError, match=f"expected arguments of {taken}, got mask, weight$"):
+            make(name)(logits, target, **maps, mask=target > 0, weight=target)
+        with pytest.raises(ContractError, match=f"expected arguments of {taken}, got mask$"):
+            make(name).as_module()(logits, target, mask=target > 0, **maps)
+
+
 def test_channels_that_do_not_fit_the_task_are_named(make):
     two, ids = torch.zeros(1, 2, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
     with pytest.raises(ContractError, match=r"Dice: expected logits \(b, 1, \*spatial\) .* for task=binary, got"):
         make("dice")(two, two)
     with pytest.raises(ContractError, match=r"\(b, k > 1, \*spatial\) .* or class ids .* for task=multiclass, got"):
         make("dice", "multiclass")(two[:, :1], ids)
-    with pytest.raises(ContractError, match="for task=multiclass"):
-        make("dice", "multiclass")(two, ids.float())  # class ids that are no integers
+    with pytest.raises(ContractError, match=r"class ids .* of integers for task=multiclass, got .* of torch.float32"):
+        make("dice", "multiclass")(two, ids.float())
 
 
 @of(some)
@@ -118,10 +140,10 @@ def test_numbers_that_are_none_and_targets_out_of_range_are_named(case, logits, 
         with pytest.raises(ContractError, match=f"expected finite logits, got 2 NaN or infinite of {logits.numel()}"):
             call(broken, target)
         for wrong, low, high in ((target * 85, 0, 255), (target.long() - 1, -1, 0)):
-            with pytest.raises(
-                ContractError, match=rf"in \[0, [13]\], got {low} to .*; divide masks of 255 by 255, or"
-            ):
+            remedy = r"(divide masks of 255 by 255, or )?leave pixels without a label out by `valid`$"
+            with pytest.raises(ContractError, match=rf"in \[0, [13]\], got {low} to \d+; {remedy}") as caught:
                 call(logits, wrong * (255 if high == 255 and case.task != "multiclass" else 1))
+            assert ("divide" in str(caught.value)) == (case.task != "multiclass")
     case.loss.check(logits, target)
 
 
@@ -133,7 +155,7 @@ def test_no_loss_stumbles_over_logits_that_are_no_numbers(case, logits, target):
 
 @of(lambda case: case.task != "multilabel")
 def test_soft_labels_are_refused_where_they_are_undefined(case, logits, target):
-    maps, soft = case.maps(target, logits), torch.full(logits.shape, 0.3)
+    maps, soft = case.maps(target, logits), torch.full(logits.shape, 0.25)
     if case.loss.soft:
         case.loss.check(logits, soft)
         assert case.loss(logits, soft, **maps).isfinite().all()
@@ -142,12 +164,80 @@ def test_soft_labels_are_refused_where_they_are_undefined(case, logits, target):
             case.loss(logits, soft, **maps)
 
 
+def test_shares_of_classes_that_exclude_each_other_sum_to_one_where_pixels_count():
+    loss, logits, shares = BCE(task="multiclass"), torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), 1 / 3)
+    loss.check(logits, shares.half())
+    shares[..., 0] = 0.4
+    with pytest.raises(ContractError, match=r"BCE: expected shares whose sum over the classes is 1, got 1 to 1\.2$"):
+        loss.check(logits, shares)
+    loss.check(logits, shares, torch.arange(4).expand(1, 1, 4, 4) > 0)
+
+
+def test_class_ids_for_foreign_code_are_not_made_of_shares():
+    shares = torch.full((1, 3, 4, 4), 1 / 3)
+    ids = External(function=F.cross_entropy, labels="ids", task="multiclass")
+    with pytest.raises(ContractError, match="External: expected a target of 0 and 1, got 48 soft labels"):
+        ids(shares, shares)
+    assert External(function=F.cross_entropy, task="multiclass")(shares, shares).isfinite().all()
+
+
+def test_what_is_no_loss_inside_of_one_is_named(target):
+    terms = r"Sum: expected terms=\{NAME: Term\(loss=..., weight=...\), ...\}, got "
+    for wrong in ([BCE()], {"a": BCE()}):
+        with pytest.raises(ContractError, match=terms):
+            Sum(terms=wrong)
+    for wrong in ("1", None, float("nan")):
+        with pytest.raises(ContractError, match=f"^Term: expected a weight that is a number, got {wrong!r}$"):
+            Term(loss=BCE(), weight=wrong)
+    inside = "expected losses of seglab inside, got"
+    with pytest.raises(ContractError, match=rf"Switch: {inside} str, str; External\(function=...\) makes one"):
+        Switch(first="bce", second="dice")
+    with pytest.raises(ContractError, match=f"PerComponent: {inside} NoneType"):
+        PerComponent(loss=None)
+    with pytest.raises(ContractError, match=f"Sum: {inside} BCEWithLogitsLoss"):
+        Sum(terms={"a": Term(loss=torch.nn.BCEWithLogitsLoss(), weight=1.0)})
+    for epochs in ({"at": 1.5}, {"patience": 2.5}, {"patience": None}):
+        with pytest.raises(ContractError, match=r"Switch: expected \w+ whole, in \[1, inf\)"):
+            Switch(first=BCE(), second=Dice(), **epochs)
+
+
+@of(lambda case: case.task == "binary")
+def test_a_task_is_no_text(case):
+    with pytest.raises(ContractError, match=r"expected a seglab\.contract\.Task, got 'multiclass'; or set the"):
+        case.loss.with_task("multiclass")
+
+
+@pytest.mark.parametrize("make_array", [torch.tensor, np.array, lambda x: torch.tensor(x).double()])
+def test_parameters_may_be_arrays(make_array):
+    loss = BCE(task="multiclass", class_weights=make_array([1.0, 2.0]))
+    assert loss == BCE(task="multiclass", class_weights=[1.0, 2.0])
+    assert WeightedBCE(task="multilabel", pos_weight=make_array([1.0, 2.0])).pos_weight == [1.0, 2.0]
+    assert Focal(gamma=make_array(2.5)) == Focal(gamma=2.5)
+    far = GeneralizedWassersteinDice(distances=make_array([[0.0, 1.0], [1.0, 0.0]]))
+    assert far.distances == [[0.0, 1.0], [1.0, 0.0]]
+    with pytest.raises(ContractError, match=r"BCE: expected class_weights .*, got \[1.0, -1.0\]"):
+        BCE(class_weights=make_array([1.0, -1.0]))
+
+
+def test_the_number_of_frequencies_fits_the_task():
+    for loss in (WeightedBCE(), Dice(), BCE()):
+        with pytest.raises(ContractError, match=r"expected 1 frequency, that of the foreground, got \[0.97, 0.03\]"):
+            loss.with_class_frequency([0.97, 0.03])
+    for task, given in (("multilabel", []), ("multiclass", [0.1])):
+        with pytest.raises(ContractError, match="WeightedBCE: expected a frequency of each class, a background too, g"):
+            WeightedBCE(task=task).with_class_frequency(given)
+    logits, target = scene("multiclass")  # four classes
+    with pytest.raises(ContractError, match="WeightedBCE: expected 3 weights, one for each class, got 1"):
+        WeightedBCE(task="multiclass").with_class_frequency([0.5, 0.5])(logits, target)
+    assert WeightedBCE().with_class_frequency(torch.tensor([0.2])).pos_weight == pytest.approx(4)
+
+
 def test_distances_are_between_all_classes_of_the_data(make):
     far = [[0, 1, 1], [1, 0, 0.5], [1, 0.5, 0]]
     with pytest.raises(ContractError, match="GeneralizedWassersteinDice: expected distances between 4 classes, got 3"):
         make("generalized_wasserstein_dice", "multiclass", distances=far)
     for wrong in ([[0, 1], [1]], [[1, 1], [1, 0]], [[0, -1], [1, 0]], [[0, 0], [0, 0]]):
-        with pytest.raises(ContractError, match="expected distances rows and columns of the classes, or null"):
+        with pytest.raises(ContractError, match="expected distances as rows and columns of the classes, or null"):
             GeneralizedWassersteinDice(distances=wrong)
 
 
@@ -186,7 +276,7 @@ def test_class_weights_that_do_not_fit_the_task_are_named(make):
         make("dice", "multiclass", class_weights={"liver": 1, "lung": 2})
     with pytest.raises(ContractError, match="Dice: expected 3 class_weights, of a, b, c, got 2"):
         kind(class_weights=(1.0, 2.0)).with_task(Task("multiclass", ("a", "b", "c")))
-    with pytest.raises(ContractError, match="4 weights, one for each class, got 2"):
+    with pytest.raises(ContractError, match="Dice: expected 4 weights, one for each class, got 2"):
         kind(task="multiclass", class_weights=(1.0, 2.0))(logits, target)
     with pytest.raises(ContractError, match=r"class_weights that are numbers, got auto; call with_task\(task\) and w"):
         kind(task="multiclass", class_weights="auto")(logits, target)
@@ -215,6 +305,8 @@ def test_losses_of_planes_say_so_for_volumes(make):
 
 
 def test_a_task_says_what_is_scored():
+    with pytest.raises(ContractError, match="LovaszSoftmax: expected task as multiclass, got 'binary'"):
+        LovaszSoftmax(task="binary")
     assert (Task().channels, Task().scored) == (1, (0,))
     disc = Task("multilabel", ["disc", "cup"])
     assert (disc.channels, disc.scored, disc.classes) == (2, (0, 1), ("disc", "cup"))
