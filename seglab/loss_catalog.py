@@ -62,7 +62,7 @@ def section(name: str, loss: Loss) -> str:
     soft = "refused" if not loss.soft else "defined; the minimum is at p = t" if card.proper else "defined"
     yaml = (CONF / "loss" / f"{name}.yaml").read_text().splitlines()
     presets = [line[2:] for line in yaml if line.startswith("# Preset: ")]
-    first = presets[0] if presets else (type(loss).__doc__ or "").split("\n\n")[0].replace("\n    ", " ")
+    first = presets[0] if presets else (type(loss).__doc__ or "").split("\n\n")[0].replace("\n    ", " ").strip()
     lines = [f"### {card.title}: `loss={name}`", "", first, "", f"$${card.formula}$$", ""]
     lines += [f"![curves](losses/{name}.svg)", "", f"- Paper: {card.paper}", f"- Empty mask: {card.empty}"]
     lines += [f"- Tasks: {', '.join(loss.tasks)}. {card.many}", f"- Soft labels: {soft}"]

@@ -3,9 +3,18 @@
 import cv2
 import numpy as np
 
+from seglab.contract import require
 from seglab.distance_transform import distance_to_zero
 
 FAR = 1e4  # stands for an infinite distance in `gap`, in pixels: every weight exp(-distance^2) of it is zero
+
+
+def plane(mask: np.ndarray) -> np.ndarray:
+    """The mask as 0 and 1 (h, w) uint8; ContractError for what is no array of two dimensions."""
+    got = f"{type(mask).__name__} {tuple(mask.shape)}"
+    fits = isinstance(mask, np.ndarray) and mask.ndim == 2
+    require(fits, "maps", "the mask of a class as an array (h, w)", got, "take mask.numpy(), of a volume its slices")
+    return np.ascontiguousarray(mask > 0, dtype=np.uint8)
 
 
 def distance(mask: np.ndarray) -> np.ndarray:
@@ -14,7 +23,7 @@ def distance(mask: np.ndarray) -> np.ndarray:
     An empty or a full mask has no boundary: all zeros. (Kervadec et al. 2019, "Boundary loss for highly unbalanced
     segmentation".)
     """
-    inside = np.ascontiguousarray(mask > 0, dtype=np.uint8)
+    inside = plane(mask)
     if not inside.any() or inside.all():
         return np.zeros(mask.shape, np.float32)
     # 0 at the outermost pixels inside, 1 at the first ones outside, as the paper's code has it.
@@ -39,7 +48,7 @@ def gap(mask: np.ndarray) -> np.ndarray:
 
 def components(mask: np.ndarray) -> np.ndarray:
     """Number of the 8-connected object of each pixel (h, w), from 1; 0 in the background."""
-    return cv2.connectedComponents((mask > 0).astype(np.uint8), connectivity=8)[1].astype(np.float32)
+    return cv2.connectedComponents(plane(mask), connectivity=8)[1].astype(np.float32)
 
 
 def cells(mask: np.ndarray) -> np.ndarray:
@@ -94,8 +103,9 @@ def skeleton(mask: np.ndarray) -> np.ndarray:
 
     (Kirchhoff et al. 2024, "Skeleton Recall Loss", its tubed skeleton.)
     """
+    mask = plane(mask)
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    return (cv2.dilate(thinned(mask).astype(np.uint8), cross, iterations=2) * (mask > 0)).astype(np.float32)
+    return (cv2.dilate(thinned(mask).astype(np.uint8), cross, iterations=2) * mask).astype(np.float32)
 
 
 MAPS = {make.__name__: make for make in (distance, gap, components, cells, inverse_size, skeleton)}

@@ -91,6 +91,11 @@ def weights_hold(given: Any, least: float) -> bool:
     return all(isinstance(w, Real) and least <= float(w) < torch.inf for w in several)
 
 
+def square(rows: Any) -> bool:
+    """Whether these may be distances: as many rows as columns, 0 from each class to itself and not to all, finite."""
+    return all(len(r) == len(rows) and r[i] == min(r) == 0 < max(r) < torch.inf for i, r in enumerate(rows or ()))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loss(ABC):
     """One number per image, to be made small.

@@ -23,10 +23,10 @@ LEFT_OUT = " The maps know the whole mask: pixels that are not valid cost nothin
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary(ClassMean):
-    """The mean of probability times signed distance to the mask's boundary: far false alarms cost most.
+    """The mean of probability times signed distance to the mask's boundary, to be added to a region loss (loss=sum).
 
-    Below 0 for a good prediction, and meant to be added to a region loss. Needs the map `distance` (pixels, negative
-    inside).
+    Far false alarms cost most. Alone it leaves the outermost pixels of an object undecided, whose distance is 0, and is
+    below 0 for a good prediction. Needs the map `distance` (pixels, negative inside).
     """
 
     needs: ClassVar[tuple[str, ...]] = ("distance",)
@@ -64,7 +64,7 @@ class Hausdorff(ClassMean):
         formula=r"\frac1N\sum(p-t)^2\big(d_p^\alpha+d_t^\alpha\big)",
         paper="Karimi and Salcudean 2019, Reducing the Hausdorff distance in medical image segmentation",
         empty=ONE_CLASS,
-        differs="MONAI has gradient 0 on masks of one class; kornia's HausdorffER works by erosions. smp has none.",
+        differs="MONAI: gradient 0 where mask and prediction are both of one class. kornia's ER erodes. smp has none.",
         many=MEAN_OVER_CLASSES + LEFT_OUT,
     )
 

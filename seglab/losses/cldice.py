@@ -35,7 +35,8 @@ class CLDice(PolicyMean):
         paper="Shit et al. 2021, clDice: a novel topology-preserving loss function for tubular structure segmentation",
         empty="Skeletons: by the smoothing. Dice: " + BY_POLICY[0].lower() + BY_POLICY[1:],
         differs="MONAI's SoftDiceclDice adds the same two; the authors' code thins 10 times whatever it is told.",
-        many=MEAN_OVER_CLASSES + " Pixels that are not valid are background to the skeletons and cost nothing.",
+        many=MEAN_OVER_CLASSES + " Pixels that are not valid are background to the skeletons and cost nothing."
+        " A softmax whose logits are all alike learns slowly: add cross-entropy (loss=sum).",
     )
 
     def each_class(self, x: Pixels) -> Tensor:

@@ -27,9 +27,8 @@ class Nested(Loss):
     task: Kind = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        losses = all(isinstance(loss, Loss) for loss in self.inner())
-        got, remedy = ", ".join(type(loss).__name__ for loss in self.inner()), "External(function=...) makes one"
-        require(losses, self.name, "losses of seglab inside", got, remedy)
+        others = [type(loss).__name__ for loss in self.inner() if not isinstance(loss, Loss)]
+        require(not others, self.name, "losses of seglab inside", ", ".join(others), "External(function=...) makes one")
         kinds = sorted({loss.task for loss in self.inner()})
         require(len(kinds) == 1, self.name, "losses of one task inside", " and ".join(kinds) or "none")
         object.__setattr__(self, "task", kinds[0])  # frozen
@@ -112,6 +111,7 @@ class Sum(WeightedSum, Nested):
         formula=r"\sum_k w_k L_k",
         paper="Folklore; the terms have their own papers",
         differs="All terms share probabilities and sums over the pixels; smp, MONAI and kornia add up finished losses.",
+        zero=False,
     )
 
     def __post_init__(self) -> None:
@@ -152,6 +152,7 @@ class Batchwise(Wrapper):
         formula=r"L\big(\cup_i z_i,\cup_i t_i\big)",
         paper="The default of many libraries for Dice, IoU and Tversky; Kodym, Spanel, Herout 2018 (batch Dice)",
         empty="As its loss has it, for a batch without any foreground.",
+        many=AS_INSIDE + " To nacl, cldice, hausdorff and boundary_dou the images lie below each other.",
         differs="A wrapper here; the default of smp, batch=True in MONAI, absent from kornia.",
     )
 

@@ -187,7 +187,7 @@ class LabelSmoothing(PixelLoss):
         title="Label smoothing",
         formula=r"\frac1N\sum\;-t'\log p-(1-t')\log q,\quad t'=t(1-s)+(1-t)s",
         paper="Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision",
-        differs="As smp's smooth_factor; torch's label_smoothing s moves labels less, by s (k - 1) / k for k classes.",
+        differs="As smp's SoftBCE; its SoftCrossEntropy and torch move labels less, by s (k - 1) / k for k classes.",
         zero=False,
     )
 
@@ -209,7 +209,7 @@ class Focal(PixelLoss):
         title="Focal loss",
         formula=r"\frac1N\sum\;-\alpha\,t\,q^\gamma\log p-(1-\alpha)(1-t)\,p^\gamma\log q",
         paper="Lin, Goyal, Girshick, He, Dollár 2017, Focal Loss for Dense Object Detection",
-        differs="smp, MONAI and kornia agree on hard labels and read soft ones each differently (ours: the mixture).",
+        differs="MONAI, kornia and binary smp agree on hard labels, not on soft ones; multiclass smp has sigmoids.",
         many=SUM_OVER_CLASSES + " alpha weights all classes but the background, as in MONAI and kornia.",
     )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
 from seglab.contract import Task, require
-from seglab.losses.base import BY_POLICY, ClassMean, ClassWeights, PolicyMean, limited, region_card, within
+from seglab.losses.base import BY_POLICY, ClassMean, ClassWeights, PolicyMean, limited, region_card, square, within
 from seglab.losses.numerics import TINY, Confusion, constants, power, ratio
 from seglab.losses.pixels import Pixels
 
@@ -194,7 +194,10 @@ class JML(Tversky):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseRobustDice(RegionLoss):
-    """Dice loss with |p - t|^exponent as the error: from 2 (Dice of squares) down to 1 (robust to wrong labels)."""
+    """Dice loss with |p - t|^exponent as the error: from 2 (Dice of squares) down to 1 (robust to wrong labels).
+    From logits of 0 it loses an object that fills less than a tenth of the image (at 1.5): downhill lies that all is
+    foreground, which costs less than 1. Add cross-entropy (loss=sum), or begin with it (loss=switch).
+    """
 
     exponent: float = within("[1, 2]", 1.5)
 
@@ -272,12 +275,6 @@ class GeneralizedDice(RegionLoss):
         return ratio(error.sum(-1), (2 * w * m.tp + error).sum(-1) + self.smooth).expand_as(x.size)
 
 
-def square(rows: Any) -> bool:
-    """Whether these may be distances: as many rows as columns, 0 from each class to itself and not to all, finite."""
-    far = () if rows is None else rows
-    return all(len(r) == len(far) and r[i] == min(r) == 0 < max(r) < torch.inf for i, r in enumerate(far))
-
-
 @dataclass(frozen=True, kw_only=True)
 class GeneralizedWassersteinDice(GeneralizedDice):
     """Dice of all classes together in which an error counts by how far the predicted classes are from the true one.
@@ -330,7 +327,7 @@ class MCC(RegionLoss):
         formula=r"1-\frac{tp\cdot tn-fp\cdot fn}{\sqrt{(tp+fp)(tp+fn)(tn+fp)(tn+fn)}}",
         paper="Abhishek and Hamarneh 2021, Matthews correlation coefficient loss for deep convolutional networks",
         empty="Undefined on one class: the factors of the other one remain (Fowlkes-Mallows; formula: 1); or skipped.",
-        differs="smp pools the batch and wants probabilities; in smp and MONAI masks of one class have gradient 0.",
+        differs="smp pools the batch, wants probabilities; masks of one class have gradient 0 in MONAI, 1e-6 in smp.",
     )
 
     def cells(self, x: Pixels) -> Confusion:

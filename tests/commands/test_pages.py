@@ -190,7 +190,7 @@ PROGRAMS = [code for kind, code in BLOCK.findall(TRAINERS) if kind == "python"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", PROGRAMS, ids=["torch", "monai"])
+@pytest.mark.parametrize("code", PROGRAMS, ids=["torch", "maps", "monai"])
 def test_a_printed_program_runs_and_its_loss_falls(code, tmp_path):
     said = tmp_path / "said.txt"
     assert end(begin(program, code, tmp_path), 100) == 0, said.read_text()

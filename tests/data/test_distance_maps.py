@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import distance_transform_edt, label
 
-from seglab.data.distance_maps import FAR, cells, components, distance, gap, inverse_size, skeleton, thinned
+from seglab.contract import ContractError
+from seglab.data.distance_maps import FAR, MAPS, cells, components, distance, gap, inverse_size, skeleton, thinned
 
 
 @pytest.fixture
@@ -28,6 +30,18 @@ def test_maps_of_a_mask_without_two_sides_or_two_objects():
     assert (gap(one) == FAR).all()
     assert (gap(empty) == FAR).all()
     assert (inverse_size(empty) == 1).all()
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_map_is_made_of_a_plane(name):
+    for mask, got in (
+        (np.ones(5), r"ndarray \(5,\)"),
+        (np.ones((3, 4, 5)), r"ndarray \(3, 4, 5\)"),
+        (torch.ones(4, 5), r"Tensor \(4, 5\)"),
+    ):
+        with pytest.raises(ContractError, match=rf"maps: expected the mask .* \(h, w\), got {got}; take mask.numpy"):
+            MAPS[name](mask)
+    assert MAPS[name](np.ones((4, 5), bool)).shape == (4, 5)
 
 
 def test_gap_is_the_sum_of_the_two_smallest_distances(blobs):
