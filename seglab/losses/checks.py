@@ -19,6 +19,8 @@ def require_shapes(who: str, task: Kind, logits: Logits, target: Target, valid: 
     """Raise one sentence for what is no tensor, or of a shape or type that does not fit the task."""
     tensors = isinstance(logits, Tensor) and isinstance(target, Tensor)
     require(tensors, who, "logits and a target that are tensors", f"{type(logits)} and {type(target)}")
+    devices = f"{logits.device} and {target.device}"
+    require(logits.device == target.device, who, "logits and a target on one device", devices)
     require(logits.is_floating_point(), who, "floating-point logits", logits.dtype)
     shape, one = tuple(logits.shape), (*logits.shape[:1], 1, *logits.shape[2:])
     require(logits.numel() > 0, who, "a batch of at least one image and pixel", f"logits {shape}")

@@ -121,6 +121,8 @@ def test_what_is_no_tensor_is_named_and_ids_of_16_bits_are_read():
     for wrong in ((logits.numpy(), target), (logits, target.numpy()), (logits, None)):
         with pytest.raises(ContractError, match="BCE: expected logits and a target that are tensors, got"):
             loss(*wrong)
+    with pytest.raises(ContractError, match="BCE: expected logits and a target on one device, got meta and cpu"):
+        loss(logits.to("meta"), target)
     with pytest.raises(ContractError, match=r"got \(\) and \(\)"):
         loss(torch.tensor(1.0), torch.tensor(1))
     torch.testing.assert_close(loss(logits, target.to(torch.uint16)), loss(logits, target))
