@@ -19,9 +19,10 @@ Made from the cards in the code by `python -m seglab.loss_catalog docs`; a test 
 
 Notation: z logit, p = sigmoid(z), q = sigmoid(-z), t target, N pixels; tp = Σpt, fp = Σp(1-t), fn = Σqt, tn = Σq(1-t).
 A formula is that of one class; what becomes of several stands below it. Every loss gives one number per image, and
-works alone too: `from seglab.losses import Dice`. The curves are for an image of 144 pixels, 12 of them foreground, all
-predicted with the same margin, from wrong (left) to right: the value, and what the gradient sums up to over the
-foreground (orange, solid) and over the background (blue, dashed).
+works alone too: `from seglab.losses import Dice`. What `class_weights` do stands in [the contract](concepts/losses.md).
+The curves are for an image of 144 pixels, 12 of them foreground, all predicted with the same margin, from wrong (left)
+to right: the value, and what the gradient sums up to over the foreground (orange, solid) and over the background (blue,
+dashed).
 """
 
 

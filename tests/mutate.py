@@ -112,6 +112,12 @@ FAULTS = [
         ("else y.q_to(self.gamma) * y.nll", "else y.p**self.gamma * y.nll", "easy pixels count more"),
         ("y.nll + self.epsilon * y.q", "y.nll + self.epsilon * y.p", "the error as 1 - error"),
         (".ceil().clamp(min=1)", ".floor().clamp(min=1)", "k rounded down"),
+        ("(self.fraction * x.n - 1e-6)", "(self.fraction * x.n)", "k of a product that is rounded up"),
+        (
+            "n.unsqueeze(-1), x.sizes)",
+            "n.unsqueeze(-1), x.sizes.clamp(min=1))",
+            "less than a pixel weighs less",
+        ),
         ("self.rarity for", "1 for", "the root of exp-log's weights lost"),
         ("border * x.costs(self.cost)", "border", "the border weighs nothing wrong"),
         ("prior.log() - (-prior).log1p()", "prior.log()", "the background without a prior"),
@@ -200,6 +206,7 @@ FAULTS = [
         "schedule.py",
         ("if value > best else", "if value >= best else", "an equal value counts as better"),
         ("self.second.at_epoch(history[switch:])", "self.second.at_epoch(history)", "no new start of waiting"),
+        ("else history[: switch - 1]", "else history", "switches of the first loss after its end"),
     ),
     *of_losses(
         "external.py",
