@@ -262,7 +262,8 @@ class Study:
         """
         from seglab.reporting.write_report import answer
 
-        _, studies, overall = answer(self.folders, _question(question))
+        runs, studies, overall = answer(self.folders, _question(question))
+        require(bool(studies), "verdict", "a run to compare", f"none ({runs.reasons})")
         every = [*studies, overall] if overall else studies
         found = [study for study in every if study.title == data] if data else studies
         titles = ", ".join(study.title for study in every) or "finished runs"

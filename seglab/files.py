@@ -130,6 +130,13 @@ def run_status(folder: Path, facts: Mapping[str, Any]) -> str:
     return "interrupted" if status == "running" and not is_held(folder) else status
 
 
+def of_version_1(facts: Mapping[str, Any]) -> str:
+    """What to say of a run that version 1 made, which recorded neither itself nor its command; empty for all others."""
+    old = "versions" in facts and "seglab" not in facts["versions"] and "overrides" not in facts
+    remedy = "init_from=RUN/checkpoints/best.ckpt takes its weights"
+    return f"made by seglab 1, whose runs this version does not open; {remedy}" if old else ""
+
+
 def cell(value: Any) -> Any:
     """A text as a cell that no spreadsheet takes for a formula: '=1+1 for =1+1; all else as it is."""
     formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))

@@ -90,7 +90,8 @@ def task_of(folder: Path) -> Task:
 def check_format(folder: Path) -> dict[str, Any]:
     """Give the manifest of a folder, empty where there is none; raises where it was made by another version."""
     manifest = read_json(folder / MANIFEST)
-    found, remedy = manifest.get("format", FORMAT), "remove it, and run seglab.prepare again"
+    found = manifest.get("format", 1) if manifest else FORMAT  # version 1 wrote none
+    remedy = "remove it, and run seglab.prepare again"
     require(found == FORMAT, f"folder {folder}", f"images in format {FORMAT}", f"format {found}", remedy)
     return manifest
 

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError, Task, require
 from seglab.engine.domains import better, outside
+from seglab.engine.override_errors import nearest
 from seglab.engine.validation import as_loss, faults
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -265,8 +266,7 @@ def inner(group: str, name: str) -> DictConfig:
     """The yaml of a choice, for a place inside of another: `'loss.second=${inner:loss,dice}'`."""
     sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
     file = _file(group, name, sources) or CONF / group / f"{name}.yaml"
-    known = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml")))
-    require(file.exists(), group, f"one of {known}", name)
+    require(file.exists(), group, nearest(name, [other.stem for other in file.parent.glob("*.yaml")], "a choice"), name)
     node = OmegaConf.load(file)
     assert isinstance(node, DictConfig)
     return node

@@ -198,7 +198,8 @@ def _contradictions(config: Any) -> Iterator[str]:
     modes += [(f"{path}.mode", node.get("monitor"), node.get("mode")) for path, node in _callbacks(config)]
     for path, metric, mode in modes:
         if isinstance(metric, str) and mode not in (None, "auto", better(metric)):
-            yield f"{path}: expected {better(metric)}, since {metric} is better so, got {mode}; leave it out"
+            why = "less of a loss is better" if better(metric) == "min" else "more of every metric but a loss is better"
+            yield f"{path}: expected {better(metric)}, since {why}, got {mode}; leave it out"
     monitors = {"monitor": monitor, **{f"{path}.monitor": node.get("monitor") for path, node in _callbacks(config)}}
     for path, metric in monitors.items():
         if str(metric).startswith("train/") and COUNT.holds(every) and every > 1:

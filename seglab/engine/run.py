@@ -20,7 +20,17 @@ from filelock import FileLock, Timeout
 
 from seglab.contract import ContractError, require
 from seglab.engine.domains import better
-from seglab.files import LOCK, archive_is_intact, file_facts, is_held, read_json, sha256, whole_file, write_json
+from seglab.files import (
+    LOCK,
+    archive_is_intact,
+    file_facts,
+    is_held,
+    of_version_1,
+    read_json,
+    sha256,
+    whole_file,
+    write_json,
+)
 
 log = logging.getLogger(__name__)
 
@@ -170,23 +180,29 @@ class Run:
         start = f" (init_from={self} starts from its weights)" if finished else ""
         remedy = f"choose another hydra.run.dir{start}, or rerun=true to replace it"
         mine = known.get("identity", identity) == identity
+        said = of_version_1(known)
+        require(free or not said, f"run {self}", "one made by seglab 2", f"one {said}")
         require(mine or free, f"run {self}", "a folder of this experiment", "another", remedy)
         has_begun = mine and known.get("data") and not finished  # without data it failed before it had read them
         paused = self.paused_value(stop_after) if has_begun else None
-        if finished or paused is not None:
-            self._require_unchanged(known, data_now, root)
+        done = finished or paused is not None
+        if done or (has_begun and self.last):  # before it resumes, so that a refusal leaves run.json as it is
+            self._require_unchanged(known, data_now, root, done)
+        if done:
             return float(known["monitor"]["value"]) if paused is None else paused
         require(not failed_in(known, current_sweep()), f"run {self}", "a run that has not failed in this sweep", "one")
         return None
 
-    def _require_unchanged(self, known: dict[str, Any], data_now: Callable[[], str], root: str | None) -> None:
-        """Raise a ContractError unless results, data and initial weights are still what the run left or was made of."""
+    def _require_unchanged(
+        self, known: dict[str, Any], data_now: Callable[[], str], root: str | None, done: bool
+    ) -> None:
+        """Raise a ContractError unless the data, and of a `done` run results and initial weights, are as they were."""
         remedy = "rerun=true trains it again, study=NAME keeps both"
-        for name in known.get("files", {}):
+        for name in known.get("files", {}) if done else ():
             whole_file(self.folder, known, name, hashed=not name.endswith(".ckpt"))  # one may have gigabytes
         same = known["data"]["fingerprint"] == data_now()
         require(same, f"run {self}", "the data that it was trained on", other_data(known, root), remedy)
-        initial = known.get("initial")
+        initial = known.get("initial") if done else None
         if initial and Path(initial["file"]).is_file():  # a file that is gone cannot have changed
             same = sha256(Path(initial["file"])) == initial["sha256"]
             require(same, f"run {self}", "the weights that it began with", "a file that has changed since", remedy)

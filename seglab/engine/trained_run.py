@@ -1,6 +1,7 @@
 """A run that was trained before, opened from its folder: configuration, data, model, loss and weights."""
 
 import glob
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
 from seglab.engine.run import Run
 from seglab.engine.validation import require_trusted
-from seglab.files import read_weights, whole_file
+from seglab.files import of_version_1, read_weights, whole_file
 from seglab.losses.base import Loss
+
+log = logging.getLogger(__name__)
 
 FOLLOWED_OPTIONS = ("size", "fit", "reduce", "channels", "bits", "range", "mean", "std")
 """Options that other data take from the run: how an image is brought to the model."""
@@ -150,6 +153,8 @@ def open_run(folder: Path | str, trust: Sequence[str] = ()) -> TrainedRun:
     require(folder.is_dir(), "run", "the folder of a run", folder, "see outputs/STUDY/")
     facts = Run(folder).known()
     require("config" in facts and "data" in facts, f"run {folder}", "a run.json written by seglab.train", "none")
+    said = of_version_1(facts)
+    require(not said, f"run {folder}", "one made by seglab 2", f"one {said}")
     built = {key: facts["config"].get(key) for key in ("dataset", "model", "loss", "optimizer", "scheduler")}
     require_trusted(built | {"raw": facts["data"].get("raw")}, f"run {folder}", trust)
     return TrainedRun(folder, facts, trust)
@@ -158,7 +163,8 @@ def open_run(folder: Path | str, trust: Sequence[str] = ()) -> TrainedRun:
 def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[TrainedRun]:
     """Open every run that folders, studies (folders of runs) and patterns such as `outputs/STUDY/*` name.
 
-    Of a study or a pattern only those that finished; a single run is opened whatever its state.
+    Of a study or a pattern only those that finished; a single run is opened whatever its state. Of several runs those
+    of version 1 are left out.
     """
     names = list(map(str, where)) if isinstance(where, list | tuple) else [str(where)]
     found: dict[Path, None] = {}
@@ -174,6 +180,10 @@ def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[Tra
                 found |= dict.fromkeys(folder for folder in inside if Run(folder).known().get("status") == "finished")
     expected, remedy = f"a run.json at {', '.join(names) or 'nowhere'}", "give run=outputs/STUDY/RUN"
     require(bool(found), "run", expected, "none", remedy)
+    old = {path: said for path in found if (said := of_version_1(Run(path).known()))}
+    if 0 < len(old) < len(found):
+        log.warning("%d of %d runs are left out: %s", len(old), len(found), next(iter(old.values())))
+        found = {path: None for path in found if path not in old}
     runs = [open_run(path, trust) for path in found]
     if len(runs) == 1:
         return runs

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from seglab.contract import ContractError, Task, require
-from seglab.files import run_status, whole_file
+from seglab.files import of_version_1, run_status, whole_file
 from seglab.reporting.class_rows import chosen_classes, metrics_of, read_rows, rows_per_image
 from seglab.reporting.run_labels import benchmark_titles, fold, label
 
@@ -58,6 +58,13 @@ class Sweep:
     def waiting(self) -> list[str]:
         """The runs that have not ended: at work, killed or interrupted."""
         return list(self.runs.loc[self.runs["status"].isin(["running", "interrupted", "paused"]), "name"])
+
+    @property
+    def reasons(self) -> str:
+        """Why runs are not compared, each reason with the number of its runs."""
+        return "; ".join(
+            f"{count} {problem}" for problem, count in self.runs["problem"].value_counts().items() if problem
+        )
 
 
 def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep:
@@ -122,6 +129,8 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
         return {}, f"run.json cannot be read: {error}"
     if not isinstance(facts, dict) or not isinstance(facts.get("config"), dict):  # other programs write one too
         return {"status": "foreign"}, "run.json is not that of a training run"
+    if said := of_version_1(facts):
+        return facts | {"status": "unreadable"}, said
     facts["status"] = status = run_status(folder, facts)
     raised = facts.get("error") or {}
     problems = {

@@ -44,7 +44,7 @@ def cost(study: Study) -> str:
     left_out = len(runs) - len(study.sweep.used)
     spent = f" took {_duration(runs['seconds'].sum())} in all" if "seconds" in runs else ""
     rest = f"{left_out} of them not compared, see below" if left_out else "every one is compared"
-    return f"{len(runs)} run{'s' * (len(runs) != 1)}{spent}; {rest}."
+    return f"{len(runs)} run{'s' * (len(runs) != 1)} on these data{spent}; {rest}."
 
 
 def decisions(study: Study) -> Markup | None:

@@ -46,6 +46,8 @@ def write(roots: Sequence[Path], question: Question, found: Answer, output: str 
     """
     sweep, studies, over = found
     out = Path(output or roots[0] / (question.of_class or ""))  # that of one class does not replace that of all
+    new = len(sweep.used) > 0 or not (out / "report.html").exists()
+    require(new, "report", f"a run to compare before {out / 'report.html'} is replaced", f"none ({sweep.reasons})")
     (out / "figures").mkdir(parents=True, exist_ok=True)
     keys = file_keys(study.title for study in studies)
     prefixes = [f"{key}_" if len(keys) > 1 else "" for key in keys]
@@ -109,7 +111,9 @@ def page(
     """
     searches = tuning.searches(runs["folder"])
     seeds = runs.loc[runs["used"], "seed"].nunique()
-    facts = f"{runs['used'].sum()} of {len(runs)} runs, {seeds} seed{'s' * (seeds != 1)}, {datetime.date.today()}"
+    facts = (
+        f"{runs['used'].sum()} of {len(runs)} runs compared, {seeds} seed{'s' * (seeds != 1)}, {datetime.date.today()}"
+    )
     return TEMPLATES.get_template("report.html.j2").render(
         title=name,
         facts=facts,

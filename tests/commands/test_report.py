@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import seglab
+from seglab.contract import ContractError
 from seglab.report import report, with_roots
 from tests.conftest import compose
 from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
@@ -37,6 +38,27 @@ def test_the_report_of_a_class_does_not_replace_that_of_all_classes(tmp_path):
     assert study.report().parent == first
     assert study.report(of_class="foreground").parent == first / "foreground"
     assert study.report(second, of_class="foreground").parent == second
+
+
+def test_a_report_without_a_run_to_compare_replaces_none_and_one_reason_of_many_runs_is_one_line(tmp_path, caplog):
+    root = write_sweep(tmp_path / "study", [FakeLoss("bce"), FakeLoss("dice")], [1, 2])
+    cfg = compose("report", f"roots=[{root}]")
+    lost = [root / name / "per_image.csv" for name in ("bce_s1", "bce_s2", "dice_s1", "dice_s2")]
+    for file in lost[:2]:
+        file.write_text("")
+    before = report(cfg, tmp_path).read_bytes()
+    assert caplog.text.count("left out") == 1
+    assert "2 runs are left out: per_image.csv cannot be read" in caplog.text
+    for file in lost[2:]:
+        file.write_text("")
+    refused = r"report: expected a run to compare before .*report\.html is replaced, got none \(4 per_image.csv cannot"
+    for again in (lambda: report(cfg, tmp_path), seglab.load(root).report):
+        with pytest.raises(ContractError, match=refused):
+            again()
+    with pytest.raises(ContractError, match=r"verdict: expected a run to compare, got none \(4 per_image.csv cannot"):
+        seglab.load(root).verdict()
+    assert (root / "report.html").read_bytes() == before
+    assert report(compose("report", f"roots=[{root}]", f"output={tmp_path / 'first'}"), tmp_path).exists()
 
 
 @pytest.fixture(scope="module")

@@ -138,7 +138,7 @@ def test_names_and_names_with_values_are_built_by_label():
 
 def test_a_wrong_choice_is_one_sentence():
     wrong = (
-        (["dcie"], "loss: expected one of .*dice"),
+        (["dcie"], "loss: expected a choice such as dice, got dcie"),
         ([{"focal": {"gama": 3}}], "loss.focal: expected some of gamma, alpha, class_weights, got gama"),
         ([{"focal": 3}], "loss.focal: expected {OPTION: VALUE}, got 3"),
         (

@@ -31,9 +31,9 @@ WRONG = (
     },
     {
         "seed=null": f"seed: expected {WHOLE} 0 and at most 4294967295, got null",
-        "monitor=val/loss monitor_mode=max": "monitor_mode: expected min, since val/loss is better so, got max",
+        "monitor=val/loss monitor_mode=max": "monitor_mode: expected min, since less of a loss is better, got max",
         "tune.lr=1e-3": "tune.lr: expected a list of learning rates, [1e-4,1e-3], got 0.001",
-        "scheduler=plateau scheduler.mode=max": "scheduler.mode: expected min, since val/loss",
+        "scheduler=plateau scheduler.mode=max": "scheduler.mode: expected min, since less",
         "dataset=folder dataset.root=x \"dataset.group_pattern='(a'\"": "dataset.group_pattern: expected a regular",
     },
 )

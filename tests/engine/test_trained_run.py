@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from seglab.contract import ContractError
+from seglab.engine.run import Run
 from seglab.engine.trained_run import TrainedRun, open_run, open_runs
 from tests.conftest import facts_of
 
@@ -48,6 +49,20 @@ def test_several_runs_none_of_which_has_finished_are_one_sentence(trained_study,
     assert [run.name for run in open_runs(str(tmp_path / "a"))] == ["a"]
     with pytest.raises(ContractError, match="run: expected a finished run, got 2 that are not; run their commands"):
         open_runs([str(tmp_path / "a"), str(tmp_path / "b")])
+
+
+def test_a_run_of_version_1_is_one_sentence_and_left_out_beside_others(trained_study, tmp_path):
+    for loss in ("bce", "dice"):
+        shutil.copytree(trained_study / loss, tmp_path / loss)
+    facts = facts_of(tmp_path / "bce")
+    del facts["overrides"], facts["versions"]["seglab"]
+    (tmp_path / "bce/run.json").write_text(json.dumps(facts))
+    said = "one made by seglab 1, whose runs this version does not open; init_from=RUN/checkpoints/best.ckpt takes its "
+    for refused in (open_run, open_runs, lambda folder: Run(folder).outcome("another", str)):
+        with pytest.raises(ContractError, match=said):
+            refused(tmp_path / "bce")
+    assert [run.name for run in open_runs(tmp_path)] == ["dice"]
+    assert [run.name for run in open_runs(f"{tmp_path}/*")] == ["dice"]
 
 
 def test_a_folder_that_is_no_run_is_one_sentence(tmp_path):

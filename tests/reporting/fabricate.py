@@ -159,7 +159,7 @@ def facts(name: str, loss: FakeLoss, seed: int, metrics: dict, extra: dict) -> d
         "config": config,
         "choices": {"loss": loss.name, "dataset": "synthetic", "model": "unet", "optimizer": "adamw"},
         "seed": seed,
-        "versions": {"python": "3.11.7", "torch": "2.15.0"},
+        "versions": {"python": "3.11.7", "seglab": "2.0.0", "torch": "2.15.0"},
         "git": {"commit": "0123456789abcdef", "dirty": False},
         "host": {"gpu": None, "cpu": "a processor", "threads": 1, "precision": "32-true"},
         "data": {"images": {"train": 60, "val": 15, "test": 30}, "foreground": 0.03, "fingerprint": "0ad80aae1441b82f"},

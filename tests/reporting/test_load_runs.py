@@ -46,6 +46,16 @@ def test_what_failed_or_is_truncated_is_reported_and_stops_nothing(own, facts, p
     assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
 
 
+def test_a_run_of_version_1_is_left_out_by_that_name_and_no_verdict_waits_for_it(own):
+    change(own / "bce_s1", status="interrupted", versions={"torch": "2.15.0"})
+    change(own / "bce_s2", versions={"torch": "2.15.0"})
+    sweep = collect([own])
+    problem = "made by seglab 1, whose runs this version does not open; init_from=RUN/checkpoints/best.ckpt takes its "
+    assert sweep.reasons == f"2 {problem}weights"
+    assert sweep.waiting == []
+    assert sweep.used["name"].tolist() == ["dice_s1", "dice_s2"]
+
+
 def test_a_run_whose_files_are_not_as_they_were_written_is_left_out(own):
     file = own / "bce_s1" / "histograms.npz"
     change(own / "bce_s1", files={file.name: file_facts(file)})

@@ -81,7 +81,7 @@ def test_the_verdict_comes_first_and_the_rest_in_order(html):
         ("8 of 9 runs", 1),
         ('alt="errors of dice on image_00', 4),
         ('alt="probability of bce on image_00', 4),
-        ("9 runs took 5 min in all; 1 of them not compared, see below.", 1),
+        ("9 runs on these data took 5 min in all; 1 of them not compared, see below.", 1),
         ("/checkpoints/best.ckpt</code>", 1),
         ("<math", 3),
     ],
