@@ -123,6 +123,8 @@ def desk(tmp_path_factory):
         for file, pixels in (("one.png", image), ("one_mask.png", 255 * mask)):
             write_image(desk / f"cells/patient_{k}/{file}", pixels)
     shutil.copytree(desk / "DRISHTI", desk / "OTHER")
+    for view in ("CC", "MLO"):
+        write_image(desk / f"CBIS-DDSM/Mass-Training_P_00001_LEFT_{view}/film.png", scene(0)[0])
     (desk / "MIAS").mkdir()
     (desk / "MIAS/Info.txt").write_text("".join(f"mdb00{n} G CIRC B 535 425 197\n" for n in range(1, 5)))
     for n in range(1, 5):
