@@ -44,22 +44,25 @@ COLUMNS = {
 def find_images(where: str | Sequence[str], output: Path) -> tuple[dict[str, Path], Counter[str]]:
     """Find the images that folders (at any depth, through links), files and patterns name.
 
-    Gives the file of each by a unique name, and how much of what was left out: hidden files and folders, files of other
-    kinds, what is no file, and the folders of earlier predictions. `output` is where the new ones go. Raises a
-    ContractError where nothing is left.
+    Gives the file of each by a unique name, which begins with the folder's where there are several, and how much of
+    what was left out: hidden files and folders, files of other kinds, what is no file, and the folders of earlier
+    predictions. `output` is where the new ones go. Raises a ContractError where nothing is left.
     """
     found: dict[Path, Path] = {}
     left_out: Counter[str] = Counter()
+    places: list[Path] = []
     for word in [where] if isinstance(where, str) else where:
         named = Path(word).expanduser()
-        places = [named] if named.exists() else sorted(map(Path, glob(str(named))))  # a name may hold brackets too
-        for place in places or [named]:
-            require(place.exists(), "predict", "an image or a folder of images", place, "set input=...")
-            require(place.is_dir() or place.is_file(), "predict", "a file", f"{place}, a pipe or a device")
-            same = place.resolve() == output.resolve()
-            require(not same, "predict", "an output outside of the images or in a folder of its own", place)
-            files = sorted(walk(place, output, left_out)) if place.is_dir() else [place]
-            found |= {file: file.relative_to(place if place.is_dir() else place.parent) for file in files}
+        matching = [named] if named.exists() else sorted(map(Path, glob(str(named))))  # a name may hold brackets too
+        places += matching or [named]
+    several = sum(place.is_dir() for place in places) > 1  # such as those of patients, whose files have the same names
+    for place in places:
+        require(place.exists(), "predict", "an image or a folder of images", place, "set input=...")
+        require(place.is_dir() or place.is_file(), "predict", "a file", f"{place}, a pipe or a device")
+        same = place.resolve() == output.resolve()
+        require(not same, "predict", "an output outside of the images or in a folder of its own", place)
+        files = sorted(walk(place, output, left_out)) if place.is_dir() else [place]
+        found |= {file: file.relative_to(place if place.is_dir() and not several else place.parent) for file in files}
     require(bool(found), "predict", f"images ({', '.join(SUFFIXES)}) in {where}", "none", "set input=...")
     count = Counter(map(without_suffix, found.values()))
     names = {}

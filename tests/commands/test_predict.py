@@ -255,6 +255,10 @@ def test_names_stay_apart(tmp_path):
     assert list(find_images(several, NOWHERE)[0]) == ["a.jpg", "a.png", "a[1]"]
     with pytest.raises(ContractError, match="an image or a folder"):
         find_images("nowhere", NOWHERE)
+    for patient in ("P_1", "P_2"):
+        (tmp_path / patient).mkdir()
+        (tmp_path / patient / "film.png").touch()
+    assert list(find_images(str(tmp_path / "P_*"), NOWHERE)[0]) == ["P_1/film", "P_2/film"]
     (tmp_path / "bare").mkdir()
     with pytest.raises(ContractError, match=r"images .* none"):
         find_images(str(tmp_path / "bare"), NOWHERE)
