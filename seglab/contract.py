@@ -4,8 +4,9 @@ Everything may import this file; it imports neither torch nor anything of seglab
 opens in a second.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,23 @@ Kind: TypeAlias = Literal["binary", "multilabel", "multiclass"]
 """How channels become probabilities: binary is one sigmoid, multilabel several, multiclass a softmax."""
 
 KINDS: tuple[Kind, ...] = ("binary", "multilabel", "multiclass")
+
+SEARCH = ("trials", "space", "sampler", "halving", "tuning_repeats", "fresh_seeds")
+"""The options of a search, which are none of the runs that it makes."""
+
+NOT_IN_IDENTITY = {"hydra", "study", "folder", "rerun", "plan", "on_fail", "stop_after", "tuned", *SEARCH}
+NOT_IN_IDENTITY |= {"workers", "evaluation_processes", "store", "threads", "cuda_graph", "examples", "pictures"}
+NOT_IN_IDENTITY |= {"logger", "callbacks.snapshots", "dataset.root", "dataset.cache_dir", "dataset.cache_gb"}
+NOT_IN_IDENTITY |= {f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy")}
+"""What may change without making another experiment of it: paths, device, workers, logging. How many processes train
+together does make one, see `processes`."""
+
+
+def processes(trainer: Mapping[str, Any]) -> Any:
+    """How many processes train a run together, each on batches of its own; a text where the machine decides (auto)."""
+    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    count = len(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else devices
+    return int(count) * nodes if str(count).isdecimal() else f"{count} on each of {nodes}"
 
 
 class ContractError(ValueError):

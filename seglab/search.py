@@ -17,9 +17,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from seglab.contract import ContractError, require
+from seglab.contract import SEARCH, ContractError, require
 from seglab.engine.cli import command
-from seglab.engine.config import SEARCH, ConfigError, check_domains, to_container
+from seglab.engine.config import ConfigError, check_domains, to_container
 from seglab.engine.domains import better
 from seglab.files import write_json
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from seglab.contract import ContractError, Diverged, require
+from seglab.contract import ContractError, Diverged, processes, require
 from seglab.engine.cli import command, runs_in_parallel, shares_process
 from seglab.engine.config import (
     build,
@@ -157,11 +157,6 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     return run.facts["monitor"]["value"]
 
 
-def one_process(cfg: DictConfig) -> bool:
-    """Whether a single process makes the run."""
-    return cfg.trainer.devices in (1, "1") and cfg.trainer.num_nodes == 1
-
-
 def check_device(cfg: DictConfig) -> None:
     """Refuse a run that can never be trained here before it begins, or a sweep would say that it resumes."""
     from seglab.engine.device import check_nodes, precision
@@ -169,7 +164,8 @@ def check_device(cfg: DictConfig) -> None:
     check_nodes(cfg.trainer.num_nodes)
     precision(cfg.trainer.accelerator, cfg.trainer.precision)  # refuses what the device cannot do
     remedy = "start each run by itself, or sweep with hydra/launcher=slurm"
-    require(one_process(cfg) or not shares_process(), "trainer", "devices=1 in a sweep in one process", "more", remedy)
+    fits = processes(cfg.trainer) == 1 or not shares_process()
+    require(fits, "trainer", "devices=1 in a sweep in one process", "more", remedy)
 
 
 def check_before_data(cfg: DictConfig) -> None:
@@ -280,6 +276,7 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     callbacks = build_parts("callbacks", cfg.callbacks, Callback)
     loggers = build_parts("logger", cfg.logger, Logger)
     begin(loggers, run)
+    alone = processes(cfg.trainer) == 1
     progress = Progress(refresh_rate=5) if sys.stderr.isatty() and not runs_in_parallel() else EpochLines()
     return build(
         cfg.trainer,
@@ -297,7 +294,7 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
         limit_test_batches=None,
         plugins=[
             AtomicCheckpointIO(run.facts["identity"]),
-            *([LightningEnvironment()] if one_process(cfg) else []),  # or it looks for the other tasks of a SLURM job
+            *([LightningEnvironment()] if alone else []),  # or it looks for the other tasks of a SLURM job
         ],
         enable_progress_bar=isinstance(progress, Progress),
         enable_model_summary=False,

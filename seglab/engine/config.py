@@ -20,7 +20,7 @@ from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seglab.contract import ContractError, Task, require
+from seglab.contract import NOT_IN_IDENTITY, ContractError, Task, processes, require
 from seglab.engine.domains import better, outside
 from seglab.engine.override_errors import nearest
 from seglab.engine.validation import as_loss, faults
@@ -28,15 +28,6 @@ from seglab.engine.validation import as_loss, faults
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 """The configuration: inside the package when installed from a wheel, beside it in a checkout."""
-
-SEARCH = ("trials", "space", "sampler", "halving", "tuning_repeats", "fresh_seeds")
-"""The options of a search, which are none of the runs that it makes."""
-
-NOT_IN_IDENTITY = {"hydra", "study", "folder", "rerun", "plan", "on_fail", "stop_after", "tuned", *SEARCH}
-NOT_IN_IDENTITY |= {"workers", "evaluation_processes", "store", "threads", "cuda_graph", "examples", "pictures"}
-NOT_IN_IDENTITY |= {"logger", "callbacks.snapshots", "dataset.root", "dataset.cache_dir", "dataset.cache_gb"}
-NOT_IN_IDENTITY |= {f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy")}
-"""What may change without making another experiment of it: paths, devices, workers, logging."""
 
 SWEPT = "SEGLAB_SWEPT_ROOT"
 """The environment variable that says to the jobs of a sweep that it goes over several data sets of one kind."""
@@ -196,7 +187,8 @@ def experiment(cfg: DictConfig) -> dict[str, Any]:
     # What points into the folder does not count either, nor a mode that follows from the monitor
     kept = keep(OmegaConf.to_container(cfg), "") | {"folder": "", "monitor_mode": "auto"}
     resolved: Any = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
-    return resolved
+    together = processes(to_container(cfg.get("trainer") or {}))
+    return resolved if together == 1 else resolved | {"processes": together}
 
 
 def identity(cfg: DictConfig) -> str:

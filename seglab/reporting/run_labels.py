@@ -12,10 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-# what makes no other experiment: sections of a configuration, and single values
-IGNORED = ("seed", "study", "folder", "rerun", "workers", "examples", "logger", "hydra", "name")
-IGNORED_LEAVES = {"trainer.accelerator", "trainer.devices", "dataset.root", "dataset.fold"}
-IGNORED_LEAVES |= {"dataset.cache_dir", "dataset.cache_gb", "pictures", "stop_after", "tuned", "evaluation_processes"}
+from seglab.contract import NOT_IN_IDENTITY, processes
+
+IGNORED = NOT_IN_IDENTITY | {"seed", "dataset.fold", "monitor_mode"}  # of which the last follows from the monitor
 SWITCHED, IN_TURN = ("loss.first._target_", "loss.second._target_"), "loss.first -> loss.second"
 NO_CHOICE = ("loss", "dataset", "experiment", "trainer", "callbacks", "logger", "hydra")
 
@@ -95,9 +94,9 @@ def _experiments(runs: pd.DataFrame) -> list[dict[str, Any]]:
     for config, choices in zip(runs["config"], runs["choices"], strict=True):
         leaves = flat(config)
         chosen = {group: name for group, name in choices.items() if group not in NO_CHOICE}
-        ignored = IGNORED_LEAVES | set(config.get("tuned") or ())  # what a search chose for each loss
-        kept = {key: value for key, value in leaves.items() if key.split(".")[0] not in IGNORED and key not in ignored}
-        kept = {key: value for key, value in kept.items() if not key.startswith("callbacks.snapshots.")}  # only watch
+        ignored = tuple(f"{name}." for name in IGNORED | set(config.get("tuned") or ()))  # a search chose for each loss
+        kept = {key: value for key, value in leaves.items() if not f"{key}.".startswith(ignored)}
+        kept["trainer.devices"] = processes(config.get("trainer") or {})  # each has batches of its own
         for key, value in kept.items():
             if key.endswith("._target_") and count[_class(value)] == 1:  # the whole path where two have one name
                 kept[key] = _class(value)

@@ -79,8 +79,10 @@ def test_the_identity_ignores_paths_device_workers_and_logging_only(configure):
     quiet |= {"evaluation_processes": 2, "loss.gamma": 2.0}  # the default, written out
     assert {of(*change) for change in quiet.items()} == {identity(cfg)}
     loud = {"seed": 2, "optimizer.lr": 1, "dataset.size": 64, "trainer.max_epochs": 1, "init_from": "a"}
-    loud |= {"loss._target_": "x", "init_include": ["down.*"]}
+    loud |= {"loss._target_": "x", "init_include": ["down.*"], "trainer.devices": 2, "trainer.num_nodes": 3}
     assert len({identity(cfg), *(of(*change) for change in loud.items())}) == 1 + len(loud)
+    assert of("trainer.devices", 3) == of("trainer.num_nodes", 3)
+    assert of("trainer.devices", [1]) == of("trainer.devices", "1") == identity(cfg)
     assert identity(configure("train", "folder=a", "loss=focal", "logger=tensorboard")) == identity(cfg)
     assert experiment(configure("train", "folder=a", "trainer.max_epochs=7"))["scheduler"]["T_max"] == 7
 

@@ -1,6 +1,9 @@
+import functools
+
 import pandas as pd
 import pytest
 
+from seglab.contract import NOT_IN_IDENTITY
 from seglab.reporting.run_labels import differences, flat, label
 
 SCHEDULE = {"pos_weight": {"to": 1, "shape": "cosine", "epochs": 30}}
@@ -79,9 +82,20 @@ CASES = {
         [("bce", 1, {"callbacks": {"snapshots": {"_target_": "a.Snapshots"}}}), ("bce", 1)],
         ["bce", "bce"],
     ),
-    "neither paths nor devices nor seeds": (
+    "neither paths nor the device nor seeds": (
         [("bce", 1, {"trainer": {"accelerator": "gpu"}, "workers": 4}), ("dice", 2)],
         ["bce", "dice"],
+    ),
+    "nothing that makes no other experiment": (
+        [
+            ("bce", 1, functools.reduce(lambda node, key: {key: node}, reversed(name.split(".")), [k]))
+            for k, name in enumerate(sorted(NOT_IN_IDENTITY - {"trainer.devices", "trainer.num_nodes"}))
+        ],
+        ["bce"] * (len(NOT_IN_IDENTITY) - 2),
+    ),
+    "how many processes train together, as each has batches of its own": (
+        [("bce", 1, {"trainer": more}) for more in ({"devices": 1}, {"devices": "2"}, {"devices": 1, "num_nodes": 2})],
+        ["bce · devices=1", "bce · devices=2", "bce · devices=2"],
     ),
 }
 
