@@ -106,7 +106,8 @@ class LocalLauncher(Launcher):
 
     def run_in_child(self, job: DictConfig) -> float:
         """Run one job in a process of its own; gives its value, which is not a number if it failed."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its children
+        for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal reach the parent too, which ends its children
+            signal.signal(number, signal.SIG_IGN)
         result = self.run(job)
         if result.status == JobStatus.COMPLETED:
             return result.return_value

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seglab.contract import ContractError
 from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
 from seglab.engine.override_errors import explain, first_line, refuse_added, wrong_choice
-from seglab.engine.run import TERMINATED, current_sweep, stopped_on_purpose, was_terminated
+from seglab.engine.run import current_sweep, stop_signals, stopped_by, stopped_on_purpose
 from seglab.engine.sweep import exclusive_slot, refuse, supervise
 from seglab.engine.worker_pool import finish
 
@@ -51,8 +51,8 @@ EXTRAS |= {name: name for name in ("wandb", "mlflow", "trackio")}
 def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[], None]]:
     """Make a command of `function(cfg, folder)`: `conf/<name>.yaml` composes cfg, Hydra names the folder.
 
-    An error that the user can mend is one sentence on stderr and exit code 1, Ctrl-C ends with 130, SIGTERM with 143. A
-    sweep (`-m`) runs in a child process under sweep.py, so that no job takes another down.
+    An error that the user can mend is one sentence on stderr and exit code 1, Ctrl-C ends with 130, SIGTERM with 143,
+    SIGHUP with 129. A sweep (`-m`) runs in a child process under sweep.py, so that no job takes another down.
     """
 
     def decorate(function: Callable[[DictConfig, Path], Any]) -> Callable[[], None]:
@@ -72,6 +72,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                     sys.stdout.flush()
                     os._exit(0)
                 return
+            sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
             sys.argv[1:] = _arranged(sys.argv[1:], name)
             for word in sys.argv[1:]:
                 if said := _missing_plugin(word) or wrong_choice(word, CONF):
@@ -98,6 +99,11 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
     return decorate
 
 
+def _nowhere() -> TextIO:
+    """What stands for a stream that is closed (`2>&-`), and keeps its number from the next file that is opened."""
+    return open(os.devnull, "w")
+
+
 def _run_job(function: Callable[[DictConfig, Path], Any], cfg: DictConfig, name: str, failed: list[Path]) -> Any:
     """Call the function of a command; an error that the user can mend is one sentence, and its folder in `failed`."""
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -116,7 +122,7 @@ def _run_job(function: Callable[[DictConfig, Path], Any], cfg: DictConfig, name:
         return float("nan")  # an error would be raised again by the sweeper, as a traceback
     except (KeyboardInterrupt, SystemExit) as error:
         if stopped_on_purpose(error):
-            raise SystemExit(143 if was_terminated(error) else 130) from None  # ends a sweep too
+            raise SystemExit(128 + stopped_by(error)) from None  # ends a sweep too
         raise RuntimeError(f"the job called sys.exit({error})") from error  # which ends this job alone
     except Exception as error:
         refuse(folder, error, f"{type(error).__name__}: {error}")
@@ -155,7 +161,7 @@ def _free() -> None:
 
 @contextmanager
 def _exit_code_of_signals() -> Iterator[None]:
-    """End with 130 after Ctrl-C and 143 after SIGTERM, whatever the code that was interrupted made of it.
+    """End with 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, whatever the interrupted code made of it.
 
     Numpy makes a RecursionError of a Ctrl-C during its import; SIGTERM would leave the processes of a pool behind.
     """
@@ -167,13 +173,12 @@ def _exit_code_of_signals() -> Iterator[None]:
         before, latest = latest, time.monotonic()
         if number == signal.SIGINT and latest - before < 1:  # of the terminal, and passed on by the parent
             return
+        if number != signal.SIGINT and set(received) - {signal.SIGINT}:
+            return  # `timeout` and a terminal that is closed send one to every process: it comes twice
         received.append(number)
-        if number == signal.SIGTERM:
-            signal.signal(number, signal.SIG_IGN)  # `timeout` sends one to every process: it would come twice
-            raise KeyboardInterrupt(TERMINATED)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(signal.Signals(number))
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         signal.signal(number, interrupt)
     try:
         yield

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import time
 import traceback
@@ -42,9 +43,6 @@ RESULTS = ("metrics.csv", "per_image.csv", *ARRAYS, "split.json", "checkpoints/b
 """Files of a finished run whose sizes and checksums run.json holds."""
 
 PICTURES = ("curves.png", "examples.png")
-
-TERMINATED = "SIGTERM"
-"""The argument of a KeyboardInterrupt that stands for SIGTERM."""
 
 JOURNAL = "SEGLAB_SWEEP"
 """The environment variable with the path of the sweep's journal, see sweep.py."""
@@ -260,13 +258,13 @@ class Run:
         explained = isinstance(error, ContractError) and not error.__cause__  # not of foreign code
         trace = None if explained else "".join(traceback.format_exception(error))
         stopped = stopped_on_purpose(error)
-        message = f"stopped by {TERMINATED if was_terminated(error) else 'Ctrl-C'}" if stopped else str(error)
+        message = f"stopped by {stopped_by(error).name.replace('SIGINT', 'Ctrl-C')}" if stopped else str(error)
         said = {"kind": type(error).__name__, "message": message, "traceback": trace}
         self.note(status="interrupted" if stopped else "failed", error=said, **ended)
 
 
 def stopped_on_purpose(error: BaseException) -> bool:
-    """Whether somebody stopped the run on purpose: by Ctrl-C (Lightning makes a SystemExit of it) or by SIGTERM.
+    """Whether somebody stopped the run on purpose: by Ctrl-C (Lightning makes a SystemExit of it) or another signal.
 
     On a SLURM cluster also whether its time was up: submitit queues the job again and leaves with exit code -1.
     """
@@ -275,10 +273,17 @@ def stopped_on_purpose(error: BaseException) -> bool:
     return pressed or queued or type(error).__name__ == "SIGTERMException"  # of Lightning, which is not imported here
 
 
-def was_terminated(error: BaseException) -> bool:
-    """Whether SIGTERM stopped the run, rather than Ctrl-C."""
+def stopped_by(error: BaseException) -> signal.Signals:
+    """Which signal stopped the run: SIGTERM, SIGHUP, or else that of Ctrl-C; a KeyboardInterrupt has it as argument."""
     interrupts = [each for each in (error, error.__context__) if isinstance(each, KeyboardInterrupt)]
-    return type(error).__name__ == "SIGTERMException" or any(TERMINATED in each.args for each in interrupts)
+    named = [word for each in interrupts for word in each.args if isinstance(word, signal.Signals)]
+    return signal.SIGTERM if type(error).__name__ == "SIGTERMException" else next(iter(named), signal.SIGINT)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """What asks a command to end: Ctrl-C, SIGTERM, and a terminal that is closed, unless that is ignored (nohup)."""
+    hang_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hang_up]
 
 
 def other_data(facts: dict[str, Any], root: str | None) -> str:

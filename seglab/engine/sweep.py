@@ -14,14 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from seglab.contract import ContractError
-from seglab.engine.run import JOURNAL, Run, current_sweep, failed_in, rank
+from seglab.engine.run import JOURNAL, Run, current_sweep, failed_in, rank, stop_signals
 from seglab.files import run_status, write_json
 
 log = logging.getLogger(__name__)
@@ -98,8 +98,8 @@ def supervise(module: str) -> int:
     """Run this command's sweep in a child until every job has been tried; returns the exit code.
 
     A child that dies in the middle of a job (a crash, the kernel's out-of-memory killer) is started again: the dead
-    job is recorded as failed, finished jobs are skipped. Ctrl-C and SIGTERM reach the child and end the sweep. Jobs
-    that outlive the child, as those of a cluster do, are waited for.
+    job is recorded as failed, finished jobs are skipped. Ctrl-C, SIGTERM and SIGHUP reach the child and end the sweep.
+    Jobs that outlive the child, as those of a cluster do, are waited for.
     """
     journal = (Path("outputs") / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}").resolve()
     try:
@@ -119,7 +119,7 @@ def supervise(module: str) -> int:
         runs = [run | {"status": "waiting"} for run in runs]
     file = journal.with_suffix(".at_once")
     at_once = int(file.read_text()) if file.exists() else 1
-    if runs:
+    with suppress(OSError):  # of a terminal that was closed
         print(summary(runs, time.time() - started, plan, at_once), file=sys.stderr)
     return code or int(not plan and any(run.get("status") not in ("finished", "paused") for run in runs))
 
@@ -127,7 +127,7 @@ def supervise(module: str) -> int:
 def _run_child(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
     """Run a command to its end; gives its exit code, and whether a signal asked for the end.
 
-    Both signals are passed on. A terminal sends Ctrl-C to the child, too, which takes two in one second for one.
+    These signals are passed on. A terminal sends Ctrl-C to the child, too, which takes two in one second for one.
     """
     signals = []
 
@@ -136,7 +136,7 @@ def _run_child(command: list[str], environment: dict[str, str]) -> tuple[int, bo
         process.send_signal(number)
 
     process = subprocess.Popen(command, env=environment)  # first, as `stop` needs it
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in stop_signals()}
     try:
         code = process.wait()
         return (128 - code if code < 0 else code), bool(signals)  # as a shell gives it

@@ -50,7 +50,7 @@ def finish() -> None:
 
 
 def _prepare() -> None:
-    """Make a new process ready: it leaves Ctrl-C to its parent, and ends with it, even if that is killed."""
+    """Make a new process ready: it leaves Ctrl-C and SIGHUP to its parent, and ends with it, even if that is killed."""
     import cv2
 
     def end_with_parent() -> None:
@@ -58,5 +58,6 @@ def _prepare() -> None:
         os._exit(1)  # sys.exit would end this thread alone
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # there is a process for each core that is free, see threads.py

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, on another file system than that of temporary files; Ctrl-C and SIGTERM."""
+"""SIGKILL at random moments, on another file system than that of temporary files; Ctrl-C, SIGTERM and SIGHUP."""
 
 import os
 import re
@@ -101,7 +101,7 @@ def test_a_command_that_is_killed_at_random_moments_ends_with_the_files_of_an_un
 
 
 @pytest.mark.parametrize("command", ["train", "prepare", "predict", "report"])
-def test_ctrl_c_ends_with_130_and_sigterm_with_143_and_neither_with_a_traceback(command, place, tmp_path):
+def test_ctrl_c_ends_with_130_sigterm_with_143_sighup_with_129_and_none_with_a_traceback(command, place, tmp_path):
     words, began = words_of(command, place, tmp_path / "out"), tmp_path / "began"
     rng = np.random.default_rng(list(command.encode()))
 
@@ -116,7 +116,7 @@ def test_ctrl_c_ends_with_130_and_sigterm_with_143_and_neither_with_a_traceback(
 
     code, took = ended(signal.SIGINT, 100)
     assert code == 0, (tmp_path / "said.txt").read_text()
-    for number, right in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+    for number, right in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
         code, moment = 0, took * rng.uniform(0.1, 0.9)
         while code == 0:  # it was faster this time
             code, _ = ended(number, moment)

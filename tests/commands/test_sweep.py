@@ -235,7 +235,7 @@ def is_gone(group):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_has_not_begun(place, asked):
     words = ("loss=bce,dice,iou", "trainer.max_epochs=5000", "evaluation_processes=1")
     begun = start(place, "hydra.launcher.n_jobs=2", *words)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 
 import cv2
 import numpy as np
@@ -16,8 +17,19 @@ from seglab.engine.config import ConfigError
 from seglab.engine.module import Meter, SegModule
 from seglab.reporting.run_decisions import decide
 from seglab.train import fingerprint_now, train
+from tests.commands.forked import begin, command_line, end
 from tests.conftest import OF_FILES, SMALL, UNET, assert_same_tables, epochs_of, facts_of, train_small
 from tests.data.fabricate import write_image, write_scenes
+
+
+def without_streams(*arguments):
+    """Run a command as under `>&- 2>&-`."""
+    sys.stdout = sys.stderr = None
+    command_line(*arguments)
+
+
+def test_a_run_needs_neither_stdout_nor_stderr(tmp_path):
+    assert end(begin(without_streams, "train", SMALL, tmp_path), 300) == 0, (tmp_path / "said.txt").read_text()
 
 
 def test_a_run_that_finds_nothing_says_so(tmp_path, caplog):

@@ -1,12 +1,13 @@
 """run.json says how a run ended, whatever happened."""
 
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from seglab.contract import ContractError
-from seglab.engine.run import JOURNAL, Run, commit, versions
+from seglab.engine.run import JOURNAL, Run, commit, stop_signals, versions
 from seglab.files import run_status
 from tests.conftest import facts_of
 
@@ -125,3 +126,14 @@ def test_a_run_whose_lock_may_not_be_tried_is_believed_to_be_running(tmp_path, m
     assert run_status(tmp_path, {"status": "running"}) == "interrupted"
     monkeypatch.setattr("seglab.files.FileLock.acquire", refused)
     assert run_status(tmp_path, {"status": "running"}) == "running"
+
+
+def test_a_closed_terminal_ends_a_command_unless_nohup_started_it():
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        assert signal.SIGHUP in stop_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        assert signal.SIGHUP not in stop_signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)
