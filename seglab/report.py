@@ -29,7 +29,6 @@ def report(cfg: DictConfig, folder: Path) -> Path:
     sweep, studies, overall = found
     written = write(roots, question, found, cfg.output)
     unused = sweep.runs[sweep.runs["status"].isin(["finished", "unreadable"]) & ~sweep.runs["used"]]
-    unused = unused[~unused["problem"].str.startswith("superseded")]
     for problem, names in unused.groupby("problem", sort=False)["name"]:
         log.warning("%s left out: %s", f"{names.iloc[0]} is" if len(names) == 1 else f"{len(names)} runs are", problem)
     for study in [overall, *studies] if overall else studies:

@@ -172,7 +172,9 @@ def _supersede(runs: pd.DataFrame) -> None:
     in_time = runs[runs["used"]].sort_values("finished", kind="stable")  # ISO times sort as texts
     last = in_time.groupby(["benchmark", "label", "seed", "fold"])["folder"].transform("last")
     for row, folder in last[last != in_time["folder"]].items():
-        runs.loc[row, ["used", "problem"]] = False, f"superseded by {folder.parent.name}/{folder.name}"
+        scores = "equal" if runs["digest"][row] == runs.loc[runs["folder"] == folder, "digest"].item() else "other"
+        kept = f"{folder.parent.name}/{folder.name}, which finished last, with {scores} scores"
+        runs.loc[row, ["used", "problem"]] = False, f"superseded by {kept}"
 
 
 def read_histories(runs: pd.DataFrame) -> pd.DataFrame:

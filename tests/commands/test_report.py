@@ -29,11 +29,12 @@ def test_folders_may_come_first_without_a_name(tmp_path):
     assert with_roots([""]) == [""]  # a variable of the shell that is not set
 
 
-def test_the_report_of_a_class_does_not_replace_that_of_all_classes(tmp_path):
+def test_the_report_of_a_class_does_not_replace_that_of_all_classes(tmp_path, caplog):
     first, second = (write_sweep(tmp_path / name, [FakeLoss("bce")], [1]) for name in ("first", "second"))
     for words, place in (("", first), ("class=foreground", first / "foreground"), (f"output={second}", second)):
         cfg = compose("report", f"roots=[{first},{second}]", *words.split())
         assert report(cfg, tmp_path) == place / "report.html"
+        assert f"left out: superseded by second/{next(second.glob('bce*')).name}" in caplog.text
     study = seglab.load(first)
     assert study.report().parent == first
     assert study.report(of_class="foreground").parent == first / "foreground"

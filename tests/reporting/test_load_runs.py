@@ -138,11 +138,15 @@ def test_a_task_that_is_not_known_is_a_problem_of_its_run_only(own, task):
 
 
 def test_of_the_same_experiment_twice_the_last_counts(tmp_path):
-    write_run(tmp_path / "old", BCE, 1)
+    old = write_run(tmp_path / "old", BCE, 1)
     change(write_run(tmp_path / "new", BCE, 1), finished="2026-12-01T00:00:00+00:00")
     sweep = collect([tmp_path])
     assert sweep.used["folder"].iloc[0].parent.name == "new"
-    assert "superseded" in sweep.runs["problem"].tolist()[1]
+    told = f"superseded by new/{old.name}, which finished last, with {{}} scores"
+    assert sweep.runs["problem"].tolist()[1] == told.format("equal")
+    change(old, files={})
+    (old / "per_image.csv").write_text((old / "per_image.csv").read_text().replace("0.", "0.0"))
+    assert collect([tmp_path]).runs["problem"].tolist()[1] == told.format("other")
 
 
 def test_losses_that_differ_in_their_function_alone_supersede_nothing(tmp_path):
