@@ -101,6 +101,14 @@ class LocalLauncher(Launcher):
         keys = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
         try:
             return run_job(self.task, job, hydra_context=self.context, **keys)
+        except OSError as error:  # Hydra cannot make its folder
+            from seglab.engine.cli import sentence_of
+            from seglab.engine.sweep import refuse
+
+            said = sentence_of(error, "train")
+            log.error("%s", said)
+            refuse(folder_of(job), error, said)
+            return JobReturn(status=JobStatus.COMPLETED, _return_value=float("nan"))
         finally:  # the job had a log of its own
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
 

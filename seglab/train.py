@@ -56,7 +56,10 @@ def show_plan(cfg: DictConfig, folder: Path) -> float:
     done = not cfg.rerun and known_value(cfg, run) is not None
     print("finished" if done else "waiting" if cfg.rerun else run_status(folder, run.known()), run)
     with suppress(OSError):
-        folder.rmdir()  # Hydra has made it; one with files in it stays
+        folder.rmdir()  # Hydra has made it, and outputs/STUDY; one with files in it stays
+        if (outputs := Path("outputs").resolve()) == folder.resolve().parents[1]:
+            folder.parent.rmdir()
+            outputs.rmdir()
     return float("nan")
 
 

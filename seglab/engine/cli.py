@@ -1,6 +1,7 @@
 """How a command runs: Hydra composes its configuration, an error is one sentence, a sweep runs under supervision."""
 
 import atexit
+import errno
 import functools
 import gc
 import importlib
@@ -46,6 +47,9 @@ EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export") | dict.f
 EXTRAS |= {"nibabel": "nifti", "pycocotools": "coco", "optuna": "search"}
 EXTRAS |= {name: name for name in ("wandb", "mlflow", "trackio")}
 """The extra that a package belongs to, for those that a command may lack."""
+
+WRITES_TO = dict.fromkeys(("report", "predict", "export"), "output=DIR") | {"evaluate": "that of a copy of the run"}
+"""How to let a command write elsewhere, where that is not Hydra's to say."""
 
 
 def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[], None]]:
@@ -113,7 +117,7 @@ def _run_job(function: Callable[[DictConfig, Path], Any], cfg: DictConfig, name:
         with exclusive_slot(), extras_named(name):
             return function(cfg, folder)
     except (ContractError, OmegaConfBaseException, OSError) as error:
-        said = _sentence(error)
+        said = sentence_of(error, name)
         if HydraConfig.get().mode == RunMode.RUN:
             raise SystemExit(said) from None
         log.error("%s", said)  # when it happens; a sweep ends much later
@@ -201,7 +205,7 @@ def _one_sentence_for_errors(name: str, began: list[str]) -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, OSError | ContractError) and not isinstance(error, HydraException):
-            raise SystemExit(_sentence(error)) from None
+            raise SystemExit(sentence_of(error, name)) from None
         if began and not isinstance(error, HydraException | OmegaConfBaseException):
             raise  # of a job: its traceback is worth reading
         words = [word for word in sys.argv[1:] if _is_override(word)]  # are composed again, to find the wrong one
@@ -212,12 +216,15 @@ def _one_sentence_for_errors(name: str, began: list[str]) -> Iterator[None]:
         del os.environ["HYDRA_FULL_ERROR"]
 
 
-def _sentence(error: Exception) -> str:
-    """What to report to the user of an error."""
+def sentence_of(error: Exception, command: str) -> str:
+    """What to report to the user of an error of a command."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
-        denied = isinstance(error, PermissionError)
-        remedy = "allow it, or name another folder" if denied else "the same command resumes"
+        place_of = WRITES_TO.get(command, "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR")
+        other = f"name another folder ({place_of})"
+        remedies = {errno.EROFS: other, errno.EACCES: f"allow it, or {other}", errno.ENAMETOOLONG: "shorten its name"}
+        remedies[errno.ENOSPC] = "make room; the same command resumes"
+        remedy = remedies.get(error.errno or 0, "the same command resumes")
         return f"{place}expected to read and write files, got {error.strerror}; {remedy}"
     return first_line(error) if isinstance(error, OmegaConfBaseException) else str(error)
 
@@ -291,5 +298,7 @@ OmegaConf.register_new_resolver("job_prefix", lambda *, _root_: job_prefix(_root
 # Hydra deep-copies its store of schemas for every group that --help lists: a second and a half with all plug-ins.
 # It copies each node that it takes out, too, so that one store can serve all.
 ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
+# Hydra's multirun.yaml: each run.json says more, plan=true writes nothing, and a study may be on a read-only disk
+OmegaConf.save = lambda *_: None  # type: ignore[method-assign]
 # The plug-ins register schemas under the names of our presets, and Hydra says so in every process
 warnings.filterwarnings("ignore", message="(?s).*hydra/launcher.* is validated against ConfigStore schema")

@@ -237,6 +237,11 @@ class Run:
         except Timeout:
             got, remedy = "one that another process is training in", "wait for it, and run the same command again"
             require(False, f"run {self}", "a free folder", got, remedy)
+        except OSError:
+            if os.access(self.folder, os.W_OK) or self.known().get("status") != "finished":
+                raise
+            root = logging.getLogger()  # it is finished: there is nothing to write, train.log neither
+            root.handlers = [each for each in root.handlers if not isinstance(each, logging.FileHandler)]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

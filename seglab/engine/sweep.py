@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock
@@ -101,11 +102,24 @@ def supervise(module: str) -> int:
     job is recorded as failed, finished jobs are skipped. Ctrl-C, SIGTERM and SIGHUP reach the child and end the sweep.
     Jobs that outlive the child, as those of a cluster do, are waited for.
     """
-    journal = (Path("outputs") / ".sweeps" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}").resolve()
-    try:
-        journal.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SystemExit(f"{journal.parent}: expected a folder to write to, got {error.strerror}") from None
+    words = {word.lower() for word in sys.argv}  # True is as good as true
+    with _journal("plan=true" in words and not any("hydra/launcher=" in word for word in words)) as journal:
+        return _supervise(module, journal, words)
+
+
+@contextmanager
+def _journal(passing: bool) -> Iterator[Path]:
+    """A journal in outputs/.sweeps, which other machines see; `passing`, or where none can be, a temporary one."""
+    place = Path("outputs") / ".sweeps"
+    with suppress(OSError):
+        if not passing:
+            place.mkdir(parents=True, exist_ok=True)
+    kept = not passing and os.access(place, os.W_OK)
+    with nullcontext(str(place)) if kept else TemporaryDirectory() as folder:
+        yield Path(folder, f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}").resolve()
+
+
+def _supervise(module: str, journal: Path, words: set[str]) -> int:
     started = time.time()
     again = True
     while again:  # to an end, as a job that died alone is failed, and not tried again
@@ -113,14 +127,14 @@ def supervise(module: str) -> int:
         while not stopped and any(Run(Path(run["folder"])).held() for run in _running(journal)):
             time.sleep(1)
         again = bool(_mark_crashed(journal, code, stopped)) and not stopped
-    words = {word.lower() for word in sys.argv}  # True is as good as true
     runs, plan = registered_runs(journal), "plan=true" in words
     if plan and "rerun=true" in words:
         runs = [run | {"status": "waiting"} for run in runs]
     file = journal.with_suffix(".at_once")
     at_once = int(file.read_text()) if file.exists() else 1
     with suppress(OSError):  # of a terminal that was closed
-        print(summary(runs, time.time() - started, plan, at_once), file=sys.stderr)
+        if runs:
+            print(summary(runs, time.time() - started, plan, at_once), file=sys.stderr)
     return code or int(not plan and any(run.get("status") not in ("finished", "paused") for run in runs))
 
 

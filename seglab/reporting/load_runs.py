@@ -172,7 +172,8 @@ def _supersede(runs: pd.DataFrame) -> None:
     in_time = runs[runs["used"]].sort_values("finished", kind="stable")  # ISO times sort as texts
     last = in_time.groupby(["benchmark", "label", "seed", "fold"])["folder"].transform("last")
     for row, folder in last[last != in_time["folder"]].items():
-        scores = "equal" if runs["digest"][row] == runs.loc[runs["folder"] == folder, "digest"].item() else "other"
+        of_both = runs.loc[[row, *runs.index[runs["folder"] == folder]], "digest"]
+        scores = "equal" if of_both.nunique() == 1 else "other"
         kept = f"{folder.parent.name}/{folder.name}, which finished last, with {scores} scores"
         runs.loc[row, ["used", "problem"]] = False, f"superseded by {kept}"
 

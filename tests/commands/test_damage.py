@@ -13,11 +13,12 @@ from PIL import Image
 from seglab.contract import ContractError
 from seglab.engine.config import ConfigError
 from seglab.engine.run import PICTURES, Run
+from seglab.engine.sweep import _journal
 from seglab.files import archive_is_intact
 from seglab.train import fingerprint_now, train
 from tests.commands.conftest import DAMAGES, LONGER
 from tests.commands.forked import run
-from tests.conftest import DATA, OF_FILES, assert_same_tables, compose, epochs_of, facts_of, killed, train_small
+from tests.conftest import DATA, OF_FILES, SMALL, assert_same_tables, compose, epochs_of, facts_of, killed, train_small
 from tests.data.fabricate import write_scenes
 
 
@@ -138,6 +139,12 @@ def test_a_rerun_killed_while_it_removes_old_results_leaves_a_finished_run_or_on
     assert states == [facts["monitor"]["value"]] * 2 + [None] * 8
 
 
+def trained_bce(place):
+    """The folder of a run that a sweep has made in a folder."""
+    assert run("train", ["-m", *SMALL, "loss=bce", f"hydra.sweep.dir={place}"], place.parent)[0] == 0
+    return next(place.glob("bce*"))
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of its own whose size can be set, apart from the folder for temporary files."""
@@ -181,3 +188,27 @@ def test_a_full_disk_is_one_sentence_in_other_commands(small_disk, undisturbed, 
     assert code == 1
     assert "Traceback" not in said
     assert "No space left on device" in said.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_study_that_may_only_be_read_is_finished_already_and_reported_elsewhere(small_disk, tmp_path, monkeypatch):
+    disk = small_disk("20m")
+    trained_bce(disk)
+    small_disk("20m,ro")
+    for words in (["loss=bce"], ["loss=bce", "plan=true"]):
+        code, said = run("train", ["-m", *SMALL, *words, f"hydra.sweep.dir={disk}"], tmp_path)
+        assert code == 0, said
+        assert "finished" in said
+    assert run("train", ["-m", *SMALL, "loss=bce,dice", f"hydra.sweep.dir={disk}"], tmp_path)[1].count("refused: ") == 1
+    said = run("report", [str(disk)], tmp_path)[1]
+    assert said.endswith("got Read-only file system; name another folder (output=DIR)\n")
+    monkeypatch.chdir(disk)
+    with _journal(passing=False) as journal:
+        journal.touch()
+
+
+def test_a_plan_leaves_no_file(tmp_path):
+    code, said = run("train", ["-m", *SMALL, "loss=bce,dice", "plan=true"], tmp_path)
+    assert code == 0
+    assert "2 runs: 2 waiting" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"said.txt", "began"}

@@ -1,5 +1,6 @@
 """A wrong override is one sentence with the nearest names that exist."""
 
+import errno
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import ContractError
+from seglab.engine import cli
 from seglab.engine.cli import _arranged
 from seglab.engine.config import CONF
 from seglab.engine.override_errors import explain, first_line, refuse_added, wrong_choice
@@ -159,3 +161,19 @@ def test_a_folder_of_configurations_may_have_any_name(tmp_path):
 def test_a_folder_is_chosen_by_hydra_alone(configure):
     with pytest.raises(ContractError, match=r"train: expected hydra.run.dir=FOLDER .*, got folder=there"):
         refuse_added(configure("train"), ["seed=2", "folder=there"], "train", str(CONF))
+
+
+@pytest.mark.parametrize(
+    ("code", "command", "remedy"),
+    [
+        (errno.EROFS, "report", "name another folder (output=DIR)"),
+        (errno.EROFS, "train", "name another folder (hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR)"),
+        (errno.EACCES, "evaluate", "allow it, or name another folder (that of a copy of the run)"),
+        (errno.ENAMETOOLONG, "train", "shorten its name"),
+        (errno.ENOSPC, "predict", "make room; the same command resumes"),
+        (errno.EIO, "train", "the same command resumes"),
+    ],
+)
+def test_a_file_that_cannot_be_written_has_a_remedy_that_helps(code, command, remedy):
+    said = cli.sentence_of(OSError(code, os.strerror(code), "x"), command)
+    assert said == f"x: expected to read and write files, got {os.strerror(code)}; {remedy}"
