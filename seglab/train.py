@@ -44,7 +44,7 @@ def train(cfg: DictConfig, folder: Path) -> float:
     check_root(cfg)  # before the imports, which take seconds
     from seglab.engine.sweep import register
 
-    register(folder, cfg.on_fail)
+    register(folder, "continue" if cfg.plan else cfg.on_fail)
     return show_plan(cfg, folder) if cfg.plan else run_once(cfg, folder)
 
 

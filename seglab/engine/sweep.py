@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from seglab.contract import ContractError
 from seglab.engine.run import JOURNAL, Run, current_sweep, failed_in, rank, stop_signals
-from seglab.files import run_status, write_json
+from seglab.files import is_held, run_status, write_json
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ def register(folder: Path, on_fail: str = "continue") -> None:
     """Enter a job's folder in the journal, unless the sweep is to stop because another job has failed."""
     if journal := current_sweep():
         known = registered_runs(Path(journal)) if on_fail == "stop" else []
-        if failed := ", ".join(run["name"] for run in known if failed_in(run, journal)):
+        refused = [run for run in known if run.get("status") == "refused" and not is_held(Path(run["folder"]))]
+        if failed := ", ".join(run["name"] for run in known if failed_in(run, journal) or run in refused):
             remedy = "on_fail=continue passes over it"
             raise SweepStopped(f"sweep: expected no failed run before this one, got {failed}; {remedy}")
         announce([folder])

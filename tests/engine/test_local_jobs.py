@@ -13,12 +13,14 @@ from seglab.contract import ContractError
 from seglab.engine.local_jobs import Progress, run_in_processes
 from seglab.engine.run import JOURNAL, Run
 from seglab.engine.sweep import (
+    SweepStopped,
     _mark_crashed,
     announce,
     died_together,
     duration,
     record_death,
     refuse,
+    register,
     registered_runs,
     summary,
 )
@@ -109,6 +111,19 @@ def test_what_a_failed_run_has_said_itself_is_not_said_again(tmp_path, caplog):
     first, second = caplog.messages
     assert first.endswith("failed")
     assert second.endswith("failed; no room")
+
+
+def test_a_sweep_that_stops_at_its_first_failure_stops_at_a_refused_run_too(tmp_path, monkeypatch):
+    monkeypatch.setenv(JOURNAL, str(tmp_path / "journal"))
+    register(tmp_path / "a", on_fail="stop")
+    refuse(tmp_path / "a", ContractError(), "optimizer.lr: expected a number above 0, got -1")
+    with pytest.raises(SweepStopped, match="expected no failed run before this one, got a; on_fail=continue") as stop:
+        register(tmp_path / "b", on_fail="stop")
+    refuse(tmp_path / "b", stop.value, str(stop.value))  # waits for the next start
+    register(tmp_path / "c")
+    with Run(tmp_path / "a"):  # another sweep is at work there: it was refused for that
+        register(tmp_path / "d", on_fail="stop")
+    assert [run.get("status") for run in registered_runs(tmp_path / "journal")] == ["refused", None, None]
 
 
 def test_a_run_that_was_finished_before_is_not_announced_as_trained(tmp_path, monkeypatch, caplog):
