@@ -79,7 +79,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
             sys.argv[1:] = _arranged(sys.argv[1:], name)
             for word in sys.argv[1:]:
-                if said := _missing_plugin(word) or wrong_choice(word, CONF):
+                if said := _missing_package(word, name) or wrong_choice(word, CONF):
                     raise SystemExit(said)
             find_modules_of_the_user(sys.argv[1:])
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
@@ -229,9 +229,11 @@ def sentence_of(error: Exception, command: str) -> str:
     return first_line(error) if isinstance(error, OmegaConfBaseException) else str(error)
 
 
-def _missing_plugin(word: str) -> str | None:
-    """What to install for `hydra/launcher=ray` and the like; None for other words, and where it is installed."""
+def _missing_package(word: str, command: str) -> str | None:
+    """What to install for `hydra/launcher=ray`, `logger=wandb` and the like; None for others, and where it is there."""
     option, _, name = word.partition("=")
+    if option == "logger" and name in EXTRAS and not find_spec(name):  # before a sweep, or each run would say so
+        return f'{command}: expected the package {name}, got none; pip install "seglab[{EXTRAS[name]}]"'
     if option != "hydra/launcher" or name not in PLUGINS or find_spec(f"hydra_plugins.{PLUGINS[name]}"):
         return None
     package = PLUGINS[name].replace("_", "-")

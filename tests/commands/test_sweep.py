@@ -106,14 +106,22 @@ def test_each_launcher_says_whether_its_jobs_share_a_process_and_a_screen(launch
     assert cli.job_prefix(cfg) == ("" if launcher == "basic" else "#4 ")
 
 
-def test_a_launcher_that_is_not_installed_is_one_sentence_with_the_remedy(monkeypatch):
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (
+            "hydra/launcher=ray",
+            'hydra/launcher=ray: expected the package hydra-ray-launcher, got none; pip install "seglab[ray]"',
+        ),
+        ("logger=mlflow", 'train: expected the package mlflow, got none; pip install "seglab[mlflow]"'),
+    ],
+)
+def test_what_is_not_installed_is_one_sentence_with_the_remedy_before_a_sweep(monkeypatch, word, said):
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
-    monkeypatch.setattr(sys, "argv", ["train", "-m", "hydra/launcher=ray", "seed=1,2"])
-    with pytest.raises(SystemExit) as said:
+    monkeypatch.setattr(sys, "argv", ["train", "-m", word, "seed=1,2"])
+    with pytest.raises(SystemExit) as stop:
         cli.command("train")(lambda cfg, folder: None)()
-    assert said.value.code == (
-        'hydra/launcher=ray: expected the package hydra-ray-launcher, got none; pip install "seglab[ray]"'
-    )
+    assert stop.value.code == said
 
 
 def test_the_local_launcher_is_the_default_and_prints_all_lines_of_one_run_at_a_time():
