@@ -12,6 +12,7 @@ from typing import Any
 
 from seglab.engine.run import Run, current_sweep
 from seglab.engine.sweep import duration, facts_in, record_death, refuse
+from seglab.files import run_status
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Progress:
         self.folders, self.at_once = folders, at_once
         self.done, self.seconds = 0, list[float]()
         self.began = time.time() - 1  # the times of files are coarser than this clock
+        self.started = dict.fromkeys(range(min(at_once, len(folders))), time.time())  # when, those at work
 
     def ended(self, k: int, exit_code: int = 0) -> None:
         """Log a line for the run in the k-th folder; one whose process died is recorded as failed."""
@@ -70,17 +72,27 @@ class Progress:
         facts = facts_in(Path(journal) if journal else None, run.folder)
         trained = run.file.exists() and run.file.stat().st_mtime >= self.began
         self.done += 1
+        self.started.pop(k, None)
+        if (following := self.done + self.at_once - 1) < len(self.folders):
+            self.started[following] = time.time()
         already = facts.get("status") == "finished" and not trained
-        state = "is finished already" if already else facts.get("status", "did not begin")
+        state = "is finished already" if already else run_status(run.folder, {"status": "did not begin"} | facts)
         words = [f"run {self.done} of {len(self.folders)}: {run} {state}"]
         if facts.get("status") == "finished":
             seconds = "" if already else f" in {facts['seconds']:.0f} s"
             words.append(f"{facts['monitor']['name']} {facts['monitor']['value']:.4f}{seconds}")
         elif (error := facts.get("error")) and (error.get("traceback") or error.get("kind") == "Died"):
             words.append(str(error["message"]))  # any other has just been said, see cli.py
-        if trained:
-            self.seconds.append(facts.get("seconds", 0.0))
+        if trained and "seconds" in facts:
+            self.seconds.append(facts["seconds"])
         left = len(self.folders) - self.done
         if left and self.seconds:
-            words.append(f"about {duration(left * sum(self.seconds) / len(self.seconds) / self.at_once)} left")
+            words.append(f"about {duration(self.time_left(left))} left")
         log.info("%s", "; ".join(words))
+
+    def time_left(self, left: int) -> float:
+        """About how many seconds so many runs take, some of which are at work: none is shorter for the others."""
+        mean = sum(self.seconds) / len(self.seconds)
+        rest = [max(0.0, mean - (time.time() - began)) for began in self.started.values()]
+        rest += [mean] * (left - len(rest))
+        return max(*rest, sum(rest) / self.at_once)

@@ -6,7 +6,6 @@ Where several jobs work at once and die together, none is blamed: each of them i
 """
 
 import json
-import logging
 import os
 import shlex
 import signal
@@ -15,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,8 +24,6 @@ from filelock import FileLock
 from seglab.contract import ContractError
 from seglab.engine.run import JOURNAL, Run, current_sweep, failed_in, rank, stop_signals
 from seglab.files import is_held, run_status, write_json
-
-log = logging.getLogger(__name__)
 
 
 class SweepStopped(ContractError):
@@ -184,17 +182,15 @@ def _mark_crashed(journal: Path, code: int, stopped: bool) -> list[str]:
 def record_death(run: Run, code: int, failed: bool = True) -> bool:
     """Record in run.json that the process of a run died, by its exit code: -9, or 137 as a shell gives it.
 
-    Not where another process works in the folder by now, nor, which is told, where the disk is full: gives whether.
+    Not where another process works there by now, nor where the disk is full, as the run has said: gives whether.
     """
     by = {number.value: f" with signal {number.value} ({number.name})" for number in signal.Signals}
     cause = by.get(-code if code < 0 else code - 128, "")  # a code of 1 to 127 is no signal
     error = {"kind": "Died", "message": f"the process died{cause}", "traceback": None}
-    try:
+    with suppress(OSError):
         if not run.held():
             write_json(run.file, run.known() | {"status": "failed" if failed else "interrupted", "error": error})
             return True
-    except OSError as fault:
-        log.error("%s: expected to record that the process died, got %s", run, fault.strerror)
     return False
 
 
@@ -223,7 +219,8 @@ def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int
         finished = [run["seconds"] for run in there if "identity" in run and run["status"] == "finished"]
         took = f" by the {len(finished)} finished in the study"
     if plan or left:
-        time_left = f", about {duration(left * sum(finished) / len(finished) / at_once)}{took}" if finished else ""
+        seconds = ceil(left / at_once) * sum(finished) / max(1, len(finished))
+        time_left = f", about {duration(seconds)}{took}" if finished else ""
         several = f", {at_once} at once" if at_once > 1 else ""
         remedy = "without plan=true the same command trains them" if plan else "the same command resumes them"
         lines.append(f"  left: {f'{left}{time_left}{several}; {remedy}' if left else 'nothing'}")

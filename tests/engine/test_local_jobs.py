@@ -1,15 +1,19 @@
 """Several processes at once, each for one number, and what is reported when they end."""
 
 import contextlib
+import errno
 import json
 import logging
 import math
 import os
 import signal
+import time
+from pathlib import Path
 
 import pytest
 
 from seglab.contract import ContractError
+from seglab.engine import sweep
 from seglab.engine.local_jobs import Progress, run_in_processes
 from seglab.engine.run import JOURNAL, Run
 from seglab.engine.sweep import (
@@ -95,6 +99,32 @@ def test_progress_tells_what_ended_and_records_a_death(tmp_path, caplog):
     assert first.endswith("a finished; val/iou 0.5000 in 60 s; about 60 s left")
     assert "b failed; the process died with signal 9 (SIGKILL)" in second
     assert json.loads((folders[1] / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_run_that_could_not_record_its_end_on_a_full_disk_is_interrupted(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text('{"status": "running"}')
+    monkeypatch.setattr(sweep, "write_json", full)
+    with caplog.at_level(logging.INFO):
+        Progress([tmp_path / "a", tmp_path / "b"], at_once=1).ended(0)
+    [said] = caplog.messages
+    assert said.endswith("a interrupted")
+
+
+def test_the_time_left_counts_what_runs_at_once():
+    progress = Progress([Path(name) for name in "abcd"], at_once=2)
+    progress.seconds = [60.0]
+    progress.started = {1: time.time() - 60, 2: time.time()}  # a has ended, b is about to
+    assert progress.time_left(3) == pytest.approx(60, abs=1)
+    progress.started = {3: time.time() - 45}
+    assert progress.time_left(1) == pytest.approx(15, abs=1)
+    runs = [{"folder": name, "name": name, "status": "waiting"} for name in "abc"]
+    runs.append({"folder": "d", "name": "d", "status": "finished", "seconds": 60.0})
+    assert "left: 3, about 2 min, 2 at once" in summary(runs, 1.0, plan=False, at_once=2)
 
 
 def test_what_a_failed_run_has_said_itself_is_not_said_again(tmp_path, caplog):
