@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -85,8 +86,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             sweeps = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(sys.argv[1:])
             if sweeps and {"--cfg", "-c", "--info", "-i"} & set(sys.argv[1:]):
                 raise SystemExit("--cfg: expected one run, got a sweep; leave -m out")
-            if sweeps and "hydra/launcher=slurm" in sys.argv[1:] and not shutil.which("srun"):
-                got = "none on this machine (no srun); start it where sbatch is known"
+            if sweeps and "hydra/launcher=slurm" in sys.argv[1:] and (got := _no_slurm()):
                 raise SystemExit(f"hydra/launcher: expected a SLURM cluster, got {got}")
             if sweeps and not current_sweep():  # in its child the command arrives here again
                 mark_swept(sys.argv[1:])
@@ -101,6 +101,15 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
         return main
 
     return decorate
+
+
+def _no_slurm() -> str:
+    """Why no SLURM takes jobs from this machine, and what to do; empty where one answers."""
+    if not shutil.which("srun"):
+        return "none on this machine (no srun); start it where sbatch is known"
+    asked = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True)
+    said = (asked.stderr.strip() or "nothing").splitlines()[-1]
+    return f"one that does not answer ({said}); start it where sinfo lists partitions" if asked.returncode else ""
 
 
 def _nowhere() -> TextIO:

@@ -124,6 +124,16 @@ def test_what_is_not_installed_is_one_sentence_with_the_remedy_before_a_sweep(mo
     assert stop.value.code == said
 
 
+def test_a_slurm_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch):
+    for name, code in (("srun", 0), ("sinfo", 1)):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho error >&2; echo fatal: no host >&2; exit {code}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(sys, "argv", ["train", "-m", "hydra/launcher=slurm", "seed=1,2"])
+    with pytest.raises(SystemExit, match=r"got one that does not answer \(fatal: no host\); start it where"):
+        cli.command("train")(lambda cfg, folder: None)()
+
+
 def test_the_local_launcher_is_the_default_and_prints_all_lines_of_one_run_at_a_time():
     for n_jobs, level in (("1", "INFO"), ("2", "WARNING"), ("auto", "WARNING")):
         cfg = composed(f"hydra.launcher.n_jobs={n_jobs}")
