@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seglab.contract import NOT_IN_IDENTITY, ContractError, Task, processes, require
-from seglab.engine.domains import better, outside
+from seglab.engine.domains import better, leaves, outside
 from seglab.engine.override_errors import nearest
 from seglab.engine.validation import as_loss, faults
 
@@ -142,7 +142,7 @@ def overridden(group: str) -> set[str]:
 
 def check_domains(cfg: DictConfig) -> None:
     """Raise a ConfigError with one sentence for each option that lies outside of its domain."""
-    _raise_if_any(list(outside(to_container(cfg))))
+    _raise_if_any(list(outside(to_container(cfg))), cfg)
 
 
 def check_root(cfg: DictConfig) -> None:
@@ -157,11 +157,14 @@ def check(cfg: DictConfig) -> None:
     config = {key: as_loss(value) if key == "loss" else value for key, value in to_container(cfg).items()}
     found = list(outside(config))
     named = {sentence.partition(":")[0] for sentence in found}  # what a domain forbids has the wrong type, too
-    _raise_if_any([*found, *(sentence for sentence in faults(config) if sentence.partition(":")[0] not in named)])
+    _raise_if_any([*found, *(sentence for sentence in faults(config) if sentence.partition(":")[0] not in named)], cfg)
 
 
-def _raise_if_any(sentences: list[str]) -> None:
-    if sentences:
+def _raise_if_any(sentences: list[str], cfg: DictConfig) -> None:
+    """Raise one error for all; not for an option that takes its value from another one (`${...}`) which is said too."""
+    written = dict(leaves(OmegaConf.to_container(cfg)))
+    named = {f"${{{sentence.partition(':')[0]}}}" for sentence in sentences}
+    if sentences := [one for one in sentences if str(written.get(one.partition(":")[0])) not in named]:
         one_each = [sentence.replace("\n", "\\n") for sentence in sentences]  # a value may have a line break
         raise ConfigError("\n".join(one_each))
 

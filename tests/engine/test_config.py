@@ -14,6 +14,7 @@ from seglab.engine.config import (
     build,
     build_choices,
     check,
+    check_domains,
     experiment,
     identity,
     inside,
@@ -39,6 +40,14 @@ def test_all_faults_are_said_at_once_with_place_expectation_and_value(configure)
     assert "model.base: expected a whole number of at least 1 and at most 1024, got wide" in str(fault.value)
     with pytest.raises(ConfigError, match="class_weights: expected a mapping of names or a list or auto or null, got"):
         check(configure("train", "folder=x", "loss.class_weights=atuo", "trainer.precision=32-true"))
+
+
+def test_of_an_option_that_follows_another_the_other_is_named_alone(configure):
+    cfg = configure("train", "folder=x", "trainer.max_epochs=x", "trainer.precision=32-true")
+    for checked in (check_domains, check):
+        with pytest.raises(ConfigError, match=r"^trainer\.max_epochs: expected a whole number") as fault:
+            checked(cfg)
+        assert "T_max" not in str(fault.value)
 
 
 def test_a_parameter_that_the_code_lacks_and_a_target_that_cannot_be_imported_are_named():
