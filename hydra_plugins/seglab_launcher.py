@@ -10,8 +10,10 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.core_plugins import basic_sweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -25,8 +27,13 @@ PRELOADED += ("seglab.engine.dry_run", "seglab.engine.per_image", "seglab.engine
 """Imported once, before the runs: a process that is forked for one then starts in milliseconds instead of seconds."""
 
 
-class LocalSweeper(BasicSweeper):
+class LocalSweeper(basic_sweeper.BasicSweeper):
     """Hydra's sweeper; the launcher below composes all jobs before the first runs, and need not do so twice."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        # No multirun.yaml: each run.json says more, plan=true writes nothing, and a study may be on a read-only disk
+        basic_sweeper.OmegaConf = SimpleNamespace(save=lambda *_: None)  # type: ignore[misc, assignment]
+        return super().sweep(arguments)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         if not isinstance(self.launcher, LocalLauncher):

@@ -309,8 +309,6 @@ OmegaConf.register_new_resolver("job_prefix", lambda *, _root_: job_prefix(_root
 # Hydra deep-copies its store of schemas for every group that --help lists: a second and a half with all plug-ins.
 # It copies each node that it takes out, too, so that one store can serve all.
 ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
-# Hydra's multirun.yaml: each run.json says more, plan=true writes nothing, and a study may be on a read-only disk
-OmegaConf.save = lambda *_: None  # type: ignore[method-assign]
 # Statistics that torch logs at the end of a process which was stopped while it imported torch
 logging.getLogger("torch._subclasses.fake_tensor").addFilter(lambda record: False)  # torch resets its level
 # The plug-ins register schemas under the names of our presets, and Hydra says so in every process
