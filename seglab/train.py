@@ -57,7 +57,7 @@ def show_plan(cfg: DictConfig, folder: Path) -> float:
     print("finished" if done else "waiting" if cfg.rerun else run_status(folder, run.known()), run)
     with suppress(OSError):
         folder.rmdir()  # Hydra has made it, and outputs/STUDY; one with files in it stays
-        if (outputs := Path("outputs").resolve()) == folder.resolve().parents[1]:
+        if (outputs := folder.resolve().parent.parent) == Path("outputs").resolve():
             folder.parent.rmdir()
             outputs.rmdir()
     return float("nan")

@@ -105,7 +105,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
 
 def _no_slurm() -> str:
     """Why no SLURM takes jobs from this machine, and what to do; empty where one answers."""
-    if not shutil.which("srun"):
+    if not (shutil.which("srun") and shutil.which("sinfo")):
         return "none on this machine (no srun); start it where sbatch is known"
     asked = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True)
     said = (asked.stderr.strip() or "nothing").splitlines()[-1]
