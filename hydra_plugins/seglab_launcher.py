@@ -10,11 +10,10 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-from hydra._internal.core_plugins import basic_sweeper
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -27,17 +26,25 @@ PRELOADED += ("seglab.engine.dry_run", "seglab.engine.per_image", "seglab.engine
 """Imported once, before the runs: a process that is forked for one then starts in milliseconds instead of seconds."""
 
 
-class LocalSweeper(basic_sweeper.BasicSweeper):
-    """Hydra's sweeper; the launcher below composes all jobs before the first runs, and need not do so twice."""
+class LocalSweeper(BasicSweeper):
+    """Hydra's sweeper, which composes a job once and writes no multirun.yaml: run.json of each run says more.
 
-    def sweep(self, arguments: list[str]) -> Any:
-        # No multirun.yaml: each run.json says more, plan=true writes nothing, and a study may be on a read-only disk
-        basic_sweeper.OmegaConf = SimpleNamespace(save=lambda *_: None)  # type: ignore[misc, assignment]
-        return super().sweep(arguments)
+    So a plan writes nothing, and a study on a disk that is read only can be asked for again.
+    """
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        if not isinstance(self.launcher, LocalLauncher):
-            super().validate_batch_is_legal(batch)
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        assert self.hydra_context
+        assert self.launcher
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        returns: list[Sequence[JobReturn]] = []
+        for batch in self.split_arguments(overrides, self.max_batch_size):
+            if not isinstance(self.launcher, LocalLauncher):  # which composes all jobs before the first one runs
+                self.validate_batch_is_legal(batch)
+            returns.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returns))))
+            for job in returns[-1]:
+                _ = job.return_value  # raises the error of a job that has failed
+        return returns
 
 
 class LocalLauncher(Launcher):

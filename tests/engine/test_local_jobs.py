@@ -47,6 +47,7 @@ def test_values_come_in_order_and_a_process_that_dies_leaves_the_others_at_work(
 def test_an_error_in_the_parent_ends_every_process(tmp_path):
     def work(k):
         if k == 1:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever a test before has made of it
             signal.pause()
         (tmp_path / f"{k}-{os.getpid()}").touch()
         return 0.0
