@@ -105,7 +105,7 @@ class TrainedRun:
         own, raw = self.dataset_options, self.facts["data"].get("raw")
         if not raw:
             return own
-        return {**raw, **{key: own[key] for key in FOLLOWED_OPTIONS}, "reduce": own["reduce"] * raw["reduce"]}
+        return {**raw, **{key: own[key] for key in FOLLOWED_OPTIONS}, "reduce": own["reduce"] * raw.get("reduce", 1)}
 
     def raw_dataset(self) -> Dataset:
         """The data set as which image files are read for the model."""
