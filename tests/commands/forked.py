@@ -80,6 +80,7 @@ def command_line(command: str, words: Sequence[str], out: Path, environment: Map
     from seglab.engine import sweep
 
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, though the tests may run under nohup
     os.chdir(out)
     os.environ |= environment or {}
     speak_into("said.txt")
