@@ -13,9 +13,9 @@ from filelock import FileLock
 from PIL import Image
 
 from seglab.api import Run
-from seglab.contract import ContractError
+from seglab.contract import ContractError, Task
 from seglab.files import write_json
-from seglab.inference.prediction_writer import find_images, objects, overlay
+from seglab.inference.prediction_writer import PredictionWriter, find_images, objects, overlay
 from seglab.predict import predict
 from seglab.train import check_before_data
 from tests.data.fabricate import write_dicom
@@ -223,6 +223,23 @@ def test_slices_of_a_volume_are_called_as_in_training_and_what_is_dark_is_said_o
     assert (out / "masks/light.nii.gz").exists()
     with pytest.raises(ContractError, match=r"light.nii.gz: expected one page, got 2 pages; python -m seglab.predict"):
         Run(run).predict([tmp_path / "light.nii.gz"])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_across_any_axis_are_joined_to_the_volume_that_they_were_cut_from(axis, tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    labels = np.random.default_rng(axis).integers(0, 3, (4, 5, 6), np.uint8)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(labels.shape, np.int16), np.diag([1, 2, 3, 1.0])), tmp_path / "ct.nii.gz")
+    task = Task("multiclass", ("background", "liver", "spleen"))
+    writer = PredictionWriter(tmp_path / "out", {}, ["mask"], {}, [0.5], task=task)
+    (tmp_path / "out/masks").mkdir()
+    names = [f"ct_{n}" for n in range(labels.shape[axis])]
+    for n, name in enumerate(names):
+        Image.fromarray(labels.take(n, axis).T).save(tmp_path / f"out/masks/{name}.png")
+    writer.join_slices("ct", tmp_path / "ct.nii.gz", [*names, "ct_lost"], axis, again=True)
+    assert not (tmp_path / "out/masks/ct.nii.gz").exists()  # without one of its slices
+    writer.join_slices("ct", tmp_path / "ct.nii.gz", names, axis, again=True)
+    np.testing.assert_array_equal(nibabel.load(tmp_path / "out/masks/ct.nii.gz").get_fdata(), labels)
 
 
 def test_a_threshold_that_would_do_nothing_is_refused(configure, photos, tmp_path):

@@ -62,7 +62,15 @@ def test_a_model_of_the_folder_reads_files_as_those_of_the_folder_were_read(conf
     options, ready = ["dataset.fit=patch", "dataset.reduce=2", "dataset.bands=[3,2,1]"], tmp_path / "ready"
     run(configure("prepare", *choose(root), *options), ready)
     words = ["dataset=prepared", f"dataset.root={ready}", "dataset.fit=patch"]
-    facts = open_data(build(configure("train", *words).dataset)).facts()
+    opened = open_data(build(configure("train", *words).dataset))
+    facts = opened.facts()
+    assert not opened.notes
+    manifest = ready / "manifest.json"
+    older = json.loads(manifest.read_text())
+    del older["raw"]  # as an earlier version has written it
+    write_json(manifest, older)
+    [warning] = open_data(build(configure("train", *words).dataset)).notes
+    assert warning.startswith("the folder does not say how its source files were read")
     raw = write_run(tmp_path / "of_raw", "dataset=folder", f"dataset.root={root}", *options)
     prepared = write_run(tmp_path / "of_ready", *words)
     saved = json.loads((prepared / "run.json").read_text())

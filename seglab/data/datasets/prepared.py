@@ -29,8 +29,10 @@ class Prepared(Dataset):
         return raw_of(Path(self.root).expanduser())
 
     def file_warnings(self, items: Sequence[Item]) -> list[str]:
-        older = "the folder does not say how its files were read, as a model of it has to read others"
-        return [] if self.raw else [f"{older}; run its seglab.prepare again, which adds that"]
+        if self.raw:
+            return []
+        lost = "the folder does not say how its source files were read: a model trained on it reads other files without"
+        return [f"{lost} their crop, window or reduce; the same seglab.prepare again adds it in seconds"]
 
     def items(self) -> list[Item]:
         return open_store(Path(self.root).expanduser())
