@@ -13,6 +13,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, ParamSpec
 
+import cv2
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,7 +24,7 @@ from matplotlib.ticker import LogFormatter, LogFormatterMathtext
 from PIL import Image
 
 from seglab.contract import Task
-from seglab.files import atomic, write_text
+from seglab.files import write_bytes, write_text
 
 P = ParamSpec("P")
 
@@ -97,11 +98,20 @@ def save(figure: Figure, out: Path) -> Path:
     """Write a figure atomically; the suffix of `out` chooses PNG or SVG."""
     if out.suffix == ".svg":
         return write_text(out, svg(figure, out.stem))
-    with mpl.rc_context(STYLE), atomic(out) as partial:
+    with mpl.rc_context(STYLE):
         _lay_out(figure)
         figure.set_facecolor("#ffffff")
-        FigureCanvasAgg(figure).print_png(partial, pil_kwargs={"compress_level": 1})  # a third of the time of 6
-    return out
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    return write_png(np.asarray(canvas.buffer_rgba()), out)
+
+
+def write_png(pixels: np.ndarray, out: Path) -> Path:
+    """Write an opaque picture, uint8 (h, w, 3 or 4), atomically."""
+    # half the time of Pillow, which tries all filters on each row; level 1 takes a third of the time of 6
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+    bgr = np.ascontiguousarray(pixels[..., 2::-1])
+    return write_bytes(out, cv2.imencode(".png", bgr, options)[1].tobytes())
 
 
 def svg(figure: Figure, name: str) -> str:

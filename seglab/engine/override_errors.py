@@ -101,8 +101,10 @@ def refuse_added(cfg: DictConfig, words: Sequence[str], command: str, conf: str)
     for word in words:
         if word.startswith("folder="):  # the run would be recorded in one folder, and its callbacks write to another
             raise ContractError(f"{command}: expected hydra.run.dir=FOLDER for where results go, got {word}")
-    read = {*OmegaConf.load(Path(conf, f"{command}.yaml")), *groups_of(command, conf)}
     added = {word.lstrip("+").partition("=")[0] for word in words if word.startswith("+")}
+    if not added:
+        return  # most have none, and to read the files takes a while
+    read = {*OmegaConf.load(Path(conf, f"{command}.yaml")), *groups_of(command, conf)}
     unread = sorted(key for key in added - read if re.fullmatch(r"\w+", key))
     if unread:
         known = {*options(OmegaConf.to_container(cfg)), *read} - added

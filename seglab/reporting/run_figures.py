@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from seglab import plots
 from seglab.contract import Task, require
-from seglab.files import atomic
 
 PANELS = {
     "loss": "Loss",
@@ -119,6 +118,4 @@ def examples(
         write((x, y), name, plots.INK, font, "lm")
         ImageDraw.Draw(page).rectangle((x - 27, y - 6, x - 11, y + 5), color, plots.FAINT)
         x -= 54
-    with atomic(out) as partial:
-        page.save(partial, "PNG", compress_level=1)
-    return out
+    return plots.write_png(np.asarray(page), out)
