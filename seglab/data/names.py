@@ -19,7 +19,7 @@ def affix(prefix: str, suffixes: Sequence[str]) -> re.Pattern[str]:
     Of several suffixes that fit it is the longest.
     """
     ends = "|".join(map(re.escape, suffixes))
-    return re.compile(rf"(?P<folder>(?:[^/]*/)*){re.escape(prefix)}(?P<core>[^/]+?)(?P<suffix>{ends})")
+    return re.compile(rf"(?P<folder>(?:[^/]*/)*){re.escape(prefix)}(?P<core>[^/]+?)(?:{ends})")
 
 
 def proposal(images: Sequence[str], masks: Sequence[str]) -> str:

@@ -82,7 +82,7 @@ def decode(path: str, page: Page | None = None) -> Raster:
 
 def recognize(path: str) -> tuple[str, bytes]:
     """Give the format of a file, a name in FORMATS, and its content; that of a volume is left to its decoder."""
-    if path.lower().endswith(FORMATS["NIfTI"].suffixes):
+    if is_volume(path):
         return "NIfTI", b""  # read once for all its slices
     data = read_bytes(path)
     if data[:4] in MAGIC:

@@ -16,6 +16,8 @@ FIXED = 2**22
 """Sums of fractions are kept as integers in this unit, so that neither the order of the batches nor the number of
 processes changes a digit of them, and no process needs float64. A float32 in [0, 1] keeps 22 of its 24 bits."""
 
+BINS = 256  # of probabilities; an even number, so that 0.5 is an edge
+
 EMPTY = ("correct", "skip")
 """What an image without true foreground scores: 1 if nothing is predicted in it and 0 otherwise, or nothing at all."""
 
@@ -164,23 +166,22 @@ def shape(tensor: Tensor) -> str:
 
 
 @torch.no_grad()
-def histogram(found: Decisions, bins: int = 256) -> Tensor:
-    """Count pixels by truth and probability, of each image and class: (b*k, 2, bins) int64, row 1 what is true.
+def histogram(found: Decisions) -> Tensor:
+    """Count pixels by truth and probability, of each image and class: (b*k, 2, BINS) int64, row 1 what is true.
 
-    Bin k holds the probabilities in [k / bins, (k + 1) / bins). 0.5 is exactly a bin's edge: the upper half of the
+    Bin k holds the probabilities in [k / BINS, (k + 1) / BINS). 0.5 is exactly a bin's edge: the upper half of the
     bins holds the pixels with logit >= 0, just as `decide` predicts them; a NaN lies in the lowest bin. Pixels that do
     not count are left out. Waits once for the device.
     """
-    require(bins > 0 and bins % 2 == 0, "metrics: bins", "an even number, so that 0.5 is an edge", bins)
     if found.values is None:
-        level = found.probability * bins
+        level = found.probability * BINS
     else:
         # A float32 sigmoid rounds up to 0.5 for logits above -1e-7; negative ones belong below the edge, -0.0 does not.
-        level = found.values.abs().clamp_(min=1e-6).copysign_(found.values + 0.0).sigmoid_().mul_(bins)
-    level = level.clamp_(max=bins - 1).nan_to_num_(0).int()  # NaN is no index; int64 takes four times as long
+        level = found.values.abs().clamp_(min=1e-6).copysign_(found.values + 0.0).sigmoid_().mul_(BINS)
+    level = level.clamp_(max=BINS - 1).nan_to_num_(0).int()  # NaN is no index; int64 takes four times as long
     rows = len(found.truth)
     row = torch.arange(0, 2 * rows, 2, device=level.device, dtype=torch.int32)[:, None, None] + found.truth
-    table = (row * bins + level).flatten().bincount(minlength=2 * rows * bins).view(-1, 2, bins)
+    table = (row * BINS + level).flatten().bincount(minlength=2 * rows * BINS).view(-1, 2, BINS)
     table[:, 0, 0] -= found.invalid  # which are not true, with a probability of 0
     return table
 

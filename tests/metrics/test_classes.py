@@ -52,7 +52,7 @@ def test_pixels_that_do_not_count_change_no_score(task):
     valid = torch.ones(len(logits), 1, 8, 10, dtype=torch.bool)
     valid[..., 7:] = False  # 30 %
     wrong = logits.clone()
-    wrong[..., 7:] = torch.nan
+    wrong[..., 7:9], wrong[..., 9:] = 9.0, torch.nan
     whole, cut = (SegmentationMetrics(task=task) for _ in range(2))
     whole.update(wrong, target, valid=valid)
     cut.update(logits[..., :7], target[..., :7])

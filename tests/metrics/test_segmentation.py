@@ -72,17 +72,6 @@ def test_the_tiles_of_an_image_are_scored_as_the_image(empty):
     assert measured(*(part[:2] for part in parts), empty=empty)["iou"] != pytest.approx(whole["iou"], abs=1e-3)
 
 
-def test_pixels_outside_the_valid_mask_do_not_count():
-    logits, target = images(5)
-    padded, beside = torch.full((5, 1, 20, 24), 9.0), torch.ones(5, 1, 20, 24, dtype=torch.uint8)
-    padded[..., 3:15, 5:21], beside[..., 3:15, 5:21] = logits, target
-    valid = torch.zeros(5, 1, 20, 24, dtype=torch.bool)
-    valid[..., 3:15, 5:21] = True
-    seen = measured((padded, beside, torch.arange(5), valid))
-    assert seen == pytest.approx(measured((logits, target)), abs=1e-6, nan_ok=True)
-    assert seen != pytest.approx(measured((padded, beside)), abs=1e-3, nan_ok=True)
-
-
 def test_logits_that_are_no_numbers_count_as_background_and_break_nothing():
     logits, target = images()
     logits[2:4] = torch.nan

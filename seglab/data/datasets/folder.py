@@ -27,10 +27,9 @@ Folders = Mapping[str, str] | tuple[tuple[str, str], ...]  # a folder of masks f
 
 
 class Named(NamedTuple):
-    """A file, its name without its ending, and which suffix that has."""
+    """A file, and its name without its ending."""
 
     name: str
-    suffix: str
     path: Path
 
 
@@ -134,11 +133,10 @@ class Folder(Dataset):
         root = existing_folder(self.root)
         if self.table is not None:
             return self.from_table(root, self.table)
-        folders = {"train": (self.images, self.masks)}
-        if self.val_images and self.val_masks:
-            folders["val"] = (self.val_images, self.val_masks)
-        if self.test_images and self.test_masks:
-            folders["test"] = (self.test_images, self.test_masks)
+        own = {"val": (self.val_images, self.val_masks), "test": (self.test_images, self.test_masks)}
+        given = {split: (images, masks) for split, (images, masks) in own.items() if images and masks}
+        folders = {"train": (self.images, self.masks)} | given
+        if "test" in folders:
             self.require_no_other_val(root)
         # A folder of masks may lie in that of the images.
         every = {root / one for images, masks in folders.values() for one in (images, *named(masks).values())}
@@ -209,14 +207,11 @@ class Folder(Dataset):
         """Make the items of one name, or one with a fault where two files have it; `files` are those of each class."""
         name, masks = f"{split}/{core}" if split else core, [masks for _, masks in files]
         images = next((found for found, _ in files if found), [])  # the same for each class
-        alike = [images]
-        for some in masks:  # one for each suffix
-            suffixes = dict.fromkeys(one.suffix for one in some)
-            alike += [[one for one in some if one.suffix == suffix] for suffix in suffixes]
-        for same in alike:
-            if len(same) > 1:
-                fault = f"{same[0].path}: expected one file of its name, got {same[1].path} too"
-                return [Item(name, name, split=split, fault=fault)]
+        # Masks may have several names, one with each suffix.
+        alike = [images, *([one for one in some if one.name == each] for some in masks for each in dict(some))]
+        for one, other, *_ in (same for same in alike if len(same) > 1):
+            fault = f"{one.path}: expected one file of its name, got {other.path} too"
+            return [Item(name, name, split=split, fault=fault)]
         image, group = (images[0].path, self.group_of(images[0].name, name)) if images else (None, name)
         base = Item(name, group, split=split, page=self.page)
         return self.items_of(base, image, [[one.path for one in some] for some in masks])
@@ -264,7 +259,7 @@ def by_core(names: dict[str, list[Path]], kind: re.Pattern[str], other: re.Patte
     for name, files in names.items():
         found, rival = kind.fullmatch(name), other.fullmatch(name) if shared else None
         if found and not (rival and len(rival["core"]) < len(found["core"])):
-            cores.setdefault(found["folder"] + found["core"], []).extend(Named(name, found["suffix"], p) for p in files)
+            cores.setdefault(found["folder"] + found["core"], []).extend(Named(name, path) for path in files)
     return cores
 
 
