@@ -8,6 +8,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
+from seglab.contract import ContractError
+
 CONF = Path(__file__).parents[2] / "conf" / "model"
 LIGHT = {"unet": {"base": 4, "depth": 3}, "fcn": {"base": 4}, "smp": {"encoder_name": "resnet18"}}
 
@@ -45,6 +47,14 @@ def test_one_seed_gives_one_net_and_a_saved_net_comes_back(name, image, tmp_path
     assert not torch.equal(fresh(image), one(image))
     fresh.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
     assert torch.equal(fresh(image), one(image))
+
+
+def test_channels_and_sizes_that_a_net_cannot_take_are_one_sentence(name):
+    net = build(name)
+    with pytest.raises(ContractError, match=r"model: expected images \(b,3,h,w\), got 1x1x64x64"):
+        net(torch.zeros(1, 1, 64, 64))
+    with pytest.raises(ContractError, match=r"at least (\d+), .*, got 8x8; set dataset.size=\1$"):
+        net(torch.zeros(1, 3, 8, 8))
 
 
 def test_the_untrained_net_starts_at_the_prior(name, image):

@@ -7,17 +7,13 @@ from seglab.contract import ContractError
 from seglab.models.smp import Smp
 
 
-@pytest.mark.parametrize("arch", ["FPN", "deeplabv3plus"])
+SLOW = [pytest.param(arch, marks=pytest.mark.slow) for arch in ("unetplusplus", "pan", "segformer")]
+
+
+@pytest.mark.parametrize("arch", ["FPN", "deeplabv3plus", *SLOW])
 def test_an_architecture_gives_one_logit_per_pixel(arch):
-    net = Smp(1, arch=arch, encoder_name="resnet18")
-    assert net(torch.randn(2, 1, 64, 96)).shape == (2, 1, 64, 96)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", ["unetplusplus", "pan", "segformer"])
-def test_the_other_architectures_do_too(arch):
     net = Smp(4, arch=arch, encoder_name="resnet18", prior=0.1)
-    assert net(torch.randn(2, 4, 128, 128)).shape == (2, 1, 128, 128)
+    assert net(torch.randn(2, 4, 128, 160)).shape == (2, 1, 128, 160)
 
 
 def test_a_transformer_of_timm_gives_one_logit_per_pixel():
@@ -50,9 +46,8 @@ def test_a_local_file_fills_the_encoder_whatever_holds_it(form, tmp_path):
 
 def test_weights_for_color_serve_gray_images_as_if_each_channel_held_them(tmp_path):
     source = Smp(3, encoder_name="resnet18")
-    file = str(tmp_path / "color.pth")
-    torch.save(source.net.encoder.state_dict(), file)
-    gray = Smp(1, encoder_name="resnet18", encoder_weights=file)
+    torch.save(source.net.encoder.state_dict(), tmp_path / "color.pth")
+    gray = Smp(1, encoder_name="resnet18", encoder_weights=str(tmp_path / "color.pth"))
     image = torch.randn(1, 1, 32, 32)
     ours, theirs = gray.net.encoder.eval()(image)[-1], source.net.encoder.eval()(image.expand(1, 3, 32, 32))[-1]
     torch.testing.assert_close(ours, theirs)
@@ -74,10 +69,7 @@ def test_a_file_that_is_absent_broken_or_of_another_encoder_is_one_sentence(tmp_
     with pytest.raises(ContractError, match="expected a file of weights"):
         Smp(3, encoder_weights=str(tmp_path / "text.pth"))
     torch.save(Smp(3, encoder_name="resnet18").state_dict(), tmp_path / "resnet18.pth")
-    for other, fault in {
-        "resnet34": "missing, the first being layer1.2.conv1.weight",
-        "mobilenet_v2": "missing",
-    }.items():
+    for other, fault in (("resnet34", "missing, the first being layer1.2.conv1.weight"), ("mobilenet_v2", "missing")):
         with pytest.raises(ContractError, match=fault):
             Smp(3, encoder_name=other, encoder_weights=str(tmp_path / "resnet18.pth"))
 
@@ -104,11 +96,8 @@ def test_names_that_the_library_lacks_are_one_sentence(options, sentence):
         Smp(3, **options)
 
 
-def test_sizes_and_channels_that_do_not_fit_are_one_sentence():
-    net = Smp(3, arch="linknet", encoder_name="resnet18")
+def test_nets_that_take_fewer_sizes_say_so():
     with pytest.raises(ContractError, match=r"divisible by 32, got 100x100; set dataset.size=96"):
-        net(torch.zeros(1, 3, 100, 100))
+        Smp(3, arch="linknet", encoder_name="resnet18")(torch.zeros(1, 3, 100, 100))
     with pytest.raises(ContractError, match=r"at least 128, divisible by 16, got 64x64; set dataset.size=128"):
         Smp(3, arch="pan", encoder_name="resnet18")(torch.zeros(1, 3, 64, 64))
-    with pytest.raises(ContractError, match=r"images \(b,3,h,w\), got 1x1x64x64"):
-        net(torch.zeros(1, 1, 64, 64))

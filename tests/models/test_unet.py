@@ -68,15 +68,10 @@ def test_an_image_smaller_than_its_context_is_refused_with_the_size_that_works()
     assert net.eval()(torch.zeros(1, 1, least, least)).shape == (1, 1, least, least)
 
 
-@pytest.mark.parametrize(("size", "remedy"), [((500, 500), "496"), ((500, 530), r"\[496,528\]"), ((8, 8), "32")])
+@pytest.mark.parametrize(("size", "remedy"), [((500, 500), "496"), ((500, 530), r"\[496,528\]")])
 def test_a_size_that_does_not_halve_is_refused_with_the_nearest_that_does(size, remedy):
     with pytest.raises(ContractError, match=f"divisible by 16.*set dataset.size={remedy}"):
         UNet(1, base=2)(torch.zeros(1, 1, *size))
-
-
-def test_channels_that_do_not_fit_are_refused():
-    with pytest.raises(ContractError, match=r"model: expected images \(b,1,h,w\), got 1x3x32x32"):
-        UNet(1, base=2)(torch.zeros(1, 3, 32, 32))
 
 
 @pytest.mark.parametrize(
