@@ -78,17 +78,12 @@ def test_what_is_no_dicom_is_one_sentence_with_its_name(tmp_path, ramp):
     empty = pydicom.dcmread(whole)
     del empty.PixelData
     empty.save_as(tmp_path / "empty.dcm")
-    for name in ("short", "text", "empty", "missing"):
-        with pytest.raises(ContractError, match=f"{name}.dcm: expected a DICOM with pixels, got "):
-            read_mammogram(str(tmp_path / f"{name}.dcm"))
     (tmp_path / "nothing.dcm").write_bytes(b"")
-    for name in ("text", "nothing"):
-        for read in (read_mammogram, shape_of):
-            with pytest.raises(ContractError, match="got another kind of file"):
+    other = "another kind of file"
+    for name, got in (("short", ""), ("empty", ""), ("missing", ""), ("text", other), ("nothing", other)):
+        for read in (read_mammogram,) if name in ("short", "empty") else (read_mammogram, shape_of):
+            with pytest.raises(ContractError, match=f"{name}.dcm: expected a DICOM with pixels, got {got}"):
                 read(str(tmp_path / f"{name}.dcm"))
-    for name in ("text", "missing"):
-        with pytest.raises(ContractError, match=f"{name}.dcm: expected a DICOM with pixels, got "):
-            shape_of(str(tmp_path / f"{name}.dcm"))
 
 
 def test_the_mask_is_distinguished_from_the_crop_by_content(tmp_path):

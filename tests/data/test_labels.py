@@ -62,6 +62,7 @@ def test_classes_are_values_colors_or_indices_of_a_palette(tmp_path):
     [
         ({"classes": {"background": 0, "gland": 64}}, r"values listed in dataset.classes, got 128 \(100 pixels\), 255"),
         ({"classes": {"background": 0}}, "classes as names with a value, a color or a list"),
+        ({"ignore": 255}, "values of classes apart from ignore, got 255"),
         ({"soft": True}, "classes without mask_value, threshold, soft"),
         ({"classes": None, "masks": {"a": "m"}, "test_masks": {"b": "m"}, "test_images": "i"}, "one set of classes"),
     ],
@@ -146,11 +147,6 @@ def test_bands_and_pixels_without_data_come_from_a_geotiff(tmp_path, kind):
             open_data(folder(tmp_path, **options, **wrong))
     with pytest.raises(ContractError, match=r"expected 2 bands .*got 4; train with dataset.bands"):
         DataModule(folder(tmp_path, channels=2, range=[0, 4095], **options)).samples("test")[[(0, 0)]]
-
-
-def test_a_value_is_of_a_class_or_ignored():
-    with pytest.raises(ContractError, match="values of classes apart from ignore, got 255"):
-        Folder(root="x", classes={"background": 0, "void": 255}, ignore=255)
 
 
 @pytest.mark.parametrize("options", [{}, {"soft": True}, {"reduce": 2}, {"classes": VALUES}])

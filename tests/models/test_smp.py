@@ -6,7 +6,6 @@ import torch
 from seglab.contract import ContractError
 from seglab.models.smp import Smp
 
-
 SLOW = [pytest.param(arch, marks=pytest.mark.slow) for arch in ("unetplusplus", "pan", "segformer")]
 
 
