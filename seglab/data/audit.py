@@ -23,7 +23,6 @@ from seglab.plots import hatched, paint_classes
 
 PICTURE = 256  # pixels of the longer side of a picture
 SIDE = 16  # of a hash, in bits
-BITS_SET = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1)  # np.bitwise_count of numpy 2
 FEW_BITS = 16  # of the 256 bits of two hashes: fewer that differ make a pair a candidate
 ALIKE = 0.98  # correlation of two reduced images from which a candidate counts as a near-duplicate
 
@@ -162,7 +161,7 @@ def near_duplicates(hashes: Sequence[tuple[np.ndarray, np.ndarray]], splits: Seq
     bits, pixels = (np.array([one[k] for one in hashes]) for k in (0, 1))
     pairs = []
     for k in range(len(hashes) - 1):
-        differ = BITS_SET[bits[k + 1 :] ^ bits[k]].sum(1)
+        differ = np.unpackbits(bits[k + 1 :] ^ bits[k], axis=1).sum(1, dtype=np.uint16)
         for other in (k + 1 + np.flatnonzero(differ <= FEW_BITS)).tolist():
             if splits[k] != splits[other] and pixels[k] @ pixels[other] >= ALIKE:  # costs most, hence last
                 pairs.append((k, other))

@@ -46,12 +46,11 @@ def write_pairs(
             for source, kind in ((image, "images"), (mask, "masks")):
                 found.update(f"{name} {kind} {write(source, Path(made, 'pairs', kind, name))}".encode())
         folder = place / found.hexdigest()
-        if not folder.exists():
-            try:
-                Path(made, "pairs").rename(folder)
-            except OSError:  # another process was faster: its folder has the same content
-                if not folder.exists():
-                    raise
+        try:
+            Path(made, "pairs").rename(folder)
+        except OSError:  # an earlier call or another process was faster: its folder has the same content
+            if not folder.exists():
+                raise
     return folder
 
 

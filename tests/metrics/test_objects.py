@@ -58,17 +58,12 @@ def test_a_shifted_box_is_found_up_to_its_iou():
     assert (half["objects"], half["objects_predicted"], half["objects_found"]) == (1, 1, 0)  # exactly one half
 
 
-def test_empty_truth_scores_1_for_nothing_and_0_for_anything():
-    nothing, one = components(boxes()), components(boxes((1, 1, 4, 4)))
-    assert f2(nothing, nothing) == 1
-    assert f2(one, nothing) == 0
-    assert f2(nothing, one) == 0
-
-
-def test_a_false_negative_weighs_four_times_a_false_positive():
-    one, two = components(boxes((1, 1, 4, 4))), components(boxes((1, 1, 4, 4), (8, 8, 12, 12)))
+def test_a_false_negative_weighs_four_times_a_false_positive_and_nothing_in_an_empty_truth_is_right():
+    corners = (1, 1, 4, 4), (8, 8, 12, 12)
+    nothing, one, two = (components(boxes(*corners[:count])) for count in range(3))
     assert f2(one, two) == pytest.approx(5 / 9)
     assert f2(two, one) == pytest.approx(5 / 6)
+    assert (f2(nothing, nothing), f2(one, nothing), f2(nothing, one)) == (1, 0, 0)
 
 
 def test_diagonal_neighbours_are_one_object_and_small_ones_go():
