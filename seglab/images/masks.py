@@ -1,5 +1,6 @@
 """What the pixels of a mask file mean: gray levels, indices of a palette, colors, or alpha."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -111,10 +112,9 @@ def any_of(path: str, raster: Raster, named: Sequence[Value]) -> np.ndarray:
 
 def to_rgb(color: str) -> list[int]:
     """Read a color such as "#ff8000"."""
-    digits = color[1:] if len(color) == 7 and color[0] == "#" else ""
-    fits = bool(digits) and all(digit in "0123456789abcdefABCDEF" for digit in digits)
+    fits = re.fullmatch("#[0-9a-fA-F]{6}", color) is not None
     require(fits, "dataset.mask_value", 'numbers and colors such as "#ff8000"', repr(color))
-    return list(bytes.fromhex(digits))
+    return list(bytes.fromhex(color[1:]))
 
 
 def levels(path: str, raster: Raster, threshold: int = 0) -> tuple[np.ndarray, bool]:

@@ -67,16 +67,6 @@ def test_objects_that_vanish_at_size_are_counted_with_their_images(tmp_path):
         assert open_data(enough).warnings() == []
 
 
-def test_an_image_whose_objects_all_vanish_is_not_an_empty_one(tmp_path):
-    write_scenes(tmp_path, height=200, width=240, radius=2)
-    save(tmp_path / "masks/03.png", np.zeros((200, 240), np.uint8))
-    for options in ({"size": 16}, {"size": 16, "soft": True}, {"size": 16, "fit": "pad"}, {"reduce": 12}):
-        opened = open_data(folder(tmp_path, **options))
-        assert sum(opened.facts()["empty_masks"].values()) == 1, options
-        empty = opened.decoded["03"].seen().mask
-        assert not empty.any()
-
-
 def test_at_most_five_lines_are_said(tmp_path):
     write_scenes(tmp_path, 8, mask=(".jpg", LOSSY["JPEG"][1]), height=200, width=240, radius=2)
     for k in (0, 1):

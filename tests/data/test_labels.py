@@ -149,7 +149,7 @@ def test_bands_and_pixels_without_data_come_from_a_geotiff(tmp_path, kind):
         DataModule(folder(tmp_path, channels=2, range=[0, 4095], **options)).samples("test")[[(0, 0)]]
 
 
-@pytest.mark.parametrize("options", [{}, {"soft": True}, {"reduce": 2}, {"classes": VALUES}])
+@pytest.mark.parametrize("options", [{}, {"soft": True}, {"fit": "pad"}, {"reduce": 2}, {"classes": VALUES}])
 def test_what_would_vanish_keeps_a_pixel_that_counts(options):
     dataset = Folder(root="x", images="i", masks="m", size=8, **options)
     mask, valid = np.zeros((64, 64), np.uint8), np.ones((64, 64), bool)
@@ -158,9 +158,10 @@ def test_what_would_vanish_keeps_a_pixel_that_counts(options):
     seen = view(Seen(np.zeros((64, 64, 3), np.uint8), mask, valid), dataset)
     assert seen.valid.sum() == 63
     assert np.argwhere(seen.mask).tolist() == [[1, 2]]
-    mask[:] = 0
-    mask[10:12, 14:16] = 1  # nowhere else
-    assert not view(Seen(np.zeros((64, 64, 3), np.uint8), mask, valid), dataset).mask.any()
+    for left in (14, 64):  # nowhere else, nowhere at all
+        mask[:] = 0
+        mask[10:12, left : left + 2] = 1
+        assert not view(Seen(np.zeros((64, 64, 3), np.uint8), mask, valid), dataset).mask.any()
 
 
 def test_labels_too_few_to_count_after_resizing_are_one_sentence_or_left_out(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.data.dataset import Item
-from seglab.data.split import split_by_fold, split_by_group, split_from_file
+from seglab.data.split import SPLITS, split_by_fold, split_by_group, split_from_file
 
 
 def items(count, groups=None, split=""):
@@ -60,35 +60,26 @@ def test_lists_hold_ids_or_names_of_files(tmp_path, before, ending):
         assert split_from_file(items(60), str(tmp_path / path)).ids() == NAMED
 
 
-def test_lists_hold_umlauts_and_endings_of_two_parts_and_nonsense_is_one_sentence(tmp_path):
-    known = [Item(name, name) for name in ("b\u00e4r", "scan", "c")]
-    named = {"train": ["b\u00e4r.png"], "val": ["p/scan.nii.gz"], "test": ["c"]}
-    for split, names in named.items():
-        (tmp_path / f"{split}.txt").write_text("\n".join(names), encoding="utf-8-sig")
-    assert split_from_file(known, str(tmp_path)).ids() == {"train": ["b\u00e4r"], "val": ["scan"], "test": ["c"]}
-    (tmp_path / "train.txt").write_bytes("b\u00e4r.png".encode("latin-1"))
-    with pytest.raises(
-        ContractError, match=r"train.txt: expected a text in UTF-8, got another encoding; save it as UTF-8"
-    ):
-        split_from_file(known, str(tmp_path))
-    (tmp_path / "split.json").write_text(json.dumps({"train": ["/", "..", ""], "val": [], "test": []}))
-    with pytest.raises(ContractError, match=r"ids of this data set, got 3 unknown ones, first /, \.\., "):
-        split_from_file(known, str(tmp_path / "split.json"))
-
-
-def test_a_name_with_a_dot_is_its_own(tmp_path):
-    file = tmp_path / "split.json"
-    file.write_text(json.dumps({"train": ["a.1"], "val": ["a.2"], "test": ["p/a"]}))
-    known = [Item(name, name) for name in ("a", "a.1", "a.2", "p/a")]
-    ids = {"train": ["a.1"], "val": ["a.2"], "test": ["p/a"]}
-    assert split_from_file(known, str(file)).ids() == ids
-    file.write_text(json.dumps({"train": ["x/a.1.png"], "val": ["a.2"], "test": ["images/p/a.png"]}))
-    assert split_from_file(known, str(file)).ids() == ids
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["b\u00e4r.png", "p/scan.nii.gz", "c"], ["b\u00e4r", "scan", "c"]),
+        (["a.1", "a.2", "p/a"], ["a.1", "a.2", "p/a"]),
+        (["x/a.1.png", "a.2", "images/p/a.png"], ["a.1", "a.2", "p/a"]),
+    ],
+)
+def test_lists_hold_umlauts_names_with_dots_and_endings_of_two_parts(tmp_path, names, ids):
+    for split, name in zip(SPLITS, names, strict=True):
+        (tmp_path / f"{split}.txt").write_text(name, encoding="utf-8-sig")
+    known = [Item(name, name) for name in ("b\u00e4r", "scan", "c", "a", "a.1", "a.2", "p/a")]
+    assert split_from_file(known, str(tmp_path)).ids() == {split: [id] for split, id in zip(SPLITS, ids, strict=True)}
 
 
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
+        ("b\u00e4r.json", "\u00e4", r"expected a text in UTF-8, got another encoding; save it as UTF-8"),
+        ("a.json", '{"train": ["/", "..", ""], "val": [], "test": []}', r"got 3 unknown ones, first /, \.\., "),
         ("two.json", '{"train": ["i000"], "val": []}', "got an object of train, val$"),
         ("ids.json", '{"train": [0], "val": [1], "test": [2]}', "got an object of train, val, test"),
         ("train.txt", "i000", r"lists train.txt, val.txt and test.txt, got no val.txt and no test.txt"),
@@ -99,7 +90,7 @@ def test_a_name_with_a_dot_is_its_own(tmp_path):
     ],
 )
 def test_other_shapes_of_a_split_are_refused(tmp_path, name, text, sentence):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="latin-1")
     with pytest.raises(ContractError, match=sentence):
         split_from_file(items(4, groups=2), str(tmp_path / name))
 
