@@ -55,8 +55,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return min(count, least)  # a process with fewer samples than batches would have an empty one
 
     def limit(self, batches: int, image_of: Callable[[int], int]) -> None:
-        """Keep so many batches, and the rest of the image whose tiles the last of them begins (`image_of` an index)."""
-        kept = min(batches * self.batch_size, self.length)
+        """Keep so many batches of each process, and the rest of the image whose tiles the last of them begins.
+
+        image_of: gives the image of an index.
+        """
+        kept = min(batches * self.batch_size * rank_and_world()[1], self.length)
         while kept < self.length and image_of(kept) == image_of(kept - 1):
             kept += 1
         self.length = kept

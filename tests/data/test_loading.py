@@ -117,6 +117,9 @@ def test_processes_share_an_epoch(monkeypatch):
     with pytest.raises(ContractError, match=r"at most as many processes as images to measure \(2\), got 3"):
         len(EpochBatches(2, 0, False, 4))
     assert len(EpochBatches(2, 0, True, 4)) == 1
+    every = EpochBatches(11, 0, False, 2)
+    every.limit(len(every), int)  # all batches of each process, which are all images
+    assert every.length == 11
 
 
 @pytest.mark.parametrize(
