@@ -18,7 +18,7 @@ from seglab.images.resize import to_units
 
 Batch = dict[str, Any]
 Held = tuple[Tensor, Tensor, Tensor | None]  # images (n, h, w, c), targets (n, k, h, w), valid (n, 1, h, w) of a split
-_held: dict[tuple[str, str, str], Held] = {}  # of the latest data set, by its fingerprint, split and device
+_held: dict[str, tuple[tuple[str, str, list[str]], Held]] = {}  # of the latest data set, by split, after what it is of
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,15 @@ class Samples(Dataset):
 
 def hold(samples: Samples, fingerprint: str, split: str, device: torch.device) -> Samples:
     """Give samples of whole images that lie on a device, copied there once for all runs of a sweep in a process."""
-    key = (fingerprint, split, str(device))
-    if key not in _held:
-        for other in list(_held):
-            if (other[0], other[2]) != (fingerprint, str(device)):  # the other splits of the data set stay
-                del _held[other]
+    of = (fingerprint, str(device), samples.ids)  # another seed or fold of the split has other images
+    if split not in _held or _held[split][0] != of:
+        for name, (other, _) in list(_held.items()):
+            if name == split or other[:2] != of[:2]:  # the other splits of the data set stay
+                del _held[name]
         image, target, valid = samples.read([(0, index) for index in range(len(samples))])
         image = image.permute(0, 2, 3, 1)  # channels last, which a choice of rows keeps without a copy
-        _held[key] = image.to(device), target.to(device), None if valid is None else valid.to(device)
-    return replace(samples, held=_held[key])
+        _held[split] = of, (image.to(device), target.to(device), None if valid is None else valid.to(device))
+    return replace(samples, held=_held[split][1])
 
 
 def one_thread(worker: int) -> None:

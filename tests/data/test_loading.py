@@ -79,7 +79,16 @@ def test_two_runs_of_a_process_share_the_images_that_it_holds_and_another_data_s
     first, again = (DataModule(Synthetic(**SMALL), store="memory").loader("train").dataset for _ in range(2))
     assert first.held[0].data_ptr() == again.held[0].data_ptr()
     DataModule(Synthetic(**SMALL, image_seed=9), store="memory").loader("val")
-    assert [split for _, split, _ in loading._held] == ["val"]
+    assert list(loading._held) == ["val"]
+
+
+def test_runs_of_a_process_on_several_folds_each_see_the_images_of_their_own():
+    for fold in (0, 1, 0):
+        one, other = (DataModule(Synthetic(**SMALL, folds=3, fold=fold), store=place) for place in ("disk", "memory"))
+        for split in ("train", "test"):
+            batch, held = (data.loader(split).dataset[[(0, 0), (0, 1)]] for data in (one, other))
+            assert batch["id"] == held["id"]
+            assert torch.equal(batch["image"], held["image"])
 
 
 def test_evaluation_is_in_order_and_never_augmented():
