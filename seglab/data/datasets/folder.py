@@ -151,19 +151,13 @@ class Folder(Dataset):
     def from_table(self, root: Path, table: str) -> list[Item]:
         """Make the items of each row of a table."""
         require(isinstance(self.masks, str), WHO, "a table without several folders of masks")
-        items, lost = [], list[Path]()
+        items: list[Item] = []
         for image, masks, split, group in read_rows(root / table, root):
             stem = without_suffix(image.relative_to(root) if image.is_relative_to(root) else image)
             base = Item(stem, group or self.group_of(stem, stem), split=split, page=self.page)
             absent = [path for path in (image, *masks) if not path.is_file()]
-            missing = [replace(base, fault=f"{path}: expected a file that exists") for path in absent[:1]]
-            items += missing or self.items_of(base, image, [masks])
-            lost += absent
-        faults = [item.fault for item in items if item.fault]
-        usable = self.on_bad_item != "raise" or not faults
-        remedy = "dataset.on_bad_item=skip leaves such rows out"
-        got = f"{len(faults)} of {len(items)} rows without (first {(lost or faults)[0]})" if faults else ""
-        require(usable, f"{WHO}: {table}", "files that exist in each row", got, remedy)
+            faults = [replace(base, fault=f"{table}: expected files that exist, got {path}") for path in absent[:1]]
+            items += faults or self.items_of(base, image, [masks])
         return items
 
     def require_no_other_val(self, root: Path) -> None:
