@@ -13,7 +13,6 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, ParamSpec
 
-import cv2
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -108,6 +107,8 @@ def save(figure: Figure, out: Path) -> Path:
 
 def write_png(pixels: np.ndarray, out: Path) -> Path:
     """Write an opaque picture, uint8 (h, w, 3 or 4), atomically."""
+    import cv2  # here, as a report writes none
+
     # half the time of Pillow, which tries all filters on each row; level 1 takes a third of the time of 6
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
     bgr = np.ascontiguousarray(pixels[..., 2::-1])
