@@ -7,11 +7,10 @@ its threads and a test may draw at any time without a display.
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from functools import wraps
+from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -24,8 +23,6 @@ from PIL import Image
 
 from seglab.contract import Task
 from seglab.files import write_bytes, write_text
-
-P = ParamSpec("P")
 
 INK, FAINT, GRID = "#1c1e21", "#6b7075", "#d5d8dc"
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "#ffffff", "#e69f00", "#56b4e9"  # distinct to color-blind readers too
@@ -52,6 +49,9 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "seglab",  # the same figure gives the same file
 }
 
+styled = mpl.rc_context(STYLE)
+"""Decorates what draws: in the project's style, which leaves the style of everybody else alone."""
+
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d46", "#7f7f7f")
 CLASS_COLORS = ("#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#8c6d46", "#7f7f7f")
 """Of classes in pictures, which also bear the colors of errors."""
@@ -60,17 +60,6 @@ WIDTH = 9.5
 """Inches of a figure that fills the column of a page."""
 
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)))
-
-
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw in the project's style, and leave the style of everybody else alone."""
-
-    @wraps(draw)
-    def inside(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with mpl.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return inside
 
 
 def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
