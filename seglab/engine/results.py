@@ -19,9 +19,10 @@ from seglab.engine.trackers import final
 from seglab.engine.worker_pool import submit
 from seglab.files import csv_text, write_arrays, write_text
 from seglab.reporting.class_rows import read_rows, rows_per_image, tuned_threshold
-from seglab.reporting.decisions import calibration_scores, middles
+from seglab.reporting.decisions import calibration_scores
 from seglab.reporting.run_decisions import decide
 from seglab.reporting.run_figures import Example, curves, examples
+from seglab.reporting.thresholds import MIDDLES
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def measure(cfg: DictConfig, device: torch.device, module: SegModule, data: Data
         metrics |= {f"{split}/{name}": value for name, value in score(module, measured, records).items()}
         arrays |= records.arrays(split)
     tuned, pooled = tuned_threshold(arrays["val"], task, cfg.empty), arrays["test"].sum(0)
-    metrics["test/ece"] = sum(calibration_scores(pooled[k], middles())["ece"] for k in task.scored) / len(task.scored)
+    metrics["test/ece"] = sum(calibration_scores(pooled[k], MIDDLES)["ece"] for k in task.scored) / len(task.scored)
     if run.is_main:
         table = records.table()
         write_text(run.folder / "per_image.csv", csv_text(table))

@@ -5,7 +5,7 @@ another: each image's mask is the one whose expected score is best if its probab
 RankSEG): as they are, after temperature scaling (Guo et al. 2017), or after isotonic calibration (Zadrozny and Elkan
 2002), both fitted on the validation images.
 
-A table is (n, 2, bins) as histograms.npz holds it of one class. The outermost bins hold nearly all pixels, at
+A table is (n, 2, 256) as histograms.npz holds it of one class. The outermost bins hold nearly all pixels, at
 probabilities far closer to 0 and 1 than the middle of a bin: a thousand pixels of 1e-6 are no object of two pixels. So
 the means of these two bins are found from the confidences of per_image.csv, which are sums over every pixel.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from seglab.reporting.thresholds import middles, ratio, scores_at
+from seglab.reporting.thresholds import MIDDLES, ratio, scores_at
 
 
 def outer_means(table: NDArray, foreground_confidence: NDArray, background_confidence: NDArray) -> NDArray:
@@ -24,9 +24,9 @@ def outer_means(table: NDArray, foreground_confidence: NDArray, background_confi
     NaN where it has none; a bin without a pixel, or of which nothing is known, has the mean of its edges.
     """
     background, foreground = table[:, 0], table[:, 1]
-    middle, width = middles(table.shape[-1]), 1 / table.shape[-1]
-    low = (1 - background_confidence) * background.sum(1) - background[:, 1:] @ middle[1:]
-    high = (1 - foreground_confidence) * foreground.sum(1) - foreground[:, :-1] @ (1 - middle[:-1])
+    width = 1 / 256
+    low = (1 - background_confidence) * background.sum(1) - background[:, 1:] @ MIDDLES[1:]
+    high = (1 - foreground_confidence) * foreground.sum(1) - foreground[:, :-1] @ (1 - MIDDLES[:-1])
     known = ratio(np.stack([low, high], 1), np.stack([background[:, 0], foreground[:, -1]], 1))
     off = np.where(np.isfinite(known), known.clip(1e-7, width), width / 2)  # 0 and 1 have no logit
     return np.stack([off[:, 0], 1 - off[:, 1]], 1)
@@ -39,7 +39,7 @@ def scaled(probability: NDArray, temperature: float) -> NDArray:
 
 def bin_means(outer: NDArray) -> NDArray:
     """The probability of each bin, from the means of the outer two (2,): (256,)."""
-    return np.r_[outer[0], middles()[1:-1], outer[1]]
+    return np.r_[outer[0], MIDDLES[1:-1], outer[1]]
 
 
 def rebinned(table: NDArray, probability: NDArray) -> NDArray:
@@ -63,14 +63,14 @@ def fitted_temperature(table: NDArray, probability: NDArray) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def calibration_scores(table: NDArray, probability: NDArray, bins: int = 16) -> dict[str, float]:
+def calibration_scores(table: NDArray, probability: NDArray) -> dict[str, float]:
     """Mean negative log-likelihood, Brier score and expected calibration error over pixels (2, bins) of probabilities.
 
-    The calibration error is taken over `bins` equal bins of the probability.
+    The calibration error is taken over 16 equal bins of the probability.
     """
     (background, foreground), count = table, table.sum()
     p = probability.clip(1e-12, 1 - 1e-12)  # isotonic ones may be 0 or 1
-    gaps = np.bincount((p * bins).astype(int), (background + foreground) * p - foreground, bins)
+    gaps = np.bincount((p * 16).astype(int), (background + foreground) * p - foreground)
     return {
         "nll": float(-(foreground @ np.log(p) + background @ np.log1p(-p)) / count),
         "brier": float((foreground @ (1 - p) ** 2 + background @ p**2) / count),

@@ -12,7 +12,7 @@ from seglab.reporting.cube import finite_mean
 from seglab.reporting.decisions import calibration_scores
 from seglab.reporting.load_runs import Sweep
 from seglab.reporting.run_decisions import CONFIDENCES, Decisions, decisions_of, mean_scores
-from seglab.reporting.thresholds import average_precision, middles, scores_at
+from seglab.reporting.thresholds import MIDDLES, average_precision, scores_at
 
 THRESHOLDED = ("iou", "dice", "precision", "recall")  # what a histogram gives of an image at any threshold
 FRACTIONS = {*THRESHOLDED, *CONFIDENCES, "f2", "accuracy", "specificity", "nsd", "object_dice", "object_f2"}
@@ -109,10 +109,10 @@ def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[
     for k in chosen_classes(task):
         of_class, threshold = table[:, k], threshold_of(tuned, task.classes[k])
         pooled = of_class.sum(0)
-        ece = calibration_scores(pooled, middles(table.shape[-1]))["ece"]
+        ece = calibration_scores(pooled, MIDDLES)["ece"]
         scores = {"average_precision": float(average_precision(pooled)), "ece": ece}
         if np.isfinite(threshold):
-            edge = round(threshold * table.shape[-1])  # exact: thresholds are tuned on the edges of the bins
+            edge = round(threshold * 256)  # exact: thresholds are tuned on the edges of the bins
             each = scores_at(of_class, empty)
             scores |= {f"tuned/{key}": finite_mean(values[:, edge]) for key, values in each.items()}
             scores["tuned/threshold"] = threshold

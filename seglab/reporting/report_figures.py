@@ -163,7 +163,7 @@ def reliability(tables: Mapping[str, np.ndarray], scaled: Mapping[str, np.ndarra
     axis.plot([0, 1], [0, 1], color=FAINT, lw=0.8)
     for label, style in styles.items():
         for part, look in ((tables[label], {"marker": "o"}), (scaled[label], {"lw": 0.6, "alpha": 0.8})):
-            predicted, observed, number = calibration(part, 16)
+            predicted, observed, number = calibration(part)
             known = number > 0
             axis.plot(predicted[known], observed[known], markersize=2.8, **style | look)
     axis.set(xlabel="predicted probability", ylabel="fraction that is foreground", xlim=(0, 1), ylim=(0, 1))

@@ -88,8 +88,8 @@ def _decide_class(
     for rule, (probability, _) in probabilities.items():
         prefix = "" if rule == "optimal" else f"{rule}/"
         scores |= {f"{prefix}{key}": value for key, value in decisions.calibration_scores(pooled, probability).items()}
-    pixels, below, bins = table.sum(1, dtype=np.float32), decisions.below_each_bin(table), table.shape[-1]
-    at_tuned = np.array(bins if np.isnan(threshold) else round(threshold * bins))  # without one no pixel, and not shown
+    pixels, below = table.sum(1, dtype=np.float32), decisions.below_each_bin(table)
+    at_tuned = np.array(256 if np.isnan(threshold) else round(threshold * 256))  # without one no pixel, and not shown
     masks = {}
     for score in EXPECTED:
         edges = [decisions.best_expected(pixels, p, score, empty, ends) for p, ends in probabilities.values()]

@@ -21,7 +21,7 @@ from seglab.reporting.metrics_table import FRACTIONS, THRESHOLDED
 from seglab.reporting.run_decisions import RULES, Decisions
 from seglab.reporting.run_labels import differing
 from seglab.reporting.stats import Comparison, compare
-from seglab.reporting.thresholds import middles
+from seglab.reporting.thresholds import MIDDLES
 from seglab.reporting.verdict import QUESTIONS, Verdict, headline, judge, listed, signed
 
 CALIBRATION_CHANCE = 0.8  # how probable a difference must be before it is said to be mostly one of calibration
@@ -341,7 +341,7 @@ class Study:
         if self.tables:
             drawn["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables, self.labels)
             moved = {  # each run by its own temperature
-                row: rebinned(one.table, scaled(middles(), one.scores["scaled/temperature"]))
+                row: rebinned(one.table, scaled(MIDDLES, one.scores["scaled/temperature"]))
                 for row, one in self._pooled.items()
             }
             drawn["reliability"] = report_figures.reliability(self.tables, self._summed(moved), self.labels)

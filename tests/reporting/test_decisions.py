@@ -20,7 +20,7 @@ from seglab.reporting.decisions import (
 )
 from seglab.reporting.load_runs import collect
 from seglab.reporting.study import Question, Study
-from seglab.reporting.thresholds import middles
+from seglab.reporting.thresholds import MIDDLES
 
 
 def expected_scores(p, score):
@@ -42,8 +42,8 @@ def test_the_mask_of_best_expected_score_is_that_of_all_truths_of_small_images(s
     for _ in range(40):
         bins = np.sort(rng.choice(256, 10))[::-1] if rng.random() < 0.7 else np.sort(rng.choice(16, 10))[::-1]
         pixels = np.bincount(bins, minlength=256)[None].astype(np.float32)
-        exact = expected_scores(middles()[bins], score)
-        edge = best_expected(pixels, middles(), score)[0]
+        exact = expected_scores(MIDDLES[bins], score)
+        edge = best_expected(pixels, MIDDLES, score)[0]
         lost.append(exact.max() - exact[(bins >= edge).sum()])
     assert np.mean(lost) < 0.005
     assert max(lost) < 0.03
@@ -54,8 +54,8 @@ def test_an_image_that_is_probably_empty_gets_an_empty_mask_unless_empty_images_
     pixels[0, [0, 90]] = 1000, 1
     nearly_nothing = bin_means(np.array([1e-6, 0.999]))
     assert best_expected(pixels, nearly_nothing)[0] == 256
-    assert best_expected(pixels, middles(), outer=nearly_nothing[None, [0, -1]])[0] == 256
-    assert best_expected(pixels, middles())[0] < 256  # a thousand pixels of 1 / 512 are two
+    assert best_expected(pixels, MIDDLES, outer=nearly_nothing[None, [0, -1]])[0] == 256
+    assert best_expected(pixels, MIDDLES)[0] < 256  # a thousand pixels of 1 / 512 are two
     assert best_expected(pixels, nearly_nothing, empty="skip")[0] <= 90
 
 
@@ -80,7 +80,7 @@ def test_the_means_of_the_outer_bins_come_from_the_confidences():
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_the_temperature_that_spoiled_probabilities_is_found(temperature):
     given = np.full(256, 1000.0)
-    said, true = middles(), scaled(middles(), temperature)
+    said, true = MIDDLES, scaled(MIDDLES, temperature)
     table = np.stack([given * (1 - true), given * true])
     assert fitted_temperature(table, said) == pytest.approx(temperature, rel=1e-3)
     before, after = (calibration_scores(table, p) for p in (said, true))
@@ -92,12 +92,12 @@ def test_the_temperature_that_spoiled_probabilities_is_found(temperature):
 
 def test_pixels_move_to_the_bin_of_their_scaled_probability():
     table = np.random.default_rng(0).poisson(3, (2, 256))
-    assert rebinned(table, middles()) == pytest.approx(table)
-    cold = rebinned(table, scaled(middles(), 0.5))
+    assert rebinned(table, MIDDLES) == pytest.approx(table)
+    cold = rebinned(table, scaled(MIDDLES, 0.5))
     assert cold.sum(1) == pytest.approx(table.sum(1))
     assert cold[:, 128:].sum(1) == pytest.approx(table[:, 128:].sum(1))  # one half stays one half
-    assert cold[1, -1] == table[1, scaled(middles(), 0.5) >= 255 / 256].sum()
-    sharp = rebinned(table, (middles() > 0.5).astype(float))  # a temperature far below 1 rounds to 0 and 1
+    assert cold[1, -1] == table[1, scaled(MIDDLES, 0.5) >= 255 / 256].sum()
+    sharp = rebinned(table, (MIDDLES > 0.5).astype(float))  # a temperature far below 1 rounds to 0 and 1
     np.testing.assert_array_equal(sharp[:, [0, -1]], np.stack([half.sum(1) for half in np.split(table, 2, 1)], 1))
 
 
@@ -105,7 +105,7 @@ def test_calibration_scores_are_those_of_the_pixels():
     generator = torch.Generator().manual_seed(1)
     target = torch.rand(1, 1, 60, 60, generator=generator) < 0.4
     logits = torch.randn(target.shape, generator=generator) + target
-    found = calibration_scores(histogram(decide(logits, target)).numpy()[0], middles())
+    found = calibration_scores(histogram(decide(logits, target)).numpy()[0], MIDDLES)
     nll = torch.nn.functional.binary_cross_entropy_with_logits(logits, target.float()).item()
     assert found["nll"] == pytest.approx(nll, abs=2e-3)
     assert found["brier"] == pytest.approx(((logits.sigmoid() - target.float()) ** 2).mean().item(), abs=2e-3)
