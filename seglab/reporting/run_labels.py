@@ -58,18 +58,18 @@ def of_run(seed: int, fold: int) -> str:
 
 
 def label(runs: pd.DataFrame) -> list[str]:
-    """One label a run, from the columns `config`, `choices`, `seed` and `benchmark` (never mixed).
+    """One label a run, from the columns `config`, `choices`, `seed`, `used` and `benchmark` (never mixed).
 
-    Where there is a column `used`, only runs that are used add words to the labels.
+    Only runs that are used add words to the labels.
     """
-    leaves, used = _experiments(runs), list(runs.get("used", [True] * len(runs)))
+    leaves, used = _experiments(runs), list(runs["used"])
     labels = [loss_name(config, choices) for config, choices in zip(runs["config"], runs["choices"], strict=True)]
     for belongs in (_is_loss_class, _is_of_loss):  # the parameters of two classes are not compared
-        for name, rows in _places(labels).items():
+        for name, rows in pd.Series(labels).groupby(labels).indices.items():
             keys = [key for key in _differing([leaves[row] for row in rows if used[row]]) if belongs(key)]
             for row in rows:
-                labels[row] = " ".join([name, *_parts(keys, leaves[row])])
-    for rows in _places(runs["benchmark"]).values():
+                labels[row] = " ".join([str(name), *_parts(keys, leaves[row])])
+    for rows in runs.groupby("benchmark").indices.values():
         who = {row: (labels[row], runs["seed"].iloc[row], fold(runs["config"].iloc[row])) for row in rows if used[row]}
         keys = _separating(list(who.values()), [leaves[row] for row in who])
         for row in rows:
@@ -77,17 +77,9 @@ def label(runs: pd.DataFrame) -> list[str]:
     return labels
 
 
-def _places(values: Iterable[str]) -> dict[str, list[int]]:
-    """The places of each value."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for place, value in enumerate(values):
-        found[value].append(place)
-    return found
-
-
 def _experiments(runs: pd.DataFrame) -> list[dict[str, Any]]:
     """The values that may distinguish runs, choices of whole groups (`model`) before single values (`model.width`)."""
-    used = [flat(config) for config in (runs[runs["used"]] if "used" in runs else runs)["config"]]
+    used = map(flat, runs.loc[runs["used"], "config"])
     paths = {value for leaves in used for key, value in leaves.items() if key.endswith("._target_")}
     count = Counter(map(_class, paths))
     found = []

@@ -27,8 +27,8 @@ SHOWN = 8  # snapshots of a run, at most
 
 def titles(runs: Sequence[TrainedRun]) -> list[str]:
     """What sets the runs apart: their losses, the parameters that vary, then seeds, names, paths of their folders."""
-    facts = [{**run.facts, "choices": run.facts.get("choices", {}), "benchmark": ""} for run in runs]  # one data set
-    names = label(pd.DataFrame(facts)[["config", "choices", "seed", "benchmark"]])
+    facts = [{"choices": {}, **run.facts, "benchmark": "", "used": True} for run in runs]  # one data set
+    names = label(pd.DataFrame(facts))
     for more in ([f"s{run.facts['seed']}" for run in runs], [run.name for run in runs], [run.folder for run in runs]):
         names = [f"{name} {word}" if names.count(name) > 1 else name for name, word in zip(names, more, strict=True)]
     return names

@@ -12,7 +12,7 @@ SLOW, FAST = {"optimizer": {"lr": 0.001}}, {"optimizer": {"lr": 0.01}}
 
 def runs(*rows):
     """One run for each (loss, seed, configuration, choices); the last two may be left out."""
-    frame = pd.DataFrame({"seed": [row[1] for row in rows], "benchmark": "data"})
+    frame = pd.DataFrame({"seed": [row[1] for row in rows], "benchmark": "data", "used": True})
     loss = {"loss": {"_target_": "a.Loss", "smooth": 1.0}}
     frame["config"] = [{"seed": row[1]} | loss | (row[2] if len(row) > 2 else {}) for row in rows]
     frame["choices"] = [{"loss": row[0], "model": "unet"} | (row[3] if len(row) > 3 else {}) for row in rows]
