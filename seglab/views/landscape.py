@@ -199,10 +199,8 @@ def contours(surface: Surface) -> Figure:
 
 
 def mark(axis: Axes, plane: Plane, best: pd.Series) -> None:
-    """Mark the paths and solutions, or the center, and the best measured place."""
-    single = plane.marks or ({} if plane.paths else {"the run": (0.0, 0.0)})
-    places = {**plane.paths, **{name: [place] for name, place in single.items()}}
-    for k, (name, path) in enumerate(places.items(), 1):
+    """Mark runs and paths of trainings, and the best measured place."""
+    for k, (name, path) in enumerate(plane.marks.items(), 1):
         color = COLORS[k % len(COLORS)]
         if len(path) > 1:
             axis.plot(*zip(*path, strict=True), "-o", color=color, ms=3, lw=1.2, label=f"{name}, start to end")

@@ -1,7 +1,7 @@
 """Planes in the space of a model's weights: random, through solutions, or along the path of a training."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -26,8 +26,7 @@ class Plane:
 
     Attributes:
         note: how the plane was laid, for the caption.
-        marks: single places by name.
-        paths: rows of places by name.
+        marks: places by name, one of a run and a row of them along a training.
     """
 
     title: str
@@ -35,8 +34,7 @@ class Plane:
     first: Weights
     second: Weights
     note: str
-    marks: Mapping[str, Point] = field(default_factory=dict)
-    paths: Mapping[str, Sequence[Point]] = field(default_factory=dict)
+    marks: Mapping[str, Sequence[Point]]
 
     def at(self, a: float, b: float) -> dict[str, Tensor]:
         """The weights at a place; (0, 0) is the center to the last bit."""
@@ -61,7 +59,7 @@ def random_plane(title: str, model: nn.Module, seed: int) -> Plane:
     rng = torch.Generator().manual_seed(seed)
     first, second = direction(model, rng), direction(model, rng)
     note = f"random directions normalized filter by filter (seed {seed}); biases and norms do not move"
-    return Plane(title, weights_of(model), first, second, note)
+    return Plane(title, weights_of(model), first, second, note, {"the run": [(0.0, 0.0)]})
 
 
 def direction(model: nn.Module, rng: torch.Generator) -> dict[str, Tensor]:
@@ -98,7 +96,7 @@ def solution_plane(names: Sequence[str], solutions: Sequence[Weights], model: nn
     size = (dot(across, across, trained) / length) ** 0.5
     require(size > 1e-6, "landscape", "three solutions that do not lie on one line", "three that do")
     second = {name: x / size for name, x in across.items()}
-    marks = dict(zip(names, [(0.0, 0.0), (1.0, 0.0), (along, size)][:count], strict=True))
+    marks = {name: [place] for name, place in zip(names, [(0.0, 0.0), (1.0, 0.0), (along, size)], strict=False)}
     through = ", ".join(names) + ("" if count == 3 else f" and a random direction (seed {seed})")
     return Plane(" / ".join(names), center, first, second, f"the plane through {through}", marks)
 
@@ -130,7 +128,7 @@ def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plan
         f"the principal plane of the snapshots, which holds {percent:.0f} % of their squared distance from the end; "
         "each is drawn where it falls on it"
     )
-    return Plane(" / ".join(paths), center, first, second, note, paths=rows)  # type: ignore[arg-type]
+    return Plane(" / ".join(paths), center, first, second, note, rows)  # type: ignore[arg-type]
 
 
 def difference(end: Weights, start: Weights) -> dict[str, Tensor]:
@@ -150,9 +148,9 @@ def dot(a: Weights, b: Weights, names: set[str]) -> float:
 
 def lattice(plane: Plane, span: float, points: int) -> tuple[np.ndarray, np.ndarray]:
     """The places to measure along both axes: `span` around the center, or around whatever is marked."""
-    seen = [*plane.marks.values(), *(place for path in plane.paths.values() for place in path)] or [(0.0, 0.0)]
+    seen = [place for path in plane.marks.values() for place in path]
     low, high = np.min(seen, 0), np.max(seen, 0)
-    margin = span / 2 * float((high - low).max()) or span  # nothing is marked on a random plane
+    margin = span / 2 * float((high - low).max()) or span  # a random plane has one place
     # rounded, as places are found by their numbers: 0.0, and neither 1e-16 nor -0.0
     first, second = (np.linspace(*end, points).round(10) + 0.0 for end in zip(low - margin, high + margin, strict=True))
     return first, second

@@ -93,8 +93,9 @@ def test_the_lowest_place_is_listed_with_the_iou_there():
 
 def square(title, **columns):
     """A surface of nine places, each with a loss a and an IoU."""
+    plane = Plane(title, {}, {}, {}, "", {"the run": [(0.0, 0.0)]})
     places = pd.DataFrame(product([-1.0, 0.0, 1.0], repeat=2), columns=["second", "first"])[["first", "second"]]
-    return Surface(Plane(title, {}, {}, {}, ""), places.assign(**columns), pd.Series({"a": 1.0, "IoU": 0.9}))
+    return Surface(plane, places.assign(**columns), pd.Series({"a": 1.0, "IoU": 0.9}))
 
 
 @pytest.mark.parametrize("lowest", [0.0, 0.5, -1.0])

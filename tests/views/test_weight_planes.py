@@ -46,7 +46,7 @@ def test_a_plane_passes_through_its_solutions(net, count):
     solutions = others(net, count)
     plane = solution_plane(["A", "B", "C"][:count], solutions, net, 1)
     assert list(plane.marks) == ["A", "B", "C"][:count]
-    for place, weights in zip(plane.marks.values(), solutions, strict=True):
+    for (place,), weights in zip(plane.marks.values(), solutions, strict=True):
         for name, weight in plane.at(*place).items():
             torch.testing.assert_close(weight, weights[name], rtol=1e-4, atol=1e-5)
     trained = [name for name, _ in net.named_parameters()]
@@ -67,10 +67,10 @@ def test_a_path_that_lies_in_a_plane_is_drawn_where_it_is(net):
     path = [{name: move[name](end[name], a * u[name] + b * v[name]) for name in end} for a, b in turns]
     plane = path_plane({"run": path}, net)
     assert "100 %" in plane.note
-    for place, weights in zip(plane.paths["run"], path, strict=True):
+    for place, weights in zip(plane.marks["run"], path, strict=True):
         for name, weight in plane.at(*place).items():
             torch.testing.assert_close(weight, weights[name], rtol=1e-3, atol=1e-3)
-    assert max(abs(x) for place in plane.paths["run"] for x in place) == pytest.approx(1)
+    assert max(abs(x) for place in plane.marks["run"] for x in place) == pytest.approx(1)
 
 
 def test_variances_stay_above_0_far_beyond_two_solutions(net):
