@@ -80,12 +80,8 @@ def seconds(command: list[str], folder: Path) -> float:
         environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    require(
-        done.returncode == 0,
-        "benchmark",
-        f"{' '.join(command[1:4])} to succeed",
-        "".join(done.stderr.splitlines()[-1:]),
-    )
+    said = "".join(done.stderr.splitlines()[-1:])
+    require(done.returncode == 0, "benchmark", f"{' '.join(command[1:4])} to succeed", said)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     spent = time.perf_counter() - start if torch.cuda.is_available() else spent

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from seglab.reporting import metrics_table
 from seglab.reporting.html import mean_sd, number, table
-from seglab.reporting.metrics_table import keys_of, rows_of, title
+from seglab.reporting.metrics_table import part_of, rows_of, title
 from seglab.reporting.run_labels import benchmark_titles
 
 FILES = "evaluations/*/evaluation.json"
@@ -68,10 +68,9 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 def tables(rows: pd.DataFrame) -> Iterator[tuple[str, str, Markup]]:
     """For each set of images its name, what was measured, and a table of the losses."""
-    spread = over_seeds(rows)
-    keys = keys_of(spread)
-    head = ["loss", "trained on", "seeds", *(heading(key) for key in keys)]
-    for data, block in spread.groupby(level="data", sort=False):
+    for data, block in over_seeds(rows).groupby(level="data", sort=False):
+        keys = list(map(str, part_of(block, "mean")))
+        head = ["loss", "trained on", "seeds", *map(heading, keys)]
         cells = [
             [label, trained, number(seeds, 0), *(mean_sd(*value) for value in values)]
             for seeds, ((_, trained, label), values) in zip(block["seeds", ""], rows_of(block, keys), strict=True)

@@ -6,7 +6,7 @@ or missing files, folders that are no runs, the same experiment twice.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -158,13 +158,9 @@ def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
             tables.setdefault(task, {})[row] = table  # which classes are averaged is a matter of the task
         except (OSError, ValueError) as error:
             runs.loc[row, ["used", "problem"]] = False, f"per_image.csv cannot be read: {error}"
-    parts = [rows_per_image(_joined(some), task, class_name) for task, some in tables.items()]
+    joined = {task: pd.concat(some, names=["run"]).reset_index(level="run") for task, some in tables.items()}
+    parts = [rows_per_image(rows, task, class_name) for task, rows in joined.items()]
     return pd.concat(parts).sort_values("run", kind="stable") if parts else pd.DataFrame(columns=["run"], dtype=int)
-
-
-def _joined(tables: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:
-    """The rows of the tables of some runs, by the rows of these, with the column `run`."""
-    return pd.concat(tables, names=["run"]).reset_index(level="run")
 
 
 def _supersede(runs: pd.DataFrame) -> None:
@@ -188,5 +184,6 @@ def read_histories(runs: pd.DataFrame) -> pd.DataFrame:
         with suppress(OSError, ValueError):
             table = pd.read_csv(folder / "metrics.csv", usecols=lambda name: name.count("/") < 2)
             tables |= {row: table} if "epoch" in table else {}
-    rows = _joined(tables) if tables else pd.DataFrame(columns=["run", "epoch"], dtype=int)
+    none = pd.DataFrame(columns=["run", "epoch"], dtype=int)
+    rows = pd.concat(tables, names=["run"]).reset_index(level="run") if tables else none
     return rows.assign(label=runs["label"].reindex(rows["run"]).to_numpy())

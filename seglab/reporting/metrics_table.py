@@ -246,19 +246,12 @@ def over_seeds(metrics: pd.DataFrame, keys: Iterable[str], by: list[str]) -> pd.
 
 def rows_of(spread: pd.DataFrame, keys: list[str]) -> Iterator[tuple[Any, list[tuple[float, float, str]]]]:
     """Each row's index with the (mean, sd, runs) of these metrics; `runs` are words where some runs have no value."""
-    columns, every = [(key, part) for key in keys for part in ("mean", "sd")], part_of(spread, "runs")
-    values = spread[columns].to_numpy(float).reshape(len(spread), len(keys), 2)
-    runs, most = every[keys].to_numpy().tolist(), every.max(axis=1)
-    for index, row, some, of in zip(spread.index, values.tolist(), runs, most, strict=True):
-        yield index, [(*one, f"{k} of {of} runs" if 0 < k < of else "") for one, k in zip(row, some, strict=True)]
+    mean, sd, runs = (part_of(spread, part) for part in ("mean", "sd", "runs"))
+    values = [part[keys].to_numpy().tolist() for part in (mean, sd, runs)]
+    for index, of, *row in zip(spread.index, runs.max(axis=1), *values, strict=True):
+        yield index, [(*one, f"{k} of {of} runs" if 0 < k < of else "") for *one, k in zip(*row, strict=True)]
 
 
 def part_of(spread: pd.DataFrame, part: str) -> pd.DataFrame:
     """The columns (key, part) of a table, each by its key."""
-    return pd.DataFrame({key: spread[key, part] for key in keys_of(spread)})
-
-
-def keys_of(spread: pd.DataFrame) -> list[str]:
-    """The metrics of a table with columns (key, mean | sd | runs)."""
-    keys, parts = (spread.columns.get_level_values(level) for level in (0, 1))
-    return list(keys[parts == "mean"])
+    return pd.DataFrame(spread.xs(part, axis=1, level=1))

@@ -18,7 +18,7 @@ from seglab.reporting.data_sets import DataSets, together
 from seglab.reporting.html import TEMPLATES, decimals
 from seglab.reporting.load_runs import Sweep, collect
 from seglab.reporting.looks import known_looks
-from seglab.reporting.metrics_table import blocks, keys_of, rows_of, title
+from seglab.reporting.metrics_table import blocks, part_of, rows_of, title
 from seglab.reporting.study import IMAGES, Question, Study
 
 Answer = tuple[Sweep, list[Study], DataSets | None]
@@ -110,10 +110,9 @@ def page(
     data, what failed or is missing, and the `commands` that reproduce it.
     """
     searches = tuning.searches(runs["folder"])
-    seeds = runs.loc[runs["used"], "seed"].nunique()
-    facts = (
-        f"{runs['used'].sum()} of {len(runs)} runs compared, {seeds} seed{'s' * (seeds != 1)}, {datetime.date.today()}"
-    )
+    used = runs[runs["used"]]
+    seeds = used["seed"].nunique()
+    facts = f"{len(used)} of {len(runs)} runs compared, {seeds} seed{'s' * (seeds != 1)}, {datetime.date.today()}"
     return TEMPLATES.get_template("report.html.j2").render(
         title=name,
         facts=facts,
@@ -174,7 +173,8 @@ def markdown(studies: list[Study], runs: pd.DataFrame, over: DataSets | None = N
     external = external_data.over_seeds(external_data.evaluated(runs))
     for (data, trained), block in external.groupby(level=["data", "trained"], sort=False):
         lines += [f"## On {data}, trained on {trained}", "", f"{block['what', ''].iloc[0]}", ""]
-        lines += [*_markdown_table(block.droplevel(["data", "trained"]), keys_of(block), external_data.heading), ""]
+        keys = list(map(str, part_of(block, "mean")))
+        lines += [*_markdown_table(block.droplevel(["data", "trained"]), keys, external_data.heading), ""]
     return "\n".join(lines)
 
 

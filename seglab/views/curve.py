@@ -110,13 +110,11 @@ def pixel_curves(losses: Mapping[str, Loss], points: int) -> pd.DataFrame:
     Columns: those of `curve`, and by_p: the gradient per unit of p.
     """
     margin = torch.linspace(-7, 7, points, dtype=torch.float64)
-    rows = []
+    q, rows = torch.sigmoid(-margin).numpy(), []
     for label, loss in losses.items():
         for side, truth, sign in zip(SIDES, (1, 0), (1, -1), strict=True):
             columns = curve(loss, torch.tensor(truth, dtype=torch.uint8).view(1, 1, 1, 1), side, margin)
-            columns["by_p"] = (
-                sign * columns["by_logit"] / (columns["p"] * torch.sigmoid(-margin).numpy())
-            )  # dp = p q dz
+            columns["by_p"] = sign * columns["by_logit"] / (columns["p"] * q)  # dp = p q dz
             rows.append(pd.DataFrame({"loss": label, "pixel": side} | columns))
     return pd.concat(rows, ignore_index=True)
 
