@@ -46,18 +46,10 @@ class Look:
     entry: dict[str, Any]
 
     @classmethod
-    def at(
-        cls,
-        known: Sequence[Entry],
-        asked: dict[str, Any],
-        runs: Mapping[str, str],
-        waiting: Sequence[str],
-        alpha: float,
-    ) -> "Look":
+    def at(cls, known: Sequence[Entry], asked: dict[str, Any], runs: Mapping[str, str], alpha: float) -> "Look":
         """The look after those `known` that asks `asked` of some runs, by their names digests of their values.
 
-        The same runs asked again are the same look, and cost nothing; so does one while runs are `waiting`, since no
-        verdict is given then.
+        The same runs asked again are the same look, and cost nothing.
         """
         same = [number for number, look in enumerate(known, 1) if look["runs"] == runs]
         number = same[0] if same else len(known) + 1
@@ -71,7 +63,7 @@ class Look:
             earlier=known[: number - 1],
             changed=_changed(known, runs),
             instead=" ".join(other),
-            is_new=number > len(known) and not other and not waiting,  # an exploratory one is not counted
+            is_new=number > len(known) and not other,  # an exploratory one is not counted
             entry={"asked": asked, "runs": dict(runs)},
         )
 

@@ -97,7 +97,7 @@ class Study:
     def look(self) -> Look:
         """Which look at the study this is, and what it may err."""
         alpha = 1 - self.question.confidence
-        return Look.at(self.known, self.question.asked, self.digests, self.sweep.waiting, alpha)
+        return Look.at(self.known, self.question.asked, self.digests, alpha)
 
     @cached_property
     def look_words(self) -> str:

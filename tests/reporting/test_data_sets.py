@@ -96,6 +96,13 @@ def test_a_data_set_more_is_another_look_and_the_same_ones_are_not(roots):
     assert len(read_json(roots[0] / "looks.json")[NAME]) == 2
 
 
+def test_a_verdict_that_is_given_counts_although_another_data_set_has_no_finished_run_yet(roots):
+    for run in roots[2].iterdir():
+        change(run, status="running")
+    assert answer(roots, Question())[2].verdicts
+    assert len(read_json(roots[0] / "looks.json").get(NAME, [])) == 1
+
+
 def test_the_report_says_first_what_holds_over_all_data_sets(roots):
     sweep, studies, over = answer(roots, Question(metric="dice"))
     html = page("x", studies, [{}] * 3, sweep.runs, "", (over, {}))

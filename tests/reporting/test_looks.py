@@ -13,8 +13,8 @@ ASKED = {"metric": "iou", "delta": 0.01}
 RUNS = {"bce_s1": "a", "bce_s2": "b"}
 
 
-def look(known, runs=RUNS, waiting=(), **asked):
-    return Look.at(known, ASKED | asked, runs, waiting, 0.05)
+def look(known, runs=RUNS, **asked):
+    return Look.at(known, ASKED | asked, runs, 0.05)
 
 
 def taken(*runs):
@@ -55,10 +55,6 @@ def test_the_first_look_fixes_the_class(study):
     asked = study.look.entry["asked"]
     before = {"asked": asked | {"class": "cup"}, "runs": {}, "when": "2026", "said": ""}
     assert replace(study, known=[before]).look.instead == "class=cup"
-
-
-def test_unfinished_runs_make_no_new_look():
-    assert not look([], waiting=["bce_s3"]).is_new
 
 
 def test_every_folder_remembers_and_what_several_remember_counts_once(tmp_path):
@@ -125,9 +121,10 @@ def test_runs_of_one_name_in_two_folders_are_two_runs(tmp_path):
 
 
 @pytest.mark.parametrize("status", ["running", "interrupted"])
-def test_an_unfinished_sweep_gets_numbers_and_no_verdict_and_costs_nothing(own, status):
+@pytest.mark.parametrize("asked", [{}, {"against": "bce"}, {"question": "pairs", "against": "bce"}])
+def test_an_unfinished_sweep_gets_numbers_and_no_verdict_and_costs_nothing(own, status, asked):
     change(own / "bce_s2", status=status)
-    unfinished = study(own)
+    unfinished = study(own, **asked)
     assert unfinished.headline == "No verdict yet: 1 of 4 runs are not finished (bce_s2)."
     assert len(unfinished.spread) == 2
     assert not (own / FILE).exists()
