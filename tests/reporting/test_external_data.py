@@ -23,16 +23,8 @@ def evaluated(own):
         finished = json.loads((own / run / "run.json").read_text())["finished"]
         facts = {"run_finished": finished, "split": "all", "scale": "native", "window": 512, "tta": "none"}
         facts |= {"dataset": {"_target_": "seglab.data.datasets.mias.Mias"}, "data": {"images": 9}}
-        facts |= {
-            "metrics": {
-                "iou": iou,
-                "tuned/iou": iou + 0.1,
-                "hd95": 12.5,
-                "objects_predicted": 1.5,
-                "objects_found": 0.25,
-            },
-            "seen_in_training": 0,
-        }
+        metrics = {"iou": iou, "tuned/iou": iou + 0.1, "hd95": 12.5, "objects_predicted": 1.5, "objects_found": 0.25}
+        facts |= {"metrics": metrics, "seen_in_training": 0}
         (out / "evaluation.json").write_text(json.dumps(facts))
     return own
 

@@ -22,25 +22,34 @@ def test_a_sweep_becomes_a_row_a_run_and_a_row_an_image_of_each(own):
     assert sweep.runs["test/iou"].iloc[3] == pytest.approx(one["iou"].mean())
 
 
+RUN, IMAGES = "run.json", "per_image.csv"
+
+
 @pytest.mark.parametrize(
-    ("facts", "problem"),
+    ("file", "content", "problem"),
     [
-        ({"status": "failed", "error": {"kind": "OutOfMemory", "message": "no\nmore"}}, "OutOfMemory: no"),
-        ({"status": "running"}, "interrupted; run it again to resume"),  # its process has died
-        ({"status": "interrupted"}, "interrupted; run it again to resume"),
-        ('{"name": "truncated', "run.json cannot be read"),
-        ("[1, 2]", "run.json is not that of a training run"),
-        ('{"config": [1]}', "run.json is not that of a training run"),
-        (None, "per_image.csv cannot be read"),
+        (RUN, {"status": "failed", "error": {"kind": "OutOfMemory", "message": "no\nmore"}}, "OutOfMemory: no"),
+        (RUN, {"status": "running"}, "interrupted; run it again to resume"),  # its process has died
+        (RUN, {"status": "interrupted"}, "interrupted; run it again to resume"),
+        (RUN, {"data": {"task": {"kind": "regression"}}}, "expected kind as one of"),
+        (RUN, {"data": {"task": {"kind": "binary", "unit": "mm"}}}, "Task.__init__() got an unexpected"),
+        (RUN, '{"name": "truncated', "run.json cannot be read"),
+        (RUN, "[1, 2]", "run.json is not that of a training run"),
+        (RUN, '{"config": [1]}', "run.json is not that of a training run"),
+        (IMAGES, None, "per_image.csv cannot be read"),
+        (IMAGES, "", "per_image.csv cannot be read"),
+        (IMAGES, "a,b\n1,2\n", "per_image.csv cannot be read: no class, foreground"),
+        (IMAGES, "id,group,foreground,iou\n", "per_image.csv cannot be read: no class, fp"),
+        (IMAGES, HALF, "per_image.csv cannot be read: no fp, tp"),
     ],
 )
-def test_what_failed_or_is_truncated_is_reported_and_stops_nothing(own, facts, problem):
-    if isinstance(facts, dict):
-        change(own / "bce_s1", **facts)
-    elif facts:
-        (own / "bce_s1" / "run.json").write_text(facts)
+def test_what_failed_or_is_damaged_or_foreign_is_a_problem_of_its_run_only(own, file, content, problem):
+    if isinstance(content, dict):
+        change(own / "bce_s1", **content)
+    elif content is None:
+        (own / "bce_s1" / file).unlink()
     else:
-        (own / "bce_s1" / "per_image.csv").unlink()
+        (own / "bce_s1" / file).write_text(content)
     sweep = collect([own])
     assert sweep.runs.set_index("name")["problem"]["bce_s1"].startswith(problem)
     assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
@@ -64,14 +73,6 @@ def test_a_run_whose_files_are_not_as_they_were_written_is_left_out(own):
     sweep = collect([own])
     assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
     assert sweep.runs["problem"].iloc[0].startswith("expected histograms.npz as it was written, got a file of ")
-
-
-@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "id,group,foreground,iou\n", HALF])
-def test_an_empty_or_foreign_table_of_images_is_a_problem_of_its_run_only(own, content):
-    (own / "bce_s1" / "per_image.csv").write_text(content)
-    sweep = collect([own])
-    assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
-    assert "per_image.csv" in sweep.runs["problem"].iloc[0]
 
 
 @pytest.mark.parametrize("kind", ["binary", "multilabel"])
@@ -127,14 +128,6 @@ def test_a_run_without_the_class_asked_for_is_left_out_unless_none_has_it(own):
     assert runs["problem"].tolist() == ["", "OutOfMemory: no", "", "expected class as one of foreground, got cup"]
     with pytest.raises(ContractError, match="report: expected class as one of disc, cup, foreground, got moon"):
         collect([own], "moon")
-
-
-@pytest.mark.parametrize("task", [{"kind": "regression"}, {"kind": "binary", "unit": "mm"}])
-def test_a_task_that_is_not_known_is_a_problem_of_its_run_only(own, task):
-    change(own / "bce_s1", data={"task": task})
-    sweep = collect([own])
-    assert sweep.used["name"].tolist() == ["bce_s2", "dice_s1", "dice_s2"]
-    assert sweep.runs["problem"].iloc[0]
 
 
 def test_of_the_same_experiment_twice_the_last_counts(tmp_path):
