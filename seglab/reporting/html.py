@@ -14,7 +14,7 @@ from xml.etree.ElementTree import tostring
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from seglab.plots import COLORS, FAINT, GRID, INK, save
@@ -86,6 +86,11 @@ def note(words: str) -> Markup:
     return MACROS.note(words)
 
 
+def bullets(sentences: Sequence[str]) -> Markup:
+    """A list of sentences."""
+    return MACROS.bullets(sentences)
+
+
 def figure(drawn: str, caption: str) -> Markup:
     """A figure with its caption, from the text of its SVG file: in the page's colors, at most as wide as it.
 
@@ -125,10 +130,7 @@ TEMPLATES.globals |= {"figure": figure, "formula": formula, "decimal": decimal}
 
 def notebook_page(title: str, lines: Sequence[str], tables: Iterable[str] = (), pictures: Iterable[str] = ()) -> str:
     """What a notebook shows: a heading, sentences, tables (HTML, as pandas writes it) and pictures (data URLs)."""
-    parts = [Markup("<b>{}</b>").format(title), *(Markup("<div>{}</div>").format(line) for line in lines)]
-    parts += [Markup(table) for table in tables]
-    parts += [Markup('<div><img src="{}" style="max-width:100%"></div>').format(picture) for picture in pictures]
-    return str(escape("").join(parts))
+    return str(MACROS.notebook(title, lines, tables, pictures))
 
 
 def picture_url(picture: Path | Figure) -> str:

@@ -55,12 +55,6 @@ class ViewPage:
         return write_text(out / "surface.html", page)
 
 
-def bullets(sentences: Sequence[str]) -> Markup:
-    """A list of sentences."""
-    items = Markup("").join(Markup("<li>{}</li>").format(sentence) for sentence in sentences)  # escaped by format
-    return Markup("<ul>{}</ul>").format(items)
-
-
 def number_table(table: pd.DataFrame, digits: int = 4) -> Markup:
     """A table of text and of numbers with so many significant digits, a dash for NaN; its columns sort at a click."""
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from seglab.plots import FAINT, INK, WIDTH, styled, two_sided
-from seglab.reporting.html import note
-from seglab.views.view_page import Section, ViewPage, bullets, number_table, panels
+from seglab.reporting.html import bullets, note
+from seglab.views.view_page import Section, ViewPage, number_table, panels
 
 FEW_PIXELS, MOST_OF_GRADIENT, WEAK_GRADIENT = 0.02, 0.9, 1e-3
 """What is warned of: fractions of the pixels and of the gradient, and a gradient beside cross-entropy's of 0.9."""
