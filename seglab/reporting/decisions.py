@@ -70,7 +70,7 @@ def calibration_scores(table: NDArray, probability: NDArray) -> dict[str, float]
     """
     (background, foreground), count = table, table.sum()
     p = probability.clip(1e-12, 1 - 1e-12)  # isotonic ones may be 0 or 1
-    gaps = np.bincount((p * 16).astype(int), (background + foreground) * p - foreground)
+    gaps = np.bincount((p * 16).astype(int), (background + foreground) * p - foreground, 16)
     return {
         "nll": float(-(foreground @ np.log(p) + background @ np.log1p(-p)) / count),
         "brier": float((foreground @ (1 - p) ** 2 + background @ p**2) / count),
@@ -115,19 +115,6 @@ def best_expected(
     empty_too = log_none[:, 0] + (at_ends * np.log1p(-ends.clip(max=0.999))).sum(1)
     nothing = np.exp(empty_too) if empty == "correct" else -1.0  # below every score
     return np.where(nothing > expected.max(1), 256, EDGES[expected.argmax(1)])
-
-
-def below_each_bin(table: NDArray) -> NDArray:
-    """How many pixels lie below each bin, and in all: (n, 2, bins + 1)."""
-    below = np.zeros((*table.shape[:-1], table.shape[-1] + 1), table.dtype)
-    np.cumsum(table, axis=-1, out=below[..., 1:])
-    return below
-
-
-def counts_from(below: NDArray, edge: NDArray) -> NDArray:
-    """The false and true positives (n, 2) of masks that begin at bin `edge` (n,) or (), from `below_each_bin`."""
-    out = np.take_along_axis(below, np.broadcast_to(edge, len(below))[:, None, None], axis=-1)[..., 0]
-    return below[..., -1] - out
 
 
 def scores_of(found: NDArray, pixels: NDArray, empty: str) -> dict[str, NDArray]:

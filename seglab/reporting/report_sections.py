@@ -1,14 +1,13 @@
 """What report.html.j2 shows of a Study: its tables, pictures, losses and settings."""
 
 from collections.abc import Iterator
-from itertools import cycle
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from seglab.plots import CLASS_COLORS
+from seglab.plots import class_colors
 from seglab.reporting import verdict
 from seglab.reporting.data_sets import DataSets
 from seglab.reporting.gallery import gallery, one_run_each, which_runs
@@ -124,10 +123,9 @@ def pictures(study: Study) -> dict[str, Any]:
     seen = set(study.sweep.images.loc[study.sweep.images["foreground"] > 0, "id"])
     able = [row for row in rows if row["id"] in seen] or rows
     one = next(iter(chosen.values()))
-    names = [one["task"].classes[k] for k in one["classes"]] if len(one["classes"]) > 1 else []
+    colors = class_colors(one["task"]) if len(one["classes"]) > 1 else []
     which = which_runs({label: chosen[label] for label in labels})
-    first, colors = able[len(able) // 2 :][:1], list(zip(names, cycle(CLASS_COLORS)))
-    return {"labels": labels, "rows": rows, "first": first, "which": which, "colors": colors}
+    return {"labels": labels, "rows": rows, "first": able[len(able) // 2 :][:1], "which": which, "colors": colors}
 
 
 def best_run(study: Study) -> tuple[str, str] | None:

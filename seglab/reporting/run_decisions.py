@@ -18,7 +18,7 @@ from seglab.files import read_arrays
 from seglab.reporting import decisions
 from seglab.reporting.class_rows import threshold_of
 from seglab.reporting.cube import finite_mean
-from seglab.reporting.thresholds import average_precision, mean, ratio
+from seglab.reporting.thresholds import average_precision, from_above, mean, ratio
 
 CONFIDENCES = ["foreground_confidence", "background_confidence"]
 RULES = {
@@ -88,12 +88,13 @@ def _decide_class(
     for rule, (probability, _) in probabilities.items():
         prefix = "" if rule == "optimal" else f"{rule}/"
         scores |= {f"{prefix}{key}": value for key, value in decisions.calibration_scores(pooled, probability).items()}
-    pixels, below = table.sum(1, dtype=np.float32), decisions.below_each_bin(table)
-    at_tuned = np.array(256 if np.isnan(threshold) else round(threshold * 256))  # without one no pixel, and not shown
-    masks = {}
+    found = np.pad(from_above(table), ((0, 0), (0, 0), (0, 1)))  # positives by the bin where a mask begins; 256: none
+    at_tuned = 256 if np.isnan(threshold) else round(threshold * 256)  # without one no pixel, and not shown
+    pixels, masks = table.sum(1, dtype=np.float32), {}
     for score in EXPECTED:
         edges = [decisions.best_expected(pixels, p, score, empty, ends) for p, ends in probabilities.values()]
-        masks[score] = np.stack([decisions.counts_from(below, edge) for edge in (at_tuned, *edges)]).astype(np.int32)
+        begin = np.stack([np.full(len(table), at_tuned), *edges])[..., None, None]  # (rules, n, 1, 1)
+        masks[score] = np.take_along_axis(found[None], begin, axis=-1)[..., 0].astype(np.int32)
     return scores, masks
 
 

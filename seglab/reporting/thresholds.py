@@ -17,7 +17,7 @@ def scores_at(table: NDArray, empty: str = "correct") -> dict[str, NDArray]:
     The rules are those of the metrics: precision without a prediction and recall without truth are NaN; IoU and Dice
     without true foreground are 1 for an empty prediction and 0 for any other ("correct"), or NaN ("skip").
     """
-    tp, fp = _from_above(table[..., 1, :]), _from_above(table[..., 0, :])
+    tp, fp = from_above(table[..., 1, :]), from_above(table[..., 0, :])
     true, found = tp[..., :1], tp + fp
     blank = np.where(found == 0, 1.0, 0.0) if empty == "correct" else np.full(found.shape, np.nan)
     return {
@@ -62,8 +62,8 @@ def mean(values: NDArray) -> NDArray:
     return ratio(np.where(defined, values, 0).sum(0), defined.sum(0))
 
 
-def _from_above(counts: NDArray) -> NDArray:
-    """Count what lies at or above each bin's lower edge."""
+def from_above(counts: NDArray) -> NDArray:
+    """Count what lies at or above each bin's lower edge: the positives of a mask that begins there."""
     return counts[..., ::-1].cumsum(-1)[..., ::-1]
 
 
