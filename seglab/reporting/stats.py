@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -153,22 +153,13 @@ def _paired(data: Cube, pair: tuple[str, str]) -> Paired | None:
     return (*both, images) if images.any() else None
 
 
-def _row(
-    pair: tuple[str, str], both: Sequence[Paired], *, replicates: int, groups: int | None = None, kind: str = "seeds"
-) -> Comparison:
-    """The mean difference over some parts of the data; without `groups` each image is one."""
+def _row(pair: tuple[str, str], both: Sequence[Paired], **facts: Any) -> Comparison:
+    """The mean difference over some parts of the data, with further facts; without `groups` each image is one."""
     ahead = float(np.mean([first.mean() for first, _, _ in both]))
     behind = float(np.mean([second.mean() for _, second, _ in both]))
     images = sum(first.shape[1] for first, _, _ in both)
-    return Comparison(
-        first=pair[0],
-        second=pair[1],
-        difference=ahead - behind,
-        replicates=replicates,
-        images=images,
-        groups=groups or images,
-        kind=kind,
-    )
+    about = {"first": pair[0], "second": pair[1], "difference": ahead - behind, "images": images, "groups": images}
+    return Comparison(**(about | facts))
 
 
 def turned(pair: Comparison) -> Comparison:
