@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 from filelock import FileLock, Timeout
-from PIL import Image
+from PIL import Image, ImageColor
 from scipy.ndimage import find_objects
 
 from seglab.contract import Task, require
@@ -132,10 +132,9 @@ def overlay(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
     return canvas
 
 
-def color_of(k: int) -> tuple[int, int, int]:
+def color_of(k: int) -> tuple[int, ...]:
     """The color of a class, by its place among those that are scored."""
-    red, green, blue = bytes.fromhex(CLASS_COLORS[k % len(CLASS_COLORS)][1:])
-    return red, green, blue
+    return ImageColor.getrgb(CLASS_COLORS[k % len(CLASS_COLORS)])
 
 
 class PredictionWriter:
@@ -172,6 +171,7 @@ class PredictionWriter:
         unknown = [kind for kind in kinds if kind not in KINDS]
         require(bool(kinds) and not unknown, "predict", f"format of {', '.join(KINDS)}", unknown or "none")
         self.task, self.thresholds = task or Task(), thresholds
+        self.parts = self.task.classes if self.task.channels > 1 else ("",)  # folders, one a class if there are several
         self.folder, self.names, self.kinds, self.min_area = folder, names, kinds, min_area
         known, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
         self.tables = {"images": folder / "images.csv"}
@@ -210,8 +210,8 @@ class PredictionWriter:
         if "mask" in self.kinds:
             self.write_masks(name, masks, valid, tags)
         if "probability" in self.kinds:
-            for one, map_ in zip(self.task.classes, maps, strict=True):
-                write_map(self.folder / "probabilities" / (one if self.task.channels > 1 else "") / name, map_, tags)
+            for one, map_ in zip(self.parts, maps, strict=True):
+                write_map(self.folder / "probabilities" / one / name, map_, tags)
         if "overlay" in self.kinds:
             write_map(self.folder / "overlays" / name, overlay(image, masks)[..., ::-1])  # OpenCV writes blue first
         rows: list[list[Any]] = []
@@ -229,10 +229,10 @@ class PredictionWriter:
 
     def write_masks(self, name: str, masks: Sequence[np.ndarray], valid: np.ndarray, tags: Tags) -> None:
         """Write one mask of 0 and 255, one of class numbers with a palette, or one of each class that may overlap."""
-        place, several = self.folder / "masks", zip(self.task.classes, masks, strict=False)
+        place = self.folder / "masks"
         if self.task.kind != "multiclass":
-            for one, mask in several:
-                write_map(place / (one if self.task.channels > 1 else "") / name, mask * 255, tags)
+            for one, mask in zip(self.parts, masks, strict=True):
+                write_map(place / one / name, mask * 255, tags)
             return
         numbers = np.zeros(masks[0].shape, np.uint8)
         for k, mask in zip(self.task.scored, masks, strict=True):
@@ -247,8 +247,7 @@ class PredictionWriter:
 
         again: also where it is there already. Without the mask of some slice nothing is written.
         """
-        several = self.task.kind == "multilabel" and self.task.channels > 1
-        for one in self.task.classes if several else [""]:
+        for one in [""] if self.task.kind == "multiclass" else self.parts:
             place = self.folder / "masks" / one
             files, made = [place / f"{slice_}.png" for slice_ in slices], place / f"{name}.nii.gz"
             if all(map(Path.exists, files)) and (again or not made.exists()):

@@ -110,7 +110,7 @@ def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[
         of_class, threshold = table[:, k], threshold_of(tuned, task.classes[k])
         pooled = of_class.sum(0)
         ece = calibration_scores(pooled, MIDDLES)["ece"]
-        scores = {"average_precision": float(average_precision(pooled)), "ece": ece}
+        scores = {"average_precision": average_precision(pooled), "ece": ece}
         if np.isfinite(threshold):
             edge = round(threshold * 256)  # exact: thresholds are tuned on the edges of the bins
             each = scores_at(of_class, empty)

@@ -39,15 +39,15 @@ def _decided(pair: Comparison, delta: float, level: float, seeds: Sequence[int])
     return (power >= POWER) | (gaps + np.median(reach, axis=1) < delta)
 
 
-def _reach(pair: Comparison, seeds: Sequence[int], level: float, nodes: int = 8) -> tuple[NDArray, NDArray]:
+def _reach(pair: Comparison, seeds: Sequence[int], level: float) -> tuple[NDArray, NDArray]:
     """How large a difference must be seen to count with each number of seeds, and its standard deviation.
 
-    The first (seeds, nodes) is that at equally probable outcomes of measuring the variance over the seeds. Other pairs
+    The first (seeds, 8) is that at equally probable outcomes of measuring the variance over the seeds. Other pairs
     lend as many degrees of freedom to each of the pair's own as they do now.
     """
     count = np.array(seeds, float)[:, None]
-    free = (count - 1) * (1 + pair.prior / (pair.replicates - 1)) + np.zeros(nodes)
-    seen = special.chdtri(free, (np.arange(nodes) + 0.5) / nodes) / free * pair.spread / count
+    free = (count - 1) * (1 + pair.prior / (pair.replicates - 1)) + np.zeros(8)
+    seen = special.chdtri(free, (np.arange(8) + 0.5) / 8) / free * pair.spread / count
     images = Student(np.full(free.size, pair.image_variance**0.5), np.full(free.size, pair.groups - 1.0))
     reach = Errors(Student(np.sqrt(seen).ravel(), free.ravel()), images).reach(level).reshape(free.shape)
     return reach, np.sqrt(pair.spread / count + pair.image_variance).clip(1e-12)  # 0 if all runs agree

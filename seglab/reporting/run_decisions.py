@@ -84,7 +84,7 @@ def _decide_class(
         "scaled": (decisions.scaled(means, temperature), decisions.scaled(outer, temperature)),
         "calibrated": (observed, None),
     }
-    scores = {"average_precision": float(average_precision(pooled)), "scaled/temperature": temperature}
+    scores = {"average_precision": average_precision(pooled), "scaled/temperature": temperature}
     for rule, (probability, _) in probabilities.items():
         prefix = "" if rule == "optimal" else f"{rule}/"
         scores |= {f"{prefix}{key}": value for key, value in decisions.calibration_scores(pooled, probability).items()}

@@ -38,11 +38,11 @@ def best_threshold(table: NDArray, empty: str = "correct") -> float:
     return float(min(best / 256, key=lambda threshold: abs(threshold - 0.5), default=0.5))
 
 
-def average_precision(table: NDArray) -> NDArray:
-    """Add up precision over the steps of recall, from the strictest threshold down: (...), NaN without foreground."""
+def average_precision(table: NDArray) -> float:
+    """Precision summed over the steps of recall, of pixels (2, 256) at all thresholds; NaN without true foreground."""
     at = scores_at(table)
-    steps = at["recall"] - np.concatenate([at["recall"][..., 1:], np.zeros_like(at["recall"][..., :1])], axis=-1)
-    return np.where(table[..., 1, :].sum(-1) == 0, np.nan, np.nansum(steps * at["precision"], axis=-1))
+    steps = -np.diff(at["recall"], append=0)
+    return float(np.nansum(steps * at["precision"])) if table[1].any() else np.nan
 
 
 def calibration(table: NDArray) -> tuple[NDArray, NDArray, NDArray]:

@@ -61,11 +61,8 @@ def test_the_gallery_shows_the_images_of_one_fold_under_every_loss(tmp_path):
         write_run(tmp_path / str(fold), FakeLoss(name), seed, extra={"dataset": {"folds": 3, "fold": fold}})
     runs = collect([tmp_path]).used
     chosen = one_run_each(runs[runs["label"] != "ssim"], ["iou", "bce", "dice"])
-    assert {label: (run["seed"], run["fold"]) for label, run in chosen.items()} == {
-        "iou": (2, 1),
-        "bce": (1, 1),
-        "dice": (1, 1),
-    }
+    which = {label: (run["seed"], run["fold"]) for label, run in chosen.items()}
+    assert which == {"iou": (2, 1), "bce": (1, 1), "dice": (1, 1)}
     assert which_runs({label: chosen[label] for label in ("bce", "dice")}) == "Seed 1, fold 1"
     assert which_runs(chosen) == "Seed 2, fold 1 (iou); seed 1, fold 1 (bce, dice)"
     assert which_runs(one_run_each(runs, ["dice", "ssim"])) == (

@@ -7,13 +7,7 @@ import pytest
 import torch
 
 from seglab.losses import BCE, Dice
-from seglab.views.curve import (
-    curve,
-    is_additive,
-    pixel_curves,
-    two_discs,
-    view,
-)
+from seglab.views.curve import curve, is_additive, pixel_curves, two_discs, view
 from seglab.views.gradients import loss_and_gradient
 from tests.losses.conftest import NAMES
 from tests.losses.conftest import build as make
