@@ -136,18 +136,13 @@ def to_levels(probability: np.ndarray) -> np.ndarray:
     return np.rint(probability * FULL).astype(np.uint16)
 
 
-def cut(levels: np.ndarray, threshold: float) -> np.ndarray:
-    """Threshold a map: (h, w) uint8 of 0 and 1."""
-    return (levels >= math.ceil(threshold * FULL)).astype(np.uint8)
-
-
 def class_masks(levels: np.ndarray, thresholds: Sequence[float], task: Task) -> list[np.ndarray]:
     """Give the mask (h, w) uint8 of each scored class: where it is likeliest, or from its threshold on."""
     if task.kind == "multiclass":
         likeliest = levels.argmax(0)
         return [(likeliest == k).astype(np.uint8) for k in task.scored]
     maps = levels.reshape(-1, *levels.shape[-2:])
-    return [cut(one, at) for one, at in zip(maps, thresholds, strict=True)]
+    return [(one >= math.ceil(at * FULL)).astype(np.uint8) for one, at in zip(maps, thresholds, strict=True)]
 
 
 def predictor(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from seglab.reporting.thresholds import MIDDLES, ratio, scores_at
+from seglab.reporting.thresholds import MIDDLES, ratio
 
 
 def outer_means(table: NDArray, foreground_confidence: NDArray, background_confidence: NDArray) -> NDArray:
@@ -35,11 +35,6 @@ def outer_means(table: NDArray, foreground_confidence: NDArray, background_confi
 def scaled(probability: NDArray, temperature: float) -> NDArray:
     """The probabilities whose logits are divided by the temperature."""
     return expit(logit(probability) / temperature)
-
-
-def bin_means(outer: NDArray) -> NDArray:
-    """The probability of each bin, from the means of the outer two (2,): (256,)."""
-    return np.r_[outer[0], MIDDLES[1:-1], outer[1]]
 
 
 def rebinned(table: NDArray, probability: NDArray) -> NDArray:
@@ -115,15 +110,6 @@ def best_expected(
     empty_too = log_none[:, 0] + (at_ends * np.log1p(-ends.clip(max=0.999))).sum(1)
     nothing = np.exp(empty_too) if empty == "correct" else -1.0  # below every score
     return np.where(nothing > expected.max(1), 256, EDGES[expected.argmax(1)])
-
-
-def scores_of(found: NDArray, pixels: NDArray, empty: str) -> dict[str, NDArray]:
-    """The scores (..., n) of masks: iou, dice, precision, recall.
-
-    `found` (..., n, 2) are the false and true positives, `pixels` (n, 2) the background and foreground of the images.
-    """
-    halves = np.stack([pixels - found, found], axis=-1)
-    return {name: value[..., 1] for name, value in scores_at(halves, empty).items()}
 
 
 def isotonic(table: NDArray) -> NDArray:

@@ -18,7 +18,7 @@ from seglab.files import read_arrays
 from seglab.reporting import decisions
 from seglab.reporting.class_rows import threshold_of
 from seglab.reporting.cube import finite_mean
-from seglab.reporting.thresholds import average_precision, from_above, mean, ratio
+from seglab.reporting.thresholds import MIDDLES, average_precision, from_above, mean, ratio, scores_at
 
 CONFIDENCES = ["foreground_confidence", "background_confidence"]
 RULES = {
@@ -77,7 +77,8 @@ def _decide_class(
     pooled, outer = table.sum(0), decisions.outer_means(table, *confidences.T)
     weights = table.sum(2)[:, ::-1]  # foreground first, as in the confidences, which are NaN where there is none
     over_all = ratio(np.nansum(confidences * weights, axis=0), (np.isfinite(confidences) * weights).sum(0))
-    means = decisions.bin_means(decisions.outer_means(pooled[None], *over_all[:, None])[0])
+    low, high = decisions.outer_means(pooled[None], *over_all[:, None])[0]
+    means = np.r_[low, MIDDLES[1:-1], high]
     temperature, observed = decisions.fitted_temperature(val, means), decisions.isotonic(val)
     probabilities = {
         "optimal": (means, outer),
@@ -112,16 +113,16 @@ def decisions_of(
             found = decide(read_arrays(folder / "histograms.npz"), rows, task, tuned, empty)
         except (OSError, KeyError, ValueError):
             return None
-    of_classes, scores, images = json.loads(str(found["scores"]))["classes"], [], []
+    of_classes, scores = json.loads(str(found["scores"]))["classes"], []
+    images: list[dict[tuple[str, str], NDArray]] = []
     for c in classes:
         threshold, pixels = threshold_of(tuned, task.classes[c]), found["pixels"][c]
-        masks = dict(zip(list(RULES)[1:], found[score][c], strict=True)) if task.kind != "multiclass" else {}
-        if np.isnan(threshold):
-            masks.pop("tuned", None)
         scores.append(of_classes[c] | ({} if np.isnan(threshold) else {"tuned/threshold": threshold}))
-        counts = np.reshape(list(masks.values()), (-1, *pixels.shape))  # (rules, n, 2), also of no rule
-        scored = decisions.scores_of(counts, pixels, empty)
-        images.append({(rule, key): of[k] for k, rule in enumerate(masks) for key, of in scored.items()})
+        images.append({})
+        for rule, inside in zip(list(RULES)[1:], found[score][c], strict=True):
+            if task.kind != "multiclass" and not (rule == "tuned" and np.isnan(threshold)):
+                halves = np.stack([pixels - inside, inside], axis=-1)  # two bins: outside of the mask and inside
+                images[-1] |= {(rule, key): of[:, 1] for key, of in scores_at(halves, empty).items()}
     means = {key: mean(np.array([one[key] for one in images])) for key in images[0]}
     whole = mean_scores(scores) | {f"{rule}/{key}": finite_mean(each) for (rule, key), each in means.items()}
     table = found["pooled"][list(classes)].sum(0)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from seglab.contract import ContractError
+from seglab.contract import ContractError, Task
 from seglab.data.datasets.cbis_ddsm import breast_box
 from seglab.engine.trained_run import open_run
-from seglab.inference.predictor import SYMMETRIES, cut, predictor, transformed
+from seglab.inference.predictor import SYMMETRIES, class_masks, predictor, transformed
 from tests.engine.untrained import write_run
 
 
@@ -74,7 +74,8 @@ def test_a_run_on_patches_slides_with_its_own_size_and_reduces_as_in_training(ru
     wide = photo(64, 64).astype(np.uint16) * 257  # what 8 bits are at the same brightness
     np.testing.assert_allclose(one.at_scale(wide), one.at_scale(photo(64, 64)), atol=2)
     levels = np.array([[0, 32767, 32768, 65535]], np.uint16)
-    assert (cut(levels, 0.5).tolist(), cut(levels, 1e-9).tolist()) == ([[0, 0, 1, 1]], [[0, 1, 1, 1]])
+    masks = [class_masks(levels, [threshold], Task())[0].tolist() for threshold in (0.5, 1e-9)]
+    assert masks == [[[0, 0, 1, 1]], [[0, 1, 1, 1]]]
 
 
 def test_a_turn_and_its_way_back_are_nothing():

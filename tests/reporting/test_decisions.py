@@ -10,7 +10,6 @@ from torchmetrics.functional.classification import binary_calibration_error
 from seglab.metrics.counts import decide, histogram
 from seglab.reporting.decisions import (
     best_expected,
-    bin_means,
     calibration_scores,
     fitted_temperature,
     isotonic,
@@ -52,7 +51,7 @@ def test_the_mask_of_best_expected_score_is_that_of_all_truths_of_small_images(s
 def test_an_image_that_is_probably_empty_gets_an_empty_mask_unless_empty_images_do_not_count():
     pixels = np.zeros((1, 256), np.float32)
     pixels[0, [0, 90]] = 1000, 1
-    nearly_nothing = bin_means(np.array([1e-6, 0.999]))
+    nearly_nothing = np.r_[1e-6, MIDDLES[1:-1], 0.999]
     assert best_expected(pixels, nearly_nothing)[0] == 256
     assert best_expected(pixels, MIDDLES, outer=nearly_nothing[None, [0, -1]])[0] == 256
     assert best_expected(pixels, MIDDLES)[0] < 256  # a thousand pixels of 1 / 512 are two
