@@ -18,9 +18,8 @@ DISTANCES = {"hd95", "asd"}  # scores that a class has only where something of i
 def read_rows(file: Path | BytesIO) -> pd.DataFrame:
     """Read per_image.csv; an id, group or class that looks like a number or like no value (007, NA) stays a text."""
     texts = dict.fromkeys(("id", "group", "class"), str)
-    return pd.read_csv(
-        file, dtype=texts, keep_default_na=False, na_values=[""]
-    )  # pandas takes NA and None for no value
+    # keep_default_na: pandas takes NA and None for no value
+    return pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""])
 
 
 def rows_per_image(table: pd.DataFrame, task: Task, name: str | None = None) -> pd.DataFrame:

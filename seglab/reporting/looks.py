@@ -106,7 +106,6 @@ def remember(roots: Iterable[Path], benchmark: str, look: Look, said: str) -> No
 def _read(file: Path) -> dict[str, Any]:
     known = read_json(file)  # a damaged file is an empty dictionary there, and would forget the looks
     whole = isinstance(known, dict) and (bool(known) or not file.exists())
-    require(
-        whole, "report", f"looks at this study in {file}", "a damaged file", "restore it: errors are counted over them"
-    )
+    remedy = "restore it: errors are counted over them"
+    require(whole, "report", f"looks at this study in {file}", "a damaged file", remedy)
     return known

@@ -139,20 +139,18 @@ def measure(
 
 def page(surfaces: Sequence[Surface], words: str) -> ViewPage:
     """The page of some planes: contours, and where each loss is lowest."""
-    sections = []
-    for surface, key in zip(surfaces, file_keys(surface.plane.title for surface in surfaces), strict=True):
+    sections, titles = [], [surface.plane.title for surface in surfaces]
+    for surface, title, key in zip(surfaces, titles, file_keys(titles), strict=True):
         caption = (
             f"Plane: {surface.plane.note}. {words} A loss that spans more than a factor of 20 is logarithmic, and cut "
             f"at {CUT} times its lowest."
         )
-        sections.append(
-            Section(surface.plane.title, figure=contours(surface), name=f"landscape_{key}", caption=caption)
-        )
+        sections.append(Section(title, figure=contours(surface), name=f"landscape_{key}", caption=caption))
     lowest = pd.concat([lowest_places(surface) for surface in surfaces], ignore_index=True)
     named = lowest.assign(loss=lowest["plane"] + ": " + lowest["loss"]).drop(columns="plane")
     where = number_table(named) + note("first and second are places on the plane's axes.")
     sections.append(Section("Where each loss is lowest", where))
-    rows = pd.concat({surface.plane.title: surface.places for surface in surfaces}, names=["plane"])
+    rows = pd.concat([surface.places for surface in surfaces], keys=titles, names=["plane"])
     return ViewPage("Landscapes", sections, {"landscape": rows.reset_index("plane"), "lowest": lowest})
 
 

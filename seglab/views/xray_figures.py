@@ -33,16 +33,14 @@ def page(
         f" predictions: {'; '.join(f'{name} {value:.2g}' for name, value in qualities.items())}; but for the untrained"
         " and the trained they are made from the truth."
     )
-    empty, norms = tables["empty"], tables["norms"]
+    empty, norms, drawn = tables["empty"], tables["norms"], draw_regions(tables["regions"])
     few = norms.pivot(index="loss", columns="stage", values="fraction_for_90_percent")
     few = 100 * few.loc[empty["loss"], norms["stage"].unique()]  # in the order asked for, where pivot sorts
     about_few = note("Percent of the pixels that have 90 % of the gradient, the largest first.")
     heads = ["loss", "loss, nothing found", "loss, false positive", "gradient on the false positive"]
     sections = [
         Section("Warnings", bullets(warned) if warned else note("None.")),
-        Section(
-            "Where the gradient falls", figure=draw_regions(tables["regions"]), name="regions", caption=about_regions
-        ),
+        Section("Where the gradient falls", figure=drawn, name="regions", caption=about_regions),
         Section("How few pixels it falls on", about_few + number_table(few.reset_index(), 2)),
         Section("Empty images", note(EMPTY) + number_table(empty.set_axis(heads, axis=1))),
     ]

@@ -51,10 +51,8 @@ def exported(configure, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, f"nnunetv2.training.{path}", module)
 
     def run(*overrides):
-        file = export(
-            configure("export", "what=nnunet", f"output={tmp_path}/nnUNetTrainerMine.py", *overrides), tmp_path
-        )
-        names = {}
+        words = ("what=nnunet", f"output={tmp_path}/nnUNetTrainerMine.py", *overrides)
+        file, names = export(configure("export", *words), tmp_path), {}
         exec(file.read_text(), names)
         return names[file.stem]
 

@@ -16,18 +16,16 @@ from tests.engine.untrained import write_run
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     write_run(root / "whole", "dataset.size=64")
-    write_run(
-        root / "padded", "dataset.size=32", "dataset.fit=pad", "dataset.channels=1", "model.in_channels=1", seed=2
-    )
+    gray = ("dataset.channels=1", "model.in_channels=1")
+    write_run(root / "padded", "dataset.size=32", "dataset.fit=pad", *gray, seed=2)
     write_run(root / "patches", "dataset.size=64", "dataset.fit=patch", seed=3)
     write_run(root / "deep", "dataset.size=64", "dataset.fit=patch", "dataset.bits=16", "dataset.reduce=2", seed=4)
     return root
 
 
 def opened(folder, **more):
-    return predictor(
-        open_run(folder), **{"window": None, "overlap": 0.5, "tta": "none", "batch": 3, "device": "cpu"} | more
-    )
+    usual = {"window": None, "overlap": 0.5, "tta": "none", "batch": 3, "device": "cpu"}
+    return predictor(open_run(folder), **usual | more)
 
 
 def photo(height, width, dtype=np.uint8):

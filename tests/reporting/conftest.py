@@ -14,10 +14,8 @@ from tests.reporting.fabricate import FakeLoss, write_sweep
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folders; tests read them and do not change them."""
-    focal = FakeLoss("focal", 0.9, 0.1, {"gamma": 2.0, "tag": "<b>"})
-    return write_sweep(
-        tmp_path_factory.mktemp("study"), [FakeLoss("bce", 0.6), FakeLoss("dice", 1.5), focal], [1, 2, 3]
-    )
+    losses = [FakeLoss("bce", 0.6), FakeLoss("dice", 1.5), FakeLoss("focal", 0.9, 0.1, {"gamma": 2.0, "tag": "<b>"})]
+    return write_sweep(tmp_path_factory.mktemp("study"), losses, [1, 2, 3])
 
 
 @pytest.fixture(scope="session")
@@ -44,5 +42,6 @@ def report(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report")
     shutil.copytree(folder, out / "my <sweep>")
     (out / "my <sweep>" / "bce_s3" / "per_image.csv").unlink()
-    write([out / "my <sweep>"], Question(), answer([out / "my <sweep>"], Question()), out)
+    roots = [out / "my <sweep>"]
+    write(roots, Question(), answer(roots, Question()), out)
     return out

@@ -41,9 +41,9 @@ def write_sweep(root: Path, losses: list[FakeLoss], seeds: list[int], images: in
 
 
 def write_run(
-    root: Path, loss: FakeLoss, seed: int, images: int = 30, *, number: int = 0, extra: dict | None = None
+    root: Path, loss: FakeLoss, seed: int, images: int = 30, number: int = 0, extra: dict | None = None, **more: object
 ) -> Path:
-    """Write one finished run; `extra` is merged into the configuration."""
+    """Write one finished run; `extra` is merged into the configuration, and `more` facts replace those of run.json."""
     words = [loss.name, *(f"{key}-{value}" for key, value in loss.params.items()), f"s{seed}"]
     folder = root / "_".join(words)
     folder.mkdir(parents=True)
@@ -59,7 +59,8 @@ def write_run(
     whole = scored(table.sum(0)[None], table.sum()).iloc[0]
     metrics |= {f"test/{key}_pooled": whole[key] for key in ("iou", "dice", "precision", "recall", "accuracy")}
     write_examples(folder / "examples.npz", own, shift)
-    (folder / "run.json").write_text(json.dumps(facts(folder.name, loss, seed, metrics, extra or {}), indent=1))
+    known = facts(folder.name, loss, seed, metrics, extra or {}) | more
+    (folder / "run.json").write_text(json.dumps(known, indent=1))
     return folder
 
 

@@ -20,9 +20,8 @@ def roots(tmp_path):
         losses = [FakeLoss("dice", skills[0]), FakeLoss("bce", skills[1])] + [FakeLoss("focal")] * (data == "disc")
         for k, loss in enumerate(losses):
             for seed in (1, 2):
-                options = {"dataset": {"scene": data, "root": data}}
-                made = write_run(tmp_path / data, loss, seed, 10 + number, number=k, extra=options)
-                change(made, data={"fingerprint": f"{number}abcde"})
+                facts = {"extra": {"dataset": {"scene": data, "root": data}}, "data": {"fingerprint": f"{number}abcde"}}
+                write_run(tmp_path / data, loss, seed, 10 + number, k, **facts)
     return [tmp_path / data for data in SKILLS]
 
 

@@ -77,8 +77,8 @@ def test_a_run_whose_files_are_not_as_they_were_written_is_left_out(own):
 
 @pytest.mark.parametrize("kind", ["binary", "multilabel"])
 def test_a_column_of_texts_is_no_metric(tmp_path, kind):
-    folder, classes = write_run(tmp_path, BCE, 1), ["a", "b"][: 1 + (kind == "multilabel")]
-    change(folder, data={"task": {"kind": kind, "classes": classes}})
+    classes = ["a", "b"][: 1 + (kind == "multilabel")]
+    folder = write_run(tmp_path, BCE, 1, data={"task": {"kind": kind, "classes": classes}})
     rows = pd.read_csv(folder / "per_image.csv").assign(scanner="X")
     pd.concat([rows.assign(**{"class": name}) for name in classes]).to_csv(folder / "per_image.csv", index=False)
     sweep = collect([tmp_path])
@@ -105,8 +105,7 @@ def test_names_of_images_stay_text(tmp_path):
 @pytest.mark.parametrize("names", [("1", "2"), ("NA", "None"), ("-a", "b")])
 @pytest.mark.parametrize("group", ["p", None])
 def test_classes_have_any_name_and_their_images_any_group_or_none(tmp_path, names, group):
-    folder = write_run(tmp_path, BCE, 1)
-    change(folder, data={"task": {"kind": "multilabel", "classes": names}})
+    folder = write_run(tmp_path, BCE, 1, data={"task": {"kind": "multilabel", "classes": names}})
     rows = pd.read_csv(folder / "per_image.csv").assign(group=group)
     parts = [rows.assign(**{"class": name, "iou": iou}) for name, iou in zip(names, (0.2, 0.6), strict=True)]
     write_text(folder / "per_image.csv", csv_text(pd.concat(parts)))
@@ -132,7 +131,7 @@ def test_a_run_without_the_class_asked_for_is_left_out_unless_none_has_it(own):
 
 def test_of_the_same_experiment_twice_the_last_counts(tmp_path):
     old = write_run(tmp_path / "old", BCE, 1)
-    change(write_run(tmp_path / "new", BCE, 1), finished="2026-12-01T00:00:00+00:00")
+    write_run(tmp_path / "new", BCE, 1, finished="2026-12-01T00:00:00+00:00")
     sweep = collect([tmp_path])
     assert sweep.used["folder"].iloc[0].parent.name == "new"
     told = f"superseded by new/{old.name}, which finished last, with {{}} scores"
@@ -151,8 +150,8 @@ def test_losses_that_differ_in_their_function_alone_supersede_nothing(tmp_path):
 
 def test_runs_on_different_data_are_never_in_one_benchmark(tmp_path):
     write_sweep(tmp_path / "a", [BCE, DICE], [1], extra={"dataset": {"target": "disc", "size": 64}})
-    for folder in write_sweep(tmp_path / "b", [BCE, DICE], [1], extra={"dataset": {"target": "cup"}}).iterdir():
-        change(folder, data={"fingerprint": "ffff"})
+    other = {"extra": {"dataset": {"target": "cup"}}, "data": {"fingerprint": "ffff"}}
+    write_sweep(tmp_path / "b", [BCE, DICE], [1], **other)
     parts = dict(collect([tmp_path]).benchmarks())
     assert list(parts) == ["synthetic target=disc", "synthetic target=cup"]
     assert [len(part.used) for part in parts.values()] == [2, 2]
@@ -162,13 +161,13 @@ def test_runs_on_different_data_are_never_in_one_benchmark(tmp_path):
 def test_a_data_set_that_occurs_once_has_its_own_name_and_changed_files_are_numbered(tmp_path):
     write_run(tmp_path, BCE, 1)
     assert [title for title, _ in collect([tmp_path]).benchmarks()] == ["synthetic"]
-    change(write_run(tmp_path / "later", BCE, 1), data={"fingerprint": "ffff"})
+    write_run(tmp_path / "later", BCE, 1, data={"fingerprint": "ffff"})
     assert [title for title, _ in collect([tmp_path]).benchmarks()] == ["synthetic, data 1", "synthetic, data 2"]
 
 
 def test_a_run_that_has_not_read_its_data_yet_is_waited_for_with_its_data_set(tmp_path):
     write_run(tmp_path, BCE, 1)
-    change(write_run(tmp_path, DICE, 1), status="running", data=None)
+    write_run(tmp_path, DICE, 1, status="running", data=None)
     ((_, part),) = collect([tmp_path]).benchmarks()
     assert part.waiting == ["dice_s1"]
     assert part.benchmark == "synthetic 0ad80a"

@@ -169,10 +169,8 @@ def test_csv_and_markdown_agree_with_the_study(study):
 
 def test_runs_on_two_data_sets_get_a_part_and_files_each_and_are_not_compared(tmp_path, monkeypatch):
     for shift, losses in ((-1, ("bce", "dice")), (1, ("bce", "iou"))):  # titles of the same letters
-        folder = tmp_path / str(shift)
-        write_sweep(folder, [FakeLoss(name) for name in losses], [1, 2], extra={"dataset": {"shift": shift}})
-        for run in folder.iterdir():
-            change(run, data={"fingerprint": f"{shift}ffff"})
+        data = {"extra": {"dataset": {"shift": shift}}, "data": {"fingerprint": f"{shift}ffff"}}
+        write_sweep(tmp_path / str(shift), [FakeLoss(name) for name in losses], [1, 2], **data)
     _, studies, _ = found = answer([tmp_path], Question())
     monkeypatch.setattr(Study, "figures", lambda study: {"seeds": report_figures.seeds(study.data, "iou")})
     html = write([tmp_path], Question(), found, tmp_path / "out").read_text()
@@ -322,9 +320,8 @@ def test_options_that_are_lists_or_mappings_are_among_the_settings(own):
         config = json.loads((run / "run.json").read_text())["config"]
         lists = {"bands": [4, 3, 2], "classes": {"water": 0, "house": ["#ff0000", 7]}, "ignore": None}
         change(run, config=config | {"dataset": config["dataset"] | lists})
-    (study,) = (Study("data", sweep, Question()) for _, sweep in collect([own]).benchmarks())
     settings = "scene disc, size 64, mean [0.5], bands [4, 3, 2], classes {water: 0, house: [#ff0000, 7]}"
-    assert f"<dd>{settings}</dd>" in page("x", [study], [{}], study.sweep.runs, "")
+    assert report_sections.compared(collect([own]).used)["settings"] == settings
 
 
 def test_a_missing_fold_is_missed(tmp_path):

@@ -33,15 +33,13 @@ def test_a_pixel_under_focal_loss_costs_what_the_paper_says(gamma):
 def test_an_image_moves_as_its_closed_form_says():
     """Dice with n1 foreground pixels at p and n0 background pixels at 0.8: fp and fn are 0.2 n0 and (1 - p) n1."""
     target = two_discs(0.1, 20)
-    found = curve(Dice(), target, "foreground", torch.linspace(-5, 5, 11, dtype=torch.float64), 0.8)
+    margin = torch.linspace(-5, 5, 11, dtype=torch.float64)
+    found = curve(Dice(), target, "foreground", margin, 0.8)
     n1, n0 = 40, 360
     assert int(target.sum()) == n1
     fn, fp = (1 - found["p"]) * n1, 0.2 * n0
     assert np.allclose(found["value"], (fn + fp) / (2 * (n1 - fn) + fn + fp))
-    assert np.allclose(
-        curve(BCE(), target, "background", torch.linspace(-5, 5, 11, dtype=torch.float64), 0.8)["by_logit"],
-        1 - found["p"],
-    )
+    assert np.allclose(curve(BCE(), target, "background", margin, 0.8)["by_logit"], 1 - found["p"])
 
 
 @pytest.mark.parametrize("name", ["dice", "lovasz_hinge", "boundary", "hausdorff", "weight_map", "cldice", "topk"])
