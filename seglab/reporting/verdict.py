@@ -10,7 +10,7 @@ all that is said together, of a false "better", and that of a false "equivalent"
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -163,13 +163,13 @@ def judge(
             best=question == "best",
             few=_shared(pairs[k], rival, shared) if shared < most else "",
         )
-        for k, (kind, low, high, rival, shared) in judged.items()
+        for k, kind, low, high, rival, shared in judged
     ]
 
 
-Judged = dict[int, tuple[Kind, float, float, str, int]]
-"""By the place of a pair: its verdict, the ends of its interval, the loss that sets the upper one, and how many seeds
-the second loss of the pair shares with it."""
+Judged = Iterator[tuple[int, Kind, float, float, str, int]]
+"""The place of a pair, its verdict, the ends of its interval, the loss that sets the upper one, and how many seeds the
+second loss of the pair shares with it."""
 
 
 def _shared(pair: Comparison, rival: str, shared: int) -> str:
@@ -188,13 +188,11 @@ def _beside_each_other(
     complete = losses * (losses - 1) // 2 == np.isfinite([pair.p for pair in pairs]).sum()  # as Shaffer's steps want
     differ = step_down([pair.p for pair in pairs], possibly_equal(losses) if losses and complete else None)
     alike = step_down((2 * first).clip(max=1).tolist())
-    found: Judged = {}
     for k, pair in enumerate(pairs):
         kind: Kind = "better" if differ[k] <= alpha else "unknown"
         kind = "equivalent" if alike[k] <= alpha else kind  # before "better": so small a difference matters to nobody
         kind = "none" if np.isnan(pair.p) else kind
-        found[k] = (kind, gaps[k] - reach[k], gaps[k] + reach[k], pair.first, pair.replicates)
-    return found
+        yield k, kind, gaps[k] - reach[k], gaps[k] + reach[k], pair.first, pair.replicates
 
 
 def _beside_the_best(
@@ -213,7 +211,6 @@ def _beside_the_best(
         shared[a, b] = shared[b, a] = pair.replicates
     may_be_best = (ahead + half >= 0).all(axis=1)
     may_be_best[0] = True  # it has the best mean, though perhaps not on the seeds of every pair
-    found: Judged = {}
     for k, pair in enumerate(pairs):
         if pair.first != losses[0]:
             continue
@@ -226,8 +223,7 @@ def _beside_the_best(
         kind = "better" if low > 0 else kind
         kind = "equivalent" if high < delta else kind
         kind = "none" if np.isnan(pair.p) else kind
-        found[k] = (kind, low, high, losses[rival], int(shared[rival, loss]))
-    return found
+        yield k, kind, low, high, losses[rival], int(shared[rival, loss])
 
 
 def ranks(verdicts: Sequence[Verdict]) -> dict[str, tuple[int, int]]:

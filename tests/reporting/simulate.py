@@ -125,15 +125,13 @@ def ranks_are_covered(means: Sequence[float], user: str, studies: int) -> float:
     return right / studies
 
 
-def with_folds(
-    means: Sequence[float], studies: int, seeds: int = 2, folds: int = 5, shared: float = 0.02, seed: int = 0
-) -> float:
-    """In how many studies with folds a loss is falsely better: what a training set does to a loss is shared by overlap.
+def with_folds(means: Sequence[float], studies: int, seeds: int = 2, shared: float = 0.02) -> float:
+    """In how many studies with 5 folds a loss is falsely better: what a training set does to it is shared by overlap.
 
     The training sets of two of k folds share k - 2 of k - 1 parts, so the effect of a part on a loss is the mean over
     the parts of a training set.
     """
-    rng, false, images = np.random.default_rng(seed), 0, 60
+    rng, false, folds, images = np.random.default_rng(0), 0, 5, 60
     fold = np.repeat(np.arange(folds), images // folds)
     for _ in range(studies):
         study = values(rng, means, images=images, seeds=0.0)[:, :seeds]
@@ -147,12 +145,12 @@ def with_folds(
     return false / studies
 
 
-def found_better(means: Sequence[float], question: str, seeds: int, studies: int, seed: int = 0) -> tuple[float, float]:
+def found_better(means: Sequence[float], question: str, seeds: int, studies: int) -> tuple[float, float]:
     """How often the losses behind the first are found behind it, and how many losses may be the best on average.
 
     Of the question for the best: how often they are ruled out, whichever loss has the best mean.
     """
-    rng, found, size = np.random.default_rng(seed), 0, 0
+    rng, found, size = np.random.default_rng(0), 0, 0
     for _ in range(studies):
         said = next(looks(Simulated(values(rng, means)), asking(question), "once", seeds))
         beaten = {each.pair.second for each in said if each.kind in ("better", "not best")}
