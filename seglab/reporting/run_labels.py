@@ -192,8 +192,6 @@ def differences(runs: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
         in_labels = all(_part(key, value, _endings(key)[0]) in name for value, name in known)
         by_choice = key.endswith("._target_") and key.removesuffix("._target_") in keys  # the choice of a whole group
         if not in_labels and not by_choice and not key.startswith(("loss.", "schedule.")):
-            holders: dict[str, dict[str, None]] = defaultdict(dict)  # each label once, in order
-            for leaf, name in named:
-                holders[str(leaf.get(key))][name] = None
-            found[key] = {value: list(names) for value, names in holders.items()}
+            holders = runs["label"].groupby([str(leaf.get(key)) for leaf in leaves], sort=False).unique()
+            found[key] = {str(value): list(labels) for value, labels in holders.items()}
     return found

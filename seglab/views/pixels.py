@@ -43,20 +43,15 @@ def view(runs: list[TrainedRun], images: int | list[str]) -> ViewPage:
     epochs = common_snapshots(runs)
     losses = {title: run.loss() for title, run in zip(titles(runs), runs, strict=True)}
     batches = pick_images(runs[0], list(losses.values()), images)
-    logits = {
-        title: [logits_at(run, run.snapshots[epoch], batches) for epoch in epochs]
-        for title, run in zip(losses, tqdm(runs, "pixels", unit="run", disable=None), strict=True)
-    }
-    threshold = runs[0].config["threshold"]
-    found = {
-        (batch["id"][0], title, epoch): inspect(at[place], batch, loss, threshold)
-        for place, batch in enumerate(batches)
-        for title, loss in losses.items()
-        for epoch, at in zip(epochs, logits[title], strict=True)
-    }
-    index = pd.MultiIndex.from_tuples(found, names=["image", "run", "epoch"])
-    table = pd.DataFrame([cell.numbers for cell in found.values()], index).reset_index()
-    figure = draw({batch["id"][0]: outlined(*raw(batch)) for batch in batches}, list(losses), epochs, found)
+    shown = {batch["id"][0]: outlined(*raw(batch)) for batch in batches}
+    threshold, found = runs[0].config["threshold"], {}
+    for title, run in zip(losses, tqdm(runs, "pixels", unit="run", disable=None), strict=True):
+        for epoch in epochs:
+            for batch, logits in zip(batches, logits_at(run, run.snapshots[epoch], batches), strict=True):
+                found[batch["id"][0], title, epoch] = inspect(logits, batch, losses[title], threshold)
+    index = pd.MultiIndex.from_product([[*shown], [*losses], epochs], names=["image", "run", "epoch"])
+    table = pd.DataFrame([found[key].numbers for key in index], index).reset_index()
+    figure = draw(shown, list(losses), epochs, found)
     section = Section("Errors and gradients", figure=figure, name="pixels", caption=CAPTION)
     return ViewPage("Pixels through training", [section], {"pixels": table})
 
