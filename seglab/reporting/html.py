@@ -19,12 +19,11 @@ from matplotlib.figure import Figure
 
 from seglab.plots import COLORS, FAINT, GRID, INK, save
 
-FOLDER = Path(__file__).parent
-TEMPLATES = Environment(
-    loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-)
-TEMPLATES.globals |= {"source": lambda name: Markup((FOLDER / name).read_text(encoding="utf-8"))}
+LOADER = FileSystemLoader(Path(__file__).parent)
+TEMPLATES = Environment(loader=LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
 MACROS: Any = TEMPLATES.get_template("macros.html.j2").module
+note, bullets = MACROS.note, MACROS.bullets
+"""A paragraph in small print, from its words, and a list, from its sentences."""
 VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--grid", "#ffffff": "--paper"}
 VARIABLES |= {color: f"--c{k}" for k, color in enumerate(COLORS)}
 """The colors of a figure, and the variables of page.css that replace them."""
@@ -79,16 +78,6 @@ def _cell(value: Cell | str | float) -> Cell:
     if isinstance(value, Cell):
         return value
     return Cell(value, value, "text") if isinstance(value, str) else number(value)
-
-
-def note(words: str) -> Markup:
-    """A paragraph in small print."""
-    return MACROS.note(words)
-
-
-def bullets(sentences: Sequence[str]) -> Markup:
-    """A list of sentences."""
-    return MACROS.bullets(sentences)
 
 
 def figure(drawn: str, caption: str) -> Markup:
