@@ -4,13 +4,12 @@ Maps are (h, w), or (k, h, w) of several classes, uint16, 65535 standing for a p
 floats, what a 16-bit PNG holds, and finer than any threshold.
 """
 
-import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -179,7 +178,7 @@ def ensemble_average(predictors: Sequence[Predictor], path: str, page: int | Non
     return ((total + len(predictors) // 2) // len(predictors)).astype(np.uint16)  # rounded
 
 
-@functools.lru_cache(maxsize=2)  # the models of an ensemble, and the overlay, look at the same image
+@lru_cache(maxsize=2)  # the models of an ensemble, and the overlay, look at the same image
 def decoded(path: str, dataset: Dataset, page: int | None) -> np.ndarray:
     """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, in the file's own values."""
     image = dataset.decode(path, page)

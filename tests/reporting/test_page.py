@@ -385,9 +385,6 @@ def test_the_page_says_where_the_spread_comes_from(study):
     assert [name in shown for name in ("images", "losses on images", "seeds", "rest")] == [True] * 4
     one = study.data._replace(values=study.data.values[:, :1])
     assert one.balanced(one.labels)[0].shape == (3, 1, 30)
-    values = study.data.values.copy()
-    values[0, 1], values[2, 0, 7] = np.nan, np.nan
-    assert study.data._replace(values=values).balanced(study.labels)[0].shape == (3, 2, 29)
 
 
 def test_the_command_of_the_report_is_one_for_a_shell_and_for_hydra():
