@@ -174,8 +174,7 @@ class PredictionWriter:
         self.parts = self.task.classes if self.task.channels > 1 else ("",)  # folders, one a class if there are several
         self.folder, self.names, self.kinds, self.min_area = folder, names, kinds, min_area
         known, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
-        self.tables = {"images": folder / "images.csv"}
-        self.tables |= {"objects": folder / "objects.csv"} if "objects" in kinds else {}
+        self.tables = {key: folder / f"{key}.csv" for key in COLUMNS if key in ("images", *kinds)}
         there = {} if rerun else {key: file for key, file in self.tables.items() if file.exists()}
         before = {key: read_rows(file, COLUMNS[key]) for key, file in there.items()}
         if before.get("images") and known.exists():  # a call that failed before its first image binds nobody
