@@ -75,8 +75,6 @@ def _crossed(data: Cube, labels: Sequence[str], *, unbiased: bool = False) -> li
     unbiased: for a sum of parts, rather than for an interval, which must not be too short.
     """
     codes = np.unique(data.groups, return_inverse=True)[1]
-    if codes.max(initial=0) == 0:  # a single patient or scene: only its images are replicates
-        codes = np.arange(len(codes))
     rows = []
     for pair in combinations(labels, 2):
         if (both := _paired(data, pair)) is not None:
@@ -238,14 +236,15 @@ def variances(effect: np.ndarray, groups: np.ndarray) -> Variances:
     predictions (seed x image) is in both margins.
     """
     seeds, images = effect.shape
-    count = groups.max() + 1
-    grand, by_seed, by_image = effect.mean(), effect.mean(axis=1), effect.mean(axis=0)
-    rest = effect - by_seed[:, None] - by_image + grand
-    sums = np.array([np.bincount(groups, row, count) for row in rest]) / images
-    margin = np.bincount(groups, by_image - grand, count) / images
-    spread = count / (count - 1) * np.sum(margin**2)
-    single = np.sum(sums**2) * count / (count - 1) / (seeds * (seeds - 1))
-    return Variances(float(np.var(by_seed, ddof=1) / seeds), float(spread), float(single))
+    sizes = np.bincount(groups)
+    means = np.array([np.bincount(groups, row) for row in effect]) / sizes  # (seeds, groups)
+    of_group = means.mean(axis=0)
+    rest = means - means.mean(axis=1, keepdims=True) - of_group + of_group.mean()
+    # what groups of unequal size share of the mean; their sums about it, which a large one makes itself, were too close
+    weight = np.sum((sizes / images) ** 2)
+    single = weight * np.sum(rest**2) / ((seeds - 1) * (len(sizes) - 1) * seeds)
+    by_seed = effect.mean(axis=1)
+    return Variances(float(np.var(by_seed, ddof=1) / seeds), float(weight * np.var(of_group, ddof=1)), float(single))
 
 
 def components(values: np.ndarray) -> dict[str, float]:

@@ -24,7 +24,7 @@ from seglab.reporting.stats import Comparison, compare
 from seglab.reporting.thresholds import MIDDLES
 from seglab.reporting.verdict import QUESTIONS, Verdict, headline, judge, listed, signed
 
-CALIBRATION_CHANCE = 0.8  # how probable a difference must be before it is said to be mostly one of calibration
+CHANCE = 0.2  # that a difference which is said to be mostly one of calibration is none, over all losses behind the best
 IMAGES = {"all": "all test images", "foreground": "the test images with foreground", "empty": "the empty test images"}
 
 
@@ -219,9 +219,9 @@ class Study:
         if lacking and not self.verdicts:
             images = IMAGES[self.question.images]
             return metrics_table.undefined(self.question.metric, images, lacking, bool(self.tiles))
-        said = headline(self.verdicts, self.question.against)
         judged = {label for found in self.verdicts for label in (found.pair.first, found.pair.second)}
         apart = [label for label in self.labels if label not in judged]
+        said = headline(self.verdicts, self.question.against, apart)
         if not apart or not judged:
             return said
         one, whose = self.verdicts[0].pair, "its" if len(apart) == 1 else "their"
@@ -243,7 +243,8 @@ class Study:
         fixed, tuned = self.means, self.tuned.means
         gap = {label: sign * (fixed[best] - fixed[label]) for label in self.labels}
         left = {label: sign * (tuned[best] - tuned[label]) for label in self.labels}
-        probable = {found.pair.second for found in behind if found.chances[0] >= CALIBRATION_CHANCE}
+        least = 1 - CHANCE / len(behind)  # of equal losses the best of many is probably ahead of some by chance
+        probable = {found.pair.second for found in behind if found.chances[0] >= least}
         gone = [label for label in self.labels if label in probable and left[label] < gap[label] / 2]
         if not gone:
             return ""

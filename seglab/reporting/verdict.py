@@ -10,7 +10,7 @@ all that is said together, of a false "better", and that of a false "equivalent"
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -30,8 +30,8 @@ class Verdict:
     """One pair's verdict: by how much `first` is better, by this metric, than `second`.
 
     `gap` is by how much it was seen to be ahead, also where less of the metric is better, and `low, high` the interval
-    that holds together with those of all other verdicts. If `best`, the question is for the best, `first` is the loss
-    with the best mean, and the interval is that of how far `second` is behind the best, whichever that is.
+    that holds together with those of all other verdicts. If `best`, the question is for the best, `first` is the leader
+    (see `_leader`), and the interval is that of how far `second` is behind the best, whichever that is.
     `chances` are the probabilities, of this pair alone, that first is better by more than `delta`, that they are
     equivalent, and that second is better by more. `level` is the error of this comparison at the next look.
     `few` says which two losses make the interval wide, as they share fewer replicates than others; "" if none.
@@ -58,7 +58,12 @@ class Verdict:
         """The verdict in two words."""
         if self.best and self.kind in ("better", "unknown"):
             return "worse" if self.kind == "better" else "may be best"
-        return {"unknown": "cannot tell", "none": f"one {self.pair.kind.removesuffix('s')}"}.get(self.kind, self.kind)
+        return {"unknown": "cannot tell", "none": f"one {self.lacking.split()[0]}"}.get(self.kind, self.kind)
+
+    @property
+    def lacking(self) -> str:
+        """Of what there is only one, where there is no verdict."""
+        return self.pair.kind.removesuffix("s") if self.pair.replicates < 2 else "group of test images"
 
     @property
     def words(self) -> str:
@@ -66,13 +71,12 @@ class Verdict:
         first, second, gap = self.pair.first, self.pair.second, signed(self.gap)
         interval = f"{signed(self.low)} to {signed(self.high)}"
         behind, ahead = f"{gap} behind {first}", f"{first} ahead by {gap}"
-        if self.gap < 0:  # possible if "best": the best mean is that over all runs of a loss
+        if self.gap < 0:  # possible if "best", where losses have other seeds
             behind = f"{signed(-self.gap)} ahead of {first} on the {self.pair.kind} and images that both have"
         if self.gap == 0:
             behind = ahead = "equal means"
         if self.kind == "none":
-            lacking = self.pair.kind.removesuffix("s") if self.pair.replicates < 2 else "group of test images"
-            return f"{first} against {second}: no verdict from one {lacking} ({ahead}); add a second."
+            return f"{first} against {second}: no verdict from one {self.lacking} ({ahead}); add a second."
         if not self.best:
             return {
                 "better": f"{first} is better than {second} by {gap} ({interval}).",
@@ -90,7 +94,7 @@ class Verdict:
     def remedy(self) -> str:
         """What would decide an open question, after a semicolon; empty where that is not known."""
         if self.few:
-            return f"; {self.few}, which makes the interval wide: run the missing ones first"
+            return f"; {self.few}, which makes the interval wide: run any that are missing first"
         if self.pair.kind != "seeds":
             return ""
         fewest, most = self.more_seeds
@@ -99,10 +103,10 @@ class Verdict:
         if fewest is None:
             return f"; {MORE_SEEDS[-1]} more seeds would not decide, more test images might"
         if fewest == most:
-            return f"; about {fewest} more seed{'s' * (fewest != 1)} would decide"
+            return f"; about {fewest} more seed{'s' * (fewest != 1)} would probably decide"
         if fewest == MORE_SEEDS[-1]:
-            return f"; about {fewest} more seeds or more would decide"
-        return f"; {fewest} to {most or f'over {MORE_SEEDS[-1]}'} more seeds would decide"
+            return f"; about {fewest} more seeds or more would probably decide"
+        return f"; {fewest} to {most or f'over {MORE_SEEDS[-1]}'} more seeds would probably decide"
 
 
 def signed(value: float) -> str:
@@ -137,16 +141,17 @@ def judge(
         pairs = [pair for pair in pairs if against in (pair.first, pair.second)]
     if not pairs:
         return []
-    sign = -1.0 if lower_is_better else 1.0
-    if question != "best":  # which needs the leader first; on shared seeds the order may not be that of the means
-        pairs = [turned(pair) if sign * pair.difference < 0 else pair for pair in pairs]
+    sign = -1.0 if lower_is_better else 1.0  # on shared seeds the order may not be that of the means
+    pairs = [turned(pair) if sign * pair.difference < 0 else pair for pair in pairs]
     spread = errors(pairs)
     family = len(pairs) if question == "pairs" else len(losses) - 1  # intervals that shall hold together (Bonferroni)
     reach = spread.reach(alpha / family)
     gaps = sign * np.array([pair.difference for pair in pairs])
     first, second = spread.above(delta - gaps), spread.above(delta + gaps)  # that either is ahead by more than delta
     if question == "best":
-        judged = _beside_the_best(pairs, list(losses), gaps, reach, delta)
+        leader, judged = _beside_the_best(pairs, list(losses), gaps, reach, delta)
+        for k in (k for k, *_ in judged if pairs[k].second == leader):
+            pairs[k], gaps[k], first[k], second[k] = turned(pairs[k]), -gaps[k], second[k], first[k]
     else:
         judged = _beside_each_other(pairs, gaps, first, reach, alpha, len(losses) if question == "pairs" else 0)
     most = max(pair.replicates for pair in pairs)
@@ -167,7 +172,7 @@ def judge(
     ]
 
 
-Judged = Iterator[tuple[int, Kind, float, float, str, int]]
+Judged = Iterable[tuple[int, Kind, float, float, str, int]]
 """The place of a pair, its verdict, the ends of its interval, the loss that sets the upper one, and how many seeds the
 second loss of the pair shares with it."""
 
@@ -190,31 +195,34 @@ def _beside_each_other(
     alike = step_down((2 * first).clip(max=1).tolist())
     for k, pair in enumerate(pairs):
         kind: Kind = "better" if differ[k] <= alpha else "unknown"
+        low = gaps[k] - reach[k]
+        low = max(0.0, low) if kind == "better" else low  # the steps find more than the intervals of all pairs exclude
         kind = "equivalent" if alike[k] <= alpha else kind  # before "better": so small a difference matters to nobody
         kind = "none" if np.isnan(pair.p) else kind
-        yield k, kind, gaps[k] - reach[k], gaps[k] + reach[k], pair.first, pair.replicates
+        yield k, kind, low, gaps[k] + reach[k], pair.first, pair.replicates
 
 
 def _beside_the_best(
     pairs: Sequence[Comparison], losses: list[str], gaps: NDArray, reach: NDArray, delta: float
-) -> Judged:
-    """How far each loss is behind the best. All of it holds together if the true best's own intervals do."""
+) -> tuple[str, Judged]:
+    """The leader, and how far each loss is behind the best. All holds together if the true best's own intervals do."""
     place = {label: k for k, label in enumerate(losses)}
     ahead = np.zeros((len(losses), len(losses)))  # of the loss in the row before that in the column
     half = np.full(ahead.shape, np.inf)  # half of the interval; of losses without a seed in common nothing is known
     shared = np.zeros(ahead.shape, int)  # replicates
-    np.fill_diagonal(half, 0)
     for pair, gap, width in zip(pairs, gaps, reach, strict=True):
         a, b = place[pair.first], place[pair.second]
         ahead[a, b], ahead[b, a] = gap, -gap
         half[a, b] = half[b, a] = width
         shared[a, b] = shared[b, a] = pair.replicates
     may_be_best = (ahead + half >= 0).all(axis=1)
-    may_be_best[0] = True  # it has the best mean, though perhaps not on the seeds of every pair
+    leader = _leader(ahead, may_be_best & np.isfinite(half).any(axis=1))
+    may_be_best |= not may_be_best.any()  # on other seeds each may be behind another
+    found = []
     for k, pair in enumerate(pairs):
-        if pair.first != losses[0]:
+        if losses[leader] not in (pair.first, pair.second):
             continue
-        loss = place[pair.second]
+        loss = place[pair.second if pair.first == losses[leader] else pair.first]
         rivals = np.flatnonzero(may_be_best & (np.arange(len(losses)) != loss))
         low = max(0.0, (ahead - half)[rivals, loss].min())  # whichever rival is the best
         rival = rivals[(ahead + half)[rivals, loss].argmax()]
@@ -223,7 +231,18 @@ def _beside_the_best(
         kind = "better" if low > 0 else kind
         kind = "equivalent" if high < delta else kind
         kind = "none" if np.isnan(pair.p) else kind
-        yield k, kind, low, high, losses[rival], int(shared[rival, loss])
+        found.append((k, kind, low, high, losses[rival], int(shared[rival, loss])))
+    return losses[leader], found
+
+
+def _leader(ahead: NDArray, able: NDArray) -> int:
+    """The loss that is least behind any other, of those that are `able` if there are any.
+
+    Where all losses have the same seeds that is the one with the best mean. Means over other seeds say nothing: the
+    loss with the easy ones would lead.
+    """
+    worst = ahead.min(axis=1)
+    return int(np.where(able, worst, -np.inf).argmax() if able.any() else worst.argmax())
 
 
 def ranks(verdicts: Sequence[Verdict]) -> dict[str, tuple[int, int]]:
@@ -237,15 +256,17 @@ def ranks(verdicts: Sequence[Verdict]) -> dict[str, tuple[int, int]]:
     return {label: (1 + above[label], len(losses) - below[label]) for label in losses}
 
 
-def headline(verdicts: Sequence[Verdict], against: str | None = None) -> str:
-    """The answer in one sentence."""
+def headline(verdicts: Sequence[Verdict], against: str | None = None, apart: Sequence[str] = ()) -> str:
+    """The answer in one sentence; `apart` are the losses that share no seed with the leader."""
     if not verdicts:
         lacking = f"{against} has no finished run" if against else "fewer than two losses have finished runs"
         return f"There is nothing to compare: {lacking} with a seed in common."
     leader, delta = verdicts[0].pair.first, verdicts[0].delta
     if all(found.kind == "none" for found in verdicts):
-        one = verdicts[0].pair.kind.removesuffix("s")
-        return f"{_best_mean(leader, verdicts)}, but one {one} per loss gives no verdict."
+        per = " per loss" if verdicts[0].pair.replicates < 2 else ""
+        return f"{_best_mean(leader, verdicts)}, but one {verdicts[0].lacking}{per} gives no verdict."
+    if not against and not verdicts[0].best:  # one that no other is better than
+        leader = next((label for label, (highest, _) in ranks(verdicts).items() if highest == 1), leader)
     rivals: dict[str, list[str]] = defaultdict(list)
     for found in verdicts:
         pair = found.pair
@@ -253,21 +274,28 @@ def headline(verdicts: Sequence[Verdict], against: str | None = None) -> str:
             rivals["ahead" if found.kind == "better" else found.kind].append(pair.first)
         elif against or pair.first == leader:
             rivals[found.kind].append(pair.second)
+        elif pair.second == leader:
+            rivals[found.kind].append(pair.first)
     if against:
         phrases = {"ahead": "{} {are} better", "better": "{} {are} worse"}
         phrases |= {"equivalent": f"{{}} {{are}} equivalent within {delta:g}", "unknown": "cannot tell for {}"}
+        phrases |= {"none": "no verdict on {}"}
         return f"Beside {against}: {'; '.join(_said(phrases, rivals))}."
     if not verdicts[0].best:
         phrases = {"better": "is better than {}", "equivalent": f"is equivalent within {delta:g} to {{}}"}
-        phrases |= {"unknown": "cannot be distinguished from {}"}
+        phrases |= {"unknown": "cannot be distinguished from {}", "none": "has no verdict beside {}"}
         return f"{leader} {'; it '.join(_said(phrases, rivals))}."
-    able = [leader, *(found.pair.second for found in verdicts if found.kind in ("unknown", "none"))]
-    if len(able) == len(verdicts) + 1:
+    able = [leader, *rivals["unknown"], *rivals["none"], *apart]
+    if len(able) == len(verdicts) + 1 + len(apart):
         return f"Any of the {len(able)} losses may be the best; {_best_mean(leader, verdicts)}."
-    answer = f"{leader} is the best" if len(able) == 1 else f"The best may be {listed(able, 'or')}"
     least = min((found.low for found in verdicts if found.kind == "better"), default=0.0)
-    phrases = {"equivalent": f"{{}} {{are}} as good within {delta:g}", "not best": "{} {are} not"}
+    phrases = {"equivalent": f"{{}} {{are}} as good within {delta:g}", "not best": "another is at least as good as {}"}
     phrases |= {"better": f"{{}} {{are}} worse{by_at_least(least)}"}
+    answer = f"{leader} is the best" if len(able) == 1 else f"The best may be {listed(able, 'or')}"
+    if len(able) == 1 and "equivalent" in rivals:
+        alike = [leader, *rivals.pop("equivalent")]
+        names = listed(alike) if len(alike) < 5 else f"{leader} and {len(alike) - 1} others"
+        answer = f"{names} are equally good within {delta:g}"
     return "; ".join([answer, *_said(phrases, rivals)]) + "."
 
 
@@ -276,16 +304,18 @@ def _said(phrases: dict[str, str], rivals: dict[str, list[str]]) -> list[str]:
     return [
         phrase.format(listed(rivals[kind]), are="is" if len(rivals[kind]) == 1 else "are")
         for kind, phrase in phrases.items()
-        if kind in rivals
+        if rivals.get(kind)
     ]
 
 
 def _best_mean(leader: str, verdicts: Sequence[Verdict]) -> str:
     """The loss with the best mean, or those that share it, in words."""
-    level = [leader, *(each.pair.second for each in verdicts if each.pair.first == leader and each.gap == 0)]
+    beside = [each for each in verdicts if each.pair.first == leader]
+    level = [leader, *(each.pair.second for each in beside if each.gap == 0)]
+    mean = "best mean" if len({each.pair.replicates for each in beside}) == 1 else "best mean on what they share"
     if len(level) == 1:
-        return f"{leader} has the best mean"
-    return f"{listed(level) if len(level) < 5 else f'{len(level)} losses'} share the best mean"
+        return f"{leader} has the {mean}"
+    return f"{listed(level) if len(level) < 5 else f'{len(level)} losses'} share the {mean}"
 
 
 def listed(names: list[str], last: str = "and") -> str:

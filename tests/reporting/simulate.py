@@ -145,6 +145,18 @@ def with_folds(means: Sequence[float], studies: int, seeds: int = 2, shared: flo
     return false / studies
 
 
+def of_patients(sizes: Sequence[int], studies: int, losses: int = 2, seeds: int = 5, seed: int = 0) -> float:
+    """In how many studies a loss is falsely better where patients have so many images each and differ as a whole."""
+    rng, false = np.random.default_rng(seed), 0
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    for _ in range(studies):
+        patient = 0.03 * rng.normal(size=(losses, 1, len(sizes)))[..., groups]
+        study = values(rng, [0.0] * losses, images=len(groups), seeds=0.003)[:, :seeds] + patient
+        said = judge(compare(a_cube(study, groups.astype(str))), question="pairs", alpha=spent(1, 0.05))
+        false += any(each.kind == "better" for each in said)
+    return false / studies
+
+
 def found_better(means: Sequence[float], question: str, seeds: int, studies: int) -> tuple[float, float]:
     """How often the losses behind the first are found behind it, and how many losses may be the best on average.
 
@@ -197,6 +209,11 @@ def tables(studies: int) -> Iterator[str]:
         shares = (with_folds([0.0] * losses, studies, seeds, shared=shared) for losses in (2, 4) for seeds in (1, 2))
         yield row(f"{shared / 2:g}", shares)
 
+    sizes = {"10 of 5": [5] * 10, "20, 10, 10, 5, 5, 3, 2, 2, 2, 1": [20, 10, 10, 5, 5, 3, 2, 2, 2, 1]}
+    sizes |= {"27, nine of 2": [27, *[2] * 9], "40, 2, 2, 2": [40, 2, 2, 2], "40, 4": [40, 4]}
+    yield head("false “better” with patients of so many images", ["2 losses", "4 losses"])
+    for name, images in sizes.items():
+        yield row(name, (of_patients(images, studies, losses) for losses in (2, 4)))
 
 if __name__ == "__main__":
     for line in tables(int(sys.argv[1])):

@@ -9,6 +9,7 @@ from tests.reporting.simulate import (
     false_better,
     false_equivalent,
     found_better,
+    of_patients,
     ranks_are_covered,
     with_folds,
     wrong,
@@ -43,6 +44,11 @@ def test_true_ranks_lie_in_their_sets():
 def test_what_differs_by_delta_is_rarely_called_equivalent():
     shares = wrong(false_equivalent, [0.04, 0.0, 0.0, 0.0], "by advice", STUDIES, ["best", "pairs"], delta=0.04)
     assert max(shares.values()) <= BOUND
+
+
+@pytest.mark.parametrize("sizes", [(40, 2, 2, 2), (27, *[2] * 9), (20, 10, 10, 5, 5, 3, 2, 2, 2, 1)])
+def test_patients_of_unequal_size_invent_no_differences(sizes):
+    assert of_patients(sizes, STUDIES) <= BOUND
 
 
 @pytest.mark.parametrize("losses", [2, 4])

@@ -113,6 +113,26 @@ def test_images_of_one_group_count_as_one_draw():
     assert variances(effect, np.arange(40)).images < grouped.images / 2
 
 
+def test_groups_of_unequal_size_weigh_by_their_images_and_vary_as_their_means_do():
+    effect = np.array([[0.0, 0.0, 0.0, 4.0], [0.0, 0.0, 0.0, 4.0]])
+    # 3/4 and 1/4 of the mean, whose variance is (9 + 1) / 16 that of one group: here 8, of 0 and 4
+    assert variances(effect, np.array([0, 0, 0, 1])) == (0.0, pytest.approx(5.0), 0.0)
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(6), [20, 6, 2, 1, 1, 1])
+    runs = 0.1 * rng.normal(size=(2000, 3, 6))[..., groups] + 0.3 * rng.normal(size=(2000, 1, 6))[..., groups]
+    parts = [variances(run, groups) for run in runs]
+    true, single = 0.3**2 * (np.bincount(groups) ** 2).sum() / 31**2, 0.1**2 * (np.bincount(groups) ** 2).sum() / 31**2
+    assert np.mean([each.single for each in parts]) == pytest.approx(single / 3, rel=0.05)
+    assert np.mean([each.images - each.single for each in parts]) == pytest.approx(true, rel=0.05)
+
+
+def test_one_patient_gives_no_interval():
+    values = np.random.default_rng(0).normal(size=(2, 3, 8))
+    [pair] = compare(a_cube(values, groups=["p"] * 8))
+    assert (pair.groups, pair.images) == (1, 8)
+    assert np.isnan(pair.p)
+
+
 def test_with_no_image_noise_the_interval_is_student_t_over_the_seeds():
     values = np.array([0.80, 0.83, 0.85, 0.81])[:, None] * np.ones((1, 20))
     pair = compare(a_cube(np.stack([values, np.full((4, 20), 0.8)])))[0]
