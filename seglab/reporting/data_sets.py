@@ -68,9 +68,9 @@ class DataSets(Study):
 
     @property
     def table(self) -> pd.DataFrame:
-        """The mean of the metric of each loss (rows) on each data set, and their mean over the data sets."""
+        """The mean of the metric of each loss (rows) on each data set, and the mean over those that all losses have."""
         found = pd.DataFrame({study.title: study.means for study in self.studies}).reindex(self.labels)
-        return found.assign(mean=found.mean(axis=1))
+        return found.assign(mean=found.dropna(axis=1).mean(axis=1))
 
     def figures(self) -> dict[str, Figure]:
         return {"forest": report_figures.forest(self.named, self.question.metric)} if self.verdicts else {}

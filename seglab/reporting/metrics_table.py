@@ -191,7 +191,7 @@ def nothing_found(images: pd.DataFrame, metric: str, runs: pd.DataFrame) -> str:
     of_empty &= (empty["fp"] == 0).groupby(empty["run"]).all().reindex(blind.index, fill_value=False)
     of_empty &= silent & (seen.groupby("run")[metric].max() == 0)
     said = [
-        ("Nothing is predicted by", of_empty, ": they have the score of the empty images"),
+        ("Nothing is predicted by", of_empty, ", which gives the score of the empty images"),
         ("Nothing is predicted in any image with foreground by", silent & ~of_empty, ""),
         ("No pixel of the foreground is right in", blind & ~silent, ""),
     ]

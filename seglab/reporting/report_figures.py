@@ -84,9 +84,9 @@ def seeds(data: Cube, metric: str) -> Figure:
     """Every run as a dot: the mean of the metric over the test images by loss; the bar is the mean over seeds."""
     figure, axis = _rows(data.labels)
     means = np.array([[finite_mean(run) for run in loss] for loss in data.values])
-    for y, (style, row) in enumerate(zip(line_styles(data.labels).values(), means, strict=True)):
+    for y, ((label, style), row) in enumerate(zip(line_styles(data.labels).items(), means, strict=True)):
         axis.plot(row, np.full(len(row), y), "o", color=style["color"], alpha=0.65, markeredgewidth=0, markersize=6)
-        axis.plot([finite_mean(row)] * 2, [y - 0.3, y + 0.3], color=style["color"], lw=2.5, solid_capstyle="butt")
+        axis.plot([data.means[label]] * 2, [y - 0.3, y + 0.3], color=style["color"], lw=2.5, solid_capstyle="butt")
     axis.set_xlabel(f"{title(metric)}, one dot per seed")
     return figure
 

@@ -11,7 +11,7 @@ from seglab.plots import class_colors
 from seglab.reporting import verdict
 from seglab.reporting.data_sets import DataSets
 from seglab.reporting.gallery import gallery, one_run_each, which_runs
-from seglab.reporting.html import Cell, decimal, mean_sd, number, table
+from seglab.reporting.html import Cell, decimal, decimals, mean_sd, number, table
 from seglab.reporting.metrics_table import blocks, part_of, rows_of, title, worse_if_higher
 from seglab.reporting.run_decisions import RULES
 from seglab.reporting.run_labels import differences, of_run
@@ -85,12 +85,13 @@ def metric_blocks(spread: pd.DataFrame, decision: str) -> Iterator[tuple[str, Ma
     runs, means = part_of(spread, "runs"), part_of(spread, "mean")
     lacking = runs.rsub(runs.max(axis=1), axis=0)  # a loss without its worst run has a better mean
     able = means.where(lacking == lacking.min())
+    shown = able.map(_shown)
     for name, keys in blocks(spread.columns.get_level_values(0), decision).items():
         best = {key: _best(key, able[key]) for key in keys}
         if "found/nothing" in keys and spread["found/nothing", "mean"].max() > 0:
             best = {}  # a loss that finds the easy objects alone has the best distances
         rows = [
-            [label, *(mean_sd(*one, able.at[label, key] == best.get(key)) for key, one in zip(keys, row, strict=True))]
+            [label, *(mean_sd(*one, shown.at[label, key] == best.get(key)) for key, one in zip(keys, row, strict=True))]
             for label, row in rows_of(spread, keys)
         ]
         yield name, table(["loss", *map(title, keys)], rows)
@@ -105,11 +106,16 @@ def confusions(study: Study) -> Iterator[tuple[str, Markup]]:
         yield label, table(["true class", *(f"as {name}" for name in classes)], rows)
 
 
-def _best(key: str, means: pd.Series) -> float | None:
-    """The mean to print bold; None where none is better than another."""
-    if key in ("tuned/threshold", "scaled/temperature", "found/area_error") or means.nunique() < 2:
+def _best(key: str, means: pd.Series) -> str | None:
+    """The mean to print bold, as it is shown; None where none is better than another."""
+    alike = means.dropna().map(_shown).nunique() < 2
+    if key in ("tuned/threshold", "scaled/temperature", "found/area_error") or alike:
         return None
-    return means.min() if worse_if_higher(key) else means.max()
+    return _shown(means.min() if worse_if_higher(key) else means.max())
+
+
+def _shown(mean: float) -> str:
+    return decimal(mean, decimals(mean, np.nan)) if np.isfinite(mean) else ""
 
 
 def pictures(study: Study) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def _flat(spread: pd.DataFrame) -> pd.DataFrame:
     """The columns (key, mean | sd) under one name each."""
     spread = spread.drop(columns="runs", level=1)
     keys, parts = (spread.columns.get_level_values(level) for level in (0, 1))
-    return spread.set_axis(keys + np.where(parts == "sd", " sd", ""), axis=1)
+    return spread.set_axis(keys + np.where(parts == "sd", " sd", ""), axis=1).copy()  # in one piece, to insert into
 
 
 def markdown(studies: list[Study], runs: pd.DataFrame, over: DataSets | None = None) -> str:
@@ -181,7 +181,8 @@ def markdown(studies: list[Study], runs: pd.DataFrame, over: DataSets | None = N
 def _markdown_table(spread: pd.DataFrame, keys: list[str], head: Callable[[str], str] = title) -> list[str]:
     lines = [f"| loss | {' | '.join(head(key) for key in keys)} |", f"|---|{'---:|' * len(keys)}"]
     for label, values in rows_of(spread, keys):
-        lines.append(f"| {label} | {' | '.join(_mean_sd(*value) for value in values)} |")
+        name = str(label).replace("|", r"\|")  # which would begin another column
+        lines.append(f"| {name} | {' | '.join(_mean_sd(*value) for value in values)} |")
     return lines
 
 

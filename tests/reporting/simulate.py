@@ -215,6 +215,7 @@ def tables(studies: int) -> Iterator[str]:
     for name, images in sizes.items():
         yield row(name, (of_patients(images, studies, losses) for losses in (2, 4)))
 
+
 if __name__ == "__main__":
     for line in tables(int(sys.argv[1])):
         print(line, flush=True)

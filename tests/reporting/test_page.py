@@ -346,7 +346,7 @@ def test_runs_that_find_nothing_are_reported_beside_the_verdict(own):
     rows = rows.assign(tp=0, fp=0, iou=1.0 * (rows["foreground"] == 0), hd95=np.nan)
     rows.to_csv(own / "dice_s2" / "per_image.csv", index=False)
     study = asked()
-    assert study.blind == "Nothing is predicted by 1 of 2 runs of dice: they have the score of the empty images."
+    assert study.blind == "Nothing is predicted by 1 of 2 runs of dice, which gives the score of the empty images."
     for other in (Question(metric="hd95"), Question(images="foreground")):  # undefined, and without empty images
         some = replace(study, question=other).blind
         assert some == "Nothing is predicted in any image with foreground by 1 of 2 runs of dice."
