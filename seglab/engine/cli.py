@@ -35,7 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seglab.contract import ContractError
 from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
 from seglab.engine.override_errors import explain, first_line, refuse_added, wrong_choice
-from seglab.engine.run import current_sweep, stop_signals, stopped_by, stopped_on_purpose
+from seglab.engine.run import current_sweep, stop_signals, stopped_by
 from seglab.engine.sweep import exclusive_slot, refuse, supervise
 from seglab.engine.worker_pool import finish
 
@@ -134,8 +134,8 @@ def _run_job(function: Callable[[DictConfig, Path], Any], cfg: DictConfig, name:
         failed.append(folder)
         return float("nan")  # an error would be raised again by the sweeper, as a traceback
     except (KeyboardInterrupt, SystemExit) as error:
-        if stopped_on_purpose(error):
-            raise SystemExit(128 + stopped_by(error)) from None  # ends a sweep too
+        if number := stopped_by(error):
+            raise SystemExit(128 + number) from None  # ends a sweep too
         raise RuntimeError(f"the job called sys.exit({error})") from error  # which ends this job alone
     except Exception as error:
         refuse(folder, error, f"{type(error).__name__}: {error}")

@@ -25,7 +25,6 @@ from seglab.files import (
     LOCK,
     archive_is_intact,
     file_facts,
-    is_held,
     of_version_1,
     read_json,
     sha256,
@@ -224,10 +223,6 @@ class Run:
         if self.is_main and not self.replaces:
             write_json(self.folder / name, data)
 
-    def held(self) -> bool:
-        """Whether a living process is working in this folder."""
-        return is_held(self.folder)
-
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.is_main:
@@ -262,27 +257,23 @@ class Run:
             return
         explained = isinstance(error, ContractError) and not error.__cause__  # not of foreign code
         trace = None if explained else "".join(traceback.format_exception(error))
-        stopped = stopped_on_purpose(error)
-        message = f"stopped by {stopped_by(error).name.replace('SIGINT', 'Ctrl-C')}" if stopped else str(error)
+        stopped = stopped_by(error)
+        message = f"stopped by {stopped.name.replace('SIGINT', 'Ctrl-C')}" if stopped else str(error)
         said = {"kind": type(error).__name__, "message": message, "traceback": trace}
         self.note(status="interrupted" if stopped else "failed", error=said, **ended)
 
 
-def stopped_on_purpose(error: BaseException) -> bool:
-    """Whether somebody stopped the run on purpose: by Ctrl-C (Lightning makes a SystemExit of it) or another signal.
+def stopped_by(error: BaseException) -> signal.Signals | None:
+    """Which signal stopped the run on purpose, None if it broke: a KeyboardInterrupt has it as argument, or is Ctrl-C.
 
-    On a SLURM cluster also whether its time was up: submitit queues the job again and leaves with exit code -1.
+    On a SLURM cluster also where its time was up: submitit queues the job again and leaves with exit code -1.
     """
-    pressed = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
-    queued = isinstance(error, SystemExit) and error.code == -1 and "SUBMITIT_FOLDER" in os.environ
-    return pressed or queued or type(error).__name__ == "SIGTERMException"  # of Lightning, which is not imported here
-
-
-def stopped_by(error: BaseException) -> signal.Signals:
-    """Which signal stopped the run: SIGTERM, SIGHUP, or else that of Ctrl-C; a KeyboardInterrupt has it as argument."""
+    if type(error).__name__ == "SIGTERMException":  # of Lightning, which is not imported here
+        return signal.SIGTERM
     interrupts = [each for each in (error, error.__context__) if isinstance(each, KeyboardInterrupt)]
     named = [word for each in interrupts for word in each.args if isinstance(word, signal.Signals)]
-    return signal.SIGTERM if type(error).__name__ == "SIGTERMException" else next(iter(named), signal.SIGINT)
+    queued = isinstance(error, SystemExit) and error.code == -1 and "SUBMITIT_FOLDER" in os.environ
+    return next(iter(named), signal.SIGINT) if interrupts or queued else None  # Lightning makes a SystemExit of Ctrl-C
 
 
 def stop_signals() -> list[signal.Signals]:

@@ -102,8 +102,22 @@ def supervise(module: str) -> int:
     Jobs that outlive the child, as those of a cluster do, are waited for.
     """
     words = {word.lower() for word in sys.argv}  # True is as good as true
-    with _journal("plan=true" in words and not any("hydra/launcher=" in word for word in words)) as journal:
-        return _supervise(module, journal, words)
+    plan, started, again = "plan=true" in words, time.time(), True
+    with _journal(plan and not any("hydra/launcher=" in word for word in words)) as journal:
+        environment = {**os.environ, JOURNAL: str(journal)}
+        while again:  # to an end, as a job that died alone is failed, and not tried again
+            code, stopped = _run_child([sys.executable, "-m", module, *sys.argv[1:]], environment)
+            while not stopped and any(is_held(Path(run["folder"])) for run in _running(journal)):
+                time.sleep(1)
+            again = bool(_mark_crashed(journal, code, stopped)) and not stopped
+        runs, file = registered_runs(journal), journal.with_suffix(".at_once")
+        at_once = int(file.read_text()) if file.exists() else 1
+    if plan and "rerun=true" in words:
+        runs = [run | {"status": "waiting"} for run in runs]
+    with suppress(OSError):  # of a terminal that was closed
+        if runs:
+            print(summary(runs, time.time() - started, plan, at_once), file=sys.stderr)
+    return code or int(not plan and any(run.get("status") not in ("finished", "paused") for run in runs))
 
 
 @contextmanager
@@ -116,25 +130,6 @@ def _journal(passing: bool) -> Iterator[Path]:
     kept = not passing and os.access(place, os.W_OK)
     with nullcontext(str(place)) if kept else TemporaryDirectory() as folder:
         yield Path(folder, f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}").resolve()
-
-
-def _supervise(module: str, journal: Path, words: set[str]) -> int:
-    started = time.time()
-    again = True
-    while again:  # to an end, as a job that died alone is failed, and not tried again
-        code, stopped = _run_child([sys.executable, "-m", module, *sys.argv[1:]], {**os.environ, JOURNAL: str(journal)})
-        while not stopped and any(Run(Path(run["folder"])).held() for run in _running(journal)):
-            time.sleep(1)
-        again = bool(_mark_crashed(journal, code, stopped)) and not stopped
-    runs, plan = registered_runs(journal), "plan=true" in words
-    if plan and "rerun=true" in words:
-        runs = [run | {"status": "waiting"} for run in runs]
-    file = journal.with_suffix(".at_once")
-    at_once = int(file.read_text()) if file.exists() else 1
-    with suppress(OSError):  # of a terminal that was closed
-        if runs:
-            print(summary(runs, time.time() - started, plan, at_once), file=sys.stderr)
-    return code or int(not plan and any(run.get("status") not in ("finished", "paused") for run in runs))
 
 
 def _run_child(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
@@ -170,7 +165,7 @@ def _mark_crashed(journal: Path, code: int, stopped: bool) -> list[str]:
     One is failed, unless the sweep was asked to stop. Several are interrupted, since any may be at fault: a pool ends
     all its processes when one dies, and does not say which it was.
     """
-    dead = [run for run in _running(journal) if not Run(Path(run["folder"])).held()]
+    dead = [run for run in _running(journal) if not is_held(Path(run["folder"]))]
     failed = len(dead) == 1 and not stopped
     dead = [run for run in dead if record_death(Run(Path(run["folder"])), code, failed)]
     if len(dead) > 1 and not stopped:
@@ -188,7 +183,7 @@ def record_death(run: Run, code: int, failed: bool = True) -> bool:
     cause = by.get(-code if code < 0 else code - 128, "")  # a code of 1 to 127 is no signal
     error = {"kind": "Died", "message": f"the process died{cause}", "traceback": None}
     with suppress(OSError):
-        if not run.held():
+        if not is_held(run.folder):
             write_json(run.file, run.known() | {"status": "failed" if failed else "interrupted", "error": error})
             return True
     return False

@@ -16,8 +16,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from seglab.engine import cli, config
-from seglab.engine.run import Run
 from seglab.engine.sweep import JOURNAL, died_together, exclusive_slot
+from seglab.files import is_held
 from tests.commands.forked import begin, command_line, end, kill_group, run
 from tests.conftest import SMALL, assert_same_tables, facts_of, train_small
 
@@ -264,7 +264,7 @@ def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_
     assert "3 runs: 2 interrupted, 1 waiting" in said
     assert "left: 3, 2 at once; the same command resumes them" in said
     assert is_gone(begun[0].pid)
-    assert not any(Run(path.parent).held() for path in place.glob("outputs/*/*/run.json"))
+    assert not any(is_held(path.parent) for path in place.glob("outputs/*/*/run.json"))
     assert {facts["status"] for facts in runs_of(place).values()} == {"interrupted"}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.engine.run import JOURNAL, Run, commit, stop_signals, versions
-from seglab.files import run_status
+from seglab.files import is_held, run_status
 from tests.conftest import facts_of
 
 
@@ -91,12 +91,12 @@ def test_a_folder_is_held_by_one_process_and_free_when_that_process_is_gone(tmp_
     other = subprocess.Popen([sys.executable, "-u", "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert other.stdout is not None
     other.stdout.readline()
-    assert Run(tmp_path).held()
+    assert is_held(tmp_path)
     with pytest.raises(ContractError, match=r"another process is training in; wait for it"), Run(tmp_path):
         pass
     other.kill()
     other.communicate()
-    assert not Run(tmp_path).held()
+    assert not is_held(tmp_path)
     with Run(tmp_path) as run:
         assert run.folder == tmp_path
 
