@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 
 SWEPT = "SEGLAB_SWEPT_ROOT"
 """The environment variable that says to the jobs of a sweep that it goes over several data sets of one kind."""
+
+NO_COMMAND = OmegaConf.create("{runtime: {choices: {}, config_sources: []}, overrides: {hydra: [], task: []}}")
 
 
 class ConfigError(CompactHydraException, ContractError):
@@ -104,32 +106,28 @@ def one_line(error: BaseException) -> str:
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
+def hydra_facts() -> Any:
+    """What Hydra knows of the job at work; nothing where a configuration was composed without a command."""
+    return HydraConfig.get() if HydraConfig.initialized() else NO_COMMAND
+
+
 def choices() -> dict[str, str]:
     """What was chosen in each group of the configuration (loss, dataset, model, ...), by name."""
-    if not HydraConfig.initialized():
-        return {}
-    made = HydraConfig.get().runtime.choices
+    made = hydra_facts().runtime.choices
     return {group: str(name) for group, name in made.items() if not group.startswith("hydra/")}
 
 
 def overrides() -> list[str]:
     """The words of the command line that made this run."""
-    if not HydraConfig.initialized():
-        return []
-    given = HydraConfig.get().overrides
+    given = hydra_facts().overrides
     found = [word for word in given.hydra if word.startswith("hydra.searchpath=")]  # else the choices are not found
     return found + [word for word in given.task if word.split("=")[0] not in ("plan", "rerun")]
 
 
-def config_dirs() -> list[str]:
-    """The folder of the user's own configurations as a word of the command line, relative to this one."""
-    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
-    return [f"--config-dir={os.path.relpath(one.path)}" for one in sources if one.provider == "command-line"]
-
-
 def facts_of(cfg: DictConfig) -> dict[str, Any]:
     """What run.json holds of a configuration."""
-    words = [*config_dirs(), *overrides()]
+    own = [source.path for source in hydra_facts().runtime.config_sources if source.provider == "command-line"]
+    words = [*(f"--config-dir={os.path.relpath(folder)}" for folder in own), *overrides()]
     facts = {"identity": identity(cfg), "choices": choices(), "overrides": words, "seed": cfg.seed}
     return facts | {"config": to_container(cfg)}
 
@@ -207,21 +205,11 @@ def run_name(root: DictConfig) -> str:
     default: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
     scalars = {key: value for key, value in made["loss"].items() if not isinstance(value, dict | list)}
     changed = [f"{key}-{value}" for key, value in scalars.items() if default.get(key) != value]
-    changed += [f"to-{goal}" for goal in _goals(made["schedule"])]
+    changed += [f"to-{value}" for path, value in leaves(made["schedule"]) if path.endswith(".to")]
     words = [choices.loss, *changed, choices.model, choices.dataset, f"s{root.seed}"]
     words += [f"fold{root.dataset.fold}"] if root.dataset.get("folds", 1) != 1 else []
     safe = "".join(c if c.isalnum() or c in "._-+" else "-" for c in "_".join(map(str, words)))
     return f"{safe[:80]}-{identity(root)}"  # a file system takes 255 bytes
-
-
-def _goals(schedule: Any) -> Iterator[Any]:
-    """The values that parameters of the loss go to."""
-    if isinstance(schedule, dict):
-        for key, value in schedule.items():
-            if isinstance(value, dict):
-                yield from _goals(value)
-            elif key == "to":
-                yield value
 
 
 def _file(group: str, name: str, sources: Any) -> Path | None:
@@ -259,8 +247,7 @@ def build_choices(group: str, words: Any) -> dict[str, Any]:
 
 def inner(group: str, name: str) -> DictConfig:
     """The yaml of a choice, for a place inside of another: `'loss.second=${inner:loss,dice}'`."""
-    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
-    file = _file(group, name, sources) or CONF / group / f"{name}.yaml"
+    file = _file(group, name, hydra_facts().runtime.config_sources) or CONF / group / f"{name}.yaml"
     require(file.exists(), group, nearest(name, [other.stem for other in file.parent.glob("*.yaml")], "a choice"), name)
     node = OmegaConf.load(file)
     assert isinstance(node, DictConfig)
