@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,20 +32,16 @@ log = logging.getLogger(__name__)
 LOCK = ".lock"
 """The file of a run folder that its process locks; the operating system gives the lock back when that process ends."""
 
-_tidied: set[Path] = set()
 _tidying = threading.Lock()  # or a thread could begin a file that another, still tidying, takes for a leftover
 
 
+@cache
 def tidy(folder: Path) -> None:
     """Remove what killed processes left of their `atomic` writes in a folder; a process does so once for each."""
-    with _tidying:
-        if folder.absolute() in _tidied:
-            return
-        _tidied.add(folder.absolute())
-        for partial in folder.glob(".*.partial*"):
-            writer = re.search(r"\.(\d+)-\d+\.partial", partial.name)  # see `atomic`
-            if writer and not _is_at_work(int(writer[1])):
-                partial.unlink(missing_ok=True)
+    for partial in folder.glob(".*.partial*"):
+        writer = re.search(r"\.(\d+)-\d+\.partial", partial.name)  # see `atomic`
+        if writer and not _is_at_work(int(writer[1])):
+            partial.unlink(missing_ok=True)
 
 
 def _is_at_work(process: int) -> bool:
@@ -66,7 +63,8 @@ def atomic(path: Path) -> Iterator[Path]:
     the rename, so that a crash leaves the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    tidy(path.parent)
+    with _tidying:
+        tidy(path.parent.absolute())
     start = path.stem[:40]  # with all of a long name this one would exceed the file system's 255 bytes
     partial = path.with_name(f".{start}.{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
     try:

@@ -16,12 +16,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from seglab.contract import ContractError, Diverged, Image, Logits, PerImage, Task, require
+from seglab.data.loading import Batch
 from seglab.engine.graphs import Graphs
 from seglab.losses.base import Loss
 from seglab.losses.deep_supervision import over_scales
 from seglab.metrics.segmentation import SegmentationMetrics
-
-Batch = dict[str, Any]
 
 KEYS = ("image", "target", "id", "index")
 """What each batch has, see SegModule."""
@@ -221,10 +220,7 @@ class SegModule(LightningModule):
             self.graphs.latest.set_gradients()
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip as Lightning does, which refuses a fused optimizer in bf16 too, where no gradient is scaled."""
         plugin = self.trainer.precision_plugin

@@ -20,9 +20,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seglab.contract import Logits, PerImage, Task, require
-from seglab.data.loading import Samples
+from seglab.data.loading import Batch, Samples
 from seglab.data.sampler import rank_and_world
-from seglab.engine.module import Batch, SegModule, metrics_of_epoch
+from seglab.engine.module import SegModule, metrics_of_epoch
 from seglab.engine.worker_pool import submit
 from seglab.files import cell, csv_text, write_text
 from seglab.images.resize import in_colors
