@@ -113,11 +113,7 @@ FAULTS = [
         ("y.nll + self.epsilon * y.q", "y.nll + self.epsilon * y.p", "the error as 1 - error"),
         (".ceil().clamp(min=1)", ".floor().clamp(min=1)", "k rounded down"),
         ("(self.fraction * x.n - 1e-6)", "(self.fraction * x.n)", "k of a product that is rounded up"),
-        (
-            "n.unsqueeze(-1), x.sizes)",
-            "n.unsqueeze(-1), x.sizes.clamp(min=1))",
-            "less than a pixel weighs less",
-        ),
+        ("n.unsqueeze(-1), x.sizes)", "n.unsqueeze(-1), x.sizes.clamp(min=1))", "less than a pixel weighs less"),
         ("self.rarity for", "1 for", "the root of exp-log's weights lost"),
         ("border * x.costs(self.cost)", "border", "the border weighs nothing wrong"),
         ("prior.log() - (-prior).log1p()", "prior.log()", "the background without a prior"),
