@@ -2,8 +2,6 @@
 
 import contextlib
 import errno
-import json
-import logging
 import math
 import os
 import signal
@@ -28,7 +26,28 @@ from seglab.engine.sweep import (
     registered_runs,
     summary,
 )
+from seglab.files import write_json
 from seglab.train import show_plan
+
+FINISHED = {"status": "finished", "seconds": 60.0, "monitor": {"name": "val/iou", "value": 0.5}}
+
+
+@pytest.fixture(autouse=True)
+def _all_lines(caplog):
+    caplog.set_level("INFO")
+
+
+@pytest.fixture
+def journal(tmp_path, monkeypatch):
+    """That of a sweep which this process works for."""
+    monkeypatch.setenv(JOURNAL, str(tmp_path / "journal"))
+    return tmp_path / "journal"
+
+
+def left(folder, **facts):
+    """The folder of a run with what it left in run.json."""
+    write_json(folder / "run.json", facts)
+    return folder
 
 
 def test_values_come_in_order_and_a_process_that_dies_leaves_the_others_at_work():
@@ -65,8 +84,7 @@ def test_an_error_in_the_parent_ends_every_process(tmp_path):
     [(-9, " with signal 9 (SIGKILL)"), (137, " with signal 9 (SIGKILL)"), (139, " with signal 11 (SIGSEGV)"), (1, "")],
 )
 def test_the_cause_of_a_death_is_the_signal_in_the_exit_code(code, cause, tmp_path):
-    run = Run(tmp_path / "a")
-    run.folder.mkdir()
+    run = Run(left(tmp_path / "a"))
     assert record_death(run, code)
     assert run.known()["error"]["message"] == f"the process died{cause}"
 
@@ -77,8 +95,7 @@ def test_the_cause_of_a_death_is_the_signal_in_the_exit_code(code, cause, tmp_pa
 def test_of_runs_that_died_together_any_may_be_at_fault(names, stopped, status, tmp_path):
     journal = tmp_path / "journal"
     for name in names:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "run.json").write_text(json.dumps({"status": "running", "sweep": str(journal)}))
+        left(tmp_path / name, status="running", sweep=str(journal))
     journal.write_text("".join(f"{tmp_path / name}\n" for name in names))
     assert _mark_crashed(journal, 137, stopped) == list(names)
     assert {Run(tmp_path / name).known()["status"] for name in names} == {status}
@@ -86,32 +103,25 @@ def test_of_runs_that_died_together_any_may_be_at_fault(names, stopped, status, 
 
 
 def test_progress_tells_what_ended_and_records_a_death(tmp_path, caplog):
-    folders = [tmp_path / name for name in "abc"]
-    finished = {"status": "finished", "seconds": 60.0, "monitor": {"name": "val/iou", "value": 0.5}}
-    progress = Progress(folders, at_once=2)
-    for folder, facts in zip(folders, (finished, {"status": "running"}), strict=False):
-        folder.mkdir()
-        (folder / "run.json").write_text(json.dumps(facts))
-    with caplog.at_level(logging.INFO):
-        progress.ended(0)
-        progress.ended(1, -9)
+    progress = Progress([tmp_path / name for name in "abc"], at_once=2)
+    left(tmp_path / "a", **FINISHED)
+    left(tmp_path / "b", status="running")
+    progress.ended(0)
+    progress.ended(1, -9)
     first, second = caplog.messages
     assert first.startswith("run 1 of 3: ")
     assert first.endswith("a finished; val/iou 0.5000 in 60 s; about 60 s left")
     assert "b failed; the process died with signal 9 (SIGKILL)" in second
-    assert json.loads((folders[1] / "run.json").read_text())["status"] == "failed"
+    assert Run(tmp_path / "b").known()["status"] == "failed"
 
 
 def test_a_run_that_could_not_record_its_end_on_a_full_disk_is_interrupted(tmp_path, monkeypatch, caplog):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "run.json").write_text('{"status": "running"}')
+    folders = [left(tmp_path / name, status="running") for name in "ab"]
     monkeypatch.setattr(sweep, "write_json", full)
-    with caplog.at_level(logging.INFO):
-        Progress([tmp_path / "a", tmp_path / "b"], at_once=1).ended(0)
+    Progress(folders, at_once=1).ended(0)
     [said] = caplog.messages
     assert said.endswith("a interrupted")
 
@@ -137,15 +147,13 @@ def test_what_a_failed_run_has_said_itself_is_not_said_again(tmp_path, caplog):
     for error in (ContractError("logger: expected wandb to answer"), MemoryError("no room")):
         with contextlib.suppress(type(error)):
             fails(error)
-        with caplog.at_level(logging.INFO):
-            Progress([tmp_path], at_once=1).ended(0)
+        Progress([tmp_path], at_once=1).ended(0)
     first, second = caplog.messages
     assert first.endswith("failed")
     assert second.endswith("failed; no room")
 
 
-def test_a_sweep_that_stops_at_its_first_failure_stops_at_a_refused_run_too(tmp_path, monkeypatch):
-    monkeypatch.setenv(JOURNAL, str(tmp_path / "journal"))
+def test_a_sweep_that_stops_at_its_first_failure_stops_at_a_refused_run_too(tmp_path, journal):
     register(tmp_path / "a", on_fail="stop")
     refuse(tmp_path / "a", ContractError(), "optimizer.lr: expected a number above 0, got -1")
     with pytest.raises(SweepStopped, match="expected no failed run before this one, got a; on_fail=continue") as stop:
@@ -154,31 +162,24 @@ def test_a_sweep_that_stops_at_its_first_failure_stops_at_a_refused_run_too(tmp_
     register(tmp_path / "c")
     with Run(tmp_path / "a"):  # another sweep is at work there: it was refused for that
         register(tmp_path / "d", on_fail="stop")
-    assert [run.get("status") for run in registered_runs(tmp_path / "journal")] == ["refused", None, None]
+    assert [run.get("status") for run in registered_runs(journal)] == ["refused", None, None]
 
 
-def test_a_run_that_was_finished_before_is_not_announced_as_trained(tmp_path, monkeypatch, caplog):
-    journal, folder = tmp_path / "journal", tmp_path / "bce_s1"
-    monkeypatch.setenv(JOURNAL, str(journal))
-    folder.mkdir()
-    facts = {"status": "finished", "seconds": 60.0, "monitor": {"name": "val/iou", "value": 0.5}, "sweep": "another"}
-    (folder / "run.json").write_text(json.dumps(facts))
+def test_a_run_that_was_finished_before_is_not_announced_as_trained(tmp_path, journal, caplog):
+    folder = left(tmp_path / "bce_s1", **FINISHED, sweep="another")
     os.utime(folder / "run.json", (0, 0))
     announce([folder])
-    with caplog.at_level(logging.INFO):
-        Progress([folder], at_once=1).ended(0)
-        assert caplog.messages[0].endswith("bce_s1 is finished already; val/iou 0.5000")
-        assert "1 runs: 1 finished already;" in summary(registered_runs(journal), 1.0, plan=False)
-        assert "1 runs: 1 finished;" in summary(registered_runs(journal), 1.0, plan=True)
-        Progress([folder], at_once=1).ended(0, -9)  # while it was looked at whether it can be trained again
+    Progress([folder], at_once=1).ended(0)
+    assert caplog.messages[0].endswith("bce_s1 is finished already; val/iou 0.5000")
+    assert "1 runs: 1 finished already;" in summary(registered_runs(journal), 1.0, plan=False)
+    assert "1 runs: 1 finished;" in summary(registered_runs(journal), 1.0, plan=True)
+    Progress([folder], at_once=1).ended(0, -9)  # while it was looked at whether it can be trained again
     assert caplog.messages[1].endswith("bce_s1 refused")
 
 
 def test_a_plan_says_how_long_the_rest_takes_by_any_finished_run_of_the_study_and_what_trains_it(tmp_path):
-    (tmp_path / "bce_s1").mkdir()
-    (tmp_path / "bce_s1/run.json").write_text('{"status": "finished", "seconds": 300, "identity": "a"}')
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign/run.json").write_text("[]")
+    left(tmp_path / "bce_s1", status="finished", seconds=300, identity="a")
+    write_json(tmp_path / "foreign/run.json", [])
     runs = [{"folder": str(tmp_path / name), "name": name} for name in ("iou_s1", "iou_s2", "iou_s3")]
     said = summary(runs, 1.0, plan=True)
     assert "3 runs: 3 waiting" in said
@@ -190,7 +191,7 @@ def test_a_run_whose_process_died_is_interrupted_and_not_running(tmp_path, capsy
         run.start()
         dead = run.known()
         show_plan(configure("train"), tmp_path / "a")
-    (tmp_path / "a/run.json").write_text(json.dumps(dead))
+    left(tmp_path / "a", **dead)
     show_plan(configure("train"), tmp_path / "a")
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["running", "interrupted"]
     assert "1 runs: 1 interrupted" in summary([dead | {"folder": str(tmp_path / "a"), "name": "a"}], 1.0, plan=True)
@@ -217,25 +218,19 @@ def test_a_duration_is_read_in_its_own_unit():
     assert [duration(seconds) for seconds in (40, 720, 12600)] == ["40 s", "12 min", "3.5 h"]
 
 
-def test_a_job_that_was_refused_does_not_pass_for_the_run_that_its_folder_holds(tmp_path, monkeypatch, caplog):
-    journal, folder = tmp_path / "journal", tmp_path / "bce_s1"
-    monkeypatch.setenv(JOURNAL, str(journal))
-    finished = {"status": "finished", "seconds": 60.0, "monitor": {"name": "val/iou", "value": 0.5}}
-    folder.mkdir()
-    (folder / "run.json").write_text(json.dumps(finished | {"sweep": "another"}))
+def test_a_job_that_was_refused_does_not_pass_for_the_run_that_its_folder_holds(tmp_path, journal, caplog):
+    folder = left(tmp_path / "bce_s1", **FINISHED, sweep="another")
     announce([folder])
     refuse(folder, ContractError(), "run bce_s1: expected the data that it was trained on, got others")
-    with caplog.at_level(logging.INFO):
-        Progress([folder], at_once=1).ended(0)
+    Progress([folder], at_once=1).ended(0)
     assert caplog.messages[0].endswith("bce_s1 refused")
     said = summary(registered_runs(journal), 1.0, plan=False)
     assert "1 runs: 1 refused" in said
     assert "  refused: bce_s1: run bce_s1: expected the data" in said
     assert "left: nothing" in summary(registered_runs(journal), 1.0, plan=True)
-    announce([tmp_path / "iou_s1"])
-    refuse(
-        tmp_path / "iou_s1", ContractError(), "examples: expected a whole number of at least 1, got 0"
-    )  # it has no folder yet
+    other = tmp_path / "iou_s1"  # it has no folder yet
+    announce([other])
+    refuse(other, ContractError(), "examples: expected a whole number of at least 1, got 0")
     assert "2 runs: 2 refused" in summary(registered_runs(journal), 1.0, plan=True)
-    (folder / "run.json").write_text(json.dumps(finished | {"sweep": str(journal)}))  # the sweep tried it once more
+    left(folder, **FINISHED, sweep=str(journal))  # the sweep tried it once more
     assert "1 finished" in summary(registered_runs(journal), 1.0, plan=False)
