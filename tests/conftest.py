@@ -94,6 +94,13 @@ def epochs_of(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "metrics.csv").drop(columns="seconds")
 
 
+def weights_of(file: Path) -> dict[str, Any]:
+    """The weights in a checkpoint."""
+    import torch
+
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
 def assert_same_tables(one: Path, other: Path) -> None:
     """Two runs have the same rows of images and of epochs, to the last digit."""
     assert (one / "per_image.csv").read_text() == (other / "per_image.csv").read_text()

@@ -105,12 +105,6 @@ def test_a_run_of_another_task_is_one_sentence(trained, tmp_path):
     assert open_run(trained[1]).module().task.channels == len(SCENES[trained[0]])
 
 
-def test_a_loss_without_a_meaning_for_the_task_is_said_before_any_image_is_read(tmp_path):
-    words = ("dataset.scene=organ", "loss=lovasz_hinge", *SMALL)
-    with pytest.raises(ContractError, match=r"LovaszHinge: expected task of .*, got 'multiclass'"):
-        train(compose("train", *words, folder=tmp_path / "run"), tmp_path / "run")
-
-
 def test_a_finished_run_is_known_again_whatever_the_order_of_its_classes(tmp_path, monkeypatch):
     root = write_scenes(tmp_path / "data", 10)
     words = (*OF_FILES, "dataset=folder", f"dataset.root={root}", "dataset.classes={water: 0, house: 255}")

@@ -174,6 +174,9 @@ def test_a_finished_run_is_skipped_or_made_again_to_the_last_bit_and_keeps_its_f
         (["dataset.size=30", "model.depth=4"], r"30"),
         (["dataset.channels=1", "model.in_channels=3"], r"channel"),
         (["loss=focal", "schedule.gama={to: 1, epochs: 2}"], r"schedule\.gama: expected one of gamma, alpha, got gama"),
+        (["loss=switch", "loss.at=1", "monitor=val/loss", "monitor_mode=min"], r"monitor: .*, got val/loss; set mon"),
+        (["dataset.scene=organ", "loss=lovasz_hinge"], r"LovaszHinge: expected task of .*, got 'multiclass'"),
+        (["model.depth=3", "model.deep_supervision=true", "loss=boundary"], r"alone, .*, got Boundary, which needs d"),
         (["monitor=val/nothing"], r"monitor: expected a metric of an epoch such as val/iou, .*, got val/nothing"),
     ],
 )

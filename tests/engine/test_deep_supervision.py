@@ -1,20 +1,17 @@
-"""model.deep_supervision=true: what a run trains with, measures, keeps and refuses."""
+"""model.deep_supervision=true: what a run trains with, measures and keeps."""
 
 import numpy as np
 import pytest
 import torch
 
 from seglab.api import Run
-from seglab.contract import ContractError
 from seglab.engine.trained_run import open_run
 from tests.conftest import train_small
-
-DEEP = ("model.depth=3", "model.deep_supervision=true")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return train_small(tmp_path_factory.mktemp("deep"), *DEEP)
+    return train_small(tmp_path_factory.mktemp("deep"), "model.depth=3", "model.deep_supervision=true")
 
 
 def test_scales_are_trained_and_only_the_finest_is_measured_and_predicted(folder):
@@ -23,9 +20,3 @@ def test_scales_are_trained_and_only_the_finest_is_measured_and_predicted(folder
     assert torch.equal(module(image), module.scales(image)[0])
     assert [len(module.scales(image)), len(module.train().scales(image))] == [1, 2]
     assert Run(folder).predict([np.zeros((32, 32, 3), np.uint8)])[0].shape == (32, 32)
-
-
-def test_a_loss_of_distances_is_refused_before_training(tmp_path):
-    said = "model.deep_supervision: expected a loss of logits and target alone, .*, got Boundary, which needs distance"
-    with pytest.raises(ContractError, match=said):
-        train_small(tmp_path, *DEEP, "loss=boundary")

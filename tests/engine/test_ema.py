@@ -1,4 +1,4 @@
-"""callbacks=ema: the average over steps is what is validated, saved and tested, and a resumed run has the same."""
+"""callbacks=ema: the average over steps is what is validated, saved and tested."""
 
 import pytest
 import torch
@@ -8,9 +8,10 @@ from torch import Tensor
 from seglab.engine.per_image import score
 from seglab.engine.trained_run import open_run
 from seglab.train import train
-from tests.conftest import SMALL
+from tests.conftest import SMALL, weights_of
 
-WITH = (*SMALL, "callbacks=ema", "callbacks.ema.decay=0.15", "optimizer.lr=0.01", "trainer.max_epochs=3")
+WITH = (*SMALL, "callbacks=[ema,snapshots]", "callbacks.snapshots.every_n_epochs=1")
+WITH += ("callbacks.ema.decay=0.15", "optimizer.lr=0.01", "trainer.max_epochs=3")
 
 
 class Watch(Callback):
@@ -33,10 +34,6 @@ class Watch(Callback):
         self.measured.append(self.note(module))
 
 
-def saved(folder, name):
-    return torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]["model.last.weight"]
-
-
 def test_the_average_is_validated_saved_and_tested(configure, tmp_path, monkeypatch):
     Watch.trained, Watch.measured = [], []
 
@@ -53,10 +50,11 @@ def test_the_average_is_validated_saved_and_tested(configure, tmp_path, monkeypa
         averages.append(average)
     per_epoch = averages[len(averages) // 3 - 1 :: len(averages) // 3]
     torch.testing.assert_close(Watch.measured[:3], per_epoch)
-    facts = open_run(tmp_path).facts
-    best = per_epoch[facts["monitor"]["epoch"]]
-    torch.testing.assert_close(saved(tmp_path, "best"), best)
-    torch.testing.assert_close(saved(tmp_path, "last"), per_epoch[-1])
+    run = open_run(tmp_path)
+    facts, best = run.facts, per_epoch[run.facts["monitor"]["epoch"]]
+    files = (run.best, tmp_path / "checkpoints/last.ckpt", *run.snapshots.values())
+    saved = [weights_of(file)["model.last.weight"] for file in files]
+    torch.testing.assert_close(saved, [best, per_epoch[-1], *per_epoch])
     torch.testing.assert_close(Watch.measured[3:], [best, best])  # of the validation and the test images
     assert facts["metrics"]["val/iou_pooled"] == pytest.approx(facts["monitor"]["value"])
     assert not torch.equal(Watch.trained[-1], per_epoch[-1])
