@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -67,15 +69,15 @@ def _configuration_read_once() -> Iterator[None]:
         yield
 
 
-def compose(command: str, *overrides: str, folder: Path | None = None) -> DictConfig:
-    """Compose `conf/<command>.yaml` with overrides, as the command line would."""
+def compose(command: str, *overrides: str, folder: Path | None = None, **options: bool) -> DictConfig:
+    """Compose `conf/<command>.yaml` with overrides, as the command line would; `options` are those of Hydra."""
     import hydra
 
     from seglab.engine.config import CONF
 
     place = [f"folder={folder}"] if folder else []
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(command, [*overrides, *place])
+        return hydra.compose(command, [*overrides, *place], **options)
 
 
 def train_small(folder: Path, *overrides: str) -> Path:
@@ -99,6 +101,12 @@ def weights_of(file: Path) -> dict[str, Any]:
     import torch
 
     return torch.load(file, weights_only=True)["state_dict"]
+
+
+def python(*words: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with these words and one thread in a folder, in a process of its own that has nothing imported."""
+    command, variables = [sys.executable, *map(str, words)], os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=400)
 
 
 def assert_same_tables(one: Path, other: Path) -> None:

@@ -1,8 +1,6 @@
 """seglab from a script: the same folders as from the command line, opened, compared, predicted with."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +11,13 @@ from seglab.api import _checked
 from seglab.contract import ContractError
 from seglab.data.pairs import write_pairs
 from tests.commands.forked import begin, end, program
+from tests.conftest import python
 from tests.data.fabricate import scene
 from tests.reporting.fabricate import FakeLoss, write_run, write_sweep
 
 
-def python(code, folder):
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+def said_by(code, folder):
+    done = python("-c", code, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -30,7 +29,7 @@ def test_the_import_loads_nothing_and_the_modules_of_commands_keep_their_names(t
         "assert not loaded & {'torch', 'hydra', 'pandas', 'numpy', 'pytorch_lightning'}, loaded\n"
         "import seglab.train; assert seglab.train.main and callable(seglab.run)"
     )
-    python(code, tmp_path)
+    said_by(code, tmp_path)
 
 
 def test_composing_before_or_after_the_import_makes_no_difference(tmp_path):
@@ -42,8 +41,8 @@ def test_composing_before_or_after_the_import_makes_no_difference(tmp_path):
         "from seglab.engine.config import CONF as ours, identity\n"
         "with hydra.initialize_config_dir(str(ours), version_base='1.3'): print(identity(hydra.compose('train')))\n"
     )
-    before = python(conf + own + ours, tmp_path)
-    after = python("import hydra, seglab\n" + ours + conf + own, tmp_path)
+    before = said_by(conf + own + ours, tmp_path)
+    after = said_by("import hydra, seglab\n" + ours + conf + own, tmp_path)
     assert before == after != ""
 
 

@@ -1,9 +1,5 @@
 """One run over two processes measures what it measures in one."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +7,7 @@ import pytest
 from seglab.contract import ContractError
 from seglab.engine.device import check_nodes
 from seglab.engine.run import rank
-from tests.conftest import SMALL, facts_of, train_small
+from tests.conftest import SMALL, facts_of, python, train_small
 
 WORDS = ("dataset.val=5", "dataset.test=7")  # odd numbers: one process has an image more than the other
 WORDS += ("model.norm=group", "trainer.max_epochs=3")  # a batch norm would see half a batch in each process
@@ -22,9 +18,7 @@ WORDS += ("loss=weighted_bce", "loss.pos_weight=50.0")  # so that it finds somet
 def test_two_processes_give_the_rows_and_metrics_of_one(tmp_path):
     one, two = train_small(tmp_path / "one", *WORDS), tmp_path / "two"
     halves = ("batch_size=2", "trainer.devices=2", "trainer.strategy=ddp", f"hydra.run.dir={two}")
-    command = [sys.executable, "-m", "seglab.train", *SMALL, *WORDS, *halves]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
+    said = python("-m", "seglab.train", *SMALL, *WORDS, *halves, cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     rows = [pd.read_csv(folder / "per_image.csv") for folder in (one, two)]
     pd.testing.assert_frame_equal(rows[0], rows[1], rtol=1e-4, atol=1e-5)

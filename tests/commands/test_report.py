@@ -1,9 +1,6 @@
 import csv
-import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,10 +8,9 @@ import pytest
 import seglab
 from seglab.contract import ContractError
 from seglab.report import report, with_roots
-from tests.conftest import compose
+from tests.conftest import compose, python
 from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
-HERE = Path(__file__).parents[2]
 MAIN = "import sys; from seglab.report import main; main(); print('modules:', *sys.modules)"
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
 
@@ -68,9 +64,7 @@ def reported(tmp_path_factory):
     write_sweep(root, [FakeLoss("bce", 0.5), FakeLoss("dice", 1.6), FakeLoss("iou", 1.55)], [1, 2, 3], images=60)
     failed = write_run(root, FakeLoss("focal"), 9)
     change(failed, status="failed", error={"kind": "RuntimeError", "message": "lost its way", "traceback": ""})
-    command = [sys.executable, "-c", MAIN, str(root), "delta=0.02", f"output={root / 'report'}"]
-    variables = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=variables)
+    done = python("-c", MAIN, root, "delta=0.02", f"output={root / 'report'}", cwd=root)
     assert done.returncode == 0, done.stderr
     return root, done.stdout
 

@@ -6,20 +6,18 @@ SLURM has a test of its own, `make test-slurm`.
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 from filelock import FileLock, Timeout
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from seglab.engine import cli, config
+from seglab.engine import cli
 from seglab.engine.sweep import JOURNAL, died_together, exclusive_slot
 from seglab.files import is_held
 from tests.commands.forked import begin, command_line, end, kill_group, run
-from tests.conftest import SMALL, assert_same_tables, facts_of, train_small
+from tests.conftest import SMALL, assert_same_tables, compose, facts_of, python, train_small
 
 BOMBS = """
 import os, signal, sys, time
@@ -70,10 +68,8 @@ def sweep(place, *words):
 
 def sweep_from_nothing(place, *words):
     """In processes that have nothing imported, as a user's; they end as Python does."""
-    command = [sys.executable, "-m", "seglab.train", *SWEEP, *words]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    done = subprocess.run(command, cwd=place, env=os.environ | THREADS, **options)
-    return done.returncode, done.stdout
+    done = python("-m", "seglab.train", *SWEEP, *words, cwd=place, **THREADS)
+    return done.returncode, done.stdout + done.stderr
 
 
 def runs_of(place):
@@ -88,8 +84,7 @@ def ended(place):
 
 
 def composed(*words):
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        return compose("train", ["hydra.mode=MULTIRUN", *words], return_hydra_config=True)
+    return compose("train", "hydra.mode=MULTIRUN", *words, return_hydra_config=True)
 
 
 @pytest.mark.filterwarnings("ignore:(?s).*validated against ConfigStore schema")  # as cli.py asks of Python

@@ -1,6 +1,5 @@
 """What is installed from a wheel works from any folder, with the configuration inside the package."""
 
-import os
 import re
 import subprocess
 import sys
@@ -8,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import python
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,14 +31,11 @@ def test_a_wheel_installed_elsewhere_trains_from_another_folder_also_with_a_loss
     (place / "mine.py").write_text("import seglab.losses\n\nclass Mine(seglab.losses.WeightedBCE):\n    pass\n")
     (place / "myconf/loss/mine.yaml").write_text("_target_: mine.Mine\npos_weight: 2.0\n")
 
-    def python(*words):
-        environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-        return subprocess.run([sys.executable, *words], cwd=place, env=environment, capture_output=True, text=True)
-
     def seglab(*words):
-        return python(site / "bin/seglab", *words)
+        return python(site / "bin/seglab", *words, cwd=place, PYTHONPATH=str(site))
 
-    assert python("-c", "import seglab.engine.config as c; print(c.CONF)").stdout.strip() == str(site / "seglab/conf")
+    found = python("-c", "import seglab.engine.config as c; print(c.CONF)", cwd=place, PYTHONPATH=str(site))
+    assert found.stdout.strip() == str(site / "seglab/conf")
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert seglab("--version").stdout == f"seglab {version}\n"
     assert (site / "seglab/py.typed").exists()

@@ -1,14 +1,12 @@
 """The configuration is checked against the code that it calls, and names the run by what makes the experiment."""
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from seglab.contract import ContractError, Task
 from seglab.engine.config import (
-    CONF,
     SWEPT,
     ConfigError,
     build,
@@ -25,6 +23,7 @@ from seglab.engine.config import (
     to_container,
 )
 from seglab.losses import Focal
+from tests.conftest import compose
 
 
 def test_the_shipped_configuration_has_no_fault_and_a_whole_number_is_a_float(configure):
@@ -98,16 +97,13 @@ def test_the_identity_ignores_paths_device_workers_and_logging_only(configure):
 
 def test_the_folder_of_a_run_says_its_fold_and_where_a_parameter_of_the_loss_goes():
     words = ["loss=weighted_bce", "loss.pos_weight=20", "schedule.pos_weight={to: 1, epochs: 30}", "folder=x"]
-    words += ["dataset.folds=5", "dataset.fold=2"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        root = compose("train", words, return_hydra_config=True)
+    root = compose("train", *words, "dataset.folds=5", "dataset.fold=2", return_hydra_config=True)
     assert run_name(root).startswith("weighted_bce_pos_weight-20_to-1_unet_synthetic_s1_fold2-")
 
 
 def test_a_run_remembers_where_its_configurations_are(tmp_path, monkeypatch):
     words = [f"hydra.searchpath=[file://{tmp_path}]", "hydra.job.num=1", "loss=bce", "folder=x", "plan=false"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        root = compose("train", words, return_hydra_config=True)
+    root = compose("train", *words, return_hydra_config=True)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", root)
     assert overrides() == [words[0], "loss=bce", "folder=x"]
 

@@ -3,12 +3,10 @@
 import errno
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -17,6 +15,7 @@ from seglab.engine import cli
 from seglab.engine.cli import _arranged
 from seglab.engine.config import CONF
 from seglab.engine.override_errors import explain, first_line, refuse_added, wrong_choice
+from tests.conftest import compose, python
 
 WRONG = {
     "epochs=5": r"epochs: expected an option of this command, such as .*trainer\.max_epochs.*, got epochs",
@@ -39,8 +38,8 @@ WRONG = {
 
 def sentence_of(tried, words=None):
     """What is said of overrides that cannot be composed, in a command with these or other words."""
-    with pytest.raises(Exception) as fault, initialize_config_dir(str(CONF), version_base="1.3"):  # noqa: PT011
-        compose("train", tried)
+    with pytest.raises(Exception) as fault:  # noqa: PT011
+        compose("train", *tried)
     return explain(fault.value, "train", str(CONF), words or tried)
 
 
@@ -95,9 +94,8 @@ def test_options_may_stand_between_overrides(monkeypatch):
 def test_options_of_the_runs_own_data_are_changed_by_their_plain_names():
     words = ["run=outputs/a", "dataset.root=b", "+dataset.size=64", "device=cpu"]
     assert _arranged(words, "evaluate") == ["run=outputs/a", "++dataset.root=b", "++dataset.size=64", "device=cpu"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        assert compose("evaluate", _arranged(words, "evaluate")).dataset == {"root": "b", "size": 64}
-        other = compose("evaluate", _arranged(["dataset=mias", *words], "evaluate")).dataset
+    assert compose("evaluate", *_arranged(words, "evaluate")).dataset == {"root": "b", "size": 64}
+    other = compose("evaluate", *_arranged(["dataset=mias", *words], "evaluate")).dataset
     assert (other.root, other.size, "_target_" in other) == ("b", 64, True)
 
 
@@ -143,9 +141,8 @@ def test_what_would_be_merged_with_another_choice_is_refused():
     ],
 )
 def test_the_sentence_stands_alone_on_the_terminal(word, said, tmp_path):
-    command = [sys.executable, "-m", "seglab.train", *word.split()]
-    environment = {**os.environ, "PATH": str(Path(sys.executable).parent)}  # without SLURM, where there is one
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    without_slurm = str(Path(sys.executable).parent)
+    done = python("-m", "seglab.train", *word.split(), cwd=tmp_path, PATH=without_slurm)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith(said)
 
@@ -153,8 +150,8 @@ def test_the_sentence_stands_alone_on_the_terminal(word, said, tmp_path):
 def test_a_folder_of_configurations_may_have_any_name(tmp_path):
     (tmp_path / "m\u00f6, (1)/loss").mkdir(parents=True)
     (tmp_path / "m\u00f6, (1)/loss/mine.yaml").write_text("_target_: seglab.losses.Dice\nsmooth: 0.0\n")
-    command = [sys.executable, "-m", "seglab.train", "--config-dir", "m\u00f6, (1)", "loss=mine", "loss.smoth=1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    words = ("--config-dir", "m\u00f6, (1)", "loss=mine", "loss.smoth=1")
+    done = python("-m", "seglab.train", *words, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "loss.smoth: expected an option such as smooth, got smoth\n")
 
 
