@@ -88,8 +88,8 @@ def train_small(folder: Path, *overrides: str) -> Path:
     return folder
 
 
-def facts_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "run.json").read_text())
+def facts_of(folder: Path, name: str = "run.json") -> dict[str, Any]:
+    return json.loads((folder / name).read_text())
 
 
 def epochs_of(folder: Path) -> pd.DataFrame:

@@ -1,7 +1,5 @@
 """Scenes of several bands and depths, from GeoTIFF to a map at the same place on the earth."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +13,7 @@ from seglab.images.tiff import georeference
 from seglab.inference.export import Exported
 from seglab.predict import predict
 from seglab.train import train
-from tests.conftest import OF_FILES, compose
+from tests.conftest import OF_FILES, compose, facts_of
 from tests.data.fabricate import scene, write_scenes
 
 GEO = [
@@ -57,9 +55,9 @@ def test_bands_train_and_their_maps_come_back_with_their_georeference(tmp_path, 
     (again,) = evaluate(compose("evaluate", f"run={run}", "device=cpu"), tmp_path)
     pd.testing.assert_frame_equal(pd.read_csv(again / "per_image.csv"), rows, rtol=1e-5)
 
-    facts = json.loads((run / "run.json").read_text())
+    facts = facts_of(run)
     assert open_run(run).dataset().mean == tuple(facts["data"]["mean"])
-    trained = json.loads((run / "split.json").read_text())["train"]
+    trained = facts_of(run, "split.json")["train"]
     values = np.stack([read_image(str(root / f"images/{name}.tif"), bands=()) for name in trained])
     low, high = facts["data"]["range"]
     counted = values.reshape(-1, channels)
@@ -82,7 +80,7 @@ def test_a_run_on_chosen_bands_is_measured_on_these_and_its_file_says_how_to_mak
     words = [*OF_FILES, *data, "dataset.bands=[4,2,1]", "dataset.range=[0,40000]"]
     train(compose("train", *words, folder=run), run)
     (here,) = evaluate(compose("evaluate", f"run={run}", *data, "split=test", "device=cpu"), tmp_path)
-    assert json.loads((here / "evaluation.json").read_text())["dataset"]["bands"] == [4, 2, 1]
+    assert facts_of(here, "evaluation.json")["dataset"]["bands"] == [4, 2, 1]
     pd.testing.assert_frame_equal(pd.read_csv(here / "per_image.csv"), pd.read_csv(run / "per_image.csv"), rtol=1e-5)
     made = Exported(tmp_path / "x.onnx", "sides of 32 and more", 4, 0.0)
     said = readme(open_run(run), made, "images", 0.5)

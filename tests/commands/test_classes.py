@@ -1,7 +1,5 @@
 """Several classes through every command, and padding that is no background."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +15,7 @@ from seglab.predict import predict
 from seglab.report import report
 from seglab.surface import opened
 from seglab.train import train
-from tests.conftest import OF_FILES, SMALL, compose
+from tests.conftest import OF_FILES, SMALL, compose, facts_of
 from tests.data.fabricate import write_image, write_scenes
 
 SCENES = {"organ": ("background", "organ", "lesion"), "disc_cup": ("disc", "cup")}
@@ -34,7 +32,7 @@ def trained(request, tmp_path_factory):
 @pytest.mark.slow
 def test_every_command_takes_several_classes(trained, tmp_path):
     scene, run = trained
-    classes, facts = SCENES[scene], json.loads((run / "run.json").read_text())
+    classes, facts = SCENES[scene], facts_of(run)
     assert facts["data"]["task"]["classes"] == list(classes)
     assert {f"test/iou/{name}" for name in classes} <= set(facts["metrics"])
     rows = pd.read_csv(run / "per_image.csv")
@@ -78,7 +76,7 @@ def test_every_command_takes_several_classes(trained, tmp_path):
 @pytest.mark.slow
 def test_a_report_is_of_the_mean_or_of_one_class(trained, tmp_path):
     scene, run = trained
-    metrics = json.loads((run / "run.json").read_text())["metrics"]
+    metrics = facts_of(run)["metrics"]
     name = SCENES[scene][1]
     for words, key in (((), "test/iou"), ((f"class={name}",), f"test/iou/{name}")):
         page = report(compose("report", f"roots=[{run.parent}]", f"output={tmp_path}", *words), tmp_path)

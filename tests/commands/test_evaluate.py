@@ -1,6 +1,5 @@
 """A run measured again is the run as it was; on other images it goes by the run's own way of looking."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from seglab.inference.predictor import predictor
 from seglab.metrics.objects import surface_distances
 from seglab.reporting.load_runs import collect
 from seglab.train import train
-from tests.conftest import OF_FILES, train_small
+from tests.conftest import OF_FILES, facts_of, train_small
 from tests.data.fabricate import write_image
 from tests.engine.untrained import write_run
+from tests.reporting.fabricate import change
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +52,6 @@ def call(configure, run, *words):
     return evaluate(configure("evaluate", f"run={run}", "device=cpu", "pictures=false", *words), Path("."))
 
 
-def facts_of(out):
-    return json.loads((out / "evaluation.json").read_text())
-
-
 def other(pairs, *more):
     return ["dataset=folder", f"dataset.root={pairs}", "dataset.cache_dir=null", *more]
 
@@ -68,7 +64,7 @@ def test_the_runs_own_test_images_give_its_own_tables_to_the_last_bit(configure,
     assert (out / "per_image.csv").read_bytes() == (run / "per_image.csv").read_bytes()
     then, now = (np.load(folder / "histograms.npz") for folder in (run, out))
     np.testing.assert_array_equal(then["test"], now["test"])
-    known, facts = json.loads((run / "run.json").read_text()), facts_of(out)
+    known, facts = facts_of(run), facts_of(out, "evaluation.json")
     before = {key[5:]: value for key, value in known["metrics"].items() if key.startswith("test/")}
     assert {key: facts["metrics"][key] for key in before} == pytest.approx(before, nan_ok=True)
     assert facts["threshold"]["tuned"] == known["threshold"]["tuned"]
@@ -105,8 +101,7 @@ def test_a_second_call_measures_nothing_unless_the_run_was_trained_again(configu
     (out / "per_image.csv").write_text("left alone")
     assert call(configure, run) == [out]
     assert (out / "per_image.csv").read_text() == "left alone"
-    facts = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(facts | {"finished": "later"}))
+    change(run, finished="later")
     assert call(configure, run) == [out]
     assert (out / "per_image.csv").read_bytes() == (run / "per_image.csv").read_bytes()
     assert len(call(configure, run, "split=val")) == 1
@@ -115,7 +110,7 @@ def test_a_second_call_measures_nothing_unless_the_run_was_trained_again(configu
 
 def test_other_images_come_to_the_model_as_the_run_would_have_them(configure, run, pairs):
     (out,) = call(configure, run, *other(pairs))
-    facts, rows = facts_of(out), pd.read_csv(out / "per_image.csv")
+    facts, rows = facts_of(out, "evaluation.json"), pd.read_csv(out / "per_image.csv")
     assert not facts["own"]
     assert (facts["split"], facts["data"]["images"], facts["dataset"]["size"]) == ("all", 6, 32)
     assert (rows["pixels"] == 32 * 32).all()
@@ -137,7 +132,7 @@ def test_whole_images_of_a_run_on_patches_have_outlines_and_objects(configure, p
     options = ["dataset.fit=patch", "dataset.size=64", "dataset.cache_dir=null", "loss=boundary"]
     run = write_run(tmp_path / "patches", "dataset=folder", f"dataset.root={pairs}", *options)
     (out,) = call(configure, run, *other(pairs), "split=all")
-    rows, facts = pd.read_csv(out / "per_image.csv", dtype={"id": str}), facts_of(out)
+    rows, facts = pd.read_csv(out / "per_image.csv", dtype={"id": str}), facts_of(out, "evaluation.json")
     assert facts["scale"] == "native"
     assert list(rows["pixels"]) == [(70 + 9 * k) * (101 - 5 * k) for k in range(6)]
     one = predictor(open_run(run), None, 0.5, "none", 4, "cpu")
@@ -167,7 +162,7 @@ def test_native_scale_and_the_runs_scale_are_measured_side_by_side(configure, ru
 def test_images_that_the_run_trained_on_are_pointed_out(configure, run, caplog):
     (out,) = call(configure, run, "split=all")
     assert "12 of 18 images have ids that the run has trained on" in caplog.text
-    assert facts_of(out)["seen_in_training"] == 12
+    assert facts_of(out, "evaluation.json")["seen_in_training"] == 12
 
 
 def test_of_data_that_have_changed_since_the_training_it_must_be_said_which_images(configure, pairs, tmp_path):
@@ -178,13 +173,12 @@ def test_of_data_that_have_changed_since_the_training_it_must_be_said_which_imag
 
 def test_of_many_runs_those_that_do_not_fit_are_named_and_the_rest_continues(configure, run, pairs, caplog):
     caplog.set_level("INFO")
-    write_run(run.parent / "gray", "dataset.channels=1", "model.in_channels=1", "dataset.size=48")
+    gray = write_run(run.parent / "gray", "dataset.channels=1", "model.in_channels=1", "dataset.size=48")
     outs = call(configure, run.parent, *other(pairs))
     assert [out.parents[1].name for out in outs] == ["gray", "run"]
     assert "object_recall" in caplog.text
-    facts = json.loads((run.parent / "gray" / "run.json").read_text())
-    facts["config"]["dataset"]["channels"] = 3
-    (run.parent / "gray" / "run.json").write_text(json.dumps(facts))
+    config = facts_of(gray)["config"]
+    change(gray, config=config | {"dataset": config["dataset"] | {"channels": 3}})
     with pytest.raises(ContractError, match="1 of 2 that do not"):
         call(configure, run.parent, *other(pairs), "rerun=true")
     assert "gray: model: expected images (b,1,h,w)" in caplog.text

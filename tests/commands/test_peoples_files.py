@@ -1,6 +1,5 @@
 """Files as people have them, from training to prediction: what is found once is used by every command."""
 
-import json
 import logging
 from dataclasses import replace
 
@@ -19,7 +18,7 @@ from seglab.inference.predictor import FULL, predictor
 from seglab.reporting.load_runs import collect
 from seglab.reporting.report_sections import compared
 from seglab.train import train
-from tests.conftest import OF_FILES, compose
+from tests.conftest import OF_FILES, compose, facts_of
 from tests.data.fabricate import LOSSY, save_turned, scene, write_image, write_scenes
 
 SAID = "values from 0 to 4095 are the range from black to white (dataset.range)"
@@ -57,7 +56,7 @@ def test_what_was_found_about_the_files_is_said_before_the_first_epoch(run):
     assert SAID in lines
     assert any(line.startswith("1 of 10 images are left out, the first because of ") for line in lines)
     assert any(line.startswith("9 of 9 masks are JPEG") for line in lines)
-    facts = json.loads((run / "run.json").read_text())["data"]
+    facts = facts_of(run)["data"]
     assert (facts["range"], facts["skipped"]) == ([0, 4095], 1)
     (reason,) = facts["skipped_why"]
     assert "04.tif: expected a readable image, got a damaged TIFF" in reason

@@ -1,6 +1,5 @@
 """Predict as its user would: files of every kind in, files and tables out, whatever is wrong with one of them."""
 
-import json
 import os
 from pathlib import Path
 
@@ -14,12 +13,13 @@ from PIL import Image
 
 from seglab.api import Run
 from seglab.contract import ContractError, Task
-from seglab.files import write_json
 from seglab.inference.prediction_writer import PredictionWriter, find_images, objects, overlay
 from seglab.predict import predict
 from seglab.train import check_before_data
+from tests.conftest import facts_of
 from tests.data.fabricate import write_dicom
 from tests.engine.untrained import write_run
+from tests.reporting.fabricate import change
 
 NOWHERE = Path("nowhere")
 KINDS = "[mask,probability,overlay,objects]"
@@ -198,9 +198,7 @@ def test_pixels_without_data_are_of_no_class(configure, tmp_path, scene):
 def test_slices_of_a_volume_are_called_as_in_training_and_what_is_dark_is_said_once(configure, tmp_path, caplog):
     nibabel = pytest.importorskip("nibabel")
     run = write_run(tmp_path / "run")
-    facts = json.loads((run / "run.json").read_text())
-    facts["data"]["range"] = [0, 4000]
-    write_json(run / "run.json", facts)
+    change(run, data=facts_of(run)["data"] | {"range": [0, 4000]})
     place = np.array([[0, -0.7, 0, 30], [0.7, 0, 0, -20], [0, 0, 5, 100], [0, 0, 0, 1.0]])
     for name, light in (("dark", 1), ("light", 20)):
         values = photo(0, 50, 40)[:, :, :2].astype(np.int16) * np.array([0, light], np.int16)

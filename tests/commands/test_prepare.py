@@ -1,6 +1,5 @@
 """`python -m seglab.prepare`, end to end."""
 
-import json
 import shlex
 import shutil
 
@@ -16,8 +15,10 @@ from seglab.files import write_json
 from seglab.inference.evaluation import dataset_node
 from seglab.inference.predictor import predictor
 from seglab.prepare import options, run, spell
+from tests.conftest import facts_of
 from tests.data.fabricate import save_palette, save_turned, write_image, write_scenes
 from tests.engine.untrained import write_run
+from tests.reporting.fabricate import change
 
 
 @pytest.fixture
@@ -65,16 +66,14 @@ def test_a_model_of_the_folder_reads_files_as_those_of_the_folder_were_read(conf
     opened = open_data(build(configure("train", *words).dataset))
     facts = opened.facts()
     assert not opened.notes
-    manifest = ready / "manifest.json"
-    older = json.loads(manifest.read_text())
+    older = facts_of(ready, "manifest.json")
     del older["raw"]  # as an earlier version has written it
-    write_json(manifest, older)
+    write_json(ready / "manifest.json", older)
     [warning] = open_data(build(configure("train", *words).dataset)).notes
     assert warning.startswith("the folder does not say how its source files were read")
     raw = write_run(tmp_path / "of_raw", "dataset=folder", f"dataset.root={root}", *options)
     prepared = write_run(tmp_path / "of_ready", *words)
-    saved = json.loads((prepared / "run.json").read_text())
-    write_json(prepared / "run.json", saved | {"data": saved["data"] | {"raw": facts["raw"]}})
+    change(prepared, data=facts_of(prepared)["data"] | {"raw": facts["raw"]})
     shutil.rmtree(ready)  # a model outlives it
     file = sorted((root / "images").iterdir())[0]
     maps = [predictor(open_run(one), None, 0.5, "none", 4, "cpu").of_file(str(file)) for one in (raw, prepared)]
@@ -105,15 +104,14 @@ def test_images_that_cannot_be_used_are_refused_or_counted(configure, root, tmp_
 
 def test_an_audit_leaves_its_facts_and_a_picture(configure, root, tmp_path):
     assert run(configure("prepare", "mode=audit", *choose(root)), tmp_path) == 8
-    facts = json.loads((tmp_path / "audit.json").read_text())
+    facts = facts_of(tmp_path, "audit.json")
     assert sum(facts["images"].values()) == 8
     assert facts["objects"] == 8
     assert cv2.imread(str(tmp_path / "audit.png")).shape[1] > 1000
-    frozen = configure(
-        "prepare", *choose(root), f"dataset.split_file={tmp_path / 'split.json'}", "dataset.split_seed=9"
-    )
-    free = configure("prepare", *choose(root))
-    assert open_data(build(frozen.dataset)).splits.ids() == open_data(build(free.dataset)).splits.ids()
+    frozen = (f"dataset.split_file={tmp_path / 'split.json'}", "dataset.split_seed=9")
+    configs = [configure("prepare", *choose(root), *words) for words in ((), frozen)]
+    free, fixed = (open_data(build(cfg.dataset)).splits.ids() for cfg in configs)
+    assert fixed == free
 
 
 def test_large_numbers_of_an_audit_are_whole():
@@ -125,7 +123,7 @@ def test_an_audit_that_reads_nothing_is_an_error_after_all_is_written(configure,
         path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ContractError, match=r"images that can be read, got none; the first: .*masks/00.png: expected"):
         run(configure("prepare", "mode=audit", *choose(root)), tmp_path)
-    facts = json.loads((tmp_path / "audit.json").read_text())
+    facts = facts_of(tmp_path, "audit.json")
     assert (facts["unreadable"], sum(facts["images"].values())) == (8, 0)
 
 
@@ -139,7 +137,7 @@ def test_an_audit_says_how_files_are_stored_and_a_leak_is_an_error_after_all_is_
     own = ["dataset.test_images=test_images", "dataset.test_masks=test_masks"]
     with pytest.raises(ContractError, match=r"no image in two splits, got 6 pairs: "):
         run(configure("prepare", "mode=audit", *choose(raw), *own), tmp_path)
-    facts = json.loads((tmp_path / "audit.json").read_text())
+    facts = facts_of(tmp_path, "audit.json")
     assert (facts["images_stored_turned"], len(facts["leaks"])) == (2, 6)
     assert facts["mask_kinds"] == {"palette": 6}
     assert facts["mask_values"].startswith("0 #000000 (9")

@@ -1,7 +1,6 @@
 """A search gives every loss the same budget, sees no test image before its end, and may be killed at any time."""
 
 import itertools
-import json
 import signal
 import sys
 import time
@@ -13,7 +12,7 @@ import pytest
 from seglab.engine.run import JOURNAL
 from seglab.search import FairSearch, main
 from tests.commands.forked import begin, command_line, kill_group, run
-from tests.conftest import SMALL
+from tests.conftest import SMALL, facts_of
 
 RATE = "space.optimizer.lr={low: 1e-4, high: 1e-2, log: true}"
 GAMMA = "space.loss.gamma={low: 0, high: 4}"
@@ -45,7 +44,7 @@ def simulate(tmp_path, monkeypatch):
 
 
 def found(place):
-    return json.loads((place / "outputs/x/search.json").read_text())
+    return facts_of(place / "outputs/x", "search.json")
 
 
 def test_every_loss_has_the_same_budget_the_same_seeds_and_its_own_options(simulate, tmp_path):
@@ -148,7 +147,7 @@ def test_a_search_that_is_killed_and_repeated_has_the_trials_of_an_undisturbed_o
     epochs = [sum(trial["epochs"] for trial in tuning["trials"]) for tuning in found(whole)["tunings"]]
     assert epochs == [6]
     trials = list(tmp_path.glob("whole/outputs/x/.search/*/run.json"))
-    assert {json.loads(file.read_text())["status"] for file in trials} == {"paused"}
+    assert {facts_of(file.parent)["status"] for file in trials} == {"paused"}
     assert not list(tmp_path.glob("*/outputs/x/.search/*/per_image.csv"))  # no trial has seen a test image
     best = sorted(tmp_path.glob("whole/outputs/x/*/per_image.csv"))
     assert len(best) == 1

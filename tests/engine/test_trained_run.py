@@ -1,6 +1,5 @@
 """A run opened again from its folder is the run that was measured; other folders are refused in one sentence."""
 
-import json
 import shutil
 
 import pandas as pd
@@ -10,7 +9,9 @@ import torch
 from seglab.contract import ContractError
 from seglab.engine.run import Run
 from seglab.engine.trained_run import TrainedRun, open_run, open_runs
+from seglab.files import write_json
 from tests.conftest import facts_of
+from tests.reporting.fabricate import change
 
 
 def test_an_opened_run_gives_the_losses_it_was_measured_with(study_in_each_precision):
@@ -44,8 +45,7 @@ def test_a_folder_with_brackets_in_its_name_is_no_pattern_and_a_number_is_a_name
 
 def test_several_runs_none_of_which_has_finished_are_one_sentence(trained_study, tmp_path):
     for name in "ab":
-        facts = facts_of(shutil.copytree(trained_study / "bce", tmp_path / name)) | {"status": "interrupted"}
-        (tmp_path / name / "run.json").write_text(json.dumps(facts))
+        change(shutil.copytree(trained_study / "bce", tmp_path / name), status="interrupted")
     assert [run.name for run in open_runs(str(tmp_path / "a"))] == ["a"]
     with pytest.raises(ContractError, match="run: expected a finished run, got 2 that are not; run their commands"):
         open_runs([str(tmp_path / "a"), str(tmp_path / "b")])
@@ -56,7 +56,7 @@ def test_a_run_of_version_1_is_one_sentence_and_left_out_beside_others(trained_s
         shutil.copytree(trained_study / loss, tmp_path / loss)
     facts = facts_of(tmp_path / "bce")
     del facts["overrides"], facts["versions"]["seglab"]
-    (tmp_path / "bce/run.json").write_text(json.dumps(facts))
+    write_json(tmp_path / "bce/run.json", facts)
     said = "one made by seglab 1, whose runs this version does not open; init_from=RUN/checkpoints/best.ckpt takes its "
     for refused in (open_run, open_runs, lambda folder: Run(folder).outcome("another", str)):
         with pytest.raises(ContractError, match=said):
@@ -74,9 +74,9 @@ def test_a_folder_that_is_no_run_is_one_sentence(tmp_path):
 
 
 def test_weights_of_another_model_and_a_run_that_has_not_finished_are_one_sentence(trained_study, tmp_path):
-    facts = json.loads((trained_study / "dice" / "run.json").read_text())
+    facts = facts_of(trained_study / "dice")
     facts["config"]["model"]["base"] = 8
-    (tmp_path / "run.json").write_text(json.dumps(facts))
+    write_json(tmp_path / "run.json", facts)
     with pytest.raises(ContractError, match="a finished run, got running"):
         _ = TrainedRun(tmp_path, facts | {"status": "running"}).outcome
     with pytest.raises(ContractError, match="the weights of UNet"):

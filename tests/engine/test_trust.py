@@ -1,13 +1,13 @@
 """Opening somebody else's run builds known classes only, whatever its run.json says."""
 
-import json
-
 import pytest
 
 from seglab.contract import ContractError
 from seglab.engine.trained_run import open_run
 from seglab.engine.validation import require_trusted
+from tests.conftest import facts_of
 from tests.engine.untrained import write_run
+from tests.reporting.fabricate import change
 
 
 @pytest.mark.parametrize(
@@ -39,22 +39,20 @@ def test_what_runs_are_made_of_is_trusted_and_so_is_what_the_user_names():
 
 
 def test_a_trusted_module_that_cannot_be_imported_is_one_whole_sentence(tmp_path):
-    file = write_run(tmp_path / "own") / "run.json"
-    facts = json.loads(file.read_text())
-    facts["config"]["loss"] = {"_target_": "mylosses.squared", "weight": 2}
-    file.write_text(json.dumps(facts))
+    folder = write_run(tmp_path / "own")
+    change(folder, config=facts_of(folder)["config"] | {"loss": {"_target_": "mylosses.squared", "weight": 2}})
     with pytest.raises(
         ContractError, match=r"loading 'mylosses.squared': .*No module named 'mylosses'.*; install it, or"
     ):
-        open_run(file.parent, ["mylosses"]).loss()
+        open_run(folder, ["mylosses"]).loss()
 
 
 def test_a_hostile_run_is_refused_when_it_is_opened(tmp_path):
     folder, victim = write_run(tmp_path / "evil"), tmp_path / "victim"
-    facts = json.loads((folder / "run.json").read_text())
+    config = facts_of(folder)["config"]
     hostile = {"_target_": "pathlib.Path.write_text", "self": str(victim), "data": "gotcha"}
     for part in ("model", "loss", "dataset", "optimizer", "scheduler"):
-        (folder / "run.json").write_text(json.dumps(facts | {"config": facts["config"] | {part: hostile}}))
+        change(folder, config=config | {part: hostile})
         with pytest.raises(ContractError, match=r"pathlib\.Path\.write_text"):
             open_run(folder)
     assert not victim.exists()
