@@ -150,20 +150,20 @@ class FairSearch(Sweeper):
         fresh = self.cfg.fresh_seeds or (3 if repeats == 1 else 1)
         first = self.cfg.seed + repeats
         for tuning in self.tunings:
-            found = tuning.ahead(1, self.mode)
-            if not found:
+            best = next(iter(tuning.ahead(1, self.mode)), None)
+            if not best:
                 log.error("search: %s: all %d trials failed", tuning.title, len(tuning.trials))
                 continue
-            values = " ".join(tuning.overrides(found[0])[len(tuning.words) :])
-            shown = (tuning.title, values, self.cfg.monitor, found[0].value, len(tuning.trials))
+            values = " ".join(tuning.overrides(best)[len(tuning.words) :])
+            shown = (tuning.title, values, self.cfg.monitor, best.value, len(tuning.trials))
             log.info("search: %s: %s reached %s %.4f, the best of %d trials", *shown)
-            for sentence in tuning.edges(found[0]):
+            for sentence in tuning.edges(best):
                 log.warning("search: %s: %s", tuning.title, sentence)
             if len(tuning.trials) > 1 and len({trial.value for trial in tuning.trials}) == 1:
                 log.warning("search: %s: every trial reached the same: raise trainer.max_epochs", tuning.title)
             start = first + fresh * (tuning.seed - self.cfg.seed)  # no repetition tests on the seeds of another
             names = f"tuned=[{','.join(tuning.options)}]"
-            jobs += [[*tuning.overrides(found[0]), names, f"seed={seed}"] for seed in range(start, start + fresh)]
+            jobs += [[*tuning.overrides(best), names, f"seed={seed}"] for seed in range(start, start + fresh)]
         self.launch(jobs)
 
     def launch(self, jobs: list[list[str]]) -> list[float]:
@@ -179,8 +179,7 @@ class FairSearch(Sweeper):
         """Write search.json, which the report reads."""
         shown = []
         for tuning in self.tunings:
-            ahead = tuning.ahead(1, self.mode)
-            best = ahead[0] if ahead else None
+            best = next(iter(tuning.ahead(1, self.mode)), None)
             facts = {"title": tuning.title, "seed": tuning.seed, "trials": list(map(_facts, tuning.trials))}
             shown.append(facts | {"best": best and _facts(best), "edges": tuning.edges(best) if best else []})
         asked = to_container(OmegaConf.masked_copy(self.cfg, list(SEARCH)))

@@ -33,8 +33,7 @@ def start_from(
     own, theirs = model.state_dict(), read_weights(file, "init_from")
     prefix = max(PREFIXES, key=lambda start: sum(start + name in theirs for name in own))  # of equals the first
     theirs = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
-    include = "*" if include is None else include
-    patterns = [include] if isinstance(include, str) else list(include)
+    patterns = [include] if isinstance(include, str) else list(include or "*")
     some = f"a pattern of names such as {', '.join(list(own)[:3])}"
     for pattern in patterns:
         require(any(matches(name, [pattern]) for name in own), "init_include", some, pattern)

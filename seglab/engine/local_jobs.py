@@ -58,7 +58,6 @@ class Progress:
     def __init__(self, folders: list[Path], at_once: int) -> None:
         self.folders, self.at_once = folders, at_once
         self.done, self.seconds = 0, list[float]()
-        self.began = time.time() - 1  # the times of files are coarser than this clock
         self.started = dict.fromkeys(range(min(at_once, len(folders))), time.time())  # when, those at work
 
     def ended(self, k: int, exit_code: int = 0) -> None:
@@ -70,7 +69,7 @@ class Progress:
         elif exit_code < 0:  # before its run began
             refuse(run.folder, RuntimeError(), f"the process died with signal {-exit_code}")
         facts = facts_in(Path(journal) if journal else None, run.folder)
-        trained = run.file.exists() and run.file.stat().st_mtime >= self.began
+        trained = facts.get("sweep") == journal
         self.done += 1
         self.started.pop(k, None)
         if (following := self.done + self.at_once - 1) < len(self.folders):

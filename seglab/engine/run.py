@@ -79,7 +79,6 @@ class Run:
         self.facts: dict[str, Any] = {}
         self.earlier: dict[str, Any] = {}
         self.is_main = rank() == 0
-        self.pauses = False
         self.replaces = False
         self.mirrors: list[Callable[[Path, dict[str, Any]], None]] = []
         self._lock = FileLock(self.folder / LOCK, timeout=-1 if wait else 0)
@@ -139,7 +138,6 @@ class Run:
 
     def pause(self, epochs: int) -> float:
         """End as a run of which `epochs` epochs are trained and nothing is measured; gives the best of these."""
-        self.pauses = True
         self.note(paused=epochs)
         value = self.paused_value(epochs)
         return float("nan") if value is None else value
@@ -252,7 +250,7 @@ class Run:
         ended = {"finished": _now(), "seconds": round(time.perf_counter() - self._clock, 2)}
         if error is None:
             files = [name for name in RESULTS if (self.folder / name).is_file()] if self.is_main else []
-            status = "paused" if self.pauses else "finished"
+            status = "paused" if "paused" in self.facts else "finished"
             self.note(status=status, files={name: file_facts(self.folder / name) for name in files}, **ended)
             return
         explained = isinstance(error, ContractError) and not error.__cause__  # not of foreign code

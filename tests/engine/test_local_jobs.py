@@ -167,7 +167,6 @@ def test_a_sweep_that_stops_at_its_first_failure_stops_at_a_refused_run_too(tmp_
 
 def test_a_run_that_was_finished_before_is_not_announced_as_trained(tmp_path, journal, caplog):
     folder = left(tmp_path / "bce_s1", **FINISHED, sweep="another")
-    os.utime(folder / "run.json", (0, 0))
     announce([folder])
     Progress([folder], at_once=1).ended(0)
     assert caplog.messages[0].endswith("bce_s1 is finished already; val/iou 0.5000")
