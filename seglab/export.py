@@ -121,11 +121,9 @@ def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
     words |= {"black": ends[0], "white": ends[1]}
     words["whole"] = "(image // 256).astype(np.uint8)" if data.bits == 8 else "image.astype(np.uint16)"
     words["divided"] = "" if data.bits == 8 else " / 257"
-    words["yours"] = (
-        f"a slice, volume.take(n, {data.axis}).T, rows along its later axis"
-        if hasattr(data, "axis")
-        else "an image of yours"
-    )
+    words["yours"] = "an image of yours"
+    if hasattr(data, "axis"):
+        words["yours"] = f"a slice, volume.take(n, {data.axis}).T, rows along its later axis"
     if bands := getattr(data, "bands", None):
         words["yours"] += f"; bands {', '.join(map(str, bands))} of a file, in this order"
     words["shape"] = (data.size, data.size, data.channels)[: 2 + (data.channels > 1)]

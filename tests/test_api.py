@@ -95,9 +95,8 @@ def test_a_study_of_folders_is_opened_and_judged(tmp_path):
         study.verdict(metrics="dice")
     with pytest.raises(ContractError, match=r"study: expected a finished run of one of bce, dice, got nothing$"):
         study.run("nothing")
-    with pytest.raises(
-        ContractError, match=r"study: expected one of bce with seed 1, bce with seed 2, got bce with seed 3"
-    ):
+    said = "study: expected one of bce with seed 1, bce with seed 2, got bce with seed 3"
+    with pytest.raises(ContractError, match=said):
         study.run("bce", seed=3)
 
 
@@ -116,9 +115,8 @@ WHITE = np.full((8, 8), 200, np.float32)
 @pytest.mark.parametrize("image", [None, np.zeros((8, 8), np.int64), np.zeros((0, 8), np.uint8), WHITE])
 def test_an_image_that_would_be_misread_is_one_sentence(image):
     assert _checked(WHITE, up_to_1=False) is WHITE  # for a run that has read such ones
-    with pytest.raises(
-        ContractError, match=r"predict: expected (paths, or arrays .* of uint8.*|floats from 0 to 1), got"
-    ):
+    said = r"predict: expected (paths, or arrays .* of uint8.*|floats from 0 to 1), got"
+    with pytest.raises(ContractError, match=said):
         _checked(image, up_to_1=True)
 
 
@@ -148,11 +146,8 @@ def test_arrays_that_do_not_fit_are_one_sentence(change, said, tmp_path):
 def test_the_same_images_are_the_same_folder(tmp_path):
     images, masks = zip(*map(scene, range(3)), strict=True)
     first = write_pairs(images, masks, ["b", "a", "b"], tmp_path)
-    assert sorted(file.stem for file in (first / "images").iterdir()) == [
-        "g00000_00000",
-        "g00000_00002",
-        "g00001_00001",
-    ]
+    names = sorted(file.stem for file in (first / "images").iterdir())
+    assert names == ["g00000_00000", "g00000_00002", "g00001_00001"]
     assert write_pairs(images, masks, ["b", "a", "b"], tmp_path) == first
     files = [sorted((first / kind).iterdir()) for kind in ("images", "masks")]
     assert write_pairs(*files, None, tmp_path) != first

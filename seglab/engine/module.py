@@ -227,9 +227,8 @@ class SegModule(LightningModule):
         fused = getattr(plugin, "scaler", None) is not None and optimizer.defaults.get("fused")
         remedy = "set optimizer.fused=null or trainer.precision=bf16-mixed"
         got = f"{type(optimizer).__name__}, fused, with trainer.precision=16-mixed"
-        require(
-            not fused or not gradient_clip_val, "trainer.gradient_clip_val", "gradients without a scale", got, remedy
-        )
+        scaled = fused and gradient_clip_val
+        require(not scaled, "trainer.gradient_clip_val", "gradients without a scale", got, remedy)
         how = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
         Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0, how)
 

@@ -21,16 +21,7 @@ from filelock import FileLock, Timeout
 
 from seglab.contract import ContractError, require
 from seglab.engine.domains import better
-from seglab.files import (
-    LOCK,
-    archive_is_intact,
-    file_facts,
-    of_version_1,
-    read_json,
-    sha256,
-    whole_file,
-    write_json,
-)
+from seglab.files import LOCK, archive_is_intact, file_facts, of_version_1, read_json, whole_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +190,7 @@ class Run:
         require(same, f"run {self}", "the data that it was trained on", other_data(known, root), remedy)
         initial = known.get("initial") if done else None
         if initial and Path(initial["file"]).is_file():  # a file that is gone cannot have changed
-            same = sha256(Path(initial["file"])) == initial["sha256"]
+            same = file_facts(Path(initial["file"]))["sha256"] == initial["sha256"]
             require(same, f"run {self}", "the weights that it began with", "a file that has changed since", remedy)
 
     def start(self, **facts: Any) -> None:

@@ -54,14 +54,8 @@ def exported(folder, out):
     return (out / "model.safetensors").read_bytes()
 
 
-COMMANDS = {
-    "resume": trained,
-    "again": trained,
-    "report": reported,
-    "evaluate": evaluated,
-    "predict": predicted,
-    "export": exported,
-}
+COMMANDS = {"resume": trained, "again": trained, "report": reported, "evaluate": evaluated, "predict": predicted}
+COMMANDS |= {"export": exported}
 
 
 @pytest.fixture(scope="module")

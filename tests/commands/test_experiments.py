@@ -62,10 +62,8 @@ def test_the_first_and_the_last_arm_fit_the_code(name, scale, configure):
 
 @pytest.mark.parametrize(("name", "runs"), CLAIMS.items())
 def test_a_claim_says_its_question_and_cost_and_is_put_to_three_seeds_of_each_arm(name, runs):
-    listed, head = (
-        list(itertools.product(*choices(name))),
-        (CONF / f"experiment/{name}.yaml").read_text().split("defaults:")[0],
-    )
+    listed = list(itertools.product(*choices(name)))
+    head = (CONF / f"experiment/{name}.yaml").read_text().split("defaults:")[0]
     assert len(listed) == runs
     assert len([job for job in listed if "seed=3" in job]) * 3 == runs
     command = f"# python -m seglab.train -m experiment={name}"
@@ -84,13 +82,9 @@ def test_full_scale_is_the_protocol_of_the_source(configure):
 
 
 def test_the_larger_images_begin_with_the_weights_of_the_run_on_small_ones(configure):
-    begun, grown, whole = (
-        composed(configure, "grow_images", f"+experiment/grow_images={arm}", "seed=3")
-        for arm in ("begun", "grown", "whole")
-    )
+    arms = (f"+experiment/grow_images={arm}" for arm in ("begun", "grown", "whole"))
+    begun, grown, whole = (composed(configure, "grow_images", arm, "seed=3") for arm in arms)
     assert (begun.dataset.size, grown.dataset.size, whole.dataset.size) == (160, 320, 320)
-    cost = {
-        arm: cfg.trainer.max_epochs * cfg.dataset.size**2 for arm, cfg in (("b", begun), ("g", grown), ("w", whole))
-    }
-    assert cost["b"] + cost["g"] == cost["w"]
+    first, then, at_once = (cfg.trainer.max_epochs * cfg.dataset.size**2 for cfg in (begun, grown, whole))
+    assert first + then == at_once
     assert grown.init_from == "outputs/grow_images/begun_s3"

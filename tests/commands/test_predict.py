@@ -113,9 +113,8 @@ def test_a_second_call_makes_what_is_missing_and_nothing_else(configure, runs, p
         call(configure, out, runs / "s1", photos)
     assert images["image"].is_unique
     assert not found.duplicated(["image", "object"]).any()
-    assert found.groupby("image").size().to_dict() == {
-        row.image: row.objects for row in images.itertuples() if row.objects
-    }
+    counted = images.set_index("image")["objects"]
+    assert found.groupby("image").size().to_dict() == counted[counted > 0].to_dict()
 
 
 def test_a_folder_that_another_process_writes_into_is_refused(configure, runs, photos, tmp_path):
@@ -252,10 +251,8 @@ def test_several_runs_agree_and_the_tuned_threshold_is_theirs(configure, runs, p
     source = photos / "a.png"
     for name, run in (("one", runs / "s1"), ("two", runs / "s2"), ("both", runs)):
         call(configure, tmp_path / name, run, source, "format=[mask,probability]", "threshold=tuned")
-    one, two, both = (
-        cv2.imread(str(tmp_path / name / "probabilities/a.png"), cv2.IMREAD_UNCHANGED).astype(float)
-        for name in ("one", "two", "both")
-    )
+    files = (str(tmp_path / name / "probabilities/a.png") for name in ("one", "two", "both"))
+    one, two, both = (cv2.imread(file, cv2.IMREAD_UNCHANGED).astype(float) for file in files)
     np.testing.assert_allclose(both, (one + two) / 2, atol=0.51)
     mask = cv2.imread(str(tmp_path / "both/masks/a.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(mask > 0, both >= 0.375 * 65535)
@@ -280,18 +277,10 @@ def test_names_stay_apart(tmp_path):
 
 
 def test_what_is_no_image_of_the_user_is_left_out_and_counted(tmp_path):
-    inside = (
-        "a.png",
-        "sub/b.png",
-        ".hidden/c.png",
-        "__x/._d.png",
-        "notes.txt",
-        "old/predictions.json",
-        "old/masks/a.png",
-    )
+    own = ["a.png", "sub/b.png", ".hidden/c.png", "__x/._d.png", "notes.txt", "old/predictions.json", "old/masks/a.png"]
     elsewhere = tmp_path / "elsewhere"
     folder = tmp_path / "photos"
-    for file in (*(folder / name for name in inside), elsewhere / "far.png"):
+    for file in (*(folder / name for name in own), elsewhere / "far.png"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     (folder / "link").symlink_to(elsewhere)

@@ -54,9 +54,7 @@ def test_every_loss_has_the_same_budget_the_same_seeds_and_its_own_options(simul
     rates = {loss: [job["optimizer.lr"] for job in trials if job["loss"] == loss] for loss in ("bce", "focal", "dice")}
     assert rates["bce"] == rates["focal"] == rates["dice"]
     assert {job["loss"] for job in trials if "loss.gamma" in job} == {"focal"}
-    assert Counter((job["loss"], job["seed"]) for job in best) == {
-        (loss, seed): 1 for loss in rates for seed in ("2", "3", "4")
-    }
+    assert sorted((job["loss"], job["seed"]) for job in best) == list(itertools.product(sorted(rates), "234"))
     assert {job["optimizer.lr"] for job in best} == {max(rates["bce"], key=float)}
     assert {job["tuned"] for job in best} == {"[optimizer.lr]", "[optimizer.lr,loss.gamma]"}
     assert not {"stop_after", "trials"} & set(best[0])
@@ -78,9 +76,8 @@ def test_repeated_tuning_tries_other_settings_and_ends_on_seeds_of_its_own(simul
     tried = {seed: {job["optimizer.lr"] for job in trials if job["seed"] == seed} for seed in ("10", "11", "12")}
     assert [len(values) for values in tried.values()] == [4, 4, 4]
     assert not set.intersection(*tried.values())
-    assert Counter((job["loss"], job["seed"]) for job in best) == {
-        (loss, seed): 1 for loss in ("bce", "dice") for seed in ("13", "14", "15")
-    }
+    ended = sorted((job["loss"], job["seed"]) for job in best)
+    assert ended == list(itertools.product(("bce", "dice"), ("13", "14", "15")))
 
 
 def test_a_loss_whose_trials_all_fail_has_no_best_and_a_best_at_the_edge_is_said(simulate, tmp_path, capsys):
@@ -109,10 +106,7 @@ def test_tree_parzen_proposes_one_trial_of_each_loss_at_a_time(simulate):
     ("words", "said"),
     [
         ([], "space: expected options to tune, got none; write 'space.optimizer.lr={low: 1e-4"),
-        (
-            ["space.loss.gamme=[1,2]"],
-            "space.loss.gamme: expected an option of what is trained, or of one of the losses",
-        ),
+        (["space.loss.gamme=[1,2]"], "space.loss.gamme: expected an option of what is trained, or of one of the"),
         ([RATE, "sampler=tpe", "halving=3"], "halving: expected sampler=quasirandom beside it, got tpe"),
         ([RATE, "loss=bce,dise"], "loss: expected a choice such as dice"),
     ],

@@ -102,21 +102,18 @@ def test_each_launcher_says_whether_its_jobs_share_a_process_and_a_screen(launch
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "who", "package", "extra"),
     [
-        (
-            "hydra/launcher=ray",
-            'hydra/launcher=ray: expected the package hydra-ray-launcher, got none; pip install "seglab[ray]"',
-        ),
-        ("logger=mlflow", 'train: expected the package mlflow, got none; pip install "seglab[mlflow]"'),
+        ("hydra/launcher=ray", "hydra/launcher=ray", "hydra-ray-launcher", "ray"),
+        ("logger=mlflow", "train", "mlflow", "mlflow"),
     ],
 )
-def test_what_is_not_installed_is_one_sentence_with_the_remedy_before_a_sweep(monkeypatch, word, said):
+def test_what_is_not_installed_is_one_sentence_with_the_remedy_before_a_sweep(monkeypatch, word, who, package, extra):
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["train", "-m", word, "seed=1,2"])
     with pytest.raises(SystemExit) as stop:
         cli.command("train")(lambda cfg, folder: None)()
-    assert stop.value.code == said
+    assert stop.value.code == f'{who}: expected the package {package}, got none; pip install "seglab[{extra}]"'
 
 
 def test_a_slurm_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch):

@@ -148,11 +148,8 @@ def test_a_wrong_choice_is_one_sentence():
         (["dcie"], "loss: expected a choice such as dice, got dcie"),
         ([{"focal": {"gama": 3}}], "loss.focal: expected some of gamma, alpha, class_weights, got gama"),
         ([{"focal": 3}], "loss.focal: expected {OPTION: VALUE}, got 3"),
-        (
-            [{"bce": {}, "dice": {}}],
-            "loss: expected a name, or {NAME: {OPTION: VALUE}}, .*, got {'bce': {}, 'dice': {}}",
-        ),
-        ([{}], "loss: expected a name, or .*, got {}"),
+        ([{"bce": {}, "dice": {}}], "loss: expected a name, or .*, got {'bce': {}, 'dice': {}}"),
+        ([{}], "loss: expected a name, or {NAME: {OPTION: VALUE}}, .*, got {}"),
         (3, "loss: expected a list of names, got 3"),
     )
     for words, said in wrong:

@@ -63,9 +63,8 @@ def test_a_step_that_cannot_be_recorded_is_computed_and_said_once(caplog):
     graphs = Graphs(nn.Linear(1, 1), refuse)
     with caplog.at_level("INFO"):
         assert [graphs((graphs,), abs, (torch.ones(size),)) for size in (1, 2)] == [None, None]
-    assert caplog.messages == [
-        "cuda_graph: steps are computed kernel by kernel, since they cannot be recorded (reads a number)"
-    ]
+    [said] = caplog.messages
+    assert said == "cuda_graph: steps are computed kernel by kernel, since they cannot be recorded (reads a number)"
 
 
 def test_a_graph_belongs_to_one_shape_and_one_loss():

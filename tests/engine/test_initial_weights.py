@@ -58,9 +58,7 @@ def test_what_does_not_fit_is_named_and_keeps_its_first_values(tmp_path):
 
 def test_a_model_of_another_width_is_refused_and_one_with_another_head_is_not(tmp_path):
     file = saved(tmp_path, Net(width=8).state_dict(), "lightning")
-    said = (
-        r"got others, such as \(8, 3, 3, 3\) instead of \(4, 3, 3, 3\) of encoder\.0\.weight; set the options of model"
-    )
+    said = r"others, such as \(8, 3, 3, 3\) instead of \(4, 3, 3, 3\) of encoder\.0\.weight; set the options of model"
     with pytest.raises(ContractError, match=said):
         start_from(Net(), file)
     assert start_from(Net(width=8, out=2), file)["left"] == ["head.weight", "head.bias"]

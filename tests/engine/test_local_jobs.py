@@ -207,10 +207,8 @@ def test_a_run_that_another_process_trains_is_not_recorded_as_dead(tmp_path):
 def test_the_report_of_a_study_with_a_space_in_its_name_is_a_command_to_copy(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     said = summary([{"folder": f"outputs/{study}/bce_s1", "name": "bce_s1"} for study in ("my study", "a")], 1.0, True)
-    assert said.splitlines()[-2:] == [
-        "  report: python -m seglab.report outputs/a",
-        "  report: python -m seglab.report 'outputs/my study'",
-    ]
+    reports = [f"  report: python -m seglab.report {study}" for study in ("outputs/a", "'outputs/my study'")]
+    assert said.splitlines()[-2:] == reports
 
 
 def test_a_duration_is_read_in_its_own_unit():

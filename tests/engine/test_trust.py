@@ -41,9 +41,8 @@ def test_what_runs_are_made_of_is_trusted_and_so_is_what_the_user_names():
 def test_a_trusted_module_that_cannot_be_imported_is_one_whole_sentence(tmp_path):
     folder = write_run(tmp_path / "own")
     change(folder, config=facts_of(folder)["config"] | {"loss": {"_target_": "mylosses.squared", "weight": 2}})
-    with pytest.raises(
-        ContractError, match=r"loading 'mylosses.squared': .*No module named 'mylosses'.*; install it, or"
-    ):
+    said = r"loading 'mylosses.squared': .*No module named 'mylosses'.*; install it, or"
+    with pytest.raises(ContractError, match=said):
         open_run(folder, ["mylosses"]).loss()
 
 

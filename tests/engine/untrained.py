@@ -23,9 +23,7 @@ def write_run(folder: Path, *overrides: str, seed: int = 1, tuned: float = 0.5) 
     torch.save({"state_dict": module.state_dict()}, folder / "checkpoints" / "best.ckpt")
     facts = {"name": folder.name, "status": "finished", "finished": "now", "config": cfg, "seed": seed}
     facts |= {"data": {"foreground": 0.1, "fingerprint": "0"}, "threshold": {"tuned": tuned}, "metrics": {}}
-    facts |= {
-        "choices": {"loss": "bce_dice", "dataset": "synthetic", "model": "unet"},
-        "host": {"precision": "32-true"},
-    }
+    facts |= {"choices": {"loss": "bce_dice", "dataset": "synthetic", "model": "unet"}}
+    facts |= {"host": {"precision": "32-true"}}
     (folder / "run.json").write_text(json.dumps(facts))
     return folder
