@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from seglab.contract import Task, require
 from seglab.engine.cli import command
-from seglab.engine.config import CONF, build
+from seglab.engine.config import CONF, build, to_container
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,6 @@ def gpu(cfg: DictConfig) -> Sequence[Any]:
 def sweep(cfg: DictConfig) -> Sequence[Any]:
     """A sweep beside a plain Lightning script that is run once per run."""
     from seglab.benchmarks.sweep import measure
-    from seglab.engine.config import to_container
 
     return measure(**to_container(cfg.sweep))
 

@@ -14,11 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from seglab.contract import ContractError
 from seglab.engine.domains import leaves
 
-EXTERNAL = {
-    "loss._target_": "loss=external loss.function._target_",
-    "model._target_": "model=external model.module._target_",
-}
-"""How a class of the user's is named on the command line, by the option that newcomers try first."""
+EXTERNAL = {"loss": "function", "model": "module"}
+"""What takes a class of the user's in the choice `external` of a group; newcomers try GROUP._target_ first."""
 
 
 def explain(error: BaseException, command: str, conf: str, words: Sequence[str]) -> str:
@@ -117,9 +114,10 @@ def wrong_choice(word: str, conf: Path) -> str | None:
     Either a list for a group that takes one, as `loss=[bce,dice]`, or a class in the place of the default's.
     """
     group, _, listed = word.partition("=")
-    if group in EXTERNAL:
-        expected = f"expected a choice of {group.split('.')[0]}"
-        return f"{group}: {expected}, got a class alone; write {EXTERNAL[group]}={listed}"
+    for name, part in EXTERNAL.items():
+        if group == f"{name}._target_":
+            remedy = f"write {name}=external {name}.{part}._target_={listed}"
+            return f"{group}: expected a choice of {name}, got a class alone; {remedy}"
     names = [name.strip() for name in listed[1:-1].split(",")] if listed.startswith("[") else []
     texts = [file.read_text() for name in names if (file := conf / group / f"{name}.yaml").is_file()]
     if len(names) < 2 or not any(re.search("(?m)^_target_:", text) for text in texts):
