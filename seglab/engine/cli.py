@@ -142,7 +142,10 @@ def _run_job(function: Callable[[DictConfig, Path], Any], cfg: DictConfig, name:
         traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it must not keep the model
         raise
     finally:
-        _free()
+        if runs_in_parallel():  # no other job of this process may follow: end the processes that this one has started
+            finish()
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # a single job ends with its process
+            gc.collect()  # a run leaves circles of references, which hold its model
 
 
 def _is_override(word: str) -> bool:
@@ -162,14 +165,6 @@ def _arranged(words: list[str], command: str) -> list[str]:
     # A value with a letter outside of ASCII, which Hydra takes in quotes alone; no list, mapping, sweep or quoted text
     foreign = re.compile(r"""([^=\s]+=)(?=.*[^\x00-\x7f])([^,=\[\]{}()'"\\]+)""")
     return [foreign.sub(r'\1"\2"', word) if foreign.fullmatch(word) else word for word in at_home]
-
-
-def _free() -> None:
-    """Give back what a job held, and end the processes it started, where no other job of this process may follow."""
-    if runs_in_parallel():
-        finish()
-    if HydraConfig.get().mode == RunMode.MULTIRUN:  # a single job ends with its process
-        gc.collect()  # a run leaves circles of references, which hold its model
 
 
 @contextmanager

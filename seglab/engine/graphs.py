@@ -44,11 +44,11 @@ class CudaGraph:
             with torch.cuda.stream(side):
                 for refuses in (False, True):  # what libraries do when first called may wait for the device
                     refuse_to_wait(refuses)
-                    self._forget_gradients()
+                    model.zero_grad()
                     work(*self.inputs)
             refuse_to_wait(False)
             torch.cuda.current_stream().wait_stream(side)
-            self._forget_gradients()  # so that the recorded pass allocates them, in the memory of the graph
+            model.zero_grad()  # so that the recorded pass allocates them, in the memory of the graph
             with torch.cuda.graph(self.graph, pool=pool):
                 self.outputs = work(*self.inputs)
             self.gradients = [weight.grad for weight in self.parameters]
@@ -59,10 +59,6 @@ class CudaGraph:
                 for buffer, kept in zip(model.buffers(), before, strict=True):
                     buffer.copy_(kept)
             torch.cuda.set_rng_state(numbers)
-
-    def _forget_gradients(self) -> None:
-        for weight in self.parameters:
-            weight.grad = None
 
     def __call__(self, inputs: Inputs) -> tuple[Tensor, ...]:
         for place, x in zip(self.inputs, inputs, strict=True):

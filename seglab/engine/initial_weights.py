@@ -29,7 +29,13 @@ def start_from(
 
     All others keep their first values (`left`). Raises a ContractError where nothing fits, or most shapes differ.
     """
-    file = weights_file(source, None if include else task)
+    file = Path(source)
+    require(file.exists(), "init_from", "the folder of a run, or a .ckpt or .safetensors file", source)
+    if file.is_dir():
+        run = open_run(file)
+        if task and not include:
+            run.require_task(task, "init_include=[...] takes the weights that both share, such as those of an encoder")
+        file = run.best
     own, theirs = model.state_dict(), read_weights(file, "init_from")
     prefix = max(PREFIXES, key=lambda start: sum(start + name in theirs for name in own))  # of equals the first
     theirs = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
@@ -50,18 +56,6 @@ def start_from(
     model.load_state_dict(loaded, strict=False)
     left = [name for name in own if name not in loaded]
     return {"file": str(file), "sha256": sha256(file), "weights": len(own), "loaded": len(loaded), "left": left}
-
-
-def weights_file(source: str, task: Task | None = None) -> Path:
-    """The checkpoint file of a run folder, which must be of the task if one is given, or the file itself."""
-    place = Path(source)
-    require(place.exists(), "init_from", "the folder of a run, or a .ckpt or .safetensors file", source)
-    if not place.is_dir():
-        return place
-    run = open_run(place)
-    if task:
-        run.require_task(task, "init_include=[...] takes the weights that both share, such as those of an encoder")
-    return run.best
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

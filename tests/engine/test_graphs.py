@@ -21,8 +21,7 @@ class Recording:
         for place, x in zip(self.inputs, inputs, strict=True):
             if place is not None:
                 place.copy_(x)
-        for weight in self.model.parameters():
-            weight.grad = None
+        self.model.zero_grad()
         results = self.work(*self.inputs)
         self.gradients = [weight.grad for weight in self.model.parameters()]
         self.outputs = self.outputs or [torch.empty_like(x) for x in results]
