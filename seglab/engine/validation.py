@@ -13,10 +13,8 @@ from seglab.contract import require
 from seglab.engine.domains import leaves
 
 EXTERNAL = "seglab.losses.external.External"
-TRUSTED = (
-    *("seglab.losses", "seglab.models", "seglab.data", "torch.nn", "torch.optim", "segmentation_models_pytorch"),
-    *("albumentations", "monai.losses", "kornia.losses"),
-)
+TRUSTED: tuple[str, ...] = ("seglab.losses.", "seglab.models.", "seglab.data.", "torch.nn.", "torch.optim.")
+TRUSTED += ("segmentation_models_pytorch.", "albumentations.", "monai.losses.", "kornia.losses.")
 """Packages whose classes may be built; their functions, and classes that they have imported, may not."""
 
 
@@ -134,13 +132,13 @@ def require_trusted(config: Any, who: str, trust: Sequence[str] = ()) -> None:
 
 
 def _is_trusted(target: str) -> bool:
-    if not f"{target}.".startswith(tuple(f"{package}." for package in TRUSTED)):
+    if not target.startswith(TRUSTED):
         return False
     try:
         found = resolve_name(target)
     except Exception:  # whatever importing a name that a stranger chose may raise
         return False
-    return inspect.isclass(found) and f"{found.__module__}.".startswith(tuple(f"{package}." for package in TRUSTED))
+    return inspect.isclass(found) and f"{found.__module__}.".startswith(TRUSTED)
 
 
 def as_loss(node: Any) -> Any:
