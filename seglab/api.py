@@ -108,8 +108,7 @@ def _train(overrides: Sequence[str], **environment: str) -> None:
         raise
     if process.wait():
         said = [line for line in last if line]
-        summaries = [k for k, line in enumerate(said) if line.startswith("sweep: ")]
-        start = summaries[0] if summaries else -1  # of a single run the last line, its error
+        start = next((k for k, line in enumerate(said) if line.startswith("sweep: ")), -1)  # or the last line, an error
         raise ContractError("\n".join(said[start:]) or f"seglab.train ended with code {process.returncode}")
 
 
