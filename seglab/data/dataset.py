@@ -16,7 +16,7 @@ from seglab.images.resize import FITS
 Reader = Callable[[], np.ndarray]  # picklable: a `functools.partial` of a function of some module
 NO_PIXELS: Reader = partial(np.zeros, (1, 1), np.uint8)  # stands for the pixels of an item that has a fault
 Facts = dict[str, Any]  # what a decoded item says about itself, as plain data: see `item_facts`
-VERSION = 4  # of the code that decodes: a change that moves pixels must raise it, or caches keep the old ones
+VERSION = 5  # of the code that decodes: a change that moves pixels must raise it, or caches keep the old ones
 IDENTITY = 3  # stays: a run must find its data again after a change of the code, whatever caches are made anew
 
 NOT_READING = {"root", "mean", "std", "val_fraction", "test_fraction", "split_seed", "split_file", "on_bad_item"}

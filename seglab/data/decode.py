@@ -61,7 +61,7 @@ def view_valid(valid: np.ndarray | None, shape: tuple[int, ...], dataset: Datase
     if valid is None and (dataset.fit != "pad" or height == width):
         return None
     part = np.ones(shape[:2], np.float32) if valid is None else valid.astype(np.float32)  # `fit` pads it with 0
-    part = resize(part, height, width)
+    part = (resize(part, height, width) >= 0.5).astype(np.float32)  # as it is stored, see `view_mask`
     seen = (part if dataset.fit == "patch" else fit(part, dataset.size, dataset.fit)) >= 0.5
     return None if seen.all() else seen
 
@@ -181,7 +181,7 @@ def decode_once(item: Item, dataset: Dataset, in_memory: bool = True) -> Item:
         stored = read_item(item, dataset)
         facts, seen = item_facts(item, stored, dataset), view(stored, dataset)
         some = seen.valid is None or bool(seen.valid.any())  # scribbles may cover less than half of each
-        remedy = "a larger dataset.size or dataset.fit=patch keeps them"
+        remedy = "a larger dataset.size, a smaller dataset.reduce or dataset.fit=patch keeps them"
         require(some, f"image {item.id}", "a pixel of which half counts after resizing", "none", remedy)
     except ContractError as error:
         raise_unless_skipped(error, dataset)

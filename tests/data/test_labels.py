@@ -149,6 +149,19 @@ def test_bands_and_pixels_without_data_come_from_a_geotiff(tmp_path, kind):
         DataModule(folder(tmp_path, channels=2, range=[0, 4095], **options)).samples("test")[[(0, 0)]]
 
 
+@pytest.mark.parametrize("options", [{}, {"fit": "pad"}, {"soft": True}, {"classes": VALUES}])
+def test_images_reduced_beforehand_are_seen_as_the_raw_ones(options):
+    dataset, rng = Folder(root="x", images="i", masks="m", size=16, reduce=2, **options), np.random.default_rng(0)
+    for _ in range(20):
+        mask, valid = rng.integers(0, 2, (64, 48), np.uint8), np.ones((64, 48), bool)
+        row, column, height, width = rng.integers(1, 30, 4)
+        valid[row : row + height, column : column + width] = False
+        raw = Seen(rng.integers(0, 256, (64, 48, 3), np.uint8), mask * valid, valid)
+        ready = view(raw, replace(dataset, fit="patch"))
+        for one, other in zip(view(raw, dataset), view(ready, replace(dataset, reduce=1)), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("options", [{}, {"soft": True}, {"fit": "pad"}, {"reduce": 2}, {"classes": VALUES}])
 def test_what_would_vanish_keeps_a_pixel_that_counts(options):
     dataset = Folder(root="x", images="i", masks="m", size=8, **options)
