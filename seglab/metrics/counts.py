@@ -140,9 +140,13 @@ def count(found: Decisions) -> Counts:
     size = truth.shape[1] * truth.shape[2]
     # exactly: a row in floats, of less than 2^24 pixels, which needs no copy to int64, then the rows
     p, t, tp = (x.sum(-1).long().sum(-1) for x in (predicted, foreground, predicted * foreground))
-    confident = (probability * foreground).sum(-1).sum(-1)
-    doubtful = probability.sum(-1).sum(-1) - confident
-    return Counts(tp, p - tp, t - tp, size - p - t + tp - invalid, confident, size - t - doubtful - invalid)
+    right = foreground.mul_(probability)
+    confident = right.sum(-1).sum(-1)
+    # pixel by pixel: the difference of two large sums has no digits left where there is little background
+    doubtful = torch.sub(probability, right, out=right).sum(-1).sum(-1)
+    return Counts(
+        tp, p - tp, t - tp, size - p - t + tp - invalid, confident, (size - t - invalid - doubtful).clamp(min=0)
+    )
 
 
 @torch.no_grad()

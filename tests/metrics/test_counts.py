@@ -142,6 +142,15 @@ def test_sixteen_million_pixels_are_counted_to_the_last_one():  # more than floa
     assert result.foreground_sum.item() / (4096 * 4100) == pytest.approx(0.731, abs=1e-3)
 
 
+@pytest.mark.parametrize("right", [1.0, -13.0])
+def test_confidences_have_digits_where_only_a_few_pixels_are_background(right):
+    logits, target = torch.full((1, 1, 512, 512), 4.0), torch.ones(1, 1, 512, 512)
+    logits[..., 0, :9], target[..., 0, :9] = -right, 0
+    found = scores(counts(logits, target))["background_confidence"].item()
+    assert found > 0
+    assert found == pytest.approx(1 / (1 + math.exp(-right)), abs=2e-7)
+
+
 def test_shapes_that_do_not_fit_are_one_sentence():
     words = r"metrics: expected logits and target of one shape \(b,1,\*spatial\), got 2x"
     for logits, target in (((2, 1, 4, 4), (2, 4, 4)), ((2, 3, 4, 4), (2, 3, 4, 4)), ((2, 1), (2, 1))):
