@@ -10,11 +10,11 @@ FAR = 1e4  # stands for an infinite distance in `gap`, in pixels: every weight e
 
 
 def plane(mask: np.ndarray) -> np.ndarray:
-    """The mask as 0 and 1 (h, w) uint8; ContractError for what is no array of two dimensions."""
+    """1 from a share of one half on, else 0 (h, w) uint8; ContractError for what is no array of two dimensions."""
     got = f"{type(mask).__name__} {tuple(mask.shape)}"
     fits = isinstance(mask, np.ndarray) and mask.ndim == 2
     require(fits, "maps", "the mask of a class as an array (h, w)", got, "take mask.numpy(), of a volume its slices")
-    return np.ascontiguousarray(mask > 0, dtype=np.uint8)
+    return np.ascontiguousarray(mask >= 0.5, dtype=np.uint8)
 
 
 def distance(mask: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ class Samples(Dataset):
         if valid is not None:
             batch["valid"] = valid
         for name in self.needs:
-            masks = target.permute(0, 2, 3, 1).cpu().numpy()
+            masks = batch["target"].permute(0, 2, 3, 1).cpu().numpy()
             masks = masks[..., 0] if masks.shape[3] == 1 else masks
             maps = [map_layers(MAPS[name], mask, dataset.task) for mask in masks]
             batch[name] = torch.from_numpy(np.stack(maps)).to(target.device)

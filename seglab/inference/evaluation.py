@@ -147,8 +147,8 @@ class NativeResolution:
                 continue
             facts.append({"depth": str(image.dtype), "extent": extent(image)})
             truth, device, task = encode(mask.astype(np.float32), self.dataset), self.module.device, self.dataset.task
-            maps = {name: tensor(map_layers(MAPS[name], truth, task)).to(device) for name in self.module.loss.needs}
             shares = truth / np.float32(255) if self.dataset.soft else truth  # steps of 1/255, as in training
+            maps = {name: tensor(map_layers(MAPS[name], shares, task)).to(device) for name in self.module.loss.needs}
             target = tensor(shares if shares.ndim == 2 else np.moveaxis(shares, 2, 0)).to(device)
             marks = None if valid is None else tensor(valid).to(device)
             logits = to_logits(self.predictor.at_scale(image), task.kind).to(device)

@@ -150,6 +150,13 @@ def test_whole_images_of_a_run_on_patches_have_outlines_and_objects(configure, p
     assert (tiles["foreground"] == rows["foreground"]).all()
 
 
+def test_maps_of_soft_targets_are_the_same_in_both_scales(configure, tmp_path):
+    run = write_run(tmp_path / "soft", "dataset.soft=true", "loss=inverse_size")
+    of_scale = [call(configure, run, f"scale={scale}", "split=all")[0] for scale in ("run", "native")]
+    losses = [pd.read_csv(out / "per_image.csv")["loss"] for out in of_scale]
+    assert list(losses[0]) == pytest.approx(list(losses[1]), rel=1e-4)
+
+
 def test_native_scale_and_the_runs_scale_are_measured_side_by_side(configure, run, pairs):
     (by_run,) = call(configure, run, *other(pairs), "scale=run")
     (native,) = call(configure, run, *other(pairs), "scale=native")

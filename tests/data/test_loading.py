@@ -9,7 +9,7 @@ import torch
 from seglab.contract import ContractError
 from seglab.data.batch_augment import Strong
 from seglab.data.datasets.synthetic import Synthetic
-from seglab.data.distance_maps import distance
+from seglab.data.distance_maps import MAPS, distance
 from seglab.data.module import DataModule
 from seglab.data.sampler import EpochBatches
 
@@ -34,6 +34,15 @@ def test_a_batch_is_what_the_engine_expects():
     assert batch["index"].dtype == torch.int64
     assert [module.splits.train[k].id for k in batch["index"]] == batch["id"]
     np.testing.assert_array_equal(batch["distance"][2, 0], distance(batch["target"][2, 0].numpy()))
+
+
+def test_maps_are_of_the_soft_target_from_one_half_on():
+    batch = next(iter(DataModule(Synthetic(**SMALL, soft=True), batch_size=4, needs=tuple(MAPS)).loader("train")))
+    assert ((batch["target"] > 0) & (batch["target"] < 0.5)).any()
+    for name, make in MAPS.items():
+        for mask, made in zip(batch["target"][:, 0].numpy(), batch[name][:, 0].numpy(), strict=True):
+            np.testing.assert_array_equal(made, make((mask >= 0.5).astype(np.uint8)), err_msg=name)
+            np.testing.assert_array_equal(made, make(mask), err_msg=name)
 
 
 def test_epochs_differ_in_order_and_in_augmentation():
