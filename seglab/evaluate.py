@@ -104,6 +104,8 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     metrics, arrays = score(model.module, measured, records), records.arrays("test")
     table = records.table()
     rows = rows_per_image(table, task)
+    for file in ("evaluation.json", "examples.png"):  # of an earlier measurement
+        (out / file).unlink(missing_ok=True)
     write_text(out / "per_image.csv", csv_text(table))
     write_arrays(out / "histograms.npz", **arrays)
     if cfg.pictures:

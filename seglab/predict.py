@@ -65,6 +65,7 @@ def predict_images(waiting: dict[str, Path], predictors: Sequence[Predictor], wr
     from seglab.data.decode import view_image
     from seglab.images.image_io import is_volume
     from seglab.images.resize import to_full_range
+    from seglab.inference.prediction_writer import KINDS, SETTINGS
     from seglab.inference.predictor import decoded, ensemble_average, label_of, with_data
 
     reading, tried, bad = predictors[0].dataset, 0, 0
@@ -89,7 +90,7 @@ def predict_images(waiting: dict[str, Path], predictors: Sequence[Predictor], wr
             writer.write(name, file, shown, levels, with_data(image))
         if is_volume(str(file)):
             writer.join_slices(base, file, list(pages), axis_of(reading), again=tried > before)
-    made = sorted(path.name for path in writer.folder.iterdir() if not path.name.startswith("."))
+    made = sorted(["images.csv", SETTINGS, *(KINDS[kind] for kind in writer.kinds)])
     log.info("%s: %s", writer.folder, " ".join(made))
     require(not bad, "predict", "images that can be read", f"{bad} of {tried} that cannot", "see above")
 

@@ -19,7 +19,7 @@ from scipy.ndimage import find_objects
 
 from seglab.contract import Task, require
 from seglab.files import cell, write_bytes, write_text
-from seglab.images.image_io import SUFFIXES, without_suffix
+from seglab.images.image_io import SUFFIXES, is_volume, without_suffix
 from seglab.images.labels import IGNORED, with_ignored
 from seglab.images.medical import encode_nifti
 from seglab.images.resize import in_colors, resize, to_bits, to_channels
@@ -28,7 +28,9 @@ from seglab.inference.predictor import FULL, class_masks
 from seglab.metrics.objects import components
 from seglab.plots import CLASS_COLORS
 
-KINDS = ("mask", "probability", "overlay", "objects")
+KINDS = {"mask": "masks", "probability": "probabilities", "overlay": "overlays", "objects": "objects.csv"}
+"""What can be written of an image, and where."""
+
 SETTINGS = "predictions.json"
 """The file of settings that marks a folder of predictions."""
 
@@ -175,6 +177,8 @@ class PredictionWriter:
         self.folder, self.names, self.kinds, self.min_area = folder, names, kinds, min_area
         known, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
         self.tables = {key: folder / f"{key}.csv" for key in COLUMNS if key in ("images", *kinds)}
+        if rerun and not (known.exists() and known.read_text() == text):
+            self.remove_results()  # or those of two models would lie side by side
         there = {} if rerun else {key: file for key, file in self.tables.items() if file.exists()}
         before = {key: read_rows(file, COLUMNS[key]) for key, file in there.items()}
         if before.get("images") and known.exists():  # a call that failed before its first image binds nobody
@@ -192,6 +196,20 @@ class PredictionWriter:
         for key, table in self.tables.items():
             rows = [list(row.values()) for row in before.get(key, []) if row["image"] in self.done]
             write_text(table, csv_lines([COLUMNS[key], *rows]))
+
+    def remove_results(self) -> None:
+        """Remove the files of the images that images.csv names, and that table last; other files stay."""
+        table = self.folder / "images.csv"
+        above = [self.folder / KINDS[kind] for kind in ("mask", "probability", "overlay")]
+        folders = [folder for one in above for folder in (one, *one.glob("*/"))]  # those of classes lie inside
+        for row in read_rows(table, COLUMNS["images"]) if table.exists() else ():
+            name, volume = row["image"], is_volume(row["file"])
+            name = name[1:] if cell(name[1:]) == name else name
+            names = [f"{name}.png", f"{name}.tif", *[f"{name.rpartition('_')[0]}.nii.gz"] * volume]
+            for file in (folder / one for folder in folders for one in names):
+                file.unlink(missing_ok=True)
+        for file in (self.folder / "objects.csv", table):
+            file.unlink(missing_ok=True)
 
     def __contains__(self, name: str) -> bool:
         """Whether an image, by its name, was predicted before."""
@@ -273,7 +291,8 @@ def read_rows(file: Path, columns: list[str]) -> list[dict[str, str]]:
     text = file.read_bytes().decode(errors="replace")
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
     got = list(rows.fieldnames or columns)
-    require(got == columns, str(file), f"the columns {','.join(columns)}", ",".join(got), "rerun=true replaces it")
+    remedy = "delete the folder, or set another output=DIR"
+    require(got == columns, str(file), f"the columns {','.join(columns)}", ",".join(got), remedy)
     return [row for row in rows if None not in row.values()]  # the csv module fills up a row with None
 
 

@@ -102,7 +102,9 @@ def test_a_second_call_measures_nothing_unless_the_run_was_trained_again(configu
     assert call(configure, run) == [out]
     assert (out / "per_image.csv").read_text() == "left alone"
     change(run, finished="later")
+    (out / "examples.png").write_text("of the earlier model")
     assert call(configure, run) == [out]
+    assert not (out / "examples.png").exists()
     assert (out / "per_image.csv").read_bytes() == (run / "per_image.csv").read_bytes()
     assert len(call(configure, run, "split=val")) == 1
     assert len(list((run / "evaluations").iterdir())) == 2

@@ -117,6 +117,27 @@ def test_a_second_call_makes_what_is_missing_and_nothing_else(configure, runs, p
     assert found.groupby("image").size().to_dict() == counted[counted > 0].to_dict()
 
 
+def test_a_rerun_with_other_settings_removes_the_earlier_results_and_nothing_else(
+    configure, runs, photos, tmp_path, caplog
+):
+    cv2.imwrite(str(photos / "=1+1.png"), photo(7))
+    (photos / "b.jpg").rename(photos / "b_z1.jpg")
+    classes = write_run(tmp_path / "classes", "dataset.scene=disc_cup")
+    out = call(configure, tmp_path / "out", classes, photos)
+    assert len([*out.rglob("a.png")]) == 10  # of a and deeper/a: two masks, two maps, one overlay
+    mine = [out / "notes.txt", out / "masks/mine.png", out / "masks/b.nii.gz", out / "overlays/a.txt"]
+    for file in mine:
+        file.write_text("mine")
+    more = ("format=mask", "rerun=true")
+    caplog.set_level("INFO")
+    call(configure, out, runs / "s1", photos / "c.tif", *more)
+    made = [out / "masks/c.png", out / "images.csv", out / "predictions.json", out / ".lock"]
+    assert sorted(file for file in out.rglob("*") if file.is_file()) == sorted([*mine, *made])
+    assert caplog.messages[-1] == f"{out}: images.csv masks predictions.json"
+    call(configure, out, runs / "s1", photos / "d.pgm", *more)  # the same settings: nothing is mixed
+    assert made[0].exists()
+
+
 def test_a_folder_that_another_process_writes_into_is_refused(configure, runs, photos, tmp_path):
     (tmp_path / "out").mkdir()
     with FileLock(tmp_path / "out/.lock"), pytest.raises(ContractError, match="another process is writing into"):
@@ -220,6 +241,9 @@ def test_slices_of_a_volume_are_called_as_in_training_and_what_is_dark_is_said_o
     assert (out / "masks/light.nii.gz").exists()
     with pytest.raises(ContractError, match=r"light.nii.gz: expected one page, got 2 pages; python -m seglab.predict"):
         Run(run).predict([tmp_path / "light.nii.gz"])
+    call(configure, out, run, tmp_path / "dark.nii.gz", "format=mask", "min_area=2", "rerun=true")
+    left = {file.name for file in (out / "masks").iterdir()}
+    assert left == {"dark_z000.png", "dark_z001.png", "dark.nii.gz"}
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
