@@ -81,9 +81,14 @@ def raw_of(folder: Path) -> dict[str, Any] | None:
     return check_format(folder).get("raw")
 
 
-@lru_cache
 def task_of(folder: Path) -> Task:
     """Give the task of the data set that a folder was made from."""
+    return read_task(folder, on_disk(folder / MANIFEST))
+
+
+@lru_cache
+def read_task(folder: Path, changed: tuple[int, int]) -> Task:
+    """Read the task of a folder once for each state of its manifest."""
     return Task(**check_format(folder).get("task", {}))
 
 

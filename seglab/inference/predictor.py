@@ -19,6 +19,7 @@ from seglab.contract import Image, Task, require
 from seglab.data.dataset import Dataset
 from seglab.data.decode import convert, view_image
 from seglab.data.facts import extent, range_warnings
+from seglab.data.memo import on_disk
 from seglab.engine.module import Normalize, SegModule
 from seglab.engine.trained_run import TrainedRun
 from seglab.images.image_io import is_volume
@@ -178,9 +179,14 @@ def ensemble_average(predictors: Sequence[Predictor], path: str, page: int | Non
     return ((total + len(predictors) // 2) // len(predictors)).astype(np.uint16)  # rounded
 
 
-@lru_cache(maxsize=2)  # the models of an ensemble, and the overlay, look at the same image
 def decoded(path: str, dataset: Dataset, page: int | None) -> np.ndarray:
     """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, in the file's own values."""
+    return decoded_once(path, dataset, page, on_disk(path))
+
+
+@lru_cache(maxsize=2)  # the models of an ensemble, and the overlay, look at the same image
+def decoded_once(path: str, dataset: Dataset, page: int | None, changed: tuple[int, int]) -> np.ndarray:
+    """Decode a file, or a page of it, once for each of its states; what is doubtful about it is said then."""
     image = dataset.decode(path, page)
     require_bands(path, image, dataset.channels)
     if page is None or not is_volume(path):  # of a volume it is said once: some slices of most are dark

@@ -64,6 +64,13 @@ def test_pixels_are_those_of_the_files_mapped_and_read_only_and_the_facts_those_
     assert_holds(folder, raw)
 
 
+def test_the_task_is_that_of_the_folder_as_it_is_now(raw, folder):
+    prepared = Prepared(root=str(folder))
+    assert prepared.task.kind == "binary"  # of no folder yet
+    build(raw.items(), replace(raw, classes={"background": 0, "a": 1}), folder, complete=True)
+    assert prepared.task.classes == ("background", "a")
+
+
 def test_what_was_interrupted_resumes_where_it_stopped(raw, folder, monkeypatch):
     Path(raw.root, "images/4.png").write_bytes(b"broken")
     with pytest.raises(ContractError, match=r"4\.png"):

@@ -108,6 +108,8 @@ def test_a_film_is_cut_to_the_breast_where_training_was(runs, tmp_path):
     levels[box] = 0
     assert not levels.any()
     assert whole.of_file(str(tmp_path / "film.png")).all()
+    cv2.imwrite(str(tmp_path / "film.png"), film[:190])  # another picture in the same file
+    assert whole.of_file(str(tmp_path / "film.png")).shape == (190, 150)
 
 
 def test_what_the_model_cannot_take_is_one_sentence(runs):
