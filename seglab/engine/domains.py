@@ -186,7 +186,11 @@ def _contradictions(config: Any) -> Iterator[str]:
         count = trainer.get(name)
         if COUNT.holds(count) and COUNT.holds(epochs) and epochs < count:
             yield f"trainer.{name}: expected at most trainer.max_epochs={epochs}, got {count}"
-    rates = (config.get("tune") or {}).get("lr")
+    tune = config.get("tune") or {}
+    rates = tune.get("lr")
+    for name, count in {"stop_after": config.get("stop_after"), "tune.epochs": rates and tune.get("epochs")}.items():
+        if COUNT.holds(count) and COUNT.holds(every) and count < every:
+            yield f"{name}: expected at least trainer.check_val_every_n_epoch={every}, got {count}"
     if not isinstance(rates, list | None):
         yield f"tune.lr: expected a list of learning rates, [1e-4,1e-3], got {rates}"
     for name in ("train", "val", "test"):

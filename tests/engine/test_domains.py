@@ -24,6 +24,8 @@ WRONG = (
         "channels_last=3": "channels_last: expected true or false, got 3",
         "trainer.limit_test_batches=0": f"trainer.limit_test_batches: expected {LR[:-5]} or null, got 0",
         "trainer.check_val_every_n_epoch=40": "trainer.check_val_every_n_epoch: expected at most trainer.max_epochs=30",
+        "stop_after=39": "stop_after: expected at least trainer.check_val_every_n_epoch=40, got 39",
+        "tune.epochs=9": "tune.epochs: expected at least trainer.check_val_every_n_epoch=40, got 9",
         "callbacks=early_stopping callbacks.early_stopping.mode=x": "callbacks.early_stopping.mode: expected max",
         "trainer.limit_train_batches=1.5": "trainer.limit_train_batches: expected a fraction of at most 1 or a whole",
         "+trainer.barebones=true": "trainer.barebones: expected an option that seglab passes on",
