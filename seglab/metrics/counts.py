@@ -144,9 +144,8 @@ def count(found: Decisions) -> Counts:
     confident = right.sum(-1).sum(-1)
     # pixel by pixel: the difference of two large sums has no digits left where there is little background
     doubtful = torch.sub(probability, right, out=right).sum(-1).sum(-1)
-    return Counts(
-        tp, p - tp, t - tp, size - p - t + tp - invalid, confident, (size - t - invalid - doubtful).clamp(min=0)
-    )
+    certain = (size - t - invalid - doubtful).clamp(min=0)
+    return Counts(tp, p - tp, t - tp, size - p - t + tp - invalid, confident, certain)
 
 
 @torch.no_grad()
