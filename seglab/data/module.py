@@ -94,6 +94,7 @@ class DataModule:
             pin_memory=torch.cuda.is_available() and (place is None or place.type == "cpu"),  # CUDA tensors cannot be
             worker_init_fn=one_thread,
             persistent_workers=workers > 0,  # or they start anew in each epoch
+            generator=torch.Generator().manual_seed(0),  # or each iterator draws from that of dropout
         )
 
     def held_on(self, split: str) -> torch.device | None:

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch.nn.functional import dropout
 
+from seglab.models.unet import UNet
 from tests.conftest import assert_same_tables, facts_of, killed, train_small, weights_of
 
 RAMPS = ("loss=sum", "loss.terms.boundary.weight=0.01", "schedule.terms.boundary.weight={to: 1, epochs: 3}")
@@ -11,16 +13,23 @@ AVERAGE = ("callbacks=[snapshots,ema]", "callbacks.snapshots.every_n_epochs=1", 
 CASES = [
     pytest.param(("scheduler=plateau", "scheduler.patience=0"), id="plateau"),
     pytest.param((*AVERAGE, "optimizer.lr=0.01"), id="average and snapshots"),
-    pytest.param(("workers=1",), id="workers", marks=pytest.mark.slow),
+    pytest.param(("workers=2", f"model._target_={__name__}.Dropping"), id="workers and dropout", marks=pytest.mark.slow),
     pytest.param(("model.depth=3", "model.deep_supervision=true"), id="deep supervision", marks=pytest.mark.slow),
     pytest.param(RAMPS, id="loss schedule", marks=pytest.mark.slow),
 ]
 
 
+class Dropping(UNet):
+    """A network that draws numbers in each step."""
+
+    def forward(self, image):
+        return super().forward(dropout(image, 0.2, self.training))
+
+
 @pytest.mark.parametrize("words", CASES)
 def test_an_interrupted_run_ends_like_the_undisturbed_one(words, tmp_path):
     words = (*words, "trainer.max_epochs=4")
-    undisturbed = train_small(tmp_path / "undisturbed", *words)
+    undisturbed = train_small(tmp_path / "undisturbed", *words, "workers=0")
     disturbed = train_small(tmp_path / "disturbed", *words, "stop_after=1")
     with killed(epoch=2, batch=1):
         train_small(disturbed, *words)
