@@ -13,7 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from seglab.contract import ContractError, require
-from seglab.engine.module import SegModule
+from seglab.engine.module import SegModule, metrics_of_epoch
 from seglab.engine.validation import faults
 from seglab.losses.base import Loss
 
@@ -62,7 +62,9 @@ def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
         if fault := next(faults({who: {"_target_": f"{__name__}.Ramp", **spec}}), None):
             raise ContractError(fault)
         ramp = Ramp(**spec)
-        start = _value(loss, path, who) if ramp.start is None else ramp.start
+        own = _value(loss, path, who)
+        require(isinstance(own, float | int | None), who, "a parameter that is a number", type(own).__name__)
+        start = own if ramp.start is None else ramp.start
         require(isinstance(start, int | float), who, "a number as start", start)
         require(ramp.epochs >= 1, who, "at least 1 of epochs", ramp.epochs)
         above = ramp.shape != "exponential" or start > 0 < ramp.to
@@ -147,7 +149,7 @@ class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known
 
     def __init__(self, schedule: Mapping[str, Any], mode: str) -> None:
         self.schedule, self.sign = schedule, 1.0 if mode == "max" else -1.0
-        self.history: list[float] = []
+        self.history: list[float | None] = []  # None: an epoch without a validation
         self.ramps: dict[Path, Ramp] = {}
         self.switches = False
         self.module: SegModule
@@ -184,7 +186,8 @@ class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known
             self.module.log_values({name: torch.tensor(value, dtype=torch.float64) for name, value in known.items()})
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self.history.append(self.sign * float(trainer.callback_metrics.get(self.module.monitor, math.nan)))
+        value = metrics_of_epoch(trainer).get(self.module.monitor)
+        self.history.append(None if value is None else self.sign * float(value))
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.module.loss = self.loss

@@ -158,7 +158,7 @@ class Loss(ABC):
         """
         return self
 
-    def at_epoch(self, history: Sequence[float]) -> tuple[Loss, list[int]]:
+    def at_epoch(self, history: Sequence[float | None]) -> tuple[Loss, list[int]]:
         """The loss of the epoch that follows `history`, and the epochs at which one loss replaced another.
 
         `history` is the monitored value of each epoch so far, the larger the better. A function of these alone, so that

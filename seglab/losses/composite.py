@@ -60,7 +60,7 @@ class Nested(Loss):
     def with_class_frequency(self, frequency: Sequence[float]) -> Self:
         return self.mapped(lambda loss: loss.with_class_frequency(frequency))
 
-    def at_epoch(self, history: Sequence[float]) -> tuple[Loss, list[int]]:
+    def at_epoch(self, history: Sequence[float | None]) -> tuple[Loss, list[int]]:
         switches = {epoch for loss in self.inner() for epoch in loss.at_epoch(history)[1]}
         return self.mapped(lambda loss: loss.at_epoch(history)[0]), sorted(switches)
 

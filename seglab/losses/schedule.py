@@ -18,8 +18,8 @@ from seglab.losses.pixels import Pixels
 class Switch(Nested):
     """One loss first, another once the monitored value stops improving; called by itself it is its first loss.
 
-    The second takes over after `patience` epochs in a row that brought no better value, or, where `at` is given, after
-    the first `at` epochs whatever the values were. It never goes back.
+    The second takes over after `patience` validations in a row that brought no better value, or, where `at` is given,
+    after the first `at` epochs whatever the values were. It never goes back.
     """
 
     first: Loss
@@ -50,7 +50,7 @@ class Switch(Nested):
     def by_class(self, x: Pixels) -> Tensor:
         return self.first.by_class(x)
 
-    def at_epoch(self, history: Sequence[float]) -> tuple[Loss, list[int]]:
+    def at_epoch(self, history: Sequence[float | None]) -> tuple[Loss, list[int]]:
         switch = self._switch(history)
         # of the first loss the switches count that came before its last epoch
         first, before = self.first.at_epoch(history if switch is None else history[: switch - 1])
@@ -59,12 +59,14 @@ class Switch(Nested):
         loss, later = self.second.at_epoch(history[switch:])
         return loss, [*before, switch, *(switch + epoch for epoch in later)]
 
-    def _switch(self, history: Sequence[float]) -> int | None:
+    def _switch(self, history: Sequence[float | None]) -> int | None:
         """The first epoch of the second loss, None if it is still to come."""
         if self.at is not None:
             return self.at if len(history) >= self.at else None
         best, since = float("-inf"), 0
         for epoch, value in enumerate(history, 1):
+            if value is None:
+                continue
             best, since = (value, 0) if value > best else (best, since + 1)  # NaN is not better
             if since == self.patience:
                 return epoch

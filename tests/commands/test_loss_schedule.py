@@ -51,6 +51,14 @@ def test_a_switch_comes_once_and_where_the_curve_says_so_and_after_an_interrupti
     assert facts_of(tmp_path / "disturbed")["switched"] == [turn]
 
 
+def test_the_patience_of_a_switch_counts_validations(tmp_path):
+    words = ("loss=switch", "loss.patience=1", "optimizer.lr=1e-9", "trainer.check_val_every_n_epoch=2")
+    with killed(epoch=3):
+        train_small(tmp_path, *words, "trainer.max_epochs=6")
+    train_small(tmp_path, *words, "trainer.max_epochs=6")
+    assert epochs_of(tmp_path)["loss/stage"].tolist() == [1, 1, 1, 1, 2, 2]  # the second validation is no better
+
+
 @pytest.mark.slow
 def test_up_to_its_turn_a_switch_is_the_run_of_its_first_loss_bit_for_bit(tmp_path):
     train_small(tmp_path / "switch", "loss=switch", "loss.at=1")

@@ -13,7 +13,9 @@ AVERAGE = ("callbacks=[snapshots,ema]", "callbacks.snapshots.every_n_epochs=1", 
 CASES = [
     pytest.param(("scheduler=plateau", "scheduler.patience=0"), id="plateau"),
     pytest.param((*AVERAGE, "optimizer.lr=0.01"), id="average and snapshots"),
-    pytest.param(("workers=2", f"model._target_={__name__}.Dropping"), id="workers and dropout", marks=pytest.mark.slow),
+    pytest.param(
+        ("workers=2", f"model._target_={__name__}.Dropping"), id="workers and dropout", marks=pytest.mark.slow
+    ),
     pytest.param(("model.depth=3", "model.deep_supervision=true"), id="deep supervision", marks=pytest.mark.slow),
     pytest.param(RAMPS, id="loss schedule", marks=pytest.mark.slow),
 ]

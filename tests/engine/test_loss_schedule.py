@@ -75,6 +75,12 @@ BCE_WEIGHT = WeightedBCE(pos_weight=2.0)
         (BCE_WEIGHT, {"pos_weight": {"to": 0, "epochs": 1}}, r"WeightedBCE: expected pos_weight above 0 .*, got 0"),
         (Dice(), {"smooth": {"to": 1, "epochs": 1, "shape": "exponential"}}, r"start and to above 0 for shape=exp"),
         (Dice(), {"empty": {"to": 1, "epochs": 1}}, r"schedule\.empty: expected one of smooth, .*got empty"),
+        (BCE_WEIGHT, {"beta": {"to": 1, "start": 0, "epochs": 3}}, r"schedule\.beta: expected one of .*, got beta"),
+        (
+            BCE(class_weights={"cup": 2.0}),
+            {"class_weights": {"to": 1, "start": 0, "epochs": 3}},
+            r"schedule\.class_weights: expected a parameter that is a number, got \w+",
+        ),
         (BCE_WEIGHT, 3, r"schedule: expected the parameters of the loss that change, got 3"),
     ],
 )
