@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -117,6 +118,9 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
             if fault.get("kind") != Diverged.__name__:
                 raise
             log.warning("tune: optimizer.lr=%g is left out: %s", lr, fault["message"])
+    for lr in [lr for lr, value in values.items() if math.isnan(value)]:
+        log.warning("tune: optimizer.lr=%g is left out: %s is undefined in each validation", lr, cfg.monitor)
+        del values[lr]
     require(bool(values), "tune.lr", "a rate with which this loss trains", "none", "add a lower one")
     best = (max if better(cfg.monitor) == "max" else min)(values, key=values.__getitem__)
     cfg.optimizer.lr = best
@@ -192,6 +196,7 @@ def check_before_data(cfg: DictConfig) -> None:
 def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> DataModule:
     """Read the data set, and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
+    from seglab.engine.dry_run import check_foreground
     from seglab.engine.run import other_data
 
     dataset, augment, needs = build(cfg.dataset), build(cfg.augment), build_loss(cfg.loss).needs
@@ -218,6 +223,7 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
     for split, count in facts["images"].items():
         remedy = "see above" if facts["skipped"] else "see dataset.val_fraction and dataset.test_fraction"
         require(count > 0, "dataset", f"images in {split}", "none", remedy)
+    check_foreground(cfg.monitor, cfg.empty, facts["images"]["val"] > facts["empty_masks"]["val"])
     loaders = [data.loader(split, cfg.trainer[f"limit_{split}_batches"]) for split in ("train", "val", "test")]
     if loaders[0].sampler.joins:  # type: ignore[attr-defined]
         log.info("data: the last batch of an epoch would be one image, and joins the batch before it")
@@ -308,11 +314,9 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
 
 def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
     """Train to the end, from the last checkpoint where there is one, and load the best weights."""
-    import torch
-    from pytorch_lightning.callbacks import ModelCheckpoint
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-    from seglab.engine.checkpoints import finished_epochs
+    from seglab.engine.checkpoints import finished_epochs, load_best
     from seglab.engine.device import memory_sentence
     from seglab.engine.loss_schedule import LossSchedule
 
@@ -332,14 +336,8 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
     [schedule] = [callback for callback in callbacks if isinstance(callback, LossSchedule)]
     if schedule.switches:
         run.note(switched=schedule.switched_at)
-    best = next(each for each in callbacks if isinstance(each, ModelCheckpoint) and each.filename == "best")
     trainer.strategy.barrier()  # the first process has written the checkpoint that all read
-    remedy = "raise trainer.max_epochs or trainer.max_time"
-    require(bool(best.best_model_path), "trainer", f"a validation that gives {best.monitor}", "none", remedy)
-    saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-    module.load_state_dict(saved["state_dict"])
-    assert best.best_model_score is not None
-    run.note(monitor={"name": best.monitor, "value": float(best.best_model_score), "epoch": saved["epoch"]})
+    run.note(monitor=load_best(callbacks, module, paused=bool(cfg.stop_after)))
 
 
 main = command("train")(train)

@@ -156,7 +156,7 @@ class Dataset:
 
     def training_seed(self, seed: int) -> int:
         """The seed of weights, order and augmentation, for every loss: each fold is a training of its own."""
-        return seed + 1_000_003 * self.fold  # no two folds have one for seeds below a million
+        return (seed + 1_000_003 * self.fold) % 2**32  # no two folds have one for seeds below a million
 
     def items(self) -> list[Item]:
         """List every labeled image without decoding any."""

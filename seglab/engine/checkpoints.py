@@ -2,12 +2,14 @@
 
 import copy
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
+from torch import nn
 
 from seglab.contract import require
 from seglab.files import atomic
@@ -85,6 +87,20 @@ def copied(state: Any) -> Any:
     if isinstance(state, dict):
         return {key: copied(value) for key, value in state.items()}
     return [copied(value) for value in state] if type(state) is list else copy.copy(state)
+
+
+def load_best(callbacks: Iterable[Any], module: nn.Module, paused: bool) -> dict[str, Any]:
+    """Load the best weights into the module; gives monitor, value and epoch, undefined in a `paused` run at most."""
+    best = next(each for each in callbacks if isinstance(each, ModelCheckpoint) and each.filename == "best")
+    remedy = "raise trainer.max_epochs or trainer.max_time"
+    require(bool(best.best_model_path), "trainer", f"a validation that gives {best.monitor}", "none", remedy)
+    score = torch.as_tensor(best.best_model_score)  # Lightning takes NaN for the worst number
+    remedy = "choose another monitor, or train longer (last.ckpt is kept)"
+    known = paused or bool(score.isfinite())
+    require(known, f"monitor={best.monitor}", "a validation in which it is defined", "none", remedy)
+    saved = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    module.load_state_dict(saved["state_dict"])
+    return {"name": best.monitor, "value": float(score), "epoch": saved["epoch"]}
 
 
 def finished_epochs(file: Path, identity: str) -> int:

@@ -67,6 +67,16 @@ def check_monitors(monitors: Mapping[str, str], threshold: float, empty: str, ta
         require(name in known, option, f"a metric of an epoch such as {', '.join(near)}", name)
 
 
+def check_foreground(monitor: str, empty: str, some: bool) -> None:
+    """Raise a ContractError for a monitor that is undefined without foreground, if no validation image has `some`."""
+    overlap = ("iou", "dice", "f2") if empty == "skip" else ()
+    stage, score = monitor.split("/")[:2]
+    undefined = score.removesuffix("_pooled") in ("recall", "foreground_confidence", "image_recall", *overlap)
+    remedy = "choose another monitor, or another split (dataset.stratify=true)"
+    known = some or stage != "val" or not undefined
+    require(known, f"monitor={monitor}", "a validation image with foreground", "none", remedy)
+
+
 def dry_run(module: SegModule, loader: DataLoader, device: torch.device) -> None:
     """Check on two images that data, model, loss and metrics fit together; raises a ContractError where they do not.
 

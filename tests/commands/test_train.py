@@ -1,5 +1,6 @@
 """The main job from its configuration to its folder, on a model so small that each run takes about a second."""
 
+import math
 import re
 import shutil
 import sys
@@ -15,8 +16,9 @@ from seglab.contract import ContractError, Task
 from seglab.engine.callbacks import EpochLines
 from seglab.engine.config import ConfigError
 from seglab.engine.module import Meter, SegModule
+from seglab.engine.run import Run
 from seglab.reporting.run_decisions import decide
-from seglab.train import fingerprint_now, train
+from seglab.train import fingerprint_now, train, tune_learning_rate
 from tests.commands.forked import begin, command_line, end
 from tests.conftest import OF_FILES, SMALL, UNET, assert_same_tables, epochs_of, facts_of, train_small
 from tests.data.fabricate import write_image, write_scenes
@@ -177,6 +179,7 @@ def test_a_finished_run_is_skipped_or_made_again_to_the_last_bit_and_keeps_its_f
         (["loss=switch", "loss.at=1", "monitor=val/loss", "monitor_mode=min"], r"monitor: .*, got val/loss; set mon"),
         (["dataset.scene=organ", "loss=lovasz_hinge"], r"LovaszHinge: expected task of .*, got 'multiclass'"),
         (["model.depth=3", "model.deep_supervision=true", "loss=boundary"], r"alone, .*, got Boundary, which needs d"),
+        (["dataset.empty=1", "empty=skip"], r"monitor=val/iou_pooled: expected a validation image with foreground"),
         (["monitor=val/nothing"], r"monitor: expected a metric of an epoch such as val/iou, .*, got val/nothing"),
     ],
 )
@@ -271,11 +274,33 @@ def test_a_rate_that_diverges_is_left_out_for_every_seed_of_a_sweep(tmp_path, mo
         train_small(tmp_path / "none", *words, "tune.lr=[1e6]")
 
 
+def test_a_rate_whose_value_is_undefined_is_left_out(configure, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("seglab.train.run_once", lambda cfg, *_, **__: math.nan if cfg.optimizer.lr < 1e-4 else 0.5)
+    cfg = configure("train", "tune.lr=[1e-6,1e-3]", folder=tmp_path)
+    tune_learning_rate(cfg, Run(tmp_path))
+    assert cfg.optimizer.lr == 1e-3
+    assert "tune: optimizer.lr=1e-06 is left out: val/iou_pooled is undefined in each validation" in caplog.text
+    cfg.tune.lr = [1e-6]
+    with pytest.raises(ContractError, match=r"tune.lr: expected a rate with which this loss trains, got none"):
+        tune_learning_rate(cfg, Run(tmp_path))
+
+
+def test_a_monitor_that_was_never_defined_chooses_nothing(tmp_path):
+    words = ("monitor=val/precision", "model.prior=1e-6", "optimizer.lr=1e-6", "trainer.max_epochs=4")
+    words += ("callbacks=early_stopping", "callbacks.early_stopping.patience=2")  # of undefined values, too
+    for _ in range(2):  # the second time it resumes, from behind its last epoch
+        with pytest.raises(ContractError, match=r"monitor=val/precision: expected a validation in which it is defined"):
+            train_small(tmp_path, *words)
+    assert len(epochs_of(tmp_path)) == 2
+    assert facts_of(tmp_path)["status"] == "failed"
+    assert (tmp_path / "checkpoints/last.ckpt").exists()
+
+
 def test_each_fold_is_a_training_of_its_own_the_same_for_every_loss(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("seglab.train.fit", lambda cfg, trainer, module, data, run: seen.append(module) or 1 / 0)
     for number, words in enumerate((("bce", 0), ("dice", 0), ("bce", 1))):
-        fold = (f"loss={words[0]}", "dataset.folds=2", f"dataset.fold={words[1]}")
+        fold = (f"loss={words[0]}", "dataset.folds=2", f"dataset.fold={words[1]}", "seed=4294967295")  # the largest
         with pytest.raises(ZeroDivisionError):
             train_small(tmp_path / str(number), *fold)
     first, same, other = (next(module.model.parameters()) for module in seen)
