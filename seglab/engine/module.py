@@ -13,7 +13,6 @@ from pytorch_lightning.utilities.enums import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric
 
 from seglab.contract import ContractError, Diverged, Image, Logits, PerImage, Task, require
 from seglab.data.loading import Batch
@@ -56,18 +55,15 @@ class Meter(nn.Module):
 
     def __init__(self, threshold: float, empty: str, task: Task | None = None) -> None:
         super().__init__()
-        self.loss = MeanMetric(nan_strategy="disable")  # to look for nan it would wait for the GPU
         self.metrics = SegmentationMetrics(threshold, empty, task=task)
 
     def update(self, losses: PerImage, logits: Logits, target: Tensor, **more: Any) -> None:
         """Add a batch; `image`, `valid` and `measured` are as of SegmentationMetrics.update."""
-        self.loss.update(losses.detach())
-        self.metrics.update(logits.detach(), target, **more)
+        self.metrics.update(logits.detach(), target, losses=losses.detach(), **more)
 
     def flush(self) -> dict[str, Tensor]:
         """The values since the last flush, over all processes; resets."""
-        values = {"loss": self.loss.compute(), **self.metrics.compute()}
-        self.loss.reset()
+        values = self.metrics.compute()
         self.metrics.reset()
         return values
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from seglab.contract import Logits, Target, Task, require
+from seglab.contract import Logits, PerImage, Target, Task, require
 from seglab.metrics.counts import EMPTY, FIXED, Counts, count, decide, logit, scores, to_fixed
 
 
@@ -23,6 +23,7 @@ class SegmentationMetrics(Metric):
     full_state_update = False  # torchmetrics' forward() may add the states of batches instead of updating twice
     counted: list[Tensor]
     images: list[Tensor]
+    losses: list[Tensor]
 
     def __init__(self, threshold: float = 0.5, empty: str = "correct", task: Task | None = None) -> None:
         super().__init__()
@@ -31,6 +32,7 @@ class SegmentationMetrics(Metric):
         self.threshold, self.empty, self.task = threshold, empty, task or Task()
         self.add_state("counted", [], dist_reduce_fx="cat")
         self.add_state("images", [], dist_reduce_fx="cat")
+        self.add_state("losses", [], dist_reduce_fx="cat")
 
     def update(
         self,
@@ -39,16 +41,20 @@ class SegmentationMetrics(Metric):
         image: Tensor | None = None,
         valid: Tensor | None = None,
         measured: Tensor | None = None,
+        losses: Tensor | None = None,
     ) -> None:
         """Add a batch: logits and target as `decide` takes them, on any device; nothing waits for it.
 
         `image` (b,) int64 numbers the image of which each is a tile: the counts of one image's tiles are added before
         they are scored, whatever batch or process they came in. Without it each is an image by itself. `valid`
         (b,1,*spatial) bool marks the pixels that count; without it all do. `measured` is what `measure` gave of them.
+        `losses` (b,) adds `loss` to the scores: the mean over the images, of an image over its tiles by valid pixels.
         """
         self.counted.append(self.measure(logits, target, valid) if measured is None else measured)
         if image is not None:
             self.images.append(image)
+        if losses is not None:
+            self.losses.append(losses)
 
     def measure(self, logits: Logits, target: Target, valid: Tensor | None = None) -> Tensor:
         """What is kept of a batch: counts (b,k,6) int64."""
@@ -60,6 +66,7 @@ class SegmentationMetrics(Metric):
         """Give every score of the data set as a scalar tensor."""
         none = torch.zeros(0, self.task.channels, 6, dtype=torch.int64, device=self.device)
         rows = dim_zero_cat(self.counted) if len(self.counted) else none  # len: several processes leave a tensor
+        pixels, place = rows[:, 0, :4].sum(1), None
         if len(self.images):
             numbers, place = dim_zero_cat(self.images).unique(return_inverse=True)  # tiles may be in other processes
             rows = rows.new_zeros(len(numbers), *rows.shape[1:]).index_add_(0, place, rows)
@@ -74,10 +81,21 @@ class SegmentationMetrics(Metric):
         true, found = images.tp + images.fn > 0, images.tp + images.fp > 0  # whether an image holds anything
         each["image_accuracy"] = (true == found).sum(0) / len(true)
         each["image_recall"] = (true & found).sum(0) / true.sum(0)
-        result = {name: values[list(self.task.scored)].nanmean() for name, values in each.items()}
+        result = {"loss": mean_loss(dim_zero_cat(self.losses), pixels, place)} if len(self.losses) else {}
+        result |= {name: values[list(self.task.scored)].nanmean() for name, values in each.items()}
         if self.task.channels > 1:
             result |= {f"{name}/{one}": v[k] for name, v in each.items() for k, one in enumerate(self.task.classes)}
         return result
+
+
+def mean_loss(losses: PerImage, pixels: Tensor, place: Tensor | None) -> Tensor:
+    """The mean over the images, of an image (its number is `place`) over its tiles by how many pixels of each count."""
+    means, weights = losses.cpu().double(), pixels.cpu().double()  # a GPU adds fractions in any order
+    if place is not None:
+        place = place.cpu()
+        weights = weights.where(place.bincount(weights)[place] > 0, 1)  # of an image of which no pixel counts
+        means = place.bincount(means * weights) / place.bincount(weights)
+    return means.mean().to(losses)
 
 
 def unpacked(columns: Tensor) -> Counts:

@@ -220,7 +220,9 @@ def test_what_chooses_the_checkpoint_on_patches_is_the_score_of_whole_images(con
     words = [*photographs(tmp_path / "data"), "dataset.fit=patch", "optimizer.lr=0.01", "seed=2"]
     value = train(configure("train", *words, folder=tmp_path / "run"), tmp_path / "run")
     assert value == pytest.approx(facts_of(tmp_path / "run")["metrics"]["val/iou_pooled"], abs=1e-6)
-    assert epochs_of(tmp_path / "run")["val/iou_pooled"].max() == pytest.approx(value)
+    table, best = epochs_of(tmp_path / "run"), facts_of(tmp_path / "run")
+    assert table["val/iou_pooled"].max() == pytest.approx(value)
+    assert table["val/loss"][best["monitor"]["epoch"]] == pytest.approx(best["metrics"]["val/loss"], rel=1e-6)
     rows = pd.read_csv(tmp_path / "run/per_image.csv")
     assert set(rows["pixels"]) == {80 * 80}  # of nine tiles that overlap
     assert 0 < value < 1

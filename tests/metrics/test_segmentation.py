@@ -55,6 +55,16 @@ def test_cutting_into_batches_and_their_order_change_no_digit():
     assert measured(*parts) == pytest.approx(whole, abs=0, nan_ok=True)
 
 
+def test_the_loss_of_an_image_is_that_of_its_tiles_by_the_pixels_that_count():
+    valid = torch.zeros(5, 1, 2, 4, dtype=torch.bool)
+    valid[0], valid[1, ..., :1], valid[2] = True, True, True  # 8 and 2 pixels of image 7, 8 of image 3, none of image 5
+    metric, number = SegmentationMetrics(), torch.tensor([7, 7, 3, 5, 5])
+    for some in ([1, 2, 3], [0, 4]):  # the tiles of an image may be in several batches
+        logits, losses = torch.zeros(len(some), 1, 2, 4), torch.tensor([1.0, 6.0, 4.0, 2.0, 3.0])[some]
+        metric.update(logits, logits, number[some], valid[some], losses=losses)
+    assert metric.compute()["loss"].item() == pytest.approx(((8 * 1 + 2 * 6) / 10 + 4 + 2.5) / 3)
+
+
 def tiles(logits, target):
     """Cut images of 12x16 into four tiles each, in batches of five that hold tiles of several images."""
     number = torch.arange(len(logits)).repeat_interleave(4)
