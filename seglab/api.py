@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seglab.contract import ContractError, require
-from seglab.files import read_json, whole_file
+from seglab.files import as_numbers, read_json, whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,7 +132,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """The final metrics of validation and test images, such as `test/iou`."""
-        return self.facts.get("metrics", {})
+        return as_numbers(self.facts.get("metrics", {}))
 
     @property
     def table(self) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from seglab.contract import ContractError, require
 from seglab.engine.cli import command
 from seglab.engine.config import build, check, overridden, to_container
-from seglab.files import read_json
+from seglab.files import as_numbers, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +139,8 @@ def log_table(done: dict[Path, Path]) -> None:
     log.info("%s %s", "run".ljust(wide), " ".join(key.rjust(13) for key in ("images", *SHOWN)))
     for name, out in zip(names, done.values(), strict=True):
         facts = read_json(out / "evaluation.json")
-        cells = [f"{facts['metrics'].get(key, float('nan')):13.4f}".replace("nan", "  -") for key in SHOWN]
+        found = as_numbers(facts["metrics"])
+        cells = [f"{found.get(key, float('nan')):13.4f}".replace("nan", "  -") for key in SHOWN]
         log.info("%s %13d %s", name.ljust(wide), facts["data"]["images"], " ".join(cells))
     for out in done.values():
         log.info("%s: evaluation.json per_image.csv", out)

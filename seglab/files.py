@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import threading
@@ -96,8 +97,24 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, data: Any) -> Path:
-    """Write plain data as an indented JSON file, atomically; what JSON does not know is written as its string."""
-    return write_text(path, json.dumps(data, indent=2, default=str) + "\n")
+    """Write plain data as an indented JSON file, atomically; what JSON does not know is written as its string.
+
+    A number that is not finite, which JSON does not have, is written as null.
+    """
+    return write_text(path, json.dumps(_finite(data), indent=2, default=str, allow_nan=False) + "\n")
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def as_numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Metrics of a JSON file, where an undefined one is null, as numbers: NaN."""
+    return {key: math.nan if value is None else value for key, value in metrics.items()}
 
 
 def read_json(path: Path) -> Any:

@@ -180,17 +180,12 @@ class FairSearch(Sweeper):
         shown = []
         for tuning in self.tunings:
             best = next(iter(tuning.ahead(1, self.mode)), None)
-            facts = {"title": tuning.title, "seed": tuning.seed, "trials": list(map(_facts, tuning.trials))}
-            shown.append(facts | {"best": best and _facts(best), "edges": tuning.edges(best) if best else []})
+            facts = {"title": tuning.title, "seed": tuning.seed, "trials": list(map(vars, tuning.trials))}
+            shown.append(facts | {"best": best and vars(best), "edges": tuning.edges(best) if best else []})
         asked = to_container(OmegaConf.masked_copy(self.cfg, list(SEARCH)))
         said = f"python -m seglab.search {shlex.join(word for word in sys.argv[1:] if word != '-m')}"
         facts = {"command": said, "monitor": self.cfg.monitor, "mode": self.mode, **asked, "tunings": shown}
         write_json(Path(self.cfg.hydra.sweep.dir) / "search.json", facts)
-
-
-def _facts(trial: Trial) -> dict[str, Any]:
-    """A trial as JSON, which has no nan."""
-    return vars(trial) | {"value": None if math.isnan(trial.value) else trial.value}
 
 
 def _has(cfg: DictConfig, name: str) -> bool:

@@ -1,5 +1,6 @@
 """Files appear whole or not at all, and weights are read from whatever trainers write."""
 
+import math
 import os
 import subprocess
 from pathlib import Path
@@ -10,7 +11,17 @@ import torch
 from safetensors.torch import save_file
 
 from seglab.contract import ContractError
-from seglab.files import atomic, read_arrays, read_json, read_weights, sha256, write_arrays, write_json, write_text
+from seglab.files import (
+    as_numbers,
+    atomic,
+    read_arrays,
+    read_json,
+    read_weights,
+    sha256,
+    write_arrays,
+    write_json,
+    write_text,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -56,6 +67,9 @@ def test_nobody_sees_half_of_a_file(tmp_path):
 def test_data_come_back_as_they_were_written(tmp_path):
     data = {"x": [1, None], "where": Path("b")}
     assert read_json(write_json(tmp_path / "a.json", data)) == {"x": [1, None], "where": "b"}
+    undefined = {"a": np.float64("nan"), "b": [(-math.inf, 0.5)]}  # which JSON does not have
+    assert read_json(write_json(tmp_path / "b.json", undefined)) == {"a": None, "b": [[None, 0.5]]}
+    assert str(as_numbers({"a": None, "b": 0.5})) == "{'a': nan, 'b': 0.5}"
     assert read_json(tmp_path / "absent.json") == {}
     assert read_json(tmp_path) == {}  # as a file that may not be read
     with np.load(write_arrays(tmp_path / "a.npz", x=np.arange(3))) as arrays:

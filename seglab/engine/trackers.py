@@ -23,7 +23,7 @@ from pytorch_lightning.loggers import Logger
 from seglab.contract import require
 from seglab.engine.config import one_line
 from seglab.engine.run import PICTURES, Run, rank
-from seglab.files import read_json
+from seglab.files import as_numbers, read_json
 
 log = logging.getLogger(__name__)
 
@@ -222,5 +222,5 @@ def push(tracker: Tracker, folder: Path) -> None:
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         log.warning("%s is damaged (%s: %s); its epochs are left out", file, type(error).__name__, error)
     if facts.get("metrics"):
-        tracker.log_metrics(final(facts["metrics"]), step)
+        tracker.log_metrics(final(as_numbers(facts["metrics"])), step)
     tracker.end(folder, facts)

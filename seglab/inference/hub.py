@@ -7,7 +7,7 @@ from safetensors.torch import save
 
 from seglab.contract import Task
 from seglab.engine.trained_run import TrainedRun
-from seglab.files import read_json, write_bytes, write_json, write_text
+from seglab.files import as_numbers, read_json, write_bytes, write_json, write_text
 
 PRIVATE = {"root": ".", "cache_dir": None, "split_file": None}
 """Options of a data set that tell of the machine that it lay on, and what stands for them."""
@@ -103,7 +103,7 @@ def card(run: TrainedRun) -> str:
         decide=decide,
         option=option[run.task.kind],
         meaning=meaning,
-        metrics="\n".join(metric_lines(facts["metrics"], run.task)),
+        metrics="\n".join(metric_lines(as_numbers(facts["metrics"]), run.task)),
         verdict=" ".join(said) or "This run was not compared with others.",
     )
 

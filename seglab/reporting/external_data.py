@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from seglab.files import as_numbers
 from seglab.reporting import metrics_table
 from seglab.reporting.html import mean_sd, number, table
 from seglab.reporting.metrics_table import part_of, rows_of, title
@@ -34,7 +35,7 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
                     row = {"data": file.parent.name, "what": words(facts, run["config"])}
                     row |= {"trained": titles[run["benchmark"]], "in_domain": run.get("test/iou", np.nan)}
                     row |= {"label": run["label"], "seed": run["seed"]}
-                    found = facts["metrics"]
+                    found = as_numbers(facts["metrics"])
                     if "objects_predicted" in found:
                         found["found/false_objects"] = found["objects_predicted"] - found["objects_found"]
                     rows.append(row | {key: found.get(key, np.nan) for key in KEYS})

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from seglab.contract import ContractError, Task, require
-from seglab.files import of_version_1, run_status, whole_file
+from seglab.files import as_numbers, of_version_1, run_status, whole_file
 from seglab.reporting.class_rows import chosen_classes, metrics_of, read_rows, rows_per_image
 from seglab.reporting.run_labels import benchmark_titles, fold, label
 
@@ -118,7 +118,7 @@ def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
     row["fold"] = fold(config)
     row["benchmark"] = f"{row['dataset']} {str(data.get('fingerprint', ''))[:6]}".strip()
     row |= {"task": task, "classes": classes, "thresholds": (facts.get("threshold") or {}).get("tuned")}
-    return row | metrics_of(facts.get("metrics") or {}, class_name)
+    return row | metrics_of(as_numbers(facts.get("metrics") or {}), class_name)
 
 
 def _facts(folder: Path) -> tuple[dict[str, Any], str]:

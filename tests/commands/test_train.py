@@ -12,6 +12,7 @@ import pytest
 import torch
 from omegaconf import open_dict
 
+from seglab import api
 from seglab.contract import ContractError, Task
 from seglab.engine.callbacks import EpochLines
 from seglab.engine.config import ConfigError
@@ -38,6 +39,8 @@ def test_a_run_that_finds_nothing_says_so(tmp_path, caplog):
     caplog.set_level("INFO")
     train_small(tmp_path / "blind", "model.prior=1e-6", "tune.lr=[1e-6]", "tune.epochs=1", "trainer.max_epochs=1")
     assert "tune: no rate has found anything to speak of in 1 epochs; raise tune.epochs" in caplog.text
+    assert "NaN" not in (tmp_path / "blind/run.json").read_text()  # which JSON does not have
+    assert math.isnan(api.Run(tmp_path / "blind").metrics["test/precision"])
     assert "blind finds nothing in any test image that has foreground" in caplog.text
     assert "val/iou_pooled 0.0000" in caplog.text  # what chooses the checkpoint stands in the line of the epoch
     caplog.clear()

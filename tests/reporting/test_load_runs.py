@@ -1,3 +1,5 @@
+import json
+
 import pandas as pd
 import pytest
 
@@ -5,6 +7,8 @@ from seglab.contract import ContractError
 from seglab.files import csv_text, file_facts, write_text
 from seglab.reporting.load_runs import collect
 from seglab.reporting.metrics_table import per_run
+from seglab.reporting.study import Question
+from seglab.reporting.write_report import answer, write
 from tests.reporting.fabricate import FakeLoss, change, write_run, write_sweep
 
 BCE, DICE = FakeLoss("bce"), FakeLoss("dice", 1.5)
@@ -20,6 +24,14 @@ def test_a_sweep_becomes_a_row_a_run_and_a_row_an_image_of_each(own):
     same = sweep.images.query("label == 'dice' and seed == 2")
     assert same["iou"].tolist() == one["iou"].tolist()
     assert sweep.runs["test/iou"].iloc[3] == pytest.approx(one["iou"].mean())
+
+
+def test_scores_that_are_undefined_in_every_run_are_no_numbers_in_its_report_either(own, tmp_path):
+    for folder in own.iterdir():
+        change(folder, metrics=dict.fromkeys(json.loads((folder / "run.json").read_text())["metrics"]))
+    assert collect([own]).runs["test/iou"].dtype == float
+    write([own], Question(), answer([own], Question()), tmp_path)
+    assert "dice" in (tmp_path / "report.html").read_text()
 
 
 RUN, IMAGES = "run.json", "per_image.csv"
