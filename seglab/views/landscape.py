@@ -17,7 +17,7 @@ from seglab.data.loading import Batch
 from seglab.engine.module import SegModule
 from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
-from seglab.metrics.counts import counts, scores
+from seglab.metrics.segmentation import SegmentationMetrics, mean_loss
 from seglab.plots import COLORS, file_keys, styled
 from seglab.reporting.html import note
 from seglab.views.run_inputs import Autocast, forward, same_data, samples, thinned, titles
@@ -66,26 +66,27 @@ def view(
     foreground = [runs[0].facts["data"]["foreground"]]
     losses = {name: loss.with_class_frequency(foreground) for name, loss in losses.items()}
     batches = evenly_spread(runs[0], losses, split, images)
-    threshold, surfaces = runs[0].config["threshold"], []
+    threshold, empty, surfaces = runs[0].config["threshold"], runs[0].config["empty"], []
     for laid, module, autocast in lay(runs, plane, seed):
         first, second = lattice(laid, span, points)
         places = [(float(a), float(b)) for b in second for a in first]
         # the center first: it may be no place of the lattice
-        table = measure(module, laid, [(0.0, 0.0), *places], batches, losses, threshold, autocast)
+        table = measure(module, laid, [(0.0, 0.0), *places], batches, losses, threshold, empty, autocast)
         surfaces.append(Surface(laid, table.reindex(places).reset_index(), table.iloc[0]))
-    count = sum(len(batch["id"]) for batch in batches)
+    count = len({name for batch in batches for name in batch["id"]})
     return page(surfaces, f"Means over {count} {split} images; BatchNorm statistics move with the weights.")
 
 
 def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, images: int | None) -> list[Batch]:
-    """Batches of images spread evenly over a split of the run's data, without augmentation."""
+    """Batches of images, or all their tiles, spread evenly over a split of the run's data, without augmentation."""
     require(split in SPLITS, "landscape", f"split as one of {', '.join(SPLITS)}", split)
     found = samples(run, list(losses.values()), split)
-    count = len(found) if images is None else min(images, len(found))
+    count = len(found.ids) if images is None else min(images, len(found.ids))
     require(count >= 1, "landscape", "at least one image", images)
-    numbers = np.linspace(0, len(found) - 1, count).round().astype(int).tolist()
+    chosen = set(np.linspace(0, len(found.ids) - 1, count).round().astype(int).tolist())
+    numbers = [k for k in range(len(found)) if found.source.number(k) in chosen]
     size = run.config["batch_size"]
-    return [found[[(0, n) for n in numbers[k : k + size]]] for k in range(0, count, size)]  # of epoch 0
+    return [found[[(0, n) for n in numbers[k : k + size]]] for k in range(0, len(numbers), size)]  # of epoch 0
 
 
 def lay(runs: list[TrainedRun], plane: str, seed: int) -> list[tuple[Plane, SegModule, Autocast]]:
@@ -115,6 +116,7 @@ def measure(
     batches: Sequence[Batch],
     losses: Mapping[str, Loss],
     threshold: float = 0.5,
+    empty: str = "correct",
     autocast: Autocast = nullcontext,
 ) -> pd.DataFrame:
     """The mean of each loss over some images, and their mean IoU, by the places (first, second) of a plane.
@@ -122,18 +124,20 @@ def measure(
     The weights of the last place stay in the module. Places follow one another: all of a row at once, by
     torch.func.vmap, took twice as long on a CPU.
     """
-    rows, count = {}, sum(len(batch["id"]) for batch in batches)
+    rows, place = {}, torch.cat([batch["index"] for batch in batches]).unique(return_inverse=True)[1]
+    metrics = SegmentationMetrics(threshold, empty)
     for a, b in tqdm(dict.fromkeys(places), f"landscape {plane.title}", unit="place", disable=None):  # each once
         module.model.load_state_dict(plane.at(a, b), strict=False)  # counters are no weights
-        total = torch.zeros(len(losses) + 1, dtype=torch.float64)  # of the losses, and the IoU
+        values = [list[torch.Tensor]() for _ in losses]
         for batch in batches:
             logits, target, valid = forward(module, batch["image"], autocast), batch["target"], batch.get("valid")
-            values = []
-            for loss in losses.values():
-                values.append(loss(logits, target, valid, **{name: batch[name] for name in loss.needs}))
-            values.append(scores(counts(logits, target, threshold, valid))["iou"])
-            total += torch.stack([value.double().sum() for value in values])
-        rows[a, b] = (total / count).tolist()
+            for loss, found in zip(losses.values(), values, strict=True):
+                found.append(loss(logits, target, valid, **{name: batch[name] for name in loss.needs}))
+            metrics.update(logits, target, batch["index"], valid)
+        pixels = torch.cat(metrics.counted)[:, 0, :4].sum(1)
+        means = [mean_loss(torch.cat(found), pixels, place) for found in values]
+        rows[a, b] = [float(value) for value in (*means, metrics.compute()["iou"])]
+        metrics.reset()
     return pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(rows, names=AXES), [*losses, SCORE])
 
 

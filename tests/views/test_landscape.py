@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -11,11 +12,15 @@ from torch import nn
 from seglab.contract import ContractError
 from seglab.engine.config import build_choices
 from seglab.engine.module import SegModule
+from seglab.engine.trained_run import open_run
 from seglab.losses import BCE
 from seglab.losses.base import Loss
 from seglab.plots import file_keys
+from seglab.train import train
 from seglab.views.landscape import Surface, contours, lowest_places, measure, page, view
 from seglab.views.weight_planes import Plane, random_plane
+from tests.conftest import OF_FILES, compose, facts_of
+from tests.data.fabricate import write_image, write_scenes
 
 OPTIONS = {"plane": "random", "points": 3, "span": 1.0, "split": "test", "images": None, "seed": 1}
 LOSSES = build_choices("loss", ["bce", "dice"])
@@ -38,7 +43,8 @@ def module(model):
 def batches():
     rng = torch.Generator().manual_seed(0)
     images = [torch.randn(n, 3, 16, 16, generator=rng) for n in (2, 1)]
-    return [{"image": x, "target": (x[:, :1] > 0.5).float(), "id": ["i"] * len(x)} for x in images]
+    made = [{"image": x, "target": (x[:, :1] > 0.5).float(), "id": ["i"] * len(x)} for x in images]
+    return [batch | {"index": k} for batch, k in zip(made, torch.arange(3).split([2, 1]), strict=True)]
 
 
 def test_the_landscape_of_a_linear_model_with_a_quadratic_loss_is_the_paraboloid():
@@ -60,8 +66,22 @@ def test_the_center_has_the_loss_and_iou_that_the_run_was_measured_with(run):
     tables = view([run], LOSSES, **OPTIONS).tables
     row, metrics = tables["lowest"].set_index("loss").loc["dice"], run.facts["metrics"]
     assert row["at center"] == pytest.approx(metrics["test/loss"], rel=1e-6)
-    assert row["IoU at center"] == pytest.approx(metrics["test/iou"], rel=1e-6)
+    assert row["IoU at center"] == pytest.approx(metrics["test/iou"], abs=1e-6)
     assert tables["landscape"].set_index(["first", "second"])["dice"][0.0, 0.0] == row["at center"]
+
+
+def test_the_center_of_a_run_on_patches_is_that_of_whole_images_by_the_policy_of_the_run(tmp_path):
+    write_scenes(tmp_path / "data", 12, height=80, width=70, radius=12)
+    write_image(tmp_path / "data/masks/03.png", np.zeros((80, 70)))
+    words = ("dataset=folder", f"dataset.root={tmp_path / 'data'}", "dataset.cache_dir=null", "dataset.fit=patch")
+    words += ("dataset.val_fraction=0.5", "empty=skip", "loss=dice", "seed=2")
+    folder = tmp_path / "run"
+    train(compose("train", *OF_FILES, *words, folder=folder), folder)
+    found = view([open_run(folder)], LOSSES, **OPTIONS | {"split": "val"})
+    row, facts = found.tables["lowest"].set_index("loss").loc["dice"], facts_of(folder)
+    assert row["at center"] == pytest.approx(facts["metrics"]["val/loss"], rel=1e-6)
+    assert row["IoU at center"] == pytest.approx(facts["metrics"]["val/iou"], abs=1e-6)
+    assert f"Means over {facts['data']['images']['val']} val images" in found.sections[0].caption
 
 
 def test_the_lowest_place_is_listed_with_the_iou_there():
