@@ -185,7 +185,7 @@ def check_before_data(cfg: DictConfig) -> None:
     loss = build_loss(cfg.loss).with_task(task)  # one without a meaning for the task says so
     shares = [1 / max(2, task.channels)] * task.channels  # stand-ins, as no mask is read yet; 1 is refused
     found = ramps(to_container(cfg.schedule) or {}, loss.with_class_frequency(shares))  # likewise a schedule
-    for sentence in unreached(loss, found, cfg.trainer.max_epochs):
+    for sentence in unreached(loss, found, cfg.trainer.max_epochs, cfg.trainer.check_val_every_n_epoch):
         log.warning("%s", sentence)
     check_model(to_container(cfg.model), dataset)
     callbacks = to_container(cfg.callbacks) or {}

@@ -75,15 +75,16 @@ def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
     return found
 
 
-def unreached(loss: Loss, found: Mapping[Path, Ramp], epochs: int) -> list[str]:
-    """What does not happen in a training of so many epochs: a switch of losses, the end of a schedule."""
+def unreached(loss: Loss, found: Mapping[Path, Ramp], epochs: int, every: int = 1) -> list[str]:
+    """What does not happen in so many epochs, one in `every` validated: a switch of losses, the end of a schedule."""
     late = {".".join(path): ramp.epochs for path, ramp in found.items() if ramp.epochs >= epochs}
     said = [
         f"schedule.{name}: reaches its end after {end} epochs, and the training has {epochs}"
         for name, end in late.items()
     ]
     switches = bool(loss.at_epoch([0.0] * 10**5)[1])  # in so many epochs, none better than the one before
-    if switches and not loss.at_epoch([0.0] * (epochs - 1))[1]:
+    history = [0.0 if epoch % every == 0 else None for epoch in range(1, epochs)]
+    if switches and not loss.at_epoch(history)[1]:
         said.append(f"loss: no second loss takes over in {epochs} epochs (trainer.max_epochs)")
     return said
 

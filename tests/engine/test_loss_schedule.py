@@ -46,6 +46,8 @@ def test_what_does_not_happen_in_a_training_is_said():
         "loss: no second loss takes over in 3 epochs (trainer.max_epochs)",
     ]
     assert unreached(BCE(), {}, 1) == []
+    patient = Switch(first=BCE(), second=Dice(), patience=2)
+    assert [len(unreached(patient, {}, epochs, every=3)) for epochs in (9, 10)] == [1, 0]  # validations count
 
 
 def test_a_weight_worked_out_from_the_data_is_where_its_schedule_starts():
