@@ -78,10 +78,7 @@ def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
 def unreached(loss: Loss, found: Mapping[Path, Ramp], epochs: int, every: int = 1) -> list[str]:
     """What does not happen in so many epochs, one in `every` validated: a switch of losses, the end of a schedule."""
     late = {".".join(path): ramp.epochs for path, ramp in found.items() if ramp.epochs >= epochs}
-    said = [
-        f"schedule.{name}: reaches its end after {end} epochs, and the training has {epochs}"
-        for name, end in late.items()
-    ]
+    said = [f"schedule.{name}: needs more than {end} epochs, the training has {epochs}" for name, end in late.items()]
     switches = bool(loss.at_epoch([0.0] * 10**5)[1])  # in so many epochs, none better than the one before
     history = [0.0 if epoch % every == 0 else None for epoch in range(1, epochs)]
     if switches and not loss.at_epoch(history)[1]:

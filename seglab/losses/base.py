@@ -161,8 +161,8 @@ class Loss(ABC):
     def at_epoch(self, history: Sequence[float | None]) -> tuple[Loss, list[int]]:
         """The loss of the epoch that follows `history`, and the epochs at which one loss replaced another.
 
-        `history` is the monitored value of each epoch so far, the larger the better. A function of these alone, so that
-        a run that resumes switches where it would have switched.
+        `history` is the monitored value of each epoch so far, the larger the better, None without a validation. A
+        function of these alone, so that a run that resumes switches where it would have switched.
         """
         return self, []
 

@@ -39,7 +39,7 @@ def test_what_does_not_happen_in_a_training_is_said():
     loss = Switch(first=WeightedBCE(pos_weight=2.0), second=Dice(), at=3)
     found = ramps({"first": {"pos_weight": {"to": 1, "epochs": 4}}}, loss)
     assert unreached(loss, found, 5) == []
-    late = "schedule.first.pos_weight: reaches its end after 4 epochs, and the training has"
+    late = "schedule.first.pos_weight: needs more than 4 epochs, the training has"
     assert unreached(loss, found, 4) == [f"{late} 4"]  # the first epoch has the first value
     assert unreached(loss, found, 3) == [
         f"{late} 3",
