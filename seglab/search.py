@@ -36,7 +36,7 @@ def search(cfg: DictConfig, folder: Path) -> float:
     with open_dict(cfg):
         for key in SEARCH:
             cfg.pop(key)
-    return train(cfg, folder)
+    return train(cfg, folder, wait=True)  # of another copy of this search, or each would choose by a part of the trials
 
 
 class FairSearch(Sweeper):
@@ -62,8 +62,10 @@ class FairSearch(Sweeper):
             self.tunings = self.plan(arguments)
             train_trials = self.tree_parzen if self.cfg.sampler == "tpe" else self.quasirandom
             train_trials()
-            if not self.cfg.plan:
+            if self.goes_on():
                 self.train_the_best()
+            else:
+                log.info("search: these trials decide what follows them, on fresh seeds too")
         except ContractError as error:
             raise ConfigError(str(error)) from None  # Hydra prints it without a traceback
 
@@ -114,7 +116,9 @@ class FairSearch(Sweeper):
 
     def quasirandom(self) -> None:
         """Train all trials, or the best part of them for longer and longer."""
-        for rung in range(1 if self.cfg.plan else len(self.tunings[0].rungs)):
+        for rung in range(len(self.tunings[0].rungs)):
+            if rung and not self.goes_on():
+                return
             jobs = []
             for tuning in self.tunings:
                 count, epochs = tuning.rungs[rung]
@@ -127,22 +131,29 @@ class FairSearch(Sweeper):
         from seglab.engine.search_space import TreeParzen, Trial
 
         studies = [TreeParzen(tuning.options, self.mode, tuning.seed) for tuning in self.tunings]
-        for number in range(1 if self.cfg.plan else self.cfg.trials):
+        for number in range(self.cfg.trials):
+            if number and not self.goes_on():
+                return
             pairs = zip(self.tunings, studies, strict=True)
             going = [(tuning, study) for tuning, study in pairs if tuning.options or number == 0]
             for tuning, study in going:
                 tuning.trials.append(Trial(study.propose(number)))
             self.train_trials([(tuning, tuning.trials[-1], tuning.rungs[-1][1]) for tuning, _ in going])
-            if not self.cfg.plan:  # a plan has no values
-                for tuning, study in going:
-                    study.tell(number, tuning.trials[-1].value)
+            for tuning, study in going:
+                study.tell(number, tuning.trials[-1].value)
+
+    def goes_on(self) -> bool:
+        """Whether the next runs are known: a plan ends with trials that are to be trained, since they decide these."""
+        values = (trial.value for tuning in self.tunings for trial in tuning.trials)
+        return not (self.cfg.plan and any(map(math.isnan, values)))
 
     def train_trials(self, jobs: list[tuple[Tuning, Trial, int]]) -> None:
         """Train each trial for so many epochs in all, from where it was paused."""
         words = [[*t.overrides(trial), f"seed={t.seed}", f"stop_after={epochs}"] for t, trial, epochs in jobs]
         for (_, trial, epochs), value in zip(jobs, self.launch(words), strict=True):
             trial.epochs, trial.value = epochs, value
-        self.write()
+        if not self.cfg.plan:
+            self.write()
 
     def train_the_best(self) -> None:
         """Train the best setting of each combination on fresh seeds, and say what it is."""
@@ -155,7 +166,8 @@ class FairSearch(Sweeper):
                 log.error("search: %s: all %d trials failed", tuning.title, len(tuning.trials))
                 continue
             values = " ".join(tuning.overrides(best)[len(tuning.words) :])
-            shown = (tuning.title, values, self.cfg.monitor, best.value, len(tuning.trials))
+            count = sum(not math.isnan(trial.value) for trial in tuning.trials)
+            shown = (tuning.title, values, self.cfg.monitor, best.value, count)
             log.info("search: %s: %s reached %s %.4f, the best of %d trials", *shown)
             for sentence in tuning.edges(best):
                 log.warning("search: %s: %s", tuning.title, sentence)

@@ -40,28 +40,30 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig, folder: Path) -> float:
-    """Run the experiment that `cfg` describes in `folder`; returns the best value of `cfg.monitor`."""
+def train(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
+    """Run the experiment that `cfg` describes in `folder`; returns the best value of `cfg.monitor`.
+
+    wait: wait while another process works in the folder, instead of refusing.
+    """
     check_root(cfg)  # before the imports, which take seconds
     from seglab.engine.sweep import register
 
     register(folder, "continue" if cfg.plan else cfg.on_fail)
-    return show_plan(cfg, folder) if cfg.plan else run_once(cfg, folder)
+    return show_plan(cfg, folder) if cfg.plan else run_once(cfg, folder, wait)
 
 
 def show_plan(cfg: DictConfig, folder: Path) -> float:
-    """Print whether the run in `folder` is finished, interrupted or waiting, and change nothing there."""
+    """Print whether the run in `folder` is finished, interrupted or waiting; returns its value where it is known."""
     from seglab.engine.run import Run
 
     run = Run(folder)
-    done = not cfg.rerun and known_value(cfg, run) is not None
-    print("finished" if done else "waiting" if cfg.rerun else run_status(folder, run.known()), run)
+    value = None if cfg.rerun else known_value(cfg, run)
+    print("finished" if value is not None else "waiting" if cfg.rerun else run_status(folder, run.known()), run)
     with suppress(OSError):
-        folder.rmdir()  # Hydra has made it, and outputs/STUDY; one with files in it stays
-        if (outputs := folder.resolve().parent.parent) == Path("outputs").resolve():
-            folder.parent.rmdir()
-            outputs.rmdir()
-    return float("nan")
+        for made in (folder, *folder.resolve().parents):  # by Hydra; one with files in it stays, and those above it
+            if made is folder or made.is_relative_to(Path("outputs").resolve()):
+                made.rmdir()
+    return float("nan") if value is None else value
 
 
 def known_value(cfg: DictConfig, run: Run) -> float | None:

@@ -11,7 +11,7 @@ import pytest
 
 from seglab.engine.run import JOURNAL
 from seglab.search import FairSearch, main
-from tests.commands.forked import begin, command_line, kill_group, run
+from tests.commands.forked import begin, command_line, end, kill_group, run
 from tests.conftest import SMALL, facts_of
 
 RATE = "space.optimizer.lr={low: 1e-4, high: 1e-2, log: true}"
@@ -91,6 +91,10 @@ def test_a_loss_whose_trials_all_fail_has_no_best_and_a_best_at_the_edge_is_said
     assert (dice["best"], [trial["value"] for trial in dice["trials"]]) == (None, [None] * 3)
     said = capsys.readouterr()
     assert "dice: all 3 trials failed" in said.out + said.err
+    fails = iter([float("nan"), 0.1, 0.2])
+    simulate("loss=bce", "space.optimizer.lr=[1e-4,1e-3,1e-2]", "trials=3", reached=lambda job: next(fails))
+    said = capsys.readouterr()
+    assert "the best of 2 trials" in said.out + said.err
 
 
 def test_tree_parzen_proposes_one_trial_of_each_loss_at_a_time(simulate):
@@ -100,6 +104,20 @@ def test_tree_parzen_proposes_one_trial_of_each_loss_at_a_time(simulate):
     assert len({job["optimizer.lr"] for step in steps for job in step if job["loss"] == "bce"}) == 4
     again = simulate("loss=bce,dice", "trials=4", "sampler=tpe", RATE, "trainer.max_epochs=2")
     assert again[:-1] == steps
+
+
+@pytest.mark.parametrize("sampler", ["quasirandom", "tpe"])
+def test_a_plan_writes_nothing_and_looks_as_far_as_the_values_of_trials_are_known(simulate, tmp_path, sampler):
+    if sampler == "tpe":
+        pytest.importorskip("optuna")
+    words = ("loss=bce,dice", "trials=3", f"sampler={sampler}", RATE)
+    [trials] = simulate(*words, "plan=true", reached=lambda job: float("nan"))
+    assert not (tmp_path / "outputs/x/search.json").exists()
+    launches = simulate(*words)
+    assert len(trials) == len(launches[0])
+    before = (tmp_path / "outputs/x/search.json").read_text()
+    assert list(map(len, simulate(*words, "plan=true"))) == list(map(len, launches))
+    assert (tmp_path / "outputs/x/search.json").read_text() == before
 
 
 @pytest.mark.parametrize(
@@ -147,3 +165,15 @@ def test_a_search_that_is_killed_and_repeated_has_the_trials_of_an_undisturbed_o
     assert len(best) == 1
     for file in best:
         pd.testing.assert_frame_equal(pd.read_csv(file), pd.read_csv(str(file).replace("/whole/", "/broken/")))
+
+
+@pytest.mark.slow
+def test_two_copies_of_a_search_at_once_wait_for_each_others_runs_and_choose_the_same(tmp_path):
+    words = [*SMALL, "loss=dice", "trials=3", "fresh_seeds=1", RATE, f"hydra.sweep.dir={tmp_path}/x"]
+    for copy in ("first", "second"):
+        (tmp_path / copy).mkdir()
+    copies = [begin(command_line, "search", words, tmp_path / copy) for copy in ("first", "second")]
+    assert [end(copy, 300) for copy in copies] == [0, 0]
+    [tuning] = facts_of(tmp_path / "x", "search.json")["tunings"]
+    assert None not in [trial["value"] for trial in tuning["trials"]]
+    assert len(list(tmp_path.glob("x/*/per_image.csv"))) == 1
