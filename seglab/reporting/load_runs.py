@@ -87,13 +87,18 @@ def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
-    """The folders of runs below a root, at any depth, but none within a run."""
+    """The folders of runs below a root, at any depth, but none within a run; links are followed."""
     require(root.is_dir(), "report", "a folder", root)
-    for folder, inside, files in os.walk(root):
+    seen = set[Path]()
+    for folder, inside, files in os.walk(root, followlinks=True):
+        place = Path(folder).resolve()  # one that lies below two roots counts once
         inside[:] = [name for name in inside if not name.startswith(".")]  # the short runs that tuned a learning rate
-        if {"run.json", "metrics.csv"} & set(files):  # a run whose run.json is lost is reported
+        if place in seen:  # links may lead in a circle
             inside.clear()
-            yield Path(folder).resolve()  # one that lies below two roots counts once
+        elif {"run.json", "metrics.csv"} & set(files):  # a run whose run.json is lost is reported
+            inside.clear()
+            yield place
+        seen.add(place)
 
 
 def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:

@@ -34,6 +34,14 @@ def test_scores_that_are_undefined_in_every_run_are_no_numbers_in_its_report_eit
     assert "dice" in (tmp_path / "report.html").read_text()
 
 
+def test_a_run_that_is_a_link_is_one_of_the_study_and_links_in_a_circle_have_an_end(own, tmp_path_factory):
+    place = tmp_path_factory.mktemp("large") / "dice_s2"
+    (own / "dice_s2").rename(place)
+    (own / "dice_s2").symlink_to(place)
+    (own / "again").symlink_to(own)
+    assert sorted(collect([own]).used["name"]) == ["bce_s1", "bce_s2", "dice_s1", "dice_s2"]
+
+
 RUN, IMAGES = "run.json", "per_image.csv"
 
 

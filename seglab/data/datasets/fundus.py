@@ -96,7 +96,7 @@ class Fundus(Dataset):
     def rim_one(self, root: Path, partitioned: Path) -> Layout:
         """RIM-ONE DL has its masks beside the division of its images."""
         folders = (("train", partitioned / "training_set"), ("test", partitioned / "test_set"))
-        images = [(split, path) for split, folder in folders for path in sorted(folder.rglob("*.png"))]
+        images = [(split, path) for split, folder in folders for path in files_in(folder) if path.suffix == ".png"]
         return images, [by_name(root, f"-1-{one.capitalize()}-T") for one in self.structures], read_mask
 
     def study(self, root: Path) -> Layout:
@@ -110,7 +110,7 @@ class Fundus(Dataset):
 
 def by_name(root: Path, ending: str) -> dict[str, list[Path]]:
     """Find the PNG files below a folder whose names end so, by the rest of their names."""
-    found = [path for path in sorted(root.rglob(f"*{ending}.png")) if path.name[0] != "."]  # a Mac's own files
+    found = [path for path in files_in(root) if path.name.endswith(f"{ending}.png")]
     return {path.stem.removesuffix(ending): [path] for path in found}
 
 

@@ -61,7 +61,7 @@ def test_a_map_without_an_image_and_a_missing_test_set_are_said(drishti):
 
 
 @pytest.mark.parametrize("classes", [True, False])
-def test_rim_one_keeps_both_eyes_of_a_patient_together(tmp_path, classes):
+def test_rim_one_keeps_both_eyes_of_a_patient_together_whose_folders_may_be_links(tmp_path, tmp_path_factory, classes):
     names = {"training_set": ["r1_Im069", "r3_G-18-R_left_half", "r3_N-1-L"], "test_set": ["r2_Im001", "r3_G-18-L"]}
     for folder, ids in names.items():
         for k, name in enumerate(ids):
@@ -70,6 +70,10 @@ def test_rim_one_keeps_both_eyes_of_a_patient_together(tmp_path, classes):
             write_image(image, np.full((8, 8, 3), 10 * k + len(folder)))
             masks = tmp_path / "RIM-ONE_DL_reference_segmentations" / kind
             write_image(masks / f"{name}-1-Disc-T.png", np.full((8, 8), 255))
+    (tmp_path / "RIM-ONE_DL_reference_segmentations").rename(elsewhere := tmp_path_factory.mktemp("large") / "masks")
+    (tmp_path / "RIM-ONE_DL_reference_segmentations").symlink_to(elsewhere)
+    (tmp_path / "partitioned_randomly/training_set").rename(elsewhere.parent / "train")
+    (tmp_path / "partitioned_randomly/training_set").symlink_to(elsewhere.parent / "train")
     opened = open_data(fundus(tmp_path, val_fraction=0))
     ids = {split: sorted(names) for split, names in opened.splits.ids().items()}
     assert ids == {"train": ["r1_Im069", "r3_N-1-L"], "val": [], "test": ["r2_Im001", "r3_G-18-L"]}
