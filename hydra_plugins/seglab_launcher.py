@@ -5,7 +5,6 @@ On CPUs several small runs work at once, each in a process of its own; no result
 
 import gc
 import logging
-import signal
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
@@ -128,8 +127,6 @@ class LocalLauncher(Launcher):
 
     def run_in_child(self, job: DictConfig) -> float:
         """Run one job in a process of its own; gives its value, which is not a number if it failed."""
-        for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal reach the parent too, which ends its children
-            signal.signal(number, signal.SIG_IGN)
         result = self.run(job)
         if result.status == JobStatus.COMPLETED:
             return result.return_value

@@ -179,10 +179,8 @@ def _exit_code_of_signals() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         nonlocal latest
         before, latest = latest, time.monotonic()
-        if number == signal.SIGINT and latest - before < 1:  # of the terminal, and passed on by the parent
+        if latest - before < 1:  # a terminal and `timeout` send one to every process: passed on, it comes twice
             return
-        if number != signal.SIGINT and set(received) - {signal.SIGINT}:
-            return  # `timeout` and a terminal that is closed send one to every process: it comes twice
         received.append(number)
         raise KeyboardInterrupt(signal.Signals(number))
 

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from seglab.engine.run import Run, current_sweep
+from seglab.engine.run import Run, current_sweep, stop_signals, stopped_by
 from seglab.engine.sweep import duration, facts_in, record_death, refuse
 from seglab.files import run_status
 
@@ -33,10 +34,14 @@ def run_in_processes(
             while waiting and len(running) < at_once:
                 k = waiting.popleft()
                 receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=lambda pipe, k: pipe.send(work(k)), args=(sender, k))
-                process.start()
+                hand_over = _hold_signals()  # until the child is known
+                try:
+                    process = context.Process(target=_call, args=(work, k, sender, hand_over))
+                    process.start()
+                    running[process.sentinel] = (k, process, receiver)
+                finally:
+                    hand_over()
                 sender.close()  # the child has its own; every later child would inherit this one
-                running[process.sentinel] = (k, process, receiver)
             for sentinel in wait(list(running)):
                 k, ended_process, receiver = running.pop(sentinel)
                 ended_process.join()
@@ -50,6 +55,31 @@ def run_in_processes(
             left.terminate()
         for _, left, _ in running.values():
             left.join()
+
+
+def _hold_signals() -> Callable[[], None]:
+    """Keep what asks for the end, as what its handlers raise during a fork is lost; gives what hands it to them."""
+    held = list[int]()
+    handlers = {number: signal.signal(number, lambda number, _: held.append(number)) for number in stop_signals()}
+
+    def hand_over() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for received in held:
+            signal.raise_signal(received)
+
+    return hand_over
+
+
+def _call(work: Callable[[int], float], k: int, pipe: Connection, hand_over: Callable[[], None]) -> None:
+    """Send the value of `work(k)`, in a process of its own; the end of one that is stopped is no traceback."""
+    try:
+        hand_over()
+        for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal reach the parent too, which ends its children
+            signal.signal(number, signal.SIG_IGN)
+        pipe.send(work(k))
+    except KeyboardInterrupt as error:
+        raise SystemExit(128 + (stopped_by(error) or signal.SIGINT)) from None
 
 
 class Progress:

@@ -102,14 +102,14 @@ def supervise(module: str) -> int:
     Jobs that outlive the child, as those of a cluster do, are waited for.
     """
     words = {word.lower() for word in sys.argv}  # True is as good as true
-    plan, started, again = "plan=true" in words, time.time(), True
+    plan, started, again, signals = "plan=true" in words, time.time(), True, list[int]()
     with _journal(plan and not any("hydra/launcher=" in word for word in words)) as journal:
         environment = {**os.environ, JOURNAL: str(journal)}
         while again:  # to an end, as a job that died alone is failed, and not tried again
-            code, stopped = _run_child([sys.executable, "-m", module, *sys.argv[1:]], environment)
-            while not stopped and any(is_held(Path(run["folder"])) for run in _running(journal)):
+            code = _run_child([sys.executable, "-m", module, *sys.argv[1:]], environment, signals)
+            while not signals and any(is_held(Path(run["folder"])) for run in _running(journal)):
                 time.sleep(1)
-            again = bool(_mark_crashed(journal, code, stopped)) and not stopped
+            again = bool(_mark_crashed(journal, code, bool(signals))) and not signals
         runs, file = registered_runs(journal), journal.with_suffix(".at_once")
         at_once = int(file.read_text()) if file.exists() else 1
     if plan and "rerun=true" in words:
@@ -132,25 +132,21 @@ def _journal(passing: bool) -> Iterator[Path]:
         yield Path(folder, f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}").resolve()
 
 
-def _run_child(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
-    """Run a command to its end; gives its exit code, and whether a signal asked for the end.
+def _run_child(command: list[str], environment: dict[str, str], signals: list[int]) -> int:
+    """Run a command to its end; gives its exit code, and enters in `signals` what asked for the end.
 
     These signals are passed on. A terminal sends Ctrl-C to the child, too, which takes two in one second for one.
     """
-    signals = []
 
     def stop(number: int, frame: object) -> None:
         signals.append(number)
         process.send_signal(number)
 
     process = subprocess.Popen(command, env=environment)  # first, as `stop` needs it
-    before = {number: signal.signal(number, stop) for number in stop_signals()}
-    try:
-        code = process.wait()
-        return (128 - code if code < 0 else code), bool(signals)  # as a shell gives it
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in stop_signals():
+        signal.signal(number, stop)  # to the end of this process: no signal stops the summary
+    code = process.wait()
+    return 128 - code if code < 0 else code  # as a shell gives it
 
 
 def _running(journal: Path) -> list[dict[str, Any]]:

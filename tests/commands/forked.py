@@ -49,10 +49,12 @@ class Fork:
         os.close(speaks)
 
     def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        if self.pid:  # or it has ended
+            os.kill(self.pid, number)
 
     def wait(self) -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        status, self.pid = os.waitpid(self.pid, 0)[1], 0
+        return os.waitstatus_to_exitcode(status)
 
 
 def speak_into(file: str) -> None:

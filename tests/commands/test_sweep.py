@@ -260,6 +260,32 @@ def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_
     assert {facts["status"] for facts in runs_of(place).values()} == {"interrupted"}
 
 
+def summed_up_slowly(words, out):
+    """A sweep that takes its time for the summary."""
+    from seglab.engine import sweep
+
+    summary = sweep.summary
+
+    def slow(*given):
+        (out / "summing").touch()
+        time.sleep(0.5)
+        return summary(*given)
+
+    sweep.summary = slow
+    command_line("train", words, out)
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_a_sweep_is_summed_up_changes_nothing(tmp_path):
+    begun = begin(summed_up_slowly, ["-m", *SMALL, "plan=true"], tmp_path)
+    while not (tmp_path / "summing").exists() and begun[0].is_alive():
+        time.sleep(0.02)
+    assert end(begun, 0, signal.SIGINT) == 0
+    said = (tmp_path / "said.txt").read_text()
+    assert "sweep: 1 runs: 1 waiting" in said
+    assert "Traceback" not in said
+
+
 @pytest.mark.slow
 def test_ray_finishes_a_sweep_with_the_threads_it_was_given(place):
     pytest.importorskip("ray", reason="an optional launcher")

@@ -12,8 +12,9 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.engine import sweep
+from seglab.engine.cli import _exit_code_of_signals
 from seglab.engine.local_jobs import Progress, run_in_processes
-from seglab.engine.run import JOURNAL, Run
+from seglab.engine.run import JOURNAL, Run, stop_signals
 from seglab.engine.sweep import (
     SweepStopped,
     _mark_crashed,
@@ -77,6 +78,39 @@ def test_an_error_in_the_parent_ends_every_process(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_in_processes(work, 3, 2, ended)
     assert {path.name[0] for path in tmp_path.iterdir()} <= {"0"}
+
+
+@pytest.fixture
+def in_command():
+    """Signals raise in this test, as in a command."""
+    before = {number: signal.getsignal(number) for number in stop_signals()}
+    with _exit_code_of_signals():
+        yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_twice_in_a_second_is_one_and_a_later_one_is_heard(in_command, number, monkeypatch):
+    for now in (0.0, 2.0):
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        signal.raise_signal(number)
+
+
+def test_a_signal_during_a_fork_is_not_lost(in_command):
+    kicks = [lambda: os.kill(os.getpid(), signal.SIGTERM)]
+    os.register_at_fork(after_in_parent=lambda: kicks and kicks.pop()())  # where Python swallows what a handler raises
+    with pytest.raises(KeyboardInterrupt):
+        run_in_processes(lambda k: time.sleep(0.2) or 0.0, 2, 2, lambda k, code: None)
+
+
+def test_a_process_that_is_stopped_outside_of_its_run_ends_without_a_traceback(in_command, capfd):
+    codes = {}
+    run_in_processes(lambda k: os.kill(os.getpid(), signal.SIGTERM) or 0.0, 1, 2, codes.__setitem__)
+    assert codes == {0: 143}
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
