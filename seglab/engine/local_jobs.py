@@ -58,13 +58,17 @@ def run_in_processes(
 
 
 def _hold_signals() -> Callable[[], None]:
-    """Keep what asks for the end, as what its handlers raise during a fork is lost; gives what hands it to them."""
-    held = list[int]()
+    """Keep what asks for the end, as what its handlers raise during a fork is lost; gives what hands it to them.
+
+    It is blocked for the child, which forgets what reaches it as it starts; other threads may still take it.
+    """
+    held, mask = list[int](), signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
     handlers = {number: signal.signal(number, lambda number, _: held.append(number)) for number in stop_signals()}
 
     def hand_over() -> None:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for received in held:
             signal.raise_signal(received)
 
