@@ -8,12 +8,14 @@ import json
 import logging
 import math
 import os
+import platform
 import re
 import threading
+import time
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,9 +42,18 @@ _tidying = threading.Lock()  # or a thread could begin a file that another, stil
 def tidy(folder: Path) -> None:
     """Remove what killed processes left of their `atomic` writes in a folder; a process does so once for each."""
     for partial in folder.glob(".*.partial*"):
-        writer = re.search(r"\.(\d+)-\d+\.partial", partial.name)  # see `atomic`
-        if writer and not _is_at_work(int(writer[1])):
-            partial.unlink(missing_ok=True)
+        writer = re.search(r"\.([0-9a-f]{6})-(\d+)-\d+\.partial", partial.name)  # see `atomic`
+        with suppress(OSError):  # it is another user's, or gone
+            old = time.time() - partial.stat().st_mtime > 86400
+            if writer and (old if writer[1] != _host() else not _is_at_work(int(writer[2]))):
+                partial.unlink()
+
+
+@cache
+def _host() -> str:
+    """Six hex digits for where numbers of processes are those that this one knows: this machine, or a container."""
+    space = Path("/proc/self/ns/pid")
+    return hashlib.sha256(f"{platform.node()} {os.readlink(space) if space.exists() else ''}".encode()).hexdigest()[:6]
 
 
 def _is_at_work(process: int) -> bool:
@@ -67,7 +78,8 @@ def atomic(path: Path) -> Iterator[Path]:
     with _tidying:
         tidy(path.parent.absolute())
     start = path.stem[:40]  # with all of a long name this one would exceed the file system's 255 bytes
-    partial = path.with_name(f".{start}.{os.getpid()}-{threading.get_ident()}.partial{path.suffix}")
+    writer = f"{_host()}-{os.getpid()}-{threading.get_ident()}"
+    partial = path.with_name(f".{start}.{writer}.partial{path.suffix}")
     try:
         yield partial
         with partial.open("rb+") as written:
@@ -81,7 +93,8 @@ def atomic(path: Path) -> Iterator[Path]:
             fault.filename = str(path)  # a full disk comes without a name, others with that of the temporary file
         raise fault from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that is read only the error is on its way
+            partial.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> Path:

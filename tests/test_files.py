@@ -1,5 +1,6 @@
 """Files appear whole or not at all, and weights are read from whatever trainers write."""
 
+import errno
 import math
 import os
 import subprocess
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from seglab.contract import ContractError
 from seglab.files import (
+    _host,
     as_numbers,
     atomic,
     read_arrays,
@@ -38,15 +40,28 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_a_disk_that_is_read_only_is_said_of_the_file_and_not_of_a_temporary_one(tmp_path, monkeypatch):
+    def refuses(self, *_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    for name in ("unlink", "write_bytes"):
+        monkeypatch.setattr(Path, name, refuses)
+    with pytest.raises(OSError, match="Read-only") as fault:
+        write_text(tmp_path / "a.txt", "new")
+    assert fault.value.filename == str(tmp_path / "a.txt")
+
+
 def test_what_a_killed_process_left_is_removed_at_the_next_write_and_what_a_living_one_writes_is_not(tmp_path):
     with subprocess.Popen(["true"]) as process:
         process.wait()  # its number is free again
-    left, own = (tmp_path / f".b.{number}-7.partial.txt" for number in (process.pid, os.getpid()))
-    living, other = tmp_path / f".c.{os.getppid()}-7.partial.txt", tmp_path / ".hidden.partial.txt"
-    for file in (left, own, living, other):
+    left, own = (tmp_path / f".b.{_host()}-{number}-7.partial.txt" for number in (process.pid, os.getpid()))
+    living, other = tmp_path / f".c.{_host()}-{os.getppid()}-7.partial.txt", tmp_path / ".hidden.partial.txt"
+    elsewhere, old = (tmp_path / f".{name}.abcdef-{process.pid}-7.partial.txt" for name in "de")  # on another machine
+    for file in (left, own, living, other, elsewhere, old):
         file.touch()
+    os.utime(old, (0, 0))
     write_text(tmp_path / "a.txt", "new")
-    assert {*tmp_path.iterdir()} == {living, other, tmp_path / "a.txt"}
+    assert {*tmp_path.iterdir()} == {living, other, elsewhere, tmp_path / "a.txt"}
 
 
 def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):

@@ -129,7 +129,8 @@ def _journal(passing: bool) -> Iterator[Path]:
             place.mkdir(parents=True, exist_ok=True)
     kept = not passing and os.access(place, os.W_OK)
     with nullcontext(str(place)) if kept else TemporaryDirectory() as folder:
-        yield Path(folder, f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}").resolve()
+        started = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"  # two containers may have one number
+        yield Path(folder, f"{started}-{os.urandom(3).hex()}").resolve()
 
 
 def _run_child(command: list[str], environment: dict[str, str], signals: list[int]) -> int:

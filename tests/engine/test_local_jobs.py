@@ -136,6 +136,13 @@ def test_of_runs_that_died_together_any_may_be_at_fault(names, stopped, status, 
     assert [path.name for path in died_together(journal)] == (list(names) if len(names) > 1 else [])
 
 
+def test_two_sweeps_of_one_process_number_that_begin_together_have_journals_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda words: "20261128-120000")
+    with sweep._journal(passing=False) as first, sweep._journal(passing=False) as second:
+        assert first != second
+
+
 def test_progress_tells_what_ended_and_records_a_death(tmp_path, caplog):
     progress = Progress([tmp_path / name for name in "abc"], at_once=2)
     left(tmp_path / "a", **FINISHED)
