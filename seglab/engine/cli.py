@@ -225,7 +225,8 @@ def sentence_of(error: Exception, command: str) -> str:
         place_of = WRITES_TO.get(command, "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR")
         other = f"name another folder ({place_of})"
         remedies = {errno.EROFS: other, errno.EACCES: f"allow it, or {other}", errno.ENAMETOOLONG: "shorten its name"}
-        remedies[errno.ENOSPC] = "make room; the same command resumes"
+        remedies |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room; the same command resumes")
+        remedies[errno.EFBIG] = "raise the limit (ulimit -f); the same command resumes"
         remedy = remedies.get(error.errno or 0, "the same command resumes")
         return f"{place}expected to read and write files, got {error.strerror}; {remedy}"
     return first_line(error) if isinstance(error, OmegaConfBaseException) else str(error)

@@ -55,9 +55,11 @@ def refuse(folder: Path, error: Exception, sentence: str) -> None:
     """Enter in the journal that an error ended a job before its run began: run.json is not there, or older."""
     journal = current_sweep()
     began = Run(folder).known().get("sweep") == journal
-    if journal and not began and not isinstance(error, SweepStopped):  # which leaves the job to the next start
-        with FileLock(f"{journal}.lock"), Path(journal).with_suffix(".refused").open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps([str(folder.resolve()), sentence]) + "\n")
+    if not journal or began or isinstance(error, SweepStopped):  # which leaves the job to the next start
+        return
+    file = Path(journal).with_suffix(".refused")  # a full disk, of which it lacks the line, has been said
+    with suppress(OSError), FileLock(f"{journal}.lock"), file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps([str(folder.resolve()), sentence]) + "\n")
 
 
 @contextmanager
@@ -178,7 +180,8 @@ def record_death(run: Run, code: int, failed: bool = True) -> bool:
     """
     by = {number.value: f" with signal {number.value} ({number.name})" for number in signal.Signals}
     cause = by.get(-code if code < 0 else code - 128, "")  # a code of 1 to 127 is no signal
-    error = {"kind": "Died", "message": f"the process died{cause}", "traceback": None}
+    said = f"the process died{cause}" if cause else "the process died, or could not write how the run ended"
+    error = {"kind": "Died", "message": said, "traceback": None}
     with suppress(OSError):
         if not is_held(run.folder):
             write_json(run.file, run.known() | {"status": "failed" if failed else "interrupted", "error": error})

@@ -115,7 +115,12 @@ def test_a_process_that_is_stopped_outside_of_its_run_ends_without_a_traceback(i
 
 @pytest.mark.parametrize(
     ("code", "cause"),
-    [(-9, " with signal 9 (SIGKILL)"), (137, " with signal 9 (SIGKILL)"), (139, " with signal 11 (SIGSEGV)"), (1, "")],
+    [
+        (-9, " with signal 9 (SIGKILL)"),
+        (137, " with signal 9 (SIGKILL)"),
+        (139, " with signal 11 (SIGSEGV)"),
+        (0, ", or could not write how the run ended"),
+    ],
 )
 def test_the_cause_of_a_death_is_the_signal_in_the_exit_code(code, cause, tmp_path):
     run = Run(left(tmp_path / "a"))
@@ -141,6 +146,11 @@ def test_two_sweeps_of_one_process_number_that_begin_together_have_journals_of_t
     monkeypatch.setattr(time, "strftime", lambda words: "20261128-120000")
     with sweep._journal(passing=False) as first, sweep._journal(passing=False) as second:
         assert first != second
+
+
+def test_a_refusal_that_cannot_be_written_as_on_a_full_disk_raises_nothing_more(journal):
+    journal.with_suffix(".refused").mkdir()
+    refuse(journal.parent / "a", OSError(errno.ENOSPC, "No space left on device", "a/run.json"), "a/run.json: full")
 
 
 def test_progress_tells_what_ended_and_records_a_death(tmp_path, caplog):

@@ -157,6 +157,8 @@ def test_a_folder_is_chosen_by_hydra_alone(configure):
         (errno.EACCES, "evaluate", "allow it, or name another folder (that of a copy of the run)"),
         (errno.ENAMETOOLONG, "train", "shorten its name"),
         (errno.ENOSPC, "predict", "make room; the same command resumes"),
+        (errno.EDQUOT, "train", "make room; the same command resumes"),
+        (errno.EFBIG, "train", "raise the limit (ulimit -f); the same command resumes"),
         (errno.EIO, "train", "the same command resumes"),
     ],
 )
