@@ -126,7 +126,7 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What run.json holds: configuration, data, status, versions, times, metrics."""
         facts = read_json(self.folder / "run.json")
-        require(bool(facts), "run", f"a run.json in {self.folder}", "none")
+        require(isinstance(facts, dict) and bool(facts), "run", f"a run.json in {self.folder}", "none")
         return facts
 
     @property

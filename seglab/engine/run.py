@@ -34,6 +34,9 @@ RESULTS = ("metrics.csv", "per_image.csv", *ARRAYS, "split.json", "checkpoints/b
 
 PICTURES = ("curves.png", "examples.png")
 
+OF_FINISHED = {"config", "choices", "data", "monitor", "threshold", "seconds", "finished"}
+"""What others take from the run.json of a finished run."""
+
 JOURNAL = "SEGLAB_SWEEP"
 """The environment variable with the path of the sweep's journal, see sweep.py."""
 
@@ -78,8 +81,14 @@ class Run:
         return os.path.relpath(self.folder)
 
     def known(self) -> dict[str, Any]:
-        """What an earlier run has written in this folder, empty where there was none."""
-        return read_json(self.file)
+        """What an earlier run has written in this folder; empty where there was none, and with a warning if damaged."""
+        facts = read_json(self.file)
+        found = facts if isinstance(facts, dict) else {"": facts}
+        lacking = {"status", *(OF_FINISHED if found.get("status") == "finished" else ())} - found.keys()
+        if not found or not lacking or of_version_1(found):
+            return found
+        log.warning("%s is damaged (no %s)", self.file, ", ".join(sorted(lacking)))
+        return {}
 
     @property
     def last(self) -> Path | None:

@@ -211,7 +211,7 @@ def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int
     folders = {Path(run["folder"]).parent for run in runs}
     if not finished:  # then by other runs of the study
         there = [Run(file.parent).known() for folder in folders for file in folder.glob("*/run.json")]
-        finished = [run["seconds"] for run in there if "identity" in run and run["status"] == "finished"]
+        finished = [run["seconds"] for run in there if "identity" in run and run.get("status") == "finished"]
         took = f" by the {len(finished)} finished in the study"
     if plan or left:
         seconds = ceil(left / at_once) * sum(finished) / max(1, len(finished))

@@ -144,7 +144,7 @@ def test_jobs_that_died_together_take_turns_until_each_has_ended(tmp_path, monke
     assert died_together(book) == [tmp_path / "a"]
     with exclusive_slot(), pytest.raises(Timeout), free:
         pass
-    (tmp_path / "a/run.json").write_text('{"status": "finished"}')
+    (tmp_path / "a/run.json").write_text('{"status": "failed"}')
     with exclusive_slot(), free:
         pass
 

@@ -14,7 +14,7 @@ from seglab.contract import ContractError
 from seglab.engine import sweep
 from seglab.engine.cli import _exit_code_of_signals
 from seglab.engine.local_jobs import Progress, run_in_processes
-from seglab.engine.run import JOURNAL, Run, stop_signals
+from seglab.engine.run import JOURNAL, OF_FINISHED, Run, stop_signals
 from seglab.engine.sweep import (
     SweepStopped,
     _mark_crashed,
@@ -30,7 +30,8 @@ from seglab.engine.sweep import (
 from seglab.files import write_json
 from seglab.train import show_plan
 
-FINISHED = {"status": "finished", "seconds": 60.0, "monitor": {"name": "val/iou", "value": 0.5}}
+FINISHED = dict.fromkeys(OF_FINISHED) | {"status": "finished", "seconds": 60.0}
+FINISHED |= {"monitor": {"name": "val/iou", "value": 0.5}}
 
 
 @pytest.fixture(autouse=True)
@@ -228,8 +229,9 @@ def test_a_run_that_was_finished_before_is_not_announced_as_trained(tmp_path, jo
 
 
 def test_a_plan_says_how_long_the_rest_takes_by_any_finished_run_of_the_study_and_what_trains_it(tmp_path):
-    left(tmp_path / "bce_s1", status="finished", seconds=300, identity="a")
-    write_json(tmp_path / "foreign/run.json", [])
+    left(tmp_path / "bce_s1", **FINISHED | {"seconds": 300, "identity": "a"})
+    for name, facts in {"foreign": [], "other": {"identity": 3}}.items():
+        write_json(tmp_path / name / "run.json", facts)
     runs = [{"folder": str(tmp_path / name), "name": name} for name in ("iou_s1", "iou_s2", "iou_s3")]
     said = summary(runs, 1.0, plan=True)
     assert "3 runs: 3 waiting" in said

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from seglab.contract import ContractError
-from seglab.engine.run import JOURNAL, Run, commit, stop_signals, versions
-from seglab.files import is_held, run_status
+from seglab.engine.run import JOURNAL, OF_FINISHED, Run, commit, stop_signals, versions
+from seglab.engine.trained_run import open_run
+from seglab.files import is_held, run_status, write_json
 from tests.conftest import facts_of
 
 
@@ -50,11 +51,11 @@ def test_what_a_checkpoint_was_made_from_is_known_until_it_is_gone(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/last.ckpt").touch()
     with Run(tmp_path) as run:
-        run.start()
+        run.start(**dict.fromkeys(OF_FINISHED))
         run.note(**made_from)
     for _ in range(2):  # starts that come to nothing do not forget it
         with Run(tmp_path) as run:
-            run.start()
+            run.start(**dict.fromkeys(OF_FINISHED - {"data"}))
             assert facts_of(tmp_path).items() >= made_from.items()
     run.forget()
     with Run(tmp_path) as run:
@@ -62,11 +63,20 @@ def test_what_a_checkpoint_was_made_from_is_known_until_it_is_gone(tmp_path):
         assert not run.facts.keys() & made_from.keys()
 
 
+@pytest.mark.parametrize("damage", [[1], None, 3, {"identity": 3}, {"status": "finished", "monitor": {}}])
+def test_a_run_json_that_is_not_whole_is_damaged_and_says_what_it_lacks(tmp_path, damage, caplog):
+    write_json(tmp_path / "run.json", damage)
+    assert Run(tmp_path).known() == {}
+    assert "run.json is damaged (no " in caplog.text
+    with pytest.raises(ContractError, match=r"a run\.json written by"):
+        open_run(tmp_path)
+
+
 def test_a_sweep_replaces_what_others_have_made_and_not_what_it_has_made_itself(tmp_path, monkeypatch):
     monkeypatch.setenv(JOURNAL, "first")
     assert not Run(tmp_path).replace()
     with Run(tmp_path) as run:
-        run.start()
+        run.start(**dict.fromkeys(OF_FINISHED))
     assert not Run(tmp_path).replace()
     monkeypatch.setenv(JOURNAL, "second")
     assert Run(tmp_path).replace()

@@ -24,6 +24,6 @@ def write_run(folder: Path, *overrides: str, seed: int = 1, tuned: float = 0.5) 
     facts = {"name": folder.name, "status": "finished", "finished": "now", "config": cfg, "seed": seed}
     facts |= {"data": {"foreground": 0.1, "fingerprint": "0"}, "threshold": {"tuned": tuned}, "metrics": {}}
     facts |= {"choices": {"loss": "bce_dice", "dataset": "synthetic", "model": "unet"}}
-    facts |= {"host": {"precision": "32-true"}}
+    facts |= {"host": {"precision": "32-true"}, "monitor": {}, "seconds": 1.0}
     (folder / "run.json").write_text(json.dumps(facts))
     return folder
