@@ -37,7 +37,8 @@ def report(cfg: DictConfig, folder: Path) -> Path:
             log.info("%s", sentence)
     if cfg.push:
         mirror(sweep.runs["folder"], cfg.push)
-    log.info("%d of %d runs compared: %s", len(sweep.used), len(sweep.runs), written)
+    why = "" if len(sweep.used) else f" ({sweep.reasons})"
+    log.info("%d of %d runs compared%s: %s", len(sweep.used), len(sweep.runs), why, written)
     return written
 
 

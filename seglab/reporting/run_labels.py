@@ -20,13 +20,13 @@ NO_CHOICE = ("loss", "dataset", "experiment", "trainer", "callbacks", "logger", 
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration as dotted keys with scalar values; a list is one value."""
+    """A nested configuration as dotted keys with scalar values; a list is one text, as on the command line."""
     leaves: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             leaves |= flat(value, f"{prefix}{key}.")
         else:
-            leaves[f"{prefix}{key}"] = tuple(map(str, value)) if isinstance(value, list) else value
+            leaves[f"{prefix}{key}"] = f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
     return leaves
 
 
@@ -125,7 +125,7 @@ def _endings(key: str) -> list[str]:
 
 
 def _part(key: str, value: Any, name: str) -> str:
-    if key == IN_TURN or ("." not in key and isinstance(value, str)):
+    if key == IN_TURN or ("." not in key and isinstance(value, str) and value[:1] != "["):  # a choice
         return str(value)
     text = f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)  # all its digits
     return f"{name} to {text}" if _is_goal(key) else f"{name}={text}"

@@ -37,6 +37,14 @@ def test_the_report_of_a_class_does_not_replace_that_of_all_classes(tmp_path, ca
     assert study.report(second, of_class="foreground").parent == second
 
 
+def test_a_report_without_a_finished_run_says_why(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for seed in (1, 2):
+        change(write_run(tmp_path / "study", FakeLoss("bce"), seed), status="interrupted")
+    report(compose("report", f"roots=[{tmp_path}/study]"), tmp_path)
+    assert "0 of 2 runs compared (2 interrupted; run it again to resume): " in caplog.text
+
+
 def test_a_report_without_a_run_to_compare_replaces_none_and_one_reason_of_many_runs_is_one_line(tmp_path, caplog):
     root = write_sweep(tmp_path / "study", [FakeLoss("bce"), FakeLoss("dice")], [1, 2])
     cfg = compose("report", f"roots=[{root}]")

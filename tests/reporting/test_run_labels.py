@@ -46,6 +46,10 @@ CASES = {
         [("bce", 1, SLOW), ("bce", 1, FAST), ("dice", 1, SLOW), ("dice", 1, FAST)],
         ["bce · lr=0.001", "bce · lr=0.01", "dice · lr=0.001", "dice · lr=0.01"],
     ),
+    "a list as on the command line": (
+        [("bce", 1, {"tune": {"lr": rates}}) for rates in ([0.1], [0.1, 0.2])],
+        ["bce · lr=[0.1]", "bce · lr=[0.1,0.2]"],
+    ),
     "the arm of an experiment, whatever differs from seed to seed": (
         [("bce", seed, {"init_from": begun}, {"experiment/grow": arm}) for arm, seed, begun in ARMS],
         ["bce · grown", "bce · whole", "bce · grown", "bce · whole"],
@@ -114,7 +118,7 @@ def test_what_differs_together_with_the_loss_is_listed_and_not_in_the_label():
 
 
 def test_flat_gives_dotted_keys():
-    assert flat({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {"a.b": 1, "a.c.d": ("1", "2"), "e": None}
+    assert flat({"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None}) == {"a.b": 1, "a.c.d": "[1,2]", "e": None}
 
 
 def test_a_run_that_failed_adds_no_words_to_the_labels_of_others():
