@@ -98,7 +98,8 @@ class Selection(NamedTuple):
         """Name the data: by the reading options, and each item's labels and the content of its files."""
         digest = blake2b(self.dataset.reading_options(IDENTITY).encode(), digest_size=10)
         for item in self.items:
-            files = [(os.path.basename(path), self.hashes[path]) for path in item.files]  # moved data are the same
+            # Moved data are the same. The file of a prepared folder names places and an order; its items have labels.
+            files = [(os.path.basename(path), self.hashes[path]) for path in item.files if not item.decoded]
             digest.update(f"{item.id} {item.labels} {files}".encode())
         return digest.hexdigest()
 

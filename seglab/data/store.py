@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def open_store(folder: Path) -> list[Item]:
     require(not lost, who, f"a line in {RECORDS} for every image", f"none for {len(lost)}", remedy)
     pixels, end = Pixels(str(folder / PIXELS)), max((record["end"] for record in records.values()), default=0)
     require(end <= len(pixels.bytes), who, f"{end} bytes in {PIXELS}", len(pixels.bytes), "remove it, and " + remedy)
-    return [item_of(records[name], pixels) for name in manifest["ids"]]
+    options = manifest["options"].partition(" ")[2]  # without the version of the code, as in a fingerprint
+    return [item_of(records[name], pixels, options) for name in manifest["ids"]]
 
 
 def note_raw(folder: Path, node: dict[str, Any]) -> None:
@@ -101,8 +103,8 @@ def check_format(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def item_of(record: Record, pixels: Pixels) -> Item:
-    """Make the item of one record."""
+def item_of(record: Record, pixels: Pixels, options: str) -> Item:
+    """Make the item of one record; `labels` say what it was made from, and the `options` by which."""
     name, group, split = (record[key] for key in ("id", "group", "split"))
     if record["fault"] or record["left_out"]:
         return Item(name, group, split=split, fault=record["fault"], left_out=record["left_out"])
@@ -110,9 +112,11 @@ def item_of(record: Record, pixels: Pixels) -> Item:
     seen, (height, width) = partial(pixels.seen, record["arrays"]), record["arrays"]["mask"][1][:2]
     classes, points = tuple(record["classes"]), arrays["points"]()
     decoded = Decoded(seen, (height, width), record["foreground"], points, record["facts"], classes)
-    # The records stand for all arrays: they hold the hash of each source.
-    files, objects = (str(Path(pixels.path).with_name(RECORDS)),), arrays.get("objects")
-    return Item(name, group, arrays["image"], partial(marked, seen), split, files, objects=objects, decoded=decoded)
+    sources = [(os.path.basename(file["path"]), file["sha256"]) for file in record["files"]]
+    labels = blake2b(f"{options} {record['labels']} {sources}".encode(), digest_size=10).hexdigest()
+    made: dict[str, Any] = {"labels": labels, "objects": arrays.get("objects"), "decoded": decoded}
+    files = (str(Path(pixels.path).with_name(RECORDS)),)  # changes when the folder is made again
+    return Item(name, group, arrays["image"], partial(marked, seen), split, files, **made)
 
 
 def marked(read: Callable[[], Seen]) -> np.ndarray:

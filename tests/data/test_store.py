@@ -14,7 +14,7 @@ from seglab.contract import ContractError
 from seglab.data import store
 from seglab.data.datasets.folder import Folder
 from seglab.data.datasets.prepared import Prepared
-from seglab.data.prepare_data import open_data
+from seglab.data.prepare_data import open_data, select_items
 from seglab.data.store import build, open_store
 from tests.data.fabricate import write_image, write_pairs
 
@@ -137,6 +137,20 @@ def test_a_source_is_decoded_again_if_its_content_changes_and_not_if_its_time_do
     build(raw.items(), raw, folder)
     assert len(lines(folder)) == 7
     assert_holds(folder, raw)
+
+
+def test_a_prepared_folder_is_named_by_its_content_wherever_and_in_whatever_order_it_is_made(raw, tmp_path):
+    def fingerprint(name, raw, items):
+        build(items, raw, tmp_path / name)
+        return select_items(Prepared(root=str(tmp_path / name), size=8)).fingerprint
+
+    first = fingerprint("first", raw, raw.items())
+    Path(raw.root).rename(tmp_path / "moved")
+    moved = replace(raw, root=str(tmp_path / "moved"))
+    assert fingerprint("again", moved, moved.items()[::-1]) == first
+    assert fingerprint("reduced", replace(moved, reduce=2), moved.items()) != first
+    write_image(Path(moved.root, "images/0.png"), np.zeros((8, 9), np.uint8))
+    assert fingerprint("changed", moved, moved.items()) != first
 
 
 def test_a_skipped_image_stays_out_and_is_counted(raw, folder):
