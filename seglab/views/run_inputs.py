@@ -16,6 +16,7 @@ from seglab.data.loading import Batch, Samples
 from seglab.data.module import DataModule
 from seglab.engine.per_image import tile_with_most_foreground
 from seglab.engine.trained_run import TrainedRun
+from seglab.files import read_json
 from seglab.losses.base import Loss
 from seglab.reporting.run_labels import label
 
@@ -35,10 +36,11 @@ def titles(runs: Sequence[TrainedRun]) -> list[str]:
 
 
 def same_data(runs: Sequence[TrainedRun]) -> None:
-    """Require one data set of runs that are shown side by side."""
+    """Require one data set, divided in one way, of runs that are shown side by side."""
     first, *others = runs
-    for run in others:
+    for run in others:  # which, on another fold, has trained on the test images of the first
         same = run.facts["data"]["fingerprint"] == first.facts["data"]["fingerprint"]
+        same &= read_json(run.folder / "split.json") == read_json(first.folder / "split.json")
         require(same, f"run {run.folder}", f"the data of {first.folder}", "others", "view the two one by one")
 
 

@@ -7,10 +7,11 @@ import torch
 
 from seglab.contract import ContractError
 from seglab.engine.trained_run import TrainedRun
+from seglab.files import write_json
 from seglab.losses import BCE
 from seglab.views.landscape import evenly_spread
 from seglab.views.pixels import color_scale, inspect, view
-from seglab.views.run_inputs import logits_at, thinned, titles
+from seglab.views.run_inputs import logits_at, same_data, thinned, titles
 
 
 def test_the_best_weights_give_what_the_run_has_measured(run):
@@ -74,6 +75,15 @@ def test_labels_tell_runs_apart(runs, tmp_path):
     assert titles(runs) == ["bce", "dice"]
     again = TrainedRun(tmp_path / runs[0].name, runs[0].facts)  # of another study
     assert len(set(titles([runs[0], again]))) == 2
+
+
+def test_runs_of_two_folds_are_not_shown_on_the_images_of_one(tmp_path):
+    first, second = (TrainedRun(tmp_path / name, {"data": {"fingerprint": "a"}}) for name in ("first", "second"))
+    write_json(first.folder / "split.json", {"train": ["a"], "val": ["b"], "test": ["c"]})
+    write_json(second.folder / "split.json", {"train": ["c"], "val": ["b"], "test": ["a"]})
+    same_data([first, first])
+    with pytest.raises(ContractError, match="expected the data of .*first, got others"):
+        same_data([first, second])
 
 
 @pytest.mark.parametrize(
