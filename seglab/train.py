@@ -41,10 +41,7 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
-    """Run the experiment that `cfg` describes in `folder`; returns the best value of `cfg.monitor`.
-
-    wait: wait while another process works in the folder, instead of refusing.
-    """
+    """Run the experiment of `cfg` in `folder`, with `wait` after another process there; gives the best monitor."""
     check_root(cfg)  # before the imports, which take seconds
     from seglab.engine.sweep import register
 
@@ -205,8 +202,11 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
     seed = dataset.training_seed(cfg.seed)
     data = DataModule(dataset, augment, cfg.batch_size, cfg.workers, seed, needs, store=cfg.store, device=device)
     facts = data.opened.facts()
-    before = run.earlier.get("data") if run.last else None
-    if before and before["fingerprint"] != facts["fingerprint"]:
+    before, ids = run.earlier.get("data") if run.last else None, data.splits.ids()
+    as_begun = (
+        not cfg.dataset.get("split_file") or (read_json(run.folder / "split.json") or ids) == ids
+    )  # it may change
+    if before and not (as_begun and before["fingerprint"] == facts["fingerprint"]):
         got = other_data(run.earlier, cfg.dataset.get("root"))
         require(False, f"run {run}", "the data that it began with", got, "rerun=true starts over")
     run.note(data=facts)

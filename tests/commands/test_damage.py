@@ -14,7 +14,7 @@ from seglab.contract import ContractError
 from seglab.engine.config import ConfigError
 from seglab.engine.run import PICTURES, Run
 from seglab.engine.sweep import _journal
-from seglab.files import archive_is_intact
+from seglab.files import archive_is_intact, write_json
 from seglab.train import fingerprint_now, train
 from tests.commands.conftest import DAMAGES, LONGER
 from tests.commands.forked import run
@@ -49,6 +49,17 @@ def test_a_checkpoint_of_another_experiment_is_refused_even_without_its_run_json
     (folder / "run.json").unlink()
     with pytest.raises(ContractError, match=r"last\.ckpt: expected one of this experiment, got another"):
         train_small(folder, *LONGER, "seed=2")
+
+
+def test_a_run_does_not_resume_on_another_division_by_its_split_file(interrupted, tmp_path):
+    split, words = facts_of(interrupted, "split.json"), (*LONGER, f"dataset.split_file={tmp_path / 'split.json'}")
+    write_json(tmp_path / "split.json", split)
+    with killed(epoch=2):
+        train_small(tmp_path / "run", *words)
+    split["train"][0], split["test"][0] = split["test"][0], split["train"][0]
+    write_json(tmp_path / "split.json", split)
+    with pytest.raises(ContractError, match="expected the data that it began with, got others"):
+        train_small(tmp_path / "run", *words)
 
 
 def test_a_run_that_was_never_validated_resumes_without_a_best_checkpoint(tmp_path, caplog):
