@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
-    """Run the experiment of `cfg` in `folder`, with `wait` after another process there; gives the best monitor."""
+    """Run `cfg` in `folder`, with `wait` after another process that works there; returns the best monitored value."""
     check_root(cfg)  # before the imports, which take seconds
     from seglab.engine.sweep import register
 
