@@ -203,10 +203,8 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
     data = DataModule(dataset, augment, cfg.batch_size, cfg.workers, seed, needs, store=cfg.store, device=device)
     facts = data.opened.facts()
     before, ids = run.earlier.get("data") if run.last else None, data.splits.ids()
-    as_begun = (
-        not cfg.dataset.get("split_file") or (read_json(run.folder / "split.json") or ids) == ids
-    )  # it may change
-    if before and not (as_begun and before["fingerprint"] == facts["fingerprint"]):
+    began = read_json(run.folder / "split.json") if cfg.dataset.get("split_file") else ids  # a file that may change
+    if before and (before["fingerprint"] != facts["fingerprint"] or (began or ids) != ids):
         got = other_data(run.earlier, cfg.dataset.get("root"))
         require(False, f"run {run}", "the data that it began with", got, "rerun=true starts over")
     run.note(data=facts)
