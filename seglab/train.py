@@ -142,7 +142,7 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     check(cfg)
     trainer = make_trainer(cfg, run)  # first, as it finds the device that the data go to
     check_before_data(cfg)
-    data = load_data(cfg, run, trainer.strategy.root_device)
+    data = load_data(cfg, run, trainer.strategy.root_device, trainer.world_size)
     module = make_module(cfg, data, run)
     run.begin(data.splits.ids())
     processes = evaluation_processes(cfg)
@@ -192,7 +192,7 @@ def check_before_data(cfg: DictConfig) -> None:
     check_monitors({"monitor": cfg.monitor} | more, cfg.threshold, cfg.empty, task)
 
 
-def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> DataModule:
+def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None, world: int = 1) -> DataModule:
     """Read the data set, and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
     from seglab.engine.dry_run import check_foreground
@@ -200,7 +200,7 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None) -> 
 
     dataset, augment, needs = build(cfg.dataset), build(cfg.augment), build_loss(cfg.loss).needs
     seed = dataset.training_seed(cfg.seed)
-    data = DataModule(dataset, augment, cfg.batch_size, cfg.workers, seed, needs, store=cfg.store, device=device)
+    data = DataModule(dataset, augment, cfg.batch_size, cfg.workers, seed, needs, cfg.store, device, world)
     facts = data.opened.facts()
     before, ids = run.earlier.get("data") if run.last else None, data.splits.ids()
     began = read_json(run.folder / "split.json") if cfg.dataset.get("split_file") else ids  # a file that may change
@@ -273,7 +273,7 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     from pytorch_lightning.loggers import Logger
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
-    from seglab.engine.callbacks import EpochLines, Progress, StopAfter, silence_lightning_warnings
+    from seglab.engine.callbacks import EpochLines, Progress, StopAfter, pass_on_sigterm, silence_lightning_warnings
     from seglab.engine.checkpoints import AtomicCheckpointIO, checkpoints
     from seglab.engine.device import device_facts
     from seglab.engine.loss_schedule import LossSchedule
@@ -287,7 +287,7 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
     begin(loggers, run)
     alone = processes(cfg.trainer) == 1
     progress = Progress(refresh_rate=5) if sys.stderr.isatty() and not runs_in_parallel() else EpochLines()
-    return build(
+    trainer = build(
         cfg.trainer,
         callbacks=[
             EpochTable(run.folder / "metrics.csv"),
@@ -310,6 +310,8 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
         num_sanity_val_steps=0,  # the dry run has done it
         use_distributed_sampler=False,  # ours shards by itself
     )
+    pass_on_sigterm(trainer)
+    return trainer
 
 
 def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:

@@ -24,7 +24,7 @@ class DataModule:
     `store` is `disk` (a memory map where the data set has a cache), or `memory` or `device`: all images of a split then
     lie there as one tensor, and batches are made there; `auto` is `device` on a GPU if they fill at most a quarter of
     what is free there, else `disk`. `device` is that of the training. No batch depends on either, but for rounding.
-    `needs` names the maps that the loss wants (see distance_maps.py).
+    `needs` names the maps that the loss wants (see distance_maps.py), `processes` is how many share an epoch.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class DataModule:
         needs: tuple[str, ...] = (),
         store: str = "disk",
         device: torch.device | None = None,
+        processes: int = 1,
     ) -> None:
         unknown = [name for name in needs if name not in MAPS]
         require(not unknown, "data", f"needs among {', '.join(MAPS)}", unknown)
@@ -44,7 +45,7 @@ class DataModule:
         self.batch_size, self.workers, self.seed, self.needs = batch_size, workers, seed, tuple(needs)
         patches = dataset.fit == "patch" and store in ("device", "memory")
         require(not patches, "store", "disk with dataset.fit=patch, which cuts from images of any size", store)
-        self.store, self.device = store, device or torch.device("cpu")
+        self.store, self.device, self.processes = store, device or torch.device("cpu"), processes
 
     @cached_property
     def opened(self) -> Opened:
@@ -79,7 +80,7 @@ class DataModule:
         if place is not None:
             samples = hold(samples, self.opened.fingerprint, split, place)
         workers = 0 if place is not None else self.workers
-        batches = EpochBatches(len(samples), self.seed, split == "train", self.batch_size)
+        batches = EpochBatches(len(samples), self.seed, split == "train", self.batch_size, self.processes)
         if limit is not None:
             count = limit if isinstance(limit, int) else int(limit * len(batches))  # 1 is one batch, 1.0 are all
             some, option = f"at least one of the {len(batches)} batches", f"trainer.limit_{split}_batches"

@@ -19,17 +19,21 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     one may have a sample more than another: one that ran out first would leave the others waiting in the next
     collective operation. In training a last batch of one joins the one before it, since a batch norm cannot learn from
     a single value of a channel. In evaluation a batch has one more than asked for where another process had none else.
+
+    processes: how many there will be; torch.distributed knows it only once they have started.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool, batch_size: int) -> None:
+    def __init__(self, length: int, seed: int, shuffle: bool, batch_size: int, processes: int = 1) -> None:
         self.length, self.seed, self.shuffle, self.batch_size, self.epoch = length, seed, shuffle, batch_size, 0
+        images, self.processes = f"at most as many processes as images to measure ({length})", processes
+        require(shuffle or not 0 < length < processes, "trainer.devices", images, processes)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass; Lightning calls this."""
         self.epoch = epoch if self.shuffle else 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        (rank, world), order = rank_and_world(), np.arange(self.length)
+        rank, world, order = rank_and_world()[0], self.processes, np.arange(self.length)
         if self.shuffle:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
             order = np.resize(order, self.most * world)  # begins again where it is short
@@ -43,23 +47,20 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     @property
     def most(self) -> int:
         """The number of samples of a process that has not one less than others."""
-        return math.ceil(self.length / rank_and_world()[1])
+        return math.ceil(self.length / self.processes)
 
     def __len__(self) -> int:
         joined = 1 if self.shuffle and 1 < self.batch_size < self.most else 0
-        count, least = math.ceil((self.most - joined) / self.batch_size), self.length // rank_and_world()[1]
-        if self.shuffle:
-            return count
-        images = f"at most as many processes as images to measure ({self.length})"
-        require(least > 0 or self.length == 0, "trainer.devices", images, rank_and_world()[1])
-        return min(count, least)  # a process with fewer samples than batches would have an empty one
+        count = math.ceil((self.most - joined) / self.batch_size)
+        # a process with fewer samples than batches would have an empty one
+        return count if self.shuffle else min(count, self.length // self.processes)
 
     def limit(self, batches: int, image_of: Callable[[int], int]) -> None:
         """Keep so many batches of each process, and the rest of the image whose tiles the last of them begins.
 
         image_of: gives the image of an index.
         """
-        kept = min(batches * self.batch_size * rank_and_world()[1], self.length)
+        kept = min(batches * self.batch_size * self.processes, self.length)
         while kept < self.length and image_of(kept) == image_of(kept - 1):
             kept += 1
         self.length = kept

@@ -30,6 +30,22 @@ def silence_lightning_warnings() -> None:
         warnings.filterwarnings("ignore", message=f".*{advice}.*")
 
 
+def pass_on_sigterm(trainer: Trainer) -> None:
+    """Let SIGTERM end the processes of a run without a broadcast between them.
+
+    Lightning 2.6 broadcasts within the signal's handler, while the other processes wait for this one in another
+    collective operation: all of them hang for ever. Its loop tells them of `received_sigterm` at the next batch.
+    """
+    connector: Any = trainer._signal_connector
+
+    def note(number: int, frame: object) -> None:
+        if not connector.received_sigterm and trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(number)
+        connector.received_sigterm = True
+
+    connector._sigterm_notifier_fn = note
+
+
 class StopAfter(Callback):
     """Ends training after `epochs` epochs in all, on a schedule made for more, so that it may resume from there.
 

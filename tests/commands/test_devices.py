@@ -1,5 +1,11 @@
 """One run over two processes measures what it measures in one."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,6 +45,19 @@ def test_a_sweep_in_one_process_refuses_several_devices(tmp_path, monkeypatch):
         train_small(tmp_path, "trainer.devices=2", "trainer.strategy=ddp")
 
 
+def test_what_depends_on_the_number_of_processes_is_known_before_they_start(tmp_path, monkeypatch):
+    def fit(cfg, trainer, module, data, run):
+        loaders = data.loader("train"), data.loader("val", 1)
+        raise RuntimeError(f"{loaders[0].sampler.joins}, {loaders[1].sampler.length} images to validate")
+
+    monkeypatch.setattr("seglab.train.fit", fit)
+    two = ("trainer.devices=2", "trainer.strategy=ddp", "dataset.val=9", "trainer.limit_val_batches=1")
+    with pytest.raises(RuntimeError, match="False, 8 images"):  # batches of 4 in each; one process would have a fifth
+        train_small(tmp_path / "a", *two, "dataset.train=5")
+    with pytest.raises(ContractError, match=r"devices: expected at most as .* images to measure \(1\), got 2"):
+        train_small(tmp_path / "b", *two, "dataset.test=1")
+
+
 def test_of_several_nodes_each_must_know_its_number(tmp_path, monkeypatch):
     for name in ("RANK", "NODE_RANK", "SLURM_PROCID", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
@@ -48,3 +67,33 @@ def test_of_several_nodes_each_must_know_its_number(tmp_path, monkeypatch):
     monkeypatch.setenv("NODE_RANK", "1")
     assert rank() == 1
     check_nodes(2)
+
+
+OWN_LOSS = """
+import time
+from torch import distributed
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+def slow(prediction, target):
+    time.sleep(0.3 if distributed.is_initialized() and distributed.get_rank() == 0 else 0)
+    return binary_cross_entropy_with_logits(prediction, target.float())
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_end_on_sigterm_while_one_waits_for_the_other(tmp_path):
+    (tmp_path / "ownloss.py").write_text(OWN_LOSS)
+    words = [*SMALL, "loss=external", "loss.function._target_=ownloss.slow", "trainer.max_epochs=50"]
+    words += ["trainer.devices=2", "trainer.strategy=ddp", "hydra.run.dir=two"]
+    command, variables = [sys.executable, "-m", "seglab.train", *words], os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(command, cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True)
+    try:
+        while not (tmp_path / "two/metrics.csv").exists() and run.poll() is None:
+            time.sleep(0.1)
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 143, said
+    facts = facts_of(tmp_path / "two")
+    assert (facts["status"], facts["error"]["message"]) == ("interrupted", "stopped by SIGTERM")
