@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from seglab.contract import processes
+
 HUGE = 1e6  # the largest value of an option that is listed below without a limit of its own
 
 
@@ -191,6 +193,12 @@ def _contradictions(config: Any) -> Iterator[str]:
     for name, count in {"stop_after": config.get("stop_after"), "tune.epochs": rates and tune.get("epochs")}.items():
         if COUNT.holds(count) and COUNT.holds(every) and count < every:
             yield f"{name}: expected at least trainer.check_val_every_n_epoch={every}, got {count}"
+    if rates and COUNT.holds(trainer.get("num_nodes", 1)) and (count := processes(trainer)) != 1:
+        remedy = "tune with trainer.devices=1, then set optimizer.lr"  # a rate that diverges ends all processes
+        yield f"tune.lr: expected a run of one process, got {count}; {remedy}"
+    strategy = str(trainer.get("strategy"))
+    if re.search("spawn|fork|notebook", strategy):
+        yield f"trainer.strategy: expected one whose processes measure too, got {strategy}; take trainer.strategy=ddp"
     if not isinstance(rates, list | None):
         yield f"tune.lr: expected a list of learning rates, [1e-4,1e-3], got {rates}"
     for name in ("train", "val", "test"):

@@ -34,6 +34,7 @@ WRONG = (
     {
         "seed=null": f"seed: expected {WHOLE} 0 and at most 4294967295, got null",
         "monitor=val/loss monitor_mode=max": "monitor_mode: expected min, since less of a loss is better, got max",
+        "trainer.strategy=ddp_spawn": "trainer.strategy: expected one whose processes measure too, got",
         "tune.lr=1e-3": "tune.lr: expected a list of learning rates, [1e-4,1e-3], got 0.001",
         "scheduler=plateau scheduler.mode=max": "scheduler.mode: expected min, since less",
         "dataset=folder dataset.root=x \"dataset.group_pattern='(a'\"": "dataset.group_pattern: expected a regular",
@@ -65,6 +66,13 @@ def test_a_group_holds_options():
 def test_the_defaults_of_every_command_lie_inside(command):
     place = Path("x") if command == "train" else None
     assert list(outside(to_container(compose(command, folder=place)))) == []
+
+
+def test_a_learning_rate_is_tuned_in_one_process():
+    said = "tune.lr: expected a run of one process, got {}; tune with trainer.devices=1, then set optimizer.lr"
+    for devices, got in ((1, None), ([0], None), (2, "2"), ("auto", "auto on each of 1")):
+        found = list(outside({"tune": {"lr": [1e-3]}, "trainer": {"devices": devices}}))
+        assert found == ([said.format(got)] if got else [])
 
 
 def test_a_domain_holds_its_ends_and_nothing_beyond():
