@@ -84,7 +84,7 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
     check_domains(cfg)
     with Run(folder, wait) as run:
         if not run.is_main:
-            logging.getLogger().setLevel(logging.WARNING)  # the first of several processes reports for all
+            logging.getLogger().setLevel(logging.ERROR)  # the first of several processes reports for all
         value = None if cfg.rerun and run.replace() else known_value(cfg, run)
         if value is not None:
             paused = run.known()["status"] != "finished"
@@ -131,7 +131,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
 
 def train_and_measure(cfg: DictConfig, run: Run) -> float:
     """Train, measure and draw in a folder that this process holds; resumes from the last checkpoint if there is one."""
-    from seglab.engine.device import keep_freed_memory, precision, use_threads
+    from seglab.engine.device import keep_freed_memory, precision, processes_sentence, use_threads
     from seglab.engine.results import draw, measure
     from seglab.engine.threads import evaluation_processes, run_threads
     from seglab.engine.worker_pool import submit
@@ -148,10 +148,11 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     processes = evaluation_processes(cfg)
     for _ in range(processes):  # they start, which takes seconds, while the run trains
         submit(processes, exec, "import seglab.metrics.objects, seglab.reporting.run_figures")
-    fit(cfg, trainer, module, data, run)
-    if cfg.stop_after:
-        return run.pause(cfg.stop_after)
-    measure(cfg, trainer.strategy.root_device, module, data, run)
+    with processes_sentence():
+        fit(cfg, trainer, module, data, run)
+        if cfg.stop_after:
+            return run.pause(cfg.stop_after)
+        measure(cfg, trainer.strategy.root_device, module, data, run)
     if run.is_main:
         draw(cfg, module, data, run)
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
@@ -310,8 +311,7 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
         num_sanity_val_steps=0,  # the dry run has done it
         use_distributed_sampler=False,  # ours shards by itself
     )
-    pass_on_sigterm(trainer)
-    return trainer
+    return pass_on_sigterm(trainer)
 
 
 def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:

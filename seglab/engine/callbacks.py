@@ -30,8 +30,8 @@ def silence_lightning_warnings() -> None:
         warnings.filterwarnings("ignore", message=f".*{advice}.*")
 
 
-def pass_on_sigterm(trainer: Trainer) -> None:
-    """Let SIGTERM end the processes of a run without a broadcast between them.
+def pass_on_sigterm(trainer: Trainer) -> Trainer:
+    """Let SIGTERM end the processes of a run without a broadcast between them; gives the trainer back.
 
     Lightning 2.6 broadcasts within the signal's handler, while the other processes wait for this one in another
     collective operation: all of them hang for ever. Its loop tells them of `received_sigterm` at the next batch.
@@ -44,6 +44,7 @@ def pass_on_sigterm(trainer: Trainer) -> None:
         connector.received_sigterm = True
 
     connector._sigterm_notifier_fn = note
+    return trainer
 
 
 class StopAfter(Callback):

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -83,3 +84,15 @@ def memory_sentence() -> Iterator[None]:
         remedy = "lower batch_size (and set trainer.accumulate_grad_batches), dataset.size or model.base"
         got = str(error).partition(". ")[0]
         raise ContractError(f"trainer: expected a step that fits into the GPU's memory, got {got}; {remedy}") from error
+
+
+@contextmanager
+def processes_sentence() -> Iterator[None]:
+    """Make one sentence of the lost connection to another process of a run, whose own error says why it has ended."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo says worker, NCCL process
+        if not re.search("remote (worker|process)", str(error)):
+            raise
+        remedy = "its error, unless it was killed, is above and in train_ddp_process_N.log of the run"
+        raise ContractError(f"trainer: expected all processes to the end, got one that has ended; {remedy}") from error

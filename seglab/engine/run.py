@@ -257,6 +257,9 @@ class Run:
         trace = None if explained else "".join(traceback.format_exception(error))
         stopped = stopped_by(error)
         message = f"stopped by {stopped.name.replace('SIGINT', 'Ctrl-C')}" if stopped else str(error)
+        if not self.is_main and not stopped:
+            with (self.folder / f"train_ddp_process_{rank()}.log").open("a", encoding="utf-8") as file:
+                file.write(f"{trace or message}\n")
         said = {"kind": type(error).__name__, "message": message, "traceback": trace}
         self.note(status="interrupted" if stopped else "failed", error=said, **ended)
 

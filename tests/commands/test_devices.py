@@ -18,6 +18,7 @@ from tests.conftest import SMALL, facts_of, python, train_small
 WORDS = ("dataset.val=5", "dataset.test=7")  # odd numbers: one process has an image more than the other
 WORDS += ("model.norm=group", "trainer.max_epochs=3")  # a batch norm would see half a batch in each process
 WORDS += ("loss=weighted_bce", "loss.pos_weight=50.0")  # so that it finds something from the first epoch on
+WORDS += ("+schedule.pos_weight={to: 50.0, epochs: 9}",)  # changes nothing, and is warned of
 
 
 @pytest.mark.slow
@@ -26,6 +27,7 @@ def test_two_processes_give_the_rows_and_metrics_of_one(tmp_path):
     halves = ("batch_size=2", "trainer.devices=2", "trainer.strategy=ddp", f"hydra.run.dir={two}")
     said = python("-m", "seglab.train", *SMALL, *WORDS, *halves, cwd=tmp_path)
     assert said.returncode == 0, said.stderr
+    assert said.stdout.count("schedule.pos_weight") == 1, "one process warns for all"
     rows = [pd.read_csv(folder / "per_image.csv") for folder in (one, two)]
     pd.testing.assert_frame_equal(rows[0], rows[1], rtol=1e-4, atol=1e-5)
     scores = [facts_of(folder)["metrics"] for folder in (one, two)]
@@ -77,6 +79,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 def slow(prediction, target):
     time.sleep(0.3 if distributed.is_initialized() and distributed.get_rank() == 0 else 0)
     return binary_cross_entropy_with_logits(prediction, target.float())
+
+def fails(prediction, target):
+    if distributed.is_initialized() and distributed.get_rank() == 1:
+        raise ValueError("boom")
+    return binary_cross_entropy_with_logits(prediction, target.float())
 """
 
 
@@ -97,3 +104,17 @@ def test_two_processes_end_on_sigterm_while_one_waits_for_the_other(tmp_path):
     assert run.returncode == 143, said
     facts = facts_of(tmp_path / "two")
     assert (facts["status"], facts["error"]["message"]) == ("interrupted", "stopped by SIGTERM")
+
+
+@pytest.mark.slow
+def test_the_error_of_another_process_is_kept_and_the_first_says_where(tmp_path):
+    (tmp_path / "ownloss.py").write_text(OWN_LOSS)
+    words = [*SMALL, "loss=external", "loss.function._target_=ownloss.fails"]
+    words += ["trainer.devices=2", "trainer.strategy=ddp", "hydra.run.dir=two"]
+    said = python("-m", "seglab.train", *words, cwd=tmp_path)
+    assert said.returncode == 1
+    message = facts_of(tmp_path / "two")["error"]["message"]
+    assert message.startswith("trainer: expected all processes to the end, got one that has ended; its error")
+    assert "ValueError: boom" in (tmp_path / "two/train_ddp_process_1.log").read_text()
+    assert message in said.stderr
+    assert "[rank0]: Traceback" not in said.stderr
