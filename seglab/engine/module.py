@@ -262,7 +262,7 @@ class SegModule(LightningModule):
                 raise self._diverged(f"loss: expected a finite number, got {losses[finite.index(False)].item()}", bad)
 
     def _diverged(self, fault: str, ids: list[str]) -> Diverged:
-        place = f"in epoch {self.current_epoch} for {', '.join(ids)} (the best checkpoint is kept)"
+        place = f"in epoch {self.current_epoch} for {', '.join(ids)}"
         remedy = "lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true"
         return Diverged(f"{fault}; {place}; {remedy}")
 

@@ -74,7 +74,8 @@ def view(
         table = measure(module, laid, [(0.0, 0.0), *places], batches, losses, threshold, empty, autocast)
         surfaces.append(Surface(laid, table.reindex(places).reset_index(), table.iloc[0]))
     count = len({name for batch in batches for name in batch["id"]})
-    return page(surfaces, f"Means over {count} {split} images; BatchNorm statistics move with the weights.")
+    moves = "" if plane == "random" else "; BatchNorm statistics move with the weights"
+    return page(surfaces, f"Means over {count} {split} images{moves}.")
 
 
 def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, images: int | None) -> list[Batch]:

@@ -25,7 +25,7 @@ DECADES = 4  # what lies further below the highest gradients has the color of th
 CAPTION = (
     "Errors and gradients at the snapshots of each run. Errors: true positive white, false positive orange, false"
     " negative blue. Gradient: the size of the derivative of the run's own loss by the logit of each pixel, times the"
-    " number of pixels; one logarithmic scale for all runs, snapshots and images."
+    " number of pixels that count; one logarithmic scale for all runs, snapshots and images."
 )
 
 
@@ -44,11 +44,11 @@ def view(runs: list[TrainedRun], images: int | list[str]) -> ViewPage:
     losses = {title: run.loss() for title, run in zip(titles(runs), runs, strict=True)}
     batches = pick_images(runs[0], list(losses.values()), images)
     shown = {batch["id"][0]: outlined(*raw(batch)) for batch in batches}
-    threshold, found = runs[0].config["threshold"], {}
+    threshold, empty, found = runs[0].config["threshold"], runs[0].config["empty"], {}
     for title, run in zip(losses, tqdm(runs, "pixels", unit="run", disable=None), strict=True):
         for epoch in epochs:
             for batch, logits in zip(batches, logits_at(run, run.snapshots[epoch], batches), strict=True):
-                found[batch["id"][0], title, epoch] = inspect(logits, batch, losses[title], threshold)
+                found[batch["id"][0], title, epoch] = inspect(logits, batch, losses[title], threshold, empty)
     index = pd.MultiIndex.from_product([[*shown], [*losses], epochs], names=["image", "run", "epoch"])
     table = pd.DataFrame([found[key].numbers for key in index], index).reset_index()
     figure = draw(shown, list(losses), epochs, found)
@@ -61,13 +61,14 @@ def raw(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     return batch["image"][0].byte().permute(1, 2, 0).numpy(), batch["target"][0, 0].numpy()
 
 
-def inspect(logits: Logits, batch: Batch, loss: Loss, threshold: float) -> Cell:
+def inspect(logits: Logits, batch: Batch, loss: Loss, threshold: float, empty: str = "correct") -> Cell:
     """Errors, gradient, loss and scores of one prediction (1, 1, h, w)."""
     image, truth = raw(batch)
     target, valid, maps = batch["target"], batch.get("valid"), {name: batch[name] for name in loss.needs}
     value, slope = loss_and_gradient(loss, logits, target, maps, valid)
-    gradient = slope[0, 0].abs().numpy() * slope.numel()  # so that it does not depend on the size of the image
-    counted = scores(counts(logits, target, threshold, valid))
+    pixels = slope.numel() if valid is None else int(valid.sum())
+    gradient = slope[0, 0].abs().numpy() * pixels  # so that it does not depend on the size of the image
+    counted = scores(counts(logits, target, threshold, valid), empty)
     on_foreground = gradient[truth >= 0.5].sum() / gradient.sum() if gradient.any() else np.nan  # it may be 0 / 0
     numbers = {"loss": value.item(), "on_foreground": float(on_foreground), "highest_pixel": float(gradient.max())}
     numbers |= {name: float(counted[name]) for name in ("iou", "foreground_confidence", "background_confidence")}

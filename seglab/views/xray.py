@@ -127,11 +127,11 @@ def soft_iou(logits: Logits, target: Target, valid: Valid | None = None) -> floa
     return float(both / (p.sum() + t.sum() - both).clamp(min=1e-12))
 
 
-def near_edge(target: Target, width: int) -> Tensor:
-    """Which pixels (b, 1, h, w) have one of the other class within `width` rows and columns."""
-    t = target.float()
+def near_edge(target: Target, width: int, valid: Valid | None = None) -> Tensor:
+    """Which pixels (b, 1, h, w) have one of the other class, that is `valid`, within `width` rows and columns."""
+    t, counts = target.float(), 1.0 if valid is None else valid.float()
     side = 2 * width + 1
-    near_foreground, near_background = (F.max_pool2d(x, side, 1, width) for x in (t, 1 - t))  # dilations
+    near_foreground, near_background = (F.max_pool2d(x * counts, side, 1, width) for x in (t, 1 - t))  # dilations
     return near_foreground * near_background > 0
 
 
@@ -146,7 +146,7 @@ def regions(logits: Logits, target: Target, edge: int, valid: Valid | None = Non
     masks = {
         "foreground": t,
         "background": ~t,
-        "edge": near_edge(t, edge),
+        "edge": near_edge(t, edge, valid),
         "small objects": t & (sizes <= median),
         "large objects": t & (sizes > median),
         "hard": (2.0 * t - 1) * logits < 0,

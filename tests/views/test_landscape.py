@@ -63,7 +63,9 @@ def test_the_landscape_of_a_linear_model_with_a_quadratic_loss_is_the_paraboloid
 
 
 def test_the_center_has_the_loss_and_iou_that_the_run_was_measured_with(run):
-    tables = view([run], LOSSES, **OPTIONS).tables
+    found = view([run], LOSSES, **OPTIONS)
+    tables = found.tables
+    assert "BatchNorm" not in found.sections[0].caption, "norms do not move on a random plane"
     row, metrics = tables["lowest"].set_index("loss").loc["dice"], run.facts["metrics"]
     assert row["at center"] == pytest.approx(metrics["test/loss"], rel=1e-6)
     assert row["IoU at center"] == pytest.approx(metrics["test/iou"], abs=1e-6)
@@ -120,7 +122,9 @@ def test_planes_whose_titles_have_the_same_letters_have_files_of_their_own():
 @pytest.mark.parametrize("plane", ["solutions", "path"])
 def test_every_kind_of_plane_is_drawn(runs, tmp_path, plane):
     options = OPTIONS | {"plane": plane, "images": 2}
-    view(runs, LOSSES, **options).write(tmp_path)
+    found = view(runs, LOSSES, **options)
+    found.write(tmp_path)
+    assert "BatchNorm statistics move with the weights." in found.sections[0].caption
     assert list(tmp_path.glob("landscape_*.png"))
     assert len(pd.read_csv(tmp_path / "landscape.csv")) == 9
 

@@ -11,7 +11,7 @@ from seglab.files import write_json
 from seglab.losses import BCE
 from seglab.views.landscape import evenly_spread
 from seglab.views.pixels import color_scale, inspect, view
-from seglab.views.run_inputs import logits_at, same_data, thinned, titles
+from seglab.views.run_inputs import logits_at, pick_images, same_data, thinned, titles
 
 
 def test_the_best_weights_give_what_the_run_has_measured(run):
@@ -37,10 +37,20 @@ def test_the_gradient_of_cross_entropy_is_the_error_of_each_pixel():
     blue, orange = cell.errors[0, 1].astype(int), cell.errors[1, 0].astype(int)
     assert blue[2] > blue[0], "a false negative"
     assert orange[0] > orange[2], "a false positive"
-    counted = inspect(z, batch | {"valid": torch.tensor([[[[True, True], [False, True]]]])}, BCE(), 0.5)
+    valid = torch.tensor([[[[True, True], [False, True]]]])
+    counted = inspect(z, batch | {"valid": valid}, BCE(), 0.5)
+    np.testing.assert_allclose(counted.gradient, error * valid[0, 0].numpy(), rtol=1e-6)
     assert counted.gradient[1, 0] == 0, "what does not count has no gradient"
     assert counted.numbers["iou"] == pytest.approx(1 / 2)
     assert len(set(counted.errors[1, 0])) == 1, "and no color of an error"
+
+
+def test_an_empty_image_is_scored_by_the_policy_of_the_run(run):
+    [batch] = pick_images(run, [run.loss()], 1)
+    batch, far = batch | {"target": torch.zeros_like(batch["target"])}, torch.full(batch["target"].shape, -9.0)
+    found = {empty: inspect(far, batch, run.loss(), 0.5, empty).numbers["iou"] for empty in ("correct", "skip")}
+    assert found["correct"] == 1
+    assert np.isnan(found["skip"])
 
 
 @pytest.mark.slow

@@ -75,6 +75,7 @@ def test_the_edge_is_both_sides_of_the_outline():
     assert near_edge(mask, 2).float().mean().item() == pytest.approx(4 / 7)
     assert not near_edge(torch.zeros_like(mask), 2).any()
     assert not near_edge(torch.ones_like(mask), 2).any()
+    assert not near_edge(mask, 2, mask > 0).any(), "beyond an object is padding, and no outline"
 
 
 def test_simulated_predictions_get_better_and_are_repeatable():
