@@ -56,9 +56,9 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
         figure = Figure(figsize=(width, 2.7))  # margins by hand: to find them takes longer than to draw the rest
         figure.suptitle(title, x=0.005, ha="left", fontsize=9.5)
         axes = figure.subplots(1, panels)
-        for axis in axes:
-            axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-            axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))  # a tick takes longer than a line
+        for axis in axes:  # few ticks, as one takes longer than a line
+            axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+            axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         figure.subplots_adjust(0.5 / width, 0.17, 1 - 0.1 / width, 0.81, wspace=0.21)
         for axis, (key, name) in zip(axes, PANELS.items(), strict=False):  # a last one is of the loss's parameters
             axis.set(title=name, xlabel="epoch")
@@ -68,7 +68,7 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
                     alone = "o" if len(line) == 1 else ""  # one epoch has no line to draw
                     axis.plot(*line.T, style, marker=alone, color=color, label=split)
         for axis in axes[1 : len(PANELS)]:
-            axis.set_ylim(-0.02, 1.02)
+            axis.set(ylim=(-0.02, 1.02), yticks=(0, 0.5, 1))
         for column in moving:
             axes[-1].plot(history["epoch"], history[column], label=column.removeprefix("loss/"))
             axes[-1].set(title="Parameters of the loss", xlabel="epoch")
