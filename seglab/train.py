@@ -19,6 +19,7 @@ from seglab.engine.config import (
     build_loss,
     build_parts,
     check,
+    check_domains,
     check_root,
     choices,
     facts_of,
@@ -80,6 +81,7 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
     """Give the result of the run in `folder`: known if it is finished, resumed if it was interrupted, else trained."""
     from seglab.engine.run import Run
 
+    check_domains(cfg)  # a command has done it; not who calls this from Python
     with Run(folder, wait) as run:
         if not run.is_main:
             logging.getLogger().setLevel(logging.ERROR)  # the first of several processes reports for all
