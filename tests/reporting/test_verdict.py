@@ -84,6 +84,15 @@ def test_the_interval_of_a_better_loss_leaves_0_out_although_the_steps_find_more
     assert found.low == 0
 
 
+def test_all_pairs_are_judged_by_the_steps_of_shaffer():
+    gaps = {"ab": 0.9, "ac": 0.021, "bc": 0.0205}
+    pairs = [like(first=one, second=other, difference=gap, spread=1e-5) for (one, other), gap in gaps.items()]
+    kinds = [
+        each.kind for each in judge(pairs, alpha=1.5 * pairs[2].p)
+    ]  # by Holm's the smaller of two would be twice as large
+    assert kinds == ["better"] * 3
+
+
 def test_losses_are_equivalent_as_soon_as_the_interval_lies_within_delta():
     pair = like(difference=0.004)
     end = 0.004 + errors([pair]).reach(0.05)[0]
