@@ -69,7 +69,8 @@ class Verdict:
     def words(self) -> str:
         """The verdict as a sentence, with the difference and its interval."""
         first, second, gap = self.pair.first, self.pair.second, signed(self.gap)
-        interval = f"{signed(self.low)} to {signed(self.high)}"
+        far = np.isinf(self.high)  # behind a loss that it shares no seed with
+        interval = "an unknown amount" if far else f"{signed(self.low)} to {signed(self.high)}"
         behind, ahead = f"{gap} behind {first}", f"{first} ahead by {gap}"
         if self.gap < 0:  # possible if "best", where losses have other seeds
             behind = f"{signed(-self.gap)} ahead of {first} on the {self.pair.kind} and images that both have"

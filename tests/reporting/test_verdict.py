@@ -168,6 +168,7 @@ def test_an_interval_that_is_wide_since_two_losses_share_fewer_seeds_says_so():
     values[1] += 0.01  # it leads, and l0 was never beside l3
     judged = judge(compare(a_cube(values[[0, 1, 3]])), question="best")
     assert any("share no seed, which" in found.words for found in judged)
+    assert any("an unknown amount behind the best" in found.words for found in judged)
 
 
 def test_one_seed_or_one_test_image_gives_no_verdict():
