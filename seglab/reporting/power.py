@@ -10,6 +10,7 @@ from seglab.reporting.errors import Errors, Student
 from seglab.reporting.stats import Comparison, errors
 
 POWER = 0.8
+OUTCOMES = 8  # of measuring a variance, equally probable, over which the power is averaged
 MORE_SEEDS = (*range(1, 11), 12, 15, 20, 25, 30, 40, 50)  # the numbers of further seeds that are tried out
 
 
@@ -42,12 +43,12 @@ def _decided(pair: Comparison, delta: float, level: float, seeds: Sequence[int])
 def _reach(pair: Comparison, seeds: Sequence[int], level: float) -> tuple[NDArray, NDArray]:
     """How large a difference must be seen to count with each number of seeds, and its standard deviation.
 
-    The first (seeds, 8) is that at equally probable outcomes of measuring the variance over the seeds. Other pairs
-    lend as many degrees of freedom to each of the pair's own as they do now.
+    The first (seeds, OUTCOMES) is that at equally probable outcomes of measuring the variance over the seeds. Other
+    pairs lend as many degrees of freedom to each of the pair's own as they do now.
     """
     count = np.array(seeds, float)[:, None]
-    free = (count - 1) * (1 + pair.prior / (pair.replicates - 1)) + np.zeros(8)
-    seen = special.chdtri(free, (np.arange(8) + 0.5) / 8) / free * pair.spread / count
+    free = (count - 1) * (1 + pair.prior / (pair.replicates - 1)) + np.zeros(OUTCOMES)
+    seen = special.chdtri(free, (np.arange(OUTCOMES) + 0.5) / OUTCOMES) / free * pair.spread / count
     images = Student(np.full(free.size, pair.image_variance**0.5), np.full(free.size, pair.groups - 1.0))
     reach = Errors(Student(np.sqrt(seen).ravel(), free.ravel()), images).reach(level).reshape(free.shape)
     return reach, np.sqrt(pair.spread / count + pair.image_variance).clip(1e-12)  # 0 if all runs agree

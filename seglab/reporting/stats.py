@@ -240,7 +240,7 @@ def variances(effect: np.ndarray, groups: np.ndarray) -> Variances:
     means = np.array([np.bincount(groups, row) for row in effect]) / sizes  # (seeds, groups)
     of_group = means.mean(axis=0)
     rest = means - means.mean(axis=1, keepdims=True) - of_group + of_group.mean()
-    # what groups of unequal size share of the mean; their sums about it, which a large one makes itself, were too close
+    # groups share the mean by their sizes; squared sums about that mean are too small where one group is most of it
     weight = np.sum((sizes / images) ** 2)
     single = weight * np.sum(rest**2) / ((seeds - 1) * (len(sizes) - 1) * seeds)
     by_seed = effect.mean(axis=1)

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from seglab.plots import outlined, paint_errors
+from seglab.plots import outlined, paint_errors, write_png
 from seglab.reporting.run_figures import Example, curves, examples
 
 
@@ -40,6 +40,13 @@ def test_curves_survive_missing_columns_empty_cells_and_a_single_epoch(tmp_path)
     out = drawn(tmp_path, "curves.png", **{"val/iou": [np.nan, 0.4, np.nan], "train/iou": [np.nan] * 3})
     picture = matplotlib.image.imread(out)
     assert picture.shape[1] > picture.shape[0] > 100
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_picture_is_read_as_it_was_written(channels, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, channels), dtype=np.uint8)
+    read = matplotlib.image.imread(write_png(pixels, tmp_path / "a.png"))
+    assert (np.round(255 * read) == pixels[..., :3]).all()
 
 
 @pytest.mark.parametrize("channels", [0, 1, 3, 4])
