@@ -293,6 +293,8 @@ class ClassMean(ClassWeighted):
     def value(self, x: Pixels) -> PerImage:
         chosen = self._chosen(x)
         loss, counted, weights = self.each_class(x)[:, chosen], self.counted(x), self.weights(x)
+        if counted is None and weights is None:
+            return loss.mean(1)
         w = torch.ones_like(loss[:1]) if weights is None else weights[None, chosen].to(loss.dtype)
         if counted is None:
             return ratio((w * loss).sum(1), w.sum(1))
