@@ -194,7 +194,11 @@ def experiment(cfg: DictConfig) -> dict[str, Any]:
 
 def identity(cfg: DictConfig) -> str:
     """Six hex digits that two runs share exactly when they are the same experiment."""
-    return hashlib.sha256(json.dumps(experiment(cfg), sort_keys=True).encode()).hexdigest()[:6]
+    return _digest(experiment(cfg))
+
+
+def _digest(made: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def run_name(root: DictConfig) -> str:
@@ -209,7 +213,7 @@ def run_name(root: DictConfig) -> str:
     words = [choices.loss, *changed, choices.model, choices.dataset, f"s{root.seed}"]
     words += [f"fold{root.dataset.fold}"] if root.dataset.get("folds", 1) != 1 else []
     safe = "".join(c if c.isalnum() or c in "._-+" else "-" for c in "_".join(map(str, words)))
-    return f"{safe[:80]}-{identity(root)}"  # a file system takes 255 bytes
+    return f"{safe[:80]}-{_digest(made)}"  # a file system takes 255 bytes
 
 
 def _file(group: str, name: str, sources: Any) -> Path | None:

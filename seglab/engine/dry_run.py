@@ -2,11 +2,13 @@
 
 import copy
 import difflib
+import json
 import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -29,10 +31,14 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
 
     It is built on torch's `meta` device, which knows shapes and no numbers, so that the largest takes no memory.
     """
-    shape = (2, dataset.channels, dataset.size, dataset.size)
+    _check_model(json.dumps(node), (2, dataset.channels, dataset.size, dataset.size), dataset.task)
+
+
+@lru_cache  # the runs of a sweep mostly have one model
+def _check_model(node: str, shape: tuple[int, ...], task: Task) -> None:
     try:
         with torch.device("meta"):
-            model = build(without_download(model_node(node, dataset.task)))
+            model = build(without_download(model_node(json.loads(node), task)))
             weights = 4 * sum(weight.numel() for weight in model.parameters())  # bytes of float32
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             got, remedy = f"{weights / 1e9:.3g} GB of {memory / 1e9:.3g} GB", "lower model.base or model.depth"
@@ -42,7 +48,7 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
         if isinstance(error, ContractError) and error.__cause__ is None:  # the model's own sentence
             raise
         return  # a model of the user's may need numbers; the dry run tries it on real ones
-    require_shape(logits, (2, dataset.task.channels, *shape[2:]))
+    require_shape(logits, (2, task.channels, *shape[2:]))
 
 
 def require_shape(logits: Any, expected: tuple[int, ...]) -> None:
