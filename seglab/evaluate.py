@@ -60,7 +60,8 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
     run.require_task(dataset.task)
     images = eval_set(run, dataset, cfg.split)
     scale = cfg.scale or ("native" if images.dataset.fit == "patch" else "run")
-    require(scale in SCALES, "evaluate", f"scale as one of {', '.join(SCALES)}", scale)
+    scales = SCALES[1:] if images.dataset.fit == "patch" else SCALES  # a test sees whole images, too
+    require(scale in scales, "evaluate", f"scale as {' or '.join(scales)} with dataset.fit={images.dataset.fit}", scale)
     # Where the data lie decides nothing: the fingerprint says what they are
     fixed = {key: value for key, value in node.items() if key not in ("root", "cache_dir", "cache_gb")}
     settings = {"dataset": fixed, "split": images.split, "scale": scale}
@@ -82,18 +83,18 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     from seglab.engine.per_image import ImageTable, score
     from seglab.engine.run import versions
     from seglab.files import csv_text, write_arrays, write_json, write_text
-    from seglab.inference.evaluation import NativeResolution, TrainingResolution, seen_in_training
+    from seglab.inference.evaluation import TrainingResolution, native, seen_in_training
     from seglab.inference.predictor import predictor
     from seglab.reporting.class_rows import rows_per_image
     from seglab.reporting.metrics_table import at_threshold
 
     since = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)  # first: a folder that cannot be written is said before the work
-    native = facts["scale"] == "native"
+    whole = facts["scale"] == "native"
     # At the run's scale the model alone is used, and tried on one square of the size of training
-    window, overlap, tta = (cfg.window, cfg.overlap, cfg.tta) if native else (images.dataset.size, 0.5, "none")
+    window, overlap, tta = (cfg.window, cfg.overlap, cfg.tta) if whole else (images.dataset.size, 0.5, "none")
     model = predictor(run, window, overlap, tta, cfg.batch_size, cfg.device, images.dataset)
-    measured = NativeResolution(run, model, images) if native else TrainingResolution(run, model, images, cfg.workers)
+    measured = native(model, images) if whole else TrainingResolution(run, model, images, cfg.workers)
     seen = seen_in_training(run, measured.items)
     if seen:
         log.warning("%s: %d of %d images have ids that the run has trained on", run.name, seen, len(measured.items))

@@ -132,9 +132,9 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
 def train_and_measure(cfg: DictConfig, run: Run) -> float:
     """Train, measure and draw in a folder that this process holds; resumes from the last checkpoint if there is one."""
     from seglab.engine.device import keep_freed_memory, precision, processes_sentence, use_threads
-    from seglab.engine.results import draw, measure
     from seglab.engine.threads import evaluation_processes, run_threads
     from seglab.engine.worker_pool import submit
+    from seglab.inference.results import draw, measure
 
     keep_freed_memory()
     use_threads(run_threads(cfg))
@@ -208,7 +208,7 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None, wor
     if before and (before["fingerprint"] != facts["fingerprint"] or (began or ids) != ids):
         got = other_data(run.earlier, cfg.dataset.get("root"))
         require(False, f"run {run}", "the data that it began with", got, "rerun=true starts over")
-    run.note(data=facts)
+    run.note(data=facts, scale="native" if dataset.fit == "patch" else "run")  # of the test
     if facts["range"] != "full":
         low, high = facts["range"]
         log.info("data: values from %g to %g are the range from black to white (dataset.range)", low, high)

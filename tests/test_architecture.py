@@ -34,7 +34,7 @@ LAYERS = (
 CONFIGURE = ("command", "engine/cli", "engine/config", "engine/override_errors")
 ONLY_IN = {
     "hydra": CONFIGURE,
-    "omegaconf": (*CONFIGURE, "engine/results"),
+    "omegaconf": (*CONFIGURE, "inference/results"),
     "pytorch_lightning": ("command", "engine/", "inference/", "benchmarks/", "data/module"),
     "matplotlib": ("plots", "reporting/", "views/", "loss_catalog"),
 }

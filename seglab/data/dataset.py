@@ -79,7 +79,7 @@ class Dataset:
 
     size: side in pixels of the square that the model sees.
     fit: `resize` stretches the image to the square, `pad` keeps its proportions on black, `patch` keeps its pixels:
-    training draws squares of `size` from it, validation and test tile it with them (black beyond the edges).
+    training draws squares of `size` from it, validation tiles it with them, and the test is of the whole image.
     reduce: shrink the image by this whole factor before all that.
     positive_fraction: fraction of the patches of an image with foreground that are drawn around a pixel of it; the
     others are drawn anywhere. patches_per_image: patches drawn from each image in an epoch.

@@ -11,7 +11,7 @@ from seglab.contract import ContractError, require
 from seglab.data.dataset import Dataset, Decoded, Item
 from seglab.data.facts import item_facts
 from seglab.images.labels import Seen, fractions, layers, valid_pixels, without_ignored
-from seglab.images.resize import crop, fit, require_bands, resize, to_bits, to_channels, to_full_range, to_mask
+from seglab.images.resize import fit, require_bands, resize, to_bits, to_channels, to_full_range, to_mask
 
 POINTS = 64  # foreground pixels remembered of each image, for patches to be drawn around
 
@@ -146,13 +146,12 @@ def native_objects(item: Item, dataset: Dataset) -> np.ndarray:
 
 
 def objects_of(item: Item, dataset: Dataset) -> np.ndarray:
-    """Number an item's objects as the model sees its mask: (size, size), of an image cut into patches the first one.
+    """Number an item's objects as the model's mask is scored: (size, size), or in their own size where it has patches.
 
     A pixel that the mask leaves to the background may bear a number: that is for the caller to leave out.
     """
-    size, how = dataset.size, dataset.fit
-    native = native_objects(item, dataset)
-    return warp_instances(native, lambda one: crop(one, 0, 0, size, size) if how == "patch" else fit(one, size, how))
+    native, whole = native_objects(item, dataset), dataset.fit == "patch"
+    return native if whole else warp_instances(native, lambda one: fit(one, dataset.size, dataset.fit))
 
 
 def warp_instances(labels: np.ndarray, warp: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

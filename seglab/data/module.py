@@ -80,6 +80,8 @@ class DataModule:
         if place is not None:
             samples = hold(samples, self.opened.fingerprint, split, place)
         workers = 0 if place is not None else self.workers
+        images, count = f"at most as many processes as images to measure ({len(samples.ids)})", len(samples.ids)
+        require(split == "train" or not 0 < count < self.processes, "trainer.devices", images, self.processes)
         batches = EpochBatches(len(samples), self.seed, split == "train", self.batch_size, self.processes)
         if limit is not None:
             count = limit if isinstance(limit, int) else int(limit * len(batches))  # 1 is one batch, 1.0 are all

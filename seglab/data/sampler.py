@@ -8,8 +8,6 @@ import numpy as np
 from torch import distributed
 from torch.utils.data import Sampler
 
-from seglab.contract import require
-
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Yield batches of (epoch, index) pairs, so that a sample knows its epoch in whatever process it is made.
@@ -25,8 +23,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __init__(self, length: int, seed: int, shuffle: bool, batch_size: int, processes: int = 1) -> None:
         self.length, self.seed, self.shuffle, self.batch_size, self.epoch = length, seed, shuffle, batch_size, 0
-        images, self.processes = f"at most as many processes as images to measure ({length})", processes
-        require(shuffle or not 0 < length < processes, "trainer.devices", images, processes)
+        self.processes = processes
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass; Lightning calls this."""

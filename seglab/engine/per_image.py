@@ -1,6 +1,5 @@
 """The tables of a run: a row per epoch, a row and a histogram per test image and class, and a few example images."""
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -83,7 +82,7 @@ Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
 
 
 class Record(NamedTuple):
-    """What is kept of one image, or of one tile of it; counts (k, 6) and histograms can be added over the tiles.
+    """What is kept of one image: counts (k, 6), a histogram, the loss.
 
     `shapes` has a dictionary for each class, `confusion` (k, k) is there for classes that exclude each other.
     """
@@ -100,9 +99,8 @@ class Record(NamedTuple):
 class ImageTable:
     """Collects a row and a histogram per image and class.
 
-    The tiles of one image become one row: their counts are added, their losses averaged by how many pixels count;
-    distances and objects, which cross the borders of tiles, are then undefined. The histogram (2 x 256 counts of truth
-    and probability) holds every threshold, the calibration and the precision-recall curve: no pixel is needed again.
+    The histogram (2 x 256 counts of truth and probability) holds every threshold, the calibration and the
+    precision-recall curve: no pixel is needed again.
 
     Args:
         groups: the group (patient, scene) of each image's id.
@@ -143,9 +141,9 @@ class ImageTable:
                 computed = submit(self.processes, shape_scores, predicted[i, k], true[i, k], numbers)
                 self._waiting.append((shapes[k], computed))  # fills the row of its record
             self.records.append(Record(name, counted[i], tables[i], loss, shapes, cells[i]))
-            self._collect()
+            self._collect(max(2**24 // true[i, 0].size, 2 * self.processes))  # 64 images of 512 pixels
 
-    def _collect(self, ahead: int = 64) -> None:
+    def _collect(self, ahead: int) -> None:
         """Take the scores of the shapes from the processes; so many may still wait, with their masks in memory."""
         while len(self._waiting) > ahead:
             row, computed = self._waiting.popleft()
@@ -161,48 +159,31 @@ class ImageTable:
             in_turn = zip_longest(*parts)  # each process took every k-th
             self.records = [record for group in in_turn for record in group if record]
 
-    def images(self) -> dict[str, list[Record]]:
-        """The tiles of each image, in the order of the images; one where images are seen whole."""
-        tiles: dict[str, list[Record]] = {}
-        for record in self.records:
-            tiles.setdefault(record.id, []).append(record)
-        return tiles
-
     def table(self) -> pd.DataFrame:
         """One row per image and class: id, group, class, pixels, foreground, counts, loss, scores, then distances."""
         self._collect(0)
-        images, classes = self.images(), self.task.classes
-        summed = torch.tensor(np.concatenate([sum(tile.counts for tile in tiles) for tiles in images.values()]))
-        whole = [column.long() for column in summed.T[:4]]  # tp, fp, fn, tn; the others are sums of probabilities
-        counted = Counts(*whole, *summed.T[4:])
-        names = [name for name in images for _ in classes]
+        records, classes = self.records, self.task.classes
+        columns = torch.tensor(np.concatenate([record.counts for record in records])).T
+        whole = [column.long() for column in columns[:4]]  # tp, fp, fn, tn; the others are sums of probabilities
+        counted = Counts(*whole, *columns[4:])
+        names = [record.id for record in records for _ in classes]
         groups = [self.groups[name] for name in names]
-        table: dict[str, Any] = {"id": names, "group": groups, "class": [*classes] * len(images)}
+        table: dict[str, Any] = {"id": names, "group": groups, "class": [*classes] * len(records)}
         table |= {"pixels": sum(whole), "foreground": counted.tp + counted.fn, **counted._asdict()}
-        table["loss"] = [mean_loss(tiles) for tiles in images.values() for _ in classes]
-        shapes: list[dict[str, float]] = []
-        for tiles in images.values():
-            shapes += tiles[0].shapes if len(tiles) == 1 else [dict.fromkeys(one, math.nan) for one in tiles[0].shapes]
-        return pd.concat([pd.DataFrame(table | scores(counted, self.empty)), pd.DataFrame(shapes)], axis=1)
+        table["loss"] = [record.loss for record in records for _ in classes]
+        shapes = pd.DataFrame([one for record in records for one in record.shapes])
+        return pd.concat([pd.DataFrame(table | scores(counted, self.empty)), shapes], axis=1)
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """The arrays of histograms.npz for this pass: `<prefix>` (n, classes, 2, 256), `<prefix>_ids` (n,).
 
         Also `<prefix>_confusion` (k, k), true classes in rows, where classes exclude each other.
         """
-        images = self.images()
-        tables = [sum(tile.histogram for tile in tiles) for tiles in images.values()]
+        tables = np.stack([record.histogram for record in self.records]).astype(np.int32)
         # Ids as in per_image.csv, where one such as =A1 is a safe cell
-        found = {prefix: np.stack(tables).astype(np.int32), f"{prefix}_ids": np.array(list(map(cell, images)))}
+        found = {prefix: tables, f"{prefix}_ids": np.array([cell(record.id) for record in self.records])}
         cells = [record.confusion for record in self.records if record.confusion is not None]
         return found | ({f"{prefix}_confusion": np.sum(cells, axis=0)} if cells else {})
-
-
-def mean_loss(tiles: Sequence[Record]) -> float:
-    """The mean loss of an image's tiles, by how many pixels of each count."""
-    pixels = [tile.counts[0, :4].sum() for tile in tiles]
-    weights = pixels if sum(pixels) else None  # None: no pixel of the image counts
-    return float(np.average([tile.loss for tile in tiles], weights=weights))
 
 
 def means(table: pd.DataFrame, task: Task) -> dict[str, float]:

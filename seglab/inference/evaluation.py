@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,13 @@ from seglab.data.distance_maps import MAPS
 from seglab.data.facts import extent, range_warnings
 from seglab.data.module import DataModule
 from seglab.data.prepare_data import open_data, select_items
+from seglab.data.sampler import rank_and_world
 from seglab.data.split import SPLITS, Splits
+from seglab.engine.device import autocast
+from seglab.engine.module import SegModule
 from seglab.engine.per_image import Measured, Picture, pictures, steps
 from seglab.engine.trained_run import FOLLOWED_OPTIONS, TrainedRun
-from seglab.images.labels import layers, map_layers
+from seglab.images.labels import Seen, layers, map_layers
 from seglab.images.resize import in_colors, resize
 from seglab.inference.predictor import FULL, Predictor
 
@@ -120,34 +123,50 @@ class TrainingResolution:
             return pictures(self.module, self.data.samples("test"), numbers)
 
 
+@dataclass
 class NativeResolution:
     """Whole images in their own size (over `dataset.reduce`), through the map that seglab.predict makes of them.
 
-    The map holds probabilities in steps of 1/65535; the loss is that of the logits which give them, 11.8 at most.
+    The map holds probabilities in steps of 1/65535; the loss is that of the logits which give them, 11.8 at most. Of
+    several processes each measures every k-th image.
+
+    Args:
+        predictor: the model, and how its images are read.
+        items: the images; `skipped` takes those that cannot be read and are to be left out, with the reason.
+        read: decodes an image in its own size.
+        unseen: nobody has looked at their range before, which is done now.
     """
 
-    def __init__(self, run: TrainedRun, predictor: Predictor, images: EvalSet) -> None:
-        self.predictor, self.module = predictor, predictor.module
-        self.dataset, chosen = images.dataset, select_items(images.dataset, images.as_test)
-        self.skipped = chosen.skipped
-        self.items = [item for item in images.items(chosen.splits) if item.id not in chosen.skipped]
-        self.objects: dict[str, Callable[[], np.ndarray]] = {
-            item.id: partial(native_objects, item, self.dataset) for item in self.items if item.objects
-        }
+    predictor: Predictor
+    items: Sequence[Item]
+    read: Callable[[Item], Seen]
+    skipped: dict[str, str] = field(default_factory=dict)
+    unseen: bool = False
+
+    @property
+    def module(self) -> SegModule:
+        """The model and the loss."""
+        return self.predictor.module
+
+    @property
+    def objects(self) -> dict[str, Callable[[], np.ndarray]]:
+        """What numbers an image's objects, by id, where the data set distinguishes any."""
+        dataset = self.predictor.dataset
+        return {item.id: partial(native_objects, item, dataset) for item in self.items if item.objects}
 
     def __iter__(self) -> Iterator[Measured]:
-        facts: list[Facts] = []
-        bar = tqdm(self.items, "evaluate", delay=3, leave=False, disable=None)  # None: shown on a terminal alone
-        for number, item in enumerate(bar):
+        facts, dataset, (rank, world) = list[Facts](), self.predictor.dataset, rank_and_world()
+        own = list(enumerate(self.items))[rank::world]
+        for number, item in tqdm(own, "measure", delay=3, leave=False, disable=None):  # None: on a terminal alone
             try:
-                image, mask, valid = decode_native(item, self.dataset)
+                image, mask, valid = self.read(item)
             except ContractError as error:
-                raise_unless_skipped(error, self.dataset)
+                raise_unless_skipped(error, dataset)
                 self.skipped[item.id] = str(error)
                 continue
-            facts.append({"depth": str(image.dtype), "extent": extent(image)})
-            truth, device, task = encode(mask.astype(np.float32), self.dataset), self.module.device, self.dataset.task
-            shares = truth / np.float32(255) if self.dataset.soft else truth  # steps of 1/255, as in training
+            facts.append({"depth": str(image.dtype), "extent": extent(image)} if self.unseen else {})
+            truth, device, task = encode(mask.astype(np.float32), dataset), self.module.device, dataset.task
+            shares = truth / np.float32(255) if dataset.soft else truth  # steps of 1/255, as in training
             maps = {name: tensor(map_layers(MAPS[name], shares, task)).to(device) for name in self.module.loss.needs}
             target = tensor(shares if shares.ndim == 2 else np.moveaxis(shares, 2, 0)).to(device)
             marks = None if valid is None else tensor(valid).to(device)
@@ -155,25 +174,43 @@ class NativeResolution:
             index = torch.tensor([number], device=device)
             batch = {"target": target, "valid": marks, "id": [item.id], "index": index}
             yield self.module.loss(logits, target, marks, **maps), logits, batch
-        for sentence in range_warnings(facts, self.dataset):
+        for sentence in range_warnings(facts, dataset) if self.unseen else ():
             log.warning("data: %s", sentence)
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
         """Image, truth, probability and what counts of some images, reduced for display."""
-        known, task = [item for item in self.items if item.id not in self.skipped], self.dataset.task
+        known, dataset = [item for item in self.items if item.id not in self.skipped], self.predictor.dataset
         for number in numbers:
-            image, mask, valid = decode_native(known[number], self.dataset)
+            image, mask, valid = self.read(known[number])
             levels = self.predictor.at_scale(image)
             scale = min(1.0, LONGEST / max(mask.shape[:2]))
             small = [max(1, round(side * scale)) for side in mask.shape[:2]]
-            seen = convert(np.asarray(image), replace(self.dataset, bits=8))  # pictures have 8 bits
+            seen = convert(np.asarray(image), replace(dataset, bits=8))  # pictures have 8 bits
             shown = resize(in_colors(seen), *small)
-            truth = np.stack([resize(layer.astype(np.float32), *small) for layer in layers(mask, task)])
+            truth = np.stack([resize(layer.astype(np.float32), *small) for layer in layers(mask, dataset.task)])
             maps = levels.reshape(-1, *levels.shape[-2:])
             found = np.stack([resize(one / np.float32(FULL), *small) for one in maps])
             marks = None if valid is None else resize(valid.astype(np.float32), *small) >= 0.5
-            one: int | slice = 0 if task.channels == 1 else slice(None)
+            one: int | slice = 0 if dataset.task.channels == 1 else slice(None)
             yield shown.reshape(*small, -1), truth[one], found[one], marks
+
+
+def native(predictor: Predictor, images: EvalSet) -> NativeResolution:
+    """Whole images of a data set, decoded from their files."""
+    chosen = select_items(images.dataset, images.as_test)
+    items = [item for item in images.items(chosen.splits) if item.id not in chosen.skipped]
+    read = partial(decode_native, dataset=images.dataset)
+    return NativeResolution(predictor, items, read, chosen.skipped, unseen=True)
+
+
+def of_split(module: SegModule, data: DataModule, split: str, limit: float | None, precision: str) -> NativeResolution:
+    """Whole images of a split of the data that a model on patches is trained on; `limit` is as of DataModule.loader."""
+    loader, opened = data.loader(split, limit), data.opened
+    last = loader.dataset.source.number(loader.sampler.length - 1)  # type: ignore[attr-defined]
+    items = data.splits[split][: max(last + 1, data.processes)]  # each process waits for the others' images
+    enter = partial(autocast, precision, module.device.type)
+    predictor = Predictor(module, opened.dataset, enter, opened.dataset.size)
+    return NativeResolution(predictor, items, lambda item: opened.decoded[item.id].seen())
 
 
 def tensor(array: np.ndarray) -> Tensor:

@@ -121,7 +121,9 @@ def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
     row |= {"dataset": choices.get("dataset", ""), "model": choices.get("model", ""), "seed": facts.get("seed", 0)}
     row |= {key: facts.get(key) for key in ("card", "error", "git", "overrides", "finished")}
     row["fold"] = fold(config)
+    row["scale"] = facts.get("scale", "run")
     row["benchmark"] = f"{row['dataset']} {str(data.get('fingerprint', ''))[:6]}".strip()
+    row["benchmark"] += " native" * (row["scale"] == "native")  # runs of before have scores of tiles
     row |= {"task": task, "classes": classes, "thresholds": (facts.get("threshold") or {}).get("tuned")}
     return row | metrics_of(as_numbers(facts.get("metrics") or {}), class_name)
 

@@ -157,7 +157,8 @@ def benchmark_titles(runs: pd.DataFrame) -> dict[str, str]:
     first = runs.drop_duplicates("benchmark")
     titles = {}
     for dataset, same in first.groupby("dataset", sort=False):
-        leaves = [flat(config.get("dataset") or {}) for config in same["config"]]
+        facts = zip(same["config"], same["scale"], strict=True)
+        leaves = [flat((config.get("dataset") or {}) | {"scale": scale}) for config, scale in facts]
         keys = [key for key in _differing(leaves) if key != "fold" and not key.startswith("cache_")]
         keys = [key for key in keys if key not in ("root", "mean", "std")] or keys[:1]
         for number, (name, leaf) in enumerate(zip(same["benchmark"], leaves, strict=True), 1):

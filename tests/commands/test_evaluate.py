@@ -18,7 +18,7 @@ from seglab.metrics.objects import surface_distances
 from seglab.reporting.load_runs import collect
 from seglab.train import train
 from tests.conftest import OF_FILES, facts_of, train_small
-from tests.data.fabricate import write_image
+from tests.data.fabricate import write_image, write_scenes
 from tests.engine.untrained import write_run
 from tests.reporting.fabricate import change
 
@@ -88,10 +88,10 @@ def test_ships_side_by_side_are_counted_one_by_one_in_training_and_evaluation(co
         folder = tmp_path / fit
         more = (f"dataset.fit={fit}", "trainer.max_epochs=1")
         train(configure("train", *OF_FILES, *sea, *words, *more, folder=folder), folder)
-        (out,) = call(configure, folder, "scale=run")
+        (out,) = call(configure, folder)
         rows = pd.read_csv(folder / "per_image.csv")
         pd.testing.assert_frame_equal(pd.read_csv(out / "per_image.csv"), rows)
-        assert rows["objects"].tolist() == pytest.approx([2 if fit == "resize" else np.nan], nan_ok=True)
+        assert rows["objects"].tolist() == [2]
         (out,) = call(configure, folder, "scale=native")
         assert pd.read_csv(out / "per_image.csv")["objects"].tolist() == [2]
 
@@ -146,10 +146,27 @@ def test_whole_images_of_a_run_on_patches_have_outlines_and_objects(configure, p
         assert row.objects == 1
     tables = np.load(out / "histograms.npz")["test"]
     np.testing.assert_array_equal(tables[:, 0, 1, 128:].sum(-1), rows["tp"])
-    (tiled,) = call(configure, run, *other(pairs), "scale=run", "split=all")
-    tiles = pd.read_csv(tiled / "per_image.csv")
-    assert tiles["hd95"].isna().all()
-    assert (tiles["foreground"] == rows["foreground"]).all()
+    with pytest.raises(ContractError, match=r"scale as native with dataset\.fit=patch, got run"):
+        call(configure, run, *other(pairs), "scale=run", "split=all")
+
+
+def test_a_run_on_patches_is_tested_on_whole_images_as_evaluate_sees_them(configure, tmp_path):
+    write_scenes(tmp_path / "data", 12, height=80, width=70, radius=12)
+    words = ("dataset=folder", f"dataset.root={tmp_path / 'data'}", "dataset.fit=patch", "dataset.val_fraction=0.4")
+    folder = tmp_path / "run"
+    train(configure("train", *OF_FILES, *words, "loss=boundary", "augment=none", folder=folder), folder)
+    metrics, arrays = facts_of(folder)["metrics"], np.load(folder / "histograms.npz")
+    for split in ("val", "test"):
+        (out,) = call(configure, folder, f"split={split}")
+        np.testing.assert_array_equal(np.load(out / "histograms.npz")["test"], arrays[split])
+        measured = facts_of(out, "evaluation.json")["metrics"]
+        own = {name: value for name in measured if (value := metrics.get(f"{split}/{name}")) is not None}
+        assert {"iou", "loss", "iou_pooled"} <= own.keys()
+        assert own == pytest.approx({name: measured[name] for name in own}, rel=1e-6)
+    assert (out / "per_image.csv").read_bytes() == (folder / "per_image.csv").read_bytes()
+    rows = pd.read_csv(folder / "per_image.csv")
+    assert set(rows["pixels"]) == {80 * 70}
+    assert rows["objects"].tolist() == [1] * len(rows)
 
 
 def test_maps_of_soft_targets_are_the_same_in_both_scales(configure, tmp_path):

@@ -41,7 +41,7 @@ def test_the_average_is_validated_saved_and_tested(configure, tmp_path, monkeypa
         Watch.measured.append(Watch.note(module))
         return score(module, *more)
 
-    monkeypatch.setattr("seglab.engine.results.score", watched)
+    monkeypatch.setattr("seglab.inference.results.score", watched)
     train(configure("train", *WITH, f"+callbacks.watch._target_={__name__}.Watch", folder=tmp_path), tmp_path)
     average, averages = Watch.trained[0], []
     for n, weight in enumerate(Watch.trained[1:], 1):

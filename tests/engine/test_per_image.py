@@ -1,4 +1,4 @@
-"""The rows of a run add up: tiles to images, images to the metrics, and the images to look at are the right ones."""
+"""The rows of a run are right and add up to the metrics, and the images to look at are the right ones."""
 
 from types import SimpleNamespace
 
@@ -17,33 +17,6 @@ def scene(seed, side=8):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(1, 1, side, side, generator=generator)
     return logits, (torch.rand(1, 1, side, side, generator=generator) > 0.7).to(torch.uint8)
-
-
-def test_the_tiles_of_an_image_make_the_row_of_the_whole_image():
-    logits, target = scene(0)
-    whole, tiled = (ImageTable({"a": "p", "b": "q"}, 0.5, "correct", outlines=False) for _ in range(2))
-    whole.add(torch.tensor([0.5]), logits, target, ["a"])
-    halves = [(logits[..., :4], target[..., :4], 0.2), (logits[..., 4:], target[..., 4:], 0.8)]
-    for left, right, loss in halves:
-        tiled.add(torch.tensor([loss]), left, right, ["a"])
-    pd.testing.assert_frame_equal(tiled.table(), whole.table(), rtol=1e-6)
-    np.testing.assert_array_equal(tiled.arrays("val")["val"], whole.arrays("val")["val"])
-    table = ImageTable({"a": "p"}, 0.5, "correct")
-    for _, _, loss in halves:
-        table.add(torch.tensor([loss]), logits, target, ["a"])
-    assert table.table()[["hd95", "asd", "objects", "object_f2"]].isna().all(axis=None)  # undefined for tiles
-
-
-def test_the_overlap_of_two_tiles_counts_once_and_what_lies_beyond_the_image_never():
-    logits, target = scene(0)
-    whole, tiled = (ImageTable({"a": "p"}, 0.5, "correct", outlines=False) for _ in range(2))
-    whole.add(torch.tensor([(4 * 0.2 + 3 * 0.8) / 7]), logits[..., :7], target[..., :7], ["a"])
-    for columns, own, loss in ((slice(0, 4), slice(0, 4), 0.2), (slice(2, 8), slice(2, 5), 0.8)):
-        valid = torch.zeros_like(target[..., columns], dtype=torch.bool)
-        valid[..., own] = True
-        tiled.add(torch.tensor([loss]), logits[..., columns], target[..., columns], ["a"], valid)
-    pd.testing.assert_frame_equal(tiled.table(), whole.table(), rtol=1e-6)
-    np.testing.assert_array_equal(tiled.arrays("val")["val"], whole.arrays("val")["val"])
 
 
 def test_a_row_holds_the_textbook_scores_in_the_order_of_the_images():

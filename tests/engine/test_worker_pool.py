@@ -69,7 +69,7 @@ def test_a_picture_that_fails_is_a_warning_that_names_the_run(tmp_path, monkeypa
     def broken(*_):
         raise ValueError("no font")
 
-    monkeypatch.setattr("seglab.engine.results.curves", broken)
+    monkeypatch.setattr("seglab.inference.results.curves", broken)
     folder = train_small(tmp_path / "mine", "pictures=true")
     [warning] = [record.message for record in caplog.records if "drawn" in record.message]
     assert warning.endswith("mine: a picture could not be drawn (ValueError: no font)")

@@ -211,6 +211,10 @@ def test_a_report_of_tiles_says_so_and_why_a_metric_of_them_is_undefined(tmp_pat
     tiles = "Scores are of tiles without overlap, added for each image"
     assert tiles in markdown([study], sweep.runs)
     assert tiles in page("x", [study], [{}], sweep.runs, "")
+    for file in folder.glob("dice*"):
+        change(file, scale="native")  # as runs on patches are tested since
+    parts = [(name, Study(name, runs, Question()).tiles) for name, runs in collect([folder]).benchmarks()]
+    assert [(name.split()[-1], bool(said)) for name, said in parts] == [("scale=run", True), ("scale=native", False)]
     empty = Study("data", sweep, Question(metric="recall", images="empty"))
     assert empty.answer.endswith("recall is undefined in the empty test images of bce, dice.")
 

@@ -72,7 +72,7 @@ def test_the_center_has_the_loss_and_iou_that_the_run_was_measured_with(run):
     assert tables["landscape"].set_index(["first", "second"])["dice"][0.0, 0.0] == row["at center"]
 
 
-def test_the_center_of_a_run_on_patches_is_that_of_whole_images_by_the_policy_of_the_run(tmp_path):
+def test_the_center_of_a_run_on_patches_is_that_of_its_validation_by_the_policy_of_the_run(tmp_path):
     write_scenes(tmp_path / "data", 12, height=80, width=70, radius=12)
     write_image(tmp_path / "data/masks/03.png", np.zeros((80, 70)))
     words = ("dataset=folder", f"dataset.root={tmp_path / 'data'}", "dataset.cache_dir=null", "dataset.fit=patch")
@@ -81,8 +81,9 @@ def test_the_center_of_a_run_on_patches_is_that_of_whole_images_by_the_policy_of
     train(compose("train", *OF_FILES, *words, folder=folder), folder)
     found = view([open_run(folder)], LOSSES, **OPTIONS | {"split": "val"})
     row, facts = found.tables["lowest"].set_index("loss").loc["dice"], facts_of(folder)
-    assert row["at center"] == pytest.approx(facts["metrics"]["val/loss"], rel=1e-6)
-    assert row["IoU at center"] == pytest.approx(facts["metrics"]["val/iou"], abs=1e-6)
+    best = pd.read_csv(folder / "metrics.csv").set_index("epoch").loc[facts["monitor"]["epoch"]]
+    assert row["at center"] == pytest.approx(best["val/loss"], rel=1e-6)
+    assert row["IoU at center"] == pytest.approx(best["val/iou"], abs=1e-6)
     assert f"Means over {facts['data']['images']['val']} val images" in found.sections[0].caption
 
 

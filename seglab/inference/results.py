@@ -1,6 +1,7 @@
 """What a trained model leaves in its run folder: a row for each test image, histograms, and pictures."""
 
 import logging
+from collections.abc import Iterable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -12,12 +13,13 @@ from seglab.data.facts import spread_objects
 from seglab.data.module import DataModule
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
-from seglab.engine.per_image import ImageTable, captions, pictures, predict, score, steps
+from seglab.engine.per_image import ImageTable, Measured, captions, pictures, predict, score, steps
 from seglab.engine.run import Run
 from seglab.engine.threads import evaluation_processes
 from seglab.engine.trackers import final
 from seglab.engine.worker_pool import submit
 from seglab.files import csv_text, write_arrays, write_text
+from seglab.inference.evaluation import of_split
 from seglab.reporting.class_rows import read_rows, rows_per_image, tuned_threshold
 from seglab.reporting.decisions import calibration_scores
 from seglab.reporting.run_decisions import decide
@@ -28,7 +30,11 @@ log = logging.getLogger(__name__)
 
 
 def measure(cfg: DictConfig, device: torch.device, module: SegModule, data: DataModule, run: Run) -> None:
-    """Measure validation and test images: a row and a histogram for each, and the threshold tuned on validation."""
+    """Measure validation and test images: a row and a histogram for each, and the threshold tuned on validation.
+
+    Images that training cuts patches from are measured whole, as seglab.predict and seglab.evaluate see them.
+    """
+    whole = data.dataset.fit == "patch"
     groups = {item.id: item.group for items in (data.splits.val, data.splits.test) for item in items}
     metrics: dict[str, float] = {}
     arrays: dict[str, Any] = {}
@@ -36,8 +42,11 @@ def measure(cfg: DictConfig, device: torch.device, module: SegModule, data: Data
     module.to(device).eval()  # Lightning has moved it to the CPU
     for split in ("val", "test"):
         records = ImageTable(groups, cfg.threshold, cfg.empty, split == "test", data.objects(split), task, processes)
-        loader = data.loader(split, cfg.trainer[f"limit_{split}_batches"])
-        measured = steps(module, loader, partial(autocast, cfg.trainer.precision, device.type))
+        limit, precision = cfg.trainer[f"limit_{split}_batches"], cfg.trainer.precision
+        if whole:
+            measured: Iterable[Measured] = of_split(module, data, split, limit, precision)
+        else:
+            measured = steps(module, data.loader(split, limit), partial(autocast, precision, device.type))
         metrics |= {f"{split}/{name}": value for name, value in score(module, measured, records).items()}
         arrays |= records.arrays(split)
     tuned, pooled = tuned_threshold(arrays["val"], task, cfg.empty), arrays["test"].sum(0)
