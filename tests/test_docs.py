@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 
@@ -69,6 +70,14 @@ def test_the_page_of_the_configuration_has_every_file():
     assert sorted(file for file in files if not file.startswith(elsewhere) and f'"conf/{file}"' not in text) == []
     models = {f"`{file.stem}`" for file in (CONF / "model").glob("*.yaml")}
     assert models <= set(re.findall(r"`\w+`", re.findall(r"(?m)^\| `model` .*", text)[0]))
+
+
+@pytest.mark.parametrize("file", sorted(CONF.glob("*.yaml")), ids=lambda file: file.stem)
+def test_help_lists_the_groups_of_commands_that_have_some(file):
+    node = yaml.safe_load(file.read_text())
+    chosen = [name for each in node.get("defaults", []) for name in (each if isinstance(each, dict) else [each])]
+    has_groups = any(not name.startswith(("_self_", "override ")) for name in chosen)
+    assert has_groups == ("template" not in node["hydra"]["help"])
 
 
 def test_the_version_is_one():

@@ -22,7 +22,7 @@ QUARTERS = ("smallest quarter", "second quarter", "third quarter", "largest quar
 CALIBRATION = {"nll": "NLL", "brier": "Brier score", "ece": "calibration error"}
 TUNED = ("tuned/threshold", *(f"tuned/{name}" for name in THRESHOLDED))
 POOLED = (*(f"{name}_pooled" for name in (*THRESHOLDED, "accuracy")), "average_precision")
-OBJECTS = ("object_recall", "object_dice", "found/object_f1", "found/false_objects", "found/area_error")
+OBJECTS = ("object_recall", "object_dice", "object_f2", "found/object_f1", "found/false_objects", "found/area_error")
 EPOCHS = ("epochs/train roughness", "epochs/val roughness", "epochs/seconds")
 LOWER_IS_BETTER = {"loss", "fp", "fn", "hd95", "asd", "found/nothing", "found/false_objects", *CALIBRATION, *EPOCHS}
 RESCALED = (f"{rule}/{key}" for rule in ("scaled", "calibrated") for key in CALIBRATION)
@@ -37,7 +37,7 @@ TILES = (
     "worse than in whole images, which python -m seglab.evaluate scores."
 )
 BLOCKS: dict[str, tuple[str, ...]] = {
-    "Mean over the test images, {decision}": (*THRESHOLDED, "accuracy", *CONFIDENCES, "specificity"),
+    "Mean over the test images, {decision}": (*THRESHOLDED, "f2", "accuracy", *CONFIDENCES, "specificity"),
     "Mean over the test images, threshold tuned on validation": TUNED,
     "Pooled over all pixels of the test set": POOLED,
     "Probabilities of all test pixels: as they are, after temperature scaling, after isotonic calibration": CALIBRATED,
@@ -49,10 +49,12 @@ BLOCKS: dict[str, tuple[str, ...]] = {
 TITLES = {
     "iou": "IoU",
     "dice": "Dice",
+    "f2": "F2",
     "hd95": "HD95 (px)",
     "asd": "ASD (px)",
     "nsd": "NSD at 1 px",
     "object_dice": "object Dice",
+    "object_f2": "object F2",
     **CALIBRATION,
     **{f"scaled/{key}": f"{name}, scaled" for key, name in CALIBRATION.items()},
     **{f"calibrated/{key}": f"{name}, isotonic" for key, name in CALIBRATION.items()},

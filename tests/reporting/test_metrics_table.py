@@ -9,6 +9,7 @@ from seglab.reporting.class_rows import rows_per_image
 from seglab.reporting.load_runs import collect
 from seglab.reporting.metrics_table import (
     BLOCKS,
+    FRACTIONS,
     _found,
     over_seeds,
     read_decisions,
@@ -24,6 +25,10 @@ from seglab.reporting.thresholds import calibration
 from seglab.reporting.write_report import _flat, _markdown_table
 
 SCORES = ["iou", "dice", "precision", "recall"]
+
+
+def test_the_tables_have_every_score_that_a_verdict_may_be_about():
+    assert {*FRACTIONS, "hd95", "asd"} <= {key for keys in BLOCKS.values() for key in keys}
 
 
 def by_hand(folder, threshold):
