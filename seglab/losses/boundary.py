@@ -25,8 +25,8 @@ LEFT_OUT = " The maps know the whole mask: pixels that are not valid cost nothin
 class Boundary(ClassMean):
     """The mean of probability times signed distance to the mask's boundary, to be added to a region loss (loss=sum).
 
-    Far false alarms cost most. Alone it leaves the outermost pixels of an object undecided, whose distance is 0, and is
-    below 0 for a good prediction. Needs the map `distance` (pixels, negative inside).
+    Far false positives cost most. Alone it leaves the outermost pixels of an object undecided, whose distance is 0, and
+    is below 0 for a good prediction. Needs the map `distance` (pixels, negative inside).
     """
 
     needs: ClassVar[tuple[str, ...]] = ("distance",)

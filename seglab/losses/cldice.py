@@ -34,7 +34,7 @@ class CLDice(PolicyMean):
         formula=r"w\,\mathrm{Dice}+(1-w)\big(1-\tfrac{2T_pT_s}{T_p+T_s}\big),\;T_p=\tfrac{\sum S(p)t+s}{\sum S(p)+s}",
         paper="Shit et al. 2021, clDice: a novel topology-preserving loss function for tubular structure segmentation",
         empty="Skeletons: by the smoothing. Dice: " + BY_POLICY[0].lower() + BY_POLICY[1:],
-        differs="MONAI's SoftDiceclDice adds the same two; the authors' code thins 10 times whatever it is told.",
+        differs="MONAI's SoftDiceclDice adds the same two; the authors' code thins 10 times, whatever is passed.",
         many=MEAN_OVER_CLASSES + " Pixels that are not valid are background to the skeletons and cost nothing."
         " A softmax whose logits are all alike learns slowly: add cross-entropy (loss=sum).",
     )

@@ -68,7 +68,7 @@ class BCEDice(Compound):
 
 @dataclass(frozen=True, kw_only=True)
 class Combo(Compound):
-    """Cross-entropy with a dial between misses and false alarms, plus Dice.
+    """Cross-entropy that weighs false negatives against false positives, plus Dice.
 
     `alpha` is the part of the cross-entropy, `beta` the weight of the foreground in it, 1 - beta of the background.
     """

@@ -117,7 +117,7 @@ class BCE(PixelLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedBCE(ForegroundWeighted, BCE):
-    """Cross-entropy with the foreground weighted: a missed foreground pixel costs `pos_weight` times a false alarm.
+    """Cross-entropy with the foreground weighted: a false negative costs `pos_weight` times a false positive.
 
     `pos_weight="auto"` takes background over foreground of the training masks, so that both weigh the same in total.
     """

@@ -98,7 +98,7 @@ class Tversky(RegionLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class FocalTversky(Tversky):
-    """Tversky loss to a power: under 1, images that are nearly right still pull; above 1, the bad ones dominate."""
+    """Tversky loss to a power: under 1, images nearly right keep a gradient; above 1, the bad ones dominate."""
 
     exponent: float = within("(0, inf)", 0.75)
 

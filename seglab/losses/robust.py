@@ -17,7 +17,7 @@ from seglab.losses.pixels import Pixels
 
 @dataclass(frozen=True, kw_only=True)
 class GeneralizedCE(PixelLoss):
-    """From cross-entropy (`exponent` towards 0) to the absolute error (1), whose pull on a wrong label is bounded."""
+    """Between cross-entropy (`exponent` towards 0) and the absolute error (1), whose gradient is bounded."""
 
     exponent: float = within("(0, 1]", 0.7)
 
