@@ -97,7 +97,7 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     measured = native(model, images) if whole else TrainingResolution(run, model, images, cfg.workers)
     seen = seen_in_training(run, measured.items)
     if seen:
-        log.warning("%s: %d of %d images have ids that the run has trained on", run.name, seen, len(measured.items))
+        log.warning("%s: %d of %d images have ids of its training or validation", run.name, seen, len(measured.items))
     threshold, tuned, empty = run.config["threshold"], run.outcome["threshold"]["tuned"], run.config["empty"]
     groups, task = {item.id: item.group for item in measured.items}, model.module.task
     require(bool(groups), "evaluate", "labeled images in this split", "none", "set split=all, or dataset.root")

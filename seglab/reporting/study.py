@@ -96,8 +96,7 @@ class Study:
     @cached_property
     def look(self) -> Look:
         """Which look at the study this is, and what it may err."""
-        alpha = 1 - self.question.confidence
-        return Look.at(self.known, self.question.asked, self.digests, alpha)
+        return Look.at(self.known, self.question.asked, self.digests, 1 - self.question.confidence)
 
     @cached_property
     def look_words(self) -> str:
@@ -174,6 +173,8 @@ class Study:
         if waiting := self.sweep.waiting:
             names = f"{', '.join(waiting[:3])}{' and others' if len(waiting) > 3 else ''}"
             return f"No verdict yet: {len(waiting)} of {len(self.sweep.runs)} runs are not finished ({names})."
+        if self.question.rule != "fixed" and self.decision == "the likeliest class":
+            return f"No verdict: classes that exclude each other have no rule but fixed, got {self.question.rule}."
         if self.question.against not in {None, *self.labels}:
             return f"No verdict: no run of {self.question.against} has finished on these data."
         images = self.sweep.images

@@ -187,7 +187,7 @@ def test_native_scale_and_the_runs_scale_are_measured_side_by_side(configure, ru
 
 def test_images_that_the_run_trained_on_are_pointed_out(configure, run, caplog):
     (out,) = call(configure, run, "split=all")
-    assert "12 of 18 images have ids that the run has trained on" in caplog.text
+    assert "12 of 18 images have ids of its training or validation" in caplog.text
     assert facts_of(out, "evaluation.json")["seen_in_training"] == 12
 
 

@@ -310,6 +310,9 @@ def test_the_tables_say_the_threshold_of_the_runs_or_that_it_is_the_likeliest_cl
         change(run, data=known["data"] | {"task": {"kind": "multiclass", "classes": ["other", "cell"]}})
         pd.read_csv(run / "per_image.csv").assign(**{"class": "cell"}).to_csv(run / "per_image.csv", index=False)
     assert heading() == "the likeliest class"
+    (sweep,) = (sweep for _, sweep in collect([own]).benchmarks())
+    said = "No verdict: classes that exclude each other have no rule but fixed, got tuned."
+    assert Study("data", sweep, Question(rule="tuned")).headline == said
 
 
 def test_there_is_no_tuned_verdict_where_a_loss_finds_nothing_at_its_tuned_thresholds(own):
