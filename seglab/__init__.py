@@ -1,7 +1,7 @@
 """Find out which loss function to train a segmentation model with.
 
 >>> import seglab
->>> study = seglab.sweep("study=first", "loss=bce,dice", "seed=1,2")  # doctest: +SKIP
+>>> study = seglab.sweep("loss=bce,dice", "seed=1,2", study="first")  # doctest: +SKIP
 >>> print(study.verdict())  # doctest: +SKIP
 
 Everything is imported when it is first used, so that `import seglab` costs nothing. `seglab.train` and the like are the

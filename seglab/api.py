@@ -256,8 +256,9 @@ class Study:
         """What the runs show: which losses may be the best, better, equivalent, or cannot be distinguished.
 
         question: as in `python -m seglab.report`: question="pairs", against="bce", metric="dice", images="foreground",
-        delta=0.01, confidence=0.95. A look at new runs spends a part of the error and is remembered in the study's
-        folder. data: which data set, where the runs are of several; "all data sets" is the verdict over all of them.
+        rule="tuned", of_class="cup" (there `class`), delta=0.01, confidence=0.95. A look at new runs spends a part
+        of the error and is remembered in the study's folder. data: which data set, where the runs are of several; "all
+        data sets" is the verdict over all of them.
         """
         from seglab.reporting.write_report import answer
 
