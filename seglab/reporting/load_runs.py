@@ -140,12 +140,13 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
         return facts | {"status": "unreadable"}, said
     facts["status"] = status = run_status(folder, facts)
     raised = facts.get("error") or {}
+    kind = [raised.get("kind", "error")] * (raised.get("traceback", "") is not None)  # a sentence for users has none
     problems = {
         "finished": "",
         "running": "still running",
         "interrupted": "interrupted; run it again to resume",
         "paused": "paused by stop_after; run it again without to resume",
-        "failed": f"{raised.get('kind', 'error')}: {raised.get('message', '')}".strip().split("\n")[0],
+        "failed": ": ".join([*kind, str(raised.get("message", ""))]).strip().split("\n")[0],
     }
     return facts, problems.get(status, f"status {status}")
 

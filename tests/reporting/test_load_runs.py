@@ -49,6 +49,7 @@ RUN, IMAGES = "run.json", "per_image.csv"
     ("file", "content", "problem"),
     [
         (RUN, {"status": "failed", "error": {"kind": "OutOfMemory", "message": "no\nmore"}}, "OutOfMemory: no"),
+        (RUN, {"status": "failed", "error": {"kind": "ContractError", "message": "a: b", "traceback": None}}, "a: b"),
         (RUN, {"status": "running"}, "interrupted; run it again to resume"),  # its process has died
         (RUN, {"status": "interrupted"}, "interrupted; run it again to resume"),
         (RUN, {"data": {"task": {"kind": "regression"}}}, "expected kind as one of"),
