@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from seglab.contract import KINDS
 from seglab.engine.config import CONF, build
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ HEAD = """# The losses
 Made from the cards in the code by `python -m seglab.loss_catalog docs`; a test holds it up to date.
 
 Notation: z logit, p = sigmoid(z), q = sigmoid(-z), t target, N pixels; tp = Σpt, fp = Σp(1-t), fn = Σqt, tn = Σq(1-t).
-A formula is that of one class; what becomes of several stands below it. Every loss gives one number per image, and
-works alone too: `from seglab.losses import Dice`. What `class_weights` do stands in [the contract](concepts/losses.md).
+A formula is that of one class; below it is what becomes of several. Every loss gives one number per image, and works
+alone too: `from seglab.losses import Dice`. [The contract](concepts/losses.md) says what `class_weights` do.
 The curves are for an image of 144 pixels, 12 of them foreground, all predicted with the same margin, from wrong (left)
 to right: the value, and what the gradient sums up to over the foreground (orange, solid) and over the background (blue,
 dashed).
@@ -40,7 +41,8 @@ def table() -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [head]
     for name, loss in losses().items():
         card, labels = loss.card, "soft" if loss.soft else "hard"
-        rows.append((name, card.title, card.family, ", ".join(loss.tasks), labels, card.paper))
+        tasks = "all" if loss.tasks == KINDS else ", ".join(loss.tasks)
+        rows.append((name, card.title, card.family, tasks, labels, card.paper))
     return rows
 
 

@@ -88,7 +88,7 @@ def test_a_new_loss_is_one_class_and_one_yaml(tmp_path, monkeypatch):
     loss, page = loss_catalog.losses()["power"], loss_catalog.page()
     assert isinstance(loss, PowerError)
     assert "### Power of the error: `loss=power`" in page
-    assert "| power | Power of the error | pixel | binary, multilabel, multiclass | soft |" in page
+    assert "| power | Power of the error | pixel | all | soft |" in page
     assert len(loss_catalog.curves(loss)["value"]) == 49
     for task, bound in TASKS.items():
         logits = torch.randn(2, bound.channels, 6, 6, generator=torch.Generator().manual_seed(0))
