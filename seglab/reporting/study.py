@@ -163,9 +163,8 @@ class Study:
     @property
     def tiles(self) -> str:
         """A sentence where the test images were seen in tiles, as by runs of before; empty elsewhere."""
-        used = self.sweep.used
-        fits = {(config.get("dataset") or {}).get("fit") for config in used["config"]}
-        return metrics_table.TILES if "patch" in fits and "native" not in set(used["scale"]) else ""
+        fits = {(config.get("dataset") or {}).get("fit") for config in self.sweep.used["config"]}
+        return metrics_table.TILES if "patch" in fits and "native" not in set(self.sweep.used["scale"]) else ""
 
     @cached_property
     def no_verdict(self) -> str:
