@@ -219,10 +219,11 @@ def test_a_report_of_tiles_says_so_and_why_a_metric_of_them_is_undefined(tmp_pat
     assert empty.answer.endswith("recall is undefined in the empty test images of bce, dice.")
 
 
-def test_the_intervals_hold_in_as_many_studies_as_was_asked(own):
-    study = Study("data", collect([own]), Question(confidence=0.9))
-    drawn = {"forest": '<svg width="9pt" height="9pt"/>'}
-    assert "in at least 90 % of studies" in page("x", [study], [drawn], study.sweep.runs, "")
+def test_the_page_says_the_confidence_and_the_rule_that_were_asked_for(own):
+    study = Study("data", collect([own]), Question(confidence=0.9, rule="scaled"))
+    html = page("x", [study], [{"forest": '<svg width="9pt" height="9pt"/>'}], study.sweep.runs, "")
+    assert "in at least 90 % of studies" in html
+    assert "The question: IoU with rule=scaled per image" in html
 
 
 def test_the_first_picture_has_foreground_where_some_have(own):
