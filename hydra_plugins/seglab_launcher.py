@@ -80,26 +80,26 @@ class LocalLauncher(Launcher):
         for job in jobs:
             with read_write(job.hydra):  # HydraConfig has locked it
                 job.hydra.launcher.n_jobs = 1 if plan else at_once  # tells a job whether others print, too: cli.py
-        done: list[JobReturn] = []
-        if plan:
-            done += map(self.run, jobs)
-        else:
+        if not plan:
             chain = any("steps" in (job.augment or {}) for job in jobs)  # albumentations takes 0.8 s
             gc.disable()  # which would look through the modules again and again, a fifth of the time of their import
             for name in (*PRELOADED, "albumentations") if chain else PRELOADED:
                 import_module(name)
             gc.enable()
-            gc.freeze()  # else the collection after each run looks through all that was imported, and children copy it
-            try:
-                if at_once == 1:
-                    for k, job in enumerate(jobs):
-                        done.append(self.run(job))
-                        progress.ended(k)
-                else:
-                    values = run_in_processes(lambda k: self.run_in_child(jobs[k]), len(jobs), at_once, progress.ended)
-                    done += [JobReturn(status=JobStatus.COMPLETED, _return_value=value) for value in values]
-            finally:
-                gc.unfreeze()  # triton warns when a process ends without collecting what it made
+        gc.freeze()  # else the collection after each run looks through all that was imported, and children copy it
+        try:
+            done: list[JobReturn] = []
+            if plan:
+                done += map(self.run, jobs)
+            elif at_once == 1:
+                for k, job in enumerate(jobs):
+                    done.append(self.run(job))
+                    progress.ended(k)
+            else:
+                values = run_in_processes(lambda k: self.run_in_child(jobs[k]), len(jobs), at_once, progress.ended)
+                done += [JobReturn(status=JobStatus.COMPLETED, _return_value=value) for value in values]
+        finally:
+            gc.unfreeze()  # triton warns when a process ends without collecting what it made
         return [done[folders.index(folder)] for folder in asked]
 
     def compose(self, words: list[str], number: int) -> DictConfig:
