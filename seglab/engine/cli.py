@@ -36,7 +36,7 @@ from seglab.contract import ContractError
 from seglab.engine.config import CONF, ConfigError, check_domains, mark_swept
 from seglab.engine.override_errors import explain, first_line, refuse_added, wrong_choice
 from seglab.engine.run import current_sweep, stop_signals, stopped_by
-from seglab.engine.sweep import exclusive_slot, refuse, supervise
+from seglab.engine.sweep import end_with_parent, exclusive_slot, refuse, supervise
 from seglab.engine.worker_pool import finish
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,10 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
             if sweeps and not current_sweep():  # in its child the command arrives here again
                 mark_swept(sys.argv[1:])
                 raise SystemExit(supervise(f"seglab.{name}"))
+            if current_sweep():
+                end_with_parent(os.getppid())
+            elif any("_ddp_process_" in word for word in sys.argv):  # of Lightning; it may wait for the parent for ever
+                end_with_parent(os.getppid(), signal.SIGKILL)
             # Threads that spin while they wait starve other processes: 154 s became 36 s beside one that is busy
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
             with _exit_code_of_signals(), _one_sentence_for_errors(name, began), extras_named(name):
@@ -229,7 +233,9 @@ def sentence_of(error: Exception, command: str) -> str:
         remedies[errno.EFBIG] = "raise the limit (ulimit -f); the same command resumes"
         remedy = remedies.get(error.errno or 0, "the same command resumes")
         return f"{place}expected to read and write files, got {error.strerror}; {remedy}"
-    return first_line(error) if isinstance(error, OmegaConfBaseException) else str(error)
+    if isinstance(error, OmegaConfBaseException):
+        return first_line(error)
+    return str(error).rpartition("seglab.contract.ContractError: ")[2].strip()  # behind the traceback of a data worker
 
 
 def _missing_package(word: str, command: str) -> str | None:

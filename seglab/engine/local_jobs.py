@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 import signal
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seglab.engine.run import Run, current_sweep, stop_signals, stopped_by
-from seglab.engine.sweep import duration, facts_in, record_death, refuse
+from seglab.engine.sweep import duration, end_with_parent, facts_in, record_death, refuse
 from seglab.files import run_status
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def run_in_processes(
                 receiver, sender = context.Pipe(duplex=False)
                 hand_over = _hold_signals()  # until the child is known
                 try:
-                    process = context.Process(target=_call, args=(work, k, sender, hand_over))
+                    process = context.Process(target=_call, args=(work, k, sender, hand_over, os.getpid()))
                     process.start()
                     running[process.sentinel] = (k, process, receiver)
                 finally:
@@ -75,12 +76,13 @@ def _hold_signals() -> Callable[[], None]:
     return hand_over
 
 
-def _call(work: Callable[[int], float], k: int, pipe: Connection, hand_over: Callable[[], None]) -> None:
+def _call(work: Callable[[int], float], k: int, pipe: Connection, hand_over: Callable[[], None], parent: int) -> None:
     """Send the value of `work(k)`, in a process of its own; the end of one that is stopped is no traceback."""
     try:
         hand_over()
         for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal reach the parent too, which ends its children
             signal.signal(number, signal.SIG_IGN)
+        end_with_parent(parent)
         pipe.send(work(k))
     except KeyboardInterrupt as error:
         raise SystemExit(128 + (stopped_by(error) or signal.SIGINT)) from None

@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -150,6 +151,17 @@ def _run_child(command: list[str], environment: dict[str, str], signals: list[in
         signal.signal(number, stop)  # to the end of this process: no signal stops the summary
     code = process.wait()
     return 128 - code if code < 0 else code  # as a shell gives it
+
+
+def end_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Send this process a signal within a second after its parent is gone, which may have been killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _running(journal: Path) -> list[dict[str, Any]]:

@@ -8,10 +8,11 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable
 from concurrent import futures
 from typing import Any
+
+from seglab.engine.sweep import end_with_parent
 
 _warn_once = functools.cache(logging.getLogger(__name__).warning)  # of the same words only the first call warns
 DIED = "evaluation_processes: one has died (for lack of memory?); the rest is computed in this process"
@@ -34,7 +35,7 @@ def submit(processes: int, function: Callable[..., Any], *args: Any) -> futures.
 
     if processes and processes not in _pools:
         spawn = multiprocessing.get_context("spawn")
-        _pools[processes] = futures.ProcessPoolExecutor(processes, spawn, _prepare)
+        _pools[processes] = futures.ProcessPoolExecutor(processes, spawn, _prepare, (os.getpid(),))
     try:
         _pools[processes].submit(function, *args).add_done_callback(take) if processes else take()
     except futures.BrokenExecutor:
@@ -49,15 +50,11 @@ def finish() -> None:
         _pools.popitem()[1].shutdown()
 
 
-def _prepare() -> None:
+def _prepare(parent: int) -> None:
     """Make a new process ready: it leaves Ctrl-C and SIGHUP to its parent, and ends with it, even if that is killed."""
     import cv2
 
-    def end_with_parent() -> None:
-        multiprocessing.parent_process().join()  # type: ignore[union-attr]
-        os._exit(1)  # sys.exit would end this thread alone
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent(parent, signal.SIGKILL)
     cv2.setNumThreads(1)  # there is a process for each core that is free, see threads.py

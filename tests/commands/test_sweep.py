@@ -245,16 +245,17 @@ def is_gone(group):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_sweep_that_is_asked_to_stop_leaves_no_process_behind_and_counts_what_has_not_begun(place, asked):
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_a_sweep_that_is_asked_to_stop_or_killed_leaves_no_process_behind_and_counts_what_has_not_begun(place, asked):
     words = ("loss=bce,dice,iou", "trainer.max_epochs=5000", "evaluation_processes=1")
     begun = start(place, "hydra.launcher.n_jobs=2", *words)
     while len(list(place.glob("outputs/*/*/metrics.csv"))) < 2 and begun[0].is_alive():
         time.sleep(0.05)
-    assert end(begun, 0, asked) == 128 + asked
+    code, killed = end(begun, 0, asked), asked == signal.SIGKILL
+    assert code == (-asked if killed else 128 + asked)
     said = (place / "said.txt").read_text()
-    assert "3 runs: 2 interrupted, 1 waiting" in said
-    assert "left: 3, 2 at once; the same command resumes them" in said
+    assert killed or "3 runs: 2 interrupted, 1 waiting" in said
+    assert killed or "left: 3, 2 at once; the same command resumes them" in said
     assert is_gone(begun[0].pid)
     assert not any(is_held(path.parent) for path in place.glob("outputs/*/*/run.json"))
     assert {facts["status"] for facts in runs_of(place).values()} == {"interrupted"}

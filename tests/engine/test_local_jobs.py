@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import math
+import multiprocessing
 import os
 import signal
 import time
@@ -98,6 +99,29 @@ def test_a_signal_that_comes_twice_in_a_second_is_one_and_a_later_one_is_heard(i
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
         signal.raise_signal(number)
+
+
+def test_runs_stop_as_by_sigterm_where_the_process_of_their_sweep_is_killed(in_command, tmp_path):
+    def work(k):
+        (tmp_path / f"at work {k}").touch()
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt as stopped:
+            (tmp_path / str(stopped.args[0])).touch()
+            raise
+        return 0.0
+
+    parent = multiprocessing.get_context("fork").Process(target=run_in_processes, args=(work, 1, 2, lambda *_: None))
+    parent.start()
+    while not (tmp_path / "at work 0").exists() and parent.is_alive():
+        time.sleep(0.01)
+    parent.kill()
+    parent.join()
+    for _ in range(500):
+        if found := list(tmp_path.glob(str(signal.SIGTERM))):
+            break
+        time.sleep(0.01)
+    assert found
 
 
 def test_a_signal_during_a_fork_is_not_lost(in_command):
