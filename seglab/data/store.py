@@ -9,6 +9,7 @@ some bytes that no record names and half a line, and the next resumes behind the
 import json
 import os
 import threading
+import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from hashlib import blake2b
@@ -38,10 +39,16 @@ class Pixels:
         self.path = path
         # A plain view, of which slices are made faster than of a memmap. An empty file cannot be mapped.
         self.bytes = np.memmap(path, np.uint8, "r").view(np.ndarray) if on_disk(path)[0] else np.zeros(0, np.uint8)
+        self.checked = set[int]()  # where arrays begin that are as they were written
 
-    def array(self, offset: int, shape: Sequence[int], dtype: str) -> np.ndarray:
-        """Give one array, which is read only where it is looked at."""
-        return np.ndarray(shape, dtype, self.bytes, offset)
+    def array(self, offset: int, shape: Sequence[int], dtype: str, checksum: int | None) -> np.ndarray:
+        """Give one array, which is read only where it is looked at, but whole for the first time in a process."""
+        array = np.ndarray(shape, dtype, self.bytes, offset)
+        if checksum is not None and offset not in self.checked:
+            who, remedy = f"folder {Path(self.path).parent}", "remove it, and unless it is a cache prepare it again"
+            require(zlib.crc32(array.data) == checksum, who, f"{PIXELS} as it was written", "changed bytes", remedy)
+            self.checked.add(offset)
+        return array
 
     def seen(self, places: dict[str, Any]) -> Seen:
         """Give the arrays of one item, of which `places` says by name where they are."""
@@ -108,8 +115,10 @@ def item_of(record: Record, pixels: Pixels, options: str) -> Item:
     name, group, split = (record[key] for key in ("id", "group", "split"))
     if record["fault"] or record["left_out"]:
         return Item(name, group, split=split, fault=record["fault"], left_out=record["left_out"])
-    arrays = {key: partial(pixels.array, *place) for key, place in record["arrays"].items()}
-    seen, (height, width) = partial(pixels.seen, record["arrays"]), record["arrays"]["mask"][1][:2]
+    known = record.get("crc32", {})  # of a folder of before there is none
+    places = {key: (*place, known.get(key)) for key, place in record["arrays"].items()}
+    arrays = {key: partial(pixels.array, *place) for key, place in places.items()}
+    seen, (height, width) = partial(pixels.seen, places), places["mask"][1][:2]
     classes, points = tuple(record["classes"]), arrays["points"]()
     decoded = Decoded(seen, (height, width), record["foreground"], points, record["facts"], classes)
     sources = [(os.path.basename(file["path"]), file["sha256"]) for file in record["files"]]
@@ -174,7 +183,7 @@ class Writer:
             return
         record: Record = {"id": item.id, "group": item.group, "split": item.split, "labels": item.labels}
         ready = item if item.fault or item.left_out else decode_once(item, self.dataset)
-        record |= {"fault": ready.fault, "left_out": ready.left_out, "files": sources, "arrays": {}}
+        record |= {"fault": ready.fault, "left_out": ready.left_out, "files": sources, "arrays": {}, "crc32": {}}
         arrays = {}
         if ready.decoded:
             record |= {"foreground": ready.decoded.foreground, "classes": ready.decoded.classes}
@@ -189,7 +198,8 @@ class Writer:
                 for name, array in arrays.items():
                     file.write(bytes(-file.tell() % ALIGN))
                     record["arrays"][name] = (file.tell(), array.shape, array.dtype.str)
-                    file.write(array.tobytes())
+                    record["crc32"][name] = zlib.crc32(written := array.tobytes())
+                    file.write(written)
                 record["end"] = file.tell()
             with (self.folder / RECORDS).open("ab") as file:  # after the pixels: a record promises them
                 file.write(json.dumps(record).encode() + b"\n")
