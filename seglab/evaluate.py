@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from seglab.contract import ContractError, require
-from seglab.engine.cli import command
+from seglab.engine.cli import command, sentence_of
 from seglab.engine.config import build, check, overridden, to_container
 from seglab.files import as_numbers, read_json
 
@@ -40,13 +40,13 @@ def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
     for run in runs:
         try:
             done[run.folder] = evaluate_run(cfg, run)
-        except ContractError as error:
+        except (ContractError, OSError) as error:
             if len(runs) == 1:
                 raise
-            log.warning("%s: %s", run.name, error)
+            log.warning("%s: %s", run.name, sentence_of(error, "evaluate"))
     log_table(done)
     bad = len(runs) - len(done)
-    require(not bad, "evaluate", "runs that fit the data", f"{bad} of {len(runs)} that do not", "see above")
+    require(not bad, "evaluate", "runs that can be measured", f"{bad} of {len(runs)} that cannot", "see above")
     return list(done.values())
 
 

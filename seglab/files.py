@@ -137,7 +137,8 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        log.warning("%s is damaged (%s)", path, error)
+        said = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else f"is damaged ({error})"
+        log.warning("%s %s", path, said)
         return {}
 
 

@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -163,30 +164,33 @@ def open_run(folder: Path | str, trust: Sequence[str] = ()) -> TrainedRun:
 def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[TrainedRun]:
     """Open every run that folders, studies (folders of runs) and patterns such as `outputs/STUDY/*` name.
 
-    Of a study or a pattern only those that finished; a single run is opened whatever its state. Of several runs those
-    of version 1 are left out.
+    A single run is opened whatever its state. Of a study or a pattern those that finished, and a warning names the
+    others; of several runs that are named one by one each must have finished.
     """
     names = list(map(str, where)) if isinstance(where, list | tuple) else [str(where)]
-    found: dict[Path, None] = {}
+    found, remedy = dict[Path, None](), "give run=outputs/STUDY/RUN"
+    require(bool(names), "run", "the folder of a run", "none", remedy)
     for name in names:
-        paths = [Path(name)]
+        here, left_out, paths = list[Path](), dict[str, list[str]](), [Path(name)]
         if glob.has_magic(name) and not paths[0].exists():  # a folder may have brackets in its name
             paths = sorted(path for path in map(Path, glob.glob(name)) if path.is_dir())  # no table.csv of a study
         for path in paths:
-            if (path / "run.json").is_file() or not path.is_dir():
-                found[path] = None
-            else:
-                inside = sorted(file.parent for file in path.glob("*/run.json"))
-                found |= dict.fromkeys(folder for folder in inside if Run(folder).known().get("status") == "finished")
-    expected, remedy = f"a run.json at {', '.join(names) or 'nowhere'}", "give run=outputs/STUDY/RUN"
-    require(bool(found), "run", expected, "none", remedy)
-    old = {path: said for path in found if (said := of_version_1(Run(path).known()))}
-    if 0 < len(old) < len(found):
-        log.warning("%d of %d runs are left out: %s", len(old), len(found), next(iter(old.values())))
-        found = {path: None for path in found if path not in old}
-    runs = [open_run(path, trust) for path in found]
-    if len(runs) == 1:
-        return runs
-    finished = [run for run in runs if run.facts.get("status") == "finished"]
-    require(bool(finished), "run", "a finished run", f"{len(runs)} that are not", "run their commands again")
-    return finished
+            alone = os.path.isfile(path / "run.json") or not path.is_dir()  # Path.is_file may raise a PermissionError
+            if alone and len(paths) == 1:
+                here.append(path)
+                continue
+            for folder in (path, *([] if alone else sorted(path.glob("*/")))):
+                facts = Run(folder).known()  # warns of one that cannot be read
+                said = of_version_1(facts) or ("" if facts.get("status") == "finished" else "not finished")
+                if not said:
+                    here.append(folder)
+                elif facts:
+                    left_out.setdefault(said, []).append(folder.name)
+        for said, runs in left_out.items():
+            log.warning("%s: left out are %s (%s)", name, ", ".join(runs), said)
+        require(bool(here), "run", f"the run.json of a finished run at {name}", "none", remedy)
+        found |= dict.fromkeys(here)
+    opened = [open_run(path, trust) for path in found]
+    for run in opened if len(opened) > 1 else ():
+        _ = run.outcome  # raises for one that has not finished
+    return opened

@@ -87,10 +87,13 @@ def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
-    """The folders of runs below a root, at any depth, but none within a run; links are followed."""
+    """The folders of runs below a root, at any depth, but none within a run; links are followed.
+
+    A folder that may not be read counts as one, which is reported.
+    """
     require(root.is_dir(), "report", "a folder", root)
-    seen = set[Path]()
-    for folder, inside, files in os.walk(root, followlinks=True):
+    seen, denied = set[Path](), list[OSError]()
+    for folder, inside, files in os.walk(root, onerror=denied.append, followlinks=True):
         place = Path(folder).resolve()  # one that lies below two roots counts once
         inside[:] = [name for name in inside if not name.startswith(".")]  # the short runs that tuned a learning rate
         if place in seen:  # links may lead in a circle
@@ -99,6 +102,7 @@ def _run_folders(root: Path) -> Iterator[Path]:
             inside.clear()
             yield place
         seen.add(place)
+    yield from (Path(error.filename).resolve() for error in denied)
 
 
 def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def test_of_data_that_have_changed_since_the_training_it_must_be_said_which_imag
         call(configure, run)
 
 
-def test_of_many_runs_those_that_do_not_fit_are_named_and_the_rest_continues(configure, run, pairs, caplog):
+def test_of_many_runs_those_that_cannot_be_measured_are_named_and_the_rest_continues(configure, run, pairs, caplog):
     caplog.set_level("INFO")
     gray = write_run(run.parent / "gray", "dataset.channels=1", "model.in_channels=1", "dataset.size=48")
     outs = call(configure, run.parent, *other(pairs))
@@ -205,9 +205,12 @@ def test_of_many_runs_those_that_do_not_fit_are_named_and_the_rest_continues(con
     assert "object_recall" in caplog.text
     config = facts_of(gray)["config"]
     change(gray, config=config | {"dataset": config["dataset"] | {"channels": 3}})
-    with pytest.raises(ContractError, match="1 of 2 that do not"):
+    shutil.copytree(run, run.parent / "closed", ignore=shutil.ignore_patterns("evaluations"))
+    (run.parent / "closed/evaluations").touch()  # no folder
+    with pytest.raises(ContractError, match="2 of 3 that cannot"):
         call(configure, run.parent, *other(pairs), "rerun=true")
     assert "gray: model: expected images (b,1,h,w)" in caplog.text
+    assert "expected to read and write files, got Not a directory" in caplog.text
 
 
 def test_runs_of_two_studies_with_one_name_each_have_a_row(configure, run, tmp_path, caplog):

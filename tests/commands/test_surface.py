@@ -45,5 +45,5 @@ def test_a_wrong_view_and_a_view_of_runs_without_a_run_are_one_sentence(configur
         surface(configure("surface", "view=curves"), tmp_path)
     with pytest.raises(ContractError, match="expected run=outputs/STUDY/RUN for view=pixels, got none"):
         surface(configure("surface", "view=pixels"), tmp_path)
-    with pytest.raises(ContractError, match=r"run\.json at"):
+    with pytest.raises(ContractError, match=r"run\.json of a finished run at"):
         surface(configure("surface", "view=landscape", f"run={tmp_path}"), tmp_path)

@@ -43,12 +43,22 @@ def test_a_folder_with_brackets_in_its_name_is_no_pattern_and_a_number_is_a_name
     assert [run.name for run in open_runs(2024)] == ["bce"]
 
 
-def test_several_runs_none_of_which_has_finished_are_one_sentence(trained_study, tmp_path):
-    for name in "ab":
-        change(shutil.copytree(trained_study / "bce", tmp_path / name), status="interrupted")
+def test_a_run_that_has_not_finished_or_cannot_be_read_is_named_beside_others(trained_study, tmp_path, caplog):
+    for name in "abc":
+        shutil.copytree(trained_study / "bce", tmp_path / name)
+    change(tmp_path / "a", status="interrupted")
+    (tmp_path / "d/run.json").mkdir(parents=True)  # cannot be read, by root neither
     assert [run.name for run in open_runs(str(tmp_path / "a"))] == ["a"]
-    with pytest.raises(ContractError, match="run: expected a finished run, got 2 that are not; run their commands"):
-        open_runs([str(tmp_path / "a"), str(tmp_path / "b")])
+    for several in (str(tmp_path), f"{tmp_path}/*"):
+        caplog.clear()
+        assert [run.name for run in open_runs(several)] == ["b", "c"]
+        assert caplog.messages == [
+            f"{tmp_path}/d/run.json cannot be read (Is a directory)",
+            f"{several}: left out are a (not finished)",
+        ]
+    for other, said in (("a", "a finished run, got interrupted; run its command again"), ("d", "the run.json of a fi")):
+        with pytest.raises(ContractError, match=said):
+            open_runs([str(tmp_path / "b"), str(tmp_path / other)])
 
 
 def test_a_run_of_version_1_is_one_sentence_and_left_out_beside_others(trained_study, tmp_path):
@@ -69,7 +79,7 @@ def test_a_folder_that_is_no_run_is_one_sentence(tmp_path):
     for folder, words in ((tmp_path / "gone", "the folder of a run"), (tmp_path, "a run.json written by")):
         with pytest.raises(ContractError, match=words):
             open_run(folder)
-    with pytest.raises(ContractError, match=r"run\.json at"):
+    with pytest.raises(ContractError, match=r"the run\.json of a finished run at"):
         open_runs(str(tmp_path))
 
 

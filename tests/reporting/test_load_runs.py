@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import pandas as pd
 import pytest
@@ -40,6 +42,21 @@ def test_a_run_that_is_a_link_is_one_of_the_study_and_links_in_a_circle_have_an_
     (own / "dice_s2").symlink_to(place)
     (own / "again").symlink_to(own)
     assert sorted(collect([own]).used["name"]) == ["bce_s1", "bce_s2", "dice_s1", "dice_s2"]
+
+
+def test_a_folder_that_may_not_be_read_is_named(own, monkeypatch):
+    scan = os.scandir
+
+    def forbidding(folder):
+        if str(folder) == str(own / "dice_s2"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", forbidding)  # no permission is lacking to root
+    (own / "dice_s2/run.json").unlink()
+    sweep = collect([own])
+    assert sweep.used["name"].tolist() == ["bce_s1", "bce_s2", "dice_s1"]
+    assert sweep.runs.set_index("name")["problem"]["dice_s2"].startswith("run.json cannot be read: ")
 
 
 RUN, IMAGES = "run.json", "per_image.csv"
