@@ -52,7 +52,6 @@ def mirror(folders: Iterable[Path], tracker: str) -> None:
         made = build(OmegaConf.create(node).logger)
         require(isinstance(made, Tracker), "push", "wandb, mlflow, trackio or tensorboard", tracker)
         push(made, folder)
-        log.info("%s: %s of %s", tracker, folder.name, folder.parent.name)
 
 
 def with_roots(arguments: Sequence[str]) -> list[str]:

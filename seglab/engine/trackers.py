@@ -44,7 +44,7 @@ class Tracker(Logger):
 
     def __init__(self, project: str, run: str) -> None:
         super().__init__()
-        self.project, self.run, self.works = project, run, rank() == 0
+        self.project, self.run, self.works, self.resumes = project, run, rank() == 0, False
 
     @property
     def name(self) -> str:
@@ -54,8 +54,12 @@ class Tracker(Logger):
     def version(self) -> str:
         return self.run
 
-    def begin(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Start the run with its configuration; a ContractError where the tracker is not there."""
+    def begin(self, folder: Path, facts: Mapping[str, Any], resumes: bool = False) -> None:
+        """Start the run with its configuration; a ContractError where the tracker is not there.
+
+        What the tracker has of the run is replaced, unless the run `resumes`.
+        """
+        self.resumes = resumes
         if not self.works:
             return
         try:
@@ -114,11 +118,12 @@ class Wandb(Tracker):
 
     def start(self, folder: Path, facts: dict[str, Any]) -> None:
         self.tool: Any = importlib.import_module(self.package)
-        options: dict[str, Any] = {"embed": False}  # of Trackio: no page inside of a notebook
+        options: dict[str, Any] = {"embed": False, "resume": "allow"}  # of Trackio: no page inside of a notebook
         if self.package == "wandb":
             options = {"id": self.run, "dir": str(folder), "mode": "offline" if self.offline else None}
+            options["resume"] = "allow" if self.resumes else None  # which overwrites the run of this id
             options["settings"] = self.tool.Settings(silent=True, console="off")
-        self.there = self.tool.init(project=self.project, name=self.run, config=facts, resume="allow", **options)
+        self.there = self.tool.init(project=self.project, name=self.run, config=facts, **options)
 
     def send(self, metrics: dict[str, float], step: int) -> None:
         self.there.log(metrics | {"step": step})
@@ -147,7 +152,7 @@ class MLflow(Tracker):
             known = client.get_experiment_by_name(self.project)
             group = known.experiment_id if known else client.create_experiment(self.project)
         same = client.search_runs([group], f"attributes.run_name = '{self.run}'")
-        if same and same[0].info.status == "FINISHED":  # sent again, or trained again
+        if same and not self.resumes:
             client.delete_run(same.pop(0).info.run_id)
         there = same[0] if same else client.create_run(group, run_name=self.run)
         self.client, self.id = client, there.info.run_id
@@ -173,6 +178,8 @@ class TensorBoard(Tracker):
     def start(self, folder: Path, facts: dict[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        if not self.resumes:
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self.writer = SummaryWriter(str(folder / "tensorboard"))
         self.writer.add_text("config", f"```\n{json.dumps(facts, indent=2)}\n```")
 
@@ -194,7 +201,7 @@ def begin(loggers: Iterable[Logger], run: Run) -> None:
     """Start the run in each tracker among some loggers, and end it there when it ends."""
     for tracker in loggers:
         if isinstance(tracker, Tracker):
-            tracker.begin(run.folder, run.facts)
+            tracker.begin(run.folder, run.facts, resumes=run.last is not None)
             run.mirrors.append(tracker.end)
 
 
@@ -208,8 +215,6 @@ def push(tracker: Tracker, folder: Path) -> None:
     facts = read_json(folder / "run.json")
     if "config" not in facts:  # damaged, or no run
         return
-    if isinstance(tracker, TensorBoard):
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)  # else its points would be doubled
     tracker.begin(folder, facts)
     step, file = 0, folder / "metrics.csv"
     try:
@@ -224,3 +229,5 @@ def push(tracker: Tracker, folder: Path) -> None:
     if facts.get("metrics"):
         tracker.log_metrics(final(as_numbers(facts["metrics"])), step)
     tracker.end(folder, facts)
+    if tracker.works:
+        log.info("%s: %s of %s", tracker.package, folder.name, folder.parent.name)

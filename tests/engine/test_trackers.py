@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -60,6 +61,16 @@ def test_wandb_that_does_not_start_may_write_to_the_folder(tmp_path, monkeypatch
     said = r"expected wandb to answer, got TimeoutError: TimeoutError; logger\.offline=true writes .* later push"
     with pytest.raises(ContractError, match=said):
         Wandb("p", "r").begin(tmp_path, dict.fromkeys(("identity", "seed", "choices", "config")))
+
+
+def test_wandb_keeps_what_was_sent_of_a_run_that_resumes_and_replaces_that_of_another(tmp_path, monkeypatch):
+    begun = []
+    wandb = SimpleNamespace(init=lambda **options: begun.append((options["id"], options["resume"])), Settings=dict)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for resumes in (False, True):
+        facts = dict.fromkeys(("identity", "seed", "choices", "config"))
+        Wandb("p", "r").begin(tmp_path, facts, resumes)
+    assert begun == [("r", None), ("r", "allow")]
 
 
 @pytest.fixture
@@ -131,6 +142,16 @@ def test_a_run_whose_epochs_are_damaged_or_absent_is_pushed_without_them(trained
     assert [moment for moment, _ in Fake.said] == ["start", "send", "finish"]
     assert "test/iou" in Fake.said[1][1]
     assert ("metrics.csv is damaged" in caplog.text) == bool(content)
+
+
+def test_only_what_was_sent_is_said_to_be_sent(trained_study, tmp_path, caplog):
+    caplog.set_level("INFO")
+    Fake.said = []
+    (tmp_path / "run.json").write_text("{}")
+    push(Fake(), tmp_path)
+    push(Fake(fails="finish"), trained_study / "bce")
+    push(Fake(), trained_study / "dice")
+    assert [line for line in caplog.messages if "is lost" not in line] == [f"fake: dice of {trained_study.name}"]
 
 
 def test_a_missing_package_names_its_extra(tmp_path, monkeypatch):
