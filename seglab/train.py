@@ -148,7 +148,7 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     processes = evaluation_processes(cfg)
     for _ in range(processes):  # they start, which takes seconds, while the run trains
         submit(processes, exec, "import seglab.metrics.objects, seglab.reporting.run_figures")
-    with processes_sentence():
+    with processes_sentence(trainer.strategy.launcher):
         fit(cfg, trainer, module, data, run)
         if cfg.stop_after:
             return run.pause(cfg.stop_after)

@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -87,12 +88,18 @@ def memory_sentence() -> Iterator[None]:
 
 
 @contextmanager
-def processes_sentence() -> Iterator[None]:
-    """Make one sentence of the lost connection to another process of a run, whose own error says why it has ended."""
+def processes_sentence(launcher: object) -> Iterator[None]:
+    """Make one sentence of the lost connection to another process of a run, whose own error says why it has ended.
+
+    launcher: that of Lightning, which knows the processes that it has started: of one that was killed it is its signal.
+    """
     try:
         yield
     except RuntimeError as error:  # gloo says worker, NCCL process
         if not re.search("remote (worker|process)", str(error)):
             raise
-        remedy = "its error, unless it was killed, is above and in train_ddp_process_N.log of the run"
-        raise ContractError(f"trainer: expected all processes to the end, got one that has ended; {remedy}") from error
+        signals = [-code for process in getattr(launcher, "procs", ()) if (code := process.poll() or 0) < 0]
+        got, remedy = "has ended", "its error, unless it was killed, is above and in train_ddp_process_N.log of the run"
+        for number in signals[:1]:
+            got, remedy = f"died with signal {number} ({signal.Signals(number).name})", "the same command resumes"
+        raise ContractError(f"trainer: expected all processes to the end, got one that {got}; {remedy}") from error

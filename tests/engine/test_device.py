@@ -1,7 +1,11 @@
 """What is asked of the machine that computes."""
 
+import subprocess
+from types import SimpleNamespace
+
 import pytest
 
+from seglab.contract import ContractError
 from seglab.engine import device
 
 
@@ -21,3 +25,16 @@ def test_freed_memory_is_kept_by_a_glibc_that_limits_the_threshold_too(monkeypat
     monkeypatch.setattr(device.ctypes, "CDLL", lambda _: Libc())
     device.keep_freed_memory()
     assert taken == {-1: (1 << 31) - 1, -3: min(most, 1 << 30)}
+
+
+@pytest.mark.parametrize(
+    ("end", "got"), [("kill -KILL $$", r"died with signal 9 \(SIGKILL\); the same"), ("exit 1", "has ended; its error")]
+)
+def test_a_process_of_the_run_that_was_killed_is_told_by_its_signal(end, got):
+    process = subprocess.Popen(["sh", "-c", end])
+    process.wait()
+    with (
+        pytest.raises(ContractError, match=f"got one that {got}"),
+        device.processes_sentence(SimpleNamespace(procs=[process])),
+    ):
+        raise RuntimeError("Connection closed by peer. This is typically caused by a remote worker crashing.")
