@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from seglab.contract import Task, require
 from seglab.engine.cli import command
-from seglab.engine.config import build, build_choices, check, to_container
+from seglab.engine.config import build, build_choices, check, overridden, overrides, to_container
 
 if TYPE_CHECKING:
     from seglab.data.dataset import Dataset
@@ -32,12 +32,25 @@ def surface(cfg: DictConfig, folder: Path) -> Path:
     elif cfg.view == "landscape":
         page = landscape.view(opened(cfg), build_choices("loss", cfg.losses), **options)
     elif cfg.view == "xray":
-        page = xray.view(build_choices("loss", cfg.losses), *untrained(cfg), run=cfg.run, **options)
+        run = run_beside(cfg)
+        page = xray.view(build_choices("loss", cfg.losses), *untrained(cfg), run=run, **options)
     else:
         page = curve.view(build_choices("loss", cfg.losses), **options)
     written = page.write(folder)
     log.info("%s", written)
     return written
+
+
+def run_beside(cfg: DictConfig) -> TrainedRun | None:
+    """The run that an X-ray shows too; its data become those of `cfg`, with changes, unless `dataset=` names others."""
+    from seglab.engine.trained_run import open_run
+
+    require(cfg.run is None or isinstance(cfg.run, str), "xray", "one run or none", cfg.run)
+    run = open_run(cfg.run, to_container(cfg.trust)) if cfg.run else None
+    if run and not any(word.startswith("dataset=") for word in overrides()):
+        changed = {key: value for key, value in to_container(cfg.dataset).items() if key in overridden("dataset")}
+        cfg.dataset = run.dataset_options | changed
+    return run
 
 
 def untrained(cfg: DictConfig) -> tuple[Dataset, SegModule]:
@@ -49,7 +62,6 @@ def untrained(cfg: DictConfig) -> tuple[Dataset, SegModule]:
     from seglab.losses import BCE
 
     check(cfg)
-    require(cfg.run is None or isinstance(cfg.run, str), "xray", "one run or none", cfg.run)
     seed_everything(cfg.xray.seed, verbose=False)
     dataset = build(cfg.dataset)
     require_one_class(dataset.task)

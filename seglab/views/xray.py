@@ -21,7 +21,7 @@ from seglab.data.dataset import Dataset
 from seglab.data.facts import spread
 from seglab.data.module import DataModule
 from seglab.engine.module import SegModule
-from seglab.engine.trained_run import TrainedRun, open_run
+from seglab.engine.trained_run import TrainedRun
 from seglab.losses.base import Loss
 from seglab.metrics.objects import components
 from seglab.views.gradients import loss_and_gradient, maps_of
@@ -42,7 +42,7 @@ def view(
     images: int,
     batch: int,
     edge: int,
-    run: str | None,
+    run: TrainedRun | None,
     seed: int,
 ) -> ViewPage:
     """The X-ray of some losses on a data set.
@@ -52,7 +52,7 @@ def view(
         images: how many training images to look at, from the least to the most foreground.
         batch: how many of them make a batch.
         edge: pixels from the mask's outline that count as its edge.
-        run: folder of a run whose best weights give one more prediction.
+        run: one whose best weights give one more prediction.
         seed: of the noise in the simulated predictions.
     """
     for name, value in (("images", images), ("batch", batch), ("edge", edge)):
@@ -70,7 +70,7 @@ def view(
     target, valid = seen["target"], seen.get("valid")
     for loss in losses.values():
         loss.check(torch.zeros(target.shape), target, valid)  # before anything is predicted
-    predictions = stages(module, open_run(run) if run else None, seen, batch, seed)
+    predictions = stages(module, run, seen, batch, seed)
     log.info("data: %d of %d training images; %.3g %% foreground", len(target), count, 100 * foreground)
     tables = measure(losses, predictions, seen, batch, edge) | {"empty": on_empty(losses, target)}
     warned = warnings(tables)

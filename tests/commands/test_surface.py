@@ -6,7 +6,7 @@ import inspect
 import pytest
 
 from seglab.contract import ContractError
-from seglab.surface import surface
+from seglab.surface import run_beside, surface, untrained
 
 OF_RUNS = ("pixels", "landscape")
 
@@ -31,6 +31,24 @@ def test_an_xray_warns_in_words(configure, tmp_path, caplog):
     assert f"! {warning}" in caplog.text
     assert warning in page.read_text()
     assert all((tmp_path / f"{name}.csv").is_file() for name in ("regions", "norms", "empty"))
+
+
+def test_the_xray_of_a_run_is_of_its_own_images_unless_others_are_named(
+    configure, trained_study, tmp_path, monkeypatch
+):
+    words = (f"run={trained_study / 'bce'}", "dataset.train=5", "dataset.size=32", "model.base=4", "model.depth=2")
+    cfg = configure("surface", "view=xray", *words)
+    assert run_beside(cfg).name == "bce"
+    assert (cfg.dataset.train, cfg.dataset.test) == (8, 6)
+    dataset, module = untrained(cfg)
+    assert len(dataset.items()) == 8 + 4 + 6
+    assert module.model.in_channels == 3
+    for chosen, test in (((), 6), (("dataset=synthetic",), 48)):
+        cfg = configure("surface", "view=xray", *words, *chosen)
+        for place in ("seglab.surface", "seglab.engine.config"):
+            monkeypatch.setattr(f"{place}.overrides", lambda chosen=chosen: [*words, *chosen])
+        run_beside(cfg)
+        assert (cfg.dataset.train, cfg.dataset.test) == (5, test)
 
 
 @pytest.mark.parametrize("name", ["curve", "xray", *OF_RUNS])
