@@ -181,6 +181,8 @@ def experiment(cfg: DictConfig) -> dict[str, Any]:
     def keep(value: Any, path: str) -> Any:
         if not isinstance(value, dict):
             return value
+        mixed = len({isinstance(key, str) for key in value}) > 1  # which have no order, and so no identity
+        require(not mixed, path, "keys that are all words or all numbers", ", ".join(map(str, value)), "take words")
         inner = {key: (f"{path}.{key}" if path else key) for key in value}
         return {key: keep(value[key], at) for key, at in inner.items() if at not in left_out}
 

@@ -121,14 +121,17 @@ def require_trusted(config: Any, who: str, trust: Sequence[str] = ()) -> None:
         who: names the run in the error.
         trust: further modules that the user trusts; of these functions are built too.
     """
+    unknown = dict[str, str]()  # and their modules
     for path, value in leaves(config):
         if "_target_" in path:
             target = str(value)
-            named = [module for module in trust if f"{target}.".startswith(f"{module}.")]
-            remedy = f"if you trust the run, add trust=[{target.rpartition('.')[0]}]"
-            require(bool(named) or _is_trusted(target), who, "a class of a known package", target, remedy)
+            if not any(f"{target}.".startswith(f"{module}.") for module in trust) and not _is_trusted(target):
+                unknown[target] = target.rpartition(".")[0]
         if isinstance(value, str):  # one is resolved when the node is built, after this check
             require("${" not in value, who, "a configuration without interpolations", value, "train the run again")
+    modules = ",".join(dict.fromkeys([*trust, *unknown.values()]))
+    got, remedy = ", ".join(unknown), f"if you trust the run, add trust=[{modules}]"
+    require(not unknown, who, "classes of known packages", got, remedy)
 
 
 def _is_trusted(target: str) -> bool:

@@ -95,6 +95,11 @@ def test_the_identity_ignores_paths_device_workers_and_logging_only(configure):
     assert experiment(configure("train", "folder=a", "trainer.max_epochs=7"))["scheduler"]["T_max"] == 7
 
 
+def test_a_mapping_with_words_and_numbers_as_keys_is_one_sentence(configure):
+    with pytest.raises(ContractError, match=r"dataset\.classes: expected keys that are all .*, got 0, a; take"):
+        identity(configure("train", "dataset=folder", "dataset.classes={0: 0, a: 1}"))
+
+
 def test_the_folder_of_a_run_says_its_fold_and_where_a_parameter_of_the_loss_goes():
     words = ["loss=weighted_bce", "loss.pos_weight=20", "schedule.pos_weight={to: 1, epochs: 30}", "folder=x"]
     root = compose("train", *words, "dataset.folds=5", "dataset.fold=2", return_hydra_config=True)

@@ -24,7 +24,7 @@ from tests.reporting.fabricate import change
 )
 def test_only_classes_of_known_packages_are_built(target):
     node = {"terms": [{"loss": {"_target_": target, "path": "x"}}]}
-    with pytest.raises(ContractError, match=rf"run a: expected a class of a known package, got {target}; .*trust=\["):
+    with pytest.raises(ContractError, match=rf"run a: expected classes of known packages, got {target}; .*trust=\["):
         require_trusted(node, "run a")
 
 
@@ -36,6 +36,12 @@ def test_what_runs_are_made_of_is_trusted_and_so_is_what_the_user_names():
         require_trusted({"_target_": "torch.optim.SGD", "name": "${oc.env:HOME}"}, "run a")
     with pytest.raises(ContractError, match=r"got mymodule2\.Mine"):
         require_trusted({"_target_": "mymodule2.Mine"}, "run a", ["mymodule"])
+
+
+def test_all_modules_that_a_run_needs_are_named_at_once():
+    nodes = {"model": {"_target_": "mine.nets.Net"}, "loss": {"_target_": "other.Loss"}}
+    with pytest.raises(ContractError, match=r"got mine.nets.Net, other.Loss; .* add trust=\[known,mine.nets,other\]"):
+        require_trusted(nodes, "run a", ["known"])
 
 
 def test_a_trusted_module_that_cannot_be_imported_is_one_whole_sentence(tmp_path):
