@@ -4,7 +4,6 @@ import ctypes
 import os
 import platform
 import re
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from seglab.contract import ContractError, require
+from seglab.engine.sweep import by_signal
 
 
 def precision(accelerator: str, wanted: str) -> str:
@@ -98,8 +98,8 @@ def processes_sentence(launcher: object) -> Iterator[None]:
     except RuntimeError as error:  # gloo says worker, NCCL process
         if not re.search("remote (worker|process)", str(error)):
             raise
-        signals = [-code for process in getattr(launcher, "procs", ()) if (code := process.poll() or 0) < 0]
+        signals = list(filter(None, (by_signal(process.poll() or 0) for process in getattr(launcher, "procs", ()))))
         got, remedy = "has ended", "its error, unless it was killed, is above and in train_ddp_process_N.log of the run"
-        for number in signals[:1]:
-            got, remedy = f"died with signal {number} ({signal.Signals(number).name})", "the same command resumes"
+        if signals:
+            got, remedy = f"died{signals[0]}", "the same command resumes"
         raise ContractError(f"trainer: expected all processes to the end, got one that {got}; {remedy}") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seglab.engine.run import Run, current_sweep, stop_signals, stopped_by
-from seglab.engine.sweep import duration, end_with_parent, facts_in, record_death, refuse
+from seglab.engine.sweep import by_signal, duration, end_with_parent, facts_in, record_death, refuse
 from seglab.files import run_status
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Progress:
         if known.get("status") == "running" and known.get("sweep") == journal:
             record_death(run, exit_code)
         elif exit_code < 0:  # before its run began
-            refuse(run.folder, RuntimeError(), f"the process died with signal {-exit_code}")
+            refuse(run.folder, RuntimeError(), f"the process died{by_signal(exit_code)}")
         facts = facts_in(Path(journal) if journal else None, run.folder)
         trained = facts.get("sweep") == journal
         self.done += 1

@@ -190,15 +190,23 @@ def record_death(run: Run, code: int, failed: bool = True) -> bool:
 
     Not where another process works there by now, nor where the disk is full, as the run has said: gives whether.
     """
-    by = {number.value: f" with signal {number.value} ({number.name})" for number in signal.Signals}
-    cause = by.get(-code if code < 0 else code - 128, "")  # a code of 1 to 127 is no signal
-    said = f"the process died{cause}" if cause else "the process died, or could not write how the run ended"
+    said = (
+        f"the process died{cause}"
+        if (cause := by_signal(code))
+        else "the process died, or could not write how the run ended"
+    )
     error = {"kind": "Died", "message": said, "traceback": None}
     with suppress(OSError):
         if not is_held(run.folder):
             write_json(run.file, run.known() | {"status": "failed" if failed else "interrupted", "error": error})
             return True
     return False
+
+
+def by_signal(code: int) -> str:
+    """What an exit code says of a signal, ` with signal 9 (SIGKILL)`; nothing of a code of 1 to 127, which is none."""
+    known = {number.value: f" with signal {number.value} ({number.name})" for number in signal.Signals}
+    return known.get(-code if code < 0 else code - 128, "")
 
 
 def duration(seconds: float) -> str:

@@ -55,10 +55,7 @@ class Tracker(Logger):
         return self.run
 
     def begin(self, folder: Path, facts: Mapping[str, Any], resumes: bool = False) -> None:
-        """Start the run with its configuration; a ContractError where the tracker is not there.
-
-        What the tracker has of the run is replaced, unless the run `resumes`.
-        """
+        """Start the run, in place of what was sent unless it `resumes`; a ContractError where no tracker is there."""
         self.resumes = resumes
         if not self.works:
             return
@@ -121,7 +118,7 @@ class Wandb(Tracker):
         options: dict[str, Any] = {"embed": False, "resume": "allow"}  # of Trackio: no page inside of a notebook
         if self.package == "wandb":
             options = {"id": self.run, "dir": str(folder), "mode": "offline" if self.offline else None}
-            options["resume"] = "allow" if self.resumes else None  # which overwrites the run of this id
+            options["resume"] = "allow" if self.resumes else None  # None overwrites what the id has
             options["settings"] = self.tool.Settings(silent=True, console="off")
         self.there = self.tool.init(project=self.project, name=self.run, config=facts, **options)
 

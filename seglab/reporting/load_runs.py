@@ -87,10 +87,7 @@ def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
-    """The folders of runs below a root, at any depth, but none within a run; links are followed.
-
-    A folder that may not be read counts as one, which is reported.
-    """
+    """The folders of runs below a root, at any depth, but none within a run; links are followed."""
     require(root.is_dir(), "report", "a folder", root)
     seen, denied = set[Path](), list[OSError]()
     for folder, inside, files in os.walk(root, onerror=denied.append, followlinks=True):
@@ -102,7 +99,7 @@ def _run_folders(root: Path) -> Iterator[Path]:
             inside.clear()
             yield place
         seen.add(place)
-    yield from (Path(error.filename).resolve() for error in denied)
+    yield from (Path(error.filename).resolve() for error in denied)  # a run may lie there, which is reported
 
 
 def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
