@@ -115,8 +115,8 @@ def item_of(record: Record, pixels: Pixels, options: str) -> Item:
     name, group, split = (record[key] for key in ("id", "group", "split"))
     if record["fault"] or record["left_out"]:
         return Item(name, group, split=split, fault=record["fault"], left_out=record["left_out"])
-    known = record.get("crc32", {})  # of a folder of before there is none
-    places = {key: (*place, known.get(key)) for key, place in record["arrays"].items()}
+    sums = record.get("crc32", {})  # a folder of before has none
+    places = {key: (*place, sums.get(key)) for key, place in record["arrays"].items()}
     arrays = {key: partial(pixels.array, *place) for key, place in places.items()}
     seen, (height, width) = partial(pixels.seen, places), places["mask"][1][:2]
     classes, points = tuple(record["classes"]), arrays["points"]()

@@ -89,10 +89,7 @@ def memory_sentence() -> Iterator[None]:
 
 @contextmanager
 def processes_sentence(launcher: object) -> Iterator[None]:
-    """Make one sentence of the lost connection to another process of a run, whose own error says why it has ended.
-
-    launcher: that of Lightning, which knows the processes that it has started: of one that was killed it is its signal.
-    """
+    """Make one sentence of the lost connection to another process of a run, such as those of Lightning's launcher."""
     try:
         yield
     except RuntimeError as error:  # gloo says worker, NCCL process

@@ -190,11 +190,7 @@ def record_death(run: Run, code: int, failed: bool = True) -> bool:
 
     Not where another process works there by now, nor where the disk is full, as the run has said: gives whether.
     """
-    said = (
-        f"the process died{cause}"
-        if (cause := by_signal(code))
-        else "the process died, or could not write how the run ended"
-    )
+    said = f"the process died{by_signal(code) or ', or could not write how the run ended'}"
     error = {"kind": "Died", "message": said, "traceback": None}
     with suppress(OSError):
         if not is_held(run.folder):

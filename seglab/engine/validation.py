@@ -129,9 +129,8 @@ def require_trusted(config: Any, who: str, trust: Sequence[str] = ()) -> None:
                 unknown[target] = target.rpartition(".")[0]
         if isinstance(value, str):  # one is resolved when the node is built, after this check
             require("${" not in value, who, "a configuration without interpolations", value, "train the run again")
-    modules = ",".join(dict.fromkeys([*trust, *unknown.values()]))
-    got, remedy = ", ".join(unknown), f"if you trust the run, add trust=[{modules}]"
-    require(not unknown, who, "classes of known packages", got, remedy)
+    remedy = f"if you trust the run, add trust=[{','.join(dict.fromkeys([*trust, *unknown.values()]))}]"
+    require(not unknown, who, "classes of known packages", ", ".join(unknown), remedy)
 
 
 def _is_trusted(target: str) -> bool:
