@@ -187,7 +187,7 @@ def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[Tra
                 elif facts:
                     left_out.setdefault(said, []).append(folder.name)
         for said, runs in left_out.items():
-            log.warning("%s: left out are %s (%s)", name, ", ".join(runs), said)
+            log.warning("%s leaves out %s (%s)", name, ", ".join(runs), said)
         require(bool(here), "run", f"the run.json of a finished run at {name}", "none", remedy)
         found |= dict.fromkeys(here)
     opened = [open_run(path, trust) for path in found]
