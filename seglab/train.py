@@ -88,8 +88,8 @@ def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
         value = None if cfg.rerun and run.replace() else known_value(cfg, run)
         if value is not None:
             paused = run.known()["status"] != "finished"
-            remedy = "leave stop_after out to finish it" if paused else "rerun=true trains it again"
-            log.info("%s is %s already; %s", run, "paused" if paused else "finished", remedy)
+            remedy = "; leave stop_after out to finish it" if paused else "; rerun=true trains it again"
+            log.info("%s is %s already%s", run, "paused" if paused else "finished", "" if wait else remedy)
             return value
         run.clean_up()  # a finished run has returned: a damaged last.ckpt would cost it best.ckpt
         check_device(cfg)

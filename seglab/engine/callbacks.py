@@ -25,7 +25,8 @@ def silence_lightning_warnings() -> None:
         "Using `DistributedSampler` with the dataloaders",  # ours gives every test image once
         "The `srun` command is available",  # being on a cluster's login node is no fault
         "but have no `val_dataloader`",  # benchmarks time training alone
-        "Checkpoint directory .* exists and is not empty",  # a run that resumes
+        "(Checkpoint|Experiment logs) directory .* exists and is not empty",  # a run that resumes
+        "when using `ckpt_path`, callbacks used",  # snapshots, which may come and go
     ):
         warnings.filterwarnings("ignore", message=f".*{advice}.*")
 

@@ -85,13 +85,22 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "tta": ("none", "flips", "d4"),
     "store": ("auto", "device", "memory", "disk"),
     "device": ("auto", "cpu", "cuda"),
-    **dict.fromkeys(("channels_last", "compile", "cuda_graph", "rerun", "plan"), (True, False)),
+    **dict.fromkeys(("channels_last", "compile", "cuda_graph", "pictures", "rerun", "plan"), (True, False)),
 }
 """Options of a few values."""
+
+KINDS: dict[str, tuple[Any, str]] = {
+    "monitor": (str, "a metric such as val/iou_pooled"),
+    "init_include": (str | list | None, "a pattern of names, or a list"),
+    "tune.lr": (list | None, "a list of learning rates, [1e-4,1e-3]"),
+    "tuned": (list, "a list of options"),
+}
+"""Options of other kinds that no signature checks."""
 
 LOWER_IS_BETTER = ("loss",)  # of all other metrics of an epoch more is better
 
 NOT_EMPTY = ("init_from", "init_include", "tune.lr", "study", "optimizer.betas", "dataset.mean", "dataset.std")
+NOT_EMPTY += ("dataset.cache_dir",)  # or caches would lie in the working directory
 """Texts and lists that may be null where the yaml says so, but not empty."""
 
 GROUPS = ("dataset", "augment", "model", "loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "schedule")
@@ -162,6 +171,8 @@ def outside(config: Any) -> Iterator[str]:
             yield f"{path}: expected a regular expression, got {value} ({fault})"
         elif path in CHOICES and not any(value == choice and type(value) is type(choice) for choice in CHOICES[path]):
             yield f"{path}: expected {' or '.join(map(_spell, CHOICES[path]))}, got {_spell(value)}"
+        elif path in KINDS and not isinstance(value, KINDS[path][0]):
+            yield f"{path}: expected {KINDS[path][1]}, got {_spell(value)}"
         elif path in NOT_EMPTY and value in ("", [], {}):
             yield f"{path}: expected a value, got {value!r}"
 
@@ -199,8 +210,6 @@ def _contradictions(config: Any) -> Iterator[str]:
     strategy = str(trainer.get("strategy"))
     if re.search("spawn|fork|notebook", strategy):
         yield f"trainer.strategy: expected one whose processes measure too, got {strategy}; take trainer.strategy=ddp"
-    if not isinstance(rates, list | None):
-        yield f"tune.lr: expected a list of learning rates, [1e-4,1e-3], got {rates}"
     for name in ("train", "val", "test"):
         limit = trainer.get(f"limit_{name}_batches")
         if isinstance(limit, float) and 1 < limit < HUGE:  # a float is a fraction to Lightning

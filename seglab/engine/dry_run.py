@@ -31,6 +31,9 @@ def check_model(node: dict[str, Any], dataset: Dataset) -> None:
 
     It is built on torch's `meta` device, which knows shapes and no numbers, so that the largest takes no memory.
     """
+    count, given = dataset.task.channels, node.get("out_channels", 1)
+    fits = count == 1 or given in (1, count)  # else it would change the run's identity and nothing else
+    require(fits, "model.out_channels", f"{count}, one for each class", given, "leave it out")
     _check_model(json.dumps(node), (2, dataset.channels, dataset.size, dataset.size), dataset.task)
 
 

@@ -29,7 +29,7 @@ def start_from(
 
     All others keep their first values (`left`). Raises a ContractError where nothing fits, or most shapes differ.
     """
-    file = Path(source)
+    file = Path(str(source))  # 2024 of a yaml is a number
     require(file.exists(), "init_from", "the folder of a run, or a .ckpt or .safetensors file", source)
     if file.is_dir():
         run = open_run(file)

@@ -118,6 +118,9 @@ def wrong_choice(word: str, conf: Path) -> str | None:
         if group == f"{name}._target_":
             remedy = f"write {name}=external {name}.{part}._target_={listed}"
             return f"{group}: expected a choice of {name}, got a class alone; {remedy}"
+    choices = [file.stem for file in (conf / group).glob("*.yaml")] if listed == "[]" else []
+    if choices:
+        return f"{group}: expected {nearest(listed, choices, 'a choice')}, got []"
     names = [name.strip() for name in listed[1:-1].split(",")] if listed.startswith("[") else []
     texts = [file.read_text() for name in names if (file := conf / group / f"{name}.yaml").is_file()]
     if len(names) < 2 or not any(re.search("(?m)^_target_:", text) for text in texts):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from seglab.contract import Image, Task, require
+from seglab.contract import ContractError, Image, Task, require
 from seglab.data.dataset import Dataset
 from seglab.data.decode import convert, view_image
 from seglab.data.facts import extent, range_warnings
@@ -65,7 +65,10 @@ class Predictor:
 
     def __post_init__(self) -> None:
         side = self.window or self.dataset.size
-        self.probability(np.zeros((1, side, side, self.dataset.channels), np.uint8))  # fails here if it does not fit
+        try:  # fails here if it does not fit
+            self.probability(np.zeros((1, side, side, self.dataset.channels), np.uint8))
+        except ContractError as error:
+            raise ContractError(str(error).replace("dataset.size", "window")) from None
 
     def of_file(self, path: str, page: int | None = None) -> np.ndarray:
         """Map an image file, or a page of it: (h, w) or (k, h, w) uint16."""

@@ -83,12 +83,12 @@ def one_of(*choices: str) -> Any:
 
 
 def weights_hold(given: Any, least: float) -> bool:
-    """Whether a weight, or each of several, is a finite number of at least so much, or they are "auto" or None."""
+    """Whether a weight, or each of several, not all 0, is a finite number of at least so much; or "auto" or None."""
     if given is None or given == "auto":
         return True
     weights = list(given.values()) if isinstance(given, Mapping) else given
     several = weights if isinstance(weights, list | tuple) else [weights]
-    return all(isinstance(w, Real) and least <= float(w) < torch.inf for w in several)
+    return all(isinstance(w, Real) and least <= float(w) < torch.inf for w in several) and any(several)
 
 
 def square(rows: Any) -> bool:
@@ -238,7 +238,7 @@ class LossModule(nn.Module):
 class ClassWeighted(Loss):
     """A loss whose classes may weigh differently: those of a multilabel or multiclass task, see `ClassWeights`."""
 
-    class_weights: ClassWeights = limited(None, "of at least 0, auto or null", lambda w: weights_hold(w, 0))
+    class_weights: ClassWeights = limited(None, "of at least 0, not all 0, auto or null", lambda w: weights_hold(w, 0))
 
     def with_task(self, task: Task) -> Self:
         given, bound = self.class_weights, super().with_task(task)

@@ -271,6 +271,11 @@ def test_a_threshold_that_would_do_nothing_is_refused(configure, photos, tmp_pat
         check_before_data(configure("train", "dataset.scene=organ", "threshold=0.9"))
 
 
+def test_a_number_of_channels_that_would_do_nothing_is_refused(configure):
+    with pytest.raises(ContractError, match=r"model.out_channels: expected 3, one for each class, got 7; leave it out"):
+        check_before_data(configure("train", "dataset.scene=organ", "model.out_channels=7"))
+
+
 def test_several_runs_agree_and_the_tuned_threshold_is_theirs(configure, runs, photos, tmp_path):
     source = photos / "a.png"
     for name, run in (("one", runs / "s1"), ("two", runs / "s2"), ("both", runs)):

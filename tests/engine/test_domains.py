@@ -34,11 +34,16 @@ WRONG = (
     {
         "seed=null": f"seed: expected {WHOLE} 0 and at most 4294967295, got null",
         "monitor=val/loss monitor_mode=max": "monitor_mode: expected min, since less of a loss is better, got max",
+        "pictures=no": "pictures: expected true or false, got no",
+        "init_include=3": "init_include: expected a pattern of names, or a list, got 3",
+        "tuned=loss.gamma": "tuned: expected a list of options, got loss.gamma",
         "trainer.strategy=ddp_spawn": "trainer.strategy: expected one whose processes measure too, got",
         "tune.lr=1e-3": "tune.lr: expected a list of learning rates, [1e-4,1e-3], got 0.001",
         "scheduler=plateau scheduler.mode=max": "scheduler.mode: expected min, since less",
         "dataset=folder dataset.root=x \"dataset.group_pattern='(a'\"": "dataset.group_pattern: expected a regular",
+        "dataset.cache_dir=": "dataset.cache_dir: expected a value, got ''",
     },
+    {"monitor=null": "monitor: expected a metric such as val/iou_pooled, got null"},
 )
 """What is said of which words; those of one command line."""
 

@@ -81,6 +81,7 @@ def test_where_nothing_can_be_loaded_is_one_sentence(tmp_path):
         (other, None, r"weights that fit, such as encoder.0.weight.*got 1 others such as down.weight"),
         (str(tmp_path), None, "a run.json written by"),
         (str(tmp_path / "text.ckpt"), None, "a file of weights, got .*text.ckpt"),
+        (2024, None, "init_from: expected the folder of a run, or a .ckpt or .safetensors file, got 2024"),
         (other, ["encodr.*"], r"init_include: expected a pattern of names such as encoder.0.weight.*got encodr"),
     ):
         with pytest.raises(ContractError, match=words) as fault:

@@ -117,7 +117,16 @@ def test_what_would_be_merged_with_another_choice_is_refused():
     assert wrong_choice("loss._target_=a.L", CONF) == said
     said = "loss: expected one choice, got [bce, dice]; a sweep tries each of them, -m loss=bce,dice"
     assert wrong_choice("loss=[bce, dice]", CONF) == said
-    for word in ("loss=[bce]", "callbacks=[ema,early_stopping]", "losses=[bce,dice]", "loss=bce,dice", "-m"):
+    said = "scheduler: expected one of cosine, none, plateau, poly, got []"
+    assert wrong_choice("scheduler=[]", CONF) == said
+    for word in (
+        "loss=[bce]",
+        "callbacks=[ema,early_stopping]",
+        "losses=[bce,dice]",
+        "dataset.bands=[]",
+        "loss=bce,dice",
+        "-m",
+    ):
         assert wrong_choice(word, CONF) is None
 
 

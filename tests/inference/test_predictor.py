@@ -113,5 +113,5 @@ def test_a_film_is_cut_to_the_breast_where_training_was(runs, tmp_path):
 
 
 def test_what_the_model_cannot_take_is_one_sentence(runs):
-    with pytest.raises(ContractError, match="divisible by 4"):
+    with pytest.raises(ContractError, match="divisible by 4, got 50x50; set window=48"):
         opened(runs / "whole", window=50)

@@ -26,7 +26,7 @@ from tests.losses.conftest import of, scene
 LIMITS = {
     "weighted_bce": {"pos_weight": [0.0, "much"]},
     "class_weighted_ce": {"foreground_weight": [-1.0], "background_weight": [0.0]},
-    "bce": {"class_weights": [(1.0, -1.0), (1.0, float("inf")), "much"]},
+    "bce": {"class_weights": [(1.0, -1.0), (1.0, float("inf")), (0.0, 0.0), "much"]},
     "label_smoothing": {"smoothing": [0.5]},
     "focal": {"gamma": [-0.1, None], "alpha": [1.5]},
     "asymmetric_focal": {"alpha": [-0.5]},
