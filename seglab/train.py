@@ -189,8 +189,9 @@ def check_before_data(cfg: DictConfig) -> None:
         log.warning("%s", sentence)
     check_model(to_container(cfg.model), dataset)
     callbacks = to_container(cfg.callbacks) or {}
-    more = {f"callbacks.{name}.monitor": node["monitor"] for name, node in callbacks.items() if node.get("monitor")}
-    check_monitors({"monitor": cfg.monitor} | more, cfg.threshold, cfg.empty, task)
+    more = {f"callbacks.{name}.monitor": node.get("monitor") for name, node in callbacks.items()}
+    given = {option: metric for option, metric in more.items() if metric is not None}  # "" is one
+    check_monitors({"monitor": cfg.monitor} | given, cfg.threshold, cfg.empty, task)
 
 
 def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None, world: int = 1) -> DataModule:

@@ -261,8 +261,10 @@ class SegModule(LightningModule):
                 bad = [name for name, fine in zip(ids, finite, strict=True) if not fine]
                 raise self._diverged(f"loss: expected a finite number, got {losses[finite.index(False)].item()}", bad)
 
-    def _diverged(self, fault: str, ids: list[str]) -> Diverged:
+    def _diverged(self, fault: str, ids: list[str]) -> ContractError:
         place = f"in epoch {self.current_epoch} for {', '.join(ids)}"
+        if "finite" not in fault:  # a mask or an option is wrong, which no learning rate mends
+            return ContractError(f"{fault}; {place}")
         remedy = "lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true"
         return Diverged(f"{fault}; {place}; {remedy}")
 

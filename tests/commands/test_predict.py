@@ -271,7 +271,9 @@ def test_a_threshold_that_would_do_nothing_is_refused(configure, photos, tmp_pat
         check_before_data(configure("train", "dataset.scene=organ", "threshold=0.9"))
 
 
-def test_a_number_of_channels_that_would_do_nothing_is_refused(configure):
+def test_channels_that_would_do_nothing_and_a_monitor_that_is_empty_are_refused(configure):
+    with pytest.raises(ContractError, match=r"early_stopping.monitor: expected a metric of an epoch .* got $"):
+        check_before_data(configure("train", "callbacks=early_stopping", "callbacks.early_stopping.monitor="))
     with pytest.raises(ContractError, match=r"model.out_channels: expected 3, one for each class, got 7; leave it out"):
         check_before_data(configure("train", "dataset.scene=organ", "model.out_channels=7"))
 

@@ -20,7 +20,7 @@ from seglab.data.sources import Whole
 from seglab.engine.dry_run import dry_run
 from seglab.engine.module import Normalize, SegModule
 from seglab.images.labels import Seen
-from seglab.losses import BCE, External, Sum, Term
+from seglab.losses import BCE, External, LogitAdjusted, Sum, Term
 from seglab.losses.base import Loss
 from tests.conftest import train_small
 
@@ -68,6 +68,8 @@ def test_normalizing_is_the_textbook_formula():
 def test_a_loss_that_is_no_number_stops_and_names_its_images():
     with pytest.raises(ContractError, match=r"loss: expected a finite number, got nan; in epoch 0 for two; lower"):
         module(Poisoned()).training_step(batch(), 0)
+    with pytest.raises(ContractError, match=r"of the frequency to the background, got 1.0; in epoch 0 for one, two$"):
+        module(LogitAdjusted(prior=1.0)).training_step(batch(), 0)  # no learning rate mends it
 
 
 def test_a_batch_or_a_loss_of_another_trainer_is_one_sentence():
