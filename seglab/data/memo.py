@@ -25,11 +25,12 @@ _known: dict[str, dict[str, Any]] = {}  # by file of the memo, so that a process
 
 
 def each(work: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
-    """Give `work` of every item, in order, with a progress bar called `what` if it takes more than a few seconds.
+    """Give `work` of every item, in order, on a terminal with a bar called `what` if it takes more than a few seconds.
 
     The first error is raised, and what has not begun by then is not done.
     """
-    return thread_map(work, items, max_workers=min(os.cpu_count() or 1, MAX_THREADS), desc=what, delay=3, leave=False)
+    workers = min(os.cpu_count() or 1, MAX_THREADS)
+    return thread_map(work, items, max_workers=workers, desc=what, delay=3, leave=False, disable=None)
 
 
 def remembered(

@@ -173,9 +173,13 @@ def setting(label: str) -> str:
 
 
 def differing(configs: Iterable[Mapping[str, Any]], prefix: str) -> str:
-    """The values below `prefix` that some configurations do not share, as `dataset.split_seed=0,1,2`."""
+    """The values below `prefix` that some configurations do not share, as `dataset.split_seed=0,1,2`.
+
+    Those that choose no image are left out: where data lie, and how they are normalized.
+    """
+    none = NOT_IN_IDENTITY | {"dataset.mean", "dataset.std"}
     leaves = [flat(config) for config in configs]
-    keys = [key for key in _differing(leaves) if key.startswith(prefix)]
+    keys = [key for key in _differing(leaves) if key.startswith(prefix) and key not in none]
     return " ".join(f"{key}={','.join(dict.fromkeys(str(leaf.get(key)) for leaf in leaves))}" for key in keys)
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from seglab.contract import NOT_IN_IDENTITY
-from seglab.reporting.run_labels import differences, flat, label
+from seglab.reporting.run_labels import differences, differing, flat, label
 
 SCHEDULE = {"pos_weight": {"to": 1, "shape": "cosine", "epochs": 30}}
 SLOW, FAST = {"optimizer": {"lr": 0.001}}, {"optimizer": {"lr": 0.01}}
@@ -115,6 +115,11 @@ def test_what_differs_together_with_the_loss_is_listed_and_not_in_the_label():
     found = runs(("bce", 1, FAST), ("bce", 2, FAST), ("dice", 1, SLOW))
     assert found["label"].tolist() == ["bce", "bce", "dice"]
     assert differences(found) == {"optimizer.lr": {"0.01": ["bce"], "0.001": ["dice"]}}
+
+
+def test_what_chooses_no_image_is_not_named_as_what_chose_others():
+    found = [{"split_seed": seed, "mean": [seed], "cache_gb": seed, "root": str(seed)} for seed in (0, 1)]
+    assert differing([{"dataset": each} for each in found], "dataset.") == "dataset.split_seed=0,1"
 
 
 def test_flat_gives_dotted_keys():
