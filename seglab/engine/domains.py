@@ -207,6 +207,9 @@ def _contradictions(config: Any) -> Iterator[str]:
     if rates and COUNT.holds(trainer.get("num_nodes", 1)) and (count := processes(trainer)) != 1:
         remedy = "tune with trainer.devices=1, then set optimizer.lr"  # a rate that diverges ends all processes
         yield f"tune.lr: expected a run of one process, got {count}; {remedy}"
+    data = config.get("dataset") or {}
+    if trainer and data.get("split_file") and data.get("folds", 1) != 1:  # a report would take each for other images
+        yield f"dataset.folds: expected 1 beside dataset.split_file, which is one split, got {data['folds']}"
     strategy = str(trainer.get("strategy"))
     if re.search("spawn|fork|notebook", strategy):
         yield f"trainer.strategy: expected one whose processes measure too, got {strategy}; take trainer.strategy=ddp"

@@ -41,6 +41,7 @@ WRONG = (
         "tune.lr=1e-3": "tune.lr: expected a list of learning rates, [1e-4,1e-3], got 0.001",
         "scheduler=plateau scheduler.mode=max": "scheduler.mode: expected min, since less",
         "dataset=folder dataset.root=x \"dataset.group_pattern='(a'\"": "dataset.group_pattern: expected a regular",
+        "dataset.folds=3 dataset.split_file=x": "dataset.folds: expected 1 beside dataset.split_file, which is one",
         "dataset.cache_dir=": "dataset.cache_dir: expected a value, got ''",
     },
     {"monitor=null": "monitor: expected a metric such as val/iou_pooled, got null"},
