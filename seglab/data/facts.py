@@ -109,7 +109,7 @@ def absent_classes(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> li
         if absent:
             names = ", ".join(task.classes[k] for k in absent)
             there = any(one["classes"][k] > 0 for images in facts.values() for one in images for k in absent)
-            remedy = "; another dataset.split_seed may draw some" if there else ""
+            remedy = "; another dataset.split_seed may draw some, if splits are drawn" if there else ""
             found.append(f"no {split} image has {names}, so the other classes alone make the {split} scores{remedy}")
     return found
 
@@ -145,7 +145,8 @@ def foreground_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) 
     if every and not positive:
         held = f"they hold {values}; " if values else ""
         return [*found, f"no mask has any foreground; {held}{remedy}"]
-    few = "they are too few for three splits" if dataset.stratify else "dataset.stratify=true draws some for each split"
+    few = "they are too few for three splits"
+    few = few if dataset.stratify else "if splits are drawn, dataset.stratify=true gives some to each"
     for split, some in facts.items():
         full = sum(one["foreground"] == 1 for one in some)
         if some and not any(one["foreground"] for one in some):
