@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MEASURED_BY = ("monitor", "empty", "dataset.fold", "dataset.folds", "dataset.split_seed", "dataset.split_file")
+"""What decides the value of a trial apart from the training: a search among these would choose the easiest."""
+
 
 def search(cfg: DictConfig, folder: Path) -> float:
     """Train one run of the search, which is a plain run of seglab.train; returns the best value of `cfg.monitor`."""
@@ -83,6 +86,8 @@ class FairSearch(Sweeper):
         given = [each for each in given if each.key_or_group.split(".")[0] not in SEARCH]
         swept = [each.key_or_group for each in given if each.is_sweep_override()]
         require("seed" not in swept, "seed", "one value", "several", "fresh_seeds=N trains the best on N seeds")
+        unfair = sorted({*MEASURED_BY} & {*space} | {"monitor"} & {*swept})
+        require(not unfair, ", ".join(unfair), "one value, since all trials are compared by it", "several")
         kept = [each for each in given if each.key_or_group != "seed"]  # a search gives its runs their seeds
         combinations = [self.tunings_of(words, swept, space) for words in BasicSweeper.split_arguments(kept, None)[0]]
         for name in space:

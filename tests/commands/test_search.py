@@ -126,6 +126,8 @@ def test_a_plan_writes_nothing_and_looks_as_far_as_the_values_of_trials_are_know
         ([], "space: expected options to tune, got none; write 'space.optimizer.lr={low: 1e-4"),
         (["space.loss.gamme=[1,2]"], "space.loss.gamme: expected an option of what is trained, or of one of the"),
         ([RATE, "sampler=tpe", "halving=3"], "halving: expected sampler=quasirandom beside it, got tpe"),
+        ([RATE, "monitor=val/loss,val/iou"], "monitor: expected one value, since all trials are compared by it"),
+        (["space.empty=[skip,correct]", "space.monitor=[val/iou,val/dice]"], "empty, monitor: expected one value"),
         ([RATE, "loss=bce,dise"], "loss: expected a choice such as dice"),
     ],
 )
