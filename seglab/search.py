@@ -83,11 +83,13 @@ class FairSearch(Sweeper):
         example = "write 'space.optimizer.lr={low: 1e-4, high: 1e-2, log: true}'"
         require(bool(space), "space", "options to tune", "none", example)
         given = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
-        given = [each for each in given if each.key_or_group.split(".")[0] not in SEARCH]
         swept = [each.key_or_group for each in given if each.is_sweep_override()]
+        given = [each for each in given if each.key_or_group.split(".")[0] not in SEARCH]
+        stops = any(each.key_or_group == "stop_after" for each in given)
+        require(not stops, "stop_after", "none, since a search says where its trials stop", "one")
         require("seed" not in swept, "seed", "one value", "several", "fresh_seeds=N trains the best on N seeds")
-        unfair = sorted({*MEASURED_BY} & {*space} | {"monitor"} & {*swept})
-        require(not unfair, ", ".join(unfair), "one value, since all trials are compared by it", "several")
+        several = sorted({*MEASURED_BY} & {*space} | {"monitor", "study", *SEARCH} & {*swept})
+        require(not several, ", ".join(several), "one value in all of a search", "several")
         kept = [each for each in given if each.key_or_group != "seed"]  # a search gives its runs their seeds
         combinations = [self.tunings_of(words, swept, space) for words in BasicSweeper.split_arguments(kept, None)[0]]
         for name in space:
