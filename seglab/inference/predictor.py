@@ -68,7 +68,8 @@ class Predictor:
         try:  # fails here if it does not fit
             self.probability(np.zeros((1, side, side, self.dataset.channels), np.uint8))
         except ContractError as error:
-            raise ContractError(str(error).replace("dataset.size", "window")) from None
+            option = "dataset.size" if side == self.dataset.size else "window"
+            raise ContractError(str(error).replace("dataset.size", option)) from None
 
     def of_file(self, path: str, page: int | None = None) -> np.ndarray:
         """Map an image file, or a page of it: (h, w) or (k, h, w) uint16."""
