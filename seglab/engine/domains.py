@@ -99,8 +99,8 @@ KINDS: dict[str, tuple[Any, str]] = {
 
 LOWER_IS_BETTER = ("loss",)  # of all other metrics of an epoch more is better
 
-NOT_EMPTY = ("init_from", "init_include", "tune.lr", "study", "optimizer.betas", "dataset.mean", "dataset.std")
-NOT_EMPTY += ("dataset.cache_dir",)  # or caches would lie in the working directory
+NOT_EMPTY = {"init_from", "init_include", "tune.lr", "study", "optimizer.betas"}
+NOT_EMPTY |= {"dataset.cache_dir", "dataset.mean", "dataset.std"}
 """Texts and lists that may be null where the yaml says so, but not empty."""
 
 GROUPS = ("dataset", "augment", "model", "loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "schedule")

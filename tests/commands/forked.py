@@ -17,8 +17,8 @@ Begun = tuple[BaseProcess, int]
 """A process, and a descriptor of it."""
 
 PRELOADED = ["hydra", "pydantic", "optuna", "onnxscript", "torch.onnx", "pytorch_lightning.callbacks"]
-PRELOADED += [f"seglab.engine.{name}" for name in ("checkpoints", "dry_run", "initial_weights", "results", "sweep")]
-PRELOADED += [f"seglab.inference.{name}" for name in ("evaluation", "export", "prediction_writer")]
+PRELOADED += [f"seglab.engine.{name}" for name in ("checkpoints", "dry_run", "initial_weights", "sweep")]
+PRELOADED += [f"seglab.inference.{name}" for name in ("evaluation", "export", "prediction_writer", "results")]
 PRELOADED += ["seglab.data.audit", "seglab.models.smp", "seglab.models.unet", "seglab.reporting.write_report"]
 PRELOADED += ["seglab.api", "seglab.search", "seglab.train", "tests.commands.warm", __name__]
 
