@@ -170,7 +170,7 @@ FAULTS = [
         ("- 0.5 * soft).clamp", ").clamp", "soft bins without their middles"),
         ("ratio((ratio(error, count).abs() * filled)", "ratio((error.abs() * filled)", "sums of bins for their means"),
         ("count.scatter_add(2, bin_, share)", "count.scatter_add(2, bin_, 0 * share + 1)", "pixels counted twice"),
-        ("(found - true).abs().mean((1, 2))", "(found - true).abs().sum((1, 2))", "the sum over the classes"),
+        ("(found - true).abs().mean(2)", "(found - true).abs().sum(2)", "the sum over the classes"),
         ("(true.clamp(min=TINY).log() - found", "(found.clamp(min=TINY).log() - found", "no divergence"),
     ),
     *of_losses(

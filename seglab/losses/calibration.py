@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seglab.contract import PerImage
-from seglab.losses.base import ANY_MASK, MEAN_OVER_CLASSES, ClassMean, ClassWeighted, Loss, one_of, pixel_card, within
+from seglab.losses.base import ANY_MASK, MEAN_OVER_CLASSES, ClassMean, Loss, one_of, pixel_card, within
 from seglab.losses.cross_entropy import BCE
 from seglab.losses.numerics import TINY, exact, ratio
 from seglab.losses.pixels import Pixels
@@ -100,7 +100,7 @@ class L1ACE(ClassMean):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionSize(ClassWeighted):
+class RegionSize(BCE):
     """Cross-entropy plus `weight` times the error of the sizes, the prior that Dice has without saying so.
 
     The size of a class is the sum of its probabilities, as a share of the image.
@@ -115,13 +115,14 @@ class RegionSize(ClassWeighted):
         paper="Liu et al. 2024, Do we really need dice? The hidden region-size biases of segmentation losses",
         empty=ANY_MASK + " The size is then 0.",
         differs="smp, MONAI and kornia have none. KL of one class: the authors leave the background's term out.",
+        proper=True,
     )
 
-    def value(self, x: Pixels) -> PerImage:
+    def each_decision(self, x: Pixels) -> Tensor:
         m, n = x.all_classes, x.n.unsqueeze(-1).clamp(min=1)
         found, true = (m.tp + m.fp) / n, (m.tp + m.fn) / n  # (b, decisions, classes)
         if self.distance == "l1":
-            error = (found - true).abs().mean((1, 2))
+            error = (found - true).abs().mean(2)
         else:
-            error = (true * (true.clamp(min=TINY).log() - found.clamp(min=TINY).log())).sum(2).mean(1)
-        return BCE(task=self.task, class_weights=self.class_weights).value(x) + self.weight * error
+            error = (true * (true.clamp(min=TINY).log() - found.clamp(min=TINY).log())).sum(2)
+        return super().each_decision(x) + self.weight * error

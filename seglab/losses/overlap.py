@@ -206,6 +206,7 @@ class NoiseRobustDice(RegionLoss):
         formula=r"\frac{\sum|p-t|^\gamma}{\sum p^2+\sum t^2+s}",
         paper="Wang et al. 2020, A noise-robust framework for automatic segmentation of COVID-19 pneumonia lesions",
         differs="smp, MONAI and kornia have none. PyMIC divides by the sums of p and t instead of their squares.",
+        proper=True,
     )
 
     def each_class(self, x: Pixels) -> Tensor:
@@ -241,6 +242,7 @@ class SensitivitySpecificity(ClassMean):
         paper="Brosch et al. 2015, Deep convolutional encoder networks for multiple sclerosis lesions; .05: Sudre 2017",
         empty="The term of the absent class is 0, the other one is as ever.",
         differs="NiftyNet calls the foreground's term specificity, with the same arithmetic.",
+        proper=True,
     )
 
     def each_class(self, x: Pixels) -> Tensor:
