@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from seglab.files import as_numbers
 from seglab.reporting import metrics_table
+from seglab.reporting.class_rows import metrics_of, read_rows, rows_per_image
 from seglab.reporting.html import mean_sd, number, table
 from seglab.reporting.metrics_table import part_of, rows_of, title
 from seglab.reporting.run_labels import benchmark_titles
@@ -22,12 +23,15 @@ KEYS = ("iou", "tuned/iou", "precision", "recall", "hd95", "object_recall", "fou
 def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
     """One row for each evaluation of a used run: data, what, trained, label, seed, in_domain, and KEYS.
 
-    Left out is what cannot be read, or was measured before the run was retrained.
+    They are of the class that the report is about, or means over the scored ones. Left out is what cannot be read,
+    or was measured before the run was retrained.
     """
     used = runs[runs["used"]]
     titles = benchmark_titles(used) if len(used) else {}
     rows = []
     for _, run in used.iterrows():
+        task, classes = run["task"], run["classes"]
+        name = task.classes[classes[0]] if len(classes) == 1 else None
         for file in sorted(run["folder"].glob(FILES)):
             with suppress(OSError, ValueError, KeyError, TypeError):  # whatever a foreign file may hold
                 facts = json.loads(file.read_text(encoding="utf-8"))
@@ -35,7 +39,10 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
                     row = {"data": file.parent.name, "what": words(facts, run["config"])}
                     row |= {"trained": titles[run["benchmark"]], "in_domain": run.get("test/iou", np.nan)}
                     row |= {"label": run["label"], "seed": run["seed"]}
-                    found = as_numbers(facts["metrics"])
+                    found = metrics_of(as_numbers(facts["metrics"]), name)
+                    if not name:  # undefined for an image of which a class was not found, as in all of a report
+                        images = rows_per_image(read_rows(file.with_name("per_image.csv")), task)
+                        found["hd95"] = images["hd95"].mean()
                     if "objects_predicted" in found:
                         found["found/false_objects"] = found["objects_predicted"] - found["objects_found"]
                     rows.append(row | {key: found.get(key, np.nan) for key in KEYS})

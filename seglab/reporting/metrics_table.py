@@ -106,8 +106,11 @@ def read_decisions(sweep: Sweep, score: str = "iou") -> dict[int, Decisions]:
 
 
 def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[str, float]:
-    """What histograms (n, classes, 2, 256) give: average precision, calibration error, scores at tuned thresholds."""
-    parts = []
+    """What histograms (n, classes, 2, 256) give: average precision, calibration error, scores at tuned thresholds.
+
+    Of several classes the mean over the scored ones, and `tuned/iou/cup` for each.
+    """
+    parts, each = [], dict[str, float]()
     for k in chosen_classes(task):
         of_class, threshold = table[:, k], threshold_of(tuned, task.classes[k])
         pooled = of_class.sum(0)
@@ -115,11 +118,12 @@ def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[
         scores = {"average_precision": average_precision(pooled), "ece": ece}
         if np.isfinite(threshold):
             edge = round(threshold * 256)  # exact: thresholds are tuned on the edges of the bins
-            each = scores_at(of_class, empty)
-            scores |= {f"tuned/{key}": finite_mean(values[:, edge]) for key, values in each.items()}
+            at_edges = scores_at(of_class, empty)
+            scores |= {f"tuned/{key}": finite_mean(values[:, edge]) for key, values in at_edges.items()}
             scores["tuned/threshold"] = threshold
         parts.append(scores)
-    return mean_scores(parts)
+        each |= {f"{key}/{task.classes[k]}": value for key, value in scores.items()}
+    return mean_scores(parts) | (each if task.channels > 1 else {})
 
 
 def under(rule: str, images: pd.DataFrame, decisions: dict[int, Decisions]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import json
 from csv import DictReader
 
+import pandas as pd
 import pytest
 
 from seglab.reporting import external_data
@@ -51,6 +52,24 @@ def test_the_page_and_the_tables_hold_them_beside_the_comparison_which_stays_as_
     assert float(rows["dice", "mias-0a1b2c"]["iou"]) == pytest.approx(0.62)
     assert len(rows) == 4
     assert "| dice | 0." in markdown(studies, sweep.runs).split("## On mias-0a1b2c")[1]
+
+
+@pytest.mark.parametrize(("name", "iou", "hd95"), [(None, 0.5, 6.0), ("disc", 0.6, 5.0), ("cup", 0.4, 9.0)])
+def test_of_several_classes_the_numbers_are_those_that_the_report_is_about(evaluated, name, iou, hd95):
+    """Over several classes an image of which a cup was not found has no distance, or not finding it would be better."""
+    run = evaluated / "bce_s1"
+    rows = pd.read_csv(run / "per_image.csv")
+    pd.concat([rows.assign(**{"class": one}) for one in ("disc", "cup")]).to_csv(run / "per_image.csv", index=False)
+    change(run, data={"task": {"kind": "multilabel", "classes": ["disc", "cup"]}})
+    out = run / "evaluations" / "mias-0a1b2c"
+    facts = json.loads((out / "evaluation.json").read_text())
+    facts["metrics"] = {"iou": 0.5, "iou/disc": 0.6, "iou/cup": 0.4, "hd95": 7.0, "hd95/disc": 5.0, "hd95/cup": 9.0}
+    (out / "evaluation.json").write_text(json.dumps(facts))
+    images = {"id": [1, 1, 2, 2], "group": "p", "class": ["disc", "cup"] * 2, "foreground": 4, "tp": [4, 4, 4, 0]}
+    pd.DataFrame(images | {"fp": 0, "hd95": [3, 9, 7, None]}).to_csv(out / "per_image.csv", index=False)
+    rows = external_data.evaluated(collect([evaluated], name).runs)
+    row = rows[(rows["label"] == "bce") & (rows["seed"] == 1)].iloc[0]
+    assert (row["iou"], row["hd95"]) == (iou, hd95)
 
 
 def test_what_was_measured_before_the_run_was_trained_again_is_left_out(evaluated):

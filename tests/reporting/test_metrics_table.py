@@ -11,6 +11,7 @@ from seglab.reporting.metrics_table import (
     BLOCKS,
     FRACTIONS,
     _found,
+    at_threshold,
     over_seeds,
     read_decisions,
     roughness,
@@ -43,6 +44,16 @@ def by_hand(folder, threshold):
             overlap = (tp / (tp + fp + fn), 2 * tp / (2 * tp + fp + fn))
         rows.append((*overlap, tp / (tp + fp) if tp + fp else np.nan, tp / (tp + fn) if tp + fn else np.nan))
     return np.nanmean(rows, axis=0)
+
+
+def test_of_several_classes_scores_at_their_tuned_thresholds_are_of_each_and_a_mean(folder):
+    run, both, tuned = folder / "bce_s1", Task("multilabel", ("disc", "cup")), {"disc": 0.25, "cup": 0.5}
+    table = np.load(run / "histograms.npz")["test"]
+    found = at_threshold(np.stack([table, table], 1), both, tuned, "correct")
+    each = [by_hand(run, threshold)[0] for threshold in tuned.values()]
+    assert [found[f"tuned/iou/{name}"] for name in tuned] == pytest.approx(each)
+    assert found["tuned/iou"] == pytest.approx(np.mean(each))
+    assert "tuned/iou/foreground" not in at_threshold(table[:, None], Task(), 0.25, "correct")
 
 
 def test_the_tuned_threshold_gives_what_counting_by_hand_gives(study):
