@@ -28,7 +28,7 @@ The model of the run `{run.name}`, with its normalization and the {squash} insid
 ```python
 import numpy as np, onnxruntime
 values = np.zeros({shape}, np.uint8)  # {yours}; black where it has no data (NaN)
-black, white = {black}, {white}
+black, white = {ends}
 image = np.clip((values.astype(np.float32) - black) * (65535 / (white - black)), 0, 65535).round()
 image = {whole}  # as in training; now resize it, see In
 batch = np.atleast_3d(image).transpose(2, 0, 1)[None].astype(np.float32){divided}
@@ -37,10 +37,17 @@ probability = onnxruntime.InferenceSession("{made.file.name}").run(None, {{"imag
 ```
 
 - In: `image` (b, {data.channels}, h, w) from 0 (black) to 255 (white), {made.sizes}: {scale}.
-- Out: `probability` (b, {data.task.channels}, h, w). {out}
+- Values: upright (EXIF), {bands}; {stored}, dark background (MONOCHROME1 turned){crop}.
+- Out: `probability` (b, {data.task.channels}, h, w), {back}, and then decided. {out}
 - Checked: {made.checked} {source} and resized copies of them; from PyTorch it differs by {made.difference:.1e} at most.
 - Computes in float32; `seglab.predict`, on a device like that of training, in {precision}.
 """
+
+WINDOWS = {
+    "percentile": "np.percentile((seen := values[::4, ::4])[seen > seen.min()], (1, 99.5))",
+    "header": "center - width / 2, center + width / 2  # of the file's own window",
+}
+"""What stands for black and white in an image of mammography, where that is not a range."""
 
 
 def export(cfg: DictConfig, folder: Path) -> Path:
@@ -109,23 +116,35 @@ def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
     from seglab.inference.hub import decision
 
     data = run.raw_dataset()
-    reduced = f", `values` reduced by {data.reduce} before (cv2.INTER_AREA)" if data.reduce > 1 else ""
-    scale = f"whole images brought to {data.size}x{data.size} by `{data.fit}`, as in training: sides that shrink"
-    scale += f" by area (cv2.INTER_AREA), then those that grow linearly (cv2.INTER_LINEAR){reduced}"
+    window = getattr(data, "window", "full")
+    whole = "`values`" if window == "full" else "the first `image`, as uint16,"
+    reduced = f", {whole} reduced by {data.reduce} before (cv2.INTER_AREA)" if data.reduce > 1 else ""
+    how = f"stretched to {data.size}x{data.size}"
+    if data.fit == "pad":
+        how = f"brought to {data.size} on their longer side, and centered in a black square"
+    scale = f"whole images {how}, as in training: sides that shrink by area (cv2.INTER_AREA), then those that grow"
+    scale += f" linearly (cv2.INTER_LINEAR){reduced}"
+    back = f"brought back likewise to the size of the {'reduced ' * (data.reduce > 1)}image"
     if data.fit == "patch":
         scale = f"the images' own pixels{reduced}, as in training on squares of {data.size}"
+        back = "averaged over squares that overlap"
+    back += ", then to that of the file" if data.reduce > 1 else ""
     squash = "softmax" if data.task.kind == "multiclass" else "sigmoid"
-    decide, out = decision(data.task, run.config["threshold"], tuned, axis=1)
-    words: dict[str, Any] = {"scale": scale, "squash": squash, "decide": decide, "out": out, "source": source}
-    ends = data.range if isinstance(data.range, tuple) else ("0", "np.iinfo(values.dtype).max  # 1 of fractions")
-    words |= {"black": ends[0], "white": ends[1]}
+    words: dict[str, Any] = {"scale": scale, "back": back, "squash": squash, "source": source}
+    words["decide"], words["out"] = decision(data.task, run.config["threshold"], tuned, axis=1)
+    full = "0, np.iinfo(values.dtype).max  # 1 of fractions"
+    words["ends"] = WINDOWS.get(window, full if isinstance(data.range, str) else "{}, {}".format(*data.range))
+    words["stored"] = "numbers as stored" if window == "header" else "the stored bits of a DICOM spread over 16"
+    several = {1: "gray, of colors by cv2.COLOR_RGB2GRAY", 3: "red first"}.get(data.channels, "all bands of a file")
+    bands = getattr(data, "bands", None)
+    words["bands"] = f"bands {', '.join(map(str, bands))} of a file in this order" if bands else several
+    cut = "; cut to the breast after the line `black, white` (breast_box of seglab.data.datasets.cbis_ddsm)"
+    words["crop"] = cut if getattr(data, "crop", False) else ""
     words["whole"] = "(image // 256).astype(np.uint8)" if data.bits == 8 else "image.astype(np.uint16)"
     words["divided"] = "" if data.bits == 8 else " / 257"
     words["yours"] = "an image of yours"
     if hasattr(data, "axis"):
         words["yours"] = f"a slice, volume.take(n, {data.axis}).T, rows along its later axis"
-    if bands := getattr(data, "bands", None):
-        words["yours"] += f"; bands {', '.join(map(str, bands))} of a file, in this order"
     words["shape"] = (data.size, data.size, data.channels)[: 2 + (data.channels > 1)]
     words["precision"] = run.facts["host"]["precision"]
     return README.format(run=run, made=made, data=data, **words)

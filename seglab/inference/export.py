@@ -74,7 +74,7 @@ def write(net: Deployed, images: np.ndarray, file: Path) -> Exported:
                 worst = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                 continue
             if seen <= TOLERANCE:
-                return Exported(file, words, len(images), seen)
+                return Exported(file, words, len({image.tobytes() for image in images}), seen)
             worst = f"a difference of {seen:.2g}"
         raise ContractError(f"export: expected an ONNX file within {TOLERANCE:g} of PyTorch, got {worst}")
 

@@ -24,7 +24,7 @@ tags: [image-segmentation, seglab, {chosen[loss]}]
 # {run.name}
 
 {chosen[model]} with {facts[parameters]:,} parameters, trained with the loss `{chosen[loss]}` ({card[title]}) on \
-`{chosen[dataset]}`.
+`{chosen[dataset]}` by seglab {facts[versions][seglab]}.
 
 ```python
 import seglab
@@ -71,7 +71,7 @@ def write_hub(run: TrainedRun, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous() for name, value in run.module().state_dict().items()}  # or safetensors refuses
     write_bytes(folder / "model.safetensors", save(state))
-    write_json(folder / "run.json", facts | {"config": config})
+    write_json(folder / "run.json", without_places(facts) | {"config": config})
     write_text(folder / "README.md", card(run))
     return folder
 
@@ -89,7 +89,9 @@ def card(run: TrainedRun) -> str:
     """The model card: what it was trained on, what it scored, what its loss does, and what its study found."""
     facts = run.outcome
     decide, meaning = decision(run.task, run.config["threshold"], facts["threshold"]["tuned"], axis=0)
-    meaning += "" if run.task.kind == "multiclass" else f" The metrics are at {run.config['threshold']}."
+    data, at = run.config["dataset"], "" if run.task.kind == "multiclass" else f" at {run.config['threshold']},"
+    how = "cut into squares of" if data["fit"] == "patch" else "brought to"
+    meaning += f" The metrics are{at} of images {how} {data['size']}x{data['size']} pixels, which distances count."
     option = {"binary": " threshold=tuned", "multilabel": f" threshold={run.config['threshold']}", "multiclass": ""}
     looks = read_json(run.folder.parent / "looks.json").values()
     said = [known[-1]["said"] for known in looks if known]
@@ -130,4 +132,4 @@ def decision(task: Task, fixed: float, tuned: Any, axis: int) -> tuple[str, str]
         words = f"Classes in this order: {names}, each from {fixed} upwards, or as validation found best: {best}."
         return f"mask = probability >= {fixed}", words
     words = f"Foreground is from {fixed} upwards, or from {tuned:.4g}, which validation found best."
-    return f"mask = probability >= {tuned:.4g}", words
+    return f"mask = probability >= {tuned}", words

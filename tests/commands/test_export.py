@@ -8,13 +8,14 @@ from torch import nn
 
 from seglab.api import Run
 from seglab.contract import ContractError
-from seglab.data.decode import convert
+from seglab.data.datasets.cbis_ddsm import breast_box
+from seglab.data.decode import convert, view_image
 from seglab.engine.trained_run import open_run
 from seglab.export import export, readme
-from seglab.images.resize import fit, to_units
+from seglab.images.resize import fit, resize, to_units
 from seglab.inference import export as exporting
 from seglab.inference.export import Deployed, Exported, write
-from seglab.inference.hub import without_places
+from seglab.inference.hub import without_places, write_hub
 from tests.engine.untrained import write_run
 
 
@@ -71,6 +72,49 @@ def test_who_follows_the_page_beside_a_file_gets_the_numbers_of_predict(tmp_path
     np.testing.assert_array_equal(found["batch"], expected)
 
 
+@pytest.mark.parametrize(("window", "reduce"), [("percentile", 2), ("percentile", 1), ("full", 2)])
+def test_the_page_says_how_films_are_windowed_cut_and_reduced(tmp_path, window, reduce):
+    run = open_run(write_run(tmp_path / "run", "dataset.channels=1"))
+    film = {"_target_": "seglab.data.datasets.cbis_ddsm.CbisDdsm", "root": ".", "crop": True}
+    run.facts["data"]["raw"] = film | {"window": window, "reduce": reduce}
+    data, file = run.raw_dataset(), str(tmp_path / "film.png")
+    values = np.random.default_rng(0).integers(2000, 60000, (100, 80), np.uint16)
+    values[:, :20] = values[:, 70:] = 0
+    cv2.imwrite(file, values)
+    page = readme(run, Exported(tmp_path / "m.onnx", "any", 1, 0.0), "images", 0.3515625)
+    assert "dark background (MONOCHROME1 turned); cut to the breast" in page
+    assert page.count("mask = probability >= 0.3515625") == 1
+    found = {"values": values, "np": np}
+    lines = page.split("```")[1].splitlines()
+    exec(lines[3], found)
+    found["values"] = values[breast_box(values)]
+    small = tuple(side // reduce for side in found["values"].shape[::-1])
+    if "`values` reduced by" in page:
+        found["values"] = cv2.resize(found["values"], small, interpolation=cv2.INTER_AREA)
+    exec(lines[4], found)
+    if "the first `image`, as uint16, reduced by" in page:
+        found["image"] = cv2.resize(found["image"].astype(np.uint16), small, interpolation=cv2.INTER_AREA)
+    exec(lines[5], found)
+    found["image"] = resize(found["image"], 32, 32)
+    exec(lines[6], found)
+    expected = to_units(view_image(data.decode(file)[data.region(file)], data)).reshape(1, 1, 32, 32)
+    np.testing.assert_array_equal(found["batch"], expected)
+
+
+def test_the_page_says_how_an_image_is_brought_to_the_model_and_the_map_back(tmp_path):
+    said = {}
+    for fit_, more in (("resize", ()), ("pad", ("dataset.reduce=2",)), ("patch", ())):
+        run = open_run(write_run(tmp_path / fit_, f"dataset.fit={fit_}", *more))
+        said[fit_] = readme(run, Exported(tmp_path / "m.onnx", "any", 1, 0.0), "images", 0.5)
+    assert "whole images stretched to 32x32, " in said["resize"]
+    assert "brought to 32 on their longer side, and centered in a black square, " in said["pad"]
+    assert "back likewise to the size of the reduced image, then to that of the file, and then decided" in said["pad"]
+    assert "averaged over squares that overlap, and then decided" in said["patch"]
+    assert all(
+        "Values: upright (EXIF), red first; the stored bits of a DICOM spread over 16" in page for page in said.values()
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
@@ -116,6 +160,17 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.onnx"))
 
 
+def test_an_image_that_is_checked_twice_counts_once(tmp_path, monkeypatch):
+    module = open_run(write_run(tmp_path / "run")).module()
+
+    def save(net, some, file, shapes):
+        file.touch()
+        return lambda given: net(torch.from_numpy(given)).numpy()
+
+    monkeypatch.setattr(exporting, "save", save)
+    assert write(Deployed(module), np.zeros((2, 3, 32, 32), np.float32), tmp_path / "m.onnx").checked == 1
+
+
 def test_an_unknown_format_and_several_runs_are_one_sentence(configure, tmp_path):
     with pytest.raises(ContractError, match=r"export: expected one run, got \['A', 'B'\]; export each by itself"):
         export(configure("export", "run=[A,B]"), tmp_path)
@@ -140,3 +195,9 @@ def test_a_hub_folder_opens_like_the_run_and_tells_nothing_of_the_machine(config
     assert f"| iou | {open_run(run).outcome['metrics']['test/iou']:.4g} |" in card
     assert "This run was not compared with others." in card
     assert "input=IMAGES output=masks threshold=tuned`" in card  # the code before it has that threshold too
+    assert f"by seglab {open_run(run).facts['versions']['seglab']}." in card
+    assert "The metrics are at 0.5, of images brought to 32x32 pixels, which distances count." in card
+    of_prepared = open_run(run)
+    films = {"_target_": "seglab.data.datasets.folder.Folder", "root": ".", "images": "/home/me/films"}
+    of_prepared.facts["data"]["raw"] = films
+    assert open_run(write_hub(of_prepared, tmp_path / "prepared")).facts["data"]["raw"] == films | {"images": "films"}
