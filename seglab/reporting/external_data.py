@@ -32,11 +32,13 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
     for _, run in used.iterrows():
         task, classes = run["task"], run["classes"]
         name = task.classes[classes[0]] if len(classes) == 1 else None
+        auto = {key: run["data"][key] for key in ("range", "mean", "std") if key in run["data"]}  # what it stood for
+        config = {"dataset": {**(run["config"].get("dataset") or {}), **auto}}
         for file in sorted(run["folder"].glob(FILES)):
             with suppress(OSError, ValueError, KeyError, TypeError):  # whatever a foreign file may hold
                 facts = json.loads(file.read_text(encoding="utf-8"))
                 if facts["run_finished"] == run["finished"]:  # else of weights that are gone
-                    row = {"data": file.parent.name, "what": words(facts, run["config"])}
+                    row = {"data": file.parent.name, "what": words(facts, config)}
                     row |= {"trained": titles[run["benchmark"]], "in_domain": run.get("test/iou", np.nan)}
                     row |= {"label": run["label"], "seed": run["seed"]}
                     found = metrics_of(as_numbers(facts["metrics"]), name)

@@ -110,6 +110,22 @@ def test_a_second_call_measures_nothing_unless_the_run_was_trained_again(configu
     assert len(list((run / "evaluations").iterdir())) == 2
 
 
+def test_what_folds_with_a_normalization_of_their_own_measure_is_one_set_of_images(configure, tmp_path, pairs):
+    """The report takes the mean over runs whose evaluations have one name."""
+    names = []
+    for mean in ([0.4], [0.6]):
+        run = write_run(tmp_path / str(mean[0]), f"dataset.mean={mean}")
+        facts = facts_of(run)
+        facts["config"]["dataset"]["mean"], facts["data"]["mean"] = "auto", mean
+        change(run, **facts)
+        for more in ((), ("dataset.coverage=0.3",)):
+            (out,) = call(configure, run, *other(pairs, *more))
+            assert facts_of(out, "evaluation.json")["dataset"]["mean"] == mean
+            names.append(out.name)
+    assert names[:2] == names[2:]
+    assert names[0] != names[1]
+
+
 def test_other_images_come_to_the_model_as_the_run_would_have_them(configure, run, pairs):
     (out,) = call(configure, run, *other(pairs))
     facts, rows = facts_of(out, "evaluation.json"), pd.read_csv(out / "per_image.csv")

@@ -72,6 +72,17 @@ def test_of_several_classes_the_numbers_are_those_that_the_report_is_about(evalu
     assert (row["iou"], row["hd95"]) == (iou, hd95)
 
 
+def test_what_the_run_has_found_for_auto_is_no_change(evaluated):
+    run, dataset = evaluated / "bce_s1", {"_target_": "a", "mean": "auto", "range": "auto", "target": "disc"}
+    facts = json.loads((run / "run.json").read_text())
+    found = {"mean": [0.4], "range": "full"}
+    change(run, config=facts["config"] | {"dataset": dataset}, data=facts["data"] | found)
+    file = run / "evaluations" / "mias-0a1b2c" / "evaluation.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dataset": dataset | found | {"target": "cup"}}))
+    row = external_data.evaluated(collect([evaluated]).runs).iloc[0]
+    assert row["what"] == "9 images (all), whole images in their own size, window 512, target=cup"
+
+
 def test_what_was_measured_before_the_run_was_trained_again_is_left_out(evaluated):
     change(evaluated / "bce_s1", finished="2026-12-01T00:00:00+00:00")
     (evaluated / "dice_s1" / "evaluations" / "mias-0a1b2c" / "evaluation.json").write_text("{ truncated")
