@@ -158,7 +158,8 @@ class Run:
     def predict(self, images: Sequence[Source]) -> list[np.ndarray]:
         """Predict the probability of foreground in images of any size, arrays or paths: each (h, w) float32.
 
-        Of several classes (k, h, w): that of each. Files of several pages are for `python -m seglab.predict`.
+        Of several classes (k, h, w): that of each. Arrays have the bands that the run was trained on, in their order.
+        Files of several pages are for `python -m seglab.predict`.
         """
         from seglab.images.raster import SeveralPages
         from seglab.inference.predictor import FULL, warn_of_range
@@ -167,6 +168,10 @@ class Run:
         several = stack and not isinstance(images, str | Path)
         require(several, "predict", "a list of images", type(images).__name__, "write predict([image])[0]")
         model = self._predictor
+        files = getattr(model.dataset, "crop", False) or getattr(model.dataset, "window", "full") != "full"
+        known = not files or all(isinstance(image, str | Path) for image in images)
+        expected = "paths, as the run reads files with its dataset.window and dataset.crop"
+        require(known, "predict", expected, "an array", "save it as PNG")
         checked = [_checked(image, model.dataset.range == "full") for image in images]
         for number, one in enumerate(checked):
             if not isinstance(one, str | Path):  # of a file it is said when it is decoded

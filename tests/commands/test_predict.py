@@ -246,6 +246,22 @@ def test_slices_of_a_volume_are_called_as_in_training_and_what_is_dark_is_said_o
     assert left == {"dark_z000.png", "dark_z001.png", "dark.nii.gz"}
 
 
+def test_an_array_is_refused_by_a_run_that_windows_or_cuts_the_files_of_films(tmp_path):
+    run, film = write_run(tmp_path / "run", "dataset.channels=1"), np.zeros((60, 40), np.uint16)
+    film[10:50, 5:30] = np.arange(20000, 21000).reshape(40, 25)
+    cv2.imwrite(str(tmp_path / "film.png"), film)
+    of_films = {"_target_": "seglab.data.datasets.cbis_ddsm.CbisDdsm", "root": "."}
+    for options in ({"crop": True}, {"window": "percentile"}, {}):
+        change(run, data=facts_of(run)["data"] | {"raw": of_films | options})
+        if options:
+            with pytest.raises(
+                ContractError, match=r"paths, as the run reads files with its dataset\.window and .*crop"
+            ):
+                Run(run).predict([film])
+        assert Run(run).predict([tmp_path / "film.png"])[0].shape == film.shape
+    np.testing.assert_array_equal(*Run(run).predict([film, tmp_path / "film.png"]))
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slices_across_any_axis_are_joined_to_the_volume_that_they_were_cut_from(axis, tmp_path):
     nibabel = pytest.importorskip("nibabel")
