@@ -67,9 +67,9 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
     settings = {"dataset": fixed, "split": images.split, "scale": scale}
     settings |= {key: cfg[key] for key in ("window", "overlap", "tta")} if scale == "native" else {}
     name = node["_target_"].rsplit(".", 1)[-1].lower()
-    # Found for each fold: what the folds of a run measure on other data is one set
+    # What differs between the folds of one study, whose evaluations have one name, in which the report takes their mean
     found = {key for key in ("mean", "std") if run.config["dataset"].get(key) == "auto"} - overridden("dataset")
-    of_all = {key: "auto" if key in found else value for key, value in fixed.items()}
+    of_all = fixed | dict.fromkeys(found, "auto") | ({"fold": 0} if images.own else {})
     made_of = json.dumps(settings | {"dataset": of_all}, sort_keys=True) + images.fingerprint
     out = run.folder / "evaluations" / f"{name}-{sha256(made_of.encode()).hexdigest()[:6]}"
     facts = {"run": run.name, "run_finished": run.outcome["finished"], "name": name, **settings}

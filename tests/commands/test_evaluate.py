@@ -10,6 +10,7 @@ import pytest
 
 from seglab.contract import ContractError
 from seglab.data.datasets.folder import Folder
+from seglab.data.prepare_data import select_items
 from seglab.engine.trained_run import TrainedRun, open_run
 from seglab.evaluate import evaluate
 from seglab.inference.evaluation import dataset_node, to_logits
@@ -124,6 +125,19 @@ def test_what_folds_with_a_normalization_of_their_own_measure_is_one_set_of_imag
             names.append(out.name)
     assert names[:2] == names[2:]
     assert names[0] != names[1]
+
+
+def test_the_own_test_images_of_folds_are_one_set(configure, tmp_path):
+    names = set()
+    for fold in (0, 1):
+        run = write_run(tmp_path / str(fold), "dataset.train=4", "dataset.folds=2", f"dataset.fold={fold}")
+        of_run = open_run(run)
+        change(run, data=of_run.facts["data"] | {"fingerprint": select_items(of_run.dataset()).fingerprint})
+        (out,) = call(configure, run)
+        facts = facts_of(out, "evaluation.json")
+        assert (facts["own"], facts["split"], facts["dataset"]["fold"]) == (True, "test", fold)
+        names.add(out.name)
+    assert len(names) == 1
 
 
 def test_other_images_come_to_the_model_as_the_run_would_have_them(configure, run, pairs):
