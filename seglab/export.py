@@ -128,7 +128,7 @@ def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
     if data.fit == "patch":
         scale = f"the images' own pixels{reduced}, as in training on squares of {data.size}"
         back = "averaged over squares that overlap"
-    back += ", then to that of the file" if data.reduce > 1 else ""
+    back += ", then to the size in the file" if data.reduce > 1 else ""
     squash = "softmax" if data.task.kind == "multiclass" else "sigmoid"
     words: dict[str, Any] = {"scale": scale, "back": back, "squash": squash, "source": source}
     words["decide"], words["out"] = decision(data.task, run.config["threshold"], tuned, axis=1)

@@ -91,7 +91,9 @@ def card(run: TrainedRun) -> str:
     decide, meaning = decision(run.task, run.config["threshold"], facts["threshold"]["tuned"], axis=0)
     data, at = run.config["dataset"], "" if run.task.kind == "multiclass" else f" at {run.config['threshold']},"
     how = "cut into squares of" if data["fit"] == "patch" else "brought to"
-    meaning += f" The metrics are{at} of images {how} {data['size']}x{data['size']} pixels, which distances count."
+    seen = f"images {how} {data['size']}x{data['size']} pixels, which distances count"
+    seen = "whole images in their own size" if facts.get("scale") == "native" else seen
+    meaning += f" The metrics are{at} of {seen}."
     option = {"binary": " threshold=tuned", "multilabel": f" threshold={run.config['threshold']}", "multiclass": ""}
     looks = read_json(run.folder.parent / "looks.json").values()
     said = [known[-1]["said"] for known in looks if known]

@@ -15,6 +15,7 @@ from seglab.export import export, readme
 from seglab.images.resize import fit, resize, to_units
 from seglab.inference import export as exporting
 from seglab.inference.export import Deployed, Exported, write
+from seglab.inference.hub import card as hub_card
 from seglab.inference.hub import without_places, write_hub
 from tests.engine.untrained import write_run
 
@@ -108,7 +109,9 @@ def test_the_page_says_how_an_image_is_brought_to_the_model_and_the_map_back(tmp
         said[fit_] = readme(run, Exported(tmp_path / "m.onnx", "any", 1, 0.0), "images", 0.5)
     assert "whole images stretched to 32x32, " in said["resize"]
     assert "brought to 32 on their longer side, and centered in a black square, " in said["pad"]
-    assert "back likewise to the size of the reduced image, then to that of the file, and then decided" in said["pad"]
+    assert (
+        "back likewise to the size of the reduced image, then to the size in the file, and then decided" in said["pad"]
+    )
     assert "averaged over squares that overlap, and then decided" in said["patch"]
     assert all(
         "Values: upright (EXIF), red first; the stored bits of a DICOM spread over 16" in page for page in said.values()
@@ -198,6 +201,8 @@ def test_a_hub_folder_opens_like_the_run_and_tells_nothing_of_the_machine(config
     assert f"by seglab {open_run(run).facts['versions']['seglab']}." in card
     assert "The metrics are at 0.5, of images brought to 32x32 pixels, which distances count." in card
     of_prepared = open_run(run)
+    of_prepared.facts["scale"] = "native"  # as of runs on patches
+    assert "The metrics are at 0.5, of whole images in their own size." in hub_card(of_prepared)
     films = {"_target_": "seglab.data.datasets.folder.Folder", "root": ".", "images": "/home/me/films"}
     of_prepared.facts["data"]["raw"] = films
     assert open_run(write_hub(of_prepared, tmp_path / "prepared")).facts["data"]["raw"] == films | {"images": "films"}
