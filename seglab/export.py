@@ -75,6 +75,7 @@ def export(cfg: DictConfig, folder: Path) -> Path:
     run = open_run(cfg.run, to_container(cfg.trust))
     tuned = run.outcome["threshold"]["tuned"]
     file = Path(cfg.output or run.folder / "export/model.onnx")
+    require(not file.is_dir(), "output", "a file", f"the folder {file}", f"set output={file / 'model.onnx'}")
     images, source = images_of(run)
     made = write(Deployed(run.module()), images, file)
     write_text(file.with_name(f"{file.name}.md"), readme(run, made, source, tuned))

@@ -5,7 +5,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from seglab.contract import Task
+from seglab.contract import Task, require
 from seglab.engine.trained_run import TrainedRun
 from seglab.files import as_numbers, read_json, write_bytes, write_json, write_text
 
@@ -59,7 +59,13 @@ or `python -m seglab.predict run=FOLDER input=IMAGES output=masks{option}`.
 
 
 def write_hub(run: TrainedRun, folder: Path) -> Path:
-    """Write README.md, model.safetensors and run.json into `folder`, which opens as a run: `run=folder`."""
+    """Write README.md, model.safetensors and run.json into `folder`, which opens as a run: `run=folder`.
+
+    Raises a ContractError for the folder of a run or a study, whose run.json or place in a report would be lost.
+    """
+    taken = [*folder.glob("run.json"), *folder.glob("*/run.json")]
+    known = not taken or (folder / "model.safetensors").is_file()  # of an earlier export
+    require(known, "output", "a folder without runs", taken and taken[0], f"set output={folder / 'hub'}")
     private = ("files", "overrides", "sweep", "initial")  # which name what is on this machine alone
     facts = {key: value for key, value in run.outcome.items() if key not in private}
     facts["data"] = {**facts["data"], "skipped_why": {}}  # whose sentences name files

@@ -163,6 +163,21 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.onnx"))
 
 
+def test_an_export_replaces_no_run_and_no_folder(configure, tmp_path):
+    study = tmp_path / "study"
+    one, other = (write_run(study / name) for name in ("one", "other"))
+    before = (other / "run.json").read_bytes()
+    for place, got in ((other, other), (one, one), (study, one)):
+        with pytest.raises(ContractError, match=rf"output: expected a folder without runs, got {got}/run\.json; set"):
+            export(configure("export", f"run={one}", "format=hub", f"output={place}"), tmp_path)
+    assert (other / "run.json").read_bytes() == before
+    assert not (study / "run.json").exists()
+    with pytest.raises(
+        ContractError, match=r"output: expected a file, got the folder .*study; set output=.*model\.onnx"
+    ):
+        export(configure("export", f"run={one}", f"output={study}"), tmp_path)
+
+
 def test_an_image_that_is_checked_twice_counts_once(tmp_path, monkeypatch):
     module = open_run(write_run(tmp_path / "run")).module()
 
