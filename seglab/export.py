@@ -136,7 +136,9 @@ def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
     full = "0, np.iinfo(values.dtype).max  # 1 of fractions"
     words["ends"] = WINDOWS.get(window, full if isinstance(data.range, str) else "{}, {}".format(*data.range))
     words["stored"] = "numbers as stored" if window == "header" else "the stored bits of a DICOM spread over 16"
-    several = {1: "gray, of colors by cv2.COLOR_RGB2GRAY", 3: "red first"}.get(data.channels, "all bands of a file")
+    several = {1: "gray, of colors by cv2.COLOR_RGB2GRAY", 3: "red first, gray three times"}.get(
+        data.channels, "all bands of a file"
+    )
     bands = getattr(data, "bands", None)
     words["bands"] = f"bands {', '.join(map(str, bands))} of a file in this order" if bands else several
     cut = "; cut to the breast after the line `black, white` (breast_box of seglab.data.datasets.cbis_ddsm)"

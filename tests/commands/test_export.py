@@ -114,7 +114,8 @@ def test_the_page_says_how_an_image_is_brought_to_the_model_and_the_map_back(tmp
     )
     assert "averaged over squares that overlap, and then decided" in said["patch"]
     assert all(
-        "Values: upright (EXIF), red first; the stored bits of a DICOM spread over 16" in page for page in said.values()
+        "Values: upright (EXIF), red first, gray three times; the stored bits of a DICOM spread over 16" in page
+        for page in said.values()
     )
 
 
