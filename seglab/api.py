@@ -161,6 +161,7 @@ class Run:
         Of several classes (k, h, w): that of each. Arrays have the bands that the run was trained on, in their order.
         Files of several pages are for `python -m seglab.predict`.
         """
+        from seglab.data.datasets.cbis_ddsm import CbisDdsm
         from seglab.images.raster import SeveralPages
         from seglab.inference.predictor import FULL, warn_of_range
 
@@ -168,8 +169,9 @@ class Run:
         several = stack and not isinstance(images, str | Path)
         require(several, "predict", "a list of images", type(images).__name__, "write predict([image])[0]")
         model = self._predictor
-        files = getattr(model.dataset, "crop", False) or getattr(model.dataset, "window", "full") != "full"
-        known = not files or all(isinstance(image, str | Path) for image in images)
+        data = model.dataset
+        films = isinstance(data, CbisDdsm) and (data.crop or data.window != "full")
+        known = not films or all(isinstance(image, str | Path) for image in images)
         expected = "paths, as the run reads files with its dataset.window and dataset.crop"
         require(known, "predict", expected, "an array", "save it as PNG")
         checked = [_checked(image, model.dataset.range == "full") for image in images]

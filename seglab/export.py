@@ -114,10 +114,11 @@ def images_of(run: TrainedRun) -> tuple[np.ndarray, str]:
 
 def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
     """Say how the file is used, in lines of Python, and what was checked."""
+    from seglab.data.datasets.cbis_ddsm import CbisDdsm
     from seglab.inference.hub import decision
 
     data = run.raw_dataset()
-    window = getattr(data, "window", "full")
+    window, crop = (data.window, data.crop) if isinstance(data, CbisDdsm) else ("full", False)
     whole = "`values`" if window == "full" else "the first `image`, as uint16,"
     reduced = f", {whole} reduced by {data.reduce} before (cv2.INTER_AREA)" if data.reduce > 1 else ""
     how = f"stretched to {data.size}x{data.size}"
@@ -142,7 +143,7 @@ def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
     bands = getattr(data, "bands", None)
     words["bands"] = f"bands {', '.join(map(str, bands))} of a file in this order" if bands else several
     cut = "; cut to the breast after the line `black, white` (breast_box of seglab.data.datasets.cbis_ddsm)"
-    words["crop"] = cut if getattr(data, "crop", False) else ""
+    words["crop"] = cut if crop else ""
     words["whole"] = "(image // 256).astype(np.uint8)" if data.bits == 8 else "image.astype(np.uint16)"
     words["divided"] = "" if data.bits == 8 else " / 257"
     words["yours"] = "an image of yours"
