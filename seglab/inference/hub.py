@@ -1,5 +1,6 @@
 """A trained model as a folder for a model hub: weights, a model card, and run.json, which opens it again."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,9 @@ def card(run: TrainedRun) -> str:
     seen = "whole images in their own size" if facts.get("scale") == "native" else seen
     meaning += f" The metrics are{at} of {seen}."
     option = {"binary": " threshold=tuned", "multilabel": f" threshold={run.config['threshold']}", "multiclass": ""}
-    looks = read_json(run.folder.parent / "looks.json").values()
-    said = [known[-1]["said"] for known in looks if known]
+    looks = [known[-1] for known in read_json(run.folder.parent / "looks.json").values() if known]
+    # of several data sets those that the run is on; runs have their names behind those of data sets and folders
+    said = [look["said"] for look in looks if any(re.split("/|: ", name)[-1] == run.name for name in look["runs"])]
     return CARD.format(
         run=run,
         facts=facts,

@@ -1,5 +1,7 @@
 """A file that was exported says what the run says, of any size that it promises, without seglab."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from seglab.api import Run
 from seglab.contract import ContractError
 from seglab.data.datasets.cbis_ddsm import breast_box
 from seglab.data.decode import convert, view_image
-from seglab.engine.trained_run import open_run
+from seglab.engine.trained_run import TrainedRun, open_run
 from seglab.export import export, readme
 from seglab.images.resize import fit, resize, to_units
 from seglab.inference import export as exporting
@@ -162,6 +164,23 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(ContractError, match=r"within 0\.0001 of PyTorch, got a difference of 0"):
         write(Deployed(module), images, tmp_path / "m.onnx")
     assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_a_card_says_what_was_found_about_its_run_and_not_about_runs_on_other_data(trained_study, tmp_path):
+    def look(said, *runs):
+        return [{"said": said, "runs": dict.fromkeys(runs, "0")}]
+
+    run = TrainedRun(tmp_path / "dice", open_run(trained_study / "dice").facts)
+    for name in ("dice", "study/dice"):
+        looks = {
+            "eyes": look("Dice is.", "bce", name),
+            "ships": look("None.", "far"),
+            "all": look("Over 2.", "a: dice"),
+        }
+        (tmp_path / "looks.json").write_text(json.dumps(looks))
+        assert hub_card(run).endswith("## Verdict\n\nDice is. Over 2.\n")
+    (tmp_path / "looks.json").write_text(json.dumps({"ships": look("None.", "far")}))
+    assert hub_card(run).endswith("This run was not compared with others.\n")
 
 
 def test_an_export_replaces_no_run_and_no_folder(configure, tmp_path):
