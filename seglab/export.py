@@ -39,7 +39,7 @@ probability = onnxruntime.InferenceSession("{made.file.name}").run(None, {{"imag
 - In: `image` (b, {data.channels}, h, w) from 0 (black) to 255 (white), {made.sizes}: {scale}.
 - Values: upright (EXIF), {bands}; {stored}, dark background (MONOCHROME1 turned){crop}.
 - Out: `probability` (b, {data.task.channels}, h, w), {back}, and then decided. {out}
-- Checked: {made.checked} {source} and resized copies of them; from PyTorch it differs by {made.difference:.1e} at most.
+- Checked: {source} ({made.checked}), and resized copies; from PyTorch it differs by {made.difference:.1e} at most.
 - Computes in float32; `seglab.predict`, on a device like that of training, in {precision}.
 """
 
@@ -79,7 +79,7 @@ def export(cfg: DictConfig, folder: Path) -> Path:
     images, source = images_of(run)
     made = write(Deployed(run.module()), images, file)
     write_text(file.with_name(f"{file.name}.md"), readme(run, made, source, tuned))
-    log.info("%s: %s; %d %s differ by %.1e at most", file, made.sizes, made.checked, source, made.difference)
+    log.info("%s: %s; %s (%d) differ by %.1e at most", file, made.sizes, source, made.checked, made.difference)
     return file
 
 
