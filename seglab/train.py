@@ -22,6 +22,7 @@ from seglab.engine.config import (
     check_domains,
     check_root,
     choices,
+    experiment,
     facts_of,
     identity,
     to_container,
@@ -240,6 +241,8 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
 
     from seglab.engine.device import memory_sentence
     from seglab.engine.dry_run import dry_run
+    from seglab.engine.initial_weights import initialize
+    from seglab.engine.run import current_sweep
     from seglab.engine.trained_run import assemble, bound_loss
 
     loss = bound_loss(to_container(cfg.loss), data.dataset.task, data.opened.facts())
@@ -247,24 +250,11 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     seed_everything(data.dataset.training_seed(cfg.seed), verbose=False)
     module = assemble(to_container(cfg), data.opened.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
-    initialize(cfg, module, run)
+    initialize(cfg, module.model, module.task, run)
+    of = f"{experiment(cfg) | {'seed': 0}} {data.opened.fingerprint} {data.device}"  # all but the seed
     with memory_sentence():
-        dry_run(module, data.loader("train"), data.device)
+        dry_run(module, data.loader("train"), data.device, of if current_sweep() else "")
     return module
-
-
-def initialize(cfg: DictConfig, module: SegModule, run: Run) -> None:
-    """Load initial weights from `cfg.init_from`; a run that resumes has its own."""
-    from seglab.engine.initial_weights import start_from
-
-    require(cfg.init_from or not cfg.init_include, "init_include", "init_from=RUN beside it", "none")
-    if cfg.init_from and run.last:
-        run.note(initial=run.earlier.get("initial"))  # the file may be another by now
-    elif cfg.init_from:
-        made = start_from(module.model, cfg.init_from, to_container(cfg.init_include), module.task)
-        run.note(initial=made)
-        rest = f"; others such as {', '.join(made['left'][:5])} keep their first values" if made["left"] else ""
-        log.info("init_from: %d of %d weights from %s%s", made["loaded"], made["weights"], made["file"], rest)
 
 
 def make_trainer(cfg: DictConfig, run: Run) -> Trainer:

@@ -24,6 +24,7 @@ from seglab.engine.module import Meter, SegModule
 from seglab.losses.external import External
 
 log = logging.getLogger(__name__)
+_tried = set[str]()
 
 
 def check_model(node: dict[str, Any], dataset: Dataset) -> None:
@@ -86,12 +87,14 @@ def check_foreground(monitor: str, empty: str, some: bool) -> None:
     require(known, f"monitor={monitor}", "a validation image with foreground", "none", remedy)
 
 
-def dry_run(module: SegModule, loader: DataLoader, device: torch.device) -> None:
+def dry_run(module: SegModule, loader: DataLoader, device: torch.device, of: str = "") -> None:
     """Check on two images that data, model, loss and metrics fit together; raises a ContractError where they do not.
 
     On one where batches of one occur, on the device of the training. Works on a copy inside a forked random state:
-    BatchNorm statistics, weights and seeds stay as they were.
+    BatchNorm statistics, weights and seeds stay as they were. A trial `of` some name is made once a process.
     """
+    if of and of in _tried:
+        return
     samples: Samples = loader.dataset  # type: ignore[assignment]
     remedy = "see dataset.val_fraction, test_fraction"
     require(len(samples) > 0, "dataset", "at least one training image", "none", remedy)
@@ -123,6 +126,7 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device) -> None
             optimizer.step(lambda: float(value.detach()))  # LBFGS asks for a function that gives the loss
         with one_sentence("scheduler", "options that go together"):
             _ = trial.make_scheduler(optimizer) if trial.make_scheduler else None
+    _tried.add(of)
 
 
 @contextmanager

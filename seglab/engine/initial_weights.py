@@ -1,5 +1,6 @@
 """Initial weights of a model from an earlier run or a file (`init_from`)."""
 
+import logging
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -8,11 +9,27 @@ from typing import Any
 from torch import nn
 
 from seglab.contract import Task, require
+from seglab.engine.config import to_container
+from seglab.engine.run import Run
 from seglab.engine.trained_run import open_run
 from seglab.files import read_weights, sha256
 
+log = logging.getLogger(__name__)
+
 PREFIXES = ("", "model.", "module.", "net.")
 """What trainers put before a model's own names; the one under which most weights fit is removed."""
+
+
+def initialize(cfg: Any, model: nn.Module, task: Task, run: Run) -> None:
+    """Load the initial weights that a configuration asks for, if any; a run that resumes has its own."""
+    require(cfg.init_from or not cfg.init_include, "init_include", "init_from=RUN beside it", "none")
+    if cfg.init_from and run.last:
+        run.note(initial=run.earlier.get("initial"))  # the file may be another by now
+    elif cfg.init_from:
+        made = start_from(model, cfg.init_from, to_container(cfg.init_include), task)
+        run.note(initial=made)
+        rest = f"; others such as {', '.join(made['left'][:5])} keep their first values" if made["left"] else ""
+        log.info("init_from: %d of %d weights from %s%s", made["loaded"], made["weights"], made["file"], rest)
 
 
 def start_from(

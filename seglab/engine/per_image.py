@@ -2,10 +2,10 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -232,14 +232,16 @@ def steps(
 
 
 @torch.no_grad()
-def predict(module: SegModule, samples: Samples, numbers: Iterable[int]) -> dict[str, np.ndarray]:
+def predict(module: SegModule, samples: Samples, numbers: Iterable[int], size: int) -> dict[str, np.ndarray]:
     """Predict some images of a split without augmentation; of a tiled image the tile with the most foreground.
 
-    Gives `ids` (n,), `images` (n, h, w, c) uint8, `truths` and `probabilities` float16 (n, h, w), of several classes
-    (n, k, h, w), and `valid` (n, h, w) where not all pixels count.
+    size: images at once. Gives `ids` (n,), `images` (n, h, w, c) uint8, `truths` and `probabilities` float16 (n, h, w),
+    of several classes (n, k, h, w), and `valid` (n, h, w) where not all pixels count.
     """
     module.eval()
-    batches = [samples[[(0, tile_with_most_foreground(samples, number))]] for number in numbers]
+    samples = replace(samples, needs=())  # maps are for losses
+    tiles = [(0, tile_with_most_foreground(samples, number)) for number in numbers]
+    batches = [samples[tiles[k : k + size]] for k in range(0, len(tiles), size)]
     maps = torch.cat([module.probability(module(batch["image"].to(module.device)).float()).cpu() for batch in batches])
     images, truths = (torch.cat([batch[key] for batch in batches]) for key in ("image", "target"))
     if module.task.kind == "multiclass":
@@ -257,9 +259,8 @@ def predict(module: SegModule, samples: Samples, numbers: Iterable[int]) -> dict
     return found
 
 
-def pictures(module: SegModule, samples: Samples, numbers: Iterable[int]) -> Iterator[Picture]:
+def pictures(shown: Mapping[str, np.ndarray]) -> Iterator[Picture]:
     """What `predict` gives, image by image."""
-    shown = predict(module, samples, numbers)
     valid = shown["valid"] if "valid" in shown else [None] * len(shown["ids"])
     return zip(shown["images"], shown["truths"], shown["probabilities"].astype(np.float32), valid, strict=True)
 

@@ -24,7 +24,7 @@ from seglab.data.sampler import rank_and_world
 from seglab.data.split import SPLITS, Splits
 from seglab.engine.device import autocast
 from seglab.engine.module import SegModule
-from seglab.engine.per_image import Measured, Picture, pictures, steps
+from seglab.engine.per_image import Measured, Picture, pictures, predict, steps
 from seglab.engine.trained_run import FOLLOWED_OPTIONS, TrainedRun
 from seglab.images.labels import Seen, layers, map_layers
 from seglab.images.resize import in_colors, resize
@@ -120,7 +120,7 @@ class TrainingResolution:
     def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
         """Image, truth, probability and what counts of some images."""
         with self.run.autocast(self.module.device.type):
-            return pictures(self.module, self.data.samples("test"), numbers)
+            return pictures(predict(self.module, self.data.samples("test"), numbers, self.data.batch_size))
 
 
 @dataclass

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -67,14 +68,18 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
     task, samples = data.dataset.task, data.samples("test")
     processes = 0 if run.mirrors else evaluation_processes(cfg)  # trackers take the pictures when the run ends
     rows = rows_per_image(read_rows(run.folder / "per_image.csv"), task)
+    kept, words = spread_objects(rows["foreground"], cfg.examples), captions(rows) if cfg.pictures else {}
+    numbers = list(dict.fromkeys([*kept, *words]))
     with autocast(cfg.trainer.precision, module.device.type):
-        kept = spread_objects(rows["foreground"], cfg.examples)
-        write_arrays(run.folder / "examples.npz", **predict(module, samples, kept))
-        if not cfg.pictures:
-            return
-        words = captions(rows)
-        shown = zip(words.values(), pictures(module, samples, words), strict=True)
-        best = [Example(caption, *picture) for caption, picture in shown]
+        found = predict(module, samples, numbers, cfg.batch_size)
+
+    def some(chosen: Iterable[int]) -> dict[str, np.ndarray]:
+        return {name: array[[numbers.index(number) for number in chosen]] for name, array in found.items()}
+
+    write_arrays(run.folder / "examples.npz", **some(kept))
+    if not cfg.pictures:
+        return
+    best = [Example(caption, *picture) for caption, picture in zip(words.values(), pictures(some(words)), strict=True)]
 
     def warn(picture: Future[Any]) -> None:  # a run is worth more than its pictures
         if error := picture.exception():

@@ -160,6 +160,15 @@ def test_somebody_elses_loss_without_gradient_or_value_is_one_sentence(function,
         dry_run(trained, loader_of(three_samples()), torch.device("cpu"))
 
 
+def test_what_has_passed_its_rehearsal_is_not_tried_again_under_its_name():
+    bad = module(loss=External(function=lambda z, t: (z.sum() + t.sum()) * torch.nan))
+    dry_run(module(), loader_of(three_samples()), torch.device("cpu"), "bce")
+    dry_run(bad, loader_of(three_samples()), torch.device("cpu"), "bce")
+    for _ in range(2):  # what has failed is tried again
+        with pytest.raises(ContractError, match="finite"):
+            dry_run(bad, loader_of(three_samples()), torch.device("cpu"), "external")
+
+
 @pytest.mark.parametrize("gpus", [0, 1, 4])
 def test_a_run_resumes_where_there_are_other_gpus_than_where_it_was_saved(monkeypatch, gpus):
     numbers = []
