@@ -13,7 +13,7 @@ from seglab.data.datasets.folder import Folder
 from seglab.data.prepare_data import select_items
 from seglab.engine.trained_run import TrainedRun, open_run
 from seglab.evaluate import evaluate
-from seglab.inference.evaluation import dataset_node, to_logits
+from seglab.inference.evaluation import dataset_node, of_split, to_logits
 from seglab.inference.predictor import predictor
 from seglab.metrics.objects import surface_distances
 from seglab.reporting.load_runs import collect
@@ -197,6 +197,25 @@ def test_a_run_on_patches_is_tested_on_whole_images_as_evaluate_sees_them(config
     rows = pd.read_csv(folder / "per_image.csv")
     assert set(rows["pixels"]) == {80 * 70}
     assert rows["objects"].tolist() == [1] * len(rows)
+
+
+def test_of_several_processes_each_measures_whole_images_of_its_own_and_a_limit_takes_the_first_ones(
+    tmp_path, monkeypatch
+):
+    write_scenes(tmp_path / "data", 15, height=80, width=70, radius=12)
+    words = ("dataset=folder", f"dataset.root={tmp_path / 'data'}", "dataset.cache_dir=null", "dataset.fit=patch")
+    run = open_run(write_run(tmp_path / "run", *words, "dataset.size=32", "dataset.test_fraction=0.35"))
+    module, data = run.module(), run.data()
+
+    def measured(rank, world, limit=None):
+        monkeypatch.setattr("seglab.inference.evaluation.rank_and_world", lambda: (rank, world))
+        return [batch["id"][0] for _, _, batch in of_split(module, data, "test", limit, "32-true")]
+
+    names = [item.id for item in data.splits.test]
+    assert [measured(rank, 2) for rank in (0, 1)] == [names[::2], names[1::2]]
+    assert measured(0, 1, limit=1) == names[:1]  # a batch of its nine tiles
+    data.processes = 3
+    assert measured(0, 1, limit=1) == names[:3]  # no process is left without one
 
 
 def test_maps_of_soft_targets_are_the_same_in_both_scales(configure, tmp_path):
