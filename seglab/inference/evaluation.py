@@ -161,6 +161,8 @@ class NativeResolution:
             try:
                 image, mask, valid = self.read(item)
             except ContractError as error:
+                if not self.unseen:  # then the images of the split are known, and rows are counted by them
+                    raise
                 raise_unless_skipped(error, dataset)
                 self.skipped[item.id] = str(error)
                 continue
@@ -169,7 +171,7 @@ class NativeResolution:
             shares = truth / np.float32(255) if dataset.soft else truth  # steps of 1/255, as in training
             maps = {name: tensor(map_layers(MAPS[name], shares, task)).to(device) for name in self.module.loss.needs}
             target = tensor(shares if shares.ndim == 2 else np.moveaxis(shares, 2, 0)).to(device)
-            marks = None if valid is None else tensor(valid).to(device)
+            marks = None if valid is None else tensor(valid.copy()).to(device)  # torch warns of a map of a file
             logits = to_logits(self.predictor.at_scale(image), task.kind).to(device)
             index = torch.tensor([number], device=device)
             batch = {"target": target, "valid": marks, "id": [item.id], "index": index}

@@ -102,7 +102,8 @@ def card(run: TrainedRun) -> str:
     seen = "whole images in their own size" if facts.get("scale") == "native" else seen
     meaning += f" The metrics are{at} of {seen}."
     option = {"binary": " threshold=tuned", "multilabel": f" threshold={run.config['threshold']}", "multiclass": ""}
-    looks = [known[-1] for known in read_json(run.folder.parent / "looks.json").values() if known]
+    known = read_json(run.folder.parent / "looks.json")
+    looks = [some[-1] for key, some in known.items() if some and f"{key} native" not in known]  # not those of tiles
     # of several data sets those that the run is on; runs have their names behind those of data sets and folders
     said = [look["said"] for look in looks if any(re.split("/|: ", name)[-1] == run.name for name in look["runs"])]
     return CARD.format(

@@ -85,7 +85,8 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
         if error := picture.exception():
             log.warning("%s: a picture could not be drawn (%s: %s)", run, type(error).__name__, error)
 
-    png, title = run.folder / "examples.png", run.folder.name
+    of_tiles = ": the tile with most foreground of each image, and the IoU of the whole image"
+    png, title = run.folder / "examples.png", run.folder.name + of_tiles * (data.dataset.fit == "patch")
     lines = curves, run.folder / "metrics.csv", png.with_name("curves.png"), title
     for picture in ((examples, best, png, cfg.threshold, title, task), lines):
         submit(processes, *picture).add_done_callback(warn)

@@ -75,7 +75,8 @@ def view(
         surfaces.append(Surface(laid, table.reindex(places).reset_index(), table.iloc[0]))
     count = len({name for batch in batches for name in batch["id"]})
     moves = "" if plane == "random" else "; BatchNorm statistics move with the weights"
-    return page(surfaces, f"Means over {count} {split} images{moves}.")
+    tiles = ", each by its tiles as in the epochs" if runs[0].config["dataset"]["fit"] == "patch" else ""
+    return page(surfaces, f"Means over {count} {split} images{tiles}{moves}.")
 
 
 def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, images: int | None) -> list[Batch]:

@@ -204,7 +204,8 @@ def test_of_several_processes_each_measures_whole_images_of_its_own_and_a_limit_
 ):
     write_scenes(tmp_path / "data", 15, height=80, width=70, radius=12)
     words = ("dataset=folder", f"dataset.root={tmp_path / 'data'}", "dataset.cache_dir=null", "dataset.fit=patch")
-    run = open_run(write_run(tmp_path / "run", *words, "dataset.size=32", "dataset.test_fraction=0.35"))
+    words += ("dataset.size=32", "dataset.test_fraction=0.35", "dataset.on_bad_item=skip")
+    run = open_run(write_run(tmp_path / "run", *words))
     module, data = run.module(), run.data()
 
     def measured(rank, world, limit=None):
@@ -216,6 +217,9 @@ def test_of_several_processes_each_measures_whole_images_of_its_own_and_a_limit_
     assert measured(0, 1, limit=1) == names[:1]  # a batch of its nine tiles
     data.processes = 3
     assert measured(0, 1, limit=1) == names[:3]  # no process is left without one
+    (tmp_path / "data/images" / f"{names[0]}.png").write_bytes(b"")
+    with pytest.raises(ContractError, match=names[0]):  # a row that is missing would shift the others
+        measured(0, 1)
 
 
 def test_maps_of_soft_targets_are_the_same_in_both_scales(configure, tmp_path):
