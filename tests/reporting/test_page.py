@@ -210,7 +210,9 @@ def test_a_report_of_tiles_says_so_and_why_a_metric_of_them_is_undefined(tmp_pat
     assert study.answer.startswith(lacking)
     tiles = "Scores are of tiles without overlap, added for each image"
     assert tiles in markdown([study], sweep.runs)
-    assert tiles in page("x", [study], [{}], sweep.runs, "")
+    html = page("x", [study], [{}], sweep.runs, "")
+    assert tiles in html
+    assert "the tile with most foreground, above the score of the whole image" in html
     for file in folder.glob("dice*"):
         change(file, scale="native")  # as runs on patches are tested since
     parts = [(name, Study(name, runs, Question()).tiles) for name, runs in collect([folder]).benchmarks()]
