@@ -251,9 +251,9 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     module = assemble(to_container(cfg), data.opened.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
     initialize(cfg, module.model, module.task, run)
-    of = f"{experiment(cfg) | {'seed': 0}} {data.opened.fingerprint} {data.device}"  # all but the seed
+    but_seed = f"{experiment(cfg) | {'seed': 0}} {data.opened.fingerprint} {data.device}" if current_sweep() else ""
     with memory_sentence():
-        dry_run(module, data.loader("train"), data.device, of if current_sweep() else "")
+        dry_run(module, data.loader("train"), data.device, of=but_seed)
     return module
 
 

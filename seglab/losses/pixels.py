@@ -61,7 +61,8 @@ class Pixels(ABC):
         self.hard = target.shape != logits.shape if task == "multiclass" else not target.is_floating_point()
         self.valid = None if valid is None else valid.flatten(2)
         z = logits if logits.dtype == torch.float64 else logits.float()  # the first act, whatever autocast says
-        target = target.view(torch.uint8) if target.dtype == torch.bool else target  # whose floats take a CPU a seventh
+        if target.dtype == torch.bool:
+            target = target.view(torch.uint8)  # which a CPU converts to floats seven times as fast
         self.z, self.target = self._cut(z.flatten(2)), self._cut(target.flatten(2))
         self.maps = {name: self._cut(m.flatten(2).to(self.z.dtype)) for name, m in maps.items()}
 
