@@ -179,8 +179,11 @@ def experiment(cfg: DictConfig) -> dict[str, Any]:
     """The part of a configuration that makes the experiment, resolved: without paths, device, workers and logging."""
 
     def keep(value: Any, path: str) -> Any:
+        if isinstance(value, list):
+            return [keep(one, path) for one in value]
         if not isinstance(value, dict):
-            return value
+            whole = isinstance(value, float) and value.is_integer() and path.startswith(("loss.", "optimizer."))
+            return int(value) if whole else value  # gamma=2 is gamma=2.0; in the trainer 1 is one batch, 1.0 are all
         mixed = len({isinstance(key, str) for key in value}) > 1  # which have no order, and so no identity
         require(not mixed, path, "keys that are all words or all numbers", ", ".join(map(str, value)), "take words")
         inner = {key: (f"{path}.{key}" if path else key) for key in value}

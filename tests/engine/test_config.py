@@ -92,6 +92,9 @@ def test_the_identity_ignores_paths_device_workers_and_logging_only(configure):
     assert of("trainer.devices", 3) == of("trainer.num_nodes", 3)
     assert of("trainer.devices", [1]) == of("trainer.devices", "1") == identity(cfg)
     assert identity(configure("train", "folder=a", "loss=focal", "logger=tensorboard")) == identity(cfg)
+    assert of("loss.gamma", 2) == of("loss.gamma", 2.0) != of("loss.gamma", 2.5)
+    assert of("loss.class_weights", [1, 2]) == of("loss.class_weights", [1.0, 2.0])
+    assert of("trainer.limit_val_batches", 1) != of("trainer.limit_val_batches", 1.0)  # one batch, and all of them
     assert experiment(configure("train", "folder=a", "trainer.max_epochs=7"))["scheduler"]["T_max"] == 7
 
 
