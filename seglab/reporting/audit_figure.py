@@ -1,4 +1,4 @@
-"""The picture of an audit: some images, their masks, and what the model sees of them."""
+"""The figure of a data audit: some images and their masks, as stored and as the model sees them."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -12,16 +12,16 @@ from seglab.contract import Task
 from seglab.files import atomic
 from seglab.plots import class_colors
 
-COLUMNS = 4  # samples in a row, three pictures each
+COLUMNS = 4  # samples per row, each shown as three pictures
 
 
 def overview(
     samples: Sequence[tuple[str, NDArray, NDArray, NDArray, NDArray]], title: str, file: Path, task: Task
 ) -> None:
-    """Draw samples, as a PNG that is written atomically.
+    """Draw samples and write the figure as a PNG atomically.
 
-    A sample is its name, image and mask (h, w, 3) uint8 as they are stored, and both as the model sees them, the mask
-    (h, w) drawn as an outline.
+    Each sample is a tuple: its name, its image and its mask as stored, both uint8 (h, w, 3), and then its image and its
+    mask (h, w) as the model sees them. The last mask is drawn as an outline.
     """
     rows = max(ceil(len(samples) / COLUMNS), 1)
     figure = Figure(figsize=(16, 1.6 * rows + 0.6), layout="constrained")
@@ -32,10 +32,10 @@ def overview(
         for place, (words, array) in enumerate(shown):
             axes = figure.add_subplot(grid[row, 3 * column + place])
             axes.imshow(array, cmap="gray")
-            axes.set_title(words, fontsize=7, parse_math=False)  # a file's name may hold dollars
+            axes.set_title(words, fontsize=7, parse_math=False)  # a file name may contain dollar signs
             axes.axis("off")
-        if seen_mask.any() and not seen_mask.all():  # else there is no outline, of which matplotlib warns
-            axes.contour(seen_mask, [0.5], colors="lime", linewidths=0.8)  # over the last of the three
+        if seen_mask.any() and not seen_mask.all():  # otherwise there is no contour and matplotlib warns
+            axes.contour(seen_mask, [0.5], colors="lime", linewidths=0.8)  # drawn on the last of the three pictures
     figure.suptitle(title)
     if classes := [Patch(facecolor=color, label=name) for name, color in class_colors(task)]:
         figure.legend(handles=classes, loc="upper right", ncols=len(classes), fontsize=8)

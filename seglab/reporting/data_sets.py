@@ -1,7 +1,7 @@
-"""One verdict over several data sets: each is one value, however many images and seeds it has.
+"""One verdict over several data sets, where each data set is one observation regardless of its images and seeds.
 
-The difference between two losses is taken to vary from data set to data set (a random effect), and the question is how
-large it is on average over such data sets. So their number is what counts.
+The difference between two losses is modeled as a random effect of the data set. The quantity of interest is its mean
+over data sets of this kind, so precision depends on the number of data sets.
 """
 
 from collections import Counter
@@ -19,16 +19,16 @@ from seglab.reporting.looks import known_looks
 from seglab.reporting.stats import Comparison, replicated
 from seglab.reporting.study import Study
 
-NAME = "all data sets"  # the title, and what looks.json calls it
+NAME = "all data sets"  # the title, and the key in looks.json
 
 
 @dataclass(frozen=True)
 class DataSets(Study):
-    """Several `studies`, of one data set each, and the question of all of them put to all together."""
+    """Several `studies`, each of one data set, and one question about all of them together."""
 
     studies: Sequence[Study] = ()
     left_out: str = ""
-    """Which data sets are left out and why, in sentences; empty where none are."""
+    """Sentences naming the data sets that are left out and why; empty if there are none."""
 
     @property
     def key(self) -> str:
@@ -36,7 +36,7 @@ class DataSets(Study):
 
     @property
     def digests(self) -> dict[str, str]:
-        # runs of two data sets may have one name
+        # runs of two data sets may share a name
         return {f"{study.key}: {name}": value for study in self.studies for name, value in study.digests.items()}
 
     @cached_property
@@ -45,7 +45,7 @@ class DataSets(Study):
 
     @cached_property
     def pairs(self) -> list[Comparison]:
-        """The pairs of losses that two data sets have, each data set with the weight of one."""
+        """The comparisons between losses that occur in at least two data sets, with equal weight for each data set."""
         if self.no_verdict:
             return []
         shared = _shared(self.studies)
@@ -57,18 +57,18 @@ class DataSets(Study):
         return list(dict.fromkeys(label for pair in self.pairs for label in (pair.first, pair.second)))
 
     @cached_property
-    def tuned(self) -> None:  # each data set says it of itself
+    def tuned(self) -> None:  # each study reports this for its own data set
         return None
 
     @property
     def headline(self) -> str:
-        """The answer, and how much it rests on."""
+        """The answer, a caution if there are only two data sets, and the data sets that are left out."""
         few = "Two data sets say little about a third, however many images they have." if len(self.studies) == 2 else ""
         return " ".join(filter(None, [f"Over {len(self.studies)} data sets: {self.answer}", few, self.left_out]))
 
     @property
     def table(self) -> pd.DataFrame:
-        """The mean of the metric of each loss (rows) on each data set, and the mean over those that all losses have."""
+        """The mean metric of each loss (rows) on each data set, and the mean over data sets that have all losses."""
         found = pd.DataFrame({study.title: study.means for study in self.studies}).reindex(self.labels)
         return found.assign(mean=found.dropna(axis=1).mean(axis=1))
 
@@ -77,13 +77,13 @@ class DataSets(Study):
 
 
 def together(roots: Sequence[Path], sweep: Sweep, studies: Sequence[Study]) -> DataSets | None:
-    """The verdict over those data sets that share at least two losses; None where fewer than two do.
+    """Return the verdict over the data sets that share at least two losses; None if there are fewer than two of them.
 
-    Other targets of the same images are no data sets of their own: the first, by name, stands for all of them. One
-    without a verdict is left out; one that is not finished puts off the verdict over all.
+    Different targets on the same images are not separate data sets: only the first by title is used. A data set
+    without a verdict is left out, but an unfinished one postpones the verdict over all.
     """
     losses, able, left_out = _shared(studies), list[Study](), ""
-    for study in sorted(studies, key=lambda study: study.title):  # by name: not by which folder was given first
+    for study in sorted(studies, key=lambda study: study.title):  # independent of the order of the folders
         if study.question.against not in {None, *study.labels}:
             left_out += f" {study.title} is left out, since it has no run of {study.question.against}."
         elif study.no_verdict and not study.sweep.waiting:
@@ -97,18 +97,18 @@ def together(roots: Sequence[Path], sweep: Sweep, studies: Sequence[Study]) -> D
     if len(able) < 2:
         return None
     found = DataSets(NAME, sweep, able[0].question, known_looks(roots, NAME), able, left_out.strip())
-    found.remember(roots)  # before anybody can read what it says
+    found.remember(roots)  # recorded before anyone can read the answer
     return found
 
 
 def _shared(studies: Sequence[Study]) -> set[str]:
-    """The losses that two data sets have at least."""
+    """Return the losses that occur in at least two studies."""
     counts = Counter(label for study in studies for label in study.labels)
     return {label for label, count in counts.items() if count > 1}
 
 
 def _same_images(one: Study, other: Study) -> bool:
-    """Whether two studies of one source of data were tested on some of the same images, by their ids."""
+    """Whether two studies of the same data source share any test image, judged by image id."""
     first, second = one.sweep.used.iloc[0], other.sweep.used.iloc[0]
     ours, theirs = first["config"].get("dataset") or {}, second["config"].get("dataset") or {}
     source = first["dataset"] == second["dataset"] and all(

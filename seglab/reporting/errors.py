@@ -1,8 +1,8 @@
-"""The error of a mean difference: the sum of two independent Student's t, one from the seeds and one from the images.
+"""The error of a mean difference: the sum of two independent Student's t variables, one for seeds and one for images.
 
-Both parts may have heavy tails, and either may be far the larger. So its tail is divided at half of the value: one part
-is below that and the other makes up for it, which is an integral over the one, smooth on the scale of its hyperbolic
-sine; or the other is; or both lie above. Draws would need billions for what the verdicts of many pairs ask.
+Both parts may have heavy tails, and either may dominate. The tail beyond a value is split at half of that value: one
+part stays below half and the other makes up the rest, vice versa, or both exceed half. The first two cases are
+integrals, smooth after substituting x = sinh(y). Sampling would need billions of draws for verdicts on many pairs.
 """
 
 from typing import NamedTuple
@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-NODES, WEIGHTS = (column[:, None] for column in np.polynomial.legendre.leggauss(28))  # (28, 1), beside (m,)
-LEFT_OUT = 1e-7  # the part of a probability that an integral may leave out
-NEGLIGIBLE = 1e-9  # the scale of a part, in units of the other's, up to which it is as good as 0
+NODES, WEIGHTS = (column[:, None] for column in np.polynomial.legendre.leggauss(28))  # (28, 1), broadcast against (m,)
+LEFT_OUT = 1e-7  # the fraction of a probability that truncating its integral may lose
+NEGLIGIBLE = 1e-9  # a part is ignored if its scale, relative to the other, is at most this
 
 
 class Student(NamedTuple):
-    """Student's t times a scale, both (m,)."""
+    """Student's t distributions with scale and degrees of freedom `free`, both (m,)."""
 
     scale: NDArray
     free: NDArray
@@ -26,44 +26,44 @@ class Student(NamedTuple):
         return Student(self.scale[kept], self.free[kept])
 
     def above(self, value: NDArray) -> NDArray:
-        """The probability (..., m) of more than a value (..., m)."""
+        """Return the probability (..., m) of exceeding `value` (..., m)."""
         return special.stdtr(self.free, -value / self.scale)
 
     def density(self, value: NDArray) -> NDArray:
-        """The density (..., m) at a value (..., m)."""
+        """Return the density (..., m) at `value` (..., m)."""
         free = self.free
         height = np.exp(special.gammaln((free + 1) / 2) - special.gammaln(free / 2)) / np.sqrt(np.pi * free)
         return height * np.exp(-(free + 1) / 2 * np.log1p((value / self.scale) ** 2 / free)) / self.scale
 
 
 class Errors(NamedTuple):
-    """The errors of m differences, through the seeds and through the images."""
+    """The errors of m differences, each the sum of a part due to the seeds and a part due to the images."""
 
     seeds: Student
     images: Student
 
     def above(self, value: ArrayLike) -> NDArray:
-        """The probability that an error is larger than `value` (m,); NaN where an error is unknown."""
+        """Return the probability that the error exceeds `value` (m,); NaN if the error is unknown."""
         scale = self.seeds.scale + self.images.scale
         value = np.broadcast_to(np.asarray(value, float), scale.shape)
-        found = np.where(np.isnan(scale), np.nan, (1 - np.sign(value)) / 2)  # of an error that is always 0
-        some = scale > 0  # a NaN is not
+        found = np.where(np.isnan(scale), np.nan, (1 - np.sign(value)) / 2)  # the answer if the error is always 0
+        some = scale > 0  # False for NaN
         tail, _ = self.where(some)._tail(np.abs(value[some]))
         found[some] = np.where(value[some] < 0, 1 - tail, tail)
         return found
 
     def reach(self, level: float) -> NDArray:
-        """The value (m,) that an error exceeds in either direction with probability `level`; infinite where unknown."""
+        """Return the value (m,) that |error| exceeds with probability `level`; infinite if the error is unknown."""
         scale = self.seeds.scale + self.images.scale
         found, some = np.where(np.isnan(scale), np.inf, 0.0), self.where(scale > 0)
-        # exact if one part is 0, or both are normal
+        # exact if one part is 0 or both are normal
         guess = np.hypot(*(part.scale * special.stdtrit(part.free, level / 2) for part in some))
         left = np.arange(len(guess))
-        for _ in range(50):  # Newton's method on log tail against log value, bent where one part takes over
+        for _ in range(50):  # Newton's method on log tail against log value, which bends where one part takes over
             tail, density = some.where(left)._tail(guess[left])
             step = np.log(2 * tail / level) * tail / (guess[left] * density)
             guess[left] *= np.exp(step)
-            left = left[np.abs(step) > 1e-6]  # the error that is left is the square of the step
+            left = left[np.abs(step) > 1e-6]  # the remaining error is the square of the step
             if not left.size:
                 break
         found[scale > 0] = guess
@@ -73,7 +73,7 @@ class Errors(NamedTuple):
         return Errors(*(part.where(kept) for part in self))
 
     def _tail(self, value: NDArray) -> tuple[NDArray, NDArray]:
-        """The probability of a larger error and the density, both (m,), of values of at least 0."""
+        """Return the probability of a larger error and the density, both (m,), at values >= 0."""
         seeds, images = self
         first = seeds.scale > images.scale
         large = Student(np.where(first, seeds.scale, images.scale), np.where(first, seeds.free, images.free))
@@ -88,8 +88,8 @@ class Errors(NamedTuple):
 
 
 def _below_half(part: Student, other: Student, value: NDArray) -> tuple[NDArray, NDArray]:
-    """The probability and density (m,) of a sum above and at a value of which `part` is less than half."""
-    with np.errstate(invalid="ignore"):  # 0 / 0 far out, where `value` ends the integral
+    """Return the tail probability and density (m,) of the sum at `value`, restricted to `part` < `value` / 2."""
+    with np.errstate(invalid="ignore"):  # 0 / 0 far out in the tail, where `value` bounds the integral anyway
         rare = np.fmax(LEFT_OUT * other.above(value) / other.above(value / 2), 1e-200)  # scipy's quantile of 0 is +inf
     low = np.arcsinh(special.stdtrit(part.free, LEFT_OUT))
     high = np.fmin(-np.arcsinh(special.stdtrit(part.free, rare)), np.arcsinh(value / 2 / part.scale))

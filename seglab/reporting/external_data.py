@@ -1,4 +1,4 @@
-"""How the losses do on external data and on whole test images, from what seglab.evaluate has left in their runs."""
+"""Results on external data and on whole test images, read from what seglab.evaluate wrote into the run folders."""
 
 import json
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ KEYS = ("iou", "tuned/iou", "precision", "recall", "hd95", "object_recall", "fou
 
 
 def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row for each evaluation of a used run: data, what, trained, label, seed, in_domain, and KEYS.
+    """Return one row per evaluation of a used run: data, what, trained, label, seed, in_domain, and KEYS.
 
-    They are of the class that the report is about, or means over the scored ones. Left out is what cannot be read,
-    or was measured before the run was retrained.
+    The metrics are those of the class that the report covers, or means over the scored classes. Evaluations that cannot
+    be read, or that were made before the run was retrained, are left out.
     """
     used = runs[runs["used"]]
     titles = benchmark_titles(used) if len(used) else {}
@@ -32,17 +32,17 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
     for _, run in used.iterrows():
         task, classes = run["task"], run["classes"]
         name = task.classes[classes[0]] if len(classes) == 1 else None
-        auto = {key: run["data"][key] for key in ("range", "mean", "std") if key in run["data"]}  # what it stood for
+        auto = {key: run["data"][key] for key in ("range", "mean", "std") if key in run["data"]}  # the values of "auto"
         config = {"dataset": {**(run["config"].get("dataset") or {}), **auto}}
         for file in sorted(run["folder"].glob(FILES)):
-            with suppress(OSError, ValueError, KeyError, TypeError):  # whatever a foreign file may hold
+            with suppress(OSError, ValueError, KeyError, TypeError):  # a foreign file may hold anything
                 facts = json.loads(file.read_text(encoding="utf-8"))
-                if facts["run_finished"] == run["finished"]:  # else of weights that are gone
+                if facts["run_finished"] == run["finished"]:  # otherwise evaluated with weights that are gone
                     row = {"data": file.parent.name, "what": words(facts, config)}
                     row |= {"trained": titles[run["benchmark"]], "in_domain": run.get("test/iou", np.nan)}
                     row |= {"label": run["label"], "seed": run["seed"]}
                     found = metrics_of(as_numbers(facts["metrics"]), name)
-                    if not name:  # undefined for an image of which a class was not found, as in all of a report
+                    if not name:  # as in the report, undefined for an image in which a class was not found
                         images = rows_per_image(read_rows(file.with_name("per_image.csv")), task)
                         found["hd95"] = images["hd95"].mean()
                     if "objects_predicted" in found:
@@ -52,11 +52,11 @@ def evaluated(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def words(facts: dict[str, Any], config: dict[str, Any]) -> str:
-    """Say what was measured: how many images of which split, at what scale, and what is not as in the run's config."""
+    """Describe an evaluation: number of images, split, scale, and any options that differ from the run's config."""
     now, own = facts["dataset"], config.get("dataset") or {}
     scale = "whole images in their own size" if facts["scale"] == "native" else "scaled as the runs' own test images"
     more = [f"{key} {facts[key]}" for key in ("window", "tta") if facts.get(key) not in (None, "none")]
-    if own.get("_target_") == now.get("_target_"):  # options of another class are other ones
+    if own.get("_target_") == now.get("_target_"):  # options of another class are not comparable
         more += [f"{key}={value}" for key, value in now.items() if value != own.get(key)]
     if facts.get("seen_in_training"):
         more.append(f"{facts['seen_in_training']} of them trained on")
@@ -65,9 +65,9 @@ def words(facts: dict[str, Any], config: dict[str, Any]) -> str:
 
 
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over the seeds, a row for each data, benchmark of the training, and label.
+    """Return mean and standard deviation over the seeds, one row per data, training benchmark and label.
 
-    Index (data, trained, label); columns (seeds, ""), (what, ""), and (key, mean | sd) of in_domain and KEYS.
+    Index (data, trained, label); columns (seeds, ""), (what, ""), and (key, mean | sd | runs) for in_domain and KEYS.
     """
     by = ["data", "trained", "label"]
     grouped = rows.groupby(by, sort=False)
@@ -77,7 +77,7 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def tables(rows: pd.DataFrame) -> Iterator[tuple[str, str, Markup]]:
-    """For each set of images its name, what was measured, and a table of the losses."""
+    """Yield the name of each set of images, a description of the evaluation, and a table of the losses."""
     for data, block in over_seeds(rows).groupby(level="data", sort=False):
         keys = list(map(str, part_of(block, "mean")))
         head = ["loss", "trained on", "seeds", *map(heading, keys)]
@@ -89,7 +89,7 @@ def tables(rows: pd.DataFrame) -> Iterator[tuple[str, str, Markup]]:
 
 
 def heading(key: str) -> str:
-    """The head of a column."""
+    """Return the heading of a column."""
     if key == "in_domain":
         return "IoU in-domain"
     return f"{title(key)}, tuned" if key.startswith("tuned/") else title(key)

@@ -1,8 +1,8 @@
-"""The same test images under every loss, side by side: errors in color, and their probabilities.
+"""The same test images under every loss, side by side: errors in color, or predicted probabilities.
 
-Each run keeps a few test images in examples.npz: `ids` (n,), `images` uint8 (n, h, w, c), `truths` (n, h, w) and
-`probabilities` (n, h, w) in [0, 1], both (n, k, h, w) of several classes, and `valid` (n, h, w) where not all pixels
-count. They are chosen by the data alone: all runs keep the same ones.
+Each run keeps a few test images in examples.npz: `ids` (n,), `images` uint8 (n, h, w, c), `truths` and `probabilities`
+in [0, 1], both (n, h, w), or (n, k, h, w) for several classes, and, if some pixels are ignored, `valid` (n, h, w). The
+images are chosen by the data alone, so all runs keep the same ones.
 """
 
 import base64
@@ -19,11 +19,11 @@ from seglab.files import read_arrays
 from seglab.plots import as_image, four_pictures
 from seglab.reporting.run_labels import of_run
 
-SIDE = 176  # pictures are shrunk to so many pixels, so that a report stays small enough to be mailed
+SIDE = 176  # pictures are shrunk to this size in pixels, so that a report stays small enough to email
 
 
 def read_examples(folder: Path) -> dict[str, tuple[np.ndarray, ...]]:
-    """A run's kept test images by id: image, truth, probability and valid (or None) of each; empty if it kept none."""
+    """Return a run's kept test images by id: (image, truth, probability, valid or None); empty if it kept none."""
     kept = read_arrays(folder / "examples.npz")
     if not {"ids", "images", "truths", "probabilities"} <= set(kept):
         return {}
@@ -33,7 +33,7 @@ def read_examples(folder: Path) -> dict[str, tuple[np.ndarray, ...]]:
 
 
 def pictures_of(run: pd.Series, example: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    """The four pictures of an example of a run: of one class alone, or of all that the report is about."""
+    """Return the four pictures of an example of a run, for one class or for all classes that the report covers."""
     image, truth, probability, valid = example
     kind, classes = run["task"].kind, run["classes"]
     if truth.ndim == 3 and len(classes) == 1:
@@ -42,11 +42,11 @@ def pictures_of(run: pd.Series, example: tuple[np.ndarray, ...]) -> tuple[np.nda
 
 
 def one_run_each(runs: pd.DataFrame, labels: list[str]) -> dict[str, pd.Series]:
-    """One run of each label to show: of the fold, whose images are its own, and the seed of it that most labels have.
+    """Choose one run per label to show: in the fold that has the most labels, with its seed that has the most labels.
 
-    A label without such a run has the smallest seed of that fold, or else its own first run.
+    A label without that run has its smallest seed in that fold, or else a run of another fold, whose images differ.
     """
-    fold = runs.groupby("fold")["label"].nunique().idxmax()  # the first of equals
+    fold = runs.groupby("fold")["label"].nunique().idxmax()  # idxmax returns the first of equals
     seed = runs[runs["fold"] == fold].groupby("seed")["label"].nunique().idxmax()
     marked = runs.assign(other_fold=runs["fold"] != fold, other_seed=runs["seed"] != seed)
     first = marked.sort_values(["other_fold", "other_seed", "fold", "seed"]).groupby("label").head(1)
@@ -55,7 +55,7 @@ def one_run_each(runs: pd.DataFrame, labels: list[str]) -> dict[str, pd.Series]:
 
 
 def which_runs(chosen: Mapping[str, pd.Series]) -> str:
-    """The seed and fold of the runs that are shown, in words, and whose they are where they differ."""
+    """Describe the seed and fold of the runs that are shown, naming the labels if they differ."""
     labels = defaultdict(list)
     for label, run in chosen.items():
         labels[of_run(run["seed"], run["fold"])].append(label)
@@ -64,18 +64,18 @@ def which_runs(chosen: Mapping[str, pd.Series]) -> str:
         words.append("no fold has a run of each loss, so their images differ")
     if any((run["config"].get("dataset") or {}).get("fit") == "patch" for run in chosen.values()):
         words.append("of each image the tile with most foreground, above the score of the whole image")
-    return f"S{'; '.join(words)[1:]}"  # a sentence begins with "Seed"
+    return f"S{'; '.join(words)[1:]}"  # the sentence begins with "Seed"
 
 
 def gallery(runs: Mapping[str, pd.Series], images: pd.DataFrame, metric: str) -> tuple[list[str], list[dict]]:
-    """The pictures to show: the labels, and a row per image with `id`, `image`, `truth` and, by label, `cells`.
+    """Return the labels, and one row per image with `id`, `image`, `truth` and, by label, `cells`.
 
-    Pictures are data addresses; a cell holds `errors`, `probability` and the `score` of that image in that run.
+    Pictures are data URLs. A cell holds `errors`, `probability` and the `score` of the image in that run.
     """
     kept = {label: examples for label, run in runs.items() if (examples := read_examples(run["folder"]))}
     scores = images.set_index(["run", "id"])[metric]
     rows = []
-    for name in dict.fromkeys(name for examples in kept.values() for name in examples):  # folds keep others
+    for name in dict.fromkeys(name for examples in kept.values() for name in examples):  # images differ between folds
         cells = {}
         shown = {label: pictures_of(runs[label], some[name]) for label, some in kept.items() if name in some}
         for label, (_, _, probability, errors) in shown.items():
@@ -87,9 +87,9 @@ def gallery(runs: Mapping[str, pd.Series], images: pd.DataFrame, metric: str) ->
 
 
 def picture(pixels: np.ndarray) -> str:
-    """A picture (h, w) in [0, 1] or uint8 (h, w, 3), shrunk if it is large, as a data address for an img tag."""
+    """Return a picture (h, w) in [0, 1] or uint8 (h, w, 3) as a data URL for an img tag, shrunk if it is large."""
     image = as_image(pixels)
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82, subsampling=0)  # each pixel has its own color
+    image.save(buffer, "JPEG", quality=82, subsampling=0)  # full color resolution: each pixel has its own color
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,6 +1,6 @@
-"""HTML by Jinja2 with autoescape: tables that sort, figures in the page's colors, formulas as MathML, notebooks.
+"""HTML via Jinja2 with autoescape: sortable tables, figures in the page's colors, formulas as MathML, notebooks.
 
-Text is escaped wherever it enters a page; what is HTML already is of the type `markupsafe.Markup`.
+All text is escaped when it enters a page; text that is already HTML has the type `markupsafe.Markup`.
 """
 
 import base64
@@ -23,14 +23,14 @@ LOADER = FileSystemLoader(Path(__file__).parent)
 TEMPLATES = Environment(loader=LOADER, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
 MACROS: Any = TEMPLATES.get_template("macros.html.j2").module
 note, bullets = MACROS.note, MACROS.bullets
-"""A paragraph in small print, from its words, and a list, from its sentences."""
+"""Template macros: `note` renders text as a paragraph in small print, `bullets` renders sentences as a list."""
 VARIABLES = {INK: "--ink", FAINT: "--faint", GRID: "--grid", "#ffffff": "--paper"}
 VARIABLES |= {color: f"--c{k}" for k, color in enumerate(COLORS)}
-"""The colors of a figure, and the variables of page.css that replace them."""
+"""The colors of figures, mapped to the variables of page.css that replace them."""
 
 
 class Cell(NamedTuple):
-    """One cell of a table: what to show, what to sort by (None goes last), and its CSS class."""
+    """A table cell: the text to show, the value to sort by (None sorts last), and the CSS class."""
 
     shown: str
     sort: float | str | None = None
@@ -38,12 +38,12 @@ class Cell(NamedTuple):
 
 
 def number(value: float, digits: int = 3) -> Cell:
-    """A cell with a number, a dash where it is undefined."""
+    """Return a cell with a number, or a dash if it is not finite."""
     return Cell(decimal(value, digits), float(value)) if np.isfinite(value) else Cell("–")
 
 
 def mean_sd(mean: float, sd: float, runs: str = "", best: bool = False) -> Cell:
-    """A cell with a mean, its standard deviation over seeds, and `runs` if not all; the best of a column is bold."""
+    """Return a cell with a mean, its standard deviation if finite, and the text `runs`; `best` prints it in bold."""
     if not np.isfinite(mean):
         return Cell("–")
     digits = decimals(mean, sd) if abs(mean) < 2 else 2
@@ -53,13 +53,13 @@ def mean_sd(mean: float, sd: float, runs: str = "", best: bool = False) -> Cell:
 
 
 def decimals(mean: float, sd: float) -> int:
-    """How many decimals to show: 3, and of what these would hide as many as make three digits, up to 8."""
+    """Return the number of decimals: 3, or below 0.001 as many as give three significant digits, at most 8."""
     size = np.nanmax([abs(mean), sd])
     return min(8, 2 - int(np.floor(np.log10(size)))) if 0 < size < 0.001 else 3
 
 
 def decimal(value: float, digits: int = 3) -> str:
-    """A number with a true minus sign, and without one before zero; a dash where it is undefined."""
+    """Format a number with a true minus sign, except for zero; a dash if it is not finite."""
     if not np.isfinite(value):
         return "–"
     shown = f"{value:.{digits}f}"
@@ -67,9 +67,9 @@ def decimal(value: float, digits: int = 3) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Cell | str | float]]) -> Markup:
-    """A table whose columns sort at a click on their heads; the first column names the row.
+    """Return a table whose columns sort on a click on their headings; the first column names the row.
 
-    Beside cells a row may have texts and numbers, which are shown with three decimals.
+    A row may mix cells, strings and numbers; numbers are shown with three decimals.
     """
     return MACROS.table(head, [[_cell(value) for value in row] for row in rows])
 
@@ -81,9 +81,9 @@ def _cell(value: Cell | str | float) -> Cell:
 
 
 def figure(drawn: str, caption: str) -> Markup:
-    """A figure with its caption, from the text of its SVG file: in the page's colors, at most as wide as it.
+    """Return a figure with its caption, from the text of an SVG file, in the page's colors and no wider than the page.
 
-    The caption's first sentence names it to those who do not see it.
+    The first sentence of the caption becomes the accessible name of the figure.
     """
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
     for color, variable in VARIABLES.items():
@@ -91,25 +91,25 @@ def figure(drawn: str, caption: str) -> Markup:
     first = re.split(r"(?<=[.:;])\s", caption, maxsplit=1)[0]
     size = re.search(r'width="([\d.]+)pt" height="[\d.]+pt"', drawn)
     assert size
-    pixels = float(size[1]) * 4 / 3  # of CSS, 96 an inch; a point is 1/72
-    wide = " data-wide" if pixels > 660 else ""  # what scrolls on a phone, see page.css
+    pixels = float(size[1]) * 4 / 3  # CSS pixels, 96 per inch; a point is 1/72 inch
+    wide = " data-wide" if pixels > 660 else ""  # scrolls on phones, see page.css
     style = Markup('role="img" aria-label="{}" width="100%" style="max-width:{:.0f}px"{}').format(first, pixels, wide)
     return MACROS.figure(Markup(drawn.replace(size[0], style, 1)), caption)
 
 
 def formula(latex: str) -> Markup:
-    """A LaTeX formula as MathML; what cannot be converted is shown as it is written."""
+    """Convert a LaTeX formula to MathML, or return its source in a code tag if it cannot be converted."""
     from latex2mathml.converter import convert_to_element
 
     latex = latex.strip().strip("$")
     spelled = re.sub(r"\\[bB]igg?l?(?=[(\[])", r"\\left", latex)  # browsers do not stretch \Big) below an exponent
     spelled = re.sub(r"\\[bB]igg?r?(?=[)\]])", r"\\right", spelled)
-    spelled = re.sub(r"\\(log|ln|cosh|min)\b", r"\\,\\\1\\,", spelled)  # nor set names of functions apart
+    spelled = re.sub(r"\\(log|ln|cosh|min)\b", r"\\,\\\1\\,", spelled)  # nor add space around function names
     try:
         math = convert_to_element(spelled, display="block")
-    except Exception:  # latex2mathml's errors have no common class
+    except Exception:  # errors of latex2mathml have no common base class
         return Markup("<code>{}</code>").format(latex)
-    for node in math.iter():  # its own serializer would leave < and & of the formula's words as they are
+    for node in math.iter():  # the serializer of latex2mathml does not escape < and & in text
         node.text = unescape(node.text or "")
     return Markup(tostring(math, encoding="unicode"))
 
@@ -118,12 +118,12 @@ TEMPLATES.globals |= {"figure": figure, "formula": formula, "decimal": decimal}
 
 
 def notebook_page(title: str, lines: Sequence[str], tables: Iterable[str] = (), pictures: Iterable[str] = ()) -> str:
-    """What a notebook shows: a heading, sentences, tables (HTML, as pandas writes it) and pictures (data URLs)."""
+    """Return the HTML that a notebook displays: a heading, sentences, tables (pandas HTML) and pictures (data URLs)."""
     return str(MACROS.notebook(title, lines, tables, pictures))
 
 
 def picture_url(picture: Path | Figure) -> str:
-    """A PNG file or a figure as a data URL."""
+    """Return a PNG file or a figure as a data URL."""
     if isinstance(picture, Path):
         return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
     with tempfile.TemporaryDirectory() as place:

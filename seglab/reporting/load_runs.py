@@ -1,7 +1,7 @@
-"""All runs below some folders as two tables: a row per run, and a row per test image of each run.
+"""All runs below some folders as two tables: one row per run, and one row per test image of each run.
 
-Whatever a sweep may leave behind is reported and stops nothing: runs that failed, still run or were killed, truncated
-or missing files, folders that are no runs, the same experiment twice.
+Nothing that a sweep may leave behind raises an error; it is reported instead: failed, running or killed runs,
+truncated or missing files, folders that are not runs, and duplicates of an experiment.
 """
 
 import json
@@ -26,9 +26,9 @@ from seglab.reporting.run_labels import benchmark_titles, fold, label
 class Sweep:
     """The runs of one or more sweeps; runs on different data belong to different benchmarks and are never compared.
 
-    `runs` has a row per run folder: folder, name, status, used, problem, benchmark, label, loss, dataset, model, seed,
-    fold (-1 where there are none), digest of per_image.csv, metrics as `test/iou`, ... and the facts of run.json
-    (config, choices, data, card, git, versions, host, ...). `images` has the rows of per_image.csv of each used run
+    `runs` has one row per run folder: folder, name, status, used, problem, benchmark, label, dataset, model, seed,
+    fold (-1 without folds), the digest of per_image.csv, metrics such as `test/iou`, and the facts of run.json
+    (config, choices, data, card, git, versions, host, ...). `images` has the rows of per_image.csv of every used run,
     with its run (a row number), benchmark, label, seed and fold.
     """
 
@@ -37,11 +37,11 @@ class Sweep:
 
     @property
     def used(self) -> pd.DataFrame:
-        """The runs that finished and could be read: those that are compared."""
+        """The runs that are compared: those that finished and could be read, without superseded ones."""
         return self.runs[self.runs["used"]]
 
     def benchmarks(self) -> Iterator[tuple[str, "Sweep"]]:
-        """The parts that may be compared within themselves, each with its title."""
+        """Yield one sweep per benchmark, with its title; runs are compared only within a benchmark."""
         titles = benchmark_titles(self.used)
         for name in self.used["benchmark"].unique():
             here = self.runs["benchmark"] == name
@@ -51,26 +51,26 @@ class Sweep:
 
     @property
     def benchmark(self) -> str:
-        """The name of the data that these runs have in common."""
+        """The name of the data that all used runs share."""
         return str(self.used["benchmark"].iloc[0])
 
     @property
     def waiting(self) -> list[str]:
-        """The runs that have not ended: at work, killed or interrupted."""
+        """The names of the runs that have not ended: running, interrupted or paused."""
         return list(self.runs.loc[self.runs["status"].isin(["running", "interrupted", "paused"]), "name"])
 
     @property
     def reasons(self) -> str:
-        """Why runs are not compared, each reason with the number of its runs."""
+        """The reasons why runs are not compared, each with its number of runs."""
         return "; ".join(
             f"{count} {problem}" for problem, count in self.runs["problem"].value_counts().items() if problem
         )
 
 
 def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep:
-    """Read every run below the folders `roots`; raises one sentence if a folder is absent or none holds a run.
+    """Read every run below `roots`; raise ContractError if a folder is missing, no run is found or a class unknown.
 
-    class_name: of several classes the one that all metrics are of; None takes the mean over those that are scored.
+    class_name: the class whose metrics to report; None takes the mean over the scored classes.
     """
     folders = sorted({folder for root in roots for folder in _run_folders(Path(root))})
     shown = ", ".join(map(str, roots))
@@ -87,23 +87,23 @@ def collect(roots: Iterable[Path | str], class_name: str | None = None) -> Sweep
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
-    """The folders of runs below a root, at any depth, but none within a run; links are followed."""
+    """Yield the run folders below a root, at any depth but never inside another run; links are followed."""
     require(root.is_dir(), "report", "a folder", root)
     seen, denied = set[Path](), list[OSError]()
     for folder, inside, files in os.walk(root, onerror=denied.append, followlinks=True):
-        place = Path(folder).resolve()  # one that lies below two roots counts once
+        place = Path(folder).resolve()  # a folder below two roots counts once
         inside[:] = [name for name in inside if not name.startswith(".")]  # the short runs that tuned a learning rate
-        if place in seen:  # links may lead in a circle
+        if place in seen:  # links may be circular
             inside.clear()
-        elif {"run.json", "metrics.csv"} & set(files):  # a run whose run.json is lost is reported
+        elif {"run.json", "metrics.csv"} & set(files):  # a run whose run.json was lost is reported
             inside.clear()
             yield place
         seen.add(place)
-    yield from (Path(error.filename).resolve() for error in denied)  # a run may lie there, which is reported
+    yield from (Path(error.filename).resolve() for error in denied)  # reported, since they may contain a run
 
 
 def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
-    """The facts of one run; it is used if it finished, has the class asked for, and its files are whole."""
+    """Return the facts of one run; it is used if it finished, has the requested class, and its files are intact."""
     facts, problem = _facts(folder)
     config, choices, data = (facts.get(key) or {} for key in ("config", "choices", "data"))
     task, classes = Task(), list[int]()
@@ -112,10 +112,10 @@ def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
         classes = chosen_classes(task, class_name)
         written = {} if problem else facts.get("files", {})
         for name in written:
-            if not name.endswith(".ckpt"):  # large, and not read here
+            if not name.endswith(".ckpt"):  # checkpoints are large and not read here
                 whole_file(folder, facts, name, hashed=not name.endswith(".png"))  # nor are pictures
-    except (ContractError, TypeError) as error:  # one that failed early has no task of its own
-        problem = problem or str(error).partition(": ")[2] or str(error)  # the table names the run
+    except (ContractError, TypeError) as error:  # a run that failed early has the default task
+        problem = problem or str(error).partition(": ")[2] or str(error)  # without the run, which the table names
     row = {key: value for key, value in facts.items() if key not in ("metrics", "threshold")}
     row |= {"folder": folder, "name": folder.name, "used": not problem, "problem": problem, "digest": ""}
     row |= {"config": config, "choices": choices, "data": data, "status": facts.get("status", "unreadable")}
@@ -124,24 +124,24 @@ def _read(folder: Path, class_name: str | None = None) -> dict[str, Any]:
     row["fold"] = fold(config)
     row["scale"] = facts.get("scale", "run")
     row["benchmark"] = f"{row['dataset']} {str(data.get('fingerprint', ''))[:6]}".strip()
-    row["benchmark"] += " native" * (row["scale"] == "native")  # runs of before have scores of tiles
+    row["benchmark"] += " native" * (row["scale"] == "native")  # older runs on patches have scores of tiles
     row |= {"task": task, "classes": classes, "thresholds": (facts.get("threshold") or {}).get("tuned")}
     return row | metrics_of(as_numbers(facts.get("metrics") or {}), class_name)
 
 
 def _facts(folder: Path) -> tuple[dict[str, Any], str]:
-    """What run.json says, and in a sentence why the run cannot be used; empty if it can."""
+    """Return the facts in run.json, and a sentence why the run cannot be used; an empty string if it can."""
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return {}, f"run.json cannot be read: {error}"
-    if not isinstance(facts, dict) or not isinstance(facts.get("config"), dict):  # other programs write one too
+    if not isinstance(facts, dict) or not isinstance(facts.get("config"), dict):  # other programs also write run.json
         return {"status": "foreign"}, "run.json is not that of a training run"
     if said := of_version_1(facts):
         return facts | {"status": "unreadable"}, said
     facts["status"] = status = run_status(folder, facts)
     raised = facts.get("error") or {}
-    kind = [raised.get("kind", "error")] * (raised.get("traceback", "") is not None)  # a sentence for users has none
+    kind = [raised.get("kind", "error")] * (raised.get("traceback", "") is not None)  # a message for users has none
     problems = {
         "finished": "",
         "running": "still running",
@@ -153,7 +153,7 @@ def _facts(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
-    """The rows per image of the used runs; enters the digests of their files, and leaves out those that are damaged."""
+    """Return the per-image rows of the used runs; `runs` gets the file digests, and unreadable runs become unused."""
     tables: dict[Task, dict[int, pd.DataFrame]] = {}
     for row, folder, task in runs.loc[runs["used"], ["folder", "task"]].itertuples(name=None):
         try:
@@ -164,7 +164,7 @@ def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
             lacking = sorted(needed - set(table)) or (["rows"] if table.empty else [])
             if lacking:
                 raise ValueError(f"no {', '.join(lacking)}")
-            tables.setdefault(task, {})[row] = table  # which classes are averaged is a matter of the task
+            tables.setdefault(task, {})[row] = table  # the task decides which classes are averaged
         except (OSError, ValueError) as error:
             runs.loc[row, ["used", "problem"]] = False, f"per_image.csv cannot be read: {error}"
     joined = {task: pd.concat(some, names=["run"]).reset_index(level="run") for task, some in tables.items()}
@@ -173,8 +173,8 @@ def _images(runs: pd.DataFrame, class_name: str | None) -> pd.DataFrame:
 
 
 def _supersede(runs: pd.DataFrame) -> None:
-    """Of several finished runs with one label and seed keep the one that finished last."""
-    in_time = runs[runs["used"]].sort_values("finished", kind="stable")  # ISO times sort as texts
+    """Keep only the run that finished last for each benchmark, label, seed and fold; mark the others in place."""
+    in_time = runs[runs["used"]].sort_values("finished", kind="stable")  # ISO timestamps sort as strings
     last = in_time.groupby(["benchmark", "label", "seed", "fold"])["folder"].transform("last")
     for row, folder in last[last != in_time["folder"]].items():
         of_both = runs.loc[[row, *runs.index[runs["folder"] == folder]], "digest"]
@@ -184,7 +184,7 @@ def _supersede(runs: pd.DataFrame) -> None:
 
 
 def read_histories(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows of metrics.csv of all runs that have one, with `run`, the run's row, and its `label`.
+    """Return the rows of metrics.csv of all runs that have one, with columns `run` (the run's row) and `label`.
 
     Columns of single classes, such as `val/iou/cup`, are left out.
     """

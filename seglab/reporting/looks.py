@@ -1,8 +1,8 @@
-"""The looks that were taken at a study: each new look at its runs costs a part of the error that all looks share.
+"""The looks taken at a study: each look at new runs spends a part of the error that all looks share.
 
-Whoever looks, adds seeds and looks again has more than one chance to be wrong. The error is spent over the looks: seven
-tenths on the first, half of what is left on each further one, so that all of them together err no more often than was
-asked for, whatever is added in between. `looks.json` in the folders of the runs remembers them.
+Looking, adding seeds and looking again gives more than one chance to be wrong. Seven tenths of the error are spent on
+the first look, and half of the remainder on each further look, so that all looks together stay within the requested
+error rate, whatever runs are added in between. `looks.json` in the folders of the runs records the looks.
 """
 
 import datetime
@@ -17,23 +17,23 @@ from seglab.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
-Entry = Mapping[str, Any]  # a look in looks.json: when, error, said, asked, and the runs by name with their digests
+Entry = Mapping[str, Any]  # a look in looks.json: when, error, said, asked, and runs (digests by run name)
 FILE = "looks.json"
-FIRST = 0.7  # the part of the error that the first look spends, chosen by simulated power: docs/findings/verdict.md
+FIRST = 0.7  # the part of the error spent on the first look, chosen by simulated power: docs/findings/verdict.md
 
 
 def spent(look: int, alpha: float) -> float:
-    """The error of one look, counted from 1, of the `alpha` that all looks share: their sum never exceeds it."""
+    """Return the error of a look, counted from 1; the sum over all looks never exceeds their total `alpha`."""
     return alpha * (FIRST if look == 1 else (1 - FIRST) / 2 ** (look - 1))
 
 
 @dataclass(frozen=True)
 class Look:
-    """One look at a benchmark: its number, its error, that of the next one, and what happened before.
+    """One look at a benchmark: its number, its error, the error of the next look, and what came before.
 
-    `earlier` are the looks before it, as looks.json holds them, `changed` a sentence about runs of them that are gone
-    or have other values now. `instead` is what the first look asked where this one asks something else: it is
-    exploratory.
+    `earlier` holds the preceding looks as stored in looks.json. `changed` is a sentence about runs of known looks that
+    are gone or have different values now. `instead` is what the first look asked if this look asks something else,
+    which makes it exploratory.
     """
 
     number: int
@@ -47,9 +47,9 @@ class Look:
 
     @classmethod
     def at(cls, known: Sequence[Entry], asked: dict[str, Any], runs: Mapping[str, str], alpha: float) -> "Look":
-        """The look after those `known` that asks `asked` of some runs, by their names digests of their values.
+        """Return the look that asks `asked` about `runs` (digests by run name), given the looks `known` so far.
 
-        The same runs asked again are the same look, and cost nothing.
+        Asking again about the same runs is the same look and spends no error.
         """
         same = [number for number, look in enumerate(known, 1) if look["runs"] == runs]
         number = same[0] if same else len(known) + 1
@@ -59,17 +59,17 @@ class Look:
         return cls(
             number,
             spent(number, alpha),
-            spent(max(number, len(known)) + 1, alpha),  # also of an old look the next one is new
+            spent(max(number, len(known)) + 1, alpha),  # after an old look, too, the next one is new
             earlier=known[: number - 1],
             changed=_changed(known, runs),
             instead=" ".join(other),
-            is_new=number > len(known) and not other,  # an exploratory one is not counted
+            is_new=number > len(known) and not other,  # exploratory looks are not counted
             entry={"asked": asked, "runs": dict(runs)},
         )
 
 
 def _changed(known: Sequence[Entry], runs: Mapping[str, str]) -> str:
-    """A sentence about runs of earlier looks that are gone or have other values; empty without such."""
+    """Return a sentence about runs of known looks that are gone or have other values; empty if there are none."""
     before = {name: (number, value) for number, look in enumerate(known, 1) for name, value in look["runs"].items()}
     gone, moved = [], []
     for name, (number, value) in before.items():
@@ -83,19 +83,19 @@ def _changed(known: Sequence[Entry], runs: Mapping[str, str]) -> str:
 
 
 def known_looks(roots: Iterable[Path], benchmark: str) -> list[dict[str, Any]]:
-    """The looks at a benchmark that the folders remember, each once, in their order."""
+    """Return the looks at a benchmark that the folders record, without duplicates and in chronological order."""
     found = [look for root in roots for look in _read(root / FILE).get(benchmark, [])]
-    return sorted({look["when"]: look for look in found}.values(), key=lambda look: str(look["when"]))  # ISO times
+    return sorted({look["when"]: look for look in found}.values(), key=lambda look: str(look["when"]))  # ISO timestamps
 
 
 def remember(roots: Iterable[Path], benchmark: str, look: Look, said: str) -> None:
-    """Enter a new look with what it said into the looks.json of every folder; a warning where one cannot be written."""
+    """Record a new look and its answer in looks.json of every folder; log a warning if a file cannot be written."""
     when = datetime.datetime.now(datetime.UTC).isoformat()
     entry = {"when": when, "error": look.error, "said": said, **look.entry}
     for root in roots:
         known = _read(root / FILE)
         before = known.get(benchmark, [])
-        if entry["runs"] in [one["runs"] for one in before]:  # by another report that looked at the same time
+        if entry["runs"] in [one["runs"] for one in before]:  # recorded by another report at the same time
             continue
         try:
             write_json(root / FILE, known | {benchmark: [*before, entry]})
@@ -104,7 +104,7 @@ def remember(roots: Iterable[Path], benchmark: str, look: Look, said: str) -> No
 
 
 def _read(file: Path) -> dict[str, Any]:
-    known = read_json(file)  # a damaged file is an empty dictionary there, and would forget the looks
+    known = read_json(file)  # read_json returns {} for a damaged file, which would forget the looks
     whole = isinstance(known, dict) and (bool(known) or not file.exists())
     remedy = "restore it: errors are counted over them"
     require(whole, "report", f"looks at this study in {file}", "a damaged file", remedy)

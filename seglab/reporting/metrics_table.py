@@ -1,4 +1,4 @@
-"""Every metric of every loss, mean and spread over seeds: at the fixed threshold, at the tuned one, and in strata."""
+"""Every metric of every loss, as mean and spread over its runs: at fixed and tuned thresholds, and within strata."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,9 +14,9 @@ from seglab.reporting.load_runs import Sweep
 from seglab.reporting.run_decisions import CONFIDENCES, Decisions, decisions_of, mean_scores
 from seglab.reporting.thresholds import MIDDLES, average_precision, scores_at
 
-THRESHOLDED = ("iou", "dice", "precision", "recall")  # what a histogram gives of an image at any threshold
+THRESHOLDED = ("iou", "dice", "precision", "recall")  # the scores that a histogram of an image gives at any threshold
 FRACTIONS = {*THRESHOLDED, *CONFIDENCES, "f2", "accuracy", "specificity", "nsd", "object_dice", "object_f2"}
-"""What lies between 0 and 1."""
+"""The metrics that lie between 0 and 1."""
 
 QUARTERS = ("smallest quarter", "second quarter", "third quarter", "largest quarter")
 CALIBRATION = {"nll": "NLL", "brier": "Brier score", "ece": "calibration error"}
@@ -68,11 +68,11 @@ TITLES = {
 
 
 def blocks(columns: Iterable[str], decision: str = "") -> dict[str, list[str]]:
-    """The blocks of a table with these columns: those of BLOCKS, and where there are several classes the IoU of each.
+    """Return the titles and columns of the table's blocks: BLOCKS, and the IoU of each class if there are several.
 
-    `decision` says how masks were made of probabilities, such as "threshold 0.5".
+    `decision` describes how masks were made from probabilities, for example "threshold 0.5".
     """
-    have, known = list(dict.fromkeys(columns)), set().union(*BLOCKS.values())  # a spread has each key twice
+    have, known = list(dict.fromkeys(columns)), set().union(*BLOCKS.values())  # a spread contains each key repeatedly
     classes = [key for key in have if key.startswith("iou/") and key not in known]
     every = {**BLOCKS, "IoU of each class, mean over the test images": classes}
     found = {name.format(decision=decision): [key for key in keys if key in have] for name, keys in every.items()}
@@ -80,21 +80,21 @@ def blocks(columns: Iterable[str], decision: str = "") -> dict[str, list[str]]:
 
 
 def title(key: str) -> str:
-    """A metric's name for readers."""
+    """Return the display name of a metric."""
     name = key.removesuffix("_pooled").removeprefix("tuned/").removeprefix("iou/").removeprefix("epochs/")
     return TITLES.get(name, name.replace("_", " "))
 
 
 def worse_if_higher(key: str) -> bool:
-    """Whether less of the metric is better, whatever decision or calibration it belongs to."""
+    """Whether lower values of the metric are better, regardless of its prefix for a decision rule or calibration."""
     plain = key.removesuffix("_pooled").removeprefix("tuned/").removeprefix("scaled/").removeprefix("calibrated/")
     return plain in LOWER_IS_BETTER
 
 
 def read_decisions(sweep: Sweep, score: str = "iou") -> dict[int, Decisions]:
-    """What each used run decides, one at a time; a run without histograms is left out.
+    """Return the decisions of each used run, read one at a time; runs without histograms are left out.
 
-    `score`, iou or dice, is what a mask of best expected score is best for.
+    `score`, iou or dice, is the score that masks of best expected score maximize.
     """
     facts = ["folder", "task", "thresholds", "config", "classes"]
     found = {}
@@ -106,9 +106,9 @@ def read_decisions(sweep: Sweep, score: str = "iou") -> dict[int, Decisions]:
 
 
 def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[str, float]:
-    """What histograms (n, classes, 2, 256) give: average precision, calibration error, scores at tuned thresholds.
+    """Return average precision, calibration error and scores at tuned thresholds, from histograms (n, classes, 2, 256).
 
-    Of several classes the mean over the scored ones, and `tuned/iou/cup` for each.
+    With several classes, these are means over the scored classes, plus one entry per class such as `tuned/iou/cup`.
     """
     parts, each = [], dict[str, float]()
     for k in chosen_classes(task):
@@ -117,7 +117,7 @@ def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[
         ece = calibration_scores(pooled, MIDDLES)["ece"]
         scores = {"average_precision": average_precision(pooled), "ece": ece}
         if np.isfinite(threshold):
-            edge = round(threshold * 256)  # exact: thresholds are tuned on the edges of the bins
+            edge = round(threshold * 256)  # exact, since thresholds are tuned on bin edges
             at_edges = scores_at(of_class, empty)
             scores |= {f"tuned/{key}": finite_mean(values[:, edge]) for key, values in at_edges.items()}
             scores["tuned/threshold"] = threshold
@@ -127,7 +127,7 @@ def at_threshold(table: np.ndarray, task: Task, tuned: Any, empty: str) -> dict[
 
 
 def under(rule: str, images: pd.DataFrame, decisions: dict[int, Decisions]) -> pd.DataFrame:
-    """The rows of per_image.csv with the scores that each run has under a rule; NaN where it has none."""
+    """Return the rows of per_image.csv with each run's scores under a decision rule; NaN if it has none."""
     names = [name for name in THRESHOLDED if name in images]
     able = {run: found.images[rule] for run, found in decisions.items() if rule in found.images}
     if not able:
@@ -137,9 +137,9 @@ def under(rule: str, images: pd.DataFrame, decisions: dict[int, Decisions]) -> p
 
 
 def size_strata(images: pd.DataFrame) -> pd.Series:
-    """The stratum of each row: empty, or its quarter of the non-empty images by their fraction of foreground.
+    """Return the stratum of each row: empty, or the image's quarter among non-empty images by foreground fraction.
 
-    The quarters are those of the images, not of the rows, so that every run has the same ones.
+    The quarters are those of the images, not of the rows, so they are the same for every run.
     """
     fraction = (images["foreground"] / images["pixels"]).where(images["foreground"] > 0)
     one_each = fraction.groupby(images["id"]).first().dropna()
@@ -149,7 +149,7 @@ def size_strata(images: pd.DataFrame) -> pd.Series:
 
 
 def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: pd.DataFrame) -> pd.DataFrame:
-    """All metrics of each used run, one row a run: label, seed, then the keys of BLOCKS that can be had."""
+    """Return all metrics, one row per used run: label, seed, then the available keys of BLOCKS."""
     runs = sweep.used
     known = runs.filter(regex="^test/").rename(columns=lambda column: column.removeprefix("test/"))
     images = sweep.images.assign(stratum=size_strata(sweep.images))
@@ -157,9 +157,9 @@ def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: pd.DataFra
     histograms = pd.DataFrame({row: found.scores for row, found in decisions.items()}).T
     strata = images.pivot_table(index="run", columns="stratum", values="iou", aggfunc="mean")
     blank, seen = images[images["foreground"] == 0], images[images["foreground"] > 0]
-    if "ece" in histograms:  # that of run.json is a mean over all classes
+    if "ece" in histograms:  # in run.json it is a mean over all classes
         known = known.drop(columns="ece", errors="ignore")
-    parts = [  # where a class's score is undefined, run.json averages in another order than the verdict
+    parts = [  # if a score of a class is undefined, run.json averages in a different order than the verdict
         known[[column for column in known if column not in numeric]],
         numeric,
         histograms[[column for column in histograms if column not in known]],
@@ -173,12 +173,12 @@ def per_run(sweep: Sweep, decisions: dict[int, Decisions], histories: pd.DataFra
 
 
 def _found(images: pd.DataFrame) -> pd.DataFrame:
-    """By run: the worst tenth of the IoU, and objects."""
+    """Return the IoU of the worst tenth of the images and object metrics, one row per run."""
     runs = images.groupby("run")
-    place = runs["iou"].rank(method="first")  # one each, also where many are 0
+    place = runs["iou"].rank(method="first")  # one image each, even if many scores are 0
     worst = images[place <= np.ceil(runs["iou"].transform("count") / 10)].groupby("run")["iou"].mean()
     table = pd.DataFrame({"iou/worst tenth": worst})
-    if "objects_found" in images:  # min_count: of images in tiles nothing is known, which is not 0
+    if "objects_found" in images:  # min_count: objects of tiled images are unknown, which is not 0
         true, predicted, hit = (runs[key].sum(min_count=1) for key in ("objects", "objects_predicted", "objects_found"))
         table["found/object_f1"] = 2 * hit / (true + predicted)
         table["found/false_objects"] = (predicted - hit) / runs["objects"].count()
@@ -186,14 +186,14 @@ def _found(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def nothing_found(images: pd.DataFrame, metric: str, runs: pd.DataFrame) -> str:
-    """Sentences about runs that predict nothing, that get no pixel of the foreground right, or none of a class.
+    """Return sentences about runs that predict nothing, or get no foreground pixel right overall or for one class.
 
-    Empty where there are no such runs. `images` has means over the classes, which hide that one is never found.
+    The text is empty if there are none. `images` holds means over classes, which hide a class that is never found.
     """
     seen, empty = images[images["foreground"] > 0], images[images["foreground"] == 0]
     blind = (seen["tp"] == 0).groupby(seen["run"]).all()
     silent = blind & (seen["fp"] == 0).groupby(seen["run"]).all()
-    of_empty = empty.groupby("run")[metric].max().reindex(blind.index) > 0  # NaN, of none, is not
+    of_empty = empty.groupby("run")[metric].max().reindex(blind.index) > 0  # False for NaN, without empty images
     of_empty &= (empty["fp"] == 0).groupby(empty["run"]).all().reindex(blind.index, fill_value=False)
     of_empty &= silent & (seen.groupby("run")[metric].max() == 0)
     said = [
@@ -209,20 +209,20 @@ def nothing_found(images: pd.DataFrame, metric: str, runs: pd.DataFrame) -> str:
 
 
 def undefined(metric: str, images: str, labels: list[str], tiled: bool) -> str:
-    """A sentence about losses that cannot be compared by a metric that they lack, and why if that is known."""
+    """Return a sentence about losses for which a metric is undefined, so that nothing is compared, and why if known."""
     cut = tiled and metric in ("hd95", "asd", "nsd", "object_dice", "object_f2")
     why = ": tiles cut outlines and objects; python -m seglab.evaluate scores whole images" if cut else ""
     return f"There is nothing to compare: {title(metric)} is undefined in {images} of {', '.join(labels)}{why}."
 
 
 def _of_runs(chosen: pd.Series, runs: pd.DataFrame) -> str:
-    """How many runs of each loss are chosen, as `2 of 3 runs of dice`."""
+    """Return how many runs of each loss are chosen, for example `2 of 3 runs of dice`."""
     counts = chosen.groupby(runs["label"].reindex(chosen.index)).agg(["sum", "size"])
     return ", ".join(f"{k} of {n} runs of {label}" for label, (k, n) in counts.iterrows() if k)
 
 
 def epochs(histories: pd.DataFrame) -> pd.DataFrame:
-    """Roughness of the IoU in training and validation, and the median seconds of an epoch: one row a run."""
+    """Return the roughness of training and validation IoU, and the median seconds per epoch, one row per run."""
     runs, found = histories.groupby("run"), {}
     for split in ("train", "val"):
         if f"{split}/iou" in histories:
@@ -233,16 +233,16 @@ def epochs(histories: pd.DataFrame) -> pd.DataFrame:
 
 
 def roughness(curve: np.ndarray) -> float:
-    """The mean size of the second difference, |x(e+1) - 2 x(e) + x(e-1)|; 0 for a straight line, NaN under 3 epochs."""
+    """Return the mean absolute second difference, |x(e+1) - 2 x(e) + x(e-1)|: 0 for a line, NaN for under 3 epochs."""
     bends = np.abs(np.diff(curve, 2))
     return float(bends.mean()) if bends.size else float("nan")
 
 
 def over_seeds(metrics: pd.DataFrame, keys: Iterable[str], by: list[str]) -> pd.DataFrame:
-    """Mean and standard deviation over the seeds, a row for each group `by`: columns are (key, mean | sd | runs).
+    """Return mean and standard deviation over the runs of each group `by`, with columns (key, mean | sd | runs).
 
-    `runs` counts those with a value, which the precision of one that predicts nothing lacks. Left out are keys without
-    any; one seed has no standard deviation.
+    `runs` counts the runs with a value; precision, for example, is undefined for a run that predicts nothing. Keys
+    without any value are left out. The standard deviation of a single run is NaN.
     """
     keys = [key for key in keys if key in metrics and metrics[key].notna().any()]
     grouped = metrics.groupby(by, sort=False)[keys]
@@ -251,7 +251,7 @@ def over_seeds(metrics: pd.DataFrame, keys: Iterable[str], by: list[str]) -> pd.
 
 
 def rows_of(spread: pd.DataFrame, keys: list[str]) -> Iterator[tuple[Any, list[tuple[float, float, str]]]]:
-    """Each row's index with the (mean, sd, runs) of these metrics; `runs` are words where some runs have no value."""
+    """Yield each row's index and the (mean, sd, runs) of these metrics; `runs` is a text if some runs lack a value."""
     mean, sd, runs = (part_of(spread, part) for part in ("mean", "sd", "runs"))
     values = [part[keys].to_numpy().tolist() for part in (mean, sd, runs)]
     for index, of, *row in zip(spread.index, runs.max(axis=1), *values, strict=True):
@@ -259,5 +259,5 @@ def rows_of(spread: pd.DataFrame, keys: list[str]) -> Iterator[tuple[Any, list[t
 
 
 def part_of(spread: pd.DataFrame, part: str) -> pd.DataFrame:
-    """The columns (key, part) of a table, each by its key."""
+    """Return the columns (key, part) of a table, named by key."""
     return pd.DataFrame(spread.xs(part, axis=1, level=1))

@@ -1,7 +1,7 @@
-"""The figures of a sweep: learning curves, differences, precision and recall, calibration.
+"""The figures of a report: learning curves, differences, precision and recall, calibration.
 
-Margins are set in inches, by the lengths of the words in them: a layout engine of matplotlib places every word twice
-before anything is drawn, which took a quarter of the time of a figure.
+Margins are computed in inches from the lengths of the labels. A layout engine of matplotlib would place all text twice
+before drawing anything, which took a quarter of the time of a figure.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -22,15 +22,15 @@ from seglab.reporting.metrics_table import title
 from seglab.reporting.thresholds import calibration, scores_at
 from seglab.reporting.verdict import Verdict
 
-PHONE = 0.6 * WIDTH  # inches of a figure that stays legible when it is shrunk to the width of a phone
-LETTER = 0.075  # inches of a letter
+PHONE = 0.6 * WIDTH  # width in inches of a figure that remains legible when shrunk to the width of a phone
+LETTER = 0.075  # inches per letter
 KIND_COLORS = {"better": COLORS[0], "equivalent": COLORS[2]} | dict.fromkeys(("not best", "unknown", "none"), COLORS[7])
 
 
 def _with_legend(width: float, height: float, styles: Mapping[str, Any], side: int = 1) -> tuple[Figure, NDArray]:
-    """A figure of `side` x `side` axes, `width` x `height` inches, and a legend of lines below that adds to it."""
+    """Return a figure of `side` x `side` axes, `width` x `height` inches plus the legend of line styles below."""
     names = list(styles)
-    columns = max(1, min(5, int(width / (0.5 + LETTER * max(map(len, names))))))  # a line, its name and the gap
+    columns = max(1, min(5, int(width / (0.5 + LETTER * max(map(len, names))))))  # a line, its name and a gap
     below = 0.15 + 0.17 * ceil(len(names) / columns)
     whole = height + below
     figure = Figure(figsize=(width, whole))
@@ -43,16 +43,16 @@ def _with_legend(width: float, height: float, styles: Mapping[str, Any], side: i
 
 
 def _styles(labels: Iterable[str], drawn: Collection[str]) -> dict[str, dict[str, Any]]:
-    """The line styles of the labels that are drawn, which do not depend on the others that are."""
+    """Return the line styles of the labels that are drawn; they do not depend on which others are drawn."""
     return {label: style for label, style in line_styles(labels).items() if label in drawn}
 
 
 @styled
 def learning(histories: pd.DataFrame, labels: list[str]) -> Figure:
-    """Learning curves on validation: the mean over runs, and a band from the lowest to the highest.
+    """Draw learning curves on validation data: the mean over runs, with a band from the lowest to the highest.
 
-    `histories` are the rows of metrics.csv of all runs, each with the `label` of its run. The IoU is that over all
-    pixels: the mean over the images is high for a net that finds nothing if many are empty.
+    `histories` holds the rows of metrics.csv of all runs, each with the `label` of its run. The IoU is pooled over all
+    pixels, since with many empty images the mean over images is high for a model that finds nothing.
     """
     styles = _styles(labels, set(histories["label"]))
     figure, axes = _with_legend(WIDTH, 4.6, styles, side=2)
@@ -69,11 +69,11 @@ def learning(histories: pd.DataFrame, labels: list[str]) -> Figure:
         bands = []
         for label, style in styles.items():
             middle, low, high = (part[column].dropna() for part in curves[label])
-            done = middle.index.to_numpy() + 1  # epochs, as the log counts them
-            axis.plot(done, middle, marker="o" if len(done) == 1 else "", **style)  # one epoch has no line
+            done = middle.index.to_numpy() + 1  # completed epochs, as in the log
+            axis.plot(done, middle, marker="o" if len(done) == 1 else "", **style)  # a single point has no line
             bands.append(np.c_[np.r_[done, done[::-1]], np.r_[low, high[::-1]]])
         colors = [style["color"] for style in styles.values()]
-        axis.add_collection(PolyCollection(bands, facecolors=colors, alpha=0.15, lw=0))  # faster than a band at a time
+        axis.add_collection(PolyCollection(bands, facecolors=colors, alpha=0.15, lw=0))  # faster than one by one
         axis.set(title=name, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
@@ -81,7 +81,7 @@ def learning(histories: pd.DataFrame, labels: list[str]) -> Figure:
 
 @styled
 def seeds(data: Cube, metric: str) -> Figure:
-    """Every run as a dot: the mean of the metric over the test images by loss; the bar is the mean over seeds."""
+    """Draw the mean of the metric of each seed, over its folds, as a dot, and the mean over runs as a bar, by loss."""
     figure, axis = _rows(data.labels)
     means = np.array([[finite_mean(run) for run in loss] for loss in data.values])
     for y, ((label, style), row) in enumerate(zip(line_styles(data.labels).items(), means, strict=True)):
@@ -92,14 +92,14 @@ def seeds(data: Cube, metric: str) -> Figure:
 
 
 def _rows(names: list[str], right: list[str] | None = None) -> tuple[Figure, Axes]:
-    """A figure with rows from the top down, each with its name on the left, and space for words on the `right`."""
+    """Return a figure whose rows, from the top down, have names on the left, with room for the texts `right`."""
     left = 0.15 + LETTER * max(map(len, names))
     after = 0.15 + LETTER * max(map(len, right or [""]))
     width, height = max(PHONE, left + after + 3), 0.6 + 0.28 * len(names)
     figure = Figure(figsize=(width, height))
     axis = figure.subplots()
     figure.subplots_adjust(left / width, 0.45 / height, 1 - after / width, 1 - 0.1 / height)
-    axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))  # the first on top
+    axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))  # the first row on top
     axis.tick_params(axis="y", length=0, labelcolor=INK)
     axis.grid(axis="y", visible=False)
     return figure, axis
@@ -107,11 +107,11 @@ def _rows(names: list[str], right: list[str] | None = None) -> tuple[Figure, Axe
 
 @styled
 def forest(verdicts: list[Verdict], metric: str) -> Figure:
-    """Differences with the intervals that hold together: how far losses are behind the best, or of pairs."""
+    """Draw differences with simultaneous intervals: how far losses are behind the best, or the differences of pairs."""
     best, delta = verdicts[0].best, verdicts[0].delta
     names = [found.pair.second if best else f"{found.pair.first} ahead of {found.pair.second}" for found in verdicts]
     figure, axis = _rows([verdicts[0].pair.first, *names] if best else names, [found.name for found in verdicts])
-    reach = 4 * (delta + max(abs(found.gap) for found in verdicts))  # two seeds may give intervals far beyond
+    reach = 4 * (delta + max(abs(found.gap) for found in verdicts))  # two seeds may give a very wide interval
     ends = np.clip([(found.low, found.high) for found in verdicts], -reach, reach)
     left, right = min(ends[:, 0].min(), -1.5 * delta), max(ends[:, 1].max(), 1.5 * delta)
     axis.axvspan(-delta, delta, color=COLORS[2], alpha=0.13, lw=0)
@@ -130,14 +130,14 @@ def forest(verdicts: list[Verdict], metric: str) -> Figure:
 
 @styled
 def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray], labels: list[str]) -> Figure:
-    """Precision against recall: curves over all thresholds (all pixels pooled), dots the runs at their threshold."""
+    """Draw precision against recall: curves over thresholds (pooled pixels), and the threshold of each run as a dot."""
     styles = _styles(labels, tables)
     figure, (axis,) = _with_legend(WIDTH * 0.55, WIDTH * 0.52, styles)
     keys = ["recall_pooled", "precision_pooled"] if "recall_pooled" in metrics else ["recall", "precision"]
     seen = metrics[keys].to_numpy()
     low = np.floor(10 * (np.nanmin(seen) - 0.08).clip(0, 0.9)) / 10 if np.isfinite(seen).any() else 0
     recall = np.linspace(0.01, 1, 200)
-    for dice in (0.5, 0.6, 0.7, 0.8, 0.9):  # where 2 precision recall / (precision + recall) is that
+    for dice in (0.5, 0.6, 0.7, 0.8, 0.9):  # the curve on which 2 precision recall / (precision + recall) equals `dice`
         with np.errstate(divide="ignore"):
             precision = np.where(2 * recall > dice, dice * recall / (2 * recall - dice), np.nan)
         axis.plot(recall, np.where(precision <= 1, precision, np.nan), color=GRID, lw=0.8)
@@ -154,9 +154,9 @@ def precision_recall(metrics: pd.DataFrame, tables: Mapping[str, np.ndarray], la
 
 @styled
 def reliability(tables: Mapping[str, np.ndarray], scaled: Mapping[str, np.ndarray], labels: list[str]) -> Figure:
-    """Reliability diagram: how often pixels of a predicted probability are foreground; on the diagonal: calibrated.
+    """Draw a reliability diagram: the fraction of foreground by predicted probability, calibrated on the diagonal.
 
-    Thin lines are the same after temperature scaling.
+    Thin lines show the same after temperature scaling.
     """
     styles = _styles(labels, tables)
     figure, (axis,) = _with_legend(WIDTH * 0.55, WIDTH * 0.52, styles)

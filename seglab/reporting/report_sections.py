@@ -1,4 +1,4 @@
-"""What report.html.j2 shows of a Study: its tables, pictures, losses and settings."""
+"""The parts of report.html.j2 that show a Study: its tables, pictures, losses and settings."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +21,7 @@ from seglab.reporting.verdict import Verdict
 
 
 def pairs(verdicts: list[Verdict]) -> Markup:
-    """Every pair with its interval and the probability of each answer."""
+    """Return a table of all pairs with their intervals and the probability of each answer."""
     columns = ("pair", "verdict", "ahead by", "low", "high", "first better", "equivalent", "second better", "p")
     rows: list[list[Cell | str | float]] = []
     for found in verdicts:
@@ -38,7 +38,7 @@ def _percent(share: float) -> Cell:
 
 
 def cost(study: Study) -> str:
-    """What the runs took and how many of them are not compared, in a sentence."""
+    """Return a sentence with the duration of the runs and the number that is not compared."""
     runs = study.sweep.runs
     left_out = len(runs) - len(study.sweep.used)
     spent = f" took {_duration(runs['seconds'].sum())} in all" if "seconds" in runs else ""
@@ -47,49 +47,49 @@ def cost(study: Study) -> str:
 
 
 def decisions(study: Study) -> Markup | None:
-    """Each loss under each way to make a mask of its probabilities, and what is left between them; None without any."""
+    """Return the metric of each loss under each decision rule, and its range over losses; None with under two rules."""
     found = study.decisions
-    if found.shape[1] < 2:  # the fixed threshold alone
+    if found.shape[1] < 2:  # only the fixed threshold
         return None
     rows = [[label, *row] for label, row in zip(found.index, found.to_numpy(), strict=True)]
-    rows.append([Cell("best − worst"), *map(Cell, map(decimal, found.max() - found.min()))])  # no key: sorted last
+    rows.append([Cell("best − worst"), *map(Cell, map(decimal, found.max() - found.min()))])  # no sort key: stays last
     return table(["loss", *(RULES[str(rule)] for rule in found)], rows)
 
 
 def data_sets(over: DataSets) -> Markup:
-    """The mean of each loss on each data set."""
+    """Return a table of the mean of each loss on each data set."""
     found = over.table
     return table(["loss", *found], found.reset_index().itertuples(index=False))
 
 
 def variance(study: Study) -> Markup | None:
-    """Where the spread of the single scores comes from; None where one loss, seed or image is all there is."""
+    """Return the variance components of the scores; None if there is only one loss, seed or image."""
     values, _ = study.data.balanced(study.labels)
     if min(values.shape) < 2:
         return None
-    found = {name: max(part, 0.0) for name, part in components(values).items()}  # an unbiased part may be negative
+    found = {name: max(part, 0.0) for name, part in components(values).items()}  # an unbiased estimate may be negative
     whole = sum(found.values()) or 1.0  # all scores may be equal
     rows = [[name, part**0.5, _percent(part / whole)] for name, part in found.items()]
     return table(["source", "standard deviation", "share of the variance"], rows)
 
 
 def ranks(study: Study) -> Markup:
-    """The ranks that each loss may have, by all pairs."""
+    """Return a table of the possible ranks of each loss, from the verdicts on all pairs."""
     found = verdict.ranks(study.judged("pairs"))
     rows = [(label, Cell(f"{low} to {high}" if low < high else str(low), low)) for label, (low, high) in found.items()]
     return table(["loss", "rank"], rows)
 
 
 def metric_blocks(spread: pd.DataFrame, decision: str) -> Iterator[tuple[str, Markup]]:
-    """Every metric, mean and standard deviation over seeds: a heading and a table for each block."""
+    """Yield a heading and a table, with mean and standard deviation over runs, for each block of metrics."""
     runs, means = part_of(spread, "runs"), part_of(spread, "mean")
-    lacking = runs.rsub(runs.max(axis=1), axis=0)  # a loss without its worst run has a better mean
+    lacking = runs.rsub(runs.max(axis=1), axis=0)  # a loss that lacks its worst run has a better mean
     able = means.where(lacking == lacking.min())
     shown = able.map(_shown)
     for name, keys in blocks(spread.columns.get_level_values(0), decision).items():
         best = {key: _best(key, able[key]) for key in keys}
         if "found/nothing" in keys and spread["found/nothing", "mean"].max() > 0:
-            best = {}  # a loss that finds the easy objects alone has the best distances
+            best = {}  # a loss that finds only the easy objects has the best distances
         rows = [
             [label, *(mean_sd(*one, shown.at[label, key] == best.get(key)) for key, one in zip(keys, row, strict=True))]
             for label, row in rows_of(spread, keys)
@@ -98,16 +98,16 @@ def metric_blocks(spread: pd.DataFrame, decision: str) -> Iterator[tuple[str, Ma
 
 
 def confusions(study: Study) -> Iterator[tuple[str, Markup]]:
-    """For each loss a table of what became of each class: the share of its test pixels, in %, by predicted class."""
+    """Yield, for each loss, a table of predicted classes by true class, in % of the test pixels of the true class."""
     classes = study.sweep.used["task"].iloc[0].classes if study.confusions else ()
     for label, counts in study.confusions.items():
-        shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)  # a class may be in no test image
+        shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)  # a class may occur in no test image
         rows = [[name, *(number(one, 1) for one in row)] for name, row in zip(classes, shares, strict=True)]
         yield label, table(["true class", *(f"as {name}" for name in classes)], rows)
 
 
 def _best(key: str, means: pd.Series) -> str | None:
-    """The mean to print bold, as it is shown; None where none is better than another."""
+    """Return the best mean, formatted, to print in bold; None if the metric has no best value or all means agree."""
     alike = means.dropna().map(_shown).nunique() < 2
     if key in ("tuned/threshold", "scaled/temperature", "found/area_error") or alike:
         return None
@@ -119,10 +119,10 @@ def _shown(mean: float) -> str:
 
 
 def pictures(study: Study) -> dict[str, Any]:
-    """The same test images under every loss: `labels`, `rows` as `gallery` makes them, `first`, `which` runs, `colors`.
+    """Return the same test images under every loss: `labels`, `rows` from `gallery`, `first`, `which` and `colors`.
 
-    `first` has the row to show first, the median of those with foreground. The last are names and colors of the classes
-    that are painted, of which there are none if one class is shown.
+    `first` contains the row to show first, the median of those with foreground. `which` describes the runs. `colors`
+    lists the names and colors of the painted classes; it is empty if a single class is shown.
     """
     chosen = one_run_each(study.sweep.used, study.labels)
     labels, rows = gallery(chosen, study.sweep.images, study.question.metric)
@@ -135,23 +135,23 @@ def pictures(study: Study) -> dict[str, Any]:
 
 
 def best_run(study: Study) -> tuple[str, str] | None:
-    """A sentence about the run to use, and the file of its weights; None where no run recorded its validation score."""
+    """Return a sentence about the best run and the path of its weights; None if no run recorded a validation score."""
     runs, scores = study.sweep.used[study.sweep.used["label"] == study.labels[0]], list[float]()
     for _, run in runs.iterrows():
-        monitor: Any = run.get("monitor")  # NaN where only other runs have one
+        monitor: Any = run.get("monitor")  # NaN if only other runs have a monitor
         known = isinstance(monitor, dict) and monitor.get("value") is not None
         sign = -1 if known and worse_if_higher(monitor["name"].removeprefix("val/")) else 1
         scores.append(sign * monitor["value"] if known else np.nan)
     if not np.isfinite(scores).any():
         return None
-    best = runs.iloc[int(np.nanargmax(scores))]  # by validation, as test images must choose nothing
+    best = runs.iloc[int(np.nanargmax(scores))]  # chosen by validation, since test images must not select anything
     which = f"{best['monitor']['value']:.3f}, {of_run(best['seed'], best['fold'])}"
     words = f"The best run of {study.labels[0]} by {best['monitor']['name']} ({which}):"
     return words, str(best["folder"] / "checkpoints" / "best.ckpt")
 
 
 def cards(study: Study) -> list[dict[str, Any]]:
-    """What each loss is: title, family, formula, parameters of its run, and notes (paper, empty masks, libraries)."""
+    """Return the description of each loss: title, family, formula, parameters, and notes (paper, empty, differs)."""
     used = study.sweep.used.drop_duplicates("label").set_index("label")
     shown = []
     for label in (*study.labels, *(label for label in used.index if label not in study.labels)):
@@ -166,10 +166,10 @@ def cards(study: Study) -> list[dict[str, Any]]:
 
 
 def compared(runs: pd.DataFrame) -> dict[str, str]:
-    """What was compared: data, model, seeds, versions; empty where it is not known."""
+    """Return what was compared (data, model, seeds, versions), with an empty string for anything unknown."""
     first, data = runs.iloc[0], runs.iloc[0]["data"]
     settings = {key: value for key, value in (first["config"].get("dataset") or {}).items() if key[0] != "_"}
-    settings.pop("fold", None)  # that of one run
+    settings.pop("fold", None)  # it belongs to one run
     where = f" of fold {first['fold']}" if first["fold"] >= 0 else ""
     spent = f", {_duration(runs['seconds'].sum())} in all" if "seconds" in runs else ""
     return {
@@ -201,14 +201,14 @@ def _commit(git: object) -> str:
 
 
 def _words(facts: object, form: str = "{} {}") -> str:
-    """Known facts as words; a list or a mapping is written as on the command line, `{water: 0, house: [7, 8]}`."""
+    """Format known facts as text; lists and mappings look as on the command line, `{water: 0, house: [7, 8]}`."""
     known = facts if isinstance(facts, dict) else {}
     texts = {key: str(x).replace("'", "") if isinstance(x, list | dict) else x for key, x in known.items()}
     return ", ".join(form.format(key, text) for key, text in texts.items() if text is not None)
 
 
 def unlike(runs: pd.DataFrame) -> Markup | None:
-    """In what the runs differ besides what their labels say; None where in nothing."""
+    """Return the settings in which the runs differ apart from their labels; None if there are none."""
     found = differences(runs)
     commits = runs["label"].groupby(runs["git"].map(_commit)).unique()
     if len(commits) > 1:
@@ -221,13 +221,13 @@ def unlike(runs: pd.DataFrame) -> Markup | None:
 
 
 def missing(study: Study) -> list[str]:
-    """The runs that other losses have and some lack, in words."""
+    """Return descriptions of the runs that a loss lacks although other losses have them."""
     have = set(study.sweep.used[["label", "seed", "fold"]].itertuples(index=False, name=None))
     runs = sorted({(seed, fold) for _, seed, fold in have})
     return [f"{label} with {of_run(*run)}" for label in study.labels for run in runs if (label, *run) not in have]
 
 
 def failed(runs: pd.DataFrame) -> Markup | None:
-    """The runs that are not compared, and why; None where there are none."""
+    """Return a table of the runs that are not compared, with the reasons; None if there are none."""
     rows = runs.loc[~runs["used"], ["name", "status", "problem"]]
     return table(["run", "status", "what happened"], rows.itertuples(index=False)) if len(rows) else None

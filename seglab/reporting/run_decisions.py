@@ -1,7 +1,7 @@
-"""The masks that a run's histograms decide on, and how good its probabilities are, found when the run is measured.
+"""The masks and calibration scores that follow from a run's histograms, computed when the run is tested.
 
-A run keeps them as decisions.npz, so that a report over hundreds of runs reads a few counts of each; those of a run
-without that file are found when they are asked for.
+A run keeps them in decisions.npz, so that a report on hundreds of runs reads only a few counts per run. For a run
+without that file they are computed on demand.
 """
 
 import json
@@ -28,17 +28,17 @@ RULES = {
     "scaled": "the same, temperature-scaled",
     "calibrated": "the same, isotonic",
 }
-"""How a mask is made of the probabilities, see decisions.py; that of per_image.csv first."""
+"""The rules that make a mask from probabilities, see decisions.py; the first is the rule of per_image.csv."""
 
-EXPECTED = ("iou", "dice")  # the scores for which a mask of best expected score is found
+EXPECTED = ("iou", "dice")  # the scores for which masks of best expected score are computed
 
 
 class Decisions(NamedTuple):
-    """One run's histograms over all test pixels (2, 256), its scores, and those of each image under each rule.
+    """The histogram over all test pixels (2, 256) of one run, its scores, and the scores of each image under each rule.
 
-    Of several classes the sum of the histograms and the mean of the scores. `images` has a row for each id and columns
-    (rule, score) of iou, dice, precision and recall. A multiclass mask takes the likeliest class and has no other rule.
-    `confusion` (k, k) has true classes in rows.
+    With several classes, histograms are summed and scores averaged. `images` has one row per id and columns
+    (rule, score) for iou, dice, precision and recall. Multiclass masks take the likeliest class and have no other rule.
+    `confusion` (k, k) has the true classes in rows.
     """
 
     table: NDArray
@@ -50,13 +50,13 @@ class Decisions(NamedTuple):
 def decide(
     arrays: Mapping[str, NDArray], images: pd.DataFrame, task: Task, tuned: Any, empty: str
 ) -> dict[str, NDArray]:
-    """The arrays of decisions.npz, from those of histograms.npz and the rows of per_image.csv.
+    """Return the arrays of decisions.npz, from the arrays of histograms.npz and the rows of per_image.csv.
 
-    `pooled` (k, 2, 256) are the histograms over all test pixels, `pixels` (k, n, 2) the background and foreground of
+    `pooled` (k, 2, 256) holds the histograms over all test pixels, `pixels` (k, n, 2) the background and foreground of
     each image, `iou` and `dice` (k, 4, n, 2) the false and true positives of its masks under all RULES but the first,
-    `scores` a JSON text.
+    and `scores` a JSON text.
     """
-    # the first runs have no axis of classes
+    # the oldest runs have no class axis
     tables, val = (arrays[key] if arrays[key].ndim == 4 else arrays[key][:, None] for key in ("test", "val"))
     n, k = tables.shape[:2]
     known = images.reindex(columns=CONFIDENCES).to_numpy(float)
@@ -73,9 +73,9 @@ def decide(
 def _decide_class(
     table: NDArray, val: NDArray, confidences: NDArray, threshold: float, empty: str
 ) -> tuple[dict[str, float], dict[str, NDArray]]:
-    """How good the probabilities of one class are, and the counts (rules, n, 2) of the masks best for each score."""
+    """Return the calibration scores of one class, and the counts (rules, n, 2) of the masks best for each score."""
     pooled, outer = table.sum(0), decisions.outer_means(table, *confidences.T)
-    weights = table.sum(2)[:, ::-1]  # foreground first, as in the confidences, which are NaN where there is none
+    weights = table.sum(2)[:, ::-1]  # foreground first, as in the confidences, which are NaN for an absent class
     over_all = ratio(np.nansum(confidences * weights, axis=0), (np.isfinite(confidences) * weights).sum(0))
     low, high = decisions.outer_means(pooled[None], *over_all[:, None])[0]
     means = np.r_[low, MIDDLES[1:-1], high]
@@ -89,8 +89,8 @@ def _decide_class(
     for rule, (probability, _) in probabilities.items():
         prefix = "" if rule == "optimal" else f"{rule}/"
         scores |= {f"{prefix}{key}": value for key, value in decisions.calibration_scores(pooled, probability).items()}
-    found = np.pad(from_above(table), ((0, 0), (0, 0), (0, 1)))  # positives by the bin where a mask begins; 256: none
-    at_tuned = 256 if np.isnan(threshold) else round(threshold * 256)  # without one no pixel, and not shown
+    found = np.pad(from_above(table), ((0, 0), (0, 0), (0, 1)))  # positives by the first foreground bin; none at 256
+    at_tuned = 256 if np.isnan(threshold) else round(threshold * 256)  # if unknown, an empty mask, never shown
     pixels, masks = table.sum(1, dtype=np.float32), {}
     for score in EXPECTED:
         edges = [decisions.best_expected(pixels, p, score, empty, ends) for p, ends in probabilities.values()]
@@ -102,9 +102,9 @@ def _decide_class(
 def decisions_of(
     folder: Path, task: Task, tuned: Any, empty: str, classes: Sequence[int], score: str
 ) -> Decisions | None:
-    """What a run decides for some of its classes by their numbers, of masks best for `score`; None without histograms.
+    """Return the decisions of a run for some classes (indices), with masks best for `score`; None without histograms.
 
-    `tuned` are the thresholds of run.json, `empty` its policy for images without foreground.
+    `tuned` holds the thresholds of run.json, `empty` the run's policy for images without foreground.
     """
     found = read_arrays(folder / "decisions.npz", {"scores", "pooled", "ids", "pixels", "confusion", score})
     if not found:
@@ -121,7 +121,7 @@ def decisions_of(
         images.append({})
         for rule, inside in zip(list(RULES)[1:], found[score][c], strict=True):
             if task.kind != "multiclass" and not (rule == "tuned" and np.isnan(threshold)):
-                halves = np.stack([pixels - inside, inside], axis=-1)  # two bins: outside of the mask and inside
+                halves = np.stack([pixels - inside, inside], axis=-1)  # two bins: outside and inside the mask
                 images[-1] |= {(rule, key): of[:, 1] for key, of in scores_at(halves, empty).items()}
     means = {key: mean(np.array([one[key] for one in images])) for key in images[0]}
     whole = mean_scores(scores) | {f"{rule}/{key}": finite_mean(each) for (rule, key), each in means.items()}
@@ -130,5 +130,5 @@ def decisions_of(
 
 
 def mean_scores(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of each score over the classes where it is defined."""
+    """Return the mean of each score over the classes for which it is defined."""
     return {str(key): float(value) for key, value in pd.DataFrame(parts).mean().items()}

@@ -1,4 +1,4 @@
-"""The pictures of one run: its learning curves, and test images with their errors in color."""
+"""The figures of one run: its learning curves, and test images with errors in color."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,9 +26,9 @@ SPLITS = {"train": ("#e69f00", "--"), "val": ("#0072b2", "-")}
 
 
 class Example(NamedTuple):
-    """One test image as a row of `examples`; `truth` and `probability` are (h, w) in [0, 1], or (k, h, w).
+    """One test image, a row of `examples`; `truth` and `probability` are (h, w) or (k, h, w), in [0, 1].
 
-    `valid` (h, w) are the pixels that count, None where all do.
+    `valid` (h, w) marks the pixels that count; None means that all do.
     """
 
     caption: str
@@ -41,31 +41,30 @@ class Example(NamedTuple):
 def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
     """Draw a run's loss, IoU, accuracy and confidences over its epochs.
 
-    `metrics_csv` has one row per epoch and columns such as `epoch`, `train/iou` and `val/iou`; a column that is absent
-    or empty leaves its line out. Parameters of the loss that follow a schedule (`loss/NAME`) have a panel of their own,
-    and where one loss replaced another (`loss/stage` rises) a dotted line runs through all panels. `title` names
-    the run above them.
+    `metrics_csv` has one row per epoch and columns such as `epoch`, `train/iou` and `val/iou`; absent or empty columns
+    are left out. Loss parameters that follow a schedule (`loss/NAME`) are drawn in an extra panel. A dotted line
+    through all panels marks where one loss replaced another (`loss/stage` rises). `title` is printed above the panels.
     """
     history = pd.read_csv(metrics_csv)
     require("epoch" in history, f"curves: {metrics_csv}", "a column named epoch", list(history.columns))
-    history["epoch"] += 1  # the log and the snapshots count the epochs that are done
+    history["epoch"] += 1  # count completed epochs, as the log and the snapshots do
     moving = [column for column in map(str, history) if column.startswith("loss/") and column != "loss/stage"]
-    with mpl.rc_context({**plots.STYLE, "axes.titley": 1}):  # of itself each title searches for room
+    with mpl.rc_context({**plots.STYLE, "axes.titley": 1}):  # by default each title searches for room
         panels = len(PANELS) + bool(moving)
         width = 2.43 * panels
-        figure = Figure(figsize=(width, 2.7))  # margins by hand: to find them takes longer than to draw the rest
+        figure = Figure(figsize=(width, 2.7))  # fixed margins: computing them takes longer than drawing the rest
         figure.suptitle(title, x=0.005, ha="left", fontsize=9.5)
         axes = figure.subplots(1, panels)
-        for axis in axes:  # few ticks, as one takes longer than a line
+        for axis in axes:  # few ticks, since one tick takes longer than a line
             axis.xaxis.set_major_locator(MaxNLocator(3, integer=True))
             axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         figure.subplots_adjust(0.5 / width, 0.17, 1 - 0.1 / width, 0.81, wspace=0.21)
-        for axis, (key, name) in zip(axes, PANELS.items(), strict=False):  # a last one is of the loss's parameters
+        for axis, (key, name) in zip(axes, PANELS.items(), strict=False):  # an extra panel holds loss parameters
             axis.set(title=name, xlabel="epoch")
             for split, (color, style) in SPLITS.items():
                 line = history.reindex(columns=["epoch", f"{split}/{key}"]).dropna().to_numpy()
                 if len(line):
-                    alone = "o" if len(line) == 1 else ""  # one epoch has no line to draw
+                    alone = "o" if len(line) == 1 else ""  # a single epoch has no line to draw
                     axis.plot(*line.T, style, marker=alone, color=color, label=split)
         for axis in axes[1 : len(PANELS)]:
             axis.set(ylim=(-0.02, 1.02), yticks=(0, 0.5, 1))
@@ -77,7 +76,7 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
         for k, epoch in enumerate(history["epoch"][stages.diff() > 0]):
             for axis in axes:
                 axis.axvline(epoch, color=plots.INK, linewidth=1, linestyle=":", label="" if k else "next loss")
-        shown = axes[0].get_legend_handles_labels()  # handed on, as legend() warns where there are none
+        shown = axes[0].get_legend_handles_labels()  # passed explicitly, since legend() warns if there are none
         axes[0].legend(*shown, loc="best", handlelength=1.4)
         return plots.save(figure, out)
 
@@ -85,11 +84,11 @@ def curves(metrics_csv: Path, out: Path, title: str = "") -> Path:
 def examples(
     rows: Iterable[Example], out: Path, threshold: float = 0.5, title: str = "", task: Task | None = None
 ) -> Path:
-    """Draw test images one a row: the image, the truth, the probability, and the errors in color.
+    """Draw test images, one per row: the image, the truth, the probability, and the errors in color.
 
-    A row is an `Example` (or a tuple of the same): a caption of one or more lines such as "best\\nIoU 0.93", the
-    image uint8 (h, w, c), the truth and the probability (h, w). `title` names the run above them. Of several classes
-    (k, h, w) each has its color.
+    Each row is an `Example` or an equivalent tuple: a caption of one or more lines such as "best\\nIoU 0.93", the image
+    uint8 (h, w, c), and truth and probability (h, w), or (k, h, w) for several classes, each class in its own color.
+    `title` is printed above the rows.
     """
     task = task or Task()
     rows = [Example(*row) for row in rows]
@@ -99,7 +98,7 @@ def examples(
     columns, gap, left, top = 252, 9, round(longest) + 30, 36 + 29 * bool(title)  # all in pixels
     tall = round(columns * height / width)
     size = left + 4 * (columns + gap), top + len(rows) * (tall + gap) + 43
-    page = Image.new("RGB", size, "white")  # not by matplotlib, where each picture takes longer than here all of them
+    page = Image.new("RGB", size, "white")  # drawn by Pillow: a single picture takes matplotlib longer
     write = ImageDraw.Draw(page).text
     write((7, 29), title, plots.INK, font, "ls")
     third = "probability" if task.channels == 1 else "prediction"

@@ -1,18 +1,18 @@
-"""Which differences between losses are real: paired comparisons whose error rate holds with few seeds.
+"""Decide which differences between losses are real, by paired comparisons whose error rate holds with few seeds.
 
-The unit that training replicates is the SEED. What a seed does to one loss and not to another is shared by every image
-of that run, so images are no substitute for seeds: a signed-rank test over the images of two runs finds "differences"
-in about half of all comparisons of a loss with itself. Here a pair of losses is compared on paired runs (same seed,
-same images), and the error of its mean difference has two parts, each a Student's t of its own scale:
+The unit of replication in training is the SEED. What a seed does to one loss but not to another is shared by all images
+of that run, so images cannot replace seeds: in simulations with three seeds, a signed-rank test over images finds a
+"difference" in 38 % of comparisons of a loss with itself. Here two losses are compared on paired runs (same seed, same
+images). The error of their mean difference has two parts, each a Student's t with its own scale:
 
-    replicates  the spread of the per-seed differences; three seeds estimate it badly, so it is moderated by the spread
+    replicates  the spread of the per-seed differences. Three seeds estimate it badly, so it is moderated by the spread
                 of the other pairs, as far as they are alike (empirical Bayes: Smyth 2004, made for three replicates);
-    images      the spread over whole groups (patient, scene); the noise of single predictions, which the seeds include
-                already, is taken out of it (Owen 2007, two-way crossed effects) as far as the groups are many: of a
-                few it may by chance leave nothing, and "better" was wrong in 10 % instead of 3.5 % of studies.
+    images      the spread over whole groups (patient, scene). The noise of single predictions, which the first part
+                already includes, is subtracted (Owen 2007, two-way crossed effects), but only in part for few groups:
+                full subtraction may by chance leave nothing, and "better" was wrong in 10 % of studies, not 3.5 %.
 
-Folds and data sets have test images of their own: they replicate both at once, and have no second part. The training
-sets of k folds overlap, which adds to the 1 / n of a mean of n (Nadeau and Bengio 2003); see `shared_training`.
+Folds and data sets have their own test images: they replicate seeds and images at once and have no second part. The
+training sets of k folds overlap, which adds to the 1 / n of a mean of n (Nadeau and Bengio 2003): `shared_training`.
 """
 
 from collections import defaultdict
@@ -33,10 +33,10 @@ from seglab.reporting.run_labels import setting
 class Comparison:
     """The paired difference first - second of one metric, and the two parts of its error.
 
-    `replicates` of the `kind` seeds, folds or data sets, `images` and `groups` are what both losses have. `spread` is
-    the variance of one replicate's difference, `overlap` what their mean owes to shared training data,
-    `image_variance` that of the mean through its images; NaN without a second replicate or group. `prior` are the
-    degrees of freedom that other pairs lend. `p` is two-sided, for no difference at all.
+    `replicates` (of `kind` seeds, folds or data sets), `images` and `groups` count what both losses have. `spread` is
+    the variance of the difference between replicates, `overlap` the addition to 1 / replicates for shared training
+    data, and `image_variance` the variance of the mean due to images; both variances are NaN with one replicate or one
+    group. `prior` is the degrees of freedom lent by other pairs. `p` is two-sided, for the hypothesis of no difference.
     """
 
     first: str
@@ -54,14 +54,14 @@ class Comparison:
 
     @property
     def variance(self) -> float:
-        """The variance of the mean difference through the replicates."""
+        """The variance of the mean difference due to the replicates."""
         return self.spread * (1 / self.replicates + self.overlap)
 
 
 def compare(data: Cube, *, lower_is_better: bool = False) -> list[Comparison]:
-    """Compare every pair of losses that share a seed; the one that looks better comes first.
+    """Compare every pair of losses that share a seed; within a pair, the loss with the better mean comes first.
 
-    Returns the pairs in the order of the losses' means. With one replicate in common there is no p-value.
+    Returns the pairs in the order of the losses' means. The p-value is NaN if a pair shares one replicate or group.
     """
     order = _order([data], lower_is_better)
     if len(data.folds) > 1:
@@ -70,20 +70,20 @@ def compare(data: Cube, *, lower_is_better: bool = False) -> list[Comparison]:
 
 
 def _crossed(data: Cube, labels: Sequence[str], *, unbiased: bool = False) -> list[Comparison]:
-    """Every pair of losses on the seeds and images that both have, in the order of `labels`.
+    """Compare every pair of losses on the seeds and images that both have, in the order of `labels`.
 
-    unbiased: for a sum of parts, rather than for an interval, which must not be too short.
+    unbiased: for use in a sum of variances, rather than in an interval, which must not be too short.
     """
     codes = np.unique(data.groups, return_inverse=True)[1]
     rows = []
     for pair in combinations(labels, 2):
         if (both := _paired(data, pair)) is not None:
             first, second, images = both
-            groups = np.unique(codes[images], return_inverse=True)[1]  # without gaps: all are counted
+            groups = np.unique(codes[images], return_inverse=True)[1]  # renumber without gaps, as all codes are counted
             row = _row(pair, [both], replicates=len(first), groups=int(groups.max()) + 1)
             if min(row.replicates, row.groups) > 1:
                 found = variances(first - second, groups)
-                # with 10 seeds and 3 groups 7.3 % of "better" are false if all of it is taken off, 3.1 % if none is
+                # with 10 seeds and 3 groups, 7.3 % of "better" are false with full subtraction, 3.1 % with none
                 taken = found.single * (1 if unbiased else max(1 - 3 / row.groups, 0))
                 row = replace(row, spread=found.seeds * row.replicates, image_variance=max(found.images - taken, 0))
             rows.append(row)
@@ -91,12 +91,12 @@ def _crossed(data: Cube, labels: Sequence[str], *, unbiased: bool = False) -> li
 
 
 def replicated(parts: Sequence[Cube], kind: str, *, lower_is_better: bool = False) -> list[Comparison]:
-    """Compare losses over several data sets (`kind`), each of which is one replicate with its own images."""
+    """Compare losses over several data sets (`kind`), where each is one replicate with its own images."""
     return _tested(_replicated(parts, kind, _order(parts, lower_is_better)))
 
 
 def _replicated(parts: Sequence[Cube], kind: str, labels: Sequence[str], overlap: float = 0.0) -> list[Comparison]:
-    """Every pair of losses over the parts that have both, in the order of `labels`."""
+    """Compare every pair of losses over the parts that have both, in the order of `labels`."""
     rows = []
     for pair in combinations(labels, 2):
         both = [found for part in parts if (found := _paired(part, pair)) is not None]
@@ -110,18 +110,18 @@ def _replicated(parts: Sequence[Cube], kind: str, labels: Sequence[str], overlap
 
 
 def shared_training(data: Cube) -> float:
-    """What overlapping training sets add to the variance of a mean over folds, in units of that between the folds.
+    """Return the variance that overlapping training sets add to a mean over folds, relative to that between the folds.
 
-    Two of k folds share (k - 2) / (k - 1) of their training data. What these do to a loss is hidden from the spread
-    between the folds as far as it is shared, and adds k - 2 times its part of that spread: what the seeds and images of
-    a fold do not explain. Few folds tell it badly (Bengio and Grandvalet 2004), and one seed not at all: at least
-    1 / (k - 1) is taken. Nadeau and Bengio's 1 / (k - 1) in all covers a part of 1 / 12 with five folds: too little in
-    simulations, docs/findings/verdict.md.
+    Two of k folds share (k - 2) / (k - 1) of their training data. An effect of the training data on a loss is hidden
+    from the spread between folds as far as the data are shared. It adds k - 2 times its part of that spread, which is
+    what seeds and images within a fold do not explain. With few folds this part is uncertain (Bengio and Grandvalet
+    2004), with one seed unknown, so it is at least 1 / (k - 1). The total of 1 / (k - 1) of Nadeau and Bengio
+    corresponds to a part of 1 / 12 with five folds, which was too little in simulations, docs/findings/verdict.md.
     """
     by_pair: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
     for fold in data.folds:
         for row in _crossed(fold, data.labels, unbiased=True):
-            if np.isfinite(row.spread):  # NaN with one seed, which tells nothing of the others
+            if np.isfinite(row.spread):  # NaN with one seed, which does not show the spread over seeds
                 by_pair[row.first, row.second].append(row)
     between = sum(float(np.var([row.difference for row in rows], ddof=1)) for rows in by_pair.values() if len(rows) > 1)
     explained = sum(float(np.mean([row.variance + row.image_variance for row in rows])) for rows in by_pair.values())
@@ -130,21 +130,21 @@ def shared_training(data: Cube) -> float:
 
 
 def _order(parts: Sequence[Cube], lower_is_better: bool) -> list[str]:
-    """The losses from the best mean over the parts to the worst."""
+    """Return the losses from the best mean over the parts to the worst."""
     means: dict[str, list[float]] = defaultdict(list)
     for part in parts:
         for label, mean in part.means.items():
             means[label].append(mean)
     sign = 1 if lower_is_better else -1
     over = {label: sign * finite_mean(np.array(values)) for label, values in means.items()}
-    return sorted(over, key=lambda label: (np.isnan(over[label]), over[label]))  # NaN compares with nothing
+    return sorted(over, key=lambda label: (np.isnan(over[label]), over[label]))  # NaN last, as it cannot be ordered
 
 
-Paired = tuple[np.ndarray, np.ndarray, np.ndarray]  # values (seeds, images) of two losses, and which images these are
+Paired = tuple[np.ndarray, np.ndarray, np.ndarray]  # values (seeds, images) of two losses, and the mask of these images
 
 
 def _paired(data: Cube, pair: tuple[str, str]) -> Paired | None:
-    """What two losses have in common; None where that is nothing."""
+    """Return the values that two losses have in common; None if there are none."""
     if not set(pair) <= set(data.labels):
         return None
     both, images = data.balanced(pair)
@@ -152,7 +152,7 @@ def _paired(data: Cube, pair: tuple[str, str]) -> Paired | None:
 
 
 def _row(pair: tuple[str, str], both: Sequence[Paired], **facts: Any) -> Comparison:
-    """The mean difference over some parts of the data, with further facts; without `groups` each image is one."""
+    """Return the mean difference over parts of the data, with further fields; each image is a group unless given."""
     ahead = float(np.mean([first.mean() for first, _, _ in both]))
     behind = float(np.mean([second.mean() for _, second, _ in both]))
     images = sum(first.shape[1] for first, _, _ in both)
@@ -161,19 +161,19 @@ def _row(pair: tuple[str, str], both: Sequence[Paired], **facts: Any) -> Compari
 
 
 def turned(pair: Comparison) -> Comparison:
-    """The same pair the other way round."""
+    """Return the same pair in reverse order."""
     return replace(pair, first=pair.second, second=pair.first, difference=-pair.difference)
 
 
 def errors(pairs: Sequence[Comparison]) -> Errors:
-    """The errors of the differences of some pairs."""
+    """Return the errors of the differences of some pairs."""
     seeds = [(pair.variance**0.5, pair.replicates - 1 + pair.prior) for pair in pairs]
     images = [(pair.image_variance**0.5, pair.groups - 1) for pair in pairs]
     return Errors(*(Student(*np.array(part, float).T) for part in (seeds, images)))
 
 
 def _tested(pairs: list[Comparison]) -> list[Comparison]:
-    """The pairs with moderated spreads and p-values; those of losses of other settings do not moderate each other."""
+    """Return the pairs with moderated spreads and p-values; only pairs with equal settings moderate each other."""
     by_setting: dict[str, list[int]] = defaultdict(list)
     for place, pair in enumerate(pairs):
         if np.isfinite(pair.spread) and setting(pair.first) == setting(pair.second):
@@ -193,17 +193,17 @@ def _tested(pairs: list[Comparison]) -> list[Comparison]:
 def moderate(variance: np.ndarray, free: np.ndarray, losses: int) -> tuple[np.ndarray, float]:
     """Shrink the pairs' variances of one replicate towards their common level, as far as they are alike (Smyth 2004).
 
-    `variance` and its degrees of freedom `free` have one entry a pair. Returns variances that are never below the
-    pair's own, and the prior degrees of freedom: none where the variances differ widely, so that one loss with much
-    seed noise neither hides nor invents a difference, and at most half of what `losses` - 2 further losses bring (in
-    full, simulated sweeps with one loss of five times the seed noise were wrong too often).
+    `variance` and its degrees of freedom `free` have one entry per pair. Returns variances that are never below the
+    pair's own, and the prior degrees of freedom. The prior is weak if the variances differ widely, so that one loss
+    with much seed noise neither hides nor creates a difference. It is at most half of what `losses` - 2 further losses
+    provide: with all of it, simulated sweeps with one loss of five times the seed noise were wrong too often.
     """
-    known = variance > 0  # of the others there is no logarithm
+    known = variance > 0  # zero has no logarithm
     if losses < 3 or known.sum() < 2:
         return variance, 0.0
     half = free[known] / 2
     logs = np.log(variance[known]) - special.digamma(half) + np.log(half)  # unbiased for the log of the true variance
-    unlike = np.var(logs, ddof=1) - special.polygamma(1, half).mean()  # beyond what estimating them explains
+    unlike = np.var(logs, ddof=1) - special.polygamma(1, half).mean()  # beyond what their estimation error explains
     prior = most = (losses - 2) * float(free.min()) / 2
     if unlike > special.polygamma(1, most / 2):
         prior = 2 * inverse_trigamma(float(unlike))
@@ -212,7 +212,7 @@ def moderate(variance: np.ndarray, free: np.ndarray, losses: int) -> tuple[np.nd
 
 
 def inverse_trigamma(value: float) -> float:
-    """Find x with trigamma(x) = `value` by Newton's method on 1 / trigamma, which converges from below (Smyth 2004)."""
+    """Return x with trigamma(x) = `value`: Newton's method on 1 / trigamma, which converges from below (Smyth 2004)."""
     x, step = 0.5 + 1 / value, 1.0
     while abs(step) > 1e-14 * x:
         trigamma = special.polygamma(1, x)
@@ -222,7 +222,7 @@ def inverse_trigamma(value: float) -> float:
 
 
 class Variances(NamedTuple):
-    """Variance of the mean difference that the seeds show and the images; `single` predictions are part of both."""
+    """Variances of the mean difference, over seeds and over images; both include that of `single` predictions."""
 
     seeds: float
     images: float
@@ -232,15 +232,15 @@ class Variances(NamedTuple):
 def variances(effect: np.ndarray, groups: np.ndarray) -> Variances:
     """Split the variance of the grand mean of `effect` (seeds, images) as in a two-way crossed random-effects model.
 
-    `groups` (images,) holds a code from 0 for each image; images of one group count as one draw. The part of single
-    predictions (seed x image) is in both margins.
+    `groups` (images,) holds a code from 0 for each image; the images of one group count as one draw. Both margins
+    contain the variance of single predictions (seed x image).
     """
     seeds, images = effect.shape
     sizes = np.bincount(groups)
     means = np.array([np.bincount(groups, row) for row in effect]) / sizes  # (seeds, groups)
     of_group = means.mean(axis=0)
     rest = means - means.mean(axis=1, keepdims=True) - of_group + of_group.mean()
-    # groups share the mean by their sizes; squared sums about that mean are too small where one group is most of it
+    # groups weigh by size; squared sums about the weighted mean are too small if one group dominates it
     weight = np.sum((sizes / images) ** 2)
     single = weight * np.sum(rest**2) / ((seeds - 1) * (len(sizes) - 1) * seeds)
     by_seed = effect.mean(axis=1)
@@ -248,16 +248,16 @@ def variances(effect: np.ndarray, groups: np.ndarray) -> Variances:
 
 
 def components(values: np.ndarray) -> dict[str, float]:
-    """Split the variance of single values (losses, seeds, images) by where it comes from, without bias.
+    """Split the variance of single values (losses, seeds, images) into its components, without bias.
 
-    By the method of moments (Searle et al. 1992), which is REML on a balanced table if no part comes out negative. The
-    runs of a loss differ by "seeds", an image from what its mean and the loss's let expect by "losses on images", and
-    single predictions by the "rest".
+    Uses the method of moments (Searle et al. 1992), which on a balanced table equals REML if no component is negative.
+    "seeds" is the variation between runs of a loss, "losses on images" the interaction of loss and image, and "rest"
+    that of single predictions.
     """
     losses, seeds, images = values.shape
     loss, image = values.mean(axis=(1, 2), keepdims=True), values.mean(axis=(0, 1), keepdims=True)
     run, both, grand = values.mean(axis=2, keepdims=True), values.mean(axis=1, keepdims=True), values.mean()
-    # the mean squares, each of which holds several parts
+    # the mean squares, each of which combines several components
     of_rest = ((values - run - both + loss) ** 2).sum() / (losses * (seeds - 1) * (images - 1))
     of_runs = images * ((run - loss) ** 2).sum() / (losses * (seeds - 1))
     of_both = seeds * ((both - loss - image + grand) ** 2).sum() / ((losses - 1) * (images - 1))
@@ -273,9 +273,9 @@ def components(values: np.ndarray) -> dict[str, float]:
 
 
 def step_down(p: Sequence[float], remaining: Sequence[int] | None = None) -> list[float]:
-    """Adjust p-values step by step from the smallest (Holm 1979), in the given order; NaN is not counted.
+    """Adjust p-values step by step from the smallest (Holm 1979), in the given order; NaN values are ignored.
 
-    `remaining` holds how many of them may be true once 0, 1, 2, ... others are rejected: all that are left if absent.
+    `remaining` holds how many may be true once 0, 1, 2, ... others are rejected; by default, all that remain.
     """
     values = np.asarray(p, float)
     order = np.argsort(values)[: np.isfinite(values).sum()]  # NaN is sorted last
@@ -286,11 +286,11 @@ def step_down(p: Sequence[float], remaining: Sequence[int] | None = None) -> lis
 
 
 def possibly_equal(losses: int) -> list[int]:
-    """How many pairs of losses may be equal when 0, 1, 2, ... pairs are known to differ (Shaffer 1986).
+    """Return how many pairs of losses may be equal when 0, 1, 2, ... pairs are known to differ (Shaffer 1986).
 
-    If one of three losses differs from another, it cannot equal the third and the third the other: of 3, 1 is left.
+    If two of three losses differ, the third cannot equal both of them, so at most 1 of the 3 pairs is equal.
     """
-    counts = [{0}, {0}]  # how many pairs are equal, for each way to divide so many losses into groups of equal ones
+    counts = [{0}, {0}]  # the possible numbers of equal pairs, for so many losses divided into groups of equal ones
     for many in range(2, losses + 1):
         of_group = {group: group * (group - 1) // 2 for group in range(1, many + 1)}
         counts.append({rest + pairs for group, pairs in of_group.items() for rest in counts[many - group]})

@@ -1,4 +1,4 @@
-"""Everything the report says about the runs on one benchmark, computed once; words and figures are elsewhere."""
+"""All results of a report about the runs on one benchmark, computed once; sentences and figures are made elsewhere."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,18 +24,18 @@ from seglab.reporting.stats import Comparison, compare
 from seglab.reporting.thresholds import MIDDLES
 from seglab.reporting.verdict import QUESTIONS, Verdict, headline, judge, listed, signed
 
-CHANCE = 0.2  # that a difference which is said to be mostly one of calibration is none, over all losses behind the best
+CHANCE = 0.2  # probability that a difference called mostly calibration is not real, over all losses behind the best
 IMAGES = {"all": "all test images", "foreground": "the test images with foreground", "empty": "the empty test images"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What the verdict is about.
+    """The question that the verdict answers.
 
-    `question` is best or pairs, see verdict.py; `against` names a loss beside which each other is judged instead.
-    `metric` is a score of per_image.csv, of class `of_class` or the mean over classes, `rule` how a mask is made of
-    probabilities (a key of RULES), `images` which images count (all, foreground, empty), `delta` the largest difference
-    that does not matter, and 1 - `confidence` the chance of an error over all looks at the study together.
+    `question` is best or pairs, see verdict.py; `against` names a baseline with which every other loss is compared
+    instead. `metric` is a score of per_image.csv, for `of_class` or averaged over classes. `rule` is how a mask is
+    made from probabilities (a key of RULES), and `images` selects the images (all, foreground, empty). `delta` is the
+    largest difference that does not matter, and 1 - `confidence` the error probability of all looks together.
     """
 
     question: str = "best"
@@ -58,15 +58,15 @@ class Question:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """The options by their names on the command line."""
+        """The options under their command-line names."""
         return {"class" if key == "of_class" else key: value for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Study:
-    """The runs on one benchmark and the question put to them; every answer is computed when it is first asked for.
+    """The runs on one benchmark and a question about them; every result is computed on first access.
 
-    `known` are the looks that were taken at this benchmark before, see looks.py.
+    `known` holds the looks taken at this benchmark before, see looks.py.
     """
 
     title: str
@@ -76,31 +76,31 @@ class Study:
 
     @cached_property
     def lower_is_better(self) -> bool:
-        """Whether less of the metric is better."""
+        """Whether lower values of the metric are better."""
         return metrics_table.worse_if_higher(self.question.metric)
 
     @property
     def key(self) -> str:
-        """What looks.json calls the data."""
+        """The key of this benchmark in looks.json."""
         return self.sweep.benchmark
 
     @property
     def digests(self) -> dict[str, str]:
-        """The runs that are compared, by name, and digests of their values."""
+        """The names of the runs that are compared, mapped to digests of their values."""
         found: dict[str, str] = {}
         for folder, digest in self.sweep.used[["folder", "digest"]].itertuples(index=False):
-            name = f"{folder.parent.name}/{folder.name}" if folder.name in found else folder.name  # of two studies
+            name = f"{folder.parent.name}/{folder.name}" if folder.name in found else folder.name  # from two studies
             found[name] = digest
         return found
 
     @cached_property
     def look(self) -> Look:
-        """Which look at the study this is, and what it may err."""
+        """The number of this look at the study, and its share of the error."""
         return Look.at(self.known, self.question.asked, self.digests, 1 - self.question.confidence)
 
     @cached_property
     def look_words(self) -> str:
-        """Which look this is and what that means, in a sentence or two; empty without a verdict."""
+        """One or two sentences about this look and its error level; empty without a verdict."""
         if not self.has_verdict:
             return ""
         if first := self.look.instead:
@@ -113,11 +113,11 @@ class Study:
 
     @property
     def has_verdict(self) -> bool:
-        """Whether anything is said that could be wrong."""
+        """Whether the answer makes any statement that could be wrong."""
         return any(found.kind != "none" for found in self.verdicts)
 
     def remember(self, roots: Sequence[Path]) -> None:
-        """Enter a new look, with its answer, into looks.json of those folders that hold some of its runs."""
+        """Record a new look and its answer in looks.json of the `roots` that contain some of its runs."""
         if self.look.is_new and self.has_verdict:
             folders = list(self.sweep.used["folder"])
             holders = [root for root in roots if any(folder.is_relative_to(root.resolve()) for folder in folders)]
@@ -125,7 +125,7 @@ class Study:
 
     @cached_property
     def data(self) -> Cube:
-        """The metric as losses x seeds x images, the losses from the best mean to the worst."""
+        """The metric as losses x seeds x images, with losses sorted from the best mean to the worst."""
         images = self.sweep.images
         if self.question.rule != "fixed":
             images = metrics_table.under(self.question.rule, images, self._pooled)
@@ -134,27 +134,27 @@ class Study:
             require(len(images) > 0, f"report: images={self.question.images}", IMAGES[self.question.images], "none")
         found = cube(images, self.question.metric, self.of_folds)
         means = np.array(list(found.means.values()))
-        order = np.argsort(means if self.lower_is_better else -means, kind="stable")  # equal ones by their names
+        order = np.argsort(means if self.lower_is_better else -means, kind="stable")  # ties are sorted by label
         return found.of([found.labels[k] for k in order])
 
     @property
     def labels(self) -> list[str]:
-        """The losses from the best mean to the worst."""
+        """The labels of the losses from the best mean to the worst."""
         return self.data.labels
 
     @property
     def means(self) -> dict[str, float]:
-        """The mean of the metric over runs and their images, by loss."""
+        """The mean of the metric over runs and their images, by label."""
         return self.data.means
 
     @property
     def of_folds(self) -> int:
-        """Into how many folds the images are divided; 1 where they are not."""
+        """The number of folds into which the images are divided; 1 without folds."""
         return max((config.get("dataset") or {}).get("folds") or 1 for config in self.sweep.used["config"])
 
     @property
     def decision(self) -> str:
-        """How the runs made masks of their probabilities, in words."""
+        """A description of how the runs made masks from their probabilities."""
         if self.sweep.used["task"].iloc[0].kind == "multiclass":
             return "the likeliest class"
         found = {config.get("threshold", 0.5) for config in self.sweep.used["config"]}
@@ -162,13 +162,13 @@ class Study:
 
     @property
     def tiles(self) -> str:
-        """A sentence where the test images were seen in tiles, as by runs of before; empty elsewhere."""
+        """A sentence if the test images were scored in tiles, as in older runs on patches; otherwise empty."""
         fits = {(config.get("dataset") or {}).get("fit") for config in self.sweep.used["config"]}
         return metrics_table.TILES if "patch" in fits and "native" not in set(self.sweep.used["scale"]) else ""
 
     @cached_property
     def no_verdict(self) -> str:
-        """Why no verdict is given, in a sentence; empty where one is."""
+        """A sentence saying why there is no verdict; empty if there is one."""
         if waiting := self.sweep.waiting:
             names = f"{', '.join(waiting[:3])}{' and others' if len(waiting) > 3 else ''}"
             return f"No verdict yet: {len(waiting)} of {len(self.sweep.runs)} runs are not finished ({names})."
@@ -178,8 +178,8 @@ class Study:
             return f"No verdict: no run of {self.question.against} has finished on these data."
         images = self.sweep.images
         every, of_run = (images.groupby(by)["id"].nunique() for by in ("fold", ["fold", "run"]))
-        lacking = of_run < every.reindex(of_run.index, level="fold")  # not all images of the fold
-        mixed = every.index.min() < 0 <= every.index.max()  # the fold is -1 of runs on all images
+        lacking = of_run < every.reindex(of_run.index, level="fold")  # lacks some images of its fold
+        mixed = every.index.min() < 0 <= every.index.max()  # runs on all images have fold -1
         if lacking.any() or mixed:
             how = differing(self.sweep.used["config"], "dataset.") or "their ids differ"
             return (
@@ -190,16 +190,16 @@ class Study:
 
     @cached_property
     def pairs(self) -> list[Comparison]:
-        """Every pair of losses compared."""
+        """The comparisons of all pairs of losses; empty if there is no verdict."""
         return [] if self.no_verdict else compare(self.data, lower_is_better=self.lower_is_better)
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
-        """The answers to the question."""
+        """The answers to the question of this study."""
         return self.judged("against" if self.question.against else self.question.question)
 
     def judged(self, question: str) -> list[Verdict]:
-        """The answers of this look to one of the questions."""
+        """Return the verdicts of this look for any question: best, pairs or against."""
         return judge(
             self.pairs,
             question=question,
@@ -213,7 +213,7 @@ class Study:
 
     @cached_property
     def answer(self) -> str:
-        """The answer in one sentence, and which losses it is not about."""
+        """The answer in one sentence, and the losses that it does not cover."""
         if self.no_verdict:
             return self.no_verdict
         lacking = [label for label in self.labels if np.isnan(self.means[label])]
@@ -231,12 +231,12 @@ class Study:
 
     @property
     def headline(self) -> str:
-        """The answer, and how much of it is calibration."""
+        """The answer, followed by the sentence about calibration."""
         return f"{self.answer} {self.calibration}".strip()
 
     @cached_property
     def calibration(self) -> str:
-        """A sentence where most of a probable difference from the best is gone at tuned thresholds; empty elsewhere."""
+        """A sentence if most of a probable difference from the best vanishes at tuned thresholds; otherwise empty."""
         if self.tuned is None or self.question.rule != "fixed":
             return ""
         behind = self.verdicts if self.verdicts[0].best else self.judged("best")
@@ -244,7 +244,7 @@ class Study:
         fixed, tuned = self.means, self.tuned.means
         gap = {label: sign * (fixed[best] - fixed[label]) for label in self.labels}
         left = {label: sign * (tuned[best] - tuned[label]) for label in self.labels}
-        least = 1 - CHANCE / len(behind)  # of equal losses the best of many is probably ahead of some by chance
+        least = 1 - CHANCE / len(behind)  # among equal losses, the best of many is probably ahead of some by chance
         probable = {found.pair.second for found in behind if found.chances[0] >= least}
         gone = [label for label in self.labels if label in probable and left[label] < gap[label] / 2]
         if not gone:
@@ -260,40 +260,40 @@ class Study:
 
     @cached_property
     def named(self) -> list[Verdict]:
-        """The verdicts worth naming: up to ten, or all beside a baseline; of more pairs those of the best loss."""
+        """The verdicts worth listing: all, if up to ten or with a baseline; otherwise those of the leading loss."""
         if len(self.verdicts) <= 10 or self.question.against:
             return self.verdicts
         return [found for found in self.verdicts if found.pair.first == self.verdicts[0].pair.first]
 
     @cached_property
     def blind(self) -> str:
-        """Sentences about runs that find no foreground in any test image, or none of a class; empty without such."""
+        """Sentences about runs that find no foreground in any test image, or none of a class; may be empty."""
         images = self.sweep.images
-        if self.question.images == "foreground":  # then no score is that of empty images
+        if self.question.images == "foreground":  # then no score stems from empty images
             images = images[images["foreground"] > 0]
         return metrics_table.nothing_found(images, self.question.metric, self.sweep.used)
 
     @cached_property
     def tuned(self) -> "Study | None":
-        """The same study with each run at the threshold tuned on its validation images; None where there is no verdict.
+        """The same study at thresholds tuned on validation; None if the metric, the runs or the verdicts preclude it.
 
-        A loss whose probabilities lie too high or too low scores badly although a threshold would mend it.
+        A loss whose probabilities are too high or too low scores badly although another threshold would fix it.
         """
         known = any("tuned" in found.images for found in self._pooled.values())
         if self.question.metric not in THRESHOLDED or not known or not self.verdicts:
             return None
         tuned = replace(self, question=replace(self.question, rule="tuned"))
-        tuned.__dict__["_pooled"] = self._pooled  # cached_property's own place: they are read once
-        return tuned if tuned.verdicts else None  # none by precision if a loss finds nothing at its tuned thresholds
+        tuned.__dict__["_pooled"] = self._pooled  # the storage of cached_property, so that the files are read only once
+        return tuned if tuned.verdicts else None  # precision is undefined for a loss that finds nothing
 
     @cached_property
     def decisions(self) -> pd.DataFrame:
-        """The mean of the metric of each loss (rows) under each rule (columns); empty where no histogram tells."""
+        """The mean metric of each loss (rows) under each decision rule (columns); empty without histograms."""
         if self.question.metric not in THRESHOLDED or not self._pooled:
             return pd.DataFrame()
         metric = self.question.metric
         keys = {rule: metric if rule == "fixed" else f"{rule}/{metric}" for rule in RULES}
-        table = self.metrics.reindex(columns=list(keys.values())).set_axis(list(keys), axis=1)  # a rule may be lacking
+        table = self.metrics.reindex(columns=list(keys.values())).set_axis(list(keys), axis=1)  # a rule may be missing
         return table.groupby(self.metrics["label"]).mean().reindex(self.labels).dropna(axis=1, how="all")
 
     @cached_property
@@ -306,35 +306,35 @@ class Study:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """All metrics, one row a run."""
+        """All metrics, one row per run."""
         return metrics_table.per_run(self.sweep, self._pooled, self._histories)
 
     @cached_property
     def spread(self) -> pd.DataFrame:
-        """All metrics, mean and standard deviation over seeds, one row a label."""
+        """The mean and standard deviation of all metrics over the runs, one row per label."""
         keys = chain(*metrics_table.blocks(map(str, self.metrics)).values())
         table = metrics_table.over_seeds(self.metrics, keys, ["label"])
-        rest = [label for label in table.index if label not in self.labels]  # none of whose images is asked about
+        rest = [label for label in table.index if label not in self.labels]  # labels without images of that kind
         return table.reindex([*self.labels, *rest])
 
     @cached_property
     def tables(self) -> dict[str, np.ndarray]:
-        """The histogram over all test pixels and seeds of each loss, (2, 256)."""
+        """The histogram (2, 256) of each loss, summed over all test pixels and runs."""
         return self._summed({row: found.table for row, found in self._pooled.items()})
 
     @cached_property
     def confusions(self) -> dict[str, np.ndarray]:
-        """The confusion matrix (k, k) of each loss over all its test pixels, of classes that exclude each other."""
+        """The confusion matrix (k, k) of each loss over all its test pixels, for multiclass tasks only."""
         return self._summed({row: one.confusion for row, one in self._pooled.items() if one.confusion is not None})
 
     def _summed(self, by_run: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
-        """The sum over the runs of each loss that has any."""
+        """Return the sum over the runs of each loss; losses without a run in `by_run` are left out."""
         labels = self.sweep.used["label"]
         found = {label: [value for row, value in by_run.items() if labels[row] == label] for label in self.labels}
         return {label: np.sum(values, axis=0) for label, values in found.items() if values}
 
     def figures(self) -> dict[str, Figure]:
-        """The figures that these runs allow, by the name of their files."""
+        """Draw the figures that these runs allow; returns them by file name without suffix."""
         drawn = {"seeds": report_figures.seeds(self.data, self.question.metric)}
         if len(self._histories):
             drawn["learning"] = report_figures.learning(self._histories, self.labels)
@@ -342,7 +342,7 @@ class Study:
             drawn["forest"] = report_figures.forest(self.named, self.question.metric)
         if self.tables:
             drawn["precision_recall"] = report_figures.precision_recall(self.metrics, self.tables, self.labels)
-            moved = {  # each run by its own temperature
+            moved = {  # each run with its own temperature
                 row: rebinned(one.table, scaled(MIDDLES, one.scores["scaled/temperature"]))
                 for row, one in self._pooled.items()
             }

@@ -1,4 +1,4 @@
-"""How each loss was tuned, from the search.json that seglab.search leaves in the folder of a study."""
+"""How each loss was tuned, from the search.json that seglab.search writes into the folder of a study."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,28 +16,28 @@ from seglab.reporting.html import number, table
 
 
 def searches(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """The searches that made some runs, by the folders of these."""
+    """Return the searches recorded in the study folders that contain these run folders."""
     found = [read_json(study / "search.json") for study in sorted({folder.parent for folder in folders})]
     return [facts for facts in found if facts]
 
 
 def expected_best(values: Sequence[float], mode: str = "max") -> np.ndarray:
-    """The expected best of k = 1 ... n values drawn with replacement from the n that trials have reached.
+    """Return the expected best of k = 1 ... n values drawn with replacement from the n values that trials reached.
 
     Dodge et al., Show Your Work: Improved Reporting of Experimental Results, EMNLP 2019. `mode` says whether the best
-    is the largest (max) or the smallest (min).
+    value is the largest (max) or the smallest (min).
     """
     n = len(values)
     rising = np.sort(np.asarray(values, float) * (1 if mode == "max" else -1))
-    at_most = np.arange(n + 1) / n  # that one draw has at most the rank 0, 1, ..., n
-    chances = np.diff(at_most[:, None] ** np.arange(1, n + 1), axis=0)  # that the best of k has the rank of the row
+    at_most = np.arange(n + 1) / n  # the probability that one draw has at most rank 0, 1, ..., n
+    chances = np.diff(at_most[:, None] ** np.arange(1, n + 1), axis=0)  # that the best of k has the row's rank
     return (1 if mode == "max" else -1) * (rising @ chances)
 
 
 def curves(search: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The best after k trials of each loss: expected, or as it happened where each trial learns from those before it.
+    """Return the best value of each loss after k trials: as observed for the tpe sampler, otherwise as expected.
 
-    The mean over repetitions; trials that failed are left out.
+    With tpe, each trial learns from earlier ones. The values are means over repetitions; failed trials are left out.
     """
     by_title = defaultdict(list)
     for tuning in search["tunings"]:
@@ -46,13 +46,13 @@ def curves(search: dict[str, Any]) -> dict[str, np.ndarray]:
         if values:
             best = running(values) if search["sampler"] == "tpe" else expected_best(values, search["mode"])
             by_title[tuning["title"]].append(best)
-    shortest = {title: min(map(len, found)) for title, found in by_title.items()}  # failed trials are left out
+    shortest = {title: min(map(len, found)) for title, found in by_title.items()}  # failed trials make lists shorter
     return {title: np.mean([best[: shortest[title]] for best in found], axis=0) for title, found in by_title.items()}
 
 
 @styled
 def figure(search: dict[str, Any]) -> Figure:
-    """The best after k trials of each loss."""
+    """Draw the best value of each loss after k trials."""
     drawn = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axis, known = drawn.subplots(), curves(search)
     for title, style in line_styles(known).items():
@@ -65,7 +65,7 @@ def figure(search: dict[str, Any]) -> Figure:
 
 
 def trials(search: dict[str, Any]) -> Markup:
-    """What each search was given, what it found, and whether its range was too narrow."""
+    """Return a table of each search: its budget, its best setting, and warnings about too narrow ranges."""
     rows = []
     for tuning in search["tunings"]:
         best, done = tuning["best"] or {"setting": {}, "value": np.nan}, tuning["trials"]

@@ -1,12 +1,12 @@
-"""What a sweep shows, in words: better, equivalent, or how many more seeds would decide.
+"""Answers in words: which losses are better or equivalent, or how many more seeds would decide.
 
-A difference smaller than `delta` does not matter to anybody. `alpha` is the error of one look: the probability, over
-all that is said together, of a false "better", and that of a false "equivalent". Three questions are answered:
+A difference smaller than `delta` does not matter in practice. `alpha` is the error of one look: the probability that
+any of its "better" statements is false, and likewise for "equivalent". There are three questions:
 
-    best     which losses may be the best, and how far the others are behind (Edwards and Hsu 1983): only comparisons
-             with the true best, whichever it is, can exclude it falsely, and there are losses - 1 of them
-    against  how each loss does beside a baseline: losses - 1 comparisons
-    pairs    every loss beside every other
+    best     which losses may be the best, and how far the others are behind (Edwards and Hsu 1983). Only comparisons
+             with the true best, whichever it is, can wrongly exclude it, and there are losses - 1 of them
+    against  how each loss compares with a baseline: losses - 1 comparisons
+    pairs    every loss against every other
 """
 
 from collections import Counter, defaultdict
@@ -27,14 +27,14 @@ Kind = Literal["better", "equivalent", "not best", "unknown", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One pair's verdict: by how much `first` is better, by this metric, than `second`.
+    """The verdict on one pair: by how much `first` is better than `second` in this metric.
 
-    `gap` is by how much it was seen to be ahead, also where less of the metric is better, and `low, high` the interval
-    that holds together with those of all other verdicts. If `best`, the question is for the best, `first` is the leader
-    (see `_leader`), and the interval is that of how far `second` is behind the best, whichever that is.
-    `chances` are the probabilities, of this pair alone, that first is better by more than `delta`, that they are
-    equivalent, and that second is better by more. `level` is the error of this comparison at the next look.
-    `few` says which two losses make the interval wide, as they share fewer replicates than others; "" if none.
+    `gap` is the observed lead of first, also for metrics where lower is better. `low` and `high` bound the interval
+    that holds simultaneously with those of all other verdicts. If `best`, the question is best, `first` is the leader
+    (see `_leader`), and the interval is that of how far `second` is behind the best loss, whichever that is. `chances`
+    are the probabilities, for this pair alone, that first is better by more than `delta`, that both are equivalent, and
+    that second is better by more than `delta`. `level` is the error of this comparison at the next look. `few` names
+    the two losses that widen the interval because they share fewer replicates than others; otherwise it is "".
     """
 
     pair: Comparison
@@ -50,29 +50,29 @@ class Verdict:
 
     @cached_property
     def more_seeds(self) -> tuple[int | None, int | None]:
-        """The fewest and the most further seeds that would decide at the next look; None for more than 50."""
+        """The fewest and most additional seeds that would decide at the next look; None for more than 50."""
         return more_seeds(self.pair, self.delta, self.level)
 
     @property
     def name(self) -> str:
-        """The verdict in two words."""
+        """The verdict in one or two words."""
         if self.best and self.kind in ("better", "unknown"):
             return "worse" if self.kind == "better" else "may be best"
         return {"unknown": "cannot tell", "none": f"one {self.lacking.split()[0]}"}.get(self.kind, self.kind)
 
     @property
     def lacking(self) -> str:
-        """Of what there is only one, where there is no verdict."""
+        """The kind of unit of which there is only one, if there is no verdict for that reason."""
         return self.pair.kind.removesuffix("s") if self.pair.replicates < 2 else "group of test images"
 
     @property
     def words(self) -> str:
         """The verdict as a sentence, with the difference and its interval."""
         first, second, gap = self.pair.first, self.pair.second, signed(self.gap)
-        far = np.isinf(self.high)  # behind a loss that it shares no seed with
+        far = np.isinf(self.high)  # behind a loss with which it shares no seed
         interval = "an unknown amount" if far else f"{signed(self.low)} to {signed(self.high)}"
         behind, ahead = f"{gap} behind {first}", f"{first} ahead by {gap}"
-        if self.gap < 0:  # possible if "best", where losses have other seeds
+        if self.gap < 0:  # possible if `best`, when losses have different seeds
             behind = f"{signed(-self.gap)} ahead of {first} on the {self.pair.kind} and images that both have"
         if self.gap == 0:
             behind = ahead = "equal means"
@@ -93,7 +93,7 @@ class Verdict:
 
     @property
     def remedy(self) -> str:
-        """What would decide an open question, after a semicolon; empty where that is not known."""
+        """What would decide an open question, after a semicolon; empty if unknown."""
         if self.few:
             return f"; {self.few}, which makes the interval wide: run any that are missing first"
         if self.pair.kind != "seeds":
@@ -111,12 +111,12 @@ class Verdict:
 
 
 def signed(value: float) -> str:
-    """A difference with a true minus sign."""
+    """Format a difference with a true minus sign."""
     return f"{value:.3f}".replace("-", "−") if abs(value) >= 0.0005 else "0.000"  # not "−0.000"
 
 
 def by_at_least(low: float) -> str:
-    """How much a loss is worse at least; empty where that rounds to nothing."""
+    """Return by how much a loss is at least worse, as text; empty if that rounds to zero."""
     return f" by at least {signed(low)}" if low >= 0.0005 else ""
 
 
@@ -131,24 +131,24 @@ def judge(
     lower_is_better: bool = False,
     largest: float = np.inf,
 ) -> list[Verdict]:
-    """Give the pairs of `compare` that the question is about their verdicts, in the same order.
+    """Return the verdicts on those pairs of `compare` that the question concerns, in the same order.
 
-    `alpha` is the error of this look and `next_alpha` that of the next, for which further seeds are counted. A
-    difference that is certain but smaller than `delta` is equivalence. No interval goes beyond `largest`, the largest
-    difference that the metric allows.
+    `alpha` is the error of this look, and `next_alpha` that of the next look, for which additional seeds are counted. A
+    difference that is certain but smaller than `delta` counts as equivalence. Intervals are clipped to +-`largest`, the
+    largest difference that the metric allows.
     """
     losses = dict.fromkeys(label for pair in pairs for label in (pair.first, pair.second))
     if question == "against":
         pairs = [pair for pair in pairs if against in (pair.first, pair.second)]
     if not pairs:
         return []
-    sign = -1.0 if lower_is_better else 1.0  # on shared seeds the order may not be that of the means
+    sign = -1.0 if lower_is_better else 1.0  # on shared seeds the order may differ from that of the means
     pairs = [turned(pair) if sign * pair.difference < 0 else pair for pair in pairs]
     spread = errors(pairs)
-    family = len(pairs) if question == "pairs" else len(losses) - 1  # intervals that shall hold together (Bonferroni)
+    family = len(pairs) if question == "pairs" else len(losses) - 1  # number of simultaneous intervals (Bonferroni)
     reach = spread.reach(alpha / family)
     gaps = sign * np.array([pair.difference for pair in pairs])
-    first, second = spread.above(delta - gaps), spread.above(delta + gaps)  # that either is ahead by more than delta
+    first, second = spread.above(delta - gaps), spread.above(delta + gaps)  # P(ahead by more than delta)
     if question == "best":
         leader, judged = _beside_the_best(pairs, list(losses), gaps, reach, delta)
         for k in (k for k, *_ in judged if pairs[k].second == leader):
@@ -174,12 +174,12 @@ def judge(
 
 
 Judged = Iterable[tuple[int, Kind, float, float, str, int]]
-"""The place of a pair, its verdict, the ends of its interval, the loss that sets the upper one, and how many seeds the
-second loss of the pair shares with it."""
+"""The index of a pair, its verdict, the ends of its interval, the loss that determines the upper end, and the number of
+replicates that the second loss shares with that loss."""
 
 
 def _shared(pair: Comparison, rival: str, shared: int) -> str:
-    """How few replicates the second loss of a pair and a rival have in common."""
+    """Describe how few replicates the second loss of a pair shares with a rival."""
     number = {0: f"no {pair.kind.removesuffix('s')}", 1: f"only 1 {pair.kind.removesuffix('s')}"}
     return f"{pair.second} and {rival} share {number.get(shared, f'only {shared} {pair.kind}')}"
 
@@ -187,18 +187,18 @@ def _shared(pair: Comparison, rival: str, shared: int) -> str:
 def _beside_each_other(
     pairs: Sequence[Comparison], gaps: NDArray, first: NDArray, reach: NDArray, alpha: float, losses: int
 ) -> Judged:
-    """Two families of tests: for "better" and, by two one-sided ones each (Schuirmann 1987), for "equivalent".
+    """Yield verdicts of two families of tests: "better", and "equivalent" by two one-sided tests (Schuirmann 1987).
 
-    `first` are the probabilities that a gap, none below 0, is above delta; `losses` is 0 unless the question is pairs.
+    `first` is the probability that each gap (>= 0) exceeds delta; `losses` is 0 unless the question is pairs.
     """
-    complete = losses * (losses - 1) // 2 == np.isfinite([pair.p for pair in pairs]).sum()  # as Shaffer's steps want
+    complete = losses * (losses - 1) // 2 == np.isfinite([pair.p for pair in pairs]).sum()  # Shaffer's steps need it
     differ = step_down([pair.p for pair in pairs], possibly_equal(losses) if losses and complete else None)
     alike = step_down((2 * first).clip(max=1).tolist())
     for k, pair in enumerate(pairs):
         kind: Kind = "better" if differ[k] <= alpha else "unknown"
         low = gaps[k] - reach[k]
-        low = max(0.0, low) if kind == "better" else low  # the steps find more than the intervals of all pairs exclude
-        kind = "equivalent" if alike[k] <= alpha else kind  # before "better": so small a difference matters to nobody
+        low = max(0.0, low) if kind == "better" else low  # the steps find more than the simultaneous intervals exclude
+        kind = "equivalent" if alike[k] <= alpha else kind  # overrides "better": so small a difference does not matter
         kind = "none" if np.isnan(pair.p) else kind
         yield k, kind, low, gaps[k] + reach[k], pair.first, pair.replicates
 
@@ -206,11 +206,11 @@ def _beside_each_other(
 def _beside_the_best(
     pairs: Sequence[Comparison], losses: list[str], gaps: NDArray, reach: NDArray, delta: float
 ) -> tuple[str, Judged]:
-    """The leader, and how far each loss is behind the best. All holds together if the true best's own intervals do."""
+    """Return the leader, and how far each loss is behind the best, valid if the intervals of the true best all hold."""
     place = {label: k for k, label in enumerate(losses)}
-    ahead = np.zeros((len(losses), len(losses)))  # of the loss in the row before that in the column
-    half = np.full(ahead.shape, np.inf)  # half of the interval; of losses without a seed in common nothing is known
-    shared = np.zeros(ahead.shape, int)  # replicates
+    ahead = np.zeros((len(losses), len(losses)))  # of the row's loss over the column's
+    half = np.full(ahead.shape, np.inf)  # half of the interval; infinite for losses that share no seed
+    shared = np.zeros(ahead.shape, int)  # number of shared replicates
     for pair, gap, width in zip(pairs, gaps, reach, strict=True):
         a, b = place[pair.first], place[pair.second]
         ahead[a, b], ahead[b, a] = gap, -gap
@@ -218,7 +218,7 @@ def _beside_the_best(
         shared[a, b] = shared[b, a] = pair.replicates
     may_be_best = (ahead + half >= 0).all(axis=1)
     leader = _leader(ahead, may_be_best & np.isfinite(half).any(axis=1))
-    may_be_best |= not may_be_best.any()  # on other seeds each may be behind another
+    may_be_best |= not may_be_best.any()  # with different seeds, each may be behind another
     found = []
     for k, pair in enumerate(pairs):
         if losses[leader] not in (pair.first, pair.second):
@@ -237,19 +237,19 @@ def _beside_the_best(
 
 
 def _leader(ahead: NDArray, able: NDArray) -> int:
-    """The loss that is least behind any other, of those that are `able` if there are any.
+    """Return the loss with the smallest deficit against any other loss, among those that are `able`, if any.
 
-    Where all losses have the same seeds that is the one with the best mean. Means over other seeds say nothing: the
-    loss with the easy ones would lead.
+    If all losses have the same seeds, it is the loss with the best mean. Means over different seeds cannot be compared,
+    since the loss with the easy seeds would lead.
     """
     worst = ahead.min(axis=1)
     return int(np.where(able, worst, -np.inf).argmax() if able.any() else worst.argmax())
 
 
 def ranks(verdicts: Sequence[Verdict]) -> dict[str, tuple[int, int]]:
-    """The ranks that each loss may have, the highest and the lowest, by the verdicts on all pairs.
+    """Return the highest and the lowest rank that each loss may have, given the verdicts on all pairs.
 
-    If every "better" is right, the true ranks lie in all of these sets (Mogstad, Romano, Shaikh and Wilhelm 2024).
+    If every "better" is right, the intervals contain all true ranks (Mogstad, Romano, Shaikh and Wilhelm 2024).
     """
     losses = list(dict.fromkeys(label for found in verdicts for label in (found.pair.first, found.pair.second)))
     better = [found.pair for found in verdicts if found.kind == "better"]
@@ -258,7 +258,7 @@ def ranks(verdicts: Sequence[Verdict]) -> dict[str, tuple[int, int]]:
 
 
 def headline(verdicts: Sequence[Verdict], against: str | None = None, apart: Sequence[str] = ()) -> str:
-    """The answer in one sentence; `apart` are the losses that share no seed with the leader."""
+    """Return the answer in one sentence; `apart` lists the losses that share no seed with the leader."""
     if not verdicts:
         lacking = f"{against} has no finished run" if against else "fewer than two losses have finished runs"
         return f"There is nothing to compare: {lacking} with a seed in common."
@@ -266,7 +266,7 @@ def headline(verdicts: Sequence[Verdict], against: str | None = None, apart: Seq
     if all(found.kind == "none" for found in verdicts):
         per = " per loss" if verdicts[0].pair.replicates < 2 else ""
         return f"{_best_mean(leader, verdicts)}, but one {verdicts[0].lacking}{per} gives no verdict."
-    if not against and not verdicts[0].best:  # one that no other is better than
+    if not against and not verdicts[0].best:  # choose a loss that no other is better than
         leader = next((label for label, (highest, _) in ranks(verdicts).items() if highest == 1), leader)
     rivals: dict[str, list[str]] = defaultdict(list)
     for found in verdicts:
@@ -301,7 +301,7 @@ def headline(verdicts: Sequence[Verdict], against: str | None = None, apart: Seq
 
 
 def _said(phrases: dict[str, str], rivals: dict[str, list[str]]) -> list[str]:
-    """The phrase about each kind of verdict that there is, with the names of the losses and the verb."""
+    """Return the phrases for the kinds of verdict that occur, with the names of the losses and the verb filled in."""
     return [
         phrase.format(listed(rivals[kind]), are="is" if len(rivals[kind]) == 1 else "are")
         for kind, phrase in phrases.items()
@@ -310,7 +310,7 @@ def _said(phrases: dict[str, str], rivals: dict[str, list[str]]) -> list[str]:
 
 
 def _best_mean(leader: str, verdicts: Sequence[Verdict]) -> str:
-    """The loss with the best mean, or those that share it, in words."""
+    """Return a clause naming the loss, or the losses, with the best mean."""
     beside = [each for each in verdicts if each.pair.first == leader]
     level = [leader, *(each.pair.second for each in beside if each.gap == 0)]
     mean = "best mean" if len({each.pair.replicates for each in beside}) == 1 else "best mean on what they share"
@@ -320,7 +320,7 @@ def _best_mean(leader: str, verdicts: Sequence[Verdict]) -> str:
 
 
 def listed(names: list[str], last: str = "and") -> str:
-    """Some names in words; of more than four only how many."""
+    """Join names into text; with "and", more than four are replaced by their number."""
     if len(names) > 4 and last == "and":
         return f"{len(names)} others"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"

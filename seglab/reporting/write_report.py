@@ -1,4 +1,4 @@
-"""The files of a report: the page, the table for programs and for people, the figures."""
+"""Write a report: the HTML page, the tables as CSV and Markdown, and the figures."""
 
 import datetime
 import math
@@ -22,11 +22,11 @@ from seglab.reporting.metrics_table import blocks, part_of, rows_of, title
 from seglab.reporting.study import IMAGES, Question, Study
 
 Answer = tuple[Sweep, list[Study], DataSets | None]
-"""All runs below some folders, a study of each benchmark with the question put to it, and of all together."""
+"""All runs below some folders, one study per benchmark, and the verdict over all data sets, if there is one."""
 
 
 def answer(roots: Sequence[Path], question: Question) -> Answer:
-    """Put the question to all runs below some folders, and enter the looks that this takes."""
+    """Answer the question for all runs below some folders, and record the new looks."""
     sweep = collect(roots, question.of_class)
     losses = dict.fromkeys(sweep.used["label"])
     known = not losses or question.against in {None, *losses}
@@ -34,18 +34,18 @@ def answer(roots: Sequence[Path], question: Question) -> Answer:
     studies = []
     for name, runs in sweep.benchmarks():
         study = Study(name, runs, question, known_looks(roots, runs.benchmark))
-        study.remember(roots)  # before anybody can read what it says
+        study.remember(roots)  # recorded before anyone can read the answer
         studies.append(study)
     return sweep, studies, together(roots, sweep, studies)
 
 
 def write(roots: Sequence[Path], question: Question, found: Answer, output: str | Path | None) -> Path:
-    """Write report.html, table.csv, table.md and figures/*.svg about what `answer` found; returns report.html.
+    """Write report.html, table.csv, table.md and figures/*.svg from the result of `answer`; return report.html.
 
-    output: the folder that they go into; None is the first of the roots, or its folder named like the class asked for.
+    output: the output folder; defaults to the first root, or to its subfolder named after the class, if one is chosen.
     """
     sweep, studies, over = found
-    out = Path(output or roots[0] / (question.of_class or ""))  # that of one class does not replace that of all
+    out = Path(output or roots[0] / (question.of_class or ""))  # the report on one class does not replace that on all
     new = len(sweep.used) > 0 or not (out / "report.html").exists()
     require(new, "report", f"a run to compare before {out / 'report.html'} is replaced", f"none ({sweep.reasons})")
     (out / "figures").mkdir(parents=True, exist_ok=True)
@@ -55,32 +55,32 @@ def write(roots: Sequence[Path], question: Question, found: Answer, output: str 
     write_text(out / "table.csv", csv(studies, sweep.runs))
     write_text(out / "table.md", markdown(studies, sweep.runs, over))
     commands = "\n".join([*training_commands(sweep.runs["overrides"]), report_command(roots, question)])
-    name = (roots[0] if len(roots) == 1 else out).resolve().name  # "." has none
+    name = (roots[0] if len(roots) == 1 else out).resolve().name  # "." has no name
     top = (over, _figures(over, out / "figures", "all-data-sets_")) if over else None
     return write_text(out / "report.html", page(name, studies, drawn, sweep.runs, commands, top))
 
 
 def report_command(roots: Sequence[Path], question: Question) -> str:
-    """The command that puts the question to some folders."""
+    """Return the command that asks the question about some folders."""
     usual, words = Question().asked, [str(root) for root in roots]
     for key, value in question.asked.items():
         if value != usual[key]:
             bare = re.fullmatch(r"[\w.-]+", str(value))
-            words.append(f"{key}={value}" if bare else f'{key}="{value}"')  # as Hydra reads "focal gamma=2"
+            words.append(f"{key}={value}" if bare else f'{key}="{value}"')  # Hydra needs "focal gamma=2"
     return " ".join(["python -m seglab.report", *map(shlex.quote, words)])
 
 
 def training_commands(overrides: Iterable[list[str] | None]) -> list[str]:
-    """The commands that made some runs: one sweep if these are a full grid of their overrides, or one for each run.
+    """Return the commands that made some runs: one sweep if they form a full grid of their overrides, else one per run.
 
-    Runs without a record of their overrides are left out.
+    Runs without recorded overrides are left out.
     """
     runs = [dict(word.split("=", 1) for word in words if "=" in word) for words in overrides if isinstance(words, list)]
-    keys = dict.fromkeys(key for run in runs for key in run)  # a dict keeps their order
+    keys = dict.fromkeys(key for run in runs for key in run)  # a dict keeps the order of insertion
     values = {key: dict.fromkeys(run[key] for run in runs if key in run) for key in keys}
     made = {tuple(run.get(key) for key in keys) for run in runs}
     start = "python -m seglab.train"
-    # counted, not listed: the runs of 15 commands may have 10^11 combinations
+    # counted, not enumerated: 15 runs may span 10^11 combinations
     full = all(len(run) == len(keys) for run in runs) and len(made) == math.prod(map(len, values.values()))
     if len(runs) > 1 and full:
         return [" ".join([f"{start} -m", *(shlex.quote(f"{key}={','.join(values[key])}") for key in keys)])]
@@ -88,7 +88,7 @@ def training_commands(overrides: Iterable[list[str] | None]) -> list[str]:
 
 
 def _figures(study: Study, folder: Path, prefix: str) -> dict[str, str]:
-    """Save the figures of a study as SVG, in files whose names begin with `prefix`; their texts by name."""
+    """Save the figures of a study as SVG files whose names begin with `prefix`; return their texts by figure name."""
     drawn = {}
     for key, figure in study.figures().items():
         drawn[key] = svg(figure, prefix + key)
@@ -104,10 +104,10 @@ def page(
     commands: str,
     over: tuple[DataSets, dict[str, str]] | None = None,
 ) -> str:
-    """The report as one HTML file that needs no network.
+    """Return the report as a single HTML file that needs no network.
 
-    What holds over all data sets, a part for each study with its figures (texts of SVG files by name), then external
-    data, what failed or is missing, and the `commands` that reproduce it.
+    It contains the verdict over all data sets, a part per study with its figures (SVG texts by name), external data,
+    failed and missing runs, and the `commands` that reproduce it.
     """
     searches = tuning.searches(runs["folder"])
     used = runs[runs["used"]]
@@ -131,9 +131,9 @@ def page(
 
 
 def csv(studies: list[Study], runs: pd.DataFrame) -> str:
-    """Every metric in full digits: a row per loss, columns `iou`, `iou sd`, ... and the number of seeds.
+    """Return every metric with all digits as CSV: one row per loss, columns `iou`, `iou sd`, ..., and number of seeds.
 
-    Below these a row per loss and set of external data it was evaluated on, which `data` names with the training's.
+    Rows for external data follow, one per loss and data set, whose `data` also names the training data.
     """
     parts = []
     for study in studies:
@@ -144,7 +144,7 @@ def csv(studies: list[Study], runs: pd.DataFrame) -> str:
     external = external_data.evaluated(runs)
     if len(external):
         spread = external_data.over_seeds(external)
-        flat = _flat(spread.drop(columns=["what", "seeds", "in_domain"], level=0, errors="ignore"))  # not all are known
+        flat = _flat(spread.drop(columns=["what", "seeds", "in_domain"], level=0, errors="ignore"))  # if present
         flat.insert(0, "seeds", spread["seeds", ""])
         flat = flat.rename_axis(["data", "trained", "loss"]).reset_index()
         flat["data"] += ", trained on " + flat.pop("trained")
@@ -153,14 +153,14 @@ def csv(studies: list[Study], runs: pd.DataFrame) -> str:
 
 
 def _flat(spread: pd.DataFrame) -> pd.DataFrame:
-    """The columns (key, mean | sd) under one name each."""
+    """Flatten the columns (key, mean | sd) to single names."""
     spread = spread.drop(columns="runs", level=1)
     keys, parts = (spread.columns.get_level_values(level) for level in (0, 1))
-    return spread.set_axis(keys + np.where(parts == "sd", " sd", ""), axis=1).copy()  # in one piece, to insert into
+    return spread.set_axis(keys + np.where(parts == "sd", " sd", ""), axis=1).copy()  # contiguous, for insertions
 
 
 def markdown(studies: list[Study], runs: pd.DataFrame, over: DataSets | None = None) -> str:
-    """The verdict and the first blocks of the metrics as Markdown, to paste where people talk."""
+    """Return the verdicts and all metric tables as Markdown, for pasting into discussions."""
     lines = [f"**{over.headline}**", "", *filter(None, [over.look_words]), ""] if over else []
     for study in studies:
         lines += [f"## {study.title}", "", study.headline, "", *(f"- {found.words}" for found in study.named)]
@@ -181,7 +181,7 @@ def markdown(studies: list[Study], runs: pd.DataFrame, over: DataSets | None = N
 def _markdown_table(spread: pd.DataFrame, keys: list[str], head: Callable[[str], str] = title) -> list[str]:
     lines = [f"| loss | {' | '.join(head(key) for key in keys)} |", f"|---|{'---:|' * len(keys)}"]
     for label, values in rows_of(spread, keys):
-        name = str(label).replace("|", r"\|")  # which would begin another column
+        name = str(label).replace("|", r"\|")  # it would begin another column
         lines.append(f"| {name} | {' | '.join(_mean_sd(*value) for value in values)} |")
     return lines
 
