@@ -1,4 +1,4 @@
-"""Loss and gradient as curves: of a single pixel where a loss has such a value, and of an image."""
+"""Loss and gradient as curves: of a single pixel, if the loss is a mean over pixels, and of a whole image."""
 
 import math
 from collections.abc import Mapping
@@ -23,33 +23,33 @@ SIDES = ("foreground", "background")
 
 
 def two_discs(fraction: float, size: int) -> Target:
-    """The mask (1, 1, size, size), uint8, of an image to see a loss in: two discs side by side.
+    """Return the mask (1, 1, size, size), uint8, of an example image: two discs side by side.
 
-    They have as many pixels as the `fraction` says, at least one and not all.
+    Their foreground fraction is `fraction`, rounded to at least one pixel and at most all but one.
     """
     rows, columns = np.indices((size, size)) + 0.5
     away = [np.hypot(rows - 0.5 * size, columns - x * size) for x in (0.25, 0.75)]
     nearest = np.minimum(*away).ravel()
     mask = np.zeros(size**2, np.uint8)
     count = min(max(round(fraction * mask.size), 1), mask.size - 1)
-    mask[np.argsort(nearest, kind="stable")[:count]] = 1  # by rank, as many pixels are equally far
+    mask[np.argsort(nearest, kind="stable")[:count]] = 1  # by rank, since many pixels have equal distances
     return torch.from_numpy(mask.reshape(1, 1, size, size))
 
 
 def view(losses: Mapping[str, Loss], foreground: float, quality: float, size: int, points: int) -> ViewPage:
-    """The curves of some losses.
+    """Return the curves of some losses.
 
     Args:
-        foreground: foreground fraction of the image in which losses without a value of a single pixel are seen.
-        quality: probability of the true class of the pixels that stay as they are in that image.
+        foreground: foreground fraction of the example image, also used as class frequency.
+        quality: probability of the true class of those pixels of that image that do not move.
         size: side of that image in pixels.
-        points: points of a curve of an image; a pixel's has four times as many.
+        points: number of points of an image's curve; a pixel's curve has four times as many.
     """
     for name, value in (("foreground", foreground), ("quality", quality)):
         require(0 < value < 1, "curve", f"{name} between 0 and 1", value)
     require(size >= 8, "curve", "size of at least 8 pixels", size)
     require(points >= 3, "curve", "points of at least 3", points)
-    fitted = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}  # as for a training
+    fitted = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}  # as in training
     additive = {label: loss for label, loss in fitted.items() if is_additive(loss)}
     tables = {"pixel": pixel_curves(additive, 4 * points)} if additive else {}
     tables["image"] = image_curves(fitted, foreground, quality, size, points)
@@ -71,32 +71,32 @@ def view(losses: Mapping[str, Loss], foreground: float, quality: float, size: in
 
 
 def is_additive(loss: Loss) -> bool:
-    """Whether the loss of an image is the mean of what its pixels cost alone, so that a pixel has its own value."""
-    if loss.needs:  # maps, whose values in a pixel follow from others
+    """Whether the loss of an image is the mean of the losses of its pixels alone, so that a pixel has its own value."""
+    if loss.needs:  # the value of a map at a pixel depends on other pixels
         return False
     z = torch.tensor([-2.0, -0.3, 0.4, 1.7, 2.5, -1.1], dtype=torch.float64)
     t = torch.tensor([1, 0, 1, 0, 0, 0], dtype=torch.uint8)
-    whole = loss(z.view(1, 1, 2, 3), t.view(1, 1, 2, 3))  # one image of six pixels, and six images of one
+    whole = loss(z.view(1, 1, 2, 3), t.view(1, 1, 2, 3))  # one image of six pixels, then six images of one pixel
     pixels = one_by_one(loss, z.view(-1, 1, 1, 1), t.view(-1, 1, 1, 1), {})[0]
     return bool(torch.allclose(whole, pixels.mean(), rtol=1e-9, atol=1e-12))
 
 
 def one_by_one(loss: Loss, logits: Logits, target: Target, maps: Mapping[str, Tensor]) -> tuple[PerImage, Tensor]:
-    """The loss of each image (n,) and its gradient (n, 1, h, w), each image alone: a loss may pool its batch."""
+    """Return loss (n,) and gradient (n, 1, h, w) of images passed one by one, since a loss may pool its batch."""
     targets = target.expand_as(logits)
     found = [loss_and_gradient(loss, logits[k : k + 1], targets[k : k + 1], maps) for k in range(len(logits))]
     return torch.cat([value for value, _ in found]), torch.cat([gradient for _, gradient in found])
 
 
 def curve(loss: Loss, target: Target, side: str, margin: Tensor, quality: float = 0.5) -> dict[str, np.ndarray]:
-    """A loss of an image in which all pixels of one class, `side`, move over the `margin`, from wrong to right.
+    """Return a loss of an image in which all pixels of the class `side` move along `margin`, from wrong to right.
 
-    The others stay at the probability `quality` of their true class. Gives p (of the true class), logit, value, and
-    by_logit: the gradient of one of the moving pixels times the number of pixels in the image, so that it is on the
-    scale of a single pixel's whatever the size of the image.
+    The other pixels keep the probability `quality` of their true class. Returns p (of the true class), logit, value,
+    and by_logit: the gradient of one moving pixel times the number of pixels in the image, so that it is on the scale
+    of a single pixel's gradient for any image size.
     """
     moving, sign = target == (side == "foreground"), 1 if side == "foreground" else -1
-    truth = 2.0 * target.double() - 1  # 1 and -1: a margin is the logit on foreground, its negative on background
+    truth = 2.0 * target.double() - 1  # +1 and -1: the margin is the logit on foreground, minus the logit on background
     z = torch.where(moving, margin.view(-1, 1, 1, 1), math.log(quality / (1 - quality))) * truth
     value, gradient = one_by_one(loss, z, target, maps_of(loss, target))
     each = (gradient * moving).sum((1, 2, 3)) / moving.sum()
@@ -105,9 +105,9 @@ def curve(loss: Loss, target: Target, side: str, margin: Tensor, quality: float 
 
 
 def pixel_curves(losses: Mapping[str, Loss], points: int) -> pd.DataFrame:
-    """Loss and gradient of single pixels: a row per loss, side and point.
+    """Return loss and gradient of single pixels, one row per loss, side and point.
 
-    Columns: those of `curve`, and by_p: the gradient per unit of p.
+    The columns are those of `curve`, and by_p: the gradient with respect to p.
     """
     margin = torch.linspace(-7, 7, points, dtype=torch.float64)
     q, rows = torch.sigmoid(-margin).numpy(), []
@@ -120,7 +120,7 @@ def pixel_curves(losses: Mapping[str, Loss], points: int) -> pd.DataFrame:
 
 
 def image_curves(losses: Mapping[str, Loss], foreground: float, quality: float, size: int, points: int) -> pd.DataFrame:
-    """Every loss in an image of a foreground fraction and a quality: a row per loss, side and point, see `curve`."""
+    """Return the curves of each loss in an image of two discs, one row per loss, side and point; see `curve`."""
     target, margin = two_discs(foreground, size), torch.linspace(-5, 5, points, dtype=torch.float64)
     rows = [
         pd.DataFrame({"loss": label, "pixel": side} | curve(loss, target, side, margin, quality))
@@ -131,14 +131,14 @@ def image_curves(losses: Mapping[str, Loss], foreground: float, quality: float, 
 
 
 def _lines(axis: Axes, table: pd.DataFrame, x: str, y: str, styles: Mapping[Any, dict[str, Any]]) -> None:
-    """A line per loss, on an axis that shows all values."""
+    """Draw one line per loss, on an axis that shows all values."""
     for label, line in table.groupby("loss", sort=False):
         axis.plot(line[x], line[y], label=label, **styles[label])
     _fit_height(axis, table[y])
 
 
 def _fit_height(axis: Axes, values: pd.Series) -> None:
-    """Show these values with a little air, and at least zero."""
+    """Set the y limits to include these values and zero, with a small margin."""
     low, high = min(values.min(), 0.0), max(values.max(), 0.0)
     air = 0.05 * (high - low or 1)
     axis.set_ylim(low - air, high + air)
@@ -146,7 +146,7 @@ def _fit_height(axis: Axes, values: pd.Series) -> None:
 
 @styled
 def draw_pixel(table: pd.DataFrame, styles: Mapping[Any, dict[str, Any]]) -> Figure:
-    """Loss and gradient of a single pixel: by the probability of its true class, and by the logit of each class."""
+    """Draw loss and gradient of a single pixel by the probability of its true class, and by the logit of each class."""
     figure, axes = panels(6, 2, WIDTH / 2, 2.9)
     table = table.assign(slope=-table["by_p"])
     sides = {side: table[table["pixel"] == side] for side in SIDES}
@@ -154,9 +154,9 @@ def draw_pixel(table: pd.DataFrame, styles: Mapping[Any, dict[str, Any]]) -> Fig
         _lines(axis, sides["foreground"], "p", column, styles)
         for label in table["loss"].unique():
             front, back = (part[part["loss"] == label] for part in sides.values())
-            if not np.allclose(front[column], back[column], atol=1e-6):  # else the lines cover each other
+            if not np.allclose(front[column], back[column], atol=1e-6):  # otherwise the lines coincide
                 axis.plot(back["p"], back[column], color=styles[label]["color"], lw=1.0, linestyle=(0, (1, 1.6)))
-        fitting = table["p"] > (0.08 if column == "slope" else 0.004)  # towards p = 0 some grow without end
+        fitting = table["p"] > (0.08 if column == "slope" else 0.004)  # near p = 0 some diverge
         _fit_height(axis, table.loc[fitting, column])
         axis.set(title=f"{words} by the probability of the true class", xlabel="p of the true class", xlim=(0, 1))
     for row, (side, part) in enumerate(sides.items(), 1):
@@ -172,9 +172,9 @@ def draw_pixel(table: pd.DataFrame, styles: Mapping[Any, dict[str, Any]]) -> Fig
 
 @styled
 def draw_image(table: pd.DataFrame, foreground: float, quality: float, styles: Mapping[Any, dict[str, Any]]) -> Figure:
-    """Loss and gradient of an image in which the pixels of one class move together."""
+    """Draw loss and gradient of an image in which the pixels of one class move together."""
     figure, axes = panels(4, 2, WIDTH / 2, 3.2)
-    # positive where a step of descent brings the pixel closer to its true class
+    # positive if gradient descent moves the pixel towards its true class
     gradient = table["by_logit"].where(table["pixel"] == "background", -table["by_logit"])
     table = table.assign(gradient=gradient)
     columns = {"value": "Loss", "gradient": "Gradient of one of them, N dL/dz"}

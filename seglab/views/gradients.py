@@ -1,6 +1,6 @@
-"""The gradient of a loss by the logits, as every view sees it, and the maps that a loss needs of a mask."""
+"""The gradient of a loss with respect to the logits, as all views compute it, and the maps that a loss needs."""
 
-from __future__ import annotations  # for `Valid | None`: to the contract, which imports no torch, a Tensor is a text
+from __future__ import annotations  # for `Valid | None`: Valid is a string, since contract.py imports no torch
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ from seglab.losses.base import Loss
 def loss_and_gradient(
     loss: Loss, logits: Logits, target: Target, maps: Mapping[str, Tensor], valid: Valid | None = None
 ) -> tuple[PerImage, Tensor]:
-    """The loss of each image (b,), and the gradient of their sum by the logits, of their shape, at least float32."""
+    """Return the loss of each image (b,), and the gradient of their sum with respect to the logits, >= float32."""
     z = (logits if logits.dtype == torch.float64 else logits.float()).detach().requires_grad_()
     losses = loss(z, target, valid, **maps)
     (gradient,) = torch.autograd.grad(losses.sum(), z)
@@ -23,5 +23,5 @@ def loss_and_gradient(
 
 
 def maps_of(loss: Loss, target: Target) -> dict[str, Tensor]:
-    """What the loss needs beside a mask (1, 1, h, w), each (1, 1, h, w)."""
+    """Return the maps that the loss needs for a mask (1, 1, h, w), each (1, 1, h, w)."""
     return {name: torch.from_numpy(MAPS[name](target[0, 0].numpy()))[None, None] for name in loss.needs}

@@ -1,4 +1,4 @@
-"""Losses over a plane of weights: several losses and the IoU on the same plane, from the same forward passes."""
+"""Losses over a plane in weight space: several losses and the IoU on the same plane, from the same forward passes."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -27,12 +27,12 @@ from seglab.views.weight_planes import Plane, Point, lattice, path_plane, random
 PLANES = ("random", "solutions", "path")
 SPLITS = ("train", "val", "test")
 AXES = ["first", "second"]
-SCORE = "IoU"  # the one surface that is to be high; the others are losses
-CUT = 1000  # the scale of a loss ends at this many times its lowest value
+SCORE = "IoU"  # the only surface where higher is better; the others are losses
+CUT = 1000  # the color scale of a loss ends at this multiple of its lowest value
 
 
 class Surface(NamedTuple):
-    """The places of a plane, a row each with `first`, `second`, losses and IoU, and the values at its center."""
+    """The points of a plane, one row each with `first`, `second`, losses and IoU, and the values at its center."""
 
     plane: Plane
     places: pd.DataFrame
@@ -52,12 +52,12 @@ def view(
     """Show the losses and the IoU of some images over planes around or through the weights of runs.
 
     Args:
-        plane: `random` lays one around each run's best weights, `solutions` one through those of two or three runs,
-            `path` one along the snapshots of the runs.
-        points: places along each axis.
-        span: how far a random plane reaches, in lengths of the weights; how much others reach beyond their marks.
-        split, images: which images, spread evenly over the split; None takes all.
-        seed: of random directions.
+        plane: `random` (around each run's best weights), `solutions` (through 2 or 3 runs) or `path` (along snapshots).
+        points: number of points along each axis.
+        span: extent of a random plane on each side, relative to the norm of the weights; other planes extend beyond
+            their marks by half of `span` times the extent of the marks.
+        split, images: the split, and the number of its images, evenly spread; None takes all.
+        seed: seed of the random directions.
     """
     require(plane in PLANES, "landscape", f"plane as one of {', '.join(PLANES)}", plane)
     require(points >= 2, "landscape", "at least 2 points a side", points)
@@ -70,7 +70,7 @@ def view(
     for laid, module, autocast in lay(runs, plane, seed):
         first, second = lattice(laid, span, points)
         places = [(float(a), float(b)) for b in second for a in first]
-        # the center first: it may be no place of the lattice
+        # the center comes first: it may not be on the lattice
         table = measure(module, laid, [(0.0, 0.0), *places], batches, losses, threshold, empty, autocast)
         surfaces.append(Surface(laid, table.reindex(places).reset_index(), table.iloc[0]))
     count = len({name for batch in batches for name in batch["id"]})
@@ -80,7 +80,7 @@ def view(
 
 
 def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, images: int | None) -> list[Batch]:
-    """Batches of images, or all their tiles, spread evenly over a split of the run's data, without augmentation."""
+    """Return batches of images, or of all their tiles, spread evenly over a split of the data, without augmentation."""
     require(split in SPLITS, "landscape", f"split as one of {', '.join(SPLITS)}", split)
     found = samples(run, list(losses.values()), split)
     count = len(found.ids) if images is None else min(images, len(found.ids))
@@ -92,7 +92,7 @@ def evenly_spread(run: TrainedRun, losses: Mapping[str, Loss], split: str, image
 
 
 def lay(runs: list[TrainedRun], plane: str, seed: int) -> list[tuple[Plane, SegModule, Autocast]]:
-    """The planes that are asked for, each with a module that its weights fit and the precision to run it in."""
+    """Return the requested planes, each with a module that its weights fit and the precision to run it in."""
     names, modules = titles(runs), [run.module() for run in runs]
     run, model = runs[0], modules[0].model
     if plane == "random":
@@ -121,15 +121,15 @@ def measure(
     empty: str = "correct",
     autocast: Autocast = nullcontext,
 ) -> pd.DataFrame:
-    """The mean of each loss over some images, and their mean IoU, by the places (first, second) of a plane.
+    """Return the mean of each loss and the mean IoU over some images, indexed by the points (first, second) of a plane.
 
-    The weights of the last place stay in the module. Places follow one another: all of a row at once, by
-    torch.func.vmap, took twice as long on a CPU.
+    The module keeps the weights of the last point. Points are measured one by one: a row at once, by torch.func.vmap,
+    took twice as long on a CPU.
     """
     rows, place = {}, torch.cat([batch["index"] for batch in batches]).unique(return_inverse=True)[1]
     metrics = SegmentationMetrics(threshold, empty)
-    for a, b in tqdm(dict.fromkeys(places), f"landscape {plane.title}", unit="place", disable=None):  # each once
-        module.model.load_state_dict(plane.at(a, b), strict=False)  # counters are no weights
+    for a, b in tqdm(dict.fromkeys(places), f"landscape {plane.title}", unit="place", disable=None):  # each point once
+        module.model.load_state_dict(plane.at(a, b), strict=False)  # integer counters are absent
         values = [list[torch.Tensor]() for _ in losses]
         for batch in batches:
             logits, target, valid = forward(module, batch["image"], autocast), batch["target"], batch.get("valid")
@@ -144,7 +144,7 @@ def measure(
 
 
 def page(surfaces: Sequence[Surface], words: str) -> ViewPage:
-    """The page of some planes: contours, and where each loss is lowest."""
+    """Return the page of some planes: contours, and the point at which each loss is lowest."""
     sections, titles = [], [surface.plane.title for surface in surfaces]
     for surface, title, key in zip(surfaces, titles, file_keys(titles), strict=True):
         caption = (
@@ -161,7 +161,7 @@ def page(surfaces: Sequence[Surface], words: str) -> ViewPage:
 
 
 def lowest_places(surface: Surface) -> pd.DataFrame:
-    """For each loss its value at the center, its lowest place on the plane, and the IoU there, beside the best IoU."""
+    """Return, for each loss, its value at the center, its lowest point, the IoU at both, and the plane's best IoU."""
     places, rows = surface.places, []
     iou = {"IoU at center": surface.center[SCORE], "best IoU": places[SCORE].max()}
     for name in places.columns.drop([*AXES, SCORE]):
@@ -173,16 +173,16 @@ def lowest_places(surface: Surface) -> pd.DataFrame:
 
 @styled
 def contours(surface: Surface) -> Figure:
-    """Draw each loss and the IoU as contours of one plane, with the lowest place, what is marked, and the paths."""
+    """Draw each loss and the IoU as contours over one plane, with the best point, the runs and the paths."""
     names = surface.places.columns.drop(AXES)
     figure, axes = panels(len(names), 3, 3.5, 3.3)
     for axis, name in zip(axes, names, strict=True):
         grid = surface.places.pivot(index="second", columns="first", values=name)
         values = grid.columns, grid.index, grid
-        finite = surface.places[name][np.isfinite(surface.places[name])]  # far out logits may overflow
+        finite = surface.places[name][np.isfinite(surface.places[name])]  # logits may overflow far from the center
         require(len(finite) > 0, f"landscape {surface.plane.title}", f"a finite {name}", "none", "take a smaller span")
         low, high = finite.min(), finite.max()
-        log = name != SCORE and 0 < 20 * low < high  # else nothing is to be seen of its valley
+        log = name != SCORE and 0 < 20 * low < high  # on a linear scale its valley would be invisible
         levels = np.geomspace(low, min(high, CUT * low), 16) if log else np.linspace(low, max(high, low + 1e-6), 16)
         options: dict[str, Any] = {"levels": levels, "norm": "log" if log else "linear"}
         options["extend"] = "max" if high > levels[-1] else "neither"
@@ -196,14 +196,14 @@ def contours(surface: Surface) -> Figure:
         mark(axis, surface.plane, surface.places[AXES].iloc[best])
         axis.set(xlabel="first", ylabel="second", title=name + (", logarithmic" if log else ""))
         axis.grid(False)
-    across = min(3, len(axes))  # panels in a row
+    across = min(3, len(axes))  # panels per row
     legend_below(figure, axes[0], 3 * across, fontsize=6.5)
     figure.suptitle(fill(f"{surface.plane.title}: {surface.plane.note}", 50 * across), fontsize=8.5, x=0.01, ha="left")
     return figure
 
 
 def mark(axis: Axes, plane: Plane, best: pd.Series) -> None:
-    """Mark runs and paths of trainings, and the best measured place."""
+    """Mark the runs, the paths of trainings, and the best measured point."""
     for k, (name, path) in enumerate(plane.marks.items(), 1):
         color = COLORS[k % len(COLORS)]
         if len(path) > 1:

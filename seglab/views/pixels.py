@@ -1,4 +1,4 @@
-"""Which pixels a loss pushes on while it trains: errors and gradients of the same images at snapshots of runs."""
+"""Which pixels a loss acts on during training: errors and gradients of the same images at snapshots of runs."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from seglab.views.gradients import loss_and_gradient
 from seglab.views.run_inputs import common_snapshots, logits_at, pick_images, same_data, titles
 from seglab.views.view_page import Section, ViewPage
 
-DECADES = 4  # what lies further below the highest gradients has the color of the lowest
+DECADES = 4  # decades of the color scale; smaller gradients have the color of the lowest
 CAPTION = (
     "Errors and gradients at the snapshots of each run. Errors: true positive white, false positive orange, false"
     " negative blue. Gradient: the size of the derivative of the run's own loss by the logit of each pixel, times the"
@@ -30,7 +30,7 @@ CAPTION = (
 
 
 class Cell(NamedTuple):
-    """A prediction of one image: its errors (h, w, 3), |gradient| (h, w), and numbers by name."""
+    """The prediction for one image: its errors (h, w, 3), |gradient| (h, w), and numbers by name."""
 
     errors: np.ndarray
     gradient: np.ndarray
@@ -38,7 +38,7 @@ class Cell(NamedTuple):
 
 
 def view(runs: list[TrainedRun], images: int | list[str]) -> ViewPage:
-    """Show where runs err and what their losses push on, at the snapshots that all have; `images`: how many, or ids."""
+    """Show errors and gradients at the snapshots that all runs share; `images`: number or ids of test images."""
     same_data(runs)
     epochs = common_snapshots(runs)
     losses = {title: run.loss() for title, run in zip(titles(runs), runs, strict=True)}
@@ -57,19 +57,19 @@ def view(runs: list[TrainedRun], images: int | list[str]) -> ViewPage:
 
 
 def raw(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """The image (h, w, c), uint8, and the mask (h, w) of a batch of one."""
+    """Return the image uint8 (h, w, c) and the mask (h, w) of a batch of one."""
     return batch["image"][0].byte().permute(1, 2, 0).numpy(), batch["target"][0, 0].numpy()
 
 
 def inspect(logits: Logits, batch: Batch, loss: Loss, threshold: float, empty: str = "correct") -> Cell:
-    """Errors, gradient, loss and scores of one prediction (1, 1, h, w)."""
+    """Compute the errors, gradient, loss and scores of one prediction (1, 1, h, w)."""
     image, truth = raw(batch)
     target, valid, maps = batch["target"], batch.get("valid"), {name: batch[name] for name in loss.needs}
     value, slope = loss_and_gradient(loss, logits, target, maps, valid)
     pixels = slope.numel() if valid is None else int(valid.sum())
-    gradient = slope[0, 0].abs().numpy() * pixels  # so that it does not depend on the size of the image
+    gradient = slope[0, 0].abs().numpy() * pixels  # independent of the image size
     counted = scores(counts(logits, target, threshold, valid), empty)
-    on_foreground = gradient[truth >= 0.5].sum() / gradient.sum() if gradient.any() else np.nan  # it may be 0 / 0
+    on_foreground = gradient[truth >= 0.5].sum() / gradient.sum() if gradient.any() else np.nan  # no 0 / 0
     numbers = {"loss": value.item(), "on_foreground": float(on_foreground), "highest_pixel": float(gradient.max())}
     numbers |= {name: float(counted[name]) for name in ("iou", "foreground_confidence", "background_confidence")}
     marks = None if valid is None else valid[0, 0].numpy()
@@ -78,7 +78,7 @@ def inspect(logits: Logits, batch: Batch, loss: Loss, threshold: float, empty: s
 
 
 def color_scale(gradients: Sequence[np.ndarray]) -> LogNorm:
-    """One scale for all, up to what one pixel in 1000 exceeds."""
+    """Return one color scale for all gradients; 1 in 1000 pixels exceeds its upper end."""
     high = max(float(np.quantile(np.concatenate([each.ravel() for each in gradients]), 0.999)), 1e-12)  # no log of 0
     return LogNorm(high * 10**-DECADES, high, clip=True)
 
@@ -87,7 +87,7 @@ def color_scale(gradients: Sequence[np.ndarray]) -> LogNorm:
 def draw(
     images: dict[str, np.ndarray], runs: Sequence[str], epochs: Sequence[int], found: dict[tuple[str, str, int], Cell]
 ) -> Figure:
-    """Two rows for each image and run, errors and gradient, with a column per snapshot after the image."""
+    """Draw two rows for each image and run, errors and gradient, with one column per snapshot after the image."""
     rows = [(name, run) for name in images for run in runs]
     height, width = next(iter(images.values())).shape[:2]
     size = (2.4 + 1.4 * (1 + len(epochs)), 0.5 + 2 * len(rows) * (1.4 * height / width + 0.24))
@@ -100,11 +100,11 @@ def draw(
     norm = color_scale([cell.gradient for cell in found.values()])
     for head, axis in zip(["image and true outline", *(f"epoch {epoch}" for epoch in epochs)], axes[0], strict=True):
         axis.set_title(head, color=FAINT, fontsize=8)
-    for (name, run), above, below in zip(rows, axes[::2], axes[1::2], strict=True):  # errors, and gradients below
+    for (name, run), above, below in zip(rows, axes[::2], axes[1::2], strict=True):  # errors above, gradients below
         above[0].imshow(images[name], interpolation="nearest")
         above[0].set_xlabel(name, fontsize=7, labelpad=1)
         for axis, words in ((above[1], "errors"), (below[1], "gradient")):
-            label = "\n".join([*re.split(r" · | ", run), words])  # a word a line, as the margin is narrow
+            label = "\n".join([*re.split(r" · | ", run), words])  # one word per line, since the margin is narrow
             axis.set_ylabel(label, rotation=0, ha="right", va="center", multialignment="right")
         for upper, lower, epoch in zip(above[1:], below[1:], epochs, strict=True):
             cell = found[name, run, epoch]

@@ -1,4 +1,4 @@
-"""What a view writes, PNG, SVG, CSV and a page, and how its panels are laid out."""
+"""The files of a view (PNG, SVG, CSV and an HTML page), and the layout of its panels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from seglab.reporting import html
 
 
 class Section(NamedTuple):
-    """A part of a page: its heading (plain text), a figure that is saved as `name`, and what follows it.
+    """A section of a page: its heading (plain text), a figure saved as `name`, and the content below the figure.
 
     content: HTML, made by the functions below.
     """
@@ -32,14 +32,14 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True)
 class ViewPage:
-    """The result of one view: its title, the page's sections, and the tables that are saved beside it by file name."""
+    """The result of one view: its title, the sections of its page, and the tables to save, by file name."""
 
     title: str
     sections: Sequence[Section]
     tables: Mapping[str, pd.DataFrame]
 
     def write(self, out: Path) -> Path:
-        """Write surface.html, NAME.png and .svg per figure, and .csv per table; return surface.html."""
+        """Write surface.html, NAME.png and NAME.svg per figure, and NAME.csv per table; return surface.html."""
         out.mkdir(parents=True, exist_ok=True)
         shown = []
         for heading, content, figure, name, caption in self.sections:
@@ -56,7 +56,7 @@ class ViewPage:
 
 
 def number_table(table: pd.DataFrame, digits: int = 4) -> Markup:
-    """A table of text and of numbers with so many significant digits, a dash for NaN; its columns sort at a click."""
+    """Return a sortable table of text and numbers, with `digits` significant digits and a dash if not finite."""
 
     def cell(value: Any) -> html.Cell | str:
         if isinstance(value, str):
@@ -67,7 +67,7 @@ def number_table(table: pd.DataFrame, digits: int = 4) -> Markup:
 
 
 def panels(count: int, columns: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels in rows of at most `columns`, each of width x height inches."""
+    """Return a figure and its `count` panels, in rows of at most `columns`, each panel `width` x `height` inches."""
     columns = min(columns, count)
     rows = ceil(count / columns)
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
@@ -78,6 +78,6 @@ def panels(count: int, columns: int, width: float, height: float, sharey: bool =
 
 
 def legend_below(figure: Figure, axis: Axes, columns: int = 5, **more: Any) -> None:
-    """A legend under the whole figure, of what is drawn in one of its panels."""
+    """Add a legend below the whole figure, for the lines drawn in one of its panels."""
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.4, **more)

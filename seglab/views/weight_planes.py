@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from seglab.contract import require
 
 Weights: TypeAlias = Mapping[str, Tensor]
-"""Every floating parameter and buffer of a model by name."""
+"""Every floating-point parameter and buffer of a model, by name."""
 
 Point: TypeAlias = tuple[float, float]
 
-MIN_VARIANCE = 1e-12  # the least running variance that has a logarithm
+MIN_VARIANCE = 1e-12  # lower bound of a running variance before taking its logarithm
 
 
 @dataclass(frozen=True)
 class Plane:
-    """The points center + a first + b second, with whatever is to be marked on it.
+    """The points center + a first + b second, and the marks to draw on this plane.
 
-    Running variances move in their logarithm: beyond two solutions they would fall below 0 otherwise.
+    Running variances move in their logarithm; otherwise they could become negative beyond two solutions.
 
     Attributes:
-        note: how the plane was laid, for the caption.
-        marks: places by name, one of a run and a row of them along a training.
+        note: how the plane was constructed, for the caption.
+        marks: points by name: one for a run, a sequence for the path of a training.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Plane:
     marks: Mapping[str, Sequence[Point]]
 
     def at(self, a: float, b: float) -> dict[str, Tensor]:
-        """The weights at a place; (0, 0) is the center to the last bit."""
+        """Return the weights at a point; (0, 0) gives the center bit for bit."""
         placed = {}
         for name, weight in self.center.items():
             step = a * self.first[name] + b * self.second[name]
@@ -46,15 +46,15 @@ class Plane:
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of every floating parameter and buffer."""
+    """Return a copy of every floating-point parameter and buffer."""
     return {name: x.detach().clone() for name, x in model.state_dict().items() if x.is_floating_point()}
 
 
 def random_plane(title: str, model: nn.Module, seed: int) -> Plane:
-    """Two random directions, filter by filter as long as the model's own weights.
+    """Return the plane of two random directions in which each filter has the norm of the model's own filter.
 
-    Li et al. 2018, Visualizing the loss landscape of neural nets: only so do slopes of differently scaled networks
-    compare. Biases, norms and their statistics do not move.
+    Li et al. 2018, Visualizing the loss landscape of neural nets: only with this normalization can slopes be compared
+    between networks of different scales. Biases, normalization layers and their statistics do not move.
     """
     rng = torch.Generator().manual_seed(seed)
     first, second = direction(model, rng), direction(model, rng)
@@ -63,11 +63,11 @@ def random_plane(title: str, model: nn.Module, seed: int) -> Plane:
 
 
 def direction(model: nn.Module, rng: torch.Generator) -> dict[str, Tensor]:
-    """One random direction in which every filter is as long as in the model."""
+    """Return a random direction in which every filter has the same norm as in the model."""
     made = {name: torch.zeros_like(x) for name, x in weights_of(model).items()}
     for prefix, layer in model.named_modules():
         weight = getattr(layer, "weight", None)
-        if not isinstance(weight, Tensor) or weight.ndim < 2:  # of norms it is a vector
+        if not isinstance(weight, Tensor) or weight.ndim < 2:  # weights of normalization layers are vectors
             continue
         out = 1 if isinstance(layer, nn.ConvTranspose2d) else 0  # the dimension of the output channels
         others = [d for d in range(weight.ndim) if d != out]
@@ -78,14 +78,14 @@ def direction(model: nn.Module, rng: torch.Generator) -> dict[str, Tensor]:
 
 
 def solution_plane(names: Sequence[str], solutions: Sequence[Weights], model: nn.Module, seed: int) -> Plane:
-    """The plane through three solutions, or through two along with a random direction.
+    """Return the plane through three solutions, or through two solutions and along a random direction.
 
-    The first solution lies at (0, 0), the second at (1, 0); the second axis is at right angles to the first and of its
-    length, so that distances are true (Garipov et al. 2018, Loss surfaces, mode connectivity, and fast ensembling).
+    The first solution is at (0, 0), the second at (1, 0). The second axis is orthogonal to the first and equally long,
+    so that distances are true (Garipov et al. 2018, Loss surfaces, mode connectivity, and fast ensembling).
     """
     count = len(solutions)
     require(count in (2, 3), "landscape", "two or three runs for plane=solutions", count, "take plane=random or path")
-    trained = {name for name, _ in model.named_parameters()}  # statistics of norms are no distance
+    trained = {name for name, _ in model.named_parameters()}  # normalization statistics are not part of distances
     center = solutions[0]
     first = difference(solutions[1], center)
     other = difference(solutions[2], center) if count == 3 else direction(model, torch.Generator().manual_seed(seed))
@@ -102,20 +102,20 @@ def solution_plane(names: Sequence[str], solutions: Sequence[Weights], model: nn
 
 
 def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plane:
-    """The plane in which the snapshots of trainings spread most (PCA), centered at the end of the first training.
+    """Return the plane in which the snapshots of trainings vary most (PCA), centered at the end of the first training.
 
-    Li et al. 2018, section 7. A snapshot is drawn where it falls on the plane; how much of the path lies off it is in
-    the note. Both axes are as long as the weights travelled along them at most.
+    Li et al. 2018, section 7. Snapshots are drawn at their projections onto the plane, and the note says how much of
+    their squared distance it holds. Each axis has the length of the largest excursion of the weights along it.
     """
     trained = [name for name, _ in model.named_parameters()]
     center = next(iter(paths.values()))[-1]
     snapshots = [difference(weights, center) for path in paths.values() for weights in path]
     flat = torch.stack([torch.cat([step[name].flatten() for name in trained]).double() for step in snapshots])
     require(len(flat) > 2 and flat.norm() > 0, "landscape", "at least three snapshots for plane=path", len(flat))
-    values, vectors = torch.linalg.eigh(flat @ flat.T)  # of as many rows as snapshots, not as weights
-    strength, mix = values[-2:].flip(0), vectors[:, -2:].flip(1)  # eigh sorts them from the smallest up
+    values, vectors = torch.linalg.eigh(flat @ flat.T)  # snapshots x snapshots, not weights x weights
+    strength, mix = values[-2:].flip(0), vectors[:, -2:].flip(1)  # eigh sorts in ascending order
     require(strength[1] > 1e-9 * strength[0], "landscape", "snapshots that do not lie on one line", "a line")
-    places = mix * strength.sqrt()  # of each snapshot, in units of the weights' length
+    places = mix * strength.sqrt()  # coordinates of each snapshot, as distances in weight space
     reach = places.abs().amax(0)
     first, second = (
         {name: sum(float(c) * step[name] for c, step in zip(column, snapshots, strict=True)) for name in center}
@@ -123,7 +123,7 @@ def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plan
     )
     drawn = np.split((places / reach).numpy(), np.cumsum([len(path) for path in paths.values()])[:-1])
     rows = {title: [(float(a), float(b)) for a, b in path] for title, path in zip(paths, drawn, strict=True)}
-    percent = 100 * float(strength.sum() / values.clamp(min=0).sum())  # rounding leaves some below 0
+    percent = 100 * float(strength.sum() / values.clamp(min=0).sum())  # rounding makes some slightly negative
     note = (
         f"the principal plane of the snapshots, which holds {percent:.0f} % of their squared distance from the end; "
         "each is drawn where it falls on it"
@@ -132,7 +132,7 @@ def path_plane(paths: Mapping[str, Sequence[Weights]], model: nn.Module) -> Plan
 
 
 def difference(end: Weights, start: Weights) -> dict[str, Tensor]:
-    """The step from one set of weights to another, of running variances that of their logarithm."""
+    """Return the step from `start` to `end`; running variances step in their logarithm."""
     steps = {}
     for name, x in start.items():
         steps[name] = end[name] - x
@@ -142,15 +142,15 @@ def difference(end: Weights, start: Weights) -> dict[str, Tensor]:
 
 
 def dot(a: Weights, b: Weights, names: set[str]) -> float:
-    """The inner product over what is trained."""
+    """Return the inner product over the parameters `names`."""
     return float(sum((a[name].double() * b[name].double()).sum() for name in names))
 
 
 def lattice(plane: Plane, span: float, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """The places to measure along both axes: `span` around the center, or around whatever is marked."""
+    """Return the points along both axes; the margin is `span` / 2 times the marks' extent, or `span` for one mark."""
     seen = [place for path in plane.marks.values() for place in path]
     low, high = np.min(seen, 0), np.max(seen, 0)
-    margin = span / 2 * float((high - low).max()) or span  # a random plane has one place
-    # rounded, as places are found by their numbers: 0.0, and neither 1e-16 nor -0.0
+    margin = span / 2 * float((high - low).max()) or span  # a random plane has a single mark
+    # rounded, since points are looked up by value: 0.0, not 1e-16 or -0.0
     first, second = (np.linspace(*end, points).round(10) + 0.0 for end in zip(low - margin, high + margin, strict=True))
     return first, second

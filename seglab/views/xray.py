@@ -1,6 +1,6 @@
-"""Where the gradient of each loss would fall on the user's own masks, before an hour of training is spent."""
+"""Where the gradient of each loss falls on the user's own masks, shown before any time is spent on training."""
 
-from __future__ import annotations  # for `Valid | None`: to the contract, which imports no torch, a Tensor is a text
+from __future__ import annotations  # for `Valid | None`: Valid is a string, since contract.py imports no torch
 
 import logging
 import math
@@ -32,7 +32,7 @@ from seglab.views.xray_figures import page, warnings
 log = logging.getLogger(__name__)
 QUALITIES = {"early": 0.3, "half-trained": 0.6, "good": 0.9}
 FALSE_POSITIVE_LOGIT, TRUE_NEGATIVE_LOGIT = math.log(0.9 / 0.1), -4.0
-"""Logits of a false-positive object (p = 0.9) and of the background beside it (p = 0.02) on an empty image."""
+"""Logits of a false-positive object (p = 0.9) and of the background around it (p = 0.02) in an empty image."""
 
 
 def view(
@@ -45,15 +45,15 @@ def view(
     run: TrainedRun | None,
     seed: int,
 ) -> ViewPage:
-    """The X-ray of some losses on a data set.
+    """Return the X-ray of some losses on a data set.
 
     Args:
         module: a fresh model, for the untrained prediction; its own loss is not used.
-        images: how many training images to look at, from the least to the most foreground.
-        batch: how many of them make a batch.
-        edge: pixels from the mask's outline that count as its edge.
-        run: one whose best weights give one more prediction.
-        seed: of the noise in the simulated predictions.
+        images: number of training images, from the least to the most foreground.
+        batch: number of images per batch.
+        edge: distance in pixels from the mask's outline within which a pixel belongs to the edge.
+        run: a run whose best weights give one more prediction.
+        seed: seed of the noise in the simulated predictions.
     """
     for name, value in (("images", images), ("batch", batch), ("edge", edge)):
         require(value >= 1, "xray", f"{name} of at least 1", value)
@@ -62,7 +62,7 @@ def view(
     facts = data.opened.facts()
     foreground, count = facts["foreground"], facts["images"]["train"]
     require(count > 0, "xray", "training images", "none", "see dataset.root")
-    losses = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}  # as a training does
+    losses = {label: loss.with_class_frequency([foreground]) for label, loss in losses.items()}  # as in training
     samples = data.samples("train")
     fractions = [image.foreground for image in data.opened.images("train")]
     shown = [fractions[samples.source.number(index)] for index in range(len(samples))]
@@ -80,35 +80,35 @@ def view(
 
 
 def stages(fresh: SegModule, run: TrainedRun | None, batch: dict[str, Any], size: int, seed: int) -> dict[str, Logits]:
-    """The predictions by name: untrained, three simulated ones, and those of a trained run where one is given."""
+    """Return the predictions by name: untrained, three simulated ones, and that of a trained run if given."""
 
     def predict(module: SegModule, autocast: Autocast) -> Logits:
         with torch.no_grad():
             return torch.cat([forward(module, part, autocast) for part in batch["image"].split(size)])
 
     blur = typical_radius(object_sizes(batch["target"]))
-    predictions = {"untrained": predict(fresh.train(), nullcontext)}  # with BatchNorm statistics of the images
+    predictions = {"untrained": predict(fresh.train(), nullcontext)}  # BatchNorm uses the statistics of these images
     predictions |= {name: simulated(batch["target"], quality, blur, seed) for name, quality in QUALITIES.items()}
     return predictions | ({"trained": predict(run.module(), run.autocast)} if run else {})
 
 
 def object_sizes(target: Target) -> Tensor:
-    """The number of pixels of the object that each pixel (n, 1, h, w) belongs to; 0 on the background."""
+    """Return for each pixel (n, 1, h, w) the number of pixels of its object; 0 on the background."""
     planes = [components(plane) for plane in (target[:, 0] >= 0.5).numpy()]
     sizes = [np.where(numbers > 0, np.bincount(numbers.ravel())[numbers], 0) for numbers in planes]  # 0: background
     return torch.from_numpy(np.stack(sizes))[:, None]
 
 
 def typical_radius(sizes: Tensor) -> float:
-    """The radius in pixels of a disc as large as the object that a foreground pixel typically belongs to."""
+    """Return the radius in pixels of a disc with the area of a foreground pixel's object (median over these pixels)."""
     return float((sizes[sizes > 0].double().median() / torch.pi).sqrt()) if (sizes > 0).any() else 1.0
 
 
 def simulated(target: Target, quality: float, blur: float, seed: int) -> Logits:
-    """Logits (n, 1, h, w) like those of a model in training, from the truth and noise.
+    """Return logits (n, 1, h, w) like those of a model during training, made from the truth and noise.
 
-    The truth is smoothed by a Gaussian of (1 - quality) `blur` pixels, scaled to logits of up to 2 + 6 quality on both
-    sides, and overlaid with noise in patches whose standard deviation is 1 - quality of that.
+    The truth is smoothed by a Gaussian of (1 - quality) `blur` pixels and scaled to logits within +-(2 + 6 quality).
+    Noise in patches is added, with a standard deviation of 1 - quality times that bound.
     """
     rng = np.random.default_rng(seed)
     margin = 2 + 6 * quality
@@ -116,19 +116,19 @@ def simulated(target: Target, quality: float, blur: float, seed: int) -> Logits:
     for plane in target[:, 0].float().numpy():
         smooth = cv2.GaussianBlur(plane, (0, 0), max((1 - quality) * blur, 0.3))
         noise = cv2.GaussianBlur(rng.standard_normal(plane.shape, np.float32), (0, 0), max(0.4 * blur, 0.8))
-        logits.append(margin * (2 * smooth - 1 + (1 - quality) * noise / noise.std()))  # the blur took from its spread
+        logits.append(margin * (2 * smooth - 1 + (1 - quality) * noise / noise.std()))  # the blur reduced its spread
     return torch.from_numpy(np.stack(logits))[:, None]
 
 
 def soft_iou(logits: Logits, target: Target, valid: Valid | None = None) -> float:
-    """Overlap of all images together, with probabilities in place of decisions."""
+    """Return the IoU over all pixels of all images, with probabilities in place of decisions."""
     p, t = (x.double() if valid is None else x.double() * valid for x in (logits.sigmoid(), target))
     both = (p * t).sum()
     return float(both / (p.sum() + t.sum() - both).clamp(min=1e-12))
 
 
 def near_edge(target: Target, width: int, valid: Valid | None = None) -> Tensor:
-    """Which pixels (b, 1, h, w) have one of the other class, that is `valid`, within `width` rows and columns."""
+    """Return which pixels (b, 1, h, w) have a `valid` pixel of the other class within `width` rows and columns."""
     t, counts = target.float(), 1.0 if valid is None else valid.float()
     side = 2 * width + 1
     near_foreground, near_background = (F.max_pool2d(x * counts, side, 1, width) for x in (t, 1 - t))  # dilations
@@ -136,12 +136,12 @@ def near_edge(target: Target, width: int, valid: Valid | None = None) -> Tensor:
 
 
 def regions(logits: Logits, target: Target, edge: int, valid: Valid | None = None) -> dict[str, Tensor]:
-    """Masks (n, 1, h, w) of the regions whose part of the gradient is read; small objects are up to the median size.
+    """Return masks (n, 1, h, w) of the regions for which the gradient is summed; small means up to the median size.
 
-    Pixels that are not valid are in none of them.
+    Pixels that are not valid belong to no region.
     """
     t, sizes = target >= 0.5, object_sizes(target)
-    areas = torch.cat([one[one > 0].unique() for one in sizes])  # each size once an image, not once a pixel
+    areas = torch.cat([one[one > 0].unique() for one in sizes])  # each size once per image, not once per pixel
     median = areas.double().median() if len(areas) else 0
     masks = {
         "foreground": t,
@@ -160,12 +160,12 @@ def regions(logits: Logits, target: Target, edge: int, valid: Valid | None = Non
 def measure(
     losses: Mapping[str, Loss], predictions: Mapping[str, Logits], seen: Mapping[str, Any], batch: int, edge: int
 ) -> dict[str, pd.DataFrame]:
-    """Every loss on every prediction.
+    """Measure every loss on every prediction.
 
     Returns:
-        Tables, each by stage and loss: `regions` has the fraction of the pixels and of |dL/dlogit| in each region;
-        `norms` the value, the norm of an image's gradient, and the least fraction of the pixels that has 90 % of the
-        gradient. Pixels that are not valid count nowhere.
+        Tables by stage and loss: `regions` has the fractions of the pixels and of |dL/dlogit| in each region; `norms`
+        has the value, the norm of an image's gradient, and the smallest fraction of pixels that holds 90 % of the
+        gradient. Pixels that are not valid are ignored.
     """
     rows, norms, target, valid = [], [], seen["target"], seen.get("valid")
     count = target.numel() if valid is None else int(valid.count_nonzero())
@@ -174,34 +174,34 @@ def measure(
         for label, loss in losses.items():
             key = {"stage": stage, "loss": label}
             parts = []
-            for start in range(0, len(logits), batch):  # as in training: a loss may pool its batch
+            for start in range(0, len(logits), batch):  # as in training, since a loss may pool its batch
                 part = slice(start, start + batch)
                 maps = {name: seen[name][part] for name in loss.needs}
                 there = None if valid is None else valid[part]
                 parts.append(loss_and_gradient(loss, logits[part], target[part], maps, there))
             value, gradient = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
             size = gradient.abs().double()
-            whole = size.sum().clamp(min=1e-300)  # a loss may have no gradient
+            whole = size.sum().clamp(min=1e-300)  # the gradient may be zero
             for name, mask in masks.items():
                 shares = {"pixels": mask.sum().item() / count, "gradient": ((size * mask).sum() / whole).item()}
                 rows.append(key | {"region": name} | shares)
-            rising = size.flatten().sort(descending=True).values.cumsum(0) / whole  # from the largest gradient down
-            enough = (int((rising < 0.9).sum()) + 1) / count if size.any() else math.nan  # with the one that reaches it
+            rising = size.flatten().sort(descending=True).values.cumsum(0) / whole  # cumulative, largest first
+            enough = (int((rising < 0.9).sum()) + 1) / count if size.any() else math.nan  # including the last one
             norm = gradient.double().flatten(1).norm(dim=1).mean().item()
             norms.append(key | {"value": value.mean().item(), "norm": norm, "fraction_for_90_percent": enough})
     return {"regions": pd.DataFrame(rows), "norms": pd.DataFrame(norms)}
 
 
 def on_empty(losses: Mapping[str, Loss], target: Target) -> pd.DataFrame:
-    """What the losses are on an image without foreground, predicted rightly and with a typical false-positive object.
+    """Return the losses on an image without foreground, predicted correctly and with a typical false-positive object.
 
-    Columns: loss, `without_fp` and `with_fp` (values), `fp_gradient` (the mean gradient of a false-positive pixel times
-    the number of pixels; cross-entropy's is 0.9).
+    The columns are loss, `without_fp` and `with_fp` (values), and `fp_gradient` (the mean gradient of a false-positive
+    pixel times the number of pixels; cross-entropy has 0.9).
     """
     amounts = target.flatten(1).double().sum(1)
     order = [int(k) for k in amounts.argsort() if amounts[k] > 0]
     require(bool(order), "xray", "an image with foreground", "none", "raise xray.images")
-    wrong = target[order[len(order) // 2]][None] >= 0.5  # the mask of median size, where nothing is
+    wrong = target[order[len(order) // 2]][None] >= 0.5  # the mask of median size, on an empty image
     nothing = torch.zeros(wrong.shape, dtype=torch.uint8)
     rightly = torch.full(wrong.shape, TRUE_NEGATIVE_LOGIT)
     rows = []

@@ -1,4 +1,4 @@
-"""Figures and words of an X-ray: where the gradient of each loss falls, and what to warn of."""
+"""Figures and sentences of an X-ray: where the gradient of each loss falls, and warnings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,7 +12,7 @@ from seglab.reporting.html import bullets, note
 from seglab.views.view_page import Section, ViewPage, number_table, panels
 
 FEW_PIXELS, MOST_OF_GRADIENT, WEAK_GRADIENT = 0.02, 0.9, 1e-3
-"""What is warned of: fractions of the pixels and of the gradient, and a gradient beside cross-entropy's of 0.9."""
+"""Limits for warnings: fractions of the pixels and of the gradient, and a gradient for which cross-entropy has 0.9."""
 
 EMPTY = (
     "A mask without foreground, on which the model finds nothing (probability 0.02 everywhere), and on which it finds"
@@ -24,7 +24,7 @@ EMPTY = (
 def page(
     tables: Mapping[str, pd.DataFrame], warned: Sequence[str], qualities: Mapping[str, float], edge: int
 ) -> ViewPage:
-    """The page of an X-ray, from the tables that xray.py makes; `qualities` are soft IoUs by stage."""
+    """Return the page of an X-ray from the tables that xray.py makes; `qualities` maps stages to soft IoUs."""
     about_regions = (
         "In each cell the percentage of |dL/dlogit|, summed over all images, that falls on the column's pixels; the"
         " first row says how many percent of the pixels they are. Blue: more than their number, orange: less."
@@ -35,7 +35,7 @@ def page(
     )
     empty, norms, drawn = tables["empty"], tables["norms"], draw_regions(tables["regions"])
     few = norms.pivot(index="loss", columns="stage", values="fraction_for_90_percent")
-    few = 100 * few.loc[empty["loss"], norms["stage"].unique()]  # in the order asked for, where pivot sorts
+    few = 100 * few.loc[empty["loss"], norms["stage"].unique()]  # in the requested order, since pivot sorts
     about_few = note("Percent of the pixels that have 90 % of the gradient, the largest first.")
     heads = ["loss", "loss, nothing found", "loss, false positive", "gradient on the false positive"]
     sections = [
@@ -48,7 +48,7 @@ def page(
 
 
 def percent(fraction: float) -> str:
-    """A fraction in percent, short enough for a cell."""
+    """Format a fraction as a percentage, short enough for a cell."""
     if not np.isfinite(fraction):
         return "–"
     if 0 < fraction < 5e-5:
@@ -58,7 +58,7 @@ def percent(fraction: float) -> str:
 
 @styled
 def draw_regions(regions: pd.DataFrame) -> Figure:
-    """A table for each stage: the part of the gradient in each region, colored by its ratio to that of the pixels."""
+    """Draw a table per stage: the gradient's share of each region, colored by its ratio to the share of the pixels."""
     losses = list(regions["loss"].unique())
     stages = dict(list(regions.groupby("stage", sort=False)))
     figure, axes = panels(len(stages), 2, WIDTH / 2, 0.85 + 0.24 * (len(losses) + 1), sharey=True)
@@ -72,10 +72,10 @@ def draw_regions(regions: pd.DataFrame) -> Figure:
 
 
 def _cells(axis: Axes, pixels: pd.Series, gradient: pd.DataFrame) -> None:
-    """One table: the fraction of the pixels in each region, and of each loss's gradient below it."""
+    """Draw one table: the fraction of the pixels in each region, and below it that of the gradient of each loss."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.log10(gradient.to_numpy() / pixels.to_numpy()).clip(-1.5, 1.5)  # a region may have no pixel
-    shown = np.vstack([np.full(len(pixels), np.nan), ratio])  # no color in the row of the pixels
+        ratio = np.log10(gradient.to_numpy() / pixels.to_numpy()).clip(-1.5, 1.5)  # a region may have no pixels
+    shown = np.vstack([np.full(len(pixels), np.nan), ratio])  # no color in the row of pixels
     axis.imshow(shown, cmap=two_sided(), vmin=-1.5, vmax=1.5, aspect="auto")
     for row, values in enumerate([pixels.to_numpy(), *gradient.to_numpy()]):
         for column, value in enumerate(values):
@@ -90,7 +90,7 @@ def _cells(axis: Axes, pixels: pd.Series, gradient: pd.DataFrame) -> None:
 
 
 def warnings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Sentences about what a user would want to know before choosing a loss; see the tables of xray.py."""
+    """Return sentences that a user should know before choosing a loss, from the tables of xray.py."""
     return [*_on_empty(tables["empty"]), *_few_pixels(tables["norms"]), *_regions(tables["regions"])]
 
 
