@@ -1,7 +1,7 @@
-"""One style for all figures: colors, line styles, saving, and errors painted over an image.
+"""The style of all figures: colors, line styles, saving, and errors painted over an image.
 
-Everything draws on `matplotlib.figure.Figure` objects and never on pyplot's global state, so that a training process,
-its threads and a test may draw at any time without a display.
+Everything draws on `matplotlib.figure.Figure` objects instead of pyplot's global state, so that a training process,
+its threads and tests can draw at any time without a display.
 """
 
 import io
@@ -25,11 +25,11 @@ from seglab.contract import Task
 from seglab.files import write_bytes, write_text
 
 INK, FAINT, GRID = "#1c1e21", "#6b7075", "#d5d8dc"
-TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "#ffffff", "#e69f00", "#56b4e9"  # distinct to color-blind readers too
+TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = "#ffffff", "#e69f00", "#56b4e9"  # also distinct for color-blind readers
 OUTLINE = "#f0e442"
 
 HALF = 0.5 + 1e-6  # decided() compares with >=, and exactly half is background
-"""The share of a pixel above which a class is true there."""
+"""The fraction of a pixel above which a class counts as present."""
 
 STYLE: dict[Any, Any] = {
     "font.size": 8.5,
@@ -44,26 +44,26 @@ STYLE: dict[Any, Any] = {
     "grid.color": GRID,
     "grid.linewidth": 0.5,
     "lines.linewidth": 1.5,
-    "text.parse_math": False,  # a file's name may hold dollars
+    "text.parse_math": False,  # a file name may contain dollar signs
     "svg.fonttype": "none",
     "svg.hashsalt": "seglab",  # the same figure gives the same file
 }
 
 styled = mpl.rc_context(STYLE)
-"""Decorates what draws: in the project's style, which leaves the style of everybody else alone."""
+"""Decorator for drawing functions: applies the project's style without changing matplotlib's global style."""
 
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d46", "#7f7f7f")
 CLASS_COLORS = ("#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#8c6d46", "#7f7f7f")
-"""Of classes in pictures, which also bear the colors of errors."""
+"""Colors of classes in pictures that also contain the colors of errors."""
 
 WIDTH = 9.5
-"""Inches of a figure that fills the column of a page."""
+"""The width in inches of a figure that fills the column of a page."""
 
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)))
 
 
 def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """A color and a line style for each label, the same in every figure; colors repeat after eight, styles differ."""
+    """Return a color and a line style per label, the same in every figure; colors repeat after eight, styles differ."""
     return {
         label: {"color": COLORS[k % len(COLORS)], "linestyle": DASHES[k // len(COLORS) % len(DASHES)]}
         for k, label in enumerate(labels)
@@ -71,9 +71,9 @@ def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def file_keys(titles: Iterable[str]) -> list[str]:
-    """A part of a file's name for each title: its letters and digits, and a number where titles have the same ones.
+    """Return a part of a file name for each title: its letters and digits, numbered if several titles give the same.
 
-    No longer than 100 letters, as a path may be in a title, and names of files end at 255 bytes.
+    At most 100 characters long, since a title may contain a path, and file names are limited to 255 bytes.
     """
     keys, seen = list[str](), Counter[str]()
     for key in (re.sub(r"[^0-9A-Za-z]+", "-", title)[:100] for title in titles):
@@ -83,7 +83,7 @@ def file_keys(titles: Iterable[str]) -> list[str]:
 
 
 def save(figure: Figure, out: Path) -> Path:
-    """Write a figure atomically; the suffix of `out` chooses PNG or SVG."""
+    """Write a figure atomically; the suffix of `out` selects PNG or SVG."""
     if out.suffix == ".svg":
         return write_text(out, svg(figure, out.stem))
     with mpl.rc_context(STYLE):
@@ -96,16 +96,16 @@ def save(figure: Figure, out: Path) -> Path:
 
 def write_png(pixels: np.ndarray, out: Path) -> Path:
     """Write an opaque picture, uint8 (h, w, 3 or 4), atomically."""
-    import cv2  # here, as a report writes none
+    import cv2  # imported here, since a report writes no PNG
 
-    # half the time of Pillow, which tries all filters on each row; level 1 takes a third of the time of 6
+    # half the time of Pillow, which tries all filters per row; level 1 takes a third of the time of level 6
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
     bgr = np.ascontiguousarray(pixels[..., 2::-1])
     return write_bytes(out, cv2.imencode(".png", bgr, options)[1].tobytes())
 
 
 def svg(figure: Figure, name: str) -> str:
-    """A figure as the text of an SVG file without a background; `name` keeps its ids apart from those of others."""
+    """Return a figure as SVG text without a background; `name` keeps its ids distinct from those of other figures."""
     buffer = io.StringIO()
     with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
         _lay_out(figure)
@@ -115,13 +115,13 @@ def svg(figure: Figure, name: str) -> str:
 
 
 def _lay_out(figure: Figure) -> None:
-    """Place the axes, once a figure: finding room for their labels takes longer than drawing them.
+    """Place the axes once per figure, since finding room for their labels takes longer than drawing them.
 
-    `figure.savefig` would do it again for each file, and draw everything twice; the print functions of a canvas do not.
+    `figure.savefig` would repeat this for each file and draw everything twice; the print functions of a canvas do not.
     """
     figure.set_dpi(144)
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-        if isinstance(axis.get_major_formatter(), LogFormatterMathtext):  # writes powers of ten as mathtext
+        if isinstance(axis.get_major_formatter(), LogFormatterMathtext):  # formats powers of ten as mathtext
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(LogFormatter())
     if engine := figure.get_layout_engine():
@@ -132,9 +132,9 @@ def _lay_out(figure: Figure) -> None:
 def four_pictures(
     image: np.ndarray, truth: np.ndarray, probability: np.ndarray, valid: np.ndarray | None, threshold: float, kind: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A test image with its true outline, its truth, its prediction, and the errors, see paint_errors.
+    """Return a test image with its true outline, its truth, its prediction, and its errors, see paint_errors.
 
-    Truth and prediction are (h, w) in [0, 1] of one class, uint8 (h, w, 3) of several.
+    Truth and prediction are (h, w) in [0, 1] for one class, uint8 (h, w, 3) for several.
     """
     scored = truth if truth.ndim == 2 else truth[1 if kind == "multiclass" else 0 :].max(0)
     errors = paint_errors(image, truth, probability, threshold, kind, valid)
@@ -154,12 +154,12 @@ def paint_errors(
 ) -> np.ndarray:
     """Paint true positives white, false positives orange, false negatives blue on the darkened image: uint8 (h, w, 3).
 
-    `image` is uint8 (h, w), (h, w, 1) or (h, w, 3); truth and probability are (h, w), or (k, h, w) of several classes.
+    `image` is uint8 (h, w), (h, w, 1) or (h, w, 3); truth and probability are (h, w), or (k, h, w) for several classes.
     Pixels outside `valid` (h, w) are hatched.
     """
     found, real = decided(probability, threshold, kind), decided(truth, HALF, kind)
     fp = (found & ~real).any(0)
-    fn = (~found & real).any(0) & ~fp  # a pixel of a wrong class is both, and has one color
+    fn = (~found & real).any(0) & ~fp  # a pixel of the wrong class is both; it gets one color
     tp = (found & real).any(0) & ~fp & ~fn
     return _paint(image, zip((FALSE_POSITIVE, FALSE_NEGATIVE, TRUE_POSITIVE), (fp, fn, tp), strict=True), valid)
 
@@ -173,31 +173,31 @@ def paint_classes(
 
 def _paint(image: np.ndarray, layers: Iterable[tuple[str, np.ndarray]], valid: np.ndarray | None) -> np.ndarray:
     channels = np.moveaxis(image.reshape(*image.shape[:2], -1).astype(float), 2, 0)
-    canvas = np.repeat((0.45 * (sum(channels) / len(channels)))[..., None], 3, axis=2)  # dark, so that colors show
+    canvas = np.repeat((0.45 * (sum(channels) / len(channels)))[..., None], 3, axis=2)  # darkened, so that colors show
     for color, where in layers:
         canvas[where] = 0.25 * canvas[where] + 0.75 * 255 * np.array(to_rgb(color))
     return hatched(canvas, valid).astype(np.uint8)
 
 
 def class_colors(task: Task) -> list[tuple[str, str]]:
-    """The names and colors of the classes that `paint_classes` paints; none for a binary task."""
+    """Return the names and colors of the classes that `paint_classes` paints; empty for a binary task."""
     return list(zip((task.classes[k] for k in task.scored if task.channels > 1), cycle(CLASS_COLORS), strict=False))
 
 
 def as_image(pixels: np.ndarray) -> Image.Image:
-    """A picture (h, w) in [0, 1] or uint8 (h, w, 3) as an image of Pillow."""
+    """Convert a picture (h, w) in [0, 1] or uint8 (h, w, 3) to a Pillow image."""
     return Image.fromarray(pixels if pixels.ndim == 3 else (255 * pixels.astype(np.float32)).round().astype(np.uint8))
 
 
 def decided(maps: np.ndarray, threshold: float, kind: str) -> np.ndarray:
-    """Give the pixels of each class that is scored, (k, h, w) bool, of probabilities (h, w) or (k, h, w)."""
+    """Return the pixels of each scored class, bool (k, h, w), from probabilities (h, w) or (k, h, w)."""
     if kind == "multiclass":
         return maps.argmax(0) == np.arange(1, len(maps))[:, None, None]
     return (maps if maps.ndim == 3 else maps[None]) >= threshold
 
 
 def hatched(canvas: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-    """Draw diagonal lines over the pixels that do not count."""
+    """Draw diagonal lines, in place, over the pixels that do not count."""
     if valid is not None:
         rows, columns = np.indices(valid.shape)
         canvas[~valid & ((rows + columns) % 6 < 2)] = 128
@@ -205,7 +205,7 @@ def hatched(canvas: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
 
 
 def outlined(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The image, uint8 as for paint_errors, with the pixels at the border of the true foreground in yellow."""
+    """Return the image, uint8 as for paint_errors, with the border pixels of the true foreground in yellow."""
     real = np.pad(truth > 0.5, 1)
     inside = real[:-2, 1:-1] & real[2:, 1:-1] & real[1:-1, :-2] & real[1:-1, 2:]
     pixels = image.reshape(*image.shape[:2], -1)
@@ -215,7 +215,7 @@ def outlined(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def two_sided() -> ListedColormap:
-    """Orange below the middle, transparent at it, blue above: on a white and on a black page alike."""
+    """Return a colormap for white and black pages: orange below the middle, transparent at it, blue above."""
     level = np.linspace(-1, 1, 64)
     color = np.where(level[:, None] < 0, to_rgb(COLORS[1]), to_rgb(COLORS[0]))
     return ListedColormap(np.column_stack([color, 0.7 * np.abs(level)]))

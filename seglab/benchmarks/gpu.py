@@ -1,4 +1,4 @@
-"""A training step and its data on a GPU (or, smaller, on a CPU), beside bare loops and the arithmetic alone."""
+"""Time a training step and its data on a GPU (or, smaller, on a CPU), compared with bare loops and pure arithmetic."""
 
 import logging
 import time
@@ -26,7 +26,7 @@ from seglab.models.unet import UNet
 
 
 class Row(NamedTuple):
-    """One line of a benchmark: milliseconds, and their ratio to those of the line `beside`."""
+    """One line of a benchmark: its time in milliseconds, and the ratio to the time of the line `beside`."""
 
     what: str
     milliseconds: float
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 def measure(size: int, base: int, batch_size: int, images: int, steps: int) -> list[Row]:
-    """Rows of wall time for one step of a U-Net in the precision of the device, and for one batch of its data."""
+    """Return rows of wall time for one step of a U-Net in the device's precision, and for one batch of its data."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind = f"U-Net base {base}, {batch_size}x3x{size}x{size}, {precision(device.type, 'auto')}"
     dataset = Synthetic(size=size, train=images, val=batch_size, test=batch_size)
@@ -56,7 +56,7 @@ def measure(size: int, base: int, batch_size: int, images: int, steps: int) -> l
 
 
 def milliseconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """The wall time of one call of several that follow each other, after three that do not count."""
+    """Return the mean wall time in milliseconds of consecutive calls, after three warm-up calls."""
     for _ in range(3):
         work()
     wait(device)
@@ -68,13 +68,13 @@ def milliseconds(work: Callable[[], object], device: torch.device, repeats: int)
 
 
 def network(base: int, device: torch.device) -> nn.Module:
-    """The net of every line, with the same weights, in the memory format of training."""
+    """Return the network that all lines use, with the same weights, in the memory format of training."""
     torch.manual_seed(0)
     return UNet(in_channels=3, base=base).to(device).to(memory_format=torch.channels_last)
 
 
 def forward_backward(net: nn.Module, batch: Batch, device: torch.device) -> None:
-    """A forward and a backward pass in the precision of the device, without an optimizer."""
+    """Run a forward and a backward pass in the precision of the device, without an optimizer step."""
     image = (batch["image"] / 255 - 0.5).contiguous(memory_format=torch.channels_last)
     with autocast(precision(device.type, "auto"), device.type):
         logits = net(image)
@@ -82,18 +82,18 @@ def forward_backward(net: nn.Module, batch: Batch, device: torch.device) -> None
 
 
 def arithmetic(base: int, batch: Batch, device: torch.device) -> float:
-    """What the products of a step would take at the rate that a large matrix product has here."""
+    """Return the milliseconds that the operations of a step would take at the rate of a large matrix product."""
     with FlopCounterMode(display=False) as counter:
         forward_backward(network(base, device), batch, device)
-    n = 8192 if device.type == "cuda" else 512  # large enough to be bound by arithmetic
+    n = 8192 if device.type == "cuda" else 512  # large enough to be compute-bound
     dtype = torch.bfloat16 if precision(device.type, "auto") == "bf16-mixed" else torch.float32
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    product = milliseconds(lambda: a @ b, device, 20)  # of 2 n^3 operations
+    product = milliseconds(lambda: a @ b, device, 20)  # 2 n^3 operations
     return counter.get_total_flops() * product / (2 * n**3)
 
 
 def bare_step(base: int, batch: Batch, device: torch.device, **options: Any) -> tuple[Callable, Callable]:
-    """What sets the gradients to zero, and the rest of a step of a bare loop."""
+    """Return two functions: one sets the gradients to zero, the other does the rest of a bare training step."""
     net = network(base, device)
     optimizer = torch.optim.AdamW(net.parameters(), fused=True, **options)
 
@@ -105,7 +105,7 @@ def bare_step(base: int, batch: Batch, device: torch.device, **options: Any) -> 
 
 
 def bare_loop(base: int, batch: Batch, device: torch.device, steps: int) -> float:
-    """Milliseconds of a step of a loop without Lightning, kernel by kernel."""
+    """Return the milliseconds of a step of a loop without Lightning, launched kernel by kernel."""
     zero, work = bare_step(base, batch, device)
 
     def step() -> None:
@@ -116,16 +116,16 @@ def bare_loop(base: int, batch: Batch, device: torch.device, steps: int) -> floa
 
 
 def bare_graph(base: int, batch: Batch, steps: int) -> float:
-    """Milliseconds of the same step, recorded once as a CUDA graph and replayed."""
+    """Return the milliseconds of the same step, captured once as a CUDA graph and replayed."""
     device = torch.device("cuda")
     zero, work = bare_step(base, batch, device, capturable=True)
-    side = torch.cuda.Stream()  # torch wants the steps before a recording on a stream of their own
+    side = torch.cuda.Stream()  # torch requires warm-up steps on a side stream before capture
     with torch.cuda.stream(side):
         for _ in range(3):
             zero()
             work()
     torch.cuda.current_stream().wait_stream(side)
-    zero()  # so that the gradients are made in the memory of the graph
+    zero()  # so that the gradients are allocated in the graph's memory
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
@@ -133,13 +133,13 @@ def bare_graph(base: int, batch: Batch, steps: int) -> float:
 
 
 def loss_alone(batch: Batch, device: torch.device, steps: int) -> float:
-    """Milliseconds of the loss and its gradient for logits that are there already."""
+    """Return the milliseconds of the loss and its gradient for given logits."""
     logits = torch.randn(batch["target"].shape, device=device, requires_grad=True)
     return milliseconds(lambda: BCEDice()(logits, batch["target"]).mean().backward(), device, steps)
 
 
 class EpochClock(Callback):
-    """The wall time of each epoch's training steps."""
+    """Callback that records the wall time of each epoch's training steps."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -154,7 +154,7 @@ class EpochClock(Callback):
 
 
 def with_trainer(base: int, batches: Any, device: torch.device, graph: bool) -> float:
-    """The same step as users run it, in the faster of two epochs after a first one."""
+    """Return the milliseconds of the same step as users run it, from the faster of two epochs after a warm-up epoch."""
     silence_lightning_warnings()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     optimizer: Any = partial(torch.optim.AdamW, fused=True)
@@ -173,11 +173,11 @@ def with_trainer(base: int, batches: Any, device: torch.device, graph: bool) -> 
     )
     loader = batches if isinstance(batches, DataLoader) else DataLoader(batches, batch_size=None)  # each is a batch
     trainer.fit(module, loader)
-    return 1000 * min(clock.seconds[1:]) / len(loader)  # the first epoch warms up
+    return 1000 * min(clock.seconds[1:]) / len(loader)  # without the warm-up epoch
 
 
 def light_chain() -> Chain:
-    """The changes of Light as albumentations makes them."""
+    """Return the augmentations of Light, implemented with albumentations."""
     import albumentations as A
 
     tone = A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5)
@@ -186,7 +186,7 @@ def light_chain() -> Chain:
 
 
 def loading(dataset: Synthetic, batch_size: int, device: torch.device) -> list[Row]:
-    """Batches made on the device, and by albumentations in the loader's processes."""
+    """Time batches augmented on the device, and by albumentations in data loader workers."""
     ours = (("light", Light()), ("strong", Strong()))
     ways: list[tuple[str, Augment, str, int]] = [(f"augment={n} on the {device.type}", a, "device", 0) for n, a in ours]
     for workers in (0, 4, 8) if device.type == "cuda" else (0,):

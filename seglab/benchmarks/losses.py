@@ -1,4 +1,4 @@
-"""How long a loss takes, forward and backward, and what it keeps, beside the same loss elsewhere."""
+"""Time each loss, forward and backward, and the memory it keeps, next to the same loss in other libraries."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,14 +16,14 @@ from seglab.models.unet import UNet
 LIBRARIES = ("torch", "smp", "MONAI", "kornia")
 FIRST = "torch cross-entropy"
 PINS: list[Tensor] = []
-"""Small tensors that `have_memory` keeps for good."""
+"""Small tensors that `have_memory` keeps alive for good."""
 
 
 class Row(NamedTuple):
-    """One loss: times over that of torch's cross-entropy, eager, compiled and in other libraries.
+    """One loss: times relative to torch's cross-entropy, eager, compiled and in other libraries.
 
-    kept: tensors of the logits' size that are kept for the backward pass. step: percent of a training step, see
-    `training_step`. milliseconds: its own time.
+    kept: number of tensors of the logits' size kept for the backward pass. step: percentage of a training step, see
+    `training_step`. milliseconds: absolute time.
     """
 
     loss: str
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 Call = Callable[[Tensor], Tensor]
-"""Logits to a scalar."""
+"""Maps logits to a scalar."""
 
 
 def measure(
@@ -52,10 +52,10 @@ def measure(
     step: bool,
     device: str,
 ) -> list[Row]:
-    """One row per loss of one task, on logits of `shape` in float32.
+    """Return one row per loss of one task, on float32 logits of `shape`.
 
-    Ours get masks as data workers make them (uint8), others what they expect: floats, or class ids for several classes.
-    Rounds go side by side and the best of each counts, so that a busy machine disturbs all alike.
+    Our losses get masks as data workers make them (uint8), others what they expect: floats, or class ids for
+    multiclass. Calls are interleaved and the best time of each counts, so that a busy machine affects all alike.
     """
     (task,) = {loss.task for loss in losses.values()}
     generator = torch.Generator().manual_seed(0)
@@ -69,7 +69,7 @@ def measure(
         "inverse_size": 1 + torch.rand(shape, generator=generator),
         "skeleton": (torch.rand(shape, generator=generator) < 0.1).float(),
     }
-    maps["cells"] = (torch.arange(shape[-1]) * 3 // shape[-1] + 1.0).expand(shape)  # three objects an image
+    maps["cells"] = (torch.arange(shape[-1]) * 3 // shape[-1] + 1.0).expand(shape)  # three objects per image
     maps["components"] = maps["cells"] * (maps["distance"] < 0)
     logits, target = torch.randn(shape, generator=generator).to(device), target.to(device)
     maps = {name: m.to(device) for name, m in maps.items()}
@@ -89,20 +89,20 @@ def measure(
 
 
 def mean(loss: Loss, target: Tensor, maps: dict[str, Tensor], logits: Tensor) -> Tensor:
-    """A loss of ours as a function of the logits, which come last so that `partial` fixes the rest."""
+    """Apply one of our losses; the logits come last, so that `partial` can fix the other arguments."""
     return loss(logits, target, **maps).mean()
 
 
 def swapped(peer: Peer, target: Tensor, logits: Tensor) -> Tensor:
-    """A loss of another library as a function of the logits, likewise."""
+    """Apply a loss of another library, also with the logits last."""
     return peer.call(logits, target)
 
 
 def have_memory(like: Tensor) -> None:
-    """Let the process keep the memory of two dozen tensors, as one that has run for a while does.
+    """Let the process hold the memory of two dozen tensors, like a process that has run for a while.
 
-    Else each tensor is made of fresh pages, which costs several times what the arithmetic does: that would be measured.
-    A small tensor above them, kept for good, hinders the allocator from giving them back.
+    Otherwise each tensor comes from fresh pages, which costs several times as much as the arithmetic and would be
+    measured. A small tensor allocated after them, and kept, prevents the allocator from returning the memory.
     """
     if like.device.type == "cpu":
         freed = [torch.ones_like(like) for _ in range(24)]
@@ -111,7 +111,7 @@ def have_memory(like: Tensor) -> None:
 
 
 def seconds(call: Call, logits: Tensor) -> float:
-    """One forward and backward pass."""
+    """Return the seconds of one forward and backward pass."""
     z = logits.detach().requires_grad_()
     have_memory(z)
     wait(z.device)
@@ -122,19 +122,19 @@ def seconds(call: Call, logits: Tensor) -> float:
 
 
 def clock(device: torch.device) -> float:
-    """Processor time where one thread does all the work, as others disturb it less; else wall time."""
+    """Return processor time if one CPU thread does all the work, since it is disturbed less; otherwise wall time."""
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     return time.process_time() if alone else time.perf_counter()
 
 
 def wait(device: torch.device) -> None:
-    """Wait for all work on a GPU; what a CPU does is done when it returns."""
+    """Wait for all work on a GPU; work on a CPU is complete when a call returns."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def rounds(calls: Mapping[tuple[str, str], Call], logits: Tensor, repeats: int) -> dict[tuple[str, str], float]:
-    """The best time of each call, all of them in turn."""
+    """Return the best time of each call, running all calls in turn."""
     best = dict.fromkeys(calls, float("inf"))
     for _ in range(repeats):
         for key, call in calls.items():
@@ -143,18 +143,18 @@ def rounds(calls: Mapping[tuple[str, str], Call], logits: Tensor, repeats: int) 
 
 
 def compiled(call: Call, logits: Tensor, repeats: int) -> float:
-    """The best time under torch.compile, started anew: one code object is compiled 8 times at most."""
+    """Return the best time under torch.compile, after a reset, since a code object is compiled at most 8 times."""
     torch._dynamo.reset()
     fused = torch.compile(call, fullgraph=True, dynamic=False)
-    return min(seconds(fused, logits) for _ in range(repeats + 1))  # the first one compiles
+    return min(seconds(fused, logits) for _ in range(repeats + 1))  # the first call compiles
 
 
 def kept(call: Call, logits: Tensor) -> float:
-    """How many tensors of the logits' size the forward pass keeps for the backward pass, beside the logits."""
+    """Return how many tensors of the logits' size the forward pass keeps for the backward pass, besides the logits."""
     z, saved = logits.detach().requires_grad_(), {}
 
     def note(x: Tensor) -> Tensor:
-        saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()  # several tensors may share one
+        saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()  # several tensors may share a storage
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
@@ -164,9 +164,9 @@ def kept(call: Call, logits: Tensor) -> float:
 
 
 def training_step(shape: list[int], device: str) -> float:
-    """The seconds that forward and backward pass of a U-Net on one image of `shape` take, times the images.
+    """Return the seconds of a forward and backward pass of a U-Net on a batch of `shape`.
 
-    On a GPU as it is trained there, in bfloat16.
+    A CPU is timed on a single image, and the time multiplied; a GPU on the whole batch in bfloat16, as in training.
     """
     net = UNet(in_channels=3, base=32).to(device)
     image = torch.randn(1 if device == "cpu" else shape[0], 3, *shape[2:], device=device)
@@ -176,11 +176,11 @@ def training_step(shape: list[int], device: str) -> float:
             return net(image).float().square().mean()
 
     repeats = 2 if device == "cpu" else 5
-    return min(seconds(forward, image) for _ in range(repeats)) * shape[0] / len(image)  # one image for all
+    return min(seconds(forward, image) for _ in range(repeats)) * shape[0] / len(image)  # for the whole batch
 
 
 def row(name: str, best: Mapping[Any, float], calls: Mapping[Any, Call], logits: Tensor, step: float) -> Row:
-    """What was measured of one loss, in units of torch's cross-entropy."""
+    """Return the measurements of one loss, in units of torch's cross-entropy."""
     own, unit = best[name, "ours"], best[FIRST, "ours"]
     ratios = [round(best.get((name, place), float("nan")) / unit, 2) for place in ("ours", "compiled", *LIBRARIES)]
     left = round(kept(calls[name, "ours"], logits), 2)

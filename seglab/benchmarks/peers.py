@@ -1,4 +1,4 @@
-"""The same losses in torch, smp, MONAI and kornia: one table, which tests compare and the benchmark times."""
+"""The same losses in torch, smp, MONAI and kornia: one table, compared by tests and timed by the benchmark."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,14 +13,14 @@ from torch import Tensor
 from seglab.contract import Kind
 
 Call = Callable[[Tensor, Tensor], Tensor]
-"""Logits and target to a scalar. The target has floats of the logits' shape, or class ids (b, 1, *spatial) int64."""
+"""Maps logits and target to a scalar; the target has floats of the logits' shape, or int64 ids (b, 1, *spatial)."""
 
 
 class Peer(NamedTuple):
-    """A loss of conf/loss with some parameters, and the same elsewhere.
+    """A loss of conf/loss with some parameters, and its counterpart in another library.
 
-    per_image: whether theirs is the mean over images too; else it pools the batch. same: whether the definitions agree
-    where all classes are present (MONAI's smoothing of 1e-5 pixels aside); else it is here for its time alone.
+    per_image: whether the counterpart is a mean over images, too; otherwise it pools the batch. same: whether the
+    definitions agree if all classes are present (up to MONAI's smoothing of 1e-5 pixels); otherwise it is only timed.
     """
 
     loss: str
@@ -33,7 +33,7 @@ class Peer(NamedTuple):
 
 
 def peers() -> list[Peer]:
-    """Every peer; none where the extra `bench` is not installed."""
+    """Return every peer; empty if the extra `bench` is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -51,7 +51,7 @@ def peers() -> list[Peer]:
 
 
 def channel(call: Call) -> Call:
-    """A loss that takes class ids without a channel (b, *spatial)."""
+    """Adapt a loss that takes class ids without a channel axis, (b, *spatial)."""
     return lambda z, t: call(z, t[:, 0])
 
 
@@ -94,7 +94,7 @@ def in_smp(smp: Any) -> list[Peer]:
         ("focal_tversky", smp.TverskyLoss, tversky | {"gamma": 0.75}),
     ):
         found.append(Peer(name, "smp", kind("binary", **options), per_image=False))
-        if name != "focal_tversky":  # whose power smp takes after the mean over classes
+        if name != "focal_tversky":  # smp applies its power after the mean over classes
             found.append(Peer(name, "smp", kind("multilabel", **options), task="multilabel", per_image=False))
             many, every = channel(kind("multiclass", **options)), {"classes": "all"}
             found.append(Peer(name, "smp", many, every, "multiclass", per_image=False))
@@ -102,7 +102,7 @@ def in_smp(smp: Any) -> list[Peer]:
 
 
 def in_monai(monai: Any) -> list[Peer]:
-    exact = {"smooth_nr": 0, "smooth_dr": 1e-12}  # as good as no smoothing, without 0/0
+    exact = {"smooth_nr": 0, "smooth_dr": 1e-12}  # practically no smoothing, without 0/0
     far = [[0.0, 2.0, 2.0, 2.0], [2.0, 0.0, 1.0, 0.5], [2.0, 1.0, 0.0, 0.5], [2.0, 0.5, 0.5, 0.0]]
     wasserstein = channel(monai.GeneralizedWassersteinDiceLoss(torch.tensor(far), smooth_nr=0, smooth_dr=0))
     overlap: list[tuple[str, Any, dict[str, Any]]] = [
@@ -117,26 +117,26 @@ def in_monai(monai: Any) -> list[Peer]:
         Peer("focal", "MONAI", monai.FocalLoss()),
         Peer("focal", "MONAI", monai.FocalLoss(use_softmax=True, to_onehot_y=True), task="multiclass", same=False),
         Peer("mcc", "MONAI", monai.MCCLoss(sigmoid=True, smooth_nr=0, smooth_dr=0)),
-        Peer("generalized_dice", "MONAI", monai.GeneralizedDiceLoss(sigmoid=True), same=False),  # is Dice
+        Peer("generalized_dice", "MONAI", monai.GeneralizedDiceLoss(sigmoid=True), same=False),  # equals Dice
         Peer("generalized_wasserstein_dice", "MONAI", wasserstein, {"distances": far}, "multiclass"),
-        Peer("unified_focal", "MONAI", monai.AsymmetricUnifiedFocalLoss(), same=False),  # of raw logits
+        Peer("unified_focal", "MONAI", monai.AsymmetricUnifiedFocalLoss(), same=False),  # on raw logits
         Peer("dice", "MONAI", monai.DiceLoss(sigmoid=True, smooth_nr=5.0, smooth_dr=5.0), {"smooth": 5.0}),
     ]
     for name, kind, options in overlap:
         found.append(Peer(name, "MONAI", kind(sigmoid=True, **options)))
-        softmax_ce = name == "bce_dice"  # which MONAI takes for several channels, sigmoid or not
+        softmax_ce = name == "bce_dice"  # which MONAI uses for several channels, even with sigmoid
         found.append(Peer(name, "MONAI", kind(sigmoid=True, **options), task="multilabel", same=not softmax_ce))
         for classes, background in (("scored", False), ("all", True)):
             call = kind(softmax=True, to_onehot_y=True, include_background=background, **options)
             parameters = {} if classes == "scored" else {"classes": classes}
-            same = name != "jml"  # of a softmax MONAI's soft_label counts whole pixels
+            same = name != "jml"  # with softmax, MONAI's soft_label counts whole pixels
             found.append(Peer(name, "MONAI", call, parameters, "multiclass", same=same))
     return found
 
 
 def in_kornia(kornia: Any) -> list[Peer]:
     def focal(z: Tensor, t: Tensor) -> Tensor:
-        return z.shape[1] * kornia.focal_loss(z, t, alpha=None, gamma=2.0, reduction="mean")  # which divides by k too
+        return z.shape[1] * kornia.focal_loss(z, t, alpha=None, gamma=2.0, reduction="mean")  # it divides by k, too
 
     binary = partial(kornia.BinaryFocalLossWithLogits, gamma=2.0, reduction="mean")
     return [

@@ -1,6 +1,6 @@
-"""A training script as it is usually written with Lightning, for comparison; run as a file, a process per run.
+"""A typical Lightning training script, for comparison; it is run as a file, in one process per run.
 
-Usage: python plain_script.py DATA LOSS SEED BASE BATCH EPOCHS WORKERS PRECISION; DATA/train and DATA/val hold
+Usage: python plain_script.py DATA LOSS SEED BASE BATCH EPOCHS WORKERS PRECISION; DATA/train and DATA/val contain
 images.npy and masks.npy.
 """
 
@@ -30,7 +30,7 @@ LOSSES = {
 
 
 class Images(Dataset):
-    """Arrays in memory, changed one by one."""
+    """Arrays in memory, augmented one image at a time."""
 
     def __init__(self, folder: Path, augment: bool) -> None:
         self.images, self.masks = np.load(folder / "images.npy"), np.load(folder / "masks.npy")
@@ -47,7 +47,7 @@ class Images(Dataset):
 
 
 class Plain(pl.LightningModule):
-    """Model, loss and five metrics, logged in every step."""
+    """Model, loss and five metrics, logged at every step."""
 
     def __init__(self, loss: str, base: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A small sweep beside a plain Lightning script that is run once per run: processor time, or on a GPU wall time."""
+"""Compare a small sweep with a plain Lightning script run once per run, in processor time, or wall time on a GPU."""
 
 import logging
 import os
@@ -33,10 +33,10 @@ def measure(
     plain_losses: list[str],
     workers: int,
 ) -> list[Row]:
-    """Time the same data, model, losses, seeds and epochs both ways, on one thread where a CPU trains.
+    """Time both ways on the same data, model, losses, seeds and epochs, on one thread if trained on a CPU.
 
-    The plain script saves and logs, but tests nothing, draws nothing and keeps no rows per image. Its runs do not
-    depend on each other: those of `plain_losses` and the first seed are timed where there are many, and `workers`
+    The plain script saves and logs, but does not test, draw, or keep per-image rows. Its runs do not depend on each
+    other, so only those of `plain_losses` with the first seed are timed, and their mean stands for all. `workers`
     processes load its data.
     """
     rows = []
@@ -72,10 +72,10 @@ def write_arrays(data: DataModule, folder: Path) -> None:
 
 
 def seconds(command: list[str], folder: Path) -> float:
-    """The processor time of a command and of all its processes; the wall time where a GPU works."""
+    """Return the processor time of a command and all its processes, or the wall time if there is a GPU."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])  # it runs elsewhere
-    environment = os.environ | {"PYTHONPATH": path, "NO_ALBUMENTATIONS_UPDATE": "1"}  # or it looks for updates
+    environment = os.environ | {"PYTHONPATH": path, "NO_ALBUMENTATIONS_UPDATE": "1"}  # otherwise it looks for updates
     if not torch.cuda.is_available():
         environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     start = time.perf_counter()
