@@ -93,7 +93,7 @@ def best_expected(
     ends = (probability[[0, -1]] if outer is None else outer).astype(np.float32)
     p, at_ends = np.r_[0, probability[1:-1], 0], pixels[:, [0, -1]]  # the outermost bins are added separately
     log_off = np.log1p(-p.clip(max=0.999))  # a bin with probability 1 and no pixels would give 0 times -inf
-    columns = np.column_stack([p, p**2, log_off, ABOVE * p[:, None], ABOVE * p[:, None] ** 2])  # one product for all
+    columns = np.column_stack([p, p**2, log_off, ABOVE * p[:, None], ABOVE * p[:, None] ** 2])  # one matrix product
     sums = pixels @ columns.astype(np.float32)
     inner, inner_squares, log_none, hits, squares = np.split(sums, [1, 2, 3, 3 + len(EDGES)], axis=1)
     hits += at_ends[:, 1:] * ends[..., 1:]  # every mask contains the last bin, none the first

@@ -15,7 +15,7 @@ from seglab.losses.base import Loss
 def loss_and_gradient(
     loss: Loss, logits: Logits, target: Target, maps: Mapping[str, Tensor], valid: Valid | None = None
 ) -> tuple[PerImage, Tensor]:
-    """Return the loss of each image (b,), and the gradient of their sum with respect to the logits, >= float32."""
+    """Return the per-image loss (b,), and the gradient of its sum with respect to the logits, in at least float32."""
     z = (logits if logits.dtype == torch.float64 else logits.float()).detach().requires_grad_()
     losses = loss(z, target, valid, **maps)
     (gradient,) = torch.autograd.grad(losses.sum(), z)
