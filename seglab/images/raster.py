@@ -1,4 +1,4 @@
-"""What decoders give: one page of an image file, upright, and the checks that they share."""
+"""The output of all decoders, one upright page of an image file, and the checks that they share."""
 
 from typing import NamedTuple, TypeAlias
 
@@ -6,16 +6,16 @@ import numpy as np
 
 from seglab.contract import ContractError, require
 
-Page: TypeAlias = int | tuple[int, int | None]  # from 0; or, of volumes alone, an axis and the number of a slice
-MAX_PIXELS = 2**30  # OpenCV's own limit, too
+Page: TypeAlias = int | tuple[int, int | None]  # a number from 0; or, for volumes only, an axis and a slice number
+MAX_PIXELS = 2**30  # also OpenCV's own limit
 
 
 class Raster(NamedTuple):
-    """One page of a file as it is stored, upright.
+    """One page of a file as stored, but upright.
 
-    pixels: (h, w), or (h, w, bands) with red first; with a `palette` (k, 3) uint8 they are its indices (h, w).
-    alpha: (h, w) where a channel of that name is not opaque everywhere. lossy: compressed with loss. turned: the file
-    stores the picture turned or mirrored. no_data: the value of pixels without data, NaN included.
+    pixels: (h, w), or (h, w, bands) with red first; with a `palette` (k, 3) uint8, its indices (h, w).
+    alpha: (h, w), None if there is none or it is opaque everywhere. lossy: compressed with loss. turned: the file
+    stores the image rotated or mirrored. no_data: the value of pixels without data, which may be NaN.
     """
 
     pixels: np.ndarray
@@ -27,16 +27,16 @@ class Raster(NamedTuple):
     no_data: float | None = None
 
     def colors(self) -> np.ndarray:
-        """Give the pixels with the palette applied."""
+        """Return the pixels with the palette applied."""
         return self.pixels if self.palette is None else self.palette[self.pixels]
 
     def upright(self, orientation: int) -> "Raster":
-        """Turn and mirror the picture by its EXIF orientation, 1 to 8; 1 is upright, others are ignored."""
+        """Rotate and mirror the image by its EXIF orientation, 1 to 8; 1 is upright, and other values are ignored."""
         if orientation not in range(2, 9):
             return self
         down, right = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(orientation - 1) % 4]  # 5 to 8 are 1 to 4 transposed
 
-        def turn(array: np.ndarray) -> np.ndarray:  # a copy: torch takes no array of negative strides
+        def turn(array: np.ndarray) -> np.ndarray:  # a copy: torch rejects negative strides
             return np.ascontiguousarray((array.swapaxes(0, 1) if orientation >= 5 else array)[::down, ::right])
 
         alpha = None if self.alpha is None else turn(self.alpha)
@@ -44,19 +44,19 @@ class Raster(NamedTuple):
 
 
 def not_opaque(alpha: np.ndarray | None) -> np.ndarray | None:
-    """Give an alpha channel, None where it says nothing: opaque everywhere."""
+    """Return an alpha channel, or None if it is opaque everywhere."""
     opaque = alpha is None or (alpha == (np.iinfo(alpha.dtype).max if alpha.dtype.kind == "u" else 1)).all()
     return None if opaque else alpha
 
 
 def require_size(path: str, height: int, width: int) -> None:
-    """Refuse an image of more pixels than can be decoded, before memory is asked for."""
+    """Raise ContractError if an image has too many pixels to decode, before memory is allocated."""
     fits = 0 < height * width <= MAX_PIXELS
     require(fits, path, "1 to 2^30 pixels", f"{width}x{height} (width x height)", "cut it into parts")
 
 
 class SeveralPages(ContractError):
-    """A file of several `pages`, of which none is chosen."""
+    """Raised if a file has several `pages` and none is chosen."""
 
     def __init__(self, sentence: str, pages: int) -> None:
         super().__init__(sentence)
@@ -64,7 +64,7 @@ class SeveralPages(ContractError):
 
 
 def choose_page(path: str, pages: int, page: Page | None) -> int:
-    """Give the number of the page to read, from 0; a file of one page alone needs no choice."""
+    """Return the number of the page to read, from 0; a file with a single page needs no choice."""
     if pages == 1:
         return 0
     require(pages > 0, path, "an image", "none: the file is cut off", "copy it again")

@@ -1,4 +1,4 @@
-"""TIFF by tifffile: any number of bits and bands, and what its tags say about them."""
+"""Read and write TIFF with tifffile: any number of bits and bands, and the metadata in their tags."""
 
 import io
 import logging
@@ -12,18 +12,18 @@ import numpy as np
 from seglab.contract import require
 from seglab.images.raster import Page, Raster, choose_page, not_opaque, require_size
 
-MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first four bytes: either order of bytes, TIFF and BigTIFF
-ORIENTATION, GDAL_NO_DATA = 274, 42113  # tags: as in EXIF, and by which GDAL names the value of pixels without data
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first four bytes: either byte order, TIFF and BigTIFF
+ORIENTATION, GDAL_NO_DATA = 274, 42113  # tags: as in EXIF, and GDAL's value of pixels without data
 WHITE_IS_0, PALETTE, YCBCR = 0, 3, 6  # values of the tag PhotometricInterpretation; 1 is gray, 2 is RGB
 GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)  # pixel size, tie points, transformation, coordinates
-Tags = Sequence[tuple[int, int, int, Any, bool]]  # number, type, count, value, "of each page": as tifffile writes them
+Tags = Sequence[tuple[int, int, int, Any, bool]]  # code, dtype, count, value, writeonce: the extratags of tifffile
 
 
 def georeference(path: str) -> Tags:
-    """Give the GeoTIFF tags of a file's first page; none where there are none."""
+    """Return the GeoTIFF tags of a file's first page; an empty list if it has none or is not a TIFF."""
     import tifffile
 
-    with open(path, "rb") as file:  # asked of every predicted image, of which most are no TIFF
+    with open(path, "rb") as file:  # called for every predicted image, most of which are not TIFF
         if file.read(4) not in MAGIC:
             return []
     with tifffile.TiffFile(path) as tiff:
@@ -32,34 +32,34 @@ def georeference(path: str) -> Tags:
 
 
 def encode_tiff(pixels: np.ndarray, tags: Tags, palette: bytes = b"") -> bytes:
-    """Write a picture (h, w), of a palette of RGB triples if one is given, as a compressed TIFF with these tags."""
+    """Encode an image (h, w), with a palette of RGB triples if given, as a compressed TIFF with these tags."""
     import tifffile
 
     options: dict[str, Any] = {"photometric": "minisblack"}
     if palette:
         colors = np.zeros((256, 3), np.uint16)
         given = np.frombuffer(palette, np.uint8).reshape(-1, 3)
-        colors[: len(given)] = given * np.uint16(257)  # colors of a palette have 16 bits in a TIFF
+        colors[: len(given)] = given * np.uint16(257)  # TIFF palettes have 16 bits per color
         options = {"photometric": "palette", "colormap": np.ascontiguousarray(colors.T)}
     buffer = io.BytesIO()
-    # metadata=None: no description of the array's shape, which tifffile writes by itself.
+    # metadata=None: without the description of the array's shape that tifffile adds by default.
     tifffile.imwrite(buffer, pixels, compression="zlib", metadata=None, extratags=tags, **options)
     return buffer.getvalue()
 
 
 def decode_tiff(path: str, data: bytes, page: Page | None) -> Raster:
-    """Decode one page; unusual colors (CMYK, YCbCr, Lab) by OpenCV."""
+    """Decode one page; OpenCV decodes unusual color spaces (CMYK, YCbCr, Lab)."""
     import tifffile
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is damaged raises as well
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # damaged files raise as well
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         every: list[Any] = list(file.pages)
-        # Overviews (bit 0 of the subfile type) and transparency masks (bit 2) are no pages of their own.
+        # Overviews (bit 0 of the subfile type) and transparency masks (bit 2) do not count as pages.
         pages = [one for one in every if not int(one.subfiletype) & 5] or every
         chosen = pages[choose_page(path, len(pages), page)]
         require_size(path, chosen.imagelength, chosen.imagewidth)
         lossy, kind, bits = int(chosen.compression) in (6, 7), int(chosen.photometric), chosen.bitspersample
-        if kind > PALETTE and not (kind == YCBCR and lossy):  # tifffile makes RGB of the YCbCr of a JPEG alone
+        if kind > PALETTE and not (kind == YCBCR and lossy):  # tifffile converts YCbCr to RGB only in JPEG
             array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if len(pages) == 1 else None
             require(array is not None, path, "gray, RGB or a palette", chosen.photometric.name, "convert it")
             return Raster(np.ascontiguousarray(np.asarray(array)[..., 2::-1]), "TIFF", lossy=lossy)
@@ -68,12 +68,12 @@ def decode_tiff(path: str, data: bytes, page: Page | None) -> Raster:
         palette = alpha = None
         if kind == PALETTE:
             colors = chosen.colormap.T
-            palette = (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)  # some write 8 bits there
+            palette = (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)  # some writers use 8 bits
         elif bits < 8:
             array = array.astype(np.uint8) * (255 // (2**bits - 1))
         if kind == WHITE_IS_0 and array.dtype.kind == "u":
             array = array.dtype.type(255 if bits < 8 else 2**bits - 1) - array  # 12 bits come as uint16
-        if [int(one) for one in chosen.extrasamples] in ([1], [2]):  # what its writer calls alpha
+        if [int(one) for one in chosen.extrasamples] in ([1], [2]):  # declared as alpha
             array, alpha = array[..., :-1], not_opaque(array[..., -1])
         no_data = None
         with suppress(KeyError, ValueError):  # no such tag, or one that holds "None"
