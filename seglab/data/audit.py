@@ -1,4 +1,4 @@
-"""What a person must know about a data set before spending hours on it. Needs no torch."""
+"""Audit a dataset: facts, leaks between splits and examples, to check before training. Does not import torch."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ from seglab.images.labels import foreground_of, layers
 from seglab.images.resize import in_colors, inside, resize
 from seglab.plots import hatched, paint_classes
 
-PICTURE = 256  # pixels of the longer side of a picture
-SIDE = 16  # of a hash, in bits
-FEW_BITS = 16  # of the 256 bits of two hashes: fewer that differ make a pair a candidate
-ALIKE = 0.98  # correlation of two reduced images from which a candidate counts as a near-duplicate
+PICTURE = 256  # the longer side of a picture in pixels
+SIDE = 16  # height and width of a difference hash in bits
+FEW_BITS = 16  # a pair is a candidate if at most this many of the 256 bits differ
+ALIKE = 0.98  # a candidate is a near-duplicate if its reduced images correlate at least this much
 
 
 class Sample(NamedTuple):
-    """One image as it is stored, reduced for display, and as the model sees it: all uint8 (h, w, 3), but the last bool.
+    """One image as stored, reduced for display, and as the model sees it; uint8 (h, w, 3), but `seen_mask` is bool.
 
-    The stored mask has the colors of the classes, if there are several, and hatches what does not count.
+    The stored mask shows several classes in their colors, and hatches the pixels that do not count.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Audit:
-    """The facts as plain data, the split, the leaks as sentences, and what pictures are drawn from."""
+    """The facts as plain data, the split, the leaks as sentences, and the samples from which pictures are drawn."""
 
     facts: dict[str, Any]
     splits: Splits
@@ -51,7 +51,7 @@ class Audit:
 
 
 def audit(dataset: Dataset, samples: int = 12) -> Audit:
-    """Inspect every image and mask of a data set; unreadable ones are listed, not raised."""
+    """Inspect every image and mask of a dataset; unreadable ones are listed in the facts, not raised."""
     chosen = select_items(replace(dataset, on_bad_item="skip"))
     dataset, listed = chosen.dataset, chosen.listed
     good = [item for item in listed if not item.fault and not item.left_out]
@@ -59,7 +59,7 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
     results = {item.id: one for item, one in zip(good, inspected, strict=True)}
     faults = {item.id: item.fault for item in listed if item.fault}
     faults |= {name: one for name, one in results.items() if isinstance(one, str)}
-    # The split is drawn again without what cannot be decoded, as training does.
+    # Split again without the images that cannot be decoded, as training does.
     splits, out = divide(listed, faults, chosen.hashes, dataset, False)
     shown = [(split, item) for split in SPLITS for item in splits[split]]
     seen = [one for _, item in shown if isinstance(one := results[item.id], dict)]
@@ -72,7 +72,7 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
         "items": len(listed),
         "leaks": leaks,
         "unreadable": len(faults),
-        "unreadable_first": list(dict.fromkeys(faults.values()))[:5],  # the slices of a volume have one
+        "unreadable_first": list(dict.fromkeys(faults.values()))[:5],  # the slices of a volume share one
         "left_out": dict(Counter(item.left_out for item in listed if item.left_out)),
         "group_also_in_test": len(splits.conflicting),
         "range": dataset.range,
@@ -84,9 +84,9 @@ def audit(dataset: Dataset, samples: int = 12) -> Audit:
 
 
 def inspect(item: Item, dataset: Dataset) -> Facts | str:
-    """Measure one image and its mask as they are stored, or say why that is not possible.
+    """Return the facts of an image and its mask as stored, or the message of the error that makes them unusable.
 
-    Beside its `item_facts` the `areas` of its objects in pixels and a `hash` to find near-duplicates by.
+    Adds to `item_facts`: `turned`, `alpha`, the `areas` of the objects in pixels, and a `hash` to find near-duplicates.
     """
     try:
         stored = read_item(item, dataset)
@@ -95,7 +95,7 @@ def inspect(item: Item, dataset: Dataset) -> Facts | str:
         return str(error)
     try:
         raster = decode(item.files[0], item.page) if item.files else None
-    except ContractError:  # a format of somebody's own
+    except ContractError:  # a custom format that only the item's reader decodes
         raster = None
     facts["turned"], facts["alpha"] = bool(raster and raster.turned), raster is not None and raster.alpha is not None
     facts["areas"] = objects_in(item, stored.mask, dataset)[0]
@@ -104,9 +104,9 @@ def inspect(item: Item, dataset: Dataset) -> Facts | str:
 
 
 def summary(splits: dict[str, list[Facts]], dataset: Dataset) -> dict[str, Any]:
-    """Sum up the facts of all images as plain data."""
+    """Summarize the facts of all images as plain data."""
     seen = [one for some in splits.values() for one in some]
-    areas = np.concatenate([[], *(one["areas"] for one in seen)])  # [] for no images
+    areas = np.concatenate([[], *(one["areas"] for one in seen)])  # [] if there are no images
     every, task = np.array([one["foreground"] for one in seen]), dataset.task
     masks = [mask for one in seen for mask in one["masks"]]
     kinds = Counter(" ".join(filter(None, (mask["lossy"], mask["kind"]))) for mask in masks)
@@ -137,19 +137,19 @@ def summary(splits: dict[str, list[Facts]], dataset: Dataset) -> dict[str, Any]:
 
 
 def quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """Give the least, the quartiles and the greatest of some numbers; nothing of none."""
+    """Return the minimum, quartiles and maximum of some numbers; an empty dictionary if there are none."""
     names = ("min", "25%", "median", "75%", "max")
     return dict(zip(names, np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).tolist(), strict=True)) if len(values) else {}
 
 
 def image_hash(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reduce an image to 256 bits, whether brightness falls to the right (a difference hash), and to 64x64 pixels.
+    """Return the 256-bit difference hash of an image (whether brightness falls to the right) and its 64x64 pixels.
 
-    The pixels have mean 0 and length 1, so that a product of two is their correlation; all zeros for a flat image.
+    The pixels have mean 0 and norm 1, so that the product of two is their correlation; all zeros for a flat image.
     """
     gray = image if image.ndim == 2 else image.mean(axis=2)
     small = cv2.resize(gray.astype(np.float32), (4 * SIDE, 4 * SIDE), interpolation=cv2.INTER_AREA)
-    coarse = cv2.resize(small, (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA)  # 17 columns have 16 differences
+    coarse = cv2.resize(small, (SIDE + 1, SIDE), interpolation=cv2.INTER_AREA)  # 17 columns give 16 differences
     bits = np.packbits(coarse[:, 1:] < coarse[:, :-1])
     centered = small - small.mean()
     length = np.linalg.norm(centered)
@@ -157,19 +157,19 @@ def image_hash(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def near_duplicates(hashes: Sequence[tuple[np.ndarray, np.ndarray]], splits: Sequence[str]) -> list[tuple[int, int]]:
-    """List the pairs of images of different splits that look the same."""
+    """List the index pairs of images that look the same and lie in different splits."""
     bits, pixels = (np.array([one[k] for one in hashes]) for k in (0, 1))
     pairs = []
     for k in range(len(hashes) - 1):
         differ = np.unpackbits(bits[k + 1 :] ^ bits[k], axis=1).sum(1, dtype=np.uint16)
         for other in (k + 1 + np.flatnonzero(differ <= FEW_BITS)).tolist():
-            if splits[k] != splits[other] and pixels[k] @ pixels[other] >= ALIKE:  # costs most, hence last
+            if splits[k] != splits[other] and pixels[k] @ pixels[other] >= ALIKE:  # the most expensive test comes last
                 pairs.append((k, other))
     return pairs
 
 
 def picture(item: Item, dataset: Dataset) -> Sample:
-    """Give the picture of one item; where the model sees patches, of all of it."""
+    """Return the sample of one item; the whole image, even if the model sees patches."""
     image, mask, valid = read_item(item, dataset)
     image, task = view_image(image, replace(dataset, fit="patch", reduce=1)), dataset.task
     size = inside(mask.shape[:2], PICTURE, "pad")
@@ -187,6 +187,6 @@ def picture(item: Item, dataset: Dataset) -> Sample:
         item.id,
         resize(in_colors(convert(image, display)), *size),
         drawn,
-        in_colors(convert(seen, replace(display, range="full"))),  # `decode_item` has applied the range
+        in_colors(convert(seen, replace(display, range="full"))),  # `decode_item` has already applied the range
         foreground_of(seen_mask, task) > (127 if dataset.soft else 0),
     )

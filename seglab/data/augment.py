@@ -1,4 +1,4 @@
-"""Random changes to training images, functions of seed, epoch and index alone; here those of albumentations."""
+"""Random augmentation of training images, a function of seed, epoch and index only; here that of albumentations."""
 
 import copy
 import os
@@ -15,43 +15,43 @@ from torch import Tensor
 
 from seglab.contract import require
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or the import asks the network for a newer version
-# A misspelled argument only warns there, and the transform runs with its default.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise the import looks for a newer version online
+# albumentations only warns about a misspelled argument, and runs the transform with its default.
 warnings.filterwarnings("error", message=r"Argument\(s\) .* not valid for transform")
 
 NORMALIZED = "seglab normalizes on the device (dataset.mean, dataset.std); leave it out"
-REFUSED = dict.fromkeys(("Normalize", "ToFloat", "FromFloat"), NORMALIZED)  # what people end a chain with
+REFUSED = dict.fromkeys(("Normalize", "ToFloat", "FromFloat"), NORMALIZED)  # transforms with which chains often end
 REFUSED |= dict.fromkeys(("ToTensorV2", "ToTensor3D"), "seglab makes tensors itself; leave it out")
-Changed = tuple[Tensor, Tensor, Tensor | None]  # image, target and valid mask of a batch after a change
+Changed = tuple[Tensor, Tensor, Tensor | None]  # image, target and valid mask of an augmented batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """No change at all, and the base of all changes."""
+    """The base class of all augmentations, which itself changes nothing."""
 
     def __call__(
         self, image: Tensor, target: Tensor, valid: Tensor | None, seed: int, pairs: Sequence[tuple[int, int]]
     ) -> Changed:
-        """Change a batch at random.
+        """Augment a batch at random.
 
         Args:
             image: (b, c, h, w) uint8, or float32 from 0 to 255; may be changed in place.
             target: (b, k, h, w) uint8; `valid` is bool (b, 1, h, w), or None.
-            seed: together with its epoch and index (`pairs`) it decides what happens to a sample.
+            seed: with the (epoch, index) of each sample in `pairs`, it determines how the sample changes.
         """
         return image, target, valid
 
     def check(self, image: np.ndarray, mask: np.ndarray) -> None:
-        """Try what may not fit the images, however rarely it happens; a ContractError names it."""
+        """Raise ContractError if the augmentation, or a part that is rarely applied, does not fit the images."""
 
 
 def to_unit_range(image: np.ndarray) -> np.ndarray:
-    """Bring float32 from 0 to 255 to the range from 0 to 1, which all transforms take; bytes stay as they are."""
+    """Scale float32 from 0 .. 255 to 0 .. 1, which all transforms accept; uint8 is unchanged."""
     return image if image.dtype == np.uint8 else image.astype(np.float32) / 255
 
 
 def require_unchanged(who: str, image: np.ndarray, mask: np.ndarray, out: dict[str, Any]) -> None:
-    """Raise a ContractError unless a transform kept size, channels, type and range of an image and its mask."""
+    """Raise ContractError unless a transform kept the size, channels, type and range of an image and its mask."""
     found, truth = out["image"], out["mask"]
     expected, got = f"an image of {spell(image)} and a mask of {spell(mask)}", f"{spell(found)} and {spell(truth)}"
     shapes = (image.shape, image.shape[:2]) if image.shape[2:] == (1,) else (image.shape,)  # some drop a single channel
@@ -66,15 +66,15 @@ def require_unchanged(who: str, image: np.ndarray, mask: np.ndarray, out: dict[s
 
 
 def spell(array: Any) -> str:
-    """Write the shape and the type of an array or a tensor: 32x32x3 uint8."""
+    """Format the shape and the type of an array or a tensor, as in 32x32x3 uint8."""
     return f"{'x'.join(map(str, array.shape))} {str(array.dtype).removeprefix('torch.')}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chain(Augment):
-    """Any albumentations transforms, named in the yaml: `augment=chain augment.steps.flip.p=1`; on the CPU.
+    """Any albumentations transforms, named in the yaml (`augment=chain augment.steps.flip.p=1`), run on the CPU.
 
-    All draw from one generator per sample.
+    All transforms draw from one random generator per sample.
     """
 
     steps: dict[str, Any] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Chain(Augment):
     def __call__(
         self, image: Tensor, target: Tensor, valid: Tensor | None, seed: int, pairs: Sequence[tuple[int, int]]
     ) -> Changed:
-        # What counts goes through the same changes as the labels, as one more channel of them.
+        # The valid mask goes through the same changes as the labels, as one more channel of them.
         device, labels = image.device, target if valid is None else torch.cat((target, valid.to(target.dtype)), 1)
         images, masks = (x.permute(0, 2, 3, 1).cpu().numpy() for x in (image, labels))
         made = [self.one(one, mask, (seed, *key)) for one, mask, key in zip(images, masks, pairs, strict=True)]
@@ -107,9 +107,9 @@ class Chain(Augment):
         return changed, moved[:, :-1], moved[:, -1:].bool()
 
     def one(self, image: np.ndarray, mask: np.ndarray, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Change one image (h, w, c) and its labels (h, w, k)."""
-        # One shared state: Compose.set_random_seed would give each transform the same seed, so that a horizontal flip
-        # always came with a vertical one.
+        """Augment one image (h, w, c) and its labels (h, w, k)."""
+        # One shared state: Compose.set_random_seed would give each transform the same seed, and a horizontal flip would
+        # always come with a vertical one.
         generator = np.random.default_rng(key)
         self.chain.set_random_state(generator, random.Random(int(generator.integers(2**63))))
         given, labels = to_unit_range(image), mask[..., 0] if mask.shape[2] == 1 else mask
@@ -119,16 +119,16 @@ class Chain(Augment):
         return changed if image.dtype == np.uint8 else 255 * np.clip(changed, 0, 1), out["mask"].reshape(mask.shape)
 
     def check(self, image: np.ndarray, mask: np.ndarray) -> None:
-        """Try the chain once with every transform in it, however rare; a ContractError names those that do not fit."""
+        """Run every transform of the chain once, however rare; raises ContractError naming those that do not fit."""
         from albumentations import Compose
 
         given = to_unit_range(image)
         out, changing = {"image": given, "mask": mask}, []
-        for transform in copy.deepcopy(list(self.steps.values())):  # copies, of which p is set to 1
+        for transform in copy.deepcopy(list(self.steps.values())):  # copies, because p is set to 1
             name, transform.p, before = type(transform).__name__, 1.0, (spell(out["image"]), spell(out["mask"]))
             try:
                 out = Compose([transform], seed=0)(image=out["image"], mask=out["mask"])
-            except Exception as error:  # a transform that wants boxes or other pixels raises whatever comes first
+            except Exception as error:  # a transform that needs boxes or other pixels may raise anything
                 reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
                 require(False, f"augment: {name}", "a transform of an image and its mask", reason, "leave it out")
             changing += [name] if (spell(out["image"]), spell(out["mask"])) != before else []

@@ -1,8 +1,8 @@
-"""Random changes of a batch of images in torch, on the device where it lies.
+"""Random augmentation of a batch of images in torch, on the device that holds it.
 
 Each random number is a hash of the seed, the epoch, the sample's index and the name of the number, so that a sample
-changes in the same way in any batch, with any loss, and, up to rounding, on any device. The numbers of a sample are few
-and are drawn on the CPU, which then knows which samples change without asking the device.
+changes in the same way in any batch, with any loss and, up to rounding, on any device. A sample needs few numbers. They
+are drawn on the CPU, which then knows which samples change without waiting for the device.
 """
 
 import math
@@ -16,21 +16,21 @@ from torch.nn import functional as F
 from seglab.contract import require
 from seglab.data.augment import Augment, Changed
 
-GOLDEN = -1640531527  # 2^32 over the golden ratio, as int32: its multiples are far apart, and neighbors hash apart
+GOLDEN = -1640531527  # 2^32 / golden ratio as int32: its multiples are far apart, so neighbors hash apart
 
 NAMES = (
     *("flip_x", "flip_y", "turn", "quarter", "tone", "brightness", "contrast", "warp", "degrees", "zoom_x", "zoom_y"),
     *("shear_x", "shear_y", "bend", "bend_field", "gamma", "exponent", "noise", "noise_std", "noise_field"),
     *("blur", "sigma"),
-)  # the random numbers of a sample; each keeps its place, whatever the options
+)  # the random numbers of a sample; each has a fixed position, whatever the options
 
-BEND_SIGMA, BEND_STEP = 8.0, 4  # pixels: the Gaussian that smooths displacements, and between the numbers behind them
-BEND = 50 / (2 * math.pi**0.5 * BEND_SIGMA)  # pixels, 1.76: what that Gaussian leaves of normal numbers, times 50
+BEND_SIGMA, BEND_STEP = 8.0, 4  # pixels: sigma of the smoothing of displacements, spacing of their random grid
+BEND = 50 / (2 * math.pi**0.5 * BEND_SIGMA)  # pixels, 1.76: 50 times the deviation of normal noise after that smoothing
 
 
 def scramble(x: Tensor) -> Tensor:
-    """Hash int32 numbers in place (the last step of MurmurHash3); exact on every device."""
-    # A shift of a negative number brings in ones, which the mask clears; products wrap around.
+    """Hash int32 numbers in place (the finalizer of MurmurHash3); exact on every device."""
+    # Shifting a negative number right shifts in ones, which the mask clears; products wrap around.
     x ^= (x >> 16) & 0xFFFF
     x *= -2048144789
     x ^= (x >> 13) & 0x7FFFF
@@ -40,12 +40,12 @@ def scramble(x: Tensor) -> Tensor:
 
 
 def combine(state: Tensor, key: Tensor | int) -> Tensor:
-    """Hash a state together with a further key."""
+    """Combine a state and a key into a new hash."""
     return scramble(state + key * GOLDEN + 1)
 
 
 def normal(states: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal numbers (b, *shape) from a hash for each sample (b,), two from 32 bits by Box and Muller."""
+    """Return standard normal numbers (b, *shape) from one hash per sample (b,), two from 32 bits (Box-Muller)."""
     count = math.prod(shape)
     bits = combine(states[:, None], torch.arange(-(-count // 2), dtype=torch.int32, device=states.device))
     radius = ((bits & 0xFFFF).float() + 0.5).div_(65536).log_().mul_(-2).sqrt_()  # never the logarithm of 0
@@ -54,22 +54,22 @@ def normal(states: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Smooth x (b, c, h, w) with a Gaussian of each sigma (b,), renormalized at the border, as products of matrices."""
+    """Smooth x (b, c, h, w) with a Gaussian of each sigma (b,), renormalized at the border, by matrix products."""
     for length in x.shape[2:]:
         places = torch.arange(length, device=x.device)
         weights = torch.exp(-0.5 * ((places - places[:, None]) / sigma[:, None, None]) ** 2)
-        x = (x @ (weights / weights.sum(2, keepdim=True))[:, None].mT).mT  # along one axis, which then comes first
+        x = (x @ (weights / weights.sum(2, keepdim=True))[:, None].mT).mT  # smooths the last axis, then swaps the two
     return x
 
 
 def displacements(states: Tensor, height: int, width: int) -> Tensor:
-    """Smooth random displacements (b, 2, h, w) in pixels, of the same variance everywhere."""
+    """Return smooth random displacements (b, 2, h, w) in pixels, with the same variance everywhere."""
     grid = [-(-length // BEND_STEP) + 1 for length in (height, width)]
     field = normal(states, (2, *grid))
     for length, points in ((width, grid[1]), (height, grid[0])):
         places, nodes = (torch.arange(n, device=states.device) for n in (length, points))
         weights = torch.exp(-0.5 * ((places[:, None] - BEND_STEP * nodes) / BEND_SIGMA) ** 2)
-        field = (field @ F.normalize(weights).mT).mT  # rows of length 1 keep the variance, at the border too
+        field = (field @ F.normalize(weights).mT).mT  # rows of norm 1 keep the variance, also at the border
     return BEND * field
 
 
@@ -77,7 +77,7 @@ class Draws:
     """The random numbers of a batch by name, each (b,) on the CPU: hashes of seed, epoch, index and name."""
 
     def __init__(self, seed: int, pairs: Sequence[tuple[int, int]]) -> None:
-        # By int64, since a seed may have 32 bits: the conversion to int32 wraps around.
+        # Via int64, since a seed may have 32 bits: the conversion to int32 wraps around.
         epochs, indices = torch.tensor(list(pairs), dtype=torch.int64).reshape(-1, 2).to(torch.int32).T
         first = scramble(torch.tensor([seed], dtype=torch.int64).to(torch.int32))
         names = torch.arange(1, len(NAMES) + 1, dtype=torch.int32)
@@ -88,16 +88,16 @@ class Draws:
         return self.numbers[:, NAMES.index(name)]
 
     def state(self, name: str) -> Tensor:
-        """The hashes themselves, from which a field of numbers is drawn."""
+        """Return the hashes (b,) of a name, from which a field of random numbers can be drawn."""
         return self.states[:, NAMES.index(name)]
 
     def between(self, name: str, low: float, high: float) -> Tensor:
-        """Numbers from low to high."""
+        """Return numbers (b,) between low and high."""
         return low + (high - low) * self[name]
 
 
 def to_device(x: Tensor, like: Tensor) -> Tensor:
-    """A tensor on the device of another one; the host does not wait for it."""
+    """Move a tensor to the device of another one without blocking the host."""
     return x.to(like.device, non_blocking=True)
 
 
@@ -105,8 +105,8 @@ def to_device(x: Tensor, like: Tensor) -> Tensor:
 class Light(Augment):
     """Flips, quarter turns, and mild changes of brightness and contrast, which suit nearly every image.
 
-    flip, rotate90, tone: probabilities of each flip, of a random quarter turn, of a change of tone.
-    brightness, contrast: largest changes, as fractions of the full range.
+    flip, rotate90, tone: probabilities of each flip, a random quarter turn, and a change of brightness and contrast.
+    brightness, contrast: largest shift, as a fraction of the full range, and largest relative change of contrast.
     """
 
     flip: float = 0.5
@@ -128,24 +128,24 @@ class Light(Augment):
         return self.change(self.turn(image, draws), self.turn(target, draws), valid, draws)
 
     def turn(self, x: Tensor, draws: Draws) -> Tensor:
-        """Flip and turn each of a batch (b, c, h, w), exactly; a quarter turn is a transposition and a flip."""
+        """Flip and rotate each image of a batch (b, c, h, w) exactly; a quarter turn is a transposition and a flip."""
         quarter = torch.where(draws["turn"] < self.rotate90, (4 * draws["quarter"]).long(), 0)
         across, along = draws["flip_x"] < self.flip, draws["flip_y"] < self.flip
         odd = quarter % 2 == 1
-        across, along = torch.where(odd, along, across), torch.where(odd, across, along)  # flips precede the turn
+        across, along = torch.where(odd, along, across), torch.where(odd, across, along)  # flips come before the turn
         across, along = across ^ (quarter >= 2), along ^ ((quarter == 1) | (quarter == 2))
-        # Few calls, each of which costs a GPU more than the bytes of a batch.
+        # As few calls as possible: on a GPU, each costs more than processing the bytes of a batch.
         odd, along, across = to_device(torch.stack((odd, along, across)), x)[..., None, None, None]
         x = torch.where(odd, x.mT, x)  # images are square
         x = torch.where(along, x.flip(2), x)
         return torch.where(across, x.flip(3), x).contiguous(memory_format=torch.channels_last)
 
     def change(self, image: Tensor, target: Tensor, valid: Tensor | None, draws: Draws) -> Changed:
-        """Change what is left after turning; the image becomes float32 from 0 to 255 if any tone may change."""
+        """Apply all changes except flips and turns; the image becomes float32 from 0 to 255 if `tone` is above 0."""
         return (self.adjust_tone(image, draws) if self.tone > 0 else image), target, valid
 
     def adjust_tone(self, image: Tensor, draws: Draws) -> Tensor:
-        """Give each image its contrast and brightness."""
+        """Change the contrast and brightness of the images drawn for it."""
         active = draws["tone"] < self.tone
         alpha = torch.where(active, draws.between("contrast", 1 - self.contrast, 1 + self.contrast), 1.0)
         beta = torch.where(active, draws.between("brightness", -self.brightness, self.brightness), 0.0)
@@ -155,10 +155,10 @@ class Light(Augment):
 
 @dataclass(frozen=True, kw_only=True)
 class Strong(Light):
-    """Light, and rotation, zoom, shear, elastic deformation, gamma, noise and blur.
+    """Light, plus rotation, zoom, shear, elastic deformation, gamma, noise and blur.
 
     warp, bend, gamma, noise, blur: probabilities. degrees, zoom, shear: largest rotation in degrees, relative change
-    of scale, and shear in degrees. What comes from outside of an image is black, background, and not valid.
+    of scale, and shear in degrees. Pixels from outside the image are black, background, and not valid.
     """
 
     warp: float = 0.5
@@ -173,12 +173,12 @@ class Strong(Light):
     def change(self, image: Tensor, target: Tensor, valid: Tensor | None, draws: Draws) -> Changed:
         image = self.adjust_tone(image, draws)
         self.on_some(image, draws, "gamma", self.adjust_gamma)
-        if valid is None and (self.warp or self.bend):  # in every batch, or torch.compile would meet two kinds of them
+        if valid is None and (self.warp or self.bend):  # in every batch, or torch.compile would see both kinds
             valid = torch.ones_like(target[:, :1], dtype=torch.bool)
         moved = ((draws["warp"] < self.warp) | (draws["bend"] < self.bend)).nonzero()[:, 0]
         if len(moved):
             grid, rows = self.grid(draws, moved, image), to_device(moved, image)
-            image[rows] = F.grid_sample(image[rows], grid, align_corners=False)  # black from outside
+            image[rows] = F.grid_sample(image[rows], grid, align_corners=False)  # black outside the image
             target = warp_labels(target, rows, grid)
             valid = None if valid is None else warp_labels(valid, rows, grid)
         self.on_some(image, draws, "noise", self.add_noise)
@@ -186,14 +186,14 @@ class Strong(Light):
         return image, target, valid
 
     def on_some(self, image: Tensor, draws: Draws, name: str, work: Callable[[Tensor, Draws, Tensor], Tensor]) -> None:
-        """Let `work` change the images that the draw of a name chooses, in place."""
+        """Apply `work` in place to the images that the draw of a name selects."""
         chosen = (draws[name] < getattr(self, name)).nonzero()[:, 0]
         if len(chosen):
             rows = to_device(chosen, image)
             image[rows] = work(image[rows], draws, chosen)
 
     def grid(self, draws: Draws, rows: Tensor, image: Tensor) -> Tensor:
-        """Where each pixel of some samples comes from, for grid_sample: the affine and the elastic map composed."""
+        """Return the source of each pixel of some samples for grid_sample: the affine and the elastic map composed."""
         warped, bent = (draws["warp"] < self.warp)[rows], (draws["bend"] < self.bend)[rows]
         height, width = image.shape[2:]
         back = torch.linalg.inv(self.matrices(draws)[rows])
@@ -209,7 +209,7 @@ class Strong(Light):
         return torch.stack((source[:, 0] * (2 / width), source[:, 1] * (2 / height)), -1)  # -1 and 1 are the edges
 
     def matrices(self, draws: Draws) -> Tensor:
-        """The affine maps (b, 2, 2): scaled along each axis, sheared, rotated."""
+        """Return the affine maps (b, 2, 2), which scale along each axis, shear, then rotate."""
         limit = math.radians(self.degrees)
         angle = draws.between("degrees", -limit, limit)
         x, y = (torch.tan(draws.between(f"shear_{axis}", -1, 1) * math.radians(self.shear)) for axis in "xy")
@@ -220,22 +220,22 @@ class Strong(Light):
         return turn @ shear @ torch.diag_embed(torch.stack((wide, tall), -1))
 
     def adjust_gamma(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
-        """Raise the tones to a power of 0.8 to 1.2."""
+        """Raise the intensities, as fractions of the full range, to a power of 0.8 to 1.2."""
         exponent = to_device(draws.between("exponent", 0.8, 1.2)[rows], image).view(-1, 1, 1, 1)
         return (image / 255).pow_(exponent).mul_(255)
 
     def add_noise(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
-        """Add normal noise of 1 to 5 % of the full range."""
+        """Add normal noise with a standard deviation of 1 to 5 % of the full range."""
         std = 255 * to_device(draws.between("noise_std", 0.01, 0.05)[rows], image).view(-1, 1, 1, 1)
         field = normal(to_device(draws.state("noise_field")[rows], image), tuple(image.shape[1:]))
         return image.add_(field.mul_(std)).clamp_(0, 255)
 
     def add_blur(self, image: Tensor, draws: Draws, rows: Tensor) -> Tensor:
-        """Smooth with a Gaussian of 0.5 to 3 pixels."""
+        """Blur with a Gaussian of sigma 0.5 to 3 pixels."""
         return gaussian_blur(image, to_device(draws.between("sigma", 0.5, 3.0)[rows], image))
 
 
 def warp_labels(labels: Tensor, rows: Tensor, grid: Tensor) -> Tensor:
-    """Warp the labels of some samples, each pixel to the nearest; what comes from outside is 0."""
+    """Warp the labels of some samples with nearest-neighbor sampling; pixels from outside the image are 0."""
     moved = F.grid_sample(labels[rows].float(), grid, mode="nearest", align_corners=False)
     return labels.index_copy(0, rows, moved.to(labels.dtype))

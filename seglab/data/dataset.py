@@ -1,4 +1,4 @@
-"""A data set: labeled images that are listed without being decoded, and how each one is read."""
+"""The base class of datasets, which list labeled images without decoding them and know how to read each one."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,27 +13,27 @@ from seglab.images.labels import Seen
 from seglab.images.raster import Page
 from seglab.images.resize import FITS
 
-Reader = Callable[[], np.ndarray]  # picklable: a `functools.partial` of a function of some module
-NO_PIXELS: Reader = partial(np.zeros, (1, 1), np.uint8)  # stands for the pixels of an item that has a fault
-Facts = dict[str, Any]  # what a decoded item says about itself, as plain data: see `item_facts`
-VERSION = 5  # of the code that decodes: a change that moves pixels must raise it, or caches keep the old ones
-IDENTITY = 3  # stays: a run must find its data again after a change of the code, whatever caches are made anew
+Reader = Callable[[], np.ndarray]  # picklable: a `functools.partial` of a module-level function
+NO_PIXELS: Reader = partial(np.zeros, (1, 1), np.uint8)  # placeholder for the pixels of an item with a fault
+Facts = dict[str, Any]  # facts about a decoded item as plain data, see `item_facts`
+VERSION = 5  # of the decoding code: any change that alters pixels must raise it, or caches keep the old ones
+IDENTITY = 3  # never changes: a run must recognize its data after a change of the code, even if caches are rebuilt
 
 NOT_READING = {"root", "mean", "std", "val_fraction", "test_fraction", "split_seed", "split_file", "on_bad_item"}
 NOT_READING |= {"cache_dir", "cache_gb", "positive_fraction", "patches_per_image", "stratify", "folds", "fold"}
-"""Fields of a data set that change no pixel."""
+"""The options of a dataset that do not affect pixels."""
 
-AFTER_CUTTING = {"size", "fit", "channels", "bits", "range"}  # fields that change no pixel of what patches are cut from
+AFTER_CUTTING = {"size", "fit", "channels", "bits", "range"}  # options that do not affect what patches are cut from
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The pixels of an item that samples are made of: as the model sees them, or, for patches, in their own size.
+    """The pixels of an item from which samples are made: as the model sees them or, for patches, in native size.
 
-    `seen()` gives the image (h, w) or (h, w, c), the mask as labels.py says of its task, with 0 where a pixel has no
-    label, and which pixels count; none of them is to be changed. `shape` is (h, w); `foreground` and `classes` are
-    fractions of the valid pixels: of all foreground, and of each class. `points` (k, 2) are some pixels of the
-    foreground, as row and column, for patches alone. `facts` are of the item in its own size.
+    `seen()` returns the image (h, w) or (h, w, c), the mask as described in labels.py, with 0 for pixels without a
+    label, and the valid pixels; none may be changed in place. `shape` is (h, w). `foreground` and `classes` are the
+    fractions of the valid pixels that are foreground and of each class. `points` (k, 2) are some foreground pixels as
+    row and column, for patches only. `facts` describe the item in its native size.
     """
 
     seen: Callable[[], Seen]
@@ -46,16 +46,16 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Item:
-    """One image and its mask, as two functions that decode them when somebody needs the pixels.
+    """One image and its mask, as two functions that decode them on demand.
 
-    `image()` gives (h, w) or (h, w, bands), red first, uint8, uint16 or float32 with NaN where there are no data;
-    `mask()` gives what labels.py says of the data set's task. `group` is whatever must not be divided by a split
-    (patient, scene). `split` is the split that the data set itself puts this image in, or "". `files` are the source
-    files, of which fingerprints are made, the image first; `mask_files` are those of them that hold nothing but the
-    mask, on their `page`; `labels` is what else decides the mask (rows of a table). `fault` says why an image that
-    should be there cannot be used, `left_out` why one is left out on purpose; "" for a good one. `objects()` gives the
-    mask's objects by their numbers (h, w) from 1, 0 elsewhere, where the data set distinguishes them; None where they
-    are whatever is connected. `decoded` are the same pixels where somebody has decoded them already.
+    `image()` returns (h, w) or (h, w, bands), red first: uint8, uint16, or float32 with NaN for no data. `mask()`
+    returns a mask for the dataset's task, see labels.py. `group` is what a split must not divide (a patient, a scene).
+    `split` is the split to which the dataset itself assigns the image, or "". `files` are the source files, which enter
+    the fingerprint, the image first. `mask_files` are those that contain only the mask; `page` is the page read from
+    them. `labels` is everything else that determines the mask (rows of a table). `fault` says why an expected image is
+    unusable, `left_out` why one is excluded on purpose; both are "" for a usable image. `objects()` returns the objects
+    of the mask by number (h, w), from 1, with 0 elsewhere; None if the dataset does not distinguish objects, which are
+    then connected components. `decoded` holds the same pixels if they have been decoded already.
     """
 
     id: str
@@ -75,30 +75,30 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What all data sets have in common: the options of reading and splitting. A data set adds its own and `items()`.
+    """Base class of all datasets, with the options of reading and splitting. A subclass adds its own and `items()`.
 
     size: side in pixels of the square that the model sees.
-    fit: `resize` stretches the image to the square, `pad` keeps its proportions on black, `patch` keeps its pixels:
-    training draws squares of `size` from it, validation tiles it with them, and the test is of the whole image.
-    reduce: shrink the image by this whole factor before all that.
-    positive_fraction: fraction of the patches of an image with foreground that are drawn around a pixel of it; the
-    others are drawn anywhere. patches_per_image: patches drawn from each image in an epoch.
-    channels: 3 (RGB; a gray image is repeated), 1 (gray), or as many bands as the files have. bits: 8 or 16 of each:
-    8 keeps 256 steps of the range.
-    range: the values that stand for black and white: `[low, high]`; `full`, those that the file's bits can hold (0 and
-    1 for fractions); `auto`, full for 8 bits, and for more from 0 (or the least) to the largest value of the training
-    images, rounded up to a power of two. One range for all images.
+    fit: `resize` stretches the image to the square, `pad` keeps its aspect ratio and pads with black, `patch` keeps its
+    pixels: training draws random squares of `size`, validation uses tiles of `size`, and the test uses the whole image.
+    reduce: integer factor by which the image is shrunk before everything else.
+    positive_fraction: fraction of the patches of an image with foreground that are drawn around a foreground pixel; the
+    others are drawn anywhere. patches_per_image: number of patches drawn from each image per epoch.
+    channels: 3 (RGB; gray is repeated), 1 (gray), or the number of bands of the files. bits: 8 or 16 per channel; 8
+    keeps 256 steps of the range.
+    range: the values of black and white: `[low, high]`; `full`, the limits of the file's type (0 and 1 for floats);
+    `auto`, which is `full` for 8 bits, and for more from 0 (or the minimum, if negative) to the maximum of the training
+    images, rounded up to powers of two. All images share one range.
     coverage: fraction of a resized pixel that must be foreground for it to count as such; low values keep thin objects.
-    soft: keep that fraction itself as the target (float32) instead of cutting it at `coverage`.
-    mean, std: normalization per channel (or one for all) in units of the full range 0..1, done on the device; `auto`:
-    those of the training pixels that count, per channel.
-    val_fraction, test_fraction: fraction of the training images (of all images) set aside where the data set has no
-    such split. split_seed: fixes that choice, apart from the training's seed. stratify: draw images with and without
-    foreground apart, so that each split has some. folds, fold: test on one (from 0) of so many parts of all images,
-    divided by group, with equal numbers of images with foreground; 1 keeps the data set's splits. split_file: a frozen
-    split (JSON, or lists train.txt, val.txt and test.txt), which goes before all this.
+    soft: use that fraction itself as the target (float32) instead of thresholding it at `coverage`.
+    mean, std: normalization per channel (or one for all) in units of the full range 0..1, applied on the device; `auto`
+    computes them from the valid training pixels, per channel.
+    val_fraction, test_fraction: fractions of the training images and of all images to set aside if the dataset has no
+    such split. split_seed: seed of that choice, independent of the training seed. stratify: split images with and
+    without foreground separately, so that each split has some. folds, fold: test on one (from 0) of `folds` parts of
+    all images, divided by group, with equal numbers of images with foreground; 1 keeps the dataset's splits.
+    split_file: a fixed split (JSON, or train.txt, val.txt and test.txt), which takes precedence over all of these.
     on_bad_item: `raise` stops at an image that cannot be read; `skip` leaves it out and counts it.
-    cache_dir: folder for decoded images, null for none. cache_gb: bound for all that lies in that folder.
+    cache_dir: folder for decoded images, None for no cache. cache_gb: size limit of that folder in GB.
     """
 
     size: int = 256
@@ -124,15 +124,15 @@ class Dataset:
     cache_dir: str | None = "outputs/cache"
     cache_gb: float = 20.0
     computed: ClassVar[bool] = False
-    """Whether the options alone decide every pixel, so that runs in one process may share what is computed."""
+    """Whether the options alone determine every pixel, so that runs in one process can share the decoded images."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, list | Mapping):  # of a yaml, which cannot be hashed
+            if isinstance(value, list | Mapping):  # from yaml, not hashable
                 object.__setattr__(self, field.name, tuple(value.items() if isinstance(value, Mapping) else value))
         one_of("dataset", self, fit=FITS, bits=(8, 16), on_bad_item=("raise", "skip"))
-        if not isinstance(self.range, str):  # [0, 255] and [0.0, 255.0] name one cache
+        if not isinstance(self.range, str):  # [0, 255] and [0.0, 255.0] are one cache
             object.__setattr__(self, "range", tuple(float(limit) for limit in self.range))
         two = not isinstance(self.range, str) and len(self.range) == 2 and self.range[0] < self.range[1]
         require(two or self.range in ("auto", "full"), "dataset", "range of auto, full or [low, high]", self.range)
@@ -146,47 +146,47 @@ class Dataset:
 
     @property
     def task(self) -> Task:
-        """What the masks mean: binary, unless a data set says otherwise."""
+        """The meaning of the masks: binary, unless a dataset overrides it."""
         return Task()
 
     @property
     def raw(self) -> dict[str, Any] | None:
-        """The configuration of the data set that a folder of decoded images was made from; None of all others."""
+        """The configuration of the dataset from which a folder of decoded images was made; None for other datasets."""
         return None
 
     def training_seed(self, seed: int) -> int:
-        """The seed of weights, order and augmentation, for every loss: each fold is a training of its own."""
-        return (seed + 1_000_003 * self.fold) % 2**32  # no two folds have one for seeds below a million
+        """Return the seed of weights, order and augmentation, the same for every loss; each fold has its own."""
+        return (seed + 1_000_003 * self.fold) % 2**32  # distinct for all folds and all seeds below a million
 
     def items(self) -> list[Item]:
         """List every labeled image without decoding any."""
         raise NotImplementedError
 
     def decode(self, path: str, page: int | None = None) -> np.ndarray:
-        """Decode an image file without a label, or a page of it, as the data set reads its own, see `read_image`."""
+        """Decode an image file without a label, or a page of it, as the dataset reads its own; see `read_image`."""
         return read_image(path, page)
 
     def region(self, path: str) -> tuple[slice, slice] | None:
-        """Give the rows and columns of an image file that the model sees, None for all of it."""
+        """Return the rows and columns of an image file that the model sees; None for all of it."""
         return None
 
     def file_warnings(self, items: Sequence[Item]) -> list[str]:
-        """Say in sentences what looks wrong about the files of all items, none of which has been decoded."""
+        """Return warnings about the files of all items, none of which has been decoded."""
         return []
 
     def mask_warnings(self, masks: Sequence[Facts]) -> list[str]:
-        """Say in sentences what looks wrong about mask files, given their `mask_facts`."""
+        """Return warnings about mask files, given their `mask_facts`."""
         return []
 
     def reading_options(self, version: int = VERSION) -> str:
-        """Write down all that decides the decoded pixels, and so the name of a cache: kind of data set and options."""
+        """Return the class and options that determine the decoded pixels, and so the name of a cache, as text."""
         ignored = NOT_READING | (AFTER_CUTTING if self.fit == "patch" else set())
         options = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ignored}
         return f"{version} {type(self).__name__} {sorted(options.items())}"
 
 
 def one_of(who: str, chosen: object, **choices: tuple) -> None:
-    """Require each named attribute of `chosen` to be one of its choices."""
+    """Raise ContractError unless each named attribute of `chosen` is one of its choices."""
     for name, allowed in choices.items():
         value = getattr(chosen, name)
         require(value in allowed, who, f"{name} to be one of {', '.join(map(str, allowed))}", value)

@@ -1,4 +1,4 @@
-"""Items decoded: images and masks as the model sees them, or in their own size, and their objects."""
+"""Decode items: images and masks as the model sees them or in native size, and their objects."""
 
 import hashlib
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from seglab.data.facts import item_facts
 from seglab.images.labels import Seen, fractions, layers, valid_pixels, without_ignored
 from seglab.images.resize import fit, require_bands, resize, to_bits, to_channels, to_full_range, to_mask
 
-POINTS = 64  # foreground pixels remembered of each image, for patches to be drawn around
+POINTS = 64  # number of foreground pixels kept per image, around which patches are drawn
 
 
 def read_item(item: Item, dataset: Dataset) -> Seen:
-    """Decode one item as it is stored; raises a ContractError that names it."""
+    """Decode one item as stored; raises ContractError, naming it, if image and mask do not fit."""
     image, mask = item.image(), item.mask()
     require_bands(f"image {item.id}", image, dataset.channels)
     who, expected = f"image {item.id}", f"a mask of its own size {image.shape[1]}x{image.shape[0]} (width x height)"
@@ -28,48 +28,48 @@ def read_item(item: Item, dataset: Dataset) -> Seen:
 
 
 def decode_item(item: Item, dataset: Dataset) -> Seen:
-    """Decode one item: its image by `view_image`, its mask by `view_mask`, what counts by `view_valid`."""
+    """Decode one item as the model sees it, see `view_image`, `view_mask` and `view_valid`."""
     return view(read_item(item, dataset), dataset)
 
 
 def decode_native(item: Item, dataset: Dataset) -> Seen:
-    """Decode one item in its own size, less `dataset.reduce`, as patches are cut from it."""
+    """Decode one item in native size, reduced by `dataset.reduce`, from which patches are cut."""
     return decode_item(item, replace(dataset, fit="patch"))
 
 
 def view(stored: Seen, dataset: Dataset) -> Seen:
-    """Bring an item to what the model sees, or what patches are cut from."""
+    """Convert a stored item to what the model sees or, for patches, to what they are cut from."""
     image, mask, valid = stored
     seen = view_valid(valid, mask.shape, dataset)
     return Seen(view_image(image, dataset), without_ignored(view_mask(mask, valid, dataset), seen), seen)
 
 
 def view_image(image: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Bring an image to what the model sees: (size, size, channels); for patches only shrink it by `reduce`."""
-    if image.dtype.kind == "f":  # no data is black, or one such pixel would spoil all that are resized from it
+    """Convert an image to what the model sees, (size, size, channels); for patches, only shrink it by `reduce`."""
+    if image.dtype.kind == "f":  # no data becomes black: resizing would spread NaN to other pixels
         image = np.nan_to_num(image, nan=0.0 if isinstance(dataset.range, str) else dataset.range[0])
     image = resize(image, *reduced(image.shape, dataset))
     if dataset.fit == "patch":
         return image
     fitted = fit(convert(image, dataset), dataset.size, dataset.fit)
-    return fitted.reshape(dataset.size, dataset.size, -1)  # OpenCV drops the axis of a single channel
+    return fitted.reshape(dataset.size, dataset.size, -1)  # OpenCV drops a single-channel axis
 
 
 def view_valid(valid: np.ndarray | None, shape: tuple[int, ...], dataset: Dataset) -> np.ndarray | None:
-    """Bring the marks of what counts to what the model sees: half of a pixel's area, and no padding; None for all."""
+    """Resize the valid mask: True where at least half of a pixel is valid, False in padding; None if all are valid."""
     height, width = reduced(shape, dataset)
     if valid is None and (dataset.fit != "pad" or height == width):
         return None
     part = np.ones(shape[:2], np.float32) if valid is None else valid.astype(np.float32)  # `fit` pads it with 0
-    part = (resize(part, height, width) >= 0.5).astype(np.float32)  # as it is stored, see `view_mask`
+    part = (resize(part, height, width) >= 0.5).astype(np.float32)  # thresholded once here, as in `view_mask`
     seen = (part if dataset.fit == "patch" else fit(part, dataset.size, dataset.fit)) >= 0.5
     return None if seen.all() else seen
 
 
 def view_mask(mask: np.ndarray, valid: np.ndarray | None, dataset: Dataset) -> np.ndarray:
-    """Bring a mask without ignored pixels to what the model sees, as `encode` has it; (size, size) or (size, size, k).
+    """Convert a mask without ignored pixels to what the model sees, (size, size) or (size, size, k), see `encode`.
 
-    For patches it is only shrunk by `reduce`: whole numbers, or float32 fractions where the file or `soft` says so.
+    For patches, only shrink it by `reduce`: integers, or float32 fractions if the file has them or `soft` is set.
     """
     if dataset.reduce > 1:
         height, width = reduced(mask.shape, dataset)
@@ -83,17 +83,17 @@ def view_mask(mask: np.ndarray, valid: np.ndarray | None, dataset: Dataset) -> n
 def warp_mask(
     mask: np.ndarray, valid: np.ndarray | None, warp: Callable[[np.ndarray], np.ndarray], dataset: Dataset
 ) -> np.ndarray:
-    """Resize a mask by the share that each class has of the valid part of a pixel.
+    """Resize a mask by the fraction that each class covers of the valid part of a pixel.
 
-    A class has a pixel from `coverage` on; of classes that exclude each other, it is the largest of those that together
-    have so much.
+    A pixel belongs to a class that covers at least `coverage` of it. Mutually exclusive classes must together cover
+    that much, and the pixel belongs to the largest of them.
     """
     exclusive, every, whole = dataset.task.kind == "multiclass", layers(mask, dataset.task), np.float32(1)
     every = every[1:] if exclusive else every  # without the background
     shares = [warp(layer.astype(np.float32)) for layer in every]
     if valid is not None:
         whole = np.maximum(warp(valid.astype(np.float32)), 1e-6)
-        # Nothing where less than half counts: `view` clears that, and what keep_one kept there would be lost.
+        # Zero where less than half is valid: `view` clears such pixels, and keep_one must not choose one of them.
         shares = [np.where(whole >= 0.5, share, 0) for share in shares]
     if exclusive:
         total, largest = np.sum(shares, axis=0) / whole, np.argmax(shares, axis=0)
@@ -109,11 +109,11 @@ def warp_mask(
 
 
 def keep_one(fraction: np.ndarray, some: bool, dataset: Dataset) -> np.ndarray:
-    """Let the pixel with most foreground count as such where the mask had some and shrinking it would leave none.
+    """Mark, in place, the pixel with most foreground as foreground if shrinking a mask with some would leave none.
 
-    The image would otherwise be scored as an empty one: right if nothing is found in it.
+    Otherwise the image would be scored as an empty one, for which finding nothing is right.
     """
-    least = 0.5 if dataset.soft else dataset.coverage  # soft targets count as foreground from a half on
+    least = 0.5 if dataset.soft else dataset.coverage  # soft targets count as foreground from 0.5
     place = fraction.argmax()
     if some and 0 < fraction.flat[place] < least:
         fraction.flat[place] = least
@@ -121,24 +121,24 @@ def keep_one(fraction: np.ndarray, some: bool, dataset: Dataset) -> np.ndarray:
 
 
 def reduced(shape: tuple[int, ...], dataset: Dataset) -> tuple[int, int]:
-    """Give the height and width of an image after `dataset.reduce`."""
+    """Return the height and width of an image after `dataset.reduce`."""
     return max(1, shape[0] // dataset.reduce), max(1, shape[1] // dataset.reduce)
 
 
 def convert(image: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Give an image the range, channels and bits of the data set: (h, w, channels)."""
+    """Convert an image to the range, bits and channels of the dataset: (h, w, channels)."""
     return to_channels(to_bits(to_full_range(image, dataset.range), dataset.bits), dataset.channels)
 
 
 def encode(fraction: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Write a mask as it is kept: uint8 of 0 and 1, of class numbers, or of 0 to 255 where `dataset.soft`."""
+    """Convert a mask to its stored form: uint8 of 0 and 1, of class numbers, or of 0 to 255 if `dataset.soft`."""
     if dataset.task.kind == "multiclass":
         return fraction.astype(np.uint8)
     return np.rint(fraction * 255.0).astype(np.uint8) if dataset.soft else to_mask(fraction, dataset.coverage)
 
 
 def native_objects(item: Item, dataset: Dataset) -> np.ndarray:
-    """Number an item's objects (h, w) in its own size, less `dataset.reduce`; only where it has `objects`."""
+    """Number an item's objects (h, w) in native size, reduced by `dataset.reduce`; the item must have `objects`."""
     assert item.objects is not None
     labels = item.objects()
     height, width = reduced(labels.shape, dataset)
@@ -146,16 +146,16 @@ def native_objects(item: Item, dataset: Dataset) -> np.ndarray:
 
 
 def objects_of(item: Item, dataset: Dataset) -> np.ndarray:
-    """Number an item's objects as the model's mask is scored: (size, size), or in their own size where it has patches.
+    """Number an item's objects at the size at which masks are scored: (size, size), or native size for patches.
 
-    A pixel that the mask leaves to the background may bear a number: that is for the caller to leave out.
+    A pixel may have a number although it is background in the mask; the caller must leave such pixels out.
     """
     native, whole = native_objects(item, dataset), dataset.fit == "patch"
     return native if whole else warp_instances(native, lambda one: fit(one, dataset.size, dataset.fit))
 
 
 def warp_instances(labels: np.ndarray, warp: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Resize or cut a map of numbered objects; a pixel belongs to the object of which it shows most."""
+    """Resize or crop a map of numbered objects; each pixel belongs to the object that covers most of it."""
     most = warp(np.zeros(labels.shape, np.float32))
     numbers = np.zeros(most.shape, labels.dtype)
     for number in range(1, int(labels.max()) + 1):
@@ -166,20 +166,20 @@ def warp_instances(labels: np.ndarray, warp: Callable[[np.ndarray], np.ndarray])
 
 
 def raise_unless_skipped(error: ContractError, dataset: Dataset) -> None:
-    """Raise an item's error with the remedy, unless such items are to be left out."""
+    """Raise an item's error, with the option that skips it, unless such items are to be skipped."""
     if dataset.on_bad_item == "raise":
         raise ContractError(f"{error}; dataset.on_bad_item=skip leaves such images out") from None
 
 
 def decode_once(item: Item, dataset: Dataset, in_memory: bool = True) -> Item:
-    """Decode one item, or say why it is left out; its pixels are kept in memory, or decoded again at every use.
+    """Decode one item, or note why it is left out; its pixels are kept in memory or decoded again at every use.
 
-    Raises the item's ContractError, unless `dataset.on_bad_item` is `skip`.
+    Raises the item's ContractError unless `dataset.on_bad_item` is `skip`.
     """
     try:
         stored = read_item(item, dataset)
         facts, seen = item_facts(item, stored, dataset), view(stored, dataset)
-        some = seen.valid is None or bool(seen.valid.any())  # scribbles may cover less than half of each
+        some = seen.valid is None or bool(seen.valid.any())  # scribbles may cover less than half of every pixel
         remedy = "a larger dataset.size, a smaller dataset.reduce or dataset.fit=patch keeps them"
         require(some, f"image {item.id}", "a pixel of which half counts after resizing", "none", remedy)
     except ContractError as error:
@@ -191,16 +191,16 @@ def decode_once(item: Item, dataset: Dataset, in_memory: bool = True) -> Item:
 
 
 def measure(name: str, seen: Seen, dataset: Dataset) -> tuple[float, tuple[float, ...], np.ndarray]:
-    """Give what fraction of the pixels that count is foreground, and each class; for patches also some of its pixels.
+    """Return the fractions of the valid pixels that are foreground and of each class, and some points for patches.
 
-    Those are (k, 2), as row and column, as many of each class as there are.
+    The points (k, 2) are foreground pixels as row and column, as many from each scored class where it has enough.
     """
     foreground, classes = fractions(seen.mask, seen.valid, dataset.task)
     if dataset.fit != "patch":
         unit = 255 if dataset.soft else 1
         return foreground / unit, tuple(share / unit for share in classes), np.zeros((0, 2), np.int64)
     every = layers(seen.mask, dataset.task)
-    rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()[:8]))  # `hash` differs in each process
+    rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()[:8]))  # `hash` differs between processes
     scored, chosen = [every[k] for k in dataset.task.scored], []
     for layer in scored:
         places = np.flatnonzero(layer >= 0.5)

@@ -1,6 +1,6 @@
-"""What each image says about itself while it is decoded, and what looks wrong about all of them together.
+"""Facts about each image, collected while it is decoded, and warnings about all images together.
 
-Training says the worst of it before the first epoch, the audit all of it. Needs no torch.
+Training logs the most serious warnings before the first epoch; the audit reports all of them. Does not import torch.
 """
 
 from collections import Counter
@@ -14,16 +14,15 @@ from seglab.images.labels import Seen, fractions, layers
 from seglab.images.masks import mask_facts, summary
 from seglab.images.resize import inside, resize, to_mask
 
-FEW = 3  # training images: a class that fewer show is learned by heart, if at all
+FEW = 3  # training images: a class shown by fewer is memorized at best
 
 
 def item_facts(item: Item, stored: Seen, dataset: Dataset) -> Facts:
-    """Give the facts of one item as it is stored, as plain data.
+    """Return the facts of one item as stored, as plain data.
 
-    `shape` and `depth` of the image, `extent`: its least and greatest value where it has more than 8 bits; of the mask
-    the fraction of `foreground` and of each of the `classes` among the pixels that count, the fraction of `ignored`
-    ones, how many `objects` it has and how many of them are `lost` at `dataset.size`; and the `mask_facts` of its
-    `masks`.
+    Of the image: `shape`, `depth`, and `extent`, its minimum and maximum if it has more than 8 bits. Of the mask: the
+    fractions of the valid pixels that are `foreground` and of each of the `classes`, the fraction of `ignored` pixels,
+    the number of `objects` and how many of them are `lost` at `dataset.size`, and the `mask_facts` of its `masks`.
     """
     image, mask, valid = stored
     foreground, classes = fractions(mask, valid, dataset.task)
@@ -42,31 +41,31 @@ def item_facts(item: Item, stored: Seen, dataset: Dataset) -> Facts:
 
 
 def objects_in(item: Item, mask: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, int]:
-    """Give the areas in pixels of the objects of all scored classes, and how many vanish at `dataset.size`."""
+    """Return the areas in pixels of the objects of all scored classes, and how many vanish at `dataset.size`."""
     every, areas, lost = layers(mask, dataset.task), [np.zeros(0, np.int64)], 0
     for layer in (every[k] for k in dataset.task.scored):
         binary = to_mask(layer.astype(np.float32), 0.5)
         labels = item.objects() if item.objects else cv2.connectedComponents(binary, connectivity=8)[1]
         count, (height, width) = int(labels.max()) + 1, mask.shape[:2]
-        areas.append(np.bincount(labels[binary > 0], minlength=count)[1:])  # less what does not count
+        areas.append(np.bincount(labels[binary > 0], minlength=count)[1:])  # without ignored pixels
         if dataset.fit != "patch" and count > 1:
             size = inside(mask.shape, dataset.size, dataset.fit)
             small = to_mask(resize(binary.astype(np.float32), *size), dataset.coverage)
-            back = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)  # what is kept
+            back = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)  # what survives
             left = np.bincount(labels[(back > 0) & (binary > 0)], minlength=count)[1:]
             lost += int((left == 0).sum())
     return np.concatenate(areas), lost
 
 
 def extent(image: np.ndarray) -> list[float] | None:
-    """Give the least and the greatest value of an image of more than 8 bits."""
+    """Return the minimum and maximum of an image with more than 8 bits; None for uint8."""
     if image.dtype == np.uint8:
         return None
-    return [float(np.fmin.reduce(image, None)), float(np.fmax.reduce(image, None))]  # they skip NaN, no data
+    return [float(np.fmin.reduce(image, None)), float(np.fmax.reduce(image, None))]  # ignores NaN, no data
 
 
 def data_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
-    """Say in sentences what looks wrong about the images and masks of the splits, the worst first."""
+    """Return warnings about the images and masks of the splits, the most serious first."""
     every = [one for some in facts.values() for one in some]
     masks = [mask for one in every for mask in one["masks"]]
     found, train, classes = foreground_warnings(facts, dataset), facts.get("train", []), dataset.task.classes
@@ -101,7 +100,7 @@ def data_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> lis
 
 
 def absent_classes(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
-    """Say which scored classes no image of a split that measures shows; without any foreground all is said above."""
+    """Return warnings about scored classes missing in val or test; `foreground_warnings` covers splits without any."""
     found, task = [], dataset.task
     for split in ("val", "test"):
         some = [one["classes"] for one in facts.get(split, []) if one["foreground"] > 0]
@@ -115,7 +114,7 @@ def absent_classes(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> li
 
 
 def range_warnings(facts: Sequence[Facts], dataset: Dataset) -> list[str]:
-    """Say what is nearly black in the range: 8 bits where it is that of deeper ones, and what ends in a 16th of it."""
+    """Return warnings about images that are nearly black: 8 bits in a deeper range, or all in its lowest 16th."""
     if isinstance(dataset.range, str):
         return []
     (low, high), found = dataset.range, []
@@ -136,7 +135,7 @@ def range_warnings(facts: Sequence[Facts], dataset: Dataset) -> list[str]:
 
 
 def foreground_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) -> list[str]:
-    """Say which splits have no images, no foreground, or masks full of it."""
+    """Return warnings about splits without images, without foreground, or with masks that are all foreground."""
     every = [one for some in facts.values() for one in some]
     positive = sum(one["foreground"] > 0 for one in every)
     values = mask_values([mask for one in every for mask in one["masks"]])
@@ -157,7 +156,7 @@ def foreground_warnings(facts: Mapping[str, Sequence[Facts]], dataset: Dataset) 
 
 
 def mask_values(masks: Sequence[Facts]) -> str:
-    """Write the values that mask files hold, with the mean fraction of the pixels that each has."""
+    """Format the values that mask files hold, with the mean fraction of the pixels that each has."""
     total: Counter[str] = Counter()
     for mask in masks:
         total.update(mask["values"])
@@ -165,11 +164,11 @@ def mask_values(masks: Sequence[Facts]) -> str:
 
 
 def value_warnings(masks: Sequence[Facts], named: Sequence[int | str]) -> list[str]:
-    """Say what looks wrong about the values of masks, of which the `named` are foreground; without, all above 0."""
+    """Return warnings about mask values; foreground is the `named` ones or, if there are none, all above 0."""
     found, exact = [], [mask for mask in masks if not mask["lossy"] and mask["kind"] in ("gray", "palette")]
     values = {value.split()[0] for mask in exact for value in mask["values"]}
     numbers = {int(value) for value in values if value.isdigit()} - {0}
-    small = sorted(number for number in numbers if number <= 32)  # labels rather than levels of gray
+    small = sorted(number for number in numbers if number <= 32)  # labels rather than gray levels
     if 255 in numbers and small:
         counts = "foreground" if 255 in named or not named else "background"
         found.append(
@@ -191,13 +190,13 @@ def value_warnings(masks: Sequence[Facts], named: Sequence[int | str]) -> list[s
 
 
 def spread(values: Iterable[float], count: int) -> list[int]:
-    """Choose `count` indices evenly over the ranks of the values: the smallest, the largest, and those between."""
+    """Choose `count` indices, evenly over the ranks of the values from the smallest to the largest."""
     order = np.argsort(np.asarray(list(values)), kind="stable")
     return order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)].tolist()
 
 
 def spread_objects(foreground: Iterable[float], count: int) -> list[int]:
-    """Choose indices of images as `spread` does, among those with foreground where there are some."""
+    """Choose indices of images as `spread` does, among those with foreground if there are any."""
     sizes = np.asarray(list(foreground))
     able = np.flatnonzero(sizes > 0) if (sizes > 0).any() else np.arange(len(sizes))
     return able[spread(sizes[able], count)].tolist()

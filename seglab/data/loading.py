@@ -1,4 +1,4 @@
-"""From numbers of samples to a batch: the part that runs in the data workers."""
+"""Build batches from the numbers of samples: the part that runs in the data workers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +17,13 @@ from seglab.images.labels import map_layers
 from seglab.images.resize import to_units
 
 Batch = dict[str, Any]
-Held = tuple[Tensor, Tensor, Tensor | None]  # images (n, h, w, c), targets (n, k, h, w), valid (n, 1, h, w) of a split
-_held: dict[str, tuple[tuple[str, str, list[str]], Held]] = {}  # of the latest data set, by split, after what it is of
+Held = tuple[Tensor, Tensor, Tensor | None]  # of a split: images (n, h, w, c), targets (n, k, h, w), valid (n, 1, h, w)
+_held: dict[str, tuple[tuple[str, str, list[str]], Held]] = {}  # latest dataset, by split: its identity and its tensors
 
 
 @dataclass(frozen=True)
 class Samples(Dataset):
-    """One split: how its samples are made of its images, and the images' ids."""
+    """The samples of one split: how they are made from its images, and the ids of the images."""
 
     source: Whole
     ids: list[str]
@@ -36,12 +36,12 @@ class Samples(Dataset):
         return len(self.source)
 
     def __getitem__(self, pairs: Sequence[tuple[int, int]]) -> Batch:
-        """Make a batch at once: image (b,c,h,w), target (b,k,h,w), id, index int64 (b,), and what is needed.
+        """Build a whole batch: image (b,c,h,w), target (b,k,h,w), id, index int64 (b,), and the maps in `needs`.
 
-        The image is uint8, or float32 in the same units (0 to 255) where the data set keeps 16 bits; the target uint8,
-        or float32 where it is soft; of classes that exclude each other their numbers (b,1,h,w). `index` is the image's
-        number in the split: patches of one image share it and `id`. `valid` (b,1,h,w) bool, absent where all pixels
-        count, leaves out those without a label or data, padding, and of tiles those that an earlier tile has.
+        The image is uint8, or float32 in the same units (0 to 255) if the dataset keeps 16 bits. The target is uint8,
+        or float32 if it is soft; for mutually exclusive classes it is their numbers (b,1,h,w). `index` is the image's
+        number in the split: patches of one image share it and `id`. `valid` (b,1,h,w) bool, absent if all pixels are
+        valid, excludes pixels without label or data, padding, and pixels of a tile that an earlier tile covers.
         """
         image, target, valid = self.read(pairs)
         if self.augment is not None:
@@ -63,7 +63,7 @@ class Samples(Dataset):
         return batch
 
     def read(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Give the image, target (uint8) and valid mask of some samples, before anything is changed."""
+        """Return the image, target (uint8) and valid mask of some samples, before any augmentation."""
         if self.held is not None:
             image, target, counts = self.held
             rows = torch.tensor([index for _, index in pairs]).to(image.device, non_blocking=True)
@@ -75,19 +75,19 @@ class Samples(Dataset):
 
 
 def hold(samples: Samples, fingerprint: str, split: str, device: torch.device) -> Samples:
-    """Give samples of whole images that lie on a device, copied there once for all runs of a sweep in a process."""
-    of = (fingerprint, str(device), samples.ids)  # another seed or fold of the split has other images
+    """Return samples of whole images held on a device, copied there once for all runs of a sweep in a process."""
+    of = (fingerprint, str(device), samples.ids)  # another seed or fold of the split gives other images
     if split not in _held or _held[split][0] != of:
         for name, (other, _) in list(_held.items()):
-            if name == split or other[:2] != of[:2]:  # the other splits of the data set stay
+            if name == split or other[:2] != of[:2]:  # other splits of the same dataset stay
                 del _held[name]
         image, target, valid = samples.read([(0, index) for index in range(len(samples))])
-        image = image.permute(0, 2, 3, 1)  # channels last, which a choice of rows keeps without a copy
+        image = image.permute(0, 2, 3, 1)  # channels last: indexing rows keeps it without a copy
         _held[split] = of, (image.to(device), target.to(device), None if valid is None else valid.to(device))
     return replace(samples, held=_held[split][1])
 
 
 def one_thread(worker: int) -> None:
-    """Keep a data worker to one thread: the cores are shared out among the workers already."""
-    cv2.setNumThreads(0)  # no threads of its own
+    """Limit a data worker to one thread, because the cores are already divided among the workers."""
+    cv2.setNumThreads(0)  # OpenCV runs in the calling thread
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
-"""Work on many source files: a thread per core, and what earlier starts have found out: hashes, what takes decoding.
+"""Process many source files with a thread per core, and remember what earlier runs found: hashes, results of decoding.
 
-Path, size and time of change are a shortcut alone, by which a file is recognized: what names data is their content.
+Path, size and modification time only recognize a file here; data are identified by the hash of their content.
 """
 
 import json
@@ -19,15 +19,15 @@ from seglab.files import sha256
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAX_THREADS = 16  # beyond, a disk gives no more, and whole scans in work fill the memory
-FRESH = 2 * 10**9  # nanoseconds after a change: the file may change again without a later time, and is not remembered
-_known: dict[str, dict[str, Any]] = {}  # by file of the memo, so that a process reads each once
+MAX_THREADS = 16  # more do not read faster from a disk, and whole scans in progress fill the memory
+FRESH = 2 * 10**9  # ns: a file changed more recently may change again at the same time, and is not remembered
+_known: dict[str, dict[str, Any]] = {}  # by file, so that a process reads each one only once
 
 
 def each(work: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
-    """Give `work` of every item, in order, on a terminal with a bar called `what` if it takes more than a few seconds.
+    """Return `work` of every item, in order; a terminal shows a progress bar `what` after a few seconds.
 
-    The first error is raised, and what has not begun by then is not done.
+    Raises the first error; work that has not started by then is not done.
     """
     workers = min(os.cpu_count() or 1, MAX_THREADS)
     return thread_map(work, items, max_workers=workers, desc=what, delay=3, leave=False, disable=None)
@@ -36,15 +36,15 @@ def each(work: Callable[[T], R], items: Sequence[T], what: str) -> list[R]:
 def remembered(
     what: str, folder: str | None, paths: Sequence[Sequence[str]], work: Callable[[int], Any], names: Sequence[str]
 ) -> list[Any]:
-    """Give `work(k)` for every k, as plain data; done once for each name and the files `paths[k]` as they are now.
+    """Return `work(k)` for every k, as plain data; computed once per name and current state of the files `paths[k]`.
 
-    folder: where `<what>.jsonl` is kept; None keeps it in memory.
+    folder: folder of `<what>.jsonl`; None keeps the results in memory only.
     """
     file = Path(folder, f"{what}.jsonl").expanduser().absolute() if folder else None
     known = _known.setdefault(str(file or what), {})
     if file and file.exists() and not known:
         for line in file.read_bytes().splitlines():
-            with suppress(ValueError, TypeError):  # half a line that a kill left, and what was written behind it
+            with suppress(ValueError, TypeError):  # an incomplete line of a killed process, and what was appended
                 known.update([json.loads(line)])
     facts = [[(path, *on_disk(path)) for path in some] for some in paths]
     keys = [json.dumps([name, *some]) for name, some in zip(names, facts, strict=True)]
@@ -52,7 +52,7 @@ def remembered(
     found = dict(zip(new, each(work, new, what), strict=True)) if new else {}
     settled = time.time_ns() - FRESH
     lasting = [k for k in new if facts[k] and all(changed < settled for _, _, changed in facts[k])]
-    known |= {keys[k]: found[k] for k in lasting}  # nothing would tell that others have changed
+    known |= {keys[k]: found[k] for k in lasting}  # changes of the others could not be detected
     if file and lasting:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"), file.open("a", encoding="utf-8") as opened:
@@ -61,13 +61,13 @@ def remembered(
 
 
 def content(paths: Sequence[str], folder: str | None) -> dict[str, str]:
-    """Give the SHA-256 of each file by its path, "" for what is no regular file."""
+    """Return the SHA-256 of each file by path; "" for anything that is not a regular file or cannot be read."""
     paths = list(dict.fromkeys(paths))
 
     def read(k: int) -> str:
         try:
-            return sha256(Path(paths[k])) if os.path.isfile(paths[k]) else ""  # a pipe has no end
-        except OSError:  # said when it is decoded
+            return sha256(Path(paths[k])) if os.path.isfile(paths[k]) else ""  # reading a pipe may never end
+        except OSError:  # reported when it is decoded
             return ""
 
     hashes = remembered("hashes", folder, [[path] for path in paths], read, [""] * len(paths))
@@ -75,7 +75,7 @@ def content(paths: Sequence[str], folder: str | None) -> dict[str, str]:
 
 
 def on_disk(path: str | Path) -> tuple[int, int]:
-    """Give a file's size in bytes and the time of its last change in ns; zeros if it is missing."""
+    """Return the size of a file in bytes and its modification time in ns; zeros if it does not exist."""
     try:
         found = os.stat(path)
     except OSError:

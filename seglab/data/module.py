@@ -1,4 +1,4 @@
-"""The splits of a data set as batches."""
+"""The splits of a dataset as data loaders."""
 
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -19,12 +19,12 @@ from seglab.data.split import Splits
 
 
 class DataModule:
-    """The three splits of a data set as batches, and the facts about them.
+    """The three splits of a dataset as data loaders, and the facts about them.
 
-    `store` is `disk` (a memory map where the data set has a cache), or `memory` or `device`: all images of a split then
-    lie there as one tensor, and batches are made there; `auto` is `device` on a GPU if they fill at most a quarter of
-    what is free there, else `disk`. `device` is that of the training. No batch depends on either, but for rounding.
-    `needs` names the maps that the loss wants (see distance_maps.py), `processes` is how many share an epoch.
+    `store` is `disk` (a memory map if the dataset has a cache), or `memory` or `device`, where all images of a split
+    are held as one tensor and batches are built. `auto` is `device` on a GPU if they fill at most a quarter of its free
+    memory, else `disk`. `device` is the training device. Batches depend on neither, up to rounding. `needs` names the
+    maps that the loss needs (see distance_maps.py); `processes` is the number of processes that share an epoch.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class DataModule:
     ) -> None:
         unknown = [name for name in needs if name not in MAPS]
         require(not unknown, "data", f"needs among {', '.join(MAPS)}", unknown)
-        self.dataset, self.augment = dataset, None if type(augment) is Augment else augment  # which changes nothing
+        self.dataset, self.augment = dataset, None if type(augment) is Augment else augment  # the base changes nothing
         self.batch_size, self.workers, self.seed, self.needs = batch_size, workers, seed, tuple(needs)
         patches = dataset.fit == "patch" and store in ("device", "memory")
         require(not patches, "store", "disk with dataset.fit=patch, which cuts from images of any size", store)
@@ -49,8 +49,8 @@ class DataModule:
 
     @cached_property
     def opened(self) -> Opened:
-        """The data set, listed, split and decoded at the first use."""
-        shared = self.dataset.computed and self.dataset.split_file is None  # a file may change
+        """The dataset, listed, split and decoded at first use."""
+        shared = self.dataset.computed and self.dataset.split_file is None  # a split file may change
         return (open_computed if shared else open_data)(self.dataset)
 
     @property
@@ -59,22 +59,22 @@ class DataModule:
         return self.opened.splits
 
     def objects(self, split: str) -> dict[str, Callable[[], np.ndarray]]:
-        """Give, by id, what numbers an image's objects as the model sees it, where the data set distinguishes any."""
+        """Return, by id, functions that number an image's objects as scored, if the dataset distinguishes objects."""
         items = [item for item in self.splits[split] if item.objects]
         return {item.id: partial(objects_of, item, self.dataset) for item in items}
 
     def samples(self, split: str) -> Samples:
-        """Make one split's samples; only training images are changed at random."""
+        """Return the samples of one split; only training images are augmented."""
         augment = self.augment if split == "train" else None
         ids = [item.id for item in self.splits[split]]
         return Samples(self.opened.source(split), ids, augment, self.needs, self.seed)
 
     def loader(self, split: str, limit: float | None = None) -> DataLoader[Batch]:
-        """Make one split's loader, in random order for training; no batch depends on how many workers there are.
+        """Return the data loader of one split, shuffled for training; batches do not depend on the number of workers.
 
-        limit: gives the first batches of the images to measure, up to a number (int) or a fraction (float) of them.
-        Lightning would stop in the middle of a scan whose tiles fill several batches, and its row would describe a part
-        of it; of training it takes so many by itself, in each epoch others. A ContractError where none are left.
+        limit: number (int) or fraction (float) of batches to keep; in evaluation the first ones, up to the end of an
+        image, whereas Lightning would stop between the tiles of an image and score only a part of it. In training,
+        Lightning applies the limit itself, to other samples in each epoch. Raises ContractError if no batch is left.
         """
         samples, place = self.samples(split), self.held_on(split)
         if place is not None:
@@ -84,24 +84,24 @@ class DataModule:
         require(split == "train" or not 0 < count < self.processes, "trainer.devices", images, self.processes)
         batches = EpochBatches(len(samples), self.seed, split == "train", self.batch_size, self.processes)
         if limit is not None:
-            count = limit if isinstance(limit, int) else int(limit * len(batches))  # 1 is one batch, 1.0 are all
+            count = limit if isinstance(limit, int) else int(limit * len(batches))  # 1 is one batch, 1.0 is all of them
             some, option = f"at least one of the {len(batches)} batches", f"trainer.limit_{split}_batches"
             require(count > 0, option, some, limit, f"set {option}=1")
             if split != "train":
                 batches.limit(count, samples.source.number)
         return DataLoader(
             samples,
-            batch_size=None,  # a batch comes whole
+            batch_size=None,  # the sampler yields whole batches
             sampler=batches,
             num_workers=workers,
             pin_memory=torch.cuda.is_available() and (place is None or place.type == "cpu"),  # CUDA tensors cannot be
             worker_init_fn=one_thread,
-            persistent_workers=workers > 0,  # or they start anew in each epoch
-            generator=torch.Generator().manual_seed(0),  # or each iterator draws from that of dropout
+            persistent_workers=workers > 0,  # otherwise they restart in each epoch
+            generator=torch.Generator().manual_seed(0),  # otherwise each iterator draws from the generator of dropout
         )
 
     def held_on(self, split: str) -> torch.device | None:
-        """The device whose memory holds all images of a split while training; None where they are read each time."""
+        """Return the device that holds all images of a split during training; None if they are read each time."""
         if self.store in ("memory", "device"):
             return self.device if self.store == "device" else torch.device("cpu")
         if self.store == "disk" or self.device.type != "cuda" or self.dataset.fit == "patch":

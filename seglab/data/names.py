@@ -1,4 +1,4 @@
-"""Which mask belongs to which image: by what their names have in common, or by a CSV table that names both."""
+"""Match masks to images by what their names have in common, or by a CSV table that names both."""
 
 import csv
 import io
@@ -10,33 +10,33 @@ from pathlib import Path
 
 from seglab.contract import ContractError, require
 
-COLUMNS = ("image", "mask", "split", "group")  # of a table; the first two must be there, and others are ignored
+COLUMNS = ("image", "mask", "split", "group")  # of a table; the first two are required, and any others are ignored
 
 
 def affix(prefix: str, suffixes: Sequence[str]) -> re.Pattern[str]:
-    """Give the pattern of names, of which `folder` is a part, that add these before and behind their `core`.
+    """Return a pattern for names of the form folder, prefix, core and suffix, with the groups `folder` and `core`.
 
-    Of several suffixes that fit it is the longest.
+    If several suffixes match, the longest one is taken.
     """
     ends = "|".join(map(re.escape, suffixes))
     return re.compile(rf"(?P<folder>(?:[^/]*/)*){re.escape(prefix)}(?P<core>[^/]+?)(?:{ends})")
 
 
 def proposal(images: Sequence[str], masks: Sequence[str]) -> str:
-    """Say what to set so that masks find their images, from names without their endings; "" if nothing is seen.
+    """Suggest options that make masks match images, from their names without suffixes; "" if no rule is found.
 
-    Both are the same names where images and masks share a folder.
+    Both are the same names if images and masks share a folder.
     """
-    some, apart = sorted(masks)[:200], set(images) != set(masks)  # of many names some show it
+    some, apart = sorted(masks)[:200], set(images) != set(masks)  # a sample of many names is enough
     longer = [(image, mask) for mask in some for image in images if mask.startswith(image) and mask != image]
-    # Reversed: the shortest prefix wins (in one folder 1_mask is an image, too); before a digit it is none: 1 of 12.
+    # Reversed: the shortest prefix wins (in one folder 1_mask is an image, too); none before a digit, such as 1 of 12.
     rests = {mask: mask[len(image) :] for image, mask in sorted(longer, reverse=True) if not mask[len(image)].isdigit()}
     kinds = sorted(Counter(rests.values()))
     if kinds and len(kinds) <= 5 and len(rests) >= len(some) / (2 if apart else 3):
         words = "every mask ends" if len(rests) == len(some) and len(kinds) == 1 else "masks end"
         return f"{words} in {' or '.join(kinds)}: set {option('mask_suffix', *kinds)}"
     named = {"image": images, "mask": masks}
-    for kind, step in (("suffix", 1), ("prefix", -1)) if apart else ():  # a prefix is a suffix of names read backward
+    for kind, step in (("suffix", 1), ("prefix", -1)) if apart else ():  # a prefix is a suffix of the reversed names
         firsts = {word: basename(min(names))[::step] for word, names in named.items()}
         core = re.sub(r"[\W_]+$", "", commonprefix(list(firsts.values())))  # noqa: RUF071, characters are meant
         ends = {word: first[len(core) :] for word, first in firsts.items() if first != core}
@@ -49,7 +49,7 @@ def proposal(images: Sequence[str], masks: Sequence[str]) -> str:
 
 
 def read_text(file: Path) -> str:
-    """Read a text in UTF-8, which may begin with a mark; raises a ContractError for another encoding."""
+    """Read a UTF-8 text, with or without a byte order mark; raises ContractError for another encoding."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -58,20 +58,20 @@ def read_text(file: Path) -> str:
 
 
 def option(name: str, *values: str) -> str:
-    """Write an option of one value, or of a list, as a shell takes it."""
+    """Format an option with one value, or with a list, for use in a shell."""
     word = f"dataset.{name}={values[0] if len(values) == 1 else '[' + ','.join(values) + ']'}"
     return word if re.fullmatch(r"[\w.+=-]*", word) else f"'{word}'"
 
 
 def read_rows(table: Path, root: Path) -> list[tuple[Path, list[Path], str, str]]:
-    """Read the rows of a table with the columns `image`, `mask`, and, if they are there, `split` and `group`.
+    """Read the rows of a table with the columns `image` and `mask` and, optionally, `split` and `group`.
 
-    Paths are absolute or below `root`; an empty cell is no mask, and "" for split and group. Raises a ContractError for
-    a table without rows or columns, an image named twice, or an unknown split.
+    Paths are absolute or relative to `root`. An empty cell means no mask; a missing split or group is "". Raises
+    ContractError for a table without rows or columns, an image named twice, or an unknown split.
     """
     require(table.is_file(), "dataset.table", "a CSV file", table)
     text = read_text(table)
-    separator = max(",;\t", key=text.partition("\n")[0].count)  # as spreadsheets write it where 0,5 is a half
+    separator = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets use ; where a comma separates decimals
     rows = csv.DictReader(io.StringIO(text), delimiter=separator)
     names = [str(name).strip() for name in rows.fieldnames or ()]
     rows.fieldnames = names

@@ -1,4 +1,4 @@
-"""Images and masks in memory, or in files anywhere, as a folder that `dataset=folder` reads."""
+"""Write images and masks, in memory or in files anywhere, to a folder that `dataset=folder` reads."""
 
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
@@ -12,17 +12,17 @@ import numpy as np
 from seglab.contract import require
 
 Source: TypeAlias = "np.ndarray | str | Path"
-GROUP = r"^g(\d+)_"  # finds the number of an image's group in the names that `write_pairs` gives
+GROUP = r"^g(\d+)_"  # finds the number of an image's group in the file names of `write_pairs`
 
 
 def write_pairs(
     images: Sequence[Source], masks: Sequence[Source], groups: Sequence[Hashable] | None, place: Path
 ) -> Path:
-    """Write images and masks below `place` into a folder named after their content; returns it.
+    """Write images and masks to a folder below `place`, named by a hash of arrays and file paths; return the folder.
 
     images: (h, w) or (h, w, 3) in RGB order, uint8 or uint16, or paths of image files, which are linked. masks: (h, w),
-    foreground above 0, or paths. groups: what an image belongs to (a patient), for each; None: all are independent.
-    Raises a ContractError for counts, shapes and types that do not fit.
+    foreground above 0, or paths. groups: the group of each image, such as its patient; None: all are independent.
+    Raises ContractError if counts, shapes or types do not fit.
     """
     groups = range(len(images)) if groups is None else groups
     counts = {len(images), len(masks), len(groups)}
@@ -30,7 +30,7 @@ def write_pairs(
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     found = blake2b(digest_size=8)
     place.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".partial", dir=place) as made:  # on the same disk, or it could not be renamed
+    with TemporaryDirectory(prefix=".partial", dir=place) as made:  # on the same disk, so that it can be renamed
         for k, (image, mask) in enumerate(zip(images, masks, strict=True)):
             name = f"g{numbers[groups[k]]:05d}_{k:05d}"
             if isinstance(image, np.ndarray):
@@ -48,14 +48,14 @@ def write_pairs(
         folder = place / found.hexdigest()
         try:
             Path(made, "pairs").rename(folder)
-        except OSError:  # an earlier call or another process was faster: its folder has the same content
+        except OSError:  # an earlier call or another process has made the same folder
             if not folder.exists():
                 raise
     return folder
 
 
 def write(source: Source, place: Path) -> str:
-    """Write an array as PNG, or link a file; returns what tells it from others."""
+    """Write an array as PNG, or link a file; return the hash of the array or the path of the file."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(source, np.ndarray):
         bgr = cv2.cvtColor(source, cv2.COLOR_RGB2BGR) if source.ndim == 3 and source.shape[2] == 3 else source

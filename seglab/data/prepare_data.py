@@ -1,4 +1,4 @@
-"""A data set made ready: listed, split, decoded, and what was left out on the way. Needs no torch."""
+"""Open a dataset: list, split and decode it, and record what is left out. Does not import torch."""
 
 import os
 import shutil
@@ -28,9 +28,9 @@ from seglab.images.labels import has_foreground
 
 @dataclass(frozen=True)
 class Opened:
-    """The splits of a data set, and the decoded pixels of their items by id; `skipped` says why others are left out.
+    """The splits of a dataset, the decoded pixels of their items by id, and in `skipped` why others are left out.
 
-    `dataset` is the data set with its range and normalization found. `notes` are sentences beside `data_warnings`.
+    `dataset` has its range and normalization resolved. `notes` are warnings besides `data_warnings`.
     """
 
     dataset: Dataset
@@ -41,17 +41,17 @@ class Opened:
     notes: Sequence[str] = ()
 
     def images(self, split: str) -> list[Decoded]:
-        """Give the decoded images of one split."""
+        """Return the decoded images of one split."""
         return [self.decoded[item.id] for item in self.splits[split]]
 
     def source(self, split: str) -> Whole:
-        """Make samples of one split's images: whole, or as squares, drawn at random for training and else tiles."""
+        """Return the samples of one split: whole images or, for patches, random squares in training and else tiles."""
         squares = RandomPatches if split == "train" else Tiles
         kind = squares if self.dataset.fit == "patch" else Whole
         return kind(self.images(split), self.dataset)
 
     def facts(self) -> dict[str, Any]:
-        """Give counts per split, the training pixels' fraction of foreground, what was skipped, and the fingerprint."""
+        """Return counts per split, the mean foreground fraction in training, skipped items, and the fingerprint."""
         foreground = {split: np.array([image.foreground for image in self.images(split)]) for split in SPLITS}
         found = {name: getattr(self.dataset, name) for name in FOUND}
         return {
@@ -68,7 +68,7 @@ class Opened:
         }
 
     def warnings(self) -> list[str]:
-        """Say in at most five sentences what looks wrong about images, masks and splits, or will be slow."""
+        """Return at most five warnings about images, masks, splits, and what will be slow."""
         facts = {split: [image.facts for image in self.images(split)] for split in SPLITS}
         found = [*self.notes, *data_warnings(facts, self.dataset)]
         rest = f"and {len(found) - 4} more: python -m seglab.prepare mode=audit says all"
@@ -76,9 +76,9 @@ class Opened:
 
 
 class Selection(NamedTuple):
-    """All items of a data set, the splits of those to decode, and why others are left out.
+    """All items of a dataset, the splits of those to decode, and why others are left out.
 
-    `dataset` is the data set with its range found, `hashes` are those of the source files.
+    `dataset` has its range resolved; `hashes` are those of the source files, by path.
     """
 
     dataset: Dataset
@@ -90,24 +90,24 @@ class Selection(NamedTuple):
 
     @property
     def items(self) -> list[Item]:
-        """The items to decode, in the order of their ids."""
+        """The items to decode, sorted by id."""
         return sorted(self.splits.all(), key=lambda item: item.id)
 
     @property
     def fingerprint(self) -> str:
-        """Name the data: by the reading options, and each item's labels and the content of its files."""
+        """The hash that identifies the data: reading options, and each item's labels and the content of its files."""
         digest = blake2b(self.dataset.reading_options(IDENTITY).encode(), digest_size=10)
         for item in self.items:
-            # Moved data are the same. The file of a prepared folder names places and an order; its items have labels.
+            # Moved data stay the same. The file of a prepared folder holds paths and an order; its items have labels.
             files = [(os.path.basename(path), self.hashes[path]) for path in item.files if not item.decoded]
             digest.update(f"{item.id} {item.labels} {files}".encode())
         return digest.hexdigest()
 
 
 def select_items(dataset: Dataset, as_test: bool = False) -> Selection:
-    """List and split a data set without decoding any of it; `as_test` makes one test set of all that is labeled.
+    """List and split a dataset without decoding it; `as_test` makes one test set of all labeled images.
 
-    Only a range that is to be found takes decoding, of images of more than 8 bits, and `stratify`, of masks.
+    Exceptions: an `auto` range decodes images of more than 8 bits, and `stratify` and `folds` decode masks.
     """
     items = dataset.items()
     faults = {item.id: item.fault for item in items if item.fault}
@@ -122,12 +122,12 @@ def select_items(dataset: Dataset, as_test: bool = False) -> Selection:
 def divide(
     items: list[Item], faults: dict[str, str], hashes: Mapping[str, str], dataset: Dataset, as_test: bool
 ) -> tuple[Splits, dict[str, str]]:
-    """Split the items that can be used; gives also why others are left out, by id."""
+    """Split the items that can be used; also return why others are left out, by id."""
     good, val, seed = [item for item in items if item.id not in faults], dataset.val_fraction, dataset.split_seed
     if as_test:
         splits = Splits(test=good)
     elif dataset.split_file:
-        splits = split_from_file(good, dataset.split_file, faults)  # which may name items with faults
+        splits = split_from_file(good, dataset.split_file, faults)  # the file may name items with faults
     elif dataset.folds > 1:
         splits = split_by_fold(good, dataset.folds, dataset.fold, val, seed, foreground_ids(good, dataset))
     else:
@@ -141,7 +141,7 @@ def divide(
 
 
 def foreground_ids(items: Sequence[Item], dataset: Dataset) -> set[str]:
-    """Give the ids of the images whose masks have foreground; one that cannot be read counts too: decoding says why."""
+    """Return the ids of images whose masks have foreground, or cannot be read: decoding then reports why."""
 
     def any_foreground(k: int) -> bool:
         try:
@@ -149,20 +149,20 @@ def foreground_ids(items: Sequence[Item], dataset: Dataset) -> set[str]:
         except ContractError:
             return True
 
-    names = [f"{item.id} {item.labels} {dataset.reading_options()}" for item in items]  # all that decides the masks
+    names = [f"{item.id} {item.labels} {dataset.reading_options()}" for item in items]  # all that determines the masks
     found = remembered("masks", dataset.cache_dir, [item.files for item in items], any_foreground, names)
     return {item.id for item, some in zip(items, found, strict=True) if some}
 
 
 def copies_across(splits: Splits, hashes: Mapping[str, str]) -> dict[str, str]:
-    """Say of the training and validation images that are the very file of one in another split which that is."""
+    """Return an error, by id, for each training and validation image whose file is also in another split."""
     first: dict[str, tuple[str, str]] = {}
     copies = {}
-    for split in reversed(SPLITS):  # so that an image of the test set stays in it
+    for split in reversed(SPLITS):  # test first, so that its images stay in it
         for item in splits[split]:
             stored = hashes[item.files[0]] if item.files else ""
             mark = item.decoded.facts["source"] if item.decoded else stored
-            if not mark:  # computed, or it cannot be read
+            if not mark:  # computed, or unreadable
                 continue
             there, name = first.setdefault(mark, (split, item.id))
             if there != split:
@@ -171,9 +171,9 @@ def copies_across(splits: Splits, hashes: Mapping[str, str]) -> dict[str, str]:
 
 
 def open_data(dataset: Dataset, as_test: bool = False) -> Opened:
-    """List, split and decode a data set; raises one sentence for the first thing that is not as it should be.
+    """List, split and decode a dataset; raises ContractError for the first problem.
 
-    Images that turn out to be damaged, where they are skipped, are out before the split is drawn.
+    If damaged images are skipped, the split is drawn again without them.
     """
     chosen = select_items(dataset, as_test)
     splits, skipped, count = chosen.splits, chosen.skipped, len(chosen.listed)
@@ -183,7 +183,7 @@ def open_data(dataset: Dataset, as_test: bool = False) -> Opened:
         raise_on_faults(list(damaged.values()), count, dataset)
         faults = damaged | {item.id: item.fault for item in chosen.listed if item.fault}
         splits, others = divide(chosen.listed, faults, chosen.hashes, dataset, as_test)
-        splits, skipped = splits.without(skipped), skipped | others  # what was out before has not been decoded
+        splits, skipped = splits.without(skipped), skipped | others  # items left out before have not been decoded
     unusable = [skipped[item.id] for item in chosen.listed if item.id in skipped and skipped[item.id] != item.left_out]
     lost = f"{len(unusable)} of {count} images are left out, the first because of {unusable[0]}" if unusable else ""
     decoded = {item.id: item.decoded for item in items if item.decoded}
@@ -193,14 +193,14 @@ def open_data(dataset: Dataset, as_test: bool = False) -> Opened:
     return Opened(complete, splits, decoded, skipped, chosen.fingerprint, notes)
 
 
-open_computed = lru_cache(maxsize=1)(open_data)  # of a data set that is computed, which the runs of a sweep share
+open_computed = lru_cache(maxsize=1)(open_data)  # for computed datasets, shared by the runs of a sweep
 
 
 def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple[list[Item], str]:
-    """Give each item its decoded pixels, or why it is left out; and a note where that makes every use slow.
+    """Return each item with its decoded pixels or why it is left out, and a note if that makes every use slow.
 
-    Pixels that are decoded already stay where they are, those without files are kept in memory, others in the cache.
-    Without a cache, or where it would take too much space, images are decoded at every use.
+    Pixels that are already decoded stay where they are, items without files are kept in memory, others in the cache.
+    Without a cache, or if it would take too much space, images are decoded at every use.
     """
     if dataset.fit == "patch" and dataset.reduce == 1 and all(item.decoded for item in items):  # a prepared folder
         return items, ""
@@ -216,34 +216,34 @@ def decode_items(items: list[Item], dataset: Dataset, fingerprint: str) -> tuple
 
 
 def cache_name(fingerprint: str) -> str:
-    """Name the folder of decoded data: a change of the decoder makes another."""
+    """Return the name of the folder of decoded data; a new version of the decoder uses another one."""
     return blake2b(f"{VERSION} {fingerprint}".encode(), digest_size=10).hexdigest()
 
 
 def cached(items: list[Item], dataset: Dataset, folder: Path, limit: int) -> list[Item]:
-    """Open a folder of decoded items; one that is not finished is built, beside others of at most `limit` bytes."""
+    """Open a folder of decoded items, or build it if unfinished, deleting other caches beyond `limit` bytes."""
     if is_finished(folder):
         try:
             found = open_store(folder)
-            with suppress(OSError):  # a cache to be read only
-                os.utime(folder / RECORDS)  # by its time the cache that nobody has used for longest is found
+            with suppress(OSError):  # a read-only cache
+                os.utime(folder / RECORDS)  # its time tells which cache was used least recently
             return found
-        except (ContractError, OSError):  # somebody has removed a part of it
+        except (ContractError, OSError):  # a part of it was removed
             shutil.rmtree(folder)
     others, total = [one for one in folder.parent.glob("[0-9a-f]" * 20) if one != folder], 0  # named by fingerprints
     for cache in sorted(others, key=lambda cache: on_disk(cache / RECORDS)[1], reverse=True):
         total += sum(on_disk(path)[0] for path in cache.rglob("*"))
-        if total > limit:  # those that nobody has used for longest go, but for one that another process builds
+        if total > limit:  # delete the least recently used ones, except one that another process builds
             with suppress(Timeout, OSError), FileLock(cache / LOCK, timeout=0):
                 shutil.rmtree(cache, ignore_errors=True)
     return build(items, dataset, folder)
 
 
 def cache_bytes(items: Sequence[Item], dataset: Dataset) -> int:
-    """Say how many bytes the cache of these items takes; for patches a guess from the first that can be read."""
+    """Return the size in bytes of the cache of these items; for patches, an estimate from the first readable one."""
     if dataset.fit != "patch":
         masks = dataset.task.channels if dataset.task.kind == "multilabel" else 1
-        return len(items) * dataset.size**2 * (dataset.channels * dataset.bits // 8 + masks + 1)  # 1: what counts
+        return len(items) * dataset.size**2 * (dataset.channels * dataset.bits // 8 + masks + 1)  # 1: the valid mask
     for item in items:
         try:
             return len(items) * sum(array.nbytes for array in decode_item(item, dataset) if array is not None)
@@ -253,7 +253,7 @@ def cache_bytes(items: Sequence[Item], dataset: Dataset) -> int:
 
 
 def raise_on_faults(faults: list[str], count: int, dataset: Dataset) -> None:
-    """Raise for faults unless they are to be skipped: how many, and the first few."""
+    """Raise ContractError with the number of faults and the first few, unless faulty items are to be skipped."""
     ok, remedy = not faults or dataset.on_bad_item == "skip", "dataset.on_bad_item=skip leaves them out"
     got = f"{len(faults)} of {count} that are not: {' | '.join(faults[:3])}"
     require(ok, "dataset", "every image and mask to be usable", got, remedy)

@@ -1,4 +1,4 @@
-"""Which values stand for black and white, where images have more than 8 bits, and how channels are normalized."""
+"""Find the values of black and white of images with more than 8 bits, and the normalization of channels."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,13 +15,13 @@ from seglab.data.split import SPLITS, Splits
 from seglab.images.image_io import has_8_bits
 from seglab.images.resize import to_units
 
-FOUND = ("range", "mean", "std")  # options that may be `auto`: found in the training images, and kept in run.json
+FOUND = ("range", "mean", "std")  # options that may be `auto`: computed from the training images, and kept in run.json
 
 
 def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...], list[str]]:
-    """Find the range of a data set where it is `auto`, from its training images, or all if there are none; and notes.
+    """Return the range of a dataset, and notes; `auto` is found from the training images, or all if there are none.
 
-    Decodes the images of more than 8 bits, once. Raises a ContractError where images of 8 bits lie among others.
+    Decodes images of over 8 bits once. Raises ContractError for mixed depths unless the range is 0 to 255 or 65535.
     """
     if dataset.range != "auto":
         return dataset.range, []
@@ -31,11 +31,11 @@ def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...
         return "full", []
     low, high = around([one for one in found["train"] if one] or deep)
     shallow = sum(one is None for some in found.values() for one in some)
-    if (low, high) == (0, 65535) and shallow:  # without 8 bits it is written out: with no data, 16 bits come as floats
+    if (low, high) == (0, 65535) and shallow:  # else spelled out: 16 bits with no-data pixels are floats
         return "full", []
     mixed = f"{shallow} of 8 bits and {len(deep)} of more, from {low:g} to {high:g}"
     remedy = f"set dataset.range=full or dataset.range=[{low:g},{high:g}]"
-    fits = not shallow or (low, high) == (0, 255)  # 8 bits in deeper files
+    fits = not shallow or (low, high) == (0, 255)  # 8-bit values in deeper files
     require(fits, "dataset", "images of one depth, to find their range", mixed, remedy)
     beyond = sum(one[0] < low or one[1] > high for one in deep)
     cut = f"{beyond} images outside training have values beyond {low:g} to {high:g}, which are cut off"
@@ -43,7 +43,7 @@ def find_range(dataset: Dataset, splits: Splits) -> tuple[str | tuple[float, ...
 
 
 def find_normalization(dataset: Dataset, images: Iterable[Decoded]) -> Dataset:
-    """Compute the mean and the deviation of each channel that are `auto`, over all pixels of the images that count."""
+    """Compute the channel means and standard deviations that are `auto`, over all valid pixels of the images."""
     wanted = [name for name in ("mean", "std") if getattr(dataset, name) == "auto"]
     if not wanted:
         return dataset
@@ -53,7 +53,7 @@ def find_normalization(dataset: Dataset, images: Iterable[Decoded]) -> Dataset:
         pixels = convert(pixels, dataset) if dataset.fit == "patch" else pixels
         counted = to_units(pixels if valid is None else pixels[valid]).reshape(-1, dataset.channels) / 255
         count += len(counted)
-        total += counted.sum(0, dtype=np.float64)  # a variance is a small difference of large sums
+        total += counted.sum(0, dtype=np.float64)  # the variance is a small difference of large sums
         squares += np.square(counted).sum(0, dtype=np.float64)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, (1 / 255) ** 2))  # a constant channel becomes 0
@@ -62,15 +62,15 @@ def find_normalization(dataset: Dataset, images: Iterable[Decoded]) -> Dataset:
 
 
 def extents(items: Sequence[Item], dataset: Dataset) -> list[list[float] | None]:
-    """Give the least and the greatest value of each image of more than 8 bits; None for 8, [] for damaged ones."""
+    """Return the minimum and maximum of each image of more than 8 bits; None for 8 bits, [] for unreadable ones."""
     raw = [item for item in items if not item.decoded]
 
     def read(k: int) -> list[float] | None:
         try:
             found = None if raw[k].files and has_8_bits(raw[k].files[0]) else extent(raw[k].image())
-        except ContractError:  # said when it is decoded
+        except ContractError:  # reported when it is decoded
             return []
-        return found if found is None or np.isfinite(found).all() else []  # no data at all
+        return found if found is None or np.isfinite(found).all() else []  # [] if there are no data at all
 
     names = [f"{item.id} {dataset.reading_options()}" for item in raw]
     found = remembered("ranges", dataset.cache_dir, [item.files for item in raw], read, names)
@@ -79,9 +79,9 @@ def extents(items: Sequence[Item], dataset: Dataset) -> list[list[float] | None]
 
 
 def around(extents: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Give the range of powers of two around some values: 0 to 4095 for 12 bits, 0 to 1 for fractions.
+    """Return the range of powers of two around some values: 0 to 4095 for 12 bits, 0 to 1 for fractions.
 
-    It begins below 0 where some value does.
+    It starts below 0 if any value does.
     """
 
     def power_of_two(value: float) -> float:
@@ -90,5 +90,5 @@ def around(extents: Sequence[Sequence[float]]) -> tuple[float, float]:
     low, high = min(one[0] for one in extents), max(one[1] for one in extents)
     whole = all(float(value).is_integer() for one in extents for value in one)
     of_fractions = power_of_two(high) if high > 0 else 0.0
-    above = power_of_two(max(high, 0) + 1) - 1 if whole else of_fractions  # 4095 and not 4096 for whole numbers
-    return (-power_of_two(-low) if low < 0 else 0.0), above or 1.0  # black images alone have a range, too
+    above = power_of_two(max(high, 0) + 1) - 1 if whole else of_fractions  # 4095 instead of 4096 for integers
+    return (-power_of_two(-low) if low < 0 else 0.0), above or 1.0  # all-black images need a range, too

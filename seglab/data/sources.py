@@ -1,4 +1,4 @@
-"""What the samples of a split are cut from its images: whole images, patches drawn at random, or tiles."""
+"""Sources of the samples of a split: whole images, random patches, or tiles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from seglab.images.labels import Seen
 from seglab.images.resize import crop
 
 Pair = tuple[int, int]  # an epoch, and the index of a sample
-Tile = tuple[int, int, int, tuple[slice, slice]]  # number of an image, a square's corner, and what no earlier one has
+Tile = tuple[int, int, int, tuple[slice, slice]]  # image number, top, left, and the part that no earlier tile covers
 
 
 @dataclass(frozen=True)
 class Whole:
-    """Samples that are whole images, as they were decoded."""
+    """Samples that are whole images, as decoded."""
 
     images: Sequence[Decoded]
     dataset: Dataset
@@ -26,17 +26,17 @@ class Whole:
         return len(self.images)
 
     def number(self, index: int) -> int:
-        """Say which image of the split a sample is of."""
+        """Return the number of the image, within the split, to which a sample belongs."""
         return index
 
     def sample(self, pair: Pair, seed: int) -> Seen:
-        """Give the image (h, w, c), the mask (h, w) or (h, w, k) uint8 and what counts of one sample, not to change."""
+        """Return the image (h, w, c), mask (h, w) or (h, w, k) uint8, and valid pixels of one sample; do not modify."""
         return self.images[pair[1]].seen()
 
     def batch(self, pairs: Sequence[Pair], seed: int) -> Seen:
-        """Give images (b, h, w, c) uint8 or uint16, masks (b, h, w) or (b, h, w, k) uint8, and what counts (b, h, w).
+        """Return images (b, h, w, c) uint8 or uint16, masks (b, h, w) or (b, h, w, k) uint8, valid pixels (b, h, w).
 
-        Copies, free to be changed.
+        All are copies that may be changed in place.
         """
         images, masks, marks = zip(*(self.sample(pair, seed) for pair in pairs), strict=True)
         valid = None
@@ -46,21 +46,21 @@ class Whole:
         return Seen(joined(images), joined(masks), valid)
 
     def square(self, number: int, top: int, left: int) -> Seen:
-        """Cut a square of `dataset.size` from an image; of a memory-mapped one only that is read."""
+        """Cut a square of `dataset.size` from an image; of a memory-mapped image, only the square is read."""
         size, (image, mask, valid) = self.dataset.size, self.images[number].seen()
         here = slice(top, top + size), slice(left, left + size)
-        # Converted before it is filled up with 0, which is black then and need not be before.
+        # Convert before padding with 0: only in the converted image is 0 always black.
         pixels = crop(convert(image[here], self.dataset), 0, 0, size, size).reshape(size, size, -1)
         truth = encode(crop(mask, top, left, size, size), self.dataset)
         if valid is None and mask[here].shape[:2] == (size, size):
             return Seen(pixels, truth, None)
-        marks = np.ones(mask[here].shape[:2], bool) if valid is None else valid[here]  # nothing beyond the edge
+        marks = np.ones(mask[here].shape[:2], bool) if valid is None else valid[here]  # not valid beyond the edge
         return Seen(pixels, truth, crop(marks, 0, 0, size, size))
 
 
 @dataclass(frozen=True)
 class RandomPatches(Whole):
-    """Samples that are squares drawn at random, `patches_per_image` from each image in each epoch."""
+    """Samples that are random squares, `patches_per_image` from each image per epoch."""
 
     def __len__(self) -> int:
         return len(self.images) * self.dataset.patches_per_image
@@ -69,16 +69,16 @@ class RandomPatches(Whole):
         return index // self.dataset.patches_per_image
 
     def sample(self, pair: Pair, seed: int) -> Seen:
-        """Give one square; seed, epoch and index alone decide its place."""
+        """Return one square; its position depends only on seed, epoch and index."""
         number = self.number(pair[1])
-        return self.square(number, *self.corner(number, (seed, *pair, 1)))  # 1 keeps it apart from augmentation's draw
+        return self.square(number, *self.corner(number, (seed, *pair, 1)))  # 1 separates it from augmentation's draw
 
     def corner(self, number: int, key: Sequence[int]) -> tuple[int, int]:
-        """Draw the top left corner of a square from a generator of its own: around some foreground, or anywhere."""
+        """Draw the top left corner of a square, around a foreground pixel or anywhere, from a generator of its own."""
         rng, image, size = np.random.default_rng(key), self.images[number], self.dataset.size
         free = np.maximum(np.array(image.shape) - size, 0)
         if len(image.points) and rng.random() < self.dataset.positive_fraction:
-            # Not nearer to the square's edge than an eighth, or half of an object would be the rule.
+            # At least an eighth of the square away from its edge, or most objects would be cut in half.
             inset = rng.uniform(0.125, 0.875, 2) * size
             corner = image.points[rng.integers(len(image.points))] - inset.astype(np.int64)
         else:
@@ -89,11 +89,11 @@ class RandomPatches(Whole):
 
 @dataclass(frozen=True)
 class Tiles(Whole):
-    """Samples that cover each image with squares, none of them over its edge where the image is large enough."""
+    """Samples that cover each image with square tiles, which lie inside it if it is large enough."""
 
     @cached_property
     def places(self) -> list[Tile]:
-        """List every square."""
+        """The tiles of all images."""
         places: list[Tile] = []
         for number, image in enumerate(self.images):
             down, across = (steps(length, self.dataset.size) for length in image.shape)
@@ -107,7 +107,7 @@ class Tiles(Whole):
         return self.places[index][0]
 
     def sample(self, pair: Pair, seed: int) -> Seen:
-        """Give one square, of which the pixels count that no earlier square of its image has."""
+        """Return one tile, in which only the pixels that no earlier tile of its image covers are valid."""
         number, top, left, own = self.places[pair[1]]
         image, mask, marks = self.square(number, top, left)
         fresh = np.zeros(mask.shape[:2], bool)
@@ -116,15 +116,15 @@ class Tiles(Whole):
 
 
 def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Join arrays of one shape (h, ...) to (b, h, ...), along the rows, which is faster than np.stack."""
+    """Stack arrays of one shape (h, ...) to (b, h, ...) by concatenating their rows, which is faster than np.stack."""
     return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
 
 
 def steps(length: int, size: int) -> list[tuple[int, slice]]:
-    """Cut a side of an image: where each square begins, and at which of its pixels it is the first."""
+    """Divide a side of an image into tiles: where each tile starts, and its part that no earlier tile covers."""
     squares = []
     for start in range(0, length, size):
-        # Inside the image: a net found objects at its black edge (IoU 0.19 instead of 0.69, docs/findings).
+        # Inside the image: a model found objects in black padding (IoU 0.19 instead of 0.69, docs/findings).
         begin = max(0, min(start, length - size))
         squares.append((begin, slice(start - begin, min(size, length - begin))))
     return squares

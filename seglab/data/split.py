@@ -1,4 +1,4 @@
-"""Which images train, which choose the checkpoint, and which are never seen before the end."""
+"""Split a dataset into images to train on, to choose the checkpoint by, and to test on only at the end."""
 
 import json
 from collections import Counter
@@ -19,27 +19,27 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Splits:
-    """The three splits of a data set, also by name: `splits["val"]`."""
+    """The three splits of a dataset, also accessible by name: `splits["val"]`."""
 
     train: list[Item] = field(default_factory=list)
     val: list[Item] = field(default_factory=list)
     test: list[Item] = field(default_factory=list)
     conflicting: list[Item] = field(default_factory=list)
-    """Images that the data set itself puts outside the test set although their group is in it: left out."""
+    """Images left out because the dataset puts them outside its test set although their group is in it."""
 
     def __getitem__(self, split: str) -> list[Item]:
         return {"train": self.train, "val": self.val, "test": self.test}[split]
 
     def all(self) -> list[Item]:
-        """Give the items of all three splits."""
+        """Return the items of all three splits."""
         return [*self.train, *self.val, *self.test]
 
     def without(self, ids: Container[str]) -> "Splits":
-        """Give the same splits less some items."""
+        """Return the same splits without some items."""
         return replace(self, **{split: [item for item in self[split] if item.id not in ids] for split in SPLITS})
 
     def ids(self) -> dict[str, list[str]]:
-        """Give the split as plain data: its names to the ids of their images; what a `split_file` holds."""
+        """Return the ids of each split's images by its name, as plain data: the content of a `split_file`."""
         return {split: [item.id for item in self[split]] for split in SPLITS}
 
 
@@ -50,19 +50,19 @@ def split_by_group(
     split_seed: int,
     foreground: Container[str] | None = None,
 ) -> Splits:
-    """Divide items by group, keeping the splits that the data set itself names.
+    """Split items by group, keeping the splits that the dataset itself names.
 
-    A split without images of its own is drawn: test from all, validation from the training images. Groups are ranked
-    by a hash of seed and name, so that an image added later moves none of the others across by chance alone. Where a
-    data set's own test set holds a group that it trains on as well, the test set is kept, the rest is `conflicting`.
-    foreground: ids of the images that have any; those groups are then drawn apart from the others.
+    A split without images of its own is drawn from the training images, the test set first. Groups are ranked by a hash
+    of seed and name, so that images added later do not reshuffle the others. If a dataset's own test set shares a group
+    with its other images, the test set is kept and those images are `conflicting`.
+    foreground: ids of images with foreground; groups with and without such images are then drawn separately.
     """
     test = [item for item in items if item.split == "test"]
     val = [item for item in items if item.split == "val"]
     train = [item for item in items if item.split in ("", "train")]
     if not test:
         test, train = draw(train, test_fraction, f"test {split_seed}", foreground)
-    kept_apart = groups_of(test)  # a drawn test set has whole groups; the data set's own may share some
+    kept_apart = groups_of(test)  # a drawn test set has whole groups; a dataset's own may share some
     conflicting = [item for item in [*train, *val] if item.group in kept_apart]
     train, val = ([item for item in some if item.group not in kept_apart] for some in (train, val))
     if not val:
@@ -73,9 +73,9 @@ def split_by_group(
 def draw(
     items: list[Item], fraction: float, salt: str, foreground: Container[str] | None = None
 ) -> tuple[list[Item], list[Item]]:
-    """Take whole groups until `fraction` of the items is taken, at least one, but never the last; (taken, left).
+    """Draw whole groups until they hold `fraction` of the items, at least one but never the last; return (drawn, rest).
 
-    With `foreground` groups with an image of it and groups without are two such draws.
+    With `foreground`, groups with such an image and groups without are drawn separately.
     """
     if foreground is not None:
         some = groups_of(item for item in items if item.id in foreground)
@@ -102,20 +102,20 @@ def split_by_fold(
     split_seed: int,
     foreground: Container[str] = (),
 ) -> Splits:
-    """Divide items into `folds` test sets, whatever splits the data set names, so that each is tested in one fold.
+    """Divide items into `folds` test sets, ignoring the dataset's own splits, so that each item is tested in one fold.
 
-    Groups with an image of `foreground` (ids) and then those without are dealt, in the order of a hash of seed and
-    name, each to the fold that has the fewest such items; validation is drawn from the other folds.
+    Groups with an image in `foreground` (ids) are dealt first, then the others, in the order of a hash of seed and
+    name, each to the fold with the fewest items of that kind; validation is drawn from the other folds.
     """
     sizes, some = Counter(item.group for item in items), groups_of(item for item in items if item.id in foreground)
     require(len(sizes) >= folds, "dataset.folds", f"at most as many folds as groups ({len(sizes)})", folds)
     ranked = sorted(sizes, key=lambda group: blake2b(f"fold {split_seed} {group}".encode(), digest_size=8).digest())
     dealt: list[set[str]] = [set() for _ in range(folds)]
-    for kind in (some, sizes.keys() - some):  # each dealt evenly by itself
+    for kind in (some, sizes.keys() - some):  # each kind is dealt evenly
         full = [sum(sizes[group] for group in one) for one in dealt]
         counts = [0] * folds
         for group in (group for group in ranked if group in kind):
-            place = min(range(folds), key=lambda k: (counts[k], full[k]))  # a tie goes to the smaller
+            place = min(range(folds), key=lambda k: (counts[k], full[k]))  # ties go to the smaller fold
             dealt[place].add(group)
             counts[place] += sizes[group]
     rest = [item for item in items if item.group not in dealt[fold]]
@@ -124,10 +124,10 @@ def split_by_fold(
 
 
 def split_from_file(items: Sequence[Item], path: str, without: Container[str] = ()) -> Splits:
-    """Divide items as a frozen split says; items that it does not name are left out, and the ids `without`.
+    """Divide items by a fixed split file; items that it does not name are left out.
 
-    path: a JSON object of train, val and test, or the lists train.txt, val.txt and test.txt, by their folder or one of
-    them; each with ids, or names of image files.
+    path: a JSON object of train, val and test, or the lists train.txt, val.txt and test.txt, given by their folder or
+    by one of them; each holds ids or names of image files.
     """
     named, who = read_split(Path(path).expanduser()), f"split {path}"
     known = {item.id: item for item in items}
@@ -138,7 +138,7 @@ def split_from_file(items: Sequence[Item], path: str, without: Container[str] = 
 
 
 def read_split(path: Path) -> dict[str, list[str]]:
-    """Read the names of each split."""
+    """Read the names in each split."""
     require(path.exists(), "dataset.split_file", "a file or folder that exists", path)
     who = f"split {path}"
     if path.is_dir() or path.suffix == ".txt":
@@ -161,7 +161,7 @@ def read_split(path: Path) -> dict[str, list[str]]:
 
 
 def find(name: str, known: Container[str]) -> str:
-    """Find the id that a name of a list stands for: the name with as many folders as fit, or without its ending."""
+    """Return the id for a listed name, "" if none: the longest matching end of its path, with or without suffix."""
     parts = PurePath(normalize("NFC", name)).parts
     for k in range(len(parts)):
         tail = PurePath(*parts[k:])
@@ -172,7 +172,7 @@ def find(name: str, known: Container[str]) -> str:
 
 
 def checked(splits: Splits) -> Splits:
-    """Give the splits back, or raise where an id occurs twice or a group lies in two of them."""
+    """Return the splits; raises ContractError if an id occurs twice or a group is in two splits."""
     groups = [groups_of(splits[split]) for split in SPLITS]
     faults = {
         "every id once": [name for name, count in Counter(item.id for item in splits.all()).items() if count > 1],
@@ -184,5 +184,5 @@ def checked(splits: Splits) -> Splits:
 
 
 def groups_of(items: Iterable[Item]) -> set[str]:
-    """Give the set of groups among the items."""
+    """Return the set of groups of the items."""
     return {item.group for item in items}

@@ -1,9 +1,9 @@
-"""Decoded images in a folder, mapped into memory by every process that trains on them.
+"""A folder of decoded images, memory-mapped by every process that trains on them.
 
-`pixels.bin` holds the arrays of all items one after the other. `records.jsonl` has a line per item: what it is, the
-files it was decoded from, and where its arrays begin. `manifest.json` names the options that decided the pixels, and in
-the end the items in their order. The first two only grow, by one process at a time: one that is killed leaves at most
-some bytes that no record names and half a line, and the next resumes behind them.
+`pixels.bin` holds the arrays of all items, one after another. `records.jsonl` has a line per item: what it is, its
+source files, and where its arrays start. `manifest.json` holds the options that determine the pixels and, once the
+folder is finished, the items in order. The first two are only appended to, by one process at a time: a killed process
+leaves at most some bytes without a record and an incomplete line, and the next process resumes after them.
 """
 
 import json
@@ -28,50 +28,50 @@ from seglab.images.labels import Seen, with_ignored
 
 PIXELS, RECORDS, MANIFEST, LOCK = "pixels.bin", "records.jsonl", "manifest.json", ".lock"
 FORMAT = 4
-ALIGN = 64  # bytes to whose multiples arrays begin
+ALIGN = 64  # arrays start at multiples of this number of bytes
 Record = dict[str, Any]  # a line of `records.jsonl`
 
 
 class Pixels:
-    """The bytes of all arrays of a store, mapped into memory; pickled as the path of the file."""
+    """The bytes of all arrays of a store, memory-mapped; pickled as the path of the file."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        # A plain view, of which slices are made faster than of a memmap. An empty file cannot be mapped.
+        # A plain view is faster to slice than a memmap. An empty file cannot be mapped.
         self.bytes = np.memmap(path, np.uint8, "r").view(np.ndarray) if on_disk(path)[0] else np.zeros(0, np.uint8)
-        self.checked = set[int]()  # where arrays begin that are as they were written
+        self.checked = set[int]()  # offsets of arrays whose checksum was verified
 
     def array(self, offset: int, shape: Sequence[int], dtype: str, checksum: int | None) -> np.ndarray:
-        """Give one array, which is read only where it is looked at, but whole for the first time in a process."""
+        """Return one array; only what is accessed is read, but all of it at its first use in a process (checksum)."""
         array = np.ndarray(shape, dtype, self.bytes, offset)
-        if checksum is not None and array.size and offset not in self.checked:  # an empty one begins where another does
+        if checksum is not None and array.size and offset not in self.checked:  # an empty one starts where another does
             who, remedy = f"folder {Path(self.path).parent}", "remove it, and unless it is a cache prepare it again"
             require(zlib.crc32(array.data) == checksum, who, f"{PIXELS} as it was written", "changed bytes", remedy)
             self.checked.add(offset)
         return array
 
     def seen(self, places: dict[str, Any]) -> Seen:
-        """Give the arrays of one item, of which `places` says by name where they are."""
+        """Return the arrays of one item; `places` maps their names to where they are stored."""
         valid = self.array(*places["valid"]) if "valid" in places else None
         return Seen(self.array(*places["image"]), self.array(*places["mask"]), valid)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # a spawned worker maps the file again: pickled would be all its bytes
+    def __reduce__(self) -> tuple[Any, ...]:  # a spawned worker maps the file again; pickling would copy it
         return Pixels, (self.path,)
 
 
 def is_finished(folder: Path) -> bool:
-    """Say whether a store has all its items."""
+    """Return True if a store has all its items."""
     return "ids" in read_json(folder / MANIFEST)
 
 
 def open_store(folder: Path) -> list[Item]:
-    """List the items of a finished store in their order; their pixels are memory maps.
+    """List the items of a finished store in order; their pixels are memory-mapped.
 
-    Raises a ContractError if the folder is no finished store, or one of another version.
+    Raises ContractError if the folder is not a finished store, or was made by another version.
     """
     who, remedy, manifest = f"folder {folder}", "run seglab.prepare (again)", check_format(folder)
     require("ids" in manifest, who, "a finished folder of seglab.prepare", None, remedy)
-    records = {record["id"]: record for record in read_records(folder / RECORDS)[0]}  # the last of each id holds
+    records = {record["id"]: record for record in read_records(folder / RECORDS)[0]}  # the last one of each id wins
     lost = set(manifest["ids"]) - set(records)
     require(not lost, who, f"a line in {RECORDS} for every image", f"none for {len(lost)}", remedy)
     pixels, end = Pixels(str(folder / PIXELS)), max((record["end"] for record in records.values()), default=0)
@@ -81,28 +81,28 @@ def open_store(folder: Path) -> list[Item]:
 
 
 def note_raw(folder: Path, node: dict[str, Any]) -> None:
-    """Add to a finished folder how the files that it was made from are read: the configuration of their data set."""
+    """Add the configuration of the source dataset to a finished folder; it says how the source files are read."""
     write_json(folder / MANIFEST, read_json(folder / MANIFEST) | {"raw": node})
 
 
 def raw_of(folder: Path) -> dict[str, Any] | None:
-    """Give what `note_raw` has added; None of a folder of before."""
+    """Return what `note_raw` added; None for a folder from before it existed."""
     return check_format(folder).get("raw")
 
 
 def task_of(folder: Path) -> Task:
-    """Give the task of the data set that a folder was made from."""
+    """Return the task of the dataset from which a folder was made."""
     return read_task(folder, on_disk(folder / MANIFEST))
 
 
 @lru_cache
 def read_task(folder: Path, changed: tuple[int, int]) -> Task:
-    """Read the task of a folder once for each state of its manifest."""
+    """Read the task of a folder, once for each state of its manifest."""
     return Task(**check_format(folder).get("task", {}))
 
 
 def check_format(folder: Path) -> dict[str, Any]:
-    """Give the manifest of a folder, empty where there is none; raises where it was made by another version."""
+    """Return the manifest of a folder, empty if there is none; raises ContractError if another version made it."""
     manifest = read_json(folder / MANIFEST)
     found = manifest.get("format", 1) if manifest else FORMAT  # version 1 wrote none
     remedy = "remove it, and run seglab.prepare again"
@@ -111,11 +111,11 @@ def check_format(folder: Path) -> dict[str, Any]:
 
 
 def item_of(record: Record, pixels: Pixels, options: str) -> Item:
-    """Make the item of one record; `labels` say what it was made from, and the `options` by which."""
+    """Build the item of one record; `labels` are a hash of what it was made from and of the `options`."""
     name, group, split = (record[key] for key in ("id", "group", "split"))
     if record["fault"] or record["left_out"]:
         return Item(name, group, split=split, fault=record["fault"], left_out=record["left_out"])
-    sums = record.get("crc32", {})  # a folder of before has none
+    sums = record.get("crc32", {})  # older folders have none
     places = {key: (*place, sums.get(key)) for key, place in record["arrays"].items()}
     arrays = {key: partial(pixels.array, *place) for key, place in places.items()}
     seen, (height, width) = partial(pixels.seen, places), places["mask"][1][:2]
@@ -129,16 +129,16 @@ def item_of(record: Record, pixels: Pixels, options: str) -> Item:
 
 
 def marked(read: Callable[[], Seen]) -> np.ndarray:
-    """Give a mask as a file would have it: with its pixels marked that have no label."""
+    """Return a mask as a file would hold it, with unlabeled pixels marked as ignored."""
     _, mask, valid = read()
     return mask if valid is None else with_ignored(mask, valid)
 
 
 def build(items: Sequence[Item], dataset: Dataset, folder: Path, complete: bool = False) -> list[Item]:
-    """Decode all items into a folder with a thread per core, but for those that it has; gives them as `open_store` has.
+    """Decode all items into a folder, one thread per core, except those it already has; return them as `open_store`.
 
-    `complete` adds what a folder needs that is used without the source files: maps of the objects. An item that cannot
-    be read raises, unless `dataset.on_bad_item` is `skip`; a folder that was begun with other options is refused.
+    `complete` adds what is needed to use the folder without the source files: maps of the objects. Raises ContractError
+    for an unreadable item unless `dataset.on_bad_item` is `skip`, and for a folder started with other options.
     """
     check_format(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def build(items: Sequence[Item], dataset: Dataset, folder: Path, complete: bool 
 
 
 class Writer:
-    """A store that is being filled by threads; `records` are the last ones of each id that were there before."""
+    """Writer of a store for several threads; `records` holds the last record of each id that was there before."""
 
     def __init__(self, folder: Path, dataset: Dataset, complete: bool, hashes: dict[str, str]) -> None:
         self.folder, self.dataset, self.complete, self.hashes = folder, dataset, complete, hashes
@@ -162,12 +162,12 @@ class Writer:
         same, remedy = {**begun, **self.manifest} == begun, "remove it, or set another hydra.run.dir"
         require(not begun or same, f"folder {folder}", "one of these options", "one of others", remedy)
         for name in (PIXELS, RECORDS):
-            (folder / name).open("ab").close()  # unlike touch, this keeps the time of the last change
+            (folder / name).open("ab").close()  # unlike touch, this keeps the modification time
         if not begun:
             write_json(folder / MANIFEST, self.manifest)
         records, end = read_records(folder / RECORDS)
-        # After a loss of power the files may lack the end of a line, or bytes that records name. Those records go: what
-        # is written next grows the pixels beyond them, and they would look whole.
+        # After a power loss, the files may lack the end of a line, or bytes that records refer to. Those records are
+        # removed: the next writes extend the pixels beyond them, and they would look complete.
         size = os.path.getsize(folder / PIXELS)
         whole = [one for one in records if one["end"] <= size]
         if len(whole) < len(records) or end < os.path.getsize(folder / RECORDS):
@@ -175,7 +175,7 @@ class Writer:
         self.records: dict[str, Record] = {one["id"]: one for one in whole}
 
     def add(self, item: Item) -> None:
-        """Decode one item and record it, or why it is left out, unless this was done before."""
+        """Decode one item and record it, or why it is left out, unless it is already stored."""
         sources = [{"path": path, "size": on_disk(path)[0], "sha256": self.hashes[path]} for path in item.files]
         hashes, known = [file["sha256"] for file in sources], self.records.get(item.id, {})
         good = known and not known["fault"] and not known["left_out"]  # others are tried again
@@ -201,11 +201,11 @@ class Writer:
                     record["crc32"][name] = zlib.crc32(written := array.tobytes())
                     file.write(written)
                 record["end"] = file.tell()
-            with (self.folder / RECORDS).open("ab") as file:  # after the pixels: a record promises them
+            with (self.folder / RECORDS).open("ab") as file:  # after the pixels, to which a record refers
                 file.write(json.dumps(record).encode() + b"\n")
 
     def finish(self, ids: list[str]) -> None:
-        """Write the manifest, after all else is on the disk."""
+        """Write the manifest after everything else is on disk."""
         for name in (PIXELS, RECORDS):
             with (self.folder / name).open("rb+") as file:
                 os.fsync(file.fileno())
@@ -213,12 +213,12 @@ class Writer:
 
 
 def read_records(file: Path) -> tuple[list[Record], int]:
-    """Read the whole lines of a file, up to one that is not; gives also where they end."""
+    """Read the complete lines of a file up to the first damaged one; also return where they end."""
     records, end = [], 0
-    for line in file.read_bytes().split(b"\n")[:-1]:  # without what a killed process left of its last line
+    for line in file.read_bytes().split(b"\n")[:-1]:  # without an incomplete last line of a killed process
         try:
             records.append(json.loads(line))
-        except ValueError:  # damaged: what is behind it is made again
+        except ValueError:  # damaged: this and later items are decoded again
             break
         end += len(line) + 1
     return records, end
