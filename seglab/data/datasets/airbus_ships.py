@@ -1,4 +1,4 @@
-"""Satellite images of the sea with a mask per ship: the Airbus Ship Detection challenge (Kaggle 2018)."""
+"""The Airbus Ship Detection challenge (Kaggle 2018): satellite images of the sea with one mask per ship."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from seglab.data.decode import warp_instances
 from seglab.images.image_io import by_stem, existing_folder, files_in, read_image
 from seglab.images.resize import resize
 
-SIDE = 768  # height and width in pixels of every image of the challenge, of which the table speaks
-NO_SHIP = ("", "-1", "nan", "none", "null", "na", "n/a", "0", "0 0", "1 0")  # what people have written for no ship
+SIDE = 768  # height and width in pixels of the challenge's images, to which the table refers
+NO_SHIP = ("", "-1", "nan", "none", "null", "na", "n/a", "0", "0 0", "1 0")  # spellings of "no ship" found in tables
 
 CORRUPT = (
     "6384c3e78 13703f040 14715c06d 33e0ff2d5 4d4e09f2a 877691df8 8b909bb20 a8d99130e"
@@ -25,13 +25,13 @@ CORRUPT = (
 
 @dataclass(frozen=True, kw_only=True)
 class AirbusShips(Dataset):
-    """Images and the table of runs, a row per ship; most images of the challenge hold none.
+    """Images and a table of run lengths, one row per ship; most images of the challenge have no ship.
 
-    Images that somebody has shrunk have smaller ships; names may have any ending. At test each ship is an object, even
-    where it touches another.
+    If the images were shrunk, the ships are shrunk too. File names may have any suffix. In the test, each ship is an
+    object, even if it touches another.
 
-    images: folder of images in `root`. table: the CSV of ImageId and EncodedPixels. empty_fraction: fraction of images
-    without ships that is kept (all are, if there are fewer, or for null).
+    images: image folder in `root`. table: CSV file with ImageId and EncodedPixels. empty_fraction: fraction of images
+    without ships in the dataset; all of them are kept if there are fewer, or if None.
     """
 
     root: str
@@ -49,14 +49,14 @@ class AirbusShips(Dataset):
         files = by_stem(files_in(root / self.images))
         ships = read_table(root / self.table)
         kept, side = self.select(ships), side_of(files.values())
-        stems = {name: Path(name).stem.lower() for name in ships}  # the table may have another ending
+        stems = {name: Path(name).stem.lower() for name in ships}  # the table may use another suffix
         items = [item_of(name, files.get(stems[name]), ships[name], side) for name in ships if name in kept]
         unlabeled = sorted(files.keys() - stems.values())
         items += [Item(files[n].name, n, fault=f"{files[n]}: expected rows in {self.table}") for n in unlabeled]
         return items
 
     def select(self, ships: dict[str, list[str]]) -> set[str]:
-        """Choose images with ships, and some without; the draw is a hash of the name, so that the choice lasts."""
+        """Select images with ships, and some without by a hash of their names, so that the choice is stable."""
         full, empty = [name for name in ships if ships[name]], [name for name in ships if not ships[name]]
         if self.empty_fraction is not None:
             empty.sort(key=lambda name: blake2b(name.encode(), digest_size=8).digest())  # more include fewer
@@ -65,11 +65,11 @@ class AirbusShips(Dataset):
 
 
 def read_table(path: Path) -> dict[str, list[str]]:
-    """Read the CSV: the run lengths of each ship by image, both in order; none of an image without ships."""
+    """Read the CSV: the run lengths of an image's ships in table order, by sorted image name; [] if it has none."""
     import pandas as pd
 
     require(path.is_file(), "dataset ship", "a table that exists", path, "set dataset.table")
-    empty = path.stat().st_size == 0  # which pandas would not read
+    empty = path.stat().st_size == 0  # pandas raises for an empty file
     table = pd.DataFrame() if empty else pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="replace")
     missing = [column for column in ("ImageId", "EncodedPixels") if column not in table]
     require(not missing, str(path), "columns ImageId and EncodedPixels", f"no {' and no '.join(missing)}")
@@ -81,29 +81,29 @@ def read_table(path: Path) -> dict[str, list[str]]:
 
 
 def item_of(name: str, file: Path | None, texts: Sequence[str], side: int) -> Item:
-    """Make the item of one image of so many pixels on each side."""
+    """Build the item of one image of side x side pixels."""
     runs = parse(texts, name)
     if file is None:
         return Item(name, name, fault=f"{name}: expected the image of the table on disk")
     reason = "known to be broken" if file.stem in CORRUPT.split() else ""
     image, mask = partial(read_image, str(file)), partial(draw, runs, str(file), side)
-    # Without the ships' numbers, which change no mask.
+    # Without the ship numbers, which do not affect the mask.
     labels = blake2b(runs[:, :2].T.tobytes(), digest_size=8).hexdigest() + (f" {side}" if side != SIDE else "")
     objects = partial(number_ships, runs, side)
     return Item(name, name, image, mask, files=(str(file),), labels=labels, left_out=reason, objects=objects)
 
 
 def parse(texts: Sequence[str], name: str) -> np.ndarray:
-    """Read the runs of an image's ships: (runs, 3) int64, the start from 0, the length, and the ship's number from 1.
+    """Parse the runs of an image's ships: (runs, 3) int64 of start (from 0), length, and ship number (from 1).
 
-    A text has pairs of start and length. Starts count from 1 down the columns of the mask.
+    Each text has pairs of start and length. Starts count from 1 down the columns of the mask.
 
     >>> parse(["3 2 7 1"], "a").tolist()
     [[2, 2, 1], [6, 1, 1]]
     """
     who, ships = f"runs of {name}", [text.split() for text in texts]
     for text, words in zip(texts, ships, strict=True):
-        whole = all(word.isdecimal() and len(word) < 19 for word in words)  # that int64 holds
+        whole = all(word.isdecimal() and len(word) < 19 for word in words)  # fits in int64
         require(whole, who, "whole numbers", repr(text[:60]))
         require(len(words) % 2 == 0, who, "pairs of start and length", f"{len(words)} numbers")
     pairs = np.array([int(word) for words in ships for word in words], np.int64).reshape(-1, 2)
@@ -112,7 +112,7 @@ def parse(texts: Sequence[str], name: str) -> np.ndarray:
 
 
 def check(runs: np.ndarray, pixels: int, name: str) -> None:
-    """Raise one sentence where a run is empty, leaves an image of so many pixels, or overlaps another."""
+    """Raise ContractError if a run is empty, ends beyond `pixels`, or overlaps another."""
     who, ordered = f"runs of {name}", runs[runs[:, 0].argsort(kind="stable")]
     starts, ends = ordered[:, 0], ordered[:, 0] + ordered[:, 1]
     require(bool((runs[:, 1] > 0).all()), who, "lengths above 0", runs[:, 1].min(initial=0))
@@ -123,7 +123,7 @@ def check(runs: np.ndarray, pixels: int, name: str) -> None:
 
 
 def paint(runs: np.ndarray, height: int = SIDE, width: int = SIDE) -> np.ndarray:
-    """Draw each ship in its own number: (h, w) int32, 0 elsewhere."""
+    """Draw each ship with its number: (h, w) int32, 0 elsewhere."""
     numbers = np.zeros(height * width, np.int32)
     for start, length, ship in runs.tolist():
         numbers[start : start + length] = ship
@@ -131,23 +131,23 @@ def paint(runs: np.ndarray, height: int = SIDE, width: int = SIDE) -> np.ndarray
 
 
 def draw(runs: np.ndarray, file: str, side: int) -> np.ndarray:
-    """Draw the mask (h, w) uint8 of all ships of an image; float32 fractions where the images are shrunk."""
-    check(runs, SIDE * SIDE, file)  # not at listing, so that such an image can be skipped
+    """Draw the mask (h, w) uint8 of all ships of an image; float32 fractions if the images were shrunk."""
+    check(runs, SIDE * SIDE, file)  # checked here, not when listing, so that such an image can be skipped
     mask = (paint(runs) > 0).astype(np.uint8)
     return mask if side == SIDE else resize(mask.astype(np.float32), side, side)
 
 
 def number_ships(runs: np.ndarray, side: int) -> np.ndarray:
-    """Draw each ship of an image in its own number: (h, w) int32, 0 elsewhere."""
+    """Draw each ship of an image with its number, as large as the image: (h, w) int32, 0 elsewhere."""
     numbers = paint(runs)
     return numbers if side == SIDE else warp_instances(numbers, lambda one: resize(one, side, side))
 
 
 def side_of(files: Iterable[Path]) -> int:
-    """Give the side of the images, from the first that can be read: that of the challenge, or what it is shrunk to."""
+    """Return the side of the images, from the first readable one; SIDE if there is none."""
     for file in files:
         try:
             return read_image(str(file)).shape[0]
-        except ContractError:  # said when it is decoded
+        except ContractError:  # reported when it is decoded
             continue
     return SIDE

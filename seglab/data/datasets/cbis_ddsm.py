@@ -1,4 +1,4 @@
-"""Mammograms with outlined lesions: CBIS-DDSM (Lee et al., Scientific Data 2017)."""
+"""CBIS-DDSM (Lee et al., Scientific Data 2017): mammograms with outlined lesions."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ COLUMNS = ("patient_id", "breast_density", SIDE, VIEW, "abnormality id", "pathol
 
 @dataclass(frozen=True, kw_only=True)
 class CbisDdsm(Dataset):
-    """CBIS-DDSM: the case description tables joined with the images, a film with all its lesions per item.
+    """CBIS-DDSM: the case description tables joined with the images; one item per film, with all its lesions.
 
     Films are DICOM in the layout of the NBIA download or the classic one, or PNG and JPEG that keep the folder names.
-    A film that is in the tables of masses and of calcifications is one item, in the test set if either says so.
+    A film in the tables of both masses and calcifications is one item, in the test set if either table says so.
     target: `lesion`, or `mass_calc`: masses and calcifications as two classes, which may overlap.
-    abnormality: `mass`, `calc` or `both`. view (CC, MLO), side (LEFT, RIGHT), pathology (MALIGNANT, BENIGN, which takes
-    in BENIGN_WITHOUT_CALLBACK), density (a list of 1 to 4): lesions to keep, null for all. window: `full`, `percentile`
-    or `header`, which is instead of a range. crop: cut out the breast.
+    abnormality: `mass`, `calc` or `both`. view (CC, MLO), side (LEFT, RIGHT), pathology (MALIGNANT, or BENIGN, which
+    includes BENIGN_WITHOUT_CALLBACK), density (a list of 1 to 4): lesions to keep; None keeps all. window: `full`,
+    `percentile` or `header`, used in place of a range. crop: crop the film to the breast.
     """
 
     root: str
@@ -103,7 +103,7 @@ class CbisDdsm(Dataset):
         return found
 
     def filter(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Keep the lesions that view, side, pathology and density name."""
+        """Keep the lesions that match view, side, pathology and density."""
         for column, value in ((VIEW, self.view), (SIDE, self.side)):
             rows = rows if value is None else rows[rows[column] == value]
         if self.pathology is not None:
@@ -111,9 +111,9 @@ class CbisDdsm(Dataset):
         return rows if self.density is None else rows[rows["breast_density"].isin([str(n) for n in self.density])]
 
     def film(self, name: str, lesions: pd.DataFrame, files: Files) -> Item:
-        """Make the item of one film from the rows of its lesions."""
+        """Build the item of one film from the rows of its lesions."""
         patient, split = lesions["patient_id"].iloc[0], "test" if (lesions["split"] == "test").any() else "train"
-        images = [path for row in lesions[IMAGE] for path in files.of_image(row)[:1]]  # rows of a film name the same
+        images = [path for row in lesions[IMAGE] for path in files.of_image(row)[:1]]  # equal for all rows of a film
         masks = [files.of_lesion(row) for _, row in lesions.iterrows()]
         classes = [self.task.classes.index(kind) if self.task.channels > 1 else 0 for kind in lesions["kind"]]
         if not images or () in masks:  # a missing lesion would count as background
@@ -125,13 +125,13 @@ class CbisDdsm(Dataset):
 
 
 def read_film(dataset: CbisDdsm, path: str) -> np.ndarray:
-    """Read a film (h, w), cut to the breast if asked."""
+    """Read a film (h, w), cropped to the breast if `crop` is set."""
     image, box = dataset.decode(path), dataset.region(path)
     return image[box] if box else image
 
 
 def read_lesions(dataset: CbisDdsm, path: str, lesions: list[tuple[int, tuple[str, ...]]]) -> np.ndarray:
-    """Read the union of all lesion masks of a film, or of each class (h, w, classes), cut like the film."""
+    """Read the union of a film's lesion masks (h, w), or that of each class (h, w, classes), cropped like the film."""
     shape, box = shape_of(path), dataset.region(path)
     mask = np.zeros((*shape, dataset.task.channels), np.uint8)
     for k, candidates in lesions:
@@ -141,25 +141,25 @@ def read_lesions(dataset: CbisDdsm, path: str, lesions: list[tuple[int, tuple[st
 
 
 def find_tables(root: Path, abnormality: str) -> list[tuple[Path, str, str]]:
-    """Find the case descriptions in the root or one folder below it, with the kind and the split of their lesions."""
+    """Find the case descriptions in the root or one folder below it, with the kind and split of their lesions."""
     paths = sorted({*root.glob("*_case_description_*.csv"), *root.glob("*/*_case_description_*.csv")})
     named = [(path, kind) for path in paths for kind in KINDS[abnormality] if path.name.startswith(kind)]
     return [(path, kind, "test" if "_test_" in path.name else "train") for path, kind in named]
 
 
 def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
-    """Read the case descriptions: a row per lesion, with its split and kind."""
+    """Read the case descriptions: one row per lesion, with its split and kind."""
     import pandas as pd
 
     tables = []
     for path, kind, split in find_tables(root, abnormality):
-        # As texts: pandas would take ids for numbers and "N/A" for none.
+        # As strings: pandas would parse ids as numbers and "N/A" as missing.
         table = pd.read_csv(path, dtype=str, keep_default_na=False) if path.stat().st_size else pd.DataFrame()
         table = table.rename(columns=str.strip)
-        table = table.rename(columns={"breast density": "breast_density"})  # its name for calcifications
+        table = table.rename(columns={"breast density": "breast_density"})  # its name in the tables of calcifications
         missing, expected = [column for column in COLUMNS if column not in table], ", ".join(COLUMNS)
         require(not missing, str(path), f"comma-separated columns {expected}", f"no {' and no '.join(missing)}")
-        table = table[list(COLUMNS)].apply(lambda column: column.str.strip())  # some paths end in a line break
+        table = table[list(COLUMNS)].apply(lambda column: column.str.strip())  # some paths end in a newline
         tables.append(table.assign(split=split, kind=kind))
     wanted = " and ".join(f"{kind}_case_description_train_set.csv" for kind in KINDS[abnormality])
     require(bool(tables), "dataset ddsm", f"{wanted} (and the like) in {root}", "none", "set dataset.root")
@@ -167,7 +167,7 @@ def read_tables(root: Path, abnormality: str) -> pd.DataFrame:
 
 
 class Files:
-    """Every image file below a root, by the case and by the series in whose folder it lies."""
+    """All image files below a root, by case and by the name of the series folder that contains them."""
 
     def __init__(self, root: Path) -> None:
         self.by_case: dict[str, list[str]] = defaultdict(list)
@@ -180,15 +180,15 @@ class Files:
                 self.by_series[name].append(str(path))
 
     def of_image(self, path: str) -> tuple[str, ...]:
-        """Find the film of a table's path `case/study/series/name`, in any layout."""
+        """Find the film for the path `case/study/series/name` of a table, in any layout."""
         case, series = path.split("/")[0], Path(path).parent.name
         whole = self.by_case.get(case, [])
-        # NBIA shortens a series to its last five digits, behind words that differ.
+        # NBIA shortens a series to its last five digits, after a prefix that varies.
         named = [file for file in whole if Path(file).parent.name[-5:] == series[-5:]]
         return tuple(named or whole or self.by_series.get(series, []) or self.by_case.get(f"{case}_FULL", []))
 
     def of_lesion(self, row: pd.Series) -> tuple[str, ...]:
-        """List the files among which one lesion's mask is: the crop lies there too, under names not to be trusted."""
+        """List the files that may hold a lesion's mask; the crop is among them, and file names are not reliable."""
         found = list(self.by_case.get(row[MASK].split("/")[0], []))
         if not found:
             series = dict.fromkeys(Path(row[column]).parent.name for column in (MASK, CROP))
@@ -197,9 +197,9 @@ class Files:
 
 
 def read_mammogram(path: str, window: str = "full") -> np.ndarray:
-    """Decode DICOM, PNG or JPEG to a gray image (h, w), uint16, or uint8 where the file has no more.
+    """Decode a mammogram to gray (h, w): uint16 for DICOM, and the file's own type for PNG or JPEG.
 
-    window: `full`, `header` (DICOM alone), or `percentile`: from the 1st to the 99.5th of what is not black.
+    window: `full`, `header` (DICOM only), or `percentile`: the 1st to 99.5th percentile of the non-black pixels.
     """
     if Path(path).suffix.lower() == ".dcm":
         image = read_dicom(path, window)
@@ -214,7 +214,7 @@ def read_mammogram(path: str, window: str = "full") -> np.ndarray:
 
 
 def shape_of(path: str) -> tuple[int, ...]:
-    """Give the height and width of a mammogram, without decoding it."""
+    """Return the height and width of a mammogram without decoding its pixels."""
     if Path(path).suffix.lower() != ".dcm":
         with one_sentence(path, "a readable image"), Image.open(path) as picture:
             return picture.size if orientation_of(picture) > 4 else picture.size[::-1]  # turned by 90 degrees
@@ -226,11 +226,11 @@ def shape_of(path: str) -> tuple[int, ...]:
 
 
 def breast_box(image: np.ndarray) -> tuple[slice, slice]:
-    """Find the rows and columns of the breast: the largest connected part that is brighter than a dark background."""
+    """Return the rows and columns of the breast: the largest connected region brighter than a dark background."""
     step = max(1, max(image.shape) // 512)
     small = cv2.GaussianBlur(image[::step, ::step].astype(np.float32), (0, 0), 2)
     bright = (small > small.min() + 0.08 * (small.max() - small.min())).astype(np.uint8)
-    bright = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))  # thin bridges to a label go
+    bright = cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8))  # removes thin bridges to a label
     count, _, stats, _ = cv2.connectedComponentsWithStats(bright)
     if count < 2:
         return slice(0, image.shape[0]), slice(0, image.shape[1])
@@ -239,18 +239,18 @@ def breast_box(image: np.ndarray) -> tuple[slice, slice]:
 
 
 def is_mask(pixels: np.ndarray) -> bool:
-    """Recognize a mask: nearly all pixels lie at one of two values (JPEG blurs the edge between them)."""
+    """Return True if nearly all pixels are close to one of two values (JPEG blurs the edge between them)."""
     low, high = float(pixels.min()), float(pixels.max())
     near = np.minimum(pixels - low, high - pixels) <= 0.05 * (high - low)
     return bool(near.mean() > 0.98)
 
 
 def read_lesion(candidates: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Find the mask among the files of one abnormality, by its content, and bring it to the image's shape: uint8.
+    """Find the mask among the files of one abnormality by its content, and resize it to the image's shape: uint8.
 
-    In CBIS-DDSM neither folder nor file name distinguishes mask and crop: the mask has two values and the image's
-    size, up to a few pixels. Foreground is the upper of the two, be it 1, 2 or 255, and never half of the film: a mask
-    that is black or inverted is damaged.
+    In CBIS-DDSM, neither folder nor file name distinguishes a mask from a crop: the mask has two values and the image's
+    size, within 10 %. Foreground is the higher value (1, 2 or 255) and always less than half of the film: a mask that
+    is black or inverted is damaged.
     """
     sizes = []
     for path in candidates:
@@ -266,15 +266,15 @@ def read_lesion(candidates: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarr
 
 
 def off(shape: tuple[int, ...], film: tuple[int, ...]) -> float:
-    """Give by what fraction a mask's height or width differs from that of its film, the larger one."""
+    """Return the relative difference between a mask and its film in height or width, whichever is larger."""
     return max(abs(a - b) / b for a, b in zip(shape, film, strict=True))
 
 
 def odd_size(files: Sequence[str]) -> str:
-    """Say which mask among the files of a film, the film first, differs from it in size; "" for none."""
+    """Describe the first mask among a film's files, film first, that differs slightly in size; "" if there is none."""
     try:
         film, *others = [shape_of(path) for path in files]
-    except ContractError:  # said when it is decoded
+    except ContractError:  # reported when it is decoded
         return ""
     odd = [(path, shape) for path, shape in zip(files[1:], others, strict=True) if 0 < off(shape, film) < TOLERANCE]
     return next((f"{path} is {h}x{w}, its film {film[0]}x{film[1]}" for path, (h, w) in odd), "")

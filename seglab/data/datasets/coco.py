@@ -1,4 +1,4 @@
-"""Images with outlined objects in a COCO file (Lin et al. 2014), as many labeling tools export it."""
+"""COCO files (Lin et al. 2014), which many labeling tools export: images with outlined objects."""
 
 import json
 from collections import defaultdict
@@ -19,17 +19,17 @@ from seglab.images.labels import with_ignored
 
 WHO = "dataset coco"
 NEEDED = {"images": ("id", "file_name", "height", "width"), "annotations": ("image_id", "category_id")}
-NEEDED |= {"categories": ("id", "name")}  # what a COCO file says at least
-Shape = tuple[int, bool, Any]  # an object: number of its class, whether it is a crowd, and polygons or run lengths
+NEEDED |= {"categories": ("id", "name")}  # the keys that a COCO file must have
+Shape = tuple[int, bool, Any]  # an object: index of its class, whether it is a crowd, and polygons or run lengths
 
 
 @dataclass(frozen=True, kw_only=True)
 class Coco(Dataset):
-    """Polygons and run lengths of a COCO file; objects may overlap, and a region of a crowd does not count.
+    """Objects of a COCO file, as polygons or run lengths; they may overlap, and crowd regions are ignored.
 
-    annotations: the file in `root`, or one for each split: `{train: a.json, val: b.json, test: c.json}`. images: the
-    folder in `root`, below which the file names its images. classes: names of categories, a class each, which may
-    overlap, others are background; null: all categories are one foreground.
+    annotations: the file in `root`, or one per split: `{train: a.json, val: b.json, test: c.json}`. images: the folder
+    in `root` to which the image names in the file are relative. classes: names of categories, one class each, which may
+    overlap; other categories are background. None: all categories form one foreground.
     """
 
     root: str
@@ -53,7 +53,7 @@ class Coco(Dataset):
         return [item for split, file in files.items() for item in self.from_file(root, root / file, split)]
 
     def from_file(self, root: Path, file: Path, split: str) -> list[Item]:
-        """Make an item of each image of a file."""
+        """Build an item for each image of a file."""
         require(file.is_file(), WHO, "a COCO file that exists", file, "set dataset.annotations")
         content = read_json(file)
         missing = [key for key in NEEDED if key not in content]
@@ -77,7 +77,7 @@ class Coco(Dataset):
         return [self.item(root, image, shapes[image["id"]], split) for image in content["images"]]
 
     def item(self, root: Path, image: dict[str, Any], shapes: list[Shape], split: str) -> Item:
-        """Make the item of one image."""
+        """Build the item of one image."""
         path, name = root / self.images / image["file_name"], str(Path(image["file_name"]).with_suffix(""))
         if not path.is_file():
             return Item(name, name, split=split, fault=f"{path}: expected an image that the COCO file names")
@@ -92,16 +92,16 @@ class Coco(Dataset):
 
 
 def area(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
-    """Fill one object (h, w) uint8, as the COCO tools do."""
+    """Rasterize one object (h, w) uint8, as the COCO tools do."""
     from pycocotools import mask as coco
 
     packed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str | bytes)  # compressed
     codes = segmentation if packed else coco.frPyObjects(segmentation, *size)
-    return coco.decode(coco.merge(codes) if isinstance(codes, list) else codes)  # parts of one object are united
+    return coco.decode(coco.merge(codes) if isinstance(codes, list) else codes)  # merges the parts of one object
 
 
 def draw(shapes: Sequence[Shape], size: tuple[int, int], channels: int) -> np.ndarray:
-    """Fill the objects of an image: (h, w) uint8, or (h, w, classes); crowds have no label."""
+    """Rasterize the objects of an image: (h, w) uint8, or (h, w, classes); crowds have no label."""
     mask, crowd = np.zeros((*size, channels), np.uint8), np.zeros(size, bool)
     for layer, is_crowd, segmentation in shapes:
         filled = area(segmentation, size)
@@ -114,7 +114,7 @@ def draw(shapes: Sequence[Shape], size: tuple[int, int], channels: int) -> np.nd
 
 
 def number(shapes: Sequence[Shape], size: tuple[int, int]) -> np.ndarray:
-    """Number the objects of an image from 1; where two overlap the later one shows."""
+    """Number the objects of an image from 1; where two overlap, the later one is on top."""
     numbers = np.zeros(size, np.int32)
     for k, (_, is_crowd, segmentation) in enumerate(shapes, 1):
         if not is_crowd:

@@ -21,36 +21,36 @@ from seglab.images.masks import Value, listed, read_classes, read_mask, to_rgb
 from seglab.images.raster import Page
 
 WHO = "dataset folder"
-Masks = Sequence[Sequence[Path]]  # the mask files of an image for each class
+Masks = Sequence[Sequence[Path]]  # for each class, the mask files of an image
 Read = Callable[[str], np.ndarray]  # decodes a mask file
 Folders = Mapping[str, str] | tuple[tuple[str, str], ...]  # a folder of masks for each class, by name
 
 
 class Named(NamedTuple):
-    """A file, and its name without its ending."""
+    """A file, and its name without suffix."""
 
     name: str
     path: Path
 
 
-Files = dict[str, list[Named]]  # files by what their names have in common with others
+Files = dict[str, list[Named]]  # files by the core of their names, which images and masks share
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Dataset):
-    """Any folders of images and masks, matched by their names without ending; folders inside are part of the name.
+    """Folders of images and masks, matched by their names without suffix; subfolders are part of the name.
 
-    table: a CSV file in `root` with the columns image and mask (paths below `root`), and split and group where they are
-    known, instead of folders. images, masks, and for splits of their own val_images, val_masks, test_images,
-    test_masks: folders in `root`; an empty val_images has validation images drawn although there is a folder of them.
-    image_prefix, image_suffix, mask_prefix, mask_suffix: what the names add to what they have in common, suffixes also
-    as a list: the masks of an image are united. classes: what the values of a mask mean, by name, the background first:
-    `{background: 0, gland: [192, 200]}`, values or colors; every pixel has one. Or `masks` gives a folder for each of
-    several classes that may overlap, by name. ignore: values or colors of pixels that do not count. mask_value:
-    foreground are the pixels of this value or color ("#rrggbb"), or of a list; null: those above `threshold`.
-    missing_mask: `error`, or `empty`: an image without a mask has no foreground. page: which page of files with
-    several, from 0. bands: which bands to read, from 1. group_pattern: a regular expression whose first group (or,
-    without parentheses, all that it matches), found in an image's name, is its patient.
+    table: a CSV file in `root`, in place of folders, with the columns image and mask (paths below `root`) and,
+    optionally, split and group. images, masks, and for separate splits val_images, val_masks, test_images, test_masks:
+    folders in `root`; an empty val_images draws validation images even if there is a folder of them.
+    image_prefix, image_suffix, mask_prefix, mask_suffix: what the names add to their common core; a suffix may be a
+    list, and the masks of one image are then united. classes: the values or colors of each class by name, background
+    first, `{background: 0, gland: [192, 200]}`; every pixel must have one. Alternatively, `masks` gives a folder for
+    each class by name, and classes may overlap. ignore: values or colors of pixels that do not count. mask_value: the
+    value or color ("#rrggbb") of foreground pixels, or a list; None: pixels above `threshold` are foreground.
+    missing_mask: `error`, or `empty`: an image without a mask has no foreground. page: page (from 0) to read of files
+    with several. bands: bands to read (from 1). group_pattern: regular expression whose first group (or, without
+    parentheses, whose whole match) in an image's name is its patient.
     """
 
     root: str
@@ -84,7 +84,7 @@ class Folder(Dataset):
             images, masks = getattr(self, f"{split}_images"), getattr(self, f"{split}_masks")
             require(bool(images) == bool(masks), WHO, f"{split}_images and {split}_masks together")
         for color in (value for value in (*listed(self.mask_value), *listed(self.ignore)) if isinstance(value, str)):
-            to_rgb(color)  # raises for what is no color
+            to_rgb(color)  # raises ContractError if invalid
         folders = [some for some in (self.masks, self.val_masks, self.test_masks) if some]
         names = [named(some).keys() for some in folders]
         require(all(some == names[0] for some in names), WHO, "one set of classes in masks, val_masks and test_masks")
@@ -94,7 +94,7 @@ class Folder(Dataset):
             require(False, WHO, "group_pattern as a regular expression", f"{self.group_pattern!r} ({error})")
 
     def check_classes(self, classes: dict[str, Any]) -> None:
-        """Require names and values that tell the classes apart; keeps them as tuples."""
+        """Raise ContractError unless names and values distinguish the classes; store them as tuples."""
         expected = "classes as names with a value, a color or a list: {background: 0, gland: 192}"
         fits = all(isinstance(name, str) and name for name in classes) and len(classes) >= 2
         require(fits, WHO, expected, classes)
@@ -122,7 +122,7 @@ class Folder(Dataset):
 
     @property
     def read_bands(self) -> tuple[int, ...] | None:
-        """What `read_image` is to read: the bands that are named, or all where `channels` is neither gray nor RGB."""
+        """The bands for `read_image`: `bands`, or all if they are None and `channels` is neither gray nor RGB."""
         return () if self.bands is None and self.channels not in (1, 3) else self.bands
 
     def mask_warnings(self, masks: Sequence[Facts]) -> list[str]:
@@ -138,7 +138,7 @@ class Folder(Dataset):
         folders = {"train": (self.images, self.masks)} | given
         if "test" in folders:
             self.require_no_other_val(root)
-        # A folder of masks may lie in that of the images.
+        # A folder of masks may be inside the folder of images.
         every = {root / one for images, masks in folders.values() for one in (images, *named(masks).values())}
         items = []
         for split, (images, masks) in folders.items():
@@ -149,7 +149,7 @@ class Folder(Dataset):
         return items
 
     def from_table(self, root: Path, table: str) -> list[Item]:
-        """Make the items of each row of a table."""
+        """Build the items of each row of a table."""
         require(isinstance(self.masks, str), WHO, "a table without several folders of masks")
         items: list[Item] = []
         for image, masks, split, group in read_rows(root / table, root):
@@ -161,9 +161,9 @@ class Folder(Dataset):
         return items
 
     def require_no_other_val(self, root: Path) -> None:
-        """Refuse to draw validation images from the training ones where a folder of them lies beside the test images.
+        """Raise ContractError if validation images would be drawn despite a folder of them beside the test images.
 
-        Nobody would see that it is not used.
+        Otherwise nobody would notice that the folder is not used.
         """
         names = ("val", "valid", "validation") if self.val_images is None else ()
         for place in ((self.test_images or "").replace("test", name) for name in names):
@@ -172,15 +172,15 @@ class Folder(Dataset):
             require(used, WHO, "val_images beside test_images", f"none, although there is {root / place}", remedy)
 
     def matched(self, images: Path, masks: Path, others: set[Path]) -> tuple[Files, Files]:
-        """Give the images and the masks of two folders, less `others` below, by what their names have in common.
+        """Return the images and masks of two folders, except for the folders `others`, by the core of their names.
 
-        Raises one sentence with what to set where no name fits, or where files without a partner are not to be skipped.
+        Raises ContractError, with the option to set, if no names match, or if files without a partner are not skipped.
         """
         names = [names_in(folder, others - {folder}) for folder in (images, masks)]
         suffixes = listed(self.mask_suffix)
         one, other = affix(self.image_prefix, listed(self.image_suffix)), affix(self.mask_prefix, suffixes)
         shared = images.resolve() == masks.resolve()
-        hint = partial(proposal, list(names[0]), list(names[1]))  # looks at all pairs of names: only if asked for
+        hint = partial(proposal, list(names[0]), list(names[1]))  # compares all pairs of names: only if needed
         if shared and one == other:
             remedy = hint() or "set dataset.mask_suffix to what their names end in"
             require(False, WHO, "names that tell masks from images", f"all of {images}", remedy)
@@ -192,16 +192,16 @@ class Folder(Dataset):
             got += f"{len(orphans)} of {len(right)} masks without{first(right, orphans)}"
             empty = "" if orphans else "dataset.missing_mask=empty reads such images as ones without foreground, and "
             remedy = hint()
-            if not remedy or remedy.endswith(option("mask_suffix", *suffixes)):  # it is set already
+            if not remedy or remedy.endswith(option("mask_suffix", *suffixes)):  # it is already set
                 remedy = f"{empty}dataset.on_bad_item=skip leaves them out"
             require(False, WHO, "a mask for each image and an image for each mask", got, remedy)
         return left, right
 
     def pair(self, core: str, files: Sequence[tuple[list[Named], list[Named]]], split: str) -> list[Item]:
-        """Make the items of one name, or one with a fault where two files have it; `files` are those of each class."""
+        """Build the items of one name, or one with a fault if two files have it; `files` has those of each class."""
         name, masks = f"{split}/{core}" if split else core, [masks for _, masks in files]
         images = next((found for found, _ in files if found), [])  # the same for each class
-        # Masks may have several names, one with each suffix.
+        # Masks may have several names, one per suffix.
         alike = [images, *([one for one in some if one.name == each] for some in masks for each in dict(some))]
         for one, other, *_ in (same for same in alike if len(same) > 1):
             fault = f"{one.path}: expected one file of its name, got {other.path} too"
@@ -211,7 +211,7 @@ class Folder(Dataset):
         return self.items_of(base, image, [[one.path for one in some] for some in masks])
 
     def items_of(self, base: Item, image: Path | None, masks: Masks) -> list[Item]:
-        """Make the items of an image and its masks for each class: one, `base` with its pixels, but for a volume."""
+        """Build the items of an image and its masks per class: one, `base` with its pixels, except for a volume."""
         common: dict[str, Any] = {"page": base.page, "ignore": self.ignore}
         pairs: Any = self.classes
         read: Read = partial(read_classes, classes=pairs, **common)
@@ -220,23 +220,23 @@ class Folder(Dataset):
         return [pair_item(base, image, masks, read, self.read_bands, self.missing_mask == "empty")]
 
     def group_of(self, stem: str, name: str) -> str:
-        """Find the patient in the name of an image; without a pattern each image is its own group."""
+        """Return the patient found in the name of an image; without a pattern, each image is its own group."""
         if self.group_pattern is None:
             return name
         found = re.search(self.group_pattern, stem)
         require(found is not None, WHO, f"group_pattern {self.group_pattern} to match", stem)
-        return (found and found[min(1, found.re.groups)]) or stem  # without parentheses all that matches
+        return (found and found[min(1, found.re.groups)]) or stem  # the whole match if there are no parentheses
 
 
 def named(masks: str | Folders) -> dict[str, str]:
-    """Give the folders of masks by the names of their classes; one folder has the name ""."""
+    """Return folders by the names of their classes; a single folder has the name ""."""
     return {"": masks} if isinstance(masks, str) else dict(masks)
 
 
 def names_in(folder: Path, without: Container[Path]) -> dict[str, list[Path]]:
-    """Give the image files in and below a folder by their names, folders in it included, without their endings."""
+    """Return the image files in and below a folder by their names, with subfolders and without suffixes."""
     names: dict[str, list[Path]] = {}
-    for path in files_in(folder, without):  # NFC: on a Mac an umlaut is two characters
+    for path in files_in(folder, without):  # NFC: macOS stores an umlaut as two characters
         names.setdefault(normalize("NFC", without_suffix(path.relative_to(folder))), []).append(path)
     others = Counter(path.suffix for path in folder.iterdir() if path.is_file()) if not names else {}
     found = ", ".join(f"{count} of {suffix or 'no ending'}" for suffix, count in others.items()) or "none"
@@ -245,9 +245,9 @@ def names_in(folder: Path, without: Container[Path]) -> dict[str, list[Path]]:
 
 
 def by_core(names: dict[str, list[Path]], kind: re.Pattern[str], other: re.Pattern[str], shared: bool) -> Files:
-    """Give the files whose names are of a kind by what their names have in common with others.
+    """Return the files whose names match the pattern `kind`, by the core of their names.
 
-    In a shared folder only those of which it accounts for no less than the other kind's.
+    In a shared folder, a file is skipped if the pattern `other` matches more of its name.
     """
     cores: Files = {}
     for name, files in names.items():
@@ -258,30 +258,30 @@ def by_core(names: dict[str, list[Path]], kind: re.Pattern[str], other: re.Patte
 
 
 def first(cores: Files, some: Collection[str]) -> str:
-    """Name the first of some files, in parentheses."""
+    """Return the name of the first of some files in parentheses; "" if there are none."""
     return f" (first {cores[min(some)][0].path.name})" if some else ""
 
 
 def pair_item(
     base: Item, image: Path | None, masks: Masks, read: Read, bands: Sequence[int] | None = None, empty: bool = False
 ) -> Item:
-    """Give an item the pixels of an image file and of the mask files of each class, which `read` decodes.
+    """Return an item with the pixels of an image file and of the mask files per class, which `read` decodes.
 
-    It has a fault without an image, or without a mask of some class, unless that stands for no foreground (`empty`).
+    It has a fault if the image is missing, or the mask of a class unless that means no foreground (`empty`).
     """
     if image is None or not (empty or all(masks)):
         present = image or next(path for some in masks for path in some)
         return replace(base, fault=f"{present}: expected {'an image' if image is None else 'a mask'} of its name")
     paths, reader = [[str(path) for path in some] for some in masks], partial(read_image, str(image), base.page, bands)
-    own = tuple(dict.fromkeys(path for some in paths for path in some if path != str(image)))  # not alpha in the image
+    own = tuple(dict.fromkeys(path for some in paths for path in some if path != str(image)))  # a mask may be alpha
     mask = partial(read_all, paths, read, reader)
     return replace(base, image=reader, mask=mask, files=(str(image), *own), mask_files=own)
 
 
 def read_all(paths: Sequence[Sequence[str]], read: Read, image: Reader) -> np.ndarray:
-    """Decode the masks of an image: (h, w), of several classes (h, w, k); one without files has no foreground."""
+    """Decode the masks of an image: (h, w), or (h, w, k) for several classes; one without files has no foreground."""
     masks = [[read(path) for path in some] for some in paths]
-    shapes = sorted({mask.shape for some in masks for mask in some}) or [image().shape[:2]]  # decoded only if need be
+    shapes = sorted({mask.shape for some in masks for mask in some}) or [image().shape[:2]]  # decoded only if needed
     who = next((path for some in paths for path in some), "")
     require(len(shapes) == 1, who, "masks of one size", ", ".join(f"{w}x{h}" for h, w in shapes))
     made = [united(some, who) if some else np.zeros(shapes[0], np.uint8) for some in masks]
@@ -289,7 +289,7 @@ def read_all(paths: Sequence[Sequence[str]], read: Read, image: Reader) -> np.nd
 
 
 def united(masks: Sequence[np.ndarray], who: str) -> np.ndarray:
-    """Give what is foreground in any of several masks of one size; classes must not overlap."""
+    """Return the union of several masks of one size; raises ContractError if their classes overlap."""
     classes = len(masks) > 1 and any(((mask > 1) & (mask != IGNORED)).any() for mask in masks)
     overlap = int((np.sum([mask > 0 for mask in masks], axis=0) > 1).sum()) if classes else 0
     require(not overlap, who, "masks that do not overlap, of classes", f"{overlap} pixels of several")

@@ -1,4 +1,4 @@
-"""Eye fundus photographs with optic disc and cup, in three layouts that are recognized by what lies in the root.
+"""Eye fundus photographs with optic disc and cup, in three layouts that are recognized by the folders in the root.
 
 Drishti-GS1 (Sivaswamy et al., ISBI 2014), RIM-ONE DL (Fumero et al., Image Analysis & Stereology 2020), and the
 159 images of a study with folders tr_images, ts_images and clean_masks.
@@ -19,7 +19,7 @@ from seglab.images.image_io import existing_folder, files_in
 from seglab.images.masks import read_mask
 
 Layout = tuple[list[tuple[str, Path]], list[dict[str, list[Path]]], Read]
-"""Images with their splits, the mask of each by its name for each structure, and what decodes a mask."""
+"""Images with their splits, the masks of each structure by image name, and the function that decodes a mask."""
 
 LAYOUTS = "Training and Test (Drishti-GS), partitioned_* (RIM-ONE DL), or tr_images, ts_images and clean_masks"
 
@@ -28,10 +28,10 @@ LAYOUTS = "Training and Test (Drishti-GS), partitioned_* (RIM-ONE DL), or tr_ima
 class Fundus(Dataset):
     """Drishti-GS, RIM-ONE DL or the 159-image study, each with its own test images.
 
-    target: `disc`, `cup`, `disc_cup` (both, which overlap) or `rim_cup` (which exclude each other). agreement: fraction
-    of the experts who must call a pixel foreground (Drishti-GS has four; with `soft` that fraction is the target
-    itself). partition: which of RIM-ONE DL's divisions, `randomly` or `by_hospital`. threshold: above it a mask of the
-    study is foreground (its masks are not binary).
+    target: `disc`, `cup`, `disc_cup` (both, overlapping) or `rim_cup` (mutually exclusive). agreement: fraction of the
+    experts who must call a pixel foreground (Drishti-GS has four; if `soft`, the target is the fraction of experts).
+    partition: which division of RIM-ONE DL to use, `randomly` or `by_hospital`. threshold: masks of the study are
+    foreground above it (they are not binary).
     """
 
     root: str
@@ -72,7 +72,7 @@ class Fundus(Dataset):
             images, masks, read = self.study(study.parent if study else root)
         items = []
         for split, path in images:
-            patient = re.match(r"r3_[A-Z]-\d+", path.stem)  # of both eyes, in the third release of RIM-ONE
+            patient = re.match(r"r3_[A-Z]-\d+", path.stem)  # RIM-ONE r3: both eyes of a patient are one group
             base = Item(path.stem, patient[0] if patient else path.stem, split=split)
             items.append(pair_item(base, path, [one.get(path.stem, []) for one in masks], read))
         lost = sorted({name for one in masks for name in one} - {path.stem for _, path in images})
@@ -85,22 +85,22 @@ class Fundus(Dataset):
         return ["no test images where this layout has them: they are drawn from those for training"] if drawn else []
 
     def drishti(self, train: Path, test: Path) -> Layout:
-        """Drishti-GS has copies of an image in several folders; its map is found by its name, wherever it lies."""
+        """Find the files of Drishti-GS: several folders have copies of an image; maps are found by name anywhere."""
         endings, images = {"disc": "_ODsegSoftmap", "cup": "_cupsegSoftmap"}, []
         for split, folder in (("train", train), ("test", test)):
-            found = {path.stem: path for path in sorted(folder.glob("**/Images/*/drishtiGS_*.png"))}  # one copy
+            found = {path.stem: path for path in sorted(folder.glob("**/Images/*/drishtiGS_*.png"))}  # keeps one copy
             images += [(split, path) for path in found.values()]
         masks = [by_name(train, endings[one]) | by_name(test, endings[one]) for one in self.structures]
         return images, masks, partial(read_votes, agreement=self.agreement, soft=self.soft)
 
     def rim_one(self, root: Path, partitioned: Path) -> Layout:
-        """RIM-ONE DL has its masks beside the division of its images."""
+        """Find the files of RIM-ONE DL, whose masks lie beside the partitions of its images."""
         folders = (("train", partitioned / "training_set"), ("test", partitioned / "test_set"))
         images = [(split, path) for split, folder in folders for path in files_in(folder) if path.suffix == ".png"]
         return images, [by_name(root, f"-1-{one.capitalize()}-T") for one in self.structures], read_mask
 
     def study(self, root: Path) -> Layout:
-        """In the study a mask bears its image's name."""
+        """Find the files of the study, in which a mask has the same name as its image."""
         require(self.target == "disc", "dataset fundus", "target=disc in this layout, which has no cups", self.target)
         folders = (("train", root / "tr_images"), ("test", root / "ts_images"))
         images = [(split, path) for split, folder in folders for path in files_in(folder)]
@@ -109,19 +109,19 @@ class Fundus(Dataset):
 
 
 def by_name(root: Path, ending: str) -> dict[str, list[Path]]:
-    """Find the PNG files below a folder whose names end so, by the rest of their names."""
+    """Return the PNG files below a folder whose names end in `ending`, by the rest of their names."""
     found = [path for path in files_in(root) if path.name.endswith(f"{ending}.png")]
     return {path.stem.removesuffix(ending): [path] for path in found}
 
 
 def rim_and_cup(read: Reader) -> np.ndarray:
-    """Make class numbers of the masks (h, w, 2) of disc and cup: 1 the rim, 2 the cup."""
+    """Combine the masks of disc and cup (h, w, 2) into class numbers: 1 for the rim, 2 for the cup."""
     disc, cup = np.moveaxis(read(), 2, 0)
-    return np.where(cup > 0, 2, disc).astype(np.uint8)  # the cup wins, also where experts drew it beyond the disc
+    return np.where(cup > 0, 2, disc).astype(np.uint8)  # the cup wins, even where experts drew it beyond the disc
 
 
 def find(root: Path, name: str) -> Path | None:
-    """Find a folder by name in the root or one folder below it, as archives unpack."""
+    """Return a folder by name in the root or one folder below it, where archives unpack; None if there is none."""
     found = [path for path in (root / name, *sorted(root.glob(f"*/{name}"))) if path.is_dir()]
     return found[0] if found else None
 
@@ -129,7 +129,7 @@ def find(root: Path, name: str) -> Path | None:
 def read_votes(path: str, agreement: float, soft: bool) -> np.ndarray:
     """Read a map of the experts' votes (0 to 255): the fraction who call a pixel foreground, or where enough do.
 
-    With four experts the values are rounded quarters, such as 191 for three of four: half a step is forgiven.
+    With four experts, the values are rounded quarters, such as 191 for three of four; hence a tolerance of 0.01.
     """
     fraction = read_mask(path, soft=True)
     return fraction if soft else (fraction >= agreement - 0.01).astype(np.uint8)

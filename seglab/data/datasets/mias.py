@@ -1,4 +1,4 @@
-"""Mammograms with circles around lesions: mini-MIAS (Suckling et al., 1994)."""
+"""mini-MIAS (Suckling et al., 1994): mammograms with circles around lesions."""
 
 import re
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from seglab.images.resize import resize
 
 ROW = re.compile(r"(?P<film>mdb\d{3}) +[FGD] +(?P<kind>[A-Z]{4})(?: +[BM])?(?P<place>(?: +\d+){3})?(?: +[*].*)?")
 FILM = re.compile(r"mdb\d{3}\b")
-SIDE = 1024  # height and width in pixels of the published films, in which the table counts
+SIDE = 1024  # height and width in pixels of the published films, to which the table refers
 Circle = tuple[int, ...]  # center x, y and radius in pixels; y is counted from the bottom
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mias(Dataset):
-    """Films of 1024x1024 pixels whose lesions are filled circles; those with a lesion of unknown place are left out.
+    """Films of 1024x1024 pixels with lesions as filled circles; films with a lesion of unknown position are left out.
 
-    Films that somebody has shrunk have smaller circles. images: folder of the films in `root`, PGM or others. table:
-    the list of lesions. external: all films are the test set of a model that was trained elsewhere. The two films of a
-    patient (mdb001 and mdb002, and so on) are one group.
+    If the films were shrunk, the circles are shrunk too. images: folder of the films in `root`, PGM or other formats.
+    table: the list of lesions. external: all films are the test set of a model trained on other data. The two films of
+    a patient (mdb001 and mdb002, and so on) are one group.
     """
 
     root: str
@@ -43,7 +43,7 @@ class Mias(Dataset):
         return items + [Item(n, n, fault=f"{files[n]}: expected rows in {self.table}") for n in unlisted]
 
     def film(self, name: str, path: Path | None, circles: list[Circle | None]) -> Item:
-        """Make the item of one film; None stands for a lesion of unknown place."""
+        """Build the item of one film; None in `circles` is a lesion of unknown position."""
         patient, split = f"patient{(int(name[3:]) + 1) // 2:03d}", "test" if self.external else ""
         if path is None:
             place = Path(self.root, self.images, f"{name}.pgm")
@@ -55,11 +55,11 @@ class Mias(Dataset):
 
 
 def read_info(path: Path) -> dict[str, list[Circle | None]]:
-    """Read the list of lesions: film to circles, None for one of unknown place; an empty list if healthy."""
+    """Read the circles of each film; None for a lesion of unknown position, and an empty list for a healthy film."""
     require(path.is_file(), "dataset mias", "a table that exists", path, "set dataset.table")
     films: dict[str, list[Circle | None]] = {}
     for line in path.read_text(errors="replace").splitlines():
-        row = ROW.fullmatch(re.sub(r"[\s,;]+", " ", line).strip())  # people have saved it as CSV, too
+        row = ROW.fullmatch(re.sub(r"[\s,;]+", " ", line).strip())  # some copies are saved as CSV
         if row is None:  # a title or a remark
             require(not FILM.match(line), str(path), "rows such as `mdb001 G CIRC B 535 425 197`", repr(line.strip()))
             continue
@@ -76,8 +76,8 @@ def draw(path: str, circles: tuple[Circle, ...]) -> np.ndarray:
     require(height == width, path, f"a film of {SIDE}x{SIDE} pixels, or shrunk in proportion", f"{width}x{height}")
     mask = np.zeros((height, width), bool)
     for x, y, radius in circles:
-        # The published circle is shrunk, not one of a rounded center and radius drawn.
+        # Shrink the published circle instead of drawing one with a rounded center and radius.
         circle = cv2.circle(np.zeros((SIDE, SIDE), np.float32), (x, SIDE - 1 - y), radius, 1.0, cv2.FILLED)
         fraction = resize(circle, height, width)
-        mask |= fraction >= fraction.max() / 2  # of a circle smaller than a pixel the pixel with most of it
+        mask |= fraction >= fraction.max() / 2  # a tiny circle marks the pixel that it covers most
     return mask.astype(np.uint8)

@@ -19,10 +19,10 @@ WHO = "dataset nifti"
 
 @dataclass(frozen=True, kw_only=True)
 class Nifti(Folder):
-    """Folders of volumes and of masks as `Folder` has them; each slice is an item, each volume a group.
+    """Folders of volumes and masks, with the options of `Folder`; each slice is an item, each volume a group.
 
-    axis: across which of the stored axes (0, 1, 2) slices are taken. empty_slices: false leaves those without any
-    foreground out, of all splits.
+    axis: the stored axis (0, 1 or 2) across which slices are taken. empty_slices: if False, slices without foreground
+    are left out of all splits.
     """
 
     axis: int = 2
@@ -40,7 +40,7 @@ class Nifti(Folder):
         items = super().items()
         if self.empty_slices:
             return items
-        some = foreground_ids(items, self)  # remembered: reading all volumes takes long
+        some = foreground_ids(items, self)  # cached: reading all volumes takes long
         return [item if item.fault or item.id in some else replace(item, left_out="no foreground") for item in items]
 
     def file_warnings(self, items: Sequence[Item]) -> list[str]:
@@ -61,12 +61,12 @@ class Nifti(Folder):
         return found
 
     def items_of(self, base: Item, image: Path | None, masks: Masks) -> list[Item]:
-        """Make an item of each slice, or one with a fault where image and masks do not fit each other."""
+        """Build an item for each slice, or one with a fault if image and masks do not match."""
         (volume,) = super().items_of(base, image, masks)  # for its files, and whether one is missing
         if volume.fault:
             return [volume]
         try:
-            header = read_header(volume.files[0])  # no voxels: hundreds of volumes are listed in seconds
+            header = read_header(volume.files[0])  # without voxels: hundreds of volumes are listed in seconds
             for path in volume.mask_files:
                 mask = read_header(path)
                 require(mask[:2] == header[:2], path, f"the size and orientation of its image, {header}", mask)

@@ -1,4 +1,4 @@
-"""A folder of decoded images, made once from a raw tree, whatever its formats."""
+"""A folder of decoded images, made once from raw files of any format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from seglab.data.store import open_store, raw_of, task_of
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared(Dataset):
-    """A folder made by `python -m seglab.prepare`; splits and numbers are those of the raw tree it was made from.
+    """A folder made by `python -m seglab.prepare`; it gives the same splits and results as the raw files.
 
-    root: the folder. What could not be read when it was made is left out without another word.
+    root: the folder. Images that could not be read when it was made are left out silently.
     """
 
     root: str

@@ -1,4 +1,4 @@
-"""Painted images with exact masks, made in memory from a seed: a data set that is always at hand."""
+"""Painted images with exact masks, generated in memory from a seed; no files are needed."""
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,12 +16,12 @@ from seglab.images.resize import to_mask
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic(Dataset):
-    """Painted scenes of known truth; image k of a split is the same however many there are.
+    """Painted scenes with exact masks; image k of a split is the same for any number of images.
 
-    train, val, test: number of images. image_seed: fixes all of them. foreground: mean fraction of foreground of the
-    images that have any, null for the scene's own range; empty: fraction of images without any, null for the scene's
-    own. contrast, noise: factors on the scene's own. label_noise: fraction of a mask's objects that annotators get
-    wrong: missing, flipped to the other side of the image, grown, or shrunk; in training alone.
+    train, val, test: number of images. image_seed: seed of all images. foreground: mean foreground fraction of the
+    images that have any; None: the scene's own range. empty: fraction of images without foreground; None: the scene's
+    own. contrast, noise: factors on the scene's own. label_noise: fraction of a training mask's objects with simulated
+    annotation errors: missing, flipped to the other side of the image, grown, or shrunk.
     """
 
     scene: str = "disc"
@@ -64,12 +64,12 @@ class Synthetic(Dataset):
 
 
 def image_of(options: Synthetic, split: str, k: int) -> np.ndarray:
-    """Give the image (size, size, 3) uint8 of one number."""
+    """Return image k of a split, (size, size, 3) uint8."""
     return paint(options, split, k)[0]
 
 
 def mask_of(options: Synthetic, split: str, k: int) -> np.ndarray:
-    """Give its mask (size, size) or (size, size, k): uint8, or float32 fractions where `soft`."""
+    """Return mask k of a split, (size, size) or (size, size, classes): uint8, or float32 fractions if `soft`."""
     fraction = paint(options, split, k)[1]
     if options.task.kind == "multiclass":
         return to_mask(fraction.sum(2), 0.5) * (1 + fraction.argmax(2)).astype(np.uint8)
@@ -78,15 +78,15 @@ def mask_of(options: Synthetic, split: str, k: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def paint(options: Synthetic, split: str, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Paint one image from its own generator; kept for the mask, which is asked for next."""
+    """Paint one image and its mask from a generator of their own; cached, because both are requested in turn."""
     rng = np.random.default_rng((options.image_seed, SPLITS.index(split), k))
     scene, mean = SCENES[options.scene], options.foreground
-    low, high = scene.foreground if mean is None else (mean * 0.6, mean * 1.5)  # whose log-uniform mean is 0.98 of it
+    low, high = scene.foreground if mean is None else (mean * 0.6, mean * 1.5)  # log-uniform, with a mean of 0.98 of it
     fraction = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     if rng.random() < (scene.empty if options.empty is None else options.empty):
         fraction = 0.0
     image, truth = scene.paint(rng, options.size, fraction, options.contrast, options.noise)
-    if split == "train":  # after painting: the image is that of the right labels
+    if split == "train":  # after painting, so that the image shows the correct labels
         maps = truth[..., None] if truth.ndim == 2 else truth
         maps = np.stack([misdraw(maps[..., k], options.label_noise, rng) for k in range(maps.shape[2])], axis=-1)
         truth = maps.reshape(truth.shape)
@@ -94,21 +94,21 @@ def paint(options: Synthetic, split: str, k: int) -> tuple[np.ndarray, np.ndarra
 
 
 def misdraw(truth: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
-    """Leave out, flip, grow or shrink, by a quarter to half of its radius, each object that is drawn at this rate."""
+    """With probability `rate`, remove, flip, grow or shrink (by a quarter to half of its radius) each object."""
     if not rate:
         return truth
     count, labels = cv2.connectedComponents((truth >= 0.5).astype(np.uint8))
     drawn = np.zeros_like(truth)
     for label in range(1, count):
         one: np.ndarray = np.where(labels == label, truth, 0).astype(np.float32)
-        # Drawn whether wrong or not, so that another rate leaves the faults of other objects as they are.
+        # Always drawn, so that another rate does not change the errors of other objects.
         wrong, fault, share = rng.random() < rate, rng.integers(4), rng.uniform(0.25, 0.5)
         if wrong and fault == 0:
             continue
         if wrong and fault == 1:
             one = one[::-1, ::-1]
         elif wrong:
-            by = max(1, round(share * np.sqrt((labels == label).sum() / np.pi)))  # of a disc of its area
+            by = max(1, round(share * np.sqrt((labels == label).sum() / np.pi)))  # radius of a disc of equal area
             brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * by + 1,) * 2)
             one = (cv2.dilate if fault == 2 else cv2.erode)(one, brush)
         drawn = np.maximum(drawn, one)

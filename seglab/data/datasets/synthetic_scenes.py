@@ -1,8 +1,8 @@
-"""Painted scenes that imitate eye, breast and sea: what a loss finds hard in them, without their files.
+"""Painted scenes that imitate an eye, an organ, a breast and the sea, with what makes them hard for a loss.
 
-Each takes a generator and gives an image (size, size, 3) as float in 0..1 and the fraction of each pixel that is
-foreground (size, size), of several classes (size, size, foreground classes). `fraction` is the wanted fraction of
-foreground of the image (0: none); `contrast` and `noise` are factors on the scene's own.
+Each painter takes a generator and returns an image (size, size, 3), float in about 0..1, and the foreground fraction of
+each pixel: (size, size), or (size, size, foreground classes). `fraction` is the desired foreground fraction of the
+image (0: none); `contrast` and `noise` are factors on the scene's own.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Painter = Callable[[Rng, int, float, float, float], Painted]
 
 @dataclass(frozen=True)
 class Scene:
-    """A painter, its range of foreground fractions (log-uniform), its fraction of images without any, and its task."""
+    """A painter, its range of foreground fractions (log-uniform), its fraction of empty images, and its task."""
 
     paint: Painter
     foreground: tuple[float, float]
@@ -30,7 +30,7 @@ class Scene:
 
 
 def clouds(rng: Rng, size: int, *cells: int) -> np.ndarray:
-    """Paint a smooth random field of mean 0 and deviation 1: a sum of one octave per number of cells across."""
+    """Paint a smooth random field of mean 0 and standard deviation 1: one octave per number of cells across."""
     field = np.zeros((size, size), np.float32)
     for k, n in enumerate(cells):  # finer ones are weaker
         grid = rng.standard_normal((n + 1, n + 1), dtype=np.float32)
@@ -39,7 +39,7 @@ def clouds(rng: Rng, size: int, *cells: int) -> np.ndarray:
 
 
 def grid(size: int, center: tuple[float, float], angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Give the coordinates, in pixels, of each pixel along two turned axes through a center."""
+    """Return the coordinates of each pixel, in pixels, along two rotated axes through a center."""
     y, x = np.mgrid[:size, :size].astype(np.float32)
     y, x = y - center[0], x - center[1]
     cos, sin = np.cos(angle), np.sin(angle)
@@ -47,24 +47,24 @@ def grid(size: int, center: tuple[float, float], angle: float) -> tuple[np.ndarr
 
 
 def point(rng: Rng, low: float, high: float) -> tuple[float, float]:
-    """Draw a row and a column."""
+    """Draw a random row and column."""
     row, column = rng.uniform(low, high, 2).tolist()
     return row, column
 
 
 def edge(signed: np.ndarray, softness: float = 1.0) -> np.ndarray:
-    """Turn a signed distance in pixels (positive inside) into a fraction of 0..1 over a rim of `softness` pixels."""
+    """Convert a signed distance in pixels (positive inside) to a fraction in 0..1, over a rim of `softness` pixels."""
     return np.clip(0.5 + signed / softness, 0, 1)
 
 
 def ellipse(size: int, center: tuple[float, float], radius: float, ratio: float, angle: float) -> np.ndarray:
-    """Give the signed distance (about, in pixels, positive inside) to an ellipse of the same area as a circle."""
+    """Return the approximate signed distance in pixels (positive inside) to an ellipse with the area of a circle."""
     u, v = grid(size, center, angle)
     return radius - np.hypot(u / ratio, v * ratio)  # exact for circles: softness in pixels is about right
 
 
 def vessels(rng: Rng, size: int, center: tuple[float, float], count: int) -> np.ndarray:
-    """Draw branching dark lines that leave a center, as a mask of 0..1."""
+    """Draw winding lines that start at a center, as a mask in 0..1."""
     canvas = np.zeros((size, size), np.uint8)
     steps = 24
     for _ in range(count):
@@ -77,15 +77,15 @@ def vessels(rng: Rng, size: int, center: tuple[float, float], count: int) -> np.
 
 
 def disc(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
-    """An eye whose disc is the foreground, see `disc_cup`."""
+    """Paint an eye whose disc is the foreground, see `disc_cup`."""
     image, truth = disc_cup(rng, size, fraction, contrast, noise)
     return image, truth[..., 0]
 
 
 def disc_cup(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
-    """An eye: a bright disc with a brighter cup, vessels across it, uneven light, and bright spots that are not it."""
+    """Paint an eye: a bright disc with a brighter cup, vessels across it, uneven light, and bright distractors."""
     radius = size * np.sqrt(fraction / np.pi)
-    low, high = radius + 2, max(radius + 3, size - radius - 2)  # all of the disc lies in the image
+    low, high = radius + 2, max(radius + 3, size - radius - 2)  # the whole disc lies in the image
     center = point(rng, low, high)
     rim = ellipse(size, center, radius, rng.uniform(0.9, 1.1), rng.uniform(0, np.pi))
     inside = edge(rim) if fraction else np.zeros((size, size), np.float32)
@@ -107,9 +107,9 @@ def disc_cup(rng: Rng, size: int, fraction: float, contrast: float, noise: float
 
 
 def organ(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
-    """An organ of a sixth of the image in streaky tissue, and in it a small, slightly brighter lesion: classes 1, 2.
+    """Paint an organ of a sixth of the image in streaky tissue, with a small, slightly brighter lesion: classes 1, 2.
 
-    `fraction` is that of the lesion: a class as rare as this that a model may never predict, and lose nothing in CE.
+    `fraction` is that of the lesion, a class so rare that a model can ignore it at almost no cost in cross-entropy.
     """
     radius = size * np.sqrt(rng.uniform(0.12, 0.2) / np.pi)
     center = point(rng, 0.35 * size, 0.65 * size)
@@ -125,7 +125,7 @@ def organ(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -
 
 
 def lesion(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
-    """A mammogram: faint irregular lumps in streaky tissue, beside round bright spots and lines that are none."""
+    """Paint a mammogram: faint irregular lumps in streaky tissue, with round bright spots and lines as distractors."""
     tissue = 0.35 + 0.07 * clouds(rng, size, 3, 6, 12) + 0.035 * clouds(rng, size, 24, 48)
     lump = np.zeros((size, size), np.float32)
     for weight in rng.dirichlet(np.full(rng.integers(1, 3), 4.0)) if fraction else ():
@@ -135,7 +135,7 @@ def lesion(rng: Rng, size: int, fraction: float, contrast: float, noise: float) 
         rough = 0.28 * radius * clouds(rng, size, max(4, round(size / radius)), max(8, round(2 * size / radius)))
         lump = np.maximum(lump, edge(ellipse(size, center, radius, ratio, angle) + rough))
     soft = cv2.GaussianBlur(lump, (0, 0), size / 100)
-    for _ in range(rng.integers(2, 6)):  # round, smooth and fainter: what is not a lesion
+    for _ in range(rng.integers(2, 6)):  # distractors: round, smooth and fainter
         spot = point(rng, 0, size)
         ratio, angle = rng.uniform(0.5, 2), rng.uniform(0, np.pi)
         blob = ellipse(size, spot, size * rng.uniform(0.03, 0.09), ratio, angle)
@@ -147,7 +147,7 @@ def lesion(rng: Rng, size: int, fraction: float, contrast: float, noise: float) 
 
 
 def ships(rng: Rng, size: int, fraction: float, contrast: float, noise: float) -> Painted:
-    """The sea: a few thin turned boxes among waves, wakes, foam and clouds."""
+    """Paint the sea: a few thin rotated boxes among waves, wakes, foam and clouds."""
     u, v = grid(size, (0, 0), rng.uniform(0, np.pi))
     swell = np.sin(u / size * rng.uniform(30, 90) + 2 * clouds(rng, size, 3, 6)) * edge(clouds(rng, size, 3), 2)
     sea = 0.28 + 0.03 * swell + 0.05 * clouds(rng, size, 2, 5) + 0.02 * clouds(rng, size, size // 4)
