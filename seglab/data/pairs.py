@@ -65,4 +65,4 @@ def write(source: Source, place: Path) -> str:
     file = Path(source).resolve()
     require(file.is_file(), "compare", "an array or a file", source)
     place.with_suffix(file.suffix).symlink_to(file)
-    return str(file)  # its content is hashed when it is decoded
+    return str(file)  # the dataset hashes its content

@@ -55,7 +55,7 @@ def split_by_group(
     A split without images of its own is drawn from the training images, the test set first. Groups are ranked by a hash
     of seed and name, so that images added later do not reshuffle the others. If a dataset's own test set shares a group
     with its other images, the test set is kept and those images are `conflicting`.
-    foreground: ids of images with foreground; groups with and without such images are then drawn separately.
+    foreground: ids of images with foreground; groups with and without foreground are then drawn separately.
     """
     test = [item for item in items if item.split == "test"]
     val = [item for item in items if item.split == "val"]
@@ -75,7 +75,7 @@ def draw(
 ) -> tuple[list[Item], list[Item]]:
     """Draw whole groups until they hold `fraction` of the items, at least one but never the last; return (drawn, rest).
 
-    With `foreground`, groups with such an image and groups without are drawn separately.
+    With `foreground` (ids of images), groups with and without foreground are drawn separately.
     """
     if foreground is not None:
         some = groups_of(item for item in items if item.id in foreground)

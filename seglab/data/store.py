@@ -104,7 +104,7 @@ def read_task(folder: Path, changed: tuple[int, int]) -> Task:
 def check_format(folder: Path) -> dict[str, Any]:
     """Return the manifest of a folder, empty if there is none; raises ContractError if another version made it."""
     manifest = read_json(folder / MANIFEST)
-    found = manifest.get("format", 1) if manifest else FORMAT  # version 1 wrote none
+    found = manifest.get("format", 1) if manifest else FORMAT  # format 1 had no such key
     remedy = "remove it, and run seglab.prepare again"
     require(found == FORMAT, f"folder {folder}", f"images in format {FORMAT}", f"format {found}", remedy)
     return manifest

@@ -59,7 +59,7 @@ class AirbusShips(Dataset):
         """Select images with ships, and some without by a hash of their names, so that the choice is stable."""
         full, empty = [name for name in ships if ships[name]], [name for name in ships if not ships[name]]
         if self.empty_fraction is not None:
-            empty.sort(key=lambda name: blake2b(name.encode(), digest_size=8).digest())  # more include fewer
+            empty.sort(key=lambda name: blake2b(name.encode(), digest_size=8).digest())  # larger draws are supersets
             empty = empty[: round(len(full) * self.empty_fraction / (1 - self.empty_fraction))]
         return {*full, *empty}
 
