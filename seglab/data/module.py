@@ -94,7 +94,7 @@ class DataModule:
             batch_size=None,  # the sampler yields whole batches
             sampler=batches,
             num_workers=workers,
-            pin_memory=torch.cuda.is_available() and (place is None or place.type == "cpu"),  # CUDA tensors cannot be
+            pin_memory=torch.cuda.is_available() and (place is None or place.type == "cpu"),  # not for CUDA tensors
             worker_init_fn=one_thread,
             persistent_workers=workers > 0,  # otherwise they restart in each epoch
             generator=torch.Generator().manual_seed(0),  # otherwise each iterator draws from the generator of dropout

@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Yield batches of (epoch, index) pairs, so that a sample knows its epoch in any worker process.
+    """A sampler of batches of (epoch, index) pairs, so that a sample knows its epoch in any worker process.
 
     The order is shuffled each epoch for training, and fixed for evaluation. With several processes, each takes every
     k-th sample; those with fewer start over in training, while evaluation repeats no image. All have the same number of
