@@ -55,7 +55,7 @@ def normal(states: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
     """Smooth x (b, c, h, w) with a Gaussian of each sigma (b,), renormalized at the border, by matrix products."""
-    for length in x.shape[2:]:
+    for length in reversed(x.shape[2:]):
         places = torch.arange(length, device=x.device)
         weights = torch.exp(-0.5 * ((places - places[:, None]) / sigma[:, None, None]) ** 2)
         x = (x @ (weights / weights.sum(2, keepdim=True))[:, None].mT).mT  # smooths the last axis, then swaps the two

@@ -127,7 +127,7 @@ def divide(
     if as_test:
         splits = Splits(test=good)
     elif dataset.split_file:
-        splits = split_from_file(good, dataset.split_file, faults)  # the file may name items with faults
+        splits = split_from_file(items, dataset.split_file).without(faults)  # the file may name items with faults
     elif dataset.folds > 1:
         splits = split_by_fold(good, dataset.folds, dataset.fold, val, seed, foreground_ids(good, dataset))
     else:

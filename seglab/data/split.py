@@ -123,7 +123,7 @@ def split_by_fold(
     return checked(Splits(train, val, [item for item in items if item.group in dealt[fold]]))
 
 
-def split_from_file(items: Sequence[Item], path: str, without: Container[str] = ()) -> Splits:
+def split_from_file(items: Sequence[Item], path: str) -> Splits:
     """Divide items by a fixed split file; items that it does not name are left out.
 
     path: a JSON object of train, val and test, or the lists train.txt, val.txt and test.txt, given by their folder or

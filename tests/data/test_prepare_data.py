@@ -1,5 +1,6 @@
 """Opening a data set: the cache and its bound, the fingerprint, and where pixels are kept without a cache."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -154,6 +155,18 @@ def test_an_image_that_cannot_be_used_is_named_or_skipped_before_the_split_is_dr
         assert "2 of 9 images are left out, the first because of " in opened.warnings()[0]
     Path(dataset.root, "images/3.png").write_bytes(whole)
     assert open_data(replace(dataset, on_bad_item="skip")).skipped.keys() == {"5"}
+
+
+def test_a_split_file_may_name_images_that_are_skipped(dataset, tmp_path):
+    splits = {"train": ["0", "1", "5"], "val": ["2"], "test": ["3"]}
+    (tmp_path / "split.json").write_text(json.dumps(splits))
+    (tmp_path / "masks/5.png").unlink()
+    dataset = replace(dataset, split_file=str(tmp_path / "split.json"))
+    with pytest.raises(ContractError, match=r"first 5\.png.*on_bad_item=skip"):
+        open_data(dataset)
+    opened = open_data(replace(dataset, on_bad_item="skip"))
+    assert opened.splits.ids() == splits | {"train": ["0", "1"]}
+    assert opened.skipped.keys() == {"5"}
 
 
 def test_an_image_that_is_smaller_than_its_patches_is_filled_up_with_black(dataset):
