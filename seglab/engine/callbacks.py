@@ -1,4 +1,4 @@
-"""What a user sees while a model trains: a progress bar, or a line per epoch."""
+"""Lightning callbacks that stop training and show its progress: a progress bar, or a log line per epoch."""
 
 import logging
 import math
@@ -15,27 +15,27 @@ log = logging.getLogger(__name__)
 
 
 def silence_lightning_warnings() -> None:
-    """Silence advertisements of Lightning, and warnings that do not apply here."""
+    """Silence Lightning's advertisements, and warnings that do not apply here."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for advice in (
-        "does not have many workers",  # small cached data are faster without
-        "LeafSpec.* is deprecated",  # Lightning 2.6 calling torch 2.15
-        "The number of training batches",  # the interval of a step logger that we do not use
-        "It is recommended to use .*sync_dist",  # torchmetrics has synchronized the processes
-        "Using `DistributedSampler` with the dataloaders",  # ours gives every test image once
-        "The `srun` command is available",  # being on a cluster's login node is no fault
-        "but have no `val_dataloader`",  # benchmarks time training alone
-        "(Checkpoint|Experiment logs) directory .* exists and is not empty",  # a run that resumes
-        "when using `ckpt_path`, callbacks used",  # snapshots, which may come and go
+        "does not have many workers",  # small cached data sets load faster without workers
+        "LeafSpec.* is deprecated",  # raised by Lightning 2.6 with torch 2.15
+        "The number of training batches",  # about Lightning's logging interval, which is not used
+        "It is recommended to use .*sync_dist",  # torchmetrics already synchronizes the processes
+        "Using `DistributedSampler` with the dataloaders",  # our sampler yields every test image once
+        "The `srun` command is available",  # running on a cluster's login node is allowed
+        "but have no `val_dataloader`",  # benchmarks time only the training
+        "(Checkpoint|Experiment logs) directory .* exists and is not empty",  # expected when a run resumes
+        "when using `ckpt_path`, callbacks used",  # callbacks=snapshots may be added or removed
     ):
         warnings.filterwarnings("ignore", message=f".*{advice}.*")
 
 
 def pass_on_sigterm(trainer: Trainer) -> Trainer:
-    """Let SIGTERM end the processes of a run without a broadcast between them; gives the trainer back.
+    """Make SIGTERM end all processes of a run without a broadcast in the signal handler; return the trainer.
 
-    Lightning 2.6 broadcasts within the signal's handler, while the other processes wait for this one in another
-    collective operation: all of them hang for ever. Its loop tells them of `received_sigterm` at the next batch.
+    Lightning 2.6 broadcasts in the signal handler while the other processes wait for this one in another collective
+    operation, so all of them hang forever. Its training loop broadcasts `received_sigterm` at the next batch anyway.
     """
     connector: Any = trainer._signal_connector
 
@@ -49,10 +49,10 @@ def pass_on_sigterm(trainer: Trainer) -> Trainer:
 
 
 class StopAfter(Callback):
-    """Ends training after `epochs` epochs in all, on a schedule made for more, so that it may resume from there.
+    """Stop training after `epochs` epochs in total (None: never). Schedules still span all epochs, so a run can resume.
 
-    A run that resumes after early stopping had stopped it, and died before it was measured, ends at once again:
-    Lightning restores the patience that is used up, but would train until the next validation, and on if that improves.
+    If a run dies after early stopping and before it was measured, it stops at once when resumed. Lightning restores
+    the exhausted patience, but would train until the next validation, and continue if the monitor improves there.
     """
 
     def __init__(self, epochs: int | None) -> None:
@@ -68,7 +68,7 @@ class StopAfter(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        done, most = trainer.current_epoch, trainer.max_epochs  # Lightning has counted up
+        done, most = trainer.current_epoch, trainer.max_epochs  # Lightning has already incremented current_epoch
         if most is not None and done < min(most, self.epochs):
             reasons = [callback.stopping_reason_message for callback in trainer.early_stopping_callbacks]
             why = next(filter(None, reasons), "by trainer.max_time or a callback")
@@ -76,7 +76,7 @@ class StopAfter(Callback):
 
 
 class Progress(TQDMProgressBar):
-    """A bar with the loss and the validation IoU; the loss is read from the device only when the bar is drawn."""
+    """Show the loss and the validation IoU; the loss is read from the device only when the bar is drawn."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         shown: dict[str, Any] = {}
@@ -87,8 +87,8 @@ class Progress(TQDMProgressBar):
         return shown
 
 
-class EpochLines(Checkpoint):  # Lightning calls checkpoints last, when the metrics of the epoch are all there
-    """Logs a line per epoch where there is no terminal (a pipe, a batch job); at most one every few seconds."""
+class EpochLines(Checkpoint):  # Lightning calls Checkpoint callbacks last, when all metrics are known
+    """Log one line per epoch where there is no terminal (a pipe, a batch job), at most one per `every` seconds."""
 
     def __init__(self, every: float = 5.0) -> None:
         self.every, self._last = every, 0.0

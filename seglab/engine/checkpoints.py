@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps, and how they are written: seldom, atomically, with the identity of their run."""
+"""Checkpoints of a run: which ones are kept, and how they are written (rarely, atomically, with the run's identity)."""
 
 import copy
 import time
@@ -16,25 +16,25 @@ from seglab.files import atomic
 
 
 def checkpoints(folder: Path, monitor: str, mode: str) -> list[ModelCheckpoint]:
-    """The callbacks that keep the best weights by a monitor (mode `max` or `min`), and all that resuming needs."""
+    """Return the callbacks that save the best weights by `monitor` (`mode` max or min), and all that resuming needs."""
     common: dict[str, Any] = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
-    # A metric of training is there when its epoch ends; None leaves it to Lightning, which looks after each validation
+    # A training metric is known when its epoch ends; None lets Lightning save after each epoch with a validation
     trained = True if monitor.startswith("train/") else None
     kept: dict[str, Any] = {"monitor": monitor, "mode": mode, "save_weights_only": True}
     best = ModelCheckpoint(filename="best", save_on_train_epoch_end=trained, **kept, **common)
-    # The mode means nothing without a monitor, but Lightning tells callbacks apart by it; snapshots may be of each too
+    # Without a monitor the mode has no effect, but it makes Lightning's key differ from that of callbacks.snapshots
     every: dict[str, Any] = {"every_n_epochs": 1, "save_on_train_epoch_end": True, "mode": "max"}
     return [best, ModelCheckpoint(filename="last", **every, **common)]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Keeps checkpoints in memory, and writes the newest of each name together every `every` seconds and at the end.
+    """Keep checkpoints in memory; write the newest of each name together, every `every` seconds and at the end.
 
-    The end is also that of an interrupted or a failed run. With epochs of a second and a model of 30 MB, one an epoch
-    would be 100 GB in an hour. Each is written beside its place and renamed, not in the system's temporary folder.
+    They are also written if the run is interrupted or fails. With epochs of one second and a model of 30 MB, writing
+    every epoch would be 100 GB per hour. Files are written next to their destination and renamed, not in /tmp.
 
     Args:
-        identity: of the run; a run does not resume from the checkpoint of another.
+        identity: the run's identity; a run does not resume from the checkpoint of another experiment.
         every: seconds between two writes.
     """
 
@@ -44,31 +44,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._written = time.monotonic()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Keep a copy, on its device; training continues and changes the weights that Lightning hands over."""
+        """Keep a copy on the same device, since training goes on to change the weights that Lightning passes."""
         self._kept[Path(path)] = copied(checkpoint)
         if Path(path).stem == "last" and time.monotonic() - self._written >= self.every:
             self.write()
 
     def write(self) -> None:
-        """Write what is kept, the last one after the best, to which it refers."""
+        """Write the kept checkpoints; `last` is written after `best`, to which it refers."""
         for path, checkpoint in sorted(self._kept.items(), key=lambda kept: kept[0].stem == "last"):
-            with atomic(path) as partial, partial.open("wb") as opened:  # given a path torch.save hides a full disk
+            with atomic(path) as partial, partial.open("wb") as opened:  # given a path, torch.save hides a full disk
                 torch.save(checkpoint | {"identity": self.identity}, opened)
         self._kept.clear()
         self._written = time.monotonic()
 
     def remove_checkpoint(self, path: Any) -> None:
         self._kept.pop(Path(path), None)
-        super().remove_checkpoint(path)  # on the disk, where it may lie or not
+        super().remove_checkpoint(path)  # also on disk, if it was written
 
     def teardown(self) -> None:
-        """Write what is kept; Lightning calls this when training ends, however it ends."""
+        """Write the kept checkpoints; Lightning calls this when training ends, even by an error."""
         self.write()
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Load a checkpoint; the folders in the states of callbacks become those of the run's present place.
+        """Load a checkpoint, with the folders in the callback states replaced by the run's current location.
 
-        Lightning would forget the best score so far of a run whose folder was moved or copied.
+        Otherwise Lightning would forget the best score so far of a run whose folder was moved or copied.
         """
         checkpoint = super().load_checkpoint(path, *args, **kwargs)
         for state in checkpoint.get("callbacks", {}).values():
@@ -81,7 +81,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def copied(state: Any) -> Any:
-    """A copy of the dictionaries, lists and tensors of a checkpoint (copy.deepcopy takes three times as long)."""
+    """Return a copy of a checkpoint's dictionaries, lists and tensors (copy.deepcopy takes three times as long)."""
     if isinstance(state, torch.Tensor):
         return state.detach().clone()
     if isinstance(state, dict):
@@ -90,11 +90,11 @@ def copied(state: Any) -> Any:
 
 
 def load_best(callbacks: Iterable[Any], module: nn.Module, paused: bool) -> dict[str, Any]:
-    """Load the best weights into the module; gives monitor, value and epoch, undefined in a `paused` run at most."""
+    """Load the best weights; return the monitor's name, value and epoch (undefined values only if `paused`)."""
     best = next(each for each in callbacks if isinstance(each, ModelCheckpoint) and each.filename == "best")
     remedy = "raise trainer.max_epochs or trainer.max_time"
     require(bool(best.best_model_path), "trainer", f"a validation that gives {best.monitor}", "none", remedy)
-    score = torch.as_tensor(best.best_model_score)  # Lightning takes NaN for the worst number
+    score = torch.as_tensor(best.best_model_score)  # Lightning turns NaN into the worst number (inf or -inf)
     remedy = "choose another monitor, or train longer (last.ckpt is kept)"
     known = paused or bool(score.isfinite())
     require(known, f"monitor={best.monitor}", "a validation in which it is defined", "none", remedy)
@@ -104,15 +104,15 @@ def load_best(callbacks: Iterable[Any], module: nn.Module, paused: bool) -> dict
 
 
 def finished_epochs(file: Path, identity: str) -> int:
-    """How many epochs of this very run a last checkpoint holds; raises a ContractError for that of another run."""
-    saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # reads no weights
+    """Return the number of epochs in a last checkpoint; raise ContractError if it is from another experiment."""
+    saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # mmap: the weights are not read
     remedy = "choose another hydra.run.dir, or rerun=true to replace it"
     require(saved["identity"] == identity, f"checkpoint {file}", "one of this experiment", "another", remedy)
     return saved["epoch"] + 1
 
 
 def refers_to_best(file: Path) -> bool:
-    """Whether a last checkpoint names a best one beside it; before the first validation there is none."""
+    """Whether a last checkpoint refers to a best.ckpt; before the first validation there is none."""
     saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     names = [str(state.get("best_model_path")) for state in saved["callbacks"].values()]
     return "best.ckpt" in {Path(name).name for name in names}

@@ -1,4 +1,4 @@
-"""How a command runs: Hydra composes its configuration, an error is one sentence, a sweep runs under supervision."""
+"""Run a command: compose its configuration with Hydra, report errors as one sentence, and supervise sweeps."""
 
 import atexit
 import errno
@@ -42,22 +42,22 @@ from seglab.engine.worker_pool import finish
 log = logging.getLogger(__name__)
 
 PLUGINS = {"ray": "hydra_ray_launcher", "slurm": "hydra_submitit_launcher"}
-"""What our launchers need beyond Hydra: plug-ins, one extra each."""
+"""The Hydra plug-in of each launcher; the extra of seglab with the launcher's name installs it."""
 
 EXTRAS = dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export") | dict.fromkeys(("monai", "kornia"), "bench")
 EXTRAS |= {"nibabel": "nifti", "pycocotools": "coco", "optuna": "search"}
 EXTRAS |= {name: name for name in ("wandb", "mlflow", "trackio")}
-"""The extra that a package belongs to, for those that a command may lack."""
+"""The extra that installs an optional package, by the name of the package."""
 
 WRITES_TO = dict.fromkeys(("report", "predict", "export"), "output=DIR") | {"evaluate": "that of a copy of the run"}
-"""How to let a command write elsewhere, where that is not Hydra's to say."""
+"""How to make a command write elsewhere, for commands whose output folder is not set by hydra.run.dir."""
 
 
 def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable[[], None]]:
-    """Make a command of `function(cfg, folder)`: `conf/<name>.yaml` composes cfg, Hydra names the folder.
+    """Turn `function(cfg, folder)` into a command: Hydra composes cfg from `conf/<name>.yaml` and names the folder.
 
-    An error that the user can mend is one sentence on stderr and exit code 1, Ctrl-C ends with 130, SIGTERM with 143,
-    SIGHUP with 129. A sweep (`-m`) runs in a child process under sweep.py, so that no job takes another down.
+    An error that the user can fix is one sentence on stderr and exit code 1. Ctrl-C exits with 130, SIGTERM with 143,
+    SIGHUP with 129. A sweep (`-m`) runs in a child process under sweep.py, so that a crashing job ends no other job.
     """
 
     def decorate(function: Callable[[DictConfig, Path], Any]) -> Callable[[], None]:
@@ -70,9 +70,9 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
         hydra_main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)
 
         def main() -> None:
-            if function.__module__ == "__main__":  # by `python -m`; the processes of a pool look it up by its real name
+            if function.__module__ == "__main__":  # run by `python -m`; worker processes import it by its real name
                 importlib.import_module(f"seglab.{name}").main()
-                if current_sweep():  # to free all that torch has made, object by object, takes a second
+                if current_sweep():  # skip the teardown: freeing all objects of torch takes a second
                     atexit._run_exitfuncs()
                     sys.stdout.flush()
                     os._exit(0)
@@ -88,14 +88,14 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
                 raise SystemExit("--cfg: expected one run, got a sweep; leave -m out")
             if sweeps and "hydra/launcher=slurm" in sys.argv[1:] and (got := _no_slurm()):
                 raise SystemExit(f"hydra/launcher: expected a SLURM cluster, got {got}")
-            if sweeps and not current_sweep():  # in its child the command arrives here again
+            if sweeps and not current_sweep():  # the child process reaches this code again
                 mark_swept(sys.argv[1:])
                 raise SystemExit(supervise(f"seglab.{name}"))
             if current_sweep():
                 end_with_parent(os.getppid())
-            elif any("_ddp_process_" in word for word in sys.argv):  # of Lightning; it may wait for the parent for ever
+            elif any("_ddp_process_" in word for word in sys.argv):  # of Lightning; may wait forever for the parent
                 end_with_parent(os.getppid(), signal.SIGKILL)
-            # Threads that spin while they wait starve other processes: 154 s became 36 s beside one that is busy
+            # Spinning threads starve other processes: passive waiting took 36 s instead of 154 s beside a busy process
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
             with _exit_code_of_signals(), _one_sentence_for_errors(name, began), extras_named(name):
                 hydra_main()
@@ -108,7 +108,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig, Path], Any]], Callable
 
 
 def _no_slurm() -> str:
-    """Why no SLURM takes jobs from this machine, and what to do; empty where one answers."""
+    """Return why SLURM does not accept jobs from this machine, and what to do; "" if it does."""
     if not (shutil.which("srun") and shutil.which("sinfo")):
         return "none on this machine (no srun); start it where sbatch is known"
     asked = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True)
@@ -117,12 +117,12 @@ def _no_slurm() -> str:
 
 
 def _nowhere() -> TextIO:
-    """What stands for a stream that is closed (`2>&-`), and keeps its number from the next file that is opened."""
+    """Return a stream in place of a closed one (`2>&-`), so that no other file gets its descriptor number."""
     return open(os.devnull, "w")
 
 
 def _run_job(function: Callable[[DictConfig, Path], Any], cfg: DictConfig, name: str, failed: list[Path]) -> Any:
-    """Call the function of a command; an error that the user can mend is one sentence, and its folder in `failed`."""
+    """Call a command's function; report user errors as one sentence, and append a failed job's folder to `failed`."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         refuse_added(cfg, HydraConfig.get().overrides.task, name, str(CONF))
@@ -133,23 +133,23 @@ def _run_job(function: Callable[[DictConfig, Path], Any], cfg: DictConfig, name:
         said = sentence_of(error, name)
         if HydraConfig.get().mode == RunMode.RUN:
             raise SystemExit(said) from None
-        log.error("%s", said)  # when it happens; a sweep ends much later
+        log.error("%s", said)  # immediately: a sweep may end much later
         refuse(folder, error, said)
         failed.append(folder)
-        return float("nan")  # an error would be raised again by the sweeper, as a traceback
+        return float("nan")  # the sweeper would re-raise an error, with a traceback
     except (KeyboardInterrupt, SystemExit) as error:
         if number := stopped_by(error):
-            raise SystemExit(128 + number) from None  # ends a sweep too
-        raise RuntimeError(f"the job called sys.exit({error})") from error  # which ends this job alone
+            raise SystemExit(128 + number) from None  # also ends a sweep
+        raise RuntimeError(f"the job called sys.exit({error})") from error  # ends only this job
     except Exception as error:
         refuse(folder, error, f"{type(error).__name__}: {error}")
-        traceback.clear_frames(error.__traceback__)  # a sweep keeps the error; it must not keep the model
+        traceback.clear_frames(error.__traceback__)  # a sweep keeps the error, but must not keep the model
         raise
     finally:
-        if runs_in_parallel():  # no other job of this process may follow: end the processes that this one has started
+        if runs_in_parallel():  # this process may run no other job: end the workers that it started
             finish()
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # a single job ends with its process
-            gc.collect()  # a run leaves circles of references, which hold its model
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # a single job's process ends anyway
+            gc.collect()  # reference cycles of a run keep its model in memory
 
 
 def _is_override(word: str) -> bool:
@@ -157,25 +157,25 @@ def _is_override(word: str) -> bool:
 
 
 def _arranged(words: list[str], command: str) -> list[str]:
-    """A command line as Hydra takes it: overrides in one piece after the options, the home folder for ~, ä as "ä".
+    """Return the words in Hydra's form: overrides after options, `~` replaced by the home folder, non-ASCII quoted.
 
-    Of an option that is given twice the last value holds; Hydra would merge two mappings.
+    If an option is given twice, the last value is used; Hydra would merge two mappings.
     """
-    if command == "evaluate":  # whose data set, where none is chosen, is an empty mapping: the run's own with changes
+    if command == "evaluate":  # without dataset=NAME the group is empty; it changes the run's data
         words = [re.sub(r"^\+*(?=dataset\.)", "++", word) for word in words]
-    others = [word for word in words if not _is_override(word)]  # in order: the word behind --config-dir stays there
+    others = [word for word in words if not _is_override(word)]  # in order: a value must follow --config-dir
     last = {word.partition("=")[0].lstrip("+"): word for word in words if _is_override(word)}
     at_home = [re.sub("=~(?=/|$)", f"={Path.home()}", word) for word in (*others, *last.values())]
-    # A value with a letter outside of ASCII, which Hydra takes in quotes alone; no list, mapping, sweep or quoted text
+    # A non-ASCII value, which Hydra accepts only in quotes, but not a list, a mapping, a sweep or a quoted string
     foreign = re.compile(r"""([^=\s]+=)(?=.*[^\x00-\x7f])([^,=\[\]{}()'"\\]+)""")
     return [foreign.sub(r'\1"\2"', word) if foreign.fullmatch(word) else word for word in at_home]
 
 
 @contextmanager
 def _exit_code_of_signals() -> Iterator[None]:
-    """End with 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, whatever the interrupted code made of it.
+    """Exit with 130 after Ctrl-C, 143 after SIGTERM and 129 after SIGHUP, whatever the interrupted code raises.
 
-    Numpy makes a RecursionError of a Ctrl-C during its import; SIGTERM would leave the processes of a pool behind.
+    NumPy turns Ctrl-C during its import into a RecursionError; an unhandled SIGTERM would leave worker processes alive.
     """
     received: list[int] = []
     latest = -math.inf
@@ -183,7 +183,7 @@ def _exit_code_of_signals() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         nonlocal latest
         before, latest = latest, time.monotonic()
-        if latest - before < 1:  # a terminal and `timeout` send one to every process: passed on, it comes twice
+        if latest - before < 1:  # a terminal and `timeout` signal parent and child: it arrives twice
             return
         received.append(number)
         raise KeyboardInterrupt(signal.Signals(number))
@@ -195,35 +195,35 @@ def _exit_code_of_signals() -> Iterator[None]:
         finish()
     except BaseException:
         if received:
-            raise SystemExit(128 + received[0]) from None  # as a shell gives it
+            raise SystemExit(128 + received[0]) from None  # as a shell does
         raise
 
 
 @contextmanager
 def _one_sentence_for_errors(name: str, began: list[str]) -> Iterator[None]:
-    """Print errors of composition as one sentence, without the lines that Hydra adds (unless HYDRA_FULL_ERROR=1)."""
+    """Print configuration errors as one sentence, without Hydra's additional lines (unless HYDRA_FULL_ERROR=1)."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         yield
         return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors over instead of printing them
-    logging.raiseExceptions = False  # where a disk is full, what train.log lacks was printed
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
+    logging.raiseExceptions = False  # if the disk is full: lines missing in train.log were printed
     try:
         yield
     except Exception as error:
         if isinstance(error, OSError | ContractError) and not isinstance(error, HydraException):
             raise SystemExit(sentence_of(error, name)) from None
         if began and not isinstance(error, HydraException | OmegaConfBaseException):
-            raise  # of a job: its traceback is worth reading
-        words = [word for word in sys.argv[1:] if _is_override(word)]  # are composed again, to find the wrong one
+            raise  # raised by a job: keep its traceback
+        words = [word for word in sys.argv[1:] if _is_override(word)]  # composed again to find the wrong one
         if places := [f"file://{Path(folder).absolute()}" for folder in _config_dirs(sys.argv[1:])]:
-            words.append(f"hydra.searchpath={json.dumps(places, ensure_ascii=False)}")  # quoted, as for ä or (
+            words.append(f"hydra.searchpath={json.dumps(places, ensure_ascii=False)}")  # quoted because of ä or (
         raise SystemExit(explain(error, name, str(CONF), words)) from None
     finally:
         del os.environ["HYDRA_FULL_ERROR"]
 
 
 def sentence_of(error: Exception, command: str) -> str:
-    """What to report to the user of an error of a command."""
+    """Return the sentence that reports a command's error to the user."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         place_of = WRITES_TO.get(command, "hydra.run.dir=DIR, of a sweep hydra.sweep.dir=DIR")
@@ -235,13 +235,13 @@ def sentence_of(error: Exception, command: str) -> str:
         return f"{place}expected to read and write files, got {error.strerror}; {remedy}"
     if isinstance(error, OmegaConfBaseException):
         return first_line(error)
-    return str(error).rpartition("seglab.contract.ContractError: ")[2].strip()  # behind the traceback of a data worker
+    return str(error).rpartition("seglab.contract.ContractError: ")[2].strip()  # follows a data worker's traceback
 
 
 def _missing_package(word: str, command: str) -> str | None:
-    """What to install for `hydra/launcher=ray`, `logger=wandb` and the like; None for others, and where it is there."""
+    """Return what to install for a word such as `hydra/launcher=ray` or `logger=wandb`; None if nothing is missing."""
     option, _, name = word.partition("=")
-    if option == "logger" and name in EXTRAS and not find_spec(name):  # before a sweep, or each run would say so
+    if option == "logger" and name in EXTRAS and not find_spec(name):  # before a sweep, or each run would report it
         return f'{command}: expected the package {name}, got none; pip install "seglab[{EXTRAS[name]}]"'
     if option != "hydra/launcher" or name not in PLUGINS or find_spec(f"hydra_plugins.{PLUGINS[name]}"):
         return None
@@ -251,7 +251,7 @@ def _missing_package(word: str, command: str) -> str | None:
 
 @contextmanager
 def extras_named(name: str) -> Iterator[None]:
-    """Say in one sentence which extra a command lacks."""
+    """Raise a ConfigError that names the extra to install if an optional package is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -263,15 +263,15 @@ def extras_named(name: str) -> Iterator[None]:
 
 
 def _config_dirs(words: Sequence[str]) -> list[str]:
-    """The folders of configurations that a command line names."""
+    """Return the configuration folders given on the command line."""
     spelled = [word.partition("=")[2] for word in words if word.startswith("--config-dir=")]
     return spelled + [word for flag, word in pairwise(words) if flag in ("--config-dir", "-cd")]
 
 
 def find_modules_of_the_user(words: Sequence[str]) -> None:
-    """Let modules in this folder and in that of `--config-dir` be imported, here and in processes started from here."""
+    """Make modules in this folder and in `--config-dir` importable, here and in child processes."""
     folders = [os.path.abspath(folder) for folder in (*_config_dirs(words), ".")]
-    sys.path += [folder for folder in folders if folder not in sys.path]  # last: no file there hides a package
+    sys.path += [folder for folder in folders if folder not in sys.path]  # last, so that no file shadows a package
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys([*known, *folders])))
 
@@ -282,34 +282,34 @@ def _in_parallel(hydra_node: Any) -> bool:
 
 
 def runs_in_parallel() -> bool:
-    """Whether other jobs of a sweep print and compute at the same time as this one."""
+    """Whether other jobs of the sweep run at the same time as this one."""
     return HydraConfig.initialized() and _in_parallel(HydraConfig.get())
 
 
 def shares_process() -> bool:
-    """Whether this job is one of several of a sweep in one process, where Lightning cannot start helper processes."""
+    """Whether this is a job of a sweep outside SLURM; Lightning cannot start further processes from such a job."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return False
     return "submitit" not in HydraConfig.get().launcher._target_
 
 
 def job_prefix(root: DictConfig) -> str:
-    """The prefix of each line of a job's log: its number in the sweep where several jobs print at once."""
+    """Return the prefix of each log line of a job: its number in the sweep if several jobs print at once, else ""."""
     numbered = _in_parallel(root.hydra) and not OmegaConf.is_missing(root.hydra.job, "num")
     return f"#{root.hydra.job.num + 1} " if numbered else ""
 
 
 def console_level(root: DictConfig) -> str:
-    """What a job says on the terminal: warnings where the launcher reports how each of several runs ends, else all."""
+    """Return a job's log level on the terminal: WARNING if the launcher reports how parallel runs end, else INFO."""
     return "WARNING" if _in_parallel(root.hydra) and "n_jobs" in root.hydra.launcher else "INFO"
 
 
 OmegaConf.register_new_resolver("console_level", lambda *, _root_: console_level(_root_), replace=True)
 OmegaConf.register_new_resolver("job_prefix", lambda *, _root_: job_prefix(_root_), replace=True)
-# Hydra deep-copies its store of schemas for every group that --help lists: a second and a half with all plug-ins.
-# It copies each node that it takes out, too, so that one store can serve all.
+# Hydra deep-copies its ConfigStore for every group that --help lists, which takes 1.5 s with all plug-ins.
+# Sharing one store is safe, because Hydra also copies each node that it takes from it.
 ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
-# Statistics that torch logs at the end of a process which was stopped while it imported torch
-logging.getLogger("torch._subclasses.fake_tensor").addFilter(lambda record: False)  # torch resets its level
-# The plug-ins register schemas under the names of our presets, and Hydra says so in every process
+# Drop the statistics that torch logs on exit if the process was stopped while importing torch
+logging.getLogger("torch._subclasses.fake_tensor").addFilter(lambda record: False)  # torch would reset a level
+# The plug-ins register schemas under the names of our launchers, and Hydra warns about that in every process
 warnings.filterwarnings("ignore", message="(?s).*hydra/launcher.* is validated against ConfigStore schema")

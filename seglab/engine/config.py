@@ -1,6 +1,6 @@
-"""A configuration: where it lies, what objects it describes, and which of its values make the experiment.
+"""Configuration: where it is stored, which objects it describes, and which of its values define the experiment.
 
-Hydra and omegaconf are imported here, in cli.py and in the commands, nowhere else. Importing this file costs no torch.
+Apart from the commands, only this file, cli.py and override_errors.py import Hydra. This file does not import torch.
 """
 
 import hashlib
@@ -27,20 +27,20 @@ from seglab.engine.validation import as_loss, faults
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
-"""The configuration: inside the package when installed from a wheel, beside it in a checkout."""
+"""The configuration folder: inside the package when installed from a wheel, next to it in a checkout."""
 
 SWEPT = "SEGLAB_SWEPT_ROOT"
-"""The environment variable that says to the jobs of a sweep that it goes over several data sets of one kind."""
+"""The environment variable that is set for the jobs of a sweep over several values of dataset.root."""
 
 NO_COMMAND = OmegaConf.create("{runtime: {choices: {}, config_sources: []}, overrides: {hydra: [], task: []}}")
 
 
 class ConfigError(CompactHydraException, ContractError):
-    """One sentence for the user: Hydra prints it without a traceback and exits with 1; a sweep continues."""
+    """An error of one sentence for the user: Hydra prints no traceback and exits with 1; a sweep continues."""
 
 
 def to_container(cfg: Any) -> Any:
-    """The configuration as resolved plain dicts, lists and scalars; a missing or dangling value is one sentence."""
+    """Return the configuration as resolved plain dicts, lists and scalars; raise ConfigError if a value is missing."""
     missing = sorted(OmegaConf.missing_keys(cfg)) if OmegaConf.is_config(cfg) else []
     if missing:
         raise ConfigError("; ".join(f"{key}: expected a value, got none; set {key}=..." for key in missing))
@@ -48,23 +48,23 @@ def to_container(cfg: Any) -> Any:
 
 
 def build(node: Any, **more: Any) -> Any:
-    """Make the object that a `_target_` node describes; a node without a target gives its children, None gives None."""
+    """Build the object of a `_target_` node; a node without a target returns its built children, an empty one None."""
     if not node:
         return None
     try:
-        return hydra.utils.instantiate(node, _convert_="all", **more)  # no object gets a list or dict of omegaconf
+        return hydra.utils.instantiate(node, _convert_="all", **more)  # objects get plain lists and dicts
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, ContractError):
             raise ConfigError(str(cause)) from None
         place = str(error).rpartition("full_key: ")[2] + ": " if "full_key: " in str(error) else ""
-        said = one_line(cause or error)  # what the class itself said, without Hydra's words around it
+        said = one_line(cause or error)  # the message of the class, without Hydra's words around it
         remedy = "; install it, or add its folder to sys.path (--config-dir)" if "No module named" in said else ""
         raise ConfigError(place + said + remedy) from cause
 
 
 def model_node(node: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Give a model a channel for each class of a task, where it has more than one; the user's own has its channels."""
+    """Set a model node's `out_channels` to the number of classes if above 1; an external model sets its own."""
     if node["_target_"] == "seglab.models.external.External" or task.channels == 1:
         return node
     known = inspect.signature(hydra.utils.get_object(node["_target_"])).parameters
@@ -74,12 +74,12 @@ def model_node(node: dict[str, Any], task: Task) -> dict[str, Any]:
 
 
 def without_download(node: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a model whose weights do not come from a hub, which may be out of reach."""
+    """Return a model node without `encoder_weights`, which would be downloaded from a hub that may be unreachable."""
     return {key: None if key == "encoder_weights" else value for key, value in node.items()}
 
 
 def build_loss(node: Any) -> Any:
-    """Make the loss that a node describes, ours or somebody else's function or module."""
+    """Build the loss that a node describes, one of seglab's or a third-party function or module."""
     from seglab.losses.base import Loss
 
     made = build(as_loss(to_container(node)))
@@ -88,7 +88,7 @@ def build_loss(node: Any) -> Any:
 
 
 def build_parts(group: str, node: Any, kind: type) -> list[Any]:
-    """Make what a group lists: one object of a kind, or several by name; anything else is one sentence."""
+    """Build what a group lists, one object or several by name; raise ContractError unless all are of type `kind`."""
     made = build(node)
     parts = made if isinstance(made, dict) else {"": made}
     for name, part in parts.items():
@@ -99,7 +99,7 @@ def build_parts(group: str, node: Any, kind: type) -> list[Any]:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line; pydantic, which checks the options of albumentations, writes four."""
+    """Return an error's message in one line; pydantic, which validates albumentations' options, writes four lines."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     if "validation error" in lines[0] and len(lines) > 2:
         return f"{lines[1]}: {lines[2].partition(' [')[0]}"
@@ -107,25 +107,25 @@ def one_line(error: BaseException) -> str:
 
 
 def hydra_facts() -> Any:
-    """What Hydra knows of the job at work; nothing where a configuration was composed without a command."""
+    """Return Hydra's configuration of the current job; an empty one if composed outside a command."""
     return HydraConfig.get() if HydraConfig.initialized() else NO_COMMAND
 
 
 def choices() -> dict[str, str]:
-    """What was chosen in each group of the configuration (loss, dataset, model, ...), by name."""
+    """Return the name of the choice in each configuration group (loss, dataset, model, ...)."""
     made = hydra_facts().runtime.choices
     return {group: str(name) for group, name in made.items() if not group.startswith("hydra/")}
 
 
 def overrides() -> list[str]:
-    """The words of the command line that made this run."""
+    """Return the command-line overrides of this run, without `plan` and `rerun`."""
     given = hydra_facts().overrides
-    found = [word for word in given.hydra if word.startswith("hydra.searchpath=")]  # else the choices are not found
+    found = [word for word in given.hydra if word.startswith("hydra.searchpath=")]  # needed to find the choices
     return found + [word for word in given.task if word.split("=")[0] not in ("plan", "rerun")]
 
 
 def facts_of(cfg: DictConfig) -> dict[str, Any]:
-    """What run.json holds of a configuration."""
+    """Return what run.json records of a configuration."""
     own = [source.path for source in hydra_facts().runtime.config_sources if source.provider == "command-line"]
     words = [*(f"--config-dir={os.path.relpath(folder)}" for folder in own), *overrides()]
     facts = {"identity": identity(cfg), "choices": choices(), "overrides": words, "seed": cfg.seed}
@@ -133,64 +133,64 @@ def facts_of(cfg: DictConfig) -> dict[str, Any]:
 
 
 def overridden(group: str) -> set[str]:
-    """The values of a group that were given on the command line by name, as `dataset.size=512` gives size."""
+    """Return the names of a group's options set on the command line: `dataset.size=512` gives `size`."""
     keys = [word.lstrip("+~").split("=")[0].split(".") for word in overrides()]
     return {key[1] for key in keys if key[0] == group and len(key) > 1}
 
 
 def check_domains(cfg: DictConfig) -> None:
-    """Raise a ConfigError with one sentence for each option that lies outside of its domain."""
+    """Raise a ConfigError with one sentence for each option outside its domain."""
     _raise_if_any(list(outside(to_container(cfg))), cfg)
 
 
 def check_root(cfg: DictConfig) -> None:
-    """Raise a ContractError for a data set's folder that does not exist, before anything heavy is loaded."""
+    """Raise a ContractError if the data set's folder does not exist, before any slow import."""
     root = cfg.dataset.get("root")
     there = not isinstance(root, str) or Path(root).expanduser().is_dir()
     require(there, "dataset.root", "a folder that exists", root)
 
 
 def check(cfg: DictConfig) -> None:
-    """Check every option against its domain, and every `_target_` node against the signature that it will call."""
+    """Check every option against its domain, and every `_target_` node against the signature of its target."""
     config = {key: as_loss(value) if key == "loss" else value for key, value in to_container(cfg).items()}
     found = list(outside(config))
-    named = {sentence.partition(":")[0] for sentence in found}  # what a domain forbids has the wrong type, too
+    named = {sentence.partition(":")[0] for sentence in found}  # such an option may also have the wrong type
     _raise_if_any([*found, *(sentence for sentence in faults(config) if sentence.partition(":")[0] not in named)], cfg)
 
 
 def _raise_if_any(sentences: list[str], cfg: DictConfig) -> None:
-    """Raise one error for all; not for an option that takes its value from another one (`${...}`) which is said too."""
+    """Raise one error with all sentences, but without options interpolated (`${...}`) from another reported option."""
     written = dict(leaves(OmegaConf.to_container(cfg)))
     named = {f"${{{sentence.partition(':')[0]}}}" for sentence in sentences}
     if sentences := [one for one in sentences if str(written.get(one.partition(":")[0])) not in named]:
-        one_each = [sentence.replace("\n", "\\n") for sentence in sentences]  # a value may have a line break
+        one_each = [sentence.replace("\n", "\\n") for sentence in sentences]  # a value may contain a line break
         raise ConfigError("\n".join(one_each))
 
 
 def mark_swept(words: Sequence[str]) -> None:
-    """Make `dataset.root` a part of the experiment where a sweep goes over several: `-m dataset.root=A,B`."""
+    """Make `dataset.root` part of the experiment's identity if a sweep covers several: `-m dataset.root=A,B`."""
     given = [word for word in words if word.startswith("dataset.root=")]
-    with suppress(CompactHydraException):  # a wrong word is said by the sweep itself
+    with suppress(CompactHydraException):  # the sweep itself reports a wrong word
         if any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(given)):
             os.environ[SWEPT] = "1"  # else the runs of a loss on A and on B would share a folder
 
 
 def experiment(cfg: DictConfig) -> dict[str, Any]:
-    """The part of a configuration that makes the experiment, resolved: without paths, device, workers and logging."""
+    """Return the resolved values that define the experiment, without paths, device, workers and logging."""
 
     def keep(value: Any, path: str) -> Any:
         if isinstance(value, list):
             return [keep(one, path) for one in value]
         if not isinstance(value, dict):
             whole = isinstance(value, float) and value.is_integer() and path.startswith(("loss.", "optimizer."))
-            return int(value) if whole else value  # gamma=2 is gamma=2.0; in the trainer 1 is one batch, 1.0 are all
-        mixed = len({isinstance(key, str) for key in value}) > 1  # which have no order, and so no identity
+            return int(value) if whole else value  # gamma=2 is gamma=2.0; in the trainer 1 is one batch, 1.0 all
+        mixed = len({isinstance(key, str) for key in value}) > 1  # such keys cannot be sorted for the identity
         require(not mixed, path, "keys that are all words or all numbers", ", ".join(map(str, value)), "take words")
         inner = {key: (f"{path}.{key}" if path else key) for key in value}
         return {key: keep(value[key], at) for key, at in inner.items() if at not in left_out}
 
     left_out = NOT_IN_IDENTITY - ({"dataset.root"} if SWEPT in os.environ else set())
-    # What points into the folder does not count either, nor a mode that follows from the monitor
+    # Values interpolated from the folder do not count either, nor does monitor_mode, which follows from the monitor
     kept = keep(OmegaConf.to_container(cfg), "") | {"folder": "", "monitor_mode": "auto"}
     resolved: Any = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
     together = processes(to_container(cfg.get("trainer") or {}))
@@ -198,7 +198,7 @@ def experiment(cfg: DictConfig) -> dict[str, Any]:
 
 
 def identity(cfg: DictConfig) -> str:
-    """Six hex digits that two runs share exactly when they are the same experiment."""
+    """Return six hex digits that two runs share if and only if they are the same experiment."""
     return _digest(experiment(cfg))
 
 
@@ -207,7 +207,7 @@ def _digest(made: dict[str, Any]) -> str:
 
 
 def run_name(root: DictConfig) -> str:
-    """A folder name, `focal_gamma-3_unet_fundus_s1-3fa9c2`: choices, changed loss values, seed, fold, identity."""
+    """Return a run's name, `focal_gamma-3_unet_fundus_s1-3fa9c2`: choices, changed loss values, seed, fold, digest."""
     choices = root.hydra.runtime.choices
     made = experiment(root)
     file = _file("loss", choices.loss, root.hydra.runtime.config_sources)
@@ -218,17 +218,17 @@ def run_name(root: DictConfig) -> str:
     words = [choices.loss, *changed, choices.model, choices.dataset, f"s{root.seed}"]
     words += [f"fold{root.dataset.fold}"] if root.dataset.get("folds", 1) != 1 else []
     safe = "".join(c if c.isalnum() or c in "._-+" else "-" for c in "_".join(map(str, words)))
-    return f"{safe[:80]}-{_digest(made)}"  # a file system takes 255 bytes
+    return f"{safe[:80]}-{_digest(made)}"  # file systems allow 255 bytes
 
 
 def _file(group: str, name: str, sources: Any) -> Path | None:
-    """The yaml file of a choice, in our configuration or in a folder of the user's (`--config-dir`)."""
+    """Return the yaml file of a choice, in our configuration or the user's (`--config-dir`); None if there is none."""
     files = (Path(source.path, group, f"{name}.yaml") for source in sources if source.schema == "file")
     return next(filter(Path.exists, files), None)
 
 
 def build_choices(group: str, words: Any) -> dict[str, Any]:
-    """Build a list of choices such as `[bce, {focal: {gamma: 3}}]`, each by a label: its name and its overrides."""
+    """Build losses from a list such as `[bce, {focal: {gamma: 3}}]`; return them by label: name and overrides."""
     made = {}
     listed = [words] if isinstance(words, str) else to_container(words)
     require(isinstance(listed, list | tuple), group, "a list of names", words)
@@ -237,7 +237,7 @@ def build_choices(group: str, words: Any) -> dict[str, Any]:
         require(single, group, "a name, or {NAME: {OPTION: VALUE}}, in each place of the list", word)
         name, values = next(iter(word.items())) if isinstance(word, dict) else (word, {})
         node = inner(group, name)
-        OmegaConf.set_struct(node, True)  # or a misspelt option would be added
+        OmegaConf.set_struct(node, True)  # or a misspelled option would be added
         if not isinstance(values, dict):
             raise ConfigError(f"{group}.{name}: expected {{OPTION: VALUE}}, got {values}")
         try:
@@ -255,7 +255,7 @@ def build_choices(group: str, words: Any) -> dict[str, Any]:
 
 
 def inner(group: str, name: str) -> DictConfig:
-    """The yaml of a choice, for a place inside of another: `'loss.second=${inner:loss,dice}'`."""
+    """Return the yaml of a choice for use inside another: `'loss.second=${inner:loss,dice}'`."""
     file = _file(group, name, hydra_facts().runtime.config_sources) or CONF / group / f"{name}.yaml"
     require(file.exists(), group, nearest(name, [other.stem for other in file.parent.glob("*.yaml")], "a choice"), name)
     node = OmegaConf.load(file)
@@ -264,20 +264,20 @@ def inner(group: str, name: str) -> DictConfig:
 
 
 def scale(small: Any, full: Any, *, _root_: DictConfig) -> Any:
-    """Choose between the sizes of an experiment: `${scale:128,572}` is 128 unless it runs with scale=full."""
+    """Return one of two sizes of an experiment: `${scale:128,572}` is 128 with scale=small and 572 with scale=full."""
     require(_root_.scale in ("small", "full"), "scale", "small or full", _root_.scale)
     return full if _root_.scale == "full" else small
 
 
 def inside(name: Any) -> str:
-    """A study's name: one that stays inside of outputs/, since Hydra makes its folder before anything is checked."""
-    place = Path(str(name))  # study=2024 is a number
+    """Return a study's name; raise ContractError if it leaves outputs/, as Hydra creates folders before any check."""
+    place = Path(str(name))  # study=2024 is parsed as a number
     fits = name not in (None, "") and not place.is_absolute() and ".." not in place.parts
     require(fits, "study", "a folder inside of outputs/", name, "hydra.run.dir=DIR puts a run elsewhere")
     return str(name)
 
 
-ConfigStore.instance().store("open", OmegaConf.create({}, flags={"struct": False}))  # takes names that no yaml lists
+ConfigStore.instance().store("open", OmegaConf.create({}, flags={"struct": False}))  # accepts names that no yaml lists
 OmegaConf.register_new_resolver("folder_name", lambda folder: Path(folder).name, replace=True)
 OmegaConf.register_new_resolver("trial_folder", lambda stop_after: ".search" if stop_after else ".", replace=True)
 OmegaConf.register_new_resolver("inside", inside, replace=True)

@@ -1,4 +1,4 @@
-"""Which device a run computes on, and in which precision."""
+"""The device and precision of a run, its threads and memory, and the errors that come from them."""
 
 import ctypes
 import os
@@ -16,40 +16,40 @@ from seglab.engine.sweep import by_signal
 
 
 def precision(accelerator: str, wanted: str) -> str:
-    """Give Lightning's precision: for `auto` bf16-mixed where the device computes in it, else 32-true.
+    """Return Lightning's precision; `auto` is bf16-mixed where the device supports it in hardware, else 32-true.
 
-    Raises a ContractError if a GPU is asked for and there is none.
+    Raises a ContractError if a GPU is requested and there is none, and for 16-mixed on a CPU.
     """
     gpu = torch.cuda.is_available()
     require(gpu or accelerator not in ("gpu", "cuda"), "trainer.accelerator", "a GPU", "none here", "use trainer=cpu")
-    half = wanted == "16-mixed" and (accelerator == "cpu" or not gpu)  # Lightning would take bf16 instead
+    half = wanted == "16-mixed" and (accelerator == "cpu" or not gpu)  # Lightning would use bf16 instead
     require(not half, "trainer.precision", "one that a CPU computes in", wanted, "take bf16-mixed or 32-true")
     if wanted != "auto":
         return wanted
     if gpu and accelerator != "cpu":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    units = torch.cpu.get_capabilities()  # without such units bf16 took 1.9 times as long as float32
+    units = torch.cpu.get_capabilities()  # without these units bf16 took 1.9 times as long as float32
     return "bf16-mixed" if units.get("avx512_bf16") or units.get("amx_bf16") else "32-true"
 
 
 def check_nodes(nodes: int) -> None:
-    """Refuse a run over several nodes of which this one has no number: each would take itself for the first."""
+    """Raise a ContractError if this node of several has no rank, since each node would act as the first one."""
     numbered = nodes == 1 or not {"RANK", "NODE_RANK", "SLURM_PROCID"}.isdisjoint(os.environ)
     remedy = "start it by torchrun or srun, or set NODE_RANK and MASTER_ADDR on each node"
     require(numbered, "trainer.num_nodes", "to know which of the nodes this is", "no number", remedy)
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager[Any]:
-    """The context in which a model computes as Lightning's `precision` does on a device type (`cpu`, `cuda`).
+    """Return the autocast context of Lightning's `precision` on a device type (`cpu`, `cuda`).
 
-    Without the cache of weights, as in Lightning: a gradient may be taken between two passes.
+    As in Lightning, the weight cache is off, because gradients may be computed between two passes.
     """
     dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     return torch.autocast(device, dtypes[precision], cache_enabled=False) if precision in dtypes else nullcontext()
 
 
 def use_threads(count: int) -> None:
-    """Compute with so many threads on the CPU from now on, in torch and in OpenCV."""
+    """Set the number of CPU threads of torch and OpenCV."""
     import cv2
 
     torch.set_num_threads(count)
@@ -57,20 +57,20 @@ def use_threads(count: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep blocks that are freed, up to the largest amount in use, instead of asking the kernel for each.
+    """Make glibc keep freed memory, up to the largest amount in use, instead of requesting blocks from the kernel.
 
-    A tensor of megabytes otherwise costs a page fault for every 4 KB of it: normalizing eight images of 256 px took
-    4.7 times as long, a training step of a U-Net 7 % longer. Other systems keep their ways.
+    Otherwise a tensor of megabytes costs one page fault per 4 KB: normalizing eight images of 256 px took 4.7 times as
+    long, a training step of a U-Net 7 % longer. Other systems are left unchanged.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc, trim_threshold, mmap_threshold = ctypes.CDLL(None), -1, -3  # names of malloc.h
+        libc, trim_threshold, mmap_threshold = ctypes.CDLL(None), -1, -3  # constants of malloc.h
         if not libc.mallopt(mmap_threshold, 1 << 30):
-            libc.mallopt(mmap_threshold, 1 << 25)  # the most of an older glibc; the next line stops it from adapting
+            libc.mallopt(mmap_threshold, 1 << 25)  # maximum of an older glibc; the next line stops it from adapting
         libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def device_facts(precision: str) -> dict[str, object]:
-    """What run.json records of the device."""
+    """Return what run.json records of the device."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     cpu = torch.cpu.get_capabilities().get("cpu_name", "CPU")
     return {"gpu": gpu, "cpu": cpu, "threads": torch.get_num_threads(), "precision": precision}
@@ -78,7 +78,7 @@ def device_facts(precision: str) -> dict[str, object]:
 
 @contextmanager
 def memory_sentence() -> Iterator[None]:
-    """Make one sentence of a step that does not fit into the memory of a GPU."""
+    """Convert torch's error for a step that does not fit into GPU memory to a ContractError."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -89,10 +89,10 @@ def memory_sentence() -> Iterator[None]:
 
 @contextmanager
 def processes_sentence(launcher: object) -> Iterator[None]:
-    """Make one sentence of the lost connection to another process of a run, such as those of Lightning's launcher."""
+    """Convert the error for a lost connection to another process of the run (DDP) to a ContractError."""
     try:
         yield
-    except RuntimeError as error:  # gloo says worker, NCCL process
+    except RuntimeError as error:  # gloo says "worker", NCCL "process"
         if not re.search("remote (worker|process)", str(error)):
             raise
         signals = list(filter(None, (by_signal(process.poll() or 0) for process in getattr(launcher, "procs", ()))))

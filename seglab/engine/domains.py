@@ -1,4 +1,4 @@
-"""The domain of every option of a command: checked before any work begins."""
+"""The domain (the valid values) of every option of a command, checked before any work begins."""
 
 import re
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from typing import Any
 
 from seglab.contract import processes
 
-HUGE = 1e6  # the largest value of an option that is listed below without a limit of its own
+HUGE = 1e6  # the upper limit of options that are listed below without one
 
 
 @dataclass(frozen=True)
 class Domain:
-    """Numbers from `low` to `high`, both included unless `without` names them; `whole` ones only; or null, or auto."""
+    """The numbers in [low, high] except those in `without`, or only the `whole` ones; optionally also null or auto."""
 
     low: float
     high: float = HUGE
@@ -43,7 +43,7 @@ POSITIVE, NOT_NEGATIVE, LIMIT = Domain(0, without=(0,)), Domain(0), Domain(0, wi
 INSIDE, BELOW_1 = Domain(0, 1, without=(0, 1)), Domain(0, 1, without=(1,))
 
 _NAMES = (
-    (Domain(0, 2**32 - 1, whole=True), "seed *.seed *.*_seed"),  # those of NumPy
+    (Domain(0, 2**32 - 1, whole=True), "seed *.seed *.*_seed"),  # NumPy's range
     (COUNT, "trainer.max_epochs trainer.check_val_every_n_epoch trainer.accumulate_grad_batches trainer.num_nodes"),
     (COUNT, "tune.epochs scheduler.T_max scheduler.total_iters callbacks.snapshots.every_n_epochs"),
     (COUNT, "batch_size min_area dataset.patches_per_image"),
@@ -74,7 +74,7 @@ _NAMES = (
     (Domain(0.5, 1, without=(0.5, 1)), "confidence"),
 )
 DOMAINS = {name: domain for domain, names in _NAMES for name in names.split()}
-"""Numeric options by dotted name; a class checks its own parameters besides."""
+"""The domains of numeric options by pattern of their dotted name; classes also check their own parameters."""
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "monitor_mode": ("auto", "max", "min"),
@@ -87,7 +87,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "device": ("auto", "cpu", "cuda"),
     **dict.fromkeys(("channels_last", "compile", "cuda_graph", "pictures", "rerun", "plan"), (True, False)),
 }
-"""Options of a few values."""
+"""The values of options that have only a few."""
 
 KINDS: dict[str, tuple[Any, str]] = {
     "monitor": (str, "a metric such as val/iou_pooled"),
@@ -95,18 +95,18 @@ KINDS: dict[str, tuple[Any, str]] = {
     "tune.lr": (list | None, "a list of learning rates, [1e-4,1e-3]"),
     "tuned": (list, "a list of options"),
 }
-"""Options of other kinds that no signature checks."""
+"""The types of other options that are not checked against a signature, and their description."""
 
-LOWER_IS_BETTER = ("loss",)  # of all other metrics of an epoch more is better
+LOWER_IS_BETTER = ("loss",)  # for all other metrics of an epoch higher is better
 
 NOT_EMPTY = {"init_from", "init_include", "tune.lr", "study", "optimizer.betas"}
 NOT_EMPTY |= {"dataset.cache_dir", "dataset.mean", "dataset.std"}
-"""Texts and lists that may be null where the yaml says so, but not empty."""
+"""Strings and lists that must not be empty; null is allowed where the yaml says so."""
 
 GROUPS = ("dataset", "augment", "model", "loss", "optimizer", "scheduler", "trainer", "callbacks", "logger", "schedule")
-"""Options that hold others; null where nothing is chosen."""
+"""Options that contain other options; null if nothing is chosen."""
 
-SECTIONS = ("tune", "space", "curve", "xray", "pixels", "landscape", "sweep", "gpu")  # likewise, never null
+SECTIONS = ("tune", "space", "curve", "xray", "pixels", "landscape", "sweep", "gpu")  # likewise, but never null
 
 REFUSED = {
     "fast_dev_run": "take trainer=debug",
@@ -121,7 +121,7 @@ REFUSED = {
 _LEFT_OUT = "enable_checkpointing enable_progress_bar enable_model_summary num_sanity_val_steps model_registry"
 _LEFT_OUT += " barebones reload_dataloaders_every_n_epochs use_distributed_sampler plugins limit_predict_batches"
 REFUSED |= dict.fromkeys(_LEFT_OUT.split(), "leave it out")
-"""Options of Lightning's Trainer that do not go together with runs that resume and compare, and what to do instead."""
+"""Options of Lightning's Trainer that conflict with resuming or comparing runs, and what to do instead."""
 
 REFUSED_CALLBACKS = {
     "StochasticWeightAveraging": "the best checkpoint is measured, not the average at the end",
@@ -132,26 +132,26 @@ REFUSED_CALLBACKS = {
     "TQDMProgressBar": "leave it out: a bar is shown on a terminal",
     "RichProgressBar": "leave it out: a bar is shown on a terminal",
 }
-"""Callbacks of Lightning whose effect would be lost or would make runs incomparable."""
+"""Lightning callbacks whose effect would be lost or would make runs incomparable, and what to do instead."""
 
 
 def better(metric: str, mode: str = "auto") -> str:
-    """Whether larger (max) or smaller (min) values of a metric are better; another mode than auto is given back."""
+    """Return "max" or "min", whichever is better for a metric; a `mode` other than auto is returned unchanged."""
     if mode != "auto":
         return mode
     return "min" if str(metric).rpartition("/")[2] in LOWER_IS_BETTER else "max"
 
 
 def domain_of(path: str) -> Domain | None:
-    """The numbers that an option takes, by its dotted name; None for an option of any values."""
+    """Return the domain of an option, by its dotted name; None if it has no numeric domain."""
     for pattern, domain in DOMAINS.items():
-        if fnmatchcase(path, pattern.replace("[", "[[]")):  # a bracket of our own, and not a set of letters
+        if fnmatchcase(path, pattern.replace("[", "[[]")):  # a literal bracket, not a character set
             return domain
     return None
 
 
 def outside(config: Any) -> Iterator[str]:
-    """One sentence for each value of a plain configuration that lies outside of its domain."""
+    """Yield one sentence for each value of a plain configuration that lies outside its domain."""
     wrong = [name for name in GROUPS if not isinstance(config.get(name), dict | None)]
     wrong += [name for name in SECTIONS if not isinstance(config.get(name, {}), dict)]
     if wrong:
@@ -162,11 +162,11 @@ def outside(config: Any) -> Iterator[str]:
     for path, value in leaves(config):
         domain = domain_of(path)
         if (path, value) == ("threshold", "tuned") and "run" in config:
-            continue  # a command on trained runs knows theirs
+            continue  # a command on trained runs reads their thresholds
         if domain and not domain.holds(value):
             yield f"{path}: expected {domain}, got {_spell(value)}"
-        elif not domain and isinstance(value, int | float) and not abs(value) <= 1e12:  # nor is nan
-            yield f"{path}: expected a finite number, got {_spell(value)}"  # 1e30 is finite, and means nothing
+        elif not domain and isinstance(value, int | float) and not abs(value) <= 1e12:  # also true for nan
+            yield f"{path}: expected a finite number, got {_spell(value)}"  # 1e30 is finite but meaningless
         elif path.endswith("_pattern") and isinstance(value, str) and (fault := _pattern_fault(value)):
             yield f"{path}: expected a regular expression, got {value} ({fault})"
         elif path in CHOICES and not any(value == choice and type(value) is type(choice) for choice in CHOICES[path]):
@@ -178,7 +178,7 @@ def outside(config: Any) -> Iterator[str]:
 
 
 def _refused(config: Any) -> Iterator[str]:
-    """Options and callbacks of Lightning that seglab does not pass on."""
+    """Yield one sentence for each option or callback of Lightning that seglab does not pass on."""
     trainer = config.get("trainer") or {}
     for name in (name for name in REFUSED if name in trainer):
         expected = "an option that seglab passes on to Lightning"
@@ -191,7 +191,7 @@ def _refused(config: Any) -> Iterator[str]:
 
 
 def _contradictions(config: Any) -> Iterator[str]:
-    """Options that are fine by themselves and make no sense together."""
+    """Yield one sentence for each combination of valid options that contradict each other."""
     trainer: Any = config.get("trainer") or {}
     monitor = config.get("monitor")
     every, epochs = trainer.get("check_val_every_n_epoch"), trainer.get("max_epochs")
@@ -205,17 +205,17 @@ def _contradictions(config: Any) -> Iterator[str]:
         if COUNT.holds(count) and COUNT.holds(every) and count < every:
             yield f"{name}: expected at least trainer.check_val_every_n_epoch={every}, got {count}"
     if rates and COUNT.holds(trainer.get("num_nodes", 1)) and (count := processes(trainer)) != 1:
-        remedy = "tune with trainer.devices=1, then set optimizer.lr"  # a rate that diverges ends all processes
+        remedy = "tune with trainer.devices=1, then set optimizer.lr"  # a diverging rate ends all processes
         yield f"tune.lr: expected a run of one process, got {count}; {remedy}"
     data = config.get("dataset") or {}
-    if trainer and data.get("split_file") and data.get("folds", 1) != 1:  # a report would take each for other images
+    if trainer and data.get("split_file") and data.get("folds", 1) != 1:  # a report assumes that folds differ
         yield f"dataset.folds: expected 1 beside dataset.split_file, which is one split, got {data['folds']}"
     strategy = str(trainer.get("strategy"))
     if re.search("spawn|fork|notebook", strategy):
         yield f"trainer.strategy: expected one whose processes measure too, got {strategy}; take trainer.strategy=ddp"
     for name in ("train", "val", "test"):
         limit = trainer.get(f"limit_{name}_batches")
-        if isinstance(limit, float) and 1 < limit < HUGE:  # a float is a fraction to Lightning
+        if isinstance(limit, float) and 1 < limit < HUGE:  # Lightning takes a float as a fraction
             yield f"trainer.limit_{name}_batches: expected a fraction of at most 1 or a whole number, got {limit}"
     modes = [("monitor_mode", monitor, config.get("monitor_mode"))]
     modes += [("scheduler.mode", monitor, (config.get("scheduler") or {}).get("mode"))]
@@ -227,12 +227,12 @@ def _contradictions(config: Any) -> Iterator[str]:
     monitors = {"monitor": monitor, **{f"{path}.monitor": node.get("monitor") for path, node in _callbacks(config)}}
     for path, metric in monitors.items():
         if str(metric).startswith("train/") and COUNT.holds(every) and every > 1:
-            # Lightning looks at a monitor after a validation, when the epoch's metrics of training are not there yet
+            # Lightning reads the monitor after validation, before the training metrics of the epoch are logged
             yield f"{path}: expected a metric of validation with check_val_every_n_epoch={every}, got {metric}"
 
 
 def _callbacks(config: Any) -> list[tuple[str, dict[str, Any]]]:
-    """The configurations of the callbacks by their dotted names."""
+    """Return the dotted name and the configuration of each callback."""
     callbacks = config.get("callbacks") or {}
     return [(f"callbacks.{name}", node) for name, node in callbacks.items() if isinstance(node, dict)]
 
@@ -251,9 +251,9 @@ def _spell(value: Any) -> str:
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a nested configuration by its dotted name, the items of a list as `name[0]`.
+    """Yield the dotted name and value of every node of a nested configuration; list items are named `name[0]`.
 
-    Lists and dicts too, outermost first: they may stand where a number belongs.
+    Lists and dicts are yielded too, outermost first, since they may stand where a number is expected.
     """
     yield path, node
     if isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""Trials before the first epoch: the model without numbers, then two real images through the whole step."""
+"""Dry runs before the first epoch: the model on the `meta` device, then a complete step on two real images."""
 
 import copy
 import difflib
@@ -28,17 +28,17 @@ _tried = set[str]()
 
 
 def check_model(node: dict[str, Any], dataset: Dataset) -> None:
-    """Check the model's sizes before any image is read; a ContractError where they or its weights do not fit.
+    """Check the model's shapes before any image is read; raise ContractError if they or its weights do not fit.
 
-    It is built on torch's `meta` device, which knows shapes and no numbers, so that the largest takes no memory.
+    The model is built on torch's `meta` device, which has shapes but no data, so that it needs no memory.
     """
     count, given = dataset.task.channels, node.get("out_channels", 1)
-    fits = count == 1 or given in (1, count)  # else it would change the run's identity and nothing else
+    fits = count == 1 or given in (1, count)  # another value would only change the run's identity
     require(fits, "model.out_channels", f"{count}, one for each class", given, "leave it out")
     _check_model(json.dumps(node), (2, dataset.channels, dataset.size, dataset.size), dataset.task)
 
 
-@lru_cache  # the runs of a sweep mostly have one model
+@lru_cache  # most sweeps have one model
 def _check_model(node: str, shape: tuple[int, ...], task: Task) -> None:
     try:
         with torch.device("meta"):
@@ -49,14 +49,14 @@ def _check_model(node: str, shape: tuple[int, ...], task: Task) -> None:
             require(weights < memory, "model", "weights that fit into memory", got, remedy)
             logits = model.eval()(torch.empty(shape))
     except Exception as error:
-        if isinstance(error, ContractError) and error.__cause__ is None:  # the model's own sentence
+        if isinstance(error, ContractError) and error.__cause__ is None:  # raised by the model itself
             raise
-        return  # a model of the user's may need numbers; the dry run tries it on real ones
+        return  # a user's model may need data; the dry run tries it on real images
     require_shape(logits, (2, task.channels, *shape[2:]))
 
 
 def require_shape(logits: Any, expected: tuple[int, ...]) -> None:
-    """Raise a ContractError unless a model gave logits of the target's shape."""
+    """Raise a ContractError unless a model returned logits of the target's shape."""
     got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     require(got == expected, "model", f"logits of the target's shape {expected}", got)
 
@@ -64,7 +64,7 @@ def require_shape(logits: Any, expected: tuple[int, ...]) -> None:
 def check_monitors(monitors: Mapping[str, str], threshold: float, empty: str, task: Task) -> None:
     """Raise a ContractError unless each monitor, by the name of its option, is a metric of an epoch.
 
-    Also for a threshold that decides nothing.
+    Also raises if a threshold is set for a multiclass task, where it has no effect.
     """
     expected = "none, as of classes that exclude each other the likeliest is taken"
     require(task.kind != "multiclass" or threshold == 0.5, "threshold", expected, threshold, "leave it out")
@@ -78,7 +78,7 @@ def check_monitors(monitors: Mapping[str, str], threshold: float, empty: str, ta
 
 
 def check_foreground(monitor: str, empty: str, some: bool) -> None:
-    """Raise a ContractError for a monitor that is undefined without foreground, if no validation image has `some`."""
+    """Raise a ContractError if the monitor needs foreground and no validation image has any (`some` is false)."""
     overlap = ("iou", "dice", "f2") if empty == "skip" else ()
     stage, score = monitor.split("/")[:2]
     undefined = score.removesuffix("_pooled") in ("recall", "foreground_confidence", "image_recall", *overlap)
@@ -88,10 +88,10 @@ def check_foreground(monitor: str, empty: str, some: bool) -> None:
 
 
 def dry_run(module: SegModule, loader: DataLoader, device: torch.device, of: str = "") -> None:
-    """Check on two images that data, model, loss and metrics fit together; raises a ContractError where they do not.
+    """Check on two images that data, model, loss and metrics fit together; raise ContractError if they do not.
 
-    On one where batches of one occur, on the device of the training. Works on a copy inside a forked random state:
-    BatchNorm statistics, weights and seeds stay as they were. A trial `of` some name is made once a process.
+    Uses one image if batches of one occur, and the training device. Works on a copy with a forked random state, so
+    that BatchNorm statistics, weights and seeds do not change. A dry run named `of` is done once per process.
     """
     if of and of in _tried:
         return
@@ -107,7 +107,7 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device, of: str
         batch = samples[[(0, index) for index in range(min(2, smallest))]]
         trial = copy.deepcopy(module).train().to(device)
         batch = trial.transfer_batch_to_device(batch, device, 0)
-        logits, *coarse = (scale.detach() for scale in scales_of(trial, batch))  # before the loss fails on them
+        logits, *coarse = (scale.detach() for scale in scales_of(trial, batch))  # checked before the loss fails on them
         needs = ", ".join(trial.loss.needs) if coarse else ""
         expected = "a loss of logits and target alone, since maps are those of one scale"
         require(not needs, "model.deep_supervision", expected, f"{trial.loss.name}, which needs {needs}")
@@ -123,7 +123,7 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device, of: str
         trial.val_meter.update(losses, logits, batch["target"], image=batch["index"], valid=batch.get("valid"))
         with one_sentence("optimizer", "one that takes a step with these options"):
             optimizer = trial.make_optimizer(trial.model.parameters())
-            optimizer.step(lambda: float(value.detach()))  # LBFGS asks for a function that gives the loss
+            optimizer.step(lambda: float(value.detach()))  # LBFGS needs a closure that returns the loss
         with one_sentence("scheduler", "options that go together"):
             _ = trial.make_scheduler(optimizer) if trial.make_scheduler else None
     _tried.add(of)
@@ -131,7 +131,7 @@ def dry_run(module: SegModule, loader: DataLoader, device: torch.device, of: str
 
 @contextmanager
 def one_sentence(who: str, expected: str, remedy: str = "") -> Iterator[None]:
-    """Make a ContractError of whatever error comes of code that is not ours."""
+    """Convert any error of third-party code to a ContractError."""
     try:
         yield
     except ContractError:
@@ -142,7 +142,7 @@ def one_sentence(who: str, expected: str, remedy: str = "") -> Iterator[None]:
 
 
 def scales_of(module: SegModule, batch: Batch) -> list[Tensor]:
-    """The model's logits by scale; a batch norm with one value per channel, after global pooling, is one sentence."""
+    """Return the model's logits by scale; raise ContractError if a batch norm sees one value (after global pooling)."""
     try:
         return module.scales(batch["image"])
     except ValueError as error:
@@ -153,12 +153,12 @@ def scales_of(module: SegModule, batch: Batch) -> list[Tensor]:
 
 
 def try_external(loss: External, target: Tensor, channels: int) -> None:
-    """Try somebody else's loss on logits from wrong to right; warns where its value does not fall on the way."""
+    """Try an external loss on logits from wrong to right; log a warning if its value does not decrease."""
     width = target.shape[-1]
-    if loss.task == "multiclass":  # whatever the images show, there are all classes
+    if loss.task == "multiclass":  # a target with all classes, whatever the images show
         truth = (torch.arange(width, device=target.device) * channels // width).expand(target.shape)
         right = F.one_hot(truth[:, 0], channels).movedim(-1, 1)
-    else:  # ... and one is rare
+    else:  # a target with one eighth of foreground
         right = truth = torch.zeros(target.shape, device=target.device)
         truth[..., : -(-width // 8)] = 1
     other = "probabilities" if loss.takes == "logits" else "logits"

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, which is validated, saved and tested instead of them."""
+"""The exponential moving average (EMA) of the weights, which is validated, saved and tested in their place."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from seglab.contract import require
 
 
 class Ema(Callback):
-    """Averages the weights over the steps of the optimizer (Polyak and Juditsky 1992; Tarvainen and Valpola 2017).
+    """Average the weights over optimizer steps (Polyak and Juditsky 1992; Tarvainen and Valpola 2017).
 
-    Outside of a training epoch the model holds the average: it is what a validation measures, what every checkpoint
-    saves and what the test measures. The weights that the optimizer moves lie in the state of this callback then.
-    Lightning's own EMAWeightAveraging validates the average and saves, in a checkpoint of weights alone, the others.
+    Outside a training epoch the model holds the average: validation and test measure the average, and every checkpoint
+    saves it. The weights that the optimizer updates are then in the state of this callback. Lightning's own
+    EMAWeightAveraging validates the average, but saves the other weights in a weights-only checkpoint.
 
     Args:
-        decay: the part of the average that a step keeps; less in the first steps, (1 + n) / (10 + n) at most after n,
-            so that the average forgets the initial weights.
+        decay: the fraction of the average that a step keeps; at most (1 + n) / (10 + n) after n steps, so that the
+            average forgets the initial weights.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -37,14 +37,14 @@ class Ema(Callback):
         weights = _weights(module)
         if self.other is None:
             self.other = [weight.clone() for weight in weights]
-        # Those of a checkpoint are on the CPU
+        # Weights from a checkpoint are on the CPU
         self.other = [other.to(weight.device) for other, weight in zip(self.other, weights, strict=True)]
         self._exchange(weights)
         self.trains = True
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *batch: Any) -> None:
-        if trainer.global_step == self.steps:  # gradients are accumulated
+        if trainer.global_step == self.steps:  # gradients are still being accumulated
             return
         self.steps = trainer.global_step
         keep = min(self.decay, (1 + self.steps) / (10 + self.steps))
@@ -52,14 +52,14 @@ class Ema(Callback):
         for average, weight in zip(self.other, _weights(module), strict=True):
             if average.is_floating_point():
                 average.lerp_(weight, 1 - keep)
-            else:  # a batch norm's number of batches
+            else:  # num_batches_tracked of a batch norm
                 average.copy_(weight)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._end_epoch(module)  # Lightning validates before a training epoch ends
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._end_epoch(module)  # of an epoch without a validation
+        self._end_epoch(module)  # for an epoch without validation
 
     def _end_epoch(self, module: LightningModule) -> None:
         if self.trains:
@@ -71,10 +71,10 @@ class Ema(Callback):
         assert self.other is not None
         for weight, other in zip(weights, self.other, strict=True):
             kept = weight.clone()
-            weight.copy_(other)  # in place: the optimizer and recorded graphs hold these very tensors
+            weight.copy_(other)  # in place: the optimizer and CUDA graphs refer to these tensors
             other.copy_(kept)
 
 
 def _weights(module: LightningModule) -> list[Tensor]:
-    """The parameters and buffers that a checkpoint holds."""
+    """Return the parameters and buffers that a checkpoint saves."""
     return list(module.state_dict().values())

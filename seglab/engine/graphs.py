@@ -1,4 +1,4 @@
-"""Training and validation steps as CUDA graphs: one call starts all kernels of a step."""
+"""Training and validation steps as CUDA graphs: one call launches all kernels of a step."""
 
 import logging
 import warnings
@@ -15,22 +15,22 @@ log = logging.getLogger(__name__)
 Inputs = tuple[Tensor | None, ...]
 Work = Callable[..., tuple[Tensor, ...]]
 
-MOST = 8  # graphs that a run keeps; inputs of still more shapes are computed kernel by kernel
+MOST = 8  # largest number of graphs per run; inputs of further shapes are computed kernel by kernel
 
 
 def refuse_to_wait(yes: bool) -> None:
-    """Let whatever makes the host wait for the GPU, such as `item`, raise a RuntimeError from now on, or no longer."""
+    """Make every operation that synchronizes with the GPU, such as `item`, raise a RuntimeError; or allow it again."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls this mode a prototype
         torch.cuda.set_sync_debug_mode("error" if yes else "default")
 
 
 class CudaGraph:
-    """What `work` computes of inputs of one shape, recorded once and repeated on the same memory.
+    """The computation `work` for inputs of one shape, recorded once and replayed on the same memory.
 
-    The inputs are copied to where the first ones lay; the outputs and the gradients lie in the same place after each
-    call. The two trial passes before the recording leave buffers and random numbers as they were. Raises a RuntimeError
-    where `work` reads a number from the device.
+    The inputs are copied to the memory of the first ones; outputs and gradients are in the same memory after each call.
+    The two warm-up passes before the recording leave buffers and the random state unchanged. Raises a RuntimeError if
+    `work` reads a value from the device.
     """
 
     def __init__(self, work: Work, inputs: Inputs, model: nn.Module, pool: Any) -> None:
@@ -38,22 +38,22 @@ class CudaGraph:
         self.parameters = [weight for weight in model.parameters() if weight.requires_grad]
         self.graph = torch.cuda.CUDAGraph()
         before, numbers = [buffer.clone() for buffer in model.buffers()], torch.cuda.get_rng_state()
-        side = torch.cuda.Stream()  # where torch wants the passes before a recording
+        side = torch.cuda.Stream()  # torch requires one for the warm-up passes
         side.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(side):
-                for refuses in (False, True):  # what libraries do when first called may wait for the device
+                for refuses in (False, True):  # libraries may synchronize when first called
                     refuse_to_wait(refuses)
                     model.zero_grad()
                     work(*self.inputs)
             refuse_to_wait(False)
             torch.cuda.current_stream().wait_stream(side)
-            model.zero_grad()  # so that the recorded pass allocates them, in the memory of the graph
+            model.zero_grad()  # so that the recorded pass allocates gradients in the memory of the graph
             with torch.cuda.graph(self.graph, pool=pool):
                 self.outputs = work(*self.inputs)
             self.gradients = [weight.grad for weight in self.parameters]
         finally:
-            refuse_to_wait(False)  # once more, where a trial pass has failed
+            refuse_to_wait(False)  # again, in case a warm-up pass failed
             torch.cuda.current_stream().wait_stream(side)
             with torch.no_grad():
                 for buffer, kept in zip(model.buffers(), before, strict=True):
@@ -68,37 +68,37 @@ class CudaGraph:
         return self.outputs
 
     def set_gradients(self) -> None:
-        """Give each parameter the gradient of the latest call."""
+        """Set each parameter's gradient to that of the latest call."""
         for weight, gradient in zip(self.parameters, self.gradients, strict=True):
             weight.grad = gradient
 
 
 class Graphs:
-    """Repeats steps on a GPU as CUDA graphs, one for each kind of step and shape of its inputs.
+    """Replay steps on a GPU as CUDA graphs, one graph for each kind of step and shape of its inputs.
 
     Args:
-        model: whose parameters and buffers the steps use; while graphs are in use they must stay where they are.
-        record: makes a graph; another one in tests.
+        model: the model of the steps; its parameters and buffers must stay in place while graphs are in use.
+        record: the function that makes a graph; tests replace it.
     """
 
     def __init__(self, model: nn.Module, record: Callable[..., Any] = CudaGraph) -> None:
         self.model, self.record = model, record
-        self.pool: Any = torch.cuda.graph_pool_handle() if record is CudaGraph else None  # no two run at once
+        self.pool: Any = torch.cuda.graph_pool_handle() if record is CudaGraph else None  # no two graphs run at once
         self.known: dict[Any, Any] = {}
         self.usable = True
         self.latest: Any = None
 
     def __call__(self, kind: Iterable[Any], work: Work, inputs: Inputs) -> tuple[Tensor, ...] | None:
-        """The outputs of `work(*inputs)`, valid until the next call; None where it has to be called without a graph.
+        """Return the outputs of `work(*inputs)`, valid until the next call; None if it must be called without a graph.
 
-        kind: objects that tell steps apart, compared by identity: whether it trains, the loss.
+        kind: objects that distinguish steps, compared by identity: the meter (training or validation) and the loss.
         """
         shapes = tuple(None if x is None else (x.shape, x.stride(), x.dtype) for x in inputs)
         key = (*map(id, kind), shapes)
         if key not in self.known and self.usable and len(self.known) < MOST:
             try:
-                self.known[key] = self.record(work, inputs, self.model, self.pool), kind  # an id is kept by its object
-            except torch.OutOfMemoryError:  # a RuntimeError, too, but no reason to go on without graphs
+                self.known[key] = self.record(work, inputs, self.model, self.pool), kind  # kept: its ids stay valid
+            except torch.OutOfMemoryError:  # also a RuntimeError, but no reason to continue without graphs
                 raise
             except RuntimeError as error:
                 self.usable = False

@@ -17,14 +17,14 @@ from seglab.files import read_weights, sha256
 log = logging.getLogger(__name__)
 
 PREFIXES = ("", "model.", "module.", "net.")
-"""What trainers put before a model's own names; the one under which most weights fit is removed."""
+"""Prefixes that trainers add to a model's parameter names; the one with which most names match is removed."""
 
 
 def initialize(cfg: Any, model: nn.Module, task: Task, run: Run) -> None:
-    """Load the initial weights that a configuration asks for, if any; a run that resumes has its own."""
+    """Load the initial weights that a configuration requests, if any; a run that resumes has its own."""
     require(cfg.init_from or not cfg.init_include, "init_include", "init_from=RUN beside it", "none")
     if cfg.init_from and run.last:
-        run.note(initial=run.earlier.get("initial"))  # the file may be another by now
+        run.note(initial=run.earlier.get("initial"))  # the file may have changed since
     elif cfg.init_from:
         made = start_from(model, cfg.init_from, to_container(cfg.init_include), task)
         run.note(initial=made)
@@ -35,18 +35,18 @@ def initialize(cfg: Any, model: nn.Module, task: Task, run: Run) -> None:
 def start_from(
     model: nn.Module, source: str, include: Sequence[str] | None = None, task: Task | None = None
 ) -> dict[str, Any]:
-    """Load weights into a model and report as plain data how many and which not; draws no random number.
+    """Load weights into a model; return as plain data how many were loaded and which were not. Draws no random numbers.
 
     Args:
-        model: the model, freshly built.
-        source: the folder of a run, whose best checkpoint is meant, or a file of torch.save or safetensors.
-        include: shell patterns of the model's own names (`down.0.*`), which may begin after any dot of them
+        model: the newly built model.
+        source: the folder of a run, whose best checkpoint is used, or a file of torch.save or safetensors.
+        include: shell patterns of the model's parameter names (`down.0.*`), which may match after any dot of a name
             (`encoder.*`); None loads every weight of the same name and shape.
-        task: what the model is to learn; a run of another one is refused unless `include` chooses what they share.
+        task: the model's task; a run of another task is refused unless `include` selects the weights to share.
 
-    All others keep their first values (`left`). Raises a ContractError where nothing fits, or most shapes differ.
+    Other weights keep their initial values (`left`). Raises a ContractError if nothing fits or most shapes differ.
     """
-    file = Path(str(source))  # 2024 of a yaml is a number
+    file = Path(str(source))  # a yaml parses 2024 as a number
     require(file.exists(), "init_from", "the folder of a run, or a .ckpt or .safetensors file", source)
     if file.is_dir():
         run = open_run(file)
@@ -54,7 +54,7 @@ def start_from(
             run.require_task(task, "init_include=[...] takes the weights that both share, such as those of an encoder")
         file = run.best
     own, theirs = model.state_dict(), read_weights(file, "init_from")
-    prefix = max(PREFIXES, key=lambda start: sum(start + name in theirs for name in own))  # of equals the first
+    prefix = max(PREFIXES, key=lambda start: sum(start + name in theirs for name in own))  # the first of equals
     theirs = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
     patterns = [include] if isinstance(include, str) else list(include or "*")
     some = f"a pattern of names such as {', '.join(list(own)[:3])}"
@@ -63,9 +63,9 @@ def start_from(
     wanted = [name for name in own if matches(name, patterns)]
     loaded = {name: theirs[name] for name in wanted if name in theirs and theirs[name].shape == own[name].shape}
     names = f"{len(theirs)} others such as {', '.join(list(theirs)[:3])}"
-    fits = [name for name, value in loaded.items() if value.dim()]  # a BatchNorm's count of batches fits everywhere
+    fits = [name for name, value in loaded.items() if value.dim()]  # a BatchNorm's num_batches_tracked always fits
     differ = [name for name in wanted if name in theirs and name not in loaded]
-    if len(differ) > len(fits):  # a model of another width, and not only other heads
+    if len(differ) > len(fits):  # a model of another width, not just with another head
         name, remedy = differ[0], "set the options of model as they were for it"
         got = f"others, such as {tuple(theirs[name].shape)} instead of {tuple(own[name].shape)} of {name}"
         require(False, f"init_from {file}", "the shapes of this model's weights", got, remedy)
@@ -76,5 +76,5 @@ def start_from(
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a name, from its start or from one of its dots on, matches one of the patterns."""
+    """Whether a name, from its start or from any of its dots, matches one of the patterns."""
     return any(fnmatchcase(f".{name}", f"*.{pattern}") for pattern in patterns)

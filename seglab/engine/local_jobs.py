@@ -1,4 +1,4 @@
-"""Several runs of a sweep at once on one machine: a forked process for each, and a line when one has ended."""
+"""Run several jobs of a sweep at once on one machine: a forked process for each, and a log line when one ends."""
 
 import logging
 import multiprocessing
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 def run_in_processes(
     work: Callable[[int], float], count: int, at_once: int, ended: Callable[[int, int], None]
 ) -> list[float]:
-    """Call `work(k)` for each k below `count`, each in a process of its own; gives the values in order.
+    """Call `work(k)` for each k below `count`, each in its own process; return the values in order.
 
-    A process that dies leaves not-a-number and the others at work. `ended(k, exit code)` is called when one has ended;
-    a negative code is the number of the signal that it died of. Whatever raises here, Ctrl-C too, ends all processes.
+    A process that dies gives NaN and does not stop the others. `ended(k, exit_code)` is called when a process ends; a
+    negative code is the number of the signal that killed it. Any exception here, such as Ctrl-C, ends all processes.
     """
-    context = multiprocessing.get_context("fork")  # inherits what is imported and composed: nothing is pickled
+    context = multiprocessing.get_context("fork")  # inherits imports and configurations: nothing is pickled
     values, waiting = [float("nan")] * count, deque(range(count))
     running: dict[Any, tuple[int, BaseProcess, Connection]] = {}
     try:
@@ -35,18 +35,18 @@ def run_in_processes(
             while waiting and len(running) < at_once:
                 k = waiting.popleft()
                 receiver, sender = context.Pipe(duplex=False)
-                hand_over = _hold_signals()  # until the child is known
+                hand_over = _hold_signals()  # until the child is in `running`
                 try:
                     process = context.Process(target=_call, args=(work, k, sender, hand_over, os.getpid()))
                     process.start()
                     running[process.sentinel] = (k, process, receiver)
                 finally:
                     hand_over()
-                sender.close()  # the child has its own; every later child would inherit this one
+                sender.close()  # the child has its own copy; every later child would inherit this one
             for sentinel in wait(list(running)):
                 k, ended_process, receiver = running.pop(sentinel)
                 ended_process.join()
-                if ended_process.exitcode == 0:  # one that died may have sent nothing
+                if ended_process.exitcode == 0:  # a process that died may have sent nothing
                     values[k] = receiver.recv()
                 receiver.close()
                 ended(k, ended_process.exitcode or 0)
@@ -59,9 +59,9 @@ def run_in_processes(
 
 
 def _hold_signals() -> Callable[[], None]:
-    """Keep what asks for the end, as what its handlers raise during a fork is lost; gives what hands it to them.
+    """Hold back stop signals, as a fork would lose their handlers' exceptions; return a function that delivers them.
 
-    It is blocked for the child, which forgets what reaches it as it starts; other threads may still take it.
+    They are also blocked, because a starting child drops signals that it receives; other threads may still get them.
     """
     held, mask = list[int](), signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
     handlers = {number: signal.signal(number, lambda number, _: held.append(number)) for number in stop_signals()}
@@ -77,10 +77,10 @@ def _hold_signals() -> Callable[[], None]:
 
 
 def _call(work: Callable[[int], float], k: int, pipe: Connection, hand_over: Callable[[], None], parent: int) -> None:
-    """Send the value of `work(k)`, in a process of its own; the end of one that is stopped is no traceback."""
+    """Send the value of `work(k)` through the pipe, in a child process; if stopped, exit without a traceback."""
     try:
         hand_over()
-        for number in (signal.SIGINT, signal.SIGHUP):  # of the terminal reach the parent too, which ends its children
+        for number in (signal.SIGINT, signal.SIGHUP):  # a terminal also signals the parent, which ends its children
             signal.signal(number, signal.SIG_IGN)
         end_with_parent(parent)
         pipe.send(work(k))
@@ -89,20 +89,20 @@ def _call(work: Callable[[int], float], k: int, pipe: Connection, hand_over: Cal
 
 
 class Progress:
-    """Tells after each run of a sweep which one it was, how it ended, and about how long the others will take."""
+    """Log after each run of a sweep which one it was, how it ended, and about how long the others will take."""
 
     def __init__(self, folders: list[Path], at_once: int) -> None:
         self.folders, self.at_once = folders, at_once
         self.done, self.seconds = 0, list[float]()
-        self.started = dict.fromkeys(range(min(at_once, len(folders))), time.time())  # when, those at work
+        self.started = dict.fromkeys(range(min(at_once, len(folders))), time.time())  # start times of running jobs
 
     def ended(self, k: int, exit_code: int = 0) -> None:
-        """Log a line for the run in the k-th folder; one whose process died is recorded as failed."""
+        """Log a line for the run in the k-th folder; record it as failed if its process died."""
         run = Run(self.folders[k])
         journal, known = current_sweep(), run.known()
         if known.get("status") == "running" and known.get("sweep") == journal:
             record_death(run, exit_code)
-        elif exit_code < 0:  # before its run began
+        elif exit_code < 0:  # it died before its run began
             refuse(run.folder, RuntimeError(), f"the process died{by_signal(exit_code)}")
         facts = facts_in(Path(journal) if journal else None, run.folder)
         trained = facts.get("sweep") == journal
@@ -117,7 +117,7 @@ class Progress:
             seconds = "" if already else f" in {facts['seconds']:.0f} s"
             words.append(f"{facts['monitor']['name']} {facts['monitor']['value']:.4f}{seconds}")
         elif (error := facts.get("error")) and (error.get("traceback") or error.get("kind") == "Died"):
-            words.append(str(error["message"]))  # any other has just been said, see cli.py
+            words.append(str(error["message"]))  # cli.py has just reported any other
         if trained and "seconds" in facts:
             self.seconds.append(facts["seconds"])
         left = len(self.folders) - self.done
@@ -126,7 +126,7 @@ class Progress:
         log.info("%s", "; ".join(words))
 
     def time_left(self, left: int) -> float:
-        """About how many seconds so many runs take, some of which are at work: none is shorter for the others."""
+        """Return about how many seconds `left` runs take, some of them at work: at least as long as the longest."""
         mean = sum(self.seconds) / len(self.seconds)
         rest = [max(0.0, mean - (time.time() - began)) for began in self.started.values()]
         rest += [mean] * (left - len(rest))

@@ -1,4 +1,4 @@
-"""Loss schedules: parameters of the loss that change over epochs, and losses that follow one another."""
+"""Loss schedules: loss parameters that change over the epochs, and losses that follow one another."""
 
 import dataclasses
 import logging
@@ -20,7 +20,7 @@ from seglab.losses.base import Loss
 log = logging.getLogger(__name__)
 
 Path = tuple[str, ...]
-"""Names that lead to a parameter of a loss: ("terms", "boundary", "weight")."""
+"""The names that lead to a parameter of a loss: ("terms", "boundary", "weight")."""
 
 SHAPES = {
     "linear": lambda start, to, share: start + (to - start) * share,
@@ -31,9 +31,9 @@ SHAPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Ramp:
-    """The change of one parameter to the value `to` over a number of epochs; then it keeps it.
+    """A change of one parameter to the value `to` over `epochs` epochs, after which it stays constant.
 
-    shape: linear, cosine (slow at both ends) or exponential (by one factor each time). start: None for its own value.
+    shape: linear, cosine (slow at both ends) or exponential (a constant factor). start: defaults to the loss's value.
     """
 
     to: float
@@ -42,17 +42,17 @@ class Ramp:
     start: float | None = None
 
     def at(self, epoch: int) -> float:
-        """The value in an epoch, which counts from 0."""
+        """Return the value in an epoch, counted from 0."""
         share = epoch / self.epochs
         if share >= 1:
-            return float(self.to)  # exactly, whatever a shape rounds to
+            return float(self.to)  # exact, without the rounding of a shape
         return float(SHAPES[self.shape](self.start, self.to, share))
 
 
 def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
-    """The ramps of a schedule such as `{terms: {boundary: {weight: {to: 1, epochs: 99}}}}`, by their path in the loss.
+    """Return the ramps of a schedule such as `{terms: {boundary: {weight: {to: 1, epochs: 99}}}}` by path in the loss.
 
-    Raises a ContractError for names that the loss lacks, what is no number, and first or last values that it refuses.
+    Raises a ContractError if a parameter is unknown or not a number, or if the loss refuses its first or last value.
     """
     require(isinstance(schedule, Mapping), "schedule", "the parameters of the loss that change", schedule)
     found = {}
@@ -71,15 +71,15 @@ def ramps(schedule: Mapping[str, Any], loss: Loss) -> dict[Path, Ramp]:
         require(above, who, "start and to above 0 for shape=exponential", f"{start} and {ramp.to}")
         found[path] = replace(ramp, start=start)
     for epoch in (0, max((ramp.epochs for ramp in found.values()), default=0)):
-        scheduled(loss, found, epoch)  # the loss itself checks its parameters
+        scheduled(loss, found, epoch)  # the loss validates its parameters
     return found
 
 
 def unreached(loss: Loss, found: Mapping[Path, Ramp], epochs: int, every: int = 1) -> list[str]:
-    """What does not happen in so many epochs, one in `every` validated: a switch of losses, the end of a schedule."""
+    """Return a sentence for each ramp or switch of losses not reached in `epochs`, with validation every `every`."""
     late = {".".join(path): ramp.epochs for path, ramp in found.items() if ramp.epochs >= epochs}
     said = [f"schedule.{name}: needs more than {end} epochs, the training has {epochs}" for name, end in late.items()]
-    switches = bool(loss.at_epoch([0.0] * 10**5)[1])  # in so many epochs, none better than the one before
+    switches = bool(loss.at_epoch([0.0] * 10**5)[1])  # if 10**5 epochs do not improve
     history = [0.0 if epoch % every == 0 else None for epoch in range(1, epochs)]
     if switches and not loss.at_epoch(history)[1]:
         said.append(f"loss: no second loss takes over in {epochs} epochs (trainer.max_epochs)")
@@ -95,7 +95,7 @@ def _leaves(node: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
 
 
 def _value(loss: Loss, path: Path, who: str) -> Any:
-    """The value of a parameter, which must be one that may be any real number."""
+    """Return the value of a parameter; raise ContractError unless the parameter takes real numbers."""
     node: Any = loss
     for name in path:
         known = _parts(node)
@@ -106,7 +106,7 @@ def _value(loss: Loss, path: Path, who: str) -> Any:
 
 
 def _parts(node: Any) -> dict[str, Any]:
-    """What a schedule may name in a loss: parameters that may be any real number, and other losses or terms."""
+    """Return what a schedule may name in a loss: parameters that take real numbers, and inner losses or terms."""
     if isinstance(node, Mapping):
         return dict(node)
     if not dataclasses.is_dataclass(node) or isinstance(node, type):
@@ -119,7 +119,7 @@ def _parts(node: Any) -> dict[str, Any]:
 
 
 def scheduled(loss: Loss, found: Mapping[Path, Ramp], epoch: int) -> Loss:
-    """The loss with the parameters that it has in an epoch."""
+    """Return the loss with its parameters of an epoch."""
     for path, ramp in found.items():
         loss = _replaced(loss, path, ramp.at(epoch))
     return loss
@@ -134,18 +134,18 @@ def _replaced(node: Any, path: Path, value: float) -> Any:
     return replace(node, **{name: _replaced(getattr(node, name), rest, value)})
 
 
-class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known, before the checkpoints after it
-    """Sets the loss of each epoch.
+class LossSchedule(Checkpoint):  # called when an epoch's metrics are known, before the checkpoints listed after it
+    """Set the loss of each epoch.
 
     Training and validation are measured with the loss of their epoch. When training ends the configured loss is
-    restored (the start of a schedule, the first loss of a switch), and the test images are measured with that, so that
-    all runs of a loss, and whoever opens them later, measure alike.
+    restored (the start of a schedule, the first loss of a switch) and measures the test images, so that all runs of a
+    loss are measured alike, also when they are opened later.
 
-    At a switch the optimizer's moment estimates, of another loss, are cleared; the learning rate stays as scheduled.
+    At a switch the optimizer's moment estimates (of the old loss) are cleared; the learning rate stays as scheduled.
 
     Args:
-        schedule: see `ramps`; empty leaves the loss as it is.
-        mode: whether larger (max) or smaller (min) monitored values are better.
+        schedule: see `ramps`; an empty one leaves the loss unchanged.
+        mode: "max" or "min", whichever monitored values are better.
     """
 
     def __init__(self, schedule: Mapping[str, Any], mode: str) -> None:
@@ -158,24 +158,24 @@ class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known
 
     @property
     def switched_at(self) -> list[int]:
-        """The epochs so far in which one loss replaced another."""
+        """The epochs so far at which one loss replaced another."""
         return [epoch for epoch in self.loss.at_epoch(self.history)[1] if epoch < len(self.history)]
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, SegModule)
         self.module, self.loss = module, module.loss
         self.ramps = ramps(self.schedule, self.loss)
-        self.switches = bool(self.loss.at_epoch([0.0] * (trainer.max_epochs or 0))[1])  # where nothing improves
+        self.switches = bool(self.loss.at_epoch([0.0] * (trainer.max_epochs or 0))[1])  # if nothing improves
         fixed = not (self.ramps or self.switches) or not module.monitor.endswith("/loss")
         remedy = "set monitor=val/iou_pooled"
         require(fixed, "monitor", "a value that does not change its meaning with the loss", module.monitor, remedy)
         if self.ramps:
-            module.cuda_graph = False  # each value of a parameter would need a graph of its own
+            module.cuda_graph = False  # each parameter value would need its own graph
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         loss = scheduled(self.loss, self.ramps, trainer.current_epoch)
         now, switched = loss.at_epoch(self.history)
-        if now != self.module.loss:  # recorded steps belong to one loss object
+        if now != self.module.loss:  # an equal loss is kept, since CUDA graphs belong to one object
             self.module.loss = now
         if trainer.current_epoch in switched:
             trainer.optimizers[0].state.clear()
@@ -183,7 +183,7 @@ class LossSchedule(Checkpoint):  # called when the metrics of an epoch are known
         known = {f"loss/{'.'.join(path)}": ramp.at(trainer.current_epoch) for path, ramp in self.ramps.items()}
         known |= {"loss/stage": 1.0 + len(switched)} if self.switches else {}
         if known:
-            # float32 would make 0.1 into 0.10000000149
+            # float32 would turn 0.1 into 0.10000000149
             self.module.log_values({name: torch.tensor(value, dtype=torch.float64) for name, value in known.items()})
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:

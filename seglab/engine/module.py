@@ -1,4 +1,4 @@
-"""The LightningModule: a model, a loss, and metrics that accumulate on the device and are read once an epoch."""
+"""The LightningModule: a model, a loss, and metrics that accumulate on the device and are read once per epoch."""
 
 import warnings
 from collections.abc import Callable, Iterable
@@ -22,14 +22,14 @@ from seglab.losses.deep_supervision import over_scales
 from seglab.metrics.segmentation import SegmentationMetrics
 
 KEYS = ("image", "target", "id", "index")
-"""What each batch has, see SegModule."""
+"""The keys of every batch, see SegModule."""
 
 STEPS_UNCHECKED = 256
-"""On a GPU, after how many steps at most the losses are looked at; they are looked at when an epoch ends, too."""
+"""On a GPU, the largest number of steps between checks for losses that are not finite; an epoch ends with a check."""
 
 
 class Normalize(nn.Module):
-    """Normalize decoded images on the device: uint8 to float32, minus mean, over std.
+    """Normalize decoded images on the device: convert uint8 to float32, subtract the mean, divide by the std.
 
     Args:
         mean, std: one number per channel, in units of the full range (0 is black, 1 is white).
@@ -44,7 +44,7 @@ class Normalize(nn.Module):
         require("auto" not in (mean, std), "normalization", "numbers for dataset.mean and dataset.std", "auto", remedy)
         mean, std = torch.tensor(list(mean)), torch.tensor(list(std))
         self.register_buffer("scale", (1 / (255 * std)).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1), persistent=False)  # run.json has the numbers
+        self.register_buffer("shift", (-mean / std).view(1, -1, 1, 1), persistent=False)  # run.json stores mean and std
 
     def forward(self, image: Image) -> Tensor:
         return torch.addcmul(self.shift, image.to(self.scale.dtype), self.scale)  # one pass over the memory
@@ -58,43 +58,43 @@ class Meter(nn.Module):
         self.metrics = SegmentationMetrics(threshold, empty, task=task)
 
     def update(self, losses: PerImage, logits: Logits, target: Tensor, **more: Any) -> None:
-        """Add a batch; `image`, `valid` and `measured` are as of SegmentationMetrics.update."""
+        """Add a batch; for `image`, `valid` and `measured` see SegmentationMetrics.update."""
         self.metrics.update(logits.detach(), target, losses=losses.detach(), **more)
 
     def flush(self) -> dict[str, Tensor]:
-        """The values since the last flush, over all processes; resets."""
+        """Return the values since the last flush, over all processes, and reset them."""
         values = self.metrics.compute()
         self.metrics.reset()
         return values
 
 
 def metrics_of_epoch(trainer: Trainer) -> dict[str, Tensor]:
-    """The metrics of this epoch, without those of the last validation, which Lightning keeps in epochs without one."""
+    """Return this epoch's metrics, without those of an earlier validation, which Lightning does not clear."""
     validated = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
     return {name: value for name, value in trainer.callback_metrics.items() if validated or not name.startswith("val/")}
 
 
 class SegModule(LightningModule):
-    """Trains `model` with `loss`; training and validation are measured in the same way.
+    """Train `model` with `loss`; training and validation are measured in the same way.
 
-    In a Trainer of your own a batch is a dictionary: `image` (b, c, h, w), uint8 or float from 0 (black) to 255,
-    `target` as of Loss, the names `id` of the images and int64 numbers `index` (b,), of which tiles of one image share
-    one; `valid` (b, 1, h, w) bool where not all pixels count, and the maps that the loss needs.
+    In a Trainer of your own a batch is a dictionary: `image` (b, c, h, w), uint8 or float from 0 (black) to 255;
+    `target` as in Loss; the image names `id`; int64 numbers `index` (b,), which tiles of one image share; `valid`
+    (b, 1, h, w) bool, if not all pixels count; and the maps that the loss needs.
 
     Args:
-        model: (b, c, h, w) float to (b, k, h, w) logits; for deep supervision, in training, a list of those of several
-            scales, the finest first, see over_scales.
+        model: maps (b, c, h, w) float to (b, k, h, w) logits; for deep supervision, in training, to a list of logits
+            at several scales, the finest first, see over_scales.
         loss: one value per image from logits, target and `valid`; always computed in float32.
-        optimizer: makes the optimizer from the parameters.
-        scheduler: makes the learning rate scheduler from the optimizer; None keeps the rate.
-        mean, std: the data set's normalisation, see Normalize.
-        monitor: the metric that a plateau scheduler watches.
+        optimizer: creates the optimizer from the parameters.
+        scheduler: creates the learning rate scheduler from the optimizer; None keeps the rate constant.
+        mean, std: the normalization of the data set, see Normalize.
+        monitor: the metric that a plateau scheduler monitors.
         threshold: the probability from which a pixel counts as foreground.
-        empty: what an image without foreground counts in the metrics, see SegmentationMetrics.
-        channels_last: the memory format of the convolutions.
+        empty: how the metrics score an image without foreground, see SegmentationMetrics.
+        channels_last: use the channels-last memory format for convolutions.
         compile: compile the training passes of the model with torch.compile.
-        cuda_graph: on a GPU, repeat the steps as CUDA graphs where that can be, see graphs.py.
-        task: what the channels mean.
+        cuda_graph: on a GPU, replay the steps as CUDA graphs where possible, see graphs.py.
+        task: the meaning of the channels.
 
     Attributes:
         latest: the losses (b,) of the latest training step, for the progress bar.
@@ -129,7 +129,7 @@ class SegModule(LightningModule):
         self.train_meter, self.val_meter, self.test_meter = (Meter(threshold, empty, task) for _ in range(3))
         self.compiled = compile
         if compile:
-            self.model.compile()  # without the loss, so that all runs of a sweep share what was compiled
+            self.model.compile()  # without the loss, so that all runs of a sweep share the compiled code
         self.cuda_graph = cuda_graph
         self.graphs: Graphs | None = None
         self.latest: PerImage | None = None
@@ -138,24 +138,24 @@ class SegModule(LightningModule):
         self._unchecked: list[tuple[PerImage, list[str]]] = []
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SegModule":
-        for module in self.loss.modules():  # they follow to the device; a checkpoint does not hold them
+        for module in self.loss.modules():  # moved to the device, but not saved in checkpoints
             module._apply(fn)
         return super()._apply(fn, recurse)
 
     def forward(self, image: Image) -> Logits:
-        """Logits (b, k, h, w) of decoded images (b, c, h, w)."""
+        """Return the logits (b, k, h, w) of decoded images (b, c, h, w)."""
         return self.scales(image)[0]
 
     def scales(self, image: Image) -> list[Logits]:
-        """Logits of decoded images, and in training those of the coarser scales that the model gives."""
+        """Return the logits of decoded images and, in training, those of the model's coarser scales if it has any."""
         image = self.normalize(image).contiguous(memory_format=self.memory_format)
-        plain = self.compiled and not self.training  # the shapes of evaluation take longer to compile than to compute
+        plain = self.compiled and not self.training  # evaluation shapes take longer to compile than to compute
         with torch.compiler.set_stance("force_eager") if plain else nullcontext():
             found = self.model(image)
         return found if isinstance(found, list) else [found]
 
     def probability(self, logits: Logits) -> Tensor:
-        """The probability of each class: a softmax where classes exclude each other, else a sigmoid of each."""
+        """Return the probability of each class: a softmax for a multiclass task, else a sigmoid of each logit."""
         return logits.softmax(1) if self.task.kind == "multiclass" else logits.sigmoid()
 
     def _objective(
@@ -167,7 +167,7 @@ class SegModule(LightningModule):
         return self.loss(logits, target, valid, **maps), logits
 
     def step(self, batch: Batch) -> tuple[PerImage, Logits]:
-        """The loss of each image (b,) and the logits of a batch."""
+        """Return the loss of each image (b,) and the logits of a batch."""
         try:
             maps = {name: batch[name] for name in self.loss.needs}
             return self._objective(batch["image"], batch["target"], batch.get("valid"), maps)
@@ -185,12 +185,12 @@ class SegModule(LightningModule):
         require(named and keys <= batch.keys(), "SegModule", f"batches with {', '.join(sorted(keys))}", got)
         losses, logits, measured = self._repeat(batch, meter) or (*self.step(batch), None)
         self.check_finite(losses, batch["id"])
-        image = batch["index"] if tiled else None  # a patch of training is an image by itself
+        image = batch["index"] if tiled else None  # a training patch counts as one image
         meter.update(losses, logits, batch["target"], image=image, valid=batch.get("valid"), measured=measured)
         return losses, logits
 
     def _repeat(self, batch: Batch, meter: Meter) -> tuple[Tensor, ...] | None:
-        """What a step's CUDA graph gives: losses, logits, and what the meter measures of them; None without one."""
+        """Replay the step's CUDA graph; return losses, logits and the meter's measurements, or None without a graph."""
         if self.graphs is None:
             return None
         names = tuple(self.loss.needs)
@@ -198,19 +198,19 @@ class SegModule(LightningModule):
         def work(image: Tensor, target: Tensor, valid: Tensor | None, *maps: Tensor) -> tuple[Tensor, ...]:
             losses, logits = self._objective(image, target, valid, dict(zip(names, maps, strict=True)))
             if self.training:
-                losses.mean().backward()  # in the graph, too; `backward` takes the gradients from there
+                losses.mean().backward()  # part of the graph; `backward` takes the gradients from it
             return losses.detach(), logits.detach(), meter.metrics.measure(logits.detach(), target, valid)
 
         inputs = (batch["image"], batch["target"], batch.get("valid"), *(batch[name] for name in names))
-        outputs = self.graphs((meter, self.loss), work, inputs)  # a meter tells training from validation
+        outputs = self.graphs((meter, self.loss), work, inputs)  # a meter identifies training or validation
         if outputs is None:
             return None
-        losses, logits, rows = outputs  # the next step overwrites them, and only the logits are used up by then
+        losses, logits, rows = outputs  # overwritten by the next step, when only the logits are not needed
         return losses.clone(), logits, rows.clone()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Compute the gradients, or take those that the graph of this step has computed."""
-        if self.graphs is None or loss.requires_grad:  # a step that was not recorded has its own graph of autograd
+        """Compute the gradients, or take those that the CUDA graph of this step has computed."""
+        if self.graphs is None or loss.requires_grad:  # a step without a CUDA graph has an autograd graph
             super().backward(loss, *args, **kwargs)
         else:
             self.graphs.latest.set_gradients()
@@ -218,7 +218,7 @@ class SegModule(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip as Lightning does, which refuses a fused optimizer in bf16 too, where no gradient is scaled."""
+        """Clip as Lightning does, but allow a fused optimizer in bf16, where gradients are not scaled."""
         plugin = self.trainer.precision_plugin
         fused = getattr(plugin, "scaler", None) is not None and optimizer.defaults.get("fused")
         remedy = "set optimizer.fused=null or trainer.precision=bf16-mixed"
@@ -229,23 +229,23 @@ class SegModule(LightningModule):
         Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0, how)
 
     def on_train_start(self) -> None:
-        """Begin to record, unless a step is more than one batch on one device, or scales its loss.
+        """Use CUDA graphs if each step is one batch on one device and does not scale its loss.
 
-        DDP keeps what a step before the recording has used, even on one device.
+        DDP cannot be recorded even on one device, because it keeps autograd nodes of earlier steps.
         """
         trainer = self.trainer
         alone = isinstance(trainer.strategy, SingleDeviceStrategy)
-        if not alone:  # DDP's gradients come from another stream, that in which Lightning has set it up
+        if not alone:  # DDP's gradients come from another stream, the one on which Lightning set it up
             warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
         plain = alone and trainer.accumulate_grad_batches == 1 and trainer.precision != "16-mixed"
         if self.cuda_graph and self.device.type == "cuda" and plain:
             self.graphs = Graphs(self)
 
     def on_train_end(self) -> None:
-        self.graphs = None  # Lightning moves the weights to the host now
+        self.graphs = None  # Lightning now moves the weights to the host
 
     def check_finite(self, losses: PerImage, ids: list[str]) -> None:
-        """Look at the losses of a step: at once on a CPU; on a GPU, where that waits for all work, many together."""
+        """Check that a step's losses are finite: at once on a CPU; on a GPU, which would synchronize, many together."""
         self._unchecked.append((losses.detach(), ids))
         if losses.device.type == "cpu" or len(self._unchecked) >= STEPS_UNCHECKED:
             self.raise_if_not_finite()
@@ -253,7 +253,7 @@ class SegModule(LightningModule):
     def raise_if_not_finite(self) -> None:
         """Raise a ContractError that names the images of the first step whose loss is not finite."""
         unchecked, self._unchecked = self._unchecked, []
-        if not unchecked or torch.cat([losses for losses, _ in unchecked]).isfinite().all():  # one wait for them all
+        if not unchecked or torch.cat([losses for losses, _ in unchecked]).isfinite().all():  # synchronizes once
             return
         for losses, ids in unchecked:
             finite = torch.isfinite(losses).tolist()
@@ -263,7 +263,7 @@ class SegModule(LightningModule):
 
     def _diverged(self, fault: str, ids: list[str]) -> ContractError:
         place = f"in epoch {self.current_epoch} for {', '.join(ids)}"
-        if "finite" not in fault:  # a mask or an option is wrong, which no learning rate mends
+        if "finite" not in fault:  # a mask or an option is wrong, which no learning rate fixes
             return ContractError(f"{fault}; {place}")
         remedy = "lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true"
         return Diverged(f"{fault}; {place}; {remedy}")
@@ -272,7 +272,7 @@ class SegModule(LightningModule):
         self._measured_step(batch, self.val_meter, tiled=True)
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch, then step the scheduler here: Lightning steps a plateau scheduler after the checkpoint."""
+        """Log the epoch and step the scheduler; Lightning would step a plateau scheduler after the checkpoint."""
         self._log("train", self.train_meter)
         if isinstance(self.scheduler, ReduceLROnPlateau):
             known = metrics_of_epoch(self.trainer)
@@ -289,18 +289,18 @@ class SegModule(LightningModule):
         self.log_values({f"{stage}/{name}": value for name, value in meter.flush().items()})
 
     def log_values(self, values: dict[str, Tensor]) -> None:
-        """Give an epoch's values (scalars) to callbacks and loggers, read from the device together.
+        """Pass an epoch's values (scalars) to callbacks and loggers, read from the device all at once.
 
-        Lightning's log_dict makes a Metric of each, which for some sixty of them took a seventh of a small epoch.
+        Lightning's log_dict creates a Metric for each value, which took a seventh of a small epoch for about 60 values.
         """
-        numbers = torch.stack(list(values.values())).cpu()  # one by one each would wait for the device
+        numbers = torch.stack(list(values.values())).cpu()  # one by one, each would synchronize the device
         self.trainer.callback_metrics.update(zip(values, numbers, strict=True))
         for logger in self.loggers:
             written = dict(zip(values, numbers.tolist(), strict=True))
             logger.log_metrics({**written, "epoch": self.current_epoch}, step=self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the scheduler, and the random state, so that a resumed run draws what it would have drawn."""
+        """Save the scheduler and the random state, so that a resumed run draws the same random numbers."""
         gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         checkpoint["random_state"] = {"cpu": torch.get_rng_state(), "gpu": gpu}
         checkpoint["schedule"] = self.scheduler.state_dict() if self.scheduler else {}
@@ -310,7 +310,7 @@ class SegModule(LightningModule):
         here = torch.cuda.device_count()  # a run may resume on a machine with fewer GPUs, or with none
         for device, state in enumerate(checkpoint["random_state"]["gpu"][:here]):
             torch.cuda.set_rng_state(state.cpu(), device)
-        self._schedule = checkpoint["schedule"]  # Lightning asks for the optimizer and its scheduler later
+        self._schedule = checkpoint["schedule"]  # Lightning calls configure_optimizers later
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.make_optimizer(self.model.parameters())

@@ -1,4 +1,4 @@
-"""Hydra's errors about overrides as one sentence each, with the nearest names that exist."""
+"""Describe Hydra's errors about overrides in one sentence each, with the most similar names that exist."""
 
 import difflib
 import re
@@ -15,12 +15,12 @@ from seglab.contract import ContractError
 from seglab.engine.domains import leaves
 
 EXTERNAL = {"loss": "function", "model": "module"}
-"""What takes a class of the user's in the choice `external` of a group; newcomers try GROUP._target_ first."""
+"""The option of a group's choice `external` that takes the user's class; newcomers try GROUP._target_ first."""
 
 
 def explain(error: BaseException, command: str, conf: str, words: Sequence[str]) -> str:
-    """One sentence for an error of composing `conf/<command>.yaml` with the overrides `words`."""
-    first = first_line(error)  # in the words of Hydra 1.3; those of another version are given as they are
+    """Return one sentence for an error of composing `conf/<command>.yaml` with the overrides `words`."""
+    first = first_line(error)  # messages of Hydra 1.3; those of other versions are returned unchanged
     if isinstance(error, OverrideParseException):
         remedy = "lists are written 'KEY=[A,B]', text with special characters 'KEY=\"TEXT\"'"
         return f"{error.override}: expected KEY=VALUE, got a word that cannot be read; {remedy}"
@@ -32,7 +32,7 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
         key = found[1] or found[2]
         known = known_keys(command, conf, [word for word in words if key not in word])
         entry = re.search(r"Key '([^']+)' is not in struct", str(error.__cause__))
-        if entry and any(name.startswith(f"{key}.") for name in known):  # a mapping, given with an entry of its own
+        if entry and any(name.startswith(f"{key}.") for name in known):  # a mapping given with an unknown entry
             return f"{unknown_key(f'{key}.{entry[1]}', known)}; ++{key}.{entry[1]}=... adds one"
         return unknown_key(key, known)
     if found := re.match(r"Could not append to config. An item is already at '([^']+)'", first):
@@ -61,7 +61,7 @@ def explain(error: BaseException, command: str, conf: str, words: Sequence[str])
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error, behind the option that it is about; of one of our resolvers its sentence alone."""
+    """Return the first line of an error after the name of its option; for an error of our resolvers, its sentence."""
     line = next(iter(str(error).splitlines()), type(error).__name__)
     own = line.removeprefix("ContractError raised while resolving interpolation: ")
     option = getattr(error, "full_key", None)
@@ -69,20 +69,20 @@ def first_line(error: BaseException) -> str:
 
 
 def first_of_sweep(word: str) -> str:
-    """An override with the first of the values that a sweep takes: loss=bce of loss=bce,dice."""
+    """Return an override with only the first value of a sweep: loss=bce for loss=bce,dice."""
     key, equals, value = word.partition("=")
     return word if value.startswith(("[", "{", "(", "'", '"')) else f"{key}{equals}{value.split(',')[0]}"
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
-    """The sentence about an option that does not exist: its siblings, or the options whose names are most like it."""
+    """Return the sentence about an unknown option, with its siblings or the options whose names are most similar."""
     parent, _, leaf = key.rpartition(".")
     siblings = sorted({name[len(parent) + 1 :].split(".")[0] for name in known if name.startswith(f"{parent}.")})
     if parent and siblings:
         shown = [name for name in siblings if not name.startswith("_")]
         if not shown:
             return f"{key}: expected the _target_ of {parent}, got {leaf}; +{key}=... hands a value to its target"
-        if leaf in shown:  # of the first choice of a sweep
+        if leaf in shown:  # known to the first choice of a sweep
             return f"{key}: expected an option of each {parent} of the sweep, got one that some of them lack"
         return f"{key}: expected {nearest(leaf, shown, 'an option')}, got {leaf}"
     others = [name for name in known if not name.endswith("_target_") and name.split(".")[0] != key]
@@ -91,16 +91,16 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
 
 
 def refuse_added(cfg: DictConfig, words: Sequence[str], command: str, conf: str) -> None:
-    """Raise a ContractError for an option that nothing would read: `folder=x`, or one added with `+`, as `+epochs=5`.
+    """Raise a ContractError for an option that nothing reads: `folder=x`, or one added with `+`, such as `+epochs=5`.
 
-    One inside of a node with a `_target_` is checked against that.
+    An option inside a node with a `_target_` is checked elsewhere, against the signature of the target.
     """
     for word in words:
-        if word.startswith("folder="):  # the run would be recorded in one folder, and its callbacks write to another
+        if word.startswith("folder="):  # the run would be recorded in one folder while its callbacks write to another
             raise ContractError(f"{command}: expected hydra.run.dir=FOLDER for where results go, got {word}")
     added = {word.lstrip("+").partition("=")[0] for word in words if word.startswith("+")}
     if not added:
-        return  # most have none, and to read the files takes a while
+        return  # the usual case; reading the files takes a while
     read = {*OmegaConf.load(Path(conf, f"{command}.yaml")), *groups_of(command, conf)}
     unread = sorted(key for key in added - read if re.fullmatch(r"\w+", key))
     if unread:
@@ -109,9 +109,9 @@ def refuse_added(cfg: DictConfig, words: Sequence[str], command: str, conf: str)
 
 
 def wrong_choice(word: str, conf: Path) -> str | None:
-    """The sentence about a word that Hydra would merge with the parameters of another choice.
+    """Return the sentence about a word that Hydra would merge with the parameters of another choice, else None.
 
-    Either a list for a group that takes one, as `loss=[bce,dice]`, or a class in the place of the default's.
+    Such a word is a list for a group that takes one choice (`loss=[bce,dice]`), or a class instead of the default's.
     """
     group, _, listed = word.partition("=")
     for name, part in EXTERNAL.items():
@@ -129,19 +129,19 @@ def wrong_choice(word: str, conf: Path) -> str | None:
 
 
 def likeness(word: str, name: str) -> float:
-    """From 0 to 1; at least 0.9 where one is a part of the other, as epochs of max_epochs."""
+    """Return a similarity from 0 to 1; at least 0.9 if one name is part of the other, such as epochs of max_epochs."""
     part = word in name.split("_") or name in word.split("_")
     return max(difflib.SequenceMatcher(None, word, name).ratio(), 0.9 if part else 0.0)
 
 
 def nearest(name: str, names: Sequence[str], kind: str) -> str:
-    """What was expected in the place of a misspelt name: such as those most like it, or all where none is near."""
+    """Return what was expected instead of a misspelled name: the most similar names, or all if none is similar."""
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
     return f"{kind} such as {' or '.join(near)}" if near else f"one of {', '.join(sorted(names)) or 'none'}"
 
 
 def known_keys(command: str, conf: str, words: Sequence[str]) -> list[str]:
-    """Every dotted option of a command with these overrides, or with the choices of groups among them."""
+    """Return every dotted option of a command with these overrides, or only with their group choices if they fail."""
     words = [first_of_sweep(word) for word in words]
     with initialize_config_dir(conf, version_base="1.3"):
         try:
@@ -152,7 +152,7 @@ def known_keys(command: str, conf: str, words: Sequence[str]) -> list[str]:
 
 
 def groups_of(command: str, conf: str) -> set[str]:
-    """The groups that a command has a choice of, such as loss."""
+    """Return the configuration groups of a command, such as loss."""
     defaults = OmegaConf.load(Path(conf, f"{command}.yaml")).get("defaults", [])  # type: ignore[arg-type]
     named = {entry if isinstance(entry, str) else next(iter(entry)) for entry in defaults} - {"_self_"}
     commands = {name for name in named if Path(conf, f"{name}.yaml").is_file()}  # search builds on train
@@ -161,5 +161,5 @@ def groups_of(command: str, conf: str) -> set[str]:
 
 
 def options(node: Any) -> list[str]:
-    """The dotted name of every option of a nested configuration."""
+    """Return the dotted name of every option of a nested configuration."""
     return [path for path, value in leaves(node) if "[" not in path and not (value and isinstance(value, dict))]

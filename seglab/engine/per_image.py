@@ -1,4 +1,4 @@
-"""The tables of a run: a row per epoch, a row and a histogram per test image and class, and a few example images."""
+"""Tables of a run: one row per epoch, one row and histogram per test image and class, and a few example images."""
 
 import time
 from collections import deque
@@ -28,18 +28,18 @@ from seglab.images.resize import in_colors
 from seglab.metrics.counts import Counts, confusion, count, decide, histogram, scores
 from seglab.metrics.objects import shape_scores
 
-EPOCH_TABLE_SECONDS = 2.0  # between writes of metrics.csv, whose thousand rows take longer than a small epoch
+EPOCH_TABLE_SECONDS = 2.0  # between writes of metrics.csv: a thousand rows take longer than a small epoch
 
 
-class EpochTable(Checkpoint):  # called after the metrics are logged, and before the checkpoints that follow it
-    """Writes `metrics.csv`, a row per epoch: step, learning rate, seconds, every metric of train and validation."""
+class EpochTable(Checkpoint):  # called after the metrics are logged, before the checkpoints listed after it
+    """Write `metrics.csv`, one row per epoch: step, learning rate, seconds, every metric of training and validation."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.rows = file, list[dict[str, Any]]()
         self._since = self._written = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows lie in the checkpoint too: a resumed run keeps those of the epochs that it does not train again."""
+        """Return the rows, so that a resumed run keeps those of the epochs that it does not train again."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -56,7 +56,7 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
                 logger.log_metrics({**own, "epoch": trainer.current_epoch}, trainer.global_step)
             row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **own}
             known = metrics_of_epoch(trainer)
-            by_stage = sorted(known, key=lambda name: name.split("/")[0])  # train before val, each in its own order
+            by_stage = sorted(known, key=lambda name: name.split("/")[0])  # train before val, order kept within each
             self.rows.append(row | {name: float(known[name]) for name in by_stage})
             if time.perf_counter() - self._written > EPOCH_TABLE_SECONDS:
                 self.write(trainer)
@@ -75,16 +75,16 @@ class EpochTable(Checkpoint):  # called after the metrics are logged, and before
 
 
 Measured = tuple[PerImage, Logits, Batch]
-"""Losses (b,) and logits (b, k, h, w) of a batch of images."""
+"""Losses (b,) and logits (b, k, h, w) of a batch of images, and the batch itself."""
 
 Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
-"""Image uint8 (h, w, c), truth and probability (h, w) or (k, h, w), and the pixels that count (h, w) or None."""
+"""Image uint8 (h, w, c), truth and probability (h, w) or (k, h, w), and the valid pixels (h, w) or None."""
 
 
 class Record(NamedTuple):
-    """What is kept of one image: counts (k, 6), a histogram, the loss.
+    """The measurements of one image: counts (k, 6), histograms (k, 2, 256), the loss.
 
-    `shapes` has a dictionary for each class, `confusion` (k, k) is there for classes that exclude each other.
+    `shapes` has a dictionary for each class; `confusion` (k, k) is given for multiclass tasks.
     """
 
     id: str
@@ -97,19 +97,19 @@ class Record(NamedTuple):
 
 @dataclass
 class ImageTable:
-    """Collects a row and a histogram per image and class.
+    """Collect one row and one histogram per image and class.
 
-    The histogram (2 x 256 counts of truth and probability) holds every threshold, the calibration and the
-    precision-recall curve: no pixel is needed again.
+    The histogram (2 x 256 counts of truth and probability) is enough for all thresholds, the calibration and the
+    precision-recall curve: the pixels are not needed again.
 
     Args:
-        groups: the group (patient, scene) of each image's id.
+        groups: the group (patient, scene) of each image, by id.
         threshold: the probability from which a pixel counts as foreground.
-        empty: what an image without foreground counts, see SegmentationMetrics.
-        outlines: measure distances and objects too, which costs some milliseconds per image.
-        objects: by image id, a function that numbers its true objects (h, w); without one they are its components.
+        empty: how an image without foreground is scored, see SegmentationMetrics.
+        outlines: also measure distances and objects, which takes some milliseconds per image.
+        objects: by image id, a function that returns the numbered true objects (h, w); defaults to the components.
         task: the classes.
-        processes: how many measure the shapes beside this one, see worker_pool.py.
+        processes: the number of worker processes that measure shapes, see worker_pool.py.
     """
 
     groups: dict[str, str]
@@ -127,7 +127,7 @@ class ImageTable:
     def add(
         self, losses: PerImage, logits: Logits, target: Tensor, ids: Sequence[str], valid: Tensor | None = None
     ) -> None:
-        """Add a batch: losses (b,), logits, target and `valid` (b, 1, h, w) as `decide` takes them, and the ids."""
+        """Add a batch: losses (b,), logits, target and `valid` (b, 1, h, w) as in `decide`, and the image ids."""
         found, several = decide(logits, target, self.threshold, valid, self.task.kind), (-1, self.task.channels)
         columns = torch.stack([column.double() for column in count(found)], 1)  # exact to 2^53; float32 to 2^24
         counted, tables = (x.unflatten(0, several).cpu().numpy() for x in (columns, histogram(found)))
@@ -139,28 +139,28 @@ class ImageTable:
             shapes: list[dict[str, float]] = [{} for _ in true[i]] if self.outlines else []
             for k in self.task.scored if shapes else ():  # a background has no objects
                 computed = submit(self.processes, shape_scores, predicted[i, k], true[i, k], numbers)
-                self._waiting.append((shapes[k], computed))  # fills the row of its record
+                self._waiting.append((shapes[k], computed))  # fills its record later
             self.records.append(Record(name, counted[i], tables[i], loss, shapes, cells[i]))
             self._collect(max(2**24 // true[i, 0].size, 2 * self.processes))  # 64 images of 512 pixels
 
     def _collect(self, ahead: int) -> None:
-        """Take the scores of the shapes from the processes; so many may still wait, with their masks in memory."""
+        """Collect shape scores from the workers until at most `ahead` are pending, whose masks stay in memory."""
         while len(self._waiting) > ahead:
             row, computed = self._waiting.popleft()
             row.update(computed.result())
 
     def gather(self) -> None:
-        """Take the records of all processes, in the order of the images."""
+        """Gather the records of all processes, in the order of the images."""
         self._collect(0)
         world = rank_and_world()[1]
         if world > 1:
             parts: list[Any] = [None] * world
             torch.distributed.all_gather_object(parts, self.records)
-            in_turn = zip_longest(*parts)  # each process took every k-th
+            in_turn = zip_longest(*parts)  # each process measures every k-th image
             self.records = [record for group in in_turn for record in group if record]
 
     def table(self) -> pd.DataFrame:
-        """One row per image and class: id, group, class, pixels, foreground, counts, loss, scores, then distances."""
+        """Return a row per image and class: id, group, class, pixels, foreground, counts, loss, scores, shapes."""
         self._collect(0)
         records, classes = self.records, self.task.classes
         columns = torch.tensor(np.concatenate([record.counts for record in records])).T
@@ -175,28 +175,28 @@ class ImageTable:
         return pd.concat([pd.DataFrame(table | scores(counted, self.empty)), shapes], axis=1)
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        """The arrays of histograms.npz for this pass: `<prefix>` (n, classes, 2, 256), `<prefix>_ids` (n,).
+        """Return this pass's arrays of histograms.npz: `<prefix>` (n, classes, 2, 256) and `<prefix>_ids` (n,).
 
-        Also `<prefix>_confusion` (k, k), true classes in rows, where classes exclude each other.
+        For multiclass tasks also `<prefix>_confusion` (k, k), with true classes in rows.
         """
         tables = np.stack([record.histogram for record in self.records]).astype(np.int32)
-        # Ids as in per_image.csv, where one such as =A1 is a safe cell
+        # Ids as in per_image.csv, where an id such as =A1 is escaped
         found = {prefix: tables, f"{prefix}_ids": np.array([cell(record.id) for record in self.records])}
         cells = [record.confusion for record in self.records if record.confusion is not None]
         return found | ({f"{prefix}_confusion": np.sum(cells, axis=0)} if cells else {})
 
 
 def means(table: pd.DataFrame, task: Task) -> dict[str, float]:
-    """The mean over the images of every score in their table, and the fraction of true objects found.
+    """Return the mean over images of every score in the table, and the fraction of true objects found.
 
-    Of several classes the mean over the scored ones, and `iou/cup` for each.
+    For several classes, return the mean over the scored classes, and each class's own values (`iou/cup`).
     """
     found = {}
     for name, rows in table.groupby("class", sort=False):
         one = {score: float(rows[score].mean()) for score in table.columns[table.columns.get_loc("loss") :]}
         if "objects" in rows and rows["objects"].any():
             one["object_recall"] = float(rows["objects_found"].sum() / rows["objects"].sum())
-        known = task.classes.index(name) in task.scored  # a background lacks the scores of shapes
+        known = task.classes.index(name) in task.scored  # a background has no shape scores
         found[name] = one if known else {score: value for score, value in one.items() if np.isfinite(value)}
     scored = pd.DataFrame([found[task.classes[k]] for k in task.scored]).mean()
     each = {f"{score}/{name}": value for name, one in found.items() for score, value in one.items() if score != "loss"}
@@ -205,9 +205,9 @@ def means(table: pd.DataFrame, task: Task) -> dict[str, float]:
 
 @torch.no_grad()
 def score(module: SegModule, measured: Iterable[Measured], records: ImageTable) -> dict[str, float]:
-    """Measure images one by one, into `records`, and all together; in several processes each its own.
+    """Measure images one by one, in `records`, and all together; each of several processes measures its own images.
 
-    Gives the metrics of `module.test_meter`, and the means of the rows of all images.
+    Returns the metrics of `module.test_meter`, and the means over the rows of all images.
     """
     for losses, logits, batch in measured:
         target, valid = batch["target"], batch.get("valid")
@@ -224,7 +224,7 @@ def score(module: SegModule, measured: Iterable[Measured], records: ImageTable) 
 def steps(
     module: SegModule, loader: Iterable[Batch], autocast: Callable[[], AbstractContextManager[Any]]
 ) -> Iterator[Measured]:
-    """The losses and logits of the batches of a loader, computed on the module's device in the precision of a run."""
+    """Yield losses, logits and batch for each batch of a loader, computed on the module's device under `autocast`."""
     for batch in tqdm(loader, "measure", delay=3, leave=False, disable=None):
         moved = {key: value.to(module.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
         with autocast():
@@ -233,13 +233,13 @@ def steps(
 
 @torch.no_grad()
 def predict(module: SegModule, samples: Samples, numbers: Iterable[int], size: int) -> dict[str, np.ndarray]:
-    """Predict some images of a split without augmentation; of a tiled image the tile with the most foreground.
+    """Predict some images of a split without augmentation; of a tiled image, the tile with the most foreground.
 
-    size: images at once. Gives `ids` (n,), `images` (n, h, w, c) uint8, `truths` and `probabilities` float16 (n, h, w),
-    of several classes (n, k, h, w), and `valid` (n, h, w) where not all pixels count.
+    size: images per batch. Returns `ids` (n,), `images` (n, h, w, c) uint8, `truths` and float16 `probabilities`
+    (n, h, w), or (n, k, h, w) for several classes, and `valid` (n, h, w) if not all pixels count.
     """
     module.eval()
-    samples = replace(samples, needs=())  # maps are for losses
+    samples = replace(samples, needs=())  # only losses need maps
     tiles = [(0, tile_with_most_foreground(samples, number)) for number in numbers]
     batches = [samples[tiles[k : k + size]] for k in range(0, len(tiles), size)]
     maps = torch.cat([module.probability(module(batch["image"].to(module.device)).float()).cpu() for batch in batches])
@@ -260,32 +260,32 @@ def predict(module: SegModule, samples: Samples, numbers: Iterable[int], size: i
 
 
 def pictures(shown: Mapping[str, np.ndarray]) -> Iterator[Picture]:
-    """What `predict` gives, image by image."""
+    """Return an iterator over the result of `predict`, one `Picture` per image."""
     valid = shown["valid"] if "valid" in shown else [None] * len(shown["ids"])
     return zip(shown["images"], shown["truths"], shown["probabilities"].astype(np.float32), valid, strict=True)
 
 
 def tile_with_most_foreground(samples: Samples, number: int) -> int:
-    """The sample that shows the most foreground of an image of the split."""
+    """Return the index of the sample that shows the most foreground of an image of the split."""
 
     def foreground(index: int) -> float:
         target = samples[[(0, index)]]["target"]
-        return float(target.clamp(max=1).sum())  # of class ids, where 3 is no more foreground than 1, or of fractions
+        return float(target.clamp(max=1).sum())  # class ids (3 is not more foreground than 1) or fractions
 
     tiles = [index for index in range(len(samples)) if samples.source.number(index) == number]
     return tiles[0] if len(tiles) == 1 else max(tiles, key=foreground)
 
 
 def extremes(scores: pd.Series, count: int = 3) -> dict[int, str]:
-    """Label the indices of the best, median and worst scores; an undefined score is left out."""
+    """Label the indices of the best, median and worst scores; undefined scores are left out."""
     order = [int(index) for index in scores.dropna().sort_values(ascending=False, kind="stable").index]
-    count = max(1, min(count, len(order) // 3))  # or the best of few would be among the worst
+    count = max(1, min(count, len(order) // 3))  # or, of few scores, the best would be among the worst
     middle, worst = max(0, (len(order) - count) // 2), dict.fromkeys(order[-count:], "worst")
     labels = dict.fromkeys(order[middle:][:count], "median") | dict.fromkeys(order[:count], "best") | worst
     return {index: labels[index] for index in order if index in labels}
 
 
 def captions(rows: pd.DataFrame) -> dict[int, str]:
-    """What to write above the pictures of the best, median and worst images with foreground, by their numbers."""
+    """Return the captions of the best, median and worst images with foreground, by row number."""
     labels = extremes(rows["iou"].where(rows["foreground"] > 0)) or {0: "empty"}
     return {k: f"{word}\n{rows['id'][k]}\nIoU {rows['iou'][k]:.3f}" for k, word in labels.items()}

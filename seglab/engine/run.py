@@ -1,4 +1,4 @@
-"""The folder of one run and its `run.json`: who may work in it, what is known of it, whether it is done."""
+"""The folder of a run and its `run.json`: who may work in it, what is known about it, whether it is finished."""
 
 import csv
 import datetime
@@ -30,25 +30,25 @@ PACKAGES += ["segmentation-models-pytorch", "albumentations"]
 
 ARRAYS = ("histograms.npz", "decisions.npz", "examples.npz")
 RESULTS = ("metrics.csv", "per_image.csv", *ARRAYS, "split.json", "checkpoints/best.ckpt")
-"""Files of a finished run whose sizes and checksums run.json holds."""
+"""Files of a finished run whose sizes and checksums are recorded in run.json."""
 
 PICTURES = ("curves.png", "examples.png")
 
 OF_FINISHED = {"config", "choices", "data", "monitor", "threshold", "seconds", "finished"}
-"""What others take from the run.json of a finished run."""
+"""Keys that other code reads from the run.json of a finished run."""
 
 JOURNAL = "SEGLAB_SWEEP"
 """The environment variable with the path of the sweep's journal, see sweep.py."""
 
 
 def current_sweep() -> str | None:
-    """The journal of the sweep that this process works for; None outside of a sweep."""
+    """Return the path of the journal of this process's sweep; None outside a sweep."""
     return os.environ.get(JOURNAL)
 
 
 def rank() -> int:
-    """0 for the first process of a run that spans several devices or nodes, which alone writes; else another number."""
-    # as set by torchrun, by hand on each node, by Lightning for what it starts, and by srun
+    """Return 0 in the first process of a run (the only one that writes), another number in its other processes."""
+    # set by torchrun, by hand on each node, by Lightning for its child processes, and by srun
     numbers = (int(os.environ.get(name, 0)) for name in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return next(filter(None, numbers), 0)
 
@@ -56,16 +56,16 @@ def rank() -> int:
 class Run:
     """A run folder that one process at a time may hold; used in a `with` statement, it records how the run ended.
 
-    The claim is a lock of the operating system, which ends with the process that holds it, however that process ends.
-    Where a run spans several processes the first holds it for all, and the others write nothing.
+    The folder is locked by the operating system, which releases the lock when the process ends for any reason. If a run
+    has several processes, the first one holds the lock for all, and the others write nothing.
 
     Args:
-        folder: the run's folder; made if absent.
-        wait: wait while another process holds the folder, instead of refusing.
+        folder: the run's folder; created if absent.
+        wait: wait while another process holds the folder, instead of raising ContractError.
 
     Attributes:
-        replaces: the run starts over; what an earlier one left stays until training begins, and nothing is written.
-        mirrors: are called with the folder and its facts when the run has ended, however it did.
+        replaces: the run starts over; until training begins, earlier files are kept and nothing is written.
+        mirrors: functions that are called with the folder and its facts when the run has ended for any reason.
     """
 
     def __init__(self, folder: Path, wait: bool = False) -> None:
@@ -81,7 +81,7 @@ class Run:
         return os.path.relpath(self.folder)
 
     def known(self) -> dict[str, Any]:
-        """What an earlier run has written in this folder; empty where there was none, and with a warning if damaged."""
+        """Return the facts in run.json; empty if there is none or, with a warning, if it is damaged."""
         facts = read_json(self.file)
         found = facts if isinstance(facts, dict) else {"": facts}
         lacking = {"status", *(OF_FINISHED if found.get("status") == "finished" else ())} - found.keys()
@@ -92,19 +92,19 @@ class Run:
 
     @property
     def last(self) -> Path | None:
-        """The checkpoint from which an interrupted run resumes, None if there is none."""
+        """The checkpoint from which an interrupted run resumes; None if there is none."""
         file = self.folder / "checkpoints" / "last.ckpt"
         return file if file.exists() and not self.replaces else None
 
     def replace(self) -> bool:
-        """Start over, with `replaces`; gives False where there is nothing to replace, or what this sweep has made."""
+        """Start over (set `replaces`); return False if there is nothing to replace, or if this sweep made the run."""
         known, sweep = self.known(), current_sweep()
-        of_this_sweep = sweep is not None and known.get("sweep") == sweep  # begun again, since another job has died
+        of_this_sweep = sweep is not None and known.get("sweep") == sweep  # restarted, since another job has died
         self.replaces = not of_this_sweep and bool(known or self.last)
         return self.replaces
 
     def begin(self, splits: dict[str, list[str]]) -> None:
-        """Training begins on these splits: without a checkpoint to resume from, remove what an earlier run left."""
+        """Begin training on these splits; without a checkpoint to resume from, remove the files of an earlier run."""
         if self.is_main and not self.last:
             self.forget()
             self.replaces = False
@@ -112,15 +112,15 @@ class Run:
         self.write("split.json", splits)
 
     def forget(self) -> None:
-        """Remove what an earlier run left; whenever this is killed, that run is finished still, or starts over."""
-        # In this order: a finished run needs no last checkpoint, and without run.json the next start would resume
+        """Remove the files of an earlier run; if this is killed halfway, that run is still finished or starts over."""
+        # last.ckpt first: a finished run does not need it; without run.json, the next start would resume from it
         for file in ("checkpoints/last.ckpt", "run.json", *RESULTS, *PICTURES):
             (self.folder / file).unlink(missing_ok=True)
         for folder in ("checkpoints", "snapshots"):
             shutil.rmtree(self.folder / folder, ignore_errors=True)
 
     def paused_value(self, epochs: int | None) -> float | None:
-        """The best monitored value of the first `epochs` epochs, None if they are still to be trained."""
+        """Return the best monitored value of the first `epochs` epochs; None if they are still to be trained."""
         known, file = self.known(), self.folder / "metrics.csv"
         if not epochs or not file.exists():
             return None
@@ -129,21 +129,21 @@ class Run:
             with file.open(encoding="utf-8", newline="") as opened:
                 rows = list(csv.DictReader(opened))
             values = [float(row[monitor]) for row in rows[:epochs] if row.get(monitor)]
-        except (ValueError, csv.Error):  # damaged: the run resumes, and writes it again from its checkpoint
+        except (ValueError, csv.Error):  # damaged: the run resumes and rewrites it from its checkpoint
             return None
-        done = len(rows) >= epochs or known.get("paused", 0) >= epochs  # early stopping ends with fewer rows
+        done = len(rows) >= epochs or known.get("paused", 0) >= epochs  # early stopping leaves fewer rows
         if not done or not values:
             return None
         return max(values) if better(monitor) == "max" else min(values)
 
     def pause(self, epochs: int) -> float:
-        """End as a run of which `epochs` epochs are trained and nothing is measured; gives the best of these."""
+        """End the run after `epochs` epochs, without measuring it; return their best monitored value, or NaN."""
         self.note(paused=epochs)
         value = self.paused_value(epochs)
         return float("nan") if value is None else value
 
     def clean_up(self) -> None:
-        """Remove temporary files that a killed process left, and the checkpoints if one of them is damaged."""
+        """Remove temporary files of a killed process, and all checkpoints if one of them is damaged."""
         from seglab.engine.checkpoints import refers_to_best
 
         for partial in self.folder.rglob(".*.partial*"):
@@ -151,7 +151,7 @@ class Run:
         if not self.last:
             return
         for file in (self.last, self.last.with_name("best.ckpt")):
-            before_validation = not file.exists() and not refers_to_best(self.last)  # there is no best one yet
+            before_validation = not file.exists() and not refers_to_best(self.last)  # no best.ckpt yet
             if not archive_is_intact(file) and not before_validation:
                 log.warning("%s is damaged: the run starts over, and ends with the same numbers", os.path.relpath(file))
                 shutil.rmtree(file.parent)
@@ -160,14 +160,14 @@ class Run:
     def outcome(
         self, identity: str, data_now: Callable[[], str], stop_after: int | None = None, root: str | None = None
     ) -> float | None:
-        """The monitored value if this very experiment is finished here, None if it is still to be trained.
+        """Return the monitored value if this experiment is finished here; None if it is still to be trained.
 
-        With `stop_after` that many of its epochs are enough, and the value is the best of these.
+        With `stop_after`, that many of its epochs are enough, and the value is the best of these.
 
-        `data_now()` fingerprints the data as they lie on disk, in `root`. Raises a ContractError for the folder of
-        another experiment, for results that are damaged, for data or initial weights that have changed since, and for a
-        run that failed in this sweep already, which is not tried twice. The folder of a run that ended before its first
-        checkpoint is free for any experiment.
+        `data_now()` returns the fingerprint of the data now on disk, in `root`. Raises a ContractError if the folder
+        belongs to another experiment, results are damaged, data or initial weights have changed since, or the run has
+        already failed in this sweep (it is not tried twice). The folder of a run that ended before its first checkpoint
+        is free for any experiment.
         """
         known = self.known()
         finished = known.get("status") == "finished"
@@ -178,10 +178,10 @@ class Run:
         said = of_version_1(known)
         require(free or not said, f"run {self}", "one made by seglab 2", f"one {said}")
         require(mine or free, f"run {self}", "a folder of this experiment", "another", remedy)
-        has_begun = mine and known.get("data") and not finished  # without data it failed before it had read them
+        has_begun = mine and known.get("data") and not finished  # without data it failed before reading them
         paused = self.paused_value(stop_after) if has_begun else None
         done = finished or paused is not None
-        if done or (has_begun and self.last):  # before it resumes, so that a refusal leaves run.json as it is
+        if done or (has_begun and self.last):  # before resuming, so that run.json is unchanged if the run is refused
             self._require_unchanged(known, data_now, root, done)
         if done:
             return float(known["monitor"]["value"]) if paused is None else paused
@@ -191,10 +191,10 @@ class Run:
     def _require_unchanged(
         self, known: dict[str, Any], data_now: Callable[[], str], root: str | None, done: bool
     ) -> None:
-        """Raise a ContractError unless the data, and of a `done` run results and initial weights, are as they were."""
+        """Raise a ContractError if the data or, for a `done` run, its results or initial weights have changed."""
         remedy = "rerun=true trains it again, study=NAME keeps both"
         for name in known.get("files", {}) if done else ():
-            whole_file(self.folder, known, name, hashed=not name.endswith(".ckpt"))  # one may have gigabytes
+            whole_file(self.folder, known, name, hashed=not name.endswith(".ckpt"))  # a checkpoint may have gigabytes
         same = known["data"]["fingerprint"] == data_now()
         require(same, f"run {self}", "the data that it was trained on", other_data(known, root), remedy)
         initial = known.get("initial") if done else None
@@ -203,21 +203,21 @@ class Run:
             require(same, f"run {self}", "the weights that it began with", "a file that has changed since", remedy)
 
     def start(self, **facts: Any) -> None:
-        """Record that the run begins, with its config, choices, seed and so on, of plain JSON types."""
+        """Record that the run begins; `facts` are its config, choices, seed and so on, in plain JSON types."""
         self._clock = time.perf_counter()
         self.earlier = self.known()
-        made_from = ("data", "initial") if self.last else ()  # stay known, should this start fail
+        made_from = ("data", "initial") if self.last else ()  # kept in case this start fails
         of_checkpoint = {key: value for key, value in self.earlier.items() if key in made_from}
         self.facts = {"name": self.folder.name, "sweep": current_sweep(), **of_checkpoint, **facts}
         self.note(status="running", started=_now(), versions=versions(), git=commit(), error=None)
 
     def note(self, **facts: Any) -> None:
-        """Add facts and write them."""
+        """Add facts and write run.json."""
         self.facts.update(facts)
         self.write(self.file.name, self.facts)
 
     def write(self, name: str, data: Any) -> None:
-        """Write plain data as a JSON file of the folder, atomically."""
+        """Write plain data as a JSON file in the folder, atomically."""
         if self.is_main and not self.replaces:
             write_json(self.folder / name, data)
 
@@ -233,7 +233,7 @@ class Run:
         except OSError:
             if os.access(self.folder, os.W_OK) or self.known().get("status") != "finished":
                 raise
-            root = logging.getLogger()  # it is finished: there is nothing to write, train.log neither
+            root = logging.getLogger()  # read-only, but finished: nothing is written, not even train.log
             root.handlers = [each for each in root.handlers if not isinstance(each, logging.FileHandler)]
         return self
 
@@ -253,7 +253,7 @@ class Run:
             status = "paused" if "paused" in self.facts else "finished"
             self.note(status=status, files={name: file_facts(self.folder / name) for name in files}, **ended)
             return
-        explained = isinstance(error, ContractError) and not error.__cause__  # not of foreign code
+        explained = isinstance(error, ContractError) and not error.__cause__  # not caused by third-party code
         trace = None if explained else "".join(traceback.format_exception(error))
         stopped = stopped_by(error)
         message = f"stopped by {stopped.name.replace('SIGINT', 'Ctrl-C')}" if stopped else str(error)
@@ -265,26 +265,26 @@ class Run:
 
 
 def stopped_by(error: BaseException) -> signal.Signals | None:
-    """Which signal stopped the run on purpose, None if it broke: a KeyboardInterrupt has it as argument, or is Ctrl-C.
+    """Return the signal that stopped the run on purpose, None if it failed; a KeyboardInterrupt without one is Ctrl-C.
 
-    On a SLURM cluster also where its time was up: submitit queues the job again and leaves with exit code -1.
+    On SLURM, also return SIGINT if the time limit was reached: submitit requeues the job and exits with code -1.
     """
-    if type(error).__name__ == "SIGTERMException":  # of Lightning, which is not imported here
+    if type(error).__name__ == "SIGTERMException":  # Lightning's, which is not imported here
         return signal.SIGTERM
     interrupts = [each for each in (error, error.__context__) if isinstance(each, KeyboardInterrupt)]
     named = [word for each in interrupts for word in each.args if isinstance(word, signal.Signals)]
     queued = isinstance(error, SystemExit) and error.code == -1 and "SUBMITIT_FOLDER" in os.environ
-    return next(iter(named), signal.SIGINT) if interrupts or queued else None  # Lightning makes a SystemExit of Ctrl-C
+    return next(iter(named), signal.SIGINT) if interrupts or queued else None  # Lightning turns Ctrl-C into SystemExit
 
 
 def stop_signals() -> list[signal.Signals]:
-    """What asks a command to end: Ctrl-C, SIGTERM, and a terminal that is closed, unless that is ignored (nohup)."""
+    """Return the signals that ask a command to end: SIGINT, SIGTERM, and SIGHUP unless that is ignored (nohup)."""
     hang_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGINT, signal.SIGTERM, *hang_up]
 
 
 def other_data(facts: dict[str, Any], root: str | None) -> str:
-    """What data are that are not those of a run: in another folder, or others in the same one."""
+    """Describe data that differ from those of a run: in another folder, or changed in the same one."""
     before = facts["config"]["dataset"].get("root")
     return "others or changed ones" if root == before else f"those of {root} instead of {before}"
 
@@ -295,17 +295,17 @@ def failed_in(facts: dict[str, Any], sweep: str | None) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a result depends on; of seglab the commit where it runs from its repository."""
+    """Return the versions that a result depends on; for seglab in a checkout, also the commit."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"python": platform.python_version(), "seglab": own_version(), **found}
 
 
 @functools.cache
 def own_version() -> str:
-    """The version of this package, and of a checkout its commit: 2.0.0 (a1b2c3d4e5 with uncommitted changes)."""
+    """Return this package's version, and the commit of a checkout: 2.0.0 (a1b2c3d4e5 with uncommitted changes)."""
     try:
         version = importlib.metadata.version("seglab")
-    except importlib.metadata.PackageNotFoundError:  # it is on the path, but not installed
+    except importlib.metadata.PackageNotFoundError:  # on the path, but not installed
         version = "not installed"
     file = Path(__file__)
     source = commit(file.parent, file.name)
@@ -314,7 +314,7 @@ def own_version() -> str:
 
 
 def commit(folder: Path = Path(), file: str | None = None) -> dict[str, Any] | None:
-    """The git commit of a folder and whether it holds uncommitted changes; None outside of git, or without `file`."""
+    """Return a folder's commit and whether it has uncommitted changes; None outside git or if `file` is untracked."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(folder), *words]
@@ -324,7 +324,7 @@ def commit(folder: Path = Path(), file: str | None = None) -> dict[str, Any] | N
         if file:
             git("ls-files", "--error-unmatch", file)
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):  # no git, no repository, or one on a disk that does not answer
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, or a disk that does not respond
         return None
 
 

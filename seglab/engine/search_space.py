@@ -1,4 +1,4 @@
-"""The space that a search tries: options with their ranges, the settings of its trials, and how many train how long."""
+"""The search space: options with their ranges, the settings of the trials, and how many train for how many epochs."""
 
 import itertools
 import json
@@ -11,15 +11,15 @@ from seglab.contract import require
 from seglab.engine.domains import domain_of
 
 Setting = dict[str, Any]
-"""A value for each option of a trial, by its dotted name."""
+"""The value of each option in a trial, by dotted name."""
 
 EDGE = 0.05
-"""A best value in this part of its range, at either end, says that the range may have been too narrow."""
+"""A best value within this fraction of the range from either end suggests that the range is too narrow."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option to tune: a number from `low` to `high`, on a logarithmic scale with `log`, or one of `choices`."""
+    """An option to tune: a number from `low` to `high`, on a logarithmic scale if `log`, or one of `choices`."""
 
     low: float = 0.0
     high: float = 1.0
@@ -27,7 +27,7 @@ class Option:
     choices: Sequence[Any] = ()
 
     def at(self, share: float) -> Any:
-        """The value at a share in [0, 1) of the range; numbers have three digits, so that a name can hold them."""
+        """Return the value at a fraction in [0, 1) of the range; numbers have three digits, to fit in a run's name."""
         if self.choices:
             return self.choices[int(share * len(self.choices))]
         if self.log:
@@ -35,7 +35,7 @@ class Option:
         return float(f"{self.low + (self.high - self.low) * share:.3g}")
 
     def edge(self, value: Any) -> str:
-        """`lower` or `upper` where a value lies at that end of its range, or of three numbers or more, else ""."""
+        """Return "lower" or "upper" if a value lies at that end of its range (or of 3 or more numbers), else ""."""
         low, high, margin = self.low, self.high, EDGE
         if self.choices:
             numbers = all(isinstance(choice, int | float) for choice in self.choices)
@@ -50,7 +50,7 @@ class Option:
 
 
 def read_space(space: Mapping[str, Any], path: str = "") -> dict[str, Option]:
-    """The options of a nested configuration by their dotted names; a ContractError for what is no range or list."""
+    """Return the options of a nested configuration by dotted name; raise ContractError for invalid ranges or lists."""
     options: dict[str, Option] = {}
     for key, node in space.items():
         name = f"{path}.{key}" if path else str(key)
@@ -81,21 +81,21 @@ def _range(name: str, node: Any) -> Option:
 
 
 def settings(options: Mapping[str, Option], trials: int, seed: int) -> list[Setting]:
-    """The first `trials` different settings of a scrambled Halton sequence; fewer where the space holds no more.
+    """Return the first `trials` distinct settings of a scrambled Halton sequence; fewer if the space has fewer.
 
-    The sequence of fewer trials is the beginning of that of more, so that a search can be extended (Halton 1960;
+    A sequence of fewer trials is the beginning of one of more trials, so that a search can be extended (Halton 1960;
     Bousquet et al., Critical hyper-parameters: no random, no cry, 2017).
     """
     from scipy.stats import qmc
 
     names = list(options)
     combinations = math.prod(len(option.choices) or math.inf for option in options.values())
-    if combinations < trials or not options:  # each once, since the sequence would meet the last one late
+    if combinations < trials or not options:  # all of them, since the sequence would reach the last one late
         grid = itertools.product(*(option.choices for option in options.values()))
         return [dict(zip(names, values, strict=True)) for values in grid]
     sequence = qmc.Halton(len(options), scramble=True, rng=seed)
     found: dict[str, Setting] = {}
-    for _ in range(100):  # and not for ever: from 0.99 to 0.999 there are ten numbers of three digits
+    for _ in range(100):  # not forever: from 0.99 to 0.999 there are ten numbers of three digits
         for point in sequence.random(trials):
             setting = {name: options[name].at(share) for name, share in zip(names, point, strict=True)}
             found.setdefault(json.dumps(setting), setting)
@@ -105,9 +105,9 @@ def settings(options: Mapping[str, Option], trials: int, seed: int) -> list[Sett
 
 
 def rungs(trials: int, epochs: int, halving: int | None, every: int = 1) -> list[tuple[int, int]]:
-    """How many trials go on to how many epochs: successive halving (Jamieson and Talwalkar 2016), the last to the end.
+    """Return (trials, epochs) per rung of successive halving (Jamieson and Talwalkar 2016); the last has all epochs.
 
-    Of each rung the best 1/`halving` go on; `every` is the number of epochs between validations.
+    The best 1/`halving` of each rung continue. Epochs are rounded up to multiples of `every`, the validation interval.
 
     >>> rungs(12, 27, 3)
     [(12, 3), (4, 9), (1, 27)]
@@ -124,7 +124,7 @@ def rungs(trials: int, epochs: int, halving: int | None, every: int = 1) -> list
 class TreeParzen:
     """Settings proposed by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011).
 
-    A proposal follows from its own seed and the values before it, which the runs keep: a killed search continues so.
+    A proposal depends only on its seed and the values before it, which the runs record: a killed search can continue.
     """
 
     def __init__(self, options: Mapping[str, Option], mode: str, seed: int) -> None:
@@ -135,21 +135,21 @@ class TreeParzen:
         self.study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
 
     def propose(self, number: int) -> Setting:
-        """The setting of the next trial, counted from 0."""
+        """Return the setting of the next trial; `number` counts from 0."""
         self.study.sampler = self.sampler(n_startup_trials=min(10, 5 + len(self.options)), seed=self.seed + number)
         trial = self.study.ask()
-        shares = {name: trial.suggest_float(name, 0, 1 - 1e-9) for name in self.options}  # at 1 a list has no value
+        shares = {name: trial.suggest_float(name, 0, 1 - 1e-9) for name in self.options}  # a list has no value at 1
         return {name: self.options[name].at(share) for name, share in shares.items()}
 
     def tell(self, number: int, value: float) -> None:
-        """Report what a trial reached; nan is a failure."""
+        """Report the value of a trial; NaN means that it failed."""
         state = {"state": self.study.trials[number].state.FAIL} if math.isnan(value) else {"values": value}
         self.study.tell(number, **state)
 
 
 @dataclass
 class Trial:
-    """A setting, for how many epochs it was trained, and the best that the monitor was in these; nan before."""
+    """A setting, the number of epochs that it was trained for, and its best monitored value so far (NaN before)."""
 
     setting: Setting
     epochs: int = 0
@@ -158,7 +158,7 @@ class Trial:
 
 @dataclass
 class Tuning:
-    """The search for one loss, or one combination of whatever is compared: `words` are its overrides."""
+    """The search for one loss, or one combination of the options that are compared; `words` are its overrides."""
 
     title: str
     words: list[str]
@@ -168,19 +168,19 @@ class Tuning:
     trials: list[Trial]
 
     def ahead(self, count: int, mode: str) -> list[Trial]:
-        """The best `count` of the trials that did not fail and were trained for longest of these, the best first."""
+        """Return the best `count` of the successful trials that were trained longest, the best first."""
         whole = [trial for trial in self.trials if not math.isnan(trial.value)]
         longest = max((trial.epochs for trial in whole), default=0)
         known = [trial for trial in whole if trial.epochs == longest]
         return sorted(known, key=lambda trial: trial.value, reverse=mode == "max")[:count]
 
     def overrides(self, trial: Trial) -> list[str]:
-        """The overrides of a trial for the command line."""
+        """Return the command-line overrides of a trial."""
         values = {name: json.dumps(value, ensure_ascii=False) for name, value in trial.setting.items()}
         return [*self.words, *(f"{name}={value}" for name, value in values.items())]
 
     def edges(self, trial: Trial) -> list[str]:
-        """A sentence for each option whose value in a trial, the best one, lies at an end of its range."""
+        """Return a sentence for each option whose value in `trial`, the best one, lies at an end of its range."""
         ends = {name: option.edge(trial.setting[name]) for name, option in self.options.items()}
         said = "the best {0}={1} lies at the {2} end of its range: widen space.{0}"
         return [said.format(name, trial.setting[name], end) for name, end in ends.items() if end]

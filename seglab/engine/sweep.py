@@ -1,8 +1,8 @@
-"""A sweep that survives its jobs: it runs in a child process, and a job that dies is recorded and passed over.
+"""Supervise a sweep: it runs in a child process, and a job that dies is recorded and skipped.
 
-The parent loads neither torch nor Lightning. It and the jobs share a journal, a text file with the folder of every job
-that has started; its path is in the environment, so that jobs in other processes and on other machines find it too.
-Where several jobs work at once and die together, none is blamed: each of them is tried again while no other works.
+The parent imports neither torch nor Lightning. It shares a journal with the jobs: a text file with the folders of its
+jobs. Its path is in an environment variable, so that jobs in other processes and on other machines find it too.
+If several parallel jobs die together, none is marked as failed: each is tried again while no other job runs.
 """
 
 import json
@@ -28,11 +28,11 @@ from seglab.files import is_held, run_status, write_json
 
 
 class SweepStopped(ContractError):
-    """A job is not begun because another one has failed; it waits for the next start."""
+    """Raised when a job does not begin because another one has failed; it can run at the next start."""
 
 
 def register(folder: Path, on_fail: str = "continue") -> None:
-    """Enter a job's folder in the journal, unless the sweep is to stop because another job has failed."""
+    """Enter a job's folder in the journal; raise SweepStopped if `on_fail` is "stop" and another job has failed."""
     if journal := current_sweep():
         known = registered_runs(Path(journal)) if on_fail == "stop" else []
         refused = [run for run in known if run.get("status") == "refused" and not is_held(Path(run["folder"]))]
@@ -43,7 +43,7 @@ def register(folder: Path, on_fail: str = "continue") -> None:
 
 
 def announce(folders: list[Path], at_once: int = 1) -> None:
-    """Enter folders in the journal, those of jobs that have not begun too, and how many of them work at once."""
+    """Enter folders in the journal, even of jobs that have not begun, and the number of jobs that run at once."""
     if not (journal := current_sweep()):
         return
     with FileLock(f"{journal}.lock"), Path(journal).open("a", encoding="utf-8") as lines:  # appends race on NFS
@@ -53,19 +53,19 @@ def announce(folders: list[Path], at_once: int = 1) -> None:
 
 
 def refuse(folder: Path, error: Exception, sentence: str) -> None:
-    """Enter in the journal that an error ended a job before its run began: run.json is not there, or older."""
+    """Record for the sweep that an error ended a job before its run began, so that run.json is missing or older."""
     journal = current_sweep()
     began = Run(folder).known().get("sweep") == journal
-    if not journal or began or isinstance(error, SweepStopped):  # which leaves the job to the next start
+    if not journal or began or isinstance(error, SweepStopped):  # leaves the job to the next start
         return
-    file = Path(journal).with_suffix(".refused")  # a full disk, of which it lacks the line, has been said
+    file = Path(journal).with_suffix(".refused")  # if the disk is full the line is missing, but that was reported
     with suppress(OSError), FileLock(f"{journal}.lock"), file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps([str(folder.resolve()), sentence]) + "\n")
 
 
 @contextmanager
 def exclusive_slot() -> Iterator[None]:
-    """Work while other jobs do; but one at a time after several died together: the one at fault then dies alone."""
+    """Run jobs in parallel, but one at a time after several died together, so that the one at fault dies alone."""
     journal = current_sweep()
     exclusive = journal and rank() == 0 and died_together(Path(journal))
     with FileLock(f"{journal}.turn") if exclusive else nullcontext():
@@ -73,17 +73,17 @@ def exclusive_slot() -> Iterator[None]:
 
 
 def died_together(journal: Path) -> list[Path]:
-    """The folders of the jobs that died together and have not ended since; one of them brought the others down."""
+    """Return the folders of jobs that died together and have not ended since; one of them caused the others to die."""
     file = journal.with_suffix(".died")
     folders = map(Path, file.read_text(encoding="utf-8").splitlines()) if file.exists() else []
     return [folder for folder in folders if Run(folder).known().get("status") not in ("finished", "paused", "failed")]
 
 
 def facts_in(journal: Path | None, folder: Path) -> dict[str, Any]:
-    """The facts of a run as the sweep left it: those of run.json, or that the job was refused before the run began."""
+    """Return the facts of a run as the sweep left it: run.json, or status "refused" if the job ended before its run."""
     facts = Run(folder).known()
     if journal is None or facts.get("sweep") == str(journal):
-        return facts  # also of a job that was refused, and tried once more after the child had died
+        return facts  # also of a job that was refused, and tried again after the child died
     file = journal.with_suffix(".refused")
     refused = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines())) if file.exists() else {}
     sentence = refused.get(str(folder.resolve()))
@@ -91,24 +91,24 @@ def facts_in(journal: Path | None, folder: Path) -> dict[str, Any]:
 
 
 def registered_runs(journal: Path) -> list[dict[str, Any]]:
-    """The facts of all runs in the journal, each once, in the order in which they started."""
+    """Return the facts of all runs in the journal, each once, in the order in which they were entered."""
     folders = dict.fromkeys(journal.read_text(encoding="utf-8").splitlines() if journal.exists() else [])
     found = [facts_in(journal, Path(folder)) | {"folder": folder, "name": Path(folder).name} for folder in folders]
     return [run | {"skipped": run.get("status") == "finished" and run.get("sweep") != str(journal)} for run in found]
 
 
 def supervise(module: str) -> int:
-    """Run this command's sweep in a child until every job has been tried; returns the exit code.
+    """Run this command's sweep in a child process until every job has been tried; return the exit code.
 
-    A child that dies in the middle of a job (a crash, the kernel's out-of-memory killer) is started again: the dead
-    job is recorded as failed, finished jobs are skipped. Ctrl-C, SIGTERM and SIGHUP reach the child and end the sweep.
-    Jobs that outlive the child, as those of a cluster do, are waited for.
+    A child that dies during a job (a crash, the kernel's out-of-memory killer) is restarted: the dead job is recorded
+    as failed, and finished jobs are skipped. Ctrl-C, SIGTERM and SIGHUP are passed on to the child and end the sweep.
+    Jobs that outlive the child, such as those of a cluster, are waited for.
     """
-    words = {word.lower() for word in sys.argv}  # True is as good as true
+    words = {word.lower() for word in sys.argv}  # True is valid, too
     plan, started, again, signals = "plan=true" in words, time.time(), True, list[int]()
     with _journal(plan and not any("hydra/launcher=" in word for word in words)) as journal:
         environment = {**os.environ, JOURNAL: str(journal)}
-        while again:  # to an end, as a job that died alone is failed, and not tried again
+        while again:  # ends, because a job that died alone is failed and not tried again
             code = _run_child([sys.executable, "-m", module, *sys.argv[1:]], environment, signals)
             while not signals and any(is_held(Path(run["folder"])) for run in _running(journal)):
                 time.sleep(1)
@@ -117,7 +117,7 @@ def supervise(module: str) -> int:
         at_once = int(file.read_text()) if file.exists() else 1
     if plan and "rerun=true" in words:
         runs = [run | {"status": "waiting"} for run in runs]
-    with suppress(OSError):  # of a terminal that was closed
+    with suppress(OSError):  # the terminal may be closed
         if runs:
             print(summary(runs, time.time() - started, plan, at_once), file=sys.stderr)
     return code or int(not plan and any(run.get("status") not in ("finished", "paused") for run in runs))
@@ -125,36 +125,36 @@ def supervise(module: str) -> int:
 
 @contextmanager
 def _journal(passing: bool) -> Iterator[Path]:
-    """A journal in outputs/.sweeps, which other machines see; `passing`, or where none can be, a temporary one."""
+    """Yield a journal path in outputs/.sweeps, which other machines see; if `passing` or read-only, a temporary one."""
     place = Path("outputs") / ".sweeps"
     with suppress(OSError):
         if not passing:
             place.mkdir(parents=True, exist_ok=True)
     kept = not passing and os.access(place, os.W_OK)
     with nullcontext(str(place)) if kept else TemporaryDirectory() as folder:
-        started = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"  # two containers may have one number
+        started = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"  # which two containers may share
         yield Path(folder, f"{started}-{os.urandom(3).hex()}").resolve()
 
 
 def _run_child(command: list[str], environment: dict[str, str], signals: list[int]) -> int:
-    """Run a command to its end; gives its exit code, and enters in `signals` what asked for the end.
+    """Run a command to its end; return its exit code, and append the stop signals received meanwhile to `signals`.
 
-    These signals are passed on. A terminal sends Ctrl-C to the child, too, which takes two in one second for one.
+    The signals are passed on. A terminal also sends Ctrl-C to the child, which counts two within a second as one.
     """
 
     def stop(number: int, frame: object) -> None:
         signals.append(number)
         process.send_signal(number)
 
-    process = subprocess.Popen(command, env=environment)  # first, as `stop` needs it
+    process = subprocess.Popen(command, env=environment)  # first, since `stop` needs it
     for number in stop_signals():
-        signal.signal(number, stop)  # to the end of this process: no signal stops the summary
+        signal.signal(number, stop)  # not restored, so that no signal stops the summary
     code = process.wait()
-    return 128 - code if code < 0 else code  # as a shell gives it
+    return 128 - code if code < 0 else code  # as a shell reports it
 
 
 def end_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
-    """Send this process a signal within a second after its parent is gone, which may have been killed."""
+    """Send this process a signal within a second after its parent has ended, even if the parent was killed."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -165,16 +165,16 @@ def end_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> Non
 
 
 def _running(journal: Path) -> list[dict[str, Any]]:
-    """The facts of this sweep's runs that have not recorded how they ended: they are at work, or died."""
+    """Return the facts of this sweep's runs that have not recorded how they ended: they are running, or died."""
     runs = registered_runs(journal)
     return [run for run in runs if run.get("status") == "running" and run.get("sweep") == str(journal)]
 
 
 def _mark_crashed(journal: Path, code: int, stopped: bool) -> list[str]:
-    """Record in run.json every run of this sweep whose process died in the middle of it; gives their names.
+    """Record in run.json every run of this sweep whose process died during the run; return their names.
 
-    One is failed, unless the sweep was asked to stop. Several are interrupted, since any may be at fault: a pool ends
-    all its processes when one dies, and does not say which it was.
+    A single run is failed, unless the sweep was asked to stop. Several are interrupted, since any may be at fault: a
+    process pool ends all its processes when one dies, and does not report which one.
     """
     dead = [run for run in _running(journal) if not is_held(Path(run["folder"]))]
     failed = len(dead) == 1 and not stopped
@@ -186,9 +186,9 @@ def _mark_crashed(journal: Path, code: int, stopped: bool) -> list[str]:
 
 
 def record_death(run: Run, code: int, failed: bool = True) -> bool:
-    """Record in run.json that the process of a run died, by its exit code: -9, or 137 as a shell gives it.
+    """Record in run.json that a run's process died, from its exit code: -9, or 137 as a shell reports it.
 
-    Not where another process works there by now, nor where the disk is full, as the run has said: gives whether.
+    Return False, without recording, if another process now works in the folder or the disk is full.
     """
     said = f"the process died{by_signal(code) or ', or could not write how the run ended'}"
     error = {"kind": "Died", "message": said, "traceback": None}
@@ -200,13 +200,13 @@ def record_death(run: Run, code: int, failed: bool = True) -> bool:
 
 
 def by_signal(code: int) -> str:
-    """What an exit code says of a signal, ` with signal 9 (SIGKILL)`; nothing of a code of 1 to 127, which is none."""
+    """Return the signal of an exit code as ` with signal 9 (SIGKILL)`; "" if the code is not that of a signal."""
     known = {number.value: f" with signal {number.value} ({number.name})" for number in signal.Signals}
     return known.get(-code if code < 0 else code - 128, "")
 
 
 def duration(seconds: float) -> str:
-    """A length of time to read: 40 s, 12 min, 3.5 h."""
+    """Format a duration in seconds: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -223,9 +223,9 @@ def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int
     stopped = [run for run in runs if run.get("status") in ("failed", "refused")]
     lines += [f"  {run['status']}: {run['name']}: {run['error']['message']}" for run in stopped]
     finished, took = [run["seconds"] for run in runs if run.get("status") == "finished"], ""
-    left = len(runs) - len(finished) - states.count("paused") - states.count("refused")  # again would be in vain
+    left = len(runs) - len(finished) - states.count("paused") - states.count("refused")  # trying again is in vain
     folders = {Path(run["folder"]).parent for run in runs}
-    if not finished:  # then by other runs of the study
+    if not finished:  # estimate from other runs of the study
         there = [Run(file.parent).known() for folder in folders for file in folder.glob("*/run.json")]
         finished = [run["seconds"] for run in there if "identity" in run and run.get("status") == "finished"]
         took = f" by the {len(finished)} finished in the study"
@@ -235,6 +235,6 @@ def summary(runs: list[dict[str, Any]], seconds: float, plan: bool, at_once: int
         several = f", {at_once} at once" if at_once > 1 else ""
         remedy = "without plan=true the same command trains them" if plan else "the same command resumes them"
         lines.append(f"  left: {f'{left}{time_left}{several}; {remedy}' if left else 'nothing'}")
-    studies = sorted(str(folder) for folder in folders if not folder.name.startswith("."))  # no trials of a search
+    studies = sorted(str(folder) for folder in folders if not folder.name.startswith("."))  # without a search's trials
     lines += [f"  report: python -m seglab.report {shlex.quote(os.path.relpath(study))}" for study in studies]
     return "\n".join(lines)

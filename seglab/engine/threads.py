@@ -1,7 +1,7 @@
-"""How many threads a run computes with, and how many runs a machine holds.
+"""The number of threads of a run, and the number of runs at once on a machine.
 
-Sums depend on the number of threads in their last digits, so it follows from the work and the machine alone, and not
-from what else runs: the same on every start, in a sweep or by itself.
+The last digits of sums depend on the number of threads. Therefore this number depends only on the work and the
+machine, not on other processes: it is the same on every start, in a sweep or alone.
 """
 
 import functools
@@ -15,14 +15,14 @@ from seglab.contract import require
 from seglab.engine.config import build, to_container, without_download
 
 FLOP_PER_THREAD = 1e11
-"""Work of a training step that occupies one core for about a second. With less, a second thread gains a tenth (U-Net of
-base 16, 96 px, batch of 8: 13.4 s and 14.8 s), and beside another busy process it costs ten times that."""
+"""Work of a training step that keeps one core busy for about a second. With less, a second thread saves a tenth (U-Net
+of base 16, 96 px, batch of 8: 13.4 s and 14.8 s), and next to another busy process it costs ten times that."""
 
 
 def runs_at_once(wanted: int | str, configs: Iterable[Any]) -> int:
-    """How many of the runs that the configurations describe this machine should make at the same time.
+    """Return how many of the configured runs this machine should execute at the same time.
 
-    `auto` gives one on a GPU, else what the cores hold with the threads that each run takes.
+    `auto` is one on a GPU or outside Linux, else as many as the cores allow with the threads of each run.
     """
     if wanted != "auto":
         fits = isinstance(wanted, int) and wanted >= 1
@@ -30,21 +30,21 @@ def runs_at_once(wanted: int | str, configs: Iterable[Any]) -> int:
         return int(wanted)
     configs = list(configs)
     if sys.platform != "linux" or any(uses_gpu(cfg.trainer.accelerator) for cfg in configs):
-        return 1  # runs that share a GPU take turns; only on Linux a process is forked with what it has imported
+        return 1  # runs on one GPU take turns; only on Linux are processes forked with their imports
     threads = max((run_threads(cfg) for cfg in configs), default=1)
     return max(1, min(len(configs), len(os.sched_getaffinity(0)) // threads))
 
 
 def uses_gpu(accelerator: str) -> bool:
-    """Whether a run with this accelerator computes on a GPU here."""
+    """Whether a run with this accelerator uses a GPU on this machine."""
     import torch
 
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asks without opening the device: forks still may
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # does not initialize CUDA: forks still can
     return accelerator != "cpu" and torch.cuda.is_available()
 
 
 def run_threads(cfg: Any) -> int:
-    """The threads of the run of a configuration: `cfg.threads`, or what its training step is worth."""
+    """Return the number of threads of a run: `cfg.threads` or, for `auto`, by the FLOPs of its training step."""
     if cfg.threads != "auto":
         return int(cfg.threads)
     model, dataset = (json.dumps(to_container(node), sort_keys=True) for node in (cfg.model, cfg.dataset))
@@ -52,22 +52,22 @@ def run_threads(cfg: Any) -> int:
 
 
 def evaluation_processes(cfg: Any) -> int:
-    """How many processes score and draw beside a run; `auto` gives none on a CPU, whose cores are busy."""
+    """Return how many processes score and draw beside a run; `auto` is none on a CPU, whose cores are busy."""
     auto = min(4, cores() - 1) if uses_gpu(cfg.trainer.accelerator) else 0
     return auto if cfg.evaluation_processes == "auto" else int(cfg.evaluation_processes)
 
 
 def cores() -> int:
-    """The cores that this process may use, or fewer if OMP_NUM_THREADS says so (Ray and SLURM set it)."""
+    """Return the number of cores that this process may use, at most OMP_NUM_THREADS (set by Ray and SLURM)."""
     found = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    outermost = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2" has a number for each level
+    outermost = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2" is one per nesting level
     limit = int(outermost) if outermost.isdecimal() else 0
-    return min(found, limit or found)  # OpenMP ignores 0 and what is no number
+    return min(found, limit or found)  # OpenMP ignores 0 and invalid numbers
 
 
 @functools.cache
-def step_flop(model: str, dataset: str, batch_size: int) -> float:  # JSON can be looked up in the cache
-    """The floating point operations of a training step, of nodes in JSON; infinite where they cannot be counted."""
+def step_flop(model: str, dataset: str, batch_size: int) -> float:  # JSON strings can be cached
+    """Return the floating-point operations of a training step, from JSON nodes; inf if they cannot be counted."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -77,6 +77,6 @@ def step_flop(model: str, dataset: str, batch_size: int) -> float:  # JSON can b
         with torch.device("meta"), counter, torch.no_grad():
             net = build(without_download(json.loads(model)))
             net.eval()(torch.empty(1, data.channels, data.size, data.size))  # a batch norm cannot train on one image
-    except Exception:  # the checks of the run itself report what is wrong; a model of the user's may need numbers
+    except Exception:  # the run's own checks report errors; a user's model may need data
         return float("inf")
-    return 3.0 * batch_size * counter.get_total_flops()  # the backward pass takes twice the forward
+    return 3.0 * batch_size * counter.get_total_flops()  # the backward pass costs twice the forward pass

@@ -1,8 +1,8 @@
-"""Trackers of experiments as mirrors of a run: Weights & Biases, Trackio, MLflow, TensorBoard.
+"""Experiment trackers as mirrors of a run: Weights & Biases, Trackio, MLflow, TensorBoard.
 
 The run folder is the record; a tracker gets a copy of the configuration, the metrics of each epoch, the final metrics,
-the pictures, the identity and the status. What it cannot take is lost to it alone: `seglab.report push=NAME` sends a
-study afterwards. Each tracker imports its own package, one extra each.
+the pictures, the identity and the status. If a tracker fails only its copy is lost, and `seglab.report push=NAME` can
+send a study afterwards. Each tracker imports its own package, which has its own extra.
 """
 
 import csv
@@ -28,15 +28,15 @@ from seglab.files import as_numbers, read_json
 log = logging.getLogger(__name__)
 
 STATUS = {"finished": "FINISHED", "paused": "FINISHED", "interrupted": "KILLED"}
-"""What MLflow calls a status; all others are FAILED."""
+"""MLflow's name of each status; all others are FAILED."""
 
 
 class Tracker(Logger):
-    """One run in a tracker. A subclass says how to start and how to send numbers, pictures and the end.
+    """A run in a tracker. Subclasses implement how to start it and how to send numbers, pictures and the end.
 
     Args:
-        project: what groups the runs there: the study.
-        run: the run's name there, which ends with its identity; a run that resumes keeps it.
+        project: the group of runs in the tracker: the study.
+        run: the run's name in the tracker, which ends with its identity; a run that resumes keeps it.
     """
 
     package = ""
@@ -55,7 +55,7 @@ class Tracker(Logger):
         return self.run
 
     def begin(self, folder: Path, facts: Mapping[str, Any], resumes: bool = False) -> None:
-        """Start the run, in place of what was sent unless it `resumes`; a ContractError where no tracker is there."""
+        """Start the run, replacing earlier data unless it `resumes`; raise ContractError if the tracker fails."""
         self.resumes = resumes
         if not self.works:
             return
@@ -63,20 +63,20 @@ class Tracker(Logger):
             self.start(folder, {key: facts[key] for key in ("identity", "seed", "choices", "config")})
         except ModuleNotFoundError:
             raise
-        except Exception as error:  # each tracker has its own
+        except Exception as error:  # each tracker raises its own
             got = f"{type(error).__name__}: {one_line(error)}"
             require(False, "logger", f"{self.package} to answer", got, self.remedy)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Send numbers after each epoch, and those of the best weights; one that is undefined is left out."""
+        """Send the metrics of an epoch, or those of the best weights; undefined ones are left out."""
         numbers = {key: float(value) for key, value in metrics.items() if not math.isnan(value)}
         self._attempt(lambda: self.send(numbers, step or 0))
 
     def log_hyperparams(self, *given: Any, **more: Any) -> None:
-        """Nothing: `begin` has sent the whole configuration."""
+        """Do nothing: `begin` has sent the whole configuration."""
 
     def end(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Send the pictures that there are, and how the run ended."""
+        """Send the existing pictures, and how the run ended."""
         pictures = [folder / name for name in PICTURES if (folder / name).is_file()]
         self._attempt(lambda: self.finish(pictures, facts["status"]))
 
@@ -90,21 +90,21 @@ class Tracker(Logger):
 
     @abstractmethod
     def start(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Begin the run in the tracker, or resume it; `facts` are its identity, seed, choices and configuration."""
+        """Start or resume the run in the tracker; `facts` are its identity, seed, choices and configuration."""
 
     @abstractmethod
     def send(self, metrics: dict[str, float], step: int) -> None:
-        """Send numbers by their names, after so many steps of the optimizer."""
+        """Send metrics by name, at a step of the optimizer."""
 
     @abstractmethod
     def finish(self, pictures: list[Path], status: str) -> None:
-        """Send PNG files, and end the run with a status of run.json."""
+        """Send PNG files, and end the run with its status from run.json."""
 
 
 class Wandb(Tracker):
     """Weights & Biases, or Trackio, which has the same interface and keeps its data on this machine.
 
-    offline: write to the run's folder, for `wandb sync`; as WANDB_MODE=offline.
+    offline: write to the run's folder for a later `wandb sync`, like WANDB_MODE=offline.
     """
 
     def __init__(self, project: str, run: str, package: str = "wandb", offline: bool = False) -> None:
@@ -115,10 +115,10 @@ class Wandb(Tracker):
 
     def start(self, folder: Path, facts: dict[str, Any]) -> None:
         self.tool: Any = importlib.import_module(self.package)
-        options: dict[str, Any] = {"embed": False, "resume": "allow"}  # of Trackio: no page inside of a notebook
+        options: dict[str, Any] = {"embed": False, "resume": "allow"}  # for Trackio: no page inside a notebook
         if self.package == "wandb":
             options = {"id": self.run, "dir": str(folder), "mode": "offline" if self.offline else None}
-            options["resume"] = "allow" if self.resumes else None  # None overwrites what the id has
+            options["resume"] = "allow" if self.resumes else None  # None overwrites a run with this id
             options["settings"] = self.tool.Settings(silent=True, console="off")
         self.there = self.tool.init(project=self.project, name=self.run, config=facts, **options)
 
@@ -128,12 +128,12 @@ class Wandb(Tracker):
     def finish(self, pictures: list[Path], status: str) -> None:
         shown = {file.stem: self.tool.Image(str(file)) for file in pictures}
         self.there.log({**shown, "status": status})
-        code = {"exit_code": int(status not in STATUS)} if self.package == "wandb" else {}  # Trackio knows none
+        code = {"exit_code": int(status not in STATUS)} if self.package == "wandb" else {}  # Trackio has none
         self.there.finish(**code)
 
 
 class MLflow(Tracker):
-    """MLflow. uri: of the tracking server or store; null: MLFLOW_TRACKING_URI, else MLflow's own default."""
+    """MLflow. uri: the tracking server or store; defaults to MLFLOW_TRACKING_URI, else MLflow's own default."""
 
     package = "mlflow"
 
@@ -142,9 +142,9 @@ class MLflow(Tracker):
         self.uri = uri
 
     def start(self, folder: Path, facts: dict[str, Any]) -> None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # its seven take minutes where no server answers
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # its default of 7 takes minutes without a server
         package: Any = importlib.import_module("mlflow")
-        with FileLock(folder.parent / ".mlflow.lock"):  # two runs that make its database or experiment fail each other
+        with FileLock(folder.parent / ".mlflow.lock"):  # two runs that create its database or experiment would fail
             client = package.MlflowClient(self.uri)
             known = client.get_experiment_by_name(self.project)
             group = known.experiment_id if known else client.create_experiment(self.project)
@@ -168,7 +168,7 @@ class MLflow(Tracker):
 
 
 class TensorBoard(Tracker):
-    """TensorBoard's files in the folder `tensorboard` of the run."""
+    """TensorBoard event files in the folder `tensorboard` of the run."""
 
     package = "tensorboard"
 
@@ -195,7 +195,7 @@ class TensorBoard(Tracker):
 
 
 def begin(loggers: Iterable[Logger], run: Run) -> None:
-    """Start the run in each tracker among some loggers, and end it there when it ends."""
+    """Start the run in each tracker among `loggers`, and end it there when the run ends."""
     for tracker in loggers:
         if isinstance(tracker, Tracker):
             tracker.begin(run.folder, run.facts, resumes=run.last is not None)
@@ -203,14 +203,14 @@ def begin(loggers: Iterable[Logger], run: Run) -> None:
 
 
 def final(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of the best weights by their names in a tracker, where `val/` is a curve of all epochs."""
+    """Return the best weights' metrics by their names in a tracker, where `val/...` are already curves over epochs."""
     return {f"best/{key}" if key.startswith("val/") else key: value for key, value in metrics.items()}
 
 
 def push(tracker: Tracker, folder: Path) -> None:
-    """Send a run from its folder, as if it had been mirrored while it was made."""
+    """Send a run from its folder, as if it had been mirrored during training."""
     facts = read_json(folder / "run.json")
-    if "config" not in facts:  # damaged, or no run
+    if "config" not in facts:  # damaged, or not a run
         return
     tracker.begin(folder, facts)
     step, file = 0, folder / "metrics.csv"

@@ -1,4 +1,4 @@
-"""A run that was trained before, opened from its folder: configuration, data, model, loss and weights."""
+"""A trained run, opened from its folder: configuration, data, model, loss and weights."""
 
 import glob
 import logging
@@ -24,20 +24,20 @@ from seglab.losses.base import Loss
 log = logging.getLogger(__name__)
 
 FOLLOWED_OPTIONS = ("size", "fit", "reduce", "channels", "bits", "range", "mean", "std")
-"""Options that other data take from the run: how an image is brought to the model."""
+"""Options that other data sets take from the run: how an image is prepared for the model."""
 
 
 def assemble(config: dict[str, Any], dataset: Dataset, loss: Loss) -> SegModule:
-    """Build the module that a configuration describes, for images normalized as `dataset` says."""
+    """Build the module that a configuration describes, with the task and the normalization of `dataset`."""
     model, optimizer = build(model_node(config["model"], dataset.task)), build(config["optimizer"])
     options = {key: config[key] for key in ("monitor", "threshold", "empty", "channels_last", "compile")}
-    # Runs of before there were graphs have no such option
+    # Runs made before CUDA graphs were added lack this option
     options |= {"cuda_graph": config.get("cuda_graph", True), "mean": dataset.mean, "std": dataset.std}
     return SegModule(model, loss, optimizer, build(config["scheduler"]), task=dataset.task, **options)
 
 
 def bound_loss(node: dict[str, Any], task: Task, facts: dict[str, Any]) -> Loss:
-    """Build a loss for the classes of a data set, its `auto` parameters computed from the facts of the data."""
+    """Build a loss for the classes of a data set; its `auto` parameters are computed from the facts of the data."""
     frequency = facts["class_frequency"] if task.channels > 1 else [facts["foreground"]]
     return build_loss(node).with_task(task).with_class_frequency(frequency)
 
@@ -61,96 +61,96 @@ class TrainedRun:
 
     @property
     def outcome(self) -> dict[str, Any]:
-        """The facts of a finished run, with metrics and thresholds; a ContractError if it has not finished."""
+        """The facts of a finished run, with metrics and thresholds; raises ContractError if it is not finished."""
         status = self.facts.get("status")
         require(status == "finished", f"run {self.folder}", "a finished run", status, "run its command again")
         return self.facts
 
     def file(self, name: str) -> Path:
-        """A file of the run, checked against the size and checksum that run.json holds of it."""
+        """Return the path of a file of the run, checked against its size and checksum in run.json."""
         return whole_file(self.folder, self.facts, name)
 
     @property
     def best(self) -> Path:
-        """The weights that the run was measured with: its best checkpoint, or those of an exported hub folder."""
-        shared = self.folder / "model.safetensors"  # of `seglab.export format=hub`, which leaves the checkpoints out
+        """The file of the weights that were measured: the best checkpoint, or the weights of an exported hub folder."""
+        shared = self.folder / "model.safetensors"  # of `seglab.export format=hub`, which omits the checkpoints
         return shared if shared.is_file() else self.file("checkpoints/best.ckpt")
 
     @property
     def snapshots(self) -> dict[int, Path]:
-        """The checkpoints kept during training, by the number of epochs before them; names count from 0."""
+        """The checkpoints kept during training, by number of epochs trained; file names count epochs from 0."""
         files = sorted((self.folder / "snapshots").glob("epoch-*.ckpt"))
         remedy = "train it with callbacks=snapshots"
         require(bool(files), f"run {self.folder}", "snapshots/epoch-*.ckpt", "none", remedy)
         return {int(file.stem.removeprefix("epoch-")) + 1: file for file in files}
 
     def autocast(self, device: str = "cpu") -> AbstractContextManager[Any]:
-        """The precision in which the run was trained and tested, on a device of the same kind; else float32."""
+        """Return the autocast context of the run if it was trained on a device of this kind; else that of float32."""
         host = self.facts["host"]
         same = (host.get("gpu") is not None) == (device == "cuda")
         return autocast(host["precision"] if same else "32-true", device)
 
     @property
     def dataset_options(self) -> dict[str, Any]:
-        """The configuration of the run's own data set, with the range and the normalization that were found for it."""
+        """The configuration of the run's own data set, with the range and normalization that were computed for it."""
         found = {name: self.facts["data"][name] for name in FOUND if name in self.facts["data"]}
-        return {**self.config["dataset"], "range": "full", **found}  # never `auto` again, which other images may change
+        return {**self.config["dataset"], "range": "full", **found}  # not `auto`, which other images could change
 
     def dataset(self, **changes: Any) -> Dataset:
-        """The run's own data set, with other values for some of its options."""
+        """Build the run's own data set, with other values for some of its options."""
         return build({**self.dataset_options, **changes})
 
     @property
     def raw_options(self) -> dict[str, Any]:
-        """The same of the data set whose files the model reads: of a prepared folder the one that it was made from."""
+        """The configuration for reading raw images; for a prepared folder, that of the data set it was made from."""
         own, raw = self.dataset_options, self.facts["data"].get("raw")
         if not raw:
             return own
         return {**raw, **{key: own[key] for key in FOLLOWED_OPTIONS}, "reduce": own["reduce"] * raw.get("reduce", 1)}
 
     def raw_dataset(self) -> Dataset:
-        """The data set as which image files are read for the model."""
+        """Build the data set with which raw image files are read for the model."""
         return build(self.raw_options)
 
     @property
     def task(self) -> Task:
-        """What the run's masks mean."""
+        """The meaning of the run's masks."""
         return Task(**self.facts["data"].get("task", {}))
 
     def require_task(self, task: Task, remedy: str = "") -> None:
-        """Raise a ContractError unless `task` is the run's; a binary class may have another name."""
+        """Raise a ContractError unless `task` is the run's task; the name of a binary class may differ."""
         same = task.kind == self.task.kind and (task.kind == "binary" or task.classes == self.task.classes)
         expected = f"data of the run's task ({self.task.kind}: {', '.join(self.task.classes)})"
         require(same, f"run {self.name}", expected, f"{task.kind}: {', '.join(task.classes)}", remedy)
 
     def loss(self) -> Loss:
-        """The run's loss, its `auto` parameters computed as they were for the run."""
+        """Build the run's loss, with its `auto` parameters computed as they were for the run."""
         return bound_loss(self.config["loss"], self.task, self.facts["data"])
 
     def data(self, dataset: Dataset | None = None, workers: int = 0) -> DataModule:
-        """The batches of a data set (the run's own unless another is given), without augmentation."""
+        """Return the data module of a data set (the run's own unless another is given), without augmentation."""
         config, needs = self.config, self.loss().needs
         return DataModule(dataset or self.dataset(), None, config["batch_size"], workers, config["seed"], needs)
 
     def module(self, weights: Path | None = None) -> SegModule:
-        """The run's model and loss with its best weights, or those of another checkpoint, in eval mode on the CPU."""
-        model = without_download(self.config["model"])  # the checkpoint has them
+        """Build the run's model and loss, with its best weights or another checkpoint, in eval mode on the CPU."""
+        model = without_download(self.config["model"])  # the checkpoint has the weights
         module = assemble({**self.config, "model": model, "compile": False}, self.raw_dataset(), self.loss())
         file = weights or self.best
         try:
             module.load_state_dict(read_weights(file, f"checkpoint {file}"))
         except RuntimeError as error:
-            first = str(error).splitlines()[1].strip()  # torch names what is missing from the second line on
+            first = str(error).splitlines()[1].strip()  # torch lists the missing names from the second line
             require(False, f"checkpoint {file}", f"the weights of {model['_target_'].rsplit('.', 1)[-1]}", first)
         return module.eval()
 
 
 def open_run(folder: Path | str, trust: Sequence[str] = ()) -> TrainedRun:
-    """Open one run; raises a ContractError for a folder that is not that of a training run.
+    """Open one run; raise ContractError if the folder is not that of a training run.
 
-    trust: modules whose classes and functions its configuration may build besides those of validation.py.
+    trust: further modules, besides those in validation.py, whose classes and functions its configuration may build.
     """
-    folder = Path(str(folder))  # run=2024 is a number
+    folder = Path(str(folder))  # run=2024 is parsed as a number
     require(folder.is_dir(), "run", "the folder of a run", folder, "see outputs/STUDY/")
     facts = Run(folder).known()
     require("config" in facts and "data" in facts, f"run {folder}", "a run.json written by seglab.train", "none")
@@ -162,10 +162,10 @@ def open_run(folder: Path | str, trust: Sequence[str] = ()) -> TrainedRun:
 
 
 def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[TrainedRun]:
-    """Open every run that folders, studies (folders of runs) and patterns such as `outputs/STUDY/*` name.
+    """Open the runs given as folders, studies (folders of runs) and patterns such as `outputs/STUDY/*`.
 
-    A single run is opened whatever its state. Of a study or a pattern those that finished, and a warning names the
-    others; of several runs that are named one by one each must have finished.
+    A single run is opened whatever its state. Of a study or pattern, only finished runs are opened, and a warning lists
+    the others. If several runs are named one by one, each must be finished.
     """
     names = list(map(str, where)) if isinstance(where, list | tuple) else [str(where)]
     found, remedy = dict[Path, None](), "give run=outputs/STUDY/RUN"
@@ -173,14 +173,14 @@ def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[Tra
     for name in names:
         here, left_out, paths = list[Path](), dict[str, list[str]](), [Path(name)]
         if glob.has_magic(name) and not paths[0].exists():  # a folder may have brackets in its name
-            paths = sorted(path for path in map(Path, glob.glob(name)) if path.is_dir())  # no table.csv of a study
+            paths = sorted(path for path in map(Path, glob.glob(name)) if path.is_dir())  # not a study's table.csv
         for path in paths:
             alone = os.path.isfile(path / "run.json") or not path.is_dir()  # Path.is_file may raise a PermissionError
             if alone and len(paths) == 1:
                 here.append(path)
                 continue
             for folder in (path, *([] if alone else sorted(path.glob("*/")))):
-                facts = Run(folder).known()  # warns of one that cannot be read
+                facts = Run(folder).known()  # warns if run.json cannot be read
                 said = of_version_1(facts) or ("" if facts.get("status") == "finished" else "not finished")
                 if not said:
                     here.append(folder)
@@ -192,5 +192,5 @@ def open_runs(where: str | Sequence[str], trust: Sequence[str] = ()) -> list[Tra
         found |= dict.fromkeys(here)
     opened = [open_run(path, trust) for path in found]
     for run in opened if len(opened) > 1 else ():
-        _ = run.outcome  # raises for one that has not finished
+        _ = run.outcome  # raises if the run is not finished
     return opened

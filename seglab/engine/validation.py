@@ -1,4 +1,4 @@
-"""What the `_target_` nodes of a configuration may be: their signatures, trusted classes, losses of the user's own."""
+"""Validation of the `_target_` nodes of a configuration: signatures, trusted classes, user-defined losses."""
 
 import dataclasses
 import inspect
@@ -15,11 +15,11 @@ from seglab.engine.domains import leaves
 EXTERNAL = "seglab.losses.external.External"
 TRUSTED: tuple[str, ...] = ("seglab.losses.", "seglab.models.", "seglab.data.", "torch.nn.", "torch.optim.")
 TRUSTED += ("segmentation_models_pytorch.", "albumentations.", "monai.losses.", "kornia.losses.")
-"""Packages whose classes may be built; their functions, and classes that they have imported, may not."""
+"""Packages whose classes may be built; their functions, and classes that they import from elsewhere, may not."""
 
 
 def faults(config: Any) -> Iterator[str]:
-    """One sentence for each value of a plain configuration that its target would not accept."""
+    """Yield one sentence for each value of a plain configuration that its target would not accept."""
     for path, node in leaves(config):
         if isinstance(node, dict) and "_target_" in node:
             yield from _faults_of(path, node)
@@ -39,7 +39,7 @@ def _faults_of(path: str, node: dict) -> Iterator[str]:
         return
     try:
         parameters = dict(inspect.signature(target).parameters)
-    except ValueError:  # of some classes written in C
+    except ValueError:  # some classes written in C have none
         return
     given = {key: value for key, value in node.items() if not (key.startswith("_") and key.endswith("_"))}  # Hydra's
     name = node["_target_"].rpartition(".")[2]
@@ -58,8 +58,8 @@ def _faults_of(path: str, node: dict) -> Iterator[str]:
 
 
 def _hints(target: Any) -> dict[str, Any]:
-    """The parameter types of a class or function; those that cannot be resolved are left out."""
-    # The fields of a dataclass are resolved in the module of each base, its __init__ in one alone
+    """Return the parameter types of a class or function; an empty dict if they cannot be resolved."""
+    # Dataclass fields are resolved in the module of each base class, its __init__ only in that of one
     plain = inspect.isclass(target) and not dataclasses.is_dataclass(target)
     try:
         hints = typing.get_type_hints(target.__init__ if plain else target)
@@ -69,22 +69,22 @@ def _hints(target: Any) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a yaml value has the type: through JSON, so that a list fits a tuple but "3" does not fit an int."""
+    """Whether a yaml value has the type; checked via JSON, so that a list fits a tuple but "3" does not fit an int."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
     from pydantic.errors import PydanticUserError
 
     if any(isinstance(node, dict) and "_target_" in node for _, node in leaves(value)):
-        return True  # Hydra builds an object of it; that object's own node is checked
+        return True  # Hydra builds an object from it, whose own node is checked
     try:
         adapter: TypeAdapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # a dataclass takes no configuration beside its own
+    except PydanticUserError:  # pydantic does not accept a configuration for a dataclass
         adapter = TypeAdapter(hint)
     try:
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        return all(fault["type"] == "is_instance_of" for fault in error.errors())  # left to the class
+        return all(fault["type"] == "is_instance_of" for fault in error.errors())  # left to the class itself
     except Exception:
-        return True  # a type that JSON cannot speak of
+        return True  # a type that JSON cannot represent
     return True
 
 
@@ -92,7 +92,7 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 def _spell(hint: Any) -> str:
-    """A type in words: `int | None` is "a whole number or null"."""
+    """Describe a type in words: `int | None` is "a whole number or null"."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(map(_spell, inner)))
@@ -114,20 +114,20 @@ def _spell(hint: Any) -> str:
 def require_trusted(config: Any, who: str, trust: Sequence[str] = ()) -> None:
     """Raise a ContractError unless every `_target_` of a plain configuration is a class of a trusted package.
 
-    Other people's run.json must not run code of its choice.
+    The run.json of another person must not be able to execute arbitrary code.
 
     Args:
-        config: plain data, as run.json holds it.
-        who: names the run in the error.
-        trust: further modules that the user trusts; of these functions are built too.
+        config: plain data, as in run.json.
+        who: the name of the run in the error.
+        trust: further modules that the user trusts; their functions may be called too.
     """
-    unknown = dict[str, str]()  # and their modules
+    unknown = dict[str, str]()  # targets and their modules
     for path, value in leaves(config):
         if "_target_" in path:
             target = str(value)
             if not any(f"{target}.".startswith(f"{module}.") for module in trust) and not _is_trusted(target):
                 unknown[target] = target.rpartition(".")[0]
-        if isinstance(value, str):  # one is resolved when the node is built, after this check
+        if isinstance(value, str):  # interpolations are resolved after this check, when the node is built
             require("${" not in value, who, "a configuration without interpolations", value, "train the run again")
     remedy = f"if you trust the run, add trust=[{','.join(dict.fromkeys([*trust, *unknown.values()]))}]"
     require(not unknown, who, "classes of known packages", ", ".join(unknown), remedy)
@@ -138,17 +138,17 @@ def _is_trusted(target: str) -> bool:
         return False
     try:
         found = resolve_name(target)
-    except Exception:  # whatever importing a name that a stranger chose may raise
+    except Exception:  # importing an untrusted name may raise anything
         return False
     return inspect.isclass(found) and f"{found.__module__}.".startswith(TRUSTED)
 
 
 def as_loss(node: Any) -> Any:
-    """The node of a loss, plain data, in which whatever is not a loss of seglab's kind is wrapped in one.
+    """Return a loss node (plain data) in which every target that is not a seglab loss is wrapped in `External`.
 
-    A class is built with the values of its node. A function that needs more than these (the prediction and the target)
-    is handed over with them; one that needs nothing more is called and gives the loss. What the node says besides for
-    `External`, such as `takes: probabilities` or a title, goes to the wrapper.
+    A class is built with the values of its node. A function that needs further arguments (the prediction and target)
+    is passed on with these values bound; one that needs none is called and returns the loss. Values of the node that
+    are meant for `External`, such as `takes: probabilities` or a title, go to the wrapper.
     """
     if not isinstance(node, Mapping):
         return node
@@ -164,7 +164,7 @@ def as_loss(node: Any) -> Any:
     try:
         target = resolve_name(name)
         known = inspect.signature(target).parameters
-    except Exception:  # whatever the import of somebody's module raises; `faults` says it in a sentence
+    except Exception:  # importing a user's module may raise anything; `faults` reports it
         return node
     if inspect.isclass(target) and issubclass(target, Loss):
         return node
@@ -174,7 +174,7 @@ def as_loss(node: Any) -> Any:
 
 
 def handed_over(node: Any) -> Any:
-    """The node of a function, to be handed over instead of called where it lacks parameters."""
+    """Return a function's node; `_partial_` is set if parameters are missing, so that it is passed on, not called."""
     try:
         target = resolve_name(node["_target_"])
         inspect.signature(target).bind(**{key: value for key, value in node.items() if key[0] != "_"})

@@ -1,6 +1,6 @@
-"""A few processes beside the one that trains: they score test images and draw pictures while the GPU trains.
+"""Worker processes that score test images and draw pictures while the main process trains on a GPU.
 
-They are started afresh, since a process with threads or a GPU must not be forked, and load no torch.
+They are spawned, since a process with threads or a GPU must not be forked, and they do not import torch.
 """
 
 import functools
@@ -14,20 +14,20 @@ from typing import Any
 
 from seglab.engine.sweep import end_with_parent
 
-_warn_once = functools.cache(logging.getLogger(__name__).warning)  # of the same words only the first call warns
+_warn_once = functools.cache(logging.getLogger(__name__).warning)  # warns only once for each message
 DIED = "evaluation_processes: one has died (for lack of memory?); the rest is computed in this process"
 
 _pools: dict[int, futures.ProcessPoolExecutor] = {}
 
 
 def submit(processes: int, function: Callable[..., Any], *args: Any) -> futures.Future[Any]:
-    """Compute `function(*args)` in one of so many processes; in this one if there are none, or one of them has died."""
+    """Compute `function(*args)` in one of `processes` workers; in this process if there are none or one has died."""
     result: futures.Future[Any] = futures.Future()
 
     def take(computed: futures.Future[Any] | None = None) -> None:
         try:
             result.set_result(computed.result() if computed else function(*args))
-        except futures.BrokenExecutor:  # what a process that died was computing, and all that waited behind it
+        except futures.BrokenExecutor:  # raised for the call in a worker that died, and all calls after it
             _warn_once(DIED)
             take()
         except Exception as error:
@@ -45,16 +45,16 @@ def submit(processes: int, function: Callable[..., Any], *args: Any) -> futures.
 
 
 def finish() -> None:
-    """Wait for all that has been submitted, and end the processes."""
+    """Wait for all submitted calls, and end the workers."""
     while _pools:
         _pools.popitem()[1].shutdown()
 
 
 def _prepare(parent: int) -> None:
-    """Make a new process ready: it leaves Ctrl-C and SIGHUP to its parent, and ends with it, even if that is killed."""
+    """Initialize a worker: it leaves Ctrl-C and SIGHUP to its parent, and ends with it, even if that is killed."""
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     end_with_parent(parent, signal.SIGKILL)
-    cv2.setNumThreads(1)  # there is a process for each core that is free, see threads.py
+    cv2.setNumThreads(1)  # there is one worker per free core, see threads.py
