@@ -1,6 +1,6 @@
-"""Hydra's launcher for sweeps on one machine; Hydra finds plug-ins in the `hydra_plugins` namespace only.
+"""Hydra launcher and sweeper for one machine; Hydra finds plug-ins only in the `hydra_plugins` namespace.
 
-On CPUs several small runs work at once, each in a process of its own; no result depends on how many.
+On CPUs several small runs are trained at once, each in its own process; results do not depend on how many.
 """
 
 import gc
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 PRELOADED = ("pandas", "seglab.data.module", "seglab.reporting.run_figures", "seglab.engine.checkpoints")
 PRELOADED += ("seglab.engine.dry_run", "seglab.engine.per_image", "seglab.engine.trained_run")
-"""Imported once, before the runs: a process that is forked for one then starts in milliseconds instead of seconds."""
+"""Modules imported once before the runs, so that a process forked for a run starts in milliseconds, not seconds."""
 
 
 class LocalSweeper(BasicSweeper):
-    """Hydra's sweeper, which composes a job once and writes no multirun.yaml: run.json of each run says more.
+    """Hydra's basic sweeper, but each job is composed only once and no multirun.yaml is written: run.json says more.
 
-    So a plan writes nothing, and a study on a disk that is read only can be asked for again.
+    Therefore a plan writes nothing, and a finished study on a read-only disk can be requested again.
     """
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
@@ -38,20 +38,20 @@ class LocalSweeper(BasicSweeper):
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         returns: list[Sequence[JobReturn]] = []
         for batch in self.split_arguments(overrides, self.max_batch_size):
-            if not isinstance(self.launcher, LocalLauncher):  # which composes all jobs before the first one runs
+            if not isinstance(self.launcher, LocalLauncher):  # ours composes all jobs before running the first
                 self.validate_batch_is_legal(batch)
             returns.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returns))))
             for job in returns[-1]:
-                _ = job.return_value  # raises the error of a job that has failed
+                _ = job.return_value  # raises the error of a failed job
         return returns
 
 
 class LocalLauncher(Launcher):
-    """Makes the runs of a sweep on this machine.
+    """Launch the runs of a sweep on this machine.
 
     Args:
-        n_jobs: runs at once. `auto` is one on a GPU, and on CPUs as many as there are cores for, see
-            seglab.engine.threads. One at a time they share the process, and with it the data in memory.
+        n_jobs: the number of runs at once. `auto` is one on a GPU and as many as the cores allow on CPUs, see
+            seglab.engine.threads. With one at a time, all runs share this process and thus the data in memory.
     """
 
     def __init__(self, n_jobs: int | str = "auto") -> None:
@@ -61,11 +61,11 @@ class LocalLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        from seglab.engine.local_jobs import Progress, run_in_processes  # every program with Hydra imports this file
+        from seglab.engine.local_jobs import Progress, run_in_processes  # late: every Hydra program imports this file
         from seglab.engine.sweep import announce
         from seglab.engine.threads import runs_at_once
 
-        setup_globals()  # as every launcher of Hydra does: its resolvers, such as `hydra:`
+        setup_globals()  # registers resolvers such as `hydra:`, as all launchers of Hydra do
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         composed = [self.compose(list(words), initial_job_idx + k) for k, words in enumerate(job_overrides)]
         asked = [folder_of(job) for job in composed]
@@ -78,15 +78,15 @@ class LocalLauncher(Launcher):
         progress, plan = Progress(folders, at_once), any(job.plan for job in jobs)
         log.info("sweep: %d runs, %d at once", len(jobs), at_once)
         for job in jobs:
-            with read_write(job.hydra):  # HydraConfig has locked it
-                job.hydra.launcher.n_jobs = 1 if plan else at_once  # tells a job whether others print, too: cli.py
+            with read_write(job.hydra):  # HydraConfig has made it read-only
+                job.hydra.launcher.n_jobs = 1 if plan else at_once  # tells a job whether others print too, see cli.py
         if not plan:
-            chain = any("steps" in (job.augment or {}) for job in jobs)  # albumentations takes 0.8 s
-            gc.disable()  # which would look through the modules again and again, a fifth of the time of their import
+            chain = any("steps" in (job.augment or {}) for job in jobs)  # importing albumentations takes 0.8 s
+            gc.disable()  # repeated garbage collection would take a fifth of the import time
             for name in (*PRELOADED, "albumentations") if chain else PRELOADED:
                 import_module(name)
             gc.enable()
-        gc.freeze()  # else the collection after each run looks through all that was imported, and children copy it
+        gc.freeze()  # or the collection after each run scans all imported objects, and children copy their memory
         try:
             done: list[JobReturn] = []
             if plan:
@@ -99,7 +99,7 @@ class LocalLauncher(Launcher):
                 values = run_in_processes(lambda k: self.run_in_child(jobs[k]), len(jobs), at_once, progress.ended)
                 done += [JobReturn(status=JobStatus.COMPLETED, _return_value=value) for value in values]
         finally:
-            gc.unfreeze()  # triton warns when a process ends without collecting what it made
+            gc.unfreeze()  # triton warns if a process ends without collecting its objects
         return [done[folders.index(folder)] for folder in asked]
 
     def compose(self, words: list[str], number: int) -> DictConfig:
@@ -114,7 +114,7 @@ class LocalLauncher(Launcher):
         keys = {"job_dir_key": "hydra.sweep.dir", "job_subdir_key": "hydra.sweep.subdir"}
         try:
             return run_job(self.task, job, hydra_context=self.context, **keys)
-        except OSError as error:  # Hydra cannot make its folder
+        except OSError as error:  # Hydra cannot create its folder
             from seglab.engine.cli import sentence_of
             from seglab.engine.sweep import refuse
 
@@ -122,11 +122,11 @@ class LocalLauncher(Launcher):
             log.error("%s", said)
             refuse(folder_of(job), error, said)
             return JobReturn(status=JobStatus.COMPLETED, _return_value=float("nan"))
-        finally:  # the job had a log of its own
+        finally:  # the job configured its own logging
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
 
     def run_in_child(self, job: DictConfig) -> float:
-        """Run one job in a process of its own; gives its value, which is not a number if it failed."""
+        """Run one job in this forked process; return its value, which is NaN if it failed."""
         result = self.run(job)
         if result.status == JobStatus.COMPLETED:
             return result.return_value
@@ -136,6 +136,6 @@ class LocalLauncher(Launcher):
 
 
 def folder_of(job: DictConfig) -> Path:
-    """The folder of a job; its name may refer to the choices of this very job."""
-    HydraConfig.instance().set_config(job)  # where the resolvers look
+    """Return the folder of a job, whose name may refer to the choices of that job."""
+    HydraConfig.instance().set_config(job)  # read by the resolvers
     return Path(str(OmegaConf.select(job, "hydra.sweep.dir")), str(OmegaConf.select(job, "hydra.sweep.subdir")))
