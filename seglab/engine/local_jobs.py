@@ -126,7 +126,7 @@ class Progress:
         log.info("%s", "; ".join(words))
 
     def time_left(self, left: int) -> float:
-        """Return about how many seconds `left` runs take, some of them at work: at least as long as the longest."""
+        """Estimate the seconds until `left` runs, some of them at work, are done: at least those of the longest."""
         mean = sum(self.seconds) / len(self.seconds)
         rest = [max(0.0, mean - (time.time() - began)) for began in self.started.values()]
         rest += [mean] * (left - len(rest))

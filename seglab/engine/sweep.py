@@ -80,7 +80,7 @@ def died_together(journal: Path) -> list[Path]:
 
 
 def facts_in(journal: Path | None, folder: Path) -> dict[str, Any]:
-    """Return the facts of a run as the sweep left it: run.json, or status "refused" if the job ended before its run."""
+    """Return a run's facts as the sweep left it: run.json, or status "refused" if its job ended before it began."""
     facts = Run(folder).known()
     if journal is None or facts.get("sweep") == str(journal):
         return facts  # also of a job that was refused, and tried again after the child died
