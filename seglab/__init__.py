@@ -4,11 +4,11 @@
 >>> study = seglab.sweep("loss=bce,dice", "seed=1,2", study="first")  # doctest: +SKIP
 >>> print(study.verdict())  # doctest: +SKIP
 
-Everything is imported when it is first used, so that `import seglab` costs nothing. `seglab.train` and the like are the
-modules of the commands.
+Names are imported on first use, so that `import seglab` is fast. `seglab.train` and its siblings are the modules of the
+commands, not functions.
 """
 
-TYPE_CHECKING = False  # the import of typing would be half of the time
+TYPE_CHECKING = False  # importing typing would take half of the import time
 if TYPE_CHECKING:
     from seglab.api import Run, Study, Verdict, compare, load, run, sweep
 

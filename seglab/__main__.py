@@ -8,7 +8,7 @@ from seglab.engine.config import CONF
 
 
 def main() -> None:
-    """Run the command that the first word names; its options follow."""
+    """Run the command named by the first argument, with the remaining arguments as its options."""
     names = sorted(file.stem for file in CONF.glob("*.yaml"))
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name == "--version":
@@ -21,7 +21,7 @@ def main() -> None:
     elif name not in names:
         raise SystemExit(f"seglab: expected one of {', '.join(names)}, got {name}")
     else:
-        sys.argv[:2] = [f"seglab {name}"]  # the command sees its own options alone
+        sys.argv[:2] = [f"seglab {name}"]  # the command sees only its own options
         importlib.import_module(f"seglab.{name}").main()
 
 

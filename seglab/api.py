@@ -1,7 +1,7 @@
-"""seglab from a script or a notebook: run, sweep, load, compare; the same commands and folders as on the command line.
+"""Run, sweep, load and compare from a script or a notebook, with the same folders as the command line.
 
-Every training is a process of its own, so that it neither changes the state of a notebook (random numbers, logging)
-nor depends on it, and what is interrupted here may be resumed there.
+Each training runs in its own process, so that it neither changes nor depends on the state of a notebook (random
+numbers, logging). A run that is interrupted here can be resumed on the command line, and vice versa.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ if TYPE_CHECKING:
 
 
 def run(*overrides: str, trust: Sequence[str] = ()) -> Run:
-    """Train one model with one loss, as `python -m seglab.train` with these words; returns the run.
+    """Train one model with one loss, as `python -m seglab.train` with these overrides; return the run.
 
-    A finished run is not trained again, an interrupted one resumes. trust: modules of yours that a loss or a model
-    comes from, for `Run.predict`, which imports them here. Raises a ContractError with the sentence of the command
-    where it fails.
+    A finished run is not trained again; an interrupted one resumes. trust: your own modules that define a loss or a
+    model, which `Run.predict` imports in this process. Raises ContractError with the error message of the command if
+    the command fails.
     """
     with tempfile.TemporaryDirectory() as place:
-        journal = Path(place, "journal")  # the command enters its run folder there
+        journal = Path(place, "journal")  # the command appends its run folder to it
         _train(overrides, SEGLAB_SWEEP=str(journal))
         require(journal.exists(), "run", "options of a training", " ".join(overrides))
         return Run(Path(journal.read_text(encoding="utf-8").splitlines()[-1]), trust)
 
 
 def sweep(*overrides: str, study: str, trust: Sequence[str] = ()) -> Study:
-    """Train all combinations, `sweep("loss=bce,dice", "seed=1,2,3", study="first")`; returns the study `outputs/first`.
+    """Train all combinations: `sweep("loss=bce,dice", "seed=1,2,3", study="first")` returns the study `outputs/first`.
 
-    The same call again resumes what was interrupted. Raises a ContractError where a run fails; `load` reads the others.
+    Repeating the call resumes interrupted runs. Raises ContractError if a run fails; `load` still opens the others.
     """
     _train(["-m", f"study={study}", *overrides])
     return load(Path("outputs", study), trust=trust)
 
 
 def load(*folders: str | Path, trust: Sequence[str] = ()) -> Study:
-    """Open the runs below some folders, at any depth, as one study."""
+    """Open all runs below the given folders, at any depth, as one study."""
     require(bool(folders), "load", "the folder of a study", "none")
     found = Study(tuple(Path(folder) for folder in folders), trust)
-    _ = found.runs  # what is wrong is said here
+    _ = found.runs  # read now, so that errors are raised here
     return found
 
 
@@ -70,16 +70,16 @@ def compare(
     groups: Sequence[Hashable] | None = None,
     study: str = "compare",
 ) -> Study:
-    """Compare losses on images and masks; `compare(...).verdict()` says which of them may be the best.
+    """Compare losses on images and masks; `compare(...).verdict()` says which losses may be the best.
 
     Args:
         images: (h, w) or (h, w, 3) in RGB order, uint8 or uint16, or paths.
-        masks: (h, w), foreground above 0, or paths.
-        overrides: anything else of the command, such as "dataset.size=128", "trainer.max_epochs=50".
+        masks: (h, w), with foreground above 0, or paths.
+        overrides: further overrides of the command, such as "dataset.size=128", "trainer.max_epochs=50".
         losses: names of losses, as in `python -m seglab.train loss=`.
-        seeds: how many runs of each loss, with the seeds 1, 2, ...
-        groups: the patient or scene of each image: those of one group are never divided between training and test.
-        study: the folder `outputs/<study>`.
+        seeds: the number of runs of each loss, with the seeds 1, 2, ...
+        groups: the patient or scene of each image; images of one group are never split between training and test.
+        study: the name of the folder `outputs/<study>`.
     """
     from seglab.data.pairs import GROUP, write_pairs
 
@@ -87,13 +87,13 @@ def compare(
     require(isinstance(seeds, int) and seeds > 0, "compare", "seeds as the number of runs of each loss", seeds)
     root = write_pairs(images, masks, groups, Path("outputs", ".pairs"))
     words = ["dataset=folder", f"dataset.root={root}", f"loss={','.join(losses)}"]
-    words.append(f"dataset.group_pattern='{GROUP}'")  # Hydra takes parentheses in quotes alone
+    words.append(f"dataset.group_pattern='{GROUP}'")  # Hydra accepts parentheses only in quotes
     return sweep(*words, f"seed={','.join(map(str, range(1, seeds + 1)))}", *overrides, study=study)
 
 
 def _train(overrides: Sequence[str], **environment: str) -> None:
-    """Run the command in a process of its own and print its lines; a ContractError says how it failed."""
-    command = [sys.executable, "-u", "-m", "seglab.train", *overrides]  # -u: each line when it is written
+    """Run `seglab.train` in its own process and print its output; raise ContractError with its last lines on error."""
+    command = [sys.executable, "-u", "-m", "seglab.train", *overrides]  # -u: unbuffered output
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
     assert process.stdout
@@ -103,7 +103,7 @@ def _train(overrides: Sequence[str], **environment: str) -> None:
             for line in lines:
                 last.append(line.rstrip())
                 print(line, end="", flush=True)
-    except KeyboardInterrupt:  # which the terminal, and a notebook, send to the command too: it saves and ends
+    except KeyboardInterrupt:  # also sent to the command by a terminal or a notebook: it saves and ends
         process.wait()
         raise
     if process.wait():
@@ -114,58 +114,58 @@ def _train(overrides: Sequence[str], **environment: str) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: its folder and what lies in it."""
+    """A training run: its folder and the files in it."""
 
     folder: Path
-    trust: Sequence[str] = field(default=(), repr=False, hash=False)  # a list has no hash
+    trust: Sequence[str] = field(default=(), repr=False, hash=False)  # a list is not hashable
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))  # a str is taken too
+        object.__setattr__(self, "folder", Path(self.folder))  # a str is accepted too
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What run.json holds: configuration, data, status, versions, times, metrics."""
+        """The contents of run.json: configuration, data, status, versions, times, metrics."""
         facts = read_json(self.folder / "run.json")
         require(isinstance(facts, dict) and bool(facts), "run", f"a run.json in {self.folder}", "none")
         return facts
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The final metrics of validation and test images, such as `test/iou`."""
+        """The final metrics on validation and test images, such as `test/iou`."""
         return as_numbers(self.facts.get("metrics", {}))
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row for each test image."""
+        """The contents of per_image.csv: one row per test image and class."""
         from seglab.reporting.class_rows import read_rows
 
         return read_rows(whole_file(self.folder, self.facts, "per_image.csv"))
 
     @property
     def history(self) -> pd.DataFrame:
-        """A row for each epoch."""
+        """The contents of metrics.csv: one row per epoch."""
         import pandas as pd
 
         return pd.read_csv(whole_file(self.folder, self.facts, "metrics.csv"))
 
     @property
     def best(self) -> Path:
-        """The weights that the run was measured with: its checkpoint, or those of an exported hub folder."""
+        """The weights that the run was tested with: its best checkpoint, or the weights of an exported hub folder."""
         from seglab.engine.trained_run import TrainedRun
 
         return TrainedRun(self.folder, self.facts).best
 
     def predict(self, images: Sequence[Source]) -> list[np.ndarray]:
-        """Predict the probability of foreground in images of any size, arrays or paths: each (h, w) float32.
+        """Return the foreground probability of images of any size, given as arrays or paths: each (h, w) float32.
 
-        Of several classes (k, h, w): that of each. Arrays have the bands that the run was trained on, in their order.
-        Files of several pages are for `python -m seglab.predict`.
+        For several classes each result is (k, h, w). Arrays must have the bands that the run was trained on, in the
+        same order. Files with several pages need `python -m seglab.predict`.
         """
         from seglab.data.datasets.cbis_ddsm import CbisDdsm
         from seglab.images.raster import SeveralPages
         from seglab.inference.predictor import FULL, warn_of_range
 
-        stack = getattr(images, "ndim", 4) == 4  # an array (n, h, w, c) is as good as a list
+        stack = getattr(images, "ndim", 4) == 4  # an array (n, h, w, c) is accepted like a list
         several = stack and not isinstance(images, str | Path)
         require(several, "predict", "a list of images", type(images).__name__, "write predict([image])[0]")
         model = self._predictor
@@ -176,12 +176,12 @@ class Run:
         require(known, "predict", expected, "an array", "save it as PNG")
         checked = [_checked(image, model.dataset.range == "full") for image in images]
         for number, one in enumerate(checked):
-            if not isinstance(one, str | Path):  # of a file it is said when it is decoded
+            if not isinstance(one, str | Path):  # files are checked when they are decoded
                 warn_of_range(f"image {number}", one, model.dataset)
         maps = (model.of_file(str(one)) if isinstance(one, str | Path) else model.of_image(one) for one in checked)
         try:
             return [levels.astype("float32") / FULL for levels in maps]
-        except SeveralPages as stack:  # its own remedy is an option of training
+        except SeveralPages as stack:  # its own remedy names an option of training
             expected, _, _ = str(stack).partition(";")
             raise ContractError(f"{expected}; python -m seglab.predict takes all of them") from None
 
@@ -204,13 +204,13 @@ class Run:
 
 
 def _checked(image: Any, up_to_1: bool) -> Any:
-    """An image for `Run.predict`: a path, or an array as its file would have it; a ContractError for anything else.
+    """Return an image unchanged if `Run.predict` accepts it, as a path or an array; raise ContractError otherwise.
 
-    up_to_1: whether 1 is white in floats, and not the upper end of another range.
+    up_to_1: whether 1 is white in float images, so that values above 1 are refused.
     """
     if isinstance(image, str | Path):
         return image
-    kind = str(getattr(image, "dtype", type(image).__name__))  # also of a tensor or a list, for the message
+    kind = str(getattr(image, "dtype", type(image).__name__))  # a tensor or a list too, for the message
     shape = tuple(getattr(image, "shape", ()))
     fits = len(shape) in (2, 3) and 0 not in shape and kind in ("uint8", "uint16", "float32", "float64")
     expected, got = "paths, or arrays (h, w) or (h, w, bands)", f"{kind} {'x'.join(map(str, shape))}".strip()
@@ -222,7 +222,7 @@ def _checked(image: Any, up_to_1: bool) -> Any:
 
 @dataclass(frozen=True)
 class Study:
-    """The runs below some folders, in any state."""
+    """The runs below one or more folders, in any state."""
 
     folders: tuple[Path, ...]
     trust: Sequence[str] = field(default=(), repr=False, hash=False)
@@ -235,16 +235,16 @@ class Study:
 
     @property
     def runs(self) -> pd.DataFrame:
-        """A row for each run: folder, status, label of the loss, seed, metrics, and what run.json holds besides."""
+        """A table with one row per run: folder, status, loss label, seed, metrics and the other facts of run.json."""
         return self._sweep.runs
 
     @property
     def images(self) -> pd.DataFrame:
-        """A row for each test image of each finished run, with the run's row, label and seed."""
+        """A table with one row per test image of each finished run, with the row number, label and seed of its run."""
         return self._sweep.images
 
     def run(self, loss: str, seed: int = 1, fold: int = -1) -> Run:
-        """The finished run of a loss, by its label in `runs`, with a seed, and of a study with folds one of these."""
+        """Return the finished run of a loss, by its label in `runs`, and a seed; studies with folds need `fold` too."""
         from seglab.reporting.run_labels import of_run
 
         used = self._sweep.used
@@ -260,12 +260,12 @@ class Study:
         return Run(found["folder"].iloc[0], self.trust)
 
     def verdict(self, data: str | None = None, **question: Any) -> Verdict:
-        """What the runs show: which losses may be the best, better, equivalent, or cannot be distinguished.
+        """Return which losses may be the best, are better, are equivalent, or cannot be distinguished.
 
-        question: as in `python -m seglab.report`: question="pairs", against="bce", metric="dice", images="foreground",
-        rule="tuned", of_class="cup" (there `class`), delta=0.01, confidence=0.95. A look at new runs spends a part
-        of the error and is remembered in the study's folder. data: which data set, where the runs are of several; "all
-        data sets" is the verdict over all of them.
+        question: options of `python -m seglab.report`: question="pairs", against="bce", metric="dice", rule="tuned",
+        images="foreground", of_class="cup" (`class` on the command line), delta=0.01, confidence=0.95. A look at new
+        runs spends part of the allowed error and is recorded in the study's folders. data: the title of a data set,
+        required if the runs are on several; "all data sets" selects the verdict over all of them.
         """
         from seglab.reporting.write_report import answer
 
@@ -278,9 +278,9 @@ class Study:
         return Verdict(found[0])
 
     def report(self, output: str | Path | None = None, **question: Any) -> Path:
-        """Write report.html, tables and figures as `python -m seglab.report` does; returns report.html.
+        """Write report.html, tables and figures as `python -m seglab.report` does; return the path of report.html.
 
-        output: the folder that they go into; by default the first one of the study, with of_class="cup" its folder cup.
+        output: the folder to write to; defaults to the study's first folder, or its subfolder `cup` if of_class="cup".
         """
         from seglab.reporting.write_report import answer, write
 
@@ -312,7 +312,7 @@ def _question(values: dict[str, Any]) -> reporting.Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to a question put to a study; `print(verdict)` says it in sentences."""
+    """The answer to a question about a study; `print(verdict)` prints it in sentences."""
 
     study: reporting.Study = field(repr=False)
 
@@ -323,9 +323,9 @@ class Verdict:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row for each comparison: first, second, verdict, ahead, low, high.
+        """A table with one row per comparison: first, second, verdict, ahead, low, high.
 
-        ahead is by how much the first is better than the second, also where less of the metric is better.
+        ahead: how much better the first loss is than the second, also for metrics where lower is better.
         """
         import pandas as pd
 

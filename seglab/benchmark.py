@@ -1,4 +1,4 @@
-"""`python -m seglab.benchmark`: time a part of the program beside its alternatives, as ratios in one process."""
+"""`python -m seglab.benchmark`: time a part of the program against its alternatives, as ratios in one process."""
 
 import logging
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def benchmark(cfg: DictConfig, folder: Path) -> str:
-    """Measure `cfg.what`, and write its table to `folder` as CSV and as Markdown, which is returned."""
+    """Measure `cfg.what`, write its table to `folder` as CSV and Markdown, and return the Markdown."""
     import pandas as pd
 
     parts = {"losses": losses, "sweep": sweep, "gpu": gpu}
@@ -31,7 +31,7 @@ def benchmark(cfg: DictConfig, folder: Path) -> str:
 
 
 def losses(cfg: DictConfig) -> Sequence[Any]:
-    """Forward and backward of each loss beside torch, smp, MONAI and kornia."""
+    """Time the forward and backward pass of each loss against torch, smp, MONAI and kornia."""
     import torch
     from omegaconf import OmegaConf
 
@@ -46,7 +46,7 @@ def losses(cfg: DictConfig) -> Sequence[Any]:
     kind, count, rare = settings.task, settings.shape[1], settings.foreground
     task = Task(kind, tuple(f"class {k}" for k in range(count)))
     frequency = [rare] * count
-    if kind == "multiclass":  # the background first; the rest has equal parts
+    if kind == "multiclass":  # the background first; the other classes share the rest equally
         frequency = [1 - rare, *[rare / (count - 1)] * (count - 1)]
     known = sorted(file.stem for file in (CONF / "loss").glob("*.yaml"))
     names = settings.only or known
@@ -60,7 +60,7 @@ def losses(cfg: DictConfig) -> Sequence[Any]:
 
 
 def gpu(cfg: DictConfig) -> Sequence[Any]:
-    """A step, its data and the frame around it on a GPU, or smaller on a CPU."""
+    """Time a training step, its data and the overhead of the trainer on a GPU, or at a smaller size on a CPU."""
     import torch
 
     from seglab.benchmarks.gpu import measure
@@ -70,7 +70,7 @@ def gpu(cfg: DictConfig) -> Sequence[Any]:
 
 
 def sweep(cfg: DictConfig) -> Sequence[Any]:
-    """A sweep beside a plain Lightning script that is run once per run."""
+    """Time a sweep against a plain Lightning script that is started once per run."""
     from seglab.benchmarks.sweep import measure
 
     return measure(**to_container(cfg.sweep))

@@ -29,7 +29,7 @@ SHOWN = ("iou", "tuned/iou", "dice", "precision", "recall", "hd95", "object_reca
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
-    """Evaluate every run that `cfg.run` names on `cfg.dataset`; returns the folders of the results."""
+    """Evaluate every run named by `cfg.run` on `cfg.dataset`; return the folders of the results."""
     from seglab.engine.trained_run import open_runs
 
     runs = open_runs(to_container(cfg.run), to_container(cfg.trust))
@@ -51,7 +51,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> list[Path]:
 
 
 def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
-    """Evaluate one run, unless that was done: RUN/evaluations/DATA-IDENTITY."""
+    """Evaluate one run unless that was done before; return the folder RUN/evaluations/DATA-IDENTITY."""
     from seglab.inference.evaluation import SCALES, dataset_node, eval_set
 
     node = dataset_node(run, to_container(cfg.dataset), overridden("dataset"))
@@ -60,14 +60,14 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
     run.require_task(dataset.task)
     images = eval_set(run, dataset, cfg.split)
     scale = cfg.scale or ("native" if images.dataset.fit == "patch" else "run")
-    scales = SCALES[1:] if images.dataset.fit == "patch" else SCALES  # a test sees whole images, too
+    scales = SCALES[1:] if images.dataset.fit == "patch" else SCALES  # runs on patches are tested on whole images
     require(scale in scales, "evaluate", f"scale as {' or '.join(scales)} with dataset.fit={images.dataset.fit}", scale)
-    # Where the data lie decides nothing: the fingerprint says what they are
+    # The location of the data is left out: the fingerprint identifies them
     fixed = {key: value for key, value in node.items() if key not in ("root", "cache_dir", "cache_gb")}
     settings = {"dataset": fixed, "split": images.split, "scale": scale}
     settings |= {key: cfg[key] for key in ("window", "overlap", "tta")} if scale == "native" else {}
     name = node["_target_"].rsplit(".", 1)[-1].lower()
-    # What differs between the folds of one study, whose evaluations have one name, in which the report takes their mean
+    # Options that differ between the folds of a study are masked: the report averages evaluations of the same name
     found = {key for key in ("mean", "std") if run.config["dataset"].get(key) == "auto"} - overridden("dataset")
     of_all = fixed | dict.fromkeys(found, "auto") | ({"fold": 0} if images.own else {})
     made_of = json.dumps(settings | {"dataset": of_all}, sort_keys=True) + images.fingerprint
@@ -82,7 +82,7 @@ def evaluate_run(cfg: DictConfig, run: TrainedRun) -> Path:
 
 
 def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[str, Any], out: Path) -> None:
-    """Measure, draw, and write the folder; evaluation.json last."""
+    """Measure and draw the images and write the folder of results, evaluation.json last."""
     from seglab.engine.per_image import ImageTable, score
     from seglab.engine.run import versions
     from seglab.files import csv_text, write_arrays, write_json, write_text
@@ -92,9 +92,9 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     from seglab.reporting.metrics_table import at_threshold
 
     since = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)  # first: a folder that cannot be written is said before the work
+    out.mkdir(parents=True, exist_ok=True)  # first, so that a folder that cannot be written fails before the work
     whole = facts["scale"] == "native"
-    # At the run's scale the model alone is used, and tried on one square of the size of training
+    # At the run's scale only the model is used, so the predictor's own check runs at the training size
     window, overlap, tta = (cfg.window, cfg.overlap, cfg.tta) if whole else (images.dataset.size, 0.5, "none")
     model = predictor(run, window, overlap, tta, cfg.batch_size, cfg.device, images.dataset)
     measured = native(model, images) if whole else TrainingResolution(run, model, images, cfg.workers)
@@ -108,7 +108,7 @@ def measure_run(cfg: DictConfig, run: TrainedRun, images: EvalSet, facts: dict[s
     metrics, arrays = score(model.module, measured, records), records.arrays("test")
     table = records.table()
     rows = rows_per_image(table, task)
-    for file in ("evaluation.json", "examples.png"):  # of an earlier measurement
+    for file in ("evaluation.json", "examples.png"):  # left by an earlier evaluation
         (out / file).unlink(missing_ok=True)
     write_text(out / "per_image.csv", csv_text(table))
     write_arrays(out / "histograms.npz", **arrays)
@@ -136,8 +136,8 @@ def draw(rows: pd.DataFrame, measured: Any, threshold: float, out: Path) -> None
 
 
 def log_table(done: dict[Path, Path]) -> None:
-    """Log a row for each run, by its folder: the means over its images."""
-    unique = len({run.name for run in done}) == len(done)  # runs of two studies may have one name
+    """Log one row per run with the means over its images; `done` maps run folders to folders of results."""
+    unique = len({run.name for run in done}) == len(done)  # runs of two studies may share a name
     names = [run.name if unique else str(run) for run in done]
     wide = max(map(len, names), default=3)
     log.info("%s %s", "run".ljust(wide), " ".join(key.rjust(13) for key in ("images", *SHOWN)))

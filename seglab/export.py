@@ -1,4 +1,4 @@
-"""`python -m seglab.export`: a trained model as an ONNX file or a folder for a hub; a loss for nnU-Net."""
+"""`python -m seglab.export`: export a trained model to ONNX or a model hub folder, or a loss to nnU-Net."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ WINDOWS = {
     "percentile": "np.percentile((seen := values[::4, ::4])[seen > seen.min()], (1, 99.5))",
     "header": "center - width / 2, center + width / 2  # of the file's own window",
 }
-"""What stands for black and white in an image of mammography, where that is not a range."""
+"""Code for the black and white values of a mammogram, for windows that are not a fixed range."""
 
 
 def export(cfg: DictConfig, folder: Path) -> Path:
-    """Write the model of the run `cfg.run` as `cfg.output`, with a page beside it, or a trainer; returns the file."""
+    """Write the model of `cfg.run` to `cfg.output` with a README, or write an nnU-Net trainer; return the path."""
     require(cfg.what in ("model", "nnunet"), "export", "what as one of model, nnunet", cfg.what)
     if cfg.what == "nnunet":
         return export_trainer(cfg)
@@ -71,7 +71,7 @@ def export(cfg: DictConfig, folder: Path) -> Path:
         return written
     require(cfg.format == "onnx", "export", "format as one of onnx, hub", cfg.format)
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        importlib.import_module(package)  # a missing one is said now, and not after the model was converted
+        importlib.import_module(package)  # a missing package is reported now, not after the conversion
     run = open_run(cfg.run, to_container(cfg.trust))
     tuned = run.outcome["threshold"]["tuned"]
     file = Path(cfg.output or run.folder / "export/model.onnx")
@@ -84,13 +84,13 @@ def export(cfg: DictConfig, folder: Path) -> Path:
 
 
 def export_trainer(cfg: DictConfig) -> Path:
-    """Write a trainer of nnU-Net with the loss `cfg.loss`; its class is called as the file, that as the choice."""
+    """Write an nnU-Net trainer with the loss `cfg.loss`; file and class share a name, by default that of the choice."""
     from seglab.files import write_text
     from seglab.inference.nnunet import trainer_source
 
     require("loss" in cfg, "loss", "a value", "none", "set loss=NAME")
     loss = build_loss(cfg.loss)
-    words = choices().get("loss", loss.name).split("_")  # several choices may be of one class
+    words = choices().get("loss", loss.name).split("_")  # several choices may share a class
     file = Path(cfg.output or f"nnUNetTrainerSeglab{''.join(word[:1].upper() + word[1:] for word in words)}.py")
     fits = file.suffix == ".py" and file.stem.isidentifier()
     require(fits, "output", "a file named as a class of Python, such as nnUNetTrainerMine.py", file.name)
@@ -100,20 +100,20 @@ def export_trainer(cfg: DictConfig) -> Path:
 
 
 def images_of(run: TrainedRun) -> tuple[np.ndarray, str]:
-    """Give images to check with, and what they are: those that the run has kept of its test, else noise."""
+    """Return images for the check and their description: the test images kept by the run if any, else noise."""
     import numpy as np
 
     dataset = run.raw_dataset()
     if "examples.npz" in run.facts.get("files", {}):
         shown = np.load(run.file("examples.npz"))["images"].transpose(0, 3, 1, 2).astype(np.float32)
-        if shown.shape[1] == dataset.channels:  # of more bands three are kept
+        if shown.shape[1] == dataset.channels:  # of more than three bands only three are kept
             return np.concatenate([shown, shown])[:4], "test images of the run"  # at least two
     shape = (4, dataset.channels, dataset.size, dataset.size)
     return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32), "images of noise"
 
 
 def readme(run: TrainedRun, made: Exported, source: str, tuned: Any) -> str:
-    """Say how the file is used, in lines of Python, and what was checked."""
+    """Return the README of an exported file: how to use it in Python, and what was checked."""
     from seglab.data.datasets.cbis_ddsm import CbisDdsm
     from seglab.inference.hub import decision
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def predict(cfg: DictConfig, folder: Path) -> Path:
-    """Predict the images that `cfg.input` names with the runs that `cfg.run` names; returns the folder of results."""
+    """Predict the images named by `cfg.input` with the runs named by `cfg.run`; return the folder of results."""
     from seglab.engine.trained_run import open_runs
     from seglab.inference.prediction_writer import PredictionWriter, alone_in, find_images
     from seglab.inference.predictor import predictor
@@ -40,7 +40,7 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
     same = all(run.raw_dataset().task == task for run in runs)
     require(same, "predict", "runs of one task", "runs of several", "predict with each of them")
     threshold = thresholds_of(cfg.threshold, runs, task)
-    used = [[str(run.folder), run.outcome["finished"]] for run in runs]  # a run that was trained again is another
+    used = [[str(run.folder), run.outcome["finished"]] for run in runs]  # a run trained again counts as another run
     settings = {"runs": used, **tiling, "threshold": threshold[0] if task.channels == 1 else threshold}
     settings |= {"min_area": cfg.min_area, "format": kinds}
     with alone_in(out):
@@ -59,7 +59,7 @@ def predict(cfg: DictConfig, folder: Path) -> Path:
 
 
 def predict_images(waiting: dict[str, Path], predictors: Sequence[Predictor], writer: PredictionWriter) -> None:
-    """Predict the files of these names by the mean of some models; a ContractError at the end where some are bad."""
+    """Predict files with the mean of several models; raise ContractError at the end if some could not be predicted."""
     from dataclasses import replace
 
     from seglab.data.decode import view_image
@@ -69,12 +69,12 @@ def predict_images(waiting: dict[str, Path], predictors: Sequence[Predictor], wr
     from seglab.inference.predictor import decoded, ensemble_average, label_of, with_data
 
     reading, tried, bad = predictors[0].dataset, 0, 0
-    as_it_is = replace(reading, fit="patch", reduce=1)  # the overlay is drawn in the image's own size
+    as_it_is = replace(reading, fit="patch", reduce=1)  # the overlay is drawn at the image's own size
     for base in progress(waiting):
         file, before = waiting[base], tried
         pages = pages_of(base, file, reading)
         for name, page in pages.items():
-            if name in writer:  # a page of a stack that was begun
+            if name in writer:  # a page of a partly predicted stack
                 continue
             tried += 1
             try:
@@ -96,34 +96,34 @@ def predict_images(waiting: dict[str, Path], predictors: Sequence[Predictor], wr
 
 
 def axis_of(dataset: Dataset) -> int:
-    """The axis across which a volume is cut into slices."""
+    """Return the axis of a volume along which its slices are numbered."""
     from seglab.images.medical import LAST
 
     return getattr(dataset, "axis", LAST)
 
 
 def pages_of(name: str, file: Path, dataset: Dataset) -> dict[str, int | None]:
-    """The pages of a stack by the names of their predictions; of a file of one page, or none, None."""
+    """Return the pages of a file by the names of their predictions; None for a single page or an unreadable file."""
     from seglab.images.image_io import is_volume
     from seglab.images.medical import read_volume
     from seglab.images.raster import SeveralPages
     from seglab.inference.predictor import decoded, warn_of_range
 
     try:
-        decoded(str(file), dataset, None)  # which keeps it for the prediction that follows
+        decoded(str(file), dataset, None)  # cached for the prediction that follows
     except SeveralPages as stack:
         mark = "page{}"
         if is_volume(str(file)):
-            mark = f"{'xyz'[axis_of(dataset)]}{{:03}}"  # as training names slices
+            mark = f"{'xyz'[axis_of(dataset)]}{{:03}}"  # as slices are named in training
             warn_of_range(str(file), read_volume(str(file), file.stat().st_mtime_ns), dataset)
         return {f"{name}_{mark.format(number)}": number for number in range(stack.pages)}
     except (ContractError, OSError, MemoryError):
-        pass  # it is reported when it is predicted
+        pass  # reported when the file is predicted
     return {name: None}
 
 
 def thresholds_of(choice: Any, runs: list[TrainedRun], task: Task) -> list[float]:
-    """The threshold of each class: a number, or for `tuned` the one tuned on validation, the mean over the runs."""
+    """Return the threshold of each class: a given number, or for `tuned` the mean of the runs' tuned thresholds."""
     expected = "no threshold, as of classes that exclude each other the likeliest is taken"
     require(task.kind != "multiclass" or choice in (0.5, "tuned"), "predict", expected, choice, "leave threshold out")
     if task.kind == "multiclass" or choice != "tuned":
@@ -135,7 +135,7 @@ def thresholds_of(choice: Any, runs: list[TrainedRun], task: Task) -> list[float
 
 
 def differences(runs: list[TrainedRun]) -> str:
-    """What the runs of an ensemble differ in besides their seeds: `loss (bce, dice)`; "" if in nothing."""
+    """Return how the runs of an ensemble differ besides their seeds, such as `loss (bce, dice)`; "" if not at all."""
     found = []
     for group in ("loss", "model", "dataset"):
         names = sorted({str(run.facts["choices"].get(group)) for run in runs})
@@ -145,7 +145,7 @@ def differences(runs: list[TrainedRun]) -> str:
 
 
 def describe(runs: list[TrainedRun], thresholds: list[float], task: Task) -> str:
-    """Name the model that predicts, and its thresholds."""
+    """Return a description of the predicting model and its thresholds."""
     who = runs[0].name if len(runs) == 1 else f"the mean of {len(runs)} runs"
     if task.kind == "multiclass":
         return f"{who}, the likeliest of {', '.join(task.classes)}"
@@ -153,7 +153,7 @@ def describe(runs: list[TrainedRun], thresholds: list[float], task: Task) -> str
 
 
 def progress(names: Iterable[str]) -> Iterator[str]:
-    """Iterate over the names with a progress bar, or with a line each half minute where there is no terminal."""
+    """Iterate over names with a progress bar, or with a log line every 30 seconds if stderr is not a terminal."""
     from tqdm import tqdm
 
     names, since = list(names), time.monotonic()

@@ -1,4 +1,4 @@
-"""`python -m seglab.prepare`: decode a data set once for training to map into memory, or inspect it."""
+"""`python -m seglab.prepare`: decode a data set once into files that training memory-maps, or audit it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, folder: Path) -> int:
-    """Do what `cfg.mode` says with the data set of `cfg`; gives the number of images that can be used."""
+    """Prepare or audit the data set of `cfg`, as `cfg.mode` says; return the number of usable images."""
     check_root(cfg)
     check(cfg)
     require(cfg.mode in ("prepare", "audit"), "mode", "prepare or audit", cfg.mode)
@@ -33,7 +33,7 @@ def run(cfg: DictConfig, folder: Path) -> int:
 
 
 def prepare(dataset: Dataset, node: dict[str, Any], folder: Path) -> int:
-    """Decode every image of the data set of a configuration in its own size; what is there is not done again."""
+    """Decode every image at its own size into `folder`, except those already there; `node` configures the data set."""
     from seglab.data import store
     from seglab.data.prepare_data import raise_on_faults
 
@@ -42,7 +42,7 @@ def prepare(dataset: Dataset, node: dict[str, Any], folder: Path) -> int:
     items = store.build(listed, replace(dataset, fit="patch"), folder, complete=True)  # patch: images keep their size
     left = [item.fault or f"{item.id}: {item.left_out}" for item in items if item.fault or item.left_out]
     require(len(left) < len(items), "dataset", "images that can be used", f"none; the first: {left and left[0]}")
-    store.note_raw(folder, node | {"root": ".", "cache_dir": None, "split_file": None})  # wherever the files lie
+    store.note_raw(folder, node | {"root": ".", "cache_dir": None, "split_file": None})  # wherever the files are
     size = (folder / store.PIXELS).stat().st_size
     log.info("%s: %d images, %d left out, %.2f GB", folder, len(items) - len(left), len(left), size / 1e9)
     for reason in left[:5]:
@@ -54,12 +54,12 @@ def prepare(dataset: Dataset, node: dict[str, Any], folder: Path) -> int:
 
 
 def options(dataset: Dataset) -> Iterator[str]:
-    """Give the options with which a training on the prepared folder sees what one on the raw tree sees."""
+    """Yield the options with which training on the prepared folder sees the same images as training on the raw data."""
     from seglab.data.datasets.prepared import Prepared
 
     for field in fields(Prepared):
         value = getattr(dataset, field.name, None)
-        # It is reduced already, and without what could not be read
+        # The folder is reduced already, and unreadable images are left out of it
         if field.name not in ("root", "reduce", "on_bad_item") and value != field.default:
             value = list(value) if isinstance(value, tuple) else value
             text = json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace('"', "")
@@ -67,7 +67,7 @@ def options(dataset: Dataset) -> Iterator[str]:
 
 
 def inspect(dataset: Dataset, folder: Path) -> int:
-    """Print and write what a person must know before spending hours; raises where training and test share images."""
+    """Log and write an audit of the data set; raise ContractError if no image can be read or two splits share one."""
     from seglab.data.audit import audit
     from seglab.reporting.audit_figure import overview
 
@@ -87,7 +87,7 @@ def inspect(dataset: Dataset, folder: Path) -> int:
 
 
 def spell(fact: object) -> str:
-    """Write a fact on one line, numbers with three digits, those above 100 as whole numbers."""
+    """Format a fact on one line, floats with three significant digits and those from 100 on as whole numbers."""
     if isinstance(fact, dict):
         return ", ".join(f"{key} {spell(value)}" for key, value in fact.items()) or "-"
     if isinstance(fact, list):

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def report(cfg: DictConfig, folder: Path) -> Path:
-    """Write report.html, table.csv, table.md and the figures about the runs below `cfg.roots`; returns report.html."""
+    """Write report.html, table.csv, table.md and the figures for the runs below `cfg.roots`; return report.html."""
     roots = [Path(root) for root in cfg.roots]
     require(bool(roots), "report", "a folder that holds runs", "none", "python -m seglab.report outputs/SWEEP")
 
@@ -43,7 +43,7 @@ def report(cfg: DictConfig, folder: Path) -> Path:
 
 
 def mirror(folders: Iterable[Path], tracker: str) -> None:
-    """Send runs to a tracker, by its name among the choices of `logger`."""
+    """Send runs to a tracker, which is named by a choice of `logger`."""
     from seglab.engine.config import build, inner
     from seglab.engine.trackers import Tracker, push
 
@@ -55,17 +55,17 @@ def mirror(folders: Iterable[Path], tracker: str) -> None:
 
 
 def with_roots(arguments: Sequence[str]) -> list[str]:
-    """Turn folders given without a name into one override `roots=[...]`; everything else is left to Hydra."""
+    """Collect folders given without a key into one override `roots=[...]`; everything else is left to Hydra."""
     bare, rest = list[str](), list[str]()
     for before, word in zip(["", *arguments], arguments, strict=False):
         named = not word or word[0] in "-+~" or ("=" in word and not Path(word).is_dir())
-        (rest if named or before.startswith("-") else bare).append(word)  # the word after a flag is the flag's
-    return [*rest, f"roots={json.dumps(bare, ensure_ascii=False)}"] if bare else rest  # Hydra keeps \u00fc as it is
+        (rest if named or before.startswith("-") else bare).append(word)  # the word after a flag is its value
+    return [*rest, f"roots={json.dumps(bare, ensure_ascii=False)}"] if bare else rest  # Hydra does not decode \u00fc
 
 
 def main() -> None:
-    """The command, on which folders may be given without a name."""
-    gc.set_threshold(100_000)  # a report makes many small objects and no cycles worth looking for
+    """Run the command; folders may be given without `roots=`."""
+    gc.set_threshold(100_000)  # a report makes many small objects and hardly any reference cycles
     sys.argv[1:] = with_roots(sys.argv[1:])
     command("report")(report)()
 

@@ -1,4 +1,4 @@
-"""`python -m seglab.search`: tune options of each loss by as many trials for one as for another, then compare them."""
+"""`python -m seglab.search`: tune options of each loss with an equal number of trials, then compare the losses."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MEASURED_BY = ("monitor", "empty", "dataset.fold", "dataset.folds", "dataset.split_seed", "dataset.split_file")
-"""What decides the value of a trial apart from the training: a search among these would choose the easiest."""
+"""Options that change how a trial is scored, not how it is trained; a search over them would pick the easiest one."""
 
 
 def search(cfg: DictConfig, folder: Path) -> float:
-    """Train one run of the search, which is a plain run of seglab.train; returns the best value of `cfg.monitor`."""
+    """Train one run of the search as a plain run of seglab.train; return the best value of `cfg.monitor`."""
     from seglab.train import train
 
     with open_dict(cfg):
         for key in SEARCH:
             cfg.pop(key)
-    return train(cfg, folder, wait=True)  # of another copy of this search, or each would choose by a part of the trials
+    return train(cfg, folder, wait=True)  # for a copy of this search, else each would see only some trials
 
 
 class FairSearch(Sweeper):
-    """A sweep that tunes by itself each combination of the values that the command line lists, such as each loss.
+    """A sweeper that tunes each combination of the values listed on the command line, such as each loss, separately.
 
-    All have the same number of trials of the same number of epochs, which see only training and validation images; then
-    the best setting of each is trained on seeds that no trial has seen, and tested.
+    All combinations get the same number of trials and epochs. Trials see only training and validation images. The best
+    setting of each combination is then trained on seeds that no trial has used, and tested.
     """
 
     def __init__(self, **basic: Any) -> None:
-        """Options of Hydra's basic sweeper, which this one replaces, are of no use here."""
+        """Ignore the options of Hydra's basic sweeper, which this sweeper replaces."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra calls this with the configuration before it sweeps."""
+        """Keep the configuration and create the launcher; called by Hydra before `sweep`."""
         self.cfg, self.loader, self.jobs = config, hydra_context.config_loader, 0
         made: dict[str, Any] = {"hydra_context": hydra_context, "task_function": task_function, "config": config}
         self.launch_jobs = Plugins.instance().instantiate_launcher(**made).launch
 
     def sweep(self, arguments: list[str]) -> None:
-        """Tune all combinations side by side, and train their best; Hydra calls this with the command line."""
+        """Tune all combinations together and train the best setting of each; called by Hydra with the command line."""
         try:
             self.mode = better(self.cfg.monitor)
             self.tunings = self.plan(arguments)
@@ -73,7 +73,7 @@ class FairSearch(Sweeper):
             raise ConfigError(str(error)) from None  # Hydra prints it without a traceback
 
     def plan(self, arguments: list[str]) -> list[Tuning]:
-        """What is tuned: every combination, in every repetition."""
+        """Return the searches to run, one per combination and repetition."""
         from seglab.engine.search_space import read_space
 
         check_domains(OmegaConf.masked_copy(self.cfg, list(SEARCH)))
@@ -90,7 +90,7 @@ class FairSearch(Sweeper):
         require("seed" not in swept, "seed", "one value", "several", "fresh_seeds=N trains the best on N seeds")
         several = sorted({*MEASURED_BY} & {*space} | {"monitor", "study", *SEARCH} & {*swept})
         require(not several, ", ".join(several), "one value in all of a search", "several")
-        kept = [each for each in given if each.key_or_group != "seed"]  # a search gives its runs their seeds
+        kept = [each for each in given if each.key_or_group != "seed"]  # a search sets the seeds of its runs
         combinations = [self.tunings_of(words, swept, space) for words in BasicSweeper.split_arguments(kept, None)[0]]
         for name in space:
             known = any(name in tunings[0].options for tunings in combinations)
@@ -98,18 +98,18 @@ class FairSearch(Sweeper):
         return [tuning for repetition in zip(*combinations, strict=True) for tuning in repetition]
 
     def tunings_of(self, words: list[str], swept: list[str], space: dict[str, Option]) -> list[Tuning]:
-        """The searches for one combination, one a repetition, over those options of the space that it has."""
+        """Return the searches for one combination, one per repetition, over the options of the space that it has."""
         from seglab.engine.search_space import Trial, Tuning, rungs, settings
 
         cfg = self.loader.load_sweep_config(self.cfg, list(words))
         with open_dict(cfg):
             cfg.pop("hydra")
-        cfg.folder = ""  # which Hydra names when it runs
+        cfg.folder = ""  # set by Hydra when it runs
         options = {name: option for name, option in space.items() if _has(cfg, name)}
-        for share in (0.0, 1 - 1e-9):  # both ends of each range: a share of 1 would be beyond a list
+        for share in (0.0, 1 - 1e-9):  # both ends of each range; 1 would be past the end of a list
             ends = cfg.copy()
             for name, option in options.items():
-                if not isinstance(OmegaConf.select(cfg, name), DictConfig):  # a whole group, such as model
+                if not isinstance(OmegaConf.select(cfg, name), DictConfig):  # not a whole group, such as model
                     OmegaConf.update(ends, name, option.at(share))
             check_domains(ends)
         title = " ".join(word.removeprefix("loss=") for word in words if word.split("=")[0] in swept)
@@ -122,7 +122,7 @@ class FairSearch(Sweeper):
         return tunings
 
     def quasirandom(self) -> None:
-        """Train all trials, or the best part of them for longer and longer."""
+        """Train all trials; with halving, train the best fraction of them for more and more epochs."""
         for rung in range(len(self.tunings[0].rungs)):
             if rung and not self.goes_on():
                 return
@@ -134,7 +134,7 @@ class FairSearch(Sweeper):
             self.train_trials(jobs)
 
     def tree_parzen(self) -> None:
-        """Train one trial of every combination at a time, each proposed by what the ones before it have reached."""
+        """Train one trial of every combination at a time, each proposed from the results of the trials before it."""
         from seglab.engine.search_space import TreeParzen, Trial
 
         studies = [TreeParzen(tuning.options, self.mode, tuning.seed) for tuning in self.tunings]
@@ -150,12 +150,12 @@ class FairSearch(Sweeper):
                 study.tell(number, tuning.trials[-1].value)
 
     def goes_on(self) -> bool:
-        """Whether the next runs are known: a plan ends with trials that are to be trained, since they decide these."""
+        """Whether the next runs are known; in a plan they are not if they depend on trials that are still untrained."""
         values = (trial.value for tuning in self.tunings for trial in tuning.trials)
         return not (self.cfg.plan and any(map(math.isnan, values)))
 
     def train_trials(self, jobs: list[tuple[Tuning, Trial, int]]) -> None:
-        """Train each trial for so many epochs in all, from where it was paused."""
+        """Train each trial up to the given total number of epochs, resuming where it was paused."""
         words = [[*t.overrides(trial), f"seed={t.seed}", f"stop_after={epochs}"] for t, trial, epochs in jobs]
         for (_, trial, epochs), value in zip(jobs, self.launch(words), strict=True):
             trial.epochs, trial.value = epochs, value
@@ -163,7 +163,7 @@ class FairSearch(Sweeper):
             self.write()
 
     def train_the_best(self) -> None:
-        """Train the best setting of each combination on fresh seeds, and say what it is."""
+        """Log the best setting of each combination and train it on fresh seeds."""
         repeats, jobs = self.cfg.tuning_repeats, []
         fresh = self.cfg.fresh_seeds or (3 if repeats == 1 else 1)
         first = self.cfg.seed + repeats
@@ -180,14 +180,14 @@ class FairSearch(Sweeper):
                 log.warning("search: %s: %s", tuning.title, sentence)
             if len(tuning.trials) > 1 and len({trial.value for trial in tuning.trials}) == 1:
                 log.warning("search: %s: every trial reached the same: raise trainer.max_epochs", tuning.title)
-            start = first + fresh * (tuning.seed - self.cfg.seed)  # no repetition tests on the seeds of another
+            start = first + fresh * (tuning.seed - self.cfg.seed)  # repetitions share no fresh seeds
             names = f"tuned=[{','.join(tuning.options)}]"
             jobs += [[*tuning.overrides(best), names, f"seed={seed}"] for seed in range(start, start + fresh)]
         self.launch(jobs)
 
     def launch(self, jobs: list[list[str]]) -> list[float]:
-        """The results of runs with these overrides, by the launcher of the sweep; nan of those that failed."""
-        different = list(dict.fromkeys(map(tuple, jobs)))  # equal ones would meet in one folder
+        """Run jobs with these overrides on the launcher of the sweep; return their results, NaN for failed jobs."""
+        different = list(dict.fromkeys(map(tuple, jobs)))  # equal jobs would share a folder
         returned = self.launch_jobs([list(words) for words in different], initial_job_idx=self.jobs)
         self.jobs += len(different)
         done = [float(each.return_value) if each.status == JobStatus.COMPLETED else math.nan for each in returned]
@@ -208,15 +208,15 @@ class FairSearch(Sweeper):
 
 
 def _has(cfg: DictConfig, name: str) -> bool:
-    """Whether a configuration has an option of this dotted name."""
+    """Whether a configuration has an option with this dotted name."""
     parent, _, leaf = name.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     return isinstance(node, DictConfig) and leaf in node
 
 
 def main() -> None:
-    """The command, which is a sweep without `-m`."""
-    # Hydra makes sweepers of its name spaces only: ours takes the place of that in conf/hydra/sweeper/local.yaml
+    """Run the command, which is always a sweep and needs no `-m`."""
+    # Hydra loads sweepers from its own namespaces only: ours replaces the one named in conf/hydra/sweeper/local.yaml
     Plugins.instance().class_name_to_class["hydra_plugins.seglab_launcher.LocalSweeper"] = FairSearch
     alone = {"-m", "--multirun", "--help", "-h", "--cfg", "-c", "--info", "-i"}
     if not alone & set(sys.argv[1:]):

@@ -22,7 +22,7 @@ VIEWS = ("curve", "xray", "pixels", "landscape")
 
 
 def surface(cfg: DictConfig, folder: Path) -> Path:
-    """Make the view that `cfg.view` names in `folder`; returns surface.html."""
+    """Write the view named by `cfg.view` to `folder`; return the path of surface.html."""
     require(cfg.view in VIEWS, "surface", f"view as one of {', '.join(VIEWS)}", cfg.view)
     from seglab.views import curve, landscape, pixels, xray
 
@@ -42,7 +42,7 @@ def surface(cfg: DictConfig, folder: Path) -> Path:
 
 
 def run_beside(cfg: DictConfig) -> TrainedRun | None:
-    """The run that an X-ray shows too; its data become those of `cfg`, with changes, unless `dataset=` names others."""
+    """Return the run to show in an X-ray, if any; unless `dataset=` is given, `cfg.dataset` becomes the run's data."""
     from seglab.engine.trained_run import open_run
 
     require(cfg.run is None or isinstance(cfg.run, str), "xray", "one run or none", cfg.run)
@@ -54,7 +54,7 @@ def run_beside(cfg: DictConfig) -> TrainedRun | None:
 
 
 def untrained(cfg: DictConfig) -> tuple[Dataset, SegModule]:
-    """The data and a fresh model, for an X-ray."""
+    """Return the data set and an untrained model for an X-ray."""
     from pytorch_lightning import seed_everything
     from torch.optim import SGD
 
@@ -69,7 +69,7 @@ def untrained(cfg: DictConfig) -> tuple[Dataset, SegModule]:
 
 
 def opened(cfg: DictConfig) -> list[TrainedRun]:
-    """The runs that a view shows."""
+    """Open the runs to show in a view."""
     from seglab.engine.trained_run import open_runs
 
     require(bool(cfg.runs), "surface", f"run=outputs/STUDY/RUN for view={cfg.view}", "none")
@@ -80,7 +80,7 @@ def opened(cfg: DictConfig) -> list[TrainedRun]:
 
 
 def require_one_class(task: Task) -> None:
-    """Views show what one class against the rest does to a loss."""
+    """Raise ContractError unless the task is binary; views show one class against the rest."""
     remedy = "look at a run on one of them (dataset.target, dataset.mask_value)"
     require(task.kind == "binary", "surface", "data of one class", ", ".join(task.classes), remedy)
 

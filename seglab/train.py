@@ -1,4 +1,4 @@
-"""`python -m seglab.train`: train a model with a loss on a data set, measure it, and leave a run folder."""
+"""`python -m seglab.train`: train a model with a loss on a data set, test it, and write a run folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
-    """Run `cfg` in `folder`, with `wait` after another process that works there; returns the best monitored value."""
+    """Run `cfg` in `folder`, waiting for another process there if `wait`; return the best monitored value."""
     check_root(cfg)  # before the imports, which take seconds
     from seglab.engine.sweep import register
 
@@ -51,57 +51,57 @@ def train(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
 
 
 def show_plan(cfg: DictConfig, folder: Path) -> float:
-    """Print whether the run in `folder` is finished, interrupted or waiting; returns its value where it is known."""
+    """Print the status of the run in `folder`, such as finished or waiting; return its value, or NaN if unknown."""
     from seglab.engine.run import Run
 
     run = Run(folder)
     value = None if cfg.rerun else known_value(cfg, run)
     print("finished" if value is not None else "waiting" if cfg.rerun else run_status(folder, run.known()), run)
     with suppress(OSError):
-        for made in (folder, *folder.resolve().parents):  # by Hydra; one with files in it stays, and those above it
+        for made in (folder, *folder.resolve().parents):  # by Hydra; stops at the first that is not empty
             if made is folder or made.is_relative_to(Path("outputs").resolve()):
                 made.rmdir()
     return float("nan") if value is None else value
 
 
 def known_value(cfg: DictConfig, run: Run) -> float | None:
-    """The best value of `cfg.monitor` if this very run is finished; see Run.outcome."""
-    data_now = partial(fingerprint_now, json.dumps(to_container(cfg.dataset)))  # the order of classes counts
+    """Return the best value of `cfg.monitor` if exactly this run is finished, else None; see Run.outcome."""
+    data_now = partial(fingerprint_now, json.dumps(to_container(cfg.dataset)))  # the order of classes matters
     return run.outcome(identity(cfg), data_now, cfg.stop_after, cfg.dataset.get("root"))
 
 
 @cache
 def fingerprint_now(dataset: str) -> str:
-    """The fingerprint of a data set, written as JSON, as it lies on disk now; computed once in a sweep's process."""
+    """Return the fingerprint of a data set (JSON) as it is on disk now; computed once per process of a sweep."""
     from seglab.data.prepare_data import select_items
 
     return select_items(build(json.loads(dataset))).fingerprint
 
 
 def run_once(cfg: DictConfig, folder: Path, wait: bool = False) -> float:
-    """Give the result of the run in `folder`: known if it is finished, resumed if it was interrupted, else trained."""
+    """Return the result of the run in `folder`: read it if finished, resume it if interrupted, else train it."""
     from seglab.engine.run import Run
 
-    check_domains(cfg)  # a command has done it; not who calls this from Python
+    check_domains(cfg)  # commands have done this, callers from Python have not
     with Run(folder, wait) as run:
         if not run.is_main:
-            logging.getLogger().setLevel(logging.ERROR)  # the first of several processes reports for all
+            logging.getLogger().setLevel(logging.ERROR)  # of several processes only the first one logs
         value = None if cfg.rerun and run.replace() else known_value(cfg, run)
         if value is not None:
             paused = run.known()["status"] != "finished"
             remedy = "; leave stop_after out to finish it" if paused else "; rerun=true trains it again"
             log.info("%s is %s already%s", run, "paused" if paused else "finished", "" if wait else remedy)
             return value
-        run.clean_up()  # a finished run has returned: a damaged last.ckpt would cost it best.ckpt
+        run.clean_up()  # not for a finished run, which would lose best.ckpt to a damaged last.ckpt
         check_device(cfg)
         run.start(**facts_of(cfg))
-        cfg = cfg.copy()  # the caller's stays as it was composed
+        cfg = cfg.copy()  # the caller's copy stays unchanged
         tune_learning_rate(cfg, run)
         return train_and_measure(cfg, run)
 
 
 def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
-    """Choose the learning rate of this loss by the validation of short runs, which all seeds share."""
+    """Choose the learning rate of this loss by the validation scores of short runs, which all seeds share."""
     if not cfg.tune.lr:
         return
     values = {}
@@ -112,9 +112,9 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
         folder = run.folder.parent / ".tune" / f"{choices().get('loss', 'loss')}_lr-{lr:g}-{identity(short)}"
         short.folder = str(folder)  # callbacks and loggers write there
         try:
-            values[lr] = run_once(short, folder, wait=True)  # another seed may be training it just now
+            values[lr] = run_once(short, folder, wait=True)  # another seed may be training it now
         except ContractError:
-            fault = read_json(folder / "run.json").get("error") or {}  # in a sweep also of an earlier seed
+            fault = read_json(folder / "run.json").get("error") or {}  # in a sweep perhaps from an earlier seed
             if fault.get("kind") != Diverged.__name__:
                 raise
             log.warning("tune: optimizer.lr=%g is left out: %s", lr, fault["message"])
@@ -131,7 +131,7 @@ def tune_learning_rate(cfg: DictConfig, run: Run) -> None:
 
 
 def train_and_measure(cfg: DictConfig, run: Run) -> float:
-    """Train, measure and draw in a folder that this process holds; resumes from the last checkpoint if there is one."""
+    """Train, measure and draw in a folder locked by this process; resume from the last checkpoint if there is one."""
     from seglab.engine.device import keep_freed_memory, precision, processes_sentence, use_threads
     from seglab.engine.threads import evaluation_processes, run_threads
     from seglab.engine.worker_pool import submit
@@ -141,13 +141,13 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     use_threads(run_threads(cfg))
     cfg.trainer.precision = precision(cfg.trainer.accelerator, cfg.trainer.precision)
     check(cfg)
-    trainer = make_trainer(cfg, run)  # first, as it finds the device that the data go to
+    trainer = make_trainer(cfg, run)  # first, since it determines the device for the data
     check_before_data(cfg)
     data = load_data(cfg, run, trainer.strategy.root_device, trainer.world_size)
     module = make_module(cfg, data, run)
     run.begin(data.splits.ids())
     processes = evaluation_processes(cfg)
-    for _ in range(processes):  # they start, which takes seconds, while the run trains
+    for _ in range(processes):  # start workers, which takes seconds, while the run trains
         submit(processes, exec, "import seglab.metrics.objects, seglab.reporting.run_figures")
     with processes_sentence(trainer.strategy.launcher):
         fit(cfg, trainer, module, data, run)
@@ -157,7 +157,7 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
     if run.is_main:
         draw(cfg, module, data, run)
     scores = [f"{name} {run.facts['metrics'][f'test/{name}']:.4f}" for name in ("iou", "dice", "precision", "recall")]
-    if run.facts["metrics"].get("test/image_recall") == 0:  # it predicts background everywhere
+    if run.facts["metrics"].get("test/image_recall") == 0:  # background is predicted everywhere
         iou, remedy = run.facts["metrics"]["test/iou"], "train longer, or with another learning rate or loss"
         log.warning("%s finds nothing in any test image that has foreground (IoU %.3f); %s", run, iou, remedy)
     drawn = " curves.png examples.png" if cfg.pictures else ""
@@ -166,37 +166,37 @@ def train_and_measure(cfg: DictConfig, run: Run) -> float:
 
 
 def check_device(cfg: DictConfig) -> None:
-    """Refuse a run that can never be trained here before it begins, or a sweep would say that it resumes."""
+    """Raise ContractError before the run begins if this machine can never train it; a sweep then does not resume it."""
     from seglab.engine.device import check_nodes, precision
 
     check_nodes(cfg.trainer.num_nodes)
-    precision(cfg.trainer.accelerator, cfg.trainer.precision)  # refuses what the device cannot do
+    precision(cfg.trainer.accelerator, cfg.trainer.precision)  # raises if the device does not support it
     remedy = "start each run by itself, or sweep with hydra/launcher=slurm"
     fits = processes(cfg.trainer) == 1 or not shares_process()
     require(fits, "trainer", "devices=1 in a sweep in one process", "more", remedy)
 
 
 def check_before_data(cfg: DictConfig) -> None:
-    """Tell what cannot work before any image is read, which may take an hour."""
+    """Validate what can be validated before any image is read, since reading may take an hour."""
     from seglab.engine.dry_run import check_model, check_monitors
     from seglab.engine.loss_schedule import ramps, unreached
 
     dataset = build(cfg.dataset)
     task = dataset.task
-    loss = build_loss(cfg.loss).with_task(task)  # one without a meaning for the task says so
-    shares = [1 / max(2, task.channels)] * task.channels  # stand-ins, as no mask is read yet; 1 is refused
-    found = ramps(to_container(cfg.schedule) or {}, loss.with_class_frequency(shares))  # likewise a schedule
+    loss = build_loss(cfg.loss).with_task(task)  # raises if the loss has no meaning for the task
+    shares = [1 / max(2, task.channels)] * task.channels  # placeholders, since no mask is read yet; 1 is refused
+    found = ramps(to_container(cfg.schedule) or {}, loss.with_class_frequency(shares))  # raises if the schedule is wrong
     for sentence in unreached(loss, found, cfg.trainer.max_epochs, cfg.trainer.check_val_every_n_epoch):
         log.warning("%s", sentence)
     check_model(to_container(cfg.model), dataset)
     callbacks = to_container(cfg.callbacks) or {}
     more = {f"callbacks.{name}.monitor": node.get("monitor") for name, node in callbacks.items()}
-    given = {option: metric for option, metric in more.items() if metric is not None}  # "" is one
+    given = {option: metric for option, metric in more.items() if metric is not None}  # "" is checked too
     check_monitors({"monitor": cfg.monitor} | given, cfg.threshold, cfg.empty, task)
 
 
 def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None, world: int = 1) -> DataModule:
-    """Read the data set, and log what a user should know before hours of training."""
+    """Read the data set and log what a user should know before hours of training."""
     from seglab.data.module import DataModule
     from seglab.engine.dry_run import check_foreground
     from seglab.engine.run import other_data
@@ -206,11 +206,11 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None, wor
     data = DataModule(dataset, augment, cfg.batch_size, cfg.workers, seed, needs, cfg.store, device, world)
     facts = data.opened.facts()
     before, ids = run.earlier.get("data") if run.last else None, data.splits.ids()
-    began = read_json(run.folder / "split.json") if cfg.dataset.get("split_file") else ids  # a file that may change
+    began = read_json(run.folder / "split.json") if cfg.dataset.get("split_file") else ids  # the file may have changed
     if before and (before["fingerprint"] != facts["fingerprint"] or (began or ids) != ids):
         got = other_data(run.earlier, cfg.dataset.get("root"))
         require(False, f"run {run}", "the data that it began with", got, "rerun=true starts over")
-    run.note(data=facts, scale="native" if dataset.fit == "patch" else "run")  # of the test
+    run.note(data=facts, scale="native" if dataset.fit == "patch" else "run")  # the scale of the test
     if facts["range"] != "full":
         low, high = facts["range"]
         log.info("data: values from %g to %g are the range from black to white (dataset.range)", low, high)
@@ -234,7 +234,7 @@ def load_data(cfg: DictConfig, run: Run, device: torch.device | None = None, wor
 
 
 def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
-    """Build model and loss from the seed alone, and try the whole step on two images."""
+    """Build the model and the loss from the seed alone, and dry-run a whole step on two images."""
     from dataclasses import asdict
 
     from pytorch_lightning import seed_everything
@@ -246,7 +246,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
     from seglab.engine.trained_run import assemble, bound_loss
 
     loss = bound_loss(to_container(cfg.loss), data.dataset.task, data.opened.facts())
-    # after all that may draw numbers: paired runs start from one state
+    # after everything that may draw random numbers, so that paired runs start from the same state
     seed_everything(data.dataset.training_seed(cfg.seed), verbose=False)
     module = assemble(to_container(cfg), data.opened.dataset, loss)
     run.note(card=asdict(loss.card), parameters=sum(weight.numel() for weight in module.parameters()))
@@ -258,7 +258,7 @@ def make_module(cfg: DictConfig, data: DataModule, run: Run) -> SegModule:
 
 
 def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
-    """Lightning's trainer with the checkpoints, tables and progress of a run."""
+    """Create a Lightning trainer with the checkpoints, tables and progress display of a run."""
     import sys
 
     from pytorch_lightning import Callback
@@ -286,27 +286,27 @@ def make_trainer(cfg: DictConfig, run: Run) -> Trainer:
             LossSchedule(to_container(cfg.schedule) or {}, better(cfg.monitor)),
             progress,
             StopAfter(cfg.stop_after),
-            *callbacks,  # before the last checkpoint, behind which nothing of its epoch is missing
+            *callbacks,  # before the checkpoints, so that the last one contains their state of its epoch
             *checkpoints(run.folder / "checkpoints", cfg.monitor, better(cfg.monitor)),
         ],
         logger=loggers,
         default_root_dir=run.folder,
-        limit_val_batches=None,  # the loaders have it
+        limit_val_batches=None,  # the data loaders apply it
         limit_test_batches=None,
         plugins=[
             AtomicCheckpointIO(run.facts["identity"]),
-            *([LightningEnvironment()] if alone else []),  # or it looks for the other tasks of a SLURM job
+            *([LightningEnvironment()] if alone else []),  # else it looks for other tasks of a SLURM job
         ],
         enable_progress_bar=isinstance(progress, Progress),
         enable_model_summary=False,
-        num_sanity_val_steps=0,  # the dry run has done it
-        use_distributed_sampler=False,  # ours shards by itself
+        num_sanity_val_steps=0,  # the dry run replaces it
+        use_distributed_sampler=False,  # our sampler shards by itself
     )
     return pass_on_sigterm(trainer)
 
 
 def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, run: Run) -> None:
-    """Train to the end, from the last checkpoint where there is one, and load the best weights."""
+    """Train to the end, from the last checkpoint if there is one, and load the best weights."""
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from seglab.engine.checkpoints import finished_epochs, load_best
@@ -323,13 +323,13 @@ def fit(cfg: DictConfig, trainer: Trainer, module: SegModule, data: DataModule, 
     try:
         with memory_sentence():
             trainer.fit(module, loader, val, ckpt_path=run.last)
-    except MisconfigurationException as error:  # what a callback or a logger finds when it starts
+    except MisconfigurationException as error:  # raised by a callback or logger that starts
         raise ContractError(f"trainer: {error}") from error
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     [schedule] = [callback for callback in callbacks if isinstance(callback, LossSchedule)]
     if schedule.switches:
         run.note(switched=schedule.switched_at)
-    trainer.strategy.barrier()  # the first process has written the checkpoint that all read
+    trainer.strategy.barrier()  # the first process writes the checkpoint that all read
     run.note(monitor=load_best(callbacks, module, paused=bool(cfg.stop_after)))
 
 
