@@ -1,4 +1,4 @@
-"""A trained run measured on any labeled images: at the resolution of its own test, or at the images' own."""
+"""Evaluate a trained run on labeled images, at the resolution of its own test or at the images' own resolution."""
 
 import json
 import logging
@@ -34,14 +34,14 @@ log = logging.getLogger(__name__)
 
 SCALES = ("run", "native")
 LONGEST = 384
-"""Pixels of the longer side of a picture of a whole image."""
+"""The longer side of the picture of a whole image, in pixels."""
 
 
 def dataset_node(run: TrainedRun, given: dict[str, Any], named: set[str]) -> dict[str, Any]:
-    """The configuration of the data to evaluate on: the run's own with changes, or another that follows the run.
+    """Return the configuration of the data to evaluate on: the run's own with changes, or other data read like them.
 
-    given: a data set's configuration, or changes to the run's own where it has no `_target_`. named: options that the
-    user has overridden, which stay as they are.
+    given: the configuration of a data set or, without `_target_`, changes to the run's own. named: options that the
+    user has overridden, which are kept.
     """
     if "_target_" not in given:
         return {**run.dataset_options, **given}
@@ -54,7 +54,7 @@ def dataset_node(run: TrainedRun, given: dict[str, Any], named: set[str]) -> dic
 class EvalSet:
     """The images to evaluate on: a data set, one of its splits, and the fingerprint of its files.
 
-    split: train, val, test, or `all` that is labeled. own: whether it is a split of the run's own data.
+    split: train, val, test, or `all` for every labeled image. own: whether it is a split of the run's own data.
     """
 
     dataset: Dataset
@@ -68,17 +68,17 @@ class EvalSet:
         return self.split == "all"
 
     def items(self, splits: Splits) -> list[Item]:
-        """The items of the split."""
+        """Return the items of the split."""
         return getattr(splits, "test" if self.as_test else self.split)
 
 
 def eval_set(run: TrainedRun, dataset: Dataset, split: str | None) -> EvalSet:
-    """Choose the split: by default the test images of the run's own data, and all labeled images of other data."""
+    """Choose the split: by default the test images of the run's own data, or all labeled images of other data."""
     require(split in (None, "all", *SPLITS), "evaluate", f"split as one of all, {', '.join(SPLITS)}", split)
     chosen, file = select_items(dataset, as_test=True), split_file(run)
     if split != "all" and select_items(dataset).fingerprint == run.facts["data"]["fingerprint"]:  # its own data
         split = split or "test"
-        # As it was drawn: without the images that turned out to be damaged
+        # The recorded split, which lacks the images that turned out to be damaged
         frozen = replace(chosen.dataset, split_file=str(file)) if file else chosen.dataset
         return EvalSet(frozen, split, chosen.fingerprint, own=True)
     changed = not split and replace(dataset, cache_dir=None) == run.dataset(cache_dir=None)
@@ -88,7 +88,7 @@ def eval_set(run: TrainedRun, dataset: Dataset, split: str | None) -> EvalSet:
 
 
 def split_file(run: TrainedRun) -> Path | None:
-    """The split of a run as it was drawn; None for a folder of a hub, which has none."""
+    """Return the file of a run's recorded split; None for a hub folder, which has none."""
     return run.file("split.json") if "files" in run.facts else None
 
 
@@ -100,13 +100,13 @@ def seen_in_training(run: TrainedRun, items: Sequence[Item]) -> int:
 
 
 class TrainingResolution:
-    """Images as the run's own test saw them: in the size, the batches and the precision of that test."""
+    """Images at the size, batch size and precision of the run's own test."""
 
     def __init__(self, run: TrainedRun, predictor: Predictor, images: EvalSet, workers: int = 0) -> None:
         self.module, self.run = predictor.module, run
         self.data: DataModule = run.data(images.dataset, workers)
         opened = open_data(images.dataset, images.as_test)
-        # Whatever is evaluated takes the place of the test images, and is read like these
+        # The evaluated images replace the test images, and are read like them
         self.data.opened = replace(opened, splits=Splits(test=images.items(opened.splits)))
         self.items, self.skipped = self.data.splits.test, opened.skipped
         self.objects = self.data.objects("test")
@@ -118,23 +118,23 @@ class TrainingResolution:
         return steps(self.module, self.data.loader("test"), partial(self.run.autocast, self.module.device.type))
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
-        """Image, truth, probability and what counts of some images."""
+        """Yield image, truth, probability and valid pixels of the images with these numbers."""
         with self.run.autocast(self.module.device.type):
             return pictures(predict(self.module, self.data.samples("test"), numbers, self.data.batch_size))
 
 
 @dataclass
 class NativeResolution:
-    """Whole images in their own size (over `dataset.reduce`), through the map that seglab.predict makes of them.
+    """Whole images at their own size (divided by `dataset.reduce`), measured on the maps that seglab.predict makes.
 
-    The map holds probabilities in steps of 1/65535; the loss is that of the logits which give them, 11.8 at most. Of
-    several processes each measures every k-th image.
+    A map holds probabilities in steps of 1/65535. The loss is computed from the corresponding logits, which are at
+    most 11.8 in magnitude. Each of k processes measures every k-th image.
 
     Args:
-        predictor: the model, and how its images are read.
-        items: the images; `skipped` takes those that cannot be read and are to be left out, with the reason.
-        read: decodes an image in its own size.
-        unseen: nobody has looked at their range before, which is done now.
+        predictor: the model and the preprocessing of its images.
+        items: the images; `skipped` collects those that are left out because they cannot be read, with the reason.
+        read: decodes an image at its own size.
+        unseen: whether the value range of the images has not been checked before; it is then checked here.
     """
 
     predictor: Predictor
@@ -150,18 +150,18 @@ class NativeResolution:
 
     @property
     def objects(self) -> dict[str, Callable[[], np.ndarray]]:
-        """What numbers an image's objects, by id, where the data set distinguishes any."""
+        """Functions that number the objects of an image, by image id, for images whose objects the data set knows."""
         dataset = self.predictor.dataset
         return {item.id: partial(native_objects, item, dataset) for item in self.items if item.objects}
 
     def __iter__(self) -> Iterator[Measured]:
         facts, dataset, (rank, world) = list[Facts](), self.predictor.dataset, rank_and_world()
         own = list(enumerate(self.items))[rank::world]
-        for number, item in tqdm(own, "measure", delay=3, leave=False, disable=None):  # None: on a terminal alone
+        for number, item in tqdm(own, "measure", delay=3, leave=False, disable=None):  # None: only on a terminal
             try:
                 image, mask, valid = self.read(item)
             except ContractError as error:
-                if not self.unseen:  # then the images of the split are known, and rows are counted by them
+                if not self.unseen:  # a missing row would shift those of the known images
                     raise
                 raise_unless_skipped(error, dataset)
                 self.skipped[item.id] = str(error)
@@ -171,7 +171,7 @@ class NativeResolution:
             shares = truth / np.float32(255) if dataset.soft else truth  # steps of 1/255, as in training
             maps = {name: tensor(map_layers(MAPS[name], shares, task)).to(device) for name in self.module.loss.needs}
             target = tensor(shares if shares.ndim == 2 else np.moveaxis(shares, 2, 0)).to(device)
-            marks = None if valid is None else tensor(valid.copy()).to(device)  # torch warns of a map of a file
+            marks = None if valid is None else tensor(valid.copy()).to(device)  # torch warns about memory maps
             logits = to_logits(self.predictor.at_scale(image), task.kind).to(device)
             index = torch.tensor([number], device=device)
             batch = {"target": target, "valid": marks, "id": [item.id], "index": index}
@@ -180,7 +180,7 @@ class NativeResolution:
             log.warning("data: %s", sentence)
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[Picture]:
-        """Image, truth, probability and what counts of some images, reduced for display."""
+        """Yield image, truth, probability and valid pixels of the images with these numbers, reduced for display."""
         known, dataset = [item for item in self.items if item.id not in self.skipped], self.predictor.dataset
         for number in numbers:
             image, mask, valid = self.read(known[number])
@@ -198,7 +198,7 @@ class NativeResolution:
 
 
 def native(predictor: Predictor, images: EvalSet) -> NativeResolution:
-    """Whole images of a data set, decoded from their files."""
+    """Return the whole images of a data set, to be decoded from their files."""
     chosen = select_items(images.dataset, images.as_test)
     items = [item for item in images.items(chosen.splits) if item.id not in chosen.skipped]
     read = partial(decode_native, dataset=images.dataset)
@@ -206,23 +206,23 @@ def native(predictor: Predictor, images: EvalSet) -> NativeResolution:
 
 
 def of_split(module: SegModule, data: DataModule, split: str, limit: float | None, precision: str) -> NativeResolution:
-    """Whole images of a split of the data that a model on patches is trained on; `limit` is as of DataModule.loader."""
+    """Return the whole images of a split, for a model trained on patches; `limit` is that of DataModule.loader."""
     loader, opened = data.loader(split, limit), data.opened
     last = loader.dataset.source.number(loader.sampler.length - 1)  # type: ignore[attr-defined]
-    items = data.splits[split][: max(last + 1, data.processes)]  # each process waits for the others' images
+    items = data.splits[split][: max(last + 1, data.processes)]  # at least one per process, as they wait for each other
     enter = partial(autocast, precision, module.device.type)
     predictor = Predictor(module, opened.dataset, enter, opened.dataset.size)
     return NativeResolution(predictor, items, lambda item: opened.decoded[item.id].seen())
 
 
 def tensor(array: np.ndarray) -> Tensor:
-    """Make (1, 1, h, w) of (h, w), and (1, k, h, w) of (k, h, w)."""
+    """Convert (h, w) to (1, 1, h, w), and (k, h, w) to (1, k, h, w)."""
     return torch.from_numpy(np.ascontiguousarray(array if array.ndim == 3 else array[None]))[None]
 
 
 def to_logits(levels: np.ndarray, kind: Kind = "binary") -> Logits:
-    """Give the logits (1, k, h, w) float32 of a map uint16 (h, w) or (k, h, w); certainty is half a step short."""
+    """Convert a uint16 map (h, w) or (k, h, w) to float32 logits (1, k, h, w), clamped half a step from certainty."""
     probability = tensor(levels.astype(np.float32) / FULL)
-    if kind == "multiclass":  # a softmax of logarithms gives the shares back
+    if kind == "multiclass":  # the softmax of log-probabilities returns the probabilities
         return probability.clamp(min=0.5 / FULL).log()
     return torch.logit(probability, eps=0.5 / FULL)

@@ -1,4 +1,4 @@
-"""A trained model as one file that runs without seglab: its normalization inside, checked against PyTorch."""
+"""Export a trained model, with its normalization, to one file that runs without seglab, checked against PyTorch."""
 
 import logging
 import math
@@ -19,14 +19,14 @@ from seglab.files import atomic
 from seglab.images.resize import resize
 
 TOLERANCE = 1e-4
-"""How far a probability of the file may be from PyTorch's."""
+"""The largest allowed difference between a probability of the file and that of PyTorch."""
 
 STEP = 32
-"""Sides of this and its multiples fit every model that is made of poolings."""
+"""Image sides that are multiples of this fit every model with up to five 2x2 poolings."""
 
 
 class Deployed(nn.Module):
-    """What is exported: images (b, c, h, w) float32 from 0 to 255 to probabilities (b, k, h, w)."""
+    """The exported module: maps images (b, c, h, w) float32 from 0 to 255 to probabilities (b, k, h, w)."""
 
     def __init__(self, module: SegModule) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Deployed(nn.Module):
 
 @dataclass(frozen=True)
 class Exported:
-    """A file, what sizes it takes in words, how many images it was checked on, and the largest difference seen."""
+    """A file, the image sizes it accepts in words, the number of images checked, and the largest difference found."""
 
     file: Path
     sizes: str
@@ -49,13 +49,13 @@ class Exported:
 
 
 def write(net: Deployed, images: np.ndarray, file: Path) -> Exported:
-    """Write an ONNX file of a model, checked on `images` (b, c, s, s) float32.
+    """Write a model to an ONNX file, checked on `images` (b, c, s, s) float32.
 
-    Its sides are free in steps that the training size is made of, or fixed to that size: what agrees with PyTorch on
-    the images, and on resized copies in another number. Raises a ContractError where neither does.
+    The image sides are dynamic, in steps that divide the training size, if that agrees with PyTorch on the images and
+    on resized copies in batches of other sizes; else they are fixed. Raises ContractError if neither agrees.
     """
     size, batch = images.shape[-1], Dim("batch", min=1, max=4096)
-    step = math.gcd(size, STEP)  # a model's stride of up to STEP divides both; of others the size is fixed
+    step = math.gcd(size, STEP)  # a stride that divides STEP and the size divides this; for others the size is fixed
     least, near = size // step, size + step
     sides = {2: step * Dim("rows", min=least, max=512), 3: step * Dim("columns", min=least, max=512)}
     free = f"any number of images, sides of {size} and more divisible by {step}"
@@ -68,9 +68,9 @@ def write(net: Deployed, images: np.ndarray, file: Path) -> Exported:
             try:
                 run = save(net, images, partial, shapes)
                 seen = max(max_difference(net, run, some) for some in check_batches(images, other))
-            except OSError:  # such as a full disk, which the next try would meet too
+            except OSError:  # such as a full disk; the next try would fail too
                 raise
-            except Exception as error:  # torch.export raises a dozen kinds for what it cannot follow
+            except Exception as error:  # torch.export raises a dozen types for code that it cannot trace
                 worst = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                 continue
             if seen <= TOLERANCE:
@@ -80,27 +80,27 @@ def write(net: Deployed, images: np.ndarray, file: Path) -> Exported:
 
 
 def save(net: Deployed, images: np.ndarray, file: Path, shapes: dict[int, Any]) -> Callable[[np.ndarray], np.ndarray]:
-    """Write an ONNX file, and open it in onnxruntime: images (b, c, h, w) float32 to probabilities (b, k, h, w)."""
+    """Write an ONNX file; return a function that runs it on images (b, c, h, w) float32: probabilities (b, k, h, w)."""
     import onnxruntime
 
     for logger in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["probability"]}
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of torch about itself
-        two = torch.from_numpy(images[:2])  # a batch of one would be taken for a constant
+        warnings.simplefilter("ignore")  # torch's, about itself
+        two = torch.from_numpy(images[:2])  # a batch of one would be exported as a constant
         program = torch.export.export(net, (two,), dynamic_shapes={"image": shapes})
         made = torch.onnx.export(program, dynamo=True, verbose=False, **names)
     assert made is not None
     made.save(file)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()  # 3: errors alone
+    options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()  # 3: only errors
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return lambda some: session.run(None, {"image": some})[0]
 
 
 def check_batches(images: np.ndarray, side: tuple[int, int]) -> Iterator[np.ndarray]:
-    """The images two at a time, and one and three of them resized."""
+    """Yield the images in batches of two, then resized images in batches of one and of three."""
     for first in range(0, len(images) - 1, 2):
         yield images[first : first + 2]
     resized = [resize(image.transpose(1, 2, 0), *side) for image in images[:2]]
@@ -109,6 +109,6 @@ def check_batches(images: np.ndarray, side: tuple[int, int]) -> Iterator[np.ndar
 
 
 def max_difference(net: Deployed, run: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> float:
-    """The largest difference between the probabilities of the file and those of PyTorch."""
+    """Return the largest difference between the probabilities of the file and those of PyTorch."""
     with torch.no_grad():
         return float(np.abs(run(images) - net(torch.from_numpy(images)).numpy()).max())

@@ -1,4 +1,4 @@
-"""A trained model as a folder for a model hub: weights, a model card, and run.json, which opens it again."""
+"""Export a trained model to a folder for a model hub: weights, a model card, and a run.json to open it with."""
 
 import re
 from pathlib import Path
@@ -11,10 +11,10 @@ from seglab.engine.trained_run import TrainedRun
 from seglab.files import as_numbers, read_json, write_bytes, write_json, write_text
 
 PRIVATE = {"root": ".", "cache_dir": None, "split_file": None}
-"""Options of a data set that tell of the machine that it lay on, and what stands for them."""
+"""Options of a data set that reveal paths of the training machine, and their replacements."""
 
 MAIN = ("iou", "dice", "precision", "recall", "iou_pooled")
-"""The metrics of a card that are given for each class."""
+"""The metrics that a model card lists for each class."""
 
 CARD = """---
 library_name: seglab
@@ -60,23 +60,23 @@ or `python -m seglab.predict run=FOLDER input=IMAGES output=masks{option}`.
 
 
 def write_hub(run: TrainedRun, folder: Path) -> Path:
-    """Write README.md, model.safetensors and run.json into `folder`, which opens as a run: `run=folder`.
+    """Write README.md, model.safetensors and run.json to `folder`, which `run=folder` opens as a run.
 
-    Raises a ContractError for the folder of a run or a study, whose run.json or place in a report would be lost.
+    Raises ContractError if `folder` is a run, whose run.json would be lost, or a study, which reports would miss.
     """
     taken = [*folder.glob("run.json"), *folder.glob("*/run.json")]
-    known = not taken or (folder / "model.safetensors").is_file()  # of an earlier export
+    known = not taken or (folder / "model.safetensors").is_file()  # an earlier export
     require(known, "output", "a folder without runs", taken and taken[0], f"set output={folder / 'hub'}")
-    private = ("files", "overrides", "sweep", "initial")  # which name what is on this machine alone
+    private = ("files", "overrides", "sweep", "initial")  # which refer only to this machine
     facts = {key: value for key, value in run.outcome.items() if key not in private}
-    facts["data"] = {**facts["data"], "skipped_why": {}}  # whose sentences name files
+    facts["data"] = {**facts["data"], "skipped_why": {}}  # its sentences name files
     dataset = run.config["dataset"]
     hidden = {key: value for key, value in PRIVATE.items() if key in dataset}
     config = {**without_places(run.config), "folder": "", "init_from": None}
-    config |= {"callbacks": {}, "logger": {}}  # which name folders and servers too
+    config |= {"callbacks": {}, "logger": {}}  # which may name folders and servers
     config["dataset"] |= hidden
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.contiguous() for name, value in run.module().state_dict().items()}  # or safetensors refuses
+    state = {name: value.contiguous() for name, value in run.module().state_dict().items()}  # for safetensors
     write_bytes(folder / "model.safetensors", save(state))
     write_json(folder / "run.json", without_places(facts) | {"config": config})
     write_text(folder / "README.md", card(run))
@@ -84,7 +84,7 @@ def write_hub(run: TrainedRun, folder: Path) -> Path:
 
 
 def without_places(value: Any) -> Any:
-    """Plain data in which each path from a root or a home on is its last name alone."""
+    """Return plain data with each absolute or home-relative path replaced by its last component."""
     if isinstance(value, dict):
         return {key: without_places(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -93,7 +93,7 @@ def without_places(value: Any) -> Any:
 
 
 def card(run: TrainedRun) -> str:
-    """The model card: what it was trained on, what it scored, what its loss does, and what its study found."""
+    """Return the model card: the training data, the test metrics, the loss, and the verdict of the study."""
     facts = run.outcome
     decide, meaning = decision(run.task, run.config["threshold"], facts["threshold"]["tuned"], axis=0)
     data, at = run.config["dataset"], "" if run.task.kind == "multiclass" else f" at {run.config['threshold']},"
@@ -103,8 +103,8 @@ def card(run: TrainedRun) -> str:
     meaning += f" The metrics are{at} of {seen}."
     option = {"binary": " threshold=tuned", "multilabel": f" threshold={run.config['threshold']}", "multiclass": ""}
     known = read_json(run.folder.parent / "looks.json")
-    looks = [some[-1] for key, some in known.items() if some and f"{key} native" not in known]  # not those of tiles
-    # of several data sets those that the run is on; runs have their names behind those of data sets and folders
+    looks = [some[-1] for key, some in known.items() if some and f"{key} native" not in known]  # not on tiles
+    # Keep the looks at this run: looks name runs as RUN, or behind the names of a data set or a folder
     said = [look["said"] for look in looks if any(re.split("/|: ", name)[-1] == run.name for name in look["runs"])]
     return CARD.format(
         run=run,
@@ -122,7 +122,7 @@ def card(run: TrainedRun) -> str:
 
 
 def metric_lines(metrics: dict[str, float], task: Task) -> list[str]:
-    """Write the test metrics as a table, which are means over several classes, and the main ones of each class."""
+    """Return Markdown tables of the test metrics (means over the classes) and of the main metrics of each class."""
     shown = {name.removeprefix("test/"): value for name, value in metrics.items() if name.startswith("test/")}
     lines = ["| metric | value |", "|---|---:|"]
     lines += [f"| {name} | {value:.4g} |" for name, value in shown.items() if "/" not in name]
@@ -134,7 +134,7 @@ def metric_lines(metrics: dict[str, float], task: Task) -> list[str]:
 
 
 def decision(task: Task, fixed: float, tuned: Any, axis: int) -> tuple[str, str]:
-    """Say in a line of Python how probabilities, with the classes along `axis`, become a mask, and what they mean."""
+    """Return the line of Python that makes a mask of probabilities, classes along `axis`, and a sentence about it."""
     names = ", ".join(task.classes)
     if task.kind == "multiclass":
         return f"label = probability.argmax({axis})", f"Classes in this order: {names}; a pixel is of the likeliest."

@@ -1,4 +1,4 @@
-"""A trainer class for nnU-Net v2 whose loss is one of seglab, as the text of one Python file."""
+"""Generate the Python file of an nnU-Net v2 trainer class with a loss of seglab."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -56,21 +56,21 @@ class {name}(nnUNetTrainer):
 
 
 def trainer_source(loss: Loss, name: str) -> str:
-    """The file whose class `name` trains nnU-Net with `loss`, as classes that exclude each other or as regions.
+    """Return Python source whose class `name` trains nnU-Net with `loss`, on mutually exclusive classes or on regions.
 
-    Raises ContractError for a loss that nnU-Net cannot compute: one that needs maps, the frequency of the classes or a
-    history of epochs, has no meaning for several classes, or holds a function.
+    Raises ContractError if nnU-Net cannot compute the loss: it needs maps, class frequencies or a history of epochs, is
+    not defined for several classes, or contains a function.
     """
     require("multiclass" in loss.tasks, "nnunet", "a loss for multiclass tasks", loss.name)
     require(not loss.needs, "nnunet", "a loss of logits and target alone", f"{loss.name}, which needs {loss.needs}")
-    changes = loss.at_epoch([0.0] * 10_000)[1]  # longer than any training, and nothing improves
+    changes = loss.at_epoch([0.0] * 10_000)[1]  # longer than any training, without improvement
     require(not changes, "nnunet", "one loss for all epochs", loss.name, "export its parts one by one")
     imports: set[str] = set()
     return TRAINER.format(name=name, loss=expression(loss, imports), imports="\n".join(sorted(imports)))
 
 
 def expression(value: Any, imports: set[str]) -> str:
-    """The Python code that makes a loss or a parameter of one, without what is as by default."""
+    """Return the Python code that constructs a loss or a parameter of one, omitting parameters with default values."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {expression(inner, imports)}" for key, inner in value.items()) + "}"
     if is_dataclass(value):
@@ -79,7 +79,7 @@ def expression(value: Any, imports: set[str]) -> str:
         for field in fields(value):
             if field.init and field.name != "task":
                 given = getattr(value, field.name)
-                code = expression(given, imports)  # of a default too, which may be refused
+                code = expression(given, imports)  # for a default too, which may be refused
                 words += [f"{field.name}={code}"] if given != field.default else []
         return f"{kind.__name__}({', '.join(words)})"
     require(value != "auto", "nnunet", "a number, since the class frequencies are unknown", "auto")

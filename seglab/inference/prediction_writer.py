@@ -1,4 +1,4 @@
-"""The files of predictions: masks, probabilities, overlays, and tables of objects and images."""
+"""Write predictions to files: masks, probabilities, overlays, and tables of objects and images."""
 
 import csv
 import io
@@ -29,13 +29,13 @@ from seglab.metrics.objects import components
 from seglab.plots import CLASS_COLORS
 
 KINDS = {"mask": "masks", "probability": "probabilities", "overlay": "overlays", "objects": "objects.csv"}
-"""What can be written of an image, and where."""
+"""The kinds of output for an image, and where each is written."""
 
 SETTINGS = "predictions.json"
-"""The file of settings that marks a folder of predictions."""
+"""The file of settings, which marks a folder as one of predictions."""
 
 LONGEST = 1600
-"""Pixels of the longer side of an overlay."""
+"""The longer side of an overlay, in pixels, at most."""
 
 COLUMNS = {
     "images": ["image", "file", "changed", "width", "height", "objects", "foreground"],
@@ -44,20 +44,20 @@ COLUMNS = {
 
 
 def find_images(where: str | Sequence[str], output: Path) -> tuple[dict[str, Path], Counter[str]]:
-    """Find the images that folders (at any depth, through links), files and patterns name.
+    """Find the images named by folders (at any depth, following links), files and glob patterns.
 
-    Gives the file of each by a unique name, which begins with the folder's where there are several, and how much of
-    what was left out: hidden files and folders, files of other kinds, what is no file, and the folders of earlier
-    predictions. `output` is where the new ones go. Raises a ContractError where nothing is left.
+    Returns each file by a unique name, which starts with the folder name if there are several folders, and the number
+    of skipped files and folders by reason: hidden, another file type, not a regular file, or a folder of earlier
+    predictions. `output` is the folder of the new predictions. Raises ContractError if no image is found.
     """
     found: dict[Path, Path] = {}
     left_out: Counter[str] = Counter()
     places: list[Path] = []
     for word in [where] if isinstance(where, str) else where:
         named = Path(word).expanduser()
-        matching = [named] if named.exists() else sorted(map(Path, glob(str(named))))  # a name may hold brackets too
+        matching = [named] if named.exists() else sorted(map(Path, glob(str(named))))  # a name may contain brackets
         places += matching or [named]
-    several = sum(place.is_dir() for place in places) > 1  # such as those of patients, whose files have the same names
+    several = sum(place.is_dir() for place in places) > 1  # such as one per patient, with equal file names
     for place in places:
         require(place.exists(), "predict", "an image or a folder of images", place, "set input=...")
         require(place.is_dir() or place.is_file(), "predict", "a file", f"{place}, a pipe or a device")
@@ -76,17 +76,17 @@ def find_images(where: str | Sequence[str], output: Path) -> tuple[dict[str, Pat
 
 
 def walk(folder: Path, output: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """The image files of a folder, at any depth; counts what is left out."""
+    """Yield the image files of a folder, at any depth, and count the skipped ones in `left_out`."""
     seen = {output.resolve()}
     for here, folders, files in os.walk(folder, followlinks=True):
         place = Path(here)
-        if place.resolve() in seen or (place / SETTINGS).exists():  # links may lead in a circle
+        if place.resolve() in seen or (place / SETTINGS).exists():  # links may form a cycle
             left_out["folders of predictions or seen already"] += 1
             folders.clear()
             continue
         seen.add(place.resolve())
         left_out["hidden folders"] += sum(name.startswith(".") for name in folders)
-        folders[:] = [name for name in folders if not name.startswith(".")]  # in place: os.walk goes by it
+        folders[:] = [name for name in folders if not name.startswith(".")]  # in place, as os.walk reads it
         for file in map(place.joinpath, files):
             if file.name.startswith("."):
                 left_out["hidden files"] += 1
@@ -94,7 +94,7 @@ def walk(folder: Path, output: Path, left_out: Counter[str]) -> Iterator[Path]:
                 left_out["files of other kinds"] += 1
             elif not file.is_file():
                 left_out["pipes, devices or broken links"] += 1
-            elif any("\ud800" <= letter <= "\udfff" for letter in str(file)):  # stand-ins for bytes that are not UTF-8
+            elif any("\ud800" <= letter <= "\udfff" for letter in str(file)):  # surrogates of bytes that are not UTF-8
                 left_out["names that are not UTF-8"] += 1
             else:
                 yield file
@@ -102,7 +102,7 @@ def walk(folder: Path, output: Path, left_out: Counter[str]) -> Iterator[Path]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder of predictions, whose tables two processes would spoil; a ContractError where another holds it."""
+    """Lock a folder of predictions, as two writers would spoil its tables; raise ContractError if it is locked."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
@@ -113,7 +113,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def objects(mask: np.ndarray, levels: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray, float]]:
-    """Give the 8-connected objects of a mask: rows, columns, the object alone in that box, and its mean probability."""
+    """Yield the 8-connected objects of a mask: rows, columns, the object's mask in that box, its mean probability."""
     labels = components(mask)
     for number, box in enumerate(find_objects(labels), 1):
         alone = labels[box] == number
@@ -121,41 +121,41 @@ def objects(mask: np.ndarray, levels: np.ndarray) -> Iterator[tuple[slice, slice
 
 
 def overlay(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Draw the outline of each class (h, w) on an image (h, w) or (h, w, c): uint8 (h, w, 3), `LONGEST` at most."""
+    """Draw the outline of each mask (h, w) on an image (h, w) or (h, w, c): uint8 (h, w, 3), at most `LONGEST`."""
     scale = min(1.0, LONGEST / max(masks[0].shape))
     image = image if image.ndim == 2 else in_colors(image)
     canvas = resize(to_channels(to_bits(image, 8), 3), *(max(1, round(n * scale)) for n in masks[0].shape)).copy()
     width = max(1, max(canvas.shape) // 400)
     for k, mask in enumerate(masks):
         outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        small = [((line + 0.5) * scale - 0.5).round().astype(np.int32) for line in outlines]  # of pixels' centers
+        small = [((line + 0.5) * scale - 0.5).round().astype(np.int32) for line in outlines]  # pixel centers
         cv2.drawContours(canvas, small, -1, (0, 0, 0), width + 2)  # visible on any background
         cv2.drawContours(canvas, small, -1, (0, 229, 255) if len(masks) == 1 else color_of(k), width)
     return canvas
 
 
 def color_of(k: int) -> tuple[int, ...]:
-    """The color of a class, by its place among those that are scored."""
+    """Return the RGB color of a class, by its index among the scored classes."""
     return ImageColor.getrgb(CLASS_COLORS[k % len(CLASS_COLORS)])
 
 
 class PredictionWriter:
-    """Writes a folder of predictions, and knows which images it has already.
+    """A writer of a folder of predictions, which knows the images that are already predicted.
 
-    An image's row in images.csv is written last: an image without one is predicted again, and a folder that was made
-    with other settings is refused. Files are `masks/NAME.png`, `probabilities/NAME.png`, `overlays/NAME.png`; of
-    several classes `probabilities/CLASS/NAME.png`, and the mask holds class numbers with a palette where they exclude
-    each other, or is `masks/CLASS/NAME.png`. Masks and probabilities of a GeoTIFF are `.tif` with its georeference; the
-    masks of the slices of a NIfTI volume are a volume too. Pixels without data are 0; in a mask of class numbers they
-    are 255, which GDAL's tag of a `.tif` names.
+    An image's row in images.csv is written last; an image without a row is predicted again. A folder with other
+    settings is refused. Files are `masks/NAME.png`, `probabilities/NAME.png` and `overlays/NAME.png`. With several
+    classes, probabilities are `probabilities/CLASS/NAME.png`. Masks then are `masks/CLASS/NAME.png` or, if classes are
+    mutually exclusive, one mask of class numbers with a palette. Masks and probabilities of a GeoTIFF are `.tif` with
+    its georeference. The masks of the slices of a NIfTI volume are also written as a volume. Pixels without data are 0,
+    or 255 in a mask of class numbers, which GDAL's no-data tag of a `.tif` declares.
 
     Args:
-        names: the file of each image's name, as `find_images` gives them.
-        kinds: what to write of each image, some of KINDS.
-        settings: all that decides the pixels, as plain data.
-        thresholds: the probability from which a pixel is of each class; not used where classes exclude each other.
-        min_area: objects of fewer pixels are dropped, from the mask too.
-        rerun: replace what is there.
+        names: the file of each image by its name, as returned by `find_images`.
+        kinds: the outputs to write for each image, from KINDS.
+        settings: everything that determines the pixels, as plain data.
+        thresholds: for each class the least probability of its pixels; ignored for mutually exclusive classes.
+        min_area: objects with fewer pixels are dropped, from the mask too.
+        rerun: replace existing predictions.
         task: the classes.
     """
 
@@ -178,18 +178,18 @@ class PredictionWriter:
         known, text = folder / SETTINGS, json.dumps(settings, indent=2) + "\n"
         self.tables = {key: folder / f"{key}.csv" for key in COLUMNS if key in ("images", *kinds)}
         if rerun and not (known.exists() and known.read_text() == text):
-            self.remove_results()  # or those of two models would lie side by side
+            self.remove_results()  # else results of two models would be mixed
         there = {} if rerun else {key: file for key, file in self.tables.items() if file.exists()}
         before = {key: read_rows(file, COLUMNS[key]) for key, file in there.items()}
-        if before.get("images") and known.exists():  # a call that failed before its first image binds nobody
+        if before.get("images") and known.exists():  # settings without a predicted image do not count
             remedy = "rerun=true replaces it, output=DIR keeps both"
             require(known.read_text() == text, f"output {folder}", "these settings", "others", remedy)
-        before = before if len(before) == len(self.tables) else {}  # a table that is gone cannot be completed
+        before = before if len(before) == len(self.tables) else {}  # a missing table cannot be completed
         write_text(known, text)
         files = {cell(str(file)): file for file in names.values()}  # a page of a stack is found by its file
         files |= {cell(name): file for name, file in names.items()}
         self.done = set()
-        for row in before.get("images", []):  # another file of its name, or a newer one, replaces an image
+        for row in before.get("images", []):  # an image whose file is another, or has changed, is predicted again
             file = files.get(row["image"], files.get(row["file"]))
             if file is None or (row["file"], row["changed"]) == (cell(str(file)), str(file.stat().st_mtime_ns)):
                 self.done.add(row["image"])
@@ -198,10 +198,10 @@ class PredictionWriter:
             write_text(table, csv_lines([COLUMNS[key], *rows]))
 
     def remove_results(self) -> None:
-        """Remove the files of the images that images.csv names, and that table last; other files stay."""
+        """Remove the files of all images in images.csv, then the tables, images.csv last; other files are kept."""
         table = self.folder / "images.csv"
         above = [self.folder / KINDS[kind] for kind in ("mask", "probability", "overlay")]
-        folders = [folder for one in above for folder in (one, *one.glob("*/"))]  # those of classes lie inside
+        folders = [folder for one in above for folder in (one, *one.glob("*/"))]  # with those of classes
         for row in read_rows(table, COLUMNS["images"]) if table.exists() else ():
             name, volume = row["image"], is_volume(row["file"])
             name = name[1:] if cell(name[1:]) == name else name
@@ -212,7 +212,7 @@ class PredictionWriter:
             file.unlink(missing_ok=True)
 
     def __contains__(self, name: str) -> bool:
-        """Whether an image, by its name, was predicted before."""
+        """Whether the image with this name was predicted before."""
         return cell(name) in self.done
 
     def write(self, name: str, file: Path, image: np.ndarray, levels: np.ndarray, valid: np.ndarray) -> None:
@@ -230,7 +230,7 @@ class PredictionWriter:
             for one, map_ in zip(self.parts, maps, strict=True):
                 write_map(self.folder / "probabilities" / one / name, map_, tags)
         if "overlay" in self.kinds:
-            write_map(self.folder / "overlays" / name, overlay(image, masks)[..., ::-1])  # OpenCV writes blue first
+            write_map(self.folder / "overlays" / name, overlay(image, masks)[..., ::-1])  # OpenCV writes BGR
         rows: list[list[Any]] = []
         for k, mask in zip(self.task.scored, masks, strict=True):
             for down, across, alone, confidence in objects(mask, maps[k]):
@@ -245,7 +245,7 @@ class PredictionWriter:
         self.append("images", [[name, str(file), changed, width, height, len(rows), foreground]])
 
     def write_masks(self, name: str, masks: Sequence[np.ndarray], valid: np.ndarray, tags: Tags) -> None:
-        """Write one mask of 0 and 255, one of class numbers with a palette, or one of each class that may overlap."""
+        """Write one mask of 0 and 255, one per class if classes overlap, or one of class numbers with a palette."""
         place = self.folder / "masks"
         if self.task.kind != "multiclass":
             for one, mask in zip(self.parts, masks, strict=True):
@@ -256,48 +256,48 @@ class PredictionWriter:
             numbers[mask > 0] = k
         colors = bytes([0, 0, 0, *(level for k in range(len(masks)) for level in color_of(k))])
         palette = colors.ljust(3 * IGNORED, b"\0") + b"\x80\x80\x80"
-        tags = tags and [*tags, (GDAL_NO_DATA, 2, 0, str(IGNORED), True)]  # 2 is the code of TIFF for text
+        tags = tags and [*tags, (GDAL_NO_DATA, 2, 0, str(IGNORED), True)]  # 2: TIFF type of text
         write_map(place / name, with_ignored(numbers, valid), tags, palette)
 
     def join_slices(self, name: str, file: Path, slices: Sequence[str], axis: int, again: bool) -> None:
-        """Write the masks of the slices of a NIfTI volume as a volume too: 0 and 1 or class numbers, at its place.
+        """Write the masks of all slices of a NIfTI volume as a volume of 0 and 1 or class numbers, with its geometry.
 
-        again: also where it is there already. Without the mask of some slice nothing is written.
+        again: replace an existing volume. Nothing is written if the mask of a slice is missing.
         """
         for one in [""] if self.task.kind == "multiclass" else self.parts:
             place = self.folder / "masks" / one
             files, made = [place / f"{slice_}.png" for slice_ in slices], place / f"{name}.nii.gz"
             if all(map(Path.exists, files)) and (again or not made.exists()):
-                planes = [np.asarray(Image.open(plane)).T for plane in files]  # the first axis runs to the right
+                planes = [np.asarray(Image.open(plane)).T for plane in files]  # the first axis is horizontal
                 volume = np.stack(planes, axis)
                 numbers = volume if self.task.kind == "multiclass" else volume > 0
                 write_bytes(made, encode_nifti(numbers.astype(np.uint8), str(file)))
 
     def append(self, key: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Add rows to a table."""
-        with self.tables[key].open("a", newline="", encoding="utf-8") as file:  # read_rows leaves out half a row
+        """Append rows to a table."""
+        with self.tables[key].open("a", newline="", encoding="utf-8") as file:  # read_rows drops a partial row
             file.write(csv_lines(rows))
 
 
 def csv_lines(rows: Sequence[Sequence[Any]]) -> str:
-    """Rows of a table as text."""
+    """Return rows of a table as CSV text."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([cell(value) for value in row] for row in rows)
     return text.getvalue()
 
 
 def read_rows(file: Path, columns: list[str]) -> list[dict[str, str]]:
-    """Read a table without a truncated last row; a ContractError for other columns, as a spreadsheet may save them."""
+    """Read a table without a truncated last row; raise ContractError for other columns, as saved by a spreadsheet."""
     text = file.read_bytes().decode(errors="replace")
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
     got = list(rows.fieldnames or columns)
     remedy = "delete the folder, or set another output=DIR"
     require(got == columns, str(file), f"the columns {','.join(columns)}", ",".join(got), remedy)
-    return [row for row in rows if None not in row.values()]  # the csv module fills up a row with None
+    return [row for row in rows if None not in row.values()]  # csv fills up short rows with None
 
 
 def write_map(place: Path, pixels: np.ndarray, tags: Tags = (), palette: bytes = b"") -> None:
-    """Write a picture atomically: a PNG, or a TIFF where it has a georeference. The suffix is added to `place`."""
+    """Write a picture atomically as PNG, or as TIFF if it has a georeference; the suffix is appended to `place`."""
     if tags:
         write_bytes(place.with_name(f"{place.name}.tif"), encode_tiff(pixels, tags, palette))
     elif palette:

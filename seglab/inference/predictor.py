@@ -1,7 +1,7 @@
-"""Predictions of trained models for images of any size: a probability map of each class in the image's own size.
+"""Predict images of any size with trained models: a probability map per class, at the image's own size.
 
-Maps are (h, w), or (k, h, w) of several classes, uint16, 65535 standing for a probability of 1: half the memory of
-floats, what a 16-bit PNG holds, and finer than any threshold.
+Maps are uint16 (h, w), or (k, h, w) for several classes, where 65535 is a probability of 1. They take half the memory
+of float32, fit into a 16-bit PNG, and are finer than any threshold.
 """
 
 import logging
@@ -29,10 +29,10 @@ from seglab.inference.tiling import slide
 log = logging.getLogger(__name__)
 
 FULL = 65535
-"""The level that stands for a probability of 1."""
+"""The level of a map for a probability of 1."""
 
 Symmetry = tuple[bool, tuple[int, ...]]
-"""A symmetry of the square: whether to transpose the image, and then which of its sides to flip."""
+"""A symmetry of the square: whether to transpose the image, and which dimensions to flip afterwards."""
 
 FLIPS: tuple[Symmetry, ...] = ((False, ()), (False, (2,)), (False, (3,)), (False, (2, 3)))
 SYMMETRIES = {"none": FLIPS[:1], "flips": FLIPS, "d4": (*FLIPS, *((True, sides) for _, sides in FLIPS))}
@@ -41,18 +41,18 @@ SYMMETRIES = {"none": FLIPS[:1], "flips": FLIPS, "d4": (*FLIPS, *((True, sides) 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model with the preprocessing of its images, at the scale that it was trained at.
+    """A model with the preprocessing of its images, at the scale of its training.
 
-    A model trained on patches slides over the image's own pixels (over `dataset.reduce`); one trained on whole images
-    gets the image at `dataset.size`, as in training, and its map is resized back. A window makes any model slide.
+    A model trained on patches slides over the image at its own size (divided by `dataset.reduce`). A model trained on
+    whole images gets the image at `dataset.size`, and its map is resized back. With a window any model slides.
 
     Args:
-        module: in eval mode.
-        dataset: how its training images were read.
-        autocast: the context of the run's precision; entered for each batch.
-        window: side of the tiles in pixels, None where the model gets the whole image at once.
-        overlap, batch: see slide.
-        tta: `none`, `flips` or `d4`: the mean probability over symmetries of the square.
+        module: the model, in eval mode.
+        dataset: the data set whose options say how images are read.
+        autocast: makes the context manager of the run's precision, which is entered for each batch.
+        window: the side of the tiles in pixels; None if the model gets the whole image at once.
+        overlap, batch: see `slide`.
+        tta: `none`, `flips` or `d4`; probabilities are averaged over these symmetries of the square.
     """
 
     module: SegModule
@@ -65,14 +65,14 @@ class Predictor:
 
     def __post_init__(self) -> None:
         side = self.window or self.dataset.size
-        try:  # fails here if it does not fit
+        try:  # a side that does not fit fails here
             self.probability(np.zeros((1, side, side, self.dataset.channels), np.uint8))
         except ContractError as error:
             option = "dataset.size" if side == self.dataset.size else "window"
             raise ContractError(str(error).replace("dataset.size", option)) from None
 
     def of_file(self, path: str, page: int | None = None) -> np.ndarray:
-        """Map an image file, or a page of it: (h, w) or (k, h, w) uint16."""
+        """Return the map of an image file, or of one of its pages: (h, w) or (k, h, w) uint16."""
         image = decoded(path, self.dataset, page)
         box = self.dataset.region(path)
         if box is None:
@@ -83,15 +83,15 @@ class Predictor:
         return levels
 
     def of_image(self, image: np.ndarray) -> np.ndarray:
-        """Map an image as its file has it, (h, w) or (h, w, bands); nothing is found where a band has no data (NaN)."""
+        """Return the map of an image (h, w) or (h, w, bands) as decoded; it is 0 where a band has no data (NaN)."""
         height, width = image.shape[:2]
-        small = view_image(image, replace(self.dataset, fit="patch"))  # reduced, and not yet brought to `size`
+        small = view_image(image, replace(self.dataset, fit="patch"))  # reduced, but not yet resized to `size`
         levels = each_map(lambda one: resize(one, height, width), self.at_scale(small))
         levels[..., ~with_data(image)] = 0
         return levels
 
     def at_scale(self, image: np.ndarray) -> np.ndarray:
-        """Map an image that is reduced already."""
+        """Return the map of an image that is already reduced."""
         height, width = image.shape[:2]
         image = convert(image, self.dataset)
         if self.window is None:
@@ -104,7 +104,7 @@ class Predictor:
 
     @torch.inference_mode()
     def probability(self, tiles: np.ndarray) -> np.ndarray:
-        """The probability of each pixel of tiles (b, h, w, c): (b, h, w) float32, (b, k, h, w) of several classes."""
+        """Return the probabilities of tiles (b, h, w, c): (b, h, w) float32, or (b, k, h, w) for several classes."""
         images = torch.from_numpy(to_units(tiles)).permute(0, 3, 1, 2).to(self.module.device)
         with self.autocast():
             maps = []
@@ -117,17 +117,17 @@ class Predictor:
 
 
 def with_data(image: np.ndarray) -> np.ndarray:
-    """Mark the pixels (h, w) bool of an image (h, w) or (h, w, bands) of which every band is a finite number."""
+    """Return the pixels (h, w) bool in which all bands of an image (h, w) or (h, w, bands) are finite."""
     return np.isfinite(image.reshape(*image.shape[:2], -1)).all(2)
 
 
 def each_map(make: Callable[[np.ndarray], np.ndarray], maps: np.ndarray) -> np.ndarray:
-    """Apply a function of a map (h, w) to one map, or to each of (k, h, w)."""
+    """Apply a function of a map (h, w) to one map, or to each map of (k, h, w)."""
     return make(maps) if maps.ndim == 2 else np.stack([make(one) for one in maps])
 
 
 def transformed(images: Image, symmetry: Symmetry, inverse: bool = False) -> Image:
-    """Apply a symmetry to images (b, c, h, w), or its inverse, which takes the steps backwards."""
+    """Apply a symmetry, or its inverse, to images (b, c, h, w)."""
     transpose, sides = symmetry
     if inverse:
         images = images.flip(sides)
@@ -136,12 +136,12 @@ def transformed(images: Image, symmetry: Symmetry, inverse: bool = False) -> Ima
 
 
 def to_levels(probability: np.ndarray) -> np.ndarray:
-    """Convert probabilities to uint16."""
+    """Convert probabilities to uint16 levels."""
     return np.rint(probability * FULL).astype(np.uint16)
 
 
 def class_masks(levels: np.ndarray, thresholds: Sequence[float], task: Task) -> list[np.ndarray]:
-    """Give the mask (h, w) uint8 of each scored class: where it is likeliest, or from its threshold on."""
+    """Return the mask (h, w) uint8 of each scored class: where it is the likeliest, or reaches its threshold."""
     if task.kind == "multiclass":
         likeliest = levels.argmax(0)
         return [(likeliest == k).astype(np.uint8) for k in task.scored]
@@ -158,9 +158,9 @@ def predictor(
     device: str,
     dataset: Dataset | None = None,
 ) -> Predictor:
-    """Open a run for prediction with its best weights; without a window it slides only if it was trained on patches.
+    """Create the predictor of a run with its best weights; without a window it slides only if trained on patches.
 
-    dataset: how images are read, where that differs from how files were read for training.
+    dataset: says how images are read; defaults to the data set whose files the run was trained on.
     """
     dataset = dataset or run.raw_dataset()
     side = window or (dataset.size if dataset.fit == "patch" else None)
@@ -173,7 +173,7 @@ def predictor(
 
 
 def ensemble_average(predictors: Sequence[Predictor], path: str, page: int | None = None) -> np.ndarray:
-    """Map an image file by the mean probability of several models, each with its own preprocessing: (h, w) uint16."""
+    """Return the mean map of several models, each with its own preprocessing, for an image file: uint16."""
     first, *others = predictors
     if not others:
         return first.of_file(path, page)
@@ -184,27 +184,27 @@ def ensemble_average(predictors: Sequence[Predictor], path: str, page: int | Non
 
 
 def decoded(path: str, dataset: Dataset, page: int | None) -> np.ndarray:
-    """Decode an image file as a data set reads its own: (h, w) or (h, w, 3) in RGB order, in the file's own values."""
+    """Decode an image file as a data set reads its files: (h, w) or (h, w, bands), red first, in the file's values."""
     return decoded_once(path, dataset, page, on_disk(path))
 
 
-@lru_cache(maxsize=2)  # the models of an ensemble, and the overlay, look at the same image
+@lru_cache(maxsize=2)  # the models of an ensemble and the overlay use the same image
 def decoded_once(path: str, dataset: Dataset, page: int | None, changed: tuple[int, int]) -> np.ndarray:
-    """Decode a file, or a page of it, once for each of its states; what is doubtful about it is said then."""
+    """Decode a file or a page of it, once per state `changed` of the file, and warn about doubtful values."""
     image = dataset.decode(path, page)
     require_bands(path, image, dataset.channels)
-    if page is None or not is_volume(path):  # of a volume it is said once: some slices of most are dark
+    if page is None or not is_volume(path):  # volumes are checked as a whole: most have dark slices
         warn_of_range(f"{label_of(page)}{path}", image, dataset)
     return image
 
 
 def label_of(page: int | None) -> str:
-    """Give what stands before a message about a page of a file, "" for a file of one."""
+    """Return the prefix of a message about a page of a file, "" for a file with a single page."""
     return "" if page is None else f"page {page}: "
 
 
 def warn_of_range(who: str, image: np.ndarray, dataset: Dataset) -> None:
-    """Log what of an image is lost in the range of the data set; `who` names it."""
+    """Warn if an image, named `who`, is nearly black in the range of the data set or cut off by it."""
     for sentence in range_warnings([{"depth": str(image.dtype), "extent": extent(image)}], dataset):
         log.warning("%s: %s", who, sentence)
     if not isinstance(dataset.range, str):

@@ -1,4 +1,4 @@
-"""What a trained model leaves in its run folder: a row for each test image, histograms, and pictures."""
+"""Measure a trained model and write its results to the run folder: a row per test image, histograms, and pictures."""
 
 import logging
 from collections.abc import Iterable
@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 
 def measure(cfg: DictConfig, device: torch.device, module: SegModule, data: DataModule, run: Run) -> None:
-    """Measure validation and test images: a row and a histogram for each, and the threshold tuned on validation.
+    """Measure the validation and test images, tune the threshold on validation, and write rows and histograms.
 
-    Images that training cuts patches from are measured whole, as seglab.predict and seglab.evaluate see them.
+    A run trained on patches is measured on whole images, as in seglab.predict and seglab.evaluate.
     """
     whole = data.dataset.fit == "patch"
     groups = {item.id: item.group for items in (data.splits.val, data.splits.test) for item in items}
@@ -60,11 +60,11 @@ def measure(cfg: DictConfig, device: torch.device, module: SegModule, data: Data
     run.note(metrics=metrics, threshold={"tuned": tuned})
     for logger in module.loggers:
         logger.log_metrics(final(metrics), module.global_step)
-        logger.save()  # Lightning's own do so while a model trains
+        logger.save()  # Lightning saves them only during training
 
 
 def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None:
-    """Keep test images that the data alone chooses; draw the learning curves and the best, median and worst image."""
+    """Save test images chosen by the data alone; draw the learning curves and the best, median and worst images."""
     task, samples = data.dataset.task, data.samples("test")
     processes = 0 if run.mirrors else evaluation_processes(cfg)  # trackers take the pictures when the run ends
     rows = rows_per_image(read_rows(run.folder / "per_image.csv"), task)
@@ -81,7 +81,7 @@ def draw(cfg: DictConfig, module: SegModule, data: DataModule, run: Run) -> None
         return
     best = [Example(caption, *picture) for caption, picture in zip(words.values(), pictures(some(words)), strict=True)]
 
-    def warn(picture: Future[Any]) -> None:  # a run is worth more than its pictures
+    def warn(picture: Future[Any]) -> None:  # a failed picture must not fail the run
         if error := picture.exception():
             log.warning("%s: a picture could not be drawn (%s: %s)", run, type(error).__name__, error)
 
