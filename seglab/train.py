@@ -185,7 +185,7 @@ def check_before_data(cfg: DictConfig) -> None:
     task = dataset.task
     loss = build_loss(cfg.loss).with_task(task)  # raises if the loss has no meaning for the task
     shares = [1 / max(2, task.channels)] * task.channels  # placeholders, since no mask is read yet; 1 is refused
-    found = ramps(to_container(cfg.schedule) or {}, loss.with_class_frequency(shares))  # raises if the schedule is wrong
+    found = ramps(to_container(cfg.schedule) or {}, loss.with_class_frequency(shares))  # checks the schedule too
     for sentence in unreached(loss, found, cfg.trainer.max_epochs, cfg.trainer.check_val_every_n_epoch):
         log.warning("%s", sentence)
     check_model(to_container(cfg.model), dataset)
