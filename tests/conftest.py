@@ -1,4 +1,4 @@
-"""What tests share: one thread, small configurations, and runs that are trained once for all who only read them."""
+"""Shared by tests: one thread, small configurations, and runs that are trained once for all tests that read them."""
 
 import json
 import os
@@ -16,24 +16,24 @@ import pytest
 from hypothesis import settings
 from omegaconf import DictConfig
 
-settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing on a busy one
+settings.register_profile("any machine", deadline=None)  # durations mean nothing on a busy machine
 settings.load_profile("any machine")
 
 DATA = ("dataset.size=32", "dataset.train=8", "dataset.val=4", "dataset.test=6")
 UNET = ("model.base=4", "model.depth=2")
 SMALL = (*DATA, *UNET, "batch_size=4", "trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.precision=32-true")
 SMALL += ("examples=1", "pictures=false")
-"""Overrides of a run that takes about half a second, to the same digits on every processor."""
+"""Overrides for a run of about half a second, with the same digits on every processor."""
 OF_FILES = tuple(word for word in SMALL if word not in DATA or "size" in word)
-"""The same for a data set whose images are counted by its files."""
+"""`SMALL` without the numbers of images, for a data set read from files."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Small tensors gain nothing from threads, and two test processes with two threads each would fight.
+    """Limit torch to one thread: small tensors gain nothing from threads, which test processes would compete for.
 
-    From the first fixture of a module on: a run trained on two threads differs in its last bits from one on one.
-    SEGLAB_TEST_THREADS=8 shows that no test depends on it.
+    This holds for the fixtures of modules too: a run trained on two threads differs in its last bits from one on one
+    thread. SEGLAB_TEST_THREADS=8 shows that no test depends on the limit.
     """
     import torch
 
@@ -42,7 +42,7 @@ def _one_thread() -> None:
 
 @contextmanager
 def configuration_read_once() -> Iterator[None]:
-    """Half the time of a composition goes into reading the same fifty files again, which no test changes."""
+    """Cache the configuration files, which no test changes; reading them again takes half the time of a composition."""
     from hydra._internal.config_repository import ConfigRepository
 
     from seglab.engine.config import CONF
@@ -70,7 +70,7 @@ def _configuration_read_once() -> Iterator[None]:
 
 
 def compose(command: str, *overrides: str, folder: Path | None = None, **options: bool) -> DictConfig:
-    """Compose `conf/<command>.yaml` with overrides, as the command line would; `options` are those of Hydra."""
+    """Compose `conf/<command>.yaml` with overrides, like the command line; `options` are passed to Hydra."""
     import hydra
 
     from seglab.engine.config import CONF
@@ -81,7 +81,7 @@ def compose(command: str, *overrides: str, folder: Path | None = None, **options
 
 
 def train_small(folder: Path, *overrides: str) -> Path:
-    """Train a run of `SMALL` with overrides; returns its folder."""
+    """Train a run with `SMALL` and further overrides; return its folder."""
     from seglab.train import train
 
     train(compose("train", *SMALL, *overrides, folder=folder), folder)
@@ -97,27 +97,27 @@ def epochs_of(folder: Path) -> pd.DataFrame:
 
 
 def weights_of(file: Path) -> dict[str, Any]:
-    """The weights in a checkpoint."""
+    """Return the weights in a checkpoint."""
     import torch
 
     return torch.load(file, weights_only=True)["state_dict"]
 
 
 def python(*words: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with these words and one thread in a folder, in a process of its own that has nothing imported."""
+    """Run Python with these arguments and one thread in the folder `cwd`, in a new process with nothing imported."""
     command, variables = [sys.executable, *map(str, words)], os.environ | {"OMP_NUM_THREADS": "1"} | environment
     return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=400)
 
 
 def assert_same_tables(one: Path, other: Path) -> None:
-    """Two runs have the same rows of images and of epochs, to the last digit."""
+    """Assert that two runs have the same rows per image and per epoch, to the last digit."""
     assert (one / "per_image.csv").read_text() == (other / "per_image.csv").read_text()
     pd.testing.assert_frame_equal(epochs_of(one), epochs_of(other), check_exact=True)
 
 
 @contextmanager
 def killed(epoch: int, batch: int = 0) -> Iterator[None]:
-    """What trains inside raises in this step, as if its process had died."""
+    """Make training inside the block raise in the given step, as if its process had died."""
     from seglab.engine.module import SegModule
 
     step = SegModule.training_step
@@ -140,7 +140,7 @@ def configure() -> Callable[..., DictConfig]:
 
 @pytest.fixture(scope="session")
 def study_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Two finished runs, `bce` and `dice`, with snapshots, in a precision; to be read, not written to."""
+    """A function from a precision to a study of two finished runs, `bce` and `dice`, with snapshots; read-only."""
 
     @cache
     def trained(precision: str) -> Path:
@@ -155,19 +155,19 @@ def study_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def trained_study(study_of: Callable[[str], Path]) -> Path:
-    """The two runs in the precision in which nothing is rounded."""
+    """The study of two runs in float32."""
     return study_of("32-true")
 
 
 @pytest.fixture(scope="session", params=["32-true", "bf16-mixed"])
 def study_in_each_precision(request: pytest.FixtureRequest, study_of: Callable[[str], Path]) -> Path:
-    """The two runs, for whatever measures a run again: it must do so in the run's precision on every processor."""
+    """The study in each precision, for tests that measure a run again, which must use the precision of the run."""
     return study_of(request.param)
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data beside the checkout; tests that need it are skipped where it is absent."""
+    """The folder of real data beside the checkout; tests that need it are skipped if it is absent."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("needs the real images in ../shared/data, which are not part of the project")

@@ -1,8 +1,8 @@
-"""Plant faults in the package, one at a time, and see that the quick tests find each: `make mutate`.
+"""Plant faults in the package, one at a time, and check that the fast tests find each of them: `make mutate`.
 
-`python tests/mutate.py` plants all; `python tests/mutate.py overlap.py 3 17` those whose file, number or reason is
-named. The checkout stays as it is: everything happens in a copy in a temporary folder. Prints a line for each fault and
-ends with 1 if one survives. A fault whose place is gone from the code counts as one that survives.
+`python tests/mutate.py` plants all faults, `python tests/mutate.py overlap.py 3 17` those selected by file, number or
+reason. The checkout is not changed: faults are planted in a copy in a temporary folder. Prints a line per fault and
+exits with 1 if a fault survives. A fault whose text is no longer in the code counts as surviving.
 """
 
 import os
@@ -20,7 +20,7 @@ MAPS = "seglab/data/distance_maps.py"
 
 
 class Fault(NamedTuple):
-    """What is replaced by what in a file, what is wrong then, and the tests that should see it."""
+    """A fault: the text of a file to replace, its replacement, what is wrong then, and the tests that must fail."""
 
     file: str
     before: str
@@ -221,7 +221,7 @@ FAULTS = [
 
 
 def found(fault: Fault, folder: Path) -> bool:
-    """Whether the tests fail with the fault planted in a copy of the checkout."""
+    """Whether the tests of a fault fail when it is planted in `folder`, a copy of the checkout."""
     file = folder / fault.file
     right = file.read_text()
     if right.count(fault.before) < 1 or fault.before == fault.after:
@@ -237,7 +237,7 @@ def found(fault: Fault, folder: Path) -> bool:
 
 
 def main(words: list[str]) -> int:
-    """Plant the faults that the words name, or all."""
+    """Plant the faults selected by the words, or all faults; return the exit code."""
     chosen = [
         (number, fault)
         for number, fault in enumerate(FAULTS, 1)

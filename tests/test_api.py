@@ -1,4 +1,4 @@
-"""seglab from a script: the same folders as from the command line, opened, compared, predicted with."""
+"""seglab from a script: it trains, opens, compares and predicts with the same folders as the command line."""
 
 import re
 from pathlib import Path
@@ -114,7 +114,7 @@ WHITE = np.full((8, 8), 200, np.float32)
 
 @pytest.mark.parametrize("image", [None, np.zeros((8, 8), np.int64), np.zeros((0, 8), np.uint8), WHITE])
 def test_an_image_that_would_be_misread_is_one_sentence(image):
-    assert _checked(WHITE, up_to_1=False) is WHITE  # for a run that has read such ones
+    assert _checked(WHITE, up_to_1=False) is WHITE  # for a run trained on such values
     said = r"predict: expected (paths, or arrays .* of uint8.*|floats from 0 to 1), got"
     with pytest.raises(ContractError, match=said):
         _checked(image, up_to_1=True)

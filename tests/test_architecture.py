@@ -1,6 +1,6 @@
-"""The architecture: which layer may import which, and that a yaml lists what its class takes.
+"""The architecture: layers and their imports, the size of files, and YAML files that list all parameters.
 
-A module imports from lower layers and from its own folder; folders of one layer do not import each other.
+A module imports only from lower layers and from its own folder; folders of the same layer do not import each other.
 """
 
 import ast
@@ -29,7 +29,7 @@ LAYERS = (
     {"inference"},
     {"views", "benchmarks"},
 )
-"""Files and folders of the package from the lowest layer up; what is not listed is a command, above them all."""
+"""Files and folders of the package, lowest layer first; all other files are commands, in the top layer."""
 
 CONFIGURE = ("command", "engine/cli", "engine/config", "engine/override_errors")
 ONLY_IN = {
@@ -38,19 +38,19 @@ ONLY_IN = {
     "pytorch_lightning": ("command", "engine/", "inference/", "benchmarks/", "data/module"),
     "matplotlib": ("plots", "reporting/", "views/", "loss_catalog"),
 }
-"""Packages that only some modules may import."""
+"""Packages that only the listed modules may import."""
 
 BUILT_ON = {"search": ("train",), "__init__": ("api",)}
-"""What is made of a command or module of the same layer."""
+"""Modules that may import the listed modules of their own layer."""
 
 WITHOUT_TORCH = {"contract", "files", "images", "plots", "reporting"}
 YAMLS = sorted((ROOT / "conf").rglob("*.yaml"))
 THIRD_PARTY = {"trainer", "optimizer", "scheduler", "callbacks", "logger"}
-"""Groups of other libraries' classes, whose parameters we list as far as we choose them."""
+"""Groups that configure classes of other libraries, of which only the parameters that we choose are listed."""
 
 
 def imported(tree, typing_too=True):
-    """Every module that a piece of code imports, inside of functions too."""
+    """Yield every module that a syntax tree imports, also inside functions."""
     skipped = {
         inner
         for node in ast.walk(tree)
@@ -77,12 +77,12 @@ def path_of(file):
 
 
 def layer(name):
-    """The layer of a top-level file or folder of the package; commands are above all."""
+    """Return the layer of a top-level file or folder of the package; commands are in the top layer."""
     return next((number for number, names in enumerate(LAYERS) if name in names), len(LAYERS))
 
 
 def top(file):
-    """What a file runs when it is imported."""
+    """Return the statements of a file that run on import."""
     tree = parsed(file)
     return ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)], [])
 
@@ -100,7 +100,7 @@ def test_a_module_imports_only_from_lower_layers_and_its_own_folder():
                 places = (path, "command") if layer(here) == len(LAYERS) else (path,)
                 assert any(place.startswith(ONLY_IN[package]) for place in places), f"{path} imports {module}"
         if here in WITHOUT_TORCH:
-            at_import = top(file) if here == "files" else tree  # one function of files reads weights
+            at_import = top(file) if here == "files" else tree  # a function of files.py imports torch
             assert not {"torch", "torchmetrics", "torchvision"} & set(imported(at_import, typing_too=False)), path
 
 
@@ -116,7 +116,7 @@ def test_no_imports_go_in_a_circle():
         files = [file for file in FILES if path_of(file).rpartition("/")[0] == folder]
         names = {f"seglab.{path_of(file).replace('/', '.')}": file for file in files}
         graph = {name: set(imported(parsed(file))) & names.keys() for name, file in names.items()}
-        graphlib.TopologicalSorter(graph).prepare()  # raises for a circle
+        graphlib.TopologicalSorter(graph).prepare()  # raises for a cycle
 
 
 def test_no_folder_holds_more_than_a_fifth_of_the_package():
@@ -154,7 +154,7 @@ def targets(node):
 
 def test_a_yaml_opens_with_its_command():
     for file in YAMLS:
-        header = file.read_text().removeprefix("# @package _global_\n")  # Hydra wants that line first
+        header = file.read_text().removeprefix("# @package _global_\n")  # Hydra requires that line first
         assert header.startswith("# python -m seglab."), file
 
 
@@ -166,7 +166,7 @@ def test_a_yaml_opens_with_its_command():
 def test_a_yaml_lists_every_parameter_with_the_default_of_the_code(file):
     from hydra.utils import get_object
 
-    preset = "\n# Preset: " in file.read_text()  # whose parameters are another library's
+    preset = "\n# Preset: " in file.read_text()  # its parameters follow another library
     for node in targets(yaml.safe_load(file.read_text())):
         if node["_target_"] == "???":
             continue
@@ -174,7 +174,7 @@ def test_a_yaml_lists_every_parameter_with_the_default_of_the_code(file):
         if not target.__module__.startswith("seglab."):
             continue
         parameters = dict(inspect.signature(target).parameters)
-        parameters.pop("task", None)  # of a loss, which the engine takes from the data set
+        parameters.pop("task", None)  # of a loss, set by the engine from the data set
         given = {key: value for key, value in node.items() if not key.startswith("_") and key != "defaults"}
         assert set(given) == set(parameters)
         for name, parameter in parameters.items():

@@ -1,4 +1,4 @@
-"""The distance transform is exact, and has the same digits wherever its memory lies."""
+"""The distance transform is exact, and has the same digits at every memory address."""
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -7,7 +7,7 @@ from seglab.distance_transform import distance_to_zero
 
 
 def plane():
-    """All of one value but for two boxes."""
+    """Return a mask of one value with two boxes of the other."""
     made = np.ones((33, 37), np.uint8)
     made[9:20, 8:17] = made[25:30, 22:31] = 0
     return made

@@ -1,4 +1,4 @@
-"""What README and documentation print is what the program accepts: commands that no test runs, files, the version."""
+"""README and documentation agree with the program: commands that no other test runs, file names, the version."""
 
 import json
 import re
@@ -24,7 +24,7 @@ COMMANDS = sorted({line for page in PAGES for line in commands_of(page) if "..."
 
 
 def first_job(words):
-    """The overrides of the first job of a sweep; of the others, that every choice of a group is there."""
+    """Yield the overrides of the first job of a sweep; for the other jobs, check that each choice of a group exists."""
     parsed = OverridesParser.create().parse_overrides(words)
     for word, override in zip(words, parsed, strict=True):
         key, value = override.get_key_element(), override.value()
@@ -65,7 +65,7 @@ def test_the_files_that_a_page_names_exist(page):
 
 def test_the_page_of_the_configuration_has_every_file():
     text = (ROOT / "docs/reference/configuration.md").read_text()
-    elsewhere = ("loss", "experiment")  # in docs/losses.md, and with their claims
+    elsewhere = ("loss", "experiment")  # in docs/losses.md and docs/findings
     files = {file.relative_to(CONF).as_posix() for file in CONF.rglob("*.yaml")}
     assert sorted(file for file in files if not file.startswith(elsewhere) and f'"conf/{file}"' not in text) == []
     models = {f"`{file.stem}`" for file in (CONF / "model").glob("*.yaml")}

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and weights are read from whatever trainers write."""
+"""Files appear whole or not at all, and weights are read from every format that trainers write."""
 
 import errno
 import math
@@ -53,7 +53,7 @@ def test_a_disk_that_is_read_only_is_said_of_the_file_and_not_of_a_temporary_one
 
 def test_what_a_killed_process_left_is_removed_at_the_next_write_and_what_a_living_one_writes_is_not(tmp_path):
     with subprocess.Popen(["true"]) as process:
-        process.wait()  # its number is free again
+        process.wait()  # its process id is free again
     left, own = (tmp_path / f".b.{_host()}-{number}-7.partial.txt" for number in (process.pid, os.getpid()))
     living, other = tmp_path / f".c.{_host()}-{os.getppid()}-7.partial.txt", tmp_path / ".hidden.partial.txt"
     elsewhere, old = (tmp_path / f".{name}.abcdef-{process.pid}-7.partial.txt" for name in "de")  # on another machine
@@ -73,7 +73,7 @@ def test_nobody_sees_half_of_a_file(tmp_path):
     with atomic(file) as partial:
         partial.write_bytes(b"half")
         assert not file.exists()
-        assert partial.suffix == ".png"  # writers choose the format by it
+        assert partial.suffix == ".png"  # writers choose the format by the suffix
         assert partial.name.startswith(".")
     assert file.read_bytes() == b"half"
     assert os.listdir(file.parent) == ["picture.png"]
@@ -82,11 +82,11 @@ def test_nobody_sees_half_of_a_file(tmp_path):
 def test_data_come_back_as_they_were_written(tmp_path):
     data = {"x": [1, None], "where": Path("b")}
     assert read_json(write_json(tmp_path / "a.json", data)) == {"x": [1, None], "where": "b"}
-    undefined = {"a": np.float64("nan"), "b": [(-math.inf, 0.5)]}  # which JSON does not have
+    undefined = {"a": np.float64("nan"), "b": [(-math.inf, 0.5)]}  # not defined in JSON
     assert read_json(write_json(tmp_path / "b.json", undefined)) == {"a": None, "b": [[None, 0.5]]}
     assert str(as_numbers({"a": None, "b": 0.5})) == "{'a': nan, 'b': 0.5}"
     assert read_json(tmp_path / "absent.json") == {}
-    assert read_json(tmp_path) == {}  # as a file that may not be read
+    assert read_json(tmp_path) == {}  # like a file without read permission
     with np.load(write_arrays(tmp_path / "a.npz", x=np.arange(3))) as arrays:
         assert arrays["x"].tolist() == [0, 1, 2]
     abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
@@ -119,7 +119,7 @@ def test_a_damaged_npz_file_is_an_absent_one(tmp_path):
     whole = file.read_bytes()
     assert set(read_arrays(file)) == {"table", "ids"}
     assert set(read_arrays(file, {"ids", "other"})) == {"ids"}
-    for start in range(0, len(whole) - 64, 13):  # in headers, in compressed bytes and in the directory at the end
+    for start in range(0, len(whole) - 64, 13):  # headers, compressed bytes and the directory at the end
         file.write_bytes(whole[:start] + rng.bytes(64) + whole[start + 64 :])
         assert set(read_arrays(file)) in ({"table", "ids"}, set())
     for content in (b"", whole[:999], b"x"):

@@ -1,4 +1,4 @@
-"""Ways to damage a file, and the runs that are damaged: a finished one, and one whose process ended before its end."""
+"""Ways to damage a file, and the runs to damage: a finished run, and an interrupted one whose process died."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ def half(file):
 
 
 def garbage(file):
-    """Other bytes in the middle, of the same length: no reader of tensors notices."""
+    """Replace bytes in the middle, keeping the length: no reader of tensors notices."""
     data = bytearray(file.read_bytes())
     middle = len(data) // 2
     data[middle : middle + 64] = bytes(byte ^ 0x55 for byte in data[middle : middle + 64])

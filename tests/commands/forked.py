@@ -1,4 +1,4 @@
-"""Commands in processes of their own that have most imported already, since starting Python and torch takes seconds."""
+"""Commands in forked processes with most imports already done, since starting Python and torch takes seconds."""
 
 import contextlib
 import multiprocessing
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 Begun = tuple[BaseProcess, int]
-"""A process, and a descriptor of it."""
+"""A process and its pidfd."""
 
 PRELOADED = ["hydra", "pydantic", "optuna", "onnxscript", "torch.onnx", "pytorch_lightning.callbacks"]
 PRELOADED += [f"seglab.engine.{name}" for name in ("checkpoints", "dry_run", "initial_weights", "sweep")]
@@ -24,7 +24,7 @@ PRELOADED += ["seglab.api", "seglab.search", "seglab.train", "tests.commands.war
 
 
 class Fork:
-    """Stands for `subprocess.Popen` of `python -m seglab.COMMAND`, which is forked instead."""
+    """A replacement of `subprocess.Popen` for `python -m seglab.COMMAND` that forks this process."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], stdout: int = 0, **_: Any) -> None:
         heard, speaks = os.pipe()
@@ -49,7 +49,7 @@ class Fork:
         os.close(speaks)
 
     def send_signal(self, number: int) -> None:
-        if self.pid:  # or it has ended
+        if self.pid:  # 0 once it has ended
             os.kill(self.pid, number)
 
     def wait(self) -> int:
@@ -58,43 +58,43 @@ class Fork:
 
 
 def speak_into(file: str) -> None:
-    """Send what this process says to a file."""
+    """Redirect stdout and stderr of this process to a file."""
     with open(file, "w") as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
 
 
 def program(code: str, place: Path) -> None:
-    """Run a program in this process, in a folder in which said.txt gets what it says; its commands are forks."""
+    """Run a program in this process in the folder `place`, with output to said.txt; its commands are forked."""
     import torch
 
     from seglab import api
 
     os.chdir(place)
     speak_into("said.txt")
-    torch.set_num_threads(1)  # more do not survive a fork
+    torch.set_num_threads(1)  # several do not survive a fork
     api.subprocess = SimpleNamespace(Popen=Fork, PIPE=1, STDOUT=2)
     exec(code, {"__name__": "__main__"})
 
 
 def command_line(command: str, words: Sequence[str], out: Path, environment: Mapping[str, str] | None = None) -> None:
-    """Run a command as from a terminal, in a folder in which said.txt gets what it says; a sweep's child is a fork."""
+    """Run a command as from a terminal in the folder `out`, with output to said.txt; the child of a sweep is forked."""
     from seglab.engine import sweep
 
     os.setsid()
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, though the tests may run under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in a terminal, even if the tests run under nohup
     os.chdir(out)
     os.environ |= environment or {}
     speak_into("said.txt")
     sys.argv = [command, *words]
     sweep.subprocess = SimpleNamespace(Popen=Fork)
-    module = import_module(f"seglab.{command}")  # before, signals do what Python does
+    module = import_module(f"seglab.{command}")  # until then, signals have Python's handlers
     Path("began").touch()
     module.main()
 
 
 def begin(target: Callable[..., None], *arguments: Any) -> Begun:
-    """Call a function of a test module in a process of its own, in which most is imported already."""
+    """Call a function of a test module in its own process, with most imports already done."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=target, args=arguments)
@@ -104,10 +104,10 @@ def begin(target: Callable[..., None], *arguments: Any) -> Begun:
 
 
 def end(begun: Begun, moment: float | None = None, number: int = signal.SIGKILL) -> int | None:
-    """Wait for the end of a command, for which a signal asks after a moment; gives the exit code."""
+    """Wait for the end of a command, signaling it after `moment` seconds if given; return the exit code."""
     process, descriptor = begun
     process.join(moment)
-    with contextlib.suppress(ProcessLookupError):  # a number of a process may be another's by now, a descriptor not
+    with contextlib.suppress(ProcessLookupError):  # a process id may have been reused, a descriptor not
         signal.pidfd_send_signal(descriptor, number)
     process.join()
     os.close(descriptor)
@@ -117,13 +117,13 @@ def end(begun: Begun, moment: float | None = None, number: int = signal.SIGKILL)
 def run(
     command: str, words: Sequence[str], place: Path, environment: Mapping[str, str] | None = None
 ) -> tuple[int | None, str]:
-    """Run a command to its end in a folder; gives its exit code and what it said."""
+    """Run a command to its end in a folder; return its exit code and output."""
     code = end(begin(command_line, command, words, place, environment), 300)
     return code, (place / "said.txt").read_text()
 
 
 def kill_group(begun: Begun) -> None:
-    """Kill a command and every process that it has started."""
+    """Kill a command and every process that it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(begun[0].pid or 0, signal.SIGKILL)
     end(begun)

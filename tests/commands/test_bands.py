@@ -1,4 +1,4 @@
-"""Scenes of several bands and depths, from GeoTIFF to a map at the same place on the earth."""
+"""Scenes of several bands and depths, from GeoTIFF to a map with the same georeference."""
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ GEO = [
 
 
 def write_16_bits(path, image):
-    """Four bands of 16 bits, the fourth the sum of two, with a corner that GDAL's tag calls no data."""
+    """Write four 16-bit bands, the fourth the mean of two, with a corner that GDAL's tag declares as no data."""
     bands = np.dstack([image, image[..., 0] // 2 + image[..., 1] // 2]).astype(np.uint16) * 200 + 1
     bands[:10, :10] = 0
     options = {"photometric": "minisblack", "planarconfig": "contig", "metadata": None}
@@ -32,7 +32,7 @@ def write_16_bits(path, image):
 
 
 def write_floats(path, image):
-    """One band of heights from about -8 to 24, with a corner that is not a number."""
+    """Write one band of heights from about -8 to 24, with a corner of NaN."""
     heights = image[..., 0].astype(np.float32) / 8 - 8
     heights[:10, :10] = np.nan
     tifffile.imwrite(path, heights, metadata=None, extratags=[*GEO, (42113, "s", 4, "nan", True)])
@@ -62,7 +62,7 @@ def test_bands_train_and_their_maps_come_back_with_their_georeference(tmp_path, 
     low, high = facts["data"]["range"]
     counted = values.reshape(-1, channels)
     pixels = (counted[~np.isnan(counted[:, 0])] - low) / (high - low)
-    np.testing.assert_allclose(facts["data"]["mean"], pixels.mean(0), atol=0.01)  # resized, and of 8 bits
+    np.testing.assert_allclose(facts["data"]["mean"], pixels.mean(0), atol=0.01)  # of resized 8-bit images
     np.testing.assert_allclose(facts["data"]["std"], pixels.std(0), rtol=0.15)
 
     words = (f"run={run}", f"input={root / 'images'}", f"output={tmp_path / 'out'}", "format=[mask,probability]")

@@ -1,4 +1,4 @@
-"""Several classes through every command, and padding that is no background."""
+"""Several classes in every command, and padding that does not count as background."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ SCENES = {"organ": ("background", "organ", "lesion"), "disc_cup": ("disc", "cup"
 
 @pytest.fixture(scope="module", params=SCENES)
 def trained(request, tmp_path_factory):
-    """A run on a scene of several classes, in a study of its own."""
+    """A run on a scene of several classes, in its own study."""
     folder = tmp_path_factory.mktemp(request.param) / "study" / "run"
     train(compose("train", *SMALL, f"dataset.scene={request.param}", "loss=dice", folder=folder), folder)
     return request.param, folder

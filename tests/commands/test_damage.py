@@ -1,4 +1,4 @@
-"""Damaged files: an interrupted run recovers and ends with the same numbers, a finished one is never trusted."""
+"""Damaged files: an interrupted run recovers and ends with the same numbers, a finished run is refused."""
 
 import os
 import shutil
@@ -87,7 +87,7 @@ def test_a_paused_run_writes_its_damaged_table_again(tmp_path, content, caplog):
 
 @pytest.fixture
 def photographed(tmp_path):
-    """A finished run on photographs, with pictures, and a function that trains it again."""
+    """Train a run on photographs, with pictures; return its folder and a function that trains it again."""
     write_scenes(tmp_path / "data", 12, height=40, width=40, radius=8)
 
     def again(*words):
@@ -151,14 +151,14 @@ def test_a_rerun_killed_while_it_removes_old_results_leaves_a_finished_run_or_on
 
 
 def trained_bce(place):
-    """The folder of a run that a sweep has made in a folder."""
+    """Train a run by a sweep in the folder `place`; return the folder of the run."""
     assert run("train", ["-m", *SMALL, "loss=bce", f"hydra.sweep.dir={place}"], place.parent)[0] == 0
     return next(place.glob("bce*"))
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own whose size can be set, apart from the folder for temporary files."""
+    """A function that sets the size of a separate small file system and returns its folder."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]).returncode:

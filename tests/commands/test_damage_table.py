@@ -1,4 +1,4 @@
-"""Every damaged file of a run under every command; the outcomes are the table of docs/findings/damage.md."""
+"""The outcome of every command for every damaged file of a run; the table of docs/findings/damage.md."""
 
 import shutil
 from functools import partial
@@ -60,7 +60,7 @@ COMMANDS |= {"export": exported}
 
 @pytest.fixture(scope="module")
 def copied(undisturbed, interrupted, tmp_path_factory):
-    """A study of its own in which the first run may be damaged; in a report beside another run."""
+    """Return a function that copies a run to damage into a new study, for a report together with another run."""
     other = train_small(tmp_path_factory.mktemp("other") / "run", *LONGER, "seed=2")
 
     def copy(command, to):
@@ -74,7 +74,7 @@ def copied(undisturbed, interrupted, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def right(copied, tmp_path_factory):
-    """What each command gives of undamaged runs, and a report of one run less."""
+    """The results of each command for undamaged runs, and of a report with one run left out."""
     made, to = {}, tmp_path_factory.mktemp("right")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Study, "figures", lambda self: {})
@@ -87,7 +87,7 @@ def right(copied, tmp_path_factory):
 
 
 def outcome(run, right, name, file, said):
-    """What became of a command, in words of the table; what should not be has none there."""
+    """Return the outcome of a command in the words of the table; wrong outcomes have words that it lacks."""
     said.clear()
     try:
         result = run()

@@ -1,4 +1,4 @@
-"""One run over two processes measures what it measures in one."""
+"""A run over two processes has the same results as in one process."""
 
 import os
 import signal
@@ -15,10 +15,10 @@ from seglab.engine.device import check_nodes
 from seglab.engine.run import rank
 from tests.conftest import SMALL, facts_of, python, train_small
 
-WORDS = ("dataset.val=5", "dataset.test=7")  # odd numbers: one process has an image more than the other
-WORDS += ("model.norm=group", "trainer.max_epochs=3")  # a batch norm would see half a batch in each process
-WORDS += ("loss=weighted_bce", "loss.pos_weight=50.0")  # so that it finds something from the first epoch on
-WORDS += ("+schedule.pos_weight={to: 50.0, epochs: 9}",)  # changes nothing, and is warned of
+WORDS = ("dataset.val=5", "dataset.test=7")  # odd numbers: one process gets an image more than the other
+WORDS += ("model.norm=group", "trainer.max_epochs=3")  # batch norm would see half a batch per process
+WORDS += ("loss=weighted_bce", "loss.pos_weight=50.0")  # predicts foreground from the first epoch on
+WORDS += ("+schedule.pos_weight={to: 50.0, epochs: 9}",)  # changes nothing, and causes a warning
 
 
 @pytest.mark.slow
@@ -54,7 +54,7 @@ def test_what_depends_on_the_number_of_processes_is_known_before_they_start(tmp_
 
     monkeypatch.setattr("seglab.train.fit", fit)
     two = ("trainer.devices=2", "trainer.strategy=ddp", "dataset.val=9", "trainer.limit_val_batches=1")
-    with pytest.raises(RuntimeError, match="False, 8 images"):  # batches of 4 in each; one process would have a fifth
+    with pytest.raises(RuntimeError, match="False, 8 images"):  # two batches of 4; one process would have a fifth image
         train_small(tmp_path / "a", *two, "dataset.train=5")
     with pytest.raises(ContractError, match=r"devices: expected at most as .* images to measure \(1\), got 2"):
         train_small(tmp_path / "b", *two, "dataset.test=1")

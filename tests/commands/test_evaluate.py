@@ -1,4 +1,4 @@
-"""A run measured again is the run as it was; on other images it goes by the run's own way of looking."""
+"""An evaluation on the run's own images repeats its test; other images are read and scored like the run's own."""
 
 import shutil
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.reporting.fabricate import change
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """One finished run; its loss needs a map beside the target."""
+    """A finished run whose loss needs a map besides the target."""
     return train_small(tmp_path_factory.mktemp("study") / "run", "loss=weight_map")
 
 
@@ -37,7 +37,7 @@ def run(trained, tmp_path):
 
 @pytest.fixture
 def pairs(tmp_path):
-    """Six gray images of 16 bits and odd sizes with a bright disc each, and their masks."""
+    """Six gray 16-bit images of odd sizes, each with a bright disc, and their masks."""
     for k in range(6):
         height, width = 70 + 9 * k, 101 - 5 * k
         mask = cv2.circle(np.zeros((height, width), np.uint8), (40, 35), 8 + k, 255, cv2.FILLED)
@@ -49,7 +49,7 @@ def pairs(tmp_path):
 
 
 def call(configure, run, *words):
-    """Without pictures, which take longer than all the rest."""
+    """Evaluate a run without pictures, which take longer than everything else."""
     return evaluate(configure("evaluate", f"run={run}", "device=cpu", "pictures=false", *words), Path("."))
 
 
@@ -72,7 +72,7 @@ def test_the_runs_own_test_images_give_its_own_tables_to_the_last_bit(configure,
     assert cv2.imread(str(out / "examples.png")) is not None
     assert facts["split"] == "test"
     assert facts["own"]
-    assert list(collect([run]).runs["folder"]) == [run]  # an evaluation is no run
+    assert list(collect([run]).runs["folder"]) == [run]  # an evaluation is not a run
     assert (facts["scale"], facts["seen_in_training"], facts["data"]["images"]) == ("run", 0, 6)
 
 
@@ -81,7 +81,7 @@ def test_ships_side_by_side_are_counted_one_by_one_in_training_and_evaluation(co
     table = ["ImageId,EncodedPixels"]
     for k in range(6):
         write_image(tmp_path / f"sea/train_v2/{k}.jpg", np.full((768, 768), 40 * k))
-        for left in (96, 192):  # two ships of 48 rows and 96 columns that touch
+        for left in (96, 192):  # two touching ships of 48 rows and 96 columns
             table.append(f"{k}.jpg," + " ".join(f"{768 * column + 97} 48" for column in range(left, left + 96)))
     (tmp_path / "sea/train_ship_segmentations_v2.csv").write_text("\n".join(table))
     sea = ("dataset=ship", f"dataset.root={tmp_path / 'sea'}", "dataset.cache_dir=null", "dataset.size=64")
@@ -112,7 +112,7 @@ def test_a_second_call_measures_nothing_unless_the_run_was_trained_again(configu
 
 
 def test_what_folds_with_a_normalization_of_their_own_measure_is_one_set_of_images(configure, tmp_path, pairs):
-    """The report takes the mean over runs whose evaluations have one name."""
+    """The report averages over runs whose evaluations have the same name."""
     names = []
     for mean in ([0.4], [0.6]):
         run = write_run(tmp_path / str(mean[0]), f"dataset.mean={mean}")
@@ -216,9 +216,9 @@ def test_of_several_processes_each_measures_whole_images_of_its_own_and_a_limit_
     assert [measured(rank, 2) for rank in (0, 1)] == [names[::2], names[1::2]]
     assert measured(0, 1, limit=1) == names[:1]  # a batch of its nine tiles
     data.processes = 3
-    assert measured(0, 1, limit=1) == names[:3]  # no process is left without one
+    assert measured(0, 1, limit=1) == names[:3]  # every process gets an image
     (tmp_path / "data/images" / f"{names[0]}.png").write_bytes(b"")
-    with pytest.raises(ContractError, match=names[0]):  # a row that is missing would shift the others
+    with pytest.raises(ContractError, match=names[0]):  # a missing row would shift the others
         measured(0, 1)
 
 
@@ -259,7 +259,7 @@ def test_of_many_runs_those_that_cannot_be_measured_are_named_and_the_rest_conti
     config = facts_of(gray)["config"]
     change(gray, config=config | {"dataset": config["dataset"] | {"channels": 3}})
     shutil.copytree(run, run.parent / "closed", ignore=shutil.ignore_patterns("evaluations"))
-    (run.parent / "closed/evaluations").touch()  # no folder
+    (run.parent / "closed/evaluations").touch()  # a file instead of a folder
     with pytest.raises(ContractError, match="2 of 3 that cannot"):
         call(configure, run.parent, *other(pairs), "rerun=true")
     assert "gray: model: expected images (b,1,h,w)" in caplog.text

@@ -1,4 +1,4 @@
-"""Every experiment of conf/experiment composes at both of its scales, and plans the runs that its question asks for."""
+"""Every experiment of conf/experiment composes at both scales and plans the runs that its question needs."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from seglab.engine.config import CONF, build, check, identity, to_container
 
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
-CLAIMS = {  # of the sources: how many runs each needs
+CLAIMS = {  # claims from the literature, with the number of runs of each
     "fundus_ce_focal": 18,
     "iou_vs_weighted_ce": 12,
     "switch_to_iou": 6,
@@ -23,7 +23,7 @@ CLAIMS = {  # of the sources: how many runs each needs
 
 
 def choices(name):
-    """The overrides that each parameter of an experiment's sweep goes over, as Hydra's sweeper makes them."""
+    """Return, for each parameter of an experiment's sweep, the overrides that Hydra's sweeper makes of it."""
     spec = yaml.safe_load((CONF / f"experiment/{name}.yaml").read_text())
     params = spec["hydra"]["sweeper"]["params"] if "hydra" in spec else {}
     words = [f"{key}={value}" for key, value in params.items() if not str(value).startswith("glob(")]

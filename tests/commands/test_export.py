@@ -1,4 +1,4 @@
-"""A file that was exported says what the run says, of any size that it promises, without seglab."""
+"""An exported file gives the probabilities of the run for every size it promises, without seglab."""
 
 import json
 
@@ -27,7 +27,7 @@ def call(configure, run, kind="onnx"):
 
 
 def opened(file):
-    """Open a file as its README says."""
+    """Open an exported file as its README describes."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -57,7 +57,7 @@ def test_a_file_agrees_with_the_run_on_sizes_it_has_never_seen(configure, tmp_pa
 @pytest.mark.parametrize(
     ("limits", "values"),
     [
-        ((-1000.0, 3000.0), np.arange(-1500, 750, dtype=np.int16)),  # of a CT
+        ((-1000.0, 3000.0), np.arange(-1500, 750, dtype=np.int16)),  # a CT
         ("full", np.arange(2250).astype(np.uint8)),
         ("full", np.arange(0, 45000, 20, np.uint16)),
     ],
@@ -139,7 +139,7 @@ def test_every_kind_of_model_becomes_an_onnx_file(configure, tmp_path, model, si
 
 
 class Stubborn(nn.Module):
-    """A model that has numbers of its own for one size, and another answer for any other."""
+    """A model whose output depends on the image size."""
 
     def forward(self, image):
         return image[:, :1] * (int(image.shape[2]) / 64) - 1
@@ -148,7 +148,7 @@ class Stubborn(nn.Module):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_size_is_promised_only_where_the_file_was_seen_to_agree(tmp_path):
-    """The export writes the size of its example into the file: what differs elsewhere is not said to be free."""
+    """The export fixes the size of its example in the file, so sizes at which the results differ are not promised."""
     module = open_run(write_run(tmp_path / "run")).module()
     module.model = Stubborn()
     images = np.random.default_rng(0).uniform(0, 255, (2, 3, 64, 64)).astype(np.float32)
@@ -232,11 +232,11 @@ def test_a_hub_folder_opens_like_the_run_and_tells_nothing_of_the_machine(config
     card = (hub / "README.md").read_text()
     assert f"| iou | {open_run(run).outcome['metrics']['test/iou']:.4g} |" in card
     assert "This run was not compared with others." in card
-    assert "input=IMAGES output=masks threshold=tuned`" in card  # the code before it has that threshold too
+    assert "input=IMAGES output=masks threshold=tuned`" in card  # the code before it uses that threshold too
     assert f"by seglab {open_run(run).facts['versions']['seglab']}." in card
     assert "The metrics are at 0.5, of images brought to 32x32 pixels, which distances count." in card
     of_prepared = open_run(run)
-    of_prepared.facts["scale"] = "native"  # as of runs on patches
+    of_prepared.facts["scale"] = "native"  # as for runs on patches
     assert "The metrics are at 0.5, of whole images in their own size." in hub_card(of_prepared)
     films = {"_target_": "seglab.data.datasets.folder.Folder", "root": ".", "images": "/home/me/films"}
     of_prepared.facts["data"]["raw"] = films

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, on another file system than that of temporary files; Ctrl-C, SIGTERM and SIGHUP."""
+"""SIGKILL at random moments, on a file system other than that of temporary files; Ctrl-C, SIGTERM and SIGHUP."""
 
 import os
 import re
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.slow
 
 KILLS = 3
 APPENDED = ("images.csv", "objects.csv", "pixels.bin", "records.jsonl", "manifest.json", "looks.json")
-"""Tables that grow, the journal of a prepared folder, and what names the time."""
+"""Tables that grow, the files of a prepared folder, and files that contain the time."""
 
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory):
-    """A folder on a file system of its own, where the tests may mount one."""
+    """A folder on a separate file system, if the tests may mount one."""
     disk = tmp_path_factory.mktemp("disk")
     mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", disk]
     mounted = os.geteuid() == 0 and not subprocess.run(mount).returncode
@@ -35,7 +35,7 @@ def disk(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A study of two runs, and twelve photos with masks."""
+    """A folder with a study of two runs and twelve photos with masks."""
     place, rng = tmp_path_factory.mktemp("place"), np.random.default_rng(0)
     for loss in ("bce", "dice"):
         train_small(place / "study" / loss, f"loss={loss}")
@@ -45,7 +45,7 @@ def place(tmp_path_factory):
 
 
 def words_of(command, place, out):
-    """The overrides with which a command writes into a folder."""
+    """Return the overrides with which a command writes to the folder `out`."""
     run = f"run={place / 'study/dice'}"
     return {
         "predict": [run, f"input={place / 'photos/images'}", f"output={out}", "device=cpu"],
@@ -67,20 +67,20 @@ def work(command, words, out):
 
 
 def written(out):
-    """What lies in a folder under final names, but for locks."""
+    """Return the contents of the files of a folder, without hidden ones such as partial files and locks."""
     files = [file for file in out.rglob("*") if file.is_file() and not file.name.startswith(".")]
     return {str(file.relative_to(out)): file.read_bytes() for file in files}
 
 
 def undated(content):
-    """A page without the day on which it was made."""
+    """Return a page without the date on which it was made."""
     return re.sub(rb"20\d\d-\d\d-\d\d", b"", content)
 
 
 @pytest.mark.parametrize("command", ["prepare", "predict", "report", "export"])
 def test_a_command_that_is_killed_at_random_moments_ends_with_the_files_of_an_undisturbed_one(command, place, disk):
     undisturbed, timed, out = (disk / command / name for name in ("undisturbed", "timed", "out"))
-    end(begin(work, command, words_of(command, place, undisturbed), undisturbed))  # imports what the others share
+    end(begin(work, command, words_of(command, place, undisturbed), undisturbed))  # imports what later processes share
     right, since = written(undisturbed), time.monotonic()
     end(begin(work, command, words_of(command, place, timed), timed))
     took, rng = time.monotonic() - since, np.random.default_rng(list(command.encode()))
@@ -94,7 +94,7 @@ def test_a_command_that_is_killed_at_random_moments_ends_with_the_files_of_an_un
     made = written(out)
     assert made.keys() == right.keys()
     for name in made:
-        if name in ("images.csv", "objects.csv"):  # a row as soon as an image is done
+        if name in ("images.csv", "objects.csv"):  # rows in the order in which images are done
             assert sorted(made[name].splitlines()) == sorted(right[name].splitlines())
         elif name not in APPENDED:
             assert undated(made[name]) == undated(right[name]), name
@@ -106,7 +106,7 @@ def test_ctrl_c_ends_with_130_sigterm_with_143_sighup_with_129_and_none_with_a_t
     rng = np.random.default_rng(list(command.encode()))
 
     def ended(number, moment):
-        """The exit code of a command that gets a signal so long after its start, and how long it took."""
+        """Return the exit code of a command signaled `moment` seconds after its start, and its duration."""
         began.unlink(missing_ok=True)
         begun = begin(command_line, command, [*words, *["rerun=true"] * (command == "predict")], tmp_path)
         while not began.exists() and begun[0].is_alive():
@@ -118,7 +118,7 @@ def test_ctrl_c_ends_with_130_sigterm_with_143_sighup_with_129_and_none_with_a_t
     assert code == 0, (tmp_path / "said.txt").read_text()
     for number, right in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
         code, moment = 0, took * rng.uniform(0.1, 0.9)
-        while code == 0:  # it was faster this time
+        while code == 0:  # it ended before the signal
             code, _ = ended(number, moment)
             moment /= 2
         said = (tmp_path / "said.txt").read_text()

@@ -1,4 +1,4 @@
-"""Runs whose loss changes on the way: what they train with, what they write down, and how they resume."""
+"""Runs whose loss changes during training: the losses they use, what they record, and how they resume."""
 
 import pandas as pd
 import pytest
@@ -12,7 +12,7 @@ from tests.conftest import assert_same_tables, epochs_of, facts_of, killed, trai
 SWITCH = (
     "loss=switch",
     "loss.patience=1",
-    "optimizer.lr=0.1",  # so rough that it soon stalls
+    "optimizer.lr=0.1",  # so large that training soon stalls
     "trainer.max_epochs=5",
     "schedule.second.smooth={to: 1, epochs: 3}",
 )
@@ -43,7 +43,7 @@ def test_a_switch_comes_once_and_where_the_curve_says_so_and_after_an_interrupti
     assert turn == next(epoch for epoch in range(2, 5) if best[epoch - 1] == best[epoch - 2])
     assert table["loss/stage"].tolist() == [1.0 + (epoch >= turn) for epoch in range(5)]
     assert [name for _, name, _ in seen] == ["BCE" if epoch < turn else "IoU" for epoch, _, _ in seen]
-    assert [epoch for epoch, _, moments in seen if moments == 0] == [0, turn]  # the optimizer forgets
+    assert [epoch for epoch, _, moments in seen if moments == 0] == [0, turn]  # the optimizer is reset
     with killed(epoch=turn, batch=1):
         train_small(tmp_path / "disturbed", *SWITCH)
     train_small(tmp_path / "disturbed", *SWITCH)
@@ -56,7 +56,7 @@ def test_the_patience_of_a_switch_counts_validations(tmp_path):
     with killed(epoch=3):
         train_small(tmp_path, *words, "trainer.max_epochs=6")
     train_small(tmp_path, *words, "trainer.max_epochs=6")
-    assert epochs_of(tmp_path)["loss/stage"].tolist() == [1, 1, 1, 1, 2, 2]  # the second validation is no better
+    assert epochs_of(tmp_path)["loss/stage"].tolist() == [1, 1, 1, 1, 2, 2]  # the second validation is not better
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_a_process_compiles_a_model_once_whatever_the_loss(tmp_path, monkeypatch
     words += ("schedule.pos_weight={to: 1, epochs: 12}",)
     train_small(tmp_path / "compiled", *words, "compile=true")
     first = len(compiled)
-    assert 1 <= first <= 8  # training and evaluation, each with and without gradients at most; never one an epoch
+    assert 1 <= first <= 8  # training and evaluation, with and without gradients at most; not one per epoch
     train_small(tmp_path / "dice", "loss=dice", "trainer.max_epochs=1", "compile=true")
     train_small(tmp_path / "eager", *words)
     assert len(compiled) == first

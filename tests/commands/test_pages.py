@@ -1,4 +1,4 @@
-"""The commands and programs of README, quickstart and how-to pages run, on small data in place of the reader's."""
+"""The commands and programs of README, quickstart and how-to pages run, on small stand-ins for the reader's data."""
 
 import json
 import re
@@ -28,21 +28,21 @@ TINY = {
 TINY["train"] += ("trainer.accelerator=cpu", "trainer.precision=32-true", "hydra.launcher.n_jobs=1")
 TINY["search"] = (*TINY["train"], "trials=1", "fresh_seeds=1")
 TINY["surface"] += ("landscape.points=2", "landscape.images=4")
-"""What makes each command small; of a sweep's lists only the first and the last value are taken, and one seed."""
+"""Overrides that make each command small; of a swept list only the first and the last value and one seed are kept."""
 
 FOLDER = ("dataset=folder", "dataset.root=DATA", "dataset.images=photos", "dataset.masks=labels")
 STAND_INS = {
-    "dataset=ddsm": (*FOLDER, "dataset.channels=3"),  # the published layout has tests of its own
+    "dataset=ddsm": (*FOLDER, "dataset.channels=3"),  # the published layout has its own tests
     "dataset=prepared": ("dataset.root=outputs/prepare/folder", "dataset.channels=3"),
     "dataset=cells": ("dataset.root=cells",),
-    "model.encoder_weights=imagenet": ("model.encoder_weights=null",),  # a download
+    "model.encoder_weights=imagenet": ("model.encoder_weights=null",),  # would be a download
     "model.encoder_name=tu-convnext_tiny": ("model.encoder_name=tu-convnext_atto",),
     "experiment=loss_sweep": ("loss=bce,dice", "seed=1"),
     "experiment=demo": ("loss=bce,dice", "seed=1"),
     "tuning_repeats=3": ("tuning_repeats=2",),
     "logger=wandb": ("logger.offline=true",),
 }
-"""What is added to a command with a word, so that data and hours of a test stand for the reader's."""
+"""Overrides added to a command that contains a word, to replace the reader's data and long trainings."""
 
 ELSEWHERE = {
     "hydra.launcher.n_jobs=4": "tests/commands/test_sweep.py",
@@ -51,11 +51,11 @@ ELSEWHERE = {
     "mlflow": "tests/engine/test_trackers.py, on a server where MLflow is installed",
     "...": "a part of a command",
 }
-"""Commands with these words need a cluster or a server; where they are tested instead."""
+"""Words of commands that need a cluster or a server, with the place where these are tested instead."""
 
 
 def commands_of(page):
-    """The commands of a page: of its blocks of bash, of the first lines of its files, and of its text."""
+    """Return the commands of a page, from its bash blocks, the first lines of its files, and its text."""
     text = page.read_text()
     lines = []
     for kind, block in BLOCK.findall(text):
@@ -67,7 +67,7 @@ def commands_of(page):
 
 
 def tiny(line):
-    """The command of a line, and its words with what makes it small."""
+    """Return the command of a line and its arguments, with the overrides that make it small."""
     name, *words = shlex.split(line.removeprefix("python -m seglab."))
     if {"--help", "--cfg"} & set(words):
         return name, words
@@ -83,7 +83,7 @@ def tiny(line):
 
 
 def assigned():
-    """Which commands each page is tested with: those that differ, when small, from all before."""
+    """Return the commands that each page is tested with: those whose small form no earlier command has."""
     known = set()
     pages = {page: [] for page in PAGES}
     for page in PAGES:
@@ -97,7 +97,7 @@ def assigned():
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
-    """What the pages call by name: folders of images, and runs."""
+    """A folder with the image folders and runs that the pages refer to by name."""
     import nibabel
     from safetensors.torch import save_file
 
@@ -152,7 +152,7 @@ def desk(tmp_path_factory):
 
 
 def write_files(page, place):
-    """The files that a page prints, whose first line says where each belongs."""
+    """Write the files that a page prints, each to the path named in its first line."""
     for name, code in re.findall(
         r"```(?:python|yaml)\n# ([\w/]+\.(?:py|yaml))[^\n]*\n(.*?)```", page.read_text(), re.DOTALL
     ):
@@ -162,7 +162,7 @@ def write_files(page, place):
 
 
 def named(word):
-    """A word in which the name of a run that a command before has made stands for RUN."""
+    """Return a word with RUN replaced by the name of a run that an earlier command made."""
     for found in re.findall(r"outputs/\w+/RUN", word):
         runs = sorted(file.parent for file in Path(found).parent.glob("*/run.json"))
         word = word if Path(found).exists() else word.replace(found, str(runs[0]))
@@ -175,7 +175,7 @@ def test_the_commands_of_a_page_run(page, desk, tmp_path, monkeypatch):
     shutil.copytree(desk, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     write_files(page, tmp_path)
-    # a sweep that belongs to another's journal has no process of its own for each of its parts
+    # a sweep with the journal of another sweep runs in this process, without a child
     environment = {"SEGLAB_SWEEP": str(tmp_path / "journal"), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     for line in assigned()[page]:
         name, words = tiny(line)

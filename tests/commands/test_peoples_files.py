@@ -1,4 +1,4 @@
-"""Files as people have them, from training to prediction: what is found once is used by every command."""
+"""Typical user files, from training to prediction: properties found in training are used by every command."""
 
 import logging
 from dataclasses import replace
@@ -30,7 +30,7 @@ def write_12_bits(path, image):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run on ten 12-bit images, one of them cut off, with JPEG masks; `log.txt` is what it said."""
+    """A run on ten 12-bit images, one of them truncated, with JPEG masks; `log.txt` has its messages."""
     root, folder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("study") / "run"
     write_scenes(root, 10, image=(".tif", write_12_bits), mask=LOSSY["JPEG"])
     cut = root / "images/04.tif"
@@ -69,7 +69,7 @@ def test_the_range_of_the_training_images_is_that_of_every_other_image(run, tmp_
     theirs = {"_target_": "seglab.data.datasets.folder.Folder", "root": "there", "range": "auto"}
     assert dataset_node(opened, theirs, set())["range"] == [0, 4095]
     assert dataset_node(opened, theirs, {"range"})["range"] == "auto"
-    # The same image in 12 bits of 16 and in 8, nothing of it as bright as in training.
+    # The same image with 12 of 16 bits and with 8 bits, darker than any training image.
     dark = scene(77)[0] // 2
     cv2.imwrite(str(tmp_path / "8.png"), dark[..., 0])
     write_12_bits(tmp_path / "12.tif", dark)

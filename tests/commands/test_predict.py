@@ -1,4 +1,4 @@
-"""Predict as its user would: files of every kind in, files and tables out, whatever is wrong with one of them."""
+"""`python -m seglab.predict` as users run it: files of every kind in, files and tables out, even if some are bad."""
 
 import os
 from pathlib import Path
@@ -40,7 +40,7 @@ def photo(seed, height=70, width=90):
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder with PNG, JPEG, TIFF, PGM, 16 bits, DICOM and a folder inside."""
+    """A folder with PNG, JPEG, TIFF, PGM, 16-bit and DICOM files and a subfolder."""
     folder = tmp_path / "photos"
     (folder / "deeper").mkdir(parents=True)
     for k, name in enumerate(("a.png", "b.jpg", "c.tif", "deeper/a.png")):
@@ -97,7 +97,7 @@ def test_a_second_call_makes_what_is_missing_and_nothing_else(configure, runs, p
     call(configure, out, runs / "s1", photos)
     assert {name: (out / name).read_text() for name in tables} == tables
     assert mask.read_bytes() == b"left alone"
-    # killed after the objects and before the image's own row, and a file that has changed
+    # as if killed between the rows of objects.csv and images.csv, and with a changed file
     lines = tables["images.csv"].splitlines()
     (out / "images.csv").write_text("\n".join(lines[:-1]) + "\n")
     cv2.imwrite(str(photos / "b.jpg"), photo(9))
@@ -108,7 +108,7 @@ def test_a_second_call_makes_what_is_missing_and_nothing_else(configure, runs, p
     images, found = pd.read_csv(out / "images.csv"), pd.read_csv(out / "objects.csv")
     with pytest.raises(ContractError, match="rerun=true replaces it"):
         call(configure, out, runs / "s1", photos, "tta=flips")
-    (out / "images.csv").write_text((out / "images.csv").read_text().replace(",", ";"))  # as a spreadsheet saves it
+    (out / "images.csv").write_text((out / "images.csv").read_text().replace(",", ";"))  # as saved by a spreadsheet
     with pytest.raises(ContractError, match=r"images\.csv: expected the columns image,file,.*, got image;file;"):
         call(configure, out, runs / "s1", photos)
     assert images["image"].is_unique
@@ -124,7 +124,7 @@ def test_a_rerun_with_other_settings_removes_the_earlier_results_and_nothing_els
     (photos / "b.jpg").rename(photos / "b_z1.jpg")
     classes = write_run(tmp_path / "classes", "dataset.scene=disc_cup")
     out = call(configure, tmp_path / "out", classes, photos)
-    assert len([*out.rglob("a.png")]) == 10  # of a and deeper/a: two masks, two maps, one overlay
+    assert len([*out.rglob("a.png")]) == 10  # for a and deeper/a: two masks, two maps, one overlay
     mine = [out / "notes.txt", out / "masks/mine.png", out / "masks/b.nii.gz", out / "overlays/a.txt"]
     for file in mine:
         file.write_text("mine")
@@ -134,7 +134,7 @@ def test_a_rerun_with_other_settings_removes_the_earlier_results_and_nothing_els
     made = [out / "masks/c.png", out / "images.csv", out / "predictions.json", out / ".lock"]
     assert sorted(file for file in out.rglob("*") if file.is_file()) == sorted([*mine, *made])
     assert caplog.messages[-1] == f"{out}: images.csv masks predictions.json"
-    call(configure, out, runs / "s1", photos / "d.pgm", *more)  # the same settings: nothing is mixed
+    call(configure, out, runs / "s1", photos / "d.pgm", *more)  # the same settings: nothing is removed
     assert made[0].exists()
 
 
@@ -181,7 +181,7 @@ def test_pages_that_fail_or_are_doubtful_are_named_and_counted_among_pages(confi
     with tifffile.TiffWriter(photos / "floats.tif") as stack:
         for factor in (1 / 255, 1):
             stack.write(np.float32(photo(0)) * np.float32(factor), photometric="rgb", metadata=None)
-    for count in ("2 of 12 that cannot", "2 of 2 that cannot"):  # 7 files and 5 pages, then what has failed
+    for count in ("2 of 12 that cannot", "2 of 2 that cannot"):  # 7 files and 5 pages, then only the failed ones
         caplog.clear()
         with pytest.raises(ContractError, match=f"got {count}"):
             call(configure, tmp_path / "out", runs / "s1", photos, "format=mask")
@@ -199,7 +199,7 @@ def test_pixels_without_data_are_of_no_class(configure, tmp_path, scene):
     for name, place in (("there", [(33550, "d", 3, (0.5, 0.5, 0.0), True)]), ("anywhere", [])):
         tags = [*place, (42113, "s", 0, "nan", True)]
         tifffile.imwrite(tmp_path / f"in/{name}.tif", pixels, photometric="rgb", metadata=None, extratags=tags)
-    words = () if scene == "organ" else ("threshold=0",)  # from 0 on all is foreground
+    words = () if scene == "organ" else ("threshold=0",)  # everything is foreground
     out = call(configure, tmp_path / "out", run, tmp_path / "in", *words)
     files = sorted((out / "masks").rglob("*.*"))
     assert [file.suffix for file in files] == [".png", ".tif"] * (2 if scene == "disc_cup" else 1)
@@ -228,7 +228,7 @@ def test_slices_of_a_volume_are_called_as_in_training_and_what_is_dark_is_said_o
     assert warning.startswith(f"{tmp_path}/dark.nii.gz: ")
     sizes = {file.stem: cv2.imread(str(file), 0).shape for file in (out / "masks").glob("*.png")}
     names = ("dark_z000", "dark_z001", "light_z000", "light_z001")
-    assert sizes == dict.fromkeys(names, (40, 50))  # height and width: the first axis runs to the right
+    assert sizes == dict.fromkeys(names, (40, 50))  # height and width: the first axis is horizontal
     volume = nibabel.load(out / "masks/light.nii.gz")
     np.testing.assert_allclose(volume.affine, place, atol=1e-6)
     assert volume.get_data_dtype() == np.uint8
@@ -236,7 +236,7 @@ def test_slices_of_a_volume_are_called_as_in_training_and_what_is_dark_is_said_o
         plane = cv2.imread(str(out / f"masks/light_z00{n}.png"), 0)
         np.testing.assert_array_equal(np.asarray(volume.dataobj)[..., n], plane.T > 0)
     assert 0 < np.asarray(volume.dataobj).mean() < 1
-    (out / "masks/light.nii.gz").unlink()  # as a kill before it leaves it
+    (out / "masks/light.nii.gz").unlink()  # as if killed before it was written
     call(configure, tmp_path / "out", run, tmp_path / "*.nii.gz", "format=mask")
     assert (out / "masks/light.nii.gz").exists()
     with pytest.raises(ContractError, match=r"light.nii.gz: expected one page, got 2 pages; python -m seglab.predict"):
@@ -274,7 +274,7 @@ def test_slices_across_any_axis_are_joined_to_the_volume_that_they_were_cut_from
     for n, name in enumerate(names):
         Image.fromarray(labels.take(n, axis).T).save(tmp_path / f"out/masks/{name}.png")
     writer.join_slices("ct", tmp_path / "ct.nii.gz", [*names, "ct_lost"], axis, again=True)
-    assert not (tmp_path / "out/masks/ct.nii.gz").exists()  # without one of its slices
+    assert not (tmp_path / "out/masks/ct.nii.gz").exists()  # a slice is missing
     writer.join_slices("ct", tmp_path / "ct.nii.gz", names, axis, again=True)
     np.testing.assert_array_equal(nibabel.load(tmp_path / "out/masks/ct.nii.gz").get_fdata(), labels)
 

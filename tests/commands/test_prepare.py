@@ -53,7 +53,7 @@ def test_a_second_run_decodes_nothing_and_other_options_are_refused(configure, r
     folder = tmp_path / "ready"
     run(configure("prepare", *choose(root)), folder)
     before = (folder / "records.jsonl").read_bytes(), (folder / "pixels.bin").stat().st_mtime_ns
-    assert run(configure("prepare", *choose(root), "dataset.size=64"), folder) == 8  # cut later: nothing to do
+    assert run(configure("prepare", *choose(root), "dataset.size=64"), folder) == 8  # resized later: nothing to do
     assert before == ((folder / "records.jsonl").read_bytes(), (folder / "pixels.bin").stat().st_mtime_ns)
     with pytest.raises(ContractError, match="one of others"):
         run(configure("prepare", *choose(root), "dataset.reduce=2"), folder)
@@ -67,14 +67,14 @@ def test_a_model_of_the_folder_reads_files_as_those_of_the_folder_were_read(conf
     facts = opened.facts()
     assert not opened.notes
     older = facts_of(ready, "manifest.json")
-    del older["raw"]  # as an earlier version has written it
+    del older["raw"]  # as written by an earlier version
     write_json(ready / "manifest.json", older)
     [warning] = open_data(build(configure("train", *words).dataset)).notes
     assert warning.startswith("the folder does not say how its source files were read")
     raw = write_run(tmp_path / "of_raw", "dataset=folder", f"dataset.root={root}", *options)
     prepared = write_run(tmp_path / "of_ready", *words)
     change(prepared, data=facts_of(prepared)["data"] | {"raw": facts["raw"]})
-    shutil.rmtree(ready)  # a model outlives it
+    shutil.rmtree(ready)  # a model works without it
     file = sorted((root / "images").iterdir())[0]
     maps = [predictor(open_run(one), None, 0.5, "none", 4, "cpu").of_file(str(file)) for one in (raw, prepared)]
     np.testing.assert_array_equal(*maps)
@@ -95,7 +95,7 @@ def test_images_that_cannot_be_used_are_refused_or_counted(configure, root, tmp_
     (root / "images/mdb000.png").unlink()
     with pytest.raises(ContractError, match=r"images that can be used, got none; the first: .*mdb000\.pgm: expected"):
         run(configure("prepare", *mias, skip), tmp_path / "none")
-    (root / "images/03.png").write_bytes(b"")  # says so only when it is decoded
+    (root / "images/03.png").write_bytes(b"")  # only found when it is decoded
     (root / "masks/05.png").unlink()
     caplog.set_level("INFO")
     assert run(configure("prepare", *choose(root), skip), tmp_path / "pairs") == 6

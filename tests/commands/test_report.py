@@ -22,7 +22,7 @@ def test_folders_may_come_first_without_a_name(tmp_path):
     odd.mkdir()
     assert with_roots([str(odd)]) == [f'roots=["{odd}"]']
     assert with_roots(["--help"]) == ["--help"]
-    assert with_roots([""]) == [""]  # a variable of the shell that is not set
+    assert with_roots([""]) == [""]  # an unset shell variable
 
 
 def test_the_report_of_a_class_does_not_replace_that_of_all_classes(tmp_path, caplog):
@@ -98,7 +98,7 @@ def test_the_page_lists_the_run_that_failed_and_how_to_reproduce_the_report(repo
 
 
 def test_the_numbers_of_the_page_are_those_that_an_independent_count_gives(reported):
-    """Recomputes means, spreads, differences and the seeds' part of the interval from per_image.csv alone."""
+    """Recompute means, spreads, differences and the seeds' part of the interval from per_image.csv alone."""
     root, _ = reported
     iou = {}
     for folder in sorted(root.glob("*_s[123]")):

@@ -1,4 +1,4 @@
-"""A run that was paused, killed and moved ends like an undisturbed one, to the last bit, whatever trains with it."""
+"""A run that is paused, killed and moved ends like an undisturbed one, to the last bit, with any callback or schedule."""
 
 import re
 
@@ -24,7 +24,7 @@ CASES = [
 
 
 class Dropping(UNet):
-    """A network that draws numbers in each step."""
+    """A network that draws random numbers in each step."""
 
     def forward(self, image):
         return super().forward(dropout(image, 0.2, self.training))

@@ -1,4 +1,4 @@
-"""A search gives every loss the same budget, sees no test image before its end, and may be killed at any time."""
+"""A search gives every loss the same budget, sees no test image before its end, and can be killed at any time."""
 
 import itertools
 import signal
@@ -21,9 +21,9 @@ Job = dict[str, str]
 
 @pytest.fixture
 def simulate(tmp_path, monkeypatch):
-    """Run a search in this process whose runs reach what a function of their overrides says; returns its launches."""
+    """Run a search in this process with runs whose values are a function of their overrides; return its launches."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(JOURNAL, str(tmp_path / "journal"))  # as the child of a sweep, which starts no child itself
+    monkeypatch.setenv(JOURNAL, str(tmp_path / "journal"))  # like the child of a sweep, which starts no child
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*words, reached=lambda job: float(job["optimizer.lr"])):
@@ -154,7 +154,7 @@ def test_a_search_that_is_killed_and_repeated_has_the_trials_of_an_undisturbed_o
         place.mkdir()
     begun = begin(command_line, "search", words, broken)
     while len(list(broken.glob("outputs/x/.search/*/metrics.csv"))) < 2 and begun[0].is_alive():
-        time.sleep(0.02)  # the last trial of the first rung is in the middle of its work
+        time.sleep(0.02)  # the last trial of the first rung is still training
     kill_group(begun)
     for place in (whole, broken):
         code, said = run("search", words, place)
@@ -164,7 +164,7 @@ def test_a_search_that_is_killed_and_repeated_has_the_trials_of_an_undisturbed_o
     assert epochs == [6]
     trials = list(tmp_path.glob("whole/outputs/x/.search/*/run.json"))
     assert {facts_of(file.parent)["status"] for file in trials} == {"paused"}
-    assert not list(tmp_path.glob("*/outputs/x/.search/*/per_image.csv"))  # no trial has seen a test image
+    assert not list(tmp_path.glob("*/outputs/x/.search/*/per_image.csv"))  # no trial is tested
     best = sorted(tmp_path.glob("whole/outputs/x/*/per_image.csv"))
     assert len(best) == 1
     for file in best:

@@ -1,4 +1,4 @@
-"""The command from its options to its page."""
+"""`python -m seglab.surface`, from its options to its page."""
 
 import importlib
 import inspect

@@ -1,6 +1,6 @@
-"""Sweeps in real processes, as a user starts them: no job takes another down, and the same command finishes them.
+"""Sweeps in real processes, as users start them: no job ends another, and repeating the command finishes them.
 
-SLURM has a test of its own, `make test-slurm`.
+SLURM has its own test, `make test-slurm`.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ class Bomb(BCE):
 
 @pytest.fixture
 def place(tmp_path):
-    """A user's folder with a loss of his own: one Python file and one yaml."""
+    """A user's folder with a custom loss: one Python file and one YAML file."""
     (tmp_path / "bombs.py").write_text(BOMBS)
     (tmp_path / "myconf/loss").mkdir(parents=True)
     (tmp_path / "myconf/loss/bomb.yaml").write_text("_target_: bombs.Bomb\nhow: kill\n")
@@ -55,7 +55,7 @@ def place(tmp_path):
 
 
 SWEEP = ("--config-dir", "myconf", "-m", *SMALL)
-THREADS = {"OMP_NUM_THREADS": "8"}  # as many as there are cores, so that a run chooses for itself
+THREADS = {"OMP_NUM_THREADS": "8"}  # a run chooses its own number of threads up to this
 
 
 def start(place, *words):
@@ -67,7 +67,7 @@ def sweep(place, *words):
 
 
 def sweep_from_nothing(place, *words):
-    """In processes that have nothing imported, as a user's; they end as Python does."""
+    """Run a sweep in new processes with nothing imported, like a user's; they exit like Python."""
     done = python("-m", "seglab.train", *SWEEP, *words, cwd=place, **THREADS)
     return done.returncode, done.stdout + done.stderr
 
@@ -96,7 +96,7 @@ def test_each_launcher_says_whether_its_jobs_share_a_process_and_a_screen(launch
     monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
     assert cli.shares_process() == (launcher != "slurm")
     assert cli.runs_in_parallel() == (launcher != "basic")
-    assert cli.job_prefix(cfg) == ""  # no number yet
+    assert cli.job_prefix(cfg) == ""  # the job has no number yet
     cfg.hydra.job.num = 3
     assert cli.job_prefix(cfg) == ("" if launcher == "basic" else "#4 ")
 
@@ -182,13 +182,13 @@ def test_a_run_that_dies_leaves_its_neighbors_alone(place):
 @pytest.mark.slow
 def test_runs_at_once_have_the_rows_of_runs_one_after_the_other_and_a_plan_changes_nothing(place):
     beside = ("evaluation_processes=1", "pictures=true")
-    code, said = sweep_from_nothing(place, "loss=bce,dice,bce", "hydra.launcher.n_jobs=2", *beside)  # twice is once
+    code, said = sweep_from_nothing(place, "loss=bce,dice,bce", "hydra.launcher.n_jobs=2", *beside)  # bce runs once
     assert code == 0, said
     assert "2 runs: 2 finished" in said
     assert len(list(place.glob("outputs/default/*/*.png"))) == 4
     assert "run 2 of 2" in said
     assert ("epoch 2/2" in said, "about" in said) == (False, True), "the lines of several runs are mixed"
-    assert "leaked" not in said  # triton says so of what it made, when a process ends without a garbage collection
+    assert "leaked" not in said  # reported by triton if a process ends without garbage collection
     assert [one["host"]["threads"] for one in runs_of(place).values()] == [1, 1]
     for loss in ("bce", "dice"):
         (mine,), alone = place.glob(f"outputs/default/{loss}_*"), train_small(place / loss, f"loss={loss}")
@@ -209,7 +209,7 @@ def test_runs_at_once_have_the_rows_of_runs_one_after_the_other_and_a_plan_chang
 
 
 def files(place):
-    """The names of the files of all runs, and when each was written."""
+    """Return the names and modification times of the files of all runs."""
     found = set()
     for folder, _, names in os.walk(place / "outputs"):
         for name in names:
@@ -221,7 +221,7 @@ def files(place):
 @pytest.mark.slow
 def test_a_sweep_killed_at_many_moments_ends_like_an_undisturbed_one(place, tmp_path_factory):
     other, words = tmp_path_factory.mktemp("undisturbed"), ("loss=bce,dice", "trainer.max_epochs=3")
-    for changes in (1, 10):  # of the files, after which it is killed: most are the moment after a write
+    for changes in (1, 10):  # the sweep is killed after this many changes of its files, mostly right after a write
         begun, seen = start(place, *words), {files(place)}
         while begun[0].is_alive() and len(seen) <= changes:
             seen.add(files(place))
@@ -234,7 +234,7 @@ def test_a_sweep_killed_at_many_moments_ends_like_an_undisturbed_one(place, tmp_
 
 
 def is_gone(group):
-    """Whether all processes of a group end; a helper that was being started takes a moment to see that it is alone."""
+    """Whether all processes of a group end; a helper that is still starting needs a moment to see that it is alone."""
     for _ in range(100):
         try:
             os.killpg(group, 0)
@@ -262,7 +262,7 @@ def test_a_sweep_that_is_asked_to_stop_or_killed_leaves_no_process_behind_and_co
 
 
 def summed_up_slowly(words, out):
-    """A sweep that takes its time for the summary."""
+    """Run a sweep whose summary takes half a second."""
     from seglab.engine import sweep
 
     summary = sweep.summary

@@ -1,4 +1,4 @@
-"""The main job from its configuration to its folder, on a model so small that each run takes about a second."""
+"""`python -m seglab.train` from configuration to run folder, on a model so small that a run takes about a second."""
 
 import math
 import re
@@ -26,7 +26,7 @@ from tests.data.fabricate import write_image, write_scenes
 
 
 def without_streams(*arguments):
-    """Run a command as under `>&- 2>&-`."""
+    """Run a command with stdout and stderr closed, as with `>&- 2>&-`."""
     sys.stdout = sys.stderr = None
     command_line(*arguments)
 
@@ -39,10 +39,10 @@ def test_a_run_that_finds_nothing_says_so(tmp_path, caplog):
     caplog.set_level("INFO")
     train_small(tmp_path / "blind", "model.prior=1e-6", "tune.lr=[1e-6]", "tune.epochs=1", "trainer.max_epochs=1")
     assert "tune: no rate has found anything to speak of in 1 epochs; raise tune.epochs" in caplog.text
-    assert "NaN" not in (tmp_path / "blind/run.json").read_text()  # which JSON does not have
+    assert "NaN" not in (tmp_path / "blind/run.json").read_text()  # not defined in JSON
     assert math.isnan(api.Run(tmp_path / "blind").metrics["test/precision"])
     assert "blind finds nothing in any test image that has foreground" in caplog.text
-    assert "val/iou_pooled 0.0000" in caplog.text  # what chooses the checkpoint stands in the line of the epoch
+    assert "val/iou_pooled 0.0000" in caplog.text  # the line of the epoch has the monitor
     caplog.clear()
     train_small(tmp_path / "seeing", "threshold=0.01", "optimizer.lr=1e-6", "trainer.max_epochs=1")
     assert "finds nothing" not in caplog.text
@@ -52,7 +52,7 @@ def test_what_chooses_the_checkpoint_does_not_prefer_to_find_nothing(configure):
     target = torch.zeros(2, 1, 8, 8)
     target[0, 0, :4, :4] = 1
     blind, rough = torch.full_like(target, -9), torch.full_like(target, -9)
-    rough[:, :, :4, :6] = 9  # finds the object, and something in the empty image too
+    rough[:, :, :4, :6] = 9  # the object, and a false positive in the empty image
     scores = []
     for logits in (blind, rough):
         meter = Meter(0.5, "correct")
@@ -90,11 +90,11 @@ def test_a_run_leaves_a_folder_to_look_at_and_to_read(configure, tmp_path):
     examples = np.load(tmp_path / "examples.npz")
     assert examples["images"].shape == (len(shown), 32, 32, 3)
     assert list(examples["ids"]) == shown != []
-    assert len(shown) < len(images)  # an empty image shows nothing
+    assert len(shown) < len(images)  # empty images are left out
 
 
 class Pooled(torch.nn.Module):
-    """A batch norm of one value per image, as in the pooling branch of DeepLab."""
+    """A model with a batch norm of one value per image and channel, as in the pooling branch of DeepLab."""
 
     def __init__(self, in_channels, out_channels):
         super().__init__()
@@ -123,7 +123,7 @@ def test_a_batch_norm_of_one_value_trains_where_one_image_is_left_over_and_refus
 
 def test_what_belongs_to_a_validation_is_of_the_epochs_that_are_validated(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr(EpochLines.__init__, "__defaults__", (-1.0,))  # a line for each epoch
+    monkeypatch.setattr(EpochLines.__init__, "__defaults__", (-1.0,))  # log every epoch
     seen, step = [], torch.optim.lr_scheduler.ReduceLROnPlateau.step
 
     def watched(self, value, *rest):
@@ -195,7 +195,7 @@ def test_bad_input_is_one_sentence_before_the_first_epoch(configure, tmp_path, o
         train(cfg, tmp_path)
     assert "\n" not in str(fault.value).strip()
     assert not (tmp_path / "metrics.csv").exists()
-    if sentence.startswith("trainer"):  # it has not begun: a sweep calls it refused, not left to be resumed
+    if sentence.startswith("trainer"):  # refused before it begins, so that a sweep does not resume it
         assert not (tmp_path / "run.json").exists()
 
 
@@ -214,7 +214,7 @@ def test_a_loss_that_explodes_names_its_images_and_keeps_the_best_checkpoint(tmp
 
 
 def photographs(root):
-    """Twelve images with their masks, and the overrides that train a small model on them."""
+    """Write twelve images with masks; return the overrides that train a small model on them."""
     write_scenes(root, 12, height=80, width=80, radius=12)
     return ["dataset=folder", f"dataset.root={root}", "dataset.cache_dir=null", *OF_FILES]
 
@@ -243,7 +243,7 @@ def test_a_run_does_not_resume_on_data_that_have_changed_nor_is_it_taken_for_one
             fingerprint_now.cache_clear()
             with pytest.raises(ContractError, match=r"expected the data that it was trained on.*rerun=true"):
                 train(cfg, tmp_path / "run")
-        assert facts_of(tmp_path / "run") == facts  # paused it stays paused
+        assert facts_of(tmp_path / "run") == facts  # a paused run stays paused
         image.write_bytes(right)
         fingerprint_now.cache_clear()
 
@@ -267,7 +267,7 @@ def test_the_learning_rate_is_tuned_once_for_all_seeds_of_a_loss(tmp_path):
 
 
 def test_a_rate_that_diverges_is_left_out_for_every_seed_of_a_sweep(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("SEGLAB_SWEEP", str(tmp_path / "journal"))  # in a sweep no failed run is tried again
+    monkeypatch.setenv("SEGLAB_SWEEP", str(tmp_path / "journal"))  # a sweep does not retry a failed run
     words = ("optimizer=sgd", "tune.epochs=1", "model.norm=batch")
     for seed in (1, 2):
         run = train_small(tmp_path / str(seed), *words, "tune.lr=[1e6,1e-3]", f"seed={seed}")
@@ -291,8 +291,8 @@ def test_a_rate_whose_value_is_undefined_is_left_out(configure, tmp_path, monkey
 
 def test_a_monitor_that_was_never_defined_chooses_nothing(tmp_path):
     words = ("monitor=val/precision", "model.prior=1e-6", "optimizer.lr=1e-6", "trainer.max_epochs=4")
-    words += ("callbacks=early_stopping", "callbacks.early_stopping.patience=2")  # of undefined values, too
-    for _ in range(2):  # the second time it resumes, from behind its last epoch
+    words += ("callbacks=early_stopping", "callbacks.early_stopping.patience=2")  # undefined values count too
+    for _ in range(2):  # the second time it resumes after its last epoch
         with pytest.raises(ContractError, match=r"monitor=val/precision: expected a validation in which it is defined"):
             train_small(tmp_path, *words)
     assert len(epochs_of(tmp_path)) == 2

@@ -1,4 +1,4 @@
-"""What is installed from a wheel works from any folder, with the configuration inside the package."""
+"""An installed wheel works from any folder, with the configuration inside the package."""
 
 import re
 import subprocess

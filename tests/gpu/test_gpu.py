@@ -1,4 +1,4 @@
-"""What a GPU computes, beside what a CPU does; skipped without one."""
+"""Results on a GPU compared with results on a CPU; skipped without a GPU."""
 
 import pandas as pd
 import pytest
@@ -62,7 +62,7 @@ def test_bf16_finds_what_float32_finds(tmp_path):
 
 
 WAITS = {"blob", "hausdorff", "per_component"}
-"""Losses that read numbers of objects or distances on the host, so that their steps are not recorded."""
+"""Losses that read object counts or distances on the host, so that their steps are not recorded as CUDA graphs."""
 
 
 @pytest.mark.parametrize("task", [Task(), Task("multiclass", ("back", "disc", "cup"))], ids=lambda task: task.kind)
@@ -119,7 +119,7 @@ def test_a_run_of_cuda_graphs_is_that_of_steps_without(options, tmp_path):
     pd.testing.assert_frame_equal(*tables, rtol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")  # of what the compiler uses itself
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")  # raised by the compiler itself
 def test_compiled_steps_find_what_others_find(tmp_path):
     words = ("trainer.accelerator=gpu", "trainer.max_epochs=3", "trainer.precision=32-true")
     folders = [train_small(tmp_path / kind, *words, f"compile={kind}") for kind in ("true", "false")]

@@ -1,10 +1,10 @@
-"""Whether two versions of seglab give the same numbers: a fixed set of runs, made with each and compared.
+"""Check whether two versions of seglab give the same numbers on a fixed set of runs.
 
     python tests/tools/compare_versions.py make CHECKOUT DATA OUT [NAME ...]   # DATA: fundus/, mias/, ship/, ddsm/
     python tests/tools/compare_versions.py compare OUT_BEFORE OUT_AFTER
 
 Covers every data set, every model, eight losses, a sweep, an interrupted run, evaluate, predict, the report's table.
-Anything that differs is printed, and the exit code is 1.
+Differences are printed, and the exit code is 1 if there are any.
 """
 
 import os
@@ -22,7 +22,7 @@ TABLES = ("per_image.csv", "metrics.csv", "table.csv", "objects.csv", "images.cs
 NOT_COMPARED = {"seconds", "epochs/seconds", "epochs/seconds sd", "changed", "run", "data"}
 
 KILLED = "killed"
-"""The command that is killed after its first checkpoint; the next one resumes its run."""
+"""The command that is killed after its first checkpoint; the following command resumes its run."""
 
 COMMON = "trainer.accelerator=cpu trainer.precision=32-true trainer.max_epochs=2 batch_size=4 model.base=4"
 SMALL = f"{COMMON} dataset.size=32 model.depth=2 dataset.train=8 dataset.val=4 dataset.test=6"
@@ -30,7 +30,7 @@ LOSSES = "bce,focal,dice,iou,tversky,lovasz_hinge,boundary,bce_dice"
 
 
 def commands(data: Path) -> dict[str, str]:
-    """Every command by name; each runs in the folder of results."""
+    """Return every command by name; each runs in the folder of results."""
     train = "seglab.train"
     disc = f"{data}/fundus/drishti-gs"
     return {
@@ -98,7 +98,7 @@ def make(checkout: Path, data: Path, out: Path, only: Sequence[str] = ()) -> Non
 
 
 def results(out: Path) -> dict[str, pd.DataFrame]:
-    """Tables and histograms by their names, without the identities that two versions give to a run."""
+    """Return tables and histograms by name, without the identity in folder names, which differs between versions."""
     found = {}
     for file in sorted(out.rglob("*")):
         place = file.relative_to(out).parent
@@ -107,13 +107,13 @@ def results(out: Path) -> dict[str, pd.DataFrame]:
             found[key] = pd.read_csv(file).drop(columns=NOT_COMPARED, errors="ignore")
         elif file.name == "histograms.npz":
             with np.load(file) as arrays:
-                names = [name for name in ("val", "test") if name in arrays]  # an evaluation has the images of one
+                names = [name for name in ("val", "test") if name in arrays]  # an evaluation has one split
                 found[key] = pd.DataFrame({name: pd.Series(arrays[name].ravel()) for name in names})
     return found
 
 
 def compare(before: Path, after: Path) -> int:
-    """Print what differs; gives the number of tables and histograms that do."""
+    """Print the differences; return the number of tables and histograms that differ."""
     old, new, wrong = results(before), results(after), 0
     for key in sorted(old.keys() | new.keys()):
         if key not in old or key not in new:
